@@ -1,0 +1,67 @@
+"""A kind is a module name: `strategy: {kind: ddp}` is the module launcher.strategies.ddp.
+
+The file is the registration. A user's own plug-in is named by a dotted path (`kind: mypkg.tasks.ranking`).
+"""
+
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from launcher.config.types import Plugin, hint
+
+
+def available(folder: str) -> list[str]:
+    """The kinds of a plug-in folder such as 'tasks'; modules that begin with an underscore are none."""
+    package = importlib.import_module(f"launcher.{folder}")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+
+def module(folder: str, kind: str) -> ModuleType:
+    """The module behind a kind. Raises ValueError with a hint where there is none."""
+    if "." in kind:
+        if str(Path.cwd()) not in sys.path:  # a console script, unlike `python -m`, does not look in the folder one is in
+            sys.path.append(str(Path.cwd()))
+        name = kind
+    elif kind in available(folder):
+        name = f"launcher.{folder}.{kind}"
+    else:
+        raise ValueError(f"unknown kind {kind!r} ({hint(kind, available(folder))})")
+    try:
+        found = importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"kind {kind!r} cannot be imported: {error}") from error
+    if not hasattr(found, "Config"):
+        raise ValueError(f"kind {kind!r}: {found.__name__} has no Config (see launcher/{folder}/__init__.py)")
+    return found
+
+
+def of(folder: str, config: Plugin) -> ModuleType:
+    """The module of a configuration that has been checked already."""
+    return module(folder, config.kind)
+
+
+def plugin(folder: str) -> BeforeValidator:
+    """A pydantic annotation: a map with `kind` (or the bare name of one) becomes that kind's Config."""
+
+    def parse(value: Any) -> Any:
+        if isinstance(value, Plugin):
+            return value
+        if isinstance(value, str):
+            value = {"kind": value}
+        if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+            raise PydanticCustomError(
+                "kind", "needs a kind ({known})", {"known": "there are: " + ", ".join(available(folder))}
+            )
+        try:
+            config = module(folder, value["kind"]).Config
+        except ValueError as error:
+            raise PydanticCustomError("kind", "{what}", {"what": str(error)}) from error
+        return config.model_validate(value)
+
+    return BeforeValidator(parse)

@@ -1,0 +1,208 @@
+"""From YAML files and overrides to a Recipe or a Cluster, every mistake told with the line it stands on.
+
+Each value remembers its origin: the file and line it was written on, or the override that set it. `base:` files and
+overrides are merged with their origins, so that a message points at what the user typed, whatever it was merged from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from launcher.config.cluster import Cluster
+from launcher.config.errors import UserError
+from launcher.config.recipe import Recipe
+from launcher.config.types import Strict, hint
+
+Key = tuple[str | int, ...]
+T = TypeVar("T", bound=Strict)
+
+
+@dataclass
+class Document:
+    """A merged document: its plain value, and for each key path where it was written."""
+
+    value: dict[str, Any]
+    origins: dict[Key, str] = field(default_factory=dict)
+
+    def origin(self, path: Key) -> str:
+        """Where the value at `path` was written, or the nearest map around it."""
+        while path not in self.origins:
+            path = path[:-1]
+        return self.origins[path]
+
+
+def recipe(file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a file, or of the shipped recipe with this name. Raises UserError with every mistake found."""
+    return _typed(Recipe, _find(file, "recipes"), overrides)
+
+
+def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Cluster:
+    """The cluster profile of a file, or the shipped one with this name. Raises UserError with every mistake found."""
+    return _typed(Cluster, _find(file, "cluster"), overrides)
+
+
+def shipped(folder: str) -> list[Path]:
+    """The YAML files that come with the launcher, in a checkout or in an installed package."""
+    package = Path(__file__).parent.parent
+    for root in (package.parent / folder, package / "_shipped" / folder):
+        if root.is_dir():
+            return sorted(root.glob("*.yaml"))
+    return []
+
+
+def dump(config: Strict, file: Path) -> None:
+    """Write the resolved form: every default filled in, nothing inherited. Written aside, then renamed."""
+    aside = file.with_name(f".{file.name}.partial")
+    with aside.open("w", encoding="utf-8") as out:
+        YAML(typ="safe", pure=True).dump(config.model_dump(mode="json"), out)
+    aside.replace(file)
+
+
+def _find(name: str | Path, folder: str) -> Path:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    known = {file.stem: file for file in shipped(folder)}
+    if str(name) not in known:
+        raise UserError(f"{name}: no such file, nor a shipped one of {folder}/ ({hint(str(name), known)})")
+    return known[str(name)]
+
+
+def _typed(kind: type[T], file: Path, overrides: Sequence[str]) -> T:
+    document = _read(file, ())
+    for text in overrides:
+        document = _merge(document, _override(text))
+    try:
+        return kind.model_validate(document.value)
+    except ValidationError as error:
+        raise UserError([_line(document, e["loc"], e["msg"]) for e in error.errors()]) from None
+
+
+def _line(document: Document, loc: Key, message: str) -> str:
+    """`file:line: key: what`. Pydantic names union branches in a path: parts that are no keys are left out."""
+    path: Key = ()
+    value: Any = document.value
+    for index, part in enumerate(loc):
+        inside = isinstance(value, dict) and part in value
+        if inside or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
+            value, path = value[part], (*path, part)
+        elif index == len(loc) - 1 and isinstance(value, dict):
+            path = (*path, part)
+    message = message[0].lower() + message[1:] if message[:1].isupper() else message
+    key = ".".join(map(str, path))
+    return f"{document.origin(path)}: {key + ': ' if key else ''}{message}"
+
+
+def _read(file: Path, above: tuple[Path, ...]) -> Document:
+    """A file and the files it inherits from by `base:`."""
+    if file.resolve() in above:
+        raise UserError(f"{file}: base: files inherit from each other in a circle")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from None
+    document = _parse(text, str(file))
+    base = document.value.pop("base", None)
+    if base is None:
+        return document
+    if not isinstance(base, str):
+        raise UserError(f"{document.origin(('base',))}: base: should be the name of a file")
+    return _merge(_read(file.parent / base, (*above, file.resolve())), document)
+
+
+def _parse(text: str, file: str) -> Document:
+    try:
+        tree = YAML(typ="rt").load(text)
+    except DuplicateKeyError as error:
+        mark = error.problem_mark
+        raise UserError(f"{file}:{mark.line + 1}: {str(error.problem).split(' with value')[0]}") from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise UserError(f"{file}:{mark.line + 1 if mark else 1}: not valid YAML: {error.problem}") from None
+    except YAMLError as error:
+        raise UserError(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(tree, CommentedMap):
+        raise UserError(f"{file}:1: should be a map of keys and values")
+    document = Document({}, {(): f"{file}:1"})
+    document.value = _plain(tree, (), file, document.origins)
+    return document
+
+
+def _plain(node: Any, path: Key, file: str, origins: dict[Key, str]) -> Any:
+    """ruamel's nodes as plain Python values; the line of each goes to `origins`."""
+    if isinstance(node, CommentedMap):
+        for key in node:
+            origins[(*path, str(key))] = f"{file}:{node.lc.key(key)[0] + 1}"
+        return {str(key): _plain(item, (*path, str(key)), file, origins) for key, item in node.items()}
+    if isinstance(node, CommentedSeq):
+        for index in range(len(node)):
+            origins[(*path, index)] = f"{file}:{node.lc.item(index)[0] + 1}"
+        return [_plain(item, (*path, index), file, origins) for index, item in enumerate(node)]
+    if node is None or isinstance(node, bool):
+        return node
+    for kind in (int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return str(node)
+
+
+def _override(text: str) -> Document:
+    """`key.path=value`, the value as YAML."""
+    key, equals, value = text.partition("=")
+    parts = key.split(".")
+    if not equals or not all(part.strip() for part in parts):
+        raise UserError(f"{text!r}: an override has the form key.path=value")
+    try:
+        tree = YAML(typ="rt").load(value) if value.strip() else None
+    except YAMLError:
+        raise UserError(f"{text!r}: {value!r} is not valid YAML") from None
+    inner: dict[Key, str] = {}
+    plain = _plain(tree, tuple(parts), "", inner)
+    for part in reversed(parts):
+        plain = {part: plain}
+    origins: dict[Key, str] = dict.fromkeys(inner, repr(text))
+    origins.update({tuple(parts[:n]): repr(text) for n in range(1, len(parts) + 1)})
+    return Document(plain, origins)
+
+
+def _merge(below: Document, above: Document) -> Document:
+    """Maps merge, everything else is replaced; so is a map of another kind, whose keys mean something else."""
+    origins = dict(below.origins)
+
+    def merge(low: Any, high: Any, path: Key) -> Any:
+        both = isinstance(low, dict) and isinstance(high, dict)
+        if both and ("kind" not in high or high["kind"] == low.get("kind")):
+            merged = dict(low)
+            for key, item in high.items():
+                merged[key] = merge(low[key], item, (*path, key)) if key in low else item
+            return merged
+        for old in [o for o in origins if o[: len(path)] == path]:
+            del origins[old]
+        return high
+
+    value = merge(below.value, above.value, ())
+    for path, where in above.origins.items():
+        if path == () or (path in origins and _is_map(below.value, path) and _is_map(value, path)):
+            continue  # a map that both wrote keeps the line of the lower one; its keys have lines of their own
+        origins[path] = where
+    return Document(value, origins)
+
+
+def _is_map(value: Any, path: Key) -> bool:
+    for part in path:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return isinstance(value, dict)
+
+

@@ -1,0 +1,222 @@
+"""The recipe: what to train. Every key that a recipe may hold is declared here or in a plug-in's Config."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from launcher.config.kinds import plugin
+from launcher.config.types import Plugin, Strict, hint
+
+Model = Annotated[SerializeAsAny[Plugin], plugin("models")]
+Source = Annotated[SerializeAsAny[Plugin], plugin("data")]
+Task = Annotated[SerializeAsAny[Plugin], plugin("tasks")]
+Strategy = Annotated[SerializeAsAny[Plugin], plugin("strategies")]
+Sink = Annotated[SerializeAsAny[Plugin], plugin("sinks")]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(duration: str) -> int:
+    """'90s', '10m', '2h' or '1d' in seconds. Raises ValueError for anything else."""
+    match = re.fullmatch(r"([1-9]\d*)([smhd])", duration)
+    if not match:
+        raise ValueError(f"{duration!r} is no duration (such as 90s, 10m, 2h, 1d)")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _interval(value: Any) -> Any:
+    if isinstance(value, str):
+        seconds(value)
+    return value
+
+
+StepsOrTime = Annotated[Annotated[int, Field(gt=0)] | str, BeforeValidator(_interval)]
+
+
+class TrainTokenizer(Strict):
+    """A tokenizer trained from the training side of the data."""
+
+    kind: Literal["train"] = "train"
+    algorithm: Literal["wordpiece", "bpe"] = "wordpiece"
+    vocab_size: int = Field(gt=10)
+    lowercase: bool = True
+    min_frequency: int = Field(2, ge=1)
+
+
+class PretrainedTokenizer(Strict):
+    """A tokenizer of the hub, or of a folder that transformers can load."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    name: str
+
+
+Tokenizer = TrainTokenizer | PretrainedTokenizer
+
+
+class Fraction(Strict):
+    """The share of the documents held out for validation, chosen by a hash of their content."""
+
+    fraction: float = Field(gt=0, lt=1)
+
+
+def _validation(value: Any) -> Any:
+    if isinstance(value, dict) and "kind" not in value:
+        return Fraction.model_validate(value)
+    return value if value is None or isinstance(value, Fraction) else plugin("data").func(value)  # type: ignore[call-arg]
+
+
+class Data(Strict):
+    train: Source
+    validation: Annotated[SerializeAsAny[Fraction | Plugin] | None, BeforeValidator(_validation)] = None
+    max_length: int = Field(128, gt=2)
+
+
+class Train(Strict):
+    """`global_batch`: samples an optimiser step sees. `max_tokens`: padded tokens of a rank's micro-batch (memory only)."""
+
+    global_batch: int = Field(gt=0)
+    steps: int | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0)
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    max_tokens: int | None = Field(None, gt=0)
+    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Train":
+        if (self.steps is None) == (self.epochs is None):
+            raise PydanticCustomError("length", "needs either steps or epochs, and not both")
+        return self
+
+
+class AdamW(Strict):
+    """AdamW (Loshchilov and Hutter, 2019). `clip`: the largest gradient norm; biases and norms do not decay."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    clip: float | None = Field(1.0, gt=0)
+
+
+class _Schedule(Strict):
+    """`warmup`: a fraction of the run's steps (below 1), or a number of steps."""
+
+    warmup: float = Field(0.0, ge=0)
+
+    @field_validator("warmup")
+    @classmethod
+    def _whole_steps(cls, value: float) -> float:
+        if value >= 1 and value != int(value):
+            raise PydanticCustomError("warmup", "is a fraction below 1 or a whole number of steps")
+        return value
+
+
+class Constant(_Schedule):
+    kind: Literal["constant"] = "constant"
+
+
+class Linear(_Schedule):
+    """From 1 after the warmup down to `floor` at the last step."""
+
+    kind: Literal["linear"] = "linear"
+    floor: float = Field(0.0, ge=0, le=1)
+
+
+class Cosine(_Schedule):
+    """Half a cosine from 1 down to `floor` (Loshchilov and Hutter, 2017)."""
+
+    kind: Literal["cosine"] = "cosine"
+    floor: float = Field(0.0, ge=0, le=1)
+
+
+class WarmupStableDecay(_Schedule):
+    """Constant after the warmup; the last `decay` (a fraction) falls linearly to `floor` (Hu et al., 2024)."""
+
+    kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
+    decay: float = Field(0.2, gt=0, le=1)
+    floor: float = Field(0.0, ge=0, le=1)
+
+
+class StepDecay(_Schedule):
+    """Multiplied by `gamma` every `every` steps."""
+
+    kind: Literal["step"] = "step"
+    every: int = Field(gt=0)
+    gamma: float = Field(0.1, gt=0, le=1)
+
+
+_SCHEDULES: dict[str, type[_Schedule]] = {
+    "constant": Constant,
+    "linear": Linear,
+    "cosine": Cosine,
+    "warmup_stable_decay": WarmupStableDecay,
+    "step": StepDecay,
+}
+_OPTIMIZERS: dict[str, type[Strict]] = {"adamw": AdamW}
+_TOKENIZERS: dict[str, type[Strict]] = {"train": TrainTokenizer, "pretrained": PretrainedTokenizer}
+
+
+def _one_of(types: dict[str, type[Any]]) -> BeforeValidator:
+    """Like a plug-in kind, for the few that are types of this file."""
+
+    def parse(value: Any) -> Any:
+        if value is None or isinstance(value, tuple(types.values())):
+            return value
+        kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
+        if kind not in types:
+            what = f"unknown kind {kind!r}" if isinstance(kind, str) else "needs a kind"
+            raise PydanticCustomError("kind", "{what} ({hint})", {"what": what, "hint": hint(str(kind), types)})
+        return types[kind].model_validate({"kind": kind} if isinstance(value, str) else value)
+
+    return BeforeValidator(parse)
+
+
+class Checkpoint(Strict):
+    """`every`: steps, or a time such as 10m; one is also made at the end and when told to stop. `keep`: the newest so many."""
+
+    every: StepsOrTime | None = None
+    keep: int = Field(2, ge=1)
+
+
+class Evaluate(Strict):
+    """`every`: steps; one evaluation is also made at the end, and before the first step where `at_start`."""
+
+    every: int | None = Field(None, gt=0)
+    at_start: bool = False
+
+
+class Recipe(Strict):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0, lt=2**63)
+    model: Model
+    tokenizer: Annotated[SerializeAsAny[Tokenizer] | None, _one_of(_TOKENIZERS)] = None
+    data: Data
+    task: Task
+    train: Train
+    optimizer: Annotated[SerializeAsAny[AdamW], _one_of(_OPTIMIZERS)]
+    schedule: Annotated[
+        SerializeAsAny[Constant | Linear | Cosine | WarmupStableDecay | StepDecay], _one_of(_SCHEDULES)
+    ] = Constant()
+    strategy: Strategy = "ddp"  # type: ignore[assignment]
+    checkpoint: Checkpoint = Checkpoint()
+    evaluate: Evaluate = Evaluate()
+    sinks: list[Sink] = ["console", "jsonl"]  # type: ignore[list-item]
+
+
+# What may change between a start and a resume: it decides how fast a run goes and what it tells, never where it goes.
+PERFORMANCE = ("strategy", "checkpoint", "evaluate", "sinks", "train.max_tokens", "train.workers")
+
+
+def trajectory(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A resolved recipe as a flat map of dotted keys, without those of PERFORMANCE."""
+
+    def flatten(value: Any, path: str) -> dict[str, Any]:
+        if isinstance(value, dict) and value:
+            return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}" if path else key).items()}
+        return {path: value}
+
+    flat = flatten(recipe, "")
+    return {k: v for k, v in flat.items() if not any(k == p or k.startswith(p + ".") for p in PERFORMANCE)}

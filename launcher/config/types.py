@@ -1,0 +1,57 @@
+"""The base of every configuration type: frozen, and a key it does not know is refused with a hint."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+
+def hint(word: str, known: Iterable[str]) -> str:
+    """'did you mean x?' where something close exists, else the list of what there is."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
+
+
+class Strict(BaseModel):
+    """Frozen; unknown keys are told beside all other mistakes of the same map, not instead of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse_unknown_keys(cls, value: Any, handler: ModelWrapValidatorHandler["Strict"]) -> "Strict":
+        if not isinstance(value, dict) or cls.model_config.get("extra") != "forbid":
+            return handler(value)
+        known = set(cls.model_fields)
+        errors = [
+            InitErrorDetails(
+                type=PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": hint(str(key), known)}),
+                loc=(str(key),),
+                input=None,
+            )
+            for key in value
+            if key not in known
+        ]
+        try:
+            made = handler({key: item for key, item in value.items() if key in known})
+        except ValidationError as error:
+            errors += [
+                InitErrorDetails(
+                    type=PydanticCustomError(e["type"], e["msg"].replace("{", "{{").replace("}", "}}")),
+                    loc=e["loc"],
+                    input=e["input"],
+                )
+                for e in error.errors()
+            ]
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        return made
+
+
+class Plugin(Strict):
+    """The Config of a plug-in: `kind` is its module's name (see launcher.config.kinds)."""
+
+    kind: str

@@ -1,0 +1,77 @@
+"""Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror and Shaw, 2011), vectorised over counters.
+
+A draw is a pure function of what it is for, so it is the same on whichever rank, in whichever order, it is made.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+UInt = NDArray[np.uint64]
+
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+
+
+class Stream(IntEnum):
+    """What a draw is for: two streams never share a number. Values are part of the contract: never renumber."""
+
+    ORDER = 1
+    MASK = 2
+    STEP = 3
+    INIT = 4
+    EVALUATE = 5
+
+
+def philox(counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], key: int) -> tuple[UInt, UInt, UInt, UInt]:
+    """Four 32-bit words (as uint64 arrays) for each counter.
+
+    counter: four words of 32 bits, scalars or arrays that broadcast. key: 64 bits.
+    """
+    broadcast = np.broadcast_arrays(*(np.asarray(c, dtype=np.uint64) for c in counter))
+    c0, c1, c2, c3 = (c & _LOW for c in broadcast)
+    k0, k1 = key & 0xFFFFFFFF, (key >> 32) & 0xFFFFFFFF
+    for _ in range(10):
+        p0, p1 = _M0 * c0, _M1 * c2
+        c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ np.uint64(k0), p1 & _LOW, (p0 >> _SHIFT) ^ c3 ^ np.uint64(k1), p0 & _LOW
+        k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
+    return c0, c1, c2, c3
+
+
+def key(seed: int, stream: Stream) -> int:
+    """A 64-bit Philox key for a recipe's seed and a stream."""
+    low, high, _, _ = philox((seed & 0xFFFFFFFF, seed >> 32, int(stream), 0x4C41554E), 0)
+    return int(low) | int(high) << 32
+
+
+def draws(
+    seed: int, stream: Stream, epoch: ArrayLike, sample: ArrayLike, position: ArrayLike
+) -> tuple[UInt, UInt, UInt, UInt]:
+    """Four independent uniform 32-bit words for each (epoch, sample id, position); ids below 2^48, epochs below 2^16 x 2^32.
+
+    Raises ValueError where a counter would not fit, since a wrapped counter would repeat numbers.
+    """
+    epochs, samples = np.asarray(epoch, dtype=np.uint64), np.asarray(sample, dtype=np.uint64)
+    if np.any(samples >> np.uint64(48)) or np.any(epochs >> np.uint64(48)):
+        raise ValueError("sample ids and epochs must be below 2^48")
+    high = (samples >> _SHIFT) | ((epochs >> _SHIFT) << np.uint64(16))
+    return philox((position, samples, high, epochs), key(seed, stream))
+
+
+def uniform(words: UInt) -> NDArray[np.float64]:
+    """Words of 32 bits as numbers in [0, 1)."""
+    return words.astype(np.float64) * 2.0**-32
+
+
+def below(words: UInt, bound: int) -> NDArray[np.int64]:
+    """Words of 32 bits as integers in [0, bound), bound at most 2^32 (Lemire, 2019, without the rejection: bias < bound / 2^32)."""
+    return ((words * np.uint64(bound)) >> _SHIFT).astype(np.int64)
+
+
+def seed_for(seed: int, stream: Stream, step: int, rank: int = 0) -> int:
+    """A 63-bit seed for a library's own generator (dropout, weights): a function of (seed, step, rank)."""
+    low, high, _, _ = draws(seed, stream, step, rank, 0)
+    return (int(low) | int(high) << 32) >> 1

@@ -1,0 +1,65 @@
+"""How the samples of a global batch fall on ranks and micro-batches. Free to change: the loss does not know it.
+
+Every rank computes the whole split by itself from the sample lengths. Samples are dealt by length, the longest first,
+to the rank with the fewest tokens (LPT, Graham 1969), so that ranks finish together; each rank's share is cut into
+micro-batches of similar lengths under a budget of padded tokens. All ranks get the same number of micro-batches, since
+strategies whose forward communicates need it; where a share is too small for that, the rest are empty.
+"""
+
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Places = NDArray[np.int64]
+
+
+def split(lengths: Sequence[int] | NDArray[np.integer], ranks: int, max_tokens: int | None = None) -> list[list[Places]]:
+    """For each rank its micro-batches, each an array of places (indices into `lengths`), the longest sample first.
+
+    lengths: tokens of each sample of the global batch. max_tokens: a micro-batch's budget, samples x longest sample.
+    Raises ValueError where a single sample is over the budget.
+    """
+    tokens = np.asarray(lengths, dtype=np.int64)
+    if max_tokens is not None and len(tokens) and tokens.max() > max_tokens:
+        raise ValueError(f"a sample of {tokens.max()} tokens does not fit into max_tokens {max_tokens}")
+    shares = [_cut(share, tokens, max_tokens) for share in _deal(tokens, ranks)]
+    count = max((len(share) for share in shares), default=0)
+    return [_pad(share, tokens, count) for share in shares]
+
+
+def _deal(tokens: Places, ranks: int) -> list[Places]:
+    """Each rank's places, the longest first; equal lengths keep their order."""
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    load = [(0, 0, rank) for rank in range(ranks)]
+    for place in np.argsort(-tokens, kind="stable").tolist():
+        total, held, rank = load[0]
+        shares[rank].append(place)
+        heapq.heapreplace(load, (total + int(tokens[place]), held + 1, rank))
+    return [np.asarray(share, dtype=np.int64) for share in shares]
+
+
+def _cut(share: Places, tokens: Places, max_tokens: int | None) -> list[Places]:
+    """A share in descending length, cut greedily under the budget."""
+    if max_tokens is None:
+        return [share] if len(share) else []
+    pieces, start = [], 0
+    while start < len(share):
+        size = max(1, max_tokens // max(1, int(tokens[share[start]])))
+        pieces.append(share[start : start + size])
+        start += size
+    return pieces
+
+
+def _pad(pieces: list[Places], tokens: Places, count: int) -> list[Places]:
+    """Exactly `count` pieces: the one with the most padded tokens is halved until there are enough, then come empty ones."""
+    pieces = list(pieces)
+    while len(pieces) < count:
+        costs = [len(p) * int(tokens[p[0]]) if len(p) > 1 else -1 for p in pieces]
+        at = int(np.argmax(costs)) if costs else -1
+        if at < 0 or costs[at] < 0:
+            return pieces + [np.empty(0, dtype=np.int64)] * (count - len(pieces))
+        half = (len(pieces[at]) + 1) // 2
+        pieces[at : at + 1] = [pieces[at][:half], pieces[at][half:]]
+    return pieces
