@@ -7,7 +7,7 @@ overrides are merged with their origins, so that a message points at what the us
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -16,7 +16,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from launcher.config.cluster import Cluster
-from launcher.config.errors import UserError
+from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict, hint
 
@@ -38,12 +38,28 @@ class Document:
         return self.origins[path]
 
 
-def recipe(file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+@dataclass(frozen=True)
+class Loaded(Generic[T]):
+    """A checked document and where each key of it was written."""
+
+    value: T
+    document: Document
+
+    def located(self, error: UserError) -> UserError:
+        """The same mistakes, with the file and line (or the override) before those that belong to a key."""
+        lines = [
+            f"{self.document.origin(tuple(p.key.split('.')))}: {p}" if isinstance(p, Problem) else p
+            for p in error.problems
+        ]
+        return UserError(lines)
+
+
+def recipe(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Recipe]:
     """The recipe of a file, or of the shipped recipe with this name. Raises UserError with every mistake found."""
     return _typed(Recipe, _find(file, "recipes"), overrides)
 
 
-def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Cluster:
+def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
     """The cluster profile of a file, or the shipped one with this name. Raises UserError with every mistake found."""
     return _typed(Cluster, _find(file, "cluster"), overrides)
 
@@ -75,12 +91,12 @@ def _find(name: str | Path, folder: str) -> Path:
     return known[str(name)]
 
 
-def _typed(kind: type[T], file: Path, overrides: Sequence[str]) -> T:
+def _typed(kind: type[T], file: Path, overrides: Sequence[str]) -> Loaded[T]:
     document = _read(file, ())
     for text in overrides:
         document = _merge(document, _override(text))
     try:
-        return kind.model_validate(document.value)
+        return Loaded(kind.model_validate(document.value), document)
     except ValidationError as error:
         raise UserError([_line(document, e["loc"], e["msg"]) for e in error.errors()]) from None
 

@@ -1,0 +1,20 @@
+"""What is trained. A kind is one module here with a `Config` (a subclass of `launcher.models._transformers.ModelConfig`)
+and the two functions of `Model` below; the file is the registration. Import torch and transformers inside functions: a
+plan reads every Config on a login node. `build` runs on the meta device too (`weights=False`), to count parameters.
+"""
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from launcher.plan.need import Need
+
+
+class Model(Protocol):
+    def tokenizer(self, config: Any) -> str | None:
+        """The folder or hub name of the model's own tokenizer, or None."""
+
+    def build(self, config: Any, need: "Need", weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
+        """The model on the current device, and notes for the user. New weights are drawn from torch's generator, which
+        the caller has seeded. `weights=False`: the architecture alone. Raises UserError."""

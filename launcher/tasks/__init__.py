@@ -1,0 +1,87 @@
+"""What a model learns. A kind is one module here with a `Config` and a class `Task` that follows the protocol below;
+the file is the registration. Import torch inside functions: a plan reads every Config on a login node. A task never
+divides: `loss` returns a sum and `weight` says what it will be divided by, so that ranks and micro-batches cannot show.
+
+Samples are dicts of numpy arrays without padding (`input_ids`, `labels`, ...): what the model will be given, augmented.
+They are what the digest witnesses, so they must be a pure function of the row and its (seed, epoch, id).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+    from launcher.contract.random import Stream
+    from launcher.plan.facts import Facts
+
+Row = dict[str, Any]
+Sample = dict[str, NDArray[np.generic]]
+Batch = dict[str, Any]
+
+IGNORE = -100
+"""A label that carries no weight (torch's own convention)."""
+
+
+class Task(Protocol):
+    columns: tuple[str, ...]
+    """The canonical columns that rows need."""
+    auto_class: str
+    """The transformers auto class of the model, such as AutoModelForMaskedLM."""
+
+    # --- at preparation, once
+    @staticmethod
+    def survey(config: Any, rows: Iterable[Row]) -> dict[str, Any]:
+        """What must be known of the training rows before they become features, such as the labels. JSON."""
+
+    @staticmethod
+    def features(
+        config: Any, rows: Iterable[Row], survey: dict[str, Any], tokenizer: Any, max_length: int, key: str
+    ) -> "Iterator[pa.Table]":
+        """Tables with a list column `input_ids`, an int32 column `length`, and what else `samples` needs."""
+
+    @staticmethod
+    def baseline(config: Any, validation: "pa.Table", special_ids: Sequence[int]) -> dict[str, float]:
+        """What a model that learnt nothing but frequencies would reach on the validation samples."""
+
+    # --- at training, on each rank: Task(config, facts)
+    def __init__(self, config: Any, facts: "Facts"): ...
+
+    def options(self) -> dict[str, Any]:
+        """Options of the model's configuration that the task decides, such as num_labels."""
+
+    def samples(
+        self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], seed: int, stream: "Stream"
+    ) -> list[Sample]:
+        """The finished samples of these rows, one each."""
+
+    def weight(self, sample: Sample) -> float:
+        """What this sample adds to the weight that the global batch's loss is divided by."""
+
+    def mute(self, sample: Sample) -> Sample:
+        """The same sample with weight zero."""
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """A padded micro-batch of numpy arrays, shape (samples, longest)."""
+
+    def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
+        """Adapt the bare model before it is wrapped; `batch` is one to try things on. Returns notes for the user."""
+
+    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
+        """The sum of the losses of a micro-batch, a scalar tensor, and its weight."""
+
+    def meters(self) -> Any:
+        """A torchmetrics.MetricCollection whose states are sums and counts."""
+
+    def measure(self, meters: Any, model: "torch.nn.Module", batch: Batch) -> None:
+        """Add a micro-batch to the meters."""
+
+    def summary(self, meters: Any) -> dict[str, float]:
+        """The metrics by name, `loss` among them. Called on all ranks: meters reduce over them."""
+
+    def show(self, sample: Sample, tokenizer: Any) -> str:
+        """A sample as rich markup for a person: decoded, with what is to be learnt marked."""

@@ -1,0 +1,174 @@
+"""The commands. Exit codes: 0 done; 1 the run failed; 2 the input is wrong; 75 stopped on request with a checkpoint."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from launcher.config.errors import UserError
+
+app = typer.Typer(
+    help="A distributed training launcher for encoders. The global batch is the contract: where and how a recipe runs "
+    "never changes what it learns.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides: key.path=value.")]
+Ranks = Annotated[int | None, typer.Option("--ranks", min=1, help="Ranks to start (default: one a device).")]
+ClusterFile = Annotated[str, typer.Option("--cluster", help="A cluster profile: a file, or the name of a shipped one.")]
+
+
+class Via(StrEnum):
+    elastic = "elastic"
+    torchrun = "torchrun"
+    accelerate = "accelerate"
+
+
+@app.command()
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    cluster: ClusterFile = "local",
+    ranks: Ranks = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Decide every number, find every mistake, start nothing."""
+    from launcher.config import load
+    from launcher.prepare import ready
+    from launcher.tools import show
+
+    made = ready.look(recipe, overrides or [], load.cluster(cluster).value, ranks)
+    if json:
+        print(made.model_dump_json(indent=1))
+    else:
+        show.plan(made, Console())
+
+
+@app.command()
+def prepare(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Read, tokenise and store the recipe's data once."""
+    from launcher.prepare import ready
+    from launcher.tools import show
+
+    folder, known = ready.prepare(recipe, overrides or [])
+    show.facts(known, folder, Console())
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    cluster: ClusterFile = "local",
+    ranks: Ranks = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Refuse to start from the beginning.")] = False,
+    via: Annotated[Via, typer.Option("--via", help="Who starts the ranks.")] = Via.elastic,
+    max_restarts: Annotated[int | None, typer.Option("--max-restarts", min=0, help="Restarts after a failure.")] = None,
+) -> None:
+    """Plan, prepare and train here. A run folder with a checkpoint is gone on with."""
+    from launcher.config import load
+    from launcher.launch import execute, render
+    from launcher.prepare import ready
+    from launcher.tools import show
+
+    restarts = [] if max_restarts is None else [f"max_restarts={max_restarts}"]
+    profile = load.cluster(cluster, restarts).value
+    made = ready.check(recipe, overrides or [], profile, ranks)
+    if resume and made.resume is None:
+        raise UserError(f"--resume: {made.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)")
+    if made.resume is not None and made.resume.step >= (made.plan.steps or 0):
+        print(f"{made.folder.path}: all {made.plan.steps} steps are done (another name starts another run)")
+        return
+    made = ready.write(made)
+    show.plan(made.plan, Console(stderr=True))
+    _leave(execute.execute(render.train(made.plan, profile.env, via.value)))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart-pretrain.")],
+    checkpoint: Annotated[str, typer.Option("--checkpoint", help="latest, best, or a step.")] = "latest",
+    ranks: Ranks = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+) -> None:
+    """The metrics of a checkpoint on its run's validation data."""
+    import json as writer
+
+    from launcher.launch import execute, render
+    from launcher.prepare import ready
+    from launcher.tools import show
+
+    made = ready.reopen(Path(run), ranks)
+    saved = made.folder.saved(int(checkpoint) if checkpoint.isdigit() else checkpoint)
+    saved.verify()
+    outcome = execute.execute(render.evaluate(made.plan, {}, saved.step))
+    if outcome.code == 0:
+        if json:
+            print(writer.dumps(outcome.metrics))
+        else:
+            show.metrics(outcome.metrics, made.facts.baseline, Console())
+    _leave(outcome)
+
+
+@app.command()
+def debug(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps to train (3, or 200 with --overfit).")] = None,
+    overfit: Annotated[bool, typer.Option("--overfit", help="Train on the first batch alone, until it is learnt.")] = False,
+    show: Annotated[int, typer.Option("--show", min=0, help="Samples of the first batch to print.")] = 3,
+) -> None:
+    """One process on one device, this one: breakpoint() works. Shows the first batch, then trains some steps."""
+    from launcher.tools import debug as tool
+
+    code = tool.debug(recipe, overrides or [], steps or (200 if overfit else 3), overfit, show, Console())
+    raise typer.Exit(code)
+
+
+@app.command()
+def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")]) -> None:
+    """Runs side by side: first and last evaluation, beside the baseline of the data."""
+    from launcher.tools import compare as tool
+
+    tool.compare(runs, Console())
+
+
+@app.command()
+def recipes(
+    copy: Annotated[str | None, typer.Option("--copy", metavar="NAME", help="Copy this one here.")] = None,
+    to: Annotated[Path, typer.Option("--to", help="The file or folder to copy to.")] = Path(),
+) -> None:
+    """List the shipped recipes, or copy one to start from."""
+    from launcher.tools import recipes as tool
+
+    if copy is None:
+        tool.show(Console())
+    else:
+        print(tool.copy(copy, to))
+
+
+def _leave(outcome: object) -> None:
+    from launcher.launch.execute import Outcome
+
+    assert isinstance(outcome, Outcome)
+    for problem in outcome.problems:
+        print(problem, file=sys.stderr)
+    raise typer.Exit(outcome.code)
+
+
+def main() -> None:
+    try:
+        app()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Docstrings of Python packages: text that is on every machine, with the package as a natural label.
+
+The standard library alone has some 6,500 docstrings of 1.6 MB; installed packages add theirs. Modules are parsed, never
+imported.
+"""
+
+import ast
+import platform
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from launcher.config.errors import Problem, UserError
+from launcher.config.types import hint
+from launcher.data._source import SourceConfig, limited
+
+_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
+
+
+class Config(SourceConfig):
+    """`packages`: stdlib (all of the standard library, its modules being the labels), or names of modules and packages.
+    `shortest`: docstrings of fewer characters are left out."""
+
+    kind: Literal["python_docs"] = "python_docs"
+    packages: list[str] = Field(["stdlib"], min_length=1)
+    shortest: int = Field(40, ge=1)
+
+
+def fingerprint(config: Config, key: str) -> str:
+    """The versions of Python and of the packages' distributions."""
+    distributions = metadata.packages_distributions()
+    versions = [f"{d} {metadata.version(d)}" for p in config.packages for d in sorted(distributions.get(p, []))]
+    return f"python {platform.python_version()} {' '.join([*config.packages, *versions])}"
+
+
+def rows(config: Config, columns: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
+    roots = [root for package in config.packages for root in _roots(package, key)]
+    found = ({"text": text, "label": label} for label, path in roots for text in _docstrings(path, config.shortest))
+    return limited(({column: row[column] for column in columns if column in row} for row in found), config)
+
+
+def _roots(package: str, key: str) -> list[tuple[str, Path]]:
+    """(label, file or folder) of a package; all modules for stdlib."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    if package == "stdlib":
+        entries = sorted(path for path in library.iterdir() if path.name not in _LEFT_OUT)
+        return [(path.stem, path) for path in entries if path.is_dir() or path.suffix == ".py"]
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        names = {"stdlib", *sys.stdlib_module_names, *metadata.packages_distributions()}
+        what = f"{package}: no Python package of this name is installed ({_close(package, names)})"
+        raise UserError(Problem(f"{key}.packages", what))
+    origin = Path(spec.origin)
+    return [(package, origin.parent if origin.name == "__init__.py" else origin)]
+
+
+def _close(package: str, names: set[str]) -> str:
+    found = hint(package, names)
+    return found if found.startswith("did") else "pip install it, or leave it out"
+
+
+def _docstrings(root: Path, shortest: int) -> Iterator[str]:
+    files = [root] if root.is_file() else sorted(root.rglob("*.py"))
+    for file in files:
+        if _LEFT_OUT.intersection(file.relative_to(root).parts):
+            continue
+        try:
+            tree = ast.parse(file.read_bytes())
+        except (SyntaxError, ValueError, OSError):  # a template, or code for another Python
+            continue
+        for text in _of_tree(tree):
+            if len(text) >= shortest:
+                yield text
+
+
+def _of_tree(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    text = ast.get_docstring(node)
+    if text:
+        yield text
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _of_tree(child)

@@ -1,0 +1,21 @@
+"""Starting the ranks. Each way renders a Launch; one place, launcher.launch.execute, executes it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Ranks of one machine. `argv`: a command that starts them (torchrun, accelerate); empty: an elastic agent in this
+    process does. `job`: train or evaluate. `checkpoint`: the one to evaluate."""
+
+    folder: Path
+    ranks: int
+    device: str
+    threads: int
+    max_restarts: int = 0
+    job: Literal["train", "evaluate"] = "train"
+    checkpoint: str | int = "latest"
+    env: dict[str, str] = field(default_factory=dict)
+    argv: tuple[str, ...] = ()

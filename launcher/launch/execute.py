@@ -1,0 +1,115 @@
+"""Execute a Launch: the one place where ranks are started.
+
+The ranks of this machine are run by torch's elastic agent inside this process, forked from a server that has imported
+torch and transformers once. They meet through a file, so that nothing listens; their messages go over the loopback.
+The launcher owns the signals: TERM, INT and USR1 become a stop that all ranks agree on at a step's boundary, where they
+save. A second INT or TERM ends the ranks at once.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.launch import Launch, _rank, failure
+from launcher.plan.folder import RunFolder
+
+_PRELOAD = ["torch", "torch.distributed", "torchmetrics", "transformers", "datasets", "launcher.worker"]
+_SECONDS_TO_LEAVE = 10
+"""What the other ranks get to end after one has failed, before they are killed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The exit code, and what rank 0 found out (`metrics`) or what the user got wrong (`problems`)."""
+
+    code: int
+    metrics: dict[str, float]
+    problems: list[str]
+
+
+def execute(launch: Launch) -> Outcome:
+    """Start the ranks and wait for them."""
+    os.environ.update(launch.env)
+    if launch.argv:
+        return Outcome(_command(launch.argv), {}, [])
+    return _elastic(launch)
+
+
+def _elastic(launch: Launch) -> Outcome:
+    multiprocessing.set_forkserver_preload(_PRELOAD)
+    with tempfile.TemporaryDirectory(prefix="launcher-") as meeting, _stop_on_signal(Path(meeting) / "stop"):
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+        for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # it is told below, in a sentence
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=launch.ranks,
+            run_id=launch.folder.name,
+            rdzv_backend="c10d",
+            rdzv_endpoint=f"{meeting}/rendezvous",
+            rdzv_configs={"store_type": "file"},
+            local_addr="127.0.0.1",
+            max_restarts=launch.max_restarts,
+            start_method="forkserver",
+            signals_to_handle="SIGQUIT",
+            shutdown_timeout=_SECONDS_TO_LEAVE,
+            logs_specs=DefaultLogsSpecs(log_dir=meeting),
+        )
+        try:
+            told: dict[int, dict[str, Any]] = elastic_launch(config, _rank.entry)(launch, meeting)
+        except ChildFailedError as error:
+            folder = RunFolder(launch.folder)
+            whole = folder.whole()
+            what = failure.say(failure.first(error.failures), folder.logs, whole[-1].step if whole else None)
+            print(what, file=sys.stderr, flush=True)
+            return Outcome(1, {}, [])
+        except SignalException:
+            print("stopped at once: the ranks were ended without a checkpoint", file=sys.stderr, flush=True)
+            return Outcome(1, {}, [])
+    problems = next((rank["problems"] for _, rank in sorted(told.items()) if "problems" in rank), [])
+    return Outcome(max(rank["code"] for rank in told.values()), told[0].get("metrics", {}), problems)
+
+
+@contextmanager
+def _stop_on_signal(file: Path) -> Iterator[None]:
+    """The first signal makes the stop file, which the ranks look for at each step."""
+
+    def note(number: int, frame: object) -> None:
+        if file.exists() and number != signal.SIGUSR1:
+            from torch.distributed.elastic.multiprocessing import SignalException
+
+            raise SignalException("told twice to stop", signal.SIGTERM)
+        file.touch()
+        print("stopping: all ranks save at the end of this step (once more ends them at once)", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _command(argv: tuple[str, ...]) -> int:
+    """A starter of its own: it gets our signals, and its exit code is ours."""
+    child = subprocess.Popen(argv)
+
+    def forward(number: int, frame: object) -> None:
+        child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, forward)
+    return child.wait()

@@ -1,0 +1,54 @@
+"""From a plan to a Launch: in-process by default, or through torchrun or accelerate."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from launcher.launch import Launch
+from launcher.plan.plan import Plan
+
+Via = Literal["elastic", "torchrun", "accelerate"]
+
+
+def train(plan: Plan, env: Mapping[str, str], via: Via = "elastic") -> Launch:
+    return Launch(
+        folder=Path(plan.folder),
+        ranks=plan.ranks,
+        device=plan.device,
+        threads=plan.threads,
+        max_restarts=plan.max_restarts,
+        env=_env(plan, env),
+        argv=() if via == "elastic" else _argv(plan, via),
+    )
+
+
+def evaluate(plan: Plan, env: Mapping[str, str], checkpoint: str | int) -> Launch:
+    return Launch(
+        Path(plan.folder), plan.ranks, plan.device, plan.threads, job="evaluate", checkpoint=checkpoint, env=_env(plan, env)
+    )
+
+
+def _env(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
+    """OpenMP reads its threads when it is loaded; each attempt gets a store of its own, since a shared one still holds
+    the addresses of the ranks that are gone."""
+    return {
+        "OMP_NUM_THREADS": str(plan.threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        **env,
+    }
+
+
+def _argv(plan: Plan, via: Via) -> tuple[str, ...]:
+    recipe = str(Path(plan.folder) / "recipe.yaml")
+    if via == "torchrun":
+        starter = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(plan.ranks)]
+        starter += ["--max-restarts", str(plan.max_restarts), "-m", "launcher.worker", recipe]
+    else:
+        many = ["--multi_gpu"] if plan.ranks > 1 else []
+        starter = ["accelerate.commands.launch", *many, "--num_processes", str(plan.ranks), "--num_machines", "1"]
+        starter += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+        starter += ["-m", "launcher.worker", recipe]
+    return (sys.executable, "-m", *starter)

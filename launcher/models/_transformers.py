@@ -1,0 +1,58 @@
+"""What the kinds of transformers models share: a configuration made to fit the need, and a module made from it."""
+
+from typing import Any
+
+from pydantic import Field
+
+from launcher.config.errors import Problem, UserError
+from launcher.config.types import Plugin
+from launcher.plan.need import Need
+
+
+class ModelConfig(Plugin):
+    """`dropout`: every dropout of the model set to this. `attention`: sdpa, eager, flash_attention_2, ..."""
+
+    dropout: float | None = Field(None, ge=0, lt=1)
+    attention: str | None = None
+
+
+def fit(hf: Any, config: ModelConfig, need: Need, resize: bool) -> Any:
+    """A transformers configuration with what the task, the data and the recipe decide. `resize`: the vocabulary too."""
+    for name, value in need.options.items():
+        setattr(hf, name, value)
+    if resize:
+        hf.vocab_size, hf.pad_token_id = need.vocab_size, need.pad_token_id
+    elif hf.vocab_size < need.vocab_size:
+        what = f"the tokenizer has {need.vocab_size} tokens, the model embeds {hf.vocab_size} (use the model's own tokenizer)"
+        raise UserError(Problem("tokenizer", what))
+    if config.dropout is not None:
+        for name, value in hf.to_dict().items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(hf, name, config.dropout)
+    return hf
+
+
+def make(hf: Any, config: ModelConfig, need: Need) -> Any:
+    """The module of a configuration, newly initialised on the current device."""
+    import transformers
+
+    auto = getattr(transformers, need.auto_class)
+    options = {"attn_implementation": config.attention} if config.attention else {}
+    try:
+        model = auto.from_config(hf, **options)
+    except (ValueError, ImportError) as error:
+        raise UserError(Problem("model", f"{str(error).splitlines()[0][:300]}")) from None
+    check_length(model, need)
+    return model
+
+
+def check_length(model: Any, need: Need) -> None:
+    """Raises UserError where learnt positions end before the longest sample."""
+    import torch
+
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            usable = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+            if usable < need.max_length:
+                what = f"{need.max_length} tokens, but {type(model).__name__} has positions for {usable}"
+                raise UserError(Problem("data.max_length", f"{what} (shorter samples, or more max_position_embeddings)"))

@@ -1,0 +1,47 @@
+"""A transformers architecture from scratch: `type` and any key of its configuration."""
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+
+from launcher.config.errors import Problem, UserError
+from launcher.config.types import hint
+from launcher.models._transformers import ModelConfig, fit, make
+from launcher.plan.need import Need
+
+
+class Config(ModelConfig):
+    """`type`: a transformers model type such as bert or modernbert. Every other key goes to its configuration, and is
+    checked against it when the plan counts the parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: Literal["config"] = "config"
+    type: str
+
+
+def tokenizer(config: Config) -> str | None:
+    return None
+
+
+def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
+    from transformers import CONFIG_MAPPING
+
+    if config.type not in CONFIG_MAPPING:
+        raise UserError(Problem("model.type", f"unknown type {config.type!r} ({_close(config.type, CONFIG_MAPPING)})"))
+    given = config.model_extra or {}
+    kind = CONFIG_MAPPING[config.type]
+    known = set(kind().to_dict()) | set(getattr(kind, "attribute_map", {}))
+    unknown = [Problem(f"model.{key}", f"unknown key of {kind.__name__} ({_close(key, known)})") for key in set(given) - known]
+    if unknown:
+        raise UserError(unknown)
+    try:
+        hf = kind(**given)
+    except (ValueError, TypeError) as error:
+        raise UserError(Problem("model", str(error).splitlines()[-1])) from None
+    return make(fit(hf, config, need, resize=True), config, need), []
+
+
+def _close(word: str, known: Any) -> str:
+    found = hint(word, known)
+    return found if found.startswith("did") else "see the transformers documentation"

@@ -1,0 +1,36 @@
+"""A child process: a model on the meta device, told in one line of JSON. Here torch is imported, and nowhere else below."""
+
+import json
+import sys
+
+from launcher.config import kinds
+from launcher.config.errors import UserError
+from launcher.plan.need import Need
+
+
+def main() -> None:
+    import torch
+
+    question = json.loads(sys.stdin.read())
+    need = Need(**question["need"])
+    model_module = kinds.module("models", question["model"]["kind"])
+    try:
+        config = model_module.Config.model_validate(question["model"])
+        with torch.device("meta"):
+            model, _ = model_module.build(config, need, weights=False)
+    except UserError as error:
+        print(json.dumps({"problems": error.problems}))
+        return
+    hf = getattr(model, "config", None)
+    widths = {"hidden": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
+    said = {
+        "name": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "buffers": sum(b.numel() for b in model.buffers()),
+        **{key: int(getattr(hf, name, 0) or 0) for key, name in widths.items()},
+    }
+    print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What a model is made of: parameters and widths, counted exactly on the meta device in a child process, then cached."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+from launcher.config.errors import Problem, UserError
+from launcher.config.recipe import Recipe
+from launcher.config.types import Strict
+from launcher.plan.need import Need
+
+
+class Architecture(Strict):
+    """`parameters`: each tied one once. Widths are 0 where the architecture does not name them."""
+
+    name: str
+    parameters: int
+    buffers: int
+    hidden: int = 0
+    layers: int = 0
+    heads: int = 0
+
+
+def cache_root() -> Path:
+    """Where everything that can be made again is kept: $LAUNCHER_CACHE, else ~/.cache/launcher."""
+    return Path(os.environ.get("LAUNCHER_CACHE", "~/.cache/launcher")).expanduser()
+
+
+def count(recipe: Recipe, need: Need) -> Architecture:
+    """The architecture of the recipe's model. Raises UserError for a model that cannot be built."""
+    question = json.dumps({"model": recipe.model.model_dump(mode="json"), "need": asdict(need)}, sort_keys=True)
+    known = question + metadata.version("transformers") + _local_config(recipe)
+    file = cache_root() / "architectures" / f"{hashlib.blake2b(known.encode(), digest_size=16).hexdigest()}.json"
+    if file.is_file():
+        return Architecture.model_validate_json(file.read_text(encoding="utf-8"))
+    child = [sys.executable, "-m", "launcher.plan._count"]
+    answer = subprocess.run(child, input=question, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(Problem("model", f"cannot be built: {last}"))
+    said = json.loads(answer.stdout.splitlines()[-1])
+    if "problems" in said:
+        raise UserError([Problem(*p) if isinstance(p, list) else p for p in said["problems"]])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    aside.write_text(json.dumps(said), encoding="utf-8")
+    aside.replace(file)
+    return Architecture.model_validate(said)
+
+
+def _local_config(recipe: Recipe) -> str:
+    """The content of a local model's configuration: the folder's name alone does not tell."""
+    for key, inner in (("name", "config.json"), ("run", "model/config.json")):
+        file = Path(str(getattr(recipe.model, key, ""))) / inner
+        if getattr(recipe.model, key, None) and file.is_file():
+            return file.read_text(encoding="utf-8")
+    return ""

@@ -1,0 +1,48 @@
+"""What there is to train on here, found without importing torch."""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+import psutil
+
+from launcher.config.cluster import Cluster
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Devices:
+    """`memory`: bytes of one device (of the whole machine for cpu)."""
+
+    kind: str
+    count: int
+    memory: int
+
+
+def find(cluster: Cluster) -> Devices:
+    """The devices of this machine that the profile allows; where there is no accelerator, its CPU as one device."""
+    gpus = [] if cluster.device == "cpu" else _nvidia()
+    given = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
+    if gpus and cluster.device in ("auto", "cuda"):
+        return Devices("cuda", len(gpus), given or min(gpus))
+    if cluster.device in ("auto", "cpu"):
+        return Devices("cpu", 1, given or int(psutil.virtual_memory().total))
+    return Devices(cluster.device, 1, given or int(psutil.virtual_memory().total))
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _nvidia() -> list[int]:
+    """Bytes of memory of each visible NVIDIA GPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible == "" or not (tool := shutil.which("nvidia-smi")):
+        return []
+    query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    sizes = [int(line) * 2**20 for line in answer.stdout.split() if line.isdigit()] if answer.returncode == 0 else []
+    return sizes if visible is None else sizes[: len(visible.split(","))]

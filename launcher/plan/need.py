@@ -1,0 +1,24 @@
+"""What a model has to fit: decided by the task and the data, the same for the plan and for every rank."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from launcher.config import kinds
+from launcher.config.recipe import Recipe
+from launcher.plan.facts import Facts
+
+
+@dataclass(frozen=True)
+class Need:
+    """`auto_class`: a transformers auto class by name. `options`: model options that the task decides (num_labels)."""
+
+    auto_class: str
+    options: dict[str, Any]
+    vocab_size: int
+    pad_token_id: int
+    max_length: int
+
+
+def of(recipe: Recipe, facts: Facts) -> Need:
+    task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
+    return Need(task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, facts.longest)

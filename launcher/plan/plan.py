@@ -1,0 +1,202 @@
+"""recipe x cluster -> Plan: every number decided, every mistake found, nothing started."""
+
+import math
+import shlex
+import shutil
+from pathlib import Path
+
+from launcher.config import kinds
+from launcher.config.cluster import Cluster
+from launcher.config.errors import Problem, UserError
+from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe, TrainTokenizer
+from launcher.config.types import Strict
+from launcher.plan import architecture, devices, memory, need
+from launcher.plan.facts import Facts
+from launcher.plan.folder import RunFolder
+
+RUNS = Path("runs")
+
+
+class Plan(Strict):
+    """Bytes are bytes. `samples` and `tokens` are those of the whole run; None: not known before `launcher prepare`.
+    `micro_samples`: the most samples of full length in a micro-batch; `micro_batches`: how many a rank makes of them."""
+
+    name: str
+    folder: str
+    prepared: str | None
+    nodes: int
+    ranks: int
+    device: str
+    threads: int
+    strategy: str
+    precision: str
+    global_batch: int
+    micro_batches: int
+    micro_samples: int
+    steps: int | None
+    epochs: float | None
+    samples: int | None
+    tokens: int | None
+    model: str
+    parameters: int
+    memory: dict[str, int]
+    memory_per_device: int
+    checkpoint_bytes: int
+    checkpoints_kept: int
+    free_disk: int
+    resume_from: int | None
+    max_restarts: int
+    command: str
+    notes: list[str]
+
+    @property
+    def equation(self) -> str:
+        """The batch equation, for samples of full length."""
+        parts = f"{self.ranks} ranks x {self.micro_batches} micro-batches x {self.micro_samples} samples"
+        sign = "=" if self.ranks * self.micro_batches * self.micro_samples == self.global_batch else "≤"
+        return f"{self.global_batch} {sign} {parts}"
+
+
+def make(
+    recipe: Recipe,
+    cluster: Cluster,
+    *,
+    file: str,
+    ranks: int | None = None,
+    facts: Facts | None = None,
+    prepared: Path | None = None,
+    overrides: tuple[str, ...] = (),
+) -> Plan:
+    """The plan of a run. Raises UserError with every mistake that can be found without starting anything."""
+    found = devices.find(cluster)
+    count = ranks or (found.count if cluster.devices_per_node == "auto" else cluster.devices_per_node)
+    folder = RunFolder(RUNS / recipe.name)
+    problems = _problems(recipe, count, found)
+    shape = None
+    try:
+        shape = architecture.count(recipe, need.of(recipe, facts or guess(recipe)))
+        folder.check_recipe(recipe)
+    except UserError as error:
+        problems += error.problems
+    steps = _steps(recipe, facts)
+    size = memory.checkpoint(recipe, shape) if shape else 0
+    free = free_bytes(folder.path)
+    if size > free:
+        what = f"a checkpoint takes {human(size)}, {human(free)} are free at {folder.checkpoints} (make room there)"
+        problems.append(Problem("checkpoint", what))
+    if problems or shape is None:
+        raise UserError(problems)
+
+    micro_batches, micro_samples = _micro(recipe, count)
+    states = memory.state(recipe, shape)
+    parts = {**states, "activations": memory.activations(recipe, shape, micro_samples)}
+    per_device = found.memory // (count if found.kind == "cpu" else 1)
+    whole = folder.whole()
+    samples = steps * recipe.train.global_batch if steps else None
+    notes = [f"{p}: half-written, never looked at (the next save replaces it)" for p in folder.half_written()]
+    if sum(parts.values()) > per_device:
+        todo = "lower train.max_tokens, which changes memory only"
+        notes.append(f"memory: about {human(sum(parts.values()))} of {human(per_device)} a device: may not fit ({todo})")
+    return Plan(
+        name=recipe.name,
+        folder=str(folder.path),
+        prepared=str(prepared) if prepared else None,
+        nodes=cluster.nodes,
+        ranks=count,
+        device=found.kind,
+        threads=max(1, devices.cores() // count),
+        strategy=recipe.strategy.kind,
+        precision=recipe.train.precision,
+        global_batch=recipe.train.global_batch,
+        micro_batches=micro_batches,
+        micro_samples=micro_samples,
+        steps=steps,
+        epochs=samples / facts.samples["train"] if samples and facts else recipe.train.epochs,
+        samples=samples,
+        tokens=samples * facts.tokens["train"] // facts.samples["train"] if samples and facts else None,
+        model=shape.name,
+        parameters=shape.parameters,
+        memory=parts,
+        memory_per_device=per_device,
+        checkpoint_bytes=size,
+        checkpoints_kept=recipe.checkpoint.keep,
+        free_disk=free,
+        resume_from=whole[-1].step if whole else None,
+        max_restarts=cluster.max_restarts,
+        command=shlex.join(["launcher", "run", file, "--ranks", str(count), *overrides]),
+        notes=notes,
+    )
+
+
+def guess(recipe: Recipe) -> Facts:
+    """What stands in for the facts before the data is prepared: the vocabulary asked for, two labels."""
+    vocab = recipe.tokenizer.vocab_size if isinstance(recipe.tokenizer, TrainTokenizer) else 0
+    return Facts(
+        digest="", vocab_size=vocab, pad_token_id=0, mask_token_id=0, special_ids=[], labels=["0", "1"],
+        longest=recipe.data.max_length, samples={}, tokens={}, baseline={},
+    )  # fmt: skip
+
+
+def total_steps(recipe: Recipe, facts: Facts) -> int:
+    """Optimiser steps of the run; `epochs` only sets their number."""
+    if recipe.train.steps is not None:
+        return recipe.train.steps
+    assert recipe.train.epochs is not None
+    return max(1, math.ceil(recipe.train.epochs * facts.samples["train"] / recipe.train.global_batch))
+
+
+def free_bytes(path: Path) -> int:
+    """Free disk where `path` is or will be."""
+    while not path.exists():
+        path = path.absolute().parent
+    return shutil.disk_usage(path).free
+
+
+def human(size: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def _steps(recipe: Recipe, facts: Facts | None) -> int | None:
+    return total_steps(recipe, facts) if facts else recipe.train.steps
+
+
+def _micro(recipe: Recipe, ranks: int) -> tuple[int, int]:
+    """Micro-batches of a rank and samples in one, for samples of full length."""
+    share = math.ceil(recipe.train.global_batch / ranks)
+    if recipe.train.max_tokens is None:
+        return 1, share
+    size = min(share, recipe.train.max_tokens // recipe.data.max_length)
+    return math.ceil(share / size), size
+
+
+def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | Problem]:
+    """Mistakes that only show where keys meet."""
+    train, out = recipe.train, list[str | Problem]()
+    if train.global_batch < ranks:
+        what = f"{train.global_batch} samples cannot be shared by {ranks} ranks (at least one each: fewer ranks, or a larger batch)"
+        out.append(Problem("train.global_batch", what))
+    if train.max_tokens is not None and train.max_tokens < recipe.data.max_length:
+        what = f"{train.max_tokens} is below one sample (data.max_length is {recipe.data.max_length})"
+        out.append(Problem("train.max_tokens", what))
+    if found.kind == "cuda" and ranks > found.count:
+        out.append(f"--ranks: {ranks} ranks for {found.count} GPUs (one each at the most, or --cluster with device: cpu)")
+    check = getattr(kinds.of("strategies", recipe.strategy), "check", None)
+    if check and (what := check(recipe.strategy, ranks)):
+        out.append(Problem("strategy", what))
+    if (recipe.evaluate.every or recipe.evaluate.at_start) and recipe.data.validation is None:
+        out.append(Problem("evaluate", "there is nothing to evaluate on (add data.validation)"))
+    if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
+        out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
+    own = getattr(kinds.of("models", recipe.model), "tokenizer", None)
+    if recipe.tokenizer is None and (own is None or own(recipe.model) is None):
+        out.append(Problem("tokenizer", f"missing: a model of kind {recipe.model.kind} brings none (train or pretrained)"))
+    if isinstance(recipe.tokenizer, PretrainedTokenizer) and recipe.tokenizer.name.startswith((".", "/")):
+        folder = Path(recipe.tokenizer.name).expanduser()
+        if not folder.is_dir():
+            out.append(Problem("tokenizer.name", f"{folder}: no such folder"))
+    return out

@@ -1,0 +1,1 @@
+"""Data, tokenizers and weights, brought and made once; ranks only read."""

@@ -1,0 +1,178 @@
+"""Everything before the first rank: plan, prepare, look at the run folder, and write down what will be run.
+
+Every way to start a run comes through here, so that each finds the same mistakes and leaves the same files.
+"""
+
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
+from launcher.config import load
+from launcher.config.cluster import Cluster
+from launcher.config.errors import Problem, UserError
+from launcher.config.recipe import Recipe
+from launcher.plan import facts, plan
+from launcher.plan.folder import RunFolder, Saved
+from launcher.prepare import corpus
+
+_TOLD = ("torch", "transformers", "tokenizers", "datasets", "numpy", "accelerate", "deepspeed", "wandb", "launcher")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run that may start: its folder holds the resolved recipe and the plan, and `resume` is verified."""
+
+    recipe: Recipe
+    facts: facts.Facts
+    plan: plan.Plan
+    folder: RunFolder
+    prepared: Path
+    resume: Saved | None
+    notes: list[str]
+
+
+def look(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | None) -> plan.Plan:
+    """The plan alone, with the facts of prepared data where there are any. Nothing is made."""
+    loaded = load.recipe(file, overrides)
+    try:
+        prepared = corpus.find(loaded.value)
+        known = facts.read(prepared) if prepared else None
+        return plan.make(
+            loaded.value, cluster, file=file, ranks=ranks, facts=known, prepared=prepared, overrides=tuple(overrides)
+        )
+    except UserError as error:
+        raise loaded.located(error) from None
+
+
+def prepare(file: str, overrides: Sequence[str]) -> tuple[Path, facts.Facts]:
+    """The prepared folder of a recipe, and what it holds."""
+    loaded = load.recipe(file, overrides)
+    try:
+        prepared = corpus.prepare(loaded.value)
+        return prepared, facts.read(prepared)
+    except UserError as error:
+        raise loaded.located(error) from None
+
+
+def check(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | None) -> Ready:
+    """Plan and prepare, and look at the run folder; nothing is written there. Raises UserError."""
+    loaded = load.recipe(file, overrides)
+    try:
+        return _check(loaded.value, file, tuple(overrides), cluster, ranks)
+    except UserError as error:
+        raise loaded.located(error) from None
+
+
+def write(checked: Ready) -> Ready:
+    """Write the run folder: resolved recipe, plan, environment, tokenizer. Raises UserError where a run is in it."""
+    with hold(checked.folder):
+        mended = checked.folder.mend_metrics()
+        _write(checked)
+    return replace(checked, notes=[*checked.notes, mended]) if mended else checked
+
+
+def _check(recipe: Recipe, file: str, overrides: tuple[str, ...], cluster: Cluster, ranks: int | None) -> Ready:
+    options: dict[str, Any] = {"file": file, "ranks": ranks, "overrides": overrides}
+    plan.make(recipe, cluster, **options)  # what is wrong without the data is told before the data is touched
+    prepared = corpus.prepare(recipe)
+    known = facts.read(prepared)
+    made = plan.make(recipe, cluster, facts=known, prepared=prepared, **options)
+    folder = RunFolder(Path(made.folder))
+    for _ in folder.lines():  # a damaged line is told now, not by a report a week later
+        pass
+    return Ready(recipe, known, made, folder, prepared, _resume(folder, known), made.notes)
+
+
+def read(folder: Path) -> Ready:
+    """A run folder that `make` wrote, as the ranks read it."""
+    run = RunFolder(folder)
+    made = plan.Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
+    assert made.prepared is not None
+    prepared, whole = Path(made.prepared), run.whole()
+    resume = whole[-1] if whole else None
+    return Ready(load.recipe(run.recipe).value, facts.read(prepared), made, run, prepared, resume, made.notes)
+
+
+def reopen(folder: Path, ranks: int | None) -> Ready:
+    """A run that was trained before, as it would run here now: for evaluation. Nothing is written."""
+    run = RunFolder(folder)
+    if not run.recipe.is_file():
+        raise UserError(f"{folder}: no run is there (it has no recipe.yaml)")
+    loaded = load.recipe(run.recipe)
+    try:
+        checked = _check(loaded.value, str(run.recipe), (), load.cluster("local").value, ranks)
+    except UserError as error:
+        raise loaded.located(error) from None
+    return replace(checked, folder=run, plan=checked.plan.model_copy(update={"folder": str(folder)}))
+
+
+def hold(folder: RunFolder) -> AcquireReturnProxy:
+    """The right to write into a run folder, until it is released or its holder dies. Raises UserError where it is held."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    try:  # the ranks of a launcher that was killed a moment ago need some seconds to leave
+        return FileLock(folder.path / ".lock").acquire(timeout=10)
+    except Timeout:
+        raise UserError(f"{folder.path}: a run is writing into it now (wait for it, or choose another name)") from None
+
+
+def _resume(folder: RunFolder, known: facts.Facts) -> Saved | None:
+    """The newest whole checkpoint, verified."""
+    whole = folder.whole()
+    if not whole:
+        return None
+    whole[-1].verify()
+    if whole[-1].state["data"] != known.digest:
+        what = f"{folder.path} was trained on other content: the source has changed since (choose another name)"
+        raise UserError(Problem("data", what))
+    return whole[-1]
+
+
+def _write(run: Ready) -> None:
+    folder = run.folder
+    folder.checkpoints.mkdir(exist_ok=True)
+    folder.logs.mkdir(exist_ok=True)
+    load.dump(run.recipe, folder.recipe)
+    _text(folder.plan, run.plan.model_dump_json(indent=1))
+    _text(folder.facts, run.facts.model_dump_json(indent=1))
+    _text(folder.path / "environment.json", json.dumps(environment(), indent=1))
+    if not folder.tokenizer.is_dir():
+        aside = folder.path / ".tokenizer.partial"
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(run.prepared / "tokenizer", aside)
+        aside.rename(folder.tokenizer)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, host and git commit. No variables of the environment: they hold secrets."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    versions = {}
+    for name in _TOLD:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": sys.version.split()[0],
+        "cores": os.cpu_count(),
+        "git": git.stdout.strip() or None,
+        "versions": versions,
+    }
+
+
+def _text(file: Path, text: str) -> None:
+    aside = file.with_name(f".{file.name}.partial")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(file)

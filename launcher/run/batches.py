@@ -1,0 +1,114 @@
+"""A rank's batches: a pure function of the step, read through torch's DataLoader.
+
+Nothing here remembers where it was. Step t is computed from t alone, so a resume asks for t + 1, and loader workers may
+compute steps ahead in any order.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from launcher.contract import digest
+from launcher.contract.random import Stream
+from launcher.contract.split import split
+
+Ids = NDArray[np.int64]
+
+
+class Order(Protocol):
+    def step(self, step: int, global_batch: int) -> tuple[Ids, Ids]:
+        """Epochs and sample ids."""
+
+
+@dataclass(frozen=True)
+class RankBatch:
+    """A rank's share of a global batch. Weight, digest and tokens are the share's; all ranks' add up to the batch's."""
+
+    micro_batches: list[dict[str, Any]]
+    weight: float
+    digest: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[RankBatch]):
+    """`samples`: the prepared samples; `order` picks those of a step; `task` makes them what the model is given."""
+
+    samples: Any
+    order: Order
+    task: Any
+    global_batch: int
+    seed: int
+    stream: Stream
+    rank: int
+    world: int
+    max_tokens: int | None
+
+    def __getitem__(self, step: int) -> RankBatch:
+        epochs, ids = self.order.step(step, self.global_batch)
+        pieces = split(self.samples.lengths(ids), self.world, self.max_tokens)[self.rank]
+        places = np.concatenate([*pieces, np.empty(0, dtype=np.int64)])
+        made = self._samples(epochs[places], ids[places])
+        hashes = [
+            digest.sample(int(place), int(epochs[place]), int(ids[place]), sample)
+            for place, sample in zip(places, made, strict=True)
+        ]
+        cuts = np.cumsum([len(piece) for piece in pieces])[:-1]
+        shares = [list(share) for share in np.split(np.arange(len(places)), cuts)]
+        groups = [[made[i] for i in share] or [self._blank(epochs, ids)] for share in shares]
+        return RankBatch(
+            micro_batches=[_tensors(self.task.collate(group)) for group in groups],
+            weight=float(sum(self.task.weight(sample) for sample in made)),
+            digest=digest.total(hashes),
+            tokens=int(sum(len(sample["input_ids"]) for sample in made)),
+        )
+
+    def example(self) -> dict[str, Any]:
+        """The first sample of step 0 as a micro-batch: the same on every rank, to try things on."""
+        epochs, ids = self.order.step(0, 1)
+        return _tensors(self.task.collate(self._samples(epochs, ids)))
+
+    def shown(self, step: int, count: int) -> list[dict[str, Any]]:
+        """The first samples of a step, in the order of the batch, for a person to look at."""
+        epochs, ids = self.order.step(step, self.global_batch)
+        return list(self._samples(epochs[:count], ids[:count]))
+
+    def _samples(self, epochs: Ids, ids: Ids) -> Any:
+        rows = self.samples.rows(ids)
+        return self.task.samples(rows, epochs.tolist(), ids.tolist(), self.seed, self.stream)
+
+    def _blank(self, epochs: Ids, ids: Ids) -> Any:
+        """What an empty micro-batch holds, since all ranks need the same number: a sample without weight."""
+        return self.task.mute(self._samples(epochs[:1], ids[:1])[0])
+
+
+def loader(batches: Batches, start: int, stop: int, workers: int, pin: bool) -> DataLoader[RankBatch]:
+    """The batches of steps [start, stop) in order; `workers` processes compute ahead."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def to(batch: Any, device: torch.device) -> Any:
+    """A micro-batch on a device."""
+    if isinstance(batch, dict):
+        return {name: to(value, device) for name, value in batch.items()}
+    return batch.to(device, non_blocking=True) if isinstance(batch, torch.Tensor) else batch
+
+
+def _tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    return {k: _tensors(v) if isinstance(v, dict) else torch.from_numpy(v) for k, v in batch.items()}
+
+
+def _as_is(item: Any) -> Any:
+    return item

@@ -1,0 +1,110 @@
+"""Checkpoints: safetensors written by torch.distributed.checkpoint, each rank its share; no pickle in them.
+
+A checkpoint is written aside, flushed, renamed, and gets its COMPLETE file last, with the size and checksum of every
+other file. Anything may be killed at any instant: what has no COMPLETE is never looked at.
+"""
+
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+from launcher.config.errors import UserError
+from launcher.plan.folder import COMPLETE, RunFolder, Saved, best, checksum
+from launcher.run.process import Process
+
+Tensors = dict[str, torch.Tensor]
+
+
+def save(folder: RunFolder, tensors: Tensors, state: dict[str, Any], keep: int, process: Process) -> Path:
+    """Save a checkpoint of `state["step"]`; all ranks call it. The `keep` newest stay, and the best one."""
+    final = folder.checkpoints / f"step-{state['step']:08d}"
+    aside = folder.checkpoints / f".{final.name}.partial"
+    if process.rank == 0:
+        for left in folder.half_written():
+            shutil.rmtree(left)
+        aside.mkdir(parents=True)
+    process.barrier()
+    _quietly(dcp.save, tensors, storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True))
+    process.barrier()
+    if process.rank == 0:
+        (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        shutil.copyfile(folder.recipe, aside / "recipe.yaml")
+        _publish(aside, final)
+        _forget(folder, keep)
+    process.barrier()
+    return final
+
+
+def load(tensors: Tensors, saved: Saved) -> None:
+    """Read a checkpoint into these tensors, each rank what it holds. Raises UserError where names or shapes differ."""
+    there = _shapes(saved)
+    wrong = [
+        f"{name}: {there.get(name, 'missing')} there, {tuple(tensor.shape)} here"
+        for name, tensor in tensors.items()
+        if there.get(name) != tuple(tensor.shape)
+    ]
+    if wrong:
+        raise UserError(f"{saved.path}: a checkpoint of another model: {'; '.join(wrong[:5])}")
+    _quietly(dcp.load, tensors, storage_reader=HuggingFaceStorageReader(str(saved.path)))
+
+
+def load_weights(model: torch.nn.Module, saved: Saved) -> list[str]:
+    """Read those weights of a checkpoint whose names and shapes the model has. Returns the names it had to leave new."""
+    there = _shapes(saved)
+    own = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+    taken = {name: tensor for name, tensor in own.items() if there.get(name) == tuple(tensor.shape)}
+    if taken:
+        _quietly(dcp.load, taken, storage_reader=HuggingFaceStorageReader(str(saved.path)), no_dist=True)
+    return sorted(name.removeprefix("model.") for name in own.keys() - taken.keys())
+
+
+def _shapes(saved: Saved) -> dict[str, tuple[int, ...]]:
+    found = HuggingFaceStorageReader(str(saved.path)).read_metadata().state_dict_metadata
+    return {name: tuple(entry.size) for name, entry in found.items()}  # type: ignore[union-attr]
+
+
+def _publish(aside: Path, final: Path) -> None:
+    """Flush, rename, and say that it is whole: in this order."""
+    files = {}
+    for file in sorted(aside.iterdir()):
+        _flush(file)
+        files[file.name] = [file.stat().st_size, checksum(file)]
+    _flush(aside)
+    aside.rename(final)
+    _flush(final.parent)
+    mark = final / f".{COMPLETE}.partial"
+    mark.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    _flush(mark)
+    mark.rename(final / COMPLETE)
+    _flush(final)
+
+
+def _forget(folder: RunFolder, keep: int) -> None:
+    """Remove the oldest checkpoints; first the mark, so that what is half removed counts as half written."""
+    whole = folder.whole()
+    kept = [*whole[-keep:], best(whole)]
+    for saved in whole:
+        if saved not in kept:
+            (saved.path / COMPLETE).unlink()
+            shutil.rmtree(saved.path)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _quietly(action: Any, *args: Any, **options: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a single process has no group is no news
+        action(*args, **options)

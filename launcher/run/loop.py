@@ -1,0 +1,176 @@
+"""The training loop, from top to bottom: batch, accumulate, step, measure, evaluate, save, leave."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from launcher.config.recipe import Recipe, seconds
+from launcher.contract import digest
+from launcher.contract.random import Stream, seed_for
+from launcher.plan.folder import RunFolder
+from launcher.run import checkpoint, optim
+from launcher.run.batches import RankBatch, to
+from launcher.run.process import Process
+
+DONE, STOPPED = 0, 75
+
+_SHARE = np.dtype([("weight", "f8"), ("digest", "u8"), ("tokens", "i8"), ("stop", "i8"), ("due", "i8")])
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A global batch as all ranks know it. `stop`, `due`: whether any rank was told to stop, or a save is due by time."""
+
+    weight: float
+    digest: int
+    tokens: int
+    stop: bool
+    due: bool
+
+
+@dataclass
+class Progress:
+    """How far a run is, over all its resumes: kept in each checkpoint."""
+
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    evaluation: dict[str, float] = field(default_factory=dict)
+    saved: int = 0
+
+
+@dataclass
+class Run:
+    """What a rank trains with. `batches` yields the global batches from `progress.step` on; `stop` knows of signals."""
+
+    recipe: Recipe
+    folder: RunFolder
+    process: Process
+    task: Any
+    engine: Any
+    batches: Iterable[RankBatch]
+    validation: Iterable[RankBatch] | None
+    steps: int
+    data: str
+    progress: Progress
+    sinks: Sequence[Any]
+    stop: Any
+
+
+def train(run: Run) -> int:
+    """Train to the last step, or until any rank is told to stop. Returns the exit code: 0 or 75."""
+    recipe, progress = run.recipe, run.progress
+    every = recipe.checkpoint.every
+    saved_at = time.monotonic()
+    if recipe.evaluate.at_start and progress.step == 0:
+        _tell(run, evaluate(run))
+
+    batches = iter(run.batches)
+    while progress.step < run.steps:
+        begin = time.perf_counter()
+        batch = next(batches)
+        due = isinstance(every, str) and time.monotonic() - saved_at >= seconds(every)
+        whole = agree(run.process, batch, stop=run.stop.requested(), due=due)
+        if whole.stop or whole.due:
+            save(run)
+            saved_at = time.monotonic()
+        if whole.stop:
+            return STOPPED
+
+        _tell(run, step(run, batch, whole, begin))
+
+        last = progress.step == run.steps
+        if run.validation is not None and (last or _falls(progress.step, recipe.evaluate.every)):
+            _tell(run, evaluate(run))
+        if last or (isinstance(every, int) and _falls(progress.step, every)):
+            save(run)
+    return DONE
+
+
+def step(run: Run, batch: RankBatch, whole: Whole, begin: float) -> dict[str, Any]:
+    """One optimiser step. Returns its record, as it stands in metrics.jsonl; `begin`: when its batch was asked for."""
+    recipe, progress = run.recipe, run.progress
+    torch.manual_seed(seed_for(recipe.seed, Stream.STEP, progress.step, run.process.rank))
+    loss = _accumulate(run, batch, whole.weight)
+    lr = recipe.optimizer.lr * optim.factor(recipe.schedule, progress.step, run.steps)
+    norm = run.engine.step(lr)
+    progress.step += 1
+    progress.samples += recipe.train.global_batch
+    progress.tokens += whole.tokens
+    progress.seconds += time.perf_counter() - begin
+    return {
+        "step": progress.step, "loss": loss, "grad_norm": norm, "lr": lr, "samples": progress.samples,
+        "tokens": progress.tokens, "seconds": round(progress.seconds, 4), "data": digest.text(whole.digest),
+    }  # fmt: skip
+
+
+def agree(process: Process, batch: RankBatch, stop: bool = False, due: bool = False) -> Whole:
+    """What the ranks' shares add up to. One rank's stop becomes everyone's."""
+    every = process.gather(np.array((batch.weight, batch.digest, batch.tokens, stop, due), dtype=_SHARE))
+    return Whole(
+        weight=float(every["weight"].sum()),
+        digest=digest.total(every["digest"].tolist()),
+        tokens=int(every["tokens"].sum()),
+        stop=bool(every["stop"].any()),
+        due=bool(every["due"].any()),
+    )
+
+
+def evaluate(run: Run) -> dict[str, Any]:
+    """The metrics of the validation samples, the same whatever the number of ranks."""
+    assert run.validation is not None
+    meters = run.task.meters().to(run.process.device)
+    run.engine.module.eval()
+    with torch.no_grad(), run.process.autocast(run.recipe.train.precision):
+        for batch in run.validation:
+            for micro in batch.micro_batches:
+                run.task.measure(meters, run.engine.module, to(micro, run.process.device))
+    run.engine.module.train()
+    metrics = {f"eval/{name}": value for name, value in run.task.summary(meters).items()}
+    run.progress.evaluation = {**metrics, "step": run.progress.step}
+    return {"step": run.progress.step, **metrics}
+
+
+def save(run: Run) -> None:
+    """A checkpoint of where the run is, unless there is one."""
+    progress = run.progress
+    if progress.saved == progress.step:
+        return
+    here = progress.evaluation.get("step") == progress.step
+    state = {
+        "step": progress.step, "samples": progress.samples, "tokens": progress.tokens, "seconds": progress.seconds,
+        "data": run.data, "ranks": run.process.world, "strategy": run.recipe.strategy.kind,
+        "evaluation": progress.evaluation if here else {},
+    }  # fmt: skip
+    checkpoint.save(run.folder, run.engine.state_dict(), state, run.recipe.checkpoint.keep, run.process)
+    progress.saved = progress.step
+
+
+def _accumulate(run: Run, batch: RankBatch, weight: float) -> float:
+    """Add up the gradients of d(sum of losses) / weight. Returns the loss of the global batch, on every rank.
+
+    Gradients are averaged over the ranks, so that each backward is scaled by world / weight.
+    """
+    process, total = run.process, 0.0
+    scale = process.world / weight if weight else 0.0
+    for number, micro in enumerate(batch.micro_batches, start=1):
+        with run.engine.accumulating(last=number == len(batch.micro_batches)) as model:
+            with process.autocast(run.recipe.train.precision):
+                loss, _ = run.task.loss(model, to(micro, process.device))
+            run.engine.backward(loss * scale)
+        total += float(loss.detach())
+    return float(process.gather(np.array(total)).sum()) / weight if weight else 0.0
+
+
+def _falls(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _tell(run: Run, record: dict[str, Any]) -> None:
+    for sink in run.sinks:
+        sink.write(record)

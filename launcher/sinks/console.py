@@ -1,0 +1,72 @@
+"""A progress bar with loss, tokens/s and time left; plain lines where the output is no terminal."""
+
+import sys
+import time
+from typing import Literal
+
+from rich.console import Console as Rich
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from launcher.config.types import Plugin
+from launcher.sinks import About, Record
+
+
+class Config(Plugin):
+    """`every`: seconds between plain lines."""
+
+    kind: Literal["console"] = "console"
+    every: float = 10.0
+
+
+class Console:
+    def __init__(self, config: Config, about: About):
+        self._every, self._steps = config.every, about.steps
+        self._rich = Rich(file=sys.stdout, highlight=False)
+        self._seconds, self._tokens, self._speed, self._told = about.seconds, about.tokens, 0.0, 0.0
+        start = f", from step {about.start}" if about.start else ""
+        self._say(f"[bold]{about.name}[/]: {about.steps} steps{start}; global batch {about.equation}")
+        for note in about.notes:
+            self._say(f"[yellow]note[/]: {note}")
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        if self._rich.is_terminal:
+            columns = (
+                TextColumn("step {task.completed:.0f}/{task.total:.0f}"), BarColumn(), TextColumn("{task.description}"),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            )  # fmt: skip
+            self._bar = Progress(*columns, console=self._rich)
+            self._task = self._bar.add_task("", total=about.steps, completed=about.start)
+            self._bar.start()
+
+    def write(self, record: Record) -> None:
+        if "loss" in record:
+            self._train(record)
+        else:
+            names = [key for key in record if key.startswith("eval/") and key.count("/") == 1]
+            values = "  ".join(f"{key.removeprefix('eval/')} {record[key]:.4g}" for key in names)
+            self._say(f"step {record['step']:>6}  [bold]evaluation[/]  {values}")
+
+    def _train(self, record: Record) -> None:
+        tokens, seconds = record["tokens"] - self._tokens, record["seconds"] - self._seconds
+        self._tokens, self._seconds = record["tokens"], record["seconds"]
+        now = tokens / seconds if seconds > 0 else 0.0
+        self._speed = 0.9 * self._speed + 0.1 * now if self._speed else now
+        text = f"loss {record['loss']:.4f}  lr {record['lr']:.2e}  {self._speed:,.0f} tokens/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=record["step"], description=text)
+        elif time.monotonic() - self._told >= self._every or record["step"] == self._steps:
+            self._told = time.monotonic()
+            left = (self._steps - record["step"]) * seconds
+            self._say(f"step {record['step']:>6}/{self._steps}  {text}  {left:.0f} s left")
+
+    def close(self, finished: bool) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _say(self, text: str) -> None:
+        self._rich.print(text, soft_wrap=True)
+        self._rich.file.flush()
+
+
+def open(config: Config, about: About) -> Console:
+    return Console(config, about)

@@ -1,0 +1,144 @@
+"""Sequence classification: one label for a text, or for a pair of texts."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from launcher.config.errors import Problem, UserError
+from launcher.config.types import Plugin, hint
+from launcher.contract import random
+from launcher.tasks import IGNORE, Batch, Row, Sample, _text
+
+if TYPE_CHECKING:
+    import torch
+
+    from launcher.plan.facts import Facts
+
+
+class Config(Plugin):
+    kind: Literal["sequence_classification"] = "sequence_classification"
+
+
+class Task:
+    columns = ("text", "text_pair", "label")
+    auto_class = "AutoModelForSequenceClassification"
+
+    @staticmethod
+    def survey(config: Config, rows: Iterable[Row]) -> dict[str, Any]:
+        """The label names, sorted: numbers by value, texts by letters."""
+        found = {row["label"] for row in rows}
+        numbers = all(re.fullmatch(r"-?\d+", label) for label in found)
+        if len(found) < 2:
+            what = f"{len(found)} label in the training data: a classifier needs two or more"
+            raise UserError(Problem("data.train.label", what))
+        return {"labels": sorted(found, key=int if numbers else None)}
+
+    @staticmethod
+    def features(
+        config: Config, rows: Iterable[Row], survey: dict[str, Any], tokenizer: Any, max_length: int, key: str
+    ) -> Iterator[pa.Table]:
+        number = {label: index for index, label in enumerate(survey["labels"])}
+        for batch in _text.batches(rows):
+            unknown = {row["label"] for row in batch} - set(number)
+            if unknown:
+                first = min(unknown)
+                raise UserError(Problem(f"{key}.label", f"{first!r} is not in the training data ({hint(first, number)})"))
+            encodings = _text.encode(tokenizer, batch, max_length)
+            columns = {"label": pa.array([number[row["label"]] for row in batch], type=pa.int64())}
+            if "text_pair" in batch[0] and "token_type_ids" in tokenizer.model_input_names:
+                columns["token_type_ids"] = pa.array([e.type_ids for e in encodings], type=pa.list_(pa.uint8()))
+            yield _text.table([e.ids for e in encodings], len(tokenizer), **columns)
+
+    @staticmethod
+    def baseline(config: Config, validation: pa.Table, special_ids: Sequence[int]) -> dict[str, float]:
+        """The accuracy of always naming the most frequent class."""
+        counts = np.bincount(validation["label"].to_numpy())
+        return {"majority_class": float(counts.max() / counts.sum())}
+
+    def __init__(self, config: Config, facts: "Facts"):
+        self.config, self.facts = config, facts
+
+    def options(self) -> dict[str, Any]:
+        labels = self.facts.labels
+        return {
+            "num_labels": len(labels),
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: index for index, label in enumerate(labels)},
+        }
+
+    def samples(
+        self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], seed: int, stream: random.Stream
+    ) -> list[Sample]:
+        names = ("input_ids", "token_type_ids")
+        return [
+            {name: row[name].astype(np.int64) for name in names if name in row} | {"labels": np.array([row["label"]])}
+            for row in rows
+        ]
+
+    def weight(self, sample: Sample) -> float:
+        return float(sample["labels"][0] != IGNORE)
+
+    def mute(self, sample: Sample) -> Sample:
+        return _text.mute(sample)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        labels = np.concatenate([s["labels"] for s in samples]).astype(np.int64)
+        return {**_text.inputs(samples, self.facts.pad_token_id), "labels": labels}
+
+    def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
+        return []
+
+    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
+        from torch.nn.functional import cross_entropy
+
+        logits = _text.full_precision(model(**batch["inputs"]).logits)
+        loss = cross_entropy(logits, batch["labels"], ignore_index=IGNORE, reduction="sum")
+        return loss, float((batch["labels"] != IGNORE).sum())
+
+    def meters(self) -> Any:
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import (
+            MulticlassAccuracy,
+            MulticlassF1Score,
+            MulticlassPrecision,
+            MulticlassRecall,
+        )
+
+        classes: dict[str, Any] = {"num_classes": len(self.facts.labels), "ignore_index": IGNORE}
+        scores = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
+        return MetricCollection(
+            {
+                **_text.sums("loss", "weight"),
+                "accuracy": MulticlassAccuracy(average="micro", **classes),
+                **{name: score(average="macro", **classes) for name, score in scores.items()},
+                **{f"{name}_by_class": score(average="none", **classes) for name, score in scores.items()},
+            },
+            compute_groups=False,
+        )
+
+    def measure(self, meters: Any, model: "torch.nn.Module", batch: Batch) -> None:
+        from torch.nn.functional import cross_entropy
+
+        labels, logits = batch["labels"], _text.full_precision(model(**batch["inputs"]).logits)
+        meters["loss"].update(cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"))
+        meters["weight"].update((labels != IGNORE).sum())
+        for name in set(meters.keys()) - {"loss", "weight"}:
+            meters[name].update(logits, labels)
+
+    def summary(self, meters: Any) -> dict[str, float]:
+        values = meters.compute()
+        out = {"loss": float(values["loss"]) / max(1.0, float(values["weight"]))}
+        out |= {name: float(values[name]) for name in ("accuracy", "precision", "recall", "f1")}
+        for score in ("precision", "recall", "f1"):
+            each = values[f"{score}_by_class"].tolist()
+            out |= {f"{score}/{label}": value for label, value in zip(self.facts.labels, each, strict=True)}
+        return out
+
+    def show(self, sample: Sample, tokenizer: Any) -> str:
+        from rich.markup import escape
+
+        text = " ".join(tokenizer.convert_ids_to_tokens(sample["input_ids"].tolist()))
+        return f"{escape(text)}  [bold reverse] {escape(self.facts.labels[int(sample['labels'][0])])} [/]"

@@ -1,0 +1,49 @@
+"""Runs side by side: the first and the last evaluation of each, beside what frequencies alone would reach."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from launcher.config.errors import UserError
+from launcher.plan.facts import Facts
+from launcher.plan.folder import RunFolder
+
+
+def compare(runs: Sequence[str], console: Console) -> None:
+    """One row a run. Raises UserError where a folder holds no evaluation."""
+    rows = [_row(RunFolder(Path(run))) for run in runs]
+    metrics = list(dict.fromkeys(name for row in rows for name in row["last"] if name in ("loss", "accuracy", "f1")))
+    table = Table("run", "steps", box=None, pad_edge=False)
+    for name in metrics:
+        table.add_column(name, justify="right")
+    table.add_column("baseline", justify="right")
+    for row in rows:
+        cells = [_change(row["first"].get(name), row["last"].get(name)) for name in metrics]
+        told = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in row["baseline"].items()]
+        table.add_row(row["name"], str(row["step"]), *cells, ", ".join(told))
+    console.print(table)
+
+
+def _row(folder: RunFolder) -> dict[str, Any]:
+    told = {line["step"]: line for line in folder.lines() if "loss" not in line}
+    if not told:
+        raise UserError(f"{folder.path}: no evaluation is in its metrics.jsonl (train it, with data.validation)")
+    facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
+    first, last = told[min(told)], told[max(told)]
+
+    def plain(line: dict[str, Any]) -> dict[str, float]:
+        return {key.removeprefix("eval/"): value for key, value in line.items()}
+
+    return {
+        "name": folder.path.name, "step": last["step"], "first": plain(first), "last": plain(last),
+        "baseline": facts.baseline,
+    }  # fmt: skip
+
+
+def _change(first: float | None, last: float | None) -> str:
+    if last is None:
+        return ""
+    return f"{last:.4f}" if first is None else f"{first:.4f} → {last:.4f}"

@@ -1,0 +1,67 @@
+"""Tables for a terminal."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from launcher.plan.facts import Facts
+from launcher.plan.plan import Plan, human
+
+
+def plan(made: Plan, console: Console) -> None:
+    """The plan as a table of two columns."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    prepare = "known after `launcher prepare`"
+    cores = f" of {made.threads} threads" if made.device == "cpu" else ""
+    parts = ", ".join(f"{name} {human(size)}" for name, size in made.memory.items())
+    estimate = human(sum(made.memory.values()))
+    rows = {
+        "run": f"{made.name} in {made.folder}" + (f", resumes from step {made.resume_from}" if made.resume_from else ""),
+        "ranks": f"{made.ranks} on {made.nodes} node, {made.device}{cores}, {made.strategy}, {made.precision}",
+        "global batch": made.equation,
+        "steps": f"{made.steps:,}" if made.steps else prepare,
+        "samples": f"{made.samples:,} ({made.epochs:.2f} epochs)" if made.samples and made.epochs else prepare,
+        "tokens": f"{made.tokens:,}" if made.tokens else prepare,
+        "model": f"{made.model}, {made.parameters:,} parameters",
+        "memory": f"about {estimate} of {human(made.memory_per_device)} a device (estimate: {parts})",
+        "checkpoint": f"{human(made.checkpoint_bytes)} each, {made.checkpoints_kept} kept; {human(made.free_disk)} free",
+        "data": made.prepared or "not prepared yet",
+        "start": made.command,
+    }
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    console.print(table)
+    for note in made.notes:
+        console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
+
+
+def facts(known: Facts, folder: object, console: Console) -> None:
+    """What a prepared folder holds."""
+    table = Table(box=None, pad_edge=False)
+    for column, justify in (("side", "left"), ("samples", "right"), ("tokens", "right"), ("a sample", "right")):
+        table.add_column(column, justify="left" if justify == "left" else "right")
+    for side, count in known.samples.items():
+        table.add_row(side, f"{count:,}", f"{known.tokens[side]:,}", f"{known.tokens[side] / max(1, count):.1f}")
+    console.print(table)
+    labels = f", {len(known.labels)} labels" if known.labels else ""
+    console.print(f"vocabulary {known.vocab_size:,}{labels}, longest sample {known.longest}; {folder}", soft_wrap=True)
+
+
+def metrics(values: Mapping[str, float], baseline: Mapping[str, float], console: Console) -> None:
+    """Metrics of an evaluation; metrics by class as one table beneath."""
+    plain = {k: v for k, v in values.items() if k.startswith("eval/") and k.count("/") == 1}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in {**plain, **baseline}.items():
+        table.add_row(name.removeprefix("eval/").replace("_", " "), f"{value:.4f}")
+    console.print(table)
+    scores = [name.removeprefix("eval/") for name in plain if any(k.startswith(f"{name}/") for k in values)]
+    labels = [k.split("/", 2)[2] for k in values if scores and k.startswith(f"eval/{scores[0]}/")]
+    if labels:
+        table = Table("class", *scores, box=None, pad_edge=False)
+        for label in labels:
+            table.add_row(escape(label), *(f"{values[f'eval/{score}/{label}']:.4f}" for score in scores))
+        console.print(table)

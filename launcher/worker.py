@@ -1,0 +1,238 @@
+"""One rank: a run folder in, everything built, the loop called.
+
+`launcher run` starts `train` on each rank. By hand, `python -m launcher.worker RECIPE [key=value ...]` does the same
+under torchrun, accelerate, srun or mpirun, or alone: rank 0 plans and prepares first, and the others wait for it.
+"""
+
+import dataclasses
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from launcher.config import kinds, load
+from launcher.config.errors import UserError
+from launcher.config.recipe import Recipe
+from launcher.contract.order import InTurn, Order
+from launcher.contract.random import Stream, seed_for
+from launcher.plan import need, plan
+from launcher.plan.folder import Saved
+from launcher.prepare import ready
+from launcher.prepare.samples import Samples
+from launcher.run import checkpoint, loop, optim, process
+from launcher.run.batches import Batches, loader, to
+from launcher.run.process import Process
+from launcher.run.stop import Stop
+from launcher.sinks import About
+
+_DTYPE = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+
+
+def train(folder: Path, at: Process, stop: Stop) -> int:
+    """Train the run of a folder that `launcher.prepare.ready` has written. Returns 0, or 75 when told to stop."""
+    run = ready.read(folder)
+    if at.rank > 0:
+        return _train(run, at, stop)
+    with ready.hold(run.folder):
+        return _train(run, at, stop)
+
+
+def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, float]:
+    """The metrics of a checkpoint on the run's validation data, the same on every rank."""
+    run = ready.read(folder)
+    saved = run.folder.saved(which)
+    built, _ = build(run, at, Stop(), saved)
+    if built.validation is None:
+        raise UserError(f"{run.folder.recipe}: data.validation: there is nothing to evaluate on (add it to the recipe)")
+    return loop.evaluate(built)
+
+
+def build(
+    run: ready.Ready, at: Process, stop: Stop, resume: Saved | None, workers: int | None = None
+) -> tuple[loop.Run, list[str]]:
+    """Everything the loop needs but its sinks, and notes for the user. `resume`: the checkpoint to go on from."""
+    recipe, facts = run.recipe, run.facts
+    task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
+    batches, validation = _batches(run, task, at)
+    model, notes = _model(recipe, run, at)
+    example = to(batches.example(), at.device)
+    with at.autocast(recipe.train.precision):
+        notes += freeze_unreached(model, task, example)
+    notes += task.attach(model, example)
+    optimizer = optim.adamw(recipe.optimizer, model)
+    engine = kinds.of("strategies", recipe.strategy).wrap(
+        recipe.strategy, model, optimizer, at, recipe.optimizer.clip
+    )
+    _warm_up(engine, task, example, at, recipe)
+
+    progress = loop.Progress()
+    if resume is not None:
+        state = engine.state_dict()
+        checkpoint.load(state, resume)
+        engine.load_state_dict(state)
+        told = resume.state
+        progress = loop.Progress(**{k: told[k] for k in ("step", "samples", "tokens", "seconds")}, saved=told["step"])
+    steps = plan.total_steps(recipe, facts)
+    count = _workers(recipe, at) if workers is None else workers
+    pin = at.device.type != "cpu"
+    built = loop.Run(
+        recipe=recipe,
+        folder=run.folder,
+        process=at,
+        task=task,
+        engine=engine,
+        batches=loader(batches, progress.step, steps, count, pin),
+        validation=None if validation is None else loader(validation, 0, _rounds(run), count, pin),
+        steps=steps,
+        data=facts.digest,
+        progress=progress,
+        sinks=[],
+        stop=stop,
+    )
+    return built, notes
+
+
+def freeze_unreached(model: torch.nn.Module, task: Any, example: dict[str, Any]) -> list[str]:
+    """Take the parameters that the loss does not depend on out of training (poolers, contact heads): found by trying,
+    on one sample. No strategy waits for their gradients then, and no optimiser decays them."""
+    model.eval()  # without dropout, and without a change to running statistics
+    loss, _ = task.loss(model, example)
+    loss.backward()
+    names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
+        parameter.grad = None
+    model.train()
+    if not names:
+        return []
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [f"{len(names)} parameters take no part in the loss and stay as they are: {some}"]
+
+
+def _warm_up(engine: Any, task: Any, example: dict[str, Any], at: Process, recipe: Recipe) -> None:
+    """One backward whose gradients are dropped. DDP orders its buckets by the first backward it sees; after this one a
+    resumed run reduces in the order of the run that was never stopped, to the last bit."""
+    engine.module.eval()
+    for _ in range(2):  # the buckets are rebuilt at the second forward
+        with engine.accumulating(last=True) as model:
+            with at.autocast(recipe.train.precision):
+                loss, _ = task.loss(model, example)
+            engine.backward(loss)
+        engine.clear()
+    engine.module.train()
+
+
+def _train(run: ready.Ready, at: Process, stop: Stop) -> int:
+    built, notes = build(run, at, stop, run.resume)
+    if at.rank == 0:
+        built = dataclasses.replace(built, sinks=_sinks(run, built, notes))
+    finished = False
+    try:
+        code = loop.train(built)
+        finished = code == loop.DONE
+        return code
+    except Exception as error:
+        error.add_note(f"at step {built.progress.step + 1}")
+        raise
+    finally:
+        for sink in built.sinks:
+            sink.close(finished)
+
+
+def _batches(run: ready.Ready, task: Any, at: Process) -> tuple[Batches, Batches | None]:
+    recipe = run.recipe
+
+    def make(side: str, order: Any, stream: Stream) -> Batches:
+        samples = Samples(run.prepared, side)
+        return Batches(
+            samples, order, task, recipe.train.global_batch, recipe.seed, stream, at.rank, at.world,
+            recipe.train.max_tokens,
+        )  # fmt: skip
+
+    counts = run.facts.samples
+    training = make("train", Order(counts["train"], recipe.seed), Stream.MASK)
+    if "validation" not in counts:
+        return training, None
+    return training, make("validation", InTurn(counts["validation"]), Stream.EVALUATE)
+
+
+def _rounds(run: ready.Ready) -> int:
+    """Batches of the validation side."""
+    return -(-run.facts.samples["validation"] // run.recipe.train.global_batch)
+
+
+def _model(recipe: Recipe, run: ready.Ready, at: Process) -> tuple[torch.nn.Module, list[str]]:
+    torch.manual_seed(seed_for(recipe.seed, Stream.INIT, 0))
+    wanted = need.of(recipe, run.facts)
+    model, notes = kinds.of("models", recipe.model).build(recipe.model, wanted)
+    if at.rank == 0 and hasattr(model, "config") and not run.folder.model.is_dir():
+        aside = run.folder.path / ".model.partial"
+        model.config.save_pretrained(aside)
+        aside.rename(run.folder.model)
+    return model.to(device=at.device, dtype=_DTYPE[recipe.train.precision]).train(), notes
+
+
+def _workers(recipe: Recipe, at: Process) -> int:
+    """Loader processes of a rank: on a CPU they would only take its cores."""
+    if recipe.train.workers == "auto":
+        return 0 if at.device.type == "cpu" else 2
+    return recipe.train.workers
+
+
+def _sinks(run: ready.Ready, built: loop.Run, notes: list[str]) -> list[Any]:
+    recipe, progress = run.recipe, built.progress
+    about = About(
+        name=recipe.name, folder=run.folder.path, recipe=recipe.model_dump(mode="json"), steps=built.steps,
+        start=progress.step, seconds=progress.seconds, tokens=progress.tokens, equation=run.plan.equation, notes=notes,
+    )  # fmt: skip
+    return [kinds.of("sinks", sink).open(sink, about) for sink in recipe.sinks]
+
+
+def main(arguments: list[str]) -> int:
+    """By hand: `RECIPE [key=value ...]`, the place told by the environment."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not arguments or arguments[0].startswith("-"):
+        print("usage: python -m launcher.worker RECIPE [key=value ...]", file=sys.stderr)
+        return 2
+    try:
+        at = process.connect(process.place())
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    stop = Stop()
+    stop.listen()
+    try:
+        folder, problems = at.share(_ready(arguments, at) if at.rank == 0 else None)
+        if problems:
+            if at.rank == 0:
+                print("\n".join(problems), file=sys.stderr, flush=True)
+            return 2
+        return train(Path(folder), at, stop)
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
+        return 2
+    except Exception as error:
+        step = f" {error.__notes__[0]}" if getattr(error, "__notes__", None) else ""
+        print(f"rank {at.rank} failed{step}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        traceback.print_exc()
+        return 1
+    finally:
+        at.close()
+
+
+def _ready(arguments: list[str], at: Process) -> tuple[str, list[str]]:
+    """Rank 0 plans and prepares; what is wrong is told once, and every rank leaves with the same code."""
+    try:
+        made = ready.write(ready.check(arguments[0], arguments[1:], load.cluster("local").value, at.world))
+    except UserError as error:
+        return "", [str(problem) for problem in error.problems]
+    for note in made.notes:
+        print(f"note: {note}", file=sys.stderr, flush=True)
+    return str(made.folder.path), []
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
