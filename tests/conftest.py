@@ -1,0 +1,22 @@
+import os
+
+import pytest
+import support
+
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", COLUMNS="200")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """One cache for the session: what is prepared or counted once serves every test."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["LAUNCHER_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """A folder of one's own with a small corpus, and in it."""
+    support.corpus(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,131 @@
+"""What tests share: a small corpus, small recipes, and the command as a user types it."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+WORDS = (
+    "the a rank step batch loss model token mask gradient node cluster sample seed order split epoch weight bias layer "
+    "head field reads writes holds gives takes finds sends waits learns counts every first last small large same other"
+).split()
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "dropout": 0.0}
+
+
+def corpus(folder: Path, documents: int = 120, seed: int = 0) -> Path:
+    """corpus.txt (a document a line, of 3 to 40 words) and corpus.jsonl (the same with a label that depends on it)."""
+    draw = random.Random(seed)
+    texts = [" ".join(draw.choices(WORDS, k=draw.randint(3, 40))) for _ in range(documents)]
+    (folder / "corpus.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    rows = [json.dumps({"text": t, "label": ["few", "some", "many"][min(2, len(t.split()) // 14)]}) for t in texts]
+    (folder / "corpus.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def mlm(name: str = "tiny", **changes: Any) -> dict[str, Any]:
+    """A recipe of a BERT of some 10,000 parameters on corpus.txt. `changes`: dotted keys with __ for the dot."""
+    recipe: dict[str, Any] = {
+        "name": name,
+        "seed": 3,
+        "model": {"kind": "config", "type": "bert", **TINY},
+        "tokenizer": {"kind": "train", "vocab_size": 120},
+        "data": {
+            "train": {"kind": "text", "path": "corpus.txt", "document": "line"},
+            "validation": {"fraction": 0.15},
+            "max_length": 32,
+        },
+        "task": {"kind": "mlm", "samples": "documents"},
+        "train": {"global_batch": 12, "steps": 6, "max_tokens": 96},
+        "optimizer": {"kind": "adamw", "lr": 1.0e-3},
+        "sinks": ["jsonl"],
+    }
+    return changed(recipe, **changes)
+
+
+def classification(name: str = "tiny-labels", **changes: Any) -> dict[str, Any]:
+    recipe = mlm(name, task={"kind": "sequence_classification"})
+    recipe["data"]["train"] = {"kind": "jsonl", "path": "corpus.jsonl"}
+    return changed(recipe, **changes)
+
+
+def changed(recipe: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        inner = recipe
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        if value is None:
+            inner.pop(last, None)
+        else:
+            inner[last] = value
+    return recipe
+
+
+def write(recipe: dict[str, Any], file: str | Path = "recipe.yaml") -> str:
+    with Path(file).open("w", encoding="utf-8") as out:
+        YAML(typ="safe", pure=True).dump(recipe, out)
+    return str(file)
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "launcher", *map(str, arguments)]
+
+
+def launcher(*arguments: object, code: int | None = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """The command as a user types it; fails with its output where the exit code is another."""
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, check=False)
+    if code is not None:
+        assert done.returncode == code, f"exit {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """The command in the background, at the head of a process group of its own."""
+    return subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    """Power off: every process of the group dies at once."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+
+
+def records(run: str | Path) -> list[dict[str, Any]]:
+    file = Path(run) / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def steps(run: str | Path) -> dict[int, dict[str, Any]]:
+    """The training records by step: where a step stands twice, the later one."""
+    return {r["step"]: r for r in records(run) if "loss" in r}
+
+
+def evaluations(run: str | Path) -> dict[int, dict[str, Any]]:
+    return {r["step"]: r for r in records(run) if "loss" not in r}
+
+
+def wait_for_step(run: str | Path, step: int, process: subprocess.Popen[str], timeout: float = 120) -> None:
+    """Until metrics.jsonl holds this step."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise AssertionError(f"ended with {process.returncode} before step {step}:\n{process.communicate()[0]}")
+        if max(steps(run), default=0) >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no step {step} within {timeout} s")
+
+
+def tree(folder: str | Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes."""
+    return {str(p): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
