@@ -79,6 +79,9 @@ def run(
 
     restarts = [] if max_restarts is None else [f"max_restarts={max_restarts}"]
     profile = load.cluster(cluster, restarts).value
+    load.recipe(recipe, overrides or [])  # a mistake in it is told before anything is started
+    if via is Via.elastic:
+        execute.warm_up()
     made = ready.check(recipe, overrides or [], profile, ranks)
     if resume and made.resume is None:
         raise UserError(f"--resume: {made.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)")

@@ -6,6 +6,7 @@ The file is the registration. A user's own plug-in is named by a dotted path (`k
 import importlib
 import pkgutil
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,8 +25,8 @@ def available(folder: str) -> list[str]:
 
 def module(folder: str, kind: str) -> ModuleType:
     """The module behind a kind. Raises ValueError with a hint where there is none."""
-    if "." in kind:
-        if str(Path.cwd()) not in sys.path:  # a console script, unlike `python -m`, does not look in the folder one is in
+    if "." in kind and all(part.isidentifier() for part in kind.split(".")):
+        if str(Path.cwd()) not in sys.path:  # a console script, unlike `python -m`, does not look here
             sys.path.append(str(Path.cwd()))
         name = kind
     elif kind in available(folder):
@@ -36,8 +37,14 @@ def module(folder: str, kind: str) -> ModuleType:
         found = importlib.import_module(name)
     except ImportError as error:
         raise ValueError(f"kind {kind!r} cannot be imported: {error}") from error
-    if not hasattr(found, "Config"):
-        raise ValueError(f"kind {kind!r}: {found.__name__} has no Config (see launcher/{folder}/__init__.py)")
+    except Exception as error:  # the code of a user's own plug-in may raise anything
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        where = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (at.filename, at.lineno)
+        what = f"{where[0]}:{where[1]}: {type(error).__name__}: {getattr(error, 'msg', error)}"
+        raise ValueError(f"kind {kind!r} cannot be imported: {what}") from error
+    config, todo = getattr(found, "Config", None), f"see launcher/{folder}/__init__.py"
+    if not (isinstance(config, type) and issubclass(config, Plugin)):
+        raise ValueError(f"kind {kind!r}: no class Config(Plugin) in {found.__file__} ({todo})")
     return found
 
 

@@ -1,7 +1,7 @@
 """From YAML files and overrides to a Recipe or a Cluster, every mistake told with the line it stands on.
 
-Each value remembers its origin: the file and line it was written on, or the override that set it. `base:` files and
-overrides are merged with their origins, so that a message points at what the user typed, whatever it was merged from.
+Each value remembers its origin: the file and line it was written on, or the override that set it. `base:` files
+and overrides are merged with their origins, so that a message points at what the user typed.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.reader import ReaderError
 
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
@@ -55,12 +56,12 @@ class Loaded(Generic[T]):
 
 
 def recipe(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Recipe]:
-    """The recipe of a file, or of the shipped recipe with this name. Raises UserError with every mistake found."""
+    """The recipe of a file, or the shipped one with this name. Raises UserError with every mistake found."""
     return _typed(Recipe, _find(file, "recipes"), overrides)
 
 
 def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
-    """The cluster profile of a file, or the shipped one with this name. Raises UserError with every mistake found."""
+    """The cluster profile of a file, or the shipped one with this name. Raises UserError likewise."""
     return _typed(Cluster, _find(file, "cluster"), overrides)
 
 
@@ -75,9 +76,12 @@ def shipped(folder: str) -> list[Path]:
 
 def dump(config: Strict, file: Path) -> None:
     """Write the resolved form: every default filled in, nothing inherited. Written aside, then renamed."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False  # the other style writes texts (such as ?0) that it cannot read
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     aside = file.with_name(f".{file.name}.partial")
     with aside.open("w", encoding="utf-8") as out:
-        YAML(typ="safe", pure=True).dump(config.model_dump(mode="json"), out)
+        yaml.dump(config.model_dump(mode="json"), out)
     aside.replace(file)
 
 
@@ -92,47 +96,76 @@ def _find(name: str | Path, folder: str) -> Path:
 
 
 def _typed(kind: type[T], file: Path, overrides: Sequence[str]) -> Loaded[T]:
-    document = _read(file, ())
+    problems: list[str | Problem] = []
+    given = Document({})
     for text in overrides:
-        document = _merge(document, _override(text))
+        try:
+            given = _merge(given, _override(text), parts=True)
+        except UserError as error:
+            problems += error.problems
+    document = _merge(_read(file, ()), given)
     try:
-        return Loaded(kind.model_validate(document.value), document)
+        typed = kind.model_validate(document.value)
     except ValidationError as error:
-        raise UserError([_line(document, e["loc"], e["msg"]) for e in error.errors()]) from None
+        raise UserError([*problems, *_lines(document, error)]) from None
+    if problems:
+        raise UserError(problems)
+    return Loaded(typed, document)
 
 
-def _line(document: Document, loc: Key, message: str) -> str:
-    """`file:line: key: what`. Pydantic names union branches in a path: parts that are no keys are left out."""
+def _lines(document: Document, error: ValidationError) -> list[str]:
+    """`file:line: key: what`, one for each key. Where a value may be of several types, pydantic tells what each of
+    them finds wrong: this is joined, but what is wrong deeper inside stands for what is wrong with the whole."""
+    found: dict[Key, list[str]] = {}
+    for e in error.errors():
+        message = e["msg"].removeprefix("Value error, ").removeprefix("Input ").split(", unable to")[0]
+        message = message[0].lower() + message[1:] if message[:1].isupper() else message
+        missing = e["loc"][-1:] if e["type"] == "missing" else ()
+        earlier = found.setdefault((*_path(document, e["loc"]), *missing), [])
+        earlier.append(message.removeprefix("should be ") if earlier else message)
+    inside = {path[:n] for path in found for n in range(len(path))}
+    return [
+        f"{document.origin(path)}: {'.'.join(map(str, path))}: {', or '.join(messages)}"
+        for path, messages in found.items()
+        if path not in inside
+    ]
+
+
+def _path(document: Document, loc: Key) -> Key:
+    """The keys of pydantic's path, which names branches of unions too: what is no key is left out."""
     path: Key = ()
     value: Any = document.value
-    for index, part in enumerate(loc):
+    for part in loc:
         inside = isinstance(value, dict) and part in value
         if inside or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
             value, path = value[part], (*path, part)
-        elif index == len(loc) - 1 and isinstance(value, dict):
-            path = (*path, part)
-    message = message[0].lower() + message[1:] if message[:1].isupper() else message
-    key = ".".join(map(str, path))
-    return f"{document.origin(path)}: {key + ': ' if key else ''}{message}"
+    return path
 
 
 def _read(file: Path, above: tuple[Path, ...]) -> Document:
     """A file and the files it inherits from by `base:`."""
-    if file.resolve() in above:
-        raise UserError(f"{file}: base: files inherit from each other in a circle")
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
     document = _parse(text, str(file))
     base = document.value.pop("base", None)
     if base is None:
         return document
+    where, above = f"{document.origin(('base',))}: base", (*above, file.resolve())
     if not isinstance(base, str):
-        raise UserError(f"{document.origin(('base',))}: base: should be the name of a file")
-    return _merge(_read(file.parent / base, (*above, file.resolve())), document)
+        raise UserError(f"{where}: should be the name of a file")
+    below = file.parent / base
+    if not below.is_file():
+        raise UserError(f"{where}: {below}: no such file")
+    if below.resolve() in above:
+        raise UserError(f"{where}: {below}: inherits from this file, in a circle")
+    return _merge(_read(below, above), document)
 
 
 def _parse(text: str, file: str) -> Document:
@@ -144,8 +177,11 @@ def _parse(text: str, file: str) -> Document:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise UserError(f"{file}:{mark.line + 1 if mark else 1}: not valid YAML: {error.problem}") from None
-    except YAMLError as error:
-        raise UserError(f"{file}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except ReaderError as error:
+        where, what = text.count("\n", 0, error.position) + 1, f"character U+{error.character:04X} is not allowed"
+        raise UserError(f"{file}:{where}: not valid YAML: {what}") from None
+    except (YAMLError, ValueError, KeyError) as error:  # such as a date in a thirteenth month
+        raise UserError(f"{file}: not valid YAML: {error}") from None
     if not isinstance(tree, CommentedMap):
         raise UserError(f"{file}:1: should be a map of keys and values")
     document = Document({}, {(): f"{file}:1"})
@@ -157,7 +193,8 @@ def _plain(node: Any, path: Key, file: str, origins: dict[Key, str]) -> Any:
     """ruamel's nodes as plain Python values; the line of each goes to `origins`."""
     if isinstance(node, CommentedMap):
         for key in node:
-            origins[(*path, str(key))] = f"{file}:{node.lc.key(key)[0] + 1}"
+            line = (node.lc.data or {}).get(key, [node.lc.line])[0]  # what << merges in has no line of its own
+            origins[(*path, str(key))] = f"{file}:{line + 1}"
         return {str(key): _plain(item, (*path, str(key)), file, origins) for key, item in node.items()}
     if isinstance(node, CommentedSeq):
         for index in range(len(node)):
@@ -174,12 +211,12 @@ def _plain(node: Any, path: Key, file: str, origins: dict[Key, str]) -> Any:
 def _override(text: str) -> Document:
     """`key.path=value`, the value as YAML."""
     key, equals, value = text.partition("=")
-    parts = key.split(".")
-    if not equals or not all(part.strip() for part in parts):
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
         raise UserError(f"{text!r}: an override has the form key.path=value")
     try:
         tree = YAML(typ="rt").load(value) if value.strip() else None
-    except YAMLError:
+    except (YAMLError, ValueError, KeyError):
         raise UserError(f"{text!r}: {value!r} is not valid YAML") from None
     inner: dict[Key, str] = {}
     plain = _plain(tree, tuple(parts), "", inner)
@@ -190,13 +227,16 @@ def _override(text: str) -> Document:
     return Document(plain, origins)
 
 
-def _merge(below: Document, above: Document) -> Document:
-    """Maps merge, everything else is replaced; so is a map of another kind, whose keys mean something else."""
+def _merge(below: Document, above: Document, parts: bool = False) -> Document:
+    """Maps merge, everything else is replaced; so is a map of another kind, whose keys mean something else.
+    `parts`: a map without a kind is part of one of any kind, as with overrides, whose order should not matter."""
     origins = dict(below.origins)
 
+    def same(low: dict[str, Any], high: dict[str, Any]) -> bool:
+        return "kind" not in high or high["kind"] == low.get("kind", high["kind"] if parts else None)
+
     def merge(low: Any, high: Any, path: Key) -> Any:
-        both = isinstance(low, dict) and isinstance(high, dict)
-        if both and ("kind" not in high or high["kind"] == low.get("kind")):
+        if isinstance(low, dict) and isinstance(high, dict) and (path == () or same(low, high)):
             merged = dict(low)
             for key, item in high.items():
                 merged[key] = merge(low[key], item, (*path, key)) if key in low else item
@@ -207,8 +247,8 @@ def _merge(below: Document, above: Document) -> Document:
 
     value = merge(below.value, above.value, ())
     for path, where in above.origins.items():
-        if path == () or (path in origins and _is_map(below.value, path) and _is_map(value, path)):
-            continue  # a map that both wrote keeps the line of the lower one; its keys have lines of their own
+        if path and path in origins and _is_map(below.value, path) and _is_map(value, path):
+            continue  # a map that both wrote keeps the line of the lower one; its keys have their own
         origins[path] = where
     return Document(value, origins)
 
@@ -220,5 +260,3 @@ def _is_map(value: Any, path: Key) -> bool:
         except (KeyError, IndexError, TypeError):
             return False
     return isinstance(value, dict)
-
-

@@ -29,6 +29,8 @@ def seconds(duration: str) -> int:
 def _interval(value: Any) -> Any:
     if isinstance(value, str):
         seconds(value)
+    elif type(value) is not int or value < 1:
+        raise PydanticCustomError("interval", "should be steps, or a time (such as 90s, 10m, 2h, 1d)")
     return value
 
 
@@ -74,7 +76,8 @@ class Data(Strict):
 
 
 class Train(Strict):
-    """`global_batch`: samples an optimiser step sees. `max_tokens`: padded tokens of a rank's micro-batch (memory only)."""
+    """`global_batch`: samples an optimiser step sees. `max_tokens`: padded tokens of a rank's micro-batch, which
+    decides memory only."""
 
     global_batch: int = Field(gt=0)
     steps: int | None = Field(None, gt=0)
@@ -91,7 +94,7 @@ class Train(Strict):
 
 
 class AdamW(Strict):
-    """AdamW (Loshchilov and Hutter, 2019). `clip`: the largest gradient norm; biases and norms do not decay."""
+    """AdamW (Loshchilov & Hutter, 2019). `clip`: the largest gradient norm. Biases and norms do not decay."""
 
     kind: Literal["adamw"] = "adamw"
     lr: float = Field(gt=0)
@@ -133,7 +136,7 @@ class Cosine(_Schedule):
 
 
 class WarmupStableDecay(_Schedule):
-    """Constant after the warmup; the last `decay` (a fraction) falls linearly to `floor` (Hu et al., 2024)."""
+    """Constant after the warmup; the last `decay` (a fraction) falls to `floor` in a line (Hu et al., 2024)."""
 
     kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
     decay: float = Field(0.2, gt=0, le=1)
@@ -168,14 +171,16 @@ def _one_of(types: dict[str, type[Any]]) -> BeforeValidator:
         kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
         if kind not in types:
             what = f"unknown kind {kind!r}" if isinstance(kind, str) else "needs a kind"
-            raise PydanticCustomError("kind", "{what} ({hint})", {"what": what, "hint": hint(str(kind), types)})
+            told = {"what": what, "hint": hint(str(kind), types)}
+            raise PydanticCustomError("kind", "{what} ({hint})", told)
         return types[kind].model_validate({"kind": kind} if isinstance(value, str) else value)
 
     return BeforeValidator(parse)
 
 
 class Checkpoint(Strict):
-    """`every`: steps, or a time such as 10m; one is also made at the end and when told to stop. `keep`: the newest so many."""
+    """`every`: steps, or a time such as 10m; one is also made at the end and when told to stop. `keep`: the newest so
+    many."""
 
     every: StepsOrTime | None = None
     keep: int = Field(2, ge=1)
@@ -206,7 +211,7 @@ class Recipe(Strict):
     sinks: list[Sink] = ["console", "jsonl"]  # type: ignore[list-item]
 
 
-# What may change between a start and a resume: it decides how fast a run goes and what it tells, never where it goes.
+# What may change between a start and a resume: how fast a run goes and what it tells, never where it goes.
 PERFORMANCE = ("strategy", "checkpoint", "evaluate", "sinks", "train.max_tokens", "train.workers")
 
 
@@ -214,9 +219,9 @@ def trajectory(recipe: dict[str, Any]) -> dict[str, Any]:
     """A resolved recipe as a flat map of dotted keys, without those of PERFORMANCE."""
 
     def flatten(value: Any, path: str) -> dict[str, Any]:
-        if isinstance(value, dict) and value:
-            return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}" if path else key).items()}
-        return {path: value}
+        if not (isinstance(value, dict) and value):
+            return {path.removeprefix("."): value}
+        return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}").items()}
 
     flat = flatten(recipe, "")
     return {k: v for k, v in flat.items() if not any(k == p or k.startswith(p + ".") for p in PERFORMANCE)}

@@ -23,29 +23,20 @@ class Strict(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _refuse_unknown_keys(cls, value: Any, handler: ModelWrapValidatorHandler["Strict"]) -> "Strict":
-        if not isinstance(value, dict) or cls.model_config.get("extra") != "forbid":
+        if isinstance(value, cls) or (isinstance(value, dict) and cls.model_config.get("extra") != "forbid"):
             return handler(value)
-        known = set(cls.model_fields)
-        errors = [
-            InitErrorDetails(
-                type=PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": hint(str(key), known)}),
-                loc=(str(key),),
-                input=None,
-            )
-            for key in value
-            if key not in known
-        ]
+        if not isinstance(value, dict):
+            raise PydanticCustomError("map", "should be a map of keys and values")
+        known, errors = set(cls.model_fields), list[InitErrorDetails]()
+        for key in [key for key in value if key not in known]:
+            told = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": hint(str(key), known)})
+            errors.append(InitErrorDetails(type=told, loc=(str(key),), input=None))
         try:
             made = handler({key: item for key, item in value.items() if key in known})
         except ValidationError as error:
-            errors += [
-                InitErrorDetails(
-                    type=PydanticCustomError(e["type"], e["msg"].replace("{", "{{").replace("}", "}}")),
-                    loc=e["loc"],
-                    input=e["input"],
-                )
-                for e in error.errors()
-            ]
+            for e in error.errors():
+                told = PydanticCustomError(e["type"], e["msg"])
+                errors.append(InitErrorDetails(type=told, loc=e["loc"], input=e["input"]))
         if errors:
             raise ValidationError.from_exception_data(cls.__name__, errors)
         return made

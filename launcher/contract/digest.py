@@ -15,12 +15,13 @@ MODULUS = 2**64
 
 
 def sample(place: int, epoch: int, sample_id: int, arrays: Mapping[str, NDArray[np.generic]]) -> int:
-    """The hash of one sample, before padding. Arrays enter by name, in the order of their names; integers as int64."""
+    """The hash of one sample, before padding. Arrays enter by name, in the order of their names; integers as int64, others as
+    float64."""
     state = hashlib.blake2b(np.array([place, epoch, sample_id], dtype="<i8").tobytes(), digest_size=8)
     for name in sorted(arrays):
         array = arrays[name]
         kind = "<i8" if array.dtype.kind in "iub" else "<f8"
-        state.update(name.encode() + b"\0" + np.array(array.shape, dtype="<i8").tobytes())
+        state.update(f"{name}\0{kind}".encode() + np.array([array.ndim, *array.shape], dtype="<i8").tobytes())
         state.update(np.ascontiguousarray(array, dtype=kind).tobytes())
     return int.from_bytes(state.digest(), "little")
 

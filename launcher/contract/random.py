@@ -4,6 +4,7 @@ A draw is a pure function of what it is for, so it is the same on whichever rank
 """
 
 from enum import IntEnum
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,13 +37,15 @@ def philox(counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], key: int)
     k0, k1 = key & 0xFFFFFFFF, (key >> 32) & 0xFFFFFFFF
     for _ in range(10):
         p0, p1 = _M0 * c0, _M1 * c2
-        c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ np.uint64(k0), p1 & _LOW, (p0 >> _SHIFT) ^ c3 ^ np.uint64(k1), p0 & _LOW
+        c0, c2 = (p1 >> _SHIFT) ^ c1 ^ np.uint64(k0), (p0 >> _SHIFT) ^ c3 ^ np.uint64(k1)
+        c1, c3 = p1 & _LOW, p0 & _LOW
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
     return c0, c1, c2, c3
 
 
+@cache
 def key(seed: int, stream: Stream) -> int:
-    """A 64-bit Philox key for a recipe's seed and a stream."""
+    """A 64-bit Philox key for a recipe's seed (below 2^64) and a stream."""
     low, high, _, _ = philox((seed & 0xFFFFFFFF, seed >> 32, int(stream), 0x4C41554E), 0)
     return int(low) | int(high) << 32
 
@@ -50,15 +53,21 @@ def key(seed: int, stream: Stream) -> int:
 def draws(
     seed: int, stream: Stream, epoch: ArrayLike, sample: ArrayLike, position: ArrayLike
 ) -> tuple[UInt, UInt, UInt, UInt]:
-    """Four independent uniform 32-bit words for each (epoch, sample id, position); ids below 2^48, epochs below 2^16 x 2^32.
+    """Four independent uniform 32-bit words for each (epoch, sample id, position).
 
-    Raises ValueError where a counter would not fit, since a wrapped counter would repeat numbers.
+    Raises ValueError where a counter would not fit, since a wrapped one would repeat numbers: epochs and sample ids are
+    below 2^48, positions below 2^32.
     """
-    epochs, samples = np.asarray(epoch, dtype=np.uint64), np.asarray(sample, dtype=np.uint64)
-    if np.any(samples >> np.uint64(48)) or np.any(epochs >> np.uint64(48)):
-        raise ValueError("sample ids and epochs must be below 2^48")
+    epochs, samples, positions = (_counter(c, bits) for c, bits in ((epoch, 48), (sample, 48), (position, 32)))
     high = (samples >> _SHIFT) | ((epochs >> _SHIFT) << np.uint64(16))
-    return philox((position, samples, high, epochs), key(seed, stream))
+    return philox((positions, samples, high, epochs), key(seed, stream))
+
+
+def _counter(values: ArrayLike, bits: int) -> UInt:
+    array = np.asarray(values)
+    if np.any(array < 0) or np.any(array >= 2**bits):
+        raise ValueError(f"a counter must be from 0 to below 2^{bits}")
+    return array.astype(np.uint64)
 
 
 def uniform(words: UInt) -> NDArray[np.float64]:
@@ -67,7 +76,8 @@ def uniform(words: UInt) -> NDArray[np.float64]:
 
 
 def below(words: UInt, bound: int) -> NDArray[np.int64]:
-    """Words of 32 bits as integers in [0, bound), bound at most 2^32 (Lemire, 2019, without the rejection: bias < bound / 2^32)."""
+    """Words of 32 bits as integers in [0, bound), bound from 1 to 2^32 (Lemire, 2019, without the rejection, so with a
+    bias below bound / 2^32)."""
     return ((words * np.uint64(bound)) >> _SHIFT).astype(np.int64)
 
 

@@ -19,8 +19,10 @@ def split(lengths: Sequence[int] | NDArray[np.integer], ranks: int, max_tokens: 
     """For each rank its micro-batches, each an array of places (indices into `lengths`), the longest sample first.
 
     lengths: tokens of each sample of the global batch. max_tokens: a micro-batch's budget, samples x longest sample.
-    Raises ValueError where a single sample is over the budget.
+    Raises ValueError without a rank, and where a single sample is over the budget.
     """
+    if ranks < 1:
+        raise ValueError(f"a batch needs a rank to fall on, not {ranks}")
     tokens = np.asarray(lengths, dtype=np.int64)
     if max_tokens is not None and len(tokens) and tokens.max() > max_tokens:
         raise ValueError(f"a sample of {tokens.max()} tokens does not fit into max_tokens {max_tokens}")

@@ -1,6 +1,7 @@
 """What sources share: the names of columns, files and their fingerprints."""
 
 import glob
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -33,7 +34,7 @@ def files(config: FilesConfig, key: str) -> list[Path]:
     patterns = [config.path] if isinstance(config.path, str) else config.path
     found: set[Path] = set()
     for pattern in patterns:
-        here = [Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True)]
+        here = [Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True)]  # noqa: PTH207
         here = [path for path in here if path.is_file()]
         if not here:
             raise UserError(Problem(f"{key}.path", f"{pattern}: no such file"))
@@ -45,7 +46,7 @@ def fingerprint_files(config: FilesConfig, key: str) -> str:
     """A hash of the files' bytes, whatever their names."""
     state = xxhash.xxh3_128()
     for path in files(config, key):
-        state.update(f"{path.stat().st_size}\0")
+        state.update(f"{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 state.update(block)
@@ -55,6 +56,8 @@ def fingerprint_files(config: FilesConfig, key: str) -> str:
 def lines(path: Path) -> Iterator[tuple[int, str]]:
     """The numbered lines of a UTF-8 file. Raises UserError naming the first line that is not UTF-8."""
     with path.open("rb") as file:
+        if file.read(len(BOM_UTF8)) != BOM_UTF8:
+            file.seek(0)
         for number, line in enumerate(file, start=1):
             try:
                 yield number, line.decode("utf-8").rstrip("\r\n")
@@ -78,8 +81,18 @@ def pick(row: Mapping[str, Any], config: SourceConfig, columns: Sequence[str], w
             raise UserError(f"{where}: {key}.{column}: column {name!r} is no text but {type(row[name]).__name__}")
         if row[name] is None:
             raise UserError(f"{where}: {key}.{column}: column {name!r} is empty")
+        if isinstance(row[name], str):
+            _check_characters(row[name], f"{where}: {key}.{column}")
         picked[column] = row[name]
     return picked
+
+
+def _check_characters(text: str, where: str) -> None:
+    """Raises UserError for half a character, which JSON can write as \\ud83d and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: half a character (U+{ord(text[error.start]):04X} alone): take it out") from None
 
 
 def limited(rows: Iterator[dict[str, Any]], config: SourceConfig) -> Iterator[dict[str, Any]]:

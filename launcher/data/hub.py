@@ -25,7 +25,7 @@ def fingerprint(config: Config, key: str) -> str:
     if folder.is_dir():
         state = xxhash.xxh3_128()
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            state.update(str(path.relative_to(folder)) + "\0")
+            state.update(f"{path.relative_to(folder)}\0".encode())
             state.update(path.read_bytes())
         return f"{state.hexdigest()} {config.config} {config.split}"
     return f"hub {config.name} {config.config} {config.split} {config.revision}"
@@ -39,9 +39,12 @@ def _rows(config: Config, columns: Sequence[str], key: str) -> Iterator[dict[str
     data = _load(config, key)
     names = getattr(data.features.get(config.label), "names", None)  # a ClassLabel: numbers that stand for names
     for number, row in enumerate(data):
-        picked = pick(row, config, columns, f"{config.name}[{config.split}] row {number}", key)
-        if names and isinstance(picked.get("label"), int):
-            picked["label"] = names[picked["label"]]
+        where = f"{config.name}[{config.split}] row {number}"
+        picked = pick(row, config, columns, where, key)
+        if names and isinstance(label := picked.get("label"), int):
+            if label < 0:  # as the hub marks what nobody labelled
+                raise UserError(f"{where}: {key}.label: has no label ({label}): choose another split")
+            picked["label"] = names[label]
         yield picked
 
 

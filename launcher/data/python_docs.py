@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import xxhash
 from pydantic import Field
 
 from launcher.config.errors import Problem, UserError
@@ -33,10 +34,16 @@ class Config(SourceConfig):
 
 
 def fingerprint(config: Config, key: str) -> str:
-    """The versions of Python and of the packages' distributions."""
-    distributions = metadata.packages_distributions()
-    versions = [f"{d} {metadata.version(d)}" for p in config.packages for d in sorted(distributions.get(p, []))]
-    return f"python {platform.python_version()} {' '.join([*config.packages, *versions])}"
+    """The versions of Python and of installed distributions; the content of all else: Python's own modules, which not
+    every system has all of, and modules of the user's."""
+    known = metadata.packages_distributions()
+    parts = ["python", platform.python_version(), *config.packages]
+    for package in config.packages:
+        if package in known:
+            parts += [f"{name} {metadata.version(name)}" for name in sorted(known[package])]
+        else:
+            parts.append(_hash([root for _, root in _roots(package, key)]))
+    return " ".join(parts)
 
 
 def rows(config: Config, columns: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
@@ -65,11 +72,21 @@ def _close(package: str, names: set[str]) -> str:
     return found if found.startswith("did") else "pip install it, or leave it out"
 
 
+def _files(root: Path) -> list[Path]:
+    found = [root] if root.is_file() else sorted(root.rglob("*.py"))
+    return [file for file in found if not _LEFT_OUT.intersection(file.relative_to(root).parts)]
+
+
+def _hash(roots: list[Path]) -> str:
+    state = xxhash.xxh3_128()
+    for root in roots:
+        for file in _files(root):
+            state.update(f"{file.relative_to(root.parent)}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+    return str(state.hexdigest())
+
+
 def _docstrings(root: Path, shortest: int) -> Iterator[str]:
-    files = [root] if root.is_file() else sorted(root.rglob("*.py"))
-    for file in files:
-        if _LEFT_OUT.intersection(file.relative_to(root).parts):
-            continue
+    for file in _files(root):
         try:
             tree = ast.parse(file.read_bytes())
         except (SyntaxError, ValueError, OSError):  # a template, or code for another Python

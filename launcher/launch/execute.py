@@ -22,7 +22,15 @@ from typing import Any
 from launcher.launch import Launch, _rank, failure
 from launcher.plan.folder import RunFolder
 
-_PRELOAD = ["torch", "torch.distributed", "torchmetrics", "transformers", "datasets", "launcher.worker"]
+_PRELOAD = [
+    "launcher.launch._server", "torch.distributed", "torchmetrics", "transformers.modeling_utils", "datasets",
+    "launcher.worker",
+]  # fmt: skip
+DEFAULTS = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # a shared store still holds the addresses of an attempt's dead ranks
+}
 _SECONDS_TO_LEAVE = 10
 """What the other ranks get to end after one has failed, before they are killed."""
 
@@ -36,16 +44,24 @@ class Outcome:
     problems: list[str]
 
 
+def warm_up() -> None:
+    """Start the server that ranks are forked from, which imports what they need while the plan is being made."""
+    from multiprocessing import forkserver
+
+    os.environ.update(DEFAULTS)
+    multiprocessing.set_forkserver_preload(_PRELOAD)
+    forkserver.ensure_running()
+
+
 def execute(launch: Launch) -> Outcome:
     """Start the ranks and wait for them."""
-    os.environ.update(launch.env)
     if launch.argv:
-        return Outcome(_command(launch.argv), {}, [])
+        return Outcome(_command(launch), {}, [])
+    warm_up()
     return _elastic(launch)
 
 
 def _elastic(launch: Launch) -> Outcome:
-    multiprocessing.set_forkserver_preload(_PRELOAD)
     with tempfile.TemporaryDirectory(prefix="launcher-") as meeting, _stop_on_signal(Path(meeting) / "stop"):
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -79,7 +95,7 @@ def _elastic(launch: Launch) -> Outcome:
         except SignalException:
             print("stopped at once: the ranks were ended without a checkpoint", file=sys.stderr, flush=True)
             return Outcome(1, {}, [])
-    problems = next((rank["problems"] for _, rank in sorted(told.items()) if "problems" in rank), [])
+    problems: list[str] = next((rank["problems"] for _, rank in sorted(told.items()) if "problems" in rank), [])
     return Outcome(max(rank["code"] for rank in told.values()), told[0].get("metrics", {}), problems)
 
 
@@ -103,9 +119,10 @@ def _stop_on_signal(file: Path) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _command(argv: tuple[str, ...]) -> int:
+def _command(launch: Launch) -> int:
     """A starter of its own: it gets our signals, and its exit code is ours."""
-    child = subprocess.Popen(argv)
+    threads = {"OMP_NUM_THREADS": str(launch.threads)}
+    child = subprocess.Popen(launch.argv, env={**os.environ, **DEFAULTS, **threads, **launch.env})
 
     def forward(number: int, frame: object) -> None:
         child.send_signal(number)

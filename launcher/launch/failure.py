@@ -22,7 +22,12 @@ class Failure:
     @property
     def echo(self) -> bool:
         """Whether this rank only lost another: not the cause."""
-        return self.code >= 0 and any(word in self.message.lower() for word in _ECHOES)
+        return self.code >= 0 and lost_a_peer(self.message)
+
+
+def lost_a_peer(message: str) -> bool:
+    """Whether an error says no more than that another rank is gone."""
+    return any(word in message.lower() for word in _ECHOES)
 
 
 def first(failures: Mapping[int, Any]) -> Failure:

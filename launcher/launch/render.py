@@ -18,27 +18,15 @@ def train(plan: Plan, env: Mapping[str, str], via: Via = "elastic") -> Launch:
         device=plan.device,
         threads=plan.threads,
         max_restarts=plan.max_restarts,
-        env=_env(plan, env),
+        env=dict(env),
         argv=() if via == "elastic" else _argv(plan, via),
     )
 
 
 def evaluate(plan: Plan, env: Mapping[str, str], checkpoint: str | int) -> Launch:
     return Launch(
-        Path(plan.folder), plan.ranks, plan.device, plan.threads, job="evaluate", checkpoint=checkpoint, env=_env(plan, env)
+        Path(plan.folder), plan.ranks, plan.device, plan.threads, job="evaluate", checkpoint=checkpoint, env=dict(env)
     )
-
-
-def _env(plan: Plan, env: Mapping[str, str]) -> dict[str, str]:
-    """OpenMP reads its threads when it is loaded; each attempt gets a store of its own, since a shared one still holds
-    the addresses of the ranks that are gone."""
-    return {
-        "OMP_NUM_THREADS": str(plan.threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        **env,
-    }
 
 
 def _argv(plan: Plan, via: Via) -> tuple[str, ...]:

@@ -47,12 +47,15 @@ def make(hf: Any, config: ModelConfig, need: Need) -> Any:
 
 
 def check_length(model: Any, need: Need) -> None:
-    """Raises UserError where learnt positions end before the longest sample."""
+    """Raises UserError where the model's table of positions ends before the longest sample."""
     import torch
 
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
-            usable = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-            if usable < need.max_length:
-                what = f"{need.max_length} tokens, but {type(model).__name__} has positions for {usable}"
-                raise UserError(Problem("data.max_length", f"{what} (shorter samples, or more max_position_embeddings)"))
+    tables = [
+        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        for name, module in model.named_modules()
+        if name.endswith(("position_embeddings", "embed_positions")) and isinstance(module, torch.nn.Embedding)
+    ]
+    numbers = [buffer.shape[-1] for name, buffer in model.named_buffers() if name.endswith("position_ids")]
+    if tables and (usable := min(tables + numbers)) < need.max_length:
+        what = f"{need.max_length} tokens, but {type(model).__name__} has positions for {usable}"
+        raise UserError(Problem("data.max_length", f"{what} (shorter samples, or more max_position_embeddings)"))

@@ -32,13 +32,13 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
     given = config.model_extra or {}
     kind = CONFIG_MAPPING[config.type]
     known = set(kind().to_dict()) | set(getattr(kind, "attribute_map", {}))
-    unknown = [Problem(f"model.{key}", f"unknown key of {kind.__name__} ({_close(key, known)})") for key in set(given) - known]
+    unknown = [Problem(f"model.{key}", f"unknown key of {kind.__name__} ({_close(key, known)})") for key in given if key not in known]
     if unknown:
         raise UserError(unknown)
     try:
         hf = kind(**given)
-    except (ValueError, TypeError) as error:
-        raise UserError(Problem("model", str(error).splitlines()[-1])) from None
+    except Exception as error:  # transformers has types of its own for these
+        raise UserError(Problem("model", str(error).splitlines()[-1].strip())) from None
     return make(fit(hf, config, need, resize=True), config, need), []
 
 

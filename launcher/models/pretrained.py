@@ -21,7 +21,10 @@ def tokenizer(config: Config) -> str | None:
 def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
     import transformers
 
-    name = str(Path(config.name).expanduser()) if Path(config.name).expanduser().is_dir() else config.name
+    folder = Path(config.name).expanduser()
+    if not folder.is_dir() and config.name.startswith((".", "/", "~")):
+        raise UserError(Problem("model.name", f"{config.name}: no such folder"))
+    name = str(folder) if folder.is_dir() else config.name
     try:
         hf = transformers.AutoConfig.from_pretrained(name, revision=config.revision)
         hf = fit(hf, config, need, resize=False)
@@ -30,11 +33,14 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
         options = {"attn_implementation": config.attention} if config.attention else {}
         auto = getattr(transformers, need.auto_class)
         model, info = auto.from_pretrained(
-            name, config=hf, revision=config.revision, dtype="float32", output_loading_info=True, **options
-        )
-    except (OSError, ValueError) as error:
+            name, config=hf, revision=config.revision, dtype="float32", output_loading_info=True,
+            ignore_mismatched_sizes=True, **options,
+        )  # fmt: skip
+    except (ValueError, ImportError) as error:
+        raise UserError(Problem("model", f"{config.name}: {str(error).splitlines()[0]}")) from None
+    except OSError as error:
         todo = "run `launcher prepare` where the hub can be reached, or name a local folder"
         raise UserError(Problem("model.name", f"{config.name}: {str(error).splitlines()[0]} ({todo})")) from None
     check_length(model, need)
-    new = sorted(info["missing_keys"])
+    new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     return model, [f"new weights, not in {config.name}: {', '.join(new)}"] if new else []

@@ -1,4 +1,4 @@
-"""A child process: a model on the meta device, told in one line of JSON. Here torch is imported, and nowhere else below."""
+"""A child process: a model on the meta device, told in one line of JSON. Here alone torch is imported."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What a model is made of: parameters and widths, counted exactly on the meta device in a child process, then cached."""
+"""What a model is made of: parameters and widths, counted on the meta device in a child process, then cached."""
 
 import hashlib
 import json

@@ -4,9 +4,12 @@ Nothing here writes, except `mend_metrics`, which takes away a last line that wa
 """
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe, trajectory
 
 COMPLETE = "COMPLETE"
+_NAME = r"step-\d+"
 
 
 def checksum(file: Path) -> str:
@@ -40,7 +44,8 @@ class Saved:
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """step, samples, tokens, seconds, data (the digest of the prepared data), evaluation."""
+        """step, samples, tokens, seconds, data (the digest of the prepared data), evaluation. Raises ValueError where
+        the file is damaged, which `verify` tells."""
         return dict(json.loads((self.path / "state.json").read_text(encoding="utf-8")))
 
     def verify(self) -> None:
@@ -48,9 +53,10 @@ class Saved:
         advice = f"move {self.path} away to go on from the checkpoint before it"
         try:
             files = json.loads((self.path / COMPLETE).read_text(encoding="utf-8"))["files"]
-        except (ValueError, KeyError):
+            written = [(name, size, digest) for name, (size, digest) in files.items()]
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{self.path / COMPLETE}: damaged: not what was written ({advice})") from None
-        for name, (size, digest) in files.items():
+        for name, size, digest in written:
             file = self.path / name
             if not file.is_file():
                 raise UserError(f"{file}: missing from the checkpoint ({advice})")
@@ -97,14 +103,17 @@ class RunFolder:
 
     def whole(self) -> list[Saved]:
         """The whole checkpoints, the oldest first."""
-        found = self.checkpoints.glob("step-*")
+        found = [p for p in self.checkpoints.glob("step-*") if re.fullmatch(_NAME, p.name)]
         return sorted((Saved(p) for p in found if (p / COMPLETE).is_file()), key=lambda saved: saved.step)
 
     def half_written(self) -> list[Path]:
-        """What a killed save left behind: never looked at, replaced by the next save."""
+        """What a killed save left behind: never looked at, taken away by the next save. Folders with other names are
+        the user's own."""
         if not self.checkpoints.is_dir():
             return []
-        return sorted(p for p in self.checkpoints.iterdir() if p.is_dir() and not (p / COMPLETE).is_file())
+        names = rf"{_NAME}|\.{_NAME}\.partial"
+        found = [p for p in self.checkpoints.iterdir() if re.fullmatch(names, p.name) and p.is_dir()]
+        return sorted(p for p in found if not (p / COMPLETE).is_file())
 
     def saved(self, which: str | int) -> Saved:
         """latest, best (the smallest eval/loss), or a step. Raises UserError listing those that exist."""
@@ -131,7 +140,8 @@ class RunFolder:
         if names:
             first = "; ".join(f"{k}: {there.get(k)} there, {here.get(k)} here" for k in names[:4])
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            raise UserError(f"{self.path}: made by another recipe: {first}{more} (choose another name, or move it away)")
+            advice = "choose another name, or move it away"
+            raise UserError(f"{self.path}: made by another recipe: {first}{more} ({advice})")
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The whole lines of the metrics, in the order they were written. Raises UserError for a damaged one."""
@@ -142,10 +152,13 @@ class RunFolder:
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    yield json.loads(line)
+                    record = json.loads(line)
                 except ValueError:
+                    record = None
+                if not isinstance(record, dict):
                     advice = "take this line out, or move the file away"
-                    raise UserError(f"{self.metrics}:{number}: damaged: not a JSON object ({advice})") from None
+                    raise UserError(f"{self.metrics}:{number}: damaged: not a JSON object ({advice})")
+                yield record
 
     def mend_metrics(self) -> str | None:
         """Take away a last line that a kill cut in the middle. Returns a note where there was one."""
@@ -162,6 +175,9 @@ class RunFolder:
 
 
 def best(whole: list[Saved]) -> Saved | None:
-    """The checkpoint with the smallest evaluation loss, among those made at an evaluation."""
-    told = [saved for saved in whole if "eval/loss" in saved.state["evaluation"]]
-    return min(told, key=lambda saved: float(saved.state["evaluation"]["eval/loss"]), default=None)
+    """The checkpoint with the smallest evaluation loss, among those made at an evaluation. A damaged one is none."""
+    losses = {}
+    for saved in whole:
+        with suppress(ValueError, KeyError, TypeError, OSError):
+            losses[saved] = float(saved.state["evaluation"]["eval/loss"])
+    return min((saved for saved in losses if not isnan(losses[saved])), key=losses.__getitem__, default=None)

@@ -3,6 +3,7 @@
 import math
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.config import kinds
@@ -19,7 +20,7 @@ RUNS = Path("runs")
 
 class Plan(Strict):
     """Bytes are bytes. `samples` and `tokens` are those of the whole run; None: not known before `launcher prepare`.
-    `micro_samples`: the most samples of full length in a micro-batch; `micro_batches`: how many a rank makes of them."""
+    `micro_samples`: the most samples of full length in a micro-batch; `micro_batches`: how many a rank makes."""
 
     name: str
     folder: str
@@ -66,15 +67,20 @@ def make(
     facts: Facts | None = None,
     prepared: Path | None = None,
     overrides: tuple[str, ...] = (),
+    wrong: Sequence[str | Problem] = (),
 ) -> Plan:
-    """The plan of a run. Raises UserError with every mistake that can be found without starting anything."""
+    """The plan of a run. Raises UserError with every mistake that can be found without starting anything; `wrong`:
+    those that have been found already."""
     found = devices.find(cluster)
     count = ranks or (found.count if cluster.devices_per_node == "auto" else cluster.devices_per_node)
     folder = RunFolder(RUNS / recipe.name)
-    problems = _problems(recipe, count, found)
+    problems = [*wrong, *_problems(recipe, count, found)]
     shape = None
     try:
         shape = architecture.count(recipe, need.of(recipe, facts or guess(recipe)))
+    except UserError as error:
+        problems += error.problems
+    try:
         folder.check_recipe(recipe)
     except UserError as error:
         problems += error.problems
@@ -94,9 +100,11 @@ def make(
     whole = folder.whole()
     samples = steps * recipe.train.global_batch if steps else None
     notes = [f"{p}: half-written, never looked at (the next save replaces it)" for p in folder.half_written()]
+    if size * (recipe.checkpoint.keep + 1) > free:  # one more than is kept, while the newest is being written
+        notes.append(f"checkpoint: {recipe.checkpoint.keep + 1} of {human(size)} do not fit into the {human(free)} that are free")
     if sum(parts.values()) > per_device:
-        todo = "lower train.max_tokens, which changes memory only"
-        notes.append(f"memory: about {human(sum(parts.values()))} of {human(per_device)} a device: may not fit ({todo})")
+        what = f"about {human(sum(parts.values()))} of {human(per_device)} a device: may not fit"
+        notes.append(f"memory: {what} (lower train.max_tokens, which changes memory only)")
     return Plan(
         name=recipe.name,
         folder=str(folder.path),
@@ -178,13 +186,15 @@ def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | 
     """Mistakes that only show where keys meet."""
     train, out = recipe.train, list[str | Problem]()
     if train.global_batch < ranks:
-        what = f"{train.global_batch} samples cannot be shared by {ranks} ranks (at least one each: fewer ranks, or a larger batch)"
-        out.append(Problem("train.global_batch", what))
+        what = f"{train.global_batch} samples cannot be shared by {ranks} ranks"
+        out.append(Problem("train.global_batch", f"{what} (at least one each: fewer ranks, or a larger batch)"))
     if train.max_tokens is not None and train.max_tokens < recipe.data.max_length:
-        what = f"{train.max_tokens} is below one sample (data.max_length is {recipe.data.max_length})"
+        longest = f"data.max_length is {recipe.data.max_length}"
+        what = f"{train.max_tokens} is below one sample ({longest}: at least that, or shorter samples)"
         out.append(Problem("train.max_tokens", what))
     if found.kind == "cuda" and ranks > found.count:
-        out.append(f"--ranks: {ranks} ranks for {found.count} GPUs (one each at the most, or --cluster with device: cpu)")
+        advice = "one each at the most, or --cluster with device: cpu"
+        out.append(f"--ranks: {ranks} ranks for {found.count} GPUs ({advice})")
     check = getattr(kinds.of("strategies", recipe.strategy), "check", None)
     if check and (what := check(recipe.strategy, ranks)):
         out.append(Problem("strategy", what))
@@ -192,9 +202,6 @@ def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | 
         out.append(Problem("evaluate", "there is nothing to evaluate on (add data.validation)"))
     if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
         out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
-    own = getattr(kinds.of("models", recipe.model), "tokenizer", None)
-    if recipe.tokenizer is None and (own is None or own(recipe.model) is None):
-        out.append(Problem("tokenizer", f"missing: a model of kind {recipe.model.kind} brings none (train or pretrained)"))
     if isinstance(recipe.tokenizer, PretrainedTokenizer) and recipe.tokenizer.name.startswith((".", "/")):
         folder = Path(recipe.tokenizer.name).expanduser()
         if not folder.is_dir():

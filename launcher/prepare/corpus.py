@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +26,40 @@ from launcher.prepare import cache, tokenizer
 VERSION = 1
 """Part of every prepared folder's name: raise it when the same input gives other samples."""
 
+_NOTHING = "there is no document in it (is the path, the column or the split right?)"
+
 Row = dict[str, Any]
 
 
 def identity(recipe: Recipe) -> str:
-    """The name of the prepared folder. Raises UserError where a source cannot be found."""
-    data = recipe.data
-    train = kinds.of("data", data.train).fingerprint(data.train, "data.train")
-    parts = [VERSION, data.train.model_dump_json(), train, tokenizer.fingerprint(recipe), data.max_length]
-    parts.append(recipe.task.model_dump_json())
-    if isinstance(data.validation, Fraction):
-        parts.append(data.validation.fraction)
-    elif data.validation is not None:
-        parts.append(data.validation.model_dump_json())
-        parts.append(kinds.of("data", data.validation).fingerprint(data.validation, "data.validation"))
+    """The name of the prepared folder: where the content was found is no part of it. Raises UserError with every source
+    that cannot be found."""
+    where = {"path", "name"}
+    data = recipe.data.model_dump_json(exclude={"train": where, "validation": where})
+    parts: list[Any] = [VERSION, data, recipe.task.model_dump_json()]
+    problems: list[str | Problem] = []
+    sources = {"data.train": recipe.data.train, "data.validation": recipe.data.validation}
+    made = [partial(kinds.of("data", s).fingerprint, s, key) for key, s in sources.items() if isinstance(s, Plugin)]
+    for fingerprint in (*made, partial(tokenizer.fingerprint, recipe)):
+        try:
+            parts.append(fingerprint())
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
-def find(recipe: Recipe) -> Path | None:
-    """The prepared folder where there is one."""
-    folder = cache.path(identity(recipe))
+def find(name: str) -> Path | None:
+    """The prepared folder of this name where there is one."""
+    folder = cache.path(name)
     return folder if folder.is_dir() else None
 
 
-def prepare(recipe: Recipe) -> Path:
-    """The prepared folder, made now where it is not there. Raises UserError for mistakes in the data."""
-    name = identity(recipe)
+def prepare(recipe: Recipe, name: str | None = None) -> Path:
+    """The prepared folder, made now where it is not there. `name`: its identity, where that is known already: it takes
+    reading the sources. Raises UserError for mistakes in the data."""
+    name = name or identity(recipe)
     with cache.making(name) as folder:
         if folder is not None:
             _make(recipe, folder, name)
@@ -73,12 +82,9 @@ def _make(recipe: Recipe, folder: Path, name: str) -> None:
 
     where = tokenizer.source(recipe)
     if isinstance(where, TrainTokenizer):
-        texts = (row["text"] for row in _rows(folder, "train"))
-        made = tokenizer.train(where, _watched(texts, "training the tokenizer"))
+        made = tokenizer.train(where, lambda: _watched(_texts(folder), "training the tokenizer"))
     else:
         made = tokenizer.load(where, "tokenizer" if recipe.tokenizer is None else "tokenizer.name")
-    if recipe.task.kind == "mlm" and made.mask_token_id is None:
-        raise UserError(Problem("tokenizer", "has no mask token, which masked language modelling needs"))
     made.save_pretrained(folder / "tokenizer")
 
     samples, tokens, longest = {}, {}, 1
@@ -87,6 +93,8 @@ def _make(recipe: Recipe, folder: Path, name: str) -> None:
         rows = _watched(_rows(folder, side), f"tokenising {side}")
         tables = task.features(recipe.task, rows, survey, made, recipe.data.max_length, key)
         samples[side], tokens[side], most = _write(folder / f"{side}.arrow", tables)
+        if not samples[side]:
+            raise UserError(Problem(key, _NOTHING))
         longest = max(longest, most)
         (folder / f"{side}.rows").unlink()
     special = sorted(made.all_special_ids)
@@ -114,19 +122,22 @@ def _spool(recipe: Recipe, columns: tuple[str, ...], folder: Path) -> None:
         with _Rows(folder, "train") as train, _Rows(folder, "validation") as validation:
             for row in rows:
                 (validation if held_out(row, data.validation.fraction) else train).add(row)
+        kept, held = train.count, validation.count
+        if kept + held and not (kept and held):
+            what = f"holds out {held} of {kept + held} documents: nothing is left for one side (change the fraction)"
+            raise UserError(Problem("data.validation.fraction", what))
     else:
         with _Rows(folder, "train") as train:
             for row in rows:
                 train.add(row)
     if not train.count:
-        raise UserError(Problem("data.train", "there is no document in it (is the path, the column or the split right?)"))
+        raise UserError(Problem("data.train", _NOTHING))
     if isinstance(data.validation, Plugin):
         with _Rows(folder, "validation") as validation:
             for row in kinds.of("data", data.validation).rows(data.validation, columns, "data.validation"):
                 validation.add(row)
-    if data.validation is not None and not validation.count:
-        key = "data.validation.fraction" if isinstance(data.validation, Fraction) else "data.validation"
-        raise UserError(Problem(key, f"holds out no document of the {train.count} there are (hold out more)"))
+        if not validation.count:
+            raise UserError(Problem("data.validation", _NOTHING))
 
 
 class _Rows:
@@ -168,6 +179,11 @@ def _rows(folder: Path, side: str) -> Iterator[Row]:
     with pa.memory_map(str(folder / f"{side}.rows")) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
             yield from batch.to_pylist()
+
+
+def _texts(folder: Path) -> Iterator[str]:
+    """The texts of the training rows, pairs one after the other."""
+    return (row[name] for row in _rows(folder, "train") for name in ("text", "text_pair") if name in row)
 
 
 def _write(file: Path, tables: Iterable[pa.Table]) -> tuple[int, int, int]:

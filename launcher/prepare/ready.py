@@ -24,7 +24,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.plan import facts, plan
 from launcher.plan.folder import RunFolder, Saved
-from launcher.prepare import corpus
+from launcher.prepare import cache, corpus
 
 _TOLD = ("torch", "transformers", "tokenizers", "datasets", "numpy", "accelerate", "deepspeed", "wandb", "launcher")
 
@@ -40,17 +40,14 @@ class Ready:
     prepared: Path
     resume: Saved | None
     notes: list[str]
+    start: AcquireReturnProxy | None = None
 
 
 def look(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | None) -> plan.Plan:
     """The plan alone, with the facts of prepared data where there are any. Nothing is made."""
     loaded = load.recipe(file, overrides)
     try:
-        prepared = corpus.find(loaded.value)
-        known = facts.read(prepared) if prepared else None
-        return plan.make(
-            loaded.value, cluster, file=file, ranks=ranks, facts=known, prepared=prepared, overrides=tuple(overrides)
-        )
+        return _plan(loaded.value, file, tuple(overrides), cluster, ranks)[1]
     except UserError as error:
         raise loaded.located(error) from None
 
@@ -75,19 +72,40 @@ def check(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | No
 
 
 def write(checked: Ready) -> Ready:
-    """Write the run folder: resolved recipe, plan, environment, tokenizer. Raises UserError where a run is in it."""
+    """Write the run folder: resolved recipe, plan, environment, tokenizer. What is returned holds the right to start this
+    run for as long as it lives. Raises UserError where another start has it, or a rank still writes."""
+    checked = replace(checked, start=hold(checked.folder, ".start.lock"))
     with hold(checked.folder):
-        mended = checked.folder.mend_metrics()
+        if mended := checked.folder.mend_metrics():
+            notes = [*checked.notes, mended]
+            checked = replace(checked, notes=notes, plan=checked.plan.model_copy(update={"notes": notes}))
         _write(checked)
-    return replace(checked, notes=[*checked.notes, mended]) if mended else checked
+    return checked
+
+
+def _plan(
+    recipe: Recipe, file: str, overrides: tuple[str, ...], cluster: Cluster, ranks: int | None
+) -> tuple[str, plan.Plan]:
+    """The identity of the recipe's data, and the plan, with the facts where they are prepared. Raises UserError."""
+    identity, wrong = "", list[str | Problem]()
+    try:
+        identity = corpus.identity(recipe)
+    except UserError as error:
+        wrong = error.problems
+    prepared = corpus.find(identity) if identity else None
+    known = facts.read(prepared) if prepared else None
+    return identity, plan.make(
+        recipe, cluster, file=file, ranks=ranks, facts=known, prepared=prepared, overrides=overrides, wrong=wrong
+    )
 
 
 def _check(recipe: Recipe, file: str, overrides: tuple[str, ...], cluster: Cluster, ranks: int | None) -> Ready:
-    options: dict[str, Any] = {"file": file, "ranks": ranks, "overrides": overrides}
-    plan.make(recipe, cluster, **options)  # what is wrong without the data is told before the data is touched
-    prepared = corpus.prepare(recipe)
+    identity, made = _plan(recipe, file, overrides, cluster, ranks)  # what is wrong is told before the data is touched
+    prepared = corpus.prepare(recipe, identity)
     known = facts.read(prepared)
-    made = plan.make(recipe, cluster, facts=known, prepared=prepared, **options)
+    if made.prepared is None:
+        options: dict[str, Any] = {"file": file, "ranks": ranks, "overrides": overrides}
+        made = plan.make(recipe, cluster, facts=known, prepared=prepared, **options)
     folder = RunFolder(Path(made.folder))
     for _ in folder.lines():  # a damaged line is told now, not by a report a week later
         pass
@@ -95,13 +113,13 @@ def _check(recipe: Recipe, file: str, overrides: tuple[str, ...], cluster: Clust
 
 
 def read(folder: Path) -> Ready:
-    """A run folder that `make` wrote, as the ranks read it."""
+    """A run folder that `write` wrote, as the ranks read it."""
     run = RunFolder(folder)
     made = plan.Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
-    assert made.prepared is not None
-    prepared, whole = Path(made.prepared), run.whole()
+    known = facts.Facts.model_validate_json(run.facts.read_text(encoding="utf-8"))
+    whole = run.whole()
     resume = whole[-1] if whole else None
-    return Ready(load.recipe(run.recipe).value, facts.read(prepared), made, run, prepared, resume, made.notes)
+    return Ready(load.recipe(run.recipe).value, known, made, run, cache.path(known.digest), resume, made.notes)
 
 
 def reopen(folder: Path, ranks: int | None) -> Ready:
@@ -117,11 +135,11 @@ def reopen(folder: Path, ranks: int | None) -> Ready:
     return replace(checked, folder=run, plan=checked.plan.model_copy(update={"folder": str(folder)}))
 
 
-def hold(folder: RunFolder) -> AcquireReturnProxy:
-    """The right to write into a run folder, until it is released or its holder dies. Raises UserError where it is held."""
+def hold(folder: RunFolder, name: str = ".lock") -> AcquireReturnProxy:
+    """The right to write into a run folder, until released or its holder dies. Raises UserError where it is held."""
     folder.path.mkdir(parents=True, exist_ok=True)
     try:  # the ranks of a launcher that was killed a moment ago need some seconds to leave
-        return FileLock(folder.path / ".lock").acquire(timeout=10)
+        return FileLock(folder.path / name).acquire(timeout=10)
     except Timeout:
         raise UserError(f"{folder.path}: a run is writing into it now (wait for it, or choose another name)") from None
 

@@ -44,7 +44,7 @@ def save(folder: RunFolder, tensors: Tensors, state: dict[str, Any], keep: int, 
 
 def load(tensors: Tensors, saved: Saved) -> None:
     """Read a checkpoint into these tensors, each rank what it holds. Raises UserError where names or shapes differ."""
-    there = _shapes(saved)
+    there = {name: tuple(entry.size) for name, entry in _entries(saved).items()}
     wrong = [
         f"{name}: {there.get(name, 'missing')} there, {tuple(tensor.shape)} here"
         for name, tensor in tensors.items()
@@ -56,8 +56,12 @@ def load(tensors: Tensors, saved: Saved) -> None:
 
 
 def load_weights(model: torch.nn.Module, saved: Saved) -> list[str]:
-    """Read those weights of a checkpoint whose names and shapes the model has. Returns the names it had to leave new."""
-    there = _shapes(saved)
+    """Read those weights of a checkpoint whose names and shapes the model has. Returns the names it had to leave new.
+    A model takes on the fp64 of a checkpoint, so that nothing is rounded on the way."""
+    entries = _entries(saved)
+    there = {name: tuple(entry.size) for name, entry in entries.items()}
+    if any(entry.properties.dtype == torch.float64 for entry in entries.values()):
+        model.double()
     own = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     taken = {name: tensor for name, tensor in own.items() if there.get(name) == tuple(tensor.shape)}
     if taken:
@@ -65,9 +69,9 @@ def load_weights(model: torch.nn.Module, saved: Saved) -> list[str]:
     return sorted(name.removeprefix("model.") for name in own.keys() - taken.keys())
 
 
-def _shapes(saved: Saved) -> dict[str, tuple[int, ...]]:
-    found = HuggingFaceStorageReader(str(saved.path)).read_metadata().state_dict_metadata
-    return {name: tuple(entry.size) for name, entry in found.items()}  # type: ignore[union-attr]
+def _entries(saved: Saved) -> dict[str, Any]:
+    """The size and the type of each tensor of a checkpoint."""
+    return dict(HuggingFaceStorageReader(str(saved.path)).read_metadata().state_dict_metadata)
 
 
 def _publish(aside: Path, final: Path) -> None:

@@ -1,29 +1,28 @@
 """Being told to stop: by a signal to this rank, or by a file that the launcher makes. Heeded at a step's boundary."""
 
-import ctypes
 import signal
-import sys
 from pathlib import Path
 
+from launcher.run import parent
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_PR_SET_PDEATHSIG = 1
 
 
 class Stop:
     """`file`: asked for once a step, since a launcher cannot know the moment at which a rank can take a signal."""
 
     def __init__(self, file: Path | None = None):
-        self._file, self._told = file, False
+        self._file, self.told = file, False
 
     def listen(self) -> None:
         """Take the signals; also the one that Linux sends when the process that started this one dies."""
         for number in _SIGNALS:
             signal.signal(number, self._note)
-        if sys.platform == "linux" and self._file is not None:
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if self._file is not None:
+            parent.signal_at_its_death(signal.SIGTERM)
 
     def requested(self) -> bool:
-        return self._told or (self._file is not None and self._file.exists())
+        return self.told or (self._file is not None and self._file.exists())
 
     def _note(self, number: int, frame: object) -> None:
-        self._told = True
+        self.told = True

@@ -5,6 +5,7 @@ import time
 from typing import Literal
 
 from rich.console import Console as Rich
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from launcher.config.types import Plugin
@@ -26,7 +27,7 @@ class Console:
         start = f", from step {about.start}" if about.start else ""
         self._say(f"[bold]{about.name}[/]: {about.steps} steps{start}; global batch {about.equation}")
         for note in about.notes:
-            self._say(f"[yellow]note[/]: {note}")
+            self._say(f"[yellow]note[/]: {escape(note)}")
         self._bar: Progress | None = None
         self._task = TaskID(0)
         if self._rich.is_terminal:

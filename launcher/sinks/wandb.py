@@ -37,7 +37,7 @@ class Wandb:
         self._run.log(record)
 
     def close(self, finished: bool) -> None:
-        self._run.finish(exit_code=0 if finished else 1, quiet=True)
+        self._run.finish(exit_code=0 if finished else 1)
 
 
 def _id(about: About) -> str:

@@ -26,4 +26,5 @@ def wrap(config: Config, model: "torch.nn.Module", optimizer: Any, process: "Pro
         return Replicated(model, model, optimizer, clip)
     ids = None if process.device.type == "cpu" else [process.device.index]
     module = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+    module.broadcast_buffers = False  # they are equal from the start, and nothing here changes them
     return Replicated(module, model, optimizer, clip)

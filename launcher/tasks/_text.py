@@ -74,11 +74,3 @@ def mute(sample: Sample) -> Sample:
 def full_precision(logits: Any) -> Any:
     """Half-precision logits as fp32, since a loss is summed over many; fp32 and fp64 as they are."""
     return logits.float() if logits.dtype.itemsize < 4 else logits
-
-
-def sums(*names: str) -> dict[str, Any]:
-    """torchmetrics' sums, kept in fp64 whatever is added."""
-    import torch
-    from torchmetrics import SumMetric
-
-    return {name: SumMetric().set_dtype(torch.float64) for name in names}

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin
 from launcher.contract import random
 from launcher.tasks import IGNORE, Batch, Row, Sample, _text
@@ -51,7 +52,10 @@ class Task:
     def features(
         config: Config, rows: Iterable[Row], survey: dict[str, Any], tokenizer: Any, max_length: int, key: str
     ) -> Iterator[pa.Table]:
+        if tokenizer.mask_token_id is None:
+            raise UserError(Problem("tokenizer", "has no mask token, which masked language modelling needs"))
         vocab = len(tokenizer)
+        rows = (row for row in rows if row["text"].strip())  # WikiText is full of empty lines
         if config.samples == "documents":
             for batch in _text.batches(rows):
                 yield _text.table([e.ids for e in _text.encode(tokenizer, batch, max_length)], vocab)
@@ -153,7 +157,9 @@ class Task:
     def meters(self) -> Any:
         from torchmetrics import MetricCollection
 
-        return MetricCollection(_text.sums("loss", "weight", "correct"), compute_groups=False)
+        from launcher.tasks._sum import Sum
+
+        return MetricCollection({name: Sum() for name in ("loss", "weight", "correct")}, compute_groups=False)
 
     def measure(self, meters: Any, model: "torch.nn.Module", batch: Batch) -> None:
         from torch.nn.functional import cross_entropy
@@ -170,7 +176,7 @@ class Task:
         return {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0))), "accuracy": sums["correct"] / weight}
 
     def show(self, sample: Sample, tokenizer: Any) -> str:
-        """Each masked position as [was -> is]."""
+        """Each masked position as was→is."""
         from rich.markup import escape
 
         out = []
@@ -178,6 +184,6 @@ class Task:
             text = escape(tokenizer.convert_ids_to_tokens(token))
             if label != IGNORE:
                 was = escape(tokenizer.convert_ids_to_tokens(label))
-                text = f"[bold reverse] {was} → {text} [/]"
+                text = f"[bold reverse]{was}→{text}[/]"
             out.append(text)
         return " ".join(out)

@@ -45,7 +45,8 @@ class Task:
             unknown = {row["label"] for row in batch} - set(number)
             if unknown:
                 first = min(unknown)
-                raise UserError(Problem(f"{key}.label", f"{first!r} is not in the training data ({hint(first, number)})"))
+                what = f"{first!r} stands in the validation data and not in the training data ({hint(first, number)})"
+                raise UserError(Problem(f"{key}.label", what))
             encodings = _text.encode(tokenizer, batch, max_length)
             columns = {"label": pa.array([number[row["label"]] for row in batch], type=pa.int64())}
             if "text_pair" in batch[0] and "token_type_ids" in tokenizer.model_input_names:
@@ -107,11 +108,14 @@ class Task:
             MulticlassRecall,
         )
 
+        from launcher.tasks._sum import Sum
+
         classes: dict[str, Any] = {"num_classes": len(self.facts.labels), "ignore_index": IGNORE}
         scores = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
         return MetricCollection(
             {
-                **_text.sums("loss", "weight"),
+                "loss": Sum(),
+                "weight": Sum(),
                 "accuracy": MulticlassAccuracy(average="micro", **classes),
                 **{name: score(average="macro", **classes) for name, score in scores.items()},
                 **{f"{name}_by_class": score(average="none", **classes) for name, score in scores.items()},
@@ -141,4 +145,4 @@ class Task:
         from rich.markup import escape
 
         text = " ".join(tokenizer.convert_ids_to_tokens(sample["input_ids"].tolist()))
-        return f"{escape(text)}  [bold reverse] {escape(self.facts.labels[int(sample['labels'][0])])} [/]"
+        return f"{escape(text)} → [bold reverse]{escape(self.facts.labels[int(sample['labels'][0])])}[/]"

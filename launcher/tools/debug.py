@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from launcher.config import load
@@ -27,7 +28,8 @@ _LEARNT = 0.1
 def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown: int, console: Console) -> int:
     """Show the first batch, then train `steps` steps; `overfit`: on that one batch alone. Returns the exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    made = ready.check(file, [*overrides, "name=debug", "strategy=single"], load.cluster("local").value, 1)
+    ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # no run of the user's has this name
+    made = ready.check(file, [*overrides, *ours], load.cluster("local").value, 1)
     with tempfile.TemporaryDirectory(prefix="launcher-debug-") as folder:
         return _session(replace(made, folder=RunFolder(Path(folder)), resume=None), steps, overfit, shown, console)
 
@@ -41,7 +43,7 @@ def _session(made: ready.Ready, steps: int, overfit: bool, shown: int, console: 
 
     run, notes = worker.build(made, process.connect(process.Place()), Stop(), None, workers=0)
     for note in [*made.notes, *notes]:
-        console.print(f"[yellow]note[/]: {note}", soft_wrap=True)
+        console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     _show(made, run, shown, console)
     if overfit:
         recipe = run.recipe.model_copy(update={"schedule": Constant()})
@@ -63,7 +65,7 @@ def _again(batch: Any) -> Any:
 
 
 def _tell(record: dict[str, Any], console: Console) -> None:
-    text = "step {step}  loss {loss:.6f}  grad_norm {grad_norm:.4f}  lr {lr:.2e}  data {data}".format(**record)
+    text = "step {step:>3}  loss {loss:.6f}  grad_norm {grad_norm:.4f}  lr {lr:.2e}  data {data}".format(**record)
     console.print(text, highlight=False)
 
 
@@ -83,13 +85,16 @@ def _show(made: ready.Ready, run: Any, shown: int, console: Console) -> None:
 
     words = tokenizer.load(str(made.prepared / "tokenizer"), "tokenizer")
     batches = run.batches.dataset
+    samples = Table.grid(padding=(0, 2))
     for number, sample in enumerate(batches.shown(0, shown)):
-        console.print(f"[bold]sample {number}[/]  {run.task.show(sample, words)}", highlight=False)
+        samples.add_row(f"[bold]sample {number}[/]", run.task.show(sample, words))
+    console.print(samples)
     table = Table("micro-batch", "shape", "dtype", "range", box=None, pad_edge=False)
     for name, tensor in _flat(batches[0].micro_batches[0]):
         table.add_row(name, str(tuple(tensor.shape)), str(tensor.dtype), f"{tensor.min():g} … {tensor.max():g}")
     console.print(table)
-    console.print(f"{type(run.engine.module).__name__} on {run.process.device}, batch {made.plan.equation}", highlight=False)
+    console.print(f"{type(run.engine.module).__name__} on {run.process.device}", highlight=False)
+    console.print(f"global batch {made.plan.equation}", highlight=False)
 
 
 def _flat(batch: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 """The witness: the same for the same samples however they fell, another for anything else."""
 
+import itertools
 import re
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from launcher.contract import digest
 from launcher.contract.split import split
 
-properties = settings(deadline=None, max_examples=40)
+properties = settings(deadline=None, max_examples=30)
 tokens = st.integers(-(2**31), 2**31 - 1)
 numbers = st.integers(0, 2**62)
 hashes = st.integers(0, 2**64 - 1)
@@ -176,6 +177,11 @@ def test_an_array_more_or_less_changes_the_hash(sample, data):
     assert digest.sample(place, epoch, sample_id, fewer) != digest.sample(*sample)
 
 
+def test_place_and_epoch_and_id_do_not_stand_for_each_other():
+    ids = {"ids": np.array([5, 6])}
+    assert len({digest.sample(*where, ids) for where in itertools.permutations((1, 2, 3))}) == 6
+
+
 def test_arrays_that_swap_their_names_change_the_hash():
     ids, labels = np.array([5, 6]), np.array([7, 8])
     one = digest.sample(0, 0, 0, {"ids": ids, "labels": labels})
@@ -193,7 +199,6 @@ def test_padding_changes_the_hash_so_it_is_taken_before_padding():
     assert digest.sample(0, 0, 0, {"ids": short}) != digest.sample(0, 0, 0, {"ids": padded})
 
 
-@pytest.mark.xfail(strict=True, reason="the number of dimensions is not hashed: a shape reads as values")
 @pytest.mark.parametrize(("one", "other"), [((), (0,)), ((1,), (1, 0))])
 def test_an_empty_array_is_not_a_zero(one, other):
     zero, empty = np.zeros(one, dtype=np.int64), np.zeros(other, dtype=np.int64)
@@ -233,8 +238,8 @@ def test_a_change_of_the_definition_of_the_hash_would_be_noticed():
         "labels": np.array([-100, -100, 2088, -100]),
         "weights": np.array([[0.5], [1.25]], dtype=np.float32),
     }
-    assert digest.text(digest.sample(7, 2, 123_456_789, arrays)) == "156963ab86c5c902"
-    assert digest.text(digest.total(batch_of([3, 1, 4, 1, 5, 9, 2, 6]))) == "8fd8bdebe61b6815"
+    assert digest.text(digest.sample(7, 2, 123_456_789, arrays)) == "a12aa82c7870184d"
+    assert digest.text(digest.total(batch_of([3, 1, 4, 1, 5, 9, 2, 6]))) == "02e97e067a0522eb"
 
 
 @properties

@@ -71,9 +71,9 @@ def test_steps_visit_every_sample_once_before_any_comes_again(size, seed, batch)
 
 
 @pytest.mark.parametrize("size", [HUGE, 2**40 + 1, 2**48 - 1])
-@pytest.mark.parametrize("start", [0, HUGE // 2, HUGE - 100_000])
+@pytest.mark.parametrize("start", [0, HUGE // 2, HUGE - 40_000])
 def test_a_window_of_a_huge_epoch_is_in_range_and_holds_no_sample_twice(size, start):
-    places = np.arange(start, start + 100_000)
+    places = np.arange(start, start + 40_000)
     samples = Order(size, seed=3).permute(np.zeros_like(places), places)
     assert samples.min() >= 0
     assert samples.max() < size
@@ -149,10 +149,10 @@ def test_a_sample_does_not_depend_on_which_other_places_are_asked(size, seed, sh
 
 
 def test_a_change_of_the_definition_of_the_order_would_be_noticed():
-    assert epoch_of(10, seed=0).tolist() == [7, 6, 0, 2, 4, 1, 5, 8, 9, 3]
+    assert epoch_of(10, seed=0).tolist() == [7, 4, 1, 3, 0, 9, 6, 5, 8, 2]
     epochs, samples = Order(HUGE, seed=2**40 + 1).step(10**8, 5)
     assert epochs.tolist() == [0] * 5
-    assert samples.tolist() == [171478788, 851752159, 280544516, 598540756, 880823326]
+    assert samples.tolist() == [894619623, 636236569, 921373510, 916683397, 391218218]
 
 
 # No seam
@@ -267,8 +267,7 @@ def test_half_of_the_first_half_stays_in_the_first_half(size, across):
     stayed = (shuffles(size, across)[:, : size // 2] < size // 2).sum(axis=1)
     scores = (stayed - size / 4) / np.sqrt(size**2 / (16 * (size - 1)))
     assert abs(scores.mean()) < 4 / np.sqrt(100)
-    # Over a whole epoch four rounds scatter by some 1.25 of a shuffle's variance, give or take 0.2 here.
-    assert 0.5 < scores.var() < 2
+    assert 0.6 < scores.var() < 1.5
 
 
 @pytest.mark.parametrize(("size", "batch"), [(HUGE, 32), (10**6, 256), (20_000, 256)])

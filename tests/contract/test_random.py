@@ -12,7 +12,7 @@ from launcher.contract.random import Stream
 P_VALUE = 1e-4
 WORD = 0xFFFFFFFF
 
-properties = settings(deadline=None, max_examples=40)
+properties = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 2**63 - 1)
 streams = st.sampled_from(Stream)
 ids = st.integers(0, 2**48 - 1)
@@ -154,7 +154,6 @@ def test_the_largest_epoch_and_sample_id_are_drawn():
     assert all(int(word) <= WORD for word in random.draws(0, Stream.MASK, 2**48 - 1, 2**48 - 1, WORD))
 
 
-@pytest.mark.xfail(strict=True, reason="draws() cuts positions to 32 bits, though it promises a ValueError")
 @pytest.mark.parametrize("beyond", [2**32, np.array([0, 2**32 + 1]), np.array([-1])])
 def test_positions_that_would_wrap_a_counter_raise(beyond):
     with pytest.raises(ValueError):
@@ -172,7 +171,7 @@ def test_each_word_is_flat_along_epochs_and_samples_and_positions(along, stream,
 
 
 def test_words_are_flat_across_seeds():
-    drawn = [int(random.draws(seed, Stream.MASK, 0, 0, 0)[0]) >> 28 for seed in range(4000)]
+    drawn = [int(random.draws(seed, Stream.MASK, 0, 0, 0)[0]) >> 28 for seed in range(2000)]
     assert flat(np.array(drawn), 16) > P_VALUE
 
 
@@ -263,7 +262,7 @@ def test_every_seed_and_stream_and_step_and_rank_has_its_own_seed():
 
 
 def test_seeds_for_a_library_use_all_of_their_bits():
-    found = np.array([random.seed_for(0, Stream.STEP, step) for step in range(4000)])
+    found = np.array([random.seed_for(0, Stream.STEP, step) for step in range(2000)])
     assert flat(found >> 59, 16) > P_VALUE
     assert flat(found & 15, 16) > P_VALUE
     assert np.all(np.abs([((found >> bit) & 1).mean() - 0.5 for bit in range(63)]) < 0.05)

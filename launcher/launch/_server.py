@@ -1,0 +1,10 @@
+"""Imported first by the server that ranks are forked from: it dies with the launcher, and its ranks hear of that.
+
+The server would else live as long as a rank does. See launcher.run.stop for the ranks' side.
+"""
+
+import signal
+
+from launcher.run import parent
+
+parent.signal_at_its_death(signal.SIGKILL)

@@ -1,0 +1,98 @@
+"""Rows of JSON lines."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launcher.config.errors import UserError
+from launcher.data import jsonl
+
+properties = settings(deadline=None, max_examples=40)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+def read(path, *columns, **keys):
+    return list(jsonl.rows(jsonl.Config(path=str(path), **keys), columns or ("text",), "data.train"))
+
+
+def written(tmp_path, *lines):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines) + b"\n")
+    return file
+
+
+@properties
+@given(
+    st.lists(
+        st.fixed_dictionaries({"text": texts, "label": texts | st.integers(), "more": st.none()}), max_size=5
+    )
+)
+def test_rows_are_those_that_were_written_without_the_columns_nobody_asked_for(tmp_path_factory, rows):
+    file = written(tmp_path_factory.mktemp("jsonl"), *(json.dumps(row) for row in rows))
+    assert read(file, "text", "label") == [{"text": row["text"], "label": row["label"]} for row in rows]
+
+
+def test_files_are_read_one_after_the_other_in_the_order_of_their_names(tmp_path):
+    for name in "ba":
+        (tmp_path / f"{name}.jsonl").write_text(
+            f'{{"text": "{name}1"}}\n{{"text": "{name}2"}}', encoding="utf-8"
+        )
+    assert [row["text"] for row in read(tmp_path / "*.jsonl")] == ["a1", "a2", "b1", "b2"]
+
+
+def test_columns_may_have_other_names(tmp_path):
+    file = written(tmp_path, '{"body": "b", "title": "t", "topic": 4}')
+    rows = read(file, "text", "text_pair", "label", text="body", text_pair="title", label="topic")
+    assert rows == [{"text": "b", "text_pair": "t", "label": 4}]
+
+
+def test_blank_lines_are_no_rows(tmp_path):
+    assert read(written(tmp_path, "", '{"text": "a"}', "  ", '{"text": "b"}', "")) == [
+        {"text": "a"},
+        {"text": "b"},
+    ]
+
+
+def test_a_limit_stops_the_reading_before_what_is_wrong_further_down(tmp_path):
+    assert read(written(tmp_path, '{"text": "a"}', "{"), limit=1) == [{"text": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a",}', r"not valid JSON: .* at column 14"),
+        ('{"text": "a"', r"not valid JSON: Expecting ',' delimiter at column 13"),
+        ('["text", "a"]', r"should be a JSON object, not list"),
+        ('"text"', r"should be a JSON object, not str"),
+        ("null", r"should be a JSON object, not NoneType"),
+        ('{"body": "a", "n": 1}', r"data\.train\.text: no column 'text' \(there are: body, n\)"),
+        ('{"text": ["a"]}', r"data\.train\.text: column 'text' is no text but list"),
+        ('{"text": null}', r"data\.train\.text: column 'text' is no text but NoneType"),
+        (b'{"text": "caf\xe9"}', r"not UTF-8 \(byte 0xe9 at 14\)"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_told_with_file_and_number(tmp_path, line, message):
+    file = written(tmp_path, '{"text": "fine"}', "", line)
+    with pytest.raises(UserError, match=r"rows\.jsonl:3: " + message):
+        read(file)
+
+
+def test_an_empty_label_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: data\.train\.label: column 'label' is empty"):
+        read(written(tmp_path, '{"text": "a", "label": null}'), "text", "label")
+
+
+def test_the_fingerprint_is_that_of_the_bytes(tmp_path):
+    found = []
+    for line in ('{"text": "a"}', '{"text": "b"}', '{"text": "a"}'):
+        found.append(jsonl.fingerprint(jsonl.Config(path=str(written(tmp_path, line))), "data.train"))
+    assert found[0] == found[2] != found[1]
+
+
+def test_half_a_character_is_told_since_no_file_can_hold_it(tmp_path):
+    file = written(tmp_path, '{"text": "whole \\ud83d\\ude00"}', '{"text": "half \\ud83d"}')
+    assert read(file, limit=1) == [{"text": "whole 😀"}]
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: data\.train\.text: half a character \(U\+D83D alone\)"):
+        read(file)

@@ -1,0 +1,122 @@
+"""Docstrings of packages, parsed and never imported."""
+
+import platform
+import sys
+from importlib import metadata
+
+import pytest
+
+from launcher.config.errors import UserError
+from launcher.data import python_docs
+
+LONG = "Long enough to be kept, since it has more than forty characters"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of one's own that cannot be imported."""
+    folder = tmp_path / "unimportable"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "tests").mkdir()
+    source = f'''
+        """{LONG}: module."""
+        raise RuntimeError("imported")
+        class A:
+            """{LONG}: class.
+
+            More of it.
+            """
+            def method(self):
+                """{LONG}: method."""
+                def hidden():
+                    """{LONG}: inside a function."""
+        async def f():
+            """{LONG}: coroutine."""
+        def short():
+            """Too short."""
+        x = """{LONG}: no docstring."""
+    '''
+    lines = [line.removeprefix(" " * 8) for line in source.strip().splitlines()]
+    (folder / "__init__.py").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "inner" / "b.py").write_text(f'"""{LONG}: inner module."""\n', encoding="utf-8")
+    (folder / "broken.py").write_text(f'"""{LONG}: template."""\n{{{{ no python }}}}', encoding="utf-8")
+    (folder / "tests" / "test_it.py").write_text(f'"""{LONG}: test."""\n', encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder
+
+
+def read(*packages, columns=("text", "label"), **keys):
+    config = python_docs.Config(packages=list(packages), **keys)
+    return list(python_docs.rows(config, columns, "data.train"))
+
+
+def fingerprint(*packages):
+    return python_docs.fingerprint(python_docs.Config(packages=list(packages)), "data.train")
+
+
+def test_docstrings_of_modules_classes_and_functions_are_read_in_order(package):
+    kept = [row["text"].removeprefix(f"{LONG}: ") for row in read("unimportable")]
+    assert kept == [
+        "module.",
+        "class.\n\nMore of it.",
+        "method.",
+        "inside a function.",
+        "coroutine.",
+        "inner module.",
+    ]
+
+
+def test_modules_are_never_imported(package):
+    assert read("unimportable")
+    assert fingerprint("unimportable")
+    assert "unimportable" not in sys.modules
+
+
+def test_the_label_is_the_package(package):
+    assert {row["label"] for row in read("unimportable")} == {"unimportable"}
+    assert {row["label"] for row in read("json", "textwrap")} == {"json", "textwrap"}
+
+
+def test_the_modules_of_the_standard_library_are_its_labels():
+    labels = {row["label"] for row in read("stdlib", limit=1500)}
+    assert {"abc", "argparse", "ast", "asyncio"} <= labels
+    assert not labels & {"test", "site-packages", "__pycache__"}
+
+
+def test_only_columns_that_are_asked_for_are_given(package):
+    assert read("unimportable", columns=("text",), limit=1) == [{"text": f"{LONG}: module."}]
+
+
+def test_short_docstrings_are_left_out_below_the_length_that_is_asked_for(package):
+    assert "Too short." in [row["text"] for row in read("unimportable", shortest=5)]
+    assert read("unimportable", shortest=100) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("jsn", r"did you mean json\?"), ("zzzz", "pip install it"), ("os.path", ""), ("sys", ""), ("./a", "")],
+)
+def test_a_package_that_cannot_be_read_is_named(name, hint):
+    with pytest.raises(UserError, match=rf"^data\.train\.packages: {name}: no Python package .*{hint}"):
+        read("json", name)
+
+
+def test_versions_are_in_the_fingerprint():
+    found = fingerprint("numpy")
+    assert platform.python_version() in found
+    assert f"numpy {metadata.version('numpy')}" in found
+
+
+def test_other_packages_have_another_fingerprint():
+    assert len({fingerprint(*names) for names in (["json"], ["email"], ["json", "email"], ["numpy"])}) == 4
+
+
+def test_the_content_of_a_module_of_ones_own_is_in_the_fingerprint(package):
+    before = fingerprint("unimportable")
+    assert fingerprint("unimportable") == before
+    file = package / "inner" / "b.py"
+    written = file.read_text(encoding="utf-8")
+    file.write_text(written.replace("inner", "other"), encoding="utf-8")
+    assert fingerprint("unimportable") != before
+    file.write_text(written, encoding="utf-8")
+    assert fingerprint("unimportable") == before

@@ -1,0 +1,146 @@
+"""Starting, stopping and failing, through the command line, with real ranks."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import support
+
+FAULTY = '''
+"""Masked language modelling that fails on one rank at one step."""
+import os
+from launcher.tasks import mlm
+
+class Config(mlm.Config):
+    kind: str
+
+class Task(mlm.Task):
+    calls = 0
+
+    def loss(self, model, batch):
+        Task.calls += 1
+        if os.environ.get("RANK") == "1" and Task.calls > 9:
+            raise ValueError("the third law of thermodynamics")
+        return super().loss(model, batch)
+'''
+SLOW = '''
+"""A sink that takes its time, so that a run can be met in the middle."""
+import time
+from launcher.config.types import Plugin
+
+class Config(Plugin):
+    kind: str
+
+class Sink:
+    def write(self, record):
+        time.sleep(0.05)
+
+    def close(self, finished):
+        pass
+
+def open(config, about):
+    return Sink()
+'''
+
+
+def plugin(name, text):
+    Path("own").mkdir(exist_ok=True)
+    Path("own", f"{name}.py").write_text(text)
+
+
+def long(name="long", steps=400):
+    plugin("slow", SLOW)
+    return support.write(support.mlm(name, train__steps=steps, sinks=["jsonl", {"kind": "own.slow"}]))
+
+
+def test_the_first_failing_rank_is_what_the_user_reads(workspace):
+    plugin("faulty", FAULTY)
+    recipe = support.write(support.mlm(task={"kind": "own.faulty", "samples": "documents"}))
+    failed = support.launcher("run", recipe, "--ranks", 3, code=1)
+    told = [line for line in failed.stderr.splitlines() if line.startswith("rank ")]
+    assert len(told) == 1
+    assert re.match(r"rank 1 failed at step \d: ValueError: the third law of thermodynamics; no checkpoint", told[0])
+    assert "its log: runs/tiny/logs/rank1.log" in failed.stderr
+    assert 'raise ValueError("the third law of thermodynamics")' in failed.stderr
+    assert "torch.distributed.elastic" not in failed.stderr.replace("torch/distributed/elastic", "")
+    assert {p.name for p in Path("runs/tiny/logs").iterdir()} == {"rank0.log", "rank1.log", "rank2.log"}
+
+
+def test_a_signal_to_the_launcher_saves_and_leaves_with_75(workspace):
+    run = support.start("run", long(), "--ranks", 2)
+    support.wait_for_step("runs/long", 5, run)
+    run.send_signal(signal.SIGTERM)
+    out, _ = run.communicate(timeout=60)
+    assert run.returncode == 75, out
+    assert "stopping: all ranks save at the end of this step" in out
+    last = max(support.steps("runs/long"))
+    assert last < 400
+    assert Path(f"runs/long/checkpoints/step-{last:08d}/COMPLETE").is_file()
+
+
+def test_a_second_signal_ends_the_ranks_at_once(workspace):
+    run = support.start("run", long(), "--ranks", 2)
+    support.wait_for_step("runs/long", 5, run)
+    ranks = ranks_of(run)
+    for rank in ranks:
+        rank.suspend()  # a rank that hangs never comes to the end of its step
+    run.send_signal(signal.SIGINT)
+    time.sleep(1)
+    run.send_signal(signal.SIGINT)
+    out, _ = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "stopped at once: the ranks were ended without a checkpoint" in out
+    assert not any(alive(rank) for rank in ranks)
+
+
+def test_ranks_whose_launcher_was_killed_save_and_leave(workspace):
+    run = support.start("run", long(), "--ranks", 2)
+    support.wait_for_step("runs/long", 5, run)
+    ranks = ranks_of(run)
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate(timeout=60)
+    psutil.wait_procs(ranks, timeout=30)
+    assert not any(alive(rank) for rank in ranks)
+    assert len(list(Path("runs/long/checkpoints").glob("step-*/COMPLETE"))) == 1
+    support.launcher("run", "recipe.yaml", "train.max_tokens=64", "--ranks", 1, "sinks=[jsonl]")
+    assert max(support.steps("runs/long")) == 400
+
+
+def test_nothing_listens_beyond_the_loopback(workspace):
+    run = support.start("run", long(), "--ranks", 2)
+    support.wait_for_step("runs/long", 3, run)
+    family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+    listening = [c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    support.kill_group(run)
+    assert listening, "gloo listens somewhere"
+    assert set(listening) <= {"127.0.0.1", "::1"}
+
+
+def test_threads_are_shared_out(workspace):
+    plugin(
+        "threads",
+        FAULTY.replace('raise ValueError("the third law of thermodynamics")', "self.say()")
+        + "\n    def say(self):\n        import torch\n        raise ValueError(f'{torch.get_num_threads()} threads')\n",
+    )
+    recipe = support.write(support.mlm(task={"kind": "own.threads", "samples": "documents"}))
+    failed = support.launcher("run", recipe, "--ranks", 2, code=1)
+    assert f"ValueError: {max(1, len(os.sched_getaffinity(0)) // 2)} threads" in failed.stderr
+
+
+def ranks_of(run):
+    """The processes of the ranks: those that hold the run's logs open."""
+    found = []
+    for child in psutil.Process(run.pid).children(recursive=True):
+        if any(
+            "/logs/rank" in os.path.realpath(f"/proc/{child.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{child.pid}/fd")
+        ):
+            found.append(child)
+    assert len(found) == 2
+    return found
+
+
+def alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -1,0 +1,289 @@
+"""recipe x cluster -> Plan: every number decided, every mistake found, nothing started, and no torch."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+import support
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from launcher.config.cluster import Cluster
+from launcher.config.errors import UserError
+from launcher.config.recipe import Recipe
+from launcher.contract.split import split
+from launcher.plan import plan
+from launcher.plan.devices import Devices
+from launcher.plan.facts import Facts
+from launcher.plan.plan import Plan
+from launcher.tools import show
+
+CLUSTER = Cluster(name="two", device="cpu", devices_per_node=2, memory_per_device=16)
+
+FACTS = Facts(
+    digest="d" * 32, vocab_size=120, pad_token_id=0, mask_token_id=4, special_ids=[0, 1, 2, 3, 4], labels=[],
+    longest=32, samples={"train": 100, "validation": 20}, tokens={"train": 2500, "validation": 500}, baseline={},
+)  # fmt: skip
+
+
+def made(facts: Facts | None = None, cluster: Cluster = CLUSTER, ranks: int | None = None, **changes) -> Plan:
+    recipe = Recipe.model_validate(support.mlm(**changes))
+    return plan.make(recipe, cluster, file="recipe.yaml", ranks=ranks, facts=facts)
+
+
+def mistakes(**changes) -> list[str]:
+    with pytest.raises(UserError) as told:
+        made(**changes)
+    return str(told.value).splitlines()
+
+
+# The whole of it
+
+
+def test_a_plan_decides_every_number(workspace):
+    told = json.loads(made(FACTS, train__epochs=2.5, train__steps=None, checkpoint={"every": 5}).model_dump_json())
+    of_this_machine = {"free_disk", "threads"}
+    assert {name: told[name] > 0 for name in of_this_machine} == dict.fromkeys(of_this_machine, True)
+    assert {name: value for name, value in told.items() if name not in of_this_machine} == {
+        "name": "tiny",
+        "folder": "runs/tiny",
+        "prepared": None,
+        "nodes": 1,
+        "ranks": 2,
+        "device": "cpu",
+        "strategy": "ddp",
+        "precision": "fp32",
+        "global_batch": 12,
+        "micro_batches": 2,
+        "micro_samples": 3,
+        "steps": 21,
+        "epochs": 2.52,
+        "samples": 252,
+        "tokens": 6300,
+        "model": "BertForMaskedLM",
+        "parameters": 15048,
+        "memory": {"weights": 60192, "gradients": 60192, "optimizer": 120384, "activations": 208896},
+        "memory_per_device": 8 * 2**30,
+        "checkpoint_bytes": 184672,
+        "checkpoints_kept": 2,
+        "resume_from": None,
+        "max_restarts": 0,
+        "command": "launcher run recipe.yaml --ranks 2",
+        "notes": [],
+    }
+
+
+def test_a_plan_is_shown_as_a_table(workspace):
+    out = io.StringIO()
+    plain = made().model_copy(update={"free_disk": 3 * 2**30, "threads": 1})
+    show.plan(plain, Console(file=out, width=120))
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == [
+        "run           tiny in runs/tiny",
+        "ranks         2 on 1 node, cpu of 1 threads, ddp, fp32",
+        "global batch  12 = 2 ranks x 2 micro-batches x 3 samples",
+        "steps         6",
+        "samples       known after `launcher prepare`",
+        "tokens        known after `launcher prepare`",
+        "model         BertForMaskedLM, 15,048 parameters",
+        "memory        about 439.1 KiB of 8.0 GiB a device (estimate: weights 58.8 KiB, gradients 58.8 KiB, "
+        "optimizer 117.6 KiB,",
+        "              activations 204.0 KiB)",
+        "checkpoint    180.3 KiB each, 2 kept; 3.0 GiB free",
+        "data          not prepared yet",
+        "start         launcher run recipe.yaml --ranks 2",
+    ]
+
+
+def test_a_plan_survives_its_file(workspace):
+    one = made(FACTS)
+    assert Plan.model_validate_json(one.model_dump_json()) == one
+
+
+def test_nothing_is_written_but_what_was_counted(workspace):
+    before = support.tree(workspace)
+    made(FACTS)
+    assert support.tree(workspace) == before
+
+
+def test_the_command_of_a_plan_makes_the_same_plan_again(workspace):
+    support.write(support.mlm(), "my recipe.yaml")
+    one = support.launcher("plan", "my recipe.yaml", "--json", "--ranks", 2, "train.steps=7", "data.train.text=a b")
+    command = json.loads(one.stdout)["command"]
+    assert command == "launcher run 'my recipe.yaml' --ranks 2 train.steps=7 'data.train.text=a b'"
+
+
+# The batch
+
+
+@pytest.mark.parametrize(
+    ("batch", "ranks", "max_tokens", "equation"),
+    [
+        (12, 1, 96, "12 = 1 ranks x 4 micro-batches x 3 samples"),
+        (12, 4, 96, "12 = 4 ranks x 1 micro-batches x 3 samples"),
+        (12, 2, None, "12 = 2 ranks x 1 micro-batches x 6 samples"),
+        (12, 12, 32, "12 = 12 ranks x 1 micro-batches x 1 samples"),
+        (12, 5, 96, "12 ≤ 5 ranks x 1 micro-batches x 3 samples"),
+        (13, 2, 96, "13 ≤ 2 ranks x 3 micro-batches x 3 samples"),
+        (12, 2, 4096, "12 = 2 ranks x 1 micro-batches x 6 samples"),
+    ],
+)
+def test_the_batch_equation(workspace, batch, ranks, max_tokens, equation):
+    found = made(ranks=ranks, train__global_batch=batch, train__max_tokens=max_tokens)
+    assert found.equation == equation
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(3, 64), st.integers(1, 20), st.booleans())
+def test_the_equation_is_how_samples_of_full_length_are_split(batch, ranks, length, fit, limited):
+    ranks = min(batch, ranks)
+    most = fit * length + length // 2 if limited else None
+    recipe = Recipe.model_validate(support.mlm(train={"global_batch": batch, "steps": 1, "max_tokens": most}))
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": length})})
+    count, size = plan._micro(recipe, ranks)
+    shares = split([length] * batch, ranks, most)
+    assert {len(share) for share in shares} == {count}
+    assert max(len(micro) for share in shares for micro in share) == size
+    assert ranks * count * size >= batch
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batch", "steps"), [(1, 10, 10), (1, 12, 9), (2.5, 12, 21), (0.001, 12, 1), (3, 2, 150), (1, 1000, 1)]
+)
+def test_epochs_only_set_the_number_of_steps(workspace, epochs, batch, steps):
+    found = made(FACTS, train__epochs=epochs, train__steps=None, train__global_batch=batch)
+    assert found.steps == steps
+    assert found.samples == steps * batch
+    assert found.epochs == steps * batch / 100
+
+
+def test_steps_are_steps_whatever_the_data(workspace):
+    assert made(FACTS).steps == made().steps == 6
+
+
+def test_epochs_are_no_number_of_steps_before_the_data_is_prepared(workspace):
+    found = made(train__epochs=2, train__steps=None)
+    assert (found.steps, found.samples, found.tokens, found.epochs) == (None, None, None, 2)
+
+
+# Where it runs
+
+
+def test_ranks_come_from_the_command_line_then_the_profile_then_the_devices(workspace, monkeypatch):
+    assert made(ranks=3).ranks == 3
+    assert made().ranks == 2
+    assert made(cluster=Cluster(device="cpu")).ranks == 1
+    monkeypatch.setattr(plan.devices, "find", lambda cluster: Devices("cuda", 4, 2**34))  # no GPU is at hand
+    assert made(cluster=Cluster()).ranks == 4
+    assert made(cluster=Cluster()).memory_per_device == 2**34
+
+
+def test_more_ranks_than_gpus_are_refused(workspace, monkeypatch):
+    monkeypatch.setattr(plan.devices, "find", lambda cluster: Devices("cuda", 4, 2**34))  # no GPU is at hand
+    told = "--ranks: 5 ranks for 4 GPUs (one each at the most, or --cluster with device: cpu)"
+    assert mistakes(cluster=Cluster(), ranks=5) == [told]
+
+
+def test_a_plan_says_where_the_memory_may_not_do(workspace):
+    tight = Cluster(device="cpu", memory_per_device=0.0001)
+    told = "about 439.1 KiB of 104.9 KiB a device: may not fit (lower train.max_tokens, which changes memory only)"
+    assert made(cluster=tight).notes == [f"memory: {told}"]
+
+
+# Mistakes where keys meet
+
+
+def test_all_that_is_wrong_is_told_at_once(workspace):
+    assert mistakes(
+        ranks=16, train__max_tokens=16, evaluate={"every": 2}, data__validation=None, model__hidden_sise=4,
+        tokenizer={"kind": "pretrained", "name": "./nowhere"},
+    ) == [
+        "train.global_batch: 12 samples cannot be shared by 16 ranks "
+        "(at least one each: fewer ranks, or a larger batch)",
+        "train.max_tokens: 16 is below one sample (data.max_length is 32: at least that, or shorter samples)",
+        "evaluate: there is nothing to evaluate on (add data.validation)",
+        "tokenizer.name: nowhere: no such folder",
+        "model.hidden_sise: unknown key of BertConfig (did you mean hidden_size?)",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model__type": "brt"}, "model.type: unknown type 'brt' (did you mean bert?)"),
+        ({"model__num_attention_heads": 3},
+         "model: The hidden size (16) is not a multiple of the number of attention heads (3)"),
+        ({"model__max_position_embeddings": 16},
+         "data.max_length: 32 tokens, but BertForMaskedLM has positions for 16 "
+         "(shorter samples, or more max_position_embeddings)"),
+        ({"model": {"kind": "run", "run": "runs/none"}, "tokenizer": None},
+         "model.run: runs/none: no run is there (train it first: its recipe names the folder)"),
+        ({"data__validation__fraction": 0.6},
+         "data.validation.fraction: more than half of the data would be held out"),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_built_is_told_with_its_key(workspace, changes, told):
+    assert mistakes(**changes) == [told]
+
+
+def test_a_disk_too_small_for_a_checkpoint_is_told(workspace, monkeypatch):
+    monkeypatch.setattr(plan, "free_bytes", lambda path: 1000)  # a real small disk: tests/test_bad_input.py
+    told = "checkpoint: a checkpoint takes 180.3 KiB, 1000 B are free at runs/tiny/checkpoints (make room there)"
+    assert mistakes() == [told]
+
+
+def test_what_has_been_found_before_is_told_first(workspace):
+    recipe = Recipe.model_validate(support.mlm())
+    with pytest.raises(UserError) as told:
+        plan.make(recipe, CLUSTER, file="recipe.yaml", ranks=13, wrong=["data.train.path: gone"])
+    assert [str(problem).split(":")[0] for problem in told.value.problems] == ["data.train.path", "train.global_batch"]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536 << 20, "1.5 GiB"), (1 << 50, "1024.0 TiB")],
+)
+def test_bytes_are_said_as_a_person_reads_them(size, text):
+    assert plan.human(size) == text
+
+
+# Without torch
+
+TORCH_FREE = """
+import importlib, pkgutil, sys
+import launcher
+
+def walk(name):
+    module = importlib.import_module(name)
+    for inner in pkgutil.iter_modules(getattr(module, "__path__", [])):
+        if f"{name}.{inner.name}" != "launcher.plan._count":
+            walk(f"{name}.{inner.name}")
+
+for package in ("config", "contract", "plan", "launch", "cli"):
+    walk(f"launcher.{package}")
+for folder in ("data", "models", "sinks", "strategies", "tasks"):
+    package = importlib.import_module(f"launcher.{folder}")
+    for inner in pkgutil.iter_modules(package.__path__):
+        if not inner.name.startswith("_"):
+            importlib.import_module(f"launcher.{folder}.{inner.name}")
+
+from launcher import cli
+sys.argv = ["launcher", *sys.argv[1:]]
+try:
+    cli.main()
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = sorted({"torch", "transformers", "datasets"} & set(sys.modules))
+print("imported:", heavy, "launcher.plan.plan" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["plan", "recipe.yaml"], ["--help"], ["run", "--help"]])
+def test_planning_and_help_never_import_torch(workspace, arguments):
+    support.write(support.mlm())
+    done = subprocess.run([sys.executable, "-c", TORCH_FREE, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported: [] True"
+    assert ("global batch" if arguments[0] == "plan" else "Usage") in done.stdout

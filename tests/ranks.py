@@ -1,0 +1,81 @@
+"""An ordinary function on real gloo ranks in one call, forked from a server that has imported torch once."""
+
+import multiprocessing
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from launcher.launch import execute
+
+multiprocessing.set_forkserver_preload(execute._PRELOAD)
+
+
+def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """function(process, *arguments) on each rank; their results in the order of ranks. Raises what a rank raised."""
+    context = multiprocessing.get_context("forkserver")
+    with tempfile.TemporaryDirectory() as folder:
+        answers = [context.Pipe(duplex=False) for _ in range(world)]
+        children = [
+            context.Process(target=_child, args=(rank, world, f"{folder}/store", answer[1], function, arguments))
+            for rank, answer in enumerate(answers)
+        ]
+        for child in children:
+            child.start()
+        for _, end in answers:
+            end.close()
+        try:
+            results = [_receive(rank, ours) for rank, (ours, _) in enumerate(answers)]
+        finally:
+            for child in children:
+                child.join(30)
+                child.kill()
+    return results
+
+
+def _receive(rank: int, pipe: Any) -> Any:
+    if not pipe.poll(240):
+        raise AssertionError(f"rank {rank} said nothing within 240 s")
+    try:
+        error, value = pipe.recv()
+    except EOFError:
+        raise AssertionError(f"rank {rank} died") from None
+    if error:
+        raise AssertionError(f"rank {rank}:\n{error}")
+    return value
+
+
+def _child(rank: int, world: int, store: str, answer: Any, function: Any, arguments: Any) -> None:
+    from launcher.run import process
+
+    try:
+        at = process.connect(process.Place(rank, world, rank, world), "cpu", store)
+        value = function(at, *arguments)
+        answer.send((None, value))
+        at.close()
+    except BaseException:
+        answer.send((traceback.format_exc(), None))
+        raise
+
+
+def ready(recipe: str, *overrides: str, ranks: int = 1) -> Path:
+    """The run folder of a recipe, planned, prepared and written, as ranks find it."""
+    from launcher.config import load
+    from launcher.prepare import ready
+
+    return ready.write(ready.check(recipe, overrides, load.cluster("local").value, ranks)).folder.path
+
+
+def built(process: Any, folder: Path, max_tokens: int | None = None) -> Any:
+    """A rank's Run of a folder, with another budget where given."""
+    from dataclasses import replace
+
+    from launcher import worker
+    from launcher.prepare import ready
+    from launcher.run.stop import Stop
+
+    made = ready.read(folder)
+    train = made.recipe.train.model_copy(update={"max_tokens": max_tokens})
+    made = replace(made, recipe=made.recipe.model_copy(update={"train": train}))
+    return worker.build(made, process, Stop(), made.resume, workers=0)[0]

@@ -1,0 +1,113 @@
+import json
+from pathlib import Path
+
+import pytest
+import ranks
+import support
+
+from launcher.config.errors import UserError
+from launcher.plan.folder import RunFolder, Saved
+
+
+def state(step, **more):
+    return {"step": step, "samples": 0, "tokens": 0, "seconds": 0.0, "data": "d", "evaluation": {}, **more}
+
+
+def tensors(scale=1.0):
+    import torch
+
+    return {
+        "model.a": torch.arange(12.0).reshape(3, 4) * scale,
+        "model.b": torch.tensor([1, 2, 3], dtype=torch.int64),
+        "model.half": torch.ones(5, dtype=torch.bfloat16) * scale,
+        "optimizer.a.step": torch.tensor(7.0, dtype=torch.float64) * scale,
+    }
+
+
+def save(process, folder, steps, keep, losses=()):
+    from launcher.run import checkpoint
+
+    run = RunFolder(Path(folder))
+    for step, loss in zip(steps, [*losses, *[None] * len(steps)], strict=False):
+        told = state(step, evaluation={} if loss is None else {"eval/loss": loss})
+        checkpoint.save(run, tensors(step), told, keep, process)
+
+
+def load(process, folder):
+    from launcher.run import checkpoint
+
+    empty = {name: tensor.zero_() for name, tensor in tensors().items()}
+    saved = RunFolder(Path(folder)).whole()[-1]
+    checkpoint.load(empty, saved)
+    return all(
+        tensor.equal(expected) for tensor, expected in zip(empty.values(), tensors(saved.step).values(), strict=True)
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("name: a\n")
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(("writers", "readers"), [(1, 3), (3, 1), (2, 2)])
+def test_what_some_ranks_save_others_load(folder, writers, readers):
+    ranks.on_ranks(writers, save, folder, [3], 2)
+    assert ranks.on_ranks(readers, load, folder) == [True] * readers
+    (saved,) = RunFolder(Path(folder)).whole()
+    saved.verify()
+    assert {p.suffix for p in saved.path.iterdir()} == {".safetensors", ".yaml", ".json", ""}  # no pickle
+
+
+def test_the_newest_and_the_best_are_kept(folder):
+    ranks.on_ranks(1, save, folder, [1, 2, 3, 4, 5], 2, [3.0, 1.0, 2.0, 2.5, 4.0])
+    assert [saved.step for saved in RunFolder(Path(folder)).whole()] == [2, 4, 5]
+    assert RunFolder(Path(folder)).saved("best").step == 2
+
+
+def test_what_a_kill_left_behind_is_replaced(folder):
+    half = Path(folder, "checkpoints", "step-00000002")
+    half.mkdir(parents=True)
+    (half / "rubbish").write_text("half")
+    (half.parent / ".step-00000007.partial").mkdir()
+    ranks.on_ranks(1, save, folder, [1, 2], 2)
+    assert [saved.step for saved in RunFolder(Path(folder)).whole()] == [1, 2]
+    assert not RunFolder(Path(folder)).half_written() and not (half / "rubbish").exists()
+
+
+def test_every_file_is_checked(folder):
+    ranks.on_ranks(1, save, folder, [1], 2)
+    (saved,) = RunFolder(Path(folder)).whole()
+    for file in saved.path.iterdir():
+        before = file.read_bytes()
+        file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        with pytest.raises(UserError, match="damaged"):
+            Saved(saved.path).verify()
+        file.write_bytes(before)
+    saved.verify()
+
+
+def other(process, folder):
+    import torch
+
+    from launcher.run import checkpoint
+
+    saved = RunFolder(Path(folder)).whole()[-1]
+    with pytest.raises(
+        UserError, match=r"another model: model.a: \(3, 4\) there, \(4, 3\) here; model.new: missing there"
+    ):
+        checkpoint.load({"model.a": torch.zeros(4, 3), "model.new": torch.zeros(1)}, saved)
+
+
+def test_another_model_is_refused_by_name_and_shape(folder):
+    ranks.on_ranks(1, save, folder, [1], 2)
+    ranks.on_ranks(1, other, folder)
+
+
+def test_a_checkpoint_tells_what_made_it(workspace):
+    support.launcher("run", support.write(support.mlm(evaluate__every=3)), "checkpoint.every=3", "--ranks", 2)
+    saved = RunFolder(Path("runs/tiny")).saved("best")
+    told = json.loads((saved.path / "state.json").read_text())
+    assert told["ranks"] == 2 and told["strategy"] == "ddp" and told["samples"] == 12 * told["step"]
+    assert told["evaluation"]["eval/loss"] == support.evaluations("runs/tiny")[told["step"]]["eval/loss"]
+    assert (saved.path / "recipe.yaml").read_text() == Path("runs/tiny/recipe.yaml").read_text()

@@ -1,0 +1,65 @@
+import random
+
+import pytest
+import support
+
+from launcher.config.recipe import TrainTokenizer
+from launcher.models import config
+from launcher.plan.facts import Facts
+from launcher.plan.need import Need
+from launcher.prepare import tokenizer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Models of some thousand parameters are faster without threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """120 texts of 3 to 20 words."""
+    draw = random.Random(1)
+    return [" ".join(draw.choices(support.WORDS, k=draw.randint(3, 20))) for _ in range(120)]
+
+
+@pytest.fixture(scope="session")
+def words(texts):
+    """A tokenizer of 120 tokens trained from them."""
+    return tokenizer.train(TrainTokenizer(vocab_size=120), lambda: texts)
+
+
+@pytest.fixture(scope="session")
+def facts_of(words):
+    """Facts as preparation would find them; `labels` and what else is given."""
+
+    def make(**given):
+        known = {
+            "digest": "", "vocab_size": len(words), "pad_token_id": words.pad_token_id,
+            "mask_token_id": words.mask_token_id, "special_ids": sorted(words.all_special_ids), "labels": [],
+            "longest": 32, "samples": {}, "tokens": {}, "baseline": {},
+        }  # fmt: skip
+        return Facts.model_validate({**known, **given})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A tiny BERT for a task in fp64, without dropout, its weights large enough to tell samples apart."""
+
+    def make(task, **given):
+        import torch
+
+        torch.manual_seed(0)
+        known = task.facts
+        wanted = Need(task.auto_class, task.options(), known.vocab_size, known.pad_token_id, known.longest)
+        keys = {**support.TINY, "initializer_range": 0.5, **given}
+        return config.build(config.Config(type="bert", **keys), wanted)[0].double().eval()
+
+    return make

@@ -1,0 +1,214 @@
+"""What every task keeps to, whatever its kind: a new one is covered by being there.
+
+The loss of a batch has to be the sum of the losses of its samples, and nothing about how they were cut into
+micro-batches may be seen in weight, gradient or metric.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from rich.text import Text
+
+from launcher.config import kinds
+from launcher.config.types import Plugin
+from launcher.contract.random import Stream
+from launcher.run.batches import _tensors
+
+COUNT, MAX_LENGTH = 24, 16
+cuts = st.lists(st.integers(0, COUNT), max_size=4).map(lambda at: sorted({0, COUNT, *at}))
+
+
+class Made:
+    """A task of a kind, the table of its features, and samples of them."""
+
+    def __init__(self, kind, texts, words, facts_of):
+        self.module = kinds.module("tasks", kind)
+        self.config = self.module.Config()
+        columns = self.module.Task.columns
+        known = [
+            {"text": text, "text_pair": text[::2], "label": f"label {n % 3}", "question": text, "context": text}
+            | {"words": text.split(), "labels": [["O", "B-X", "I-X"][len(w) % 3] for w in text.split()]}
+            | {"answers": {"text": [text.split()[0]], "answer_start": [0]}}
+            for n, text in enumerate(texts)
+        ]
+        self.rows = [{name: row[name] for name in columns if name in row} for row in known]
+        self.survey = self.module.Task.survey(self.config, self.rows)
+        self.facts = facts_of(labels=self.survey.get("labels", []), longest=MAX_LENGTH)
+        self.table = self.features(words)
+        self.task = self.module.Task(self.config, self.facts)
+        self.features_of = [self.row(self.table.num_rows - 1 - n) for n in range(COUNT)]  # short ones among them
+        self.samples = self.draw(range(COUNT))
+
+    def features(self, words):
+        tables = self.module.Task.features(self.config, self.rows, self.survey, words, MAX_LENGTH, "data.train")
+        return pa.concat_tables(tables)
+
+    def row(self, number):
+        values = self.table.slice(number, 1).to_pydict()
+        return {k: np.array(v[0]) if isinstance(v[0], list) else v[0] for k, v in values.items()}
+
+    def draw(self, ids, epochs=None, seed=7, stream=Stream.MASK):
+        rows = [self.features_of[n % COUNT] for n in ids]
+        return self.task.samples(rows, epochs or [0] * len(rows), list(ids), seed, stream)
+
+    def batch(self, samples):
+        return _tensors(self.task.collate(samples))
+
+
+@pytest.fixture(scope="module", params=kinds.available("tasks"))
+def made(request, texts, words, facts_of):
+    return Made(request.param, texts, words, facts_of)
+
+
+@pytest.fixture(scope="module")
+def model(made, tiny):
+    model = tiny(made.task)
+    made.task.attach(model, made.batch(made.samples[:1]))
+    return model
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_its_configuration_has_the_name_of_its_module_as_kind(made):
+    assert issubclass(made.module.Config, Plugin)
+    assert made.config.kind == made.module.__name__.rpartition(".")[2]
+
+
+def test_it_refuses_a_key_it_does_not_know(made):
+    with pytest.raises(ValidationError, match=r"unknown key \("):
+        made.module.Config(no_such_key=1)
+
+
+def test_its_survey_is_json_and_the_same_each_time(made):
+    assert made.survey == made.module.Task.survey(made.config, iter(made.rows))
+
+
+def test_its_features_are_token_ids_with_their_lengths(made):
+    ids, lengths = made.table["input_ids"].to_pylist(), made.table["length"].to_pylist()
+    assert [len(one) for one in ids] == lengths
+    assert str(made.table.schema.field("length").type) == "int32"
+    assert max(lengths) <= MAX_LENGTH
+    assert max(map(max, ids)) < made.facts.vocab_size
+
+
+def test_its_features_are_the_same_each_time(made, words):
+    assert made.features(words).equals(made.table)
+
+
+def test_its_baseline_is_numbers_by_name(made):
+    found = made.module.Task.baseline(made.config, made.table, made.facts.special_ids)
+    assert found
+    assert all(isinstance(name, str) and np.isfinite(value) for name, value in found.items())
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, COUNT - 1), max_size=COUNT), st.integers(0, 2**40), st.integers(0, 2**63 - 1))
+def test_a_sample_is_the_same_in_whatever_batch_it_is_drawn(made, ids, epoch, seed):
+    whole = made.draw(range(COUNT), [epoch] * COUNT, seed)
+    part = made.draw(ids, [epoch] * len(ids), seed)
+    assert len(part) == len(ids)
+    assert all(same(sample, whole[number]) for sample, number in zip(part, ids, strict=True))
+
+
+def test_drawing_samples_leaves_their_rows_as_they_were(made):
+    before = [{name: np.array(value) for name, value in row.items()} for row in made.features_of]
+    made.draw(range(COUNT), seed=3)
+    assert all(same(one, other) for one, other in zip(before, made.features_of, strict=True))
+
+
+def test_samples_are_arrays_of_numbers_without_padding(made):
+    for sample, row in zip(made.samples, made.features_of, strict=True):
+        assert all(isinstance(array, np.ndarray) for array in sample.values())
+        assert len(sample["input_ids"]) == row["length"]
+
+
+def test_a_muted_sample_has_no_weight_and_the_same_input(made):
+    for sample in made.samples:
+        before = {name: array.copy() for name, array in sample.items()}
+        muted = made.task.mute(sample)
+        assert made.task.weight(muted) == 0
+        assert np.array_equal(muted["input_ids"], sample["input_ids"])
+        assert same(sample, before)
+
+
+def test_a_batch_is_as_long_as_its_longest_sample(made):
+    inputs = made.task.collate(made.samples)["inputs"]
+    longest = max(len(sample["input_ids"]) for sample in made.samples)
+    assert {array.shape for array in inputs.values()} == {(COUNT, longest)}
+    assert {array.dtype for array in inputs.values()} == {np.dtype(np.int64)}
+
+
+def gradient(made, model, samples):
+    model.zero_grad()
+    loss, weight = made.task.loss(model, made.batch(samples))
+    loss.backward()
+    assert loss.shape == ()
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
+    return float(loss.detach()), weight, torch.cat([grad.flatten() for grad in grads])
+
+
+@settings(deadline=None, max_examples=10)
+@given(cuts, st.permutations(range(COUNT)))
+def test_losses_weights_and_gradients_of_micro_batches_add_up_to_those_of_the_batch(made, model, cuts, order):
+    loss, weight, grads = gradient(made, model, made.samples)
+    pieces = [gradient(made, model, [made.samples[n] for n in order[a:b]]) for a, b in pairwise(cuts)]
+    assert sum(p[1] for p in pieces) == weight == sum(map(made.task.weight, made.samples))
+    assert sum(p[0] for p in pieces) == pytest.approx(loss, rel=1e-9)
+    assert torch.allclose(sum(p[2] for p in pieces), grads, rtol=1e-8, atol=1e-10)
+
+
+def test_a_muted_sample_adds_nothing_to_loss_weight_and_gradient(made, model):
+    muted = [made.task.mute(sample) for sample in made.samples[4:8]]
+    loss, weight, grads = gradient(made, model, made.samples[:4])
+    more_loss, more_weight, more_grads = gradient(made, model, [*made.samples[:4], *muted])
+    assert more_weight == weight
+    assert more_loss == pytest.approx(loss, rel=1e-9)
+    assert torch.allclose(more_grads, grads, rtol=1e-8, atol=1e-10)
+
+
+def test_a_batch_of_muted_samples_has_a_loss_of_zero_that_reaches_the_weights(made, model):
+    muted = [made.task.mute(sample) for sample in made.samples[:3]]
+    loss, weight, grads = gradient(made, model, muted)
+    assert (loss, weight) == (0.0, 0.0)
+    assert not grads.any()
+
+
+def metrics(made, model, groups):
+    meters = made.task.meters()
+    with torch.no_grad():
+        for samples in groups:
+            made.task.measure(meters, model, made.batch(samples))
+    return made.task.summary(meters)
+
+
+@settings(deadline=None, max_examples=10)
+@given(cuts, st.permutations(range(COUNT)))
+def test_metrics_do_not_know_how_samples_were_cut_nor_muted_ones(made, model, cuts, order):
+    whole = metrics(made, model, [made.samples])
+    pieces = [[made.samples[n] for n in order[a:b]] for a, b in pairwise(cuts)]
+    pieces.append([made.task.mute(made.samples[0])])
+    assert metrics(made, model, pieces) == pytest.approx(whole, rel=1e-6)
+
+
+def test_the_metric_called_loss_is_the_loss_over_the_weight(made, model):
+    loss, weight, _ = gradient(made, model, made.samples)
+    assert metrics(made, model, [made.samples])["loss"] == pytest.approx(loss / weight, rel=1e-6)
+
+
+def test_metrics_are_numbers_even_where_nothing_was_measured(made, model):
+    for groups in ([[made.task.mute(made.samples[0])]], [made.samples]):
+        assert all(isinstance(value, float) for value in metrics(made, model, groups).values())
+
+
+def test_a_sample_is_shown_as_markup_that_holds_its_tokens(made, words):
+    for sample in made.samples[:5]:
+        shown = Text.from_markup(made.task.show(sample, words)).plain
+        assert all(token in shown for token in words.convert_ids_to_tokens(sample["input_ids"].tolist()))

@@ -1,0 +1,324 @@
+"""Masked language modelling: the statistics of the mask, and that it is a function of what it is for."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from rich.text import Text
+from scipy import stats
+
+from launcher.contract.random import Stream
+from launcher.run.batches import _tensors
+from launcher.tasks import IGNORE, mlm
+
+P_VALUE = 1e-4
+VOCABULARY, MASK, SPECIAL = 64, 4, [0, 1, 2, 3, 4]
+ROWS, LENGTH = 400, 250
+
+properties = settings(deadline=None, max_examples=40)
+
+
+@pytest.fixture(scope="module")
+def task_of(facts_of):
+    known = facts_of(vocab_size=VOCABULARY, mask_token_id=MASK, special_ids=SPECIAL, pad_token_id=3)
+    return lambda **keys: mlm.Task(mlm.Config(**keys), known)
+
+
+def rows_of(tokens):
+    return [{"input_ids": np.asarray(row, dtype=np.uint16), "length": len(row)} for row in tokens]
+
+
+def drawn(task, tokens, epoch=0, seed=5, stream=Stream.MASK, ids=None):
+    """Masked tokens and labels of equally long samples, each of shape (samples, length)."""
+    ids = range(len(tokens)) if ids is None else ids
+    samples = task.samples(rows_of(tokens), [epoch] * len(tokens), list(ids), seed, stream)
+    return np.stack([s["input_ids"] for s in samples]), np.stack([s["labels"] for s in samples])
+
+
+def expected(observed, probabilities):
+    """The p-value of counts under these probabilities; 1 where there is but one kind of outcome."""
+    if len(observed) == 1:
+        return 1.0
+    probabilities = np.asarray(probabilities, dtype=float)
+    return stats.chisquare(observed, probabilities / probabilities.sum() * np.sum(observed)).pvalue
+
+
+def independent(one, other):
+    return stats.chi2_contingency([[np.sum((one == a) & (other == b)) for b in (0, 1)] for a in (0, 1)]).pvalue
+
+
+@pytest.fixture(scope="module")
+def plain(task_of):
+    """100,000 tokens, all of them token 7, masked."""
+    return drawn(task_of(), np.full((ROWS, LENGTH), 7))
+
+
+# The statistics
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.15, 0.4])
+def test_as_many_tokens_are_masked_as_the_rate_says(task_of, rate):
+    _, labels = drawn(task_of(mask_rate=rate), np.full((ROWS, LENGTH), 7))
+    masked = np.count_nonzero(labels != IGNORE)
+    assert expected([masked, labels.size - masked], [rate, 1 - rate]) > P_VALUE
+
+
+@pytest.mark.parametrize("split", [(0.8, 0.1, 0.1), (0.5, 0.3, 0.2), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)])
+def test_masked_tokens_become_the_mask_a_random_token_or_stay_as_the_split_says(task_of, split):
+    tokens, labels = drawn(task_of(split=split), np.full((ROWS, LENGTH), 7))
+    now = tokens[labels != IGNORE]
+    counts = [np.sum(now == MASK), np.sum(now == 7), np.sum((now != MASK) & (now != 7))]
+    by_chance = split[1] / VOCABULARY  # a random token may be the mask, or the token that was there
+    shares = [split[0] + by_chance, split[2] + by_chance, split[1] - 2 * by_chance]
+    possible = np.array(shares) > 0
+    assert np.sum(np.array(counts)[~possible]) == 0
+    assert expected(np.array(counts)[possible], np.array(shares)[possible]) > P_VALUE
+
+
+def test_random_tokens_are_flat_over_the_whole_vocabulary(task_of):
+    tokens, labels = drawn(task_of(mask_rate=0.9, split=(0.0, 1.0, 0.0)), np.full((ROWS, LENGTH), 7))
+    counts = np.bincount(tokens[labels != IGNORE], minlength=VOCABULARY)
+    assert len(counts) == VOCABULARY
+    assert expected(counts, np.ones(VOCABULARY)) > P_VALUE
+
+
+def test_every_position_and_every_sample_is_masked_as_often(plain):
+    masked = plain[1] != IGNORE
+    assert expected(masked.sum(axis=0), np.ones(LENGTH)) > P_VALUE
+    assert expected(masked.sum(axis=1), np.ones(ROWS)) > P_VALUE
+
+
+def test_neighbours_are_masked_independently(plain):
+    masked = plain[1] != IGNORE
+    assert independent(masked[:, 1:], masked[:, :-1]) > P_VALUE
+    assert independent(masked[1:], masked[:-1]) > P_VALUE
+
+
+def test_whether_and_how_and_by_what_a_token_is_replaced_are_independent(task_of):
+    tokens, labels = drawn(task_of(mask_rate=0.5, split=(0.4, 0.6, 0.0)), np.full((ROWS, LENGTH), 7))
+    masked, random = labels != IGNORE, tokens != MASK
+    assert independent(masked[:, 1:] & random[:, 1:], masked[:, :-1] & random[:, :-1]) > P_VALUE
+    low = (tokens < VOCABULARY // 2)[masked & random]
+    assert expected([low.sum(), (~low).sum()], [VOCABULARY // 2 - 1, VOCABULARY // 2]) > P_VALUE
+
+
+@pytest.mark.parametrize(
+    "change", [{"epoch": 1}, {"seed": 6}, {"stream": Stream.EVALUATE}, {"ids": range(ROWS, 2 * ROWS)}], ids=str
+)
+def test_another_epoch_seed_stream_or_id_gives_an_independent_mask(task_of, plain, change):
+    _, labels = drawn(task_of(), np.full((ROWS, LENGTH), 7), **change)
+    assert not np.array_equal(labels, plain[1])
+    assert independent(labels != IGNORE, plain[1] != IGNORE) > P_VALUE
+
+
+def test_special_tokens_are_never_masked(task_of):
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (ROWS, LENGTH))
+    masked, labels = drawn(task_of(mask_rate=0.9), tokens)
+    special = np.isin(tokens, SPECIAL)
+    assert np.array_equal(masked[special], tokens[special])
+    assert np.all(labels[special] == IGNORE)
+    assert np.count_nonzero(labels[~special] != IGNORE) > 0.85 * np.sum(~special)
+
+
+# What it is a function of
+
+
+token_lists = st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=12), min_size=1, max_size=8)
+
+
+@properties
+@given(token_lists, st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.data())
+def test_the_mask_of_a_sample_does_not_know_what_it_is_drawn_beside(task_of, tokens, seed, epoch, data):
+    task, ids = task_of(mask_rate=0.5), [3 + 1000 * n for n in range(len(tokens))]
+    epochs = [epoch + n % 2 for n in range(len(tokens))]
+    whole = task.samples(rows_of(tokens), epochs, ids, seed, Stream.MASK)
+    chosen = data.draw(st.lists(st.integers(0, len(tokens) - 1), max_size=8))
+    rows = rows_of([tokens[n] for n in chosen])
+    part = task.samples(rows, [epochs[n] for n in chosen], [ids[n] for n in chosen], seed, Stream.MASK)
+    for number, sample in zip(chosen, part, strict=True):
+        assert np.array_equal(sample["input_ids"], whole[number]["input_ids"])
+        assert np.array_equal(sample["labels"], whole[number]["labels"])
+
+
+@properties
+@given(token_lists, st.integers(0, 100))
+def test_what_is_not_masked_stays_and_labels_are_what_was_there(task_of, tokens, seed):
+    samples = task_of(mask_rate=0.5).samples(
+        rows_of(tokens), [0] * len(tokens), list(range(len(tokens))), seed, Stream.MASK
+    )
+    for before, sample in zip(tokens, samples, strict=True):
+        before, chosen = np.array(before), sample["labels"] != IGNORE
+        assert np.array_equal(sample["labels"][chosen], before[chosen])
+        assert np.array_equal(sample["input_ids"][~chosen], before[~chosen])
+        assert sample["input_ids"].max() < VOCABULARY
+
+
+@properties
+@given(st.integers(1, 60), st.integers(0, 2**63 - 1))
+def test_a_prefix_of_a_sample_is_masked_as_the_whole(task_of, length, seed):
+    whole, of_whole = drawn(task_of(), np.full((1, 60), 7), seed=seed)
+    part, of_part = drawn(task_of(), np.full((1, length), 7), seed=seed)
+    assert np.array_equal(part[0], whole[0, :length])
+    assert np.array_equal(of_part[0], of_whole[0, :length])
+
+
+@properties
+@given(st.integers(0, 2**63 - 1))
+def test_a_higher_rate_masks_what_a_lower_one_does_and_more(task_of, seed):
+    few, many = (drawn(task_of(mask_rate=rate), np.full((2, 60), 7), seed=seed)[1] for rate in (0.1, 0.4))
+    assert np.all((few == IGNORE) | (many != IGNORE))
+
+
+def test_no_rows_are_no_samples(task_of):
+    assert task_of().samples([], [], [], 0, Stream.MASK) == []
+
+
+# Its configuration
+
+
+@pytest.mark.parametrize("split", [[0.8, 0.1, 0.2], [1.1, -0.1, 0.0], [0.5, 0.5, 0.1]])
+def test_shares_that_do_not_add_up_are_refused(split):
+    with pytest.raises(ValidationError, match="at least 0 and add up to 1"):
+        mlm.Config(split=split)
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1])
+def test_a_rate_that_is_no_share_is_refused(rate):
+    with pytest.raises(ValidationError, match="mask_rate"):
+        mlm.Config(mask_rate=rate)
+
+
+# Batches
+
+
+def sample(tokens, labels):
+    return {"input_ids": np.array(tokens), "labels": np.array(labels)}
+
+
+def test_samples_of_one_length_have_no_attention_mask(task_of):
+    batch = task_of().collate([sample([5, 6, 7], [IGNORE, 9, IGNORE]), sample([8, 9, 10], [11, IGNORE, 12])])
+    assert list(batch["inputs"]) == ["input_ids"]
+    assert batch["inputs"]["input_ids"].tolist() == [[5, 6, 7], [8, 9, 10]]
+    assert batch["places"].tolist() == [1, 3, 5]
+    assert batch["labels"].tolist() == [9, 11, 12]
+
+
+def test_shorter_samples_are_padded_and_masked_out(task_of):
+    batch = task_of().collate([sample([5], [IGNORE]), sample([8, 9, 10], [11, IGNORE, 12])])
+    assert batch["inputs"]["input_ids"].tolist() == [[5, 3, 3], [8, 9, 10]]
+    assert batch["inputs"]["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
+    assert batch["places"].tolist() == [3, 5]
+    assert {array.dtype for array in (batch["places"], batch["labels"])} == {np.dtype(np.int64)}
+
+
+def test_a_batch_without_anything_masked_still_has_one_place(task_of):
+    batch = task_of().collate([sample([5, 6], [IGNORE, IGNORE])])
+    assert batch["places"].tolist() == [0]
+    assert batch["labels"].tolist() == [IGNORE]
+
+
+def test_the_weight_is_the_number_of_labels(task_of):
+    one = sample([5, 6, 7], [IGNORE, 9, 4])
+    assert task_of().weight(one) == 2
+    assert task_of().weight(task_of().mute(one)) == 0
+
+
+# Features
+
+
+def features(rows, words, max_length, **keys):
+    texts = [{"text": text} for text in rows]
+    tables = list(mlm.Task.features(mlm.Config(**keys), texts, {}, words, max_length, "data.train"))
+    return pa.concat_tables(tables)["input_ids"].to_pylist()
+
+
+@pytest.mark.parametrize("count", [1, 7, 2300])
+def test_chunks_are_all_documents_joined_and_cut(words, texts, count):
+    documents = (texts * 20)[:count]
+    chunks = features(documents, words, 16)
+    joined = [token for text in documents for token in words(text)["input_ids"]]
+    assert [token for chunk in chunks for token in chunk] == joined
+    assert {len(chunk) for chunk in chunks[:-1]} <= {16}
+    assert 0 < len(chunks[-1]) <= 16
+
+
+def test_documents_are_one_sample_each_and_truncated_before_their_end(words, texts):
+    found = features(texts, words, 12, samples="documents")
+    whole = [words(text)["input_ids"] for text in texts]
+    assert found == [ids if len(ids) <= 12 else [*ids[:11], words.sep_token_id] for ids in whole]
+    assert max(map(len, whole)) > 12 > min(map(len, whole))
+
+
+def test_blank_documents_are_left_out(words):
+    for kind in ("chunks", "documents"):
+        some = features(["the first", "", " \n ", "the last"], words, 8, samples=kind)
+        assert some == features(["the first", "the last"], words, 8, samples=kind)
+
+
+# Baselines and metrics
+
+
+def test_the_unigram_entropy_is_that_of_the_tokens_without_special_ones(task_of):
+    table = pa.table({"input_ids": pa.array([[1, 7, 7, 2], [1, 8, 9, 2]], type=pa.list_(pa.uint16()))})
+    found = mlm.Task.baseline(mlm.Config(), table, SPECIAL)
+    assert found == {"unigram_entropy": pytest.approx(1.5 * math.log(2))}
+
+
+def test_one_token_over_and_over_has_no_entropy():
+    table = pa.table({"input_ids": pa.array([[7] * 9], type=pa.list_(pa.uint16()))})
+    assert mlm.Task.baseline(mlm.Config(), table, SPECIAL) == {"unigram_entropy": 0.0}
+
+
+PADDING = [1 / 3] * 3
+
+
+class Bigrams(torch.nn.Module):
+    """Logits of a position from its token alone: the logarithms of a table of probabilities."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.tensor(table, dtype=torch.float64).log())
+
+    def forward(self, input_ids, attention_mask=None):
+        return SimpleNamespace(logits=self.logits[input_ids])
+
+
+def test_metrics_are_those_computed_by_hand(task_of):
+    task, model = task_of(), Bigrams([[0.7, 0.2, 0.1], [0.25, 0.5, 0.25], [0.1, 0.3, 0.6], PADDING])
+    samples = [
+        sample([0, 1], [0, 2]),  # 0.7, right; 0.25, wrong
+        sample([2, 0, 1], [2, IGNORE, 1]),  # 0.6, right; 0.5, right
+        sample([1, 2], [IGNORE, 1]),  # 0.3, wrong
+        task.mute(sample([0, 0], [0, 0])),
+    ]
+    loss = -sum(map(math.log, (0.7, 0.25, 0.6, 0.5, 0.3))) / 5
+    for groups in ([samples], [samples[:1], samples[1:3], samples[3:]], [samples[::-1]]):
+        meters = task.meters()
+        for group in groups:
+            task.measure(meters, model, _tensors(task.collate(group)))
+        assert task.summary(meters) == pytest.approx({"loss": loss, "perplexity": math.exp(loss), "accuracy": 3 / 5})
+
+
+def test_the_loss_is_the_sum_over_the_labels_and_in_full_precision(task_of):
+    task, model = task_of(), Bigrams([[0.5, 0.5], [0.25, 0.75]])
+    batch = _tensors(task.collate([sample([0, 1], [1, 0])]))
+    loss, weight = task.loss(model, batch)
+    assert float(loss.detach()) == pytest.approx(math.log(2) + math.log(4))
+    assert weight == 2
+    assert loss.dtype == torch.float64
+    assert task.loss(model.bfloat16(), batch)[0].dtype == torch.float32
+
+
+def test_a_sample_is_shown_with_each_masked_token_beside_what_it_was(words, facts_of):
+    task = mlm.Task(mlm.Config(), facts_of())
+    the, step, mask = words.convert_tokens_to_ids(["the", "step", "[MASK]"])
+    shown = task.show(sample([1, mask, step, 2], [IGNORE, the, IGNORE, IGNORE]), words)
+    assert Text.from_markup(shown).plain == "[CLS] the→[MASK] step [SEP]"
+    (span,) = Text.from_markup(shown).spans
+    assert (span.start, span.end) == (6, 16)
