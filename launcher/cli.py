@@ -84,7 +84,9 @@ def run(
         execute.warm_up()
     made = ready.check(recipe, overrides or [], profile, ranks)
     if resume and made.resume is None:
-        raise UserError(f"--resume: {made.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)")
+        raise UserError(
+            f"--resume: {made.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)"
+        )
     if made.resume is not None and made.resume.step >= (made.plan.steps or 0):
         print(f"{made.folder.path}: all {made.plan.steps} steps are done (another name starts another run)")
         return
@@ -123,8 +125,12 @@ def evaluate(
 def debug(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps to train (3, or 200 with --overfit).")] = None,
-    overfit: Annotated[bool, typer.Option("--overfit", help="Train on the first batch alone, until it is learnt.")] = False,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Steps to train (3, or 200 with --overfit).")
+    ] = None,
+    overfit: Annotated[
+        bool, typer.Option("--overfit", help="Train on the first batch alone, until it is learnt.")
+    ] = False,
     show: Annotated[int, typer.Option("--show", min=0, help="Samples of the first batch to print.")] = 3,
 ) -> None:
     """One process on one device, this one: breakpoint() works. Shows the first batch, then trains some steps."""

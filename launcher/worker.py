@@ -63,9 +63,7 @@ def build(
         notes += freeze_unreached(model, task, example)
     notes += task.attach(model, example)
     optimizer = optim.adamw(recipe.optimizer, model)
-    engine = kinds.of("strategies", recipe.strategy).wrap(
-        recipe.strategy, model, optimizer, at, recipe.optimizer.clip
-    )
+    engine = kinds.of("strategies", recipe.strategy).wrap(recipe.strategy, model, optimizer, at, recipe.optimizer.clip)
     _warm_up(engine, task, example, at, recipe)
 
     progress = loop.Progress()
@@ -102,7 +100,7 @@ def freeze_unreached(model: torch.nn.Module, task: Any, example: dict[str, Any])
     loss, _ = task.loss(model, example)
     loss.backward()
     names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
         parameter.grad = None
     model.train()

@@ -12,7 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-WORDS = (
+WORDS = (  # noqa: SIM905
     "the a rank step batch loss model token mask gradient node cluster sample seed order split epoch weight bias layer "
     "head field reads writes holds gives takes finds sends waits learns counts every first last small large same other"
 ).split()

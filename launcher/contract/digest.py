@@ -15,7 +15,7 @@ MODULUS = 2**64
 
 
 def sample(place: int, epoch: int, sample_id: int, arrays: Mapping[str, NDArray[np.generic]]) -> int:
-    """The hash of one sample, before padding. Arrays enter by name, in the order of their names; integers as int64, others as
+    """The hash of one sample, before padding. Arrays enter in the order of their names; integers as int64, others as
     float64."""
     state = hashlib.blake2b(np.array([place, epoch, sample_id], dtype="<i8").tobytes(), digest_size=8)
     for name in sorted(arrays):

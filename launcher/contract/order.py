@@ -1,6 +1,6 @@
 """The order of samples: step -> sample ids, a pure function with no list and no state.
 
-Epoch e visits every sample once, in the order of a keyed pseudo-random permutation; the stream of epochs has no seam, so
+Epoch e visits every sample once, in the order of a keyed pseudo-random permutation; the stream of epochs has no seam:
 a batch may hold the end of one epoch and the beginning of the next. The permutation is a Feistel network over pairs of
 digits in base b = ceil(sqrt(size)), with cycle walking (Black and Rogaway, 2002) for the few pairs that stand for no
 sample. Four rounds make a strong pseudo-random permutation (Luby and Rackoff, 1988) of a large set; on sets of some

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 Places = NDArray[np.int64]
 
 
-def split(lengths: Sequence[int] | NDArray[np.integer], ranks: int, max_tokens: int | None = None) -> list[list[Places]]:
+def split(
+    lengths: Sequence[int] | NDArray[np.integer], ranks: int, max_tokens: int | None = None
+) -> list[list[Places]]:
     """For each rank its micro-batches, each an array of places (indices into `lengths`), the longest sample first.
 
     lengths: tokens of each sample of the global batch. max_tokens: a micro-batch's budget, samples x longest sample.
@@ -55,7 +57,7 @@ def _cut(share: Places, tokens: Places, max_tokens: int | None) -> list[Places]:
 
 
 def _pad(pieces: list[Places], tokens: Places, count: int) -> list[Places]:
-    """Exactly `count` pieces: the one with the most padded tokens is halved until there are enough, then come empty ones."""
+    """Exactly `count` pieces: the one with the most padded tokens is halved until they do, then come empty ones."""
     pieces = list(pieces)
     while len(pieces) < count:
         costs = [len(p) * int(tokens[p[0]]) if len(p) > 1 else -1 for p in pieces]

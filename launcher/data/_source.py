@@ -69,7 +69,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def pick(row: Mapping[str, Any], config: SourceConfig, columns: Sequence[str], where: str, key: str) -> dict[str, Any]:
-    """A source's row with the canonical names. `where`: file:line or the like. Raises UserError for a missing column."""
+    """A source's row with the canonical names. `where`: file:line or the like. Raises UserError for missing columns."""
     picked = {}
     for column in columns:
         name = getattr(config, column)

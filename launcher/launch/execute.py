@@ -109,7 +109,11 @@ def _stop_on_signal(file: Path) -> Iterator[None]:
 
             raise SignalException("told twice to stop", signal.SIGTERM)
         file.touch()
-        print("stopping: all ranks save at the end of this step (once more ends them at once)", file=sys.stderr, flush=True)
+        print(
+            "stopping: all ranks save at the end of this step (once more ends them at once)",
+            file=sys.stderr,
+            flush=True,
+        )
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     try:

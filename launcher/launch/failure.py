@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_ECHOES = ("connection closed by peer", "connection reset", "connection refused", "broken pipe", "socket timeout", "gloo")
+_ECHOES = (
+    "connection closed by peer",
+    "connection reset",
+    "connection refused",
+    "broken pipe",
+    "socket timeout",
+    "gloo",
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ def lost_a_peer(message: str) -> bool:
 
 
 def first(failures: Mapping[int, Any]) -> Failure:
-    """The cause among torch's ProcessFailures by rank: who was killed or raised by itself before who lost a peer. A rank
+    """The cause among torch's ProcessFailures by rank: who was killed or raised by itself before who lost a peer. One
     that the agent ended with SIGTERM, after another had failed, comes last."""
     found = [_read(rank, failure) for rank, failure in failures.items()]
     return min(found, key=lambda f: (f.code == -signal.SIGTERM, f.echo, f.time, f.rank))
@@ -43,10 +50,15 @@ def say(failure: Failure, logs: Path, resume: int | None) -> str:
     again = f"start it again and it goes on from step {resume}" if resume else "no checkpoint had been made yet"
     if failure.code < 0:
         name = signal.Signals(-failure.code).name
-        oom = " (often the system's out-of-memory killer: lower train.max_tokens)" if failure.code == -signal.SIGKILL else ""
+        oom = (
+            " (often the system's out-of-memory killer: lower train.max_tokens)"
+            if failure.code == -signal.SIGKILL
+            else ""
+        )
         return f"rank {failure.rank} was killed by {name}{oom}; {again}\n  its log: {log}"
     step = next((line for line in failure.traceback.splitlines() if line.startswith("at step ")), "")
-    head = f"rank {failure.rank} failed{' ' + step if step else ''}: {failure.message or f'exit code {failure.code}'}; {again}"
+    what = failure.message or f"exit code {failure.code}"
+    head = f"rank {failure.rank} failed{' ' + step if step else ''}: {what}; {again}"
     details = "".join(f"\n  {line}" for line in failure.traceback.strip().splitlines())
     return f"{head}\n  its log: {log}{details}"
 

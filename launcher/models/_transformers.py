@@ -23,7 +23,7 @@ def fit(hf: Any, config: ModelConfig, need: Need, resize: bool) -> Any:
     if resize:
         hf.vocab_size, hf.pad_token_id = need.vocab_size, need.pad_token_id
     elif hf.vocab_size < need.vocab_size:
-        what = f"the tokenizer has {need.vocab_size} tokens, the model embeds {hf.vocab_size} (use the model's own tokenizer)"
+        what = f"has {need.vocab_size} tokens, the model embeds {hf.vocab_size} (use the model's own tokenizer)"
         raise UserError(Problem("tokenizer", what))
     if config.dropout is not None:
         for name, value in hf.to_dict().items():

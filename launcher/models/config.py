@@ -32,7 +32,11 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
     given = config.model_extra or {}
     kind = CONFIG_MAPPING[config.type]
     known = set(kind().to_dict()) | set(getattr(kind, "attribute_map", {}))
-    unknown = [Problem(f"model.{key}", f"unknown key of {kind.__name__} ({_close(key, known)})") for key in given if key not in known]
+    unknown = [
+        Problem(f"model.{key}", f"unknown key of {kind.__name__} ({_close(key, known)})")
+        for key in given
+        if key not in known
+    ]
     if unknown:
         raise UserError(unknown)
     try:

@@ -21,6 +21,7 @@ def tokenizer(config: Config) -> str | None:
 def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     folder = Path(config.name).expanduser()
     if not folder.is_dir() and config.name.startswith((".", "/", "~")):
         raise UserError(Problem("model.name", f"{config.name}: no such folder"))

@@ -28,7 +28,9 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
 
     folder = RunFolder(Path(config.run))
     if not (folder.model / "config.json").is_file():
-        raise UserError(Problem("model.run", f"{config.run}: no run is there (train it first: its recipe names the folder)"))
+        raise UserError(
+            Problem("model.run", f"{config.run}: no run is there (train it first: its recipe names the folder)")
+        )
     hf = fit(transformers.AutoConfig.from_pretrained(folder.model), config, need, resize=False)
     model = make(hf, config, need)
     if not weights or config.weights == "random":

@@ -101,7 +101,9 @@ def make(
     samples = steps * recipe.train.global_batch if steps else None
     notes = [f"{p}: half-written, never looked at (the next save replaces it)" for p in folder.half_written()]
     if size * (recipe.checkpoint.keep + 1) > free:  # one more than is kept, while the newest is being written
-        notes.append(f"checkpoint: {recipe.checkpoint.keep + 1} of {human(size)} do not fit into the {human(free)} that are free")
+        notes.append(
+            f"checkpoint: {recipe.checkpoint.keep + 1} of {human(size)} do not fit into the {human(free)} that are free"
+        )
     if sum(parts.values()) > per_device:
         what = f"about {human(sum(parts.values()))} of {human(per_device)} a device: may not fit"
         notes.append(f"memory: {what} (lower train.max_tokens, which changes memory only)")

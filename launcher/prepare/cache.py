@@ -1,4 +1,5 @@
-"""A cache of folders named by their content. One process makes a folder, the others wait; it appears whole or not at all."""
+"""A cache of folders named by their content. One process makes a folder, the others wait; it appears whole or not
+at all."""
 
 import json
 import os

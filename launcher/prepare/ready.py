@@ -72,8 +72,8 @@ def check(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | No
 
 
 def write(checked: Ready) -> Ready:
-    """Write the run folder: resolved recipe, plan, environment, tokenizer. What is returned holds the right to start this
-    run for as long as it lives. Raises UserError where another start has it, or a rank still writes."""
+    """Write the run folder: resolved recipe, plan, environment, tokenizer. What is returned holds the right to start
+    this run for as long as it lives. Raises UserError where another start has it, or a rank still writes."""
     checked = replace(checked, start=hold(checked.folder, ".start.lock"))
     with hold(checked.folder):
         if mended := checked.folder.mend_metrics():

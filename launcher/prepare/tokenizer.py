@@ -10,7 +10,13 @@ from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
 
-_SPECIAL = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
+_SPECIAL = {
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "mask_token": "[MASK]",
+}
 
 
 def source(recipe: Recipe) -> TrainTokenizer | str:

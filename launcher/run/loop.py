@@ -23,7 +23,7 @@ _SHARE = np.dtype([("weight", "f8"), ("digest", "u8"), ("tokens", "i8"), ("stop"
 
 @dataclass(frozen=True)
 class Whole:
-    """A global batch as all ranks know it. `stop`, `due`: whether any rank was told to stop, or a save is due by time."""
+    """A global batch as all ranks know it. `stop`, `due`: whether any rank was told to stop, or finds a save due."""
 
     weight: float
     digest: int

@@ -20,7 +20,7 @@ class Engine(Protocol):
     """What to call; evaluation uses it too."""
 
     def accumulating(self, last: bool) -> "AbstractContextManager[torch.nn.Module]":
-        """A micro-batch: its forward and `backward` belong inside. Gradients are averaged over the ranks at the last."""
+        """A micro-batch: its forward and `backward` belong inside. Gradients are averaged over ranks at the last."""
 
     def backward(self, loss: "torch.Tensor") -> None:
         """Add the gradients of a loss."""

@@ -57,7 +57,7 @@ def pad(arrays: Sequence[NDArray[np.integer]], value: int) -> NDArray[np.int64]:
 
 
 def inputs(samples: Sequence[Sample], pad_token_id: int) -> Batch:
-    """The model's inputs. The attention mask is left out where nothing is padded, which keeps attention on its fast path."""
+    """The model's inputs. The attention mask is left out where nothing is padded: attention is faster without."""
     batch: Batch = {"input_ids": pad([s["input_ids"] for s in samples], pad_token_id)}
     if "token_type_ids" in samples[0]:
         batch["token_type_ids"] = pad([s["token_type_ids"] for s in samples], 0)

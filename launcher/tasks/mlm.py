@@ -132,7 +132,9 @@ class Task:
 
         self._head = _masked_head.attach(model, batch["inputs"], batch["places"])
         if self._head is None:
-            return [f"{type(model).__name__}: the head runs on all positions (on the masked ones alone it is not exact)"]
+            return [
+                f"{type(model).__name__}: the head runs on all positions (on the masked ones alone it is not exact)"
+            ]
         return []
 
     def _logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":

@@ -13,6 +13,7 @@ from launcher.plan.folder import RunFolder
 
 _METRICS = ("loss", "accuracy", "f1")
 
+
 def compare(runs: Sequence[str], console: Console) -> None:
     """One row a run, and the baselines beneath. Raises UserError where a folder holds no evaluation."""
     rows = [_row(RunFolder(Path(run))) for run in runs]

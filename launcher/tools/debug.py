@@ -1,6 +1,6 @@
 """`launcher debug`: one process, this one, so that breakpoint() and pdb work in the model, the task and the loop.
 
-No ranks, no loader workers, anomaly detection on. Its run folder is a temporary one: nothing of the real run is touched.
+No ranks, no loader workers, anomaly detection on. Its run folder is a temporary one: no run of the user is touched.
 """
 
 import os

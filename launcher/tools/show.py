@@ -20,7 +20,8 @@ def plan(made: Plan, console: Console) -> None:
     parts = ", ".join(f"{name} {human(size)}" for name, size in made.memory.items())
     estimate = human(sum(made.memory.values()))
     rows = {
-        "run": f"{made.name} in {made.folder}" + (f", resumes from step {made.resume_from}" if made.resume_from else ""),
+        "run": f"{made.name} in {made.folder}"
+        + (f", resumes from step {made.resume_from}" if made.resume_from else ""),
         "ranks": f"{made.ranks} on {made.nodes} node, {made.device}{cores}, {made.strategy}, {made.precision}",
         "global batch": made.equation,
         "steps": f"{made.steps:,}" if made.steps else prepare,
@@ -28,7 +29,7 @@ def plan(made: Plan, console: Console) -> None:
         "tokens": f"{made.tokens:,}" if made.tokens else prepare,
         "model": f"{made.model}, {made.parameters:,} parameters",
         "memory": f"about {estimate} of {human(made.memory_per_device)} a device (estimate: {parts})",
-        "checkpoint": f"{human(made.checkpoint_bytes)} each, {made.checkpoints_kept} kept; {human(made.free_disk)} free",
+        "checkpoint": f"{human(made.checkpoint_bytes)}, {made.checkpoints_kept} kept; {human(made.free_disk)} free",
         "data": made.prepared or "not prepared yet",
         "start": made.command,
     }
@@ -55,13 +56,18 @@ def metrics(values: Mapping[str, float], baseline: Mapping[str, float], console:
     """Metrics of an evaluation; metrics by class as one table beneath."""
     plain = {k: v for k, v in values.items() if k.startswith("eval/") and k.count("/") == 1}
     table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
     for name, value in {**plain, **baseline}.items():
         table.add_row(name.removeprefix("eval/").replace("_", " "), f"{value:.4f}")
     console.print(table)
     scores = [name.removeprefix("eval/") for name in plain if any(k.startswith(f"{name}/") for k in values)]
     labels = [k.split("/", 2)[2] for k in values if scores and k.startswith(f"eval/{scores[0]}/")]
     if labels:
-        table = Table("class", *scores, box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
+        table.add_column("class", overflow="fold")
+        for score in scores:
+            table.add_column(score, justify="right", no_wrap=True)
         for label in labels:
             table.add_row(escape(label), *(f"{values[f'eval/{score}/{label}']:.4f}" for score in scores))
         console.print(table)

@@ -13,9 +13,7 @@ def folder(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     for split, texts in {"train": ["one", "two", "three"], "test": ["four"]}.items():
-        lines = [
-            json.dumps({"text": text, "title": text.upper(), "label": n}) for n, text in enumerate(texts)
-        ]
+        lines = [json.dumps({"text": text, "title": text.upper(), "label": n}) for n, text in enumerate(texts)]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
@@ -61,9 +59,7 @@ def test_a_row_that_nobody_labelled_is_refused_and_not_given_the_last_name(label
 
 
 def test_a_missing_column_is_told_with_those_there_are(folder):
-    with pytest.raises(
-        UserError, match=r"set\[train\] row 0: data\.train\.text: no column 'body' \(there are: text, "
-    ):
+    with pytest.raises(UserError, match=r"set\[train\] row 0: data\.train\.text: no column 'body' \(there are: text, "):
         read(folder, text="body")
 
 
@@ -73,9 +69,7 @@ def test_an_unknown_split_is_told(folder):
 
 
 def test_a_data_set_that_cannot_be_had_is_told_with_what_to_do(tmp_path):
-    with pytest.raises(
-        UserError, match=r"^data\.train\.name: .*nobody/nothing.* cannot be had: .*launcher prepare"
-    ):
+    with pytest.raises(UserError, match=r"^data\.train\.name: .*nobody/nothing.* cannot be had: .*launcher prepare"):
         read("nobody/nothing")
 
 

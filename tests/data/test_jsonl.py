@@ -24,11 +24,7 @@ def written(tmp_path, *lines):
 
 
 @properties
-@given(
-    st.lists(
-        st.fixed_dictionaries({"text": texts, "label": texts | st.integers(), "more": st.none()}), max_size=5
-    )
-)
+@given(st.lists(st.fixed_dictionaries({"text": texts, "label": texts | st.integers(), "more": st.none()}), max_size=5))
 def test_rows_are_those_that_were_written_without_the_columns_nobody_asked_for(tmp_path_factory, rows):
     file = written(tmp_path_factory.mktemp("jsonl"), *(json.dumps(row) for row in rows))
     assert read(file, "text", "label") == [{"text": row["text"], "label": row["label"]} for row in rows]
@@ -36,9 +32,7 @@ def test_rows_are_those_that_were_written_without_the_columns_nobody_asked_for(t
 
 def test_files_are_read_one_after_the_other_in_the_order_of_their_names(tmp_path):
     for name in "ba":
-        (tmp_path / f"{name}.jsonl").write_text(
-            f'{{"text": "{name}1"}}\n{{"text": "{name}2"}}', encoding="utf-8"
-        )
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "{name}1"}}\n{{"text": "{name}2"}}', encoding="utf-8")
     assert [row["text"] for row in read(tmp_path / "*.jsonl")] == ["a1", "a2", "b1", "b2"]
 
 

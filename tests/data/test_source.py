@@ -96,11 +96,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
 
 
 @properties
-@given(
-    st.lists(
-        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=8), min_size=1
-    )
-)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=8), min_size=1))
 def test_lines_are_those_that_were_written(tmp_path_factory, written):
     file = tmp_path_factory.mktemp("lines") / "a.txt"
     file.write_bytes("\n".join(["first", *written, "last"]).encode())
@@ -110,9 +106,7 @@ def test_lines_are_those_that_were_written(tmp_path_factory, written):
 def test_a_line_that_is_not_utf_8_is_named_with_its_byte(tmp_path):
     file = tmp_path / "latin.txt"
     file.write_bytes(b"fine\ncaf\xe9\n")
-    with pytest.raises(
-        UserError, match=r"latin\.txt:2: not UTF-8 \(byte 0xe9 at 4\): convert the file, .*iconv"
-    ):
+    with pytest.raises(UserError, match=r"latin\.txt:2: not UTF-8 \(byte 0xe9 at 4\): convert the file, .*iconv"):
         list(_source.lines(file))
 
 

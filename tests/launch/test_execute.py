@@ -123,20 +123,19 @@ def test_threads_are_shared_out(workspace):
     plugin(
         "threads",
         FAULTY.replace('raise ValueError("the third law of thermodynamics")', "self.say()")
-        + "\n    def say(self):\n        import torch\n        raise ValueError(f'{torch.get_num_threads()} threads')\n",
+        + "\n    def say(self):\n        import torch\n        raise ValueError(f'{torch.get_num_threads()} cores')\n",
     )
     recipe = support.write(support.mlm(task={"kind": "own.threads", "samples": "documents"}))
     failed = support.launcher("run", recipe, "--ranks", 2, code=1)
-    assert f"ValueError: {max(1, len(os.sched_getaffinity(0)) // 2)} threads" in failed.stderr
+    assert f"ValueError: {max(1, len(os.sched_getaffinity(0)) // 2)} cores" in failed.stderr
 
 
 def ranks_of(run):
     """The processes of the ranks: those that hold the run's logs open."""
     found = []
     for child in psutil.Process(run.pid).children(recursive=True):
-        if any(
-            "/logs/rank" in os.path.realpath(f"/proc/{child.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{child.pid}/fd")
-        ):
+        handles = [os.path.realpath(handle) for handle in Path(f"/proc/{child.pid}/fd").iterdir()]
+        if any("/logs/rank" in handle for handle in handles):
             found.append(child)
     assert len(found) == 2
     return found

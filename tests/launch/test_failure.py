@@ -24,8 +24,8 @@ def test_the_cause_comes_before_those_who_only_lost_a_peer():
 def test_a_killed_rank_is_told_with_what_to_do():
     found = failure.first({2: told(code=-9)})
     assert failure.say(found, Path("runs/a/logs"), 40) == (
-        "rank 2 was killed by SIGKILL (often the system's out-of-memory killer: lower train.max_tokens); start it again "
-        "and it goes on from step 40\n  its log: runs/a/logs/rank2.log"
+        "rank 2 was killed by SIGKILL (often the system's out-of-memory killer: lower train.max_tokens); start it "
+        "again and it goes on from step 40\n  its log: runs/a/logs/rank2.log"
     )
 
 

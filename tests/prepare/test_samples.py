@@ -16,9 +16,7 @@ VOCABULARY, COUNT = 300, 2400
 def written(folder, pieces, batch, vocabulary=VOCABULARY, **columns):
     """A side of a prepared folder, so many samples in an Arrow batch."""
     tables = [
-        _text.table(
-            pieces[at : at + batch], vocabulary, **{k: v[at : at + batch] for k, v in columns.items()}
-        )
+        _text.table(pieces[at : at + batch], vocabulary, **{k: v[at : at + batch] for k, v in columns.items()})
         for at in range(0, len(pieces), batch)
     ]
     corpus._write(folder / "train.arrow", tables)

@@ -36,9 +36,7 @@ def texts():
 
 def trained(algorithm, given=None, **keys):
     given = texts() if given is None else given
-    return tokenizer.train(
-        TrainTokenizer(algorithm=algorithm, **{"vocab_size": 300, **keys}), lambda: iter(given)
-    )
+    return tokenizer.train(TrainTokenizer(algorithm=algorithm, **{"vocab_size": 300, **keys}), lambda: iter(given))
 
 
 @pytest.fixture(scope="module", params=["wordpiece", "bpe"])
@@ -193,9 +191,7 @@ def test_the_fingerprint_of_a_folder_does_not_know_its_name(tmp_path):
     found = set()
     for name in ("one", "other"):
         trained("wordpiece", ["a b c"]).save_pretrained(tmp_path / name)
-        found.add(
-            tokenizer.fingerprint(recipe(tokenizer={"kind": "pretrained", "name": str(tmp_path / name)}))
-        )
+        found.add(tokenizer.fingerprint(recipe(tokenizer={"kind": "pretrained", "name": str(tmp_path / name)})))
     assert len(found) == 1
 
 

@@ -1,0 +1,75 @@
+"""An architecture from scratch: its type, its keys, and what is wrong with them."""
+
+import pytest
+import support
+import torch
+
+from launcher.config.errors import UserError
+from launcher.models import config
+
+
+def mistake(need, **keys):
+    with pytest.raises(UserError) as told:
+        config.build(config.Config(**keys), need)
+    return str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint"), [("brt", "did you mean bert?"), ("qqqqq", "see the transformers documentation")]
+)
+def test_an_unknown_type_is_told_with_a_hint(need, kind, hint):
+    assert mistake(need(), type=kind) == f"model.type: unknown type {kind!r} ({hint})"
+
+
+def test_all_unknown_keys_are_told_at_once_with_hints(need):
+    told = mistake(need(), type="bert", hiden_size=16, hidden_size=16, zzzzzzzz=1)
+    assert told.splitlines() == [
+        "model.hiden_size: unknown key of BertConfig (did you mean hidden_size?)",
+        "model.zzzzzzzz: unknown key of BertConfig (see the transformers documentation)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        ({"hidden_size": "abc"}, "'hidden_size' expected int, got str"),
+        ({"hidden_size": 10, "num_attention_heads": 3}, "The hidden size (10) is not a multiple of the number"),
+    ],
+)
+def test_values_that_transformers_refuses_are_told_in_its_words(need, keys, what):
+    told = mistake(need(), type="bert", **{**support.TINY, **keys})
+    assert told.startswith("model: ")
+    assert what in told
+    assert "\n" not in told
+
+
+def test_an_architecture_without_the_tasks_head_is_told(need):
+    assert "AutoModelForMaskedLM" in mistake(need(), type="gpt2")
+
+
+def test_keys_go_to_the_configuration(need):
+    model, notes = config.build(config.Config(type="bert", **support.TINY, hidden_act="relu"), need())
+    assert (model.config.hidden_size, model.config.num_hidden_layers) == (16, 2)
+    assert model.config.hidden_act == "relu"
+    assert notes == []
+
+
+def test_a_key_may_have_the_name_that_other_architectures_give_it(need):
+    keys = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_dim": 32}
+    model, _ = config.build(config.Config(type="distilbert", **keys), need())
+    assert (model.config.dim, model.config.n_layers) == (16, 1)
+
+
+def test_vocabulary_and_padding_are_those_of_the_tokenizer(bert):
+    model = bert()
+    assert model.get_input_embeddings().weight.shape == (60, 16)
+    assert model.config.pad_token_id == 3
+
+
+def test_another_seed_draws_other_weights(bert):
+    one, other = bert(seed=1), bert(seed=2)
+    assert not torch.equal(one.get_input_embeddings().weight, other.get_input_embeddings().weight)
+
+
+def test_it_brings_no_tokenizer():
+    assert config.tokenizer(config.Config(type="bert")) is None

@@ -1,0 +1,92 @@
+"""What is set on any architecture: its dropouts, and how long a sample may be."""
+
+import pytest
+import torch
+
+from launcher.config.errors import UserError
+from launcher.models import _transformers, config
+from launcher.plan.need import Need
+
+LAYERS = {"num_hidden_layers": 1}
+ARCHITECTURES = {
+    "bert": LAYERS, "roberta": LAYERS, "distilbert": {"n_layers": 1}, "modernbert": LAYERS, "electra": LAYERS,
+    "albert": LAYERS, "deberta-v2": LAYERS, "mpnet": LAYERS, "xlm-roberta": LAYERS, "camembert": LAYERS,
+    "esm": LAYERS, "fnet": LAYERS, "convbert": LAYERS, "roformer": LAYERS, "big_bird": LAYERS, "yoso": LAYERS,
+    "longformer": {**LAYERS, "attention_window": [8]}, "funnel": {"block_sizes": [1, 1]}, "nomic_bert": LAYERS,
+}  # fmt: skip
+RELATIVE = {"modernbert", "funnel", "nomic_bert"}  # no table of positions: any length will do
+
+
+def need(kind="MaskedLM", max_length=16):
+    options = {} if kind == "MaskedLM" else {"num_labels": 2}
+    return Need(f"AutoModelFor{kind}", options, 40, 1, max_length)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("head", ["MaskedLM", "SequenceClassification"])
+def test_a_dropout_reaches_every_dropout_of_every_architecture(kind, head):
+    with torch.device("meta"):
+        model, _ = config.build(config.Config(type=kind, dropout=0.375, **ARCHITECTURES[kind]), need(head))
+    modules = {name: m for name, m in model.named_modules() if "dropout" in type(m).__name__.lower()}
+    wrong = {name for name, m in modules.items() if getattr(m, "p", None) != 0.375}
+    assert not wrong
+    told = {name: value for name, value in model.config.to_dict().items() if "dropout" in name}
+    assert {value for value in told.values() if isinstance(value, float)} == {0.375}, told
+
+
+def test_without_a_dropout_the_architectures_own_stay():
+    with torch.device("meta"):
+        model, _ = config.build(config.Config(type="bert", **LAYERS, attention_probs_dropout_prob=0.2), need())
+    assert (model.config.hidden_dropout_prob, model.config.attention_probs_dropout_prob) == (0.1, 0.2)
+
+
+def tiny(kind, positions):
+    widths = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, **ARCHITECTURES[kind]}
+    if kind == "distilbert":
+        widths = {"dim": 16, "n_heads": 2, "hidden_dim": 32, **ARCHITECTURES[kind]}
+    if kind == "fnet":
+        del widths["num_attention_heads"]
+    keys = {**widths, "max_position_embeddings": positions, "dropout": 0.0}
+    return config.build(config.Config(type=kind, **keys), need(max_length=1))[0].eval()
+
+
+def allowed(model, length):
+    try:
+        _transformers.check_length(model, need(max_length=length))
+    except UserError:
+        return False
+    return True
+
+
+def runs(model, length):
+    try:
+        model(input_ids=torch.full((1, length), 7))
+    except (IndexError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kind", sorted(ARCHITECTURES.keys() - RELATIVE))
+def test_a_sample_is_refused_exactly_where_the_model_would_fail_on_it(kind):
+    model = tiny(kind, 24)
+    lengths = range(18, 28)
+    assert [allowed(model, n) for n in lengths] == [runs(model, n) for n in lengths]
+    assert allowed(model, 18)
+    assert not allowed(model, 27)
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "nomic_bert"])
+def test_a_model_without_a_table_of_positions_takes_any_length(kind):
+    model = tiny(kind, 24)
+    assert allowed(model, 40)
+    assert runs(model, 40)
+
+
+def test_a_sample_too_long_is_told_with_what_to_do(bert):
+    model = bert(max_position_embeddings=16)
+    with pytest.raises(UserError) as told:
+        _transformers.check_length(model, need(max_length=17))
+    assert str(told.value) == (
+        "data.max_length: 17 tokens, but BertForMaskedLM has positions for 16 "
+        "(shorter samples, or more max_position_embeddings)"
+    )

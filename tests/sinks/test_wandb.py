@@ -1,0 +1,132 @@
+"""Weights & Biases offline: what is in its own file, read back."""
+
+import json
+import struct
+
+import pytest
+from pydantic import ValidationError
+
+from launcher.sinks import wandb as sink
+
+BLOCK, HEADER = 32768, 7
+WHOLE, LAST = 1, 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def service():
+    """The process that wandb writes with ends with the tests of this file."""
+    yield
+    import wandb
+
+    wandb.teardown()
+
+
+def read(file):
+    """The records of a .wandb file: protobuf messages in the blocks of a LevelDB log."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, parts = file.read_bytes(), HEADER, b""
+    assert data.startswith(b":W&B")
+    while at + HEADER <= len(data):
+        room = BLOCK - at % BLOCK
+        if room < HEADER:
+            at += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        at += HEADER
+        parts += data[at : at + length]
+        at += length
+        if kind in (WHOLE, LAST):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            parts = b""
+            yield record
+
+
+def runs(about):
+    """One for each start: what was logged, what is known of the run, and its exit code."""
+    found = []
+    for file in sorted((about.folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda f: f.stat().st_mtime_ns):
+        records = list(read(file))
+        history = [r.history for r in records if r.WhichOneof("record_type") == "history"]
+        rows = [{i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in row.item} for row in history]
+        (run,) = (r.run for r in records if r.WhichOneof("record_type") == "run")
+        (end,) = (r.exit for r in records if r.WhichOneof("record_type") == "exit")
+        found.append((rows, run, end.exit_code))
+    return found
+
+
+def write(about, records, finished=True, **keys):
+    opened = sink.open(sink.Config(mode="offline", **keys), about)
+    for record in records:
+        opened.write(record)
+    opened.close(finished)
+
+
+def own(row):
+    """A row without what wandb adds."""
+    return {name: value for name, value in row.items() if not name.startswith("_")}
+
+
+def test_every_record_is_there_with_its_numbers(about, training, evaluation):
+    records = [evaluation(0), *(training(step) for step in range(1, 7)), evaluation(6)]
+    write(about(), records)
+    ((rows, _, code),) = runs(about())
+    assert [own(row) for row in rows] == records
+    assert code == 0
+
+
+def test_the_resolved_recipe_is_its_configuration(about, training):
+    write(about(), [training(1)])
+    ((_, run, _),) = runs(about())
+    known = {entry.key: json.loads(entry.value_json) for entry in run.config.update}
+    assert own(known) == about().recipe
+    assert run.display_name == "tiny"
+
+
+def test_project_group_and_tags_are_those_of_the_recipe(about, training):
+    write(about(), [training(1)], project="encoders", entity="us", group="tiny ones", tags=["a", "b"])
+    ((_, run, _),) = runs(about())
+    assert (run.project, run.entity, run.run_group) == ("encoders", "us", "tiny ones")
+    assert list(run.tags) == ["a", "b"]
+
+
+def test_a_resume_is_the_same_run(about, training):
+    write(about(), [training(1), training(2)], finished=False)
+    name = (about().folder / "wandb.id").read_text()
+    write(about(start=2), [training(3)])
+    first, second = runs(about())
+    assert first[1].run_id == second[1].run_id == name
+    assert (about().folder / "wandb.id").read_text() == name
+    assert [[row["step"] for row in rows] for rows in (first[0], second[0])] == [[1, 2], [3]]
+    assert (first[2], second[2]) == (1, 0)
+
+
+def test_two_runs_have_two_names(about, tmp_path):
+    found = set()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        found.add(sink._id(about(folder=tmp_path / name)))
+    assert len(found) == 2
+    assert all(len(name) == 16 and name.isalnum() for name in found)
+
+
+def test_steps_are_what_metrics_are_drawn_over(about, training):
+    write(about(), [training(1)])
+    (file,) = (about().folder / "wandb").glob("offline-run-*/*.wandb")
+    metrics = [r.metric for r in read(file) if r.WhichOneof("record_type") == "metric"]
+    assert [(m.glob_name, m.step_metric) for m in metrics if m.glob_name] == [("*", "step")]
+
+
+def test_neither_code_nor_git_nor_output_is_taken_along(about, training):
+    write(about(), [training(1)])
+    names = {p.name for p in (about().folder / "wandb").rglob("*") if p.is_file()}
+    assert not names & {"output.log", "diff.patch"}
+    assert not any(name.endswith(".py") for name in names)
+    ((_, run, _),) = runs(about())
+    assert not run.git.commit
+
+
+def test_a_mode_there_is_not_is_refused():
+    with pytest.raises(ValidationError, match="mode"):
+        sink.Config(mode="ofline")

@@ -1,0 +1,104 @@
+"""Runs side by side: from the first evaluation to the last, and what frequencies alone would reach."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launcher.config.errors import UserError
+from launcher.plan.facts import Facts
+from launcher.tools.compare import compare
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run folder with these evaluations by step, and training steps between them."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(name, evaluations, **baseline):
+        folder = Path("runs") / name
+        folder.mkdir(parents=True)
+        records = [{"step": 1, "loss": 9.0}]
+        records += [{"step": s, **{f"eval/{k}": v for k, v in values.items()}} for s, values in evaluations]
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+        known = {"digest": "", "vocab_size": 9, "pad_token_id": 0, "mask_token_id": 0, "special_ids": []}
+        known |= {"labels": [], "longest": 1, "samples": {}, "tokens": {}, "baseline": baseline}
+        (folder / "facts.json").write_text(Facts.model_validate(known).model_dump_json(), encoding="utf-8")
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture
+def three(run):
+    first = {"loss": 8.3312, "perplexity": 4151.2, "accuracy": 0.0002}
+    last = {"loss": 4.9911, "perplexity": 147.1, "accuracy": 0.2312}
+    before = {"loss": 2.5312, "accuracy": 0.0812, "f1": 0.0211, "f1/email": 0.0}
+    return [
+        run("quickstart-pretrain", [(0, first), (400, last)], unigram_entropy=6.3211),
+        run("quickstart-finetune", [(0, before), (390, {"loss": 1.2, "accuracy": 0.6, "f1": 0.5})], majority_class=0.22),
+        run("quickstart-from-random", [(0, before), (390, {"loss": 1.6, "accuracy": 0.4, "f1": 0.3})], majority_class=0.22),
+    ]  # fmt: skip
+
+
+def test_a_run_goes_from_its_first_evaluation_to_its_last(three, printed):
+    rows = [line.split("  ") for line in printed(lambda console: compare(three, console))]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    assert cells[:4] == [
+        ["run", "steps", "loss", "accuracy", "f1"],
+        ["quickstart-pretrain", "400", "8.3312 → 4.9911", "0.0002 → 0.2312"],
+        ["quickstart-finetune", "390", "2.5312 → 1.2000", "0.0812 → 0.6000", "0.0211 → 0.5000"],
+        ["quickstart-from-random", "390", "2.5312 → 1.6000", "0.0812 → 0.4000", "0.0211 → 0.3000"],
+    ]
+
+
+def test_each_baseline_stands_beneath_with_the_runs_it_is_of(three, printed):
+    assert printed(lambda console: compare(three, console))[4:] == [
+        "baseline: unigram entropy 6.3211 (quickstart-pretrain)",
+        "baseline: majority class 0.2200 (quickstart-finetune, quickstart-from-random)",
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_table_fits_and_no_name_is_cut(three, printed, width):
+    lines = printed(lambda console: compare(three, console), width)
+    assert len(lines) == 6
+    assert all(len(line) <= width for line in lines)
+    assert not any("…" in line for line in lines)
+
+
+def test_a_long_name_is_whole_even_where_the_numbers_have_to_break(run, printed):
+    name = "bert-base-mlm-of-the-third-attempt-with-dropout"
+    values = {"loss": 8.3312, "accuracy": 0.5, "f1": 0.25}
+    lines = printed(lambda console: compare([run(name, [(0, values), (9, values)])], console))
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[1].startswith(f"{name}  ")
+
+
+def test_a_single_evaluation_is_no_change(run, printed):
+    lines = printed(lambda console: compare([run("one", [(9, {"loss": 1.5})])], console))
+    assert lines[1].split() == ["one", "9", "1.5000"]
+
+
+def test_where_a_step_stands_twice_the_later_line_counts(run, printed):
+    evaluations = [(0, {"loss": 4.0}), (5, {"loss": 3.0}), (10, {"loss": 2.0}), (5, {"loss": 2.5}), (10, {"loss": 1.0})]
+    lines = printed(lambda console: compare([run("one", evaluations)], console))
+    assert "4.0000 → 1.0000" in lines[1]
+
+
+def test_a_metric_that_was_not_there_at_first_is_told_by_its_last_value(run, printed):
+    evaluations = [(0, {"loss": 4.0}), (5, {"loss": 3.0, "f1": 0.5})]
+    lines = printed(lambda console: compare([run("one", evaluations)], console))
+    assert lines[1].split() == ["one", "5", "4.0000", "→", "3.0000", "0.5000"]
+
+
+def test_a_folder_without_a_run_is_told(run, printed, tmp_path):
+    for name in ("runs/none", str(tmp_path)):
+        with pytest.raises(UserError, match=rf"^{name}: no run is there"):
+            printed(lambda console, name=name: compare([name], console))
+
+
+def test_a_run_without_an_evaluation_is_told(run, printed):
+    with pytest.raises(UserError, match=r"^runs/one: no evaluation is in its metrics\.jsonl .*data\.validation"):
+        printed(lambda console: compare([run("one", [])], console))

@@ -1,0 +1,57 @@
+"""The shipped recipes: listed, and copied to start from."""
+
+import pytest
+
+from launcher.config import load
+from launcher.config.errors import UserError
+from launcher.tools import recipes
+
+SHIPPED = {file.stem: file for file in load.shipped("recipes")}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_every_shipped_recipe_is_listed_with_what_it_is(printed, width):
+    lines = printed(recipes.show, width)
+    assert lines[0].split() == ["recipe", "what"]
+    assert all(len(line) <= width for line in lines)
+    listed = [line.split()[0] for line in lines[1:] if not line.startswith(" ")]
+    assert listed == sorted(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_recipe_begins_with_a_line_that_says_what_it_is(name):
+    first = SHIPPED[name].read_text(encoding="utf-8").partition("\n")[0]
+    assert first.startswith("# ")
+    assert len(first) > 20
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_copy_is_the_same_recipe(name, here):
+    target = recipes.copy(name, here)
+    assert target == here / f"{name}.yaml"
+    assert load.recipe(target).value == load.recipe(name).value
+
+
+def test_a_copy_may_have_another_name(here):
+    assert recipes.copy("quickstart-pretrain", here / "mine.yaml").is_file()
+
+
+def test_a_file_that_is_there_is_never_overwritten(here):
+    for target in (here / "quickstart-pretrain.yaml", here / "mine.yaml"):
+        target.write_text("mine", encoding="utf-8")
+        to = here if target.stem in SHIPPED else target
+        with pytest.raises(UserError, match=rf"^{target}: is there already \(name another file\)$"):
+            recipes.copy("quickstart-pretrain", to)
+        assert target.read_text(encoding="utf-8") == "mine"
+
+
+def test_an_unknown_recipe_is_told_with_those_there_are(here):
+    with pytest.raises(UserError, match=r"^nope: no shipped recipe of this name \(there are: .*quickstart-pretrain"):
+        recipes.copy("nope", here)
+    assert list(here.iterdir()) == []
