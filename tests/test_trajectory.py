@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import support
+import wandbfile
 from safetensors.numpy import load_file
 
 DEADLY = '''
@@ -196,3 +197,36 @@ def test_a_classifier_takes_the_encoder_of_a_run_and_a_new_head(place):
     assert "weights taken from runs/one/checkpoints/step-00000060" in done.stdout
     assert "new weights, not in it: bert.pooler" in done.stdout
     assert {"eval/accuracy", "eval/f1", "eval/precision/few"} <= set(support.evaluations("runs/labels")[6])
+
+
+def test_one_run_of_wandb_over_a_kill_and_a_resume(place):
+    """Every loss of metrics.jsonl is in the folder that wandb writes, under one run id."""
+    offline = "{kind: wandb, mode: offline}"
+    command = ["run", "one.yaml", "name=watched", "--ranks", 2]
+    killed = support.launcher(*command, deadly(37, "rank").replace("jsonl", f"jsonl, {offline}"), code=1)
+    assert "rank 0 was killed by SIGKILL" in killed.stderr
+    support.launcher(*command, f"sinks=[jsonl, {offline}]")
+    files = sorted(Path("runs/watched/wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    first, second = ([*wandbfile.records(file)] for file in files)
+    (run_id,) = {r.run.run_id for r in [*first, *second] if r.WhichOneof("record_type") == "run"}
+    assert Path("runs/watched/wandb.id").read_text() == run_id
+    assert losses(second) == {step: record["loss"] for step, record in support.steps("runs/watched").items()}
+
+
+def losses(records):
+    rows = wandbfile.history(records)
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def test_loader_workers_change_nothing(place):
+    support.launcher("run", "one.yaml", "name=workers", "train.workers=2", "--ranks", 2)
+    same(support.steps("runs/one"), support.steps("runs/workers"))
+
+
+def test_a_checkpoint_by_time_is_made_by_all_ranks_at_the_same_step(place):
+    support.launcher(
+        "run", "one.yaml", "name=timed", "checkpoint={every: 1s, keep: 99}", "train.workers=0", "--ranks", 2
+    )
+    same(support.steps("runs/one"), support.steps("runs/timed"))
+    made = sorted(Path("runs/timed/checkpoints").glob("step-*/COMPLETE"))
+    assert made[-1].parent.name == "step-00000060"

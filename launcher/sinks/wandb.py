@@ -1,13 +1,15 @@
 """Weights & Biases, online or offline: the resolved recipe as config, one run over all resumes.
 
 The run's id is kept in the run folder. Offline, each start leaves a folder of its own under <run>/wandb with that same
-id; `wandb sync --append` brings them together.
+id. A rank that is killed takes with it what wandb had not yet written, so a start that goes on first tells wandb what
+metrics.jsonl holds: the newest folder has the whole history, and is the one to sync.
 """
 
 import uuid
 from typing import Any, Literal
 
 from launcher.config.types import Plugin
+from launcher.plan.folder import RunFolder
 from launcher.sinks import About, Record
 
 
@@ -32,12 +34,21 @@ class Wandb:
             settings=wandb.Settings(silent=True, console="off", disable_code=True, disable_git=True),
         )  # fmt: skip
         self._run.define_metric("*", step_metric="step")
+        if config.mode == "offline":
+            for record in _earlier(about):
+                self._run.log(record)
 
     def write(self, record: Record) -> None:
         self._run.log(record)
 
     def close(self, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)
+
+
+def _earlier(about: About) -> list[Record]:
+    """What metrics.jsonl holds up to the step that this start goes on from; of a record told twice, the later."""
+    told = {(line["step"], "loss" in line): line for line in RunFolder(about.folder).lines()}
+    return [line for (step, _), line in told.items() if step <= about.start]
 
 
 def _id(about: About) -> str:

@@ -1,15 +1,12 @@
 """Weights & Biases offline: what is in its own file, read back."""
 
 import json
-import struct
 
 import pytest
+import wandbfile
 from pydantic import ValidationError
 
 from launcher.sinks import wandb as sink
-
-BLOCK, HEADER = 32768, 7
-WHOLE, LAST = 1, 4
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,35 +18,12 @@ def service():
     wandb.teardown()
 
 
-def read(file):
-    """The records of a .wandb file: protobuf messages in the blocks of a LevelDB log."""
-    from wandb.proto import wandb_internal_pb2
-
-    data, at, parts = file.read_bytes(), HEADER, b""
-    assert data.startswith(b":W&B")
-    while at + HEADER <= len(data):
-        room = BLOCK - at % BLOCK
-        if room < HEADER:
-            at += room
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, at)
-        at += HEADER
-        parts += data[at : at + length]
-        at += length
-        if kind in (WHOLE, LAST):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            parts = b""
-            yield record
-
-
 def runs(about):
     """One for each start: what was logged, what is known of the run, and its exit code."""
     found = []
     for file in sorted((about.folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda f: f.stat().st_mtime_ns):
-        records = list(read(file))
-        history = [r.history for r in records if r.WhichOneof("record_type") == "history"]
-        rows = [{i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in row.item} for row in history]
+        records = list(wandbfile.records(file))
+        rows = wandbfile.history(records)
         (run,) = (r.run for r in records if r.WhichOneof("record_type") == "run")
         (end,) = (r.exit for r in records if r.WhichOneof("record_type") == "exit")
         found.append((rows, run, end.exit_code))
@@ -114,7 +88,7 @@ def test_two_runs_have_two_names(about, tmp_path):
 def test_steps_are_what_metrics_are_drawn_over(about, training):
     write(about(), [training(1)])
     (file,) = (about().folder / "wandb").glob("offline-run-*/*.wandb")
-    metrics = [r.metric for r in read(file) if r.WhichOneof("record_type") == "metric"]
+    metrics = [r.metric for r in wandbfile.records(file) if r.WhichOneof("record_type") == "metric"]
     assert [(m.glob_name, m.step_metric) for m in metrics if m.glob_name] == [("*", "step")]
 
 

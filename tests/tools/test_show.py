@@ -54,7 +54,8 @@ def test_a_plan_fits_eighty_columns_and_loses_nothing(plan, rows):
     assert told["tokens"] == "26,214,400,000"
     assert told["model"] == "BertForMaskedLM, 109,514,298 parameters"
     assert told["memory"].startswith("about 7.0 GiB of 80.0 GiB a device (estimate: weights 512.0 MiB, ")
-    assert told["checkpoint"] == "1.2 GiB each, 2 kept; 3.0 TiB free"
+    assert told["checkpoint"].startswith("1.2 GiB")
+    assert told["checkpoint"].endswith("3.0 TiB free")
     assert told["data"].replace(" ", "") == CACHE
     assert told["start"] == plan().command
 
@@ -73,9 +74,7 @@ def test_a_plan_for_the_cpu_tells_its_threads(plan, rows):
 def test_notes_and_paths_are_told_as_they_are(plan, printed):
     made = plan(notes=["one [note] of many words " * 5, "[bold]another[/]"], command="launcher run [a].yaml")
     lines = printed(lambda console: show.plan(made, console))
-    assert lines[-2:] == [f"note: {made.notes[0]}".rstrip(), "note: [bold]another[/]"] or lines[-2:] == [
-        f"note: {note}" for note in made.notes
-    ]
+    assert lines[-2:] == [f"note: {note}" for note in made.notes]
     assert any("launcher run [a].yaml" in line for line in lines)
 
 
