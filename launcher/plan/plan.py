@@ -74,39 +74,13 @@ def make(
     found = devices.find(cluster)
     count = ranks or (found.count if cluster.devices_per_node == "auto" else cluster.devices_per_node)
     folder = RunFolder(RUNS / recipe.name)
-    problems = [*wrong, *_problems(recipe, count, found)]
-    shape = None
-    try:
-        shape = architecture.count(recipe, need.of(recipe, facts or guess(recipe)))
-    except UserError as error:
-        problems += error.problems
-    try:
-        folder.check_recipe(recipe)
-    except UserError as error:
-        problems += error.problems
+    shape = _checked(recipe, facts, folder, [*wrong, *_problems(recipe, count, found)])
     steps = _steps(recipe, facts)
-    size = memory.checkpoint(recipe, shape) if shape else 0
-    free = free_bytes(folder.path)
-    if size > free:
-        what = f"a checkpoint takes {human(size)}, {human(free)} are free at {folder.checkpoints} (make room there)"
-        problems.append(Problem("checkpoint", what))
-    if problems or shape is None:
-        raise UserError(problems)
-
     micro_batches, micro_samples = _micro(recipe, count)
-    states = memory.state(recipe, shape)
-    parts = {**states, "activations": memory.activations(recipe, shape, micro_samples)}
+    parts = {**memory.state(recipe, shape), "activations": memory.activations(recipe, shape, micro_samples)}
     per_device = found.memory // (count if found.kind == "cpu" else 1)
     whole = folder.whole()
     samples = steps * recipe.train.global_batch if steps else None
-    notes = [f"{p}: half-written, never looked at (the next save replaces it)" for p in folder.half_written()]
-    if size * (recipe.checkpoint.keep + 1) > free:  # one more than is kept, while the newest is being written
-        notes.append(
-            f"checkpoint: {recipe.checkpoint.keep + 1} of {human(size)} do not fit into the {human(free)} that are free"
-        )
-    if sum(parts.values()) > per_device:
-        what = f"about {human(sum(parts.values()))} of {human(per_device)} a device: may not fit"
-        notes.append(f"memory: {what} (lower train.max_tokens, which changes memory only)")
     return Plan(
         name=recipe.name,
         folder=str(folder.path),
@@ -128,14 +102,50 @@ def make(
         parameters=shape.parameters,
         memory=parts,
         memory_per_device=per_device,
-        checkpoint_bytes=size,
+        checkpoint_bytes=memory.checkpoint(recipe, shape),
         checkpoints_kept=recipe.checkpoint.keep,
-        free_disk=free,
+        free_disk=free_bytes(folder.path),
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,
         command=shlex.join(["launcher", "run", file, "--ranks", str(count), *overrides]),
-        notes=notes,
+        notes=_notes(recipe, shape, folder, sum(parts.values()), per_device),
     )
+
+
+def _checked(
+    recipe: Recipe, facts: Facts | None, folder: RunFolder, problems: list[str | Problem]
+) -> architecture.Architecture:
+    """The architecture of the recipe's model. Raises UserError with the problems given, and those found here."""
+    shape = None
+    try:
+        shape = architecture.count(recipe, need.of(recipe, facts or guess(recipe)))
+    except UserError as error:
+        problems += error.problems
+    try:
+        folder.check_recipe(recipe)
+    except UserError as error:
+        problems += error.problems
+    size, free = memory.checkpoint(recipe, shape) if shape else 0, free_bytes(folder.path)
+    if size > free:
+        what = f"a checkpoint takes {human(size)}, {human(free)} are free at {folder.checkpoints} (make room there)"
+        problems.append(Problem("checkpoint", what))
+    if problems or shape is None:
+        raise UserError(problems)
+    return shape
+
+
+def _notes(
+    recipe: Recipe, shape: architecture.Architecture, folder: RunFolder, memory_needed: int, memory_there: int
+) -> list[str]:
+    """What the user should know and may go on with."""
+    notes = [f"{p}: half-written, never looked at (the next save replaces it)" for p in folder.half_written()]
+    size, most, free = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1, free_bytes(folder.path)
+    if size * most > free:  # one more than is kept, while the newest is being written
+        notes.append(f"checkpoint: {most} of {human(size)} do not fit into the {human(free)} that are free")
+    if memory_needed > memory_there:
+        what = f"about {human(memory_needed)} of {human(memory_there)} a device: may not fit"
+        notes.append(f"memory: {what} (lower train.max_tokens, which changes memory only)")
+    return notes
 
 
 def guess(recipe: Recipe) -> Facts:

@@ -84,8 +84,8 @@ def _options(config: TrainTokenizer, *more: str) -> dict[str, Any]:
 
 
 def _wordpiece(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> Any:
-    """The trainer numbers characters inside words as a hash map gives them, and breaks ties by number: another vocabulary
-    each time. Given as special tokens they are numbered here; they are none in the tokenizer that is made of them."""
+    """The trainer numbers characters inside words as a hash map gives them, and breaks ties by number: another
+    vocabulary each time. Given as special tokens they are numbered here; in what is made of them they are none."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     def like_bert(model: Any) -> Any:

@@ -55,7 +55,7 @@ def test_the_same_labels_keep_their_head(need, bert, tmp_path):
 
 
 def test_a_larger_vocabulary_than_the_models_is_refused(saved, need):
-    with pytest.raises(UserError, match=r"^tokenizer: the tokenizer has 61 tokens, the model embeds 60 .*own"):
+    with pytest.raises(UserError, match=r"^tokenizer: .*61 tokens, the model embeds 60 .*own"):
         build(saved, need(vocab_size=61))
 
 

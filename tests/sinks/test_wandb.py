@@ -1,9 +1,12 @@
 """Weights & Biases offline: what is in its own file, read back."""
 
 import json
+import time
+from contextlib import suppress
 
 import pytest
 import wandbfile
+from google.protobuf.message import DecodeError
 from pydantic import ValidationError
 
 from launcher.sinks import wandb as sink
@@ -18,11 +21,23 @@ def service():
     wandb.teardown()
 
 
+def settled(file):
+    """The records of a file once its last is there: wandb's own process may still be writing when a run is closed."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with suppress(DecodeError):
+            records = list(wandbfile.records(file))
+            if any(record.WhichOneof("record_type") == "exit" for record in records):
+                return records
+        time.sleep(0.02)
+    raise AssertionError(f"{file}: no end")
+
+
 def runs(about):
     """One for each start: what was logged, what is known of the run, and its exit code."""
     found = []
     for file in sorted((about.folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda f: f.stat().st_mtime_ns):
-        records = list(wandbfile.records(file))
+        records = settled(file)
         rows = wandbfile.history(records)
         (run,) = (r.run for r in records if r.WhichOneof("record_type") == "run")
         (end,) = (r.exit for r in records if r.WhichOneof("record_type") == "exit")
@@ -76,6 +91,15 @@ def test_a_resume_is_the_same_run(about, training):
     assert (first[2], second[2]) == (1, 0)
 
 
+def test_the_newest_start_holds_all_that_went_before_it_and_of_a_step_told_twice_the_later(about, training):
+    metrics = [*(training(step) for step in (1, 2, 3)), {**training(2), "loss": 1.0}]
+    lines = "".join(json.dumps(record) + "\n" for record in metrics)
+    (about().folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    write(about(start=2), [training(3)])
+    ((rows, _, _),) = runs(about())
+    assert [own(row) for row in rows] == [training(1), {**training(2), "loss": 1.0}, training(3)]
+
+
 def test_two_runs_have_two_names(about, tmp_path):
     found = set()
     for name in ("one", "other"):
@@ -88,7 +112,7 @@ def test_two_runs_have_two_names(about, tmp_path):
 def test_steps_are_what_metrics_are_drawn_over(about, training):
     write(about(), [training(1)])
     (file,) = (about().folder / "wandb").glob("offline-run-*/*.wandb")
-    metrics = [r.metric for r in wandbfile.records(file) if r.WhichOneof("record_type") == "metric"]
+    metrics = [r.metric for r in settled(file) if r.WhichOneof("record_type") == "metric"]
     assert [(m.glob_name, m.step_metric) for m in metrics if m.glob_name] == [("*", "step")]
 
 

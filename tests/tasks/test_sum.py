@@ -25,7 +25,8 @@ def test_a_sum_begins_anew_after_a_reset():
     meter = Sum()
     meter.update(torch.tensor(3.0))
     meter.reset()
-    assert meter.compute().item() == 0.0
+    meter.update(torch.tensor(0.5))
+    assert meter.compute().item() == 0.5
 
 
 def test_over_ranks_it_is_a_sum():
