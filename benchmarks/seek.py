@@ -1,6 +1,6 @@
 """What it costs to know the samples of a step: at step 0 and far into 10^9 samples, beside a shuffled list of 10^7.
 
-    python benchmarks/seek.py
+python benchmarks/seek.py
 """
 
 import statistics
@@ -46,7 +46,7 @@ def main() -> None:
     begin = time.perf_counter()
     listed = np.random.default_rng(17).permutation(10**7)
     seconds = time.perf_counter() - begin
-    print(f"a shuffled list of 10^7: {seconds:.2f} s and {listed.nbytes / 2**20:.0f} MiB, at every start and each epoch")
+    print(f"a shuffled list of 10^7: {seconds:.2f} s and {listed.nbytes / 2**20:.0f} MiB, at each start and epoch")
 
 
 if __name__ == "__main__":

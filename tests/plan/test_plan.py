@@ -91,7 +91,7 @@ def test_a_plan_is_shown_as_a_table(workspace):
         "memory        about 439.1 KiB of 8.0 GiB a device (estimate: weights 58.8 KiB, gradients 58.8 KiB, "
         "optimizer 117.6 KiB,",
         "              activations 204.0 KiB)",
-        "checkpoint    180.3 KiB each, 2 kept; 3.0 GiB free",
+        "checkpoint    180.3 KiB, 2 kept; 3.0 GiB free",
         "data          not prepared yet",
         "start         launcher run recipe.yaml --ranks 2",
     ]
