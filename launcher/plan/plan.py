@@ -53,7 +53,8 @@ class Plan(Strict):
     @property
     def equation(self) -> str:
         """The batch equation, for samples of full length."""
-        parts = f"{self.ranks} ranks x {self.micro_batches} micro-batches x {self.micro_samples} samples"
+        counts = {"rank": self.ranks, "micro-batch": self.micro_batches, "sample": self.micro_samples}
+        parts = " x ".join(plural(count, what) for what, count in counts.items())
         sign = "=" if self.ranks * self.micro_batches * self.micro_samples == self.global_batch else "≤"
         return f"{self.global_batch} {sign} {parts}"
 
@@ -170,6 +171,11 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.absolute().parent
     return shutil.disk_usage(path).free
+
+
+def plural(count: int, what: str) -> str:
+    """'1 rank', '2 ranks', '3 micro-batches'."""
+    return f"{count:,} {what}" + ("" if count == 1 else "es" if what.endswith("ch") else "s")
 
 
 def human(size: float) -> str:

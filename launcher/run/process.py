@@ -98,8 +98,10 @@ class Process:
 
 def connect(at: Place, device: str | None = None, store: str | None = None) -> Process:
     """Join the group. `device`: cpu to leave an accelerator alone. `store`: a file the ranks of one machine meet at, so
-    that nothing listens; without it they meet as the environment says (MASTER_ADDR, MASTER_PORT)."""
-    torch.set_num_threads(max(1, cores() // at.local_world))
+    that nothing listens; without it they meet as the environment says (MASTER_ADDR, MASTER_PORT). The cores
+    are shared out, unless OMP_NUM_THREADS says how many each rank gets."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cores() // at.local_world))
     accelerator = None if device == "cpu" else torch.accelerator.current_accelerator(check_available=True)
     if at.world > 1:
         if at.local_world == at.world:

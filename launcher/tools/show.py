@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.plan.facts import Facts
-from launcher.plan.plan import Plan, human
+from launcher.plan.plan import Plan, human, plural
 
 
 def plan(made: Plan, console: Console) -> None:
@@ -16,13 +16,13 @@ def plan(made: Plan, console: Console) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     prepare = "known after `launcher prepare`"
-    cores = f" of {made.threads} threads" if made.device == "cpu" else ""
+    cores = f" ({plural(made.threads, 'thread')} each)" if made.device == "cpu" else ""
     parts = ", ".join(f"{name} {human(size)}" for name, size in made.memory.items())
     estimate = human(sum(made.memory.values()))
     rows = {
         "run": f"{made.name} in {made.folder}"
         + (f", resumes from step {made.resume_from}" if made.resume_from else ""),
-        "ranks": f"{made.ranks} on {made.nodes} node, {made.device}{cores}, {made.strategy}, {made.precision}",
+        "ranks": f"{plural(made.ranks, 'rank')} on {made.device}{cores}, {made.strategy}, {made.precision}",
         "global batch": made.equation,
         "steps": f"{made.steps:,}" if made.steps else prepare,
         "samples": f"{made.samples:,} ({made.epochs:.2f} epochs)" if made.samples and made.epochs else prepare,
@@ -31,11 +31,13 @@ def plan(made: Plan, console: Console) -> None:
         "memory": f"about {estimate} of {human(made.memory_per_device)} a device (estimate: {parts})",
         "checkpoint": f"{human(made.checkpoint_bytes)}, {made.checkpoints_kept} kept; {human(made.free_disk)} free",
         "data": made.prepared or "not prepared yet",
-        "start": made.command,
     }
     for name, value in rows.items():
         table.add_row(name, escape(value))
     console.print(table)
+    console.print(
+        f"[bold]start[/]         {escape(made.command)}", soft_wrap=True, highlight=False
+    )  # whole, to be copied
     for note in made.notes:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
 

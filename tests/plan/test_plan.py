@@ -82,7 +82,7 @@ def test_a_plan_is_shown_as_a_table(workspace):
     show.plan(plain, Console(file=out, width=120))
     assert [line.rstrip() for line in out.getvalue().splitlines()] == [
         "run           tiny in runs/tiny",
-        "ranks         2 on 1 node, cpu of 1 threads, ddp, fp32",
+        "ranks         2 ranks on cpu (1 thread each), ddp, fp32",
         "global batch  12 = 2 ranks x 2 micro-batches x 3 samples",
         "steps         6",
         "samples       known after `launcher prepare`",
@@ -121,13 +121,13 @@ def test_the_command_of_a_plan_makes_the_same_plan_again(workspace):
 @pytest.mark.parametrize(
     ("batch", "ranks", "max_tokens", "equation"),
     [
-        (12, 1, 96, "12 = 1 ranks x 4 micro-batches x 3 samples"),
-        (12, 4, 96, "12 = 4 ranks x 1 micro-batches x 3 samples"),
-        (12, 2, None, "12 = 2 ranks x 1 micro-batches x 6 samples"),
-        (12, 12, 32, "12 = 12 ranks x 1 micro-batches x 1 samples"),
-        (12, 5, 96, "12 ≤ 5 ranks x 1 micro-batches x 3 samples"),
+        (12, 1, 96, "12 = 1 rank x 4 micro-batches x 3 samples"),
+        (12, 4, 96, "12 = 4 ranks x 1 micro-batch x 3 samples"),
+        (12, 2, None, "12 = 2 ranks x 1 micro-batch x 6 samples"),
+        (12, 12, 32, "12 = 12 ranks x 1 micro-batch x 1 sample"),
+        (12, 5, 96, "12 ≤ 5 ranks x 1 micro-batch x 3 samples"),
         (13, 2, 96, "13 ≤ 2 ranks x 3 micro-batches x 3 samples"),
-        (12, 2, 4096, "12 = 2 ranks x 1 micro-batches x 6 samples"),
+        (12, 2, 4096, "12 = 2 ranks x 1 micro-batch x 6 samples"),
     ],
 )
 def test_the_batch_equation(workspace, batch, ranks, max_tokens, equation):

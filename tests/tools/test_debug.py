@@ -47,7 +47,7 @@ def test_the_first_batch_is_shown_with_its_masked_tokens_marked_and_its_shapes()
     assert not {"[CLS]", "[SEP]", "[PAD]", "[MASK]"} & {was for was, _ in marks}
     assert re.search(r"^input_ids +\(3, 32\) +torch\.int64 ", output, re.MULTILINE)
     assert "BertForMaskedLM on cpu" in output
-    assert "global batch 12 = 1 ranks x 4 micro-batches x 3 samples" in output
+    assert "global batch 12 = 1 rank x 4 micro-batches x 3 samples" in output
 
 
 def test_a_marked_token_is_highlighted_on_a_terminal(printed):
