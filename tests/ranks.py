@@ -9,7 +9,10 @@ from typing import Any
 
 from launcher.launch import execute
 
-multiprocessing.set_forkserver_preload(execute._PRELOAD)
+ARCHITECTURES = ("bert", "roberta", "distilbert", "modernbert")
+multiprocessing.set_forkserver_preload(
+    [*execute._PRELOAD, *(f"transformers.models.{name}.modeling_{name}" for name in ARCHITECTURES)]
+)
 
 
 def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
