@@ -121,8 +121,8 @@ def last(text):
 
 
 def test_a_lost_rank_is_restarted_where_restarts_are_allowed_and_wandb_has_one_run_of_it_all(place):
-    """The deadly sink kills at step 37 each time it is told, which after the restart from 35 is once more. Every loss of
-    metrics.jsonl is in the newest folder that wandb writes, under the run id of all three starts."""
+    """The deadly sink kills at step 37 each time it is told, which after the restart from 35 is once more. Every loss is
+    in the newest folder that wandb writes, under the run id of all three starts."""
     offline = "{kind: wandb, mode: offline}"
     command = ["run", "one.yaml", "name=again", "--ranks", 2]
     again = support.launcher(
