@@ -121,7 +121,7 @@ def last(text):
 
 
 def test_a_lost_rank_is_restarted_where_restarts_are_allowed_and_wandb_has_one_run_of_it_all(place):
-    """The deadly sink kills at step 37 each time it is told, which after the restart from 35 is once more. All losses are
+    """The deadly sink kills at step 37 each time it is told, after the restart from 35 once more. Every loss stands
     in the newest folder that wandb writes, under the run id of all three starts."""
     offline = "{kind: wandb, mode: offline}"
     command = ["run", "one.yaml", "name=again", "--ranks", 2]
