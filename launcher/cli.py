@@ -91,6 +91,8 @@ def run(
         print(f"{made.folder.path}: all {made.plan.steps} steps are done (another name starts another run)")
         return
     made = ready.write(made)
+    if via is not Via.elastic:
+        made.release()  # rank 0 of the other starter comes the whole way itself, and takes it
     show.plan(made.plan, Console(stderr=True))
     _leave(execute.execute(render.train(made.plan, profile.env, via.value)))
 

@@ -141,11 +141,11 @@ def test_a_lost_rank_is_restarted_where_restarts_are_allowed_and_wandb_has_one_r
     assert logged == {step: record["loss"] for step, record in support.steps("runs/again").items()}
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_a_resume_repeats_dropout_to_the_last_bit(place, ranks):
+def test_a_resume_repeats_dropout_to_the_last_bit(place):
+    """On three ranks: with two a sum of gradients does not depend on its order."""
     model = {"kind": "config", "type": "bert", **support.TINY, "dropout": 0.1}
     support.write(sixty("wet", model=model, train__precision="fp32"), "wet.yaml")
-    whole, cut = f"whole-{ranks}", f"cut-{ranks}"
+    whole, cut, ranks = "whole", "cut", 3
     support.launcher("run", "wet.yaml", f"name={whole}", "--ranks", ranks)
     command = support.command("run", "wet.yaml", f"name={cut}", deadly(37, "power"), "--ranks", ranks)
     assert subprocess.run(command, start_new_session=True, check=False).returncode == -9

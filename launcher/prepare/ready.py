@@ -42,6 +42,11 @@ class Ready:
     notes: list[str]
     start: AcquireReturnProxy | None = None
 
+    def release(self) -> None:
+        """Give up the right to start this run, for another process to take."""
+        if self.start is not None:
+            self.start.lock.release()
+
 
 def look(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | None) -> plan.Plan:
     """The plan alone, with the facts of prepared data where there are any. Nothing is made."""
