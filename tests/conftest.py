@@ -4,6 +4,7 @@ import pytest
 import support
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", COLUMNS="200")
+os.environ.update(OMP_NUM_THREADS="1")  # models this small only wait for a second thread
 
 
 @pytest.fixture(scope="session", autouse=True)

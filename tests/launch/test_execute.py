@@ -119,7 +119,8 @@ def test_nothing_listens_beyond_the_loopback(workspace):
     assert set(listening) <= {"127.0.0.1", "::1"}
 
 
-def test_threads_are_shared_out(workspace):
+def test_threads_are_shared_out(workspace, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
     plugin(
         "threads",
         FAULTY.replace('raise ValueError("the third law of thermodynamics")', "self.say()")
