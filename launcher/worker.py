@@ -4,6 +4,7 @@
 under torchrun, accelerate, srun or mpirun, or alone: rank 0 plans and prepares first, and the others wait for it.
 """
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -34,10 +35,21 @@ _DTYPE = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 def train(folder: Path, at: Process, stop: Stop) -> int:
     """Train the run of a folder that `launcher.prepare.ready` has written. Returns 0, or 75 when told to stop."""
     run = ready.read(folder)
-    if at.rank > 0:
-        return _train(run, at, stop)
-    with ready.hold(run.folder):
-        return _train(run, at, stop)
+    with contextlib.ExitStack() as held:
+        problems, steps = at.share(_enter(run, held) if at.rank == 0 else None)
+        if problems:  # told to all ranks, so that none waits for one that has left
+            raise UserError(problems)
+        resume = run.folder.saved(steps[-1]) if steps else None
+        return _train(dataclasses.replace(run, resume=resume), at, stop)
+
+
+def _enter(run: ready.Ready, held: contextlib.ExitStack) -> tuple[list[str], list[int]]:
+    """Rank 0 takes the right to write, and then looks which checkpoints are whole, for all ranks."""
+    try:
+        held.enter_context(ready.hold(run.folder))
+    except UserError as error:
+        return [str(problem) for problem in error.problems], []
+    return [], [saved.step for saved in run.folder.whole()]
 
 
 def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, float]:

@@ -118,13 +118,11 @@ def _check(recipe: Recipe, file: str, overrides: tuple[str, ...], cluster: Clust
 
 
 def read(folder: Path) -> Ready:
-    """A run folder that `write` wrote, as the ranks read it."""
+    """A run folder that `write` wrote, as the ranks read it. What it resumes from is told by the rank that holds it."""
     run = RunFolder(folder)
     made = plan.Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
     known = facts.Facts.model_validate_json(run.facts.read_text(encoding="utf-8"))
-    whole = run.whole()
-    resume = whole[-1] if whole else None
-    return Ready(load.recipe(run.recipe).value, known, made, run, cache.path(known.digest), resume, made.notes)
+    return Ready(load.recipe(run.recipe).value, known, made, run, cache.path(known.digest), None, made.notes)
 
 
 def reopen(folder: Path, ranks: int | None) -> Ready:
