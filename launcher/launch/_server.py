@@ -8,3 +8,5 @@ import signal
 from launcher.run import parent
 
 parent.signal_at_its_death(signal.SIGKILL)
+for _number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+    signal.signal(_number, signal.SIG_IGN)  # a signal to the whole group is for the ranks, which take it themselves

@@ -31,6 +31,7 @@ DEFAULTS = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # a shared store still holds the addresses of an attempt's dead ranks
 }
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _SECONDS_TO_LEAVE = 10
 """What the other ranks get to end after one has failed, before they are killed."""
 
@@ -115,7 +116,7 @@ def _stop_on_signal(file: Path) -> Iterator[None]:
             flush=True,
         )
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    before = {number: signal.signal(number, note) for number in _STOPS}
     try:
         yield
     finally:
@@ -131,6 +132,6 @@ def _command(launch: Launch) -> int:
     def forward(number: int, frame: object) -> None:
         child.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
     return child.wait()

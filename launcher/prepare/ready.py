@@ -167,6 +167,9 @@ def _write(run: Ready) -> None:
     _text(folder.plan, run.plan.model_dump_json(indent=1))
     _text(folder.facts, run.facts.model_dump_json(indent=1))
     _text(folder.path / "environment.json", json.dumps(environment(), indent=1))
+    if not folder.whole():  # what an earlier start left before it had saved anything may be of another recipe
+        shutil.rmtree(folder.tokenizer, ignore_errors=True)
+        shutil.rmtree(folder.model, ignore_errors=True)
     if not folder.tokenizer.is_dir():
         aside = folder.path / ".tokenizer.partial"
         shutil.rmtree(aside, ignore_errors=True)
@@ -176,7 +179,8 @@ def _write(run: Ready) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions, host and git commit. No variables of the environment: they hold secrets."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    tool = shutil.which("git")
+    git = subprocess.run([tool, "rev-parse", "HEAD"], capture_output=True, text=True, check=False) if tool else None
     versions = {}
     for name in _TOLD:
         try:
@@ -188,7 +192,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": sys.version.split()[0],
         "cores": os.cpu_count(),
-        "git": git.stdout.strip() or None,
+        "git": (git.stdout.strip() if git else "") or None,
         "versions": versions,
     }
 

@@ -4,6 +4,7 @@ Nothing here remembers where it was. Step t is computed from t alone, so a resum
 compute steps ahead in any order.
 """
 
+import signal
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -96,6 +97,8 @@ def loader(batches: Batches, start: int, stop: int, workers: int, pin: bool) -> 
         collate_fn=_as_is,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        multiprocessing_context="fork" if workers else None,  # a rank's own default is the launcher's fork server
+        worker_init_fn=_leave_signals_to_the_rank,
     )
 
 
@@ -108,6 +111,11 @@ def to(batch: Any, device: torch.device) -> Any:
 
 def _tensors(batch: dict[str, Any]) -> dict[str, Any]:
     return {k: _tensors(v) if isinstance(v, dict) else torch.from_numpy(v) for k, v in batch.items()}
+
+
+def _leave_signals_to_the_rank(worker: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_is(item: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
 
 from launcher.config.errors import UserError
 from launcher.plan.folder import COMPLETE, RunFolder, Saved, best, checksum
@@ -111,4 +112,8 @@ def _flush(path: Path) -> None:
 def _quietly(action: Any, *args: Any, **options: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a single process has no group is no news
-        action(*args, **options)
+        try:
+            action(*args, **options)
+        except CheckpointException as error:  # no Exception in torch: it would pass by all who tell of failures
+            first = next(iter(error.failures.values()), (error,))[0]
+            raise RuntimeError(f"{type(first).__name__}: {first}") from None

@@ -41,7 +41,7 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0
     evaluation: dict[str, float] = field(default_factory=dict)
-    saved: int = 0
+    saved: int = -1
 
 
 @dataclass

@@ -34,7 +34,7 @@ class Task:
         if len(found) < 2:
             what = f"{len(found)} label in the training data: a classifier needs two or more"
             raise UserError(Problem("data.train.label", what))
-        return {"labels": sorted(found, key=int if numbers else None)}
+        return {"labels": sorted(found, key=lambda label: (int(label) if numbers else 0, label))}
 
     @staticmethod
     def features(
