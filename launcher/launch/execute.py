@@ -21,6 +21,7 @@ from typing import Any
 
 from launcher.launch import Launch, _rank, failure
 from launcher.plan.folder import RunFolder
+from launcher.run.stop import SIGNALS
 
 _PRELOAD = [
     "launcher.launch._server", "torch.distributed", "torchmetrics", "transformers.modeling_utils", "datasets",
@@ -31,7 +32,6 @@ DEFAULTS = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # a shared store still holds the addresses of an attempt's dead ranks
 }
-_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _SECONDS_TO_LEAVE = 10
 """What the other ranks get to end after one has failed, before they are killed."""
 
@@ -116,7 +116,7 @@ def _stop_on_signal(file: Path) -> Iterator[None]:
             flush=True,
         )
 
-    before = {number: signal.signal(number, note) for number in _STOPS}
+    before = {number: signal.signal(number, note) for number in SIGNALS}
     try:
         yield
     finally:

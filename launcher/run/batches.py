@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from launcher.contract import digest
 from launcher.contract.random import Stream
 from launcher.contract.split import split
+from launcher.run.stop import SIGNALS
 
 Ids = NDArray[np.int64]
 
@@ -114,7 +115,7 @@ def _tensors(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from launcher.run import parent
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Stop:
@@ -16,7 +16,7 @@ class Stop:
 
     def listen(self) -> None:
         """Take the signals; also the one that Linux sends when the process that started this one dies."""
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, self._note)
         if self._file is not None:
             parent.signal_at_its_death(signal.SIGTERM)
