@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from launcher.config import kinds, load
-from launcher.config.errors import UserError
+from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.contract.order import InTurn, Order
 from launcher.contract.random import Stream, seed_for
@@ -23,13 +23,13 @@ from launcher.plan import need, plan
 from launcher.plan.folder import Saved
 from launcher.prepare import ready
 from launcher.prepare.samples import Samples
-from launcher.run import checkpoint, loop, optim, process
+from launcher.run import checkpoint, layers, loop, process, trial
 from launcher.run.batches import Batches, loader, to
+from launcher.run.precision import COMPUTED, STORED, LossScale, autocast
 from launcher.run.process import Process
 from launcher.run.stop import Stop
 from launcher.sinks import About
-
-_DTYPE = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+from launcher.strategies import Bare
 
 
 def train(folder: Path, at: Process, stop: Stop) -> int:
@@ -67,24 +67,27 @@ def build(
 ) -> tuple[loop.Run, list[str]]:
     """Everything the loop needs but its sinks, and notes for the user. `resume`: the checkpoint to go on from."""
     recipe, facts = run.recipe, run.facts
+    at = dataclasses.replace(at, tensor_parallel=recipe.tensor_parallel)
     task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
     batches, validation = _batches(run, task, at)
     model, notes = _model(recipe, run, at)
     example = to(batches.example(), at.device)
-    with at.autocast(recipe.train.precision):
-        notes += freeze_unreached(model, task, example)
-    notes += task.attach(model, example)
-    optimizer = optim.adamw(recipe.optimizer, model)
-    engine = kinds.of("strategies", recipe.strategy).wrap(recipe.strategy, model, optimizer, at, recipe.optimizer.clip)
-    _warm_up(engine, task, example, at, recipe)
+    with autocast(recipe.train.precision, at.device):
+        found = trial.run(model, task, example)
+    notes += _freeze(model, found.unreached) + task.attach(model, example)
+    layers.dress(found.layers.values(), recipe.train)
+    bare = Bare(model, found, recipe.optimizer, recipe.train.precision, at)
+    engine = kinds.of("strategies", recipe.strategy).wrap(recipe.strategy, bare)
+    _rehearse(engine, task, example, at, recipe)
+    if at.tensor_parallel > 1:
+        _compare(engine, task, example, at, recipe, found.loss)
 
-    progress = loop.Progress()
+    progress = loop.Progress(scale=LossScale.of(recipe.train.precision))
     if resume is not None:
         state = engine.state_dict()
         checkpoint.load(state, resume)
         engine.load_state_dict(state)
-        told = resume.state
-        progress = loop.Progress(**{k: told[k] for k in ("step", "samples", "tokens", "seconds")}, saved=told["step"])
+        progress = loop.Progress.of(resume.state, recipe.train.precision)
     steps = plan.total_steps(recipe, facts)
     count = _workers(recipe, at) if workers is None else workers
     pin = at.device.type != "cpu"
@@ -105,34 +108,43 @@ def build(
     return built, notes
 
 
-def freeze_unreached(model: torch.nn.Module, task: Any, example: dict[str, Any]) -> list[str]:
-    """Take the parameters that the loss does not depend on out of training (poolers, contact heads): found by trying,
-    on one sample. No strategy waits for their gradients then, and no optimiser decays them."""
-    model.eval()  # without dropout, and without a change to running statistics
-    loss, _ = task.loss(model, example)
-    loss.backward()
-    names = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
-        parameter.grad = None
-    model.train()
-    if not names:
+def _freeze(model: torch.nn.Module, unreached: list[str]) -> list[str]:
+    """Take the parameters that the loss does not depend on out of training (poolers, contact heads). No strategy waits
+    for their gradients then, and no optimiser decays them."""
+    for name in unreached:
+        model.get_parameter(name).requires_grad_(False)
+    if not unreached:
         return []
-    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return [f"{len(names)} parameters take no part in the loss and stay as they are: {some}"]
+    some = ", ".join(unreached[:3]) + (f" and {len(unreached) - 3} more" if len(unreached) > 3 else "")
+    return [f"{len(unreached)} parameters take no part in the loss and stay as they are: {some}"]
 
 
-def _warm_up(engine: Any, task: Any, example: dict[str, Any], at: Process, recipe: Recipe) -> None:
-    """One backward whose gradients are dropped. DDP orders its buckets by the first backward it sees; after this one a
-    resumed run reduces in the order of the run that was never stopped, to the last bit."""
+def _rehearse(engine: Any, task: Any, example: dict[str, Any], at: Process, recipe: Recipe) -> None:
+    """Backwards whose gradients are dropped. DDP orders its buckets by the first that it sees; after these a resumed
+    run reduces in the order of the run that was never stopped, to the last bit."""
     engine.module.eval()
-    for _ in range(2):  # the buckets are rebuilt at the second forward
+    for _ in range(engine.rehearsals):
         with engine.accumulating(last=True) as model:
-            with at.autocast(recipe.train.precision):
+            with autocast(recipe.train.precision, at.device):
                 loss, _ = task.loss(model, example)
             engine.backward(loss)
         engine.clear()
     engine.module.train()
+
+
+def _compare(engine: Any, task: Any, example: dict[str, Any], at: Process, recipe: Recipe, expected: float) -> None:
+    """Raises UserError where a model dealt over ranks does not compute what the whole one did: found by trying."""
+    engine.module.eval()
+    try:
+        with torch.no_grad(), autocast(recipe.train.precision, at.device):
+            loss = float(task.loss(engine.module, example)[0])
+    except (RuntimeError, ValueError, TypeError) as error:
+        what = f"{type(engine.module).__name__} cannot be dealt over ranks: {str(error).splitlines()[0][:200]} (take 1)"
+        raise UserError(Problem("strategy.tensor_parallel", what)) from None
+    engine.module.train()
+    if abs(loss - expected) > (0.05 if recipe.train.precision in COMPUTED else 1e-4) * max(1.0, abs(expected)):
+        what = f"the loss of a sample is {loss:.6f} dealt over ranks and {expected:.6f} whole (take 1)"
+        raise UserError(Problem("strategy.tensor_parallel", what))
 
 
 def _train(run: ready.Ready, at: Process, stop: Stop) -> int:
@@ -158,8 +170,8 @@ def _batches(run: ready.Ready, task: Any, at: Process) -> tuple[Batches, Batches
     def make(side: str, order: Any, stream: Stream) -> Batches:
         samples = Samples(run.prepared, side)
         return Batches(
-            samples, order, task, recipe.train.global_batch, recipe.seed, stream, at.rank, at.world,
-            recipe.train.max_tokens,
+            samples, order, task, recipe.train.global_batch, recipe.seed, stream, at.data_parallel_rank,
+            at.data_parallel_size, recipe.train.max_tokens,
         )  # fmt: skip
 
     counts = run.facts.samples
@@ -182,7 +194,7 @@ def _model(recipe: Recipe, run: ready.Ready, at: Process) -> tuple[torch.nn.Modu
         aside = run.folder.path / ".model.partial"
         model.config.save_pretrained(aside)
         aside.rename(run.folder.model)
-    return model.to(device=at.device, dtype=_DTYPE[recipe.train.precision]).train(), notes
+    return model.to(device=at.device, dtype=STORED[recipe.train.precision]).train(), notes
 
 
 def _workers(recipe: Recipe, at: Process) -> int:

@@ -75,15 +75,27 @@ class Data(Strict):
     max_length: int = Field(128, gt=2)
 
 
+def _checkpointing(value: Any) -> Any:
+    if not (isinstance(value, str) and re.fullmatch(r"none|layers|every [1-9]\d*", value)):
+        raise PydanticCustomError("activation_checkpointing", "should be none, layers, or every N (such as every 2)")
+    return value
+
+
 class Train(Strict):
     """`global_batch`: samples an optimiser step sees. `max_tokens`: padded tokens of a rank's micro-batch, which
-    decides memory only."""
+    decides memory only. `compile`: torch.compile, layer by layer. `activation_checkpointing`: the layers whose
+    activations are computed again in the backward. `abort_after`: steps in a row with a gradient that is not finite,
+    after which the run fails. `loss_scale`: fp16 needs the dynamic one."""
 
     global_batch: int = Field(gt=0)
     steps: int | None = Field(None, gt=0)
     epochs: float | None = Field(None, gt=0)
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    loss_scale: Literal["auto", "none"] = "auto"
     max_tokens: int | None = Field(None, gt=0)
+    compile: bool = False
+    activation_checkpointing: Annotated[str, BeforeValidator(_checkpointing)] = "none"
+    abort_after: int = Field(10, gt=0)
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
 
     @model_validator(mode="after")
@@ -91,6 +103,12 @@ class Train(Strict):
         if (self.steps is None) == (self.epochs is None):
             raise PydanticCustomError("length", "needs either steps or epochs, and not both")
         return self
+
+    @property
+    def checkpointed_every(self) -> int:
+        """Of how many layers one has its activations checkpointed; 0: none has."""
+        words = self.activation_checkpointing
+        return {"none": 0, "layers": 1}[words] if " " not in words else int(words.split()[1])
 
 
 class AdamW(Strict):
@@ -210,9 +228,17 @@ class Recipe(Strict):
     evaluate: Evaluate = Evaluate()
     sinks: list[Sink] = ["console", "jsonl"]  # type: ignore[list-item]
 
+    @property
+    def tensor_parallel(self) -> int:
+        """How many ranks share each sample: decided by the strategies that can."""
+        return int(getattr(self.strategy, "tensor_parallel", 1))
+
 
 # What may change between a start and a resume: how fast a run goes and what it tells, never where it goes.
-PERFORMANCE = ("strategy", "checkpoint", "evaluate", "sinks", "train.max_tokens", "train.workers")
+PERFORMANCE = (
+    "strategy", "checkpoint", "evaluate", "sinks", "train.max_tokens", "train.workers", "train.compile",
+    "train.activation_checkpointing", "train.abort_after",
+)  # fmt: skip
 
 
 def trajectory(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import sys
 
 from launcher.config import kinds
 from launcher.config.errors import UserError
+from launcher.plan.blocks import blocks
 from launcher.plan.need import Need
 
 
@@ -23,10 +24,13 @@ def main() -> None:
         return
     hf = getattr(model, "config", None)
     widths = {"hidden": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
+    layers = [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
     said = {
         "name": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "buffers": sum(b.numel() for b in model.buffers()),
+        "in_layers": sum(layers),
+        "largest_layer": max(layers, default=0),
         **{key: int(getattr(hf, name, 0) or 0) for key, name in widths.items()},
     }
     print(json.dumps(said))

@@ -14,13 +14,19 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
 from launcher.plan.need import Need
 
+_FORM = "2"
+"""Changed with what an Architecture says, so that an older answer is not taken for a newer one."""
+
 
 class Architecture(Strict):
-    """`parameters`: each tied one once. Widths are 0 where the architecture does not name them."""
+    """`parameters`: each tied one once; `in_layers`: those of the repeated layers, `largest_layer` of one. Widths are 0
+    where the architecture does not name them."""
 
     name: str
     parameters: int
     buffers: int
+    in_layers: int = 0
+    largest_layer: int = 0
     hidden: int = 0
     layers: int = 0
     heads: int = 0
@@ -34,7 +40,7 @@ def cache_root() -> Path:
 def count(recipe: Recipe, need: Need) -> Architecture:
     """The architecture of the recipe's model. Raises UserError for a model that cannot be built."""
     question = json.dumps({"model": recipe.model.model_dump(mode="json"), "need": asdict(need)}, sort_keys=True)
-    known = question + metadata.version("transformers") + _local_config(recipe)
+    known = _FORM + question + metadata.version("transformers") + _local_config(recipe)
     file = cache_root() / "architectures" / f"{hashlib.blake2b(known.encode(), digest_size=16).hexdigest()}.json"
     if file.is_file():
         return Architecture.model_validate_json(file.read_text(encoding="utf-8"))

@@ -1,29 +1,52 @@
-"""Estimates of memory and checkpoint size, in bytes. Simple on purpose; a plan calls them estimates."""
+"""Estimates of memory and checkpoint size, in bytes: of one device, at the fullest moment of a step."""
 
+from launcher.config import kinds
 from launcher.config.recipe import Recipe
 from launcher.plan.architecture import Architecture
+from launcher.plan.facts import Facts
 
-_WIDTH = {"fp32": 4, "bf16": 4, "fp64": 8}  # of a stored parameter: bf16 is autocast, its weights stay fp32
-_ACTIVATION = {"fp32": 4, "bf16": 2, "fp64": 8}
-
-
-def state(recipe: Recipe, architecture: Architecture) -> dict[str, int]:
-    """Bytes of weights, gradients and the two moments of AdamW on a device that holds them all."""
-    size = architecture.parameters * _WIDTH[recipe.train.precision]
-    return {"weights": size, "gradients": size, "optimizer": 2 * size}
+_WIDTH = {"fp32": 4, "bf16": 4, "fp16": 4, "fp64": 8}  # of a stored parameter: bf16 and fp16 are autocast
+_ACTIVATION = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
 
 
-def activations(recipe: Recipe, architecture: Architecture, samples: int) -> int:
-    """Bytes kept for the backward of a micro-batch of `samples` of full length.
+def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples: int) -> dict[str, int]:
+    """Bytes of weights, gradients, the two moments of AdamW, activations of a micro-batch of `samples` of full length,
+    and the buffers in which a strategy gathers and reduces."""
+    held = kinds.of("strategies", recipe.strategy).holding(recipe.strategy, shape, ranks)
+    size = shape.parameters * _WIDTH[recipe.train.precision]
+    return {
+        "weights": round(held.weights * size),
+        "gradients": round(held.gradients * size),
+        "optimizer": round(held.optimizer * 2 * size),
+        "activations": activations(recipe, shape, samples) + outputs(recipe, facts, samples),
+        "buffers": held.gathered * _WIDTH[recipe.train.precision] + held.flat,
+    }
 
-    Per layer and token 17 hidden widths, and 2.5 attention maps of heads x length where attention is not fused; counted
-    as fused here (Korthikanti et al., 2022, give 34 s b h + 5 a s^2 b bytes in 16 bits). Logits are kept for the masked
-    positions alone, which is small beside it.
+
+def activations(recipe: Recipe, shape: Architecture, samples: int) -> int:
+    """Bytes that the layers keep for the backward.
+
+    Per layer and token 17 hidden widths, and 2.5 attention maps of heads x length where attention is not fused
+    (Korthikanti et al., 2022, give 34 s b h + 5 a s^2 b bytes in 16 bits). Of a checkpointed layer its input is kept
+    (Chen et al., 2016), and one layer at a time is computed again. Tensor parallelism splits what is inside a layer.
     """
-    length = recipe.data.max_length
-    return 17 * architecture.layers * samples * length * architecture.hidden * _ACTIVATION[recipe.train.precision]
+    tokens, width = samples * recipe.data.max_length, _ACTIVATION[recipe.train.precision]
+    maps = 2.5 * shape.heads * recipe.data.max_length if getattr(recipe.model, "attention", None) == "eager" else 0
+    layer = tokens * (17 * shape.hidden + maps) * width / recipe.tensor_parallel
+    every = recipe.train.checkpointed_every
+    if not every:
+        return round(shape.layers * layer)
+    again = -(-shape.layers // every)
+    return round((shape.layers - again + 1) * layer + again * tokens * shape.hidden * width)
 
 
-def checkpoint(recipe: Recipe, architecture: Architecture) -> int:
+def outputs(recipe: Recipe, facts: Facts, samples: int) -> int:
+    """Bytes of the outputs of the head: as computed, in full precision, their logarithms, and their gradient."""
+    task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
+    width = max(4, _WIDTH[recipe.train.precision])
+    return int(samples * task.outputs(recipe.data.max_length) * (3 * width + _ACTIVATION[recipe.train.precision]))
+
+
+def checkpoint(recipe: Recipe, shape: Architecture) -> int:
     """Bytes of a checkpoint: weights, buffers and both moments."""
-    return (3 * architecture.parameters + architecture.buffers) * _WIDTH[recipe.train.precision]
+    return (3 * shape.parameters + shape.buffers) * _WIDTH[recipe.train.precision]

@@ -6,12 +6,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.config import kinds
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe, TrainTokenizer
 from launcher.config.types import Strict
-from launcher.plan import architecture, devices, memory, need
+from launcher.plan import architecture, devices, layout, memory, need
 from launcher.plan.facts import Facts
 from launcher.plan.folder import RunFolder
 
@@ -27,6 +26,7 @@ class Plan(Strict):
     prepared: str | None
     nodes: int
     ranks: int
+    tensor_parallel: int
     device: str
     threads: int
     strategy: str
@@ -53,9 +53,11 @@ class Plan(Strict):
     @property
     def equation(self) -> str:
         """The batch equation, for samples of full length."""
-        counts = {"rank": self.ranks, "micro-batch": self.micro_batches, "sample": self.micro_samples}
+        groups = self.ranks // self.tensor_parallel
+        who = "rank" if self.tensor_parallel == 1 else "tensor-parallel group"
+        counts = {who: groups, "micro-batch": self.micro_batches, "sample": self.micro_samples}
         parts = " x ".join(plural(count, what) for what, count in counts.items())
-        sign = "=" if self.ranks * self.micro_batches * self.micro_samples == self.global_batch else "≤"
+        sign = "=" if groups * self.micro_batches * self.micro_samples == self.global_batch else "≤"
         return f"{self.global_batch} {sign} {parts}"
 
 
@@ -75,11 +77,10 @@ def make(
     found = devices.find(cluster)
     count = ranks or (found.count if cluster.devices_per_node == "auto" else cluster.devices_per_node)
     folder = RunFolder(RUNS / recipe.name)
-    shape = _checked(recipe, facts, folder, [*wrong, *_problems(recipe, count, found)])
-    steps = _steps(recipe, facts)
-    micro_batches, micro_samples = _micro(recipe, count)
-    parts = {**memory.state(recipe, shape), "activations": memory.activations(recipe, shape, micro_samples)}
     per_device = found.memory // (count if found.kind == "cpu" else 1)
+    shape = _checked(recipe, facts, folder, count, per_device, [*wrong, *_problems(recipe, count, found)])
+    steps = _steps(recipe, facts)
+    micro_batches, micro_samples = layout.micro(recipe, count)
     whole = folder.whole()
     samples = steps * recipe.train.global_batch if steps else None
     return Plan(
@@ -88,6 +89,7 @@ def make(
         prepared=str(prepared) if prepared else None,
         nodes=cluster.nodes,
         ranks=count,
+        tensor_parallel=recipe.tensor_parallel,
         device=found.kind,
         threads=max(1, devices.cores() // count),
         strategy=recipe.strategy.kind,
@@ -101,7 +103,7 @@ def make(
         tokens=samples * facts.tokens["train"] // facts.samples["train"] if samples and facts else None,
         model=shape.name,
         parameters=shape.parameters,
-        memory=parts,
+        memory=layout.needed(recipe, shape, facts or guess(recipe), count),
         memory_per_device=per_device,
         checkpoint_bytes=memory.checkpoint(recipe, shape),
         checkpoints_kept=recipe.checkpoint.keep,
@@ -109,19 +111,27 @@ def make(
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,
         command=shlex.join(["launcher", "run", file, "--ranks", str(count), *overrides]),
-        notes=_notes(recipe, shape, folder, sum(parts.values()), per_device),
+        notes=_notes(recipe, shape, folder),
     )
 
 
 def _checked(
-    recipe: Recipe, facts: Facts | None, folder: RunFolder, problems: list[str | Problem]
+    recipe: Recipe, facts: Facts | None, folder: RunFolder, ranks: int, there: int, problems: list[str | Problem]
 ) -> architecture.Architecture:
-    """The architecture of the recipe's model. Raises UserError with the problems given, and those found here."""
-    shape = None
+    """The architecture of the recipe's model. Raises UserError with the problems given, and those found here. `there`:
+    bytes of memory of a device."""
+    shape, known = None, facts or guess(recipe)
     try:
-        shape = architecture.count(recipe, need.of(recipe, facts or guess(recipe)))
+        shape = architecture.count(recipe, need.of(recipe, known))
     except UserError as error:
         problems += error.problems
+    if shape is not None:
+        problems += layout.refusals(recipe, shape)
+    if shape is not None and not problems:
+        size = sum(layout.needed(recipe, shape, known, ranks).values())
+        if size > there:
+            what = f"about {human(size)} of {human(there)} a device: does not fit"
+            problems.append(Problem("strategy", f"{what} ({layout.nearest(recipe, shape, known, ranks, there)})"))
     try:
         folder.check_recipe(recipe)
     except UserError as error:
@@ -135,17 +145,12 @@ def _checked(
     return shape
 
 
-def _notes(
-    recipe: Recipe, shape: architecture.Architecture, folder: RunFolder, memory_needed: int, memory_there: int
-) -> list[str]:
+def _notes(recipe: Recipe, shape: architecture.Architecture, folder: RunFolder) -> list[str]:
     """What the user should know and may go on with."""
     notes = [f"{p}: half-written, never looked at (the next save replaces it)" for p in folder.half_written()]
     size, most, free = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1, free_bytes(folder.path)
     if size * most > free:  # one more than is kept, while the newest is being written
         notes.append(f"checkpoint: {most} of {human(size)} do not fit into the {human(free)} that are free")
-    if memory_needed > memory_there:
-        what = f"about {human(memory_needed)} of {human(memory_there)} a device: may not fit"
-        notes.append(f"memory: {what} (lower train.max_tokens, which changes memory only)")
     return notes
 
 
@@ -191,20 +196,11 @@ def _steps(recipe: Recipe, facts: Facts | None) -> int | None:
     return total_steps(recipe, facts) if facts else recipe.train.steps
 
 
-def _micro(recipe: Recipe, ranks: int) -> tuple[int, int]:
-    """Micro-batches of a rank and samples in one, for samples of full length."""
-    share = math.ceil(recipe.train.global_batch / ranks)
-    if recipe.train.max_tokens is None:
-        return 1, share
-    size = min(share, recipe.train.max_tokens // recipe.data.max_length)
-    return math.ceil(share / size), size
-
-
 def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | Problem]:
     """Mistakes that only show where keys meet."""
     train, out = recipe.train, list[str | Problem]()
-    if train.global_batch < ranks:
-        what = f"{train.global_batch} samples cannot be shared by {ranks} ranks"
+    if train.global_batch < (shares := max(1, ranks // recipe.tensor_parallel)):
+        what = f"{train.global_batch} samples cannot be shared by {shares} ranks"
         out.append(Problem("train.global_batch", f"{what} (at least one each: fewer ranks, or a larger batch)"))
     if train.max_tokens is not None and train.max_tokens < recipe.data.max_length:
         longest = f"data.max_length is {recipe.data.max_length}"
@@ -213,9 +209,10 @@ def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | 
     if found.kind == "cuda" and ranks > found.count:
         advice = "one each at the most, or --cluster with device: cpu"
         out.append(f"--ranks: {ranks} ranks for {found.count} GPUs ({advice})")
-    check = getattr(kinds.of("strategies", recipe.strategy), "check", None)
-    if check and (what := check(recipe.strategy, ranks)):
-        out.append(Problem("strategy", what))
+    if train.precision == "fp16" and train.loss_scale == "none":
+        what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
+        out.append(Problem("train.loss_scale", what))
+    out += layout.misfits(recipe, ranks)
     if (recipe.evaluate.every or recipe.evaluate.at_start) and recipe.data.validation is None:
         out.append(Problem("evaluate", "there is nothing to evaluate on (add data.validation)"))
     if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:

@@ -1,5 +1,6 @@
 """The training loop, from top to bottom: batch, accumulate, step, measure, evaluate, save, leave."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +15,16 @@ from launcher.contract.random import Stream, seed_for
 from launcher.plan.folder import RunFolder
 from launcher.run import checkpoint, optim
 from launcher.run.batches import RankBatch, to
+from launcher.run.precision import LossScale, autocast
 from launcher.run.process import Process
 
 DONE, STOPPED = 0, 75
 
 _SHARE = np.dtype([("weight", "f8"), ("digest", "u8"), ("tokens", "i8"), ("stop", "i8"), ("due", "i8")])
+
+
+class NotFinite(RuntimeError):
+    """Step after step has a gradient that is infinite or not a number."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,26 @@ class Progress:
     seconds: float = 0.0
     evaluation: dict[str, float] = field(default_factory=dict)
     saved: int = -1
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    culprit: str = ""
+    overflows: int = 0
+    scale: LossScale = field(default_factory=LossScale)
+
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        names = ("step", "samples", "tokens", "seconds", "skipped", "skipped_in_a_row", "culprit", "overflows")
+        return {**{name: getattr(self, name) for name in names}, "scale": [self.scale.value, self.scale.good]}
+
+    @classmethod
+    def of(cls, state: dict[str, Any], precision: str) -> "Progress":
+        """That of a checkpoint's state."""
+        made = cls(saved=state["step"], scale=LossScale.of(precision))
+        for name in made.kept().keys() & state.keys() - {"scale"}:
+            setattr(made, name, state[name])
+        if "scale" in state and precision == "fp16":
+            made.scale = LossScale(*state["scale"])
+        return made
 
 
 @dataclass
@@ -93,25 +119,65 @@ def train(run: Run) -> int:
 
 
 def step(run: Run, batch: RankBatch, whole: Whole, begin: float) -> dict[str, Any]:
-    """One optimiser step. Returns its record, as it stands in metrics.jsonl; `begin`: when its batch was asked for."""
+    """One optimiser step. Returns its record, as it stands in metrics.jsonl; `begin`: when its batch was asked for.
+
+    Where fp16 gradients overflow under the loss scale, no step is taken: the same batch comes again under half the
+    scale, so that the scale never decides what a run learns from. A gradient that is not finite by itself changes
+    nothing on any rank: its step goes by without an update.
+    """
     recipe, progress = run.recipe, run.progress
-    torch.manual_seed(seed_for(recipe.seed, Stream.STEP, progress.step, run.process.rank))
-    loss = _accumulate(run, batch, whole.weight)
+    norm = loss = math.nan
+    scale_before = progress.scale.value
+    while True:
+        torch.manual_seed(seed_for(recipe.seed, Stream.STEP, progress.step, run.process.data_parallel_rank))
+        loss = _accumulate(run, batch, whole.weight)
+        norm = run.engine.norm() / progress.scale.value
+        if math.isfinite(norm) or not math.isfinite(loss) or not progress.scale.shrink():
+            break
+        run.engine.clear()
+        progress.overflows += 1
     lr = recipe.optimizer.lr * optim.factor(recipe.schedule, progress.step, run.steps)
-    norm = run.engine.step(lr)
+    if math.isfinite(norm):
+        run.engine.update(lr, optim.clipping(norm, recipe.optimizer.clip) / progress.scale.value)
+        progress.scale.succeed(dynamic=recipe.train.precision == "fp16")
+        progress.skipped_in_a_row = 0
+    else:
+        progress.scale.value = scale_before  # it was not what made this gradient overflow
+        _skip(run)
     progress.step += 1
     progress.samples += recipe.train.global_batch
     progress.tokens += whole.tokens
     progress.seconds += time.perf_counter() - begin
+    scale = {"scale": progress.scale.value, "overflows": progress.overflows} if recipe.train.precision == "fp16" else {}
     return {
         "step": progress.step, "loss": loss, "grad_norm": norm, "lr": lr, "samples": progress.samples,
         "tokens": progress.tokens, "seconds": round(progress.seconds, 4), "data": digest.text(whole.digest),
+        "skipped": progress.skipped, **scale,
     }  # fmt: skip
+
+
+def _skip(run: Run) -> None:
+    """Drop a gradient that is not finite. Raises NotFinite after `abort_after` of them in a row."""
+    progress, named = run.progress, run.engine.nonfinite()
+    run.engine.clear()
+    every = run.process.gather(np.array(list(named.values()))).any(axis=0)
+    bad = [name for name, told in zip(named, every, strict=True) if told]
+    progress.skipped += 1
+    progress.skipped_in_a_row += 1
+    if progress.skipped_in_a_row == 1:  # a backward goes from the last parameter to the first
+        progress.culprit = f"{bad[-1]} ({len(bad)} of {len(named)} parameters)" if bad else "none that was kept"
+    if progress.skipped_in_a_row >= run.recipe.train.abort_after:
+        first = progress.step + 2 - progress.skipped_in_a_row
+        raise NotFinite(
+            f"the gradient was not finite in {progress.skipped_in_a_row} steps in a row, from step {first} on, where "
+            f"{progress.culprit} went first (lower optimizer.lr, or look at the data of that step with launcher debug)"
+        )
 
 
 def agree(process: Process, batch: RankBatch, stop: bool = False, due: bool = False) -> Whole:
     """What the ranks' shares add up to. One rank's stop becomes everyone's."""
-    every = process.gather(np.array((batch.weight, batch.digest, batch.tokens, stop, due), dtype=_SHARE))
+    counted = (batch.weight, batch.digest, batch.tokens) if process.leads else (0.0, 0, 0)
+    every = process.gather(np.array((*counted, stop, due), dtype=_SHARE))
     return Whole(
         weight=float(every["weight"].sum()),
         digest=digest.total(every["digest"].tolist()),
@@ -126,11 +192,13 @@ def evaluate(run: Run) -> dict[str, Any]:
     assert run.validation is not None
     meters = run.task.meters().to(run.process.device)
     run.engine.module.eval()
-    with torch.no_grad(), run.process.autocast(run.recipe.train.precision):
+    with torch.no_grad(), autocast(run.recipe.train.precision, run.process.device):
         for batch in run.validation:
             for micro in batch.micro_batches:
                 run.task.measure(meters, run.engine.module, to(micro, run.process.device))
     run.engine.module.train()
+    if not run.process.leads:
+        meters.reset()  # another rank counts the same samples
     metrics = {f"eval/{name}": value for name, value in run.task.summary(meters).items()}
     run.progress.evaluation = {**metrics, "step": run.progress.step}
     return {"step": run.progress.step, **metrics}
@@ -143,8 +211,7 @@ def save(run: Run) -> None:
         return
     here = progress.evaluation.get("step") == progress.step
     state = {
-        "step": progress.step, "samples": progress.samples, "tokens": progress.tokens, "seconds": progress.seconds,
-        "data": run.data, "ranks": run.process.world, "strategy": run.recipe.strategy.kind,
+        **progress.kept(), "data": run.data, "ranks": run.process.world, "strategy": run.recipe.strategy.kind,
         "evaluation": progress.evaluation if here else {},
     }  # fmt: skip
     checkpoint.save(run.folder, run.engine.state_dict(), state, run.recipe.checkpoint.keep, run.process)
@@ -154,17 +221,19 @@ def save(run: Run) -> None:
 def _accumulate(run: Run, batch: RankBatch, weight: float) -> float:
     """Add up the gradients of d(sum of losses) / weight. Returns the loss of the global batch, on every rank.
 
-    Gradients are averaged over the ranks, so that each backward is scaled by world / weight.
+    Gradients are averaged over the ranks (those that share no sample), so that each backward is scaled by their number
+    / weight.
     """
     process, total = run.process, 0.0
-    scale = process.world / weight if weight else 0.0
+    scale = process.data_parallel_size / weight * run.progress.scale.value if weight else 0.0
     for number, micro in enumerate(batch.micro_batches, start=1):
         with run.engine.accumulating(last=number == len(batch.micro_batches)) as model:
-            with process.autocast(run.recipe.train.precision):
+            with autocast(run.recipe.train.precision, process.device):
                 loss, _ = run.task.loss(model, to(micro, process.device))
             run.engine.backward(loss * scale)
         total += float(loss.detach())
-    return float(process.gather(np.array(total)).sum()) / weight if weight else 0.0
+    counted = total if process.leads else 0.0
+    return float(process.gather(np.array(counted)).sum()) / weight if weight else 0.0
 
 
 def _falls(step: int, every: int | None) -> bool:

@@ -12,13 +12,18 @@ Schedule = Constant | Linear | Cosine | WarmupStableDecay | StepDecay
 
 def adamw(config: AdamW, model: torch.nn.Module) -> torch.optim.AdamW:
     """Fused AdamW over the parameters that train; biases and norms (fewer than two dimensions) do not decay."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    groups: dict[Any, dict[str, Any]] = {}
+    for p in model.parameters():
+        if p.requires_grad:  # what is dealt differently over the ranks cannot be updated in one fused call
+            kind = (p.ndim >= 2, *(getattr(p, name, None) for name in ("device_mesh", "placements")))
+            decay = config.weight_decay if p.ndim >= 2 else 0.0
+            groups.setdefault(kind, {"params": [], "weight_decay": decay})["params"].append(p)
+    return torch.optim.AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def clipping(norm: float, largest: float | None) -> float:
+    """What gradients of this norm are multiplied by, so that their norm is at most `largest` (Pascanu et al., 2013)."""
+    return 1.0 if largest is None else min(1.0, largest / (norm + 1e-6))
 
 
 def factor(schedule: Schedule, step: int, steps: int) -> float:

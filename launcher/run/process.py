@@ -1,6 +1,5 @@
 """One rank among the others: who it is, on which device, and how ranks agree."""
 
-import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,11 +54,27 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
 
 @dataclass(frozen=True)
 class Process:
-    """A rank whose group is connected (world 1 has none)."""
+    """A rank whose group is connected (world 1 has none). `tensor_parallel` neighbouring ranks share each sample."""
 
     rank: int
     world: int
     device: torch.device
+    tensor_parallel: int = 1
+
+    @property
+    def data_parallel_size(self) -> int:
+        """How many shares a global batch falls into."""
+        return self.world // self.tensor_parallel
+
+    @property
+    def data_parallel_rank(self) -> int:
+        """Which of them this rank works on."""
+        return self.rank // self.tensor_parallel
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank, of those that work on its share, is the one that counts it."""
+        return self.rank % self.tensor_parallel == 0
 
     def gather(self, record: NDArray[Any]) -> NDArray[Any]:
         """Every rank's record, in the order of ranks: shape (world, *record.shape). What is decided from it is decided
@@ -85,14 +100,13 @@ class Process:
         if self.world > 1:
             self.gather(np.zeros(1, dtype=np.int8))
 
-    def autocast(self, precision: str) -> contextlib.AbstractContextManager[Any]:
-        """Autocast for bf16; fp32 and fp64 compute in their own type."""
-        if precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
+    def group(self) -> None:
+        """Have a process group also where this rank is alone, for libraries that ask for one; nothing listens."""
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
     def close(self) -> None:
-        if self.world > 1 and dist.is_initialized():
+        if dist.is_initialized():
             dist.destroy_process_group()
 
 

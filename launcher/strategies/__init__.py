@@ -1,23 +1,32 @@
 """How a model is spread over ranks. A kind is one module here with a `Config` (a subclass of
-`launcher.config.types.Plugin`) and the function `wrap` of `Strategy` below, and optionally `check`; the file is the
-registration. Import torch inside functions: a plan reads every Config on a login node.
+`launcher.config.types.Plugin`) and the functions of `Strategy` below; the file is the registration. Import torch inside
+functions: a plan reads every Config on a login node. A Config with a key `tensor_parallel` has that many neighbouring
+ranks share each sample.
 
 The seam is the Engine: whether a micro-batch is the last of its step must be known before its forward (DDP decides
-there whether to reduce), so a micro-batch runs inside `accumulating`.
+there whether to reduce), so a micro-batch runs inside `accumulating`. An engine tells the norm of the gradients before
+it updates anything: whether to take the step, and the factor of clipping and loss scale, is decided in the loop, once
+for every strategy.
 """
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
 
+    from launcher.config.recipe import AdamW
+    from launcher.plan.architecture import Architecture
     from launcher.run.process import Process
+    from launcher.run.trial import Trial
 
 
 class Engine(Protocol):
     module: "torch.nn.Module"
     """What to call; evaluation uses it too."""
+    rehearsals: int
+    """Backwards it wants to see, and drop, before the first step."""
 
     def accumulating(self, last: bool) -> "AbstractContextManager[torch.nn.Module]":
         """A micro-batch: its forward and `backward` belong inside. Gradients are averaged over ranks at the last."""
@@ -25,30 +34,64 @@ class Engine(Protocol):
     def backward(self, loss: "torch.Tensor") -> None:
         """Add the gradients of a loss."""
 
-    def step(self, lr: float) -> float:
-        """Clip, update and clear the gradients. Returns the global gradient norm before clipping."""
+    def norm(self) -> float:
+        """The norm of the whole gradient, the same on every rank; all ranks call it."""
+
+    def nonfinite(self) -> dict[str, bool]:
+        """For each trained parameter, in the model's order, whether what this rank holds of its gradient is not finite.
+        All ranks call it."""
+
+    def update(self, lr: float, factor: float) -> None:
+        """Multiply the gradients, step, and clear them."""
 
     def clear(self) -> None:
         """Drop the gradients."""
 
     def state_dict(self) -> "dict[str, torch.Tensor]":
-        """`model.<name>` and `optimizer.<name>.<moment>`: canonical names whatever wraps the model. The tensors are the
-        live ones: loading writes into them, then calls `load_state_dict`."""
+        """`model.<name>` and `optimizer.<name>.<moment>`: canonical names and shapes whatever wraps the model, each
+        rank its share (DTensor). Loading writes into these tensors and then calls `load_state_dict`."""
 
     def load_state_dict(self, state: "dict[str, torch.Tensor]") -> None:
         """Take over what has been loaded into the tensors of `state_dict`."""
 
 
+@dataclass(frozen=True)
+class Bare:
+    """A model on its device, before anything wraps it, and what will train it."""
+
+    model: "torch.nn.Module"
+    trial: "Trial"
+    optimizer: "AdamW"
+    precision: str
+    process: "Process"
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What share of a model one device holds, between steps: 1 is all of it, 0 none. `gathered`: parameters that are
+    there whole for a moment while it computes, over what it holds. `flat`: bytes of buffers of the strategy's own.
+    `host`: bytes on the host instead, for each rank."""
+
+    weights: float = 1.0
+    gradients: float = 1.0
+    optimizer: float = 1.0
+    gathered: int = 0
+    flat: int = 0
+    host: int = 0
+
+
 class Strategy(Protocol):
     def check(self, config: Any, ranks: int) -> str | None:
-        """What is wrong with this strategy on so many ranks, for the plan."""
+        """What is wrong with this strategy on so many ranks, for the plan. Optional."""
 
-    def wrap(
-        self,
-        config: Any,
-        model: "torch.nn.Module",
-        optimizer: "torch.optim.Optimizer",
-        process: "Process",
-        clip: float | None,
-    ) -> Engine:
+    def refuses(self, config: Any, recipe: Any, heads: int) -> "list[tuple[str, str]]":
+        """Keys of a recipe that it cannot do, each with why and what else. Optional."""
+
+    def layouts(self, ranks: int) -> "list[Any]":
+        """Its Configs worth trying on so many ranks: what `parity` compares and a plan proposes."""
+
+    def holding(self, config: Any, shape: "Architecture", ranks: int) -> Holding:
+        """What a device holds of a model of this shape."""
+
+    def wrap(self, config: Any, bare: Bare) -> Engine:
         """The engine of a model that is on its device already."""

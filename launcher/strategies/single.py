@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.config.types import Plugin
+from launcher.strategies import Bare, Holding
 
 if TYPE_CHECKING:
-    import torch
+    from launcher.plan.architecture import Architecture
 
 
 class Config(Plugin):
@@ -16,7 +17,16 @@ def check(config: Config, ranks: int) -> str | None:
     return None if ranks == 1 else f"single is one process, not {ranks} ranks (take ddp, or --ranks 1)"
 
 
-def wrap(config: Config, model: "torch.nn.Module", optimizer: Any, process: Any, clip: float | None) -> Any:
-    from launcher.strategies._replicated import Replicated
+def layouts(ranks: int) -> list[Config]:
+    return [Config()] if ranks == 1 else []
 
-    return Replicated(model, model, optimizer, clip)
+
+def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
+    return Holding()
+
+
+def wrap(config: Config, bare: Bare) -> Any:
+    from launcher.run import optim
+    from launcher.strategies._torch import TorchEngine
+
+    return TorchEngine(bare.model, bare.model, optim.adamw(bare.optimizer, bare.model))

@@ -54,6 +54,9 @@ class Task(Protocol):
     def options(self) -> dict[str, Any]:
         """Options of the model's configuration that the task decides, such as num_labels."""
 
+    def outputs(self, length: int) -> float:
+        """How many values the model's head makes for a sample of so many tokens, to estimate memory."""
+
     def samples(
         self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], seed: int, stream: "Stream"
     ) -> list[Sample]:

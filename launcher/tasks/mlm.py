@@ -88,6 +88,9 @@ class Task:
     def options(self) -> dict[str, Any]:
         return {}
 
+    def outputs(self, length: int) -> float:
+        return self.config.mask_rate * length * self.facts.vocab_size
+
     def samples(
         self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], seed: int, stream: random.Stream
     ) -> list[Sample]:

@@ -70,6 +70,9 @@ class Task:
             "label2id": {label: index for index, label in enumerate(labels)},
         }
 
+    def outputs(self, length: int) -> float:
+        return float(len(self.facts.labels))
+
     def samples(
         self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], seed: int, stream: random.Stream
     ) -> list[Sample]:

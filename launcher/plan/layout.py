@@ -1,0 +1,96 @@
+"""Whether a layout can run a recipe at all, whether it fits, and which one would."""
+
+from collections.abc import Iterator
+
+from launcher.config import kinds
+from launcher.config.errors import Problem
+from launcher.config.recipe import Recipe
+from launcher.config.types import Plugin
+from launcher.plan import memory
+from launcher.plan.architecture import Architecture
+from launcher.plan.facts import Facts
+
+_MOST_RANKS = 64
+
+
+def misfits(recipe: Recipe, ranks: int) -> list[str | Problem]:
+    """What is wrong with the recipe's strategy on so many ranks, whatever the model."""
+    check = getattr(kinds.of("strategies", recipe.strategy), "check", None)
+    what = check(recipe.strategy, ranks) if check else None
+    return [Problem("strategy", what)] if what else []
+
+
+def refusals(recipe: Recipe, shape: Architecture) -> list[str | Problem]:
+    """Keys of the recipe that its strategy cannot do with this model."""
+    refuses = getattr(kinds.of("strategies", recipe.strategy), "refuses", None)
+    return [Problem(key, what) for key, what in refuses(recipe.strategy, recipe, shape.heads)] if refuses else []
+
+
+def micro(recipe: Recipe, ranks: int) -> tuple[int, int]:
+    """Micro-batches of a rank and samples in one, for samples of full length."""
+    share = -(-recipe.train.global_batch // max(1, ranks // recipe.tensor_parallel))
+    if recipe.train.max_tokens is None:
+        return 1, share
+    size = max(1, min(share, recipe.train.max_tokens // recipe.data.max_length))
+    return -(-share // size), size
+
+
+def needed(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int) -> dict[str, int]:
+    """The memory of a device by what it is for, in bytes."""
+    return memory.parts(recipe, shape, facts, ranks, micro(recipe, ranks)[1])
+
+
+def nearest(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, there: int) -> str:
+    """Advice where a layout does not fit into `there` bytes a device: the one that fits and shards the least, on these
+    ranks, else with less in a micro-batch, else on more ranks."""
+    for count in _counts(ranks):
+        for smaller in (False, True):
+            fitting = list(_fitting(recipe, shape, facts, count, there, smaller))
+            if fitting:
+                size, layout = max(fitting, key=lambda found: found[0])
+                on = "" if count == ranks else f" on {count} ranks"
+                return f"nearest that fits: {layout}{on}, about {size / 2**30:.1f} GiB"
+    return f"nothing known fits on up to {_MOST_RANKS} ranks: a smaller model, or devices with more memory"
+
+
+def written(strategy: Plugin) -> str:
+    """A strategy as it stands in a recipe, without what is the default."""
+    keys = strategy.model_dump(mode="json", exclude_defaults=True) | {"kind": strategy.kind}
+    plain = {key: str(value).lower() if isinstance(value, bool) else value for key, value in keys.items()}
+    return "{" + ", ".join(f"{key}: {value}" for key, value in plain.items()) + "}"
+
+
+def layouts(recipe: Recipe, shape: Architecture, ranks: int) -> Iterator[Recipe]:
+    """The recipe under each layout, of every kind, that so many ranks can run."""
+    for kind in kinds.available("strategies"):
+        for strategy in kinds.module("strategies", kind).layouts(ranks):
+            other = recipe.model_copy(update={"strategy": strategy})
+            if not misfits(other, ranks) and not refusals(other, shape):
+                yield other
+
+
+def _counts(ranks: int) -> list[int]:
+    more = [ranks]
+    while more[-1] * 2 <= _MOST_RANKS:
+        more.append(more[-1] * 2)
+    return more
+
+
+def _fitting(
+    recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, there: int, smaller: bool
+) -> Iterator[tuple[int, str]]:
+    if recipe.train.global_batch < ranks:
+        return
+    for other in layouts(recipe, shape, ranks):
+        told = f"strategy={written(other.strategy)}"
+        if smaller:
+            tokens = recipe.data.max_length
+            other = other.model_copy(
+                update={
+                    "train": other.train.model_copy(update={"max_tokens": tokens, "activation_checkpointing": "layers"})
+                }
+            )
+            told += f" train.max_tokens={tokens} train.activation_checkpointing=layers"
+        size = sum(needed(other, shape, facts, ranks).values())
+        if size <= there:
+            yield size, told

@@ -1,0 +1,90 @@
+"""Tensor parallelism (Shoeybi et al., 2019) of encoder layers by DTensor: heads and feed-forward units are dealt over
+the ranks of a mesh axis, and two all-reduces a layer and direction add up what they make.
+
+A layer is known by the linear maps that ran in it, in their order and by their shapes, not by its name: queries, keys
+and values (three maps, or one fused), the attention's output, then the feed-forward's two (the first fused with its
+gate, or not). Whether the parallel model computes what the whole one does is tried on a sample when the run starts.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from launcher.config.errors import Problem, UserError
+from launcher.strategies import Bare
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A map that makes several things at once, such as queries, keys and values. Its rows are kept in the order (rank,
+    part, row) here, so that an equal share of each part is one contiguous shard; canonical is (part, rank, row)."""
+
+    parts: int
+    ranks: int
+
+    def permute(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.unflatten(0, (self.parts, self.ranks, -1)).transpose(0, 1).flatten(0, 2)
+
+    def canonical(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy in canonical order, dealt over the tensor axis alone. Scalars (an optimiser's step) stay."""
+        if not isinstance(tensor, DTensor):
+            return tensor
+        rows = tensor.full_tensor().unflatten(0, (self.ranks, self.parts, -1)).transpose(0, 1).flatten(0, 2)
+        placements = [Replicate()] * (tensor.device_mesh.ndim - 1) + [Shard(0)]
+        return distribute_tensor(rows.contiguous(), tensor.device_mesh, placements, src_data_rank=None)
+
+    def take(self, live: torch.Tensor, loaded: torch.Tensor) -> None:
+        """Write what was loaded in canonical order into the live tensor."""
+        if not isinstance(live, DTensor) or not isinstance(loaded, DTensor):
+            return
+        mesh, rows = live.device_mesh, self.permute(loaded.full_tensor())
+        place = dict(zip(mesh.mesh_dim_names or (), mesh.get_coordinate() or (), strict=True))
+        mine = rows.chunk(self.ranks)[place["tensor"]]
+        pieces = mine.chunk(mesh["shard"].size()) if "shard" in place else (mine,)
+        held = live.to_local()
+        if held.numel():
+            held.copy_(pieces[place.get("shard", 0)])
+
+
+def parallelise(bare: Bare, mesh: DeviceMesh) -> dict[str, Fused]:
+    """Deal each layer's heads and units over the ranks of a mesh of one axis. Returns the permuted parameters by name.
+    Raises UserError where the layers are not of the form above."""
+    fused, ranks = dict[str, Fused](), mesh.size()
+    for name, layer in bare.trial.layers.items():
+        linears = {n: layer.get_submodule(n) for n in bare.trial.linears[name]}
+        columns, rows = _roles(name, linears)
+        for inner, parts in columns.items():
+            if linears[inner].out_features % (parts * ranks):
+                what = f"{name}.{inner} makes {linears[inner].out_features} values: {ranks} ranks cannot share them"
+                raise UserError(Problem("strategy.tensor_parallel", what))
+            if parts > 1:
+                for kind, parameter in linears[inner].named_parameters():
+                    fused[f"{name}.{inner}.{kind}"] = Fused(parts, ranks)
+                    parameter.data = Fused(parts, ranks).permute(parameter.data).contiguous()
+        plan: dict[str, Any] = {n: ColwiseParallel() for n in columns} | {n: RowwiseParallel() for n in rows}
+        parallelize_module(layer, mesh, plan)
+    if not bare.trial.layers:
+        raise UserError(Problem("strategy.tensor_parallel", "no repeated layers were found in this model (take 1)"))
+    return fused
+
+
+def _roles(layer: str, linears: dict[str, Any]) -> tuple[dict[str, int], list[str]]:
+    """Which maps are split by what they make, with the number of things they make, and which by what they take in."""
+    names, shapes = list(linears), [(m.in_features, m.out_features) for m in linears.values()]
+    wide = shapes[0][0] if shapes else 0
+    attention = 4 if shapes[:4] == [(wide, wide)] * 4 else 2 if shapes[:2] == [(wide, 3 * wide), (wide, wide)] else 0
+    ahead = shapes[attention:]
+    if attention and len(ahead) == 2 and ahead[0][0] == wide == ahead[1][1] and ahead[0][1] % ahead[1][0] == 0:
+        parts = ahead[0][1] // ahead[1][0]
+        if parts in (1, 2):
+            first = dict.fromkeys(names[: attention - 1], 3 if attention == 2 else 1)
+            return {**first, names[attention]: parts}, [names[attention - 1], names[attention + 1]]
+    what = (
+        f"the linear maps of {layer} are {', '.join(f'{n} {i}x{o}' for n, (i, o) in zip(names, shapes, strict=True))}"
+    )
+    advice = "not attention and a feed-forward of two: take tensor_parallel: 1"
+    raise UserError(Problem("strategy.tensor_parallel", f"{what} ({advice})"))

@@ -1,0 +1,106 @@
+"""The engine of strategies whose parameters and optimiser are torch's own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+
+
+class TorchEngine:
+    """`module` is what is called; `model` the bare one inside, whose names are the canonical ones. As it stands here,
+    each rank holds the whole model and gradients that are equal everywhere."""
+
+    rehearsals = 0
+
+    def __init__(self, module: torch.nn.Module, model: torch.nn.Module, optimizer: torch.optim.Optimizer):
+        self.module, self._model, self._optimizer = module, model, optimizer
+
+    @contextmanager
+    def accumulating(self, last: bool) -> Iterator[torch.nn.Module]:
+        yield self.module
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def norm(self) -> float:
+        return float(torch.nn.utils.get_total_norm(self._gradients()))
+
+    def nonfinite(self) -> dict[str, bool]:
+        return {
+            name: p.grad is not None and not bool(torch.isfinite(local(p.grad)).all())
+            for name, p in self._model.named_parameters()
+            if p.requires_grad
+        }
+
+    def update(self, lr: float, factor: float) -> None:
+        if factor != 1.0:
+            torch._foreach_mul_(self._gradients(), factor)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self.clear()
+
+    def clear(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        self._prime()
+        state = {f"model.{name}": p.detach() for name, p in self._model.named_parameters()}
+        kept = self._model.state_dict().keys()
+        state |= {f"model.{name}": b for name, b in self._model.named_buffers() if name in kept}
+        for name, parameter in self._model.named_parameters():
+            for moment, value in self._optimizer.state.get(parameter, {}).items():
+                state[f"optimizer.{name}.{moment}"] = value
+        return state
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Nothing is left to do: the tensors of `state_dict` are the live ones."""
+
+    def _gradients(self) -> list[torch.Tensor]:
+        """What this rank holds of the gradients."""
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        return [local(p.grad) for p in parameters if p.grad is not None]
+
+    def _prime(self) -> None:
+        """Have the optimiser make its moments: a step with a learning rate and gradients of zero changes no weight."""
+        groups = self._optimizer.param_groups
+        missing = [p for g in groups for p in g["params"] if p not in self._optimizer.state]
+        if not missing:
+            return
+        rates = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] = 0.0
+        for parameter in missing:
+            parameter.grad = torch.zeros_like(parameter)
+        self._optimizer.step()
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+        for parameter in missing:
+            self._optimizer.state[parameter]["step"].zero_()
+        self.clear()
+
+
+class Replicated(TorchEngine):
+    """DistributedDataParallel: it orders its buckets by the first backward, and rebuilds them at the second forward."""
+
+    rehearsals = 2
+
+    @contextmanager
+    def accumulating(self, last: bool) -> Iterator[torch.nn.Module]:
+        if last:
+            yield self.module
+        else:
+            with self.module.no_sync():  # type: ignore[operator]
+                yield self.module
+
+
+def in_bf16(state: Any, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """torch's own hook under another name: by its own, DDP refuses it on gloo, which reduces bf16 as well."""
+    return bf16_compress_hook(state, bucket)
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank holds of a tensor: the whole of a plain one."""
+    return tensor.to_local() if isinstance(tensor, torch.distributed.tensor.DTensor) else tensor

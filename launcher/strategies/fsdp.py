@@ -1,0 +1,93 @@
+"""torch's FSDP2 (`fully_shard`): parameters, gradients and moments are dealt over the ranks, layer by layer.
+
+`full` frees a layer's gathered parameters after its forward and gathers them again in the backward (as ZeRO-3 does);
+`grad_op` keeps them until the backward is through (ZeRO-2); `hybrid` shards inside each of `replicas` groups of ranks
+and averages between the groups: the mesh is replica x shard.
+"""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from launcher.config.types import Plugin
+from launcher.strategies import Bare, Holding
+from launcher.strategies._degrees import compiled, divides, heads
+
+if TYPE_CHECKING:
+    from launcher.plan.architecture import Architecture
+
+
+class Config(Plugin):
+    """`offload`: parameters, gradients and moments live in host memory. `prefetch`: layers gathered ahead of the one
+    that computes. `gather` and `reduce`: the type in which parameters travel and are computed with, and in which
+    gradients travel; fp32 means as they are."""
+
+    kind: Literal["fsdp"] = "fsdp"
+    shard: Literal["full", "grad_op", "hybrid"] = "full"
+    replicas: int | None = Field(None, ge=1)
+    tensor_parallel: int = Field(1, ge=1)
+    offload: bool = False
+    prefetch: int = Field(0, ge=0)
+    gather: Literal["fp32", "bf16"] = "fp32"
+    reduce: Literal["fp32", "bf16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _replicas_of_a_hybrid(self) -> "Config":
+        if (self.shard == "hybrid") != (self.replicas is not None):
+            raise PydanticCustomError("replicas", "replicas belongs to shard: hybrid, which needs it (such as 2)")
+        return self
+
+
+def check(config: Config, ranks: int) -> str | None:
+    return divides(config.tensor_parallel, ranks, config.replicas or 1)
+
+
+def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
+    out = heads(config.tensor_parallel, count)
+    if config.offload and config.tensor_parallel > 1:
+        out.append(("strategy.offload", "not together with tensor_parallel (leave one of them out)"))
+    if recipe.train.precision == "fp64" and "bf16" in (config.gather, config.reduce):
+        out.append(("strategy", "gather and reduce in bf16 would round the fp64 that train.precision asks for"))
+    return out + compiled(config.tensor_parallel, recipe)
+
+
+def layouts(ranks: int) -> list[Config]:
+    if ranks == 1:
+        return []
+    out = [Config(), Config(shard="grad_op")]
+    if ranks % 2 == 0:
+        out += [Config(shard="hybrid", replicas=2)] * (ranks > 2) + [Config(tensor_parallel=2)]
+    return out
+
+
+def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
+    shards = ranks // (config.tensor_parallel * (config.replicas or 1))
+    share = (1 - shape.in_layers / shape.parameters * (1 - 1 / config.tensor_parallel)) / shards
+    if config.offload:
+        share = 0.0
+    # What is outside the layers is gathered all the time; at the end of the backward its gradient is there too, and a
+    # copy to be reduced. Of a layer there are the gathered, the travelling, the gradient and its copy.
+    outside, layer = shape.parameters - shape.in_layers, shape.largest_layer / config.tensor_parallel
+    during = 2 * outside + layer * (4 + config.prefetch)
+    if config.shard == "grad_op":
+        during = 2 * outside + shape.in_layers / config.tensor_parallel + 2 * layer
+    return Holding(share, share, share, int(max(3 * outside, during)))
+
+
+def wrap(config: Config, bare: Bare) -> Any:
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    from launcher.strategies import _sharded
+
+    gathered = torch.bfloat16 if config.gather == "bf16" else None
+    reduced = torch.bfloat16 if config.reduce == "bf16" else torch.float32 if gathered else None
+    policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=reduced)
+    replicas = config.replicas or 1
+    axes = {"replica": replicas} if config.shard == "hybrid" else {}
+    axes |= {"shard": bare.process.data_parallel_size // replicas}
+    axes |= {"tensor": config.tensor_parallel} if config.tensor_parallel > 1 else {}
+    return _sharded.wrap(
+        bare, axes, reshard=config.shard != "grad_op", offload=config.offload, policy=policy, prefetch=config.prefetch
+    )
