@@ -159,8 +159,10 @@ def kinds_of(folder: str) -> str:
         (10, "train: {global_batch: 12}", "train: needs either steps or epochs, and not both"),
         (10, "train: {global_batch: 12, steps: 6, workers: few}",
          "train.workers: should be 'auto', or a valid integer"),
+        (10, "train: {global_batch: 12, steps: 6, activation_checkpointing: every 0}",
+         "train.activation_checkpointing: should be none, layers, or every N (such as every 2)"),
         (10, "train: {global_batch: 12, steps: 6, precision: bf17}",
-         "train.precision: should be 'fp32', 'bf16' or 'fp64'"),
+         "train.precision: should be 'fp32', 'bf16', 'fp16' or 'fp64'"),
         (11, "optimizer: {kind: adamw, lr: .nan}", "optimizer.lr: should be a finite number"),
         (11, "optimizer: {kind: adamw, lr: fast}", "optimizer.lr: should be a valid number"),
         (11, "optimizer: 3", "optimizer: needs a kind (there are: adamw)"),
@@ -341,7 +343,8 @@ def test_a_mistake_points_at_the_file_it_was_written_in():
     assert mistakes("base: sub/base.yaml\nname: child\ntrain:\n  stps: 9\n", "optimizer.lr=x") == [
         "sub/base.yaml:2: seed: should be a valid integer",
         "sub/base.yaml:10: train.globl: unknown key "
-        "(there are: epochs, global_batch, max_tokens, precision, steps, workers)",
+        "(there are: abort_after, activation_checkpointing, compile, epochs, global_batch, loss_scale, max_tokens, "
+        "precision, steps, workers)",
         "recipe.yaml:4: train.stps: unknown key (did you mean steps?)",
         "sub/base.yaml:10: train.global_batch: field required",
         "'optimizer.lr=x': optimizer.lr: should be a valid number",

@@ -15,7 +15,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.contract.split import split
-from launcher.plan import plan
+from launcher.plan import layout, plan
 from launcher.plan.devices import Devices
 from launcher.plan.facts import Facts
 from launcher.plan.plan import Plan
@@ -53,6 +53,7 @@ def test_a_plan_decides_every_number(workspace):
         "prepared": None,
         "nodes": 1,
         "ranks": 2,
+        "tensor_parallel": 1,
         "device": "cpu",
         "strategy": "ddp",
         "precision": "fp32",
@@ -65,7 +66,13 @@ def test_a_plan_decides_every_number(workspace):
         "tokens": 6300,
         "model": "BertForMaskedLM",
         "parameters": 15048,
-        "memory": {"weights": 60192, "gradients": 60192, "optimizer": 120384, "activations": 208896},
+        "memory": {  # 17 widths of two layers and 96 tokens; 4.8 masked tokens a sample, 120 logits each in four copies
+            "weights": 60192,
+            "gradients": 60192,
+            "optimizer": 120384,
+            "activations": 208896 + 27648,
+            "buffers": 0,
+        },
         "memory_per_device": 8 * 2**30,
         "checkpoint_bytes": 184672,
         "checkpoints_kept": 2,
@@ -88,9 +95,9 @@ def test_a_plan_is_shown_as_a_table(workspace):
         "samples       known after `launcher prepare`",
         "tokens        known after `launcher prepare`",
         "model         BertForMaskedLM, 15,048 parameters",
-        "memory        about 439.1 KiB of 8.0 GiB a device (estimate: weights 58.8 KiB, gradients 58.8 KiB, "
+        "memory        about 466.1 KiB of 8.0 GiB a device (estimate: weights 58.8 KiB, gradients 58.8 KiB, "
         "optimizer 117.6 KiB,",
-        "              activations 204.0 KiB)",
+        "              activations 231.0 KiB, buffers 0 B)",
         "checkpoint    180.3 KiB, 2 kept; 3.0 GiB free",
         "data          not prepared yet",
         "start         launcher run recipe.yaml --ranks 2",
@@ -142,7 +149,7 @@ def test_the_equation_is_how_samples_of_full_length_are_split(batch, ranks, leng
     most = fit * length + length // 2 if limited else None
     recipe = Recipe.model_validate(support.mlm(train={"global_batch": batch, "steps": 1, "max_tokens": most}))
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": length})})
-    count, size = plan._micro(recipe, ranks)
+    count, size = layout.micro(recipe, ranks)
     shares = split([length] * batch, ranks, most)
     assert {len(share) for share in shares} == {count}
     assert max(len(micro) for share in shares for micro in share) == size
@@ -186,10 +193,11 @@ def test_more_ranks_than_gpus_are_refused(workspace, monkeypatch):
     assert mistakes(cluster=Cluster(), ranks=5) == [told]
 
 
-def test_a_plan_says_where_the_memory_may_not_do(workspace):
+def test_a_plan_that_does_not_fit_is_refused(workspace):
+    """What would fit instead: tests/plan/test_layout.py."""
     tight = Cluster(device="cpu", memory_per_device=0.0001)
-    told = "about 439.1 KiB of 104.9 KiB a device: may not fit (lower train.max_tokens, which changes memory only)"
-    assert made(cluster=tight).notes == [f"memory: {told}"]
+    told = "strategy: about 466.1 KiB of 104.9 KiB a device: does not fit (nothing known fits on up to 64 ranks: "
+    assert mistakes(cluster=tight) == [told + "a smaller model, or devices with more memory)"]
 
 
 # Mistakes where keys meet

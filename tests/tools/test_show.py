@@ -16,8 +16,8 @@ def plan():
     def make(**given):
         known = {
             "name": "bert-base-mlm-of-the-third-attempt", "folder": "runs/bert-base-mlm-of-the-third-attempt",
-            "prepared": CACHE, "nodes": 1, "ranks": 8, "device": "cuda", "threads": 4, "strategy": "ddp",
-            "precision": "bf16", "global_batch": 2048, "micro_batches": 8, "micro_samples": 32, "steps": 100_000,
+            "prepared": CACHE, "nodes": 1, "ranks": 8, "tensor_parallel": 1, "device": "cuda", "threads": 4,
+            "strategy": "ddp", "precision": "bf16", "global_batch": 2048, "micro_batches": 8, "micro_samples": 32, "steps": 100_000,
             "epochs": 3.21, "samples": 204_800_000, "tokens": 26_214_400_000, "model": "BertForMaskedLM",
             "parameters": 109_514_298, "memory": {"weights": 2**29, "gradients": 2**29, "optimizer": 2**30,
             "activations": 5 * 2**30}, "memory_per_device": 80 * 2**30, "checkpoint_bytes": 1_314_171_576,
