@@ -117,9 +117,9 @@ def evaluate(
     outcome = execute.execute(render.evaluate(made.plan, {}, saved.step))
     if outcome.code == 0:
         if json:
-            print(writer.dumps(outcome.metrics))
+            print(writer.dumps(outcome.told))
         else:
-            show.metrics(outcome.metrics, made.facts.baseline, Console())
+            show.metrics(outcome.told, made.facts.baseline, Console())
     _leave(outcome)
 
 
@@ -140,6 +140,40 @@ def debug(
 
     code = tool.debug(recipe, overrides or [], steps or (200 if overfit else 3), overfit, show, Console())
     raise typer.Exit(code)
+
+
+@app.command()
+def parity(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    cluster: ClusterFile = "local",
+    strategies: Annotated[
+        str | None,
+        typer.Option("--strategies", help="Layouts, such as ddp,fsdp:shard=grad_op,deepspeed:zero=3 (default: all)."),
+    ] = None,
+    ranks: Annotated[str, typer.Option("--ranks", metavar="N[,N...]", help="Numbers of ranks.")] = "2,4",
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps under each layout.")] = 5,
+    json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+) -> None:
+    """The same steps under each layout, beside one process. Exit 1 where they differ."""
+    from launcher.config import load
+    from launcher.tools import parity as tool
+
+    if not all(word.strip().isdigit() and int(word) > 0 for word in ranks.split(",")):
+        raise UserError(f"--ranks {ranks}: numbers with commas between them, such as 2,4")
+    profile, waiting = load.cluster(cluster).value, Console(stderr=True)
+    rows = []
+    with waiting.status("one process"):
+        for row in tool.parity(recipe, overrides or [], strategies, [int(n) for n in ranks.split(",")], steps, profile):
+            rows.append(row)
+            told = "same" if row.ok else row.wrong or "differs"
+            waiting.print(f"{row.layout} on {row.ranks}: {told}", highlight=False, soft_wrap=True)
+    if json:
+        print(tool.as_json(rows))
+    else:
+        precision = load.recipe(recipe, overrides or []).value.train.precision
+        tool.show(rows, precision, Console())
+    raise typer.Exit(0 if all(row.ok for row in rows) else 1)
 
 
 @app.command()

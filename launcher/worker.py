@@ -6,12 +6,15 @@ under torchrun, accelerate, srun or mpirun, or alone: rank 0 plans and prepares 
 
 import contextlib
 import dataclasses
+import importlib
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from launcher.config import kinds, load
@@ -25,6 +28,7 @@ from launcher.prepare import ready
 from launcher.prepare.samples import Samples
 from launcher.run import checkpoint, layers, loop, process, trial
 from launcher.run.batches import Batches, loader, to
+from launcher.run.memory import Peak
 from launcher.run.precision import COMPUTED, STORED, LossScale, autocast
 from launcher.run.process import Process
 from launcher.run.stop import Stop
@@ -60,6 +64,20 @@ def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, float]:
     if built.validation is None:
         raise UserError(f"{run.folder.recipe}: data.validation: there is nothing to evaluate on (add it to the recipe)")
     return loop.evaluate(built)
+
+
+def measure(folder: Path, at: Process, steps: int) -> dict[str, Any]:
+    """The records of the first steps, and the most memory that any rank needed for them, in bytes. Nothing is saved."""
+    made = ready.read(folder)
+    for library in getattr(kinds.of("strategies", made.recipe.strategy), "LIBRARIES", ()):
+        importlib.import_module(library)  # its code is no memory of the model's
+    peak = Peak(at.device)
+    run, _ = build(made, at, Stop(), None, workers=0)
+    begin, records = time.perf_counter(), []
+    for _, batch in zip(range(steps), run.batches, strict=False):
+        records.append(loop.step(run, batch, loop.agree(run.process, batch), begin))
+        begin = time.perf_counter()
+    return {"records": records, "memory": int(at.gather(np.array(peak.bytes())).max())}
 
 
 def build(

@@ -8,14 +8,15 @@ from typing import Literal
 @dataclass(frozen=True)
 class Launch:
     """Ranks of one machine. `argv`: a command that starts them (torchrun, accelerate); empty: an elastic agent in this
-    process does. `job`: train or evaluate. `checkpoint`: the one to evaluate."""
+    process does. `checkpoint`: the one to evaluate. `steps`: how many to measure."""
 
     folder: Path
     ranks: int
     device: str
     threads: int
     max_restarts: int = 0
-    job: Literal["train", "evaluate"] = "train"
+    job: Literal["train", "evaluate", "measure"] = "train"
     checkpoint: str | int = "latest"
+    steps: int = 0
     env: dict[str, str] = field(default_factory=dict)
     argv: tuple[str, ...] = ()

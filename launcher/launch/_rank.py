@@ -12,7 +12,7 @@ from launcher.launch import Launch, failure
 
 def entry(launch: Launch, meeting: str) -> dict[str, Any]:
     """Called by the elastic agent on each rank. `meeting`: a folder of this start, with the ranks' store and the stop
-    file. Returns what the launcher needs to know: `code`, and `problems` or `metrics`."""
+    file. Returns what the launcher needs to know: `code`, and `problems` or what was `told`."""
     started_by = os.getppid()
     told = _live(launch, Path(meeting))
     if os.getppid() != started_by:  # the launcher is dead: nobody would ever read what is returned
@@ -35,7 +35,9 @@ def _live(launch: Launch, meeting: Path) -> dict[str, Any]:
     try:
         connected = process.connect(at, launch.device, store=str(meeting / f"store-{attempt}"))
         if launch.job == "evaluate":
-            return {"code": 0, "metrics": worker.evaluate(launch.folder, connected, launch.checkpoint)}
+            return {"code": 0, "told": worker.evaluate(launch.folder, connected, launch.checkpoint)}
+        if launch.job == "measure":
+            return {"code": 0, "told": worker.measure(launch.folder, connected, launch.steps)}
         return {"code": worker.train(launch.folder, connected, stop)}
     except UserError as error:
         return {"code": 2, "problems": [str(problem) for problem in error.problems]}

@@ -38,10 +38,10 @@ _SECONDS_TO_LEAVE = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """The exit code, and what rank 0 found out (`metrics`) or what the user got wrong (`problems`)."""
+    """The exit code, and what rank 0 found out (`told`) or what the user got wrong (`problems`)."""
 
     code: int
-    metrics: dict[str, float]
+    told: dict[str, Any]
     problems: list[str]
 
 
@@ -97,7 +97,7 @@ def _elastic(launch: Launch) -> Outcome:
             print("stopped at once: the ranks were ended without a checkpoint", file=sys.stderr, flush=True)
             return Outcome(1, {}, [])
     problems: list[str] = next((rank["problems"] for _, rank in sorted(told.items()) if "problems" in rank), [])
-    return Outcome(max(rank["code"] for rank in told.values()), told[0].get("metrics", {}), problems)
+    return Outcome(max(rank["code"] for rank in told.values()), told[0].get("told", {}), problems)
 
 
 @contextmanager

@@ -29,6 +29,10 @@ def evaluate(plan: Plan, env: Mapping[str, str], checkpoint: str | int) -> Launc
     )
 
 
+def measure(plan: Plan, env: Mapping[str, str], steps: int) -> Launch:
+    return Launch(Path(plan.folder), plan.ranks, plan.device, plan.threads, job="measure", steps=steps, env=dict(env))
+
+
 def _argv(plan: Plan, via: Via) -> tuple[str, ...]:
     recipe = str(Path(plan.folder) / "recipe.yaml")
     if via == "torchrun":

@@ -1,6 +1,7 @@
 """Whether a layout can run a recipe at all, whether it fits, and which one would."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from launcher.config import kinds
 from launcher.config.errors import Problem
@@ -15,8 +16,11 @@ _MOST_RANKS = 64
 
 def misfits(recipe: Recipe, ranks: int) -> list[str | Problem]:
     """What is wrong with the recipe's strategy on so many ranks, whatever the model."""
-    check = getattr(kinds.of("strategies", recipe.strategy), "check", None)
-    what = check(recipe.strategy, ranks) if check else None
+    module = kinds.of("strategies", recipe.strategy)
+    for library in getattr(module, "LIBRARIES", ()):
+        if find_spec(library) is None:
+            return [Problem("strategy", f"{library} is not installed (pip install {library}, or take ddp or fsdp)")]
+    what = module.check(recipe.strategy, ranks) if hasattr(module, "check") else None
     return [Problem("strategy", what)] if what else []
 
 
@@ -54,8 +58,8 @@ def nearest(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, there
 
 
 def written(strategy: Plugin) -> str:
-    """A strategy as it stands in a recipe, without what is the default."""
-    keys = strategy.model_dump(mode="json", exclude_defaults=True) | {"kind": strategy.kind}
+    """A strategy as it stands in a recipe, with the keys that were set."""
+    keys = {"kind": strategy.kind} | strategy.model_dump(mode="json", exclude_unset=True)
     plain = {key: str(value).lower() if isinstance(value, bool) else value for key, value in keys.items()}
     return "{" + ", ".join(f"{key}: {value}" for key, value in plain.items()) + "}"
 

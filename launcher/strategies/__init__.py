@@ -81,6 +81,9 @@ class Holding:
 
 
 class Strategy(Protocol):
+    LIBRARIES: tuple[str, ...]
+    """What it imports that the launcher does not come with. Optional."""
+
     def check(self, config: Any, ranks: int) -> str | None:
         """What is wrong with this strategy on so many ranks, for the plan. Optional."""
 

@@ -15,6 +15,8 @@ from launcher.strategies import Bare, Holding
 if TYPE_CHECKING:
     from launcher.plan.architecture import Architecture
 
+LIBRARIES = ("deepspeed",)
+
 _OURS = {
     "train_batch_size": "train.global_batch",
     "train_micro_batch_size_per_gpu": "train.global_batch and train.max_tokens",
@@ -50,10 +52,6 @@ class Config(Plugin):
 
 
 def check(config: Config, ranks: int) -> str | None:
-    from importlib.util import find_spec
-
-    if find_spec("deepspeed") is None:
-        return "DeepSpeed is not installed (pip install deepspeed, or take fsdp)"
     if config.offload != "none" and config.zero < (3 if config.offload == "all" else 1):
         least = "3" if config.offload == "all" else "1, 2 or 3"
         return f"offload: {config.offload} needs zero: {least}, not {config.zero}"

@@ -55,7 +55,7 @@ def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
 def layouts(ranks: int) -> list[Config]:
     if ranks == 1:
         return []
-    out = [Config(), Config(shard="grad_op")]
+    out = [Config(shard="full"), Config(shard="grad_op")]
     if ranks % 2 == 0:
         out += [Config(shard="hybrid", replicas=2)] * (ranks > 2) + [Config(tensor_parallel=2)]
     return out
