@@ -5,6 +5,7 @@ import support
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", COLUMNS="200")
 os.environ.update(OMP_NUM_THREADS="1")  # models this small only wait for a second thread
+os.environ.update(DS_ACCELERATOR="cpu")  # else DeepSpeed says at each import that it has chosen it
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,8 +10,9 @@ from typing import Any
 from launcher.launch import execute
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "modernbert")
+STRATEGIES = ("torch.distributed.fsdp", "torch.distributed.tensor.parallel", "deepspeed")
 multiprocessing.set_forkserver_preload(
-    [*execute._PRELOAD, *(f"transformers.models.{name}.modeling_{name}" for name in ARCHITECTURES)]
+    [*execute._PRELOAD, *STRATEGIES, *(f"transformers.models.{name}.modeling_{name}" for name in ARCHITECTURES)]
 )
 
 
