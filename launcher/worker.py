@@ -227,6 +227,7 @@ def _sinks(run: ready.Ready, built: loop.Run, notes: list[str]) -> list[Any]:
     about = About(
         name=recipe.name, folder=run.folder.path, recipe=recipe.model_dump(mode="json"), steps=built.steps,
         start=progress.step, seconds=progress.seconds, tokens=progress.tokens, equation=run.plan.equation, notes=notes,
+        skipped=progress.skipped, overflows=progress.overflows,
     )  # fmt: skip
     return [kinds.of("sinks", sink).open(sink, about) for sink in recipe.sinks]
 

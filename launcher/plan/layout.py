@@ -30,6 +30,12 @@ def refusals(recipe: Recipe, shape: Architecture) -> list[str | Problem]:
     return [Problem(key, what) for key, what in refuses(recipe.strategy, recipe, shape.heads)] if refuses else []
 
 
+def mesh(recipe: Recipe, ranks: int) -> dict[str, int]:
+    """The axes of the strategy's mesh by name; empty where it has none."""
+    axes = getattr(kinds.of("strategies", recipe.strategy), "axes", None)
+    return dict(axes(recipe.strategy, ranks)) if axes else {}
+
+
 def micro(recipe: Recipe, ranks: int) -> tuple[int, int]:
     """Micro-batches of a rank and samples in one, for samples of full length."""
     share = -(-recipe.train.global_batch // max(1, ranks // recipe.tensor_parallel))

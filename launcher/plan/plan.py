@@ -30,6 +30,7 @@ class Plan(Strict):
     device: str
     threads: int
     strategy: str
+    mesh: dict[str, int] = {}
     precision: str
     global_batch: int
     micro_batches: int
@@ -93,6 +94,7 @@ def make(
         device=found.kind,
         threads=max(1, devices.cores() // count),
         strategy=recipe.strategy.kind,
+        mesh=layout.mesh(recipe, count),
         precision=recipe.train.precision,
         global_batch=recipe.train.global_batch,
         micro_batches=micro_batches,

@@ -1,6 +1,6 @@
 """Where numbers go. A kind is one module here with a `Config` (a subclass of `launcher.config.types.Plugin`) and a
 function `open` that returns a `Sink`; the file is the registration. Only rank 0 has sinks. A record is one object of
-metrics.jsonl: a training step (`step, loss, grad_norm, lr, samples, tokens, seconds, data`) or an evaluation
+metrics.jsonl: a training step (`step, loss, grad_norm, lr, samples, tokens, seconds, data, skipped`) or an evaluation
 (`step` and `eval/<metric>`). After a resume a step may be written twice: the later record counts.
 """
 
@@ -24,6 +24,8 @@ class About:
     tokens: int
     equation: str
     notes: list[str]
+    skipped: int = 0
+    overflows: int = 0
 
 
 class Sink(Protocol):

@@ -24,6 +24,7 @@ class Console:
         self._every, self._steps = config.every, about.steps
         self._rich = Rich(file=sys.stdout, highlight=False)
         self._seconds, self._tokens, self._speed, self._told = about.seconds, about.tokens, 0.0, 0.0
+        self._skipped, self._overflows = about.skipped, about.overflows
         start = f", from step {about.start}" if about.start else ""
         self._say(f"[bold]{about.name}[/]: {about.steps} steps{start}; global batch {about.equation}")
         for note in about.notes:
@@ -53,12 +54,21 @@ class Console:
         now = tokens / seconds if seconds > 0 else 0.0
         self._speed = 0.9 * self._speed + 0.1 * now if self._speed else now
         text = f"loss {record['loss']:.4f}  lr {record['lr']:.2e}  {self._speed:,.0f} tokens/s"
+        self._tell_of_trouble(record)
         if self._bar is not None:
             self._bar.update(self._task, completed=record["step"], description=text)
         elif time.monotonic() - self._told >= self._every or record["step"] == self._steps:
             self._told = time.monotonic()
             left = (self._steps - record["step"]) * seconds
             self._say(f"step {record['step']:>6}/{self._steps}  {text}  {left:.0f} s left")
+
+    def _tell_of_trouble(self, record: Record) -> None:
+        """Steps without an update, and steps that were taken again under a smaller loss scale."""
+        if record.get("skipped", 0) > self._skipped:
+            self._say(f"step {record['step']:>6}  [yellow]skipped[/]: the gradient was not finite, nothing was updated")
+        if record.get("overflows", 0) > self._overflows:
+            self._say(f"step {record['step']:>6}  [yellow]overflow[/]: taken again with loss scale {record['scale']:g}")
+        self._skipped, self._overflows = record.get("skipped", 0), record.get("overflows", 0)
 
     def close(self, finished: bool) -> None:
         if self._bar is not None:

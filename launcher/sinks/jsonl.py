@@ -1,6 +1,8 @@
-"""metrics.jsonl in the run folder: an object a line, each written whole."""
+"""metrics.jsonl in the run folder: an object a line, each written whole. A number that is not finite is null: JSON has
+no other way to say it."""
 
 import json
+import math
 import os
 from typing import Literal
 
@@ -18,7 +20,8 @@ class Jsonl:
 
     def write(self, record: Record) -> None:
         """One system call a line: a process killed at any instant leaves whole lines."""
-        os.write(self._file, (json.dumps(record) + "\n").encode())
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        os.write(self._file, (json.dumps(plain, allow_nan=False) + "\n").encode())
 
     def close(self, finished: bool) -> None:
         os.close(self._file)

@@ -90,6 +90,9 @@ class Strategy(Protocol):
     def refuses(self, config: Any, recipe: Any, heads: int) -> "list[tuple[str, str]]":
         """Keys of a recipe that it cannot do, each with why and what else. Optional."""
 
+    def axes(self, config: Any, ranks: int) -> dict[str, int]:
+        """The mesh of ranks by the names of its axes, the outermost first: `replica`, `shard`, `tensor`. Optional."""
+
     def layouts(self, ranks: int) -> "list[Any]":
         """Its Configs worth trying on so many ranks: what `parity` compares and a plan proposes."""
 

@@ -39,6 +39,11 @@ def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
     return out + compiled(config.tensor_parallel, recipe)
 
 
+def axes(config: Config, ranks: int) -> dict[str, int]:
+    mesh = {"replica": ranks // config.tensor_parallel}
+    return mesh | ({"tensor": config.tensor_parallel} if config.tensor_parallel > 1 else {})
+
+
 def layouts(ranks: int) -> list[Config]:
     tensor = [Config(tensor_parallel=2)] if ranks % 2 == 0 else []
     return [Config(), *tensor] if ranks > 1 else []
@@ -60,8 +65,8 @@ def wrap(config: Config, bare: Bare) -> Any:
 
     process = bare.process
     if config.tensor_parallel > 1:
-        axes = {"replica": process.data_parallel_size, "shard": 1, "tensor": config.tensor_parallel}
-        return _sharded.wrap(bare, axes, reshard=False)
+        mesh = axes(config, process.world)
+        return _sharded.wrap(bare, {"replica": mesh["replica"], "shard": 1, "tensor": mesh["tensor"]}, reshard=False)
     optimizer = optim.adamw(bare.optimizer, bare.model)
     if process.world == 1:
         return TorchEngine(bare.model, bare.model, optimizer)

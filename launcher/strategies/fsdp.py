@@ -52,6 +52,13 @@ def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
     return out + compiled(config.tensor_parallel, recipe)
 
 
+def axes(config: Config, ranks: int) -> dict[str, int]:
+    replicas, tensor = config.replicas or 1, config.tensor_parallel
+    mesh = {"replica": replicas} if config.shard == "hybrid" else {}
+    mesh |= {"shard": ranks // (replicas * tensor)}
+    return mesh | ({"tensor": tensor} if tensor > 1 else {})
+
+
 def layouts(ranks: int) -> list[Config]:
     if ranks == 1:
         return []
@@ -84,10 +91,11 @@ def wrap(config: Config, bare: Bare) -> Any:
     gathered = torch.bfloat16 if config.gather == "bf16" else None
     reduced = torch.bfloat16 if config.reduce == "bf16" else torch.float32 if gathered else None
     policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=reduced)
-    replicas = config.replicas or 1
-    axes = {"replica": replicas} if config.shard == "hybrid" else {}
-    axes |= {"shard": bare.process.data_parallel_size // replicas}
-    axes |= {"tensor": config.tensor_parallel} if config.tensor_parallel > 1 else {}
     return _sharded.wrap(
-        bare, axes, reshard=config.shard != "grad_op", offload=config.offload, policy=policy, prefetch=config.prefetch
+        bare,
+        axes(config, bare.process.world),
+        reshard=config.shard != "grad_op",
+        offload=config.offload,
+        policy=policy,
+        prefetch=config.prefetch,
     )

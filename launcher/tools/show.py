@@ -19,10 +19,12 @@ def plan(made: Plan, console: Console) -> None:
     cores = f" ({plural(made.threads, 'thread')} each)" if made.device == "cpu" else ""
     parts = ", ".join(f"{name} {human(size)}" for name, size in made.memory.items())
     estimate = human(sum(made.memory.values()))
+    mesh = " x ".join(f"{name} {size}" for name, size in made.mesh.items())
+    strategy = f"{made.strategy} ({mesh})" if len(made.mesh) > 1 else made.strategy
     rows = {
         "run": f"{made.name} in {made.folder}"
         + (f", resumes from step {made.resume_from}" if made.resume_from else ""),
-        "ranks": f"{plural(made.ranks, 'rank')} on {made.device}{cores}, {made.strategy}, {made.precision}",
+        "ranks": f"{plural(made.ranks, 'rank')} on {made.device}{cores}, {strategy}, {made.precision}",
         "global batch": made.equation,
         "steps": f"{made.steps:,}" if made.steps else prepare,
         "samples": f"{made.samples:,} ({made.epochs:.2f} epochs)" if made.samples and made.epochs else prepare,

@@ -56,6 +56,7 @@ def test_a_plan_decides_every_number(workspace):
         "tensor_parallel": 1,
         "device": "cpu",
         "strategy": "ddp",
+        "mesh": {"replica": 2},
         "precision": "fp32",
         "global_batch": 12,
         "micro_batches": 2,

@@ -1,0 +1,56 @@
+"""The most memory that a rank needs under each strategy, measured beside the plan's estimate, on a BERT of 100M
+parameters (12 layers of 768, 16,384 words): `python benchmarks/memory.py [--ranks 2,4] [--strategies ...]`.
+
+On a CPU that is the resident set over what the process had before the model was built.
+"""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RECIPE = """
+name: memory
+seed: 1
+model: {kind: config, type: bert, max_position_embeddings: 128, dropout: 0.0}
+tokenizer: {kind: train, vocab_size: 16384}
+data: {train: {kind: python_docs, packages: [stdlib, numpy, pandas, sympy]}, max_length: 128}
+task: {kind: mlm}
+train: {global_batch: 8, steps: 3, max_tokens: 128}
+optimizer: {kind: adamw, lr: 1.0e-4}
+"""
+LAYOUTS = (
+    "ddp,fsdp:shard=full,fsdp:shard=grad_op,fsdp:shard=hybrid:replicas=2,fsdp:tensor_parallel=2,ddp:tensor_parallel=2,"
+    "deepspeed:zero=0,deepspeed:zero=1,deepspeed:zero=2,deepspeed:zero=3"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ranks", default="2,4")
+    parser.add_argument("--strategies", default=LAYOUTS)
+    told = parser.parse_args()
+    from launcher.config import load
+    from launcher.tools import parity
+
+    table = Table("layout", "ranks", "measured MiB", "estimate MiB", "measured / estimate")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        Path("recipe.yaml").write_text(RECIPE, encoding="utf-8")
+        cluster, ranks = load.cluster("local").value, [int(n) for n in told.ranks.split(",")]
+        for row in parity.parity("recipe.yaml", [], told.strategies, ranks, 3, cluster):
+            table.add_row(
+                row.layout,
+                str(row.ranks),
+                f"{row.memory / 2**20:,.0f}",
+                f"{row.estimate / 2**20:,.0f}",
+                f"{row.memory / row.estimate:.3f}" if row.estimate else row.wrong,
+            )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
