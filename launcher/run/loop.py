@@ -119,30 +119,16 @@ def train(run: Run) -> int:
 
 
 def step(run: Run, batch: RankBatch, whole: Whole, begin: float) -> dict[str, Any]:
-    """One optimiser step. Returns its record, as it stands in metrics.jsonl; `begin`: when its batch was asked for.
-
-    Where fp16 gradients overflow under the loss scale, no step is taken: the same batch comes again under half the
-    scale, so that the scale never decides what a run learns from. A gradient that is not finite by itself changes
-    nothing on any rank: its step goes by without an update.
-    """
+    """One optimiser step. Returns its record, as it stands in metrics.jsonl; `begin`: when its batch was asked for. A
+    gradient that is not finite changes nothing on any rank: its step goes by without an update."""
     recipe, progress = run.recipe, run.progress
-    norm = loss = math.nan
-    scale_before = progress.scale.value
-    while True:
-        torch.manual_seed(seed_for(recipe.seed, Stream.STEP, progress.step, run.process.data_parallel_rank))
-        loss = _accumulate(run, batch, whole.weight)
-        norm = run.engine.norm() / progress.scale.value
-        if math.isfinite(norm) or not math.isfinite(loss) or not progress.scale.shrink():
-            break
-        run.engine.clear()
-        progress.overflows += 1
+    loss, norm = _gradient(run, batch, whole.weight)
     lr = recipe.optimizer.lr * optim.factor(recipe.schedule, progress.step, run.steps)
     if math.isfinite(norm):
         run.engine.update(lr, optim.clipping(norm, recipe.optimizer.clip) / progress.scale.value)
         progress.scale.succeed(dynamic=recipe.train.precision == "fp16")
         progress.skipped_in_a_row = 0
     else:
-        progress.scale.value = scale_before  # it was not what made this gradient overflow
         _skip(run)
     progress.step += 1
     progress.samples += recipe.train.global_batch
@@ -154,6 +140,27 @@ def step(run: Run, batch: RankBatch, whole: Whole, begin: float) -> dict[str, An
         "tokens": progress.tokens, "seconds": round(progress.seconds, 4), "data": digest.text(whole.digest),
         "skipped": progress.skipped, **scale,
     }  # fmt: skip
+
+
+def _gradient(run: Run, batch: RankBatch, weight: float) -> tuple[float, float]:
+    """The loss of the global batch and the norm of its gradient, which the engine now holds under the loss scale.
+
+    Where fp16 gradients overflow under the scale, no step is taken: the same batch comes again under half of it, so
+    that the scale never decides what a run learns from.
+    """
+    scale = run.progress.scale
+    before = scale.value
+    while True:
+        torch.manual_seed(seed_for(run.recipe.seed, Stream.STEP, run.progress.step, run.process.data_parallel_rank))
+        loss = _accumulate(run, batch, weight)
+        norm = run.engine.norm() / scale.value
+        if math.isfinite(norm):
+            return loss, norm
+        if not math.isfinite(loss) or not scale.shrink():
+            scale.value = before  # it was not what made this gradient overflow
+            return loss, norm
+        run.engine.clear()
+        run.progress.overflows += 1
 
 
 def _skip(run: Run) -> None:

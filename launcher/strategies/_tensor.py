@@ -4,6 +4,7 @@ the ranks of a mesh axis, and two all-reduces a layer and direction add up what 
 A layer is known by the linear maps that ran in it, in their order and by their shapes, not by its name: queries, keys
 and values (three maps, or one fused), the attention's output, then the feed-forward's two (the first fused with its
 gate, or not). Whether the parallel model computes what the whole one does is tried on a sample when the run starts.
+Dropout of attention weights draws the same pattern for each rank's heads.
 """
 
 from dataclasses import dataclass
