@@ -6,7 +6,6 @@ under torchrun, accelerate, srun or mpirun, or alone: rank 0 plans and prepares 
 
 import contextlib
 import dataclasses
-import importlib
 import os
 import sys
 import time
@@ -69,8 +68,9 @@ def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, float]:
 def measure(folder: Path, at: Process, steps: int) -> dict[str, Any]:
     """The records of the first steps, and the most memory that any rank needed for them, in bytes. Nothing is saved."""
     made = ready.read(folder)
-    for library in getattr(kinds.of("strategies", made.recipe.strategy), "LIBRARIES", ()):
-        importlib.import_module(library)  # its code is no memory of the model's
+    strategy = kinds.of("strategies", made.recipe.strategy)
+    if hasattr(strategy, "load"):
+        strategy.load(at.device.type)  # code is no memory of the model's
     peak = Peak(at.device)
     run, _ = build(made, at, Stop(), None, workers=0)
     begin, records = time.perf_counter(), []

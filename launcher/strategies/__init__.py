@@ -99,5 +99,8 @@ class Strategy(Protocol):
     def holding(self, config: Any, shape: "Architecture", ranks: int) -> Holding:
         """What a device holds of a model of this shape."""
 
+    def load(self, device: str) -> None:
+        """Import what it needs beyond torch, for a kind of device. Optional."""
+
     def wrap(self, config: Any, bare: Bare) -> Engine:
         """The engine of a model that is on its device already."""

@@ -6,6 +6,7 @@ Its flat partitions become tensors of canonical names and shapes one parameter a
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,15 +25,22 @@ _SHM = "deepspeed_shm_comm"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def wrap(stage: int, settings: dict[str, Any], bare: Bare) -> Any:
-    """The engine of ZeRO `stage`; `settings`: DeepSpeed's own configuration."""
-    os.environ.setdefault("DS_ACCELERATOR", bare.process.device.type)
-    os.environ.setdefault("LOCAL_RANK", str(bare.process.device.index or 0))
-    bare.process.group()
+def load(device: str) -> Any:
+    """DeepSpeed, quiet, for this kind of device."""
+    os.environ.setdefault("DS_ACCELERATOR", device)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # its calls, not ours
     import deepspeed
 
-    deepspeed.ops.__compatible_ops__[_SHM] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    deepspeed.ops.__compatible_ops__[_SHM] = False
+    return deepspeed
+
+
+def wrap(stage: int, settings: dict[str, Any], bare: Bare) -> Any:
+    """The engine of ZeRO `stage`; `settings`: DeepSpeed's own configuration."""
+    deepspeed = load(bare.process.device.type)
+    os.environ.setdefault("LOCAL_RANK", str(bare.process.device.index or 0))
+    bare.process.group()
     engine, *_ = deepspeed.initialize(
         model=bare.model,
         optimizer=optim.adamw(bare.optimizer, bare.model),

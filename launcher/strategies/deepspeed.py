@@ -90,6 +90,12 @@ def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
     )
 
 
+def load(device: str) -> None:
+    from launcher.strategies import _zero
+
+    _zero.load(device)
+
+
 def wrap(config: Config, bare: Bare) -> Any:
     from launcher.strategies import _zero
 
