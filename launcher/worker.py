@@ -65,19 +65,23 @@ def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, float]:
     return loop.evaluate(built)
 
 
-def measure(folder: Path, at: Process, steps: int) -> dict[str, Any]:
-    """The records of the first steps, and the most memory that any rank needed for them, in bytes. Nothing is saved."""
+def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]:
+    """The records of the first steps, and the most memory that any rank needed for them, in bytes. Nothing is saved;
+    `stopped`: told to leave before the last."""
     made = ready.read(folder)
     strategy = kinds.of("strategies", made.recipe.strategy)
     if hasattr(strategy, "load"):
         strategy.load(at.device.type)  # code is no memory of the model's
     peak = Peak(at.device)
-    run, _ = build(made, at, Stop(), None, workers=0)
-    begin, records = time.perf_counter(), []
+    run, _ = build(made, at, stop, None, workers=0)
+    begin, records, stopped = time.perf_counter(), [], False
     for _, batch in zip(range(steps), run.batches, strict=False):
-        records.append(loop.step(run, batch, loop.agree(run.process, batch), begin))
+        whole = loop.agree(run.process, batch, stop=stop.requested())
+        if stopped := whole.stop:
+            break
+        records.append(loop.step(run, batch, whole, begin))
         begin = time.perf_counter()
-    return {"records": records, "memory": int(at.gather(np.array(peak.bytes())).max())}
+    return {"records": records, "memory": int(at.gather(np.array(peak.bytes())).max()), "stopped": stopped}
 
 
 def build(

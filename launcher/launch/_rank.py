@@ -37,7 +37,7 @@ def _live(launch: Launch, meeting: Path) -> dict[str, Any]:
         if launch.job == "evaluate":
             return {"code": 0, "told": worker.evaluate(launch.folder, connected, launch.checkpoint)}
         if launch.job == "measure":
-            return {"code": 0, "told": worker.measure(launch.folder, connected, launch.steps)}
+            return {"code": 0, "told": worker.measure(launch.folder, connected, stop, launch.steps)}
         return {"code": worker.train(launch.folder, connected, stop)}
     except UserError as error:
         return {"code": 2, "problems": [str(problem) for problem in error.problems]}

@@ -38,11 +38,13 @@ _SECONDS_TO_LEAVE = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """The exit code, and what rank 0 found out (`told`) or what the user got wrong (`problems`)."""
+    """The exit code, and what rank 0 found out (`told`) or what the user got wrong (`problems`). `stopped`: at once, by
+    a second signal."""
 
     code: int
     told: dict[str, Any]
     problems: list[str]
+    stopped: bool = False
 
 
 def warm_up() -> None:
@@ -95,7 +97,7 @@ def _elastic(launch: Launch) -> Outcome:
             return Outcome(1, {}, [])
         except SignalException:
             print("stopped at once: the ranks were ended without a checkpoint", file=sys.stderr, flush=True)
-            return Outcome(1, {}, [])
+            return Outcome(1, {}, [], stopped=True)
     problems: list[str] = next((rank["problems"] for _, rank in sorted(told.items()) if "problems" in rank), [])
     return Outcome(max(rank["code"] for rank in told.values()), told[0].get("told", {}), problems)
 
@@ -111,7 +113,7 @@ def _stop_on_signal(file: Path) -> Iterator[None]:
             raise SignalException("told twice to stop", signal.SIGTERM)
         file.touch()
         print(
-            "stopping: all ranks save at the end of this step (once more ends them at once)",
+            "stopping: all ranks leave at the end of this step (once more ends them at once)",
             file=sys.stderr,
             flush=True,
         )

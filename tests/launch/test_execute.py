@@ -75,7 +75,7 @@ def test_a_signal_to_the_launcher_saves_and_leaves_with_75(workspace):
     run.send_signal(signal.SIGTERM)
     out, _ = run.communicate(timeout=60)
     assert run.returncode == 75, out
-    assert "stopping: all ranks save at the end of this step" in out
+    assert "stopping: all ranks leave at the end of this step" in out
     last = max(support.steps("runs/long"))
     assert last < 400
     assert Path(f"runs/long/checkpoints/step-{last:08d}/COMPLETE").is_file()
