@@ -131,9 +131,8 @@ class _Partitioned(_Boundary):
 
     def _prime(self) -> None:
         """Have the optimiser make its moments, as a step with a learning rate and gradients of zero does."""
-        for group in self._zero.optimizer.param_groups:
-            missing = [p for p in group["params"] if p not in self._zero.optimizer.state]
-            for flat in missing:
+        for flat in self._flat():
+            if flat not in self._zero.optimizer.state:
                 self._zero.optimizer.state[flat] = {
                     "step": torch.zeros((), dtype=torch.float32, device=flat.device),
                     **{moment: torch.zeros_like(flat.data) for moment in _MOMENTS},
@@ -168,6 +167,10 @@ class Zero12(_Partitioned):
         from deepspeed.utils import safe_set_full_optimizer_state
 
         safe_set_full_optimizer_state(parameter, whole, moment)
+
+    def _flat(self) -> list[torch.Tensor]:
+        """The partitions that this rank updates."""
+        return [flat for group in self._zero.optimizer.param_groups for flat in group["params"]]
 
     def _link(self) -> None:
         """What DeepSpeed does at its first step: have each parameter find its part of the flat moments."""
@@ -210,6 +213,10 @@ class Zero3(_Partitioned):
         size, flat = parameter.ds_tensor.numel(), whole.flatten()
         padded = torch.nn.functional.pad(flat, (0, size * self._mesh.size() - flat.numel()))
         return padded[size * self._mesh.get_local_rank() :][:size]
+
+    def _flat(self) -> list[torch.Tensor]:
+        """The partitions that this rank updates: torch's optimiser is shown each of them during its step only."""
+        return list(self._zero.fp32_partitioned_groups_flat)
 
     def _link(self) -> None:
         """Nothing: parameters find their moments by their place."""
