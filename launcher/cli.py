@@ -185,6 +185,20 @@ def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ru
 
 
 @app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart-pretrain.")],
+    checkpoint: Annotated[str, typer.Option("--checkpoint", help="best, latest, or a step.")] = "best",
+    to: Annotated[Path | None, typer.Option("--to", help="A folder to make (default: RUN/export).")] = None,
+    shard_size: Annotated[str, typer.Option("--shard-size", help="A file of weights is at most so large.")] = "1GiB",
+) -> None:
+    """A checkpoint as a folder that plain transformers loads."""
+    from launcher.tools import export as tool
+
+    which = int(checkpoint) if checkpoint.isdigit() else checkpoint
+    print(tool.export(run, which, to, shard_size, Console(stderr=True)))
+
+
+@app.command()
 def recipes(
     copy: Annotated[str | None, typer.Option("--copy", metavar="NAME", help="Copy this one here.")] = None,
     to: Annotated[Path, typer.Option("--to", help="The file or folder to copy to.")] = Path(),
