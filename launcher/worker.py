@@ -71,7 +71,9 @@ def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]
     made = ready.read(folder)
     strategy = kinds.of("strategies", made.recipe.strategy)
     if hasattr(strategy, "load"):
-        strategy.load(at.device.type)  # code is no memory of the model's
+        strategy.load(at.device.type)
+    with torch.device("meta"):  # code is no memory of the model's: have it loaded before
+        kinds.of("models", made.recipe.model).build(made.recipe.model, need.of(made.recipe, made.facts), weights=False)
     peak = Peak(at.device)
     run, _ = build(made, at, stop, None, workers=0)
     begin, records, stopped = time.perf_counter(), [], False

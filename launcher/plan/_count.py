@@ -31,6 +31,7 @@ def main() -> None:
         "buffers": sum(b.numel() for b in model.buffers()),
         "in_layers": sum(layers),
         "largest_layer": max(layers, default=0),
+        "largest_parameter": max((p.numel() for p in model.parameters()), default=0),
         **{key: int(getattr(hf, name, 0) or 0) for key, name in widths.items()},
     }
     print(json.dumps(said))

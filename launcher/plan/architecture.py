@@ -14,12 +14,13 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
 from launcher.plan.need import Need
 
-_FORM = "2"
+_FORM = "3"
 """Changed with what an Architecture says, so that an older answer is not taken for a newer one."""
 
 
 class Architecture(Strict):
-    """`parameters`: each tied one once; `in_layers`: those of the repeated layers, `largest_layer` of one. Widths are 0
+    """`parameters`: each tied one once; `in_layers`: those of the repeated layers, `largest_layer` of one of
+    them, `largest_parameter` of one tensor. Widths are 0
     where the architecture does not name them."""
 
     name: str
@@ -27,6 +28,7 @@ class Architecture(Strict):
     buffers: int
     in_layers: int = 0
     largest_layer: int = 0
+    largest_parameter: int = 0
     hidden: int = 0
     layers: int = 0
     heads: int = 0

@@ -11,15 +11,16 @@ _ACTIVATION = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
 
 def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples: int) -> dict[str, int]:
     """Bytes of weights, gradients, the two moments of AdamW, activations of a micro-batch of `samples` of full length,
-    and the buffers in which a strategy gathers and reduces."""
+    and the buffers in which a strategy gathers and reduces, and in which the gradients of tied embeddings meet."""
     held = kinds.of("strategies", recipe.strategy).holding(recipe.strategy, shape, ranks)
-    size = shape.parameters * _WIDTH[recipe.train.precision]
+    width = _WIDTH[recipe.train.precision]
+    size = shape.parameters * width
     return {
         "weights": round(held.weights * size),
         "gradients": round(held.gradients * size),
         "optimizer": round(held.optimizer * 2 * size),
         "activations": activations(recipe, shape, samples) + outputs(recipe, facts, samples),
-        "buffers": held.gathered * _WIDTH[recipe.train.precision] + held.flat,
+        "buffers": (held.gathered + 2 * shape.largest_parameter) * width + held.flat,
     }
 
 

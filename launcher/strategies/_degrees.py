@@ -1,6 +1,11 @@
-"""What plans ask of parallel degrees: whether the ranks fill them. Torch-free."""
+"""What plans ask of parallel degrees: whether the ranks fill them, and what a device then holds. Torch-free."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from launcher.strategies import Holding
+
+if TYPE_CHECKING:
+    from launcher.plan.architecture import Architecture
 
 
 def divides(tensor_parallel: int, ranks: int, replicas: int = 1) -> str | None:
@@ -28,3 +33,18 @@ def compiled(tensor_parallel: int, recipe: Any) -> list[tuple[str, str]]:
     if tensor_parallel == 1 or not recipe.train.compile:
         return []
     return [("train.compile", "not together with strategy.tensor_parallel (leave one of them out)")]
+
+
+def sharded(
+    shape: "Architecture", shards: int, tensor: int, keep: bool = False, prefetch: int = 0, offload: bool = False
+) -> Holding:
+    """What a device holds under `fully_shard`. `keep`: gathered layers stay until the backward is through.
+
+    What is outside the layers is gathered all the time; at the end of the backward its gradient is there too, and a
+    copy to be reduced. Of a layer there are the gathered, the travelling, the gradient and its copy.
+    """
+    share = (1 - shape.in_layers / shape.parameters * (1 - 1 / tensor)) / shards
+    outside, layer = shape.parameters - shape.in_layers, shape.largest_layer / tensor
+    during = 2 * outside + (shape.in_layers / tensor + 2 * layer if keep else layer * (4 + prefetch))
+    held = 0.0 if offload else share
+    return Holding(held, held, held, int(max(3 * outside, during)))

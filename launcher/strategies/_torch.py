@@ -95,6 +95,11 @@ class Replicated(TorchEngine):
             with self.module.no_sync():  # type: ignore[operator]
                 yield self.module
 
+    def clear(self) -> None:
+        """Gradients stay where they are, in DDP's buckets: new ones of the micro-batches before the last would be kept
+        beside them."""
+        self._optimizer.zero_grad(set_to_none=False)
+
 
 def in_bf16(state: Any, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """torch's own hook under another name: by its own, DDP refuses it on gloo, which reduces bf16 as well."""

@@ -82,6 +82,7 @@ class _Partitioned(_Boundary):
         self._zero.custom_loss_scaler, self._zero.external_loss_scale = True, 1.0
         self._mesh = init_device_mesh(bare.process.device.type, (bare.process.world,))
         self._trained = {name: p for name, p in bare.model.named_parameters() if p.requires_grad}
+        self._prime()
 
     def nonfinite(self) -> dict[str, bool]:
         from deepspeed.utils import safe_get_full_grad
@@ -100,7 +101,6 @@ class _Partitioned(_Boundary):
         self.module.step()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        self._prime()
         state = dict[str, torch.Tensor]()
         for name, parameter in self._model.named_parameters():
             state[f"model.{name}"] = self._rows(self._weight(parameter), parameter)
@@ -130,13 +130,13 @@ class _Partitioned(_Boundary):
         return DTensor.from_local(held, self._mesh, [Shard(0)], **options)
 
     def _prime(self) -> None:
-        """Have the optimiser make its moments, as a step with a learning rate and gradients of zero does."""
+        """Make the moments, as the optimiser would at its first step: a state is asked for before that, and at the
+        end of that step DeepSpeed 0.19 links those of the first group alone."""
         for flat in self._flat():
-            if flat not in self._zero.optimizer.state:
-                self._zero.optimizer.state[flat] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=flat.device),
-                    **{moment: torch.zeros_like(flat.data) for moment in _MOMENTS},
-                }
+            self._zero.optimizer.state[flat] = {
+                "step": torch.zeros((), dtype=torch.float32, device=flat.device),
+                **{moment: torch.zeros_like(flat.data) for moment in _MOMENTS},
+            }
         self._link()
 
     def _count(self) -> torch.Tensor:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from launcher.config.types import Plugin
 from launcher.strategies import Bare, Holding
-from launcher.strategies._degrees import compiled, divides, heads
+from launcher.strategies._degrees import compiled, divides, heads, sharded
 
 if TYPE_CHECKING:
     from launcher.plan.architecture import Architecture
@@ -51,8 +51,7 @@ def layouts(ranks: int) -> list[Config]:
 
 def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
     if config.tensor_parallel > 1:
-        share = 1 - shape.in_layers / shape.parameters * (1 - 1 / config.tensor_parallel)
-        return Holding(share, share, share)
+        return sharded(shape, 1, config.tensor_parallel)
     return Holding(gradients=1.0 if config.bucket_view or ranks == 1 else 2.0)
 
 
@@ -66,7 +65,7 @@ def wrap(config: Config, bare: Bare) -> Any:
     process = bare.process
     if config.tensor_parallel > 1:
         mesh = axes(config, process.world)
-        return _sharded.wrap(bare, {"replica": mesh["replica"], "shard": 1, "tensor": mesh["tensor"]}, reshard=False)
+        return _sharded.wrap(bare, {"replica": mesh["replica"], "shard": 1, "tensor": mesh["tensor"]})
     optimizer = optim.adamw(bare.optimizer, bare.model)
     if process.world == 1:
         return TorchEngine(bare.model, bare.model, optimizer)

@@ -64,6 +64,8 @@ def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
         for key in _keys(config.extra)
         if (ours := _decider(key))
     ]
+    if not isinstance(config.extra.get("zero_optimization", {}), dict):
+        out.append(("strategy.extra.zero_optimization", "should be a map of keys and values"))
     if recipe.train.precision == "fp64":
         out.append(("strategy", "DeepSpeed keeps parameters in fp32: train.precision fp64 needs ddp or fsdp"))
     if config.zero == 3 and recipe.train.compile:

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from launcher.config.types import Plugin
 from launcher.strategies import Bare, Holding
-from launcher.strategies._degrees import compiled, divides, heads
+from launcher.strategies._degrees import compiled, divides, heads, sharded
 
 if TYPE_CHECKING:
     from launcher.plan.architecture import Architecture
@@ -70,16 +70,7 @@ def layouts(ranks: int) -> list[Config]:
 
 def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
     shards = ranks // (config.tensor_parallel * (config.replicas or 1))
-    share = (1 - shape.in_layers / shape.parameters * (1 - 1 / config.tensor_parallel)) / shards
-    if config.offload:
-        share = 0.0
-    # What is outside the layers is gathered all the time; at the end of the backward its gradient is there too, and a
-    # copy to be reduced. Of a layer there are the gathered, the travelling, the gradient and its copy.
-    outside, layer = shape.parameters - shape.in_layers, shape.largest_layer / config.tensor_parallel
-    during = 2 * outside + layer * (4 + config.prefetch)
-    if config.shard == "grad_op":
-        during = 2 * outside + shape.in_layers / config.tensor_parallel + 2 * layer
-    return Holding(share, share, share, int(max(3 * outside, during)))
+    return sharded(shape, shards, config.tensor_parallel, config.shard == "grad_op", config.prefetch, config.offload)
 
 
 def wrap(config: Config, bare: Bare) -> Any:
