@@ -1,8 +1,8 @@
 """The most memory that a rank needs under each strategy, measured beside the plan's estimate, on a BERT of 100M
 parameters (12 layers of 768, 16,384 words): `python benchmarks/memory.py [--ranks 2,4] [--strategies ...]`.
 
-On a CPU that is the resident set over what the process had before the model was built, with an allocator that gives back
-at once what is freed (MALLOC_MMAP_THRESHOLD_): otherwise it is what glibc keeps, too.
+On a CPU that is the resident set over what the process had before the model was built, with an allocator that gives
+back at once what is freed (MALLOC_MMAP_THRESHOLD_): otherwise it is what glibc keeps, too.
 """
 
 import argparse
