@@ -6,6 +6,7 @@ and overrides are merged with their origins, so that a message points at what th
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +19,7 @@ from ruamel.yaml.reader import ReaderError
 
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import write
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict, hint
 
@@ -79,10 +81,9 @@ def dump(config: Strict, file: Path) -> None:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False  # the other style writes texts (such as ?0) that it cannot read
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    aside = file.with_name(f".{file.name}.partial")
-    with aside.open("w", encoding="utf-8") as out:
-        yaml.dump(config.model_dump(mode="json"), out)
-    aside.replace(file)
+    text = StringIO()
+    yaml.dump(config.model_dump(mode="json"), text)
+    write(file, text.getvalue())
 
 
 def _find(name: str | Path, folder: str) -> Path:

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import write
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
 from launcher.plan.need import Need
@@ -55,9 +56,7 @@ def count(recipe: Recipe, need: Need) -> Architecture:
     if "problems" in said:
         raise UserError([Problem(*p) if isinstance(p, list) else p for p in said["problems"]])
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    aside.write_text(json.dumps(said), encoding="utf-8")
-    aside.replace(file)
+    write(file, json.dumps(said))
     return Architecture.model_validate(said)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from launcher.config.files import flush_tree
 from launcher.plan.architecture import cache_root
 
 
@@ -37,7 +38,7 @@ def making(name: str) -> Iterator[Path | None]:
         aside.mkdir()
         try:
             yield aside
-            _flush(aside)
+            flush_tree(aside)
             aside.rename(final)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -62,13 +63,3 @@ def _locked(final: Path) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
-
-
-def _flush(folder: Path) -> None:
-    """Bring every file of a folder to the disk before its name appears."""
-    for file in [*folder.rglob("*"), folder]:
-        handle = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

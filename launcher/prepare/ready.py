@@ -21,6 +21,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from launcher.config import load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import write as write_file
 from launcher.config.recipe import Recipe
 from launcher.plan import facts, plan
 from launcher.plan.folder import RunFolder, Saved
@@ -164,9 +165,9 @@ def _write(run: Ready) -> None:
     folder.checkpoints.mkdir(exist_ok=True)
     folder.logs.mkdir(exist_ok=True)
     load.dump(run.recipe, folder.recipe)
-    _text(folder.plan, run.plan.model_dump_json(indent=1))
-    _text(folder.facts, run.facts.model_dump_json(indent=1))
-    _text(folder.path / "environment.json", json.dumps(environment(), indent=1))
+    write_file(folder.plan, run.plan.model_dump_json(indent=1))
+    write_file(folder.facts, run.facts.model_dump_json(indent=1))
+    write_file(folder.path / "environment.json", json.dumps(environment(), indent=1))
     if not folder.whole():  # what an earlier start left before it had saved anything may be of another recipe
         shutil.rmtree(folder.tokenizer, ignore_errors=True)
         shutil.rmtree(folder.model, ignore_errors=True)
@@ -195,9 +196,3 @@ def environment() -> dict[str, Any]:
         "git": (git.stdout.strip() if git else "") or None,
         "versions": versions,
     }
-
-
-def _text(file: Path, text: str) -> None:
-    aside = file.with_name(f".{file.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(file)

@@ -5,7 +5,6 @@ other file. Anything may be killed at any instant: what has no COMPLETE is never
 """
 
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.checkpoint.api import CheckpointException
 
 from launcher.config.errors import UserError
+from launcher.config.files import flush
 from launcher.plan.folder import COMPLETE, RunFolder, Saved, best, checksum
 from launcher.run.process import Process
 
@@ -79,16 +79,16 @@ def _publish(aside: Path, final: Path) -> None:
     """Flush, rename, and say that it is whole: in this order."""
     files = {}
     for file in sorted(aside.iterdir()):
-        _flush(file)
+        flush(file)
         files[file.name] = [file.stat().st_size, checksum(file)]
-    _flush(aside)
+    flush(aside)
     aside.rename(final)
-    _flush(final.parent)
+    flush(final.parent)
     mark = final / f".{COMPLETE}.partial"
     mark.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    _flush(mark)
+    flush(mark)
     mark.rename(final / COMPLETE)
-    _flush(final)
+    flush(final)
 
 
 def _forget(folder: RunFolder, keep: int) -> None:
@@ -99,14 +99,6 @@ def _forget(folder: RunFolder, keep: int) -> None:
         if saved not in kept:
             (saved.path / COMPLETE).unlink()
             shutil.rmtree(saved.path)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _quietly(action: Any, *args: Any, **options: Any) -> None:

@@ -6,7 +6,6 @@ stays open for longer than a piece of it.
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
+from launcher.config.files import flush_tree
 from launcher.plan.folder import RunFolder, Saved
 from launcher.plan.plan import human, plural
 from launcher.tools import card
@@ -187,22 +187,13 @@ def _aside(final: Path, to: Path) -> Iterator[Path]:
         raise UserError(f"{to}: cannot be made: {error.strerror}: {error.filename}") from None
     try:
         yield aside
-        _flush(aside)
+        flush_tree(aside)
         try:
             aside.rename(final)
         except OSError as error:
             raise UserError(f"{to}: cannot be made: {error.strerror} (name another folder: --to)") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _flush(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _write(weights: _Weights, aside: Path, limit: int, console: Console) -> None:

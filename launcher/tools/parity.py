@@ -26,8 +26,8 @@ from launcher.prepare import ready
 
 TOLERANCE = {"fp64": (1e-10, 1e-8), "fp32": (1e-5, 1e-4), "fp16": (2**-11, 2**-9), "bf16": (2**-8, 2**-6)}
 """Relative differences allowed at the first step, and over all. Layouts add up the same numbers in another order: what
-differs is rounding. The half types keep 11 or 8 bits of each activation, and a padding of another length alone moves the
-last of them: one unit of that at the first step, though thousands of roundings average out, and four over all."""
+differs is rounding. The half types keep 11 or 8 bits of each activation, and a padding of another length alone moves
+the last of them: one unit of that at the first step, though thousands of roundings average out, and four over all."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,26 @@
+"""Nothing is half-written: text is written aside and renamed; what must outlive a power failure is flushed first."""
+
+import os
+from pathlib import Path
+
+
+def write(file: Path, text: str) -> None:
+    """Write a text file aside, then give it its name."""
+    aside = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(file)
+
+
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_tree(folder: Path) -> None:
+    """Bring every file below a folder to the disk, then the folders."""
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
+        flush(path)
