@@ -80,12 +80,12 @@ def layouts(ranks: int) -> list[Config]:
 def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
     share, bucket = 1 / ranks, int(config.bucket_mb * 2**20)
     if config.zero == 0:
-        return Holding(flat=bucket)
+        return Holding(gradients=2.0)  # all of them are copied into one tensor to be reduced
     # ZeRO 1 and 2 keep the whole parameters and an updated copy of the rank's part of them
     weights = 1 + share if config.zero < 3 else 2 * share
     return Holding(
         weights=weights,
-        gradients=1.0 if config.zero == 1 else share,
+        gradients={1: 1.0, 2: 2 * share, 3: share}[config.zero],  # ZeRO 2 adds up micro-batches in a second copy
         optimizer=share,
         gathered=shape.parameters - shape.in_layers + 2 * shape.largest_layer if config.zero == 3 else 0,
         flat=2 * bucket,
@@ -118,7 +118,9 @@ def settings(config: Config, precision: str) -> dict[str, Any]:
     if config.offload == "all":
         zero["offload_param"] = {"device": "cpu"}
     if config.zero == 3:
-        zero |= {"stage3_prefetch_bucket_size": numbers, "stage3_param_persistence_threshold": 0}
+        # a parameter is let go after its use, a small one too: what DeepSpeed keeps by default is most of an encoder
+        zero |= {"stage3_max_reuse_distance": 0, "stage3_param_persistence_threshold": 0}
+        zero |= {"stage3_prefetch_bucket_size": numbers}
     half = {"bf16": "bfloat16", "fp16": "float16"}.get(precision)
     ours: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
