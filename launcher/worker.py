@@ -21,14 +21,14 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.contract.order import InTurn, Order
 from launcher.contract.random import Stream, seed_for
-from launcher.plan import need, plan
+from launcher.plan import layout, need, plan
 from launcher.plan.folder import Saved
 from launcher.prepare import ready
 from launcher.prepare.samples import Samples
 from launcher.run import checkpoint, layers, loop, process, trial
 from launcher.run.batches import Batches, loader, to
 from launcher.run.memory import Peak
-from launcher.run.precision import COMPUTED, STORED, LossScale, autocast
+from launcher.run.precision import STORED, LossScale, autocast
 from launcher.run.process import Process
 from launcher.run.stop import Stop
 from launcher.sinks import About
@@ -58,6 +58,7 @@ def _enter(run: ready.Ready, held: contextlib.ExitStack) -> tuple[list[str], lis
 def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, float]:
     """The metrics of a checkpoint on the run's validation data, the same on every rank."""
     run = ready.read(folder)
+    run = dataclasses.replace(run, recipe=layout.runnable(run.recipe, at.world))
     saved = run.folder.saved(which)
     built, _ = build(run, at, Stop(), saved)
     if built.validation is None:
@@ -98,13 +99,16 @@ def build(
     example = to(batches.example(), at.device)
     with autocast(recipe.train.precision, at.device):
         found = trial.run(model, task, example)
+    whole = trial.loss(model, task, example) if at.tensor_parallel > 1 else 0.0
     notes += _freeze(model, found.unreached) + task.attach(model, example)
     layers.dress(found.layers.values(), recipe.train)
+    if not found.layers and (recipe.train.compile or recipe.train.checkpointed_every):
+        notes.append("no layer of this model runs just once: compile and activation_checkpointing do nothing")
     bare = Bare(model, found, recipe.optimizer, recipe.train.precision, at)
     engine = kinds.of("strategies", recipe.strategy).wrap(recipe.strategy, bare)
     _rehearse(engine, task, example, at, recipe)
     if at.tensor_parallel > 1:
-        _compare(engine, task, example, at, recipe, found.loss)
+        _compare(engine, task, example, at, whole)
 
     progress = loop.Progress(scale=LossScale.of(recipe.train.precision))
     if resume is not None:
@@ -156,18 +160,25 @@ def _rehearse(engine: Any, task: Any, example: dict[str, Any], at: Process, reci
     engine.module.train()
 
 
-def _compare(engine: Any, task: Any, example: dict[str, Any], at: Process, recipe: Recipe, expected: float) -> None:
-    """Raises UserError where a model dealt over ranks does not compute what the whole one did: found by trying."""
+def _compare(engine: Any, task: Any, example: dict[str, Any], at: Process, expected: float) -> None:
+    """Raises UserError where a model dealt over ranks does not compute what the whole one did, nor its gradients: found
+    by trying, in the precision that parameters are stored in."""
     engine.module.eval()
     try:
-        with torch.no_grad(), autocast(recipe.train.precision, at.device):
-            loss = float(task.loss(engine.module, example)[0])
+        with engine.accumulating(last=True) as model:
+            loss, _ = task.loss(model, example)
+            engine.backward(loss)
     except (RuntimeError, ValueError, TypeError) as error:
         what = f"{type(engine.module).__name__} cannot be dealt over ranks: {str(error).splitlines()[0][:200]} (take 1)"
         raise UserError(Problem("strategy.tensor_parallel", what)) from None
+    partial = engine.partial(at)
+    engine.clear()
     engine.module.train()
-    if abs(loss - expected) > (0.05 if recipe.train.precision in COMPUTED else 1e-4) * max(1.0, abs(expected)):
-        what = f"the loss of a sample is {loss:.6f} dealt over ranks and {expected:.6f} whole (take 1)"
+    if partial:
+        what = f"{', '.join(partial[:3])} would get a part of its gradient on each rank (take 1)"
+        raise UserError(Problem("strategy.tensor_parallel", what))
+    if not abs(float(loss.detach()) - expected) <= 1e-4 * max(1.0, abs(expected)):
+        what = f"the loss of a sample is {float(loss.detach()):.6f} dealt over ranks and {expected:.6f} whole (take 1)"
         raise UserError(Problem("strategy.tensor_parallel", what))
 
 

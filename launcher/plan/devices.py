@@ -32,6 +32,11 @@ def find(cluster: Cluster) -> Devices:
     return Devices(cluster.device, 1, given or int(psutil.virtual_memory().total))
 
 
+def count(cluster: Cluster) -> int:
+    """The ranks that a profile asks for: one a device, where it does not say."""
+    return find(cluster).count if cluster.devices_per_node == "auto" else cluster.devices_per_node
+
+
 def cores() -> int:
     """The processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

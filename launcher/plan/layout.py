@@ -1,5 +1,6 @@
 """Whether a layout can run a recipe at all, whether it fits, and which one would."""
 
+import shlex
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -24,6 +25,13 @@ def misfits(recipe: Recipe, ranks: int) -> list[str | Problem]:
     return [Problem("strategy", what)] if what else []
 
 
+def runnable(recipe: Recipe, ranks: int) -> Recipe:
+    """The recipe, under ddp where its own strategy cannot run on so many ranks: no layout changes an evaluation."""
+    if not misfits(recipe, ranks):
+        return recipe
+    return recipe.model_copy(update={"strategy": kinds.module("strategies", "ddp").Config()})
+
+
 def refusals(recipe: Recipe, shape: Architecture) -> list[str | Problem]:
     """Keys of the recipe that its strategy cannot do with this model."""
     refuses = getattr(kinds.of("strategies", recipe.strategy), "refuses", None)
@@ -36,31 +44,33 @@ def mesh(recipe: Recipe, ranks: int) -> dict[str, int]:
     return dict(axes(recipe.strategy, ranks)) if axes else {}
 
 
-def micro(recipe: Recipe, ranks: int) -> tuple[int, int]:
-    """Micro-batches of a rank and samples in one, for samples of full length."""
+def micro(recipe: Recipe, ranks: int, longest: int) -> tuple[int, int]:
+    """Micro-batches of a rank and samples in one, for samples of the longest length there is."""
     share = -(-recipe.train.global_batch // max(1, ranks // recipe.tensor_parallel))
     if recipe.train.max_tokens is None:
         return 1, share
-    size = max(1, min(share, recipe.train.max_tokens // recipe.data.max_length))
+    size = max(1, min(share, recipe.train.max_tokens // longest))
     return -(-share // size), size
 
 
-def needed(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int) -> dict[str, int]:
-    """The memory of a device by what it is for, in bytes."""
-    return memory.parts(recipe, shape, facts, ranks, micro(recipe, ranks)[1])
+def needed(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, device: str) -> dict[str, int]:
+    """The memory of a device by what it is for, in bytes. Where the device is the cpu, what is offloaded to the host is
+    there as well."""
+    return memory.parts(recipe, shape, facts, ranks, micro(recipe, ranks, facts.longest)[1], device)
 
 
-def nearest(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, there: int) -> str:
+def nearest(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, there: int, device: str) -> str:
     """Advice where a layout does not fit into `there` bytes a device: the one that fits and shards the least, on these
-    ranks, else with less in a micro-batch, else on more ranks."""
-    for count in _counts(ranks):
+    ranks, else with less in a micro-batch, else on more devices. More ranks on a CPU have no more memory."""
+    for count in _counts(ranks) if device != "cpu" else [ranks]:
         for smaller in (False, True):
-            fitting = list(_fitting(recipe, shape, facts, count, there, smaller))
+            fitting = list(_fitting(recipe, shape, facts, count, there, device, smaller))
             if fitting:
                 size, layout = max(fitting, key=lambda found: found[0])
-                on = "" if count == ranks else f" on {count} ranks"
+                on = "" if count == ranks else f" on {count} devices"
                 return f"nearest that fits: {layout}{on}, about {size / 2**30:.1f} GiB"
-    return f"nothing known fits on up to {_MOST_RANKS} ranks: a smaller model, or devices with more memory"
+    most = ranks if device == "cpu" else _MOST_RANKS
+    return f"nothing known fits on up to {most} ranks: a smaller model, or devices with more memory"
 
 
 def written(strategy: Plugin) -> str:
@@ -87,20 +97,20 @@ def _counts(ranks: int) -> list[int]:
 
 
 def _fitting(
-    recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, there: int, smaller: bool
+    recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, there: int, device: str, smaller: bool
 ) -> Iterator[tuple[int, str]]:
     if recipe.train.global_batch < ranks:
         return
     for other in layouts(recipe, shape, ranks):
-        told = f"strategy={written(other.strategy)}"
+        told = shlex.quote(f"strategy={written(other.strategy)}")
         if smaller:
-            tokens = recipe.data.max_length
+            tokens = facts.longest
             other = other.model_copy(
                 update={
                     "train": other.train.model_copy(update={"max_tokens": tokens, "activation_checkpointing": "layers"})
                 }
             )
             told += f" train.max_tokens={tokens} train.activation_checkpointing=layers"
-        size = sum(needed(other, shape, facts, ranks).values())
+        size = sum(needed(other, shape, facts, ranks, device).values())
         if size <= there:
             yield size, told

@@ -9,30 +9,32 @@ _WIDTH = {"fp32": 4, "bf16": 4, "fp16": 4, "fp64": 8}  # of a stored parameter: 
 _ACTIVATION = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
 
 
-def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples: int) -> dict[str, int]:
+def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples: int, device: str) -> dict[str, int]:
     """Bytes of weights, gradients, the two moments of AdamW, activations of a micro-batch of `samples` of full length,
     and the buffers in which a strategy gathers and reduces, and in which the gradients of tied embeddings meet."""
     held = kinds.of("strategies", recipe.strategy).holding(recipe.strategy, shape, ranks)
     width = _WIDTH[recipe.train.precision]
     size = shape.parameters * width
+    meeting = shape.largest_parameter * (1 if held.gathered else 2)
     return {
         "weights": round(held.weights * size),
         "gradients": round(held.gradients * size),
         "optimizer": round(held.optimizer * 2 * size),
-        "activations": activations(recipe, shape, samples) + outputs(recipe, facts, samples),
-        "buffers": (held.gathered + 2 * shape.largest_parameter) * width + held.flat,
+        "activations": activations(recipe, shape, samples, facts.longest) + outputs(recipe, facts, samples),
+        "buffers": round((held.gathered + meeting) * width + held.flat),
+        **({"offloaded": round(held.host * size)} if device == "cpu" and held.host else {}),
     }
 
 
-def activations(recipe: Recipe, shape: Architecture, samples: int) -> int:
+def activations(recipe: Recipe, shape: Architecture, samples: int, longest: int) -> int:
     """Bytes that the layers keep for the backward.
 
     Per layer and token 17 hidden widths, and 2.5 attention maps of heads x length where attention is not fused
     (Korthikanti et al., 2022, give 34 s b h + 5 a s^2 b bytes in 16 bits). Of a checkpointed layer its input is kept
     (Chen et al., 2016), and one layer at a time is computed again. Tensor parallelism splits what is inside a layer.
     """
-    tokens, width = samples * recipe.data.max_length, _ACTIVATION[recipe.train.precision]
-    maps = 2.5 * shape.heads * recipe.data.max_length if getattr(recipe.model, "attention", None) == "eager" else 0
+    tokens, width = samples * longest, _ACTIVATION[recipe.train.precision]
+    maps = 2.5 * shape.heads * longest if getattr(recipe.model, "attention", None) == "eager" else 0
     layer = tokens * (17 * shape.hidden + maps) * width / recipe.tensor_parallel
     every = recipe.train.checkpointed_every
     if not every:
@@ -45,7 +47,7 @@ def outputs(recipe: Recipe, facts: Facts, samples: int) -> int:
     """Bytes of the outputs of the head: as computed, in full precision, their logarithms, and their gradient."""
     task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
     width = max(4, _WIDTH[recipe.train.precision])
-    return int(samples * task.outputs(recipe.data.max_length) * (3 * width + _ACTIVATION[recipe.train.precision]))
+    return int(samples * task.outputs(facts.longest) * (3 * width + _ACTIVATION[recipe.train.precision]))
 
 
 def checkpoint(recipe: Recipe, shape: Architecture) -> int:

@@ -76,12 +76,14 @@ def make(
     """The plan of a run. Raises UserError with every mistake that can be found without starting anything; `wrong`:
     those that have been found already."""
     found = devices.find(cluster)
-    count = ranks or (found.count if cluster.devices_per_node == "auto" else cluster.devices_per_node)
+    count = ranks or devices.count(cluster)
     folder = RunFolder(RUNS / recipe.name)
     per_device = found.memory // (count if found.kind == "cpu" else 1)
-    shape = _checked(recipe, facts, folder, count, per_device, [*wrong, *_problems(recipe, count, found)])
+    wrong = [*wrong, *_problems(recipe, count, found)]
+    shape = _checked(recipe, facts, folder, count, per_device, found.kind, wrong)
+    known = facts or guess(recipe)
     steps = _steps(recipe, facts)
-    micro_batches, micro_samples = layout.micro(recipe, count)
+    micro_batches, micro_samples = layout.micro(recipe, count, known.longest)
     whole = folder.whole()
     samples = steps * recipe.train.global_batch if steps else None
     return Plan(
@@ -105,7 +107,7 @@ def make(
         tokens=samples * facts.tokens["train"] // facts.samples["train"] if samples and facts else None,
         model=shape.name,
         parameters=shape.parameters,
-        memory=layout.needed(recipe, shape, facts or guess(recipe), count),
+        memory=layout.needed(recipe, shape, known, count, found.kind),
         memory_per_device=per_device,
         checkpoint_bytes=memory.checkpoint(recipe, shape),
         checkpoints_kept=recipe.checkpoint.keep,
@@ -118,7 +120,13 @@ def make(
 
 
 def _checked(
-    recipe: Recipe, facts: Facts | None, folder: RunFolder, ranks: int, there: int, problems: list[str | Problem]
+    recipe: Recipe,
+    facts: Facts | None,
+    folder: RunFolder,
+    ranks: int,
+    there: int,
+    device: str,
+    problems: list[str | Problem],
 ) -> architecture.Architecture:
     """The architecture of the recipe's model. Raises UserError with the problems given, and those found here. `there`:
     bytes of memory of a device."""
@@ -130,10 +138,11 @@ def _checked(
     if shape is not None:
         problems += layout.refusals(recipe, shape)
     if shape is not None and not problems:
-        size = sum(layout.needed(recipe, shape, known, ranks).values())
+        size = sum(layout.needed(recipe, shape, known, ranks, device).values())
         if size > there:
             what = f"about {human(size)} of {human(there)} a device: does not fit"
-            problems.append(Problem("strategy", f"{what} ({layout.nearest(recipe, shape, known, ranks, there)})"))
+            advice = layout.nearest(recipe, shape, known, ranks, there, device)
+            problems.append(Problem("strategy", f"{what} ({advice}; memory_per_device of the cluster overrides it)"))
     try:
         folder.check_recipe(recipe)
     except UserError as error:

@@ -23,7 +23,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import write as write_file
 from launcher.config.recipe import Recipe
-from launcher.plan import facts, plan
+from launcher.plan import devices, facts, layout, plan
 from launcher.plan.folder import RunFolder, Saved
 from launcher.prepare import cache, corpus
 
@@ -133,7 +133,9 @@ def reopen(folder: Path, ranks: int | None) -> Ready:
         raise UserError(f"{folder}: no run is there (it has no recipe.yaml)")
     loaded = load.recipe(run.recipe)
     try:
-        checked = _check(loaded.value, str(run.recipe), (), load.cluster("local").value, ranks)
+        cluster = load.cluster("local").value
+        recipe = layout.runnable(loaded.value, ranks or devices.count(cluster))
+        checked = _check(recipe, str(run.recipe), (), cluster, ranks)
     except UserError as error:
         raise loaded.located(error) from None
     return replace(checked, folder=run, plan=checked.plan.model_copy(update={"folder": str(folder)}))

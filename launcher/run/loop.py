@@ -172,7 +172,7 @@ def _skip(run: Run) -> None:
     progress.skipped += 1
     progress.skipped_in_a_row += 1
     if progress.skipped_in_a_row == 1:  # a backward goes from the last parameter to the first
-        progress.culprit = f"{bad[-1]} ({len(bad)} of {len(named)} parameters)" if bad else "none that was kept"
+        progress.culprit = f"{bad[-1]} ({len(bad)} of {len(named)} parameters)" if bad else "the norm alone"
     if progress.skipped_in_a_row >= run.recipe.train.abort_after:
         first = progress.step + 2 - progress.skipped_in_a_row
         raise NotFinite(

@@ -103,7 +103,7 @@ class Process:
     def group(self) -> None:
         """Have a process group also where this rank is alone, for libraries that ask for one; nothing listens."""
         if not dist.is_initialized():
-            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(_backend(self.device), store=dist.HashStore(), rank=0, world_size=1)
 
     def close(self) -> None:
         if dist.is_initialized():
@@ -120,7 +120,7 @@ def connect(at: Place, device: str | None = None, store: str | None = None) -> P
     if at.world > 1:
         if at.local_world == at.world:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        backend = "gloo" if accelerator is None else f"cpu:gloo,{accelerator.type}:{_backend(accelerator)}"
+        backend = _backend(accelerator)
         where = {"store": dist.FileStore(store, at.world)} if store else {"init_method": "env://"}
         dist.init_process_group(backend, rank=at.rank, world_size=at.world, timeout=timedelta(minutes=30), **where)
     if accelerator is None:
@@ -129,5 +129,8 @@ def connect(at: Place, device: str | None = None, store: str | None = None) -> P
     return Process(at.rank, at.world, torch.device(accelerator.type, at.local_rank))
 
 
-def _backend(accelerator: torch.device) -> str:
-    return str(dist.get_default_backend_for_device(accelerator.type))
+def _backend(device: torch.device | None) -> str:
+    """What ranks talk through: gloo, and beside it what suits an accelerator's tensors."""
+    if device is None or device.type == "cpu":
+        return "gloo"
+    return f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device.type)}"

@@ -13,12 +13,11 @@ from launcher.plan.blocks import blocks
 @dataclass(frozen=True)
 class Trial:
     """`layers`: the repeated blocks by name, each called exactly once. `linears`: the names of a layer's linear maps in
-    the order in which they ran. `unreached`: parameters that the loss does not depend on. `loss`: the sample's."""
+    the order in which they ran. `unreached`: parameters that the loss does not depend on."""
 
     layers: dict[str, nn.Module]
     linears: dict[str, list[str]]
     unreached: list[str]
-    loss: float
 
 
 def run(model: nn.Module, task: Any, example: dict[str, Any]) -> Trial:
@@ -46,8 +45,17 @@ def run(model: nn.Module, task: Any, example: dict[str, Any]) -> Trial:
         layers=layers,
         linears={name: [n.removeprefix(f"{name}.") for n in ran if n.startswith(f"{name}.")] for name in layers},
         unreached=[name for name, p in model.named_parameters() if p.requires_grad and p not in reached],
-        loss=float(loss.detach()),
     )
+
+
+def loss(model: nn.Module, task: Any, example: dict[str, Any]) -> float:
+    """The loss of one sample without dropout."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        value = float(task.loss(model, example)[0])
+    model.train(training)
+    return value
 
 
 def _note(order: list[nn.Module], module: nn.Module, inputs: Any) -> None:

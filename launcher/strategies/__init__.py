@@ -70,14 +70,14 @@ class Bare:
 class Holding:
     """What share of a model one device holds, between steps: 1 is all of it, 0 none. `gathered`: parameters that are
     there whole for a moment while it computes, over what it holds. `flat`: bytes of buffers of the strategy's own.
-    `host`: bytes on the host instead, for each rank."""
+    `host`: what is on the host instead, for each rank, in sizes of the whole weights."""
 
     weights: float = 1.0
     gradients: float = 1.0
     optimizer: float = 1.0
     gathered: int = 0
     flat: int = 0
-    host: int = 0
+    host: float = 0.0
 
 
 class Strategy(Protocol):

@@ -17,7 +17,8 @@ def divides(tensor_parallel: int, ranks: int, replicas: int = 1) -> str | None:
         + ["shards"]
         + [f"tensor_parallel {tensor_parallel}"] * (tensor_parallel > 1)
     )
-    return f"{ranks} ranks are not {' x '.join(axes)} (a multiple of {replicas * tensor_parallel} is)"
+    told = "1 rank is" if ranks == 1 else f"{ranks} ranks are"
+    return f"{told} not {' x '.join(axes)} (a multiple of {replicas * tensor_parallel} is)"
 
 
 def heads(tensor_parallel: int, count: int) -> list[tuple[str, str]]:
@@ -47,4 +48,4 @@ def sharded(
     outside, layer = shape.parameters - shape.in_layers, shape.largest_layer / tensor
     during = 2 * outside + (shape.in_layers / tensor + 2 * layer if keep else layer * (4 + prefetch))
     held = 0.0 if offload else share
-    return Holding(held, held, held, int(max(3 * outside, during)))
+    return Holding(held, held, held, int(max(3 * outside, during)), host=4 * share - 4 * held)

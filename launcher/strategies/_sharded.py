@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from launcher.run import optim
+from launcher.run.process import Process
 from launcher.strategies import Bare, _tensor
 from launcher.strategies._torch import TorchEngine, local
 
@@ -41,7 +43,19 @@ class Sharded(TorchEngine):
         dist.all_reduce(total)
         return float(total.sqrt())
 
+    def partial(self, process: Process) -> list[str]:
+        """The parameters of which neighbours on the tensor axis hold the same piece, but not the same gradient: each
+        has a part of it, and nothing adds them up. All ranks call it."""
+        named = [(n, p) for n, p in self._model.named_parameters() if p.grad is not None and not _dealt(p)]
+        norms = np.array([float(local(p.grad).double().norm()) for _, p in named])
+        every = process.gather(norms).reshape(-1, process.tensor_parallel, len(named))
+        apart = np.ptp(every, axis=1) > 1e-3 * every.max(axis=1) + 1e-12
+        return [name for (name, _), bad in zip(named, apart.any(axis=0), strict=True) if bad]
+
     def state_dict(self) -> dict[str, torch.Tensor]:
+        for module in self.module.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # a forward without a backward, as evaluation is one, may have left it gathered
         state = super().state_dict()
         for key in state:
             if fused := self._fused.get(_parameter(key)):
@@ -89,6 +103,12 @@ def _prefetch(layers: list[Any], ahead: int) -> None:
         for number, layer in enumerate(layers):
             layer.set_modules_to_forward_prefetch(layers[number + 1 : number + 1 + ahead])
             layer.set_modules_to_backward_prefetch(layers[max(0, number - ahead) : number][::-1])
+
+
+def _dealt(tensor: torch.Tensor) -> bool:
+    """Whether the ranks of the tensor axis hold different pieces of it."""
+    names = tensor.device_mesh.mesh_dim_names or () if isinstance(tensor, DTensor) else ()
+    return "tensor" in names
 
 
 def _copies(tensor: torch.Tensor) -> int:

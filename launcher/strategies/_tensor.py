@@ -1,5 +1,5 @@
 """Tensor parallelism (Shoeybi et al., 2019) of encoder layers by DTensor: heads and feed-forward units are dealt over
-the ranks of a mesh axis, and two all-reduces a layer and direction add up what they make.
+the ranks of a mesh axis, and all-reduces after the attention and after the feed-forward add up what they make.
 
 A layer is known by the linear maps that ran in it, in their order and by their shapes, not by its name: queries, keys
 and values (three maps, or one fused), the attention's output, then the feed-forward's two (the first fused with its
@@ -31,11 +31,14 @@ class Fused:
         return rows.unflatten(0, (self.parts, self.ranks, -1)).transpose(0, 1).flatten(0, 2)
 
     def canonical(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy in canonical order, dealt over the tensor axis alone. Scalars (an optimiser's step) stay."""
+        """A copy in canonical order: rows dealt over the tensor axis, columns over the shards. Scalars (an optimiser's
+        step) stay."""
         if not isinstance(tensor, DTensor):
             return tensor
         rows = tensor.full_tensor().unflatten(0, (self.ranks, self.parts, -1)).transpose(0, 1).flatten(0, 2)
-        placements = [Replicate()] * (tensor.device_mesh.ndim - 1) + [Shard(0)]
+        columns = Shard(1) if tensor.ndim > 1 else Replicate()
+        axes: dict[str, Any] = {"tensor": Shard(0), "shard": columns, "replica": Replicate()}
+        placements = [axes[name] for name in tensor.device_mesh.mesh_dim_names or ()]
         return distribute_tensor(rows.contiguous(), tensor.device_mesh, placements, src_data_rank=None)
 
     def take(self, live: torch.Tensor, loaded: torch.Tensor) -> None:

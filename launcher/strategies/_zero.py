@@ -5,6 +5,7 @@ Its flat partitions become tensors of canonical names and shapes one parameter a
 """
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -183,7 +184,8 @@ class Zero3(_Partitioned):
     def norm(self) -> float:
         from deepspeed.runtime.utils import combine_grad_norm_groups
 
-        return float(combine_grad_norm_groups(self._zero._get_norm_groups()))
+        norm = float(combine_grad_norm_groups(self._zero._get_norm_groups()))
+        return norm if norm**2 <= torch.finfo(torch.float32).max else math.inf  # as in fp32, in which the others add up
 
     def _weight(self, parameter: Any) -> torch.Tensor:
         held = parameter.ds_tensor.detach().flatten()

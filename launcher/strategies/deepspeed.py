@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from launcher.config.types import Plugin
+from launcher.config.types import Plugin, hint
 from launcher.strategies import Bare, Holding
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("deepspeed",)
 
-_OURS = {
+_DECIDED = {
     "train_batch_size": "train.global_batch",
     "train_micro_batch_size_per_gpu": "train.global_batch and train.max_tokens",
     "gradient_accumulation_steps": "train.max_tokens",
@@ -29,15 +29,28 @@ _OURS = {
     "bf16": "train.precision",
     "amp": "train.precision",
     "torch_autocast": "train.precision",
+    "data_types": "train.precision",
     "zero_optimization.stage": "strategy.zero",
     "zero_optimization.offload_optimizer": "strategy.offload",
     "zero_optimization.offload_param": "strategy.offload",
+    "zero_optimization.cpu_offload": "strategy.offload",
     "zero_optimization.reduce_bucket_size": "strategy.bucket_mb",
     "zero_optimization.allgather_bucket_size": "strategy.bucket_mb",
     "activation_checkpointing": "train.activation_checkpointing",
-    "data_types": "train.precision",
     "seed": "seed",
 }
+"""Keys of DeepSpeed that the recipe decides, and where."""
+_SPEED = {
+    "aio", "comms_logger", "dump_state", "flops_profiler", "memory_breakdown", "steps_per_print",
+    "wall_clock_breakdown", "zero_optimization.allgather_partitions", "zero_optimization.contiguous_gradients",
+    "zero_optimization.overlap_comm", "zero_optimization.reduce_scatter", "zero_optimization.round_robin_gradients",
+    "zero_optimization.stage3_max_live_parameters", "zero_optimization.stage3_max_reuse_distance",
+    "zero_optimization.stage3_module_granularity_threshold",
+    "zero_optimization.stage3_param_persistence_threshold", "zero_optimization.stage3_prefetch_bucket_size",
+    "zero_optimization.stage3_use_all_reduce_for_fetch_params", "zero_optimization.sub_group_size",
+    "zero_optimization.use_multi_rank_bucket_allreduce",
+}  # fmt: skip
+"""Keys that change how fast a step is made and what is told of it, and not what it computes."""
 
 
 class Config(Plugin):
@@ -60,9 +73,11 @@ def check(config: Config, ranks: int) -> str | None:
 
 def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
     out = [
-        (f"strategy.extra.{key}", f"is decided by {ours} (set it there)")
+        (f"strategy.extra.{key}", f"is decided by {_DECIDED[key]} (set it there)")
+        if key in _DECIDED
+        else (f"strategy.extra.{key}", f"is none that changes speed alone ({hint(key, _SPEED)})")
         for key in _keys(config.extra)
-        if (ours := _decider(key))
+        if key not in _SPEED
     ]
     if not isinstance(config.extra.get("zero_optimization", {}), dict):
         out.append(("strategy.extra.zero_optimization", "should be a map of keys and values"))
@@ -81,14 +96,18 @@ def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
     share, bucket = 1 / ranks, int(config.bucket_mb * 2**20)
     if config.zero == 0:
         return Holding(gradients=2.0)  # all of them are copied into one tensor to be reduced
-    # ZeRO 1 and 2 keep the whole parameters and an updated copy of the rank's part of them
-    weights = 1 + share if config.zero < 3 else 2 * share
+    # Whole parameters (ZeRO 1, 2) or a share of them (3), and an updated copy of this rank's. ZeRO 2 adds up
+    # micro-batches in a second copy. Of what travels there are a bucket and its copy, under ZeRO 3 of parameters as well.
+    whole = {1: 1.0, 2: 1.0, 3: share}[config.zero]
+    moved = {"none": 0.0, "optimizer": 4 * share, "all": 5 * share}[config.offload]
+    on_host = config.offload != "none"
     return Holding(
-        weights=weights,
-        gradients={1: 1.0, 2: 2 * share, 3: share}[config.zero],  # ZeRO 2 adds up micro-batches in a second copy
-        optimizer=share,
+        weights=0.0 if config.offload == "all" else whole + share * (not on_host),
+        gradients={1: 1.0, 2: 2 * share, 3: share}[config.zero],
+        optimizer=share * (not on_host),
         gathered=shape.parameters - shape.in_layers + 2 * shape.largest_layer if config.zero == 3 else 0,
-        flat=2 * bucket,
+        flat=(4 if config.zero == 3 else 2) * bucket,
+        host=moved,
     )
 
 
@@ -120,7 +139,7 @@ def settings(config: Config, precision: str) -> dict[str, Any]:
     if config.zero == 3:
         # a parameter is let go after its use, a small one too: what DeepSpeed keeps by default is most of an encoder
         zero |= {"stage3_max_reuse_distance": 0, "stage3_param_persistence_threshold": 0}
-        zero |= {"stage3_prefetch_bucket_size": numbers}
+        zero |= {"stage3_prefetch_bucket_size": numbers, "stage3_max_live_parameters": 2 * numbers}
     half = {"bf16": "bfloat16", "fp16": "float16"}.get(precision)
     ours: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
@@ -142,15 +161,8 @@ def _merged(ours: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _keys(extra: dict[str, Any], path: str = "") -> list[str]:
-    """The dotted keys of a nested map: those of maps, and those of values."""
-    out = list[str]()
-    for key, value in extra.items():
-        inner = f"{path}{key}"
-        out += [inner, *(_keys(value, f"{inner}.") if isinstance(value, dict) else [])]
-    return out
-
-
-def _decider(key: str) -> str | None:
-    """The recipe's key that decides one of DeepSpeed's."""
-    return _OURS.get(key)
+def _keys(extra: dict[str, Any]) -> list[str]:
+    """The keys of a configuration, and those of its zero_optimization as dotted ones."""
+    zero = extra.get("zero_optimization", {})
+    inner = [f"zero_optimization.{key}" for key in zero] if isinstance(zero, dict) else []
+    return [key for key in extra if key != "zero_optimization"] + inner

@@ -49,7 +49,8 @@ def _session(made: ready.Ready, steps: int, overfit: bool, shown: int, console: 
         recipe = run.recipe.model_copy(update={"schedule": Constant()})
         run = replace(run, recipe=recipe, steps=steps)
     first, losses = next(iter(run.batches)), []
-    with torch.autograd.set_detect_anomaly(True, check_nan=True):
+    overflows = run.recipe.train.precision == "fp16"  # they are expected, and the step is taken again
+    with torch.autograd.set_detect_anomaly(True, check_nan=not overflows):
         for number, batch in zip(range(min(steps, run.steps)), _again(first) if overfit else run.batches, strict=False):
             record = loop.step(run, batch, loop.agree(run.process, batch), time.perf_counter())
             losses.append(record["loss"])
