@@ -70,7 +70,8 @@ def nearest(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, there
                 on = "" if count == ranks else f" on {count} devices"
                 return f"nearest that fits: {layout}{on}, about {size / 2**30:.1f} GiB"
     most = ranks if device == "cpu" else _MOST_RANKS
-    return f"nothing known fits on up to {most} ranks: a smaller model, or devices with more memory"
+    on = "1 rank" if most == 1 else f"up to {most} ranks"
+    return f"nothing known fits on {on}: a smaller model, or devices with more memory"
 
 
 def written(strategy: Plugin) -> str:
