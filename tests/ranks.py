@@ -10,7 +10,10 @@ from typing import Any
 from launcher.launch import execute
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "modernbert")
-STRATEGIES = ("torch.distributed.fsdp", "torch.distributed.tensor.parallel", "deepspeed")
+STRATEGIES = (
+    "torch.distributed.fsdp", "torch.distributed.tensor.parallel", "deepspeed",
+    "deepspeed.runtime.zero.muon.original_muon",  # imported by any start of it, with all of torch.compile
+)  # fmt: skip
 multiprocessing.set_forkserver_preload(
     [*execute._PRELOAD, *STRATEGIES, *(f"transformers.models.{name}.modeling_{name}" for name in ARCHITECTURES)]
 )

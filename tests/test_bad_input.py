@@ -198,6 +198,37 @@ def test_a_budget_below_one_sample_is_refused(workspace):
     refused("plan", f"'train.max_tokens=31': train.max_tokens: {told}", "train.max_tokens=31")
 
 
+# The layout
+
+
+@pytest.mark.parametrize(
+    ("strategy", "ranks", "key", "told"),
+    [
+        ({"kind": "fsdp", "shard": "hybrid", "replicas": 2}, 3, "strategy",
+         "3 ranks are not 2 replicas x shards (a multiple of 2 is)"),
+        ({"kind": "fsdp", "tensor_parallel": 4}, 4, "strategy.tensor_parallel",
+         "4 does not divide the 2 heads (these do: 1, 2)"),
+        ({"kind": "fsdp", "shard": "hybrid"}, 4, "strategy",
+         "replicas belongs to shard: hybrid, which needs it (such as 2)"),
+        ({"kind": "deepspeed", "extra": {"gradient_clipping": 0.5}}, 2, "strategy.extra.gradient_clipping",
+         "is decided by optimizer.clip (set it there)"),
+    ],
+    ids=["mesh", "heads", "replicas", "extra"],
+)  # fmt: skip
+def test_a_strategy_that_cannot_be_is_refused(workspace, strategy, ranks, key, told):
+    support.write(support.mlm(strategy=strategy))
+    line = line_of(
+        {"strategy": "strategy:", "strategy.tensor_parallel": "tensor_parallel:"}.get(key, "gradient_clipping:")
+    )
+    refused("run", f"recipe.yaml:{line}: {key}: {told}", "--ranks", ranks)
+
+
+def test_fp16_without_a_loss_scale_is_refused(workspace):
+    support.write(support.mlm(train__precision="fp16", train__loss_scale="none"))
+    told = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
+    refused("run", f"recipe.yaml:{line_of('loss_scale')}: train.loss_scale: {told}")
+
+
 # The run folder
 
 

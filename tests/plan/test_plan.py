@@ -67,12 +67,13 @@ def test_a_plan_decides_every_number(workspace):
         "tokens": 6300,
         "model": "BertForMaskedLM",
         "parameters": 15048,
-        "memory": {  # 17 widths of two layers and 96 tokens; 4.8 masked tokens a sample, 120 logits each in four copies
+        "memory": {  # 17 widths of two layers and 96 tokens; 4.8 masked tokens a sample, of 120 logits, in four copies;
+            # twice the largest parameter, the embeddings of the positions
             "weights": 60192,
             "gradients": 60192,
             "optimizer": 120384,
             "activations": 208896 + 27648,
-            "buffers": 0,
+            "buffers": 2 * 512 * 16 * 4,
         },
         "memory_per_device": 8 * 2**30,
         "checkpoint_bytes": 184672,
@@ -96,9 +97,9 @@ def test_a_plan_is_shown_as_a_table(workspace):
         "samples       known after `launcher prepare`",
         "tokens        known after `launcher prepare`",
         "model         BertForMaskedLM, 15,048 parameters",
-        "memory        about 466.1 KiB of 8.0 GiB a device (estimate: weights 58.8 KiB, gradients 58.8 KiB, "
+        "memory        about 530.1 KiB of 8.0 GiB a device (estimate: weights 58.8 KiB, gradients 58.8 KiB, "
         "optimizer 117.6 KiB,",
-        "              activations 231.0 KiB, buffers 0 B)",
+        "              activations 231.0 KiB, buffers 64.0 KiB)",
         "checkpoint    180.3 KiB, 2 kept; 3.0 GiB free",
         "data          not prepared yet",
         "start         launcher run recipe.yaml --ranks 2",
@@ -150,7 +151,7 @@ def test_the_equation_is_how_samples_of_full_length_are_split(batch, ranks, leng
     most = fit * length + length // 2 if limited else None
     recipe = Recipe.model_validate(support.mlm(train={"global_batch": batch, "steps": 1, "max_tokens": most}))
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"max_length": length})})
-    count, size = layout.micro(recipe, ranks)
+    count, size = layout.micro(recipe, ranks, length)
     shares = split([length] * batch, ranks, most)
     assert {len(share) for share in shares} == {count}
     assert max(len(micro) for share in shares for micro in share) == size
@@ -197,8 +198,9 @@ def test_more_ranks_than_gpus_are_refused(workspace, monkeypatch):
 def test_a_plan_that_does_not_fit_is_refused(workspace):
     """What would fit instead: tests/plan/test_layout.py."""
     tight = Cluster(device="cpu", memory_per_device=0.0001)
-    told = "strategy: about 466.1 KiB of 104.9 KiB a device: does not fit (nothing known fits on up to 64 ranks: "
-    assert mistakes(cluster=tight) == [told + "a smaller model, or devices with more memory)"]
+    told = "strategy: about 530.1 KiB of 104.9 KiB a device: does not fit (nothing known fits on 1 rank: "
+    advice = "a smaller model, or devices with more memory; memory_per_device of the cluster overrides it)"
+    assert mistakes(cluster=tight) == [told + advice]
 
 
 # Mistakes where keys meet

@@ -17,11 +17,12 @@ def plan():
         known = {
             "name": "bert-base-mlm-of-the-third-attempt", "folder": "runs/bert-base-mlm-of-the-third-attempt",
             "prepared": CACHE, "nodes": 1, "ranks": 8, "tensor_parallel": 1, "device": "cuda", "threads": 4,
-            "strategy": "ddp", "precision": "bf16", "global_batch": 2048, "micro_batches": 8, "micro_samples": 32, "steps": 100_000,
-            "epochs": 3.21, "samples": 204_800_000, "tokens": 26_214_400_000, "model": "BertForMaskedLM",
-            "parameters": 109_514_298, "memory": {"weights": 2**29, "gradients": 2**29, "optimizer": 2**30,
-            "activations": 5 * 2**30}, "memory_per_device": 80 * 2**30, "checkpoint_bytes": 1_314_171_576,
-            "checkpoints_kept": 2, "free_disk": 3 * 2**40, "resume_from": 2000, "max_restarts": 0,
+            "strategy": "ddp", "precision": "bf16", "global_batch": 2048, "micro_batches": 8, "micro_samples": 32,
+            "steps": 100_000, "epochs": 3.21, "samples": 204_800_000, "tokens": 26_214_400_000,
+            "model": "BertForMaskedLM", "parameters": 109_514_298, "memory": {"weights": 2**29, "gradients": 2**29,
+            "optimizer": 2**30, "activations": 5 * 2**30}, "memory_per_device": 80 * 2**30,
+            "checkpoint_bytes": 1_314_171_576, "checkpoints_kept": 2, "free_disk": 3 * 2**40, "resume_from": 2000,
+            "max_restarts": 0,
             "command": "launcher run recipes/bert-base-mlm.yaml --ranks 8 train.max_tokens=8192", "notes": [],
         }  # fmt: skip
         return Plan.model_validate({**known, **given})

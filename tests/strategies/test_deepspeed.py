@@ -1,0 +1,123 @@
+"""DeepSpeed's configuration is derived from the recipe, and nothing of the recipe can be said twice."""
+
+import pytest
+import support
+
+from launcher.config.recipe import Recipe
+from launcher.strategies import deepspeed
+
+OURS = {
+    "train_micro_batch_size_per_gpu": 1,
+    "gradient_accumulation_steps": 1,
+    "gradient_clipping": 0.0,
+    "zero_allow_untested_optimizer": True,
+    "zero_force_ds_cpu_optimizer": False,
+}
+PLAIN = {"reduce_bucket_size": 13107200, "allgather_bucket_size": 13107200, "overlap_comm": False}
+THIRD = {
+    "stage3_prefetch_bucket_size": 13107200,
+    "stage3_param_persistence_threshold": 0,
+    "stage3_max_reuse_distance": 0,
+    "stage3_max_live_parameters": 26214400,
+}
+HOST = {"device": "cpu"}
+GOLDEN = [
+    ({"zero": 0}, {"stage": 0, **PLAIN}),
+    ({"zero": 1}, {"stage": 1, **PLAIN}),
+    ({"zero": 2}, {"stage": 2, **PLAIN}),
+    ({"zero": 3}, {"stage": 3, **PLAIN, **THIRD}),
+    ({"zero": 1, "offload": "optimizer"}, {"stage": 1, **PLAIN, "offload_optimizer": HOST}),
+    ({"zero": 2, "offload": "optimizer"}, {"stage": 2, **PLAIN, "offload_optimizer": HOST}),
+    ({"zero": 3, "offload": "optimizer"}, {"stage": 3, **PLAIN, **THIRD, "offload_optimizer": HOST}),
+    ({"zero": 3, "offload": "all"}, {"stage": 3, **PLAIN, **THIRD, "offload_optimizer": HOST, "offload_param": HOST}),
+]
+
+
+def config(**keys):
+    return deepspeed.Config.model_validate({"kind": "deepspeed", **keys})
+
+
+def refusals(strategy, **changes):
+    recipe = Recipe.model_validate(support.mlm(strategy={"kind": "deepspeed", **strategy}, **changes))
+    return deepspeed.refuses(recipe.strategy, recipe, 2)
+
+
+@pytest.mark.parametrize(("keys", "zero"), GOLDEN)
+def test_settings_follow_from_the_recipe(keys, zero):
+    assert deepspeed.settings(config(**keys), "fp32") == {**OURS, "zero_optimization": zero}
+
+
+@pytest.mark.parametrize(("precision", "half"), [("bf16", "bfloat16"), ("fp16", "float16")])
+def test_half_precision_is_its_autocast(precision, half):
+    """As everywhere: parameters, gradients and moments stay in fp32."""
+    assert deepspeed.settings(config(zero=1), precision) == {
+        **OURS,
+        "zero_optimization": {"stage": 1, **PLAIN},
+        "torch_autocast": {"enabled": True, "dtype": half, "lower_precision_safe_modules": []},
+    }
+
+
+def test_a_bucket_is_told_in_numbers_of_four_bytes():
+    zero = deepspeed.settings(config(zero=3, bucket_mb=0.5), "fp32")["zero_optimization"]
+    assert {zero[key] for key in zero if key.endswith("bucket_size")} == {0.5 * 2**20 / 4}
+
+
+def test_what_is_extra_is_merged_and_beside_ours():
+    extra = {"wall_clock_breakdown": True, "zero_optimization": {"round_robin_gradients": True, "overlap_comm": True}}
+    assert refusals({"extra": extra}) == []
+    assert deepspeed.settings(config(extra=extra), "fp32") == {
+        **OURS,
+        "wall_clock_breakdown": True,
+        "zero_optimization": {"stage": 1, **PLAIN, "round_robin_gradients": True, "overlap_comm": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("extra", "key", "ours"),
+    [
+        ({"train_batch_size": 8}, "train_batch_size", "train.global_batch"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps", "train.max_tokens"),
+        ({"gradient_clipping": 0.5}, "gradient_clipping", "optimizer.clip"),
+        ({"optimizer": {"type": "Adam", "params": {"lr": 1}}}, "optimizer", "optimizer"),
+        ({"scheduler": {"type": "WarmupLR"}}, "scheduler", "schedule"),
+        ({"fp16": {"enabled": True}}, "fp16", "train.precision"),
+        ({"bf16": {"enabled": True}}, "bf16", "train.precision"),
+        ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage", "strategy.zero"),
+        ({"zero_optimization": {"offload_param": {"device": "nvme"}}}, "zero_optimization.offload_param",
+         "strategy.offload"),
+        ({"zero_optimization": {"reduce_bucket_size": 5}}, "zero_optimization.reduce_bucket_size",
+         "strategy.bucket_mb"),
+        ({"activation_checkpointing": {"partition_activations": True}}, "activation_checkpointing",
+         "train.activation_checkpointing"),
+        ({"seed": 5}, "seed", "seed"),
+    ],
+)  # fmt: skip
+def test_what_the_recipe_decides_is_refused_with_its_key(extra, key, ours):
+    assert refusals({"extra": extra}) == [(f"strategy.extra.{key}", f"is decided by {ours} (set it there)")]
+
+
+@pytest.mark.parametrize("instead", [3, True, None, [1]])
+def test_a_map_of_ours_is_not_replaced_by_something_else(instead):
+    told = [("strategy.extra.zero_optimization", "should be a map of keys and values")]
+    assert refusals({"extra": {"zero_optimization": instead}}) == told
+
+
+def test_all_that_is_refused_is_told_at_once():
+    extra = {"seed": 1, "zero_optimization": {"stage": 2, "round_robin_gradients": True}}
+    told = refusals({"zero": 3, "extra": extra}, train__precision="fp64", train__compile=True)
+    assert [key for key, _ in told] == [
+        "strategy.extra.seed", "strategy.extra.zero_optimization.stage", "strategy", "train.compile",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"zero": 0, "offload": "optimizer"}, "offload: optimizer needs zero: 1, 2 or 3, not 0"),
+        ({"zero": 2, "offload": "all"}, "offload: all needs zero: 3, not 2"),
+        ({"zero": 1, "offload": "optimizer"}, None),
+        ({"zero": 3, "offload": "all"}, None),
+    ],
+)
+def test_what_is_offloaded_must_be_sharded(keys, told):
+    assert deepspeed.check(config(**keys), 2) == told

@@ -1,0 +1,94 @@
+"""Some steps of a recipe under one strategy after another, on the same ranks: what they record and leave behind."""
+
+import hashlib
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+
+def build(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, Any] | None = None, **more: Any) -> Any:
+    """A rank's Run of a prepared folder under another strategy. `train`: keys of the recipe that are others."""
+    from launcher import worker
+    from launcher.config import kinds
+    from launcher.prepare import ready
+    from launcher.run.stop import Stop
+
+    made = ready.read(folder)
+    chosen = kinds.module("strategies", strategy["kind"]).Config.model_validate(strategy)
+    kept = made.recipe.train.model_copy(update=train or {})
+    recipe = made.recipe.model_copy(update={"strategy": chosen, "train": kept})
+    return worker.build(replace(made, recipe=recipe), process, Stop(), more.get("resume"), workers=0)[0]
+
+
+def take(run: Any, steps: int) -> list[dict[str, Any]]:
+    """The records of the next steps."""
+    from launcher.run import loop
+
+    begin = run.progress.step
+    batches = (run.batches.dataset[step] for step in range(begin, begin + steps))
+    return [loop.step(run, batch, loop.agree(run.process, batch), time.perf_counter()) for batch in batches]
+
+
+def whole(run: Any) -> dict[str, Any]:
+    """The state of a run by its canonical names, as whole arrays; all ranks call it."""
+    from launcher.strategies._zero import _whole
+
+    return {name: _whole(tensor).detach().cpu().numpy().copy() for name, tensor in run.engine.state_dict().items()}
+
+
+def held(run: Any) -> dict[str, bytes]:
+    """The bytes that this rank itself holds of each tensor of the state."""
+    from launcher.strategies._torch import local
+
+    return {name: local(tensor).contiguous().numpy().tobytes() for name, tensor in run.engine.state_dict().items()}
+
+
+def own(run: Any) -> bytes:
+    """A hash of the parameters that stand whole on this rank, those that a forward would use."""
+    from torch.distributed.tensor import DTensor
+
+    parts = hashlib.blake2b()
+    for parameter in run.engine.module.parameters():
+        if not isinstance(parameter, DTensor):
+            parts.update(parameter.detach().contiguous().numpy().tobytes())
+    return parts.digest()
+
+
+def walk(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, Any], steps: int) -> dict[str, Any]:
+    """The first state, `steps` steps, another look, the state given back to the engine, and one step more."""
+    from launcher.strategies._torch import local
+
+    run = build(process, folder, strategy, train)
+    shapes = {name: tuple(tensor.shape) for name, tensor in run.engine.state_dict().items()}
+    first = whole(run)
+    records = take(run, steps)
+    gradients = [p.grad for p in run.engine.module.parameters() if p.grad is not None]
+    left = any(bool(local(gradient).any()) for gradient in gradients)
+    state, mine, before = whole(run), held(run), own(run)
+    run.engine.load_state_dict(run.engine.state_dict())
+    unchanged = mine == held(run) and before == own(run)
+    records += take(run, 1)
+    told = {"first": first, "state": state} if process.rank == 0 else {}
+    return {"records": records, "shapes": shapes, "left": left, "unchanged": unchanged, **told}
+
+
+def walks(process: Any, folder: Any, cases: Any, steps: int = 5) -> list[dict[str, Any]]:
+    """A walk for each (strategy, train)."""
+    told = []
+    for strategy, train in cases:
+        try:
+            told.append(walk(process, folder, strategy, train, steps))
+        except BaseException as error:
+            error.add_note(f"under {strategy} {train}")
+            raise
+    return told
+
+
+def apart(there: dict[str, Any], here: dict[str, Any], like: str) -> float:
+    """How far two states are from each other in those tensors whose name has `like` in it: the norm of the difference
+    over the norm of the first."""
+    names = [name for name in there if like in name]
+    gap = sum(float(np.square(there[n].astype("f8") - here[n].astype("f8")).sum()) for n in names)
+    return float(np.sqrt(gap / sum(float(np.square(there[n].astype("f8")).sum()) for n in names)))
