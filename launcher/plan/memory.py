@@ -15,7 +15,8 @@ def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples
     held = kinds.of("strategies", recipe.strategy).holding(recipe.strategy, shape, ranks)
     width = _WIDTH[recipe.train.precision]
     size = shape.parameters * width
-    meeting = shape.largest_parameter * (1 if held.gathered else 2)
+    # Gradients of tied embeddings meet: gathering counts one of them already, but for DTensors (benchmarks/memory.py).
+    meeting = shape.largest_parameter * (1 if held.gathered and recipe.tensor_parallel == 1 else 2)
     return {
         "weights": round(held.weights * size),
         "gradients": round(held.gradients * size),

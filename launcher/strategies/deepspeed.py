@@ -97,7 +97,7 @@ def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
     if config.zero == 0:
         return Holding(gradients=2.0)  # all of them are copied into one tensor to be reduced
     # Whole parameters (ZeRO 1, 2) or a share of them (3), and an updated copy of this rank's. ZeRO 2 adds up
-    # micro-batches in a second copy. Of what travels there are a bucket and its copy, under ZeRO 3 of parameters as well.
+    # micro-batches in a second copy. Of what travels there are a bucket and its copy, of parameters too under ZeRO 3.
     whole = {1: 1.0, 2: 1.0, 3: share}[config.zero]
     moved = {"none": 0.0, "optimizer": 4 * share, "all": 5 * share}[config.offload]
     on_host = config.offload != "none"
