@@ -31,18 +31,18 @@ def take(run: Any, steps: int) -> list[dict[str, Any]]:
     return [loop.step(run, batch, loop.agree(run.process, batch), time.perf_counter()) for batch in batches]
 
 
-def whole(run: Any) -> dict[str, Any]:
-    """The state of a run by its canonical names, as whole arrays; all ranks call it."""
+def whole(state: dict[str, Any]) -> dict[str, Any]:
+    """A state by its canonical names, as whole arrays; all ranks call it."""
     from launcher.strategies._zero import _whole
 
-    return {name: _whole(tensor).detach().cpu().numpy().copy() for name, tensor in run.engine.state_dict().items()}
+    return {name: _whole(tensor).detach().cpu().numpy().copy() for name, tensor in state.items()}
 
 
-def held(run: Any) -> dict[str, bytes]:
-    """The bytes that this rank itself holds of each tensor of the state."""
+def held(state: dict[str, Any]) -> dict[str, bytes]:
+    """The bytes that this rank itself holds of each tensor of a state."""
     from launcher.strategies._torch import local
 
-    return {name: local(tensor).contiguous().numpy().tobytes() for name, tensor in run.engine.state_dict().items()}
+    return {name: local(tensor).contiguous().numpy().tobytes() for name, tensor in state.items()}
 
 
 def own(run: Any) -> bytes:
@@ -61,17 +61,17 @@ def walk(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, A
     from launcher.strategies._torch import local
 
     run = build(process, folder, strategy, train)
-    shapes = {name: tuple(tensor.shape) for name, tensor in run.engine.state_dict().items()}
-    first = whole(run)
+    first = run.engine.state_dict()
+    told = {"shapes": {name: tuple(tensor.shape) for name, tensor in first.items()}, "first": whole(first)}
     records = take(run, steps)
     gradients = [p.grad for p in run.engine.module.parameters() if p.grad is not None]
-    left = any(bool(local(gradient).any()) for gradient in gradients)
-    state, mine, before = whole(run), held(run), own(run)
-    run.engine.load_state_dict(run.engine.state_dict())
-    unchanged = mine == held(run) and before == own(run)
-    records += take(run, 1)
-    told = {"first": first, "state": state} if process.rank == 0 else {}
-    return {"records": records, "shapes": shapes, "left": left, "unchanged": unchanged, **told}
+    told["left"] = any(bool(local(gradient).any()) for gradient in gradients)
+    state = run.engine.state_dict()
+    told["state"], mine, before = whole(state), held(state), own(run)
+    run.engine.load_state_dict(state)
+    told["unchanged"] = mine == held(run.engine.state_dict()) and before == own(run)
+    told["records"] = records + take(run, 1)
+    return told if process.rank == 0 else {**told, "first": {}, "state": {}}
 
 
 def walks(process: Any, folder: Any, cases: Any, steps: int = 5) -> list[dict[str, Any]]:
@@ -84,6 +84,11 @@ def walks(process: Any, folder: Any, cases: Any, steps: int = 5) -> list[dict[st
             error.add_note(f"under {strategy} {train}")
             raise
     return told
+
+
+def records(process: Any, folder: Any, cases: Any, steps: int) -> list[list[dict[str, Any]]]:
+    """The records alone, for each (strategy, train)."""
+    return [take(build(process, folder, strategy, train), steps) for strategy, train in cases]
 
 
 def apart(there: dict[str, Any], here: dict[str, Any], like: str) -> float:

@@ -32,11 +32,13 @@ def named(strategy):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folders(tmp_path_factory):
+    """Run folders of a model without dropout, and of one with it."""
     place, before = support.corpus(tmp_path_factory.mktemp("loop")), Path.cwd()
     os.chdir(place)
-    model = {"kind": "config", "type": "bert", **support.TINY, "dropout": 0.1}
-    yield place / ranks.ready(support.write(support.mlm(model=model)))
+    wet = {"kind": "config", "type": "bert", **support.TINY, "dropout": 0.1}
+    recipes = {"dry": support.mlm("dry"), "wet": support.mlm("wet", model=wet)}
+    yield {name: place / ranks.ready(support.write(recipe, f"{name}.yaml")) for name, recipe in recipes.items()}
     os.chdir(before)
 
 
@@ -63,21 +65,21 @@ def _once(process, folder, strategy):
     run = walks.build(process, folder, strategy)
     poison(run, lambda step: step == 1 and process.rank == process.world - 1)
     records = walks.take(run, 1)
-    before = walks.held(run), walks.own(run)
+    before = walks.held(run.engine.state_dict()), walks.own(run)
     records += walks.take(run, 1)
-    after = walks.held(run), walks.own(run)
+    after = walks.held(run.engine.state_dict()), walks.own(run)
     records += walks.take(run, 2)
-    last = walks.whole(run)
+    last = run.engine.state_dict()
     return {
-        "records": records, "unchanged": before == after, "moved": walks.held(run) != after[0], "own": walks.own(run),
-        "steps": {float(value) for name, value in last.items() if name.endswith(".step")},
+        "records": records, "unchanged": before == after, "moved": walks.held(last) != after[0], "own": walks.own(run),
+        "steps": {float(value) for name, value in walks.whole(last).items() if name.endswith(".step")},
     }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def told(folder):
+def told(folders):
     """What each rank tells, by world and strategy."""
-    every = {world: ranks.on_ranks(world, once, folder, strategies) for world, strategies in SPREAD.items()}
+    every = {world: ranks.on_ranks(world, once, folders["dry"], strategies) for world, strategies in SPREAD.items()}
     return {
         (world, named(strategy)): [rank[number] for rank in every[world]]
         for world, strategies in SPREAD.items()
@@ -103,14 +105,11 @@ def test_every_rank_of_a_replica_holds_the_same_after_it(told):
         assert one["own"] == other["own"]
 
 
-def test_what_follows_does_not_know_on_how_many_ranks_it_was(tmp_path, monkeypatch):
-    """Without dropout, whose draws are each rank's own."""
-    support.corpus(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    dry = tmp_path / ranks.ready(support.write(support.mlm()))
-    alone = ranks.on_ranks(1, once, dry, [SINGLE])[0][0]["records"]
-    for told in ranks.on_ranks(2, once, dry, [{"kind": "fsdp"}, {"kind": "deepspeed", "zero": 2}])[0]:
-        for there, here in zip(alone, told["records"], strict=True):
+@pytest.mark.parametrize("strategy", SPREAD[2], ids=named)
+def test_what_follows_does_not_know_on_how_many_ranks_it_was(told, strategy):
+    alone = told[1, "single"][0]["records"]
+    for rank in told[2, named(strategy)]:
+        for there, here in zip(alone, rank["records"], strict=True):
             assert here["loss"] == pytest.approx(there["loss"], rel=1e-5)
             assert here["data"] == there["data"]
 
@@ -131,8 +130,8 @@ def again(process, folder, strategy):
 @pytest.mark.parametrize(
     "strategy", [SINGLE, *({"kind": kind} for kind in ("ddp", "fsdp")), {"kind": "deepspeed", "zero": 3}], ids=named
 )
-def test_step_after_step_without_a_number_ends_the_run_and_names_where_it_began(folder, strategy):
-    for message, taken in ranks.on_ranks(1 if strategy is SINGLE else 2, again, folder, strategy):
+def test_step_after_step_without_a_number_ends_the_run_and_names_where_it_began(folders, strategy):
+    for message, taken in ranks.on_ranks(1 if strategy is SINGLE else 2, again, folders["dry"], strategy):
         pattern = (
             r"the gradient was not finite in 3 steps in a row, from step 2 on, where (\S+) \((\d+) of (\d+) "
             r"parameters\) went first \(lower optimizer\.lr, or look at the data of that step with launcher debug\)"
@@ -143,33 +142,50 @@ def test_step_after_step_without_a_number_ends_the_run_and_names_where_it_began(
         assert taken == 3, "steps that went by before the one that ended the run"
 
 
-def overflow(process, folder, strategy, scale):
-    """Two steps in fp16 from a loss scale."""
+OVERFLOWING = {
+    1: [SINGLE],
+    2: [{"kind": "ddp"}, {"kind": "fsdp"}, {"kind": "fsdp", "tensor_parallel": 2}]
+    + [{"kind": "deepspeed", "zero": stage} for stage in (0, 1, 2, 3)],
+}
+
+
+def overflow(process, folder, strategies):
+    """Two steps in fp16 from a loss scale of 2^40, and from the one that it ended at: records and weights of both."""
+    told = []
+    for strategy in strategies:
+        high = _from(process, folder, strategy, 2.0**40)
+        told.append((high, _from(process, folder, strategy, high[0][-1]["scale"])))
+    return told
+
+
+def _from(process, folder, strategy, scale):
     run = walks.build(process, folder, strategy, {"precision": "fp16"})
     run.progress.scale.value = scale
     records = walks.take(run, 2)
-    return records, {name: array.tobytes() for name, array in walks.whole(run).items()}
+    return records, {name: array.tobytes() for name, array in walks.whole(run.engine.state_dict()).items()}
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [SINGLE, {"kind": "ddp"}, {"kind": "fsdp"}, {"kind": "fsdp", "tensor_parallel": 2}]
-    + [{"kind": "deepspeed", "zero": stage} for stage in (0, 1, 2, 3)],
-    ids=named,
-)
-def test_an_overflow_repeats_the_batch_at_half_the_scale_and_never_decides_what_is_learnt(folder, strategy):
+@pytest.fixture(scope="module")
+def overflown(folders):
+    """What rank 0 tells, by strategy."""
+    return {
+        named(strategy): told
+        for world, strategies in OVERFLOWING.items()
+        for strategy, told in zip(
+            strategies, ranks.on_ranks(world, overflow, folders["wet"], strategies)[0], strict=True
+        )
+    }
+
+
+@pytest.mark.parametrize("strategy", [named(strategy) for world in OVERFLOWING for strategy in OVERFLOWING[world]])
+def test_an_overflow_repeats_the_batch_at_half_the_scale_and_never_decides_what_is_learnt(overflown, strategy):
     """With dropout, which is drawn alike when the batch comes again."""
-    world = 1 if strategy is SINGLE else 2
-    (high, far), *_ = ranks.on_ranks(world, overflow, folder, strategy, 2.0**40)
+    (high, far), (low, near) = overflown[strategy]
     halved = high[0]["overflows"]
     assert halved > 5 and high[0]["scale"] == 2.0 ** (40 - halved)
+    assert high[1]["overflows"] == halved and [record["overflows"] for record in low] == [0, 0]
     assert [record["skipped"] for record in high] == [0, 0]
-    (low, near), *_ = ranks.on_ranks(world, overflow, folder, strategy, high[1]["scale"])
-    assert [record["overflows"] for record in low] == [0, 0]
     for there, here in zip(low, high, strict=True):
-        assert [here[key] for key in ("loss", "grad_norm", "data")] == [
-            there[key] for key in ("loss", "grad_norm", "data")
-        ]
-    assert far == near
-    if high[0]["overflows"] != high[1]["overflows"]:
-        raise AssertionError("the second step overflowed too: nothing is compared")
+        for key in ("loss", "grad_norm", "data", "scale"):
+            assert here[key] == there[key], key
+    assert far == near, "weights and moments"

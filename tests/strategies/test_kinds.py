@@ -47,11 +47,9 @@ OF_BERT_ALONE = {
         ({**FSDP, "prefetch": 1}, {}),
         ({**FSDP, "tensor_parallel": 2}, LAYERS),
         ({**ZERO, "zero": 3}, LAYERS),
-        ({**ZERO, "zero": 1, "offload": "optimizer"}, {}),
         ({**ZERO, "zero": 2, "offload": "optimizer"}, {}),
     ],
     4: [
-        ({**FSDP, "shard": "hybrid", "replicas": 4}, {}),
         ({**FSDP, "shard": "hybrid", "replicas": 2, "tensor_parallel": 2}, {}),
     ],
 }
