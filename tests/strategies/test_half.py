@@ -2,8 +2,9 @@
 
 Products are rounded to 8 bits in bf16 (unit roundoff 2^-8), to 11 in fp16 (2^-11), and sums are kept in fp32. Ranks
 make the same products as the single process, padded and summed otherwise, so that only some are rounded to the other
-side; of either sign and many, they nearly cancel in a loss. Seen at the most, of losses: 7e-6 in bf16 and 3e-6 in fp16; of
-norms: 5e-4 and 8e-5. Weights that are gathered in bf16 are all rounded, at each step: 3e-5 and 4e-3 from fp32.
+side; of either sign and many, they nearly cancel in a loss. Seen at the most, of losses: 7e-6 in bf16 and 3e-6 in
+fp16; of norms: 5e-4 and 8e-5. Weights that are gathered in bf16 are all rounded, at each step: 3e-5 and 4e-3 from
+fp32.
 """
 
 import os
