@@ -19,9 +19,9 @@ LOCAL = (
     "data.validation={kind: text, path: corpus.txt, document: line}",
     "data.max_length=32",
     "train.global_batch=8",
-    "train.epochs=4",
+    "train.epochs=2",
     "train.max_tokens=64",
-    "optimizer.lr=0.01",
+    "optimizer.lr=0.02",
     "evaluate={at_start: true}",
 )
 

@@ -162,6 +162,8 @@ def _read(file: Path, above: tuple[Path, ...]) -> Document:
     if not isinstance(base, str):
         raise UserError(f"{where}: should be the name of a file")
     below = file.parent / base
+    if not below.is_file():  # a copy of a shipped recipe inherits from a shipped one
+        below = {f.name: f for f in (*shipped("recipes"), *shipped("cluster"))}.get(base, below)
     if not below.is_file():
         raise UserError(f"{where}: {below}: no such file")
     if below.resolve() in above:

@@ -69,7 +69,7 @@ class TorchEngine:
         missing = [p for g in groups for p in g["params"] if p not in self._optimizer.state]
         if not missing:
             return
-        rates = [group["lr"] for group in groups]
+        rates, held = [group["lr"] for group in groups], [p.grad for p in missing]
         for group in groups:
             group["lr"] = 0.0
         for parameter in missing:
@@ -77,9 +77,9 @@ class TorchEngine:
         self._optimizer.step()
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
-        for parameter in missing:
+        for parameter, gradient in zip(missing, held, strict=True):
             self._optimizer.state[parameter]["step"].zero_()
-        self.clear()
+            parameter.grad = gradient  # DDP's own view of its bucket: another tensor is averaged with another rounding
 
 
 class Replicated(TorchEngine):
