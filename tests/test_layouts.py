@@ -7,20 +7,10 @@ import ranks
 import support
 import walks
 
-from launcher.config.errors import UserError
-
 NEOX = {
     "kind": "config", "type": "gpt_neox", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 32, "dropout": 0.0,
 }  # fmt: skip
-
-
-def refusal(process, folder, strategy):
-    try:
-        walks.build(process, folder, strategy)
-    except UserError as error:
-        return str(error)
-    return ""
 
 
 def test_a_run_that_evaluates_and_saves_in_the_middle(workspace):
@@ -45,7 +35,7 @@ def test_a_model_that_is_dealt_wrongly_is_refused_in_any_precision(workspace, pr
     """GPT-NeoX fuses queries, keys and values head by head: rows dealt by part are others' heads."""
     recipe = support.classification(model=NEOX, train__precision=precision)
     folder = ranks.ready(support.write(recipe))
-    for told in ranks.on_ranks(2, refusal, folder, {"kind": "ddp", "tensor_parallel": 2}):
+    for told in ranks.on_ranks(2, walks.refusal, folder, {"kind": "ddp", "tensor_parallel": 2}):
         assert told.startswith("strategy.tensor_parallel: the loss of a sample is ")
 
 

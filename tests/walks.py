@@ -22,6 +22,17 @@ def build(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, 
     return worker.build(replace(made, recipe=recipe), process, Stop(), more.get("resume"), workers=0)[0]
 
 
+def refusal(process: Any, folder: Any, strategy: dict[str, Any]) -> str:
+    """What is told where a run cannot be built under a strategy; nothing where it can."""
+    from launcher.config.errors import UserError
+
+    try:
+        build(process, folder, strategy)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def take(run: Any, steps: int) -> list[dict[str, Any]]:
     """The records of the next steps."""
     from launcher.run import loop

@@ -116,17 +116,9 @@ def test_another_form_is_refused_with_its_shapes(shapes):
 # Whole models
 
 
-def refusal(process, folder, strategy):
-    try:
-        walks.build(process, folder, strategy)
-    except UserError as error:
-        return str(error)
-    return ""
-
-
 def told(model, strategy, world=2, **changes):
     folder = ranks.ready(support.write(support.mlm(model={"kind": "config", **support.TINY, **model}, **changes)))
-    (said,) = set(ranks.on_ranks(world, refusal, folder, strategy))
+    (said,) = set(ranks.on_ranks(world, walks.refusal, folder, strategy))
     return said
 
 
