@@ -38,20 +38,29 @@ StepsOrTime = Annotated[Annotated[int, Field(gt=0)] | str, BeforeValidator(_inte
 
 
 class TrainTokenizer(Strict):
-    """A tokenizer trained from the training side of the data."""
+    """A tokenizer trained from the training side of the data, alike each time. `vocab_size`: tokens with the special
+    ones, at the most: a small sample gives fewer. `min_frequency`: what is seen less often is not merged (bpe,
+    wordpiece), nor proposed (unigram). `unicode`: the form that texts are brought to first; by itself none (wordpiece,
+    lower-case bpe), nfc (bpe) or nfkc (unigram). `strip_accents`: by itself with `lowercase`, as BERT does, but not in
+    bpe. `sample`: documents of the training side that it is trained from, at the most."""
 
     kind: Literal["train"] = "train"
-    algorithm: Literal["wordpiece", "bpe"] = "wordpiece"
+    algorithm: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
     vocab_size: int = Field(gt=10)
     lowercase: bool = True
     min_frequency: int = Field(2, ge=1)
+    unicode: Literal["none", "nfc", "nfd", "nfkc", "nfkd"] | None = None
+    strip_accents: bool | None = None
+    sample: int | None = Field(1_000_000, gt=0)
 
 
 class PretrainedTokenizer(Strict):
-    """A tokenizer of the hub, or of a folder that transformers can load."""
+    """A tokenizer of the hub, or of a folder that transformers can load. `revision`: a branch, tag or commit of the
+    hub."""
 
     kind: Literal["pretrained"] = "pretrained"
     name: str
+    revision: str | None = None
 
 
 Tokenizer = TrainTokenizer | PretrainedTokenizer

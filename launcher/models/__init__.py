@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from launcher.config.recipe import PretrainedTokenizer
     from launcher.plan.need import Need
 
 
 class Model(Protocol):
-    def tokenizer(self, config: Any) -> str | None:
-        """The folder or hub name of the model's own tokenizer, or None."""
+    def tokenizer(self, config: Any) -> "PretrainedTokenizer | str | None":
+        """The model's own tokenizer: a folder or hub name, with its revision where it has one; or None."""
 
     def build(self, config: Any, need: "Need", weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
         """The model on the current device, and notes for the user. New weights are drawn from torch's generator, which

@@ -21,7 +21,7 @@ def fit(hf: Any, config: ModelConfig, need: Need, resize: bool) -> Any:
     for name, value in need.options.items():
         setattr(hf, name, value)
     if resize:
-        hf.vocab_size, hf.pad_token_id = need.vocab_size, need.pad_token_id
+        hf.vocab_size, hf.pad_token_id = _embedded(hf, config, need), need.pad_token_id
     elif hf.vocab_size < need.vocab_size:
         what = f"has {need.vocab_size} tokens, the model embeds {hf.vocab_size} (use the model's own tokenizer)"
         raise UserError(Problem("tokenizer", what))
@@ -30,6 +30,18 @@ def fit(hf: Any, config: ModelConfig, need: Need, resize: bool) -> Any:
             if "dropout" in name and isinstance(value, float):
                 setattr(hf, name, config.dropout)
     return hf
+
+
+def _embedded(hf: Any, config: ModelConfig, need: Need) -> int:
+    """As many tokens as the tokenizer has, or as were asked for if those are more (to fill a multiple of 64, say)."""
+    if not need.vocab_size:  # a tokenizer of the hub before it is there: the architecture's usual one stands in for it
+        return int(hf.vocab_size)
+    if "vocab_size" not in (config.model_extra or {}):
+        return need.vocab_size
+    if hf.vocab_size < need.vocab_size:
+        what = f"{hf.vocab_size}, but the tokenizer has {need.vocab_size} tokens (at least that many, or leave it out)"
+        raise UserError(Problem("model.vocab_size", what))
+    return int(hf.vocab_size)
 
 
 def make(hf: Any, config: ModelConfig, need: Need) -> Any:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher.config.errors import Problem, UserError
+from launcher.config.recipe import PretrainedTokenizer
 from launcher.models._transformers import ModelConfig, check_length, fit, make
 from launcher.plan.need import Need
 
@@ -14,8 +15,8 @@ class Config(ModelConfig):
     revision: str | None = None
 
 
-def tokenizer(config: Config) -> str | None:
-    return config.name
+def tokenizer(config: Config) -> PretrainedTokenizer:
+    return PretrainedTokenizer(name=config.name, revision=config.revision)
 
 
 def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
-from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe, TrainTokenizer
+from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
 from launcher.config.types import Strict
-from launcher.plan import architecture, devices, layout, memory, need
+from launcher.plan import architecture, devices, layout, memory, need, vocabulary
 from launcher.plan.facts import Facts
 from launcher.plan.folder import RunFolder
 
@@ -166,8 +166,8 @@ def _notes(recipe: Recipe, shape: architecture.Architecture, folder: RunFolder) 
 
 
 def guess(recipe: Recipe) -> Facts:
-    """What stands in for the facts before the data is prepared: the vocabulary asked for, two labels."""
-    vocab = recipe.tokenizer.vocab_size if isinstance(recipe.tokenizer, TrainTokenizer) else 0
+    """What stands in for the facts before the data is prepared: the vocabulary as far as it is known, two labels."""
+    vocab = vocabulary.size(recipe)
     return Facts(
         digest="", vocab_size=vocab, pad_token_id=0, mask_token_id=0, special_ids=[], labels=["0", "1"],
         longest=recipe.data.max_length, samples={}, tokens={}, baseline={},

@@ -1,14 +1,16 @@
 """Tokenizers: trained from the data, or loaded."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
+from launcher.plan import vocabulary
+from launcher.prepare import unigram
 
 _SPECIAL = {
     "unk_token": "[UNK]",
@@ -19,44 +21,43 @@ _SPECIAL = {
 }
 
 
-def source(recipe: Recipe) -> TrainTokenizer | str:
-    """How the recipe gets its tokenizer: by training, or from this folder or hub name. Raises UserError for neither."""
-    if isinstance(recipe.tokenizer, TrainTokenizer):
-        return recipe.tokenizer
-    if isinstance(recipe.tokenizer, PretrainedTokenizer):
-        return recipe.tokenizer.name
-    own = getattr(kinds.of("models", recipe.model), "tokenizer", None)
-    where = own(recipe.model) if own else None
-    if where is None:
+def source(recipe: Recipe) -> TrainTokenizer | PretrainedTokenizer:
+    """How the recipe gets its tokenizer: its own word, or the model's tokenizer. Raises UserError for neither."""
+    found = recipe.tokenizer or vocabulary.of_model(recipe)
+    if found is None:
         what = f"missing: a model of kind {recipe.model.kind} brings none (train or pretrained)"
         raise UserError(Problem("tokenizer", what))
-    return str(where)
+    return found
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """The identity of the tokenizer: its configuration, its files' content, or its hub name."""
+    """The identity of the tokenizer: its configuration, its files' content, or its hub name and revision."""
     where = source(recipe)
     if isinstance(where, TrainTokenizer):
         return where.model_dump_json()
-    found = Path(where).expanduser().glob("*")
+    found = Path(where.name).expanduser().glob("*")
     files = [path for path in sorted(found) if path.suffix in (".json", ".txt", ".model")]
     state = xxhash.xxh3_128()
     for path in files:
         state.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
-    return str(state.hexdigest()) if files else where
+    if files:
+        return str(state.hexdigest())
+    return where.name if where.revision is None else f"{where.name}@{where.revision}"
 
 
-def load(where: str, key: str) -> Any:
-    """A fast transformers tokenizer of a folder or of the hub. Raises UserError."""
+def load(where: PretrainedTokenizer | str, key: str) -> Any:
+    """A fast transformers tokenizer of the hub, or of a folder (a folder's name alone will do). Raises UserError."""
     from transformers import AutoTokenizer
 
-    folder = Path(where).expanduser()
+    where = PretrainedTokenizer(name=where) if isinstance(where, str) else where
+    folder = Path(where.name).expanduser()
+    name = str(folder) if folder.is_dir() else where.name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else where, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=where.revision or "main", use_fast=True)
     except (OSError, ValueError) as error:
-        raise UserError(Problem(key, f"no tokenizer at {where}: {str(error).splitlines()[0]}")) from None
+        raise UserError(Problem(key, f"no tokenizer at {where.name}: {str(error).splitlines()[0]}")) from None
     if not getattr(tokenizer, "is_fast", False):
-        raise UserError(Problem(key, f"{where}: has no fast tokenizer (tokenizer.json)"))
+        raise UserError(Problem(key, f"{where.name}: has no fast tokenizer (tokenizer.json)"))
     return tokenizer
 
 
@@ -65,13 +66,44 @@ def train(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> Any:
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
-    backend = _wordpiece(config, texts) if config.algorithm == "wordpiece" else _bpe(config, texts)
+    backend = {"wordpiece": _wordpiece, "bpe": _bpe, "unigram": _unigram}[config.algorithm](config, texts)
     ends = {name: backend.token_to_id(name) for name in ("[CLS]", "[SEP]")}
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=list(ends.items())
     )
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=inputs, **_SPECIAL)
+
+
+def _normaliser(config: TrainTokenizer) -> Any:
+    """What is done to a text before it is cut into words: its unicode form, then accents and case."""
+    from tokenizers import Regex, normalizers
+
+    by_itself = {"wordpiece": "none", "bpe": "none" if config.lowercase else "nfc", "unigram": "nfkc"}
+    form = config.unicode or by_itself[config.algorithm]
+    strip = config.strip_accents
+    if strip is None:
+        strip = config.lowercase and config.algorithm != "bpe"
+    steps = [] if form == "none" else [_form(form)]
+    if config.algorithm == "wordpiece":
+        steps.append(normalizers.BertNormalizer(lowercase=config.lowercase, strip_accents=config.strip_accents))
+    elif strip:
+        alone = {"clean_text": False, "handle_chinese_chars": False}
+        steps.append(normalizers.BertNormalizer(**alone, strip_accents=True, lowercase=config.lowercase))
+    elif config.lowercase:
+        steps.append(normalizers.Lowercase())
+    if strip and form in ("nfc", "nfkc"):  # accents are stripped from letters taken apart
+        steps.append(normalizers.NFC())
+    if config.algorithm == "unigram":
+        one_space = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+        steps = [normalizers.Nmt(), *steps, *one_space]
+    return steps[0] if len(steps) == 1 else normalizers.Sequence(steps)
+
+
+def _form(name: str) -> Any:
+    from tokenizers import normalizers
+
+    return getattr(normalizers, name.upper())()
 
 
 def _options(config: TrainTokenizer, *more: str) -> dict[str, Any]:
@@ -86,17 +118,18 @@ def _options(config: TrainTokenizer, *more: str) -> dict[str, Any]:
 def _wordpiece(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> Any:
     """The trainer numbers characters inside words as a hash map gives them, and breaks ties by number: another
     vocabulary each time. Given as special tokens they are numbered here; in what is made of them they are none."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     def like_bert(model: Any) -> Any:
         made = Tokenizer(model)
-        made.normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
+        made.normalizer = _normaliser(config)
         made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         made.decoder = decoders.WordPiece()
         return made
 
     trained = like_bert(models.WordPiece(unk_token="[UNK]"))
-    inside = [f"##{character}" for character in _inside_words(trained, texts())]
+    seen = map(trained.normalizer.normalize_str, texts()) if config.unicode else texts()  # a form joins characters
+    inside = [f"##{character}" for character in _inside_words(trained, seen)]
     trained.train_from_iterator(texts(), trainers.WordPieceTrainer(**_options(config, *inside)))
     made = like_bert(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
     made.add_special_tokens(list(_SPECIAL.values()))
@@ -109,20 +142,51 @@ def _inside_words(backend: Any, texts: Iterable[str]) -> list[str]:
     for text in texts:
         seen.update(text)
     found: set[str] = set()
-    for character in seen:
-        words = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(f"a{character}"))
+    for character in seen:  # after a q, which no accent joins
+        words = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(f"q{character}"))
         if len(words) == 1:
             found.update(words[0][0][1:])
     return sorted(found)
 
 
 def _bpe(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> Any:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     made = Tokenizer(models.BPE(unk_token="[UNK]"))
-    made.normalizer = normalizers.Lowercase() if config.lowercase else normalizers.NFC()
+    made.normalizer = _normaliser(config)
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(**_options(config), initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     made.train_from_iterator(texts(), trainer)
     return made
+
+
+def _unigram(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> Any:
+    """As SentencePiece has it: a piece holds no more than one word's beginning, and letters or punctuation, not both.
+    So words may be cut in two at each change while it is trained, and texts need not be when it is used."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    proposed = Tokenizer(models.BPE())
+    proposed.normalizer = _normaliser(config)
+    parts = pre_tokenizers.Split(Regex(r"▁?\w+|▁?[^\w▁]+"), "isolated")
+    proposed.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), parts])
+    options = {**_options(config), "vocab_size": 2 * config.vocab_size, "special_tokens": [], "max_token_length": 16}
+    proposed.train_from_iterator(texts(), trainers.BpeTrainer(**options))
+    words, size = _words(proposed, texts()), config.vocab_size - len(_SPECIAL)
+    special = [(name, 0.0) for name in _SPECIAL.values()]
+    made = Tokenizer(models.Unigram([*special, *unigram.pieces(words, proposed.get_vocab(), size)], unk_id=0))
+    made.normalizer, made.pre_tokenizer = proposed.normalizer, pre_tokenizers.Metaspace()
+    made.decoder = decoders.Metaspace()
+    made.add_special_tokens(list(_SPECIAL.values()))
+    return made
+
+
+def _words(backend: Any, texts: Iterable[str]) -> dict[str, int]:
+    """How often each word of the texts is seen. What stands between two spaces is cut only once: that takes time."""
+    between, found = Counter[str](), Counter[str]()
+    for text in texts:
+        between.update(backend.normalizer.normalize_str(text).split(" "))
+    for piece, count in between.items():
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(piece):
+            found[word] += count
+    return dict(found)

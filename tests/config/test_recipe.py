@@ -68,6 +68,17 @@ def test_a_bare_name_is_a_kind_with_its_defaults(kind):
     assert recipe(schedule=kind).schedule == recipe(schedule={"kind": kind}).schedule
 
 
+@pytest.mark.parametrize("key", ["algorithm", "unicode"])
+def test_a_tokenizer_to_be_trained_lists_what_there_is(key):
+    with pytest.raises(ValidationError, match=r"unigram" if key == "algorithm" else r"nfkd"):
+        recipe(tokenizer={"kind": "train", "vocab_size": 60, key: "other"})
+
+
+@pytest.mark.parametrize(("given", "taken"), [({}, 1_000_000), ({"sample": None}, None), ({"sample": 3}, 3)])
+def test_a_tokenizer_is_trained_from_a_sample_or_from_all(given, taken):
+    assert recipe(tokenizer={"kind": "train", "vocab_size": 60, **given}).tokenizer.sample == taken
+
+
 def test_a_recipe_cannot_be_changed():
     with pytest.raises(ValidationError, match="frozen"):
         recipe().train.steps = 7

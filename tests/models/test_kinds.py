@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from launcher.config import kinds
 from launcher.config.errors import UserError
+from launcher.config.recipe import PretrainedTokenizer
 from launcher.models._transformers import ModelConfig
 
 
@@ -40,7 +41,7 @@ def test_it_refuses_a_dropout_that_is_no_share(made):
 def test_its_tokenizer_is_a_name_or_none(made):
     module, config = made
     found = module.tokenizer(config())
-    assert found is None or isinstance(found, str)
+    assert found is None or isinstance(found, str | PretrainedTokenizer)
 
 
 @pytest.mark.parametrize("labels", [False, True])

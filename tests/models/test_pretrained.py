@@ -102,8 +102,13 @@ def test_a_tilde_is_the_home_folder(saved, need, monkeypatch):
 
 
 def test_its_tokenizer_is_its_own(saved, words):
-    name = pretrained.tokenizer(pretrained.Config(name=str(saved)))
-    assert AutoTokenizer.from_pretrained(name).get_vocab() == words.get_vocab()
+    own = pretrained.tokenizer(pretrained.Config(name=str(saved)))
+    assert AutoTokenizer.from_pretrained(own.name).get_vocab() == words.get_vocab()
+
+
+def test_its_tokenizer_is_of_its_revision():
+    own = pretrained.tokenizer(pretrained.Config(name="some/model", revision="v2"))
+    assert (own.name, own.revision) == ("some/model", "v2")
 
 
 def test_what_the_folder_says_of_dropout_stays_unless_it_is_said_otherwise(saved, need, tmp_path):

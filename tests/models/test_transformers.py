@@ -1,5 +1,7 @@
 """What is set on any architecture: its dropouts, and how long a sample may be."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -80,6 +82,29 @@ def test_a_model_without_a_table_of_positions_takes_any_length(kind):
     model = tiny(kind, 24)
     assert allowed(model, 40)
     assert runs(model, 40)
+
+
+@pytest.mark.parametrize(("keys", "rows"), [({}, 40), ({"vocab_size": 40}, 40), ({"vocab_size": 64}, 64)])
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "modernbert"])
+def test_a_vocabulary_has_the_rows_that_are_asked_for_and_else_as_many_as_the_tokenizer(kind, keys, rows):
+    with torch.device("meta"):
+        model, _ = config.build(config.Config(type=kind, **ARCHITECTURES[kind], **keys), need())
+    assert model.get_input_embeddings().num_embeddings == model.config.vocab_size == rows
+    assert model.config.pad_token_id == 1
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers_is_refused():
+    told = r"^model\.vocab_size: 39, but the tokenizer has 40 tokens \(at least that many, or leave it out\)$"
+    with pytest.raises(UserError, match=told):
+        config.build(config.Config(type="bert", vocab_size=39, **LAYERS), need())
+
+
+@pytest.mark.parametrize(("keys", "rows"), [({}, 30522), ({"vocab_size": 64}, 64)])
+def test_a_vocabulary_that_is_not_known_yet_is_the_architectures_own(keys, rows):
+    unknown = dataclasses.replace(need(), vocab_size=0, pad_token_id=0)
+    with torch.device("meta"):
+        model, _ = config.build(config.Config(type="bert", **LAYERS, **keys), unknown)
+    assert model.get_input_embeddings().num_embeddings == rows
 
 
 def test_a_sample_too_long_is_told_with_what_to_do(bert):

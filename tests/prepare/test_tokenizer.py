@@ -1,7 +1,10 @@
 """Tokenizers that are trained, the same each time, and tokenizers that are loaded."""
 
+import hashlib
 import json
+import os
 import random
+import re
 import subprocess
 import sys
 import unicodedata
@@ -12,19 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.config.errors import UserError
-from launcher.config.recipe import Recipe, TrainTokenizer
+from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
 from launcher.prepare import tokenizer
 
 SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+ALGORITHMS = ["wordpiece", "bpe", "unigram"]
 TRAINED = """
-import json, sys
+import hashlib, json, sys, tempfile
+from pathlib import Path
 from launcher.config.recipe import TrainTokenizer
 from launcher.prepare import tokenizer
 
-texts = json.loads(sys.stdin.read())
-for algorithm in ("wordpiece", "bpe"):
-    made = tokenizer.train(TrainTokenizer(algorithm=algorithm, vocab_size=300), lambda: texts)
-    print(json.dumps(made.backend_tokenizer.to_str()))
+texts, found = json.loads(sys.stdin.read()), {}
+for keys in json.loads(sys.argv[1]):
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.train(TrainTokenizer(**keys), lambda: iter(texts)).save_pretrained(folder)
+        files = sorted(Path(folder).iterdir())
+        found[json.dumps(keys)] = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+print(json.dumps(found))
 """
 
 
@@ -40,17 +48,47 @@ def trained(algorithm, given=None, **keys):
     return tokenizer.train(TrainTokenizer(algorithm=algorithm, **{"vocab_size": 300, **keys}), lambda: iter(given))
 
 
-@pytest.fixture(scope="module", params=["wordpiece", "bpe"])
+@pytest.fixture(scope="module", params=ALGORITHMS)
 def made(request):
     return trained(request.param)
 
 
-def test_training_gives_the_same_tokenizers_in_another_process():
-    command, given = [sys.executable, "-c", TRAINED], json.dumps(texts())
-    answer = subprocess.run(command, input=given, capture_output=True, text=True, check=True).stdout
-    for algorithm, line in zip(("wordpiece", "bpe"), answer.splitlines(), strict=True):
-        there, here = json.loads(json.loads(line)), json.loads(trained(algorithm).backend_tokenizer.to_str())
-        assert there == here, algorithm
+def elsewhere(given, configs, **variables):
+    """The digests of the files that another process saves."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONHASHSEED"} | variables
+    command = [sys.executable, "-c", TRAINED, json.dumps(configs)]
+    answer = subprocess.run(
+        command, input=json.dumps(given), capture_output=True, text=True, check=True, env=environment
+    )
+    return json.loads(answer.stdout)
+
+
+def rare():
+    """Words of equal counts, made of parts of equal counts: pieces that are equally good, everywhere."""
+    draw = random.Random(1)
+    parts = ["".join(draw.choices("abcdefgh", k=draw.choice([1, 2, 3]))) for _ in range(60)]
+    words = ["".join(draw.choices(parts, k=draw.randint(1, 4))) for _ in range(1500)]
+    signs = [chr(0x4E00 + n) for n in range(40)]
+    return [
+        " ".join([*words[n : n + 20], signs[n % 40], "ø", "e\u0301", "a\u0303q\u0308"])
+        for n in range(0, len(words), 20)
+    ]
+
+
+def test_training_gives_the_same_files_in_every_process(tmp_path):
+    configs = [
+        {"algorithm": algorithm, "vocab_size": size, **more}
+        for algorithm in ALGORITHMS
+        for size, more in ((320, {}), (700, {"unicode": "nfkc", "strip_accents": False}), (380, {"lowercase": False}))
+    ]
+    given = texts() + rare()
+    threads = [{"RAYON_NUM_THREADS": "1"}, {"RAYON_NUM_THREADS": "2"}, {"TOKENIZERS_PARALLELISM": "false"}]
+    first, *others = [elsewhere(given, configs, **variables) for variables in threads]
+    assert others == [first, first]
+    for keys in configs[::3]:
+        tokenizer.train(TrainTokenizer(**keys), lambda: iter(given)).save_pretrained(tmp_path / keys["algorithm"])
+        digests = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in (tmp_path / keys["algorithm"]).iterdir()}
+        assert digests == first[json.dumps(keys)]
 
 
 def test_special_tokens_come_first_and_are_known_as_such(made):
@@ -129,7 +167,71 @@ def test_words_below_the_smallest_frequency_are_cut(cased):
     assert len(trained("wordpiece", given, min_frequency=2).tokenize("seldom")) > 1
 
 
-@pytest.mark.parametrize("algorithm", ["wordpiece", "bpe"])
+def test_a_sample_too_small_gives_fewer_tokens():
+    for algorithm in ALGORITHMS:
+        assert len(trained(algorithm, ["often often seldom"], vocab_size=5000)) < 300
+
+
+UNIGRAM = [
+    ("Ａﬁ Äb\u200bc  d\ne", {}, "afi ab c d e"),
+    ("Äb İc", {"strip_accents": False}, "äb i̇c"),
+    ("Äb", {"lowercase": False}, "Äb"),
+    ("Äb 각", {"lowercase": False, "strip_accents": True}, "Ab 각"),
+    ("ﬁ\u00a0B", {"unicode": "none"}, "ﬁ b"),
+]
+
+
+@pytest.mark.parametrize(("text", "keys", "normal"), UNIGRAM)
+def test_unigram_knows_the_form_that_sentencepiece_gives_a_text(text, keys, normal):
+    made = trained("unigram", [normal, normal], vocab_size=60, **keys)
+    assert made.decode(made(f" {text} ")["input_ids"], skip_special_tokens=True) == normal
+
+
+def test_a_piece_of_unigram_begins_a_word_or_not_and_never_mixes_letters_and_punctuation():
+    made = trained("unigram", ["(the word), the word. (the words)"] * 20, vocab_size=60)
+    pieces = [piece for piece in made.get_vocab() if piece not in SPECIAL]
+    assert {"▁the", "▁(", "),"} <= set(pieces)
+    assert [piece for piece in pieces if not re.fullmatch(r"▁?(\w*|[^\w▁]*)", piece)] == []
+    assert "".join(made.tokenize("the  (word),")) == "▁the▁(word),"
+
+
+def test_unigram_merges_no_words_of_unseen_characters_and_takes_the_frequent_ones_where_few_fit():
+    made = trained("unigram", ["aaaa bbb cc d efghijklmnop"], vocab_size=12)
+    assert set(made.get_vocab()) == {*SPECIAL, "▁", "a", "b", "c", "d", "e", "f"}
+    assert made("aω")["input_ids"][2:-1] == [made.convert_tokens_to_ids("a"), 0]
+
+
+def test_unigram_finds_the_parts_of_words():
+    draw = random.Random(3)
+    starts, ends = ["play", "walk", "jump", "call", "paint"], ["ing", "ed", "er", "ers"]
+    given = [" ".join(draw.choice(starts) + draw.choice(ends) for _ in range(40)) for _ in range(30)]
+    made = trained("unigram", given, vocab_size=30)
+    assert {f"▁{start}" for start in starts} | {"ing"} <= set(made.get_vocab())
+    assert made.tokenize("walking") == ["▁walk", "ing"]
+
+
+NORMAL = [
+    ("wordpiece", {}, "Ａﬁ Äb", "ａﬁ ab"),
+    ("wordpiece", {"unicode": "none"}, "Ａﬁ Äb", "ａﬁ ab"),
+    ("wordpiece", {"unicode": "nfkc"}, "Ａﬁ Äb 각", "afi ab 각"),
+    ("wordpiece", {"strip_accents": False, "unicode": "nfc"}, "A\u0308b", "äb"),
+    ("wordpiece", {"strip_accents": True, "lowercase": False}, "Äb", "Ab"),
+    ("bpe", {}, "Äb A\u0308", "äb a\u0308"),
+    ("bpe", {"lowercase": False}, "A\u0308b", "Äb"),
+    ("bpe", {"lowercase": False, "unicode": "none"}, "A\u0308b", "A\u0308b"),
+    ("bpe", {"unicode": "nfd"}, "Äb", "a\u0308b"),
+    ("bpe", {"unicode": "nfkd", "strip_accents": True}, "ﬁ Äb", "fi ab"),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "keys", "text", "normal"), NORMAL)
+def test_a_text_is_brought_to_the_form_that_is_asked_for(algorithm, keys, text, normal):
+    made = trained(algorithm, [text] * 3, **keys)
+    assert made.backend_tokenizer.normalizer.normalize_str(text) == normal
+    assert made.unk_token_id not in made(text)["input_ids"]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_what_is_saved_is_loaded_as_it_was(algorithm, tmp_path):
     made = trained(algorithm)
     made.save_pretrained(tmp_path)
@@ -155,11 +257,15 @@ def recipe(**changes):
 
 def test_the_source_is_what_the_recipe_says_or_the_models_own():
     assert tokenizer.source(recipe()) == TrainTokenizer(vocab_size=120)
-    assert tokenizer.source(recipe(tokenizer={"kind": "pretrained", "name": "./words"})) == "./words"
+    assert tokenizer.source(recipe(tokenizer={"kind": "pretrained", "name": "./words"})) == PretrainedTokenizer(
+        name="./words"
+    )
     own = recipe(tokenizer=None, model={"kind": "pretrained", "name": "some/model"})
-    assert tokenizer.source(own) == "some/model"
+    assert tokenizer.source(own) == PretrainedTokenizer(name="some/model")
+    at = recipe(tokenizer=None, model={"kind": "pretrained", "name": "some/model", "revision": "v2"})
+    assert tokenizer.source(at) == PretrainedTokenizer(name="some/model", revision="v2")
     of_run = recipe(tokenizer=None, model={"kind": "run", "run": "runs/one"})
-    assert tokenizer.source(of_run) == "runs/one/tokenizer"
+    assert tokenizer.source(of_run) == PretrainedTokenizer(name="runs/one/tokenizer")
 
 
 def test_a_recipe_without_any_tokenizer_is_told_what_it_may_have():
@@ -193,6 +299,17 @@ def test_the_fingerprint_of_a_folder_does_not_know_its_name(tmp_path):
 def test_the_fingerprint_of_the_hub_is_the_name_and_of_training_its_configuration():
     name = {"kind": "pretrained", "name": "some/words"}
     assert tokenizer.fingerprint(recipe(tokenizer=name)) == "some/words"
+    assert tokenizer.fingerprint(recipe(tokenizer={**name, "revision": "v2"})) == "some/words@v2"
     changed = [{}, {"vocab_size": 121}, {"lowercase": False}, {"algorithm": "bpe"}, {"min_frequency": 3}]
+    changed += [{"unicode": "nfc"}, {"strip_accents": False}, {"sample": 10}]
     trained_ones = [{"kind": "train", "vocab_size": 120, **change} for change in changed]
-    assert len({tokenizer.fingerprint(recipe(tokenizer=config)) for config in trained_ones}) == 5
+    assert len({tokenizer.fingerprint(recipe(tokenizer=config)) for config in trained_ones}) == 8
+
+
+def test_the_revision_goes_to_the_hub(monkeypatch):
+    asked = []
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda name, **keys: asked.append((name, keys)))
+    for revision in ("v2", None):
+        with pytest.raises(UserError, match=r"^tokenizer\.name: some/words: has no fast tokenizer"):
+            tokenizer.load(PretrainedTokenizer(name="some/words", revision=revision), "tokenizer.name")
+    assert [(name, keys["revision"]) for name, keys in asked] == [("some/words", "v2"), ("some/words", "main")]
