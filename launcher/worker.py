@@ -19,11 +19,12 @@ import torch
 from launcher.config import kinds, load
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
-from launcher.contract.order import InTurn, Order
+from launcher.contract.order import InTurn, Mixture, Order
 from launcher.contract.random import Stream, seed_for
 from launcher.plan import layout, need, plan
+from launcher.plan.facts import Facts
 from launcher.plan.folder import Saved
-from launcher.prepare import ready
+from launcher.prepare import reading, ready
 from launcher.prepare.samples import Samples
 from launcher.run import checkpoint, layers, loop, process, trial
 from launcher.run.batches import Batches, loader, to
@@ -79,7 +80,7 @@ def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]
     run, _ = build(made, at, stop, None, workers=0)
     begin, records, stopped = time.perf_counter(), [], False
     for _, batch in zip(range(steps), run.batches, strict=False):
-        whole = loop.agree(run.process, batch, stop=stop.requested())
+        whole = loop.agree(run.process, batch, time.perf_counter() - begin, stop=stop.requested())
         if stopped := whole.stop:
             break
         records.append(loop.step(run, batch, whole, begin))
@@ -97,10 +98,11 @@ def build(
     batches, validation = _batches(run, task, at)
     model, notes = _model(recipe, run, at)
     example = to(batches.example(), at.device)
+    notes += task.attach(model, example)
     with autocast(recipe.train.precision, at.device):
         found = trial.run(model, task, example)
     whole = trial.loss(model, task, example) if at.tensor_parallel > 1 else 0.0
-    notes += _freeze(model, found.unreached) + task.attach(model, example)
+    notes += _freeze(model, found.unreached)
     layers.dress(found.layers.values(), recipe.train)
     if not found.layers and (recipe.train.compile or recipe.train.checkpointed_every):
         notes.append("no layer of this model runs just once: compile and activation_checkpointing do nothing")
@@ -202,18 +204,26 @@ def _train(run: ready.Ready, at: Process, stop: Stop) -> int:
 def _batches(run: ready.Ready, task: Any, at: Process) -> tuple[Batches, Batches | None]:
     recipe = run.recipe
 
-    def make(side: str, order: Any, stream: Stream) -> Batches:
+    def make(side: str, order: Any, stream: Stream, steps: int | None) -> Batches:
         samples = Samples(run.prepared, side)
         return Batches(
             samples, order, task, recipe.train.global_batch, recipe.seed, stream, at.data_parallel_rank,
-            at.data_parallel_size, recipe.train.max_tokens,
+            at.data_parallel_size, recipe.train.max_tokens, recipe.data.max_length if recipe.packed else None, steps,
         )  # fmt: skip
 
     counts = run.facts.samples
-    training = make("train", Order(counts["train"], recipe.seed), Stream.MASK)
+    training = make("train", _order(recipe, run.facts), Stream.MASK, plan.total_steps(recipe, run.facts))
     if "validation" not in counts:
         return training, None
-    return training, make("validation", InTurn(counts["validation"]), Stream.EVALUATE)
+    return training, make("validation", InTurn(counts["validation"]), Stream.EVALUATE, None)
+
+
+def _order(recipe: Recipe, facts: Facts) -> Order | Mixture:
+    """Which samples a step sees: those of one source, or of several by their weights."""
+    shares = reading.weights(recipe.data.train)
+    if not shares:
+        return Order(facts.samples["train"], recipe.seed)
+    return Mixture(tuple(facts.sources[name] for name in shares), tuple(shares.values()), recipe.seed)
 
 
 def _rounds(run: ready.Ready) -> int:

@@ -79,9 +79,12 @@ def _validation(value: Any) -> Any:
 
 
 class Data(Strict):
+    """`deduplicate`: of training rows with equal content only the first is kept."""
+
     train: Source
     validation: Annotated[SerializeAsAny[Fraction | Plugin] | None, BeforeValidator(_validation)] = None
     max_length: int = Field(128, gt=2)
+    deduplicate: bool = False
 
 
 def _checkpointing(value: Any) -> Any:
@@ -238,6 +241,11 @@ class Recipe(Strict):
     sinks: list[Sink] = ["console", "jsonl"]  # type: ignore[list-item]
 
     @property
+    def packed(self) -> bool:
+        """Whether several samples share a row."""
+        return getattr(self.task, "samples", None) == "packed"
+
+    @property
     def tensor_parallel(self) -> int:
         """How many ranks share each sample: decided by the strategies that can."""
         return int(getattr(self.strategy, "tensor_parallel", 1))
@@ -259,4 +267,6 @@ def trajectory(recipe: dict[str, Any]) -> dict[str, Any]:
         return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}").items()}
 
     flat = flatten(recipe, "")
+    if flat.get("task.samples") == "packed":  # which documents share a row is a matter of speed
+        flat["task.samples"] = "documents"
     return {k: v for k, v in flat.items() if not any(k == p or k.startswith(p + ".") for p in PERFORMANCE)}

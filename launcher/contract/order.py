@@ -57,6 +57,62 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """The order of several sources' samples, mixed by weight. Every prefix of the stream holds each source's share, to
+    within a sample for each source; each is gone through in epochs of its own, and a sample's id counts on from the
+    source before. A pure function of the place in the stream, in O(sources) time and memory.
+
+    sizes: samples of each source. weights: positive, of any sum.
+    """
+
+    sizes: tuple[int, ...]
+    weights: tuple[float, ...]
+    seed: int
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) != len(self.weights) or min(self.weights, default=0) <= 0:
+            raise ValueError(f"a mixture needs a positive weight for each source, not {self.weights}")
+
+    def step(self, step: int, global_batch: int) -> tuple[Ids, Ids]:
+        """Epochs (each of its own source) and sample ids of a step, both of shape (global_batch,), int64."""
+        sources, turns = self.sources(step * global_batch + np.arange(global_batch, dtype=np.int64))
+        epochs, ids = np.empty_like(turns), np.empty_like(turns)
+        for number, size in enumerate(self.sizes):
+            here = sources == number
+            order = Order(size, random.seed_for(self.seed, random.Stream.MIXTURE, number))
+            epochs[here] = turns[here] // size
+            ids[here] = order.permute(epochs[here], turns[here] % size) + sum(self.sizes[:number])
+        return epochs, ids
+
+    def sources(self, places: Ids) -> tuple[Ids, Ids]:
+        """The source of each place of the stream, and how many places before it were that source's.
+
+        The first source takes its share of the places evenly, as a Bresenham line does; what is left is the stream of
+        the other sources, and so on.
+        """
+        sources, turns = np.empty_like(places), np.empty_like(places)
+        left, here = np.arange(len(places)), places
+        for number in range(len(self.sizes)):
+            share = self.weights[number] / sum(self.weights[number:])
+            before, after = _taken(here, share), _taken(here + 1, share)
+            mine = after > before if number < len(self.sizes) - 1 else np.ones(len(here), dtype=bool)
+            sources[left[mine]] = number
+            turns[left[mine]] = before[mine] if number < len(self.sizes) - 1 else here[mine]
+            left, here = left[~mine], (here - before)[~mine]
+        return sources, turns
+
+
+def _taken(places: Ids, share: float) -> Ids:
+    """round(places * share), exactly for places below 2^48: in integers, the share in parts of 2^32."""
+    parts, scaled = round(share * 2**32), places.astype(np.uint64)
+    high, low = scaled >> np.uint64(32), scaled & np.uint64(0xFFFFFFFF)
+    taken: Ids = (high * np.uint64(parts) + ((low * np.uint64(parts) + np.uint64(2**31)) >> np.uint64(32))).astype(
+        np.int64
+    )
+    return taken
+
+
+@dataclass(frozen=True)
 class InTurn:
     """Samples as they stand, once, for evaluation: the last step may hold fewer."""
 

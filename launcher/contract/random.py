@@ -3,6 +3,7 @@
 A draw is a pure function of what it is for, so it is the same on whichever rank, in whichever order, it is made.
 """
 
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 
@@ -25,6 +26,17 @@ class Stream(IntEnum):
     STEP = 3
     INIT = 4
     EVALUATE = 5
+    MIXTURE = 6
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a sample's augmentation may depend on besides itself. `progress`: the part of the run's steps that are done,
+    from 0 to 1; at an evaluation 1."""
+
+    seed: int
+    stream: Stream
+    progress: float = 1.0
 
 
 def philox(counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], key: int) -> tuple[UInt, UInt, UInt, UInt]:

@@ -10,7 +10,9 @@ Side = Literal["train", "validation"]
 
 
 class Facts(Strict):
-    """`digest` names the content; `samples` and `tokens` by side; `baseline` is what frequencies alone would reach."""
+    """`digest` names the content; `documents`, `samples`, `tokens` by side; `baseline` is what frequencies alone would
+    reach. `sources`: training samples by source, in their order; `lengths`: training samples by their tokens;
+    `left_out`: rows that gave no sample, by reason; `token_ids`: of the tokens that the task names."""
 
     digest: str
     vocab_size: int
@@ -22,6 +24,12 @@ class Facts(Strict):
     samples: dict[str, int]
     tokens: dict[str, int]
     baseline: dict[str, float]
+    documents: dict[str, int] = {}
+    sources: dict[str, int] = {}
+    lengths: dict[int, int] = {}
+    left_out: dict[str, int] = {}
+    notes: list[str] = []
+    token_ids: dict[str, int] = {}
 
 
 def read(folder: Path) -> Facts:

@@ -1,19 +1,25 @@
 """A cache of folders named by their content. One process makes a folder, the others wait; it appears whole or not
-at all."""
+at all. What a killed one had finished, in parts, is gone on with by the next."""
 
-import json
-import os
 import shutil
-import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from launcher.config.files import flush_tree
 from launcher.plan.architecture import cache_root
+from launcher.prepare import lease
+
+
+@dataclass(frozen=True)
+class Making:
+    """A folder in the making. `work`: what outlives a kill, for the next to go on with; `whole`: what will get the
+    folder's name."""
+
+    work: Path
+    whole: Path
+    lease: lease.Lease
 
 
 def path(name: str) -> Path:
@@ -22,44 +28,38 @@ def path(name: str) -> Path:
 
 
 @contextmanager
-def making(name: str) -> Iterator[Path | None]:
-    """None where the folder is there; else a folder to fill, which gets its name when the block ends without error."""
+def making(name: str) -> Iterator[Making | None]:
+    """None where the folder is there, be it that another process made it meanwhile; else a folder to make, which gets
+    its name when the block ends without error. Raises lease.Lost where this process was taken to be dead."""
     final = path(name)
-    if final.is_dir():
+    final.parent.mkdir(parents=True, exist_ok=True)
+    held = lease.acquire(final.parent, f".{name}", done=final, what="prepare the data")
+    if held is None:
         yield None
         return
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(final):
-        if final.is_dir():
-            yield None
-            return
-        aside = final.with_name(f".{name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)  # left by one that was killed
-        aside.mkdir()
-        try:
-            yield aside
-            flush_tree(aside)
-            aside.rename(final)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextmanager
-def _locked(final: Path) -> Iterator[None]:
-    lock = FileLock(final.with_name(f".{final.name}.lock"))
-    holder = final.with_name(f".{final.name}.holder")
+    work = final.with_name(f".{name}.work")
+    whole = final.with_name(f".{name}.whole-{held.number:06}")
     try:
-        lock.acquire(timeout=0.5)
-    except Timeout:
-        try:
-            who = json.loads(holder.read_text(encoding="utf-8"))
-            print(f"waiting for process {who['pid']} on {who['host']} to prepare the data", file=sys.stderr, flush=True)
-        except (OSError, ValueError):
-            print("waiting for another process to prepare the data", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), encoding="utf-8")
-        yield
+        work.mkdir(exist_ok=True)
+        shutil.rmtree(whole, ignore_errors=True)  # of an earlier one with this number, which is dead
+        whole.mkdir()
+        yield Making(work, whole, held)
+        flush_tree(whole)
+        held.check()
+        whole.rename(final)
+        _sweep(final)
+    except OSError:
+        if not final.is_dir():  # else another, which took over, was faster and has swept up
+            raise
     finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
+        shutil.rmtree(whole, ignore_errors=True)
+        held.release()
+
+
+def _sweep(final: Path) -> None:
+    """What is left of all attempts, once the folder is there: not before, since one that is taken to be dead may not
+    be, and may yet give its folder the name."""
+    for old in final.parent.glob(f".{final.name}.whole-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(final.with_name(f".{final.name}.work"), ignore_errors=True)
+    lease.sweep(final.parent, f".{final.name}")

@@ -1,45 +1,52 @@
 """From a recipe's sources to a prepared folder: tokenizer, samples as Arrow files, and the facts about them.
 
-The folder is named by its content: source bytes or revisions, tokenizer, task and the version of this code.
+The folder is named by its content: source bytes or revisions, tokenizer, what the task's samples depend on, and the
+version of this code. Sources are read and tokenised shard by shard, in parallel processes; what is finished outlives a
+kill. Weights of a mixture and how tokens are masked are no part of it: they are decided when a step is drawn.
 """
 
+import errno
 import hashlib
 import json
 import os
-import sys
-from collections.abc import Iterable, Iterator
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
-from rich.progress import track
 
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import write
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
-from launcher.config.types import Plugin
-from launcher.plan.facts import Facts, Side
-from launcher.prepare import cache, tokenizer
+from launcher.plan.facts import Facts
+from launcher.plan.plan import free_bytes, human, plural
+from launcher.prepare import cache, duplicates, processes, reading, shards, tokenizer
+from launcher.prepare.lease import Lease, Lost
+from launcher.prepare.reading import Side
+from launcher.prepare.shards import SIDES, Counted, Job
 
-VERSION = 1
+VERSION = 2
 """Part of every prepared folder's name: raise it when the same input gives other samples."""
 
 _NOTHING = "there is no document in it (is the path, the column or the split right?)"
-
-Row = dict[str, Any]
 
 
 def identity(recipe: Recipe) -> str:
     """The name of the prepared folder: where the content was found is no part of it. Raises UserError with every source
     that cannot be found."""
-    where = {"path", "name"}
-    data = recipe.data.model_dump_json(exclude={"train": where, "validation": where})
-    parts: list[Any] = [VERSION, data, recipe.task.model_dump_json()]
+    task = kinds.of("tasks", recipe.task).Task
+    fraction = recipe.data.validation.fraction if isinstance(recipe.data.validation, Fraction) else None
+    parts: list[Any] = [VERSION, recipe.data.max_length, recipe.data.deduplicate, fraction, task.prepared(recipe.task)]
     problems: list[str | Problem] = []
-    sources = {"data.train": recipe.data.train, "data.validation": recipe.data.validation}
-    made = [partial(kinds.of("data", s).fingerprint, s, key) for key, s in sources.items() if isinstance(s, Plugin)]
+    found = reading.leaves(recipe.data)
+    for leaf in found:
+        parts.append([leaf.side, leaf.config.model_dump(mode="json", exclude={"path", "name", "revision"})])
+    made = [partial(kinds.of("data", leaf.config).fingerprint, leaf.config, leaf.key) for leaf in found]
     for fingerprint in (*made, partial(tokenizer.fingerprint, recipe)):
         try:
             parts.append(fingerprint())
@@ -56,157 +63,212 @@ def find(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def prepare(recipe: Recipe, name: str | None = None) -> Path:
+def prepare(recipe: Recipe, name: str | None = None, most: int | None = None) -> Path:
     """The prepared folder, made now where it is not there. `name`: its identity, where that is known already: it takes
-    reading the sources. Raises UserError for mistakes in the data."""
+    reading the sources. `most`: processes to make it with (None: one a processor). Raises UserError for mistakes in the
+    data, and for a full disk."""
     name = name or identity(recipe)
-    with cache.making(name) as folder:
-        if folder is not None:
-            _make(recipe, folder, name)
+    while find(name) is None:
+        try:
+            with cache.making(name) as making:
+                if making is not None:
+                    _Preparation(recipe, name, making.work, making.whole, making.lease, most).make()
+        except Lost:  # this process was held up for so long that another has taken over: wait for it
+            continue
+        except UserError:
+            shutil.rmtree(cache.path(name).with_name(f".{name}.work"), ignore_errors=True)
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(_full(cache.path(name))) from None
     return cache.path(name)
 
 
-def held_out(row: Row, fraction: float) -> bool:
-    """Whether a row belongs to validation: by a hash of its text, so equal texts are never on both sides."""
-    text = "\0".join(str(row[column]) for column in ("text", "text_pair") if column in row)
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") < fraction * 2**64
+@dataclass(frozen=True)
+class _Preparation:
+    """One attempt at making a folder; from top to bottom in `make`."""
 
+    recipe: Recipe
+    name: str
+    work: Path
+    whole: Path
+    lease: Lease
+    most: int | None
 
-def _make(recipe: Recipe, folder: Path, name: str) -> None:
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    task = kinds.of("tasks", recipe.task).Task
-    _spool(recipe, task.columns, folder)
-    sides: list[Side] = ["train"] if recipe.data.validation is None else ["train", "validation"]
-    survey = task.survey(recipe.task, _rows(folder, "train"))
+    def make(self) -> None:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are parallel
+        recipe, task = self.recipe, kinds.of("tasks", self.recipe.task).Task
+        found = reading.shards(reading.leaves(recipe.data))
+        self._note_size(found)
+        jobs = [Job(shard, recipe.data, recipe.task, self.work) for shard in found]
+        if task.surveyed or recipe.data.deduplicate:
+            self._run(shards.look, jobs, "looking through")
+        survey = task.survey(recipe.task, self._values(jobs)) if task.surveyed else {}
+        if recipe.data.deduplicate:
+            train = [job for job in jobs if job.shard.leaf.side == "train"]
+            duplicates.drop([job.hashes for job in train], [job.dropped for job in train])
+        self._tokenizer(jobs)
+        jobs = [replace(job, survey=survey) for job in jobs]
+        self._run(shards.features, jobs, "tokenising")
+        counted = [Counted(**json.loads(job.made.read_text(encoding="utf-8"))) for job in jobs]
+        self._check(jobs, counted)
+        for side in SIDES:
+            self._join(jobs, side)
+        shutil.copytree(self.work / "tokenizer", self.whole / "tokenizer")
+        facts = self._facts(jobs, counted, survey)
+        (self.whole / "facts.json").write_text(facts.model_dump_json(indent=1), encoding="utf-8")
+        if identity(recipe) != self.name:
+            raise UserError(Problem("data.train", "the source changed while it was being prepared (start again)"))
 
-    where = tokenizer.source(recipe)
-    if isinstance(where, TrainTokenizer):
-        made = tokenizer.train(where, lambda: _watched(_texts(folder), "training the tokenizer"))
-    else:
-        made = tokenizer.load(where, "tokenizer" if recipe.tokenizer is None else "tokenizer.name")
-    made.save_pretrained(folder / "tokenizer")
+    def _run(self, function: Any, jobs: Sequence[Job], what: str) -> None:
+        processes.run(function, jobs, what, self.lease, self.most)
 
-    samples, tokens, longest = {}, {}, 1
-    for side in sides:
-        key = "data.validation" if side == "validation" and isinstance(recipe.data.validation, Plugin) else "data.train"
-        rows = _watched(_rows(folder, side), f"tokenising {side}")
-        tables = task.features(recipe.task, rows, survey, made, recipe.data.max_length, key)
-        samples[side], tokens[side], most = _write(folder / f"{side}.arrow", tables)
-        if not samples[side]:
-            raise UserError(Problem(key, _NOTHING))
-        longest = max(longest, most)
-        (folder / f"{side}.rows").unlink()
-    special = sorted(made.all_special_ids)
-    facts = Facts(
-        digest=name,
-        vocab_size=max(len(made), max(special, default=0) + 1),
-        pad_token_id=made.pad_token_id if made.pad_token_id is not None else 0,
-        mask_token_id=made.mask_token_id,
-        special_ids=special,
-        labels=survey.get("labels", []),
-        longest=longest,
-        samples=samples,
-        tokens=tokens,
-        baseline=_baseline(recipe, folder, special) if "validation" in sides else {},
-    )
-    (folder / "facts.json").write_text(facts.model_dump_json(indent=1), encoding="utf-8")
+    def _note_size(self, found: Sequence[reading.Shard]) -> None:
+        """How much there is to do, for the message of a full disk."""
+        write(self.work / "size", f"{sum(shard.size for shard in found)} {len(found)}")
 
+    def _values(self, jobs: Sequence[Job]) -> dict[str, set[str]]:
+        """Every value of the surveyed columns."""
+        values: dict[str, set[str]] = {}
+        for job in jobs:
+            for name, seen in json.loads(job.looked.read_text(encoding="utf-8")).items():
+                values.setdefault(name, set()).update(seen)
+        return values
 
-def _spool(recipe: Recipe, columns: tuple[str, ...], folder: Path) -> None:
-    """Read each source once, into a file of rows a side."""
-    data = recipe.data
-    source = kinds.of("data", data.train).rows(data.train, columns, "data.train")
-    rows = _watched(source, f"reading {data.train.kind}")
-    if isinstance(data.validation, Fraction):
-        with _Rows(folder, "train") as train, _Rows(folder, "validation") as validation:
-            for row in rows:
-                (validation if held_out(row, data.validation.fraction) else train).add(row)
-        kept, held = train.count, validation.count
-        if kept + held and not (kept and held):
-            what = f"holds out {held} of {kept + held} documents: nothing is left for one side (change the fraction)"
+    def _tokenizer(self, jobs: Sequence[Job]) -> None:
+        folder, aside = self.work / "tokenizer", self.work / ".tokenizer"
+        if folder.is_dir():
+            return
+        where = tokenizer.source(self.recipe)
+        if isinstance(where, TrainTokenizer):
+            sample = self._sample(jobs, where.sample)
+            made = tokenizer.train(where, lambda: _sampled(sample))
+        else:
+            made = tokenizer.load(where, "tokenizer" if self.recipe.tokenizer is None else "tokenizer.name")
+        shutil.rmtree(aside, ignore_errors=True)
+        made.save_pretrained(aside)
+        write(self.work / "ids.json", json.dumps(_ids(made)))
+        aside.rename(folder)
+
+    def _sample(self, jobs: Sequence[Job], most: int | None) -> Path:
+        """A file of the texts that the tokenizer is trained from: of each shard of the training side its share."""
+        train = [job for job in jobs if job.shard.leaf.side == "train"]
+        share = 2**62 if most is None else -(-most // max(1, len(train)))
+        file = self.work / "sample.arrow"
+        with pa.ipc.new_stream(file, pa.schema({"text": pa.large_string()})) as writer:
+            for job in train:
+                for texts in shards.texts(job, share):
+                    writer.write_batch(pa.RecordBatch.from_pydict({"text": pa.array(texts, pa.large_string())}))
+                self.lease.check()
+        return file
+
+    def _check(self, jobs: Sequence[Job], counted: Sequence[Counted]) -> None:
+        """Raises UserError for a side, or a source of a mixture, without a sample."""
+        data = self.recipe.data
+        documents = {side: sum(c.documents[side] for c in counted) for side in SIDES}
+        total, held = sum(documents.values()), documents["validation"]
+        if isinstance(data.validation, Fraction) and total and held in (0, total):
+            what = f"holds out {held} of {total} documents: nothing is left for one side (change the fraction)"
             raise UserError(Problem("data.validation.fraction", what))
-    else:
-        with _Rows(folder, "train") as train:
-            for row in rows:
-                train.add(row)
-    if not train.count:
-        raise UserError(Problem("data.train", _NOTHING))
-    if isinstance(data.validation, Plugin):
-        with _Rows(folder, "validation") as validation:
-            for row in kinds.of("data", data.validation).rows(data.validation, columns, "data.validation"):
-                validation.add(row)
-        if not validation.count:
-            raise UserError(Problem("data.validation", _NOTHING))
+        problems: list[str | Problem] = []
+        for leaf in dict.fromkeys(job.shard.leaf.key for job in jobs):
+            mine = [(job, c) for job, c in zip(jobs, counted, strict=True) if job.shard.leaf.key == leaf]
+            if not any(c.samples[job.shard.leaf.side] for job, c in mine):
+                bad = sum(c.bad for _, c in mine)
+                told = f"none of its {plural(bad, 'row')} can be used: {next(c.example for _, c in mine if c.bad)}"
+                problems.append(Problem(leaf, told if bad else _NOTHING))
+        if problems:
+            raise UserError(problems)
+
+    def _join(self, jobs: Sequence[Job], side: Side) -> None:
+        """The samples of all shards in one file, a record batch for each."""
+        writer = None
+        for job in jobs:
+            if not job.samples(side).is_file():
+                continue
+            with pa.memory_map(str(job.samples(side))) as file, pa.ipc.open_stream(file) as stream:
+                writer = writer or pa.ipc.new_stream(self.whole / f"{side}.arrow", stream.schema)
+                for batch in stream:
+                    writer.write_batch(batch)
+            self.lease.check()
+        if writer is not None:
+            writer.close()
+
+    def _facts(self, jobs: Sequence[Job], counted: Sequence[Counted], survey: dict[str, Any]) -> Facts:
+        known = json.loads((self.work / "ids.json").read_text(encoding="utf-8"))
+        sides = [side for side in SIDES if sum(c.samples[side] for c in counted)]
+        lengths, sources, left_out = Counter[int](), Counter[str](), Counter[str]()
+        for job, c in zip(jobs, counted, strict=True):
+            lengths.update({int(length): count for length, count in c.lengths.items()})
+            left_out.update({"bad": c.bad, "duplicates": c.duplicates, "empty": c.empty})
+            if job.shard.leaf.side == "train":
+                sources[job.shard.leaf.name] += c.samples["train"]
+        baseline = {}
+        if "validation" in sides:
+            task = kinds.of("tasks", self.recipe.task).Task
+            baseline = task.baseline(self.recipe.task, _tables(self.whole / "validation.arrow"), known["special_ids"])
+        return Facts(
+            digest=self.name,
+            **known,
+            labels=survey.get("labels", []),
+            longest=max(*lengths, *(_longest(self.whole / f"{side}.arrow") for side in sides if side != "train"), 1, 1),
+            documents={side: sum(c.documents[side] for c in counted) for side in sides},
+            samples={side: sum(c.samples[side] for c in counted) for side in sides},
+            tokens={side: sum(c.tokens[side] for c in counted) for side in sides},
+            baseline=baseline,
+            sources=dict(sources),
+            lengths=dict(sorted(lengths.items())),
+            left_out={name: count for name, count in left_out.items() if count},
+            notes=_examples(counted),
+        )
 
 
-class _Rows:
-    """A side's rows on their way to disk, a batch at a time; labels as text, since they are names."""
-
-    def __init__(self, folder: Path, side: str):
-        self.file, self.count = folder / f"{side}.rows", 0
-        self._batch: list[Row] = []
-        self._writer: Any = None
-
-    def __enter__(self) -> "_Rows":
-        return self
-
-    def add(self, row: Row) -> None:
-        if "label" in row:
-            row = {**row, "label": str(row["label"])}
-        self._batch.append(row)
-        self.count += 1
-        if len(self._batch) == 1000:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._batch:
-            schema = None if self._writer is None else self._writer[1]
-            table = pa.Table.from_pylist(self._batch, schema=schema)
-            if self._writer is None:
-                self._writer = pa.ipc.new_stream(self.file, table.schema), table.schema
-            self._writer[0].write_table(table)
-            self._batch = []
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        if kind is None:
-            self._flush()
-        if self._writer is not None:
-            self._writer[0].close()
+def _ids(made: Any) -> dict[str, Any]:
+    """What a plan needs to know of a tokenizer."""
+    special = sorted(made.all_special_ids)
+    return {
+        "vocab_size": max(len(made), max(special, default=0) + 1),
+        "pad_token_id": made.pad_token_id if made.pad_token_id is not None else 0,
+        "mask_token_id": made.mask_token_id,
+        "special_ids": special,
+    }
 
 
-def _rows(folder: Path, side: str) -> Iterator[Row]:
-    with pa.memory_map(str(folder / f"{side}.rows")) as file, pa.ipc.open_stream(file) as stream:
+def _sampled(file: Path) -> Iterator[str]:
+    with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
         for batch in stream:
-            yield from batch.to_pylist()
+            yield from batch.column("text").to_pylist()
 
 
-def _texts(folder: Path) -> Iterator[str]:
-    """The texts of the training rows, pairs one after the other."""
-    return (row[name] for row in _rows(folder, "train") for name in ("text", "text_pair") if name in row)
+def _tables(file: Path) -> Iterator[pa.Table]:
+    with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
+        for batch in stream:
+            yield pa.Table.from_batches([batch])
 
 
-def _write(file: Path, tables: Iterable[pa.Table]) -> tuple[int, int, int]:
-    """Samples, tokens and the longest sample of the tables written."""
-    samples, tokens, longest, writer = 0, 0, 0, None
-    for table in tables:
-        writer = writer or pa.ipc.new_stream(file, table.schema)
-        writer.write_table(table)
-        lengths = table["length"].to_numpy()
-        samples, tokens, longest = samples + len(lengths), tokens + int(lengths.sum()), max(longest, int(lengths.max()))
-    if writer is not None:
-        writer.close()
-    return samples, tokens, longest
+def _longest(file: Path) -> int:
+    return max(int(table["length"].to_numpy().max()) for table in _tables(file))
 
 
-def _baseline(recipe: Recipe, folder: Path, special: list[int]) -> dict[str, float]:
-    with pa.memory_map(str(folder / "validation.arrow")) as file:
-        table = pa.ipc.open_stream(file).read_all()
-        found: dict[str, float] = kinds.of("tasks", recipe.task).Task.baseline(recipe.task, table, special)
-    return found
+def _examples(counted: Sequence[Counted]) -> list[str]:
+    """What the user should know of rows that were left out."""
+    bad = sum(c.bad for c in counted)
+    return [f"{plural(bad, 'bad row')} left out, the first: {next(c.example for c in counted if c.bad)}"] if bad else []
 
 
-def _watched(rows: Iterable[Any], what: str) -> Iterable[Any]:
-    """A progress bar on a terminal; elsewhere nothing."""
-    console = Console(file=sys.stderr)
-    return track(rows, description=what, console=console, transient=True, disable=not console.is_terminal)
+def _full(final: Path) -> str:
+    """What to do about a full disk: how much is needed in all, and what there is."""
+    work = final.with_name(f".{final.name}.work")
+    there = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
+    try:
+        size, of = map(int, (work / "size").read_text(encoding="utf-8").split())
+    except (OSError, ValueError):
+        size, of = 0, 1
+    made = len(list(work.glob("shard-*.json")))
+    need = max(size, 2 * there * of // max(1, made))  # tokens take two bytes, and stand there twice while joined
+    free = human(free_bytes(final.parent))
+    told = f"the disk of {final.parent} is full: about {human(need)} are needed in all, {free} are free"
+    kept = f"{made} of {plural(of, 'shard')} are finished, stay in {work} ({human(there)}) and are gone on with"
+    return f"{told} (make room there, or set LAUNCHER_CACHE to another disk); {kept}"

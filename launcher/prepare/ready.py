@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -18,11 +18,12 @@ from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from launcher.config import load
+from launcher.config import kinds, load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import write as write_file
 from launcher.config.recipe import Recipe
+from launcher.config.types import hint
 from launcher.plan import devices, facts, layout, plan
 from launcher.plan.folder import RunFolder, Saved
 from launcher.prepare import cache, corpus
@@ -58,12 +59,12 @@ def look(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | Non
         raise loaded.located(error) from None
 
 
-def prepare(file: str, overrides: Sequence[str]) -> tuple[Path, facts.Facts]:
-    """The prepared folder of a recipe, and what it holds."""
+def prepare(file: str, overrides: Sequence[str], most: int | None = None) -> tuple[Path, facts.Facts]:
+    """The prepared folder of a recipe, and what it holds. `most`: processes to make it with."""
     loaded = load.recipe(file, overrides)
     try:
-        prepared = corpus.prepare(loaded.value)
-        return prepared, facts.read(prepared)
+        prepared = corpus.prepare(loaded.value, most=most)
+        return prepared, _known(loaded.value, prepared)
     except UserError as error:
         raise loaded.located(error) from None
 
@@ -99,16 +100,41 @@ def _plan(
     except UserError as error:
         wrong = error.problems
     prepared = corpus.find(identity) if identity else None
-    known = facts.read(prepared) if prepared else None
+    known = _known(recipe, prepared) if prepared else None
     return identity, plan.make(
         recipe, cluster, file=file, ranks=ranks, facts=known, prepared=prepared, overrides=overrides, wrong=wrong
     )
 
 
+def _known(recipe: Recipe, prepared: Path) -> facts.Facts:
+    """The facts of a prepared folder, with the ids of the tokens that the recipe names. Raises UserError."""
+    known = facts.read(prepared)
+    named = kinds.of("tasks", recipe.task).Task.tokens(recipe.task)
+    if not named:
+        return known
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_file(str(prepared / "tokenizer" / "tokenizer.json"))
+    ids = {token: backend.token_to_id(token) for token in named}
+    problems = [
+        Problem("task.never", f"{token!r} is not in the vocabulary ({_close(token, backend.get_vocab())})")
+        for token, number in ids.items()
+        if number is None
+    ]
+    if problems:
+        raise UserError(problems)
+    return known.model_copy(update={"token_ids": ids})
+
+
+def _close(token: str, known: Iterable[str]) -> str:
+    found = hint(token, known)
+    return found if found.startswith("did") else "its tokens stand in tokenizer.json"
+
+
 def _check(recipe: Recipe, file: str, overrides: tuple[str, ...], cluster: Cluster, ranks: int | None) -> Ready:
     identity, made = _plan(recipe, file, overrides, cluster, ranks)  # what is wrong is told before the data is touched
     prepared = corpus.prepare(recipe, identity)
-    known = facts.read(prepared)
+    known = _known(recipe, prepared)
     if made.prepared is None:
         options: dict[str, Any] = {"file": file, "ranks": ranks, "overrides": overrides}
         made = plan.make(recipe, cluster, facts=known, prepared=prepared, **options)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from launcher.contract import digest
-from launcher.contract.random import Stream
+from launcher.contract.packing import capacity, pack
+from launcher.contract.random import Draw, Stream
 from launcher.contract.split import split
 from launcher.run.stop import SIGNALS
 
@@ -28,17 +29,20 @@ class Order(Protocol):
 
 @dataclass(frozen=True)
 class RankBatch:
-    """A rank's share of a global batch. Weight, digest and tokens are the share's; all ranks' add up to the batch's."""
+    """A rank's share of a global batch. Weight, digest and tokens are the share's; all ranks' add up to the batch's.
+    `padded`: the positions that the model computes for them."""
 
     micro_batches: list[dict[str, Any]]
     weight: float
     digest: int
     tokens: int
+    padded: int
 
 
 @dataclass(frozen=True)
 class Batches(Dataset[RankBatch]):
-    """`samples`: the prepared samples; `order` picks those of a step; `task` makes them what the model is given."""
+    """`samples`: the prepared samples; `order` picks those of a step; `task` makes them what the model is given. `row`:
+    tokens of a row that several samples may share; None: each has a row of its own. `steps`: of the whole run."""
 
     samples: Any
     order: Order
@@ -49,43 +53,55 @@ class Batches(Dataset[RankBatch]):
     rank: int
     world: int
     max_tokens: int | None
+    row: int | None = None
+    steps: int | None = None
 
     def __getitem__(self, step: int) -> RankBatch:
         epochs, ids = self.order.step(step, self.global_batch)
-        pieces = split(self.samples.lengths(ids), self.world, self.max_tokens)[self.rank]
-        places = np.concatenate([*pieces, np.empty(0, dtype=np.int64)])
-        made = self._samples(epochs[places], ids[places])
-        hashes = [
-            digest.sample(int(place), int(epochs[place]), int(ids[place]), sample)
-            for place, sample in zip(places, made, strict=True)
-        ]
-        cuts = np.cumsum([len(piece) for piece in pieces])[:-1]
-        shares = [list(share) for share in np.split(np.arange(len(places)), cuts)]
-        groups = [[made[i] for i in share] or [self._blank(epochs, ids)] for share in shares]
+        lengths = self.samples.lengths(ids)
+        rows = self._rows(lengths)
+        of_rows = np.array([lengths[row].sum() for row in rows], dtype=np.int64)
+        pieces = split(of_rows, self.world, self.max_tokens)[self.rank]
+        places = np.concatenate([*(rows[row] for piece in pieces for row in piece), np.empty(0, dtype=np.int64)])
+        made = dict(zip(places.tolist(), self._samples(epochs[places], ids[places], step), strict=True))
+        hashes = [digest.sample(place, int(epochs[place]), int(ids[place]), sample) for place, sample in made.items()]
+        groups = [[self._join([made[place] for place in rows[row].tolist()]) for row in piece] for piece in pieces]
+        groups = [group or [self._join([self._blank(epochs, ids, step)])] for group in groups]
         return RankBatch(
             micro_batches=[_tensors(self.task.collate(group)) for group in groups],
-            weight=float(sum(self.task.weight(sample) for sample in made)),
+            weight=float(sum(self.task.weight(sample) for sample in made.values())),
             digest=digest.total(hashes),
-            tokens=int(sum(len(sample["input_ids"]) for sample in made)),
+            tokens=int(sum(len(sample["input_ids"]) for sample in made.values())),
+            padded=sum(len(group) * max(len(row["input_ids"]) for row in group) for group in groups),
         )
 
     def example(self) -> dict[str, Any]:
         """The first sample of step 0 as a micro-batch: the same on every rank, to try things on."""
         epochs, ids = self.order.step(0, 1)
-        return _tensors(self.task.collate(self._samples(epochs, ids)))
+        return _tensors(self.task.collate([self._join(self._samples(epochs, ids, 0))]))
 
     def shown(self, step: int, count: int) -> list[dict[str, Any]]:
         """The first samples of a step, in the order of the batch, for a person to look at."""
         epochs, ids = self.order.step(step, self.global_batch)
-        return list(self._samples(epochs[:count], ids[:count]))
+        return list(self._samples(epochs[:count], ids[:count], step))
 
-    def _samples(self, epochs: Ids, ids: Ids) -> Any:
-        rows = self.samples.rows(ids)
-        return self.task.samples(rows, epochs.tolist(), ids.tolist(), self.seed, self.stream)
+    def _rows(self, lengths: Ids) -> list[Ids]:
+        """The places that share each row."""
+        if self.row is None:
+            return list(np.arange(len(lengths)).reshape(-1, 1))
+        return pack(lengths, capacity(lengths, self.world, self.row))
 
-    def _blank(self, epochs: Ids, ids: Ids) -> Any:
+    def _join(self, samples: Any) -> Any:
+        return samples[0] if self.row is None else self.task.join(samples)
+
+    def _samples(self, epochs: Ids, ids: Ids, step: int) -> Any:
+        progress = 1.0 if self.steps is None else step / self.steps
+        draw = Draw(self.seed, self.stream, progress)
+        return self.task.samples(self.samples.rows(ids), epochs.tolist(), ids.tolist(), draw)
+
+    def _blank(self, epochs: Ids, ids: Ids, step: int) -> Any:
         """What an empty micro-batch holds, since all ranks need the same number: a sample without weight."""
-        return self.task.mute(self._samples(epochs[:1], ids[:1])[0])
+        return self.task.mute(self._samples(epochs[:1], ids[:1], step)[0])
 
 
 def loader(batches: Batches, start: int, stop: int, workers: int, pin: bool) -> DataLoader[RankBatch]:

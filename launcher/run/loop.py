@@ -20,7 +20,17 @@ from launcher.run.process import Process
 
 DONE, STOPPED = 0, 75
 
-_SHARE = np.dtype([("weight", "f8"), ("digest", "u8"), ("tokens", "i8"), ("stop", "i8"), ("due", "i8")])
+_SHARE = np.dtype(
+    [
+        ("weight", "f8"),
+        ("digest", "u8"),
+        ("tokens", "i8"),
+        ("padded", "i8"),
+        ("wait", "f8"),
+        ("stop", "i8"),
+        ("due", "i8"),
+    ]
+)
 
 
 class NotFinite(RuntimeError):
@@ -29,11 +39,14 @@ class NotFinite(RuntimeError):
 
 @dataclass(frozen=True)
 class Whole:
-    """A global batch as all ranks know it. `stop`, `due`: whether any rank was told to stop, or finds a save due."""
+    """A global batch as all ranks know it. `padded`: the positions computed for its tokens. `wait`: seconds that the
+    slowest rank waited for it. `stop`, `due`: whether any rank was told to stop, or finds a save due."""
 
     weight: float
     digest: int
     tokens: int
+    padded: int
+    wait: float
     stop: bool
     due: bool
 
@@ -46,6 +59,7 @@ class Progress:
     samples: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
     evaluation: dict[str, float] = field(default_factory=dict)
     saved: int = -1
     skipped: int = 0
@@ -56,7 +70,17 @@ class Progress:
 
     def kept(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        names = ("step", "samples", "tokens", "seconds", "skipped", "skipped_in_a_row", "culprit", "overflows")
+        names = (
+            "step",
+            "samples",
+            "tokens",
+            "seconds",
+            "waited",
+            "skipped",
+            "skipped_in_a_row",
+            "culprit",
+            "overflows",
+        )
         return {**{name: getattr(self, name) for name in names}, "scale": [self.scale.value, self.scale.good]}
 
     @classmethod
@@ -101,7 +125,8 @@ def train(run: Run) -> int:
         begin = time.perf_counter()
         batch = next(batches)
         due = isinstance(every, str) and time.monotonic() - saved_at >= seconds(every)
-        whole = agree(run.process, batch, stop=run.stop.requested(), due=due)
+        wait = time.perf_counter() - begin
+        whole = agree(run.process, batch, wait, stop=run.stop.requested(), due=due)
         if whole.stop or whole.due:
             save(run)
             saved_at = time.monotonic()
@@ -134,11 +159,13 @@ def step(run: Run, batch: RankBatch, whole: Whole, begin: float) -> dict[str, An
     progress.samples += recipe.train.global_batch
     progress.tokens += whole.tokens
     progress.seconds += time.perf_counter() - begin
+    progress.waited += whole.wait
     scale = {"scale": progress.scale.value, "overflows": progress.overflows} if recipe.train.precision == "fp16" else {}
     return {
         "step": progress.step, "loss": loss, "grad_norm": norm, "lr": lr, "samples": progress.samples,
         "tokens": progress.tokens, "seconds": round(progress.seconds, 4), "data": digest.text(whole.digest),
-        "skipped": progress.skipped, **scale,
+        "skipped": progress.skipped, "waited": round(progress.waited, 4),
+        "fill": round(whole.tokens / max(1, whole.padded), 4), **scale,
     }  # fmt: skip
 
 
@@ -181,14 +208,16 @@ def _skip(run: Run) -> None:
         )
 
 
-def agree(process: Process, batch: RankBatch, stop: bool = False, due: bool = False) -> Whole:
-    """What the ranks' shares add up to. One rank's stop becomes everyone's."""
-    counted = (batch.weight, batch.digest, batch.tokens) if process.leads else (0.0, 0, 0)
-    every = process.gather(np.array((*counted, stop, due), dtype=_SHARE))
+def agree(process: Process, batch: RankBatch, wait: float = 0.0, stop: bool = False, due: bool = False) -> Whole:
+    """What the ranks' shares add up to. One rank's stop becomes everyone's. `wait`: seconds that this rank waited."""
+    counted = (batch.weight, batch.digest, batch.tokens, batch.padded) if process.leads else (0.0, 0, 0, 0)
+    every = process.gather(np.array((*counted, wait, stop, due), dtype=_SHARE))
     return Whole(
         weight=float(every["weight"].sum()),
         digest=digest.total(every["digest"].tolist()),
         tokens=int(every["tokens"].sum()),
+        padded=int(every["padded"].sum()),
+        wait=float(every["wait"].max()),
         stop=bool(every["stop"].any()),
         due=bool(every["due"].any()),
     )

@@ -6,8 +6,8 @@ Samples are dicts of numpy arrays without padding (`input_ids`, `labels`, ...): 
 They are what the digest witnesses, so they must be a pure function of the row and its (seed, epoch, id).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from launcher.contract.random import Stream
+    from launcher.contract.random import Draw
     from launcher.plan.facts import Facts
+    from launcher.prepare.encode import Encoder
 
 Row = dict[str, Any]
 Sample = dict[str, NDArray[np.generic]]
@@ -27,26 +28,46 @@ IGNORE = -100
 """A label that carries no weight (torch's own convention)."""
 
 
+class Features(NamedTuple):
+    """Finished samples, and how many rows gave none since they hold no token."""
+
+    table: "pa.Table"
+    empty: int = 0
+
+
 class Task(Protocol):
     columns: tuple[str, ...]
     """The canonical columns that rows need."""
+    surveyed: tuple[str, ...]
+    """Those of which every value must be known before rows become features, such as labels."""
     auto_class: str
     """The transformers auto class of the model, such as AutoModelForMaskedLM."""
 
     # --- at preparation, once
     @staticmethod
-    def survey(config: Any, rows: Iterable[Row]) -> dict[str, Any]:
-        """What must be known of the training rows before they become features, such as the labels. JSON."""
+    def prepared(config: Any) -> dict[str, Any]:
+        """What prepared samples depend on: tasks that say the same share them. JSON, with a name for the features."""
+
+    @staticmethod
+    def survey(config: Any, values: Mapping[str, set[str]]) -> dict[str, Any]:
+        """What must be known of the training rows before they become features: `labels` in their order, from the values
+        of each surveyed column. JSON. Raises UserError."""
 
     @staticmethod
     def features(
-        config: Any, rows: Iterable[Row], survey: dict[str, Any], tokenizer: Any, max_length: int, key: str
-    ) -> "Iterator[pa.Table]":
-        """Tables with a list column `input_ids`, an int32 column `length`, and what else `samples` needs."""
+        config: Any, rows: "Iterable[pa.RecordBatch]", survey: dict[str, Any], encoder: "Encoder", length: int, key: str
+    ) -> Iterator[Features]:
+        """Rows of the columns asked for, as tables with a list column `input_ids`, an int32 column `length`, and what
+        else `samples` needs; none longer than `length` tokens. Called once for each part of a
+        source, in parallel processes."""
 
     @staticmethod
-    def baseline(config: Any, validation: "pa.Table", special_ids: Sequence[int]) -> dict[str, float]:
+    def baseline(config: Any, validation: "Iterable[pa.Table]", special_ids: Sequence[int]) -> dict[str, float]:
         """What a model that learnt nothing but frequencies would reach on the validation samples."""
+
+    @staticmethod
+    def tokens(config: Any) -> Sequence[str]:
+        """Tokens that the configuration names; their ids are found in `facts.token_ids`."""
 
     # --- at training, on each rank: Task(config, facts)
     def __init__(self, config: Any, facts: "Facts"): ...
@@ -57,9 +78,7 @@ class Task(Protocol):
     def outputs(self, length: int) -> float:
         """How many values the model's head makes for a sample of so many tokens, to estimate memory."""
 
-    def samples(
-        self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], seed: int, stream: "Stream"
-    ) -> list[Sample]:
+    def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: "Draw") -> list[Sample]:
         """The finished samples of these rows, one each."""
 
     def weight(self, sample: Sample) -> float:
@@ -67,6 +86,9 @@ class Task(Protocol):
 
     def mute(self, sample: Sample) -> Sample:
         """The same sample with weight zero."""
+
+    def join(self, samples: Sequence[Sample]) -> Sample:
+        """Samples in one row, for tasks whose configuration has `samples: packed`."""
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """A padded micro-batch of numpy arrays, shape (samples, longest)."""

@@ -1,35 +1,16 @@
-"""What text tasks share: encoding rows into Arrow tables, and padding samples into micro-batches."""
+"""What text tasks share: token sequences as Arrow tables, and samples padded into micro-batches."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from launcher.tasks import IGNORE, Batch, Row, Sample
+from launcher.tasks import IGNORE, Batch, Sample
 
-ROWS_AT_ONCE = 1000
-
-
-def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    iterator = iter(rows)
-    while batch := list(islice(iterator, ROWS_AT_ONCE)):
-        yield batch
-
-
-def encode(tokenizer: Any, rows: list[Row], max_length: int | None) -> list[Any]:
-    """The encodings of rows with special tokens, truncated to `max_length` where given."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    if max_length is None:
-        backend.no_truncation()
-    else:
-        backend.enable_truncation(max_length)
-    pairs = [(row["text"], row["text_pair"]) if "text_pair" in row else row["text"] for row in rows]
-    encodings: list[Any] = backend.encode_batch_fast(pairs)
-    return encodings
+if TYPE_CHECKING:
+    from launcher.prepare.encoded import Encoded
 
 
 def integer_type(vocab_size: int) -> pa.DataType:
@@ -37,14 +18,15 @@ def integer_type(vocab_size: int) -> pa.DataType:
     return pa.uint16() if vocab_size <= 2**16 else pa.uint32()
 
 
-def table(pieces: Sequence[Sequence[int] | NDArray[np.integer]], vocab_size: int, **columns: pa.Array) -> pa.Table:
+def table(encoded: "Encoded", vocab_size: int, **columns: pa.Array) -> pa.Table:
     """Token sequences as a table with `input_ids` and `length`."""
-    lengths = np.array([len(piece) for piece in pieces], dtype=np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    flat = np.concatenate([np.asarray(piece, dtype=np.int64) for piece in pieces] or [np.empty(0, np.int64)])
-    values = pa.array(flat, type=pa.int64()).cast(integer_type(vocab_size))
-    ids = pa.ListArray.from_arrays(pa.array(offsets), values)
-    return pa.table({"input_ids": ids, "length": pa.array(lengths), **columns})
+    ids = lists(encoded, pa.array(encoded.ids).cast(integer_type(vocab_size)))
+    return pa.table({"input_ids": ids, "length": pa.array(encoded.lengths.astype(np.int32)), **columns})
+
+
+def lists(encoded: "Encoded", values: pa.Array) -> pa.Array:
+    """A value for each token, as a list for each text."""
+    return pa.ListArray.from_arrays(pa.array(encoded.offsets.astype(np.int32)), values)
 
 
 def pad(arrays: Sequence[NDArray[np.integer]], value: int) -> NDArray[np.int64]:

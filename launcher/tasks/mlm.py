@@ -1,11 +1,13 @@
 """Masked language modelling (Devlin et al., 2019): predict the tokens that were masked.
 
-The mask is a function of (seed, epoch, sample id, position): the same sample gets the same mask on whichever rank it
-lands, and another one in another epoch. The head runs on the masked positions alone where that is exact.
+The mask is a function of (seed, epoch, sample id, position), and of the step alone where its rate has a schedule: the
+same sample gets the same mask on whichever rank it lands, and another one in another epoch. The head runs on the masked
+positions alone where that is exact.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,24 +15,49 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import Plugin
+from launcher.config.types import Strict
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Row, Sample, _text
+from launcher.tasks import IGNORE, Batch, Features, Row, Sample, _masking, _packed, _pretraining, _text
+from launcher.tasks._language import Language
 
 if TYPE_CHECKING:
     import torch
 
     from launcher.plan.facts import Facts
+    from launcher.prepare.encode import Encoder
+
+_ATTEMPTS = 2**31
+"""Positions from here on are no tokens but attempts to place a span."""
+
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Config(Plugin):
-    """`split`: shares of the masked positions that become the mask token, a random token, or stay as they are.
-    `samples`: chunks (documents joined and cut at max_length) or documents (each one, truncated)."""
+class RateSchedule(Strict):
+    """A mask rate that goes in a straight line from `start` at the first step to `end` after the last (as in Ankner et
+    al., 2024). An evaluation masks at `end`."""
+
+    start: Share
+    end: Share
+
+
+class Span(Strict):
+    """Lengths of spans in words: geometric with `p`, none above `longest` (Joshi et al., 2020)."""
+
+    p: float = Field(0.2, gt=0, lt=1)
+    longest: int = Field(10, ge=1)
+
+
+class Config(_pretraining.PretrainingConfig):
+    """`mask`: tokens are chosen one by one, as whole words, or as spans of whole words. `mask_rate`: the share of the
+    tokens that is chosen. `split`: shares of them that become the mask token, a random token, or stay as they are (of
+    spans as wholes). `never`: tokens, as they stand in the vocabulary, that are never chosen."""
 
     kind: Literal["mlm"] = "mlm"
-    mask_rate: float = Field(0.15, gt=0, lt=1)
+    mask: Literal["tokens", "words", "spans"] = "tokens"
+    mask_rate: Share | RateSchedule = 0.15
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    samples: Literal["chunks", "documents"] = "chunks"
+    span: Span = Span()
+    never: list[str] = []
 
     @field_validator("split")
     @classmethod
@@ -39,82 +66,105 @@ class Config(Plugin):
             raise PydanticCustomError("split", "the three shares should be at least 0 and add up to 1")
         return value
 
+    def rate(self, progress: float) -> float:
+        """The mask rate when this part of the run's steps is done."""
+        if not isinstance(self.mask_rate, RateSchedule):
+            return self.mask_rate
+        return self.mask_rate.start + (self.mask_rate.end - self.mask_rate.start) * progress
 
-class Task:
+
+class Task(Language):
     columns = ("text",)
+    surveyed = ()
     auto_class = "AutoModelForMaskedLM"
 
     @staticmethod
-    def survey(config: Config, rows: Iterable[Row]) -> dict[str, Any]:
+    def prepared(config: Config) -> dict[str, Any]:
+        return _pretraining.prepared(config)
+
+    @staticmethod
+    def survey(config: Config, values: Mapping[str, set[str]]) -> dict[str, Any]:
         return {}
 
     @staticmethod
     def features(
-        config: Config, rows: Iterable[Row], survey: dict[str, Any], tokenizer: Any, max_length: int, key: str
-    ) -> Iterator[pa.Table]:
-        if tokenizer.mask_token_id is None:
-            raise UserError(Problem("tokenizer", "has no mask token, which masked language modelling needs"))
-        vocab = len(tokenizer)
-        rows = (row for row in rows if row["text"].strip())  # WikiText is full of empty lines
-        if config.samples == "documents":
-            for batch in _text.batches(rows):
-                yield _text.table([e.ids for e in _text.encode(tokenizer, batch, max_length)], vocab)
-            return
-        rest = np.empty(0, dtype=np.int64)
-        for batch in _text.batches(rows):
-            encoded = [np.asarray(e.ids, dtype=np.int64) for e in _text.encode(tokenizer, batch, None)]
-            stream = np.concatenate([rest, *encoded])
-            whole = len(stream) // max_length
-            if whole:
-                yield _text.table(list(stream[: whole * max_length].reshape(whole, max_length)), vocab)
-            rest = stream[whole * max_length :]
-        if len(rest):
-            yield _text.table([rest], vocab)
+        config: Config,
+        rows: Iterable[pa.RecordBatch],
+        survey: dict[str, Any],
+        encoder: "Encoder",
+        length: int,
+        key: str,
+    ) -> Iterator[Features]:
+        return _pretraining.features(config, rows, encoder, length)
 
     @staticmethod
-    def baseline(config: Config, validation: pa.Table, special_ids: Sequence[int]) -> dict[str, float]:
-        """The unigram entropy of the validation text in nats: the loss of always predicting its token frequencies."""
-        tokens = validation["input_ids"].combine_chunks().values.to_numpy()
-        counts = np.bincount(tokens[~np.isin(tokens, special_ids)])
-        shares = counts[counts > 0] / max(1, counts.sum())
-        return {"unigram_entropy": float(-(shares * np.log(shares)).sum())}
+    def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
+        return _pretraining.unigram_entropy(validation, special_ids)
+
+    @staticmethod
+    def tokens(config: Config) -> Sequence[str]:
+        return config.never
 
     def __init__(self, config: Config, facts: "Facts"):
+        if facts.mask_token_id is None:
+            raise UserError(Problem("tokenizer", "has no mask token, which masked language modelling needs"))
         self.config, self.facts = config, facts
-        self._special = np.zeros(facts.vocab_size, dtype=bool)
-        self._special[facts.special_ids] = True
+        never = [facts.token_ids[name] for name in config.never if name in facts.token_ids]
+        self._protected = _masking.protected(facts.vocab_size, [*facts.special_ids, *never])
         self._head: Any = None
+        self._packing: Any = None
 
     def options(self) -> dict[str, Any]:
         return {}
 
     def outputs(self, length: int) -> float:
-        return self.config.mask_rate * length * self.facts.vocab_size
+        return max(self.config.rate(0), self.config.rate(1)) * length * self.facts.vocab_size
 
     def samples(
-        self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], seed: int, stream: random.Stream
+        self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw
     ) -> list[Sample]:
         if not rows:
             return []
         lengths = [len(row["input_ids"]) for row in rows]
         tokens = np.concatenate([row["input_ids"] for row in rows]).astype(np.int64)
+        begins = np.concatenate([row["begins"] for row in rows])
+        cuts = np.cumsum(lengths)[:-1]
+        begins[np.concatenate([[0], cuts])] = True  # a chunk may begin in the middle of a word
         where = np.repeat(np.asarray(epochs), lengths), np.repeat(np.asarray(ids), lengths)
         position = np.concatenate([np.arange(n) for n in lengths])
-        masked, labels = self._mask(tokens, random.draws(seed, stream, *where, position))
-        cuts = np.cumsum(lengths)[:-1]
+        words = random.draws(draw.seed, draw.stream, *where, position)
+        kind, rate = random.uniform(words[1]), self.config.rate(draw.progress)
+        if self.config.mask == "spans":
+            draws = random.draws(draw.seed, draw.stream, *where, position + _ATTEMPTS)
+            chosen, owner = self._spans(draws, begins, tokens, cuts, rate)
+            kind = kind[owner]
+        elif self.config.mask == "words":
+            chosen = _masking.whole_words(words[0], begins, rate)
+        else:
+            chosen = _masking.tokens(words[0], rate)
+        masked, labels = self._mask(tokens, chosen & ~self._protected[tokens], kind, words[2])
         return [
             {"input_ids": one, "labels": two}
             for one, two in zip(np.split(masked, cuts), np.split(labels, cuts), strict=True)
         ]
 
-    def _mask(self, tokens: Any, words: tuple[Any, ...]) -> tuple[Any, Any]:
+    def _spans(self, draws: tuple[Any, ...], begins: Any, tokens: Any, cuts: Any, rate: float) -> tuple[Any, Any]:
+        """Spans in each sample; positions count through all of them."""
+        free, span = ~self._protected[tokens], self.config.span
+        parts = [slice(first, end) for first, end in pairwise([0, *cuts.tolist(), len(tokens)])]
+        found = [
+            _masking.spans(tuple(d[part] for d in draws), begins[part], free[part], rate, span.p, span.longest)
+            for part in parts
+        ]
+        owners = [owner + part.start for (_, owner), part in zip(found, parts, strict=True)]
+        return np.concatenate([chosen for chosen, _ in found]), np.concatenate(owners)
+
+    def _mask(self, tokens: Any, chosen: Any, kind: Any, words: Any) -> tuple[Any, Any]:
         """Tokens with the mask applied, and the labels, same shape: IGNORE where nothing is to be predicted."""
-        chosen = (random.uniform(words[0]) < self.config.mask_rate) & ~self._special[tokens]
-        kind = random.uniform(words[1])
         mask_share, random_share, _ = self.config.split
         out = np.where(chosen & (kind < mask_share), self.facts.mask_token_id, tokens)
         swap = chosen & (kind >= mask_share) & (kind < mask_share + random_share)
-        out = np.where(swap, random.below(words[2], self.facts.vocab_size), out)
+        out = np.where(swap, random.below(words, self.facts.vocab_size), out)
         return out, np.where(chosen, tokens, IGNORE)
 
     def weight(self, sample: Sample) -> float:
@@ -123,8 +173,12 @@ class Task:
     def mute(self, sample: Sample) -> Sample:
         return _text.mute(sample)
 
+    def join(self, samples: Sequence[Sample]) -> Sample:
+        return _packed.join(samples)
+
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        batch = _text.inputs(samples, self.facts.pad_token_id)
+        pad_inputs = _packed.inputs if "document" in samples[0] else _text.inputs
+        batch = pad_inputs(samples, self.facts.pad_token_id)
         labels = _text.pad([s["labels"] for s in samples], IGNORE).ravel()
         places = np.flatnonzero(labels != IGNORE)
         places = places if len(places) else np.zeros(1, dtype=np.int64)  # a head has to see at least one row
@@ -133,52 +187,30 @@ class Task:
     def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         from launcher.tasks import _masked_head
 
-        self._head = _masked_head.attach(model, batch["inputs"], batch["places"])
+        if self.config.samples == "packed":
+            self._packing = _packed.attach(model, batch, self.facts.pad_token_id, causal=False)
+        self._head = _masked_head.attach(model, self._inputs(batch), batch["places"])
         if self._head is None:
             return [
                 f"{type(model).__name__}: the head runs on all positions (on the masked ones alone it is not exact)"
             ]
         return []
 
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        return dict(batch["inputs"]) if self._packing is None else self._packing.inputs(batch)
+
     def _logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         """Logits of the places to be predicted, shape (n, vocabulary)."""
+        inputs = self._inputs(batch)
         if self._head is None:
-            logits = model(**batch["inputs"]).logits.flatten(0, 1).index_select(0, batch["places"])
+            logits = model(**inputs).logits.flatten(0, 1).index_select(0, batch["places"])
         else:
             self._head.places = batch["places"]
             try:
-                logits = model(**batch["inputs"]).logits[0]
+                logits = model(**inputs).logits[0]
             finally:
                 self._head.places = None
         return _text.full_precision(logits)
-
-    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
-        from torch.nn.functional import cross_entropy
-
-        labels = batch["labels"]
-        loss = cross_entropy(self._logits(model, batch), labels, ignore_index=IGNORE, reduction="sum")
-        return loss, float((labels != IGNORE).sum())
-
-    def meters(self) -> Any:
-        from torchmetrics import MetricCollection
-
-        from launcher.tasks._sum import Sum
-
-        return MetricCollection({name: Sum() for name in ("loss", "weight", "correct")}, compute_groups=False)
-
-    def measure(self, meters: Any, model: "torch.nn.Module", batch: Batch) -> None:
-        from torch.nn.functional import cross_entropy
-
-        labels, logits = batch["labels"], self._logits(model, batch)
-        meters["loss"].update(cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"))
-        meters["weight"].update((labels != IGNORE).sum())
-        meters["correct"].update((logits.argmax(-1) == labels).sum())
-
-    def summary(self, meters: Any) -> dict[str, float]:
-        sums = {name: float(value) for name, value in meters.compute().items()}
-        weight = max(1.0, sums["weight"])
-        loss = sums["loss"] / weight
-        return {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0))), "accuracy": sums["correct"] / weight}
 
     def show(self, sample: Sample, tokenizer: Any) -> str:
         """Each masked position as was→is."""

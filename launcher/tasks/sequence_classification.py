@@ -1,21 +1,24 @@
 """Sequence classification: one label for a text, or for a pair of texts."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin, hint
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Row, Sample, _text
+from launcher.tasks import IGNORE, Batch, Features, Row, Sample, _text
 
 if TYPE_CHECKING:
     import torch
 
     from launcher.plan.facts import Facts
+    from launcher.prepare.encode import Encoder
 
 
 class Config(Plugin):
@@ -24,12 +27,17 @@ class Config(Plugin):
 
 class Task:
     columns = ("text", "text_pair", "label")
+    surveyed = ("label",)
     auto_class = "AutoModelForSequenceClassification"
 
     @staticmethod
-    def survey(config: Config, rows: Iterable[Row]) -> dict[str, Any]:
+    def prepared(config: Config) -> dict[str, Any]:
+        return {"features": "sequence_classification"}
+
+    @staticmethod
+    def survey(config: Config, values: Mapping[str, set[str]]) -> dict[str, Any]:
         """The label names, sorted: numbers by value, texts by letters."""
-        found = {row["label"] for row in rows}
+        found = values["label"]
         numbers = all(re.fullmatch(r"-?\d+", label) for label in found)
         if len(found) < 2:
             what = f"{len(found)} label in the training data: a classifier needs two or more"
@@ -38,26 +46,42 @@ class Task:
 
     @staticmethod
     def features(
-        config: Config, rows: Iterable[Row], survey: dict[str, Any], tokenizer: Any, max_length: int, key: str
-    ) -> Iterator[pa.Table]:
-        number = {label: index for index, label in enumerate(survey["labels"])}
-        for batch in _text.batches(rows):
-            unknown = {row["label"] for row in batch} - set(number)
-            if unknown:
-                first = min(unknown)
-                what = f"{first!r} stands in the validation data and not in the training data ({hint(first, number)})"
+        config: Config,
+        rows: Iterable[pa.RecordBatch],
+        survey: dict[str, Any],
+        encoder: "Encoder",
+        length: int,
+        key: str,
+    ) -> Iterator[Features]:
+        known = pa.array(survey["labels"], pa.string())
+        for batch in rows:
+            numbers = pc.index_in(batch.column("label"), known)
+            if numbers.null_count:
+                first = pc.min(batch.column("label").filter(numbers.is_null())).as_py()
+                close = hint(first, survey["labels"])
+                what = f"{first!r} stands in the validation data and not in the training data ({close})"
                 raise UserError(Problem(f"{key}.label", what))
-            encodings = _text.encode(tokenizer, batch, max_length)
-            columns = {"label": pa.array([number[row["label"]] for row in batch], type=pa.int64())}
-            if "text_pair" in batch[0] and "token_type_ids" in tokenizer.model_input_names:
-                columns["token_type_ids"] = pa.array([e.type_ids for e in encodings], type=pa.list_(pa.uint8()))
-            yield _text.table([e.ids for e in encodings], len(tokenizer), **columns)
+            columns = {"label": numbers.cast(pa.int64())}
+            if "text_pair" in batch.schema.names:
+                encoded = encoder.pairs(batch.column("text"), batch.column("text_pair"), length)
+                if encoded.types is not None:
+                    columns["token_type_ids"] = _text.lists(encoded, pa.array(encoded.types))
+            else:
+                room = length - len(encoder.prefix) - len(encoder.suffix)
+                encoded = encoder.encode(batch.column("text")).truncated(room).between(encoder.prefix, encoder.suffix)
+            yield Features(_text.table(encoded, encoder.vocab_size, **columns))
 
     @staticmethod
-    def baseline(config: Config, validation: pa.Table, special_ids: Sequence[int]) -> dict[str, float]:
+    def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
         """The accuracy of always naming the most frequent class."""
-        counts = np.bincount(validation["label"].to_numpy())
-        return {"majority_class": float(counts.max() / counts.sum())}
+        counts: Counter[int] = Counter()
+        for table in validation:
+            counts.update(table["label"].to_pylist())
+        return {"majority_class": max(counts.values()) / sum(counts.values())}
+
+    @staticmethod
+    def tokens(config: Config) -> Sequence[str]:
+        return ()
 
     def __init__(self, config: Config, facts: "Facts"):
         self.config, self.facts = config, facts
@@ -74,7 +98,7 @@ class Task:
         return float(len(self.facts.labels))
 
     def samples(
-        self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], seed: int, stream: random.Stream
+        self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw
     ) -> list[Sample]:
         names = ("input_ids", "token_type_ids")
         return [

@@ -1,0 +1,45 @@
+"""Exact duplicates: of rows with equal content only the first is kept. Bounded memory, whatever the corpus."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+AT_ONCE = 2**23
+"""Rows that are compared at a time; at 40 bytes each."""
+
+
+def drop(hashes: Sequence[Path], dropped: Sequence[Path]) -> int:
+    """Find the rows to drop. Returns their number.
+
+    hashes: a .npy file for each shard, shape (rows, 2), uint64. dropped: the files to write, each with the places of a
+    shard's rows that stand in it, or in a shard before, already. Equal hashes (128 bits) are taken for equal rows.
+    """
+    counts = [len(np.load(file, mmap_mode="r")) for file in hashes]
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    buckets = max(1, -(-int(starts[-1]) // AT_ONCE))
+    found = np.sort(np.concatenate([_later(hashes, starts, bucket, buckets) for bucket in range(buckets)]))
+    for file, first, end in zip(dropped, starts, starts[1:], strict=False):
+        mine = found[np.searchsorted(found, first) : np.searchsorted(found, end)] - first
+        aside = file.with_name(f".{file.name}")
+        np.save(aside, mine)
+        aside.replace(file)
+    return len(found)
+
+
+def _later(hashes: Sequence[Path], starts: NDArray[np.int64], bucket: int, buckets: int) -> NDArray[np.int64]:
+    """The rows, numbered through all shards, whose hash falls into this bucket and stood before."""
+    keys, rows = [], []
+    for file, start in zip(hashes, starts, strict=False):
+        all_keys = np.load(file, mmap_mode="r")
+        here = np.flatnonzero(all_keys[:, 0] % np.uint64(buckets) == bucket)
+        keys.append(all_keys[here])
+        rows.append(here + start)
+    key, row = np.concatenate(keys), np.concatenate(rows)
+    order = np.lexsort((row, key[:, 1], key[:, 0]))
+    key, row = key[order], row[order]
+    again = np.zeros(len(row), dtype=bool)
+    again[1:] = (key[1:] == key[:-1]).all(axis=1)
+    later: NDArray[np.int64] = row[again]
+    return later

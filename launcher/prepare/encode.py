@@ -1,0 +1,177 @@
+"""Texts to token ids, a batch at a time, in arrays: no Python list of tokens is made but for words not met before.
+
+A text is cut at whitespace where its tokenizer provably treats the two sides apart; each distinct piece is encoded
+once, and the rest is a lookup. Natural text repeats its words so often that this is several times faster than encoding
+every text. Where a tokenizer or a text gives no such guarantee, it is encoded whole: the ids are the same either way.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from launcher.prepare.encoded import Encoded, concatenate, interleave, join, nothing, take
+
+_MOST_PIECES = 2**19
+"""Pieces that are remembered, at some 150 bytes each; more, and all are forgotten."""
+
+_LOCAL_NORMALIZERS = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
+_WHITESPACE = np.isin(np.arange(256), [9, 10, 13, 32])
+_SPACE = np.arange(256) == 32
+_PRINTABLE = (np.arange(256) > 32) & (np.arange(256) < 127)
+
+# Texts that the two ways of encoding are tried on before the faster one is used.
+_TRICKY = (
+    "Two  words,\tthree\r\n\r\nlines ", " don't \u03a3\u0391\u03a3 \u03a3 e\u0301\u00a0x\u3000y  ",
+    "a\x0bb\x0cc\x1cd \u2028e", "\u4e2d\u6587 \u5b57 x\u4e2d \u00e9 \U0001f642 \U0001f469\u200d\U0001f467 1,000.5",
+    "", " ", "x" * 200 + " '' ' s 't", "[MASK] <mask>[CLS] a <s>  </s> b", "\u0301 \u0301a  \u0308",
+    "\ufb01 \ufb03 \u00bd \u00a8 \uff21\uff22 \u0130 \u0131",
+)  # fmt: skip
+
+
+class Encoder:
+    """The tokenizer of a folder. `prefix` and `suffix`: the special tokens around a text."""
+
+    def __init__(self, folder: Path):
+        from tokenizers import Tokenizer
+
+        self.backend: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        self.vocab_size: int = self.backend.get_vocab_size()
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        self._inputs = settings.get("model_input_names", [])
+        self.prefix, self.suffix = self._around(settings.get("eos_token"))
+        spec = json.loads(self.backend.to_str())
+        self._rule = _rule(spec)
+        names = [re.escape(token["content"]) for token in spec["added_tokens"]]
+        self._whole = "|".join(names) or r"[^\s\S]"  # what a cut might keep from being seen
+        self._known: dict[str, int] = {}
+        self._pieces = nothing()
+        if self._rule is not None and not self._exact():
+            self._rule = None
+
+    def encode(self, texts: pa.Array) -> Encoded:
+        """The tokens of texts (large_string), without special tokens."""
+        if self._rule is None or not len(texts):
+            return self._plainly(texts.to_pylist())
+        whole = pc.match_substring_regex(texts, self._whole, ignore_case=True)
+        if not pc.any(whole).as_py():
+            return self._by_pieces(texts)
+        apart = self._plainly(texts.filter(whole).to_pylist())
+        return interleave(self._by_pieces(texts.filter(pc.invert(whole))), apart, np.asarray(whole))
+
+    def pairs(self, texts: pa.Array, others: pa.Array, max_length: int) -> Encoded:
+        """The tokens of pairs of texts with special tokens, the longer one truncated first."""
+        self.backend.enable_truncation(max_length)
+        try:
+            made = self.backend.encode_batch(list(zip(texts.to_pylist(), others.to_pylist(), strict=True)))
+        finally:
+            self.backend.no_truncation()
+        encoded = join(made)
+        types = np.concatenate([np.asarray(e.type_ids, dtype=np.uint8) for e in made])
+        return Encoded(
+            encoded.ids, encoded.offsets, encoded.begins, types if "token_type_ids" in self._inputs else None
+        )
+
+    def _around(self, end: Any) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """The special tokens around a text; where there are none (GPT-2), the end token after it."""
+        bare = self.backend.encode("a", add_special_tokens=False).ids
+        full = self.backend.encode("a").ids
+        at = next(n for n in range(len(full)) if full[n : n + len(bare)] == bare)
+        before, after = full[:at], full[at + len(bare) :]
+        eos = self.backend.token_to_id(end["content"] if isinstance(end, dict) else end) if end else None
+        if not before and not after and eos is not None:
+            after = [eos]
+        return np.asarray(before, dtype=np.uint32), np.asarray(after, dtype=np.uint32)
+
+    def _plainly(self, texts: Sequence[str]) -> Encoded:
+        return join(self.backend.encode_batch(texts, add_special_tokens=False))  # the fast one knows no words
+
+    def _by_pieces(self, texts: pa.Array) -> Encoded:
+        assert self._rule is not None
+        pieces, first = self._rule.cut(texts)
+        distinct = pieces.dictionary_encode()
+        numbers = self._numbers(distinct.dictionary.to_pylist())
+        return take(self._pieces, numbers[np.asarray(distinct.indices)], first)
+
+    def _numbers(self, words: list[str]) -> NDArray[np.int64]:
+        """Where each of these pieces stands among those remembered, which now has them all."""
+        if len(self._known) > _MOST_PIECES:
+            self._known = {}
+            self._pieces = nothing()
+        new = [word for word in words if word not in self._known]
+        if new:
+            self._pieces = concatenate(self._pieces, self._plainly(new))
+            self._known.update(zip(new, range(len(self._known), len(self._known) + len(new)), strict=True))
+        return np.fromiter(map(self._known.__getitem__, words), dtype=np.int64, count=len(words))
+
+    def _exact(self) -> bool:
+        texts = pa.array(_TRICKY, pa.large_string())
+        fast, plain = self.encode(texts), self._plainly(_TRICKY)
+        self._known, self._pieces = {}, nothing()
+        return all(np.array_equal(getattr(fast, name), getattr(plain, name)) for name in ("ids", "offsets", "begins"))
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Where a text may be cut: before a byte of `at` that is followed by one of `before`. `blank`: whitespace is only
+    what lies between words, so that none of it need stay on a piece."""
+
+    at: NDArray[np.bool_]
+    before: NDArray[np.bool_]
+    blank: bool
+
+    def cut(self, texts: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
+        """The pieces of all texts, and the number of the first piece of each text, shape (texts + 1,)."""
+        offsets = np.frombuffer(texts.buffers()[1], dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+        data = np.frombuffer(texts.buffers()[2], dtype=np.uint8)[offsets[0] : offsets[-1]]
+        offsets = offsets - offsets[0]
+        here = np.zeros(len(data) + 1, dtype=np.bool_)
+        if len(data) > 1:
+            here[: len(data) - 1] = self.at[data[:-1]] & self.before[data[1:]]
+        here[offsets[1:] - 1] = False  # the byte after a text's last one is another text's
+        here[offsets] = True  # an empty text shares its cut with the next, and so has no piece
+        cuts = np.flatnonzero(here)
+        pieces = pa.LargeStringArray.from_buffers(
+            len(cuts) - 1, pa.py_buffer(cuts.astype(np.int64)), pa.py_buffer(data)
+        )
+        if self.blank:
+            pieces = pc.ascii_trim(pieces, " \t\n\r")
+        return pieces, np.searchsorted(cuts, offsets)
+
+
+def _rule(spec: dict[str, Any]) -> _Rule | None:
+    """How texts may be cut for the tokenizer of this specification (tokenizer.json); None: not at all.
+
+    BERT's pre-tokenizer drops whitespace. That of GPT-2 puts one space before a word to the word, so that a cut before
+    it changes nothing for what comes before: there the whitespace went on, here it ends.
+    """
+    normalizers, splitters = _types(spec["normalizer"]), _parts(spec["pre_tokenizer"])
+    if not set(normalizers) <= _LOCAL_NORMALIZERS or any(token["normalized"] for token in spec["added_tokens"]):
+        return None
+    kinds = [splitter["type"] for splitter in splitters]
+    if kinds and kinds[0] in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit"):
+        return _Rule(_WHITESPACE, ~_WHITESPACE, blank=True)
+    if kinds == ["ByteLevel"] and splitters[0].get("use_regex", True) and spec["model"]["type"] == "BPE":
+        return _Rule(_SPACE, _PRINTABLE, blank=False)
+    return None
+
+
+def _parts(component: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A normalizer or pre-tokenizer and, where it is a sequence, its parts."""
+    if component is None:
+        return []
+    inner = component.get("normalizers", component.get("pretokenizers"))
+    return [component] if inner is None else [part for one in inner for part in _parts(one)]
+
+
+def _types(component: dict[str, Any] | None) -> list[str]:
+    return [part["type"] for part in _parts(component)]

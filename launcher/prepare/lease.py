@@ -1,0 +1,178 @@
+"""The right to do something alone, among processes of any number of machines that share a folder.
+
+The holder's heart beats into a file. One that has not beaten for a while is taken to be dead, and another takes over
+by making the file of the next number, which only one can. Whoever was taken to be dead and was not finds a newer file,
+and knows. Beats are counted, not dated: the clocks of machines need not agree. File locks are no help here: on a shared
+disk they outlive a lost machine, or do nothing.
+"""
+
+import json
+import os
+import re
+import socket
+import sys
+import threading
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+BEAT = 2.0
+"""Seconds between two beats."""
+SILENCE = 10.0
+"""Seconds without a beat after which a holder is taken to be dead."""
+
+
+class Lost(Exception):
+    """Another process has taken over: this one was silent for too long, or its file is gone."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, as its file says. `here`: the machine and process namespace that `pid` belongs to."""
+
+    host: str
+    here: str
+    pid: int
+    born: float
+    nonce: str
+    beat: int = 0
+
+    @classmethod
+    def this(cls) -> "Holder":
+        pid = os.getpid()
+        return cls(socket.gethostname(), _namespace(), pid, psutil.Process(pid).create_time(), uuid.uuid4().hex)
+
+    def line(self) -> bytes:
+        """As it stands in the file: as long at each beat, so that a beat needs no room on a full disk."""
+        fields = {"host": self.host, "here": self.here, "pid": self.pid, "born": self.born, "nonce": self.nonce}
+        return json.dumps({**fields, "beat": f"{self.beat:012}"}).encode()
+
+    def dead(self) -> bool:
+        """Whether it is seen from here that its process has ended; elsewhere only silence tells."""
+        if self.here != _namespace():
+            return False
+        try:
+            return psutil.Process(self.pid).create_time() != self.born
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.Error:
+            return False
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+class Lease:
+    """A lease that is held, beating from a thread of its own until it is released."""
+
+    def __init__(self, file: Path, holder: Holder):
+        self._file, self._holder, self._over = file, holder, threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    @property
+    def number(self) -> int:
+        return _number(self._file)
+
+    def check(self) -> None:
+        """Raises Lost where another holds it by now."""
+        found = read(self._file)
+        if found is None or found.nonce != self._holder.nonce or _newest(*_named(self._file)) != self._file:
+            raise Lost(f"{self._file}: another process has taken over")
+
+    def release(self) -> None:
+        self._over.set()
+        self._thread.join()
+        with suppress(Lost, OSError):
+            self.check()
+            self._file.unlink()
+
+    def _beat(self) -> None:
+        count = 0
+        while not self._over.wait(BEAT):
+            count += 1
+            with suppress(OSError):  # a disk that hangs for a moment: silence is what others judge by
+                try:
+                    self.check()
+                except Lost:
+                    return
+                line = Holder(**{**vars(self._holder), "beat": count}).line()
+                with self._file.open("r+b") as file:
+                    file.write(line)
+
+
+def acquire(folder: Path, name: str, done: Path, what: str) -> Lease | None:
+    """The lease of this name in a folder, waited for; None as soon as `done` exists. `what`: what the holder does, told
+    to whoever waits."""
+    seen, since, told = None, time.monotonic(), None
+    while not done.exists():
+        newest = _newest(folder, name)
+        holder = None if newest is None else read(newest)
+        if (newest, holder) != seen:
+            seen, since = (newest, holder), time.monotonic()
+        silent = time.monotonic() - since > SILENCE
+        if newest is None or silent or (holder is not None and holder.dead()):
+            lease = _take(folder / f"{name}.lease-{(_number(newest) if newest else 0) + 1:06}")
+            if lease is not None:
+                return lease
+        elif holder is not None and told != holder.nonce:
+            told = holder.nonce
+            print(f"waiting for {holder} to {what}", file=sys.stderr, flush=True)
+        time.sleep(0.2)
+    return None
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Take away the files of holders that are gone, after `done` has come to exist."""
+    for file in folder.glob(f"{name}.lease-*"):
+        file.unlink(missing_ok=True)
+
+
+def read(file: Path) -> Holder | None:
+    """What a lease's file says; None where it is not there, or not written yet."""
+    try:
+        said: dict[str, Any] = json.loads(file.read_bytes())
+        return Holder(**{**said, "beat": int(said["beat"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _take(file: Path) -> Lease | None:
+    holder = Holder.this()
+    try:
+        with file.open("xb") as new:
+            new.write(holder.line())
+    except FileExistsError:
+        return None
+    return Lease(file, holder)
+
+
+def _newest(folder: Path, name: str) -> Path | None:
+    found = [file for file in folder.glob(f"{name}.lease-*") if re.fullmatch(r"\d+", file.name.rpartition("-")[2])]
+    return max(found, key=_number, default=None)
+
+
+def _named(file: Path) -> tuple[Path, str]:
+    return file.parent, file.name.rpartition(".lease-")[0]
+
+
+def _number(file: Path) -> int:
+    return int(file.name.rpartition("-")[2])
+
+
+@cache
+def _namespace() -> str:
+    """This boot of this machine, and its process namespace: a container has numbers of its own."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts += [
+            Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            str(Path("/proc/self/ns/pid").readlink()),
+        ]
+    return " ".join(parts)

@@ -1,0 +1,149 @@
+"""The sources of a recipe, cut into shards, and the rows of a shard as Arrow batches."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from launcher.config import kinds
+from launcher.config.errors import UserError
+from launcher.config.recipe import Data
+from launcher.config.types import Plugin
+from launcher.data import Bad, Part
+
+Side = Literal["train", "validation"]
+
+_TEXTS = ("text", "text_pair")
+_BATCH = 4 * 2**20
+"""Characters of a batch of rows, about."""
+_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A source that is read, under its name in the recipe. `key`: where it stands there."""
+
+    name: str
+    key: str
+    config: Any
+    side: Side
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one process reads and tokenises at a time. Cut by the content, so that the samples of a corpus do not depend
+    on how many processes there are."""
+
+    number: int
+    leaf: Leaf
+    parts: tuple[Part, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
+
+
+class Read(NamedTuple):
+    """Rows, and how many could not be used among them, with the first such told."""
+
+    batch: pa.RecordBatch
+    bad: int
+    example: str
+
+
+def leaves(data: Data) -> list[Leaf]:
+    """The sources of both sides; those of a mixture one by one."""
+    found = _leaves(data.train, "data.train", "train")
+    return found + (
+        _leaves(data.validation, "data.validation", "validation") if isinstance(data.validation, Plugin) else []
+    )
+
+
+def weights(source: Plugin) -> dict[str, float]:
+    """The sources of a mixture with their shares; empty for any other kind."""
+    module = kinds.of("data", source)
+    return {name: weight for name, (_, weight) in module.mixed(source).items()} if hasattr(module, "mixed") else {}
+
+
+def shards(found: Sequence[Leaf]) -> list[Shard]:
+    """All shards in their order. A source with a limit is read by one process, which counts. Raises UserError."""
+    made: list[Shard] = []
+    for leaf in found:
+        module = kinds.of("data", leaf.config)
+        parts = tuple(module.parts(leaf.config, leaf.key)) if hasattr(module, "parts") else (Part(),)
+        groups = [parts] if leaf.config.limit else [(part,) for part in parts]
+        made += [Shard(len(made) + n, leaf, group) for n, group in enumerate(groups)]
+    return made
+
+
+def read(shard: Shard, columns: Sequence[str]) -> Iterator[Read]:
+    """The rows of a shard. Raises UserError at the first that cannot be used, unless the source says to skip them."""
+    config, rows, size, bad, example, left = (
+        shard.leaf.config,
+        list[dict[str, Any]](),
+        0,
+        0,
+        "",
+        shard.leaf.config.limit,
+    )
+    for row in _rows(shard, columns):
+        if left == 0:
+            break
+        if isinstance(row, Bad):
+            if config.on_bad_row == "fail":
+                raise UserError(f"{row} (or {shard.leaf.key}.on_bad_row: skip, to leave such rows out)")
+            bad, example = bad + 1, example or str(row)
+            continue
+        rows.append(row)
+        size += sum(len(row[name]) for name in _TEXTS if name in row)
+        left = None if left is None else left - 1
+        if size >= _BATCH or len(rows) == _ROWS:
+            yield Read(_batch(rows), bad, example)
+            rows, size, bad, example = [], 0, 0, ""
+    if rows or bad:
+        yield Read(_batch(rows), bad, example)
+
+
+def hashes(batch: pa.RecordBatch, names: Sequence[str]) -> NDArray[np.uint64]:
+    """128 bits over these columns of each row, shape (rows, 2)."""
+    columns = [batch.column(name).to_pylist() for name in names if name in batch.schema.names]
+    texts = columns[0] if len(columns) == 1 else ["\0".join(row) for row in zip(*columns, strict=True)]
+    digests = b"".join(xxhash.xxh3_128_digest(text.encode()) for text in texts)
+    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
+
+
+def held_out(batch: pa.RecordBatch, fraction: float) -> NDArray[np.bool_]:
+    """Which rows belong to validation: by a hash of their texts, so that equal texts are never on both sides, and a
+    text is on the same side whatever else there is."""
+    found: NDArray[np.bool_] = hashes(batch, _TEXTS)[:, 0] < np.uint64(min(int(fraction * 2**64), 2**64 - 1))
+    return found
+
+
+def _leaves(source: Any, key: str, side: Side) -> list[Leaf]:
+    module = kinds.of("data", source)
+    if not hasattr(module, "mixed"):
+        return [Leaf(source.kind, key, source, side)]
+    return [Leaf(name, f"{key}.sources.{name}", inner, side) for name, (inner, _) in module.mixed(source).items()]
+
+
+def _rows(shard: Shard, columns: Sequence[str]) -> Iterator[Any]:
+    module, leaf = kinds.of("data", shard.leaf.config), shard.leaf
+    for part in shard.parts:
+        yield from module.rows(leaf.config, columns, leaf.key, part)
+
+
+def _batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
+    names = rows[0] if rows else ()
+    columns = {name: _column(name, [row[name] for row in rows]) for name in names}
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _column(name: str, values: list[Any]) -> pa.Array:
+    """Texts as large strings, whose buffers are not bounded; labels as text, since they are names."""
+    if name in _TEXTS:
+        return pa.array(values, pa.large_string())
+    return pa.array(map(str, values), pa.string()) if name == "label" else pa.array(values)

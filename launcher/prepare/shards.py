@@ -1,0 +1,189 @@
+"""What one process does with one shard. Each step leaves files that are whole or not there, so that a preparation that
+was interrupted goes on with the shards that are missing."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from launcher.config import kinds
+from launcher.config.files import flush, write
+from launcher.config.recipe import Data, Fraction
+from launcher.config.types import Plugin
+from launcher.prepare.encode import Encoder
+from launcher.prepare.reading import Shard, Side, hashes, held_out, read
+
+SIDES: tuple[Side, ...] = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A shard and what is to be done with it. `survey`: what the task found in all shards; `work`: where files go."""
+
+    shard: Shard
+    data: Data
+    task: Plugin
+    work: Path
+    survey: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return self.shard.size
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(kinds.of("tasks", self.task).Task.columns)
+
+    @property
+    def looked(self) -> Path:
+        return self.work / f"look-{self.shard.number:06}.json"
+
+    @property
+    def hashes(self) -> Path:
+        return self.work / f"hashes-{self.shard.number:06}.npy"
+
+    @property
+    def dropped(self) -> Path:
+        return self.work / f"dropped-{self.shard.number:06}.npy"
+
+    @property
+    def made(self) -> Path:
+        return self.work / f"shard-{self.shard.number:06}.json"
+
+    def samples(self, side: Side) -> Path:
+        return self.work / f"{side}-{self.shard.number:06}.arrow"
+
+
+@dataclass
+class Counted:
+    """What became of a shard's rows. `lengths`: training samples by their number of tokens."""
+
+    documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
+    samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
+    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
+    lengths: dict[str, int] = field(default_factory=dict)
+    bad: int = 0
+    duplicates: int = 0
+    empty: int = 0
+    example: str = ""
+
+
+def look(job: Job) -> None:
+    """The values of the columns that the task surveys, on the training side; for deduplication, a hash of each row."""
+    if job.looked.is_file():
+        return
+    surveyed = kinds.of("tasks", job.task).Task.surveyed
+    values: dict[str, set[str]] = {name: set() for name in surveyed}
+    found = [np.empty((0, 2), dtype=np.uint64)]
+    for batch, _, _ in read(job.shard, job.columns):
+        if not batch.num_rows:
+            continue
+        if _deduplicates(job):
+            found.append(hashes(batch, job.columns))
+        train = batch.filter(pa.array(~_held_out(job, batch))) if job.shard.leaf.side == "train" else batch[:0]
+        for name in surveyed:
+            column = train.column(name)
+            flat = column.flatten() if pa.types.is_list(column.type) else column
+            values[name].update(pc.unique(flat).to_pylist())
+    if _deduplicates(job):
+        aside = job.hashes.with_name(f".{os.getpid()}.{job.hashes.name}")
+        np.save(aside, np.concatenate(found))
+        aside.replace(job.hashes)
+    write(job.looked, json.dumps({name: sorted(seen) for name, seen in values.items()}))
+
+
+def texts(job: Job, most: int) -> Iterator[list[str]]:
+    """The texts of the first documents of the training side, pairs one after the other."""
+    for batch in _sides(job, Counted(), []):
+        batch = batch[:most]
+        for name in ("text", "text_pair"):
+            if name in batch.schema.names:
+                yield batch.column(name).to_pylist()
+        most -= batch.num_rows
+        if most <= 0:
+            return
+
+
+def features(job: Job) -> None:
+    """The samples of both sides, and what became of the rows."""
+    if job.made.is_file():
+        return
+    counted, held = Counted(), list[pa.RecordBatch]()
+    for side, rows in (("train", _sides(job, counted, held)), ("validation", iter(held))):
+        task, leaf = kinds.of("tasks", job.task).Task, job.shard.leaf
+        made = task.features(
+            job.task, rows, job.survey, _encoder(job.work / "tokenizer"), job.data.max_length, leaf.key
+        )
+        tables = []
+        for table, empty in made:
+            tables.append(table)
+            counted.empty += empty
+        _write(job, side, tables, counted)
+    write(job.made, json.dumps(vars(counted)))
+
+
+def _sides(job: Job, counted: Counted, held: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The rows of the training side; those of validation go to `held`: they are few, or of another source."""
+    dropped = np.load(job.dropped) if job.dropped.is_file() else np.empty(0, dtype=np.int64)
+    seen = 0
+    for batch, bad, example in read(job.shard, job.columns):
+        counted.bad, counted.example = counted.bad + bad, counted.example or example
+        if not batch.num_rows:
+            continue
+        keep = ~np.isin(np.arange(seen, seen + batch.num_rows), dropped)
+        seen += batch.num_rows
+        counted.duplicates += int(np.count_nonzero(~keep))
+        out = _held_out(job, batch)
+        train, validation = batch.filter(pa.array(keep & ~out)), batch.filter(pa.array(keep & out))
+        counted.documents["train"] += train.num_rows
+        counted.documents["validation"] += validation.num_rows
+        if validation.num_rows:
+            held.append(validation)
+        if train.num_rows:
+            yield train
+
+
+def _held_out(job: Job, batch: pa.RecordBatch) -> Any:
+    """Which rows of a batch belong to validation."""
+    if job.shard.leaf.side == "validation":
+        return np.ones(batch.num_rows, dtype=bool)
+    if isinstance(job.data.validation, Fraction):
+        return held_out(batch, job.data.validation.fraction)
+    return np.zeros(batch.num_rows, dtype=bool)
+
+
+def _deduplicates(job: Job) -> bool:
+    return job.data.deduplicate and job.shard.leaf.side == "train"
+
+
+def _write(job: Job, side: Side, tables: Iterable[pa.Table], counted: Counted) -> None:
+    """A shard's samples as one record batch: the fewer there are in a corpus, the faster it is opened."""
+    whole = [table for table in tables if table.num_rows]
+    file = job.samples(side)
+    if not whole:
+        return
+    table = pa.concat_tables(whole).combine_chunks()
+    lengths = table["length"].to_numpy()
+    counted.samples[side], counted.tokens[side] = len(lengths), int(lengths.sum())
+    if side == "train":
+        counted.lengths = {str(n): int(c) for n, c in zip(*np.unique(lengths, return_counts=True), strict=True)}
+    aside = file.with_name(f".{os.getpid()}.{file.name}")
+    try:
+        with pa.ipc.new_stream(aside, table.schema) as writer:
+            writer.write_table(table)
+        flush(aside)
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=1)
+def _encoder(folder: Path) -> Encoder:
+    return Encoder(folder)

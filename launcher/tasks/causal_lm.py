@@ -1,0 +1,119 @@
+"""Causal language modelling: predict each token from those before it."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from launcher.config.errors import Problem, UserError
+from launcher.contract import random
+from launcher.tasks import IGNORE, Batch, Features, Row, Sample, _packed, _pretraining, _text
+from launcher.tasks._language import Language
+
+if TYPE_CHECKING:
+    import torch
+
+    from launcher.plan.facts import Facts
+    from launcher.prepare.encode import Encoder
+
+
+class Config(_pretraining.PretrainingConfig):
+    kind: Literal["causal_lm"] = "causal_lm"
+
+
+class Task(Language):
+    columns = ("text",)
+    surveyed = ()
+    auto_class = "AutoModelForCausalLM"
+
+    @staticmethod
+    def prepared(config: Config) -> dict[str, Any]:
+        return _pretraining.prepared(config)
+
+    @staticmethod
+    def survey(config: Config, values: Mapping[str, set[str]]) -> dict[str, Any]:
+        return {}
+
+    @staticmethod
+    def features(
+        config: Config,
+        rows: Iterable[pa.RecordBatch],
+        survey: dict[str, Any],
+        encoder: "Encoder",
+        length: int,
+        key: str,
+    ) -> Iterator[Features]:
+        return _pretraining.features(config, rows, encoder, length)
+
+    @staticmethod
+    def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
+        return _pretraining.unigram_entropy(validation, special_ids)
+
+    @staticmethod
+    def tokens(config: Config) -> Sequence[str]:
+        return ()
+
+    def __init__(self, config: Config, facts: "Facts"):
+        self.config, self.facts = config, facts
+        self._packing: Any = None
+
+    def options(self) -> dict[str, Any]:
+        return {"is_decoder": True, "use_cache": False}
+
+    def outputs(self, length: int) -> float:
+        return float(length * self.facts.vocab_size)
+
+    def samples(
+        self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw
+    ) -> list[Sample]:
+        return [self._sample(row["input_ids"].astype(np.int64)) for row in rows]
+
+    def _sample(self, tokens: Any) -> Sample:
+        """`labels` at each position: the token that comes next; none at the last."""
+        return {"input_ids": tokens, "labels": np.append(tokens[1:], IGNORE)}
+
+    def weight(self, sample: Sample) -> float:
+        return float(np.count_nonzero(sample["labels"] != IGNORE))
+
+    def mute(self, sample: Sample) -> Sample:
+        return _text.mute(sample)
+
+    def join(self, samples: Sequence[Sample]) -> Sample:
+        return _packed.join(samples)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        pad_inputs = _packed.inputs if "document" in samples[0] else _text.inputs
+        batch = pad_inputs(samples, self.facts.pad_token_id)
+        return {**batch, "labels": _text.pad([s["labels"] for s in samples], IGNORE).ravel()}
+
+    def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
+        if looks_ahead(model, batch["inputs"]["input_ids"]):
+            what = f"{type(model).__name__} sees the tokens that it should predict (a decoder such as gpt2 does not)"
+            raise UserError(Problem("model", what))
+        if self.config.samples == "packed":
+            self._packing = _packed.attach(model, batch, self.facts.pad_token_id, causal=True)
+        return []
+
+    def _logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
+        inputs = batch["inputs"] if self._packing is None else self._packing.inputs(batch)
+        return _text.full_precision(model(**inputs).logits.flatten(0, 1))
+
+    def show(self, sample: Sample, tokenizer: Any) -> str:
+        from rich.markup import escape
+
+        return escape(" ".join(tokenizer.convert_ids_to_tokens(sample["input_ids"].tolist())))
+
+
+def looks_ahead(model: "torch.nn.Module", tokens: "torch.Tensor") -> bool:
+    """Whether another last token changes what the model says of those before it. tokens: shape (samples, length)."""
+    import torch
+
+    training = model.training
+    model.eval()
+    other = tokens.clone()
+    other[:, -1] = (other[:, -1] + 1) % model.get_input_embeddings().num_embeddings
+    with torch.no_grad():
+        first, second = (model(input_ids=ids).logits[:, :-1] for ids in (tokens, other))
+    model.train(training)
+    return not torch.allclose(first, second, rtol=1e-4, atol=1e-4)
