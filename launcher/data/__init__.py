@@ -1,18 +1,54 @@
 """Where rows come from. A kind is one module here with a `Config` (a subclass of `launcher.data._source.SourceConfig`)
-and the two functions of `Source` below; the file is the registration. Import heavy libraries inside functions: a plan
-reads every Config on a login node. Rows are plain dicts with the canonical column names a task asks for (`text`,
-`text_pair`, `label`), whatever the columns are called in the source.
+and the functions of `Source` below; the file is the registration. Import heavy libraries inside functions: a plan reads
+every Config on a login node. Rows are plain dicts with the canonical column names a task asks for (`text`, `text_pair`,
+`label`), whatever the columns are called in the source.
+
+A source is read in parts, in parallel processes, each part by one of them. Parts are cut by the content alone, so that
+however many processes read them, and in whatever order, the same rows come out.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 from launcher.config.types import Plugin
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a source that can be read by itself. `files`, `start` and `stop` mean what the kind makes of them (all
+    of these files; bytes or rows of one); `size`: bytes it holds, about, for progress and for what disk it takes."""
+
+    files: tuple[str, ...] = ()
+    start: int = 0
+    stop: int | None = None
+    size: int = 0
+
+
+class Bad(NamedTuple):
+    """What stands in the place of a row that cannot be used. `where`: file:line or the like."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
 
 
 class Source(Protocol):
     def fingerprint(self, config: Plugin, key: str) -> str:
-        """The identity of the content (bytes, revision or versions): equal fingerprints give equal rows."""
+        """The identity of the content (bytes, revision or versions): equal fingerprints give equal rows. `key`: the
+        recipe key of this source, for messages. Raises UserError."""
 
-    def rows(self, config: Plugin, columns: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
-        """The rows in a fixed order. `key` is the recipe key of this source, for messages. Raises UserError."""
+    def parts(self, config: Plugin, key: str) -> Sequence[Part]:
+        """The parts in a fixed order, of some 32 MiB each where the source can be cut. May be left out by a kind: then
+        it is read as one."""
+
+    def rows(self, config: Plugin, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+        """The rows of a part in a fixed order, without regard to `limit` and `on_bad_row`, which its reader sees to.
+        Raises UserError for what makes the whole source unusable (a column that no row has, a truncated archive)."""
+
+    def mixed(self, config: Plugin) -> Mapping[str, tuple[Plugin, float]]:
+        """Of a mixture alone: its sources by name, each with its weight. Such a kind has no rows of its own."""

@@ -1,23 +1,38 @@
-"""What sources share: the names of columns, files and their fingerprints."""
+"""What sources share: the names of columns, files, their fingerprints and how they are cut in parts."""
 
 import glob
-from codecs import BOM_UTF8
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import xxhash
 from pydantic import Field
 
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import write
 from launcher.config.types import Plugin
+from launcher.data import Bad, Part, Row
+from launcher.plan.architecture import cache_root
+
+PART = 32 * 2**20
+"""Bytes of a part, about."""
+
+ROW = 16 * 2**20
+"""The longest row that is read: bytes of a line, characters of a text."""
+
+TEXTS = ("text", "text_pair")
+_RACY = 2.0
+"""Seconds in which a file may be written again without another time of change, on coarse file systems."""
 
 
 class SourceConfig(Plugin):
-    """`limit`: the first so many rows. `text: body` means that the text is in column body."""
+    """`limit`: the first so many rows. `on_bad_row`: a row that cannot be used ends the preparation, or is left out and
+    counted. `text: body` means that the text is in column body."""
 
     limit: int | None = Field(None, gt=0)
+    on_bad_row: Literal["fail", "skip"] = "fail"
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
@@ -44,56 +59,143 @@ def files(config: FilesConfig, key: str) -> list[Path]:
 
 def fingerprint_files(config: FilesConfig, key: str) -> str:
     """A hash of the files' bytes, whatever their names."""
+    return fingerprint_of((path.stat().st_size, file_hash(path)) for path in files(config, key))
+
+
+def fingerprint_folder(folder: Path) -> str:
+    """A hash of the bytes and the names of all files below a folder, wherever it is."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return fingerprint_of((str(path.relative_to(folder)), file_hash(path)) for path in found)
+
+
+def fingerprint_of(parts: Iterable[Any]) -> str:
+    """One hash of several fingerprints, sizes or names, in their order."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(list(parts)).encode())
+
+
+def file_hash(path: Path) -> str:
+    """A hash of a file's bytes. It is remembered for as long as the file does not change, so that a large corpus is not
+    read again at each plan."""
+    begin, identity = time.time(), _identity(path)
+    memory = cache_root() / "fingerprints" / f"{xxhash.xxh3_128_hexdigest(str(path.absolute()).encode())}.json"
+    if known := _remembered(memory, identity):
+        return known
     state = xxhash.xxh3_128()
-    for path in files(config, key):
-        state.update(f"{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                state.update(block)
-    return str(state.hexdigest())
-
-
-def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The numbered lines of a UTF-8 file. Raises UserError naming the first line that is not UTF-8."""
     with path.open("rb") as file:
-        if file.read(len(BOM_UTF8)) != BOM_UTF8:
-            file.seek(0)
-        for number, line in enumerate(file, start=1):
-            try:
-                yield number, line.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}:{number}: not UTF-8 (byte 0x{line[error.start]:02x} at {error.start + 1}): convert the "
-                    f"file, for example by iconv -f latin1 -t utf-8"
-                ) from None
+        while block := file.read(1 << 20):
+            state.update(block)
+    made = state.hexdigest()
+    if path.stat().st_mtime < begin - _RACY and _identity(path) == identity:
+        _remember(memory, identity, made)
+    return made
 
 
-def pick(row: Mapping[str, Any], config: SourceConfig, columns: Sequence[str], where: str, key: str) -> dict[str, Any]:
-    """A source's row with the canonical names. `where`: file:line or the like. Raises UserError for missing columns."""
+def _identity(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+
+
+def _remembered(memory: Path, identity: str) -> str | None:
+    """The hash that was noted for this identity. A note that is damaged is none."""
+    try:
+        note = json.loads(memory.read_text(encoding="utf-8"))
+        whole = note["check"] == _check(identity, note["hash"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(note["hash"]) if whole else None
+
+
+def _remember(memory: Path, identity: str, made: str) -> None:
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write(memory, json.dumps({"file": identity, "hash": made, "check": _check(identity, made)}))
+    except (OSError, UnicodeEncodeError):  # a cache that cannot be written costs time only
+        return
+
+
+def _check(identity: str, made: str) -> str:
+    return xxhash.xxh3_128_hexdigest(f"{identity} {made}".encode())
+
+
+def grouped(files: Iterable[tuple[Path, int]], pieces: Callable[[Path], Sequence[Part]] | None = None) -> list[Part]:
+    """Files with their sizes in bytes as parts, in their order: neighbours that are small together, and of each that is
+    larger than a part its `pieces`."""
+    parts: list[Part] = []
+    group: list[str] = []
+    together = 0
+
+    def close() -> None:
+        nonlocal group, together
+        if group:
+            parts.append(Part(tuple(group), size=together))
+        group, together = [], 0
+
+    for file, size in files:
+        if together + size > PART:
+            close()
+        if size > PART and pieces:
+            parts += pieces(file)
+        else:
+            group.append(str(file))
+            together += size
+    close()
+    return parts
+
+
+def columns_of(config: SourceConfig, columns: Sequence[str]) -> dict[str, str]:
+    """What is asked for -> how the column is called in the source. A column without a name is left out."""
+    named = {column: getattr(config, column) for column in columns}
+    return {column: name for column, name in named.items() if name is not None}
+
+
+def check_columns(config: SourceConfig, columns: Sequence[str], there: Sequence[str], what: str, key: str) -> None:
+    """Raises UserError for columns that a table does not have at all. `what`: the table, for the message."""
+    known = ", ".join(there)
+    missing = [(column, name) for column, name in columns_of(config, columns).items() if name not in there]
+    if missing:
+        told = {column: f"{what}: no column {name!r} (there are: {known})" for column, name in missing}
+        raise UserError([Problem(f"{key}.{column}", problem) for column, problem in told.items()])
+
+
+def pick(
+    row: Mapping[str, Any], config: SourceConfig, columns: Sequence[str], where: Callable[[], str], key: str
+) -> Row | Bad:
+    """A source's row with the canonical names, or what is wrong with it. `where`: makes file:line or the like, which
+    only a bad row needs."""
     picked = {}
     for column in columns:
         name = getattr(config, column)
         if name is None:
             continue
         if name not in row:
-            raise UserError(f"{where}: {key}.{column}: no column {name!r} (there are: {', '.join(map(str, row))})")
-        if column != "label" and not isinstance(row[name], str):
-            raise UserError(f"{where}: {key}.{column}: column {name!r} is no text but {type(row[name]).__name__}")
-        if row[name] is None:
-            raise UserError(f"{where}: {key}.{column}: column {name!r} is empty")
-        if isinstance(row[name], str):
-            _check_characters(row[name], f"{where}: {key}.{column}")
-        picked[column] = row[name]
+            what = f"no column {name!r} (there are: {', '.join(map(str, row))})"
+        else:
+            picked[column] = row[name]
+            what = _wrong(column, name, row[name])
+        if what:
+            return Bad(where(), f"{key}.{column}: {what}")
     return picked
 
 
-def _check_characters(text: str, where: str) -> None:
-    """Raises UserError for half a character, which JSON can write as \\ud83d and UTF-8 cannot."""
+def _wrong(column: str, name: str, value: Any) -> str | None:
+    """What makes a value useless, if anything."""
+    if column in TEXTS and not isinstance(value, str):
+        return f"column {name!r} is no text but {type(value).__name__}"
+    if value is None:
+        return f"column {name!r} is empty"
+    if not isinstance(value, str):
+        return None
+    if len(value) > ROW:
+        return f"column {name!r} has {len(value):,} characters, more than the {ROW:,} that a row may have: split it"
+    return half_a_character(value)
+
+
+def half_a_character(text: str) -> str | None:
+    """Tells of a lone surrogate, which JSON can write as \\ud83d and UTF-8 cannot."""
+    if text.isascii():
+        return None
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: half a character (U+{ord(text[error.start]):04X} alone): take it out") from None
-
-
-def limited(rows: Iterator[dict[str, Any]], config: SourceConfig) -> Iterator[dict[str, Any]]:
-    return islice(rows, config.limit)
+        return f"half a character (U+{ord(text[error.start]):04X} alone): take it out"
+    return None

@@ -9,17 +9,19 @@ import platform
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import xxhash
 from pydantic import Field
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import hint
-from launcher.data._source import SourceConfig, limited
+from launcher.data import Bad, Part, Row
+from launcher.data._source import SourceConfig, fingerprint_of, half_a_character
 
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
 
@@ -46,10 +48,11 @@ def fingerprint(config: Config, key: str) -> str:
     return " ".join(parts)
 
 
-def rows(config: Config, columns: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
     roots = [root for package in config.packages for root in _roots(package, key)]
-    found = ({"text": text, "label": label} for label, path in roots for text in _docstrings(path, config.shortest))
-    return limited(({column: row[column] for column in columns if column in row} for row in found), config)
+    texts = ((text, label) for label, path in roots for text in _docstrings(path, _version(path)))
+    found = ({"text": text, "label": label} for text, label in texts if len(text) >= config.shortest)
+    return ({column: row[column] for column in columns if column in row} for row in found)
 
 
 def _roots(package: str, key: str) -> list[tuple[str, Path]]:
@@ -85,15 +88,23 @@ def _hash(roots: list[Path]) -> str:
     return str(state.hexdigest())
 
 
-def _docstrings(root: Path, shortest: int) -> Iterator[str]:
+def _version(root: Path) -> str:
+    """Changes with the files of a root, so that what is remembered of them is not taken for what they are now."""
+    found = [(str(file), file.stat()) for file in _files(root)]
+    return fingerprint_of((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+
+
+@cache
+def _docstrings(root: Path, _version: str) -> tuple[str, ...]:
+    """Parsed once a process, since a source is read more than once. One with half a character is left out."""
+    found: list[str] = []
     for file in _files(root):
         try:
             tree = ast.parse(file.read_bytes())
         except (SyntaxError, ValueError, OSError):  # a template, or code for another Python
             continue
-        for text in _of_tree(tree):
-            if len(text) >= shortest:
-                yield text
+        found += [text for text in _of_tree(tree) if not half_a_character(text)]
+    return tuple(found)
 
 
 def _of_tree(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:

@@ -1,10 +1,17 @@
 """Plain text files: a document is a blank-line paragraph, a line, or a file."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from typing import Literal
 
 from launcher.config.errors import Problem, UserError
-from launcher.data._source import FilesConfig, files, fingerprint_files, limited, lines
+from launcher.data import Bad, Part, Row, _source
+from launcher.data._lines import after_blank, cut, read, unix
+from launcher.data._source import FilesConfig, files, fingerprint_files
+
+_BLANK = re.compile(r"\n\s*\n")
 
 
 class Config(FilesConfig):
@@ -16,22 +23,95 @@ def fingerprint(config: Config, key: str) -> str:
     return fingerprint_files(config, key)
 
 
-def rows(config: Config, columns: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
+def parts(config: Config, key: str) -> list[Part]:
+    return cut(files(config, key), ranges=config.document != "file")
+
+
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
     if "label" in columns:
-        raise UserError(Problem(f"{key}.kind", "plain text has no labels (use jsonl, hub, ...)"))
-    documents = (text for path in files(config, key) for text in _documents(config, path))
-    return limited(({"text": text} for text in documents if text.strip()), config)
+        raise UserError(Problem(f"{key}.kind", "plain text has no labels (use jsonl, csv, hub, ...)"))
+    read_as = {"paragraph": _paragraphs, "line": _lines, "file": _whole}[config.document]
+    return chain.from_iterable(read_as(file, part.start, part.stop) for file in part.files)
 
 
-def _documents(config: Config, path: Any) -> Iterator[str]:
-    if config.document == "line":
-        yield from (line for _, line in lines(path))
-        return
-    block: list[str] = []
-    for _, line in lines(path):
-        if config.document == "paragraph" and not line.strip():
-            yield "\n".join(block)
-            block = []
+def _lines(file: str, start: int, stop: int | None) -> Iterator[Row | Bad]:
+    for lines in read(file, start, stop):
+        if lines.bad:
+            yield lines.bad
+        for line in unix(lines.text).split("\n"):
+            if line and not line.isspace():
+                yield {"text": line}
+
+
+def _whole(file: str, start: int, stop: int | None) -> Iterator[Row | Bad]:
+    document = _Document("file")
+    for lines in read(file, start, stop):
+        document.add(unix(lines.text), partial(lines.where, 0), lines.bad)
+    yield from document.close()
+
+
+def _paragraphs(file: str, start: int, stop: int | None) -> Iterator[Row | Bad]:
+    """A paragraph belongs to the range in which it begins: the one that is open at its start is skipped, the one that
+    is open at its stop is read to its end."""
+    document = _Document("paragraph", skipped=not after_blank(file, start, stop))
+    for lines in read(file, start, stop, on=True):
+        if lines.beyond and not document.open:
+            return
+        if lines.bad:
+            document.add("", partial(lines.where, 0), lines.bad)
+            continue
+        text = unix(lines.text)
+        first, *others = _BLANK.split(f"\n{text}" if text.endswith("\n") else f"\n{text}\n")
+        if first:
+            document.add(first[1:], partial(lines.where, 0))
+        if not others:
+            continue
+        yield from document.close()
+        if lines.beyond:
+            return
+        last = others.pop()
+        for other in others:
+            yield {"text": other}
+        document = _Document("paragraph")
+        if last:
+            document.add(last, partial(_where_last, lines.where, text, last))
+    yield from document.close()
+
+
+def _where_last(where: Callable[[int], str], text: str, last: str) -> str:
+    return where(text.count("\n") + (not text.endswith("\n")) - last.count("\n"))
+
+
+class _Document:
+    """A document that grows over several blocks. `skipped`: it belongs to somebody else."""
+
+    def __init__(self, kind: str, skipped: bool = False):
+        self.kind, self.skipped, self.open = kind, skipped, skipped
+        self._texts: list[str] = []
+        self._size = 0
+        self._bad: Bad | None = None
+        self._where: Callable[[], str] | None = None
+
+    def add(self, text: str, where: Callable[[], str], bad: Bad | None = None) -> None:
+        """Whole lines, which may lack the last end; or what is wrong with one. `where`: their place."""
+        self.open, self._where = True, self._where or where
+        self._bad = self._bad or bad
+        self._size += len(text)
+        if self._bad or self.skipped or self._size > _source.ROW + 1:
+            self._texts = ["\n"] if text.endswith("\n") else []  # all that is still needed is its length
         else:
-            block.append(line)
-    yield "\n".join(block)
+            self._texts.append(text)
+
+    def close(self) -> Iterator[Row | Bad]:
+        """The document, if there is any; the end of its last line is no part of it."""
+        text = "".join(self._texts)
+        size = self._size - text.endswith("\n")
+        if self.skipped or not self.open:
+            return
+        if self._bad:
+            yield self._bad
+        elif size > _source.ROW and self._where:
+            what = f"a {self.kind} of {size:,} characters, more than the {_source.ROW:,} that a row may have: split it"
+            yield Bad(self._where(), what)
+        elif text and not text.isspace():
+            yield {"text": text.removesuffix("\n")}

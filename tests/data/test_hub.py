@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from data.reading import read as read_source
+from data.reading import told
 
 from launcher.config.errors import UserError
-from launcher.data import hub
+from launcher.data import _source, hub
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def labelled(tmp_path):
 
 
 def read(folder, *columns, **keys):
-    return list(hub.rows(hub.Config(name=str(folder), **keys), columns or ("text",), "data.train"))
+    return read_source(hub, hub.Config(name=str(folder), **keys), *columns)
 
 
 def test_rows_are_those_of_the_training_split_unless_another_is_named(folder):
@@ -44,28 +46,34 @@ def test_a_slice_of_a_split_may_be_named(folder):
 
 
 def test_columns_may_have_other_names(folder):
-    rows = read(folder, "text", "text_pair", "label", text="title", text_pair="text", limit=1)
-    assert rows == [{"text": "ONE", "text_pair": "one", "label": 0}]
+    rows = read(folder, "text", "text_pair", "label", text="title", text_pair="text")
+    assert rows[:1] == [{"text": "ONE", "text_pair": "one", "label": 0}]
 
 
 def test_labels_that_are_numbers_of_names_are_given_by_name(labelled):
-    rows = read(labelled, "text", "label", label="topic", limit=2)
-    assert rows == [{"text": "a", "label": "art"}, {"text": "b", "label": "sport"}]
+    rows = read(labelled, "text", "label", label="topic")
+    assert rows[:2] == [{"text": "a", "label": "art"}, {"text": "b", "label": "sport"}]
 
 
 def test_a_row_that_nobody_labelled_is_refused_and_not_given_the_last_name(labelled):
-    with pytest.raises(UserError, match=r"labelled\[train\] row 2: data\.train\.label: has no label \(-1\)"):
-        read(labelled, "text", "label", label="topic")
+    (bad,) = told(read(labelled, "text", "label", label="topic"))
+    assert bad.endswith("labelled[train] row 2: data.train.label: has no label (-1): choose another split")
 
 
 def test_a_missing_column_is_told_with_those_there_are(folder):
-    with pytest.raises(UserError, match=r"set\[train\] row 0: data\.train\.text: no column 'body' \(there are: text, "):
+    with pytest.raises(UserError, match=r"^data\.train\.text: .*set\[train\]: no column 'body' \(there are: text, "):
         read(folder, text="body")
 
 
 def test_an_unknown_split_is_told(folder):
     with pytest.raises(UserError, match=r"^data\.train: .*set: Unknown split \"dev\""):
         read(folder, split="dev")
+
+
+def test_files_that_do_not_fit_together_are_told(folder):
+    (folder / "test.jsonl").write_text('{"other": 1}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"^data\.train: .*set: .*column"):
+        read(folder)
 
 
 def test_a_data_set_that_cannot_be_had_is_told_with_what_to_do(tmp_path):
@@ -89,3 +97,14 @@ def test_the_fingerprint_of_the_hub_holds_what_is_asked_for():
     asked = [{}, {"config": "en"}, {"split": "test"}, {"revision": "v2"}]
     found = {hub.fingerprint(hub.Config(name="some/set", **keys), "data.train") for keys in asked}
     assert len(found) == 4
+
+
+def test_a_large_data_set_is_read_in_parts_and_bad_rows_keep_their_numbers(folder, monkeypatch):
+    rows = [json.dumps({"text": f"text {n}" if n != 7 else None}) for n in range(10)]
+    (folder / "train.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "test.jsonl").unlink()
+    monkeypatch.setattr(_source, "PART", 40)
+    assert len(hub.parts(hub.Config(name=str(folder)), "data.train")) > 2
+    found = read(folder)
+    assert [row["text"] for row in found[:7] + found[8:]] == [f"text {n}" for n in range(10) if n != 7]
+    assert str(found[7]).endswith("set[train] row 7: data.train.text: column 'text' is no text but NoneType")

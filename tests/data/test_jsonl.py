@@ -1,20 +1,22 @@
 """Rows of JSON lines."""
 
 import json
+import re
 
 import pytest
+from data.reading import read as read_source
+from data.reading import told
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.config.errors import UserError
-from launcher.data import jsonl
+from launcher.data import _source, jsonl
 
 properties = settings(deadline=None, max_examples=40)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
 def read(path, *columns, **keys):
-    return list(jsonl.rows(jsonl.Config(path=str(path), **keys), columns or ("text",), "data.train"))
+    return read_source(jsonl, jsonl.Config(path=str(path), **keys), *columns)
 
 
 def written(tmp_path, *lines):
@@ -49,10 +51,6 @@ def test_blank_lines_are_no_rows(tmp_path):
     ]
 
 
-def test_a_limit_stops_the_reading_before_what_is_wrong_further_down(tmp_path):
-    assert read(written(tmp_path, '{"text": "a"}', "{"), limit=1) == [{"text": "a"}]
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -65,17 +63,20 @@ def test_a_limit_stops_the_reading_before_what_is_wrong_further_down(tmp_path):
         ('{"text": ["a"]}', r"data\.train\.text: column 'text' is no text but list"),
         ('{"text": null}', r"data\.train\.text: column 'text' is no text but NoneType"),
         (b'{"text": "caf\xe9"}', r"not UTF-8 \(byte 0xe9 at 14\)"),
+        ("[" * 100_000, r"JSON that cannot be read: maximum recursion depth"),
+        ('{"text": ' + "7" * 5000 + "}", r"JSON that cannot be read: Exceeds the limit"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_told_with_file_and_number(tmp_path, line, message):
-    file = written(tmp_path, '{"text": "fine"}', "", line)
-    with pytest.raises(UserError, match=r"rows\.jsonl:3: " + message):
-        read(file)
+    file = written(tmp_path, '{"text": "fine"}', "", line, '{"text": "after"}')
+    fine, bad, after = read(file)
+    assert (fine, after) == ({"text": "fine"}, {"text": "after"})
+    assert re.search(r"/rows\.jsonl:3: " + message, str(bad))
 
 
 def test_an_empty_label_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"rows\.jsonl:1: data\.train\.label: column 'label' is empty"):
-        read(written(tmp_path, '{"text": "a", "label": null}'), "text", "label")
+    (bad,) = told(read(written(tmp_path, '{"text": "a", "label": null}'), "text", "label"))
+    assert bad.endswith("rows.jsonl:1: data.train.label: column 'label' is empty")
 
 
 def test_the_fingerprint_is_that_of_the_bytes(tmp_path):
@@ -87,6 +88,24 @@ def test_the_fingerprint_is_that_of_the_bytes(tmp_path):
 
 def test_half_a_character_is_told_since_no_file_can_hold_it(tmp_path):
     file = written(tmp_path, '{"text": "whole \\ud83d\\ude00"}', '{"text": "half \\ud83d"}')
-    assert read(file, limit=1) == [{"text": "whole 😀"}]
-    with pytest.raises(UserError, match=r"rows\.jsonl:2: data\.train\.text: half a character \(U\+D83D alone\)"):
-        read(file)
+    whole, half = read(file)
+    assert whole == {"text": "whole 😀"}
+    assert str(half).endswith("rows.jsonl:2: data.train.text: half a character (U+D83D alone): take it out")
+
+
+@properties
+@given(st.lists(st.fixed_dictionaries({"text": texts}), max_size=8), st.integers(1, 40))
+def test_the_rows_of_the_parts_are_those_of_the_file(tmp_path_factory, rows, size):
+    file = written(tmp_path_factory.mktemp("parts"), *(json.dumps(row, ensure_ascii=False) for row in rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_source, "PART", size)
+        assert read(file) == rows
+
+
+@pytest.mark.parametrize(
+    ("label", "read_as"),
+    [("1e2", 100.0), ("12345678901234567890123", 12345678901234567890123), ("0.1", 0.1), ("true", True), ("[1]", [1])],
+)
+def test_values_are_those_that_json_means(tmp_path, label, read_as):
+    file = written(tmp_path, f'{{"text": "a", "label": 0, "label": {label}}}')
+    assert read(file, "text", "label") == [{"text": "a", "label": read_as}]

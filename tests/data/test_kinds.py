@@ -1,19 +1,23 @@
 """What every source keeps to, whatever its kind: a new one is covered by being there."""
 
 import json
+import pickle
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from data.reading import read
 from pydantic import ValidationError
 
 from launcher.config import kinds
+from launcher.data import Bad, Part, _source
 from launcher.data._source import SourceConfig
 
 ROWS = [{"text": f"document {n} has words", "label": ["odd", "even"][n % 2 == 0]} for n in range(12)]
+KINDS = [kind for kind in kinds.available("data") if not hasattr(kinds.module("data", kind), "mixed")]
 
 
-@pytest.fixture(params=kinds.available("data"))
+@pytest.fixture(params=KINDS)
 def kind(request, tmp_path, monkeypatch):
     """A kind, in a folder with the same rows in many formats."""
     monkeypatch.chdir(tmp_path)
@@ -28,17 +32,21 @@ def kind(request, tmp_path, monkeypatch):
     }
     for name, content in files.items():
         (tmp_path / name).write_text(content + "\n", encoding="utf-8")
-    pa.parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    pa.parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet", row_group_size=2)
+    if request.param == "arrow":
+        import datasets
+
+        datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "rows.arrow")
     return request.param
 
 
 def configured(kind, tmp_path, **keys):
-    """The smallest configuration of a kind: `path` or `name` where it has one, and few rows."""
+    """The smallest configuration of a kind: `path` or `name` where it has one, and little to read."""
     module = kinds.module("data", kind)
     file = next((n for n in (f"rows.{kind}",) if (tmp_path / n).exists()), "rows.txt")
-    given = {"path": file, "name": "./folder"}
+    given = {"path": file, "name": "./folder", "packages": ["json"]}
     asked = {name: value for name, value in given.items() if name in module.Config.model_fields}
-    return module, module.Config.model_validate({"kind": kind, "limit": 6, **asked, **keys})
+    return module, module.Config.model_validate({"kind": kind, **asked, **keys})
 
 
 def test_its_configuration_has_the_name_of_its_module_as_kind(kind, tmp_path):
@@ -52,24 +60,61 @@ def test_it_refuses_a_key_it_does_not_know_and_tells_the_one_that_was_meant(kind
         configured(kind, tmp_path, limits=3)
 
 
-def test_it_refuses_a_limit_below_one(kind, tmp_path):
-    with pytest.raises(ValidationError, match="limit"):
-        configured(kind, tmp_path, limit=0)
+@pytest.mark.parametrize("keys", [{"limit": 0}, {"on_bad_row": "ignore"}])
+def test_it_refuses_a_limit_below_one_and_what_it_cannot_do_with_bad_rows(kind, tmp_path, keys):
+    with pytest.raises(ValidationError, match=next(iter(keys))):
+        configured(kind, tmp_path, **keys)
 
 
 def test_its_rows_are_texts_and_the_same_each_time_they_are_read(kind, tmp_path):
     module, config = configured(kind, tmp_path)
-    read = [list(module.rows(config, ("text",), "data.train")) for _ in range(2)]
-    assert read[0] == read[1]
-    assert len(read[0]) == 6
-    assert all(set(row) == {"text"} and isinstance(row["text"], str) and row["text"] for row in read[0])
+    rows = read(module, config)
+    assert rows == read(module, config)
+    assert all(set(row) == {"text"} and isinstance(row["text"], str) and row["text"] for row in rows)
+    assert kind == "python_docs" or rows == [{"text": row["text"]} for row in ROWS]
 
 
-def test_a_limit_gives_the_first_rows_of_those_without_it(kind, tmp_path):
+def test_limit_and_bad_rows_are_left_to_its_reader(kind, tmp_path):
     module, config = configured(kind, tmp_path)
-    rows = list(module.rows(config, ("text",), "data.train"))
-    fewer = config.model_copy(update={"limit": 2})
-    assert list(module.rows(fewer, ("text",), "data.train")) == rows[:2]
+    fewer = config.model_copy(update={"limit": 2, "on_bad_row": "skip"})
+    assert read(module, fewer) == read(module, config)
+
+
+def test_its_parts_are_cut_by_the_content_alone_and_give_the_rows_of_the_whole_in_any_order(
+    kind, tmp_path, monkeypatch
+):
+    module, config = configured(kind, tmp_path)
+    whole = read(module, config)
+    if not hasattr(module, "parts"):
+        return
+    monkeypatch.setattr(_source, "PART", 40)
+    parts = module.parts(config, "data.train")
+    assert parts == module.parts(config, "data.validation")
+    assert all(isinstance(part, Part) and pickle.loads(pickle.dumps(part)) == part for part in parts)
+    assert all(part.size > 0 for part in parts)
+    assert len(parts) > 1 or kind == "csv"
+    found = {n: list(module.rows(config, ("text",), "data.train", parts[n])) for n in reversed(range(len(parts)))}
+    assert [row for n in range(len(parts)) for row in found[n]] == whole
+
+
+def test_its_labels_come_with_its_texts_where_it_has_any(kind, tmp_path):
+    if kind in ("text", "python_docs"):
+        return
+    module, config = configured(kind, tmp_path)
+    assert read(module, config, "text", "label") == ROWS
+    swapped = config.model_copy(update={"text": "label", "label": "text"})
+    assert read(module, swapped, "text", "label")[0] == {"text": "even", "label": "document 0 has words"}
+
+
+def test_what_is_wrong_with_a_row_stands_in_its_place_and_says_where(kind, tmp_path, monkeypatch):
+    if kind == "python_docs":
+        return
+    monkeypatch.setattr(_source, "ROW", 20)
+    module, config = configured(kind, tmp_path)
+    rows = read(module, config)
+    bad = [n for n, row in enumerate(rows) if isinstance(row, Bad)]
+    assert len(rows) == len(ROWS)
+    assert bad and all("more than the" in rows[n].what and rows[n].where for n in bad)
 
 
 def test_its_fingerprint_is_a_text_that_stays_and_does_not_depend_on_the_key(kind, tmp_path):

@@ -5,6 +5,7 @@ import sys
 from importlib import metadata
 
 import pytest
+from data.reading import read as read_source
 
 from launcher.config.errors import UserError
 from launcher.data import python_docs
@@ -47,7 +48,7 @@ def package(tmp_path, monkeypatch):
 
 def read(*packages, columns=("text", "label"), **keys):
     config = python_docs.Config(packages=list(packages), **keys)
-    return list(python_docs.rows(config, columns, "data.train"))
+    return read_source(python_docs, config, *columns)
 
 
 def fingerprint(*packages):
@@ -78,13 +79,13 @@ def test_the_label_is_the_package(package):
 
 
 def test_the_modules_of_the_standard_library_are_its_labels():
-    labels = {row["label"] for row in read("stdlib", limit=1500)}
+    labels = {row["label"] for row in read("stdlib")}
     assert {"abc", "argparse", "ast", "asyncio"} <= labels
     assert not labels & {"test", "site-packages", "__pycache__"}
 
 
 def test_only_columns_that_are_asked_for_are_given(package):
-    assert read("unimportable", columns=("text",), limit=1) == [{"text": f"{LONG}: module."}]
+    assert read("unimportable", columns=("text",))[:1] == [{"text": f"{LONG}: module."}]
 
 
 def test_short_docstrings_are_left_out_below_the_length_that_is_asked_for(package):
@@ -120,3 +121,15 @@ def test_the_content_of_a_module_of_ones_own_is_in_the_fingerprint(package):
     assert fingerprint("unimportable") != before
     file.write_text(written, encoding="utf-8")
     assert fingerprint("unimportable") == before
+
+
+def test_what_is_remembered_of_a_package_goes_when_a_file_changes(package):
+    before = read("unimportable")
+    assert read("unimportable") == before
+    (package / "inner" / "b.py").write_text(f'"""{LONG}: written again."""\n', encoding="utf-8")
+    assert read("unimportable")[-1]["text"] == f"{LONG}: written again."
+
+
+def test_a_docstring_with_half_a_character_is_left_out(package):
+    (package / "half.py").write_text(f'"""{LONG}: half \\ud83d."""\n', encoding="utf-8")
+    assert not [row for row in read("unimportable") if "half" in row["text"]]

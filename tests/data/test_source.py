@@ -1,5 +1,10 @@
 """Files, lines and columns: what sources share."""
 
+import os
+import re
+import time
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,38 +88,75 @@ def test_a_byte_that_moves_from_one_file_to_the_next_changes_the_fingerprint(tmp
     assert len(found) == 4
 
 
-def test_lines_are_numbered_from_one_and_have_no_ends(tmp_path):
-    file = tmp_path / "a.txt"
-    file.write_bytes("eins\r\nzwei é\n\nvier\u2028fünf".encode())
-    assert list(_source.lines(file)) == [(1, "eins"), (2, "zwei é"), (3, ""), (4, "vier\u2028fünf")]
+@pytest.fixture
+def hashed(here, monkeypatch):
+    """Every file that is read for its hash, in order; all files are old enough to be remembered."""
+    monkeypatch.setenv("LAUNCHER_CACHE", str(here / "cache"))
+    monkeypatch.setattr(_source, "_RACY", -60)
+    seen, opened = [], Path.open
+
+    def spy(path, mode="r", *rest, **keys):
+        if mode == "rb":
+            seen.append(path.name)
+        return opened(path, mode, *rest, **keys)
+
+    monkeypatch.setattr(Path, "open", spy)
+    return seen
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path):
-    file = tmp_path / "a.txt"
-    file.write_bytes(b"\xef\xbb\xbfone\n\xef\xbb\xbftwo")
-    assert list(_source.lines(file)) == [(1, "one"), (2, "\ufefftwo")]
+def notes(here):
+    return list((here / "cache" / "fingerprints").glob("*"))
 
 
-@properties
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=8), min_size=1))
-def test_lines_are_those_that_were_written(tmp_path_factory, written):
-    file = tmp_path_factory.mktemp("lines") / "a.txt"
-    file.write_bytes("\n".join(["first", *written, "last"]).encode())
-    assert [line for _, line in _source.lines(file)] == ["first", *written, "last"]
+def test_a_file_is_hashed_once_until_it_changes(here, hashed):
+    found = [_source.fingerprint_files(config(["a.txt", "b.txt"]), "data.train") for _ in range(2)]
+    assert (found[0], hashed) == (found[1], ["a.txt", "b.txt"])
+    (here / "b.txt").write_text("B.txt", encoding="utf-8")
+    assert _source.fingerprint_files(config(["a.txt", "b.txt"]), "data.train") != found[0]
+    assert hashed == ["a.txt", "b.txt", "b.txt"]
+    assert len(notes(here)) == 2
 
 
-def test_a_line_that_is_not_utf_8_is_named_with_its_byte(tmp_path):
-    file = tmp_path / "latin.txt"
-    file.write_bytes(b"fine\ncaf\xe9\n")
-    with pytest.raises(UserError, match=r"latin\.txt:2: not UTF-8 \(byte 0xe9 at 4\): convert the file, .*iconv"):
-        list(_source.lines(file))
+def test_a_file_that_was_put_in_the_place_of_another_is_hashed_again(here, hashed):
+    before, stat = _source.file_hash(here / "a.txt"), (here / "a.txt").stat()
+    (here / "other").write_text("A.txt", encoding="utf-8")
+    os.utime(here / "other", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    (here / "other").replace(here / "a.txt")
+    assert _source.file_hash(here / "a.txt") != before
+
+
+def test_a_file_that_was_just_written_is_not_remembered(here, hashed, monkeypatch):
+    monkeypatch.setattr(_source, "_RACY", 2.0)
+    _source.file_hash(here / "a.txt")
+    assert notes(here) == []
+    old = time.time() - 3
+    os.utime(here / "a.txt", (old, old))
+    _source.file_hash(here / "a.txt")
+    assert len(notes(here)) == 1
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"hash": "0"}', None], ids=repr)
+def test_a_damaged_note_is_never_believed(here, hashed, damage):
+    right = _source.file_hash(here / "a.txt")
+    (note,) = notes(here)
+    whole = note.read_text(encoding="utf-8")
+    wrong = right.replace(right[0], "0" if right[0] != "0" else "1")
+    note.write_text(whole.replace(right, wrong) if damage is None else damage, encoding="utf-8")
+    assert _source.file_hash(here / "a.txt") == right
+    assert note.read_text(encoding="utf-8") == whole
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(here, hashed, monkeypatch):
+    (here / "no-folder").touch()
+    monkeypatch.setenv("LAUNCHER_CACHE", str(here / "no-folder"))
+    assert _source.file_hash(here / "a.txt") == _source.file_hash(here / "a.txt")
 
 
 ROW = {"body": "a text", "second": "another", "class": 3, "number": 7, "nothing": None}
 
 
 def pick(columns, **names):
-    return _source.pick(ROW, SourceConfig(kind="any", **names), columns, "rows.jsonl:4", "data.train")
+    return _source.pick(ROW, SourceConfig(kind="any", **names), columns, lambda: "rows.jsonl:4", "data.train")
 
 
 def test_columns_are_picked_under_their_canonical_names():
@@ -143,5 +185,18 @@ def test_a_pair_is_left_out_where_none_is_named():
     ids=["no text", "no label", "a number", "nothing", "empty label"],
 )
 def test_a_column_that_cannot_be_used_is_told_with_its_place(columns, names, message):
-    with pytest.raises(UserError, match=r"^rows\.jsonl:4: " + message):
-        pick(columns, **names)
+    assert re.search(r"^rows\.jsonl:4: " + message, str(pick(columns, **names)))
+
+
+def test_a_text_that_is_too_long_is_told(monkeypatch):
+    monkeypatch.setattr(_source, "ROW", 5)
+    assert "column 'body' has 6 characters, more than the 5 that a row may have" in str(pick(("text",), text="body"))
+
+
+def test_every_column_that_a_table_lacks_is_told_with_those_there_are():
+    with pytest.raises(UserError) as told:
+        _source.check_columns(config("a", text_pair="b"), ("text", "text_pair"), ["x", "y"], "a.csv", "data.train")
+    assert list(map(str, told.value.problems)) == [
+        "data.train.text: a.csv: no column 'text' (there are: x, y)",
+        "data.train.text_pair: a.csv: no column 'b' (there are: x, y)",
+    ]

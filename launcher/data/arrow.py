@@ -1,0 +1,65 @@
+"""A folder that `save_to_disk` of `datasets` has written."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from launcher.config.errors import Problem, UserError
+from launcher.config.types import hint
+from launcher.data import Bad, Part, Row
+from launcher.data._source import SourceConfig, fingerprint_folder
+from launcher.data._tables import dataset_parts, dataset_rows
+
+
+class Config(SourceConfig):
+    """`path`: the folder. `split`: which one, where it holds several."""
+
+    kind: Literal["arrow"] = "arrow"
+    path: str
+    split: str | None = None
+
+
+def fingerprint(config: Config, key: str) -> str:
+    return f"{fingerprint_folder(_folder(config, key))} {config.split}"
+
+
+def parts(config: Config, key: str) -> list[Part]:
+    return dataset_parts(_load(config, key))
+
+
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+    what = config.path if config.split is None else f"{config.path}[{config.split}]"
+    return dataset_rows(_load(config, key), what, config, columns, key, part)
+
+
+def _folder(config: Config, key: str) -> Path:
+    folder = Path(config.path).expanduser()
+    if not folder.is_dir():
+        raise UserError(Problem(f"{key}.path", f"{config.path}: no such folder"))
+    return folder
+
+
+def _load(config: Config, key: str) -> Any:
+    found = _loaded(_folder(config, key), fingerprint(config, key), key)
+    splits = sorted(found) if isinstance(found, dict) else []
+    if splits and config.split is None:
+        raise UserError(Problem(f"{key}.split", f"{config.path} has several: choose one ({', '.join(splits)})"))
+    if splits and config.split not in splits:
+        raise UserError(Problem(f"{key}.split", f"unknown split {config.split!r} ({hint(str(config.split), splits)})"))
+    if not splits and config.split is not None:
+        raise UserError(Problem(f"{key}.split", f"{config.path} has no splits: leave it out"))
+    return found[config.split] if splits else found
+
+
+@lru_cache(maxsize=8)
+def _loaded(folder: Path, _content: str, key: str) -> Any:
+    """The data set of a folder, opened once a process."""
+    import datasets
+
+    try:
+        return datasets.load_from_disk(str(folder))
+    except Exception as error:  # whatever arrow and datasets make of files that are not theirs
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        what = f"{folder}: is not what datasets' save_to_disk writes, or is damaged: {first}"
+        raise UserError(Problem(f"{key}.path", what)) from None

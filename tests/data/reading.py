@@ -1,0 +1,21 @@
+"""How a test reads a source: whole, as it is prepared."""
+
+import pickle
+
+from launcher.data import Bad, Part
+
+
+def read(module, config, *columns, key="data.train"):
+    """All rows of a source, part after part, bad ones among them. Parts go through pickle, as to another process."""
+    parts = module.parts(config, key) if hasattr(module, "parts") else [Part()]
+    parts = pickle.loads(pickle.dumps(parts))
+    return [row for part in parts for row in module.rows(config, columns or ("text",), key, part)]
+
+
+def texts(rows):
+    return [row if isinstance(row, Bad) else row["text"] for row in rows]
+
+
+def told(rows):
+    """The messages of the bad ones among rows."""
+    return [str(row) for row in rows if isinstance(row, Bad)]

@@ -1,0 +1,118 @@
+"""Tables as text."""
+
+import csv as standard
+import gzip
+import io
+import re
+
+import pytest
+from data.reading import read as read_source
+from data.reading import told
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from launcher.config.errors import UserError
+from launcher.data import _lines, _source, csv
+
+properties = settings(deadline=None, max_examples=60)
+fields = st.text(st.sampled_from('ab é,"\n\r\t\u2028;'), min_size=1, max_size=8)
+
+
+def read(path, *columns, **keys):
+    return read_source(csv, csv.Config(path=str(path), **keys), *columns)
+
+
+def written(tmp_path, *lines, name="rows.csv"):
+    content = b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines) + b"\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    return tmp_path / name
+
+
+@properties
+@given(st.lists(st.tuples(fields, fields), max_size=5), st.sampled_from(",\t;|"), st.sampled_from(["\n", "\r\n"]))
+def test_rows_are_those_that_were_written_whatever_is_quoted(tmp_path_factory, rows, delimiter, end):
+    out = io.StringIO(newline="")
+    returns = any("\r" in field for row in rows for field in row)  # which the writer forgets to quote before 3.13
+    quoting = standard.QUOTE_ALL if returns else standard.QUOTE_MINIMAL
+    writer = standard.writer(out, delimiter=delimiter, lineterminator=end, quoting=quoting)
+    writer.writerows([("label", "text"), *rows])
+    file = tmp_path_factory.mktemp("csv") / "rows.csv"
+    file.write_bytes(out.getvalue().encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_lines, "BLOCK", 7)
+        found = read(file, "text", "label", delimiter=delimiter)
+    assert found == [{"text": text, "label": label} for label, text in rows]
+
+
+def test_a_byte_order_mark_and_blank_lines_are_no_rows(tmp_path):
+    assert read(written(tmp_path, b"\xef\xbb\xbftext,n", "", "a,1", "", "b,2", "")) == [{"text": "a"}, {"text": "b"}]
+
+
+def test_columns_may_have_other_names_and_each_file_another_order(tmp_path):
+    written(tmp_path, "body,topic", "one,x", name="1.csv")
+    written(tmp_path, "topic,more,body", "y,-,two", name="2.csv.gz")
+    rows = read(tmp_path / "*.csv*", "text", "label", text="body", label="topic")
+    assert rows == [{"text": "one", "label": "x"}, {"text": "two", "label": "y"}]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("one,two,three", r"has 3 fields, the header 2 \(is a ',' without quotes\?\)"),
+        ("one", r"has 1 fields, the header 2"),
+        ('"one"two,x', r"not valid CSV: ',' expected after '\"'"),
+        ("one\rtwo,x", r"not valid CSV: new-line character"),
+        ("one,", r"data\.train\.label: column 'label' is empty"),
+        (b"caf\xe9,x", r"not UTF-8 \(byte 0xe9 in column 'text'\): convert the file, .*iconv"),
+        ("x" * 101 + ",x", r"a line of 103 bytes, more than the 60"),
+        ('"' + "x\n" * 31 + '",x', r"data\.train\.text: column 'text' has 62 characters, more than the 60"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_told_with_its_first_line(tmp_path, monkeypatch, line, message):
+    monkeypatch.setattr(_source, "ROW", 60)
+    file = written(tmp_path, "text,label", '"fine\n""text""",x', "", line, "after,y")
+    found = read(file, "text", "label")
+    assert found[0] == {"text": 'fine\n"text"', "label": "x"}
+    assert found[-1] == {"text": "after", "label": "y"}
+    assert re.search(r"/rows\.csv:5: " + message, told(found)[0])
+
+
+def test_a_quote_that_is_never_closed_is_told_where_it_is_opened(tmp_path):
+    found = read(written(tmp_path, "text,n", "fine,1", 'an "inch,2', '"open,3', "swallowed,4"))
+    assert found[:2] == [{"text": "fine"}, {"text": 'an "inch'}]
+    assert told(found) == [f"{tmp_path}/rows.csv:4: a quote is opened here and never closed"]
+
+
+def test_a_byte_that_is_no_utf_8_inside_of_a_quote_spoils_one_row(tmp_path):
+    found = read(written(tmp_path, "text", '"one', b"\xff", 'more"', "two"))
+    assert told(found)[0].startswith(f"{tmp_path}/rows.csv:2: not UTF-8 (byte 0xff in column 'text')")
+    assert found[1:] == [{"text": "two"}]
+
+
+def test_an_empty_text_is_a_row(tmp_path):
+    assert read(written(tmp_path, "text,n", ",1")) == [{"text": ""}]
+
+
+def test_a_missing_column_is_told_at_once_with_those_there_are(tmp_path):
+    with pytest.raises(UserError, match=r"^data\.train\.text: .*rows\.csv: no column 'body' \(there are: text, n\)"):
+        read(written(tmp_path, "text,n", "a,1"), text="body")
+
+
+def test_a_name_of_two_columns_is_told_where_it_is_asked_for(tmp_path):
+    file = written(tmp_path, "text,n,n", "a,1,2")
+    assert read(file) == [{"text": "a"}]
+    with pytest.raises(UserError, match=r"^data\.train\.label: .*rows\.csv: has 2 columns named 'n'"):
+        read(file, "text", "label", label="n")
+
+
+def test_a_file_without_a_header_is_told(tmp_path):
+    (tmp_path / "rows.csv").touch()
+    with pytest.raises(UserError, match=r"rows\.csv: is empty: its first line should name the columns"):
+        read(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize("delimiter", ["", ",,", '"', "\n"])
+def test_a_delimiter_that_can_be_none_is_refused(delimiter):
+    with pytest.raises(ValidationError, match="delimiter"):
+        csv.Config(path="a.csv", delimiter=delimiter)
