@@ -21,6 +21,11 @@ class Making:
     whole: Path
     lease: lease.Lease
 
+    def forget(self) -> None:
+        """Leave nothing to go on with. Raises lease.Lost where it is another's by now."""
+        self.lease.check()
+        shutil.rmtree(self.work, ignore_errors=True)
+
 
 def path(name: str) -> Path:
     """Where the folder of this name is, or will be."""
@@ -41,24 +46,28 @@ def making(name: str) -> Iterator[Making | None]:
     whole = final.with_name(f".{name}.whole-{held.number:06}")
     try:
         work.mkdir(exist_ok=True)
+        for half in [path for path in work.glob(".*") if path.is_file()]:  # of one that was killed: only in the way
+            half.unlink(missing_ok=True)
         shutil.rmtree(whole, ignore_errors=True)  # of an earlier one with this number, which is dead
         whole.mkdir()
         yield Making(work, whole, held)
         flush_tree(whole)
         held.check()
         whole.rename(final)
-        _sweep(final)
+        sweep(name)
     except OSError:
         if not final.is_dir():  # else another, which took over, was faster and has swept up
+            held.check()  # or it has taken over, and what is missing here is its doing
             raise
     finally:
         shutil.rmtree(whole, ignore_errors=True)
         held.release()
 
 
-def _sweep(final: Path) -> None:
-    """What is left of all attempts, once the folder is there: not before, since one that is taken to be dead may not
-    be, and may yet give its folder the name."""
+def sweep(name: str) -> None:
+    """Take away what is left of all attempts, once the folder is there: not before, since one that is taken to be dead
+    may not be, and may yet give its folder the name."""
+    final = path(name)
     for old in final.parent.glob(f".{final.name}.whole-*"):
         shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(final.with_name(f".{final.name}.work"), ignore_errors=True)

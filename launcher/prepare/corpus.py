@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
-from launcher.config.files import write
+from launcher.config.files import flush_tree, write
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
 from launcher.plan.facts import Facts
 from launcher.plan.plan import free_bytes, human, plural
@@ -45,7 +45,7 @@ def identity(recipe: Recipe) -> str:
     problems: list[str | Problem] = []
     found = reading.leaves(recipe.data)
     for leaf in found:
-        parts.append([leaf.side, leaf.config.model_dump(mode="json", exclude={"path", "name", "revision"})])
+        parts.append([leaf.side, leaf.name, leaf.config.model_dump(mode="json", exclude={"path", "name", "revision"})])
     made = [partial(kinds.of("data", leaf.config).fingerprint, leaf.config, leaf.key) for leaf in found]
     for fingerprint in (*made, partial(tokenizer.fingerprint, recipe)):
         try:
@@ -72,17 +72,24 @@ def prepare(recipe: Recipe, name: str | None = None, most: int | None = None) ->
         try:
             with cache.making(name) as making:
                 if making is not None:
-                    _Preparation(recipe, name, making.work, making.whole, making.lease, most).make()
+                    _make(_Preparation(recipe, name, making.work, making.whole, making.lease, most), making)
         except Lost:  # this process was held up for so long that another has taken over: wait for it
             continue
-        except UserError:
-            shutil.rmtree(cache.path(name).with_name(f".{name}.work"), ignore_errors=True)
-            raise
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        except Exception as error:
+            if isinstance(error, UserError) or not _no_room(error):
                 raise
             raise UserError(_full(cache.path(name))) from None
+    cache.sweep(name)  # after one that was killed when it had all but finished
     return cache.path(name)
+
+
+def _make(preparation: "_Preparation", making: cache.Making) -> None:
+    """Of a mistake in the data nothing is kept: without it, the folder has another name."""
+    try:
+        preparation.make()
+    except UserError:
+        making.forget()
+        raise
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,7 @@ class _Preparation:
             made = tokenizer.load(where, "tokenizer" if self.recipe.tokenizer is None else "tokenizer.name")
         shutil.rmtree(aside, ignore_errors=True)
         made.save_pretrained(aside)
+        flush_tree(aside)
         write(self.work / "ids.json", json.dumps(_ids(made)))
         aside.rename(folder)
 
@@ -256,6 +264,12 @@ def _examples(counted: Sequence[Counted]) -> list[str]:
     """What the user should know of rows that were left out."""
     bad = sum(c.bad for c in counted)
     return [f"{plural(bad, 'bad row')} left out, the first: {next(c.example for c in counted if c.bad)}"] if bad else []
+
+
+def _no_room(error: Exception) -> bool:
+    """Whether the disk is full, or one's share of it. Not every library says so by a number."""
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in numbers or any(os.strerror(number) in str(error) for number in numbers)
 
 
 def _full(final: Path) -> str:

@@ -1,10 +1,15 @@
 """Exact duplicates: of rows with equal content only the first is kept. Bounded memory, whatever the corpus."""
 
+import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from launcher.config.files import flush
 
 AT_ONCE = 2**23
 """Rows that are compared at a time; at 40 bytes each."""
@@ -22,10 +27,17 @@ def drop(hashes: Sequence[Path], dropped: Sequence[Path]) -> int:
     found = np.sort(np.concatenate([_later(hashes, starts, bucket, buckets) for bucket in range(buckets)]))
     for file, first, end in zip(dropped, starts, starts[1:], strict=False):
         mine = found[np.searchsorted(found, first) : np.searchsorted(found, end)] - first
-        aside = file.with_name(f".{file.name}")
-        np.save(aside, mine)
-        aside.replace(file)
+        save(file, mine)
     return len(found)
+
+
+def save(file: Path, array: NDArray[Any]) -> None:
+    """A .npy file, whole or not there. Through memory: numpy's own way to a full disk gives no reason for its error."""
+    content, aside = io.BytesIO(), file.with_name(f".{os.getpid()}.{file.name}")
+    np.save(content, array)
+    aside.write_bytes(content.getbuffer())
+    flush(aside)
+    aside.replace(file)
 
 
 def _later(hashes: Sequence[Path], starts: NDArray[np.int64], bucket: int, buckets: int) -> NDArray[np.int64]:

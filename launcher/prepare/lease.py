@@ -46,7 +46,7 @@ class Holder:
     @classmethod
     def this(cls) -> "Holder":
         pid = os.getpid()
-        return cls(socket.gethostname(), _namespace(), pid, psutil.Process(pid).create_time(), uuid.uuid4().hex)
+        return cls(socket.gethostname(), _namespace(), pid, _born(pid), uuid.uuid4().hex)
 
     def line(self) -> bytes:
         """As it stands in the file: as long at each beat, so that a beat needs no room on a full disk."""
@@ -58,10 +58,11 @@ class Holder:
         if self.here != _namespace():
             return False
         try:
-            return psutil.Process(self.pid).create_time() != self.born
+            process = psutil.Process(self.pid)
+            return process.status() == psutil.STATUS_ZOMBIE or _born(self.pid) != self.born
         except psutil.NoSuchProcess:
             return True
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return False
 
     def __str__(self) -> str:
@@ -119,8 +120,10 @@ def acquire(folder: Path, name: str, done: Path, what: str) -> Lease | None:
         silent = time.monotonic() - since > SILENCE
         if newest is None or silent or (holder is not None and holder.dead()):
             lease = _take(folder / f"{name}.lease-{(_number(newest) if newest else 0) + 1:06}")
-            if lease is not None:
+            if lease is not None and not done.exists():
                 return lease
+            if lease is not None:  # the holder before has finished, and swept up, since we looked
+                lease.release()
         elif holder is not None and told != holder.nonce:
             told = holder.nonce
             print(f"waiting for {holder} to {what}", file=sys.stderr, flush=True)
@@ -131,7 +134,8 @@ def acquire(folder: Path, name: str, done: Path, what: str) -> Lease | None:
 def sweep(folder: Path, name: str) -> None:
     """Take away the files of holders that are gone, after `done` has come to exist."""
     for file in folder.glob(f"{name}.lease-*"):
-        file.unlink(missing_ok=True)
+        with suppress(OSError):
+            file.unlink()
 
 
 def read(file: Path) -> Holder | None:
@@ -150,6 +154,9 @@ def _take(file: Path) -> Lease | None:
             new.write(holder.line())
     except FileExistsError:
         return None
+    except OSError:  # a full disk: others would wait for nobody
+        file.unlink(missing_ok=True)
+        raise
     return Lease(file, holder)
 
 
@@ -164,6 +171,13 @@ def _named(file: Path) -> tuple[Path, str]:
 
 def _number(file: Path) -> int:
     return int(file.name.rpartition("-")[2])
+
+
+def _born(pid: int) -> float:
+    """When a process was started, on Linux by a clock that nobody sets: ticks since the machine was."""
+    if sys.platform == "linux":
+        return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return psutil.Process(pid).create_time()
 
 
 @cache

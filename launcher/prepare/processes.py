@@ -50,10 +50,11 @@ def run(function: Callable[[P], Any], pieces: Sequence[P], what: str, lease: Lea
 
 
 def _spread(function: Callable[[P], Any], pieces: Sequence[P], count: int, progress: Any, lease: Lease) -> None:
+    largest = sorted(pieces, key=lambda piece: -piece.size)
     context = multiprocessing.get_context("spawn")  # this process has threads, which a fork would cut off
     options: dict[str, Any] = {"mp_context": context, "initializer": _begin, "initargs": (os.getpid(),)}
     with ProcessPoolExecutor(count, **options) as pool:
-        waiting: dict[Future[Any], int] = {pool.submit(function, piece): piece.size for piece in pieces}
+        waiting: dict[Future[Any], int] = {pool.submit(function, piece): piece.size for piece in largest}
         try:
             while waiting:
                 done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)

@@ -75,7 +75,7 @@ def shards(found: Sequence[Leaf]) -> list[Shard]:
     for leaf in found:
         module = kinds.of("data", leaf.config)
         parts = tuple(module.parts(leaf.config, leaf.key)) if hasattr(module, "parts") else (Part(),)
-        groups = [parts] if leaf.config.limit else [(part,) for part in parts]
+        groups = [(part,) for part in parts] if parts and not leaf.config.limit else [parts]
         made += [Shard(len(made) + n, leaf, group) for n, group in enumerate(groups)]
     return made
 
@@ -111,7 +111,10 @@ def read(shard: Shard, columns: Sequence[str]) -> Iterator[Read]:
 def hashes(batch: pa.RecordBatch, names: Sequence[str]) -> NDArray[np.uint64]:
     """128 bits over these columns of each row, shape (rows, 2)."""
     columns = [batch.column(name).to_pylist() for name in names if name in batch.schema.names]
-    texts = columns[0] if len(columns) == 1 else ["\0".join(row) for row in zip(*columns, strict=True)]
+    if len(columns) == 1:
+        texts = columns[0]
+    else:  # with their lengths, since a text may hold any character
+        texts = ["\0".join((*map(str, map(len, row)), *row)) for row in zip(*columns, strict=True)]
     digests = b"".join(xxhash.xxh3_128_digest(text.encode()) for text in texts)
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
 

@@ -17,6 +17,7 @@ from launcher.config import kinds
 from launcher.config.files import flush, write
 from launcher.config.recipe import Data, Fraction
 from launcher.config.types import Plugin
+from launcher.prepare import duplicates
 from launcher.prepare.encode import Encoder
 from launcher.prepare.reading import Shard, Side, hashes, held_out, read
 
@@ -77,7 +78,7 @@ class Counted:
 
 def look(job: Job) -> None:
     """The values of the columns that the task surveys, on the training side; for deduplication, a hash of each row."""
-    if job.looked.is_file():
+    if _finished(job.looked):
         return
     surveyed = kinds.of("tasks", job.task).Task.surveyed
     values: dict[str, set[str]] = {name: set() for name in surveyed}
@@ -93,9 +94,7 @@ def look(job: Job) -> None:
             flat = column.flatten() if pa.types.is_list(column.type) else column
             values[name].update(pc.unique(flat).to_pylist())
     if _deduplicates(job):
-        aside = job.hashes.with_name(f".{os.getpid()}.{job.hashes.name}")
-        np.save(aside, np.concatenate(found))
-        aside.replace(job.hashes)
+        duplicates.save(job.hashes, np.concatenate(found))
     write(job.looked, json.dumps({name: sorted(seen) for name, seen in values.items()}))
 
 
@@ -113,7 +112,7 @@ def texts(job: Job, most: int) -> Iterator[list[str]]:
 
 def features(job: Job) -> None:
     """The samples of both sides, and what became of the rows."""
-    if job.made.is_file():
+    if _finished(job.made):
         return
     counted, held = Counted(), list[pa.RecordBatch]()
     for side, rows in (("train", _sides(job, counted, held)), ("validation", iter(held))):
@@ -127,6 +126,14 @@ def features(job: Job) -> None:
             counted.empty += empty
         _write(job, side, tables, counted)
     write(job.made, json.dumps(vars(counted)))
+
+
+def _finished(file: Path) -> bool:
+    """Whether a step has left this file, and whole: a power failure may empty one that was not flushed."""
+    try:
+        return isinstance(json.loads(file.read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def _sides(job: Job, counted: Counted, held: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
