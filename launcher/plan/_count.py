@@ -2,9 +2,11 @@
 
 import json
 import sys
+from typing import Any
 
 from launcher.config import kinds
 from launcher.config.errors import UserError
+from launcher.plan import _tiny
 from launcher.plan.blocks import blocks
 from launcher.plan.need import Need
 
@@ -33,8 +35,15 @@ def main() -> None:
         "largest_layer": max(layers, default=0),
         "largest_parameter": max((p.numel() for p in model.parameters()), default=0),
         **{key: int(getattr(hf, name, 0) or 0) for key, name in widths.items()},
+        "packs": _packs(model, need, question["packed"]),
     }
     print(json.dumps(said))
+
+
+def _packs(model: Any, need: Need, kind: str | None) -> str | None:
+    """What a tiny copy tells of packed rows, for a task of this kind; None: nothing, or it was not asked."""
+    task = getattr(kinds.module("tasks", kind), "Task", None) if kind else None
+    return _tiny.packs(model, need, task) if hasattr(task, "refusal") else None
 
 
 if __name__ == "__main__":

@@ -15,14 +15,15 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
 from launcher.plan.need import Need
 
-_FORM = "3"
+_FORM = "4"
 """Changed with what an Architecture says, so that an older answer is not taken for a newer one."""
 
 
 class Architecture(Strict):
     """`parameters`: each tied one once; `in_layers`: those of the repeated layers, `largest_layer` of one of
     them, `largest_parameter` of one tensor. Widths are 0
-    where the architecture does not name them."""
+    where the architecture does not name them. `packs`: why it cannot be given packed rows, empty where it can; None: it
+    could not be tried on a small copy, or nobody asked."""
 
     name: str
     parameters: int
@@ -33,6 +34,7 @@ class Architecture(Strict):
     hidden: int = 0
     layers: int = 0
     heads: int = 0
+    packs: str | None = None
 
 
 def cache_root() -> Path:
@@ -42,7 +44,8 @@ def cache_root() -> Path:
 
 def count(recipe: Recipe, need: Need) -> Architecture:
     """The architecture of the recipe's model. Raises UserError for a model that cannot be built."""
-    question = json.dumps({"model": recipe.model.model_dump(mode="json"), "need": asdict(need)}, sort_keys=True)
+    asked = {"model": recipe.model.model_dump(mode="json"), "need": asdict(need)}
+    question = json.dumps({**asked, "packed": recipe.task.kind if recipe.packed else None}, sort_keys=True)
     known = _FORM + question + metadata.version("transformers") + _local_config(recipe)
     file = cache_root() / "architectures" / f"{hashlib.blake2b(known.encode(), digest_size=16).hexdigest()}.json"
     if file.is_file():

@@ -137,6 +137,8 @@ def _checked(
         problems += error.problems
     if shape is not None:
         problems += layout.refusals(recipe, shape)
+    if shape is not None and shape.packs:
+        problems.append(Problem("task.samples", f"{shape.packs} (take documents)"))
     if shape is not None and not problems:
         size = sum(layout.needed(recipe, shape, known, ranks, device).values())
         if size > there:
@@ -162,6 +164,8 @@ def _notes(recipe: Recipe, shape: architecture.Architecture, folder: RunFolder) 
     size, most, free = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1, free_bytes(folder.path)
     if size * most > free:  # one more than is kept, while the newest is being written
         notes.append(f"checkpoint: {most} of {human(size)} do not fit into the {human(free)} that are free")
+    if recipe.packed and shape.packs is None:
+        notes.append(f"task.samples: whether {shape.name} takes packed rows is tried when the run starts")
     return notes
 
 

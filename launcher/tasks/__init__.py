@@ -90,6 +90,11 @@ class Task(Protocol):
     def join(self, samples: Sequence[Sample]) -> Sample:
         """Samples in one row, for tasks whose configuration has `samples: packed`."""
 
+    @staticmethod
+    def refusal(model: "torch.nn.Module", documents: "Sequence[torch.Tensor]", pad_token_id: int) -> str | None:
+        """Why a model in eval mode cannot be given such rows; None: it can. For the same tasks; a plan asks it of a
+        tiny copy. `documents`: token ids, each of shape (length,)."""
+
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """A padded micro-batch of numpy arrays, shape (samples, longest)."""
 

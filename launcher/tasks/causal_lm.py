@@ -82,6 +82,10 @@ class Task(Language):
     def join(self, samples: Sequence[Sample]) -> Sample:
         return _packed.join(samples)
 
+    @staticmethod
+    def refusal(model: "torch.nn.Module", documents: "Sequence[torch.Tensor]", pad_token_id: int) -> str | None:
+        return _packed.refusal(model, documents, pad_token_id, causal=True)
+
     def collate(self, samples: Sequence[Sample]) -> Batch:
         pad_inputs = _packed.inputs if "document" in samples[0] else _text.inputs
         batch = pad_inputs(samples, self.facts.pad_token_id)
