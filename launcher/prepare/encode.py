@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 
 from launcher.prepare.encoded import Encoded, concatenate, interleave, join, nothing, take
 
-_MOST_PIECES = 2**19
-"""Pieces that are remembered, at some 150 bytes each; more, and all are forgotten."""
+_MOST_PIECES, _MOST_CHARACTERS = 2**19, 2**24
+"""Pieces that are remembered, about, at some 150 bytes each, and their characters: a text without a space is one."""
 
 _LOCAL_NORMALIZERS = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
-_WHITESPACE = np.isin(np.arange(256), [9, 10, 13, 32])
-_SPACE = np.arange(256) == 32
-_PRINTABLE = (np.arange(256) > 32) & (np.arange(256) < 127)
+_BYTE = np.arange(256)
+_ASCII = _BYTE < 128
+_BLANK, _SPACE, _APOSTROPHE = np.isin(_BYTE, [9, 10, 13, 32]), _BYTE == 32, _BYTE == 39
+_DIGIT = (_BYTE >= 48) & (_BYTE < 58)
+_LETTER = ((_BYTE >= 65) & (_BYTE < 91)) | ((_BYTE >= 97) & (_BYTE < 123))
+_MARK = (_BYTE > 32) & (_BYTE < 127) & ~_DIGIT & ~_LETTER
 
 # Texts that the two ways of encoding are tried on before the faster one is used.
 _TRICKY = (
@@ -53,8 +56,7 @@ class Encoder:
         self._rule = _rule(spec)
         names = [re.escape(token["content"]) for token in spec["added_tokens"]]
         self._whole = "|".join(names) or r"[^\s\S]"  # what a cut might keep from being seen
-        self._known: dict[str, int] = {}
-        self._pieces = nothing()
+        self._forget()
         if self._rule is not None and not self._exact():
             self._rule = None
 
@@ -99,34 +101,48 @@ class Encoder:
         assert self._rule is not None
         pieces, first = self._rule.cut(texts)
         distinct = pieces.dictionary_encode()
-        numbers = self._numbers(distinct.dictionary.to_pylist())
-        return take(self._pieces, numbers[np.asarray(distinct.indices)], first)
+        encoded, numbers = self._encoded(distinct.dictionary.to_pylist())
+        return take(encoded, numbers[np.asarray(distinct.indices)], first)
 
-    def _numbers(self, words: list[str]) -> NDArray[np.int64]:
-        """Where each of these pieces stands among those remembered, which now has them all."""
-        if len(self._known) > _MOST_PIECES:
-            self._known = {}
-            self._pieces = nothing()
+    def _encoded(self, words: list[str]) -> tuple[Encoded, NDArray[np.int64]]:
+        """Pieces encoded, these among them, and where each of these stands there. Those met first are remembered: in
+        natural text they are the frequent ones. Where most are strange, what is remembered is of another text."""
         new = [word for word in words if word not in self._known]
-        if new:
-            self._pieces = concatenate(self._pieces, self._plainly(new))
-            self._known.update(zip(new, range(len(self._known), len(self._known) + len(new)), strict=True))
-        return np.fromiter(map(self._known.__getitem__, words), dtype=np.int64, count=len(words))
+        if self._full() and len(new) > len(words) / 2:
+            self._forget()
+            new = words
+        pieces = concatenate(self._pieces, self._plainly(new)) if new else self._pieces
+        known, strange = self._known, dict(zip(new, range(len(self._known), len(pieces)), strict=True))
+        numbers = (known[word] if word in known else strange[word] for word in words)
+        found = np.fromiter(numbers, dtype=np.int64, count=len(words))
+        if not self._full():
+            known.update(strange)
+            self._pieces = pieces
+            self._characters += sum(map(len, new))
+        return pieces, found
+
+    def _full(self) -> bool:
+        return len(self._known) >= _MOST_PIECES or self._characters >= _MOST_CHARACTERS
+
+    def _forget(self) -> None:
+        self._known: dict[str, int] = {}
+        self._pieces = nothing()
+        self._characters = 0
 
     def _exact(self) -> bool:
         texts = pa.array(_TRICKY, pa.large_string())
         fast, plain = self.encode(texts), self._plainly(_TRICKY)
-        self._known, self._pieces = {}, nothing()
+        self._forget()
         return all(np.array_equal(getattr(fast, name), getattr(plain, name)) for name in ("ids", "offsets", "begins"))
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """Where a text may be cut: before a byte of `at` that is followed by one of `before`. `blank`: whitespace is only
-    what lies between words, so that none of it need stay on a piece."""
+    """Where a text may be cut. `space`: before a byte that is followed by another one; `between`: between two bytes;
+    tables of shape (256, 256). `blank`: whitespace is only what lies between words, and need not stay on a piece."""
 
-    at: NDArray[np.bool_]
-    before: NDArray[np.bool_]
+    space: NDArray[np.bool_]
+    between: NDArray[np.bool_]
     blank: bool
 
     def cut(self, texts: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
@@ -136,32 +152,35 @@ class _Rule:
         offsets = offsets - offsets[0]
         here = np.zeros(len(data) + 1, dtype=np.bool_)
         if len(data) > 1:
-            here[: len(data) - 1] = self.at[data[:-1]] & self.before[data[1:]]
-        here[offsets[1:] - 1] = False  # the byte after a text's last one is another text's
+            pair = (data[:-1].astype(np.uint16) << 8) | data[1:]
+            here[:-2] = self.space.ravel()[pair]
+            here[offsets[1:] - 1] = False  # the byte after a text's last one is another text's
+            here[1:-1] |= self.between.ravel()[pair]
         here[offsets] = True  # an empty text shares its cut with the next, and so has no piece
         cuts = np.flatnonzero(here)
-        pieces = pa.LargeStringArray.from_buffers(
-            len(cuts) - 1, pa.py_buffer(cuts.astype(np.int64)), pa.py_buffer(data)
-        )
-        if self.blank:
-            pieces = pc.ascii_trim(pieces, " \t\n\r")
-        return pieces, np.searchsorted(cuts, offsets)
+        buffers = pa.py_buffer(cuts.astype(np.int64)), pa.py_buffer(data)
+        pieces = pa.LargeStringArray.from_buffers(len(cuts) - 1, *buffers)
+        return pc.ascii_trim(pieces, " \t\n\r") if self.blank else pieces, np.searchsorted(cuts, offsets)
 
 
 def _rule(spec: dict[str, Any]) -> _Rule | None:
     """How texts may be cut for the tokenizer of this specification (tokenizer.json); None: not at all.
 
-    BERT's pre-tokenizer drops whitespace. That of GPT-2 puts one space before a word to the word, so that a cut before
-    it changes nothing for what comes before: there the whitespace went on, here it ends.
+    BERT's pre-tokenizer drops whitespace, and sets each punctuation mark apart. That of GPT-2 puts one space before a
+    word to the word, so that a cut before it changes nothing for what comes before: there the whitespace went on, here
+    it ends; and no word goes on into a mark, but for the apostrophe of a contraction.
     """
     normalizers, splitters = _types(spec["normalizer"]), _parts(spec["pre_tokenizer"])
     if not set(normalizers) <= _LOCAL_NORMALIZERS or any(token["normalized"] for token in spec["added_tokens"]):
         return None
     kinds = [splitter["type"] for splitter in splitters]
     if kinds and kinds[0] in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit"):
-        return _Rule(_WHITESPACE, ~_WHITESPACE, blank=True)
+        marks = (_MARK[:, None] & _ASCII) | (_ASCII[:, None] & _MARK)
+        return _Rule(_BLANK[:, None] & ~_BLANK, marks & (kinds == ["BertPreTokenizer"]), blank=True)
     if kinds == ["ByteLevel"] and splitters[0].get("use_regex", True) and spec["model"]["type"] == "BPE":
-        return _Rule(_SPACE, _PRINTABLE, blank=False)
+        return _Rule(
+            _SPACE[:, None] & (_LETTER | _MARK | _DIGIT), _LETTER[:, None] & (_MARK & ~_APOSTROPHE), blank=False
+        )
     return None
 
 
