@@ -59,8 +59,9 @@ class Order:
 @dataclass(frozen=True)
 class Mixture:
     """The order of several sources' samples, mixed by weight. Every prefix of the stream holds each source's share, to
-    within a sample for each source; each is gone through in epochs of its own, and a sample's id counts on from the
-    source before. A pure function of the place in the stream, in O(sources) time and memory.
+    within half a sample for each source there is (and a part in 2^33, to which shares are kept); each is gone through
+    in epochs of its own, and a sample's id counts on from the source before. A pure function of the place in the
+    stream, in O(sources) time and memory.
 
     sizes: samples of each source. weights: positive, of any sum.
     """

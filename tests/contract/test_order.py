@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from launcher.contract import random
-from launcher.contract.order import InTurn, Order
+from launcher.contract.order import InTurn, Mixture, Order
 
 P_VALUE = 1e-4
 HUGE = 10**9
@@ -342,3 +342,145 @@ def test_in_turn_the_last_step_holds_what_is_left_and_the_next_nothing():
     assert InTurn(10).step(2, 4)[1].tolist() == [8, 9]
     assert InTurn(10).step(3, 4)[1].tolist() == []
     assert InTurn(8).step(2, 4)[1].tolist() == []
+
+
+# A mixture of sources
+
+
+@st.composite
+def mixtures(draw, largest=400):
+    count = draw(st.integers(1, 6))
+    several = st.lists(st.integers(1, largest), min_size=count, max_size=count)
+    weights = st.lists(st.floats(0.001, 100), min_size=count, max_size=count)
+    return Mixture(tuple(draw(several)), tuple(draw(weights)), draw(seeds))
+
+
+def shares(mixture: Mixture) -> np.ndarray:
+    return np.array(mixture.weights) / sum(mixture.weights)
+
+
+def bounds(mixture: Mixture, places: int) -> np.ndarray:
+    """How far a prefix of so many places may be from each source's share.
+
+    A source takes round(left x share) of the places that those before it leave, so it adds 1/2 to its share of what
+    they were off by; what it leaves is off by 1/2 more than the rest of that. The last takes what is left. A share is
+    kept in parts of 2^32, which adds at most 2^-33 of the places for each source."""
+    weights, off, out = mixture.weights, 0.0, []
+    for number in range(len(weights)):
+        share = weights[number] / sum(weights[number:])
+        rounding = 0.5 + places * 2.0**-33
+        out.append(off * share + (rounding if number < len(weights) - 1 else 0.0))
+        off = off * (1 - share) + rounding
+    return np.array(out) * (1 + 1e-9) + 1e-9
+
+
+def counts(mixture: Mixture, sources: np.ndarray) -> np.ndarray:
+    """How often each source came in each prefix, shape (places + 1, sources)."""
+    came = sources[:, None] == np.arange(len(mixture.sizes))
+    return np.concatenate([np.zeros((1, len(mixture.sizes)), int), came.cumsum(axis=0)])
+
+
+@properties
+@given(mixtures())
+@example(Mixture((5, 5), (1.0, 1.0), 0))
+@example(Mixture((5, 5, 5), (0.7, 0.2, 0.1), 0))
+@example(Mixture((5,) * 6, (100.0, 0.001, 50.0, 0.001, 25.0, 12.5), 0))
+def test_every_prefix_of_a_mixture_holds_each_sources_share_to_within_the_rounding(mixture):
+    sources, _ = mixture.sources(np.arange(2000))
+    prefixes = np.arange(2001)[:, None]
+    off = np.abs(counts(mixture, sources) - prefixes * shares(mixture))
+    assert np.all(off <= bounds(mixture, 2000))
+    assert np.all(off[:, :2] <= 1 + 1e-6), "one sample, for the first two sources"
+    assert np.all(off <= len(mixture.sizes) / 2 + 1e-6)
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (0.7, 0.3), (5.0, 3.0, 2.0), (0.6, 0.2, 0.1, 0.05, 0.05)])
+def test_shares_are_within_a_hundredth_at_every_thousand(weights):
+    mixture = Mixture((1000,) * len(weights), weights, 3)
+    came = counts(mixture, mixture.sources(np.arange(50_000))[0])
+    for places in range(1000, 50_001, 1000):
+        assert np.all(np.abs(came[places] / places - shares(mixture)) < 0.01)
+
+
+@pytest.mark.parametrize("start", [0, 10**6, 2**40 + 12345, 2**47])
+def test_turns_count_the_places_before_that_were_the_sources_own_anywhere(start):
+    mixture = Mixture((HUGE, 30, 17), (0.61, 0.3, 0.09), 5)
+    sources, turns = mixture.sources(start + np.arange(5000))
+    for number in range(3):
+        mine = turns[sources == number]
+        assert np.array_equal(mine, mine[0] + np.arange(len(mine)))
+    first = np.array([turns[sources == number][0] for number in range(3)])
+    assert first.sum() == start, "each place before was one source's"
+    assert np.all(np.abs(first - start * shares(mixture)) <= bounds(mixture, start))
+
+
+@slow_properties
+@given(mixtures(60))
+def test_each_source_of_a_mixture_is_an_order_of_its_own(mixture):
+    pairs = stream_of(mixture, 50, range(20))
+    first = 0
+    for number, size in enumerate(mixture.sizes):
+        mine = [(epoch, sample - first) for epoch, sample in pairs if first <= sample < first + size]
+        order = Order(size, random.seed_for(mixture.seed, random.Stream.MIXTURE, number))
+        assert mine == stream_of(order, len(mine), range(bool(mine)))
+        first += size
+    assert first > max(sample for _, sample in pairs)
+
+
+@slow_properties
+@given(mixtures(60))
+def test_each_sample_of_a_source_comes_once_in_each_of_its_epochs(mixture):
+    pairs = stream_of(mixture, 1000, range(1))
+    assert len(set(pairs)) == len(pairs)
+    first = 0
+    for size in mixture.sizes:
+        mine = [(epoch, sample) for epoch, sample in pairs if first <= sample < first + size]
+        for epoch in range(len(mine) // size):
+            assert sorted(sample for e, sample in mine if e == epoch) == list(range(first, first + size))
+        first += size
+
+
+@slow_properties
+@given(mixtures(), st.integers(0, 2**44), st.integers(1, 12))
+def test_the_stream_of_a_mixture_does_not_depend_on_the_batch_it_is_cut_into(mixture, step, parts):
+    whole = stream_of(mixture, 12 * parts, range(step // parts, step // parts + 1))
+    assert whole == stream_of(mixture, 12, range(step // parts * parts, (step // parts + 1) * parts))
+
+
+def test_sources_of_a_mixture_of_one_size_are_shuffled_apart():
+    mixture = Mixture((500, 500), (1.0, 1.0), 2)
+    pairs = stream_of(mixture, 1000, range(1))
+    one, other = ([s % 500 for _, s in pairs if s // 500 == number] for number in (0, 1))
+    assert sorted(one) == sorted(other) == list(range(500))
+    assert sum(a == b for a, b in zip(one, other, strict=True)) < 10
+
+
+def test_a_mixture_of_one_source_is_its_order():
+    order = Order(30, random.seed_for(4, random.Stream.MIXTURE, 0))
+    assert stream_of(Mixture((30,), (0.3,), 4), 7, range(9)) == stream_of(order, 7, range(9))
+
+
+@pytest.mark.parametrize("step", [0, 10**8, 10**10])
+def test_a_step_of_a_mixture_needs_memory_for_its_batch_alone(step):
+    mixture = Mixture((HUGE, 1000, 10), (0.5, 0.3, 0.2), 0)
+    mixture.step(step, 256)
+    tracemalloc.start()
+    try:
+        mixture.step(step, 256)
+        assert tracemalloc.get_traced_memory()[1] < 256 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("weights", [(), (1.0,), (1.0, 0.0), (1.0, -2.0), (1.0, 2.0, 3.0)])
+def test_a_mixture_without_a_positive_weight_for_each_source_raises(weights):
+    with pytest.raises(ValueError, match="a mixture needs a positive weight for each source"):
+        Mixture((10, 20), weights, 0)
+
+
+def test_a_change_of_the_definition_of_a_mixture_would_be_noticed():
+    mixture = Mixture((10, 5, 3), (5.0, 3.0, 2.0), 0)
+    epochs, ids = mixture.step(0, 12)
+    assert mixture.sources(np.arange(12))[0].tolist() == [0, 1, 0, 2, 0, 1, 0, 2, 0, 1, 0, 1]
+    assert epochs.tolist() == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert ids.tolist() == [6, 13, 8, 17, 9, 14, 7, 15, 0, 12, 5, 10]
