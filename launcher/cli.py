@@ -1,5 +1,6 @@
 """The commands. Exit codes: 0 done; 1 the run failed; 2 the input is wrong; 75 stopped on request with a checkpoint."""
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -52,24 +53,36 @@ def plan(
 
 
 @app.command()
-def prepare(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Read, tokenise and store the recipe's data once."""
+def prepare(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, help="Processes that tokenise (default: one a processor).")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="A bundle to make: a folder for a cluster without internet.")
+    ] = None,
+) -> None:
+    """Read, tokenise and store the recipe's data once; bring its model."""
     from launcher.prepare import ready
     from launcher.tools import show
 
-    folder, known = ready.prepare(recipe, overrides or [])
+    folder, known = ready.prepare(recipe, overrides or [], processes, to)
     show.facts(known, folder, Console())
 
 
 @app.command()
 def run(
-    recipe: RecipeFile,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")
+    ] = None,
     overrides: Overrides = None,
     cluster: ClusterFile = "local",
     ranks: Ranks = None,
     resume: Annotated[bool, typer.Option("--resume", help="Refuse to start from the beginning.")] = False,
     via: Annotated[Via, typer.Option("--via", help="Who starts the ranks.")] = Via.elastic,
     max_restarts: Annotated[int | None, typer.Option("--max-restarts", min=0, help="Restarts after a failure.")] = None,
+    bundle: Annotated[Path | None, typer.Option("--from", help="A bundle, in the place of RECIPE.")] = None,
 ) -> None:
     """Plan, prepare and train here. A run folder with a checkpoint is gone on with."""
     from launcher.config import load
@@ -77,6 +90,7 @@ def run(
     from launcher.prepare import ready
     from launcher.tools import show
 
+    recipe, overrides = _of_bundle(bundle, recipe, overrides or [])
     restarts = [] if max_restarts is None else [f"max_restarts={max_restarts}"]
     profile = load.cluster(cluster, restarts).value
     load.recipe(recipe, overrides or [])  # a mistake in it is told before anything is started
@@ -210,6 +224,21 @@ def recipes(
         tool.show(Console())
     else:
         print(tool.copy(copy, to))
+
+
+def _of_bundle(bundle: Path | None, recipe: str | None, overrides: list[str]) -> tuple[str, list[str]]:
+    """The recipe to run and its overrides. From here on a bundle is the cache, for the ranks too."""
+    if bundle is None:
+        if recipe is None:
+            raise UserError("RECIPE: missing (a recipe file, the name of a shipped one, or --from BUNDLE)")
+        return recipe, overrides
+    if recipe is not None and "=" not in recipe:
+        raise UserError(f"{recipe}: a bundle has a recipe of its own (leave it out; key=value overrides it)")
+    from launcher.prepare import bundle as bundles
+
+    file = bundles.recipe_of(bundle)
+    os.environ["LAUNCHER_CACHE"] = str(bundle.absolute())
+    return str(file), [*([recipe] if recipe else []), *overrides]
 
 
 def _leave(outcome: object) -> None:

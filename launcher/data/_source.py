@@ -14,7 +14,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.files import write
 from launcher.config.types import Plugin
 from launcher.data import Bad, Part, Row
-from launcher.plan.architecture import cache_root
+from launcher.plan import store
 
 PART = 32 * 2**20
 """Bytes of a part, about."""
@@ -77,7 +77,7 @@ def file_hash(path: Path) -> str:
     """A hash of a file's bytes. It is remembered for as long as the file does not change, so that a large corpus is not
     read again at each plan."""
     begin, identity = time.time(), _identity(path)
-    memory = cache_root() / "fingerprints" / f"{xxhash.xxh3_128_hexdigest(str(path.absolute()).encode())}.json"
+    memory = store.root() / "fingerprints" / f"{xxhash.xxh3_128_hexdigest(str(path.absolute()).encode())}.json"
     if known := _remembered(memory, identity):
         return known
     state = xxhash.xxh3_128()

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from launcher.config.errors import UserError
 from launcher.launch import Launch, _rank, failure
 from launcher.plan.folder import RunFolder
 from launcher.run.stop import SIGNALS
@@ -32,6 +35,7 @@ DEFAULTS = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # a shared store still holds the addresses of an attempt's dead ranks
 }
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 _SECONDS_TO_LEAVE = 10
 """What the other ranks get to end after one has failed, before they are killed."""
 
@@ -53,15 +57,34 @@ def warm_up() -> None:
 
     os.environ.update(DEFAULTS)
     multiprocessing.set_forkserver_preload(_PRELOAD)
-    forkserver.ensure_running()
+    with _offline():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """For the server and its ranks: what they need was brought before, and a node may have no internet. The launcher
+    itself may have yet to bring it."""
+    before = {name: os.environ.get(name) for name in OFFLINE}
+    os.environ.update(OFFLINE)
+    yield
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def execute(launch: Launch) -> Outcome:
     """Start the ranks and wait for them."""
     if launch.argv:
         return Outcome(_command(launch), {}, [])
+    if launch.ranks > 1 and launch.device == "cpu" and not _loopback():
+        raise UserError("the loopback interface is down, over which the ranks of a machine talk (ip link set lo up)")
     warm_up()
     return _elastic(launch)
+
+
+def _loopback() -> bool:
+    found = psutil.net_if_stats()
+    return found["lo"].isup if "lo" in found else True
 
 
 def _elastic(launch: Launch) -> Outcome:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import PretrainedTokenizer
 from launcher.models._transformers import ModelConfig, check_length, fit, make
+from launcher.plan import store
 from launcher.plan.need import Need
 
 
@@ -24,9 +25,9 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
 
     transformers.utils.logging.disable_progress_bar()
     folder = Path(config.name).expanduser()
-    if not folder.is_dir() and config.name.startswith((".", "/", "~")):
+    name = store.found(config.name, config.revision)
+    if name == config.name and not folder.is_dir() and name.startswith((".", "/", "~")):
         raise UserError(Problem("model.name", f"{config.name}: no such folder"))
-    name = str(folder) if folder.is_dir() else config.name
     try:
         hf = transformers.AutoConfig.from_pretrained(name, revision=config.revision)
         hf = fit(hf, config, need, resize=False)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from launcher.config.errors import Problem, UserError
 from launcher.models._transformers import ModelConfig, fit, make
+from launcher.plan import store
 from launcher.plan.folder import RunFolder
 from launcher.plan.need import Need
 
@@ -20,13 +21,13 @@ class Config(ModelConfig):
 
 
 def tokenizer(config: Config) -> str | None:
-    return str(RunFolder(Path(config.run)).tokenizer)
+    return str(RunFolder(Path(store.found(config.run))).tokenizer)
 
 
 def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
     import transformers
 
-    folder = RunFolder(Path(config.run))
+    folder = RunFolder(Path(store.found(config.run)))
     if not (folder.model / "config.json").is_file():
         raise UserError(
             Problem("model.run", f"{config.run}: no run is there (train it first: its recipe names the folder)")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.files import write
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
+from launcher.plan import store
 from launcher.plan.need import Need
 
 _FORM = "4"
@@ -37,17 +37,12 @@ class Architecture(Strict):
     packs: str | None = None
 
 
-def cache_root() -> Path:
-    """Where everything that can be made again is kept: $LAUNCHER_CACHE, else ~/.cache/launcher."""
-    return Path(os.environ.get("LAUNCHER_CACHE", "~/.cache/launcher")).expanduser()
-
-
 def count(recipe: Recipe, need: Need) -> Architecture:
     """The architecture of the recipe's model. Raises UserError for a model that cannot be built."""
     asked = {"model": recipe.model.model_dump(mode="json"), "need": asdict(need)}
     question = json.dumps({**asked, "packed": recipe.task.kind if recipe.packed else None}, sort_keys=True)
     known = _FORM + question + metadata.version("transformers") + _local_config(recipe)
-    file = cache_root() / "architectures" / f"{hashlib.blake2b(known.encode(), digest_size=16).hexdigest()}.json"
+    file = store.root() / "architectures" / f"{hashlib.blake2b(known.encode(), digest_size=16).hexdigest()}.json"
     if file.is_file():
         return Architecture.model_validate_json(file.read_text(encoding="utf-8"))
     child = [sys.executable, "-m", "launcher.plan._count"]
@@ -66,7 +61,8 @@ def count(recipe: Recipe, need: Need) -> Architecture:
 def _local_config(recipe: Recipe) -> str:
     """The content of a local model's configuration: the folder's name alone does not tell."""
     for key, inner in (("name", "config.json"), ("run", "model/config.json")):
-        file = Path(str(getattr(recipe.model, key, ""))) / inner
-        if getattr(recipe.model, key, None) and file.is_file():
+        name = getattr(recipe.model, key, None)
+        file = Path(store.found(name, getattr(recipe.model, "revision", None)) if name else "") / inner
+        if name and file.is_file():
             return file.read_text(encoding="utf-8")
     return ""

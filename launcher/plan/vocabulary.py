@@ -6,6 +6,7 @@ from typing import Any
 
 from launcher.config import kinds
 from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
+from launcher.plan import store
 
 
 def of_model(recipe: Recipe) -> PretrainedTokenizer | None:
@@ -21,7 +22,7 @@ def size(recipe: Recipe) -> int:
     where = recipe.tokenizer or of_model(recipe)
     if where is None or isinstance(where, TrainTokenizer):
         return where.vocab_size if where else 0
-    file = Path(where.name).expanduser() / "tokenizer.json"
+    file = Path(store.found(where.name, where.revision)) / "tokenizer.json"
     try:
         return _counted(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError):  # whoever loads it tells what is wrong with it

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.config.files import flush_tree
-from launcher.plan.architecture import cache_root
+from launcher.plan import store
 from launcher.prepare import lease
 
 
@@ -29,7 +29,7 @@ class Making:
 
 def path(name: str) -> Path:
     """Where the folder of this name is, or will be."""
-    return cache_root() / "prepared" / name
+    return store.root() / "prepared" / name
 
 
 @contextmanager

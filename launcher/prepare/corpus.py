@@ -25,7 +25,7 @@ from launcher.config.files import flush_tree, write
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
 from launcher.plan.facts import Facts
 from launcher.plan.plan import free_bytes, human, plural
-from launcher.prepare import cache, duplicates, processes, reading, shards, tokenizer
+from launcher.prepare import bundle, cache, duplicates, processes, reading, shards, tokenizer
 from launcher.prepare.lease import Lease, Lost
 from launcher.prepare.reading import Side
 from launcher.prepare.shards import SIDES, Counted, Job
@@ -37,8 +37,10 @@ _NOTHING = "there is no document in it (is the path, the column or the split rig
 
 
 def identity(recipe: Recipe) -> str:
-    """The name of the prepared folder: where the content was found is no part of it. Raises UserError with every source
-    that cannot be found."""
+    """The name of the prepared folder: where the content was found is no part of it. That of a bundle is taken from it.
+    Raises UserError with every source that cannot be found."""
+    if held := bundle.identity(recipe):
+        return held
     task = kinds.of("tasks", recipe.task).Task
     fraction = recipe.data.validation.fraction if isinstance(recipe.data.validation, Fraction) else None
     parts: list[Any] = [VERSION, recipe.data.max_length, recipe.data.deduplicate, fraction, task.prepared(recipe.task)]

@@ -26,7 +26,7 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import hint
 from launcher.plan import devices, facts, layout, plan
 from launcher.plan.folder import RunFolder, Saved
-from launcher.prepare import cache, corpus
+from launcher.prepare import bundle, cache, corpus, hub
 
 _TOLD = ("torch", "transformers", "tokenizers", "datasets", "numpy", "accelerate", "deepspeed", "wandb", "launcher")
 
@@ -54,17 +54,24 @@ def look(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | Non
     """The plan alone, with the facts of prepared data where there are any. Nothing is made."""
     loaded = load.recipe(file, overrides)
     try:
-        return _plan(loaded.value, file, tuple(overrides), cluster, ranks)[1]
+        recipe = hub.pin(loaded.value, _folder(loaded.value), strict=False)
+        return _plan(recipe, file, tuple(overrides), cluster, ranks)[1]
     except UserError as error:
         raise loaded.located(error) from None
 
 
-def prepare(file: str, overrides: Sequence[str], most: int | None = None) -> tuple[Path, facts.Facts]:
-    """The prepared folder of a recipe, and what it holds. `most`: processes to make it with."""
+def prepare(
+    file: str, overrides: Sequence[str], most: int | None = None, to: Path | None = None
+) -> tuple[Path, facts.Facts]:
+    """The prepared folder of a recipe, and what it holds. `most`: processes to make it with; `to`: a bundle to make."""
     loaded = load.recipe(file, overrides)
     try:
-        prepared = corpus.prepare(loaded.value, most=most)
-        return prepared, _known(loaded.value, prepared)
+        recipe = hub.pin(loaded.value, _folder(loaded.value))
+        hub.fetch(recipe)
+        prepared = corpus.prepare(recipe, most=most)
+        if to is not None:
+            bundle.make(recipe, prepared, to)
+        return prepared, _known(recipe, prepared)
     except UserError as error:
         raise loaded.located(error) from None
 
@@ -131,8 +138,14 @@ def _close(token: str, known: Iterable[str]) -> str:
     return found if found.startswith("did") else "its tokens stand in tokenizer.json"
 
 
+def _folder(recipe: Recipe) -> RunFolder:
+    return RunFolder(plan.RUNS / recipe.name)
+
+
 def _check(recipe: Recipe, file: str, overrides: tuple[str, ...], cluster: Cluster, ranks: int | None) -> Ready:
+    recipe = hub.pin(recipe, _folder(recipe))
     identity, made = _plan(recipe, file, overrides, cluster, ranks)  # what is wrong is told before the data is touched
+    hub.fetch(recipe)
     prepared = corpus.prepare(recipe, identity)
     known = _known(recipe, prepared)
     if made.prepared is None:

@@ -9,7 +9,7 @@ import xxhash
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
-from launcher.plan import vocabulary
+from launcher.plan import store, vocabulary
 from launcher.prepare import unigram
 
 _SPECIAL = {
@@ -50,8 +50,7 @@ def load(where: PretrainedTokenizer | str, key: str) -> Any:
     from transformers import AutoTokenizer
 
     where = PretrainedTokenizer(name=where) if isinstance(where, str) else where
-    folder = Path(where.name).expanduser()
-    name = str(folder) if folder.is_dir() else where.name
+    name = store.found(where.name, where.revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=where.revision or "main", use_fast=True)
     except (OSError, ValueError) as error:

@@ -1,0 +1,28 @@
+"""Where everything that can be made again is kept: prepared data, models of the hub, what was counted and resolved.
+
+A bundle, which is carried to a cluster without internet, is such a folder, with what one recipe needs.
+"""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+
+def root() -> Path:
+    """$LAUNCHER_CACHE, else ~/.cache/launcher."""
+    return Path(os.environ.get("LAUNCHER_CACHE", "~/.cache/launcher")).expanduser()
+
+
+def kept(name: str, revision: str | None = None) -> Path:
+    """Where the copy of a model is, or will be: of a hub name, or in a bundle of a folder as the recipe names it."""
+    digest = hashlib.blake2b(f"{name}\0{revision or ''}".encode(), digest_size=8).hexdigest()
+    return root() / "models" / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-')[-60:]}-{digest}"
+
+
+def found(name: str, revision: str | None = None) -> str:
+    """What to load a model from: its copy, or the folder itself, or else the hub by this name."""
+    copy, folder = kept(name, revision), Path(name).expanduser()
+    if copy.is_dir():
+        return str(copy)
+    return str(folder) if folder.is_dir() else name

@@ -1,0 +1,157 @@
+"""What a recipe takes from the hub: pinned to a commit, and brought into the cache, so that ranks never ask the hub."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import xxhash
+
+from launcher.config import load
+from launcher.config.errors import Problem, UserError
+from launcher.config.files import flush_tree, write
+from launcher.config.recipe import Recipe
+from launcher.plan import store
+from launcher.plan.folder import RunFolder
+from launcher.prepare import reading
+
+_SECONDS = 5.0
+"""How long the hub may take to answer: without a network nothing hangs."""
+_COMMIT = r"[0-9a-f]{40}"
+_MODEL = ("*.json", "*.txt", "*.model", "*.safetensors")
+_ELSE = "run `launcher prepare` where the hub can be reached, with `--to FOLDER` to carry it here"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Something of the hub in a recipe. `key`: where it stands there."""
+
+    key: str
+    kind: Literal["model", "dataset"]
+    name: str
+    revision: str | None
+
+
+def repositories(recipe: Recipe) -> Iterator[Repository]:
+    """What the recipe names that is no folder here: models, tokenizers and data sets with a `revision`."""
+    found: list[tuple[str, Literal["model", "dataset"], Any]] = [("model", "model", recipe.model)]
+    found += [("tokenizer", "model", recipe.tokenizer)]
+    found += [(leaf.key, "dataset", leaf.config) for leaf in reading.leaves(recipe.data)]
+    for key, kind, config in found:
+        name = getattr(config, "name", None)
+        if name and hasattr(config, "revision") and not _local(name):
+            yield Repository(key, kind, name, config.revision)
+
+
+def pin(recipe: Recipe, folder: RunFolder, strict: bool = True) -> Recipe:
+    """The recipe with the commit of each repository, so that a branch that moves never changes a run: that of the run
+    in `folder` where it has begun, else what the hub says now, or said last. Raises UserError with each that nothing is
+    known of; where it is not `strict`, those stay as they are."""
+    begun = _begun(folder)
+    problems: list[str | Problem] = []
+    for repository in list(repositories(recipe)):
+        earlier = begun.get((repository.key, repository.name)) if repository.revision is None else None
+        try:
+            recipe = _put(recipe, repository.key.split("."), earlier or commit(repository))
+        except UserError as error:
+            problems += error.problems
+    if problems and strict:
+        raise UserError(problems)
+    return recipe
+
+
+def commit(repository: Repository) -> str:
+    """The commit that a revision stands for. Raises UserError."""
+    if re.fullmatch(_COMMIT, repository.revision or ""):
+        return str(repository.revision)
+    memory = _memory(repository)
+    try:
+        found = _ask(repository)
+    except UserError:
+        if not memory.is_file():
+            raise
+        return str(json.loads(memory.read_text(encoding="utf-8"))["commit"])
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    write(memory, json.dumps({"name": repository.name, "revision": repository.revision, "commit": found}))
+    return found
+
+
+def fetch(recipe: Recipe) -> None:
+    """Bring the recipe's model into the cache, where it is of the hub and not there yet. Raises UserError."""
+    for repository in repositories(recipe):
+        final = store.kept(repository.name, repository.revision)
+        if repository.key != "model" or final.is_dir():
+            continue
+        aside = final.with_name(f".{final.name}.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(_download(repository), aside)
+        flush_tree(aside)
+        aside.rename(final)
+
+
+def _download(repository: Repository) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns: Sequence[str] = _MODEL
+    try:
+        return Path(snapshot_download(repository.name, revision=repository.revision, allow_patterns=list(patterns)))
+    except Exception as error:  # of the network, the disk and the hub: there are dozens
+        raise _unreachable(repository, error) from None
+
+
+def _ask(repository: Repository) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        told = HfApi().repo_info(
+            repository.name, repo_type=repository.kind, revision=repository.revision, timeout=_SECONDS
+        )
+    except RevisionNotFoundError:
+        what = f"{repository.name} has no revision {repository.revision!r} on the hub"
+        raise UserError(Problem(f"{repository.key}.revision", what)) from None
+    except RepositoryNotFoundError:
+        advice = "a typing error, or it is private and HF_TOKEN is not set"
+        what = f"no folder here, and no {repository.kind} of this name on the hub ({advice})"
+        raise UserError(Problem(f"{repository.key}.name", f"{repository.name}: {what}")) from None
+    except Exception as error:  # of the network: there are dozens
+        raise _unreachable(repository, error) from None
+    return str(told.sha)
+
+
+def _unreachable(repository: Repository, error: Exception) -> UserError:
+    why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    what = f"no folder here, and the hub cannot be asked for it: {why} ({_ELSE})"
+    return UserError(Problem(f"{repository.key}.name", f"{repository.name}: {what}"))
+
+
+def _begun(folder: RunFolder) -> dict[tuple[str, str], str]:
+    """The commits that a run was started with."""
+    if not folder.recipe.is_file() or not (folder.whole() or folder.metrics.is_file()):
+        return {}
+    try:
+        recipe = load.recipe(folder.recipe).value
+    except UserError:  # its own check tells
+        return {}
+    return {(one.key, one.name): one.revision for one in repositories(recipe) if one.revision}
+
+
+def _put(value: Any, path: Sequence[str], revision: str) -> Any:
+    """A configuration with a revision deep inside it."""
+    if not path:
+        return value.model_copy(update={"revision": revision})
+    if isinstance(value, dict):
+        return {**value, path[0]: _put(value[path[0]], path[1:], revision)}
+    return value.model_copy(update={path[0]: _put(getattr(value, path[0]), path[1:], revision)})
+
+
+def _local(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or Path(name).expanduser().is_dir()
+
+
+def _memory(repository: Repository) -> Path:
+    asked = f"{repository.kind}\0{repository.name}\0{repository.revision or ''}"
+    return store.root() / "commits" / f"{xxhash.xxh3_128_hexdigest(asked.encode())}.json"
