@@ -14,8 +14,8 @@ Places = NDArray[np.int64]
 
 
 def capacity(lengths: Sequence[int] | NDArray[np.integer], ranks: int, longest: int) -> int:
-    """How long a row may be: `longest`, or less where that would leave ranks without a row (as far as the longest sample
-    allows: rows of at most a rank's share, rounded down, are no fewer than the ranks)."""
+    """How long a row may be: `longest`, or less where that would leave ranks without a row, as far as the longest
+    sample allows (rows of at most a rank's share, rounded down, are no fewer than the ranks)."""
     tokens = np.asarray(lengths, dtype=np.int64)
     if not len(tokens):
         return longest

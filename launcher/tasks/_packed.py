@@ -65,7 +65,8 @@ class Packing:
         if self._causal:
             given["past_key_values"] = None
         given["and_mask_function"] = make.packed_sequence_mask_function(documents)
-        kinds = sorted(set(getattr(self._config, "layer_types", None) or ["full_attention"]))
+        every = "sliding_attention" if getattr(self._config, "sliding_window", None) else "full_attention"
+        kinds = sorted(set(getattr(self._config, "layer_types", None) or [every]))
         masks = {kind: makers[kind, self._causal](**given) for kind in kinds}
         return masks if len(masks) > 1 else masks[kinds[0]]
 

@@ -68,7 +68,7 @@ def unigram_entropy(validation: Iterable[pa.Table], special_ids: Sequence[int]) 
     counts = np.zeros(0, dtype=np.int64)
     for table in validation:
         for chunk in table["input_ids"].chunks:
-            more = np.bincount(chunk.values.to_numpy(), minlength=len(counts))
+            more = np.bincount(chunk.flatten().to_numpy(), minlength=len(counts))
             more[: len(counts)] += counts
             counts = more
     counts[[i for i in special_ids if i < len(counts)]] = 0

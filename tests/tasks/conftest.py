@@ -8,6 +8,7 @@ from launcher.models import config
 from launcher.plan.facts import Facts
 from launcher.plan.need import Need
 from launcher.prepare import tokenizer
+from launcher.prepare.encode import Encoder
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,6 +36,38 @@ def words(texts):
 
 
 @pytest.fixture(scope="session")
+def encoder_of(tmp_path_factory):
+    """The encoder of a tokenizer."""
+
+    def make(words):
+        folder = tmp_path_factory.mktemp("words")
+        words.save_pretrained(folder)
+        return Encoder(folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def encoder(words, encoder_of):
+    return encoder_of(words)
+
+
+@pytest.fixture(scope="session")
+def endless(texts, encoder_of):
+    """The encoder of a tokenizer without special tokens around a text, but with one that ends it, as GPT-2's."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<|end|>"], initial_alphabet=alphabet)
+    backend.train_from_iterator(texts, trainer)
+    return encoder_of(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>"))
+
+
+@pytest.fixture(scope="session")
 def facts_of(words):
     """Facts as preparation would find them; `labels` and what else is given."""
 
@@ -51,15 +84,15 @@ def facts_of(words):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A tiny BERT for a task in fp64, without dropout, its weights large enough to tell samples apart."""
+    """A tiny model (BERT) for a task in fp64, without dropout, its weights large enough to tell samples apart."""
 
-    def make(task, **given):
+    def make(task, type_="bert", **given):
         import torch
 
         torch.manual_seed(0)
         known = task.facts
         wanted = Need(task.auto_class, task.options(), known.vocab_size, known.pad_token_id, known.longest)
         keys = {**support.TINY, "initializer_range": 0.5, **given}
-        return config.build(config.Config(type="bert", **keys), wanted)[0].double().eval()
+        return config.build(config.Config(type=type_, **keys), wanted)[0].double().eval()
 
     return make

@@ -4,6 +4,7 @@ The loss of a batch has to be the sum of the losses of its samples, and nothing 
 micro-batches may be seen in weight, gradient or metric.
 """
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from launcher.config import kinds
 from launcher.config.types import Plugin
-from launcher.contract.random import Stream
+from launcher.contract.random import Draw, Stream
 from launcher.run.batches import _tensors
 
 COUNT, MAX_LENGTH = 24, 16
@@ -27,27 +28,32 @@ cuts = st.lists(st.integers(0, COUNT), max_size=4).map(lambda at: sorted({0, COU
 class Made:
     """A task of a kind, the table of its features, and samples of them."""
 
-    def __init__(self, kind, texts, words, facts_of):
+    def __init__(self, kind, texts, encoder, facts_of, **keys):
         self.module = kinds.module("tasks", kind)
-        self.config = self.module.Config()
-        columns = self.module.Task.columns
+        self.config = self.module.Config(**keys)
+        columns, self.encoder = self.module.Task.columns, encoder
         known = [
             {"text": text, "text_pair": text[::2], "label": f"label {n % 3}", "question": text, "context": text}
             | {"words": text.split(), "labels": [["O", "B-X", "I-X"][len(w) % 3] for w in text.split()]}
             | {"answers": {"text": [text.split()[0]], "answer_start": [0]}}
             for n, text in enumerate(texts)
         ]
-        self.rows = [{name: row[name] for name in columns if name in row} for row in known]
-        self.survey = self.module.Task.survey(self.config, self.rows)
+        rows = pa.Table.from_pylist([{name: row[name] for name in columns if name in row} for row in known])
+        self.rows = rows.cast(pa.schema([_large(field) for field in rows.schema]))
+        self.values = {name: set(_flat(self.rows[name].to_pylist())) for name in self.module.Task.surveyed}
+        self.survey = self.module.Task.survey(self.config, self.values)
         self.facts = facts_of(labels=self.survey.get("labels", []), longest=MAX_LENGTH)
-        self.table = self.features(words)
+        self.table = self.features()
         self.task = self.module.Task(self.config, self.facts)
         self.features_of = [self.row(self.table.num_rows - 1 - n) for n in range(COUNT)]  # short ones among them
         self.samples = self.draw(range(COUNT))
 
-    def features(self, words):
-        tables = self.module.Task.features(self.config, self.rows, self.survey, words, MAX_LENGTH, "data.train")
-        return pa.concat_tables(tables)
+    def features(self, *sizes):
+        """The table of the rows, read in batches of these sizes and the rest."""
+        cuts = [0, *np.cumsum(sizes).tolist(), self.rows.num_rows]
+        batches = [b for one, two in pairwise(cuts) for b in self.rows.slice(one, two - one).to_batches()]
+        given = self.config, iter(batches), self.survey, self.encoder, MAX_LENGTH, "data.train"
+        return pa.concat_tables([found.table for found in self.module.Task.features(*given)])
 
     def row(self, number):
         values = self.table.slice(number, 1).to_pydict()
@@ -55,15 +61,34 @@ class Made:
 
     def draw(self, ids, epochs=None, seed=7, stream=Stream.MASK):
         rows = [self.features_of[n % COUNT] for n in ids]
-        return self.task.samples(rows, epochs or [0] * len(rows), list(ids), seed, stream)
+        return self.task.samples(rows, epochs or [0] * len(rows), list(ids), Draw(seed, stream))
 
     def batch(self, samples):
         return _tensors(self.task.collate(samples))
 
 
+def _large(field):
+    """Texts as sources give them."""
+    return pa.field(field.name, pa.large_string()) if field.type == pa.string() else field
+
+
+def _flat(values):
+    """Every value, of those in lists too."""
+    return [one for value in values for one in (_flat(value) if isinstance(value, list) else [value])]
+
+
 @pytest.fixture(scope="module", params=kinds.available("tasks"))
-def made(request, texts, words, facts_of):
-    return Made(request.param, texts, words, facts_of)
+def made(request, texts, encoder, facts_of):
+    return Made(request.param, texts, encoder, facts_of)
+
+
+PACKING = [kind for kind in kinds.available("tasks") if "samples" in kinds.module("tasks", kind).Config.model_fields]
+
+
+@pytest.fixture(scope="module", params=PACKING)
+def packing(request, texts, encoder, facts_of):
+    """A task of a kind whose samples may share rows."""
+    return Made(request.param, texts, encoder, facts_of, samples="packed")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +113,23 @@ def test_it_refuses_a_key_it_does_not_know(made):
 
 
 def test_its_survey_is_json_and_the_same_each_time(made):
-    assert made.survey == made.module.Task.survey(made.config, iter(made.rows))
+    assert made.survey == made.module.Task.survey(made.config, made.values)
+    assert json.loads(json.dumps(made.survey)) == made.survey
+
+
+def test_what_prepared_samples_depend_on_is_json_with_a_name(made):
+    said = made.module.Task.prepared(made.config)
+    assert json.loads(json.dumps(said)) == said
+    assert isinstance(said["features"], str)
+    assert said == made.module.Task.prepared(made.module.Config())
+
+
+def test_the_tokens_that_its_configuration_names_are_none_unless_some_are_named(made):
+    assert list(made.module.Task.tokens(made.config)) == []
+
+
+def test_columns_that_are_surveyed_are_columns(made):
+    assert set(made.module.Task.surveyed) <= set(made.module.Task.columns)
 
 
 def test_its_features_are_token_ids_with_their_lengths(made):
@@ -99,14 +140,27 @@ def test_its_features_are_token_ids_with_their_lengths(made):
     assert max(map(max, ids)) < made.facts.vocab_size
 
 
-def test_its_features_are_the_same_each_time(made, words):
-    assert made.features(words).equals(made.table)
+def test_its_features_are_the_same_each_time(made):
+    assert made.features().equals(made.table)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.integers(1, 40), max_size=3))
+def test_its_features_do_not_know_in_what_batches_the_rows_were_read(made, sizes):
+    assert made.features(*sizes).combine_chunks().equals(made.table.combine_chunks())
 
 
 def test_its_baseline_is_numbers_by_name(made):
-    found = made.module.Task.baseline(made.config, made.table, made.facts.special_ids)
+    found = made.module.Task.baseline(made.config, iter([made.table]), made.facts.special_ids)
     assert found
     assert all(isinstance(name, str) and np.isfinite(value) for name, value in found.items())
+
+
+def test_its_baseline_does_not_know_how_samples_were_cut_into_tables(made):
+    ids = made.facts.special_ids
+    whole = made.module.Task.baseline(made.config, iter([made.table]), ids)
+    tables = (made.table.slice(first, 7) for first in range(0, made.table.num_rows, 7))
+    assert made.module.Task.baseline(made.config, tables, ids) == pytest.approx(whole, rel=1e-12)
 
 
 @settings(deadline=None, max_examples=40)
@@ -212,3 +266,42 @@ def test_a_sample_is_shown_as_markup_that_holds_its_tokens(made, words):
     for sample in made.samples[:5]:
         shown = Text.from_markup(made.task.show(sample, words)).plain
         assert all(token in shown for token in words.convert_ids_to_tokens(sample["input_ids"].tolist()))
+
+
+# Samples that share a row
+
+
+def test_packed_samples_are_prepared_as_documents_are(packing):
+    config = packing.module.Config
+    said = {shape: packing.module.Task.prepared(config(samples=shape)) for shape in ("chunks", "documents", "packed")}
+    assert said["packed"] == said["documents"] != said["chunks"]
+
+
+def test_language_models_share_their_samples_whatever_they_are_trained_to_do():
+    for keys in ({}, {"samples": "documents", "overflow": "split", "stride": 2}):
+        mlm, causal = (kinds.module("tasks", kind) for kind in ("mlm", "causal_lm"))
+        assert mlm.Task.prepared(mlm.Config(**keys)) == causal.Task.prepared(causal.Config(**keys))
+
+
+def test_a_row_is_its_samples_one_after_the_other_with_positions_of_their_own(packing):
+    some = packing.samples[:3]
+    lengths = [len(sample["input_ids"]) for sample in some]
+    row = packing.task.join(some)
+    for name in some[0]:
+        assert np.array_equal(row[name], np.concatenate([sample[name] for sample in some]))
+    assert row["position"].tolist() == [n for length in lengths for n in range(length)]
+    assert row["document"].tolist() == [n + 1 for n, length in enumerate(lengths) for _ in range(length)]
+
+
+def test_a_row_weighs_what_its_samples_do(packing):
+    assert packing.task.weight(packing.task.join(packing.samples)) == sum(map(packing.task.weight, packing.samples))
+    assert packing.task.weight(packing.task.join([packing.task.mute(s) for s in packing.samples[:2]])) == 0
+
+
+def test_rows_are_padded_with_document_0(packing):
+    rows = [packing.task.join(packing.samples[:3]), packing.task.join(packing.samples[3:4])]
+    batch = packing.task.collate(rows)
+    lengths = [len(row["input_ids"]) for row in rows]
+    assert batch["inputs"]["input_ids"].shape == batch["documents"].shape == (2, max(lengths))
+    assert np.count_nonzero(batch["documents"], axis=1).tolist() == lengths
+    assert (batch["documents"][1, lengths[1] :] == 0).all()

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.text import Text
 from scipy import stats
 
-from launcher.contract.random import Stream
+from launcher.contract.random import Draw, Stream
 from launcher.run.batches import _tensors
 from launcher.tasks import IGNORE, mlm
 
@@ -31,13 +31,17 @@ def task_of(facts_of):
 
 
 def rows_of(tokens):
-    return [{"input_ids": np.asarray(row, dtype=np.uint16), "length": len(row)} for row in tokens]
+    """Rows of which each token is a word."""
+    return [
+        {"input_ids": np.asarray(row, dtype=np.uint16), "begins": np.ones(len(row), bool), "length": len(row)}
+        for row in tokens
+    ]
 
 
-def drawn(task, tokens, epoch=0, seed=5, stream=Stream.MASK, ids=None):
+def drawn(task, tokens, epoch=0, seed=5, stream=Stream.MASK, ids=None, progress=1.0):
     """Masked tokens and labels of equally long samples, each of shape (samples, length)."""
     ids = range(len(tokens)) if ids is None else ids
-    samples = task.samples(rows_of(tokens), [epoch] * len(tokens), list(ids), seed, stream)
+    samples = task.samples(rows_of(tokens), [epoch] * len(tokens), list(ids), Draw(seed, stream, progress))
     return np.stack([s["input_ids"] for s in samples]), np.stack([s["labels"] for s in samples])
 
 
@@ -126,6 +130,43 @@ def test_special_tokens_are_never_masked(task_of):
     assert np.count_nonzero(labels[~special] != IGNORE) > 0.85 * np.sum(~special)
 
 
+def test_tokens_that_are_named_are_never_masked(facts_of):
+    known = facts_of(vocab_size=VOCABULARY, mask_token_id=MASK, special_ids=SPECIAL, token_ids={"the": 9, "##s": 11})
+    config = mlm.Config(mask_rate=0.9, never=["the", "##s"])
+    assert list(mlm.Task.tokens(config)) == ["the", "##s"]
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (ROWS, 50))
+    masked, labels = drawn(mlm.Task(config, known), tokens)
+    spared = np.isin(tokens, [*SPECIAL, 9, 11])
+    assert np.array_equal(masked[spared], tokens[spared])
+    assert np.all(labels[spared] == IGNORE)
+    assert expected([np.sum(labels != IGNORE), np.sum((labels == IGNORE) & ~spared)], [0.9, 0.1]) > P_VALUE
+
+
+# A rate that changes
+
+
+@pytest.mark.parametrize(("progress", "rate"), [(0.0, 0.5), (0.25, 0.4), (0.5, 0.3), (0.9, 0.14), (1.0, 0.1)])
+def test_a_rate_with_a_schedule_goes_in_a_line_over_the_steps(task_of, progress, rate):
+    task = task_of(mask_rate={"start": 0.5, "end": 0.1})
+    _, labels = drawn(task, np.full((ROWS, LENGTH), 7), progress=progress)
+    masked = np.count_nonzero(labels != IGNORE)
+    assert expected([masked, labels.size - masked], [rate, 1 - rate]) > P_VALUE
+
+
+def test_an_evaluation_masks_at_the_rate_of_the_end(task_of):
+    changing, steady = task_of(mask_rate={"start": 0.5, "end": 0.1}), task_of(mask_rate=0.1)
+    rows = rows_of(np.full((20, LENGTH), 7))
+    one, other = (task.samples(rows, [0] * 20, range(20), Draw(5, Stream.EVALUATE)) for task in (changing, steady))
+    assert all(np.array_equal(a["labels"], b["labels"]) for a, b in zip(one, other, strict=True))
+
+
+def test_a_rate_with_a_schedule_masks_more_or_less_of_the_same_and_memory_is_for_the_most(task_of):
+    task = task_of(mask_rate={"start": 0.5, "end": 0.1})
+    early, late = (drawn(task, np.full((2, LENGTH), 7), progress=p)[1] != IGNORE for p in (0.2, 0.7))
+    assert np.all(early | ~late) and early.sum() > late.sum()
+    assert task.outputs(100) == task_of(mask_rate=0.5).outputs(100)
+
+
 # What it is a function of
 
 
@@ -137,10 +178,10 @@ token_lists = st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_
 def test_the_mask_of_a_sample_does_not_know_what_it_is_drawn_beside(task_of, tokens, seed, epoch, data):
     task, ids = task_of(mask_rate=0.5), [3 + 1000 * n for n in range(len(tokens))]
     epochs = [epoch + n % 2 for n in range(len(tokens))]
-    whole = task.samples(rows_of(tokens), epochs, ids, seed, Stream.MASK)
+    whole = task.samples(rows_of(tokens), epochs, ids, Draw(seed, Stream.MASK))
     chosen = data.draw(st.lists(st.integers(0, len(tokens) - 1), max_size=8))
     rows = rows_of([tokens[n] for n in chosen])
-    part = task.samples(rows, [epochs[n] for n in chosen], [ids[n] for n in chosen], seed, Stream.MASK)
+    part = task.samples(rows, [epochs[n] for n in chosen], [ids[n] for n in chosen], Draw(seed, Stream.MASK))
     for number, sample in zip(chosen, part, strict=True):
         assert np.array_equal(sample["input_ids"], whole[number]["input_ids"])
         assert np.array_equal(sample["labels"], whole[number]["labels"])
@@ -150,7 +191,7 @@ def test_the_mask_of_a_sample_does_not_know_what_it_is_drawn_beside(task_of, tok
 @given(token_lists, st.integers(0, 100))
 def test_what_is_not_masked_stays_and_labels_are_what_was_there(task_of, tokens, seed):
     samples = task_of(mask_rate=0.5).samples(
-        rows_of(tokens), [0] * len(tokens), list(range(len(tokens))), seed, Stream.MASK
+        rows_of(tokens), [0] * len(tokens), list(range(len(tokens))), Draw(seed, Stream.MASK)
     )
     for before, sample in zip(tokens, samples, strict=True):
         before, chosen = np.array(before), sample["labels"] != IGNORE
@@ -176,7 +217,7 @@ def test_a_higher_rate_masks_what_a_lower_one_does_and_more(task_of, seed):
 
 
 def test_no_rows_are_no_samples(task_of):
-    assert task_of().samples([], [], [], 0, Stream.MASK) == []
+    assert task_of().samples([], [], [], Draw(0, Stream.MASK)) == []
 
 
 # Its configuration
@@ -188,7 +229,7 @@ def test_shares_that_do_not_add_up_are_refused(split):
         mlm.Config(split=split)
 
 
-@pytest.mark.parametrize("rate", [0, 1, -0.1])
+@pytest.mark.parametrize("rate", [0, 1, -0.1, {"start": 0, "end": 0.1}, {"start": 0.5}, {"start": 0.5, "end": 1}])
 def test_a_rate_that_is_no_share_is_refused(rate):
     with pytest.raises(ValidationError, match="mask_rate"):
         mlm.Config(mask_rate=rate)
@@ -232,47 +273,84 @@ def test_the_weight_is_the_number_of_labels(task_of):
 # Features
 
 
-def features(rows, words, max_length, **keys):
-    texts = [{"text": text} for text in rows]
-    tables = list(mlm.Task.features(mlm.Config(**keys), texts, {}, words, max_length, "data.train"))
-    return pa.concat_tables(tables)["input_ids"].to_pylist()
+def features(rows, encoder, max_length, **keys):
+    """The token ids of all samples, and how many rows gave none. Read in batches of 1,000 rows."""
+    texts = pa.table({"text": pa.array(rows, pa.large_string())}).to_batches(max_chunksize=1000)
+    found = list(mlm.Task.features(mlm.Config(**keys), iter(texts), {}, encoder, max_length, "data.train"))
+    return pa.concat_tables([f.table for f in found])["input_ids"].to_pylist(), sum(f.empty for f in found)
 
 
 @pytest.mark.parametrize("count", [1, 7, 2300])
-def test_chunks_are_all_documents_joined_and_cut(words, texts, count):
+def test_chunks_are_all_documents_joined_and_cut(words, encoder, texts, count):
     documents = (texts * 20)[:count]
-    chunks = features(documents, words, 16)
+    chunks, empty = features(documents, encoder, 16)
     joined = [token for text in documents for token in words(text)["input_ids"]]
     assert [token for chunk in chunks for token in chunk] == joined
     assert {len(chunk) for chunk in chunks[:-1]} <= {16}
     assert 0 < len(chunks[-1]) <= 16
+    assert empty == 0
 
 
-def test_documents_are_one_sample_each_and_truncated_before_their_end(words, texts):
-    found = features(texts, words, 12, samples="documents")
+@pytest.mark.parametrize("shape", ["documents", "packed"])
+def test_documents_are_one_sample_each_and_truncated_before_their_end(words, encoder, texts, shape):
+    found, _ = features(texts, encoder, 12, samples=shape)
     whole = [words(text)["input_ids"] for text in texts]
     assert found == [ids if len(ids) <= 12 else [*ids[:11], words.sep_token_id] for ids in whole]
     assert max(map(len, whole)) > 12 > min(map(len, whole))
 
 
-def test_blank_documents_are_left_out(words):
+@pytest.mark.parametrize("stride", [0, 3])
+def test_long_documents_are_split_into_samples_whose_neighbours_share_a_stride(words, encoder, texts, stride):
+    found, _ = features(texts, encoder, 12, samples="documents", overflow="split", stride=stride)
+    expected = []
+    for text in texts:
+        first, *inner, last = words(text)["input_ids"]
+        starts = range(0, max(1, len(inner) - stride), 10 - stride)
+        expected += [[first, *inner[start : start + 10], last] for start in starts]
+    assert found == expected
+    assert len(found) > len(texts)
+
+
+def test_blank_documents_are_left_out_and_counted(encoder):
     for kind in ("chunks", "documents"):
-        some = features(["the first", "", " \n ", "the last"], words, 8, samples=kind)
-        assert some == features(["the first", "the last"], words, 8, samples=kind)
+        some, empty = features(["the first", "", " \n ", "the last"], encoder, 8, samples=kind)
+        assert some == features(["the first", "the last"], encoder, 8, samples=kind)[0]
+        assert empty == 2
+
+
+def test_a_word_begins_where_its_first_token_is(words, encoder, texts):
+    """Each special token is a word of its own."""
+    batch = pa.record_batch({"text": pa.array(texts, pa.large_string())})
+    given = mlm.Config(samples="documents"), iter([batch]), {}, encoder, 64, "data.train"
+    (found,) = mlm.Task.features(*given)
+    for text, begins in zip(texts, found.table["begins"].to_pylist(), strict=True):
+        inside = [not token.startswith("##") for token in words.tokenize(text)]
+        assert begins == [True, *inside, True]
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [({"overflow": "split"}, "overflow is for documents"), ({"stride": 3}, "needs overflow: split")]
+    + [({"samples": "documents", "stride": -1}, "stride")],
+)
+def test_an_overflow_that_means_nothing_is_refused(keys, told):
+    with pytest.raises(ValidationError, match=told):
+        mlm.Config(**keys)
 
 
 # Baselines and metrics
 
 
 def test_the_unigram_entropy_is_that_of_the_tokens_without_special_ones(task_of):
-    table = pa.table({"input_ids": pa.array([[1, 7, 7, 2], [1, 8, 9, 2]], type=pa.list_(pa.uint16()))})
-    found = mlm.Task.baseline(mlm.Config(), table, SPECIAL)
+    halves = ([[1, 7, 7, 2]], [[1, 8, 9, 2]])
+    tables = (pa.table({"input_ids": pa.array(half, type=pa.list_(pa.uint16()))}) for half in halves)
+    found = mlm.Task.baseline(mlm.Config(), tables, SPECIAL)
     assert found == {"unigram_entropy": pytest.approx(1.5 * math.log(2))}
 
 
 def test_one_token_over_and_over_has_no_entropy():
     table = pa.table({"input_ids": pa.array([[7] * 9], type=pa.list_(pa.uint16()))})
-    assert mlm.Task.baseline(mlm.Config(), table, SPECIAL) == {"unigram_entropy": 0.0}
+    assert mlm.Task.baseline(mlm.Config(), iter([table]), SPECIAL) == {"unigram_entropy": 0.0}
 
 
 PADDING = [1 / 3] * 3

@@ -1,11 +1,13 @@
-"""What text tasks share: padding to the longest, attention masks where they are needed, and encoding."""
+"""What text tasks share: padding to the longest, attention masks where they are needed, and sequences as tables."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launcher.prepare.encoded import Encoded
 from launcher.tasks import IGNORE, _text
 
 properties = settings(deadline=None, max_examples=60)
@@ -32,22 +34,21 @@ def test_the_attention_mask_is_where_the_tokens_are_and_only_where_some_are_padd
         assert np.all(np.diff(inputs["attention_mask"], axis=1) <= 0)
 
 
+def encoded_of(rows):
+    ids, lengths = [token for row in rows for token in row], [len(row) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Encoded(np.array(ids, dtype=np.uint32), offsets, np.ones(len(ids), dtype=bool))
+
+
 @properties
-@given(st.integers(0, 2500))
-def test_batches_are_the_rows_in_order(count):
-    batches = list(_text.batches(iter(range(count))))
-    assert [row for batch in batches for row in batch] == list(range(count))
-    assert {len(batch) for batch in batches[:-1]} <= {_text.ROWS_AT_ONCE}
-    assert all(batches)
-
-
-def test_encodings_are_those_of_the_tokenizer_whatever_was_encoded_before(words):
-    row = {"text": "the step learns the order of the batch"}
-    whole = words(row["text"])["input_ids"]
-    for max_length in (None, 5, None, 8, 64):
-        (encoded,) = _text.encode(words, [row], max_length)
-        expected = whole if max_length is None or len(whole) <= max_length else [*whole[: max_length - 1], whole[-1]]
-        assert encoded.ids == expected
+@given(st.lists(st.lists(st.integers(0, 2**16 - 1), max_size=9), max_size=6), st.sampled_from([2**16, 2**16 + 1]))
+def test_a_table_holds_each_sequence_with_its_length_in_the_smallest_type(rows, vocabulary):
+    encoded = encoded_of(rows)
+    table = _text.table(encoded, vocabulary, more=_text.lists(encoded, pa.array(encoded.begins)))
+    assert table["input_ids"].to_pylist() == rows
+    assert table["length"].to_pylist() == [len(row) for row in rows]
+    assert table["more"].to_pylist() == [[True] * len(row) for row in rows]
+    assert table.schema.field("input_ids").type.value_type == (pa.uint16() if vocabulary == 2**16 else pa.uint32())
 
 
 @pytest.mark.parametrize(
