@@ -119,6 +119,7 @@ class _Preparation:
             train = [job for job in jobs if job.shard.leaf.side == "train"]
             duplicates.drop([job.hashes for job in train], [job.dropped for job in train])
         self._tokenizer(jobs)
+        task(recipe.task, self._known(survey))  # a tokenizer that it cannot use is told before all is tokenised
         jobs = [replace(job, survey=survey) for job in jobs]
         self._run(shards.features, jobs, "tokenising")
         counted = [Counted(**json.loads(job.made.read_text(encoding="utf-8"))) for job in jobs]
@@ -162,6 +163,12 @@ class _Preparation:
         write(self.work / "ids.json", json.dumps(_ids(made)))
         aside.rename(folder)
 
+    def _known(self, survey: dict[str, Any]) -> Facts:
+        """What is known before a sample is made."""
+        ids = json.loads((self.work / "ids.json").read_text(encoding="utf-8"))
+        nothing: dict[str, Any] = {"samples": {}, "tokens": {}, "baseline": {}}
+        return Facts(digest=self.name, **ids, labels=survey.get("labels", []), longest=1, **nothing)
+
     def _sample(self, jobs: Sequence[Job], most: int | None) -> Path:
         """A file of the texts that the tokenizer is trained from: of each shard of the training side its share."""
         train = [job for job in jobs if job.shard.leaf.side == "train"]
@@ -187,27 +194,31 @@ class _Preparation:
             mine = [(job, c) for job, c in zip(jobs, counted, strict=True) if job.shard.leaf.key == leaf]
             if not any(c.samples[job.shard.leaf.side] for job, c in mine):
                 bad = sum(c.bad for _, c in mine)
-                told = f"none of its {plural(bad, 'row')} can be used: {next(c.example for _, c in mine if c.bad)}"
-                problems.append(Problem(leaf, told if bad else _NOTHING))
+                first = next((c.example for _, c in mine if c.bad), "")
+                told = f"none of its {plural(bad, 'row')} can be used: {first}" if bad else _NOTHING
+                problems.append(Problem(leaf, told))
         if problems:
             raise UserError(problems)
 
     def _join(self, jobs: Sequence[Job], side: Side) -> None:
         """The samples of all shards in one file, a record batch for each."""
-        writer = None
-        for job in jobs:
-            if not job.samples(side).is_file():
-                continue
-            with pa.memory_map(str(job.samples(side))) as file, pa.ipc.open_stream(file) as stream:
-                writer = writer or pa.ipc.new_stream(self.whole / f"{side}.arrow", stream.schema)
-                for batch in stream:
-                    writer.write_batch(batch)
-            self.lease.check()
-        if writer is not None:
-            writer.close()
+        there = [job for job in jobs if job.samples(side).is_file()]
+        if not there:
+            return
+        with pa.ipc.open_stream(there[0].samples(side)) as first:
+            schema = first.schema
+        with pa.ipc.new_stream(self.whole / f"{side}.arrow", schema) as writer:
+            for job in there:
+                with pa.memory_map(str(job.samples(side))) as file, pa.ipc.open_stream(file) as stream:
+                    if stream.schema != schema:
+                        what = "pairs of texts in one source and single texts in another do not mix"
+                        raise UserError(Problem(job.shard.leaf.key, what))
+                    for batch in stream:
+                        writer.write_batch(batch)
+                self.lease.check()
 
     def _facts(self, jobs: Sequence[Job], counted: Sequence[Counted], survey: dict[str, Any]) -> Facts:
-        known = json.loads((self.work / "ids.json").read_text(encoding="utf-8"))
+        known = self._known(survey)
         sides = [side for side in SIDES if sum(c.samples[side] for c in counted)]
         lengths, sources, left_out = Counter[int](), Counter[str](), Counter[str]()
         for job, c in zip(jobs, counted, strict=True):
@@ -218,21 +229,19 @@ class _Preparation:
         baseline = {}
         if "validation" in sides:
             task = kinds.of("tasks", self.recipe.task).Task
-            baseline = task.baseline(self.recipe.task, _tables(self.whole / "validation.arrow"), known["special_ids"])
-        return Facts(
-            digest=self.name,
-            **known,
-            labels=survey.get("labels", []),
-            longest=max(*lengths, *(_longest(self.whole / f"{side}.arrow") for side in sides if side != "train"), 1, 1),
-            documents={side: sum(c.documents[side] for c in counted) for side in sides},
-            samples={side: sum(c.samples[side] for c in counted) for side in sides},
-            tokens={side: sum(c.tokens[side] for c in counted) for side in sides},
-            baseline=baseline,
-            sources=dict(sources),
-            lengths=dict(sorted(lengths.items())),
-            left_out={name: count for name, count in left_out.items() if count},
-            notes=_examples(counted),
-        )
+            baseline = task.baseline(self.recipe.task, _tables(self.whole / "validation.arrow"), known.special_ids)
+        found = {
+            "longest": max(*lengths, *(_longest(self.whole / f"{s}.arrow") for s in sides if s != "train"), 1, 1),
+            "documents": {side: sum(c.documents[side] for c in counted) for side in sides},
+            "samples": {side: sum(c.samples[side] for c in counted) for side in sides},
+            "tokens": {side: sum(c.tokens[side] for c in counted) for side in sides},
+            "baseline": baseline,
+            "sources": dict(sources),
+            "lengths": dict(sorted(lengths.items())),
+            "left_out": {name: count for name, count in left_out.items() if count},
+            "notes": _examples(counted),
+        }
+        return known.model_copy(update=found)
 
 
 def _ids(made: Any) -> dict[str, Any]:
