@@ -19,12 +19,11 @@ import torch
 from launcher.config import kinds, load
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
-from launcher.contract.order import InTurn, Mixture, Order
+from launcher.contract.order import InTurn
 from launcher.contract.random import Stream, seed_for
-from launcher.plan import layout, need, plan
-from launcher.plan.facts import Facts
+from launcher.plan import layout, mixture, need, plan
 from launcher.plan.folder import Saved
-from launcher.prepare import reading, ready
+from launcher.prepare import ready
 from launcher.prepare.samples import Samples
 from launcher.run import checkpoint, layers, loop, process, trial
 from launcher.run.batches import Batches, loader, to
@@ -212,18 +211,10 @@ def _batches(run: ready.Ready, task: Any, at: Process) -> tuple[Batches, Batches
         )  # fmt: skip
 
     counts = run.facts.samples
-    training = make("train", _order(recipe, run.facts), Stream.MASK, plan.total_steps(recipe, run.facts))
+    training = make("train", mixture.order(recipe, run.facts), Stream.MASK, plan.total_steps(recipe, run.facts))
     if "validation" not in counts:
         return training, None
     return training, make("validation", InTurn(counts["validation"]), Stream.EVALUATE, None)
-
-
-def _order(recipe: Recipe, facts: Facts) -> Order | Mixture:
-    """Which samples a step sees: those of one source, or of several by their weights."""
-    shares = reading.weights(recipe.data.train)
-    if not shares:
-        return Order(facts.samples["train"], recipe.seed)
-    return Mixture(tuple(facts.sources[name] for name in shares), tuple(shares.values()), recipe.seed)
 
 
 def _rounds(run: ready.Ready) -> int:

@@ -10,7 +10,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
 from launcher.config.types import Strict
-from launcher.plan import architecture, devices, layout, memory, need, vocabulary
+from launcher.plan import architecture, devices, fill, layout, memory, mixture, need, store, vocabulary
 from launcher.plan.facts import Facts
 from launcher.plan.folder import RunFolder
 
@@ -19,7 +19,9 @@ RUNS = Path("runs")
 
 class Plan(Strict):
     """Bytes are bytes. `samples` and `tokens` are those of the whole run; None: not known before `launcher prepare`.
-    `micro_samples`: the most samples of full length in a micro-batch; `micro_batches`: how many a rank makes."""
+    `micro_samples`: the most samples of full length in a micro-batch; `micro_batches`: how many a rank makes. `fill`:
+    the expected share of computed positions that are tokens. `sources`: of a mixture, each one's share of the samples
+    and the epochs it is gone through; `left_out`: rows of the corpus that gave no sample, by reason."""
 
     name: str
     folder: str
@@ -39,6 +41,10 @@ class Plan(Strict):
     epochs: float | None
     samples: int | None
     tokens: int | None
+    fill: float | None = None
+    documents: int | None = None
+    left_out: dict[str, int] = {}
+    sources: dict[str, tuple[float, float | None]] = {}
     model: str
     parameters: int
     memory: dict[str, int]
@@ -105,6 +111,10 @@ def make(
         epochs=samples / facts.samples["train"] if samples and facts else recipe.train.epochs,
         samples=samples,
         tokens=samples * facts.tokens["train"] // facts.samples["train"] if samples and facts else None,
+        fill=fill.expected(recipe, known, count),
+        documents=known.documents.get("train"),
+        left_out=known.left_out,
+        sources=_sources(recipe, facts, samples),
         model=shape.name,
         parameters=shape.parameters,
         memory=layout.needed(recipe, shape, known, count, found.kind),
@@ -114,8 +124,8 @@ def make(
         free_disk=free_bytes(folder.path),
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,
-        command=shlex.join(["launcher", "run", file, "--ranks", str(count), *overrides]),
-        notes=_notes(recipe, shape, folder),
+        command=shlex.join(["launcher", "run", *_named(file), "--ranks", str(count), *overrides]),
+        notes=[*_notes(recipe, shape, folder), *known.notes],
     )
 
 
@@ -167,6 +177,22 @@ def _notes(recipe: Recipe, shape: architecture.Architecture, folder: RunFolder) 
     if recipe.packed and shape.packs is None:
         notes.append(f"task.samples: whether {shape.name} takes packed rows is tried when the run starts")
     return notes
+
+
+def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[str, tuple[float, float | None]]:
+    """Each source of a mixture: its share of the samples, and its epochs."""
+    shares = mixture.weights(recipe.data.train)
+    counts = facts.sources if facts else {}
+    return {
+        name: (share, samples * share / counts[name] if samples and counts.get(name) else None)
+        for name, share in shares.items()
+    }
+
+
+def _named(file: str) -> list[str]:
+    """The recipe of a bundle goes by the bundle."""
+    bundled = (store.root() / store.BUNDLE).is_file() and Path(file).absolute().parent == store.root()
+    return ["--from", str(Path(file).parent)] if bundled else [file]
 
 
 def guess(recipe: Recipe) -> Facts:

@@ -8,6 +8,9 @@ import os
 import re
 from pathlib import Path
 
+BUNDLE = "bundle.json"
+"""The file that makes a bundle of such a folder."""
+
 
 def root() -> Path:
     """$LAUNCHER_CACHE, else ~/.cache/launcher."""

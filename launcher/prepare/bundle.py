@@ -17,7 +17,6 @@ from launcher.plan import store
 from launcher.plan.folder import RunFolder
 
 RECIPE = "recipe.yaml"
-_NAME = "bundle.json"
 
 
 def make(recipe: Recipe, prepared: Path, to: Path) -> None:
@@ -30,7 +29,9 @@ def make(recipe: Recipe, prepared: Path, to: Path) -> None:
     shutil.copytree(prepared, aside / "prepared" / prepared.name)
     _copy_model(recipe, aside / "models")
     load.dump(recipe, aside / RECIPE)
-    (aside / _NAME).write_text(json.dumps({"data": _made_by(recipe), "prepared": prepared.name}), encoding="utf-8")
+    (aside / store.BUNDLE).write_text(
+        json.dumps({"data": _made_by(recipe), "prepared": prepared.name}), encoding="utf-8"
+    )
     flush_tree(aside)
     if to.is_dir():
         to.rmdir()
@@ -39,7 +40,7 @@ def make(recipe: Recipe, prepared: Path, to: Path) -> None:
 
 def recipe_of(folder: Path) -> Path:
     """The recipe of a bundle. Raises UserError where there is none."""
-    if not (folder / _NAME).is_file():
+    if not (folder / store.BUNDLE).is_file():
         raise UserError(f"--from {folder}: no bundle is there (`launcher prepare R --to FOLDER` makes one)")
     return folder / RECIPE
 
@@ -47,7 +48,7 @@ def recipe_of(folder: Path) -> Path:
 def identity(recipe: Recipe) -> str | None:
     """The name of the prepared folder that the cache, if it is a bundle, holds for this recipe."""
     try:
-        said = json.loads((store.root() / _NAME).read_text(encoding="utf-8"))
+        said = json.loads((store.root() / store.BUNDLE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if said["data"] == _made_by(recipe):

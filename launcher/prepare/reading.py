@@ -63,12 +63,6 @@ def leaves(data: Data) -> list[Leaf]:
     )
 
 
-def weights(source: Plugin) -> dict[str, float]:
-    """The sources of a mixture with their shares; empty for any other kind."""
-    module = kinds.of("data", source)
-    return {name: weight for name, (_, weight) in module.mixed(source).items()} if hasattr(module, "mixed") else {}
-
-
 def shards(found: Sequence[Leaf]) -> list[Shard]:
     """All shards in their order. A source with a limit is read by one process, which counts. Raises UserError."""
     made: list[Shard] = []

@@ -28,7 +28,9 @@ def plan(made: Plan, console: Console) -> None:
         "global batch": made.equation,
         "steps": f"{made.steps:,}" if made.steps else prepare,
         "samples": f"{made.samples:,} ({made.epochs:.2f} epochs)" if made.samples and made.epochs else prepare,
-        "tokens": f"{made.tokens:,}" if made.tokens else prepare,
+        "tokens": _tokens(made) if made.tokens else prepare,
+        **({"sources": _sources(made)} if made.sources else {}),
+        **({"left out": _left_out(made.left_out)} if made.left_out else {}),
         "model": f"{made.model}, {made.parameters:,} parameters",
         "memory": f"about {estimate} of {human(made.memory_per_device)} a device (estimate: {parts})",
         "checkpoint": f"{human(made.checkpoint_bytes)}, {made.checkpoints_kept} kept; {human(made.free_disk)} free",
@@ -44,6 +46,21 @@ def plan(made: Plan, console: Console) -> None:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
 
 
+def _tokens(made: Plan) -> str:
+    return f"{made.tokens:,}" + (f", {made.fill:.0%} of the computed positions" if made.fill else "")
+
+
+def _sources(made: Plan) -> str:
+    """The shares of a mixture, and how often each source is gone through."""
+    told = {name: "" if epochs is None else f" ({epochs:.2f} epochs)" for name, (_, epochs) in made.sources.items()}
+    return ", ".join(f"{name} {share:.1%}{told[name]}" for name, (share, _) in made.sources.items())
+
+
+def _left_out(counts: Mapping[str, int]) -> str:
+    names = {"bad": "bad rows", "duplicates": "duplicates", "empty": "documents without a token"}
+    return ", ".join(f"{count:,} {names.get(name, name)}" for name, count in counts.items())
+
+
 def facts(known: Facts, folder: object, console: Console) -> None:
     """What a prepared folder holds."""
     table = Table(box=None, pad_edge=False)
@@ -52,6 +69,10 @@ def facts(known: Facts, folder: object, console: Console) -> None:
     for side, count in known.samples.items():
         table.add_row(side, f"{count:,}", f"{known.tokens[side]:,}", f"{known.tokens[side] / max(1, count):.1f}")
     console.print(table)
+    if known.left_out:
+        console.print(f"left out: {_left_out(known.left_out)}", highlight=False)
+    for note in known.notes:
+        console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     labels = f", {len(known.labels)} labels" if known.labels else ""
     console.print(f"vocabulary {known.vocab_size:,}{labels}, longest sample {known.longest}; {folder}", soft_wrap=True)
 

@@ -1,0 +1,21 @@
+"""The sources of a mixture, and the order that their weights give."""
+
+from launcher.config import kinds
+from launcher.config.recipe import Recipe
+from launcher.config.types import Plugin
+from launcher.contract.order import Mixture, Order
+from launcher.plan.facts import Facts
+
+
+def weights(source: Plugin) -> dict[str, float]:
+    """The sources of a mixture with their shares; empty for any other kind."""
+    module = kinds.of("data", source)
+    return {name: weight for name, (_, weight) in module.mixed(source).items()} if hasattr(module, "mixed") else {}
+
+
+def order(recipe: Recipe, facts: Facts) -> Order | Mixture:
+    """Which samples a step sees: those of one source, or of several by their weights."""
+    shares = weights(recipe.data.train)
+    if not shares:
+        return Order(facts.samples["train"], recipe.seed)
+    return Mixture(tuple(facts.sources[name] for name in shares), tuple(shares.values()), recipe.seed)
