@@ -162,6 +162,7 @@ class _Preparation:
         flush_tree(aside)
         write(self.work / "ids.json", json.dumps(_ids(made)))
         aside.rename(folder)
+        (self.work / "sample.arrow").unlink(missing_ok=True)
 
     def _known(self, survey: dict[str, Any]) -> Facts:
         """What is known before a sample is made."""
@@ -284,15 +285,18 @@ def _no_room(error: Exception) -> bool:
 
 
 def _full(final: Path) -> str:
-    """What to do about a full disk: how much is needed in all, and what there is."""
+    """What to do about a full disk: how much is needed in all, and what there is. Samples stand there twice while they
+    are joined, and take about half of their text; a sample of the texts, for the tokenizer, up to all of it."""
     work = final.with_name(f".{final.name}.work")
-    there = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
+    sizes = {file: file.stat().st_size for file in work.rglob("*") if file.is_file()}
+    samples = sum(size for file, size in sizes.items() if file.name.startswith(SIDES))
     try:
         size, of = map(int, (work / "size").read_text(encoding="utf-8").split())
     except (OSError, ValueError):
         size, of = 0, 1
     made = len(list(work.glob("shard-*.json")))
-    need = max(size, 2 * there * of // max(1, made))  # tokens take two bytes, and stand there twice while joined
+    there = sum(sizes.values())
+    need = there - samples + 2 * samples * of // made if made else max(there, size) + size
     free = human(free_bytes(final.parent))
     told = f"the disk of {final.parent} is full: about {human(need)} are needed in all, {free} are free"
     kept = f"{made} of {plural(of, 'shard')} are finished, stay in {work} ({human(there)}) and are gone on with"

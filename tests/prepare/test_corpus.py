@@ -1,10 +1,13 @@
 """From sources to a prepared folder that is named by its content."""
 
 import json
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import support
 from hypothesis import given, settings
@@ -12,8 +15,9 @@ from hypothesis import strategies as st
 
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
+from launcher.data import _source
 from launcher.plan import facts
-from launcher.prepare import cache, corpus, tokenizer
+from launcher.prepare import cache, corpus, duplicates, processes, reading, tokenizer
 from launcher.prepare.samples import Samples
 
 properties = settings(deadline=None, max_examples=60)
@@ -47,9 +51,53 @@ def decoded(folder, side):
 
 
 def left():
-    """What is in the cache beside locks nobody holds."""
+    """What is in the cache."""
     root = cache.path("x").parent
-    return [p for p in root.iterdir() if p.suffix != ".lock"] if root.is_dir() else []
+    return sorted(root.iterdir()) if root.is_dir() else []
+
+
+def held_out(fraction, *texts):
+    """Which rows are held out, given by their columns."""
+    names = ("text", "text_pair")
+    columns = {name: pa.array(values, pa.large_string()) for name, values in zip(names, texts, strict=False)}
+    return reading.held_out(pa.RecordBatch.from_pydict(columns), fraction).tolist()
+
+
+def jsonl(file, rows):
+    Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return {"kind": "jsonl", "path": str(file)}
+
+
+def mixture(weights=(3, 1), **sources):
+    return {"kind": "mixture", "sources": sources, "weights": dict(zip(sources, weights, strict=True))}
+
+
+def known(config):
+    return facts.read(corpus.prepare(config))
+
+
+def prepared_anew(config, monkeypatch, name, most=None):
+    """A folder in a cache of its own."""
+    with monkeypatch.context() as patch:
+        patch.setenv("LAUNCHER_CACHE", name)
+        return corpus.prepare(config, most=most)
+
+
+def content(folder):
+    """The bytes of every file in a folder, wherever it is."""
+    return {str(Path(name).relative_to(folder)): held for name, held in support.tree(folder).items()}
+
+
+@pytest.fixture
+def finely(monkeypatch):
+    """Sources are cut finely."""
+    monkeypatch.setattr(_source, "PART", 1500)
+
+
+@pytest.fixture
+def spread(finely, monkeypatch):
+    """No work is too little for several processes."""
+    monkeypatch.setattr(processes, "SMALL", 0)
 
 
 # Its name
@@ -64,6 +112,12 @@ def left():
         {"train__global_batch": 3, "train__max_tokens": None},
         {"model__hidden_size": 32},
         {"sinks": ["console"]},
+        {"task__mask_rate": 0.3},
+        {"task__mask_rate": {"start": 0.3, "end": 0.1}},
+        {"task__mask": "spans"},
+        {"task__split": [1.0, 0.0, 0.0]},
+        {"task__never": ["the"]},
+        {"task__samples": "packed"},
     ],
     ids=str,
 )
@@ -88,10 +142,13 @@ def test_where_the_content_stands_does_not_change_the_name(own):
         {"data__max_length": 31},
         {"data__train__document": "paragraph"},
         {"data__train__limit": 50},
+        {"data__train__on_bad_row": "skip"},
+        {"data__deduplicate": True},
         {"data__validation__fraction": 0.2},
         {"data__validation": None},
         {"data__validation": {"kind": "text", "path": "corpus.txt"}},
         {"task__samples": "chunks"},
+        {"task__overflow": "split"},
         {"task": {"kind": "sequence_classification"}},
     ],
     ids=str,
@@ -118,6 +175,22 @@ def test_another_validation_text_changes_the_name():
     assert len(found) == 2
 
 
+def test_weights_of_a_mixture_do_not_change_the_name_but_its_sources_do():
+    one, other = jsonl("one.jsonl", [{"text": "a"}]), jsonl("other.jsonl", [{"text": "b"}])
+    first, *others = (
+        corpus.identity(recipe(data__train=train))
+        for train in (
+            mixture(a=one, b=other),
+            mixture((1, 5), a=one, b=other),
+            mixture(a=other, b=one),
+            mixture(b=one, a=other),
+            mixture(a=one, c=other),
+            mixture(a=one, b={**other, "limit": 3}),
+        )
+    )
+    assert [found == first for found in others] == [True, False, False, False, False]
+
+
 def test_all_that_cannot_be_found_is_told_at_once():
     missing = {
         "data__train__path": "no.txt",
@@ -134,35 +207,41 @@ def test_all_that_cannot_be_found_is_told_at_once():
 
 
 @properties
-@given(texts, texts, st.floats(0.01, 0.99), st.floats(0.01, 0.99))
-def test_a_row_stays_where_it_is_when_more_is_held_out(text, label, one, other):
-    row = {"text": text, "label": label}
-    if corpus.held_out(row, min(one, other)):
-        assert corpus.held_out(row, max(one, other))
+@given(texts, st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+def test_a_row_stays_where_it_is_when_more_is_held_out(text, one, other):
+    (less,), (more,) = (held_out(fraction, [text]) for fraction in sorted((one, other)))
+    assert more or not less
 
 
 @properties
-@given(texts, texts, texts, st.floats(0.01, 0.99))
-def test_equal_texts_are_held_out_together_whatever_their_labels(text, one, other, fraction):
-    sides = {corpus.held_out({"text": text, "label": label}, fraction) for label in (one, other)}
-    assert len(sides) == 1
+@given(st.lists(texts, min_size=1, max_size=8), st.floats(0.01, 0.99))
+def test_what_stands_beside_a_row_plays_no_part(rows, fraction):
+    assert held_out(fraction, rows) == [held_out(fraction, [row])[0] for row in rows]
+
+
+def test_equal_texts_are_held_out_together_whatever_their_labels():
+    rows = [{"text": f"document {n // 2}", "label": ["few", "many"][n % 2]} for n in range(80)]
+    config = labelled(data__train=jsonl("rows.jsonl", rows), data__max_length=64, data__validation__fraction=0.5)
+    sides = [set(decoded(corpus.prepare(config), side)) for side in ("train", "validation")]
+    assert len(sides[0]) > 5
+    assert len(sides[1]) > 5
+    assert not sides[0] & sides[1]
 
 
 def test_as_many_rows_are_held_out_as_was_asked_for():
     for fraction in (0.02, 0.15, 0.5):
-        held = sum(corpus.held_out({"text": f"document {n}"}, fraction) for n in range(10_000))
+        held = sum(held_out(fraction, [f"document {n}" for n in range(10_000)]))
         assert abs(held / 10_000 - fraction) < 4 * (fraction * (1 - fraction) / 10_000) ** 0.5
 
 
 def test_pairs_are_held_out_by_both_of_their_texts():
-    sides = {corpus.held_out({"text": "same", "text_pair": str(n)}, 0.5) for n in range(50)}
-    assert sides == {True, False}
-    assert corpus.held_out({"text": "a", "text_pair": "b"}, 0.5) in sides
+    sides = held_out(0.5, ["same"] * 50, [str(n) for n in range(50)])
+    assert set(sides) == {True, False}
 
 
 def test_the_sides_hold_the_rows_that_belong_there_in_the_order_of_the_source():
     folder = corpus.prepare(recipe(data__max_length=200))
-    held = [corpus.held_out({"text": line}, 0.15) for line in lines()]
+    held = held_out(0.15, lines())
     assert decoded(folder, "train") == [x for x, out in zip(lines(), held, strict=True) if not out]
     assert decoded(folder, "validation") == [x for x, out in zip(lines(), held, strict=True) if out]
 
@@ -185,6 +264,12 @@ def test_the_facts_are_those_of_the_samples():
     folder = corpus.prepare(recipe())
     known = facts.read(folder)
     words = tokenizer.load(str(folder / "tokenizer"), "tokenizer")
+    assert known.left_out == {}
+    assert known.notes == []
+    assert known.sources == {"text": known.samples["train"]}
+    assert known.documents == known.samples
+    assert sum(known.lengths.values()) == known.samples["train"]
+    assert sum(length * count for length, count in known.lengths.items()) == known.tokens["train"]
     assert known.digest == folder.name == corpus.identity(recipe())
     assert known.vocab_size == len(words) == 120
     assert known.special_ids == sorted(words.all_special_ids)
@@ -228,9 +313,9 @@ def test_more_rows_than_one_batch_holds_are_all_there_in_order():
 
 
 def test_a_side_without_validation_has_no_baseline():
-    known = facts.read(corpus.prepare(recipe(data__validation=None)))
-    assert known.baseline == {}
-    assert list(known.samples) == ["train"]
+    found = known(recipe(data__validation=None))
+    assert found.baseline == {}
+    assert list(found.samples) == list(found.documents) == ["train"]
 
 
 def test_the_tokenizer_has_not_seen_the_validation_side():
@@ -264,6 +349,114 @@ def test_a_pretrained_tokenizer_is_used_as_it_is(own):
     for side in ("train", "validation"):
         one, other = ([row["input_ids"] for row in Samples(f, side).rows(range(9))] for f in (first, folder))
         assert all(map(np.array_equal, one, other))
+
+
+# However it is cut, and by however many processes
+
+
+def rows(*numbers, **more):
+    return [{"text": f"row {n} has {n % 7} words of {n % 3} kinds and more", **more} for n in numbers]
+
+
+def mixed(**changes):
+    """Two sources that share rows, with rows that are empty or cannot be used."""
+    first = jsonl("first.jsonl", [*rows(*range(60)), {"text": ""}, *rows(*range(10)), {"text": 5}])
+    second = jsonl("second.jsonl", [{"text": None}, *rows(*range(50, 90)), {"text": ""}, {"txt": ""}, *rows(3, 95)])
+    train = mixture(a={**first, "on_bad_row": "skip"}, b={**second, "on_bad_row": "skip"})
+    return recipe(**{"data__train": train, "data__deduplicate": True, "data__validation__fraction": 0.2, **changes})
+
+
+@pytest.mark.parametrize(
+    "made",
+    [lambda: mixed(task__samples="chunks"), lambda: labelled(data__deduplicate=True)],
+    ids=["a mixture in chunks", "labelled documents"],
+)
+def test_the_number_of_processes_changes_no_byte(spread, monkeypatch, made):
+    shards = reading.shards(reading.leaves(made().data))
+    one, two = (prepared_anew(made(), monkeypatch, f"with-{most}", most) for most in (1, 2))
+    assert len(shards) > 3
+    assert one.name == two.name
+    assert content(one) == content(two)
+
+
+def test_the_cuts_change_no_document(finely, monkeypatch):
+    """Nor the tokenizer. Chunks, joined of documents, end with a shard."""
+    one = prepared_anew(mixed(), monkeypatch, "finely")
+    monkeypatch.setattr(_source, "PART", 2**20)
+    other = prepared_anew(mixed(), monkeypatch, "whole")
+    assert facts.read(one) == facts.read(other)
+    assert content(one / "tokenizer") == content(other / "tokenizer")
+    for side in ("train", "validation"):
+        assert decoded(one, side) == decoded(other, side)
+
+
+def test_the_facts_of_a_mixture_are_told_by_source(finely):
+    found = known(mixed())
+    texts = {"a": [f["text"] for f in rows(*range(60))], "b": [f["text"] for f in rows(*range(60, 90), 95)]}
+    train = {name: held_out(0.2, mine).count(False) for name, mine in texts.items()}
+    empty_held = held_out(0.2, [""])[0]
+    assert found.sources == train
+    assert found.samples["train"] == sum(train.values())
+    assert found.left_out == {"bad": 3, "duplicates": 10 + 10 + 1 + 1, "empty": 1}
+    assert sum(found.documents.values()) == 60 + 31 + 1
+    assert found.documents["train"] == sum(train.values()) + (not empty_held)
+    first = "first.jsonl:72: data.train.sources.a.text: column 'text' is no text but int"
+    assert found.notes == [f"3 bad rows left out, the first: {first}"]
+
+
+@pytest.mark.parametrize("at_once", [2**23, 7, 1])
+def test_of_rows_with_equal_content_the_first_is_kept(finely, monkeypatch, at_once):
+    monkeypatch.setattr(duplicates, "AT_ONCE", at_once)
+    written = [f"document {n % 23} of {n % 5}" for n in range(200)]
+    train = jsonl("rows.jsonl", [{"text": text} for text in written])
+    folder = corpus.prepare(recipe(data__train=train, data__validation=None, data__deduplicate=True))
+    assert decoded(folder, "train") == list(dict.fromkeys(written))
+    assert facts.read(folder).left_out == {"duplicates": 200 - len(set(written))}
+
+
+def test_a_label_and_a_second_text_are_content():
+    pairs = [("a", "b", 0), ("a", "b", 1), ("a", "c", 0), ("a", "b", 0), ("a\0b", "c", 0), ("a", "b\0c", 0)]
+    train = jsonl("rows.jsonl", [{"text": one, "text_pair": other, "label": label} for one, other, label in pairs])
+    found = known(labelled(data__train={**train, "text_pair": "text_pair"}, data__validation=None,
+                           data__deduplicate=True))  # fmt: skip
+    assert found.left_out == {"duplicates": 1}
+    assert found.samples == {"train": 5}
+
+
+def test_validation_data_of_its_own_is_not_deduplicated():
+    train, validation = jsonl("a.jsonl", rows(1, 1, 2)), jsonl("b.jsonl", rows(1, 1, 3))
+    found = known(recipe(data__train=train, data__validation=validation, data__deduplicate=True))
+    assert found.samples == {"train": 2, "validation": 3}
+    assert found.left_out == {"duplicates": 1}
+
+
+def test_nothing_is_dropped_unless_asked_for():
+    assert known(recipe(data__train=jsonl("a.jsonl", rows(1, 1, 2)), data__validation=None)).samples == {"train": 3}
+
+
+def test_the_same_rows_are_held_out_with_and_without_duplicates():
+    train = jsonl("a.jsonl", rows(*range(40), *range(20)))
+    with_them, without = (
+        corpus.prepare(recipe(data__train=train, data__deduplicate=dropped, data__max_length=64))
+        for dropped in (False, True)
+    )
+    for side in ("train", "validation"):
+        assert list(dict.fromkeys(decoded(with_them, side))) == decoded(without, side)
+
+
+def test_a_limit_takes_the_first_rows_that_can_be_used(finely):
+    train = jsonl("a.jsonl", [{"text": 1}, *rows(*range(50)), {"text": 2}, *rows(*range(50, 90))])
+    train |= {"on_bad_row": "skip", "limit": 60}
+    folder = corpus.prepare(recipe(data__train=train, data__validation=None, data__max_length=64))
+    assert decoded(folder, "train") == [row["text"] for row in rows(*range(60))]
+    assert facts.read(folder).left_out == {"bad": 2}
+
+
+def test_a_mixture_of_pairs_and_single_texts_is_refused():
+    pairs = [{"text": "a", "text_pair": "b", "label": n} for n in range(4)]
+    sources = {"a": jsonl("a.jsonl", pairs) | {"text_pair": "text_pair"}, "b": jsonl("b.jsonl", pairs)}
+    told = mistake(labelled(data__train=mixture(**sources), data__validation=None))
+    assert told == "data.train.sources.b: pairs of texts in one source and single texts in another do not mix"
 
 
 # Mistakes
@@ -318,36 +511,178 @@ def test_a_tokenizer_without_a_mask_token_is_refused_by_masked_language_modellin
     assert left() == [first]
 
 
-# Several processes
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([], "there is no document in it (is the path, the column or the split right?)"),
+        ([{"text": ""}], "there is no document in it (is the path, the column or the split right?)"),
+        ([{"text": 1}, {"text": 2}], "none of its 2 rows can be used: b.jsonl:1: data.train.sources.b.text: "
+                                     "column 'text' is no text but int"),
+    ],
+)  # fmt: skip
+def test_a_source_of_a_mixture_without_a_sample_is_named(rows, told):
+    sources = {"a": jsonl("a.jsonl", [{"text": "a"}]), "b": {**jsonl("b.jsonl", rows), "on_bad_row": "skip"}}
+    assert mistake(recipe(data__train=mixture(**sources), data__validation=None)) == f"data.train.sources.b: {told}"
 
-COUNTED = """
+
+def test_a_bad_row_is_told_with_what_to_do():
+    told = mistake(recipe(data__train=jsonl("a.jsonl", [{"text": "a"}, {"text": 3}])))
+    what = "a.jsonl:2: data.train.text: column 'text' is no text but int"
+    assert told == f"{what} (or data.train.on_bad_row: skip, to leave such rows out)"
+
+
+def test_a_source_that_changes_while_it_is_prepared_is_told(monkeypatch):
+    before, make = corpus.identity(recipe()), corpus._Preparation._tokenizer
+
+    def meanwhile(self, jobs):
+        with Path("corpus.txt").open("a") as file:
+            file.write("one more\n")
+        make(self, jobs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus._Preparation, "_tokenizer", meanwhile)
+        assert mistake(recipe()) == "data.train: the source changed while it was being prepared (start again)"
+    after = corpus.prepare(recipe())
+    assert after.name != before
+    assert sum(facts.read(after).samples.values()) == 121
+
+
+# Mishaps
+
+FRAGILE = """
 import os
+import signal
 from pathlib import Path
+from launcher.data import Part
 from launcher.data._source import SourceConfig
 
 class Config(SourceConfig):
-    kind: str = "counted.source"
+    kind: str = "fragile.source"
 
 def fingerprint(config, key):
     return "always the same"
 
-def rows(config, columns, key):
+def parts(config, key):
+    return [Part((str(number),), size=1) for number in range(6)]
+
+def rows(config, columns, key, part):
     with Path("reads").open("a") as out:
-        out.write(f"{os.getpid()}\\n")
+        out.write(part.files[0])
+    if part.files == ("4",) and not Path("mended").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
     for n in range(50):
-        yield {"text": f"document {n} of fifty"}
+        yield {"text": f"document {n} of fifty in {part.files[0]}"}
 """
 
 
-def test_three_commands_at_once_on_an_empty_cache_read_the_source_once(own):
-    (own / "counted").mkdir()
-    (own / "counted" / "source.py").write_text(COUNTED, encoding="utf-8")
-    support.write(support.mlm(data__train={"kind": "counted.source"}))
-    command = support.command("prepare", "recipe.yaml")
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    told = {process.communicate(timeout=240)[0] for process in started}
-    assert [process.returncode for process in started] == [0, 0, 0]
-    assert len(told) == 1
-    assert len(Path("reads").read_text().split()) == 1
-    (folder,) = left()
-    assert folder.name in told.pop()
+def test_a_process_of_several_that_is_killed_is_told_and_the_next_command_goes_on(spread, monkeypatch):
+    monkeypatch.syspath_prepend(".")
+    Path("fragile").mkdir()
+    Path("fragile/source.py").write_text(FRAGILE, encoding="utf-8")
+    pretrained = {"kind": "pretrained", "name": str(corpus.prepare(recipe()) / "tokenizer")}
+    config = recipe(data__train={"kind": "fragile.source"}, tokenizer=pretrained)
+    with pytest.raises(RuntimeError, match=r"^a process that prepared data was killed \(out of memory\?\)"):
+        corpus.prepare(config, most=2)
+    finished = len(list(cache.path(f".{corpus.identity(config)}.work").glob("shard-*.json")))
+    Path("mended").touch()
+    Path("reads").unlink()
+    assert finished > 0
+    folder = corpus.prepare(config, most=1)
+    assert len(Path("reads").read_text()) == 6 - finished
+    assert content(folder) == content(prepared_anew(config, monkeypatch, "undisturbed", 1))
+    assert folder in left()
+    assert not [path for path in left() if path.name.startswith(".")]
+
+
+def test_a_step_whose_file_was_emptied_by_a_power_failure_is_done_again(monkeypatch):
+    def off(self, jobs, counted):
+        for file in [*self.work.glob("shard-*.json"), *self.work.glob("look-*.json")]:
+            file.write_text("")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus._Preparation, "_check", off)
+        with pytest.raises(KeyboardInterrupt):
+            corpus.prepare(labelled())
+    assert content(corpus.prepare(labelled())) == content(prepared_anew(labelled(), monkeypatch, "undisturbed"))
+
+
+def test_who_was_taken_over_waits_for_the_other(monkeypatch):
+    """Its lease is lost in the middle; the other one has made the folder by the time it looks again."""
+    config, make = recipe(), corpus._Preparation._join
+
+    def late(self, jobs, side):
+        monkeypatch.setattr(corpus._Preparation, "_join", make)
+        undisturbed = prepared_anew(config, monkeypatch, "undisturbed")
+        (self.whole.parent / f".{self.name}.lease-000002").touch()
+        shutil.copytree(undisturbed, cache.path(self.name))
+        self.lease.check()
+
+    monkeypatch.setattr(corpus._Preparation, "_join", late)
+    folder = corpus.prepare(config)
+    assert left() == [folder]
+
+
+@pytest.fixture
+def disk(own, monkeypatch):
+    """Makes a small file system that holds the cache, and makes it larger or smaller."""
+    there = own / "disk"
+    there.mkdir()
+
+    def size(kib, *options):
+        mount = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={kib}k", *options]), "none", str(there)]
+        done = subprocess.run(mount, capture_output=True, text=True, check=False) if shutil.which("mount") else None
+        if done is None or done.returncode:
+            pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip() if done else 'there is no mount'}")
+
+    size(64)
+    monkeypatch.setenv("LAUNCHER_CACHE", str(there / "cache"))
+    yield size
+    subprocess.run(["umount", str(there)], check=True)
+
+
+def long_corpus():
+    support.corpus(Path(), documents=3000)
+    return recipe(data__deduplicate=True, data__validation__fraction=0.1)
+
+
+def full(config):
+    """The words of the refusal, or None where there was room."""
+    try:
+        corpus.prepare(config)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def test_a_full_disk_is_told_wherever_it_is_met_and_the_same_command_goes_on(disk, monkeypatch):
+    monkeypatch.setattr(_source, "PART", 50_000)
+    config = long_corpus()
+    undisturbed = content(prepared_anew(config, monkeypatch, "undisturbed"))
+    told = {}
+    for kib in (64, 128, 192, 256, 384, 512, 640, 768, 896, 1024, 1280, 1536, 4096):
+        disk(kib, "remount")
+        said = full(config)
+        told[kib] = said
+        if said is not None:
+            assert "is full: about " in said
+            assert "(make room there, or set LAUNCHER_CACHE to another disk)" in said
+            assert [path.suffix for path in left()] == [".work"]
+    enough = min(kib for kib, said in told.items() if said is None)
+    assert 64 < enough < 4096
+    for said in filter(None, told.values()):
+        number, unit = re.search(r"about ([\d.]+) (KiB|MiB) are needed in all", said).groups()
+        assert 0.5 * enough < float(number) * {"KiB": 1, "MiB": 1024}[unit] < 2 * enough
+    assert left() == [cache.path(corpus.identity(config))]
+    assert content(*left()) == undisturbed
+
+
+def test_a_full_disk_is_the_users_to_mend_and_another_disk_will_do(disk, monkeypatch):
+    file = support.write(long_corpus().model_dump(mode="json"))
+    disk(256, "remount")
+    done = support.launcher("prepare", file, code=2)
+    assert "is full: about " in done.stderr
+    assert "Traceback" not in done.stderr
+    monkeypatch.setenv("LAUNCHER_CACHE", "another-disk")
+    support.launcher("prepare", file)
+    assert len(left()) == 1
