@@ -81,6 +81,20 @@ def test_unequal_lengths_and_micro_batches_change_nothing(workspace):
     compare(ranks.ready(support.write(recipe)), [(2, 64), (3, 96), (4, 40), (3, None)], 1e-10)
 
 
+@pytest.mark.parametrize("type_", ["bert", "roberta", "modernbert"])
+def test_documents_that_share_rows_give_the_gradients_of_documents(workspace, type_):
+    model = {"kind": "config", "type": type_, **ARCHITECTURES[type_]}
+    recipe = support.mlm(type_, model=model, train__global_batch=29, train__precision="fp64")
+    alone = ranks.on_ranks(1, gradients, ranks.ready(support.write(recipe)), None, 0)[0]
+    packed = ranks.ready(support.write(support.changed(recipe, name="rows", task__samples="packed")))
+    for world, max_tokens in ((1, None), (4, 64)):
+        for told in ranks.on_ranks(world, gradients, packed, max_tokens, 0):
+            assert told["digest"] == alone["digest"]
+            assert told["loss"] == pytest.approx(alone["loss"], rel=1e-10)
+            assert norm(difference(told, alone)) <= 1e-10 * norm(alone["gradients"])
+            assert sum(told["shape"]) < 29 / world, "several share a row"
+
+
 def test_a_rank_without_a_masked_token_takes_part(workspace):
     recipe = support.mlm(task__mask_rate=0.004, train__global_batch=16, train__precision="fp64")
     folder = ranks.ready(support.write(recipe))

@@ -189,3 +189,35 @@ def test_an_overflow_repeats_the_batch_at_half_the_scale_and_never_decides_what_
         for key in ("loss", "grad_norm", "data", "scale"):
             assert here[key] == there[key], key
     assert far == near, "weights and moments"
+
+
+def waiting(process, folder):
+    """Four steps, for which each rank waited another time: their records, what was agreed on, and what is kept."""
+    import time
+
+    from launcher.run import loop
+
+    run = walks.build(process, folder, {"kind": "ddp"})
+    told = []
+    for step in range(4):
+        batch = run.batches.dataset[step]
+        whole = loop.agree(process, batch, wait=0.5 + process.rank)
+        told.append((loop.step(run, batch, whole, time.perf_counter()), whole, batch.tokens, batch.padded))
+    return told, run.progress.kept()
+
+
+def test_a_record_tells_the_time_waited_and_the_part_of_the_computed_positions_that_holds_tokens(folders):
+    """The slowest rank's wait, over the run; and the step's tokens over the positions of all ranks."""
+    every = ranks.on_ranks(2, waiting, folders["dry"])
+    for told, kept in every:
+        assert [record["waited"] for record, *_ in told] == [1.5, 3.0, 4.5, 6.0]
+        assert kept["waited"] == 6.0
+    for step in range(4):
+        counted = [told[step][2:] for told, _ in every]
+        tokens, padded = (sum(numbers) for numbers in zip(*counted, strict=True))
+        assert 0 < tokens <= padded
+        for told, _ in every:
+            record, whole, *_ = told[step]
+            assert (whole.tokens, whole.padded) == (tokens, padded)
+            assert record["fill"] == round(tokens / padded, 4)
+    assert min(record["fill"] for record, *_ in every[0][0]) < 1
