@@ -20,6 +20,7 @@ from launcher.plan.folder import COMPLETE
 from launcher.prepare import ready
 
 RUN = Path("runs/tiny")
+OR_SKIP = "(or data.train.on_bad_row: skip, to leave such rows out)"
 SECOND, FOURTH = RUN / "checkpoints/step-00000002", RUN / "checkpoints/step-00000004"
 TRAINED = {"train__steps": 4, "checkpoint": {"every": 2}}
 
@@ -64,6 +65,11 @@ def line_of(text: str) -> int:
     """The line of recipe.yaml with this text."""
     lines = Path("recipe.yaml").read_text().splitlines()
     return next(number for number, line in enumerate(lines, start=1) if text in line)
+
+
+def unfinished(cache: Path) -> list[Path]:
+    """What a preparation that was refused has left."""
+    return [*(cache / "prepared").glob(".*"), *cache.rglob("*.partial")]
 
 
 # The recipe
@@ -138,7 +144,7 @@ def test_an_empty_corpus_is_refused(workspace, cache):
     support.write(support.mlm())
     told = "there is no document in it (is the path, the column or the split right?)"
     refused("prepare", f"recipe.yaml:{line_of('corpus.txt')}: data.train: {told}")
-    assert list(cache.rglob("*.partial")) == []
+    assert unfinished(cache) == []
 
 
 def test_an_empty_side_of_the_data_is_told(workspace):
@@ -157,7 +163,8 @@ def test_an_empty_side_of_the_data_is_told(workspace):
 def test_a_missing_label_column_is_refused(workspace):
     Path("corpus.jsonl").write_text('{"text": "a b", "label": "x"}\n{"text": "c d", "class": "y"}\n')
     support.write(support.classification())
-    refused("prepare", "corpus.jsonl:2: data.train.label: no column 'label' (there are: text, class)")
+    told = "corpus.jsonl:2: data.train.label: no column 'label' (there are: text, class)"
+    refused("prepare", f"{told} {OR_SKIP}")
 
 
 @pytest.mark.parametrize(
@@ -172,15 +179,25 @@ def test_a_missing_label_column_is_refused(workspace):
 def test_a_row_that_cannot_be_used_is_told_with_its_line(workspace, row, told):
     Path("corpus.jsonl").write_text('{"text": "a b", "label": "x"}\n' + row + "\n")
     support.write(support.classification())
-    assert told_by_check() == [f"corpus.jsonl:2: {told}"]
+    assert told_by_check() == [f"corpus.jsonl:2: {told} {OR_SKIP}"]
 
 
 def test_a_line_that_is_not_utf8_is_refused(workspace, cache):
     Path("corpus.txt").write_bytes(b"one line\nanother\nd\xe9j\xe0 vu\n")
     support.write(support.mlm())
     advice = "convert the file, for example by iconv -f latin1 -t utf-8"
-    refused("prepare", f"corpus.txt:3: not UTF-8 (byte 0xe9 at 2): {advice}")
-    assert list(cache.rglob("*.partial")) == []
+    refused("prepare", f"corpus.txt:3: not UTF-8 (byte 0xe9 at 2): {advice} {OR_SKIP}")
+    assert unfinished(cache) == []
+
+
+def test_a_source_of_a_mixture_without_a_document_is_refused(workspace, cache):
+    Path("empty.txt").write_text("\n")
+    sources = {"good": {"kind": "text", "path": "corpus.txt"}, "bare": {"kind": "text", "path": "empty.txt"}}
+    mixture = {"kind": "mixture", "sources": sources, "weights": {"good": 1, "bare": 1}}
+    support.write(support.mlm(data__train=mixture))
+    told = "there is no document in it (is the path, the column or the split right?)"
+    refused("prepare", f"recipe.yaml:{line_of('empty.txt')}: data.train.sources.bare: {told}")
+    assert unfinished(cache) == []
 
 
 # The batch

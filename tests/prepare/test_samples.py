@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.prepare import corpus
+from launcher.prepare.encoded import Encoded
 from launcher.prepare.samples import Samples
 from launcher.tasks import _text
 
@@ -15,12 +15,16 @@ VOCABULARY, COUNT = 300, 2400
 
 def written(folder, pieces, batch, vocabulary=VOCABULARY, **columns):
     """A side of a prepared folder, so many samples in an Arrow batch."""
-    tables = [
-        _text.table(pieces[at : at + batch], vocabulary, **{k: v[at : at + batch] for k, v in columns.items()})
-        for at in range(0, len(pieces), batch)
-    ]
-    corpus._write(folder / "train.arrow", tables)
+    whole = _text.table(encoded(pieces), vocabulary, **columns)
+    with pa.ipc.new_stream(folder / "train.arrow", whole.schema) as writer:
+        writer.write_table(whole, max_chunksize=batch)
     return Samples(folder, "train")
+
+
+def encoded(pieces):
+    ids = np.concatenate([np.asarray(piece, np.uint32) for piece in pieces])
+    offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])])
+    return Encoded(ids, offsets, np.ones(len(ids), bool))
 
 
 @pytest.fixture(scope="module")
@@ -103,4 +107,4 @@ def test_token_ids_take_the_smallest_integer_that_holds_the_vocabulary(tmp_path,
 
 def test_a_token_beyond_the_vocabularys_integer_is_refused_and_not_wrapped():
     with pytest.raises(pa.ArrowInvalid):
-        _text.table([[2**16]], 2**16)
+        _text.table(encoded([[2**16]]), 2**16)
