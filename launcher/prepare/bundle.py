@@ -19,10 +19,15 @@ from launcher.plan.folder import RunFolder
 RECIPE = "recipe.yaml"
 
 
-def make(recipe: Recipe, prepared: Path, to: Path) -> None:
-    """The bundle of a pinned recipe whose data is prepared and whose model is fetched. Raises UserError."""
+def check_room(to: Path) -> None:
+    """Raises UserError where something is in a bundle's place."""
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"--to {to}: is there already (another name, or move it away)")
+
+
+def make(recipe: Recipe, prepared: Path, to: Path) -> None:
+    """The bundle of a pinned recipe whose data is prepared and whose model is fetched. Raises UserError."""
+    check_room(to)
     aside = to.with_name(f".{to.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "models").mkdir(parents=True)

@@ -65,6 +65,8 @@ def prepare(
 ) -> tuple[Path, facts.Facts]:
     """The prepared folder of a recipe, and what it holds. `most`: processes to make it with; `to`: a bundle to make."""
     loaded = load.recipe(file, overrides)
+    if to is not None:
+        bundle.check_room(to)
     try:
         recipe = hub.pin(loaded.value, _folder(loaded.value))
         hub.fetch(recipe)

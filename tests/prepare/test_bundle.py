@@ -1,0 +1,79 @@
+"""A folder with everything that one recipe needs, carried to where neither its sources nor a network are."""
+
+import shutil
+
+import pytest
+import support
+
+from launcher.config.errors import UserError
+from launcher.prepare import bundle
+
+
+@pytest.fixture(scope="module")
+def carried(tmp_path_factory):
+    """A bundle of a small recipe, away from its corpus."""
+    home = tmp_path_factory.mktemp("home")
+    support.corpus(home)
+    recipe = support.mlm("carried", data__train__path=str(home / "corpus.txt"))
+    file = support.write(recipe, home / "recipe.yaml")
+    support.launcher("prepare", file, "--to", home / "bundle")
+    (home / "corpus.txt").unlink()
+    return home
+
+
+@pytest.fixture
+def away(carried, tmp_path, monkeypatch):
+    """In a folder that holds the bundle alone, with an empty cache."""
+    shutil.copytree(carried / "bundle", tmp_path / "bundle")
+    monkeypatch.setenv("LAUNCHER_CACHE", str(tmp_path / "empty"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_from_a_bundle_needs_neither_its_sources_nor_a_cache(away):
+    support.launcher("run", "--from", "bundle", "--ranks", 2, "train.steps=3")
+    assert support.steps("runs/carried").keys() == {1, 2, 3}
+    assert not (away / "empty").exists()
+    support.launcher("run", "--from", "bundle", "--ranks", 1, "name=other", "train.steps=3")
+    data = [{step: record["data"] for step, record in support.steps(f"runs/{n}").items()} for n in ("carried", "other")]
+    assert data[0] == data[1]
+
+
+def test_what_is_no_part_of_the_data_may_be_overridden_and_the_rest_is_told(away):
+    done = support.launcher("run", "--from", "bundle", "data.max_length=16", code=2)
+    assert "data: the bundle" in done.stderr
+    assert "prepared otherwise" in done.stderr
+    assert not (away / "runs").exists()
+
+
+def test_a_recipe_beside_a_bundle_and_a_folder_that_is_none_are_refused(away):
+    assert "has a recipe of its own" in support.launcher("run", "recipe.yaml", "--from", "bundle", code=2).stderr
+    assert "no bundle is there" in support.launcher("run", "--from", "nowhere", code=2).stderr
+    assert "RECIPE: missing" in support.launcher("run", code=2).stderr
+
+
+def test_a_bundle_never_takes_the_place_of_something(carried):
+    done = support.launcher("prepare", carried / "recipe.yaml", "--to", carried, code=2)
+    assert "--to" in done.stderr
+
+
+def test_a_run_that_the_model_comes_from_is_carried_along(workspace, monkeypatch, tmp_path):
+    parent = support.write(support.mlm("parent", train__steps=2), "parent.yaml")
+    support.launcher("run", parent, "--ranks", 1)
+    child = support.classification("child", model={"kind": "run", "run": "runs/parent"}, tokenizer=None, train__steps=2)
+    support.launcher("prepare", support.write(child, "child.yaml"), "--to", tmp_path / "bundle")
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+    support.launcher("run", "--from", tmp_path / "bundle", "--ranks", 1)
+    assert support.steps("runs/child").keys() == {1, 2}
+    assert (
+        "weights taken from"
+        in support.launcher("run", "--from", tmp_path / "bundle", "name=again", "sinks=[console]").stdout
+    )
+
+
+def test_one_that_was_cut_off_is_none(tmp_path):
+    (tmp_path / "prepared").mkdir()
+    with pytest.raises(UserError, match="no bundle is there"):
+        bundle.recipe_of(tmp_path)
