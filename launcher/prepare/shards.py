@@ -3,7 +3,9 @@ was interrupted goes on with the shards that are missing."""
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +22,12 @@ from launcher.config.types import Plugin
 from launcher.prepare import duplicates
 from launcher.prepare.encode import Encoder
 from launcher.prepare.reading import Shard, Side, hashes, held_out, read
+from launcher.tasks import Features
 
 SIDES: tuple[Side, ...] = ("train", "validation")
+
+_AT_ONCE = 2**27
+"""Bytes of samples that are held before they are written: more than most shards have."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +126,7 @@ def features(job: Job) -> None:
         made = task.features(
             job.task, rows, job.survey, _encoder(job.work / "tokenizer"), job.data.max_length, leaf.key
         )
-        tables = []
-        for table, empty in made:
-            tables.append(table)
-            counted.empty += empty
-        _write(job, side, tables, counted)
+        _write(job, side, made, counted)
     write(job.made, json.dumps(vars(counted)))
 
 
@@ -170,25 +172,43 @@ def _deduplicates(job: Job) -> bool:
     return job.data.deduplicate and job.shard.leaf.side == "train"
 
 
-def _write(job: Job, side: Side, tables: Iterable[pa.Table], counted: Counted) -> None:
-    """A shard's samples as one record batch: the fewer there are in a corpus, the faster it is opened."""
-    whole = [table for table in tables if table.num_rows]
+def _write(job: Job, side: Side, made: Iterable[Features], counted: Counted) -> None:
+    """A shard's samples, as one record batch unless it is a very large one: the fewer there are in a corpus, the faster
+    it is opened."""
     file = job.samples(side)
-    if not whole:
-        return
-    table = pa.concat_tables(whole).combine_chunks()
-    lengths = table["length"].to_numpy()
-    counted.samples[side], counted.tokens[side] = len(lengths), int(lengths.sum())
-    if side == "train":
-        counted.lengths = {str(n): int(c) for n, c in zip(*np.unique(lengths, return_counts=True), strict=True)}
     aside = file.with_name(f".{os.getpid()}.{file.name}")
+    lengths = Counter[int]()
     try:
-        with pa.ipc.new_stream(aside, table.schema) as writer:
-            writer.write_table(table)
-        flush(aside)
-        aside.replace(file)
+        with ExitStack() as open_file:
+            writer = None
+            for table in _together(made, counted):
+                writer = writer or open_file.enter_context(pa.ipc.new_stream(aside, table.schema))
+                writer.write_table(table)
+                numbers, counts = np.unique(table["length"].to_numpy(), return_counts=True)
+                lengths.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+        if lengths:
+            flush(aside)
+            aside.replace(file)
     finally:
         aside.unlink(missing_ok=True)
+    counted.samples[side], counted.tokens[side] = lengths.total(), sum(n * count for n, count in lengths.items())
+    if side == "train":
+        counted.lengths = {str(length): count for length, count in sorted(lengths.items())}
+
+
+def _together(made: Iterable[Features], counted: Counted) -> Iterator[pa.Table]:
+    """Tables of many samples in place of many tables."""
+    tables, size = list[pa.Table](), 0
+    for table, empty in made:
+        counted.empty += empty
+        if table.num_rows:
+            tables.append(table)
+            size += table.nbytes
+        if size > _AT_ONCE:
+            yield pa.concat_tables(tables).combine_chunks()
+            tables, size = [], 0
+    if tables:
+        yield pa.concat_tables(tables).combine_chunks()
 
 
 @lru_cache(maxsize=1)

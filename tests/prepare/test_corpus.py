@@ -17,7 +17,7 @@ from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.data import _source
 from launcher.plan import facts
-from launcher.prepare import cache, corpus, duplicates, processes, reading, tokenizer
+from launcher.prepare import cache, corpus, duplicates, processes, reading, shards, tokenizer
 from launcher.prepare.samples import Samples
 
 properties = settings(deadline=None, max_examples=60)
@@ -372,9 +372,9 @@ def mixed(**changes):
     ids=["a mixture in chunks", "labelled documents"],
 )
 def test_the_number_of_processes_changes_no_byte(spread, monkeypatch, made):
-    shards = reading.shards(reading.leaves(made().data))
+    cut = reading.shards(reading.leaves(made().data))
     one, two = (prepared_anew(made(), monkeypatch, f"with-{most}", most) for most in (1, 2))
-    assert len(shards) > 3
+    assert len(cut) > 3
     assert one.name == two.name
     assert content(one) == content(two)
 
@@ -388,6 +388,17 @@ def test_the_cuts_change_no_document(finely, monkeypatch):
     assert content(one / "tokenizer") == content(other / "tokenizer")
     for side in ("train", "validation"):
         assert decoded(one, side) == decoded(other, side)
+
+
+def test_a_shard_of_very_many_samples_is_written_a_part_at_a_time(monkeypatch):
+    whole = prepared_anew(labelled(), monkeypatch, "whole")
+    monkeypatch.setattr(reading, "_ROWS", 10)
+    monkeypatch.setattr(shards, "_AT_ONCE", 1500)
+    apart = prepared_anew(labelled(), monkeypatch, "apart")
+    assert facts.read(whole) == facts.read(apart)
+    assert decoded(whole, "train") == decoded(apart, "train")
+    with pa.ipc.open_stream(apart / "train.arrow") as stream:
+        assert 1 < len(list(stream)) < 11
 
 
 def test_the_facts_of_a_mixture_are_told_by_source(finely):
