@@ -29,8 +29,9 @@ from launcher.tools.export import export
 TEXTS = ["the rank reads a [MASK] batch", "every seed [MASK]", "a"]
 OFTEN = {"checkpoint": {"every": 2, "keep": 9}, "evaluate": {"every": 2}}
 SHARDED = {"kind": "fsdp"}  # rows of each parameter are dealt over the ranks; in the other, columns too
+WORSE = {"optimizer__lr": 3.0, "schedule": {"kind": "constant", "warmup": 6}}  # from evaluation to evaluation
 RUNS = {
-    "bert": (2, support.mlm("bert", optimizer__lr=0.3, strategy=SHARDED, **OFTEN)),
+    "bert": (2, support.mlm("bert", strategy=SHARDED, **WORSE, **OFTEN)),
     "modernbert": (
         2,
         support.mlm(
