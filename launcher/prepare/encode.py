@@ -7,7 +7,7 @@ every text. Where a tokenizer or a text gives no such guarantee, it is encoded w
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,16 @@ from launcher.prepare.encoded import Encoded, concatenate, interleave, join, not
 _MOST_PIECES, _MOST_CHARACTERS = 2**19, 2**24
 """Pieces that are remembered, about, at some 150 bytes each, and their characters: a text without a space is one."""
 
+_AT_ONCE = 2**19
+"""Characters that the tokenizer is given at a time, and the longest text that it is given whole."""
+
 _LOCAL_NORMALIZERS = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
 _BYTE = np.arange(256)
 _ASCII = _BYTE < 128
 _BLANK, _SPACE, _APOSTROPHE = np.isin(_BYTE, [9, 10, 13, 32]), _BYTE == 32, _BYTE == 39
 _DIGIT = (_BYTE >= 48) & (_BYTE < 58)
 _LETTER = ((_BYTE >= 65) & (_BYTE < 91)) | ((_BYTE >= 97) & (_BYTE < 123))
+_IDEOGRAPH = (_BYTE >= 0xE5) & (_BYTE <= 0xE9)  # the first byte of U+5000 to U+9FFF in UTF-8
 _MARK = (_BYTE > 32) & (_BYTE < 127) & ~_DIGIT & ~_LETTER
 
 # Texts that the two ways of encoding are tried on before the faster one is used.
@@ -95,7 +99,14 @@ class Encoder:
         return np.asarray(before, dtype=np.uint32), np.asarray(after, dtype=np.uint32)
 
     def _plainly(self, texts: Sequence[str]) -> Encoded:
-        return join(self.backend.encode_batch(texts, add_special_tokens=False))  # the fast one knows no words
+        """Each text by the tokenizer itself, a bounded number of characters at a time: it takes some 300 bytes each."""
+        cut = [_pieces(text) for text in texts]
+        first = np.cumsum([0, *map(len, cut)])
+        made = nothing()
+        for group in _groups([piece for pieces in cut for piece in pieces]):
+            more = join(self.backend.encode_batch(group, add_special_tokens=False))  # the fast one knows no words
+            made = concatenate(made, more) if len(made) else more
+        return take(made, np.arange(len(made)), first)
 
     def _by_pieces(self, texts: pa.Array) -> Encoded:
         assert self._rule is not None
@@ -163,20 +174,49 @@ class _Rule:
         return pc.ascii_trim(pieces, " \t\n\r") if self.blank else pieces, np.searchsorted(cuts, offsets)
 
 
+def _pieces(text: str) -> list[str]:
+    """A text whole; one that is longer than a tokenizer can be given, cut at whitespace as far as there is any. There
+    alone its tokens may be others than those of the whole."""
+    pieces = []
+    while len(text) > _AT_ONCE:
+        space = text.rfind(" ", 1, _AT_ONCE)
+        end = space if space > 0 else _AT_ONCE
+        pieces.append(text[:end])
+        text = text[end:]
+    return [*pieces, text]
+
+
+def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in order, so many at a time."""
+    group, size = list[str](), 0
+    for text in texts:
+        if group and size + len(text) > _AT_ONCE:
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    if group:
+        yield group
+
+
 def _rule(spec: dict[str, Any]) -> _Rule | None:
     """How texts may be cut for the tokenizer of this specification (tokenizer.json); None: not at all.
 
-    BERT's pre-tokenizer drops whitespace, and sets each punctuation mark apart. That of GPT-2 puts one space before a
-    word to the word, so that a cut before it changes nothing for what comes before: there the whitespace went on, here
-    it ends; and no word goes on into a mark, but for the apostrophe of a contraction.
+    BERT's pre-tokenizer drops whitespace and sets punctuation marks apart, as its normalizer does ideographs. That of
+    GPT-2 puts one space before a word to the word, so that a cut before it changes nothing for what comes before: there
+    the whitespace went on, here it ends; and no word goes on into a mark, but for the apostrophe of a contraction.
     """
     normalizers, splitters = _types(spec["normalizer"]), _parts(spec["pre_tokenizer"])
     if not set(normalizers) <= _LOCAL_NORMALIZERS or any(token["normalized"] for token in spec["added_tokens"]):
         return None
     kinds = [splitter["type"] for splitter in splitters]
     if kinds and kinds[0] in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit"):
-        marks = (_MARK[:, None] & _ASCII) | (_ASCII[:, None] & _MARK)
-        return _Rule(_BLANK[:, None] & ~_BLANK, marks & (kinds == ["BertPreTokenizer"]), blank=True)
+        between = ((_MARK[:, None] & _ASCII) | (_ASCII[:, None] & _MARK)) & (kinds == ["BertPreTokenizer"])
+        if any(
+            part["type"] == "BertNormalizer" and part["handle_chinese_chars"] for part in _parts(spec["normalizer"])
+        ):
+            between = between | _IDEOGRAPH
+        return _Rule(_BLANK[:, None] & ~_BLANK, between, blank=True)
     if kinds == ["ByteLevel"] and splitters[0].get("use_regex", True) and spec["model"]["type"] == "BPE":
         return _Rule(
             _SPACE[:, None] & (_LETTER | _MARK | _DIGIT), _LETTER[:, None] & (_MARK & ~_APOSTROPHE), blank=False

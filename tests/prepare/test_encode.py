@@ -285,3 +285,27 @@ def test_decoders_play_no_part(saved, tmp_path):
     made.backend_tokenizer.decoder = decoders.ByteLevel()
     made.save_pretrained(tmp_path)
     assert equal(Encoder(tmp_path).encode(array(["the a"])), Encoder(saved("bpe")).encode(array(["the a"])))
+
+
+@pytest.mark.parametrize("name", ["wordpiece", "roberta"])
+def test_texts_are_given_to_the_tokenizer_some_at_a_time(saved, monkeypatch, name):
+    monkeypatch.setattr(encode, "_AT_ONCE", 40)
+    encoder, texts = Encoder(saved[name]), [*TEXTS, "", "rank " * 30, "x" * 35]
+    assert equal(encoder._plainly(texts), join_whole(encoder, texts))
+
+
+def join_whole(encoder, texts):
+    return encode.join(encoder.backend.encode_batch(texts, add_special_tokens=False))
+
+
+def test_a_long_text_without_a_space_loses_nothing(saved, monkeypatch):
+    monkeypatch.setattr(encode, "_AT_ONCE", 10)
+    encoder, text = Encoder(saved["roberta"]), "abcde" * 20
+    ids = encoder.encode(array([text])).ids.tolist()
+    assert encoder.backend.decode(ids, skip_special_tokens=False) == text
+
+
+def test_ideographs_are_pieces_of_their_own_for_bert(saved):
+    encoder = Encoder(saved["wordpiece"])
+    encoder.encode(array(["\u6587\u5b57\u4f53 a\u6587b"]))
+    assert max(map(len, encoder._known)) <= 2
