@@ -1,6 +1,6 @@
 """Packed rows beside padded ones, and the time that ranks wait for data: `python benchmarks/packed.py [--ranks 2]`.
 
-Texts whose length varies as it does in the wild: at a batch of 32 a quarter of the padded positions is filled. The same
+Texts of lengths as they are in the wild: of a batch of 32 a quarter of the padded positions is filled. The same
 recipe runs with `samples: documents` and `samples: packed`, in turn, in fp32 and bf16; digests and losses are compared,
 and what is told is the median of the runs' tokens/s without their first steps. `max_tokens` cuts padded micro-batches by
 length, which is a remedy of its own: it is told too.
@@ -60,9 +60,8 @@ def _compare(precision: str, options: argparse.Namespace) -> None:
     off = max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(padded, packed, strict=True))
     same = all(a["data"] == b["data"] for a, b in zip(padded, packed, strict=True))
     ratio = statistics.median(map(_rate, runs["packed"])) / statistics.median(map(_rate, runs["documents"]))
-    print(
-        f"{precision:10} packed / documents: {ratio:.2f} times the tokens/s; digests {'equal' if same else 'DIFFER'}, losses within {off:.0e}"
-    )
+    told = f"digests {'equal' if same else 'DIFFER'}, losses within {off:.0e}"
+    print(f"{precision:10} packed / documents: {ratio:.2f} times the tokens/s; {told}")
 
 
 def _run(name: str, kind: str, precision: str, more: str, options: argparse.Namespace) -> list[dict[str, float]]:

@@ -2,10 +2,10 @@
 
     python benchmarks/prepare.py [--bytes 2e9] [--peer-bytes 2e8] [--processes 2]
 
-The corpus is made from the docstrings of the installed packages: sentences in new orders, with other numbers and a share
-of new words, so that its vocabulary goes on growing as that of natural text does. Both sides read the same JSON lines with
-the same tokenizer, in the same number of processes; the peer does what run_mlm.py does: `datasets.map` with the
-tokenizer, then `datasets.map` with group_texts. `--peer-bytes`: it is given so much of the corpus.
+The corpus is made from the docstrings of the installed packages: sentences in new orders, with other numbers and a
+share of new words, so that its vocabulary goes on growing as that of natural text does. Both sides read the same JSON
+lines with the same tokenizer, in the same number of processes; the peer does what run_mlm.py does: `datasets.map` with
+the tokenizer, then `datasets.map` with group_texts. `--peer-bytes`: it is given so much of the corpus.
 """
 
 import argparse
@@ -23,6 +23,7 @@ LENGTH = 128
 
 PEER = """
 import sys, json
+from itertools import chain
 from datasets import load_dataset
 from transformers import AutoTokenizer
 file, folder, processes, length = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -33,7 +34,7 @@ def tokenize(examples):
     return tokenizer(examples["text"], return_special_tokens_mask=True)
 
 def group(examples):
-    joined = {name: sum(lists, []) if len(lists) < 2 else [x for one in lists for x in one] for name, lists in examples.items()}
+    joined = {name: list(chain(*lists)) for name, lists in examples.items()}
     total = len(joined["input_ids"]) // length * length
     return {name: [tokens[i : i + length] for i in range(0, total, length)] for name, tokens in joined.items()}
 

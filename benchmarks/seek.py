@@ -1,14 +1,20 @@
-"""What it costs to know the samples of a step: at step 0 and far into 10^9 samples, beside a shuffled list of 10^7.
+"""What it costs to know the samples of a step: at step 0 and far into 10^9 samples, beside a shuffled list of 10^7; and
+to open a prepared corpus of 10^8 samples and read from it (1 GB of disk for a while; each sample is one token).
 
 python benchmarks/seek.py
 """
 
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from launcher.contract.order import Order
 
@@ -47,6 +53,35 @@ def main() -> None:
     listed = np.random.default_rng(17).permutation(10**7)
     seconds = time.perf_counter() - begin
     print(f"a shuffled list of 10^7: {seconds:.2f} s and {listed.nbytes / 2**20:.0f} MiB, at each start and epoch")
+    with tempfile.TemporaryDirectory(prefix="launcher-seek-") as folder:
+        _corpus(Path(folder))
+
+
+def _corpus(folder: Path, samples: int = 10**8, shard: int = 50_000) -> None:
+    """A corpus as preparation leaves it, a record batch for each shard; opened by a process of its own."""
+    ids = pa.ListArray.from_arrays(np.arange(shard + 1, dtype=np.int32), pa.array(np.arange(shard, dtype=np.uint16)))
+    table = pa.table({"input_ids": ids, "length": pa.array(np.ones(shard, dtype=np.int32))})
+    with pa.ipc.new_stream(folder / "train.arrow", table.schema) as writer:
+        for _ in range(samples // shard):
+            writer.write_table(table)
+    told = subprocess.run([sys.executable, "-c", _OPEN, str(folder)], capture_output=True, text=True, check=True)
+    print(told.stdout, end="")
+
+
+_OPEN = """
+import sys, time
+from pathlib import Path
+import datasets
+from launcher.contract.order import Order
+from launcher.prepare.samples import Samples
+begin = time.perf_counter()
+samples = Samples(Path(sys.argv[1]), "train")
+opened = time.perf_counter()
+_, ids = Order(len(samples), 17).step(10**6, 64)
+samples.lengths(ids), samples.rows(ids)
+end = time.perf_counter()
+print(f"{len(samples):,} prepared samples: opened in {opened - begin:.3f} s, 64 of step 10^6: {end - opened:.3f} s")
+"""
 
 
 if __name__ == "__main__":
