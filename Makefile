@@ -1,10 +1,11 @@
-# make train: pretrain and fine-tune on two ranks. make test: the whole suite. Both set up what they need first.
+# make train: pretrain and fine-tune on two ranks. make test: the whole suite. make soak: kills by the dozen. Each sets
+# up what it needs first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup train test check format clean
+.PHONY: setup train test soak check format clean
 
 setup: $(STAMP)
 
@@ -22,6 +23,9 @@ train: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+soak: setup
+	$(BIN)/python -m pytest -m soak -s
 
 check: setup
 	$(BIN)/ruff check .

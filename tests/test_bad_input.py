@@ -192,7 +192,10 @@ def test_a_line_that_is_not_utf8_is_refused(workspace, cache):
 
 def test_a_source_of_a_mixture_without_a_document_is_refused(workspace, cache):
     Path("empty.txt").write_text("\n")
-    sources = {"good": {"kind": "text", "path": "corpus.txt"}, "bare": {"kind": "text", "path": "empty.txt"}}
+    sources = {
+        "good": {"kind": "text", "path": "corpus.txt", "document": "line"},
+        "bare": {"kind": "text", "path": "empty.txt"},
+    }
     mixture = {"kind": "mixture", "sources": sources, "weights": {"good": 1, "bare": 1}}
     support.write(support.mlm(data__train=mixture))
     told = "there is no document in it (is the path, the column or the split right?)"
