@@ -1,8 +1,8 @@
 """Packed rows beside padded ones, and the time that ranks wait for data: `python benchmarks/packed.py [--ranks 2]`.
 
-Texts of lengths as they are in the wild: of a batch of 32 a quarter of the padded positions is filled. The same
-recipe runs with `samples: documents` and `samples: packed`, in turn, in fp32 and bf16; digests and losses are compared,
-and what is told is the median of the runs' tokens/s without their first steps. `max_tokens` cuts padded micro-batches by
+Texts of lengths as they are in the wild: of a batch of 32 a quarter of the padded positions is filled. The same recipe
+runs with `samples: documents` and `samples: packed`, in turn, in fp32 and bf16; digests and losses are compared, and
+what is told is the median of the runs' tokens/s without their first steps. `max_tokens` cuts padded micro-batches by
 length, which is a remedy of its own: it is told too.
 """
 
