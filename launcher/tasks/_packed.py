@@ -46,8 +46,9 @@ class Packing:
         """The keyword arguments of the model's forward. As they are for a batch without packed rows."""
         if "documents" not in batch:
             return dict(batch["inputs"])
-        positions = batch["inputs"]["position_ids"] + self._first
-        return {**batch["inputs"], "position_ids": positions, "attention_mask": self._mask(batch["documents"])}
+        inputs = batch["inputs"]
+        positions = inputs["position_ids"] if self._first == 0 else _counted(**inputs, padding=self._first - 1)
+        return {**inputs, "position_ids": positions, "attention_mask": self._mask(batch["documents"])}
 
     def _mask(self, documents: "torch.Tensor") -> Any:
         """Which positions see each other: transformers' own mask for each kind of layer, inside documents."""
@@ -110,6 +111,17 @@ def _tensors(value: Any, device: Any) -> Any:
     if isinstance(value, dict):
         return {name: _tensors(inner, device) for name, inner in value.items()}
     return torch.from_numpy(value).to(device)
+
+
+def _counted(input_ids: "torch.Tensor", position_ids: "torch.Tensor", padding: int) -> "torch.Tensor":
+    """Positions as RoBERTa and its like count them in each document: a padding token, which masking may have put there,
+    is not counted."""
+    import torch
+
+    there = (input_ids != padding).long()
+    total = there.cumsum(1)
+    first = torch.arange(there.shape[1], device=there.device) - position_ids
+    return (total - (total - there).gather(1, first)) * there + padding
 
 
 def _first_position(model: Any) -> int:

@@ -170,6 +170,18 @@ def test_positions_begin_where_the_model_begins_them(task_of, type_):
     assert given["position_ids"].tolist() == [[first + n for n in (0, 1, 2, 0, 1, 2, 3)]]
 
 
+def test_a_padding_token_within_a_document_is_counted_as_the_model_counts_it(task_of):
+    """Masking may put any token at random; RoBERTa takes its own padding for no position."""
+    pair = Pair("roberta", task_of)
+    samples = documents(pair.alone, [12, 9, 20])
+    for sample in samples:
+        sample["input_ids"][3] = 1
+    alone = gradient(pair.alone, pair.model, pair.alone.collate(samples))
+    together = gradient(pair.packed, pair.other, pair.rows(samples))
+    assert together[0] == pytest.approx(alone[0], rel=1e-5)
+    assert float((together[2] - alone[2]).norm()) <= 1e-4 * float(alone[2].norm())
+
+
 # Models that take none
 
 
