@@ -73,12 +73,12 @@ class Packing:
 
 
 def attach(model: Any, batch: Batch, pad_token_id: int, causal: bool) -> Packing:
-    """Tried on the sample of a batch, as three documents of it. Raises UserError where the model takes none."""
+    """Tried on the sample of a batch, as two documents. Raises UserError where the model takes none."""
     ids = batch["inputs"]["input_ids"][0]
     third = max(1, len(ids) // 3)
     training = model.training
     model.eval()
-    what = refusal(model, [ids, ids[:third], ids[third:]] if len(ids) > 1 else [ids, ids], pad_token_id, causal)
+    what = refusal(model, [one for one in (ids[:third], ids[third:]) if len(one)], pad_token_id, causal)
     model.train(training)
     if what:
         raise UserError(Problem("task.samples", f"{what} (take documents)"))

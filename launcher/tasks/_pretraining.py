@@ -1,6 +1,6 @@
 """What tasks that learn from plain text share: the shapes of their samples, and the features behind them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -9,9 +9,12 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.types import Plugin
-from launcher.tasks import Features, _text
+from launcher.tasks import IGNORE, Features, Sample, _packed, _text
+from launcher.tasks._language import Language
 
 if TYPE_CHECKING:
+    import torch
+
     from launcher.prepare.encode import Encoder
 
 
@@ -33,47 +36,76 @@ class PretrainingConfig(Plugin):
         return self
 
 
-def prepared(config: PretrainingConfig) -> dict[str, Any]:
-    """Packed samples are documents: which row they share is decided at each step."""
-    shape = "chunks" if config.samples == "chunks" else "documents"
-    return {"features": "text", "samples": shape, "overflow": config.overflow, "stride": config.stride}
+class Pretraining(Language):
+    """What is the same for every such task: their prepared samples, and packing."""
 
+    columns = ("text",)
+    surveyed = ()
+    causal = False
 
-def features(
-    config: PretrainingConfig, rows: Iterable[pa.RecordBatch], encoder: "Encoder", max_length: int
-) -> Iterator[Features]:
-    """Documents or chunks, with `begins`: whether a word begins at a token."""
-    room = max_length - len(encoder.prefix) - len(encoder.suffix)
-    stride = min(config.stride, room - 1)
-    rest = None
-    for batch in rows:
-        encoded = encoder.encode(batch.column("text"))
-        there = encoded.lengths > 0
-        encoded = encoded.select(there)
-        empty = int(np.count_nonzero(~there))
-        if config.samples == "chunks":
-            joined = encoded.between(encoder.prefix, encoder.suffix)
-            joined = joined if rest is None else joined.after(rest)
-            encoded, rest = joined.cut(max_length, last=False)
-        else:
-            cut = encoded.windows(room, stride) if config.overflow == "split" else encoded.truncated(room)
-            encoded = cut.between(encoder.prefix, encoder.suffix)
-        yield Features(_table(encoded, encoder), empty)
-    if rest is not None:
-        yield Features(_table(rest.cut(max_length, last=True)[0], encoder))
+    @staticmethod
+    def prepared(config: Any) -> dict[str, Any]:
+        """Packed samples are documents: which row they share is decided at each step."""
+        shape = "chunks" if config.samples == "chunks" else "documents"
+        return {"features": "text", "samples": shape, "overflow": config.overflow, "stride": config.stride}
 
+    @staticmethod
+    def survey(config: Any, values: Mapping[str, set[str]]) -> dict[str, Any]:
+        return {}
 
-def unigram_entropy(validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-    """The entropy in nats of the tokens' frequencies: the loss of always predicting those."""
-    counts = np.zeros(0, dtype=np.int64)
-    for table in validation:
-        for chunk in table["input_ids"].chunks:
-            more = np.bincount(chunk.flatten().to_numpy(), minlength=len(counts))
-            more[: len(counts)] += counts
-            counts = more
-    counts[[i for i in special_ids if i < len(counts)]] = 0
-    shares = counts[counts > 0] / max(1, counts.sum())
-    return {"unigram_entropy": float(-(shares * np.log(shares)).sum())}
+    @staticmethod
+    def features(
+        config: Any, rows: Iterable[pa.RecordBatch], survey: dict[str, Any], encoder: "Encoder", length: int, key: str
+    ) -> Iterator[Features]:
+        """Documents or chunks, with `begins`: whether a word begins at a token."""
+        room = length - len(encoder.prefix) - len(encoder.suffix)
+        rest = None
+        for batch in rows:
+            encoded = encoder.encode(batch.column("text"))
+            there = encoded.lengths > 0
+            encoded = encoded.select(there)
+            empty = int(np.count_nonzero(~there))
+            if config.samples == "chunks":
+                joined = encoded.between(encoder.prefix, encoder.suffix)
+                joined = joined if rest is None else joined.after(rest)
+                encoded, rest = joined.cut(length, last=False)
+            else:
+                split = config.overflow == "split"
+                cut = encoded.windows(room, min(config.stride, room - 1)) if split else encoded.truncated(room)
+                encoded = cut.between(encoder.prefix, encoder.suffix)
+            yield Features(_table(encoded, encoder), empty)
+        if rest is not None:
+            yield Features(_table(rest.cut(length, last=True)[0], encoder))
+
+    @staticmethod
+    def baseline(config: Any, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
+        """The entropy in nats of the tokens' frequencies: the loss of always predicting those."""
+        counts = np.zeros(0, dtype=np.int64)
+        for table in validation:
+            for chunk in table["input_ids"].chunks:
+                more = np.bincount(chunk.flatten().to_numpy(), minlength=len(counts))
+                more[: len(counts)] += counts
+                counts = more
+        counts[[i for i in special_ids if i < len(counts)]] = 0
+        shares = counts[counts > 0] / max(1, counts.sum())
+        return {"unigram_entropy": float(-(shares * np.log(shares)).sum())}
+
+    @staticmethod
+    def tokens(config: Any) -> Sequence[str]:
+        return ()
+
+    @classmethod
+    def refusal(cls, model: "torch.nn.Module", documents: "Sequence[torch.Tensor]", pad_token_id: int) -> str | None:
+        return _packed.refusal(model, documents, pad_token_id, cls.causal)
+
+    def weight(self, sample: Sample) -> float:
+        return float(np.count_nonzero(sample["labels"] != IGNORE))
+
+    def mute(self, sample: Sample) -> Sample:
+        return _text.mute(sample)
+
+    def join(self, samples: Sequence[Sample]) -> Sample:
+        return _packed.join(samples)
 
 
 def _table(encoded: Any, encoder: "Encoder") -> pa.Table:

@@ -1,21 +1,18 @@
 """Causal language modelling: predict each token from those before it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from launcher.config.errors import Problem, UserError
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Features, Row, Sample, _packed, _pretraining, _text
-from launcher.tasks._language import Language
+from launcher.tasks import IGNORE, Batch, Row, Sample, _packed, _pretraining, _text
 
 if TYPE_CHECKING:
     import torch
 
     from launcher.plan.facts import Facts
-    from launcher.prepare.encode import Encoder
 
 
 _FEW = 64
@@ -26,37 +23,9 @@ class Config(_pretraining.PretrainingConfig):
     kind: Literal["causal_lm"] = "causal_lm"
 
 
-class Task(Language):
-    columns = ("text",)
-    surveyed = ()
+class Task(_pretraining.Pretraining):
     auto_class = "AutoModelForCausalLM"
-
-    @staticmethod
-    def prepared(config: Config) -> dict[str, Any]:
-        return _pretraining.prepared(config)
-
-    @staticmethod
-    def survey(config: Config, values: Mapping[str, set[str]]) -> dict[str, Any]:
-        return {}
-
-    @staticmethod
-    def features(
-        config: Config,
-        rows: Iterable[pa.RecordBatch],
-        survey: dict[str, Any],
-        encoder: "Encoder",
-        length: int,
-        key: str,
-    ) -> Iterator[Features]:
-        return _pretraining.features(config, rows, encoder, length)
-
-    @staticmethod
-    def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-        return _pretraining.unigram_entropy(validation, special_ids)
-
-    @staticmethod
-    def tokens(config: Config) -> Sequence[str]:
-        return ()
+    causal = True
 
     def __init__(self, config: Config, facts: "Facts"):
         self.config, self.facts = config, facts
@@ -76,19 +45,6 @@ class Task(Language):
     def _sample(self, tokens: Any) -> Sample:
         """`labels` at each position: the token that comes next; none at the last."""
         return {"input_ids": tokens, "labels": np.append(tokens[1:], IGNORE)}
-
-    def weight(self, sample: Sample) -> float:
-        return float(np.count_nonzero(sample["labels"] != IGNORE))
-
-    def mute(self, sample: Sample) -> Sample:
-        return _text.mute(sample)
-
-    def join(self, samples: Sequence[Sample]) -> Sample:
-        return _packed.join(samples)
-
-    @staticmethod
-    def refusal(model: "torch.nn.Module", documents: "Sequence[torch.Tensor]", pad_token_id: int) -> str | None:
-        return _packed.refusal(model, documents, pad_token_id, causal=True)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         pad_inputs = _packed.inputs if "document" in samples[0] else _text.inputs

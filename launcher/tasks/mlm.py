@@ -5,26 +5,23 @@ same sample gets the same mask on whichever rank it lands, and another one in an
 positions alone where that is exact.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Strict
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Features, Row, Sample, _masking, _packed, _pretraining, _text
-from launcher.tasks._language import Language
+from launcher.tasks import IGNORE, Batch, Row, Sample, _masking, _packed, _pretraining, _text
 
 if TYPE_CHECKING:
     import torch
 
     from launcher.plan.facts import Facts
-    from launcher.prepare.encode import Encoder
 
 _ATTEMPTS = 2**31
 """Positions from here on are no tokens but attempts to place a span."""
@@ -73,33 +70,8 @@ class Config(_pretraining.PretrainingConfig):
         return self.mask_rate.start + (self.mask_rate.end - self.mask_rate.start) * progress
 
 
-class Task(Language):
-    columns = ("text",)
-    surveyed = ()
+class Task(_pretraining.Pretraining):
     auto_class = "AutoModelForMaskedLM"
-
-    @staticmethod
-    def prepared(config: Config) -> dict[str, Any]:
-        return _pretraining.prepared(config)
-
-    @staticmethod
-    def survey(config: Config, values: Mapping[str, set[str]]) -> dict[str, Any]:
-        return {}
-
-    @staticmethod
-    def features(
-        config: Config,
-        rows: Iterable[pa.RecordBatch],
-        survey: dict[str, Any],
-        encoder: "Encoder",
-        length: int,
-        key: str,
-    ) -> Iterator[Features]:
-        return _pretraining.features(config, rows, encoder, length)
-
-    @staticmethod
-    def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-        return _pretraining.unigram_entropy(validation, special_ids)
 
     @staticmethod
     def tokens(config: Config) -> Sequence[str]:
@@ -166,19 +138,6 @@ class Task(Language):
         swap = chosen & (kind >= mask_share) & (kind < mask_share + random_share)
         out = np.where(swap, random.below(words, self.facts.vocab_size), out)
         return out, np.where(chosen, tokens, IGNORE)
-
-    def weight(self, sample: Sample) -> float:
-        return float(np.count_nonzero(sample["labels"] != IGNORE))
-
-    def mute(self, sample: Sample) -> Sample:
-        return _text.mute(sample)
-
-    def join(self, samples: Sequence[Sample]) -> Sample:
-        return _packed.join(samples)
-
-    @staticmethod
-    def refusal(model: "torch.nn.Module", documents: "Sequence[torch.Tensor]", pad_token_id: int) -> str | None:
-        return _packed.refusal(model, documents, pad_token_id, causal=False)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         pad_inputs = _packed.inputs if "document" in samples[0] else _text.inputs
