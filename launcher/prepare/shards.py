@@ -106,7 +106,7 @@ def look(job: Job) -> None:
 
 def texts(job: Job, most: int) -> Iterator[list[str]]:
     """The texts of the first documents of the training side, pairs one after the other."""
-    for batch in _sides(job, Counted(), []):
+    for batch in _own(job, Counted(), None):
         batch = batch[:most]
         for name in ("text", "text_pair"):
             if name in batch.schema.names:
@@ -120,13 +120,19 @@ def features(job: Job) -> None:
     """The samples of both sides, and what became of the rows."""
     if _finished(job.made):
         return
-    counted, held = Counted(), list[pa.RecordBatch]()
-    for side, rows in (("train", _sides(job, counted, held)), ("validation", iter(held))):
-        task, leaf = kinds.of("tasks", job.task).Task, job.shard.leaf
-        made = task.features(
-            job.task, rows, job.survey, _encoder(job.work / "tokenizer"), job.data.max_length, leaf.key
-        )
-        _write(job, side, made, counted)
+    counted, leaf, task = Counted(), job.shard.leaf, kinds.of("tasks", job.task).Task
+    held = job.work / f".{os.getpid()}.held-{job.shard.number:06}.arrow"
+    sides = [(leaf.side, _own(job, counted, held))]
+    if leaf.side == "train":
+        sides.append(("validation", _batches(held)))
+    try:
+        for side, rows in sides:
+            encoder = _encoder(job.work / "tokenizer")
+            _write(
+                job, side, task.features(job.task, rows, job.survey, encoder, job.data.max_length, leaf.key), counted
+            )
+    finally:
+        held.unlink(missing_ok=True)
     write(job.made, json.dumps(vars(counted)))
 
 
@@ -138,8 +144,26 @@ def _finished(file: Path) -> bool:
         return False
 
 
-def _sides(job: Job, counted: Counted, held: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The rows of the training side; those of validation go to `held`: they are few, or of another source."""
+def _own(job: Job, counted: Counted, held: Path | None) -> Iterator[pa.RecordBatch]:
+    """The rows of the side that the source is for. Those that are held out of it go to a file, if one is given."""
+    with ExitStack() as open_file:
+        writer = None
+        for own, other in _sides(job, counted):
+            if other.num_rows and held is not None:
+                writer = writer or open_file.enter_context(pa.ipc.new_stream(held, other.schema))
+                writer.write_batch(other)
+            if own.num_rows:
+                yield own
+
+
+def _batches(file: Path) -> Iterator[pa.RecordBatch]:
+    if file.is_file():
+        with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
+            yield from stream
+
+
+def _sides(job: Job, counted: Counted) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+    """The rows of the side that the source is for, and those that are held out of it for validation."""
     dropped = np.load(job.dropped) if job.dropped.is_file() else np.empty(0, dtype=np.int64)
     seen = 0
     for batch, bad, example in read(job.shard, job.columns):
@@ -150,20 +174,15 @@ def _sides(job: Job, counted: Counted, held: list[pa.RecordBatch]) -> Iterator[p
         seen += batch.num_rows
         counted.duplicates += int(np.count_nonzero(~keep))
         out = _held_out(job, batch)
-        train, validation = batch.filter(pa.array(keep & ~out)), batch.filter(pa.array(keep & out))
-        counted.documents["train"] += train.num_rows
-        counted.documents["validation"] += validation.num_rows
-        if validation.num_rows:
-            held.append(validation)
-        if train.num_rows:
-            yield train
+        own, other = batch.filter(pa.array(keep & ~out)), batch.filter(pa.array(keep & out))
+        counted.documents[job.shard.leaf.side] += own.num_rows
+        counted.documents["validation"] += other.num_rows
+        yield own, other
 
 
 def _held_out(job: Job, batch: pa.RecordBatch) -> Any:
-    """Which rows of a batch belong to validation."""
-    if job.shard.leaf.side == "validation":
-        return np.ones(batch.num_rows, dtype=bool)
-    if isinstance(job.data.validation, Fraction):
+    """Which rows of a training source belong to validation."""
+    if job.shard.leaf.side == "train" and isinstance(job.data.validation, Fraction):
         return held_out(batch, job.data.validation.fraction)
     return np.zeros(batch.num_rows, dtype=bool)
 
