@@ -194,10 +194,7 @@ class _Preparation:
         for leaf in dict.fromkeys(job.shard.leaf.key for job in jobs):
             mine = [(job, c) for job, c in zip(jobs, counted, strict=True) if job.shard.leaf.key == leaf]
             if not any(c.samples[job.shard.leaf.side] for job, c in mine):
-                bad = sum(c.bad for _, c in mine)
-                first = next((c.example for _, c in mine if c.bad), "")
-                told = f"none of its {plural(bad, 'row')} can be used: {first}" if bad else _NOTHING
-                problems.append(Problem(leaf, told))
+                problems.append(Problem(leaf, _without_a_sample([c for _, c in mine])))
         if problems:
             raise UserError(problems)
 
@@ -243,6 +240,16 @@ class _Preparation:
             "notes": _examples(counted),
         }
         return known.model_copy(update=found)
+
+
+def _without_a_sample(counted: Sequence[Counted]) -> str:
+    """Why a source gave nothing to learn from."""
+    bad, again, empty = (sum(getattr(c, name) for c in counted) for name in ("bad", "duplicates", "empty"))
+    if bad:
+        return f"none of its {plural(bad, 'row')} can be used: {next(c.example for c in counted if c.bad)}"
+    if again:
+        return f"each of its {plural(again, 'row')} stands in it, or in a source before it, already (data.deduplicate)"
+    return f"none of its {plural(empty, 'document')} holds a token of the tokenizer" if empty else _NOTHING
 
 
 def _ids(made: Any) -> dict[str, Any]:
