@@ -18,6 +18,7 @@ from launcher.config.recipe import Recipe
 from launcher.data import _source
 from launcher.plan import facts
 from launcher.prepare import cache, corpus, duplicates, processes, reading, shards, tokenizer
+from launcher.prepare.preparation import Preparation
 from launcher.prepare.samples import Samples
 
 properties = settings(deadline=None, max_examples=60)
@@ -543,7 +544,7 @@ def test_a_bad_row_is_told_with_what_to_do():
 
 
 def test_a_source_that_changes_while_it_is_prepared_is_told(monkeypatch):
-    before, make = corpus.identity(recipe()), corpus._Preparation._tokenizer
+    before, make = corpus.identity(recipe()), Preparation._tokenizer
 
     def meanwhile(self, jobs):
         with Path("corpus.txt").open("a") as file:
@@ -551,7 +552,7 @@ def test_a_source_that_changes_while_it_is_prepared_is_told(monkeypatch):
         make(self, jobs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus._Preparation, "_tokenizer", meanwhile)
+        patch.setattr(Preparation, "_tokenizer", meanwhile)
         assert mistake(recipe()) == "data.train: the source changed while it was being prepared (start again)"
     after = corpus.prepare(recipe())
     assert after.name != before
@@ -612,7 +613,7 @@ def test_a_step_whose_file_was_emptied_by_a_power_failure_is_done_again(monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus._Preparation, "_check", off)
+        patch.setattr(Preparation, "_check", off)
         with pytest.raises(KeyboardInterrupt):
             corpus.prepare(labelled())
     assert content(corpus.prepare(labelled())) == content(prepared_anew(labelled(), monkeypatch, "undisturbed"))
@@ -620,16 +621,16 @@ def test_a_step_whose_file_was_emptied_by_a_power_failure_is_done_again(monkeypa
 
 def test_who_was_taken_over_waits_for_the_other(monkeypatch):
     """Its lease is lost in the middle; the other one has made the folder by the time it looks again."""
-    config, make = recipe(), corpus._Preparation._join
+    config, make = recipe(), Preparation._join
 
     def late(self, jobs, side):
-        monkeypatch.setattr(corpus._Preparation, "_join", make)
+        monkeypatch.setattr(Preparation, "_join", make)
         undisturbed = prepared_anew(config, monkeypatch, "undisturbed")
         (self.whole.parent / f".{self.name}.lease-000002").touch()
         shutil.copytree(undisturbed, cache.path(self.name))
         self.lease.check()
 
-    monkeypatch.setattr(corpus._Preparation, "_join", late)
+    monkeypatch.setattr(Preparation, "_join", late)
     folder = corpus.prepare(config)
     assert left() == [folder]
 
