@@ -179,7 +179,7 @@ def _without_a_sample(counted: Sequence[Counted]) -> str:
         return f"none of its {plural(bad, 'row')} can be used: {next(c.example for c in counted if c.bad)}"
     if again:
         return f"each of its {plural(again, 'row')} stands in it, or in a source before it, already (data.deduplicate)"
-    return f"none of its {plural(empty, 'document')} holds a token of the tokenizer" if empty else _NOTHING
+    return f"no token is found in {plural(empty, 'document')}, which is all of it" if empty else _NOTHING
 
 
 def _ids(made: Any) -> dict[str, Any]:

@@ -527,7 +527,7 @@ def test_a_tokenizer_without_a_mask_token_is_refused_by_masked_language_modellin
     ("rows", "told"),
     [
         ([], "there is no document in it (is the path, the column or the split right?)"),
-        ([{"text": ""}], "there is no document in it (is the path, the column or the split right?)"),
+        ([{"text": ""}], "no token is found in 1 document, which is all of it"),
         ([{"text": 1}, {"text": 2}], "none of its 2 rows can be used: b.jsonl:1: data.train.sources.b.text: "
                                      "column 'text' is no text but int"),
     ],
