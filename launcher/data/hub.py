@@ -23,7 +23,7 @@ class Config(SourceConfig):
 
 
 def fingerprint(config: Config, key: str) -> str:
-    folder = Path(config.name)
+    folder = Path(config.name).expanduser()
     if folder.is_dir():
         return f"{fingerprint_folder(folder)} {config.config} {config.split}"
     return f"hub {config.name} {config.config} {config.split} {config.revision}"
@@ -38,7 +38,8 @@ def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterat
 
 
 def _load(config: Config, key: str) -> Any:
-    asked = (config.name, config.config, config.split, config.revision)
+    folder = Path(config.name).expanduser()
+    asked = (str(folder) if folder.is_dir() else config.name, config.config, config.split, config.revision)
     return _loaded(*asked, key, str(Path.cwd()), fingerprint(config, key))
 
 

@@ -54,7 +54,7 @@ def _opened(file: str | Path) -> Iterator[Any]:
     import pyarrow.parquet
 
     try:
-        with pa.parquet.ParquetFile(file) as opened:
+        with pa.parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as opened:
             yield opened
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file}: is no parquet file, or is damaged: {str(error).splitlines()[0]}") from None

@@ -18,4 +18,5 @@ def order(recipe: Recipe, facts: Facts) -> Order | Mixture:
     shares = weights(recipe.data.train)
     if not shares:
         return Order(facts.samples["train"], recipe.seed)
-    return Mixture(tuple(facts.sources[name] for name in shares), tuple(shares.values()), recipe.seed)
+    names = list(facts.sources)  # as their samples stand in the prepared folder, whatever the order in the recipe
+    return Mixture(tuple(facts.sources.values()), tuple(shares[name] for name in names), recipe.seed)

@@ -191,7 +191,7 @@ def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[s
 
 def _named(file: str) -> list[str]:
     """The recipe of a bundle goes by the bundle."""
-    bundled = (store.root() / store.BUNDLE).is_file() and Path(file).absolute().parent == store.root()
+    bundled = (store.root() / store.BUNDLE).is_file() and Path(file).resolve().parent == store.root().resolve()
     return ["--from", str(Path(file).parent)] if bundled else [file]
 
 
@@ -253,6 +253,11 @@ def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | 
     if train.precision == "fp16" and train.loss_scale == "none":
         what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
         out.append(Problem("train.loss_scale", what))
+    if (stride := getattr(recipe.task, "stride", 0)) > recipe.data.max_length // 2:
+        what = (
+            f"{stride} of {recipe.data.max_length} tokens: more than half of a sample would be the one before it again"
+        )
+        out.append(Problem("task.stride", f"{what} (at most {recipe.data.max_length // 2})"))
     out += layout.misfits(recipe, ranks)
     if (recipe.evaluate.every or recipe.evaluate.at_start) and recipe.data.validation is None:
         out.append(Problem("evaluate", "there is nothing to evaluate on (add data.validation)"))

@@ -28,19 +28,28 @@ def check_room(to: Path) -> None:
 def make(recipe: Recipe, prepared: Path, to: Path) -> None:
     """The bundle of a pinned recipe whose data is prepared and whose model is fetched. Raises UserError."""
     check_room(to)
+    to = to.absolute()
     aside = to.with_name(f".{to.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    (aside / "models").mkdir(parents=True)
-    shutil.copytree(prepared, aside / "prepared" / prepared.name)
-    _copy_model(recipe, aside / "models")
-    load.dump(recipe, aside / RECIPE)
-    (aside / store.BUNDLE).write_text(
-        json.dumps({"data": _made_by(recipe), "prepared": prepared.name}), encoding="utf-8"
-    )
-    flush_tree(aside)
-    if to.is_dir():
-        to.rmdir()
-    aside.rename(to)
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        _fill(aside, recipe, prepared)
+        if to.is_dir():
+            to.rmdir()
+        aside.rename(to)
+    except (OSError, shutil.Error) as error:
+        raise UserError(f"--to {to}: cannot be written: {str(error).splitlines()[0][-300:]}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _fill(folder: Path, recipe: Recipe, prepared: Path) -> None:
+    (folder / "models").mkdir(parents=True)
+    shutil.copytree(prepared, folder / "prepared" / prepared.name)
+    _copy_model(recipe, folder / "models")
+    load.dump(recipe, folder / RECIPE)
+    said = {"data": _made_by(recipe), "prepared": prepared.name}
+    (folder / store.BUNDLE).write_text(json.dumps(said), encoding="utf-8")
+    flush_tree(folder)
 
 
 def recipe_of(folder: Path) -> Path:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.config.errors import UserError
 from launcher.config.files import flush_tree
 from launcher.plan import store
 from launcher.prepare import lease
@@ -37,7 +38,11 @@ def making(name: str) -> Iterator[Making | None]:
     """None where the folder is there, be it that another process made it meanwhile; else a folder to make, which gets
     its name when the block ends without error. Raises lease.Lost where this process was taken to be dead."""
     final = path(name)
-    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"{final.parent}: the cache cannot be made: {error.strerror} (set LAUNCHER_CACHE to another folder)"
+        raise UserError(what) from None
     held = lease.acquire(final.parent, f".{name}", done=final, what="prepare the data")
     if held is None:
         yield None

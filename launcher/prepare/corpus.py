@@ -10,12 +10,14 @@ import hashlib
 import json
 import os
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
-from launcher.config.recipe import Fraction, Recipe
+from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
+from launcher.plan import store
 from launcher.plan.plan import free_bytes, human, plural
 from launcher.prepare import bundle, cache, reading, tokenizer
 from launcher.prepare.lease import Lost
@@ -33,7 +35,15 @@ def identity(recipe: Recipe) -> str:
         return held
     task = kinds.of("tasks", recipe.task).Task
     fraction = recipe.data.validation.fraction if isinstance(recipe.data.validation, Fraction) else None
-    parts: list[Any] = [VERSION, recipe.data.max_length, recipe.data.deduplicate, fraction, task.prepared(recipe.task)]
+    trained = metadata.version("tokenizers") if isinstance(recipe.tokenizer, TrainTokenizer) else None
+    parts: list[Any] = [
+        VERSION,
+        trained,
+        recipe.data.max_length,
+        recipe.data.deduplicate,
+        fraction,
+        task.prepared(recipe.task),
+    ]
     problems: list[str | Problem] = []
     found = reading.leaves(recipe.data)
     for leaf in found:
@@ -67,10 +77,14 @@ def prepare(recipe: Recipe, name: str | None = None, most: int | None = None) ->
                     _make(Preparation(recipe, name, making.work, making.whole, making.lease, most), making)
         except Lost:  # this process was held up for so long that another has taken over: wait for it
             continue
+        except UserError:
+            raise
         except Exception as error:
-            if isinstance(error, UserError) or not _no_room(error):
-                raise
-            raise UserError(_full(cache.path(name))) from None
+            if _no_room(error):
+                raise UserError(_full(cache.path(name))) from None
+            if isinstance(error, FileNotFoundError) and _of_the_user(error.filename):
+                raise UserError(f"{error.filename}: is gone: the source changed while it was being prepared") from None
+            raise
     cache.sweep(name)  # after one that was killed when it had all but finished
     return cache.path(name)
 
@@ -86,6 +100,11 @@ def _make(preparation: Preparation, making: cache.Making) -> None:
         raise
 
 
+def _of_the_user(file: object) -> bool:
+    """Whether a file is none of the cache's."""
+    return isinstance(file, str) and not Path(file).absolute().is_relative_to(store.root().absolute())
+
+
 def _no_room(error: Exception) -> bool:
     """Whether the disk is full, or one's share of it. Not every library says so by a number."""
     numbers = (errno.ENOSPC, errno.EDQUOT)
@@ -96,7 +115,7 @@ def _full(final: Path) -> str:
     """What to do about a full disk: how much is needed in all, and what there is. Samples stand there twice while they
     are joined, and take about half of their text; a sample of the texts, for the tokenizer, up to all of it."""
     work = final.with_name(f".{final.name}.work")
-    sizes = {file: file.stat().st_size for file in work.rglob("*") if file.is_file()}
+    sizes = {file: _size(file) for file in work.rglob("*")}
     samples = sum(size for file, size in sizes.items() if file.name.startswith(SIDES))
     try:
         size, of = map(int, (work / "size").read_text(encoding="utf-8").split())
@@ -109,3 +128,11 @@ def _full(final: Path) -> str:
     told = f"the disk of {final.parent} is full: about {human(need)} are needed in all, {free} are free"
     kept = f"{made} of {plural(of, 'shard')} are finished, stay in {work} ({human(there)}) and are gone on with"
     return f"{told} (make room there, or set LAUNCHER_CACHE to another disk); {kept}"
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; 0 for a folder, and for what another process is just taking away."""
+    try:
+        return file.stat().st_size if file.is_file() else 0
+    except OSError:
+        return 0

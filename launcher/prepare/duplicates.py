@@ -1,4 +1,4 @@
-"""Exact duplicates: of rows with equal content only the first is kept. Bounded memory, whatever the corpus."""
+"""Exact duplicates: of rows with equal content only the first is kept. A byte of memory for each row of the corpus."""
 
 import io
 import os
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from launcher.config.files import flush
 
-AT_ONCE = 2**23
-"""Rows that are compared at a time; at 40 bytes each."""
+AT_ONCE = 2**21
+"""Rows that are compared at a time, at some 100 bytes each."""
 
 
 def drop(hashes: Sequence[Path], dropped: Sequence[Path]) -> int:
@@ -24,11 +24,12 @@ def drop(hashes: Sequence[Path], dropped: Sequence[Path]) -> int:
     counts = [len(np.load(file, mmap_mode="r")) for file in hashes]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     buckets = max(1, -(-int(starts[-1]) // AT_ONCE))
-    found = np.sort(np.concatenate([_later(hashes, starts, bucket, buckets) for bucket in range(buckets)]))
+    again = np.zeros(starts[-1], dtype=bool)
+    for bucket in range(buckets):
+        again[_later(hashes, starts, bucket, buckets)] = True
     for file, first, end in zip(dropped, starts, starts[1:], strict=False):
-        mine = found[np.searchsorted(found, first) : np.searchsorted(found, end)] - first
-        save(file, mine)
-    return len(found)
+        save(file, np.flatnonzero(again[first:end]))
+    return int(np.count_nonzero(again))
 
 
 def save(file: Path, array: NDArray[Any]) -> None:

@@ -100,10 +100,10 @@ class Encoder:
 
     def _plainly(self, texts: Sequence[str]) -> Encoded:
         """Each text by the tokenizer itself, a bounded number of characters at a time: it takes some 300 bytes each."""
-        cut = [_pieces(text) for text in texts]
+        cut = [pieces(text, _AT_ONCE) for text in texts]
         first = np.cumsum([0, *map(len, cut)])
         made = nothing()
-        for group in _groups([piece for pieces in cut for piece in pieces]):
+        for group in _groups([piece for parts in cut for piece in parts]):
             more = join(self.backend.encode_batch(group, add_special_tokens=False))  # the fast one knows no words
             made = concatenate(made, more) if len(made) else more
         return take(made, np.arange(len(made)), first)
@@ -174,16 +174,16 @@ class _Rule:
         return pc.ascii_trim(pieces, " \t\n\r") if self.blank else pieces, np.searchsorted(cuts, offsets)
 
 
-def _pieces(text: str) -> list[str]:
-    """A text whole; one that is longer than a tokenizer can be given, cut at whitespace as far as there is any. There
-    alone its tokens may be others than those of the whole."""
-    pieces = []
-    while len(text) > _AT_ONCE:
-        space = text.rfind(" ", 1, _AT_ONCE)
-        end = space if space > 0 else _AT_ONCE
-        pieces.append(text[:end])
-        text = text[end:]
-    return [*pieces, text]
+def pieces(text: str, most: int) -> list[str]:
+    """A text whole; one of more than `most` characters, which is more than a tokenizer can be given, cut at spaces as
+    far as there are any. There alone its tokens may be others than those of the whole."""
+    found, start = [], 0
+    while len(text) - start > most:
+        space = text.rfind(" ", start + 1, start + most)
+        end = space if space > 0 else start + most
+        found.append(text[start:end])
+        start = end
+    return [*found, text[start:]]
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from launcher.config.files import flush_tree, write
 from launcher.config.recipe import Recipe
 from launcher.plan import store
 from launcher.plan.folder import RunFolder
-from launcher.prepare import reading
+from launcher.prepare import lease, reading
 
 _SECONDS = 5.0
 """How long the hub may take to answer: without a network nothing hangs."""
@@ -49,7 +50,7 @@ def repositories(recipe: Recipe) -> Iterator[Repository]:
 def pin(recipe: Recipe, folder: RunFolder, strict: bool = True) -> Recipe:
     """The recipe with the commit of each repository, so that a branch that moves never changes a run: that of the run
     in `folder` where it has begun, else what the hub says now, or said last. Raises UserError with each that nothing is
-    known of; where it is not `strict`, those stay as they are."""
+    known of; where it is not `strict`, data sets may stay as they are: a plan can be made without them."""
     begun = _begun(folder)
     problems: list[str | Problem] = []
     for repository in list(repositories(recipe)):
@@ -58,7 +59,8 @@ def pin(recipe: Recipe, folder: RunFolder, strict: bool = True) -> Recipe:
             recipe = _put(recipe, repository.key.split("."), earlier or commit(repository))
         except UserError as error:
             problems += error.problems
-    if problems and strict:
+    needed = strict or any(isinstance(problem, Problem) and problem.key.startswith("model.") for problem in problems)
+    if problems and needed:
         raise UserError(problems)
     return recipe
 
@@ -85,11 +87,28 @@ def fetch(recipe: Recipe) -> None:
         final = store.kept(repository.name, repository.revision)
         if repository.key != "model" or final.is_dir():
             continue
-        aside = final.with_name(f".{final.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        held = lease.acquire(final.parent, f".{final.name}", done=final, what=f"bring {repository.name}")
+        if held is not None:
+            try:
+                _bring(repository, final)
+            finally:
+                held.release()
+
+
+def _bring(repository: Repository, final: Path) -> None:
+    """A copy of the repository's files under its final name, at once. Raises UserError."""
+    aside = final.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
         shutil.copytree(_download(repository), aside)
         flush_tree(aside)
         aside.rename(final)
+    except (OSError, shutil.Error) as error:
+        if not final.is_dir():  # else another has brought it meanwhile
+            why = str(error).splitlines()[0][-300:]
+            raise UserError(f"{repository.name} cannot be copied to {final.parent}: {why}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _download(repository: Repository) -> Path:

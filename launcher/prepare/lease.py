@@ -157,6 +157,9 @@ def _take(file: Path) -> Lease | None:
     except OSError:  # a full disk: others would wait for nobody
         file.unlink(missing_ok=True)
         raise
+    for older in file.parent.glob(f"{_named(file)[1]}.lease-*"):
+        if _number(older) < _number(file):  # whoever held it is not to hold it again when this one is released
+            older.unlink(missing_ok=True)
     return Lease(file, holder)
 
 

@@ -18,9 +18,13 @@ from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
 from launcher.plan.facts import Facts
 from launcher.plan.plan import plural
 from launcher.prepare import duplicates, processes, reading, shards, tokenizer
+from launcher.prepare.encode import pieces
 from launcher.prepare.lease import Lease
 from launcher.prepare.reading import Side
 from launcher.prepare.shards import SIDES, Counted, Job
+
+_TRAINED_AT_ONCE = 2**16
+"""Characters of the longest text that a tokenizer is trained from as a whole."""
 
 _NOTHING = "there is no document in it (is the path, the column or the split right?)"
 
@@ -194,9 +198,11 @@ def _ids(made: Any) -> dict[str, Any]:
 
 
 def _sampled(file: Path) -> Iterator[str]:
+    """The sampled texts; long ones in pieces, of which a trainer needs some hundred bytes a character."""
     with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
         for batch in stream:
-            yield from batch.column("text").to_pylist()
+            for text in batch.column("text").to_pylist():
+                yield from pieces(text, _TRAINED_AT_ONCE)
 
 
 def _tables(file: Path) -> Iterator[pa.Table]:

@@ -51,6 +51,7 @@ def run(function: Callable[[P], Any], pieces: Sequence[P], what: str, lease: Lea
 
 def _spread(function: Callable[[P], Any], pieces: Sequence[P], count: int, progress: Any, lease: Lease) -> None:
     largest = sorted(pieces, key=lambda piece: -piece.size)
+    before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # this process has threads, which a fork would cut off
     options: dict[str, Any] = {"mp_context": context, "initializer": _begin, "initargs": (os.getpid(),)}
     with ProcessPoolExecutor(count, **options) as pool:
@@ -67,6 +68,10 @@ def _spread(function: Callable[[P], Any], pieces: Sequence[P], count: int, progr
                 "a process that prepared data was killed (out of memory?); the same command goes on where it was, and "
                 "--processes 1 takes the least memory"
             ) from None
+        except BaseException:  # what is finished outlives this: nobody waits for the rest
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

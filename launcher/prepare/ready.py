@@ -198,7 +198,8 @@ def _resume(folder: RunFolder, known: facts.Facts) -> Saved | None:
         return None
     whole[-1].verify()
     if whole[-1].state["data"] != known.digest:
-        what = f"{folder.path} was trained on other content: the source has changed since (choose another name)"
+        why = "its source has changed since, or another version of the launcher prepared it"
+        what = f"{folder.path} was trained on other prepared data: {why} (choose another name)"
         raise UserError(Problem("data", what))
     return whole[-1]
 

@@ -2,7 +2,7 @@
 was interrupted goes on with the shards that are missing."""
 
 import json
-import os
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -26,7 +26,7 @@ from launcher.tasks import Features
 
 SIDES: tuple[Side, ...] = ("train", "validation")
 
-_AT_ONCE = 2**27
+_AT_ONCE = 2**25
 """Bytes of samples that are held before they are written: more than most shards have."""
 
 
@@ -121,10 +121,10 @@ def features(job: Job) -> None:
     if _finished(job.made):
         return
     counted, leaf, task = Counted(), job.shard.leaf, kinds.of("tasks", job.task).Task
-    held = job.work / f".{os.getpid()}.held-{job.shard.number:06}.arrow"
+    held = _aside(job.work / f"held-{job.shard.number:06}.arrow")
     sides = [(leaf.side, _own(job, counted, held))]
     if leaf.side == "train":
-        sides.append(("validation", _batches(held)))
+        sides.append(("validation", _held(held, counted)))
     try:
         for side, rows in sides:
             encoder = _encoder(job.work / "tokenizer")
@@ -134,6 +134,11 @@ def features(job: Job) -> None:
     finally:
         held.unlink(missing_ok=True)
     write(job.made, json.dumps(vars(counted)))
+
+
+def _aside(file: Path) -> Path:
+    """A name of nobody else's, on any machine, to write under first."""
+    return file.with_name(f".{uuid.uuid4().hex}.{file.name}")
 
 
 def _finished(file: Path) -> bool:
@@ -156,8 +161,9 @@ def _own(job: Job, counted: Counted, held: Path | None) -> Iterator[pa.RecordBat
                 yield own
 
 
-def _batches(file: Path) -> Iterator[pa.RecordBatch]:
-    if file.is_file():
+def _held(file: Path, counted: Counted) -> Iterator[pa.RecordBatch]:
+    """The rows of that file. Raises OSError where it is gone: another has taken over, and has swept."""
+    if counted.documents["validation"]:
         with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
             yield from stream
 
@@ -195,7 +201,7 @@ def _write(job: Job, side: Side, made: Iterable[Features], counted: Counted) -> 
     """A shard's samples, as one record batch unless it is a very large one: the fewer there are in a corpus, the faster
     it is opened."""
     file = job.samples(side)
-    aside = file.with_name(f".{os.getpid()}.{file.name}")
+    aside = _aside(file)
     lengths = Counter[int]()
     try:
         with ExitStack() as open_file:

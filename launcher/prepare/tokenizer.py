@@ -126,6 +126,7 @@ def _wordpiece(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> An
         made.decoder = decoders.WordPiece()
         return made
 
+    texts = _of_frequent_characters(texts, config.vocab_size)
     trained = like_bert(models.WordPiece(unk_token="[UNK]"))
     seen = map(trained.normalizer.normalize_str, texts()) if config.unicode else texts()  # a form joins characters
     inside = [f"##{character}" for character in _inside_words(trained, seen)]
@@ -133,6 +134,23 @@ def _wordpiece(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> An
     made = like_bert(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
     made.add_special_tokens(list(_SPECIAL.values()))
     return made
+
+
+def _of_frequent_characters(texts: Callable[[], Iterable[str]], vocab_size: int) -> Callable[[], Iterable[str]]:
+    """The texts without their rarest characters, where a vocabulary cannot hold all, at the beginning of words and
+    inside them: they will be unknown."""
+    seen: set[str] = set()
+    for text in texts():
+        seen.update(text)
+    room = max(1, (vocab_size - len(_SPECIAL)) // 2)
+    if len(seen) <= room:
+        return texts
+    counts = Counter[str]()
+    for text in texts():
+        counts.update(text)
+    frequent = sorted(counts, key=lambda character: (-counts[character], character))[:room]
+    rare = dict.fromkeys(map(ord, seen.difference(frequent)), " ")
+    return lambda: (text.translate(rare) for text in texts())
 
 
 def _inside_words(backend: Any, texts: Iterable[str]) -> list[str]:

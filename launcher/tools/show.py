@@ -57,8 +57,9 @@ def _sources(made: Plan) -> str:
 
 
 def _left_out(counts: Mapping[str, int]) -> str:
-    names = {"bad": "bad rows", "duplicates": "duplicates", "empty": "documents without a token"}
-    return ", ".join(f"{count:,} {names.get(name, name)}" for name, count in counts.items())
+    names = {"bad": "bad row", "duplicates": "duplicate", "empty": "document"}
+    without = {"empty": " without a token"}
+    return ", ".join(plural(count, names.get(name, name)) + without.get(name, "") for name, count in counts.items())
 
 
 def facts(known: Facts, folder: object, console: Console) -> None:
