@@ -101,7 +101,7 @@ def test_a_value_of_the_wrong_type_is_refused(workspace):
 def test_several_mistakes_are_told_in_one_go(workspace):
     support.write(support.mlm(train__steps="many", train__global_bach=24, sinks=["consol"], optimizer={"kind": "adam"}))
     told = [
-        "'task.mask_rate=2': task.mask_rate: should be less than 1",
+        "'task.mask_rate=2': task.mask_rate: should be less than 1, or a map of keys and values",
         f"recipe.yaml:{line_of('global_bach')}: train.global_bach: unknown key (did you mean global_batch?)",
         f"recipe.yaml:{line_of('many')}: train.steps: should be a valid integer",
         f"recipe.yaml:{line_of('kind: adam')}: optimizer: unknown kind 'adam' (did you mean adamw?)",
@@ -260,7 +260,8 @@ def test_a_run_folder_of_another_recipe_is_refused(trained):
 def test_data_that_changed_since_is_refused(trained):
     with Path("corpus.txt").open("a") as file:
         file.write("one more line\n")
-    told = "was trained on other content: the source has changed since (choose another name)"
+    why = "its source has changed since, or another version of the launcher prepared it"
+    told = f"was trained on other prepared data: {why} (choose another name)"
     assert told_by_check() == [f"recipe.yaml:{line_of('data:')}: data: {RUN} {told}"]
 
 
@@ -332,7 +333,7 @@ def gone_on(original: Path, saved: dict[str, bytes]) -> str:
     now = support.tree(".")
     assert {file: now[file] for file in saved} == saved
     assert (FOURTH / COMPLETE).is_file()
-    untimed = [{**record, "seconds": 0} for run in (RUN, original / RUN) for record in support.steps(run).values()]
+    untimed = [{**record, "seconds": 0, "waited": 0} for run in (RUN, original / RUN) for record in support.steps(run).values()]
     assert untimed[:4] == untimed[4:]
     return done.stdout + done.stderr
 

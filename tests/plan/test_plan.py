@@ -65,6 +65,10 @@ def test_a_plan_decides_every_number(workspace):
         "epochs": 2.52,
         "samples": 252,
         "tokens": 6300,
+        "fill": None,
+        "documents": None,
+        "left_out": {},
+        "sources": {},
         "model": "BertForMaskedLM",
         "parameters": 15048,
         "memory": {  # 17 widths of two layers and 96 tokens; 4.8 masked tokens a sample, of 120 logits, in four copies;

@@ -64,11 +64,11 @@ def cases(recipe, world):
 
 
 RECIPES = {
-    "bert": support.mlm("bert", train__global_batch=13),
+    "bert": support.mlm("bert", train__global_batch=13, seed=4),
     "modernbert": support.mlm(
-        "modernbert", train__global_batch=13, model={"kind": "config", "type": "modernbert", **support.TINY}
+        "modernbert", train__global_batch=13, seed=4, model={"kind": "config", "type": "modernbert", **support.TINY}
     ),
-    "labels": support.classification("labels", train__global_batch=13),
+    "labels": support.classification("labels", train__global_batch=13, seed=4),
 }
 
 
