@@ -333,7 +333,9 @@ def gone_on(original: Path, saved: dict[str, bytes]) -> str:
     now = support.tree(".")
     assert {file: now[file] for file in saved} == saved
     assert (FOURTH / COMPLETE).is_file()
-    untimed = [{**record, "seconds": 0, "waited": 0} for run in (RUN, original / RUN) for record in support.steps(run).values()]
+    untimed = [
+        {**record, "seconds": 0, "waited": 0} for run in (RUN, original / RUN) for record in support.steps(run).values()
+    ]
     assert untimed[:4] == untimed[4:]
     return done.stdout + done.stderr
 

@@ -254,9 +254,7 @@ def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | 
         what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
         out.append(Problem("train.loss_scale", what))
     if (stride := getattr(recipe.task, "stride", 0)) > recipe.data.max_length // 2:
-        what = (
-            f"{stride} of {recipe.data.max_length} tokens: more than half of a sample would be the one before it again"
-        )
+        what = f"{stride} of {recipe.data.max_length} tokens: most of a sample would be the one before it again"
         out.append(Problem("task.stride", f"{what} (at most {recipe.data.max_length // 2})"))
     out += layout.misfits(recipe, ranks)
     if (recipe.evaluate.every or recipe.evaluate.at_start) and recipe.data.validation is None:

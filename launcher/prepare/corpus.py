@@ -82,8 +82,6 @@ def prepare(recipe: Recipe, name: str | None = None, most: int | None = None) ->
         except Exception as error:
             if _no_room(error):
                 raise UserError(_full(cache.path(name))) from None
-            if isinstance(error, FileNotFoundError) and _of_the_user(error.filename):
-                raise UserError(f"{error.filename}: is gone: the source changed while it was being prepared") from None
             raise
     cache.sweep(name)  # after one that was killed when it had all but finished
     return cache.path(name)
@@ -98,6 +96,11 @@ def _make(preparation: Preparation, making: cache.Making) -> None:
     except UserError:
         making.forget()
         raise
+    except FileNotFoundError as error:
+        if not _of_the_user(error.filename):
+            raise
+        making.forget()
+        raise UserError(f"{error.filename}: is gone: the source changed while it was being prepared") from None
 
 
 def _of_the_user(file: object) -> bool:

@@ -302,3 +302,9 @@ def test_planning_and_help_never_import_torch(workspace, arguments):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "imported: [] True"
     assert ("global batch" if arguments[0] == "plan" else "Usage") in done.stdout
+
+
+def test_a_stride_of_most_of_a_sample_is_refused(workspace):
+    task = {"kind": "mlm", "samples": "documents", "overflow": "split", "stride": 17}
+    what = "17 of 32 tokens: most of a sample would be the one before it again (at most 16)"
+    assert mistakes(task=task) == [f"task.stride: {what}"]

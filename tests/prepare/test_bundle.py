@@ -73,6 +73,21 @@ def test_a_run_that_the_model_comes_from_is_carried_along(workspace, monkeypatch
     )
 
 
+def test_the_folder_that_one_is_in_may_become_the_bundle(workspace, tmp_path, monkeypatch):
+    file = support.write(support.mlm("here"))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    support.launcher("prepare", f"../{file}", "data.train.path=../corpus.txt", "--to", ".")
+    assert bundle.recipe_of(tmp_path / "empty").is_file()
+
+
+def test_a_bundle_that_cannot_be_written_is_told_and_leaves_nothing(workspace, tmp_path):
+    (tmp_path / "file").touch()
+    done = support.launcher("prepare", support.write(support.mlm("none")), "--to", "file/bundle", code=2)
+    assert "--to" in done.stderr
+    assert "cannot be written" in done.stderr
+
+
 def test_one_that_was_cut_off_is_none(tmp_path):
     (tmp_path / "prepared").mkdir()
     with pytest.raises(UserError, match="no bundle is there"):

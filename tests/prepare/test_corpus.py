@@ -17,7 +17,7 @@ from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.data import _source
 from launcher.plan import facts
-from launcher.prepare import cache, corpus, duplicates, processes, reading, shards, tokenizer
+from launcher.prepare import cache, corpus, duplicates, preparation, processes, reading, shards, tokenizer
 from launcher.prepare.preparation import Preparation
 from launcher.prepare.samples import Samples
 
@@ -698,3 +698,47 @@ def test_a_full_disk_is_the_users_to_mend_and_another_disk_will_do(disk, monkeyp
     monkeypatch.setenv("LAUNCHER_CACHE", "another-disk")
     support.launcher("prepare", file)
     assert len(left()) == 1
+
+
+def test_rows_held_out_whose_file_another_has_swept_are_not_taken_for_none(monkeypatch):
+    """As with one that was frozen, taken over, and goes on: it must not leave a shard that looks finished."""
+    own, held = shards._own, []
+
+    def swept(job, counted, file):
+        yield from own(job, counted, file)
+        if file is not None:
+            held.append(counted.documents["validation"])
+            file.unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_own", swept)
+        with pytest.raises(FileNotFoundError):
+            corpus.prepare(recipe())
+    assert held[0] > 0
+    assert not list(cache.path(f".{corpus.identity(recipe())}.work").glob("shard-*.json"))
+    assert content(corpus.prepare(recipe())) == content(prepared_anew(recipe(), monkeypatch, "undisturbed"))
+
+
+def test_a_file_that_is_taken_away_while_it_is_prepared_is_told(monkeypatch):
+    make = Preparation._tokenizer
+
+    def meanwhile(self, jobs):
+        make(self, jobs)
+        Path("corpus.txt").unlink()
+
+    monkeypatch.setattr(Preparation, "_tokenizer", meanwhile)
+    assert "corpus.txt: is gone: the source changed while it was being prepared" in mistake(recipe())
+
+
+def test_a_cache_that_cannot_be_made_is_told(monkeypatch):
+    Path("file").touch()
+    monkeypatch.setenv("LAUNCHER_CACHE", "file/cache")
+    assert "the cache cannot be made" in mistake(recipe())
+
+
+def test_a_tokenizer_is_trained_from_long_texts_in_pieces(monkeypatch):
+    """Cut at spaces, as its words are: the vocabulary is the same."""
+    config = recipe(data__train={"kind": "text", "path": "corpus.txt", "document": "file"}, data__validation=None)
+    whole = (corpus.prepare(config) / "tokenizer" / "tokenizer.json").read_bytes()
+    monkeypatch.setattr(preparation, "_TRAINED_AT_ONCE", 200)
+    assert (prepared_anew(config, monkeypatch, "cut") / "tokenizer" / "tokenizer.json").read_bytes() == whole

@@ -305,3 +305,13 @@ def test_what_is_left_of_earlier_holders_is_swept():
     lease.sweep(Path(), "x")
     assert files() == []
     assert Path("y.lease-000001").exists()
+
+
+def test_who_was_taken_over_does_not_hold_it_again_when_the_other_releases_it():
+    first = acquire()
+    first._over.set()  # its heart stops
+    second = acquire()
+    second.release()
+    with pytest.raises(lease.Lost):
+        first.check()
+    assert files() == []

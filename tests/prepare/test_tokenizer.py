@@ -313,3 +313,10 @@ def test_the_revision_goes_to_the_hub(monkeypatch):
         with pytest.raises(UserError, match=r"^tokenizer\.name: some/words: has no fast tokenizer"):
             tokenizer.load(PretrainedTokenizer(name="some/words", revision=revision), "tokenizer.name")
     assert [(name, keys["revision"]) for name, keys in asked] == [("some/words", "v2"), ("some/words", "main")]
+
+
+def test_a_vocabulary_is_no_larger_than_asked_whatever_the_characters():
+    texts = [f"{chr(0x4E00 + n)} common words {chr(0x400 + n % 200)}{chr(0x500 + n % 150)}" for n in range(2000)]
+    made = tokenizer.train(TrainTokenizer(vocab_size=100), lambda: texts)
+    assert len(made) <= 100
+    assert made.tokenize("common") != ["[UNK]"]
