@@ -58,9 +58,9 @@ class Read(NamedTuple):
 def leaves(data: Data) -> list[Leaf]:
     """The sources of both sides; those of a mixture one by one."""
     found = _leaves(data.train, "data.train", "train")
-    return found + (
-        _leaves(data.validation, "data.validation", "validation") if isinstance(data.validation, Plugin) else []
-    )
+    if isinstance(data.validation, Plugin):
+        found += _leaves(data.validation, "data.validation", "validation")
+    return found
 
 
 def shards(found: Sequence[Leaf]) -> list[Shard]:
@@ -76,14 +76,9 @@ def shards(found: Sequence[Leaf]) -> list[Shard]:
 
 def read(shard: Shard, columns: Sequence[str]) -> Iterator[Read]:
     """The rows of a shard. Raises UserError at the first that cannot be used, unless the source says to skip them."""
-    config, rows, size, bad, example, left = (
-        shard.leaf.config,
-        list[dict[str, Any]](),
-        0,
-        0,
-        "",
-        shard.leaf.config.limit,
-    )
+    config = shard.leaf.config
+    left, rows = config.limit, list[dict[str, Any]]()
+    size, bad, example = 0, 0, ""
     for row in _rows(shard, columns):
         if left == 0:
             break

@@ -9,12 +9,13 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.types import Plugin
-from launcher.tasks import IGNORE, Features, Sample, _packed, _text
+from launcher.tasks import IGNORE, Batch, Features, Sample, _packed, _text
 from launcher.tasks._language import Language
 
 if TYPE_CHECKING:
     import torch
 
+    from launcher.plan.facts import Facts
     from launcher.prepare.encode import Encoder
 
 
@@ -39,9 +40,12 @@ class PretrainingConfig(Plugin):
 class Pretraining(Language):
     """What is the same for every such task: their prepared samples, and packing."""
 
+    config: Any
+    facts: "Facts"
     columns = ("text",)
     surveyed = ()
     causal = False
+    _packing: Any = None
 
     @staticmethod
     def prepared(config: Any) -> dict[str, Any]:
@@ -106,6 +110,20 @@ class Pretraining(Language):
 
     def join(self, samples: Sequence[Sample]) -> Sample:
         return _packed.join(samples)
+
+    def _padded(self, samples: Sequence[Sample]) -> Batch:
+        """The inputs of a micro-batch, of single samples or of rows that several share."""
+        pad = _packed.inputs if "document" in samples[0] else _text.inputs
+        return pad(samples, self.facts.pad_token_id)
+
+    def _try_packing(self, model: "torch.nn.Module", batch: Batch) -> None:
+        """Have the model take packed rows, where the configuration asks for them. Raises UserError."""
+        if self.config.samples == "packed":
+            self._packing = _packed.attach(model, batch, self.facts.pad_token_id, self.causal)
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        """The keyword arguments of the model's forward."""
+        return dict(batch["inputs"]) if self._packing is None else self._packing.inputs(batch)
 
 
 def _table(encoded: Any, encoder: "Encoder") -> pa.Table:

@@ -7,7 +7,7 @@ import numpy as np
 
 from launcher.config.errors import Problem, UserError
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Row, Sample, _packed, _pretraining, _text
+from launcher.tasks import IGNORE, Batch, Row, Sample, _pretraining, _text
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,6 @@ class Task(_pretraining.Pretraining):
 
     def __init__(self, config: Config, facts: "Facts"):
         self.config, self.facts = config, facts
-        self._packing: Any = None
 
     def options(self) -> dict[str, Any]:
         return {"is_decoder": True, "use_cache": False}
@@ -47,21 +46,17 @@ class Task(_pretraining.Pretraining):
         return {"input_ids": tokens, "labels": np.append(tokens[1:], IGNORE)}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        pad_inputs = _packed.inputs if "document" in samples[0] else _text.inputs
-        batch = pad_inputs(samples, self.facts.pad_token_id)
-        return {**batch, "labels": _text.pad([s["labels"] for s in samples], IGNORE).ravel()}
+        return {**self._padded(samples), "labels": _text.pad([s["labels"] for s in samples], IGNORE).ravel()}
 
     def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         if looks_ahead(model, batch["inputs"]["input_ids"]):
             what = f"{type(model).__name__} sees the tokens that it should predict (a decoder such as gpt2 does not)"
             raise UserError(Problem("model", what))
-        if self.config.samples == "packed":
-            self._packing = _packed.attach(model, batch, self.facts.pad_token_id, causal=True)
+        self._try_packing(model, batch)
         return []
 
     def _logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
-        inputs = batch["inputs"] if self._packing is None else self._packing.inputs(batch)
-        return _text.full_precision(model(**inputs).logits.flatten(0, 1))
+        return _text.full_precision(model(**self._inputs(batch)).logits.flatten(0, 1))
 
     def show(self, sample: Sample, tokenizer: Any) -> str:
         from rich.markup import escape

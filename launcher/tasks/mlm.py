@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Strict
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Row, Sample, _masking, _packed, _pretraining, _text
+from launcher.tasks import IGNORE, Batch, Row, Sample, _masking, _pretraining, _text
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,6 @@ class Task(_pretraining.Pretraining):
         never = [facts.token_ids[name] for name in config.never if name in facts.token_ids]
         self._protected = _masking.protected(facts.vocab_size, [*facts.special_ids, *never])
         self._head: Any = None
-        self._packing: Any = None
 
     def options(self) -> dict[str, Any]:
         return {}
@@ -140,27 +139,21 @@ class Task(_pretraining.Pretraining):
         return out, np.where(chosen, tokens, IGNORE)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        pad_inputs = _packed.inputs if "document" in samples[0] else _text.inputs
-        batch = pad_inputs(samples, self.facts.pad_token_id)
         labels = _text.pad([s["labels"] for s in samples], IGNORE).ravel()
         places = np.flatnonzero(labels != IGNORE)
         places = places if len(places) else np.zeros(1, dtype=np.int64)  # a head has to see at least one row
-        return {**batch, "places": places, "labels": labels[places]}
+        return {**self._padded(samples), "places": places, "labels": labels[places]}
 
     def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         from launcher.tasks import _masked_head
 
-        if self.config.samples == "packed":
-            self._packing = _packed.attach(model, batch, self.facts.pad_token_id, causal=False)
+        self._try_packing(model, batch)
         self._head = _masked_head.attach(model, self._inputs(batch), batch["places"])
         if self._head is None:
             return [
                 f"{type(model).__name__}: the head runs on all positions (on the masked ones alone it is not exact)"
             ]
         return []
-
-    def _inputs(self, batch: Batch) -> dict[str, Any]:
-        return dict(batch["inputs"]) if self._packing is None else self._packing.inputs(batch)
 
     def _logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         """Logits of the places to be predicted, shape (n, vocabulary)."""
