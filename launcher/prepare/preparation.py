@@ -127,7 +127,7 @@ class Preparation:
         problems: list[str | Problem] = []
         for leaf in dict.fromkeys(job.shard.leaf.key for job in jobs):
             mine = [(job, c) for job, c in zip(jobs, counted, strict=True) if job.shard.leaf.key == leaf]
-            if not any(c.samples[job.shard.leaf.side] for job, c in mine):
+            if not any(c.lengths[job.shard.leaf.side] for job, c in mine):
                 problems.append(Problem(leaf, _without_a_sample([c for _, c in mine])))
         if problems:
             raise UserError(problems)
@@ -151,25 +151,24 @@ class Preparation:
 
     def _facts(self, jobs: Sequence[Job], counted: Sequence[Counted], survey: dict[str, Any]) -> Facts:
         known = self._known(survey)
-        sides = [side for side in SIDES if sum(c.samples[side] for c in counted)]
-        lengths, sources, left_out = Counter[int](), Counter[str](), Counter[str]()
+        lengths = {side: _lengths(counted, side) for side in SIDES if any(c.lengths[side] for c in counted)}
+        sources, left_out = Counter[str](), Counter[str]()
         for job, c in zip(jobs, counted, strict=True):
-            lengths.update({int(length): count for length, count in c.lengths.items()})
             left_out.update({"bad": c.bad, "duplicates": c.duplicates, "empty": c.empty})
             if job.shard.leaf.side == "train":
-                sources[job.shard.leaf.name] += c.samples["train"]
+                sources[job.shard.leaf.name] += sum(c.lengths["train"].values())
         baseline = {}
-        if "validation" in sides:
+        if "validation" in lengths:
             task = kinds.of("tasks", self.recipe.task).Task
             baseline = task.baseline(self.recipe.task, _tables(self.whole / "validation.arrow"), known.special_ids)
         found = {
-            "longest": max(*lengths, *(_longest(self.whole / f"{s}.arrow") for s in sides if s != "train"), 1, 1),
-            "documents": {side: sum(c.documents[side] for c in counted) for side in sides},
-            "samples": {side: sum(c.samples[side] for c in counted) for side in sides},
-            "tokens": {side: sum(c.tokens[side] for c in counted) for side in sides},
+            "longest": max(length for of_side in lengths.values() for length in of_side),
+            "documents": {side: sum(c.documents[side] for c in counted) for side in lengths},
+            "samples": {side: of_side.total() for side, of_side in lengths.items()},
+            "tokens": {side: sum(n * count for n, count in of_side.items()) for side, of_side in lengths.items()},
             "baseline": baseline,
             "sources": dict(sources),
-            "lengths": dict(sorted(lengths.items())),
+            "lengths": dict(sorted(lengths["train"].items())),
             "left_out": {name: count for name, count in left_out.items() if count},
             "notes": _examples(counted),
         }
@@ -211,8 +210,12 @@ def _tables(file: Path) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch])
 
 
-def _longest(file: Path) -> int:
-    return max(int(table["length"].to_numpy().max()) for table in _tables(file))
+def _lengths(counted: Sequence[Counted], side: Side) -> Counter[int]:
+    """The samples of a side by their number of tokens."""
+    lengths = Counter[int]()
+    for c in counted:
+        lengths.update({int(length): count for length, count in c.lengths[side].items()})
+    return lengths
 
 
 def _examples(counted: Sequence[Counted]) -> list[str]:

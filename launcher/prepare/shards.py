@@ -70,12 +70,10 @@ class Job:
 
 @dataclass
 class Counted:
-    """What became of a shard's rows. `lengths`: training samples by their number of tokens."""
+    """What became of a shard's rows. `lengths`: of each side, the samples by their number of tokens."""
 
     documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
-    samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
-    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
-    lengths: dict[str, int] = field(default_factory=dict)
+    lengths: dict[str, dict[str, int]] = field(default_factory=lambda: {side: {} for side in SIDES})
     bad: int = 0
     duplicates: int = 0
     empty: int = 0
@@ -216,9 +214,7 @@ def _write(job: Job, side: Side, made: Iterable[Features], counted: Counted) -> 
             aside.replace(file)
     finally:
         aside.unlink(missing_ok=True)
-    counted.samples[side], counted.tokens[side] = lengths.total(), sum(n * count for n, count in lengths.items())
-    if side == "train":
-        counted.lengths = {str(length): count for length, count in sorted(lengths.items())}
+    counted.lengths[side] = {str(length): count for length, count in sorted(lengths.items())}
 
 
 def _together(made: Iterable[Features], counted: Counted) -> Iterator[pa.Table]:
