@@ -54,26 +54,26 @@ def _spread(function: Callable[[P], Any], pieces: Sequence[P], count: int, progr
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # this process has threads, which a fork would cut off
     options: dict[str, Any] = {"mp_context": context, "initializer": _begin, "initargs": (os.getpid(),)}
-    with ProcessPoolExecutor(count, **options) as pool:
-        waiting: dict[Future[Any], int] = {pool.submit(function, piece): piece.size for piece in largest}
-        try:
-            while waiting:
-                done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                    progress(waiting.pop(future))
-                lease.check()
-        except BrokenProcessPool:
-            raise RuntimeError(
-                "a process that prepared data was killed (out of memory?); the same command goes on where it was, and "
-                "--processes 1 takes the least memory"
-            ) from None
-        except BaseException:  # what is finished outlives this: nobody waits for the rest
-            for process in set(multiprocessing.active_children()) - before:
-                process.kill()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    pool = ProcessPoolExecutor(count, **options)
+    waiting: dict[Future[Any], int] = {pool.submit(function, piece): piece.size for piece in largest}
+    try:
+        while waiting:
+            done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+                progress(waiting.pop(future))
+            lease.check()
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a process that prepared data was killed (out of memory?); the same command goes on where it was, and "
+            "--processes 1 takes the least memory"
+        ) from None
+    except BaseException:  # what is finished outlives this: nobody waits for the rest
+        for process in set(multiprocessing.active_children()) - before:
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin(started_by: int) -> None:

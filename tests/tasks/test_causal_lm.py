@@ -1,13 +1,13 @@
 """Causal language modelling: the textbook's loss, and models that look ahead refused."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from rich.text import Text
+from tasks.bigrams import Bigrams
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
@@ -85,15 +85,6 @@ def test_samples_know_neither_seed_nor_epoch(task):
     row = {"input_ids": np.array([5, 6, 7], dtype=np.uint16), "length": 3}
     found = [task.samples([row], [epoch], [4], Draw(seed, Stream.MASK))[0] for seed, epoch in ((0, 0), (9, 4))]
     assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
-
-
-class Bigrams(torch.nn.Module):
-    def __init__(self, table):
-        super().__init__()
-        self.logits = torch.nn.Parameter(torch.tensor(table, dtype=torch.float64).log())
-
-    def forward(self, input_ids, attention_mask=None):
-        return SimpleNamespace(logits=self.logits[input_ids])
 
 
 def test_metrics_are_those_computed_by_hand(task):

@@ -1,7 +1,6 @@
 """Masked language modelling: the statistics of the mask, and that it is a function of what it is for."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from rich.text import Text
 from scipy import stats
+from tasks.bigrams import Bigrams
 
 from launcher.contract.random import Draw, Stream
 from launcher.run.batches import _tensors
@@ -354,17 +354,6 @@ def test_one_token_over_and_over_has_no_entropy():
 
 
 PADDING = [1 / 3] * 3
-
-
-class Bigrams(torch.nn.Module):
-    """Logits of a position from its token alone: the logarithms of a table of probabilities."""
-
-    def __init__(self, table):
-        super().__init__()
-        self.logits = torch.nn.Parameter(torch.tensor(table, dtype=torch.float64).log())
-
-    def forward(self, input_ids, attention_mask=None):
-        return SimpleNamespace(logits=self.logits[input_ids])
 
 
 def test_metrics_are_those_computed_by_hand(task_of):
