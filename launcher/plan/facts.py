@@ -12,7 +12,9 @@ Side = Literal["train", "validation"]
 class Facts(Strict):
     """`digest` names the content; `documents`, `samples`, `tokens` by side; `baseline` is what frequencies alone would
     reach. `sources`: training samples by source, in their order; `lengths`: training samples by their tokens;
-    `left_out`: rows that gave no sample, by reason; `token_ids`: of the tokens that the task names."""
+    `left_out`: rows that gave no sample, by reason; `token_ids`: of the tokens that the task names.
+    `shape`: of one sample where it is no text (it has no vocabulary then, and a length of 1), such as (channels,
+    height, width)."""
 
     digest: str
     vocab_size: int
@@ -30,6 +32,7 @@ class Facts(Strict):
     left_out: dict[str, int] = {}
     notes: list[str] = []
     token_ids: dict[str, int] = {}
+    shape: tuple[int, ...] = ()
 
 
 def read(folder: Path) -> Facts:

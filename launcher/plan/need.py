@@ -10,15 +10,17 @@ from launcher.plan.facts import Facts
 
 @dataclass(frozen=True)
 class Need:
-    """`auto_class`: a transformers auto class by name. `options`: model options that the task decides (num_labels)."""
+    """`auto_class`: a transformers auto class by name. `options`: model options that the task decides (num_labels).
+    `shape`: of one sample where it is no text, such as (channels, height, width) or (features,)."""
 
     auto_class: str
     options: dict[str, Any]
     vocab_size: int
     pad_token_id: int
     max_length: int
+    shape: tuple[int, ...] = ()
 
 
 def of(recipe: Recipe, facts: Facts) -> Need:
     task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
-    return Need(task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, facts.longest)
+    return Need(task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, facts.longest, facts.shape)
