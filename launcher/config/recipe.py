@@ -3,11 +3,13 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.kinds import plugin
-from launcher.config.types import Plugin, Strict, hint
+from launcher.config.optimizers import Optimizer
+from launcher.config.schedules import Constant, Schedule
+from launcher.config.types import Plugin, Strict, one_of
 
 Model = Annotated[SerializeAsAny[Plugin], plugin("models")]
 Source = Annotated[SerializeAsAny[Plugin], plugin("data")]
@@ -123,89 +125,7 @@ class Train(Strict):
         return {"none": 0, "layers": 1}[words] if " " not in words else int(words.split()[1])
 
 
-class AdamW(Strict):
-    """AdamW (Loshchilov & Hutter, 2019). `clip`: the largest gradient norm. Biases and norms do not decay."""
-
-    kind: Literal["adamw"] = "adamw"
-    lr: float = Field(gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    clip: float | None = Field(1.0, gt=0)
-
-
-class _Schedule(Strict):
-    """`warmup`: a fraction of the run's steps (below 1), or a number of steps."""
-
-    warmup: float = Field(0.0, ge=0)
-
-    @field_validator("warmup")
-    @classmethod
-    def _whole_steps(cls, value: float) -> float:
-        if value >= 1 and value != int(value):
-            raise PydanticCustomError("warmup", "is a fraction below 1 or a whole number of steps")
-        return value
-
-
-class Constant(_Schedule):
-    kind: Literal["constant"] = "constant"
-
-
-class Linear(_Schedule):
-    """From 1 after the warmup down to `floor` at the last step."""
-
-    kind: Literal["linear"] = "linear"
-    floor: float = Field(0.0, ge=0, le=1)
-
-
-class Cosine(_Schedule):
-    """Half a cosine from 1 down to `floor` (Loshchilov and Hutter, 2017)."""
-
-    kind: Literal["cosine"] = "cosine"
-    floor: float = Field(0.0, ge=0, le=1)
-
-
-class WarmupStableDecay(_Schedule):
-    """Constant after the warmup; the last `decay` (a fraction) falls to `floor` in a line (Hu et al., 2024)."""
-
-    kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
-    decay: float = Field(0.2, gt=0, le=1)
-    floor: float = Field(0.0, ge=0, le=1)
-
-
-class StepDecay(_Schedule):
-    """Multiplied by `gamma` every `every` steps."""
-
-    kind: Literal["step"] = "step"
-    every: int = Field(gt=0)
-    gamma: float = Field(0.1, gt=0, le=1)
-
-
-_SCHEDULES: dict[str, type[_Schedule]] = {
-    "constant": Constant,
-    "linear": Linear,
-    "cosine": Cosine,
-    "warmup_stable_decay": WarmupStableDecay,
-    "step": StepDecay,
-}
-_OPTIMIZERS: dict[str, type[Strict]] = {"adamw": AdamW}
 _TOKENIZERS: dict[str, type[Strict]] = {"train": TrainTokenizer, "pretrained": PretrainedTokenizer}
-
-
-def _one_of(types: dict[str, type[Any]]) -> BeforeValidator:
-    """Like a plug-in kind, for the few that are types of this file."""
-
-    def parse(value: Any) -> Any:
-        if value is None or isinstance(value, tuple(types.values())):
-            return value
-        kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
-        if kind not in types:
-            what = f"unknown kind {kind!r}" if isinstance(kind, str) else "needs a kind"
-            told = {"what": what, "hint": hint(str(kind), types)}
-            raise PydanticCustomError("kind", "{what} ({hint})", told)
-        return types[kind].model_validate({"kind": kind} if isinstance(value, str) else value)
-
-    return BeforeValidator(parse)
 
 
 class Checkpoint(Strict):
@@ -227,14 +147,12 @@ class Recipe(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0, lt=2**63)
     model: Model
-    tokenizer: Annotated[SerializeAsAny[Tokenizer] | None, _one_of(_TOKENIZERS)] = None
+    tokenizer: Annotated[SerializeAsAny[Tokenizer] | None, one_of(_TOKENIZERS)] = None
     data: Data
     task: Task
     train: Train
-    optimizer: Annotated[SerializeAsAny[AdamW], _one_of(_OPTIMIZERS)]
-    schedule: Annotated[
-        SerializeAsAny[Constant | Linear | Cosine | WarmupStableDecay | StepDecay], _one_of(_SCHEDULES)
-    ] = Constant()
+    optimizer: Optimizer
+    schedule: Schedule = Constant()
     strategy: Strategy = "ddp"  # type: ignore[assignment]
     checkpoint: Checkpoint = Checkpoint()
     evaluate: Evaluate = Evaluate()

@@ -4,7 +4,14 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
@@ -46,3 +53,19 @@ class Plugin(Strict):
     """The Config of a plug-in: `kind` is its module's name (see launcher.config.kinds)."""
 
     kind: str
+
+
+def one_of(types: dict[str, type[Any]]) -> BeforeValidator:
+    """A pydantic annotation like a plug-in kind, for the few that are types of one file."""
+
+    def parse(value: Any) -> Any:
+        if value is None or isinstance(value, tuple(types.values())):
+            return value
+        kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
+        if kind not in types:
+            what = f"unknown kind {kind!r}" if isinstance(kind, str) else "needs a kind"
+            told = {"what": what, "hint": hint(str(kind), types)}
+            raise PydanticCustomError("kind", "{what} ({hint})", told)
+        return types[kind].model_validate({"kind": kind} if isinstance(value, str) else value)
+
+    return BeforeValidator(parse)

@@ -13,7 +13,7 @@ from launcher.config.recipe import Recipe, seconds
 from launcher.contract import digest
 from launcher.contract.random import Stream, seed_for
 from launcher.plan.folder import RunFolder
-from launcher.run import checkpoint, optim
+from launcher.run import checkpoint, optim, schedule
 from launcher.run.batches import RankBatch, to
 from launcher.run.precision import LossScale, autocast
 from launcher.run.process import Process
@@ -148,7 +148,7 @@ def step(run: Run, batch: RankBatch, whole: Whole, begin: float) -> dict[str, An
     gradient that is not finite changes nothing on any rank: its step goes by without an update."""
     recipe, progress = run.recipe, run.progress
     loss, norm = _gradient(run, batch, whole.weight)
-    lr = recipe.optimizer.lr * optim.factor(recipe.schedule, progress.step, run.steps)
+    lr = recipe.optimizer.lr * schedule.factor(recipe.schedule, progress.step, run.steps)
     if math.isfinite(norm):
         run.engine.update(lr, optim.clipping(norm, recipe.optimizer.clip) / progress.scale.value)
         progress.scale.succeed(dynamic=recipe.train.precision == "fp16")

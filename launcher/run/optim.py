@@ -1,24 +1,52 @@
-"""The optimiser, and the learning rate as a pure function of the step."""
+"""Optimisers, all of them torch's own, and the clipping of gradients."""
 
-import math
 from typing import Any
 
 import torch
 
-from launcher.config.recipe import AdamW, Constant, Cosine, Linear, StepDecay, WarmupStableDecay
+from launcher.config import optimizers
+from launcher.config.optimizers import AnyOptimizer
+from launcher.plan.blocks import blocks
 
-Schedule = Constant | Linear | Cosine | WarmupStableDecay | StepDecay
+
+def make(config: AnyOptimizer, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of the parameters that train; biases and norms (fewer than two dimensions) do not decay. A group's
+    rate is the run's times its `scale`. Fused where torch has it for all that a parameter may be (DTensor)."""
+    options: dict[str, Any] = {"lr": config.lr}
+    match config:
+        case optimizers.SGD():
+            options |= {"momentum": config.momentum, "nesterov": config.nesterov, "dampening": config.dampening}
+            return (Dampened if config.momentum and config.dampening else torch.optim.SGD)(
+                _groups(config, model), **options
+            )
+        case optimizers.Adam():
+            return torch.optim.Adam(_groups(config, model), betas=config.betas, eps=config.eps, fused=True, **options)
+        case optimizers.AdamW():
+            return torch.optim.AdamW(_groups(config, model), betas=config.betas, eps=config.eps, fused=True, **options)
+        case optimizers.Adafactor():
+            options |= {"beta2_decay": config.beta2_decay, "eps": (None, config.eps), "d": config.d}
+            return torch.optim.Adafactor(_groups(config, model), **options)
+        case optimizers.Muon():
+            return _muon(config, model)
 
 
-def adamw(config: AdamW, model: torch.nn.Module) -> torch.optim.AdamW:
-    """Fused AdamW over the parameters that train; biases and norms (fewer than two dimensions) do not decay."""
-    groups: dict[Any, dict[str, Any]] = {}
+def depths(model: torch.nn.Module) -> dict[torch.Tensor, int]:
+    """How deep each parameter is: 0 before the repeated layers, in their order 1 to n inside, and n + 1 after them."""
+    inside = {p: number for number, block in enumerate(blocks(model), start=1) for p in block.parameters()}
+    found, last = dict[torch.Tensor, int](), 0
     for p in model.parameters():
-        if p.requires_grad:  # what is dealt differently over the ranks cannot be updated in one fused call
-            kind = (p.ndim >= 2, *(getattr(p, name, None) for name in ("device_mesh", "placements")))
-            decay = config.weight_decay if p.ndim >= 2 else 0.0
-            groups.setdefault(kind, {"params": [], "weight_decay": decay})["params"].append(p)
-    return torch.optim.AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+        last = inside.get(p, last)
+        found[p] = inside.get(p, last + 1 if last else 0)
+    return found
+
+
+def kept(config: AnyOptimizer) -> list[str]:
+    """The names of what the optimiser keeps for a parameter, found by a step."""
+    probe = torch.nn.Linear(1, 1, bias=False)
+    optimizer = make(config, probe)
+    probe.weight.grad = torch.zeros_like(probe.weight)
+    optimizer.step()
+    return list(optimizer.state[probe.weight])
 
 
 def clipping(norm: float, largest: float | None) -> float:
@@ -26,24 +54,68 @@ def clipping(norm: float, largest: float | None) -> float:
     return 1.0 if largest is None else min(1.0, largest / (norm + 1e-6))
 
 
-def factor(schedule: Schedule, step: int, steps: int) -> float:
-    """What the learning rate is multiplied by at `step` (from 0) of `steps`. The warmup climbs from 1/n to 1."""
-    warmup = warmup_steps(schedule, steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    if isinstance(schedule, Linear):
-        return 1 - (1 - schedule.floor) * min(1.0, done)
-    if isinstance(schedule, Cosine):
-        return schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    if isinstance(schedule, WarmupStableDecay):
-        begin = steps - round(schedule.decay * steps)
-        return 1 - (1 - schedule.floor) * max(0.0, (step - begin) / max(1, steps - begin))
-    if isinstance(schedule, StepDecay):
-        return float(schedule.gamma ** (step // schedule.every))
-    return 1.0
+class Dampened(torch.optim.SGD):
+    """SGD that counts its steps: torch makes the momentum of the first gradient, which is not dampened. Zeros that were
+    there before it, as a state that is asked for early has them, become the same where nothing is dampened."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            states = [self.state[p] for p in group["params"] if p.grad is not None]
+            for state in states:
+                state.setdefault("step", torch.zeros(()))
+            group["dampening"] = self.defaults["dampening"] if any(state["step"] for state in states) else 0.0
+            for state in states:
+                state["step"] += 1
+        return super().step(closure)
 
 
-def warmup_steps(schedule: Schedule, steps: int) -> int:
-    """The steps of the warmup: a fraction of the run, or their number."""
-    return round(schedule.warmup * steps) if schedule.warmup < 1 else int(schedule.warmup)
+class Together(torch.optim.Optimizer):
+    """Several optimisers as one, each over its own parameters."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]):
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._parts = parts
+        for part in parts:
+            part.state = self.state
+
+    def step(self, closure: Any = None) -> Any:
+        for part in self._parts:
+            part.step()
+
+
+def _muon(config: optimizers.Muon, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Muon for the matrices of the repeated layers but for embeddings, AdamW for all else."""
+    inner = [m for block in blocks(model) for m in block.modules() if not isinstance(m, torch.nn.Embedding)]
+    matrices = {p for m in inner for p in m.parameters(recurse=False) if p.ndim == 2}
+    groups = _groups(config, model, matrices)
+    muons = [group for group in groups if group["params"][0] in matrices]
+    others = [group for group in groups if group["params"][0] not in matrices]
+    parts = list[torch.optim.Optimizer]()
+    if muons:
+        options: dict[str, Any] = {"momentum": config.momentum, "nesterov": config.nesterov}
+        options |= {"ns_steps": config.ns_steps, "adjust_lr_fn": config.adjust}
+        parts.append(torch.optim.Muon(muons, lr=config.lr, **options))
+    if others:
+        rate = config.adam_lr or config.lr
+        for group in others:
+            group["scale"] *= rate / config.lr
+        parts.append(torch.optim.AdamW(others, lr=rate, betas=config.betas, eps=config.eps, fused=True))
+    return Together(parts)
+
+
+def _groups(
+    config: AnyOptimizer, model: torch.nn.Module, apart: set[torch.Tensor] | None = None
+) -> list[dict[str, Any]]:
+    """Parameters by what is done to them alike. `apart`: those that are in groups of their own."""
+    depth = depths(model)
+    top, groups = max(depth.values(), default=0), dict[Any, dict[str, Any]]()
+    for p in model.parameters():
+        if not p.requires_grad:
+            continue
+        scale = 1.0 if config.layer_decay is None else config.layer_decay ** (top - depth[p])
+        decay = config.weight_decay if p.ndim >= 2 else 0.0
+        # what is dealt differently over the ranks cannot be updated in one fused call
+        dealt = (getattr(p, name, None) for name in ("device_mesh", "placements"))
+        kind = (p.ndim >= 2, scale, p in (apart or ()), *dealt)
+        groups.setdefault(kind, {"params": [], "weight_decay": decay, "scale": scale})["params"].append(p)
+    return list(groups.values())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from launcher.config.recipe import AdamW
+    from launcher.config.optimizers import AnyOptimizer
     from launcher.plan.architecture import Architecture
     from launcher.run.process import Process
     from launcher.run.trial import Trial
@@ -61,7 +61,7 @@ class Bare:
 
     model: "torch.nn.Module"
     trial: "Trial"
-    optimizer: "AdamW"
+    optimizer: "AnyOptimizer"
     precision: str
     process: "Process"
 

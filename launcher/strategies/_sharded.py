@@ -94,7 +94,7 @@ def wrap(
         fully_shard(layer, **options)
     fully_shard(bare.model, **options)
     _prefetch(list(layers.values()), prefetch)
-    return Sharded(bare.model, optim.adamw(bare.optimizer, bare.model), fused)
+    return Sharded(bare.model, optim.make(bare.optimizer, bare.model), fused)
 
 
 def _prefetch(layers: list[Any], ahead: int) -> None:

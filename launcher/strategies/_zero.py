@@ -44,7 +44,7 @@ def wrap(stage: int, settings: dict[str, Any], bare: Bare) -> Any:
     bare.process.group()
     engine, *_ = deepspeed.initialize(
         model=bare.model,
-        optimizer=optim.adamw(bare.optimizer, bare.model),
+        optimizer=optim.make(bare.optimizer, bare.model),
         config=settings,
         dist_init_required=False,
     )

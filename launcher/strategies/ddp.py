@@ -66,7 +66,7 @@ def wrap(config: Config, bare: Bare) -> Any:
     if config.tensor_parallel > 1:
         mesh = axes(config, process.world)
         return _sharded.wrap(bare, {"replica": mesh["replica"], "shard": 1, "tensor": mesh["tensor"]})
-    optimizer = optim.adamw(bare.optimizer, bare.model)
+    optimizer = optim.make(bare.optimizer, bare.model)
     if process.world == 1:
         return TorchEngine(bare.model, bare.model, optimizer)
 

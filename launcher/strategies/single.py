@@ -29,4 +29,4 @@ def wrap(config: Config, bare: Bare) -> Any:
     from launcher.run import optim
     from launcher.strategies._torch import TorchEngine
 
-    return TorchEngine(bare.model, bare.model, optim.adamw(bare.optimizer, bare.model))
+    return TorchEngine(bare.model, bare.model, optim.make(bare.optimizer, bare.model))
