@@ -101,6 +101,10 @@ def run(
         raise UserError(
             f"--resume: {made.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)"
         )
+    if made.resume is not None and made.resume.state.get("enough"):
+        advice = "another name starts another run, and a larger evaluate.patience goes on"
+        print(f"{made.folder.path}: stopped early at step {made.resume.step} ({advice})")
+        return
     if made.resume is not None and made.resume.step >= (made.plan.steps or 0):
         print(f"{made.folder.path}: all {made.plan.steps} steps are done (another name starts another run)")
         return
@@ -131,9 +135,9 @@ def evaluate(
     outcome = execute.execute(render.evaluate(made.plan, {}, saved.step))
     if outcome.code == 0:
         if json:
-            print(writer.dumps(outcome.told))
+            print(writer.dumps(outcome.told["metrics"]))
         else:
-            show.metrics(outcome.told, made.facts.baseline, Console())
+            show.metrics(outcome.told["metrics"], made.facts.baseline, Console())
     _leave(outcome)
 
 

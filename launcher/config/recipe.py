@@ -137,15 +137,27 @@ class Checkpoint(Strict):
 
 
 class Evaluate(Strict):
-    """`every`: steps; one evaluation is also made at the end, and before the first step where `at_start`."""
+    """`every`: steps; one evaluation is also made at the end, and before the first step where `at_start`. `metric`: by
+    which the best checkpoint is known, and which a plateau schedule and early stopping watch; `direction`: whether less
+    or more of it is better (the task knows). `patience`: after so many evaluations in a row without a better one the
+    run ends; `min_delta`: by how much it has to be better. `save_best`: a checkpoint follows an evaluation that is the
+    best so far."""
 
     every: int | None = Field(None, gt=0)
     at_start: bool = False
+    metric: str = "loss"
+    direction: Literal["min", "max"] | None = None
+    patience: int | None = Field(None, gt=0)
+    min_delta: float = Field(0.0, ge=0)
+    save_best: bool = False
 
 
 class Recipe(Strict):
+    """`seeds`: how many times `launcher run` trains it, each with the next seed."""
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0, lt=2**63)
+    seeds: int = Field(1, ge=1)
     model: Model
     tokenizer: Annotated[SerializeAsAny[Tokenizer] | None, one_of(_TOKENIZERS)] = None
     data: Data
@@ -185,6 +197,8 @@ def trajectory(recipe: dict[str, Any]) -> dict[str, Any]:
         return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}").items()}
 
     flat = flatten(recipe, "")
+    steered = recipe["schedule"]["kind"] == "plateau" or recipe["evaluate"].get("patience") is not None
+    free = [key for key in PERFORMANCE if not (steered and key == "evaluate")]  # then evaluations decide what is learnt
     if flat.get("task.samples") == "packed":  # which documents share a row is a matter of speed
         flat["task.samples"] = "documents"
-    return {k: v for k, v in flat.items() if not any(k == p or k.startswith(p + ".") for p in PERFORMANCE)}
+    return {k: v for k, v in flat.items() if not any(k == p or k.startswith(p + ".") for p in free)}

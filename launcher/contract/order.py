@@ -111,15 +111,3 @@ def _taken(places: Ids, share: float) -> Ids:
         np.int64
     )
     return taken
-
-
-@dataclass(frozen=True)
-class InTurn:
-    """Samples as they stand, once, for evaluation: the last step may hold fewer."""
-
-    size: int
-
-    def step(self, step: int, global_batch: int) -> tuple[Ids, Ids]:
-        """Epochs (all 0) and sample ids of a step, int64."""
-        ids = np.arange(step * global_batch, min((step + 1) * global_batch, self.size), dtype=np.int64)
-        return np.zeros_like(ids), ids

@@ -1,7 +1,7 @@
 """Where rows come from. A kind is one module here with a `Config` (a subclass of `launcher.data._source.SourceConfig`)
 and the functions of `Source` below; the file is the registration. Import heavy libraries inside functions: a plan reads
 every Config on a login node. Rows are plain dicts with the canonical column names a task asks for (`text`, `text_pair`,
-`label`), whatever the columns are called in the source.
+`label`), whatever the columns are called in the source; an image is an array of shape (height, width, channels), uint8.
 
 A source is read in parts, in parallel processes, each part by one of them. Parts are cut by the content alone, so that
 however many processes read them, and in whatever order, the same rows come out.
@@ -9,11 +9,30 @@ however many processes read them, and in whatever order, the same rows come out.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from launcher.config.types import Plugin
 
 Row = dict[str, Any]
+
+
+INPUTS = ("text", "text_pair", "words", "question", "context", "features", "image")
+"""The columns that a model is given: what rows are held out and told apart by."""
+
+
+class Column(str):
+    """A canonical column by its name. `wants`: what a task needs in it where it is not the usual: a number in the place
+    of a label's name, or a list of names."""
+
+    wants: Literal["number", "names"]
+
+    def __new__(cls, name: str, wants: Literal["number", "names"]) -> "Column":
+        made = super().__new__(cls, name)
+        made.wants = wants
+        return made
+
+    def __getnewargs__(self) -> tuple[str, str]:
+        return str(self), self.wants
 
 
 @dataclass(frozen=True)

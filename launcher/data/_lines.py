@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from launcher.config.errors import UserError
-from launcher.data import Bad, Part, _source
+from launcher.data import Bad, Part, _columns, _source
 from launcher.data._source import grouped
 
 BLOCK = 2**18
@@ -115,7 +115,7 @@ def _compressed(path: Path, kind: str, errors: str) -> Iterator[Lines]:
 
 def _chunks(stream: Any, at: int, end: int | None) -> Iterator[bytes]:
     """The bytes of a stream from where it stands (`at`) to an end, without a mark of byte order at the file's start."""
-    largest = min(BLOCK, _source.ROW)
+    largest = min(BLOCK, _columns.ROW)
     while chunk := stream.read(largest if end is None else min(largest, end - at)):
         yield chunk.removeprefix(BOM_UTF8) if at == 0 else chunk
         at += len(chunk)
@@ -140,18 +140,18 @@ def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes | int]:
     for chunk in chunks:
         cut = chunk.rfind(b"\n") + 1
         if not cut:
-            held, size = [*held, chunk] if size <= _source.ROW else [], size + len(chunk)
+            held, size = [*held, chunk] if size <= _columns.ROW else [], size + len(chunk)
             continue
         if size:  # a block of its own, so that none is longer than a row, or than a chunk
             first = chunk.find(b"\n") + 1
             length = size + first - 1
-            yield length if length > _source.ROW else b"".join([*held, chunk[:first]])
+            yield length if length > _columns.ROW else b"".join([*held, chunk[:first]])
             chunk, cut = chunk[first:], cut - first
         if cut:
             yield chunk[:cut]
         held, size = [chunk[cut:]], len(chunk) - cut
     if size:
-        yield size if size > _source.ROW else b"".join(held)
+        yield size if size > _columns.ROW else b"".join(held)
 
 
 def _decoded(
@@ -161,7 +161,7 @@ def _decoded(
     for block in blocks:
         where = partial(_where, path, begin, count)
         if isinstance(block, int):
-            long = f"a line of {block:,} bytes, more than the {_source.ROW:,} that a row may have: split it"
+            long = f"a line of {block:,} bytes, more than the {_columns.ROW:,} that a row may have: split it"
             count += 1
             yield Lines("", Bad(where(0), long), beyond, where), count
             continue
@@ -235,8 +235,8 @@ def _tail(stream: BinaryIO, end: int) -> str:
         if begin == 0 or b"\n" in seen:
             line = seen[seen.rfind(b"\n") + 1 :]
             line = line.removeprefix(BOM_UTF8) if len(line) == end else line
-            return line.decode(errors="replace") if len(line) <= _source.ROW else "not blank"
-        if size > _source.ROW or seen.decode("ascii", "ignore").strip():
+            return line.decode(errors="replace") if len(line) <= _columns.ROW else "not blank"
+        if size > _columns.ROW or seen.decode("ascii", "ignore").strip():
             return "not blank"
         size *= 2
 

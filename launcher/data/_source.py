@@ -13,16 +13,12 @@ from pydantic import Field
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import write
 from launcher.config.types import Plugin
-from launcher.data import Bad, Part, Row
+from launcher.data import Bad, Part, Row, _columns
 from launcher.plan import store
 
 PART = 32 * 2**20
 """Bytes of a part, about."""
 
-ROW = 16 * 2**20
-"""The longest row that is read: bytes of a line, characters of a text."""
-
-TEXTS = ("text", "text_pair")
 _RACY = 2.0
 """Seconds in which a file may be written again without another time of change, on coarse file systems."""
 
@@ -36,6 +32,14 @@ class SourceConfig(Plugin):
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
+    target: str = "target"
+    words: str = "words"
+    labels: str = "labels"
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+    features: list[str] | str = "features"
+    image: str = "image"
 
 
 class FilesConfig(SourceConfig):
@@ -143,9 +147,16 @@ def grouped(files: Iterable[tuple[Path, int]], pieces: Callable[[Path], Sequence
 
 
 def columns_of(config: SourceConfig, columns: Sequence[str]) -> dict[str, str]:
-    """What is asked for -> how the column is called in the source. A column without a name is left out."""
-    named = {column: getattr(config, column) for column in columns}
-    return {column: name for column, name in named.items() if name is not None}
+    """What is asked for -> how the column is called in the source; of one that is made of several, each. A column
+    without a name is left out."""
+    named = {}
+    for column in columns:
+        name = getattr(config, column)
+        if isinstance(name, list):
+            named |= {f"{column}[{number}]": one for number, one in enumerate(name)}
+        elif name is not None:
+            named[str(column)] = name
+    return named
 
 
 def check_columns(config: SourceConfig, columns: Sequence[str], there: Sequence[str], what: str, key: str) -> None:
@@ -162,40 +173,21 @@ def pick(
 ) -> Row | Bad:
     """A source's row with the canonical names, or what is wrong with it. `where`: makes file:line or the like, which
     only a bad row needs."""
-    picked = {}
+    picked: Row = {}
     for column in columns:
         name = getattr(config, column)
         if name is None:
             continue
-        if name not in row:
-            what = f"no column {name!r} (there are: {', '.join(map(str, row))})"
-        else:
-            picked[column] = row[name]
-            what = _wrong(column, name, row[name])
-        if what:
-            return Bad(where(), f"{key}.{column}: {what}")
-    return picked
+        if missing := [one for one in _listed(name) if one not in row]:
+            return Bad(where(), f"{key}.{column}: no column {missing[0]!r} (there are: {', '.join(map(str, row))})")
+        given = [row[one] for one in name] if isinstance(name, list) else row[name]
+        try:
+            picked[str(column)] = _columns.value(column, name, given)
+        except ValueError as error:
+            return Bad(where(), f"{key}.{column}: {error}")
+    what = _columns.together(picked)
+    return Bad(where(), f"{key}: {what}") if what else picked
 
 
-def _wrong(column: str, name: str, value: Any) -> str | None:
-    """What makes a value useless, if anything."""
-    if column in TEXTS and not isinstance(value, str):
-        return f"column {name!r} is no text but {type(value).__name__}"
-    if value is None:
-        return f"column {name!r} is empty"
-    if not isinstance(value, str):
-        return None
-    if len(value) > ROW:
-        return f"column {name!r} has {len(value):,} characters, more than the {ROW:,} that a row may have: split it"
-    return half_a_character(value)
-
-
-def half_a_character(text: str) -> str | None:
-    """Tells of a lone surrogate, which JSON can write as \\ud83d and UTF-8 cannot."""
-    if text.isascii():
-        return None
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"half a character (U+{ord(text[error.start]):04X} alone): take it out"
-    return None
+def _listed(name: str | list[str]) -> list[str]:
+    return name if isinstance(name, list) else [name]

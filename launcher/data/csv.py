@@ -9,9 +9,10 @@ from typing import Literal
 from pydantic import Field
 
 from launcher.config.errors import Problem, UserError
-from launcher.data import Bad, Part, Row, _source
+from launcher.data import Bad, Part, Row, _columns
+from launcher.data._columns import TEXTS
 from launcher.data._lines import cut, read
-from launcher.data._source import TEXTS, FilesConfig, check_columns, columns_of, files, fingerprint_files, pick
+from launcher.data._source import FilesConfig, check_columns, columns_of, files, fingerprint_files, pick
 
 
 class Config(FilesConfig):
@@ -56,7 +57,7 @@ def _rows(config: Config, columns: Sequence[str], key: str, file: str) -> Iterat
 
 def _records(file: str, delimiter: str) -> Iterator[tuple[str, list[str]] | Bad]:
     """Each record with file:line of its first line. Raises UserError for a compressed file that is damaged."""
-    csv.field_size_limit(max(_source.ROW, csv.field_size_limit()))  # of the whole process: never lower
+    csv.field_size_limit(max(_columns.ROW, csv.field_size_limit()))  # of the whole process: never lower
     feed = _Feed(file)
     reader = csv.reader(feed, delimiter=delimiter, strict=True)
     while True:

@@ -21,7 +21,8 @@ from pydantic import Field
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import hint
 from launcher.data import Bad, Part, Row
-from launcher.data._source import SourceConfig, fingerprint_of, half_a_character
+from launcher.data._columns import half_a_character
+from launcher.data._source import SourceConfig, fingerprint_of
 
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
 

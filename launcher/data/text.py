@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Literal
 
 from launcher.config.errors import Problem, UserError
-from launcher.data import Bad, Part, Row, _source
+from launcher.data import Bad, Part, Row, _columns
 from launcher.data._lines import after_blank, cut, read, unix
 from launcher.data._source import FilesConfig, files, fingerprint_files
 
@@ -97,7 +97,7 @@ class _Document:
         self.open, self._where = True, self._where or where
         self._bad = self._bad or bad
         self._size += len(text)
-        if self._bad or self.skipped or self._size > _source.ROW + 1:
+        if self._bad or self.skipped or self._size > _columns.ROW + 1:
             self._texts = ["\n"] if text.endswith("\n") else []  # all that is still needed is its length
         else:
             self._texts.append(text)
@@ -110,8 +110,8 @@ class _Document:
             return
         if self._bad:
             yield self._bad
-        elif size > _source.ROW and self._where:
-            what = f"a {self.kind} of {size:,} characters, more than the {_source.ROW:,} that a row may have: split it"
+        elif size > _columns.ROW and self._where:
+            what = f"a {self.kind} of {size:,} characters, more than the {_columns.ROW:,} that a row may have: split it"
             yield Bad(self._where(), what)
         elif text and not text.isspace():
             yield {"text": text.removesuffix("\n")}

@@ -27,7 +27,7 @@ from launcher.plan.folder import RunFolder
 from launcher.run.stop import SIGNALS
 
 _PRELOAD = [
-    "launcher.launch._server", "torch.distributed", "torchmetrics", "transformers.modeling_utils", "datasets",
+    "launcher.launch._server", "torch.distributed", "transformers.modeling_utils", "datasets",
     "launcher.worker",
 ]  # fmt: skip
 DEFAULTS = {

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from math import isnan
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ class RunFolder:
         return sorted(p for p in found if not (p / COMPLETE).is_file())
 
     def saved(self, which: str | int) -> Saved:
-        """latest, best (the smallest eval/loss), or a step. Raises UserError listing those that exist."""
+        """latest, best (by the metric that is watched), or a step. Raises UserError listing those that exist."""
         whole = self.whole()
         if not whole:
             raise UserError(f"{self.checkpoints}: no whole checkpoint in it (train this run first)")
@@ -175,9 +175,9 @@ class RunFolder:
 
 
 def best(whole: list[Saved]) -> Saved | None:
-    """The checkpoint with the smallest evaluation loss, among those made at an evaluation. A damaged one is none."""
-    losses = {}
+    """The checkpoint with the best watched metric, among those made at an evaluation. A damaged one is none."""
+    values = {}
     for saved in whole:
         with suppress(ValueError, KeyError, TypeError, OSError):
-            losses[saved] = float(saved.state["evaluation"]["eval/loss"])
-    return min((saved for saved in losses if not isnan(losses[saved])), key=losses.__getitem__, default=None)
+            values[saved] = float(saved.state["watched"]["value"])
+    return min((saved for saved in values if isfinite(values[saved])), key=values.__getitem__, default=None)

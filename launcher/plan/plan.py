@@ -6,10 +6,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from launcher.config import kinds
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
-from launcher.config.types import Strict
+from launcher.config.types import Strict, hint
 from launcher.plan import architecture, devices, fill, layout, memory, mixture, need, store, vocabulary
 from launcher.plan.facts import Facts
 from launcher.plan.folder import RunFolder
@@ -195,12 +196,29 @@ def _named(file: str) -> list[str]:
     return ["--from", str(Path(file).parent)] if bundled else [file]
 
 
+def _unwatchable(recipe: Recipe) -> list[str | Problem]:
+    """What evaluations are needed for that are not made, and metrics that the task does not have."""
+    evaluate, out = recipe.evaluate, list[str | Problem]()
+    if recipe.data.validation is None and (evaluate.every or evaluate.at_start or evaluate.patience):
+        out.append(Problem("evaluate", "there is nothing to evaluate on (add data.validation)"))
+    steered = {"evaluate.patience": evaluate.patience, "schedule": recipe.schedule.kind == "plateau"}
+    for key, needed in steered.items():
+        if needed and not evaluate.every:
+            out.append(Problem(key, "goes by evaluations, and only the last step is evaluated (set evaluate.every)"))
+    metrics = kinds.of("tasks", recipe.task).Task(recipe.task, guess(recipe)).directions()
+    name = evaluate.metric
+    if name not in metrics and not ("/" in name and name.partition("/")[0] in metrics):
+        out.append(Problem("evaluate.metric", f"{recipe.task.kind} has no metric {name!r} ({hint(name, metrics)})"))
+    return out
+
+
 def guess(recipe: Recipe) -> Facts:
     """What stands in for the facts before the data is prepared: the vocabulary as far as it is known, two labels."""
     vocab = vocabulary.size(recipe)
+    shape = () if kinds.of("tasks", recipe.task).Task.tokenized else (3, 32, 32)
     return Facts(
         digest="", vocab_size=vocab, pad_token_id=0, mask_token_id=0, special_ids=[], labels=["0", "1"],
-        longest=recipe.data.max_length, samples={}, tokens={}, baseline={},
+        longest=recipe.data.max_length if not shape else 1, samples={}, tokens={}, baseline={}, shape=shape,
     )  # fmt: skip
 
 
@@ -256,9 +274,11 @@ def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | 
     if (stride := getattr(recipe.task, "stride", 0)) > recipe.data.max_length // 2:
         what = f"{stride} of {recipe.data.max_length} tokens: most of a sample would be the one before it again"
         out.append(Problem("task.stride", f"{what} (at most {recipe.data.max_length // 2})"))
+    tokenized = kinds.of("tasks", recipe.task).Task.tokenized
+    if recipe.tokenizer is not None and not tokenized:
+        out.append(Problem("tokenizer", f"{recipe.task.kind} has no text to tokenise (leave it out)"))
+    out += _unwatchable(recipe)
     out += layout.misfits(recipe, ranks)
-    if (recipe.evaluate.every or recipe.evaluate.at_start) and recipe.data.validation is None:
-        out.append(Problem("evaluate", "there is nothing to evaluate on (add data.validation)"))
     if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
         out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
     if isinstance(recipe.tokenizer, PretrainedTokenizer) and recipe.tokenizer.name.startswith((".", "/")):

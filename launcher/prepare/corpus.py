@@ -24,7 +24,7 @@ from launcher.prepare.lease import Lost
 from launcher.prepare.preparation import Preparation
 from launcher.prepare.shards import SIDES
 
-VERSION = 2
+VERSION = 3
 """Part of every prepared folder's name: raise it when the same input gives other samples."""
 
 
@@ -49,7 +49,8 @@ def identity(recipe: Recipe) -> str:
     for leaf in found:
         parts.append([leaf.side, leaf.name, leaf.config.model_dump(mode="json", exclude={"path", "name", "revision"})])
     made = [partial(kinds.of("data", leaf.config).fingerprint, leaf.config, leaf.key) for leaf in found]
-    for fingerprint in (*made, partial(tokenizer.fingerprint, recipe)):
+    made += [partial(tokenizer.fingerprint, recipe)] if task.tokenized else []
+    for fingerprint in made:
         try:
             parts.append(fingerprint())
         except UserError as error:

@@ -26,6 +26,7 @@ from launcher.prepare.shards import SIDES, Counted, Job
 _TRAINED_AT_ONCE = 2**16
 """Characters of the longest text that a tokenizer is trained from as a whole."""
 
+_NO_TOKENS: dict[str, Any] = {"vocab_size": 0, "pad_token_id": 0, "mask_token_id": None, "special_ids": []}
 _NOTHING = "there is no document in it (is the path, the column or the split right?)"
 
 
@@ -54,7 +55,8 @@ class Preparation:
         if recipe.data.deduplicate:
             train = [job for job in jobs if job.shard.leaf.side == "train"]
             duplicates.drop([job.hashes for job in train], [job.dropped for job in train])
-        self._tokenizer(jobs)
+        if task.tokenized:
+            self._tokenizer(jobs)
         task(recipe.task, self._known(survey))  # a tokenizer that it cannot use is told before all is tokenised
         jobs = [replace(job, survey=survey) for job in jobs]
         self._run(shards.features, jobs, "tokenising")
@@ -62,7 +64,8 @@ class Preparation:
         self._check(jobs, counted)
         for side in SIDES:
             self._join(jobs, side)
-        shutil.copytree(self.work / "tokenizer", self.whole / "tokenizer")
+        if task.tokenized:
+            shutil.copytree(self.work / "tokenizer", self.whole / "tokenizer")
         facts = self._facts(jobs, counted, survey)
         (self.whole / "facts.json").write_text(facts.model_dump_json(indent=1), encoding="utf-8")
 
@@ -100,9 +103,11 @@ class Preparation:
 
     def _known(self, survey: dict[str, Any]) -> Facts:
         """What is known before a sample is made."""
-        ids = json.loads((self.work / "ids.json").read_text(encoding="utf-8"))
+        file = self.work / "ids.json"
+        ids = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else _NO_TOKENS
         nothing: dict[str, Any] = {"samples": {}, "tokens": {}, "baseline": {}}
-        return Facts(digest=self.name, **ids, labels=survey.get("labels", []), longest=1, **nothing)
+        found = {"labels": survey.get("labels", []), "shape": tuple(survey.get("shape", ()))}
+        return Facts(digest=self.name, **ids, **found, longest=1, **nothing)
 
     def _sample(self, jobs: Sequence[Job], most: int | None) -> Path:
         """A file of the texts that the tokenizer is trained from: of each shard of the training side its share."""

@@ -1,5 +1,6 @@
 """The sources of a recipe, cut into shards, and the rows of a shard as Arrow batches."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -13,14 +14,17 @@ from launcher.config import kinds
 from launcher.config.errors import UserError
 from launcher.config.recipe import Data
 from launcher.config.types import Plugin
-from launcher.data import Bad, Part
+from launcher.data import INPUTS, Bad, Part
+from launcher.data._columns import TEXTS
 
 Side = Literal["train", "validation"]
 
-_TEXTS = ("text", "text_pair")
 _BATCH = 4 * 2**20
-"""Characters of a batch of rows, about."""
+"""Characters and bytes of a batch of rows, about."""
 _ROWS = 20_000
+_IMAGE = pa.struct(
+    {"data": pa.large_binary(), "height": pa.int32(), "width": pa.int32(), "channels": pa.int32()}.items()
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def read(shard: Shard, columns: Sequence[str]) -> Iterator[Read]:
             bad, example = bad + 1, example or str(row)
             continue
         rows.append(row)
-        size += sum(len(row[name]) for name in _TEXTS if name in row)
+        size += sum(_size(row[name]) for name in INPUTS if name in row)
         left = None if left is None else left - 1
         if size >= _BATCH or len(rows) == _ROWS:
             yield Read(_batch(rows), bad, example)
@@ -99,19 +103,19 @@ def read(shard: Shard, columns: Sequence[str]) -> Iterator[Read]:
 
 def hashes(batch: pa.RecordBatch, names: Sequence[str]) -> NDArray[np.uint64]:
     """128 bits over these columns of each row, shape (rows, 2)."""
-    columns = [batch.column(name).to_pylist() for name in names if name in batch.schema.names]
+    columns = [list(map(_text, batch.column(name).to_pylist())) for name in names if name in batch.schema.names]
     if len(columns) == 1:
         texts = columns[0]
     else:  # with their lengths, since a text may hold any character
         texts = ["\0".join((*map(str, map(len, row)), *row)) for row in zip(*columns, strict=True)]
-    digests = b"".join(xxhash.xxh3_128_digest(text.encode()) for text in texts)
+    digests = b"".join(xxhash.xxh3_128_digest(text.encode(errors="surrogateescape")) for text in texts)
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
 
 
 def held_out(batch: pa.RecordBatch, fraction: float) -> NDArray[np.bool_]:
-    """Which rows belong to validation: by a hash of their texts, so that equal texts are never on both sides, and a
-    text is on the same side whatever else there is."""
-    found: NDArray[np.bool_] = hashes(batch, _TEXTS)[:, 0] < np.uint64(min(int(fraction * 2**64), 2**64 - 1))
+    """Which rows belong to validation: by a hash of what a model is given of them, so that equal ones are never on both
+    sides, and one is on the same side whatever else there is."""
+    found: NDArray[np.bool_] = hashes(batch, INPUTS)[:, 0] < np.uint64(min(int(fraction * 2**64), 2**64 - 1))
     return found
 
 
@@ -135,7 +139,32 @@ def _batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:
-    """Texts as large strings, whose buffers are not bounded; labels as text, since they are names."""
-    if name in _TEXTS:
+    """Texts as large strings, whose buffers are not bounded; labels as text, since they are names, unless a number is
+    wanted; images with their shapes."""
+    if name in TEXTS:
         return pa.array(values, pa.large_string())
-    return pa.array(map(str, values), pa.string()) if name == "label" else pa.array(values)
+    if name == "image":
+        return pa.array([_image(value) for value in values], _IMAGE)
+    if name == "label" and not isinstance(values[0], float | list):
+        return pa.array(map(str, values), pa.string())
+    return pa.array(values)
+
+
+def _image(array: NDArray[np.uint8]) -> dict[str, Any]:
+    height, width, channels = array.shape
+    return {"data": array.tobytes(), "height": height, "width": width, "channels": channels}
+
+
+def _size(value: Any) -> int:
+    """Characters of a text, bytes of an image, entries of a list."""
+    return value.nbytes if isinstance(value, np.ndarray) else len(value)
+
+
+def _text(value: Any) -> str:
+    """A value as what is hashed of it; a text as it is."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and "data" in value:
+        shape = [value[name] for name in ("height", "width", "channels")]
+        return f"{shape} " + value["data"].decode("utf-8", "surrogateescape")
+    return json.dumps(value)

@@ -118,6 +118,9 @@ def _plan(
 def _known(recipe: Recipe, prepared: Path) -> facts.Facts:
     """The facts of a prepared folder, with the ids of the tokens that the recipe names. Raises UserError."""
     known = facts.read(prepared)
+    task = kinds.of("tasks", recipe.task).Task
+    if hasattr(task, "check"):
+        task.check(recipe.task, known, prepared)
     named = kinds.of("tasks", recipe.task).Task.tokens(recipe.task)
     if not named:
         return known
@@ -215,7 +218,7 @@ def _write(run: Ready) -> None:
     if not folder.whole():  # what an earlier start left before it had saved anything may be of another recipe
         shutil.rmtree(folder.tokenizer, ignore_errors=True)
         shutil.rmtree(folder.model, ignore_errors=True)
-    if not folder.tokenizer.is_dir():
+    if not folder.tokenizer.is_dir() and (run.prepared / "tokenizer").is_dir():
         aside = folder.path / ".tokenizer.partial"
         shutil.rmtree(aside, ignore_errors=True)
         shutil.copytree(run.prepared / "tokenizer", aside)

@@ -19,6 +19,7 @@ from launcher.config import kinds
 from launcher.config.files import flush, write
 from launcher.config.recipe import Data, Fraction
 from launcher.config.types import Plugin
+from launcher.data._columns import TEXTS
 from launcher.prepare import duplicates
 from launcher.prepare.encode import Encoder
 from launcher.prepare.reading import Shard, Side, hashes, held_out, read
@@ -94,9 +95,7 @@ def look(job: Job) -> None:
             found.append(hashes(batch, job.columns))
         train = batch.filter(pa.array(~_held_out(job, batch))) if job.shard.leaf.side == "train" else batch[:0]
         for name in surveyed:
-            column = train.column(name)
-            flat = column.flatten() if pa.types.is_list(column.type) else column
-            values[name].update(pc.unique(flat).to_pylist())
+            values[name].update(_values(train.column(name)))
     if _deduplicates(job):
         duplicates.save(job.hashes, np.concatenate(found))
     write(job.looked, json.dumps({name: sorted(seen) for name, seen in values.items()}))
@@ -106,9 +105,11 @@ def texts(job: Job, most: int) -> Iterator[list[str]]:
     """The texts of the first documents of the training side, pairs one after the other."""
     for batch in _own(job, Counted(), None):
         batch = batch[:most]
-        for name in ("text", "text_pair"):
+        for name in TEXTS:
             if name in batch.schema.names:
                 yield batch.column(name).to_pylist()
+        if "words" in batch.schema.names:
+            yield [" ".join(words) for words in batch.column("words").to_pylist()]
         most -= batch.num_rows
         if most <= 0:
             return
@@ -125,13 +126,24 @@ def features(job: Job) -> None:
         sides.append(("validation", _held(held, counted)))
     try:
         for side, rows in sides:
-            encoder = _encoder(job.work / "tokenizer")
+            encoder = _encoder(job.work / "tokenizer") if task.tokenized else None
             _write(
                 job, side, task.features(job.task, rows, job.survey, encoder, job.data.max_length, leaf.key), counted
             )
     finally:
         held.unlink(missing_ok=True)
     write(job.made, json.dumps(vars(counted)))
+
+
+def _values(column: pa.Array) -> Iterable[str]:
+    """What is surveyed of a column: its values, those of lists one by one; of images the shapes, of lists of numbers
+    how many they are."""
+    if pa.types.is_struct(column.type):
+        shapes = zip(*(column.field(name).to_pylist() for name in ("height", "width", "channels")), strict=True)
+        return {"x".join(map(str, shape)) for shape in shapes}
+    if pa.types.is_list(column.type) and not pa.types.is_string(column.type.value_type):
+        return map(str, pc.unique(column.value_lengths()).to_pylist())
+    return pc.unique(column.flatten() if pa.types.is_list(column.type) else column).to_pylist()
 
 
 def _aside(file: Path) -> Path:

@@ -67,18 +67,19 @@ class Batches(Dataset[RankBatch]):
         hashes = [digest.sample(place, int(epochs[place]), int(ids[place]), sample) for place, sample in made.items()]
         groups = [[self._join([made[place] for place in rows[row].tolist()]) for row in piece] for piece in pieces]
         groups = [group or [self._join([self._blank(epochs, ids, step)])] for group in groups]
+        longest = [of_rows[piece].max() if len(piece) else lengths[0] for piece in pieces]
         return RankBatch(
-            micro_batches=[_tensors(self.task.collate(group)) for group in groups],
+            micro_batches=[tensors(self.task.collate(group)) for group in groups],
             weight=float(sum(self.task.weight(sample) for sample in made.values())),
             digest=digest.total(hashes),
-            tokens=int(sum(len(sample["input_ids"]) for sample in made.values())),
-            padded=sum(len(group) * max(len(row["input_ids"]) for row in group) for group in groups),
+            tokens=int(lengths[places].sum()),
+            padded=int(sum(len(group) * most for group, most in zip(groups, longest, strict=True))),
         )
 
     def example(self) -> dict[str, Any]:
         """The first sample of step 0 as a micro-batch: the same on every rank, to try things on."""
         epochs, ids = self.order.step(0, 1)
-        return _tensors(self.task.collate([self._join(self._samples(epochs, ids, 0))]))
+        return tensors(self.task.collate([self._join(self._samples(epochs, ids, 0))]))
 
     def shown(self, step: int, count: int) -> list[dict[str, Any]]:
         """The first samples of a step, in the order of the batch, for a person to look at."""
@@ -126,8 +127,9 @@ def to(batch: Any, device: torch.device) -> Any:
     return batch.to(device, non_blocking=True) if isinstance(batch, torch.Tensor) else batch
 
 
-def _tensors(batch: dict[str, Any]) -> dict[str, Any]:
-    return {k: _tensors(v) if isinstance(v, dict) else torch.from_numpy(v) for k, v in batch.items()}
+def tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    """A micro-batch of numpy arrays as tensors."""
+    return {k: tensors(v) if isinstance(v, dict) else torch.from_numpy(v) for k, v in batch.items()}
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:

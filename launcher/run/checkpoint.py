@@ -43,9 +43,12 @@ def save(folder: RunFolder, tensors: Tensors, state: dict[str, Any], keep: int, 
     return final
 
 
-def load(tensors: Tensors, saved: Saved) -> None:
-    """Read a checkpoint into these tensors, each rank what it holds. Raises UserError where names or shapes differ."""
+def load(tensors: Tensors, saved: Saved, new: str | None = None) -> None:
+    """Read a checkpoint into these tensors, each rank what it holds. Those whose names begin with `new` may be missing
+    from it, and stay as they are. Raises UserError where names or shapes differ."""
     there = {name: tuple(entry.size) for name, entry in _entries(saved).items()}
+    if new is not None:
+        tensors = {name: t for name, t in tensors.items() if name in there or not name.startswith(new)}
     wrong = [
         f"{name}: {there.get(name, 'missing')} there, {tuple(tensor.shape)} here"
         for name, tensor in tensors.items()
@@ -57,17 +60,19 @@ def load(tensors: Tensors, saved: Saved) -> None:
 
 
 def load_weights(model: torch.nn.Module, saved: Saved) -> list[str]:
-    """Read those weights of a checkpoint whose names and shapes the model has. Returns the names it had to leave new.
-    A model takes on the fp64 of a checkpoint, so that nothing is rounded on the way."""
+    """Read those weights and buffers of a checkpoint whose names and shapes the model has. Returns the names of the
+    weights it had to leave new. A model takes on the fp64 of a checkpoint, so that nothing is rounded on the way."""
     entries = _entries(saved)
     there = {name: tuple(entry.size) for name, entry in entries.items()}
     if any(entry.properties.dtype == torch.float64 for entry in entries.values()):
         model.double()
-    own = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+    weights, kept = dict(model.named_parameters()), model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    own = {f"model.{name}": tensor.detach() for name, tensor in (weights | buffers).items()}
     taken = {name: tensor for name, tensor in own.items() if there.get(name) == tuple(tensor.shape)}
     if taken:
         _quietly(dcp.load, taken, storage_reader=HuggingFaceStorageReader(str(saved.path)), no_dist=True)
-    return sorted(name.removeprefix("model.") for name in own.keys() - taken.keys())
+    return sorted(name for name in weights if f"model.{name}" not in taken)
 
 
 def _entries(saved: Saved) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from launcher.config.recipe import Recipe, seconds
 from launcher.contract import digest
 from launcher.contract.random import Stream, seed_for
 from launcher.plan.folder import RunFolder
-from launcher.run import checkpoint, optim, schedule
+from launcher.run import checkpoint, evaluation, optim, schedule, watch
 from launcher.run.batches import RankBatch, to
+from launcher.run.evaluation import Part
 from launcher.run.precision import LossScale, autocast
 from launcher.run.process import Process
+from launcher.tasks import Outputs
 
 DONE, STOPPED = 0, 75
 
@@ -53,7 +55,8 @@ class Whole:
 
 @dataclass
 class Progress:
-    """How far a run is, over all its resumes: kept in each checkpoint."""
+    """How far a run is, over all its resumes: kept in each checkpoint. `history`: the steps that were evaluated, each
+    with the metric that is watched, turned so that less is better."""
 
     step: int = 0
     samples: int = 0
@@ -61,6 +64,7 @@ class Progress:
     seconds: float = 0.0
     waited: float = 0.0
     evaluation: dict[str, float] = field(default_factory=dict)
+    history: list[tuple[int, float]] = field(default_factory=list)
     saved: int = -1
     skipped: int = 0
     skipped_in_a_row: int = 0
@@ -80,6 +84,7 @@ class Progress:
             "skipped_in_a_row",
             "culprit",
             "overflows",
+            "history",
         )
         return {**{name: getattr(self, name) for name in names}, "scale": [self.scale.value, self.scale.good]}
 
@@ -96,7 +101,8 @@ class Progress:
 
 @dataclass
 class Run:
-    """What a rank trains with. `batches` yields the global batches from `progress.step` on; `stop` knows of signals."""
+    """What a rank trains with. `batches` yields the global batches from `progress.step` on, until the step at which
+    another part of the model is to train, or the last of all `steps`; `stop` knows of signals."""
 
     recipe: Recipe
     folder: RunFolder
@@ -104,8 +110,9 @@ class Run:
     task: Any
     engine: Any
     batches: Iterable[RankBatch]
-    validation: Iterable[RankBatch] | None
+    validation: Iterable[Part] | None
     steps: int
+    until: int
     data: str
     progress: Progress
     sinks: Sequence[Any]
@@ -113,7 +120,7 @@ class Run:
 
 
 def train(run: Run) -> int:
-    """Train to the last step, or until any rank is told to stop. Returns the exit code: 0 or 75."""
+    """Train to `until`, or until any rank is told to stop. Returns the exit code: 0 or 75."""
     recipe, progress = run.recipe, run.progress
     every = recipe.checkpoint.every
     saved_at = time.monotonic()
@@ -121,7 +128,7 @@ def train(run: Run) -> int:
         _tell(run, evaluate(run))
 
     batches = iter(run.batches)
-    while progress.step < run.steps:
+    while progress.step < run.until and not watch.enough(progress.history, recipe.evaluate):
         begin = time.perf_counter()
         batch = next(batches)
         due = isinstance(every, str) and time.monotonic() - saved_at >= seconds(every)
@@ -135,11 +142,12 @@ def train(run: Run) -> int:
 
         _tell(run, step(run, batch, whole, begin))
 
-        last = progress.step == run.steps
-        if run.validation is not None and (last or _falls(progress.step, recipe.evaluate.every)):
+        if run.validation is not None and (progress.step == run.steps or _falls(progress.step, recipe.evaluate.every)):
             _tell(run, evaluate(run))
-        if last or (isinstance(every, int) and _falls(progress.step, every)):
+        best = recipe.evaluate.save_best and watch.best_so_far(progress.history, progress.step)
+        if best or (isinstance(every, int) and _falls(progress.step, every)):
             save(run)
+    save(run)
     return DONE
 
 
@@ -148,7 +156,7 @@ def step(run: Run, batch: RankBatch, whole: Whole, begin: float) -> dict[str, An
     gradient that is not finite changes nothing on any rank: its step goes by without an update."""
     recipe, progress = run.recipe, run.progress
     loss, norm = _gradient(run, batch, whole.weight)
-    lr = recipe.optimizer.lr * schedule.factor(recipe.schedule, progress.step, run.steps)
+    lr = recipe.optimizer.lr * schedule.factor(recipe.schedule, progress.step, run.steps, progress.history)
     if math.isfinite(norm):
         run.engine.update(lr, optim.clipping(norm, recipe.optimizer.clip) / progress.scale.value)
         progress.scale.succeed(dynamic=recipe.train.precision == "fp16")
@@ -225,19 +233,19 @@ def agree(process: Process, batch: RankBatch, wait: float = 0.0, stop: bool = Fa
 
 def evaluate(run: Run) -> dict[str, Any]:
     """The metrics of the validation samples, the same whatever the number of ranks."""
+    made, progress = outputs(run), run.progress
+    found = run.task.metrics(made)
+    metrics = {f"eval/{name}": value for name, value in found.items()}
+    progress.evaluation = {**metrics, "step": progress.step}
+    earlier = [entry for entry in progress.history if entry[0] < progress.step]
+    progress.history = [*earlier, (progress.step, watch.value(found, run.recipe.evaluate, run.task.directions()))]
+    return {"step": progress.step, **metrics}
+
+
+def outputs(run: Run) -> Outputs:
+    """What the model makes of every validation sample."""
     assert run.validation is not None
-    meters = run.task.meters().to(run.process.device)
-    run.engine.module.eval()
-    with torch.no_grad(), autocast(run.recipe.train.precision, run.process.device):
-        for batch in run.validation:
-            for micro in batch.micro_batches:
-                run.task.measure(meters, run.engine.module, to(micro, run.process.device))
-    run.engine.module.train()
-    if not run.process.leads:
-        meters.reset()  # another rank counts the same samples
-    metrics = {f"eval/{name}": value for name, value in run.task.summary(meters).items()}
-    run.progress.evaluation = {**metrics, "step": run.progress.step}
-    return {"step": run.progress.step, **metrics}
+    return evaluation.outputs(run.engine.module, run.task, run.validation, run.process, run.recipe.train.precision)
 
 
 def save(run: Run) -> None:
@@ -246,9 +254,11 @@ def save(run: Run) -> None:
     if progress.saved == progress.step:
         return
     here = progress.evaluation.get("step") == progress.step
+    watched = {"metric": f"eval/{run.recipe.evaluate.metric}", "value": progress.history[-1][1]} if here else {}
     state = {
         **progress.kept(), "data": run.data, "ranks": run.process.world, "strategy": run.recipe.strategy.kind,
-        "evaluation": progress.evaluation if here else {},
+        "evaluation": progress.evaluation if here else {}, "watched": watched,
+        "enough": watch.enough(progress.history, run.recipe.evaluate),
     }  # fmt: skip
     checkpoint.save(run.folder, run.engine.state_dict(), state, run.recipe.checkpoint.keep, run.process)
     progress.saved = progress.step

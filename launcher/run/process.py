@@ -95,6 +95,14 @@ class Process:
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
+    def collect(self, value: Any) -> list[Any]:
+        """Every rank's value, of any size, in the order of ranks."""
+        if self.world == 1:
+            return [value]
+        every: list[Any] = [None] * self.world
+        dist.all_gather_object(every, value)
+        return every
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world > 1:

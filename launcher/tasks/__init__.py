@@ -4,10 +4,14 @@ divides: `loss` returns a sum and `weight` says what it will be divided by, so t
 
 Samples are dicts of numpy arrays without padding (`input_ids`, `labels`, ...): what the model will be given, augmented.
 They are what the digest witnesses, so they must be a pure function of the row and its (seed, epoch, id).
+
+A metric is computed once, from what the model made of every validation sample, gathered from all ranks in the order of
+the samples: so it is the same to the last digit however many ranks there are.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Sample = dict[str, NDArray[np.generic]]
 Batch = dict[str, Any]
+Outputs = dict[str, list[Any]]
+"""What a model made of samples: by name one value or array for each of them, in their order."""
+Directions = dict[str, Literal["min", "max"]]
 
 IGNORE = -100
 """A label that carries no weight (torch's own convention)."""
@@ -37,9 +44,14 @@ class Features(NamedTuple):
 
 class Task(Protocol):
     columns: tuple[str, ...]
-    """The canonical columns that rows need."""
+    """The canonical columns that rows need (see launcher.data)."""
+    targets: tuple[str, ...]
+    """Those of them that a prediction does without: rows may come without them."""
     surveyed: tuple[str, ...]
-    """Those of which every value must be known before rows become features, such as labels."""
+    """Those of which every value must be known before rows become features, such as labels; of an image its shape
+    (`28x28x1`), of a list of numbers how many they are."""
+    tokenized: bool
+    """Whether samples are made of tokens. Else there is no tokenizer, `encoder` is None, and a sample's length is 1."""
     auto_class: str
     """The transformers auto class of the model, such as AutoModelForMaskedLM."""
 
@@ -50,16 +62,16 @@ class Task(Protocol):
 
     @staticmethod
     def survey(config: Any, values: Mapping[str, set[str]]) -> dict[str, Any]:
-        """What must be known of the training rows before they become features: `labels` in their order, from the values
-        of each surveyed column. JSON. Raises UserError."""
+        """What must be known of the training rows before they become features: `labels` in their order and `shape`,
+        from the values of each surveyed column. JSON. Raises UserError."""
 
     @staticmethod
     def features(
         config: Any, rows: "Iterable[pa.RecordBatch]", survey: dict[str, Any], encoder: "Encoder", length: int, key: str
     ) -> Iterator[Features]:
-        """Rows of the columns asked for, as tables with a list column `input_ids`, an int32 column `length`, and what
-        else `samples` needs; none longer than `length` tokens. Called once for each part of a
-        source, in parallel processes."""
+        """Rows of the columns asked for, as tables with an int32 column `length`, of tokens a list column `input_ids`,
+        and what else `samples` needs; none longer than `length` tokens. Called once for each part of a source, in
+        parallel processes. Of rows without the targets the labels carry no weight. Raises UserError."""
 
     @staticmethod
     def baseline(config: Any, validation: "Iterable[pa.Table]", special_ids: Sequence[int]) -> dict[str, float]:
@@ -68,6 +80,11 @@ class Task(Protocol):
     @staticmethod
     def tokens(config: Any) -> Sequence[str]:
         """Tokens that the configuration names; their ids are found in `facts.token_ids`."""
+
+    @staticmethod
+    def check(config: Any, facts: "Facts", folder: Path) -> None:
+        """Raises UserError where the configuration does not go with the prepared `folder` (tokenizer/ is in it). May be
+        left out."""
 
     # --- at training, on each rank: Task(config, facts)
     def __init__(self, config: Any, facts: "Facts"): ...
@@ -104,14 +121,22 @@ class Task(Protocol):
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
         """The sum of the losses of a micro-batch, a scalar tensor, and its weight."""
 
-    def meters(self) -> Any:
-        """A torchmetrics.MetricCollection whose states are sums and counts."""
+    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
+        """What the model makes of each sample of a micro-batch: by name tensors of shape (samples, ...), or lists with
+        an array for each. `loss` and `weight` (its sum and its weight) among them."""
 
-    def measure(self, meters: Any, model: "torch.nn.Module", batch: Batch) -> None:
-        """Add a micro-batch to the meters."""
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
+        """The metrics of all samples by name, `loss` among them. Called on every rank with the same."""
 
-    def summary(self, meters: Any) -> dict[str, float]:
-        """The metrics by name, `loss` among them. Called on all ranks: meters reduce over them."""
+    def directions(self) -> Directions:
+        """Of every metric by name whether less or more of it is better; those of single classes may be left out."""
+
+    def report(self, outputs: Outputs) -> dict[str, Any]:
+        """What a person looks at besides the metrics, as JSON: `classes` (label -> precision, recall, f1, support),
+        `confusion` (rows are the truth) with its `labels`, `examples` (list of maps). May be left out."""
+
+    def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+        """Predictions for a person: a JSON object for each sample. `tokenizer`: None where there is none."""
 
     def show(self, sample: Sample, tokenizer: Any) -> str:
         """A sample as rich markup for a person: decoded, with what is to be learnt marked."""

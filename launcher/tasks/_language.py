@@ -1,45 +1,51 @@
 """What language models share: the loss of predicted tokens, summed, and its metrics."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from launcher.tasks import IGNORE, Batch
+from launcher.tasks import IGNORE, Batch, Directions, Outputs
 
 if TYPE_CHECKING:
     import torch
 
 
 class Language:
-    """A task gives `_logits(model, batch)`, of shape (n, vocabulary), for the n labels of `batch["labels"]`."""
+    """A task gives `logits(model, batch)`, of shape (n, vocabulary), for the n labels of `batch["labels"]`, of which
+    `batch["rows"]` tells the sample."""
 
-    def _logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
+    def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         raise NotImplementedError
 
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
         from torch.nn.functional import cross_entropy
 
         labels = batch["labels"]
-        loss = cross_entropy(self._logits(model, batch), labels, ignore_index=IGNORE, reduction="sum")
+        loss = cross_entropy(self.logits(model, batch), labels, ignore_index=IGNORE, reduction="sum")
         return loss, float((labels != IGNORE).sum())
 
-    def meters(self) -> Any:
-        from torchmetrics import MetricCollection
-
-        from launcher.tasks._sum import Sum
-
-        return MetricCollection({name: Sum() for name in ("loss", "weight", "correct")}, compute_groups=False)
-
-    def measure(self, meters: Any, model: "torch.nn.Module", batch: Batch) -> None:
+    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
+        import torch
         from torch.nn.functional import cross_entropy
 
-        labels, logits = batch["labels"], self._logits(model, batch)
-        meters["loss"].update(cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"))
-        meters["weight"].update((labels != IGNORE).sum())
-        meters["correct"].update((logits.argmax(-1) == labels).sum())
+        labels, logits = batch["labels"], self.logits(model, batch)
+        found = {
+            "loss": cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none"),
+            "weight": labels != IGNORE,
+            "correct": logits.argmax(-1) == labels,
+        }
+        nothing = torch.zeros(len(batch["inputs"]["input_ids"]), dtype=torch.float64, device=labels.device)
+        return {name: nothing.index_add(0, batch["rows"], each.double()) for name, each in found.items()}
 
-    def summary(self, meters: Any) -> dict[str, float]:
-        sums = {name: float(value) for name, value in meters.compute().items()}
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
+        sums = {name: math.fsum(outputs[name]) for name in ("loss", "weight", "correct")}
         weight = max(1.0, sums["weight"])
         loss = sums["loss"] / weight
-        return {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0))), "accuracy": sums["correct"] / weight}
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": sums["correct"] / weight}
+
+    def directions(self) -> Directions:
+        return {"loss": "min", "perplexity": "min", "accuracy": "max"}
+
+    def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+        """The mean loss of the tokens that were to be predicted."""
+        pairs = zip(outputs["loss"], outputs["weight"], strict=True)
+        return [{"loss": loss / max(1.0, weight), "tokens": int(weight)} for loss, weight in pairs]

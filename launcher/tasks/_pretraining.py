@@ -43,7 +43,9 @@ class Pretraining(Language):
     config: Any
     facts: "Facts"
     columns = ("text",)
+    targets = ()
     surveyed = ()
+    tokenized = True
     causal = False
     _packing: Any = None
 

@@ -53,6 +53,11 @@ def mute(sample: Sample) -> Sample:
     return {**sample, "labels": np.full_like(sample["labels"], IGNORE)}
 
 
+def logits_of(output: Any) -> Any:
+    """The logits of a model's output: those of transformers are a map, a plain module may return them as they are."""
+    return getattr(output, "logits", output)
+
+
 def full_precision(logits: Any) -> Any:
     """Half-precision logits as fp32, since a loss is summed over many; fp32 and fp64 as they are."""
     return logits.float() if logits.dtype.itemsize < 4 else logits

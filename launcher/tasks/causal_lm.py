@@ -46,7 +46,9 @@ class Task(_pretraining.Pretraining):
         return {"input_ids": tokens, "labels": np.append(tokens[1:], IGNORE)}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        return {**self._padded(samples), "labels": _text.pad([s["labels"] for s in samples], IGNORE).ravel()}
+        labels = _text.pad([s["labels"] for s in samples], IGNORE)
+        rows = np.repeat(np.arange(len(labels)), labels.shape[1])
+        return {**self._padded(samples), "rows": rows, "labels": labels.ravel()}
 
     def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         if looks_ahead(model, batch["inputs"]["input_ids"]):
@@ -55,7 +57,7 @@ class Task(_pretraining.Pretraining):
         self._try_packing(model, batch)
         return []
 
-    def _logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
+    def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         return _text.full_precision(model(**self._inputs(batch)).logits.flatten(0, 1))
 
     def show(self, sample: Sample, tokenizer: Any) -> str:

@@ -142,7 +142,8 @@ class Task(_pretraining.Pretraining):
         labels = _text.pad([s["labels"] for s in samples], IGNORE).ravel()
         places = np.flatnonzero(labels != IGNORE)
         places = places if len(places) else np.zeros(1, dtype=np.int64)  # a head has to see at least one row
-        return {**self._padded(samples), "places": places, "labels": labels[places]}
+        rows = places // (len(labels) // len(samples))
+        return {**self._padded(samples), "places": places, "rows": rows, "labels": labels[places]}
 
     def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         from launcher.tasks import _masked_head
@@ -155,7 +156,7 @@ class Task(_pretraining.Pretraining):
             ]
         return []
 
-    def _logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
+    def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         """Logits of the places to be predicted, shape (n, vocabulary)."""
         inputs = self._inputs(batch)
         if self._head is None:

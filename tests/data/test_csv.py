@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from launcher.config.errors import UserError
-from launcher.data import _lines, _source, csv
+from launcher.data import _columns, _lines, csv
 
 properties = settings(deadline=None, max_examples=60)
 fields = st.text(st.sampled_from('ab é,"\n\r\t\u2028;'), min_size=1, max_size=8)
@@ -70,7 +70,7 @@ def test_columns_may_have_other_names_and_each_file_another_order(tmp_path):
     ],
 )
 def test_a_row_that_cannot_be_used_is_told_with_its_first_line(tmp_path, monkeypatch, line, message):
-    monkeypatch.setattr(_source, "ROW", 60)
+    monkeypatch.setattr(_columns, "ROW", 60)
     file = written(tmp_path, "text,label", '"fine\n""text""",x', "", line, "after,y")
     found = read(file, "text", "label")
     assert found[0] == {"text": 'fine\n"text"', "label": "x"}

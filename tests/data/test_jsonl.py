@@ -104,8 +104,16 @@ def test_the_rows_of_the_parts_are_those_of_the_file(tmp_path_factory, rows, siz
 
 @pytest.mark.parametrize(
     ("label", "read_as"),
-    [("1e2", 100.0), ("12345678901234567890123", 12345678901234567890123), ("0.1", 0.1), ("true", True), ("[1]", [1])],
+    [("1e2", 100.0), ("12345678901234567890123", 12345678901234567890123), ("true", True)],
 )
 def test_values_are_those_that_json_means(tmp_path, label, read_as):
     file = written(tmp_path, f'{{"text": "a", "label": 0, "label": {label}}}')
     assert read(file, "text", "label") == [{"text": "a", "label": read_as}]
+
+
+@pytest.mark.parametrize("label", ["0.1", "[1]", "{}"])
+def test_a_label_that_is_neither_a_name_nor_a_whole_number_is_bad(tmp_path, label):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "a", "label": {label}}}\n', encoding="utf-8")
+    (found,) = read_source(jsonl, jsonl.Config(path=str(tmp_path / "a.jsonl")), "text", "label")
+    assert str(found).startswith(f"{tmp_path / 'a.jsonl'}:1: data.train.label: column 'label' is ")
+    assert "a label is a name or a whole number" in str(found)

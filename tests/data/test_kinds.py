@@ -10,7 +10,7 @@ from data.reading import read
 from pydantic import ValidationError
 
 from launcher.config import kinds
-from launcher.data import Bad, Part, _source
+from launcher.data import Bad, Part, _columns, _source
 from launcher.data._source import SourceConfig
 
 ROWS = [{"text": f"document {n} has words", "label": ["odd", "even"][n % 2 == 0]} for n in range(12)]
@@ -109,7 +109,7 @@ def test_its_labels_come_with_its_texts_where_it_has_any(kind, tmp_path):
 def test_what_is_wrong_with_a_row_stands_in_its_place_and_says_where(kind, tmp_path, monkeypatch):
     if kind == "python_docs":
         return
-    monkeypatch.setattr(_source, "ROW", 20)
+    monkeypatch.setattr(_columns, "ROW", 20)
     module, config = configured(kind, tmp_path)
     rows = read(module, config)
     bad = [n for n, row in enumerate(rows) if isinstance(row, Bad)]

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from launcher.config.errors import UserError
-from launcher.data import Part, _lines, _source
+from launcher.data import Part, _columns, _lines, _source
 
 properties = settings(deadline=None, max_examples=60)
 
@@ -83,7 +83,7 @@ def test_a_line_that_is_too_long_is_told_wherever_it_is_cut(tmp_path_factory, co
     file = tmp_path_factory.mktemp("long") / "a.txt"
     file.write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_source, "ROW", 7)
+        patch.setattr(_columns, "ROW", 7)
         found = []
         for size in (block, 20):
             patch.setattr(_lines, "BLOCK", size)
@@ -193,8 +193,8 @@ def test_a_line_of_100_mb_is_told_and_never_held(file, kind):
         "a.txt:2",
         "a line of 100,000,000 bytes, more than the 16,777,216 that a row may have: split it",
     )
-    assert most < 2.5 * _source.ROW
-    assert pa.total_allocated_bytes() - before < _source.ROW
+    assert most < 2.5 * _columns.ROW
+    assert pa.total_allocated_bytes() - before < _columns.ROW
 
 
 def test_line_numbers_are_counted_again_when_a_file_has_changed(file, monkeypatch):

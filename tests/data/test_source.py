@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.config.errors import UserError
-from launcher.data import _source
+from launcher.data import _columns, _source
 from launcher.data._source import FilesConfig, SourceConfig
 
 properties = settings(deadline=None, max_examples=40)
@@ -189,7 +189,7 @@ def test_a_column_that_cannot_be_used_is_told_with_its_place(columns, names, mes
 
 
 def test_a_text_that_is_too_long_is_told(monkeypatch):
-    monkeypatch.setattr(_source, "ROW", 5)
+    monkeypatch.setattr(_columns, "ROW", 5)
     assert "column 'body' has 6 characters, more than the 5 that a row may have" in str(pick(("text",), text="body"))
 
 

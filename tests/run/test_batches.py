@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.contract import digest
-from launcher.contract.order import InTurn, Order
+from launcher.contract.order import Order
 from launcher.contract.random import Stream
 from launcher.plan.facts import Facts
 from launcher.run.batches import Batches, loader
@@ -167,7 +167,7 @@ class Told:
         return getattr(TASKS["mlm"], name)
 
 
-def test_a_sample_is_drawn_with_the_part_of_the_steps_that_is_done_and_at_an_evaluation_with_all():
+def test_a_sample_is_drawn_with_the_part_of_the_steps_that_is_done():
     task = Told()
     training = made(task=task, steps=8)
     for step in (0, 2, 6):
@@ -175,16 +175,6 @@ def test_a_sample_is_drawn_with_the_part_of_the_steps_that_is_done_and_at_an_eva
     assert [(draw.seed, draw.stream, draw.progress) for draw in task.draws] == [
         (3, Stream.MASK, 0.0), (3, Stream.MASK, 0.25), (3, Stream.MASK, 0.75),
     ]  # fmt: skip
-    task.draws.clear()
-    made(task=task, order=InTurn(COUNT), stream=Stream.EVALUATE)[0]
-    assert [(draw.stream, draw.progress) for draw in task.draws] == [(Stream.EVALUATE, 1.0)]
-
-
-def test_the_last_batch_of_an_evaluation_is_short_and_shared_like_any_other():
-    batches = made(order=InTurn(COUNT), stream=Stream.EVALUATE, world=4, global_batch=99)
-    every = shares(batches, 3)
-    assert sum(batch.tokens for batch in every) == MEMORY.lengths(range(297, 300)).sum()
-    assert len({len(batch.micro_batches) for batch in every}) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 1])

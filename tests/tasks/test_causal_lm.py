@@ -8,10 +8,11 @@ import pytest
 import torch
 from rich.text import Text
 from tasks.bigrams import Bigrams
+from tasks.measuring import measured
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
-from launcher.run.batches import _tensors
+from launcher.run.batches import tensors
 from launcher.tasks import IGNORE, causal_lm
 
 Task = causal_lm.Task
@@ -55,7 +56,7 @@ def test_the_loss_is_the_shifted_cross_entropy_of_the_textbook(task, decoder):
         for place in range(1, len(ids)):
             logits = decoder(input_ids=torch.tensor([ids[:place]])).logits[0, -1]
             expected -= float(logits.detach().log_softmax(-1)[ids[place]])
-    loss, weight = task.loss(decoder, _tensors(task.collate(samples_of(task, *TOKENS))))
+    loss, weight = task.loss(decoder, tensors(task.collate(samples_of(task, *TOKENS))))
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-12)
     assert weight == sum(len(ids) - 1 for ids in TOKENS) == sum(map(task.weight, samples_of(task, *TOKENS)))
 
@@ -63,7 +64,7 @@ def test_the_loss_is_the_shifted_cross_entropy_of_the_textbook(task, decoder):
 def test_the_loss_is_that_of_transformers_for_a_single_document(task, decoder):
     ids = torch.tensor([TOKENS[0]])
     theirs = float(decoder(input_ids=ids, labels=ids).loss.detach())
-    loss, weight = task.loss(decoder, _tensors(task.collate(samples_of(task, TOKENS[0]))))
+    loss, weight = task.loss(decoder, tensors(task.collate(samples_of(task, TOKENS[0]))))
     assert float(loss.detach()) / weight == pytest.approx(theirs, rel=1e-6)
 
 
@@ -92,10 +93,9 @@ def test_metrics_are_those_computed_by_hand(task):
     some = samples_of(task, [0, 0, 1], [2, 2], [1])  # 0.7, right; 0.2, wrong; 0.6, right; nothing
     loss = -sum(map(math.log, (0.7, 0.2, 0.6))) / 3
     for groups in ([some], [some[:1], some[1:]], [[*some, task.mute(some[0])]]):
-        meters = task.meters()
-        for group in groups:
-            task.measure(meters, model, _tensors(task.collate(group)))
-        assert task.summary(meters) == pytest.approx({"loss": loss, "perplexity": math.exp(loss), "accuracy": 2 / 3})
+        assert measured(task, model, groups) == pytest.approx(
+            {"loss": loss, "perplexity": math.exp(loss), "accuracy": 2 / 3}
+        )
 
 
 # Models that look ahead
@@ -103,7 +103,7 @@ def test_metrics_are_those_computed_by_hand(task):
 
 @pytest.mark.parametrize("length", [1, 2, 7, 40, 400])
 def test_a_model_that_sees_what_it_should_predict_is_refused(task, encoder_model, length):
-    batch = _tensors(task.collate(samples_of(task, [5 + n % 40 for n in range(length)])))
+    batch = tensors(task.collate(samples_of(task, [5 + n % 40 for n in range(length)])))
     with pytest.raises(UserError, match=r"^model: BertForMaskedLM sees the tokens that it should predict \(a decoder"):
         task.attach(encoder_model.train(), batch)
     assert encoder_model.training
@@ -111,13 +111,13 @@ def test_a_model_that_sees_what_it_should_predict_is_refused(task, encoder_model
 
 @pytest.mark.parametrize("ids", [[5], [5, 6], range(5, 45), [49] * 9], ids=len)
 def test_a_decoder_is_taken(task, decoder, ids):
-    assert task.attach(decoder, _tensors(task.collate(samples_of(task, ids)))) == []
+    assert task.attach(decoder, tensors(task.collate(samples_of(task, ids)))) == []
 
 
 def test_an_encoder_is_made_a_decoder_where_it_can_be_one(task, tiny):
     model = tiny(task)
     assert type(model).__name__ == "BertLMHeadModel"
-    assert task.attach(model, _tensors(task.collate(samples_of(task, range(5, 20))))) == []
+    assert task.attach(model, tensors(task.collate(samples_of(task, range(5, 20))))) == []
 
 
 # Features

@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from rich.text import Text
+from tasks.measuring import measured, outputs
 
 from launcher.config import kinds
 from launcher.config.types import Plugin
 from launcher.contract.random import Draw, Stream
-from launcher.run.batches import _tensors
+from launcher.run.batches import tensors
 
 COUNT, MAX_LENGTH = 24, 16
 cuts = st.lists(st.integers(0, COUNT), max_size=4).map(lambda at: sorted({0, COUNT, *at}))
@@ -64,7 +65,7 @@ class Made:
         return self.task.samples(rows, epochs or [0] * len(rows), list(ids), Draw(seed, stream))
 
     def batch(self, samples):
-        return _tensors(self.task.collate(samples))
+        return tensors(self.task.collate(samples))
 
 
 def _large(field):
@@ -128,8 +129,10 @@ def test_the_tokens_that_its_configuration_names_are_none_unless_some_are_named(
     assert list(made.module.Task.tokens(made.config)) == []
 
 
-def test_columns_that_are_surveyed_are_columns(made):
-    assert set(made.module.Task.surveyed) <= set(made.module.Task.columns)
+def test_columns_that_are_surveyed_or_predicted_are_columns(made):
+    task = made.module.Task
+    assert set(task.surveyed) <= set(task.columns)
+    assert set(task.targets) < set(task.columns)
 
 
 def test_its_features_are_token_ids_with_their_lengths(made):
@@ -236,11 +239,7 @@ def test_a_batch_of_muted_samples_has_a_loss_of_zero_that_reaches_the_weights(ma
 
 
 def metrics(made, model, groups):
-    meters = made.task.meters()
-    with torch.no_grad():
-        for samples in groups:
-            made.task.measure(meters, model, made.batch(samples))
-    return made.task.summary(meters)
+    return measured(made.task, model, groups)
 
 
 @settings(deadline=None, max_examples=10)
@@ -260,6 +259,21 @@ def test_the_metric_called_loss_is_the_loss_over_the_weight(made, model):
 def test_metrics_are_numbers_even_where_nothing_was_measured(made, model):
     for groups in ([[made.task.mute(made.samples[0])]], [made.samples]):
         assert all(isinstance(value, float) for value in metrics(made, model, groups).values())
+
+
+def test_every_metric_is_known_to_be_better_when_less_or_more(made, model):
+    directions = made.task.directions()
+    names = metrics(made, model, [made.samples])
+    assert set(directions.values()) <= {"min", "max"}
+    assert set(directions) == {name for name in names if "/" not in name}
+    assert {name.partition("/")[0] for name in names} <= set(directions)
+    assert directions["loss"] == "min"
+
+
+def test_what_is_predicted_is_an_object_for_each_sample(made, model, words):
+    told = made.task.told(outputs(made.task, model, [made.samples]), words)
+    assert len(told) == COUNT
+    assert all(isinstance(one, dict) and json.loads(json.dumps(one)) == one for one in told)
 
 
 def test_a_sample_is_shown_as_markup_that_holds_its_tokens(made, words):

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from launcher.models import config
 from launcher.plan.need import Need
-from launcher.run.batches import _tensors
+from launcher.run.batches import tensors
 from launcher.tasks import IGNORE, _masked_head, mlm
 
 WIDTHS = {key: support.TINY[key] for key in support.TINY if key != "dropout"}
@@ -84,14 +84,14 @@ def dense(model, batch):
 
 
 def attached(task, model, samples):
-    return task.attach(model, _tensors(task.collate(samples[:1])))
+    return task.attach(model, tensors(task.collate(samples[:1])))
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_logits_and_gradients_are_the_dense_ones(kind, task_of, samples):
     task, model = task_of(), model_of(kind, double=kind not in SINGLE)
     close = {"rtol": 1e-5, "atol": 1e-5} if kind in SINGLE else {"rtol": 1e-9, "atol": 1e-9}
-    batch = _tensors(task.collate(samples))
+    batch = tensors(task.collate(samples))
     assert "attention_mask" in batch["inputs"]
     expected, loss = dense(model, batch)
     grads = gradients(model, loss)
@@ -119,7 +119,7 @@ def test_logits_and_gradients_are_the_dense_ones(kind, task_of, samples):
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "electra"])
 def test_logits_in_single_precision_are_the_dense_ones(kind, task_of, samples):
     task, model = task_of(), model_of(kind, double=False)
-    batch = _tensors(task.collate(samples))
+    batch = tensors(task.collate(samples))
     expected, _ = dense(model, batch)
     assert attached(task, model, samples) == []
     assert torch.allclose(task._logits(model, batch), expected, atol=1e-5)
@@ -130,14 +130,14 @@ def test_the_head_runs_on_the_masked_positions_alone(task_of, samples):
     attached(task, model, samples)
     seen = []
     model.cls.register_forward_pre_hook(lambda module, given: seen.append(tuple(given[0].shape)))
-    task.loss(model, _tensors(task.collate(samples)))
+    task.loss(model, tensors(task.collate(samples)))
     assert seen == [(1, 6, 16)]
 
 
 def test_a_batch_without_anything_masked_runs_through_the_head_too(task_of, samples):
     task, model = task_of(), model_of("bert")
     attached(task, model, samples)
-    loss, weight = task.loss(model, _tensors(task.collate([task.mute(one) for one in samples])))
+    loss, weight = task.loss(model, tensors(task.collate([task.mute(one) for one in samples])))
     assert (float(loss.detach()), weight) == (0.0, 0.0)
     assert not any(grad.any() for grad in gradients(model, loss).values())
 
@@ -145,7 +145,7 @@ def test_a_batch_without_anything_masked_runs_through_the_head_too(task_of, samp
 def test_the_hook_is_off_again_after_a_forward_that_fails(task_of, samples):
     task, model = task_of(), model_of("bert")
     attached(task, model, samples)
-    batch = _tensors(task.collate(samples))
+    batch = tensors(task.collate(samples))
     model.cls.predictions.decoder = torch.nn.Linear(3, 3)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         task.loss(model, batch)
@@ -162,7 +162,7 @@ def test_trying_it_leaves_no_gradient_and_the_model_in_the_mode_it_was_in(task_o
 
 def test_taking_the_hook_away_gives_the_model_as_it_was(task_of, samples):
     model = model_of("bert")
-    batch = _tensors(task_of().collate(samples))
+    batch = tensors(task_of().collate(samples))
     head = _masked_head.attach(model, batch["inputs"], batch["places"])
     head.places = batch["places"]
     assert model(**batch["inputs"]).logits.shape == (1, 6, VOCABULARY)
@@ -199,7 +199,7 @@ def test_a_head_for_which_it_is_not_exact_runs_on_all_positions_with_a_note(head
     (note,) = attached(task, model, samples)
     assert note.startswith("BertForMaskedLM: the head runs on all positions")
     assert not model.base_model._forward_hooks
-    batch = _tensors(task.collate([one for one in samples if len(one["labels"]) == 12]))
+    batch = tensors(task.collate([one for one in samples if len(one["labels"]) == 12]))
     logits, loss = dense(model, batch)
     assert torch.equal(task._logits(model, batch), logits)
     found, weight = task.loss(model, batch)
@@ -207,6 +207,6 @@ def test_a_head_for_which_it_is_not_exact_runs_on_all_positions_with_a_note(head
 
 
 def test_a_model_without_a_base_of_its_own_runs_on_all_positions(task_of, samples):
-    batch = _tensors(task_of().collate(samples))
+    batch = tensors(task_of().collate(samples))
     model = model_of("bert").base_model
     assert _masked_head.attach(model, batch["inputs"], batch["places"]) is None

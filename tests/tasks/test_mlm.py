@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from rich.text import Text
 from scipy import stats
 from tasks.bigrams import Bigrams
+from tasks.measuring import measured
 
 from launcher.contract.random import Draw, Stream
-from launcher.run.batches import _tensors
+from launcher.run.batches import tensors
 from launcher.tasks import IGNORE, mlm
 
 P_VALUE = 1e-4
@@ -366,15 +367,14 @@ def test_metrics_are_those_computed_by_hand(task_of):
     ]
     loss = -sum(map(math.log, (0.7, 0.25, 0.6, 0.5, 0.3))) / 5
     for groups in ([samples], [samples[:1], samples[1:3], samples[3:]], [samples[::-1]]):
-        meters = task.meters()
-        for group in groups:
-            task.measure(meters, model, _tensors(task.collate(group)))
-        assert task.summary(meters) == pytest.approx({"loss": loss, "perplexity": math.exp(loss), "accuracy": 3 / 5})
+        assert measured(task, model, groups) == pytest.approx(
+            {"loss": loss, "perplexity": math.exp(loss), "accuracy": 3 / 5}
+        )
 
 
 def test_the_loss_is_the_sum_over_the_labels_and_in_full_precision(task_of):
     task, model = task_of(), Bigrams([[0.5, 0.5], [0.25, 0.75]])
-    batch = _tensors(task.collate([sample([0, 1], [1, 0])]))
+    batch = tensors(task.collate([sample([0, 1], [1, 0])]))
     loss, weight = task.loss(model, batch)
     assert float(loss.detach()) == pytest.approx(math.log(2) + math.log(4))
     assert weight == 2

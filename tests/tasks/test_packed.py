@@ -14,7 +14,7 @@ from launcher.contract.packing import pack
 from launcher.contract.random import Draw, Stream
 from launcher.models import config
 from launcher.plan.need import Need
-from launcher.run.batches import _tensors
+from launcher.run.batches import tensors
 from launcher.tasks import _packed, causal_lm, mlm
 
 VOCABULARY, LONGEST = 120, 48
@@ -79,8 +79,8 @@ class Pair:
         self.model, self.other = (built(type_, task, keys) for task in (self.alone, self.packed))
         self.other.load_state_dict(self.model.state_dict())
         example = documents(self.alone, [LONGEST])
-        self.alone.attach(self.model, _tensors(self.alone.collate(example)))
-        self.packed.attach(self.other, _tensors(self.packed.collate([self.packed.join(example)])))
+        self.alone.attach(self.model, tensors(self.alone.collate(example)))
+        self.packed.attach(self.other, tensors(self.packed.collate([self.packed.join(example)])))
 
     def rows(self, samples):
         """The samples packed into rows, as a micro-batch."""
@@ -95,7 +95,7 @@ def pair(request, task_of):
 
 def gradient(task, model, batch):
     model.zero_grad()
-    loss, weight = task.loss(model, _tensors(batch))
+    loss, weight = task.loss(model, tensors(batch))
     loss.backward()
     grads = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
     return float(loss.detach()), weight, torch.cat([grad.flatten() for grad in grads])
@@ -122,13 +122,13 @@ def test_metrics_of_packed_documents_are_those_of_documents(pair):
     ):
         meters = task.meters()
         with torch.no_grad():
-            task.measure(meters, model, _tensors(batch))
+            task.measure(meters, model, tensors(batch))
         told.append(task.summary(meters))
     assert told[1] == pytest.approx(told[0], rel=1e-5)
 
 
 def logits(pair, rows):
-    batch = _tensors(pair.packed.collate(rows))
+    batch = tensors(pair.packed.collate(rows))
     with torch.no_grad():
         return pair.other(**pair.packed._packing.inputs(batch)).logits
 
@@ -165,7 +165,7 @@ def test_a_row_that_is_muted_has_a_loss_of_zero_that_reaches_the_weights(pair):
 def test_positions_begin_where_the_model_begins_them(task_of, type_):
     pair = Pair(type_, task_of)
     (row,) = [pair.packed.join(documents(pair.packed, [3, 4]))]
-    given = pair.packed._packing.inputs(_tensors(pair.packed.collate([row])))
+    given = pair.packed._packing.inputs(tensors(pair.packed.collate([row])))
     first = 2 if type_ == "roberta" else 0
     assert given["position_ids"].tolist() == [[first + n for n in (0, 1, 2, 0, 1, 2, 3)]]
 
@@ -190,7 +190,7 @@ def test_a_model_that_takes_no_packed_rows_is_refused_with_the_reason(task_of, t
     reason, keys = REFUSED[type_]
     task = task_of(mlm, "packed")
     model = built(type_, task, keys).train()
-    batch = _tensors(task.collate([task.join(documents(task, [LONGEST]))]))
+    batch = tensors(task.collate([task.join(documents(task, [LONGEST]))]))
     with pytest.raises(UserError) as told:
         task.attach(model, batch)
     assert re.match(rf"task\.samples: {reason}.* \(take documents\)$", str(told.value))
@@ -202,7 +202,7 @@ def test_a_sample_of_a_few_tokens_is_enough_to_try(task_of, length):
     task = task_of(mlm, "packed")
     model = built("bert", task, SMALL)
     assert isinstance(
-        _packed.attach(model, _tensors(task.collate([task.join(documents(task, [length]))])), 0, causal=False),
+        _packed.attach(model, tensors(task.collate([task.join(documents(task, [length]))])), 0, causal=False),
         _packed.Packing,
     )
 

@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.text import Text
+from tasks.measuring import measured
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
-from launcher.run.batches import _tensors
+from launcher.run.batches import tensors
 from launcher.tasks import IGNORE, sequence_classification
 
 CONFIG = sequence_classification.Config()
@@ -151,13 +152,6 @@ def by_hand(true, said, classes=3):
     return right.sum() / counts.sum(), {"precision": precision, "recall": recall, "f1": f1}
 
 
-def measured(task, groups):
-    meters = task.meters()
-    for group in groups:
-        task.measure(meters, ByFirstToken(TABLE), _tensors(task.collate(group)))
-    return task.summary(meters)
-
-
 def test_metrics_are_those_computed_by_hand(task):
     samples = [sample(said, true, 1 + n % 3) for n, (true, said) in enumerate(zip(TRUE, SAID, strict=True))]
     accuracy, scores = by_hand(TRUE, SAID)
@@ -169,18 +163,18 @@ def test_metrics_are_those_computed_by_hand(task):
         expected |= {f"{name}/{label}": v for label, v in zip(("art", "film", "sport"), values, strict=True)}
     muted = [task.mute(sample(0, 2)), task.mute(sample(1, 0))]
     for groups in ([samples], [samples[:1], samples[1:]], [samples[::-1], muted], [[*muted, *samples]]):
-        assert measured(task, groups) == pytest.approx(expected)
+        assert measured(task, ByFirstToken(TABLE), groups) == pytest.approx(expected)
 
 
 def test_a_class_that_is_neither_there_nor_named_does_not_lower_the_means(task):
-    found = measured(task, [[sample(0, 0), sample(1, 1), sample(1, 0)]])
+    found = measured(task, ByFirstToken(TABLE), [[sample(0, 0), sample(1, 1), sample(1, 0)]])
     _, scores = by_hand([0, 1, 0], [0, 1, 1], 2)
     assert found["f1"] == pytest.approx(scores["f1"].mean())
     assert found["f1/sport"] == 0
 
 
 def test_the_loss_is_a_sum_over_samples_with_a_label(task):
-    batch = _tensors(task.collate([sample(0, 0), sample(1, 2), task.mute(sample(2, 2))]))
+    batch = tensors(task.collate([sample(0, 0), sample(1, 2), task.mute(sample(2, 2))]))
     loss, weight = task.loss(ByFirstToken(TABLE), batch)
     assert float(loss.detach()) == pytest.approx(-math.log(0.7) - math.log(0.2))
     assert weight == 2

@@ -1,0 +1,162 @@
+"""One rank: everything the loop needs, built from a run that is ready, in the order in which it depends on itself."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from launcher.config import kinds
+from launcher.config.errors import Problem, UserError
+from launcher.config.recipe import Recipe
+from launcher.contract.random import Stream, seed_for
+from launcher.plan import mixture, need, plan
+from launcher.plan.folder import Saved
+from launcher.prepare import ready
+from launcher.prepare.samples import Samples
+from launcher.run import checkpoint, layers, loop, trial
+from launcher.run.batches import Batches, loader, to
+from launcher.run.evaluation import Parts
+from launcher.run.precision import STORED, LossScale, autocast
+from launcher.run.process import Process
+from launcher.run.stop import Stop
+from launcher.strategies import Bare
+
+
+def build(
+    run: ready.Ready, at: Process, stop: Stop, resume: Saved | None, workers: int | None = None
+) -> tuple[loop.Run, list[str]]:
+    """Everything the loop needs but its sinks, and notes for the user. `resume`: the checkpoint to go on from; its step
+    decides which parameters train (see launcher.models._adapt)."""
+    recipe, facts = run.recipe, run.facts
+    start = resume.step if resume else 0
+    at = dataclasses.replace(at, tensor_parallel=recipe.tensor_parallel)
+    task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
+    batches, validation = _batches(run, task, at)
+    model, notes = _model(recipe, run, at, start)
+    example = to(batches.example(), at.device)
+    notes += task.attach(model, example)
+    with autocast(recipe.train.precision, at.device):
+        found = trial.run(model, task, example)
+    whole = trial.loss(model, task, example) if at.tensor_parallel > 1 else 0.0
+    notes += _freeze(model, found.unreached)
+    layers.dress(found.layers.values(), recipe.train)
+    if not found.layers and (recipe.train.compile or recipe.train.checkpointed_every):
+        notes.append("no layer of this model runs just once: compile and activation_checkpointing do nothing")
+    bare = Bare(model, found, recipe.optimizer, recipe.train.precision, at)
+    engine = kinds.of("strategies", recipe.strategy).wrap(recipe.strategy, bare)
+    _rehearse(engine, task, example, at, recipe)
+    if at.tensor_parallel > 1:
+        _compare(engine, task, example, at, whole)
+
+    progress = loop.Progress(scale=LossScale.of(recipe.train.precision))
+    if resume is not None:
+        state = engine.state_dict()
+        thawed = start == getattr(recipe.model, "unfreeze_at", None)
+        checkpoint.load(state, resume, new="optimizer." if thawed else None)
+        engine.load_state_dict(state)
+        progress = loop.Progress.of(resume.state, recipe.train.precision)
+    steps = plan.total_steps(recipe, facts)
+    count = _workers(recipe, at) if workers is None else workers
+    pin = at.device.type != "cpu"
+    built = loop.Run(
+        recipe=recipe,
+        folder=run.folder,
+        process=at,
+        task=task,
+        engine=engine,
+        batches=loader(batches, progress.step, steps, count, pin),
+        validation=None if validation is None else loader(validation, 0, len(validation), count, pin),
+        steps=steps,
+        until=_until(recipe, progress.step, steps),
+        data=facts.digest,
+        progress=progress,
+        sinks=[],
+        stop=stop,
+    )
+    return built, notes
+
+
+def _until(recipe: Recipe, step: int, steps: int) -> int:
+    """The step at which other parameters begin to train, or the last."""
+    thaw = getattr(recipe.model, "unfreeze_at", None)
+    return thaw if thaw is not None and step < thaw < steps else steps
+
+
+def _freeze(model: torch.nn.Module, unreached: list[str]) -> list[str]:
+    """Take the parameters that the loss does not depend on out of training (poolers, contact heads). No strategy waits
+    for their gradients then, and no optimiser decays them."""
+    for name in unreached:
+        model.get_parameter(name).requires_grad_(False)
+    if not unreached:
+        return []
+    some = ", ".join(unreached[:3]) + (f" and {len(unreached) - 3} more" if len(unreached) > 3 else "")
+    return [f"{len(unreached)} parameters take no part in the loss and stay as they are: {some}"]
+
+
+def _rehearse(engine: Any, task: Any, example: dict[str, Any], at: Process, recipe: Recipe) -> None:
+    """Backwards whose gradients are dropped. DDP orders its buckets by the first that it sees; after these a resumed
+    run reduces in the order of the run that was never stopped, to the last bit."""
+    engine.module.eval()
+    for _ in range(engine.rehearsals):
+        with engine.accumulating(last=True) as model:
+            with autocast(recipe.train.precision, at.device):
+                loss, _ = task.loss(model, example)
+            engine.backward(loss)
+        engine.clear()
+    engine.module.train()
+
+
+def _compare(engine: Any, task: Any, example: dict[str, Any], at: Process, expected: float) -> None:
+    """Raises UserError where a model dealt over ranks does not compute what the whole one did, nor its gradients: found
+    by trying, in the precision that parameters are stored in."""
+    engine.module.eval()
+    try:
+        with engine.accumulating(last=True) as model:
+            loss, _ = task.loss(model, example)
+            engine.backward(loss)
+    except (RuntimeError, ValueError, TypeError) as error:
+        what = f"{type(engine.module).__name__} cannot be dealt over ranks: {str(error).splitlines()[0][:200]} (take 1)"
+        raise UserError(Problem("strategy.tensor_parallel", what)) from None
+    partial = engine.partial(at)
+    engine.clear()
+    engine.module.train()
+    if partial:
+        what = f"{', '.join(partial[:3])} would get a part of its gradient on each rank (take 1)"
+        raise UserError(Problem("strategy.tensor_parallel", what))
+    if not abs(float(loss.detach()) - expected) <= 1e-4 * max(1.0, abs(expected)):
+        what = f"the loss of a sample is {float(loss.detach()):.6f} dealt over ranks and {expected:.6f} whole (take 1)"
+        raise UserError(Problem("strategy.tensor_parallel", what))
+
+
+def _batches(run: ready.Ready, task: Any, at: Process) -> tuple[Batches, Parts | None]:
+    """The global batches of training, and the validation samples; this rank's part of them."""
+    recipe, facts = run.recipe, run.facts
+    place = at.data_parallel_rank, at.data_parallel_size
+    training = Batches(
+        Samples(run.prepared, "train"), mixture.order(recipe, facts), task, recipe.train.global_batch, recipe.seed,
+        Stream.MASK, *place, recipe.train.max_tokens, recipe.data.max_length if recipe.packed else None,
+        plan.total_steps(recipe, facts),
+    )  # fmt: skip
+    if "validation" not in facts.samples:
+        return training, None
+    held = Samples(run.prepared, "validation")
+    return training, Parts(held, task, recipe.seed, *place, recipe.train.max_tokens, recipe.packed)
+
+
+def _model(recipe: Recipe, run: ready.Ready, at: Process, step: int) -> tuple[torch.nn.Module, list[str]]:
+    torch.manual_seed(seed_for(recipe.seed, Stream.INIT, 0))
+    wanted = need.of(recipe, run.facts)
+    config = recipe.model.at(step) if hasattr(recipe.model, "at") else recipe.model
+    model, notes = kinds.of("models", recipe.model).build(config, wanted)
+    if at.rank == 0 and hasattr(getattr(model, "config", None), "save_pretrained") and not run.folder.model.is_dir():
+        aside = run.folder.path / ".model.partial"
+        model.config.save_pretrained(aside)
+        aside.rename(run.folder.model)
+    return model.to(device=at.device, dtype=STORED[recipe.train.precision]).train(), notes
+
+
+def _workers(recipe: Recipe, at: Process) -> int:
+    """Loader processes of a rank: on a CPU they would only take its cores."""
+    if recipe.train.workers == "auto":
+        return 0 if at.device.type == "cpu" else 2
+    return recipe.train.workers

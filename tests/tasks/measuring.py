@@ -1,0 +1,20 @@
+"""The metrics of a task, as an evaluation computes them."""
+
+import torch
+
+from launcher.run.batches import tensors
+from launcher.run.evaluation import _rows
+
+
+def outputs(task, model, groups):
+    """What a model makes of micro-batches of samples."""
+    made = {}
+    with torch.no_grad():
+        for samples in groups:
+            for name, values in task.predict(model, tensors(task.collate(samples))).items():
+                made.setdefault(name, []).extend(_rows(values))
+    return made
+
+
+def measured(task, model, groups):
+    return task.metrics(outputs(task, model, groups))
