@@ -10,20 +10,22 @@ _ACTIVATION = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
 
 
 def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples: int, device: str) -> dict[str, int]:
-    """Bytes of weights, gradients, the two moments of AdamW, activations of a micro-batch of `samples` of full length,
+    """Bytes of weights, gradients, the optimiser's moments, activations of a micro-batch of `samples` of full length,
     and the buffers in which a strategy gathers and reduces, and in which the gradients of tied embeddings meet."""
     held = kinds.of("strategies", recipe.strategy).holding(recipe.strategy, shape, ranks)
     width = _WIDTH[recipe.train.precision]
     size = shape.parameters * width
+    trained = shape.trained / shape.parameters
+    moments = recipe.optimizer.moments(shape.in_layers / shape.parameters) * trained
     # Gradients of tied embeddings meet: gathering counts one of them already, but for DTensors (benchmarks/memory.py).
     meeting = shape.largest_parameter * (1 if held.gathered and recipe.tensor_parallel == 1 else 2)
     return {
         "weights": round(held.weights * size),
-        "gradients": round(held.gradients * size),
-        "optimizer": round(held.optimizer * 2 * size),
+        "gradients": round(held.gradients * trained * size),
+        "optimizer": round(held.optimizer * moments * size),
         "activations": activations(recipe, shape, samples, facts.longest) + outputs(recipe, facts, samples),
         "buffers": round((held.gathered + meeting) * width + held.flat),
-        **({"offloaded": round(held.host * size)} if device == "cpu" and held.host else {}),
+        **({"offloaded": round((held.host + held.moved * moments) * size)} if device == "cpu" and held.host else {}),
     }
 
 
@@ -52,5 +54,6 @@ def outputs(recipe: Recipe, facts: Facts, samples: int) -> int:
 
 
 def checkpoint(recipe: Recipe, shape: Architecture) -> int:
-    """Bytes of a checkpoint: weights, buffers and both moments."""
-    return (3 * shape.parameters + shape.buffers) * _WIDTH[recipe.train.precision]
+    """Bytes of a checkpoint: weights, buffers and moments."""
+    moments = recipe.optimizer.moments(shape.in_layers / shape.parameters)
+    return round((shape.parameters + moments * shape.trained + shape.buffers) * _WIDTH[recipe.train.precision])

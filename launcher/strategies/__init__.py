@@ -70,7 +70,8 @@ class Bare:
 class Holding:
     """What share of a model one device holds, between steps: 1 is all of it, 0 none. `gathered`: parameters that are
     there whole for a moment while it computes, over what it holds. `flat`: bytes of buffers of the strategy's own.
-    `host`: what is on the host instead, for each rank, in sizes of the whole weights."""
+    `host`: what is on the host instead, for each rank, in sizes of the whole weights, and `moved`: what share of the
+    optimiser's moments is there as well."""
 
     weights: float = 1.0
     gradients: float = 1.0
@@ -78,6 +79,7 @@ class Holding:
     gathered: int = 0
     flat: int = 0
     host: float = 0.0
+    moved: float = 0.0
 
 
 class Strategy(Protocol):

@@ -29,6 +29,16 @@ def heads(tensor_parallel: int, count: int) -> list[tuple[str, str]]:
     return [("strategy.tensor_parallel", f"{tensor_parallel} does not divide the {count} heads (these do: {possible})")]
 
 
+def whole(recipe: Any, instead: str) -> list[tuple[str, str]]:
+    """Optimisers that look at whole matrices cannot update the pieces of one. `instead`: what of this strategy can."""
+    if recipe.optimizer.elementwise:
+        return []
+    what = (
+        f"{recipe.optimizer.kind} looks at whole matrices, of which a rank has a piece here (take {instead}, or adamw)"
+    )
+    return [("optimizer.kind", what)]
+
+
 def compiled(tensor_parallel: int, recipe: Any) -> list[tuple[str, str]]:
     """torch.compile cannot trace the DTensors of tensor parallelism yet (torch 2.13)."""
     if tensor_parallel == 1 or not recipe.train.compile:
@@ -48,4 +58,4 @@ def sharded(
     outside, layer = shape.parameters - shape.in_layers, shape.largest_layer / tensor
     during = 2 * outside + (shape.in_layers / tensor + 2 * layer if keep else layer * (4 + prefetch))
     held = 0.0 if offload else share
-    return Holding(held, held, held, int(max(3 * outside, during)), host=4 * share - 4 * held)
+    return Holding(held, held, held, int(max(3 * outside, during)), host=2 * (share - held), moved=share - held)

@@ -38,7 +38,7 @@ class TorchEngine:
         if factor != 1.0:
             torch._foreach_mul_(self._gradients(), factor)
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         self._optimizer.step()
         self.clear()
 
@@ -64,7 +64,8 @@ class TorchEngine:
         return [local(p.grad) for p in parameters if p.grad is not None]
 
     def _prime(self) -> None:
-        """Have the optimiser make its moments: a step with a learning rate and gradients of zero changes no weight."""
+        """Have the optimiser make its moments: a step with a learning rate and gradients of zero changes no weight. All
+        begin with zeros: what weights that decay (L2) leave in them is wiped."""
         groups = self._optimizer.param_groups
         missing = [p for g in groups for p in g["params"] if p not in self._optimizer.state]
         if not missing:
@@ -78,7 +79,8 @@ class TorchEngine:
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
         for parameter, gradient in zip(missing, held, strict=True):
-            self._optimizer.state[parameter]["step"].zero_()
+            for moment in self._optimizer.state.get(parameter, {}).values():
+                moment.zero_()
             parameter.grad = gradient  # DDP's own view of its bucket: another tensor is averaged with another rounding
 
 

@@ -23,7 +23,6 @@ from launcher.strategies._torch import TorchEngine
 
 _SHM = "deepspeed_shm_comm"
 """An operation for inference on CPUs, which would be compiled at the first start, by g++ or not at all."""
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def load(device: str) -> Any:
@@ -83,6 +82,8 @@ class _Partitioned(_Boundary):
         self._zero.custom_loss_scaler, self._zero.external_loss_scale = True, 1.0
         self._mesh = init_device_mesh(bare.process.device.type, (bare.process.world,))
         self._trained = {name: p for name, p in bare.model.named_parameters() if p.requires_grad}
+        names = optim.kept(bare.optimizer)
+        self._counts, self._moments = "step" in names, [name for name in names if name != "step"]
         self._prime()
 
     def nonfinite(self) -> dict[str, bool]:
@@ -92,7 +93,7 @@ class _Partitioned(_Boundary):
 
     def update(self, lr: float, factor: float) -> None:
         for group in self._zero.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         self._zero.external_loss_scale = 1.0 / factor  # it divides the gradients by its loss scale
         self.module.step()
         self._zero.external_loss_scale = 1.0
@@ -108,18 +109,19 @@ class _Partitioned(_Boundary):
         kept = self._model.state_dict().keys()
         state |= {f"model.{name}": b for name, b in self._model.named_buffers() if name in kept}
         for name, parameter in self._trained.items():
-            for moment in _MOMENTS:
+            for moment in self._moments:
                 state[f"optimizer.{name}.{moment}"] = self._rows(self._moment(parameter, moment), parameter)
-            state[f"optimizer.{name}.step"] = self._count().clone()
+            if self._counts:
+                state[f"optimizer.{name}.step"] = self._count().clone()
         return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         for name, parameter in self._model.named_parameters():
             self._set_weight(parameter, _whole(state[f"model.{name}"]))
         for name, parameter in self._trained.items():
-            for moment in _MOMENTS:
+            for moment in self._moments:
                 self._set_moment(parameter, moment, _whole(state[f"optimizer.{name}.{moment}"]))
-        for entry in self._zero.optimizer.state.values():
+        for entry in self._zero.optimizer.state.values() if self._counts else ():
             entry["step"].copy_(state[f"optimizer.{next(iter(self._trained))}.step"])
 
     def _rows(self, whole: torch.Tensor, parameter: Any) -> DTensor:
@@ -134,10 +136,9 @@ class _Partitioned(_Boundary):
         """Make the moments, as the optimiser would at its first step: a state is asked for before that, and at the
         end of that step DeepSpeed 0.19 links those of the first group alone."""
         for flat in self._flat():
-            self._zero.optimizer.state[flat] = {
-                "step": torch.zeros((), dtype=torch.float32, device=flat.device),
-                **{moment: torch.zeros_like(flat.data) for moment in _MOMENTS},
-            }
+            made = {moment: torch.zeros_like(flat.data) for moment in self._moments}
+            step = {"step": torch.zeros((), dtype=torch.float32, device=flat.device)} if self._counts else {}
+            self._zero.optimizer.state[flat] = made | step
         self._link()
 
     def _count(self) -> torch.Tensor:

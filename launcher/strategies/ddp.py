@@ -10,7 +10,7 @@ from pydantic import Field
 
 from launcher.config.types import Plugin
 from launcher.strategies import Bare, Holding
-from launcher.strategies._degrees import compiled, divides, heads, sharded
+from launcher.strategies._degrees import compiled, divides, heads, sharded, whole
 
 if TYPE_CHECKING:
     from launcher.plan.architecture import Architecture
@@ -36,6 +36,8 @@ def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
     out = heads(config.tensor_parallel, count)
     if config.tensor_parallel > 1 and (config.compress != "none" or config.static_graph):
         out.append(("strategy", "compress and static_graph are DDP's own: without tensor_parallel"))
+    if config.tensor_parallel > 1:
+        out += whole(recipe, "tensor_parallel: 1")
     return out + compiled(config.tensor_parallel, recipe)
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from launcher.config.types import Plugin, hint
 from launcher.strategies import Bare, Holding
+from launcher.strategies._degrees import whole
 
 if TYPE_CHECKING:
     from launcher.plan.architecture import Architecture
@@ -85,7 +86,7 @@ def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
         out.append(("strategy", "DeepSpeed keeps parameters in fp32: train.precision fp64 needs ddp or fsdp"))
     if config.zero == 3 and recipe.train.compile:
         out.append(("train.compile", "zero: 3 gathers parameters in the middle of a layer (take fsdp, or zero: 2)"))
-    return out
+    return out + (whole(recipe, "ddp") if config.zero else [])
 
 
 def layouts(ranks: int) -> list[Config]:
@@ -99,7 +100,7 @@ def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
     # Whole parameters (ZeRO 1, 2) or a share of them (3), and an updated copy of this rank's. ZeRO 2 adds up
     # micro-batches in a second copy. Of what travels there are a bucket and its copy, of parameters too under ZeRO 3.
     whole = {1: 1.0, 2: 1.0, 3: share}[config.zero]
-    moved = {"none": 0.0, "optimizer": 4 * share, "all": 5 * share}[config.offload]
+    host = {"none": 0.0, "optimizer": 2 * share, "all": 3 * share}[config.offload]
     on_host = config.offload != "none"
     return Holding(
         weights=0.0 if config.offload == "all" else whole + share * (not on_host),
@@ -107,7 +108,8 @@ def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
         optimizer=share * (not on_host),
         gathered=shape.parameters - shape.in_layers + 2 * shape.largest_layer if config.zero == 3 else 0,
         flat=(4 if config.zero == 3 else 2) * bucket,
-        host=moved,
+        host=host,
+        moved=share * on_host,
     )
 
 

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from launcher.config.types import Plugin
 from launcher.strategies import Bare, Holding
-from launcher.strategies._degrees import compiled, divides, heads, sharded
+from launcher.strategies._degrees import compiled, divides, heads, sharded, whole
 
 if TYPE_CHECKING:
     from launcher.plan.architecture import Architecture
@@ -49,7 +49,7 @@ def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
         out.append(("strategy.offload", "not together with tensor_parallel (leave one of them out)"))
     if recipe.train.precision == "fp64" and "bf16" in (config.gather, config.reduce):
         out.append(("strategy", "gather and reduce in bf16 would round the fp64 that train.precision asks for"))
-    return out + compiled(config.tensor_parallel, recipe)
+    return out + whole(recipe, "ddp") + compiled(config.tensor_parallel, recipe)
 
 
 def axes(config: Config, ranks: int) -> dict[str, int]:
