@@ -26,26 +26,34 @@ def available(folder: str) -> list[str]:
 def module(folder: str, kind: str) -> ModuleType:
     """The module behind a kind. Raises ValueError with a hint where there is none."""
     if "." in kind and all(part.isidentifier() for part in kind.split(".")):
-        if str(Path.cwd()) not in sys.path:  # a console script, unlike `python -m`, does not look here
-            sys.path.append(str(Path.cwd()))
         name = kind
     elif kind in available(folder):
         name = f"launcher.{folder}.{kind}"
     else:
         raise ValueError(f"unknown kind {kind!r} ({hint(kind, available(folder))})")
     try:
-        found = importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(f"kind {kind!r} cannot be imported: {error}") from error
-    except Exception as error:  # the code of a user's own plug-in may raise anything
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        where = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (at.filename, at.lineno)
-        what = f"{where[0]}:{where[1]}: {type(error).__name__}: {getattr(error, 'msg', error)}"
-        raise ValueError(f"kind {kind!r} cannot be imported: {what}") from error
+        found = imported(name)
+    except ValueError as error:
+        raise ValueError(f"kind {kind!r} {error}") from error
     config, todo = getattr(found, "Config", None), f"see launcher/{folder}/__init__.py"
     if not (isinstance(config, type) and issubclass(config, Plugin)):
         raise ValueError(f"kind {kind!r}: no class Config(Plugin) in {found.__file__} ({todo})")
     return found
+
+
+def imported(name: str) -> ModuleType:
+    """A module by its dotted path, looked for in the current folder too. Raises ValueError that says where it fails."""
+    if not name.startswith("launcher.") and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a console script, unlike `python -m`, does not look here
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"cannot be imported: {error}") from error
+    except Exception as error:  # the code of a user's own plug-in may raise anything
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        where = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (at.filename, at.lineno)
+        what = f"{where[0]}:{where[1]}: {type(error).__name__}: {getattr(error, 'msg', error)}"
+        raise ValueError(f"cannot be imported: {what}") from error
 
 
 def of(folder: str, config: Plugin) -> ModuleType:

@@ -1,28 +1,36 @@
 """What the kinds of transformers models share: a configuration made to fit the need, and a module made from it."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import Plugin
+from launcher.models._adapt import ModelConfig, some
+from launcher.plan.blocks import blocks
 from launcher.plan.need import Need
 
 
-class ModelConfig(Plugin):
-    """`dropout`: every dropout of the model set to this. `attention`: sdpa, eager, flash_attention_2, ..."""
+class TransformersConfig(ModelConfig):
+    """`dropout`: every dropout of the model set to this. `attention`: sdpa, eager, flash_attention_2, ... `head`: new
+    weights outside of the encoder, even where a checkpoint has them. `reinit_layers`: new weights in so many of the
+    topmost layers (Zhang et al., 2021)."""
 
     dropout: float | None = Field(None, ge=0, lt=1)
     attention: str | None = None
+    head: Literal["new"] | None = None
+    reinit_layers: int = Field(0, ge=0)
 
 
-def fit(hf: Any, config: ModelConfig, need: Need, resize: bool) -> Any:
-    """A transformers configuration with what the task, the data and the recipe decide. `resize`: the vocabulary too."""
+def fit(hf: Any, config: TransformersConfig, need: Need, resize: bool) -> Any:
+    """A transformers configuration with what the task, the data and the recipe decide. `resize`: the vocabulary, or the
+    shape of images, too."""
     for name, value in need.options.items():
         setattr(hf, name, value)
-    if resize:
+    if need.shape:
+        _fit_image(hf, config, need, resize)
+    elif resize:
         hf.vocab_size, hf.pad_token_id = _embedded(hf, config, need), need.pad_token_id
-    elif hf.vocab_size < need.vocab_size:
+    elif getattr(hf, "vocab_size", need.vocab_size) < need.vocab_size:
         what = f"has {need.vocab_size} tokens, the model embeds {hf.vocab_size} (use the model's own tokenizer)"
         raise UserError(Problem("tokenizer", what))
     if config.dropout is not None:
@@ -32,7 +40,17 @@ def fit(hf: Any, config: ModelConfig, need: Need, resize: bool) -> Any:
     return hf
 
 
-def _embedded(hf: Any, config: ModelConfig, need: Need) -> int:
+def _fit_image(hf: Any, config: TransformersConfig, need: Need, resize: bool) -> None:
+    if not resize or len(need.shape) != 3:
+        return
+    channels, height, width = need.shape
+    known = {"num_channels": channels, "image_size": height if height == width else (height, width)}
+    for name, value in known.items():
+        if hasattr(hf, name) and name not in (config.model_extra or {}):
+            setattr(hf, name, value)
+
+
+def _embedded(hf: Any, config: TransformersConfig, need: Need) -> int:
     """As many tokens as the tokenizer has, or as were asked for if those are more (to fill a multiple of 64, say)."""
     if not need.vocab_size:  # a tokenizer of the hub before it is there: the architecture's usual one stands in for it
         return int(hf.vocab_size)
@@ -44,7 +62,7 @@ def _embedded(hf: Any, config: ModelConfig, need: Need) -> int:
     return int(hf.vocab_size)
 
 
-def make(hf: Any, config: ModelConfig, need: Need) -> Any:
+def make(hf: Any, config: TransformersConfig, need: Need) -> Any:
     """The module of a configuration, newly initialised on the current device."""
     import transformers
 
@@ -55,6 +73,7 @@ def make(hf: Any, config: ModelConfig, need: Need) -> Any:
     except (ValueError, ImportError) as error:
         raise UserError(Problem("model", f"{str(error).splitlines()[0][:300]}")) from None
     check_length(model, need)
+    check_shape(model, need)
     return model
 
 
@@ -71,3 +90,55 @@ def check_length(model: Any, need: Need) -> None:
     if tables and (usable := min(tables + numbers)) < need.max_length:
         what = f"{need.max_length} tokens, but {type(model).__name__} has positions for {usable}"
         raise UserError(Problem("data.max_length", f"{what} (shorter samples, or more max_position_embeddings)"))
+
+
+def check_shape(model: Any, need: Need) -> None:
+    """Raises UserError where a model without memory (on the meta device) does not take images of the need's shape."""
+    import torch
+
+    if len(need.shape) != 3 or {p.device.type for p in model.parameters()} != {"meta"}:
+        return
+    try:
+        model.eval()(pixel_values=torch.empty(1, *need.shape, device="meta"))
+    except NotImplementedError:  # not everything can be tried without memory
+        pass
+    except (ValueError, RuntimeError, TypeError) as error:
+        shape = " x ".join(map(str, need.shape))
+        what = f"{type(model).__name__} does not take images of {shape}: {str(error).splitlines()[0][:200]}"
+        raise UserError(Problem("model", what)) from None
+    finally:
+        model.train()
+
+
+def renew(model: Any, config: TransformersConfig) -> list[str]:
+    """Draw the head and the topmost layers anew where the recipe says so, by the model's own initialiser, from torch's
+    generator. Returns the names of what was drawn. Raises UserError."""
+    encoder, layers = model.base_model, blocks(model.base_model)
+    if config.reinit_layers > len(layers):
+        what = f"{config.reinit_layers}, but {type(encoder).__name__} has {len(layers)} layers"
+        raise UserError(Problem("model.reinit_layers", what))
+    if config.head and encoder is model:
+        raise UserError(Problem("model.head", f"{type(model).__name__} has none outside of its encoder"))
+    inside = set(encoder.modules())
+    fresh = {module for module in model.modules() if config.head and module not in inside}
+    fresh |= {module for layer in layers[len(layers) - config.reinit_layers :] for module in layer.modules()}
+    tensors = {id(t) for module in fresh for t in [*module.parameters(recurse=False), *module.buffers(recurse=False)]}
+    tensors -= {id(t) for module in inside if module not in fresh for t in module.parameters(recurse=False)}
+    _draw(model, fresh, tensors)
+    return [name for name, parameter in model.named_parameters() if id(parameter) in tensors]
+
+
+def _draw(model: Any, fresh: set[Any], tensors: set[int]) -> None:
+    """transformers draws what does not bear its mark: modules, and tensors, as tied ones are in several modules."""
+    if not tensors:
+        return
+    for module in model.modules():
+        module._is_hf_initialized = module not in fresh
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor._is_hf_initialized = id(tensor) not in tensors
+    model.initialize_weights()
+
+
+def renewed(names: list[str]) -> list[str]:
+    """The note on what `renew` drew."""
+    return [f"new weights, as the recipe says: {some(names)}"] if names else []

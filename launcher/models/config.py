@@ -6,11 +6,12 @@ from pydantic import ConfigDict
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import hint
-from launcher.models._transformers import ModelConfig, fit, make
+from launcher.models._adapt import adapted
+from launcher.models._transformers import TransformersConfig, fit, make
 from launcher.plan.need import Need
 
 
-class Config(ModelConfig):
+class Config(TransformersConfig):
     """`type`: a transformers model type such as bert or modernbert. Every other key goes to its configuration, and is
     checked against it when the plan counts the parameters."""
 
@@ -43,7 +44,8 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
         hf = kind(**given)
     except Exception as error:  # transformers has types of its own for these
         raise UserError(Problem("model", str(error).splitlines()[-1].strip())) from None
-    return make(fit(hf, config, need, resize=True), config, need), []
+    model, notes = adapted(make(fit(hf, config, need, resize=True), config, need), config)
+    return model, notes if weights else []
 
 
 def _close(word: str, known: Any) -> str:

@@ -1,16 +1,18 @@
 """Pretrained weights from the Hugging Face hub, or from a folder that transformers can load."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import PretrainedTokenizer
-from launcher.models._transformers import ModelConfig, check_length, fit, make
+from launcher.models._adapt import adapted
+from launcher.models._transformers import TransformersConfig, check_length, fit, make, renew, renewed
 from launcher.plan import store
 from launcher.plan.need import Need
 
 
-class Config(ModelConfig):
+class Config(TransformersConfig):
     kind: Literal["pretrained"] = "pretrained"
     name: str
     revision: str | None = None
@@ -28,22 +30,47 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
     name = store.found(config.name, config.revision)
     if name == config.name and not folder.is_dir() and name.startswith((".", "/", "~")):
         raise UserError(Problem("model.name", f"{config.name}: no such folder"))
+    if not weights:
+        model = _loading(config, lambda: make(_fitted(name, config, need), config, need))
+        renew(model, config)
+        return adapted(model, config)[0], []
+    model, new = _loading(config, lambda: _loaded(name, config, need))
+    check_length(model, need)
+    drawn = renew(model, config)
+    model, notes = adapted(model, config, [*new, *drawn])
+    return model, _new(config, new) + renewed(drawn) + notes
+
+
+def _fitted(name: str, config: Config, need: Need) -> Any:
+    import transformers
+
+    hf = transformers.AutoConfig.from_pretrained(name, revision=config.revision)
+    return fit(hf, config, need, resize=False)
+
+
+def _loaded(name: str, config: Config, need: Need) -> tuple[Any, list[str]]:
+    """The model, and the names of the parameters that are not in the folder, or of another shape there."""
+    import transformers
+
+    options = {"attn_implementation": config.attention} if config.attention else {}
+    model, info = getattr(transformers, need.auto_class).from_pretrained(
+        name, config=_fitted(name, config, need), revision=config.revision, dtype="float32", output_loading_info=True,
+        ignore_mismatched_sizes=True, **options,
+    )  # fmt: skip
+    new = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    return model, sorted(new & dict(model.named_parameters()).keys())
+
+
+def _loading(config: Config, action: Callable[[], Any]) -> Any:
+    """What transformers says of a folder, or of the hub, becomes a sentence."""
     try:
-        hf = transformers.AutoConfig.from_pretrained(name, revision=config.revision)
-        hf = fit(hf, config, need, resize=False)
-        if not weights:
-            return make(hf, config, need), []
-        options = {"attn_implementation": config.attention} if config.attention else {}
-        auto = getattr(transformers, need.auto_class)
-        model, info = auto.from_pretrained(
-            name, config=hf, revision=config.revision, dtype="float32", output_loading_info=True,
-            ignore_mismatched_sizes=True, **options,
-        )  # fmt: skip
+        return action()
     except (ValueError, ImportError) as error:
         raise UserError(Problem("model", f"{config.name}: {str(error).splitlines()[0]}")) from None
     except OSError as error:
         todo = "run `launcher prepare` where the hub can be reached, or name a local folder"
         raise UserError(Problem("model.name", f"{config.name}: {str(error).splitlines()[0]} ({todo})")) from None
-    check_length(model, need)
-    new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    return model, [f"new weights, not in {config.name}: {', '.join(new)}"] if new else []
+
+
+def _new(config: Config, names: list[str]) -> list[str]:
+    return [f"new weights, not in {config.name}: {', '.join(names)}"] if names else []

@@ -3,14 +3,18 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from ruamel.yaml import YAML
+
+from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
-from launcher.models._transformers import ModelConfig, fit, make
+from launcher.models._adapt import adapted, group, plain
+from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed
 from launcher.plan import store
 from launcher.plan.folder import RunFolder
 from launcher.plan.need import Need
 
 
-class Config(ModelConfig):
+class Config(TransformersConfig):
     """`checkpoint`: latest, best or a step. `weights: random` takes the architecture and the tokenizer alone, which is
     what a run should be compared with."""
 
@@ -21,25 +25,62 @@ class Config(ModelConfig):
 
 
 def tokenizer(config: Config) -> str | None:
-    return str(RunFolder(Path(store.found(config.run))).tokenizer)
+    folder = RunFolder(Path(store.found(config.run)))
+    has_none = folder.recipe.is_file() and not folder.tokenizer.exists()  # its samples were no texts
+    return None if has_none else str(folder.tokenizer)
 
 
 def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
-    import transformers
-
     folder = RunFolder(Path(store.found(config.run)))
-    if not (folder.model / "config.json").is_file():
-        raise UserError(
-            Problem("model.run", f"{config.run}: no run is there (train it first: its recipe names the folder)")
-        )
-    hf = fit(transformers.AutoConfig.from_pretrained(folder.model), config, need, resize=False)
-    model = make(hf, config, need)
-    if not weights or config.weights == "random":
-        return model, []
-    return model, _load(model, folder, config)
+    model = _made(folder, config, need)
+    notes, new = list[str](), list[str]()
+    if weights and config.weights == "trained":
+        new, notes = _load(model, folder, config)
+    model = plain(model)
+    new = [name for name in (n.replace(".base_layer", "") for n in new) if name in dict(model.named_parameters())]
+    drawn = renew(model, config) if hasattr(model, "base_model") else _nothing_to_renew(model, config)
+    model, told = adapted(model, config, [*new, *drawn])
+    notes += [f"new weights, not in it: {', '.join(new)}"] if new else []
+    return model, notes + renewed(drawn) + told if weights else []
 
 
-def _load(model: Any, folder: RunFolder, config: Config) -> list[str]:
+def _made(folder: RunFolder, config: Config, need: Need) -> Any:
+    """The run's architecture, with its adapter if it has one, newly initialised."""
+    said = _said(folder)
+    if (folder.model / "config.json").is_file():
+        import transformers
+
+        hf = fit(transformers.AutoConfig.from_pretrained(folder.model), config, need, resize=False)
+        model = make(hf, config, need)
+        if getattr(hf, "batch_norm", None) == "group":
+            group(model)
+        if getattr(said, "adapter", None):
+            from launcher.models import _peft
+
+            _peft.inject(model, said.adapter)
+        return model
+    if said is None:
+        what = f"{config.run}: no run is there (train it first: its recipe names the folder)"
+        raise UserError(Problem("model.run", what))
+    if config.dropout is not None or config.attention:
+        what = f"the model of {config.run} is a {said.kind} one: only transformers models can be told this"
+        raise UserError(Problem("model.dropout" if config.dropout is not None else "model.attention", what))
+    return kinds.of("models", said).build(said, need, weights=False)[0]
+
+
+def _said(folder: RunFolder) -> Any:
+    """What the run's recipe says of its model; None: there is no recipe."""
+    read = YAML(typ="safe", pure=True).load(folder.recipe) if folder.recipe.is_file() else {}
+    if "model" not in read:
+        return None
+    try:
+        return kinds.module("models", read["model"]["kind"]).Config.model_validate(read["model"])
+    except ValueError as error:
+        raise UserError(Problem("model.run", f"{folder.recipe}: model: {str(error).splitlines()[0]}")) from None
+
+
+def _load(model: Any, folder: RunFolder, config: Config) -> tuple[list[str], list[str]]:
+    """Read the weights of the checkpoint. Returns the names of those that stay new, and a note."""
     from launcher.run import checkpoint
 
     try:
@@ -52,4 +93,13 @@ def _load(model: Any, folder: RunFolder, config: Config) -> list[str]:
     if not taken:
         raise UserError(Problem("model.run", f"{saved.path} holds no weight of {type(model).__name__}"))
     notes = [f"{taken} weights taken from {saved.path}"]
-    return notes + ([f"new weights, not in it: {', '.join(new)}"] if new else [])
+    return new, notes
+
+
+def _nothing_to_renew(model: Any, config: Config) -> list[str]:
+    if config.head or config.reinit_layers:
+        key = "model.head" if config.head else "model.reinit_layers"
+        raise UserError(
+            Problem(key, f"{type(model).__name__} is no transformers model, whose head could be told apart")
+        )
+    return []

@@ -21,6 +21,8 @@ def main() -> None:
         config = model_module.Config.model_validate(question["model"])
         with torch.device("meta"):
             model, _ = model_module.build(config, need, weights=False)
+            if getattr(config, "unfreeze_at", None):  # the fullest moment is after it
+                model, _ = model_module.build(config.at(config.unfreeze_at), need, weights=False)
     except UserError as error:
         print(json.dumps({"problems": error.problems}))
         return
@@ -30,6 +32,7 @@ def main() -> None:
     said = {
         "name": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "buffers": sum(b.numel() for b in model.buffers()),
         "in_layers": sum(layers),
         "largest_layer": max(layers, default=0),

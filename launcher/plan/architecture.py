@@ -15,18 +15,19 @@ from launcher.config.types import Strict
 from launcher.plan import store
 from launcher.plan.need import Need
 
-_FORM = "4"
+_FORM = "5"
 """Changed with what an Architecture says, so that an older answer is not taken for a newer one."""
 
 
 class Architecture(Strict):
-    """`parameters`: each tied one once; `in_layers`: those of the repeated layers, `largest_layer` of one of
-    them, `largest_parameter` of one tensor. Widths are 0
-    where the architecture does not name them. `packs`: why it cannot be given packed rows, empty where it can; None: it
-    could not be tried on a small copy, or nobody asked."""
+    """`parameters`: each tied one once; `trained`: those that train, at the most; `in_layers`: those of the repeated
+    layers, `largest_layer` of one of them, `largest_parameter` of one tensor. Widths are 0 where the architecture does
+    not name them. `packs`: why it cannot be given packed rows, empty where it can; None: it could not be tried on a
+    small copy, or nobody asked."""
 
     name: str
     parameters: int
+    trained: int
     buffers: int
     in_layers: int = 0
     largest_layer: int = 0
@@ -41,9 +42,8 @@ def count(recipe: Recipe, need: Need) -> Architecture:
     """The architecture of the recipe's model. Raises UserError for a model that cannot be built."""
     asked = {"model": recipe.model.model_dump(mode="json"), "need": asdict(need)}
     question = json.dumps({**asked, "packed": recipe.task.kind if recipe.packed else None}, sort_keys=True)
-    known = _FORM + question + metadata.version("transformers") + _local_config(recipe)
-    file = store.root() / "architectures" / f"{hashlib.blake2b(known.encode(), digest_size=16).hexdigest()}.json"
-    if file.is_file():
+    file = _file(recipe, question)
+    if file is not None and file.is_file():
         return Architecture.model_validate_json(file.read_text(encoding="utf-8"))
     child = [sys.executable, "-m", "launcher.plan._count"]
     answer = subprocess.run(child, input=question, capture_output=True, text=True, check=False)
@@ -53,16 +53,31 @@ def count(recipe: Recipe, need: Need) -> Architecture:
     said = json.loads(answer.stdout.splitlines()[-1])
     if "problems" in said:
         raise UserError([Problem(*p) if isinstance(p, list) else p for p in said["problems"]])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write(file, json.dumps(said))
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, json.dumps(said))
     return Architecture.model_validate(said)
 
 
-def _local_config(recipe: Recipe) -> str:
-    """The content of a local model's configuration: the folder's name alone does not tell."""
+def _file(recipe: Recipe, question: str) -> Path | None:
+    """Where the answer is kept; None: it depends on code of the user's, and is asked for each time."""
+    told = _local_config(recipe)
+    if told is None:
+        return None
+    versions = metadata.version("transformers") + metadata.version("peft")
+    digest = hashlib.blake2b((_FORM + question + versions + told).encode(), digest_size=16).hexdigest()
+    return store.root() / "architectures" / f"{digest}.json"
+
+
+def _local_config(recipe: Recipe) -> str | None:
+    """The content of a local model's configuration: the folder's name alone does not tell. None: no file tells."""
+    if recipe.model.kind == "factory" or "." in recipe.model.kind:
+        return None
     for key, inner in (("name", "config.json"), ("run", "model/config.json")):
         name = getattr(recipe.model, key, None)
         file = Path(store.found(name, getattr(recipe.model, "revision", None)) if name else "") / inner
         if name and file.is_file():
             return file.read_text(encoding="utf-8")
+        if name and key == "run":
+            return None
     return ""

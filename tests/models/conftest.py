@@ -3,6 +3,7 @@ import json
 import pytest
 import support
 import torch
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from launcher.config.recipe import TrainTokenizer
 from launcher.models import config
@@ -12,6 +13,7 @@ from launcher.prepare import tokenizer
 from launcher.run import checkpoint
 from launcher.run.process import Process
 
+RESNET = {"depths": [1, 1], "layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 16]}
 LABELS = {"num_labels": 3, "id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
 
 
@@ -34,6 +36,25 @@ def need():
         return Need(**{"auto_class": f"AutoModelFor{kind}", **known, **given})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def images():
+    """What a model of images has to fit: three labels, by itself."""
+
+    def make(shape=(3, 32, 32), **options):
+        return Need("AutoModelForImageClassification", options or LABELS, 0, 0, 1, shape)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def resnet():
+    """A tiny ResNet of four labels, some of its statistics no longer those of the start."""
+    torch.manual_seed(0)
+    made = ResNetForImageClassification(ResNetConfig(**RESNET, num_labels=4))
+    made.train()(pixel_values=torch.randn(4, 3, 32, 32))
+    return made.eval()
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +93,7 @@ def trained(tmp_path_factory, bert, words):
     for step, loss in ((2, 3.0), (4, 1.0), (6, 2.0)):
         model = bert(seed=step)
         tensors = {f"model.{name}": p.detach().clone() for name, p in model.named_parameters()}
-        state = {"step": step, "data": "", "evaluation": {"eval/loss": loss}}
+        state = {"step": step, "data": "", "evaluation": {"eval/loss": loss}, "watched": {"value": loss}}
         state |= {"samples": 0, "tokens": 0, "seconds": 0.0, "ranks": 1, "strategy": "single"}
         checkpoint.save(folder, tensors, json.loads(json.dumps(state)), 9, process)
         weights[step] = model.state_dict()

@@ -1,0 +1,121 @@
+"""Adapters through peft: put into a model's encoder, and merged into its weights again. The model keeps its class."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import peft
+import torch
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from transformers.pytorch_utils import Conv1D
+
+from launcher.config.errors import Problem, UserError
+from launcher.config.types import hint
+from launcher.models._adapt import Adapter, some
+
+_UNFIT = {"adamss", "boft", "lily", "poly", "shadow", "trainable_tokens"}
+"""peft cannot merge these, cannot make them without weights (to count them), or they need more than tokens."""
+_LAYERS = (torch.nn.Linear, Conv1D, torch.nn.modules.conv._ConvNd)
+
+
+def kinds() -> dict[str, tuple[type[Any], type[BaseTuner]]]:
+    """The adapters that can be put into any model and merged again: their configuration and tuner in peft."""
+    pairs = {
+        t.value.lower(): (PEFT_TYPE_TO_CONFIG_MAPPING[t], tuner) for t, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
+    }
+    return {
+        kind: (config, tuner)
+        for kind, (config, tuner) in pairs.items()
+        if issubclass(tuner, BaseTuner) and not tuner.uses_shared_state
+        if kind not in _UNFIT and "target_modules" in _fields(config)
+    }
+
+
+def inject(model: Any, adapter: Adapter) -> str:
+    """Put the adapter into the model's encoder, whose own parameters stop to train; those outside of it (the head) go
+    on. Returns a note. Raises UserError."""
+    if adapter.kind not in kinds():
+        raise UserError(Problem("model.adapter.kind", f"unknown kind {adapter.kind!r} ({hint(adapter.kind, kinds())})"))
+    config, tuner = kinds()[adapter.kind]
+    encoder = getattr(model, "base_model", model)
+    given = _given(adapter, config)
+    given["target_modules"] = _targets(adapter, tuner, model, encoder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _told(lambda: peft.inject_adapter_in_model(config(**given), encoder))
+    layers = [name.rpartition(".")[2] for name, module in encoder.named_modules() if isinstance(module, BaseTunerLayer)]
+    note = f"{adapter.kind} on {len(layers)} layers: {some(sorted(set(layers)), 6)}"
+    allocates = hasattr(tuner, "update_and_allocate")
+    return f"{note} (each keeps the rank that it begins with)" if allocates else note
+
+
+def merge(model: Any) -> None:
+    """Every adapted layer becomes the plain layer it was, with the adapter in its weights."""
+    with torch.no_grad():
+        for name, module in list(model.named_modules()):
+            if not isinstance(module, BaseTunerLayer):
+                continue
+            if hasattr(module, "unload_and_optionally_merge_module"):
+                layer = module.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+            else:
+                module.merge()
+                layer = module.get_base_layer()
+            setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], layer)
+    vars(getattr(model, "base_model", model)).pop("peft_config", None)
+
+
+def _fields(config: type[Any]) -> set[str]:
+    """What a peft configuration takes of the user."""
+    common = {field.name for field in dataclasses.fields(peft.PeftConfig)}
+    return {field.name for field in dataclasses.fields(config)} - common - {"modules_to_save"}
+
+
+def _given(adapter: Adapter, config: type[Any]) -> dict[str, Any]:
+    """The adapter's keys by the names that peft gives them: alpha may be lora_alpha, r may be init_r."""
+    known, found, unknown = _fields(config) - {"target_modules"}, {}, list[str | Problem]()
+    for key, value in adapter.model_dump(exclude={"kind", "targets"}, exclude_none=True).items():
+        names = [name for name in (f"init_{key}", f"{adapter.kind}_{key}", f"lora_{key}", key) if name in known]
+        if key not in ("r", "alpha", "dropout"):
+            names = [key] if key in known else []
+        if names:
+            found[names[0]] = value
+        else:
+            what = f"unknown key of {config.__name__} ({hint(key, known | {'targets'})})"
+            unknown.append(Problem(f"model.adapter.{key}", what))
+    if unknown:
+        raise UserError(unknown)
+    return found
+
+
+def _targets(adapter: Adapter, tuner: type[BaseTuner], model: Any, encoder: Any) -> list[str] | str | None:
+    """What peft is told; None: its own choice for the architecture."""
+    layers = [name for name, module in encoder.named_modules() if isinstance(module, _LAYERS)]
+    linear = [name for name in layers if isinstance(encoder.get_submodule(name), torch.nn.Linear | Conv1D)]
+    there = hint("", {name.rpartition(".")[2] for name in layers})
+    if adapter.targets is None:
+        known = tuner.target_module_mapping.get(getattr(getattr(model, "config", None), "model_type", None))
+        if not known and not linear:
+            what = f"{type(encoder).__name__} has no linear layer: name some ({there})"
+            raise UserError(Problem("model.adapter.targets", what))
+        return None if known else linear
+    if isinstance(adapter.targets, str):
+        return linear if adapter.targets == "all-linear" else adapter.targets
+    begin = f"{getattr(model, 'base_model_prefix', '')}."
+    targets = [name.removeprefix(begin) for name in adapter.targets]
+    names = [name for name, _ in encoder.named_modules()]
+    missing = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
+    if missing:
+        what = f"{type(encoder).__name__} has no layer {some(missing)} ({there})"
+        raise UserError(Problem("model.adapter.targets", what))
+    return targets
+
+
+def _told(action: Callable[[], Any]) -> None:
+    """What peft refuses is told in its words."""
+    try:
+        action()
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        key = "model.adapter.targets" if "arget module" in str(error) else "model.adapter"
+        raise UserError(Problem(key, str(error).splitlines()[0][:300])) from None

@@ -1,0 +1,132 @@
+"""A model of the user's own: a function that returns a torch module."""
+
+import inspect
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+from launcher.config import kinds
+from launcher.config.errors import Problem, UserError
+from launcher.config.types import hint
+from launcher.models._adapt import ModelConfig, adapted, some
+from launcher.plan.need import Need
+
+
+class Config(ModelConfig):
+    """`factory`: mypkg.models:make or mypkg.models.make, looked for in the current folder too. It is called with
+    `options`, and with those of num_labels, vocab_size, pad_token_id, max_length and shape that it has arguments for.
+    Its module takes the task's inputs by name, or one tensor, and returns logits or something that has `.logits`.
+
+    A run knows the name of the function and not its code: that a resume finds the same code is the user's matter.
+    """
+
+    kind: Literal["factory"] = "factory"
+    factory: str
+    options: dict[str, Any] = {}
+
+
+def tokenizer(config: Config) -> str | None:
+    return None
+
+
+def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
+    make = _found(config.factory)
+    given = _arguments(make, config, need)
+    model = _called(make, given, config) if weights else _without_weights(make, given, config)
+    _take_by_name(model)
+    model, notes = adapted(model, config)
+    return model, notes if weights else []
+
+
+def _found(path: str) -> Callable[..., Any]:
+    """The function of a path. Raises UserError."""
+    module, _, name = path.rpartition(":" if ":" in path else ".")
+    if not all(part.isidentifier() for part in [*module.split("."), name]):
+        raise UserError(Problem("model.factory", f"{path!r} is no path to a function (such as mypkg.models:make)"))
+    try:
+        found = kinds.imported(module)
+    except ValueError as error:
+        raise UserError(Problem("model.factory", f"{module} {error}")) from None
+    if not callable(make := getattr(found, name, None)):
+        functions = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
+        raise UserError(Problem("model.factory", f"{found.__file__} has no function {name} ({hint(name, functions)})"))
+    return make
+
+
+def _arguments(make: Callable[..., Any], config: Config, need: Need) -> dict[str, Any]:
+    """The options, and what the function asks for by name. Raises UserError for unknown and missing ones."""
+    takes = inspect.signature(make).parameters
+    words = {"vocab_size": need.vocab_size, "pad_token_id": need.pad_token_id, "max_length": need.max_length}
+    offered = {**({"shape": need.shape} if need.shape else words), **need.options}
+    asked = ("num_labels", "vocab_size", "pad_token_id", "max_length", "shape")
+    given = {name: offered[name] for name in asked if name in takes and name in offered} | config.options
+    kinds_of = {parameter.kind for parameter in takes.values()}
+    unknown = [] if inspect.Parameter.VAR_KEYWORD in kinds_of else [key for key in config.options if key not in takes]
+    there = {key: hint(key, takes) if takes else "it has none" for key in unknown}
+    wrong = [
+        Problem(f"model.options.{key}", f"{config.factory} has no such argument ({there[key]})") for key in unknown
+    ]
+    if missing := [name for name in _needed(takes) if name not in given]:
+        known = ", ".join(name for name in asked if name in offered)
+        what = f"{config.factory} needs {', '.join(missing)} (besides these it may ask for {known})"
+        wrong.append(Problem("model.options", what))
+    if wrong:
+        raise UserError(wrong)
+    return given
+
+
+def _needed(takes: Mapping[str, inspect.Parameter]) -> list[str]:
+    """The arguments without a default."""
+    many = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [name for name, one in takes.items() if one.default is one.empty and one.kind not in many]
+
+
+def _without_weights(make: Callable[..., Any], given: dict[str, Any], config: Config) -> Any:
+    """The module on the meta device: made there, or brought there where its code needs numbers."""
+    import torch
+
+    if torch.get_default_device().type != "meta":
+        return _called(make, given, config)
+    try:
+        return _called(make, given, config).to("meta")
+    except UserError:
+        with torch.device("cpu"):
+            return _called(make, given, config).to("meta")
+
+
+def _called(make: Callable[..., Any], given: dict[str, Any], config: Config) -> Any:
+    """What the function returns. Raises UserError with the place where it raised."""
+    import torch
+
+    try:
+        made = make(**given)
+    except Exception as error:  # the code of a user may raise anything
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        own = [frame for frame in frames if frame.filename == inspect.getsourcefile(make)] or frames
+        where = f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
+        what = f"{config.factory} raised {where}{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise UserError(Problem("model.factory", what)) from None
+    if not isinstance(made, torch.nn.Module):
+        what = f"{config.factory} returned no torch.nn.Module but {type(made).__name__}"
+        raise UserError(Problem("model.factory", what))
+    return made.float() if any(p.dtype != torch.float32 for p in made.parameters()) else made
+
+
+def _take_by_name(model: Any) -> None:
+    """Tasks give inputs by name; a forward of one argument gets the one there is, whatever its name."""
+    takes = inspect.signature(model.forward).parameters
+    if not any(one.kind is one.VAR_KEYWORD for one in takes.values()):
+        hook = partial(_by_name, frozenset(takes), len(_needed(takes)))
+        model.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
+
+
+def _by_name(names: frozenset[str], needed: int, module: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> Any:
+    """A forward pre-hook. Raises UserError where inputs have no place."""
+    unknown = [name for name in inputs if name not in names]
+    if not unknown:
+        return args, inputs
+    if len(inputs) == 1 and not args and needed <= 1 and names:
+        return tuple(inputs.values()), {}
+    what = f"forward of {type(module).__name__} does not take {some(unknown)} (the task gives {', '.join(inputs)})"
+    raise UserError(Problem("model.factory", what))

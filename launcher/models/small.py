@@ -1,0 +1,69 @@
+"""A small model of numbers or images, in plain torch: for tables, digits, and trying things out."""
+
+from math import prod
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
+
+from launcher.config.errors import Problem, UserError
+from launcher.models._adapt import ModelConfig, adapted
+from launcher.plan.need import Need
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "mlp": {"hidden": [256], "dropout": 0.0, "activation": "relu"},
+    "cnn": {"channels": [32, 64], "hidden": [256], "dropout": 0.0, "activation": "relu"},
+}
+Size = Annotated[int, Field(gt=0)]
+
+
+class Config(ModelConfig):
+    """`type`: linear, mlp (layers of `hidden` units), or cnn: for each of `channels` a 3 x 3 convolution and a pooling
+    that halves the image, then `hidden` layers. `dropout`: after each hidden layer."""
+
+    kind: Literal["small"] = "small"
+    type: Literal["linear", "mlp", "cnn"]
+    channels: list[Size] | None = Field(None, min_length=1)
+    hidden: list[Size] | None = None
+    dropout: float | None = Field(None, ge=0, lt=1)
+    activation: Literal["relu", "gelu", "tanh"] | None = None
+
+    @field_validator("channels", "hidden", "dropout", "activation")
+    @classmethod
+    def _of_the_type(cls, value: Any, info: ValidationInfo) -> Any:
+        """The default where nothing is given; what the type does not use is refused."""
+        keys, name = _DEFAULTS.get(info.data.get("type", ""), {info.field_name: value}), str(info.field_name)
+        if value is not None and name not in keys:
+            told = {"type": info.data["type"], "keys": ", ".join(keys) or "none"}
+            raise PydanticCustomError("unused", "a {type} model does not use it (of these keys it uses: {keys})", told)
+        return keys.get(name) if value is None else value
+
+
+def tokenizer(config: Config) -> str | None:
+    return None
+
+
+def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
+    from launcher.models import _small
+
+    labels = need.options.get("num_labels")
+    if not need.shape or labels is None:
+        what = "a small model turns numbers of one shape into labels, which is not what this task needs"
+        raise UserError(Problem("model", what))
+    if config.type == "cnn":
+        _check_images(config, need)
+    hidden, channels = config.hidden or [], config.channels or []
+    made = _small.Small(need.shape, channels, hidden, labels, config.activation or "relu", config.dropout or 0.0)
+    model, notes = adapted(made, config)
+    return model, notes if weights else []
+
+
+def _check_images(config: Config, need: Need) -> None:
+    shape = " x ".join(map(str, need.shape))
+    if len(need.shape) != 3:
+        raise UserError(Problem("model.type", f"a cnn needs channels x height x width, a sample is {shape} (take mlp)"))
+    times = len(config.channels or [])
+    if not prod(side >> times for side in need.shape[1:]):
+        raise UserError(Problem("model.channels", f"halved {times} times, nothing is left of {shape}"))
