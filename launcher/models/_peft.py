@@ -15,7 +15,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.types import hint
 from launcher.models._adapt import Adapter, some
 
-_UNFIT = {"adamss", "boft", "lily", "poly", "shadow", "trainable_tokens"}
+_UNFIT = {"adamss", "boft", "lily", "poly", "shadow", "shira", "trainable_tokens"}
 """peft cannot merge these, cannot make them without weights (to count them), or they need more than tokens."""
 _LAYERS = (torch.nn.Linear, Conv1D, torch.nn.modules.conv._ConvNd)
 
@@ -74,19 +74,20 @@ def _fields(config: type[Any]) -> set[str]:
 
 def _given(adapter: Adapter, config: type[Any]) -> dict[str, Any]:
     """The adapter's keys by the names that peft gives them: alpha may be lora_alpha, r may be init_r."""
-    known, found, unknown = _fields(config) - {"target_modules"}, {}, list[str | Problem]()
-    for key, value in adapter.model_dump(exclude={"kind", "targets"}, exclude_none=True).items():
-        names = [name for name in (f"init_{key}", f"{adapter.kind}_{key}", f"lora_{key}", key) if name in known]
-        if key not in ("r", "alpha", "dropout"):
-            names = [key] if key in known else []
-        if names:
-            found[names[0]] = value
-        else:
-            what = f"unknown key of {config.__name__} ({hint(key, known | {'targets'})})"
-            unknown.append(Problem(f"model.adapter.{key}", what))
+    fields = _fields(config) - {"target_modules"}
+    names = {field: field for field in fields}
+    for key in ("r", "alpha", "dropout"):
+        fit = [name for name in (f"init_{key}", f"{adapter.kind}_{key}", f"lora_{key}", key) if name in fields]
+        names |= {key: fit[0]} if fit else {}
+    given = adapter.model_dump(exclude={"kind", "targets"}, exclude_none=True)
+    unknown = [
+        Problem(f"model.adapter.{key}", f"unknown key of {config.__name__} ({hint(key, {*names, 'targets'})})")
+        for key in given
+        if key not in names
+    ]
     if unknown:
         raise UserError(unknown)
-    return found
+    return {names[key]: value for key, value in given.items()}
 
 
 def _targets(adapter: Adapter, tuner: type[BaseTuner], model: Any, encoder: Any) -> list[str] | str | None:
