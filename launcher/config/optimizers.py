@@ -73,7 +73,7 @@ class Adafactor(_Optimizer):
     kind: Literal["adafactor"] = "adafactor"
     beta2_decay: float = Field(-0.8, le=0)
     eps: float = Field(1e-3, gt=0)
-    d: float = Field(1.0, gt=0)
+    d: float = Field(1.0, ge=1)
 
     elementwise: ClassVar[bool] = False
 
