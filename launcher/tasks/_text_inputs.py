@@ -56,9 +56,6 @@ class TextInputs:
             for row in rows
         ]
 
-    def mute(self, sample: Sample) -> Sample:
-        return _text.mute(sample)
-
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return {
             **_text.inputs(samples, self.facts.pad_token_id),

@@ -39,7 +39,8 @@ class Made:
             | {"answers": {"text": [text.split()[0]], "answer_start": [0]}}
             for n, text in enumerate(texts)
         ]
-        rows = pa.Table.from_pylist([{name: row[name] for name in columns if name in row} for row in known])
+        asked = [{str(name): _wanted(name, row) for name in columns if name in row} for row in known]
+        rows = pa.Table.from_pylist(asked)
         self.rows = rows.cast(pa.schema([_large(field) for field in rows.schema]))
         self.values = {name: set(_flat(self.rows[name].to_pylist())) for name in self.module.Task.surveyed}
         self.survey = self.module.Task.survey(self.config, self.values)
@@ -71,6 +72,12 @@ class Made:
 def _large(field):
     """Texts as sources give them."""
     return pa.field(field.name, pa.large_string()) if field.type == pa.string() else field
+
+
+def _wanted(column, row):
+    """What a column holds of a row: a number or names where the task wants those."""
+    wants = {"number": float(row["label"][-1]), "names": row["labels"]}
+    return wants[column.wants] if hasattr(column, "wants") else row[column]
 
 
 def _flat(values):
