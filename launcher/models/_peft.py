@@ -96,7 +96,8 @@ def _targets(adapter: Adapter, tuner: type[BaseTuner], model: Any, encoder: Any)
     linear = [name for name in layers if isinstance(encoder.get_submodule(name), torch.nn.Linear | Conv1D)]
     there = hint("", {name.rpartition(".")[2] for name in layers})
     if adapter.targets is None:
-        known = tuner.target_module_mapping.get(getattr(getattr(model, "config", None), "model_type", None))
+        mapping = getattr(tuner, "target_module_mapping", None)  # IA3 keeps its own, where nobody sees it
+        known = mapping is None or getattr(getattr(model, "config", None), "model_type", None) in mapping
         if not known and not linear:
             what = f"{type(encoder).__name__} has no linear layer: name some ({there})"
             raise UserError(Problem("model.adapter.targets", what))
@@ -118,5 +119,5 @@ def _told(action: Callable[[], Any]) -> None:
     try:
         action()
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-        key = "model.adapter.targets" if "arget module" in str(error) else "model.adapter"
+        key = "model.adapter.targets" if "target" in str(error).lower() else "model.adapter"
         raise UserError(Problem(key, str(error).splitlines()[0][:300])) from None

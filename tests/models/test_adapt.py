@@ -206,6 +206,10 @@ def test_targets_are_the_ends_of_names_or_one_expression(bert, targets, layers):
         ),
         ({"kind": "lora", "targets": ["LayerNorm"]}, "model.adapter.targets: Target module LayerNorm"),
         ({"kind": "lora", "targets": "no.*"}, "model.adapter.targets: Target modules no.* not found"),
+        (
+            {"kind": "ia3", "targets": ["query"], "feedforward_modules": ["key"]},
+            "model.adapter.targets: `feedforward_mod",
+        ),
         ({"kind": "adalora"}, "model.adapter: AdaLoRA does not work when `total_step` is None"),
     ],
     ids=str,

@@ -1,13 +1,19 @@
 """The model of another run goes on: its encoder as it was trained, a new head where the task needs one."""
 
+import json
 import shutil
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 from transformers import AutoTokenizer
 
+from launcher.config import kinds
 from launcher.config.errors import UserError
 from launcher.models import run
+from launcher.plan.folder import RunFolder
+from launcher.run import checkpoint
+from launcher.run.process import Process
 
 
 def build(folder, need, **keys):
@@ -96,3 +102,93 @@ def test_a_larger_vocabulary_than_the_runs_is_refused(trained, need):
 def test_its_tokenizer_is_that_of_the_run(trained, words):
     name = run.tokenizer(run.Config(run=str(trained[0].path)))
     assert AutoTokenizer.from_pretrained(name).get_vocab() == words.get_vocab()
+
+
+@pytest.fixture
+def ran(tmp_path):
+    """A run of one checkpoint, of a model by its recipe: its folder and the model as it was trained."""
+
+    def make(need, **keys):
+        folder = RunFolder(tmp_path / "ran")
+        folder.checkpoints.mkdir(parents=True)
+        with folder.recipe.open("w", encoding="utf-8") as file:
+            YAML(typ="safe", pure=True).dump({"name": "ran", "model": keys}, file)
+        module = kinds.module("models", keys["kind"])
+        torch.manual_seed(3)
+        model, _ = module.build(module.Config.model_validate(keys), need)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter) if parameter.requires_grad else 0)
+        state = {"step": 2, "evaluation": {}}
+        tensors = {
+            f"model.{name}": t.detach().clone() for name, t in [*model.named_parameters(), *model.named_buffers()]
+        }
+        checkpoint.save(folder, tensors, json.loads(json.dumps(state)), 1, Process(0, 1, torch.device("cpu")))
+        if hasattr(model, "config"):
+            model.config.save_pretrained(folder.model)
+        return folder, model.eval()
+
+    return make
+
+
+IDS = torch.tensor([[1, 5, 2, 9]])
+
+
+def test_the_adapter_of_a_run_is_merged_before_its_encoder_goes_on(saved, need, ran):
+    folder, model = ran(need(), kind="pretrained", name=str(saved), adapter={"kind": "lora", "r": 2})
+    after, notes = build(folder, need())
+    torch.testing.assert_close(after.eval()(input_ids=IDS).logits, model(input_ids=IDS).logits, rtol=1e-5, atol=1e-5)
+    assert len(notes) == 1
+    assert all(p.requires_grad for p in after.parameters())
+    again, _ = build(folder, need(), adapter={"kind": "ia3"})
+    torch.testing.assert_close(again.eval()(input_ids=IDS).logits, model(input_ids=IDS).logits, rtol=1e-5, atol=1e-5)
+    assert any("ia3" in name for name, _ in again.named_parameters())
+
+
+def test_a_classifier_takes_on_an_adapted_encoder_and_its_new_weights_train(saved, need, ran):
+    adapter = {"kind": "lora", "r": 2, "targets": ["query", "dense"]}
+    folder, model = ran(need(), kind="pretrained", name=str(saved), adapter=adapter)
+    after, notes = build(folder, need(labels=True), adapter={"kind": "lora"})
+    there = model.base_model(input_ids=IDS).last_hidden_state
+    torch.testing.assert_close(after.eval().base_model(input_ids=IDS).last_hidden_state, there, rtol=1e-5, atol=1e-5)
+    assert notes[1] == (
+        "new weights, not in it: bert.pooler.dense.bias, bert.pooler.dense.weight, classifier.bias, classifier.weight"
+    )
+    assert after.bert.pooler.dense.weight.requires_grad
+    assert build(folder, need(labels=True), weights="random")[0].state_dict().keys() == (
+        build(folder, need(labels=True))[0].state_dict().keys()
+    )
+
+
+@pytest.mark.parametrize("norm", ["frozen", "group"])
+def test_a_run_of_images_goes_on_with_its_statistics_or_its_groups(resnet, images, ran, tmp_path, norm):
+    resnet.save_pretrained(tmp_path / "resnet")
+    folder, model = ran(images(), kind="pretrained", name=str(tmp_path / "resnet"), batch_norm=norm)
+    x = torch.randn(2, 3, 32, 32)
+    after, _ = build(folder, images(), batch_norm=norm if norm == "frozen" else None)
+    assert torch.equal(after.train()(pixel_values=x).logits, model(pixel_values=x).logits)
+
+
+@pytest.mark.parametrize("keys", [{}, {"adapter": {"kind": "lora", "targets": ["hidden0"]}}, {"freeze": ["hidden0"]}])
+def test_a_run_of_another_kind_of_model_goes_on(images, ran, keys):
+    folder, model = ran(images((5,)), kind="small", type="mlp", **keys)
+    after, notes = build(folder, images((5,)))
+    x = torch.randn(2, 5)
+    torch.testing.assert_close(after(x=x), model(x=x))
+    assert all(p.requires_grad for p in after.parameters())
+    assert notes[0].startswith(("4 weights", "6 weights"))
+    other, notes = build(folder, images((5,), num_labels=7), freeze=["hidden0"])
+    assert other(x=x).shape == (2, 7)
+    assert notes[1] == "new weights, not in it: head.bias, head.weight"
+    assert run.tokenizer(run.Config(run=str(folder.path))) is None
+
+
+def test_what_only_transformers_models_can_be_told_is_refused_for_others(images, ran):
+    folder, _ = ran(images((5,)), kind="small", type="mlp")
+    for keys, told in (
+        ({"head": "new"}, r"^model\.head: Small is no transformers model"),
+        ({"reinit_layers": 1}, r"^model\.reinit_layers: Small is no transformers model"),
+        ({"dropout": 0.1}, r"^model\.dropout: the model of .* is a small one: only transformers models"),
+    ):
+        with pytest.raises(UserError, match=told):
+            build(folder, images((5,)), **keys)
