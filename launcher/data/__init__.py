@@ -9,8 +9,9 @@ however many processes read them, and in whatever order, the same rows come out.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from launcher.config.columns import Column as Column
 from launcher.config.types import Plugin
 
 Row = dict[str, Any]
@@ -18,21 +19,6 @@ Row = dict[str, Any]
 
 INPUTS = ("text", "text_pair", "words", "question", "context", "features", "image")
 """The columns that a model is given: what rows are held out and told apart by."""
-
-
-class Column(str):
-    """A canonical column by its name. `wants`: what a task needs in it where it is not the usual: a number in the place
-    of a label's name, or a list of names."""
-
-    wants: Literal["number", "names"]
-
-    def __new__(cls, name: str, wants: Literal["number", "names"]) -> "Column":
-        made = super().__new__(cls, name)
-        made.wants = wants
-        return made
-
-    def __getnewargs__(self) -> tuple[str, str]:
-        return str(self), self.wants
 
 
 @dataclass(frozen=True)

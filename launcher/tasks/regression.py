@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
+from launcher.config.columns import Column
 from launcher.config.types import Plugin
-from launcher.data import Column
 from launcher.tasks import Features, Sample, _numbers, _text_inputs
 
 if TYPE_CHECKING:
