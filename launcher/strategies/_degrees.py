@@ -30,7 +30,8 @@ def heads(tensor_parallel: int, count: int) -> list[tuple[str, str]]:
 
 
 def whole(recipe: Any, instead: str) -> list[tuple[str, str]]:
-    """Optimisers that look at whole matrices cannot update the pieces of one. `instead`: what of this strategy can."""
+    """Optimisers that look at whole matrices cannot update the pieces of one: as DTensors torch's Adafactor fails, and
+    Muon adds up in bf16 what the ranks hold (torch 2.13). `instead`: the strategy that can."""
     if recipe.optimizer.elementwise:
         return []
     what = (

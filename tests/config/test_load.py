@@ -165,7 +165,7 @@ def kinds_of(folder: str) -> str:
          "train.precision: should be 'fp32', 'bf16', 'fp16' or 'fp64'"),
         (11, "optimizer: {kind: adamw, lr: .nan}", "optimizer.lr: should be a finite number"),
         (11, "optimizer: {kind: adamw, lr: fast}", "optimizer.lr: should be a valid number"),
-        (11, "optimizer: 3", "optimizer: needs a kind (there are: adamw)"),
+        (11, "optimizer: 3", "optimizer: needs a kind (there are: adafactor, adam, adamw, muon, sgd)"),
         (12, "sinks: jsonl", "sinks: should be a valid list"),
         (12, "checkpoint: {every: often}", "checkpoint.every: 'often' is no duration (such as 90s, 10m, 2h, 1d)"),
         (12, "checkpoint: {every: [10]}",

@@ -129,11 +129,11 @@ def same(there, here):
         assert array.tobytes() == here[name].tobytes(), name
 
 
-def near(there, here, optimizer, rel=1e-5):
-    """Sums of another order differ by some of fp32's unit roundoff (6e-8); Muon makes its updates in bf16 (2^-8), of
-    which a weight moves LR at each step."""
+def near(there, here, optimizer):
+    """Sums of another order differ by some of fp32's unit roundoff (6e-8); Muon makes its updates in bf16, where some
+    numbers are then rounded to the other side (2^-8)."""
     assert {n: a.shape for n, a in there.items()} == {n: a.shape for n, a in here.items()}
-    rel = 2e-3 if optimizer == "muon" else rel
+    rel = 1e-4 if optimizer == "muon" else 1e-5
     assert walks.apart(there, here, "model.") < rel
     if any(".momentum_buffer" in name for name in there):
         assert walks.apart(there, here, ".momentum_buffer") < 20 * rel
@@ -145,7 +145,7 @@ def test_it_walks_the_way_of_the_single_process(walked, case):
     there, records = single[case[0]]
     near(there, told[case]["last"], case[0])
     for alone, here in zip(records[MIDDLE:], told[case]["records"], strict=True):
-        assert here["loss"] == pytest.approx(alone["loss"], rel=1e-2 if case[0] == "muon" else 1e-4)
+        assert here["loss"] == pytest.approx(alone["loss"], rel=1e-4)
         assert here["lr"] == alone["lr"] == LR
 
 
@@ -190,7 +190,7 @@ def test_the_optimisers_differ_and_keep_what_they_say(walked):
 )
 def test_what_looks_at_whole_matrices_is_refused_where_they_are_dealt(optimizer, strategy, instead):
     recipe = Recipe.model_validate(support.mlm(strategy=strategy, optimizer={"kind": optimizer, "lr": 1}))
-    shape = Architecture(name="tiny", parameters=10, buffers=0, heads=2)
+    shape = Architecture(name="tiny", parameters=10, trained=10, buffers=0, heads=2)
     (problem,) = layout.refusals(recipe, shape)
     what = f"{optimizer} looks at whole matrices, of which a rank has a piece here (take {instead}, or adamw)"
     assert (problem.key, problem.what) == ("optimizer.kind", what)

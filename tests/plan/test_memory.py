@@ -1,0 +1,53 @@
+"""What an optimiser keeps counts in a device's memory, on the host where it is moved there, and in a checkpoint."""
+
+import pytest
+import support
+
+from launcher.config.recipe import Recipe
+from launcher.plan import memory
+from launcher.plan.architecture import Architecture
+from launcher.plan.facts import Facts
+
+SHAPE = Architecture(
+    name="BertForMaskedLM", parameters=1000, trained=1000, buffers=10, in_layers=750, largest_layer=250, hidden=8,
+    layers=3, heads=2, largest_parameter=100,
+)  # fmt: skip
+FACTS = Facts(
+    digest="", vocab_size=30, pad_token_id=0, mask_token_id=0, special_ids=[], labels=[], longest=8, samples={},
+    tokens={}, baseline={},
+)  # fmt: skip
+KEPT = [
+    ({"kind": "sgd"}, 0.0),
+    ({"kind": "sgd", "momentum": 0.9}, 1.0),
+    ({"kind": "adam"}, 2.0),
+    ({"kind": "adamw"}, 2.0),
+    ({"kind": "adafactor"}, 0.0),
+    ({"kind": "muon"}, 1.25),
+]
+
+
+def parts(optimizer, device="cuda", **strategy):
+    recipe = Recipe.model_validate(support.mlm(optimizer={"lr": 1, **optimizer}, strategy=strategy))
+    return recipe, memory.parts(recipe, SHAPE, FACTS, 2, 1, device)
+
+
+@pytest.mark.parametrize(("optimizer", "kept"), KEPT, ids=lambda value: str(value))
+def test_moments_are_counted_in_sizes_of_the_weights(optimizer, kept):
+    recipe, found = parts(optimizer, kind="ddp")
+    assert (found["weights"], found["optimizer"]) == (4000, 4000 * kept)
+    assert memory.checkpoint(recipe, SHAPE) == 4000 * (1 + kept) + 40
+
+
+@pytest.mark.parametrize(("optimizer", "kept"), KEPT[:4], ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("strategy", "others"),
+    [
+        ({"kind": "fsdp", "offload": True}, 2),
+        ({"kind": "deepspeed", "zero": 2, "offload": "optimizer"}, 2),
+        ({"kind": "deepspeed", "zero": 3, "offload": "all"}, 3),
+    ],
+)
+def test_moments_that_are_moved_are_counted_on_the_host(optimizer, kept, strategy, others):
+    """Beside its half of the weights, of the gradients, and of a copy of the weights that is updated."""
+    assert parts(optimizer, **strategy)[1]["optimizer"] == 0
+    assert parts(optimizer, "cpu", **strategy)[1]["offloaded"] == 4000 * (others + kept) / 2
