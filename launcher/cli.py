@@ -130,7 +130,7 @@ def evaluate(
     from launcher.tools import show
 
     made = ready.reopen(Path(run), ranks)
-    saved = made.folder.saved(int(checkpoint) if checkpoint.isdigit() else checkpoint)
+    saved = made.folder.saved(_which(checkpoint))
     saved.verify()
     outcome = execute.execute(render.evaluate(made.plan, {}, saved.step))
     if outcome.code == 0:
@@ -139,6 +139,21 @@ def evaluate(
         else:
             show.metrics(outcome.told["metrics"], made.facts.baseline, Console())
     _leave(outcome)
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart-finetune.")],
+    data: Annotated[
+        str, typer.Option("--data", help="A .jsonl, .csv, .tsv, .parquet or .txt, a folder of images, or {kind: ...}.")
+    ],
+    to: Annotated[Path | None, typer.Option("--to", help="A .jsonl to make (default: print the lines).")] = None,
+    checkpoint: Annotated[str, typer.Option("--checkpoint", help="best, latest, or a step.")] = "best",
+) -> None:
+    """What a trained model says of new rows: a JSON object for each, in their order."""
+    from launcher.tools import predict as tool
+
+    tool.predict(run, _which(checkpoint), data, to, Console(stderr=True))
 
 
 @app.command()
@@ -212,8 +227,7 @@ def export(
     """A checkpoint as a folder that plain transformers loads."""
     from launcher.tools import export as tool
 
-    which = int(checkpoint) if checkpoint.isdigit() else checkpoint
-    print(tool.export(run, which, to, shard_size, Console(stderr=True)))
+    print(tool.export(run, _which(checkpoint), to, shard_size, Console(stderr=True)))
 
 
 @app.command()
@@ -243,6 +257,11 @@ def _of_bundle(bundle: Path | None, recipe: str | None, overrides: list[str]) ->
     file = bundles.recipe_of(bundle)
     os.environ["LAUNCHER_CACHE"] = str(bundle.absolute())
     return str(file), [*([recipe] if recipe else []), *overrides]
+
+
+def _which(checkpoint: str) -> str | int:
+    """A checkpoint by its step, or by a word."""
+    return int(checkpoint) if checkpoint.isdigit() else checkpoint
 
 
 def _leave(outcome: object) -> None:

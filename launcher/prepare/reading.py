@@ -1,7 +1,7 @@
 """The sources of a recipe, cut into shards, and the rows of a shard as Arrow batches."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -92,13 +92,13 @@ def read(shard: Shard, columns: Sequence[str]) -> Iterator[Read]:
             bad, example = bad + 1, example or str(row)
             continue
         rows.append(row)
-        size += sum(_size(row[name]) for name in INPUTS if name in row)
+        size += size_of(row)
         left = None if left is None else left - 1
         if size >= _BATCH or len(rows) == _ROWS:
-            yield Read(_batch(rows), bad, example)
+            yield Read(batch_of(rows), bad, example)
             rows, size, bad, example = [], 0, 0, ""
     if rows or bad:
-        yield Read(_batch(rows), bad, example)
+        yield Read(batch_of(rows), bad, example)
 
 
 def hashes(batch: pa.RecordBatch, names: Sequence[str]) -> NDArray[np.uint64]:
@@ -132,7 +132,8 @@ def _rows(shard: Shard, columns: Sequence[str]) -> Iterator[Any]:
         yield from module.rows(leaf.config, columns, leaf.key, part)
 
 
-def _batch(rows: list[dict[str, Any]]) -> pa.RecordBatch:
+def batch_of(rows: list[dict[str, Any]]) -> pa.RecordBatch:
+    """Rows with the same columns as Arrow."""
     names = rows[0] if rows else ()
     columns = {name: _column(name, [row[name] for row in rows]) for name in names}
     return pa.RecordBatch.from_pydict(columns)
@@ -155,9 +156,10 @@ def _image(array: NDArray[np.uint8]) -> dict[str, Any]:
     return {"data": array.tobytes(), "height": height, "width": width, "channels": channels}
 
 
-def _size(value: Any) -> int:
-    """Characters of a text, bytes of an image, entries of a list."""
-    return value.nbytes if isinstance(value, np.ndarray) else len(value)
+def size_of(row: Mapping[str, Any]) -> int:
+    """What a model is given of a row: characters of a text, bytes of an image, entries of a list."""
+    values = (row[name] for name in INPUTS if name in row)
+    return sum(value.nbytes if isinstance(value, np.ndarray) else len(value) for value in values)
 
 
 def _text(value: Any) -> str:

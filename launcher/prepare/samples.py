@@ -16,7 +16,19 @@ class Samples:
     def __init__(self, folder: Path, side: str):
         import datasets
 
-        self._data = datasets.Dataset.from_file(str(folder / f"{side}.arrow")).with_format("arrow")
+        self._open(datasets.Dataset.from_file(str(folder / f"{side}.arrow")))
+
+    @classmethod
+    def of(cls, table: Any) -> "Samples":
+        """The samples of an Arrow table in memory."""
+        import datasets
+
+        made = cls.__new__(cls)
+        made._open(datasets.Dataset(table))
+        return made
+
+    def _open(self, data: Any) -> None:
+        self._data = data.with_format("arrow")
         self._lengths = self._data.select_columns("length")
 
     def __len__(self) -> int:

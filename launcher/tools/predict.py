@@ -1,0 +1,169 @@
+"""`launcher predict`: what a trained model says of new rows, a JSON object for each, in their order."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
+
+from launcher.config.errors import UserError
+from launcher.config.files import flush
+from launcher.data import INPUTS, Bad, Row
+from launcher.tools.rows import KEY, parts, rows, source
+from launcher.tools.trained import Trained, load_run
+
+_ROWS, _SIZE = 8192, 2**24
+"""Rows, and characters or bytes of them, that are held at once: rows of like length among them are computed together,
+as in an evaluation."""
+
+
+def predict(run: str, which: str | int, data: str, to: Path | None, console: Console) -> None:
+    """Write the predictions to a file, which appears whole or not at all; without one, print them. Raises UserError."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if to is not None and (to.exists() or not to.parent.is_dir()):
+        what = "is there already (name another file)" if to.exists() else f"there is no folder {to.parent}"
+        raise UserError(f"--to {to}: {what}")
+    trained = load_run(run, which)
+    config = source(data, trained.recipe.data.train)
+    every, model = parts(config), Predictor(trained)
+    columns = ("predict", BarColumn(), "{task.fields[rows]:,} rows", TimeRemainingColumn())
+    with _written(to) as line, Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        size, told = sum(part.size for part in every), 0
+        bar = progress.add_task("", total=size or None, rows=0)
+        for chunk in _chunks(rows(config, every, model.columns)):
+            for answer in model.answers(chunk):
+                line(json.dumps(answer, ensure_ascii=False))
+            told += len(chunk)
+            progress.update(bar, advance=sum(_size(row) for row in chunk), rows=told)
+        progress.update(bar, total=1, completed=1)
+
+
+class Predictor:
+    """A trained model that is asked about rows, in one process on its device."""
+
+    def __init__(self, trained: Trained):
+        from launcher.prepare import tokenizer
+        from launcher.prepare.encode import Encoder
+        from launcher.run import process
+
+        self._trained, self._task = trained, trained.task()
+        self._process = process.connect(process.Place())
+        trained.model.to(self._process.device)
+        words = self._task.tokenized
+        self._encoder = Encoder(trained.folder.tokenizer) if words else None
+        self._tokenizer = tokenizer.load(str(trained.folder.tokenizer), "tokenizer") if words else None
+        self._attached = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is needed of a row: no targets."""
+        return tuple(column for column in self._task.columns if column not in self._task.targets)
+
+    def answers(self, chunk: Sequence[Row | Bad]) -> list[dict[str, Any]]:
+        """A line for each row: what was given, and what the model says of it."""
+        good = [row for row in chunk if not isinstance(row, Bad)]
+        told = iter(self._told(good) if good else [])
+        return [{"error": str(row)} if isinstance(row, Bad) else {**_given(row), **next(told)} for row in chunk]
+
+    def _told(self, good: Sequence[Row]) -> list[dict[str, Any]]:
+        """What the model says of rows: of each sample by itself where a row gives several."""
+        from launcher.prepare.samples import Samples
+
+        table, counts = self._samples(good)
+        told = iter(self._of(Samples.of(table)) if sum(counts) else [])
+        return [_together([next(told) for _ in range(count)]) for count in counts]
+
+    def _samples(self, good: Sequence[Row]) -> tuple[Any, list[int]]:
+        """The samples of rows, in their order, and how many each row gives."""
+        import pyarrow as pa
+
+        from launcher.prepare.reading import batch_of
+
+        if getattr(self._trained.recipe.task, "samples", None) != "chunks":  # those are cut from rows joined
+            table = self._features(batch_of(list(good)))
+            if table is not None and table.num_rows == len(good):
+                return table, [1] * len(good)
+        tables = [self._features(batch_of([row])) for row in good]
+        counts = [0 if table is None else table.num_rows for table in tables]
+        there = [table for table in tables if table is not None]
+        return (pa.concat_tables(there).combine_chunks() if there else None), counts
+
+    def _features(self, batch: Any) -> Any:
+        """The samples of a batch of rows as a table; None where there is none."""
+        import pyarrow as pa
+
+        trained = self._trained
+        survey = {"labels": trained.facts.labels, "shape": list(trained.facts.shape)}
+        made = self._task.features(
+            trained.recipe.task, [batch], survey, self._encoder, trained.recipe.data.max_length, KEY
+        )
+        tables = [found.table for found in made if found.table.num_rows]
+        return pa.concat_tables(tables).combine_chunks() if tables else None
+
+    def _of(self, samples: Any) -> list[dict[str, Any]]:
+        """What the model says of each sample."""
+        from launcher.run import evaluation
+        from launcher.run.batches import to
+
+        recipe, model = self._trained.recipe, self._trained.model
+        parts = evaluation.Parts(samples, self._task, recipe.seed, 0, 1, recipe.train.max_tokens, recipe.packed)
+        if not self._attached:
+            self._task.attach(model, to(parts[0].batch, self._process.device))
+            self._attached = True
+        every = (parts[number] for number in range(len(parts)))
+        made = evaluation.outputs(model, self._task, every, self._process, recipe.train.precision)
+        told: list[dict[str, Any]] = self._task.told(made, self._tokenizer)
+        return told
+
+
+def _given(row: Row) -> dict[str, Any]:
+    """What stands in a row's line of it: what the model was given, but of an image its file."""
+    shown = {name: row[name] for name in INPUTS if name in row and name != "image"}
+    return {**shown, **{name: row[name] for name in ("file",) if name in row}}
+
+
+def _together(told: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is told of the samples of one row."""
+    if not told:
+        return {"error": "there is no token in it"}
+    return told[0] if len(told) == 1 else {"parts": told}
+
+
+def _chunks(every: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:
+    """The rows, so many at a time as are held at once."""
+    chunk, size = list[Row | Bad](), 0
+    for row in every:
+        chunk.append(row)
+        size += _size(row)
+        if len(chunk) == _ROWS or size >= _SIZE:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _size(row: Row | Bad) -> int:
+    from launcher.prepare.reading import size_of
+
+    return 0 if isinstance(row, Bad) else size_of(row)
+
+
+@contextmanager
+def _written(to: Path | None) -> Iterator[Callable[[str], Any]]:
+    """A function that writes a line: to a file that gets its name when the block ends without error, or to the
+    standard output."""
+    if to is None:
+        yield print
+        return
+    aside = to.with_name(f".{to.name}.{os.getpid()}.partial")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            yield lambda line: file.write(f"{line}\n")
+        flush(aside)
+        aside.replace(to)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,86 @@
+"""New rows of a user, for a model to be asked about: a file, a folder of images, or any source a recipe can name."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from launcher.config import kinds
+from launcher.config.errors import UserError
+from launcher.config.types import Plugin
+from launcher.data import Bad, Part, Row
+from launcher.data._source import SourceConfig
+
+KEY = "--data"
+_FILES: dict[str, dict[str, Any]] = {
+    ".jsonl": {"kind": "jsonl"},
+    ".csv": {"kind": "csv"},
+    ".tsv": {"kind": "csv", "delimiter": "\t"},
+    ".parquet": {"kind": "parquet"},
+    ".arrow": {"kind": "arrow"},
+    ".txt": {"kind": "text", "document": "line"},
+}
+_COLUMNS = SourceConfig.model_fields.keys() - {"kind", "limit", "on_bad_row"}
+
+
+def source(data: str, train: Plugin) -> Any:
+    """What `--data` names, as the Config of a source: its columns are called as in the source that the run was trained
+    on, unless it says otherwise. Raises UserError."""
+    given = _map(data) if data.lstrip().startswith("{") else _file(Path(data))
+    while mixed := getattr(kinds.of("data", train), "mixed", None):
+        train = next(iter(mixed(train).values()))[0]
+    try:
+        module = kinds.module("data", str(given.get("kind")))
+        columns = {name: getattr(train, name) for name in _COLUMNS & module.Config.model_fields.keys()}
+        config = module.Config.model_validate({**columns, **given})
+    except ValidationError as error:
+        wrong = [f"{KEY}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise UserError(wrong) from None
+    except ValueError as error:
+        raise UserError(f"{KEY}: {error}") from None
+    if hasattr(module, "mixed"):
+        raise UserError(f"{KEY}: a mixture is for training (name one source)")
+    return config
+
+
+def parts(config: Any) -> list[Part]:
+    """The parts of a source in their order, each with its size in bytes, about. Raises UserError."""
+    module = kinds.of("data", config)
+    return list(module.parts(config, KEY)) if hasattr(module, "parts") else [Part()]
+
+
+def rows(config: Any, every: list[Part], columns: tuple[str, ...]) -> Iterator[Row | Bad]:
+    """All rows in their order; one that cannot be used as such where the source says to skip them, else it raises
+    UserError."""
+    module = kinds.of("data", config)
+    for row in islice((row for part in every for row in module.rows(config, columns, KEY, part)), config.limit):
+        if isinstance(row, Bad) and config.on_bad_row == "fail":
+            raise UserError(f"{row} (or {KEY} '{{..., on_bad_row: skip}}', to have it told in its line)")
+        yield row
+
+
+def _map(text: str) -> dict[str, Any]:
+    try:
+        given = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise UserError(f"{KEY} {text}: not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(given, dict) or not isinstance(given.get("kind"), str):
+        raise UserError(f"{KEY} {text}: needs a kind (there are: {', '.join(kinds.available('data'))})")
+    return given
+
+
+def _file(path: Path) -> dict[str, Any]:
+    if path.is_dir() and "images" in kinds.available("data"):
+        return {"kind": "images", "path": str(path)}
+    if not path.is_file():
+        raise UserError(f"{KEY} {path}: no such file")
+    ending = path.with_suffix("").suffix if path.suffix in (".gz", ".zst") else path.suffix
+    if ending not in _FILES:
+        known = ", ".join(_FILES)
+        what = f"a file of an unknown kind (known: {known}; or name it: {{kind: jsonl, path: {path}}})"
+        raise UserError(f"{KEY} {path}: {what}")
+    return {**_FILES[ending], "path": str(path)}

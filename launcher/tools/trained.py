@@ -1,0 +1,51 @@
+"""A checkpoint's model in this process: for predictions, and to be made small."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher.config import kinds, load
+from launcher.config.errors import UserError
+from launcher.config.recipe import Recipe
+from launcher.plan import need
+from launcher.plan.facts import Facts
+from launcher.plan.folder import RunFolder, Saved
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`model`: as it was trained, in eval mode, in the precision that it was stored in; adapters are merged."""
+
+    folder: RunFolder
+    saved: Saved
+    recipe: Recipe
+    facts: Facts
+    model: "torch.nn.Module"
+
+    def task(self) -> Any:
+        """The run's task, not attached to any model."""
+        return kinds.of("tasks", self.recipe.task).Task(self.recipe.task, self.facts)
+
+
+def load_run(run: str, which: str | int) -> Trained:
+    """The model of a checkpoint (best, latest, or a step). The data that it was trained on is not needed. Raises
+    UserError."""
+    from launcher.models import run as trained
+    from launcher.run.precision import STORED
+
+    folder = RunFolder(Path(run))
+    for needed in (folder.recipe, folder.facts):
+        if not needed.is_file():
+            raise UserError(f"{run}: no run is there (it has no {needed.name})")
+    saved = folder.saved(which)
+    recipe = load.recipe(folder.recipe).value
+    facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
+    attention = getattr(recipe.model, "attention", None)
+    config = trained.Config(run=str(folder.path), checkpoint=saved.step, attention=attention)
+    model, notes = trained.build(config, need.of(recipe, facts))
+    if missing := [note for note in notes if note.startswith("new weights")]:
+        raise UserError(f"{saved.path}: does not hold the whole model: {missing[0]}")
+    return Trained(folder, saved, recipe, facts, model.to(dtype=STORED[recipe.train.precision]).eval())
