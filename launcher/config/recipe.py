@@ -173,7 +173,13 @@ class Recipe(Strict):
     @property
     def packed(self) -> bool:
         """Whether several samples share a row."""
-        return getattr(self.task, "samples", None) == "packed"
+        return getattr(self.inner_task, "samples", None) == "packed"
+
+    @property
+    def inner_task(self) -> Plugin:
+        """The task that says what samples are: of one that holds another, as `task`, the one held."""
+        held = getattr(self.task, "task", None)
+        return held if isinstance(held, Plugin) else self.task
 
     @property
     def tensor_parallel(self) -> int:
@@ -199,6 +205,7 @@ def trajectory(recipe: dict[str, Any]) -> dict[str, Any]:
     flat = flatten(recipe, "")
     steered = recipe["schedule"]["kind"] == "plateau" or recipe["evaluate"].get("patience") is not None
     free = [key for key in PERFORMANCE if not (steered and key == "evaluate")]  # then evaluations decide what is learnt
-    if flat.get("task.samples") == "packed":  # which documents share a row is a matter of speed
-        flat["task.samples"] = "documents"
+    for key in ("task.samples", "task.task.samples"):
+        if flat.get(key) == "packed":  # which documents share a row is a matter of speed
+            flat[key] = "documents"
     return {k: v for k, v in flat.items() if not any(k == p or k.startswith(p + ".") for p in free)}

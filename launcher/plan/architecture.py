@@ -41,7 +41,7 @@ class Architecture(Strict):
 def count(recipe: Recipe, need: Need) -> Architecture:
     """The architecture of the recipe's model. Raises UserError for a model that cannot be built."""
     asked = {"model": recipe.model.model_dump(mode="json"), "need": asdict(need)}
-    question = json.dumps({**asked, "packed": recipe.task.kind if recipe.packed else None}, sort_keys=True)
+    question = json.dumps({**asked, "packed": recipe.inner_task.kind if recipe.packed else None}, sort_keys=True)
     file = _file(recipe, question)
     if file is not None and file.is_file():
         return Architecture.model_validate_json(file.read_text(encoding="utf-8"))

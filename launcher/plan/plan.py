@@ -215,7 +215,7 @@ def _unwatchable(recipe: Recipe) -> list[str | Problem]:
 def guess(recipe: Recipe) -> Facts:
     """What stands in for the facts before the data is prepared: the vocabulary as far as it is known, two labels."""
     vocab = vocabulary.size(recipe)
-    shape = () if kinds.of("tasks", recipe.task).Task.tokenized else (3, 32, 32)
+    shape = () if kinds.of("tasks", recipe.inner_task).Task.tokenized else (3, 32, 32)
     return Facts(
         digest="", vocab_size=vocab, pad_token_id=0, mask_token_id=0, special_ids=[], labels=["0", "1"],
         longest=recipe.data.max_length if not shape else 1, samples={}, tokens={}, baseline={}, shape=shape,
@@ -271,10 +271,10 @@ def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | 
     if train.precision == "fp16" and train.loss_scale == "none":
         what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
         out.append(Problem("train.loss_scale", what))
-    if (stride := getattr(recipe.task, "stride", 0)) > recipe.data.max_length // 2:
+    if (stride := getattr(recipe.inner_task, "stride", 0)) > recipe.data.max_length // 2:
         what = f"{stride} of {recipe.data.max_length} tokens: most of a sample would be the one before it again"
         out.append(Problem("task.stride", f"{what} (at most {recipe.data.max_length // 2})"))
-    tokenized = kinds.of("tasks", recipe.task).Task.tokenized
+    tokenized = kinds.of("tasks", recipe.inner_task).Task.tokenized
     if recipe.tokenizer is not None and not tokenized:
         out.append(Problem("tokenizer", f"{recipe.task.kind} has no text to tokenise (leave it out)"))
     out += _unwatchable(recipe)

@@ -75,7 +75,7 @@ def identity(recipe: Recipe) -> str | None:
 
 def _made_by(recipe: Recipe) -> str:
     """What the recipe says of its data, without reading any of it."""
-    task = kinds.of("tasks", recipe.task).Task.prepared(recipe.task)
+    task = kinds.of("tasks", recipe.inner_task).Task.prepared(recipe.inner_task)
     said = recipe.model_dump(mode="json", include={"data", "tokenizer"})
     said["data"]["train"].pop("weights", None)
     own = (

@@ -24,8 +24,8 @@ from launcher.prepare.lease import Lost
 from launcher.prepare.preparation import Preparation
 from launcher.prepare.shards import SIDES
 
-VERSION = 3
-"""Part of every prepared folder's name: raise it when the same input gives other samples."""
+VERSION = 4
+"""Part of every prepared folder's name: raise it when the same input gives other samples or facts."""
 
 
 def identity(recipe: Recipe) -> str:
@@ -33,7 +33,7 @@ def identity(recipe: Recipe) -> str:
     Raises UserError with every source that cannot be found."""
     if held := bundle.identity(recipe):
         return held
-    task = kinds.of("tasks", recipe.task).Task
+    task = kinds.of("tasks", recipe.inner_task).Task
     fraction = recipe.data.validation.fraction if isinstance(recipe.data.validation, Fraction) else None
     trained = metadata.version("tokenizers") if isinstance(recipe.tokenizer, TrainTokenizer) else None
     parts: list[Any] = [
@@ -42,7 +42,7 @@ def identity(recipe: Recipe) -> str:
         recipe.data.max_length,
         recipe.data.deduplicate,
         fraction,
-        task.prepared(recipe.task),
+        task.prepared(recipe.inner_task),
     ]
     problems: list[str | Problem] = []
     found = reading.leaves(recipe.data)

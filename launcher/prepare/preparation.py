@@ -45,19 +45,19 @@ class Preparation:
     def make(self) -> None:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are parallel
-        recipe, task = self.recipe, kinds.of("tasks", self.recipe.task).Task
+        recipe, task = self.recipe, kinds.of("tasks", self.recipe.inner_task).Task
         found = reading.shards(reading.leaves(recipe.data))
         self._note_size(found)
-        jobs = [Job(shard, recipe.data, recipe.task, self.work) for shard in found]
+        jobs = [Job(shard, recipe.data, recipe.inner_task, self.work) for shard in found]
         if task.surveyed or recipe.data.deduplicate:
             self._run(shards.look, jobs, "looking through")
-        survey = task.survey(recipe.task, self._values(jobs)) if task.surveyed else {}
+        survey = task.survey(recipe.inner_task, self._values(jobs)) if task.surveyed else {}
         if recipe.data.deduplicate:
             train = [job for job in jobs if job.shard.leaf.side == "train"]
             duplicates.drop([job.hashes for job in train], [job.dropped for job in train])
         if task.tokenized:
             self._tokenizer(jobs)
-        task(recipe.task, self._known(survey))  # a tokenizer that it cannot use is told before all is tokenised
+        task(recipe.inner_task, self._known(survey))  # a tokenizer that it cannot use is told before all is tokenised
         jobs = [replace(job, survey=survey) for job in jobs]
         self._run(shards.features, jobs, "tokenising")
         counted = [Counted(**json.loads(job.made.read_text(encoding="utf-8"))) for job in jobs]
@@ -162,16 +162,20 @@ class Preparation:
             left_out.update({"bad": c.bad, "duplicates": c.duplicates, "empty": c.empty})
             if job.shard.leaf.side == "train":
                 sources[job.shard.leaf.name] += sum(c.lengths["train"].values())
-        baseline = {}
+        task = self.recipe.inner_task
+        plugin = kinds.of("tasks", task).Task
+        counts, baseline = list[int](), {}
+        if hasattr(plugin, "counts"):
+            counts = plugin.counts(_tables(self.whole / "train.arrow"), len(known.labels))
         if "validation" in lengths:
-            task = kinds.of("tasks", self.recipe.task).Task
-            baseline = task.baseline(self.recipe.task, _tables(self.whole / "validation.arrow"), known.special_ids)
+            baseline = plugin.baseline(task, _tables(self.whole / "validation.arrow"), known.special_ids)
         found = {
             "longest": max(length for of_side in lengths.values() for length in of_side),
             "documents": {side: sum(c.documents[side] for c in counted) for side in lengths},
             "samples": {side: of_side.total() for side, of_side in lengths.items()},
             "tokens": {side: sum(n * count for n, count in of_side.items()) for side, of_side in lengths.items()},
             "baseline": baseline,
+            "counts": counts,
             "sources": dict(sources),
             "lengths": dict(sorted(lengths["train"].items())),
             "left_out": {name: count for name, count in left_out.items() if count},

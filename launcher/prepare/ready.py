@@ -121,7 +121,7 @@ def _known(recipe: Recipe, prepared: Path) -> facts.Facts:
     task = kinds.of("tasks", recipe.task).Task
     if hasattr(task, "check"):
         task.check(recipe.task, known, prepared)
-    named = kinds.of("tasks", recipe.task).Task.tokens(recipe.task)
+    named = kinds.of("tasks", recipe.inner_task).Task.tokens(recipe.inner_task)
     if not named:
         return known
     from tokenizers import Tokenizer
