@@ -27,6 +27,7 @@ class Stream(IntEnum):
     INIT = 4
     EVALUATE = 5
     MIXTURE = 6
+    POINTS = 7
 
 
 @dataclass(frozen=True)

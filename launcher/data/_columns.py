@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from launcher.data._images import image
+
 ROW = 16 * 2**20
 """The longest row that is read: bytes of a line, characters of a text."""
 
@@ -23,8 +25,8 @@ def value(column: str, name: Any, given: Any) -> Any:
     if column == "label":
         return _number(name, given) if getattr(column, "wants", "") == "number" else _label(name, given)
     if column == "features":
-        return [_number(name, one) for one in (given if isinstance(given, list | tuple) else [given])]
-    return given if column == "image" else _answers(name, given)
+        return _numbers(name, given)
+    return image(name, given) if column == "image" else _answers(name, given)
 
 
 def together(row: Mapping[str, Any]) -> str | None:
@@ -78,7 +80,18 @@ def _label(name: Any, given: Any) -> Any:
     return given
 
 
+def _numbers(name: Any, given: Any) -> list[float]:
+    """Of a column that holds a list, or of several columns."""
+    many = list(given) if isinstance(given, list | tuple | np.ndarray) else [given]
+    if not many:
+        raise ValueError(f"column {name!r} has no number")
+    names = name if isinstance(name, list) else [name] * len(many)
+    return [_number(one, value) for one, value in zip(names, many, strict=True)]
+
+
 def _number(name: Any, given: Any) -> float:
+    if given is None:
+        raise ValueError(f"column {name!r} is empty")
     try:
         found = float(given)
     except (TypeError, ValueError):

@@ -1,0 +1,28 @@
+"""scikit-learn's 1,797 handwritten digits of 8x8 pixels (Alpaydin and Kaynak, 1998), which are on every machine."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from launcher.data import Bad, Part, Row, _own
+from launcher.data._source import SourceConfig
+
+
+class Config(SourceConfig):
+    kind: Literal["digits"] = "digits"
+
+
+def fingerprint(config: Config, key: str) -> str:
+    return "digits 1797"
+
+
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+    """Their pixels are from 0 to 16, and brought to 0 to 255."""
+    from sklearn.datasets import load_digits
+
+    _own.check(config, columns, ("image", "label"), key)
+    found = load_digits()
+    images = np.rint(found.images * (255 / 16)).astype(np.uint8)[..., None]
+    for number, (image, label) in enumerate(zip(images, found.target.tolist(), strict=True)):
+        yield _own.row({"image": image, "label": label}, columns, f"digit {number}")

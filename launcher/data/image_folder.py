@@ -1,0 +1,73 @@
+"""Images in folders: the folder that one lies in is its label."""
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from launcher.config.errors import Problem, UserError
+from launcher.data import Bad, Part, Row, _own
+from launcher.data._images import decoded
+from launcher.data._source import SourceConfig, file_hash, fingerprint_of, grouped
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+class Config(SourceConfig):
+    """`path`: a folder or glob of folders, or a list of them, each with a folder for each label."""
+
+    kind: Literal["image_folder"] = "image_folder"
+    path: str | list[str]
+
+
+def fingerprint(config: Config, key: str) -> str:
+    """A hash of the images' bytes and of their names below a folder, wherever it is."""
+    return fingerprint_of((name.as_posix(), file_hash(root / name)) for root, name in _images(config, key))
+
+
+def parts(config: Config, key: str) -> list[Part]:
+    files = (root / name for root, name in _images(config, key))
+    return grouped((file, file.stat().st_size or 1) for file in files)
+
+
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+    _own.check(config, columns, ("image", "label"), key)
+    roots = _folders(config, key)
+    for file in map(Path, part.files):
+        root = next(root for root in reversed(roots) if file.is_relative_to(root))
+        label, *inside = file.relative_to(root).parts
+        yield _row(file, label if inside else None, columns)
+
+
+def _row(file: Path, label: str | None, columns: Sequence[str]) -> Row | Bad:
+    if label is None and "label" in columns:
+        return Bad(str(file), "lies in no folder that could be its label")
+    try:
+        return _own.row({"image": decoded(file), "label": label}, columns, str(file))
+    except ValueError as error:
+        return Bad(str(file), str(error))
+
+
+def _folders(config: Config, key: str) -> list[Path]:
+    """Sorted, so that one within another comes after it. Raises UserError for a pattern without a folder."""
+    patterns = [config.path] if isinstance(config.path, str) else config.path
+    found: set[Path] = set()
+    for pattern in patterns:
+        here = [Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True)]  # noqa: PTH207
+        here = [path for path in here if path.is_dir()]
+        if not here:
+            raise UserError(Problem(f"{key}.path", f"{pattern}: no such folder"))
+        found.update(here)
+    return sorted(found)
+
+
+def _images(config: Config, key: str) -> list[tuple[Path, Path]]:
+    """Every image once, sorted: a folder, and the name below it. Raises UserError where there is none."""
+    roots, found = _folders(config, key), dict[Path, tuple[Path, Path]]()
+    for root in roots:
+        names = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in ENDINGS)
+        found |= {root / name: (root, name) for name in sorted(names)}
+    if not found:
+        what = f"{', '.join(map(str, roots))}: no image is in it (looked for LABEL/*{', *'.join(ENDINGS)})"
+        raise UserError(Problem(f"{key}.path", what))
+    return list(found.values())

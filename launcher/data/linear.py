@@ -1,0 +1,58 @@
+"""Points around a plane: y = w x + b, with noise. What a regression should find is known."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from launcher.contract.random import Stream, draws, uniform
+from launcher.data import Bad, Part, Row, _own, _source
+from launcher.data._source import SourceConfig
+
+_AT_ONCE = 2**14
+"""Points that are drawn together."""
+
+
+class Config(SourceConfig):
+    """`weights`: w, one for each feature. `noise`: the standard deviation of what is added to y. x is uniform in
+    [-1, 1)."""
+
+    kind: Literal["linear"] = "linear"
+    weights: list[float] = Field([3.0], min_length=1)
+    bias: float = 0.0
+    noise: float = Field(0.1, ge=0)
+    rows: int = Field(1000, gt=0)
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+def fingerprint(config: Config, key: str) -> str:
+    return f"linear {config.weights} {config.bias} {config.noise} {config.rows} {config.seed}"
+
+
+def parts(config: Config, key: str) -> list[Part]:
+    each = 8 * len(config.weights) + 8
+    step = max(1, _source.PART // each)
+    cuts = [(at, min(at + step, config.rows)) for at in range(0, config.rows, step)]
+    return [Part((), start, stop, (stop - start) * each) for start, stop in cuts]
+
+
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+    _own.check(config, columns, ("features", "label"), key)
+    stop = config.rows if part.stop is None else part.stop
+    for start in range(part.start, stop, _AT_ONCE):
+        numbers = np.arange(start, min(start + _AT_ONCE, stop))
+        x, y = _points(config, numbers)
+        for number, features, label in zip(numbers.tolist(), x.tolist(), y.tolist(), strict=True):
+            yield _own.row({"features": features, "label": label}, columns, f"point {number}")
+
+
+def _points(config: Config, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """x, shape (points, features), and y, shape (points,); a point is a function of its number. Noise by Box and Muller
+    (1958)."""
+    count = len(config.weights)
+    words, others, _, _ = draws(config.seed, Stream.POINTS, 0, numbers[:, None], np.arange(count + 1))
+    x = 2 * uniform(words[:, :count]) - 1
+    normal = np.sqrt(-2 * np.log1p(-uniform(words[:, count]))) * np.cos(2 * np.pi * uniform(others[:, count]))
+    return x, (x * np.array(config.weights)).sum(1) + config.bias + config.noise * normal

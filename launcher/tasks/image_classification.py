@@ -1,0 +1,98 @@
+"""Image classification: one label for an image."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field
+
+from launcher.config.errors import Problem, UserError
+from launcher.config.types import Plugin
+from launcher.contract.random import Draw, Stream
+from launcher.tasks import Features, Row, Sample, _arrays, _augment, _classes, _images
+
+if TYPE_CHECKING:
+    from launcher.plan.facts import Facts
+
+Pixels = Annotated[int, Field(gt=0)]
+
+
+def _square(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
+class Config(Plugin):
+    """`size`: what images are brought to, a number of pixels or [height, width]; none: all have one. `channels`: 1
+    (grey) or 3 (colour). `mean`, `std`: of each channel, or one for all, in units of 0..1. `augment`: of training
+    images."""
+
+    kind: Literal["image_classification"] = "image_classification"
+    size: Annotated[tuple[Pixels, Pixels] | None, BeforeValidator(_square)] = None
+    channels: Literal[1, 3] | None = None
+    mean: list[float] = Field([0.0], min_length=1)
+    std: list[Annotated[float, Field(gt=0)]] = Field([1.0], min_length=1)
+    augment: _augment.Augment = _augment.Augment()
+
+
+class Task(_arrays.Arrays, _classes.Classes):
+    columns = ("image", "label")
+    surveyed = ("image", "label")
+    auto_class = "AutoModelForImageClassification"
+    given = "pixel_values"
+
+    @staticmethod
+    def prepared(config: Config) -> dict[str, Any]:
+        return {"features": "image_classification", "size": config.size and [*config.size], "channels": config.channels}
+
+    @staticmethod
+    def shape(config: Config) -> tuple[int, ...]:
+        return (config.channels or 3, *(config.size or (32, 32)))
+
+    @staticmethod
+    def survey(config: Config, values: Mapping[str, set[str]]) -> dict[str, Any]:
+        labels = _classes.survey(values["label"])
+        return {"labels": labels, "shape": list(_images.shape(values["image"], config.size, config.channels))}
+
+    @staticmethod
+    def features(
+        config: Config, rows: Iterable[pa.RecordBatch], survey: dict[str, Any], encoder: None, length: int, key: str
+    ) -> Iterator[Features]:
+        fixed = config.size is not None, config.channels is not None
+        for batch in rows:
+            label, start = _classes.numbered(batch, survey["labels"], key), 0
+            for pixels in _images.pieces(batch.column("image"), tuple(survey["shape"]), fixed, key):
+                yield _arrays.features("pixels", pixels, label[start : start + len(pixels)])
+                start += len(pixels)
+
+    @staticmethod
+    def check(config: Config, facts: "Facts", folder: Path) -> None:
+        channels = facts.shape[0]
+        wrong = [name for name in ("mean", "std") if len(getattr(config, name)) not in (1, channels)]
+        if wrong:
+            of = "1 channel" if channels == 1 else f"{channels} channels"
+            told = f"numbers, the images have {of} (one for each, or one for all)"
+            raise UserError([Problem(f"task.{name}", f"{len(getattr(config, name))} {told}") for name in wrong])
+
+    @property
+    def _scale(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and deviation of each channel."""
+        mean, std = np.array(self.config.mean, np.float32), np.array(self.config.std, np.float32)
+        return np.broadcast_to(mean, self.facts.shape[0]), np.broadcast_to(std, self.facts.shape[0])
+
+    def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: Draw) -> list[Sample]:
+        channels, height, width = self.facts.shape
+        images = np.array([row["pixels"] for row in rows], np.uint8).reshape(len(rows), height, width, channels)
+        if draw.stream != Stream.EVALUATE:
+            images = _augment.augmented(images, self.config.augment, epochs, ids, draw)
+        values = _images.normalised(images, *self._scale)
+        labels = [np.array([row["label"]], np.int64) for row in rows]
+        return [{"pixel_values": one, "labels": label} for one, label in zip(values, labels, strict=True)]
+
+    def show(self, sample: Sample, tokenizer: Any) -> str:
+        from rich.markup import escape
+
+        label = self.facts.labels[int(sample["labels"][0])]
+        return f"{_images.drawn(sample['pixel_values'], *self._scale)}\n→ [bold reverse]{escape(label)}[/]"
