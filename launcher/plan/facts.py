@@ -11,10 +11,10 @@ Side = Literal["train", "validation"]
 
 class Facts(Strict):
     """`digest` names the content; `documents`, `samples`, `tokens` by side; `baseline` is what frequencies alone would
-    reach. `sources`: training samples by source, in their order; `lengths`: training samples by their tokens;
-    `left_out`: rows that gave no sample, by reason; `token_ids`: of the tokens that the task names.
-    `shape`: of one sample where it is no text (it has no vocabulary then, and a length of 1), such as (channels,
-    height, width)."""
+    reach. `counts`: training samples by label, in the order of `labels`; `sources`: by source, in their order;
+    `lengths`: by their tokens. `left_out`: rows that gave no sample, by reason; `token_ids`: of the tokens that the
+    task names. `shape`: of one sample where it is no text (it has no vocabulary then, and a length of 1), such as
+    (channels, height, width)."""
 
     digest: str
     vocab_size: int
@@ -27,6 +27,7 @@ class Facts(Strict):
     tokens: dict[str, int]
     baseline: dict[str, float]
     documents: dict[str, int] = {}
+    counts: list[int] = []
     sources: dict[str, int] = {}
     lengths: dict[int, int] = {}
     left_out: dict[str, int] = {}

@@ -5,6 +5,9 @@ divides: `loss` returns a sum and `weight` says what it will be divided by, so t
 Samples are dicts of numpy arrays without padding (`input_ids`, `labels`, ...): what the model will be given, augmented.
 They are what the digest witnesses, so they must be a pure function of the row and its (seed, epoch, id).
 
+A task that holds another, as `task` in its configuration, leaves to that one what samples are: all that is done at
+preparation, but `check`, is asked of the other (see Recipe.inner_task).
+
 A metric is computed once, from what the model made of every validation sample, gathered from all ranks in the order of
 the samples: so it is the same to the last digit however many ranks there are.
 """
@@ -74,6 +77,10 @@ class Task(Protocol):
         parallel processes. Of rows without the targets the labels carry no weight. Raises UserError."""
 
     @staticmethod
+    def counts(training: "Iterable[pa.Table]", classes: int) -> list[int]:
+        """How many training samples each label has. May be left out."""
+
+    @staticmethod
     def baseline(config: Any, validation: "Iterable[pa.Table]", special_ids: Sequence[int]) -> dict[str, float]:
         """What a model that learnt nothing but frequencies would reach on the validation samples."""
 
@@ -120,6 +127,13 @@ class Task(Protocol):
 
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
         """The sum of the losses of a micro-batch, a scalar tensor, and its weight."""
+
+    def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
+        """With `loss_of`, where one of several classes is learnt for each of the n numbers of `batch["labels"]` (IGNORE
+        where there is none), as a distillation needs it: shape (n, classes). May be left out."""
+
+    def loss_of(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
+        """The loss of a micro-batch, as `loss` has it, from such logits. May be left out."""
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
         """What the model makes of each sample of a micro-batch: by name tensors of shape (samples, ...), or lists with

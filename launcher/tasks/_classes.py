@@ -1,22 +1,43 @@
-"""What tasks share that choose one of several classes, or any of them, for each sample."""
+"""What tasks share that choose one of several classes for each sample."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import hint
+from launcher.config.types import Plugin, hint
 from launcher.tasks import IGNORE, Batch, Directions, Outputs, Sample, _outputs
 
 if TYPE_CHECKING:
     import torch
 
     from launcher.plan.facts import Facts
+
+
+def _by_name(value: Any) -> Any:
+    """A label that is a number in YAML is its digits as a name."""
+    return {str(name): weight for name, weight in value.items()} if isinstance(value, dict) else value
+
+
+Weights = Annotated[dict[str, Annotated[float, Field(ge=0)]] | Literal["balanced"], BeforeValidator(_by_name)]
+
+
+class ClassesConfig(Plugin):
+    """`class_weights`: what a sample of each class weighs, 1 where nothing is said; balanced: in all, every class the
+    same. `label_smoothing`: the share of the truth that is spread evenly over all classes (Szegedy et al., 2016). Both
+    as torch's cross_entropy has them, in training and in evaluations."""
+
+    class_weights: Weights | None = None
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
 def survey(found: set[str]) -> list[str]:
@@ -32,17 +53,22 @@ def numbered(batch: pa.RecordBatch, labels: Sequence[str], key: str) -> pa.Array
     """The number of each row's label, int64; IGNORE where rows come without. Raises UserError for an unknown one."""
     if "label" not in batch.schema.names:
         return pa.array(np.full(batch.num_rows, IGNORE, dtype=np.int64))
-    numbers = pc.index_in(batch.column("label"), pa.array(labels, pa.string()))
+    return indices(batch.column("label"), labels, f"{key}.label")
+
+
+def indices(names: pa.Array, labels: Sequence[str], key: str) -> pa.Array:
+    """The number of each name, int64. Raises UserError for an unknown one."""
+    numbers = pc.index_in(names, pa.array(labels, names.type))
     if numbers.null_count:
-        first = pc.min(batch.column("label").filter(numbers.is_null())).as_py()
+        first = pc.min(names.filter(numbers.is_null())).as_py()
         what = f"{first!r} stands in the validation data and not in the training data ({hint(first, labels)})"
-        raise UserError(Problem(f"{key}.label", what))
+        raise UserError(Problem(key, what))
     return numbers.cast(pa.int64())
 
 
 class Classes:
     """One class a sample: `labels` of a sample holds its number. A task gives `logits(model, batch)`, of shape
-    (samples, classes)."""
+    (samples, classes); its configuration is a ClassesConfig."""
 
     config: Any
     facts: "Facts"
@@ -55,14 +81,26 @@ class Classes:
         return {"labels": survey(values["label"])}
 
     @staticmethod
+    def counts(training: Iterable[pa.Table], classes: int) -> list[int]:
+        """How many samples each class has."""
+        return sum((_counts(table["label"], classes) for table in training), np.zeros(classes, np.int64)).tolist()
+
+    @staticmethod
     def baseline(config: Any, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
         """The accuracy of always naming the most frequent class."""
-        counts = np.zeros(0, dtype=np.int64)
+        counts = Counter[int]()
         for table in validation:
-            more = np.bincount(table["label"].to_numpy(), minlength=len(counts))
-            more[: len(counts)] += counts
-            counts = more
-        return {"majority_class": float(counts.max() / counts.sum())}
+            counts.update(table["label"].to_pylist())
+        return {"majority_class": max(counts.values()) / counts.total()}
+
+    @staticmethod
+    def check(config: Any, facts: "Facts", folder: Path) -> None:
+        """Raises UserError where labels are given weights that are none."""
+        given = config.class_weights if isinstance(config.class_weights, dict) else {}
+        unknown = [name for name in given if name not in facts.labels]
+        key = "task.class_weights"
+        if unknown:
+            raise UserError([Problem(f"{key}.{n}", f"no such label ({hint(n, facts.labels)})") for n in unknown])
 
     def options(self) -> dict[str, Any]:
         labels = self.facts.labels
@@ -76,24 +114,48 @@ class Classes:
         return float(len(self.facts.labels))
 
     def weight(self, sample: Sample) -> float:
-        return float(sample["labels"][0] != IGNORE)
+        label = int(sample["labels"][0])
+        return 0.0 if label == IGNORE else float(self._weights[label])
 
     def mute(self, sample: Sample) -> Sample:
         return {**sample, "labels": np.full_like(sample["labels"], IGNORE)}
 
-    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
+    @cached_property
+    def _weights(self) -> NDArray[np.float64]:
+        """What a sample of each class weighs."""
+        given, labels = self.config.class_weights, self.facts.labels
+        if given == "balanced":
+            counts = np.array(self.facts.counts, dtype=np.float64)
+            return counts.sum() / (len(counts) * np.maximum(counts, 1.0))
+        return np.array([(given or {}).get(label, 1.0) for label in labels])
+
+    def _weighed(self, labels: "torch.Tensor") -> "torch.Tensor":
+        """What each of these samples weighs, fp64."""
+        import torch
+
+        weights = torch.as_tensor(self._weights, device=labels.device)
+        return torch.where(labels == IGNORE, 0.0, weights[labels.clamp(min=0)])
+
+    def _entropy(self, logits: "torch.Tensor", labels: "torch.Tensor", reduction: str) -> "torch.Tensor":
+        import torch
         from torch.nn.functional import cross_entropy
 
+        given: dict[str, Any] = {"label_smoothing": self.config.label_smoothing, "reduction": reduction}
+        if self.config.class_weights is not None:
+            given["weight"] = torch.as_tensor(self._weights, dtype=logits.dtype, device=logits.device)
+        return cross_entropy(logits, labels, ignore_index=IGNORE, **given)
+
+    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
+        return self.loss_of(self.logits(model, batch), batch)
+
+    def loss_of(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
         labels = batch["labels"]
-        loss = cross_entropy(self.logits(model, batch), labels, ignore_index=IGNORE, reduction="sum")
-        return loss, float((labels != IGNORE).sum())
+        return self._entropy(logits, labels, "sum"), float(self._weighed(labels).sum())
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
-        from torch.nn.functional import cross_entropy
-
         labels, logits = batch["labels"], self.logits(model, batch)
-        loss = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-        return {"loss": loss, "weight": (labels != IGNORE).double(), "label": labels, "logits": logits}
+        loss = self._entropy(logits, labels, "none")
+        return {"loss": loss, "weight": self._weighed(labels), "label": labels, "logits": logits}
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
         truth, found = _choices(outputs)
@@ -125,6 +187,11 @@ class Classes:
         shares /= shares.sum(1, keepdims=True)
         best = shares.argmax(1)
         return [{"label": self.facts.labels[n], "probability": float(p[n])} for n, p in zip(best, shares, strict=True)]
+
+
+def _counts(labels: pa.ChunkedArray, classes: int) -> NDArray[np.int64]:
+    numbers = labels.to_numpy()
+    return np.bincount(numbers[numbers != IGNORE], minlength=classes)
 
 
 def _choices(outputs: Outputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

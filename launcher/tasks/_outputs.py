@@ -12,4 +12,5 @@ def total(outputs: Outputs, name: str) -> float:
 
 def mean_loss(outputs: Outputs) -> float:
     """The loss over its weight; 0 where there is none."""
-    return total(outputs, "loss") / max(1.0, total(outputs, "weight"))
+    weight = total(outputs, "weight")
+    return total(outputs, "loss") / weight if weight else 0.0

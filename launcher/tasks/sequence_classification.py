@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from launcher.config.types import Plugin
 from launcher.tasks import Features, Sample, _classes, _text_inputs
 
 if TYPE_CHECKING:
     from launcher.prepare.encode import Encoder
 
 
-class Config(Plugin):
+class Config(_classes.ClassesConfig):
     kind: Literal["sequence_classification"] = "sequence_classification"
 
 
