@@ -17,10 +17,13 @@ class Language:
         raise NotImplementedError
 
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
+        return self.loss_of(self.logits(model, batch), batch)
+
+    def loss_of(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
         from torch.nn.functional import cross_entropy
 
         labels = batch["labels"]
-        loss = cross_entropy(self.logits(model, batch), labels, ignore_index=IGNORE, reduction="sum")
+        loss = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
         return loss, float((labels != IGNORE).sum())
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:

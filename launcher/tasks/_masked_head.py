@@ -30,6 +30,19 @@ class MaskedHead:
         return output
 
 
+def logits(model: Any, inputs: dict[str, Any], places: torch.Tensor, head: MaskedHead | None) -> torch.Tensor:
+    """The model's logits at places alone, shape (n, classes): by way of its head, or picked out of all of them."""
+    if head is None:
+        dense: torch.Tensor = model(**inputs).logits
+        return dense.flatten(0, 1).index_select(0, places)
+    head.places = places
+    try:
+        sparse: torch.Tensor = model(**inputs).logits
+    finally:
+        head.places = None
+    return sparse[0]
+
+
 @torch.no_grad()
 def attach(model: torch.nn.Module, inputs: dict[str, torch.Tensor], places: torch.Tensor) -> MaskedHead | None:
     """The hook, or None where the model's logits with it are not those without it."""

@@ -5,18 +5,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from launcher.config.errors import Problem, UserError
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Row, Sample, _pretraining, _text
+from launcher.tasks import IGNORE, Batch, Row, Sample, _causal, _pretraining, _text
 
 if TYPE_CHECKING:
     import torch
 
     from launcher.plan.facts import Facts
-
-
-_FEW = 64
-"""Tokens that are enough to see whether a model looks ahead: one among thousands would hardly show."""
 
 
 class Config(_pretraining.PretrainingConfig):
@@ -51,9 +46,7 @@ class Task(_pretraining.Pretraining):
         return {**self._padded(samples), "rows": rows, "labels": labels.ravel()}
 
     def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
-        if looks_ahead(model, batch["inputs"]["input_ids"]):
-            what = f"{type(model).__name__} sees the tokens that it should predict (a decoder such as gpt2 does not)"
-            raise UserError(Problem("model", what))
+        _causal.check(model, batch["inputs"]["input_ids"])
         self._try_packing(model, batch)
         return []
 
@@ -64,19 +57,3 @@ class Task(_pretraining.Pretraining):
         from rich.markup import escape
 
         return escape(" ".join(tokenizer.convert_ids_to_tokens(sample["input_ids"].tolist())))
-
-
-def looks_ahead(model: "torch.nn.Module", tokens: "torch.Tensor") -> bool:
-    """Whether another last token changes what the model says of those before it, by more than rounding: a new model
-    says little of anything, so this is seen beside the change at the token itself. tokens: shape (samples, length)."""
-    import torch
-
-    training = model.training
-    model.eval()
-    few = tokens[:, :_FEW] if tokens.shape[1] > 1 else tokens.repeat(1, 2)
-    other = few.clone()
-    other[:, -1] = (other[:, -1] + 1) % model.get_input_embeddings().num_embeddings
-    with torch.no_grad():
-        change = (model(input_ids=few).logits - model(input_ids=other).logits).abs()
-    model.train(training)
-    return bool(change[:, :-1].max() > 1e-5 * change[:, -1].max())

@@ -158,16 +158,9 @@ class Task(_pretraining.Pretraining):
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         """Logits of the places to be predicted, shape (n, vocabulary)."""
-        inputs = self._inputs(batch)
-        if self._head is None:
-            logits = model(**inputs).logits.flatten(0, 1).index_select(0, batch["places"])
-        else:
-            self._head.places = batch["places"]
-            try:
-                logits = model(**inputs).logits[0]
-            finally:
-                self._head.places = None
-        return _text.full_precision(logits)
+        from launcher.tasks import _masked_head
+
+        return _text.full_precision(_masked_head.logits(model, self._inputs(batch), batch["places"], self._head))
 
     def show(self, sample: Sample, tokenizer: Any) -> str:
         """Each masked position as was→is."""

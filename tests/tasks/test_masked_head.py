@@ -97,7 +97,7 @@ def test_logits_and_gradients_are_the_dense_ones(kind, task_of, samples):
     grads = gradients(model, loss)
 
     assert attached(task, model, samples) == []
-    logits = task._logits(model, batch)
+    logits = task.logits(model, batch)
     assert logits.dtype == expected.dtype
     assert logits.shape == (6, VOCABULARY)
     assert expected.std() > 0.05, "logits that hardly differ would prove nothing"
@@ -122,7 +122,7 @@ def test_logits_in_single_precision_are_the_dense_ones(kind, task_of, samples):
     batch = tensors(task.collate(samples))
     expected, _ = dense(model, batch)
     assert attached(task, model, samples) == []
-    assert torch.allclose(task._logits(model, batch), expected, atol=1e-5)
+    assert torch.allclose(task.logits(model, batch), expected, atol=1e-5)
 
 
 def test_the_head_runs_on_the_masked_positions_alone(task_of, samples):
@@ -201,7 +201,7 @@ def test_a_head_for_which_it_is_not_exact_runs_on_all_positions_with_a_note(head
     assert not model.base_model._forward_hooks
     batch = tensors(task.collate([one for one in samples if len(one["labels"]) == 12]))
     logits, loss = dense(model, batch)
-    assert torch.equal(task._logits(model, batch), logits)
+    assert torch.equal(task.logits(model, batch), logits)
     found, weight = task.loss(model, batch)
     assert (float(found.detach()), weight) == (float(loss.detach()), 3)
 
