@@ -37,10 +37,10 @@ STRATEGIES = {
 WHOLE = ("adafactor", "muon")
 TRIED = {
     "sgd": ("ddp", "fsdp", "zero1"),
-    "momentum": ("ddp", "tensor", "zero3"),
+    "momentum": ("fsdp", "zero2"),
     "dampened": ("ddp", "tensor", "zero1", "zero3"),
-    "adam": ("ddp", "fsdp", "zero2"),
-    "adamw": ("ddp", "tensor", "zero3"),
+    "adam": ("fsdp", "zero1"),
+    "adamw": ("tensor", "zero3"),
     "adafactor": ("ddp", "zero0"),
     "muon": ("ddp", "zero0"),
 }
@@ -74,21 +74,23 @@ def interrupted(process, cases):
 
 
 def _interrupted(process, folder, strategy, another):
-    """A run that is looked at before its first step and saved in the middle; what goes on from there, and from there
-    under another strategy; and, of momentum, what goes on from a checkpoint before its first step."""
+    """A run that is saved in the middle; what goes on from there, and from there under another strategy. Where the
+    first step is another than the next, it is saved before that too, and goes on from there."""
     from launcher.plan.folder import RunFolder
     from launcher.run import loop
 
     told = {}
     run = walks.build(process, folder, strategy)
-    loop.save(run)
+    begins = run.recipe.optimizer.kind == "sgd" and run.recipe.optimizer.dampening > 0
+    if begins:
+        loop.save(run)
     walks.take(run, MIDDLE)
     told["saved"] = walks.whole(run.engine.state_dict())
     loop.save(run)
     told["records"] = walks.take(run, STEPS - MIDDLE)
     told["last"] = walks.whole(run.engine.state_dict())
     goes_on = [("resumed", strategy, MIDDLE), ("moved", another, MIDDLE)]
-    for name, chosen, step in [*goes_on, ("anew", strategy, 0)] if run.recipe.optimizer.kind == "sgd" else goes_on:
+    for name, chosen, step in [*goes_on, ("anew", strategy, 0)] if begins else goes_on:
         run = walks.build(process, folder, chosen, resume=RunFolder(folder).saved(step))
         told[f"{name}.begin"] = walks.whole(run.engine.state_dict()) if name == "moved" else {}
         walks.take(run, STEPS - step)
