@@ -23,7 +23,10 @@ class TransformersConfig(ModelConfig):
 
 def fit(hf: Any, config: TransformersConfig, need: Need, resize: bool) -> Any:
     """A transformers configuration with what the task, the data and the recipe decide. `resize`: the vocabulary, or the
-    shape of images, too."""
+    shape of images, too. Raises UserError."""
+    if not need.auto_class:
+        what = "no model of transformers takes lists of numbers (take kind: small, or factory for one of your own)"
+        raise UserError(Problem("model.kind", what))
     for name, value in need.options.items():
         setattr(hf, name, value)
     if need.shape:
@@ -96,7 +99,7 @@ def check_shape(model: Any, need: Need) -> None:
     """Raises UserError where a model without memory (on the meta device) does not take images of the need's shape."""
     import torch
 
-    if len(need.shape) != 3 or {p.device.type for p in model.parameters()} != {"meta"}:
+    if need.guessed or len(need.shape) != 3 or {p.device.type for p in model.parameters()} != {"meta"}:
         return
     try:
         model.eval()(pixel_values=torch.empty(1, *need.shape, device="meta"))

@@ -65,5 +65,5 @@ def _check_images(config: Config, need: Need) -> None:
     if len(need.shape) != 3:
         raise UserError(Problem("model.type", f"a cnn needs channels x height x width, a sample is {shape} (take mlp)"))
     times = len(config.channels or [])
-    if not prod(side >> times for side in need.shape[1:]):
+    if not need.guessed and not prod(side >> times for side in need.shape[1:]):
         raise UserError(Problem("model.channels", f"halved {times} times, nothing is left of {shape}"))

@@ -10,8 +10,9 @@ from launcher.plan.facts import Facts
 
 @dataclass(frozen=True)
 class Need:
-    """`auto_class`: a transformers auto class by name. `options`: model options that the task decides (num_labels).
-    `shape`: of one sample where it is no text, such as (channels, height, width) or (features,)."""
+    """`auto_class`: a transformers auto class by name; empty: none takes what the task gives. `options`: model options
+    that the task decides (num_labels). `shape`: of one sample where it is no text, such as (channels, height, width) or
+    (features,); `guessed`: the data is not prepared yet, and may turn out to be of another."""
 
     auto_class: str
     options: dict[str, Any]
@@ -19,8 +20,12 @@ class Need:
     pad_token_id: int
     max_length: int
     shape: tuple[int, ...] = ()
+    guessed: bool = False
 
 
 def of(recipe: Recipe, facts: Facts) -> Need:
     task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
-    return Need(task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, facts.longest, facts.shape)
+    return Need(
+        task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, facts.longest, facts.shape,
+        guessed=not facts.digest,
+    )  # fmt: skip

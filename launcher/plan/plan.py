@@ -213,9 +213,10 @@ def _unwatchable(recipe: Recipe) -> list[str | Problem]:
 
 
 def guess(recipe: Recipe) -> Facts:
-    """What stands in for the facts before the data is prepared: the vocabulary as far as it is known, two labels."""
-    vocab = vocabulary.size(recipe)
-    shape = () if kinds.of("tasks", recipe.inner_task).Task.tokenized else (3, 32, 32)
+    """What stands in for the facts before the data is prepared: the vocabulary as far as it is known, two labels, and
+    for a task without tokens a shape that its samples may have."""
+    vocab, task = vocabulary.size(recipe), kinds.of("tasks", recipe.inner_task).Task
+    shape = () if task.tokenized else task.shape(recipe.inner_task)
     return Facts(
         digest="", vocab_size=vocab, pad_token_id=0, mask_token_id=0, special_ids=[], labels=["0", "1"],
         longest=recipe.data.max_length if not shape else 1, samples={}, tokens={}, baseline={}, shape=shape,
@@ -261,7 +262,8 @@ def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | 
     if train.global_batch < (shares := max(1, ranks // recipe.tensor_parallel)):
         what = f"{train.global_batch} samples cannot be shared by {shares} ranks"
         out.append(Problem("train.global_batch", f"{what} (at least one each: fewer ranks, or a larger batch)"))
-    if train.max_tokens is not None and train.max_tokens < recipe.data.max_length:
+    tokenized = kinds.of("tasks", recipe.inner_task).Task.tokenized
+    if tokenized and train.max_tokens is not None and train.max_tokens < recipe.data.max_length:
         longest = f"data.max_length is {recipe.data.max_length}"
         what = f"{train.max_tokens} is below one sample ({longest}: at least that, or shorter samples)"
         out.append(Problem("train.max_tokens", what))
@@ -274,7 +276,6 @@ def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | 
     if (stride := getattr(recipe.inner_task, "stride", 0)) > recipe.data.max_length // 2:
         what = f"{stride} of {recipe.data.max_length} tokens: most of a sample would be the one before it again"
         out.append(Problem("task.stride", f"{what} (at most {recipe.data.max_length // 2})"))
-    tokenized = kinds.of("tasks", recipe.inner_task).Task.tokenized
     if recipe.tokenizer is not None and not tokenized:
         out.append(Problem("tokenizer", f"{recipe.task.kind} has no text to tokenise (leave it out)"))
     out += _unwatchable(recipe)

@@ -100,5 +100,6 @@ def _copy_run(folder: RunFolder, checkpoint: str | int, to: Path) -> None:
     saved, copy = folder.saved(checkpoint), RunFolder(to)
     saved.verify()
     for source, target in ((folder.tokenizer, copy.tokenizer), (folder.model, copy.model)):
-        shutil.copytree(source, target)
+        if source.is_dir():  # samples without tokens need no tokenizer, models of one's own no configuration
+            shutil.copytree(source, target)
     shutil.copytree(saved.path, copy.checkpoints / saved.path.name)

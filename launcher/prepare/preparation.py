@@ -59,7 +59,7 @@ class Preparation:
             self._tokenizer(jobs)
         task(recipe.inner_task, self._known(survey))  # a tokenizer that it cannot use is told before all is tokenised
         jobs = [replace(job, survey=survey) for job in jobs]
-        self._run(shards.features, jobs, "tokenising")
+        self._run(shards.features, jobs, "tokenising" if task.tokenized else "making samples")
         counted = [Counted(**json.loads(job.made.read_text(encoding="utf-8"))) for job in jobs]
         self._check(jobs, counted)
         for side in SIDES:

@@ -84,7 +84,8 @@ def _show(made: ready.Ready, run: Any, shown: int, console: Console) -> None:
     """Samples as the model will see them, then the shapes and types of a micro-batch."""
     from launcher.prepare import tokenizer
 
-    words = tokenizer.load(str(made.prepared / "tokenizer"), "tokenizer")
+    folder = made.prepared / "tokenizer"
+    words = tokenizer.load(str(folder), "tokenizer") if folder.is_dir() else None
     batches = run.batches.dataset
     samples = Table.grid(padding=(0, 2))
     for number, sample in enumerate(batches.shown(0, shown)):
