@@ -122,23 +122,10 @@ def evaluate(
     ranks: Ranks = None,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
-    """The metrics of a checkpoint on its run's validation data."""
-    import json as writer
+    """The metrics of a checkpoint on its run's validation data, with a report in RUN/report."""
+    from launcher.tools import evaluate as tool
 
-    from launcher.launch import execute, render
-    from launcher.prepare import ready
-    from launcher.tools import show
-
-    made = ready.reopen(Path(run), ranks)
-    saved = made.folder.saved(_which(checkpoint))
-    saved.verify()
-    outcome = execute.execute(render.evaluate(made.plan, {}, saved.step))
-    if outcome.code == 0:
-        if json:
-            print(writer.dumps(outcome.told["metrics"]))
-        else:
-            show.metrics(outcome.told["metrics"], made.facts.baseline, Console())
-    _leave(outcome)
+    _leave(tool.evaluate(run, _which(checkpoint), ranks, json, Console()))
 
 
 @app.command()

@@ -93,6 +93,10 @@ class RunFolder:
         return self.path / "logs"
 
     @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    @property
     def tokenizer(self) -> Path:
         return self.path / "tokenizer"
 

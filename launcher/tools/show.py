@@ -9,6 +9,9 @@ from rich.table import Table
 from launcher.plan.facts import Facts
 from launcher.plan.plan import Plan, human, plural
 
+_CLASSES, _WORST = 50, 10
+"""Of more classes than this a report shows so many."""
+
 
 def plan(made: Plan, console: Console) -> None:
     """The plan as a table of two columns."""
@@ -78,8 +81,8 @@ def facts(known: Facts, folder: object, console: Console) -> None:
     console.print(f"vocabulary {known.vocab_size:,}{labels}, longest sample {known.longest}; {folder}", soft_wrap=True)
 
 
-def metrics(values: Mapping[str, float], baseline: Mapping[str, float], console: Console) -> None:
-    """Metrics of an evaluation; metrics by class as one table beneath."""
+def metrics(values: Mapping[str, float], baseline: Mapping[str, float], console: Console, classes: bool = True) -> None:
+    """Metrics of an evaluation; `classes`: metrics by class as one table beneath."""
     plain = {k: v for k, v in values.items() if k.startswith("eval/") and k.count("/") == 1}
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
@@ -89,11 +92,25 @@ def metrics(values: Mapping[str, float], baseline: Mapping[str, float], console:
     console.print(table)
     scores = [name.removeprefix("eval/") for name in plain if any(k.startswith(f"{name}/") for k in values)]
     labels = [k.split("/", 2)[2] for k in values if scores and k.startswith(f"eval/{scores[0]}/")]
-    if labels:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("class", overflow="fold")
-        for score in scores:
-            table.add_column(score, justify="right", no_wrap=True)
-        for label in labels:
-            table.add_row(escape(label), *(f"{values[f'eval/{score}/{label}']:.4f}" for score in scores))
-        console.print(table)
+    if classes and labels:
+        _by_class({label: {s: values[f"eval/{s}/{label}"] for s in scores} for label in labels}, console)
+
+
+def classes(report: Mapping[str, Mapping[str, float]], console: Console) -> None:
+    """What a report tells of each class. Of very many, the worst."""
+    worst = sorted(report, key=lambda label: (report[label].get("f1", 0.0), -report[label].get("support", 0.0)))
+    shown = set(worst[:_WORST] if len(report) > _CLASSES else report)
+    _by_class({label: values for label, values in report.items() if label in shown}, console)
+    if len(shown) < len(report):
+        console.print(f"the {len(shown)} worst of {len(report)} classes", highlight=False)
+
+
+def _by_class(rows: Mapping[str, Mapping[str, float]], console: Console) -> None:
+    names = next(iter(rows.values()), {})
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for label, values in rows.items():
+        table.add_row(escape(label), *(f"{values[n]:,.0f}" if n == "support" else f"{values[n]:.4f}" for n in names))
+    console.print(table)

@@ -1,0 +1,50 @@
+"""`launcher evaluate`: a checkpoint on its run's validation data, as tables for a terminal and files for later."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from launcher.config.files import write
+from launcher.launch import execute, render
+from launcher.launch.execute import Outcome
+from launcher.plan.folder import RunFolder
+from launcher.prepare import ready
+from launcher.tools import confusion, show
+
+
+def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, console: Console) -> Outcome:
+    """Evaluate, print (the metrics alone `as_json`), and write RUN/report/evaluation-<step>.json; of a classifier a
+    picture of its confusions too. Raises UserError."""
+    made = ready.reopen(Path(run), ranks)
+    saved = made.folder.saved(which)
+    saved.verify()
+    outcome = execute.execute(render.evaluate(made.plan, {}, saved.step))
+    if outcome.code:
+        return outcome
+    metrics, report = outcome.told["metrics"], outcome.told["report"]
+    files = _write(made.folder, saved.step, {"metrics": metrics, "baseline": made.facts.baseline, "report": report})
+    if as_json:
+        print(json.dumps(metrics))
+        return outcome
+    show.metrics(metrics, made.facts.baseline, console, classes="classes" not in report)
+    if "classes" in report:
+        show.classes(report["classes"], console)
+    if report.get("confusion"):
+        confusion.show(report["confusion"], report["labels"], console)
+    console.print(f"in {' and '.join(map(str, files))}", highlight=False, soft_wrap=True)
+    return outcome
+
+
+def _write(folder: RunFolder, step: int, found: dict[str, Any]) -> list[Path]:
+    """The files of an evaluation."""
+    folder.report.mkdir(exist_ok=True)
+    file = folder.report / f"evaluation-{step}.json"
+    write(file, json.dumps({"step": step, **found}, indent=1, ensure_ascii=False))
+    report = found["report"]
+    if not report.get("confusion"):
+        return [file]
+    picture = folder.report / f"confusion-{step}.png"
+    confusion.draw(report["confusion"], report["labels"], f"{folder.path.name}, step {step}", picture)
+    return [file, picture]
