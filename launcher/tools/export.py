@@ -48,14 +48,15 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, console
     saved = folder.saved(which)
     saved.verify()
     recipe = load.recipe(folder.recipe).value
-    weights = _Weights.of(saved)
     auto = kinds.of("tasks", recipe.task).Task.auto_class
     model = _model(folder, auto)
-    _check_names(model, weights, saved)
+    adapter = getattr(recipe.model, "adapter", None)
+    weights = _Merged.of(folder, auto, adapter, saved) if adapter else _Weights.of(saved)
+    _check_names(model, weights.empty, saved)
     _check_space(weights, final, to)
     with _aside(final, to) as aside:
         shutil.copytree(folder.tokenizer, aside, dirs_exist_ok=True)
-        model.config.architectures, model.config.dtype = [type(model).__name__], weights.dtype
+        model.config.architectures, model.config.dtype = [type(model).__name__], _dtype(weights.empty)
         model.config.save_pretrained(aside)
         text = card.text(folder, saved, recipe, model, auto)
         (aside / "README.md").write_text(text, encoding="utf-8")
@@ -74,9 +75,23 @@ def _bytes(text: str) -> int:
 
 
 def _check(folder: RunFolder) -> None:
+    if folder.recipe.is_file() and folder.facts.is_file() and not folder.model.is_dir():
+        _refuse(folder)
     for needed in (folder.recipe, folder.facts, folder.tokenizer, folder.model / "config.json"):
         if not needed.exists():
             raise UserError(f"{folder.path}: no run of a transformers model is there (it has no {needed.name})")
+    if json.loads((folder.model / "config.json").read_text(encoding="utf-8")).get("batch_norm") == "group":
+        what = "its model has groups in place of its batch norms (batch_norm: group)"
+        raise UserError(f"{folder.path}: {what}, which plain transformers does not know")
+
+
+def _refuse(folder: RunFolder) -> None:
+    """Raises UserError where the run was of a model that transformers does not know."""
+    model = load.recipe(folder.recipe).value.model
+    said = next((f" {value}" for key in ("type", "factory", "run") if (value := getattr(model, key, None))), "")
+    if folder.whole():
+        what = f"its model is no transformers model ({model.kind}{said}), and no other can be exported"
+        raise UserError(f"{folder.path}: {what} (its weights are in {folder.checkpoints})")
 
 
 @dataclass(frozen=True)
@@ -108,13 +123,6 @@ class _Weights:
             if key.startswith("model.")
         }
         return cls(metadata, empty)
-
-    @property
-    def dtype(self) -> "torch.dtype":
-        """That of the floating-point weights; of several, the one that holds them all."""
-        import torch
-
-        return reduce(torch.promote_types, (t.dtype for t in self.empty.values() if t.is_floating_point()))
 
     def read(self, names: list[str]) -> "Tensors":
         """These tensors, put together from the shares of the ranks."""
@@ -148,20 +156,57 @@ class _Weights:
                 yield _Part(file, key, (slice(first, first + step),), into[first : first + step])
 
 
-def _model(folder: RunFolder, auto: str) -> "torch.nn.Module":
-    """The model that the task's auto class makes, without memory for its weights."""
+@dataclass(frozen=True)
+class _Merged:
+    """The same of an adapted model: its own tensors, with the adapter in them."""
+
+    tensors: "Tensors"
+
+    @classmethod
+    def of(cls, folder: RunFolder, auto: str, adapter: Any, saved: Saved) -> "_Merged":
+        from launcher.models import _peft
+        from launcher.run import checkpoint
+
+        model = _model(folder, auto, "cpu")
+        _peft.inject(model, adapter)
+        _check_names(model, _Weights.of(saved).empty, saved)
+        checkpoint.load_weights(model, saved)
+        _peft.merge(model)
+        kept = model.state_dict()
+        buffers = {name: tensor for name, tensor in model.named_buffers() if name in kept}
+        return cls(
+            {name: tensor.detach().contiguous() for name, tensor in (dict(model.named_parameters()) | buffers).items()}
+        )
+
+    @property
+    def empty(self) -> "Tensors":
+        return {name: tensor.to("meta") for name, tensor in self.tensors.items()}
+
+    def read(self, names: list[str]) -> "Tensors":
+        return {name: self.tensors[name] for name in names}
+
+
+def _dtype(tensors: "Tensors") -> "torch.dtype":
+    """That of the floating-point weights; of several, the one that holds them all."""
+    import torch
+
+    return reduce(torch.promote_types, (t.dtype for t in tensors.values() if t.is_floating_point()))
+
+
+def _model(folder: RunFolder, auto: str, device: str = "meta") -> "torch.nn.Module":
+    """The model that the task's auto class makes; on the meta device without memory for its weights."""
     import torch
     import transformers
 
-    with torch.device("meta"):
+    with torch.device(device):
         return getattr(transformers, auto).from_config(transformers.AutoConfig.from_pretrained(folder.model))
 
 
-def _check_names(model: "torch.nn.Module", weights: _Weights, saved: Saved) -> None:
+def _check_names(model: "torch.nn.Module", tensors: "Tensors", saved: Saved) -> None:
     """Raises UserError where from_pretrained would leave weights new, or the checkpoint's unused. A buffer may be in
     one alone: which ones are kept changes with transformers' version."""
     here = {name: p.shape for name, p in model.named_parameters()}
-    there = {name: t.shape for name, t in weights.empty.items()}
+    there = {name: t.shape for name, t in tensors.items()}
     buffers = dict(model.named_buffers()).keys()
     names = [name for name in {**here, **there} if here.get(name) != there.get(name) and name not in buffers]
     if names:
@@ -169,7 +214,7 @@ def _check_names(model: "torch.nn.Module", weights: _Weights, saved: Saved) -> N
         raise UserError(f"{saved.path}: its weights are not those of {type(model).__name__}: {some}")
 
 
-def _check_space(weights: _Weights, final: Path, to: Path) -> None:
+def _check_space(weights: _Weights | _Merged, final: Path, to: Path) -> None:
     size = sum(t.nbytes for t in weights.empty.values())
     free = shutil.disk_usage(next(parent for parent in final.parents if parent.exists())).free
     if size > free:
@@ -196,7 +241,7 @@ def _aside(final: Path, to: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write(weights: _Weights, aside: Path, limit: int, console: Console) -> None:
+def _write(weights: _Weights | _Merged, aside: Path, limit: int, console: Console) -> None:
     """The shards, and the index where there are several."""
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file

@@ -18,12 +18,13 @@ from rich.console import Console
 from ruamel.yaml import YAML
 from safetensors import safe_open
 
-from launcher.config import load
+from launcher.config import kinds, load
 from launcher.config.errors import UserError
 from launcher.models import run as trained
 from launcher.plan import need
 from launcher.plan.facts import Facts
 from launcher.plan.folder import RunFolder
+from launcher.run import checkpoint
 from launcher.tools.export import export
 
 TEXTS = ["the rank reads a [MASK] batch", "every seed [MASK]", "a"]
@@ -39,6 +40,10 @@ RUNS = {
         ),
     ),
     "labels": (1, support.classification("labels", train__precision="fp64", **OFTEN)),
+    "adapted": (
+        2,
+        support.mlm("adapted", strategy=SHARDED, model__adapter={"kind": "lora", "r": 2}, optimizer__lr=0.1),
+    ),
 }
 
 
@@ -256,6 +261,36 @@ def test_a_checkpoint_with_a_missing_or_damaged_file_is_refused(copied, damage):
 def test_a_run_that_lacks_what_an_export_needs_is_refused(copied, name):
     (copied.path / name).unlink()
     refused(copied, rf"^{copied.path}: no run of a transformers model is there \(it has no {Path(name).name}\)$")
+
+
+def test_an_adapter_is_merged_into_plain_weights(tmp_path):
+    exported("adapted", tmp_path / "out", "latest")
+    folder = RunFolder(Path("runs/adapted"))
+    facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
+    recipe = load.recipe(folder.recipe).value
+    adapted, _ = kinds.of("models", recipe.model).build(recipe.model, need.of(recipe, facts))
+    before = {name: p.clone() for name, p in adapted.named_parameters()}
+    assert checkpoint.load_weights(adapted, folder.saved("latest")) == []
+    assert any("lora" in n and not torch.equal(p, before[n]) for n, p in adapted.named_parameters())
+    plain = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
+    expected = logits(adapted.eval(), tmp_path / "out")
+    torch.testing.assert_close(logits(plain.eval(), tmp_path / "out"), expected, rtol=1e-5, atol=1e-5)
+    assert not any("lora" in name or "base_layer" in name for name in plain.state_dict())
+
+
+def test_a_run_of_no_transformers_model_is_refused_by_what_it_is(copied):
+    shutil.rmtree(copied.model)
+    recipe = YAML(typ="safe").load(copied.recipe)
+    recipe["model"] = {"kind": "small", "type": "mlp"}
+    support.write(recipe, copied.recipe)
+    what = r"its model is no transformers model \(small mlp\), and no other can be exported \(its weights are in .*\)$"
+    refused(copied, rf"^{copied.path}: {what}")
+
+
+def test_a_run_whose_norms_became_groups_is_refused(copied):
+    file = copied.model / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"batch_norm": "group"}))
+    refused(copied, rf"^{copied.path}: its model has groups in place of its batch norms \(batch_norm: group\), which")
 
 
 def test_a_checkpoint_of_another_class_than_the_tasks_is_refused(copied):
