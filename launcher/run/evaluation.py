@@ -60,6 +60,8 @@ class Parts(Dataset[Part]):
         return -(-len(self.pieces) // self.world)
 
     def __getitem__(self, turn: int) -> Part:
+        if not 0 <= turn < len(self):
+            raise IndexError(turn)
         number = turn * self.world + self.rank
         ids = self.pieces[number] if number < len(self.pieces) else np.empty(0, dtype=np.int64)
         asked = ids if len(ids) else self.pieces[-1][:1]
