@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -54,6 +55,22 @@ def imported(name: str) -> ModuleType:
         where = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (at.filename, at.lineno)
         what = f"{where[0]}:{where[1]}: {type(error).__name__}: {getattr(error, 'msg', error)}"
         raise ValueError(f"cannot be imported: {what}") from error
+
+
+def function(path: str) -> Callable[..., Any]:
+    """A user's own function, by its path: mypkg.models:make or mypkg.models.make. Raises ValueError that says why
+    there is none."""
+    where, _, name = path.rpartition(":" if ":" in path else ".")
+    if not all(part.isidentifier() for part in [*where.split("."), name]):
+        raise ValueError(f"{path!r} is no path to a function (such as mypkg.models:make)")
+    try:
+        found = imported(where)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from None
+    if not callable(made := getattr(found, name, None)):
+        functions = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
+        raise ValueError(f"{found.__file__} has no function {name} ({hint(name, functions)})")
+    return made  # type: ignore[no-any-return]
 
 
 def of(folder: str, config: Plugin) -> ModuleType:

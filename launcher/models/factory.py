@@ -41,17 +41,10 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
 
 def _found(path: str) -> Callable[..., Any]:
     """The function of a path. Raises UserError."""
-    module, _, name = path.rpartition(":" if ":" in path else ".")
-    if not all(part.isidentifier() for part in [*module.split("."), name]):
-        raise UserError(Problem("model.factory", f"{path!r} is no path to a function (such as mypkg.models:make)"))
     try:
-        found = kinds.imported(module)
+        return kinds.function(path)
     except ValueError as error:
-        raise UserError(Problem("model.factory", f"{module} {error}")) from None
-    if not callable(make := getattr(found, name, None)):
-        functions = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-        raise UserError(Problem("model.factory", f"{found.__file__} has no function {name} ({hint(name, functions)})"))
-    return make
+        raise UserError(Problem("model.factory", str(error))) from None
 
 
 def _arguments(make: Callable[..., Any], config: Config, need: Need) -> dict[str, Any]:
