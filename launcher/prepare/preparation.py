@@ -166,7 +166,7 @@ class Preparation:
         plugin = kinds.of("tasks", task).Task
         counts, baseline = list[int](), {}
         if hasattr(plugin, "counts"):
-            counts = plugin.counts(_tables(self.whole / "train.arrow"), len(known.labels))
+            counts = plugin.counts(task, _tables(self.whole / "train.arrow"), len(known.labels))
         if "validation" in lengths:
             baseline = plugin.baseline(task, _tables(self.whole / "validation.arrow"), known.special_ids)
         found = {

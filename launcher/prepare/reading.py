@@ -22,6 +22,11 @@ Side = Literal["train", "validation"]
 _BATCH = 4 * 2**20
 """Characters and bytes of a batch of rows, about."""
 _ROWS = 20_000
+_NAMES = pa.list_(pa.string())
+_LISTS = {  # what lists hold, where all of them are empty too
+    "words": _NAMES, "labels": _NAMES, "features": pa.list_(pa.float64()),
+    "answers": pa.struct({"text": _NAMES, "answer_start": pa.list_(pa.int64())}.items()),
+}  # fmt: skip
 _IMAGE = pa.struct(
     {"data": pa.large_binary(), "height": pa.int32(), "width": pa.int32(), "channels": pa.int32()}.items()
 )
@@ -146,7 +151,9 @@ def _column(name: str, values: list[Any]) -> pa.Array:
         return pa.array(values, pa.large_string())
     if name == "image":
         return pa.array([_image(value) for value in values], _IMAGE)
-    if name == "label" and not isinstance(values[0], float | list):
+    if name in _LISTS or (name == "label" and isinstance(values[0], list)):
+        return pa.array(values, _LISTS.get(name, _NAMES))
+    if name == "label" and not isinstance(values[0], float):
         return pa.array(map(str, values), pa.string())
     return pa.array(values)
 

@@ -47,7 +47,8 @@ class Job:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(kinds.of("tasks", self.task).Task.columns)
+        task = kinds.of("tasks", self.task).Task
+        return tuple(task.asked(self.task) if hasattr(task, "asked") else task.columns)
 
     @property
     def looked(self) -> Path:

@@ -60,6 +60,10 @@ class Task(Protocol):
 
     # --- at preparation, once
     @staticmethod
+    def asked(config: Any) -> tuple[str, ...]:
+        """The columns, where they depend on the configuration. May be left out."""
+
+    @staticmethod
     def prepared(config: Any) -> dict[str, Any]:
         """What prepared samples depend on: tasks that say the same share them. JSON, with a name for the features."""
 
@@ -67,6 +71,11 @@ class Task(Protocol):
     def survey(config: Any, values: Mapping[str, set[str]]) -> dict[str, Any]:
         """What must be known of the training rows before they become features: `labels` in their order and `shape`,
         from the values of each surveyed column. JSON. Raises UserError."""
+
+    @staticmethod
+    def shape(config: Any) -> tuple[int, ...]:
+        """Of a task without tokens: the shape of its samples, as far as the configuration tells it before `survey`, to
+        plan with."""
 
     @staticmethod
     def features(
@@ -77,7 +86,7 @@ class Task(Protocol):
         parallel processes. Of rows without the targets the labels carry no weight. Raises UserError."""
 
     @staticmethod
-    def counts(training: "Iterable[pa.Table]", classes: int) -> list[int]:
+    def counts(config: Any, training: "Iterable[pa.Table]", classes: int) -> list[int]:
         """How many training samples each label has. May be left out."""
 
     @staticmethod

@@ -81,7 +81,7 @@ class Classes:
         return {"labels": survey(values["label"])}
 
     @staticmethod
-    def counts(training: Iterable[pa.Table], classes: int) -> list[int]:
+    def counts(config: Any, training: Iterable[pa.Table], classes: int) -> list[int]:
         """How many samples each class has."""
         return sum((_counts(table["label"], classes) for table in training), np.zeros(classes, np.int64)).tolist()
 

@@ -1,26 +1,50 @@
-"""Sequence classification: one label for a text, or for a pair of texts."""
+"""Sequence classification: one label for a text or for a pair of texts, or any number of labels."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
 
-from launcher.tasks import Features, Sample, _classes, _text_inputs
+from launcher.config.columns import Column
+from launcher.tasks import Features, Sample, _classes, _several, _text_inputs
 
 if TYPE_CHECKING:
+    from launcher.plan.facts import Facts
     from launcher.prepare.encode import Encoder
 
 
 class Config(_classes.ClassesConfig):
+    """`labels`: one a sample (single), or a list of any number of them (multi)."""
+
     kind: Literal["sequence_classification"] = "sequence_classification"
+    labels: Literal["single", "multi"] = "single"
+
+    @model_validator(mode="after")
+    def _of_single_labels(self) -> "Config":
+        if self.labels == "multi" and (self.class_weights is not None or self.label_smoothing):
+            told = "class_weights and label_smoothing are for labels: single"
+            raise PydanticCustomError("labels", told)
+        return self
 
 
 class Task(_text_inputs.TextInputs, _classes.Classes):
+    """That of single labels; made for several, it is one of those."""
+
     surveyed = ("label",)
+
+    def __new__(cls, config: Config, facts: "Facts") -> "Task":
+        return super().__new__(_Several if config.labels == "multi" else cls)
+
+    @staticmethod
+    def asked(config: Config) -> tuple[str, ...]:
+        return ("text", "text_pair", Column("label", "names") if config.labels == "multi" else "label")
 
     @staticmethod
     def prepared(config: Config) -> dict[str, Any]:
-        return {"features": "sequence_classification"}
+        return {"features": "sequence_classification", "labels": config.labels}
 
     @staticmethod
     def features(
@@ -31,9 +55,27 @@ class Task(_text_inputs.TextInputs, _classes.Classes):
         length: int,
         key: str,
     ) -> Iterator[Features]:
+        numbered = _several.numbered if config.labels == "multi" else _classes.numbered
         for batch in rows:
-            label = _classes.numbered(batch, survey["labels"], key)
-            yield _text_inputs.features(batch, encoder, length, {"label": label})
+            yield _text_inputs.features(batch, encoder, length, {"label": numbered(batch, survey["labels"], key)})
+
+    @staticmethod
+    def counts(config: Config, training: Iterable[pa.Table], classes: int) -> list[int]:
+        return _kind(config).counts(config, training, classes)
+
+    @staticmethod
+    def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
+        return _kind(config).baseline(config, validation, special_ids)
 
     def show(self, sample: Sample, tokenizer: Any) -> str:
         return self._shown(sample, tokenizer, self.facts.labels[int(sample["labels"][0])])
+
+
+class _Several(_several.Several, Task):
+    def show(self, sample: Sample, tokenizer: Any) -> str:
+        names = [self.facts.labels[n] for n in np.flatnonzero(sample["labels"] == 1)]
+        return self._shown(sample, tokenizer, ", ".join(names) or "none")
+
+
+def _kind(config: Config) -> type[_classes.Classes]:
+    return _several.Several if config.labels == "multi" else _classes.Classes
