@@ -17,8 +17,8 @@ Shape = tuple[int, ...]
 
 _AT_ONCE = 2**24
 """Bytes of images that are brought to their shape at once: a small one may become a large one."""
-_DRAWN = 32
-"""Characters of a drawn image's width, at the most."""
+_DRAWN, _SHADES = 32, " ░▒▓█"
+"""Pixels of a drawn image's side, at the most; characters from dark to bright."""
 
 
 def shape(found: Collection[str], size: tuple[int, int] | None, channels: int | None) -> Shape:
@@ -58,21 +58,17 @@ def normalised(images: NDArray[np.uint8], mean: NDArray[np.float32], std: NDArra
 
 
 def drawn(values: NDArray[np.floating[Any]], mean: NDArray[np.float32], std: NDArray[np.float32]) -> str:
-    """A normalised image, (channels, height, width), as rich markup: two pixels a character, one above the other."""
+    """A normalised image, (channels, height, width), as rich markup: two characters a pixel, in its colour, and the
+    fuller the brighter it is."""
     pixels = np.clip((values.transpose(1, 2, 0) * std + mean) * 255, 0, 255).astype(int)
-    step = -(-pixels.shape[1] // _DRAWN)
-    pixels = np.broadcast_to(pixels[::step, ::step], (*pixels[::step, ::step].shape[:2], 3))
-    if len(pixels) % 2:
-        pixels = np.concatenate([pixels, np.zeros_like(pixels[:1])])
-    lines = [
-        map(_block, upper.tolist(), lower.tolist()) for upper, lower in zip(pixels[::2], pixels[1::2], strict=True)
-    ]
-    return "\n".join("".join(line) for line in lines)
+    step = -(-max(pixels.shape[:2]) // _DRAWN)
+    lines = np.broadcast_to(pixels, (*pixels.shape[:2], 3))[::step, ::step].tolist()
+    return "\n".join("".join(map(_block, line)) for line in lines)
 
 
-def _block(upper: list[int], lower: list[int]) -> str:
-    above, below = (f"rgb({','.join(map(str, colour))})" for colour in (upper, lower))
-    return f"[{above} on {below}]▀[/]"
+def _block(colour: list[int]) -> str:
+    glyph = _SHADES[sum(colour) * len(_SHADES) // (3 * 256)]
+    return f"[rgb({','.join(map(str, colour))})]{glyph * 2}[/]"
 
 
 def _array(image: dict[str, Any]) -> NDArray[np.uint8]:

@@ -4,7 +4,7 @@ import pytest
 import support
 
 from launcher.config.recipe import TrainTokenizer
-from launcher.models import config
+from launcher.models import config, small
 from launcher.plan.facts import Facts
 from launcher.plan.need import Need
 from launcher.prepare import tokenizer
@@ -84,15 +84,19 @@ def facts_of(words):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A tiny model (BERT) for a task in fp64, without dropout, its weights large enough to tell samples apart."""
+    """A tiny model for a task in fp64 (BERT, ViT for images, else hidden layers), without dropout, its weights large
+    enough to tell samples apart."""
 
-    def make(task, type_="bert", **given):
+    def make(task, type_=None, **given):
         import torch
 
         torch.manual_seed(0)
-        known = task.facts
-        wanted = Need(task.auto_class, task.options(), known.vocab_size, known.pad_token_id, known.longest)
-        keys = {**support.TINY, "initializer_range": 0.5, **given}
-        return config.build(config.Config(type=type_, **keys), wanted)[0].double().eval()
+        known, images = task.facts, "Image" in task.auto_class
+        wanted = Need(task.auto_class, task.options(), known.vocab_size, known.pad_token_id, known.longest, known.shape)
+        if not task.auto_class:
+            return small.build(small.Config(type="mlp", hidden=[8]), wanted)[0].double().eval()
+        keys = {**support.TINY, "initializer_range": 0.5, **({"patch_size": 4} if images else {}), **given}
+        made = config.Config(type=type_ or ("vit" if images else "bert"), **keys)
+        return config.build(made, wanted)[0].double().eval()
 
     return make

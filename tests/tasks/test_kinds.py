@@ -20,6 +20,7 @@ from tasks.measuring import measured, outputs
 from launcher.config import kinds
 from launcher.config.types import Plugin
 from launcher.contract.random import Draw, Stream
+from launcher.prepare import reading, shards
 from launcher.run.batches import tensors
 
 COUNT, MAX_LENGTH = 24, 16
@@ -32,19 +33,21 @@ class Made:
     def __init__(self, kind, texts, encoder, facts_of, **keys):
         self.module = kinds.module("tasks", kind)
         self.config = self.module.Config(**keys)
-        columns, self.encoder = self.module.Task.columns, encoder
+        columns, self.encoder = self.module.Task.columns, encoder if self.module.Task.tokenized else None
         known = [
             {"text": text, "text_pair": text[::2], "label": f"label {n % 3}", "question": text, "context": text}
             | {"words": text.split(), "labels": [["O", "B-X", "I-X"][len(w) % 3] for w in text.split()]}
             | {"answers": {"text": [text.split()[0]], "answer_start": [0]}}
+            | {"image": _image(n), "features": [n / 8, float(len(text)), -1.0]}
             for n, text in enumerate(texts)
         ]
         asked = [{str(name): _wanted(name, row) for name in columns if name in row} for row in known]
-        rows = pa.Table.from_pylist(asked)
-        self.rows = rows.cast(pa.schema([_large(field) for field in rows.schema]))
-        self.values = {name: set(_flat(self.rows[name].to_pylist())) for name in self.module.Task.surveyed}
+        batch = reading.batch_of(asked)
+        self.rows = pa.Table.from_batches([batch])
+        self.values = {name: set(shards._values(batch.column(name))) for name in self.module.Task.surveyed}
         self.survey = self.module.Task.survey(self.config, self.values)
-        self.facts = facts_of(labels=self.survey.get("labels", []), longest=MAX_LENGTH)
+        found = {"labels": self.survey.get("labels", []), "shape": self.survey.get("shape", ())}
+        self.facts = facts_of(**found, longest=MAX_LENGTH if self.encoder else 1)
         self.table = self.features()
         self.task = self.module.Task(self.config, self.facts)
         self.features_of = [self.row(self.table.num_rows - 1 - n) for n in range(COUNT)]  # short ones among them
@@ -69,20 +72,15 @@ class Made:
         return tensors(self.task.collate(samples))
 
 
-def _large(field):
-    """Texts as sources give them."""
-    return pa.field(field.name, pa.large_string()) if field.type == pa.string() else field
+def _image(number):
+    """Of 8x12 pixels in colour."""
+    return np.random.default_rng(number).integers(0, 256, (8, 12, 3), dtype=np.uint8)
 
 
 def _wanted(column, row):
     """What a column holds of a row: a number or names where the task wants those."""
     wants = {"number": float(row["label"][-1]), "names": row["labels"]}
     return wants[column.wants] if hasattr(column, "wants") else row[column]
-
-
-def _flat(values):
-    """Every value, of those in lists too."""
-    return [one for value in values for one in (_flat(value) if isinstance(value, list) else [value])]
 
 
 @pytest.fixture(scope="module", params=kinds.available("tasks"))
@@ -142,11 +140,15 @@ def test_columns_that_are_surveyed_or_predicted_are_columns(made):
     assert set(task.targets) < set(task.columns)
 
 
-def test_its_features_are_token_ids_with_their_lengths(made):
-    ids, lengths = made.table["input_ids"].to_pylist(), made.table["length"].to_pylist()
-    assert [len(one) for one in ids] == lengths
+def test_its_features_are_token_ids_with_their_lengths_or_have_a_length_of_1(made):
+    lengths = made.table["length"].to_pylist()
     assert str(made.table.schema.field("length").type) == "int32"
     assert max(lengths) <= MAX_LENGTH
+    if not made.task.tokenized:
+        assert set(lengths) == {1}
+        return
+    ids = made.table["input_ids"].to_pylist()
+    assert [len(one) for one in ids] == lengths
     assert max(map(max, ids)) < made.facts.vocab_size
 
 
@@ -191,7 +193,7 @@ def test_drawing_samples_leaves_their_rows_as_they_were(made):
 def test_samples_are_arrays_of_numbers_without_padding(made):
     for sample, row in zip(made.samples, made.features_of, strict=True):
         assert all(isinstance(array, np.ndarray) for array in sample.values())
-        assert len(sample["input_ids"]) == row["length"]
+        assert not made.task.tokenized or len(sample["input_ids"]) == row["length"]
 
 
 def test_a_muted_sample_has_no_weight_and_the_same_input(made):
@@ -199,12 +201,15 @@ def test_a_muted_sample_has_no_weight_and_the_same_input(made):
         before = {name: array.copy() for name, array in sample.items()}
         muted = made.task.mute(sample)
         assert made.task.weight(muted) == 0
-        assert np.array_equal(muted["input_ids"], sample["input_ids"])
+        assert same(made.task.collate([muted])["inputs"], made.task.collate([sample])["inputs"])
         assert same(sample, before)
 
 
-def test_a_batch_is_as_long_as_its_longest_sample(made):
+def test_a_batch_is_as_long_as_its_longest_sample_or_of_their_one_shape(made):
     inputs = made.task.collate(made.samples)["inputs"]
+    if not made.task.tokenized:
+        assert [(array.shape, array.dtype.kind) for array in inputs.values()] == [((COUNT, *made.facts.shape), "f")]
+        return
     longest = max(len(sample["input_ids"]) for sample in made.samples)
     assert {array.shape for array in inputs.values()} == {(COUNT, longest)}
     assert {array.dtype for array in inputs.values()} == {np.dtype(np.int64)}
@@ -285,8 +290,9 @@ def test_what_is_predicted_is_an_object_for_each_sample(made, model, words):
 
 def test_a_sample_is_shown_as_markup_that_holds_its_tokens(made, words):
     for sample in made.samples[:5]:
-        shown = Text.from_markup(made.task.show(sample, words)).plain
-        assert all(token in shown for token in words.convert_ids_to_tokens(sample["input_ids"].tolist()))
+        shown = Text.from_markup(made.task.show(sample, words if made.task.tokenized else None)).plain
+        tokens = words.convert_ids_to_tokens(sample["input_ids"].tolist()) if made.task.tokenized else ["→"]
+        assert all(token in shown for token in tokens)
 
 
 # Samples that share a row
