@@ -84,35 +84,14 @@ def run(
     max_restarts: Annotated[int | None, typer.Option("--max-restarts", min=0, help="Restarts after a failure.")] = None,
     bundle: Annotated[Path | None, typer.Option("--from", help="A bundle, in the place of RECIPE.")] = None,
 ) -> None:
-    """Plan, prepare and train here. A run folder with a checkpoint is gone on with."""
+    """Plan, prepare and train here, once for each of the seeds. A run folder with a checkpoint is gone on with."""
     from launcher.config import load
-    from launcher.launch import execute, render
-    from launcher.prepare import ready
-    from launcher.tools import show
+    from launcher.tools import seeds
 
     recipe, overrides = _of_bundle(bundle, recipe, overrides or [])
     restarts = [] if max_restarts is None else [f"max_restarts={max_restarts}"]
     profile = load.cluster(cluster, restarts).value
-    load.recipe(recipe, overrides or [])  # a mistake in it is told before anything is started
-    if via is Via.elastic:
-        execute.warm_up()
-    made = ready.check(recipe, overrides or [], profile, ranks)
-    if resume and made.resume is None:
-        raise UserError(
-            f"--resume: {made.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)"
-        )
-    if made.resume is not None and made.resume.state.get("enough"):
-        advice = "another name starts another run, and a larger evaluate.patience goes on"
-        print(f"{made.folder.path}: stopped early at step {made.resume.step} ({advice})")
-        return
-    if made.resume is not None and made.resume.step >= (made.plan.steps or 0):
-        print(f"{made.folder.path}: all {made.plan.steps} steps are done (another name starts another run)")
-        return
-    made = ready.write(made)
-    if via is not Via.elastic:
-        made.release()  # rank 0 of the other starter comes the whole way itself, and takes it
-    show.plan(made.plan, Console(stderr=True))
-    _leave(execute.execute(render.train(made.plan, profile.env, via.value)))
+    _leave(seeds.run(recipe, overrides, profile, ranks, resume, via.value))
 
 
 @app.command()

@@ -189,7 +189,7 @@ class Recipe(Strict):
 
 # What may change between a start and a resume: how fast a run goes and what it tells, never where it goes.
 PERFORMANCE = (
-    "strategy", "checkpoint", "evaluate", "sinks", "train.max_tokens", "train.workers", "train.compile",
+    "seeds", "strategy", "checkpoint", "evaluate", "sinks", "train.max_tokens", "train.workers", "train.compile",
     "train.activation_checkpointing", "train.abort_after",
 )  # fmt: skip
 

@@ -1,0 +1,46 @@
+"""`launcher run`: plan, prepare and train here; a run folder with a checkpoint is gone on with."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from launcher.config import load
+from launcher.config.cluster import Cluster
+from launcher.config.errors import UserError
+from launcher.launch import execute, render
+from launcher.launch.execute import Outcome
+from launcher.prepare import ready
+from launcher.tools import show
+
+
+def train(
+    recipe: str, overrides: Sequence[str], profile: Cluster, ranks: int | None, resume: bool, via: render.Via
+) -> Outcome:
+    """Train to the last step, or say that this was done already. `resume`: refuse to start from the beginning. Raises
+    UserError."""
+    load.recipe(recipe, overrides)  # a mistake in it is told before anything is started
+    if via == "elastic":
+        execute.warm_up()
+    made = ready.check(recipe, overrides, profile, ranks)
+    if resume and made.resume is None:
+        raise UserError(
+            f"--resume: {made.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)"
+        )
+    if over := _over(made):
+        print(f"{made.folder.path}: {over}")
+        return Outcome(0, {}, [])
+    made = ready.write(made)
+    if via != "elastic":
+        made.release()  # rank 0 of the other starter comes the whole way itself, and takes it
+    show.plan(made.plan, Console(stderr=True))
+    return execute.execute(render.train(made.plan, profile.env, via))
+
+
+def _over(made: ready.Ready) -> str | None:
+    """Why there is nothing left to train."""
+    if made.resume is not None and made.resume.state.get("enough"):
+        advice = "another name starts another run, and a larger evaluate.patience goes on"
+        return f"stopped early at step {made.resume.step} ({advice})"
+    if made.resume is not None and made.resume.step >= (made.plan.steps or 0):
+        return f"all {made.plan.steps} steps are done (another name starts another run)"
+    return None
