@@ -1,6 +1,6 @@
 """Arrow tables, read a batch of the needed columns at a time: what parquet, arrow and hub share."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,10 +21,10 @@ def rows_of(
     columns: Sequence[str],
     key: str,
     where: Callable[[int], str],
-    labels: Sequence[str] | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
 ) -> Iterator[Row | Bad]:
-    """The rows of a pyarrow table or record batch. `where(n)`: the place of the n-th of them. `labels`: the names that
-    stand behind numbers in the label column."""
+    """The rows of a pyarrow table or record batch. `where(n)`: the place of the n-th of them. `labels`: of columns the
+    names that stand behind numbers in them."""
     names = list(dict.fromkeys(columns_of(config, columns).values()))
     for number, values in enumerate(zip(*(_values(table.column(name)) for name in names), strict=True)):
         row = pick(dict(zip(names, values, strict=True)), config, columns, partial(where, number), key)
@@ -46,12 +46,25 @@ def _value(scalar: Any) -> Any:
         return scalar.as_buffer().to_pybytes()
 
 
-def _named(row: Row | Bad, labels: Sequence[str], where: Callable[[], str], key: str) -> Row | Bad:
-    if isinstance(row, Bad) or not isinstance(label := row.get("label"), int):
+def _named(row: Row | Bad, labels: Mapping[str, Sequence[str]], where: Callable[[], str], key: str) -> Row | Bad:
+    if isinstance(row, Bad):
         return row
-    if not 0 <= label < len(labels):  # the hub marks by -1 what nobody labelled
-        return Bad(where(), f"{key}.label: has no label ({label}): choose another split")
-    return {**row, "label": labels[label]}
+    named = dict(row)
+    for column, names in labels.items():
+        try:
+            named[column] = _names(row[column], names)
+        except LookupError as error:  # the hub marks by -1 what nobody labelled
+            return Bad(where(), f"{key}.{column}: has no label ({error}): choose another split")
+    return named
+
+
+def _names(value: Any, names: Sequence[str]) -> Any:
+    """The names behind a number or a list of them, which may be read as digits. Raises LookupError."""
+    if isinstance(value, list):
+        return [_names(one, names) for one in value]
+    if not 0 <= int(value) < len(names):
+        raise LookupError(value)
+    return names[int(value)]
 
 
 def dataset_parts(data: Any) -> list[Part]:
@@ -70,13 +83,21 @@ def dataset_rows(
     it does not have."""
     check_columns(config, columns, data.column_names, what, key)
     wanted = columns_of(config, columns)
-    label = data.features[wanted["label"]] if "label" in wanted else None
+    asked = [c for c in columns if c in ("label", "labels") and getattr(c, "wants", "") != "number"]
+    named = {str(column): _label_names(data.features[wanted[column]]) for column in asked}
+    labels = {column: names for column, names in named.items() if names}
     stop = len(data) if part.stop is None else min(part.stop, len(data))
     at = part.start
     chosen = data.select(range(at, stop)).select_columns(list(dict.fromkeys(wanted.values()))).with_format("arrow")
     for table in chosen.iter(batch_rows(len(data.data), data.data.nbytes)):
-        yield from rows_of(table, config, columns, key, partial(_where, what, at), getattr(label, "names", None))
+        yield from rows_of(table, config, columns, key, partial(_where, what, at), labels)
         at += table.num_rows
+
+
+def _label_names(feature: Any) -> Sequence[str] | None:
+    """The names of a ClassLabel, or of those in a list."""
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+    return getattr(inner, "names", None)
 
 
 def _where(what: str, first: int, number: int) -> str:

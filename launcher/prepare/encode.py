@@ -58,6 +58,8 @@ class Encoder:
         self.prefix, self.suffix = self._around(settings.get("eos_token"))
         spec = json.loads(self.backend.to_str())
         self._rule = _rule(spec)
+        byte_level = [one for one in _parts(spec["pre_tokenizer"]) if one["type"] == "ByteLevel"]
+        self._spaced = any(not one.get("add_prefix_space") for one in byte_level)  # such words are told by a space
         names = [re.escape(token["content"]) for token in spec["added_tokens"]]
         self._whole = "|".join(names) or r"[^\s\S]"  # what a cut might keep from being seen
         self._forget()
@@ -73,6 +75,15 @@ class Encoder:
             return self._by_pieces(texts)
         apart = self._plainly(texts.filter(whole).to_pylist())
         return interleave(self._by_pieces(texts.filter(pc.invert(whole))), apart, np.asarray(whole))
+
+    def words(self, rows: pa.ListArray) -> tuple[Encoded, NDArray[np.int64]]:
+        """The tokens of texts that come as lists of words, each encoded by itself, without special tokens; and of each
+        token the number of its word in the text, from 1."""
+        words, counts = rows.flatten().cast(pa.large_string()), rows.value_lengths().to_numpy()
+        each = self.encode(pc.binary_join_element_wise("", words, " ") if self._spaced else words)
+        first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        numbers = np.arange(1, len(words) + 1) - np.repeat(first[:-1], counts)
+        return Encoded(each.ids, each.offsets[first], each.begins), np.repeat(numbers, each.lengths)
 
     def pairs(self, texts: pa.Array, others: pa.Array, max_length: int) -> Encoded:
         """The tokens of pairs of texts with special tokens, the longer one truncated first."""

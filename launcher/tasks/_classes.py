@@ -66,6 +66,12 @@ def indices(names: pa.Array, labels: Sequence[str], key: str) -> pa.Array:
     return numbers.cast(pa.int64())
 
 
+def options(labels: Sequence[str]) -> dict[str, Any]:
+    """What a model's configuration has to say of labels."""
+    numbers = {label: number for number, label in enumerate(labels)}
+    return {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": numbers}
+
+
 class Classes:
     """One class a sample: `labels` of a sample holds its number. A task gives `logits(model, batch)`, of shape
     (samples, classes); its configuration is a ClassesConfig."""
@@ -103,12 +109,7 @@ class Classes:
             raise UserError([Problem(f"{key}.{n}", f"no such label ({hint(n, facts.labels)})") for n in unknown])
 
     def options(self) -> dict[str, Any]:
-        labels = self.facts.labels
-        return {
-            "num_labels": len(labels),
-            "id2label": dict(enumerate(labels)),
-            "label2id": {label: index for index, label in enumerate(labels)},
-        }
+        return options(self.facts.labels)
 
     def outputs(self, length: int) -> float:
         return float(len(self.facts.labels))

@@ -1,0 +1,221 @@
+"""Token classification: a label for each word, such as the names of persons and places in it.
+
+A word's label stands at the first of its tokens. Where labels are of the scheme B-PER, I-PER, O (or with E- and S-),
+entities are scored, as conlleval does: seqeval in its default mode, which reads an I- after nothing as a beginning.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from launcher.config.errors import Problem, UserError
+from launcher.config.types import Plugin
+from launcher.contract import random
+from launcher.prepare.encoded import Encoded
+from launcher.tasks import IGNORE, Batch, Directions, Features, Outputs, Row, Sample, _classes, _outputs, _tags, _text
+
+if TYPE_CHECKING:
+    import torch
+
+    from launcher.plan.facts import Facts
+    from launcher.prepare.encode import Encoder
+
+
+class Config(Plugin):
+    """`label_all`: the other tokens of a word learn its label too, an I- where it is a B-; what is measured stays at
+    the first."""
+
+    kind: Literal["token_classification"] = "token_classification"
+    label_all: bool = False
+
+
+class Task:
+    """`labels` of a sample: at each token a label, or IGNORE; `words`: at the first token of a word its number in the
+    row, from 0, else -1."""
+
+    columns = ("words", "labels")
+    targets = ("labels",)
+    surveyed = ("labels",)
+    tokenized = True
+    auto_class = "AutoModelForTokenClassification"
+
+    @staticmethod
+    def tokens(config: Config) -> Sequence[str]:
+        return ()
+
+    @staticmethod
+    def prepared(config: Config) -> dict[str, Any]:
+        return {"features": "token_classification", "label_all": config.label_all}
+
+    @staticmethod
+    def survey(config: Config, values: Mapping[str, set[str]]) -> dict[str, Any]:
+        """O comes first."""
+        found = values["labels"]
+        if len(found) < 2:
+            what = f"{len(found)} label in the training data: a classifier needs two or more"
+            raise UserError(Problem("data.train.labels", what))
+        return {"labels": sorted(found, key=lambda label: (label != "O", label))}
+
+    @staticmethod
+    def features(
+        config: Config,
+        rows: Iterable[pa.RecordBatch],
+        survey: dict[str, Any],
+        encoder: "Encoder",
+        length: int,
+        key: str,
+    ) -> Iterator[Features]:
+        for batch in rows:
+            yield _features(batch, survey["labels"], encoder, length, key, config.label_all)
+
+    @staticmethod
+    def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
+        """The accuracy of always naming the most frequent label."""
+        counts = Counter[int]()
+        for table in validation:
+            labels, words = (table[name].combine_chunks().flatten().to_numpy() for name in ("labels", "words"))
+            counts.update(labels[(words >= 0) & (labels != IGNORE)].tolist())
+        return {"majority_class": max(counts.values(), default=0) / max(1, counts.total())}
+
+    def __init__(self, config: Config, facts: "Facts"):
+        self.config, self.facts = config, facts
+
+    def options(self) -> dict[str, Any]:
+        return _classes.options(self.facts.labels)
+
+    def outputs(self, length: int) -> float:
+        return float(length * len(self.facts.labels))
+
+    def samples(
+        self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw
+    ) -> list[Sample]:
+        names = ("input_ids", "labels", "words")
+        return [{name: row[name].astype(np.int64) for name in names} for row in rows]
+
+    def weight(self, sample: Sample) -> float:
+        return float(np.count_nonzero(sample["labels"] != IGNORE))
+
+    def mute(self, sample: Sample) -> Sample:
+        return _text.mute(sample)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        return {
+            **_text.inputs(samples, self.facts.pad_token_id),
+            "labels": _text.pad([s["labels"] for s in samples], IGNORE).ravel(),
+            "words": _text.pad([s["words"] for s in samples], -1),
+        }
+
+    def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
+        return []
+
+    def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
+        """Shape (tokens of all samples, labels)."""
+        return _text.full_precision(_text.logits_of(model(**batch["inputs"])).flatten(0, 1))
+
+    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
+        return self.loss_of(self.logits(model, batch), batch)
+
+    def loss_of(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
+        from torch.nn.functional import cross_entropy
+
+        labels = batch["labels"]
+        loss = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+        return loss, float((labels != IGNORE).sum())
+
+    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
+        """`word`: the numbers of the words that have a token, in order, with the label of each and the one found."""
+        from torch.nn.functional import cross_entropy
+
+        logits, shape = self.logits(model, batch), batch["words"].shape
+        labels = batch["labels"].view(shape)
+        loss = cross_entropy(logits, batch["labels"], ignore_index=IGNORE, reduction="none")
+        values = {"word": batch["words"], "label": labels, "found": logits.argmax(-1).view(shape)}
+        arrays = {name: value.cpu().numpy() for name, value in values.items()}
+        first = arrays["word"] >= 0
+        return {
+            "loss": loss.double().view(shape).sum(1),
+            "weight": (labels != IGNORE).double().sum(1),
+            **{name: [row[here] for row, here in zip(rows, first, strict=True)] for name, rows in arrays.items()},
+        }
+
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
+        """Of entities over all of them, and by type (`f1/PER`); of plain labels means over the classes."""
+        truth, found = self._tags(outputs)
+        scores = _tags.scores(truth, found, self.facts.labels)
+        out = {"loss": _outputs.mean_loss(outputs), "accuracy": _tags.accuracy(truth, found), **scores.total}
+        for name in ("precision", "recall", "f1"):
+            out |= {f"{name}/{label}": one[name] for label, one in scores.classes.items()}
+        return out
+
+    def directions(self) -> Directions:
+        return {"loss": "min", "accuracy": "max", "precision": "max", "recall": "max", "f1": "max"}
+
+    def report(self, outputs: Outputs) -> dict[str, Any]:
+        return {"classes": _tags.scores(*self._tags(outputs), self.facts.labels).classes}
+
+    def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+        """A tag for each word: null for one without a token; words that were cut off have none."""
+        told = []
+        for words, found in zip(outputs["word"], outputs["found"], strict=True):
+            tags: list[str | None] = [None] * (int(words.max(initial=-1)) + 1)
+            for word, label in zip(words.tolist(), found.tolist(), strict=True):
+                tags[word] = self.facts.labels[label]
+            told.append({"tags": tags})
+        return told
+
+    def show(self, sample: Sample, tokenizer: Any) -> str:
+        from rich.markup import escape
+
+        names = tokenizer.convert_ids_to_tokens(sample["input_ids"].tolist())
+        labels = sample["labels"].tolist()
+        shown = (
+            escape(name) if label == IGNORE else f"{escape(name)} [bold reverse]{escape(self.facts.labels[label])}[/]"
+            for name, label in zip(names, labels, strict=True)
+        )
+        return " ".join(shown)
+
+    def _tags(self, outputs: Outputs) -> tuple[list[list[str]], list[list[str]]]:
+        """True and found tags of the words that have a label, by sample."""
+        names = np.array(self.facts.labels)
+        pairs = [(t[t != IGNORE], f[t != IGNORE]) for t, f in zip(outputs["label"], outputs["found"], strict=True)]
+        return [names[t].tolist() for t, _ in pairs], [names[f].tolist() for _, f in pairs]
+
+
+def _features(
+    batch: pa.RecordBatch, labels: Sequence[str], encoder: "Encoder", length: int, key: str, label_all: bool
+) -> Features:
+    """Rows as token ids with labels, truncated; without those that have no token."""
+    words = batch.column("words")
+    encoded, numbers = encoder.words(words)
+    there = encoded.lengths > 0
+    room = length - len(encoder.prefix) - len(encoder.suffix)
+    of_words = Encoded(numbers.astype(np.uint32), encoded.offsets, encoded.begins)  # cut and surrounded as tokens are
+    around = [np.zeros_like(tokens) for tokens in (encoder.prefix, encoder.suffix)]
+    encoded = encoded.select(there).truncated(room).between(encoder.prefix, encoder.suffix)
+    of_words = of_words.select(there).truncated(room).between(*around)
+    number = of_words.ids.astype(np.int64) - 1
+    begins = np.diff(number, prepend=-1) != 0
+    begins[of_words.offsets[:-1]] = True
+    begins &= number >= 0
+    label = np.full(len(number), IGNORE, dtype=np.int64)
+    if "labels" in batch.schema.names:
+        starts = np.concatenate([[0], np.cumsum(words.value_lengths().to_numpy())])[:-1][there]
+        place = np.repeat(starts, of_words.lengths) + number
+        known = _classes.indices(batch.column("labels").flatten(), labels, f"{key}.labels").to_numpy()
+        label[begins] = known[place[begins]]
+        if label_all:
+            rest = ~begins & (number >= 0)
+            label[rest] = _inside(labels)[known[place[rest]]]
+    columns = {"labels": label, "words": np.where(begins, number, -1)}
+    lists = {name: _text.lists(encoded, pa.array(values.astype(np.int32))) for name, values in columns.items()}
+    return Features(_text.table(encoded, encoder.vocab_size, **lists), int(np.count_nonzero(~there)))
+
+
+def _inside(labels: Sequence[str]) -> NDArray[np.int64]:
+    """The label of a word's further tokens: of B-PER I-PER, where there is one."""
+    inside = [f"I-{label[2:]}" if label.startswith("B-") else label for label in labels]
+    return np.array([labels.index(one if one in labels else own) for one, own in zip(inside, labels, strict=True)])
