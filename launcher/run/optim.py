@@ -16,9 +16,8 @@ def make(config: AnyOptimizer, model: torch.nn.Module) -> torch.optim.Optimizer:
     match config:
         case optimizers.SGD():
             options |= {"momentum": config.momentum, "nesterov": config.nesterov, "dampening": config.dampening}
-            return (Dampened if config.momentum and config.dampening else torch.optim.SGD)(
-                _groups(config, model), **options
-            )
+            kind = Dampened if config.momentum and config.dampening else torch.optim.SGD
+            return kind(_groups(config, model), **options)
         case optimizers.Adam():
             return torch.optim.Adam(_groups(config, model), betas=config.betas, eps=config.eps, fused=True, **options)
         case optimizers.AdamW():
@@ -107,8 +106,8 @@ def _groups(
     config: AnyOptimizer, model: torch.nn.Module, apart: set[torch.Tensor] | None = None
 ) -> list[dict[str, Any]]:
     """Parameters by what is done to them alike. `apart`: those that are in groups of their own."""
-    depth = depths(model)
-    top, groups = max(depth.values(), default=0), dict[Any, dict[str, Any]]()
+    depth, layers, groups = depths(model), len(blocks(model)), dict[Any, dict[str, Any]]()
+    top = layers + 1 if layers else 0
     for p in model.parameters():
         if not p.requires_grad:
             continue

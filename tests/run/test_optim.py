@@ -55,6 +55,12 @@ def test_without_layers_or_without_decay_all_have_the_same_rate():
     assert len(optim.make(AdamW(lr=0.1), bert()).param_groups) == 2
 
 
+def test_layers_are_below_a_head_that_is_not_there_too():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ModuleList([torch.nn.Linear(2, 2)]))
+    expected = {"0.weight": 0.25, "0.bias": 0.25, "1.0.weight": 0.5, "1.0.bias": 0.5}
+    assert scales(model, layer_decay=0.5) == expected
+
+
 def test_what_stands_between_layers_has_the_depth_of_the_next():
     listed, last = torch.nn.ModuleList([torch.nn.Linear(2, 2)]), torch.nn.ModuleList([torch.nn.Linear(2, 2)])
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), listed, torch.nn.LayerNorm(2), last, torch.nn.Linear(2, 1))
