@@ -17,8 +17,8 @@ from launcher.plan.facts import Facts
 
 GIB = 2**30
 BASE = Architecture(
-    name="BertForMaskedLM", parameters=109_500_000, buffers=512, in_layers=85_000_000, largest_layer=7_090_000,
-    hidden=768, layers=12, heads=12, largest_parameter=23_440_896,
+    name="BertForMaskedLM", parameters=109_500_000, trained=109_500_000, buffers=512, in_layers=85_000_000,
+    largest_layer=7_090_000, hidden=768, layers=12, heads=12, largest_parameter=23_440_896,
 )  # fmt: skip
 FACTS = Facts(
     digest="", vocab_size=30_522, pad_token_id=0, mask_token_id=0, special_ids=[], labels=["0", "1"], longest=512,
