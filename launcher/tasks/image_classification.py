@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import Plugin
 from launcher.contract.random import Draw, Stream
 from launcher.tasks import Features, Row, Sample, _arrays, _augment, _classes, _images
 
@@ -24,7 +23,7 @@ def _square(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
 
 
-class Config(Plugin):
+class Config(_classes.ClassesConfig):
     """`size`: what images are brought to, a number of pixels or [height, width]; none: all have one. `channels`: 1
     (grey) or 3 (colour). `mean`, `std`: of each channel, or one for all, in units of 0..1. `augment`: of training
     images."""
@@ -69,6 +68,7 @@ class Task(_arrays.Arrays, _classes.Classes):
 
     @staticmethod
     def check(config: Config, facts: "Facts", folder: Path) -> None:
+        _classes.Classes.check(config, facts, folder)
         channels = facts.shape[0]
         wrong = [name for name in ("mean", "std") if len(getattr(config, name)) not in (1, channels)]
         if wrong:
