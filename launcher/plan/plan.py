@@ -273,7 +273,7 @@ def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | 
     if train.precision == "fp16" and train.loss_scale == "none":
         what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
         out.append(Problem("train.loss_scale", what))
-    if (stride := getattr(recipe.inner_task, "stride", 0)) > recipe.data.max_length // 2:
+    if (stride := getattr(recipe.inner_task, "stride", 0) or 0) > recipe.data.max_length // 2:
         what = f"{stride} of {recipe.data.max_length} tokens: most of a sample would be the one before it again"
         out.append(Problem("task.stride", f"{what} (at most {recipe.data.max_length // 2})"))
     if recipe.tokenizer is not None and not tokenized:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from launcher.prepare.encoded import Encoded, concatenate, interleave, join, nothing, take
+from launcher.prepare.encoded import Encoded, Frame, concatenate, interleave, join, nothing, take
 
 _MOST_PIECES, _MOST_CHARACTERS = 2**19, 2**24
 """Pieces that are remembered, about, at some 150 bytes each, and their characters: a text without a space is one."""
@@ -84,6 +85,27 @@ class Encoder:
         first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         numbers = np.arange(1, len(words) + 1) - np.repeat(first[:-1], counts)
         return Encoded(each.ids, each.offsets[first], each.begins), np.repeat(numbers, each.lengths)
+
+    def spans(self, texts: Sequence[str]) -> tuple[Encoded, NDArray[np.int64]]:
+        """The tokens of texts, without special tokens, and the characters that each stands for, shape (tokens, 2)."""
+        made, found = nothing(), [np.empty((0, 2), dtype=np.int64)]
+        for group in _groups(texts):
+            encodings = self.backend.encode_batch(group, add_special_tokens=False)
+            made = concatenate(made, join(encodings))
+            found += [np.array(one.offsets, dtype=np.int64).reshape(-1, 2) for one in encodings]
+        return made, np.concatenate(found)
+
+    def frame(self) -> Frame:
+        """What stands around a pair of texts."""
+        made = self.backend.encode("a", "a")
+        sides = np.array([-1 if side is None else side for side in made.sequence_ids])
+        first, second = np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)
+        cuts = [0, first[0], first[-1] + 1, second[0], second[-1] + 1, len(sides)]
+        ids, types = np.array(made.ids, dtype=np.uint32), np.array(made.type_ids, dtype=np.uint8)
+        return Frame(
+            special=tuple(ids[cuts[n] : cuts[n + 1]] for n in (0, 2, 4)),
+            types=tuple(types[a:b] for a, b in pairwise(cuts)) if "token_type_ids" in self._inputs else None,
+        )
 
     def pairs(self, texts: pa.Array, others: pa.Array, max_length: int) -> Encoded:
         """The tokens of pairs of texts with special tokens, the longer one truncated first."""

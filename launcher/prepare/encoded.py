@@ -78,6 +78,28 @@ class Encoded:
         return Encoded(self.ids[:whole], offsets, self.begins[:whole]), rest
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What stands around two texts in a sample: `special` tokens before, between and after them; `types` of these three
+    and the texts, in their order, None for a model that has none."""
+
+    special: tuple[NDArray[np.uint32], ...]
+    types: tuple[NDArray[np.uint8], ...] | None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.special))
+
+    def around(self, one: NDArray[np.uint32], other: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        before, between, after = self.special
+        return np.concatenate([before, one, between, other, after])
+
+    def types_of(self, one: int, other: int) -> NDArray[np.uint8]:
+        """The token types around texts of so many tokens."""
+        assert self.types is not None
+        before, first, between, second, after = self.types
+        return np.concatenate([before, np.repeat(first[:1], one), between, np.repeat(second[:1], other), after])
+
+
 def join(encodings: Sequence[Any]) -> Encoded:
     """What `tokenizers` returns, as arrays."""
     lengths = np.array([len(e) for e in encodings], dtype=np.int64)
