@@ -85,14 +85,15 @@ def _made_by(recipe: Recipe) -> str:
 
 
 def _copy_model(recipe: Recipe, to: Path) -> None:
-    """The files of a model that is loaded: of the cache's copy, of a folder, or of a run."""
-    name, revision = getattr(recipe.model, "name", None), getattr(recipe.model, "revision", None)
-    if name:
-        shutil.copytree(store.found(name, revision), to / store.kept(name, revision).name)
-    if run := getattr(recipe.model, "run", None):
-        _copy_run(
-            RunFolder(Path(store.found(run))), getattr(recipe.model, "checkpoint", "latest"), to / store.kept(run).name
-        )
+    """The files of the models that are loaded: of the cache's copy, of a folder, or of a run."""
+    for model in (recipe.model, getattr(recipe.task, "teacher", None)):
+        name, revision = getattr(model, "name", None), getattr(model, "revision", None)
+        if name:
+            copy = to / store.kept(name, revision).name
+            shutil.copytree(store.found(name, revision), copy, dirs_exist_ok=True)
+        if run := getattr(model, "run", None):
+            folder, checkpoint = RunFolder(Path(store.found(run))), getattr(model, "checkpoint", "latest")
+            _copy_run(folder, checkpoint, to / store.kept(run).name)
 
 
 def _copy_run(folder: RunFolder, checkpoint: str | int, to: Path) -> None:
@@ -101,5 +102,8 @@ def _copy_run(folder: RunFolder, checkpoint: str | int, to: Path) -> None:
     saved.verify()
     for source, target in ((folder.tokenizer, copy.tokenizer), (folder.model, copy.model)):
         if source.is_dir():  # samples without tokens need no tokenizer, models of one's own no configuration
-            shutil.copytree(source, target)
-    shutil.copytree(saved.path, copy.checkpoints / saved.path.name)
+            shutil.copytree(source, target, dirs_exist_ok=True)
+    shutil.copytree(saved.path, copy.checkpoints / saved.path.name, dirs_exist_ok=True)
+    for file in (folder.recipe, folder.facts):
+        if file.is_file():
+            shutil.copy2(file, to)

@@ -11,13 +11,12 @@ from typing import Any, Literal
 
 import xxhash
 
-from launcher.config import load
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import flush_tree, write
 from launcher.config.recipe import Recipe
 from launcher.plan import store
 from launcher.plan.folder import RunFolder
-from launcher.prepare import lease, reading
+from launcher.prepare import lease, reading, runs
 
 _SECONDS = 5.0
 """How long the hub may take to answer: without a network nothing hangs."""
@@ -39,6 +38,7 @@ class Repository:
 def repositories(recipe: Recipe) -> Iterator[Repository]:
     """What the recipe names that is no folder here: models, tokenizers and data sets with a `revision`."""
     found: list[tuple[str, Literal["model", "dataset"], Any]] = [("model", "model", recipe.model)]
+    found += [("task.teacher", "model", getattr(recipe.task, "teacher", None))]
     found += [("tokenizer", "model", recipe.tokenizer)]
     found += [(leaf.key, "dataset", leaf.config) for leaf in reading.leaves(recipe.data)]
     for key, kind, config in found:
@@ -82,10 +82,10 @@ def commit(repository: Repository) -> str:
 
 
 def fetch(recipe: Recipe) -> None:
-    """Bring the recipe's model into the cache, where it is of the hub and not there yet. Raises UserError."""
+    """Bring the recipe's models into the cache, where they are of the hub and not there yet. Raises UserError."""
     for repository in repositories(recipe):
         final = store.kept(repository.name, repository.revision)
-        if repository.key != "model" or final.is_dir():
+        if repository.key not in ("model", "task.teacher") or final.is_dir():
             continue
         final.parent.mkdir(parents=True, exist_ok=True)
         held = lease.acquire(final.parent, f".{final.name}", done=final, what=f"bring {repository.name}")
@@ -149,13 +149,8 @@ def _unreachable(repository: Repository, error: Exception) -> UserError:
 
 def _begun(folder: RunFolder) -> dict[tuple[str, str], str]:
     """The commits that a run was started with."""
-    if not folder.recipe.is_file() or not (folder.whole() or folder.metrics.is_file()):
-        return {}
-    try:
-        recipe = load.recipe(folder.recipe).value
-    except UserError:  # its own check tells
-        return {}
-    return {(one.key, one.name): one.revision for one in repositories(recipe) if one.revision}
+    recipe = runs.begun(folder)
+    return {(one.key, one.name): one.revision for one in repositories(recipe) if one.revision} if recipe else {}
 
 
 def _put(value: Any, path: Sequence[str], revision: str) -> Any:

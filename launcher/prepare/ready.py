@@ -26,7 +26,7 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import hint
 from launcher.plan import devices, facts, layout, plan
 from launcher.plan.folder import RunFolder, Saved
-from launcher.prepare import bundle, cache, corpus, hub
+from launcher.prepare import bundle, cache, corpus, hub, runs
 
 _TOLD = ("torch", "transformers", "tokenizers", "datasets", "numpy", "accelerate", "deepspeed", "wandb", "launcher")
 
@@ -54,7 +54,7 @@ def look(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | Non
     """The plan alone, with the facts of prepared data where there are any. Nothing is made."""
     loaded = load.recipe(file, overrides)
     try:
-        recipe = hub.pin(loaded.value, _folder(loaded.value), strict=False)
+        recipe = _pin(loaded.value, strict=False)
         return _plan(recipe, file, tuple(overrides), cluster, ranks)[1]
     except UserError as error:
         raise loaded.located(error) from None
@@ -68,7 +68,7 @@ def prepare(
     if to is not None:
         bundle.check_room(to)
     try:
-        recipe = hub.pin(loaded.value, _folder(loaded.value))
+        recipe = _pin(loaded.value)
         hub.fetch(recipe)
         prepared = corpus.prepare(recipe, most=most)
         if to is not None:
@@ -108,6 +108,7 @@ def _plan(
         identity = corpus.identity(recipe)
     except UserError as error:
         wrong = error.problems
+    wrong = [*wrong, *runs.missing(recipe)]
     prepared = corpus.find(identity) if identity else None
     known = _known(recipe, prepared) if prepared else None
     return identity, plan.make(
@@ -147,8 +148,14 @@ def _folder(recipe: Recipe) -> RunFolder:
     return RunFolder(plan.RUNS / recipe.name)
 
 
+def _pin(recipe: Recipe, strict: bool = True) -> Recipe:
+    """The recipe with what must not change between a start and a resume: commits of the hub, steps of other runs."""
+    folder = _folder(recipe)
+    return runs.pin(hub.pin(recipe, folder, strict), folder)
+
+
 def _check(recipe: Recipe, file: str, overrides: tuple[str, ...], cluster: Cluster, ranks: int | None) -> Ready:
-    recipe = hub.pin(recipe, _folder(recipe))
+    recipe = _pin(recipe)
     identity, made = _plan(recipe, file, overrides, cluster, ranks)  # what is wrong is told before the data is touched
     hub.fetch(recipe)
     prepared = corpus.prepare(recipe, identity)
