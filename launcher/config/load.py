@@ -235,8 +235,11 @@ def _merge(below: Document, above: Document, parts: bool = False) -> Document:
     `parts`: a map without a kind is part of one of any kind, as with overrides, whose order should not matter."""
     origins = dict(below.origins)
 
+    def kind(map_: dict[str, Any]) -> Any:
+        return map_.get("kind", "fraction" if "fraction" in map_ else None)  # a held-out share, where a source may stand
+
     def same(low: dict[str, Any], high: dict[str, Any]) -> bool:
-        return "kind" not in high or high["kind"] == low.get("kind", high["kind"] if parts else None)
+        return kind(high) is None or kind(high) == (kind(low) or (kind(high) if parts else None))
 
     def merge(low: Any, high: Any, path: Key) -> Any:
         if isinstance(low, dict) and isinstance(high, dict) and (path == () or same(low, high)):

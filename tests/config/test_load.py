@@ -425,3 +425,23 @@ def test_the_shipped_recipes_survive_the_resolved_form():
         recipe = load.recipe(file).value
         load.dump(recipe, Path("resolved.yaml"))
         assert load.recipe("resolved.yaml").value == recipe
+
+
+@pytest.mark.parametrize(
+    ("below", "override", "kind"),
+    [
+        ("{kind: jsonl, path: a.jsonl}", "data.validation={fraction: 0.2}", "Fraction"),
+        ("{fraction: 0.2}", "data.validation={kind: jsonl, path: a.jsonl}", "jsonl"),
+        ("{fraction: 0.2}", "data.validation.fraction=0.4", "Fraction"),
+        ("{kind: jsonl, path: a.jsonl}", "data.validation.path=b.jsonl", "jsonl"),
+    ],
+)
+def test_a_share_held_out_takes_the_place_of_a_source_and_a_source_that_of_a_share(tmp_path, below, override, kind):
+    recipe = support.mlm()
+    recipe["data"].pop("validation")
+    file = tmp_path / "recipe.yaml"
+    support.write(recipe, file)
+    text = file.read_text(encoding="utf-8").replace("max_length:", f"validation: {below}\n  max_length:", 1)
+    file.write_text(text, encoding="utf-8")
+    found = load.recipe(file, [override]).value.data.validation
+    assert getattr(found, "kind", type(found).__name__) == kind

@@ -142,5 +142,5 @@ def test_what_decides_what_is_learnt_is_of_the_trajectory(changes, key):
 
 def test_every_key_but_those_of_performance_is_of_the_trajectory():
     tops = {key.split(".")[0] for key in flat()}
-    assert tops == set(Recipe.model_fields) - {"strategy", "checkpoint", "evaluate", "sinks"}
+    assert tops == set(Recipe.model_fields) - {"strategy", "checkpoint", "evaluate", "sinks", "seeds"}
     assert {"train.max_tokens", "train.workers"}.isdisjoint(flat())
