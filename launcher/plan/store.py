@@ -17,6 +17,11 @@ def root() -> Path:
     return Path(os.environ.get("LAUNCHER_CACHE", "~/.cache/launcher")).expanduser()
 
 
+def prepared(name: str) -> Path:
+    """Where the prepared data of this name is, or will be."""
+    return root() / "prepared" / name
+
+
 def kept(name: str, revision: str | None = None) -> Path:
     """Where the copy of a model is, or will be: of a hub name, or in a bundle of a folder as the recipe names it."""
     digest = hashlib.blake2b(f"{name}\0{revision or ''}".encode(), digest_size=8).hexdigest()

@@ -30,7 +30,7 @@ class Making:
 
 def path(name: str) -> Path:
     """Where the folder of this name is, or will be."""
-    return store.root() / "prepared" / name
+    return store.prepared(name)
 
 
 @contextmanager

@@ -59,7 +59,9 @@ def loss(model: nn.Module, task: Any, example: dict[str, Any]) -> float:
 
 
 def _note(order: list[nn.Module], module: nn.Module, inputs: Any) -> None:
-    order.append(module)
+    """A call that a backward will come back to: a task may ask a model before, without gradients, what it says."""
+    if torch.is_grad_enabled():
+        order.append(module)
 
 
 def _leaves(loss: torch.Tensor) -> set[torch.Tensor]:
