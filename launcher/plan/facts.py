@@ -13,14 +13,15 @@ class Facts(Strict):
     """`digest` names the content; `documents`, `samples`, `tokens` by side; `baseline` is what frequencies alone would
     reach. `counts`: training samples by label, in the order of `labels`; `sources`: by source, in their order;
     `lengths`: by their tokens. `left_out`: rows that gave no sample, by reason; `token_ids`: of the tokens that the
-    task names. `shape`: of one sample where it is no text (it has no vocabulary then, and a length of 1), such as
-    (channels, height, width)."""
+    task names; `end_token_id`: what stands after a text. `shape`: of one sample where it is no text (it has no
+    vocabulary then, and a length of 1), such as (channels, height, width)."""
 
     digest: str
     vocab_size: int
     pad_token_id: int
     mask_token_id: int | None
     special_ids: list[int]
+    end_token_id: int | None = None
     labels: list[str]
     longest: int
     samples: dict[str, int]

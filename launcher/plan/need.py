@@ -25,7 +25,8 @@ class Need:
 
 def of(recipe: Recipe, facts: Facts) -> Need:
     task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
+    one = max(recipe.data.max_length, getattr(recipe.inner_task, "max_target_length", 0))  # a sample may have two texts
     return Need(
-        task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, facts.longest, facts.shape,
+        task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, min(facts.longest, one), facts.shape,
         guessed=not facts.digest,
     )  # fmt: skip

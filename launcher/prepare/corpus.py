@@ -24,7 +24,7 @@ from launcher.prepare.lease import Lost
 from launcher.prepare.preparation import Preparation
 from launcher.prepare.shards import SIDES
 
-VERSION = 4
+VERSION = 5
 """Part of every prepared folder's name: raise it when the same input gives other samples or facts."""
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from launcher.prepare.encoded import Encoded, Frame, concatenate, interleave, join, nothing, take
+from launcher.prepare.encoded import Encoded, Frame, concatenate, interleave, join, nothing, prefixed, take
 
 _MOST_PIECES, _MOST_CHARACTERS = 2**19, 2**24
 """Pieces that are remembered, about, at some 150 bytes each, and their characters: a text without a space is one."""
@@ -81,7 +81,7 @@ class Encoder:
         """The tokens of texts that come as lists of words, each encoded by itself, without special tokens; and of each
         token the number of its word in the text, from 1."""
         words, counts = rows.flatten().cast(pa.large_string()), rows.value_lengths().to_numpy()
-        each = self.encode(pc.binary_join_element_wise("", words, " ") if self._spaced else words)
+        each = self.encode(prefixed(" ", words) if self._spaced else words)
         first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         numbers = np.arange(1, len(words) + 1) - np.repeat(first[:-1], counts)
         return Encoded(each.ids, each.offsets[first], each.begins), np.repeat(numbers, each.lengths)

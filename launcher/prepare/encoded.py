@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 
@@ -98,6 +100,12 @@ class Frame:
         assert self.types is not None
         before, first, between, second, after = self.types
         return np.concatenate([before, np.repeat(first[:1], one), between, np.repeat(second[:1], other), after])
+
+
+def prefixed(prefix: str, texts: pa.Array) -> pa.Array:
+    """Each text with this before it."""
+    first, nothing = (pa.scalar(text, texts.type) for text in (prefix, ""))
+    return pc.binary_join_element_wise(first, texts, nothing)
 
 
 def join(encodings: Sequence[Any]) -> Encoded:

@@ -154,6 +154,17 @@ class Task(Protocol):
     def directions(self) -> Directions:
         """Of every metric by name whether less or more of it is better; those of single classes may be left out."""
 
+    def generate(self, model: Any, batch: Batch) -> list[NDArray[np.int64]]:
+        """The token ids that the model makes of each sample, with the bare model of transformers in eval mode; asked
+        for where the configuration's `generate` is not None, and then given to `scores` and `told` as `generated`
+        beside what `predict` gave. May be left out."""
+
+    def scores(self, outputs: Outputs, tokenizer: Any) -> dict[str, float]:
+        """Further metrics, of what was generated. May be left out."""
+
+    def joined(self, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What is told of a row from what is told of its samples, where a row may give several. May be left out."""
+
     def report(self, outputs: Outputs) -> dict[str, Any]:
         """What a person looks at besides the metrics, as JSON: `classes` (label -> precision, recall, f1, support),
         `confusion` (rows are the truth) with its `labels`, `examples` (list of maps). May be left out."""

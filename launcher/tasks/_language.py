@@ -1,12 +1,30 @@
 """What language models share: the loss of predicted tokens, summed, and its metrics."""
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
 
 from launcher.tasks import IGNORE, Batch, Directions, Outputs
 
 if TYPE_CHECKING:
     import torch
+
+
+def unigram_entropy(columns: Iterable[pa.ChunkedArray], special_ids: Sequence[int]) -> float:
+    """The entropy in nats of the frequencies of tokens, in lists: the loss of always predicting those."""
+    counts = np.zeros(0, dtype=np.int64)
+    for column in columns:
+        for chunk in column.chunks:
+            tokens = chunk.flatten().to_numpy()
+            more = np.bincount(tokens[tokens != IGNORE], minlength=len(counts))
+            more[: len(counts)] += counts
+            counts = more
+    counts[[i for i in special_ids if i < len(counts)]] = 0
+    shares = counts[counts > 0] / max(1, counts.sum())
+    return float(-(shares * np.log(shares)).sum())
 
 
 class Language:

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from launcher.config.types import Plugin
 from launcher.tasks import IGNORE, Batch, Features, Sample, _packed, _text
-from launcher.tasks._language import Language
+from launcher.tasks._language import Language, unigram_entropy
 
 if TYPE_CHECKING:
     import torch
@@ -85,16 +85,7 @@ class Pretraining(Language):
 
     @staticmethod
     def baseline(config: Any, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-        """The entropy in nats of the tokens' frequencies: the loss of always predicting those."""
-        counts = np.zeros(0, dtype=np.int64)
-        for table in validation:
-            for chunk in table["input_ids"].chunks:
-                more = np.bincount(chunk.flatten().to_numpy(), minlength=len(counts))
-                more[: len(counts)] += counts
-                counts = more
-        counts[[i for i in special_ids if i < len(counts)]] = 0
-        shares = counts[counts > 0] / max(1, counts.sum())
-        return {"unigram_entropy": float(-(shares * np.log(shares)).sum())}
+        return {"unigram_entropy": unigram_entropy((table["input_ids"] for table in validation), special_ids)}
 
     @staticmethod
     def tokens(config: Any) -> Sequence[str]:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Row, Sample, _causal, _pretraining, _text
+from launcher.tasks import IGNORE, Batch, Outputs, Row, Sample, _causal, _generation, _pretraining, _text
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class Config(_pretraining.PretrainingConfig):
+    """`generate`: launcher predict tells how texts go on."""
+
     kind: Literal["causal_lm"] = "causal_lm"
+    generate: _generation.Generation | None = None
 
 
 class Task(_pretraining.Pretraining):
@@ -52,6 +56,22 @@ class Task(_pretraining.Pretraining):
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         return _text.full_precision(model(**self._inputs(batch)).logits.flatten(0, 1))
+
+    def generate(self, model: Any, batch: Batch) -> list[NDArray[np.int64]]:
+        """How each text goes on: what ends it is taken off."""
+        ids, there = batch["inputs"]["input_ids"], batch["inputs"].get("attention_mask")
+        lengths = [ids.shape[1]] * len(ids) if there is None else there.sum(1).tolist()
+        rows = [row[:length] for row, length in zip(ids.cpu().numpy(), lengths, strict=True)]
+        prompts = [row[:-1] if len(row) > 1 and row[-1] == self.facts.end_token_id else row for row in rows]
+        return _generation.continued(model, self.config.generate, self.facts, prompts)
+
+    def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+        """The loss of each text, and how it goes on where that was asked for."""
+        told = super().told(outputs, tokenizer)
+        if "generated" not in outputs:
+            return told
+        more = _generation.texts(outputs["generated"], tokenizer)
+        return [{**one, "continuation": text} for one, text in zip(told, more, strict=True)]
 
     def show(self, sample: Sample, tokenizer: Any) -> str:
         from rich.markup import escape

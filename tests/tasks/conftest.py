@@ -5,6 +5,7 @@ import support
 
 from launcher.config.recipe import TrainTokenizer
 from launcher.models import config, small
+from launcher.plan import store
 from launcher.plan.facts import Facts
 from launcher.plan.need import Need
 from launcher.prepare import tokenizer
@@ -68,12 +69,13 @@ def endless(texts, encoder_of):
 
 
 @pytest.fixture(scope="session")
-def facts_of(words):
-    """Facts as preparation would find them; `labels` and what else is given."""
+def facts_of(words, cache):
+    """Facts as preparation would find them, and the tokenizer where they say; `labels` and what else is given."""
+    words.save_pretrained(store.prepared("words") / "tokenizer")
 
     def make(**given):
         known = {
-            "digest": "", "vocab_size": len(words), "pad_token_id": words.pad_token_id,
+            "digest": "words", "vocab_size": len(words), "pad_token_id": words.pad_token_id,
             "mask_token_id": words.mask_token_id, "special_ids": sorted(words.all_special_ids), "labels": [],
             "longest": 32, "samples": {}, "tokens": {}, "baseline": {},
         }  # fmt: skip
@@ -95,6 +97,9 @@ def tiny():
         wanted = Need(task.auto_class, task.options(), known.vocab_size, known.pad_token_id, known.longest, known.shape)
         if not task.auto_class:
             return small.build(small.Config(type="mlp", hidden=[8]), wanted)[0].double().eval()
+        if "Seq2Seq" in task.auto_class:
+            keys = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "dropout": 0.0, **given}
+            return config.build(config.Config(type="t5", **keys), wanted)[0].double().eval()
         keys = {**support.TINY, "initializer_range": 0.5, **({"patch_size": 4} if images else {}), **given}
         made = config.Config(type=type_ or ("vit" if images else "bert"), **keys)
         return config.build(made, wanted)[0].double().eval()

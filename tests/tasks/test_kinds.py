@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pytest
+import support
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,12 @@ from launcher.prepare import reading, shards
 from launcher.run.batches import tensors
 
 COUNT, MAX_LENGTH = 24, 16
+TEACHER = {"kind": "config", "type": "bert", **support.TINY, "initializer_range": 0.5}
+NEEDED = {
+    "distillation": {"task": {"kind": "mlm"}, "teacher": TEACHER},
+    "reward": {"reward": "launcher.tasks._rewards:vowels", "completions": 2, "max_new_tokens": 3},
+}
+"""Keys of the kinds that have some without a default."""
 cuts = st.lists(st.integers(0, COUNT), max_size=4).map(lambda at: sorted({0, COUNT, *at}))
 
 
@@ -32,20 +39,22 @@ class Made:
 
     def __init__(self, kind, texts, encoder, facts_of, **keys):
         self.module = kinds.module("tasks", kind)
-        self.config = self.module.Config(**keys)
-        columns, self.encoder = self.module.Task.columns, encoder if self.module.Task.tokenized else None
+        self.config = self.module.Config(**NEEDED.get(kind, {}), **keys)
+        self.inner = getattr(self.config, "task", self.config)  # what samples are is asked of the task that is held
+        self.asked = kinds.of("tasks", self.inner).Task
+        columns, self.encoder = self.asked.columns, encoder if self.asked.tokenized else None
         known = [
             {"text": text, "text_pair": text[::2], "label": f"label {n % 3}", "question": text, "context": text}
             | {"words": text.split(), "labels": [["O", "B-X", "I-X"][len(w) % 3] for w in text.split()]}
             | {"answers": {"text": [text.split()[0]], "answer_start": [0]}}
-            | {"image": _image(n), "features": [n / 8, float(len(text)), -1.0]}
+            | {"target": text[:9], "image": _image(n), "features": [n / 8, float(len(text)), -1.0]}
             for n, text in enumerate(texts)
         ]
         asked = [{str(name): _wanted(name, row) for name in columns if name in row} for row in known]
         batch = reading.batch_of(asked)
         self.rows = pa.Table.from_batches([batch])
-        self.values = {name: set(shards._values(batch.column(name))) for name in self.module.Task.surveyed}
-        self.survey = self.module.Task.survey(self.config, self.values)
+        self.values = {name: set(shards._values(batch.column(name))) for name in self.asked.surveyed}
+        self.survey = self.asked.survey(self.inner, self.values)
         found = {"labels": self.survey.get("labels", []), "shape": self.survey.get("shape", ())}
         self.facts = facts_of(**found, longest=MAX_LENGTH if self.encoder else 1)
         self.table = self.features()
@@ -57,8 +66,8 @@ class Made:
         """The table of the rows, read in batches of these sizes and the rest."""
         cuts = [0, *np.cumsum(sizes).tolist(), self.rows.num_rows]
         batches = [b for one, two in pairwise(cuts) for b in self.rows.slice(one, two - one).to_batches()]
-        given = self.config, iter(batches), self.survey, self.encoder, MAX_LENGTH, "data.train"
-        return pa.concat_tables([found.table for found in self.module.Task.features(*given)])
+        given = self.inner, iter(batches), self.survey, self.encoder, MAX_LENGTH, "data.train"
+        return pa.concat_tables([found.table for found in self.asked.features(*given)])
 
     def row(self, number):
         values = self.table.slice(number, 1).to_pydict()
@@ -115,27 +124,27 @@ def test_its_configuration_has_the_name_of_its_module_as_kind(made):
 
 def test_it_refuses_a_key_it_does_not_know(made):
     with pytest.raises(ValidationError, match=r"unknown key \("):
-        made.module.Config(no_such_key=1)
+        made.module.Config(**NEEDED.get(made.config.kind, {}), no_such_key=1)
 
 
 def test_its_survey_is_json_and_the_same_each_time(made):
-    assert made.survey == made.module.Task.survey(made.config, made.values)
+    assert made.survey == made.asked.survey(made.inner, made.values)
     assert json.loads(json.dumps(made.survey)) == made.survey
 
 
 def test_what_prepared_samples_depend_on_is_json_with_a_name(made):
-    said = made.module.Task.prepared(made.config)
+    said = made.asked.prepared(made.inner)
     assert json.loads(json.dumps(said)) == said
     assert isinstance(said["features"], str)
-    assert said == made.module.Task.prepared(made.module.Config())
+    assert said == made.asked.prepared(type(made.inner)(**NEEDED.get(made.inner.kind, {})))
 
 
 def test_the_tokens_that_its_configuration_names_are_none_unless_some_are_named(made):
-    assert list(made.module.Task.tokens(made.config)) == []
+    assert list(made.asked.tokens(made.inner)) == []
 
 
 def test_columns_that_are_surveyed_or_predicted_are_columns(made):
-    task = made.module.Task
+    task = made.asked
     assert set(task.surveyed) <= set(task.columns)
     assert set(task.targets) < set(task.columns)
 
@@ -143,12 +152,13 @@ def test_columns_that_are_surveyed_or_predicted_are_columns(made):
 def test_its_features_are_token_ids_with_their_lengths_or_have_a_length_of_1(made):
     lengths = made.table["length"].to_pylist()
     assert str(made.table.schema.field("length").type) == "int32"
-    assert max(lengths) <= MAX_LENGTH
+    assert max(lengths) <= MAX_LENGTH + getattr(made.config, "max_target_length", 0)
     if not made.task.tokenized:
         assert set(lengths) == {1}
         return
     ids = made.table["input_ids"].to_pylist()
-    assert [len(one) for one in ids] == lengths
+    targets = made.table["target"].to_pylist() if "target" in made.table.column_names else [[]] * len(ids)
+    assert [len(one) + len(other) for one, other in zip(ids, targets, strict=True)] == lengths
     assert max(map(max, ids)) < made.facts.vocab_size
 
 
@@ -163,16 +173,16 @@ def test_its_features_do_not_know_in_what_batches_the_rows_were_read(made, sizes
 
 
 def test_its_baseline_is_numbers_by_name(made):
-    found = made.module.Task.baseline(made.config, iter([made.table]), made.facts.special_ids)
-    assert found
+    found = made.asked.baseline(made.inner, iter([made.table]), made.facts.special_ids)
+    assert found or made.config.kind == "reward", "of what is not written yet frequencies tell nothing"
     assert all(isinstance(name, str) and np.isfinite(value) for name, value in found.items())
 
 
 def test_its_baseline_does_not_know_how_samples_were_cut_into_tables(made):
     ids = made.facts.special_ids
-    whole = made.module.Task.baseline(made.config, iter([made.table]), ids)
+    whole = made.asked.baseline(made.inner, iter([made.table]), ids)
     tables = (made.table.slice(first, 7) for first in range(0, made.table.num_rows, 7))
-    assert made.module.Task.baseline(made.config, tables, ids) == pytest.approx(whole, rel=1e-12)
+    assert made.asked.baseline(made.inner, tables, ids) == pytest.approx(whole, rel=1e-12)
 
 
 @settings(deadline=None, max_examples=40)
@@ -193,7 +203,7 @@ def test_drawing_samples_leaves_their_rows_as_they_were(made):
 def test_samples_are_arrays_of_numbers_without_padding(made):
     for sample, row in zip(made.samples, made.features_of, strict=True):
         assert all(isinstance(array, np.ndarray) for array in sample.values())
-        assert not made.task.tokenized or len(sample["input_ids"]) == row["length"]
+        assert not made.task.tokenized or len(sample["input_ids"]) + len(row.get("target", ())) == row["length"]
 
 
 def test_a_muted_sample_has_no_weight_and_the_same_input(made):
@@ -264,7 +274,9 @@ def test_metrics_do_not_know_how_samples_were_cut_nor_muted_ones(made, model, cu
 
 
 def test_the_metric_called_loss_is_the_loss_over_the_weight(made, model):
-    loss, weight, _ = gradient(made, model, made.samples)
+    inner = getattr(made.task, "inner", made.task)  # a student is measured as one that learns alone
+    loss, weight = inner.loss(model, made.batch(made.samples))
+    loss = float(loss.detach())
     assert metrics(made, model, [made.samples])["loss"] == pytest.approx(loss / weight, rel=1e-6)
 
 
