@@ -32,6 +32,15 @@ class Via(StrEnum):
     accelerate = "accelerate"
 
 
+class Quantize(StrEnum):
+    int8 = "int8"
+
+
+class Format(StrEnum):
+    transformers = "transformers"
+    onnx = "onnx"
+
+
 @app.command()
 def plan(
     recipe: RecipeFile,
@@ -187,13 +196,19 @@ def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ru
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart-pretrain.")],
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="best, latest, or a step.")] = "best",
-    to: Annotated[Path | None, typer.Option("--to", help="A folder to make (default: RUN/export).")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="A folder to make (default: RUN/export...).")] = None,
     shard_size: Annotated[str, typer.Option("--shard-size", help="A file of weights is at most so large.")] = "1GiB",
+    prune: Annotated[
+        float | None, typer.Option("--prune", help="Make this share of the matrices' entries zero, such as 0.3.")
+    ] = None,
+    quantize: Annotated[Quantize | None, typer.Option("--quantize", help="int8: weights of linear layers.")] = None,
+    format: Annotated[Format, typer.Option("--format", help="What the folder is for.")] = Format.transformers,
 ) -> None:
-    """A checkpoint as a folder that plain transformers loads."""
-    from launcher.tools import export as tool
+    """A checkpoint as a folder that plain transformers loads; or pruned, quantised, as ONNX, and what that costs."""
+    from launcher.tools import small
 
-    print(tool.export(run, _which(checkpoint), to, shard_size, Console(stderr=True)))
+    wanted = small.Wanted(prune, quantize is not None, format is Format.onnx)
+    print(small.export(run, _which(checkpoint), to, shard_size, wanted, Console(stderr=True)))
 
 
 @app.command()

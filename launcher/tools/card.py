@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
+from launcher.config import kinds
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts
 from launcher.plan.folder import RunFolder, Saved
@@ -14,23 +15,48 @@ from launcher.plan.folder import RunFolder, Saved
 if TYPE_CHECKING:
     import torch
 
+    from launcher.tools.trained import Trained
+
 _PIPELINES = {
     "AutoModelForMaskedLM": "fill-mask",
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForSeq2SeqLM": "text2text-generation",
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForImageClassification": "image-classification",
 }
-_INPUTS = {"fill-mask": 'f"This is a {pipe.tokenizer.mask_token}."'}
+"""What the hub calls a task. transformers has a pipeline of this name for most of them."""
+_INPUTS = {"fill-mask": 'f"This is a {pipe.tokenizer.mask_token}."', "image-classification": '"path/to/an/image.png"'}
+_TASKS = {"mlm": "masked language modelling", "causal_lm": "causal language modelling", "seq2seq": "texts from texts"}
 
 
 def text(folder: RunFolder, saved: Saved, recipe: Recipe, model: "torch.nn.Module", auto: str) -> str:
     """The card as Markdown. `auto`: the transformers auto class that loads the model."""
     facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
-    pipeline, metrics = _PIPELINES.get(auto), _metrics(saved)
+    return _card(folder, saved, recipe, model, facts, auto, _load(auto, facts), [])
+
+
+def small(trained: "Trained", model: "torch.nn.Module", what: str, lines: Sequence[str], told: Sequence[str]) -> str:
+    """The card of an export that was made small. `model`: the original; `lines`: of Python, that load the folder;
+    `told`: paragraphs on what was done and what it cost."""
+    recipe = trained.recipe
+    auto = kinds.of("tasks", recipe.inner_task).Task.auto_class
+    load = "\n".join(["```python", *lines, "```"])
+    parts = [("## Made small", "\n\n".join([f"It is {what}.", *told]))]
+    return _card(trained.folder, trained.saved, recipe, model, trained.facts, auto, load, parts)
+
+
+def _card(
+    folder: RunFolder, saved: Saved, recipe: Recipe, model: Any, facts: Facts, auto: str, load: str,
+    more: Sequence[tuple[str, str]],
+) -> str:  # fmt: skip
+    metrics = _metrics(saved)
+    known = getattr(model, "config", None)
     front = {
-        "library_name": "transformers",
-        "pipeline_tag": pipeline,
-        "tags": [str(model.config.model_type), recipe.task.kind],
+        "library_name": "transformers" if known else None,
+        "pipeline_tag": _PIPELINES.get(auto),
+        "tags": [str(known.model_type)] * bool(known) + [recipe.task.kind],
         "metrics": [name for name in metrics if name != "loss" and "/" not in name],
     }
     parts = [
@@ -38,9 +64,10 @@ def text(folder: RunFolder, saved: Saved, recipe: Recipe, model: "torch.nn.Modul
         f"# {recipe.name}",
         _what(saved, recipe, model, facts),
         "## How to load it",
-        _load(auto, pipeline),
+        load,
         "## Metrics",
         _reached(saved, metrics),
+        *(part for pair in more for part in pair),
         "## Data",
         _data(recipe, facts),
         "## Recipe",
@@ -61,13 +88,15 @@ def _reached(saved: Saved, metrics: dict[str, float]) -> str:
     if not metrics:
         return f"This checkpoint, of step {saved.step:,}, was not evaluated."
     rows = [(name, f"{value:.4f}") for name, value in metrics.items()]
-    return f"Of step {saved.step:,}, on the validation samples.\n\n{_table(('metric', 'value'), rows)}"
+    return f"Of step {saved.step:,}, on the validation samples.\n\n{table(('metric', 'value'), rows)}"
 
 
 def _what(saved: Saved, recipe: Recipe, model: "torch.nn.Module", facts: Facts) -> str:
-    task = {"mlm": "masked language modelling"}.get(recipe.task.kind, recipe.task.kind.replace("_", " "))
+    task = _TASKS.get(recipe.task.kind, recipe.task.kind.replace("_", " "))
     parameters = sum(p.numel() for p in model.parameters())
-    seen = f"{saved.state['samples']:,} samples and {saved.state['tokens']:,} tokens"
+    seen = f"{saved.state['samples']:,} samples" + (
+        f" and {saved.state['tokens']:,} tokens" if facts.vocab_size else ""
+    )
     labels = f" Labels: {', '.join(f'`{label}`' for label in facts.labels)}." if facts.labels else ""
     return (
         f"A `{type(model).__name__}` of {parameters:,} parameters, trained for {task}: the checkpoint of step "
@@ -75,25 +104,33 @@ def _what(saved: Saved, recipe: Recipe, model: "torch.nn.Module", facts: Facts) 
     )
 
 
-def _load(auto: str, pipeline: str | None) -> str:
+def _load(auto: str, facts: Facts) -> str:
+    """Lines of Python that load the model, what its inputs are made with, and the pipeline where there is one."""
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    given = {"image_processor": "AutoImageProcessor"} if facts.shape else {"tokenizer": "AutoTokenizer"}
+    given = {} if facts.shape and facts.shape[0] != 3 else given  # images of one channel are no matter of transformers
+    pipeline = _PIPELINES.get(auto) if given else None
+    pipeline = pipeline if pipeline in PIPELINE_REGISTRY.get_supported_tasks() else None
     lines = [
-        f"from transformers import {auto}, AutoTokenizer" + (", pipeline" if pipeline else ""),
+        f"from transformers import {', '.join([auto, *given.values()])}" + (", pipeline" if pipeline else ""),
         "",
         'folder = "path/to/this/folder"',
         f"model = {auto}.from_pretrained(folder)",
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        *(f"{name} = {kind}.from_pretrained(folder)" for name, kind in given.items()),
     ]
     if pipeline:
-        given = _INPUTS.get(pipeline, '"This is a text."')
-        lines += ["", f'pipe = pipeline("{pipeline}", model=model, tokenizer=tokenizer)', f"print(pipe({given}))"]
+        inputs, also = _INPUTS.get(pipeline, '"This is a text."'), "".join(f", {name}={name}" for name in given)
+        lines += ["", f'pipe = pipeline("{pipeline}", model=model{also})', f"print(pipe({inputs}))"]
     return "\n".join(["```python", *lines, "```"])
 
 
 def _data(recipe: Recipe, facts: Facts) -> str:
     rows = [(side, f"{count:,}", f"{facts.tokens[side]:,}") for side, count in facts.samples.items()]
+    head = ("side", "samples", "tokens") if facts.vocab_size else ("side", "samples")
     source = recipe.data.train.model_dump(mode="json", exclude_defaults=True)
     named = ", ".join(f"{key} `{value}`" for key, value in {"kind": recipe.data.train.kind, **source}.items())
-    return f"Source: {named}.\n\n{_table(('side', 'samples', 'tokens'), rows)}"
+    return f"Source: {named}.\n\n{table(head, [row[: len(head)] for row in rows])}"
 
 
 def _software(folder: RunFolder) -> str:
@@ -102,10 +139,10 @@ def _software(folder: RunFolder) -> str:
     rows = [("Python", known["python"])] if "python" in known else []
     rows += known.get("versions", {}).items()
     rows += [("git commit", f"`{known['git']}`")] if known.get("git") else []
-    return _table(("software", "version"), rows)
+    return table(("software", "version"), rows)
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table; all but the first column are numbers or versions."""
     align = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in (head, align, *rows))

@@ -22,6 +22,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
 from launcher.config.files import flush_tree
+from launcher.config.recipe import Recipe
+from launcher.plan.facts import Facts
 from launcher.plan.folder import RunFolder, Saved
 from launcher.plan.plan import human, plural
 from launcher.tools import card
@@ -40,22 +42,20 @@ _UNITS |= {f"{letter}ib": 1024**n for n, letter in enumerate("kmgt", start=1)}
 def export(run: str, which: str | int, to: Path | None, shard_size: str, console: Console) -> str:
     """Export a checkpoint; the folder appears whole or not at all. Returns the line that says what was made. Raises
     UserError, with nothing touched, for what cannot be exported or is in the way."""
-    folder, to, limit = RunFolder(Path(run)), to or Path(run) / "export", _bytes(shard_size)
-    final = to.resolve()
-    if final.exists() and not (final.is_dir() and not any(final.iterdir())):
-        raise UserError(f"{to}: is there already, and not empty (name another folder: --to)")
+    folder, to, limit = RunFolder(Path(run)), to or Path(run) / "export", size_of(shard_size)
+    final = place(to)
     _check(folder)
     saved = folder.saved(which)
     saved.verify()
     recipe = load.recipe(folder.recipe).value
-    auto = kinds.of("tasks", recipe.task).Task.auto_class
+    auto = kinds.of("tasks", recipe.inner_task).Task.auto_class
     model = _model(folder, auto)
     adapter = getattr(recipe.model, "adapter", None)
     weights = _Merged.of(folder, auto, adapter, saved) if adapter else _Weights.of(saved)
     _check_names(model, weights.empty, saved)
     _check_space(weights, final, to)
-    with _aside(final, to) as aside:
-        shutil.copytree(folder.tokenizer, aside, dirs_exist_ok=True)
+    with aside_of(final, to) as aside:
+        add_inputs(folder, recipe, aside)
         model.config.architectures, model.config.dtype = [type(model).__name__], _dtype(weights.empty)
         model.config.save_pretrained(aside)
         text = card.text(folder, saved, recipe, model, auto)
@@ -65,8 +65,16 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, console
     return f"{to}: {plural(len(sizes), 'file')}, {human(sum(sizes))}, checkpoint of step {saved.step}"
 
 
-def _bytes(text: str) -> int:
-    """A size such as 1GiB, 500MB or 1000000."""
+def place(to: Path) -> Path:
+    """Where a folder will be. Raises UserError where something is there."""
+    final = to.resolve()
+    if final.exists() and not (final.is_dir() and not any(final.iterdir())):
+        raise UserError(f"{to}: is there already, and not empty (name another folder: --to)")
+    return final
+
+
+def size_of(text: str) -> int:
+    """A size such as 1GiB, 500MB or 1000000, in bytes. Raises UserError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.lower())
     size = int(float(found[1]) * _UNITS.get(found[2], 0)) if found else 0
     if size < 1:
@@ -77,12 +85,27 @@ def _bytes(text: str) -> int:
 def _check(folder: RunFolder) -> None:
     if folder.recipe.is_file() and folder.facts.is_file() and not folder.model.is_dir():
         _refuse(folder)
-    for needed in (folder.recipe, folder.facts, folder.tokenizer, folder.model / "config.json"):
+    for needed in (folder.recipe, folder.facts, folder.model / "config.json"):
         if not needed.exists():
             raise UserError(f"{folder.path}: no run of a transformers model is there (it has no {needed.name})")
     if json.loads((folder.model / "config.json").read_text(encoding="utf-8")).get("batch_norm") == "group":
         what = "its model has groups in place of its batch norms (batch_norm: group)"
         raise UserError(f"{folder.path}: {what}, which plain transformers does not know")
+
+
+def add_inputs(folder: RunFolder, recipe: Recipe, to: Path) -> None:
+    """What inputs are made with: the tokenizer, or how images are brought to their size and normalised."""
+    if folder.tokenizer.is_dir():
+        shutil.copytree(folder.tokenizer, to, dirs_exist_ok=True)
+    shape = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8")).shape
+    task = recipe.inner_task
+    if len(shape) == 3 and shape[0] == 3 and hasattr(task, "mean"):
+        from transformers import ViTImageProcessorPil
+
+        each = {name: 3 // len(getattr(task, name)) * getattr(task, name) for name in ("mean", "std")}
+        size = {"height": shape[1], "width": shape[2]}
+        options = {"image_mean": each["mean"], "image_std": each["std"], "resample": 2}  # PIL's number for bilinear
+        ViTImageProcessorPil(size=size, **options).save_pretrained(to)
 
 
 def _refuse(folder: RunFolder) -> None:
@@ -222,7 +245,7 @@ def _check_space(weights: _Weights | _Merged, final: Path, to: Path) -> None:
 
 
 @contextmanager
-def _aside(final: Path, to: Path) -> Iterator[Path]:
+def aside_of(final: Path, to: Path) -> Iterator[Path]:
     """A folder to fill, which gets its name when the block ends without error."""
     aside = final.with_name(f".{final.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)  # left by one that was killed

@@ -83,7 +83,7 @@ class Predictor:
 
         from launcher.prepare.reading import batch_of
 
-        if getattr(self._trained.recipe.task, "samples", None) != "chunks":  # those are cut from rows joined
+        if getattr(self._trained.recipe.inner_task, "samples", None) != "chunks":  # those are cut from rows joined
             table = self._features(batch_of(list(good)))
             if table is not None and table.num_rows == len(good):
                 return table, [1] * len(good)
@@ -99,7 +99,7 @@ class Predictor:
         trained = self._trained
         survey = {"labels": trained.facts.labels, "shape": list(trained.facts.shape)}
         made = self._task.features(
-            trained.recipe.task, [batch], survey, self._encoder, trained.recipe.data.max_length, KEY
+            trained.recipe.inner_task, [batch], survey, self._encoder, trained.recipe.data.max_length, KEY
         )
         tables = [found.table for found in made if found.table.num_rows]
         return pa.concat_tables(tables).combine_chunks() if tables else None

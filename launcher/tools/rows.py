@@ -54,13 +54,19 @@ def parts(config: Any) -> list[Part]:
 
 
 def rows(config: Any, every: list[Part], columns: tuple[str, ...]) -> Iterator[Row | Bad]:
-    """All rows in their order; one that cannot be used as such where the source says to skip them, else it raises
-    UserError."""
-    module = kinds.of("data", config)
-    for row in islice((row for part in every for row in module.rows(config, columns, KEY, part)), config.limit):
+    """All rows in their order, those of an image folder with their `file`; one that cannot be used as such where the
+    source says to skip them, else it raises UserError."""
+    for row in islice((row for part in every for row in _of(config, columns, part)), config.limit):
         if isinstance(row, Bad) and config.on_bad_row == "fail":
             raise UserError(f"{row} (or {KEY} '{{..., on_bad_row: skip}}', to have it told in its line)")
         yield row
+
+
+def _of(config: Any, columns: tuple[str, ...], part: Part) -> Iterator[Row | Bad]:
+    found = kinds.of("data", config).rows(config, columns, KEY, part)
+    if config.kind != "image_folder":
+        return found
+    return (row if isinstance(row, Bad) else {**row, "file": file} for file, row in zip(part.files, found, strict=True))
 
 
 def _map(text: str) -> dict[str, Any]:
@@ -74,8 +80,8 @@ def _map(text: str) -> dict[str, Any]:
 
 
 def _file(path: Path) -> dict[str, Any]:
-    if path.is_dir() and "images" in kinds.available("data"):
-        return {"kind": "images", "path": str(path)}
+    if path.is_dir():
+        return {"kind": "image_folder", "path": str(path)}
     if not path.is_file():
         raise UserError(f"{KEY} {path}: no such file")
     ending = path.with_suffix("").suffix if path.suffix in (".gz", ".zst") else path.suffix

@@ -26,8 +26,8 @@ class Trained:
     model: "torch.nn.Module"
 
     def task(self) -> Any:
-        """The run's task, not attached to any model."""
-        return kinds.of("tasks", self.recipe.task).Task(self.recipe.task, self.facts)
+        """The run's task, not attached to any model; of a distillation the one that the student learns."""
+        return kinds.of("tasks", self.recipe.inner_task).Task(self.recipe.inner_task, self.facts)
 
 
 def load_run(run: str, which: str | int) -> Trained:

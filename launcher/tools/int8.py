@@ -1,0 +1,89 @@
+"""Linear layers with int8 weights (torch's dynamic quantisation): made, saved without pickle, and loaded again."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FILE = "model.int8.safetensors"
+_SCALE = ".weight_scale"
+
+
+def quantized(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy whose linear layers keep int8 weights, with a scale for each row, and quantise what they are given as it
+    comes. For the CPU."""
+    from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
+
+    with _quietly():
+        made: torch.nn.Module = quantize_dynamic(model, {torch.nn.Linear: per_channel_dynamic_qconfig})
+    return made
+
+
+def layers(model: torch.nn.Module) -> list[str]:
+    """The names of the quantised layers."""
+    kind = torch.ao.nn.quantized.dynamic.Linear
+    return [name for name, module in model.named_modules() if isinstance(module, kind)]
+
+
+def save(model: torch.nn.Module, auto: str, folder: Path) -> None:
+    """Save a quantised transformers model beside its configuration. `auto`: the auto class that makes it."""
+    from safetensors.torch import save_file
+
+    names, tensors = layers(model), dict[str, torch.Tensor]()
+    for name in names:
+        layer: Any = model.get_submodule(name)
+        weight = layer.weight()
+        tensors[f"{name}.weight"] = weight.int_repr()
+        tensors[f"{name}{_SCALE}"] = weight.q_per_channel_scales()
+        tensors |= {} if layer.bias() is None else {f"{name}.bias": layer.bias()}
+    inside = tuple(f"{name}." for name in names)
+    state = {name: t for name, t in model.state_dict().items() if not name.startswith(inside)}
+    tensors |= {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
+    save_file(tensors, folder / FILE, metadata={"format": "pt", "auto_class": json.dumps(auto)})
+
+
+def load(folder: str | Path, attention: str | None = None) -> Any:
+    """The model of such a folder, in eval mode, called like the transformers model that it was."""
+    import transformers
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    file = Path(folder) / FILE
+    with safe_open(file, framework="pt") as opened:
+        auto = json.loads(opened.metadata()["auto_class"])
+    options = {"attn_implementation": attention} if attention else {}
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = getattr(transformers, auto).from_config(config, dtype=torch.float32, **options)
+    tensors = load_file(file)
+    names = [key.removesuffix(_SCALE) for key in tensors if key.endswith(_SCALE)]
+    made = {
+        name: _layer(tensors.pop(f"{name}.weight"), tensors.pop(f"{name}{_SCALE}"), tensors.pop(f"{name}.bias", None))
+        for name in names
+    }
+    model.load_state_dict(tensors, strict=False)
+    for name, layer in made.items():
+        model.set_submodule(name, layer)
+    return model.eval()
+
+
+def _layer(weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module:
+    """A quantised linear layer. weight: int8, shape (out, in); scale: shape (out,)."""
+    layer = torch.ao.nn.quantized.dynamic.Linear(weight.shape[1], weight.shape[0], bias is not None)
+    zeros = torch.zeros(len(weight), dtype=torch.int64)
+    with _quietly():
+        layer.set_weight_bias(torch._make_per_channel_quantized_tensor(weight, scale, zeros, 0), bias)
+    return layer
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """torch says at each use that torchao will take this over."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

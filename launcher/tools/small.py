@@ -1,0 +1,263 @@
+"""An export made small: pruned, with int8 weights, as ONNX, or several of these; and what that costs.
+
+Beside the original, on this CPU, is told how large it is, how fast, and what its metrics on the run's validation data
+are: of what was written, read again from its files.
+"""
+
+import copy
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from launcher.config.errors import UserError
+from launcher.plan.plan import human
+from launcher.prepare import cache, ready
+from launcher.tools import card
+from launcher.tools import export as plain
+from launcher.tools.trained import Trained, load_run
+
+if TYPE_CHECKING:
+    import torch
+
+_TIMED, _ROUNDS = 4, 9
+"""Micro-batches that are timed, and how often: the median counts."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """`prune`: the share of the weights of matrices that become zero; `int8`; `onnx`."""
+
+    prune: float | None = None
+    int8: bool = False
+    onnx: bool = False
+
+    def __str__(self) -> str:
+        parts = [f"pruned-{self.prune:g}"] if self.prune is not None else []
+        return "-".join([*parts, *["onnx"] * self.onnx, *["int8"] * self.int8])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`size`: bytes of the weights on disk; `speed`: samples a second."""
+
+    name: str
+    size: int
+    speed: float
+    metrics: dict[str, float]
+
+
+def export(run: str, which: str | int, to: Path | None, shard_size: str, wanted: Wanted, console: Console) -> str:
+    """Export a checkpoint as wanted; as it is where nothing is. The folder appears whole or not at all. Returns the
+    line that says what was made. Raises UserError."""
+    if not str(wanted):
+        return plain.export(run, which, to, shard_size, console)
+    to = to or Path(run) / f"export-{wanted}"
+    final = plain.place(to)
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "DS_ACCELERATOR": "cpu"}  # whose imports else say what they chose
+    trained = load_run(run, which)
+    _check(trained, wanted)
+    samples = _Samples(trained)
+    original = trained.model.float().cpu()
+    model = copy.deepcopy(original)
+    with plain.aside_of(final, to) as aside, console.status(f"making it {wanted}"):
+        notes = [_prune(model, wanted.prune)] if wanted.prune else []
+        made = _write(trained, model, wanted, samples, aside, shard_size)
+        rows = samples.measure(
+            {"original": (original, _bytes(original)), str(wanted): (made, _weights(aside))},
+        )
+        plain.add_inputs(trained.folder, trained.recipe, aside)
+        told = [*notes, card.table(_head(rows), _cells(rows)), samples.what]
+        text = card.small(trained, original, str(wanted), _lines(trained, wanted), told)
+        (aside / "README.md").write_text(text, encoding="utf-8")
+        for file in aside.iterdir():
+            file.chmod((aside / "README.md").stat().st_mode)  # safetensors lets the owner alone read
+    _show(rows, [*notes, samples.what], console)
+    return (
+        f"{to}: {human(rows[1].size)} of weights, {human(rows[0].size)} before; checkpoint of step {trained.saved.step}"
+    )
+
+
+def _check(trained: Trained, wanted: Wanted) -> None:
+    """Raises UserError for what does not go together."""
+    import torch
+
+    model = trained.model
+    config = getattr(model, "config", None)
+    name = type(model).__name__
+    if not 0 < (wanted.prune or 0.5) < 1:
+        raise UserError(f"--prune {wanted.prune}: should be a share between 0 and 1, such as 0.3")
+    if wanted.onnx:
+        from launcher.tools import as_onnx
+
+        as_onnx.check_installed()
+        if getattr(config, "is_encoder_decoder", False):
+            raise UserError(f"--format onnx: {name} decodes token by token, which one ONNX graph cannot (leave it out)")
+    elif not hasattr(config, "save_pretrained"):
+        raise UserError(f"{trained.folder.path}: {name} is no transformers model: export it with --format onnx")
+    if wanted.int8 and not any(type(module) is torch.nn.Linear for module in model.modules()):
+        raise UserError(f"--quantize int8: {name} has no linear layer that could be")
+
+
+def _prune(model: "torch.nn.Module", share: float) -> str:
+    """Make the smallest of all matrix entries zero (global magnitude pruning). An embedding that is also the head's
+    matrix stays. Returns a note."""
+    import torch
+    from torch.nn.utils import prune
+    from transformers.pytorch_utils import Conv1D
+
+    embedded = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    kinds = (torch.nn.Linear, Conv1D, torch.nn.modules.conv._ConvNd)
+    matrices = [(m, "weight") for m in model.modules() if isinstance(m, kinds) and id(m.weight) not in embedded]
+    prune.global_unstructured(matrices, prune.L1Unstructured, amount=share)
+    for module, name in matrices:
+        prune.remove(module, name)
+    zeros = sum(int((module.weight == 0).sum()) for module, _ in matrices)
+    entries = sum(module.weight.numel() for module, _ in matrices)
+    return f"{zeros:,} of {entries:,} entries of {len(matrices)} matrices are zero"
+
+
+def _write(
+    trained: Trained, model: Any, wanted: Wanted, samples: "_Samples", folder: Path, shard_size: str
+) -> "torch.nn.Module":
+    """Write the weights and their configuration. Returns the model as it is read again from these files."""
+    if wanted.onnx:
+        from launcher.tools import as_onnx
+
+        file = folder / "model.onnx"
+        if hasattr(getattr(model, "config", None), "save_pretrained"):
+            model.config.save_pretrained(folder)
+        as_onnx.write(model, samples.inputs(), file)
+        if wanted.int8:
+            as_onnx.quantize(file)
+        return as_onnx.Session(file)
+    auto, attention = trained.task().auto_class, getattr(trained.recipe.model, "attention", None)
+    if wanted.int8:
+        from launcher.tools import int8
+
+        int8.save(int8.quantized(model), auto, folder)
+        loaded: torch.nn.Module = int8.load(folder, attention)
+        return loaded
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    model.save_pretrained(folder, max_shard_size=plain.size_of(shard_size))
+    options = {"attn_implementation": attention} if attention else {}
+    again: torch.nn.Module = getattr(transformers, auto).from_pretrained(folder, **options).eval()
+    return again
+
+
+class _Samples:
+    """What models are measured on: the run's validation samples, of a run without any those of training."""
+
+    def __init__(self, trained: Trained):
+        from launcher.prepare.samples import Samples
+        from launcher.run.evaluation import Parts
+
+        prepared = cache.path(trained.facts.digest)
+        if not prepared.is_dir():
+            prepared = ready.reopen(trained.folder.path, 1).prepared
+        self.side = "validation" if "validation" in trained.facts.samples else "train"
+        self._trained, self._samples = trained, Samples(prepared, self.side)
+        self._parts = Parts(self._samples, trained.task(), trained.recipe.seed, 0, 1, trained.recipe.train.max_tokens)
+        step = -(-len(self._parts) // _TIMED)
+        self._timed = [self._parts[number] for number in range(0, len(self._parts), step)]
+
+    @property
+    def what(self) -> str:
+        """What was measured, for a person."""
+        count = sum(len(part.ids) for part in self._timed)
+        timed = f"{len(self._timed)} micro-batches of {count} {self.side} samples, the median of {_ROUNDS} rounds"
+        of = f"metrics of {len(self._samples):,} samples; " if self.side == "validation" else ""
+        return f"in fp32 on this CPU; {of}speed of {timed}"
+
+    def inputs(self) -> dict[str, Any]:
+        """The inputs of some samples by name."""
+        return dict(next((p.batch for p in self._timed if len(p.ids) > 1), self._parts[0].batch)["inputs"])
+
+    def measure(self, models: dict[str, tuple[Any, int]]) -> list[Measured]:
+        """Each model by name, beside its size. They are timed in turns, so that what else the machine does hits all."""
+        seconds: dict[str, list[float]] = {name: [] for name in models}
+        for _ in range(1 + _ROUNDS):
+            for name, (model, _) in models.items():
+                begin = time.perf_counter()
+                self._outputs(model, self._timed)
+                seconds[name].append(time.perf_counter() - begin)
+        count = sum(len(part.ids) for part in self._timed)
+        return [
+            Measured(name, size, count / statistics.median(seconds[name][1:]), self._metrics(model))
+            for name, (model, size) in models.items()
+        ]
+
+    def _metrics(self, model: Any) -> dict[str, float]:
+        if self.side != "validation":
+            return {}
+        made = self._outputs(model, (self._parts[number] for number in range(len(self._parts))))
+        found: dict[str, float] = self._trained.task().metrics(made)
+        return {name: value for name, value in found.items() if "/" not in name}
+
+    def _outputs(self, model: Any, parts: Any) -> Any:
+        import torch
+
+        from launcher.run import evaluation
+        from launcher.run.process import Process
+
+        return evaluation.outputs(model, self._trained.task(), parts, Process(0, 1, torch.device("cpu")), "fp32")
+
+
+def _bytes(model: "torch.nn.Module") -> int:
+    """What the weights take as a file."""
+    return sum({id(t): t.nbytes for t in model.state_dict(keep_vars=True).values()}.values())
+
+
+def _weights(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.name.startswith("model"))
+
+
+def _lines(trained: Trained, wanted: Wanted) -> list[str]:
+    """Of Python, that load the folder."""
+    begin, folder, ask = [], ['folder = "path/to/this/folder"'], []
+    if trained.folder.tokenizer.is_dir():
+        begin = ["from transformers import AutoTokenizer"]
+        folder += ["tokenizer = AutoTokenizer.from_pretrained(folder)"]
+        ask = [f'inputs = dict(tokenizer("This is a text.", return_tensors="{"np" if wanted.onnx else "pt"}"))']
+    if wanted.onnx:
+        begin = ["from onnxruntime import InferenceSession", *begin]
+        load = 'model = InferenceSession(f"{folder}/model.onnx")'
+        ask += ["print(model.run(None, {one.name: inputs[one.name] for one in model.get_inputs()}))"] if ask else []
+    else:
+        auto = trained.task().auto_class
+        begin = [*begin, "from launcher.tools import int8" if wanted.int8 else f"from transformers import {auto}"]
+        load = "model = int8.load(folder)" if wanted.int8 else f"model = {auto}.from_pretrained(folder)"
+        ask += ["print(model(**inputs))"] if ask else []
+    return [*begin, "", *folder, load, *ask]
+
+
+def _head(rows: Sequence[Measured]) -> tuple[str, ...]:
+    return ("model", "MiB", "samples/s", *rows[0].metrics)
+
+
+def _cells(rows: Sequence[Measured]) -> list[tuple[str, ...]]:
+    return [
+        (row.name, f"{row.size / 2**20:.2f}", f"{row.speed:,.0f}", *(f"{value:.4f}" for value in row.metrics.values()))
+        for row in rows
+    ]
+
+
+def _show(rows: Sequence[Measured], notes: Sequence[str], console: Console) -> None:
+    first, *others = _head(rows)
+    table = Table(box=None, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    for cells in _cells(rows):
+        table.add_row(*cells)
+    console.print(table)
+    for note in notes:
+        console.print(note, highlight=False)
