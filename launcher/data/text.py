@@ -28,6 +28,8 @@ def parts(config: Config, key: str) -> list[Part]:
 
 
 def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+    if "image" in columns:
+        raise UserError(Problem(f"{key}.kind", "plain text has no image (use image_folder, hub, ...)"))
     if "label" in columns:
         raise UserError(Problem(f"{key}.kind", "plain text has no labels (use jsonl, csv, hub, ...)"))
     read_as = {"paragraph": _paragraphs, "line": _lines, "file": _whole}[config.document]
