@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
 from launcher.config.errors import UserError
 from launcher.config.files import flush
-from launcher.data import INPUTS, Bad, Row
+from launcher.data import Bad, Row
 from launcher.tools.rows import KEY, parts, rows, source
 from launcher.tools.trained import Trained, load_run
 
@@ -75,7 +76,7 @@ class Predictor:
 
         table, counts = self._samples(good)
         told = iter(self._of(Samples.of(table)) if sum(counts) else [])
-        return [_together([next(told) for _ in range(count)]) for count in counts]
+        return [self._together([next(told) for _ in range(count)]) for count in counts]
 
     def _samples(self, good: Sequence[Row]) -> tuple[Any, list[int]]:
         """The samples of rows, in their order, and how many each row gives."""
@@ -114,23 +115,34 @@ class Predictor:
         if not self._attached:
             self._task.attach(model, to(parts[0].batch, self._process.device))
             self._attached = True
-        every = (parts[number] for number in range(len(parts)))
-        made = evaluation.outputs(model, self._task, every, self._process, recipe.train.precision)
+        generates = getattr(recipe.inner_task, "generate", None) is not None
+        task = _Generating(self._task) if generates else self._task
+        made = evaluation.outputs(model, task, parts, self._process, recipe.train.precision)
         told: list[dict[str, Any]] = self._task.told(made, self._tokenizer)
         return told
+
+    def _together(self, told: list[dict[str, Any]]) -> dict[str, Any]:
+        """What is told of a row by what is told of its samples."""
+        if not told:
+            return {"error": "there is no token in it"}
+        if len(told) == 1:
+            return told[0]
+        return self._task.joined(told) if hasattr(self._task, "joined") else {"parts": told}
+
+
+@dataclass(frozen=True)
+class _Generating:
+    """A task by which a model is asked for what it generates too."""
+
+    task: Any
+
+    def predict(self, model: Any, batch: Any) -> dict[str, Any]:
+        return {**self.task.predict(model, batch), "generated": self.task.generate(model, batch)}
 
 
 def _given(row: Row) -> dict[str, Any]:
     """What stands in a row's line of it: what the model was given, but of an image its file."""
-    shown = {name: row[name] for name in INPUTS if name in row and name != "image"}
-    return {**shown, **{name: row[name] for name in ("file",) if name in row}}
-
-
-def _together(told: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is told of the samples of one row."""
-    if not told:
-        return {"error": "there is no token in it"}
-    return told[0] if len(told) == 1 else {"parts": told}
+    return {name: value for name, value in row.items() if name != "image"}
 
 
 def _chunks(every: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:

@@ -198,7 +198,7 @@ class _Samples:
     def _metrics(self, model: Any) -> dict[str, float]:
         if self.side != "validation":
             return {}
-        made = self._outputs(model, (self._parts[number] for number in range(len(self._parts))))
+        made = self._outputs(model, self._parts)
         found: dict[str, float] = self._trained.task().metrics(made)
         return {name: value for name, value in found.items() if "/" not in name}
 

@@ -1,6 +1,9 @@
 import io
+import json
+from pathlib import Path
 
 import pytest
+import support
 from rich.console import Console
 
 
@@ -14,3 +17,28 @@ def printed():
         return out.getvalue().splitlines()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def sorter(tmp_path_factory):
+    """A folder with runs/sorter: a classifier of texts by their length that has learnt something, and held.jsonl, which
+    it is validated on."""
+    folder = support.corpus(tmp_path_factory.mktemp("sorter"), 200)
+    rows = (folder / "corpus.jsonl").read_text().splitlines()
+    (folder / "corpus.jsonl").write_text("\n".join(rows[:140]) + "\n")
+    held = [{"body" if key == "text" else key: value for key, value in json.loads(row).items()} for row in rows[140:]]
+    (folder / "held.jsonl").write_text("\n".join(map(json.dumps, held)) + "\n")
+    recipe = support.classification(
+        "sorter", data__validation={"kind": "jsonl", "path": "held.jsonl", "text": "body"}, train__steps=40,
+        optimizer__lr=0.02, checkpoint={"every": 20, "keep": 9}, train__max_tokens=None,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        support.launcher("run", support.write(recipe, "sorter.yaml"), "--ranks", 1)
+    return folder
+
+
+@pytest.fixture
+def in_sorter(sorter, monkeypatch):
+    monkeypatch.chdir(sorter)
+    return Path("runs/sorter")

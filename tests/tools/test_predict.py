@@ -1,0 +1,113 @@
+"""`launcher predict`: a line for each row, in their order, as an evaluation would have it."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import support
+from rich.console import Console
+
+from launcher.config.errors import UserError
+from launcher.tools import predict as tool
+
+HELD = "{kind: jsonl, path: held.jsonl, text: body}"
+pytestmark = pytest.mark.usefixtures("in_sorter")
+
+
+def predicted(data, to, run="runs/sorter", which="latest"):
+    tool.predict(run, which, str(data), to, Console(quiet=True))
+    return [json.loads(line) for line in to.read_text(encoding="utf-8").splitlines()]
+
+
+def held():
+    return [json.loads(line) for line in Path("held.jsonl").read_text().splitlines()]
+
+
+def test_predictions_of_the_validation_file_reproduce_its_accuracy_exactly(tmp_path):
+    lines = predicted(HELD, tmp_path / "out.jsonl")
+    assert [line["text"] for line in lines] == [row["body"] for row in held()]
+    right = sum(line["label"] == row["label"] for line, row in zip(lines, held(), strict=True))
+    accuracy = support.evaluations("runs/sorter")[40]["eval/accuracy"]
+    assert right / len(lines) == accuracy
+    assert 0.5 < accuracy < 1, "else this would not tell much"
+    assert all(0 < line["probability"] <= 1 for line in lines)
+
+
+def test_every_kind_of_file_gives_the_same_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "_ROWS", 16)
+    texts = [row["body"] for row in held()]
+    rows = [json.dumps({"text": text}) for text in texts]
+    (tmp_path / "a.txt").write_text("\n".join(texts) + "\n")
+    (tmp_path / "a.csv").write_text("text\n" + "\n".join(texts) + "\n")
+    (tmp_path / "a.tsv").write_text("id\ttext\n" + "\n".join(f"1\t{text}" for text in texts) + "\n")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+    pa.parquet.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    whole = predicted(HELD, tmp_path / "whole.jsonl")
+    for name in ("a.txt", "a.csv", "a.tsv", "a.jsonl.gz", "a.parquet"):
+        lines = predicted(tmp_path / name, tmp_path / f"{name}.jsonl")
+        assert [(line["text"], line["label"]) for line in lines] == [(line["text"], line["label"]) for line in whole]
+        near = [line["probability"] for line in whole]
+        assert [line["probability"] for line in lines] == pytest.approx(near, abs=1e-6)
+
+
+def test_the_checkpoint_is_the_one_that_is_named(tmp_path):
+    assert predicted(HELD, tmp_path / "20", which=20) != predicted(HELD, tmp_path / "40", which=40)
+    assert predicted(HELD, tmp_path / "latest") == predicted(HELD, tmp_path / "again", which=40)
+
+
+def test_a_row_that_cannot_be_used_keeps_its_line_where_it_is_to_be_skipped(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "the first"}\n{"text": 5}\n{"text": "the last"}\n')
+    first, bad, last = predicted(f"{{kind: jsonl, path: {tmp_path / 'a.jsonl'}, on_bad_row: skip}}", tmp_path / "out")
+    assert (first["text"], last["text"]) == ("the first", "the last")
+    assert bad == {"error": f"{tmp_path / 'a.jsonl'}:2: --data.text: column 'text' is no text but int"}
+    with pytest.raises(UserError, match=r"a\.jsonl:2: .*is no text but int \(or --data '\{\.\.\., on_bad_row: skip\}'"):
+        predicted(tmp_path / "a.jsonl", tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "out"]
+
+
+def test_documents_without_a_token_keep_their_lines(tmp_path):
+    recipe = support.mlm(
+        "words", train__steps=1, tokenizer={"kind": "train", "algorithm": "wordpiece", "vocab_size": 90}
+    )
+    support.launcher("run", support.write(recipe, str(tmp_path / "words.yaml")), "--ranks", 1)
+    (tmp_path / "a.jsonl").write_text('{"text": "the first"}\n{"text": " "}\n{"text": "the last"}\n')
+    lines = predicted(tmp_path / "a.jsonl", tmp_path / "out.jsonl", run="runs/words")
+    assert [line["text"] for line in lines] == ["the first", " ", "the last"]
+    assert lines[1]["error"] == "there is no token in it"
+    assert lines[0]["loss"] >= 0
+
+
+def test_without_a_file_to_make_the_lines_are_printed(tmp_path):
+    (tmp_path / "a.txt").write_text("the first\nthe last\n")
+    done = support.launcher("predict", "runs/sorter", "--data", tmp_path / "a.txt")
+    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["the first", "the last"]
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        ("none.jsonl", r"^--data none\.jsonl: no such file$"),
+        ("sorter.yaml", r"^--data sorter\.yaml: a file of an unknown kind \(known: \.jsonl, \.csv"),
+        ("{kind: jsonl}", r"^--data: path: Field required$"),
+        ("{kind: jsonl, path: held.jsonl, txt: body}", r"^--data: txt: unknown key"),
+        ("{path: held.jsonl}", r"needs a kind \(there are: "),
+        ("{kind: json, path: held.jsonl}", r"^--data: unknown kind 'json' \(did you mean jsonl\?\)$"),
+        ("held.jsonl", r"held\.jsonl:1: --data\.text: no column 'text' \(there are: body, label\)"),
+    ],
+)
+def test_what_is_wrong_is_told_and_nothing_is_left(tmp_path, data, what):
+    with pytest.raises(UserError, match=what):
+        predicted(data, tmp_path / "out.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_stays_as_it_is(tmp_path):
+    (tmp_path / "out.jsonl").write_text("mine")
+    with pytest.raises(UserError, match=r"out\.jsonl: is there already \(name another file\)$"):
+        predicted(HELD, tmp_path / "out.jsonl")
+    with pytest.raises(UserError, match=r"there is no folder "):
+        predicted(HELD, tmp_path / "none" / "out.jsonl")
+    assert support.tree(tmp_path) == {str(tmp_path / "out.jsonl"): b"mine"}
