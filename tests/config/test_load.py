@@ -147,7 +147,7 @@ def kinds_of(folder: str) -> str:
         (2, "seed: 12:30:00", "seed: should be a valid integer"),
         (2, "seed: -1", "seed: should be greater than or equal to 0"),
         (2, "colour: red", "colour: unknown key (there are: checkpoint, data, evaluate, model, name, optimizer, "
-                           "schedule, seed, sinks, strategy, task, tokenizer, train)"),
+                           "schedule, seed, seeds, sinks, strategy, task, tokenizer, train)"),
         (2, "'{name}': 1", "{name}: unknown key (did you mean name?)"),
         (6, "  train: {kind: text, path: [a, 3]}", "data.train.path.1: should be a valid string"),
         (6, "  train: {kind: text}", "data.train.path: field required"),
