@@ -30,9 +30,8 @@ def test_the_divergence_is_that_worked_out_by_hand():
     teacher, student = torch.tensor([[2 * np.log(3.0), 0.0]]), torch.zeros(1, 2, dtype=torch.float64)
     expected = 4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))
     assert float(distillation.divergence(teacher, student, 2.0)) == pytest.approx(expected, rel=1e-12)
-    assert float(distillation.divergence(teacher.repeat(3, 1), student.repeat(3, 1), 2.0)) == pytest.approx(
-        3 * expected
-    )
+    thrice = distillation.divergence(teacher.repeat(3, 1), student.repeat(3, 1), 2.0)
+    assert float(thrice) == pytest.approx(3 * expected)
     assert float(distillation.divergence(student, student, 2.0)) == 0
 
 
@@ -61,13 +60,15 @@ def test_the_loss_is_the_labels_and_the_teachers_share(learning, alpha, temperat
     p, q = softmax(there / temperature, -1), softmax(here / temperature, -1)
     own = cross_entropy(here, batch["labels"][1:], reduction="sum")
     expected = alpha * own + (1 - alpha) * temperature**2 * (p * (p / q).log()).sum()
-    assert float(loss) == pytest.approx(float(expected), rel=1e-9)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
     assert weight == len(batch["labels"]) - 1
 
 
 def test_alpha_1_is_the_task_alone(learning):
     task, student, batch = learning(alpha=1.0)
-    assert float(task.loss(student, batch)[0]) == pytest.approx(float(task.inner.loss(student, batch)[0]), rel=1e-12)
+    with torch.no_grad():
+        whole, own = (float(one.loss(student, batch)[0]) for one in (task, task.inner))
+    assert whole == pytest.approx(own, rel=1e-12)
 
 
 def test_the_teacher_is_no_part_of_the_student_and_never_trains(learning):
@@ -92,7 +93,7 @@ def test_a_teacher_of_other_classes_is_refused(learning):
         learning(teacher={**TEACHER, "vocab_size": 130})
 
 
-@pytest.mark.parametrize("kind", ["regression", "multi_label", "reward"])
+@pytest.mark.parametrize("kind", ["regression", "reward"])
 def test_what_does_not_choose_one_of_several_classes_is_refused(kind):
     task = {"kind": "reward", "reward": "launcher.tasks._rewards:the"} if kind == "reward" else kind
     with pytest.raises(ValidationError, match=f"{kind} cannot be distilled"):
@@ -124,29 +125,27 @@ def named(tmp_path, words):
     return make
 
 
+def checked(teacher, facts):
+    _teacher.check(teacher, "AutoModelForSequenceClassification", facts, store.prepared(facts.digest))
+
+
 def test_a_teacher_of_the_same_tokens_and_labels_passes(named, facts_of):
     facts = facts_of(labels=["bad", "good"])
-    _teacher.check(named(["bad", "good"]), "AutoModelForSequenceClassification", facts, store.prepared(facts.digest))
+    checked(named(["bad", "good"]), facts)
 
 
 def test_other_labels_are_refused_and_named(named, facts_of):
     facts = facts_of(labels=["bad", "good"])
-    with pytest.raises(
-        UserError, match="other labels than those of the data: 'fair' is missing here and number 1 there"
-    ):
-        _teacher.check(
-            named(["bad", "fair"]), "AutoModelForSequenceClassification", facts, store.prepared(facts.digest)
-        )
+    with pytest.raises(UserError, match="other labels than those of the data: 'fair' is missing here and number 1"):
+        checked(named(["bad", "fair"]), facts)
 
 
 def test_another_vocabulary_is_refused_and_named(named, facts_of, tmp_path):
     teacher, facts = named(["bad", "good"]), facts_of(labels=["bad", "good"])
     file = tmp_path / "model" / "tokenizer.json"
     file.write_text(file.read_text().replace('"gradient"', '"grradient"'))
-    with pytest.raises(
-        UserError, match=r"tokenizer: another vocabulary than the teacher's: 'gradient' is number \d+ here"
-    ):
-        _teacher.check(teacher, "AutoModelForSequenceClassification", facts, store.prepared(facts.digest))
+    with pytest.raises(UserError, match=r"tokenizer: another vocabulary than the teacher's: 'gradient' is number \d+"):
+        checked(teacher, facts)
 
 
 def test_a_checkpoint_of_the_teacher_is_pinned_and_one_that_is_missing_is_told(workspace):
