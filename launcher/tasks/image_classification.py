@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from launcher.config.errors import Problem, UserError
 from launcher.contract.random import Draw, Stream
@@ -16,11 +17,12 @@ from launcher.tasks import Features, Row, Sample, _arrays, _augment, _classes, _
 if TYPE_CHECKING:
     from launcher.plan.facts import Facts
 
-Pixels = Annotated[int, Field(gt=0)]
 
-
-def _square(value: Any) -> Any:
-    return (value, value) if isinstance(value, int) else value
+def _size(value: Any) -> Any:
+    sides = value if isinstance(value, list | tuple) else [value, value]
+    if value is not None and not (len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)):
+        raise PydanticCustomError("size", "should be a number of pixels, or [height, width]")
+    return value if value is None else tuple(sides)
 
 
 class Config(_classes.ClassesConfig):
@@ -29,7 +31,7 @@ class Config(_classes.ClassesConfig):
     images."""
 
     kind: Literal["image_classification"] = "image_classification"
-    size: Annotated[tuple[Pixels, Pixels] | None, BeforeValidator(_square)] = None
+    size: Annotated[tuple[int, int] | None, BeforeValidator(_size)] = None
     channels: Literal[1, 3] | None = None
     mean: list[float] = Field([0.0], min_length=1)
     std: list[Annotated[float, Field(gt=0)]] = Field([1.0], min_length=1)

@@ -135,7 +135,12 @@ def test_a_mean_or_deviation_for_each_channel_or_one_for_all(facts_of, tmp_path)
 
 @pytest.mark.parametrize(
     ("keys", "told"),
-    [({"size": 0}, "size"), ({"size": [3]}, "size"), ({"channels": 2}, "channels"), ({"std": [0]}, "std")],
+    [
+        ({"size": 0}, r"should be a number of pixels, or \[height, width\]"),
+        ({"size": [3]}, "size"),
+        ({"channels": 2}, "channels"),
+        ({"std": [0]}, "std"),
+    ],
 )
 def test_a_configuration_that_says_nothing_of_use_is_refused(keys, told):
     with pytest.raises(ValueError, match=told):
