@@ -1,0 +1,89 @@
+"""Regression: numbers, their loss by hand, and what a missing one does."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tasks.measuring import measured, outputs
+
+from launcher.run.batches import tensors
+from launcher.tasks import regression
+
+Task = regression.Task
+
+
+@pytest.fixture
+def task(facts_of):
+    return Task(regression.Config(), facts_of())
+
+
+class ByFirstToken(torch.nn.Module):
+    """A number for each sample: the weight of its first token."""
+
+    def __init__(self, values, dtype=torch.float64):
+        super().__init__()
+        self.values = torch.nn.Parameter(torch.tensor(values, dtype=dtype))
+
+    def forward(self, input_ids, attention_mask=None):
+        return SimpleNamespace(logits=self.values[input_ids[:, :1]])
+
+
+def sample(token, label):
+    return {"input_ids": np.array([token, 0]), "labels": np.array([label])}
+
+
+SAMPLES = [sample(0, 1.0), sample(1, 2.0), sample(2, 4.0)]
+VALUES = [2.0, 2.0, 1.0]
+
+
+def test_the_loss_is_the_sum_of_squared_errors(task):
+    loss, weight = task.loss(ByFirstToken(VALUES), tensors(task.collate(SAMPLES)))
+    assert (float(loss), weight) == (1.0 + 0.0 + 9.0, 3.0)
+
+
+def test_errors_in_half_precision_are_squared_in_full(task):
+    model = ByFirstToken([300.0, 0.0, 0.0], torch.float16)
+    loss, _ = task.loss(model, tensors(task.collate([sample(0, -1.0)])))
+    assert float(loss) == 301.0**2  # more than fp16 holds
+
+
+def test_a_missing_number_weighs_nothing_and_reaches_no_gradient(task):
+    model = ByFirstToken(VALUES)
+    loss, weight = task.loss(model, tensors(task.collate([SAMPLES[0], task.mute(SAMPLES[2]), sample(1, np.nan)])))
+    loss.backward()
+    assert (float(loss), weight) == (1.0, 1.0)
+    assert model.values.grad.tolist() == [2.0, 0.0, 0.0]
+
+
+def test_metrics_are_those_computed_by_hand(task):
+    found = measured(task, ByFirstToken(VALUES), [SAMPLES, [task.mute(SAMPLES[0])]])
+    assert found["loss"] == found["mse"] == pytest.approx(10 / 3)
+    assert found["mae"] == pytest.approx(4 / 3)
+    assert found["r2"] == pytest.approx(1 - 10 / (16 / 9 + 1 / 9 + 25 / 9))
+    truth, said = np.array([1.0, 2.0, 4.0]), np.array(VALUES)
+    covariance = ((truth - truth.mean()) * (said - said.mean())).mean()
+    assert found["pearson"] == pytest.approx(covariance / truth.std() / said.std())
+
+
+@pytest.mark.parametrize("samples", [[], SAMPLES[:1], [sample(0, 3.0), sample(1, 3.0)]])
+def test_what_is_not_defined_is_0(task, samples):
+    found = measured(task, ByFirstToken(VALUES), [samples or [task.mute(SAMPLES[0])]])
+    assert (found["r2"], found["pearson"]) == (0.0, 0.0)
+
+
+def test_a_model_that_has_diverged_is_told_not_raised(task):
+    found = measured(task, ByFirstToken([np.nan, 1.0, 1.0]), [SAMPLES])
+    assert all(np.isnan(value) for value in found.values())
+
+
+def test_the_baseline_is_the_error_of_the_mean():
+    import pyarrow as pa
+
+    tables = (pa.table({"label": labels}) for labels in ([1.0, 2.0], [6.0, float("nan")]))
+    assert Task.baseline(None, tables, []) == {"mse_of_the_mean": pytest.approx((4 + 1 + 9) / 3)}
+
+
+def test_a_number_is_told_and_shown(task, words):
+    assert task.told(outputs(task, ByFirstToken(VALUES), [SAMPLES]), None) == [{"value": v} for v in VALUES]
+    assert "2.5" in task.show(sample(7, 2.5), words)

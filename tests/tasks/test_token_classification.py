@@ -1,0 +1,130 @@
+"""Token classification: which token bears a word's label, and scores of entities by hand."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from tasks.measuring import measured, outputs
+
+from launcher.config.errors import UserError
+from launcher.tasks import IGNORE, _tags
+from launcher.tasks.token_classification import Config, Task
+
+LABELS = ["O", "B-LOC", "B-PER", "I-PER"]
+
+
+def features(encoder, words, labels=None, length=16, **keys):
+    columns = {"words": pa.array(words, pa.list_(pa.string()))}
+    if labels is not None:
+        columns["labels"] = pa.array(labels, pa.list_(pa.string()))
+    batch = pa.RecordBatch.from_pydict(columns)
+    (made,) = Task.features(Config(**keys), [batch], {"labels": LABELS}, encoder, length, "data.train")
+    return made
+
+
+def test_labels_are_in_order_with_o_first():
+    assert Task.survey(Config(), {"labels": {"I-PER", "O", "B-PER", "B-LOC"}})["labels"] == LABELS
+
+
+def test_one_label_is_refused():
+    with pytest.raises(UserError, match=r"^data\.train\.labels: 1 label in the training data: .* two or more"):
+        Task.survey(Config(), {"labels": {"O"}})
+
+
+def test_a_label_that_training_has_not_is_told_with_its_key(encoder):
+    with pytest.raises(UserError, match=r"^data\.train\.labels: 'B-PRE' stands in .* \(did you mean B-PER\?\)"):
+        features(encoder, [["the"]], [["B-PRE"]])
+
+
+def test_tokens_are_those_of_tokenizers_for_words_and_the_first_of_each_is_labelled(encoder, words):
+    row = ["the", "modelstep", "", "step"]
+    made = features(encoder, [row], [["O", "B-PER", "O", "I-PER"]]).table.to_pylist()[0]
+    known = words(row, is_split_into_words=True)
+    assert made["input_ids"] == known["input_ids"]
+    numbers = known.word_ids()
+    first = [n for n, w in enumerate(numbers) if w is not None and w != numbers[n - 1]]
+    assert [w for w in made["words"] if w >= 0] == [0, 1, 3] == [numbers[n] for n in first]
+    assert [made["labels"][n] for n in first] == [0, 2, 3]
+    assert sum(label != IGNORE for label in made["labels"]) == 3
+
+
+def test_the_other_tokens_of_a_word_may_learn_its_inside(encoder):
+    made = features(encoder, [["modelstep", "lossloss"]], [["B-PER", "B-LOC"]], label_all=True).table.to_pylist()[0]
+    seen = list(zip(made["words"], made["labels"], strict=True))[1:-1]
+    first = [label for word, label in seen if word >= 0]
+    rest = {label for word, label in seen if word < 0}
+    assert first == [2, 1]
+    assert rest == {3, 1}  # there is no I-LOC
+
+
+def test_spaces_tell_words_for_a_tokenizer_of_bytes(endless):
+    """As with add_prefix_space: each word has one before it."""
+    made = features(endless, [["the", "step"]], [["O", "B-PER"]]).table.to_pylist()[0]
+    assert endless.backend.decode(made["input_ids"]) == " the step"
+
+
+def test_long_rows_are_cut_and_those_without_a_token_left_out(encoder):
+    made = features(encoder, [["the"] * 40, [], [""], ["a"]], [["O"] * 40, [], ["O"], ["B-PER"]])
+    assert made.table["length"].to_pylist() == [16, 3]
+    assert made.empty == 2
+    assert [sum(label != IGNORE for label in row) for row in made.table["labels"].to_pylist()] == [14, 1]
+
+
+def test_rows_without_labels_weigh_nothing(encoder, facts_of):
+    made = features(encoder, [["the", "step"]]).table.to_pylist()[0]
+    task = Task(Config(), facts_of(labels=LABELS))
+    (sample,) = task.samples([{k: np.array(v) for k, v in made.items()}], [0], [0], None)
+    assert task.weight(sample) == 0
+    assert [w for w in sample["words"] if w >= 0] == [0, 1]
+
+
+class ByToken(torch.nn.Module):
+    """Each token says the label of its own number."""
+
+    def forward(self, input_ids, attention_mask=None):
+        return SimpleNamespace(logits=torch.nn.functional.one_hot(input_ids % 4, 4).double() * 5)
+
+
+def sample(said, true):
+    ids, labels = np.array([0, *said, 0]), np.array([IGNORE, *true, IGNORE])
+    return {"input_ids": ids, "labels": labels, "words": np.array([-1, *range(len(said)), -1])}
+
+
+# truth: PER PER(2 words) LOC, LOC; said: PER, PER of one word, LOC, PER
+SAMPLES = [sample([2, 0, 2, 0, 1], [2, 0, 2, 3, 1]), sample([2], [1])]
+
+
+def test_metrics_are_those_of_entities_by_hand(facts_of):
+    task = Task(Config(), facts_of(labels=LABELS))
+    found = measured(task, ByToken(), [SAMPLES[:1], SAMPLES[1:], [task.mute(SAMPLES[0])]])
+    assert found["accuracy"] == 4 / 6
+    assert (found["precision"], found["recall"], found["f1"]) == (2 / 4, 2 / 4, 0.5)
+    assert (found["precision/PER"], found["recall/PER"]) == (1 / 3, 1 / 2)
+    assert (found["precision/LOC"], found["recall/LOC"]) == (1.0, 1 / 2)
+    right = np.log(np.exp(5) + 3)
+    assert found["loss"] == pytest.approx((4 * (right - 5) + 2 * right) / 6)
+    assert task.report(outputs(task, ByToken(), [SAMPLES]))["classes"]["LOC"]["support"] == 2.0
+
+
+def test_an_inside_after_nothing_begins_an_entity_as_in_conlleval():
+    scores = _tags.scores([["O", "I-PER"]], [["O", "B-PER"]], LABELS)
+    assert scores.total["f1"] == 1.0
+
+
+def test_tags_of_no_scheme_are_scored_one_by_one():
+    scores = _tags.scores([["NOUN", "VERB", "NOUN"]], [["NOUN", "NOUN", "NOUN"]], ["NOUN", "VERB", "X"])
+    assert scores.classes["NOUN"] == {"precision": 2 / 3, "recall": 1.0, "f1": 0.8, "support": 2.0}
+    assert scores.total["recall"] == 0.5
+    assert scores.classes["X"]["f1"] == 0.0
+
+
+def test_no_entity_anywhere_is_0():
+    assert _tags.scores([["O"]], [["O"]], LABELS).total == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+
+
+def test_each_word_is_told_its_tag(facts_of):
+    task = Task(Config(), facts_of(labels=LABELS))
+    one = {**SAMPLES[0], "words": np.array([-1, 0, 1, 3, -1, 4, -1])}
+    assert task.told(outputs(task, ByToken(), [[one]]), None) == [{"tags": ["B-PER", "O", None, "B-PER", "B-LOC"]}]
