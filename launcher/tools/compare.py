@@ -7,21 +7,23 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from launcher.config import load
 from launcher.config.errors import UserError
 from launcher.plan.facts import Facts
-from launcher.plan.folder import RunFolder
+from launcher.plan.folder import RunFolder, best
 
-_METRICS = ("loss", "accuracy", "f1")
+_KNOWN = ("accuracy", "f1")
+"""What says most where a task has it; of other tasks the first two metrics are shown."""
 
 
 def compare(runs: Sequence[str], console: Console) -> None:
     """One row a run, and the baselines beneath. Raises UserError where a folder holds no evaluation."""
     rows = [_row(RunFolder(Path(run))) for run in runs]
-    metrics = [name for name in _METRICS if any(name in row["last"] for row in rows)]
+    metrics = list(dict.fromkeys(name for row in rows for name in _metrics(row)))
     table = Table(box=None, pad_edge=False)
     table.add_column("run", no_wrap=True)
     for name in ("steps", *metrics):
-        table.add_column(name, justify="right")
+        table.add_column(name.replace("_", " "), justify="right")
     baselines: dict[str, list[str]] = {}
     for row in rows:
         cells = [_change(row["first"].get(name), row["last"].get(name)) for name in metrics]
@@ -29,8 +31,18 @@ def compare(runs: Sequence[str], console: Console) -> None:
         for name, value in row["baseline"].items():
             baselines.setdefault(f"{name.replace('_', ' ')} {value:.4f}", []).append(row["name"])
     console.print(table)
+    for row in rows:
+        if row["best"]:
+            console.print(f"best: {row['name']} {row['best']}", highlight=False)
     for baseline, names in baselines.items():
         console.print(f"baseline: {baseline} ({', '.join(names)})", highlight=False)
+
+
+def _metrics(row: dict[str, Any]) -> list[str]:
+    """The loss, the metric that is watched, and what else says most; none of single classes."""
+    names = [name for name in row["last"] if name not in ("step", "loss") and "/" not in name]
+    most = [name for name in _KNOWN if name in names] or names[:2]
+    return [name for name in dict.fromkeys(["loss", row["watched"], *most]) if name in row["last"]]
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
@@ -45,10 +57,21 @@ def _row(folder: RunFolder) -> dict[str, Any]:
     def plain(line: dict[str, Any]) -> dict[str, float]:
         return {key.removeprefix("eval/"): value for key, value in line.items()}
 
+    watched = load.recipe(folder.recipe).value.evaluate.metric if folder.recipe.is_file() else "loss"
     return {
         "name": folder.path.name, "step": last["step"], "first": plain(first), "last": plain(last),
-        "baseline": facts.baseline,
+        "baseline": facts.baseline, "watched": watched, "best": _best(folder, watched),
     }  # fmt: skip
+
+
+def _best(folder: RunFolder, watched: str) -> str:
+    """The best checkpoint, by the metric that is watched; nothing where it is the last one."""
+    whole = folder.whole()
+    saved = best(whole)
+    if saved is None or saved == whole[-1]:
+        return ""
+    value = saved.state["evaluation"].get(f"eval/{watched}", saved.state["watched"]["value"])
+    return f"{watched.replace('_', ' ')} {value:.4f} at step {saved.step}"
 
 
 def _change(first: float | None, last: float | None) -> str:

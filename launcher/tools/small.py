@@ -91,7 +91,7 @@ def _check(trained: Trained, wanted: Wanted) -> None:
     model = trained.model
     config = getattr(model, "config", None)
     name = type(model).__name__
-    if not 0 < (wanted.prune or 0.5) < 1:
+    if wanted.prune is not None and not 0 < wanted.prune < 1:
         raise UserError(f"--prune {wanted.prune}: should be a share between 0 and 1, such as 0.3")
     if wanted.onnx:
         from launcher.tools import as_onnx

@@ -95,6 +95,24 @@ def test_a_metric_that_was_not_there_at_first_is_told_by_its_last_value(run, pri
     assert lines[1].split() == ["one", "5", "4.0000", "→", "3.0000", "0.5000"]
 
 
+def test_metrics_of_any_task_are_shown(run, printed):
+    evaluations = [(5, {"loss": 4.0, "mse": 2.0, "mae": 1.5, "pearson": 0.5, "mse/x": 1.0})]
+    lines = printed(lambda console: compare([run("numbers", evaluations)], console))
+    assert lines[0].split() == ["run", "steps", "loss", "mse", "mae"]
+    assert lines[1].split() == ["numbers", "5", "4.0000", "2.0000", "1.5000"]
+
+
+def test_the_best_checkpoint_is_told_where_it_is_not_the_last(in_sorter, printed):
+    told = [line for line in printed(lambda console: compare([in_sorter], console), 120) if line.startswith("best")]
+    assert told == []
+    state = in_sorter / "checkpoints" / "step-00000020" / "state.json"
+    kept = state.read_text()
+    state.write_text(json.dumps(json.loads(kept) | {"evaluation": {"eval/loss": 0.1}, "watched": {"value": 0.1}}))
+    told = [line for line in printed(lambda console: compare([in_sorter], console), 120) if line.startswith("best")]
+    state.write_text(kept)
+    assert told == ["best: sorter loss 0.1000 at step 20"]
+
+
 def test_a_folder_without_a_run_is_told(run, printed, tmp_path):
     for name in ("runs/none", str(tmp_path)):
         with pytest.raises(UserError, match=rf"^{name}: no run is there"):
