@@ -52,11 +52,11 @@ def _card(
     more: Sequence[tuple[str, str]],
 ) -> str:  # fmt: skip
     metrics = _metrics(saved)
-    known = getattr(model, "config", None)
+    known = getattr(getattr(model, "config", None), "model_type", None)
     front = {
         "library_name": "transformers" if known else None,
         "pipeline_tag": _PIPELINES.get(auto),
-        "tags": [str(known.model_type)] * bool(known) + [recipe.task.kind],
+        "tags": [*([str(known)] if known else []), recipe.task.kind],
         "metrics": [name for name in metrics if name != "loss" and "/" not in name],
     }
     parts = [
