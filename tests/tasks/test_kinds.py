@@ -42,7 +42,8 @@ class Made:
         self.config = self.module.Config(**NEEDED.get(kind, {}), **keys)
         self.inner = getattr(self.config, "task", self.config)  # what samples are is asked of the task that is held
         self.asked = kinds.of("tasks", self.inner).Task
-        columns, self.encoder = self.asked.columns, encoder if self.asked.tokenized else None
+        columns = self.asked.asked(self.inner) if hasattr(self.asked, "asked") else self.asked.columns
+        self.encoder = encoder if self.asked.tokenized else None
         known = [
             {"text": text, "text_pair": text[::2], "label": f"label {n % 3}", "question": text, "context": text}
             | {"words": text.split(), "labels": [["O", "B-X", "I-X"][len(w) % 3] for w in text.split()]}
@@ -92,9 +93,17 @@ def _wanted(column, row):
     return wants[column.wants] if hasattr(column, "wants") else row[column]
 
 
-@pytest.fixture(scope="module", params=kinds.available("tasks"))
+VARIANTS = {
+    "several labels": ("sequence_classification", {"labels": "multi"}),
+    "weighed classes": ("sequence_classification", {"class_weights": {"label 1": 0.25}, "label_smoothing": 0.1}),
+    "all tokens": ("token_classification", {"label_all": True}),
+}
+
+
+@pytest.fixture(scope="module", params=[*kinds.available("tasks"), *VARIANTS])
 def made(request, texts, encoder, facts_of):
-    return Made(request.param, texts, encoder, facts_of)
+    kind, keys = VARIANTS.get(request.param, (request.param, {}))
+    return Made(kind, texts, encoder, facts_of, **keys)
 
 
 PACKING = [kind for kind in kinds.available("tasks") if "samples" in kinds.module("tasks", kind).Config.model_fields]
@@ -136,7 +145,7 @@ def test_what_prepared_samples_depend_on_is_json_with_a_name(made):
     said = made.asked.prepared(made.inner)
     assert json.loads(json.dumps(said)) == said
     assert isinstance(said["features"], str)
-    assert said == made.asked.prepared(type(made.inner)(**NEEDED.get(made.inner.kind, {})))
+    assert said == made.asked.prepared(type(made.inner)(**made.inner.model_dump()))
 
 
 def test_the_tokens_that_its_configuration_names_are_none_unless_some_are_named(made):
