@@ -20,8 +20,8 @@ from launcher.build import build
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
 from launcher.plan import layout, need
-from launcher.prepare import ready
-from launcher.run import loop, process
+from launcher.prepare import ready, tokenizer
+from launcher.run import evaluation, loop, process
 from launcher.run.memory import Peak
 from launcher.run.process import Process
 from launcher.run.stop import Stop
@@ -51,15 +51,22 @@ def _enter(run: ready.Ready, held: contextlib.ExitStack) -> tuple[list[str], lis
 def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, Any]:
     """The `metrics` of a checkpoint on the run's validation data, the same on every rank, and the task's `report`."""
     run = ready.read(folder)
-    run = dataclasses.replace(run, recipe=layout.runnable(run.recipe, at.world))
-    saved = run.folder.saved(which)
-    built, _ = build(run, at, Stop(), saved)
+    generates = getattr(run.recipe.inner_task, "generate", None) is not None
+    run = dataclasses.replace(run, recipe=layout.runnable(run.recipe, at.world, whole=generates))
+    built, _ = build(run, at, Stop(), run.folder.saved(which))
     if built.validation is None:
         raise UserError(f"{run.folder.recipe}: data.validation: there is nothing to evaluate on (add it to the recipe)")
+    task = built.task
+    if generates:
+        bare = getattr(built.engine.module, "module", built.engine.module)  # replicated: each rank has it whole
+        built = dataclasses.replace(built, task=evaluation.Generating(task, bare))
     made = loop.outputs(built)
-    metrics = {f"eval/{name}": value for name, value in built.task.metrics(made).items()}
-    report = built.task.report(made) if hasattr(built.task, "report") else {}
-    return {"metrics": {"step": built.progress.step, **metrics}, "report": report}
+    metrics = task.metrics(made)
+    if generates and hasattr(task, "scores"):
+        metrics |= task.scores(made, tokenizer.load(str(run.folder.tokenizer), "tokenizer"))
+    report = task.report(made) if hasattr(task, "report") else {}
+    named = {f"eval/{name}": value for name, value in metrics.items()}
+    return {"metrics": {"step": built.progress.step, **named}, "report": report}
 
 
 def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]:

@@ -236,7 +236,9 @@ def _merge(below: Document, above: Document, parts: bool = False) -> Document:
     origins = dict(below.origins)
 
     def kind(map_: dict[str, Any]) -> Any:
-        return map_.get("kind", "fraction" if "fraction" in map_ else None)  # a held-out share, where a source may stand
+        return map_.get(
+            "kind", "fraction" if "fraction" in map_ else None
+        )  # a held-out share, where a source may stand
 
     def same(low: dict[str, Any], high: dict[str, Any]) -> bool:
         return kind(high) is None or kind(high) == (kind(low) or (kind(high) if parts else None))

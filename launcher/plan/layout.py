@@ -25,9 +25,10 @@ def misfits(recipe: Recipe, ranks: int) -> list[str | Problem]:
     return [Problem("strategy", what)] if what else []
 
 
-def runnable(recipe: Recipe, ranks: int) -> Recipe:
-    """The recipe, under ddp where its own strategy cannot run on so many ranks: no layout changes an evaluation."""
-    if not misfits(recipe, ranks):
+def runnable(recipe: Recipe, ranks: int, whole: bool = False) -> Recipe:
+    """The recipe, under ddp where its own strategy cannot run on so many ranks, or each rank needs the model `whole`:
+    no layout changes an evaluation."""
+    if not whole and not misfits(recipe, ranks):
         return recipe
     return recipe.model_copy(update={"strategy": kinds.module("strategies", "ddp").Config()})
 

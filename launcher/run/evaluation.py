@@ -71,6 +71,17 @@ class Parts(Dataset[Part]):
         return Part(ids, tensors(self.task.collate([self.task.join([one]) for one in made] if self.joined else made)))
 
 
+@dataclass(frozen=True)
+class Generating:
+    """A task of which the bare `model`, whose weights this rank has whole, is asked for what it generates too."""
+
+    task: Any
+    model: torch.nn.Module
+
+    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
+        return {**self.task.predict(model, batch), "generated": self.task.generate(self.model, batch)}
+
+
 def outputs(model: torch.nn.Module, task: Any, parts: Iterable[Part], process: Process, precision: str) -> Outputs:
     """What the model makes of every sample, in their order, on every rank."""
     ids, mine = list[int](), Outputs()

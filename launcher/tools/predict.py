@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +115,7 @@ class Predictor:
             self._task.attach(model, to(parts[0].batch, self._process.device))
             self._attached = True
         generates = getattr(recipe.inner_task, "generate", None) is not None
-        task = _Generating(self._task) if generates else self._task
+        task = evaluation.Generating(self._task, model) if generates else self._task
         made = evaluation.outputs(model, task, parts, self._process, recipe.train.precision)
         told: list[dict[str, Any]] = self._task.told(made, self._tokenizer)
         return told
@@ -128,16 +127,6 @@ class Predictor:
         if len(told) == 1:
             return told[0]
         return self._task.joined(told) if hasattr(self._task, "joined") else {"parts": told}
-
-
-@dataclass(frozen=True)
-class _Generating:
-    """A task by which a model is asked for what it generates too."""
-
-    task: Any
-
-    def predict(self, model: Any, batch: Any) -> dict[str, Any]:
-        return {**self.task.predict(model, batch), "generated": self.task.generate(model, batch)}
 
 
 def _given(row: Row) -> dict[str, Any]:

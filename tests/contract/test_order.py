@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from launcher.contract import random
-from launcher.contract.order import Mixture, Order
+from launcher.contract.order import Order
 
 P_VALUE = 1e-4
 HUGE = 10**9
