@@ -108,8 +108,8 @@ def _plan(
         identity = corpus.identity(recipe)
     except UserError as error:
         wrong = error.problems
-    wrong = [*wrong, *runs.missing(recipe)]
-    prepared = corpus.find(identity) if identity else None
+    wrong = [*wrong, *(missing := runs.missing(recipe))]
+    prepared = corpus.find(identity) if identity and not missing else None
     known = _known(recipe, prepared) if prepared else None
     return identity, plan.make(
         recipe, cluster, file=file, ranks=ranks, facts=known, prepared=prepared, overrides=overrides, wrong=wrong

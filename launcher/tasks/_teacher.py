@@ -95,18 +95,19 @@ def _read(folder: Path) -> dict[str, int] | None:
 def _labels(teacher: Plugin) -> list[str] | None:
     """The labels that a teacher tells apart, in the order of its numbers; None: it does not say."""
     if run := getattr(teacher, "run", None):
-        facts = json.loads(RunFolder(Path(store.found(run))).facts.read_text(encoding="utf-8"))
-        return [str(label) for label in facts["labels"]]
+        file = RunFolder(Path(store.found(run))).facts
+        return json.loads(file.read_text(encoding="utf-8"))["labels"] if file.is_file() else None
     file = Path(store.found(getattr(teacher, "name", ""), getattr(teacher, "revision", None))) / "config.json"
     names = json.loads(file.read_text(encoding="utf-8")).get("id2label") if file.is_file() else None
     return [names[number] for number in sorted(names, key=int)] if names else None
 
 
 def _learnt(teacher: Plugin) -> str | None:
-    """The transformers auto class of what the run of a teacher learnt; None: it is of no run."""
-    if not (run := getattr(teacher, "run", None)):
+    """The transformers auto class of what the run of a teacher learnt; None: it does not say."""
+    file = RunFolder(Path(store.found(getattr(teacher, "run", "")))).recipe
+    if not hasattr(teacher, "run") or not file.is_file():
         return None
-    task = load.recipe(RunFolder(Path(store.found(run))).recipe).value.inner_task
+    task = load.recipe(file).value.inner_task
     return str(kinds.of("tasks", task).Task.auto_class)
 
 
