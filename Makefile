@@ -25,7 +25,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 soak: setup
-	$(BIN)/python -m pytest -m soak -s
+	$(BIN)/python -m pytest -m soak -n 0 -s
 
 check: setup
 	$(BIN)/ruff check .
