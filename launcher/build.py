@@ -55,6 +55,8 @@ def build(
         checkpoint.load(state, resume, new="optimizer." if thawed else None)
         engine.load_state_dict(state)
         progress = loop.Progress.of(resume.state, recipe.train.precision)
+        if resume.state.get("metric") != recipe.evaluate.metric:  # another one is watched from here on
+            progress.history = []
     steps = plan.total_steps(recipe, facts)
     count = _workers(recipe, at) if workers is None else workers
     pin = at.device.type != "cpu"

@@ -179,9 +179,12 @@ class RunFolder:
 
 
 def best(whole: list[Saved]) -> Saved | None:
-    """The checkpoint with the best watched metric, among those made at an evaluation. A damaged one is none."""
-    values = {}
+    """The checkpoint with the best watched metric, among those made at an evaluation: of the metric that was watched
+    last. A damaged one is none."""
+    found = dict[Saved, tuple[str, float]]()
     for saved in whole:
         with suppress(ValueError, KeyError, TypeError, OSError):
-            values[saved] = float(saved.state["watched"]["value"])
-    return min((saved for saved in values if isfinite(values[saved])), key=values.__getitem__, default=None)
+            found[saved] = str(saved.state["watched"]["metric"]), float(saved.state["watched"]["value"])
+    metric = next((metric for metric, _ in reversed(found.values())), "")
+    values = {saved: value for saved, (name, value) in found.items() if name == metric and isfinite(value)}
+    return min(values, key=values.__getitem__, default=None)

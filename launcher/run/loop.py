@@ -258,7 +258,7 @@ def save(run: Run) -> None:
     state = {
         **progress.kept(), "data": run.data, "ranks": run.process.world, "strategy": run.recipe.strategy.kind,
         "evaluation": progress.evaluation if here else {}, "watched": watched,
-        "enough": watch.enough(progress.history, run.recipe.evaluate),
+        "metric": run.recipe.evaluate.metric, "enough": watch.enough(progress.history, run.recipe.evaluate),
     }  # fmt: skip
     checkpoint.save(run.folder, run.engine.state_dict(), state, run.recipe.checkpoint.keep, run.process)
     progress.saved = progress.step
