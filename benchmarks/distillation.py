@@ -4,6 +4,10 @@ On the docstrings of the standard library: a teacher is pretrained by masked lan
 fraction of its size, for each seed once alone and once with the teacher: the same samples, masks, first weights and
 number of steps. What is told is each one's loss on held-out docstrings (nats a masked token, of the labels alone) and
 its accuracy; the teacher's own stand above them. Minutes on two cores.
+
+Seen over three seeds: alone 5.480 and 0.132, with the teacher (5.123 and 0.186) 5.379 and 0.161, each seed alike. With
+150 steps a student has hardly left the words' frequencies, and softened by 2 it is then the worse for its teacher
+(6.027 beside 5.998): hence 500 steps and a temperature of 1.
 """
 
 import argparse
@@ -39,10 +43,10 @@ TAUGHT = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=150, help="of the student")
+    parser.add_argument("--steps", type=int, default=500, help="of the student")
     parser.add_argument("--teacher-steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--alpha", type=float, default=0.5)
     parser.add_argument("--folder", help="to keep the runs in; else a temporary one")
     options = parser.parse_args()
