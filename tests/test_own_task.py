@@ -33,10 +33,6 @@ class Task:
         return {"features": "ranking"}
 
     @staticmethod
-    def survey(config, values):
-        return {}
-
-    @staticmethod
     def features(config, rows, survey, encoder, length, key):
         room = length // 2 - len(encoder.prefix) - len(encoder.suffix)
         for batch in rows:
@@ -54,10 +50,6 @@ class Task:
     @staticmethod
     def baseline(config, validation, special_ids):
         return {"a coin": 0.5}
-
-    @staticmethod
-    def tokens(config):
-        return ()
 
     def __init__(self, config, facts):
         self.config, self.facts = config, facts

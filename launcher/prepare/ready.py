@@ -122,7 +122,8 @@ def _known(recipe: Recipe, prepared: Path) -> facts.Facts:
     task = kinds.of("tasks", recipe.task).Task
     if hasattr(task, "check"):
         task.check(recipe.task, known, prepared)
-    named = kinds.of("tasks", recipe.inner_task).Task.tokens(recipe.inner_task)
+    inner = kinds.of("tasks", recipe.inner_task).Task
+    named = inner.tokens(recipe.inner_task) if hasattr(inner, "tokens") else ()
     if not named:
         return known
     from tokenizers import Tokenizer

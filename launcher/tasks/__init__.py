@@ -70,7 +70,7 @@ class Task(Protocol):
     @staticmethod
     def survey(config: Any, values: Mapping[str, set[str]]) -> dict[str, Any]:
         """What must be known of the training rows before they become features: `labels` in their order and `shape`,
-        from the values of each surveyed column. JSON. Raises UserError."""
+        from the values of each surveyed column. JSON. Raises UserError. Left out by a task that surveys none."""
 
     @staticmethod
     def shape(config: Any) -> tuple[int, ...]:
@@ -95,7 +95,7 @@ class Task(Protocol):
 
     @staticmethod
     def tokens(config: Any) -> Sequence[str]:
-        """Tokens that the configuration names; their ids are found in `facts.token_ids`."""
+        """Tokens that the configuration names; their ids are found in `facts.token_ids`. May be left out."""
 
     @staticmethod
     def check(config: Any, facts: "Facts", folder: Path) -> None:

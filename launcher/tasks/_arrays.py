@@ -31,10 +31,6 @@ class Arrays:
     targets: tuple[str, ...] = ("label",)
     tokenized = False
 
-    @staticmethod
-    def tokens(config: Any) -> Sequence[str]:
-        return ()
-
     def __init__(self, config: Any, facts: "Facts"):
         self.config, self.facts = config, facts
 

@@ -1,6 +1,6 @@
 """What tasks share that give a number for each sample."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,10 +31,6 @@ class Numbers:
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         raise NotImplementedError
-
-    @staticmethod
-    def survey(config: Any, values: Mapping[str, set[str]]) -> dict[str, Any]:
-        return {}
 
     @staticmethod
     def baseline(config: Any, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:

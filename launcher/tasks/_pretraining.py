@@ -1,6 +1,6 @@
 """What tasks that learn from plain text share: the shapes of their samples, and the features behind them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -56,10 +56,6 @@ class Pretraining(Language):
         return {"features": "text", "samples": shape, "overflow": config.overflow, "stride": config.stride}
 
     @staticmethod
-    def survey(config: Any, values: Mapping[str, set[str]]) -> dict[str, Any]:
-        return {}
-
-    @staticmethod
     def features(
         config: Any, rows: Iterable[pa.RecordBatch], survey: dict[str, Any], encoder: "Encoder", length: int, key: str
     ) -> Iterator[Features]:
@@ -86,10 +82,6 @@ class Pretraining(Language):
     @staticmethod
     def baseline(config: Any, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
         return {"unigram_entropy": unigram_entropy((table["input_ids"] for table in validation), special_ids)}
-
-    @staticmethod
-    def tokens(config: Any) -> Sequence[str]:
-        return ()
 
     @classmethod
     def refusal(cls, model: "torch.nn.Module", documents: "Sequence[torch.Tensor]", pad_token_id: int) -> str | None:

@@ -39,10 +39,6 @@ class TextInputs:
     tokenized = True
     auto_class = "AutoModelForSequenceClassification"
 
-    @staticmethod
-    def tokens(config: Any) -> Sequence[str]:
-        return ()
-
     def __init__(self, config: Any, facts: "Facts"):
         self.config, self.facts = config, facts
 

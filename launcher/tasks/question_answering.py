@@ -50,16 +50,8 @@ class Task:
     auto_class = "AutoModelForQuestionAnswering"
 
     @staticmethod
-    def tokens(config: Config) -> Sequence[str]:
-        return ()
-
-    @staticmethod
     def prepared(config: Config) -> dict[str, Any]:
         return {"features": "question_answering", "stride": config.stride}
-
-    @staticmethod
-    def survey(config: Config, values: Mapping[str, set[str]]) -> dict[str, Any]:
-        return {}
 
     @staticmethod
     def features(

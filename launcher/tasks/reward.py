@@ -7,7 +7,7 @@ Welling, 2019): a prompt's loss is its own, whatever it shares a batch with. All
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,10 +67,6 @@ class Task:
         return {"features": "prompts", "room": config.max_new_tokens}
 
     @staticmethod
-    def survey(config: Config, values: Mapping[str, set[str]]) -> dict[str, Any]:
-        return {}
-
-    @staticmethod
     def features(
         config: Config,
         rows: Iterable[pa.RecordBatch],
@@ -94,10 +90,6 @@ class Task:
     def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
         """None: what a model without learning is worth, its first evaluation tells (evaluate.at_start)."""
         return {}
-
-    @staticmethod
-    def tokens(config: Config) -> Sequence[str]:
-        return ()
 
     def __init__(self, config: Config, facts: "Facts"):
         self.config, self.facts = config, facts

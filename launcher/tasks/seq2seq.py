@@ -1,6 +1,6 @@
 """From one text to another, by an encoder and a decoder (T5, BART): summaries, translations."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -42,16 +42,8 @@ class Task(Language):
     auto_class = "AutoModelForSeq2SeqLM"
 
     @staticmethod
-    def tokens(config: Config) -> Sequence[str]:
-        return ()
-
-    @staticmethod
     def prepared(config: Config) -> dict[str, Any]:
         return {"features": "seq2seq", "prefix": config.prefix, "target": config.max_target_length}
-
-    @staticmethod
-    def survey(config: Config, values: Mapping[str, set[str]]) -> dict[str, Any]:
-        return {}
 
     @staticmethod
     def features(

@@ -44,10 +44,6 @@ class Task:
     auto_class = "AutoModelForTokenClassification"
 
     @staticmethod
-    def tokens(config: Config) -> Sequence[str]:
-        return ()
-
-    @staticmethod
     def prepared(config: Config) -> dict[str, Any]:
         return {"features": "token_classification", "label_all": config.label_all}
 
