@@ -62,12 +62,13 @@ def topics() -> Iterator[Row]:
         "full": (f"model={{kind: pretrained, name: {weights}}}", "optimizer.lr=2e-4"),
     }
     for way, keys in ways.items():
-        yield train(f"topics, MiniLM, {way}", "minilm-topics-lora", *data, *keys, f"name=topics-{way.lower()}")
+        keys = (*keys, "train.epochs=2", f"name=topics-{way.lower()}")
+        yield train(f"topics, MiniLM, {way}", "minilm-topics-lora", *data, *keys)
     config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
     shape = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
     model = "model={kind: config, type: bert, " + ", ".join(f"{key}: {config[key]}" for key in shape) + "}"
     words = f"tokenizer={{kind: pretrained, name: {weights}}}"
-    keys = (model, words, "optimizer.lr=2e-4", "name=topics-random")
+    keys = (model, words, "optimizer.lr=2e-4", "train.epochs=2", "name=topics-random")
     yield train("topics, the same from random weights", "minilm-topics-lora", *data, *keys)
 
 

@@ -21,7 +21,7 @@ from launcher.config import kinds, load
 from launcher.config.errors import UserError
 from launcher.plan import layout, need
 from launcher.prepare import ready, tokenizer
-from launcher.run import evaluation, loop, process
+from launcher.run import evaluation, loop, process, watch
 from launcher.run.memory import Peak
 from launcher.run.process import Process
 from launcher.run.stop import Stop
@@ -102,6 +102,8 @@ def _train(run: ready.Ready, at: Process, stop: Stop) -> int:
 def _part(run: ready.Ready, at: Process, stop: Stop) -> tuple[int | None, int]:
     """Train as long as the same parameters do. Returns the step to go on from, if any, and the exit code."""
     built, notes = build(run, at, stop, run.resume)
+    if built.progress.step == getattr(run.recipe.model, "unfreeze_at", None):
+        notes = ["what was frozen trains from here on"]
     if at.rank == 0:
         built = dataclasses.replace(built, sinks=_sinks(run, built, notes))
     finished = False
@@ -109,6 +111,8 @@ def _part(run: ready.Ready, at: Process, stop: Stop) -> tuple[int | None, int]:
         code = loop.train(built)
         more = code == loop.DONE and built.progress.step == built.until < built.steps
         finished = code == loop.DONE and not more
+        if at.rank == 0 and finished and built.progress.step < built.steps:
+            print(watch.told(built.progress.history, run.recipe.evaluate), flush=True)
         return (built.progress.step if more else None), code
     except Exception as error:
         error.add_note(f"at step {built.progress.step + 1}")

@@ -56,17 +56,19 @@ def same(there, here):
 def test_a_run_that_does_not_get_better_ends_early_at_the_same_step_on_any_number_of_ranks(place):
     for ranks in (1, 3):
         file = exact(f"early{ranks}", train__steps=60, optimizer__lr=1e-9, evaluate=WATCHED)
-        support.launcher("run", file, "--ranks", ranks)
+        done = support.launcher("run", file, "--ranks", ranks)
+        told = "stopped early at step 8: no better accuracy in 3 evaluations (the best was at step 2)"
+        assert told in done.stdout.replace("\n", " ")
     same("runs/early1", "runs/early3")
     assert max(support.steps("runs/early3")) == 8, "the first evaluation, and three that are no better"
     whole = RunFolder(Path("runs/early3")).whole()
     assert whole[-1].state["enough"] is True
     again = support.launcher("run", "early3.yaml", "--ranks", 2)
-    assert "stopped early at step 8" in again.stdout
+    assert "stopped early at step 8 (another name starts another run)" in again.stdout
     assert max(support.steps("runs/early3")) == 8
 
 
-def test_more_patience_goes_on_with_a_run_that_ended_early_and_is_another_recipe_otherwise(place):
+def test_what_is_watched_is_part_of_the_recipe_where_it_ends_the_run(place):
     file = exact("patient", train__steps=10, optimizer__lr=1e-9, evaluate={**WATCHED, "patience": 1})
     support.launcher("run", file, "--ranks", 1)
     assert max(support.steps("runs/patient")) == 4
@@ -89,6 +91,7 @@ def test_the_best_checkpoint_is_that_of_the_metric_and_is_made_when_it_is_reache
     [
         ("evaluate.metric=f2", "has no metric 'f2' (there are: accuracy, f1, loss, precision, recall)"),
         ("evaluate.metric=los", "evaluate.metric: sequence_classification has no metric 'los' (did you mean loss?)"),
+        ("evaluate.metric=accuracy/few", "sequence_classification has no metric 'accuracy/few'"),
         ("evaluate={patience: 2}", "evaluate.patience: goes by evaluations, and only the last step is evaluated"),
         ("schedule={kind: plateau}", "schedule: goes by evaluations, and only the last step is evaluated"),
     ],

@@ -205,6 +205,7 @@ def trajectory(recipe: dict[str, Any]) -> dict[str, Any]:
     flat = flatten(recipe, "")
     steered = recipe["schedule"]["kind"] == "plateau" or recipe["evaluate"].get("patience") is not None
     free = [key for key in PERFORMANCE if not (steered and key == "evaluate")]  # then evaluations decide what is learnt
+    free += ["evaluate.save_best"]
     for key in ("task.samples", "task.task.samples"):
         if flat.get(key) == "packed":  # which documents share a row is a matter of speed
             flat[key] = "documents"

@@ -183,8 +183,10 @@ def best(whole: list[Saved]) -> Saved | None:
     last. A damaged one is none."""
     found = dict[Saved, tuple[str, float]]()
     for saved in whole:
-        with suppress(ValueError, KeyError, TypeError, OSError):
-            found[saved] = str(saved.state["watched"]["metric"]), float(saved.state["watched"]["value"])
+        with suppress(ValueError, KeyError, TypeError, AttributeError, OSError):
+            loss = {"metric": "eval/loss", "value": saved.state["evaluation"].get("eval/loss")}  # before one was named
+            watched = saved.state.get("watched", loss)
+            found[saved] = str(watched["metric"]), float(watched["value"])
     metric = next((metric for metric, _ in reversed(found.values())), "")
     values = {saved: value for saved, (name, value) in found.items() if name == metric and isfinite(value)}
     return min(values, key=values.__getitem__, default=None)

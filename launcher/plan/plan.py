@@ -16,6 +16,7 @@ from launcher.plan.facts import Facts
 from launcher.plan.folder import RunFolder
 
 RUNS = Path("runs")
+_BY_CLASS = ("precision", "recall", "f1")
 
 
 class Plan(Strict):
@@ -86,7 +87,7 @@ def make(
     count = ranks or devices.count(cluster)
     folder = RunFolder(RUNS / recipe.name)
     per_device = found.memory // (count if found.kind == "cpu" else 1)
-    wrong = [*wrong, *_problems(recipe, count, found)]
+    wrong = [*wrong, *_problems(recipe, count, found, facts)]
     shape = _checked(recipe, facts, folder, count, per_device, found.kind, wrong)
     known = facts or guess(recipe)
     steps = _steps(recipe, facts)
@@ -196,7 +197,7 @@ def _named(file: str) -> list[str]:
     return ["--from", str(Path(file).parent)] if bundled else [file]
 
 
-def _unwatchable(recipe: Recipe) -> list[str | Problem]:
+def _unwatchable(recipe: Recipe, facts: Facts | None) -> list[str | Problem]:
     """What evaluations are needed for that are not made, and metrics that the task does not have."""
     evaluate, out = recipe.evaluate, list[str | Problem]()
     if recipe.data.validation is None and (evaluate.every or evaluate.at_start or evaluate.patience):
@@ -205,10 +206,13 @@ def _unwatchable(recipe: Recipe) -> list[str | Problem]:
     for key, needed in steered.items():
         if needed and not evaluate.every:
             out.append(Problem(key, "goes by evaluations, and only the last step is evaluated (set evaluate.every)"))
-    metrics = kinds.of("tasks", recipe.task).Task(recipe.task, guess(recipe)).directions()
-    name = evaluate.metric
-    if name not in metrics and not ("/" in name and name.partition("/")[0] in metrics):
-        out.append(Problem("evaluate.metric", f"{recipe.task.kind} has no metric {name!r} ({hint(name, metrics)})"))
+    metrics = kinds.of("tasks", recipe.task).Task(recipe.task, facts or guess(recipe)).directions()
+    score, _, label = evaluate.metric.partition("/")
+    if score not in metrics or (label and score not in _BY_CLASS):
+        what = f"{recipe.task.kind} has no metric {evaluate.metric!r} ({hint(evaluate.metric, metrics)})"
+        out.append(Problem("evaluate.metric", what))
+    elif label and facts and label not in (there := {part for name in facts.labels for part in (name, name[2:])}):
+        out.append(Problem("evaluate.metric", f"no label is called {label!r} ({hint(label, there)})"))
     return out
 
 
@@ -256,7 +260,7 @@ def _steps(recipe: Recipe, facts: Facts | None) -> int | None:
     return total_steps(recipe, facts) if facts else recipe.train.steps
 
 
-def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | Problem]:
+def _problems(recipe: Recipe, ranks: int, found: devices.Devices, facts: Facts | None) -> list[str | Problem]:
     """Mistakes that only show where keys meet."""
     train, out = recipe.train, list[str | Problem]()
     if train.global_batch < (shares := max(1, ranks // recipe.tensor_parallel)):
@@ -278,7 +282,12 @@ def _problems(recipe: Recipe, ranks: int, found: devices.Devices) -> list[str | 
         out.append(Problem("task.stride", f"{what} (at most {recipe.data.max_length // 2})"))
     if recipe.tokenizer is not None and not tokenized:
         out.append(Problem("tokenizer", f"{recipe.task.kind} has no text to tokenise (leave it out)"))
-    out += _unwatchable(recipe)
+    thaw, steps = getattr(recipe.model, "unfreeze_at", None), _steps(recipe, facts)
+    if thaw is not None and steps is not None and thaw >= steps:
+        out.append(
+            Problem("model.unfreeze_at", f"{thaw}, but the run ends after {steps} steps (earlier, or leave it out)")
+        )
+    out += _unwatchable(recipe, facts)
     out += layout.misfits(recipe, ranks)
     if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
         out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))

@@ -39,8 +39,7 @@ def train(
 def _over(made: ready.Ready) -> str | None:
     """Why there is nothing left to train."""
     if made.resume is not None and made.resume.state.get("enough"):
-        advice = "another name starts another run, and a larger evaluate.patience goes on"
-        return f"stopped early at step {made.resume.step} ({advice})"
+        return f"stopped early at step {made.resume.step} (another name starts another run)"
     if made.resume is not None and made.resume.step >= (made.plan.steps or 0):
         return f"all {made.plan.steps} steps are done (another name starts another run)"
     return None
