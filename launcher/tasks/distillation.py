@@ -38,6 +38,8 @@ class Config(Plugin):
         if not hasattr(kinds.of("tasks", value).Task, "loss_of"):
             what = "{kind} cannot be distilled: it does not choose one of several classes at each place"
             raise PydanticCustomError("distilled", what, {"kind": value.kind})
+        if getattr(value, "labels", None) == "multi":
+            raise PydanticCustomError("distilled", "cannot be distilled with labels: multi (take single)")
         return value
 
 

@@ -100,6 +100,11 @@ def test_what_does_not_choose_one_of_several_classes_is_refused(kind):
         config(task)
 
 
+def test_several_labels_of_a_sample_are_no_classes_to_choose_from():
+    with pytest.raises(ValidationError, match=r"cannot be distilled with labels: multi \(take single\)"):
+        config({"kind": "sequence_classification", "labels": "multi"})
+
+
 def test_a_distillation_is_not_distilled():
     with pytest.raises(ValidationError, match="distillation cannot be distilled"):
         config({"kind": "distillation", "task": {"kind": "mlm"}, "teacher": TEACHER})
