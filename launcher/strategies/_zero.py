@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
+from launcher.config.errors import Problem, UserError
 from launcher.run import optim
 from launcher.strategies import Bare
 from launcher.strategies._torch import TorchEngine
@@ -116,13 +117,17 @@ class _Partitioned(_Boundary):
         return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        steps = [float(_whole(state[f"optimizer.{name}.step"])) for name in self._trained] if self._counts else []
+        if len(set(steps)) > 1:
+            what = f"DeepSpeed counts one number of steps for all parameters, these have {min(steps):.0f} to"
+            raise UserError(Problem("strategy", f"{what} {max(steps):.0f} (take ddp or fsdp to go on from here)"))
         for name, parameter in self._model.named_parameters():
             self._set_weight(parameter, _whole(state[f"model.{name}"]))
         for name, parameter in self._trained.items():
             for moment in self._moments:
                 self._set_moment(parameter, moment, _whole(state[f"optimizer.{name}.{moment}"]))
         for entry in self._zero.optimizer.state.values() if self._counts else ():
-            entry["step"].copy_(state[f"optimizer.{next(iter(self._trained))}.step"])
+            entry["step"].fill_(steps[0])
 
     def _rows(self, whole: torch.Tensor, parameter: Any) -> DTensor:
         """This rank's rows of a tensor that every rank has whole for a moment."""

@@ -86,6 +86,9 @@ def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
         out.append(("strategy", "DeepSpeed keeps parameters in fp32: train.precision fp64 needs ddp or fsdp"))
     if config.zero == 3 and recipe.train.compile:
         out.append(("train.compile", "zero: 3 gathers parameters in the middle of a layer (take fsdp, or zero: 2)"))
+    if config.zero and getattr(recipe.model, "unfreeze_at", None):
+        what = "DeepSpeed counts one number of steps for all parameters, wrong for those that thaw (take ddp or fsdp)"
+        out.append(("model.unfreeze_at", what))
     return out + (whole(recipe, "ddp") if config.zero else [])
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 import support
+import torch
 
+from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.strategies import deepspeed
+from launcher.strategies import _zero, deepspeed
 
 OURS = {
     "train_micro_batch_size_per_gpu": 1,
@@ -94,6 +96,19 @@ def test_what_is_extra_is_merged_and_beside_ours():
 )  # fmt: skip
 def test_what_the_recipe_decides_is_refused_with_its_key(extra, key, ours):
     assert refusals({"extra": extra}) == [(f"strategy.extra.{key}", f"is decided by {ours} (set it there)")]
+
+
+@pytest.mark.parametrize(("zero", "refused"), [(0, []), (1, ["model.unfreeze_at"]), (3, ["model.unfreeze_at"])])
+def test_what_thaws_later_has_steps_of_its_own(zero, refused):
+    told = refusals({"zero": zero}, model__freeze=["bert"], model__unfreeze_at=3)
+    assert [key for key, _ in told] == refused
+
+
+def test_a_checkpoint_whose_parameters_have_steps_of_their_own_is_refused():
+    engine = object.__new__(_zero.Zero12)
+    engine._trained, engine._counts, engine._moments = dict.fromkeys("ab"), True, []
+    with pytest.raises(UserError, match=r"strategy: DeepSpeed .*, these have 3 to 7 \(take ddp or fsdp"):
+        engine.load_state_dict({"optimizer.a.step": torch.tensor(7.0), "optimizer.b.step": torch.tensor(3.0)})
 
 
 @pytest.mark.parametrize("instead", [3, True, None, [1]])
