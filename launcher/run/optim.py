@@ -62,8 +62,11 @@ class Dampened(torch.optim.SGD):
             states = [self.state[p] for p in group["params"] if p.grad is not None]
             for state in states:
                 state.setdefault("step", torch.zeros(()))
-            group["dampening"] = self.defaults["dampening"] if any(state["step"] for state in states) else 0.0
+            begun = any(state["step"] for state in states)
+            group["dampening"] = self.defaults["dampening"] if begun else 0.0
             for state in states:
+                if begun and not state["step"]:  # it began to train later than others of its group
+                    state["momentum_buffer"] = None
                 state["step"] += 1
         return super().step(closure)
 

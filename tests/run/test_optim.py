@@ -164,6 +164,22 @@ def test_a_momentum_that_was_there_before_the_first_step_changes_nothing():
     assert {float(state["step"]) for state in made.state.values()} == {4.0}
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_the_first_gradient_of_what_trains_later_is_not_dampened_either(early):
+    config, model = SGD(lr=0.1, momentum=0.9, dampening=0.5), torch.nn.Linear(1, 2, bias=False)
+    model.later = torch.nn.Linear(1, 2, bias=False)
+    made, later = optim.make(config, model), model.later.weight
+    if early:
+        made.state[later] = {"momentum_buffer": torch.zeros_like(later), "step": torch.zeros(())}
+    model.weight.grad = torch.ones_like(model.weight)
+    made.step()
+    for grad, momentum in ((2.0, 2.0), (4.0, 0.9 * 2 + 0.5 * 4)):
+        later.grad = torch.full_like(later, grad)
+        made.step()
+        assert made.state[later]["momentum_buffer"].tolist() == [[pytest.approx(momentum)]] * 2
+    assert made.state[model.weight]["momentum_buffer"].tolist() == [[pytest.approx(0.9**2 + 0.5 * 0.9 + 0.5)]] * 2
+
+
 @pytest.mark.parametrize(
     ("config", "names"),
     [
