@@ -10,20 +10,28 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 """Shape (height, width, channels), with 1 channel or 3."""
 
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+    8: "ROTATE_90",
+}  # fmt: skip
+"""What brings an image upright, by its orientation in EXIF."""
+
 
 def decoded(content: bytes | Path) -> Pixels:
     """The image of a file, or of its bytes, the way up that its camera was held. Raises ValueError with what is wrong
     with it, and OSError for a file that cannot be read."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     stream = io.BytesIO(content.read_bytes() if isinstance(content, Path) else content)
     try:
         with Image.open(stream) as image:
             image.load()
-            return _pixels(ImageOps.exif_transpose(image))
+            return _pixels(_upright(image))
     except UnidentifiedImageError:
         raise ValueError("is no image of a known format" if stream.getbuffer().nbytes else "is empty") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # what a decoder may raise at broken bytes is not listed anywhere
         raise ValueError(f"is a broken image: {error}") from None
 
 
@@ -46,16 +54,33 @@ def _file(path: Any) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
+def _upright(image: Any) -> Any:
+    """The image as EXIF says it was held; as it is where that cannot be read. (Pillow's own exif_transpose writes EXIF
+    anew, and fails where any other entry is broken.)"""
+    from PIL import ExifTags, Image
+
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except MemoryError:
+        raise
+    except Exception:
+        turn = None
+    return image.transpose(Image.Transpose[turn]) if turn else image
+
+
 def _pixels(image: Any) -> Pixels:
-    """Palettes become colours, 16 bits 8, and what is transparent lies on white."""
+    """Palettes become colours, 16 bits 8, and what is transparent lies on white. Of 32 bits, which do not tell their
+    range, 8 are taken for all where they suffice, and else 16."""
     from PIL import Image
 
     if image.mode.startswith("I"):
-        return (np.asarray(image).clip(0, 2**16 - 1) >> 8).astype(np.uint8)[..., None]
+        values = np.asarray(image).clip(0, 2**16 - 1)
+        wide = image.mode != "I" or values.max(initial=0) > 255
+        return (values >> 8 if wide else values).astype(np.uint8)[..., None]
     if image.mode == "F":
         raise ValueError("its pixels are fractions, in units that it does not tell")
     if image.has_transparency_data:
-        grey = image.mode == "LA"
+        grey = image.mode in ("1", "L", "LA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image = image.convert("L" if grey else "RGB")
     pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))

@@ -79,7 +79,14 @@ def fingerprint_of(parts: Iterable[Any]) -> str:
 
 def file_hash(path: Path) -> str:
     """A hash of a file's bytes. It is remembered for as long as the file does not change, so that a large corpus is not
-    read again at each plan."""
+    read again at each plan. Raises UserError for a file that cannot be read."""
+    try:
+        return _file_hash(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _file_hash(path: Path) -> str:
     begin, identity = time.time(), _identity(path)
     memory = store.root() / "fingerprints" / f"{xxhash.xxh3_128_hexdigest(str(path.absolute()).encode())}.json"
     if known := _remembered(memory, identity):

@@ -44,6 +44,8 @@ def _row(file: Path, label: str | None, columns: Sequence[str]) -> Row | Bad:
         return Bad(str(file), "lies in no folder that could be its label")
     try:
         return _own.row({"image": decoded(file), "label": label}, columns, str(file))
+    except OSError as error:
+        return Bad(str(file), f"cannot be read: {error.strerror}")
     except ValueError as error:
         return Bad(str(file), str(error))
 
@@ -65,8 +67,8 @@ def _images(config: Config, key: str) -> list[tuple[Path, Path]]:
     """Every image once, sorted: a folder, and the name below it. Raises UserError where there is none."""
     roots, found = _folders(config, key), dict[Path, tuple[Path, Path]]()
     for root in roots:
-        names = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in ENDINGS)
-        found |= {root / name: (root, name) for name in sorted(names)}
+        files = (path for path in root.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+        found |= {file: (root, file.relative_to(root)) for file in sorted(files)}
     if not found:
         what = f"{', '.join(map(str, roots))}: no image is in it (looked for LABEL/*{', *'.join(ENDINGS)})"
         raise UserError(Problem(f"{key}.path", what))

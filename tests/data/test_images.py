@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import struct
+from unittest import mock
 
 import numpy as np
 import pictures
@@ -9,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from data.reading import read, told
-from PIL import Image
+from PIL import Image, ImageOps
 
 from launcher.config.errors import UserError
-from launcher.data import Bad, _images, arrow, hub, image_folder, jsonl, mnist, parquet
+from launcher.data import Bad, _images, _source, arrow, hub, image_folder, jsonl, mnist, parquet
 
 COLUMNS = ("image", "label")
 
@@ -34,6 +36,7 @@ def encoded(image, format_="PNG", **options):
         ("RGBA", (1, 2, 3, 255), [1, 2, 3]),
         ("RGBA", (1, 2, 3, 0), [255, 255, 255]),
         ("I;16", 515, [2]),
+        ("I;16", 200, [0]),
         ("I;16", 65535, [255]),
     ],
 )
@@ -50,11 +53,39 @@ def test_a_palette_becomes_its_colours_and_cmyk_is_colour():
     assert _images.decoded(encoded(Image.new("CMYK", (3, 2)), "TIFF"))[0, 0].tolist() == [255, 255, 255]
 
 
-def test_an_image_is_turned_the_way_its_camera_was_held():
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_the_way_its_camera_was_held(orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter to the right
-    upright = _images.decoded(encoded(Image.new("L", (3, 2)), "JPEG", exif=exif))
-    assert upright.shape == (3, 2, 1)
+    exif[0x0112] = orientation
+    given = encoded(Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3)), exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(given))))
+    assert np.array_equal(_images.decoded(given)[..., 0], expected)
+
+
+def test_broken_exif_is_passed_over():
+    """An entry that cannot be written again beside a quarter to the right; and one that cannot be read."""
+    width, turn = struct.pack("<HHIi", 0x0100, 9, 1, -1), struct.pack("<HHII", 0x0112, 3, 1, 6)
+    broken = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + width + turn + bytes(4)
+    assert _images.decoded(encoded(Image.new("L", (3, 2)), "JPEG", exif=broken)).shape == (3, 2, 1)
+    with mock.patch.object(Image.Image, "getexif", side_effect=struct.error):
+        assert _images.decoded(encoded(Image.new("L", (3, 2)), "JPEG", exif=broken)).shape == (2, 3, 1)
+
+
+def test_whatever_a_decoder_raises_makes_a_broken_image_but_a_want_of_memory():
+    content = encoded(Image.new("L", (3, 2)))
+    for error, becomes in ((KeyError, ValueError), (MemoryError, MemoryError)):
+        with mock.patch.object(Image.Image, "convert", side_effect=error), pytest.raises(becomes):
+            _images.decoded(content)
+
+
+@pytest.mark.parametrize(("pixel", "expected"), [(200, 200), (515, 2), (65535, 255), (2**20, 255)])
+def test_whole_numbers_of_32_bits_may_be_bytes(pixel, expected):
+    assert _images.decoded(encoded(Image.new("I", (3, 2), pixel), "TIFF")).tolist() == [[[expected]] * 3] * 2
+
+
+def test_grey_of_which_one_shade_is_transparent_stays_grey():
+    found = _images.decoded(encoded(Image.new("L", (3, 2), 7), transparency=7))
+    assert found.tolist() == [[[255]] * 3] * 2
 
 
 @pytest.mark.parametrize(
@@ -73,6 +104,17 @@ def test_what_is_wrong_with_a_file_is_told(content, what):
 
 
 # Folders
+
+
+def test_a_folder_that_ends_like_an_image_is_none_and_a_file_that_cannot_be_read_is_a_bad_row(tmp_path):
+    pictures.folder(tmp_path, 2)
+    (tmp_path / "dark/odd.png").mkdir()
+    assert len(read(image_folder, of_folder(tmp_path), *COLUMNS)) == 2
+    with mock.patch.object(image_folder, "decoded", side_effect=PermissionError(13, "Permission denied")):
+        first = told(read(image_folder, of_folder(tmp_path), *COLUMNS))[0]
+    assert first == f"{tmp_path}/dark/000.png: cannot be read: Permission denied"
+    with pytest.raises(UserError, match=r"gone\.png: cannot be read: No such file or directory"):
+        _source.file_hash(tmp_path / "gone.png")
 
 
 def of_folder(path):
