@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_NAMES = ("precision", "recall", "f1")
+_NAMES = ("precision", "recall", "f1", "support")
 
 
 class Scores(NamedTuple):
@@ -31,29 +31,36 @@ def scores(truth: Sequence[Sequence[str]], found: Sequence[Sequence[str]], label
 
 def _of_entities(truth: Any, found: Any, labels: Sequence[str]) -> Scores:
     """As seqeval has them (in its default mode, as conlleval): over all entities, and by type."""
-    from seqeval.metrics import classification_report
+    from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
 
     types = sorted({label[2:] for label in labels if label != "O"})
-    known: dict[str, Any] = {}
-    if any(tag != "O" for tags in [*truth, *found] for tag in tags):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            known = classification_report(truth, found, output_dict=True, zero_division=0)
-    return Scores(_named(known.get("micro avg", {})), {one: _with_support(known.get(one, {})) for one in types})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        there = sorted({kind for side in (truth, found) for kind, *_ in get_entities(side)})
+        if not there:
+            return _scores((0.0, 0.0, 0.0), {}, types)
+        total = precision_recall_fscore_support(truth, found, average="micro", zero_division=0)
+        each = precision_recall_fscore_support(truth, found, average=None, zero_division=0)
+    return _scores(total, dict(zip(there, zip(*each, strict=True), strict=True)), types)
 
 
 def _of_tags(truth: Any, found: Any, labels: Sequence[str]) -> Scores:
     """As scikit-learn has them: of each tag, and their means over those that are there or are named."""
-    from sklearn.metrics import classification_report
+    from sklearn.metrics import precision_recall_fscore_support
 
     pair = [[tag for tags in side for tag in tags] for side in (truth, found)]
-    known = classification_report(*pair, output_dict=True, zero_division=0) if pair[0] else {}
-    return Scores(_named(known.get("macro avg", {})), {one: _with_support(known.get(one, {})) for one in labels})
+    there = sorted({*pair[0], *pair[1]})
+    if not there:
+        return _scores((0.0, 0.0, 0.0), {}, labels)
+    each = precision_recall_fscore_support(*pair, labels=there, zero_division=0)
+    return _scores([np.mean(one) for one in each], dict(zip(there, zip(*each, strict=True), strict=True)), labels)
 
 
-def _named(said: dict[str, Any]) -> dict[str, float]:
-    return {name: float(said.get("f1-score" if name == "f1" else name, 0.0)) for name in _NAMES}
+def _scores(total: Sequence[float], each: dict[str, Sequence[float]], names: Sequence[str]) -> Scores:
+    """Of these names: 0 for one that is nowhere."""
+    classes = {name: _named(each.get(name, (0.0, 0.0, 0.0, 0.0))) for name in names}
+    return Scores(_named(total[:3]), classes)
 
 
-def _with_support(said: dict[str, Any]) -> dict[str, float]:
-    return {**_named(said), "support": float(said.get("support", 0.0))}
+def _named(values: Sequence[float]) -> dict[str, float]:
+    return dict(zip(_NAMES, map(float, values), strict=False))

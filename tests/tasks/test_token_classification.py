@@ -120,6 +120,17 @@ def test_tags_of_no_scheme_are_scored_one_by_one():
     assert scores.classes["X"]["f1"] == 0.0
 
 
+@pytest.mark.parametrize("name", ["accuracy", "micro avg", "macro avg", "weighted avg"])
+def test_a_label_may_be_called_like_a_score(name):
+    tags = _tags.scores([[name, "X", name]], [[name, name, name]], [name, "X"])
+    entities = _tags.scores([[f"B-{name}", "B-X"]], [[f"B-{name}", f"B-{name}"]], ["O", f"B-{name}", "B-X"])
+    assert tags.classes[name] == {"precision": 2 / 3, "recall": 1.0, "f1": 0.8, "support": 2.0}
+    assert tags.total["recall"] == 0.5
+    assert entities.classes[name] == {"precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1.0}
+    assert entities.classes["X"]["support"] == 1.0
+    assert entities.total == {"precision": 0.5, "recall": 0.5, "f1": 0.5}
+
+
 def test_no_entity_anywhere_is_0():
     assert _tags.scores([["O"]], [["O"]], LABELS).total == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
 
