@@ -29,9 +29,9 @@ def lists(encoded: "Encoded", values: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(encoded.offsets.astype(np.int32)), values)
 
 
-def pad(arrays: Sequence[NDArray[np.integer]], value: int) -> NDArray[np.int64]:
-    """Arrays of tokens as one of shape (len(arrays), longest), int64."""
-    longest = max(len(a) for a in arrays)
+def pad(arrays: Sequence[NDArray[np.integer]], value: int, least: int = 0) -> NDArray[np.int64]:
+    """Arrays of tokens as one of shape (len(arrays), longest), int64. `least`: no shorter than this."""
+    longest = max(least, *(len(a) for a in arrays))
     out = np.full((len(arrays), longest), value, dtype=np.int64)
     for row, array in zip(out, arrays, strict=True):
         row[: len(array)] = array

@@ -97,7 +97,7 @@ class Task(Language):
         return _text.mute(sample)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        labels = _text.pad([s["labels"] for s in samples], IGNORE)
+        labels = _text.pad([s["labels"] for s in samples], IGNORE, least=1)
         rows = np.repeat(np.arange(len(labels)), labels.shape[1])
         return {**_text.inputs(samples, self.facts.pad_token_id), "rows": rows, "labels": labels.ravel()}
 

@@ -57,6 +57,16 @@ def test_the_loss_is_that_of_transformers_for_the_same_labels(encoder, task, tin
     assert float(loss.detach()) / weight == pytest.approx(float(known), rel=1e-9)
 
 
+def test_targets_that_are_all_empty_weigh_nothing(task, tiny):
+    """As a tokenizer without special tokens makes of an empty text."""
+    model = tiny(task)
+    samples = [{"input_ids": np.arange(5, 9), "labels": np.array([], dtype=np.int64)}] * 2
+    batch = tensors(task.collate(samples))
+    task.attach(model, batch)
+    loss, weight = task.loss(model, batch)
+    assert (float(loss.detach()), weight) == (0.0, 0.0)
+
+
 def test_a_model_without_a_decoder_is_refused(task, tiny, facts_of):
     model = tiny(causal_lm.Task(causal_lm.Config(), facts_of()))
     with pytest.raises(UserError, match=r"^model: BertLMHeadModel is no encoder with a decoder \(take t5 or bart\)$"):
