@@ -9,6 +9,7 @@ from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.contract.random import Stream, seed_for
+from launcher.models._adapt import frozen
 from launcher.plan import mixture, need, plan
 from launcher.plan.folder import Saved
 from launcher.prepare import ready
@@ -33,6 +34,7 @@ def build(
     task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
     batches, validation = _batches(run, task, at)
     model, notes = _model(recipe, run, at, start)
+    names = [name for name, _ in model.named_parameters()]
     example = to(batches.example(), at.device)
     notes += task.attach(model, example)
     with autocast(recipe.train.precision, at.device):
@@ -51,8 +53,9 @@ def build(
     progress = loop.Progress(scale=LossScale.of(recipe.train.precision))
     if resume is not None:
         state = engine.state_dict()
-        thawed = start == getattr(recipe.model, "unfreeze_at", None)
-        checkpoint.load(state, resume, new="optimizer." if thawed else None)
+        thaws = start == getattr(recipe.model, "unfreeze_at", None)
+        thawed = frozen(recipe.model, names) if thaws else []  # of these the checkpoint has no moments
+        checkpoint.load(state, resume, new=tuple(f"optimizer.{name}." for name in thawed))
         engine.load_state_dict(state)
         progress = loop.Progress.of(resume.state, recipe.train.precision)
         if resume.state.get("metric") != recipe.evaluate.metric:  # another one is watched from here on

@@ -37,8 +37,8 @@ class Adapter(Plugin):
 
 class ModelConfig(Plugin):
     """`freeze`: patterns of parameters that do not train: each is matched against a parameter's name and what it begins
-    with, up to a dot. `unfreeze_at`: after so many steps everything trains. `adapter`: trains in place of the encoder's
-    own parameters. `batch_norm`: frozen keeps the statistics as they are, group puts group normalisation (Wu & He,
+    with, up to a dot. `unfreeze_at`: after so many steps nothing is frozen any more. `adapter`: trains in place of the
+    encoder's own parameters, which `unfreeze_at` leaves as they are. `batch_norm`: frozen keeps the statistics as they are, group puts group normalisation (Wu & He,
     2018) in its place."""
 
     freeze: list[str] = []
@@ -73,13 +73,19 @@ def adapted(model: Any, config: ModelConfig, new: "list[str] | None" = None) -> 
         notes.append(_peft.inject(model, config.adapter))
         for name in new or []:
             own[name].requires_grad_(True)
-    frozen = _matched(config.freeze, own)
-    for name in frozen:
+    still = _matched(config.freeze, own)
+    for name in still:
         own[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(Problem("model.freeze", f"nothing is left to train (names begin with: {_beginnings(own)})"))
-    _settle_batch_norms(model, config.batch_norm == "frozen")
-    return model, notes + _told(model, [name for name in new or [] if name in frozen])
+    notes += _settle_batch_norms(model, config.batch_norm == "frozen")
+    return model, notes + _told(model, [name for name in new or [] if name in still])
+
+
+def frozen(config: ModelConfig, names: list[str]) -> list[str]:
+    """Those of an adapted model's parameters that `freeze` matches."""
+    own = {name: name.replace(".base_layer", "") for name in names}
+    return [name for name in names if any(_matches(own[name], pattern) for pattern in config.freeze)]
 
 
 def plain(model: Any) -> Any:
@@ -117,9 +123,11 @@ def _grouped(norm: Any) -> Any:
     return made.train(norm.training)
 
 
-def _settle_batch_norms(model: Any, frozen: bool) -> None:
-    """Raises UserError where a BatchNorm would still take its statistics from the batch."""
-    for module in model.modules():
+def _settle_batch_norms(model: Any, frozen: bool) -> list[str]:
+    """Returns a note where statistics stay that nothing has been learnt of. Raises UserError where a BatchNorm would
+    still take its statistics from the batch."""
+    fresh = list[str]()
+    for name, module in model.named_modules():
         if not _is_batch_norm(module):
             continue
         affine = list(module.parameters())
@@ -128,6 +136,10 @@ def _settle_batch_norms(model: Any, frozen: bool) -> None:
         if module.running_mean is None:
             raise UserError(Problem("model.batch_norm", "keeps no statistics that could stay as they are (group)"))
         module.train = functools.partial(_stay, module.eval())
+        if not module.running_mean.is_meta and not module.running_mean.any() and (module.running_var == 1).all():
+            fresh.append(name)
+    what = "batch norms normalise nothing, with frozen means of 0 and variances of 1 (batch_norm: group does)"
+    return [f"{what}: {some(fresh)}"] if fresh else []
 
 
 def _stay(module: Any, mode: bool = True) -> Any:
@@ -146,7 +158,8 @@ def _matched(patterns: list[str], own: "dict[str, torch.nn.Parameter]") -> set[s
     found = {pattern: {name for name in own if _matches(name, pattern)} for pattern in patterns}
     idle = [pattern for pattern, names in found.items() if not names]
     if idle:
-        what = f"matches no parameter (names begin with: {_beginnings(own)})"
+        glob = "a pattern is a glob such as bert.encoder.layer.[0-3], no regular expression"
+        what = f"matches no parameter (names begin with: {_beginnings(own)}; {glob})"
         raise UserError([Problem("model.freeze", f"{pattern!r} {what}") for pattern in idle])
     return set[str]().union(*found.values())
 

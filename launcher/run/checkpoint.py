@@ -43,12 +43,11 @@ def save(folder: RunFolder, tensors: Tensors, state: dict[str, Any], keep: int, 
     return final
 
 
-def load(tensors: Tensors, saved: Saved, new: str | None = None) -> None:
-    """Read a checkpoint into these tensors, each rank what it holds. Those whose names begin with `new` may be missing
-    from it, and stay as they are. Raises UserError where names or shapes differ."""
+def load(tensors: Tensors, saved: Saved, new: tuple[str, ...] = ()) -> None:
+    """Read a checkpoint into these tensors, each rank what it holds. Those whose names begin with one of `new` may
+    be missing from it, and stay as they are. Raises UserError where names or shapes differ."""
     there = {name: tuple(entry.size) for name, entry in _entries(saved).items()}
-    if new is not None:
-        tensors = {name: t for name, t in tensors.items() if name in there or not name.startswith(new)}
+    tensors = {name: t for name, t in tensors.items() if name in there or not name.startswith(new)}
     wrong = [
         f"{name}: {there.get(name, 'missing')} there, {tuple(tensor.shape)} here"
         for name, tensor in tensors.items()

@@ -61,7 +61,8 @@ def test_what_is_frozen_is_what_the_patterns_match(bert, patterns):
 
 def test_a_pattern_that_matches_nothing_is_told_with_what_there_is(bert):
     told = mistake(bert(labels=True), freeze=["bert.embeddings", "bert.encodr", "head"])
-    there = "(names begin with: bert.embeddings, bert.encoder, bert.pooler, classifier)"
+    glob = "a pattern is a glob such as bert.encoder.layer.[0-3], no regular expression"
+    there = f"(names begin with: bert.embeddings, bert.encoder, bert.pooler, classifier; {glob})"
     assert told.splitlines() == [
         f"model.freeze: 'bert.encodr' matches no parameter {there}",
         f"model.freeze: 'head' matches no parameter {there}",
@@ -90,6 +91,13 @@ def test_the_note_says_what_is_frozen_and_what_trains(bert):
 def test_new_weights_that_are_frozen_are_told(bert):
     _, notes = adapted(bert(labels=True), settings(freeze=["bert"]), ["bert.pooler.dense.bias", "classifier.bias"])
     assert notes[1:] == ["new, and frozen as they were drawn: bert.pooler.dense.bias"]
+
+
+def test_what_a_freeze_matched_is_known_of_the_adapted_model_too(bert):
+    config = settings(freeze=["bert.pooler"], adapter={"kind": "lora", "targets": ["bert.pooler.dense"]})
+    model, _ = adapted(bert(labels=True), config)
+    found = _adapt.frozen(config, [name for name, p in model.named_parameters() if not p.requires_grad])
+    assert found == ["bert.pooler.dense.base_layer.weight", "bert.pooler.dense.base_layer.bias"]
 
 
 def test_after_the_step_that_is_named_everything_trains(bert):
@@ -273,6 +281,17 @@ def test_a_frozen_batch_norm_keeps_its_statistics_and_knows_no_training(resnet, 
     before = dict(resnet.named_buffers())
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
     assert not any(norm is other for norm, other in zip(norms, resnet.modules(), strict=False))
+
+
+def test_statistics_of_which_nothing_was_learnt_are_told(resnet):
+    told = "batch norms normalise nothing, with frozen means of 0 and variances of 1 (batch_norm: group does): "
+    assert adapt(Sub(), batch_norm="frozen")[1] == [f"{told}first.1, last.2"]
+    assert adapt(Sub(), freeze=["first", "last.2"])[1][0] == f"{told}first.1, last.2"
+    learnt = copy.deepcopy(resnet)
+    for norm in learnt.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.running_mean.fill_(0.1)
+    assert adapt(learnt, batch_norm="frozen")[1] == []
 
 
 def test_frozen_statistics_leave_the_scale_to_train(resnet):

@@ -97,6 +97,10 @@ def other(process, folder):
         UserError, match=r"another model: model.a: \(3, 4\) there, \(4, 3\) here; model.new: missing there"
     ):
         checkpoint.load({"model.a": torch.zeros(4, 3), "model.new": torch.zeros(1)}, saved)
+    thawed = {"optimizer.thawed.step": torch.zeros(1), "optimizer.thawed2.step": torch.zeros(1)}
+    with pytest.raises(UserError, match=r"another model: optimizer.thawed2.step: missing there, \(1,\) here$"):
+        checkpoint.load(thawed, saved, new=("optimizer.thawed.",))
+    checkpoint.load(thawed, saved, new=("optimizer.thawed.", "optimizer.thawed2."))
 
 
 def test_another_model_is_refused_by_name_and_shape(folder):
