@@ -9,6 +9,9 @@ from launcher.models._adapt import ModelConfig, some
 from launcher.plan.blocks import blocks
 from launcher.plan.need import Need
 
+_USUAL = ("bert", "modernbert", "roberta", "gpt2", "t5", "bart", "vit", "resnet")
+"""Types of which some are known for any task, to name where another is not."""
+
 
 class TransformersConfig(ModelConfig):
     """`dropout`: every dropout of the model set to this. `attention`: sdpa, eager, flash_attention_2, ... `head`: new
@@ -27,6 +30,7 @@ def fit(hf: Any, config: TransformersConfig, need: Need, resize: bool) -> Any:
     if not need.auto_class:
         what = "no model of transformers takes lists of numbers (take kind: small, or factory for one of your own)"
         raise UserError(Problem("model.kind", what))
+    _check_task(hf, need)
     for name, value in need.options.items():
         setattr(hf, name, value)
     if need.shape:
@@ -38,9 +42,20 @@ def fit(hf: Any, config: TransformersConfig, need: Need, resize: bool) -> Any:
         raise UserError(Problem("tokenizer", what))
     if config.dropout is not None:
         for name, value in hf.to_dict().items():
-            if "dropout" in name and isinstance(value, float):
+            if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
                 setattr(hf, name, config.dropout)
     return hf
+
+
+def _check_task(hf: Any, need: Need) -> None:
+    """Raises UserError where transformers has no model of this type for the task."""
+    import transformers
+
+    able = getattr(transformers, need.auto_class)._model_mapping
+    if type(hf) not in able:
+        known = [name for name in _USUAL if transformers.CONFIG_MAPPING[name] in able]
+        advice = f" (take one such as {', '.join(known)})" if known else ""
+        raise UserError(Problem("model", f"{hf.model_type} has no model for this task, {need.auto_class}{advice}"))
 
 
 def _fit_image(hf: Any, config: TransformersConfig, need: Need, resize: bool) -> None:

@@ -45,6 +45,8 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
     except Exception as error:  # transformers has types of its own for these
         raise UserError(Problem("model", str(error).splitlines()[-1].strip())) from None
     model, notes = adapted(make(fit(hf, config, need, resize=True), config, need), config)
+    drawn = [key for key in ("head", "reinit_layers") if getattr(config, key)]
+    notes += [f"model.{key} does nothing: every weight of a new model is new" for key in drawn]
     return model, notes if weights else []
 
 

@@ -44,7 +44,14 @@ def test_values_that_transformers_refuses_are_told_in_its_words(need, keys, what
 
 
 def test_an_architecture_without_the_tasks_head_is_told(need):
-    assert "AutoModelForMaskedLM" in mistake(need(), type="gpt2")
+    told = "gpt2 has no model for this task, AutoModelForMaskedLM (take one such as bert, modernbert, roberta, bart)"
+    assert mistake(need(), type="gpt2") == f"model: {told}"
+
+
+@pytest.mark.parametrize("keys", [{"head": "new"}, {"reinit_layers": 1}], ids=str)
+def test_what_cannot_be_newer_than_new_is_told(need, keys):
+    _, notes = config.build(config.Config(type="bert", **support.TINY, **keys), need())
+    assert notes == [f"model.{next(iter(keys))} does nothing: every weight of a new model is new"]
 
 
 def test_keys_go_to_the_configuration(need):

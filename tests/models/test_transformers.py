@@ -36,6 +36,12 @@ def test_a_dropout_reaches_every_dropout_of_every_architecture(kind, head):
     assert {value for value in told.values() if isinstance(value, float)} == {0.375}, told
 
 
+def test_a_dropout_reaches_those_that_are_abbreviated():
+    keys = {"n_layer": 1, "n_embd": 16, "n_head": 2}
+    model, _ = config.build(config.Config(type="gpt2", dropout=0.375, **keys), need("CausalLM"))
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.375}
+
+
 def test_without_a_dropout_the_architectures_own_stay():
     with torch.device("meta"):
         model, _ = config.build(config.Config(type="bert", **LAYERS, attention_probs_dropout_prob=0.2), need())
