@@ -58,8 +58,10 @@ def _found(recipe: Recipe, names: dict[int, str]) -> dict[str, Any]:
 
 
 def _last(folder: RunFolder) -> dict[str, float]:
+    """The metrics of the last step that was evaluated, whichever checkpoint is the best: what runs of one recipe have
+    in common is where they end."""
     told = [line for line in folder.lines() if "loss" not in line]
-    newest = max(told, key=lambda line: line["step"], default={})
+    newest = max(reversed(told), key=lambda line: line["step"], default={})  # of two of one step the later line
     return {name.removeprefix("eval/"): value for name, value in newest.items() if name.startswith("eval/")}
 
 
@@ -73,6 +75,7 @@ def _show(found: dict[str, Any], file: Path, console: Console) -> None:
             numbers = told["mean"], told["std"], min(told["values"]), max(told["values"])
             table.add_row(name, *(f"{number:.4f}" for number in numbers))
     if table.row_count:
+        console.print("the last evaluation of each run")
         console.print(table)
     else:
         console.print("nothing was evaluated: the recipe has no data.validation")

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import support
 
+from launcher.plan.folder import RunFolder
+from launcher.tools import seeds
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
@@ -36,6 +39,7 @@ def test_mean_and_standard_deviation_are_those_of_the_last_evaluations(trained):
     told = found["metrics"]["loss"]
     assert told == {"mean": statistics.fmean(losses), "std": statistics.stdev(losses), "values": losses}
     assert set(found["metrics"]) == {"loss", "perplexity", "accuracy"}
+    assert "the last evaluation of each run\n" in trained
     (line,) = [line.split() for line in trained.splitlines() if line.startswith("loss")]
     assert line[1:] == [f"{cell:.4f}" for cell in (told["mean"], told["std"], min(losses), max(losses))]
 
@@ -53,3 +57,10 @@ def test_to_go_on_a_seed_has_to_have_been_begun(trained, tmp_path, monkeypatch):
     done = support.launcher("run", "recipe.yaml", "--resume", code=2)
     assert "no whole checkpoint to go on from" in done.stderr
     assert not Path("runs").exists()
+
+
+def test_of_two_evaluations_of_one_step_the_later_line_counts(tmp_path):
+    lines = [{"step": 2, "eval/loss": 1.0}, {"step": 4, "eval/loss": 3.0}, {"step": 4, "loss": 9.0}]
+    lines += [{"step": 4, "eval/loss": 2.0}, {"step": 1, "eval/loss": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert seeds._last(RunFolder(tmp_path)) == {"loss": 2.0}
