@@ -50,9 +50,11 @@ def draw(counts: Sequence[Sequence[int]], labels: Sequence[str], title: str, fil
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names))[some], names[some], rotation=90 if len(names) > 4 else 0)
-    axes.set_yticks(range(len(names))[some], names[some])
-    axes.set(xlabel="found", ylabel="truth", title=title)
+    plain = {"parse_math": False}  # labels may have dollars in them
+    axes.set_xticks(range(len(names))[some], names[some], rotation=90 if len(names) > 4 else 0, **plain)
+    axes.set_yticks(range(len(names))[some], names[some], **plain)
+    axes.set(xlabel="found", ylabel="truth")
+    axes.set_title(title, **plain)
     for (row, column), value in np.ndenumerate(values):
         if value and len(labels) < 60:
             dark = shares[row, column] > 0.5

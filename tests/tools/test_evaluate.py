@@ -91,3 +91,8 @@ def test_a_picture_has_a_size_that_can_be_looked_at(tmp_path, classes):
     with Image.open(tmp_path / "a.png") as picture:
         assert 300 < min(picture.size) <= max(picture.size) < 3200
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_label_that_looks_like_mathematics_is_a_label(tmp_path):
+    confusion.draw([[3, 1], [0, 4]], ["$a_$", r"$\frac$"], "a $_$ title", tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_file()
