@@ -38,8 +38,8 @@ class Adapter(Plugin):
 class ModelConfig(Plugin):
     """`freeze`: patterns of parameters that do not train: each is matched against a parameter's name and what it begins
     with, up to a dot. `unfreeze_at`: after so many steps nothing is frozen any more. `adapter`: trains in place of the
-    encoder's own parameters, which `unfreeze_at` leaves as they are. `batch_norm`: frozen keeps the statistics as they are, group puts group normalisation (Wu & He,
-    2018) in its place."""
+    encoder's own parameters, which `unfreeze_at` leaves as they are. `batch_norm`: frozen keeps the statistics as they
+    are, group puts group normalisation (Wu & He, 2018) in its place."""
 
     freeze: list[str] = []
     unfreeze_at: int | None = Field(None, gt=0)
