@@ -187,7 +187,10 @@ class Classes:
         shares = np.exp(logits - logits.max(1, keepdims=True))
         shares /= shares.sum(1, keepdims=True)
         best = shares.argmax(1)
-        return [{"label": self.facts.labels[n], "probability": float(p[n])} for n, p in zip(best, shares, strict=True)]
+        return [
+            {"label": self.facts.labels[n], "probability": float(f"{p[n]:.6g}")}
+            for n, p in zip(best, shares, strict=True)
+        ]
 
 
 def _counts(labels: pa.ChunkedArray, classes: int) -> NDArray[np.int64]:

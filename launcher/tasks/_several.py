@@ -95,7 +95,13 @@ class Several(_classes.Classes):
         """The labels that are more probable than not, and the probability of each."""
         shares = 1 / (1 + np.exp(-np.stack(outputs["logits"]).astype(np.float64)))
         every = [dict(zip(self.facts.labels, row.tolist(), strict=True)) for row in shares]
-        return [{"labels": [k for k, p in one.items() if p > 0.5], "probabilities": one} for one in every]
+        return [
+            {
+                "labels": [k for k, p in one.items() if p > 0.5],
+                "probabilities": {k: float(f"{p:.6g}") for k, p in one.items()},
+            }
+            for one in every
+        ]
 
     def _choices(self, outputs: Outputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """True and found labels of the samples that have any truth, shape (samples, classes)."""

@@ -160,16 +160,16 @@ class Task:
         return {"loss": "min", "exact_match": "max", "f1": "max"}
 
     def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
-        """The answer of each window; `joined` makes one of those of a question."""
-        return [self.joined([one]) for one in self._windows(outputs)]
+        """The best answer of each window, even where there may be none; `joined` makes one of those of a question."""
+        return self._windows(outputs)
 
     def joined(self, told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The answer of a question from what is told of its windows: the best of any, or none, as empty text, where
         that is allowed and every window says so with a better score."""
         best = max(told, key=lambda one: one["score"])
         none = min(one["no_answer_score"] for one in told)
-        answer = "" if self.config.no_answer and none > best["score"] else best["text"]
-        return {"answer": answer, "text": best["text"], "score": best["score"], "no_answer_score": none}
+        answer = "" if self.config.no_answer and none > best["score"] else best["answer"]
+        return {"answer": answer, "score": best["score"], "no_answer_score": none}
 
     def show(self, sample: Sample, tokenizer: Any) -> str:
         from rich.markup import escape
@@ -180,7 +180,7 @@ class Task:
 
     def _windows(self, outputs: Outputs) -> list[dict[str, Any]]:
         rows = zip(outputs["answer"], outputs["score"], outputs["none"], strict=True)
-        return [{"text": text, "score": float(score), "no_answer_score": float(none)} for text, score, none in rows]
+        return [{"answer": text, "score": float(score), "no_answer_score": float(none)} for text, score, none in rows]
 
     def _scores(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
         """Of each token as the first and as the last of the answer, shape (samples, longest). Padding is out of the
