@@ -57,6 +57,11 @@ class Task(Protocol):
     """Whether samples are made of tokens. Else there is no tokenizer, `encoder` is None, and a sample's length is 1."""
     auto_class: str
     """The transformers auto class of the model, such as AutoModelForMaskedLM."""
+    tokenizer: Any
+    """What makes texts of tokens where the task itself needs one. May be left out."""
+    relative: bool
+    """Whether metrics tell of a model beside what it was as the run began: not of one that is read from a file. May be
+    left out."""
 
     # --- at preparation, once
     @staticmethod

@@ -61,6 +61,7 @@ class Task:
     surveyed = ()
     tokenized = True
     auto_class = "AutoModelForCausalLM"
+    relative = True
 
     @staticmethod
     def prepared(config: Config) -> dict[str, Any]:
@@ -222,10 +223,10 @@ class Task:
         ids, lengths = batch["inputs"]["input_ids"].tolist(), batch["lengths"].tolist()
         found = np.zeros((len(ids), many))
         for number in np.flatnonzero(batch["counts"].cpu().numpy()).tolist():
-            prompt = _decoded(self._tokenizer, ids[number][: lengths[number]])
+            prompt = _decoded(self.tokenizer, ids[number][: lengths[number]])
             for which in range(many):
                 row = number * many + which
-                completion = _decoded(self._tokenizer, made.tokens[row][made.there[row]].tolist())
+                completion = _decoded(self.tokenizer, made.tokens[row][made.there[row]].tolist())
                 found[number, which] = scored(self._score, self.config.reward, prompt, completion)
         return torch.from_numpy(found).to(made.rows.device)
 
@@ -246,8 +247,8 @@ class Task:
         return kinds.function(self.config.reward)
 
     @cached_property
-    def _tokenizer(self) -> Any:
-        """That of the prepared data, which its digest names."""
+    def tokenizer(self) -> Any:
+        """That of the prepared data, which its digest names; who has another one sets it."""
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(store.prepared(self.facts.digest) / "tokenizer")
@@ -255,7 +256,7 @@ class Task:
     @cached_property
     def _ends(self) -> list[int]:
         """Tokens that end a text."""
-        known = (self._tokenizer.eos_token_id, self._tokenizer.sep_token_id)
+        known = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
         return [number for number in known if number is not None]
 
 

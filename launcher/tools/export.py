@@ -88,9 +88,14 @@ def _check(folder: RunFolder) -> None:
     for needed in (folder.recipe, folder.facts, folder.model / "config.json"):
         if not needed.exists():
             raise UserError(f"{folder.path}: no run of a transformers model is there (it has no {needed.name})")
+    check_norms(folder)
+
+
+def check_norms(folder: RunFolder) -> None:
+    """Raises UserError for a transformers model whose batch norms became groups."""
     if json.loads((folder.model / "config.json").read_text(encoding="utf-8")).get("batch_norm") == "group":
         what = "its model has groups in place of its batch norms (batch_norm: group)"
-        raise UserError(f"{folder.path}: {what}, which plain transformers does not know")
+        raise UserError(f"{folder.path}: {what}, which plain transformers does not know (take --format onnx)")
 
 
 def add_inputs(folder: RunFolder, recipe: Recipe, to: Path) -> None:
@@ -113,8 +118,8 @@ def _refuse(folder: RunFolder) -> None:
     model = load.recipe(folder.recipe).value.model
     said = next((f" {value}" for key in ("type", "factory", "run") if (value := getattr(model, key, None))), "")
     if folder.whole():
-        what = f"its model is no transformers model ({model.kind}{said}), and no other can be exported"
-        raise UserError(f"{folder.path}: {what} (its weights are in {folder.checkpoints})")
+        what = f"its model is no transformers model ({model.kind}{said}), which alone can be a folder for it"
+        raise UserError(f"{folder.path}: {what} (take --format onnx)")
 
 
 @dataclass(frozen=True)

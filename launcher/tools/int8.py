@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from launcher.config.errors import UserError
+
 FILE = "model.int8.safetensors"
 _SCALE = ".weight_scale"
 
@@ -49,7 +51,8 @@ def save(model: torch.nn.Module, auto: str, folder: Path) -> None:
 
 
 def load(folder: str | Path, attention: str | None = None) -> Any:
-    """The model of such a folder, in eval mode, called like the transformers model that it was."""
+    """The model of such a folder, in eval mode, called like the transformers model that it was. Raises UserError for
+    one that does not hold every parameter."""
     import transformers
     from safetensors import safe_open
     from safetensors.torch import load_file
@@ -66,9 +69,11 @@ def load(folder: str | Path, attention: str | None = None) -> Any:
         name: _layer(tensors.pop(f"{name}.weight"), tensors.pop(f"{name}{_SCALE}"), tensors.pop(f"{name}.bias", None))
         for name in names
     }
-    model.load_state_dict(tensors, strict=False)
+    new = set(model.load_state_dict(tensors, strict=False).missing_keys)
     for name, layer in made.items():
         model.set_submodule(name, layer)
+    if missing := [name for name, _ in model.named_parameters() if name in new]:
+        raise UserError(f"{file}: does not hold {missing[0]}, which {type(model).__name__} has")
     return model.eval()
 
 

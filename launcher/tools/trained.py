@@ -26,8 +26,14 @@ class Trained:
     model: "torch.nn.Module"
 
     def task(self) -> Any:
-        """The run's task, not attached to any model; of a distillation the one that the student learns."""
-        return kinds.of("tasks", self.recipe.inner_task).Task(self.recipe.inner_task, self.facts)
+        """The run's task, not attached to any model, with the tokenizer of the run's folder where it asks for one; of a
+        distillation the one that the student learns."""
+        from launcher.prepare import tokenizer
+
+        task = kinds.of("tasks", self.recipe.inner_task).Task(self.recipe.inner_task, self.facts)
+        if hasattr(type(task), "tokenizer"):  # of itself it would look for the prepared data's
+            task.tokenizer = tokenizer.load(str(self.folder.tokenizer), "tokenizer")
+        return task
 
 
 def load_run(run: str, which: str | int) -> Trained:
@@ -44,7 +50,8 @@ def load_run(run: str, which: str | int) -> Trained:
     recipe = load.recipe(folder.recipe).value
     facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
     attention = getattr(recipe.model, "attention", None)
-    config = trained.Config(run=str(folder.path), checkpoint=saved.step, attention=attention)
+    # frozen: nothing trains here, so statistics of batches stay as they are, whatever kept them in the run
+    config = trained.Config(run=str(folder.path), checkpoint=saved.step, attention=attention, batch_norm="frozen")
     model, notes = trained.build(config, need.of(recipe, facts))
     if missing := [note for note in notes if note.startswith("new weights")]:
         raise UserError(f"{saved.path}: does not hold the whole model: {missing[0]}")

@@ -283,14 +283,17 @@ def test_a_run_of_no_transformers_model_is_refused_by_what_it_is(copied):
     recipe = YAML(typ="safe").load(copied.recipe)
     recipe["model"] = {"kind": "small", "type": "mlp"}
     support.write(recipe, copied.recipe)
-    what = r"its model is no transformers model \(small mlp\), and no other can be exported \(its weights are in .*\)$"
+    what = (
+        r"its model is no transformers model \(small mlp\), which alone can be a folder for it \(take --format onnx\)$"
+    )
     refused(copied, rf"^{copied.path}: {what}")
 
 
 def test_a_run_whose_norms_became_groups_is_refused(copied):
     file = copied.model / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"batch_norm": "group"}))
-    refused(copied, rf"^{copied.path}: its model has groups in place of its batch norms \(batch_norm: group\), which")
+    what = r"its model has groups in place of its batch norms \(batch_norm: group\), which plain transformers does not"
+    refused(copied, rf"^{copied.path}: {what} know \(take --format onnx\)$")
 
 
 def test_a_checkpoint_of_another_class_than_the_tasks_is_refused(copied):
