@@ -12,7 +12,7 @@ from launcher.contract.random import Stream, seed_for
 from launcher.models._adapt import frozen
 from launcher.plan import mixture, need, plan
 from launcher.plan.folder import Saved
-from launcher.prepare import ready
+from launcher.prepare import ready, runs
 from launcher.prepare.samples import Samples
 from launcher.run import checkpoint, layers, loop, trial
 from launcher.run.batches import Batches, loader, to
@@ -33,7 +33,7 @@ def build(
     at = dataclasses.replace(at, tensor_parallel=recipe.tensor_parallel)
     task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
     batches, validation = _batches(run, task, at)
-    model, notes = _model(recipe, run, at, start)
+    model, notes = _model(recipe, run, at, start, weights=resume is None or not runs.replaced(recipe))
     names = [name for name, _ in model.named_parameters()]
     example = to(batches.example(), at.device)
     notes += task.attach(model, example)
@@ -148,11 +148,13 @@ def _batches(run: ready.Ready, task: Any, at: Process) -> tuple[Batches, Parts |
     return training, Parts(held, task, recipe.seed, *place, recipe.train.max_tokens, recipe.packed)
 
 
-def _model(recipe: Recipe, run: ready.Ready, at: Process, step: int) -> tuple[torch.nn.Module, list[str]]:
+def _model(
+    recipe: Recipe, run: ready.Ready, at: Process, step: int, weights: bool
+) -> tuple[torch.nn.Module, list[str]]:
     torch.manual_seed(seed_for(recipe.seed, Stream.INIT, 0))
     wanted = need.of(recipe, run.facts)
     config = recipe.model.at(step) if hasattr(recipe.model, "at") else recipe.model
-    model, notes = kinds.of("models", recipe.model).build(config, wanted)
+    model, notes = kinds.of("models", recipe.model).build(config, wanted, weights)
     if at.rank == 0 and hasattr(getattr(model, "config", None), "save_pretrained") and not run.folder.model.is_dir():
         aside = run.folder.path / ".model.partial"
         model.config.save_pretrained(aside)

@@ -108,7 +108,7 @@ def _plan(
         identity = corpus.identity(recipe)
     except UserError as error:
         wrong = error.problems
-    wrong = [*wrong, *(missing := runs.missing(recipe))]
+    wrong = [*wrong, *(missing := runs.missing(recipe, bool(_folder(recipe).whole())))]
     prepared = corpus.find(identity) if identity and not missing else None
     known = _known(recipe, prepared) if prepared else None
     return identity, plan.make(

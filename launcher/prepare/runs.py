@@ -4,7 +4,7 @@ so that a resume finds what the start found, however far the other run has gone 
 from pathlib import Path
 from typing import Any
 
-from launcher.config import load
+from launcher.config import kinds, load
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.config.types import Plugin
@@ -24,19 +24,36 @@ def pin(recipe: Recipe, folder: RunFolder) -> Recipe:
     return recipe.model_copy(update={"task": recipe.task.model_copy(update={"teacher": teacher})})
 
 
-def missing(recipe: Recipe) -> list[str | Problem]:
-    """Why the checkpoint of a teacher cannot be taken. (Of a model, the one that builds it tells.)"""
-    teacher = getattr(recipe.task, "teacher", None)
-    if teacher is None or getattr(teacher, "run", None) is None:
+def missing(recipe: Recipe, resumes: bool = False) -> list[str | Problem]:
+    """Why the checkpoint of a teacher cannot be taken, or that step of a model. (Whether the run of a model is there,
+    the one that builds it tells.) `resumes`: the run has a checkpoint of its own."""
+    teacher, model = getattr(recipe.task, "teacher", None), recipe.model
+    out = list[str | Problem]()
+    if getattr(teacher, "run", None) is not None:
+        out += _missing("task.teacher", teacher)
+    if isinstance(getattr(model, "checkpoint", None), int) and not (resumes and replaced(recipe)):
+        out += [problem for problem in _missing("model", model) if problem.key != "model.run"]
+    return out
+
+
+def replaced(recipe: Recipe) -> bool:
+    """Whether a checkpoint of its own has all that a run took from another one: not where an adapter is beside weights
+    that the other one lacks, nor where the task looks back at the model as it began."""
+    model, task = recipe.model, kinds.of("tasks", recipe.task).Task
+    return model.kind == "run" and getattr(model, "adapter", None) is None and not getattr(task, "relative", False)
+
+
+def _missing(key: str, config: Any) -> list[Problem]:
+    """Why the checkpoint of a configuration that names a run cannot be taken."""
+    folder = RunFolder(Path(store.found(config.run)))
+    if getattr(config, "weights", None) == "random":
         return []
-    folder = RunFolder(Path(store.found(teacher.run)))
     if not folder.path.is_dir():
-        what = f"{teacher.run}: no run is there (train it first: its recipe names the folder)"
-        return [Problem("task.teacher.run", what)]
+        return [Problem(f"{key}.run", f"{config.run}: no run is there (train it first: its recipe names the folder)")]
     try:
-        folder.saved(teacher.checkpoint)
+        folder.saved(config.checkpoint)
     except UserError as error:
-        return [Problem("task.teacher.checkpoint", str(problem)) for problem in error.problems]
+        return [Problem(f"{key}.checkpoint", str(problem)) for problem in error.problems]
     return []
 
 

@@ -1,9 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ranks
 import support
+from safetensors.numpy import load_file
 
 from launcher.config.errors import UserError
 from launcher.plan.folder import RunFolder, Saved
@@ -106,6 +109,25 @@ def other(process, folder):
 def test_another_model_is_refused_by_name_and_shape(folder):
     ranks.on_ranks(1, save, folder, [1], 2)
     ranks.on_ranks(1, other, folder)
+
+
+def test_a_run_goes_on_though_the_checkpoint_that_its_model_began_from_is_gone(workspace):
+    support.launcher("run", support.write(support.mlm("first", train__steps=2)), "--ranks", 1)
+    model = {"kind": "run", "run": "runs/first"}
+    file = support.write(support.mlm("second", model=model, tokenizer=None, train__steps=2), "second.yaml")
+    support.launcher("run", file, "checkpoint.every=1", "--ranks", 1)
+    last = Path("runs/second/checkpoints/step-00000002")
+    expected = tensors_of(last)
+    for gone in (Path("runs/first/checkpoints"), last):
+        shutil.rmtree(gone)
+    support.launcher("run", file, "checkpoint.every=1", "--ranks", 1)
+    found = tensors_of(last)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def tensors_of(path):
+    return {name: tensor for file in path.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
 def test_a_checkpoint_tells_what_made_it(workspace):

@@ -172,6 +172,25 @@ def test_a_checkpoint_of_the_teacher_is_pinned_and_one_that_is_missing_is_told(w
     assert runs.pin(recipe, student).task.teacher.checkpoint == 10
 
 
+@pytest.mark.parametrize(
+    ("keys", "resumes", "told"),
+    [
+        ({}, False, ["model.checkpoint"]),
+        ({}, True, []),
+        ({"adapter": {"kind": "lora"}}, True, ["model.checkpoint"]),
+        ({"weights": "random"}, False, []),
+        ({"checkpoint": "latest"}, False, []),
+    ],
+    ids=str,
+)
+def test_a_step_that_is_gone_is_told_where_its_weights_are_needed(workspace, keys, resumes, told):
+    model = {"kind": "run", "run": "runs/first", "checkpoint": 10, **keys}
+    recipe = load.recipe(support.write(support.mlm("second", model=model, tokenizer=None))).value
+    assert runs.missing(recipe, resumes) == [], "of a run that is not there, its builder tells"
+    _saved(workspace / "runs/first", 20)
+    assert [problem.key for problem in runs.missing(recipe, resumes)] == told
+
+
 def _saved(run, step):
     folder = run / "checkpoints" / f"step-{step:08}"
     folder.mkdir(parents=True)
