@@ -34,7 +34,8 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts(Dataset[Part]):
-    """This rank's micro-batches of all `samples`. `joined`: samples stand in rows that several may share."""
+    """This rank's micro-batches of all `samples`. `joined`: samples stand in rows that several may share. `first`: the
+    id of the first sample, which what is drawn for it follows, where others were looked at before."""
 
     samples: Any
     task: Any
@@ -43,6 +44,7 @@ class Parts(Dataset[Part]):
     world: int
     max_tokens: int | None
     joined: bool = False
+    first: int = 0
 
     @cached_property
     def pieces(self) -> list[NDArray[np.int64]]:
@@ -66,7 +68,7 @@ class Parts(Dataset[Part]):
         ids = self.pieces[number] if number < len(self.pieces) else np.empty(0, dtype=np.int64)
         asked = ids if len(ids) else self.pieces[-1][:1]
         draw = Draw(self.seed, Stream.EVALUATE)
-        made = self.task.samples(self.samples.rows(asked), [0] * len(asked), asked.tolist(), draw)
+        made = self.task.samples(self.samples.rows(asked), [0] * len(asked), (asked + self.first).tolist(), draw)
         made = made if len(ids) else [self.task.mute(one) for one in made]
         return Part(ids, tensors(self.task.collate([self.task.join([one]) for one in made] if self.joined else made)))
 

@@ -28,6 +28,7 @@ def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, conso
     if as_json:
         print(json.dumps(metrics))
         return outcome
+    console.print(f"checkpoint of step {saved.step}", highlight=False)
     show.metrics(metrics, made.facts.baseline, console, classes="classes" not in report)
     if "classes" in report:
         show.classes(report["classes"], console)

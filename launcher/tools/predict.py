@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from launcher.config.errors import UserError
 from launcher.config.files import flush
 from launcher.data import Bad, Row
+from launcher.plan.plan import plural
 from launcher.tools.rows import KEY, parts, rows, source
-from launcher.tools.trained import Trained, load_run
+from launcher.tools.trained import Trained, beside_best, load_run
 
 _ROWS, _SIZE = 8192, 2**24
 """Rows, and characters or bytes of them, that are held at once: rows of like length among them are computed together,
@@ -28,6 +29,8 @@ def predict(run: str, which: str | int, data: str, to: Path | None, console: Con
         what = "is there already (name another file)" if to.exists() else f"there is no folder {to.parent}"
         raise UserError(f"--to {to}: {what}")
     trained = load_run(run, which)
+    if note := beside_best(trained.folder, trained.saved, which):
+        console.print(note, highlight=False, soft_wrap=True)
     config = source(data, trained.recipe.data.train)
     every, model = parts(config), Predictor(trained)
     columns = ("predict", BarColumn(), "{task.fields[rows]:,} rows", TimeRemainingColumn())
@@ -40,6 +43,8 @@ def predict(run: str, which: str | int, data: str, to: Path | None, console: Con
             told += len(chunk)
             progress.update(bar, advance=sum(_size(row) for row in chunk), rows=told)
         progress.update(bar, total=1, completed=1)
+    if to is not None:
+        console.print(f"{plural(told, 'prediction')} in {to}", highlight=False, soft_wrap=True)
 
 
 class Predictor:
@@ -57,6 +62,7 @@ class Predictor:
         self._encoder = Encoder(trained.folder.tokenizer) if words else None
         self._tokenizer = tokenizer.load(str(trained.folder.tokenizer), "tokenizer") if words else None
         self._attached = False
+        self._seen = 0  # samples, whose numbers go on from rows to rows
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -110,7 +116,9 @@ class Predictor:
         from launcher.run.batches import to
 
         recipe, model = self._trained.recipe, self._trained.model
-        parts = evaluation.Parts(samples, self._task, recipe.seed, 0, 1, recipe.train.max_tokens, recipe.packed)
+        most, first = recipe.train.max_tokens, self._seen
+        parts = evaluation.Parts(samples, self._task, recipe.seed, 0, 1, most, recipe.packed, first)
+        self._seen += len(samples)
         if not self._attached:
             self._task.attach(model, to(parts[0].batch, self._process.device))
             self._attached = True
@@ -124,9 +132,9 @@ class Predictor:
         """What is told of a row by what is told of its samples."""
         if not told:
             return {"error": "there is no token in it"}
-        if len(told) == 1:
-            return told[0]
-        return self._task.joined(told) if hasattr(self._task, "joined") else {"parts": told}
+        if hasattr(self._task, "joined"):
+            return dict(self._task.joined(told))
+        return told[0] if len(told) == 1 else {"parts": told}
 
 
 def _given(row: Row) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.config.errors import UserError
+from launcher.plan.folder import RunFolder
 from launcher.plan.plan import human
 from launcher.prepare import cache, ready
 from launcher.tools import card
 from launcher.tools import export as plain
-from launcher.tools.trained import Trained, load_run
+from launcher.tools.trained import Trained, beside_best, load_run
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,9 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, wanted:
     """Export a checkpoint as wanted; as it is where nothing is. The folder appears whole or not at all. Returns the
     line that says what was made. Raises UserError."""
     if not str(wanted):
-        return plain.export(run, which, to, shard_size, console)
+        line = plain.export(run, which, to, shard_size, console)
+        _note(RunFolder(Path(run)), which, console)
+        return line
     to = to or Path(run) / f"export-{wanted}"
     final = plain.place(to)
     os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "DS_ACCELERATOR": "cpu"}  # whose imports else say what they chose
@@ -79,9 +82,15 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, wanted:
         for file in aside.iterdir():
             file.chmod((aside / "README.md").stat().st_mode)  # safetensors lets the owner alone read
     _show(rows, [*notes, samples.what], console)
+    _note(trained.folder, which, console)
     return (
         f"{to}: {human(rows[1].size)} of weights, {human(rows[0].size)} before; checkpoint of step {trained.saved.step}"
     )
+
+
+def _note(folder: RunFolder, which: str | int, console: Console) -> None:
+    if note := beside_best(folder, folder.saved(which), which):
+        console.print(note, highlight=False, soft_wrap=True)
 
 
 def _check(trained: Trained, wanted: Wanted) -> None:
@@ -100,7 +109,9 @@ def _check(trained: Trained, wanted: Wanted) -> None:
         if getattr(config, "is_encoder_decoder", False):
             raise UserError(f"--format onnx: {name} decodes token by token, which one ONNX graph cannot (leave it out)")
     elif not hasattr(config, "save_pretrained"):
-        raise UserError(f"{trained.folder.path}: {name} is no transformers model: export it with --format onnx")
+        raise UserError(f"{trained.folder.path}: {name} is no transformers model (take --format onnx)")
+    else:
+        plain.check_norms(trained.folder)
     if wanted.int8 and not any(type(module) is torch.nn.Linear for module in model.modules()):
         raise UserError(f"--quantize int8: {name} has no linear layer that could be")
 
@@ -165,6 +176,7 @@ class _Samples:
             prepared = ready.reopen(trained.folder.path, 1).prepared
         self.side = "validation" if "validation" in trained.facts.samples else "train"
         self._trained, self._samples = trained, Samples(prepared, self.side)
+        self._relative = getattr(trained.task(), "relative", False)
         self._parts = Parts(self._samples, trained.task(), trained.recipe.seed, 0, 1, trained.recipe.train.max_tokens)
         step = -(-len(self._parts) // _TIMED)
         self._timed = [self._parts[number] for number in range(0, len(self._parts), step)]
@@ -175,6 +187,7 @@ class _Samples:
         count = sum(len(part.ids) for part in self._timed)
         timed = f"{len(self._timed)} micro-batches of {count} {self.side} samples, the median of {_ROUNDS} rounds"
         of = f"metrics of {len(self._samples):,} samples; " if self.side == "validation" else ""
+        of = "no metrics, which are beside the model that the run began with; " if self._relative else of
         return f"in fp32 on this CPU; {of}speed of {timed}"
 
     def inputs(self) -> dict[str, Any]:
@@ -196,10 +209,10 @@ class _Samples:
         ]
 
     def _metrics(self, model: Any) -> dict[str, float]:
-        if self.side != "validation":
+        if self.side != "validation" or self._relative:
             return {}
         made = self._outputs(model, self._parts)
-        found: dict[str, float] = self._trained.task().metrics(made)
+        found: dict[str, float] = self._task(model).metrics(made)
         return {name: value for name, value in found.items() if "/" not in name}
 
     def _outputs(self, model: Any, parts: Any) -> Any:
@@ -208,7 +221,18 @@ class _Samples:
         from launcher.run import evaluation
         from launcher.run.process import Process
 
-        return evaluation.outputs(model, self._trained.task(), parts, Process(0, 1, torch.device("cpu")), "fp32")
+        if self._relative:
+            with torch.no_grad():
+                return [model(**part.batch["inputs"]) for part in parts]
+        return evaluation.outputs(model, self._task(model), parts, Process(0, 1, torch.device("cpu")), "fp32")
+
+    def _task(self, model: Any) -> Any:
+        """The run's task, which is told how a decoder begins. What else it could find of a model is to make training
+        cheaper: no ONNX session has it, and models are compared in what they do without."""
+        task = self._trained.task()
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            task.attach(model, self._parts[0].batch)
+        return task
 
 
 def _bytes(model: "torch.nn.Module") -> int:
@@ -255,7 +279,7 @@ def _show(rows: Sequence[Measured], notes: Sequence[str], console: Console) -> N
     table = Table(box=None, pad_edge=False)
     table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name.replace("_", " "), justify="right", overflow="fold")
     for cells in _cells(rows):
         table.add_row(*cells)
     console.print(table)

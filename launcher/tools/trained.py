@@ -36,6 +36,25 @@ class Trained:
         return task
 
 
+def beside_best(folder: RunFolder, saved: Saved, which: str | int) -> str | None:
+    """A note where the best was asked for, and the best evaluation was at a step whose weights were not kept."""
+    from launcher.run import watch
+
+    recipe = load.recipe(folder.recipe).value
+    evaluate, name = recipe.evaluate, f"eval/{recipe.evaluate.metric}"
+    told = {line["step"]: line[name] for line in folder.lines() if "loss" not in line and name in line}
+    if which != "best" or not told:
+        return None
+    facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
+    directions = kinds.of("tasks", recipe.task).Task(recipe.task, facts).directions()
+    found = {step: watch.value({evaluate.metric: value}, evaluate, directions) for step, value in told.items()}
+    step = min(found, key=found.__getitem__)
+    if found.get(saved.step) == found[step]:
+        return None
+    what = f"{evaluate.metric.replace('_', ' ')} was best at step {step}, of which no checkpoint is there"
+    return f"note: {what}: step {saved.step} is taken (evaluate.save_best keeps the best)"
+
+
 def load_run(run: str, which: str | int) -> Trained:
     """The model of a checkpoint (best, latest, or a step). The data that it was trained on is not needed. Raises
     UserError."""

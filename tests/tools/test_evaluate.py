@@ -40,6 +40,7 @@ def test_the_metrics_are_those_of_the_run_and_stand_in_the_file(told, in_sorter)
     assert found["metrics"] == expected
     assert found["step"] == 40
     assert set(found["baseline"]) == {"majority_class"}
+    assert told.splitlines()[0] == "checkpoint of step 40"
     assert "runs/sorter/report/evaluation-40.json and runs/sorter/report/confusion-40.png" in told
 
 

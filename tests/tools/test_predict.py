@@ -12,6 +12,7 @@ from rich.console import Console
 
 from launcher.config.errors import UserError
 from launcher.tools import predict as tool
+from launcher.tools import small
 
 HELD = "{kind: jsonl, path: held.jsonl, text: body}"
 pytestmark = pytest.mark.usefixtures("in_sorter")
@@ -68,7 +69,7 @@ def test_a_row_that_cannot_be_used_keeps_its_line_where_it_is_to_be_skipped(tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "out"]
 
 
-def test_documents_without_a_token_keep_their_lines(tmp_path):
+def test_documents_without_a_token_keep_their_lines_however_many_are_held_at_once(tmp_path, monkeypatch):
     recipe = support.mlm(
         "words", train__steps=1, tokenizer={"kind": "train", "algorithm": "wordpiece", "vocab_size": 90}
     )
@@ -78,6 +79,33 @@ def test_documents_without_a_token_keep_their_lines(tmp_path):
     assert [line["text"] for line in lines] == ["the first", " ", "the last"]
     assert lines[1]["error"] == "there is no token in it"
     assert lines[0]["loss"] >= 0
+    monkeypatch.setattr(tool, "_ROWS", 1)
+    alone = predicted(tmp_path / "a.jsonl", tmp_path / "alone.jsonl", run="runs/words")
+    assert [line.get("loss") for line in alone] == pytest.approx([line.get("loss") for line in lines], abs=1e-5)
+
+
+def test_the_file_is_named_with_the_number_of_its_lines(tmp_path, printed):
+    (tmp_path / "a.txt").write_text("the first\nthe last\n")
+    to = tmp_path / "out.jsonl"
+    lines = printed(lambda console: tool.predict("runs/sorter", 40, str(tmp_path / "a.txt"), to, console))
+    assert "".join(lines) == f"2 predictions in {to}"
+    assert all(len(str(json.loads(line)["probability"])) <= len("0.123456") for line in to.read_text().splitlines())
+
+
+def test_completions_are_written_and_scored_without_the_prepared_data(tmp_path, monkeypatch):
+    task = {"kind": "reward", "reward": "launcher.tasks._rewards:vowels", "max_new_tokens": 4, "completions": 2}
+    model = {"kind": "config", "type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 48}
+    recipe = support.mlm("policy", task=task, model=model, data__max_length=14, train__steps=1)
+    support.launcher("run", support.write(recipe, str(tmp_path / "policy.yaml")), "--ranks", 1)
+    (tmp_path / "a.txt").write_text("the first\nthe last\n")
+    with monkeypatch.context() as patch:
+        patch.setenv("LAUNCHER_CACHE", str(tmp_path / "empty"))
+        lines = predicted(tmp_path / "a.txt", tmp_path / "out.jsonl", run="runs/policy")
+    assert [(len(line["completions"]), len(line["rewards"])) for line in lines] == [(2, 2)] * 2
+    small.export("runs/policy", "latest", tmp_path / "out", "1GiB", small.Wanted(prune=0.1), Console(quiet=True))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| model | MiB | samples/s |\n" in card
+    assert "no metrics, which are beside the model that the run began with" in card
 
 
 def test_without_a_file_to_make_the_lines_are_printed(tmp_path):
