@@ -93,7 +93,12 @@ def trained(tmp_path_factory, bert, words):
     for step, loss in ((2, 3.0), (4, 1.0), (6, 2.0)):
         model = bert(seed=step)
         tensors = {f"model.{name}": p.detach().clone() for name, p in model.named_parameters()}
-        state = {"step": step, "data": "", "evaluation": {"eval/loss": loss}, "watched": {"value": loss}}
+        state = {
+            "step": step,
+            "data": "",
+            "evaluation": {"eval/loss": loss},
+            "watched": {"metric": "loss", "value": loss},
+        }
         state |= {"samples": 0, "tokens": 0, "seconds": 0.0, "ranks": 1, "strategy": "single"}
         checkpoint.save(folder, tensors, json.loads(json.dumps(state)), 9, process)
         weights[step] = model.state_dict()
