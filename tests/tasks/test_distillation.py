@@ -191,6 +191,14 @@ def test_a_step_that_is_gone_is_told_where_its_weights_are_needed(workspace, key
     assert [problem.key for problem in runs.missing(recipe, resumes)] == told
 
 
+@pytest.mark.parametrize(("task", "expected"), [("causal_lm", True), ("reward", False)])
+def test_a_reference_is_the_model_as_it_began(workspace, task, expected):
+    task = {"kind": "reward", "reward": "launcher.tasks._rewards:vowels"} if task == "reward" else task
+    model = {"kind": "run", "run": "runs/first"}
+    recipe = load.recipe(support.write(support.mlm("second", model=model, task=task, tokenizer=None))).value
+    assert runs.replaced(recipe) == expected
+
+
 def _saved(run, step):
     folder = run / "checkpoints" / f"step-{step:08}"
     folder.mkdir(parents=True)
