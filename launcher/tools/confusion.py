@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -50,7 +51,7 @@ def draw(counts: Sequence[Sequence[int]], labels: Sequence[str], title: str, fil
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    plain = {"parse_math": False}  # labels may have dollars in them
+    plain: dict[str, Any] = {"parse_math": False}  # labels may have dollars in them
     axes.set_xticks(range(len(names))[some], names[some], rotation=90 if len(names) > 4 else 0, **plain)
     axes.set_yticks(range(len(names))[some], names[some], **plain)
     axes.set(xlabel="found", ylabel="truth")

@@ -76,7 +76,8 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, wanted:
             {"original": (original, _bytes(original)), str(wanted): (made, _weights(aside))},
         )
         plain.add_inputs(trained.folder, trained.recipe, aside)
-        told = [*notes, card.table(_head(rows), _cells(rows)), samples.what]
+        given = _given(trained, samples) if wanted.onnx else []
+        told = [*given, *notes, card.table(_head(rows), _cells(rows)), samples.what]
         text = card.small(trained, original, str(wanted), _lines(trained, wanted), told)
         (aside / "README.md").write_text(text, encoding="utf-8")
         for file in aside.iterdir():
@@ -261,6 +262,17 @@ def _lines(trained: Trained, wanted: Wanted) -> list[str]:
         load = "model = int8.load(folder)" if wanted.int8 else f"model = {auto}.from_pretrained(folder)"
         ask += ["print(model(**inputs))"] if ask else []
     return [*begin, "", *folder, load, *ask]
+
+
+def _given(trained: Trained, samples: "_Samples") -> list[str]:
+    """What a graph is given of images: plain onnxruntime brings nothing that could make it."""
+    (name, values), *more = samples.inputs().items()
+    task: Any = trained.recipe.inner_task
+    if more or len(trained.facts.shape) != 3 or not hasattr(task, "mean"):
+        return []
+    shape = ", ".join(["samples", *map(str, values.shape[1:])])
+    how = f"pixels from 0 to 1, less the mean {task.mean}, over the deviation {task.std}, each by channel"
+    return [f"Its input is `{name}`, float32 of shape ({shape}): {how}."]
 
 
 def _head(rows: Sequence[Measured]) -> tuple[str, ...]:

@@ -220,6 +220,10 @@ def test_norms_that_became_groups_are_for_the_graph_alone(album, tmp_path, monke
     with pytest.raises(UserError, match=r"batch norms .* plain transformers does not know \(take --format onnx\)$"):
         exported(tmp_path / "none", "runs/group", int8=True)
     exported(tmp_path / "out", "runs/group", onnx=True)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "Its input is `pixel_values`, float32 of shape (samples, 1, 16, 12): pixels from 0 to 1, less the mean" in card
+    )
     images = torch.rand(3, 1, 16, 12, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = load_run("runs/group", "latest").model(pixel_values=images).logits
