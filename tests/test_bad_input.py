@@ -99,12 +99,14 @@ def test_a_value_of_the_wrong_type_is_refused(workspace):
 
 
 def test_several_mistakes_are_told_in_one_go(workspace):
-    support.write(support.mlm(train__steps="many", train__global_bach=24, sinks=["consol"], optimizer={"kind": "adam"}))
+    support.write(
+        support.mlm(train__steps="many", train__global_bach=24, sinks=["consol"], optimizer={"kind": "adamv"})
+    )
     told = [
         "'task.mask_rate=2': task.mask_rate: should be less than 1, or a map of keys and values",
         f"recipe.yaml:{line_of('global_bach')}: train.global_bach: unknown key (did you mean global_batch?)",
         f"recipe.yaml:{line_of('many')}: train.steps: should be a valid integer",
-        f"recipe.yaml:{line_of('kind: adam')}: optimizer: unknown kind 'adam' (did you mean adamw?)",
+        f"recipe.yaml:{line_of('kind: adamv')}: optimizer: unknown kind 'adamv' (did you mean adam?)",
         f"recipe.yaml:{line_of('consol')}: sinks.0: unknown kind 'consol' (did you mean console?)",
     ]
     refused("plan", told, "task.mask_rate=2")

@@ -22,7 +22,15 @@ def tiny(vocab_size, num_labels=None, dropout=0.1):
     return torch.nn.Sequential(*layers)
 
 
-@pytest.fixture(params=kinds.available("models"))
+def _config(kind):
+    return kinds.module("models", kind).Config
+
+
+KINDS = kinds.available("models")
+TRANSFORMERS = [kind for kind in KINDS if issubclass(_config(kind), TransformersConfig)]
+
+
+@pytest.fixture(params=KINDS)
 def made(request, saved, trained, monkeypatch):
     """A kind's module and its smallest configuration."""
     module = kinds.module("models", request.param)
@@ -39,12 +47,6 @@ def fits(request, made, need, images):
     if made[0].__name__.endswith("small"):
         return images((2, 8, 8)) if request.param else images((5,))
     return need(request.param)
-
-
-@pytest.fixture
-def transformers_only(made):
-    if not issubclass(made[0].Config, TransformersConfig):
-        pytest.skip("no transformers model")
 
 
 def inputs(fits):
@@ -66,9 +68,8 @@ def test_it_refuses_a_key_it_does_not_know_at_the_latest_when_it_is_built(made, 
         module.build(config(no_such_key=1), fits)
 
 
+@pytest.mark.parametrize("made", [kind for kind in KINDS if "dropout" in _config(kind).model_fields], indirect=True)
 def test_it_refuses_a_dropout_that_is_no_share(made):
-    if "dropout" not in made[0].Config.model_fields:
-        pytest.skip("its dropout is the user's own matter")
     with pytest.raises(ValidationError, match="dropout"):
         made[1](dropout=1.0)
 
@@ -106,14 +107,16 @@ def test_its_weights_are_of_single_precision(made, fits):
     assert {p.dtype for p in module.build(config(), fits)[0].parameters()} == {torch.float32}
 
 
-def test_a_classifier_is_told_its_labels(made, need, transformers_only):
+@pytest.mark.parametrize("made", TRANSFORMERS, indirect=True)
+def test_a_classifier_is_told_its_labels(made, need):
     module, config = made
     model, _ = module.build(config(), need(labels=True))
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert model(input_ids=torch.tensor([[1, 5, 2]])).logits.shape == (1, 3)
 
 
-def test_a_dropout_reaches_the_model(made, need, transformers_only):
+@pytest.mark.parametrize("made", TRANSFORMERS, indirect=True)
+def test_a_dropout_reaches_the_model(made, need):
     module, config = made
     model, _ = module.build(config(dropout=0.25), need())
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}

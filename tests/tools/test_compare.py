@@ -107,7 +107,11 @@ def test_the_best_checkpoint_is_told_where_it_is_not_the_last(in_sorter, printed
     assert told == []
     state = in_sorter / "checkpoints" / "step-00000020" / "state.json"
     kept = state.read_text()
-    state.write_text(json.dumps(json.loads(kept) | {"evaluation": {"eval/loss": 0.1}, "watched": {"value": 0.1}}))
+    state.write_text(
+        json.dumps(
+            json.loads(kept) | {"evaluation": {"eval/loss": 0.1}, "watched": {"metric": "eval/loss", "value": 0.1}}
+        )
+    )
     told = [line for line in printed(lambda console: compare([in_sorter], console), 120) if line.startswith("best")]
     state.write_text(kept)
     assert told == ["best: sorter loss 0.1000 at step 20"]
