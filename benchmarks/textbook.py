@@ -59,9 +59,9 @@ def topics() -> Iterator[Row]:
     ]
     data += ["data.max_length=64", "train.epochs=3"]
     ways = {
-        "frozen": (f"model={{kind: pretrained, name: {weights}, freeze: [bert]}}", "optimizer.lr=5e-3"),
-        "LoRA": (f"model.name={weights}", "optimizer.lr=2e-3"),
-        "full": (f"model={{kind: pretrained, name: {weights}}}", "optimizer.lr=2e-4"),
+        "frozen": (f"model={{name: {weights}, freeze: [bert], adapter: null}}", "optimizer.lr=5e-3"),
+        "LoRA": (f"model.name={weights}", "optimizer.lr=5e-3"),
+        "full": (f"model={{name: {weights}, adapter: null}}", "optimizer.lr=1e-4"),
     }
     for way, keys in ways.items():
         keys = (*keys, f"name=topics-{way.lower()}")
