@@ -50,13 +50,23 @@ class FilesConfig(SourceConfig):
 
 def files(config: FilesConfig, key: str) -> list[Path]:
     """Every file of `path`, sorted, each once. Raises UserError for a pattern without a file."""
-    patterns = [config.path] if isinstance(config.path, str) else config.path
+    return _matched(config.path, Path.is_file, "file", key)
+
+
+def folders(config: FilesConfig, key: str) -> list[Path]:
+    """Every folder of `path`, sorted, so that one within another comes after it. Raises UserError for a pattern without
+    a folder."""
+    return _matched(config.path, Path.is_dir, "folder", key)
+
+
+def _matched(path: str | list[str], wanted: Callable[[Path], bool], what: str, key: str) -> list[Path]:
+    patterns = [path] if isinstance(path, str) else path
     found: set[Path] = set()
     for pattern in patterns:
         here = [Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True)]  # noqa: PTH207
-        here = [path for path in here if path.is_file()]
+        here = [path for path in here if wanted(path)]
         if not here:
-            raise UserError(Problem(f"{key}.path", f"{pattern}: no such file"))
+            raise UserError(Problem(f"{key}.path", f"{pattern}: no such {what}"))
         found.update(here)
     return sorted(found)
 

@@ -1,6 +1,5 @@
 """Images in folders: the folder that one lies in is its label."""
 
-import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -8,16 +7,15 @@ from typing import Literal
 from launcher.config.errors import Problem, UserError
 from launcher.data import Bad, Part, Row, _own
 from launcher.data._images import decoded
-from launcher.data._source import SourceConfig, file_hash, fingerprint_of, grouped
+from launcher.data._source import FilesConfig, file_hash, fingerprint_of, folders, grouped
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
-class Config(SourceConfig):
+class Config(FilesConfig):
     """`path`: a folder or glob of folders, or a list of them, each with a folder for each label."""
 
     kind: Literal["image_folder"] = "image_folder"
-    path: str | list[str]
 
 
 def fingerprint(config: Config, key: str) -> str:
@@ -32,7 +30,7 @@ def parts(config: Config, key: str) -> list[Part]:
 
 def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
     _own.check(config, columns, ("image", "label"), key)
-    roots = _folders(config, key)
+    roots = folders(config, key)
     for file in map(Path, part.files):
         root = next(root for root in reversed(roots) if file.is_relative_to(root))
         label, *inside = file.relative_to(root).parts
@@ -50,22 +48,9 @@ def _row(file: Path, label: str | None, columns: Sequence[str]) -> Row | Bad:
         return Bad(str(file), str(error))
 
 
-def _folders(config: Config, key: str) -> list[Path]:
-    """Sorted, so that one within another comes after it. Raises UserError for a pattern without a folder."""
-    patterns = [config.path] if isinstance(config.path, str) else config.path
-    found: set[Path] = set()
-    for pattern in patterns:
-        here = [Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True)]  # noqa: PTH207
-        here = [path for path in here if path.is_dir()]
-        if not here:
-            raise UserError(Problem(f"{key}.path", f"{pattern}: no such folder"))
-        found.update(here)
-    return sorted(found)
-
-
 def _images(config: Config, key: str) -> list[tuple[Path, Path]]:
     """Every image once, sorted: a folder, and the name below it. Raises UserError where there is none."""
-    roots, found = _folders(config, key), dict[Path, tuple[Path, Path]]()
+    roots, found = folders(config, key), dict[Path, tuple[Path, Path]]()
     for root in roots:
         files = (path for path in root.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
         found |= {file: (root, file.relative_to(root)) for file in sorted(files)}
