@@ -27,9 +27,9 @@ def unigram_entropy(columns: Iterable[pa.ChunkedArray], special_ids: Sequence[in
     return float(-(shares * np.log(shares)).sum())
 
 
-class Language:
-    """A task gives `logits(model, batch)`, of shape (n, vocabulary), for the n labels of `batch["labels"]`, of which
-    `batch["rows"]` tells the sample."""
+class Tokens:
+    """One of several classes for each of the n labels of `batch["labels"]`: a task gives `logits(model, batch)`, of
+    shape (n, classes)."""
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         raise NotImplementedError
@@ -43,6 +43,10 @@ class Language:
         labels = batch["labels"]
         loss = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
         return loss, float((labels != IGNORE).sum())
+
+
+class Language(Tokens):
+    """Classes are the vocabulary; `batch["rows"]` tells the sample of each label."""
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
         import torch

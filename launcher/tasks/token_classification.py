@@ -16,7 +16,20 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin
 from launcher.contract import random
 from launcher.prepare.encoded import Encoded
-from launcher.tasks import IGNORE, Batch, Directions, Features, Outputs, Row, Sample, _classes, _outputs, _tags, _text
+from launcher.tasks import (
+    IGNORE,
+    Batch,
+    Directions,
+    Features,
+    Outputs,
+    Row,
+    Sample,
+    _classes,
+    _language,
+    _outputs,
+    _tags,
+    _text,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +46,7 @@ class Config(Plugin):
     label_all: bool = False
 
 
-class Task:
+class Task(_language.Tokens):
     """`labels` of a sample: at each token a label, or IGNORE; `words`: at the first token of a word its number in the
     row, from 0, else -1."""
 
@@ -111,16 +124,6 @@ class Task:
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         """Shape (tokens of all samples, labels)."""
         return _text.full_precision(_text.logits_of(model(**batch["inputs"])).flatten(0, 1))
-
-    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
-        return self.loss_of(self.logits(model, batch), batch)
-
-    def loss_of(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
-        from torch.nn.functional import cross_entropy
-
-        labels = batch["labels"]
-        loss = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-        return loss, float((labels != IGNORE).sum())
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
         """`word`: the numbers of the words that have a token, in order, with the label of each and the one found."""
