@@ -15,7 +15,7 @@ from launcher.config.files import flush
 from launcher.data import Bad, Row
 from launcher.plan.plan import plural
 from launcher.tools.rows import KEY, parts, rows, source
-from launcher.tools.trained import Trained, beside_best, load_run
+from launcher.tools.trained import Trained, load_run, tell_best
 
 _ROWS, _SIZE = 8192, 2**24
 """Rows, and characters or bytes of them, that are held at once: rows of like length among them are computed together,
@@ -29,8 +29,7 @@ def predict(run: str, which: str | int, data: str, to: Path | None, console: Con
         what = "is there already (name another file)" if to.exists() else f"there is no folder {to.parent}"
         raise UserError(f"--to {to}: {what}")
     trained = load_run(run, which)
-    if note := beside_best(trained.folder, trained.saved, which):
-        console.print(note, highlight=False, soft_wrap=True)
+    tell_best(trained.folder, trained.saved, which, console)
     config = source(data, trained.recipe.data.train)
     every, model = parts(config), Predictor(trained)
     columns = ("predict", BarColumn(), "{task.fields[rows]:,} rows", TimeRemainingColumn())

@@ -22,7 +22,7 @@ from launcher.plan.plan import human
 from launcher.prepare import cache, ready
 from launcher.tools import card
 from launcher.tools import export as plain
-from launcher.tools.trained import Trained, beside_best, load_run
+from launcher.tools.trained import Trained, load_run, tell_best
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,8 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, wanted:
     line that says what was made. Raises UserError."""
     if not str(wanted):
         line = plain.export(run, which, to, shard_size, console)
-        _note(RunFolder(Path(run)), which, console)
+        folder = RunFolder(Path(run))
+        tell_best(folder, folder.saved(which), which, console)
         return line
     to = to or Path(run) / f"export-{wanted}"
     final = plain.place(to)
@@ -83,15 +84,10 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, wanted:
         for file in aside.iterdir():
             file.chmod((aside / "README.md").stat().st_mode)  # safetensors lets the owner alone read
     _show(rows, [*notes, samples.what], console)
-    _note(trained.folder, which, console)
+    tell_best(trained.folder, trained.saved, which, console)
     return (
         f"{to}: {human(rows[1].size)} of weights, {human(rows[0].size)} before; checkpoint of step {trained.saved.step}"
     )
-
-
-def _note(folder: RunFolder, which: str | int, console: Console) -> None:
-    if note := beside_best(folder, folder.saved(which), which):
-        console.print(note, highlight=False, soft_wrap=True)
 
 
 def _check(trained: Trained, wanted: Wanted) -> None:
@@ -198,25 +194,25 @@ class _Samples:
     def measure(self, models: dict[str, tuple[Any, int]]) -> list[Measured]:
         """Each model by name, beside its size. They are timed in turns, so that what else the machine does hits all."""
         seconds: dict[str, list[float]] = {name: [] for name in models}
+        tasks = {name: self._task(model) for name, (model, _) in models.items()}
         for _ in range(1 + _ROUNDS):
             for name, (model, _) in models.items():
                 begin = time.perf_counter()
-                self._outputs(model, self._timed)
+                self._outputs(model, tasks[name], self._timed)
                 seconds[name].append(time.perf_counter() - begin)
         count = sum(len(part.ids) for part in self._timed)
         return [
-            Measured(name, size, count / statistics.median(seconds[name][1:]), self._metrics(model))
+            Measured(name, size, count / statistics.median(seconds[name][1:]), self._metrics(model, tasks[name]))
             for name, (model, size) in models.items()
         ]
 
-    def _metrics(self, model: Any) -> dict[str, float]:
+    def _metrics(self, model: Any, task: Any) -> dict[str, float]:
         if self.side != "validation" or self._relative:
             return {}
-        made = self._outputs(model, self._parts)
-        found: dict[str, float] = self._task(model).metrics(made)
+        found: dict[str, float] = task.metrics(self._outputs(model, task, self._parts))
         return {name: value for name, value in found.items() if "/" not in name}
 
-    def _outputs(self, model: Any, parts: Any) -> Any:
+    def _outputs(self, model: Any, task: Any, parts: Any) -> Any:
         import torch
 
         from launcher.run import evaluation
@@ -225,7 +221,7 @@ class _Samples:
         if self._relative:
             with torch.no_grad():
                 return [model(**part.batch["inputs"]) for part in parts]
-        return evaluation.outputs(model, self._task(model), parts, Process(0, 1, torch.device("cpu")), "fp32")
+        return evaluation.outputs(model, task, parts, Process(0, 1, torch.device("cpu")), "fp32")
 
     def _task(self, model: Any) -> Any:
         """The run's task, which is told how a decoder begins. What else it could find of a model is to make training

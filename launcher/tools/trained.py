@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
@@ -34,6 +36,12 @@ class Trained:
         if hasattr(type(task), "tokenizer"):  # of itself it would look for the prepared data's
             task.tokenizer = tokenizer.load(str(self.folder.tokenizer), "tokenizer")
         return task
+
+
+def tell_best(folder: RunFolder, saved: Saved, which: str | int, console: Console) -> None:
+    """Say it where the best was asked for and is not what is taken."""
+    if note := beside_best(folder, saved, which):
+        console.print(note, highlight=False, soft_wrap=True)
 
 
 def beside_best(folder: RunFolder, saved: Saved, which: str | int) -> str | None:
