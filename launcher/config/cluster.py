@@ -1,24 +1,182 @@
 """The cluster profile: where to train."""
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from launcher.config.types import Strict
 
 Auto = Literal["auto"]
+Whole = Annotated[int, Field(gt=0)]
+Number = Annotated[float, Field(gt=0)]
+
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<fields>\d+(?::\d+){0,2})")
+
+
+def time_limit(text: str) -> int:
+    """The seconds of a time limit as Slurm reads it: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
+    days-hours:minutes or days-hours:minutes:seconds. Raises ValueError."""
+    found = _TIME.fullmatch(text)
+    if not found:
+        raise ValueError(f"{text!r} is no time limit (such as 90, 12:00:00 or 2-00:00:00)")
+    fields = [int(field) for field in found["fields"].split(":")]
+    if found["days"] is not None:
+        units = (3600, 60, 1)
+    else:
+        units = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}[len(fields)]
+    return int(found["days"] or 0) * 86400 + sum(n * unit for n, unit in zip(fields, units, strict=False))
+
+
+def _is_time(value: str) -> str:
+    if value.upper() not in ("UNLIMITED", "INFINITE"):
+        time_limit(value)
+    return value
+
+
+def _range(value: Any) -> Any:
+    """`2:4`: at least 2, at most 4."""
+    found = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
+    if isinstance(value, bool) or not isinstance(value, int | tuple | list) and not found:
+        raise PydanticCustomError("nodes", "a number of nodes, or the least and the most, such as 2:4")
+    if isinstance(value, tuple | list):
+        return tuple(value)
+    least, most = (int(found[1]), int(found[2])) if found else (value, value)
+    if not 0 < least <= most:
+        raise PydanticCustomError("nodes", "at least 1, and the least before the most, such as 2:4")
+    return least, most
+
+
+def _one_line(value: str) -> str:
+    if not value or not value.isprintable():
+        raise ValueError("should be one line of printable characters")
+    return value
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+"""A value that stands in a script: one line; it is quoted there."""
+Time = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v), AfterValidator(_is_time)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Nodes = Annotated[tuple[int, int], BeforeValidator(_range)]
+
+
+class Container(Strict):
+    """What the ranks run in. apptainer: `image` is a file or a URI; pyxis: what `srun --container-image` takes (enroot).
+    `mounts`: `/path` or `/path:/inside`; the run folder, the current folder and the cache are mounted by themselves.
+    `python`: the interpreter inside that has the launcher."""
+
+    kind: Literal["apptainer", "pyxis"]
+    image: Line
+    mounts: list[Line] = []
+    python: Line = "python3"
+    options: list[Line] = []
+
+
+class Mail(Strict):
+    user: Line
+    type: Line = "END,FAIL"
+
+
+class Slurm(Strict):
+    """What Slurm is asked for. `gres`: a GRES such as gpu:a100:8, in the form of `--gres`; auto: gpu:<devices_per_node>
+    where the device is cuda (`gpus_per_node` asks with --gpus-per-node instead; none: not at all). `setup`: lines of
+    shell that run on the first node before anything else, as they stand; `modules`: loaded before them.
+    `leave`: seconds before the end of the time limit at which the run saves and makes way. `requeue`: how it comes back:
+    by `scontrol requeue`, by a job chained to this one where a site forbids that, or never. `spares`: nodes held in
+    reserve, that take the place of lost ones. `options`: further options of sbatch, as they stand."""
+
+    partition: Line | None = None
+    account: Line | None = None
+    qos: Line | None = None
+    time: Time | None = None
+    constraint: Line | None = None
+    gres: Line = "auto"
+    exclusive: bool = False
+    cpus_per_node: Whole | None = None
+    memory_per_node: Line | None = None
+    mail: Mail | None = None
+    modules: list[Line] = []
+    setup: list[Line] = []
+    container: Container | None = None
+    python: Line | None = None
+    leave: Whole = 120
+    requeue: Literal["requeue", "chain", "never"] = "requeue"
+    max_requeues: int = Field(100, ge=0)
+    spares: int = Field(0, ge=0)
+    options: list[Line] = []
+
+
+class Ssh(Strict):
+    """The hosts, by the names that they call each other, the first the one that others meet at. `options`: of ssh, such
+    as -p or -i. `python`: the interpreter there (default: the path of the one here); the current folder and the cache
+    are on a disk that all of them share."""
+
+    hosts: list[Line] = Field(min_length=1)
+    options: list[Line] = []
+    python: Line | None = None
+
+
+class Scratch(Strict):
+    """`shared`: a folder that all nodes see, for the cache of prepared data; `local`: one that each node has for itself,
+    for what lives as long as a job."""
+
+    shared: Line | None = None
+    local: Line | None = None
+
+
+class Links(Strict):
+    """Bytes between two devices, in gigabytes a second and one way: of one node, and of two."""
+
+    within_node: Number | None = None
+    between_nodes: Number | None = None
 
 
 class Cluster(Strict):
-    """`memory_per_device` in GiB; `peak_tflops` of one device in the precision of the recipe."""
+    """`nodes`: how many, or the least and the most, such as 2:4: a job that shrinks and grows as nodes are lost and come
+    back. `memory_per_device` in GiB (of the whole machine for cpu); `peak_tflops` of one device in the precision of the
+    recipe; `interface`: the network interface for gloo and NCCL; `timeout`: minutes that ranks wait for each other
+    before they give up; `hours_between_failures`: of one node, the mean."""
 
     name: str = "local"
-    kind: Literal["local"] = "local"
-    nodes: Literal[1] = 1
-    devices_per_node: Auto | Annotated[int, Field(gt=0)] = "auto"
+    kind: Literal["local", "slurm", "ssh"] = "local"
+    nodes: Nodes = (1, 1)
+    devices_per_node: Auto | Whole = "auto"
     device: Auto | Literal["cpu", "cuda", "xpu", "mps"] = "auto"
-    memory_per_device: Auto | Annotated[float, Field(gt=0)] = "auto"
-    peak_tflops: Auto | Annotated[float, Field(gt=0)] = "auto"
-    interface: str = "auto"
-    env: dict[str, str] = {}
+    memory_per_device: Auto | Number = "auto"
+    peak_tflops: Auto | Number = "auto"
+    interface: Line = "auto"
+    env: dict[Variable, Line | Literal[""]] = {}
     max_restarts: int = Field(0, ge=0)
+    timeout: Number = 30
+    hours_between_failures: Number | None = None
+    links: Links = Links()
+    scratch: Scratch = Scratch()
+    slurm: Slurm | None = None
+    ssh: Ssh | None = None
+
+    @property
+    def elastic(self) -> bool:
+        return self.nodes[0] < self.nodes[1]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Cluster":
+        """What belongs together. A login node cannot look at the devices of the others."""
+        for kind in ("slurm", "ssh"):
+            given = getattr(self, kind) is not None
+            if given and self.kind != kind:
+                raise PydanticCustomError("kind", "{kind}: is of a cluster of kind {kind}", {"kind": kind})
+        if self.kind == "local" and self.nodes != (1, 1):
+            raise PydanticCustomError("nodes", "nodes: a local cluster is one node (kind: slurm or ssh have more)")
+        if self.kind != "local":
+            told = {"device": self.device, "devices_per_node": self.devices_per_node}
+            told["memory_per_device"] = self.memory_per_device
+            missing = ", ".join(key for key, value in told.items() if value == "auto")
+            if missing:
+                what = "{missing}: cannot be found from here for a cluster of kind {kind} (write them down)"
+                raise PydanticCustomError("auto", what, {"missing": missing, "kind": self.kind})
+        if self.kind == "ssh" and self.ssh is None:
+            raise PydanticCustomError("ssh", "ssh: missing (its hosts)")
+        if self.ssh is not None and not self.nodes[1] <= len(self.ssh.hosts):
+            raise PydanticCustomError("nodes", "nodes: more than there are hosts")
+        return self
