@@ -55,6 +55,7 @@ def make(path: Path, size: dict[str, int], ranks: int) -> None:
 def save(path: Path, size: dict[str, int], rank: int, ranks: int, store: str) -> None:
     """One rank's share of a checkpoint: its rows of each parameter and of both moments."""
     import torch
+    import torch.distributed as dist
     import transformers
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
@@ -66,7 +67,7 @@ def save(path: Path, size: dict[str, int], rank: int, ranks: int, store: str) ->
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     for moment in ("exp_avg", "exp_avg_sq"):
         tensors |= {f"optimizer.{name}.{moment}": torch.zeros_like(p) for name, p in model.named_parameters()}
-    at = process.connect(process.Place(rank, ranks, rank, ranks), "cpu", f"{store}/store")
+    at = process.connect(process.Place(rank, ranks, rank, ranks), "cpu", dist.FileStore(f"{store}/store", ranks))
     if ranks > 1:
         mesh = init_device_mesh("cpu", (ranks,))
         tensors = {name: distribute_tensor(tensor, mesh, [Shard(0)]) for name, tensor in tensors.items()}

@@ -54,10 +54,12 @@ def _receive(rank: int, pipe: Any) -> Any:
 
 
 def _child(rank: int, world: int, store: str, answer: Any, function: Any, arguments: Any) -> None:
+    import torch.distributed as dist
+
     from launcher.run import process
 
     try:
-        at = process.connect(process.Place(rank, world, rank, world), "cpu", store)
+        at = process.connect(process.Place(rank, world, rank, world), "cpu", dist.FileStore(store, world))
         value = function(at, *arguments)
         answer.send((None, value))
         at.close()

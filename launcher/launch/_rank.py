@@ -22,6 +22,8 @@ def entry(launch: Launch, meeting: str) -> dict[str, Any]:
 
 def _live(launch: Launch, meeting: Path) -> dict[str, Any]:
     os.environ.update(launch.env)
+    import torch.distributed as dist
+
     from launcher import worker
     from launcher.run import process
     from launcher.run.stop import Stop
@@ -33,7 +35,8 @@ def _live(launch: Launch, meeting: Path) -> dict[str, Any]:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     connected = None
     try:
-        connected = process.connect(at, launch.device, store=str(meeting / f"store-{attempt}"))
+        store = dist.FileStore(str(meeting / f"store-{attempt}"), at.world)
+        connected = process.connect(at, launch.device, store)
         if launch.job == "evaluate":
             return {"code": 0, "told": worker.evaluate(launch.folder, connected, launch.checkpoint)}
         if launch.job == "measure":

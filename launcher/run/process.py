@@ -22,6 +22,7 @@ _STARTERS = {
     "MPI": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     "Slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
 }  # fmt: skip
+TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,12 @@ class Process:
             dist.destroy_process_group()
 
 
-def connect(at: Place, device: str | None = None, store: str | None = None) -> Process:
-    """Join the group. `device`: cpu to leave an accelerator alone. `store`: a file the ranks of one machine meet at, so
-    that nothing listens; without it they meet as the environment says (MASTER_ADDR, MASTER_PORT). The cores
-    are shared out, unless OMP_NUM_THREADS says how many each rank gets."""
+def connect(
+    at: Place, device: str | None = None, store: dist.Store | None = None, timeout: timedelta = TIMEOUT
+) -> Process:
+    """Join the group. `device`: cpu to leave an accelerator alone. `store`: where the ranks meet; without one they meet
+    as the environment says (MASTER_ADDR, MASTER_PORT). `timeout`: for which a rank waits for the others before it gives
+    up. The cores are shared out, unless OMP_NUM_THREADS says how many each rank gets."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() // at.local_world))
     accelerator = None if device == "cpu" else torch.accelerator.current_accelerator(check_available=True)
@@ -129,8 +132,8 @@ def connect(at: Place, device: str | None = None, store: str | None = None) -> P
         if at.local_world == at.world:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         backend = _backend(accelerator)
-        where = {"store": dist.FileStore(store, at.world)} if store else {"init_method": "env://"}
-        dist.init_process_group(backend, rank=at.rank, world_size=at.world, timeout=timedelta(minutes=30), **where)
+        where: dict[str, Any] = {"init_method": "env://"} if store is None else {"store": store}
+        dist.init_process_group(backend, rank=at.rank, world_size=at.world, timeout=timeout, **where)
     if accelerator is None:
         return Process(at.rank, at.world, torch.device("cpu"))
     torch.accelerator.set_device_index(at.local_rank)

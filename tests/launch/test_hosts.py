@@ -72,7 +72,7 @@ SCONTROL = {
     "a'b": "a'b",
     'a"b': 'a"b',
     "a[1-2]b[0]c[3-4]d[5-6]": "a1b0c3d5 a1b0c3d6 a2b0c3d5 a2b0c3d6 a1b0c4d5 a1b0c4d6 a2b0c4d5 a2b0c4d6",
-    "rack[1-2]n[01-02],rack3n[01,03-04],login[1]": "rack1n01 rack1n02 rack2n01 rack2n02 rack3n01 rack3n03 rack3n04 login1",
+    "r[1-2]n[01-02],r3n[01,03-04],login[1]": "r1n01 r1n02 r2n01 r2n02 r3n01 r3n03 r3n04 login1",
     "tux[0-3][0-1]": "tux00 tux01 tux10 tux11 tux20 tux21 tux30 tux31",
 }
 REFUSED = {
