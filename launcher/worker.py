@@ -20,7 +20,7 @@ from launcher.build import build
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
 from launcher.plan import layout, need
-from launcher.prepare import ready, tokenizer
+from launcher.prepare import lease, ready, tokenizer
 from launcher.run import evaluation, loop, process, watch
 from launcher.run.memory import Peak
 from launcher.run.process import Process
@@ -32,19 +32,20 @@ def train(folder: Path, at: Process, stop: Stop) -> int:
     """Train the run of a folder that `launcher.prepare.ready` has written. Returns 0, or 75 when told to stop."""
     run = ready.read(folder)
     with contextlib.ExitStack() as held:
-        problems, steps = at.share(_enter(run, held) if at.rank == 0 else None)
+        problems, steps = at.share(_enter(run, held, stop) if at.rank == 0 else None)
         if problems:  # told to all ranks, so that none waits for one that has left
             raise UserError(problems)
         resume = run.folder.saved(steps[-1]) if steps else None
         return _train(dataclasses.replace(run, resume=resume), at, stop)
 
 
-def _enter(run: ready.Ready, held: contextlib.ExitStack) -> tuple[list[str], list[int]]:
+def _enter(run: ready.Ready, held: contextlib.ExitStack, stop: Stop) -> tuple[list[str], list[int]]:
     """Rank 0 takes the right to write, and then looks which checkpoints are whole, for all ranks."""
     try:
-        held.enter_context(ready.hold(run.folder))
-    except UserError as error:
-        return [str(problem) for problem in error.problems], []
+        stop.lease = held.enter_context(ready.hold(run.folder))
+    except (UserError, lease.Lost) as error:
+        return [str(problem) for problem in getattr(error, "problems", [error])], []
+    run.folder.mend_metrics()  # of a start before, that was killed, when a scheduler began this one
     return [], [saved.step for saved in run.folder.whole()]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launcher.launch import execute
+from launcher.launch import elastic
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "modernbert")
 STRATEGIES = (
@@ -15,7 +15,7 @@ STRATEGIES = (
     "deepspeed.runtime.zero.muon.original_muon",  # imported by any start of it, with all of torch.compile
 )  # fmt: skip
 multiprocessing.set_forkserver_preload(
-    [*execute._PRELOAD, *STRATEGIES, *(f"transformers.models.{name}.modeling_{name}" for name in ARCHITECTURES)]
+    [*elastic._PRELOAD, *STRATEGIES, *(f"transformers.models.{name}.modeling_{name}" for name in ARCHITECTURES)]
 )
 
 

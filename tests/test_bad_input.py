@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 import support
-from filelock import FileLock
 
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
 from launcher.plan.folder import COMPLETE
-from launcher.prepare import ready
+from launcher.prepare import lease, ready
 
 RUN = Path("runs/tiny")
 OR_SKIP = "(or data.train.on_bad_row: skip, to leave such rows out)"
@@ -298,8 +297,9 @@ def test_metrics_damaged_in_the_middle_are_refused(trained):
 
 def test_a_run_folder_in_use_by_another_process_is_refused(trained):
     shutil.rmtree(FOURTH)
-    with FileLock(RUN / ".lock"):
-        refused("run", f"{RUN}: a run is writing into it now (wait for it, or choose another name)")
+    with lease.claim(RUN, ".writer") as held:
+        told = f"{RUN}: a run is writing into it now, {held.holder} (wait for it, or choose another name)"
+        refused("run", told)
 
 
 @pytest.fixture

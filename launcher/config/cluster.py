@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.types import Strict
@@ -22,10 +22,7 @@ def time_limit(text: str) -> int:
     if not found:
         raise ValueError(f"{text!r} is no time limit (such as 90, 12:00:00 or 2-00:00:00)")
     fields = [int(field) for field in found["fields"].split(":")]
-    if found["days"] is not None:
-        units = (3600, 60, 1)
-    else:
-        units = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}[len(fields)]
+    units = (3600, 60, 1) if found["days"] or len(fields) == 3 else (60, 1)
     return int(found["days"] or 0) * 86400 + sum(n * unit for n, unit in zip(fields, units, strict=False))
 
 
@@ -38,7 +35,7 @@ def _is_time(value: str) -> str:
 def _range(value: Any) -> Any:
     """`2:4`: at least 2, at most 4."""
     found = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
-    if isinstance(value, bool) or not isinstance(value, int | tuple | list) and not found:
+    if isinstance(value, bool) or (not isinstance(value, int | tuple | list) and not found):
         raise PydanticCustomError("nodes", "a number of nodes, or the least and the most, such as 2:4")
     if isinstance(value, tuple | list):
         return tuple(value)
@@ -62,7 +59,7 @@ Nodes = Annotated[tuple[int, int], BeforeValidator(_range)]
 
 
 class Container(Strict):
-    """What the ranks run in. apptainer: `image` is a file or a URI; pyxis: what `srun --container-image` takes (enroot).
+    """What the ranks run in. apptainer: `image` is a file or a URI; pyxis: what `srun --container-image` takes.
     `mounts`: `/path` or `/path:/inside`; the run folder, the current folder and the cache are mounted by themselves.
     `python`: the interpreter inside that has the launcher."""
 
@@ -81,9 +78,9 @@ class Mail(Strict):
 class Slurm(Strict):
     """What Slurm is asked for. `gres`: a GRES such as gpu:a100:8, in the form of `--gres`; auto: gpu:<devices_per_node>
     where the device is cuda (`gpus_per_node` asks with --gpus-per-node instead; none: not at all). `setup`: lines of
-    shell that run on the first node before anything else, as they stand; `modules`: loaded before them.
-    `leave`: seconds before the end of the time limit at which the run saves and makes way. `requeue`: how it comes back:
-    by `scontrol requeue`, by a job chained to this one where a site forbids that, or never. `spares`: nodes held in
+    shell that run on the first node before anything else, as they stand; `modules`: loaded before them. `leave`:
+    seconds before the end of the time limit at which the run saves and makes way. `requeue`: how it comes back: by
+    `scontrol requeue`, by a job chained to this one where a site forbids that, or never. `spares`: nodes held in
     reserve, that take the place of lost ones. `options`: further options of sbatch, as they stand."""
 
     partition: Line | None = None
@@ -118,8 +115,8 @@ class Ssh(Strict):
 
 
 class Scratch(Strict):
-    """`shared`: a folder that all nodes see, for the cache of prepared data; `local`: one that each node has for itself,
-    for what lives as long as a job."""
+    """`shared`: a folder that all nodes see, for the cache of prepared data; `local`: one that each node has for
+    itself, for what lives as long as a job."""
 
     shared: Line | None = None
     local: Line | None = None
@@ -133,8 +130,8 @@ class Links(Strict):
 
 
 class Cluster(Strict):
-    """`nodes`: how many, or the least and the most, such as 2:4: a job that shrinks and grows as nodes are lost and come
-    back. `memory_per_device` in GiB (of the whole machine for cpu); `peak_tflops` of one device in the precision of the
+    """`nodes`: how many, or the least and the most, such as 2:4: a job that shrinks when nodes are lost.
+    `memory_per_device` in GiB (of the whole machine for cpu); `peak_tflops` of one device in the precision of the
     recipe; `interface`: the network interface for gloo and NCCL; `timeout`: minutes that ranks wait for each other
     before they give up; `hours_between_failures`: of one node, the mean."""
 
@@ -154,6 +151,12 @@ class Cluster(Strict):
     scratch: Scratch = Scratch()
     slurm: Slurm | None = None
     ssh: Ssh | None = None
+    _given: str = PrivateAttr("local")
+
+    @property
+    def given(self) -> str:
+        """What --cluster said."""
+        return self._given
 
     @property
     def elastic(self) -> bool:
@@ -169,9 +172,8 @@ class Cluster(Strict):
         if self.kind == "local" and self.nodes != (1, 1):
             raise PydanticCustomError("nodes", "nodes: a local cluster is one node (kind: slurm or ssh have more)")
         if self.kind != "local":
-            told = {"device": self.device, "devices_per_node": self.devices_per_node}
-            told["memory_per_device"] = self.memory_per_device
-            missing = ", ".join(key for key, value in told.items() if value == "auto")
+            needed = ("device", "devices_per_node", "memory_per_device")
+            missing = ", ".join(key for key in needed if getattr(self, key) == "auto")
             if missing:
                 what = "{missing}: cannot be found from here for a cluster of kind {kind} (write them down)"
                 raise PydanticCustomError("auto", what, {"missing": missing, "kind": self.kind})

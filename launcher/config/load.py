@@ -64,7 +64,9 @@ def recipe(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Recipe]:
 
 def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
     """The cluster profile of a file, or the shipped one with this name. Raises UserError likewise."""
-    return _typed(Cluster, _find(file, "cluster"), overrides)
+    loaded = _typed(Cluster, _find(file, "cluster"), overrides)
+    loaded.value._given = str(file)
+    return loaded
 
 
 def shipped(folder: str) -> list[Path]:

@@ -3,59 +3,73 @@
 import os
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from launcher.config.errors import UserError
 from launcher.launch import Launch, failure
+from launcher.launch.elastic import Meeting
 
 
-def entry(launch: Launch, meeting: str) -> dict[str, Any]:
-    """Called by the elastic agent on each rank. `meeting`: a folder of this start, with the ranks' store and the stop
-    file. Returns what the launcher needs to know: `code`, and `problems` or what was `told`."""
+def entry(launch: Launch, meeting: Meeting) -> dict[str, Any]:
+    """Called by the elastic agent on each rank. Returns what the launcher needs to know: `code`, the `reason` for
+    leaving early, and `problems` or what was `told`."""
     started_by = os.getppid()
-    told = _live(launch, Path(meeting))
+    told = _live(launch, meeting)
     if os.getppid() != started_by:  # the launcher is dead: nobody would ever read what is returned
         os._exit(told["code"])
     return told
 
 
-def _live(launch: Launch, meeting: Path) -> dict[str, Any]:
+def _live(launch: Launch, meeting: Meeting) -> dict[str, Any]:
     os.environ.update(launch.env)
-    import torch.distributed as dist
-
     from launcher import worker
     from launcher.run import process
+    from launcher.run.checkpoint import Replaced
     from launcher.run.stop import Stop
 
-    stop = Stop(meeting / "stop")
+    stop = Stop.of(meeting.folder / "stop")
     stop.listen()
     at = process.place()
     _log(launch.folder, at.rank)
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     connected = None
     try:
-        store = dist.FileStore(str(meeting / f"store-{attempt}"), at.world)
-        connected = process.connect(at, launch.device, store)
+        connected = process.connect(at, launch.device, _store(meeting, at.world), timedelta(minutes=launch.timeout))
         if launch.job == "evaluate":
             return {"code": 0, "told": worker.evaluate(launch.folder, connected, launch.checkpoint)}
         if launch.job == "measure":
             return {"code": 0, "told": worker.measure(launch.folder, connected, stop, launch.steps)}
-        return {"code": worker.train(launch.folder, connected, stop)}
+        return {"code": worker.train(launch.folder, connected, stop), "reason": int(stop.heeded)}
     except UserError as error:
         return {"code": 2, "problems": [str(problem) for problem in error.problems]}
+    except Replaced as error:
+        return {"code": 1, "reason": int(stop.heeded), "problems": [str(error)]}
     except Exception as error:
         if failure.lost_a_peer(str(error)):
-            _let_the_cause_be_seen(stop)
+            _let_the_cause_be_seen(stop, meeting)
         raise
     finally:
         if connected is not None and sys.exc_info()[0] is None:
             connected.close()
 
 
-def _let_the_cause_be_seen(stop: Any) -> None:
-    """The agent names the first rank that it finds dead: one that only lost a peer waits until it is told to end."""
-    end = time.monotonic() + 5
+def _store(meeting: Meeting, world: int) -> Any:
+    """Where this attempt's ranks meet: a file of this machine, or what the first node serves. Each attempt has one of
+    its own, without the addresses of ranks that are dead; the port that the agents draw for it is its name."""
+    import torch.distributed as dist
+
+    attempt = "-".join(os.environ[name] for name in ("TORCHELASTIC_RESTART_COUNT", "MASTER_PORT", "WORLD_SIZE"))
+    if not meeting.port:
+        return dist.FileStore(str(meeting.folder / f"store-{attempt}"), world)
+    served = dist.TCPStore(meeting.host, meeting.port, is_master=False, timeout=timedelta(seconds=60))
+    return dist.PrefixStore(f"ranks-{attempt}", served)
+
+
+def _let_the_cause_be_seen(stop: Any, meeting: Meeting) -> None:
+    """The agent names the first rank that it finds dead: one that only lost a peer waits until it is told to end. Where
+    there are other nodes the cause may well be there."""
+    end = time.monotonic() + (1.5 if meeting.nodes[1] > 1 else 5)
     while time.monotonic() < end and not stop.told:
         time.sleep(0.02)
 

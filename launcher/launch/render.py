@@ -5,22 +5,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from launcher.config.cluster import Cluster
 from launcher.launch import Launch
 from launcher.plan.plan import Plan
 
 Via = Literal["elastic", "torchrun", "accelerate"]
+_INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
-def train(plan: Plan, env: Mapping[str, str], via: Via = "elastic") -> Launch:
+def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:
+    """The ranks of this machine, of as many machines as the plan has."""
+    lost = plan.nodes - plan.least_nodes
     return Launch(
         folder=Path(plan.folder),
-        ranks=plan.ranks,
+        ranks=plan.devices_per_node,
         device=plan.device,
         threads=plan.threads,
-        max_restarts=plan.max_restarts,
-        env=dict(env),
+        max_restarts=plan.max_restarts + lost,
+        timeout=cluster.timeout,
+        env=environment(cluster),
         argv=() if via == "elastic" else _argv(plan, via),
     )
+
+
+def environment(cluster: Cluster) -> dict[str, str]:
+    """What the profile sets in the environment of launchers and ranks."""
+    named = {} if cluster.interface == "auto" else dict.fromkeys(_INTERFACES, cluster.interface)
+    return {**named, **cluster.env}
 
 
 def evaluate(plan: Plan, env: Mapping[str, str], checkpoint: str | int) -> Launch:

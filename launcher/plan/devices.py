@@ -14,7 +14,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Devices:
-    """`memory`: bytes of one device (of the whole machine for cpu)."""
+    """Those of one node. `memory`: bytes of one device (of the whole machine for cpu)."""
 
     kind: str
     count: int
@@ -22,7 +22,11 @@ class Devices:
 
 
 def find(cluster: Cluster) -> Devices:
-    """The devices of this machine that the profile allows; where there is no accelerator, its CPU as one device."""
+    """The devices of this machine that the profile allows; where there is no accelerator, its CPU as one device. Those
+    of other machines are what the profile says."""
+    if cluster.kind != "local":
+        assert cluster.devices_per_node != "auto" and cluster.memory_per_device != "auto"
+        return Devices(cluster.device, cluster.devices_per_node, int(cluster.memory_per_device * GIB))
     gpus = [] if cluster.device == "cpu" else _nvidia()
     given = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
     if gpus and cluster.device in ("auto", "cuda"):
@@ -33,7 +37,7 @@ def find(cluster: Cluster) -> Devices:
 
 
 def count(cluster: Cluster) -> int:
-    """The ranks that a profile asks for: one a device, where it does not say."""
+    """The ranks of a node that a profile asks for: one a device, where it does not say."""
     return find(cluster).count if cluster.devices_per_node == "auto" else cluster.devices_per_node
 
 

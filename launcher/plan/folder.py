@@ -77,6 +77,16 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def cluster(self) -> Path:
+        """The profile that the run was last started with."""
+        return self.path / "cluster.yaml"
+
+    @property
+    def jobs(self) -> Path:
+        """Scripts of jobs, and what the nodes of each start tell each other; jobs.jsonl beside it tells their story."""
+        return self.path / "jobs"
+
+    @property
     def facts(self) -> Path:
         return self.path / "facts.json"
 

@@ -21,14 +21,18 @@ _BY_CLASS = ("precision", "recall", "f1")
 
 class Plan(Strict):
     """Bytes are bytes. `samples` and `tokens` are those of the whole run; None: not known before `launcher prepare`.
-    `micro_samples`: the most samples of full length in a micro-batch; `micro_batches`: how many a rank makes. `fill`:
-    the expected share of computed positions that are tokens. `sources`: of a mixture, each one's share of the samples
-    and the epochs it is gone through; `left_out`: rows of the corpus that gave no sample, by reason."""
+    `ranks`: of all `nodes`; an elastic run goes on with `least_nodes`. `micro_samples`: the most samples of full length
+    in a micro-batch; `micro_batches`: how many a rank makes. `fill`: the expected share of computed positions that are
+    tokens. `sources`: of a mixture, each one's share of the samples and the epochs it is gone through; `left_out`: rows
+    of the corpus that gave no sample, by reason."""
 
     name: str
     folder: str
     prepared: str | None
+    cluster: str = "local"
     nodes: int
+    least_nodes: int = 1
+    devices_per_node: int = 1
     ranks: int
     tensor_parallel: int
     device: str
@@ -84,11 +88,18 @@ def make(
     """The plan of a run. Raises UserError with every mistake that can be found without starting anything; `wrong`:
     those that have been found already."""
     found = devices.find(cluster)
-    count = ranks or devices.count(cluster)
+    least, nodes = cluster.nodes
+    per_node = ranks or devices.count(cluster)
+    count = nodes * per_node
     folder = RunFolder(RUNS / recipe.name)
-    per_device = found.memory // (count if found.kind == "cpu" else 1)
-    wrong = [*wrong, *_problems(recipe, count, found, facts)]
-    shape = _checked(recipe, facts, folder, count, per_device, found.kind, wrong)
+    per_device = found.memory // (per_node if found.kind == "cpu" else 1)
+    if ranks and cluster.kind != "local":
+        wrong = [
+            *wrong,
+            "--ranks: is of one machine (nodes and devices_per_node of the cluster say how many)",
+        ]
+    wrong = [*wrong, *_problems(recipe, cluster, per_node, found, facts)]
+    shape = _checked(recipe, facts, folder, least * per_node, per_device, found.kind, wrong)
     known = facts or guess(recipe)
     steps = _steps(recipe, facts)
     micro_batches, micro_samples = layout.micro(recipe, count, known.longest)
@@ -98,11 +109,14 @@ def make(
         name=recipe.name,
         folder=str(folder.path),
         prepared=str(prepared) if prepared else None,
-        nodes=cluster.nodes,
+        cluster=cluster.name,
+        nodes=nodes,
+        least_nodes=least,
+        devices_per_node=per_node,
         ranks=count,
         tensor_parallel=recipe.tensor_parallel,
         device=found.kind,
-        threads=max(1, devices.cores() // count),
+        threads=max(1, devices.cores() // per_node),
         strategy=recipe.strategy.kind,
         mesh=layout.mesh(recipe, count),
         precision=recipe.train.precision,
@@ -126,7 +140,7 @@ def make(
         free_disk=free_bytes(folder.path),
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,
-        command=shlex.join(["launcher", "run", *_named(file), "--ranks", str(count), *overrides]),
+        command=shlex.join(_command(cluster, file, per_node, overrides)),
         notes=[*_notes(recipe, shape, folder), *known.notes],
     )
 
@@ -189,6 +203,15 @@ def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[s
         name: (share, samples * share / counts[name] if samples and counts.get(name) else None)
         for name, share in shares.items()
     }
+
+
+def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, ...]) -> list[str]:
+    """What starts the run."""
+    where = [] if cluster.given == "local" else ["--cluster", cluster.given]
+    if cluster.kind == "slurm":
+        return ["launcher", "submit", *_named(file), *where, *overrides]
+    many = ["--ranks", str(per_node)] if cluster.kind == "local" else []
+    return ["launcher", "run", *_named(file), *where, *many, *overrides]
 
 
 def _named(file: str) -> list[str]:
@@ -260,9 +283,13 @@ def _steps(recipe: Recipe, facts: Facts | None) -> int | None:
     return total_steps(recipe, facts) if facts else recipe.train.steps
 
 
-def _problems(recipe: Recipe, ranks: int, found: devices.Devices, facts: Facts | None) -> list[str | Problem]:
+def _problems(
+    recipe: Recipe, cluster: Cluster, per_node: int, found: devices.Devices, facts: Facts | None
+) -> list[str | Problem]:
     """Mistakes that only show where keys meet."""
     train, out = recipe.train, list[str | Problem]()
+    sizes = sorted({nodes * per_node for nodes in range(cluster.nodes[0], cluster.nodes[1] + 1)})
+    ranks = sizes[-1]
     if train.global_batch < (shares := max(1, ranks // recipe.tensor_parallel)):
         what = f"{train.global_batch} samples cannot be shared by {shares} ranks"
         out.append(Problem("train.global_batch", f"{what} (at least one each: fewer ranks, or a larger batch)"))
@@ -271,9 +298,9 @@ def _problems(recipe: Recipe, ranks: int, found: devices.Devices, facts: Facts |
         longest = f"data.max_length is {recipe.data.max_length}"
         what = f"{train.max_tokens} is below one sample ({longest}: at least that, or shorter samples)"
         out.append(Problem("train.max_tokens", what))
-    if found.kind == "cuda" and ranks > found.count:
+    if found.kind == "cuda" and per_node > found.count:
         advice = "one each at the most, or --cluster with device: cpu"
-        out.append(f"--ranks: {ranks} ranks for {found.count} GPUs ({advice})")
+        out.append(f"--ranks: {per_node} ranks for {found.count} GPUs ({advice})")
     if train.precision == "fp16" and train.loss_scale == "none":
         what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
         out.append(Problem("train.loss_scale", what))
@@ -288,7 +315,7 @@ def _problems(recipe: Recipe, ranks: int, found: devices.Devices, facts: Facts |
             Problem("model.unfreeze_at", f"{thaw}, but the run ends after {steps} steps (earlier, or leave it out)")
         )
     out += _unwatchable(recipe, facts)
-    out += layout.misfits(recipe, ranks)
+    out += next(filter(None, (layout.misfits(recipe, size) for size in sizes)), [])
     if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
         out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
     if isinstance(recipe.tokenizer, PretrainedTokenizer) and recipe.tokenizer.name.startswith((".", "/")):

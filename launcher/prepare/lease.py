@@ -29,29 +29,44 @@ SILENCE = 10.0
 
 
 class Lost(Exception):
-    """Another process has taken over: this one was silent for too long, or its file is gone."""
+    """Another process has taken over: this one was silent for too long, its file is gone, or a later start of its job
+    is there."""
+
+
+class Held(Exception):
+    """Another process holds it, and lives."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease, as its file says. `here`: the machine and process namespace that `pid` belongs to."""
+    """Who holds a lease, as its file says. `here`: the machine and process namespace that `pid` belongs to; `job`,
+    `start`: of a scheduler's job, and which of its starts."""
 
     host: str
     here: str
     pid: int
     born: float
     nonce: str
+    job: str = ""
+    start: int = 0
     beat: int = 0
 
     @classmethod
     def this(cls) -> "Holder":
-        pid = os.getpid()
-        return cls(socket.gethostname(), _namespace(), pid, _born(pid), uuid.uuid4().hex)
+        pid, job = os.getpid(), os.environ.get("LAUNCHER_JOB", "")
+        start = int(os.environ.get("LAUNCHER_START") or 0)
+        return cls(socket.gethostname(), _namespace(), pid, _born(pid), uuid.uuid4().hex, job, start)
 
     def line(self) -> bytes:
         """As it stands in the file: as long at each beat, so that a beat needs no room on a full disk."""
-        fields = {"host": self.host, "here": self.here, "pid": self.pid, "born": self.born, "nonce": self.nonce}
-        return json.dumps({**fields, "beat": f"{self.beat:012}"}).encode()
+        return json.dumps({**vars(self), "beat": f"{self.beat:012}"}).encode()
+
+    def replaces(self, other: "Holder") -> bool:
+        """Whether this is a later start of the same job, or a later attempt of the same start: the other may live on
+        where nobody can end it, on a node that its scheduler has lost sight of. Or it is this very process."""
+        if (self.here, self.pid, self.born) == (other.here, other.pid, other.born):
+            return True
+        return self.job != "" and self.job == other.job and self.start >= other.start
 
     def dead(self) -> bool:
         """Whether it is seen from here that its process has ended; elsewhere only silence tells."""
@@ -73,7 +88,8 @@ class Lease:
     """A lease that is held, beating from a thread of its own until it is released."""
 
     def __init__(self, file: Path, holder: Holder):
-        self._file, self._holder, self._over = file, holder, threading.Event()
+        self._file, self.holder, self._over = file, holder, threading.Event()
+        self.lost = False
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
 
@@ -84,8 +100,14 @@ class Lease:
     def check(self) -> None:
         """Raises Lost where another holds it by now."""
         found = read(self._file)
-        if found is None or found.nonce != self._holder.nonce or _newest(*_named(self._file)) != self._file:
+        if found is None or found.nonce != self.holder.nonce or _newest(*_named(self._file)) != self._file:
             raise Lost(f"{self._file}: another process has taken over")
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.release()
 
     def release(self) -> None:
         self._over.set()
@@ -102,8 +124,9 @@ class Lease:
                 try:
                     self.check()
                 except Lost:
+                    self.lost = True
                     return
-                line = Holder(**{**vars(self._holder), "beat": count}).line()
+                line = Holder(**{**vars(self.holder), "beat": count}).line()
                 with self._file.open("r+b") as file:
                     file.write(line)
 
@@ -129,6 +152,30 @@ def acquire(folder: Path, name: str, done: Path, what: str) -> Lease | None:
             print(f"waiting for {holder} to {what}", file=sys.stderr, flush=True)
         time.sleep(0.2)
     return None
+
+
+def claim(folder: Path, name: str) -> Lease:
+    """The lease of this name in a folder: from whoever is dead, silent, or of an earlier start of this job. A holder
+    that lives is given as long as silence would take to leave. Raises Held where it stays, Lost where it is of a later
+    start of this job."""
+    mine, seen, begun = Holder.this(), None, time.monotonic()
+    since = begun
+    while True:
+        newest = _newest(folder, name)
+        holder = None if newest is None else read(newest)
+        if holder is not None and holder.job == mine.job != "" and holder.start > mine.start:
+            raise Lost(f"{newest}: a later start of the job, {holder}, has taken over")
+        now = time.monotonic()
+        if (newest, holder) != seen:
+            seen, since = (newest, holder), now
+        gone = holder is not None and (holder.dead() or mine.replaces(holder))
+        if newest is None or gone or now - since > SILENCE:
+            lease = _take(folder / f"{name}.lease-{(_number(newest) if newest else 0) + 1:06}")
+            if lease is not None:
+                return lease
+        elif holder is not None and now - begun > SILENCE and now - since < 2 * BEAT:
+            raise Held(str(holder))
+        time.sleep(0.2)
 
 
 def sweep(folder: Path, name: str) -> None:

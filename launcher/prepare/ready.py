@@ -3,6 +3,7 @@
 Every way to start a run comes through here, so that each finds the same mistakes and leaves the same files.
 """
 
+import atexit
 import json
 import os
 import platform
@@ -16,8 +17,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
-
 from launcher.config import kinds, load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
@@ -26,7 +25,7 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import hint
 from launcher.plan import devices, facts, layout, plan
 from launcher.plan.folder import RunFolder, Saved
-from launcher.prepare import bundle, cache, corpus, hub, runs
+from launcher.prepare import bundle, cache, corpus, hub, lease, runs
 
 _TOLD = ("torch", "transformers", "tokenizers", "datasets", "numpy", "accelerate", "deepspeed", "wandb", "launcher")
 
@@ -36,18 +35,19 @@ class Ready:
     """A run that may start: its folder holds the resolved recipe and the plan, and `resume` is verified."""
 
     recipe: Recipe
+    cluster: Cluster
     facts: facts.Facts
     plan: plan.Plan
     folder: RunFolder
     prepared: Path
     resume: Saved | None
     notes: list[str]
-    start: AcquireReturnProxy | None = None
+    start: lease.Lease | None = None
 
     def release(self) -> None:
         """Give up the right to start this run, for another process to take."""
         if self.start is not None:
-            self.start.lock.release()
+            self.start.release()
 
 
 def look(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | None) -> plan.Plan:
@@ -89,8 +89,10 @@ def check(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | No
 
 def write(checked: Ready) -> Ready:
     """Write the run folder: resolved recipe, plan, environment, tokenizer. What is returned holds the right to start
-    this run for as long as it lives. Raises UserError where another start has it, or a rank still writes."""
-    checked = replace(checked, start=hold(checked.folder, ".start.lock"))
+    this run until it is released, or this process ends. Raises UserError where another start has it, or a rank still
+    writes."""
+    checked = replace(checked, start=hold(checked.folder, ".start"))
+    atexit.register(checked.release)
     with hold(checked.folder):
         if mended := checked.folder.mend_metrics():
             notes = [*checked.notes, mended]
@@ -167,7 +169,7 @@ def _check(recipe: Recipe, file: str, overrides: tuple[str, ...], cluster: Clust
     folder = RunFolder(Path(made.folder))
     for _ in folder.lines():  # a damaged line is told now, not by a report a week later
         pass
-    return Ready(recipe, known, made, folder, prepared, _resume(folder, known), made.notes)
+    return Ready(recipe, cluster, known, made, folder, prepared, _resume(folder, known), made.notes)
 
 
 def read(folder: Path) -> Ready:
@@ -175,7 +177,8 @@ def read(folder: Path) -> Ready:
     run = RunFolder(folder)
     made = plan.Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
     known = facts.Facts.model_validate_json(run.facts.read_text(encoding="utf-8"))
-    return Ready(load.recipe(run.recipe).value, known, made, run, cache.path(known.digest), None, made.notes)
+    recipe, cluster = load.recipe(run.recipe).value, load.cluster(run.cluster).value
+    return Ready(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
 
 
 def reopen(folder: Path, ranks: int | None) -> Ready:
@@ -193,13 +196,15 @@ def reopen(folder: Path, ranks: int | None) -> Ready:
     return replace(checked, folder=run, plan=checked.plan.model_copy(update={"folder": str(folder)}))
 
 
-def hold(folder: RunFolder, name: str = ".lock") -> AcquireReturnProxy:
-    """The right to write into a run folder, until released or its holder dies. Raises UserError where it is held."""
+def hold(folder: RunFolder, name: str = ".writer") -> lease.Lease:
+    """The right to write into a run folder, on whichever machine it is seen, until released or its holder dies; a later
+    start of the same job takes it. Raises UserError where it is held, lease.Lost where by a later start."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    try:  # the ranks of a launcher that was killed a moment ago need some seconds to leave
-        return FileLock(folder.path / name).acquire(timeout=10)
-    except Timeout:
-        raise UserError(f"{folder.path}: a run is writing into it now (wait for it, or choose another name)") from None
+    try:
+        return lease.claim(folder.path, name)
+    except lease.Held as held:
+        what = f"{folder.path}: a run is writing into it now, {held}"
+        raise UserError(f"{what} (wait for it, or choose another name)") from None
 
 
 def _resume(folder: RunFolder, known: facts.Facts) -> Saved | None:
@@ -220,6 +225,7 @@ def _write(run: Ready) -> None:
     folder.checkpoints.mkdir(exist_ok=True)
     folder.logs.mkdir(exist_ok=True)
     load.dump(run.recipe, folder.recipe)
+    load.dump(run.cluster, folder.cluster)
     write_file(folder.plan, run.plan.model_dump_json(indent=1))
     write_file(folder.facts, run.facts.model_dump_json(indent=1))
     write_file(folder.path / "environment.json", json.dumps(environment(), indent=1))

@@ -18,15 +18,27 @@ from torch.distributed.checkpoint.api import CheckpointException
 from launcher.config.errors import UserError
 from launcher.config.files import flush
 from launcher.plan.folder import COMPLETE, RunFolder, Saved, best, checksum
+from launcher.prepare.lease import Lease, Lost
 from launcher.run.process import Process
 
 Tensors = dict[str, torch.Tensor]
 
 
-def save(folder: RunFolder, tensors: Tensors, state: dict[str, Any], keep: int, process: Process) -> Path:
-    """Save a checkpoint of `state["step"]`; all ranks call it. The `keep` newest stay, and the best one."""
+class Replaced(RuntimeError):
+    """A newer start of the run has taken over: what this one would save is not wanted any more."""
+
+    def __init__(self) -> None:
+        super().__init__("another start of this run has taken over: this one leaves, and saves nothing")
+
+
+def save(
+    folder: RunFolder, tensors: Tensors, state: dict[str, Any], keep: int, process: Process, lease: Lease | None = None
+) -> Path:
+    """Save a checkpoint of `state["step"]`; all ranks call it. The `keep` newest stay, and the best one. `lease`: rank
+    0's right to write. Raises Replaced, on every rank, where another has it by now; the folder is as it was then."""
     final = folder.checkpoints / f"step-{state['step']:08d}"
     aside = folder.checkpoints / f".{final.name}.partial"
+    _agree(process, _still_ours(lease))
     if process.rank == 0:
         for left in folder.half_written():
             shutil.rmtree(left)
@@ -34,13 +46,31 @@ def save(folder: RunFolder, tensors: Tensors, state: dict[str, Any], keep: int, 
     process.barrier()
     _quietly(dcp.save, tensors, storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True))
     process.barrier()
+    ours = True
     if process.rank == 0:
         (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         shutil.copyfile(folder.recipe, aside / "recipe.yaml")
-        _publish(aside, final)
+        ours = _publish(aside, final, lease)
+    _agree(process, ours)
+    if process.rank == 0:
         _forget(folder, keep)
     process.barrier()
     return final
+
+
+def _still_ours(lease: Lease | None) -> bool:
+    """Whether nobody has taken over the right to write, as this rank sees it."""
+    try:
+        if lease is not None:
+            lease.check()
+    except Lost:
+        return False
+    return True
+
+
+def _agree(process: Process, ours: bool) -> None:
+    if not process.share(ours):
+        raise Replaced
 
 
 def load(tensors: Tensors, saved: Saved, new: tuple[str, ...] = ()) -> None:
@@ -79,13 +109,18 @@ def _entries(saved: Saved) -> dict[str, Any]:
     return dict(HuggingFaceStorageReader(str(saved.path)).read_metadata().state_dict_metadata)
 
 
-def _publish(aside: Path, final: Path) -> None:
-    """Flush, rename, and say that it is whole: in this order."""
+def _publish(aside: Path, final: Path, lease: Lease | None) -> bool:
+    """Flush, rename, and say that it is whole: in this order. Returns False where it is not ours to do any more."""
     files = {}
     for file in sorted(aside.iterdir()):
         flush(file)
         files[file.name] = [file.stat().st_size, checksum(file)]
     flush(aside)
+    if not _still_ours(lease):
+        shutil.rmtree(aside, ignore_errors=True)
+        return False
+    if final.exists():  # whole, and of a start that was lost sight of and saved once more before it knew
+        shutil.rmtree(final)
     aside.rename(final)
     flush(final.parent)
     mark = final / f".{COMPLETE}.partial"
@@ -93,6 +128,7 @@ def _publish(aside: Path, final: Path) -> None:
     flush(mark)
     mark.rename(final / COMPLETE)
     flush(final)
+    return True
 
 
 def _forget(folder: RunFolder, keep: int) -> None:

@@ -18,6 +18,7 @@ from launcher.run.batches import RankBatch, to
 from launcher.run.evaluation import Part
 from launcher.run.precision import LossScale, autocast
 from launcher.run.process import Process
+from launcher.run.stop import Reason, Stop
 from launcher.tasks import Outputs
 
 DONE, STOPPED = 0, 75
@@ -42,14 +43,14 @@ class NotFinite(RuntimeError):
 @dataclass(frozen=True)
 class Whole:
     """A global batch as all ranks know it. `padded`: the positions computed for its tokens. `wait`: seconds that the
-    slowest rank waited for it. `stop`, `due`: whether any rank was told to stop, or finds a save due."""
+    slowest rank waited for it. `stop`: why any rank was told to leave; `due`: whether any finds a save due."""
 
     weight: float
     digest: int
     tokens: int
     padded: int
     wait: float
-    stop: bool
+    stop: Reason
     due: bool
 
 
@@ -116,7 +117,7 @@ class Run:
     data: str
     progress: Progress
     sinks: Sequence[Any]
-    stop: Any
+    stop: Stop
 
 
 def train(run: Run) -> int:
@@ -134,6 +135,9 @@ def train(run: Run) -> int:
         due = isinstance(every, str) and time.monotonic() - saved_at >= seconds(every)
         wait = time.perf_counter() - begin
         whole = agree(run.process, batch, wait, stop=run.stop.requested(), due=due)
+        run.stop.heed(whole.stop)
+        if whole.stop is Reason.REPLACED:
+            raise checkpoint.Replaced
         if whole.stop or whole.due:
             save(run)
             saved_at = time.monotonic()
@@ -216,7 +220,9 @@ def _skip(run: Run) -> None:
         )
 
 
-def agree(process: Process, batch: RankBatch, wait: float = 0.0, stop: bool = False, due: bool = False) -> Whole:
+def agree(
+    process: Process, batch: RankBatch, wait: float = 0.0, stop: Reason = Reason.NONE, due: bool = False
+) -> Whole:
     """What the ranks' shares add up to. One rank's stop becomes everyone's. `wait`: seconds that this rank waited."""
     counted = (batch.weight, batch.digest, batch.tokens, batch.padded) if process.leads else (0.0, 0, 0, 0)
     every = process.gather(np.array((*counted, wait, stop, due), dtype=_SHARE))
@@ -226,7 +232,7 @@ def agree(process: Process, batch: RankBatch, wait: float = 0.0, stop: bool = Fa
         tokens=int(every["tokens"].sum()),
         padded=int(every["padded"].sum()),
         wait=float(every["wait"].max()),
-        stop=bool(every["stop"].any()),
+        stop=Reason(int(every["stop"].max())),
         due=bool(every["due"].any()),
     )
 
@@ -260,7 +266,8 @@ def save(run: Run) -> None:
         "evaluation": progress.evaluation if here else {}, "watched": watched,
         "metric": run.recipe.evaluate.metric, "enough": watch.enough(progress.history, run.recipe.evaluate),
     }  # fmt: skip
-    checkpoint.save(run.folder, run.engine.state_dict(), state, run.recipe.checkpoint.keep, run.process)
+    keep, lease = run.recipe.checkpoint.keep, run.stop.lease
+    checkpoint.save(run.folder, run.engine.state_dict(), state, keep, run.process, lease)
     progress.saved = progress.step
 
 
@@ -287,5 +294,7 @@ def _falls(step: int, every: int | None) -> bool:
 
 
 def _tell(run: Run, record: dict[str, Any]) -> None:
+    if run.stop.lease is not None and run.stop.lease.lost:
+        return  # the sinks are another start's by now
     for sink in run.sinks:
         sink.write(record)

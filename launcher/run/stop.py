@@ -1,28 +1,91 @@
-"""Being told to stop: by a signal to this rank, or by a file that the launcher makes. Heeded at a step's boundary."""
+"""Being told to leave: by a signal to this rank, by a file that the launcher makes, or by the clock. Heeded at a step's
+boundary, by all ranks at once.
 
+USR1, the deadline, and the death of whoever started a rank ask it to make way: it saves, leaves, and comes back where
+it can. TERM and INT ask it to stop: it saves, leaves, and stays away.
+"""
+
+import os
 import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from enum import IntEnum
 from pathlib import Path
 
+from launcher.prepare.lease import Lease
 from launcher.run import parent
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+class Reason(IntEnum):
+    """Why a run leaves before its end; of several the greatest counts."""
+
+    NONE = 0
+    MAKE_WAY = 1
+    STOP = 2
+    REPLACED = 3
+    """A newer start of the run writes into its folder: nothing may be saved any more."""
+
+
+SIGNALS = {
+    signal.SIGUSR1: Reason.MAKE_WAY,
+    signal.SIGHUP: Reason.MAKE_WAY,
+    signal.SIGTERM: Reason.STOP,
+    signal.SIGINT: Reason.STOP,
+}
+
+
+def tell(file: Path, reason: Reason) -> None:
+    """Have the ranks of this machine leave: they look for the file at each step."""
+    aside = file.with_name(f"{file.name}.partial")
+    aside.write_text(reason.name)
+    aside.replace(file)
 
 
 class Stop:
-    """`file`: asked for once a step, since a launcher cannot know the moment at which a rank can take a signal."""
+    """`file`: asked for once a step, since a launcher cannot know the moment at which a rank can take a signal.
+    `deadline`: in seconds since the epoch. `lease`: of the rank that writes, its right to."""
 
-    def __init__(self, file: Path | None = None):
-        self._file, self.told = file, False
+    def __init__(self, file: Path | None = None, deadline: float | None = None):
+        self._file, self._deadline = file, deadline
+        self.told = Reason.NONE
+        self.heeded = Reason.NONE
+        self.lease: Lease | None = None
+
+    @classmethod
+    def of(cls, file: Path | None = None, environment: Mapping[str, str] = os.environ) -> "Stop":
+        """With the deadline that a job's script has told."""
+        deadline = environment.get("LAUNCHER_DEADLINE", "")
+        return cls(file, float(deadline) if deadline.isdigit() else None)
 
     def listen(self) -> None:
         """Take the signals; also the one that Linux sends when the process that started this one dies."""
         for number in SIGNALS:
             signal.signal(number, self._note)
         if self._file is not None:
-            parent.signal_at_its_death(signal.SIGTERM)
+            parent.signal_at_its_death(signal.SIGHUP)
 
-    def requested(self) -> bool:
-        return self.told or (self._file is not None and self._file.exists())
+    def requested(self) -> Reason:
+        """What this rank has been told by now."""
+        late = self._deadline is not None and time.time() >= self._deadline
+        lost = self.lease is not None and self.lease.lost
+        return max(
+            self.told,
+            self._in_file(),
+            Reason.MAKE_WAY if late else Reason.NONE,
+            Reason.REPLACED if lost else Reason.NONE,
+        )
+
+    def heed(self, reason: Reason) -> None:
+        """All ranks have agreed to leave."""
+        self.heeded = reason
+
+    def _in_file(self) -> Reason:
+        if self._file is None:
+            return Reason.NONE
+        with suppress(OSError, KeyError):
+            return Reason[self._file.read_text()]
+        return Reason.NONE
 
     def _note(self, number: int, frame: object) -> None:
-        self.told = True
+        self.told = max(self.told, SIGNALS[signal.Signals(number)])

@@ -19,7 +19,7 @@ def plan(made: Plan, console: Console) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     prepare = "known after `launcher prepare`"
-    cores = f" ({plural(made.threads, 'thread')} each)" if made.device == "cpu" else ""
+    cores = f" ({plural(made.threads, 'thread')} each)" if made.device == "cpu" and made.cluster == "local" else ""
     parts = ", ".join(f"{name} {human(size)}" for name, size in made.memory.items())
     estimate = human(sum(made.memory.values()))
     mesh = " x ".join(f"{name} {size}" for name, size in made.mesh.items())
@@ -27,7 +27,7 @@ def plan(made: Plan, console: Console) -> None:
     rows = {
         "run": f"{made.name} in {made.folder}"
         + (f", resumes from step {made.resume_from}" if made.resume_from else ""),
-        "ranks": f"{plural(made.ranks, 'rank')} on {made.device}{cores}, {strategy}, {made.precision}",
+        "ranks": f"{_ranks(made)} on {made.device}{cores}, {strategy}, {made.precision}",
         "global batch": made.equation,
         "steps": f"{made.steps:,}" if made.steps else prepare,
         "samples": f"{made.samples:,} ({made.epochs:.2f} epochs)" if made.samples and made.epochs else prepare,
@@ -47,6 +47,14 @@ def plan(made: Plan, console: Console) -> None:
     )  # whole, to be copied
     for note in made.notes:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
+
+
+def _ranks(made: Plan) -> str:
+    if made.nodes == 1:
+        return plural(made.ranks, "rank")
+    most = plural(made.nodes, "node")
+    nodes = most if made.least_nodes == made.nodes else f"{made.least_nodes} to {most}"
+    return f"{plural(made.ranks, 'rank')} ({nodes} x {made.devices_per_node})"
 
 
 def _tokens(made: Plan) -> str:

@@ -33,7 +33,7 @@ def train(
     if via != "elastic":
         made.release()  # rank 0 of the other starter comes the whole way itself, and takes it
     show.plan(made.plan, Console(stderr=True))
-    return execute.execute(render.train(made.plan, profile.env, via))
+    return execute.execute(render.train(made.plan, profile, via))
 
 
 def _over(made: ready.Ready) -> str | None:

@@ -1,0 +1,160 @@
+"""torch's elastic agent in this process: the ranks of this machine, and of a job of several the part that is here.
+
+Ranks are forked from a server that has imported torch and transformers once. On one machine they meet through a file,
+so that nothing listens; of several machines the agents meet at a store that the first one serves.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launcher.launch import Launch, failure
+from launcher.run.stop import SIGNALS, Reason, tell
+
+_PRELOAD = [
+    "launcher.launch._server", "torch.distributed", "transformers.modeling_utils", "datasets",
+    "launcher.worker",
+]  # fmt: skip
+DEFAULTS = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # a shared store still holds the addresses of an attempt's dead ranks
+}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+_SECONDS_TO_LEAVE = 10
+"""What the other ranks get to end after one has failed, before they are killed."""
+_FOREVER = 10**8
+_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the agents of a start meet. `folder`: of this machine and this start alone, with the stop file; `nodes`:
+    the least and the most; `index`: of this node; `host`, `port`: of the store that the first one serves (0: a file in
+    the folder, for one machine); `name`: of this node."""
+
+    folder: Path
+    nodes: tuple[int, int] = (1, 1)
+    index: int = 0
+    host: str = "127.0.0.1"
+    port: int = 0
+    name: str = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the ranks of this machine ended: the exit code, why they left early, what rank 0 found out (`told`), what the
+    user got wrong (`problems`), and which rank failed first. `closed`: they were not needed, the run is over."""
+
+    code: int
+    reason: Reason = Reason.NONE
+    told: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    failed: failure.Failure | None = None
+    closed: bool = False
+
+
+class Twice(Exception):
+    """Told twice to stop: at once, then."""
+
+
+def warm_up() -> None:
+    """Start the server that ranks are forked from, which imports what they need while something else is done."""
+    from multiprocessing import forkserver
+
+    os.environ.update(DEFAULTS)
+    multiprocessing.set_forkserver_preload(_PRELOAD)
+    with _offline():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """For the server and its ranks: what they need was brought before, and a node may have no internet. The launcher
+    itself may have yet to bring it."""
+    before = {name: os.environ.get(name) for name in OFFLINE}
+    os.environ.update(OFFLINE)
+    yield
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def run(launch: Launch, meeting: Meeting) -> Ended:
+    """Start the ranks and wait for them. Raises Twice, and torch's RendezvousError where the other nodes are lost."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousClosedError
+    from torch.distributed.launcher.api import elastic_launch
+
+    from launcher.launch import _rank
+
+    warm_up()
+    try:
+        told: dict[int, dict[str, Any]] = elastic_launch(_config(launch, meeting), _rank.entry)(launch, meeting)
+    except ChildFailedError as error:
+        return Ended(1, failed=failure.first(error.failures))
+    except RendezvousClosedError:
+        return Ended(0, closed=True)
+    except SignalException:
+        raise Twice from None
+    problems: list[str] = next((rank["problems"] for _, rank in sorted(told.items()) if "problems" in rank), [])
+    reason = Reason(max((rank.get("reason", 0) for rank in told.values()), default=0))
+    code = max((rank["code"] for rank in told.values()), default=0)
+    return Ended(code, reason, told.get(0, {}).get("told", {}), problems)
+
+
+def _config(launch: Launch, meeting: Meeting) -> Any:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig
+
+    for name in _LOGGERS:  # what happens is told in a sentence; of a job of several nodes all of it stands in its log
+        logging.getLogger(name).setLevel(logging.INFO if meeting.port else logging.CRITICAL)
+    several = {"is_host": False, "keep_alive_interval": 1, "keep_alive_max_attempt": 3, "last_call_timeout": 3}
+    several |= {"join_timeout": _FOREVER}  # a node held in reserve waits for as long as the run lasts
+    return LaunchConfig(
+        min_nodes=meeting.nodes[0],
+        max_nodes=meeting.nodes[1],
+        nproc_per_node=launch.ranks,
+        run_id=launch.folder.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint=f"{meeting.host}:{meeting.port}" if meeting.port else str(meeting.folder / "rendezvous"),
+        rdzv_configs=several if meeting.port else {"store_type": "file"},
+        local_addr=f"{meeting.index:05}.{meeting.name}" if meeting.port else meeting.name,  # ranks are dealt by it
+        max_restarts=launch.max_restarts,
+        start_method="forkserver",
+        signals_to_handle="SIGQUIT",
+        shutdown_timeout=_SECONDS_TO_LEAVE,
+        logs_specs=DefaultLogsSpecs(log_dir=str(meeting.folder)),
+    )
+
+
+@contextmanager
+def stop_on_signal(file: Path, twice: bool = True) -> Iterator[None]:
+    """A signal makes the stop file, which the ranks look for at each step. `twice`: a second one ends them at once."""
+
+    told = Reason.NONE
+
+    def note(number: int, frame: object) -> None:
+        nonlocal told
+        reason = SIGNALS[signal.Signals(number)]
+        if twice and told is reason is Reason.STOP:
+            from torch.distributed.elastic.multiprocessing import SignalException
+
+            raise SignalException("told twice to stop", signal.SIGTERM)
+        told = max(told, reason)
+        tell(file, told)
+        again = " (once more ends them at once)" if twice else ""
+        os.write(2, f"stopping: all ranks leave at the end of this step{again}\n".encode())
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
