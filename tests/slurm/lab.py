@@ -66,6 +66,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000,bf_interval=2,bf_window=1440
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+EnforcePartLimits=ALL
 ReturnToService=2
 SlurmctldTimeout=10
 SlurmdTimeout=10
