@@ -30,7 +30,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 _SECONDS_TO_LEAVE = 10
 """What the other ranks get to end after one has failed, before they are killed."""
 _FOREVER = 10**8
-_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
+LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _config(launch: Launch, meeting: Meeting) -> Any:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig
 
-    for name in _LOGGERS:  # what happens is told in a sentence; of a job of several nodes all of it stands in its log
+    for name in LOGGERS:  # what happens is told in a sentence; of a job of several nodes all of it stands in its log
         logging.getLogger(name).setLevel(logging.INFO if meeting.port else logging.CRITICAL)
     several = {"is_host": False, "keep_alive_interval": 1, "keep_alive_max_attempt": 3, "last_call_timeout": 3}
     several |= {"join_timeout": _FOREVER}  # a node held in reserve waits for as long as the run lasts

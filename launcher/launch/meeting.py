@@ -1,0 +1,277 @@
+"""The nodes of a start meet in the run folder, before any of them starts a rank, and once more when they end.
+
+Each node reports there where it listens, then knocks at every other by its name, and says whom it did not reach. The
+first node decides who takes part, serves the store at which agents and ranks meet, and tells where: on a port that is
+bound by then. A folder that all nodes see is needed anyhow; it works while the network between them does not, and what
+was said can be read afterwards.
+"""
+
+import json
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from launcher.config.files import write
+
+REPORT = 60.0
+"""Seconds that nodes are given to report: Python starts slowly from a shared disk that many read at once."""
+KNOCK = 5.0
+"""Seconds in which a node has to answer another."""
+LEAVE = 10.0
+"""Seconds that nodes are given to say how they ended, after the first of them has."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One of a start's nodes: its place among the `hosts`."""
+
+    index: int
+    hosts: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.hosts[self.index]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the agents meet. `left`: the hosts that do not take part, and why. `store`: what the first node serves."""
+
+    host: str
+    port: int
+    left: Mapping[str, str]
+    store: Any = None
+
+
+class Unfit(Exception):
+    """Too few nodes are fit to begin. `why`: of those that are not."""
+
+    def __init__(self, why: Mapping[str, str]):
+        super().__init__("; ".join(f"{host}: {what}" for host, what in why.items()))
+        self.why = dict(why)
+
+
+class Left(Exception):
+    """Told to leave while the nodes were still meeting."""
+
+
+def meet(folder: Path, node: Node, least: int, stop: Path) -> Place:
+    """Find out which nodes are fit, all of them alike. `folder`: of this start; `least`: how many nodes it takes;
+    `stop`: the file that says to leave. Raises Unfit, Left, and OSError where nothing can be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _listening(node.hosts, node.index, folder.name) as door:
+        _say(folder, f"report-{node.index}", {"host": node.name, "port": door.getsockname()[1], "disk": _disk()})
+        reports = _hear(folder, "report", node.hosts, REPORT, stop)
+        others = {i: reports[i]["port"] for i in reports if i != node.index}
+        _say(folder, f"reached-{node.index}", _knock(node, others, folder.name))
+        if node.index == 0:
+            return _decide(folder, node, reports, least, stop)
+        return _told(folder, node, stop)
+
+
+def end(folder: Path, node: Node, how: Mapping[str, Any]) -> None:
+    """Say how this node ended."""
+    _say(folder, f"ended-{node.index}", {"host": node.name, **how})
+
+
+def ends(folder: Path, hosts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """How the nodes ended, by host; without those that have not said it in time."""
+    found = _hear(folder, "ended", hosts, LEAVE, None)
+    return {hosts[i]: how for i, how in found.items()}
+
+
+def conclude(folder: Path, code: int) -> None:
+    """The first node says with which code all nodes leave."""
+    _say(folder, "concluded-0", {"code": code})
+
+
+def concluded(folder: Path, hosts: tuple[str, ...], own: int) -> int:
+    """The code with which all nodes leave; the own one where the first node does not say."""
+    said = _hear(folder, "concluded", hosts[:1], 2 * LEAVE, None)
+    return int(said[0]["code"]) if said else own
+
+
+def blame(failed: Mapping[int, Mapping[int, str]], nodes: Iterable[int]) -> dict[int, str]:
+    """The fewest nodes whose absence leaves none that does not reach another, each with what was said of it. `failed`:
+    of each node those that it did not reach, and why. Of two nodes the one that was not reached is blamed."""
+    open_ = {(i, j): why for i, missed in failed.items() for j, why in missed.items()}
+    out = dict[int, str]()
+    while open_:
+        count = {n: sum(n in pair for pair in open_) for n in nodes}
+        worst = max(count, key=lambda n: (count[n], sum(n == j for _, j in open_), n))
+        said = [why for (_, j), why in open_.items() if j == worst] or [
+            f"reaches none of {len(open_)} others: {next(iter(open_.values()))}"
+        ]
+        out[worst] = said[0] if len(said) == 1 else f"{said[0]}, and {len(said) - 1} more say so"
+        open_ = {pair: why for pair, why in open_.items() if worst not in pair}
+    return out
+
+
+def _decide(folder: Path, node: Node, reports: dict[int, dict[str, Any]], least: int, stop: Path) -> Place:
+    """The first node's part."""
+    heard = _hear(folder, "reached", node.hosts, 2 * KNOCK, stop, only=set(reports))
+    why = {
+        i: f"has not reported in {REPORT:.0f} s: it does not see {folder}, or its agent did not start"
+        for i in range(len(node.hosts))
+        if i not in reports
+    }
+    why |= {i: said["disk"] for i, said in reports.items() if said["disk"]}
+    why |= {i: "has stopped while the nodes were meeting" for i in reports if i not in heard}
+    missed = {i: {int(j): what for j, what in said.items()} for i, said in heard.items()}
+    missed = {i: {j: what for j, what in said.items() if j not in why} for i, said in missed.items() if i not in why}
+    why |= blame(missed, [i for i in reports if i not in why])
+    named = {node.hosts[i]: what for i, what in sorted(why.items())}
+    if 0 in why or len(node.hosts) - len(why) < least:
+        _say(folder, "verdict-0", {"unfit": named})
+        raise Unfit(named)
+    store, port = _serve(node)
+    _say(folder, "verdict-0", {"host": node.name, "port": port, "left": named})
+    return Place(node.name, port, named, store)
+
+
+def _told(folder: Path, node: Node, stop: Path) -> Place:
+    """Every other node's part."""
+    said = _hear(folder, "verdict", node.hosts[:1], REPORT + 3 * KNOCK, stop)
+    if not said:
+        raise Unfit({node.hosts[0]: "is the first node, and has not said who takes part"})
+    verdict = said[0]
+    if "unfit" in verdict:
+        raise Unfit(verdict["unfit"])
+    if node.name in verdict["left"]:
+        raise Unfit({node.name: verdict["left"][node.name]})
+    return Place(verdict["host"], verdict["port"], verdict["left"])
+
+
+def _serve(node: Node) -> tuple[Any, int]:
+    """A store, listening on a port that the system chose."""
+    import torch.distributed as dist
+
+    listening = _bound(node.hosts, node.index)
+    port = listening.getsockname()[1]
+    store = dist.TCPStore(
+        node.name, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach(), use_libuv=True
+    )
+    return store, port
+
+
+def _bound(hosts: tuple[str, ...], index: int) -> socket.socket:
+    """A socket that listens: on the loopback where that is where the hosts are, else on every interface."""
+    addresses = [_address(host) for host in {hosts[index], *hosts[:2]}]
+    if all(a is not None and ip_address(a).is_loopback for a in addresses):
+        return socket.create_server((_address(hosts[index]), 0), backlog=1024)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+    return socket.create_server(("", 0), backlog=1024)
+
+
+def _address(host: str) -> str | None:
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        return None
+
+
+def _listening(hosts: tuple[str, ...], index: int, start: str) -> socket.socket:
+    """A socket at which a thread answers who knocks, for as long as it is open."""
+    door = _bound(hosts, index)
+
+    def answer() -> None:
+        while True:
+            try:
+                guest, _ = door.accept()
+            except OSError:
+                return
+            with guest, suppress(OSError):
+                guest.settimeout(KNOCK)
+                guest.sendall(f"{start} {index}\n".encode())
+
+    threading.Thread(target=answer, name="door", daemon=True).start()
+    return door
+
+
+def _knock(node: Node, ports: Mapping[int, int], start: str) -> dict[int, str]:
+    """The nodes that do not answer, and why, all tried at once: a name may take its time to resolve."""
+    found = dict[int, str | None]()
+
+    def one(other: int, port: int) -> None:
+        found[other] = _try(node, other, port, start)
+
+    threads = [threading.Thread(target=one, args=item, daemon=True) for item in ports.items()]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + KNOCK + 1
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    slow = f"its name does not resolve on {node.name} in {KNOCK:.0f} s"
+    return {i: what for i in ports if (what := found.get(i, slow)) is not None}
+
+
+def _try(node: Node, other: int, port: int, start: str) -> str | None:
+    host = node.hosts[other]
+    try:
+        with socket.create_connection((host, port), timeout=KNOCK) as door:
+            door.settimeout(KNOCK)
+            said = door.makefile().readline().strip()
+    except socket.gaierror as error:
+        return f"its name does not resolve on {node.name} ({error.strerror})"
+    except OSError as error:
+        return f"does not answer {node.name} at {_address(host)}, port {port} ({error})"
+    if said != f"{start} {other}":
+        return f"its name leads elsewhere on {node.name}, to {_address(host)}, where another answers"
+    return None
+
+
+def _disk() -> str | None:
+    """What is wrong with the disk for what lives as long as a job."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"its temporary folder {tempfile.gettempdir()} cannot be written to ({error.strerror})"
+    return None
+
+
+def _say(folder: Path, name: str, what: Mapping[Any, Any]) -> None:
+    write(folder / f"{name}.json", json.dumps(what))
+
+
+def _hear(
+    folder: Path,
+    what: str,
+    hosts: tuple[str, ...],
+    seconds: float,
+    stop: Path | None,
+    only: set[int] | None = None,
+) -> dict[int, dict[str, Any]]:
+    """What the nodes have said under this name, as soon as all have, or after so long. The folder is listed each time:
+    on a network disk a name that was not there may else not be there for a minute. Raises Left."""
+    wanted = set(range(len(hosts))) if only is None else only
+    heard, begun, told = dict[int, dict[str, Any]](), time.monotonic(), False
+    while wanted - set(heard):
+        if stop is not None and stop.exists():
+            raise Left
+        there = set(os.listdir(folder))  # noqa: PTH208 (names alone)
+        for i in wanted - set(heard):
+            if f"{what}-{i}.json" in there:
+                with suppress(OSError, ValueError):  # of a network disk, seen before its content is
+                    heard[i] = json.loads((folder / f"{what}-{i}.json").read_text(encoding="utf-8"))
+        waited = time.monotonic() - begun
+        if waited > seconds:
+            break
+        if waited > 10 and not told and wanted - set(heard):
+            missing = ", ".join(hosts[i] for i in sorted(wanted - set(heard))[:10])
+            print(f"waiting for {missing}", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(0.05)
+    return heard
