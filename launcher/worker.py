@@ -7,6 +7,7 @@ under torchrun, accelerate, srun or mpirun, or alone: rank 0 plans and prepares 
 import contextlib
 import dataclasses
 import os
+import re
 import sys
 import time
 import traceback
@@ -19,13 +20,18 @@ import torch
 from launcher.build import build
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
+from launcher.launch import failure
 from launcher.plan import layout, need
 from launcher.prepare import lease, ready, tokenizer
-from launcher.run import evaluation, loop, process, watch
+from launcher.run import evaluation, loop, meet, place, process, watch
 from launcher.run.memory import Peak
+from launcher.run.place import Unreachable
 from launcher.run.process import Process
 from launcher.run.stop import Stop
 from launcher.sinks import About
+
+_LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
+"""What DeepSpeed's launcher puts before the arguments."""
 
 
 def train(folder: Path, at: Process, stop: Stop) -> int:
@@ -136,33 +142,65 @@ def _sinks(run: ready.Ready, built: loop.Run, notes: list[str]) -> list[Any]:
 def main(arguments: list[str]) -> int:
     """By hand: `RECIPE [key=value ...]`, the place told by the environment."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    arguments = [word for word in arguments if not _LOCAL_RANK.fullmatch(word)]
     if not arguments or arguments[0].startswith("-"):
         print("usage: python -m launcher.worker RECIPE [key=value ...]", file=sys.stderr)
         return 2
-    try:
-        at = process.connect(process.place())
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
     stop = Stop()
     stop.listen()
+    at = None
     try:
+        at = _join(stop)
         folder, problems = at.share(_ready(arguments, at) if at.rank == 0 else None)
-        if problems:
-            if at.rank == 0:
-                print("\n".join(problems), file=sys.stderr, flush=True)
-            return 2
-        return train(Path(folder), at, stop)
+        if not problems:
+            return train(Path(folder), at, stop)
+        if at.rank == 0:
+            print("\n".join(problems), file=sys.stderr, flush=True)
+        return 2
+    except meet.Told:
+        print("told to leave before all ranks had met: nothing was trained", file=sys.stderr, flush=True)
+        return loop.STOPPED
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         return 2
+    except Unreachable as error:
+        print(error, file=sys.stderr, flush=True)
+        return 1
     except Exception as error:
-        step = f" {error.__notes__[0]}" if getattr(error, "__notes__", None) else ""
-        print(f"rank {at.rank} failed{step}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        traceback.print_exc()
+        _say(error, at, stop)
         return 1
     finally:
-        at.close()
+        if at is not None:
+            at.close()
+
+
+def _join(stop: Stop) -> Process:
+    """Find the other ranks of a start that the launcher did not make, and see that each hears all others."""
+    if wrong := place.contradictions():
+        raise UserError(wrong)
+    here = place.place()
+    if here.world == 1:
+        return process.connect(here)
+    met = meet.meet(here, lambda: bool(stop.requested()))
+    at = process.connect(here, store=met.store)
+    process.exchange(at, met.hosts)
+    return at
+
+
+def _say(error: Exception, at: Process | None, stop: Stop) -> None:
+    """The sentence, then the details. A rank that only lost another lets that one speak, and is ended
+    by its starter."""
+    rank = "a rank" if at is None else f"rank {at.rank}"
+    if failure.lost_a_peer(str(error)):
+        end = time.monotonic() + 5
+        while time.monotonic() < end and not stop.told:
+            time.sleep(0.02)
+        if not stop.told:
+            print(f"{rank} ended since it lost another, whose own words say why", file=sys.stderr, flush=True)
+        return
+    step = f" {error.__notes__[0]}" if getattr(error, "__notes__", None) else ""
+    print(f"{rank} failed{step}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    traceback.print_exception(error)
 
 
 def _ready(arguments: list[str], at: Process) -> tuple[str, list[str]]:

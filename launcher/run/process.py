@@ -1,7 +1,7 @@
 """One rank among the others: who it is, on which device, and how ranks agree."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,44 +13,13 @@ from numpy.typing import NDArray
 
 from launcher.config.errors import UserError
 from launcher.plan.devices import cores
+from launcher.run.place import Place as Place
+from launcher.run.place import Unreachable
+from launcher.run.place import place as place
 
-_STARTERS = {
-    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    "Open MPI": (
-        "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE",
-    ),
-    "MPI": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    "Slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
-}  # fmt: skip
 TIMEOUT = timedelta(minutes=30)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a rank stands, by what started it."""
-
-    rank: int = 0
-    world: int = 1
-    local_rank: int = 0
-    local_world: int = 1
-
-
-def place(environment: Mapping[str, str] = os.environ) -> Place:
-    """The place told by torchrun (accelerate speaks its language), an MPI, or Slurm's srun; alone where none does.
-
-    Slurm's names count only inside a job step: a batch script has them too, and is not a rank.
-    """
-    for starter, (rank, world, local_rank, local_world) in _STARTERS.items():
-        if rank not in environment or world not in environment:
-            continue
-        if starter == "Slurm" and "SLURM_STEP_ID" not in environment:
-            continue
-        numbers = [environment.get(name, "") for name in (rank, world, local_rank, local_world)]
-        given = [int(n) if n.isdigit() else None for n in numbers]
-        if given[0] is None or given[1] is None or not given[0] < given[1]:
-            raise UserError(f"{rank}={numbers[0]}, {world}={numbers[1]}: no rank of a world (set by {starter}?)")
-        return Place(given[0], given[1], given[2] or 0, given[3] or given[1])
-    return Place()
+_GREETING = timedelta(seconds=20)
+_ADVICE = "(set GLOO_SOCKET_IFNAME to the network interface by which the hosts reach each other)"
 
 
 @dataclass(frozen=True)
@@ -131,13 +100,55 @@ def connect(
     if at.world > 1:
         if at.local_world == at.world:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        backend = _backend(accelerator)
         where: dict[str, Any] = {"init_method": "env://"} if store is None else {"store": store}
-        dist.init_process_group(backend, rank=at.rank, world_size=at.world, timeout=timeout, **where)
+        try:
+            dist.init_process_group(_backend(accelerator), rank=at.rank, world_size=at.world, timeout=timeout, **where)
+        except RuntimeError as error:
+            raise Unreachable(_unconnected(at, error)) from error
     if accelerator is None:
         return Process(at.rank, at.world, torch.device("cpu"))
-    torch.accelerator.set_device_index(at.local_rank)
-    return Process(at.rank, at.world, torch.device(accelerator.type, at.local_rank))
+    index = device_index(at, torch.accelerator.device_count(), accelerator.type)
+    torch.accelerator.set_device_index(index)
+    return Process(at.rank, at.world, torch.device(accelerator.type, index))
+
+
+def device_index(at: Place, count: int, kind: str, environment: Mapping[str, str] = os.environ) -> int:
+    """Which of the devices that a rank sees is its own: of several the one with its local number; a single one where
+    its starter gave each rank one of its own. Raises UserError where ranks outnumber devices."""
+    if at.local_rank < count and at.local_world <= count:
+        return at.local_rank
+    on_node = environment.get("SLURM_GPUS_ON_NODE", "")
+    given = on_node.isdecimal() and int(on_node) >= at.local_world
+    if count == 1 and (given or ("CUDA_VISIBLE_DEVICES" in environment and "OMPI_COMM_WORLD_RANK" in environment)):
+        return 0
+    what = f"{at.local_world} ranks on this host for {count} {kind} device(s)"
+    raise UserError(f"{what} (one rank a device at the most; CUDA_VISIBLE_DEVICES= for the CPU)")
+
+
+def exchange(process: Process, hosts: Sequence[str], timeout: timedelta = _GREETING) -> None:
+    """Every pair of ranks exchanges a message, so that a way that is closed is found now and not in an hour. `hosts`:
+    where each rank runs. Raises Unreachable that names the two."""
+    mine, theirs = torch.tensor([process.rank]), torch.zeros(1, dtype=torch.long)
+    for apart in range(1, process.world):
+        to, by = (process.rank + apart) % process.world, (process.rank - apart) % process.world
+        peer = to
+        try:
+            sent = dist.isend(mine, to, tag=apart)
+            peer = by
+            dist.irecv(theirs, by, tag=apart).wait(timeout)
+            peer = to
+            sent.wait(timeout)
+        except RuntimeError as error:
+            pair = f"rank {process.rank} on {hosts[process.rank]} and rank {peer} on {hosts[peer]}"
+            raise Unreachable(f"{pair} cannot exchange a message: {_line(error)} {_ADVICE}") from error
+
+
+def _unconnected(at: Place, error: Exception) -> str:
+    return f"rank {at.rank} could not connect to the others: {_line(error)} {_ADVICE}"
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def _backend(device: torch.device | None) -> str:

@@ -1,0 +1,251 @@
+"""How the ranks of a start meet that the launcher did not make: by torchrun, srun, an MPI or hand.
+
+Where MASTER_ADDR and MASTER_PORT are given, they meet there. Else rank 0 binds a port and then tells it, in a file of
+the current folder that all ranks see; its name is the same for all ranks of a start and for no other. What is left of
+a start that died is no danger: the file names a token that the one who answers must know.
+
+A rank waits in Python, so that a signal is heeded: nothing has been trained, so it just leaves, and the others with it.
+"""
+
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch.distributed as dist
+
+from launcher.config.errors import UserError
+from launcher.config.files import write
+from launcher.plan.plan import RUNS
+from launcher.run import place as places
+from launcher.run.place import Place, Unreachable
+
+FOLDER = RUNS / ".meeting"
+_SECONDS_FOR_A_FILE = 120
+_SECONDS_FOR_A_CONNECTION = 15
+_LONG = timedelta(minutes=30)
+
+
+class Told(Exception):
+    """Told to leave before all ranks had met."""
+
+
+@dataclass(frozen=True)
+class Met:
+    """All ranks have come to the store; `hosts`: where each runs."""
+
+    store: dist.Store
+    hosts: list[str]
+
+
+def meet(
+    at: Place,
+    told: Callable[[], bool],
+    environment: Mapping[str, str] = os.environ,
+    timeout: timedelta = _LONG,
+) -> Met:
+    """Wait until all ranks are there. `told`: whether to leave. Raises UserError where it is not said where they could
+    meet, Told, or Unreachable in a sentence."""
+    host = _host(environment)
+    who = f"rank {at.rank} on {host}"
+    if environment.get("MASTER_ADDR"):
+        store = _given(at, environment, told, timeout, who)
+        return _gather(store, at, host, told, timeout, who)
+    key = _key(environment)
+    if not key:
+        raise UserError(f"{who}: where do the ranks meet? (set MASTER_ADDR to the host of rank 0, and MASTER_PORT)")
+    if at.rank > 0:
+        store = _find(FOLDER / key, told, who)
+        return _gather(store, at, host, told, timeout, who)
+    store = _publish(FOLDER / key, ["127.0.0.1"] if at.world == at.local_world else [host, *_addresses()])
+    try:
+        return _gather(store, at, host, told, timeout, who)
+    finally:
+        _clear(FOLDER / key)
+
+
+def _host(environment: Mapping[str, str]) -> str:
+    """The name by which other nodes know this one. HOSTNAME may be that of the node that the job began on."""
+    return environment.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def _addresses() -> list[str]:
+    """This host's addresses, for where its name does not lead to it."""
+    up = {name for name, found in psutil.net_if_stats().items() if found.isup}
+    every = [a.address for name, found in psutil.net_if_addrs().items() if name in up for a in found
+             if a.family == socket.AF_INET]  # fmt: skip
+    return [address for address in every if not address.startswith("127.")]
+
+
+def _key(environment: Mapping[str, str]) -> str:
+    """What is the same for all ranks of a start, and for no other; empty where there is no such thing."""
+    by = places.starter(environment)
+    if by is places.SLURM:
+        names = ("SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+        return "-".join(["slurm", *(environment.get(name, "0") for name in names)])
+    if by is places.OPEN_MPI:
+        job = environment.get("PMIX_NAMESPACE") or environment.get("OMPI_MCA_ess_base_jobid", "")
+        once = environment.get("OMPI_MCA_orte_precondition_transports", "")
+        return _plain(f"openmpi-{job}-{once}") if job else ""
+    if by is places.MPI and environment.get("PMI_FD", "").isdecimal():
+        return _plain(f"mpi-{_pmi_name(int(environment['PMI_FD']))}")
+    return ""
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_.@" else "_" for c in name)
+
+
+def _pmi_name(number: int) -> str:
+    """The name of the space in which an MPI's processes would meet, asked of the process manager (PMI 1, section 5 of
+    Balaji et al., PMI: A Scalable Parallel Process-Management Interface). `number`: of an open socket to it."""
+    with socket.socket(fileno=os.dup(number)) as manager, manager.makefile("rw", encoding="ascii") as lines:
+        replies = []
+        for command in ("init pmi_version=1 pmi_subversion=1", "get_my_kvsname", "finalize"):
+            lines.write(f"cmd={command}\n")
+            lines.flush()
+            replies.append(lines.readline())
+    return replies[1].partition("kvsname=")[2].strip()
+
+
+def _given(
+    at: Place, environment: Mapping[str, str], told: Callable[[], bool], timeout: timedelta, who: str
+) -> dist.Store:
+    """The store at MASTER_ADDR: rank 0 serves it, unless torchrun's agent does."""
+    host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    serves = at.rank == 0 and not agent
+    if not serves:
+        _reach([host], port, told, timeout.total_seconds(), who)
+    try:
+        store: dist.Store = dist.TCPStore(
+            host, port, is_master=serves, wait_for_workers=False, timeout=timeout, multi_tenant=True
+        )
+    except dist.DistNetworkError as error:
+        if not serves:
+            raise Unreachable(f"{who} cannot meet the others at {host}:{port}: {_line(error)}") from error
+        what = f"{who} cannot serve MASTER_PORT={port}: {_line(error)}"
+        raise UserError(f"{what} (is it taken by another run? choose another)") from None
+    attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"/worker/attempt_{attempt}/of_{at.world}", store) if agent else store
+
+
+def _publish(file: Path, hosts: list[str]) -> dist.Store:
+    """Serve a store, then tell where. Its port is bound before anyone hears of it."""
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=_LONG)
+    token = secrets.token_hex(8)
+    store.set("token", token)
+    for last in (False, False, True):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write(file, json.dumps({"hosts": hosts, "port": store.port, "token": token}))
+            break
+        except FileNotFoundError:  # another start cleared the folder in between
+            if last:
+                raise
+        except OSError as error:
+            raise UserError(f"{file.parent.absolute()}: cannot be written ({error.strerror})") from None
+    return store
+
+
+def _clear(file: Path) -> None:
+    """Leave nothing: neither the file, nor the folders where they hold nothing else."""
+    with suppress(OSError):
+        file.unlink()
+        file.parent.rmdir()
+        file.parent.parent.rmdir()
+
+
+def _find(file: Path, told: Callable[[], bool], who: str) -> dist.Store:
+    """The store that rank 0 tells of. A listing is asked for, since NFS remembers what was not there."""
+    end = time.monotonic() + _SECONDS_FOR_A_FILE
+    while time.monotonic() < end:
+        said = _read(file)
+        if said and (store := _enter(said, told, who)):
+            return store
+        _pause(0.05, told)
+    what = (
+        f"{who} has waited {_SECONDS_FOR_A_FILE} s for rank 0 to say in {file.parent.absolute()} where the ranks meet"
+    )
+    raise Unreachable(f"{what} (do all nodes share this folder? else set MASTER_ADDR and MASTER_PORT)")
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    with suppress(FileNotFoundError):
+        if file in list(file.parent.iterdir()):
+            said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return said
+    return None
+
+
+def _enter(said: dict[str, Any], told: Callable[[], bool], who: str) -> dist.Store | None:
+    """The store behind what a file says; None where it is no longer the one that was told of."""
+    host = _reach(said["hosts"], said["port"], told, _SECONDS_FOR_A_CONNECTION, who)
+    with suppress(dist.DistError):
+        store = dist.TCPStore(host, said["port"], is_master=False, wait_for_workers=False, timeout=_LONG)
+        if store.check(["token"]) and store.get("token") == said["token"].encode():
+            return store
+    return None
+
+
+def _reach(hosts: list[str], port: int, told: Callable[[], bool], seconds: float, who: str) -> str:
+    """The first of the names and addresses of a host that answers. A name that leads nowhere is no use to wait for."""
+    end, why, unknown = time.monotonic() + seconds, "", time.monotonic() + _SECONDS_FOR_A_CONNECTION
+    while time.monotonic() < end:
+        names = []
+        for host in hosts:
+            try:
+                socket.create_connection((host, port), timeout=3).close()
+                return host
+            except socket.gaierror as error:
+                names.append(host)
+                why = f"the name {host} leads nowhere here ({error.strerror})"
+            except OSError as error:
+                why = f"{host}:{port}: {error.strerror or error}"
+        if len(names) == len(hosts) and time.monotonic() > unknown:
+            break
+        _pause(0.1, told)
+    raise Unreachable(f"{who} cannot reach rank 0 at {' or '.join(hosts)}: {why}")
+
+
+def _gather(store: dist.Store, at: Place, host: str, told: Callable[[], bool], timeout: timedelta, who: str) -> Met:
+    """Come to the store and wait for the others. Who is told to leave tells the others."""
+    names = [f"host/{rank}" for rank in range(at.world)]
+    end, wait = time.monotonic() + timeout.total_seconds(), 0.01
+    try:
+        store.set(names[at.rank], host)
+        come = store.add("come", 1)
+        while come < at.world:
+            if told():
+                store.set("leave", host)
+            if store.check(["leave"]):
+                raise Told
+            if time.monotonic() > end:
+                missing = ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
+                raise Unreachable(f"{who} has waited {timeout.total_seconds():.0f} s for rank(s) {missing}")
+            time.sleep(wait)
+            wait = min(0.25, wait * 1.5)
+            come = store.add("come", 0)
+        return Met(store, [name.decode() for name in store.multi_get(names)])
+    except dist.DistError as error:
+        if told():
+            raise Told from None
+        raise Unreachable(f"{who} lost rank 0 before all had met: {_line(error)}") from error
+
+
+def _pause(seconds: float, told: Callable[[], bool]) -> None:
+    if told():
+        raise Told
+    time.sleep(seconds)
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0]
