@@ -152,11 +152,17 @@ class Cluster(Strict):
     slurm: Slurm | None = None
     ssh: Ssh | None = None
     _given: str = PrivateAttr("local")
+    _overrides: tuple[str, ...] = PrivateAttr(())
 
     @property
     def given(self) -> str:
         """What --cluster said."""
         return self._given
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What was said beside it, such as cluster.slurm.time=30."""
+        return self._overrides
 
     @property
     def elastic(self) -> bool:

@@ -25,6 +25,7 @@ from launcher.config.types import Strict, hint
 
 Key = tuple[str | int, ...]
 T = TypeVar("T", bound=Strict)
+_CLUSTER = "cluster."
 
 
 @dataclass
@@ -39,6 +40,17 @@ class Document:
         while path not in self.origins:
             path = path[:-1]
         return self.origins[path]
+
+
+class Override(str):
+    """`key.path=value`. `origin`: what a message says before what is wrong with it."""
+
+    origin: str
+
+    def __new__(cls, text: str, origin: str) -> "Override":
+        made = super().__new__(cls, text)
+        made.origin = origin
+        return made
 
 
 @dataclass(frozen=True)
@@ -64,9 +76,25 @@ def recipe(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Recipe]:
 
 def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
     """The cluster profile of a file, or the shipped one with this name. Raises UserError likewise."""
-    loaded = _typed(Cluster, _find(file, "cluster"), overrides)
-    loaded.value._given = str(file)
+    plain = [Override(text.lstrip().removeprefix(_CLUSTER), _origin(text)) for text in overrides]
+    loaded = _typed(Cluster, _find(file, "cluster"), plain)
+    loaded.value._given, loaded.value._overrides = str(file), tuple(parted(overrides)[1])
     return loaded
+
+
+def parted(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides of the recipe, and those of the cluster profile, which begin with `cluster.`."""
+    ours = [text.lstrip().startswith(_CLUSTER) for text in overrides]
+    return (
+        [text for text, of_cluster in zip(overrides, ours, strict=True) if not of_cluster],
+        [text for text, of_cluster in zip(overrides, ours, strict=True) if of_cluster],
+    )
+
+
+def plain(file: Path) -> tuple[Any, dict[Key, str]]:
+    """Any YAML file as plain values, and where each of them is written. Raises UserError."""
+    origins: dict[Key, str] = {(): f"{file}:1"}
+    return _plain(_tree(_text(file), str(file)), (), str(file), origins), origins
 
 
 def shipped(folder: str) -> list[Path]:
@@ -147,16 +175,7 @@ def _path(document: Document, loc: Key) -> Key:
 
 def _read(file: Path, above: tuple[Path, ...]) -> Document:
     """A file and the files it inherits from by `base:`."""
-    try:
-        text = file.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        number = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{file}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
-    document = _parse(text, str(file))
+    document = _parse(_text(file), str(file))
     base = document.value.pop("base", None)
     if base is None:
         return document
@@ -173,9 +192,22 @@ def _read(file: Path, above: tuple[Path, ...]) -> Document:
     return _merge(_read(below, above), document)
 
 
-def _parse(text: str, file: str) -> Document:
+def _text(file: Path) -> str:
     try:
-        tree = YAML(typ="rt").load(text)
+        return file.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
+
+
+def _tree(text: str, file: str) -> Any:
+    """ruamel's nodes."""
+    try:
+        return YAML(typ="rt").load(text)
     except DuplicateKeyError as error:
         mark = error.problem_mark
         raise UserError(f"{file}:{mark.line + 1}: {str(error.problem).split(' with value')[0]}") from None
@@ -187,6 +219,10 @@ def _parse(text: str, file: str) -> Document:
         raise UserError(f"{file}:{where}: not valid YAML: {what}") from None
     except (YAMLError, ValueError, KeyError) as error:  # such as a date in a thirteenth month
         raise UserError(f"{file}: not valid YAML: {error}") from None
+
+
+def _parse(text: str, file: str) -> Document:
+    tree = _tree(text, file)
     if not isinstance(tree, CommentedMap):
         raise UserError(f"{file}:1: should be a map of keys and values")
     document = Document({}, {(): f"{file}:1"})
@@ -218,18 +254,23 @@ def _override(text: str) -> Document:
     key, equals, value = text.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
-        raise UserError(f"{text!r}: an override has the form key.path=value")
+        raise UserError(f"{_origin(text)}: an override has the form key.path=value")
     try:
         tree = YAML(typ="rt").load(value) if value.strip() else None
     except (YAMLError, ValueError, KeyError):
-        raise UserError(f"{text!r}: {value!r} is not valid YAML") from None
+        raise UserError(f"{_origin(text)}: {value!r} is not valid YAML") from None
     inner: dict[Key, str] = {}
-    plain = _plain(tree, tuple(parts), "", inner)
+    nested = _plain(tree, tuple(parts), "", inner)
     for part in reversed(parts):
-        plain = {part: plain}
-    origins: dict[Key, str] = dict.fromkeys(inner, repr(text))
-    origins.update({tuple(parts[:n]): repr(text) for n in range(1, len(parts) + 1)})
-    return Document(plain, origins)
+        nested = {part: nested}
+    origins: dict[Key, str] = dict.fromkeys(inner, _origin(text))
+    origins.update({tuple(parts[:n]): _origin(text) for n in range(1, len(parts) + 1)})
+    return Document(nested, origins)
+
+
+def _origin(override: str) -> str:
+    """Where an override comes from: the words of the command line themselves, or a line of a file."""
+    return override.origin if isinstance(override, Override) else repr(override)
 
 
 def _merge(below: Document, above: Document, parts: bool = False) -> Document:

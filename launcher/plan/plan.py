@@ -11,7 +11,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
 from launcher.config.types import Strict, hint
-from launcher.plan import architecture, devices, fill, layout, memory, mixture, need, store, vocabulary
+from launcher.plan import architecture, devices, fill, layout, limits, memory, mixture, need, store, vocabulary
 from launcher.plan.facts import Facts
 from launcher.plan.folder import RunFolder
 
@@ -208,6 +208,7 @@ def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[s
 def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, ...]) -> list[str]:
     """What starts the run."""
     where = [] if cluster.given == "local" else ["--cluster", cluster.given]
+    overrides = (*overrides, *cluster.overrides)
     if cluster.kind == "slurm":
         return ["launcher", "submit", *_named(file), *where, *overrides]
     many = ["--ranks", str(per_node)] if cluster.kind == "local" else []
@@ -315,6 +316,7 @@ def _problems(
             Problem("model.unfreeze_at", f"{thaw}, but the run ends after {steps} steps (earlier, or leave it out)")
         )
     out += _unwatchable(recipe, facts)
+    out += limits.problems(recipe, cluster)
     out += next(filter(None, (layout.misfits(recipe, size) for size in sizes)), [])
     if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
         out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
