@@ -31,6 +31,8 @@ from launcher.run.place import Place, Unreachable
 FOLDER = RUNS / ".meeting"
 _SECONDS_FOR_A_FILE = 120
 _SECONDS_FOR_A_CONNECTION = 15
+_SECONDS_FOR_A_NAME = 10
+_LONGEST_PAUSE = 0.25
 _LONG = timedelta(minutes=30)
 
 
@@ -124,7 +126,7 @@ def _given(
     agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     serves = at.rank == 0 and not agent
     if not serves:
-        _reach([host], port, told, timeout.total_seconds(), who)
+        _wait_for(host, port, told, timeout.total_seconds(), who)
     try:
         store: dist.Store = dist.TCPStore(
             host, port, is_master=serves, wait_for_workers=False, timeout=timeout, multi_tenant=True
@@ -165,12 +167,16 @@ def _clear(file: Path) -> None:
 
 
 def _find(file: Path, told: Callable[[], bool], who: str) -> dist.Store:
-    """The store that rank 0 tells of. A listing is asked for, since NFS remembers what was not there."""
-    end = time.monotonic() + _SECONDS_FOR_A_FILE
+    """The store that rank 0 tells of. What a start that died has left there may be read first: then nobody answers, or
+    somebody else does."""
+    end, tried = time.monotonic() + _SECONDS_FOR_A_FILE, dict[str, float]()
     while time.monotonic() < end:
-        said = _read(file)
-        if said and (store := _enter(said, told, who)):
-            return store
+        if said := _read(file):
+            host, why = _answers(said["hosts"], said["port"])
+            if host and (store := _enter(host, said)):
+                return store
+            if time.monotonic() - tried.setdefault(said["token"], time.monotonic()) > _SECONDS_FOR_A_CONNECTION:
+                raise Unreachable(f"{who} cannot reach rank 0 at {' or '.join(said['hosts'])}: {why}")
         _pause(0.05, told)
     what = (
         f"{who} has waited {_SECONDS_FOR_A_FILE} s for rank 0 to say in {file.parent.absolute()} where the ranks meet"
@@ -179,6 +185,7 @@ def _find(file: Path, told: Callable[[], bool], who: str) -> dist.Store:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
+    """What rank 0 has said by now. The folder is listed first, since NFS remembers for a while what was not there."""
     with suppress(FileNotFoundError):
         if file in list(file.parent.iterdir()):
             said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -186,9 +193,8 @@ def _read(file: Path) -> dict[str, Any] | None:
     return None
 
 
-def _enter(said: dict[str, Any], told: Callable[[], bool], who: str) -> dist.Store | None:
-    """The store behind what a file says; None where it is no longer the one that was told of."""
-    host = _reach(said["hosts"], said["port"], told, _SECONDS_FOR_A_CONNECTION, who)
+def _enter(host: str, said: dict[str, Any]) -> dist.Store | None:
+    """The store at an address, if it is the one that was told of."""
     with suppress(dist.DistError):
         store = dist.TCPStore(host, said["port"], is_master=False, wait_for_workers=False, timeout=_LONG)
         if store.check(["token"]) and store.get("token") == said["token"].encode():
@@ -196,24 +202,27 @@ def _enter(said: dict[str, Any], told: Callable[[], bool], who: str) -> dist.Sto
     return None
 
 
-def _reach(hosts: list[str], port: int, told: Callable[[], bool], seconds: float, who: str) -> str:
-    """The first of the names and addresses of a host that answers. A name that leads nowhere is no use to wait for."""
-    end, why, unknown = time.monotonic() + seconds, "", time.monotonic() + _SECONDS_FOR_A_CONNECTION
-    while time.monotonic() < end:
-        names = []
-        for host in hosts:
-            try:
-                socket.create_connection((host, port), timeout=3).close()
-                return host
-            except socket.gaierror as error:
-                names.append(host)
-                why = f"the name {host} leads nowhere here ({error.strerror})"
-            except OSError as error:
-                why = f"{host}:{port}: {error.strerror or error}"
-        if len(names) == len(hosts) and time.monotonic() > unknown:
-            break
+def _answers(hosts: list[str], port: int) -> tuple[str, str]:
+    """The first of a host's names and addresses that answers, or why none does."""
+    why = []
+    for host in hosts:
+        try:
+            socket.create_connection((host, port), timeout=3).close()
+            return host, ""
+        except socket.gaierror:
+            why.append(f"the name {host} leads nowhere here")
+        except OSError as error:
+            why.append(f"{host}:{port}: {error.strerror or error}")
+    return "", "; ".join(why)
+
+
+def _wait_for(host: str, port: int, told: Callable[[], bool], seconds: float, who: str) -> None:
+    """Wait for an address that the user gave. For a name that leads nowhere only some seconds."""
+    begin = time.monotonic()
+    while not (found := _answers([host], port))[0]:
+        if time.monotonic() - begin > (min(seconds, _SECONDS_FOR_A_NAME) if "nowhere" in found[1] else seconds):
+            raise Unreachable(f"{who} cannot reach rank 0 at MASTER_ADDR={host}: {found[1]}")
         _pause(0.1, told)
-    raise Unreachable(f"{who} cannot reach rank 0 at {' or '.join(hosts)}: {why}")
 
 
 def _gather(store: dist.Store, at: Place, host: str, told: Callable[[], bool], timeout: timedelta, who: str) -> Met:
@@ -227,12 +236,13 @@ def _gather(store: dist.Store, at: Place, host: str, told: Callable[[], bool], t
             if told():
                 store.set("leave", host)
             if store.check(["leave"]):
+                time.sleep(2 * _LONGEST_PAUSE if at.rank == 0 else 0)  # with rank 0 the store goes
                 raise Told
             if time.monotonic() > end:
                 missing = ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
                 raise Unreachable(f"{who} has waited {timeout.total_seconds():.0f} s for rank(s) {missing}")
             time.sleep(wait)
-            wait = min(0.25, wait * 1.5)
+            wait = min(_LONGEST_PAUSE, wait * 1.5)
             come = store.add("come", 0)
         return Met(store, [name.decode() for name in store.multi_get(names)])
     except dist.DistError as error:
