@@ -121,10 +121,16 @@ def until(happens: Callable[[], Any], timeout: float, what: str, every: float = 
     return answer
 
 
-def fields(line: str) -> dict[str, str]:
-    """A line of `scontrol show -o` as a mapping."""
-    found = re.finditer(r"(?:^| )([A-Za-z][\w:/]*)=(.*?)(?= [A-Za-z][\w:/]*=|$)", line)
-    return {match[1]: match[2].strip() for match in found}
+def fields(record: str) -> dict[str, str]:
+    """What `scontrol show job` prints of a job, as a mapping. The name stands alone at the end of the first line; what
+    else a user may write stands below what Slurm says."""
+    first, _, rest = record.strip().partition("\n")
+    first, _, name = first.partition(" JobName=")
+    found = {"JobName": name}
+    for line in (first, *rest.splitlines()):
+        for match in re.finditer(r"(?:^| )([A-Za-z][\w:/]*)=(.*?)(?= [A-Za-z][\w:/]*=|$)", line.strip()):
+            found.setdefault(match[1], match[2].strip())
+    return found
 
 
 class Lab:
@@ -210,10 +216,9 @@ class Lab:
 
     def jobs(self, *ids: str) -> list[dict[str, str]]:
         """The fields of `scontrol show job`, of all jobs or of these; of an array each task's."""
-        said = [self.run("scontrol", "show", "job", "-o", *one) for one in ([id] for id in ids)] if ids else [
-            self.run("scontrol", "show", "job", "-o")
-        ]  # fmt: skip
-        return [fields(line) for text in said for line in text.splitlines() if line.startswith("JobId=")]
+        said = [self.run("scontrol", "show", "job", *one) for one in ([[id] for id in ids] or [[]])]
+        records = [record for text in said for record in re.split(r"^(?=JobId=)", text, flags=re.M)]
+        return [fields(record) for record in records if record.startswith("JobId=")]
 
     def job(self, id: str) -> dict[str, str]:
         """The fields of one job."""
