@@ -2,14 +2,18 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from launcher.config.errors import UserError
+
+if TYPE_CHECKING:
+    from launcher.config.cluster import Cluster
 
 app = typer.Typer(
     help="A distributed training launcher for encoders. The global batch is the contract: where and how a recipe runs "
@@ -50,11 +54,11 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Decide every number, find every mistake, start nothing."""
-    from launcher.config import load
     from launcher.prepare import ready
     from launcher.tools import show
 
-    made = ready.look(recipe, overrides or [], load.cluster(cluster).value, ranks)
+    profile, overrides = _profile(cluster, overrides)
+    made = ready.look(recipe, overrides, profile, ranks)
     if json:
         print(made.model_dump_json(indent=1))
     else:
@@ -94,13 +98,36 @@ def run(
     bundle: Annotated[Path | None, typer.Option("--from", help="A bundle, in the place of RECIPE.")] = None,
 ) -> None:
     """Plan, prepare and train here, once for each of the seeds. A run folder with a checkpoint is gone on with."""
-    from launcher.config import load
     from launcher.tools import seeds
 
     recipe, overrides = _of_bundle(bundle, recipe, overrides or [])
-    restarts = [] if max_restarts is None else [f"max_restarts={max_restarts}"]
-    profile = load.cluster(cluster, restarts).value
+    profile, overrides = _profile(cluster, overrides, [] if max_restarts is None else [f"max_restarts={max_restarts}"])
     _leave(seeds.run(recipe, overrides, profile, ranks, resume, via.value))
+
+
+@app.command()
+def submit(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        str, typer.Option("--cluster", help="A profile of kind slurm: a file, or the name of a shipped one.")
+    ] = "local",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the batch script; write and submit nothing.")
+    ] = False,
+    max_requeues: Annotated[
+        int | None, typer.Option("--max-requeues", min=0, help="How often the job may start again.")
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option("--grid", help="A YAML of keys and the values they take: a job array of runs.")
+    ] = None,
+) -> None:
+    """Plan, prepare and hand the run to Slurm; the job requeues itself and goes on until all steps are done."""
+    from launcher.tools import submit as tool
+
+    most = [] if max_requeues is None else [f"slurm.max_requeues={max_requeues}"]
+    profile, overrides = _profile(cluster, overrides, most)
+    tool.submit(recipe, overrides, profile, grid, dry_run, Console(stderr=True))
 
 
 @app.command()
@@ -169,17 +196,17 @@ def parity(
 
     if not all(word.strip().isdigit() and int(word) > 0 for word in ranks.split(",")):
         raise UserError(f"--ranks {ranks}: numbers with commas between them, such as 2,4")
-    profile, waiting = load.cluster(cluster).value, Console(stderr=True)
+    (profile, overrides), waiting = _profile(cluster, overrides), Console(stderr=True)
     rows = []
     with waiting.status("one process"):
-        for row in tool.parity(recipe, overrides or [], strategies, [int(n) for n in ranks.split(",")], steps, profile):
+        for row in tool.parity(recipe, overrides, strategies, [int(n) for n in ranks.split(",")], steps, profile):
             rows.append(row)
             told = "same" if row.ok else row.wrong or "differs"
             waiting.print(f"{row.layout} on {row.ranks}: {told}", highlight=False, soft_wrap=True)
     if json:
         print(tool.as_json(rows))
     else:
-        precision = load.recipe(recipe, overrides or []).value.train.precision
+        precision = load.recipe(recipe, overrides).value.train.precision
         tool.show(rows, precision, Console())
     raise typer.Exit(0 if all(row.ok for row in rows) else 1)
 
@@ -223,6 +250,18 @@ def recipes(
         tool.show(Console())
     else:
         print(tool.copy(copy, to))
+
+
+def _profile(cluster: str, overrides: list[str] | None, more: Sequence[str] = ()) -> tuple["Cluster", list[str]]:
+    """The cluster, with those of the overrides that begin with `cluster.`, and the others, which are the recipe's. What
+    is prepared for it goes where all of its nodes see it."""
+    from launcher.config import load
+
+    of_recipe, of_cluster = load.parted(overrides or [])
+    profile = load.cluster(cluster, [*of_cluster, *more]).value
+    if profile.scratch.shared is not None:
+        os.environ.setdefault("LAUNCHER_CACHE", profile.scratch.shared)
+    return profile, of_recipe
 
 
 def _of_bundle(bundle: Path | None, recipe: str | None, overrides: list[str]) -> tuple[str, list[str]]:

@@ -7,7 +7,9 @@ an #SBATCH line as Slurm reads it.
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -59,10 +61,10 @@ def shell(value: str) -> str:
 
 
 def render(
-    plan: Plan, cluster: Cluster, *, cwd: Path, cache: Path, number: int = 1, points: int | None = None
+    plan: Plan, cluster: Cluster, *, cwd: Path, cache: Path, number: int = 1, points: Sequence[int] | None = None
 ) -> Script:
     """The batch script of a run. `cwd`: the folder that the run's is in; `cache`: where the prepared data is; `number`:
-    of the run's scripts. `points`: an array of as many runs, whose folders are the plan's with -0, -1, ... Raises
+    of the run's scripts. `points`: of an array; its runs' folders are the plan's with -0, -1, ... Raises
     UserError for what cannot be expressed."""
     slurm = cluster.slurm or Slurm()
     folder = cwd / plan.folder
@@ -89,7 +91,7 @@ def render(
     return Script(text, folder / "jobs" / f"submit-{number}.sbatch")
 
 
-def wanted(plan: Plan, cluster: Cluster, cwd: Path, points: int | None = None) -> dict[str, str | None]:
+def wanted(plan: Plan, cluster: Cluster, cwd: Path, points: Sequence[int] | None = None) -> dict[str, str | None]:
     """The options of sbatch that are more than the user's own `options`, by name; None: it has no value."""
     slurm = cluster.slurm or Slurm()
     mail = slurm.mail
@@ -101,7 +103,7 @@ def wanted(plan: Plan, cluster: Cluster, cwd: Path, points: int | None = None) -
         "nodes": nodes(cluster),
     }
     given = {
-        "array": f"0-{points - 1}" if points is not None else None,
+        "array": _ranges(points) if points is not None else None,
         "cpus-per-task": str(cpus) if (cpus := _cpus(plan, slurm)) else None,
         "mem": slurm.memory_per_node,
         **_devices(plan, slurm),
@@ -147,7 +149,7 @@ def _agent(plan: Plan, cluster: Cluster, cwd: Path, cache: Path) -> _Agent:
     if inside.kind == "pyxis":
         told = f"--container-image={shell(inside.image)} --container-workdir={shell(str(cwd))}"
         many = ",".join(m if ":" in m else f"{m}:{m}" for m in mounts)
-        around = f'{told} --container-mounts={shell(many)},"$run:$run" {options}'
+        around = f'{told} --container-mounts={shell(many)},"$run:$run" {options}'.strip()
         return _Agent("sh", around, shell(inside.python))
     binds = " ".join(f"--bind {shell(mount)}" for mount in mounts)
     gpus = "--nv " if plan.device == "cuda" else ""
@@ -194,6 +196,15 @@ def _cpus(plan: Plan, slurm: Slurm) -> int | None:
 def _held(cluster: Cluster) -> bool:
     """Whether the job outlives the loss of a node."""
     return cluster.elastic or (cluster.slurm is not None and cluster.slurm.spares > 0)
+
+
+def _ranges(points: Sequence[int]) -> str:
+    """0,1,2,5 as Slurm writes an array: 0-2,5."""
+    out = list[str]()
+    for _, group in groupby(enumerate(sorted(points)), lambda pair: pair[1] - pair[0]):
+        run = [point for _, point in group]
+        out.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+    return ",".join(out)
 
 
 def _templates() -> Path:

@@ -9,6 +9,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.launch import execute, render
 from launcher.launch.execute import Outcome
+from launcher.plan.folder import Saved
 from launcher.prepare import ready
 from launcher.tools import show
 
@@ -26,8 +27,8 @@ def train(
         raise UserError(
             f"--resume: {made.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)"
         )
-    if over := _over(made):
-        print(f"{made.folder.path}: {over}")
+    if why := over(made.resume, made.plan.steps):
+        print(f"{made.folder.path}: {why}")
         return Outcome(0, {}, [])
     made = ready.write(made)
     if via != "elastic":
@@ -36,10 +37,10 @@ def train(
     return execute.execute(render.train(made.plan, profile, via))
 
 
-def _over(made: ready.Ready) -> str | None:
-    """Why there is nothing left to train."""
-    if made.resume is not None and made.resume.state.get("enough"):
-        return f"stopped early at step {made.resume.step} (another name starts another run)"
-    if made.resume is not None and made.resume.step >= (made.plan.steps or 0):
-        return f"all {made.plan.steps} steps are done (another name starts another run)"
+def over(newest: Saved | None, steps: int | None) -> str | None:
+    """Why there is nothing left to train after the newest checkpoint; `steps`: of the whole run, where they are known."""
+    if newest is not None and newest.state.get("enough"):
+        return f"stopped early at step {newest.step} (another name starts another run)"
+    if newest is not None and steps is not None and newest.step >= steps:
+        return f"all {steps} steps are done (another name starts another run)"
     return None

@@ -1,0 +1,78 @@
+"""A sweep: a grid file says which values the recipe's keys take, and each point of it is a run of its own."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from launcher.config import load
+from launcher.config.errors import Problem, UserError
+from launcher.config.load import Key, Override
+
+MOST = 500
+"""Points of a sweep: each is planned before any is submitted."""
+_OURS = ("name", "seeds")
+
+
+def read(file: Path, name: str) -> list[list[str]]:
+    """The overrides of each point, the name of its run among them: `name` with -0, -1, ... A map of keys to lists of
+    values is their product, the last key changing fastest; a list of maps is its points, as they are. Raises UserError
+    with every mistake in the file."""
+    value, origins = load.plain(file)
+    problems = list(_wrong(value, origins))
+    if problems:
+        raise UserError(problems)
+    points = _product(value, origins) if isinstance(value, dict) else _listed(value, origins)
+    if len(points) > MOST:
+        raise UserError(f"{file}: {len(points)} points ({MOST} at the most)")
+    return [[*point, Override(f"name={name}-{i}", f"{file}")] for i, point in enumerate(points)]
+
+
+def every(points: Sequence[Sequence[str]], check: Any) -> list[Any]:
+    """What `check` makes of each point. Raises UserError with the mistakes of all of them, each told once."""
+    made, wrong = [], dict[str | Problem, None]()
+    for point in points:
+        try:
+            made.append(check(point))
+        except UserError as error:
+            wrong |= dict.fromkeys(error.problems)
+    if wrong:
+        raise UserError(list(wrong))
+    return made
+
+
+def _product(value: dict[str, list[Any]], origins: dict[Key, str]) -> list[list[str]]:
+    sides = [[_override(key, item, origins[key, i]) for i, item in enumerate(items)] for key, items in value.items()]
+    return [list(point) for point in product(*sides)]
+
+
+def _listed(value: list[dict[str, Any]], origins: dict[Key, str]) -> list[list[str]]:
+    return [[_override(key, item, origins[i, key]) for key, item in point.items()] for i, point in enumerate(value)]
+
+
+def _override(key: str, value: Any, origin: str) -> str:
+    return Override(f"{key}={json.dumps(value, ensure_ascii=False)}", origin)
+
+
+def _wrong(value: Any, origins: dict[Key, str]) -> Iterator[str]:
+    """What is no grid."""
+    if isinstance(value, dict):
+        keys = [(key, origins[key,]) for key in value]
+        for key, items in value.items():
+            if not isinstance(items, list) or not items:
+                yield f"{origins[key,]}: {key}: should be a list of the values that it takes"
+    elif isinstance(value, list):
+        maps = [(i, point) for i, point in enumerate(value) if isinstance(point, dict)]
+        keys = [(key, origins[i, key]) for i, point in maps for key in point]
+        for i, point in enumerate(value):
+            if not isinstance(point, dict) or not point:
+                yield f"{origins[i,]}: should be a map of keys and values"
+    if not isinstance(value, dict | list) or not value:
+        yield f"{origins[()]}: should be a map of keys to lists of values, or a list of maps"
+        return
+    for key, where in keys:
+        if key.split(".")[0] == "cluster":
+            yield f"{where}: {key}: all points are one job, of one cluster"
+        elif key in _OURS:
+            yield f"{where}: {key}: each point is a run with a name of its own (seed: [1, 2, 3] for several seeds)"

@@ -1,0 +1,157 @@
+"""`launcher submit`: plan, prepare, write the run folder, and hand a batch script to Slurm.
+
+Slurm is asked first what it thinks of the script, before anything is prepared or written: what it refuses leaves
+nothing behind.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from launcher.config import load
+from launcher.config.cluster import Cluster
+from launcher.config.errors import UserError
+from launcher.config.files import write
+from launcher.launch import queue, slurm
+from launcher.launch.slurm import Script
+from launcher.plan import jobs, plan, store
+from launcher.plan.folder import RunFolder
+from launcher.plan.plan import Plan, plural
+from launcher.prepare import ready
+from launcher.tools import grid, show
+from launcher.tools.train import over
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """What is submitted as one job: the overrides of each of its runs. `place`: where the script is kept. A single run
+    is a sweep of one, and no array."""
+
+    recipe: str
+    profile: Cluster
+    name: str
+    points: list[list[str]]
+    array: bool
+
+    @property
+    def place(self) -> RunFolder:
+        return RunFolder(plan.RUNS / self.name)
+
+
+def submit(
+    recipe: str, overrides: Sequence[str], profile: Cluster, file: Path | None, dry_run: bool, console: Console
+) -> None:
+    """Submit a run, or with a grid `file` a run for each of its points as one job array. `dry_run`: print the script
+    alone. Raises UserError."""
+    if profile.kind != "slurm":
+        what = f"--cluster {profile.given}: of kind {profile.kind}, where there is no queue"
+        raise UserError(f"{what} (launcher run trains there; launcher submit needs a cluster of kind slurm)")
+    known = load.recipe(recipe, overrides).value
+    if known.seeds > 1:
+        raise UserError(f"seeds: {known.seeds}, and a job trains one (--grid FILE, with seed: [1, 2, 3] in it)")
+    points = [list(overrides)] if file is None else [[*overrides, *own] for own in grid.read(file, known.name)]
+    sweep = _Sweep(recipe, profile, known.name, points, file is not None)
+    grid.every(points, lambda point: load.recipe(recipe, point))
+    plans = grid.every(points, lambda point: ready.look(recipe, point, profile, None))
+    script = _script(sweep, plans[0], range(len(plans)))
+    show.plan(plans[0], console)
+    if sweep.array:
+        console.print(f"the first of {plural(len(plans), 'run')} of {file}", highlight=False)
+    if dry_run:
+        print(script.text, end="")
+        return
+    open_ = [i for i, made in enumerate(plans) if not _done(made)]
+    if not open_:
+        return
+    for i in open_:
+        _refuse_living(RunFolder(Path(plans[i].folder)))
+    script = _script(sweep, plans[0], open_)
+    console.print(f"Slurm: {_tried(script, profile)}", highlight=False, markup=False, soft_wrap=True)
+    _submit(sweep, open_, script)
+
+
+def _script(sweep: _Sweep, made: Plan, points: Sequence[int]) -> Script:
+    place = sweep.place
+    number = 1 + len(list(place.jobs.glob("submit-*.sbatch")))
+    own = made.model_copy(update={"name": sweep.name, "folder": str(place.path)})
+    return slurm.render(
+        own, sweep.profile, cwd=_here(), cache=store.root().absolute(), number=number,
+        points=points if sweep.array else None,
+    )  # fmt: skip
+
+
+def _here() -> Path:
+    """The current folder by the name that it was entered by: where disks are mounted on demand, nodes know that one."""
+    named = Path(os.environ.get("PWD", ""))
+    return named if named.is_absolute() and named.is_dir() and named.samefile(Path.cwd()) else Path.cwd()
+
+
+def _done(made: Plan) -> bool:
+    """Whether there is nothing left to train, which is said."""
+    whole = RunFolder(Path(made.folder)).whole()
+    try:
+        why = over(whole[-1] if whole else None, made.steps)
+    except ValueError:  # damaged, which is told when it is verified
+        return False
+    if why:
+        print(f"{made.folder}: {why}")
+    return why is not None
+
+
+def _refuse_living(folder: RunFolder) -> None:
+    """Raises UserError where a job of this run waits or runs."""
+    for job in jobs.story(jobs.read(folder))[-1:]:
+        for id, found in queue.jobs(job.ids).items():
+            if found.living:
+                what = f"{folder.path}: job {id} is {found.state.lower()}"
+                raise UserError(
+                    f"{what} (launcher cancel {folder.path} ends it, launcher status {folder.path} shows it)"
+                )
+
+
+def _tried(script: Script, profile: Cluster) -> str:
+    """What Slurm would do with it."""
+    try:
+        return queue.test(script.test, script.text)
+    except queue.Refused as refused:
+        raise UserError(f"Slurm refuses this job: {refused.said} (--cluster {profile.given})") from None
+
+
+def _submit(sweep: _Sweep, points: Sequence[int], script: Script) -> None:
+    """Prepare, write, submit, record."""
+    before = {folder for folder in [sweep.place.path, *_folders(sweep, points)] if folder.exists()}
+    runs = []
+    try:
+        for i in points:
+            runs.append(ready.write(ready.check(sweep.recipe, sweep.points[i], sweep.profile, None)))
+        script.path.parent.mkdir(parents=True, exist_ok=True)
+        if sweep.array:
+            told = {
+                made.folder.path.name: list(map(str, sweep.points[i])) for i, made in zip(points, runs, strict=True)
+            }
+            write(sweep.place.path / "sweep.json", json.dumps({"name": sweep.name, "runs": told}, indent=1))
+        write(script.path, script.text)
+        id = queue.submit(script.argv)
+    except BaseException:
+        for made in runs:
+            made.release()
+        script.path.unlink(missing_ok=True)
+        for folder in {sweep.place.path, *_folders(sweep, points)} - before:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    kept = script.path.relative_to(_here())
+    for i, made in zip(points, runs, strict=True):
+        job = f"{id}_{i}" if sweep.array else id
+        jobs.append(made.folder, {"event": "submitted", "job": job, "cluster": sweep.profile.name, "script": str(kept)})
+        made.release()
+    log = f"{sweep.place.path}-*/logs/job-{id}_*.log" if sweep.array else f"{sweep.place.path}/logs/job-{id}.log"
+    print(f"job {id}: {kept}, {log}")
+
+
+def _folders(sweep: _Sweep, points: Sequence[int]) -> list[Path]:
+    return [Path(f"{sweep.place.path}-{i}") for i in points] if sweep.array else [sweep.place.path]
