@@ -38,7 +38,7 @@ def train(
 
 
 def over(newest: Saved | None, steps: int | None) -> str | None:
-    """Why there is nothing left to train after the newest checkpoint; `steps`: of the whole run, where they are known."""
+    """Why there is nothing left to train after the newest checkpoint. `steps`: of the whole run, where known."""
     if newest is not None and newest.state.get("enough"):
         return f"stopped early at step {newest.step} (another name starts another run)"
     if newest is not None and steps is not None and newest.step >= steps:
