@@ -239,6 +239,31 @@ def export(
 
 
 @app.command()
+def status(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs, such as runs/quickstart-pretrain (all here).")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print what is known as JSON.")] = False,
+) -> None:
+    """What runs, how far, how well; of one run the history of its job."""
+    from launcher.tools import status as tool
+
+    tool.status(runs or [], json, Console())
+
+
+@app.command()
+def cancel(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run that was submitted, such as runs/quickstart-pretrain.")
+    ],
+) -> None:
+    """End a run's job, waiting or running, for good. A running one saves a checkpoint first."""
+    from launcher.tools import cancel as tool
+
+    tool.cancel(run, Console())
+
+
+@app.command()
 def recipes(
     copy: Annotated[str | None, typer.Option("--copy", metavar="NAME", help="Copy this one here.")] = None,
     to: Annotated[Path, typer.Option("--to", help="The file or folder to copy to.")] = Path(),

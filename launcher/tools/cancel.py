@@ -1,0 +1,56 @@
+"""End a run's job for good: waiting or running, and whatever was chained to it meanwhile."""
+
+import time
+
+from rich.console import Console
+
+from launcher.config.errors import UserError
+from launcher.launch import queue
+from launcher.plan import jobs
+from launcher.plan.folder import RunFolder
+from launcher.tools import status
+
+PATIENCE = 60.0
+"""Seconds that a job is given to save and leave. Slurm ends it by itself when its own patience, KillWait, is over."""
+_EVERY = 0.5
+
+
+def cancel(run: str, console: Console) -> None:
+    """Cancel the job, and wait until it has left: what comes back meanwhile is cancelled too. Raises UserError where no
+    job of the run lives, or Slurm refuses."""
+    folder = status.named(run)
+    job = status.current(folder)
+    if job is None or not job.ids:
+        raise UserError(f"{folder.path}: it is no job of Slurm's (stop it where it was started, with Ctrl-C)")
+    living = _living(folder)
+    if not living:
+        at = status.look(folder, status.Slurm())
+        raise UserError(f"{folder.path}: its job {at.id} lives no more: {at.state.name} (there is nothing to cancel)")
+    queue.cancel(list(living))
+    jobs.append(folder, {"event": "cancelled", "job": job.name})
+    for id, known in living.items():
+        was = "was waiting" if known.state in queue.WAITING else f"was running on {known.nodes}"
+        console.print(f"job {id} is cancelled: it {was}", highlight=False, soft_wrap=True)
+    if any(known.state not in queue.WAITING for known in living.values()):
+        with console.status("it saves a checkpoint and leaves"):
+            _see_it_leave(folder)
+    whole = folder.whole()
+    kept = f"its newest checkpoint is of step {whole[-1].step}" if whole else "no checkpoint had been made"
+    console.print(f"{kept}; launcher submit or launcher run goes on with it", highlight=False, soft_wrap=True)
+
+
+def _living(folder: RunFolder) -> dict[str, queue.Job]:
+    """The run's jobs that live, by the ids that they are cancelled by."""
+    job = status.current(folder)
+    known = {id: status.mine(one, folder) for id, one in queue.jobs(job.ids).items()} if job else {}
+    return {id: one for id, one in known.items() if one is not None and one.living}
+
+
+def _see_it_leave(folder: RunFolder) -> None:
+    """A job that was about to be requeued, or to chain another to it, may just have done so."""
+    end = time.monotonic() + PATIENCE
+    while (living := _living(folder)) and time.monotonic() < end:
+        again = [id for id, known in living.items() if known.state not in queue.LEAVING]
+        if again:
+            queue.cancel(again)
+        time.sleep(_EVERY)

@@ -1,0 +1,122 @@
+"""In what state a run is, and how its job's starts ended: what is known from Slurm, from the job's own story and from
+the run folder, put together. Pure functions, since each of the three may be missing."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from launcher.launch import queue
+from launcher.plan import jobs
+
+Name = Literal[
+    "ready", "pending", "running", "requeued", "done", "stopped", "time over", "preempted", "node lost", "cancelled",
+    "failed", "replaced",
+]  # fmt: skip
+"""ready: planned, and not begun. requeued: waits to be started again. stopped: told to. time over: at its time limit,
+and it does not come back by itself. replaced: another start of the run took over."""
+
+_WHY: dict[str, Name] = {
+    "done": "done", "failed": "failed", "time": "time over", "told": "stopped", "node": "node lost",
+    "replaced": "replaced",
+}  # fmt: skip
+_SLURM: dict[str, Name] = {
+    "CANCELLED": "cancelled", "TIMEOUT": "time over", "DEADLINE": "time over", "PREEMPTED": "preempted",
+    "NODE_FAIL": "node lost", "BOOT_FAIL": "node lost", "OUT_OF_MEMORY": "failed", "REVOKED": "cancelled",
+}  # fmt: skip
+_REASONS = {"OUT_OF_MEMORY": "out of memory", "BOOT_FAIL": "a node did not start"}
+HISTORY = {
+    "done": "done", "failed": "failed", "time": "made way", "told": "told to stop", "node": "node unfit or lost",
+    "replaced": "replaced by a later start",
+}  # fmt: skip
+"""How a start ended, in words."""
+
+
+@dataclass(frozen=True)
+class State:
+    """`reason`: what is known beside the name, such as why Slurm has it wait. `since`: in seconds since the epoch."""
+
+    name: Name
+    reason: str = ""
+    since: float | None = None
+
+
+def of(job: jobs.Job | None, known: queue.Job | None, *, asked: bool, alive: bool, finished: bool) -> State:
+    """`job`: the story of the run's newest; `known`: the same to Slurm; `asked`: whether Slurm could be asked. `alive`:
+    a rank holds the right to write. `finished`: the newest checkpoint is of the last step."""
+    if known is not None and known.living:
+        return _living(job, known)
+    last = job.starts[-1] if job and job.starts else None
+    if last is not None and last.why == "done":
+        return State("done", since=last.ended)
+    if alive:
+        return State("running", since=last.begun if last and last.ended is None else None)
+    if finished:
+        return State("done", since=last.ended if last else None)
+    if job is None:
+        return State("stopped")
+    return _ended(job, known, asked)
+
+
+def _living(job: jobs.Job | None, known: queue.Job) -> State:
+    again = bool(job and job.starts) or known.restarts > 0
+    last = job.starts[-1] if job and job.starts else None
+    if known.state in queue.WAITING:
+        waiting = (last.ended or last.begun) if last else known.submitted
+        return State("requeued" if again else "pending", known.reason, waiting)
+    if known.state not in queue.LEAVING:
+        begun = last is not None and last.ended is None and last.begun >= (known.start or 0) - 5
+        return State("running", "" if begun else "starting", known.start)
+    if job is not None and job.cancelled is not None and (last is None or job.cancelled >= last.begun):
+        return State("cancelled", "leaving", job.cancelled)
+    if last is not None and known.restarts > last.number % 1000:
+        return State("requeued", "leaving", last.ended)
+    if last is not None and last.why:
+        return State(_WHY.get(last.why, "stopped"), "leaving", last.ended)
+    return State("running", "leaving", known.start)
+
+
+def _ended(job: jobs.Job, known: queue.Job | None, asked: bool) -> State:
+    """Of a job that lives no more, and is not done."""
+    last = job.starts[-1] if job.starts else None
+    why = last.why if last is not None else ""
+    since = (last.ended if last else None) or (known.end if known else None) or (last.begun if last else job.submitted)
+    if job.cancelled is not None and (last is None or job.cancelled >= last.begun):
+        return State("cancelled", since=job.cancelled)
+    if not asked and last and last.ended and job.requeued and job.requeued[-1] >= last.ended:
+        return State("requeued", since=last.ended)
+    if known is not None and why not in ("failed", "replaced"):
+        if known.state in _SLURM:
+            return State(_SLURM[known.state], _REASONS.get(known.state, ""), known.end or since)
+        if known.preempted is not None:
+            return State("preempted", since=known.end or since)
+    if why:
+        excluded = f"without {', '.join(last.excluded)}" if last and last.excluded else ""
+        return State(_WHY.get(why, "stopped"), excluded, since)
+    if known is not None:
+        return State("failed", _code(known), since)
+    return _unknown(last, asked, since)
+
+
+def _unknown(last: jobs.Start | None, asked: bool, since: float | None) -> State:
+    """Of a job that has not told its end, and that Slurm does not know of."""
+    if last is not None:
+        return State("node lost", "it has not told its end", since)
+    return State("failed", "Slurm does not know of it any more", since) if asked else State("pending", "", since)
+
+
+def _code(known: queue.Job) -> str:
+    if known.signal:
+        return f"killed by signal {known.signal}"
+    return f"exit code {known.code}" if known.code else "it never began to train"
+
+
+def how(start: jobs.Start, later: jobs.Start | None, current: State) -> str:
+    """How a start ended, in words. `later`: the one after it; `current`: the run's state, if there is none."""
+    if later is not None and start.why == "told":
+        return "preempted or requeued"
+    if later is not None and not start.why:
+        return "lost: it has not told its end"
+    if later is None and current.name in ("cancelled", "preempted", "time over", "node lost") and start.why != "failed":
+        return current.name
+    if start.why:
+        return HISTORY.get(start.why, start.why)
+    return current.name
