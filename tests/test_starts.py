@@ -1,0 +1,173 @@
+"""Whatever starts the ranks, they train what `launcher run` trains: the same samples, the same losses."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import support
+
+WORKER = ("-m", "launcher.worker", "recipe.yaml")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+
+
+def tool(name):
+    """A starter by its path: of this environment, or of the system."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if found is None and os.environ.get("CI") and name.startswith("mpirun"):
+        pytest.fail(f"{name} is not installed; in CI these tests are not left out")
+    return found or pytest.skip(f"{name} is not installed")
+
+
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def torchrun():
+    return [[*TORCHRUN, "--standalone", "--nproc-per-node", "2", *WORKER]]
+
+
+def torchrun_on_two_hosts():
+    """Two agents, each with one rank, as on two hosts."""
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-id", "two", "--rdzv-endpoint", f"127.0.0.1:{port()}"]
+    return [[*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", *meeting, *WORKER]] * 2
+
+
+def torchrun_on_two_numbered_hosts():
+    meeting = ["--master-addr", "127.0.0.1", "--master-port", str(port()), "--nnodes", "2", "--nproc-per-node", "1"]
+    return [[*TORCHRUN, *meeting, "--node-rank", str(node), *WORKER] for node in (0, 1)]
+
+
+def accelerate():
+    many = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
+    plain = ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    return [[tool("accelerate"), "launch", *many, *plain, *WORKER]]
+
+
+def deepspeed():
+    return [[tool("deepspeed"), "--num_gpus", "2", "--master_port", str(port()), "--module", *WORKER[1:]]]
+
+
+def open_mpi():
+    options = ["--allow-run-as-root", "--oversubscribe", "-np", "2"]
+    return [[tool("mpirun.openmpi"), *options, sys.executable, *WORKER]]
+
+
+def mpich():
+    return [[tool("mpirun.mpich"), "-np", "2", sys.executable, *WORKER]]
+
+
+WAYS = [
+    torchrun, torchrun_on_two_hosts, torchrun_on_two_numbered_hosts, accelerate, deepspeed, open_mpi, mpich
+]  # fmt: skip
+
+
+def clean():
+    """This environment without what a scheduler or a starter may have left in it."""
+    left = ("SLURM_", "OMPI_", "PMI", "MASTER_", "TORCHELASTIC_")
+    exact = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return {k: v for k, v in os.environ.items() if not k.startswith(left) and k not in exact}
+
+
+def ended(commands, *overrides):
+    """Start them together and wait. The exit codes, and what all have said."""
+    started = [
+        subprocess.Popen(
+            [*command, *overrides], env=clean(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for command in commands
+    ]
+    said = [one.communicate(timeout=180)[0] for one in started]
+    return [one.returncode for one in started], "\n".join(said)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with a run of two ranks by `launcher run`."""
+    folder = tmp_path_factory.mktemp("starts")
+    support.corpus(folder)
+    before = Path.cwd()
+    os.chdir(folder)
+    support.write(support.mlm("here", train__precision="fp64"))
+    support.launcher("run", "recipe.yaml", "--ranks", 2)
+    yield folder
+    os.chdir(before)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_each_start_command_trains_what_launcher_run_trains(runs, way):
+    codes, said = ended(way(), f"name={way.__name__}")
+    assert set(codes) == {0}, said
+    here, there = support.steps("runs/here"), support.steps(f"runs/{way.__name__}")
+    assert [r["data"] for r in there.values()] == [r["data"] for r in here.values()]
+    assert [r["loss"] for r in there.values()] == pytest.approx([r["loss"] for r in here.values()], rel=1e-13)
+    assert '"ranks": 2,' in Path(f"runs/{way.__name__}/plan.json").read_text()
+    assert not Path("runs/.meeting").exists()
+
+
+def test_alone_it_is_one_rank(runs):
+    codes, said = ended([[sys.executable, *WORKER]], "name=alone")
+    assert codes == [0], said
+    here, there = support.steps("runs/here"), support.steps("runs/alone")
+    assert [r["data"] for r in there.values()] == [r["data"] for r in here.values()]
+    assert [r["loss"] for r in there.values()] == pytest.approx([r["loss"] for r in here.values()], rel=1e-12)
+
+
+@pytest.mark.parametrize("way", [torchrun, open_mpi, mpich], ids=lambda way: way.__name__)
+def test_what_is_wrong_is_told_once(runs, way):
+    codes, said = ended(way(), "name=wrong", "train.global_batch=1")
+    assert codes != [0]
+    assert said.count("train.global_batch: 1 samples cannot be shared by 2 ranks") == 1
+    assert not Path("runs/wrong").exists()
+
+
+def test_a_rank_that_waits_for_the_others_heeds_a_signal(runs):
+    told = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port())}
+    one = subprocess.Popen(
+        [sys.executable, *WORKER, "name=waits"], env={**clean(), **told}, stderr=subprocess.PIPE, text=True
+    )
+    listens = time.monotonic() + 60
+    while b"SigCgt" not in (status := Path(f"/proc/{one.pid}/status").read_bytes()) or not (
+        int(status.split(b"SigCgt:")[1].split()[0], 16) >> (signal.SIGTERM - 1) & 1
+    ):
+        assert time.monotonic() < listens
+        time.sleep(0.1)
+    one.terminate()
+    assert one.communicate(timeout=30)[1] == "told to leave before all ranks had met: nothing was trained\n"
+    assert one.returncode == 75
+    assert not Path("runs/waits").exists()
+
+
+def test_an_environment_that_contradicts_itself_is_told_at_once(runs):
+    for told, what in (
+        ({"RANK": "0"}, "RANK=0 is set and WORLD_SIZE is not"),
+        ({"SLURM_JOB_NUM_NODES": "2"}, "this allocation has 2 nodes and the worker was started alone on one of them"),
+    ):
+        done = subprocess.run(
+            [sys.executable, *WORKER], env={**clean(), **told}, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith(what)
+
+
+def test_a_rank_that_fails_is_heard_before_those_that_lost_it(runs):
+    Path("bad.py").write_text(
+        "from launcher.run import loop\nfrom launcher import worker\nimport os, sys\nstep = loop.step\n"
+        "def bad(run, batch, *more):\n"
+        "    if run.process.rank == 1 and run.progress.step == 2:\n        raise OSError('the disk is on fire')\n"
+        "    return step(run, batch, *more)\n"
+        "loop.step = bad\nsys.exit(worker.main(sys.argv[1:]))\n"
+    )
+    codes, said = ended(
+        [[tool("mpirun.openmpi"), *open_mpi()[0][1:5], sys.executable, "bad.py", "recipe.yaml"]], "name=bad"
+    )
+    assert codes == [1], said
+    assert "rank 1 failed at step 3: OSError: the disk is on fire\n" in said
+    assert said.count("failed at step") == 1
