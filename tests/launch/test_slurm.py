@@ -1,0 +1,421 @@
+"""The batch script: whole, as text, beside the golden one; and run by a real bash whose Slurm is a stand-in that notes
+what it is asked. tests/slurm has the real one."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launcher.config import load
+from launcher.config.cluster import Cluster
+from launcher.config.errors import UserError
+from launcher.launch import slurm
+from launcher.plan.plan import Plan
+
+GOLDEN = Path(__file__).parent / "golden"
+RECIPES = [file.stem for file in load.shipped("recipes")]
+CLUSTERS = [file.stem for file in load.shipped("cluster") if load.cluster(file).value.kind == "slurm"]
+FIRST = "quickstart-pretrain"
+HERE, CACHE, PYTHON = Path("/home/me/work"), Path("/home/me/.cache/launcher"), "/home/me/venv/bin/python"
+VARIANTS = {
+    "array": ("slurm-cpu", (), (0, 1, 2, 5)),
+    "elastic-chain-pyxis": (
+        "slurm-example",
+        (
+            "nodes=2:4", "slurm.spares=1", "slurm.requeue=chain",
+            "slurm.container={kind: pyxis, image: nvcr.io#nvidia/pytorch:24.01-py3, mounts: [/datasets:/data]}",
+        ),
+        None,
+    ),
+    "never": ("slurm-cpu", ("slurm.requeue=never",), None),
+}  # fmt: skip
+"""Of a profile with these overrides, and these points of an array."""
+
+
+@pytest.fixture(autouse=True)
+def python(monkeypatch):
+    monkeypatch.setattr(sys, "executable", PYTHON)
+
+
+def planned(name, cluster):
+    """As much of a plan as a script is made from."""
+    return Plan.model_construct(
+        name=name, folder=f"runs/{name}", device=cluster.device, devices_per_node=cluster.devices_per_node
+    )
+
+
+def script(recipe, profile, *overrides, points=None):
+    cluster = load.cluster(profile, overrides).value
+    return slurm.render(planned(recipe, cluster), cluster, cwd=HERE, cache=CACHE, points=points)
+
+
+def golden(name, text):
+    """The text that is expected; UPDATE_GOLDEN=1 writes it anew, for the diff to be read."""
+    file = GOLDEN / name
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("profile", CLUSTERS)
+def test_the_script_of_a_profile(profile):
+    text = script(FIRST, profile).text
+    assert text == golden(f"{profile}.sbatch", text)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_script_of_a_variant(variant):
+    profile, overrides, points = VARIANTS[variant]
+    text = script(FIRST, profile, *overrides, points=points).text
+    assert text == golden(f"{variant}.sbatch", text)
+
+
+@pytest.mark.parametrize("profile", CLUSTERS)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_differ_by_their_names_alone(recipe, profile):
+    text = (GOLDEN / f"{profile}.sbatch").read_text(encoding="utf-8")
+    assert script(recipe, profile).text == text.replace(FIRST, recipe)
+
+
+def test_the_commands():
+    made = [script(recipe, profile) for profile in CLUSTERS for recipe in RECIPES]
+    text = "".join(f"{shlex.join(one.argv)}\n{shlex.join(one.test)}\n" for one in made)
+    assert text == golden("argv.txt", text)
+
+
+@pytest.mark.parametrize("name", [*CLUSTERS, *VARIANTS])
+def test_bash_reads_it(name):
+    subprocess.run(["bash", "-n", GOLDEN / f"{name}.sbatch"], check=True, timeout=20)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", "-S", "warning", GOLDEN / f"{name}.sbatch"], check=True, timeout=60)
+
+
+def test_every_recipe_and_every_profile_is_looked_at():
+    assert (len(RECIPES), len(CLUSTERS)) == (22, 4)
+    wanted = {*(f"{name}.sbatch" for name in (*CLUSTERS, *VARIANTS)), "argv.txt"}
+    assert {file.name for file in GOLDEN.iterdir()} == wanted
+
+
+# What is asked for
+
+
+def options(**changes):
+    profile = {"kind": "slurm", "device": "cuda", "devices_per_node": 4, "memory_per_device": 80, **changes}
+    cluster = Cluster.model_validate(profile)
+    return slurm.wanted(planned("a", cluster), cluster, HERE)
+
+
+def test_devices_are_asked_for_as_the_site_wants_it():
+    assert options()["gres"] == "gpu:4"
+    assert options(slurm={"gres": "gpu:a100:4"})["gres"] == "gpu:a100:4"
+    assert options(slurm={"gres": "gpus_per_node"})["gpus-per-node"] == "4"
+    assert not {"gres", "gpus-per-node"} & {*options(slurm={"gres": "none"}), *options(device="cpu")}
+
+
+def test_a_rank_on_a_cpu_has_a_cpu():
+    assert options(device="cpu")["cpus-per-task"] == "4"
+    assert options(device="cpu", slurm={"cpus_per_node": 9})["cpus-per-task"] == "9"
+    assert not {"cpus-per-task"} & {*options(), *options(device="cpu", slurm={"exclusive": True})}
+
+
+def test_nodes_and_spares():
+    assert options(nodes=3)["nodes"] == "3" and "no-kill" not in options(nodes=3)
+    assert options(nodes="2:4")["nodes"] == "2-4" and "no-kill" in options(nodes="2:4")
+    assert options(nodes=3, slurm={"spares": 1})["nodes"] == "4" and "no-kill" in options(slurm={"spares": 1})
+    assert options(nodes="2:4", slurm={"spares": 2})["nodes"] == "2-6"
+
+
+def test_whether_slurm_itself_may_requeue():
+    asked = {
+        how: {"requeue", "no-requeue"} & {*options(slurm={"requeue": how})} for how in ("requeue", "chain", "never")
+    }
+    assert asked == {"requeue": {"requeue"}, "chain": set(), "never": {"no-requeue"}}
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("a100&nvlink", '"a100&nvlink"'), ("gpu:2", "gpu:2"), ("a b", '"a b"'), ('say "x"', r'"say \"x\""'), ("", '""'),
+        ("back\\slash", r'"back\\slash"'), ("$(x) `y`", '"$(x) `y`"'), ("it's", '"it\'s"'), ("# no", '"# no"'),
+    ],
+)  # fmt: skip
+def test_a_value_of_an_option(value, told):
+    assert slurm.quote(value) == told
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\0b", "a\x1bb", "a\u2028b"])
+def test_what_no_line_can_hold_is_refused(value):
+    for quote in (slurm.quote, slurm.shell):
+        with pytest.raises(UserError, match="cannot stand in a batch script"):
+            quote(value)
+
+
+@pytest.mark.parametrize("kind", ["apptainer", "pyxis"])
+def test_a_folder_that_a_container_cannot_mount_is_refused(kind):
+    profile = load.cluster("slurm-cpu", [f"slurm.container={{kind: {kind}, image: x}}"]).value
+    with pytest.raises(
+        UserError, match=f"/a,b: a folder with a comma or a colon in its name cannot be mounted by {kind}"
+    ):
+        slurm.render(planned("a", profile), profile, cwd=Path("/a,b"), cache=CACHE)
+
+
+# Run by bash
+
+STAND_IN = r"""#!/bin/bash
+{ printf '%s\0' "${0##*/}" "$@"; printf '\n\0'; } >>"$STAND_IN/calls"
+case "${0##*/} $*" in
+"scontrol show hostnames") printf '%s\n' $HOSTS ;;
+"scontrol requeue"*) exit "${REQUEUE:-0}" ;;
+squeue*%e) echo "${END-2000}" ;;
+squeue*%x) echo "${EXCLUDED-}" ;;
+sbatch*) echo "77;cluster"; env -0 >"$STAND_IN/env-sbatch" ;;
+srun*" look "*) for host in $HOSTS; do [[ " $UNFIT " == *" $host "* ]] || echo "$host"; done ;;
+srun*) env -0 >"$STAND_IN/env"; eval "${AGENT:-exit 0}" ;;
+esac
+"""
+
+
+class Bash:
+    """A rendered script, and what it asked of Slurm when it ran."""
+
+    def __init__(self, folder, text, *arguments, **environment):
+        self.folder = folder
+        (folder / "bin").mkdir(parents=True)
+        for tool in ("scontrol", "squeue", "sbatch", "srun", "scancel", "module"):
+            (folder / "bin" / tool).write_text(STAND_IN)
+            (folder / "bin" / tool).chmod(0o755)
+        (folder / "job.sbatch").write_text(text)
+        slurm_says = {"SLURM_JOB_ID": "12", "SLURM_NNODES": "4", "SLURM_CPUS_PER_TASK": "3", "HOSTS": "a b c d"}
+        env = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "STAND_IN": str(folder), **slurm_says, **environment}
+        self.process = subprocess.Popen(
+            ["bash", folder / "job.sbatch", *arguments],
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def end(self):
+        self.said, self.warned = self.process.communicate(timeout=30)
+        return self.process.returncode
+
+    def calls(self, tool):
+        """The arguments of each call of a tool."""
+        every = (self.folder / "calls").read_bytes().decode().split("\n\0")
+        words = [call.split("\0")[:-1] for call in every if call]
+        return [call[1:] for call in words if call[0] == tool]
+
+    def environment(self, name="env"):
+        return dict(pair.split("=", 1) for pair in (self.folder / name).read_text().split("\0") if pair)
+
+
+@pytest.fixture
+def bash(tmp_path):
+    """Renders a script of a run in tmp_path and runs it to its end. `starts`: the lines of an agent."""
+
+    def run(*arguments, overrides=(), points=None, wait=True, **environment):
+        cluster = load.cluster("slurm-cpu", overrides).value
+        made = slurm.render(planned("run", cluster), cluster, cwd=tmp_path, cache=CACHE, points=points)
+        (tmp_path / "runs/run").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs/run-1").mkdir(exist_ok=True)
+        ran = Bash(tmp_path / f"bash-{time.monotonic_ns()}", made.text, *arguments, **environment)
+        if wait:
+            ran.end()
+        return ran
+
+    return run
+
+
+AGAIN = 'mkdir -p "$RUN/jobs/{0}" && printf "{1}" >"$RUN/jobs/{0}/again"; exit {2}'
+
+
+def agent(start, hosts="", code=75, run="run"):
+    """An agent that wants its job to come back."""
+    return AGAIN.format(start, hosts, code).replace("$RUN", f"runs/{run}")
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_one_agent_a_node_is_told_the_run(bash, inside):
+    ran = bash()
+    assert (ran.process.returncode, ran.warned) == (0, "")
+    assert ran.calls("srun")[1] == [
+        "--ntasks=4", "--ntasks-per-node=1", "--cpus-per-task=3", "--kill-on-bad-exit=0", "--wait=60",
+        "sh", "-c", 'trap "" USR1; exec "$@"', "agent", PYTHON, "-m", "launcher.launch.node", f"{inside}/runs/run",
+    ]  # fmt: skip
+    told = {name: value for name, value in ran.environment().items() if name.startswith("LAUNCHER")}
+    assert told == {
+        "LAUNCHER_JOB": "12", "LAUNCHER_START": "0", "LAUNCHER_CACHE": str(CACHE), "LAUNCHER_DEADLINE": "1880",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["NONE", "", "N/A"])
+def test_a_job_without_an_end_has_no_deadline(bash, inside, end):
+    assert "LAUNCHER_DEADLINE" not in bash(END=end, LAUNCHER_DEADLINE="5").environment()
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 69, 75])
+def test_the_code_of_the_agents_is_the_jobs(bash, inside, code):
+    ran = bash(AGENT=f"exit {code}")
+    assert ran.process.returncode == code
+    assert not any(call[0] == "requeue" for call in ran.calls("scontrol")) and not ran.calls("sbatch")
+
+
+def test_it_requeues_itself_when_the_agent_says_so(bash, inside):
+    ran = bash(AGENT=agent("12-0"))
+    assert ran.process.returncode == 75
+    assert ran.calls("scontrol") == [["show", "hostnames"], ["requeue", "12"]]
+    line = (inside / "runs/run/jobs.jsonl").read_text()
+    pattern = r'\{"event":"requeued","job":"12","start":0,"how":"requeue","next":"12","time":\d+\}\n'
+    assert re.fullmatch(pattern, line)
+
+
+def test_hosts_are_excluded_beside_those_that_are(bash, inside):
+    ran = bash(AGENT=agent("12-3", "b\\nd\\n", 69), EXCLUDED="x[1-2]", SLURM_RESTART_COUNT="3")
+    assert ran.process.returncode == 69
+    assert ran.calls("scontrol")[1:] == [["requeue", "12"], ["update", "JobId=12", "ExcNodeList=x[1-2],b,d"]]
+
+
+@pytest.mark.parametrize("overrides", [(), ("slurm.requeue=chain",)], ids=["refused", "forbidden"])
+def test_a_job_follows_where_it_cannot_be_requeued(bash, inside, overrides):
+    ran = bash("9", "4", overrides=overrides, AGENT=agent("9-4002", "b\\n"), REQUEUE="1", SLURM_RESTART_COUNT="2")
+    assert ran.process.returncode == 75
+    script = str(ran.folder / "job.sbatch")
+    assert ran.calls("sbatch") == [["--parsable", "--dependency=afterany:12", "--exclude=b", script, "9", "5"]]
+    assert "SLURM_RESTART_COUNT" not in ran.environment("env-sbatch")
+    assert '"job":"9","start":4002,"how":"chain","next":"77"' in (inside / "runs/run/jobs.jsonl").read_text()
+
+
+def test_a_task_of_an_array_is_only_itself(bash, inside):
+    task = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_ID": "13", "points": (0, 1)}
+    ran = bash(**task, AGENT=agent("12_1-0", run="run-1"))
+    assert ran.calls("srun")[1][-1] == f"{inside}/runs/run-1"
+    assert ran.calls("scontrol")[1:] == [["requeue", "12_1"]]
+    assert '"job":"12_1"' in (inside / "runs/run-1/jobs.jsonl").read_text()
+    ran = bash(**task, AGENT=agent("12_1-0", run="run-1"), overrides=("slurm.requeue=chain",))
+    script = str(ran.folder / "job.sbatch")
+    assert ran.calls("sbatch") == [["--parsable", "--dependency=afterany:12_1", "--array=1", script, "12_1", "1"]]
+
+
+def test_what_an_array_left_in_the_environment_is_nothing_to_a_single_job(bash, inside):
+    ran = bash(SLURM_ARRAY_JOB_ID="3", SLURM_ARRAY_TASK_ID="1", LAUNCHER_JOB="3_1")
+    assert ran.environment()["LAUNCHER_JOB"] == "12"
+
+
+@pytest.mark.parametrize("overrides", [("slurm.requeue=never",), ("slurm.max_requeues=2",)])
+def test_it_does_not_come_back_for_ever(bash, inside, overrides):
+    ran = bash(overrides=overrides, AGENT=agent("12-2"), SLURM_RESTART_COUNT="2")
+    assert ran.process.returncode == 75
+    assert ran.calls("scontrol") == [["show", "hostnames"]]
+    assert "submit the run again to go on" in ran.warned
+
+
+def test_few_unfit_nodes_are_left_out_next_time(bash, inside):
+    ran = bash(UNFIT="c")
+    assert ran.process.returncode == 69 and len(ran.calls("srun")) == 1
+    assert "1 of 4 nodes cannot run this: c" in ran.warned
+    assert ran.calls("scontrol")[1:] == [["requeue", "12"], ["update", "JobId=12", "ExcNodeList=c"]]
+
+
+@pytest.mark.parametrize("unfit", ["a b", "a b c d"])
+def test_where_half_of_the_nodes_are_unfit_it_is_not_the_nodes(bash, inside, unfit):
+    ran = bash(UNFIT=unfit)
+    assert ran.process.returncode == 69 and ran.calls("scontrol") == [["show", "hostnames"]]
+
+
+def test_the_look_finds_what_is_missing(bash, inside):
+    """The look itself, as a node's sh runs it."""
+    ran = bash(overrides=[f"scratch.local={inside}/scratch"])
+    look = ran.calls("srun")[0]
+    words, env = look[look.index("sh") :], {**os.environ, "SLURMD_NODENAME": "n1", "TMPDIR": f"{inside}/scratch"}
+
+    def said(*given):
+        done = subprocess.run([*words[:4], *given], env=env, capture_output=True, text=True, timeout=20, check=False)
+        return done.stdout.strip(), done.stderr.strip().removeprefix("launcher: ")
+
+    assert words[4:] == [f"{inside}/runs/run", str(CACHE), PYTHON]
+    run, cache = inside / "runs/run", str(inside)
+    assert said(run, cache, "sh") == ("", f"n1: the run folder {run} is not there, or cannot be written")
+    (run / "plan.json").touch()
+    assert said(run, cache, "sh") == ("n1", "") and (inside / "scratch").is_dir()
+    assert said(run, "/not/there", "sh") == ("", "n1: the cache /not/there is not there")
+    assert said(run, cache, "/no/python") == ("", "n1: /no/python is not there")
+
+
+WAITS = (
+    """trap 'echo USR1 >"$STAND_IN/told"; exit 75' USR1; touch "$STAND_IN/up"; for i in {1..200}; do sleep 0.05; done"""
+)
+
+
+def up(ran):
+    end = time.monotonic() + 20
+    while not (ran.folder / "up").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_usr1_goes_to_srun_and_the_shell_waits_for_it(bash, inside):
+    ran = bash(wait=False, AGENT=WAITS)
+    up(ran)
+    ran.process.send_signal(signal.SIGUSR1)
+    assert ran.end() == 75 and (ran.folder / "told").read_text() == "USR1\n"
+
+
+def test_term_goes_to_the_steps_and_the_job_does_not_come_back(bash, inside):
+    waits = f'{agent("12-0").removesuffix("exit 75")} touch "$STAND_IN/up"; sleep 1; exit 75'
+    ran = bash(wait=False, AGENT=waits)
+    up(ran)
+    ran.process.send_signal(signal.SIGTERM)
+    assert ran.end() == 75
+    assert ran.calls("scancel") == [["--signal=TERM", "12"]]
+    assert ran.calls("scontrol") == [["show", "hostnames"]]
+
+
+# Nothing that a user may write changes what the shell does
+
+HOSTILE = [
+    "$(touch PWNED)", "`touch PWNED`", "'; touch PWNED; '", '"; touch PWNED; "', "a\\", "$HOME", "*", "~", "!!", "-n",
+    "# x", "a'b\"c", "{a,b}", "\\$(touch PWNED)", "&& touch PWNED", "|touch PWNED", "'\"'\"'", "$'x'", "{{ x }}",
+    "{% raw %}", "<# x #>", "a  b", "a=b", "%j",
+]  # fmt: skip
+PRINTED = st.characters(exclude_categories=("C", "Z"), include_characters=" ")
+WORDS = st.text(PRINTED, min_size=1, max_size=24) | st.sampled_from(HOSTILE)
+NAMES = WORDS.filter(lambda text: "/" not in text and text not in (".", ".."))
+
+
+@settings(max_examples=40, deadline=None)
+@given(folder=NAMES, value=WORDS, python=WORDS, module=WORDS, account=WORDS)
+def test_whatever_stands_in_a_profile_reaches_the_ranks_as_it_is(
+    tmp_path_factory, folder, value, python, module, account
+):
+    place = tmp_path_factory.mktemp("bash") / folder
+    place.mkdir()
+    cluster = load.cluster("slurm-cpu").value
+    given = cluster.slurm.model_copy(
+        update={"python": python, "modules": [module], "account": account, "options": [value]}
+    )
+    cluster = cluster.model_copy(update={"env": {"VALUE": value}, "interface": value, "slurm": given})
+    made = slurm.render(planned("run", cluster), cluster, cwd=place, cache=place)
+    ran = Bash(place.parent / "stand-in", made.text)
+    assert (ran.end(), ran.warned, ran.said) == (0, "", "")
+    assert ran.calls("srun")[1][9:] == [python, "-m", "launcher.launch.node", f"{place}/runs/run"]
+    assert ran.calls("srun")[0][-3:] == [f"{place}/runs/run", str(place), python]
+    assert ran.calls("module") == [["load", module]]
+    told = ran.environment()
+    names = ("VALUE", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "LAUNCHER_CACHE")
+    assert [told[name] for name in names] == [value, value, value, str(place)]
+    assert not list(Path().glob("PWNED")) and not list(place.parent.rglob("PWNED"))
