@@ -27,7 +27,7 @@ from launcher.run import evaluation, loop, meet, place, process, watch
 from launcher.run.memory import Peak
 from launcher.run.place import Unreachable
 from launcher.run.process import Process
-from launcher.run.stop import Stop
+from launcher.run.stop import Reason, Stop
 from launcher.sinks import About
 
 _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
@@ -49,8 +49,11 @@ def _enter(run: ready.Ready, held: contextlib.ExitStack, stop: Stop) -> tuple[li
     """Rank 0 takes the right to write, and then looks which checkpoints are whole, for all ranks."""
     try:
         stop.lease = held.enter_context(ready.hold(run.folder))
-    except (UserError, lease.Lost) as error:
-        return [str(problem) for problem in getattr(error, "problems", [error])], []
+    except lease.Lost as error:
+        stop.heed(Reason.REPLACED)
+        return [str(error)], []
+    except UserError as error:
+        return [str(problem) for problem in error.problems], []
     run.folder.mend_metrics()  # of a start before, that was killed, when a scheduler began this one
     return [], [saved.step for saved in run.folder.whole()]
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,42 @@ WORDS = (  # noqa: SIM905
 ).split()
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "dropout": 0.0}
+
+FAULTY = '''
+"""Masked language modelling that fails on one rank at one step."""
+import os
+from launcher.tasks import mlm
+
+class Config(mlm.Config):
+    kind: str
+
+class Task(mlm.Task):
+    calls = 0
+
+    def loss(self, model, batch):
+        Task.calls += 1
+        if os.environ.get("RANK") == "1" and Task.calls > 9:
+            raise ValueError("the third law of thermodynamics")
+        return super().loss(model, batch)
+'''
+SLOW = '''
+"""A sink that takes its time, so that a run can be met in the middle."""
+import time
+from launcher.config.types import Plugin
+
+class Config(Plugin):
+    kind: str
+
+class Sink:
+    def write(self, record):
+        time.sleep(0.05)
+
+    def close(self, finished):
+        pass
+
+def open(config, about):
+    return Sink()
+'''
 
 
 def corpus(folder: Path, documents: int = 120, seed: int = 0) -> Path:
@@ -75,6 +112,12 @@ def write(recipe: dict[str, Any], file: str | Path = "recipe.yaml") -> str:
     return str(file)
 
 
+def plugin(name: str, text: str) -> None:
+    """A module of one's own, own.<name>."""
+    Path("own").mkdir(exist_ok=True)
+    Path("own", f"{name}.py").write_text(text)
+
+
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "launcher", *map(str, arguments)]
 
@@ -124,6 +167,14 @@ def wait_for_step(run: str | Path, step: int, process: subprocess.Popen[str], ti
             return
         time.sleep(0.01)
     raise AssertionError(f"no step {step} within {timeout} s")
+
+
+def wait_for(true: Callable[[], Any], timeout: float = 60) -> None:
+    """Until it is."""
+    end = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < end, f"not within {timeout} s"
+        time.sleep(0.05)
 
 
 def tree(folder: str | Path) -> dict[str, bytes]:

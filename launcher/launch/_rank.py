@@ -42,7 +42,7 @@ def _live(launch: Launch, meeting: Meeting) -> dict[str, Any]:
             return {"code": 0, "told": worker.measure(launch.folder, connected, stop, launch.steps)}
         return {"code": worker.train(launch.folder, connected, stop), "reason": int(stop.heeded)}
     except UserError as error:
-        return {"code": 2, "problems": [str(problem) for problem in error.problems]}
+        return {"code": 2, "reason": int(stop.heeded), "problems": [str(problem) for problem in error.problems]}
     except Replaced as error:
         return {"code": 1, "reason": int(stop.heeded), "problems": [str(error)]}
     except Exception as error:

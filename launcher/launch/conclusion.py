@@ -24,13 +24,14 @@ class Conclusion:
     excluded: Sequence[str] = field(default_factory=tuple)
 
 
-def of(hosts: Sequence[str], ends: Mapping[str, Mapping[str, Any]], before: int, after: int) -> Conclusion:
-    """`ends`: what each host said of its end (see launcher.launch.node); a host that is not among them is lost.
-    `before`, `after`: the steps of the newest checkpoints at the beginning and now."""
+def of(hosts: Sequence[str], ends: Mapping[str, Mapping[str, Any]], least: int, before: int, after: int) -> Conclusion:
+    """`ends`: what each host said of its end (see launcher.launch.node); a host that is not among them is lost, which
+    counts where fewer than the `least` are there. `before`, `after`: the steps of the newest checkpoints at the
+    beginning and now."""
     said = [end for end in ends.values() if not end["closed"]]
-    lost = [host for host in hosts if host not in ends]
+    lost = [host for host in hosts if host not in ends] if len(ends) < least else []
     reason = max((Reason(end["reason"]) for end in said), default=Reason.NONE)
-    problems = next((end["problems"] for end in said if end["problems"]), [])
+    problems: list[str] = next((end["problems"] for end in said if end["problems"]), [])
     if reason is Reason.REPLACED:
         return Conclusion(FAILED, "replaced", text="\n".join(problems))
     if problems:

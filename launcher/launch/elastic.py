@@ -29,7 +29,11 @@ DEFAULTS = {
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 _SECONDS_TO_LEAVE = 10
 """What the other ranks get to end after one has failed, before they are killed."""
-_FOREVER = 10**8
+_AMONG_NODES = {
+    "is_host": False, "timeout": 900, "last_call_timeout": 3,
+    "keep_alive_interval": 1, "keep_alive_max_attempt": 3,
+    "join_timeout": 10**8,  # a node held in reserve waits for as long as the run lasts
+}  # fmt: skip
 LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 
 
@@ -88,49 +92,66 @@ def _offline() -> Iterator[None]:
 def run(launch: Launch, meeting: Meeting) -> Ended:
     """Start the ranks and wait for them. Raises Twice, and torch's RendezvousError where the other nodes are lost."""
     from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousClosedError
-    from torch.distributed.launcher.api import elastic_launch
-
-    from launcher.launch import _rank
 
     warm_up()
+    agent = _agent(launch, meeting)
+    rendezvous = agent.get_worker_group().spec.rdzv_handler
     try:
-        told: dict[int, dict[str, Any]] = elastic_launch(_config(launch, meeting), _rank.entry)(launch, meeting)
-    except ChildFailedError as error:
-        return Ended(1, failed=failure.first(error.failures))
+        result = agent.run()
     except RendezvousClosedError:
         return Ended(0, closed=True)
     except SignalException:
         raise Twice from None
+    finally:
+        rendezvous.shutdown()
+    if result.is_failed():
+        return Ended(1, failed=failure.first(result.failures))
+    told: dict[int, dict[str, Any]] = result.return_values
     problems: list[str] = next((rank["problems"] for _, rank in sorted(told.items()) if "problems" in rank), [])
     reason = Reason(max((rank.get("reason", 0) for rank in told.values()), default=0))
     code = max((rank["code"] for rank in told.values()), default=0)
     return Ended(code, reason, told.get(0, {}).get("told", {}), problems)
 
 
-def _config(launch: Launch, meeting: Meeting) -> Any:
+def _agent(launch: Launch, meeting: Meeting) -> Any:
+    from torch.distributed.elastic.agent.server.api import WorkerSpec
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.launcher.api import LaunchConfig
+    from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
+    from launcher.launch import _rank
+
+    several = meeting.port > 0
     for name in LOGGERS:  # what happens is told in a sentence; of a job of several nodes all of it stands in its log
-        logging.getLogger(name).setLevel(logging.INFO if meeting.port else logging.CRITICAL)
-    several = {"is_host": False, "keep_alive_interval": 1, "keep_alive_max_attempt": 3, "last_call_timeout": 3}
-    several |= {"join_timeout": _FOREVER}  # a node held in reserve waits for as long as the run lasts
-    return LaunchConfig(
+        logging.getLogger(name).setLevel(logging.INFO if several else logging.CRITICAL)
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+    address = f"{meeting.index:05}.{meeting.name}" if several else meeting.name  # the order of ranks goes by it
+    parameters = RendezvousParameters(
+        backend="c10d",
+        endpoint=f"{meeting.host}:{meeting.port}" if several else str(meeting.folder / "rendezvous"),
+        run_id=launch.folder.name,
         min_nodes=meeting.nodes[0],
         max_nodes=meeting.nodes[1],
-        nproc_per_node=launch.ranks,
-        run_id=launch.folder.name,
-        rdzv_backend="c10d",
-        rdzv_endpoint=f"{meeting.host}:{meeting.port}" if meeting.port else str(meeting.folder / "rendezvous"),
-        rdzv_configs=several if meeting.port else {"store_type": "file"},
-        local_addr=f"{meeting.index:05}.{meeting.name}" if meeting.port else meeting.name,  # ranks are dealt by it
+        local_addr=address,
+        **(_AMONG_NODES if several else {"store_type": "file"}),
+    )
+    spec = WorkerSpec(
+        role="default",
+        local_world_size=launch.ranks,
+        entrypoint=_rank.entry,
+        args=(launch, meeting),
+        rdzv_handler=registry.get_rendezvous_handler(parameters),
         max_restarts=launch.max_restarts,
-        start_method="forkserver",
-        signals_to_handle="SIGQUIT",
-        shutdown_timeout=_SECONDS_TO_LEAVE,
+        monitor_interval=0.1,
+        local_addr=address,
+    )
+    return LocalElasticAgent(
+        spec,
         logs_specs=DefaultLogsSpecs(log_dir=str(meeting.folder)),
+        start_method="forkserver",
+        exit_barrier_timeout=1,  # who ended how is found out in the run folder, which does not wait for the dead
+        shutdown_timeout=_SECONDS_TO_LEAVE,
     )
 
 

@@ -60,13 +60,17 @@ class Unfit(Exception):
         self.why = dict(why)
 
 
+class NotNeeded(Exception):
+    """This node is not fit, and the others begin without it."""
+
+
 class Left(Exception):
     """Told to leave while the nodes were still meeting."""
 
 
 def meet(folder: Path, node: Node, least: int, stop: Path) -> Place:
     """Find out which nodes are fit, all of them alike. `folder`: of this start; `least`: how many nodes it takes;
-    `stop`: the file that says to leave. Raises Unfit, Left, and OSError where nothing can be written."""
+    `stop`: the file that says to leave. Raises Unfit, NotNeeded, Left, and OSError where nothing can be written."""
     folder.mkdir(parents=True, exist_ok=True)
     with _listening(node.hosts, node.index, folder.name) as door:
         _say(folder, f"report-{node.index}", {"host": node.name, "port": door.getsockname()[1], "disk": _disk()})
@@ -94,10 +98,20 @@ def conclude(folder: Path, code: int) -> None:
     _say(folder, "concluded-0", {"code": code})
 
 
-def concluded(folder: Path, hosts: tuple[str, ...], own: int) -> int:
-    """The code with which all nodes leave; the own one where the first node does not say."""
-    said = _hear(folder, "concluded", hosts[:1], 2 * LEAVE, None)
-    return int(said[0]["code"]) if said else own
+def concluded(folder: Path, place: Place, own: int) -> int:
+    """The code with which all nodes leave, waited for as long as the first node lives; the own one where it does not.
+    It may have much to do: a rank there may still be sending its last numbers somewhere."""
+    while True:
+        alive = _serves(place)
+        said = _hear(folder, "concluded", (place.host,), 2.0, None)
+        if said or not alive:
+            return int(said[0]["code"]) if said else own
+
+
+def _serves(place: Place) -> bool:
+    with suppress(OSError), socket.create_connection((place.host, place.port), timeout=KNOCK):
+        return True
+    return False
 
 
 def blame(failed: Mapping[int, Mapping[int, str]], nodes: Iterable[int]) -> dict[int, str]:
@@ -147,7 +161,7 @@ def _told(folder: Path, node: Node, stop: Path) -> Place:
     if "unfit" in verdict:
         raise Unfit(verdict["unfit"])
     if node.name in verdict["left"]:
-        raise Unfit({node.name: verdict["left"][node.name]})
+        raise NotNeeded(verdict["left"][node.name])
     return Place(verdict["host"], verdict["port"], verdict["left"])
 
 

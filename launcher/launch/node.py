@@ -21,7 +21,7 @@ from typing import Any
 from launcher.config.errors import UserError
 from launcher.config.files import write
 from launcher.launch import Launch, conclusion, elastic, execute, hosts, meeting, render
-from launcher.launch.conclusion import STOPPED, UNFIT, Conclusion
+from launcher.launch.conclusion import DONE, STOPPED, UNFIT, Conclusion
 from launcher.launch.meeting import Node
 from launcher.plan import jobs
 from launcher.plan.folder import RunFolder
@@ -80,6 +80,8 @@ def _attend(folder: RunFolder, node: Node, own: Path) -> int:
         where = meeting.meet(together, node, run.plan.least_nodes, own / "stop")
     except meeting.Unfit as error:
         return _leave(folder, node, together, conclusion.unfit(node.hosts, error.why), before)
+    except meeting.NotNeeded:
+        return DONE
     except meeting.Left:
         return _leave(folder, node, together, Conclusion(STOPPED, "told"), before)
     except OSError as error:
@@ -91,9 +93,10 @@ def _attend(folder: RunFolder, node: Node, own: Path) -> int:
     meeting.end(together, node, _run(launch, at, folder))
     there = [host for host in node.hosts if host not in where.left]
     if node.index > 0:
-        return meeting.concluded(together, node.hosts, UNFIT)
+        return meeting.concluded(together, where, UNFIT)
     ends = meeting.ends(together, tuple(there))
-    return _leave(folder, node, together, conclusion.of(there, ends, before, _step(folder)), before)
+    how = conclusion.of(there, ends, run.plan.least_nodes, before, _step(folder))
+    return _leave(folder, node, together, how, before)
 
 
 def _run(launch: Launch, at: elastic.Meeting, folder: RunFolder) -> dict[str, Any]:
@@ -138,6 +141,9 @@ def _leave(folder: RunFolder, node: Node, together: Path, how: Conclusion, befor
     jobs.append(folder, {**told, "excluded": list(how.excluded), "step": step, "from": before})
     if how.again:
         write(together / "again", "".join(f"{host}\n" for host in how.excluded))
+    write(
+        together / "code", f"{how.code}\n"
+    )  # srun knows the largest code of all nodes, those that are lost among them
     meeting.conclude(together, how.code)
     if how.text:
         time.sleep(0.5)  # what other nodes still print comes before it

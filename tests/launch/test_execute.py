@@ -9,55 +9,14 @@ from pathlib import Path
 import psutil
 import support
 
-FAULTY = '''
-"""Masked language modelling that fails on one rank at one step."""
-import os
-from launcher.tasks import mlm
-
-class Config(mlm.Config):
-    kind: str
-
-class Task(mlm.Task):
-    calls = 0
-
-    def loss(self, model, batch):
-        Task.calls += 1
-        if os.environ.get("RANK") == "1" and Task.calls > 9:
-            raise ValueError("the third law of thermodynamics")
-        return super().loss(model, batch)
-'''
-SLOW = '''
-"""A sink that takes its time, so that a run can be met in the middle."""
-import time
-from launcher.config.types import Plugin
-
-class Config(Plugin):
-    kind: str
-
-class Sink:
-    def write(self, record):
-        time.sleep(0.05)
-
-    def close(self, finished):
-        pass
-
-def open(config, about):
-    return Sink()
-'''
-
-
-def plugin(name, text):
-    Path("own").mkdir(exist_ok=True)
-    Path("own", f"{name}.py").write_text(text)
-
 
 def long(name="long", steps=400):
-    plugin("slow", SLOW)
+    support.plugin("slow", support.SLOW)
     return support.write(support.mlm(name, train__steps=steps, sinks=["jsonl", {"kind": "own.slow"}]))
 
 
 def test_the_first_failing_rank_is_what_the_user_reads(workspace):
-    plugin("faulty", FAULTY)
+    support.plugin("faulty", support.FAULTY)
     recipe = support.write(support.mlm(task={"kind": "own.faulty", "samples": "documents"}))
     failed = support.launcher("run", recipe, "--ranks", 3, code=1)
     told = [line for line in failed.stderr.splitlines() if line.startswith("rank ")]
@@ -121,9 +80,9 @@ def test_nothing_listens_beyond_the_loopback(workspace):
 
 def test_threads_are_shared_out(workspace, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
-    plugin(
+    support.plugin(
         "threads",
-        FAULTY.replace('raise ValueError("the third law of thermodynamics")', "self.say()")
+        support.FAULTY.replace('raise ValueError("the third law of thermodynamics")', "self.say()")
         + "\n    def say(self):\n        import torch\n        raise ValueError(f'{torch.get_num_threads()} cores')\n",
     )
     recipe = support.write(support.mlm(task={"kind": "own.threads", "samples": "documents"}))

@@ -1,0 +1,126 @@
+"""Nodes meet: all of them decide alike, and whoever is unfit is named."""
+
+import concurrent.futures
+import json
+import socket
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.launch import meeting
+from launcher.launch.meeting import Node
+
+HERE = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
+
+
+def met(folder, hosts, least=None, absent=(), stop=None):
+    """What each node of a meeting found, or the error it met with; the nodes are threads here."""
+
+    def one(index):
+        try:
+            return meeting.meet(folder / "job-0", Node(index, hosts), least or len(hosts), stop or folder / "stop")
+        except Exception as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(len(hosts)) as pool:
+        found = {i: pool.submit(one, i) for i in range(len(hosts)) if i not in absent}
+        return {i: future.result(timeout=60) for i, future in found.items()}
+
+
+def test_all_find_the_same_store(tmp_path):
+    found = met(tmp_path, HERE)
+    assert {(place.host, place.port) for place in found.values()} == {("127.0.1.1", found[0].port)}
+    with socket.create_connection(("127.0.1.1", found[0].port), timeout=5):  # it is served when it is told
+        pass
+    assert all(place.left == {} for place in found.values())
+
+
+def test_a_name_that_does_not_resolve_is_named_in_seconds(tmp_path):
+    begin = time.monotonic()
+    found = met(tmp_path, (*HERE[:2], "nowhere.invalid"))
+    assert time.monotonic() - begin < 15
+    for error in found.values():
+        assert isinstance(error, meeting.Unfit)
+        assert list(error.why) == ["nowhere.invalid"]
+        assert error.why["nowhere.invalid"].startswith("its name does not resolve on 127.0.1.")
+
+
+def test_enough_nodes_go_on_without_it(tmp_path):
+    found = met(tmp_path, (*HERE[:2], "nowhere.invalid"), least=2)
+    assert list(found[0].left) == list(found[1].left) == ["nowhere.invalid"]
+    assert found[0].port == found[1].port
+    assert isinstance(found[2], meeting.NotNeeded)
+
+
+def test_a_name_that_leads_to_another_node_is_found():
+    hosts = ("127.0.1.2", "127.0.1.1", "127.0.1.1")  # the second and the third have one address
+    with meeting._listening(hosts, 1, "job-0") as door:
+        port = door.getsockname()[1]
+        assert meeting._try(Node(0, hosts), 1, port, "job-0") is None
+        assert meeting._try(Node(0, hosts), 2, port, "job-0").startswith("its name leads elsewhere on 127.0.1.2")
+        assert meeting._try(Node(0, hosts), 1, port, "job-1").startswith("its name leads elsewhere on 127.0.1.2")
+
+
+def test_a_node_that_never_comes_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(meeting, "REPORT", 1.0)
+    found = met(tmp_path, HERE, absent=[1])
+    for error in found.values():
+        assert list(error.why) == ["127.0.1.2"] and error.why["127.0.1.2"].startswith("has not reported in 1 s")
+
+
+def test_a_disk_that_takes_nothing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(meeting, "_disk", lambda: None if threading.current_thread().name.endswith("_0") else "full")
+    found = met(tmp_path, HERE)
+    assert {host for error in found.values() for host in error.why} <= set(HERE)
+    assert all(isinstance(error, meeting.Unfit) for error in found.values())
+
+
+def test_being_told_to_leave_ends_the_waiting(tmp_path):
+    (tmp_path / "stop").touch()
+    assert all(isinstance(error, meeting.Left) for error in met(tmp_path, HERE, absent=[1]).values())
+
+
+def test_how_nodes_ended_and_what_was_concluded(tmp_path, monkeypatch):
+    monkeypatch.setattr(meeting, "LEAVE", 0.5)
+    meeting.end(tmp_path, Node(0, HERE), {"code": 0})
+    meeting.end(tmp_path, Node(2, HERE), {"code": 75})
+    assert meeting.ends(tmp_path, HERE) == {
+        "127.0.1.1": {"host": "127.0.1.1", "code": 0},
+        "127.0.1.3": {"host": "127.0.1.3", "code": 75},
+    }
+    gone = meeting.Place(HERE[0], 1, {})
+    assert meeting.concluded(tmp_path, gone, 69) == 69
+    meeting.conclude(tmp_path, 75)
+    assert meeting.concluded(tmp_path, gone, 69) == 75
+
+
+def test_half_written_words_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(meeting, "LEAVE", 0.3)
+    (tmp_path / "ended-0.json").write_text('{"code"')
+    assert meeting.ends(tmp_path, HERE[:1]) == {}
+    (tmp_path / "ended-0.json").write_text(json.dumps({"code": 0}))
+    assert meeting.ends(tmp_path, HERE[:1]) == {HERE[0]: {"code": 0}}
+
+
+@pytest.mark.parametrize(
+    "failed, blamed",
+    [
+        ({}, []),
+        ({0: {2: "x"}, 1: {2: "y"}}, [2]),
+        ({2: {0: "x", 1: "y"}}, [2]),
+        ({0: {1: "x"}}, [1]),
+        ({0: {1: "x", 3: "y"}, 1: {}, 2: {3: "z", 1: "w"}}, [1, 3]),
+    ],
+)
+def test_the_fewest_nodes_are_blamed(failed, blamed):
+    assert sorted(meeting.blame(failed, range(4))) == blamed
+
+
+@given(st.dictionaries(st.integers(0, 5), st.dictionaries(st.integers(0, 5), st.just("x"))))
+def test_without_the_blamed_all_reach_each_other(failed):
+    failed = {i: {j: why for j, why in missed.items() if j != i} for i, missed in failed.items()}
+    gone = meeting.blame(failed, range(6))
+    assert not any(j not in gone for i, missed in failed.items() if i not in gone for j in missed)

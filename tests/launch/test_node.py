@@ -1,0 +1,224 @@
+"""The launcher on each node of a job: here processes with addresses of their own on the loopback, and real ranks."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import support
+
+from launcher.config.cluster import Cluster
+from launcher.plan import jobs
+from launcher.prepare import ready
+
+HOSTS = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
+
+
+def cluster(nodes):
+    return Cluster.model_validate(
+        {"name": "here", "kind": "ssh", "nodes": nodes, "devices_per_node": 2, "device": "cpu", "memory_per_device": 8,
+         "ssh": {"hosts": HOSTS}}
+    )  # fmt: skip
+
+
+def folder(name, nodes=2, steps=4000, **changes):
+    """A run folder as submit writes it."""
+    recipe = support.mlm(name, train__steps=steps, train__precision="fp64", checkpoint__every=5, **changes)
+    made = ready.write(ready.check(support.write(recipe, f"{name}.yaml"), (), cluster(nodes), None))
+    made.release()
+    return made.folder
+
+
+class Job:
+    """The agents of one start, each at the head of a process group of its own."""
+
+    def __init__(self, run, nodes, start=0, lifeline=False, **env):
+        self.run, self.hosts = run, HOSTS[:nodes]
+        told = {"LAUNCHER_JOB": "7", "LAUNCHER_START": str(start), "OMP_NUM_THREADS": "1", **env}
+        argv = [sys.executable, "-m", "launcher.launch.node", str(run.path), "--hosts", ",".join(self.hosts)]
+        self.agents = [
+            subprocess.Popen(
+                [*argv, "--node", str(i), *(["--lifeline"] if lifeline else [])], env={**os.environ, **told}, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            )
+            for i in range(nodes)
+        ]  # fmt: skip
+
+    def at_step(self, step):
+        support.wait_for_step(self.run.path, step, self.agents[0])
+
+    def power_off(self, node):
+        support.kill_group(self.agents[node])
+
+    def ended(self, timeout=90):
+        """The exit codes, and what each agent said."""
+        said = [
+            agent.communicate(timeout=timeout)[0] for agent in self.agents if agent.stdout and not agent.stdout.closed
+        ]
+        return [agent.returncode for agent in self.agents], said
+
+
+@pytest.fixture
+def job(workspace):
+    """Starts agents, and ends what is left of them."""
+    made = []
+
+    def start(*arguments, **options):
+        made.append(Job(*arguments, **options))
+        return made[-1]
+
+    yield start
+    for one in made:
+        for agent in one.agents:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(agent.pid, signal.SIGKILL)
+
+
+def story(run):
+    return [(told["event"], told.get("why"), told.get("code")) for told in jobs.read(run)]
+
+
+def came_back(run, start=0):
+    file = run.jobs / f"7-{start}" / "again"
+    return file.read_text().split() if file.is_file() else None
+
+
+def test_two_nodes_do_what_one_does(job):
+    run = folder("nodes", steps=12)
+    codes, _ = job(run, 2).ended()
+    assert codes == [0, 0]
+    support.launcher("run", "nodes.yaml", "name=alone", "--ranks", 4)
+    there, here = support.steps("runs/alone"), support.steps(run.path)
+    assert [here[s]["data"] for s in here] == [there[s]["data"] for s in there] and len(here) == 12
+    assert all(abs(here[s]["loss"] - there[s]["loss"]) < 1e-9 for s in here)
+    assert story(run) == [("started", None, None), ("ended", "done", 0)] and came_back(run) is None
+    assert (run.jobs / "7-0" / "code").read_text() == "0\n"
+
+
+@pytest.mark.parametrize("number, why, back", [(signal.SIGUSR1, "time", []), (signal.SIGTERM, "told", None)])
+def test_a_signal_to_one_node_is_agreed_on_by_all(job, number, why, back):
+    run = folder("told")
+    agents = job(run, 2)
+    agents.at_step(6)
+    agents.agents[1].send_signal(number)
+    assert agents.ended()[0] == [75, 75]
+    whole = run.whole()[-1].step
+    assert whole == max(support.steps(run.path)) and story(run)[-1] == ("ended", why, 75) and came_back(run) == back
+
+
+def test_the_deadline_is_kept_by_the_clock(job):
+    run = folder("late")
+    agents = job(run, 2, LAUNCHER_DEADLINE=str(int(time.time()) + 12))
+    assert agents.ended()[0] == [75, 75]
+    assert story(run)[-1] == ("ended", "time", 75) and came_back(run) == []
+
+
+def test_a_failing_rank_is_the_last_thing_that_is_said(job):
+    support.plugin("faulty", support.FAULTY)
+    run = folder("faulty", task__kind="own.faulty")
+    codes, said = job(run, 2).ended()
+    assert codes == [1, 1] and story(run)[-1] == ("ended", "failed", 1) and came_back(run) is None
+    first = [line for line in said[0].splitlines() if line and not line.startswith(" ")][-1]
+    assert first.startswith("rank 1 on 127.0.1.1 failed at step") and "the third law of thermodynamics" in first
+
+
+def test_a_node_that_is_lost_ends_a_job_that_needs_it(job):
+    run = folder("lost")
+    agents = job(run, 2)
+    agents.at_step(6)
+    agents.power_off(1)
+    codes, said = agents.ended()
+    assert codes[0] == 69 and said[0].rstrip().splitlines()[-1].startswith("127.0.1.2 is lost")
+    assert story(run)[-1] == ("ended", "node", 69) and came_back(run) == []
+
+
+def test_an_agent_that_was_killed_leaves_ranks_that_save(job):
+    run = folder("agent")
+    agents = job(run, 2)
+    agents.at_step(6)
+    agents.agents[1].kill()
+    codes, _ = agents.ended()
+    assert codes[0] == 69 and came_back(run) == []
+    assert run.whole()[-1].step == max(support.steps(run.path))
+
+
+def test_an_elastic_job_shrinks_and_goes_on_from_the_last_checkpoint(job):
+    support.plugin("slow", support.SLOW)
+    run = folder("elastic", nodes="2:3", steps=40, sinks=["jsonl", {"kind": "own.slow"}])
+    agents = job(run, 3)
+    agents.at_step(12)
+    agents.power_off(1)
+    assert [code for code in agents.ended()[0] if code >= 0] == [0, 0]
+    support.launcher("run", "elastic.yaml", "name=alone", "sinks=[jsonl]", "--ranks", 2)
+    there, here = support.steps("runs/alone"), support.steps(run.path)
+    assert [here[s]["data"] for s in sorted(here)] == [there[s]["data"] for s in sorted(there)]
+    assert all(abs(here[s]["loss"] - there[s]["loss"]) < 1e-8 for s in there)
+    assert story(run)[-1] == ("ended", "done", 0)
+
+
+def test_agents_leave_when_whoever_started_them_is_gone(job):
+    run = folder("lifeline")
+    agents = job(run, 2, lifeline=True)
+    agents.at_step(6)
+    for agent in agents.agents:
+        agent.stdin.close()
+    assert [agent.wait(60) for agent in agents.agents] == [75, 75]
+    assert run.whole()[-1].step == max(support.steps(run.path))
+
+
+def test_a_ghost_is_fenced_off(job):
+    """The job is started again while its first start lives on, unseen: it must never save again."""
+    run = folder("ghost", nodes=1)
+    ghost = job(run, 1)
+    ghost.at_step(6)
+    os.killpg(ghost.agents[0].pid, signal.SIGSTOP)  # asleep while the other begins: it hears of nothing
+    newer = job(run, 1, start=1)
+    support.wait_for(lambda: len(story(run)) == 2)
+    newer.at_step(max(support.steps(run.path)) + 6)
+    before = {saved.path.name for saved in run.whole()}
+    os.killpg(ghost.agents[0].pid, signal.SIGCONT)
+    (code,), (said,) = ghost.ended()
+    assert code == 1 and said.rstrip().splitlines()[-1] == (
+        "another start of this run has taken over: this one leaves, and saves nothing"
+    )
+    newer.agents[0].send_signal(signal.SIGTERM)
+    assert newer.ended()[0] == [75]
+    assert [told["start"] for told in jobs.read(run) if told.get("why") == "replaced"] == [0]
+    assert before and run.whole()[-1].step == max(support.steps(run.path))
+
+
+def test_a_start_that_is_behind_does_not_begin(job):
+    run = folder("behind", nodes=1)
+    newer = job(run, 1, start=1)
+    newer.at_step(3)
+    (code,), (said,) = job(run, 1, start=0).ended()
+    assert code == 1 and "has taken over" in said
+    newer.agents[0].send_signal(signal.SIGTERM)
+    assert newer.ended()[0] == [75]
+
+
+def test_a_run_folder_that_is_not_there_is_told_by_the_node_that_misses_it(workspace):
+    done = subprocess.run(
+        [sys.executable, "-m", "launcher.launch.node", "runs/none", "--hosts", "127.0.1.1"],
+        capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 69
+    assert (
+        done.stderr
+        == f"127.0.1.1: {Path('runs/none').absolute()} is not there: a run folder is on a disk that all nodes share\n"
+    )
+
+
+def test_outside_of_a_step_it_says_what_is_missing(workspace):
+    done = subprocess.run(
+        [sys.executable, "-m", "launcher.launch.node", "runs/none"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2 and "SLURM_JOB_NODELIST is not set: this is no task of a Slurm step" in done.stderr
