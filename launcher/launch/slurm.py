@@ -68,6 +68,8 @@ def render(
     UserError for what cannot be expressed."""
     slurm = cluster.slurm or Slurm()
     folder = cwd / plan.folder
+    if {"%", "\\"} & set(str(cwd)):
+        raise UserError(f"{cwd}: a job's log cannot be here: Slurm would read the % or \\ as something else")
     environment = Environment(
         loader=FileSystemLoader(_templates()), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True, autoescape=False, comment_start_string="<#", comment_end_string="#>",

@@ -169,10 +169,17 @@ def test_a_folder_that_a_container_cannot_mount_is_refused(kind):
         slurm.render(planned("a", profile), profile, cwd=Path("/a,b"), cache=CACHE)
 
 
+@pytest.mark.parametrize("name", ["100%j", "back\\slash"])
+def test_a_folder_that_slurm_reads_as_something_else_is_refused(name):
+    profile = load.cluster("slurm-cpu").value
+    with pytest.raises(UserError, match="a job's log cannot be here"):
+        slurm.render(planned("a", profile), profile, cwd=Path("/home") / name, cache=CACHE)
+
+
 # Run by bash
 
 STAND_IN = r"""#!/bin/bash
-{ printf '%s\0' "${0##*/}" "$@"; printf '\n\0'; } >>"$STAND_IN/calls"
+printf '%s\0' "${0##*/}" "$@" $'\n' >>"$STAND_IN/calls" # at once: others write too
 case "${0##*/} $*" in
 "scontrol show hostnames") printf '%s\n' $HOSTS ;;
 "scontrol requeue"*) exit "${REQUEUE:-0}" ;;
@@ -394,7 +401,7 @@ HOSTILE = [
 ]  # fmt: skip
 PRINTED = st.characters(exclude_categories=("C", "Z"), include_characters=" ")
 WORDS = st.text(PRINTED, min_size=1, max_size=24) | st.sampled_from(HOSTILE)
-NAMES = WORDS.filter(lambda text: "/" not in text and text not in (".", ".."))
+NAMES = WORDS.filter(lambda text: not set("/%\\") & set(text) and text not in (".", ".."))
 
 
 @settings(max_examples=40, deadline=None)
