@@ -23,6 +23,8 @@ _SLURM: dict[str, Name] = {
     "NODE_FAIL": "node lost", "BOOT_FAIL": "node lost", "OUT_OF_MEMORY": "failed", "REVOKED": "cancelled",
 }  # fmt: skip
 _REASONS = {"OUT_OF_MEMORY": "out of memory", "BOOT_FAIL": "a node did not start"}
+_NOT_STARTED = 53
+"""Slurm's own "signal" of a job whose script it could not start."""
 HISTORY = {
     "done": "done", "failed": "failed", "time": "made way", "told": "told to stop", "node": "node unfit or lost",
     "replaced": "replaced by a later start",
@@ -104,6 +106,8 @@ def _unknown(last: jobs.Start | None, asked: bool, since: float | None) -> State
 
 
 def _code(known: queue.Job) -> str:
+    if known.reason == "JobLaunchFailure" and known.signal == _NOT_STARTED:
+        return "Slurm could not start its script: look for its log's folder on the nodes"
     if known.signal:
         return f"killed by signal {known.signal}"
     return f"exit code {known.code}" if known.code else "it never began to train"

@@ -20,11 +20,14 @@ from launcher.plan.folder import RunFolder, Saved
 from launcher.prepare import lease
 from launcher.tools import state
 from launcher.tools.state import State
+from launcher.tools.train import over
 
 _TAIL = 1 << 16
 """Bytes at the end of the metrics that are looked through."""
 _SILENT = 30.0
 """Seconds after which a writer that has not been heard of is taken to be dead, by the clock of the disk."""
+_WAITING = ("pending", "requeued", "running", "cancelled", "stopped")
+"""States whose reason stands in the table; it says what there is to wait for."""
 _COLOURS = {
     "running": "green", "done": "bold green", "pending": "yellow", "requeued": "yellow", "failed": "bold red",
     "node lost": "red", "time over": "red", "preempted": "red",
@@ -151,34 +154,37 @@ def look(folder: RunFolder, slurm: Slurm) -> Status:
 
 
 def table(looked: Sequence[Status]) -> Table:
-    """A row for each run."""
+    """A row for each run. A column with nothing in it is left out."""
     made = Table(box=None, pad_edge=False)
-    made.add_column("run", overflow="fold", ratio=3)
-    made.add_column("state", overflow="fold", ratio=3)
-    made.add_column("step", justify="right", no_wrap=True)
-    made.add_column("loss", justify="right", no_wrap=True)
-    made.add_column("job", overflow="fold", justify="right")
-    made.add_column("where", overflow="fold", ratio=2)
-    made.add_column("requeues", justify="right")
-    made.add_column("since", justify="right", no_wrap=True)
-    for one in looked:
-        colour = _COLOURS.get(one.state.name, "")
-        named = f"[{colour}]{one.state.name}[/]" if colour else one.state.name
-        made.add_row(
-            escape(one.name),
-            named + escape(f" ({one.state.reason})" if one.state.reason else ""),
-            _of(one.step, one.steps),
-            "" if one.loss is None else f"{one.loss:.4g}",
-            one.id or one.job,
-            escape(_some(one.nodes)),
-            str(one.requeues or ""),
-            _ago(one.state.since),
-        )
+    cells = {
+        "run": [escape(one.name) for one in looked],
+        "state": [_state(one.state) for one in looked],
+        "step": [_of(one.step, one.steps) for one in looked],
+        "loss": ["" if one.loss is None else f"{one.loss:.4g}" for one in looked],
+        "job": [one.id or one.job for one in looked],
+        "where": [escape(_some(one.nodes, 1)) for one in looked],
+        "requeues": [str(one.requeues or "") for one in looked],
+        "since": [_ago(one.state.since) for one in looked],
+    }
+    told = {name: column for name, column in cells.items() if any(column) or name in ("run", "state")}
+    for name in told:
+        words = name in ("run", "state", "where")
+        made.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+    for row in zip(*told.values(), strict=True):
+        made.add_row(*row)
     return made
+
+
+def _state(at: State) -> str:
+    colour = _COLOURS.get(at.name, "")
+    name = f"[{colour}]{at.name}[/]" if colour else at.name
+    return name + escape(f": {at.reason}" if at.reason and at.name in _WAITING else "")
 
 
 def _details(one: Status, console: Console) -> None:
     """What there is to tell of a single run."""
+    if one.state.reason and one.state.name not in _WAITING:
+        console.print(one.state.reason, highlight=False, markup=False)
     if one.value is not None:
         console.print(f"{one.metric} {one.value:.4g} at step {one.checkpoint}", highlight=False)
     if one.checkpoint is not None and one.state.name != "done":
@@ -193,7 +199,7 @@ def _details(one: Status, console: Console) -> None:
     for number, start in enumerate(one.starts):
         later = one.starts[number + 1] if number + 1 < len(one.starts) else None
         last = start.last if start.last is not None else later.first if later else one.step
-        ended = state.how(start, later, one.state) + (f" {_clock(start.ended)}" if start.ended else "")
+        ended = state.how(start, later, one.state) + (f" {_clock(start.ended, start.begun)}" if start.ended else "")
         without = f", then without {_some(start.excluded)}" if start.excluded else ""
         made.add_row(
             str(number), _clock(start.begun), escape(_some(start.nodes)), f"{start.first:,}-{last:,}",
@@ -212,11 +218,8 @@ def _plan(folder: RunFolder) -> dict[str, Any]:
 
 
 def _finished(newest: Saved | None, steps: int | None) -> bool:
-    """Whether the newest checkpoint is of the last step, or there was nothing more to learn at it."""
-    if newest is None:
-        return False
     with suppress(OSError, ValueError):
-        return newest.step >= (steps or float("inf")) or bool(newest.state.get("enough"))
+        return over(newest, steps) is not None
     return False
 
 
@@ -271,7 +274,7 @@ def _touched(folder: RunFolder) -> float | None:
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    more = f" +{len(names) - most}" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
@@ -290,10 +293,9 @@ def _ago(when: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
-def _clock(when: float | None) -> str:
-    """A time of today, or the day too."""
+def _clock(when: float | None, day: float | None = None) -> str:
+    """A time of today, or of the `day` that was told before; else the day too."""
     if not when:
         return ""
-    there = time.localtime(when)
-    same = there[:3] == time.localtime()[:3]
-    return time.strftime("%H:%M:%S" if same else "%Y-%m-%d %H:%M", there)
+    there, here = time.localtime(when), time.localtime(day or time.time())
+    return time.strftime("%H:%M:%S" if there[:3] == here[:3] else "%Y-%m-%d %H:%M", there)

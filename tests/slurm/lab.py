@@ -225,12 +225,17 @@ class Lab:
         return self.jobs(id)[0]
 
     def wait(self, id: str, states: str | Sequence[str], timeout: float = 60) -> dict[str, str]:
-        """Wait until the job is in one of the states. Returns its fields then."""
+        """Wait until the job is in one of the states, and return its fields. Raises Broken at once where it is over."""
         wanted = {states} if isinstance(states, str) else set(states)
+
+        def there() -> dict[str, str] | None:
+            found = self.job(id)
+            if found["JobState"] not in wanted | LIVING:
+                raise Broken(f"job {id} is {found['JobState']}, not {states}")
+            return found if found["JobState"] in wanted else None
+
         with self._told(id):
-            return until(
-                lambda: (found := self.job(id))["JobState"] in wanted and found, timeout, f"job {id} is {states}"
-            )
+            return until(there, timeout, f"job {id} is {states}")
 
     def over(self, id: str, timeout: float = 60) -> dict[str, str]:
         """Wait until the job lives no more, nor is requeued. Returns its fields then."""

@@ -1,0 +1,47 @@
+"""Run folders as jobs leave them, written by hand: what status and cancel read."""
+
+import json
+
+from launcher.plan import jobs
+from launcher.plan.folder import COMPLETE, RunFolder
+
+NOW = 1_800_000_000.0
+
+
+def run(path, steps=100, events=(), checkpoint=None, loss=None, **state):
+    """A run folder. `events`: (event, fields) of job 12, a minute apart up to now."""
+    folder = RunFolder(path)
+    path.mkdir(parents=True)
+    folder.plan.write_text(json.dumps({"name": path.name, "steps": steps}))
+    if checkpoint is not None:
+        save(folder, checkpoint, **state)
+    if loss is not None:
+        lines = [{"step": n, "loss": loss} for n in (1, min(steps, (checkpoint or 0) + 3))]
+        folder.metrics.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    for number, (event, fields) in enumerate(events):
+        jobs.append(folder, {"event": event, "job": "12", "time": NOW - 60 * (len(events) - number), **fields})
+    return folder
+
+
+def save(folder, step, **state):
+    """A whole checkpoint."""
+    there = folder.checkpoints / f"step-{step:08}"
+    there.mkdir(parents=True)
+    (there / "state.json").write_text(json.dumps({"step": step, **state}))
+    (there / COMPLETE).write_text("{}")
+
+
+def started(start=0, step=0, nodes=("a", "b")):
+    return "started", {"start": start, "slurm": "12", "nodes": list(nodes), "ranks": 4, "step": step}
+
+
+def ended(why, step, start=0, code=75, excluded=()):
+    return "ended", {"start": start, "code": code, "why": why, "step": step, "excluded": list(excluded)}
+
+
+def requeued(start=0, how="requeue", next="12"):
+    return "requeued", {"start": start, "how": how, "next": next}
+
+
+SUBMITTED = ("submitted", {"cluster": "big", "script": "jobs/submit-1.sbatch"})
+CANCELLED = ("cancelled", {})
