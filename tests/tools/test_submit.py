@@ -1,0 +1,153 @@
+"""What `launcher submit` refuses before Slurm is asked, and what it shows. tests/slurm has jobs that run."""
+
+import pytest
+import support
+from rich.console import Console
+
+from launcher.config import load
+from launcher.config.errors import UserError
+from launcher.plan import jobs
+from launcher.plan.folder import RunFolder
+from launcher.tools import submit as tool
+
+PROFILE = {
+    "name": "lab", "kind": "slurm", "nodes": 2, "device": "cpu", "devices_per_node": 2, "memory_per_device": 8,
+    "slurm": {"time": 10},
+}  # fmt: skip
+
+
+@pytest.fixture
+def submit(workspace):
+    recipe = support.write(support.mlm())
+    support.write(PROFILE, "lab.yaml")
+
+    def call(*overrides, cluster="lab.yaml", grid=None, dry_run=False):
+        ours, theirs = load.parted(overrides)
+        tool.submit(recipe, ours, load.cluster(cluster, theirs).value, grid, dry_run, Console(stderr=True, width=200))
+
+    return call
+
+
+def test_a_dry_run_prints_the_script_alone_and_writes_nothing(submit, workspace, capsys):
+    before = support.tree(workspace)
+    submit("cluster.slurm.time=30", dry_run=True)
+    shown = capsys.readouterr()
+    assert shown.out.startswith("#!/bin/bash\n") and shown.out.endswith('exit "$rc"\n')
+    assert "#SBATCH --time=30\n" in shown.out and f"run={workspace}/runs/tiny\n" in shown.out
+    assert "4 ranks (2 nodes x 2)" in shown.err
+    assert "launcher submit recipe.yaml --cluster lab.yaml cluster.slurm.time=30" in shown.err
+    assert support.tree(workspace) == before
+
+
+def test_a_dry_run_of_a_sweep(submit, workspace, capsys):
+    (workspace / "grid.yaml").write_text("optimizer.lr: [1e-3, 1e-4]\nseed: [1, 2, 3]\n")
+    before = support.tree(workspace)
+    submit(grid=workspace / "grid.yaml", dry_run=True)
+    shown = capsys.readouterr()
+    assert "#SBATCH --array=0-5\n" in shown.out and "#SBATCH --job-name=tiny\n" in shown.out
+    assert f"run={workspace}/runs/tiny-$SLURM_ARRAY_TASK_ID\n" in shown.out
+    assert "the first of 6 runs" in shown.err
+    assert support.tree(workspace) == before
+
+
+def test_a_cluster_without_a_queue_is_refused(submit):
+    with pytest.raises(UserError, match=r"^--cluster local: of kind local, where there is no queue"):
+        submit(cluster="local")
+
+
+def test_several_seeds_are_a_sweep(submit):
+    with pytest.raises(UserError, match=r"^seeds: 3, and a job trains one \(--grid FILE"):
+        submit("seeds=3")
+
+
+def test_a_machine_without_sbatch_is_told_and_nothing_is_left(submit, workspace, monkeypatch):
+    monkeypatch.setenv("PATH", str(workspace))
+    with pytest.raises(UserError, match=r"^sbatch: not found"):
+        submit()
+    assert not (workspace / "runs").exists()
+
+
+def test_limits_are_told_beside_mistakes_of_the_recipe(submit):
+    with pytest.raises(UserError) as told:
+        submit("checkpoint.every=1h", "train.max_tokens=5", "cluster.slurm.options=[oops]")
+    found = "\n".join(map(str, told.value.problems))
+    assert "'checkpoint.every=1h': checkpoint.every: 1h is more than the 480 s" in found
+    assert "'train.max_tokens=5': train.max_tokens: 5 is below one sample" in found
+    assert "--cluster lab.yaml: slurm.options: 'oops'" in found
+
+
+SAYS = """#!/bin/sh
+case "$0 $*" in
+*sbatch*--test-only*) echo "sbatch: Job 7 to start at once" >&2 ;;
+*sbatch*) [ -z "$REFUSED" ] || { echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; }; echo "12;lab" ;;
+*scontrol*) printf 'JobId=12 JobName=tiny\\n   JobState=%s Reason=None\\n' "${STATE:-COMPLETED}" ;;
+esac
+"""
+
+
+@pytest.fixture
+def slurm(workspace, monkeypatch):
+    """A stand-in that takes every job."""
+    (workspace / "bin").mkdir()
+    for name in ("sbatch", "scontrol"):
+        (workspace / "bin" / name).write_text(SAYS)
+        (workspace / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{workspace / 'bin'}:/usr/bin:/bin")
+
+
+def test_what_is_submitted_is_recorded(submit, slurm, workspace, capsys):
+    submit("cluster.slurm.max_requeues=4")
+    shown = capsys.readouterr()
+    assert shown.out == "job 12: runs/tiny/jobs/submit-1.sbatch, runs/tiny/logs/job-12.log\n"
+    assert "Slurm: Job 7 to start at once" in shown.err
+    folder = RunFolder(workspace / "runs/tiny")
+    (event,) = jobs.read(folder)
+    assert {k: event[k] for k in ("event", "job", "cluster", "script")} == {
+        "event": "submitted", "job": "12", "cluster": "lab", "script": "runs/tiny/jobs/submit-1.sbatch",
+    }  # fmt: skip
+    assert "restarts >= 4" in (folder.jobs / "submit-1.sbatch").read_text()
+    assert load.cluster(folder.cluster).value.slurm.max_requeues == 4
+
+
+def test_the_next_script_has_the_next_number(submit, slurm, workspace):
+    submit()
+    submit()
+    assert sorted(file.name for file in (workspace / "runs/tiny/jobs").iterdir()) == [
+        "submit-1.sbatch",
+        "submit-2.sbatch",
+    ]
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING"])
+def test_a_run_whose_job_lives_is_refused(submit, slurm, monkeypatch, workspace, state):
+    submit()
+    monkeypatch.setenv("STATE", state)
+    with pytest.raises(UserError, match=rf"^runs/tiny: job 12 is {state.lower()} \(launcher cancel runs/tiny ends it"):
+        submit()
+
+
+def test_what_sbatch_refuses_in_the_end_leaves_nothing(submit, slurm, monkeypatch, workspace):
+    monkeypatch.setenv("REFUSED", "1")
+    with pytest.raises(UserError, match="QOSMaxSubmitJobPerUserLimit"):
+        submit()
+    assert not (workspace / "runs/tiny").exists()
+    monkeypatch.delenv("REFUSED")
+    submit()
+    before = support.tree(workspace / "runs/tiny/jobs")
+    monkeypatch.setenv("REFUSED", "1")
+    with pytest.raises(UserError, match="QOSMaxSubmitJobPerUserLimit"):
+        submit()
+    assert support.tree(workspace / "runs/tiny/jobs") == before
+
+
+def test_each_point_of_a_sweep_has_a_folder_and_its_own_recipe(submit, slurm, workspace):
+    (workspace / "grid.yaml").write_text("- {seed: 4}\n- {optimizer.lr: 0.5}\n")
+    submit(grid=workspace / "grid.yaml")
+    recipes = [load.recipe(workspace / f"runs/tiny-{i}/recipe.yaml").value for i in (0, 1)]
+    assert [(r.name, r.seed, r.optimizer.lr) for r in recipes] == [("tiny-0", 4, 1e-3), ("tiny-1", 3, 0.5)]
+    told = [jobs.read(RunFolder(workspace / f"runs/tiny-{i}"))[0] for i in (0, 1)]
+    assert [event["job"] for event in told] == ["12_0", "12_1"]
+    assert {event["script"] for event in told} == {"runs/tiny/jobs/submit-1.sbatch"}
+    assert (
+        '"tiny-1": [\n   "optimizer.lr=0.5",\n   "name=tiny-1"\n  ]' in (workspace / "runs/tiny/sweep.json").read_text()
+    )
