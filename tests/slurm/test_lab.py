@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from slurm.lab import HOSTS, Broken, Lab
+from slurm.lab import HOSTS, Broken, Lab, until
 
 
 def test_a_job_runs_on_two_nodes_each_with_its_own_name(lab):
@@ -20,7 +20,7 @@ def test_a_job_runs_on_two_nodes_each_with_its_own_name(lab):
 def test_a_node_that_lost_power_is_lost_to_its_job_and_comes_back(lab):
     id = lab.sbatch("srun sleep 300", "--nodes=1")
     node = lab.wait(id, "RUNNING")["NodeList"]
-    assert lab.pids(node, "sleep 300")
+    until(lambda: lab.pids(node, "sleep 300"), 10, "the task runs")
     lab.crash(node)
     lab.down(node)
     assert lab.wait(id, "PENDING", 10)["Restarts"] == "1"
@@ -33,6 +33,7 @@ def test_a_node_that_lost_power_is_lost_to_its_job_and_comes_back(lab):
 def test_what_runs_outlives_a_slurmd(lab):
     id = lab.sbatch("srun sleep 300", "--nodes=1")
     node = lab.wait(id, "RUNNING")["NodeList"]
+    until(lambda: lab.pids(node, "sleep 300"), 10, "the task runs")
     lab.kill_slurmd(node)
     assert not [p for p in lab.pids(node) if p.argv[0] == "slurmd"]
     assert lab.pids(node, "sleep 300")
