@@ -114,7 +114,7 @@ def wanted(plan: Plan, cluster: Cluster, cwd: Path, points: Sequence[int] | None
         "qos": slurm.qos,
         "constraint": slurm.constraint,
         "time": slurm.time,
-        "signal": f"B:USR1@{slurm.leave}",
+        "signal": f"B:USR1@{_warning(slurm.leave)}",
         "mail-user": mail.user if mail else None,
         "mail-type": mail.type if mail else None,
     }
@@ -193,6 +193,12 @@ def _cpus(plan: Plan, slurm: Slurm) -> int | None:
     if slurm.cpus_per_node is None and plan.device == "cpu" and not slurm.exclusive:
         return plan.devices_per_node
     return slurm.cpus_per_node
+
+
+def _warning(leave: int) -> int:
+    """Seconds before the end at which Slurm is asked for its signal, which it sends up to a minute before that. The
+    deadline is exact, and should come first; the signal is for where there is none."""
+    return max(leave - 60, leave // 4, 1)
 
 
 def _held(cluster: Cluster) -> bool:

@@ -135,6 +135,11 @@ def test_nodes_and_spares():
     assert options(nodes="2:4", slurm={"spares": 2})["nodes"] == "2-6"
 
 
+@pytest.mark.parametrize(("leave", "asked"), [(1, 1), (20, 5), (60, 15), (120, 60), (300, 240)])
+def test_slurms_own_signal_does_not_come_before_the_deadline(leave, asked):
+    assert options(slurm={"leave": leave})["signal"] == f"B:USR1@{asked}"
+
+
 def test_whether_slurm_itself_may_requeue():
     asked = {
         how: {"requeue", "no-requeue"} & {*options(slurm={"requeue": how})} for how in ("requeue", "chain", "never")

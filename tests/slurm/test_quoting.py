@@ -8,8 +8,8 @@ from launcher.launch.slurm import quote
 
 VALUES = [
     "plain", "two words", "a  b", 'a "quoted" word', "it's", "back\\slash", "ends with \\", "$(touch PWNED)", "`id`",
-    "${HOME}", "a#b", "# no comment", "a;b|c&d", "*?[x]", "~", "{a,b}", "!x", "a=b --hold", "-x", "%j", "ünïcödé ✓", "'",
-    '"',
+    "${HOME}", "a#b", "# no comment", "a;b|c&d", "*?[x]", "~", "{a,b}", "!x", "a=b --hold", "-x", "%j", "ünïcödé ✓",
+    "'", '"',
 ]  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_names_and_comments_come_back_as_they_were_given(lab, values):
     assert comments == {id: value.strip() for id, value in ids.items()}  # scontrol ends the line with a space
 
 
-@pytest.mark.parametrize("name", ["with space", "q\"uo'te", "$(touch PWNED)", "back\\slash", "100%j", "#x", "ünï"])
+@pytest.mark.parametrize("name", ["with space", "q\"uo'te", "$(touch PWNED)", "#x", "ünï", "a;b&c"])
 def test_the_folder_of_a_job_may_have_any_name(lab, tmp_path, name):
     folder = tmp_path / name
     (folder / "logs").mkdir(parents=True)
