@@ -153,7 +153,7 @@ def main(arguments: list[str]) -> int:
     stop.listen()
     at = None
     try:
-        at = _join(stop)
+        at = _join(arguments[0], stop)
         folder, problems = at.share(_ready(arguments, at) if at.rank == 0 else None)
         if not problems:
             return train(Path(folder), at, stop)
@@ -164,7 +164,8 @@ def main(arguments: list[str]) -> int:
         print("told to leave before all ranks had met: nothing was trained", file=sys.stderr, flush=True)
         return loop.STOPPED
     except UserError as error:
-        print(error, file=sys.stderr, flush=True)
+        if at is not None or _speaks():
+            print(error, file=sys.stderr, flush=True)
         return 2
     except Unreachable as error:
         print(error, file=sys.stderr, flush=True)
@@ -177,13 +178,24 @@ def main(arguments: list[str]) -> int:
             at.close()
 
 
-def _join(stop: Stop) -> Process:
+def _speaks() -> bool:
+    """Of ranks that have not met, one on each host says what is wrong."""
+    try:
+        return place.place().local_rank == 0
+    except UserError:
+        return True
+
+
+def _join(recipe: str, stop: Stop) -> Process:
     """Find the other ranks of a start that the launcher did not make, and see that each hears all others."""
     if wrong := place.contradictions():
         raise UserError(wrong)
     here = place.place()
     if here.world == 1:
         return process.connect(here)
+    if Path(recipe).suffix and not Path(recipe).exists():
+        what = f"rank {here.rank} on {meet.host()} sees no such file in {Path.cwd()}"
+        raise UserError(f"{recipe}: {what} (of several nodes each needs to see this folder)")
     met = meet.meet(here, lambda: bool(stop.requested()))
     at = process.connect(here, store=met.store)
     process.exchange(at, met.hosts)

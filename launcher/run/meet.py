@@ -56,25 +56,26 @@ def meet(
 ) -> Met:
     """Wait until all ranks are there. `told`: whether to leave. Raises UserError where it is not said where they could
     meet, Told, or Unreachable in a sentence."""
-    host = _host(environment)
-    who = f"rank {at.rank} on {host}"
+    name = host(environment)
+    who = f"rank {at.rank} on {name}"
     if environment.get("MASTER_ADDR"):
         store = _given(at, environment, told, timeout, who)
-        return _gather(store, at, host, told, timeout, who)
+        return _gather(store, at, name, told, timeout, who)
+    timeout = min(timeout, timedelta(seconds=_SECONDS_FOR_A_FILE))  # one command has started them all
     key = _key(environment)
     if not key:
         raise UserError(f"{who}: where do the ranks meet? (set MASTER_ADDR to the host of rank 0, and MASTER_PORT)")
     if at.rank > 0:
         store = _find(FOLDER / key, told, who)
-        return _gather(store, at, host, told, timeout, who)
-    store = _publish(FOLDER / key, ["127.0.0.1"] if at.world == at.local_world else [host, *_addresses()])
+        return _gather(store, at, name, told, timeout, who)
+    store = _publish(FOLDER / key, ["127.0.0.1"] if at.world == at.local_world else [name, *_addresses()])
     try:
-        return _gather(store, at, host, told, timeout, who)
+        return _gather(store, at, name, told, timeout, who)
     finally:
         _clear(FOLDER / key)
 
 
-def _host(environment: Mapping[str, str]) -> str:
+def host(environment: Mapping[str, str] = os.environ) -> str:
     """The name by which other nodes know this one. HOSTNAME may be that of the node that the job began on."""
     return environment.get("SLURMD_NODENAME") or socket.gethostname()
 
