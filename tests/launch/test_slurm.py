@@ -187,6 +187,7 @@ STAND_IN = r"""#!/bin/bash
 printf '%s\0' "${0##*/}" "$@" $'\n' >>"$STAND_IN/calls" # at once: others write too
 case "${0##*/} $*" in
 "scontrol show hostnames") printf '%s\n' $HOSTS ;;
+"scontrol show job"*) echo "   PreemptTime=${PREEMPTED:-None} SuspendTime=None" ;;
 "scontrol requeue"*) exit "${REQUEUE:-0}" ;;
 squeue*%e) echo "${END-2000}" ;;
 squeue*%x) echo "${EXCLUDED-}" ;;
@@ -294,6 +295,17 @@ def test_it_requeues_itself_when_the_agent_says_so(bash, inside):
     line = (inside / "runs/run/jobs.jsonl").read_text()
     pattern = r'\{"event":"requeued","job":"12","start":0,"how":"requeue","next":"12","time":\d+\}\n'
     assert re.fullmatch(pattern, line)
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(75, [["requeue", "12"]]), (0, []), (1, [])])
+def test_what_leaves_within_its_grace_time_comes_back(bash, inside, code, requeued):
+    ran = bash(AGENT=f"exit {code}", PREEMPTED="2026-11-22T13:43:28")
+    assert [call for call in ran.calls("scontrol") if call[0] == "requeue"] == requeued
+
+
+def test_the_agents_own_code_counts_where_there_is_one(bash, inside):
+    ran = bash(AGENT="mkdir -p runs/run/jobs/12-0; echo 1 >runs/run/jobs/12-0/code; exit 137")
+    assert ran.process.returncode == 1
 
 
 def test_hosts_are_excluded_beside_those_that_are(bash, inside):
