@@ -36,8 +36,9 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class Status:
-    """One run. `steps`: in all. `metric`, `value`: what is watched, where the newest checkpoint was made at an
-    evaluation. `id`: what Slurm calls its job now. `limit`: when a running job's time is over."""
+    """One run. `step`: that a run has come to that runs, else of what it goes on from; `steps`: in all. `metric`,
+    `value`: what is watched, where the newest checkpoint was made at an evaluation. `id`: what Slurm calls its job now.
+    `limit`: when a running job's time is over."""
 
     name: str
     folder: str
@@ -85,7 +86,7 @@ def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
         console.print(f"no run is in {plan.RUNS}/ (launcher run, or launcher submit, begins one)", highlight=False)
         return
     console.print(table(looked))
-    if len(looked) == 1:
+    if len(runs) == 1:
         _details(looked[0], console)
     if slurm.trouble is not None:
         console.print(f"[yellow]note[/]: {escape(slurm.trouble)}", soft_wrap=True, highlight=False)
@@ -136,9 +137,10 @@ def look(folder: RunFolder, slurm: Slurm) -> Status:
         known = mine(known, folder)
     steps = made.get("steps")
     at = state.of(job, known, asked=asked, alive=holder is not None, finished=_finished(newest, steps))
-    told, last = _last(folder), job.starts[-1] if job and job.starts else None
-    step = max(told.get("step", 0), newest.step if newest else 0)
-    if at.name == "stopped" and job is None and not step:
+    kept, last = newest.step if newest else 0, job.starts[-1] if job and job.starts else None
+    told = _last(folder, None if at.name == "running" else kept)
+    step = max(told.get("step", 0), kept)
+    if at.name == "stopped" and job is None and not folder.metrics.is_file():
         at = State("ready")
     if at.since is None:
         at = State(at.name, at.reason, _touched(folder))
@@ -232,14 +234,16 @@ def _watched(newest: Saved | None) -> tuple[str, float | None]:
     return "", None
 
 
-def _last(folder: RunFolder) -> dict[str, Any]:
-    """The last training record of the metrics: step and loss. A line that is cut, or damaged, is passed over."""
+def _last(folder: RunFolder, most: int | None) -> dict[str, Any]:
+    """The last training record of the metrics, with its step and loss, or the last up to the step `most`: what came
+    after it is gone. A line that is cut, or damaged, is passed over."""
     with suppress(OSError), folder.metrics.open("rb") as file:
         file.seek(max(0, file.seek(0, 2) - _TAIL))
         for line in reversed(file.read().splitlines()):
             with suppress(ValueError):
                 record = json.loads(line)
-                if isinstance(record, dict) and "loss" in record and "step" in record:
+                known = isinstance(record, dict) and "loss" in record and "step" in record
+                if known and (most is None or record["step"] <= most):
                     return record
     return {}
 
