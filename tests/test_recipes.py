@@ -13,9 +13,11 @@ import textbook
 from textbook import TEXT, TINY
 
 from launcher.config import load
+from launcher.prepare import ready
 
-RECIPES, CLUSTERS = load.shipped("recipes"), load.shipped("cluster")
+RECIPES = load.shipped("recipes")
 NAMES = [file.stem for file in RECIPES]
+ELSEWHERE = [file.stem for file in load.shipped("cluster") if load.cluster(file).value.kind != "local"]
 
 RANKS = {"bert-base-mlm-hsdp": 4}
 """Two groups of ranks need more than two."""
@@ -169,12 +171,26 @@ def test_it_learns_on_two_ranks_and_local_data(trained, name):
     assert after > before if name in BETTER else after < 0.98 * before
 
 
-@pytest.mark.parametrize("cluster", CLUSTERS, ids=lambda file: file.stem)
-@pytest.mark.parametrize("name", NAMES)
-def test_it_is_planned_on_every_cluster(trained, name, cluster):
+def data_of(name):
+    """The data of a recipe that leaves it to the user."""
     needs = {"mlp-mnist", "cnn-mnist-steplr", "bert-customer-service", "minilm-topics-lora"}
-    data = [key for key in LOCAL[name] if key.startswith(("data", "task"))] if name in needs else []
-    options = ("--cluster", cluster, "--ranks", RANKS.get(name, 2), "--json")
-    plan = json.loads(support.launcher("plan", name, *data, "name=planned", *options).stdout)
+    return [key for key in LOCAL[name] if key.startswith(("data", "task"))] if name in needs else []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_planned_here(trained, name):
+    options = ("--cluster", "local", "--ranks", RANKS.get(name, 2), "--json")
+    plan = json.loads(support.launcher("plan", name, *data_of(name), "name=planned", *options).stdout)
     assert (plan["ranks"], plan["name"]) == (RANKS.get(name, 2), "planned")
     assert plan["parameters"] > 0 and sum(plan["memory"].values()) < plan["memory_per_device"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_planned_on_every_cluster_of_other_machines(trained, name):
+    """With a batch that its ranks can share, and two ranks a host over ssh, which a mesh of two axes needs."""
+    assert len(ELSEWHERE) == 5
+    for cluster in ELSEWHERE:
+        profile = load.cluster(cluster, ["devices_per_node=2"] if cluster == "two-hosts-ssh" else []).value
+        plan = ready.look(name, [*data_of(name), "name=planned", "train.global_batch=64"], profile, None)
+        assert (plan.nodes, plan.ranks) == (2, 2 * profile.devices_per_node)
+        assert plan.parameters > 0 and sum(plan.memory.values()) < plan.memory_per_device
