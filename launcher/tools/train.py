@@ -7,7 +7,7 @@ from rich.console import Console
 from launcher.config import load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
-from launcher.launch import execute, render
+from launcher.launch import execute, render, ssh
 from launcher.launch.execute import Outcome
 from launcher.plan.folder import Saved
 from launcher.prepare import ready
@@ -20,7 +20,9 @@ def train(
     """Train to the last step, or say that this was done already. `resume`: refuse to start from the beginning. Raises
     UserError."""
     load.recipe(recipe, overrides)  # a mistake in it is told before anything is started
-    if via == "elastic":
+    if via != "elastic" and profile.kind == "ssh":
+        raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
+    if via == "elastic" and profile.kind == "local":
         execute.warm_up()
     made = ready.check(recipe, overrides, profile, ranks)
     if resume and made.resume is None:
@@ -34,6 +36,8 @@ def train(
     if via != "elastic":
         made.release()  # rank 0 of the other starter comes the whole way itself, and takes it
     show.plan(made.plan, Console(stderr=True))
+    if profile.kind == "ssh":
+        return ssh.execute(made.folder.path, profile)
     return execute.execute(render.train(made.plan, profile, via))
 
 

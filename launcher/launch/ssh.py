@@ -1,0 +1,200 @@
+"""A cluster without a queue: the agent of each node (launcher.launch.node) is started over ssh, and spoken to there.
+
+An agent's standard input is its lifeline: a line says TERM or USR1, and its end that the launcher is gone. So nothing
+runs on where nobody waits for it, and nothing has to be killed by its number on another machine.
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from launcher.config.cluster import Cluster, Ssh
+from launcher.config.errors import UserError
+from launcher.launch import render
+from launcher.launch.conclusion import DONE, FAILED, STOPPED, UNFIT, WRONG
+from launcher.launch.execute import Outcome
+from launcher.plan import store
+from launcher.run.stop import SIGNALS, Reason
+
+_SSH = (
+    "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
+    "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4",
+)  # fmt: skip
+_TAKEN = (
+    "LAUNCHER_",
+    "OMP_",
+    "MKL_",
+    "GLOO_",
+    "NCCL_",
+    "TORCH_",
+    "PYTHON",
+    "LD_LIBRARY_PATH",
+    "CUDA_",
+    "HF_HUB_OFFLINE",
+)
+_SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+"""Words in the names of variables that are not taken along: a command line is seen by everyone on a machine."""
+_WORST = (WRONG, FAILED, UNFIT, STOPPED, DONE)
+_UNREACHABLE = 255
+"""The exit code of ssh itself."""
+
+
+@dataclass
+class _Host:
+    """A host, the ssh to it, and the last that was said on its standard error."""
+
+    name: str
+    ssh: subprocess.Popen[bytes]
+    last: deque[str]
+    pumps: list[threading.Thread]
+
+    def tell(self, word: str) -> None:
+        if self.ssh.stdin is not None:
+            with suppress(OSError):
+                self.ssh.stdin.write(f"{word}\n".encode())
+                self.ssh.stdin.flush()
+
+    def leave(self) -> None:
+        """Cut the lifeline: the agent saves and leaves by itself."""
+        self.ssh.kill()
+
+
+def execute(run: Path, cluster: Cluster, environment: Mapping[str, str] = os.environ) -> Outcome:
+    """Start an agent on each host, pass on what they say, and wait for them. Raises UserError where there is no ssh."""
+    assert cluster.ssh is not None
+    if shutil.which("ssh") is None:
+        raise UserError("ssh is not installed here, by which a cluster of kind ssh is reached")
+    names = cluster.ssh.hosts[: cluster.nodes[1]]
+    told = _environment(cluster, environment)
+    hosts = [_start(i, names, cluster.ssh, command(run, i, names, cluster.ssh, told)) for i in range(len(names))]
+    with _forwarding(hosts):
+        try:
+            code = _wait(hosts, cluster.nodes[0])
+        except _Twice:
+            for host in hosts:
+                host.leave()
+            print("stopped at once: each host saves and leaves by itself", file=sys.stderr, flush=True)
+            return Outcome(FAILED, {}, [], stopped=True)
+    return Outcome(code, {}, [])
+
+
+def command(run: Path, index: int, names: list[str], ssh: Ssh, environment: Mapping[str, str]) -> str:
+    """What the shell of a host is asked to do."""
+    hosts = ",".join(name.rpartition("@")[2] for name in names)
+    told = [f"{name}={value}" for name, value in environment.items()]
+    agent = [ssh.python or sys.executable, "-m", "launcher.launch.node", str(run.absolute())]
+    agent += ["--node", str(index), "--hosts", hosts, "--lifeline"]
+    return f"cd {shlex.quote(str(Path.cwd()))} || exit {UNFIT}; exec {shlex.join(['env', *told, *agent])}"
+
+
+def _environment(cluster: Cluster, environment: Mapping[str, str]) -> dict[str, str]:
+    """What an agent is to know: this start's name, where the cache is, and what the user has set here for libraries."""
+    taken = {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(_TAKEN) and not any(word in name for word in _SECRET)
+    }
+    job = {"LAUNCHER_JOB": f"ssh-{int(time.time())}-{os.getpid()}", "LAUNCHER_START": "0"}
+    own = {} if cluster.scratch.local is None else {"TMPDIR": cluster.scratch.local}
+    return {**taken, **own, **render.environment(cluster), **job, "LAUNCHER_CACHE": str(store.root().absolute())}
+
+
+def _start(index: int, names: list[str], ssh: Ssh, words: str) -> _Host:
+    """Start an agent. A session of its own: Ctrl-C is for the launcher, which tells all agents what it means."""
+    host = subprocess.Popen(
+        ["ssh", *ssh.options, *_SSH, "--", names[index], words],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    last: deque[str] = deque(maxlen=5)
+    mark = f"{names[index]}: " if index else ""
+    assert host.stdout is not None and host.stderr is not None
+    pumps = [
+        threading.Thread(target=_pump, args=(host.stdout, sys.stdout, mark, deque[str](maxlen=1)), daemon=True),
+        threading.Thread(target=_pump, args=(host.stderr, sys.stderr, mark, last), daemon=True),
+    ]
+    for pump in pumps:
+        pump.start()
+    return _Host(names[index], host, last, pumps)
+
+
+def _pump(source: IO[bytes], to: IO[str], mark: str, last: deque[str]) -> None:
+    """Pass on what a host says, line by line; all hosts but the first by name."""
+    for line in source:
+        text = line.decode(errors="replace")
+        last.append(text.strip())
+        to.write(f"{mark}{text}")
+        to.flush()
+
+
+def _wait(hosts: list[_Host], least: int) -> int:
+    """Until all have ended. Where too few are left the others are told to stop."""
+    ended: dict[str, int] = {}
+    told = False
+    while len(ended) < len(hosts):
+        time.sleep(0.05)
+        for host in hosts:
+            if host.name not in ended and (code := host.ssh.poll()) is not None:
+                ended[host.name] = _code(host, code)
+        failed = [code for code in ended.values() if code != DONE]
+        if not told and (len(hosts) - len(failed) < least or {FAILED, WRONG} & set(failed)):
+            told = True
+            for host in hosts:
+                host.tell("TERM")
+    return _worst(list(ended.values()), least)
+
+
+def _worst(codes: list[int], least: int) -> int:
+    """Of the hosts' exit codes that which counts. An elastic run does without those that were lost."""
+    if codes.count(DONE) >= least and set(codes) <= {DONE, UNFIT}:
+        return DONE
+    return next(code for code in _WORST if code in codes)
+
+
+def _code(host: _Host, code: int) -> int:
+    """How an agent has ended; where not as agents do, why is told."""
+    for pump in host.pumps:
+        pump.join(5)
+    if code in _WORST:
+        return code
+    why = " ".join(line for line in host.last if line) or f"exit code {code}"
+    what = "cannot be reached, or was lost" if code == _UNREACHABLE else "could not start the launcher, or lost it"
+    print(f"{host.name} {what}: {why}", file=sys.stderr, flush=True)
+    return UNFIT
+
+
+class _Twice(Exception):
+    """Told twice to stop: at once, then."""
+
+
+@contextmanager
+def _forwarding(hosts: list[_Host]) -> Iterator[None]:
+    """Signals are passed on to all agents, whose ranks agree on the step at which they leave."""
+    told = Reason.NONE
+
+    def note(number: int, frame: object) -> None:
+        nonlocal told
+        reason = SIGNALS[signal.Signals(number)]
+        if told is reason is Reason.STOP:
+            raise _Twice
+        told = max(told, reason)
+        for host in hosts:
+            host.tell("TERM" if told is Reason.STOP else "USR1")
+        os.write(2, b"stopping: all hosts leave at the end of this step (once more lets go of them at once)\n")
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
