@@ -158,7 +158,7 @@ def test_the_command(here):
     assert (one["name"], one["state"]["name"], one["step"], one["steps"], one["loss"]) == (
         "local",
         "stopped",
-        43,
+        40,
         100,
         2.0,
     )
