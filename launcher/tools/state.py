@@ -65,8 +65,7 @@ def _living(job: jobs.Job | None, known: queue.Job) -> State:
         waiting = (last.ended or last.begun) if last else known.submitted
         return State("requeued" if again else "pending", known.reason, waiting)
     if known.state not in queue.LEAVING:
-        begun = last is not None and last.ended is None and last.begun >= (known.start or 0) - 5
-        return State("running", "" if begun else "starting", known.start)
+        return State("running", _phase(job, last, known), known.start)
     if job is not None and job.cancelled is not None and (last is None or job.cancelled >= last.begun):
         return State("cancelled", "leaving", job.cancelled)
     if last is not None and known.restarts > last.number % 1000:
@@ -74,6 +73,13 @@ def _living(job: jobs.Job | None, known: queue.Job) -> State:
     if last is not None and last.why:
         return State(_WHY.get(last.why, "stopped"), "leaving", last.ended)
     return State("running", "leaving", known.start)
+
+
+def _phase(job: jobs.Job | None, last: jobs.Start | None, known: queue.Job) -> str:
+    """What a running job does where it does not train. Starts are told apart by their numbers, not by clocks."""
+    if job is None or last is None or last.number != 1000 * (len(job.ids) - 1) + known.restarts:
+        return "starting"
+    return "leaving" if last.ended is not None else ""
 
 
 def _ended(job: jobs.Job, known: queue.Job | None, asked: bool) -> State:
