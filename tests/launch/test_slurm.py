@@ -268,7 +268,8 @@ def test_one_agent_a_node_is_told_the_run(bash, inside):
     assert (ran.process.returncode, ran.warned) == (0, "")
     assert ran.calls("srun")[1] == [
         "--ntasks=4", "--ntasks-per-node=1", "--cpus-per-task=3", "--kill-on-bad-exit=0", "--wait=60",
-        "sh", "-c", 'trap "" USR1; exec "$@"', "agent", PYTHON, "-m", "launcher.launch.node", f"{inside}/runs/run",
+        "sh", "-c", 'trap "" USR1; exec "$@"', "agent", PYTHON, "-m", "launcher.launch.node", "--batch", f"{inside}/runs/run",
+        "--batch",
     ]  # fmt: skip
     told = {name: value for name, value in ran.environment().items() if name.startswith("LAUNCHER")}
     assert told == {
@@ -308,6 +309,13 @@ def test_the_agents_own_code_counts_where_there_is_one(bash, inside):
     assert ran.process.returncode == 1
 
 
+def test_why_it_failed_is_the_last_thing_in_the_log(bash, inside):
+    ran = bash(
+        AGENT='mkdir -p runs/run/jobs/12-0; echo "rank 1 failed" >runs/run/jobs/12-0/error; echo noise >&2; exit 1'
+    )
+    assert (ran.process.returncode, ran.warned) == (1, "noise\nrank 1 failed\n")
+
+
 def test_hosts_are_excluded_beside_those_that_are(bash, inside):
     ran = bash(AGENT=agent("12-3", "b\\nd\\n", 69), EXCLUDED="x[1-2]", SLURM_RESTART_COUNT="3")
     assert ran.process.returncode == 69
@@ -327,7 +335,7 @@ def test_a_job_follows_where_it_cannot_be_requeued(bash, inside, overrides):
 def test_a_task_of_an_array_is_only_itself(bash, inside):
     task = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_ID": "13", "points": (0, 1)}
     ran = bash(**task, AGENT=agent("12_1-0", run="run-1"))
-    assert ran.calls("srun")[1][-1] == f"{inside}/runs/run-1"
+    assert ran.calls("srun")[1][-2:] == [f"{inside}/runs/run-1", "--batch"]
     assert ran.calls("scontrol")[1:] == [["requeue", "12_1"]]
     assert '"job":"12_1"' in (inside / "runs/run-1/jobs.jsonl").read_text()
     ran = bash(**task, AGENT=agent("12_1-0", run="run-1"), overrides=("slurm.requeue=chain",))
@@ -436,7 +444,7 @@ def test_whatever_stands_in_a_profile_reaches_the_ranks_as_it_is(
     made = slurm.render(planned("run", cluster), cluster, cwd=place, cache=place)
     ran = Bash(place.parent / "stand-in", made.text)
     assert (ran.end(), ran.warned, ran.said) == (0, "", "")
-    assert ran.calls("srun")[1][9:] == [python, "-m", "launcher.launch.node", f"{place}/runs/run"]
+    assert ran.calls("srun")[1][9:] == [python, "-m", "launcher.launch.node", "--batch", f"{place}/runs/run", "--batch"]
     assert ran.calls("srun")[0][-3:] == [f"{place}/runs/run", str(place), python]
     assert ran.calls("module") == [["load", module]]
     told = ran.environment()
