@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
             what = f"{folder.path} is not there: a run folder is on a disk that all nodes share"
             print(f"{node.name}: {what}", file=sys.stderr)
             return UNFIT
-        return _attend(folder, node, Path(own))
+        return _attend(Start.of(folder, node, os.environ), Path(own), options.batch)
 
 
 def place(options: argparse.Namespace, environment: Mapping[str, str]) -> Node:
@@ -60,43 +60,61 @@ def place(options: argparse.Namespace, environment: Mapping[str, str]) -> Node:
         raise UserError(f"the nodes of this Slurm step cannot be read: {error}") from None
 
 
-def start(environment: Mapping[str, str]) -> tuple[str, int]:
-    """The job, and which of its starts this is."""
-    job = environment.get("LAUNCHER_JOB") or environment.get("SLURM_JOB_ID") or "by-hand"
-    return job, int(environment.get("LAUNCHER_START") or environment.get("SLURM_RESTART_COUNT") or 0)
+@dataclass(frozen=True)
+class Start:
+    """One start of a job, on one of its nodes. `before`: the step of the checkpoint that it begins with."""
+
+    folder: RunFolder
+    node: Node
+    job: str
+    number: int
+    before: int
+
+    @classmethod
+    def of(cls, folder: RunFolder, node: Node, environment: Mapping[str, str]) -> "Start":
+        job = environment.get("LAUNCHER_JOB") or environment.get("SLURM_JOB_ID") or "by-hand"
+        number = environment.get("LAUNCHER_START") or environment.get("SLURM_RESTART_COUNT") or 0
+        return cls(folder, node, job, int(number), _step(folder))
+
+    @property
+    def together(self) -> Path:
+        """The folder in which the nodes of this start meet."""
+        return self.folder.jobs / f"{self.job}-{self.number}"
+
+    def tell(self, event: str, **what: Any) -> None:
+        """A line for the run's story."""
+        jobs.append(self.folder, {"event": event, "job": self.job, "start": self.number, **what})
 
 
-def _attend(folder: RunFolder, node: Node, own: Path) -> int:
-    """Meet, run, conclude."""
-    job, number = start(os.environ)
-    os.environ.update(LAUNCHER_JOB=job, LAUNCHER_START=str(number))
-    run = ready.read(folder.path)
-    launch = replace(render.train(run.plan, run.cluster), folder=folder.path)
-    os.environ.update(launch.env)
+def _attend(start: Start, own: Path, batch: bool) -> int:
+    """Meet, run, conclude. `own`: a folder of this node; `batch`: the script has the last word."""
+    node, run = start.node, ready.read(start.folder.path)
+    launch = replace(render.train(run.plan, run.cluster), folder=start.folder.path)
+    os.environ.update(launch.env, LAUNCHER_JOB=start.job, LAUNCHER_START=str(start.number))
     elastic.warm_up()
-    together, before = folder.jobs / f"{job}-{number}", _step(folder)
-    _log(folder, node.name)
+    _log(start)
     try:
-        where = meeting.meet(together, node, run.plan.least_nodes, own / "stop")
+        where = meeting.meet(start.together, node, run.plan.least_nodes, own / "stop")
     except meeting.Unfit as error:
-        return _leave(folder, node, together, conclusion.unfit(node.hosts, error.why), before)
+        return _leave(start, conclusion.unfit(node.hosts, error.why), batch)
+    except meeting.Left:
+        return _leave(start, Conclusion(STOPPED, "told"), batch)
     except meeting.NotNeeded:
         return DONE
-    except meeting.Left:
-        return _leave(folder, node, together, Conclusion(STOPPED, "told"), before)
     except OSError as error:
-        print(f"{node.name}: {together} cannot be written to: {error.strerror}", file=sys.stderr)
+        print(f"{node.name}: {start.together} cannot be written to: {error.strerror}", file=sys.stderr)
         return UNFIT
     if node.index == 0:
-        _began(folder, node, where, launch, before)
-    at = elastic.Meeting(own, (run.plan.least_nodes, run.plan.nodes), node.index, where.host, where.port, node.name)
-    meeting.end(together, node, _run(launch, at, folder))
-    there = [host for host in node.hosts if host not in where.left]
+        _began(start, where, launch.ranks)
+    nodes = run.plan.least_nodes, run.plan.nodes
+    at = elastic.Meeting(own, nodes, node.index, where.host, where.port, node.name)
+    meeting.end(start.together, node, _run(launch, at, start.folder))
     if node.index > 0:
-        return meeting.concluded(together, where, UNFIT)
-    ends = meeting.ends(together, tuple(there))
-    how = conclusion.of(there, ends, run.plan.least_nodes, before, _step(folder))
-    return _leave(folder, node, together, how, before)
+        return meeting.concluded(start.together, where, UNFIT)
+    there = tuple(host for host in node.hosts if host not in where.left)
+    ends = meeting.ends(start.together, there)
+    how = conclusion.of(there, ends, run.plan.least_nodes, start.before, _step(start.folder))
+    return _leave(start, how, batch)
 
 
 def _run(launch: Launch, at: elastic.Meeting, folder: RunFolder) -> dict[str, Any]:
@@ -121,31 +139,27 @@ def _run(launch: Launch, at: elastic.Meeting, folder: RunFolder) -> dict[str, An
     }  # fmt: skip
 
 
-def _began(folder: RunFolder, node: Node, where: meeting.Place, launch: Launch, step: int) -> None:
-    """The first node tells the job's story."""
-    job, number = start(os.environ)
+def _began(start: Start, where: meeting.Place, ranks: int) -> None:
+    """The first node says who takes part."""
     for host, why in where.left.items():
         print(f"{host} does not take part: {why}", file=sys.stderr, flush=True)
-    nodes = [host for host in node.hosts if host not in where.left]
-    told = {"event": "started", "job": job, "start": number, "slurm": os.environ.get("SLURM_JOB_ID", "")}
-    jobs.append(folder, {**told, "nodes": nodes, "ranks": launch.ranks * len(nodes), "step": step})
+    nodes = [host for host in start.node.hosts if host not in where.left]
+    known = os.environ.get("SLURM_JOB_ID", "")
+    start.tell("started", slurm=known, nodes=nodes, ranks=ranks * len(nodes), step=start.before)
 
 
-def _leave(folder: RunFolder, node: Node, together: Path, how: Conclusion, before: int) -> int:
+def _leave(start: Start, how: Conclusion, batch: bool) -> int:
     """The first node writes down the conclusion, for the other nodes, the batch script and whoever looks later."""
-    if node.index > 0:
+    if start.node.index > 0:
         return how.code
-    job, number = start(os.environ)
-    told = {"event": "ended", "job": job, "start": number, "code": how.code, "why": how.why}
-    step = _step(folder)
-    jobs.append(folder, {**told, "excluded": list(how.excluded), "step": step, "from": before})
+    start.tell("ended", code=how.code, why=how.why, excluded=list(how.excluded), step=_step(start.folder))
     if how.again:
-        write(together / "again", "".join(f"{host}\n" for host in how.excluded))
-    write(
-        together / "code", f"{how.code}\n"
-    )  # srun knows the largest code of all nodes, those that are lost among them
-    meeting.conclude(together, how.code)
+        write(start.together / "again", "".join(f"{host}\n" for host in how.excluded))
     if how.text:
+        write(start.together / "error", f"{how.text}\n")
+    write(start.together / "code", f"{how.code}\n")
+    meeting.conclude(start.together, how.code)
+    if how.text and not batch:
         time.sleep(0.5)  # what other nodes still print comes before it
         print(how.text, file=sys.stderr, flush=True)
     return how.code
@@ -157,10 +171,10 @@ def _step(folder: RunFolder) -> int:
     return whole[-1].step if whole else 0
 
 
-def _log(folder: RunFolder, name: str) -> None:
+def _log(start: Start) -> None:
     """What the elastic agent of this node does goes to a log of its own."""
-    folder.logs.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder.logs / f"node-{name}.log")
+    start.folder.logs.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(start.folder.logs / f"node-{start.node.name}.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for logger in elastic.LOGGERS:
         logging.getLogger(logger).addHandler(handler)
@@ -182,6 +196,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--hosts", default="", help="all hosts, with commas between them (default: those of the Slurm step)"
     )
+    parser.add_argument("--batch", action="store_true", help="leave the last word to the batch script")
     parser.add_argument("--lifeline", action="store_true", help="leave when standard input ends")
     return parser.parse_args(arguments)
 

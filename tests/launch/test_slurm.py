@@ -268,7 +268,7 @@ def test_one_agent_a_node_is_told_the_run(bash, inside):
     assert (ran.process.returncode, ran.warned) == (0, "")
     assert ran.calls("srun")[1] == [
         "--ntasks=4", "--ntasks-per-node=1", "--cpus-per-task=3", "--kill-on-bad-exit=0", "--wait=60",
-        "sh", "-c", 'trap "" USR1; exec "$@"', "agent", PYTHON, "-m", "launcher.launch.node", "--batch", f"{inside}/runs/run",
+        "sh", "-c", 'trap "" USR1; exec "$@"', "agent", PYTHON, "-m", "launcher.launch.node", f"{inside}/runs/run",
         "--batch",
     ]  # fmt: skip
     told = {name: value for name, value in ran.environment().items() if name.startswith("LAUNCHER")}
@@ -444,7 +444,7 @@ def test_whatever_stands_in_a_profile_reaches_the_ranks_as_it_is(
     made = slurm.render(planned("run", cluster), cluster, cwd=place, cache=place)
     ran = Bash(place.parent / "stand-in", made.text)
     assert (ran.end(), ran.warned, ran.said) == (0, "", "")
-    assert ran.calls("srun")[1][9:] == [python, "-m", "launcher.launch.node", "--batch", f"{place}/runs/run", "--batch"]
+    assert ran.calls("srun")[1][9:] == [python, "-m", "launcher.launch.node", f"{place}/runs/run", "--batch"]
     assert ran.calls("srun")[0][-3:] == [f"{place}/runs/run", str(place), python]
     assert ran.calls("module") == [["load", module]]
     told = ran.environment()
