@@ -20,6 +20,8 @@ def train(
     """Train to the last step, or say that this was done already. `resume`: refuse to start from the beginning. Raises
     UserError."""
     load.recipe(recipe, overrides)  # a mistake in it is told before anything is started
+    if profile.kind == "slurm":
+        raise UserError(f"--cluster {profile.given}: of kind slurm, where runs wait for their turn (launcher submit)")
     if via != "elastic" and profile.kind == "ssh":
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
     if via == "elastic" and profile.kind == "local":

@@ -55,6 +55,13 @@ def test_a_cluster_without_a_queue_is_refused(submit):
         submit(cluster="local")
 
 
+def test_a_run_here_on_a_cluster_with_a_queue_is_refused(workspace):
+    support.write(support.mlm())
+    support.write(PROFILE, "lab.yaml")
+    done = support.launcher("run", "recipe.yaml", "--cluster", "lab.yaml", code=2)
+    assert done.stderr == "--cluster lab.yaml: of kind slurm, where runs wait for their turn (launcher submit)\n"
+
+
 def test_several_seeds_are_a_sweep(submit):
     with pytest.raises(UserError, match=r"^seeds: 3, and a job trains one \(--grid FILE"):
         submit("seeds=3")
