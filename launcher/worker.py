@@ -197,7 +197,7 @@ def _join(recipe: str, stop: Stop) -> Process:
         what = f"rank {here.rank} on {meet.host()} sees no such file in {Path.cwd()}"
         raise UserError(f"{recipe}: {what} (of several nodes each needs to see this folder)")
     met = meet.meet(here, lambda: bool(stop.requested()))
-    at = process.connect(here, store=met.store)
+    at = process.connect(met.among(here), store=met.store)
     process.exchange(at, met.hosts)
     return at
 
@@ -220,13 +220,22 @@ def _say(error: Exception, at: Process | None, stop: Stop) -> None:
 
 def _ready(arguments: list[str], at: Process) -> tuple[str, list[str]]:
     """Rank 0 plans and prepares; what is wrong is told once, and every rank leaves with the same code."""
+    cluster, nodes = load.cluster("local").value, _nodes(at)
+    here = cluster.model_copy(update={"nodes": (nodes, nodes)})
     try:
-        made = ready.write(ready.check(arguments[0], arguments[1:], load.cluster("local").value, at.world))
+        checked = ready.check(arguments[0], arguments[1:], here, at.world // nodes)
+        made = ready.write(dataclasses.replace(checked, cluster=cluster))
     except UserError as error:
         return "", [str(problem) for problem in error.problems]
     for note in made.notes:
         print(f"note: {note}", file=sys.stderr, flush=True)
     return str(made.folder.path), []
+
+
+def _nodes(at: Process) -> int:
+    """Over how many machines the ranks are spread; one where they are not spread evenly."""
+    here = place.place()
+    return 1 if at.world % here.local_world else at.world // here.local_world
 
 
 if __name__ == "__main__":

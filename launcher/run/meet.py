@@ -47,6 +47,13 @@ class Met:
     store: dist.Store
     hosts: list[str]
 
+    def among(self, at: Place) -> Place:
+        """The place with what a starter has not told: which ranks share a host."""
+        if at.local_world < at.world or len(set(self.hosts)) == 1:
+            return at
+        mine = [rank for rank, host in enumerate(self.hosts) if host == self.hosts[at.rank]]
+        return Place(at.rank, at.world, mine.index(at.rank), len(mine))
+
 
 def meet(
     at: Place,
@@ -68,7 +75,8 @@ def meet(
     if at.rank > 0:
         store = _find(FOLDER / key, told, who)
         return _gather(store, at, name, told, timeout, who)
-    store = _publish(FOLDER / key, ["127.0.0.1"] if at.world == at.local_world else [name, *_addresses()])
+    nearest = ["127.0.0.1"] if at.world == at.local_world else []
+    store = _publish(FOLDER / key, [*nearest, name, *_addresses()])
     try:
         return _gather(store, at, name, told, timeout, who)
     finally:

@@ -65,6 +65,16 @@ def test_what_a_start_that_died_has_left_fools_nobody(port):
     assert len({str(hosts) for hosts in each(2, one)}) == 1
 
 
+def test_which_ranks_share_a_host_is_found_where_no_starter_told():
+    met = meet.Met(None, ["a", "b", "a"])
+    assert [met.among(Place(rank, 3, 0, 3)) for rank in range(3)] == [
+        Place(0, 3, 0, 2),
+        Place(1, 3, 0, 1),
+        Place(2, 3, 1, 2),
+    ]
+    assert met.among(Place(2, 3, 0, 1)) == Place(2, 3, 0, 1)
+
+
 def test_starts_side_by_side_do_not_meet():
     def one(rank):
         return meet.meet(
