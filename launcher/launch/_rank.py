@@ -27,7 +27,7 @@ def _live(launch: Launch, meeting: Meeting) -> dict[str, Any]:
     from launcher import worker
     from launcher.run import process
     from launcher.run.checkpoint import Replaced
-    from launcher.run.stop import Stop
+    from launcher.run.stop import Reason, Stop
 
     stop = Stop.of(meeting.folder / "stop")
     stop.listen()
@@ -44,7 +44,7 @@ def _live(launch: Launch, meeting: Meeting) -> dict[str, Any]:
     except UserError as error:
         return {"code": 2, "reason": int(stop.heeded), "problems": [str(problem) for problem in error.problems]}
     except Replaced as error:
-        return {"code": 1, "reason": int(stop.heeded), "problems": [str(error)]}
+        return {"code": 1, "reason": int(Reason.REPLACED), "problems": [str(error)]}
     except Exception as error:
         if failure.lost_a_peer(str(error)):
             _let_the_cause_be_seen(stop, meeting)

@@ -191,6 +191,7 @@ case "${0##*/} $*" in
 "scontrol requeue"*) exit "${REQUEUE:-0}" ;;
 squeue*%e) echo "${END-2000}" ;;
 squeue*%x) echo "${EXCLUDED-}" ;;
+squeue*%T) echo "${STATE-RUNNING}" ;;
 sbatch*) echo "77;cluster"; env -0 >"$STAND_IN/env-sbatch" ;;
 srun*" look "*) for host in $HOSTS; do [[ " $UNFIT " == *" $host "* ]] || echo "$host"; done ;;
 srun*) env -0 >"$STAND_IN/env"; eval "${AGENT:-exit 0}" ;;
@@ -407,13 +408,14 @@ def test_usr1_goes_to_srun_and_the_shell_waits_for_it(bash, inside):
     assert ran.end() == 75 and (ran.folder / "told").read_text() == "USR1\n"
 
 
-def test_term_goes_to_the_steps_and_the_job_does_not_come_back(bash, inside):
+@pytest.mark.parametrize(("state", "told"), [("RUNNING", [["--signal=TERM", "12"]]), ("COMPLETING", [])])
+def test_term_goes_to_the_steps_and_the_job_does_not_come_back(bash, inside, state, told):
     waits = f'{agent("12-0").removesuffix("exit 75")} touch "$STAND_IN/up"; sleep 1; exit 75'
-    ran = bash(wait=False, AGENT=waits)
+    ran = bash(wait=False, AGENT=waits, STATE=state)
     up(ran)
     ran.process.send_signal(signal.SIGTERM)
     assert ran.end() == 75
-    assert ran.calls("scancel") == [["--signal=TERM", "12"]]
+    assert ran.calls("scancel") == told
     assert ran.calls("scontrol") == [["show", "hostnames"]]
 
 

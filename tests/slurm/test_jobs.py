@@ -229,8 +229,8 @@ def test_jobs_side_by_side_on_one_node_do_not_collide(lab, workspace, many):
 
 def test_of_an_array_only_the_task_that_was_requeued_starts_again(lab, workspace):
     profile(nodes=1, ranks=1, cpus_per_node=1)
-    support.write({"optimizer.lr": [1e-3, 2e-3, 3e-3]}, "grid.yaml")
-    run = Submitted(lab, "grid", "--grid", "grid.yaml", train__steps=60, checkpoint__every=1000, **slow(0.1))
+    support.write({"optimizer.lr": [1e-3, 2e-3, 3e-3]}, "points.yaml")
+    run = Submitted(lab, "grid", "--grid", "points.yaml", train__steps=60, checkpoint__every=1000, **slow(0.1))
     points = [f"runs/grid-{i}" for i in range(3)]
     support.wait_for(lambda: all(max(support.steps(p), default=0) > 8 for p in points), 120)
     lab.run("scontrol", "requeue", f"{run.id}_2")
