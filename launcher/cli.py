@@ -284,7 +284,7 @@ def _profile(cluster: str, overrides: list[str] | None, more: Sequence[str] = ()
 
     of_recipe, of_cluster = load.parted(overrides or [])
     profile = load.cluster(cluster, [*of_cluster, *more]).value
-    if profile.scratch.shared is not None:
+    if profile.scratch.shared is not None and Path(profile.scratch.shared).is_dir():
         os.environ.setdefault("LAUNCHER_CACHE", profile.scratch.shared)
     return profile, of_recipe
 

@@ -72,6 +72,7 @@ def submit(
         _refuse_living(RunFolder(Path(plans[i].folder)))
     script = _script(sweep, plans[0], open_)
     console.print(f"Slurm: {_tried(script, profile)}", highlight=False, markup=False, soft_wrap=True)
+    _share(profile)
     _submit(sweep, open_, script)
 
 
@@ -80,9 +81,26 @@ def _script(sweep: _Sweep, made: Plan, points: Sequence[int]) -> Script:
     number = 1 + len(list(place.jobs.glob("submit-*.sbatch")))
     own = made.model_copy(update={"name": sweep.name, "folder": str(place.path)})
     return slurm.render(
-        own, sweep.profile, cwd=_here(), cache=store.root().absolute(), number=number,
+        own, sweep.profile, cwd=_here(), cache=_cache(sweep.profile), number=number,
         points=points if sweep.array else None,
     )  # fmt: skip
+
+
+def _cache(profile: Cluster) -> Path:
+    """Where the nodes look for what is prepared: in $LAUNCHER_CACHE, else in the profile's folder, else at home."""
+    shared = profile.scratch.shared
+    return (store.root() if shared is None or "LAUNCHER_CACHE" in os.environ else Path(shared)).absolute()
+
+
+def _share(profile: Cluster) -> None:
+    """Have what is prepared go there. Raises UserError where that cannot be written from here."""
+    folder = _cache(profile)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"--cluster {profile.given}: scratch.shared: {folder}: cannot be written from here: {error.strerror}"
+        raise UserError(f"{what} (or set LAUNCHER_CACHE)") from None
+    os.environ["LAUNCHER_CACHE"] = str(folder)
 
 
 def _here() -> Path:

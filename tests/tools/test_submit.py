@@ -67,6 +67,18 @@ def test_several_seeds_are_a_sweep(submit):
         submit("seeds=3")
 
 
+def test_what_is_prepared_goes_where_all_nodes_see_it(submit, slurm, workspace, monkeypatch, capsys):
+    monkeypatch.delenv("LAUNCHER_CACHE")
+    submit(f"cluster.scratch.shared={workspace}/shared", dry_run=True)
+    assert f"export LAUNCHER_CACHE={workspace}/shared\n" in capsys.readouterr().out
+    assert not (workspace / "shared").exists()
+    submit(f"cluster.scratch.shared={workspace}/shared")
+    assert list((workspace / "shared/prepared").iterdir())
+    monkeypatch.delenv("LAUNCHER_CACHE")
+    with pytest.raises(UserError, match=r"scratch.shared: /proc/no: cannot be written from here"):
+        submit("name=other", "cluster.scratch.shared=/proc/no")
+
+
 def test_a_machine_without_sbatch_is_told_and_nothing_is_left(submit, workspace, monkeypatch):
     monkeypatch.setenv("PATH", str(workspace))
     with pytest.raises(UserError, match=r"^sbatch: not found"):
