@@ -2,6 +2,7 @@ import sys
 
 import pytest
 
+from launcher.config.cluster import Cluster
 from launcher.launch import render
 from launcher.plan.plan import Plan
 
@@ -9,7 +10,7 @@ from launcher.plan.plan import Plan
 @pytest.fixture
 def plan():
     return Plan(
-        name="a", folder="runs/a b", prepared="p", nodes=1, ranks=3, tensor_parallel=1, device="cpu", threads=2,
+        name="a", folder="runs/a b", prepared="p", nodes=1, devices_per_node=3, ranks=3, tensor_parallel=1, device="cpu", threads=2,
         strategy="ddp", precision="fp32", global_batch=6, micro_batches=1, micro_samples=2, steps=9, epochs=None,
         samples=None, tokens=None, model="m", parameters=1, memory={}, memory_per_device=1,
         checkpoint_bytes=1, checkpoints_kept=1, free_disk=1, resume_from=None, max_restarts=4, command="c", notes=[],
@@ -17,20 +18,20 @@ def plan():
 
 
 def test_by_default_an_agent_in_this_process_starts_the_ranks(plan):
-    made = render.train(plan, {"NCCL_DEBUG": "INFO"})
+    made = render.train(plan, Cluster(env={"NCCL_DEBUG": "INFO"}))
     assert (made.ranks, made.threads, made.max_restarts, made.argv) == (3, 2, 4, ())
     assert made.env == {"NCCL_DEBUG": "INFO"}
 
 
 def test_torchrun_is_given_the_resolved_recipe(plan):
-    assert list(render.train(plan, {}, "torchrun").argv) == [
+    assert list(render.train(plan, Cluster(), "torchrun").argv) == [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "--max-restarts", "4",
         "-m", "launcher.worker", "runs/a b/recipe.yaml",
     ]  # fmt: skip
 
 
 def test_accelerate_is_given_the_resolved_recipe_and_nothing_of_the_users_own_configuration(plan):
-    assert list(render.train(plan, {}, "accelerate").argv) == [
+    assert list(render.train(plan, Cluster(), "accelerate").argv) == [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "3", "--num_machines",
         "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "launcher.worker",
         "runs/a b/recipe.yaml",
