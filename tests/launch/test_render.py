@@ -10,9 +10,9 @@ from launcher.plan.plan import Plan
 @pytest.fixture
 def plan():
     return Plan(
-        name="a", folder="runs/a b", prepared="p", nodes=1, devices_per_node=3, ranks=3, tensor_parallel=1, device="cpu",
-        threads=2, strategy="ddp", precision="fp32", global_batch=6, micro_batches=1, micro_samples=2, steps=9, epochs=None,
-        samples=None, tokens=None, model="m", parameters=1, memory={}, memory_per_device=1,
+        name="a", folder="runs/a b", prepared="p", nodes=1, devices_per_node=3, ranks=3, tensor_parallel=1,
+        device="cpu", threads=2, strategy="ddp", precision="fp32", global_batch=6, micro_batches=1, micro_samples=2,
+        steps=9, epochs=None, samples=None, tokens=None, model="m", parameters=1, memory={}, memory_per_device=1,
         checkpoint_bytes=1, checkpoints_kept=1, free_disk=1, resume_from=None, max_restarts=4, command="c", notes=[],
     )  # fmt: skip
 
