@@ -93,7 +93,8 @@ def test_the_ghost_of_a_lost_slurmd_cannot_save(lab, workspace):
     run.at_step(max(support.steps(run.folder.path)) + 5)
     ended = [event for event in _events(run) if event["event"] == "ended"]
     assert [(event["start"], event["why"], event["code"]) for event in ended] == [(0, "replaced", 1)]
-    assert "another start of this run has taken over: this one leaves, and saves nothing" in run.log()
+    told = (run.folder.jobs / f"{run.id}-0" / "error").read_text()
+    assert told == "another start of this run has taken over: this one leaves, and saves nothing\n"
     lab.run("scancel", run.id)
     run.over()
     no_gaps(run.folder.path, 400)
@@ -191,7 +192,7 @@ def test_the_error_of_a_failing_rank_is_the_last_thing_in_the_log(lab, workspace
     assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "1:0", "0"), run.log()
     last = [line for line in run.log().splitlines() if line and not line.startswith(" ")][-1]
     assert last.startswith("rank 1 on ") and "the third law of thermodynamics" in last
-    assert run.log().rstrip().endswith("ValueError: the third law of thermodynamics")
+    assert "srun" not in run.log()[run.log().index(last) :]
 
 
 def test_a_node_whose_name_the_others_do_not_know_is_named(lab, workspace):
