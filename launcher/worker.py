@@ -93,7 +93,7 @@ def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]
     begin, records, stopped = time.perf_counter(), [], False
     for _, batch in zip(range(steps), run.batches, strict=False):
         whole = loop.agree(run.process, batch, time.perf_counter() - begin, stop=stop.requested())
-        if stopped := whole.stop:
+        if stopped := bool(whole.stop):
             break
         records.append(loop.step(run, batch, whole, begin))
         begin = time.perf_counter()

@@ -35,7 +35,10 @@ def _live(launch: Launch, meeting: Meeting) -> dict[str, Any]:
     _log(launch.folder, at.rank)
     connected = None
     try:
-        connected = process.connect(at, launch.device, _store(meeting, at.world), timedelta(minutes=launch.timeout))
+        store = _store(meeting, at.world)
+        connected = process.connect(at, launch.device, store, timedelta(minutes=launch.timeout))
+        if meeting.port:
+            process.exchange(connected, _hosts(store, at, meeting.name))
         if launch.job == "evaluate":
             return {"code": 0, "told": worker.evaluate(launch.folder, connected, launch.checkpoint)}
         if launch.job == "measure":
@@ -56,14 +59,21 @@ def _live(launch: Launch, meeting: Meeting) -> dict[str, Any]:
 
 def _store(meeting: Meeting, world: int) -> Any:
     """Where this attempt's ranks meet: a file of this machine, or what the first node serves. Each attempt has one of
-    its own, without the addresses of ranks that are dead; the port that the agents draw for it is its name."""
+    its own, without the addresses of ranks that are dead. Agents count attempts each for itself; what they agree on is
+    the port that the first of them draws."""
     import torch.distributed as dist
 
-    attempt = "-".join(os.environ[name] for name in ("TORCHELASTIC_RESTART_COUNT", "MASTER_PORT", "WORLD_SIZE"))
+    drawn = f"{os.environ['MASTER_PORT']}-{world}"
     if not meeting.port:
-        return dist.FileStore(str(meeting.folder / f"store-{attempt}"), world)
-    served = dist.TCPStore(meeting.host, meeting.port, is_master=False, timeout=timedelta(seconds=60))
-    return dist.PrefixStore(f"ranks-{attempt}", served)
+        return dist.FileStore(str(meeting.folder / f"store-{os.environ['TORCHELASTIC_RESTART_COUNT']}-{drawn}"), world)
+    served = dist.TCPStore(meeting.host, meeting.port, is_master=False, timeout=timedelta(minutes=5))
+    return dist.PrefixStore(f"ranks-{drawn}", served)
+
+
+def _hosts(store: Any, at: Any, name: str) -> list[str]:
+    """The host of each rank."""
+    store.set(f"host-{at.rank}", name)
+    return [store.get(f"host-{rank}").decode() for rank in range(at.world)]
 
 
 def _let_the_cause_be_seen(stop: Any, meeting: Meeting) -> None:

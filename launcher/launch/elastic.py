@@ -91,7 +91,6 @@ def _offline() -> Iterator[None]:
 
 def run(launch: Launch, meeting: Meeting) -> Ended:
     """Start the ranks and wait for them. Raises Twice, and torch's RendezvousError where the other nodes are lost."""
-    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.rendezvous import RendezvousClosedError
 
     warm_up()
@@ -101,8 +100,6 @@ def run(launch: Launch, meeting: Meeting) -> Ended:
         result = agent.run()
     except RendezvousClosedError:
         return Ended(0, closed=True)
-    except SignalException:
-        raise Twice from None
     finally:
         rendezvous.shutdown()
     if result.is_failed():
@@ -165,9 +162,7 @@ def stop_on_signal(file: Path, twice: bool = True) -> Iterator[None]:
         nonlocal told
         reason = SIGNALS[signal.Signals(number)]
         if twice and told is reason is Reason.STOP:
-            from torch.distributed.elastic.multiprocessing import SignalException
-
-            raise SignalException("told twice to stop", signal.SIGTERM)
+            raise Twice  # wherever this process is: the agent ends its ranks on any exception
         told = max(told, reason)
         tell(file, told)
         again = " (once more ends them at once)" if twice else ""

@@ -27,10 +27,15 @@ from launcher.plan import jobs
 from launcher.plan.folder import RunFolder
 from launcher.prepare import ready
 
+_AT_ONCE = "stopped at once: the ranks were ended without a checkpoint"
+
 
 def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
-    with tempfile.TemporaryDirectory(prefix="launcher-") as own, elastic.stop_on_signal(Path(own) / "stop", False):
+    with (
+        tempfile.TemporaryDirectory(prefix="launcher-") as own,
+        elastic.stop_on_signal(Path(own) / "stop", twice=options.lifeline),  # Slurm says it more than once
+    ):
         if options.lifeline:
             threading.Thread(target=_lifeline, name="lifeline", daemon=True).start()
         try:
@@ -43,7 +48,12 @@ def main(arguments: Sequence[str]) -> int:
             what = f"{folder.path} is not there: a run folder is on a disk that all nodes share"
             print(f"{node.name}: {what}", file=sys.stderr)
             return UNFIT
-        return _attend(Start.of(folder, node, os.environ), Path(own), options.batch)
+        try:
+            return _attend(Start.of(folder, node, os.environ), Path(own), options.batch)
+        except elastic.Twice:  # before its ranks were there
+            if node.index == 0:
+                print(_AT_ONCE, file=sys.stderr, flush=True)
+            return conclusion.FAILED
 
 
 def place(options: argparse.Namespace, environment: Mapping[str, str]) -> Node:
@@ -123,12 +133,14 @@ def _run(launch: Launch, at: elastic.Meeting, folder: RunFolder) -> dict[str, An
     from torch.distributed.elastic.rendezvous import RendezvousError
 
     failed: dict[str, Any] | None = None
+    ended, unnamed = elastic.Ended(1), {"rank": -1, "code": 1, "time": int(time.time())}
     try:
         ended = elastic.run(launch, at)
     except (RendezvousError, DistError) as error:
         text = f"{at.name} lost the other nodes ({type(error).__name__}: {str(error).splitlines()[0]})"
-        failed = {"rank": -1, "code": 1, "echo": True, "time": int(time.time()), "text": text}
-        ended = elastic.Ended(1)
+        failed = {**unnamed, "echo": True, "text": text}
+    except elastic.Twice:
+        failed = {**unnamed, "echo": False, "text": _AT_ONCE}
     if ended.failed is not None:
         text = execute.told(ended.failed, folder).replace(" failed", f" on {at.name} failed", 1)
         what = ended.failed

@@ -65,10 +65,6 @@ class _Host:
                 self.ssh.stdin.write(f"{word}\n".encode())
                 self.ssh.stdin.flush()
 
-    def leave(self) -> None:
-        """Cut the lifeline: the agent saves and leaves by itself."""
-        self.ssh.kill()
-
 
 def execute(run: Path, cluster: Cluster, environment: Mapping[str, str] = os.environ) -> Outcome:
     """Start an agent on each host, pass on what they say, and wait for them. Raises UserError where there is no ssh."""
@@ -83,8 +79,8 @@ def execute(run: Path, cluster: Cluster, environment: Mapping[str, str] = os.env
             code = _wait(hosts, cluster.nodes[0])
         except _Twice:
             for host in hosts:
-                host.leave()
-            print("stopped at once: each host saves and leaves by itself", file=sys.stderr, flush=True)
+                host.tell("TERM")
+            _wait(hosts, cluster.nodes[0])
             return Outcome(FAILED, {}, [], stopped=True)
     return Outcome(code, {}, [])
 
@@ -190,7 +186,7 @@ def _forwarding(hosts: list[_Host]) -> Iterator[None]:
         told = max(told, reason)
         for host in hosts:
             host.tell("TERM" if told is Reason.STOP else "USR1")
-        os.write(2, b"stopping: all hosts leave at the end of this step (once more lets go of them at once)\n")
+        os.write(2, b"stopping: all hosts leave at the end of this step (once more ends them at once)\n")
 
     before = {number: signal.signal(number, note) for number in SIGNALS}
     try:
