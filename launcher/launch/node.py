@@ -25,6 +25,7 @@ from launcher.launch.conclusion import DONE, STOPPED, UNFIT, Conclusion
 from launcher.launch.meeting import Node
 from launcher.plan import jobs
 from launcher.plan.folder import RunFolder
+from launcher.plan.plan import Plan
 from launcher.prepare import ready
 
 _AT_ONCE = "stopped at once: the ranks were ended without a checkpoint"
@@ -115,7 +116,7 @@ def _attend(start: Start, own: Path, batch: bool) -> int:
         print(f"{node.name}: {start.together} cannot be written to: {error.strerror}", file=sys.stderr)
         return UNFIT
     if node.index == 0:
-        _began(start, where, launch.ranks)
+        _began(start, where, run.plan)
     nodes = run.plan.least_nodes, run.plan.nodes
     at = elastic.Meeting(own, nodes, node.index, where.host, where.port, node.name)
     meeting.end(start.together, node, _run(launch, at, start.folder))
@@ -151,13 +152,14 @@ def _run(launch: Launch, at: elastic.Meeting, folder: RunFolder) -> dict[str, An
     }  # fmt: skip
 
 
-def _began(start: Start, where: meeting.Place, ranks: int) -> None:
+def _began(start: Start, where: meeting.Place, plan: Plan) -> None:
     """The first node says who takes part."""
     for host, why in where.left.items():
         print(f"{host} does not take part: {why}", file=sys.stderr, flush=True)
     nodes = [host for host in start.node.hosts if host not in where.left]
     known = os.environ.get("SLURM_JOB_ID", "")
-    start.tell("started", slurm=known, nodes=nodes, ranks=ranks * len(nodes), step=start.before)
+    ranks = plan.devices_per_node * min(len(nodes), plan.nodes)  # the others are held in reserve
+    start.tell("started", slurm=known, nodes=nodes, ranks=ranks, step=start.before)
 
 
 def _leave(start: Start, how: Conclusion, batch: bool) -> int:

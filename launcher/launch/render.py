@@ -15,7 +15,7 @@ _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:
     """The ranks of this machine, of as many machines as the plan has."""
-    lost = plan.nodes - plan.least_nodes
+    lost = plan.nodes - plan.least_nodes + (cluster.slurm.spares if cluster.slurm else 0)
     return Launch(
         folder=Path(plan.folder),
         ranks=plan.devices_per_node,
