@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.launch import Launch, failure
-from launcher.run.stop import SIGNALS, Reason, tell
+from launcher.run.stop import SIGNALS, Reason, taken, tell
 
 _PRELOAD = [
     "launcher.launch._server", "torch.distributed", "transformers.modeling_utils", "datasets",
@@ -168,9 +168,5 @@ def stop_on_signal(file: Path, twice: bool = True) -> Iterator[None]:
         again = " (once more ends them at once)" if twice else ""
         os.write(2, f"stopping: all ranks leave at the end of this step{again}\n".encode())
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
-    try:
+    with taken(note):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

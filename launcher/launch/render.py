@@ -20,7 +20,7 @@ def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:
         folder=Path(plan.folder),
         ranks=plan.devices_per_node,
         device=plan.device,
-        threads=plan.threads,
+        threads=plan.threads or 1,
         max_restarts=plan.max_restarts + lost,
         timeout=cluster.timeout,
         env=environment(cluster),
@@ -36,12 +36,20 @@ def environment(cluster: Cluster) -> dict[str, str]:
 
 def evaluate(plan: Plan, env: Mapping[str, str], checkpoint: str | int) -> Launch:
     return Launch(
-        Path(plan.folder), plan.ranks, plan.device, plan.threads, job="evaluate", checkpoint=checkpoint, env=dict(env)
+        Path(plan.folder),
+        plan.ranks,
+        plan.device,
+        plan.threads or 1,
+        job="evaluate",
+        checkpoint=checkpoint,
+        env=dict(env),
     )
 
 
 def measure(plan: Plan, env: Mapping[str, str], steps: int) -> Launch:
-    return Launch(Path(plan.folder), plan.ranks, plan.device, plan.threads, job="measure", steps=steps, env=dict(env))
+    return Launch(
+        Path(plan.folder), plan.ranks, plan.device, plan.threads or 1, job="measure", steps=steps, env=dict(env)
+    )
 
 
 def _argv(plan: Plan, via: Via) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from launcher.launch import render
 from launcher.launch.conclusion import DONE, FAILED, STOPPED, UNFIT, WRONG
 from launcher.launch.execute import Outcome
 from launcher.plan import store
-from launcher.run.stop import SIGNALS, Reason
+from launcher.run.stop import SIGNALS, Reason, taken
 
 _SSH = (
     "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
@@ -188,9 +188,5 @@ def _forwarding(hosts: list[_Host]) -> Iterator[None]:
             host.tell("TERM" if told is Reason.STOP else "USR1")
         os.write(2, b"stopping: all hosts leave at the end of this step (once more ends them at once)\n")
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
-    try:
+    with taken(note):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -46,6 +46,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cores_of_a_node(cluster: Cluster) -> int | None:
+    """The processors that the ranks of a node share; None where only the node knows."""
+    if cluster.kind == "local":
+        return cores()
+    return cluster.slurm.cpus_per_node if cluster.slurm else None
+
+
 def _nvidia() -> list[int]:
     """Bytes of memory of each visible NVIDIA GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

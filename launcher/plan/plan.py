@@ -11,7 +11,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
 from launcher.config.types import Strict, hint
-from launcher.plan import architecture, devices, fill, layout, limits, memory, mixture, need, store, vocabulary
+from launcher.plan import architecture, devices, expect, fill, layout, limits, memory, mixture, need, store, vocabulary
 from launcher.plan.facts import Facts
 from launcher.plan.folder import RunFolder
 
@@ -21,10 +21,11 @@ _BY_CLASS = ("precision", "recall", "f1")
 
 class Plan(Strict):
     """Bytes are bytes. `samples` and `tokens` are those of the whole run; None: not known before `launcher prepare`.
-    `ranks`: of all `nodes`; an elastic run goes on with `least_nodes`. `micro_samples`: the most samples of full length
-    in a micro-batch; `micro_batches`: how many a rank makes. `fill`: the expected share of computed positions that are
-    tokens. `sources`: of a mixture, each one's share of the samples and the epochs it is gone through; `left_out`: rows
-    of the corpus that gave no sample, by reason."""
+    `ranks`: of all `nodes`; an elastic run goes on with `least_nodes`. `threads`: of a rank, where known.
+    `micro_samples`: the most samples of full length in a micro-batch; `micro_batches`: how many a rank makes. `fill`:
+    the expected share of computed positions that are tokens. `sources`: of a mixture, each one's share of the samples
+    and the epochs it is gone through; `left_out`: rows of the corpus that gave no sample, by reason. `seconds_at_best`:
+    of the whole run, by the cluster's figures."""
 
     name: str
     folder: str
@@ -36,7 +37,7 @@ class Plan(Strict):
     ranks: int
     tensor_parallel: int
     device: str
-    threads: int
+    threads: int | None
     strategy: str
     mesh: dict[str, int] = {}
     precision: str
@@ -58,6 +59,8 @@ class Plan(Strict):
     checkpoint_bytes: int
     checkpoints_kept: int
     free_disk: int
+    seconds_at_best: float | None = None
+    hours_between_failures: float | None = None
     resume_from: int | None
     max_restarts: int
     command: str
@@ -89,6 +92,7 @@ def make(
     those that have been found already."""
     found = devices.find(cluster)
     least, nodes = cluster.nodes
+    cores = devices.cores_of_a_node(cluster)
     per_node = ranks or devices.count(cluster)
     count = nodes * per_node
     folder = RunFolder(RUNS / recipe.name)
@@ -105,6 +109,8 @@ def make(
     micro_batches, micro_samples = layout.micro(recipe, count, known.longest)
     whole = folder.whole()
     samples = steps * recipe.train.global_batch if steps else None
+    tokens = samples * facts.tokens["train"] // facts.samples["train"] if samples and facts else None
+    at_best = expect.step_seconds(cluster, shape.parameters, tokens / steps, count) if tokens and steps else None
     return Plan(
         name=recipe.name,
         folder=str(folder.path),
@@ -116,7 +122,7 @@ def make(
         ranks=count,
         tensor_parallel=recipe.tensor_parallel,
         device=found.kind,
-        threads=max(1, devices.cores() // per_node),
+        threads=max(1, cores // per_node) if cores else None,
         strategy=recipe.strategy.kind,
         mesh=layout.mesh(recipe, count),
         precision=recipe.train.precision,
@@ -126,7 +132,7 @@ def make(
         steps=steps,
         epochs=samples / facts.samples["train"] if samples and facts else recipe.train.epochs,
         samples=samples,
-        tokens=samples * facts.tokens["train"] // facts.samples["train"] if samples and facts else None,
+        tokens=tokens,
         fill=fill.expected(recipe, known, count),
         documents=known.documents.get("train"),
         left_out=known.left_out,
@@ -138,6 +144,8 @@ def make(
         checkpoint_bytes=memory.checkpoint(recipe, shape),
         checkpoints_kept=recipe.checkpoint.keep,
         free_disk=free_bytes(folder.path),
+        seconds_at_best=at_best * steps if at_best is not None and steps else None,
+        hours_between_failures=expect.hours_between_failures(cluster),
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,
         command=shlex.join(_command(cluster, file, per_node, overrides)),

@@ -8,10 +8,11 @@ it can. TERM and INT ask it to stop: it saves, leaves, and stays away.
 import os
 import signal
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 from launcher.prepare.lease import Lease
 from launcher.run import parent
@@ -33,6 +34,17 @@ SIGNALS = {
     signal.SIGTERM: Reason.STOP,
     signal.SIGINT: Reason.STOP,
 }
+
+
+@contextmanager
+def taken(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """The signals that a run heeds go to this handler."""
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
 def tell(file: Path, reason: Reason) -> None:

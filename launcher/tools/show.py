@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from launcher.plan.expect import duration
 from launcher.plan.facts import Facts
 from launcher.plan.plan import Plan, human, plural
 
@@ -19,7 +20,7 @@ def plan(made: Plan, console: Console) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     prepare = "known after `launcher prepare`"
-    cores = f" ({plural(made.threads, 'thread')} each)" if made.device == "cpu" and made.cluster == "local" else ""
+    cores = f" ({plural(made.threads, 'thread')} each)" if made.device == "cpu" and made.threads else ""
     parts = ", ".join(f"{name} {human(size)}" for name, size in made.memory.items())
     estimate = human(sum(made.memory.values()))
     mesh = " x ".join(f"{name} {size}" for name, size in made.mesh.items())
@@ -38,6 +39,7 @@ def plan(made: Plan, console: Console) -> None:
         "memory": f"about {estimate} of {human(made.memory_per_device)} a device (estimate: {parts})",
         "checkpoint": f"{human(made.checkpoint_bytes)}, {made.checkpoints_kept} kept; {human(made.free_disk)} free",
         "data": made.prepared or "not prepared yet",
+        **({"at best": _at_best(made)} if made.seconds_at_best or made.hours_between_failures else {}),
     }
     for name, value in rows.items():
         table.add_row(name, escape(value))
@@ -55,6 +57,16 @@ def _ranks(made: Plan) -> str:
     most = plural(made.nodes, "node")
     nodes = most if made.least_nodes == made.nodes else f"{made.least_nodes} to {most}"
     return f"{plural(made.ranks, 'rank')} ({nodes} x {made.devices_per_node})"
+
+
+def _at_best(made: Plan) -> str:
+    """What the figures of the cluster's profile promise."""
+    parts = []
+    if made.seconds_at_best:
+        parts.append(f"{duration(made.seconds_at_best)} at the devices' peak")
+    if made.hours_between_failures:
+        parts.append(f"a node is lost every {duration(made.hours_between_failures * 3600)}")
+    return "; ".join(parts)
 
 
 def _tokens(made: Plan) -> str:

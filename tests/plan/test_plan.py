@@ -85,6 +85,8 @@ def test_a_plan_decides_every_number(workspace):
         "memory_per_device": 8 * 2**30,
         "checkpoint_bytes": 184672,
         "checkpoints_kept": 2,
+        "seconds_at_best": None,
+        "hours_between_failures": None,
         "resume_from": None,
         "max_restarts": 0,
         "command": "launcher run recipe.yaml --ranks 2",
