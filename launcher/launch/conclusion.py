@@ -27,9 +27,10 @@ class Conclusion:
 def of(hosts: Sequence[str], ends: Mapping[str, Mapping[str, Any]], least: int, before: int, after: int) -> Conclusion:
     """`ends`: what each host said of its end (see launcher.launch.node); a host that is not among them is lost, which
     counts where fewer than the `least` are there. `before`, `after`: the steps of the newest checkpoints at the
-    beginning and now."""
+    beginning and now. `late`: the deadline is over."""
     said = [end for end in ends.values() if not end["closed"]]
-    lost = [host for host in hosts if host not in ends] if len(ends) < least else []
+    gone = [host for host in hosts if host not in ends]
+    lost = gone if len(ends) < least else []
     reason = max((Reason(end["reason"]) for end in said), default=Reason.NONE)
     problems: list[str] = next((end["problems"] for end in said if end["problems"]), [])
     if reason is Reason.REPLACED:
@@ -44,11 +45,19 @@ def of(hosts: Sequence[str], ends: Mapping[str, Mapping[str, Any]], least: int, 
     if reason is Reason.STOP:
         return Conclusion(STOPPED, "told")
     if lost or failed:
-        return Conclusion(UNFIT, "node", again=True, text=_lost(lost, failed))
-    if after <= before:
+        again = bool(gone) or after > before  # ranks that never hear each other would not the next time
+        return Conclusion(UNFIT, "node", again=again, text=_lost(lost, failed))
+    if late and after <= before:
         what = "it was time to leave before a step was saved: the time limit is too short, or slurm.leave too long"
         return Conclusion(FAILED, "failed", text=what)
     return Conclusion(STOPPED, "time", again=True)
+
+
+def left(reason: Reason) -> Conclusion:
+    """A start that was told to leave while its nodes were still meeting."""
+    if reason is Reason.MAKE_WAY:
+        return Conclusion(STOPPED, "time", again=True)
+    return Conclusion(STOPPED, "told")
 
 
 def unfit(hosts: Sequence[str], why: Mapping[str, str]) -> Conclusion:

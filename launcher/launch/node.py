@@ -21,12 +21,13 @@ from typing import Any
 from launcher.config.errors import UserError
 from launcher.config.files import write
 from launcher.launch import Launch, conclusion, elastic, execute, hosts, meeting, render
-from launcher.launch.conclusion import DONE, STOPPED, UNFIT, Conclusion
+from launcher.launch.conclusion import DONE, UNFIT, Conclusion
 from launcher.launch.meeting import Node
 from launcher.plan import jobs
 from launcher.plan.folder import RunFolder
 from launcher.plan.plan import Plan
 from launcher.prepare import ready
+from launcher.run.stop import Reason, Stop
 
 _AT_ONCE = "stopped at once: the ranks were ended without a checkpoint"
 
@@ -109,7 +110,7 @@ def _attend(start: Start, own: Path, batch: bool) -> int:
     except meeting.Unfit as error:
         return _leave(start, conclusion.unfit(node.hosts, error.why), batch)
     except meeting.Left:
-        return _leave(start, Conclusion(STOPPED, "told"), batch)
+        return _leave(start, conclusion.left(Stop(own / "stop").requested()), batch)
     except meeting.NotNeeded:
         return DONE
     except OSError as error:
@@ -124,7 +125,8 @@ def _attend(start: Start, own: Path, batch: bool) -> int:
         return meeting.concluded(start.together, where, UNFIT)
     there = tuple(host for host in node.hosts if host not in where.left)
     ends = meeting.ends(start.together, there)
-    how = conclusion.of(there, ends, run.plan.least_nodes, start.before, _step(start.folder))
+    late = Stop.of().requested() is Reason.MAKE_WAY
+    how = conclusion.of(there, ends, run.plan.least_nodes, start.before, _step(start.folder), late)
     return _leave(start, how, batch)
 
 

@@ -16,9 +16,9 @@ def failed(text="boom", echo=False, time=1, code=1):
     return {"rank": 0, "code": code, "echo": echo, "time": time, "text": text}
 
 
-def concluded(*ends, hosts=("a", "b"), least=2, before=0, after=5):
+def concluded(*ends, hosts=("a", "b"), least=2, before=0, after=5, late=False):
     there = {host: how for host, how in zip(hosts, ends, strict=True) if how is not None}
-    return conclusion.of(hosts, there, least, before, after)
+    return conclusion.of(hosts, there, least, before, after, late)
 
 
 def test_all_steps_are_done():
@@ -40,9 +40,16 @@ def test_a_stop_counts_more_than_making_way():
 
 
 def test_a_start_that_saves_nothing_does_not_come_back_for_ever():
-    found = concluded(end(75, Reason.MAKE_WAY), end(75, Reason.MAKE_WAY), before=5, after=5)
+    ends = end(75, Reason.MAKE_WAY), end(75, Reason.MAKE_WAY)
+    found = concluded(*ends, before=5, after=5, late=True)
     assert (found.code, found.again) == (1, False)
     assert found.text.startswith("it was time to leave before a step was saved")
+    assert concluded(*ends, before=5, after=5).again  # it made way for another job, and its own turn comes
+
+
+def test_whoever_is_told_to_leave_while_the_nodes_meet():
+    assert conclusion.left(Reason.MAKE_WAY) == conclusion.Conclusion(75, "time", again=True)
+    assert conclusion.left(Reason.STOP) == conclusion.Conclusion(75, "told")
 
 
 def test_the_cause_is_told_not_its_echoes():
@@ -67,6 +74,13 @@ def test_a_lost_node_is_no_fault_of_the_recipe():
 def test_ranks_that_lost_each_other():
     found = concluded(end(1, failed=failed("x", echo=True)), end(1, failed=failed("y", echo=True)))
     assert (found.code, found.why, found.again) == (69, "node", True)
+
+
+def test_ranks_that_never_heard_each_other_do_not_come_back_for_ever():
+    echo = end(1, failed=failed("gloo: no such interface", echo=True))
+    found = concluded(echo, echo, before=5, after=5)
+    assert (found.code, found.why, found.again) == (69, "node", False)
+    assert concluded(echo, None, before=5, after=5).again  # there a node is lost
 
 
 def test_a_mistake_of_the_user_is_told_as_it_is():
