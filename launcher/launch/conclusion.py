@@ -24,7 +24,9 @@ class Conclusion:
     excluded: Sequence[str] = field(default_factory=tuple)
 
 
-def of(hosts: Sequence[str], ends: Mapping[str, Mapping[str, Any]], least: int, before: int, after: int) -> Conclusion:
+def of(
+    hosts: Sequence[str], ends: Mapping[str, Mapping[str, Any]], least: int, before: int, after: int, late: bool
+) -> Conclusion:
     """`ends`: what each host said of its end (see launcher.launch.node); a host that is not among them is lost, which
     counts where fewer than the `least` are there. `before`, `after`: the steps of the newest checkpoints at the
     beginning and now. `late`: the deadline is over."""
