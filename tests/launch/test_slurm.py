@@ -268,7 +268,7 @@ def test_one_agent_a_node_is_told_the_run(bash, inside):
     ran = bash()
     assert (ran.process.returncode, ran.warned) == (0, "")
     assert ran.calls("srun")[1] == [
-        "--ntasks=4", "--ntasks-per-node=1", "--cpus-per-task=3", "--kill-on-bad-exit=0", "--wait=60",
+        "--ntasks=4", "--ntasks-per-node=1", "--cpus-per-task=3", "--kill-on-bad-exit=0", "--wait=120",
         "sh", "-c", 'trap "" USR1; exec "$@"', "agent", PYTHON, "-m", "launcher.launch.node", f"{inside}/runs/run",
         "--batch",
     ]  # fmt: skip
