@@ -8,7 +8,7 @@ from launcher.config.recipe import Recipe, seconds
 
 _OWN = (
     "array", "chdir", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable", "signal", "test-only",
-    "wrap",
+    "wrap", "a", "D", "N", "n", "o",
 )  # fmt: skip
 """Options of sbatch that the batch script depends on."""
 
@@ -47,11 +47,12 @@ def _devices(cluster: Cluster, slurm: Slurm) -> list[str | Problem]:
 def _options(cluster: Cluster, slurm: Slurm) -> list[str | Problem]:
     out = list[str | Problem]()
     for option in slurm.options:
-        found = re.fullmatch(r"--([a-z][a-z-]*)(=.*)?|-[a-zA-Z]\S*", option)
+        found = re.fullmatch(r"--([a-z][a-z-]*)(=.*)?|-([a-zA-Z])\S*", option)
         if not found:
             out.append(_of(cluster, "slurm.options", f"{option!r}: should be as in --comment=text, each for itself"))
-        elif found[1] in _OWN:
-            out.append(_of(cluster, "slurm.options", f"--{found[1]} is set by the launcher"))
+        elif (found[1] or found[3]) in _OWN:
+            name = f"--{found[1]}" if found[1] else f"-{found[3]}"
+            out.append(_of(cluster, "slurm.options", f"{name} is set by the launcher"))
     return out
 
 

@@ -48,6 +48,7 @@ def test_options_are_single_and_not_the_scripts_own():
         "--cluster local: slurm.options: 'hold': should be as in --comment=text, each for itself",
         "--cluster local: slurm.options: --output is set by the launcher",
     ]
+    assert found(options=["-N4"]) == ["--cluster local: slurm.options: -N is set by the launcher"]
 
 
 # Overrides of the cluster beside those of the recipe
