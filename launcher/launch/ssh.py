@@ -44,7 +44,8 @@ _TAKEN = (
     "HF_HUB_OFFLINE",
 )
 _SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
-"""Words in the names of variables that are not taken along: a command line is seen by everyone on a machine."""
+"""Words in the names of variables that are not taken along: a command line is seen by everyone on a machine. Those of
+the profile an agent reads in the run folder."""
 _WORST = (WRONG, FAILED, UNFIT, STOPPED, DONE)
 _UNREACHABLE = 255
 """The exit code of ssh itself."""
@@ -96,14 +97,11 @@ def command(run: Path, index: int, names: list[str], ssh: Ssh, environment: Mapp
 
 def _environment(cluster: Cluster, environment: Mapping[str, str]) -> dict[str, str]:
     """What an agent is to know: this start's name, where the cache is, and what the user has set here for libraries."""
-    taken = {
-        name: value
-        for name, value in environment.items()
-        if name.startswith(_TAKEN) and not any(word in name for word in _SECRET)
-    }
+    taken = {name: value for name, value in environment.items() if name.startswith(_TAKEN)}
     job = {"LAUNCHER_JOB": f"ssh-{int(time.time())}-{os.getpid()}", "LAUNCHER_START": "0"}
     own = {} if cluster.scratch.local is None else {"TMPDIR": cluster.scratch.local}
-    return {**taken, **own, **render.environment(cluster), **job, "LAUNCHER_CACHE": str(store.root().absolute())}
+    told = {**taken, **own, **render.environment(cluster), **job, "LAUNCHER_CACHE": str(store.root().absolute())}
+    return {name: value for name, value in told.items() if not any(word in name for word in _SECRET)}
 
 
 def _start(index: int, names: list[str], ssh: Ssh, words: str) -> _Host:

@@ -201,7 +201,8 @@ def test_the_command_is_quoted_and_tells_no_secrets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = Cluster.model_validate(
         {"kind": "ssh", "nodes": 2, "devices_per_node": 1, "device": "cpu", "memory_per_device": 1,
-         "env": {"A": "it's $(b)\\"}, "ssh": {"hosts": ["me@a", "b"], "python": "/opt/a b/python"}}
+         "env": {"A": "it's $(b)\\", "WANDB_API_KEY": "hush"},
+         "ssh": {"hosts": ["me@a", "b"], "python": "/opt/a b/python"}}
     )  # fmt: skip
     here = {"OMP_NUM_THREADS": "2", "NCCL_API_KEY": "hush", "HF_TOKEN": "hush", "HOME": "/root"}
     told = ssh._environment(given, here)
