@@ -125,7 +125,7 @@ class RunFolder:
         the user's own."""
         if not self.checkpoints.is_dir():
             return []
-        names = rf"{_NAME}|\.{_NAME}\.partial"
+        names = rf"{_NAME}|\.{_NAME}(\.[0-9a-f]+)?\.partial"
         found = [p for p in self.checkpoints.iterdir() if re.fullmatch(names, p.name) and p.is_dir()]
         return sorted(p for p in found if not (p / COMPLETE).is_file())
 

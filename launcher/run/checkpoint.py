@@ -5,6 +5,7 @@ other file. Anything may be killed at any instant: what has no COMPLETE is never
 """
 
 import json
+import secrets
 import shutil
 import warnings
 from pathlib import Path
@@ -37,7 +38,7 @@ def save(
     """Save a checkpoint of `state["step"]`; all ranks call it. The `keep` newest stay, and the best one. `lease`: rank
     0's right to write. Raises Replaced, on every rank, where another has it by now; the folder is as it was then."""
     final = folder.checkpoints / f"step-{state['step']:08d}"
-    aside = folder.checkpoints / f".{final.name}.partial"
+    aside = final.with_name(process.share(f".{final.name}.{secrets.token_hex(4)}.partial"))  # no other start's too
     _agree(process, _still_ours(lease))
     if process.rank == 0:
         for left in folder.half_written():

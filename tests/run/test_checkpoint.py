@@ -68,6 +68,40 @@ def test_the_newest_and_the_best_are_kept(folder):
     assert RunFolder(Path(folder)).saved("best").step == 2
 
 
+def save_beside_a_ghost(process, folder):
+    """A start that was replaced is about to publish the same step, while the newer one writes it."""
+    from launcher.prepare import lease
+    from launcher.run import checkpoint
+
+    run, write = RunFolder(Path(folder)), checkpoint._quietly
+    old = lease.claim(run.path, ".writer")
+    aside = run.checkpoints / ".step-00000001.partial"
+
+    def ghost(action, *args, **options):
+        nonlocal aside
+        write(action, *args, **options)
+        here = next(run.checkpoints.glob(".step-*"))
+        if new is None:
+            aside = here
+        else:
+            aside.mkdir(exist_ok=True)
+            assert not checkpoint._publish(aside, run.checkpoints / "step-00000001", old)
+
+    checkpoint._quietly = ghost
+    new = None
+    save(process, folder, [1], 2)
+    shutil.rmtree(run.checkpoints / "step-00000001")
+    new = lease.claim(run.path, ".writer")
+    checkpoint.save(run, tensors(2), state(1), 2, process, new)
+    new.release()
+
+
+def test_a_ghost_does_not_take_away_what_the_newer_start_is_writing(folder):
+    ranks.on_ranks(1, save_beside_a_ghost, folder)
+    (saved,) = RunFolder(Path(folder)).whole()
+    saved.verify()
+
+
 def test_what_a_kill_left_behind_is_replaced(folder):
     half = Path(folder, "checkpoints", "step-00000002")
     half.mkdir(parents=True)
