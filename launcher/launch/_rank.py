@@ -35,6 +35,8 @@ def _live(launch: Launch, meeting: Meeting) -> dict[str, Any]:
     _log(launch.folder, at.rank)
     connected = None
     try:
+        if launch.job == "train":
+            process.require(launch.device)
         store = _store(meeting, at.world)
         connected = process.connect(at, launch.device, store, timedelta(minutes=launch.timeout))
         if meeting.port:

@@ -1,6 +1,7 @@
 """One rank among the others: who it is, on which device, and how ranks agree."""
 
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -86,6 +87,15 @@ class Process:
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def require(device: str) -> None:
+    """Raises RuntimeError where this host has no such device: what was planned for a GPU does not train on the CPU. (No
+    UserError, which would let the ranks of other hosts wait for this one.)"""
+    found = None if device == "cpu" else torch.accelerator.current_accelerator(check_available=True)
+    if device != "cpu" and (found is None or found.type != device):
+        what = f"{socket.gethostname()} has no {device} device that torch can use"
+        raise RuntimeError(f"{what} (cluster.device=cpu trains on the CPU)")
 
 
 def connect(

@@ -1,10 +1,11 @@
 import re
 
 import pytest
+import torch
 
 from launcher.config.errors import UserError
 from launcher.run.place import Place, contradictions, place
-from launcher.run.process import device_index
+from launcher.run.process import device_index, require
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 DEEPSPEED = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", "CROSS_SIZE": "4"}
@@ -130,3 +131,14 @@ def test_a_rank_takes_the_device_of_its_own(at, count, told, index):
 def test_ranks_that_outnumber_devices_are_told(count, told):
     with pytest.raises(UserError, match=rf"4 ranks on this host for {count} cuda device\(s\) \("):
         device_index(Place(0, 4, 0, 4), count, "cuda", told)
+
+
+def test_what_was_planned_for_a_gpu_does_not_train_on_the_cpu(monkeypatch):
+    require("cpu")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
+    with pytest.raises(RuntimeError, match=r"has no cuda device that torch can use \(cluster.device=cpu trains"):
+        require("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    require("cuda")
+    with pytest.raises(RuntimeError, match="has no xpu device"):
+        require("xpu")
