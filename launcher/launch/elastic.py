@@ -70,10 +70,15 @@ class Twice(Exception):
 
 def warm_up() -> None:
     """Start the server that ranks are forked from, which imports what they need while something else is done."""
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
     os.environ.update(DEFAULTS)
     multiprocessing.set_forkserver_preload(_PRELOAD)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGHUP})
+    try:  # multiprocessing's own helper has them blocked for good: Slurm sends them to all processes of a step
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     with _offline():
         forkserver.ensure_running()
 

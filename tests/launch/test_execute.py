@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -103,3 +105,22 @@ def ranks_of(run):
 
 def alive(process):
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+HELPER = """
+import os, signal, time
+from launcher.launch import elastic
+from multiprocessing import resource_tracker
+elastic.warm_up()
+helper = resource_tracker._resource_tracker._pid
+for number in (signal.SIGUSR1, signal.SIGHUP):
+    os.kill(helper, number)
+time.sleep(0.2)
+assert resource_tracker._resource_tracker._check_alive()
+assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+"""
+
+
+def test_signals_that_slurm_sends_to_all_processes_leave_the_helper_of_multiprocessing_alive():
+    done = subprocess.run([sys.executable, "-c", HELPER], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
