@@ -156,7 +156,7 @@ def _lines(document: Document, error: ValidationError) -> list[str]:
         earlier.append(message.removeprefix("should be ") if earlier else message)
     inside = {path[:n] for path in found for n in range(len(path))}
     return [
-        f"{document.origin(path)}: {'.'.join(map(str, path))}: {', or '.join(messages)}"
+        ": ".join([document.origin(path), *([".".join(map(str, path))] if path else []), ", or ".join(messages)])
         for path, messages in found.items()
         if path not in inside
     ]

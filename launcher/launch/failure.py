@@ -14,6 +14,8 @@ _ECHOES = (
     "socket timeout",
     "gloo",
 )
+_NOTHING_SAID = "To enable traceback see"
+"""What torch puts in the place of an error of a rank that died before it was ready to tell one."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,14 @@ def say(failure: Failure, logs: Path, resume: int | None) -> str:
         )
         return f"rank {failure.rank} was killed by {name}{oom}; {again}\n  its log: {log}"
     step = next((line for line in failure.traceback.splitlines() if line.startswith("at step ")), "")
-    what = failure.message or f"exit code {failure.code}"
+    what = failure.message or f"exit code {failure.code} before it could say why (look at what was printed before)"
     head = f"rank {failure.rank} failed{' ' + step if step else ''}: {what}; {again}"
     details = "".join(f"\n  {line}" for line in failure.traceback.strip().splitlines())
     return f"{head}\n  its log: {log}{details}"
 
 
 def _read(rank: int, failure: Any) -> Failure:
-    message, traceback = failure.message, ""
+    message, traceback = "" if str(failure.message).startswith(_NOTHING_SAID) else failure.message, ""
     data = failure.error_file_data.get("message") if isinstance(failure.error_file_data, dict) else None
     if isinstance(data, dict):
         message, traceback = data.get("message", ""), data.get("extraInfo", {}).get("py_callstack", "")

@@ -6,6 +6,7 @@ nothing behind.
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,9 +136,10 @@ def _refuse_living(folder: RunFolder) -> None:
 def _tried(script: Script, profile: Cluster) -> str:
     """What Slurm would do with it."""
     try:
-        return queue.test(script.test, script.text)
+        said = queue.test(script.test, script.text)
     except queue.Refused as refused:
         raise UserError(f"Slurm refuses this job: {refused.said} (--cluster {profile.given})") from None
+    return re.sub(r"^Job \d+ to start", "the job is to start", said)  # the number is of the trial, not of the job
 
 
 def _submit(sweep: _Sweep, points: Sequence[int], script: Script) -> None:

@@ -34,3 +34,13 @@ def test_an_error_comes_first_and_its_traceback_after():
     lines = failure.say(found, Path("logs"), None).splitlines()
     assert lines[0] == "rank 0 failed at step 7: ValueError: no; no checkpoint had been made yet"
     assert lines[1:3] == ["  its log: logs/rank0.log", "  Traceback"]
+
+
+def test_a_rank_that_died_before_it_could_say_why_is_told_without_torchs_advice():
+    nothing = told(message="To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html")
+    nothing.error_file_data = {"message": "<NONE>"}
+    said = failure.say(failure.first({2: nothing}), Path("logs"), 40)
+    assert said == (
+        "rank 2 failed: exit code 1 before it could say why (look at what was printed before); start it again and it "
+        "goes on from step 40\n  its log: logs/rank2.log"
+    )

@@ -118,7 +118,7 @@ def test_what_is_submitted_is_recorded(submit, slurm, workspace, capsys):
     submit("cluster.slurm.max_requeues=4")
     shown = capsys.readouterr()
     assert shown.out == "job 12: runs/tiny/jobs/submit-1.sbatch, runs/tiny/logs/job-12.log\n"
-    assert "Slurm: Job 7 to start at once" in shown.err
+    assert "Slurm: the job is to start at once" in shown.err
     folder = RunFolder(workspace / "runs/tiny")
     (event,) = jobs.read(folder)
     assert {k: event[k] for k in ("event", "job", "cluster", "script")} == {
