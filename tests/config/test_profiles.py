@@ -4,6 +4,7 @@ import pytest
 
 from launcher.config import load
 from launcher.config.cluster import Cluster, Container, Links, Mail, Scratch, Slurm
+from launcher.config.errors import UserError
 
 PROFILES = load.shipped("cluster")
 
@@ -40,3 +41,11 @@ def test_the_example_has_every_key_of_slurm_with_a_word_on_it():
 def test_figures_are_those_of_the_datasheets(name, tflops, within, between):
     cluster = load.cluster(name).value
     assert (cluster.peak_tflops, cluster.links.within_node, cluster.links.between_nodes) == (tflops, within, between)
+
+
+def test_what_a_whole_profile_lacks_is_told_without_an_empty_key(tmp_path):
+    file = tmp_path / "ours.yaml"
+    file.write_text("kind: slurm\nnodes: 2\n", encoding="utf-8")
+    with pytest.raises(UserError) as told:
+        load.cluster(file)
+    assert str(told.value).startswith(f"{file}:1: device, devices_per_node, memory_per_device: cannot be found")
