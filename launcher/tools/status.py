@@ -38,7 +38,8 @@ _COLOURS = {
 class Status:
     """One run. `step`: that a run has come to that runs, else of what it goes on from; `steps`: in all. `metric`,
     `value`: what is watched, where the newest checkpoint was made at an evaluation. `id`: what Slurm calls its job now.
-    `limit`: when a running job's time is over."""
+    `limit`: when a running job's time is over. `error`: the first line of what the last start that failed, or whose
+    nodes were unfit or lost, has told, after its place in the history; `log`: the job's, where there is one."""
 
     name: str
     folder: str
@@ -56,6 +57,8 @@ class Status:
     requeues: int
     starts: tuple[jobs.Start, ...]
     limit: float | None = None
+    error: str = ""
+    log: str = ""
 
 
 class Slurm:
@@ -152,6 +155,7 @@ def look(folder: RunFolder, slurm: Slurm) -> Status:
         id=job.ids[-1] if job and job.ids else "", cluster=job.cluster if job else "",
         nodes=_nodes(known if running else None, last, holder), requeues=job.requeues if job else 0,
         starts=job.starts if job else (), limit=known.end if running and known else None,
+        error=_error(folder, job) if job and at.name != "done" else "", log=_log(folder, job) if job else "",
     )  # fmt: skip
 
 
@@ -193,8 +197,15 @@ def _details(one: Status, console: Console) -> None:
         console.print(f"it goes on from step {one.checkpoint}", highlight=False)
     if one.limit is not None:
         console.print(f"its time limit ends {_clock(one.limit)}", highlight=False)
-    if not one.starts:
-        return
+    if one.starts:
+        _history(one, console)
+    if one.error:
+        console.print(one.error, highlight=False, markup=False, soft_wrap=True)
+    if one.log:
+        console.print(f"its log is {one.log}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _history(one: Status, console: Console) -> None:
     made = Table(box=None, pad_edge=False)
     for name, right in (("start", True), ("begun", False), ("where", False), ("steps", True), ("ended", False)):
         made.add_column(name, justify="right" if right else "left", overflow="fold")
@@ -209,6 +220,22 @@ def _details(one: Status, console: Console) -> None:
         )  # fmt: skip
     console.print()
     console.print(made)
+
+
+def _error(folder: RunFolder, job: jobs.Job) -> str:
+    for number, start in reversed(list(enumerate(job.starts))):
+        if start.why in ("failed", "node"):
+            with suppress(OSError):
+                file = folder.jobs / f"{job.name}-{start.number}" / "error"
+                lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                return f"start {number}: {lines[0]}" if lines else ""
+    return ""
+
+
+def _log(folder: RunFolder, job: jobs.Job) -> str:
+    """The log of the newest of its ids that has one."""
+    files = (folder.logs / f"job-{id}.log" for id in reversed(job.ids))
+    return next((str(file) for file in files if file.is_file()), "")
 
 
 def _plan(folder: RunFolder) -> dict[str, Any]:
