@@ -8,14 +8,15 @@ from launcher.launch import queue
 from launcher.plan import jobs
 
 Name = Literal[
-    "ready", "pending", "running", "requeued", "done", "stopped", "time over", "preempted", "node lost", "cancelled",
-    "failed", "replaced",
+    "ready", "pending", "running", "requeued", "done", "stopped", "made way", "time over", "preempted", "node lost",
+    "cancelled", "failed", "replaced",
 ]  # fmt: skip
-"""ready: planned, and not begun. requeued: waits to be started again. stopped: told to. time over: at its time limit,
-and it does not come back by itself. replaced: another start of the run took over."""
+"""ready: planned, and not begun. requeued: waits to be started again. stopped: told to. made way: saved and left,
+at USR1 or before its time was over; time over: ended by Slurm at its time limit. Neither comes back by itself.
+replaced: another start of the run took over."""
 
 _WHY: dict[str, Name] = {
-    "done": "done", "failed": "failed", "time": "time over", "told": "stopped", "node": "node lost",
+    "done": "done", "failed": "failed", "time": "made way", "told": "stopped", "node": "node lost",
     "replaced": "replaced",
 }  # fmt: skip
 _SLURM: dict[str, Name] = {

@@ -50,7 +50,9 @@ TOLD = (*BEGUN, ended("told", 40))
         (TOLD, slurm("FAILED", code=75, preempted=NOW), "preempted", ""),
         (TOLD, slurm("PREEMPTED"), "preempted", ""),
         (TIME, slurm("TIMEOUT"), "time over", ""),
-        (TIME, slurm("FAILED", code=75), "time over", ""),
+        (TIME, slurm("FAILED", code=75), "made way", ""),
+        (TIME, slurm("COMPLETING"), "made way", "leaving"),
+        (TIME, None, "made way", ""),
         (BEGUN, slurm("TIMEOUT"), "time over", ""),
         (BEGUN, slurm("NODE_FAIL"), "node lost", ""),
         (BEGUN, slurm("OUT_OF_MEMORY"), "failed", "out of memory"),
@@ -74,7 +76,7 @@ def test_a_job(events, known, name, reason):
 
 @pytest.mark.parametrize(
     ("events", "name"),
-    [((SUBMITTED,), "pending"), (TIME, "time over"), ((*TIME, requeued()), "requeued"), (TOLD, "stopped")],
+    [((SUBMITTED,), "pending"), (TIME, "made way"), ((*TIME, requeued()), "requeued"), (TOLD, "stopped")],
 )
 def test_a_job_where_slurm_cannot_be_asked(events, name):
     assert of(story(*events), asked=False).name == name
@@ -104,6 +106,9 @@ def test_how_each_start_ended():
     assert words == [
         "made way", "preempted or requeued", "lost: it has not told its end", "node unfit or lost", "running",
     ]  # fmt: skip
+    alone = story(*TIME)
+    assert state.how(alone.starts[0], None, of(alone, slurm("FAILED", code=75))) == "made way"
+    assert state.how(alone.starts[0], None, of(alone, slurm("TIMEOUT"))) == "time over"
     cancelled = story(*BEGUN, CANCELLED, ended("told", 40))
     assert state.how(cancelled.starts[0], None, of(cancelled)) == "cancelled"
     failed = story(*BEGUN, ended("failed", 40))
