@@ -1,6 +1,7 @@
 """End a run's job for good: waiting or running, and whatever was chained to it meanwhile."""
 
 import time
+from collections.abc import Collection
 
 from rich.console import Console
 
@@ -12,7 +13,8 @@ from launcher.tools import status
 
 PATIENCE = 60.0
 """Seconds that a job is given to save and leave. Slurm ends it by itself when its own patience, KillWait, is over."""
-_EVERY = 0.5
+_EVERY = 2.0
+"""Seconds between two looks at the queue, which is not only ours."""
 
 
 def cancel(run: str, console: Console) -> None:
@@ -25,32 +27,42 @@ def cancel(run: str, console: Console) -> None:
     living = _living(folder)
     if not living:
         at = status.look(folder, status.Slurm())
-        raise UserError(f"{folder.path}: its job {at.id} lives no more: {at.state.name} (there is nothing to cancel)")
+        if at.id != job.ids[-1]:
+            raise UserError(f"{folder.path}: it runs now where it was started (stop it there, with Ctrl-C)")
+        raise UserError(f"{folder.path}: job {at.id} is over already: {at.state.name}")
     queue.cancel(list(living))
     jobs.append(folder, {"event": "cancelled", "job": job.name})
     for id, known in living.items():
         was = "was waiting" if known.state in queue.WAITING else f"was running on {known.nodes}"
         console.print(f"job {id} is cancelled: it {was}", highlight=False, soft_wrap=True)
     if any(known.state not in queue.WAITING for known in living.values()):
-        with console.status("it saves a checkpoint and leaves"):
-            _see_it_leave(folder)
+        _see_it_leave(folder, set(living), console)
     whole = folder.whole()
     kept = f"its newest checkpoint is of step {whole[-1].step}" if whole else "no checkpoint had been made"
     console.print(f"{kept}; launcher submit or launcher run goes on with it", highlight=False, soft_wrap=True)
 
 
-def _living(folder: RunFolder) -> dict[str, queue.Job]:
-    """The run's jobs that live, by the ids that they are cancelled by."""
+def _living(folder: RunFolder, among: Collection[str] | None = None) -> dict[str, queue.Job]:
+    """The run's jobs that live, by the ids that they are cancelled by: `among` these and the newest, or all."""
     job = status.current(folder)
-    known = {id: status.mine(one, folder) for id, one in queue.jobs(job.ids).items()} if job else {}
+    if job is None:
+        return {}
+    asked = [id for id in job.ids if among is None or id in among or id == job.ids[-1]]
+    known = {id: status.mine(one, folder) for id, one in queue.jobs(asked).items()}
     return {id: one for id, one in known.items() if one is not None and one.living}
 
 
-def _see_it_leave(folder: RunFolder) -> None:
-    """A job that was about to be requeued, or to chain another to it, may just have done so."""
+def _see_it_leave(folder: RunFolder, watched: set[str], console: Console) -> None:
+    """Wait until none of the jobs `watched` lives, nor the newest. One that was about to be requeued, or to chain another to it, may
+    just have done so."""
+    what = "it saves a checkpoint and leaves"
+    if not console.is_terminal:  # where a spinner is not shown
+        console.print(f"{what}: this waits for it, {PATIENCE:.0f} s at the most", highlight=False, soft_wrap=True)
     end = time.monotonic() + PATIENCE
-    while (living := _living(folder)) and time.monotonic() < end:
-        again = [id for id, known in living.items() if known.state not in queue.LEAVING]
-        if again:
-            queue.cancel(again)
-        time.sleep(_EVERY)
+    with console.status(what):
+        while (living := _living(folder, watched)) and time.monotonic() < end:
+            again = [id for id, known in living.items() if known.state not in queue.LEAVING]
+            if again:
+                queue.cancel(again)
+            watched |= set(living)
+            time.sleep(_EVERY)

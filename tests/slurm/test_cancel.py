@@ -65,7 +65,7 @@ def test_a_waiting_job(lab, here, capsys):
     assert lab.over(id)["JobState"] == "CANCELLED"
     assert at(folder) == ("cancelled", "")
     assert events(folder) == ["submitted", "cancelled"]
-    with pytest.raises(UserError, match=rf"job {id} lives no more: cancelled"):
+    with pytest.raises(UserError, match=rf"^runs/one: job {id} is over already: cancelled$"):
         cancel.cancel("one", Console())
 
 
@@ -77,7 +77,10 @@ def test_a_running_job_saves_leaves_and_stays_away(lab, here, capsys):
     one = status.look(folder, status.Slurm())
     assert (one.state.name, one.nodes, one.id, one.requeues) == ("running", (node,), id, 0)
     cancel.cancel(str(folder.path), Console(width=200))
-    assert f"job {id} is cancelled: it was running on {node}" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        f"job {id} is cancelled: it was running on {node}",
+        "it saves a checkpoint and leaves: this waits for it, 60 s at the most",
+    ]
     assert lab.job(id)["JobState"] == "CANCELLED"
     assert lab.log(id).splitlines()[-1] == "saved"
     assert at(folder) == ("cancelled", "")
@@ -144,7 +147,7 @@ def test_one_task_of_an_array_is_cancelled(lab, here):
 def test_a_job_of_another_run_is_let_alone(lab, here):
     folder, id = submitted(lab, here, SAVES, "--output=/dev/null", "--job-name=another")
     lab.wait(id, "RUNNING")
-    with pytest.raises(UserError, match="lives no more"):
+    with pytest.raises(UserError, match="is over already"):
         cancel.cancel("one", Console())
     assert lab.job(id)["JobState"] == "RUNNING"
     assert events(folder) == ["submitted"]
