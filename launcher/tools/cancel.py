@@ -53,8 +53,8 @@ def _living(folder: RunFolder, among: Collection[str] | None = None) -> dict[str
 
 
 def _see_it_leave(folder: RunFolder, watched: set[str], console: Console) -> None:
-    """Wait until none of the jobs `watched` lives, nor the newest. One that was about to be requeued, or to chain another to it, may
-    just have done so."""
+    """Wait until none of the jobs `watched` lives, nor the newest: one that was about to be requeued, or to chain
+    another to it, may just have done so."""
     what = "it saves a checkpoint and leaves"
     if not console.is_terminal:  # where a spinner is not shown
         console.print(f"{what}: this waits for it, {PATIENCE:.0f} s at the most", highlight=False, soft_wrap=True)
