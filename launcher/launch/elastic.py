@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.launch import Launch, failure
-from launcher.run.stop import SIGNALS, Reason, taken, tell
+from launcher.run.stop import SIGNALS, Reason, Stop, taken, tell
 
 _PRELOAD = [
     "launcher.launch._server", "torch.distributed", "transformers.modeling_utils", "datasets",
@@ -29,11 +30,8 @@ DEFAULTS = {
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 _SECONDS_TO_LEAVE = 10
 """What the other ranks get to end after one has failed, before they are killed."""
-_AMONG_NODES = {
-    "is_host": False, "timeout": 900, "last_call_timeout": 3,
-    "keep_alive_interval": 1, "keep_alive_max_attempt": 3,
-    "join_timeout": 10**8,  # a node held in reserve waits for as long as the run lasts
-}  # fmt: skip
+_JOIN = 120
+"""Seconds in which the nodes of an attempt come together; one held in reserve waits for as long as the run lasts."""
 LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 
 
@@ -41,7 +39,8 @@ LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 class Meeting:
     """Where the agents of a start meet. `folder`: of this machine and this start alone, with the stop file; `nodes`:
     the least and the most; `index`: of this node; `host`, `port`: of the store that the first one serves (0: a file in
-    the folder, for one machine); `name`: of this node."""
+    the folder, for one machine); `name`: of this node; `together`: the folder in which nodes say how they ended;
+    `reserve`: how many nodes there are beyond the most."""
 
     folder: Path
     nodes: tuple[int, int] = (1, 1)
@@ -49,6 +48,22 @@ class Meeting:
     host: str = "127.0.0.1"
     port: int = 0
     name: str = "127.0.0.1"
+    together: Path = Path()
+    reserve: int = 0
+
+    @property
+    def rendezvous(self) -> dict[str, Any]:
+        """The options of torch's rendezvous. A node counts as dead after some seconds without a beat, of which an
+        elastic job loses as few as it can; the clocks of the nodes may differ by as much."""
+        if not self.port:
+            return {"store_type": "file"}
+        held = self.nodes[0] < self.nodes[1] or self.reserve > 0
+        beats = (1, 5) if held else (2, 15)
+        return {
+            "is_host": False, "timeout": 900, "last_call_timeout": 3,
+            "keep_alive_interval": beats[0], "keep_alive_max_attempt": beats[1],
+            "join_timeout": 10**8 if self.reserve else _JOIN,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,14 +113,20 @@ def run(launch: Launch, meeting: Meeting) -> Ended:
     """Start the ranks and wait for them. Raises Twice, and torch's RendezvousError where the other nodes are lost."""
     from torch.distributed.elastic.rendezvous import RendezvousClosedError
 
+    from launcher.launch import watching
+
     warm_up()
     agent = _agent(launch, meeting)
-    rendezvous = agent.get_worker_group().spec.rdzv_handler
+    rendezvous, over = agent.get_worker_group().spec.rdzv_handler, threading.Event()
+    if meeting.port:
+        stop = Stop.of(meeting.folder / "stop")
+        threading.Thread(target=watching.let_go, args=(rendezvous, stop, over), daemon=True).start()
     try:
         result = agent.run()
     except RendezvousClosedError:
         return Ended(0, closed=True)
     finally:
+        over.set()
         rendezvous.shutdown()
     if result.is_failed():
         return Ended(1, failed=failure.first(result.failures))
@@ -123,6 +144,7 @@ def _agent(launch: Launch, meeting: Meeting) -> Any:
     from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
     from launcher.launch import _rank
+    from launcher.launch.watching import WatchingAgent
 
     several = meeting.port > 0
     for name in LOGGERS:  # what happens is told in a sentence; of a job of several nodes all of it stands in its log
@@ -136,7 +158,7 @@ def _agent(launch: Launch, meeting: Meeting) -> Any:
         min_nodes=meeting.nodes[0],
         max_nodes=meeting.nodes[1],
         local_addr=address,
-        **(_AMONG_NODES if several else {"store_type": "file"}),
+        **meeting.rendezvous,
     )
     spec = WorkerSpec(
         role="default",
@@ -148,13 +170,17 @@ def _agent(launch: Launch, meeting: Meeting) -> Any:
         monitor_interval=0.1,
         local_addr=address,
     )
-    return LocalElasticAgent(
+    kind = WatchingAgent if several else LocalElasticAgent
+    agent = kind(
         spec,
         logs_specs=DefaultLogsSpecs(log_dir=str(meeting.folder)),
         start_method="forkserver",
         exit_barrier_timeout=1,  # who ended how is found out in the run folder, which does not wait for the dead
         shutdown_timeout=_SECONDS_TO_LEAVE,
     )
+    if several:
+        agent.together = meeting.together
+    return agent
 
 
 @contextmanager

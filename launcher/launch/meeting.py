@@ -27,7 +27,8 @@ REPORT = 60.0
 KNOCK = 5.0
 """Seconds in which a node has to answer another."""
 LEAVE = 10.0
-"""Seconds that nodes are given to say how they ended, after the first of them has."""
+"""Seconds that nodes are given to say how they ended, after the first of them has; three times as many where ranks have
+failed, which others may be slow to hear of."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ def end(folder: Path, node: Node, how: Mapping[str, Any]) -> None:
     _say(folder, f"ended-{node.index}", {"host": node.name, **how})
 
 
-def ends(folder: Path, hosts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def ends(folder: Path, hosts: tuple[str, ...], failed: bool) -> dict[str, dict[str, Any]]:
     """How the nodes ended, by host; without those that have not said it in time."""
-    found = _hear(folder, "ended", hosts, LEAVE, None)
+    found = _hear(folder, "ended", hosts, 3 * LEAVE if failed else LEAVE, None)
     return {hosts[i]: how for i, how in found.items()}
 
 

@@ -119,12 +119,14 @@ def _attend(start: Start, own: Path, batch: bool) -> int:
     if node.index == 0:
         _began(start, where, run.plan)
     nodes = run.plan.least_nodes, run.plan.nodes
-    at = elastic.Meeting(own, nodes, node.index, where.host, where.port, node.name)
-    meeting.end(start.together, node, _run(launch, at, start.folder))
+    there = tuple(host for host in node.hosts if host not in where.left)
+    reserve = max(0, len(there) - run.plan.nodes)
+    at = elastic.Meeting(own, nodes, node.index, where.host, where.port, node.name, start.together, reserve)
+    ended = _run(launch, at, start.folder)
+    meeting.end(start.together, node, ended)
     if node.index > 0:
         return meeting.concluded(start.together, where, UNFIT)
-    there = tuple(host for host in node.hosts if host not in where.left)
-    ends = meeting.ends(start.together, there)
+    ends = meeting.ends(start.together, there, ended["failed"] is not None)
     late = Stop.of().requested() is Reason.MAKE_WAY
     how = conclusion.of(there, ends, run.plan.least_nodes, start.before, _step(start.folder), late)
     return _leave(start, how, batch)

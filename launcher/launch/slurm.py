@@ -85,6 +85,7 @@ def render(
         env=_environment(cluster, cache),
         scratch=cluster.scratch.local is not None,
         cpus='--cpus-per-task="$SLURM_CPUS_PER_TASK"' if _cpus(plan, slurm) else "--cpu-bind=none",
+        held=_held(cluster),
         patience="--no-kill --wait=0" if _held(cluster) else "--wait=120",
         program=agent.program,
         around=agent.around,

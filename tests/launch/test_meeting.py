@@ -87,7 +87,7 @@ def test_how_nodes_ended_and_what_was_concluded(tmp_path, monkeypatch):
     monkeypatch.setattr(meeting, "LEAVE", 0.5)
     meeting.end(tmp_path, Node(0, HERE), {"code": 0})
     meeting.end(tmp_path, Node(2, HERE), {"code": 75})
-    assert meeting.ends(tmp_path, HERE) == {
+    assert meeting.ends(tmp_path, HERE, False) == {
         "127.0.1.1": {"host": "127.0.1.1", "code": 0},
         "127.0.1.3": {"host": "127.0.1.3", "code": 75},
     }
@@ -100,9 +100,9 @@ def test_how_nodes_ended_and_what_was_concluded(tmp_path, monkeypatch):
 def test_half_written_words_are_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(meeting, "LEAVE", 0.3)
     (tmp_path / "ended-0.json").write_text('{"code"')
-    assert meeting.ends(tmp_path, HERE[:1]) == {}
+    assert meeting.ends(tmp_path, HERE[:1], False) == {}
     (tmp_path / "ended-0.json").write_text(json.dumps({"code": 0}))
-    assert meeting.ends(tmp_path, HERE[:1]) == {HERE[0]: {"code": 0}}
+    assert meeting.ends(tmp_path, HERE[:1], False) == {HERE[0]: {"code": 0}}
 
 
 @pytest.mark.parametrize(

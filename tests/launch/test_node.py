@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import support
 
@@ -53,6 +54,14 @@ class Job:
 
     def power_off(self, node):
         support.kill_group(self.agents[node])
+
+    def freeze(self, node):
+        """Put all of a node's processes to sleep. Returns them."""
+        agent = psutil.Process(self.agents[node].pid)
+        asleep = [agent, *agent.children(recursive=True)]
+        for process in asleep:
+            process.suspend()
+        return asleep
 
     def ended(self, timeout=90):
         """The exit codes, and what each agent said."""
@@ -158,6 +167,22 @@ def test_an_elastic_job_shrinks_and_goes_on_from_the_last_checkpoint(job):
     assert [here[s]["data"] for s in sorted(here)] == [there[s]["data"] for s in sorted(there)]
     assert all(abs(here[s]["loss"] - there[s]["loss"]) < 1e-8 for s in there)
     assert story(run)[-1] == ("ended", "done", 0)
+
+
+@pytest.mark.parametrize("nodes, restarts", [("2:3", 1), (3, 0)])
+def test_a_machine_that_falls_silent_is_not_waited_for(job, nodes, restarts):
+    """One that has lost its power closes no connection: here all of its processes are asleep."""
+    run = folder("silent", nodes=nodes, steps=60, sinks=["jsonl", {"kind": "own.slow"}])
+    support.plugin("slow", support.SLOW)
+    agents = job(run, 3)
+    agents.at_step(12)
+    silent = agents.freeze(1)
+    for agent in (agents.agents[0], agents.agents[2]):
+        assert agent.wait(120) == (0 if restarts else 69)
+    for process in silent:
+        process.kill()
+    assert story(run)[-1] == (("ended", "done", 0) if restarts else ("ended", "node", 69))
+    assert came_back(run) == (None if restarts else [])
 
 
 def test_agents_leave_when_whoever_started_them_is_gone(job):
