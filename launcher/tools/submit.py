@@ -24,7 +24,7 @@ from launcher.plan import jobs, plan, store
 from launcher.plan.folder import RunFolder
 from launcher.plan.plan import Plan, plural
 from launcher.prepare import ready
-from launcher.tools import grid, show
+from launcher.tools import grid, show, status
 from launcher.tools.train import over
 
 
@@ -74,7 +74,7 @@ def submit(
     script = _script(sweep, plans[0], open_)
     console.print(f"Slurm: {_tried(script, profile)}", highlight=False, markup=False, soft_wrap=True)
     _share(profile)
-    _submit(sweep, open_, script)
+    _submit(sweep, open_, plans[0])
 
 
 def _script(sweep: _Sweep, made: Plan, points: Sequence[int]) -> Script:
@@ -123,10 +123,11 @@ def _done(made: Plan) -> bool:
 
 
 def _refuse_living(folder: RunFolder) -> None:
-    """Raises UserError where a job of this run waits or runs."""
+    """Raises UserError where a job of this run waits or runs. Of a chain only the last two may live."""
     for job in jobs.story(jobs.read(folder))[-1:]:
-        for id, found in queue.jobs(job.ids).items():
-            if found.living:
+        for id, known in queue.jobs(job.ids[-2:]).items():
+            found = status.mine(known, folder)
+            if found is not None and found.living:
                 what = f"{folder.path}: job {id} is {found.state.lower()}"
                 raise UserError(
                     f"{what} (launcher cancel {folder.path} ends it, launcher status {folder.path} shows it)"
@@ -142,13 +143,15 @@ def _tried(script: Script, profile: Cluster) -> str:
     return re.sub(r"^Job \d+ to start", "the job is to start", said)  # the number is of the trial, not of the job
 
 
-def _submit(sweep: _Sweep, points: Sequence[int], script: Script) -> None:
-    """Prepare, write, submit, record."""
-    before = {folder for folder in [sweep.place.path, *_folders(sweep, points)] if folder.exists()}
-    runs = []
+def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
+    """Prepare, write, submit, record. `first`: the plan of a run, which the script is made for."""
+    fresh, runs, script = list[Path](), list[ready.Ready](), None
     try:
         for i in points:
-            runs.append(ready.write(ready.check(sweep.recipe, sweep.points[i], sweep.profile, None)))
+            runs.append(_begin(sweep, i, fresh))
+        if not sweep.place.path.exists():
+            fresh.append(sweep.place.path)
+        script = _script(sweep, first, points)
         script.path.parent.mkdir(parents=True, exist_ok=True)
         if sweep.array:
             told = {
@@ -160,8 +163,9 @@ def _submit(sweep: _Sweep, points: Sequence[int], script: Script) -> None:
     except BaseException:
         for made in runs:
             made.release()
-        script.path.unlink(missing_ok=True)
-        for folder in {sweep.place.path, *_folders(sweep, points)} - before:
+        if script is not None:
+            script.path.unlink(missing_ok=True)
+        for folder in fresh:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     kept = script.path.relative_to(_here())
@@ -173,5 +177,13 @@ def _submit(sweep: _Sweep, points: Sequence[int], script: Script) -> None:
     print(f"job {id}: {kept}, {log}")
 
 
-def _folders(sweep: _Sweep, points: Sequence[int]) -> list[Path]:
-    return [Path(f"{sweep.place.path}-{i}") for i in points] if sweep.array else [sweep.place.path]
+def _begin(sweep: _Sweep, point: int, fresh: list[Path]) -> ready.Ready:
+    """Prepare a point and write its run folder, with the right to start it, which another submit may have had
+    meanwhile. A folder that is made goes among the `fresh`. Raises UserError where a job of it lives by now."""
+    checked = ready.check(sweep.recipe, sweep.points[point], sweep.profile, None)
+    there = checked.folder.path.exists()
+    with ready.hold(checked.folder, ".start"):
+        if not there and not checked.folder.plan.is_file():
+            fresh.append(checked.folder.path)
+        _refuse_living(checked.folder)
+        return ready.write(checked)  # which takes the right over

@@ -99,7 +99,7 @@ SAYS = """#!/bin/sh
 case "$0 $*" in
 *sbatch*--test-only*) echo "sbatch: Job 7 to start at once" >&2 ;;
 *sbatch*) [ -z "$REFUSED" ] || { echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2; exit 1; }; echo "12;lab" ;;
-*scontrol*) printf 'JobId=12 JobName=tiny\\n   JobState=%s Reason=None\\n' "${STATE:-COMPLETED}" ;;
+*scontrol*) printf 'JobId=12 JobName=%s\\n   JobState=%s Reason=None\\n' "${NAME:-tiny}" "${STATE:-COMPLETED}" ;;
 esac
 """
 
@@ -143,6 +143,33 @@ def test_a_run_whose_job_lives_is_refused(submit, slurm, monkeypatch, workspace,
     monkeypatch.setenv("STATE", state)
     with pytest.raises(UserError, match=rf"^runs/tiny: job 12 is {state.lower()} \(launcher cancel runs/tiny ends it"):
         submit()
+
+
+def test_another_job_of_the_same_id_is_no_reason_to_refuse(submit, slurm, monkeypatch, workspace):
+    submit()
+    monkeypatch.setenv("STATE", "RUNNING")
+    monkeypatch.setenv("NAME", "another")
+    submit()
+    assert len(jobs.read(RunFolder(workspace / "runs/tiny"))) == 2
+
+
+def test_of_two_submits_at_once_one_goes_in(submit, slurm, monkeypatch, workspace):
+    check, before = tool.ready.check, {}
+
+    def meanwhile(*arguments):
+        """Another goes in after this one was not refused."""
+        checked = check(*arguments)
+        support.launcher("submit", "recipe.yaml", "--cluster", "lab.yaml")
+        before.update(support.tree(workspace / "runs"))
+        return checked
+
+    monkeypatch.setenv("STATE", "PENDING")
+    monkeypatch.setattr(tool.ready, "check", meanwhile)
+    with pytest.raises(UserError, match=r"^runs/tiny: job 12 is pending"):
+        submit("optimizer.lr=0.5")
+    assert before and support.tree(workspace / "runs") == before  # the other's folder is as it was
+    (event,) = jobs.read(RunFolder(workspace / "runs/tiny"))
+    assert event["event"] == "submitted"
 
 
 def test_what_sbatch_refuses_in_the_end_leaves_nothing(submit, slurm, monkeypatch, workspace):
