@@ -28,6 +28,7 @@ FIRST = "quickstart-pretrain"
 HERE, CACHE, PYTHON = Path("/home/me/work"), Path("/home/me/.cache/launcher"), "/home/me/venv/bin/python"
 VARIANTS = {
     "array": ("slurm-cpu", (), (0, 1, 2, 5)),
+    "elastic": ("slurm-cpu", ("nodes=2:4",), None),
     "elastic-chain-pyxis": (
         "slurm-example",
         (
@@ -193,7 +194,7 @@ squeue*%e) echo "${END-2000}" ;;
 squeue*%x) echo "${EXCLUDED-}" ;;
 squeue*%T) echo "${STATE-RUNNING}" ;;
 sbatch*) echo "77;cluster"; env -0 >"$STAND_IN/env-sbatch" ;;
-srun*" look "*) for host in $HOSTS; do [[ " $UNFIT " == *" $host "* ]] || echo "$host"; done ;;
+srun*" look "*) eval "${LOOK:-:}" || exit 1; for host in $HOSTS; do [[ " $UNFIT " == *" $host "* ]] || echo "$host"; done ;;
 srun*) env -0 >"$STAND_IN/env"; eval "${AGENT:-exit 0}" ;;
 esac
 """
@@ -317,6 +318,82 @@ def test_why_it_failed_is_the_last_thing_in_the_log(bash, inside):
     assert (ran.process.returncode, ran.warned) == (1, "noise\nrank 1 failed\n")
 
 
+SAID = "mkdir -p runs/run/jobs/12-0; touch runs/run/jobs/12-0/verdict-0.json; "
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "requeued"),
+    [(SAID, 69, [["requeue", "12"]]), ("", 137, []), (f"{SAID} echo 1 >runs/run/jobs/12-0/code;", 1, [])],
+)
+def test_where_the_first_agent_was_killed_it_comes_back(bash, inside, said, code, requeued):
+    ran = bash(AGENT=f"{said} exit 137")
+    assert ran.process.returncode == code
+    assert [call for call in ran.calls("scontrol") if call[0] == "requeue"] == requeued
+
+
+def test_what_another_job_of_this_number_left_is_gone(bash, inside):
+    left = inside / "runs/run/jobs/12-0"
+    left.mkdir(parents=True)
+    (left / "again").touch()
+    (left / "code").write_text("69\n")
+    ran = bash()
+    assert ran.process.returncode == 0 and ran.calls("scontrol") == [["show", "hostnames"]] and not left.exists()
+
+
+def test_a_shell_that_another_node_took_for_lost_does_nothing_more(bash, inside):
+    ran = bash(AGENT=f"mkdir -p runs/run/jobs/12-0/orphaned; {agent('12-0')}")
+    assert ran.process.returncode == 75 and ran.calls("scontrol") == [["show", "hostnames"]]
+
+
+HELD = ("nodes=2:4",)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "restarts", "rescue"),
+    [
+        (HELD, 0, "scontrol requeue 12"), ((*HELD, "slurm.max_requeues=3"), 3, "scancel 12"),
+        ((*HELD, "slurm.requeue=chain"), 0, "scancel 12"), ((*HELD, "slurm.requeue=never"), 0, "scancel 12"),
+        (("slurm.spares=1",), 0, "scontrol requeue 12"),
+    ],
+)  # fmt: skip
+def test_a_job_that_outlives_its_nodes_is_given_back_by_any_of_them(bash, inside, overrides, restarts, rescue):
+    ran = bash(overrides=overrides, SLURM_RESTART_COUNT=str(restarts))
+    words = ran.calls("srun")[1]
+    at = words.index("sh")
+    assert words[at + 3 : at + 6] == [f"{inside}/runs/run/jobs/12-{restarts}", rescue, PYTHON]
+
+
+@pytest.mark.parametrize(
+    ("node", "code", "there", "called"),
+    [
+        (1, 69, (), True), (1, 0, (), False), (1, 75, (), False), (1, 69, ("code",), False), (1, 69, ("left",), False),
+        (1, 69, ("orphaned",), False), (0, 69, (), False), (0, 137, (), False),
+    ],
+)  # fmt: skip
+def test_one_survivor_acts_where_the_first_node_left_no_word(bash, inside, node, code, there, called):
+    """The shell around an agent itself, as a node's sh runs it."""
+    words = bash(overrides=HELD).calls("srun")[1]
+    task = words[words.index("sh") :][:3]
+    (inside / "meeting").mkdir()
+    for name in there:
+        (inside / "meeting" / name).mkdir()
+    env = {**os.environ, "SLURM_NODEID": str(node)}
+    rescue = f"touch {inside}/called"
+    done = subprocess.run([*task, inside / "meeting", rescue, "sh", "-c", f"exit {code}"], env=env, timeout=20)
+    assert done.returncode == code and (inside / "called").exists() == called
+    assert (inside / "meeting/left").exists() == (node == 0 or "left" in there)
+
+
+def test_the_shell_around_an_agent_outlives_what_its_agent_is_told(bash, inside):
+    words = bash(overrides=HELD).calls("srun")[1]
+    task = words[words.index("sh") :][:3]
+    told = "trap 'sleep 0.3; exit 75' TERM; kill -USR1 $PPID; kill -TERM $PPID $$; sleep 5"
+    env = {**os.environ, "SLURM_NODEID": "0"}
+    (inside / "meeting").mkdir()
+    done = subprocess.run([*task, inside / "meeting", "false", "bash", "-c", told], env=env, timeout=20, check=False)
+    assert done.returncode == 75 and (inside / "meeting/left").exists()
+
+
 def test_hosts_are_excluded_beside_those_that_are(bash, inside):
     ran = bash(AGENT=agent("12-3", "b\\nd\\n", 69), EXCLUDED="x[1-2]", SLURM_RESTART_COUNT="3")
     assert ran.process.returncode == 69
@@ -370,6 +447,18 @@ def test_where_half_of_the_nodes_are_unfit_it_is_not_the_nodes(bash, inside, unf
     assert ran.process.returncode == 69 and ran.calls("scontrol") == [["show", "hostnames"]]
 
 
+def test_where_srun_fails_no_node_is_to_blame(bash, inside):
+    ran = bash(LOOK="false")
+    assert ran.process.returncode == 69 and len(ran.calls("srun")) == 2
+    assert "srun failed twice" in ran.warned
+    assert ran.calls("scontrol") == [["requeue", "12"]]
+
+
+def test_srun_may_fail_once(bash, inside):
+    ran = bash(LOOK='! mkdir "$STAND_IN/once" 2>/dev/null')
+    assert ran.process.returncode == 0 and len(ran.calls("srun")) == 3
+
+
 def test_the_look_finds_what_is_missing(bash, inside):
     """The look itself, as a node's sh runs it."""
     ran = bash(overrides=[f"scratch.local={inside}/scratch"])
@@ -403,6 +492,14 @@ def up(ran):
 
 def test_usr1_goes_to_srun_and_the_shell_waits_for_it(bash, inside):
     ran = bash(wait=False, AGENT=WAITS)
+    up(ran)
+    ran.process.send_signal(signal.SIGUSR1)
+    assert ran.end() == 75 and (ran.folder / "told").read_text() == "USR1\n"
+
+
+def test_usr1_before_the_agents_is_kept_until_one_listens(bash, inside):
+    listens = "mkdir -p runs/run/jobs/12-0; sleep 0.5; touch runs/run/jobs/12-0/report-0.json"
+    ran = bash(wait=False, LOOK='touch "$STAND_IN/up"; sleep 0.5', AGENT=f"trap '' USR1; {listens}; {WAITS}")
     up(ran)
     ran.process.send_signal(signal.SIGUSR1)
     assert ran.end() == 75 and (ran.folder / "told").read_text() == "USR1\n"
