@@ -52,6 +52,9 @@ def main(arguments: Sequence[str]) -> int:
             return UNFIT
         try:
             return _attend(Start.of(folder, node, os.environ), Path(own), options.batch)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return conclusion.WRONG
         except elastic.Twice:  # before its ranks were there
             if node.index == 0:
                 print(_AT_ONCE, file=sys.stderr, flush=True)
@@ -84,7 +87,11 @@ class Start:
 
     @classmethod
     def of(cls, folder: RunFolder, node: Node, environment: Mapping[str, str]) -> "Start":
-        job = environment.get("LAUNCHER_JOB") or environment.get("SLURM_JOB_ID") or "by-hand"
+        """Raises UserError where nothing tells one start from another."""
+        job = environment.get("LAUNCHER_JOB") or environment.get("SLURM_JOB_ID")
+        if not job:
+            what = "a name for this start, the same on all hosts and of no start before"
+            raise UserError(f"LAUNCHER_JOB is not set: {what} (Slurm and launcher run give one)")
         number = environment.get("LAUNCHER_START") or environment.get("SLURM_RESTART_COUNT") or 0
         return cls(folder, node, job, int(number), _step(folder))
 

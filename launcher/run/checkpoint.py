@@ -121,6 +121,7 @@ def _publish(aside: Path, final: Path, lease: Lease | None) -> bool:
         shutil.rmtree(aside, ignore_errors=True)
         return False
     if final.exists():  # whole, and of a start that was lost sight of and saved once more before it knew
+        (final / COMPLETE).unlink(missing_ok=True)  # what is half removed counts as half written
         shutil.rmtree(final)
     aside.rename(final)
     flush(final.parent)

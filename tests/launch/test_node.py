@@ -238,6 +238,13 @@ def test_a_run_folder_that_is_not_there_is_told_by_the_node_that_misses_it(works
     )
 
 
+def test_a_start_without_a_name_is_refused(workspace):
+    run = folder("nameless", nodes=1)
+    argv = [sys.executable, "-m", "launcher.launch.node", str(run.path), "--hosts", "127.0.1.1"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2 and done.stderr.startswith("LAUNCHER_JOB is not set: a name for this start")
+
+
 def test_outside_of_a_step_it_says_what_is_missing(workspace):
     done = subprocess.run(
         [sys.executable, "-m", "launcher.launch.node", "runs/none"],
