@@ -29,6 +29,12 @@ KNOCK = 5.0
 LEAVE = 10.0
 """Seconds that nodes are given to say how they ended, after the first of them has; three times as many where ranks have
 failed, which others may be slow to hear of."""
+TELL = 20.0
+"""Seconds of waiting after which it is told for whom and what: Python and torch may well take ten to start."""
+_FOR = {
+    "report": "to report", "reached": "to say which others answer", "verdict": "to say who takes part",
+    "ended": "to say how training ended there", "concluded": "to conclude how the run ended",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -284,9 +290,9 @@ def _hear(
         waited = time.monotonic() - begun
         if waited > seconds:
             break
-        if waited > 10 and not told and wanted - set(heard):
+        if waited > TELL and not told and wanted - set(heard):
             missing = ", ".join(hosts[i] for i in sorted(wanted - set(heard))[:10])
-            print(f"waiting for {missing}", file=sys.stderr, flush=True)
+            print(f"waiting for {missing} {_FOR[what]}", file=sys.stderr, flush=True)
             told = True
         time.sleep(0.05)
     return heard

@@ -71,6 +71,16 @@ def test_a_node_that_never_comes_is_named(tmp_path, monkeypatch):
         assert list(error.why) == ["127.0.1.2"] and error.why["127.0.1.2"].startswith("has not reported in 1 s")
 
 
+def test_who_is_waited_for_long_is_told_once_and_for_what(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(meeting, "TELL", 0.2)
+    assert list(meeting._hear(tmp_path, "report", HERE[:2], 0.6, None)) == []
+    told = "waiting for 127.0.1.1, 127.0.1.2 to report\n"
+    assert capsys.readouterr().err == told
+    monkeypatch.setattr(meeting, "TELL", 20.0)
+    assert list(meeting._hear(tmp_path, "report", HERE[:2], 0.6, None)) == []
+    assert capsys.readouterr().err == ""
+
+
 def test_a_disk_that_takes_nothing_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(meeting, "_disk", lambda: None if threading.current_thread().name.endswith("_0") else "full")
     found = met(tmp_path, HERE)
