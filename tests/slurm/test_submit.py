@@ -78,6 +78,19 @@ def test_a_sweep_trains_each_point_in_its_own_folder(submit, lab, workspace):
     assert "#SBATCH --array=2\n" in (workspace / "runs/tiny/jobs/submit-2.sbatch").read_text()
 
 
+def test_a_sweep_that_waits_is_not_submitted_again(submit, lab, workspace):
+    (workspace / "grid.yaml").write_text("seed: [5, 6]\n")
+    id = submit("--grid", "grid.yaml", "cluster.slurm.options=[--begin=now+1hour]").stdout.split()[1].rstrip(":")
+    refused = submit("--grid", "grid.yaml", code=2)
+    assert refused.stderr.splitlines()[-1].startswith(f"runs/tiny-0: job {id}_0 is pending (launcher cancel")
+    told = json.loads(support.launcher("status", "runs/tiny-1", "--json").stdout)[0]
+    assert told["state"]["name"] == "pending"
+    support.launcher("cancel", "runs/tiny-1")
+    lab.run("scontrol", "update", f"JobId={id}", "StartTime=now")
+    assert lab.over(f"{id}_0", 120)["JobState"] == "COMPLETED", lab.log(f"{id}_0")
+    assert not support.steps("runs/tiny-1")  # that task alone was cancelled
+
+
 def test_a_folder_with_a_strange_name(submit, lab, workspace, monkeypatch):
     strange = workspace / 'it\'s "here" $(touch PWNED) & there; #1'
     strange.mkdir()
