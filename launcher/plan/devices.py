@@ -22,8 +22,8 @@ class Devices:
 
 
 def find(cluster: Cluster) -> Devices:
-    """The devices of this machine that the profile allows; where there is no accelerator, its CPU as one device. Those
-    of other machines are what the profile says."""
+    """The devices of this machine that the profile allows; where there is no accelerator, its CPU as one device, and
+    none where it asks for GPUs. Those of other machines are what the profile says."""
     if cluster.kind != "local":
         assert cluster.devices_per_node != "auto" and cluster.memory_per_device != "auto"
         return Devices(cluster.device, cluster.devices_per_node, int(cluster.memory_per_device * GIB))
@@ -31,14 +31,24 @@ def find(cluster: Cluster) -> Devices:
     given = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
     if gpus and cluster.device in ("auto", "cuda"):
         return Devices("cuda", len(gpus), given or min(gpus))
-    if cluster.device in ("auto", "cpu"):
-        return Devices("cpu", 1, given or int(psutil.virtual_memory().total))
-    return Devices(cluster.device, 1, given or int(psutil.virtual_memory().total))
+    kind = "cpu" if cluster.device == "auto" else cluster.device
+    return Devices(kind, 0 if kind == "cuda" else 1, given or int(psutil.virtual_memory().total))
+
+
+def misfit(cluster: Cluster, found: Devices, ranks: int) -> str | None:
+    """Why a node with these devices cannot have so many ranks."""
+    if found.kind != "cuda" or ranks <= found.count:
+        return None
+    if cluster.kind == "local" and not found.count:
+        what = f"--cluster {cluster.given}: device: cuda, and nvidia-smi finds no GPU on this machine"
+        return f"{what} (look at CUDA_VISIBLE_DEVICES, or cluster.device=cpu trains on the CPU)"
+    there = f"{found.count} GPU{'' if found.count == 1 else 's'}"
+    return f"--ranks: {ranks} ranks for {there} (one each at the most, or --cluster with device: cpu)"
 
 
 def count(cluster: Cluster) -> int:
-    """The ranks of a node that a profile asks for: one a device, where it does not say."""
-    return find(cluster).count if cluster.devices_per_node == "auto" else cluster.devices_per_node
+    """The ranks of a node that a profile asks for: one a device, where it does not say; at least one."""
+    return max(1, find(cluster).count) if cluster.devices_per_node == "auto" else cluster.devices_per_node
 
 
 def cores() -> int:

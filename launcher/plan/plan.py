@@ -307,9 +307,8 @@ def _problems(
         longest = f"data.max_length is {recipe.data.max_length}"
         what = f"{train.max_tokens} is below one sample ({longest}: at least that, or shorter samples)"
         out.append(Problem("train.max_tokens", what))
-    if found.kind == "cuda" and per_node > found.count:
-        advice = "one each at the most, or --cluster with device: cpu"
-        out.append(f"--ranks: {per_node} ranks for {found.count} GPUs ({advice})")
+    if misfit := devices.misfit(cluster, found, per_node):
+        out.append(misfit)
     if train.precision == "fp16" and train.loss_scale == "none":
         what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
         out.append(Problem("train.loss_scale", what))

@@ -202,6 +202,17 @@ def test_more_ranks_than_gpus_are_refused(workspace, monkeypatch):
     monkeypatch.setattr(plan.devices, "find", lambda cluster: Devices("cuda", 4, 2**34))  # no GPU is at hand
     told = "--ranks: 5 ranks for 4 GPUs (one each at the most, or --cluster with device: cpu)"
     assert mistakes(cluster=Cluster(), ranks=5) == [told]
+    monkeypatch.setattr(plan.devices, "find", lambda cluster: Devices("cuda", 1, 2**34))
+    assert mistakes(cluster=Cluster(), ranks=2) == [told.replace("5 ranks for 4 GPUs", "2 ranks for 1 GPU")]
+
+
+@pytest.mark.parametrize("count", ["auto", 2])
+def test_a_machine_without_the_gpus_that_its_profile_asks_for_is_told(workspace, monkeypatch, count):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    told = "--cluster local: device: cuda, and nvidia-smi finds no GPU on this machine "
+    advice = "(look at CUDA_VISIBLE_DEVICES, or cluster.device=cpu trains on the CPU)"
+    assert mistakes(cluster=Cluster(device="cuda", devices_per_node=count)) == [told + advice]
+    assert made(cluster=Cluster(devices_per_node=count)).device == "cpu"
 
 
 def test_a_plan_that_does_not_fit_is_refused(workspace):
