@@ -58,8 +58,22 @@ def test_a_cluster_without_a_queue_is_refused(submit):
 def test_a_run_here_on_a_cluster_with_a_queue_is_refused(workspace):
     support.write(support.mlm())
     support.write(PROFILE, "lab.yaml")
-    done = support.launcher("run", "recipe.yaml", "--cluster", "lab.yaml", code=2)
-    assert done.stderr == "--cluster lab.yaml: of kind slurm, where runs wait for their turn (launcher submit)\n"
+    words = ("--max-restarts", 2, "--cluster", "lab.yaml", "cluster.slurm.time=30", "data.train={kind: csv}")
+    done = support.launcher("run", "recipe.yaml", *words, code=2)
+    command = "launcher submit recipe.yaml --cluster lab.yaml 'data.train={kind: csv}' cluster.slurm.time=30"
+    told = f"({command} cluster.max_restarts=2)"
+    assert done.stderr == f"--cluster lab.yaml: of kind slurm, where runs wait for their turn {told}\n"
+
+
+def test_a_run_in_an_allocation_of_several_nodes_says_that_it_uses_one(workspace, monkeypatch):
+    support.write(support.mlm(train__steps=0))  # a mistake, so that nothing is trained
+    told = (
+        "note: this allocation has 2 nodes, and this run uses the one it is on "
+        "(launcher submit, or srun python -m launcher.worker, uses all)"
+    )
+    for nodes, said in (("2", 1), ("1", 0)):
+        monkeypatch.setenv("SLURM_JOB_NUM_NODES", nodes)
+        assert support.launcher("run", "recipe.yaml", code=2).stderr.splitlines().count(told) == said
 
 
 def test_several_seeds_are_a_sweep(submit):
