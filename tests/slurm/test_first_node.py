@@ -2,14 +2,11 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import support
 from slurm.submitted import Submitted, profile, slow
-
-
-def on(lab, run):
-    return lab.run("scontrol", "show", "hostnames", lab.job(run.id)["NodeList"]).split()
 
 
 def lose_the_first(lab, run):
@@ -53,7 +50,7 @@ def test_where_the_first_agent_alone_is_killed_the_job_comes_back(lab, workspace
     run = Submitted(lab, "killed", train__steps=60, **slow(0.1))
     run.at_step(12)
     for process in lab.pids(lab.job(run.id)["BatchHost"], "launcher.launch.node"):
-        if process.argv[0] != "sh" and "srun" not in process.argv[0]:
+        if Path(process.argv[0]).name not in ("sh", "srun"):  # the agent alone, not the shell around it
             os.kill(process.pid, signal.SIGKILL)
     job = run.over(240)
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), run.log()
