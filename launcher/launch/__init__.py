@@ -1,4 +1,8 @@
-"""Starting the ranks. Each way renders a Launch; one place, launcher.launch.execute, executes it."""
+"""Starting the ranks. A plan is rendered as a Launch, the ranks of one machine, which `execute` executes here.
+
+On a cluster `slurm` renders a batch script, which `queue` hands over; it starts a `node` on each machine, as `ssh` does
+where there is no queue. Nodes meet (`meeting`), run their ranks (`elastic`, `watching`), and conclude (`conclusion`).
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path

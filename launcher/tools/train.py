@@ -1,5 +1,6 @@
 """`launcher run`: plan, prepare and train here; a run folder with a checkpoint is gone on with."""
 
+import os
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -25,6 +26,7 @@ def train(
     if via != "elastic" and profile.kind == "ssh":
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
     if via == "elastic" and profile.kind == "local":
+        os.environ.update(render.environment(profile))  # before anything that reads it is imported
         execute.warm_up()
     made = ready.check(recipe, overrides, profile, ranks)
     if resume and made.resume is None:
