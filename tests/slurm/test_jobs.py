@@ -43,17 +43,21 @@ def test_two_nodes_of_two_ranks_do_what_one_rank_does(lab, workspace):
     assert run.told()["state"]["name"] == "done"
 
 
-def test_a_run_longer_than_its_time_limit_ends_by_itself(lab, workspace):
-    profile(nodes=1, ranks=2, time=1, leave=38)
-    changes = {"train__steps": 90, "checkpoint__every": 1000, **DROPOUT, **slow(0.25)}
+@pytest.mark.parametrize("steps, leave", [(90, 38), pytest.param(600, 25, marks=pytest.mark.soak)])
+def test_a_run_longer_than_its_time_limit_ends_by_itself(lab, workspace, steps, leave):
+    profile(nodes=1, ranks=2, time=1, leave=leave)
+    changes = {"train__steps": steps, "checkpoint__every": 1000, **DROPOUT, **slow(0.25)}
     run = Submitted(lab, "limited", **changes)
     support.launcher("run", "limited.yaml", "name=whole", "sinks=[jsonl]", "--ranks", 2)
-    job = run.over(420)
+    job = run.over(900)
     assert job["JobState"] == "COMPLETED", run.log()
     starts = run.starts()
+    print(f"{len(starts)} starts of a minute at the most")
     assert len(starts) > 1 and [why for _, why in starts] == [*["time"] * (len(starts) - 1), "done"]
-    steps = [record["step"] for record in support.records(run.folder.path) if "loss" in record]
-    assert steps == list(range(1, 91))  # what was told before a start left was saved: none is repeated, none left out
+    told = [record["step"] for record in support.records(run.folder.path) if "loss" in record]
+    assert told == list(
+        range(1, steps + 1)
+    )  # what was told before a start left was saved: none is repeated, none left out
     same("runs/whole", run.folder.path, 0.0 + 1e-15)
     assert weights("runs/whole") == weights(run.folder.path)
     assert run.told()["requeues"] == len(starts) - 1
