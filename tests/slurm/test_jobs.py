@@ -55,9 +55,7 @@ def test_a_run_longer_than_its_time_limit_ends_by_itself(lab, workspace, steps, 
     print(f"{len(starts)} starts of a minute at the most")
     assert len(starts) > 1 and [why for _, why in starts] == [*["time"] * (len(starts) - 1), "done"]
     told = [record["step"] for record in support.records(run.folder.path) if "loss" in record]
-    assert told == list(
-        range(1, steps + 1)
-    )  # what was told before a start left was saved: none is repeated, none left out
+    assert told == list(range(1, steps + 1))  # all was saved before a start left: none is repeated, none left out
     same("runs/whole", run.folder.path, 0.0 + 1e-15)
     assert weights("runs/whole") == weights(run.folder.path)
     assert run.told()["requeues"] == len(starts) - 1
