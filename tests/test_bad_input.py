@@ -299,7 +299,7 @@ def test_a_run_folder_in_use_by_another_process_is_refused(trained):
     shutil.rmtree(FOURTH)
     with lease.claim(RUN, ".writer") as held:
         told = f"{RUN}: a run is writing into it now, {held.holder} (wait for it, or choose another name)"
-        refused("run", told)
+        assert support.launcher("run", "recipe.yaml", code=2).stderr.splitlines()[-1:] == [told]
 
 
 @pytest.fixture
