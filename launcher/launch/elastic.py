@@ -113,7 +113,7 @@ def run(launch: Launch, meeting: Meeting) -> Ended:
     """Start the ranks and wait for them. Raises Twice, and torch's RendezvousError where the other nodes are lost."""
     from torch.distributed.elastic.rendezvous import RendezvousClosedError
 
-    from launcher.launch import watching
+    from launcher.run import watching
 
     warm_up()
     agent = _agent(launch, meeting)
@@ -144,7 +144,7 @@ def _agent(launch: Launch, meeting: Meeting) -> Any:
     from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
     from launcher.launch import _rank
-    from launcher.launch.watching import WatchingAgent
+    from launcher.run.watching import WatchingAgent
 
     several = meeting.port > 0
     for name in LOGGERS:  # what happens is told in a sentence; of a job of several nodes all of it stands in its log
