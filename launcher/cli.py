@@ -101,11 +101,8 @@ def run(
     from launcher.tools import seeds
 
     recipe, overrides = _of_bundle(bundle, recipe, overrides or [])
-    profile, overrides = _profile(cluster, overrides, [] if max_restarts is None else [f"max_restarts={max_restarts}"])
-    if profile.kind == "slurm":
-        raise UserError(_to_submit(recipe, overrides, profile, max_restarts))
-    if profile.kind == "local":
-        _tell_of_nodes()
+    restarts = [] if max_restarts is None else [f"cluster.max_restarts={max_restarts}"]
+    profile, overrides = _profile(cluster, overrides, restarts)
     _leave(seeds.run(recipe, overrides, profile, ranks, resume, via.value))
 
 
@@ -291,25 +288,6 @@ def _profile(cluster: str, overrides: list[str] | None, more: Sequence[str] = ()
     if profile.scratch.shared is not None and Path(profile.scratch.shared).is_dir():
         os.environ.setdefault("LAUNCHER_CACHE", profile.scratch.shared)
     return profile, of_recipe
-
-
-def _to_submit(recipe: str, overrides: list[str], profile: "Cluster", max_restarts: int | None) -> str:
-    """Why a run does not begin here, with the command that has it wait for its turn."""
-    import shlex
-
-    most = [] if max_restarts is None else [f"cluster.max_restarts={max_restarts}"]
-    command = shlex.join(
-        ["launcher", "submit", recipe, "--cluster", profile.given, *overrides, *profile.overrides, *most]
-    )
-    return f"--cluster {profile.given}: of kind slurm, where runs wait for their turn ({command})"
-
-
-def _tell_of_nodes() -> None:
-    """A run that begins inside an allocation of several nodes is on one of them."""
-    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "")
-    if nodes.isdecimal() and int(nodes) > 1:
-        what = f"this allocation has {nodes} nodes, and this run uses the one it is on"
-        print(f"note: {what} (launcher submit, or srun python -m launcher.worker, uses all)", file=sys.stderr)
 
 
 def _of_bundle(bundle: Path | None, recipe: str | None, overrides: list[str]) -> tuple[str, list[str]]:

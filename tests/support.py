@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 WORDS = (  # noqa: SIM905
@@ -167,6 +168,13 @@ def wait_for_step(run: str | Path, step: int, process: subprocess.Popen[str], ti
             return
         time.sleep(0.01)
     raise AssertionError(f"no step {step} within {timeout} s")
+
+
+def same_run(one: str | Path, other: str | Path, relative: float) -> None:
+    """Step by step the same samples and masks; losses that differ by no more than this share of them."""
+    here, there = steps(one), steps(other)
+    assert [r["data"] for r in there.values()] == [r["data"] for r in here.values()]
+    assert [r["loss"] for r in there.values()] == pytest.approx([r["loss"] for r in here.values()], rel=relative)
 
 
 def wait_for(true: Callable[[], Any], timeout: float = 60) -> None:

@@ -106,9 +106,7 @@ def runs(tmp_path_factory):
 def test_each_start_command_trains_what_launcher_run_trains(runs, way):
     codes, said = ended(way(), f"name={way.__name__}")
     assert set(codes) == {0}, said
-    here, there = support.steps("runs/here"), support.steps(f"runs/{way.__name__}")
-    assert [r["data"] for r in there.values()] == [r["data"] for r in here.values()]
-    assert [r["loss"] for r in there.values()] == pytest.approx([r["loss"] for r in here.values()], rel=1e-13)
+    support.same_run("runs/here", f"runs/{way.__name__}", 1e-13)
     plan = json.loads(Path(f"runs/{way.__name__}/plan.json").read_text())
     assert (plan["ranks"], plan["nodes"]) == (2, 2 if "hosts" in way.__name__ else 1)
     assert not Path("runs/.meeting").exists()
@@ -117,9 +115,7 @@ def test_each_start_command_trains_what_launcher_run_trains(runs, way):
 def test_alone_it_is_one_rank(runs):
     codes, said = ended([[sys.executable, *WORKER]], "name=alone")
     assert codes == [0], said
-    here, there = support.steps("runs/here"), support.steps("runs/alone")
-    assert [r["data"] for r in there.values()] == [r["data"] for r in here.values()]
-    assert [r["loss"] for r in there.values()] == pytest.approx([r["loss"] for r in here.values()], rel=1e-12)
+    support.same_run("runs/here", "runs/alone", 1e-12)
 
 
 @pytest.mark.parametrize("way", [torchrun, open_mpi, mpich], ids=lambda way: way.__name__)

@@ -20,7 +20,7 @@ from launcher.launch import render
 from launcher.launch.execute import Outcome
 from launcher.plan import plan
 from launcher.plan.folder import RunFolder
-from launcher.tools.train import train
+from launcher.tools.train import begins_here, train
 
 
 def run(
@@ -28,6 +28,7 @@ def run(
 ) -> Outcome:
     """Train the recipe, or all of its seeds one after the other; the first that does not come to its end is the last.
     `resume`: those that were begun are gone on with, and at least one was. Raises UserError."""
+    begins_here(recipe, overrides, profile)
     known = load.recipe(recipe, overrides).value
     if known.seeds == 1:
         return train(recipe, overrides, profile, ranks, resume, via)

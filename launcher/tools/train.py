@@ -1,6 +1,8 @@
 """`launcher run`: plan, prepare and train here; a run folder with a checkpoint is gone on with."""
 
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -15,14 +17,25 @@ from launcher.prepare import ready
 from launcher.tools import show
 
 
+def begins_here(recipe: str, overrides: Sequence[str], profile: Cluster) -> None:
+    """Raises UserError where a run waits for its turn, with the command for that. One that begins inside an allocation
+    of several nodes is on one of them: this is told."""
+    if profile.kind == "slurm":
+        words = ["launcher", "submit", recipe, "--cluster", profile.given, *overrides, *profile.overrides]
+        told = f"of kind slurm, where runs wait for their turn ({shlex.join(words)})"
+        raise UserError(f"--cluster {profile.given}: {told}")
+    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "")
+    if profile.kind == "local" and nodes.isdecimal() and int(nodes) > 1:
+        what = f"this allocation has {nodes} nodes, and this run uses the one it is on"
+        print(f"note: {what} (launcher submit, or srun python -m launcher.worker, uses all)", file=sys.stderr)
+
+
 def train(
     recipe: str, overrides: Sequence[str], profile: Cluster, ranks: int | None, resume: bool, via: render.Via
 ) -> Outcome:
     """Train to the last step, or say that this was done already. `resume`: refuse to start from the beginning. Raises
     UserError."""
     load.recipe(recipe, overrides)  # a mistake in it is told before anything is started
-    if profile.kind == "slurm":
-        raise UserError(f"--cluster {profile.given}: of kind slurm, where runs wait for their turn (launcher submit)")
     if via != "elastic" and profile.kind == "ssh":
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
     if via == "elastic" and profile.kind == "local":

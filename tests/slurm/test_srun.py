@@ -25,9 +25,7 @@ def here(tmp_path_factory):
 
 
 def same(one, other):
-    one, other = support.steps(one), support.steps(other)
-    assert [r["data"] for r in one.values()] == [r["data"] for r in other.values()]
-    assert [r["loss"] for r in one.values()] == pytest.approx([r["loss"] for r in other.values()], rel=1e-13)
+    support.same_run(one, other, 1e-13)
 
 
 def submit(lab, folder, line, *options):
