@@ -172,8 +172,8 @@ def test_an_elastic_job_shrinks_and_goes_on_from_the_last_checkpoint(job):
 @pytest.mark.parametrize("nodes, restarts", [("2:3", 1), (3, 0)])
 def test_a_machine_that_falls_silent_is_not_waited_for(job, nodes, restarts):
     """One that has lost its power closes no connection: here all of its processes are asleep."""
-    run = folder("silent", nodes=nodes, steps=60, sinks=["jsonl", {"kind": "own.slow"}])
     support.plugin("slow", support.SLOW)
+    run = folder("silent", nodes=nodes, steps=60, sinks=["jsonl", {"kind": "own.slow"}])
     agents = job(run, 3)
     agents.at_step(12)
     silent = agents.freeze(1)
