@@ -10,7 +10,8 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.contract.random import Stream, seed_for
 from launcher.models._adapt import frozen
-from launcher.plan import mixture, need, plan
+from launcher.plan import mixture, need
+from launcher.plan.facts import total_steps
 from launcher.plan.folder import Saved
 from launcher.prepare import ready, runs
 from launcher.prepare.samples import Samples
@@ -60,7 +61,7 @@ def build(
         progress = loop.Progress.of(resume.state, recipe.train.precision)
         if resume.state.get("metric") != recipe.evaluate.metric:  # another one is watched from here on
             progress.history = []
-    steps = plan.total_steps(recipe, facts)
+    steps = total_steps(recipe, facts)
     count = _workers(recipe, at) if workers is None else workers
     pin = at.device.type != "cpu"
     built = loop.Run(
@@ -140,7 +141,7 @@ def _batches(run: ready.Ready, task: Any, at: Process) -> tuple[Batches, Parts |
     training = Batches(
         Samples(run.prepared, "train"), mixture.order(recipe, facts), task, recipe.train.global_batch, recipe.seed,
         Stream.MASK, *place, recipe.train.max_tokens, recipe.data.max_length if recipe.packed else None,
-        plan.total_steps(recipe, facts),
+        total_steps(recipe, facts),
     )  # fmt: skip
     if "validation" not in facts.samples:
         return training, None

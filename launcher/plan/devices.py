@@ -21,6 +21,48 @@ class Devices:
     memory: int
 
 
+@dataclass(frozen=True)
+class World:
+    """The ranks of a run: so many on each of a cluster's nodes, which have these devices."""
+
+    cluster: Cluster
+    devices: Devices
+    per_node: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """All ranks, with each number of nodes that the run goes on with: the fewest first."""
+        least, most = self.cluster.nodes
+        return [nodes * self.per_node for nodes in range(least, most + 1)]
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory for a rank."""
+        return self.devices.memory // (self.per_node if self.devices.kind == "cpu" else 1)
+
+    @property
+    def threads(self) -> int | None:
+        """Of a rank; None where only the node knows."""
+        there = cores_of_a_node(self.cluster)
+        return max(1, there // self.per_node) if there else None
+
+    def misfit(self) -> str | None:
+        """Why a node with these devices cannot have so many ranks."""
+        cluster, found = self.cluster, self.devices
+        if found.kind != "cuda" or self.per_node <= found.count:
+            return None
+        if cluster.kind == "local" and not found.count:
+            what = f"--cluster {cluster.given}: device: cuda, and nvidia-smi finds no GPU on this machine"
+            return f"{what} (look at CUDA_VISIBLE_DEVICES, or cluster.device=cpu trains on the CPU)"
+        there = f"{found.count} GPU{'' if found.count == 1 else 's'}"
+        return f"--ranks: {self.per_node} ranks for {there} (one each at the most, or --cluster with device: cpu)"
+
+
+def world(cluster: Cluster, ranks: int | None) -> World:
+    """The ranks that a profile asks for, or so many on each node."""
+    return World(cluster, find(cluster), ranks or count(cluster))
+
+
 def find(cluster: Cluster) -> Devices:
     """The devices of this machine that the profile allows; where there is no accelerator, its CPU as one device, and
     none where it asks for GPUs. Those of other machines are what the profile says."""
@@ -33,17 +75,6 @@ def find(cluster: Cluster) -> Devices:
         return Devices("cuda", len(gpus), given or min(gpus))
     kind = "cpu" if cluster.device == "auto" else cluster.device
     return Devices(kind, 0 if kind == "cuda" else 1, given or int(psutil.virtual_memory().total))
-
-
-def misfit(cluster: Cluster, found: Devices, ranks: int) -> str | None:
-    """Why a node with these devices cannot have so many ranks."""
-    if found.kind != "cuda" or ranks <= found.count:
-        return None
-    if cluster.kind == "local" and not found.count:
-        what = f"--cluster {cluster.given}: device: cuda, and nvidia-smi finds no GPU on this machine"
-        return f"{what} (look at CUDA_VISIBLE_DEVICES, or cluster.device=cpu trains on the CPU)"
-    there = f"{found.count} GPU{'' if found.count == 1 else 's'}"
-    return f"--ranks: {ranks} ranks for {there} (one each at the most, or --cluster with device: cpu)"
 
 
 def count(cluster: Cluster) -> int:

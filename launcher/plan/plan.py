@@ -1,22 +1,20 @@
 """recipe x cluster -> Plan: every number decided, every mistake found, nothing started."""
 
-import math
 import shlex
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.config import kinds
 from launcher.config.cluster import Cluster
-from launcher.config.errors import Problem, UserError
-from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
-from launcher.config.types import Strict, hint
-from launcher.plan import architecture, devices, expect, fill, layout, limits, memory, mixture, need, store, vocabulary
-from launcher.plan.facts import Facts
+from launcher.config.errors import Problem
+from launcher.config.recipe import Recipe
+from launcher.config.types import Strict
+from launcher.plan import devices, expect, fill, layout, memory, mistakes, mixture, store
+from launcher.plan.architecture import Architecture
+from launcher.plan.facts import Facts, guess, steps_of
 from launcher.plan.folder import RunFolder
+from launcher.plan.words import human, plural
 
 RUNS = Path("runs")
-_BY_CLASS = ("precision", "recall", "f1")
 
 
 class Plan(Strict):
@@ -90,22 +88,12 @@ def make(
 ) -> Plan:
     """The plan of a run. Raises UserError with every mistake that can be found without starting anything; `wrong`:
     those that have been found already."""
-    found = devices.find(cluster)
-    least, nodes = cluster.nodes
-    cores = devices.cores_of_a_node(cluster)
-    per_node = ranks or devices.count(cluster)
-    count = nodes * per_node
-    folder = RunFolder(RUNS / recipe.name)
-    per_device = found.memory // (per_node if found.kind == "cpu" else 1)
+    world, folder = devices.world(cluster, ranks), RunFolder(RUNS / recipe.name)
+    (least, nodes), device, count = cluster.nodes, world.devices.kind, world.sizes[-1]
     if ranks and cluster.kind != "local":
-        wrong = [
-            *wrong,
-            "--ranks: is of one machine (nodes and devices_per_node of the cluster say how many)",
-        ]
-    wrong = [*wrong, *_problems(recipe, cluster, per_node, found, facts)]
-    shape = _checked(recipe, facts, folder, least * per_node, per_device, found.kind, wrong)
-    known = facts or guess(recipe)
-    steps = _steps(recipe, facts)
+        wrong = [*wrong, "--ranks: is of one machine (nodes and devices_per_node of the cluster say how many)"]
+    shape = mistakes.check(recipe, world, facts, folder, wrong)
+    known, steps = facts or guess(recipe), steps_of(recipe, facts)
     micro_batches, micro_samples = layout.micro(recipe, count, known.longest)
     whole = folder.whole()
     samples = steps * recipe.train.global_batch if steps else None
@@ -118,11 +106,11 @@ def make(
         cluster=cluster.name,
         nodes=nodes,
         least_nodes=least,
-        devices_per_node=per_node,
+        devices_per_node=world.per_node,
         ranks=count,
         tensor_parallel=recipe.tensor_parallel,
-        device=found.kind,
-        threads=max(1, cores // per_node) if cores else None,
+        device=device,
+        threads=world.threads,
         strategy=recipe.strategy.kind,
         mesh=layout.mesh(recipe, count),
         precision=recipe.train.precision,
@@ -139,63 +127,24 @@ def make(
         sources=_sources(recipe, facts, samples),
         model=shape.name,
         parameters=shape.parameters,
-        memory=layout.needed(recipe, shape, known, count, found.kind),
-        memory_per_device=per_device,
+        memory=layout.needed(recipe, shape, known, count, device),
+        memory_per_device=world.memory,
         checkpoint_bytes=memory.checkpoint(recipe, shape),
         checkpoints_kept=recipe.checkpoint.keep,
-        free_disk=free_bytes(folder.path),
+        free_disk=folder.free_bytes(),
         seconds_at_best=at_best * steps if at_best is not None and steps else None,
         hours_between_failures=expect.hours_between_failures(cluster),
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,
-        command=shlex.join(_command(cluster, file, per_node, overrides)),
+        command=shlex.join(_command(cluster, file, world.per_node, overrides)),
         notes=[*_notes(recipe, shape, folder), *known.notes],
     )
 
 
-def _checked(
-    recipe: Recipe,
-    facts: Facts | None,
-    folder: RunFolder,
-    ranks: int,
-    there: int,
-    device: str,
-    problems: list[str | Problem],
-) -> architecture.Architecture:
-    """The architecture of the recipe's model. Raises UserError with the problems given, and those found here. `there`:
-    bytes of memory of a device."""
-    shape, known = None, facts or guess(recipe)
-    try:
-        shape = architecture.count(recipe, need.of(recipe, known))
-    except UserError as error:
-        problems += error.problems
-    if shape is not None:
-        problems += layout.refusals(recipe, shape)
-    if shape is not None and shape.packs:
-        problems.append(Problem("task.samples", f"{shape.packs} (take documents)"))
-    if shape is not None and not problems:
-        size = sum(layout.needed(recipe, shape, known, ranks, device).values())
-        if size > there:
-            what = f"about {human(size)} of {human(there)} a device: does not fit"
-            advice = layout.nearest(recipe, shape, known, ranks, there, device)
-            problems.append(Problem("strategy", f"{what} ({advice}; memory_per_device of the cluster overrides it)"))
-    try:
-        folder.check_recipe(recipe)
-    except UserError as error:
-        problems += error.problems
-    size, free = memory.checkpoint(recipe, shape) if shape else 0, free_bytes(folder.path)
-    if size > free:
-        what = f"a checkpoint takes {human(size)}, {human(free)} are free at {folder.checkpoints} (make room there)"
-        problems.append(Problem("checkpoint", what))
-    if problems or shape is None:
-        raise UserError(problems)
-    return shape
-
-
-def _notes(recipe: Recipe, shape: architecture.Architecture, folder: RunFolder) -> list[str]:
+def _notes(recipe: Recipe, shape: Architecture, folder: RunFolder) -> list[str]:
     """What the user should know and may go on with."""
     notes = [f"{p}: half-written, never looked at (the next save replaces it)" for p in folder.half_written()]
-    size, most, free = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1, free_bytes(folder.path)
+    size, most, free = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1, folder.free_bytes()
     if size * most > free:  # one more than is kept, while the newest is being written
         notes.append(f"checkpoint: {most} of {human(size)} do not fit into the {human(free)} that are free")
     if recipe.packed and shape.packs is None:
@@ -227,108 +176,3 @@ def _named(file: str) -> list[str]:
     """The recipe of a bundle goes by the bundle."""
     bundled = (store.root() / store.BUNDLE).is_file() and Path(file).resolve().parent == store.root().resolve()
     return ["--from", str(Path(file).parent)] if bundled else [file]
-
-
-def _unwatchable(recipe: Recipe, facts: Facts | None) -> list[str | Problem]:
-    """What evaluations are needed for that are not made, and metrics that the task does not have."""
-    evaluate, out = recipe.evaluate, list[str | Problem]()
-    if recipe.data.validation is None and (evaluate.every or evaluate.at_start or evaluate.patience):
-        out.append(Problem("evaluate", "there is nothing to evaluate on (add data.validation)"))
-    steered = {"evaluate.patience": evaluate.patience, "schedule": recipe.schedule.kind == "plateau"}
-    for key, needed in steered.items():
-        if needed and not evaluate.every:
-            out.append(Problem(key, "goes by evaluations, and only the last step is evaluated (set evaluate.every)"))
-    metrics = kinds.of("tasks", recipe.task).Task(recipe.task, facts or guess(recipe)).directions()
-    score, _, label = evaluate.metric.partition("/")
-    if score not in metrics or (label and score not in _BY_CLASS):
-        what = f"{recipe.task.kind} has no metric {evaluate.metric!r} ({hint(evaluate.metric, metrics)})"
-        out.append(Problem("evaluate.metric", what))
-    elif label and facts and label not in (there := {part for name in facts.labels for part in (name, name[2:])}):
-        out.append(Problem("evaluate.metric", f"no label is called {label!r} ({hint(label, there)})"))
-    return out
-
-
-def guess(recipe: Recipe) -> Facts:
-    """What stands in for the facts before the data is prepared: the vocabulary as far as it is known, two labels, and
-    for a task without tokens a shape that its samples may have."""
-    task = kinds.of("tasks", recipe.inner_task).Task
-    vocab, shape = (vocabulary.size(recipe), ()) if task.tokenized else (0, task.shape(recipe.inner_task))
-    return Facts(
-        digest="", vocab_size=vocab, pad_token_id=0, mask_token_id=0, special_ids=[], labels=["0", "1"],
-        longest=recipe.data.max_length if not shape else 1, samples={}, tokens={}, baseline={}, shape=shape,
-    )  # fmt: skip
-
-
-def total_steps(recipe: Recipe, facts: Facts) -> int:
-    """Optimiser steps of the run; `epochs` only sets their number."""
-    if recipe.train.steps is not None:
-        return recipe.train.steps
-    assert recipe.train.epochs is not None
-    return max(1, math.ceil(recipe.train.epochs * facts.samples["train"] / recipe.train.global_batch))
-
-
-def free_bytes(path: Path) -> int:
-    """Free disk where `path` is or will be."""
-    while not path.exists():
-        path = path.absolute().parent
-    return shutil.disk_usage(path).free
-
-
-def plural(count: int, what: str) -> str:
-    """'1 rank', '2 ranks', '3 micro-batches'."""
-    return f"{count:,} {what}" + ("" if count == 1 else "es" if what.endswith("ch") else "s")
-
-
-def human(size: float) -> str:
-    """Bytes as a person reads them."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def _steps(recipe: Recipe, facts: Facts | None) -> int | None:
-    return total_steps(recipe, facts) if facts else recipe.train.steps
-
-
-def _problems(
-    recipe: Recipe, cluster: Cluster, per_node: int, found: devices.Devices, facts: Facts | None
-) -> list[str | Problem]:
-    """Mistakes that only show where keys meet."""
-    train, out = recipe.train, list[str | Problem]()
-    sizes = sorted({nodes * per_node for nodes in range(cluster.nodes[0], cluster.nodes[1] + 1)})
-    ranks = sizes[-1]
-    if train.global_batch < (shares := max(1, ranks // recipe.tensor_parallel)):
-        what = f"{train.global_batch} samples cannot be shared by {shares} ranks"
-        out.append(Problem("train.global_batch", f"{what} (at least one each: fewer ranks, or a larger batch)"))
-    tokenized = kinds.of("tasks", recipe.inner_task).Task.tokenized
-    if tokenized and train.max_tokens is not None and train.max_tokens < recipe.data.max_length:
-        longest = f"data.max_length is {recipe.data.max_length}"
-        what = f"{train.max_tokens} is below one sample ({longest}: at least that, or shorter samples)"
-        out.append(Problem("train.max_tokens", what))
-    if misfit := devices.misfit(cluster, found, per_node):
-        out.append(misfit)
-    if train.precision == "fp16" and train.loss_scale == "none":
-        what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
-        out.append(Problem("train.loss_scale", what))
-    if (stride := getattr(recipe.inner_task, "stride", 0) or 0) > recipe.data.max_length // 2:
-        what = f"{stride} of {recipe.data.max_length} tokens: most of a sample would be the one before it again"
-        out.append(Problem("task.stride", f"{what} (at most {recipe.data.max_length // 2})"))
-    if recipe.tokenizer is not None and not tokenized:
-        out.append(Problem("tokenizer", f"{recipe.task.kind} has no text to tokenise (leave it out)"))
-    thaw, steps = getattr(recipe.model, "unfreeze_at", None), _steps(recipe, facts)
-    if thaw is not None and steps is not None and thaw >= steps:
-        out.append(
-            Problem("model.unfreeze_at", f"{thaw}, but the run ends after {steps} steps (earlier, or leave it out)")
-        )
-    out += _unwatchable(recipe, facts)
-    out += limits.problems(recipe, cluster)
-    out += next(filter(None, (layout.misfits(recipe, size) for size in sizes)), [])
-    if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
-        out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
-    if isinstance(recipe.tokenizer, PretrainedTokenizer) and recipe.tokenizer.name.startswith((".", "/")):
-        folder = Path(recipe.tokenizer.name).expanduser()
-        if not folder.is_dir():
-            out.append(Problem("tokenizer.name", f"{folder}: no such folder"))
-    return out

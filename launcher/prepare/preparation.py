@@ -16,7 +16,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.files import flush_tree, write
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
 from launcher.plan.facts import Facts
-from launcher.plan.plan import plural
+from launcher.plan.words import plural
 from launcher.prepare import duplicates, processes, reading, shards, tokenizer
 from launcher.prepare.encode import pieces
 from launcher.prepare.lease import Lease

@@ -9,7 +9,7 @@ from launcher.config.errors import UserError
 from launcher.launch import queue
 from launcher.plan import jobs
 from launcher.plan.folder import RunFolder
-from launcher.tools import status
+from launcher.tools import look
 
 PATIENCE = 60.0
 """Seconds that a job is given to save and leave. Slurm ends it by itself when its own patience, KillWait, is over."""
@@ -20,13 +20,13 @@ _EVERY = 2.0
 def cancel(run: str, console: Console) -> None:
     """Cancel the job, and wait until it has left: what comes back meanwhile is cancelled too. Raises UserError where no
     job of the run lives, or Slurm refuses."""
-    folder = status.named(run)
-    job = status.current(folder)
+    folder = look.named(run)
+    job = look.current(folder)
     if job is None or not job.ids:
         raise UserError(f"{folder.path}: it is no job of Slurm's (stop it where it was started, with Ctrl-C)")
     living = _living(folder)
     if not living:
-        at = status.look(folder, status.Slurm())
+        at = look.at(folder, look.Slurm())
         if at.id != job.ids[-1]:
             raise UserError(f"{folder.path}: it runs now where it was started (stop it there, with Ctrl-C)")
         raise UserError(f"{folder.path}: job {at.id} is over already: {at.state.name}")
@@ -44,11 +44,11 @@ def cancel(run: str, console: Console) -> None:
 
 def _living(folder: RunFolder, among: Collection[str] | None = None) -> dict[str, queue.Job]:
     """The run's jobs that live, by the ids that they are cancelled by: `among` these and the newest, or all."""
-    job = status.current(folder)
+    job = look.current(folder)
     if job is None:
         return {}
     asked = [id for id in job.ids if among is None or id in among or id == job.ids[-1]]
-    known = {id: status.mine(one, folder) for id, one in queue.jobs(asked).items()}
+    known = {id: look.mine(one, folder) for id, one in queue.jobs(asked).items()}
     return {id: one for id, one in known.items() if one is not None and one.living}
 
 

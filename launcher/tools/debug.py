@@ -18,7 +18,7 @@ from rich.table import Table
 from launcher.config import load
 from launcher.config.recipe import Constant
 from launcher.plan.folder import RunFolder
-from launcher.plan.plan import human
+from launcher.plan.words import human
 from launcher.prepare import ready
 
 _LEARNT = 0.1

@@ -25,7 +25,7 @@ from launcher.config.files import flush_tree
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts
 from launcher.plan.folder import RunFolder, Saved
-from launcher.plan.plan import human, plural
+from launcher.plan.words import human, plural
 from launcher.tools import card
 
 if TYPE_CHECKING:

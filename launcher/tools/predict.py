@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from launcher.config.errors import UserError
 from launcher.config.files import flush
 from launcher.data import Bad, Row
-from launcher.plan.plan import plural
+from launcher.plan.words import plural
 from launcher.tools.rows import KEY, parts, rows, source
 from launcher.tools.trained import Trained, load_run, tell_best
 

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from launcher.plan.expect import duration
 from launcher.plan.facts import Facts
-from launcher.plan.plan import Plan, human, plural
+from launcher.plan.plan import Plan
+from launcher.plan.words import human, plural
 
 _CLASSES, _WORST = 50, 10
 """Of more classes than this a report shows so many."""

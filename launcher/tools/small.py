@@ -18,7 +18,7 @@ from rich.table import Table
 
 from launcher.config.errors import UserError
 from launcher.plan.folder import RunFolder
-from launcher.plan.plan import human
+from launcher.plan.words import human
 from launcher.prepare import cache, ready
 from launcher.tools import card
 from launcher.tools import export as plain

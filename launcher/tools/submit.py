@@ -22,9 +22,10 @@ from launcher.launch import queue, slurm
 from launcher.launch.slurm import Script
 from launcher.plan import jobs, plan, store
 from launcher.plan.folder import RunFolder
-from launcher.plan.plan import Plan, plural
+from launcher.plan.plan import Plan
+from launcher.plan.words import plural
 from launcher.prepare import ready
-from launcher.tools import grid, show, status
+from launcher.tools import grid, look, show
 from launcher.tools.train import over
 
 
@@ -126,7 +127,7 @@ def _refuse_living(folder: RunFolder) -> None:
     """Raises UserError where a job of this run waits or runs. Of a chain only the last two may live."""
     for job in jobs.story(jobs.read(folder))[-1:]:
         for id, known in queue.jobs(job.ids[-2:]).items():
-            found = status.mine(known, folder)
+            found = look.mine(known, folder)
             if found is not None and found.living:
                 what = f"{folder.path}: job {id} is {found.state.lower()}"
                 raise UserError(

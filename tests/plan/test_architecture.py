@@ -5,13 +5,14 @@ import support
 
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.plan import architecture, memory, plan, store
+from launcher.plan import architecture, memory, store
 from launcher.plan import need as needs
+from launcher.plan.facts import guess
 
 
 def asked(**changes):
     recipe = Recipe.model_validate(support.classification(**changes))
-    facts = plan.guess(recipe).model_copy(update={"vocab_size": 60, "longest": 16})
+    facts = guess(recipe).model_copy(update={"vocab_size": 60, "longest": 16})
     return recipe, facts, architecture.count(recipe, needs.of(recipe, facts))
 
 

@@ -14,7 +14,7 @@ from launcher.config import kinds
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
 from launcher.models import config
-from launcher.plan import _tiny, architecture, need, plan
+from launcher.plan import _tiny, architecture, facts, need, plan
 from launcher.plan.need import Need
 
 CLUSTER = Cluster(name="two", device="cpu", devices_per_node=2, memory_per_device=16)
@@ -172,7 +172,7 @@ def test_a_plan_refuses_packed_rows_that_would_not_be_exact(workspace):
 
 def test_a_plan_says_where_it_is_left_to_the_start_of_the_run(workspace, monkeypatch):
     found = Recipe.model_validate(recipe("bert", **support.TINY))
-    counted = architecture.count(found, need.of(found, plan.guess(found)))
+    counted = architecture.count(found, need.of(found, facts.guess(found)))
     monkeypatch.setattr(architecture, "count", lambda *_: counted.model_copy(update={"packs": None}))
     note = "task.samples: whether BertForMaskedLM takes packed rows is tried when the run starts"
     assert plan.make(found, CLUSTER, file="recipe.yaml").notes == [note]
@@ -181,8 +181,8 @@ def test_a_plan_says_where_it_is_left_to_the_start_of_the_run(workspace, monkeyp
 def test_the_answer_is_kept_apart_from_that_for_unpacked_rows(workspace, monkeypatch):
     packed = Recipe.model_validate(recipe("bert", **support.TINY, initializer_range=0.123))
     plain = Recipe.model_validate(support.changed(packed.model_dump(mode="json"), task__samples="documents"))
-    answers = [architecture.count(one, need.of(one, plan.guess(one))) for one in (packed, plain)]
+    answers = [architecture.count(one, need.of(one, facts.guess(one))) for one in (packed, plain)]
     assert [answer.packs for answer in answers] == ["", None]
     monkeypatch.setattr(subprocess, "run", None)  # asked again, both are known
-    again = [architecture.count(one, need.of(one, plan.guess(one))) for one in (packed, plain)]
+    again = [architecture.count(one, need.of(one, facts.guess(one))) for one in (packed, plain)]
     assert json.dumps([a.model_dump() for a in again]) == json.dumps([a.model_dump() for a in answers])

@@ -15,7 +15,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.contract.split import split
-from launcher.plan import layout, plan
+from launcher.plan import folder, layout, plan, words
 from launcher.plan.devices import Devices
 from launcher.plan.facts import Facts
 from launcher.plan.plan import Plan
@@ -260,7 +260,7 @@ def test_a_model_that_cannot_be_built_is_told_with_its_key(workspace, changes, t
 
 
 def test_a_disk_too_small_for_a_checkpoint_is_told(workspace, monkeypatch):
-    monkeypatch.setattr(plan, "free_bytes", lambda path: 1000)  # a real small disk: tests/test_bad_input.py
+    monkeypatch.setattr(folder, "free_bytes", lambda path: 1000)  # a real small disk: tests/test_bad_input.py
     told = "checkpoint: a checkpoint takes 180.3 KiB, 1000 B are free at runs/tiny/checkpoints (make room there)"
     assert mistakes() == [told]
 
@@ -277,7 +277,7 @@ def test_what_has_been_found_before_is_told_first(workspace):
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536 << 20, "1.5 GiB"), (1 << 50, "1024.0 TiB")],
 )
 def test_bytes_are_said_as_a_person_reads_them(size, text):
-    assert plan.human(size) == text
+    assert words.human(size) == text
 
 
 # Without torch
