@@ -1,5 +1,6 @@
 """An ordinary function on real gloo ranks in one call, forked from a server that has imported torch once."""
 
+import faulthandler
 import multiprocessing
 import tempfile
 import traceback
@@ -33,7 +34,7 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[
         for _, end in answers:
             end.close()
         try:
-            results = [_receive(rank, ours) for rank, (ours, _) in enumerate(answers)]
+            results = [_receive(rank, ours, children[rank], Path(folder)) for rank, (ours, _) in enumerate(answers)]
         finally:
             for child in children:
                 child.join(30)
@@ -41,16 +42,24 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[
     return results
 
 
-def _receive(rank: int, pipe: Any) -> Any:
+def _receive(rank: int, pipe: Any, child: Any, folder: Path) -> Any:
     if not pipe.poll(240):
         raise AssertionError(f"rank {rank} said nothing within 240 s")
     try:
         error, value = pipe.recv()
     except EOFError:
-        raise AssertionError(f"rank {rank} died") from None
+        child.join(30)
+        crash = _crash(folder, rank)
+        told = crash.read_text() if crash.is_file() else ""
+        raise AssertionError(f"rank {rank} died with exit code {child.exitcode}\n{told}") from None
     if error:
         raise AssertionError(f"rank {rank}:\n{error}")
     return value
+
+
+def _crash(folder: Path, rank: int) -> Path:
+    """Where a rank's stacks are written when a signal kills it that Python can answer, such as SIGSEGV."""
+    return folder / f"crash-{rank}"
 
 
 def _child(rank: int, world: int, store: str, answer: Any, function: Any, arguments: Any) -> None:
@@ -58,6 +67,8 @@ def _child(rank: int, world: int, store: str, answer: Any, function: Any, argume
 
     from launcher.run import process
 
+    stacks = _crash(Path(store).parent, rank).open("w")
+    faulthandler.enable(stacks)
     try:
         at = process.connect(process.Place(rank, world, rank, world), "cpu", dist.FileStore(store, world))
         value = function(at, *arguments)

@@ -177,6 +177,14 @@ def same_run(one: str | Path, other: str | Path, relative: float) -> None:
     assert [r["loss"] for r in there.values()] == pytest.approx([r["loss"] for r in here.values()], rel=relative)
 
 
+def needs(missing: str | None) -> None:
+    """Skip a test where something is missing on this machine; in CI it fails, since nothing is left out there."""
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"{missing}; in CI these tests are not left out")
+    if missing:
+        pytest.skip(missing)
+
+
 def wait_for(true: Callable[[], Any], timeout: float = 60) -> None:
     """Until it is."""
     end = time.monotonic() + timeout

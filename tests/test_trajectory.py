@@ -133,7 +133,7 @@ def test_a_lost_rank_is_restarted_where_restarts_are_allowed_and_wandb_has_one_r
     support.launcher(*command, f"sinks=[jsonl, {offline}]")
     same(support.steps("runs/one"), support.steps("runs/again"))
 
-    files = sorted(Path("runs/again/wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    files = sorted(Path("runs/again/wandb").glob("offline-run-*/*.wandb"))  # by when they were begun
     starts = [[*wandbfile.records(file)] for file in files]
     (run_id,) = {r.run.run_id for start in starts for r in start if r.WhichOneof("record_type") == "run"}
     assert len(starts) == 3 and Path("runs/again/wandb.id").read_text() == run_id

@@ -107,27 +107,32 @@ class Start:
 
 def _attend(start: Start, own: Path, batch: bool) -> int:
     """Meet, run, conclude. `own`: a folder of this node; `batch`: the script has the last word."""
-    node, run = start.node, ready.read(start.folder.path)
+    run = ready.read(start.folder.path)
     launch = replace(render.train(run.plan, run.cluster), folder=start.folder.path)
     os.environ.update(launch.env, LAUNCHER_JOB=start.job, LAUNCHER_START=str(start.number))
     elastic.warm_up()
     _log(start)
     try:
-        where = meeting.meet(start.together, node, run.plan.least_nodes, own / "stop")
+        where = meeting.meet(start.together, start.node, run.plan.least_nodes, own / "stop")
     except meeting.Unfit as error:
-        return _leave(start, conclusion.unfit(node.hosts, error.why), batch)
+        return _leave(start, conclusion.unfit(start.node.hosts, error.why), batch)
     except meeting.Left:
         return _leave(start, conclusion.left(Stop(own / "stop").requested()), batch)
     except meeting.NotNeeded:
         return DONE
     except OSError as error:
-        print(f"{node.name}: {start.together} cannot be written to: {error.strerror}", file=sys.stderr)
+        print(f"{start.node.name}: {start.together} cannot be written to: {error.strerror}", file=sys.stderr)
         return UNFIT
-    if node.index == 0:
-        _began(start, where, run.plan)
-    nodes = run.plan.least_nodes, run.plan.nodes
+    return _train(start, launch, run.plan, where, own, batch)
+
+
+def _train(start: Start, launch: Launch, plan: Plan, where: meeting.Place, own: Path, batch: bool) -> int:
+    """From where the nodes have met to the code they leave with: the first of them concludes it from all their ends."""
+    node = start.node
     there = tuple(host for host in node.hosts if host not in where.left)
-    reserve = max(0, len(there) - run.plan.nodes)
+    if node.index == 0:
+        _began(start, where, there, plan)
+    nodes, reserve = (plan.least_nodes, plan.nodes), max(0, len(there) - plan.nodes)
     at = elastic.Meeting(own, nodes, node.index, where.host, where.port, node.name, start.together, reserve)
     ended = _run(launch, at, start.folder)
     meeting.end(start.together, node, ended)
@@ -135,7 +140,7 @@ def _attend(start: Start, own: Path, batch: bool) -> int:
         return meeting.concluded(start.together, where, UNFIT)
     ends = meeting.ends(start.together, there, ended["failed"] is not None)
     late = Stop.of().requested() is Reason.MAKE_WAY
-    how = conclusion.of(there, ends, run.plan.least_nodes, start.before, _step(start.folder), late)
+    how = conclusion.of(there, ends, plan.least_nodes, start.before, _step(start.folder), late)
     return _leave(start, how, batch)
 
 
@@ -163,14 +168,13 @@ def _run(launch: Launch, at: elastic.Meeting, folder: RunFolder) -> dict[str, An
     }  # fmt: skip
 
 
-def _began(start: Start, where: meeting.Place, plan: Plan) -> None:
-    """The first node says who takes part."""
+def _began(start: Start, where: meeting.Place, nodes: Sequence[str], plan: Plan) -> None:
+    """The first node says which nodes take part."""
     for host, why in where.left.items():
         print(f"{host} does not take part: {why}", file=sys.stderr, flush=True)
-    nodes = [host for host in start.node.hosts if host not in where.left]
     known = os.environ.get("SLURM_JOB_ID", "")
     ranks = plan.devices_per_node * min(len(nodes), plan.nodes)  # the others are held in reserve
-    start.tell("started", slurm=known, nodes=nodes, ranks=ranks, step=start.before)
+    start.tell("started", slurm=known, nodes=list(nodes), ranks=ranks, step=start.before)
 
 
 def _leave(start: Start, how: Conclusion, batch: bool) -> int:

@@ -6,9 +6,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from launcher.config import load
+from launcher.config import document
+from launcher.config.document import Key, Override
 from launcher.config.errors import Problem, UserError
-from launcher.config.load import Key, Override
 
 MOST = 500
 """Points of a sweep: each is planned before any is submitted."""
@@ -19,7 +19,7 @@ def read(file: Path, name: str) -> list[list[str]]:
     """The overrides of each point, the name of its run among them: `name` with -0, -1, ... A map of keys to lists of
     values is their product, the last key changing fastest; a list of maps is its points, as they are. Raises UserError
     with every mistake in the file."""
-    value, origins = load.plain(file)
+    value, origins = document.plain(file)
     problems = list(_wrong(value, origins))
     if problems:
         raise UserError(problems)

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 
 import pytest
+import support
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,8 +136,7 @@ def test_what_is_no_list_is_refused_with_its_place(nodelist):
 @pytest.fixture(scope="module")
 def scontrol(tmp_path_factory):
     """The real one, which needs no daemon: only some configuration."""
-    if not shutil.which("scontrol"):
-        pytest.skip("scontrol is not installed (slurm-client)")
+    support.needs(None if shutil.which("scontrol") else "scontrol is not installed (slurm-client)")
     conf = tmp_path_factory.mktemp("slurm") / "slurm.conf"
     conf.write_text("ClusterName=x\nSlurmctldHost=localhost\nNodeName=node1\nPartitionName=p Nodes=ALL\n")
 

@@ -3,7 +3,7 @@ import re
 import pytest
 import support
 
-from launcher.config import load
+from launcher.config import document, load
 from launcher.config.errors import UserError
 from launcher.tools import grid
 
@@ -42,7 +42,7 @@ def test_values_of_every_type_arrive_as_they_are(written):
     values = ["$(id)", 'say "x": # no', None, True, 1e-9, 3, "yes", ["a", {"b": 1}], "ünï"]
     file = written("")
     support.write({"data.x": values}, file)
-    read = [load._override(point[0]).value["data"]["x"] for point in grid.read(file, "run")]
+    read = [document.of_override(point[0]).value["data"]["x"] for point in grid.read(file, "run")]
     assert read == values
 
 
