@@ -126,10 +126,11 @@ def wanted(plan: Plan, cluster: Cluster, cwd: Path, points: Sequence[int] | None
 
 
 def nodes(cluster: Cluster) -> str:
-    """How many nodes Slurm is asked for, spares among them."""
+    """How many nodes Slurm is asked for, spares among them: those that are free, so that a job which has lost a node
+    does not wait until there is another."""
     least, most = cluster.nodes
-    spares = cluster.slurm.spares if cluster.slurm else 0
-    return f"{least}-{most + spares}" if cluster.elastic else str(most + spares)
+    most += cluster.slurm.spares if cluster.slurm else 0
+    return str(least) if least == most else f"{least}-{most}"
 
 
 @dataclass(frozen=True)

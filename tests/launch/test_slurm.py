@@ -132,7 +132,7 @@ def test_a_rank_on_a_cpu_has_a_cpu():
 def test_nodes_and_spares():
     assert options(nodes=3)["nodes"] == "3" and "no-kill" not in options(nodes=3)
     assert options(nodes="2:4")["nodes"] == "2-4" and "no-kill" in options(nodes="2:4")
-    assert options(nodes=3, slurm={"spares": 1})["nodes"] == "4" and "no-kill" in options(slurm={"spares": 1})
+    assert options(nodes=3, slurm={"spares": 1})["nodes"] == "3-4" and "no-kill" in options(slurm={"spares": 1})
     assert options(nodes="2:4", slurm={"spares": 2})["nodes"] == "2-6"
 
 
