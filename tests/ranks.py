@@ -11,12 +11,17 @@ from typing import Any
 from launcher.launch import elastic
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "modernbert")
-STRATEGIES = (
-    "torch.distributed.fsdp", "torch.distributed.tensor.parallel", "deepspeed",
+IMPORTS = (
+    "transformers.modeling_utils", "torch.distributed.fsdp", "torch.distributed.tensor.parallel", "deepspeed",
     "deepspeed.runtime.zero.muon.original_muon",  # imported by any start of it, with all of torch.compile
 )  # fmt: skip
 multiprocessing.set_forkserver_preload(
-    [*elastic._PRELOAD, *STRATEGIES, *(f"transformers.models.{name}.modeling_{name}" for name in ARCHITECTURES)]
+    [
+        *elastic._IMPORTS,
+        "transformers.modeling_utils",
+        *IMPORTS,
+        *(f"transformers.models.{name}.modeling_{name}" for name in ARCHITECTURES),
+    ]
 )
 
 

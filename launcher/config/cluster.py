@@ -81,7 +81,7 @@ class Slurm(Strict):
     shell that run on the first node before anything else, as they stand; `modules`: loaded before them. `leave`:
     seconds before the end of the time limit at which the run saves and makes way. `requeue`: how it comes back: by
     `scontrol requeue`, by a job chained to this one where a site forbids that, or never. `spares`: nodes held in
-    reserve, as far as they are free, that take the place of lost ones. `options`: further options of sbatch, as they stand."""
+    reserve, as far as they are free, for those that are lost. `options`: further options of sbatch, as they stand."""
 
     partition: Line | None = None
     account: Line | None = None

@@ -1,6 +1,6 @@
 """torch's elastic agent in this process: the ranks of this machine, and of a job of several the part that is here.
 
-Ranks are forked from a server that has imported torch and transformers once. On one machine they meet through a file,
+Ranks are forked from a server that has imported once what all of them need. On one machine they meet through a file,
 so that nothing listens; of several machines the agents meet at a store that the first one serves.
 """
 
@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,11 @@ from typing import Any
 from launcher.launch import Launch, failure
 from launcher.run.stop import SIGNALS, Reason, Stop, taken, tell
 
-_PRELOAD = [
-    "launcher.launch._server", "torch.distributed", "transformers.modeling_utils", "datasets",
+_IMPORTS = [
+    "launcher.launch._server", "torch.distributed", "torch._dynamo", "datasets",
     "launcher.worker",
 ]  # fmt: skip
+"""Of every rank, whatever it trains: torch's optimisers import dynamo at their first step."""
 DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -83,12 +84,13 @@ class Twice(Exception):
     """Told twice to stop: at once, then."""
 
 
-def warm_up() -> None:
-    """Start the server that ranks are forked from, which imports what they need while something else is done."""
+def warm_up(imports: Sequence[str] = ()) -> None:
+    """Start the server that ranks are forked from, which imports what they need, and `imports`, while something else is
+    done. Nothing where there is one already."""
     from multiprocessing import forkserver, resource_tracker
 
     os.environ.update(DEFAULTS)
-    multiprocessing.set_forkserver_preload(_PRELOAD)
+    multiprocessing.set_forkserver_preload([*_IMPORTS, *imports])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGHUP})
     try:  # multiprocessing's own helper has them blocked for good: Slurm sends them to all processes of a step
         resource_tracker.ensure_running()

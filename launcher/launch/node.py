@@ -110,7 +110,7 @@ def _attend(start: Start, own: Path, batch: bool) -> int:
     run = ready.read(start.folder.path)
     launch = replace(render.train(run.plan, run.cluster), folder=start.folder.path)
     os.environ.update(launch.env, LAUNCHER_JOB=start.job, LAUNCHER_START=str(start.number))
-    elastic.warm_up()
+    elastic.warm_up(render.imports(run.recipe))
     _log(start)
     try:
         where = meeting.meet(start.together, start.node, run.plan.least_nodes, own / "stop")

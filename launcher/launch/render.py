@@ -5,12 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from launcher.config import kinds
 from launcher.config.cluster import Cluster
+from launcher.config.recipe import Recipe
 from launcher.launch import Launch
 from launcher.plan.plan import Plan
 
 Via = Literal["elastic", "torchrun", "accelerate"]
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+def imports(recipe: Recipe) -> list[str]:
+    """What its ranks need beside what all do: each plug-in may name it in its IMPORTS."""
+    named = {"models": recipe.model, "tasks": recipe.task, "strategies": recipe.strategy}
+    modules = [kinds.of(folder, config) for folder, config in named.items()]
+    return [name for module in modules for name in getattr(module, "IMPORTS", ())]
 
 
 def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:

@@ -10,6 +10,8 @@ from launcher.models._adapt import adapted
 from launcher.models._transformers import TransformersConfig, fit, make
 from launcher.plan.need import Need
 
+IMPORTS = ("transformers.modeling_utils",)
+
 
 class Config(TransformersConfig):
     """`type`: a transformers model type such as bert or modernbert. Every other key goes to its configuration, and is

@@ -11,6 +11,8 @@ from launcher.models._transformers import TransformersConfig, check_length, fit,
 from launcher.plan import store
 from launcher.plan.need import Need
 
+IMPORTS = ("transformers.modeling_utils",)
+
 
 class Config(TransformersConfig):
     kind: Literal["pretrained"] = "pretrained"

@@ -13,6 +13,8 @@ from launcher.plan import store
 from launcher.plan.folder import RunFolder
 from launcher.plan.need import Need
 
+IMPORTS = ("transformers.modeling_utils",)
+
 
 class Config(TransformersConfig):
     """`checkpoint`: latest, best or a step. `weights: random` takes the architecture and the tokenizer alone, which is

@@ -20,6 +20,7 @@ def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, conso
     made = ready.reopen(Path(run), ranks)
     saved = made.folder.saved(which)
     saved.verify()
+    execute.warm_up(render.imports(made.recipe))
     outcome = execute.execute(render.evaluate(made.plan, {}, saved.step))
     if outcome.code:
         return outcome

@@ -35,12 +35,12 @@ def train(
 ) -> Outcome:
     """Train to the last step, or say that this was done already. `resume`: refuse to start from the beginning. Raises
     UserError."""
-    load.recipe(recipe, overrides)  # a mistake in it is told before anything is started
+    known = load.recipe(recipe, overrides).value  # a mistake in it is told before anything is started
     if via != "elastic" and profile.kind == "ssh":
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
     if via == "elastic" and profile.kind == "local":
         os.environ.update(render.environment(profile))  # before anything that reads it is imported
-        execute.warm_up()
+        execute.warm_up(render.imports(known))
     made = ready.check(recipe, overrides, profile, ranks)
     if resume and made.resume is None:
         raise UserError(
