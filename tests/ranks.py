@@ -18,7 +18,6 @@ IMPORTS = (
 multiprocessing.set_forkserver_preload(
     [
         *elastic._IMPORTS,
-        "transformers.modeling_utils",
         *IMPORTS,
         *(f"transformers.models.{name}.modeling_{name}" for name in ARCHITECTURES),
     ]

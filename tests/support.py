@@ -22,14 +22,14 @@ WORDS = (  # noqa: SIM905
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "dropout": 0.0}
 
 FAULTY = '''
-"""Masked language modelling that fails on one rank at one step."""
+"""A regression that fails on one rank at one step."""
 import os
-from launcher.tasks import mlm
+from launcher.tasks import tabular_regression
 
-class Config(mlm.Config):
+class Config(tabular_regression.Config):
     kind: str
 
-class Task(mlm.Task):
+class Task(tabular_regression.Task):
     calls = 0
 
     def loss(self, model, batch):

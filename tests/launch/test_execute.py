@@ -14,12 +14,12 @@ import support
 
 def long(name="long", steps=400):
     support.plugin("slow", support.SLOW)
-    return support.write(support.mlm(name, train__steps=steps, sinks=["jsonl", {"kind": "own.slow"}]))
+    return support.write(support.small(name, train__steps=steps, sinks=["jsonl", {"kind": "own.slow"}]))
 
 
 def test_the_first_failing_rank_is_what_the_user_reads(workspace):
     support.plugin("faulty", support.FAULTY)
-    recipe = support.write(support.mlm(task={"kind": "own.faulty", "samples": "documents"}))
+    recipe = support.write(support.small(train__steps=20, task__kind="own.faulty"))
     failed = support.launcher("run", recipe, "--ranks", 3, code=1)
     told = [line for line in failed.stderr.splitlines() if line.startswith("rank ")]
     assert len(told) == 1
@@ -87,7 +87,7 @@ def test_threads_are_shared_out(workspace, monkeypatch):
         support.FAULTY.replace('raise ValueError("the third law of thermodynamics")', "self.say()")
         + "\n    def say(self):\n        import torch\n        raise ValueError(f'{torch.get_num_threads()} cores')\n",
     )
-    recipe = support.write(support.mlm(task={"kind": "own.threads", "samples": "documents"}))
+    recipe = support.write(support.small(train__steps=20, task__kind="own.threads"))
     failed = support.launcher("run", recipe, "--ranks", 2, code=1)
     assert f"ValueError: {max(1, len(os.sched_getaffinity(0)) // 2)} cores" in failed.stderr
 

@@ -26,9 +26,9 @@ def cluster(nodes):
     )  # fmt: skip
 
 
-def folder(name, nodes=2, steps=4000, **changes):
+def folder(name, nodes=2, steps=4000, of=support.small, **changes):
     """A run folder as submit writes it."""
-    recipe = support.mlm(name, train__steps=steps, train__precision="fp64", checkpoint__every=5, **changes)
+    recipe = of(name, train__steps=steps, train__precision="fp64", checkpoint__every=5, **changes)
     made = ready.write(ready.check(support.write(recipe, f"{name}.yaml"), (), cluster(nodes), None))
     made.release()
     return made.folder
@@ -97,7 +97,7 @@ def came_back(run, start=0):
 
 
 def test_two_nodes_do_what_one_does(job):
-    run = folder("nodes", steps=12)
+    run = folder("nodes", steps=12, of=support.mlm)
     codes, _ = job(run, 2).ended()
     assert codes == [0, 0]
     support.launcher("run", "nodes.yaml", "name=alone", "--ranks", 4)

@@ -25,12 +25,12 @@ def profile(nodes: int | str = 2, ranks: int = 2, **slurm: Any) -> str:
 
 
 class Submitted:
-    """A run that was submitted to the lab."""
+    """A run that was submitted to the lab. `of`: what makes its recipe."""
 
-    def __init__(self, lab: Any, name: str, *options: Any, **changes: Any):
+    def __init__(self, lab: Any, name: str, *options: Any, of: Any = support.small, **changes: Any):
         self.lab, self.name, self.folder = lab, name, RunFolder(Path("runs") / name)
         recipe = {"train__precision": "fp64", "checkpoint__every": 5, "train__steps": 12, **changes}
-        support.write(support.mlm(name, **recipe), f"{name}.yaml")
+        support.write(of(name, **recipe), f"{name}.yaml")
         with _environment(lab):
             said = support.launcher("submit", f"{name}.yaml", "--cluster", "lab.yaml", *options).stdout
         self.id = re.search(r"job (\d+)", said)[1]  # type: ignore[index]

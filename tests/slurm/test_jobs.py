@@ -32,7 +32,7 @@ def no_gaps(run, every=5):
 
 def test_two_nodes_of_two_ranks_do_what_one_rank_does(lab, workspace):
     profile(nodes=2, ranks=2)
-    run = Submitted(lab, "two")
+    run = Submitted(lab, "two", of=support.mlm)
     support.launcher("run", "two.yaml", "name=one", "--ranks", 1)
     job = run.over()
     assert (job["JobState"], job["ExitCode"], job["NumNodes"]) == ("COMPLETED", "0:0", "2"), run.log()
@@ -47,7 +47,7 @@ def test_two_nodes_of_two_ranks_do_what_one_rank_does(lab, workspace):
 def test_a_run_longer_than_its_time_limit_ends_by_itself(lab, workspace, steps, leave):
     profile(nodes=1, ranks=2, time=1, leave=leave)
     changes = {"train__steps": steps, "checkpoint__every": 1000, **DROPOUT, **slow(0.25)}
-    run = Submitted(lab, "limited", **changes)
+    run = Submitted(lab, "limited", of=support.mlm, **changes)
     support.launcher("run", "limited.yaml", "name=whole", "sinks=[jsonl]", "--ranks", 2)
     job = run.over(900)
     assert job["JobState"] == "COMPLETED", run.log()
@@ -216,7 +216,7 @@ def test_the_error_of_a_failing_rank_is_the_last_thing_in_the_log(lab, workspace
 
 def test_a_node_whose_name_the_others_do_not_know_is_named(lab, workspace):
     profile(nodes=3, ranks=1)
-    support.launcher("prepare", support.write(support.mlm("unknown", train__precision="fp64"), "unknown.yaml"))
+    support.launcher("prepare", support.write(support.small("unknown", train__precision="fp64"), "unknown.yaml"))
     for node in lab.nodes[:2]:
         lab.forget(node, lab.nodes[2])
     run = Submitted(lab, "unknown")

@@ -14,7 +14,7 @@ def submit(lab, workspace, monkeypatch):
     """The command, in a folder with a small recipe and a profile of the lab."""
     for name, value in lab.env.items():
         monkeypatch.setenv(name, value)
-    support.write(support.mlm(), "recipe.yaml")
+    support.write(support.small(), "recipe.yaml")
     profile = {
         "name": "lab", "kind": "slurm", "nodes": 1, "devices_per_node": 2, "device": "cpu", "memory_per_device": 4,
         "slurm": {"time": 10, "memory_per_node": "2G"},
