@@ -13,9 +13,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ KNOCK = 5.0
 """Seconds in which a node has to answer another."""
 LEAVE = 10.0
 """Seconds that nodes are given to say how they ended, after the first of them has; three times as many where ranks have
-failed, which others may be slow to hear of."""
+failed, which others may be slow to hear of. Who does not answer any more is not waited for."""
+_LOOKS = 2
+"""How often in a row a node does not answer before it is taken to be gone."""
 TELL = 20.0
 """Seconds of waiting after which it is told for whom and what: Python and torch may well take ten to start."""
 _FOR = {
     "report": "to report", "reached": "to say which others answer", "verdict": "to say who takes part",
-    "ended": "to say how training ended there", "concluded": "to conclude how the run ended",
+    "concluded": "to conclude how the run ended",
 }  # fmt: skip
 
 
@@ -51,11 +54,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the agents meet. `left`: the hosts that do not take part, and why. `store`: what the first node serves."""
+    """Where the agents meet. `left`: the hosts that do not take part, and why. `door`: at which this node answers for
+    as long as its agent lives; `store`: what the first node serves."""
 
     host: str
     port: int
     left: Mapping[str, str]
+    door: Any = None
     store: Any = None
 
 
@@ -79,14 +84,17 @@ def meet(folder: Path, node: Node, least: int, stop: Path) -> Place:
     """Find out which nodes are fit, all of them alike. `folder`: of this start; `least`: how many nodes it takes;
     `stop`: the file that says to leave. Raises Unfit, NotNeeded, Left, and OSError where nothing can be written."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _listening(node.hosts, node.index, folder.name) as door:
+    door = _listening(node.hosts, node.index, folder.name)
+    try:
         _say(folder, f"report-{node.index}", {"host": node.name, "port": door.getsockname()[1], "disk": _disk()})
         reports = _hear(folder, "report", node.hosts, REPORT, stop)
         others = {i: reports[i]["port"] for i in reports if i != node.index}
         _say(folder, f"reached-{node.index}", _knock(node, others, folder.name))
-        if node.index == 0:
-            return _decide(folder, node, reports, least, stop)
-        return _told(folder, node, stop)
+        place = _decide(folder, node, reports, least, stop) if node.index == 0 else _told(folder, node, stop)
+    except BaseException:
+        door.close()
+        raise
+    return replace(place, door=door)
 
 
 def end(folder: Path, node: Node, how: Mapping[str, Any]) -> None:
@@ -94,10 +102,21 @@ def end(folder: Path, node: Node, how: Mapping[str, Any]) -> None:
     _say(folder, f"ended-{node.index}", {"host": node.name, **how})
 
 
-def ends(folder: Path, hosts: tuple[str, ...], failed: bool) -> dict[str, dict[str, Any]]:
-    """How the nodes ended, by host; without those that have not said it in time."""
-    found = _hear(folder, "ended", hosts, 3 * LEAVE if failed else LEAVE, None)
-    return {hosts[i]: how for i, how in found.items()}
+def ends(folder: Path, node: Node, took_part: Collection[str], failed: bool) -> dict[str, dict[str, Any]]:
+    """How the nodes that took part ended, by host: without those that have not said it in time, or that do not answer
+    at their door any more, where they stay until all is concluded."""
+    found, shut = dict[int, dict[str, Any]](), Counter[int]()
+    wanted = {i for i, host in enumerate(node.hosts) if host in took_part}
+    ports = {i: said["port"] for i, said in _hear(folder, "report", node.hosts, 0, None, only=wanted).items()}
+    end = time.monotonic() + (3 * LEAVE if failed else LEAVE)
+    while missing := {i for i in wanted - set(found) if shut[i] < _LOOKS}:
+        found |= _hear(folder, "ended", node.hosts, 1.0, None, only=missing)
+        if time.monotonic() > end:
+            break
+        asked = {i: ports[i] for i in missing - set(found) - {node.index} if i in ports}
+        silent = _knock(node, asked, folder.name)
+        shut = Counter({i: shut[i] + 1 for i in silent})
+    return {node.hosts[i]: how for i, how in found.items()}
 
 
 def conclude(folder: Path, code: int) -> None:
@@ -156,7 +175,7 @@ def _decide(folder: Path, node: Node, reports: dict[int, dict[str, Any]], least:
         raise Unfit(named)
     store, port = _serve(node)
     _say(folder, "verdict-0", {"host": node.name, "port": port, "left": named})
-    return Place(node.name, port, named, store)
+    return Place(node.name, port, named, store=store)
 
 
 def _told(folder: Path, node: Node, stop: Path) -> Place:

@@ -138,7 +138,7 @@ def _train(start: Start, launch: Launch, plan: Plan, where: meeting.Place, own: 
     meeting.end(start.together, node, ended)
     if node.index > 0:
         return meeting.concluded(start.together, where, UNFIT)
-    ends = meeting.ends(start.together, there, ended["failed"] is not None)
+    ends = meeting.ends(start.together, node, there, ended["failed"] is not None)
     late = Stop.of().requested() is Reason.MAKE_WAY
     how = conclusion.of(there, ends, plan.least_nodes, start.before, _step(start.folder), late)
     return _leave(start, how, batch)

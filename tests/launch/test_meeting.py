@@ -97,7 +97,7 @@ def test_how_nodes_ended_and_what_was_concluded(tmp_path, monkeypatch):
     monkeypatch.setattr(meeting, "LEAVE", 0.5)
     meeting.end(tmp_path, Node(0, HERE), {"code": 0})
     meeting.end(tmp_path, Node(2, HERE), {"code": 75})
-    assert meeting.ends(tmp_path, HERE, False) == {
+    assert meeting.ends(tmp_path, Node(0, HERE), HERE, False) == {
         "127.0.1.1": {"host": "127.0.1.1", "code": 0},
         "127.0.1.3": {"host": "127.0.1.3", "code": 75},
     }
@@ -107,12 +107,31 @@ def test_how_nodes_ended_and_what_was_concluded(tmp_path, monkeypatch):
     assert meeting.concluded(tmp_path, gone, 69) == 75
 
 
+def test_how_those_ended_that_took_part_without_one_between_them(tmp_path, monkeypatch):
+    meeting.end(tmp_path, Node(0, HERE), {"code": 0})
+    meeting.end(tmp_path, Node(2, HERE), {"code": 0})
+    assert list(meeting.ends(tmp_path, Node(0, HERE), (HERE[0], HERE[2]), True)) == [HERE[0], HERE[2]]
+
+
+def test_who_is_gone_is_not_waited_for_and_who_answers_is(tmp_path, monkeypatch):
+    """The door of the second is shut, as when its agent was killed; the third is slow to end."""
+    monkeypatch.setattr(meeting, "LEAVE", 1000.0)
+    folder, found = tmp_path / "job-0", met(tmp_path, HERE)
+    meeting.end(folder, Node(0, HERE), {"code": 1})
+    found[1].door.shutdown(socket.SHUT_RDWR)
+    found[1].door.close()
+    late = threading.Timer(6.0, meeting.end, (folder, Node(2, HERE), {"code": 1}))
+    late.start()
+    assert list(meeting.ends(folder, Node(0, HERE), HERE, True)) == [HERE[0], HERE[2]]
+    late.join()
+
+
 def test_half_written_words_are_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(meeting, "LEAVE", 0.3)
     (tmp_path / "ended-0.json").write_text('{"code"')
-    assert meeting.ends(tmp_path, HERE[:1], False) == {}
+    assert meeting.ends(tmp_path, Node(0, HERE[:1]), HERE[:1], False) == {}
     (tmp_path / "ended-0.json").write_text(json.dumps({"code": 0}))
-    assert meeting.ends(tmp_path, HERE[:1], False) == {HERE[0]: {"code": 0}}
+    assert meeting.ends(tmp_path, Node(0, HERE[:1]), HERE[:1], False) == {HERE[0]: {"code": 0}}
 
 
 @pytest.mark.parametrize(
