@@ -1,6 +1,8 @@
-"""Nothing is half-written: text is written aside and renamed; what must outlive a power failure is flushed first."""
+"""Nothing is half-written: text is written aside and renamed; what must outlive a power failure is flushed first.
+And how much room there is for it."""
 
 import os
+import shutil
 from pathlib import Path
 
 
@@ -24,3 +26,10 @@ def flush_tree(folder: Path) -> None:
     """Bring every file below a folder to the disk, then the folders."""
     for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
         flush(path)
+
+
+def free_bytes(path: Path) -> int:
+    """Free disk where `path` is or will be."""
+    while not path.exists():
+        path = path.absolute().parent
+    return shutil.disk_usage(path).free

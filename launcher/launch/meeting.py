@@ -2,8 +2,9 @@
 
 Each node reports there where it listens, then knocks at every other by its name, and says whom it did not reach. The
 first node decides who takes part, serves the store at which agents and ranks meet, and tells where: on a port that is
-bound by then. A folder that all nodes see is needed anyhow; it works while the network between them does not, and what
-was said can be read afterwards.
+bound by then. At the end it waits for what each has to say, unless nobody is behind the door any more. A folder that
+all nodes see is needed anyhow; it works while the network between them does not, and what was said can be read
+afterwards.
 """
 
 import json
@@ -14,7 +15,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -28,15 +30,15 @@ REPORT = 60.0
 KNOCK = 5.0
 """Seconds in which a node has to answer another."""
 LEAVE = 10.0
-"""Seconds that nodes are given to say how they ended, after the first of them has; three times as many where ranks have
-failed, which others may be slow to hear of. Who does not answer any more is not waited for."""
-_LOOKS = 2
-"""How often in a row a node does not answer before it is taken to be gone."""
+"""Seconds that nodes are given to say how they ended, and a few more, after the first of them has; three times as many
+where ranks have failed, which others may be slow to hear of. Those who are gone are not waited for."""
+_KNOCKS = 2
+"""How often in a row nobody is behind a node's door before it is taken to be gone."""
 TELL = 20.0
 """Seconds of waiting after which it is told for whom and what: Python and torch may well take ten to start."""
 _FOR = {
     "report": "to report", "reached": "to say which others answer", "verdict": "to say who takes part",
-    "concluded": "to conclude how the run ended",
+    "ended": "to say how training ended there", "concluded": "to conclude how the run ended",
 }  # fmt: skip
 
 
@@ -103,20 +105,40 @@ def end(folder: Path, node: Node, how: Mapping[str, Any]) -> None:
 
 
 def ends(folder: Path, node: Node, took_part: Collection[str], failed: bool) -> dict[str, dict[str, Any]]:
-    """How the nodes that took part ended, by host: without those that have not said it in time, or that do not answer
-    at their door any more, where they stay until all is concluded."""
-    found, shut = dict[int, dict[str, Any]](), Counter[int]()
+    """How the nodes that took part ended, by host: without those that have not said it in time, or that are gone. Who
+    has said it stays behind its door until all is concluded."""
+    found, shut, told = dict[int, dict[str, Any]](), Counter[int](), False
     wanted = {i for i, host in enumerate(node.hosts) if host in took_part}
     ports = {i: said["port"] for i, said in _hear(folder, "report", node.hosts, 0, None, only=wanted).items()}
-    end = time.monotonic() + (3 * LEAVE if failed else LEAVE)
-    while missing := {i for i in wanted - set(found) if shut[i] < _LOOKS}:
+    begun, most = time.monotonic(), 3 * LEAVE if failed else LEAVE
+    while missing := {i for i in wanted - set(found) if shut[i] < _KNOCKS}:
         found |= _hear(folder, "ended", node.hosts, 1.0, None, only=missing)
-        if time.monotonic() > end:
+        waited, missing = time.monotonic() - begun, missing - set(found)
+        if waited > most:
             break
-        asked = {i: ports[i] for i in missing - set(found) - {node.index} if i in ports}
-        silent = _knock(node, asked, folder.name)
-        shut = Counter({i: shut[i] + 1 for i in silent})
+        if waited > TELL and missing and not told:
+            told = _tell("ended", [node.hosts[i] for i in sorted(missing)])
+        for i, gone in _gone({i: (node.hosts[i], ports[i]) for i in missing - {node.index} if i in ports}).items():
+            shut[i] = shut[i] + 1 if gone else 0
     return {node.hosts[i]: how for i, how in found.items()}
+
+
+def _gone(doors: Mapping[int, tuple[str, int]]) -> dict[int, bool]:
+    """Behind which of these doors (host, port) nobody is any more, all tried at once. A name that does not resolve says
+    nothing about who lives there."""
+
+    def gone(where: tuple[str, int]) -> bool:
+        try:
+            with socket.create_connection(where, timeout=KNOCK) as door:
+                door.settimeout(KNOCK)
+                return not door.recv(1)
+        except socket.gaierror:
+            return False
+        except OSError:
+            return True
+
+    with ThreadPoolExecutor(max(1, min(64, len(doors)))) as pool:
+        return dict(zip(doors, pool.map(gone, doors.values()), strict=True))
 
 
 def conclude(folder: Path, code: int) -> None:
@@ -229,7 +251,10 @@ def _listening(hosts: tuple[str, ...], index: int, start: str) -> socket.socket:
             try:
                 guest, _ = door.accept()
             except OSError:
-                return
+                if door.fileno() < 0:
+                    return
+                time.sleep(0.1)  # too many open files, say: it has to be there as long as the agent is
+                continue
             with guest, suppress(OSError):
                 guest.settimeout(KNOCK)
                 guest.sendall(f"{start} {index}\n".encode())
@@ -310,8 +335,12 @@ def _hear(
         if waited > seconds:
             break
         if waited > TELL and not told and wanted - set(heard):
-            missing = ", ".join(hosts[i] for i in sorted(wanted - set(heard))[:10])
-            print(f"waiting for {missing} {_FOR[what]}", file=sys.stderr, flush=True)
-            told = True
+            told = _tell(what, [hosts[i] for i in sorted(wanted - set(heard))])
         time.sleep(0.05)
     return heard
+
+
+def _tell(what: str, hosts: Sequence[str]) -> bool:
+    """For whom the first node waits, and for what."""
+    print(f"waiting for {', '.join(hosts[:10])} {_FOR[what]}", file=sys.stderr, flush=True)
+    return True

@@ -133,6 +133,7 @@ def _train(start: Start, launch: Launch, plan: Plan, where: meeting.Place, own: 
     if node.index == 0:
         _began(start, where, there, plan)
     nodes, reserve = (plan.least_nodes, plan.nodes), max(0, len(there) - plan.nodes)
+    launch = replace(launch, max_restarts=plan.max_restarts + len(there) - plan.least_nodes)  # one for each to be lost
     at = elastic.Meeting(own, nodes, node.index, where.host, where.port, node.name, start.together, reserve)
     ended = _run(launch, at, start.folder)
     meeting.end(start.together, node, ended)

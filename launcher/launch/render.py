@@ -15,22 +15,19 @@ Via = Literal["elastic", "torchrun", "accelerate"]
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
-def imports(recipe: Recipe) -> list[str]:
-    """What its ranks need beside what all do: each plug-in may name it in its IMPORTS."""
-    named = {"models": recipe.model, "tasks": recipe.task, "strategies": recipe.strategy}
-    modules = [kinds.of(folder, config) for folder, config in named.items()]
-    return [name for module in modules for name in getattr(module, "IMPORTS", ())]
+def imports(recipe: Recipe) -> tuple[str, ...]:
+    """What its ranks import beside what all do: the kind of its model may name it."""
+    return tuple(getattr(kinds.of("models", recipe.model), "IMPORTS", ()))
 
 
 def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:
     """The ranks of this machine, of as many machines as the plan has."""
-    lost = plan.nodes - plan.least_nodes + (cluster.slurm.spares if cluster.slurm else 0)
     return Launch(
         folder=Path(plan.folder),
         ranks=plan.devices_per_node,
         device=plan.device,
         threads=plan.threads or 1,
-        max_restarts=plan.max_restarts + lost,
+        max_restarts=plan.max_restarts,
         timeout=cluster.timeout,
         env=environment(cluster),
         argv=() if via == "elastic" else _argv(plan, via),

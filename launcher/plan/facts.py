@@ -1,4 +1,5 @@
-"""What preparation found out about the data: the part of a prepared folder that plans and tasks need."""
+"""What preparation found out about the data: the part of a prepared folder that plans and tasks need.
+Before there is any, a guess stands in."""
 
 import json
 import math

@@ -5,7 +5,6 @@ Nothing here writes, except `mend_metrics`, which takes away a last line that wa
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,13 +21,6 @@ from launcher.config.recipe import Recipe, trajectory
 
 COMPLETE = "COMPLETE"
 _NAME = r"step-\d+"
-
-
-def free_bytes(path: Path) -> int:
-    """Free disk where `path` is or will be."""
-    while not path.exists():
-        path = path.absolute().parent
-    return shutil.disk_usage(path).free
 
 
 def checksum(file: Path) -> str:
@@ -151,10 +143,6 @@ class RunFolder:
                 return saved
         steps = ", ".join(str(saved.step) for saved in whole)
         raise UserError(f"{self.checkpoints}: no whole checkpoint of step {which} (there are: {steps}, latest, best)")
-
-    def free_bytes(self) -> int:
-        """Free disk where the folder is or will be."""
-        return free_bytes(self.path)
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Raises UserError where the folder was made by a recipe with another trajectory."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import free_bytes
 from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
 from launcher.config.types import hint
 from launcher.plan import architecture, facts, layout, limits, memory, need
@@ -27,15 +28,15 @@ def check(
     ranks = world.misfit()
     problems = [
         *wrong, *([ranks] if ranks else []), *_batch(recipe, world), *_evaluation(recipe, known), *_text(recipe),
-        *_keys(recipe, known), *limits.problems(recipe, world.cluster),
+        *_training(recipe, known), *limits.problems(recipe, world.cluster),
         *next(filter(None, (layout.misfits(recipe, size) for size in world.sizes)), []),
     ]  # fmt: skip
-    shape, sure = None, known or facts.guess(recipe)
+    shape, assumed = None, known or facts.guess(recipe)
     try:
-        shape = architecture.count(recipe, need.of(recipe, sure))
+        shape = architecture.count(recipe, need.of(recipe, assumed))
         problems += _model(recipe, shape)
         if not problems:
-            problems += _memory(recipe, shape, sure, world)
+            problems += _memory(recipe, shape, assumed, world)
         problems += _disk(recipe, shape, folder)
     except UserError as error:
         problems += error.problems
@@ -49,6 +50,7 @@ def check(
 
 
 def _batch(recipe: Recipe, world: World) -> Found:
+    """A batch, or a budget of tokens, too small to be shared out."""
     train, out = recipe.train, Found()
     if train.global_batch < (shares := max(1, world.sizes[-1] // recipe.tensor_parallel)):
         what = f"{train.global_batch} samples cannot be shared by {shares} ranks"
@@ -61,6 +63,7 @@ def _batch(recipe: Recipe, world: World) -> Found:
 
 
 def _text(recipe: Recipe) -> Found:
+    """How text is cut, and the tokenizer."""
     out = Found()
     if (stride := getattr(recipe.inner_task, "stride", 0) or 0) > recipe.data.max_length // 2:
         what = f"{stride} of {recipe.data.max_length} tokens: most of a sample would be the one before it again"
@@ -74,7 +77,8 @@ def _text(recipe: Recipe) -> Found:
     return out
 
 
-def _keys(recipe: Recipe, known: Facts | None) -> Found:
+def _training(recipe: Recipe, known: Facts | None) -> Found:
+    """Keys of training that contradict each other: precision, unfreezing, what is held out."""
     train, out = recipe.train, Found()
     if train.precision == "fp16" and train.loss_scale == "none":
         what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
@@ -112,19 +116,19 @@ def _model(recipe: Recipe, shape: Architecture) -> Found:
     return [*layout.refusals(recipe, shape), *packs]
 
 
-def _memory(recipe: Recipe, shape: Architecture, known: Facts, world: World) -> Found:
+def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -> Found:
     """An elastic run has to fit into the fewest nodes that it goes on with."""
     ranks, device, there = world.sizes[0], world.devices.kind, world.memory
-    size = sum(layout.needed(recipe, shape, known, ranks, device).values())
+    size = sum(layout.needed(recipe, shape, assumed, ranks, device).values())
     if size <= there:
         return []
     what = f"about {human(size)} of {human(there)} a device: does not fit"
-    advice = layout.nearest(recipe, shape, known, ranks, there, device)
+    advice = layout.nearest(recipe, shape, assumed, ranks, there, device)
     return [Problem("strategy", f"{what} ({advice}; memory_per_device of the cluster overrides it)")]
 
 
 def _disk(recipe: Recipe, shape: Architecture, folder: RunFolder) -> Found:
-    size, free = memory.checkpoint(recipe, shape), folder.free_bytes()
+    size, free = memory.checkpoint(recipe, shape), free_bytes(folder.path)
     if size <= free:
         return []
     what = f"a checkpoint takes {human(size)}, {human(free)} are free at {folder.checkpoints} (make room there)"

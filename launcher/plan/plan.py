@@ -6,6 +6,7 @@ from pathlib import Path
 
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem
+from launcher.config.files import free_bytes
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
 from launcher.plan import devices, expect, fill, layout, memory, mistakes, mixture, store
@@ -131,7 +132,7 @@ def make(
         memory_per_device=world.memory,
         checkpoint_bytes=memory.checkpoint(recipe, shape),
         checkpoints_kept=recipe.checkpoint.keep,
-        free_disk=folder.free_bytes(),
+        free_disk=free_bytes(folder.path),
         seconds_at_best=at_best * steps if at_best is not None and steps else None,
         hours_between_failures=expect.hours_between_failures(cluster),
         resume_from=whole[-1].step if whole else None,
@@ -144,7 +145,7 @@ def make(
 def _notes(recipe: Recipe, shape: Architecture, folder: RunFolder) -> list[str]:
     """What the user should know and may go on with."""
     notes = [f"{p}: half-written, never looked at (the next save replaces it)" for p in folder.half_written()]
-    size, most, free = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1, folder.free_bytes()
+    size, most, free = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1, free_bytes(folder.path)
     if size * most > free:  # one more than is kept, while the newest is being written
         notes.append(f"checkpoint: {most} of {human(size)} do not fit into the {human(free)} that are free")
     if recipe.packed and shape.packs is None:

@@ -16,9 +16,9 @@ from typing import Any
 
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import free_bytes
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
 from launcher.plan import store
-from launcher.plan.folder import free_bytes
 from launcher.plan.words import human, plural
 from launcher.prepare import bundle, cache, reading, tokenizer
 from launcher.prepare.lease import Lost

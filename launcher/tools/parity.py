@@ -56,8 +56,8 @@ def parity(
     """The single process, then each layout on each number of ranks. Raises UserError before anything is started.
 
     The learning rate is constant: in a warmup the first updates are too small to show in a loss."""
-    execute.warm_up(render.imports(load.recipe(file, overrides).value))
     ours = [*overrides, f"name=parity-{os.getpid()}", "strategy=single", "sinks=[]", "schedule=constant"]
+    execute.warm_up(render.imports(load.recipe(file, ours).value))
     made = ready.check(file, ours, cluster, 1)
     todo = [(recipe, count) for count in ranks for recipe in _layouts(made, file, ours, strategies, count)]
     if not todo:

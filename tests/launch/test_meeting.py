@@ -122,8 +122,17 @@ def test_who_is_gone_is_not_waited_for_and_who_answers_is(tmp_path, monkeypatch)
     found[1].door.close()
     late = threading.Timer(6.0, meeting.end, (folder, Node(2, HERE), {"code": 1}))
     late.start()
+    asked, look = [], meeting._gone
+    monkeypatch.setattr(meeting, "_gone", lambda doors: [asked.append(sorted(doors)), look(doors)][1])
     assert list(meeting.ends(folder, Node(0, HERE), HERE, True)) == [HERE[0], HERE[2]]
+    assert asked[:3] == [[1, 2], [1, 2], [2]] and all(doors in ([2], []) for doors in asked[3:])
     late.join()
+
+
+def test_a_name_that_does_not_resolve_says_nothing_of_who_lives_there():
+    with socket.create_server(("127.0.1.1", 0)) as closed:
+        free = closed.getsockname()
+    assert meeting._gone({1: ("nowhere.invalid", 1), 2: free}) == {1: False, 2: True}
 
 
 def test_half_written_words_are_not_read(tmp_path, monkeypatch):

@@ -157,7 +157,7 @@ def test_an_agent_that_was_killed_leaves_ranks_that_save(job):
 
 def test_an_elastic_job_shrinks_and_goes_on_from_the_last_checkpoint(job):
     support.plugin("slow", support.SLOW)
-    run = folder("elastic", nodes="2:3", steps=40, sinks=["jsonl", {"kind": "own.slow"}])
+    run = folder("elastic", nodes="2:3", steps=40, of=support.mlm, sinks=["jsonl", {"kind": "own.slow"}])
     agents = job(run, 3)
     agents.at_step(12)
     agents.power_off(1)

@@ -1,9 +1,12 @@
+import subprocess
 import sys
 
 import pytest
+import support
 
 from launcher.config.cluster import Cluster
-from launcher.launch import render
+from launcher.config.recipe import Recipe
+from launcher.launch import elastic, render
 from launcher.plan.plan import Plan
 
 
@@ -36,6 +39,16 @@ def test_accelerate_is_given_the_resolved_recipe_and_nothing_of_the_users_own_co
         "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "launcher.worker",
         "runs/a b/recipe.yaml",
     ]  # fmt: skip
+
+
+def test_a_small_model_is_trained_without_transformers():
+    """Of the ranks' server all is imported but the module that ties its life to the launcher's."""
+    small, bert = (Recipe.model_validate(made) for made in (support.small(), support.mlm()))
+    assert render.imports(bert) == ("transformers.modeling_utils",)
+    named = [name for name in (*elastic._IMPORTS, *render.imports(small)) if not name.endswith("_server")]
+    code = f"import sys; [__import__(name) for name in {named}]; print('transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_an_evaluation_names_its_checkpoint(plan):

@@ -121,7 +121,7 @@ def outlived(lab, run, lost):
 
 def test_an_elastic_job_shrinks_in_seconds_when_a_node_is_lost(lab, workspace):
     profile(nodes="2:3", ranks=1)
-    run = Submitted(lab, "elastic", train__steps=60, **slow(0.1))
+    run = Submitted(lab, "elastic", of=support.mlm, train__steps=60, **slow(0.1))
     run.at_step(12)
     lost = next(node for node in run_nodes(lab, run)[1:])
     lab.crash(lost)
