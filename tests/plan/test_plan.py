@@ -15,7 +15,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.contract.split import split
-from launcher.plan import layout, mistakes, plan, words
+from launcher.plan import layout, plan, words
 from launcher.plan.devices import Devices
 from launcher.plan.facts import Facts
 from launcher.plan.plan import Plan
@@ -260,7 +260,7 @@ def test_a_model_that_cannot_be_built_is_told_with_its_key(workspace, changes, t
 
 
 def test_a_disk_too_small_for_a_checkpoint_is_told(workspace, monkeypatch):
-    monkeypatch.setattr(mistakes, "free_bytes", lambda path: 1000)  # a real small disk: tests/test_bad_input.py
+    monkeypatch.setattr(plan.mistakes, "free_bytes", lambda path: 1000)  # a real small disk: tests/test_bad_input.py
     told = "checkpoint: a checkpoint takes 180.3 KiB, 1000 B are free at runs/tiny/checkpoints (make room there)"
     assert mistakes() == [told]
 
