@@ -120,9 +120,11 @@ def last(text):
     return next(line for line in text.splitlines() if line.startswith("rank "))
 
 
-def test_a_lost_rank_is_restarted_where_restarts_are_allowed_and_wandb_has_one_run_of_it_all(place):
+def test_a_lost_rank_is_restarted_where_restarts_are_allowed_and_wandb_has_one_run_of_it_all(place, monkeypatch):
     """The deadly sink kills at step 37 each time it is told, after the restart from 35 once more. Every loss stands
-    in the newest folder that wandb writes, under the run id of all three starts."""
+    in the newest folder that wandb writes, under the run id of all three starts; whoever started the command used wandb
+    too, whose service is not that of the ranks."""
+    monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-/nowhere")
     offline = "{kind: wandb, mode: offline}"
     command = ["run", "one.yaml", "name=again", "--ranks", 2]
     again = support.launcher(

@@ -5,6 +5,7 @@ id. A rank that is killed takes with it what wandb had not yet written, so a sta
 metrics.jsonl holds: the newest folder has the whole history, and is the one to sync.
 """
 
+import os
 import uuid
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ class Wandb:
     def __init__(self, config: Config, about: About):
         import wandb
 
+        os.environ.pop(wandb.env.SERVICE, None)  # another's would keep the run's id taken after this rank is killed
         self._run: Any = wandb.init(
             id=_id(about), resume="allow", name=about.name, dir=about.folder, config=about.recipe, mode=config.mode,
             project=config.project, entity=config.entity, group=config.group, tags=config.tags,
