@@ -12,23 +12,20 @@ import os
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from launcher.config.files import write
+from launcher.launch import doors
+from launcher.launch.doors import Node as Node
 
 REPORT = 60.0
 """Seconds that nodes are given to report: Python starts slowly from a shared disk that many read at once."""
-KNOCK = 5.0
-"""Seconds in which a node has to answer another."""
 LEAVE = 10.0
 """Seconds that nodes are given to say how they ended, and a few more, after the first of them has; three times as many
 where ranks have failed, which others may be slow to hear of. Those who are gone are not waited for."""
@@ -40,18 +37,6 @@ _FOR = {
     "report": "to report", "reached": "to say which others answer", "verdict": "to say who takes part",
     "ended": "to say how training ended there", "concluded": "to conclude how the run ended",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Node:
-    """One of a start's nodes: its place among the `hosts`."""
-
-    index: int
-    hosts: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return self.hosts[self.index]
 
 
 @dataclass(frozen=True)
@@ -86,12 +71,12 @@ def meet(folder: Path, node: Node, least: int, stop: Path) -> Place:
     """Find out which nodes are fit, all of them alike. `folder`: of this start; `least`: how many nodes it takes;
     `stop`: the file that says to leave. Raises Unfit, NotNeeded, Left, and OSError where nothing can be written."""
     folder.mkdir(parents=True, exist_ok=True)
-    door = _listening(node.hosts, node.index, folder.name)
+    door = doors.listening(node.hosts, node.index, folder.name)
     try:
         _say(folder, f"report-{node.index}", {"host": node.name, "port": door.getsockname()[1], "disk": _disk()})
         reports = _hear(folder, "report", node.hosts, REPORT, stop)
         others = {i: reports[i]["port"] for i in reports if i != node.index}
-        _say(folder, f"reached-{node.index}", _knock(node, others, folder.name))
+        _say(folder, f"reached-{node.index}", doors.knock(node, others, folder.name))
         place = _decide(folder, node, reports, least, stop) if node.index == 0 else _told(folder, node, stop)
     except BaseException:
         door.close()
@@ -117,28 +102,11 @@ def ends(folder: Path, node: Node, took_part: Collection[str], failed: bool) -> 
         if waited > most:
             break
         if waited > TELL and missing and not told:
-            told = _tell("ended", [node.hosts[i] for i in sorted(missing)])
-        for i, gone in _gone({i: (node.hosts[i], ports[i]) for i in missing - {node.index} if i in ports}).items():
+            _tell("ended", [node.hosts[i] for i in sorted(missing)])
+            told = True
+        for i, gone in doors.gone({i: (node.hosts[i], ports[i]) for i in missing - {node.index} if i in ports}).items():
             shut[i] = shut[i] + 1 if gone else 0
     return {node.hosts[i]: how for i, how in found.items()}
-
-
-def _gone(doors: Mapping[int, tuple[str, int]]) -> dict[int, bool]:
-    """Behind which of these doors (host, port) nobody is any more, all tried at once. A name that does not resolve says
-    nothing about who lives there."""
-
-    def gone(where: tuple[str, int]) -> bool:
-        try:
-            with socket.create_connection(where, timeout=KNOCK) as door:
-                door.settimeout(KNOCK)
-                return not door.recv(1)
-        except socket.gaierror:
-            return False
-        except OSError:
-            return True
-
-    with ThreadPoolExecutor(max(1, min(64, len(doors)))) as pool:
-        return dict(zip(doors, pool.map(gone, doors.values()), strict=True))
 
 
 def conclude(folder: Path, code: int) -> None:
@@ -157,7 +125,7 @@ def concluded(folder: Path, place: Place, own: int) -> int:
 
 
 def _serves(place: Place) -> bool:
-    with suppress(OSError), socket.create_connection((place.host, place.port), timeout=KNOCK):
+    with suppress(OSError), socket.create_connection((place.host, place.port), timeout=doors.KNOCK):
         return True
     return False
 
@@ -180,7 +148,7 @@ def blame(failed: Mapping[int, Mapping[int, str]], nodes: Iterable[int]) -> dict
 
 def _decide(folder: Path, node: Node, reports: dict[int, dict[str, Any]], least: int, stop: Path) -> Place:
     """The first node's part."""
-    heard = _hear(folder, "reached", node.hosts, 2 * KNOCK, stop, only=set(reports))
+    heard = _hear(folder, "reached", node.hosts, 2 * doors.KNOCK, stop, only=set(reports))
     why = {
         i: f"has not reported in {REPORT:.0f} s: it does not see {folder}, or its agent did not start"
         for i in range(len(node.hosts))
@@ -202,7 +170,7 @@ def _decide(folder: Path, node: Node, reports: dict[int, dict[str, Any]], least:
 
 def _told(folder: Path, node: Node, stop: Path) -> Place:
     """Every other node's part."""
-    said = _hear(folder, "verdict", node.hosts[:1], REPORT + 3 * KNOCK, stop)
+    said = _hear(folder, "verdict", node.hosts[:1], REPORT + 3 * doors.KNOCK, stop)
     if not said:
         raise Unfit({node.hosts[0]: "is the first node, and has not said who takes part"})
     verdict = said[0]
@@ -217,82 +185,12 @@ def _serve(node: Node) -> tuple[Any, int]:
     """A store, listening on a port that the system chose."""
     import torch.distributed as dist
 
-    listening = _bound(node.hosts, node.index)
+    listening = doors.bound(node.hosts, node.index)
     port = listening.getsockname()[1]
     store = dist.TCPStore(
         node.name, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach(), use_libuv=True
     )
     return store, port
-
-
-def _bound(hosts: tuple[str, ...], index: int) -> socket.socket:
-    """A socket that listens: on the loopback where that is where the hosts are, else on every interface."""
-    addresses = [_address(host) for host in {hosts[index], *hosts[:2]}]
-    if all(a is not None and ip_address(a).is_loopback for a in addresses):
-        return socket.create_server((_address(hosts[index]), 0), backlog=1024)
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
-    return socket.create_server(("", 0), backlog=1024)
-
-
-def _address(host: str) -> str | None:
-    try:
-        return socket.gethostbyname(host)
-    except OSError:
-        return None
-
-
-def _listening(hosts: tuple[str, ...], index: int, start: str) -> socket.socket:
-    """A socket at which a thread answers who knocks, for as long as it is open."""
-    door = _bound(hosts, index)
-
-    def answer() -> None:
-        while True:
-            try:
-                guest, _ = door.accept()
-            except OSError:
-                if door.fileno() < 0:
-                    return
-                time.sleep(0.1)  # too many open files, say: it has to be there as long as the agent is
-                continue
-            with guest, suppress(OSError):
-                guest.settimeout(KNOCK)
-                guest.sendall(f"{start} {index}\n".encode())
-
-    threading.Thread(target=answer, name="door", daemon=True).start()
-    return door
-
-
-def _knock(node: Node, ports: Mapping[int, int], start: str) -> dict[int, str]:
-    """The nodes that do not answer, and why, all tried at once: a name may take its time to resolve."""
-    found = dict[int, str | None]()
-
-    def one(other: int, port: int) -> None:
-        found[other] = _try(node, other, port, start)
-
-    threads = [threading.Thread(target=one, args=item, daemon=True) for item in ports.items()]
-    for thread in threads:
-        thread.start()
-    until = time.monotonic() + KNOCK + 1
-    for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
-    slow = f"its name does not resolve on {node.name} in {KNOCK:.0f} s"
-    return {i: what for i in ports if (what := found.get(i, slow)) is not None}
-
-
-def _try(node: Node, other: int, port: int, start: str) -> str | None:
-    host = node.hosts[other]
-    try:
-        with socket.create_connection((host, port), timeout=KNOCK) as door:
-            door.settimeout(KNOCK)
-            said = door.makefile().readline().strip()
-    except socket.gaierror as error:
-        return f"its name does not resolve on {node.name} ({error.strerror})"
-    except OSError as error:
-        return f"does not answer {node.name} at {_address(host)}, port {port} ({error})"
-    if said != f"{start} {other}":
-        return f"its name leads elsewhere on {node.name}, to {_address(host)}, where another answers"
-    return None
 
 
 def _disk() -> str | None:
@@ -335,12 +233,12 @@ def _hear(
         if waited > seconds:
             break
         if waited > TELL and not told and wanted - set(heard):
-            told = _tell(what, [hosts[i] for i in sorted(wanted - set(heard))])
+            _tell(what, [hosts[i] for i in sorted(wanted - set(heard))])
+            told = True
         time.sleep(0.05)
     return heard
 
 
-def _tell(what: str, hosts: Sequence[str]) -> bool:
+def _tell(what: str, hosts: Sequence[str]) -> None:
     """For whom the first node waits, and for what."""
     print(f"waiting for {', '.join(hosts[:10])} {_FOR[what]}", file=sys.stderr, flush=True)
-    return True

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.launch import meeting
+from launcher.launch import doors, meeting
 from launcher.launch.meeting import Node
 
 HERE = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
@@ -57,11 +57,11 @@ def test_enough_nodes_go_on_without_it(tmp_path):
 
 def test_a_name_that_leads_to_another_node_is_found():
     hosts = ("127.0.1.2", "127.0.1.1", "127.0.1.1")  # the second and the third have one address
-    with meeting._listening(hosts, 1, "job-0") as door:
+    with doors.listening(hosts, 1, "job-0") as door:
         port = door.getsockname()[1]
-        assert meeting._try(Node(0, hosts), 1, port, "job-0") is None
-        assert meeting._try(Node(0, hosts), 2, port, "job-0").startswith("its name leads elsewhere on 127.0.1.2")
-        assert meeting._try(Node(0, hosts), 1, port, "job-1").startswith("its name leads elsewhere on 127.0.1.2")
+        assert doors.missed(Node(0, hosts), 1, port, "job-0") is None
+        assert doors.missed(Node(0, hosts), 2, port, "job-0").startswith("its name leads elsewhere on 127.0.1.2")
+        assert doors.missed(Node(0, hosts), 1, port, "job-1").startswith("its name leads elsewhere on 127.0.1.2")
 
 
 def test_a_node_that_never_comes_is_named(tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_how_nodes_ended_and_what_was_concluded(tmp_path, monkeypatch):
     assert meeting.concluded(tmp_path, gone, 69) == 75
 
 
-def test_how_those_ended_that_took_part_without_one_between_them(tmp_path, monkeypatch):
+def test_how_those_ended_that_took_part_without_one_between_them(tmp_path):
     meeting.end(tmp_path, Node(0, HERE), {"code": 0})
     meeting.end(tmp_path, Node(2, HERE), {"code": 0})
     assert list(meeting.ends(tmp_path, Node(0, HERE), (HERE[0], HERE[2]), True)) == [HERE[0], HERE[2]]
@@ -122,8 +122,8 @@ def test_who_is_gone_is_not_waited_for_and_who_answers_is(tmp_path, monkeypatch)
     found[1].door.close()
     late = threading.Timer(6.0, meeting.end, (folder, Node(2, HERE), {"code": 1}))
     late.start()
-    asked, look = [], meeting._gone
-    monkeypatch.setattr(meeting, "_gone", lambda doors: [asked.append(sorted(doors)), look(doors)][1])
+    asked, look = [], doors.gone
+    monkeypatch.setattr(doors, "gone", lambda doors: [asked.append(sorted(doors)), look(doors)][1])
     assert list(meeting.ends(folder, Node(0, HERE), HERE, True)) == [HERE[0], HERE[2]]
     assert asked[:3] == [[1, 2], [1, 2], [2]] and all(doors in ([2], []) for doors in asked[3:])
     late.join()
@@ -132,7 +132,7 @@ def test_who_is_gone_is_not_waited_for_and_who_answers_is(tmp_path, monkeypatch)
 def test_a_name_that_does_not_resolve_says_nothing_of_who_lives_there():
     with socket.create_server(("127.0.1.1", 0)) as closed:
         free = closed.getsockname()
-    assert meeting._gone({1: ("nowhere.invalid", 1), 2: free}) == {1: False, 2: True}
+    assert doors.gone({1: ("nowhere.invalid", 1), 2: free}) == {1: False, 2: True}
 
 
 def test_half_written_words_are_not_read(tmp_path, monkeypatch):
