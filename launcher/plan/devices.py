@@ -60,7 +60,8 @@ class World:
 
 def world(cluster: Cluster, ranks: int | None) -> World:
     """The ranks that a profile asks for, or so many on each node."""
-    return World(cluster, find(cluster), ranks or count(cluster))
+    found = find(cluster)
+    return World(cluster, found, ranks or _each(cluster, found))
 
 
 def find(cluster: Cluster) -> Devices:
@@ -79,7 +80,11 @@ def find(cluster: Cluster) -> Devices:
 
 def count(cluster: Cluster) -> int:
     """The ranks of a node that a profile asks for: one a device, where it does not say; at least one."""
-    return max(1, find(cluster).count) if cluster.devices_per_node == "auto" else cluster.devices_per_node
+    return _each(cluster, find(cluster))
+
+
+def _each(cluster: Cluster, found: Devices) -> int:
+    return max(1, found.count) if cluster.devices_per_node == "auto" else cluster.devices_per_node
 
 
 def cores() -> int:
