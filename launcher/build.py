@@ -15,11 +15,12 @@ from launcher.plan.facts import total_steps
 from launcher.plan.folder import Saved
 from launcher.prepare import ready, runs
 from launcher.prepare.samples import Samples
-from launcher.run import checkpoint, layers, loop, trial
+from launcher.run import checkpoint, layers, loop, randomness_probe, trial
 from launcher.run.batches import Batches, loader, to
 from launcher.run.evaluation import Parts
 from launcher.run.precision import STORED, LossScale, autocast
 from launcher.run.process import Process
+from launcher.run.randomness import ModelRandomness
 from launcher.run.stop import Stop
 from launcher.strategies import Bare
 
@@ -42,7 +43,9 @@ def build(
         found = trial.run(model, task, example)
     whole = trial.loss(model, task, example) if at.tensor_parallel > 1 else 0.0
     notes += _freeze(model, found.unreached)
-    layers.dress(found.layers.values(), recipe.train)
+    randomness, told = _randomness(model, task, batches, recipe, at)
+    notes += told
+    layers.dress(found.layers.values(), recipe.train, randomness)
     if not found.layers and (recipe.train.compile or recipe.train.checkpointed_every):
         notes.append("no layer of this model runs just once: compile and activation_checkpointing do nothing")
     bare = Bare(model, found, recipe.optimizer, recipe.train.precision, at)
@@ -50,6 +53,7 @@ def build(
     _rehearse(engine, task, example, at, recipe)
     if at.tensor_parallel > 1:
         _compare(engine, task, example, at, whole)
+        _settle(randomness, engine, task, batches, at)
 
     progress = loop.Progress(scale=LossScale.of(recipe.train.precision))
     if resume is not None:
@@ -70,6 +74,7 @@ def build(
         process=at,
         task=task,
         engine=engine,
+        randomness=randomness,
         batches=loader(batches, progress.step, steps, count, pin),
         validation=None if validation is None else loader(validation, 0, len(validation), count, pin),
         steps=steps,
@@ -97,6 +102,38 @@ def _freeze(model: torch.nn.Module, unreached: list[str]) -> list[str]:
         return []
     some = ", ".join(unreached[:3]) + (f" and {len(unreached) - 3} more" if len(unreached) > 3 else "")
     return [f"{len(unreached)} parameters take no part in the loss and stay as they are: {some}"]
+
+
+def _randomness(
+    model: torch.nn.Module, task: Any, batches: Batches, recipe: Recipe, at: Process
+) -> tuple[ModelRandomness, list[str]]:
+    """Have the model draw by the contract. Raises UserError where it cannot, under a strict contract; else a note says
+    what depends on the layout."""
+
+    def trial_of(rows: int, samples: int = 1, first: int = 0) -> randomness_probe.Trial:
+        batch, of_rows = batches.copies(rows, samples, first)
+        return randomness_probe.Trial(to(batch, at.device), of_rows.to(at.device))
+
+    longer = trial_of(1, samples=2) if recipe.packed else None
+    trials = randomness_probe.Trials(trial_of(1), trial_of(1, first=1), trial_of(2), longer)
+    made = randomness_probe.take_over(model, lambda batch: task.loss(model, batch)[0], trials, recipe.train.precision)
+    made.tensor_parallel, made.tensor_parallel_rank = at.tensor_parallel, at.rank % at.tensor_parallel
+    if not made.foreign:
+        return made, []
+    what = "; ".join(made.foreign)
+    if recipe.train.strict_contract:
+        advice = "set its rate to 0, or train.strict_contract: false"
+        raise UserError(Problem("train.strict_contract", f"{what}: ranks and micro-batches change the run ({advice})"))
+    return made, [f"{what}: so the run depends on its ranks and micro-batches (train.strict_contract refuses this)"]
+
+
+def _settle(randomness: ModelRandomness, engine: Any, task: Any, batches: Batches, at: Process) -> None:
+    """A forward in which each draw finds out of which axes a tensor-parallel rank has a part."""
+    batch, rows = batches.copies()
+    randomness.settling = True
+    with torch.no_grad(), randomness.drawing(rows.to(at.device)), engine.accumulating(last=True) as model:
+        task.loss(model, to(batch, at.device))
+    randomness.settling = False
 
 
 def _rehearse(engine: Any, task: Any, example: dict[str, Any], at: Process, recipe: Recipe) -> None:

@@ -99,7 +99,8 @@ class Train(Strict):
     """`global_batch`: samples an optimiser step sees. `max_tokens`: padded tokens of a rank's micro-batch, which
     decides memory only. `compile`: torch.compile, layer by layer. `activation_checkpointing`: the layers whose
     activations are computed again in the backward. `abort_after`: steps in a row with a gradient that is not finite,
-    after which the run fails. `loss_scale`: fp16 needs the dynamic one."""
+    after which the run fails. `loss_scale`: fp16 needs the dynamic one. `strict_contract`: refuse a model that draws
+    random numbers by which ranks and micro-batches would change the run."""
 
     global_batch: int = Field(gt=0)
     steps: int | None = Field(None, gt=0)
@@ -111,6 +112,7 @@ class Train(Strict):
     activation_checkpointing: Annotated[str, BeforeValidator(_checkpointing)] = "none"
     abort_after: int = Field(10, gt=0)
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    strict_contract: bool = False
 
     @model_validator(mode="after")
     def _one_length(self) -> "Train":
@@ -190,7 +192,7 @@ class Recipe(Strict):
 # What may change between a start and a resume: how fast a run goes and what it tells, never where it goes.
 PERFORMANCE = (
     "seeds", "strategy", "checkpoint", "evaluate", "sinks", "train.max_tokens", "train.workers", "train.compile",
-    "train.activation_checkpointing", "train.abort_after",
+    "train.activation_checkpointing", "train.abort_after", "train.strict_contract",
 )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ class Stream(IntEnum):
     EVALUATE = 5
     MIXTURE = 6
     POINTS = 7
+    DROPOUT = 8
 
 
 @dataclass(frozen=True)

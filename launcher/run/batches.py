@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from launcher.contract import digest
+from launcher.contract import digest, dropout
 from launcher.contract.packing import capacity, pack
 from launcher.contract.random import Draw, Stream
 from launcher.contract.split import split
+from launcher.run.dropout import SampleRows
 from launcher.run.stop import SIGNALS
 
 Ids = NDArray[np.int64]
@@ -29,10 +30,11 @@ class Order(Protocol):
 
 @dataclass(frozen=True)
 class RankBatch:
-    """A rank's share of a global batch. Weight, digest and tokens are the share's; all ranks' add up to the batch's.
-    `padded`: the positions that the model computes for them."""
+    """A rank's share of a global batch. `rows`: what those of each micro-batch are. Weight, digest and tokens are the
+    share's; all ranks' add up to the batch's. `padded`: the positions that the model computes for them."""
 
     micro_batches: list[dict[str, Any]]
+    rows: list[SampleRows]
     weight: float
     digest: int
     tokens: int
@@ -67,9 +69,12 @@ class Batches(Dataset[RankBatch]):
         hashes = [digest.sample(place, int(epochs[place]), int(ids[place]), sample) for place, sample in made.items()]
         groups = [[self._join([made[place] for place in rows[row].tolist()]) for row in piece] for piece in pieces]
         groups = [group or [self._join([self._blank(epochs, ids, step)])] for group in groups]
+        owners = [[rows[row] for row in piece] or [np.zeros(1, dtype=np.int64)] for piece in pieces]
+        keys = dropout.sample_keys(self.seed, epochs, ids)
         longest = [of_rows[piece].max() if len(piece) else lengths[0] for piece in pieces]
         return RankBatch(
             micro_batches=[tensors(self.task.collate(group)) for group in groups],
+            rows=[self._sample_rows(owner, keys, lengths, step) for owner in owners],
             weight=float(sum(self.task.weight(sample) for sample in made.values())),
             digest=digest.total(hashes),
             tokens=int(lengths[places].sum()),
@@ -81,6 +86,17 @@ class Batches(Dataset[RankBatch]):
         epochs, ids = self.order.step(0, 1)
         return tensors(self.task.collate([self._join(self._samples(epochs, ids, 0))]))
 
+    def copies(self, rows: int = 1, samples: int = 1, first: int = 0) -> tuple[dict[str, Any], SampleRows]:
+        """A micro-batch of copies of the first sample, to try things on: so many rows of so many samples. The keys are
+        of samples of their own, from number `first` on."""
+        epochs, ids = self.order.step(0, 1)
+        sample = self._samples(epochs, ids, 0)[0]
+        owners = np.arange(rows * samples).reshape(rows, samples)
+        keys = dropout.sample_keys(self.seed, 0, first + owners.ravel())
+        lengths = np.repeat(self.samples.lengths(ids), rows * samples)
+        batch = tensors(self.task.collate([self._join([sample] * samples)] * rows))
+        return batch, self._sample_rows(list(owners), keys, lengths, 0)
+
     def shown(self, step: int, count: int) -> list[dict[str, Any]]:
         """The first samples of a step, in the order of the batch, for a person to look at."""
         epochs, ids = self.order.step(step, self.global_batch)
@@ -91,6 +107,19 @@ class Batches(Dataset[RankBatch]):
         if self.row is None:
             return list(np.arange(len(lengths)).reshape(-1, 1))
         return pack(lengths, capacity(lengths, self.world, self.row))
+
+    def _sample_rows(self, owners: list[Ids], keys: Ids, lengths: Ids, step: int) -> SampleRows:
+        """What the rows of a micro-batch are. `owners`: the samples of each row, as indices into keys and lengths."""
+        of_step = torch.from_numpy(dropout.step_key(self.seed, step))
+        if self.row is None:
+            return SampleRows(torch.from_numpy(keys[np.concatenate(owners)]), of_step)
+        tokens = [(np.repeat(keys[row], lengths[row]), [np.arange(n) for n in lengths[row]]) for row in owners]
+        longest = max(len(of_tokens) for of_tokens, _ in tokens)
+        padded = np.zeros((2, len(owners), longest), dtype=np.int64)
+        for number, (of_tokens, positions) in enumerate(tokens):
+            padded[0, number, : len(of_tokens)] = of_tokens
+            padded[1, number, : len(of_tokens)] = np.concatenate(positions)
+        return SampleRows(torch.from_numpy(padded[0]), of_step, torch.from_numpy(padded[1].astype(np.int32)))
 
     def _join(self, samples: Any) -> Any:
         return samples[0] if self.row is None else self.task.join(samples)

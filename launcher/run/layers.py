@@ -9,14 +9,22 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from launcher.config.recipe import Train
+from launcher.run.randomness import ModelRandomness
 
 
-def dress(layers: Iterable[nn.Module], train: Train) -> None:
+def dress(layers: Iterable[nn.Module], train: Train, randomness: ModelRandomness) -> None:
     """Compile each layer and checkpoint the activations of every n-th, as the recipe says. Lengths vary from one
-    micro-batch to the next, so that shapes are compiled as variables."""
+    micro-batch to the next, so that shapes are compiled as variables. A generator's state is kept for the recomputation
+    only where something still draws from one."""
     every = train.checkpointed_every
     for number, layer in enumerate(layers):
         if train.compile:
             layer.forward = torch.compile(layer.forward, dynamic=True)
         if every and number % every == 0:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # Chen et al., 2016
+            layer.forward = partial(  # Chen et al., 2016
+                checkpoint,
+                layer.forward,
+                use_reentrant=False,
+                preserve_rng_state=bool(randomness.foreign),
+                context_fn=randomness.recomputation,
+            )

@@ -18,6 +18,7 @@ from launcher.run.batches import RankBatch, to
 from launcher.run.evaluation import Part
 from launcher.run.precision import LossScale, autocast
 from launcher.run.process import Process
+from launcher.run.randomness import ModelRandomness
 from launcher.run.stop import Reason, Stop
 from launcher.tasks import Outputs
 
@@ -102,14 +103,16 @@ class Progress:
 
 @dataclass
 class Run:
-    """What a rank trains with. `batches` yields the global batches from `progress.step` on, until the step at which
-    another part of the model is to train, or the last of all `steps`; `stop` knows of signals."""
+    """What a rank trains with. `randomness`: what the model draws. `batches` yields the global batches from
+    `progress.step` on, until the step at which another part of the model is to train, or the last of all `steps`; `stop`
+    knows of signals."""
 
     recipe: Recipe
     folder: RunFolder
     process: Process
     task: Any
     engine: Any
+    randomness: ModelRandomness
     batches: Iterable[RankBatch]
     validation: Iterable[Part] | None
     steps: int
@@ -190,7 +193,8 @@ def _gradient(run: Run, batch: RankBatch, weight: float) -> tuple[float, float]:
     scale = run.progress.scale
     before = scale.value
     while True:
-        torch.manual_seed(seed_for(run.recipe.seed, Stream.STEP, run.progress.step, run.process.data_parallel_rank))
+        if run.randomness.foreign:  # a resume on as many ranks repeats at least this
+            torch.manual_seed(seed_for(run.recipe.seed, Stream.STEP, run.progress.step, run.process.data_parallel_rank))
         loss = _accumulate(run, batch, weight)
         norm = run.engine.norm() / scale.value
         if math.isfinite(norm):
@@ -279,8 +283,9 @@ def _accumulate(run: Run, batch: RankBatch, weight: float) -> float:
     """
     process, total = run.process, 0.0
     scale = process.data_parallel_size / weight * run.progress.scale.value if weight else 0.0
-    for number, micro in enumerate(batch.micro_batches, start=1):
-        with run.engine.accumulating(last=number == len(batch.micro_batches)) as model:
+    for number, (micro, rows) in enumerate(zip(batch.micro_batches, batch.rows, strict=True), start=1):
+        drawing = run.randomness.drawing(rows.to(process.device))
+        with drawing, run.engine.accumulating(last=number == len(batch.micro_batches)) as model:
             with autocast(run.recipe.train.precision, process.device):
                 loss, _ = run.task.loss(model, to(micro, process.device))
             run.engine.backward(loss * scale)

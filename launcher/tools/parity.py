@@ -57,6 +57,7 @@ def parity(
 
     The learning rate is constant: in a warmup the first updates are too small to show in a loss."""
     ours = [*overrides, f"name=parity-{os.getpid()}", "strategy=single", "sinks=[]", "schedule=constant"]
+    ours += ["train.strict_contract=true"]
     execute.warm_up(render.imports(load.recipe(file, ours).value))
     made = ready.check(file, ours, cluster, 1)
     todo = [(recipe, count) for count in ranks for recipe in _layouts(made, file, ours, strategies, count)]

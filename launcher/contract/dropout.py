@@ -1,0 +1,124 @@
+"""Counter-based dropout: each number that a model draws in a training step is a hash of what it is drawn for.
+
+The definition, in unsigned 32-bit words. A state is a pair of words (low, high):
+
+    key of the sample     Philox of (seed, stream, epoch, sample id); of (seed, stream, step) for what no sample owns
+    place in the model    exclusive or with the 64-bit BLAKE2b of the module's path
+    call                  fold(state, invocation of the module in the step * 2^16 + draw within the invocation)
+    coordinate            fold(state, c) for each coordinate of the element in its sample but the last one
+    draw                  half of word(state, last // 2) as a signed number: the low one where `last` is even, else the
+                          high one
+
+A value is dropped where its draw is below `threshold(rate)`, so that rates are exact to 2^-17, and what is kept is
+divided by `kept(rate)`, the share that is kept on average. Numbers in (0, 1) take the 23 highest bits of
+word(state, last).
+
+`mix` is the finaliser lowbias32 (Wellons, Prospecting for Hash Functions, 2018), a bijection of 32-bit words of two
+multiplications. Position and feature are coordinates of their own, never a flat index: padding does not move a draw.
+`launcher.run.dropout` computes the same bits with torch.
+"""
+
+import hashlib
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from launcher.contract import random
+
+Words = NDArray[np.uint32]
+State = tuple[Words, Words]
+
+GOLDEN, FIRST, SECOND = 0x9E3779B1, 0x7FEB352D, 0x846CA68B
+SHIFTS = (16, 15, 16)
+DRAWS = 2**16
+
+
+def sample_keys(seed: int, epochs: ArrayLike, samples: ArrayLike) -> NDArray[np.int64]:
+    """The keys of these samples in these epochs, 64 bits each, as signed integers."""
+    return _joined(random.draws(seed, random.Stream.DROPOUT, epochs, samples, 0))
+
+
+def step_key(seed: int, step: int) -> NDArray[np.int64]:
+    """The key, shape (1,), of what is drawn once for all samples of a step, such as the layers that are skipped."""
+    return _joined(random.draws(seed, random.Stream.DROPOUT, [step], [0], 1))
+
+
+@cache
+def place_key(path: str) -> int:
+    """The 64-bit key of a module by its path in the model."""
+    return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "little")
+
+
+def state(keys: ArrayLike, path: str, invocation: int = 0, draw: int = 0) -> State:
+    """The states of keys (int64) at a place of the model, before any coordinate."""
+    words = np.asarray(keys, dtype=np.int64).view(np.uint64) ^ np.uint64(place_key(path))
+    low, high = (words & np.uint64(0xFFFFFFFF)).astype(np.uint32), (words >> np.uint64(32)).astype(np.uint32)
+    return fold((low, high), call(invocation, draw))
+
+
+def call(invocation: int, draw: int) -> int:
+    """The coordinate of a draw: the how manieth of an invocation of its module, which may run several times."""
+    return (invocation << 16) + draw
+
+
+def fold(pair: State, coordinate: ArrayLike) -> State:
+    """The states with one more coordinate (below 2^32), broadcast together."""
+    low, high = pair
+    high = mix(high ^ (np.asarray(coordinate).astype(np.uint32) * np.uint32(GOLDEN)))
+    return mix(low + high), high
+
+
+def word(pair: State, index: ArrayLike) -> Words:
+    """A word of 32 bits for each state and index, broadcast together."""
+    low, high = pair
+    value = low + np.asarray(index).astype(np.uint32) * np.uint32(GOLDEN)
+    value = (value ^ (value >> np.uint32(SHIFTS[0]))) * np.uint32(FIRST)
+    value = value ^ high
+    value = (value ^ (value >> np.uint32(SHIFTS[1]))) * np.uint32(SECOND)
+    return value ^ (value >> np.uint32(SHIFTS[2]))
+
+
+def mix(value: Words) -> Words:
+    """A bijection of 32-bit words in which each bit of the input moves every bit of the output."""
+    value = (value ^ (value >> np.uint32(SHIFTS[0]))) * np.uint32(FIRST)
+    value = (value ^ (value >> np.uint32(SHIFTS[1]))) * np.uint32(SECOND)
+    return value ^ (value >> np.uint32(SHIFTS[2]))
+
+
+def draws(pair: State, last: ArrayLike) -> NDArray[np.int64]:
+    """Draws in [-2^15, 2^15) for each state and last coordinate, broadcast together."""
+    index = np.asarray(last, dtype=np.int64)
+    halves = word(pair, index // 2) >> (16 * (index % 2)).astype(np.uint32)
+    return halves.astype(np.uint16).view(np.int16).astype(np.int64)
+
+
+def uniform(pair: State, last: ArrayLike) -> NDArray[np.float64]:
+    """Numbers in (0, 1), of 23 bits (exact in fp32), for each state and last coordinate, broadcast together."""
+    return ((word(pair, last) >> np.uint32(9)).astype(np.float64) + 0.5) * 2.0**-23
+
+
+def keep(pair: State, last: ArrayLike, rate: float) -> NDArray[np.bool_]:
+    """Whether values are kept under dropout of this rate."""
+    return draws(pair, last) >= threshold(rate)
+
+
+def threshold(rate: float) -> int:
+    """Below which draws are dropped. Raises ValueError for a rate outside of [0, 1)."""
+    return _dropped(rate) - DRAWS // 2
+
+
+def kept(rate: float) -> float:
+    """The share of values that is kept on average, by which kept values are divided."""
+    return 1 - _dropped(rate) / DRAWS
+
+
+def _dropped(rate: float) -> int:
+    """How many of the 2^16 draws are dropped: at least one is not."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"a dropout rate is at least 0 and below 1, not {rate}")
+    return min(round(rate * DRAWS), DRAWS - 1)
+
+
+def _joined(words: tuple[random.UInt, ...]) -> NDArray[np.int64]:
+    return (words[0] | words[1] << np.uint64(32)).view(np.int64)

@@ -1,0 +1,143 @@
+"""The draws of `launcher.contract.dropout` in torch: the same bits on every device, and no generator.
+
+torch shifts int32 arithmetically and cannot shift uint32, so that the bits that a shift brings in are masked off. On a
+CPU the words of a tensor are made in blocks that stay in its cache; on an accelerator, where each operation is a kernel
+of its own, all of them are compiled into one where torch can do that.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+from launcher.contract import dropout as definition
+
+State = tuple[torch.Tensor, torch.Tensor]
+
+_BLOCK = 2**16
+"""Words of a block for each thread: 256 KiB, and as much again for a temporary."""
+
+
+@dataclass(frozen=True)
+class SampleRows:
+    """What each row of a micro-batch is. `keys`: of its sample, int64, shape (rows,); where samples share rows that of
+    each token, (rows, tokens), with the `positions` of the tokens in their samples, int32. `step`: the key of the step,
+    shape (1,)."""
+
+    keys: torch.Tensor
+    step: torch.Tensor
+    positions: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> "SampleRows":
+        positions = None if self.positions is None else self.positions.to(device, non_blocking=True)
+        return SampleRows(self.keys.to(device, non_blocking=True), self.step.to(device, non_blocking=True), positions)
+
+
+def begin(keys: torch.Tensor, place: torch.Tensor, call: int) -> State:
+    """The states of keys at a place (both int64), with the coordinate of the call."""
+    mixed = keys ^ place
+    call_number = torch.full((1,) * keys.ndim, call, dtype=torch.int32, device=keys.device)
+    return fold((_low(mixed), _low(mixed >> 32)), call_number)
+
+
+def fold(state: State, coordinate: torch.Tensor) -> State:
+    """The states with one more coordinate, int32, broadcast together."""
+    low, high = state
+    high = _mix(high ^ (coordinate * _signed(definition.GOLDEN)))
+    return _mix(low + high), high
+
+
+def keep(state: State, last: torch.Tensor, rate: float) -> torch.Tensor:
+    """Whether values are kept for each state and last coordinate (int32), broadcast together: bool."""
+    words = word(state, last >> 1)
+    return torch.where((last & 1).bool(), words, words << 16) >> 16 >= definition.threshold(rate)
+
+
+def keep_run(state: State, count: int, rate: float, first: int = 0) -> torch.Tensor:
+    """As `keep` for the last coordinates first, ..., first + count - 1, at half the cost: each word gives two draws.
+    States of shape (..., 1) give (..., count)."""
+    begin, end = first // 2, (first + count + 1) // 2
+    words = torch.arange(begin, end, dtype=torch.int32, device=state[0].device)
+    if torch.compiler.is_compiling():
+        make = _at_once
+    else:
+        make = _in_blocks if state[0].device.type == "cpu" else _in_one_kernel()
+    both = make(*state, words, definition.threshold(rate))
+    return both if both.shape[-1] == count else both[..., first - 2 * begin :][..., :count]
+
+
+def uniform(state: State, last: torch.Tensor) -> torch.Tensor:
+    """Numbers in (0, 1), fp32, for each state and last coordinate (int32), broadcast together."""
+    return (_shifted(word(state, last), 9).float() + 0.5) * 2.0**-23
+
+
+def word(state: State, index: torch.Tensor) -> torch.Tensor:
+    """A word for each state and index (int32), broadcast together."""
+    low, high = state
+    value = low + index * _signed(definition.GOLDEN)
+    return _finish(_scramble(value, definition.SHIFTS[0], definition.FIRST) ^ high)
+
+
+def _mix(value: torch.Tensor) -> torch.Tensor:
+    return _finish(_scramble(value, definition.SHIFTS[0], definition.FIRST))
+
+
+def _finish(value: torch.Tensor) -> torch.Tensor:
+    value = _scramble(value, definition.SHIFTS[1], definition.SECOND)
+    return value ^ _shifted(value, definition.SHIFTS[2])
+
+
+def _scramble(value: torch.Tensor, shift: int, factor: int) -> torch.Tensor:
+    return (value ^ _shifted(value, shift)) * _signed(factor)
+
+
+def _shifted(value: torch.Tensor, by: int) -> torch.Tensor:
+    """A logical shift to the right."""
+    return (value >> by) & (2 ** (32 - by) - 1)
+
+
+def _signed(unsigned: int) -> int:
+    """A 32-bit word as the signed number of the same bits."""
+    return unsigned - 2**32 if unsigned >= 2**31 else unsigned
+
+
+def _low(wide: torch.Tensor) -> torch.Tensor:
+    """The low words of int64, int32."""
+    return (((wide & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000).to(torch.int32)
+
+
+def _in_blocks(low: torch.Tensor, high: torch.Tensor, words: torch.Tensor, least: int) -> torch.Tensor:
+    """Whether the two draws of each word are kept: states of shape (..., 1), words (n,) give (..., 2 n). The operations
+    of `word`, in place."""
+    shape = torch.broadcast_shapes(low.shape, high.shape)[:-1]
+    lows, highs = (one.expand(*shape, 1).reshape(-1, 1) for one in (low, high))
+    offsets = words * _signed(definition.GOLDEN)
+    out = torch.empty((len(lows), 2 * len(words)), dtype=torch.bool)
+    step = max(1, _BLOCK * torch.get_num_threads() // max(1, len(words)))
+    for start in range(0, len(lows), step):
+        rows = slice(start, start + step)
+        value = lows[rows] + offsets
+        shifted = torch.empty_like(value)
+        for shift, factor in zip(definition.SHIFTS, (definition.FIRST, definition.SECOND, None), strict=True):
+            torch.bitwise_right_shift(value, shift, out=shifted)
+            value ^= shifted.bitwise_and_(2 ** (32 - shift) - 1)
+            if factor is not None:
+                value *= _signed(factor)
+            if factor == definition.FIRST:
+                value ^= highs[rows]
+        torch.ge(value.view(torch.int16), least, out=out[rows])
+    return out.view(*shape, 2 * len(words))
+
+
+def _at_once(low: torch.Tensor, high: torch.Tensor, words: torch.Tensor, least: int) -> torch.Tensor:
+    """As `_in_blocks`, without a loop."""
+    value = word((low, high), words)
+    return torch.stack((value << 16 >> 16, value >> 16), -1).flatten(-2) >= least
+
+
+@cache
+def _in_one_kernel() -> Callable[..., torch.Tensor]:
+    """`_at_once`, compiled where Triton is installed."""
+    return _at_once if find_spec("triton") is None else torch.compile(_at_once, dynamic=True)
