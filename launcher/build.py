@@ -109,13 +109,7 @@ def _randomness(
 ) -> tuple[ModelRandomness, list[str]]:
     """Have the model draw by the contract. Raises UserError where it cannot, under a strict contract; else a note says
     what depends on the layout."""
-
-    def trial_of(rows: int, samples: int = 1, first: int = 0) -> randomness_probe.Trial:
-        batch, of_rows = batches.copies(rows, samples, first)
-        return randomness_probe.Trial(to(batch, at.device), of_rows.to(at.device))
-
-    longer = trial_of(1, samples=2) if recipe.packed else None
-    trials = randomness_probe.Trials(trial_of(1), trial_of(1, first=1), trial_of(2), longer)
+    trials = batches.trials().to(at.device)
     made = randomness_probe.take_over(model, lambda batch: task.loss(model, batch)[0], trials, recipe.train.precision)
     made.tensor_parallel, made.tensor_parallel_rank = at.tensor_parallel, at.rank % at.tensor_parallel
     if not made.foreign:
@@ -129,10 +123,10 @@ def _randomness(
 
 def _settle(randomness: ModelRandomness, engine: Any, task: Any, batches: Batches, at: Process) -> None:
     """A forward in which each draw finds out of which axes a tensor-parallel rank has a part."""
-    batch, rows = batches.copies()
+    one = batches.trials().one.to(at.device)
     randomness.settling = True
-    with torch.no_grad(), randomness.drawing(rows.to(at.device)), engine.accumulating(last=True) as model:
-        task.loss(model, to(batch, at.device))
+    with torch.no_grad(), randomness.drawing(one.rows), engine.accumulating(last=True) as model:
+        task.loss(model, one.batch)
     randomness.settling = False
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 
 def build(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, Any] | None = None, **more: Any) -> Any:
-    """A rank's Run of a prepared folder under another strategy. `train`: keys of the recipe that are others."""
+    """A rank's Run of a prepared folder under another strategy. `train`: keys of the recipe that are others, and so is
+    `task` in `more`."""
     from launcher import worker
     from launcher.config import kinds
     from launcher.prepare import ready
@@ -18,7 +19,8 @@ def build(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, 
     made = ready.read(folder)
     chosen = kinds.module("strategies", strategy["kind"]).Config.model_validate(strategy)
     kept = made.recipe.train.model_copy(update=train or {})
-    recipe = made.recipe.model_copy(update={"strategy": chosen, "train": kept})
+    task = made.recipe.task.model_copy(update=more.get("task", {}))
+    recipe = made.recipe.model_copy(update={"strategy": chosen, "train": kept, "task": task})
     return worker.build(replace(made, recipe=recipe), process, Stop(), more.get("resume"), workers=0)[0]
 
 

@@ -58,10 +58,14 @@ def state(keys: ArrayLike, path: str, invocation: int = 0, draw: int = 0) -> Sta
 
 
 def call(invocation: int, draw: int) -> int:
-    """The coordinate of a draw: the how manieth of an invocation of its module, which may run several times."""
+    """The coordinate of a draw by its number in an invocation of its module, which may run several times. Raises
+    ValueError for more than 2^16 draws of an invocation or 2^15 invocations in a step."""
+    if not (0 <= draw < 2**16 and 0 <= invocation < 2**15):
+        raise ValueError(f"draw {draw} of invocation {invocation} has no number of its own")
     return (invocation << 16) + draw
 
 
+@np.errstate(over="ignore")  # of scalars, where numpy warns
 def fold(pair: State, coordinate: ArrayLike) -> State:
     """The states with one more coordinate (below 2^32), broadcast together."""
     low, high = pair
@@ -69,6 +73,7 @@ def fold(pair: State, coordinate: ArrayLike) -> State:
     return mix(low + high), high
 
 
+@np.errstate(over="ignore")
 def word(pair: State, index: ArrayLike) -> Words:
     """A word of 32 bits for each state and index, broadcast together."""
     low, high = pair
@@ -76,9 +81,11 @@ def word(pair: State, index: ArrayLike) -> Words:
     value = (value ^ (value >> np.uint32(SHIFTS[0]))) * np.uint32(FIRST)
     value = value ^ high
     value = (value ^ (value >> np.uint32(SHIFTS[1]))) * np.uint32(SECOND)
-    return value ^ (value >> np.uint32(SHIFTS[2]))
+    words: Words = value ^ (value >> np.uint32(SHIFTS[2]))
+    return words
 
 
+@np.errstate(over="ignore")
 def mix(value: Words) -> Words:
     """A bijection of 32-bit words in which each bit of the input moves every bit of the output."""
     value = (value ^ (value >> np.uint32(SHIFTS[0]))) * np.uint32(FIRST)

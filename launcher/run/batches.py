@@ -23,6 +23,33 @@ from launcher.run.stop import SIGNALS
 Ids = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A micro-batch and what its rows are."""
+
+    batch: dict[str, Any]
+    rows: SampleRows
+
+    def to(self, device: torch.device) -> "Trial":
+        return Trial(to(self.batch, device), self.rows.to(device))
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Micro-batches of few samples: `one` sample; `two` rows of that sample, and where samples share rows one row of
+    two of it (`packed`); the shortest and the longest of some samples alone, and `together` in one micro-batch."""
+
+    one: Trial
+    two: Trial
+    packed: Trial | None
+    short: Trial
+    long: Trial
+    together: Trial
+
+    def to(self, device: torch.device) -> "Trials":
+        return Trials(**{name: one and one.to(device) for name, one in vars(self).items()})
+
+
 class Order(Protocol):
     def step(self, step: int, global_batch: int) -> tuple[Ids, Ids]:
         """Epochs and sample ids."""
@@ -86,16 +113,29 @@ class Batches(Dataset[RankBatch]):
         epochs, ids = self.order.step(0, 1)
         return tensors(self.task.collate([self._join(self._samples(epochs, ids, 0))]))
 
-    def copies(self, rows: int = 1, samples: int = 1, first: int = 0) -> tuple[dict[str, Any], SampleRows]:
-        """A micro-batch of copies of the first sample, to try things on: so many rows of so many samples. The keys are
-        of samples of their own, from number `first` on."""
-        epochs, ids = self.order.step(0, 1)
-        sample = self._samples(epochs, ids, 0)[0]
-        owners = np.arange(rows * samples).reshape(rows, samples)
-        keys = dropout.sample_keys(self.seed, 0, first + owners.ravel())
-        lengths = np.repeat(self.samples.lengths(ids), rows * samples)
-        batch = tensors(self.task.collate([self._join([sample] * samples)] * rows))
-        return batch, self._sample_rows(list(owners), keys, lengths, 0)
+    def trials(self) -> Trials:
+        """Small micro-batches to try a model on."""
+        epochs, ids = self.order.step(0, max(2, self.global_batch))
+        lengths = self.samples.lengths(ids)
+        ends = np.array([lengths.argmin(), len(ids) - 1 - lengths[::-1].argmax()])
+        short, long = self._samples(epochs[ends], ids[ends], 0)
+        keys, of_both = dropout.sample_keys(self.seed, epochs[ends], ids[ends]), lengths[ends]
+        first = self._samples(epochs[:1], ids[:1], 0)[0]
+        others, of_others = dropout.sample_keys(self.seed, 0, np.arange(2)), np.repeat(lengths[:1], 2)
+
+        def made(rows: list[list[int]], samples: list[Any], keys: Ids, lengths: Ids) -> Trial:
+            batch = self.task.collate([self._join([samples[n] for n in row]) for row in rows])
+            return Trial(tensors(batch), self._sample_rows([np.array(row) for row in rows], keys, lengths, 0))
+
+        together = [[0], [1]] if self.row is None else [[0, 1]]
+        return Trials(
+            one=made([[0]], [first], others, of_others),
+            two=made([[0], [1]], [first, first], others, of_others),
+            packed=None if self.row is None else made([[0, 1]], [first, first], others, of_others),
+            short=made([[0]], [short, long], keys, of_both),
+            long=made([[1]], [short, long], keys, of_both),
+            together=made(together, [short, long], keys, of_both),
+        )
 
     def shown(self, step: int, count: int) -> list[dict[str, Any]]:
         """The first samples of a step, in the order of the batch, for a person to look at."""

@@ -58,14 +58,11 @@ def keep(state: State, last: torch.Tensor, rate: float) -> torch.Tensor:
 def keep_run(state: State, count: int, rate: float, first: int = 0) -> torch.Tensor:
     """As `keep` for the last coordinates first, ..., first + count - 1, at half the cost: each word gives two draws.
     States of shape (..., 1) give (..., count)."""
-    begin, end = first // 2, (first + count + 1) // 2
-    words = torch.arange(begin, end, dtype=torch.int32, device=state[0].device)
-    if torch.compiler.is_compiling():
-        make = _at_once
+    if state[0].device.type == "cpu":
+        make: Callable[..., torch.Tensor] = _in_blocks
     else:
-        make = _in_blocks if state[0].device.type == "cpu" else _in_one_kernel()
-    both = make(*state, words, definition.threshold(rate))
-    return both if both.shape[-1] == count else both[..., first - 2 * begin :][..., :count]
+        make = _at_once if torch.compiler.is_compiling() else _in_one_kernel()
+    return make(*state, first, count, definition.threshold(rate))
 
 
 def uniform(state: State, last: torch.Tensor) -> torch.Tensor:
@@ -108,14 +105,15 @@ def _low(wide: torch.Tensor) -> torch.Tensor:
     return (((wide & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000).to(torch.int32)
 
 
-def _in_blocks(low: torch.Tensor, high: torch.Tensor, words: torch.Tensor, least: int) -> torch.Tensor:
-    """Whether the two draws of each word are kept: states of shape (..., 1), words (n,) give (..., 2 n). The operations
-    of `word`, in place."""
+@torch.library.custom_op("launcher::keep_in_blocks", mutates_args=())
+def _in_blocks(low: torch.Tensor, high: torch.Tensor, first: int, count: int, least: int) -> torch.Tensor:
+    """Whether draws first, ..., first + count - 1 are kept: states of shape (..., 1) give (..., count). The operations
+    of `word`, in place. An operation of its own, since it takes a compiler minutes to do worse."""
     shape = torch.broadcast_shapes(low.shape, high.shape)[:-1]
     lows, highs = (one.expand(*shape, 1).reshape(-1, 1) for one in (low, high))
-    offsets = words * _signed(definition.GOLDEN)
-    out = torch.empty((len(lows), 2 * len(words)), dtype=torch.bool)
-    step = max(1, _BLOCK * torch.get_num_threads() // max(1, len(words)))
+    offsets = _indices(first, count, low.device) * _signed(definition.GOLDEN)
+    out = torch.empty((len(lows), count), dtype=torch.bool)
+    step = max(1, _BLOCK * torch.get_num_threads() // max(1, len(offsets)))
     for start in range(0, len(lows), step):
         rows = slice(start, start + step)
         value = lows[rows] + offsets
@@ -127,14 +125,26 @@ def _in_blocks(low: torch.Tensor, high: torch.Tensor, words: torch.Tensor, least
                 value *= _signed(factor)
             if factor == definition.FIRST:
                 value ^= highs[rows]
-        torch.ge(value.view(torch.int16), least, out=out[rows])
-    return out.view(*shape, 2 * len(words))
+        halves = value.view(torch.int16)[:, first % 2 : first % 2 + count]
+        torch.ge(halves, least, out=out[rows])
+    return out.view(*shape, count)
 
 
-def _at_once(low: torch.Tensor, high: torch.Tensor, words: torch.Tensor, least: int) -> torch.Tensor:
+@_in_blocks.register_fake
+def _(low: torch.Tensor, high: torch.Tensor, first: int, count: int, least: int) -> torch.Tensor:
+    return low.new_empty((*torch.broadcast_shapes(low.shape, high.shape)[:-1], count), dtype=torch.bool)
+
+
+def _at_once(low: torch.Tensor, high: torch.Tensor, first: int, count: int, least: int) -> torch.Tensor:
     """As `_in_blocks`, without a loop."""
-    value = word((low, high), words)
-    return torch.stack((value << 16 >> 16, value >> 16), -1).flatten(-2) >= least
+    value = word((low, high), _indices(first, count, low.device))
+    both = torch.stack((value << 16 >> 16, value >> 16), -1).flatten(-2)
+    return both[..., first % 2 : first % 2 + count] >= least
+
+
+def _indices(first: int, count: int, device: torch.device) -> torch.Tensor:
+    """Those of the words that hold the draws first, ..., first + count - 1."""
+    return torch.arange(first // 2, (first + count + 1) // 2, dtype=torch.int32, device=device)
 
 
 @cache

@@ -104,8 +104,8 @@ class Progress:
 @dataclass
 class Run:
     """What a rank trains with. `randomness`: what the model draws. `batches` yields the global batches from
-    `progress.step` on, until the step at which another part of the model is to train, or the last of all `steps`; `stop`
-    knows of signals."""
+    `progress.step` on, until the step at which another part of the model is to train, or the last of all `steps`;
+    `stop` knows of signals."""
 
     recipe: Recipe
     folder: RunFolder

@@ -6,6 +6,8 @@ other function runs as it is. A function that is given a generator of its own ke
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
+from types import FunctionType
 from typing import Any, Protocol
 
 import torch
@@ -33,8 +35,11 @@ class Interception(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in COMPOSED:
+            with self:
+                return _undispatched(func)(*args, **kwargs)
         replacement = REPLACEMENTS.get(func)
-        if replacement is None or kwargs.get("generator") is not None:
+        if replacement is None or kwargs.get("generator") is not None or kwargs.get("out") is not None:
             return func(*args, **kwargs)
         return replacement(self.draws, *args, **kwargs)
 
@@ -45,12 +50,20 @@ def dropout(
     return _dropped(draws, input, input.shape, p, training, inplace)
 
 
-def feature_dropout(
-    draws: Draws, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> torch.Tensor:
-    """Whole channels of a batch (samples, channels, ...)."""
-    shape = (*input.shape[:2], *[1] * (input.ndim - 2))
-    return _dropped(draws, input, shape, p, training, inplace)
+def torch_dropout(draws: Draws, input: torch.Tensor, p: float, train: bool) -> torch.Tensor:
+    return _dropped(draws, input, input.shape, p, train, inplace=False)
+
+
+def channel_dropout(dimensions: int) -> Callable[..., torch.Tensor]:
+    """Dropout of whole channels, each of so many dimensions, of a batch (samples, channels, ...) or of one sample."""
+
+    def dropout(
+        draws: Draws, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> torch.Tensor:
+        shape = (*input.shape[: input.ndim - dimensions], *[1] * dimensions)
+        return _dropped(draws, input, shape, p, training, inplace)
+
+    return dropout
 
 
 def attention(
@@ -64,44 +77,42 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """Scaled dot-product attention: torch's fused kernels without dropout, else written out, with the softmax in fp32
-    where products are in half precision."""
-    if not dropout_p:
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
-        )
+    """Scaled dot-product attention: torch's fused kernels without dropout, else written out. A position that sees none
+    gets zeros, as from torch."""
+    if not dropout_p or (is_causal and attn_mask is not None):  # of which torch says that they exclude each other
+        given = {"scale": scale, "enable_gqa": enable_gqa}
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **given)
     if enable_gqa:
         key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = torch.matmul(query * scale, key.transpose(-2, -1))
+    least = torch.finfo(scores.dtype).min
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
-    elif attn_mask is not None:
-        scores = scores + attn_mask
+    if attn_mask is not None:
+        blind = (~attn_mask if attn_mask.dtype == torch.bool else attn_mask <= least).all(-1, keepdim=True)
+        is_bool = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, least) if is_bool else scores + attn_mask.clamp(min=least)
     shares = torch.softmax(scores, -1)
     there = draws.keep(shares.shape, dropout_p, shares.device)
-    return torch.matmul((shares * there).to(value.dtype), value) * (1 / kept(dropout_p))
+    mixed = torch.matmul((shares * there).to(value.dtype), value) * (1 / kept(dropout_p))
+    return mixed if attn_mask is None else mixed.masked_fill(blind, 0.0)
 
 
 def rand(draws: Draws, *size: Any, **given: Any) -> torch.Tensor:
-    shape = _size(size, given)
-    made = draws.uniform(shape, _device(given)).to(given.get("dtype") or torch.get_default_dtype())
-    return made.requires_grad_(bool(given.get("requires_grad")))
+    return _uniform(draws, _size(size, given), given, torch.get_default_dtype(), torch.get_default_device())
 
 
 def randn(draws: Draws, *size: Any, **given: Any) -> torch.Tensor:
-    made = _normal(draws, _size(size, given), _device(given)).to(given.get("dtype") or torch.get_default_dtype())
-    return made.requires_grad_(bool(given.get("requires_grad")))
+    return _normal(draws, _size(size, given), given, torch.get_default_dtype(), torch.get_default_device())
 
 
 def rand_like(draws: Draws, input: torch.Tensor, **given: Any) -> torch.Tensor:
-    return draws.uniform(input.shape, input.device).to(given.get("dtype") or input.dtype)
+    return _uniform(draws, input.shape, given, input.dtype, input.device)
 
 
 def randn_like(draws: Draws, input: torch.Tensor, **given: Any) -> torch.Tensor:
-    return _normal(draws, input.shape, input.device).to(given.get("dtype") or input.dtype)
+    return _normal(draws, input.shape, given, input.dtype, input.device)
 
 
 def bernoulli(draws: Draws, input: torch.Tensor, p: float | None = None, **given: Any) -> torch.Tensor:
@@ -115,27 +126,16 @@ def bernoulli_(draws: Draws, self: torch.Tensor, p: torch.Tensor | float = 0.5, 
 
 def uniform_(draws: Draws, self: torch.Tensor, begin: float = 0.0, end: float = 1.0, **given: Any) -> torch.Tensor:
     low, high = given.get("from", begin), given.get("to", end)
-    return self.copy_(draws.uniform(self.shape, self.device) * (high - low) + low)
+    self.copy_(draws.uniform(self.shape, self.device) * (high - low) + low)
+    return self.masked_fill_(self >= high, low)  # what has been rounded up to the end
 
 
 def normal_(draws: Draws, self: torch.Tensor, mean: float = 0.0, std: float = 1.0, **given: Any) -> torch.Tensor:
-    return self.copy_(_normal(draws, self.shape, self.device) * std + mean)
+    return self.copy_(_gaussian(draws.uniform(self.shape, self.device)) * std + mean)
 
 
 def exponential_(draws: Draws, self: torch.Tensor, lambd: float = 1.0, **given: Any) -> torch.Tensor:
     return self.copy_(-draws.uniform(self.shape, self.device).log() / lambd)
-
-
-def gumbel_softmax(
-    draws: Draws, logits: torch.Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
-) -> torch.Tensor:
-    """Jang et al., 2017; `hard`: one of the classes, with the gradient of their shares."""
-    noise = -(-draws.uniform(logits.shape, logits.device).log()).log()
-    shares = ((logits + noise.to(logits.dtype)) / tau).softmax(dim)
-    if not hard:
-        return shares
-    one = torch.zeros_like(logits).scatter_(dim, shares.max(dim, keepdim=True)[1], 1.0)
-    return one - shares.detach() + shares
 
 
 def _dropped(
@@ -149,27 +149,56 @@ def _dropped(
     return input * there * (1 / kept(rate))
 
 
-def _normal(draws: Draws, shape: Sequence[int], device: torch.device) -> torch.Tensor:
-    return math.sqrt(2) * torch.erfinv(2 * draws.uniform(shape, device) - 1)
+def _uniform(
+    draws: Draws, shape: Sequence[int], given: dict[str, Any], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    dtype, device = given.get("dtype") or dtype, _device(given, device)
+    made = draws.uniform(shape, device).to(dtype).clamp_(max=1 - torch.finfo(dtype).eps / 2)
+    return made.requires_grad_(bool(given.get("requires_grad")))
+
+
+def _normal(
+    draws: Draws, shape: Sequence[int], given: dict[str, Any], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    dtype, device = given.get("dtype") or dtype, _device(given, device)
+    made = _gaussian(draws.uniform(shape, device)).to(dtype)
+    return made.requires_grad_(bool(given.get("requires_grad")))
+
+
+def _gaussian(uniform: torch.Tensor) -> torch.Tensor:
+    """Numbers in (0, 1) as normally distributed ones, by the inverse of the distribution."""
+    return math.sqrt(2) * torch.erfinv(2 * uniform - 1)
 
 
 def _size(size: tuple[Any, ...], given: dict[str, Any]) -> tuple[int, ...]:
     found = given.get("size", size)
-    return tuple(found[0]) if len(found) == 1 and not isinstance(found[0], int) else tuple(found)
+    return tuple(found[0]) if len(found) == 1 and isinstance(found[0], list | tuple) else tuple(found)
 
 
-def _device(given: dict[str, Any]) -> torch.device:
-    return torch.device(given.get("device") or torch.get_default_device())
+def _device(given: dict[str, Any], default: torch.device) -> torch.device:
+    return default if given.get("device") is None else torch.device(given["device"])
 
+
+@cache
+def _undispatched(function: Any) -> Any:
+    """A Python function of torch without the look for a mode that it begins with, so that its body runs inside the
+    mode: the same code over globals in which no argument has one."""
+    nothing = dict.fromkeys(("has_torch_function", "has_torch_function_unary"), lambda *arguments: False)
+    body = FunctionType(function.__code__, {**function.__globals__, **nothing}, function.__name__)
+    body.__defaults__, body.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    return body
+
+
+COMPOSED = frozenset({F.multi_head_attention_forward, F.gumbel_softmax})
+"""Functions whose own code calls those of REPLACEMENTS."""
 
 REPLACEMENTS: dict[Any, Callable[..., torch.Tensor]] = {
     F.dropout: dropout,
-    torch.dropout: dropout,
-    F.dropout1d: feature_dropout,
-    F.dropout2d: feature_dropout,
-    F.dropout3d: feature_dropout,
+    torch.dropout: torch_dropout,
+    F.dropout1d: channel_dropout(1),
+    F.dropout2d: channel_dropout(2),
+    F.dropout3d: channel_dropout(3),
     F.scaled_dot_product_attention: attention,
-    F.gumbel_softmax: gumbel_softmax,
     torch.rand: rand,
     torch.randn: randn,
     torch.rand_like: rand_like,

@@ -179,7 +179,7 @@ class CounterDraws:
 
     def _coordinates(self, site: Site, shape: Sequence[int]) -> list[tuple[str, int, int]]:
         """Of each axis within a sample what it counts, its size here, and its first coordinate."""
-        rows, found = len(self.rows.keys), list[tuple[str, int, int]]()
+        rows, found = len(self.rows.keys), []  # not list[...](), which torch.compile cannot trace
         for number, (axis, size) in enumerate(zip(site.axes, shape, strict=True)):
             first = self.module.randomness.tensor_parallel_rank * size if number in site.sharded else 0
             if axis.startswith("sample") and (size % rows or (axis == "sample" and size != rows)):

@@ -1,14 +1,13 @@
 """What a model draws in a training step, found by trying before it is wrapped: never kept in a table of architectures.
 
 A sample goes through the model in training mode, alone and twice in a micro-batch: the calls of random functions are
-noted with their modules, and the axes of what they draw are told apart by how they grow. Then what was taken over is
-checked: another state of every generator must not change the loss, nor may company in a micro-batch.
+recorded with their modules, and the axes of what they draw are known by how they grow. Then the result is checked:
+neither another state of every generator nor another sample in the micro-batch may change the loss of a sample.
 """
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import nn
 
 from launcher.config.errors import Problem, UserError
 from launcher.contract.dropout import threshold
-from launcher.run.dropout import SampleRows
+from launcher.run.batches import Trial, Trials
 from launcher.run.precision import autocast
 from launcher.run.random_functions import Interception
 from launcher.run.randomness import Axis, ModelRandomness, Site
@@ -28,25 +27,6 @@ TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-5, "fp16": 2**-7}
 _OWN = "draws random numbers of its own"
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A micro-batch on the device: what the task makes of it, and its rows."""
-
-    batch: dict[str, Any]
-    rows: SampleRows
-
-
-@dataclass(frozen=True)
-class Trials:
-    """Micro-batches of copies of one sample, each with a key of its own: `one`, `other` (one row, another key), `both`
-    (two rows: those of `one` and `other`), and, where samples share rows, `longer` (a row of two)."""
-
-    one: Trial
-    other: Trial
-    both: Trial
-    longer: Trial | None = None
-
-
 def take_over(
     model: nn.Module, loss: Callable[[dict[str, Any]], torch.Tensor], trials: Trials, precision: str
 ) -> ModelRandomness:
@@ -54,8 +34,8 @@ def take_over(
     is described in `foreign`. Raises UserError for a dropout rate that is none."""
     randomness, training = ModelRandomness(), model.training
     model.train()
-    with torch.no_grad(), autocast(precision, trials.one.rows.keys.device), _generators_kept():
-        every = [_record(model, loss, trial.batch) for trial in (trials.one, trials.both, trials.longer) if trial]
+    with torch.no_grad(), autocast(precision, trials.one.rows.step.device), _generators_kept():
+        every = [_record(model, loss, trial.batch) for trial in (trials.one, trials.two, trials.packed) if trial]
         _assign(model, randomness, every)
 
         def value(trial: Trial) -> float:
@@ -193,11 +173,11 @@ def _check(
         name = _first_to_differ(model, lambda: value(trials.one))
         if not any(one.startswith(f"{name} ") for one in randomness.foreign):
             randomness.foreign.append(f"{name} {_OWN}")
-    elif randomness.modules and not randomness.foreign:
-        apart, together = first + value(trials.other), value(trials.both)
-        if not _near(apart, together, tolerance):
-            what = f"{type(model).__name__} computes a sample otherwise beside another one"
-            randomness.foreign.append(f"{what} (loss {together:.6g} together, {apart:.6g} apart)")
+        return
+    apart, together = value(trials.short) + value(trials.long), value(trials.together)
+    if not _near(apart, together, tolerance) and not randomness.foreign:
+        what = f"{type(model).__name__} computes a sample otherwise beside another one"
+        randomness.foreign.append(f"{what} (loss {together:.6g} together, {apart:.6g} apart)")
 
 
 def _near(one: float, other: float, tolerance: float) -> bool:

@@ -73,7 +73,7 @@ def test_philox_leaves_its_counters_as_they_were():
 
 
 def test_the_numbers_of_the_streams_are_part_of_the_contract():
-    known = {"ORDER": 1, "MASK": 2, "STEP": 3, "INIT": 4, "EVALUATE": 5, "MIXTURE": 6, "POINTS": 7}
+    known = {"ORDER": 1, "MASK": 2, "STEP": 3, "INIT": 4, "EVALUATE": 5, "MIXTURE": 6, "POINTS": 7, "DROPOUT": 8}
     assert {s.name: s.value for s in Stream} == known
 
 
