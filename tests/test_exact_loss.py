@@ -59,10 +59,13 @@ def chunks(name, **changes):
     return support.mlm(name, task__samples="chunks", train__global_batch=64, **changes)
 
 
-@pytest.mark.parametrize("precision", ["fp64", "fp32"])
+HOW = pytest.mark.parametrize(("precision", "dropout"), [("fp64", 0.0), ("fp64", 0.1), ("fp32", 0.1)])
+
+
+@HOW
 @pytest.mark.parametrize("type_", ARCHITECTURES)
-def test_the_gradients_of_mlm_do_not_know_the_layout(workspace, type_, precision):
-    model = {"kind": "config", "type": type_, **ARCHITECTURES[type_]}
+def test_the_gradients_of_mlm_do_not_know_the_layout(workspace, type_, precision, dropout):
+    model = {"kind": "config", "type": type_, **ARCHITECTURES[type_], "dropout": dropout}
     folder = ranks.ready(support.write(chunks(type_, model=model, train__precision=precision)))
     results = compare(folder, LAYOUTS.values(), 1e-10 if precision == "fp64" else 1e-5)
     assert results[0]["shape"] == [64]
@@ -70,20 +73,20 @@ def test_the_gradients_of_mlm_do_not_know_the_layout(workspace, type_, precision
     assert [told["shape"] for told in results[2]] == [[4] * 4] * 4
 
 
-@pytest.mark.parametrize("precision", ["fp64", "fp32"])
-def test_the_gradients_of_classification_do_not_know_the_layout(workspace, precision):
-    recipe = support.classification(train__global_batch=64, train__precision=precision)
+@HOW
+def test_the_gradients_of_classification_do_not_know_the_layout(workspace, precision, dropout):
+    recipe = support.classification(train__global_batch=64, train__precision=precision, model__dropout=dropout)
     compare(ranks.ready(support.write(recipe)), LAYOUTS.values(), 1e-10 if precision == "fp64" else 1e-5)
 
 
 def test_unequal_lengths_and_micro_batches_change_nothing(workspace):
-    recipe = support.mlm(train__global_batch=29, train__precision="fp64")
+    recipe = support.mlm(train__global_batch=29, train__precision="fp64", model__dropout=0.1)
     compare(ranks.ready(support.write(recipe)), [(2, 64), (3, 96), (4, 40), (3, None)], 1e-10)
 
 
 @pytest.mark.parametrize("type_", ["bert", "roberta", "modernbert"])
 def test_documents_that_share_rows_give_the_gradients_of_documents(workspace, type_):
-    model = {"kind": "config", "type": type_, **ARCHITECTURES[type_]}
+    model = {"kind": "config", "type": type_, **ARCHITECTURES[type_], "dropout": 0.1}
     recipe = support.mlm(type_, model=model, train__global_batch=29, train__precision="fp64")
     alone = ranks.on_ranks(1, gradients, ranks.ready(support.write(recipe)), None, 0)[0]
     packed = ranks.ready(support.write(support.changed(recipe, name="rows", task__samples="packed")))

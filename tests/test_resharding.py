@@ -84,7 +84,9 @@ def hops(place):
     four ranks; with the records of the run that was never changed."""
     told = {}
     for name, spread in SPREAD.items():
-        recipe = support.mlm(name, model={"kind": "config", "type": name, **support.TINY}, train__steps=LAST)
+        recipe = support.mlm(
+            name, model={"kind": "config", "type": name, **support.TINY, "dropout": 0.1}, train__steps=LAST
+        )
         folder = place / ranks.ready(support.write(recipe, f"{name}.yaml"))
         state, records = ranks.on_ranks(4, first, folder)[0]
         there = {named(name, world, s): (world, s) for world in spread for s in spread[world]}

@@ -44,7 +44,9 @@ STEPS = 60
 
 
 def sixty(name, **changes):
-    sixty = {"train__steps": STEPS, "train__precision": "fp64", "checkpoint__every": 5}
+    """Sixty steps in fp64, with dropout, hidden and of the attention."""
+    wet = {"kind": "config", "type": "bert", **support.TINY, "dropout": 0.1}
+    sixty = {"train__steps": STEPS, "train__precision": "fp64", "checkpoint__every": 5, "model": wet}
     return support.mlm(name, **{**sixty, **changes})
 
 
@@ -89,6 +91,14 @@ def test_any_number_of_ranks_walks_the_same_way(place, ranks):
     support.launcher("run", "one.yaml", f"name=on-{ranks}", "--ranks", ranks, WITH[ranks])
     same(support.steps("runs/one"), support.steps(f"runs/on-{ranks}"))
     assert Path(f"runs/on-{ranks}/checkpoints/step-00000060/COMPLETE").is_file()
+
+
+def test_without_dropout_too(place):
+    """Attention is torch's fused kernel then."""
+    for name, ranks in (("dry", 1), ("dry-on-2", 2)):
+        support.launcher("run", "one.yaml", f"name={name}", "model.dropout=0.0", "--ranks", ranks)
+    same(support.steps("runs/dry"), support.steps("runs/dry-on-2"))
+    assert support.steps("runs/dry")[1]["loss"] != support.steps("runs/one")[1]["loss"]
 
 
 def test_kills_and_resumes_on_fewer_ranks_change_nothing(place):

@@ -66,9 +66,12 @@ def cases(recipe, world):
 RECIPES = {
     "bert": support.mlm("bert", train__global_batch=13, seed=4),
     "modernbert": support.mlm(
-        "modernbert", train__global_batch=13, seed=4, model={"kind": "config", "type": "modernbert", **support.TINY}
+        "modernbert",
+        train__global_batch=13,
+        seed=4,
+        model={"kind": "config", "type": "modernbert", **support.TINY, "dropout": 0.1},
     ),
-    "labels": support.classification("labels", train__global_batch=13, seed=4),
+    "labels": support.classification("labels", train__global_batch=13, seed=4, model__dropout=0.1),
 }
 
 
