@@ -8,6 +8,7 @@ import torch
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
+from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
 from launcher.models._adapt import frozen
 from launcher.plan import mixture, need
@@ -63,6 +64,10 @@ def build(
         checkpoint.load(state, resume, new=tuple(f"optimizer.{name}." for name in thawed))
         engine.load_state_dict(state)
         progress = loop.Progress.of(resume.state, recipe.train.precision)
+        if randomness.modules and resume.state.get("draws") != dropout.VERSION:
+            notes.append(
+                f"dropout is drawn by sample from step {start + 1} on, not as in the launcher that began the run"
+            )
         if resume.state.get("metric") != recipe.evaluate.metric:  # another one is watched from here on
             progress.history = []
     steps = total_steps(recipe, facts)

@@ -32,6 +32,8 @@ State = tuple[Words, Words]
 GOLDEN, FIRST, SECOND = 0x9E3779B1, 0x7FEB352D, 0x846CA68B
 SHIFTS = (16, 15, 16)
 DRAWS = 2**16
+VERSION = 1
+"""Kept in checkpoints: the definition by which a run's model has drawn."""
 
 
 def sample_keys(seed: int, epochs: ArrayLike, samples: ArrayLike) -> NDArray[np.int64]:

@@ -44,7 +44,20 @@ def fit(hf: Any, config: TransformersConfig, need: Need, resize: bool) -> Any:
         for name, value in hf.to_dict().items():
             if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
                 setattr(hf, name, config.dropout)
+    _check_rates(hf)
     return hf
+
+
+def _check_rates(hf: Any) -> None:
+    """Raises UserError for rates of dropout, of dropped paths or of skipped layers outside of [0, 1)."""
+    rates = {name: value for name, value in hf.to_dict().items() if "drop" in name and type(value) in (int, float)}
+    wrong = [
+        Problem(f"model.{name}", f"{value}: a dropout rate is at least 0 and below 1")
+        for name, value in rates.items()
+        if not 0 <= value < 1
+    ]
+    if wrong:
+        raise UserError(wrong)
 
 
 def _check_task(hf: Any, need: Need) -> None:

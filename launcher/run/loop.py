@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from launcher.config.recipe import Recipe, seconds
-from launcher.contract import digest
+from launcher.contract import digest, dropout
 from launcher.contract.random import Stream, seed_for
 from launcher.plan.folder import RunFolder
 from launcher.run import checkpoint, evaluation, optim, schedule, watch
@@ -77,17 +77,9 @@ class Progress:
     def kept(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
         names = (
-            "step",
-            "samples",
-            "tokens",
-            "seconds",
-            "waited",
-            "skipped",
-            "skipped_in_a_row",
-            "culprit",
-            "overflows",
+            "step", "samples", "tokens", "seconds", "waited", "skipped", "skipped_in_a_row", "culprit", "overflows",
             "history",
-        )
+        )  # fmt: skip
         return {**{name: getattr(self, name) for name in names}, "scale": [self.scale.value, self.scale.good]}
 
     @classmethod
@@ -269,6 +261,7 @@ def save(run: Run) -> None:
         **progress.kept(), "data": run.data, "ranks": run.process.world, "strategy": run.recipe.strategy.kind,
         "evaluation": progress.evaluation if here else {}, "watched": watched,
         "metric": run.recipe.evaluate.metric, "enough": watch.enough(progress.history, run.recipe.evaluate),
+        "draws": dropout.VERSION,
     }  # fmt: skip
     keep, lease = run.recipe.checkpoint.keep, run.stop.lease
     checkpoint.save(run.folder, run.engine.state_dict(), state, keep, run.process, lease)

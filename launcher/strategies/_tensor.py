@@ -4,7 +4,6 @@ the ranks of a mesh axis, and all-reduces after the attention and after the feed
 A layer is known by the linear maps that ran in it, in their order and by their shapes, not by its name: queries, keys
 and values (three maps, or one fused), the attention's output, then the feed-forward's two (the first fused with its
 gate, or not). Whether the parallel model computes what the whole one does is tried on a sample when the run starts.
-Dropout of attention weights draws the same pattern for each rank's heads.
 """
 
 from dataclasses import dataclass
