@@ -11,12 +11,12 @@ from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
 from launcher.models._adapt import frozen
-from launcher.plan import mixture, need
+from launcher.plan import layout, mixture, need
 from launcher.plan.facts import total_steps
 from launcher.plan.folder import Saved
 from launcher.prepare import ready, runs
 from launcher.prepare.samples import Samples
-from launcher.run import checkpoint, layers, loop, randomness_probe, trial
+from launcher.run import attention_cost, checkpoint, layers, loop, randomness_probe, trial
 from launcher.run.batches import Batches, loader, to
 from launcher.run.evaluation import Parts
 from launcher.run.precision import STORED, LossScale, autocast
@@ -46,6 +46,9 @@ def build(
     notes += _freeze(model, found.unreached)
     randomness, told = _randomness(model, task, batches, recipe, at)
     notes += told
+    if at.rank == 0:
+        samples, length = layout.micro(recipe, at.world, facts.longest)[1], facts.longest
+        notes += attention_cost.note(model, samples, length, recipe.train.precision, at.device)
     layers.dress(found.layers.values(), recipe.train, randomness)
     if not found.layers and (recipe.train.compile or recipe.train.checkpointed_every):
         notes.append("no layer of this model runs just once: compile and activation_checkpointing do nothing")

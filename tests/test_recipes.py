@@ -56,8 +56,8 @@ LOCAL = {
         BERT, *lines("pairs.jsonl", ", text: sentence1, text_pair: sentence2"), "optimizer.lr=0.01",
     ],
     "bert-text-classification": [BERT, *lines("corpus.jsonl"), "optimizer.lr=0.01"],
-    "cnn-cifar10": [*images(32), "model.channels=[4, 8]", "model.hidden=[16]", "model.dropout=0.0"],
-    "cnn-mnist-steplr": [*DIGITS, "model.dropout=0.0", "optimizer.lr=0.005"],
+    "cnn-cifar10": [*images(32), "model.channels=[4, 8]", "model.hidden=[16]"],
+    "cnn-mnist-steplr": [*DIGITS, "optimizer.lr=0.005"],
     "distil-bert-mini": [f"data.train={FEW}", "optimizer.lr=0.01"],
     "gpt2-clm-wikitext2": [
         "model.name=./gpt2", f"data.train={TEXT}", f"data.validation={TEXT}", "data.max_length=32", "optimizer.lr=0.02",
@@ -78,7 +78,7 @@ LOCAL = {
 }  # fmt: skip
 SHORT = [
     "train.epochs=null", "train.steps=24", "train.global_batch=8", "train.max_tokens=null", "train.precision=fp32",
-    "evaluate={at_start: true}", "checkpoint={keep: 1}", "sinks=[jsonl]",
+    "evaluate={at_start: true}", "checkpoint={keep: 1}", "sinks=[jsonl]", "train.strict_contract=true",
 ]  # fmt: skip
 BETTER = {"reward-toy": "reward"}
 """What rises, where it is not the loss that falls: a gradient of a policy has no loss to speak of."""
@@ -141,15 +141,17 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(place):
-    """The losses of every recipe's short run, before and after: all of them on the same ranks, one after the other."""
+    """Of every recipe's short run the losses, before and after, and how many modules draw: all of them on the same
+    ranks, one after the other."""
     told = {}
     for names in (["quickstart-pretrain"], [name for name in NAMES if name != "quickstart-pretrain"]):
         for world in (2, 4):  # those after the first take on its run
             some = [name for name in names if RANKS.get(name, 2) == world]
             folders = {name: ranks.ready(name, *LOCAL[name], *SHORT, ranks=world) for name in some}
             if folders:
-                ranks.on_ranks(world, _train, [str(folder) for folder in folders.values()])
-            told |= {name: _evaluations(folder, BETTER.get(name, "loss")) for name, folder in folders.items()}
+                drawn = ranks.on_ranks(world, _train, [str(folder) for folder in folders.values()])[0]
+                found = {name: _evaluations(folder, BETTER.get(name, "loss")) for name, folder in folders.items()}
+                told |= {name: (found[name], draws) for name, draws in zip(found, drawn, strict=True)}
     return told
 
 
@@ -157,7 +159,11 @@ def _train(process, folders):
     from launcher import worker
     from launcher.run.stop import Stop
 
-    return [worker.train(Path(folder), process, Stop()) for folder in folders]
+    drawn = []
+    for folder in map(Path, folders):
+        drawn.append(len(worker.build(ready.read(folder), process, Stop(), None)[0].randomness.modules))
+        assert worker.train(folder, process, Stop()) == 0
+    return drawn
 
 
 def _evaluations(folder, metric):
@@ -167,8 +173,19 @@ def _evaluations(folder, metric):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_on_two_ranks_and_local_data(trained, name):
-    before, after = trained[name][0], trained[name][-1]
+    losses, _ = trained[name]
+    before, after = losses[0], losses[-1]
     assert after > before if name in BETTER else after < 0.98 * before
+
+
+DRY = {"linear-regression", "resnet18-cifar10-frozen", "distil-bert-mini", "reward-toy"}
+"""Recipes of models without dropout."""
+
+
+def test_no_recipe_draws_what_is_not_by_the_contract(trained):
+    """All are trained under a strict contract, with the dropout that they ship."""
+    assert len(trained) == 22 and "train.strict_contract=true" in SHORT
+    assert {name for name, (_, drawn) in trained.items() if not drawn} == DRY
 
 
 def data_of(name):

@@ -8,7 +8,7 @@ import numpy as np
 import support
 
 TEXT = "{kind: text, path: corpus.txt, document: line}"
-TINY = "hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 32, dropout: 0.0"
+TINY = "hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 32, dropout: 0.1"
 
 
 def write(folder: Path) -> Path:
@@ -103,7 +103,7 @@ def _encoder(folder: Path) -> None:
     words = _words(folder, **special)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     sizes["initializer_range"] = 0.2  # so that what an adapter is put into tells texts apart
-    config = BertConfig(vocab_size=len(words), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes)
+    config = BertConfig(vocab_size=len(words), **sizes)
     _save("AutoModelForMaskedLM", config, folder)
 
 
@@ -111,8 +111,7 @@ def _decoder(folder: Path) -> None:
     from transformers import GPT2Config
 
     words = _words(folder, unk_token="<unk>", eos_token="<end>")
-    none = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    config = GPT2Config(vocab_size=len(words), n_embd=16, n_layer=2, n_head=2, n_positions=64, **none)
+    config = GPT2Config(vocab_size=len(words), n_embd=16, n_layer=2, n_head=2, n_positions=64)
     _save("AutoModelForCausalLM", config, folder)
 
 
@@ -120,7 +119,7 @@ def _both(folder: Path) -> None:
     from transformers import T5Config
 
     words = _words(folder, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
     config = T5Config(vocab_size=len(words), pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, **sizes)
     _save("AutoModelForSeq2SeqLM", config, folder)
 

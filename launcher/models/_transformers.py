@@ -14,11 +14,12 @@ _USUAL = ("bert", "modernbert", "roberta", "gpt2", "t5", "bart", "vit", "resnet"
 
 
 class TransformersConfig(ModelConfig):
-    """`dropout`: every dropout of the model set to this. `attention`: sdpa, eager, flash_attention_2, ... `head`: new
-    weights outside of the encoder, even where a checkpoint has them. `reinit_layers`: new weights in so many of the
-    topmost layers (Zhang et al., 2021)."""
+    """`dropout`: every dropout of the model set to this; `attention_dropout`: that of attention weights. `attention`:
+    sdpa, eager, flash_attention_2, ... `head`: new weights outside of the encoder, even where a checkpoint has them.
+    `reinit_layers`: new weights in so many of the topmost layers (Zhang et al., 2021)."""
 
     dropout: float | None = Field(None, ge=0, lt=1)
+    attention_dropout: float | None = Field(None, ge=0, lt=1)
     attention: str | None = None
     head: Literal["new"] | None = None
     reinit_layers: int = Field(0, ge=0)
@@ -40,12 +41,25 @@ def fit(hf: Any, config: TransformersConfig, need: Need, resize: bool) -> Any:
     elif getattr(hf, "vocab_size", need.vocab_size) < need.vocab_size:
         what = f"has {need.vocab_size} tokens, the model embeds {hf.vocab_size} (use the model's own tokenizer)"
         raise UserError(Problem("tokenizer", what))
-    if config.dropout is not None:
-        for name, value in hf.to_dict().items():
-            if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
-                setattr(hf, name, config.dropout)
+    _set_dropout(hf, config)
     _check_rates(hf)
     return hf
+
+
+def _set_dropout(hf: Any, config: TransformersConfig) -> None:
+    """Raises UserError where the architecture has no rate for attention weights alone."""
+    rates = [
+        name
+        for name, value in hf.to_dict().items()
+        if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, int | float)
+    ]
+    of_attention = [name for name in rates if "att" in name]
+    if config.attention_dropout is not None and not of_attention:
+        what = f"{hf.model_type} has no dropout of attention weights alone (model.dropout sets every one)"
+        raise UserError(Problem("model.attention_dropout", what))
+    for names, rate in ((rates, config.dropout), (of_attention, config.attention_dropout)):
+        for name in names if rate is not None else []:
+            setattr(hf, name, rate)
 
 
 def _check_rates(hf: Any) -> None:

@@ -64,9 +64,10 @@ def _made(folder: RunFolder, config: Config, need: Need) -> Any:
     if said is None:
         what = f"{config.run}: no run is there (train it first: its recipe names the folder)"
         raise UserError(Problem("model.run", what))
-    if config.dropout is not None or config.attention:
-        what = f"the model of {config.run} is a {said.kind} one: only transformers models can be told this"
-        raise UserError(Problem("model.dropout" if config.dropout is not None else "model.attention", what))
+    for key in ("dropout", "attention_dropout", "attention"):
+        if getattr(config, key) is not None:
+            what = f"the model of {config.run} is a {said.kind} one: only transformers models can be told this"
+            raise UserError(Problem(f"model.{key}", what))
     return kinds.of("models", said).build(said, need, weights=False)[0]
 
 

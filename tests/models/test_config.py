@@ -80,3 +80,21 @@ def test_another_seed_draws_other_weights(bert):
 
 def test_it_brings_no_tokenizer():
     assert config.tokenizer(config.Config(type="bert")) is None
+
+
+def test_attention_dropout_is_that_of_attention_weights_alone(need):
+    for kind, hidden, of_attention in (
+        ("bert", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+        ("distilbert", "dropout", "attention_dropout"),
+    ):
+        made = config.build(config.Config(type=kind, dropout=0.25, attention_dropout=0.0), need())[0].config
+        assert (getattr(made, hidden), getattr(made, of_attention)) == (0.25, 0.0)
+    with pytest.raises(UserError, match=r"model\.attention_dropout: fnet has no dropout of attention weights alone"):
+        config.build(config.Config(type="fnet", attention_dropout=0.0), need())
+
+
+@pytest.mark.parametrize("key", ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"])
+@pytest.mark.parametrize("rate", [1, 1.0, 1.5, -0.1])
+def test_a_rate_outside_of_0_to_1_is_refused(need, key, rate):
+    with pytest.raises(UserError, match=rf"model\.{key}: {rate}: a dropout rate is at least 0 and below 1"):
+        config.build(config.Config(type="bert", **{key: rate}), need())
