@@ -51,7 +51,7 @@ def _set_dropout(hf: Any, config: TransformersConfig) -> None:
     rates = [
         name
         for name, value in hf.to_dict().items()
-        if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, int | float)
+        if ("dropout" in name or name.endswith("_pdrop")) and type(value) in (int, float)  # ESM's token_dropout is none
     ]
     of_attention = [name for name in rates if "att" in name]
     if config.attention_dropout is not None and not of_attention:

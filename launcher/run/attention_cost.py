@@ -63,11 +63,12 @@ def cost(config: Any, rate: float, samples: int, length: int, precision: str, de
 
 
 class _Zeros:
-    """Draws of the contract of one state, at their price."""
+    """Draws of samples with the key 0, at the price of others."""
 
     def keep(self, shape: Sequence[int], rate: float, device: torch.device) -> torch.Tensor:
-        states = torch.zeros((*shape[:-1], 1), dtype=torch.int32, device=device)
-        return dropout.keep_run((states, states), shape[-1], rate)
+        keys = torch.zeros(shape[0], dtype=torch.int64, device=device)
+        axes = tuple(dropout.Axis(False, size) for size in shape[1:])
+        return dropout.keep_mask(keys, keys[0], 0, axes, None, rate)
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
         raise NotImplementedError

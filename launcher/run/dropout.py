@@ -1,14 +1,16 @@
 """The draws of `launcher.contract.dropout` in torch: the same bits on every device, and no generator.
 
 torch shifts int32 arithmetically and cannot shift uint32, so that the bits that a shift brings in are masked off. On a
-CPU the words of a tensor are made in blocks that stay in its cache; on an accelerator, where each operation is a kernel
-of its own, all of them are compiled into one where torch can do that.
+CPU the words of a tensor are made in blocks that stay in its cache. On an accelerator, where each operation is a kernel
+of its own, a mask is compiled into one where torch can do that.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
 
@@ -35,6 +37,90 @@ class SampleRows:
         return SampleRows(self.keys.to(device, non_blocking=True), self.step.to(device, non_blocking=True), positions)
 
 
+class Axis(NamedTuple):
+    """An axis within a sample. `by_token`: its coordinates are the positions of the row's tokens; else they count from
+    `first`, which is not 0 where another rank has those before."""
+
+    by_token: bool
+    size: int
+    first: int = 0
+
+
+def keep_mask(
+    keys: torch.Tensor,
+    place: torch.Tensor,
+    call: int,
+    axes: tuple[Axis, ...],
+    positions: torch.Tensor | None,
+    rate: float,
+) -> torch.Tensor:
+    """Whether each value of a tensor of shape (keys, *sizes of the axes) is kept, bool. `keys` as in SampleRows;
+    `place`: the key of the module, int64, a scalar; `call`: that of launcher.contract.dropout; at least one axis."""
+    make = _keep_mask if _as_it_is(keys) else _fused(_keep_mask, keys.device.type)
+    return make(keys, place, call, axes, positions, definition.threshold(rate))
+
+
+def uniform_numbers(
+    keys: torch.Tensor, place: torch.Tensor, call: int, axes: tuple[Axis, ...], positions: torch.Tensor | None
+) -> torch.Tensor:
+    """Numbers in (0, 1), fp32, in a tensor as that of `keep_mask`."""
+    make = _uniform_numbers if _as_it_is(keys) else _fused(_uniform_numbers, keys.device.type)
+    return make(keys, place, call, axes, positions)
+
+
+def _as_it_is(keys: torch.Tensor) -> bool:
+    """Whether a mask is made operation by operation: on a CPU, and inside of compiled code."""
+    return keys.device.type == "cpu" or torch.compiler.is_compiling()
+
+
+def _keep_mask(
+    keys: torch.Tensor,
+    place: torch.Tensor,
+    call: int,
+    axes: tuple[Axis, ...],
+    positions: torch.Tensor | None,
+    least: int,
+) -> torch.Tensor:
+    state = _states(keys, place, call, axes, positions)
+    last = axes[-1]
+    if last.by_token:
+        return keep(state, _coordinates(axes, len(axes) - 1, positions, keys.device), least)
+    return keep_run(state, last.size, least, last.first)
+
+
+def _uniform_numbers(
+    keys: torch.Tensor, place: torch.Tensor, call: int, axes: tuple[Axis, ...], positions: torch.Tensor | None
+) -> torch.Tensor:
+    state = _states(keys, place, call, axes, positions)
+    return uniform(state, _coordinates(axes, len(axes) - 1, positions, keys.device))
+
+
+def _states(
+    keys: torch.Tensor, place: torch.Tensor, call: int, axes: tuple[Axis, ...], positions: torch.Tensor | None
+) -> State:
+    """The states of all coordinates but the last, with an axis for each, of one value where it changes nothing."""
+    if keys.ndim == 2:  # of tokens, which the first axis of tokens counts
+        tokens = next(number for number, axis in enumerate(axes) if axis.by_token)
+        keys = keys.view(len(keys), *[1] * tokens, keys.shape[1], *[1] * (len(axes) - 1 - tokens))
+    else:
+        keys = keys.view(len(keys), *[1] * len(axes))
+    state = begin(keys, place, call)
+    for number in range(len(axes) - 1):
+        state = fold(state, _coordinates(axes, number, positions, keys.device))
+    return state
+
+
+def _coordinates(
+    axes: tuple[Axis, ...], number: int, positions: torch.Tensor | None, device: torch.device
+) -> torch.Tensor:
+    """The coordinates of an axis, int32, in a shape that broadcasts with the states."""
+    axis, after = axes[number], [1] * (len(axes) - 1 - number)
+    if axis.by_token:
+        assert positions is not None
+        return positions.view(len(positions), *[1] * number, axis.size, *after)
+    return torch.arange(axis.first, axis.first + axis.size, dtype=torch.int32, device=device).view(-1, *after)
+
+
 def begin(keys: torch.Tensor, place: torch.Tensor, call: int) -> State:
     """The states of keys at a place (both int64), with the coordinate of the call."""
     mixed = keys ^ place
@@ -49,20 +135,18 @@ def fold(state: State, coordinate: torch.Tensor) -> State:
     return _mix(low + high), high
 
 
-def keep(state: State, last: torch.Tensor, rate: float) -> torch.Tensor:
-    """Whether values are kept for each state and last coordinate (int32), broadcast together: bool."""
+def keep(state: State, last: torch.Tensor, least: int) -> torch.Tensor:
+    """Whether the draw of each state and last coordinate (int32), broadcast together, is at least the threshold."""
     words = word(state, last >> 1)
-    return torch.where((last & 1).bool(), words, words << 16) >> 16 >= definition.threshold(rate)
+    return torch.where((last & 1).bool(), words, words << 16) >> 16 >= least
 
 
-def keep_run(state: State, count: int, rate: float, first: int = 0) -> torch.Tensor:
+def keep_run(state: State, count: int, least: int, first: int = 0) -> torch.Tensor:
     """As `keep` for the last coordinates first, ..., first + count - 1, at half the cost: each word gives two draws.
     States of shape (..., 1) give (..., count)."""
-    if state[0].device.type == "cpu":
-        make: Callable[..., torch.Tensor] = _in_blocks
-    else:
-        make = _at_once if torch.compiler.is_compiling() else _in_one_kernel()
-    return make(*state, first, count, definition.threshold(rate))
+    make = _in_blocks if state[0].device.type == "cpu" else _at_once
+    kept: torch.Tensor = make(*state, first, count, least)
+    return kept
 
 
 def uniform(state: State, last: torch.Tensor) -> torch.Tensor:
@@ -148,6 +232,20 @@ def _indices(first: int, count: int, device: torch.device) -> torch.Tensor:
 
 
 @cache
-def _in_one_kernel() -> Callable[..., torch.Tensor]:
-    """`_at_once`, compiled where Triton is installed."""
-    return _at_once if find_spec("triton") is None else torch.compile(_at_once, dynamic=True)
+def _fused(function: Callable[..., torch.Tensor], device: str) -> Callable[..., torch.Tensor]:
+    """The function for an accelerator: compiled where Triton is installed."""
+    return function if find_spec("triton") is None else _compiled(function, device)
+
+
+def _compiled(function: Callable[..., torch.Tensor], device: str) -> Callable[..., torch.Tensor]:
+    """The function in few kernels, or as it is where compiling it fails or changes a bit."""
+    compiled = torch.compile(function, dynamic=True)
+    try:
+        keys, place = torch.arange(3, device=device), torch.tensor(5, device=device)
+        sample = (keys, place, 7, (Axis(False, 2), Axis(False, 4)), None, *([0] if function is _keep_mask else []))
+        same = torch.equal(compiled(*sample), function(*sample))
+    except Exception as error:  # whatever a compiler raises that is not set up
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        logging.getLogger(__name__).warning("masks of dropout are not compiled: %s", reason)
+        return function
+    return compiled if same else function

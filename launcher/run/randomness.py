@@ -16,10 +16,10 @@ from torch import nn
 
 from launcher.contract import dropout as definition
 from launcher.run import dropout
-from launcher.run.dropout import SampleRows
+from launcher.run.dropout import Axis, SampleRows
 from launcher.run.random_functions import Interception
 
-Axis = Literal["sample", "position", "other", "sample x position", "sample x other"]
+Kind = Literal["sample", "position", "other", "sample x position", "sample x other"]
 """What an axis of a drawn tensor counts: rows of the micro-batch, tokens of a row, anything else (features, heads), or
 rows and one of the others flattened into one axis, the rows outside."""
 
@@ -29,7 +29,7 @@ class Site:
     """One draw of a module. `axes`: what those of the drawn tensor are; `shape`: its shape for a micro-batch of the one
     row it was found with; `sharded`: the axes of which each tensor-parallel rank has an equal part."""
 
-    axes: tuple[Axis, ...]
+    axes: tuple[Kind, ...]
     shape: tuple[int, ...]
     sharded: tuple[int, ...] = ()
 
@@ -44,6 +44,7 @@ class ModelRandomness:
     modules draw as they always did. `foreign`: descriptions of randomness that could not be taken over. `settling`: a
     forward is finding out which axes are sharded."""
 
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     tensor_parallel_rank: int = 0
     tensor_parallel: int = 1
     foreign: list[str] = field(default_factory=list)
@@ -56,8 +57,7 @@ class ModelRandomness:
         key = definition.place_key(name)
         if any(key == other.key for other in self.modules.values()):
             raise RuntimeError(f"two modules with the same place key: {name}")
-        device = next((parameter.device for parameter in module.parameters()), None)
-        self.modules[name] = ModuleDraws(self, name, key, sites, invocations > 1, device)
+        self.modules[name] = ModuleDraws(self, name, key, sites, invocations > 1)
         module.draws_of_samples = self.modules[name]  # type: ignore[assignment]
         module.__class__ = _drawing(type(module))
 
@@ -95,18 +95,10 @@ class ModuleDraws:
     """The draws of one module: `sites` in the order in which it makes them, `repeated` where it runs several times in a
     forward."""
 
-    def __init__(
-        self,
-        randomness: ModelRandomness,
-        name: str,
-        key: int,
-        sites: list[Site],
-        repeated: bool,
-        device: torch.device | None,
-    ):
+    def __init__(self, randomness: ModelRandomness, name: str, key: int, sites: list[Site], repeated: bool):
         self.randomness, self.name, self.key, self.sites, self.repeated = randomness, name, key, sites, repeated
         self.invocation = 0
-        self.place = torch.tensor(key - 2**64 if key >= 2**63 else key, device=device)
+        self.place = torch.tensor(key - 2**64 if key >= 2**63 else key, device=randomness.device)
 
     def begin(self, rows: SampleRows) -> "CounterDraws":
         """The draws of the next invocation."""
@@ -124,17 +116,13 @@ class CounterDraws:
 
     def keep(self, shape: Sequence[int], rate: float, device: torch.device) -> torch.Tensor:
         site, call = self._next(shape)
-        state, last, first = self._states(site, call, shape, device)
-        counted = isinstance(last, int)
-        found = dropout.keep_run(state, last, rate, first) if counted else dropout.keep(state, last, rate)
+        found = dropout.keep_mask(self._keys(site), self.module.place, call, *self._axes(site, shape), rate)
         return _arranged(found, site, shape)
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
         site, call = self._next(shape)
-        state, last, first = self._states(site, call, shape, device)
-        if isinstance(last, int):
-            last = torch.arange(first, first + last, dtype=torch.int32, device=device)
-        return _arranged(dropout.uniform(state, last), site, shape)
+        found = dropout.uniform_numbers(self._keys(site), self.module.place, call, *self._axes(site, shape))
+        return _arranged(found, site, shape)
 
     def _next(self, shape: Sequence[int]) -> tuple[Site, int]:
         name, number, sites = self.module.name, self.number, self.module.sites
@@ -147,48 +135,21 @@ class CounterDraws:
             site.sharded = tuple(n for n, size in enumerate(shape) if size < site.shape[n] == size * parts)
         return site, definition.call(self.invocation, number)
 
-    def _states(
-        self, site: Site, call: int, shape: Sequence[int], device: torch.device
-    ) -> tuple[dropout.State, torch.Tensor | int, int]:
-        """The states of all coordinates but the last one, samples first, with a last axis to broadcast along; and the
-        last coordinates: their number and the first of them, or, where they are not consecutive, themselves."""
-        axes = self._coordinates(site, shape) or [("other", 1, 0)]
-        count, packed = len(axes), self.rows.positions is not None
-        keys = self.rows.keys if site.of_samples else self.rows.step
-        first_token = next((n for n, (kind, *_) in enumerate(axes) if kind == "position"), -1)
-        if keys.ndim == 2:
-            keys = keys.view(len(keys), *[1] * first_token, keys.shape[1], *[1] * (count - 1 - first_token))
-        else:
-            keys = keys.view(len(keys), *[1] * count)
-        state = dropout.begin(keys, self.module.place, call)
-        for number, (kind, size, first) in enumerate(axes):
-            by_token = packed and site.of_samples and kind == "position"
-            last = number == count - 1
-            if last and not by_token:
-                return state, size, first
-            if by_token:
-                assert self.rows.positions is not None
-                coordinate = self.rows.positions.view(len(keys), *[1] * number, size, *[1] * (count - 1 - number))
-            else:
-                coordinate = torch.arange(first, first + size, dtype=torch.int32, device=device)
-                coordinate = coordinate.view(-1, *[1] * (count - 1 - number))
-            if last:
-                return state, coordinate, 0
-            state = dropout.fold(state, coordinate)
-        raise AssertionError("there is always a last axis")
+    def _keys(self, site: Site) -> torch.Tensor:
+        return self.rows.keys if site.of_samples else self.rows.step
 
-    def _coordinates(self, site: Site, shape: Sequence[int]) -> list[tuple[str, int, int]]:
-        """Of each axis within a sample what it counts, its size here, and its first coordinate."""
+    def _axes(self, site: Site, shape: Sequence[int]) -> tuple[tuple[Axis, ...], torch.Tensor | None]:
+        """The axes within a sample, at least one, and the positions of tokens where rows are shared."""
         rows, found = len(self.rows.keys), []  # not list[...](), which torch.compile cannot trace
-        for number, (axis, size) in enumerate(zip(site.axes, shape, strict=True)):
+        positions = self.rows.positions if site.of_samples else None
+        for number, (kind, size) in enumerate(zip(site.axes, shape, strict=True)):
             first = self.module.randomness.tensor_parallel_rank * size if number in site.sharded else 0
-            if axis.startswith("sample") and (size % rows or (axis == "sample" and size != rows)):
+            if kind.startswith("sample") and (size % rows or (kind == "sample" and size != rows)):
                 raise RuntimeError(f"{self.module.name} draws for {size} rows of a micro-batch of {rows}")
-            if axis.startswith("sample x "):
-                found.append((axis.removeprefix("sample x "), size // rows, 0))
-            elif axis != "sample":
-                found.append((axis, size, first))
-        return found
+            if kind != "sample":
+                size = size // rows if kind.startswith("sample") else size
+                found.append(Axis(positions is not None and kind.endswith("position"), size, first))
+        return tuple(found) or (Axis(False, 1),), positions
 
 
 class _DrawingForward:

@@ -19,7 +19,7 @@ from launcher.contract.dropout import threshold
 from launcher.run.batches import Trial, Trials
 from launcher.run.precision import autocast
 from launcher.run.random_functions import Interception
-from launcher.run.randomness import Axis, ModelRandomness, Site
+from launcher.run.randomness import Kind, ModelRandomness, Site
 
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-5, "fp16": 2**-7}
 """The largest relative difference between the loss of two samples together and the sum of their losses."""
@@ -32,9 +32,9 @@ def take_over(
 ) -> ModelRandomness:
     """Have the model draw by the contract. `loss`: of a micro-batch, by way of the model. What could not be taken over
     is described in `foreign`. Raises UserError for a dropout rate that is none."""
-    randomness, training = ModelRandomness(), model.training
+    randomness, training = ModelRandomness(trials.one.rows.step.device), model.training
     model.train()
-    with torch.no_grad(), autocast(precision, trials.one.rows.step.device), _generators_kept():
+    with torch.no_grad(), autocast(precision, randomness.device), _generators_kept():
         every = [_record(model, loss, trial.batch) for trial in (trials.one, trials.two, trials.packed) if trial]
         _assign(model, randomness, every)
 
@@ -147,7 +147,7 @@ def _site(alone: tuple[int, ...], both: tuple[int, ...], packed: tuple[int, ...]
     return site if by_token or not packed or not site.of_samples else None
 
 
-def _axis(size: int, both: int, longer: int | None) -> Axis | None:
+def _axis(size: int, both: int, longer: int | None) -> Kind | None:
     if longer not in (None, size, 2 * size) or both not in (size, 2 * size):
         return None
     grows = longer == 2 * size

@@ -131,7 +131,7 @@ def test_numbers_reach_neither_zero_nor_one(monkeypatch, word, number):
 @given(states(), st.lists(coordinates, min_size=1, max_size=9), rates)
 def test_what_is_kept_is_what_the_definition_keeps(both, last, rate):
     state, expected = both
-    made = dropout.keep(state, torch.tensor(last, dtype=torch.int32), rate)
+    made = dropout.keep(state, torch.tensor(last, dtype=torch.int32), definition.threshold(rate))
     assert made.dtype == torch.bool
     assert np.array_equal(made.numpy(), definition.keep(expected, last, rate))
 
@@ -142,7 +142,7 @@ def test_last_coordinates_may_be_those_of_each_token(both, data, rate):
     state, expected = both
     shape = (*np.broadcast_shapes(*(one.shape for one in expected))[:-1], 3)
     last = np.array(data.draw(st.lists(coordinates, min_size=math.prod(shape), max_size=math.prod(shape))))
-    made = dropout.keep(state, torch.from_numpy(last.astype(np.int32)).view(shape), rate)
+    made = dropout.keep(state, torch.from_numpy(last.astype(np.int32)).view(shape), definition.threshold(rate))
     assert np.array_equal(made.numpy(), definition.keep(expected, last.reshape(shape), rate))
 
 
@@ -150,7 +150,7 @@ def test_last_coordinates_may_be_those_of_each_token(both, data, rate):
 @given(states(), counts, rates, firsts)
 def test_a_run_keeps_what_the_definition_keeps(both, count, rate, first):
     state, expected = both
-    made = dropout.keep_run(state, count, rate, first)
+    made = dropout.keep_run(state, count, definition.threshold(rate), first)
     assert made.dtype == torch.bool
     assert np.array_equal(made.numpy(), definition.keep(expected, np.arange(first, first + count), rate))
 
@@ -159,9 +159,11 @@ def test_a_run_keeps_what_the_definition_keeps(both, count, rate, first):
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 8, 9])
 def test_a_run_keeps_what_keep_keeps_for_odd_and_even_ends(count, first):
     state = dropout.begin(torch.tensor([[3], [-5]]), torch.tensor(11), 0)
-    made = dropout.keep_run(state, count, 0.4, first)
+    made = dropout.keep_run(state, count, definition.threshold(0.4), first)
     assert made.shape == (2, count)
-    assert torch.equal(made, dropout.keep(state, torch.arange(first, first + count, dtype=torch.int32), 0.4))
+    assert torch.equal(
+        made, dropout.keep(state, torch.arange(first, first + count, dtype=torch.int32), definition.threshold(0.4))
+    )
 
 
 @properties
@@ -170,13 +172,19 @@ def test_a_part_of_a_run_is_the_part_of_the_run(both, count, rate, first, data):
     state, _ = both
     start = data.draw(st.integers(0, count - 1))
     size = data.draw(st.integers(1, count - start))
-    whole, part = dropout.keep_run(state, count, rate, first), dropout.keep_run(state, size, rate, first + start)
+    whole, part = (
+        dropout.keep_run(state, count, definition.threshold(rate), first),
+        dropout.keep_run(state, size, definition.threshold(rate), first + start),
+    )
     assert torch.equal(part, whole[..., start : start + size])
 
 
 def test_rates_outside_of_zero_to_below_one_raise():
     state = dropout.begin(torch.tensor([[3]]), torch.tensor(11), 0)
-    for use in (lambda: dropout.keep_run(state, 4, 1.0), lambda: dropout.keep(state, torch.tensor([0]), 1.0)):
+    for use in (
+        lambda: dropout.keep_run(state, 4, definition.threshold(1.0)),
+        lambda: dropout.keep(state, torch.tensor([0]), definition.threshold(1.0)),
+    ):
         with pytest.raises(ValueError, match="at least 0 and below 1"):
             use()
 
@@ -186,7 +194,7 @@ def test_nothing_is_drawn_from_or_done_to_what_is_handed_in():
     before = torch.get_rng_state()
     state = dropout.begin(keys, place, 0)
     was = [one.clone() for one in state]
-    dropout.keep_run(state, 9, 0.3), dropout.uniform(state, torch.arange(4, dtype=torch.int32))
+    dropout.keep_run(state, 9, definition.threshold(0.3)), dropout.uniform(state, torch.arange(4, dtype=torch.int32))
     assert torch.equal(torch.get_rng_state(), before)
     assert keys.tolist() == [[3], [-5]] and place.item() == 11
     assert all(torch.equal(one, other) for one, other in zip(state, was, strict=True))
@@ -210,7 +218,7 @@ def test_more_than_a_block_is_what_the_definition_keeps(rows, positions, feature
     sizes = torch.arange(positions, dtype=torch.int32)[:, None]
     keys = definition.sample_keys(3, 0, np.arange(rows))
     state = dropout.begin(torch.from_numpy(keys).view(-1, 1, 1), place_of(definition.place_key("drop")), 0)
-    made = dropout.keep_run(dropout.fold(state, sizes), features, 0.1)
+    made = dropout.keep_run(dropout.fold(state, sizes), features, definition.threshold(0.1))
     expected = definition.fold(definition.state(keys[:, None, None], "drop"), np.arange(positions)[:, None])
     assert made.shape == (rows, positions, features)
     assert np.array_equal(made.numpy(), definition.keep(expected, np.arange(features), 0.1))
@@ -225,7 +233,7 @@ def test_the_number_of_threads_changes_nothing(threads):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        made = dropout.keep_run(state, 512, 0.3)
+        made = dropout.keep_run(state, 512, definition.threshold(0.3))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(made, dropout._at_once(*state, 0, 512, definition.threshold(0.3)))
@@ -235,14 +243,93 @@ def test_a_run_of_what_has_only_a_shape_has_the_shape_of_a_run():
     # as where a compiler traces a model
     with FakeTensorMode():
         state = dropout.begin(torch.zeros(3, 1, 1, dtype=torch.int64), torch.tensor(11), 0)
-        made = dropout.keep_run(dropout.fold(state, torch.zeros(4, 1, dtype=torch.int32)), 7, 0.3, 1)
+        made = dropout.keep_run(
+            dropout.fold(state, torch.zeros(4, 1, dtype=torch.int32)), 7, definition.threshold(0.3), 1
+        )
     assert (made.shape, made.dtype, made.device.type) == ((3, 4, 7), torch.bool, "cpu")
 
 
 def test_no_rows_and_no_values_are_kept_as_nothing():
     state = dropout.begin(torch.empty(0, 1, dtype=torch.int64), torch.tensor(11), 0)
-    assert dropout.keep_run(state, 5, 0.3).shape == (0, 5)
-    assert dropout.keep_run(dropout.begin(torch.tensor([[3]]), torch.tensor(11), 0), 0, 0.3).shape == (1, 0)
+    assert dropout.keep_run(state, 5, definition.threshold(0.3)).shape == (0, 5)
+    assert dropout.keep_run(
+        dropout.begin(torch.tensor([[3]]), torch.tensor(11), 0), 0, definition.threshold(0.3)
+    ).shape == (1, 0)
+
+
+# Masks of tensors
+
+
+def a_place():
+    return place_of(definition.place_key("drop"))
+
+
+def test_documents_that_share_a_row_draw_as_each_does_alone():
+    """Hidden states, and attention, which looks at pairs of tokens."""
+    lengths, keys = [3, 5, 4], torch.tensor([7, -8, 9])
+    of_tokens = torch.repeat_interleave(keys, torch.tensor(lengths))[None]
+    positions = torch.cat([torch.arange(n, dtype=torch.int32) for n in lengths])[None]
+    token, other = dropout.Axis(True, 12), dropout.Axis(False, 2)
+    hidden = dropout.keep_mask(of_tokens, a_place(), 3, (token, dropout.Axis(False, 6)), positions, 0.4)[0]
+    attention = dropout.keep_mask(of_tokens, a_place(), 3, (other, token, token), positions, 0.4)[0]
+    numbers = dropout.uniform_numbers(of_tokens, a_place(), 3, (token, dropout.Axis(False, 6)), positions)[0]
+    start = 0
+    for key, length in zip(keys, lengths, strict=True):
+        mine, alone = slice(start, start + length), dropout.Axis(False, length)
+        made = dropout.keep_mask(key[None], a_place(), 3, (alone, dropout.Axis(False, 6)), None, 0.4)[0]
+        assert torch.equal(hidden[mine], made)
+        made = dropout.keep_mask(key[None], a_place(), 3, (other, alone, alone), None, 0.4)[0]
+        assert torch.equal(attention[:, mine, mine], made)
+        made = dropout.uniform_numbers(key[None], a_place(), 3, (alone, dropout.Axis(False, 6)), None)[0]
+        assert torch.equal(numbers[mine], made)
+        start += length
+
+
+@properties
+@given(st.integers(1, 4), st.integers(1, 7), st.integers(1, 9), rates)
+def test_shards_of_heads_and_of_features_are_parts_of_the_whole(ranks, heads, features, rate):
+    keys = torch.tensor([7, -8])
+    whole = (dropout.Axis(False, ranks * heads), dropout.Axis(False, 3), dropout.Axis(False, ranks * features))
+    made = dropout.keep_mask(keys, a_place(), 1, whole, None, rate)
+    for rank in range(ranks):
+        of_heads = (dropout.Axis(False, heads, rank * heads), *whole[1:])
+        part = dropout.keep_mask(keys, a_place(), 1, of_heads, None, rate)
+        assert torch.equal(part, made[:, rank * heads : (rank + 1) * heads])
+        of_features = (*whole[:2], dropout.Axis(False, features, rank * features))
+        part = dropout.keep_mask(keys, a_place(), 1, of_features, None, rate)
+        assert torch.equal(part, made[..., rank * features : (rank + 1) * features])
+
+
+def test_a_mask_is_compiled_in_one_graph_and_keeps_its_bits(monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: plain(function, dynamic=dynamic, backend=backend))
+    monkeypatch.setattr(dropout, "keep_run", lambda state, *how: dropout._at_once(*state, how[2], how[0], how[1]))
+    made = dropout._compiled(dropout._keep_mask, "cpu")
+    assert made is not dropout._keep_mask and len(graphs) == 1
+    for keys, call, size in ((torch.tensor([7, -8]), 5, 16), (torch.tensor([1, 2, 3, 4]), 70_000, 9)):
+        given_ = (keys, a_place(), call, (dropout.Axis(False, 3), dropout.Axis(False, size)), None, -9000)
+        assert torch.equal(made(*given_), dropout._keep_mask(*given_))
+
+
+def test_a_compiler_that_fails_or_changes_bits_is_done_without(monkeypatch, caplog):
+    def broken(function, dynamic):
+        def call(*given):
+            raise RuntimeError("no C compiler\nwas found")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert dropout._compiled(dropout._uniform_numbers, "cpu") is dropout._uniform_numbers
+    assert [record.getMessage() for record in caplog.records] == ["masks of dropout are not compiled: no C compiler"]
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: lambda *given: ~function(*given))
+    assert dropout._compiled(dropout._keep_mask, "cpu") is dropout._keep_mask
 
 
 # Rows
