@@ -82,8 +82,6 @@ def _run(precision: str, dropout: float, attention: float) -> Any:
 class _Generator:
     """Nothing is known of a step's samples: modules draw from torch's generator."""
 
-    foreign = ["all of it"]
-
     def drawing(self, rows: Any) -> Any:
         return contextlib.nullcontext()
 

@@ -57,22 +57,11 @@ def build(
     _rehearse(engine, task, example, at, recipe)
     if at.tensor_parallel > 1:
         _compare(engine, task, example, at, whole)
-        _settle(randomness, engine, task, batches, at)
+        _find_shards(randomness, engine, task, batches, at)
 
-    progress = loop.Progress(scale=LossScale.of(recipe.train.precision))
-    if resume is not None:
-        state = engine.state_dict()
-        thaws = start == getattr(recipe.model, "unfreeze_at", None)
-        thawed = frozen(recipe.model, names) if thaws else []  # of these the checkpoint has no moments
-        checkpoint.load(state, resume, new=tuple(f"optimizer.{name}." for name in thawed))
-        engine.load_state_dict(state)
-        progress = loop.Progress.of(resume.state, recipe.train.precision)
-        if randomness.modules and resume.state.get("draws") != dropout.VERSION:
-            notes.append(
-                f"dropout is drawn by sample from step {start + 1} on, not as in the launcher that began the run"
-            )
-        if resume.state.get("metric") != recipe.evaluate.metric:  # another one is watched from here on
-            progress.history = []
+    progress, changed = _progress(recipe, engine, resume, names)
+    if changed and randomness.modules:
+        notes.append(f"dropout is drawn by sample from step {start + 1} on, not as in the launcher that began the run")
     steps = total_steps(recipe, facts)
     count = _workers(recipe, at) if workers is None else workers
     pin = at.device.type != "cpu"
@@ -93,6 +82,22 @@ def build(
         stop=stop,
     )
     return built, notes
+
+
+def _progress(recipe: Recipe, engine: Any, resume: Saved | None, names: list[str]) -> tuple[loop.Progress, bool]:
+    """How far the run is, with the engine in the state of its checkpoint; and whether the steps before were drawn by
+    another definition of dropout. `names`: those of the parameters."""
+    if resume is None:
+        return loop.Progress(scale=LossScale.of(recipe.train.precision)), False
+    state = engine.state_dict()
+    thaws = resume.step == getattr(recipe.model, "unfreeze_at", None)
+    thawed = frozen(recipe.model, names) if thaws else []  # of these the checkpoint has no moments
+    checkpoint.load(state, resume, new=tuple(f"optimizer.{name}." for name in thawed))
+    engine.load_state_dict(state)
+    progress = loop.Progress.of(resume.state, recipe.train.precision)
+    if resume.state.get("metric") != recipe.evaluate.metric:  # another one is watched from here on
+        progress.history = []
+    return progress, resume.state.get("draws") != dropout.VERSION
 
 
 def _until(recipe: Recipe, step: int, steps: int) -> int:
@@ -117,25 +122,25 @@ def _randomness(
 ) -> tuple[ModelRandomness, list[str]]:
     """Have the model draw by the contract. Raises UserError where it cannot, under a strict contract; else a note says
     what depends on the layout."""
-    trials = batches.trials().to(at.device)
-    made = randomness_probe.take_over(model, lambda batch: task.loss(model, batch)[0], trials, recipe.train.precision)
+    probes = batches.probe_batches().to(at.device)
+    made = randomness_probe.take_over(model, lambda batch: task.loss(model, batch)[0], probes, recipe.train.precision)
     made.tensor_parallel, made.tensor_parallel_rank = at.tensor_parallel, at.rank % at.tensor_parallel
-    if not made.foreign:
+    if not made.unreproducible:
         return made, []
-    what = "; ".join(made.foreign)
+    what = "; ".join(made.unreproducible)
     if recipe.train.strict_contract:
-        advice = "set its rate to 0, or train.strict_contract: false"
+        advice = "train.strict_contract: false trains it all the same"
         raise UserError(Problem("train.strict_contract", f"{what}: ranks and micro-batches change the run ({advice})"))
     return made, [f"{what}: so the run depends on its ranks and micro-batches (train.strict_contract refuses this)"]
 
 
-def _settle(randomness: ModelRandomness, engine: Any, task: Any, batches: Batches, at: Process) -> None:
-    """A forward in which each draw finds out of which axes a tensor-parallel rank has a part."""
-    one = batches.trials().one.to(at.device)
-    randomness.settling = True
+def _find_shards(randomness: ModelRandomness, engine: Any, task: Any, batches: Batches, at: Process) -> None:
+    """Run a forward in which each draw learns of which axes a tensor-parallel rank has a part."""
+    one = batches.probe_batches().one.to(at.device)
+    randomness.finding_shards = True
     with torch.no_grad(), randomness.drawing(one.rows), engine.accumulating(last=True) as model:
         task.loss(model, one.batch)
-    randomness.settling = False
+    randomness.finding_shards = False
 
 
 def _rehearse(engine: Any, task: Any, example: dict[str, Any], at: Process, recipe: Recipe) -> None:

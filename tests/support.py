@@ -22,8 +22,9 @@ WORDS = (  # noqa: SIM905
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "dropout": 0.0}
 
 FAULTY = '''
-"""A regression that fails on one rank at one step."""
+"""A regression that fails on one rank at its fifth step."""
 import os
+import torch
 from launcher.tasks import tabular_regression
 
 class Config(tabular_regression.Config):
@@ -33,8 +34,8 @@ class Task(tabular_regression.Task):
     calls = 0
 
     def loss(self, model, batch):
-        Task.calls += 1
-        if os.environ.get("RANK") == "1" and Task.calls > 9:
+        Task.calls += model.training and torch.is_grad_enabled()
+        if os.environ.get("RANK") == "1" and Task.calls > 4:
             raise ValueError("the third law of thermodynamics")
         return super().loss(model, batch)
 '''

@@ -57,8 +57,8 @@ def test_noise_of_ones_own_is_told_and_the_run_goes_on(noisy):
 def test_a_strict_contract_refuses_it_in_one_line(noisy):
     done = support.launcher("run", noisy("numpy", train__strict_contract=True), "--ranks", 2, code=2)
     assert done.stderr.splitlines()[-1] == (
-        f"train.strict_contract: {TOLD}: ranks and micro-batches change the run (set its rate to 0, or "
-        "train.strict_contract: false)"
+        f"train.strict_contract: {TOLD}: ranks and micro-batches change the run (train.strict_contract: "
+        "false trains it all the same)"
     )
     assert done.stderr.count(TOLD) == 1 and "Traceback" not in done.stderr
     assert not support.records("runs/tiny")
@@ -67,6 +67,9 @@ def test_a_strict_contract_refuses_it_in_one_line(noisy):
 def test_parity_is_strict(noisy):
     done = support.launcher("parity", noisy("numpy"), "--strategies", "ddp", "--ranks", "2", code=2)
     assert TOLD in done.stderr and "Traceback" not in done.stderr
+    how = ("--strategies", "ddp", "--ranks", "2", "--steps", "2")
+    done = support.launcher("parity", "recipe.yaml", "train.strict_contract=false", *how, code=1)
+    assert "differs" in done.stdout
 
 
 def test_numbers_that_a_model_takes_from_torch_are_those_of_the_sample(noisy):

@@ -99,8 +99,8 @@ class Train(Strict):
     """`global_batch`: samples an optimiser step sees. `max_tokens`: padded tokens of a rank's micro-batch, which
     decides memory only. `compile`: torch.compile, layer by layer. `activation_checkpointing`: the layers whose
     activations are computed again in the backward. `abort_after`: steps in a row with a gradient that is not finite,
-    after which the run fails. `loss_scale`: fp16 needs the dynamic one. `strict_contract`: refuse a model that draws
-    random numbers by which ranks and micro-batches would change the run."""
+    after which the run fails. `loss_scale`: fp16 needs the dynamic one. `strict_contract`: refuse a model for
+    which the run would depend on ranks and micro-batches."""
 
     global_batch: int = Field(gt=0)
     steps: int | None = Field(None, gt=0)

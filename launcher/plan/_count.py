@@ -7,6 +7,7 @@ from typing import Any
 from launcher.config import kinds
 from launcher.config.errors import UserError
 from launcher.plan import _tiny
+from launcher.plan.architecture import attention_dropout
 from launcher.plan.blocks import blocks
 from launcher.plan.need import Need
 
@@ -38,6 +39,7 @@ def main() -> None:
         "largest_layer": max(layers, default=0),
         "largest_parameter": max((p.numel() for p in model.parameters()), default=0),
         **{key: int(getattr(hf, name, 0) or 0) for key, name in widths.items()},
+        "attention_dropout": max(attention_dropout(hf).values(), default=0.0),
         "packs": _packs(model, need, question["packed"]),
     }
     print(json.dumps(said))

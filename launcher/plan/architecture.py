@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import write
@@ -15,15 +16,15 @@ from launcher.config.types import Strict
 from launcher.plan import store
 from launcher.plan.need import Need
 
-_FORM = "5"
+_FORM = "6"
 """Changed with what an Architecture says, so that an older answer is not taken for a newer one."""
 
 
 class Architecture(Strict):
     """`parameters`: each tied one once; `trained`: those that train, at the most; `in_layers`: those of the repeated
     layers, `largest_layer` of one of them, `largest_parameter` of one tensor. Widths are 0 where the architecture does
-    not name them. `packs`: why it cannot be given packed rows, empty where it can; None: it could not be tried on a
-    small copy, or nobody asked."""
+    not name them. `attention_dropout`: the highest rate of attention weights. `packs`: why it cannot be given packed
+    rows, empty where it can; None: it could not be tried on a small copy, or nobody asked."""
 
     name: str
     parameters: int
@@ -35,6 +36,7 @@ class Architecture(Strict):
     hidden: int = 0
     layers: int = 0
     heads: int = 0
+    attention_dropout: float = 0.0
     packs: str | None = None
 
 
@@ -57,6 +59,16 @@ def count(recipe: Recipe, need: Need) -> Architecture:
         file.parent.mkdir(parents=True, exist_ok=True)
         write(file, json.dumps(said))
     return Architecture.model_validate(said)
+
+
+def attention_dropout(config: Any) -> dict[str, float]:
+    """The rates above 0 of attention dropout in a transformers configuration, by key."""
+    values = config.to_dict() if hasattr(config, "to_dict") else {}
+    return {
+        name: value
+        for name, value in values.items()
+        if "att" in name and ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float) and value > 0
+    }
 
 
 def _file(recipe: Recipe, question: str) -> Path | None:

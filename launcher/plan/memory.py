@@ -32,12 +32,14 @@ def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples
 def activations(recipe: Recipe, shape: Architecture, samples: int, longest: int) -> int:
     """Bytes that the layers keep for the backward.
 
-    Per layer and token 17 hidden widths, and 2.5 attention maps of heads x length where attention is not fused
-    (Korthikanti et al., 2022, give 34 s b h + 5 a s^2 b bytes in 16 bits). Of a checkpointed layer its input is kept
-    (Chen et al., 2016), and one layer at a time is computed again. Tensor parallelism splits what is inside a layer.
+    Per layer and token 17 hidden widths, and 2.5 attention maps of heads x length where attention is not fused, as with
+    dropout of its weights (Korthikanti et al., 2022, give 34 s b h + 5 a s^2 b bytes in 16 bits). Of a checkpointed
+    layer its input is kept (Chen et al., 2016), and one layer at a time is computed again. Tensor parallelism splits
+    what is inside a layer.
     """
     tokens, width = samples * longest, _ACTIVATION[recipe.train.precision]
-    maps = 2.5 * shape.heads * longest if getattr(recipe.model, "attention", None) == "eager" else 0
+    written_out = getattr(recipe.model, "attention", None) == "eager" or shape.attention_dropout > 0
+    maps = 2.5 * shape.heads * longest if written_out else 0
     layer = tokens * (17 * shape.hidden + maps) * width / recipe.tensor_parallel
     every = recipe.train.checkpointed_every
     if not every:

@@ -1,5 +1,5 @@
-"""What dropout of attention weights costs on the device that trains: the fused kernels of torch know torch's own
-dropout alone, so that with the contract's attention is written out."""
+"""Measure what dropout of attention weights costs on the device that trains. torch's fused kernels have only torch's own
+dropout; with the contract's, attention is written out."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from launcher.plan.architecture import attention_dropout
 from launcher.run import dropout, random_functions
 from launcher.run.precision import COMPUTED, STORED
 
@@ -20,7 +21,7 @@ _WORTH_A_NOTE = 0.05
 def note(model: torch.nn.Module, samples: int, length: int, precision: str, device: torch.device) -> list[str]:
     """A note where the cost matters. `samples`, `length`: of a micro-batch of the longest samples."""
     config = getattr(model, "config", None)
-    rates, fused = dropout_rates(config), getattr(config, "_attn_implementation", None) == "sdpa"
+    rates, fused = attention_dropout(config), getattr(config, "_attn_implementation", None) == "sdpa"
     if length < _SHORT or not rates or not fused:
         return []
     share = cost(config, max(rates.values()), max(1, min(samples, _TOKENS // length)), length, precision, device)
@@ -30,16 +31,6 @@ def note(model: torch.nn.Module, samples: int, length: int, precision: str, devi
     return [
         f"{key} {rate:g} takes about {share:.0%} of a layer's time here (model.attention_dropout=0 does without it)"
     ]
-
-
-def dropout_rates(config: Any) -> dict[str, float]:
-    """The rates above 0 of attention dropout in a transformers configuration, by key."""
-    values = config.to_dict() if hasattr(config, "to_dict") else {}
-    return {
-        name: value
-        for name, value in values.items()
-        if "att" in name and ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float) and value > 0
-    }
 
 
 def cost(config: Any, rate: float, samples: int, length: int, precision: str, device: torch.device) -> float:
@@ -63,7 +54,7 @@ def cost(config: Any, rate: float, samples: int, length: int, precision: str, de
 
 
 class _Zeros:
-    """Draws of samples with the key 0, at the price of others."""
+    """Draws for samples whose keys are 0: they take as long as any."""
 
     def keep(self, shape: Sequence[int], rate: float, device: torch.device) -> torch.Tensor:
         keys = torch.zeros(shape[0], dtype=torch.int64, device=device)

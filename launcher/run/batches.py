@@ -24,30 +24,30 @@ Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Trial:
+class ProbeBatch:
     """A micro-batch and what its rows are."""
 
     batch: dict[str, Any]
     rows: SampleRows
 
-    def to(self, device: torch.device) -> "Trial":
-        return Trial(to(self.batch, device), self.rows.to(device))
+    def to(self, device: torch.device) -> "ProbeBatch":
+        return ProbeBatch(to(self.batch, device), self.rows.to(device))
 
 
 @dataclass(frozen=True)
-class Trials:
+class ProbeBatches:
     """Micro-batches of few samples: `one` sample; `two` rows of that sample, and where samples share rows one row of
     two of it (`packed`); the shortest and the longest of some samples alone, and `together` in one micro-batch."""
 
-    one: Trial
-    two: Trial
-    packed: Trial | None
-    short: Trial
-    long: Trial
-    together: Trial
+    one: ProbeBatch
+    two: ProbeBatch
+    packed: ProbeBatch | None
+    short: ProbeBatch
+    long: ProbeBatch
+    together: ProbeBatch
 
-    def to(self, device: torch.device) -> "Trials":
-        return Trials(**{name: one and one.to(device) for name, one in vars(self).items()})
+    def to(self, device: torch.device) -> "ProbeBatches":
+        return ProbeBatches(**{name: one and one.to(device) for name, one in vars(self).items()})
 
 
 class Order(Protocol):
@@ -113,28 +113,28 @@ class Batches(Dataset[RankBatch]):
         epochs, ids = self.order.step(0, 1)
         return tensors(self.task.collate([self._join(self._samples(epochs, ids, 0))]))
 
-    def trials(self) -> Trials:
+    def probe_batches(self) -> ProbeBatches:
         """Small micro-batches to try a model on."""
         epochs, ids = self.order.step(0, max(2, self.global_batch))
         lengths = self.samples.lengths(ids)
         ends = np.array([lengths.argmin(), len(ids) - 1 - lengths[::-1].argmax()])
-        short, long = self._samples(epochs[ends], ids[ends], 0)
-        keys, of_both = dropout.sample_keys(self.seed, epochs[ends], ids[ends]), lengths[ends]
-        first = self._samples(epochs[:1], ids[:1], 0)[0]
-        others, of_others = dropout.sample_keys(self.seed, 0, np.arange(2)), np.repeat(lengths[:1], 2)
+        pair = list(self._samples(epochs[ends], ids[ends], 0))
+        pair_keys, pair_lengths = dropout.sample_keys(self.seed, epochs[ends], ids[ends]), lengths[ends]
+        copies = [self._samples(epochs[:1], ids[:1], 0)[0]] * 2
+        copy_keys, copy_lengths = dropout.sample_keys(self.seed, 0, np.arange(2)), np.repeat(lengths[:1], 2)
 
-        def made(rows: list[list[int]], samples: list[Any], keys: Ids, lengths: Ids) -> Trial:
+        def batch_of(rows: list[list[int]], samples: list[Any], keys: Ids, lengths: Ids) -> ProbeBatch:
             batch = self.task.collate([self._join([samples[n] for n in row]) for row in rows])
-            return Trial(tensors(batch), self._sample_rows([np.array(row) for row in rows], keys, lengths, 0))
+            return ProbeBatch(tensors(batch), self._sample_rows([np.array(row) for row in rows], keys, lengths, 0))
 
         together = [[0], [1]] if self.row is None else [[0, 1]]
-        return Trials(
-            one=made([[0]], [first], others, of_others),
-            two=made([[0], [1]], [first, first], others, of_others),
-            packed=None if self.row is None else made([[0, 1]], [first, first], others, of_others),
-            short=made([[0]], [short, long], keys, of_both),
-            long=made([[1]], [short, long], keys, of_both),
-            together=made(together, [short, long], keys, of_both),
+        return ProbeBatches(
+            one=batch_of([[0]], copies, copy_keys, copy_lengths),
+            two=batch_of([[0], [1]], copies, copy_keys, copy_lengths),
+            packed=None if self.row is None else batch_of([[0, 1]], copies, copy_keys, copy_lengths),
+            short=batch_of([[0]], pair, pair_keys, pair_lengths),
+            long=batch_of([[1]], pair, pair_keys, pair_lengths),
+            together=batch_of(together, pair, pair_keys, pair_lengths),
         )
 
     def shown(self, step: int, count: int) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ of its own, a mask is compiled into one where torch can do that.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -26,7 +26,7 @@ _BLOCK = 2**16
 class SampleRows:
     """What each row of a micro-batch is. `keys`: of its sample, int64, shape (rows,); where samples share rows that of
     each token, (rows, tokens), with the `positions` of the tokens in their samples, int32. `step`: the key of the step,
-    shape (1,)."""
+    shape (1,), which stays on the CPU: few models draw by it, some of them there."""
 
     keys: torch.Tensor
     step: torch.Tensor
@@ -34,7 +34,7 @@ class SampleRows:
 
     def to(self, device: torch.device) -> "SampleRows":
         positions = None if self.positions is None else self.positions.to(device, non_blocking=True)
-        return SampleRows(self.keys.to(device, non_blocking=True), self.step.to(device, non_blocking=True), positions)
+        return SampleRows(self.keys.to(device, non_blocking=True), self.step, positions)
 
 
 class Axis(NamedTuple):
@@ -84,7 +84,9 @@ def _keep_mask(
     state = _states(keys, place, call, axes, positions)
     last = axes[-1]
     if last.by_token:
-        return keep(state, _coordinates(axes, len(axes) - 1, positions, keys.device), least)
+        tokens = _coordinates(axes, len(axes) - 1, positions, keys.device)
+        blocks = keys.device.type == "cpu" and state[0].shape[-1] == 1
+        return _by_rows_in_blocks(*state, tokens, least) if blocks else keep(state, tokens, least)
     return keep_run(state, last.size, least, last.first)
 
 
@@ -191,27 +193,55 @@ def _low(wide: torch.Tensor) -> torch.Tensor:
 
 @torch.library.custom_op("launcher::keep_in_blocks", mutates_args=())
 def _in_blocks(low: torch.Tensor, high: torch.Tensor, first: int, count: int, least: int) -> torch.Tensor:
-    """Whether draws first, ..., first + count - 1 are kept: states of shape (..., 1) give (..., count). The operations
-    of `word`, in place. An operation of its own, since it takes a compiler minutes to do worse."""
+    """Whether draws first, ..., first + count - 1 are kept: states of shape (..., 1) give (..., count). An operation of
+    its own, since it takes a compiler minutes to do worse."""
     shape = torch.broadcast_shapes(low.shape, high.shape)[:-1]
     lows, highs = (one.expand(*shape, 1).reshape(-1, 1) for one in (low, high))
-    offsets = _indices(first, count, low.device) * _signed(definition.GOLDEN)
     out = torch.empty((len(lows), count), dtype=torch.bool)
+    for rows, words in _word_blocks(lows, highs, _indices(first, count, low.device)):
+        halves = words.view(torch.int16)[:, first % 2 : first % 2 + count]
+        torch.ge(halves, least, out=out[rows])
+    return out.view(*shape, count)
+
+
+@torch.library.custom_op("launcher::keep_by_rows_in_blocks", mutates_args=())
+def _by_rows_in_blocks(low: torch.Tensor, high: torch.Tensor, last: torch.Tensor, least: int) -> torch.Tensor:
+    """As `keep`: states of shape (rows, ..., 1) and last coordinates (rows, 1, ..., count) give (rows, ..., count)."""
+    shape, count = torch.broadcast_shapes(low.shape, high.shape)[:-1], last.shape[-1]
+    lows, highs = (one.expand(*shape, 1).reshape(shape[0], -1, 1) for one in (low, high))
+    out = torch.empty((*lows.shape[:2], count), dtype=torch.bool)
+    for row in range(shape[0]):
+        index = last[row].reshape(count)
+        to_the_top = (1 - (index & 1)) * 16  # the low half of a word is that of even coordinates
+        for rows, words in _word_blocks(lows[row], highs[row], index >> 1):
+            torch.ge(words.bitwise_left_shift_(to_the_top), least << 16, out=out[row, rows])
+    return out.view(*shape, count)
+
+
+def _word_blocks(
+    lows: torch.Tensor, highs: torch.Tensor, indices: torch.Tensor
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """The words of states (n, 1) for indices (m,), some rows at a time: the operations of `word`, in place."""
+    offsets = indices * _signed(definition.GOLDEN)
     step = max(1, _BLOCK * torch.get_num_threads() // max(1, len(offsets)))
     for start in range(0, len(lows), step):
         rows = slice(start, start + step)
-        value = lows[rows] + offsets
-        shifted = torch.empty_like(value)
+        words = lows[rows] + offsets
+        shifted = torch.empty_like(words)
         for shift, factor in zip(definition.SHIFTS, (definition.FIRST, definition.SECOND, None), strict=True):
-            torch.bitwise_right_shift(value, shift, out=shifted)
-            value ^= shifted.bitwise_and_(2 ** (32 - shift) - 1)
+            torch.bitwise_right_shift(words, shift, out=shifted)
+            words ^= shifted.bitwise_and_(2 ** (32 - shift) - 1)
             if factor is not None:
-                value *= _signed(factor)
+                words *= _signed(factor)
             if factor == definition.FIRST:
-                value ^= highs[rows]
-        halves = value.view(torch.int16)[:, first % 2 : first % 2 + count]
-        torch.ge(halves, least, out=out[rows])
-    return out.view(*shape, count)
+                words ^= highs[rows]
+        yield rows, words
+
+
+@_by_rows_in_blocks.register_fake
+def _(low: torch.Tensor, high: torch.Tensor, last: torch.Tensor, least: int) -> torch.Tensor:
+    shape = torch.broadcast_shapes(low.shape, high.shape)[:-1]
+    return low.new_empty((*shape, last.shape[-1]), dtype=torch.bool)
 
 
 @_in_blocks.register_fake
@@ -227,7 +257,7 @@ def _at_once(low: torch.Tensor, high: torch.Tensor, first: int, count: int, leas
 
 
 def _indices(first: int, count: int, device: torch.device) -> torch.Tensor:
-    """Those of the words that hold the draws first, ..., first + count - 1."""
+    """The indices of the words that hold draws first, ..., first + count - 1."""
     return torch.arange(first // 2, (first + count + 1) // 2, dtype=torch.int32, device=device)
 
 
@@ -239,6 +269,7 @@ def _fused(function: Callable[..., torch.Tensor], device: str) -> Callable[..., 
 
 def _compiled(function: Callable[..., torch.Tensor], device: str) -> Callable[..., torch.Tensor]:
     """The function in few kernels, or as it is where compiling it fails or changes a bit."""
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # axes are of many kinds
     compiled = torch.compile(function, dynamic=True)
     try:
         keys, place = torch.arange(3, device=device), torch.tensor(5, device=device)

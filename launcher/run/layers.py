@@ -14,8 +14,7 @@ from launcher.run.randomness import ModelRandomness
 
 def dress(layers: Iterable[nn.Module], train: Train, randomness: ModelRandomness) -> None:
     """Compile each layer and checkpoint the activations of every n-th, as the recipe says. Lengths vary from one
-    micro-batch to the next, so that shapes are compiled as variables. A generator's state is kept for the recomputation
-    only where something still draws from one."""
+    micro-batch to the next, so that shapes are compiled as variables."""
     every = train.checkpointed_every
     for number, layer in enumerate(layers):
         if train.compile:
@@ -25,6 +24,5 @@ def dress(layers: Iterable[nn.Module], train: Train, randomness: ModelRandomness
                 checkpoint,
                 layer.forward,
                 use_reentrant=False,
-                preserve_rng_state=bool(randomness.foreign),
                 context_fn=randomness.recomputation,
             )

@@ -185,8 +185,8 @@ def _gradient(run: Run, batch: RankBatch, weight: float) -> tuple[float, float]:
     scale = run.progress.scale
     before = scale.value
     while True:
-        if run.randomness.foreign:  # a resume on as many ranks repeats at least this
-            torch.manual_seed(seed_for(run.recipe.seed, Stream.STEP, run.progress.step, run.process.data_parallel_rank))
+        # nothing draws from it that is known; what does all the same is repeated by a resume on as many ranks
+        torch.manual_seed(seed_for(run.recipe.seed, Stream.STEP, run.progress.step, run.process.data_parallel_rank))
         loss = _accumulate(run, batch, weight)
         norm = run.engine.norm() / scale.value
         if math.isfinite(norm):

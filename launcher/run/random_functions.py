@@ -89,14 +89,18 @@ def attention(
     least = torch.finfo(scores.dtype).min
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None:
-        blind = (~attn_mask if attn_mask.dtype == torch.bool else attn_mask <= least).all(-1, keepdim=True)
-        is_bool = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, least) if is_bool else scores + attn_mask.clamp(min=least)
+    blind = None
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        blind = ~attn_mask.any(-1, keepdim=True)
+        scores = scores.masked_fill(~attn_mask, least)
+    elif attn_mask is not None:
+        attn_mask = attn_mask.to(scores.dtype).clamp(min=least)
+        blind = (attn_mask == least).all(-1, keepdim=True)
+        scores = scores + attn_mask
     shares = torch.softmax(scores, -1)
-    there = draws.keep(shares.shape, dropout_p, shares.device)
-    mixed = torch.matmul((shares * there).to(value.dtype), value) * (1 / kept(dropout_p))
-    return mixed if attn_mask is None else mixed.masked_fill(blind, 0.0)
+    keep_mask = draws.keep(shares.shape, dropout_p, shares.device)
+    mixed = torch.matmul((shares * keep_mask).to(value.dtype), value) * (1 / kept(dropout_p))
+    return mixed if blind is None else mixed.masked_fill(blind, 0.0)
 
 
 def rand(draws: Draws, *size: Any, **given: Any) -> torch.Tensor:
@@ -143,10 +147,10 @@ def _dropped(
 ) -> torch.Tensor:
     if not training or not rate:
         return input
-    there = draws.keep(shape, rate, input.device)
+    keep_mask = draws.keep(shape, rate, input.device)
     if inplace:
-        return input.mul_(there).mul_(1 / kept(rate))
-    return input * there * (1 / kept(rate))
+        return input.mul_(keep_mask).mul_(1 / kept(rate))
+    return input * keep_mask * (1 / kept(rate))
 
 
 def _uniform(

@@ -6,7 +6,7 @@ calls a random function of torch. Names, parameters and state dicts stay the bar
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
@@ -38,34 +38,48 @@ class Site:
         return any(axis.startswith("sample") for axis in self.axes)
 
 
+class DrawMismatch(RuntimeError):
+    """A module draws otherwise than it was recorded to. `name`: that of the module."""
+
+    def __init__(self, name: str, what: str):
+        super().__init__(f"{name} {what}")
+        self.name = name
+
+
 @dataclass
 class ModelRandomness:
-    """What a model draws. `rows`: what those of the current micro-batch are; None outside of training steps, where
-    modules draw as they always did. `foreign`: descriptions of randomness that could not be taken over. `settling`: a
-    forward is finding out which axes are sharded."""
+    """What a model draws. `unreproducible`: descriptions of what depends on ranks and micro-batches all the same.
+    `rows`: those of the current micro-batch; None outside of training steps, where modules use torch's generator.
+    `finding_shards`: a forward is under way in which each draw learns which of its axes are sharded."""
 
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     tensor_parallel_rank: int = 0
     tensor_parallel: int = 1
-    foreign: list[str] = field(default_factory=list)
+    unreproducible: list[str] = field(default_factory=list)
     modules: "dict[str, ModuleDraws]" = field(default_factory=dict)
     rows: SampleRows | None = None
-    settling: bool = False
+    finding_shards: bool = False
 
-    def take_over(self, name: str, module: nn.Module, sites: list[Site], invocations: int) -> None:
-        """Have a module draw by the contract. `invocations`: how often it runs in a forward."""
+    def take_over(self, name: str, module: nn.Module, sites: list[list[Site]]) -> None:
+        """Make a module draw by the contract. sites: its draws, by invocation in a forward."""
         key = definition.place_key(name)
         if any(key == other.key for other in self.modules.values()):
             raise RuntimeError(f"two modules with the same place key: {name}")
-        self.modules[name] = ModuleDraws(self, name, key, sites, invocations > 1)
+        self.modules[name] = ModuleDraws(self, name, key, sites)
         module.draws_of_samples = self.modules[name]  # type: ignore[assignment]
         module.__class__ = _drawing(type(module))
 
+    def release(self, name: str, module: nn.Module) -> None:
+        """Make a module draw from torch's generator again."""
+        del self.modules[name]
+        module.__class__ = type(module).__mro__[2]
+
     @contextlib.contextmanager
-    def drawing(self, rows: SampleRows) -> Iterator[None]:
-        """A micro-batch: its forward and its backward belong inside."""
-        before = self.rows
-        self._begin(rows, {})
+    def drawing(self, rows: SampleRows | None, invocations: Mapping[str, int] | None = None) -> Iterator[None]:
+        """A micro-batch: its forward and its backward belong inside. `invocations`: by module how often it has run in
+        the step already; 0 where it is not given."""
+        before, self.rows = self.rows, rows
+        for name, module in self.modules.items():
+            module.invocation = (invocations or {}).get(name, 0)
         try:
             yield
         finally:
@@ -73,38 +87,27 @@ class ModelRandomness:
 
     def recomputation(self) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
         """The contexts of a checkpointed forward and of its recomputation, which draws the same again."""
-        rows, invocations = self.rows, {name: one.invocation for name, one in self.modules.items() if one.repeated}
-        return contextlib.nullcontext(), self._again(rows, invocations)
-
-    @contextlib.contextmanager
-    def _again(self, rows: SampleRows | None, invocations: dict[str, int]) -> Iterator[None]:
-        before = self.rows
-        self._begin(rows, invocations)
-        try:
-            yield
-        finally:
-            self.rows = before
-
-    def _begin(self, rows: SampleRows | None, invocations: dict[str, int]) -> None:
-        self.rows = rows
-        for name, module in self.modules.items():
-            module.invocation = invocations.get(name, 0)
+        invocations = {name: one.invocation for name, one in self.modules.items()}
+        return contextlib.nullcontext(), self.drawing(self.rows, invocations)
 
 
 class ModuleDraws:
-    """The draws of one module: `sites` in the order in which it makes them, `repeated` where it runs several times in a
-    forward."""
+    """The draws of one module. `sites`: by invocation in a forward, in the order in which it makes them; further
+    invocations draw as the last one. `place`: its key, on the CPU, from where a scalar goes along to any device."""
 
-    def __init__(self, randomness: ModelRandomness, name: str, key: int, sites: list[Site], repeated: bool):
-        self.randomness, self.name, self.key, self.sites, self.repeated = randomness, name, key, sites, repeated
+    def __init__(self, randomness: ModelRandomness, name: str, key: int, sites: list[list[Site]]):
+        self.randomness, self.name, self.key, self.sites = randomness, name, key, sites
         self.invocation = 0
-        self.place = torch.tensor(key - 2**64 if key >= 2**63 else key, device=randomness.device)
+        self.place = torch.tensor(key - 2**64 if key >= 2**63 else key)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ModuleDraws":
+        """A copy of a model draws as the model does."""
+        return self
 
     def begin(self, rows: SampleRows) -> "CounterDraws":
         """The draws of the next invocation."""
         made = CounterDraws(self, rows, self.invocation)
-        if self.repeated:
-            self.invocation += 1
+        self.invocation += 1
         return made
 
 
@@ -116,38 +119,40 @@ class CounterDraws:
 
     def keep(self, shape: Sequence[int], rate: float, device: torch.device) -> torch.Tensor:
         site, call = self._next(shape)
-        found = dropout.keep_mask(self._keys(site), self.module.place, call, *self._axes(site, shape), rate)
-        return _arranged(found, site, shape)
+        kept = dropout.keep_mask(self._keys(site, device), self.module.place, call, *self._axes(site, shape), rate)
+        return _arranged(kept, site, shape)
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
         site, call = self._next(shape)
-        found = dropout.uniform_numbers(self._keys(site), self.module.place, call, *self._axes(site, shape))
-        return _arranged(found, site, shape)
+        numbers = dropout.uniform_numbers(self._keys(site, device), self.module.place, call, *self._axes(site, shape))
+        return _arranged(numbers, site, shape)
 
     def _next(self, shape: Sequence[int]) -> tuple[Site, int]:
-        name, number, sites = self.module.name, self.number, self.module.sites
+        module, number = self.module, self.number
+        sites = module.sites[min(self.invocation, len(module.sites) - 1)]
         if number >= len(sites) or len(sites[number].axes) != len(shape):
-            raise RuntimeError(f"{name} draws another number of times, or tensors of other shapes, than in the trial")
-        site, randomness = sites[number], self.module.randomness
+            raise DrawMismatch(module.name, "draws another number of times, or other shapes, than when it was tried")
+        site, randomness = sites[number], module.randomness
         self.number += 1
-        if randomness.settling:
+        if randomness.finding_shards:
             parts = randomness.tensor_parallel
             site.sharded = tuple(n for n, size in enumerate(shape) if size < site.shape[n] == size * parts)
         return site, definition.call(self.invocation, number)
 
-    def _keys(self, site: Site) -> torch.Tensor:
-        return self.rows.keys if site.of_samples else self.rows.step
+    def _keys(self, site: Site, device: torch.device) -> torch.Tensor:
+        """On the device of the draw: a model on an accelerator may draw on the CPU, as for layers that it skips."""
+        return (self.rows.keys if site.of_samples else self.rows.step).to(device, non_blocking=True)
 
     def _axes(self, site: Site, shape: Sequence[int]) -> tuple[tuple[Axis, ...], torch.Tensor | None]:
         """The axes within a sample, at least one, and the positions of tokens where rows are shared."""
         rows, found = len(self.rows.keys), []  # not list[...](), which torch.compile cannot trace
         positions = self.rows.positions if site.of_samples else None
         for number, (kind, size) in enumerate(zip(site.axes, shape, strict=True)):
-            first = self.module.randomness.tensor_parallel_rank * size if number in site.sharded else 0
             if kind.startswith("sample") and (size % rows or (kind == "sample" and size != rows)):
-                raise RuntimeError(f"{self.module.name} draws for {size} rows of a micro-batch of {rows}")
+                raise DrawMismatch(self.module.name, f"draws for {size} rows of a micro-batch of {rows}")
             if kind != "sample":
                 size = size // rows if kind.startswith("sample") else size
+                first = self.module.randomness.tensor_parallel_rank * size if number in site.sharded else 0
                 found.append(Axis(positions is not None and kind.endswith("position"), size, first))
         return tuple(found) or (Axis(False, 1),), positions
 
@@ -172,9 +177,9 @@ def _drawing(kind: type[nn.Module]) -> type[nn.Module]:
     return type(kind.__name__, (_DrawingForward, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
-def _arranged(found: torch.Tensor, site: Site, shape: Sequence[int]) -> torch.Tensor:
-    """What has the samples first, or an axis of one in their place, in the shape that was asked for."""
+def _arranged(draws: torch.Tensor, site: Site, shape: Sequence[int]) -> torch.Tensor:
+    """Move the axis of samples, which is the first, to its place. Draws of no sample have an axis of one there."""
     at = next((n for n, axis in enumerate(site.axes) if axis.startswith("sample")), None)
     if at is None:
-        return found.reshape(tuple(shape))
-    return (found if at == 0 else found.movedim(0, at)).reshape(tuple(shape))
+        return draws.reshape(tuple(shape))
+    return (draws if at == 0 else draws.movedim(0, at)).reshape(tuple(shape))

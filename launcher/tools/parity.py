@@ -56,8 +56,14 @@ def parity(
     """The single process, then each layout on each number of ranks. Raises UserError before anything is started.
 
     The learning rate is constant: in a warmup the first updates are too small to show in a loss."""
-    ours = [*overrides, f"name=parity-{os.getpid()}", "strategy=single", "sinks=[]", "schedule=constant"]
-    ours += ["train.strict_contract=true"]
+    ours = [
+        "train.strict_contract=true",
+        *overrides,
+        f"name=parity-{os.getpid()}",
+        "strategy=single",
+        "sinks=[]",
+        "schedule=constant",
+    ]
     execute.warm_up(render.imports(load.recipe(file, ours).value))
     made = ready.check(file, ours, cluster, 1)
     todo = [(recipe, count) for count in ranks for recipe in _layouts(made, file, ours, strategies, count)]

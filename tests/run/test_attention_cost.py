@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, DistilBertConfig, GPT2Config, T5Config
 
+from launcher.plan.architecture import attention_dropout
 from launcher.run import attention_cost
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ class Model(torch.nn.Module):
     ],
 )
 def test_the_rates_of_attention_are_found_by_their_names(config, found):
-    assert attention_cost.dropout_rates(config) == found
+    assert attention_dropout(config) == found
 
 
 def note(monkeypatch, share, config=None, attention="sdpa", length=128):

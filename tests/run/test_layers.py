@@ -1,15 +1,15 @@
 """Checkpointed activations change nothing but when they are computed."""
 
 import numpy as np
+import probe_batches
 import pytest
 import torch
 import transformers
-import trials
 
 from launcher.config.recipe import Train
 from launcher.plan.blocks import blocks
 from launcher.run import layers, randomness_probe
-from launcher.run.batches import Trial, Trials
+from launcher.run.batches import ProbeBatch, ProbeBatches
 from launcher.run.randomness import ModelRandomness
 
 SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 5, "num_attention_heads": 2, "intermediate_size": 32}
@@ -27,10 +27,10 @@ def made(how, foreign=()):
     """A model and what it draws: by the contract, or, with `foreign` randomness, from torch's generator."""
     torch.manual_seed(0)
     model = transformers.AutoModel.from_config(transformers.BertConfig(**SIZES, hidden_dropout_prob=0.2)).train()
-    randomness = ModelRandomness(foreign=list(foreign))
+    randomness = ModelRandomness(unreproducible=list(foreign))
     if not foreign:
-        randomness = randomness_probe.take_over(model, lambda batch: loss(model, batch["x"]), TRIALS, "fp32")
-        assert not randomness.foreign
+        randomness = randomness_probe.take_over(model, lambda batch: loss(model, batch["x"]), BATCHES, "fp32")
+        assert not randomness.unreproducible
     layers.dress(blocks(model), Train(global_batch=1, steps=1, activation_checkpointing=how), randomness)
     return model, randomness
 
@@ -41,15 +41,15 @@ def loss(model, x):
 
 def trial(*numbers):
     batch = {"x": torch.arange(5, 11).expand(len(numbers), 6)}
-    return Trial(batch, trials.rows(np.array(numbers)))
+    return ProbeBatch(batch, probe_batches.rows(np.array(numbers)))
 
 
-TRIALS = Trials(trial(0), trial(0, 1), None, trial(2), trial(3), trial(2, 3))
+BATCHES = ProbeBatches(trial(0), trial(0, 1), None, trial(2), trial(3), trial(2, 3))
 
 
 def gradients(model, randomness):
     torch.manual_seed(7)
-    with randomness.drawing(trials.rows(np.array([7, 8]))):
+    with randomness.drawing(probe_batches.rows(np.array([7, 8]))):
         loss(model, torch.arange(5, 17).reshape(2, 6)).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 

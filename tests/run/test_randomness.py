@@ -4,14 +4,15 @@ import json
 import os
 from pathlib import Path
 
+import probe_batches
 import pytest
 import ranks
 import support
 import torch
-import trials
 import walks
 from test_dropout_layouts import RECIPES
 
+from launcher.contract.random import Stream, seed_for
 from launcher.run import process, randomness_probe
 from launcher.run.randomness import ModelRandomness
 
@@ -33,11 +34,12 @@ def folders(tmp_path_factory):
 def test_no_random_operation_and_no_generator_is_used_in_a_step(folders, name):
     alone = process.connect(process.Place(), "cpu")
     run = walks.build(alone, folders[name], {"kind": "single"})
-    assert run.randomness.foreign == [] and run.randomness.modules
-    before = torch.get_rng_state()
+    assert run.randomness.unreproducible == [] and run.randomness.modules
     with torch.profiler.profile() as profile:
         walks.take(run, 2)
-    assert torch.equal(torch.get_rng_state(), before)
+    after = torch.get_rng_state()
+    torch.manual_seed(seed_for(run.recipe.seed, Stream.STEP, 1))
+    assert torch.equal(after, torch.get_rng_state()), "as it was when the step began"
     names = {event.key for event in profile.key_averages()}
     assert "launcher::keep_in_blocks" in names
     assert [name for name in names if any(part in name for part in FORBIDDEN)] == []
@@ -68,7 +70,7 @@ def test_compiled_layers_draw_the_same_in_one_graph_for_all_of_them():
 
     def value(rows, length):
         ids = torch.arange(5, 5 + len(rows) * length).reshape(len(rows), length) % 60
-        with made.drawing(trials.rows(torch.tensor(rows).numpy())):
+        with made.drawing(probe_batches.rows(torch.tensor(rows).numpy())):
             return float(model(ids).last_hidden_state.square().sum().detach())
 
     cases = [((7, 8), 6), ((9, 3, 4), 7), ((1, 2), 8)]
@@ -82,13 +84,13 @@ def test_compiled_layers_draw_the_same_in_one_graph_for_all_of_them():
 def take_over(model):
     def trial(*numbers):
         batch = {"x": torch.arange(5, 11).expand(len(numbers), 6)}
-        return randomness_probe.Trial(batch, trials.rows(torch.tensor(numbers).numpy()))
+        return randomness_probe.ProbeBatch(batch, probe_batches.rows(torch.tensor(numbers).numpy()))
 
     made = randomness_probe.take_over(
         model,
         lambda batch: model(batch["x"]).last_hidden_state.square().sum(),
-        randomness_probe.Trials(trial(0), trial(0, 1), None, trial(2), trial(3), trial(2, 3)),
+        randomness_probe.ProbeBatches(trial(0), trial(0, 1), None, trial(2), trial(3), trial(2, 3)),
         "fp64",
     )
-    assert isinstance(made, ModelRandomness) and made.foreign == [] and len(made.modules) == 10
+    assert isinstance(made, ModelRandomness) and made.unreproducible == [] and len(made.modules) == 10
     return made

@@ -4,10 +4,10 @@ import copy
 import random
 
 import numpy as np
+import probe_batches
 import pytest
 import support
 import torch
-import trials
 from tasks.test_masked_head import ARCHITECTURES, PADDING, VOCABULARY, sample
 from torch import nn
 from torch.nn import functional
@@ -37,7 +37,7 @@ def built(task, type_, **keys):
 
 
 def taken_over(task, model, short, long=None, precision="fp64"):
-    tried = trials.of(task, short, long)
+    tried = probe_batches.of(task, short, long)
     task.attach(model, tried.one.batch)
     return tried, randomness_probe.take_over(model, lambda batch: task.loss(model, batch)[0], tried, precision)
 
@@ -61,7 +61,7 @@ def test_every_draw_of_an_architecture_is_taken_over(kind):
     task = mlm.Task(mlm.Config(), facts())
     model = built(task, kind, **ARCHITECTURES[kind], initializer_range=0.3)
     tried, randomness = taken_over(task, model, masked(12))
-    assert randomness.foreign == [] and len(randomness.modules) > 2
+    assert randomness.unreproducible == [] and len(randomness.modules) > 2
     first = drawn(task, model, tried, randomness)
     torch.manual_seed(5)
     assert drawn(task, model, tried, randomness) == first
@@ -81,13 +81,14 @@ def test_draws_do_not_depend_on_padding(kind):
     together = float(task.loss(model, tried.together.batch)[0].detach())
     sees_padding = together != pytest.approx(sum(alone), rel=1e-9)
     assert sees_padding == (kind in ("convbert", "fnet", "funnel", "yoso"))
-    named = [what.partition(" (loss")[0] for what in randomness.foreign]
-    assert named == [f"{type(model).__name__} computes a sample otherwise beside another one"] * sees_padding
+    named = [what.partition(" (")[0] for what in randomness.unreproducible]
+    assert named == [f"{type(model).__name__} gives a sample another loss beside another sample"] * sees_padding
 
 
 IMAGE = {"pixel_values": np.random.default_rng(0).normal(size=(3, 32, 32)), "labels": np.array([1])}
 PICTURES = {"shape": (3, 32, 32), "vocab_size": 0}
 TEXT = {"input_ids": np.arange(5, 14), "labels": np.array([1])}
+LONGER = {"input_ids": np.arange(5, 17), "labels": np.array([1])}
 TOKENS = {"input_ids": np.arange(5, 14), "labels": np.arange(9) % 3, "words": np.arange(9)}
 PAIR = {"input_ids": np.arange(5, 14), "labels": np.arange(6, 12)}
 NEXT = {"input_ids": np.arange(5, 14), "labels": np.arange(6, 15)}
@@ -133,11 +134,11 @@ def test_other_tasks_and_known_kinds_of_randomness_are_taken_over(name):
     """Skipped layers, dropped paths, functional dropouts, attention written out, adapters."""
     task, model, one = of_kind(name)
     tried, randomness = taken_over(task, model, one)
-    assert randomness.foreign == [] and randomness.modules
+    assert randomness.unreproducible == [] and randomness.modules
     first = drawn(task, model, tried, randomness)
     torch.manual_seed(5)
     assert drawn(task, model, tried, randomness) == first
-    other = trials.of(task, one, seed=1)
+    other = probe_batches.of(task, one, seed=1)
     assert drawn(task, model, other, randomness) != pytest.approx(first, rel=1e-6), "another seed"
 
 
@@ -188,7 +189,7 @@ class Own(nn.Module):
 
     def __init__(self, noise):
         super().__init__()
-        self.embed, self.out, self.noise = nn.Embedding(VOCABULARY, 16), nn.Linear(16, 3), noise
+        self.embed, self.out, self.noise = nn.Embedding(VOCABULARY, 16, PADDING), nn.Linear(16, 3), noise
 
     def forward(self, input_ids, attention_mask=None):
         return self.out(self.noise(self.embed(input_ids)).mean(1))
@@ -239,7 +240,7 @@ def test_random_functions_in_a_model_of_ones_own_are_taken_over(how):
     noise = OWN[how]
     task, model = own(copy.deepcopy(noise) if isinstance(noise, nn.Module) else Noise(noise))
     tried, randomness = taken_over(task, model, TEXT)
-    assert randomness.foreign == [] and {name.partition(".")[0] for name in randomness.modules} == {"noise"}
+    assert randomness.unreproducible == [] and {name.partition(".")[0] for name in randomness.modules} == {"noise"}
     first = drawn(task, model, tried, randomness)
     torch.manual_seed(5)
     assert drawn(task, model, tried, randomness) == first != drawn(task, model.eval(), tried, randomness)
@@ -260,6 +261,62 @@ def test_a_module_that_runs_twice_draws_twice():
     seen.clear()
     drawn(task, model, tried, randomness)
     assert torch.equal(first, seen[0] == 0) and torch.equal(both, seen[1] == 0), "the next step counts from 0 again"
+
+
+def test_one_module_may_draw_tensors_of_several_shapes():
+    """Of tokens, then of a position that all samples share, then of whole samples."""
+    drop = nn.Dropout(0.5)
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = drop
+
+        def forward(self, x):
+            return self.drop(x) + self.drop(x[:1] * 0 + 1) + self.drop(x.mean(1))[:, None]
+
+    task, model = own(Both())
+    tried, randomness = taken_over(task, model, TEXT)
+    assert randomness.unreproducible == []
+    assert [[site.axes[0] for site in sites] for sites in randomness.modules["noise.drop"].sites] == [
+        ["sample"], ["other"], ["sample"],
+    ]  # fmt: skip
+    first = drawn(task, model, tried, randomness)
+    assert drawn(task, model, tried, randomness) == first
+
+
+def test_more_invocations_than_were_seen_have_draws_of_their_own():
+    """A sample that is cut into more chunks than the one that was tried."""
+    drop, seen = nn.Dropout(0.5), []
+    noise = Noise(lambda x: torch.cat([drop(part) for part in x.split(9, 1)], 1))
+    noise.drop = drop
+    task, model = own(noise)
+    _, randomness = taken_over(task, model, TEXT)
+    drop.register_forward_hook(lambda module, inputs, output: seen.append(output == 0))
+    long = {"input_ids": np.arange(27) % 40 + 5, "labels": np.array([1])}
+    tried = probe_batches.of(task, long)
+    drawn(task, model, tried, randomness)
+    assert len(seen) == 3 and not any(torch.equal(seen[a], seen[b]) for a, b in ((0, 1), (1, 2), (0, 2)))
+
+
+def test_a_copy_draws_as_its_model_does():
+    task, model = own(nn.Dropout(0.5))
+    tried, randomness = taken_over(task, model, TEXT)
+    assert drawn(task, copy.deepcopy(model), tried, randomness) == drawn(task, model, tried, randomness)
+
+
+def test_buffers_are_left_as_they_were():
+    task, model = own(nn.utils.parametrizations.spectral_norm(nn.Linear(16, 16)))
+    model.double()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    named = taken_over(task, model, TEXT)[1].unreproducible
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers()) and before
+    assert len(named) == 1 and named[0].endswith(" computes something else each time it runs")
+
+
+def _there(x):
+    """The tokens that are no padding, whose embedding is 0."""
+    return x.abs().sum(-1) != 0
 
 
 class Lstm(nn.Module):
@@ -284,6 +341,14 @@ FOREIGN = {
         Noise(lambda x: x + functional.dropout(x.sum(1)[:, None] * x.sum(1)[None], 0.3).sum(1, keepdim=True)),
         "noise draws numbers that belong to no single sample",
     ),
+    "a permutation of the batch": (
+        Noise(lambda x: x + 0.1 * x[torch.randperm(len(x))]),
+        "noise draws random numbers of its own",
+    ),
+    "tokens of all samples in one row": (
+        Noise(lambda x: x.index_put((_there(x),), functional.dropout(x[_there(x)], 0.3))),
+        "noise draws for 21 rows of a micro-batch of 2",
+    ),
     "now and then": (
         Noise(lambda x: functional.dropout(x, 0.3) if len(x) > 1 else x),
         "noise draws another number of times in another micro-batch",
@@ -294,21 +359,21 @@ FOREIGN = {
 @pytest.mark.parametrize("how", FOREIGN)
 def test_randomness_that_cannot_be_taken_over_is_named_with_its_module(how):
     noise, told = FOREIGN[how]
-    foreign = taken_over(*own(copy.deepcopy(noise)), TEXT)[1].foreign
-    assert [what.partition(" (loss")[0] for what in foreign] == [told]
+    named = taken_over(*own(copy.deepcopy(noise)), TEXT, LONGER)[1].unreproducible
+    assert [what.partition(" (")[0] for what in named] == [told]
 
 
 def test_samples_that_are_mixed_are_named():
     task, model = own(Noise(lambda x: x + functional.dropout(x, 0.3).mean(0)))
-    (foreign,) = taken_over(task, model, TEXT)[1].foreign
-    assert foreign.startswith("Own computes a sample otherwise beside another one (loss ")
+    (named,) = taken_over(task, model, TEXT)[1].unreproducible
+    assert named.startswith("Own gives a sample another loss beside another sample (")
 
 
 def test_a_task_that_draws_is_named():
     task, model = own(nn.Identity())
     plain = task.loss
     task.loss = lambda model, batch: (plain(model, batch)[0] * torch.rand(()), 1.0)
-    assert taken_over(task, model, TEXT)[1].foreign[0] == "the task draws random numbers of its own"
+    assert taken_over(task, model, TEXT)[1].unreproducible[0] == "the task draws random numbers of its own"
 
 
 @pytest.mark.parametrize("rate", [1.0, 1.5, -0.1])

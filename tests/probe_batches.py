@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from launcher.contract.dropout import sample_keys, step_key
-from launcher.run.batches import Trial, Trials, tensors
+from launcher.run.batches import ProbeBatch, ProbeBatches, tensors
 from launcher.run.dropout import SampleRows
 
 
@@ -19,9 +19,9 @@ def of(task, short, long=None, seed=0):
     long = short if long is None else long
 
     def made(samples, *numbers):
-        return Trial(tensors(task.collate(samples)), rows(np.array(numbers), seed))
+        return ProbeBatch(tensors(task.collate(samples)), rows(np.array(numbers), seed))
 
-    return Trials(
+    return ProbeBatches(
         one=made([short], 0),
         two=made([short, short], 0, 1),
         packed=None,
