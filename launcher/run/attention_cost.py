@@ -1,5 +1,5 @@
-"""Measure what dropout of attention weights costs on the device that trains. torch's fused kernels have only torch's own
-dropout; with the contract's, attention is written out."""
+"""Measure what dropout of attention weights costs on the device that trains. The fused kernels of torch have torch's
+own dropout alone; with the contract's, attention is written out."""
 
 import time
 from collections.abc import Callable, Sequence

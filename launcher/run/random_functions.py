@@ -1,7 +1,7 @@
 """The functions of torch by which models draw random numbers, each computed from draws that are handed in.
 
-Whoever calls `F.dropout`, `torch.rand` and their like inside `Interception` gets the draws of its `Draws` object; every
-other function runs as it is. A function that is given a generator of its own keeps it.
+Inside `Interception`, `F.dropout`, `torch.rand` and their like use the draws of its `Draws` object. Every other function
+runs as it is, and so does one that is given a generator or an output.
 """
 
 import math
