@@ -1,7 +1,7 @@
 """The functions of torch by which models draw random numbers, each computed from draws that are handed in.
 
-Inside `Interception`, `F.dropout`, `torch.rand` and their like use the draws of its `Draws` object. Every other function
-runs as it is, and so does one that is given a generator or an output.
+Inside `Interception`, `F.dropout`, `torch.rand` and their like use the draws of its `Draws` object. Every other
+function runs as it is, and so does one that is given a generator or an output.
 """
 
 import math
