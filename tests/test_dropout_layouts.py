@@ -60,7 +60,7 @@ RECIPES = {
     "digits": digits(),
 }
 DEALT = {*ARCHITECTURES, "labels", "tags"}
-PACKS = {"bert", "roberta", "modernbert"}
+PACKS = ("bert", "roberta", "modernbert")
 
 
 def cases(name):
