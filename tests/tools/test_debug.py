@@ -134,6 +134,8 @@ def test_a_run_that_is_called_debug_is_not_in_the_way():
 PAUSED = """
 from typing import Literal
 
+import torch
+
 from launcher.tasks import mlm
 
 
@@ -143,7 +145,7 @@ class Config(mlm.Config):
 
 class Task(mlm.Task):
     def loss(self, model, batch):
-        if model.training:
+        if model.training and torch.is_grad_enabled():  # the model is tried without gradients before
             breakpoint()
         return super().loss(model, batch)
 """
