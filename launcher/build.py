@@ -17,7 +17,7 @@ from launcher.plan.folder import Saved
 from launcher.prepare import ready, runs
 from launcher.prepare.samples import Samples
 from launcher.run import attention_cost, checkpoint, layers, loop, randomness_probe, trial
-from launcher.run.batches import Batches, loader, to
+from launcher.run.batches import Batches, ProbeBatch, ProbeBatches, loader
 from launcher.run.evaluation import Parts
 from launcher.run.precision import STORED, LossScale, autocast
 from launcher.run.process import Process
@@ -38,13 +38,14 @@ def build(
     batches, validation = _batches(run, task, at)
     model, notes = _model(recipe, run, at, start, weights=resume is None or not runs.replaced(recipe))
     names = [name for name, _ in model.named_parameters()]
-    example = to(batches.example(), at.device)
+    probes = batches.probe_batches().to(at.device)
+    example = probes.one.batch
     notes += task.attach(model, example)
     with autocast(recipe.train.precision, at.device):
         found = trial.run(model, task, example)
     whole = trial.loss(model, task, example) if at.tensor_parallel > 1 else 0.0
     notes += _freeze(model, found.unreached)
-    randomness, told = _randomness(model, task, batches, recipe, at)
+    randomness, told = _randomness(model, task, probes, recipe, at)
     notes += told
     if at.rank == 0:
         samples, length = layout.micro(recipe, at.world, facts.longest)[1], facts.longest
@@ -57,7 +58,7 @@ def build(
     _rehearse(engine, task, example, at, recipe)
     if at.tensor_parallel > 1:
         _compare(engine, task, example, at, whole)
-        _find_shards(randomness, engine, task, batches, at)
+        _find_shards(randomness, engine, task, probes.one)
 
     progress, changed = _progress(recipe, engine, resume, names)
     if changed and randomness.modules:
@@ -118,11 +119,10 @@ def _freeze(model: torch.nn.Module, unreached: list[str]) -> list[str]:
 
 
 def _randomness(
-    model: torch.nn.Module, task: Any, batches: Batches, recipe: Recipe, at: Process
+    model: torch.nn.Module, task: Any, probes: ProbeBatches, recipe: Recipe, at: Process
 ) -> tuple[ModelRandomness, list[str]]:
     """Have the model draw by the contract. Raises UserError where it cannot, under a strict contract; else a note says
     what depends on the layout."""
-    probes = batches.probe_batches().to(at.device)
     made = randomness_probe.take_over(model, lambda batch: task.loss(model, batch)[0], probes, recipe.train.precision)
     made.tensor_parallel, made.tensor_parallel_rank = at.tensor_parallel, at.rank % at.tensor_parallel
     if not made.unreproducible:
@@ -134,9 +134,8 @@ def _randomness(
     return made, [f"{what}: so the run depends on its ranks and micro-batches (train.strict_contract refuses this)"]
 
 
-def _find_shards(randomness: ModelRandomness, engine: Any, task: Any, batches: Batches, at: Process) -> None:
+def _find_shards(randomness: ModelRandomness, engine: Any, task: Any, one: ProbeBatch) -> None:
     """Run a forward in which each draw learns of which axes a tensor-parallel rank has a part."""
-    one = batches.probe_batches().one.to(at.device)
     randomness.finding_shards = True
     with torch.no_grad(), randomness.drawing(one.rows), engine.accumulating(last=True) as model:
         task.loss(model, one.batch)

@@ -108,13 +108,8 @@ class Batches(Dataset[RankBatch]):
             padded=int(sum(len(group) * most for group, most in zip(groups, longest, strict=True))),
         )
 
-    def example(self) -> dict[str, Any]:
-        """The first sample of step 0 as a micro-batch: the same on every rank, to try things on."""
-        epochs, ids = self.order.step(0, 1)
-        return tensors(self.task.collate([self._join(self._samples(epochs, ids, 0))]))
-
     def probe_batches(self) -> ProbeBatches:
-        """Small micro-batches to try a model on."""
+        """Small micro-batches to try a model on: the same on every rank."""
         epochs, ids = self.order.step(0, max(2, self.global_batch))
         lengths = self.samples.lengths(ids)
         ends = np.array([lengths.argmin(), len(ids) - 1 - lengths[::-1].argmax()])

@@ -147,10 +147,10 @@ def test_a_rank_without_a_sample_holds_one_without_weight():
 
 
 def test_the_example_is_the_same_on_every_rank_and_shaped_as_a_row():
-    first, *others = [replace(made(world=3), rank=rank).example() for rank in range(3)]
+    first, *others = [replace(made(world=3), rank=rank).probe_batches().one.batch for rank in range(3)]
     assert all(torch.equal(other["inputs"]["input_ids"], first["inputs"]["input_ids"]) for other in others)
     assert first["documents"].unique().tolist() == [1]
-    assert "documents" not in made(packed=False).example()
+    assert "documents" not in made(packed=False).probe_batches().one.batch
 
 
 class Told:
