@@ -89,13 +89,21 @@ class Lease:
 
     def __init__(self, file: Path, holder: Holder):
         self._file, self.holder, self._over = file, holder, threading.Event()
-        self.lost = False
+        self._lost = False
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
 
     @property
     def number(self) -> int:
         return _number(self._file)
+
+    @property
+    def lost(self) -> bool:
+        """Whether another has taken over, as far as one look at the file shows, which whoever takes over removes: cheap
+        enough for every step. `check` is certain."""
+        with suppress(OSError):  # a disk that does not answer for a moment
+            return self._lost or not self._file.exists()
+        return self._lost
 
     def check(self) -> None:
         """Raises Lost where another holds it by now."""
@@ -124,7 +132,7 @@ class Lease:
                 try:
                     self.check()
                 except Lost:
-                    self.lost = True
+                    self._lost = True
                     return
                 line = Holder(**{**vars(self.holder), "beat": count}).line()
                 with self._file.open("r+b") as file:

@@ -315,3 +315,13 @@ def test_who_was_taken_over_does_not_hold_it_again_when_the_other_releases_it():
     with pytest.raises(lease.Lost):
         first.check()
     assert files() == []
+
+
+def test_whoever_was_taken_over_sees_it_without_waiting_for_a_beat(monkeypatch):
+    monkeypatch.setattr(lease, "BEAT", 3600)
+    first = lease.claim(Path(), "writer")
+    assert not first.lost
+    second = lease.claim(Path(), "writer")
+    assert (first.lost, second.lost) == (True, False)
+    second.release()
+    first._over.set()
