@@ -1,6 +1,17 @@
-"""`python -m launcher` is the command `launcher`."""
+"""The command `launcher`. Listens to signals before the slow imports, so that none is lost while Python starts."""
 
-from launcher.cli import main
+import sys
+
+from launcher.run import signals
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["run"]:  # the others end by a signal as any program does
+        signals.listen()
+    from launcher import cli
+
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from launcher.config.errors import UserError
+from launcher.run.signals import STOPPED, StopRequested
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
@@ -325,6 +326,9 @@ def main() -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except StopRequested:
+        print("stopped before training began: start it again and it goes on where it was", file=sys.stderr)
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -11,8 +11,9 @@ import re
 import sys
 import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,21 +21,25 @@ import torch
 from launcher.build import build
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
-from launcher.launch import failure
+from launcher.launch import failure, private_folder, rank_log, starter
+from launcher.launch.starter import Started
 from launcher.plan import layout, need
 from launcher.prepare import lease, ready, tokenizer
 from launcher.run import evaluation, loop, meet, place, process, watch
+from launcher.run.checkpoint import Replaced
+from launcher.run.heartbeat import Heartbeat
 from launcher.run.memory import Peak
 from launcher.run.place import Unreachable
 from launcher.run.process import Process
-from launcher.run.stop import Reason, Stop
+from launcher.run.signals import Reason
+from launcher.run.stop import Stop
 from launcher.sinks import About
 
 _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
 """What DeepSpeed's launcher puts before the arguments."""
 
 
-def train(folder: Path, at: Process, stop: Stop) -> int:
+def train(folder: Path, at: Process, stop: Stop, heartbeat: Heartbeat | None = None) -> int:
     """Train the run of a folder that `launcher.prepare.ready` has written. Returns 0, or 75 when told to stop."""
     run = ready.read(folder)
     with contextlib.ExitStack() as held:
@@ -42,7 +47,7 @@ def train(folder: Path, at: Process, stop: Stop) -> int:
         if problems:  # told to all ranks, so that none waits for one that has left
             raise UserError(problems)
         resume = run.folder.saved(steps[-1]) if steps else None
-        return _train(dataclasses.replace(run, resume=resume), at, stop)
+        return _train(dataclasses.replace(run, resume=resume), at, stop, heartbeat or Heartbeat())
 
 
 def _enter(run: ready.Ready, held: contextlib.ExitStack, stop: Stop) -> tuple[list[str], list[int]]:
@@ -100,18 +105,19 @@ def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]
     return {"records": records, "memory": int(at.gather(np.array(peak.bytes())).max()), "stopped": stopped}
 
 
-def _train(run: ready.Ready, at: Process, stop: Stop) -> int:
+def _train(run: ready.Ready, at: Process, stop: Stop, heartbeat: Heartbeat) -> int:
     """To the last step; where other parameters begin to train on the way, the model is built again there."""
     while True:
-        step, code = _part(run, at, stop)
+        step, code = _part(run, at, stop, heartbeat)
         if step is None:
             return code
         run = dataclasses.replace(run, resume=run.folder.saved(step))
 
 
-def _part(run: ready.Ready, at: Process, stop: Stop) -> tuple[int | None, int]:
+def _part(run: ready.Ready, at: Process, stop: Stop, heartbeat: Heartbeat) -> tuple[int | None, int]:
     """Train as long as the same parameters do. Returns the step to go on from, if any, and the exit code."""
     built, notes = build(run, at, stop, run.resume)
+    built = dataclasses.replace(built, heartbeat=heartbeat)
     if built.progress.step == getattr(run.recipe.model, "unfreeze_at", None):
         notes = ["what was frozen trains from here on"]
     if at.rank == 0:
@@ -124,7 +130,7 @@ def _part(run: ready.Ready, at: Process, stop: Stop) -> tuple[int | None, int]:
         if at.rank == 0 and finished and built.progress.step < built.steps:
             print(watch.told(built.progress.history, run.recipe.evaluate), flush=True)
         return (built.progress.step if more else None), code
-    except Exception as error:
+    except BaseException as error:
         error.add_note(f"at step {built.progress.step + 1}")
         raise
     finally:
@@ -149,33 +155,59 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         print("usage: python -m launcher.worker RECIPE [key=value ...]", file=sys.stderr)
         return 2
-    stop = Stop()
-    stop.listen()
-    at = None
+    started = Started.of(os.environ)
+    stop = Stop(started.folder / "stop" if started else None)
+    stop.listen(started.launcher if started else None)
+    end = _live(arguments, stop, started)
+    if started is None:
+        return end.code
+    trace = "".join(traceback.format_exception(end.error)) if end.error else ""
+    error = f"{type(end.error).__name__}: {end.error}" if end.error else ""
+    started.report(end.rank, end.code, stop.heeded, end.problems, error, trace)
+    return int(end.code == 1)  # a starter knows success and failure: the rest is for the launcher behind it
+
+
+@dataclasses.dataclass(frozen=True)
+class _End:
+    """How a rank ended."""
+
+    rank: int
+    code: int
+    problems: list[str] = dataclasses.field(default_factory=list)
+    error: BaseException | None = None
+
+
+def _live(arguments: list[str], stop: Stop, started: Started | None) -> _End:
+    """From joining the others to the end, which is reported here where no launcher does it."""
+    at, rank = None, int(os.environ.get("RANK") or 0)
     try:
-        at = _join(arguments[0], stop)
+        private_folder.enter()
+        at = _join(arguments[0], stop, started)
+        rank = at.rank
         folder, problems = at.share(_ready(arguments, at) if at.rank == 0 else None)
-        if not problems:
-            return train(Path(folder), at, stop)
-        if at.rank == 0:
-            print("\n".join(problems), file=sys.stderr, flush=True)
-        return 2
+        if problems:
+            raise UserError(problems)
+        beats = None
+        if started is not None:
+            rank_log.redirect(Path(folder), at.rank)
+            beats = Heartbeat(started.folder / "heartbeats", place.place().local_rank, at.rank)
+        code = train(Path(folder), at, stop, beats)
+        at.close()
+        return _End(rank, code)
     except meet.Told:
         print("told to leave before all ranks had met: nothing was trained", file=sys.stderr, flush=True)
-        return loop.STOPPED
+        return _End(rank, loop.STOPPED)
     except UserError as error:
-        if at is not None or _speaks():
+        if started is None and (at.rank == 0 if at is not None else _speaks()):
             print(error, file=sys.stderr, flush=True)
-        return 2
-    except Unreachable as error:
+        return _End(rank, 2, [str(problem) for problem in error.problems])
+    except (Unreachable, Replaced) as error:
         print(error, file=sys.stderr, flush=True)
-        return 1
-    except Exception as error:
+        return _End(rank, 1, error=error)
+    except BaseException as caught:
+        error = failure.of_exit(caught)
         _say(error, at, stop)
-        return 1
-    finally:
-        if at is not None:
-            at.close()
+        return _End(rank, 1, error=error)
 
 
 def _speaks() -> bool:
@@ -186,8 +218,8 @@ def _speaks() -> bool:
         return True
 
 
-def _join(recipe: str, stop: Stop) -> Process:
-    """Find the other ranks of a start that the launcher did not make, and see that each hears all others."""
+def _join(recipe: str, stop: Stop, started: Started | None) -> Process:
+    """Find the other ranks of a start that the launcher's own agent did not make; each has to hear all others."""
     if wrong := place.contradictions():
         raise UserError(wrong)
     here = place.place()
@@ -196,13 +228,16 @@ def _join(recipe: str, stop: Stop) -> Process:
     if Path(recipe).suffix and not Path(recipe).exists():
         what = f"rank {here.rank} on {meet.host()} sees no such file in {Path.cwd()}"
         raise UserError(f"{recipe}: {what} (of several nodes each needs to see this folder)")
+    if started is not None:
+        store = starter.file_store(started.folder, here.world)
+        return process.connect(here, store=store, timeout=timedelta(minutes=started.timeout))
     met = meet.meet(here, lambda: bool(stop.requested()))
     at = process.connect(met.among(here), store=met.store)
     process.exchange(at, met.hosts)
     return at
 
 
-def _say(error: Exception, at: Process | None, stop: Stop) -> None:
+def _say(error: BaseException, at: Process | None, stop: Stop) -> None:
     """The sentence, then the details. A rank that only lost another lets that one speak, and is ended
     by its starter."""
     rank = "a rank" if at is None else f"rank {at.rank}"
@@ -238,5 +273,13 @@ def _nodes(at: Process) -> int:
     return 1 if at.world % here.local_world else at.world // here.local_world
 
 
+def _leave(code: int) -> NoReturn:
+    """End this process also where a thread of the user's code lives on."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    private_folder.leave()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _leave(main(sys.argv[1:]))

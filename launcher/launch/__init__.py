@@ -11,9 +11,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Launch:
-    """The `ranks` of one machine. `argv`: a command that starts them (torchrun, accelerate); empty: an elastic agent in
-    this process does. `checkpoint`: the one to evaluate. `steps`: how many to measure. `timeout`: minutes that ranks
-    wait for each other."""
+    """The `ranks` of one machine. `argv`: a Python module that starts them (torchrun, accelerate) and its words; empty:
+    an elastic agent in this process does. `checkpoint`: the one to evaluate. `steps`: how many to measure. `timeout`:
+    minutes that ranks wait for each other."""
 
     folder: Path
     ranks: int

@@ -3,23 +3,45 @@
 import os
 import sys
 import time
+import traceback
+from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from launcher.config.errors import UserError
-from launcher.launch import Launch, failure
+from launcher.launch import Launch, failure, private_folder, rank_log, starter
 from launcher.launch.elastic import Meeting
 
 
 def entry(launch: Launch, meeting: Meeting) -> dict[str, Any]:
     """Called by the elastic agent on each rank. Returns what the launcher needs to know: `code`, the `reason` for
-    leaving early, and `problems` or what was `told`."""
+    leaving early, and `problems` or what was `told`. An error ends the process here: Python would first wait for every
+    thread that lives, and the error would be heard when they end, or never."""
     started_by = os.getppid()
-    told = _live(launch, meeting)
+    try:
+        told = _live(launch, meeting)
+    except BaseException as error:
+        _fail(error)
     if os.getppid() != started_by:  # the launcher is dead: nobody would ever read what is returned
         os._exit(told["code"])
     return told
+
+
+def _fail(error: BaseException) -> NoReturn:
+    """Write the error into the rank's log and into the file that the agent reads, and end."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    error = failure.of_exit(error)
+    traceback.print_exception(error)
+    with suppress(OSError):  # a full disk: the exit code is all that can be told
+        try:
+            raise error  # which torch's handler formats
+        except BaseException:
+            get_error_handler().record_exception(error)
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(1)
 
 
 def _live(launch: Launch, meeting: Meeting) -> dict[str, Any]:
@@ -27,12 +49,16 @@ def _live(launch: Launch, meeting: Meeting) -> dict[str, Any]:
     from launcher import worker
     from launcher.run import process
     from launcher.run.checkpoint import Replaced
-    from launcher.run.stop import Reason, Stop
+    from launcher.run.heartbeat import Heartbeat
+    from launcher.run.signals import Reason
+    from launcher.run.stop import Stop
 
     stop = Stop.of(meeting.folder / "stop")
-    stop.listen()
+    stop.listen(meeting.launcher)
     at = process.place()
-    _log(launch.folder, at.rank)
+    rank_log.redirect(launch.folder, at.rank)
+    private_folder.enter()
+    heartbeat = Heartbeat(meeting.heartbeats, at.local_rank, at.rank)
     connected = None
     try:
         if launch.job == "train":
@@ -45,7 +71,7 @@ def _live(launch: Launch, meeting: Meeting) -> dict[str, Any]:
             return {"code": 0, "told": worker.evaluate(launch.folder, connected, launch.checkpoint)}
         if launch.job == "measure":
             return {"code": 0, "told": worker.measure(launch.folder, connected, stop, launch.steps)}
-        return {"code": worker.train(launch.folder, connected, stop), "reason": int(stop.heeded)}
+        return {"code": worker.train(launch.folder, connected, stop, heartbeat), "reason": int(stop.heeded)}
     except UserError as error:
         return {"code": 2, "reason": int(stop.heeded), "problems": [str(problem) for problem in error.problems]}
     except Replaced as error:
@@ -65,11 +91,10 @@ def _store(meeting: Meeting, world: int) -> Any:
     the port that the first of them draws."""
     import torch.distributed as dist
 
-    drawn = f"{os.environ['MASTER_PORT']}-{world}"
     if not meeting.port:
-        return dist.FileStore(str(meeting.folder / f"store-{os.environ['TORCHELASTIC_RESTART_COUNT']}-{drawn}"), world)
+        return starter.file_store(meeting.folder, world)
     served = dist.TCPStore(meeting.host, meeting.port, is_master=False, timeout=timedelta(minutes=5))
-    return dist.PrefixStore(f"ranks-{drawn}", served)
+    return dist.PrefixStore(f"ranks-{os.environ['MASTER_PORT']}-{world}", served)
 
 
 def _hosts(store: Any, at: Any, name: str) -> list[str]:
@@ -84,13 +109,3 @@ def _let_the_cause_be_seen(stop: Any, meeting: Meeting) -> None:
     end = time.monotonic() + (1.5 if meeting.nodes[1] > 1 else 5)
     while time.monotonic() < end and not stop.told:
         time.sleep(0.02)
-
-
-def _log(folder: Path, rank: int) -> None:
-    """What a rank prints goes to its log; rank 0 keeps standard output, where its console sink draws."""
-    folder.joinpath("logs").mkdir(parents=True, exist_ok=True)
-    file = os.open(folder / "logs" / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 2)
-    if rank > 0:
-        os.dup2(file, 1)
-    os.close(file)

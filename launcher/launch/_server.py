@@ -6,8 +6,15 @@ The server would else live as long as a rank does. See launcher.run.stop for the
 import signal
 
 from launcher.run import parent
-from launcher.run.stop import SIGNALS
+from launcher.run.signals import SIGNALS
+
+
+def _leave_it_to_the_rank(number: int, frame: object) -> None:
+    """A signal to the whole group is for the ranks, which take it themselves: but not one that is ignored here."""
+
 
 parent.signal_at_its_death(signal.SIGKILL)
 for _number in SIGNALS:
-    signal.signal(_number, signal.SIG_IGN)  # a signal to the whole group is for the ranks, which take it themselves
+    if signal.getsignal(_number) is not signal.SIG_IGN:
+        signal.signal(_number, _leave_it_to_the_rank)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher has them wait while this process starts

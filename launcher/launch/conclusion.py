@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from launcher.run.stop import Reason
+from launcher.run.signals import Reason
 
 DONE, FAILED, WRONG, UNFIT, STOPPED = 0, 1, 2, 69, 75
 """Exit codes. UNFIT: a node was lost, or not fit to begin: nothing is wrong with the recipe."""

@@ -9,14 +9,17 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launcher.launch import Launch, failure
-from launcher.run.stop import SIGNALS, Reason, Stop, taken, tell
+from launcher.launch import Launch, failure, private_folder
+from launcher.run import signals
+from launcher.run.signals import SIGNALS, Reason
+from launcher.run.stop import Stop, tell
 
 _IMPORTS = [
     "launcher.launch._server", "torch.distributed", "torch._dynamo", "datasets",
@@ -33,6 +36,8 @@ _SECONDS_TO_LEAVE = 10
 """What the other ranks get to end after one has failed, before they are killed."""
 _JOIN = 120
 """Seconds in which the nodes of an attempt come together; one held in reserve waits for as long as the run lasts."""
+_STILL = 10.0
+"""Seconds without a beat after which a rank that others lost counts as the one that they waited for."""
 LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
 
 
@@ -41,7 +46,7 @@ class Meeting:
     """Where the agents of a start meet. `folder`: of this machine and this start alone, with the stop file; `nodes`:
     the least and the most; `index`: of this node; `host`, `port`: of the store that the first one serves (0: a file in
     the folder, for one machine); `name`: of this node; `together`: the folder in which nodes say how they ended;
-    `reserve`: how many nodes there are beyond the most."""
+    `reserve`: how many nodes there are beyond the most; `launcher`: the process that the ranks are started for."""
 
     folder: Path
     nodes: tuple[int, int] = (1, 1)
@@ -51,6 +56,12 @@ class Meeting:
     name: str = "127.0.0.1"
     together: Path = Path()
     reserve: int = 0
+    launcher: int = field(default_factory=os.getpid)
+
+    @property
+    def heartbeats(self) -> Path:
+        """The file in which ranks say where they are."""
+        return self.folder / "heartbeats"
 
     @property
     def rendezvous(self) -> dict[str, Any]:
@@ -80,24 +91,21 @@ class Ended:
     closed: bool = False
 
 
-class Twice(Exception):
-    """Told twice to stop: at once, then."""
-
-
 def warm_up(imports: Sequence[str] = ()) -> None:
     """Start the server that ranks are forked from, which imports what they need, and `imports`, while something else is
     done. Nothing where there is one already."""
     from multiprocessing import forkserver, resource_tracker
 
+    private_folder.enter()
     os.environ.update(DEFAULTS)
     multiprocessing.set_forkserver_preload([*_IMPORTS, *imports])
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGHUP})
-    try:  # multiprocessing's own helper has them blocked for good: Slurm sends them to all processes of a step
-        resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:  # multiprocessing's own helper has them blocked for good, the server until it can take them: a signal may be
+        resource_tracker.ensure_running()  # for all processes of the group, as from Slurm or a terminal
+        with _offline():
+            forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    with _offline():
-        forkserver.ensure_running()
 
 
 @contextmanager
@@ -112,10 +120,10 @@ def _offline() -> Iterator[None]:
 
 
 def run(launch: Launch, meeting: Meeting) -> Ended:
-    """Start the ranks and wait for them. Raises Twice, and torch's RendezvousError where the other nodes are lost."""
+    """Start the ranks and wait. Raises ForcedStop, and torch's RendezvousError where the other nodes are lost."""
     from torch.distributed.elastic.rendezvous import RendezvousClosedError
 
-    from launcher.run import watching
+    from launcher.launch import watching
 
     warm_up()
     agent = _agent(launch, meeting)
@@ -127,11 +135,13 @@ def run(launch: Launch, meeting: Meeting) -> Ended:
         result = agent.run()
     except RendezvousClosedError:
         return Ended(0, closed=True)
+    except (EOFError, ConnectionError):
+        return Ended(1, failed=failure.Failure(0, 255, "", "", int(time.time())))
     finally:
         over.set()
         rendezvous.shutdown()
     if result.is_failed():
-        return Ended(1, failed=failure.first(result.failures))
+        return Ended(1, failed=_cause(result.failures, meeting))
     told: dict[int, dict[str, Any]] = result.return_values
     problems: list[str] = next((rank["problems"] for _, rank in sorted(told.items()) if "problems" in rank), [])
     reason = Reason(max((rank.get("reason", 0) for rank in told.values()), default=0))
@@ -139,14 +149,27 @@ def run(launch: Launch, meeting: Meeting) -> Ended:
     return Ended(code, reason, told.get(0, {}).get("told", {}), problems)
 
 
+def _cause(failures: dict[int, Any], meeting: Meeting) -> failure.Failure:
+    """The rank that failed first; where those that failed only lost another, the one that they had waited for."""
+    from launcher.run import heartbeat
+
+    first = failure.first(failures)
+    positions = heartbeat.read(meeting.heartbeats)
+    behind = heartbeat.behind(positions)
+    still = min((time.monotonic() - position.time for position in behind), default=0.0)
+    if not first.echo or still < _STILL or len(behind) == len(positions) or failures.keys() & {p.rank for p in behind}:
+        return first
+    return failure.stood_still(behind[0].rank, str(behind[0]), still)
+
+
 def _agent(launch: Launch, meeting: Meeting) -> Any:
     from torch.distributed.elastic.agent.server.api import WorkerSpec
-    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
     from launcher.launch import _rank
-    from launcher.run.watching import WatchingAgent
+    from launcher.launch.local_agent import LocalAgent
+    from launcher.launch.watching import WatchingAgent
 
     several = meeting.port > 0
     for name in LOGGERS:  # what happens is told in a sentence; of a job of several nodes all of it stands in its log
@@ -172,7 +195,7 @@ def _agent(launch: Launch, meeting: Meeting) -> Any:
         monitor_interval=0.1,
         local_addr=address,
     )
-    kind = WatchingAgent if several else LocalElasticAgent
+    kind = WatchingAgent if several else LocalAgent
     agent = kind(
         spec,
         logs_specs=DefaultLogsSpecs(log_dir=str(meeting.folder)),
@@ -180,26 +203,20 @@ def _agent(launch: Launch, meeting: Meeting) -> Any:
         exit_barrier_timeout=1,  # who ended how is found out in the run folder, which does not wait for the dead
         shutdown_timeout=_SECONDS_TO_LEAVE,
     )
-    if several:
+    agent.heartbeats = meeting.heartbeats
+    if isinstance(agent, WatchingAgent):
         agent.together = meeting.together
     return agent
 
 
 @contextmanager
-def stop_on_signal(file: Path, twice: bool = True) -> Iterator[None]:
-    """A signal makes the stop file, which the ranks look for at each step. `twice`: a second one ends them at once."""
+def stop_on_signal(file: Path, forces: bool = True) -> Iterator[None]:
+    """A signal makes the stop file, which the ranks look for at each step. `forces`: a second one ends them at once."""
 
-    told = Reason.NONE
-
-    def note(number: int, frame: object) -> None:
-        nonlocal told
-        reason = SIGNALS[signal.Signals(number)]
-        if twice and told is reason is Reason.STOP:
-            raise Twice  # wherever this process is: the agent ends its ranks on any exception
-        told = max(told, reason)
-        tell(file, told)
-        again = " (once more ends them at once)" if twice else ""
+    def stop(reason: Reason) -> None:
+        tell(file, reason)
+        again = " (once more ends them at once)" if forces else ""
         os.write(2, f"stopping: all ranks leave at the end of this step{again}\n".encode())
 
-    with taken(note):
+    with signals.passing_on(stop, forces):
         yield

@@ -1,12 +1,9 @@
 """Execute a Launch: the one place where the ranks of this machine are started.
 
-The launcher owns the signals: USR1, TERM and INT become a stop that all ranks agree on at a step's boundary, where they
-save. A second INT or TERM ends the ranks at once.
+The launcher owns the signals: each becomes a stop that all ranks agree on at a step's boundary, where they save. A
+second one ends the ranks at once.
 """
 
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -16,9 +13,10 @@ from typing import Any
 import psutil
 
 from launcher.config.errors import UserError
-from launcher.launch import Launch, elastic, failure
-from launcher.launch.elastic import DEFAULTS, warm_up
+from launcher.launch import Launch, elastic, failure, private_folder, starter
+from launcher.launch.elastic import warm_up
 from launcher.plan.folder import RunFolder
+from launcher.run.signals import STOPPED, ForcedStop
 
 __all__ = ["Outcome", "execute", "warm_up"]
 
@@ -36,21 +34,38 @@ class Outcome:
 
 def execute(launch: Launch) -> Outcome:
     """Start the ranks and wait for them."""
-    if launch.argv:
-        return Outcome(_command(launch), {}, [])
     if launch.ranks > 1 and launch.device == "cpu" and not _loopback():
         raise UserError("the loopback interface is down, over which the ranks of a machine talk (ip link set lo up)")
-    with tempfile.TemporaryDirectory(prefix="launcher-") as name:
+    private_folder.enter()
+    run = RunFolder(launch.folder)
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
             with elastic.stop_on_signal(folder / "stop"):
-                ended = elastic.run(launch, elastic.Meeting(folder))
-        except elastic.Twice:
-            print("stopped at once: the ranks were ended without a checkpoint", file=sys.stderr, flush=True)
-            return Outcome(1, {}, [], stopped=True)
+                start = starter.run if launch.argv else elastic.run
+                ended = start(launch, elastic.Meeting(folder))
+        except ForcedStop:
+            return _stopped_at_once(run, launch)
     if ended.failed is not None:
-        print(told(ended.failed, RunFolder(launch.folder)), file=sys.stderr, flush=True)
+        print(told(ended.failed, run), file=sys.stderr, flush=True)
+    if ended.code == STOPPED and launch.job == "train":
+        print(f"stopped: {saved(run)}", file=sys.stderr, flush=True)
     return Outcome(ended.code, ended.told, ended.problems)
+
+
+def _stopped_at_once(run: RunFolder, launch: Launch) -> Outcome:
+    """What a second signal has left: a run with a checkpoint goes on from it."""
+    training = launch.job == "train"
+    code = STOPPED if training and run.whole() else 1
+    what = saved(run) if training else "nothing was changed"
+    print(f"stopped at once: the ranks were ended; {what}", file=sys.stderr, flush=True)
+    return Outcome(code, {}, [], stopped=True)
+
+
+def saved(run: RunFolder) -> str:
+    """Which step a run goes on from."""
+    whole = run.whole()
+    return f"step {whole[-1].step} is saved (start it again and it goes on)" if whole else "no checkpoint was saved"
 
 
 def told(failed: failure.Failure, folder: RunFolder) -> str:
@@ -62,16 +77,3 @@ def told(failed: failure.Failure, folder: RunFolder) -> str:
 def _loopback() -> bool:
     found = psutil.net_if_stats()
     return found["lo"].isup if "lo" in found else True
-
-
-def _command(launch: Launch) -> int:
-    """A starter of its own: it gets our signals, and its exit code is ours."""
-    threads = {"OMP_NUM_THREADS": str(launch.threads)}
-    child = subprocess.Popen(launch.argv, env={**os.environ, **DEFAULTS, **threads, **launch.env})
-
-    def forward(number: int, frame: object) -> None:
-        child.send_signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, forward)
-    return child.wait()

@@ -17,6 +17,13 @@ _ECHOES = (
 _NOTHING_SAID = "To enable traceback see"
 """What torch puts in the place of an error of a rank that died before it was ready to tell one."""
 
+_BEFORE = "before it could say why (look at what was printed before)"
+_SILENT = {
+    0: "it left with exit code 0 before the others had finished (does its code call exit?)",
+    255: "the server that it was forked from is gone (killed, for want of memory?)",
+}
+"""What is known of a rank that ended with this code and left no error."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -48,21 +55,40 @@ def first(failures: Mapping[int, Any]) -> Failure:
 
 def say(failure: Failure, logs: Path, resume: int | None) -> str:
     """The sentence, what to do, and the rank's own traceback."""
-    log = logs / f"rank{failure.rank}.log"
     again = f"start it again and it goes on from step {resume}" if resume else "no checkpoint had been made yet"
-    if failure.code < 0:
-        name = signal.Signals(-failure.code).name
-        oom = (
-            " (often the system's out-of-memory killer: lower train.max_tokens)"
-            if failure.code == -signal.SIGKILL
-            else ""
-        )
-        return f"rank {failure.rank} was killed by {name}{oom}; {again}\n  its log: {log}"
-    step = next((line for line in failure.traceback.splitlines() if line.startswith("at step ")), "")
-    what = failure.message or f"exit code {failure.code} before it could say why (look at what was printed before)"
-    head = f"rank {failure.rank} failed{' ' + step if step else ''}: {what}; {again}"
     details = "".join(f"\n  {line}" for line in failure.traceback.strip().splitlines())
-    return f"{head}\n  its log: {log}{details}"
+    return f"{sentence(failure)}; {again}\n  its log: {logs / f'rank{failure.rank}.log'}{details}"
+
+
+def sentence(failure: Failure) -> str:
+    """What happened to the rank, in one line."""
+    if failure.code < 0:
+        return f"rank {failure.rank} was killed by {_signal(-failure.code)}"
+    step = next((line for line in failure.traceback.splitlines() if line.startswith("at step ")), "")
+    what = failure.message or _SILENT.get(failure.code, f"exit code {failure.code} {_BEFORE}")
+    return f"rank {failure.rank} failed{' ' + step if step else ''}: {' '.join(what.split())}"
+
+
+def of_exit(error: BaseException) -> BaseException:
+    """The error, or for an exit that the code of a run called, one that says so."""
+    if not isinstance(error, SystemExit):
+        return error
+    called = RuntimeError(f"its code called exit({'' if error.code is None else repr(error.code)})")
+    for note in getattr(error, "__notes__", ()):
+        called.add_note(note)
+    return called.with_traceback(error.__traceback__)
+
+
+def stood_still(rank: int, where: str, seconds: float) -> Failure:
+    """A rank that the others have waited for until they gave up."""
+    what = f"it stood still {where} for {seconds:.0f} s, until the others gave up waiting (cluster.timeout)"
+    return Failure(rank, 1, what, "", 0)
+
+
+def _signal(number: int) -> str:
+    name = signal.Signals(number).name
+    memory = " (often the system's out-of-memory killer: lower train.max_tokens)"
+    return name + (memory if number == signal.SIGKILL else "")
 
 
 def _read(rank: int, failure: Any) -> Failure:

@@ -20,23 +20,31 @@ from typing import Any
 
 from launcher.config.errors import UserError
 from launcher.config.files import write
-from launcher.launch import Launch, conclusion, elastic, execute, hosts, meeting, render
+from launcher.launch import Launch, conclusion, elastic, execute, hosts, meeting, private_folder, render
 from launcher.launch.conclusion import DONE, UNFIT, Conclusion
 from launcher.launch.meeting import Node
 from launcher.plan import jobs
 from launcher.plan.folder import RunFolder
 from launcher.plan.plan import Plan
 from launcher.prepare import ready
-from launcher.run.stop import Reason, Stop
+from launcher.run import signals
+from launcher.run.signals import ForcedStop, Reason
+from launcher.run.stop import Stop
 
 _AT_ONCE = "stopped at once: the ranks were ended without a checkpoint"
 
 
 def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
+    signals.listen(even_ignored=[signal.SIGUSR1])  # which the batch script ignores until this process can take it
+    try:
+        private_folder.enter()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return UNFIT
     with (
-        tempfile.TemporaryDirectory(prefix="launcher-") as own,
-        elastic.stop_on_signal(Path(own) / "stop", twice=options.lifeline),  # Slurm says it more than once
+        tempfile.TemporaryDirectory() as own,
+        elastic.stop_on_signal(Path(own) / "stop", forces=options.lifeline),  # Slurm says it more than once
     ):
         if options.lifeline:
             threading.Thread(target=_lifeline, name="lifeline", daemon=True).start()
@@ -55,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         except UserError as error:
             print(error, file=sys.stderr)
             return conclusion.WRONG
-        except elastic.Twice:  # before its ranks were there
+        except ForcedStop:  # before its ranks were there
             if node.index == 0:
                 print(_AT_ONCE, file=sys.stderr, flush=True)
             return conclusion.FAILED
@@ -157,8 +165,11 @@ def _run(launch: Launch, at: elastic.Meeting, folder: RunFolder) -> dict[str, An
     except (RendezvousError, DistError) as error:
         text = f"{at.name} lost the other nodes ({type(error).__name__}: {str(error).splitlines()[0]})"
         failed = {**unnamed, "echo": True, "text": text}
-    except elastic.Twice:
-        failed = {**unnamed, "echo": False, "text": _AT_ONCE}
+    except ForcedStop:
+        if folder.whole():
+            ended = elastic.Ended(conclusion.STOPPED, Reason.STOP)
+        else:
+            failed = {**unnamed, "echo": False, "text": _AT_ONCE}
     if ended.failed is not None:
         text = execute.told(ended.failed, folder).replace(" failed", f" on {at.name} failed", 1)
         what = ended.failed

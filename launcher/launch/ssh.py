@@ -7,7 +7,6 @@ runs on where nobody waits for it, and nothing has to be killed by its number on
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -23,9 +22,11 @@ from launcher.config.cluster import Cluster, Ssh
 from launcher.config.errors import UserError
 from launcher.launch import render
 from launcher.launch.conclusion import DONE, FAILED, STOPPED, UNFIT, WRONG
-from launcher.launch.execute import Outcome
+from launcher.launch.execute import Outcome, saved
 from launcher.plan import store
-from launcher.run.stop import SIGNALS, Reason, taken
+from launcher.plan.folder import RunFolder
+from launcher.run import signals
+from launcher.run.signals import ForcedStop, Reason
 
 _SSH = (
     "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
@@ -78,11 +79,14 @@ def execute(run: Path, cluster: Cluster, environment: Mapping[str, str] = os.env
     with _forwarding(hosts):
         try:
             code = _wait(hosts, cluster.nodes[0])
-        except _Twice:
-            for host in hosts:
+        except ForcedStop:
+            for host in hosts:  # twice, since an agent that has heard of USR1 only would let its ranks finish
                 host.tell("TERM")
-            _wait(hosts, cluster.nodes[0])
-            return Outcome(FAILED, {}, [], stopped=True)
+                host.tell("TERM")
+            code = STOPPED if _wait(hosts, cluster.nodes[0]) == STOPPED else FAILED
+            if code == STOPPED:
+                print(f"stopped at once: {saved(RunFolder(run))}", file=sys.stderr, flush=True)
+            return Outcome(code, {}, [], stopped=True)
     return Outcome(code, {}, [])
 
 
@@ -167,24 +171,14 @@ def _code(host: _Host, code: int) -> int:
     return UNFIT
 
 
-class _Twice(Exception):
-    """Told twice to stop: at once, then."""
-
-
 @contextmanager
 def _forwarding(hosts: list[_Host]) -> Iterator[None]:
     """Signals are passed on to all agents, whose ranks agree on the step at which they leave."""
-    told = Reason.NONE
 
-    def note(number: int, frame: object) -> None:
-        nonlocal told
-        reason = SIGNALS[signal.Signals(number)]
-        if told is reason is Reason.STOP:
-            raise _Twice
-        told = max(told, reason)
+    def stop(reason: Reason) -> None:
         for host in hosts:
-            host.tell("TERM" if told is Reason.STOP else "USR1")
+            host.tell("TERM" if reason is Reason.STOP else "USR1")
         os.write(2, b"stopping: all hosts leave at the end of this step (once more ends them at once)\n")
 
-    with taken(note):
+    with signals.passing_on(stop):
         yield

@@ -18,7 +18,7 @@ from launcher.contract.packing import capacity, pack
 from launcher.contract.random import Draw, Stream
 from launcher.contract.split import split
 from launcher.run.dropout import SampleRows
-from launcher.run.stop import SIGNALS
+from launcher.run.signals import SIGNALS
 
 Ids = NDArray[np.int64]
 

@@ -16,10 +16,12 @@ from launcher.plan.folder import RunFolder
 from launcher.run import checkpoint, evaluation, optim, schedule, watch
 from launcher.run.batches import RankBatch, to
 from launcher.run.evaluation import Part
+from launcher.run.heartbeat import Heartbeat, Stage
 from launcher.run.precision import LossScale, autocast
 from launcher.run.process import Process
 from launcher.run.randomness import ModelRandomness
-from launcher.run.stop import Reason, Stop
+from launcher.run.signals import Reason
+from launcher.run.stop import Stop
 from launcher.tasks import Outputs
 
 DONE, STOPPED = 0, 75
@@ -97,7 +99,7 @@ class Progress:
 class Run:
     """What a rank trains with. `randomness`: what the model draws. `batches` yields the global batches from
     `progress.step` on, until the step at which another part of the model is to train, or the last of all `steps`;
-    `stop` knows of signals."""
+    `stop` knows of signals; the launcher sees the `heartbeat`."""
 
     recipe: Recipe
     folder: RunFolder
@@ -113,6 +115,7 @@ class Run:
     progress: Progress
     sinks: Sequence[Any]
     stop: Stop
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
 
 def train(run: Run) -> int:
@@ -123,10 +126,12 @@ def train(run: Run) -> int:
     if recipe.evaluate.at_start and progress.step == 0:
         _tell(run, evaluate(run))
 
-    batches = iter(run.batches)
+    batches, beat = iter(run.batches), run.heartbeat.beat
     while progress.step < run.until and not watch.enough(progress.history, recipe.evaluate):
         begin = time.perf_counter()
+        beat(Stage.LOADING, progress.step + 1)
         batch = next(batches)
+        beat(Stage.AGREEING, progress.step + 1)
         due = isinstance(every, str) and time.monotonic() - saved_at >= seconds(every)
         wait = time.perf_counter() - begin
         whole = agree(run.process, batch, wait, stop=run.stop.requested(), due=due)
@@ -156,6 +161,7 @@ def step(run: Run, batch: RankBatch, whole: Whole, begin: float) -> dict[str, An
     recipe, progress = run.recipe, run.progress
     loss, norm = _gradient(run, batch, whole.weight)
     lr = recipe.optimizer.lr * schedule.factor(recipe.schedule, progress.step, run.steps, progress.history)
+    run.heartbeat.beat(Stage.UPDATING, progress.step + 1)
     if math.isfinite(norm):
         run.engine.update(lr, optim.clipping(norm, recipe.optimizer.clip) / progress.scale.value)
         progress.scale.succeed(dynamic=recipe.train.precision == "fp16")
@@ -235,6 +241,7 @@ def agree(
 
 def evaluate(run: Run) -> dict[str, Any]:
     """The metrics of the validation samples, the same whatever the number of ranks."""
+    run.heartbeat.beat(Stage.EVALUATING, run.progress.step)
     made, progress = outputs(run), run.progress
     found = run.task.metrics(made)
     metrics = {f"eval/{name}": value for name, value in found.items()}
@@ -255,6 +262,7 @@ def save(run: Run) -> None:
     progress = run.progress
     if progress.saved == progress.step:
         return
+    run.heartbeat.beat(Stage.SAVING, progress.step)
     here = progress.evaluation.get("step") == progress.step
     watched = {"metric": f"eval/{run.recipe.evaluate.metric}", "value": progress.history[-1][1]} if here else {}
     state = {
@@ -274,15 +282,19 @@ def _accumulate(run: Run, batch: RankBatch, weight: float) -> float:
     Gradients are averaged over the ranks (those that share no sample), so that each backward is scaled by their number
     / weight.
     """
-    process, total = run.process, 0.0
+    process, total, beat, at = run.process, 0.0, run.heartbeat.beat, run.progress.step + 1
     scale = process.data_parallel_size / weight * run.progress.scale.value if weight else 0.0
     for number, (micro, rows) in enumerate(zip(batch.micro_batches, batch.rows, strict=True), start=1):
+        left = len(batch.micro_batches) - number
         drawing = run.randomness.drawing(rows.to(process.device))
-        with drawing, run.engine.accumulating(last=number == len(batch.micro_batches)) as model:
+        with drawing, run.engine.accumulating(last=left == 0) as model:
+            beat(Stage.FORWARD, at, left)
             with autocast(run.recipe.train.precision, process.device):
                 loss, _ = run.task.loss(model, to(micro, process.device))
+            beat(Stage.BACKWARD, at, left)
             run.engine.backward(loss * scale)
         total += float(loss.detach())
+    beat(Stage.REDUCING, at)
     counted = total if process.leads else 0.0
     return float(process.gather(np.array(counted)).sum()) / weight if weight else 0.0
 

@@ -8,43 +8,15 @@ it can. TERM and INT ask it to stop: it saves, leaves, and stays away.
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from enum import IntEnum
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+import psutil
 
 from launcher.prepare.lease import Lease
 from launcher.run import parent
-
-
-class Reason(IntEnum):
-    """Why a run leaves before its end; of several the greatest counts."""
-
-    NONE = 0
-    MAKE_WAY = 1
-    STOP = 2
-    REPLACED = 3
-    """A newer start of the run writes into its folder: nothing may be saved any more."""
-
-
-SIGNALS = {
-    signal.SIGUSR1: Reason.MAKE_WAY,
-    signal.SIGHUP: Reason.MAKE_WAY,
-    signal.SIGTERM: Reason.STOP,
-    signal.SIGINT: Reason.STOP,
-}
-
-
-@contextmanager
-def taken(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """The signals that a run heeds go to this handler."""
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler_before in before.items():
-            signal.signal(number, handler_before)
+from launcher.run.signals import PARENT_DIED, SIGNALS, Reason
 
 
 def tell(file: Path, reason: Reason) -> None:
@@ -70,12 +42,17 @@ class Stop:
         deadline = environment.get("LAUNCHER_DEADLINE", "")
         return cls(file, float(deadline) if deadline.isdigit() else None)
 
-    def listen(self) -> None:
-        """Take the signals; also the one that Linux sends when the process that started this one dies."""
+    def listen(self, starter: int | None = None) -> None:
+        """Take the signals; also the one that Linux sends when the process that started this one dies. `starter`: the
+        launcher's process, which may be dead by now."""
         for number in SIGNALS:
-            signal.signal(number, self._note)
-        if self._file is not None:
-            parent.signal_at_its_death(signal.SIGHUP)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, self._note)
+        if starter is not None:
+            signal.signal(PARENT_DIED, self._note)
+            parent.signal_at_its_death(PARENT_DIED)
+            if not psutil.pid_exists(starter):
+                self.told = Reason.MAKE_WAY
 
     def requested(self) -> Reason:
         """What this rank has been told by now."""
@@ -100,4 +77,4 @@ class Stop:
         return Reason.NONE
 
     def _note(self, number: int, frame: object) -> None:
-        self.told = max(self.told, SIGNALS[signal.Signals(number)])
+        self.told = max(self.told, SIGNALS.get(signal.Signals(number), Reason.MAKE_WAY))

@@ -14,6 +14,7 @@ from launcher.launch import execute, render, ssh
 from launcher.launch.execute import Outcome
 from launcher.plan.folder import Saved
 from launcher.prepare import ready
+from launcher.run import signals
 from launcher.tools import show
 
 
@@ -35,6 +36,20 @@ def train(
 ) -> Outcome:
     """Train to the last step, or say that this was done already. `resume`: refuse to start from the beginning. Raises
     UserError."""
+    with signals.interrupting():
+        made = _ready(recipe, overrides, profile, ranks, resume, via)
+    if why := over(made.resume, made.plan.steps):
+        print(f"{made.folder.path}: {why}")
+        return Outcome(0, {}, [])
+    if profile.kind == "ssh":
+        return ssh.execute(made.folder.path, profile)
+    return execute.execute(render.train(made.plan, profile, via))
+
+
+def _ready(
+    recipe: str, overrides: Sequence[str], profile: Cluster, ranks: int | None, resume: bool, via: render.Via
+) -> ready.Ready:
+    """Plan, prepare and write the run, unless nothing is left to train. Raises UserError."""
     known = load.recipe(recipe, overrides).value  # a mistake in it is told before anything is started
     if via != "elastic" and profile.kind == "ssh":
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
@@ -46,16 +61,13 @@ def train(
         raise UserError(
             f"--resume: {made.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)"
         )
-    if why := over(made.resume, made.plan.steps):
-        print(f"{made.folder.path}: {why}")
-        return Outcome(0, {}, [])
+    if over(made.resume, made.plan.steps):
+        return made
     made = ready.write(made)
     if via != "elastic":
         made.release()  # rank 0 of the other starter comes the whole way itself, and takes it
     show.plan(made.plan, Console(stderr=True))
-    if profile.kind == "ssh":
-        return ssh.execute(made.folder.path, profile)
-    return execute.execute(render.train(made.plan, profile, via))
+    return made
 
 
 def over(newest: Saved | None, steps: int | None) -> str | None:

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from launcher.launch import conclusion
-from launcher.run.stop import Reason
+from launcher.run.signals import Reason
 
 
 def end(code=0, reason=Reason.NONE, problems=(), failed=None, closed=False):

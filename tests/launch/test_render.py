@@ -35,9 +35,9 @@ def test_torchrun_is_given_the_resolved_recipe(plan):
 
 def test_accelerate_is_given_the_resolved_recipe_and_nothing_of_the_users_own_configuration(plan):
     assert list(render.train(plan, Cluster(), "accelerate").argv) == [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "3", "--num_machines",
-        "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "launcher.worker",
-        "runs/a b/recipe.yaml",
+        "accelerate.commands.launch", "--multi_gpu", "--num_processes", "3", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        "--rdzv_backend", "c10d", "--rdzv_conf", "store_type=file", "-m", "launcher.worker", "runs/a b/recipe.yaml",
     ]  # fmt: skip
 
 

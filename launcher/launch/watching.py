@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
-from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.rendezvous import RendezvousError
 
-from launcher.run.stop import Reason, Stop
+from launcher.launch.local_agent import LocalAgent
+from launcher.run.signals import Reason
+from launcher.run.stop import Stop
 
 _GRACE = 30.0
 """Seconds that ranks are given to leave after they were told to, before whoever waits for other nodes is let go."""
 
 
-class WatchingAgent(LocalElasticAgent):  # type: ignore[misc]
+class WatchingAgent(LocalAgent):
     """`together`: the folder in which nodes say how they ended."""
 
     together: Path

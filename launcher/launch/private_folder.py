@@ -1,0 +1,114 @@
+"""A temporary folder that no other user can reach, for everything that a start writes for a while.
+
+torch's error files, which are read as pickles, the sockets of multiprocessing and the ranks' meeting point would else
+lie in a folder where any user of the machine may write. Compiled code outlives a start: it goes to the user's cache.
+"""
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+from multiprocessing.util import Finalize
+from pathlib import Path
+
+from launcher.config.errors import UserError
+
+_PREFIX = "launcher-"
+_LOCK = ".lock"
+_LONGEST = 58
+"""Characters of the folder around it: a socket's path has 107 at most, and multiprocessing adds 31 to 18 of ours."""
+_AFTER_SOCKETS = -200
+"""Priority at the exit: multiprocessing removes its own folder, which is in ours, at -100."""
+_OVERFLOW_USER = 65534
+"""Who owns what belongs to a user that a container does not know, such as root outside."""
+_locks: dict[Path, int] = {}
+_ours: list[Path] = []
+
+
+def enter() -> Path:
+    """Give this process and those it starts a temporary folder of their own, and return it. It is removed at the exit;
+    one whose processes were all killed, by the next start. Raises UserError where there is no place for it."""
+    inherited = Path(os.environ.get("TMPDIR", ""))
+    if inherited.name.startswith(_PREFIX) and (inherited / _LOCK).is_file():
+        hold(inherited)
+        tempfile.tempdir = str(inherited)
+        return inherited
+    around = _around()
+    _sweep(around)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=around))
+    _lock(folder, new=True)
+    _ours.append(folder)
+    Finalize(None, leave, exitpriority=_AFTER_SOCKETS)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_compiled() or folder / "compiled"))
+    return folder
+
+
+def leave() -> None:
+    """Remove the folder that this process made, if it made one: at the exit, or before an exit without ceremony."""
+    while _ours:
+        shutil.rmtree(_ours.pop(), ignore_errors=True)
+
+
+def hold(folder: Path) -> None:
+    """Keep the folder from being removed by another start for as long as this process lives."""
+    if folder not in _locks:
+        _lock(folder)
+
+
+def _lock(folder: Path, new: bool = False) -> None:
+    """Take a share of the folder's lock, which the kernel gives back when the process dies. A `new` lock has its name
+    only when it is held, so that nobody takes the folder for one that was left."""
+    file = folder / (f"{_LOCK}.new" if new else _LOCK)
+    _locks[folder] = os.open(file, os.O_RDONLY | (os.O_CREAT if new else 0), 0o600)
+    fcntl.flock(_locks[folder], fcntl.LOCK_SH)
+    if new:
+        file.rename(folder / _LOCK)
+
+
+def _around() -> Path:
+    """Where temporary folders go: of the usual places the first that is safe, and short enough for sockets."""
+    places = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp"]
+    for place in filter(None, places):
+        if len(place) <= _LONGEST and _safe(Path(place)) and os.access(place, os.W_OK):
+            return Path(place)
+    what = "is too long, or other users can replace what is in it (set TMPDIR to a short path of your own)"
+    raise UserError(f"TMPDIR: the temporary folder {places[0]} {what}")
+
+
+def _safe(folder: Path) -> bool:
+    """Whether only this user and root can rename or remove what this user makes there."""
+    with suppress(OSError):
+        found = folder.stat()
+        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+        return not shared and found.st_uid in (0, os.getuid(), _OVERFLOW_USER)
+    return False
+
+
+def _sweep(around: Path) -> None:
+    """Remove this user's folders whose processes were all killed."""
+    for folder in around.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                continue
+            lock = os.open(folder / _LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _compiled() -> Path | None:
+    """The folder of this user's compiled code; None where there is no place that belongs to this user alone."""
+    with suppress(OSError, RuntimeError):  # no home, or one that cannot be written to
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "launcher" / "torchinductor"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return folder
+    return None
