@@ -28,8 +28,8 @@ def test_by_default_an_agent_in_this_process_starts_the_ranks(plan):
 
 def test_torchrun_is_given_the_resolved_recipe(plan):
     assert list(render.train(plan, Cluster(), "torchrun").argv) == [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "--max-restarts", "4",
-        "-m", "launcher.worker", "runs/a b/recipe.yaml",
+        "torch.distributed.run", "--nproc-per-node", "3", "--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file",
+        "--max-restarts", "4", "-m", "launcher.worker", "runs/a b/recipe.yaml",
     ]  # fmt: skip
 
 
