@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+LOOPBACK = "127.0.0.1"
 KNOCK = 5.0
 """Seconds in which a node has to answer another."""
 
@@ -101,7 +102,10 @@ def gone(doors: Mapping[int, tuple[str, int]]) -> dict[int, bool]:
 
 
 def bound(hosts: tuple[str, ...], index: int) -> socket.socket:
-    """A socket that listens: on the loopback where that is where the hosts are, else on every interface."""
+    """A socket that listens: on the loopback where one host is alone, or where that is where the hosts are; else on
+    every interface."""
+    if len(hosts) == 1:
+        return socket.create_server((LOOPBACK, 0), backlog=1024)
     addresses = [address(host) for host in {hosts[index], *hosts[:2]}]
     if all(a is not None and ip_address(a).is_loopback for a in addresses):
         return socket.create_server((address(hosts[index]), 0), backlog=1024)

@@ -163,9 +163,10 @@ def _decide(folder: Path, node: Node, reports: dict[int, dict[str, Any]], least:
     if 0 in why or len(node.hosts) - len(why) < least:
         _say(folder, "verdict-0", {"unfit": named})
         raise Unfit(named)
-    store, port = _serve(node)
-    _say(folder, "verdict-0", {"host": node.name, "port": port, "left": named})
-    return Place(node.name, port, named, store=store)
+    host = doors.LOOPBACK if len(node.hosts) == 1 else node.name
+    store, port = _serve(node, host)
+    _say(folder, "verdict-0", {"host": host, "port": port, "left": named})
+    return Place(host, port, named, store=store)
 
 
 def _told(folder: Path, node: Node, stop: Path) -> Place:
@@ -181,14 +182,14 @@ def _told(folder: Path, node: Node, stop: Path) -> Place:
     return Place(verdict["host"], verdict["port"], verdict["left"])
 
 
-def _serve(node: Node) -> tuple[Any, int]:
+def _serve(node: Node, host: str) -> tuple[Any, int]:
     """A store, listening on a port that the system chose."""
     import torch.distributed as dist
 
     listening = doors.bound(node.hosts, node.index)
     port = listening.getsockname()[1]
     store = dist.TCPStore(
-        node.name, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach(), use_libuv=True
+        host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach(), use_libuv=True
     )
     return store, port
 

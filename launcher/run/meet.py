@@ -33,6 +33,7 @@ _SECONDS_FOR_A_FILE = 120
 _SECONDS_FOR_A_CONNECTION = 15
 _SECONDS_FOR_A_NAME = 10
 _LONGEST_PAUSE = 0.25
+_LOOPBACK = "127.0.0.1"
 _LONG = timedelta(minutes=30)
 
 
@@ -75,8 +76,9 @@ def meet(
     if at.rank > 0:
         store = _find(FOLDER / key, told, who)
         return _gather(store, at, name, told, timeout, who)
-    nearest = ["127.0.0.1"] if at.world == at.local_world else []
-    store = _publish(FOLDER / key, [*nearest, name, *_addresses()])
+    nearest = [_LOOPBACK] if at.world == at.local_world else []
+    hosts = [_LOOPBACK] if places.one_host(at, environment) else [*nearest, name, *_addresses()]
+    store = _publish(FOLDER / key, hosts)
     try:
         return _gather(store, at, name, told, timeout, who)
     finally:
@@ -131,16 +133,21 @@ def _given(
     at: Place, environment: Mapping[str, str], told: Callable[[], bool], timeout: timedelta, who: str
 ) -> dist.Store:
     """The store at MASTER_ADDR: rank 0 serves it, unless torchrun's agent does."""
+    near = places.one_host(at, environment)
     host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
     agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     serves = at.rank == 0 and not agent
+    if near and not agent:
+        host = _LOOPBACK
     if not serves:
         _wait_for(host, port, told, timeout.total_seconds(), who)
     try:
+        if serves and near:
+            return _serve_here(port, timeout)
         store: dist.Store = dist.TCPStore(
             host, port, is_master=serves, wait_for_workers=False, timeout=timeout, multi_tenant=True
         )
-    except dist.DistNetworkError as error:
+    except (dist.DistNetworkError, OSError) as error:
         if not serves:
             raise Unreachable(f"{who} cannot meet the others at {host}:{port}: {_line(error)}") from error
         what = f"{who} cannot serve MASTER_PORT={port}: {_line(error)}"
@@ -149,9 +156,20 @@ def _given(
     return dist.PrefixStore(f"/worker/attempt_{attempt}/of_{at.world}", store) if agent else store
 
 
+def _serve_here(port: int, timeout: timedelta) -> dist.TCPStore:
+    """Serve a store to the ranks of this host alone. `port`: 0 for any that is free."""
+    listening = socket.create_server((_LOOPBACK, port), backlog=1024)
+    port = listening.getsockname()[1]
+    options = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listening.detach()}
+    return dist.TCPStore(_LOOPBACK, port, timeout=timeout, use_libuv=True, **options)
+
+
 def _publish(file: Path, hosts: list[str]) -> dist.Store:
     """Serve a store, then tell where. Its port is bound before anyone hears of it."""
-    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=_LONG)
+    if hosts == [_LOOPBACK]:
+        store = _serve_here(0, _LONG)
+    else:
+        store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=_LONG)
     token = secrets.token_hex(8)
     store.set("token", token)
     for last in (False, False, True):

@@ -87,6 +87,13 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
     return Place(int(rank), int(world), int(local_rank) if local_rank.isdecimal() else 0, local_world)
 
 
+def one_host(at: Place, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the starter has said that all ranks share this host; what it leaves out may be otherwise."""
+    by = starter(environment)
+    said = by is not None and bool(environment.get(_first(by.local_world, environment)))
+    return said and at.world == at.local_world
+
+
 def contradictions(environment: Mapping[str, str] = os.environ) -> list[str]:
     """What in the environment of a worker cannot be true together: one sentence each, with what to do."""
     found = [_half(environment), _two_starters(environment), _left_alone(environment), _half_an_address(environment)]

@@ -40,7 +40,9 @@ def environment(folder, **more):
 
 def python(code, folder, **more):
     words = [sys.executable, "-c", code]
-    done = subprocess.run(words, env=environment(folder, **more), capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        words, env=environment(folder, **more), capture_output=True, text=True, timeout=60, check=True
+    )
     return done.stdout.split()
 
 
@@ -59,7 +61,9 @@ def test_it_is_ours_alone_and_gone_at_the_exit(shared):
 
 def test_processes_that_are_started_share_it_and_leave_it_there(shared):
     child = ENTER + f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {ENTER!r}], check=True)\n"
-    folder, inherited = python(child + "from pathlib import Path\nassert Path(private_folder.enter()).is_dir()\n", shared)
+    folder, inherited = python(
+        child + "from pathlib import Path\nassert Path(private_folder.enter()).is_dir()\n", shared
+    )
     assert folder == inherited
     assert list(shared.iterdir()) == []
 
