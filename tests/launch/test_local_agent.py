@@ -41,7 +41,7 @@ class Task(_base.Task):
 SAID = {
     "exits": "rank 1 failed at step {step}: RuntimeError: its code called exit(0); no checkpoint",
     "exits_with_words": "rank 1 failed at step {step}: RuntimeError: its code called exit('no more'); no checkpoint",
-    "leaves": "rank 1 failed: it left with exit code 0 before the others had finished (does its code call exit?); no ch",
+    "leaves": "rank 1 failed: it left with exit code 0 before the others had finished (does its code call exit?); no",
     "raises": "rank 1 failed at step {step}: BaseException: the base of all; no checkpoint",
     "raises_beside_a_thread": "rank 1 failed at step {step}: RuntimeError: with a thread; no checkpoint",
 }
