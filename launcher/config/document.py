@@ -5,15 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.reader import ReaderError
-
-from launcher.config.errors import UserError
+from launcher.config import yaml_tree
+from launcher.config.errors import UserError, shown
+from launcher.config.yaml_tree import Node, NotYaml, YamlMistake
 
 Key = tuple[str | int, ...]
+
+SIZE = 2**20
+"""Bytes of a file, at the most."""
 
 
 @dataclass
@@ -43,48 +42,53 @@ class Override(str):
 
 def read(file: Path) -> Document:
     """A file that is a map of keys and values. Raises UserError."""
-    tree = _tree(_text(file), str(file))
-    if not isinstance(tree, CommentedMap):
+    value, origins = plain(file)
+    if not isinstance(value, dict):
         raise UserError(f"{file}:1: should be a map of keys and values")
-    document = Document({}, {(): f"{file}:1"})
-    document.value = _plain(tree, (), str(file), document.origins)
-    return document
+    return Document(value, origins)
 
 
 def plain(file: Path) -> tuple[Any, dict[Key, str]]:
     """Any YAML file as plain values, and where each of them is written. Raises UserError."""
     origins: dict[Key, str] = {(): f"{file}:1"}
-    return _plain(_tree(_text(file), str(file)), (), str(file), origins), origins
+    try:
+        return _plain(yaml_tree.parse(_text(file)), (), str(file), origins), origins
+    except YamlMistake as mistake:
+        raise UserError(f"{file}:{mistake.line}: {shown(mistake.what)}") from None
+
+
+def of_text(text: str, where: str) -> Any:
+    """The plain value of a text that is no file, such as an option's. `where`: what a message begins with. Raises
+    UserError."""
+    return _plain(_given(text, where), (), "", {})
 
 
 def of_override(text: str) -> Document:
     """`key.path=value`, the value as YAML. Raises UserError."""
     key, equals, value = text.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
-        raise UserError(f"{origin_of(text)}: an override has the form key.path=value")
-    try:
-        tree = YAML(typ="rt").load(value) if value.strip() else None
-    except (YAMLError, ValueError, KeyError):
-        raise UserError(f"{origin_of(text)}: {value!r} is not valid YAML") from None
+    parts, where = [part.strip() for part in key.split(".")], origin_of(text)
+    if not equals or not all(parts) or not key.isprintable():
+        raise UserError(f"{where}: an override has the form key.path=value")
+    if len(parts) > yaml_tree.DEPTH:
+        raise UserError(f"{where}: {len(parts)} keys deep ({yaml_tree.DEPTH} at the most)")
     inner: dict[Key, str] = {}
-    nested = _plain(tree, tuple(parts), "", inner)
+    nested = _plain(_given(value, where), tuple(parts), "", inner)
     for part in reversed(parts):
         nested = {part: nested}
-    origins: dict[Key, str] = dict.fromkeys(inner, origin_of(text))
-    origins.update({tuple(parts[:n]): origin_of(text) for n in range(1, len(parts) + 1)})
+    origins: dict[Key, str] = dict.fromkeys(inner, where)
+    origins.update({tuple(parts[:n]): where for n in range(1, len(parts) + 1)})
     return Document(nested, origins)
 
 
 def origin_of(override: str) -> str:
     """Where an override comes from: the words of the command line themselves, or a line of a file."""
-    return override.origin if isinstance(override, Override) else repr(override)
+    return override.origin if isinstance(override, Override) else shown(repr(override))
 
 
 def merge(below: Document, above: Document, parts: bool = False) -> Document:
     """Maps merge, everything else is replaced; so is a map of another kind, whose keys mean something else.
     `parts`: a map without a kind is part of one of any kind, as with overrides, whose order should not matter."""
-    origins = dict(below.origins)
+    replaced = set[Key]()
 
     def kind(map_: dict[str, Any]) -> Any:
         return map_.get(
@@ -100,11 +104,15 @@ def merge(below: Document, above: Document, parts: bool = False) -> Document:
             for key, item in high.items():
                 merged[key] = joined(low[key], item, (*path, key)) if key in low else item
             return merged
-        for old in [o for o in origins if o[: len(path)] == path]:
-            del origins[old]
+        replaced.add(path)
         return high
 
     value = joined(below.value, above.value, ())
+    origins = {
+        path: where
+        for path, where in below.origins.items()
+        if not any(path[:n] in replaced for n in range(len(path) + 1))
+    }
     for path, where in above.origins.items():
         if path and path in origins and _is_map(below.value, path) and _is_map(value, path):
             continue  # a map that both wrote keeps the line of the lower one; its keys have their own
@@ -114,50 +122,41 @@ def merge(below: Document, above: Document, parts: bool = False) -> Document:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_bytes().decode("utf-8")
+        with file.open("rb") as opened:
+            data = opened.read(SIZE + 1)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        number = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{file}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
-
-
-def _tree(text: str, file: str) -> Any:
-    """ruamel's nodes."""
+        raise UserError(f"{shown(str(file))}: cannot be read: {error.strerror}") from None
+    if len(data) > SIZE:
+        raise UserError(f"{file}: larger than {SIZE // 2**20} MiB: too large for YAML (lists of rows are data files)")
     try:
-        return YAML(typ="rt").load(text)
-    except DuplicateKeyError as error:
-        mark = error.problem_mark
-        raise UserError(f"{file}:{mark.line + 1}: {str(error.problem).split(' with value')[0]}") from None
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise UserError(f"{file}:{mark.line + 1 if mark else 1}: not valid YAML: {error.problem}") from None
-    except ReaderError as error:
-        where, what = text.count("\n", 0, error.position) + 1, f"character U+{error.character:04X} is not allowed"
-        raise UserError(f"{file}:{where}: not valid YAML: {what}") from None
-    except (YAMLError, ValueError, KeyError) as error:  # such as a date in a thirteenth month
-        raise UserError(f"{file}: not valid YAML: {error}") from None
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}:{number}: not UTF-8 (byte 0x{data[error.start]:02x})") from None
 
 
-def _plain(node: Any, path: Key, file: str, origins: dict[Key, str]) -> Any:
-    """ruamel's nodes as plain Python values; the line of each goes to `origins`."""
-    if isinstance(node, CommentedMap):
-        for key in node:
-            line = (node.lc.data or {}).get(key, [node.lc.line])[0]  # what << merges in has no line of its own
-            origins[(*path, str(key))] = f"{file}:{line + 1}"
-        return {str(key): _plain(item, (*path, str(key)), file, origins) for key, item in node.items()}
-    if isinstance(node, CommentedSeq):
-        for index in range(len(node)):
-            origins[(*path, index)] = f"{file}:{node.lc.item(index)[0] + 1}"
-        return [_plain(item, (*path, index), file, origins) for index, item in enumerate(node)]
-    if node is None or isinstance(node, bool):
-        return node
-    for kind in (int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    return str(node)
+def _given(value: str, where: str) -> Node:
+    """The tree of a value on the command line. Raises UserError that begins with `where`."""
+    try:
+        return yaml_tree.parse(value)
+    except NotYaml:
+        raise UserError(f"{where}: {shown(repr(value))} is not valid YAML") from None
+    except YamlMistake as mistake:
+        raise UserError(f"{where}: {shown(mistake.what)}") from None
+
+
+def _plain(node: Node, path: Key, file: str, origins: dict[Key, str]) -> Any:
+    """A tree as plain Python values; the line of each goes to `origins`."""
+    if not isinstance(node.value, dict | list):
+        return node.value
+    items = node.value.items() if isinstance(node.value, dict) else enumerate(node.value)
+    values = dict[str | int, Any]()
+    for key, item in items:
+        origins[(*path, key)] = f"{file}:{item.line}"
+        values[key] = _plain(item.node, (*path, key), file, origins)
+    return values if isinstance(node.value, dict) else list(values.values())
 
 
 def _is_map(value: Any, path: Key) -> bool:

@@ -3,6 +3,15 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+_LONGEST = 400
+"""Characters of a text that a message shows."""
+
+
+def shown(text: str) -> str:
+    """A text of the user in a message: one line of printable characters, the end of a long one left out."""
+    cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
+
 
 class Problem(NamedTuple):
     """One mistake: the recipe key it belongs to (its file and line are put before it), and what is wrong."""

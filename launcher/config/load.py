@@ -1,6 +1,8 @@
 """From YAML files, those they inherit from by `base:`, and overrides to a Recipe or a Cluster. Every mistake is told
 with the line it stands on."""
 
+import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -13,13 +15,15 @@ from ruamel.yaml import YAML
 from launcher.config import document as documents
 from launcher.config.cluster import Cluster
 from launcher.config.document import Document, Key, Override
-from launcher.config.errors import Problem, UserError
+from launcher.config.errors import Problem, UserError, shown
 from launcher.config.files import write
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict, hint
 
 T = TypeVar("T", bound=Strict)
 _CLUSTER = "cluster."
+_CHAIN = 32
+"""Files that inherit one from another, at the most."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,11 @@ def dump(config: Strict, file: Path) -> None:
 
 def _find(name: str | Path, folder: str) -> Path:
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.suffix in (".yaml", ".yml") or os.path.lexists(path):
         return path
     known = {file.stem: file for file in shipped(folder)}
     if str(name) not in known:
-        raise UserError(f"{name}: no such file, nor a shipped one of {folder}/ ({hint(str(name), known)})")
+        raise UserError(f"{shown(str(name))}: no such file, nor a shipped one of {folder}/ ({hint(str(name), known)})")
     return known[str(name)]
 
 
@@ -97,7 +101,7 @@ def _typed(kind: type[T], file: Path, overrides: Sequence[str]) -> Loaded[T]:
             given = documents.merge(given, documents.of_override(text), parts=True)
         except UserError as error:
             problems += error.problems
-    document = documents.merge(_read(file, ()), given)
+    document = documents.merge(_read(file), given)
     try:
         typed = kind.model_validate(document.value)
     except ValidationError as error:
@@ -119,7 +123,9 @@ def _lines(document: Document, error: ValidationError) -> list[str]:
         earlier.append(message.removeprefix("should be ") if earlier else message)
     inside = {path[:n] for path in found for n in range(len(path))}
     return [
-        ": ".join([document.origin(path), *([".".join(map(str, path))] if path else []), ", or ".join(messages)])
+        ": ".join(
+            [document.origin(path), *([shown(".".join(map(str, path)))] if path else []), shown(", or ".join(messages))]
+        )
         for path, messages in found.items()
         if path not in inside
     ]
@@ -136,20 +142,42 @@ def _path(document: Document, loc: Key) -> Key:
     return path
 
 
-def _read(file: Path, above: tuple[Path, ...]) -> Document:
+def _read(file: Path) -> Document:
     """A file and the files it inherits from by `base:`."""
-    document = documents.read(file)
+    first, chain, seen = file, [documents.read(file)], {file.resolve()}
+    while (base := _base(chain[-1], file)) is not None:
+        where = f"{chain[-1].origin(('base',))}: base"
+        if base.resolve() in seen:
+            raise UserError(f"{where}: {base}: inherits from this file, in a circle")
+        if len(chain) == _CHAIN:
+            raise UserError(
+                f"{where}: more than {_CHAIN} files, each of which inherits from the next one, from {first} on"
+            )
+        seen.add(base.resolve())
+        chain.append(documents.read(base))
+        file = base
+    return functools.reduce(documents.merge, reversed(chain))
+
+
+def _base(document: Document, file: Path) -> Path | None:
+    """The file that a document inherits from; its key is taken out. Raises UserError where there is none."""
     base = document.value.pop("base", None)
     if base is None:
-        return document
-    where, above = f"{document.origin(('base',))}: base", (*above, file.resolve())
+        return None
+    where = f"{document.origin(('base',))}: base"
     if not isinstance(base, str):
         raise UserError(f"{where}: should be the name of a file")
     below = file.parent / base
-    if not below.is_file():  # a copy of a shipped recipe inherits from a shipped one
+    if not _is_file(below):  # a copy of a shipped recipe inherits from a shipped one
         below = {f.name: f for f in (*shipped("recipes"), *shipped("cluster"))}.get(base, below)
-    if not below.is_file():
-        raise UserError(f"{where}: {below}: no such file")
-    if below.resolve() in above:
-        raise UserError(f"{where}: {below}: inherits from this file, in a circle")
-    return documents.merge(_read(below, above), document)
+    if not _is_file(below):
+        raise UserError(f"{where}: {shown(str(below))}: no such file")
+    return below
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that the system refuses names none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from ruamel.yaml import YAML
-
-from launcher.config import kinds
+from launcher.config import document, kinds
 from launcher.config.errors import Problem, UserError
 from launcher.models._adapt import adapted, group, plain
 from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed
@@ -73,11 +71,12 @@ def _made(folder: RunFolder, config: Config, need: Need) -> Any:
 
 def _said(folder: RunFolder) -> Any:
     """What the run's recipe says of its model; None: there is no recipe."""
-    read = YAML(typ="safe", pure=True).load(folder.recipe) if folder.recipe.is_file() else {}
-    if "model" not in read:
+    model = document.read(folder.recipe).value.get("model") if folder.recipe.is_file() else None
+    if model is None:
         return None
+    kind = model.get("kind") if isinstance(model, dict) else model
     try:
-        return kinds.module("models", read["model"]["kind"]).Config.model_validate(read["model"])
+        return kinds.module("models", str(kind)).Config.model_validate(model)
     except ValueError as error:
         raise UserError(Problem("model.run", f"{folder.recipe}: model: {str(error).splitlines()[0]}")) from None
 

@@ -1,6 +1,7 @@
 """A sweep: a grid file says which values the recipe's keys take, and each point of it is a run of its own."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -23,9 +24,10 @@ def read(file: Path, name: str) -> list[list[str]]:
     problems = list(_wrong(value, origins))
     if problems:
         raise UserError(problems)
+    count = math.prod(map(len, value.values())) if isinstance(value, dict) else len(value)
+    if count > MOST:
+        raise UserError(f"{file}: {count} points ({MOST} at the most)")
     points = _product(value, origins) if isinstance(value, dict) else _listed(value, origins)
-    if len(points) > MOST:
-        raise UserError(f"{file}: {len(points)} points ({MOST} at the most)")
     return [[*point, Override(f"name={name}-{i}", f"{file}")] for i, point in enumerate(points)]
 
 

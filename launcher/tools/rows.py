@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from launcher.config import document as documents
 from launcher.config import kinds
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
@@ -70,10 +69,7 @@ def _of(config: Any, columns: tuple[str, ...], part: Part) -> Iterator[Row | Bad
 
 
 def _map(text: str) -> dict[str, Any]:
-    try:
-        given = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise UserError(f"{KEY} {text}: not valid YAML: {str(error).splitlines()[0]}") from None
+    given = documents.of_text(text, KEY)
     if not isinstance(given, dict) or not isinstance(given.get("kind"), str):
         raise UserError(f"{KEY} {text}: needs a kind (there are: {', '.join(kinds.available('data'))})")
     return given

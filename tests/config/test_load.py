@@ -193,12 +193,66 @@ def test_a_mistake_is_told_in_one_line_with_its_key(number, line, told):
         (b"train:\n\tsteps: 6\n", "recipe.yaml:2: not valid YAML: found character '\\t' that cannot start any token"),
         (b"name: tiny\nseed: *three\n", "recipe.yaml:2: not valid YAML: found undefined alias 'three'"),
         (b"name: tiny\nseed: \x07\n", "recipe.yaml:2: not valid YAML: character U+0007 is not allowed"),
-        (b"name: 2024-13-01\n", "recipe.yaml: not valid YAML: month must be in 1..12"),
+        (b"name: 2024-13-01\n", "recipe.yaml:1: not valid YAML: month must be in 1..12"),
         (b"name: tiny\n# d\xe9j\xe0 vu\n", "recipe.yaml:2: not UTF-8 (byte 0xe9)"),
     ],
 )  # fmt: skip
 def test_what_is_no_yaml_is_told_with_its_line(text, told):
     assert mistakes(text) == [told]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("name: !!python/object/apply:os.system [id]\n",
+         "recipe.yaml:1: the tag !!python/object/apply:os.system is not allowed (values are plain; quote a text)"),
+        ("seed: 1\nx: " + "[" * 2000 + "]" * 2000, "recipe.yaml:2: lists and maps more than 32 deep within each other"),
+        ("a: &a\n  b: *a\n", "recipe.yaml:2: the alias *a stands within what it names, without an end"),
+        ("name: [1]\ntrain: {<<: 3}\n", "recipe.yaml:2: << should merge a map, or a list of maps"),
+        ("name: a\n[a, b]: 1\n", "recipe.yaml:2: a key should be a text"),
+        ("name: a\n---\nname: b\n", "recipe.yaml:2: not valid YAML: a second document (a file holds one)"),
+        ("a: 1\nseed: " + "9" * 5000, "recipe.yaml:2: a number of 5000 digits (an integer has 64 bits)"),
+        ("a: " + "x" * 2**20, "recipe.yaml: larger than 1 MiB: too large for YAML (lists of rows are data files)"),
+        ('data: {train: {path: "a\\0b"}}\n', "recipe.yaml:1: not valid YAML: character U+0000 is not allowed"),
+    ],
+)  # fmt: skip
+def test_what_a_file_may_not_hold_is_told_with_its_line(text, told):
+    assert mistakes(text) == [told]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model=&a [*a]", "'model=&a [*a]': the alias *a stands within what it names, without an end"),
+        ("seed=!!int 3", "'seed=!!int 3': the tag !!int is not allowed (values are plain; quote a text)"),
+        ("seed=" + "[" * 33 + "]" * 33,
+         f"'seed={'[' * 33}{']' * 33}': lists and maps more than 32 deep within each other"),
+        (".".join("a" * 33) + "=1", f"'{'.'.join('a' * 33)}=1': 33 keys deep (32 at the most)"),
+        ("seed=1\n---\n2", "'seed=1\\n---\\n2': '1\\n---\\n2' is not valid YAML"),
+        ("se\ned=1", "'se\\ned=1': an override has the form key.path=value"),
+        ("se\udcffed=1", "'se\\udcffed=1': an override has the form key.path=value"),
+    ],
+)  # fmt: skip
+def test_what_an_override_may_not_hold_is_told_with_its_words(override, told):
+    assert mistakes(RECIPE, override) == [told]
+
+
+def test_a_key_and_a_value_of_the_user_are_shown_on_one_line_and_not_whole():
+    assert mistakes(RECIPE + '"a\\nb": 1\n')[0].startswith("recipe.yaml:13: a\\nb: unknown key")
+    (told,) = mistakes(RECIPE, f"task={'x' * 9000}")
+    assert len(told) < 1000
+
+
+def test_a_file_that_never_ends_is_not_read_to_its_end():
+    with pytest.raises(UserError, match=r"^/dev/zero: larger than 1 MiB"):
+        load.recipe("/dev/zero")
+
+
+def test_a_name_that_no_file_can_have_is_told():
+    with pytest.raises(UserError, match=r"cannot be read: File name too long$"):
+        load.recipe("x" * 300 + ".yaml")
+    with pytest.raises(UserError, match="no such file, nor a shipped one"):
+        load.recipe("x" * 300)
 
 
 def test_a_file_that_is_not_there_is_told():
@@ -384,6 +438,20 @@ def test_a_base_that_cannot_be_had_is_told_where_it_is_named(text, files, told):
     for file, content in files.items():
         write(content, file)
     assert mistakes(text) == [told]
+
+
+def test_a_chain_of_files_has_an_end():
+    write(RECIPE, "31.yaml")
+    for i in range(31):
+        write(f"base: {i + 1}.yaml\nseed: {i}\n", f"{i}.yaml")
+    assert load.recipe("0.yaml").value.seed == 0
+    what = "more than 32 files, each of which inherits from the next one, from recipe.yaml on"
+    assert mistakes("base: 0.yaml\n") == [f"30.yaml:1: base: {what}"]
+
+
+def test_a_base_that_no_file_can_be_called_is_none():
+    (told,) = mistakes(f"base: {'x' * 5000}\n")
+    assert told.startswith("recipe.yaml:1: base: xxx") and told.endswith(" ...: no such file")
 
 
 # The resolved form
