@@ -7,10 +7,14 @@ _LONGEST = 400
 """Characters of a text that a message shows."""
 
 
+def one_line(text: str) -> str:
+    """A text with its line breaks and whatever else a terminal would act on as escapes."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def shown(text: str) -> str:
-    """A text of the user in a message: one line of printable characters, the end of a long one left out."""
-    cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
+    """A text of the user in a message: one line, the end of a long one left out."""
+    return one_line(text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ...")
 
 
 class Problem(NamedTuple):
@@ -29,7 +33,7 @@ class UserError(Exception):
     def __init__(self, problems: str | Problem | Sequence[str | Problem]):
         one = isinstance(problems, str | Problem)
         self.problems: list[str | Problem] = [problems] if one else list(problems)  # type: ignore[list-item]
-        super().__init__("\n".join(map(str, self.problems)))
+        super().__init__("\n".join(one_line(line) for problem in self.problems for line in str(problem).split("\n")))
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[list[str | Problem]]]:
         return type(self), (self.problems,)

@@ -13,6 +13,21 @@ def write(file: Path, text: str) -> None:
     aside.replace(file)
 
 
+def expanded(name: str) -> Path:
+    """A path as a user writes it, with ~ for a home folder; that of an unknown user stays as it is."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111 pathlib's raises there
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that the system refuses, such as a very long one, names none."""
+    return os.path.isfile(path)  # noqa: PTH113 pathlib's raises there
+
+
+def is_dir(path: Path) -> bool:
+    """Whether there is such a folder, likewise."""
+    return os.path.isdir(path)  # noqa: PTH112 pathlib's raises there
+
+
 def flush(path: Path) -> None:
     """Bring a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 from launcher.config import document as documents
 from launcher.config.cluster import Cluster
 from launcher.config.document import Document, Key, Override
-from launcher.config.errors import Problem, UserError, shown
-from launcher.config.files import write
+from launcher.config.errors import Problem, UserError, one_line, shown
+from launcher.config.files import is_file, write
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict, hint
 
@@ -36,7 +36,7 @@ class Loaded(Generic[T]):
     def located(self, error: UserError) -> UserError:
         """The same mistakes, with the file and line (or the override) before those that belong to a key."""
         lines = [
-            f"{self.document.origin(tuple(p.key.split('.')))}: {p}" if isinstance(p, Problem) else p
+            one_line(f"{self.document.origin(tuple(p.key.split('.')))}: {p}") if isinstance(p, Problem) else p
             for p in error.problems
         ]
         return UserError(lines)
@@ -168,16 +168,8 @@ def _base(document: Document, file: Path) -> Path | None:
     if not isinstance(base, str):
         raise UserError(f"{where}: should be the name of a file")
     below = file.parent / base
-    if not _is_file(below):  # a copy of a shipped recipe inherits from a shipped one
+    if not is_file(below):  # a copy of a shipped recipe inherits from a shipped one
         below = {f.name: f for f in (*shipped("recipes"), *shipped("cluster"))}.get(base, below)
-    if not _is_file(below):
+    if not is_file(below):
         raise UserError(f"{where}: {shown(str(below))}: no such file")
     return below
-
-
-def _is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that the system refuses names none."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False

@@ -48,7 +48,7 @@ class TrainTokenizer(Strict):
 
     kind: Literal["train"] = "train"
     algorithm: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
-    vocab_size: int = Field(gt=10)
+    vocab_size: int = Field(gt=10, le=10_000_000)
     lowercase: bool = True
     min_frequency: int = Field(2, ge=1)
     unicode: Literal["none", "nfc", "nfd", "nfkc", "nfkd"] | None = None
@@ -157,7 +157,7 @@ class Evaluate(Strict):
 class Recipe(Strict):
     """`seeds`: how many times `launcher run` trains it, each with the next seed."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=150)
     seed: int = Field(0, ge=0, lt=2**63)
     seeds: int = Field(1, ge=1)
     model: Model

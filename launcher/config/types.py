@@ -62,7 +62,7 @@ def one_of(types: dict[str, type[Any]]) -> BeforeValidator:
         if value is None or isinstance(value, tuple(types.values())):
             return value
         kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
-        if kind not in types:
+        if not isinstance(kind, str) or kind not in types:
             what = f"unknown kind {kind!r}" if isinstance(kind, str) else "needs a kind"
             told = {"what": what, "hint": hint(str(kind), types)}
             raise PydanticCustomError("kind", "{what} ({hint})", told)

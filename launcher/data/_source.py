@@ -11,7 +11,7 @@ import xxhash
 from pydantic import Field
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.files import write
+from launcher.config.files import expanded, write
 from launcher.config.types import Plugin
 from launcher.data import Bad, Part, Row, _columns
 from launcher.plan import store
@@ -63,7 +63,7 @@ def _matched(path: str | list[str], wanted: Callable[[Path], bool], what: str, k
     patterns = [path] if isinstance(path, str) else path
     found: set[Path] = set()
     for pattern in patterns:
-        here = [Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True)]  # noqa: PTH207
+        here = [Path(name) for name in glob.glob(str(expanded(pattern)), recursive=True)]  # noqa: PTH207
         here = [path for path in here if wanted(path)]
         if not here:
             raise UserError(Problem(f"{key}.path", f"{pattern}: no such {what}"))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import expanded, is_dir
 from launcher.config.types import hint
 from launcher.data import Bad, Part, Row
 from launcher.data._source import SourceConfig, fingerprint_folder
@@ -34,8 +35,8 @@ def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterat
 
 
 def _folder(config: Config, key: str) -> Path:
-    folder = Path(config.path).expanduser()
-    if not folder.is_dir():
+    folder = expanded(config.path)
+    if not is_dir(folder):
         raise UserError(Problem(f"{key}.path", f"{config.path}: no such folder"))
     return folder
 

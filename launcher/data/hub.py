@@ -7,6 +7,7 @@ from textwrap import shorten
 from typing import Any, Literal
 
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import expanded, is_dir
 from launcher.data import Bad, Part, Row
 from launcher.data._source import SourceConfig, fingerprint_folder
 from launcher.data._tables import dataset_parts, dataset_rows
@@ -23,8 +24,8 @@ class Config(SourceConfig):
 
 
 def fingerprint(config: Config, key: str) -> str:
-    folder = Path(config.name).expanduser()
-    if folder.is_dir():
+    folder = expanded(config.name)
+    if is_dir(folder):
         return f"{fingerprint_folder(folder)} {config.config} {config.split}"
     return f"hub {config.name} {config.config} {config.split} {config.revision}"
 
@@ -38,8 +39,8 @@ def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterat
 
 
 def _load(config: Config, key: str) -> Any:
-    folder = Path(config.name).expanduser()
-    asked = (str(folder) if folder.is_dir() else config.name, config.config, config.split, config.revision)
+    folder = expanded(config.name)
+    asked = (str(folder) if is_dir(folder) else config.name, config.config, config.split, config.revision)
     return _loaded(*asked, key, str(Path.cwd()), fingerprint(config, key))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import expanded, is_file
 from launcher.data import Bad, Part, Row, _own, _source
 from launcher.data._source import SourceConfig, file_hash, fingerprint_of
 
@@ -54,10 +55,10 @@ def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterat
 
 def _file(config: Config, what: str, key: str) -> Path:
     """Of the usual names the one that is there. Raises UserError."""
-    folder, numbers = Path(config.path).expanduser(), _SIDES[what]
+    folder, numbers = expanded(config.path), _SIDES[what]
     stem = f"{_PREFIX[config.split]}-{what}"
     names = [f"{stem}{dot}idx{numbers}-ubyte{end}" for dot, end in product("-.", ("", ".gz"))]
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    found = next((folder / name for name in names if is_file(folder / name)), None)
     if found is None:
         raise UserError(Problem(f"{key}.path", f"{config.path}: none of these files is there: {', '.join(names)}"))
     return found

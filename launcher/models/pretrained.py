@@ -1,10 +1,10 @@
 """Pretrained weights from the Hugging Face hub, or from a folder that transformers can load."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import expanded, is_dir
 from launcher.config.recipe import PretrainedTokenizer
 from launcher.models._adapt import adapted
 from launcher.models._transformers import TransformersConfig, check_length, fit, make, renew, renewed
@@ -28,9 +28,9 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    folder = Path(config.name).expanduser()
+    folder = expanded(config.name)
     name = store.found(config.name, config.revision)
-    if name == config.name and not folder.is_dir() and name.startswith((".", "/", "~")):
+    if name == config.name and not is_dir(folder) and name.startswith((".", "/", "~")):
         raise UserError(Problem("model.name", f"{config.name}: no such folder"))
     if not weights:
         model = _loading(config, lambda: make(_fitted(name, config, need), config, need))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.files import write
+from launcher.config.files import is_file, write
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
 from launcher.plan import store
@@ -88,7 +88,7 @@ def _local_config(recipe: Recipe) -> str | None:
     for key, inner in (("name", "config.json"), ("run", "model/config.json")):
         name = getattr(recipe.model, key, None)
         file = Path(store.found(name, getattr(recipe.model, "revision", None)) if name else "") / inner
-        if name and file.is_file():
+        if name and is_file(file):
             return file.read_text(encoding="utf-8")
         if name and key == "run":
             return None

@@ -2,11 +2,10 @@
 anything starts."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
-from launcher.config.files import free_bytes
+from launcher.config.files import expanded, free_bytes, is_dir
 from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
 from launcher.config.types import hint
 from launcher.plan import architecture, facts, layout, limits, memory, need
@@ -71,8 +70,8 @@ def _text(recipe: Recipe) -> Found:
     if recipe.tokenizer is not None and not _tokenized(recipe):
         out.append(Problem("tokenizer", f"{recipe.task.kind} has no text to tokenise (leave it out)"))
     if isinstance(recipe.tokenizer, PretrainedTokenizer) and recipe.tokenizer.name.startswith((".", "/")):
-        folder = Path(recipe.tokenizer.name).expanduser()
-        if not folder.is_dir():
+        folder = expanded(recipe.tokenizer.name)
+        if not is_dir(folder):
             out.append(Problem("tokenizer.name", f"{folder}: no such folder"))
     return out
 

@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+from launcher.config.files import expanded, is_dir
+
 BUNDLE = "bundle.json"
 """The file that makes a bundle of such a folder."""
 
@@ -30,7 +32,7 @@ def kept(name: str, revision: str | None = None) -> Path:
 
 def found(name: str, revision: str | None = None) -> str:
     """What to load a model from: its copy, or the folder itself, or else the hub by this name."""
-    copy, folder = kept(name, revision), Path(name).expanduser()
+    copy, folder = kept(name, revision), expanded(name)
     if copy.is_dir():
         return str(copy)
-    return str(folder) if folder.is_dir() else name
+    return str(folder) if is_dir(folder) else name

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import xxhash
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.files import flush_tree, write
+from launcher.config.files import expanded, flush_tree, is_dir, write
 from launcher.config.recipe import Recipe
 from launcher.plan import store
 from launcher.plan.folder import RunFolder
@@ -163,7 +163,7 @@ def _put(value: Any, path: Sequence[str], revision: str) -> Any:
 
 
 def _local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or Path(name).expanduser().is_dir()
+    return name.startswith((".", "/", "~")) or is_dir(expanded(name))
 
 
 def _memory(repository: Repository) -> Path:

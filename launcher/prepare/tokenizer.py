@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import expanded, is_dir
 from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
 from launcher.plan import store, vocabulary
 from launcher.prepare import unigram
@@ -35,7 +35,7 @@ def fingerprint(recipe: Recipe) -> str:
     where = source(recipe)
     if isinstance(where, TrainTokenizer):
         return where.model_dump_json()
-    found = Path(where.name).expanduser().glob("*")
+    found = expanded(where.name).glob("*") if is_dir(expanded(where.name)) else []
     files = [path for path in sorted(found) if path.suffix in (".json", ".txt", ".model")]
     state = xxhash.xxh3_128()
     for path in files:
