@@ -54,12 +54,12 @@ def _enter(run: ready.Ready, held: contextlib.ExitStack, stop: Stop) -> tuple[li
     """Rank 0 takes the right to write, and then looks which checkpoints are whole, for all ranks."""
     try:
         stop.lease = held.enter_context(ready.hold(run.folder))
+        run.folder.mend_metrics()  # of a start before, that was killed, when a scheduler began this one
     except lease.Lost as error:
         stop.heed(Reason.REPLACED)
         return [str(error)], []
     except UserError as error:
         return [str(problem) for problem in error.problems], []
-    run.folder.mend_metrics()  # of a start before, that was killed, when a scheduler began this one
     return [], [saved.step for saved in run.folder.whole()]
 
 

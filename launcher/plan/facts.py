@@ -1,17 +1,20 @@
 """What preparation found out about the data: the part of a prepared folder that plans and tasks need.
 Before there is any, a guess stands in."""
 
-import json
 import math
 from pathlib import Path
 from typing import Literal
 
-from launcher.config import kinds
+from pydantic import model_validator
+
+from launcher.config import json_files, kinds
+from launcher.config.json_files import Count
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
 from launcher.plan import vocabulary
 
 Side = Literal["train", "validation"]
+FILE = "facts.json"
 
 
 class Facts(Strict):
@@ -22,29 +25,44 @@ class Facts(Strict):
     vocabulary then, and a length of 1), such as (channels, height, width)."""
 
     digest: str
-    vocab_size: int
-    pad_token_id: int
-    mask_token_id: int | None
-    special_ids: list[int]
-    end_token_id: int | None = None
+    vocab_size: Count
+    pad_token_id: Count
+    mask_token_id: Count | None
+    special_ids: list[Count]
+    end_token_id: Count | None = None
     labels: list[str]
-    longest: int
-    samples: dict[str, int]
-    tokens: dict[str, int]
+    longest: Count
+    samples: dict[str, Count]
+    tokens: dict[str, Count]
     baseline: dict[str, float]
-    documents: dict[str, int] = {}
-    counts: list[int] = []
-    sources: dict[str, int] = {}
-    lengths: dict[int, int] = {}
-    left_out: dict[str, int] = {}
+    documents: dict[str, Count] = {}
+    counts: list[Count] = []
+    sources: dict[str, Count] = {}
+    lengths: dict[Count, Count] = {}
+    left_out: dict[str, Count] = {}
     notes: list[str] = []
-    token_ids: dict[str, int] = {}
-    shape: tuple[int, ...] = ()
+    token_ids: dict[str, Count] = {}
+    shape: tuple[Count, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_sides(self) -> "Facts":
+        if missing := self.samples.keys() - self.tokens.keys():
+            raise ValueError(f"tokens: {json_files.shown(min(missing))} is missing, which has samples")
+        return self
 
 
 def read(folder: Path) -> Facts:
-    """The facts of a prepared folder."""
-    return Facts.model_validate(json.loads((folder / "facts.json").read_text(encoding="utf-8")))
+    """The facts of a prepared folder. Raises Damaged."""
+    file, hint = folder / FILE, f"move {folder} away: its data is prepared again"
+    known = json_files.read(file, Facts, hint)
+    if not known.samples.get("train"):
+        raise json_files.damage(file, "samples.train: missing", hint)
+    return known
+
+
+def of_run(folder: Path) -> Facts:
+    """The facts in a run's folder. Raises Damaged."""
+    return json_files.read(folder / FILE, Facts, "launcher run writes it again")
 
 
 def guess(recipe: Recipe) -> Facts:

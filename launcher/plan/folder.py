@@ -3,24 +3,29 @@
 Nothing here writes, except `mend_metrics`, which takes away a last line that was cut in the middle.
 """
 
-import json
+import os
 import re
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import xxhash
 
-from launcher.config import load
-from launcher.config.errors import UserError
+from launcher.config import json_files, load
+from launcher.config.errors import Problem, UserError
+from launcher.config.json_files import Damaged, Wrong
 from launcher.config.recipe import Recipe, trajectory
+from launcher.plan.run_files import CheckpointFiles, CheckpointState, check_metrics
 
 COMPLETE = "COMPLETE"
-_NAME = r"step-\d+"
+_NAME = r"step-[0-9]+"
+_BLOCK = 1 << 16
+_LINE = "take this line out, or move the file away"
 
 
 def checksum(file: Path) -> str:
@@ -42,26 +47,40 @@ class Saved:
     def step(self) -> int:
         return int(self.path.name.removeprefix("step-"))
 
+    @property
+    def advice(self) -> str:
+        """What to do about a damaged one."""
+        return f"move {self.path} away to go on from the checkpoint before it"
+
     @cached_property
     def state(self) -> dict[str, Any]:
-        """step, samples, tokens, seconds, data (the digest of the prepared data), evaluation. Raises ValueError where
-        the file is damaged, which `verify` tells."""
-        return dict(json.loads((self.path / "state.json").read_text(encoding="utf-8")))
+        """step, samples, tokens, seconds, data (the digest of the prepared data), evaluation (see CheckpointState).
+        Raises Damaged."""
+        file = self.path / "state.json"
+        value = json_files.read_object(file, self.advice)
+        try:
+            json_files.check(value, CheckpointState)
+        except Wrong as error:
+            raise json_files.damage(file, error, self.advice) from None
+        return value
 
     def verify(self) -> None:
-        """Raises UserError naming the first file that is not as it was written."""
-        advice = f"move {self.path} away to go on from the checkpoint before it"
+        """Raises Damaged naming the first file that is not as it was written."""
+        mark = self.path / COMPLETE
         try:
-            files = json.loads((self.path / COMPLETE).read_text(encoding="utf-8"))["files"]
-            written = [(name, size, digest) for name, (size, digest) in files.items()]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{self.path / COMPLETE}: damaged: not what was written ({advice})") from None
-        for name, size, digest in written:
+            files = json_files.read(mark, CheckpointFiles, self.advice).files
+        except Damaged:
+            raise json_files.damage(mark, "not what was written", self.advice) from None
+        for name, (size, digest) in files.items():
             file = self.path / name
-            if not file.is_file():
-                raise UserError(f"{file}: missing from the checkpoint ({advice})")
-            if file.stat().st_size != size or checksum(file) != digest:
-                raise UserError(f"{file}: damaged: its content is not what was written ({advice})")
+            if not json_files.is_file(file):
+                raise Damaged(f"{file}: missing from the checkpoint ({self.advice})")
+            try:
+                same = file.stat().st_size == size and checksum(file) == digest
+            except OSError as error:
+                raise json_files.damage(file, f"cannot be read: {error.strerror}", self.advice) from None
+            if not same:
+                raise json_files.damage(file, "its content is not what was written", self.advice)
 
 
 @dataclass(frozen=True)
@@ -117,17 +136,21 @@ class RunFolder:
 
     def whole(self) -> list[Saved]:
         """The whole checkpoints, the oldest first."""
-        found = [p for p in self.checkpoints.glob("step-*") if re.fullmatch(_NAME, p.name)]
-        return sorted((Saved(p) for p in found if (p / COMPLETE).is_file()), key=lambda saved: saved.step)
+        found = [path for path in self._checkpoints(_NAME) if json_files.is_file(path / COMPLETE)]
+        return sorted(map(Saved, found), key=lambda saved: saved.step)
 
     def half_written(self) -> list[Path]:
         """What a killed save left behind: never looked at, taken away by the next save. Folders with other names are
         the user's own."""
-        if not self.checkpoints.is_dir():
+        found = self._checkpoints(rf"{_NAME}|\.{_NAME}(\.[0-9a-f]+)?\.partial")
+        return sorted(p for p in found if p.is_dir() and not json_files.is_file(p / COMPLETE))
+
+    def _checkpoints(self, names: str) -> list[Path]:
+        """What has such a name among the checkpoints; nothing where their folder cannot be read."""
+        try:
+            return [path for path in self.checkpoints.iterdir() if re.fullmatch(names, path.name)]
+        except OSError:
             return []
-        names = rf"{_NAME}|\.{_NAME}(\.[0-9a-f]+)?\.partial"
-        found = [p for p in self.checkpoints.iterdir() if re.fullmatch(names, p.name) and p.is_dir()]
-        return sorted(p for p in found if not (p / COMPLETE).is_file())
 
     def saved(self, which: str | int) -> Saved:
         """latest, best (by the metric that is watched), or a step. Raises UserError listing those that exist."""
@@ -157,35 +180,56 @@ class RunFolder:
             advice = "choose another name, or move it away"
             raise UserError(f"{self.path}: made by another recipe: {first}{more} ({advice})")
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """The whole lines of the metrics, in the order they were written. Raises UserError for a damaged one."""
-        if not self.metrics.is_file():
+    def lines(self, last: int | None = None) -> Iterator[dict[str, Any]]:
+        """The whole lines of the metrics, in the order they were written; of the `last` bytes alone. Raises Damaged for
+        the first that is."""
+        if not json_files.exists(self.metrics):
             return
-        with self.metrics.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    record = None
-                if not isinstance(record, dict):
-                    advice = "take this line out, or move the file away"
-                    raise UserError(f"{self.metrics}:{number}: damaged: not a JSON object ({advice})")
-                yield record
+        begin = 0 if last is None else max(0, json_files.size(self.metrics, _LINE) - last)
+        for offset, line in json_files.lines(self.metrics, _LINE, begin):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json_files.parse(line)
+                check_metrics(record)
+            except Wrong as error:
+                raise json_files.damage(json_files.place(self.metrics, offset), error, _LINE) from None
+            yield record
+
+    def check_files(self) -> None:
+        """Raises Damaged with what a start would stumble over: in the metrics, or in the newest checkpoint's state."""
+        problems = list[str | Problem]()
+        for read in (lambda: deque(self.lines(), maxlen=0), lambda: [saved.state for saved in self.whole()[-1:]]):
+            try:
+                read()
+            except Damaged as error:
+                problems += error.problems
+        if problems:
+            raise Damaged(problems)
 
     def mend_metrics(self) -> str | None:
-        """Take away a last line that a kill cut in the middle. Returns a note where there was one."""
-        if not self.metrics.is_file():
+        """Take away a last line that a kill cut in the middle. Returns a note where there was one. Raises Damaged where
+        the metrics are no file."""
+        if not json_files.exists(self.metrics):
             return None
-        text = self.metrics.read_bytes()
-        kept = text[: text.rfind(b"\n") + 1]
-        if kept == text:
+        with json_files.opened(self.metrics, _LINE) as data:
+            size = data.seek(0, os.SEEK_END)
+            kept = _after_newline(data, size)
+        if kept == size:
             return None
-        aside = self.metrics.with_name(f".{self.metrics.name}.partial")
-        aside.write_bytes(kept)
-        aside.replace(self.metrics)
-        return f"{self.metrics}: its last line was cut in the middle: {len(text) - len(kept)} bytes taken away"
+        os.truncate(self.metrics, kept)
+        return f"{self.metrics}: its last line was cut in the middle: {size - kept} bytes taken away"
+
+
+def _after_newline(data: BinaryIO, end: int) -> int:
+    """The offset after the last newline before `end`; 0 where there is none."""
+    while end > 0:
+        begin = max(0, end - _BLOCK)
+        data.seek(begin)
+        if (at := data.read(end - begin).rfind(b"\n")) >= 0:
+            return begin + at + 1
+        end = begin
+    return 0
 
 
 def best(whole: list[Saved]) -> Saved | None:
@@ -193,7 +237,7 @@ def best(whole: list[Saved]) -> Saved | None:
     last. A damaged one is none."""
     found = dict[Saved, tuple[str, float]]()
     for saved in whole:
-        with suppress(ValueError, KeyError, TypeError, AttributeError, OSError):
+        with suppress(Damaged, ValueError, KeyError, TypeError):
             loss = {"metric": "eval/loss", "value": saved.state["evaluation"].get("eval/loss")}  # before one was named
             watched = saved.state.get("watched", loss)
             found[saved] = str(watched["metric"]), float(watched["value"])

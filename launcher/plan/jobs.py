@@ -13,9 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from launcher.config import json_files
+from launcher.config.json_files import Wrong
 from launcher.plan.folder import RunFolder
+from launcher.plan.run_files import JobEvent
 
 Event = dict[str, Any]
+_MOST = 20_000
+"""Events of a run: some thousand starts."""
+_HINT = "take this line out, or move the file away"
 
 
 @dataclass(frozen=True)
@@ -75,20 +81,32 @@ def append(folder: RunFolder, event: Mapping[str, Any]) -> None:
 
 
 def read(folder: RunFolder) -> list[Event]:
-    """The events in the order they were told. A line that was cut in the middle is none."""
-    try:
-        lines = file(folder).read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    found = []
-    for line in lines:
+    """The events in the order they were told. A line that was cut in the middle is none, nor is what another launcher
+    may have written. Raises Damaged for an event that is."""
+    there, found = file(folder), list[Event]()
+    if not json_files.exists(there):
+        return found
+    for offset, line in json_files.lines(there, _HINT):
         try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and isinstance(event.get("event"), str) and isinstance(event.get("job"), str):
-            found.append(event)
+            if event := _event(line):
+                found.append(event)
+            if len(found) > _MOST:
+                raise Wrong(f"more than {_MOST:,} events")
+        except Wrong as error:
+            raise json_files.damage(json_files.place(there, offset), error, _HINT) from None
     return found
+
+
+def _event(line: bytes) -> Event | None:
+    """The event of a line. Raises Wrong for one with values that no launcher writes."""
+    try:
+        event = json_files.parse(line)
+    except Wrong:
+        return None
+    if not isinstance(event.get("event"), str) or not isinstance(event.get("job"), str):
+        return None
+    json_files.check(event, JobEvent)
+    return event
 
 
 def story(events: Iterable[Event]) -> list[Job]:

@@ -2,6 +2,7 @@
 anything starts."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
@@ -39,10 +40,11 @@ def check(
         problems += _disk(recipe, shape, folder)
     except UserError as error:
         problems += error.problems
-    try:
-        folder.check_recipe(recipe)
-    except UserError as error:
-        problems += error.problems
+    for look in (partial(folder.check_recipe, recipe), folder.check_files):  # not by a report a week later
+        try:
+            look()
+        except UserError as error:
+            problems += error.problems
     if problems or shape is None:
         raise UserError(problems)
     return shape

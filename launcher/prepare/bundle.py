@@ -6,17 +6,27 @@ its data was made, so that nobody has to read the sources again, which are not t
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
-from launcher.config import kinds, load
+from launcher.config import json_files, kinds, load
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import flush_tree
+from launcher.config.json_files import PlainName, Stored
 from launcher.config.recipe import Recipe
 from launcher.plan import store
 from launcher.plan.folder import RunFolder
 
 RECIPE = "recipe.yaml"
+_AGAIN = "`launcher prepare R --to FOLDER` makes one"
+
+
+class _Bundle(Stored):
+    """bundle.json. `data`: a digest of what the recipe says of its data; `prepared`: the prepared folder's name."""
+
+    data: str
+    prepared: PlainName
 
 
 def check_room(to: Path) -> None:
@@ -53,20 +63,46 @@ def _fill(folder: Path, recipe: Recipe, prepared: Path) -> None:
 
 
 def recipe_of(folder: Path) -> Path:
-    """The recipe of a bundle. Raises UserError where there is none."""
-    if not (folder / store.BUNDLE).is_file():
-        raise UserError(f"--from {folder}: no bundle is there (`launcher prepare R --to FOLDER` makes one)")
+    """The recipe of a bundle. Raises UserError where there is none, and for one that is not whole or leads out of its
+    folder."""
+    if not json_files.exists(folder / store.BUNDLE):
+        raise UserError(f"--from {folder}: no bundle is there ({_AGAIN})")
+    _read(folder)
+    if not json_files.is_file(folder / RECIPE):
+        raise json_files.damage(folder / RECIPE, "it is missing", _AGAIN)
+    if link := _leaving(folder):
+        raise json_files.damage(link, f"a link that leads out of {folder}", _AGAIN)
     return folder / RECIPE
 
 
+def _read(folder: Path) -> _Bundle:
+    """What bundle.json says. Raises Damaged, also where the folder that it names is not in the bundle."""
+    file = folder / store.BUNDLE
+    bundle = json_files.read(file, _Bundle, _AGAIN)
+    if not os.path.isdir(folder / "prepared" / bundle.prepared):  # noqa: PTH112 (pathlib raises PermissionError)
+        what = f"prepared: no folder {json_files.shown(bundle.prepared)} is in {folder / 'prepared'}"
+        raise json_files.damage(file, what, _AGAIN)
+    return bundle
+
+
+def _leaving(folder: Path) -> Path | None:
+    """The first link within a bundle that leads to somewhere else."""
+    inside = folder.resolve()
+    for path, folders, files in os.walk(folder):
+        for name in sorted([*folders, *files]):
+            link = Path(path, name)
+            if link.is_symlink() and not Path(os.path.realpath(link)).is_relative_to(inside):
+                return link
+    return None
+
+
 def identity(recipe: Recipe) -> str | None:
-    """The name of the prepared folder that the cache, if it is a bundle, holds for this recipe."""
-    try:
-        said = json.loads((store.root() / store.BUNDLE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """The name of the prepared folder that the cache, if it is a bundle, holds for this recipe. Raises UserError."""
+    if not json_files.exists(store.root() / store.BUNDLE):
         return None
-    if said["data"] == _made_by(recipe):
-        return str(said["prepared"])
+    bundle = _read(store.root())
+    if bundle.data == _made_by(recipe):
+        return bundle.prepared
     what = f"the bundle {store.root()} holds data that was prepared otherwise"
     raise UserError(
         Problem("data", f"{what} (leave data, tokenizer and the shape of samples as they are in its recipe)")

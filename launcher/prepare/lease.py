@@ -18,9 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import psutil
+from pydantic import Field
+
+from launcher.config import json_files
+from launcher.config.json_files import Damaged, Stored, Word
 
 BEAT = 2.0
 """Seconds between two beats."""
@@ -29,8 +33,8 @@ SILENCE = 10.0
 
 
 class Lost(Exception):
-    """Another process has taken over: this one was silent for too long, its file is gone, or a later start of its job
-    is there."""
+    """Another process has taken over: this one was silent for too long, its file or folder is gone, or a later start of
+    its job is there."""
 
 
 class Held(Exception):
@@ -68,9 +72,13 @@ class Holder:
             return True
         return self.job != "" and self.job == other.job and self.start >= other.start
 
+    def local(self) -> bool:
+        """Whether its process is seen from here."""
+        return self.here == _namespace()
+
     def dead(self) -> bool:
         """Whether it is seen from here that its process has ended; elsewhere only silence tells."""
-        if self.here != _namespace():
+        if not self.local():
             return False
         try:
             process = psutil.Process(self.pid)
@@ -108,6 +116,8 @@ class Lease:
     def check(self) -> None:
         """Raises Lost where another holds it by now."""
         found = read(self._file)
+        if found is None and not self._file.parent.is_dir():
+            raise Lost(f"{self._file.parent} is gone: deleted, or moved away")
         if found is None or found.nonce != self.holder.nonce or _newest(*_named(self._file)) != self._file:
             raise Lost(f"{self._file}: another process has taken over")
 
@@ -196,10 +206,30 @@ def sweep(folder: Path, name: str) -> None:
 def read(file: Path) -> Holder | None:
     """What a lease's file says; None where it is not there, or not written yet."""
     try:
-        said: dict[str, Any] = json.loads(file.read_bytes())
-        return Holder(**{**said, "beat": int(said["beat"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        line = json_files.read(file, _Line, "")
+    except Damaged:
         return None
+    return Holder(**{**dict(line), "beat": int(line.beat)})
+
+
+class _Line(Stored):
+    """The content of a lease's file (see Holder)."""
+
+    host: Word
+    here: str
+    pid: Annotated[int, Field(gt=0, lt=1 << 31)]
+    born: float
+    nonce: str
+    job: Word = ""
+    start: int = 0
+    beat: Annotated[str, Field(pattern=r"^[0-9]{1,20}$")]
+
+
+def held(folder: Path, name: str) -> tuple[Path, Holder] | None:
+    """The newest lease of this name in a folder, and who holds it, dead or alive."""
+    file = _newest(folder, name)
+    holder = None if file is None else read(file)
+    return None if file is None or holder is None else (file, holder)
 
 
 def _take(file: Path) -> Lease | None:

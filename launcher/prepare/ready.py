@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from launcher.config import kinds, load
+from launcher.config import json_files, kinds, load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import write as write_file
@@ -167,16 +167,15 @@ def _check(recipe: Recipe, file: str, overrides: tuple[str, ...], cluster: Clust
         options: dict[str, Any] = {"file": file, "ranks": ranks, "overrides": overrides}
         made = plan.make(recipe, cluster, facts=known, prepared=prepared, **options)
     folder = RunFolder(Path(made.folder))
-    for _ in folder.lines():  # a damaged line is told now, not by a report a week later
-        pass
     return Ready(recipe, cluster, known, made, folder, prepared, _resume(folder, known), made.notes)
 
 
 def read(folder: Path) -> Ready:
-    """A run folder that `write` wrote, as the ranks read it. What it resumes from is told by the rank that holds it."""
+    """A run folder that `write` wrote, as the ranks read it. What it resumes from is told by the rank that holds it.
+    Raises UserError, also for a damaged file."""
     run = RunFolder(folder)
-    made = plan.Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
-    known = facts.Facts.model_validate_json(run.facts.read_text(encoding="utf-8"))
+    made = json_files.read(run.plan, plan.Plan, "launcher run writes it again")
+    known = facts.of_run(folder)
     recipe, cluster = load.recipe(run.recipe).value, load.cluster(run.cluster).value
     return Ready(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
 
@@ -213,7 +212,7 @@ def _resume(folder: RunFolder, known: facts.Facts) -> Saved | None:
     if not whole:
         return None
     whole[-1].verify()
-    if whole[-1].state["data"] != known.digest:
+    if whole[-1].state.get("data") != known.digest:
         why = "its source has changed since, or another version of the launcher prepared it"
         what = f"{folder.path} was trained on other prepared data: {why} (choose another name)"
         raise UserError(Problem("data", what))

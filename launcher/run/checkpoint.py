@@ -26,10 +26,13 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Replaced(RuntimeError):
-    """A newer start of the run has taken over: what this one would save is not wanted any more."""
+    """A newer start of the run has taken over, or its folder is gone: what this one would save is not wanted."""
 
-    def __init__(self) -> None:
-        super().__init__("another start of this run has taken over: this one leaves, and saves nothing")
+    def __init__(self, folder: RunFolder) -> None:
+        what = "another start of this run has taken over: this one leaves, and saves nothing"
+        if not folder.path.is_dir():
+            what = f"{folder.path} is gone, deleted or moved away while it was trained: the run ends, and saves nothing"
+        super().__init__(what)
 
 
 def save(
@@ -39,7 +42,7 @@ def save(
     0's right to write. Raises Replaced, on every rank, where another has it by now; the folder is as it was then."""
     final = folder.checkpoints / f"step-{state['step']:08d}"
     aside = final.with_name(process.share(f".{final.name}.{secrets.token_hex(4)}.partial"))  # no other start's too
-    _agree(process, _still_ours(lease))
+    _agree(folder, process, _still_ours(lease))
     if process.rank == 0:
         for left in folder.half_written():
             shutil.rmtree(left)
@@ -52,7 +55,7 @@ def save(
         (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         shutil.copyfile(folder.recipe, aside / "recipe.yaml")
         ours = _publish(aside, final, lease)
-    _agree(process, ours)
+    _agree(folder, process, ours)
     if process.rank == 0:
         _forget(folder, keep)
     process.barrier()
@@ -69,9 +72,9 @@ def _still_ours(lease: Lease | None) -> bool:
     return True
 
 
-def _agree(process: Process, ours: bool) -> None:
+def _agree(folder: RunFolder, process: Process, ours: bool) -> None:
     if not process.share(ours):
-        raise Replaced
+        raise Replaced(folder)
 
 
 def load(tensors: Tensors, saved: Saved, new: tuple[str, ...] = ()) -> None:

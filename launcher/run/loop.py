@@ -137,7 +137,7 @@ def train(run: Run) -> int:
         whole = agree(run.process, batch, wait, stop=run.stop.requested(), due=due)
         run.stop.heed(whole.stop)
         if whole.stop is Reason.REPLACED:
-            raise checkpoint.Replaced
+            raise checkpoint.Replaced(run.folder)
         if whole.stop or whole.due:
             save(run)
             saved_at = time.monotonic()

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 from pydantic_core import PydanticCustomError
 
-from launcher.config import kinds, load
+from launcher.config import json_files, kinds, load
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import PretrainedTokenizer
 from launcher.config.types import Plugin
+from launcher.plan import facts as run_facts
 from launcher.plan import store
 from launcher.plan.folder import RunFolder
 
@@ -95,8 +96,8 @@ def _read(folder: Path) -> dict[str, int] | None:
 def _labels(teacher: Plugin) -> list[str] | None:
     """The labels that a teacher tells apart, in the order of its numbers; None: it does not say."""
     if run := getattr(teacher, "run", None):
-        file = RunFolder(Path(store.found(run))).facts
-        return json.loads(file.read_text(encoding="utf-8"))["labels"] if file.is_file() else None
+        folder = RunFolder(Path(store.found(run)))
+        return run_facts.of_run(folder.path).labels if json_files.exists(folder.facts) else None
     file = Path(store.found(getattr(teacher, "name", ""), getattr(teacher, "revision", None))) / "config.json"
     names = json.loads(file.read_text(encoding="utf-8")).get("id2label") if file.is_file() else None
     return [names[number] for number in sorted(names, key=int)] if names else None

@@ -1,16 +1,16 @@
 """The model card of an export: what it is, how it was made, what it reached, how to load it."""
 
 import io
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from launcher.config import kinds
+from launcher.config import json_files, kinds
 from launcher.config.recipe import Recipe
-from launcher.plan.facts import Facts
+from launcher.plan.facts import Facts, of_run
 from launcher.plan.folder import RunFolder, Saved
+from launcher.plan.run_files import Environment
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ _TASKS = {"mlm": "masked language modelling", "causal_lm": "causal language mode
 
 def text(folder: RunFolder, saved: Saved, recipe: Recipe, model: "torch.nn.Module", auto: str) -> str:
     """The card as Markdown. `auto`: the transformers auto class that loads the model."""
-    facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
+    facts = of_run(folder.path)
     return _card(folder, saved, recipe, model, facts, auto, _load(auto, facts), [])
 
 
@@ -94,9 +94,8 @@ def _reached(saved: Saved, metrics: dict[str, float]) -> str:
 def _what(saved: Saved, recipe: Recipe, model: "torch.nn.Module", facts: Facts) -> str:
     task = _TASKS.get(recipe.task.kind, recipe.task.kind.replace("_", " "))
     parameters = sum(p.numel() for p in model.parameters())
-    seen = f"{saved.state['samples']:,} samples" + (
-        f" and {saved.state['tokens']:,} tokens" if facts.vocab_size else ""
-    )
+    samples, tokens = saved.state.get("samples", 0), saved.state.get("tokens", 0)
+    seen = f"{samples:,} samples" + (f" and {tokens:,} tokens" if facts.vocab_size else "")
     labels = f" Labels: {', '.join(f'`{label}`' for label in facts.labels)}." if facts.labels else ""
     return (
         f"A `{type(model).__name__}` of {parameters:,} parameters, trained for {task}: the checkpoint of step "
@@ -133,12 +132,19 @@ def _data(recipe: Recipe, facts: Facts) -> str:
     return f"Source: {named}.\n\n{table(head, [row[: len(head)] for row in rows])}"
 
 
-def _software(folder: RunFolder) -> str:
+def environment(folder: RunFolder) -> Environment:
+    """What the run was last started with, where that was written down. Raises Damaged."""
     file = folder.path / "environment.json"
-    known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    rows = [("Python", known["python"])] if "python" in known else []
-    rows += known.get("versions", {}).items()
-    rows += [("git commit", f"`{known['git']}`")] if known.get("git") else []
+    return (
+        json_files.read(file, Environment, "launcher run writes it again") if json_files.exists(file) else Environment()
+    )
+
+
+def _software(folder: RunFolder) -> str:
+    known = environment(folder)
+    rows = [("Python", known.python)] if known.python else []
+    rows += known.versions.items()
+    rows += [("git commit", f"`{known.git}`")] if known.git else []
     return table(("software", "version"), rows)
 
 

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from launcher.config import kinds, load
+from launcher.config import json_files, kinds, load
 from launcher.config.errors import UserError
 from launcher.config.files import flush_tree
 from launcher.config.recipe import Recipe
-from launcher.plan.facts import Facts
+from launcher.plan.facts import of_run
 from launcher.plan.folder import RunFolder, Saved
 from launcher.plan.words import human, plural
 from launcher.tools import card
@@ -88,12 +88,15 @@ def _check(folder: RunFolder) -> None:
     for needed in (folder.recipe, folder.facts, folder.model / "config.json"):
         if not needed.exists():
             raise UserError(f"{folder.path}: no run of a transformers model is there (it has no {needed.name})")
+    of_run(folder.path)
+    card.environment(folder)
     check_norms(folder)
 
 
 def check_norms(folder: RunFolder) -> None:
     """Raises UserError for a transformers model whose batch norms became groups."""
-    if json.loads((folder.model / "config.json").read_text(encoding="utf-8")).get("batch_norm") == "group":
+    config = json_files.read_object(folder.model / "config.json", "launcher run writes it again")
+    if config.get("batch_norm") == "group":
         what = "its model has groups in place of its batch norms (batch_norm: group)"
         raise UserError(f"{folder.path}: {what}, which plain transformers does not know (take --format onnx)")
 
@@ -102,7 +105,7 @@ def add_inputs(folder: RunFolder, recipe: Recipe, to: Path) -> None:
     """What inputs are made with: the tokenizer, or how images are brought to their size and normalised."""
     if folder.tokenizer.is_dir():
         shutil.copytree(folder.tokenizer, to, dirs_exist_ok=True)
-    shape = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8")).shape
+    shape = of_run(folder.path).shape
     task = recipe.inner_task
     if len(shape) == 3 and shape[0] == 3 and hasattr(task, "mean"):
         from transformers import ViTImageProcessorPil

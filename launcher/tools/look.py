@@ -1,26 +1,31 @@
 """One run as it is now: what its folder and the story of its job tell, and Slurm where it is there. Nothing is written;
 Slurm is asked only of a job that is not known to be done."""
 
-import json
-import time
+import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from launcher.config.errors import UserError
+from launcher.config import json_files
+from launcher.config.errors import Problem, UserError
+from launcher.config.json_files import Damaged, shown
 from launcher.launch import hosts, queue
 from launcher.plan import jobs, plan
 from launcher.plan.folder import RunFolder, Saved
-from launcher.prepare import lease
+from launcher.plan.run_files import PlanSummary
+from launcher.prepare import alive, lease
 from launcher.tools import state
 from launcher.tools.state import State
 from launcher.tools.train import over
 
 _TAIL = 1 << 16
 """Bytes at the end of the metrics that are looked through."""
-_SILENT = 30.0
-"""Seconds after which a writer that has not been heard of is taken to be dead, by the clock of the disk."""
+_SENTENCE = 400
+"""Characters of an error that are shown."""
+_PLAN = "launcher run writes it again"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Status:
     """One run. `step`: that a run has come to that runs, else of what it goes on from; `steps`: in all. `metric`,
     `value`: what is watched, where the newest checkpoint was made at an evaluation. `id`: what Slurm calls its job now.
     `limit`: when a running job's time is over. `error`: the first line of what the last start that failed, or whose
-    nodes were unfit or lost, has told, after its place in the history; `log`: the job's, where there is one."""
+    nodes were unfit or lost, has told, after its place in the history; `log`: the job's, where there is one. `damaged`:
+    what is wrong with the run's files; what is known without them stands here."""
 
     name: str
     folder: str
@@ -48,6 +54,7 @@ class Status:
     limit: float | None = None
     error: str = ""
     log: str = ""
+    damaged: tuple[str, ...] = ()
 
 
 class Slurm:
@@ -71,15 +78,25 @@ def named(run: str) -> RunFolder:
     folder = RunFolder(Path(run))
     if not folder.path.is_dir() and RunFolder(plan.RUNS / run).path.is_dir():
         folder = RunFolder(plan.RUNS / run)
-    if not folder.plan.is_file() and not jobs.file(folder).is_file():
+    if not _begun(folder):
         raise UserError(f"{run}: no run is there (a run folder is named, such as runs/quickstart-pretrain)")
     return folder
 
 
 def found() -> list[RunFolder]:
     """The run folders here, in the order of their names."""
-    there = sorted(plan.RUNS.iterdir()) if plan.RUNS.is_dir() else []
-    return [RunFolder(path) for path in there if RunFolder(path).plan.is_file() or jobs.file(RunFolder(path)).is_file()]
+    if not os.path.isdir(plan.RUNS):  # noqa: PTH112 (pathlib raises PermissionError)
+        return []
+    try:
+        paths = sorted(plan.RUNS.iterdir())
+    except OSError as error:
+        raise UserError(f"{plan.RUNS}: cannot be read: {error.strerror}") from None
+    return [folder for folder in map(RunFolder, paths) if _begun(folder)]
+
+
+def _begun(folder: RunFolder) -> bool:
+    """Whether a run was planned or submitted here, or its folder hides whether."""
+    return json_files.exists(folder.plan) or json_files.exists(jobs.file(folder))
 
 
 def current(folder: RunFolder) -> jobs.Job | None:
@@ -100,97 +117,112 @@ def mine(known: queue.Job | None, folder: RunFolder) -> queue.Job | None:
 
 def at(folder: RunFolder, slurm: Slurm) -> Status:
     """One run as it is now."""
-    made, whole, job = _plan(folder), folder.whole(), current(folder)
+    return every([folder], slurm)[0]
+
+
+def every(folders: Sequence[RunFolder], slurm: Slurm) -> list[Status]:
+    """Runs as they are now, whatever their files hold."""
+    writers = alive.holders([folder.path for folder in folders], ".writer")
+    return [_at(folder, slurm, writers.get(folder.path)) for folder in folders]
+
+
+@dataclass
+class _Reading:
+    """What was wrong with the files that were read."""
+
+    damaged: list[str | Problem] = field(default_factory=list)
+
+    def of(self, read: Callable[[], T], instead: T) -> T:
+        try:
+            return read()
+        except Damaged as error:
+            self.damaged += error.problems
+            return instead
+
+
+def _at(folder: RunFolder, slurm: Slurm, holder: lease.Holder | None) -> Status:
+    reading, whole = _Reading(), folder.whole()
+    steps = reading.of(lambda: _steps(folder), None)
+    job = reading.of(lambda: current(folder), None)
     newest = whole[-1] if whole else None
-    holder = _writer(folder)
+    saved = reading.of(lambda: newest.state if newest else {}, {})
     if holder is not None and job is not None and holder.job != job.name:
         job = None  # it was started here since
     known, asked = None, True
     if job is not None and job.ids and not (job.starts and job.starts[-1].why == "done"):
         known, asked = slurm.job(job.ids[-1])
         known = mine(known, folder)
-    steps = made.get("steps")
     now = state.of(job, known, asked=asked, alive=holder is not None, finished=_finished(newest, steps))
     kept, last = newest.step if newest else 0, job.starts[-1] if job and job.starts else None
-    told = _last(folder, None if now.name == "running" else kept)
+    told = _last(folder, None if now.name == "running" else kept, reading)
     step = max(told.get("step", 0), kept)
-    if now.name == "stopped" and job is None and not folder.metrics.is_file():
+    if now.name == "stopped" and job is None and not json_files.exists(folder.metrics):
         now = State("ready")
     if now.since is None:
         now = State(now.name, now.reason, _touched(folder))
-    metric, value = _watched(newest)
+    metric, value = _watched(saved)
     running = known is not None and known.state in queue.RUNNING
     return Status(
-        name=folder.path.name, folder=str(folder.path), state=now, step=step, steps=steps, metric=metric, value=value,
-        loss=told.get("loss"), checkpoint=newest.step if newest else None, job=job.name if job else "",
-        id=job.ids[-1] if job and job.ids else "", cluster=job.cluster if job else "",
+        name=shown(folder.path.name, 255), folder=shown(str(folder.path), 4096), state=now, step=step, steps=steps,
+        metric=metric, value=value, loss=told.get("loss"), checkpoint=newest.step if newest else None,
+        job=job.name if job else "", id=job.ids[-1] if job and job.ids else "", cluster=job.cluster if job else "",
         nodes=_nodes(known if running else None, last, holder), requeues=job.requeues if job else 0,
         starts=job.starts if job else (), limit=known.end if running and known else None,
         error=_error(folder, job) if job and now.name != "done" else "", log=_log(folder, job) if job else "",
+        damaged=tuple(shown(str(what), 4096) for what in reading.damaged),
     )  # fmt: skip
 
 
 def _error(folder: RunFolder, job: jobs.Job) -> str:
     for number, start in reversed(list(enumerate(job.starts))):
         if start.why in ("failed", "node"):
-            with suppress(OSError):
-                file = folder.jobs / f"{job.name}-{start.number}" / "error"
-                lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                return f"start {number}: {lines[0]}" if lines else ""
+            file = folder.jobs / f"{job.name}-{start.number}" / "error"
+            with suppress(Damaged):
+                for _, line in json_files.lines(file, ""):
+                    if text := line.decode(errors="replace").strip():
+                        return f"start {number}: {shown(text, _SENTENCE)}"
+            return ""
     return ""
 
 
 def _log(folder: RunFolder, job: jobs.Job) -> str:
     """The log of the newest of its ids that has one."""
     files = (folder.logs / f"job-{id}.log" for id in reversed(job.ids))
-    return next((str(file) for file in files if file.is_file()), "")
+    return next((str(file) for file in files if json_files.is_file(file)), "")
 
 
-def _plan(folder: RunFolder) -> dict[str, Any]:
-    """As it stands: another version of the launcher may have made it."""
-    with suppress(OSError, ValueError):
-        made = json.loads(folder.plan.read_text(encoding="utf-8"))
-        return made if isinstance(made, dict) else {}
-    return {}
+def _steps(folder: RunFolder) -> int | None:
+    """As planned, if it was: another version of the launcher may have done so. Raises Damaged."""
+    return json_files.read(folder.plan, PlanSummary, _PLAN).steps if json_files.exists(folder.plan) else None
 
 
 def _finished(newest: Saved | None, steps: int | None) -> bool:
-    with suppress(OSError, ValueError):
+    with suppress(Damaged):
         return over(newest, steps) is not None
     return False
 
 
-def _watched(newest: Saved | None) -> tuple[str, float | None]:
+def _watched(saved: dict[str, Any]) -> tuple[str, float | None]:
     """The metric that is watched, where the newest checkpoint was made at an evaluation."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        if newest is not None:
-            name = str(newest.state["watched"]["metric"])
-            return name.removeprefix("eval/"), float(newest.state["evaluation"][name])
+    with suppress(KeyError):
+        name = saved["watched"]["metric"]
+        return name.removeprefix("eval/"), float(saved["evaluation"][name])
     return "", None
 
 
-def _last(folder: RunFolder, most: int | None) -> dict[str, Any]:
+def _last(folder: RunFolder, most: int | None, reading: _Reading) -> dict[str, Any]:
     """The last training record of the metrics, with its step and loss, or the last up to the step `most`: what came
-    after it is gone. A line that is cut, or damaged, is passed over."""
-    with suppress(OSError), folder.metrics.open("rb") as file:
-        file.seek(max(0, file.seek(0, 2) - _TAIL))
-        for line in reversed(file.read().splitlines()):
-            with suppress(ValueError):
-                record = json.loads(line)
-                known = isinstance(record, dict) and "loss" in record and "step" in record
-                if known and (most is None or record["step"] <= most):
-                    return record
-    return {}
+    after it is gone."""
+    found = dict[str, Any]()
 
+    def look() -> None:
+        nonlocal found
+        for record in folder.lines(last=_TAIL):
+            if "loss" in record and (most is None or record["step"] <= most):
+                found = record
 
-def _writer(folder: RunFolder) -> lease.Holder | None:
-    """Who writes into the folder now."""
-    for file in sorted(folder.path.glob(".writer.lease-*"), reverse=True):
-        with suppress(OSError):
-            holder, age = lease.read(file), time.time() - file.stat().st_mtime
-            if holder is not None and not holder.dead() and age < _SILENT:
-                return holder
-    return None
+    reading.of(look, None)
+    return found
 
 
 def _nodes(known: queue.Job | None, last: jobs.Start | None, holder: lease.Holder | None) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
     """Raises UserError where a folder holds no run."""
     folders = [look.named(run) for run in runs] if runs else look.found()
     slurm = look.Slurm()
-    looked = [look.at(folder, slurm) for folder in folders]
+    looked = look.every(folders, slurm)
     if as_json:
         print(json.dumps([asdict(one) for one in looked], indent=1))
         return
@@ -34,6 +34,8 @@ def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
         console.print(f"no run is in {plan.RUNS}/ (launcher run, or launcher submit, begins one)", highlight=False)
         return
     console.print(table(looked))
+    for what in (what for one in looked for what in one.damaged):
+        console.print(f"[red]{escape(what)}[/]", soft_wrap=True, highlight=False)
     if len(runs) == 1:
         _details(looked[0], console)
     if slurm.trouble is not None:
@@ -45,10 +47,10 @@ def table(looked: Sequence[Status]) -> Table:
     made = Table(box=None, pad_edge=False)
     cells = {
         "run": [escape(one.name) for one in looked],
-        "state": [_state(one.state) for one in looked],
+        "state": [_state(one.state) + (", [bold red]damaged[/]" if one.damaged else "") for one in looked],
         "step": [_of(one.step, one.steps) for one in looked],
         "loss": ["" if one.loss is None else f"{one.loss:.4g}" for one in looked],
-        "job": [one.id or one.job for one in looked],
+        "job": [escape(one.id or one.job) for one in looked],
         "where": [escape(_some(one.nodes, 1)) for one in looked],
         "requeues": [str(one.requeues or "") for one in looked],
         "since": [_ago(one.state.since) for one in looked],
@@ -73,7 +75,7 @@ def _details(one: Status, console: Console) -> None:
     if one.state.reason and one.state.name not in _WAITING:
         console.print(one.state.reason, highlight=False, markup=False)
     if one.value is not None:
-        console.print(f"{one.metric} {one.value:.4g} at step {one.checkpoint}", highlight=False)
+        console.print(f"{one.metric} {one.value:.4g} at step {one.checkpoint}", highlight=False, markup=False)
     if one.checkpoint is not None and one.state.name != "done":
         console.print(f"it goes on from step {one.checkpoint}", highlight=False)
     if one.limit is not None:

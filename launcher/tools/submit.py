@@ -18,6 +18,7 @@ from launcher.config import load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.files import write
+from launcher.config.json_files import Damaged
 from launcher.launch import queue, slurm
 from launcher.launch.slurm import Script
 from launcher.plan import jobs, plan, store
@@ -116,7 +117,7 @@ def _done(made: Plan) -> bool:
     whole = RunFolder(Path(made.folder)).whole()
     try:
         why = over(whole[-1] if whole else None, made.steps)
-    except ValueError:  # damaged, which is told when it is verified
+    except Damaged:  # which is reported when it is verified
         return False
     if why:
         print(f"{made.folder}: {why}")

@@ -10,7 +10,7 @@ from launcher.config import kinds, load
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.plan import need
-from launcher.plan.facts import Facts
+from launcher.plan.facts import Facts, of_run
 from launcher.plan.folder import RunFolder, Saved
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def beside_best(folder: RunFolder, saved: Saved, which: str | int) -> str | None
 
     recipe = load.recipe(folder.recipe).value
     evaluate, name = recipe.evaluate, f"eval/{recipe.evaluate.metric}"
-    told = {line["step"]: line[name] for line in folder.lines() if "loss" not in line and name in line}
+    told = {line["step"]: line[name] for line in folder.lines() if "loss" not in line and line.get(name) is not None}
     if which != "best" or not told:
         return None
-    facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
+    facts = of_run(folder.path)
     directions = kinds.of("tasks", recipe.task).Task(recipe.task, facts).directions()
     found = {step: watch.value({evaluate.metric: value}, evaluate, directions) for step, value in told.items()}
     step = min(found, key=found.__getitem__)
@@ -75,7 +75,7 @@ def load_run(run: str, which: str | int) -> Trained:
             raise UserError(f"{run}: no run is there (it has no {needed.name})")
     saved = folder.saved(which)
     recipe = load.recipe(folder.recipe).value
-    facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
+    facts = of_run(folder.path)
     attention = getattr(recipe.model, "attention", None)
     # frozen: nothing trains here, so statistics of batches stay as they are, whatever kept them in the run
     config = trained.Config(run=str(folder.path), checkpoint=saved.step, attention=attention, batch_norm="frozen")

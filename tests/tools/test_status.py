@@ -20,7 +20,7 @@ def here(tmp_path, monkeypatch):
     """A folder without runs, on a machine without Slurm, at a known time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(look.time, "time", lambda: NOW)
+    monkeypatch.setattr(time, "time", lambda: NOW)
     return tmp_path / "runs"
 
 
@@ -140,7 +140,7 @@ def test_another_job_of_the_same_id_is_not_this_runs(here, slurm):
 def test_a_run_that_is_written_into_runs(here, monkeypatch):
     folder = run(here / "local", events=[SUBMITTED, started(), ended("failed", 0, code=1)], checkpoint=4)
     with lease.claim(folder.path, ".writer"):
-        monkeypatch.setattr(look.time, "time", time.monotonic)  # later than no file
+        monkeypatch.setattr(time, "time", time.monotonic)  # later than no file
         one = look.at(folder, look.Slurm())
     assert one.state.name == "running"
     assert one.job == ""  # it was started here since

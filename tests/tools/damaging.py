@@ -1,0 +1,240 @@
+"""Damage to the files of a run, by bytes and by structure, and all that reads them, in a process of its own: called as
+`python -m tools.damaging FOLDER SEED CASES READER...`, with a folder that holds a finished run and a bundle."""
+
+import io
+import json
+import os
+import random
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from launcher.config import json_files
+from launcher.config.errors import UserError
+from launcher.config.recipe import Recipe
+from launcher.plan import facts, jobs, plan
+from launcher.plan.folder import COMPLETE, RunFolder
+from launcher.prepare import bundle, lease
+from launcher.tools import card, compare, look, seeds, status
+
+RUN = RunFolder(Path("runs/run"))
+BUNDLE = Path("bundle")
+LEASE = ".writer.lease-000001"
+MEMORY = 500 << 20
+"""Bytes of address space that reading may take."""
+PATIENCE = 60
+"""Seconds that one case may take, on a machine that does other things too."""
+EVIL: list[Any] = [
+    None, True, False, 0, -1, 1, 2**31, 2**63 - 1, 2**63, -(2**63) - 1, 10**400, 0.5, -0.5, 1e308, 1e-320,
+    float("nan"), float("inf"), float("-inf"), "", "x", "7", "-1", "1e9", "\0", "\x1b[2J\x1b]0;x\x07", "[/]", "[red]x",
+    "../..", "/etc/passwd", ".", "-f", "--help", "a\nb", "\ud800", "é", "x" * 5000, [], {}, [[]], [None], [1, 2], ["x"],
+    {"x": 1}, {"": []}, [[[[{}]]]], {"kind": "x"},
+]  # fmt: skip
+RAW = [
+    b"[" * 5000, b'{"a":' * 5000, b"[" * 100_000 + b"]" * 100_000, b'{"step": 1, "step": 2}', b"NaN", b"1e999",
+    b"9" * 5000, b"\xff\xfe", b"\0" * 100, b"", b"\xef\xbb\xbf{}", b"// x", b"'x'", b'"\\ud800"', b'"\\u0000"',
+    b"x" * 100_000,
+    b"[]," * 400_000, b'"" :' * 1000,
+]  # fmt: skip
+
+
+class Trouble:
+    """A Slurm that does not answer."""
+
+    trouble = "there is none"
+
+    def job(self, id: str) -> tuple[None, bool]:
+        return None, False
+
+
+def shown(*runs: RunFolder) -> None:
+    """The list of runs, and each of them by itself."""
+    slurm: Any = Trouble()
+    looked = look.every(runs, slurm)
+    out = io.StringIO()
+    console = Console(file=out, width=100)
+    console.print(status.table(looked))
+    for one in looked:
+        status._details(one, console)
+    json.dumps([status.asdict(one) for one in looked]).encode()
+    "\n".join([out.getvalue(), *(what for one in looked for what in one.damaged)]).encode()
+
+
+def compared() -> None:
+    out = io.StringIO()
+    compare.compare([str(RUN.path)], Console(file=out, width=100))
+    out.getvalue().encode()
+
+
+def bundled() -> None:
+    bundle.recipe_of(BUNDLE)
+    os.environ["LAUNCHER_CACHE"] = str(BUNDLE)
+    bundle.identity(RECIPE)
+
+
+def read_lease() -> None:
+    lease.read(RUN.path / LEASE)
+    if held := lease.held(RUN.path, ".writer"):
+        str(held[1]), held[1].dead(), lease.Holder.this().replaces(held[1])
+
+
+def progress() -> None:
+    state = RUN.whole()[-1].state
+    {**state}["step"] + len(state.get("culprit", "")) + sum(step for step, _ in state.get("history", []))
+    card._metrics(RUN.whole()[-1]), card._reached(RUN.whole()[-1], card._metrics(RUN.whole()[-1]))
+
+
+def newest(name: str) -> Path:
+    return RUN.whole()[-1].path / name
+
+
+Read = Callable[[], object]
+READERS: dict[str, tuple[Callable[[], Path], list[Read]]] = {
+    "metrics": (
+        lambda: RUN.metrics,
+        [lambda: list(RUN.lines()), lambda: seeds._last(RUN), RUN.check_files, RUN.mend_metrics],
+    ),
+    "jobs": (lambda: jobs.file(RUN), [lambda: jobs.story(jobs.read(RUN)), lambda: look.current(RUN)]),
+    "plan": (lambda: RUN.plan, [lambda: json_files.read(RUN.plan, plan.Plan, "x").equation]),
+    "facts": (lambda: RUN.facts, [lambda: facts.read(RUN.path), lambda: facts.of_run(RUN.path)]),
+    "state": (lambda: newest("state.json"), [progress, lambda: RUN.saved("best"), RUN.check_files]),
+    "complete": (lambda: newest(COMPLETE), [lambda: [saved.verify() for saved in RUN.whole()]]),
+    "bundle": (lambda: BUNDLE / "bundle.json", [bundled]),
+    "environment": (lambda: RUN.path / "environment.json", [lambda: card._software(RUN)]),
+    "lease": (lambda: RUN.path / LEASE, [read_lease]),
+}
+EVERY: list[Read] = [lambda: shown(RUN), compared]
+
+
+def by_bytes(draw: random.Random, content: bytes) -> bytes:
+    begin, end = sorted(draw.choices(range(len(content) + 1), k=2))
+    end = min(end, begin + draw.choice([1, 2, 40, 10**9]))
+    piece = draw.choice([
+        b"", bytes(draw.choices(range(256), k=draw.choice([1, 3, 50]))), content[begin:end] * 2, draw.choice(RAW),
+        bytes([content[begin % max(1, len(content))] ^ 1 << draw.randrange(8)]) if content else b"x",
+    ])  # fmt: skip
+    return content[:begin] + piece + content[end:]
+
+
+def nodes(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, item in inner for found in nodes(item, (*path, key)))]
+
+
+def by_structure(draw: random.Random, content: bytes) -> bytes:
+    """A value of one line, or of a document, is another, is gone, or has another name."""
+    whole = content.startswith(b"{\n")
+    lines = [content] if whole else content.splitlines(keepends=True)
+    at = draw.randrange(len(lines))
+    value = json.loads(lines[at])
+    path = draw.choice(nodes(value))
+    if not path:
+        return b"".join([*lines[:at], json.dumps(draw.choice(EVIL)).encode() + b"\n", *lines[at + 1 :]])
+    inner = value
+    for key in path[:-1]:
+        inner = inner[key]
+    match draw.randrange(6):
+        case 0:
+            del inner[path[-1]]
+        case 1 if isinstance(inner, dict):
+            inner[draw.choice(["", "x", "\x1b[31m", "[/x]", "eval/[/x]", "step", "eval/loss", "../x"])] = inner.pop(
+                path[-1]
+            )
+        case 2:
+            inner[path[-1]] = [inner[path[-1]]] * draw.choice([1, 1000])
+        case _:
+            inner[path[-1]] = draw.choice(EVIL)
+    text = json.dumps(value, ensure_ascii=draw.random() < 0.5).encode(errors="surrogatepass")
+    return b"".join([*lines[:at], text + b"\n", *lines[at + 1 :]])
+
+
+def in_place(draw: random.Random, file: Path) -> None:
+    """Something else stands where the file was."""
+    file.unlink()
+    match draw.randrange(7):
+        case 0:
+            file.mkdir()
+        case 1:
+            os.mkfifo(file)
+        case 2:
+            file.symlink_to(file.name)
+        case 3:
+            file.symlink_to("nowhere")
+        case 4:
+            file.symlink_to("/dev/zero")
+        case 5:
+            file.touch()
+            os.truncate(file, 3 << 30)
+
+
+def damage(draw: random.Random, file: Path, content: bytes) -> None:
+    kind = draw.random()
+    if kind < 0.1:
+        in_place(draw, file)
+        return
+    for _ in range(draw.choice([1, 1, 1, 2, 5])):
+        try:
+            content = by_bytes(draw, content) if kind < 0.5 else by_structure(draw, content)
+        except (ValueError, IndexError, KeyError, RecursionError):  # damaged already
+            content = by_bytes(draw, content)
+    file.write_bytes(content)
+
+
+def restore(file: Path, content: bytes) -> None:
+    if file.is_dir() and not file.is_symlink():
+        file.rmdir()
+    else:
+        file.unlink(missing_ok=True)
+    file.write_bytes(content)
+
+
+def case(seed: str, file: Path, content: bytes, reads: list[Read]) -> tuple[list[str], bool]:
+    """What a case of damage does that it should not, and whether any reader refuses the file."""
+    damage(random.Random(seed), file, content)
+    wrong, refused = list[str](), False
+    for number, read in enumerate(reads):
+        signal.alarm(PATIENCE)
+        try:
+            read()
+        except UserError as error:
+            refused = True
+            if not str(error) or any(len(line) > 2000 for line in str(error).splitlines()):
+                wrong.append(f"{seed}: {number}: a message of {len(str(error))} characters")
+        except BaseException as error:
+            trace, frames = error.__traceback__, []
+            while trace:
+                frames.append(f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}")
+                trace = trace.tb_next
+            wrong.append(f"{seed}: {number}: {type(error).__name__}: {str(error)[:200]} ({' '.join(frames[-6:])})")
+        signal.alarm(0)
+    restore(file, content)
+    return wrong, refused
+
+
+def main(seed: str, cases: int, readers: list[str]) -> dict[str, Any]:
+    """By reader what was wrong, and how many cases were refused."""
+    files = {reader: READERS[reader][0]() for reader in readers}
+    for read in [read for reader in readers for read in READERS[reader][1]] + EVERY:
+        read()
+    before, pages = set(sys.modules), int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    out = {}
+    for reader, file in files.items():
+        content, reads = file.read_bytes(), [*READERS[reader][1], *EVERY]
+        done = [case(f"{reader}-{seed}-{number}", file, content, reads) for number in range(cases)]
+        imported = [f"imported: {name}" for name in sorted(set(sys.modules) - before)]
+        out[reader] = {"wrong": [*(what for wrong, _ in done for what in wrong), *imported][:50]}
+        out[reader]["refused"] = sum(refused for _, refused in done)
+    return out
+
+
+if __name__ == "__main__":
+    os.chdir(sys.argv[1])
+    RECIPE = Recipe.model_validate(json.loads(Path("recipe.json").read_text()))
+    print(json.dumps(main(sys.argv[2], int(sys.argv[3]), sys.argv[4:])))

@@ -1,0 +1,57 @@
+"""Whatever the files of a run hold, what reads them ends in what it knows or in a line for the user."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tools.stories import NOW, SUBMITTED, ended, requeued, started
+
+from launcher.config import load
+from launcher.plan import jobs
+from launcher.plan.folder import RunFolder
+from launcher.prepare import bundle, lease
+
+READERS = ["metrics", "jobs", "plan", "facts", "state", "complete", "bundle", "environment", "lease"]
+CASES = [pytest.param(100, id="100"), pytest.param(2000, id="2000", marks=pytest.mark.soak)]
+
+
+@pytest.fixture(scope="module")
+def finished(sorter, tmp_path_factory):
+    """A folder with a finished run that has a job's story and a writer, and with what a bundle of it begins with."""
+    home = tmp_path_factory.mktemp("damaged")
+    shutil.copytree(sorter / "runs" / "sorter", home / "runs" / "run")
+    run = RunFolder(home / "runs" / "run")
+    story = [SUBMITTED, started(0), ended("node", 0, 0, 69, excluded=["b"]), requeued(), started(1)]
+    for number, (event, fields) in enumerate(story):
+        jobs.append(run, {"event": event, "job": "12", "time": NOW + 60 * number, **fields})
+    (run.path / ".writer.lease-000001").write_bytes(lease.Holder.this().line())
+    recipe = load.recipe(run.recipe).value
+    (home / "recipe.json").write_text(recipe.model_dump_json())
+    (home / "bundle" / "prepared" / "abc").mkdir(parents=True)
+    load.dump(recipe, home / "bundle" / "recipe.yaml")
+    (home / "bundle" / "bundle.json").write_text(json.dumps({"data": bundle._made_by(recipe), "prepared": "abc"}))
+    return home
+
+
+@pytest.fixture(scope="module", params=CASES)
+def damaged(request, finished):
+    """How many cases there were, and by reader what came of them. Each case may take 500 MiB, and a minute."""
+    root = Path(__file__).parents[2]
+    there = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    command = [sys.executable, "-m", "tools.damaging", str(finished), "suite", str(request.param), *READERS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=there)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return request.param, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_damaged_file_is_refused_in_words(damaged, reader):
+    """All of them together take some 20 s: the only test that meets damage which nobody thought of. Nothing is imported
+    for it."""
+    cases, found = damaged
+    assert found[reader]["wrong"] == []
+    assert found[reader]["refused"] > cases // 4
