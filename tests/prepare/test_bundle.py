@@ -1,11 +1,15 @@
 """A folder with everything that one recipe needs, carried to where neither its sources nor a network are."""
 
+import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import support
 
 from launcher.config.errors import UserError
+from launcher.config.recipe import Recipe
 from launcher.prepare import bundle
 
 
@@ -92,3 +96,86 @@ def test_one_that_was_cut_off_is_none(tmp_path):
     (tmp_path / "prepared").mkdir()
     with pytest.raises(UserError, match="no bundle is there"):
         bundle.recipe_of(tmp_path)
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch):
+    """What looks like a bundle, in a folder with a secret beside it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prepared" / "elsewhere").mkdir(parents=True)
+    (tmp_path / "bundle" / "prepared" / "abc").mkdir(parents=True)
+    (tmp_path / "bundle" / "recipe.yaml").touch()
+    (tmp_path / "bundle" / "bundle.json").write_text(json.dumps({"data": "x", "prepared": "abc"}))
+    return Path("bundle")
+
+
+AGAIN = "(`launcher prepare R --to FOLDER` makes one)"
+
+
+def refused(there: Path) -> str:
+    """By whoever uses it as a bundle."""
+    with pytest.raises(UserError) as error:
+        bundle.recipe_of(there)
+    (line,) = str(error.value).splitlines()
+    return line
+
+
+def test_a_whole_bundle_may_have_links_within_itself(there):
+    (there / "link").symlink_to("prepared/abc")
+    assert bundle.recipe_of(there) == there / "recipe.yaml"
+
+
+NAME = "prepared: should be a name without a path"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("", "not a JSON object"),
+        ("[1]", "not a JSON object"),
+        ("{}", "data: missing"),
+        ('{"data": 1}', "data: should be a valid string"),
+        ('{"data": "x"}', "prepared: missing"),
+        ('{"data": "x", "prepared": ["abc"]}', "prepared: should be a valid string"),
+        ('{"data": "x", "prepared": "../.."}', NAME),
+        ('{"data": "x", "prepared": "../../prepared/elsewhere"}', NAME),
+        ('{"data": "x", "prepared": ".."}', NAME),
+        ('{"data": "x", "prepared": ""}', NAME),
+        ('{"data": "x", "prepared": "/etc"}', NAME),
+        ('{"data": "x", "prepared": "a\\u0000b"}', "prepared: has a control character"),
+        ('{"data": "x", "prepared": "other"}', "prepared: no folder other is in bundle/prepared"),
+    ],
+)
+def test_a_damaged_bundle_is_refused_in_one_line(there, monkeypatch, content, what):
+    (there / "bundle.json").write_text(content)
+    told = f"bundle/bundle.json: damaged: {what} {AGAIN}"
+    assert refused(there) == told
+    monkeypatch.setenv("LAUNCHER_CACHE", "bundle")
+    with pytest.raises(UserError) as error:
+        bundle.identity(Recipe.model_validate(support.mlm()))
+    assert str(error.value) == told
+
+
+@pytest.mark.parametrize("to", ["/etc", "../prepared", "nowhere/../../prepared"])
+def test_a_link_that_leads_out_of_a_bundle_is_refused(there, to):
+    link = there / "models" / "mine"
+    link.parent.mkdir()
+    link.symlink_to(os.path.join("..", to))  # noqa: PTH118 (an absolute one replaces what is before it)
+    assert refused(there) == f"{link}: damaged: a link that leads out of bundle {AGAIN}"
+
+
+def test_a_prepared_folder_that_is_a_link_to_elsewhere_is_refused(there):
+    (there / "prepared" / "abc").rmdir()
+    (there / "prepared" / "abc").symlink_to("../../prepared/elsewhere")
+    assert "a link that leads out of bundle" in refused(there)
+
+
+def test_a_bundle_without_a_recipe_is_refused(there):
+    (there / "recipe.yaml").unlink()
+    assert refused(there) == f"bundle/recipe.yaml: damaged: it is missing {AGAIN}"
+
+
+def test_the_command_refuses_a_damaged_bundle(there):
+    (there / "bundle.json").write_text("[1]")
+    done = support.launcher("run", "--from", "bundle", "name=b", code=2)
+    assert done.stderr == f"bundle/bundle.json: damaged: not a JSON object {AGAIN}\n"

@@ -288,6 +288,18 @@ def test_a_holder_whose_file_is_gone_knows():
     assert files() == []
 
 
+def test_a_holder_whose_folder_is_gone_knows_that(tmp_path):
+    (tmp_path / "run").mkdir()
+    held = lease.acquire(tmp_path / "run", "x", Path("done"), "work")
+    for file in (tmp_path / "run").iterdir():
+        file.unlink()
+    (tmp_path / "run").rmdir()
+    assert held.lost
+    with pytest.raises(lease.Lost, match=r"run is gone: deleted, or moved away$"):
+        held.check()
+    held.release()
+
+
 def test_a_file_that_cannot_be_written_leaves_nothing_to_wait_for(monkeypatch):
     def full(self):
         raise OSError(28, "No space left on device")
