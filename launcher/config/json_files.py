@@ -53,6 +53,8 @@ def _word(text: str) -> str:
 def _plain_name(text: str) -> str:
     if text in ("", ".", "..") or "/" in text:
         raise ValueError("should be a name without a path")
+    if len(text) > 255:
+        raise ValueError("is too long for a name")
     return _word(text)
 
 

@@ -159,8 +159,12 @@ def test_any_bit_that_flips_in_the_mark_itself_is_found(run):
 
 
 @pytest.mark.parametrize(
-    "mark", ["", "{}", "[]", "null", '{"files": 3}', '{"files": {"a": 3}}', '{"files": {"a": []}}']
-)
+    "mark",
+    [
+        "", "{}", "[]", "null", '{"files": 3}', '{"files": {"a": 3}}', '{"files": {"a": []}}', '{"files": {}}',
+        '{"files": {"../a": [1, "x"]}}', '{"files": {"%s": [1, "x"]}}' % ("a" * 300), '{"files": {"a": [-1, "x"]}}',
+    ],
+)  # fmt: skip
 def test_a_mark_that_says_nothing_is_damaged(run, mark):
     folder = checkpoint(run, 2)
     (folder / COMPLETE).write_text(mark)

@@ -52,10 +52,10 @@ class Trouble:
         return None, False
 
 
-def shown(*runs: RunFolder) -> None:
-    """The list of runs, and each of them by itself."""
+def listed() -> None:
+    """The list of runs, and the one by itself."""
     slurm: Any = Trouble()
-    looked = look.every(runs, slurm)
+    looked = look.every([RUN], slurm)
     out = io.StringIO()
     console = Console(file=out, width=100)
     console.print(status.table(looked))
@@ -78,9 +78,9 @@ def bundled() -> None:
 
 
 def read_lease() -> None:
-    lease.read(RUN.path / LEASE)
-    if held := lease.held(RUN.path, ".writer"):
-        str(held[1]), held[1].dead(), lease.Holder.this().replaces(held[1])
+    if (held := lease.held(RUN.path, ".writer")) is None:
+        raise UserError("it is nobody's")
+    str(held[1]), held[1].dead(), lease.Holder.this().replaces(held[1])
 
 
 def progress() -> None:
@@ -97,18 +97,18 @@ Read = Callable[[], object]
 READERS: dict[str, tuple[Callable[[], Path], list[Read]]] = {
     "metrics": (
         lambda: RUN.metrics,
-        [lambda: list(RUN.lines()), lambda: seeds._last(RUN), RUN.check_files, RUN.mend_metrics],
+        [lambda: list(RUN.lines()), lambda: seeds._last(RUN), RUN.check_files, RUN.mend_metrics, listed, compared],
     ),
-    "jobs": (lambda: jobs.file(RUN), [lambda: jobs.story(jobs.read(RUN)), lambda: look.current(RUN)]),
-    "plan": (lambda: RUN.plan, [lambda: json_files.read(RUN.plan, plan.Plan, "x").equation]),
-    "facts": (lambda: RUN.facts, [lambda: facts.read(RUN.path), lambda: facts.of_run(RUN.path)]),
-    "state": (lambda: newest("state.json"), [progress, lambda: RUN.saved("best"), RUN.check_files]),
+    "jobs": (lambda: jobs.file(RUN), [lambda: jobs.story(jobs.read(RUN)), lambda: look.current(RUN), listed]),
+    "plan": (lambda: RUN.plan, [lambda: json_files.read(RUN.plan, plan.Plan, "x").equation, listed]),
+    "facts": (lambda: RUN.facts, [lambda: facts.read(RUN.path), lambda: facts.of_run(RUN.path), compared]),
+    "state": (lambda: newest("state.json"), [progress, lambda: RUN.saved("best"), RUN.check_files, listed, compared]),
     "complete": (lambda: newest(COMPLETE), [lambda: [saved.verify() for saved in RUN.whole()]]),
     "bundle": (lambda: BUNDLE / "bundle.json", [bundled]),
     "environment": (lambda: RUN.path / "environment.json", [lambda: card._software(RUN)]),
-    "lease": (lambda: RUN.path / LEASE, [read_lease]),
+    "lease": (lambda: RUN.path / LEASE, [read_lease, listed]),
 }
-EVERY: list[Read] = [lambda: shown(RUN), compared]
+"""Of each file all that reads it."""
 
 
 def by_bytes(draw: random.Random, content: bytes) -> bytes:
@@ -219,14 +219,14 @@ def case(seed: str, file: Path, content: bytes, reads: list[Read]) -> tuple[list
 def main(seed: str, cases: int, readers: list[str]) -> dict[str, Any]:
     """By reader what was wrong, and how many cases were refused."""
     files = {reader: READERS[reader][0]() for reader in readers}
-    for read in [read for reader in readers for read in READERS[reader][1]] + EVERY:
+    for read in (read for reader in readers for read in READERS[reader][1]):
         read()
     before, pages = set(sys.modules), int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     out = {}
     for reader, file in files.items():
-        content, reads = file.read_bytes(), [*READERS[reader][1], *EVERY]
+        content, reads = file.read_bytes(), READERS[reader][1]
         done = [case(f"{reader}-{seed}-{number}", file, content, reads) for number in range(cases)]
         imported = [f"imported: {name}" for name in sorted(set(sys.modules) - before)]
         out[reader] = {"wrong": [*(what for wrong, _ in done for what in wrong), *imported][:50]}
