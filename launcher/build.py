@@ -1,6 +1,7 @@
 """One rank: everything the loop needs, built from a run that is ready, in the order in which it depends on itself."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
 from launcher.models._adapt import frozen
-from launcher.plan import layout, mixture, need
+from launcher.plan import layout, mixture, need, remote, store
 from launcher.plan.facts import total_steps
-from launcher.plan.folder import Saved
+from launcher.plan.folder import RunFolder, Saved
 from launcher.prepare import ready, runs
 from launcher.prepare.samples import Samples
 from launcher.run import attention_cost, checkpoint, layers, loop, randomness_probe, trial
@@ -200,10 +201,19 @@ def _model(
     config = recipe.model.at(step) if hasattr(recipe.model, "at") else recipe.model
     model, notes = kinds.of("models", recipe.model).build(config, wanted, weights)
     if at.rank == 0 and hasattr(getattr(model, "config", None), "save_pretrained") and not run.folder.model.is_dir():
-        aside = run.folder.path / ".model.partial"
-        model.config.save_pretrained(aside)
-        aside.rename(run.folder.model)
+        _save_configuration(model, config, run.folder)
     return model.to(device=at.device, dtype=STORED[recipe.train.precision]).train(), notes
+
+
+def _save_configuration(model: torch.nn.Module, config: Any, folder: RunFolder) -> None:
+    """Write RUN/model, with the code that it names where that is trusted: a run is loaded without its source."""
+    aside = folder.path / ".model.partial"
+    model.config.save_pretrained(aside)
+    if getattr(config, "trust_remote_code", False):
+        run = getattr(config, "run", None)
+        source = Path(store.found(run), "model") if run else Path(store.found(config.name, config.revision))
+        remote.copy_code(source, aside)
+    aside.rename(folder.model)
 
 
 def _workers(recipe: Recipe, at: Process) -> int:

@@ -25,9 +25,24 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+
+def _trust(names: list[str] | None) -> list[str]:
+    from launcher.config import kinds
+
+    kinds.trust(names or [])
+    return names or []
+
+
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides: key.path=value.")]
 Ranks = Annotated[int | None, typer.Option("--ranks", min=1, help="Ranks to start (default: one a device).")]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust", metavar="KIND", callback=_trust,
+        help="Run this kind, function or model's code, which a run or a bundle names (repeatable).",
+    ),
+]  # fmt: skip
 ClusterFile = Annotated[str, typer.Option("--cluster", help="A cluster profile: a file, or the name of a shipped one.")]
 
 
@@ -53,6 +68,7 @@ def plan(
     cluster: ClusterFile = "local",
     ranks: Ranks = None,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    trust: Trust = None,
 ) -> None:
     """Decide every number, find every mistake, start nothing."""
     from launcher.prepare import ready
@@ -76,6 +92,7 @@ def prepare(
     to: Annotated[
         Path | None, typer.Option("--to", help="A bundle to make: a folder for a cluster without internet.")
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Read, tokenise and store the recipe's data once; bring its model."""
     from launcher.prepare import ready
@@ -97,6 +114,7 @@ def run(
     via: Annotated[Via, typer.Option("--via", help="Who starts the ranks.")] = Via.elastic,
     max_restarts: Annotated[int | None, typer.Option("--max-restarts", min=0, help="Restarts after a failure.")] = None,
     bundle: Annotated[Path | None, typer.Option("--from", help="A bundle, in the place of RECIPE.")] = None,
+    trust: Trust = None,
 ) -> None:
     """Plan, prepare and train here, once for each of the seeds. A run folder with a checkpoint is gone on with."""
     from launcher.tools import seeds
@@ -123,6 +141,7 @@ def submit(
     grid: Annotated[
         Path | None, typer.Option("--grid", help="A YAML of keys and the values they take: a job array of runs.")
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Plan, prepare and hand the run to Slurm; the job requeues itself and goes on until all steps are done."""
     from launcher.tools import submit as tool
@@ -138,6 +157,7 @@ def evaluate(
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="latest, best, or a step.")] = "latest",
     ranks: Ranks = None,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+    trust: Trust = None,
 ) -> None:
     """The metrics of a checkpoint on its run's validation data, with a report in RUN/report."""
     from launcher.tools import evaluate as tool
@@ -153,6 +173,7 @@ def predict(
     ],
     to: Annotated[Path | None, typer.Option("--to", help="A .jsonl to make (default: print the lines).")] = None,
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="best, latest, or a step.")] = "best",
+    trust: Trust = None,
 ) -> None:
     """What a trained model says of new rows: a JSON object for each, in their order."""
     from launcher.tools import predict as tool
@@ -171,6 +192,7 @@ def debug(
         bool, typer.Option("--overfit", help="Train on the first batch alone, until it is learnt.")
     ] = False,
     show: Annotated[int, typer.Option("--show", min=0, help="Samples of the first batch to print.")] = 3,
+    trust: Trust = None,
 ) -> None:
     """One process on one device, this one: breakpoint() works. Shows the first batch, then trains some steps."""
     from launcher.tools import debug as tool
@@ -191,6 +213,7 @@ def parity(
     ranks: Annotated[str, typer.Option("--ranks", metavar="N[,N...]", help="Numbers of ranks.")] = "2,4",
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps under each layout.")] = 5,
     json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+    trust: Trust = None,
 ) -> None:
     """The same steps under each layout, beside one process. Exit 1 where they differ."""
     from launcher.config import load
@@ -232,6 +255,7 @@ def export(
     ] = None,
     quantize: Annotated[Quantize | None, typer.Option("--quantize", help="int8: weights of linear layers.")] = None,
     format: Annotated[Format, typer.Option("--format", help="What the folder is for.")] = Format.transformers,
+    trust: Trust = None,
 ) -> None:
     """A checkpoint as a folder that plain transformers loads; or pruned, quantised, as ONNX, and what that costs."""
     from launcher.tools import small
@@ -320,7 +344,16 @@ def _leave(outcome: object) -> None:
     raise typer.Exit(outcome.code)
 
 
+def _guard() -> None:
+    """In a run folder or a bundle, no process that is started looks for modules in the current folder."""
+    from launcher.config import origins
+
+    if origins.artefact(Path.cwd()):
+        os.environ["PYTHONSAFEPATH"] = "1"
+
+
 def main() -> None:
+    _guard()
     try:
         app()
     except UserError as error:

@@ -149,11 +149,14 @@ def _sinks(run: ready.Ready, built: loop.Run, notes: list[str]) -> list[Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """By hand: `RECIPE [key=value ...]`, the place told by the environment."""
+    """By hand: `[--trust KIND ...] RECIPE [key=value ...]`, the place told by the environment."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     arguments = [word for word in arguments if not _LOCAL_RANK.fullmatch(word)]
+    while arguments[:1] == ["--trust"]:
+        kinds.trust(arguments[1:2])
+        arguments = arguments[2:]
     if not arguments or arguments[0].startswith("-"):
-        print("usage: python -m launcher.worker RECIPE [key=value ...]", file=sys.stderr)
+        print("usage: python -m launcher.worker [--trust KIND ...] RECIPE [key=value ...]", file=sys.stderr)
         return 2
     started = Started.of(os.environ)
     stop = Stop(started.folder / "stop" if started else None)

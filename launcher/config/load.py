@@ -3,6 +3,7 @@ with the line it stands on."""
 
 import functools
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from launcher.config import document as documents
+from launcher.config import kinds, origins
 from launcher.config.cluster import Cluster
 from launcher.config.document import Document, Key, Override
 from launcher.config.errors import Problem, UserError, one_line, shown
@@ -43,14 +45,31 @@ class Loaded(Generic[T]):
 
 
 def recipe(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Recipe]:
-    """The recipe of a file, or the shipped one with this name. Raises UserError with every mistake found."""
-    return _typed(Recipe, _find(file, "recipes"), overrides)
+    """The recipe of a file, or the shipped one with this name: the user's own, unless it lies in a run folder or a
+    bundle. Raises UserError with every mistake found."""
+    path = _find(file, "recipes")
+    return _recipe(path, overrides, stored=origins.artefact(path) is not None)
+
+
+def stored(file: Path) -> Loaded[Recipe]:
+    """The recipe of a run, which may be somebody else's (see launcher.config.kinds). Raises UserError."""
+    return _recipe(file, (), stored=True)
+
+
+def checked(file: Path) -> Loaded[Recipe]:
+    """The recipe of a run as its ranks read it: the launcher that started them has checked what it names."""
+    return _typed(Recipe, _read(file), ())
+
+
+def plain(file: Path) -> dict[str, Any]:
+    """A resolved recipe as it is written, for what only reads numbers: no plug-in is imported. Raises UserError."""
+    return documents.read(file).value
 
 
 def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
     """The cluster profile of a file, or the shipped one with this name. Raises UserError likewise."""
     plain = [Override(text.lstrip().removeprefix(_CLUSTER), documents.origin_of(text)) for text in overrides]
-    loaded = _typed(Cluster, _find(file, "cluster"), plain)
+    loaded = _typed(Cluster, _read(_find(file, "cluster")), plain)
     loaded.value._given, loaded.value._overrides = str(file), tuple(parted(overrides)[1])
     return loaded
 
@@ -93,7 +112,22 @@ def _find(name: str | Path, folder: str) -> Path:
     return known[str(name)]
 
 
-def _typed(kind: type[T], file: Path, overrides: Sequence[str]) -> Loaded[T]:
+def _recipe(file: Path, overrides: Sequence[str], stored: bool) -> Loaded[Recipe]:
+    """`stored`: the file may be somebody else's; so may be one that it inherits from."""
+    document = _read(file)
+    written = {Path(where.rpartition(":")[0]) for where in document.origins.values()}
+    whose = next((path for path in written if origins.artefact(path)), file if stored else None)
+    typed = [word for text in overrides for word in _words(text.partition("=")[2])]
+    with kinds.reading(whose, typed):
+        return _typed(Recipe, document, overrides)
+
+
+def _words(value: str) -> list[str]:
+    """What may be a dotted path in the value of an override."""
+    return re.findall(r"[\w.:]+", value)
+
+
+def _typed(kind: type[T], below: Document, overrides: Sequence[str]) -> Loaded[T]:
     problems: list[str | Problem] = []
     given = Document({})
     for text in overrides:
@@ -101,7 +135,7 @@ def _typed(kind: type[T], file: Path, overrides: Sequence[str]) -> Loaded[T]:
             given = documents.merge(given, documents.of_override(text), parts=True)
         except UserError as error:
             problems += error.problems
-    document = documents.merge(_read(file), given)
+    document = documents.merge(below, given)
     try:
         typed = kind.model_validate(document.value)
     except ValidationError as error:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config.kinds import plugin
+from launcher.config.kinds import TrustRemoteCode, plugin
 from launcher.config.optimizers import Optimizer
 from launcher.config.schedules import Constant, Schedule
 from launcher.config.types import Plugin, Strict, one_of
@@ -58,11 +58,12 @@ class TrainTokenizer(Strict):
 
 class PretrainedTokenizer(Strict):
     """A tokenizer of the hub, or of a folder that transformers can load. `revision`: a branch, tag or commit of the
-    hub."""
+    hub. `trust_remote_code`: run the code that the folder brings, as you."""
 
     kind: Literal["pretrained"] = "pretrained"
     name: str
     revision: str | None = None
+    trust_remote_code: TrustRemoteCode = False
 
 
 Tokenizer = TrainTokenizer | PretrainedTokenizer

@@ -56,6 +56,6 @@ def _loaded(name: str, config: str | None, split: str, revision: str | None, key
         what = f"{name} cannot be had: {str(error).splitlines()[0]}"
         todo = f"run `launcher prepare` once where the hub can be reached, or override {key} with local files"
         raise UserError(Problem(f"{key}.name", f"{what} ({todo})")) from None
-    except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
+    except (ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:
         what = str(error.__cause__ or error) or type(error).__name__
         raise UserError(Problem(key, f"{name}: {shorten(what, 300)}")) from None

@@ -59,15 +59,15 @@ def measure(plan: Plan, env: Mapping[str, str], steps: int) -> Launch:
 
 def _argv(plan: Plan, via: Via) -> tuple[str, ...]:
     """The module of a starter and its words. Its agent and the ranks meet at a file (see launcher.launch.starter)."""
-    recipe = str(Path(plan.folder) / "recipe.yaml")
+    trusted = [word for name in kinds.trusted() for word in ("--trust", name)]  # it reads the recipe of the run folder
+    worker = ["-m", "launcher.worker", *trusted, str(Path(plan.folder) / "recipe.yaml")]
     if via == "torchrun":
         starter = ["torch.distributed.run", "--nproc-per-node", str(plan.ranks)]
         starter += ["--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file"]
-        starter += ["--max-restarts", str(plan.max_restarts), "-m", "launcher.worker", recipe]
+        starter += ["--max-restarts", str(plan.max_restarts), *worker]
     else:
         many = ["--multi_gpu"] if plan.ranks > 1 else []
         starter = ["accelerate.commands.launch", *many, "--num_processes", str(plan.ranks), "--num_machines", "1"]
         starter += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-        starter += ["--rdzv_backend", "c10d", "--rdzv_conf", "store_type=file"]
-        starter += ["-m", "launcher.worker", recipe]
+        starter += ["--rdzv_backend", "c10d", "--rdzv_conf", "store_type=file", *worker]
     return tuple(starter)

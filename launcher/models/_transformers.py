@@ -2,10 +2,12 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.models._adapt import ModelConfig, some
+from launcher.plan import remote
 from launcher.plan.blocks import blocks
 from launcher.plan.need import Need
 
@@ -23,6 +25,14 @@ class TransformersConfig(ModelConfig):
     attention: str | None = None
     head: Literal["new"] | None = None
     reinit_layers: int = Field(0, ge=0)
+
+    @field_validator("attention")
+    @classmethod
+    def _allowed_kernel(cls, value: str | None) -> str | None:
+        """A name with a slash is a kernel of the hub: code."""
+        if value is not None and "/" in value:
+            kinds.allow(value, "code of the hub")
+        return value
 
 
 def fit(hf: Any, config: TransformersConfig, need: Need, resize: bool) -> Any:
@@ -79,7 +89,7 @@ def _check_task(hf: Any, need: Need) -> None:
     import transformers
 
     able = getattr(transformers, need.auto_class)._model_mapping
-    if type(hf) not in able:
+    if type(hf) not in able and need.auto_class not in (getattr(hf, "auto_map", None) or {}):
         known = [name for name in _USUAL if transformers.CONFIG_MAPPING[name] in able]
         advice = f" (take one such as {', '.join(known)})" if known else ""
         raise UserError(Problem("model", f"{hf.model_type} has no model for this task, {need.auto_class}{advice}"))
@@ -107,15 +117,18 @@ def _embedded(hf: Any, config: TransformersConfig, need: Need) -> int:
     return int(hf.vocab_size)
 
 
-def make(hf: Any, config: TransformersConfig, need: Need) -> Any:
-    """The module of a configuration, newly initialised on the current device."""
+def make(hf: Any, config: TransformersConfig, need: Need, trusted: bool = False) -> Any:
+    """The module of a configuration, newly initialised on the current device. `trusted`: the code that it names may be
+    run; else transformers' refusal, a ValueError, is passed on."""
     import transformers
 
     auto = getattr(transformers, need.auto_class)
     options = {"attn_implementation": config.attention} if config.attention else {}
     try:
-        model = auto.from_config(hf, **options)
+        model = auto.from_config(hf, trust_remote_code=trusted, **options)
     except (ValueError, ImportError) as error:
+        if remote.is_refusal(error):
+            raise
         raise UserError(Problem("model", f"{str(error).splitlines()[0][:300]}")) from None
     check_length(model, need)
     check_shape(model, need)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
+from pydantic import field_validator
+
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import hint
@@ -24,6 +26,17 @@ class Config(ModelConfig):
     kind: Literal["factory"] = "factory"
     factory: str
     options: dict[str, Any] = {}
+
+    @field_validator("factory")
+    @classmethod
+    def _allowed_factory(cls, value: str) -> str:
+        """While a recipe is read: a stored one may name the function of somebody else. Whether there is such a function
+        is seen when it is called."""
+        if kinds.stored() is not None:
+            kinds.function(value)
+        elif kinds.is_read():
+            kinds.allow(value, "")
+        return value
 
 
 def tokenizer(config: Config) -> str | None:

@@ -1,27 +1,35 @@
 """Pretrained weights from the Hugging Face hub, or from a folder that transformers can load."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import expanded, is_dir
+from launcher.config.kinds import TrustRemoteCode
 from launcher.config.recipe import PretrainedTokenizer
 from launcher.models._adapt import adapted
 from launcher.models._transformers import TransformersConfig, check_length, fit, make, renew, renewed
-from launcher.plan import store
+from launcher.plan import remote, store
 from launcher.plan.need import Need
 
 IMPORTS = ("transformers.modeling_utils",)
+_FILE = "config.json"
 
 
 class Config(TransformersConfig):
+    """`revision`: a branch, tag or commit of the hub. `trust_remote_code`: run the code that the folder brings, as
+    you."""
+
     kind: Literal["pretrained"] = "pretrained"
     name: str
     revision: str | None = None
+    trust_remote_code: TrustRemoteCode = False
 
 
 def tokenizer(config: Config) -> PretrainedTokenizer:
-    return PretrainedTokenizer(name=config.name, revision=config.revision)
+    trusted = config.trust_remote_code
+    return PretrainedTokenizer(name=config.name, revision=config.revision, trust_remote_code=trusted)
 
 
 def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
@@ -32,21 +40,29 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
     name = store.found(config.name, config.revision)
     if name == config.name and not is_dir(folder) and name.startswith((".", "/", "~")):
         raise UserError(Problem("model.name", f"{config.name}: no such folder"))
+    if config.trust_remote_code:
+        remote.elsewhere(config.name, _FILE, "model.trust_remote_code", config.revision)
     if not weights:
-        model = _loading(config, lambda: make(_fitted(name, config, need), config, need))
+        trusted = config.trust_remote_code
+        model = _loading(config, lambda: make(_fitted(name, config, need), config, need, trusted))
         renew(model, config)
         return adapted(model, config)[0], []
     model, new = _loading(config, lambda: _loaded(name, config, need))
     check_length(model, need)
     drawn = renew(model, config)
     model, notes = adapted(model, config, [*new, *drawn])
-    return model, _new(config, new) + renewed(drawn) + notes
+    return model, _new(config, new) + renewed(drawn) + notes + _pickled(name)
 
 
 def _fitted(name: str, config: Config, need: Need) -> Any:
     import transformers
 
-    hf = transformers.AutoConfig.from_pretrained(name, revision=config.revision)
+    trusted = config.trust_remote_code
+    hf = transformers.AutoConfig.from_pretrained(name, revision=config.revision, trust_remote_code=trusted)
+    kernel = getattr(hf, "_attn_implementation", None)
+    if isinstance(kernel, str) and "/" in kernel and not (trusted or config.attention):
+        what = f"attn_implementation: names code of the hub ({kernel})"
+        raise UserError(Problem("model.name", f"{Path(config.name) / _FILE}: {what} (model.attention: sdpa, say)"))
     return fit(hf, config, need, resize=False)
 
 
@@ -57,7 +73,7 @@ def _loaded(name: str, config: Config, need: Need) -> tuple[Any, list[str]]:
     options = {"attn_implementation": config.attention} if config.attention else {}
     model, info = getattr(transformers, need.auto_class).from_pretrained(
         name, config=_fitted(name, config, need), revision=config.revision, dtype="float32", output_loading_info=True,
-        ignore_mismatched_sizes=True, **options,
+        ignore_mismatched_sizes=True, trust_remote_code=config.trust_remote_code, weights_only=True, **options,
     )  # fmt: skip
     new = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     return model, sorted(new & dict(model.named_parameters()).keys())
@@ -66,12 +82,21 @@ def _loaded(name: str, config: Config, need: Need) -> tuple[Any, list[str]]:
 def _loading(config: Config, action: Callable[[], Any]) -> Any:
     """What transformers says of a folder, or of the hub, becomes a sentence."""
     try:
-        return action()
+        with remote.refused(config.name, _FILE, "model.name", "model", config.revision):
+            return action()
     except (ValueError, ImportError) as error:
         raise UserError(Problem("model", f"{config.name}: {str(error).splitlines()[0]}")) from None
     except OSError as error:
         todo = "run `launcher prepare` where the hub can be reached, or name a local folder"
         raise UserError(Problem("model.name", f"{config.name}: {str(error).splitlines()[0]} ({todo})")) from None
+
+
+def _pickled(name: str) -> list[str]:
+    """A note where a folder has its weights in a pickle alone."""
+    folder = Path(name)
+    if any(folder.glob("*.safetensors")) or not (files := sorted(folder.glob("*.bin"))):
+        return []
+    return [f"{files[0]}: a pickle, of which tensors alone are read (as safetensors, they need no such care)"]
 
 
 def _new(config: Config, names: list[str]) -> list[str]:

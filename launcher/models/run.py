@@ -1,13 +1,17 @@
 """The model of another run: its encoder goes on, and a head that the task lacks is newly made."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from launcher.config import document, kinds
+from pydantic import ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from launcher.config import kinds, load
 from launcher.config.errors import Problem, UserError
+from launcher.config.kinds import TrustRemoteCode
 from launcher.models._adapt import adapted, group, plain
 from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed
-from launcher.plan import store
+from launcher.plan import remote, store
 from launcher.plan.folder import RunFolder
 from launcher.plan.need import Need
 
@@ -16,12 +20,26 @@ IMPORTS = ("transformers.modeling_utils",)
 
 class Config(TransformersConfig):
     """`checkpoint`: latest, best or a step. `weights: random` takes the architecture and the tokenizer alone, which is
-    what a run should be compared with."""
+    what a run should be compared with. `trust_remote_code`: run the code that the run took from elsewhere, as you."""
 
     kind: Literal["run"] = "run"
     run: str
     checkpoint: Literal["latest", "best"] | int = "latest"
     weights: Literal["trained", "random"] = "trained"
+    trust_remote_code: TrustRemoteCode = False
+
+    @model_validator(mode="after")
+    def _allowed_run(self) -> Self:
+        """While a recipe is read: the model of a run may be somebody else's code."""
+        if kinds.is_read():
+            folder = RunFolder(Path(store.found(self.run)))
+            try:
+                with kinds.reading(folder.recipe):
+                    _said(folder)
+            except UserError as error:
+                told = str(getattr(error.problems[0], "what", error.problems[0]))
+                raise PydanticCustomError("run", "{what}", {"what": told}) from None
+        return self
 
 
 def tokenizer(config: Config) -> str | None:
@@ -50,8 +68,10 @@ def _made(folder: RunFolder, config: Config, need: Need) -> Any:
     if (folder.model / "config.json").is_file():
         import transformers
 
-        hf = fit(transformers.AutoConfig.from_pretrained(folder.model), config, need, resize=False)
-        model = make(hf, config, need)
+        trusted = config.trust_remote_code
+        with remote.refused(Path(config.run) / "model", "config.json", "model.run", "model"):
+            hf = transformers.AutoConfig.from_pretrained(folder.model, trust_remote_code=trusted)
+            model = make(fit(hf, config, need, resize=False), config, need, trusted)
         if getattr(hf, "batch_norm", None) == "group":
             group(model)
         if getattr(said, "adapter", None):
@@ -71,14 +91,18 @@ def _made(folder: RunFolder, config: Config, need: Need) -> Any:
 
 def _said(folder: RunFolder) -> Any:
     """What the run's recipe says of its model; None: there is no recipe."""
-    model = document.read(folder.recipe).value.get("model") if folder.recipe.is_file() else None
+    model = load.plain(folder.recipe).get("model") if folder.recipe.is_file() else None
     if model is None:
         return None
     kind = model.get("kind") if isinstance(model, dict) else model
     try:
         return kinds.module("models", str(kind)).Config.model_validate(model)
     except ValueError as error:
-        raise UserError(Problem("model.run", f"{folder.recipe}: model: {str(error).splitlines()[0]}")) from None
+        raise UserError(Problem("model.run", f"{folder.recipe}: model: {_first(error)}")) from None
+
+
+def _first(error: Exception) -> str:
+    return error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
 
 
 def _load(model: Any, folder: RunFolder, config: Config) -> tuple[list[str], list[str]]:

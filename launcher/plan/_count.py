@@ -1,6 +1,11 @@
-"""A child process: a model on the meta device, told in one line of JSON. Here alone torch is imported."""
+"""A child process: a model on the meta device, as JSON on what was its standard output. Here alone torch is imported.
+
+The question comes by the standard input. What libraries print from then on goes to the standard error, and they find
+nothing to read.
+"""
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -13,9 +18,16 @@ from launcher.plan.need import Need
 
 
 def main() -> None:
+    question, answer = json.loads(sys.stdin.read()), os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    with open(answer, "w", encoding="utf-8") as out:  # noqa: PTH123
+        json.dump(_answer(question), out)
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    question = json.loads(sys.stdin.read())
     need = Need(**question["need"])
     model_module = kinds.module("models", question["model"]["kind"])
     try:
@@ -25,12 +37,11 @@ def main() -> None:
             if getattr(config, "unfreeze_at", None):  # the fullest moment is after it
                 model, _ = model_module.build(config.at(config.unfreeze_at), need, weights=False)
     except UserError as error:
-        print(json.dumps({"problems": error.problems}))
-        return
+        return {"problems": error.problems}
     hf = getattr(model, "config", None)
     widths = {"hidden": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
     layers = [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
-    said = {
+    return {
         "name": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -42,14 +53,9 @@ def main() -> None:
         "attention_dropout": max(attention_dropout(hf).values(), default=0.0),
         "packs": _packs(model, need, question["packed"]),
     }
-    print(json.dumps(said))
 
 
 def _packs(model: Any, need: Need, kind: str | None) -> str | None:
     """What a tiny copy tells of packed rows, for a task of this kind; None: nothing, or it was not asked."""
     task = getattr(kinds.module("tasks", kind), "Task", None) if kind else None
     return _tiny.packs(model, need, task) if hasattr(task, "refusal") else None
-
-
-if __name__ == "__main__":
-    main()

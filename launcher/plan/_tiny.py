@@ -101,7 +101,8 @@ def _built(config: Any, auto_class: str, attention: str) -> Any:
     import transformers
 
     def make() -> Any:
-        return getattr(transformers, auto_class).from_config(copy.deepcopy(config), attn_implementation=attention)
+        auto = getattr(transformers, auto_class)  # where the recipe trusts code it has been loaded, and is known by now
+        return auto.from_config(copy.deepcopy(config), attn_implementation=attention, trust_remote_code=False)
 
     with torch.device("meta"):
         if sum(p.numel() for p in make().parameters()) > _PARAMETERS:

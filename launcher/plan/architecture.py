@@ -47,18 +47,28 @@ def count(recipe: Recipe, need: Need) -> Architecture:
     file = _file(recipe, question)
     if file is not None and file.is_file():
         return Architecture.model_validate_json(file.read_text(encoding="utf-8"))
-    child = [sys.executable, "-m", "launcher.plan._count"]
-    answer = subprocess.run(child, input=question, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(Problem("model", f"cannot be built: {last}"))
-    said = json.loads(answer.stdout.splitlines()[-1])
+    said = _asked(question)
     if "problems" in said:
         raise UserError([Problem(*p) if isinstance(p, list) else p for p in said["problems"]])
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write(file, json.dumps(said))
     return Architecture.model_validate(said)
+
+
+def _asked(question: str) -> dict[str, Any]:
+    """What the child process answers. It looks for modules where this process does, and nowhere else. Raises UserError
+    with its last words where it gives no answer."""
+    begin = f"import sys; sys.path[:] = {sys.path!r}; from launcher.plan import _count; _count.main()"
+    child = [sys.executable, "-P", "-c", begin]
+    answer = subprocess.run(child, input=question, capture_output=True, text=True, errors="replace", check=False)
+    try:
+        if answer.returncode == 0:
+            return dict(json.loads(answer.stdout))
+    except (ValueError, TypeError):
+        pass
+    last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
+    raise UserError(Problem("model", f"cannot be built: {last}"))
 
 
 def attention_dropout(config: Any) -> dict[str, float]:
@@ -83,7 +93,8 @@ def _file(recipe: Recipe, question: str) -> Path | None:
 
 def _local_config(recipe: Recipe) -> str | None:
     """The content of a local model's configuration: the folder's name alone does not tell. None: no file tells."""
-    if recipe.model.kind == "factory" or "." in recipe.model.kind:
+    own = recipe.model.kind == "factory" or "." in recipe.model.kind
+    if own or getattr(recipe.model, "trust_remote_code", False):
         return None
     for key, inner in (("name", "config.json"), ("run", "model/config.json")):
         name = getattr(recipe.model, key, None)

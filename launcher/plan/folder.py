@@ -171,7 +171,7 @@ class RunFolder:
         """Raises UserError where the folder was made by a recipe with another trajectory."""
         if not self.recipe.is_file() or not (self.whole() or self.metrics.is_file()):
             return
-        there = trajectory(load.recipe(self.recipe).value.model_dump(mode="json"))
+        there = trajectory(load.stored(self.recipe).value.model_dump(mode="json"))
         here = trajectory(recipe.model_dump(mode="json"))
         names = [key for key in {**there, **here} if there.get(key) != here.get(key)]
         if names:

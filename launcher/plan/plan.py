@@ -4,18 +4,19 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from launcher.config import kinds, origins
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem
 from launcher.config.files import free_bytes
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
-from launcher.plan import devices, expect, fill, layout, memory, mistakes, mixture, store
+from launcher.plan import devices, expect, fill, layout, memory, mistakes, mixture, remote, store
 from launcher.plan.architecture import Architecture
 from launcher.plan.facts import Facts, guess, steps_of
 from launcher.plan.folder import RunFolder
 from launcher.plan.words import human, plural
 
-RUNS = Path("runs")
+RUNS = origins.RUNS
 
 
 class Plan(Strict):
@@ -144,7 +145,8 @@ def make(
 
 def _notes(recipe: Recipe, shape: Architecture, folder: RunFolder) -> list[str]:
     """What the user should know and may go on with."""
-    notes = [f"{p}: half-written, never looked at (the next save replaces it)" for p in folder.half_written()]
+    notes = remote.notes(recipe)
+    notes += [f"{p}: half-written, never looked at (the next save replaces it)" for p in folder.half_written()]
     size, most, free = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1, free_bytes(folder.path)
     if size * most > free:  # one more than is kept, while the newest is being written
         notes.append(f"checkpoint: {most} of {human(size)} do not fit into the {human(free)} that are free")
@@ -166,6 +168,7 @@ def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[s
 def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, ...]) -> list[str]:
     """What starts the run."""
     where = [] if cluster.given == "local" else ["--cluster", cluster.given]
+    where += [word for name in kinds.given() for word in ("--trust", name)]
     overrides = (*overrides, *cluster.overrides)
     if cluster.kind == "slurm":
         return ["launcher", "submit", *_named(file), *where, *overrides]

@@ -4,10 +4,10 @@ A bundle, which is carried to a cluster without internet, is such a folder, with
 """
 
 import hashlib
-import os
 import re
 from pathlib import Path
 
+from launcher.config import origins
 from launcher.config.files import expanded, is_dir
 
 BUNDLE = "bundle.json"
@@ -16,7 +16,7 @@ BUNDLE = "bundle.json"
 
 def root() -> Path:
     """$LAUNCHER_CACHE, else ~/.cache/launcher."""
-    return Path(os.environ.get("LAUNCHER_CACHE", "~/.cache/launcher")).expanduser()
+    return origins.cache()
 
 
 def prepared(name: str) -> Path:

@@ -114,6 +114,7 @@ def _made_by(recipe: Recipe) -> str:
     task = kinds.of("tasks", recipe.inner_task).Task.prepared(recipe.inner_task)
     said = recipe.model_dump(mode="json", include={"data", "tokenizer"})
     said["data"]["train"].pop("weights", None)
+    (said["tokenizer"] or {}).pop("trust_remote_code", None)  # the code is of the same revision
     own = (
         None if recipe.tokenizer else recipe.model.model_dump(mode="json", include={"kind", "name", "run", "revision"})
     )

@@ -21,7 +21,7 @@ def drop(hashes: Sequence[Path], dropped: Sequence[Path]) -> int:
     hashes: a .npy file for each shard, shape (rows, 2), uint64. dropped: the files to write, each with the places of a
     shard's rows that stand in it, or in a shard before, already. Equal hashes (128 bits) are taken for equal rows.
     """
-    counts = [len(np.load(file, mmap_mode="r")) for file in hashes]
+    counts = [len(np.load(file, mmap_mode="r", allow_pickle=False)) for file in hashes]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     buckets = max(1, -(-int(starts[-1]) // AT_ONCE))
     again = np.zeros(starts[-1], dtype=bool)
@@ -45,7 +45,7 @@ def _later(hashes: Sequence[Path], starts: NDArray[np.int64], bucket: int, bucke
     """The rows, numbered through all shards, whose hash falls into this bucket and stood before."""
     keys, rows = [], []
     for file, start in zip(hashes, starts, strict=False):
-        all_keys = np.load(file, mmap_mode="r")
+        all_keys = np.load(file, mmap_mode="r", allow_pickle=False)
         here = np.flatnonzero(all_keys[:, 0] % np.uint64(buckets) == bucket)
         keys.append(all_keys[here])
         rows.append(here + start)

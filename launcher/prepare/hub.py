@@ -14,7 +14,7 @@ import xxhash
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import expanded, flush_tree, is_dir, write
 from launcher.config.recipe import Recipe
-from launcher.plan import store
+from launcher.plan import remote, store
 from launcher.plan.folder import RunFolder
 from launcher.prepare import lease, reading, runs
 
@@ -27,12 +27,13 @@ _ELSE = "run `launcher prepare` where the hub can be reached, with `--to FOLDER`
 
 @dataclass(frozen=True)
 class Repository:
-    """Something of the hub in a recipe. `key`: where it stands there."""
+    """Something of the hub in a recipe. `key`: where it stands there. `code`: its own may be run."""
 
     key: str
     kind: Literal["model", "dataset"]
     name: str
     revision: str | None
+    code: bool = False
 
 
 def repositories(recipe: Recipe) -> Iterator[Repository]:
@@ -44,7 +45,7 @@ def repositories(recipe: Recipe) -> Iterator[Repository]:
     for key, kind, config in found:
         name = getattr(config, "name", None)
         if name and hasattr(config, "revision") and not _local(name):
-            yield Repository(key, kind, name, config.revision)
+            yield Repository(key, kind, name, config.revision, bool(getattr(config, "trust_remote_code", False)))
 
 
 def pin(recipe: Recipe, folder: RunFolder, strict: bool = True) -> Recipe:
@@ -85,7 +86,10 @@ def fetch(recipe: Recipe) -> None:
     """Bring the recipe's models into the cache, where they are of the hub and not there yet. Raises UserError."""
     for repository in repositories(recipe):
         final = store.kept(repository.name, repository.revision)
-        if repository.key not in ("model", "task.teacher") or final.is_dir():
+        if repository.key not in ("model", "task.teacher"):
+            continue
+        if final.is_dir():
+            _complete(repository, final)
             continue
         final.parent.mkdir(parents=True, exist_ok=True)
         held = lease.acquire(final.parent, f".{final.name}", done=final, what=f"bring {repository.name}")
@@ -111,12 +115,21 @@ def _bring(repository: Repository, final: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _complete(repository: Repository, final: Path) -> None:
+    """Add the code to a copy that was brought when nobody trusted it. Raises UserError."""
+    code = repository.code and remote.named(repository.name, "config.json", repository.revision)
+    if not code or any(final.glob("*.py")):
+        return
+    for file in _download(repository).glob("*.py"):
+        write(final / file.name, file.read_text(encoding="utf-8"))
+
+
 def _download(repository: Repository) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns: Sequence[str] = _MODEL
+    patterns = [*_MODEL, *(["*.py"] if repository.code else [])]
     try:
-        return Path(snapshot_download(repository.name, revision=repository.revision, allow_patterns=list(patterns)))
+        return Path(snapshot_download(repository.name, revision=repository.revision, allow_patterns=patterns))
     except Exception as error:  # of the network, the disk and the hub: there are dozens
         raise _unreachable(repository, error) from None
 

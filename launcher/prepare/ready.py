@@ -176,7 +176,7 @@ def read(folder: Path) -> Ready:
     run = RunFolder(folder)
     made = json_files.read(run.plan, plan.Plan, "launcher run writes it again")
     known = facts.of_run(folder)
-    recipe, cluster = load.recipe(run.recipe).value, load.cluster(run.cluster).value
+    recipe, cluster = load.checked(run.recipe).value, load.cluster(run.cluster).value
     return Ready(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
 
 
@@ -185,7 +185,7 @@ def reopen(folder: Path, ranks: int | None) -> Ready:
     run = RunFolder(folder)
     if not run.recipe.is_file():
         raise UserError(f"{folder}: no run is there (it has no recipe.yaml)")
-    loaded = load.recipe(run.recipe)
+    loaded = load.stored(run.recipe)
     try:
         cluster = load.cluster("local").value
         recipe = layout.runnable(loaded.value, ranks or devices.count(cluster))

@@ -76,6 +76,6 @@ def begun(folder: RunFolder) -> Recipe | None:
     if not folder.recipe.is_file() or not (folder.whole() or folder.metrics.is_file()):
         return None
     try:
-        return load.recipe(folder.recipe).value
+        return load.stored(folder.recipe).value
     except UserError:  # its own check tells
         return None

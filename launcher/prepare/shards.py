@@ -181,7 +181,7 @@ def _held(file: Path, counted: Counted) -> Iterator[pa.RecordBatch]:
 
 def _sides(job: Job, counted: Counted) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
     """The rows of the side that the source is for, and those that are held out of it for validation."""
-    dropped = np.load(job.dropped) if job.dropped.is_file() else np.empty(0, dtype=np.int64)
+    dropped = np.load(job.dropped, allow_pickle=False) if job.dropped.is_file() else np.empty(0, dtype=np.int64)
     seen = 0
     for batch, bad, example in read(job.shard, job.columns):
         counted.bad, counted.example = counted.bad + bad, counted.example or example

@@ -9,9 +9,10 @@ import xxhash
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import expanded, is_dir
 from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
-from launcher.plan import store, vocabulary
+from launcher.plan import remote, store, vocabulary
 from launcher.prepare import unigram
 
+_FILE = "tokenizer_config.json"
 _SPECIAL = {
     "unk_token": "[UNK]",
     "cls_token": "[CLS]",
@@ -36,7 +37,8 @@ def fingerprint(recipe: Recipe) -> str:
     if isinstance(where, TrainTokenizer):
         return where.model_dump_json()
     found = expanded(where.name).glob("*") if is_dir(expanded(where.name)) else []
-    files = [path for path in sorted(found) if path.suffix in (".json", ".txt", ".model")]
+    suffixes = (".json", ".txt", ".model", *((".py",) if where.trust_remote_code else ()))
+    files = [path for path in sorted(found) if path.suffix in suffixes]
     state = xxhash.xxh3_128()
     for path in files:
         state.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
@@ -51,13 +53,27 @@ def load(where: PretrainedTokenizer | str, key: str) -> Any:
 
     where = PretrainedTokenizer(name=where) if isinstance(where, str) else where
     name = store.found(where.name, where.revision)
+    allow = "model" if key == "tokenizer" else "tokenizer"  # the model's own has no name in the recipe
+    options = {"revision": where.revision or "main", "trust_remote_code": where.trust_remote_code}
+    if where.trust_remote_code:
+        remote.elsewhere(where.name, _FILE, key, where.revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=where.revision or "main", use_fast=True)
+        with remote.refused(where.name, _FILE, key, allow, where.revision):
+            tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **options)
     except (OSError, ValueError) as error:
         raise UserError(Problem(key, f"no tokenizer at {where.name}: {str(error).splitlines()[0]}")) from None
+    _without_code(tokenizer)
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(Problem(key, f"{where.name}: has no fast tokenizer (tokenizer.json)"))
     return tokenizer
+
+
+def _without_code(tokenizer: Any) -> None:
+    """What is saved of it from here on names no code, and loads without any: tokens are what its tokenizer.json makes
+    them."""
+    if tokenizer is not None:
+        tokenizer._auto_class = None
+        getattr(tokenizer, "init_kwargs", {}).pop("auto_map", None)
 
 
 def train(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> Any:

@@ -73,7 +73,8 @@ def build(teacher: Plugin, need: "Need", like: "torch.nn.Module") -> "torch.nn.M
 
 def _of_the_teacher(problem: str | Problem) -> str | Problem:
     if isinstance(problem, Problem) and problem.key.partition(".")[0] == "model":
-        return Problem(f"task.teacher{problem.key.removeprefix('model')}", problem.what)
+        what = problem.what.replace("model.trust_remote_code", "task.teacher.trust_remote_code")
+        return Problem(f"task.teacher{problem.key.removeprefix('model')}", what)
     return problem
 
 
@@ -108,7 +109,7 @@ def _learnt(teacher: Plugin) -> str | None:
     file = RunFolder(Path(store.found(getattr(teacher, "run", "")))).recipe
     if not hasattr(teacher, "run") or not file.is_file():
         return None
-    task = load.recipe(file).value.inner_task
+    task = load.stored(file).value.inner_task
     return str(kinds.of("tasks", task).Task.auto_class)
 
 

@@ -251,7 +251,8 @@ class Task:
         """That of the prepared data, which its digest names; who has another one sets it."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(store.prepared(self.facts.digest) / "tokenizer")
+        folder = store.prepared(self.facts.digest) / "tokenizer"
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     @cached_property
     def _ends(self) -> list[int]:

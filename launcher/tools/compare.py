@@ -74,11 +74,17 @@ def _row(folder: RunFolder) -> dict[str, Any]:
         """By the name of the metric; one that was not finite is None."""
         return {key.removeprefix("eval/"): value for key, value in line.items() if key.startswith("eval/")}
 
-    watched = load.recipe(folder.recipe).value.evaluate.metric if folder.recipe.is_file() else "loss"
+    watched = _watched(folder)
     return {
         "name": shown(folder.path.name, 255), "step": last["step"], "first": plain(first), "last": plain(last),
         "baseline": facts.baseline, "watched": watched, "best": _best(folder, watched),
     }  # fmt: skip
+
+
+def _watched(folder: RunFolder) -> str:
+    """The metric of the run's recipe; what else that names is not looked at."""
+    evaluate = load.plain(folder.recipe).get("evaluate") if folder.recipe.is_file() else None
+    return str(evaluate.get("metric", "loss")) if isinstance(evaluate, dict) else "loss"
 
 
 def _best(folder: RunFolder, watched: str) -> str:

@@ -23,6 +23,7 @@ from launcher.config import json_files, kinds, load
 from launcher.config.errors import UserError
 from launcher.config.files import flush_tree
 from launcher.config.recipe import Recipe
+from launcher.plan import remote
 from launcher.plan.facts import of_run
 from launcher.plan.folder import RunFolder, Saved
 from launcher.plan.words import human, plural
@@ -47,17 +48,20 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, console
     _check(folder)
     saved = folder.saved(which)
     saved.verify()
-    recipe = load.recipe(folder.recipe).value
+    recipe = load.stored(folder.recipe).value
     auto = kinds.of("tasks", recipe.inner_task).Task.auto_class
-    model = _model(folder, auto)
+    trusted = bool(getattr(recipe.model, "trust_remote_code", False))
+    model = _model(folder, auto, trusted)
     adapter = getattr(recipe.model, "adapter", None)
-    weights = _Merged.of(folder, auto, adapter, saved) if adapter else _Weights.of(saved)
+    weights = _Merged.of(folder, auto, adapter, saved, trusted) if adapter else _Weights.of(saved)
     _check_names(model, weights.empty, saved)
     _check_space(weights, final, to)
     with aside_of(final, to) as aside:
         add_inputs(folder, recipe, aside)
         model.config.architectures, model.config.dtype = [type(model).__name__], _dtype(weights.empty)
         model.config.save_pretrained(aside)
+        if trusted:
+            remote.copy_code(folder.model, aside)
         text = card.text(folder, saved, recipe, model, auto)
         (aside / "README.md").write_text(text, encoding="utf-8")
         _write(weights, aside, limit, console)
@@ -118,7 +122,7 @@ def add_inputs(folder: RunFolder, recipe: Recipe, to: Path) -> None:
 
 def _refuse(folder: RunFolder) -> None:
     """Raises UserError where the run was of a model that transformers does not know."""
-    model = load.recipe(folder.recipe).value.model
+    model = load.stored(folder.recipe).value.model
     said = next((f" {value}" for key in ("type", "factory", "run") if (value := getattr(model, key, None))), "")
     if folder.whole():
         what = f"its model is no transformers model ({model.kind}{said}), which alone can be a folder for it"
@@ -194,11 +198,11 @@ class _Merged:
     tensors: "Tensors"
 
     @classmethod
-    def of(cls, folder: RunFolder, auto: str, adapter: Any, saved: Saved) -> "_Merged":
+    def of(cls, folder: RunFolder, auto: str, adapter: Any, saved: Saved, trusted: bool) -> "_Merged":
         from launcher.models import _peft
         from launcher.run import checkpoint
 
-        model = _model(folder, auto, "cpu")
+        model = _model(folder, auto, trusted, "cpu")
         _peft.inject(model, adapter)
         _check_names(model, _Weights.of(saved).empty, saved)
         checkpoint.load_weights(model, saved)
@@ -224,13 +228,15 @@ def _dtype(tensors: "Tensors") -> "torch.dtype":
     return reduce(torch.promote_types, (t.dtype for t in tensors.values() if t.is_floating_point()))
 
 
-def _model(folder: RunFolder, auto: str, device: str = "meta") -> "torch.nn.Module":
-    """The model that the task's auto class makes; on the meta device without memory for its weights."""
+def _model(folder: RunFolder, auto: str, trusted: bool, device: str = "meta") -> "torch.nn.Module":
+    """The model that the task's auto class makes; on the meta device without memory for its weights. `trusted`: the
+    code beside its configuration may be run. Raises UserError where it would have to be, and may not."""
     import torch
     import transformers
 
-    with torch.device(device):
-        return getattr(transformers, auto).from_config(transformers.AutoConfig.from_pretrained(folder.model))
+    with torch.device(device), remote.refused(folder.model, "config.json", "model", "model"):
+        config = transformers.AutoConfig.from_pretrained(folder.model, trust_remote_code=trusted)
+        return getattr(transformers, auto).from_config(config, trust_remote_code=trusted)
 
 
 def _check_names(model: "torch.nn.Module", tensors: "Tensors", saved: Saved) -> None:

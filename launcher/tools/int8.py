@@ -61,8 +61,8 @@ def load(folder: str | Path, attention: str | None = None) -> Any:
     with safe_open(file, framework="pt") as opened:
         auto = json.loads(opened.metadata()["auto_class"])
     options = {"attn_implementation": attention} if attention else {}
-    config = transformers.AutoConfig.from_pretrained(folder)
-    model = getattr(transformers, auto).from_config(config, dtype=torch.float32, **options)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    model = getattr(transformers, auto).from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
     tensors = load_file(file)
     names = [key.removesuffix(_SCALE) for key in tensors if key.endswith(_SCALE)]
     made = {

@@ -157,7 +157,9 @@ def _write(
     transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder, max_shard_size=plain.size_of(shard_size))
     options = {"attn_implementation": attention} if attention else {}
-    again: torch.nn.Module = getattr(transformers, auto).from_pretrained(folder, **options).eval()
+    again: torch.nn.Module = (
+        getattr(transformers, auto).from_pretrained(folder, trust_remote_code=False, **options).eval()
+    )
     return again
 
 

@@ -48,7 +48,7 @@ def beside_best(folder: RunFolder, saved: Saved, which: str | int) -> str | None
     """A note where the best was asked for, and the best evaluation was at a step whose weights were not kept."""
     from launcher.run import watch
 
-    recipe = load.recipe(folder.recipe).value
+    recipe = load.stored(folder.recipe).value
     evaluate, name = recipe.evaluate, f"eval/{recipe.evaluate.metric}"
     told = {line["step"]: line[name] for line in folder.lines() if "loss" not in line and line.get(name) is not None}
     if which != "best" or not told:
@@ -74,11 +74,12 @@ def load_run(run: str, which: str | int) -> Trained:
         if not needed.is_file():
             raise UserError(f"{run}: no run is there (it has no {needed.name})")
     saved = folder.saved(which)
-    recipe = load.recipe(folder.recipe).value
+    recipe = load.stored(folder.recipe).value
     facts = of_run(folder.path)
     attention = getattr(recipe.model, "attention", None)
     # frozen: nothing trains here, so statistics of batches stay as they are, whatever kept them in the run
-    config = trained.Config(run=str(folder.path), checkpoint=saved.step, attention=attention, batch_norm="frozen")
+    options = {"attention": attention, "trust_remote_code": getattr(recipe.model, "trust_remote_code", False)}
+    config = trained.Config(run=str(folder.path), checkpoint=saved.step, batch_norm="frozen", **options)
     model, notes = trained.build(config, need.of(recipe, facts))
     if missing := [note for note in notes if note.startswith("new weights")]:
         raise UserError(f"{saved.path}: does not hold the whole model: {missing[0]}")
