@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
+from launcher.config.files import expanded
+
 RUNS = Path("runs")
 """Where run folders are made, in the current folder."""
 _MARKS = (
@@ -23,7 +25,7 @@ _CACHED = ("architectures", "commits", "fingerprints", "models", "prepared")
 
 def cache() -> Path:
     """The folder for what can be made again: $LAUNCHER_CACHE, else ~/.cache/launcher."""
-    return Path(os.environ.get("LAUNCHER_CACHE", "~/.cache/launcher")).expanduser()
+    return expanded(os.environ.get("LAUNCHER_CACHE", "~/.cache/launcher"))
 
 
 def files(name: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 from launcher.config.errors import Problem, UserError
@@ -84,6 +85,9 @@ def _loading(config: Config, action: Callable[[], Any]) -> Any:
     try:
         with remote.refused(config.name, _FILE, "model.name", "model", config.revision):
             return action()
+    except UnpicklingError:
+        what = f"{config.name}: its weights are a pickle with more than tensors in it, which is not loaded"
+        raise UserError(Problem("model.name", f"{what} (save them as safetensors)")) from None
     except (ValueError, ImportError) as error:
         raise UserError(Problem("model", f"{config.name}: {str(error).splitlines()[0]}")) from None
     except OSError as error:
