@@ -364,6 +364,14 @@ def main() -> None:
         sys.exit(STOPPED)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        from launcher.plan import full_disk
+
+        full = str(error) if isinstance(error, full_disk.DiskFull) else full_disk.unexpected(error)
+        if full is None:
+            raise
+        print(full, file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import re
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,7 +24,7 @@ from launcher.config import kinds, load
 from launcher.config.errors import UserError
 from launcher.launch import failure, private_folder, rank_log, starter
 from launcher.launch.starter import Started
-from launcher.plan import layout, need
+from launcher.plan import full_disk, layout, need
 from launcher.prepare import lease, ready, tokenizer
 from launcher.run import evaluation, loop, meet, place, process, watch
 from launcher.run.checkpoint import Replaced
@@ -33,7 +34,7 @@ from launcher.run.place import Unreachable
 from launcher.run.process import Process
 from launcher.run.signals import Reason
 from launcher.run.stop import Stop
-from launcher.sinks import About
+from launcher.sinks import About, Sink
 
 _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
 """What DeepSpeed's launcher puts before the arguments."""
@@ -42,7 +43,7 @@ _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
 def train(folder: Path, at: Process, stop: Stop, heartbeat: Heartbeat | None = None) -> int:
     """Train the run of a folder that `launcher.prepare.ready` has written. Returns 0, or 75 when told to stop."""
     run = ready.read(folder)
-    with contextlib.ExitStack() as held:
+    with full_disk.reported(folder), contextlib.ExitStack() as held:
         problems, steps = at.share(_enter(run, held, stop) if at.rank == 0 else None)
         if problems:  # told to all ranks, so that none waits for one that has left
             raise UserError(problems)
@@ -134,8 +135,20 @@ def _part(run: ready.Ready, at: Process, stop: Stop, heartbeat: Heartbeat) -> tu
         error.add_note(f"at step {built.progress.step + 1}")
         raise
     finally:
-        for sink in built.sinks:
+        _close(built.sinks, finished, failing=sys.exc_info()[0] is not None)
+
+
+def _close(sinks: Sequence[Sink], finished: bool, failing: bool) -> None:
+    """Close every sink, then raise what the first of them raised; `failing`: another error is on its way, and speaks
+    first."""
+    errors = list[Exception]()
+    for sink in sinks:
+        try:
             sink.close(finished)
+        except Exception as error:
+            errors.append(error)
+    if errors and not failing:
+        raise errors[0]
 
 
 def _sinks(run: ready.Ready, built: loop.Run, notes: list[str]) -> list[Any]:

@@ -3,11 +3,13 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +203,25 @@ def needs(missing: str | None) -> None:
         pytest.fail(f"{missing}; in CI these tests are not left out")
     if missing:
         pytest.skip(missing)
+
+
+@contextmanager
+def tmpfs(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
+    """A file system of its own on a folder, such as of size 1m. Gives a function that changes its size. Skips the test
+    where file systems cannot be mounted."""
+    folder.mkdir(exist_ok=True)
+
+    def mount(options: str) -> None:
+        words = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False) if shutil.which("mount") else None
+        if done is None or done.returncode:
+            pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip() if done else 'there is no mount'}")
+
+    mount(size if "=" in size or size == "ro" else f"size={size}")
+    try:
+        yield lambda options: mount(f"remount,size={options}")
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def wait_for(true: Callable[[], Any], timeout: float = 60) -> None:

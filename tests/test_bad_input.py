@@ -325,6 +325,41 @@ def test_a_disk_without_room_for_the_first_checkpoint_is_refused(small_disk):
     assert list(small_disk.iterdir()) == []
 
 
+def test_a_disk_that_fills_up_ends_the_run_with_a_sentence_and_does_not_block_the_next_start(tmp_path, monkeypatch):
+    """Adds 15 s: the whole way alone shows what a user reads, and that the run goes on from what was saved."""
+    monkeypatch.chdir(tmp_path)
+    file = support.write(support.small(model__hidden=[20_000], checkpoint={"every": 2}, evaluate={"metric": "mse"}))
+    with support.tmpfs(Path("runs"), "1800k") as resize:
+        done = support.launcher("run", file, "--ranks", 2, code=1)
+        first = next(line for line in done.stderr.splitlines() if line.startswith("rank "))
+        told = (
+            r"rank \d failed at step 5: DiskFull: the disk of runs/tiny/checkpoints is full: about 1\.\d MiB are needed"
+        )
+        again = "start it again and it goes on from step 2"
+        assert re.fullmatch(rf"{told}, [\d.]+ KiB are free \(make room there\); {again}", first), done.stderr
+        assert [path.name for path in Path("runs/tiny/checkpoints").iterdir()] == [SECOND.name]
+        refused = support.launcher("run", file, "--ranks", 2, code=2)
+        assert re.fullmatch(
+            r"recipe\.yaml:\d+: checkpoint: a checkpoint takes 1\.\d MiB, [\d.]+ KiB .*\n", refused.stderr
+        )
+        resize("8m")
+        done = support.launcher("run", file, "--ranks", 2)
+        assert "resumes from step 2" in done.stderr
+    assert not Path("runs/tiny").exists()
+
+
+def test_what_a_killed_save_left_counts_as_free_and_is_removed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = support.write(support.small(model__hidden=[20_000]))
+    with support.tmpfs(Path("runs"), "1800k"):
+        left = RUN / "checkpoints/.step-00000002.0123abcd.partial"
+        left.mkdir(parents=True)
+        (left / "shard").write_bytes(bytes(2**20))
+        done = support.launcher("run", file)
+        assert f"note: {left}: half-written, never looked at" in done.stderr
+        assert [path.name for path in left.parent.iterdir()] == ["step-00000006"]
+
+
 # What a kill leaves behind
 
 

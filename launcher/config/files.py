@@ -7,10 +7,13 @@ from pathlib import Path
 
 
 def write(file: Path, text: str) -> None:
-    """Write a text file aside, then give it its name."""
+    """Write a text file aside, then give it its name. Nothing is left of one that cannot be written."""
     aside = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(file)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def expanded(name: str) -> Path:
@@ -43,8 +46,18 @@ def flush_tree(folder: Path) -> None:
         flush(path)
 
 
-def free_bytes(path: Path) -> int:
-    """Free disk where `path` is or will be."""
+def nearest(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists."""
     while not path.exists():
         path = path.absolute().parent
-    return shutil.disk_usage(path).free
+    return path
+
+
+def free_bytes(path: Path) -> int:
+    """Free disk where `path` is or will be."""
+    return shutil.disk_usage(nearest(path)).free
+
+
+def allocated_bytes(folder: Path) -> int:
+    """Disk that the files below a folder take up."""
+    return sum(512 * file.stat().st_blocks for file in folder.rglob("*") if file.is_file())

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -51,8 +52,9 @@ def count(recipe: Recipe, need: Need) -> Architecture:
     if "problems" in said:
         raise UserError([Problem(*p) if isinstance(p, list) else p for p in said["problems"]])
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(file, json.dumps(said))
+        with suppress(OSError):  # a cache that cannot be written costs time only
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write(file, json.dumps(said))
     return Architecture.model_validate(said)
 
 

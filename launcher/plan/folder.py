@@ -18,6 +18,7 @@ import xxhash
 
 from launcher.config import json_files, load
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import allocated_bytes
 from launcher.config.json_files import Damaged, Wrong
 from launcher.config.recipe import Recipe, trajectory
 from launcher.plan.run_files import CheckpointFiles, CheckpointState, check_metrics
@@ -152,6 +153,20 @@ class RunFolder:
         except OSError:
             return []
 
+    def superseded(self, keep: int) -> list[Saved]:
+        """The whole checkpoints that are neither among the `keep` newest nor the best."""
+        whole = self.whole()
+        kept = [*whole[-keep:], best(whole)]
+        return [saved for saved in whole if saved not in kept]
+
+    def spare(self, keep: int) -> list[Saved]:
+        """What a save may remove before it writes, where room is short, instead of afterwards: never the newest."""
+        return self.superseded(max(1, keep - 1))
+
+    def reclaimable_bytes(self, keep: int) -> int:
+        """Disk that a save frees before it writes, where room is short."""
+        return sum(map(allocated_bytes, [*self.half_written(), *(saved.path for saved in self.spare(keep))]))
+
     def saved(self, which: str | int) -> Saved:
         """latest, best (by the metric that is watched), or a step. Raises UserError listing those that exist."""
         whole = self.whole()
@@ -217,7 +232,7 @@ class RunFolder:
             kept = _after_newline(data, size)
         if kept == size:
             return None
-        os.truncate(self.metrics, kept)
+        os.truncate(self.metrics, kept)  # in place: a full disk has no room for a copy
         return f"{self.metrics}: its last line was cut in the middle: {size - kept} bytes taken away"
 
 

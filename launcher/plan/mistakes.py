@@ -129,11 +129,14 @@ def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -
 
 
 def _disk(recipe: Recipe, shape: Architecture, folder: RunFolder) -> Found:
-    size, free = memory.checkpoint(recipe, shape), free_bytes(folder.path)
+    size = memory.checkpoint(recipe, shape)
+    free = free_bytes(folder.path) + folder.reclaimable_bytes(recipe.checkpoint.keep)
     if size <= free:
         return []
-    what = f"a checkpoint takes {human(size)}, {human(free)} are free at {folder.checkpoints} (make room there)"
-    return [Problem("checkpoint", what)]
+    what = f"a checkpoint takes {human(size)}, {human(free)} are free at {folder.checkpoints}"
+    older = folder.whole()[:-1]
+    advice = f"make room there, or move {older[0].path.name} elsewhere" if older else "make room there"
+    return [Problem("checkpoint", f"{what} ({advice})")]
 
 
 def _tokenized(recipe: Recipe) -> bool:

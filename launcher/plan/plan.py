@@ -7,7 +7,7 @@ from pathlib import Path
 from launcher.config import kinds, origins
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem
-from launcher.config.files import free_bytes
+from launcher.config.files import allocated_bytes, free_bytes
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
 from launcher.plan import devices, expect, fill, layout, memory, mistakes, mixture, remote, store
@@ -147,7 +147,8 @@ def _notes(recipe: Recipe, shape: Architecture, folder: RunFolder) -> list[str]:
     """What the user should know and may go on with."""
     notes = remote.notes(recipe)
     notes += [f"{p}: half-written, never looked at (the next save replaces it)" for p in folder.half_written()]
-    size, most, free = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1, free_bytes(folder.path)
+    size, most = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1
+    free = free_bytes(folder.path) + sum(map(allocated_bytes, folder.half_written()))
     if size * most > free:  # one more than is kept, while the newest is being written
         notes.append(f"checkpoint: {most} of {human(size)} do not fit into the {human(free)} that are free")
     if recipe.packed and shape.packs is None:

@@ -5,10 +5,8 @@ version of this code. Sources are read and tokenised shard by shard, in parallel
 kill. Weights of a mixture and how tokens are masked are no part of it: they are decided when a step is drawn.
 """
 
-import errno
 import hashlib
 import json
-import os
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +16,7 @@ from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import free_bytes
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
-from launcher.plan import store
+from launcher.plan import full_disk, store
 from launcher.plan.words import human, plural
 from launcher.prepare import bundle, cache, reading, tokenizer
 from launcher.prepare.lease import Lost
@@ -82,9 +80,9 @@ def prepare(recipe: Recipe, name: str | None = None, most: int | None = None) ->
         except UserError:
             raise
         except Exception as error:
-            if _no_room(error):
-                raise UserError(_full(cache.path(name))) from None
-            raise
+            if (number := full_disk.number(error)) is None:
+                raise
+            raise UserError(_full(cache.path(name), number)) from None
     cache.sweep(name)  # after one that was killed when it had all but finished
     return cache.path(name)
 
@@ -110,13 +108,7 @@ def _of_the_user(file: object) -> bool:
     return isinstance(file, str) and not Path(file).absolute().is_relative_to(store.root().absolute())
 
 
-def _no_room(error: Exception) -> bool:
-    """Whether the disk is full, or one's share of it. Not every library says so by a number."""
-    numbers = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in numbers or any(os.strerror(number) in str(error) for number in numbers)
-
-
-def _full(final: Path) -> str:
+def _full(final: Path, number: int) -> str:
     """What to do about a full disk: how much is needed in all, and what there is. Samples stand there twice while they
     are joined, and take about half of their text; a sample of the texts, for the tokenizer, up to all of it."""
     work = final.with_name(f".{final.name}.work")
@@ -130,7 +122,7 @@ def _full(final: Path) -> str:
     there = sum(sizes.values())
     need = there - samples + 2 * samples * of // made if made else max(there, size) + size
     free = human(free_bytes(final.parent))
-    told = f"the disk of {final.parent} is full: about {human(need)} are needed in all, {free} are free"
+    told = f"{full_disk.cause(final.parent, number)}: about {human(need)} are needed in all, {free} are free"
     kept = f"{made} of {plural(of, 'shard')} are finished, stay in {work} ({human(there)}) and are gone on with"
     return f"{told} (make room there, or set LAUNCHER_CACHE to another disk); {kept}"
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,8 +78,9 @@ def commit(repository: Repository) -> str:
         if not memory.is_file():
             raise
         return str(json.loads(memory.read_text(encoding="utf-8"))["commit"])
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    write(memory, json.dumps({"name": repository.name, "revision": repository.revision, "commit": found}))
+    with suppress(OSError):  # a cache that cannot be written: without a network nothing is remembered
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write(memory, json.dumps({"name": repository.name, "revision": repository.revision, "commit": found}))
     return found
 
 

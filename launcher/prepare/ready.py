@@ -23,7 +23,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.files import write as write_file
 from launcher.config.recipe import Recipe
 from launcher.config.types import hint
-from launcher.plan import devices, facts, layout, plan
+from launcher.plan import devices, facts, full_disk, layout, plan
 from launcher.plan.folder import RunFolder, Saved
 from launcher.prepare import bundle, cache, corpus, hub, lease, runs
 
@@ -91,9 +91,17 @@ def write(checked: Ready) -> Ready:
     """Write the run folder: resolved recipe, plan, environment, tokenizer. What is returned holds the right to start
     this run until it is released, or this process ends. Raises UserError where another start has it, or a rank still
     writes."""
-    checked = replace(checked, start=hold(checked.folder, ".start"))
-    atexit.register(checked.release)
+    with full_disk.reported(checked.folder.path, kind=UserError):
+        checked = replace(checked, start=hold(checked.folder, ".start"))
+        atexit.register(checked.release)
+        return _written(checked)
+
+
+def _written(checked: Ready) -> Ready:
+    """A run whose folder has been written, without what a killed save left there."""
     with hold(checked.folder):
+        for left in checked.folder.half_written():
+            shutil.rmtree(left)
         if mended := checked.folder.mend_metrics():
             notes = [*checked.notes, mended]
             checked = replace(checked, notes=notes, plan=checked.plan.model_copy(update={"notes": notes}))

@@ -17,12 +17,15 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.checkpoint.api import CheckpointException
 
 from launcher.config.errors import UserError
-from launcher.config.files import flush
-from launcher.plan.folder import COMPLETE, RunFolder, Saved, best, checksum
+from launcher.config.files import flush, free_bytes
+from launcher.plan import full_disk
+from launcher.plan.folder import COMPLETE, RunFolder, Saved, checksum
 from launcher.prepare.lease import Lease, Lost
 from launcher.run.process import Process
 
 Tensors = dict[str, torch.Tensor]
+_BESIDE_TENSORS = 2**16
+"""Bytes of a checkpoint beside its tensors, about."""
 
 
 class Replaced(RuntimeError):
@@ -39,27 +42,51 @@ def save(
     folder: RunFolder, tensors: Tensors, state: dict[str, Any], keep: int, process: Process, lease: Lease | None = None
 ) -> Path:
     """Save a checkpoint of `state["step"]`; all ranks call it. The `keep` newest stay, and the best one. `lease`: rank
-    0's right to write. Raises Replaced, on every rank, where another has it by now; the folder is as it was then."""
+    0's right to write. Raises Replaced, on every rank, where another has it by now, and DiskFull; nothing half-written
+    is left then, and earlier checkpoints are as they were."""
     final = folder.checkpoints / f"step-{state['step']:08d}"
     aside = final.with_name(process.share(f".{final.name}.{secrets.token_hex(4)}.partial"))  # no other start's too
     _agree(folder, process, _still_ours(lease))
-    if process.rank == 0:
-        for left in folder.half_written():
-            shutil.rmtree(left)
-        aside.mkdir(parents=True)
-    process.barrier()
-    _quietly(dcp.save, tensors, storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True))
-    process.barrier()
-    ours = True
-    if process.rank == 0:
-        (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        shutil.copyfile(folder.recipe, aside / "recipe.yaml")
-        ours = _publish(aside, final, lease)
+    needed = sum(tensor.nbytes for tensor in tensors.values()) + _BESIDE_TENSORS
+    with full_disk.reported(folder.checkpoints, needed):
+        try:
+            if process.rank == 0:
+                _make_room(folder, keep, needed)
+                aside.mkdir(parents=True)
+            process.barrier()
+            _quietly(dcp.save, tensors, storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True))
+            process.barrier()
+            ours = process.rank != 0 or _complete(folder, state, aside, final, lease)
+        except BaseException:
+            _clear(aside, final, process, lease)
+            raise
     _agree(folder, process, ours)
     if process.rank == 0:
-        _forget(folder, keep)
+        _remove(folder.superseded(keep))
     process.barrier()
     return final
+
+
+def _make_room(folder: RunFolder, keep: int, needed: int) -> None:
+    """Remove what is half-written, and where `needed` bytes do not fit, what this save would remove afterwards."""
+    for left in folder.half_written():
+        shutil.rmtree(left)
+    if free_bytes(folder.checkpoints) < needed:
+        _remove(folder.spare(keep))
+
+
+def _complete(folder: RunFolder, state: dict[str, Any], aside: Path, final: Path, lease: Lease | None) -> bool:
+    """Add what describes the tensors, and publish. Returns False where it is not ours to do any more."""
+    (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    shutil.copyfile(folder.recipe, aside / "recipe.yaml")
+    return _publish(aside, final, lease)
+
+
+def _clear(aside: Path, final: Path, process: Process, lease: Lease | None) -> None:
+    """Leave nothing of a save that failed. Each rank does so: one may still write when another has removed its part."""
+    shutil.rmtree(aside, ignore_errors=True)
+    if process.rank == 0 and not (final / COMPLETE).is_file() and _still_ours(lease):
+        shutil.rmtree(final, ignore_errors=True)
 
 
 def _still_ours(lease: Lease | None) -> bool:
@@ -136,14 +163,11 @@ def _publish(aside: Path, final: Path, lease: Lease | None) -> bool:
     return True
 
 
-def _forget(folder: RunFolder, keep: int) -> None:
-    """Remove the oldest checkpoints; first the mark, so that what is half removed counts as half written."""
-    whole = folder.whole()
-    kept = [*whole[-keep:], best(whole)]
-    for saved in whole:
-        if saved not in kept:
-            (saved.path / COMPLETE).unlink()
-            shutil.rmtree(saved.path)
+def _remove(checkpoints: list[Saved]) -> None:
+    """Remove whole checkpoints; first the mark, so that what is half removed counts as half written."""
+    for saved in checkpoints:
+        (saved.path / COMPLETE).unlink()
+        shutil.rmtree(saved.path)
 
 
 def _quietly(action: Any, *args: Any, **options: Any) -> None:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from launcher.config.types import Plugin
+from launcher.plan import full_disk
 from launcher.sinks import About, Record
 
 
@@ -75,8 +76,12 @@ class Console:
             self._bar.stop()
 
     def _say(self, text: str) -> None:
-        self._rich.print(text, soft_wrap=True)
-        self._rich.file.flush()
+        try:
+            self._rich.print(text, soft_wrap=True)
+            self._rich.file.flush()
+        except OSError as error:  # an output file on a full disk ends no training
+            if full_disk.number(error) is None:
+                raise
 
 
 def open(config: Config, about: About) -> Console:

@@ -1,12 +1,19 @@
 """metrics.jsonl in the run folder: an object a line, each written whole. A number that is not finite is null: JSON has
-no other way to say it."""
+no other way to say it.
+
+On a full disk training goes on, and lines wait in memory until there is room: none is lost or written in part, unless
+the run ends before that, which is then its failure.
+"""
 
 import json
 import math
 import os
+from contextlib import suppress
 from typing import Literal
 
 from launcher.config.types import Plugin
+from launcher.plan import full_disk
+from launcher.plan.words import plural
 from launcher.sinks import About, Record
 
 
@@ -14,17 +21,48 @@ class Config(Plugin):
     kind: Literal["jsonl"] = "jsonl"
 
 
+_MOST_WAITING = 2**24
+"""Bytes of lines that wait for room; a run that writes more has been without room for too long to be trusted."""
+
+
 class Jsonl:
     def __init__(self, about: About):
-        self._file = os.open(about.folder / "metrics.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._path = about.folder / "metrics.jsonl"
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._waiting, self._warned = b"", False
 
     def write(self, record: Record) -> None:
-        """One system call a line: a process killed at any instant leaves whole lines."""
+        """One system call a line: a process killed at any instant leaves whole lines. Raises DiskFull where too many
+        wait for room."""
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        os.write(self._file, (json.dumps(plain, allow_nan=False) + "\n").encode())
+        self._waiting += (json.dumps(plain, allow_nan=False) + "\n").encode()
+        full = self._flush()
+        if full and len(self._waiting) > _MOST_WAITING:
+            raise full_disk.DiskFull(full)
+        if full and not self._warned:
+            with suppress(OSError):  # standard output may be on that disk too
+                print(f"{self._path.name}: {full}; its lines wait in memory, training goes on", flush=True)
+        self._warned = full is not None
 
     def close(self, finished: bool) -> None:
+        """Raises DiskFull where lines are lost."""
+        full = self._flush()
         os.close(self._file)
+        if full:
+            lines = plural(self._waiting.count(b"\n"), "line")
+            raise full_disk.DiskFull(f"{lines} of {self._path} could not be written: {full}")
+
+    def _flush(self) -> str | None:
+        """Write what waits. Returns what is exhausted where that is impossible now. What a full disk cuts a line to is
+        completed as soon as there is room."""
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[os.write(self._file, self._waiting) :]
+        except OSError as error:
+            if (number := full_disk.number(error)) is None:
+                raise
+            return full_disk.sentence(self._path.parent, number)
+        return None
 
 
 def open(config: Config, about: About) -> Jsonl:

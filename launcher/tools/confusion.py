@@ -62,8 +62,11 @@ def draw(counts: Sequence[Sequence[int]], labels: Sequence[str], title: str, fil
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color="w" if dark else "k")
     figure.colorbar(image, ax=axes, label="share of the truth", shrink=0.7)
     aside = file.with_name(f".{file.name}.partial")
-    figure.savefig(aside, format="png")
-    aside.replace(file)
+    try:
+        figure.savefig(aside, format="png")
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _table(counts: Sequence[Sequence[int]], rows: Sequence[str], columns: Sequence[str]) -> Table:

@@ -9,6 +9,7 @@ from rich.console import Console
 from launcher.config.files import write
 from launcher.launch import execute, render
 from launcher.launch.execute import Outcome
+from launcher.plan import full_disk
 from launcher.plan.folder import RunFolder
 from launcher.prepare import ready
 from launcher.tools import confusion, show
@@ -25,18 +26,26 @@ def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, conso
     if outcome.code:
         return outcome
     metrics, report = outcome.told["metrics"], outcome.told["report"]
-    files = _write(made.folder, saved.step, {"metrics": metrics, "baseline": made.facts.baseline, "report": report})
     if as_json:
-        print(json.dumps(metrics))
-        return outcome
-    console.print(f"checkpoint of step {saved.step}", highlight=False)
-    show.metrics(metrics, made.facts.baseline, console, classes="classes" not in report)
+        print(json.dumps(metrics), flush=True)
+    else:
+        _show(saved.step, made.facts.baseline, metrics, report, console)
+    with full_disk.reported(made.folder.report):
+        files = _write(made.folder, saved.step, {"metrics": metrics, "baseline": made.facts.baseline, "report": report})
+    if not as_json:
+        console.print(f"in {' and '.join(map(str, files))}", highlight=False, soft_wrap=True)
+    return outcome
+
+
+def _show(
+    step: int, baseline: dict[str, float], metrics: dict[str, Any], report: dict[str, Any], console: Console
+) -> None:
+    console.print(f"checkpoint of step {step}", highlight=False)
+    show.metrics(metrics, baseline, console, classes="classes" not in report)
     if "classes" in report:
         show.classes(report["classes"], console)
     if report.get("confusion"):
         confusion.show(report["confusion"], report["labels"], console)
-    console.print(f"in {' and '.join(map(str, files))}", highlight=False, soft_wrap=True)
-    return outcome
 
 
 def _write(folder: RunFolder, step: int, found: dict[str, Any]) -> list[Path]:

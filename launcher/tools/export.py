@@ -23,7 +23,7 @@ from launcher.config import json_files, kinds, load
 from launcher.config.errors import UserError
 from launcher.config.files import flush_tree
 from launcher.config.recipe import Recipe
-from launcher.plan import remote
+from launcher.plan import full_disk, remote
 from launcher.plan.facts import of_run
 from launcher.plan.folder import RunFolder, Saved
 from launcher.plan.words import human, plural
@@ -268,8 +268,9 @@ def aside_of(final: Path, to: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{to}: cannot be made: {error.strerror}: {error.filename}") from None
     try:
-        yield aside
-        flush_tree(aside)
+        with full_disk.reported(aside, advice="make room there, or name another folder: --to", kind=UserError):
+            yield aside
+            flush_tree(aside)
         try:
             aside.rename(final)
         except OSError as error:

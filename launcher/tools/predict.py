@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from launcher.config.errors import UserError
 from launcher.config.files import flush
 from launcher.data import Bad, Row
+from launcher.plan import full_disk
 from launcher.plan.words import plural
 from launcher.tools.rows import KEY, parts, rows, source
 from launcher.tools.trained import Trained, load_run, tell_best
@@ -169,9 +170,10 @@ def _written(to: Path | None) -> Iterator[Callable[[str], Any]]:
         return
     aside = to.with_name(f".{to.name}.{os.getpid()}.partial")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            yield lambda line: file.write(f"{line}\n")
-        flush(aside)
-        aside.replace(to)
+        with full_disk.reported(to.parent, advice="make room there, or name another file: --to", kind=UserError):
+            with aside.open("w", encoding="utf-8") as file:
+                yield lambda line: file.write(f"{line}\n")
+            flush(aside)
+            aside.replace(to)
     finally:
         aside.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from launcher.config import load
 from launcher.config.errors import UserError
+from launcher.config.files import allocated_bytes
 from launcher.config.recipe import Recipe
 from launcher.plan.folder import COMPLETE, RunFolder, Saved, best, checksum
 
@@ -73,6 +74,25 @@ def test_folders_of_the_users_own_beside_the_checkpoints_are_neither(run, name):
     (run.checkpoints / "notes.txt").write_text("x")
     assert [saved.step for saved in run.whole()] == [4]
     assert run.half_written() == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "keep", "superseded", "spare"),
+    [
+        ([None] * 4, 2, [2, 4], [2, 4, 6]),
+        ([None] * 4, 1, [2, 4, 6], [2, 4, 6]),
+        ([1.0, 2.0, 3.0, 4.0], 2, [4], [4, 6]),
+        ([1.0, 2.0, 3.0, 4.0], 9, [], []),
+    ],
+)
+def test_what_a_save_may_remove_is_never_the_newest_or_the_best(run, losses, keep, superseded, spare):
+    for step, loss in zip((2, 4, 6, 8), losses, strict=True):
+        checkpoint(run, step, loss)
+    assert [saved.step for saved in run.superseded(keep)] == superseded
+    assert [saved.step for saved in run.spare(keep)] == spare
+    half = checkpoint(run, 10, whole=False)
+    sizes = [allocated_bytes(path) for path in (half, *(saved.path for saved in run.spare(keep)))]
+    assert run.reclaimable_bytes(keep) == sum(sizes) > 0
 
 
 # Which checkpoint

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -110,6 +111,85 @@ def test_what_a_kill_left_behind_is_replaced(folder):
     ranks.on_ranks(1, save, folder, [1, 2], 2)
     assert [saved.step for saved in RunFolder(Path(folder)).whole()] == [1, 2]
     assert not RunFolder(Path(folder)).half_written() and not (half / "rubbish").exists()
+
+
+def save_without_room(process, folder):
+    import torch
+
+    from launcher.plan.full_disk import DiskFull
+    from launcher.run import checkpoint
+
+    run = RunFolder(Path(folder))
+    weights = {"model.a": torch.ones(2**17), "model.b": torch.ones(2**17)}  # 1 MiB
+    checkpoint.save(run, {"model.a": torch.zeros(1)}, state(1), 3, process)
+    try:
+        checkpoint.save(run, weights, state(2), 3, process)
+    except DiskFull as error:
+        return str(error)
+    return "saved"
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_full_disk_leaves_nothing_half_written_and_what_was_saved(tmp_path, world):
+    disk = tmp_path / "disk"
+    with support.tmpfs(disk, "900k"):
+        (disk / "recipe.yaml").write_text("name: a\n")
+        told = ranks.on_ranks(world, save_without_room, str(disk))
+        pattern = rf"the disk of {disk}/checkpoints is full: about 1\.1 MiB are needed, 8\d\d\.0 KiB are free \(make .*"
+        assert all(re.fullmatch(pattern, each) for each in told), told
+        (saved,) = RunFolder(disk).whole()
+        saved.verify()
+        assert saved.step == 1
+        assert list(RunFolder(disk).checkpoints.iterdir()) == [saved.path]
+
+
+def fail_at(process, folder, where):
+    """A save that fails with ENOSPC at one of its last steps: when it is renamed, or when it is marked as whole."""
+    import os
+
+    from launcher.plan.full_disk import DiskFull
+    from launcher.run import checkpoint
+
+    flush = checkpoint.flush
+
+    def full(path):
+        if path.name.endswith(where):
+            raise OSError(28, os.strerror(28), str(path))
+        flush(path)
+
+    save(process, folder, [1], 2)
+    checkpoint.flush = full
+    with pytest.raises(DiskFull):
+        save(process, folder, [2], 2)
+
+
+@pytest.mark.parametrize("where", ["state.json", ".partial", "checkpoints", ".COMPLETE.partial"])
+def test_wherever_a_save_fails_nothing_of_it_stays(folder, where):
+    ranks.on_ranks(1, fail_at, folder, where)
+    (saved,) = RunFolder(Path(folder)).whole()
+    assert list(RunFolder(Path(folder)).checkpoints.iterdir()) == [saved.path]
+    assert saved.step == 1
+
+
+def test_where_room_is_short_what_a_save_supersedes_goes_first(tmp_path):
+    """Two of about 130 KiB fit, a third does not: the newest is never removed before another is whole."""
+    disk = tmp_path / "disk"
+    with support.tmpfs(disk, "370k"):
+        (disk / "recipe.yaml").write_text("name: a\n")
+        assert ranks.on_ranks(1, save_large, str(disk), [1, 2, 3, 4], 2) == [[[1], [1, 2], [2, 3], [3, 4]]]
+
+
+def save_large(process, folder, steps, keep):
+    """The steps of the whole checkpoints after each save of 128 KiB."""
+    import torch
+
+    from launcher.run import checkpoint
+
+    run, kept = RunFolder(Path(folder)), []
+    for step in steps:
+        checkpoint.save(run, {"model.a": torch.ones(2**15)}, state(step), keep, process)
+        kept.append([saved.step for saved in run.whole()])
+    return kept
 
 
 def test_every_file_is_checked(folder):

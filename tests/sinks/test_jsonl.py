@@ -5,6 +5,10 @@ import signal
 import subprocess
 import sys
 
+import pytest
+import support
+
+from launcher.plan.full_disk import DiskFull
 from launcher.sinks import jsonl
 
 
@@ -66,3 +70,49 @@ def test_a_writer_that_is_killed_leaves_whole_lines(about):
     assert lines.pop() == ""
     assert [json.loads(line)["step"] for line in lines] == list(range(1, len(lines) + 1))
     assert len(lines) >= 200
+
+
+def test_on_a_full_disk_lines_wait_and_none_is_lost_or_cut(about, training, tmp_path, capsys):
+    records = [training(step) for step in range(1, 61)]
+    disk = tmp_path / "disk"
+    with support.tmpfs(disk, "8k") as resize:
+        known = about(folder=disk)
+        (disk / "filler").write_bytes(bytes(4096 - 500))
+        sink = jsonl.open(jsonl.Config(), known)
+        for record in records[:50]:
+            sink.write(record)
+        said = capsys.readouterr().out.splitlines()
+        assert len(said) == 1
+        assert said[0].startswith(f"metrics.jsonl: the disk of {disk} is full: ")
+        assert said[0].endswith("; its lines wait in memory, training goes on")
+        assert len(written(known)) == 4096, "as much of a line as there was room for"
+        resize("1m")
+        for record in records[50:]:
+            sink.write(record)
+        sink.close(True)
+        assert [json.loads(line) for line in written(known).splitlines()] == records
+        assert capsys.readouterr().out == ""
+
+
+def test_lines_that_never_get_room_are_the_runs_failure(about, training, tmp_path):
+    disk = tmp_path / "disk"
+    with support.tmpfs(disk, "4k"):
+        (disk / "filler").write_bytes(bytes(4096))
+        sink = jsonl.open(jsonl.Config(), about(folder=disk))
+        for step in (1, 2):
+            sink.write(training(step))
+        with pytest.raises(DiskFull, match=rf"^2 lines of {disk}/metrics.jsonl could not be written: the disk of"):
+            sink.close(True)
+        assert written(about(folder=disk)) == ""
+
+
+def test_lines_without_end_are_not_held(about, training, tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "_MOST_WAITING", 600)
+    disk = tmp_path / "disk"
+    with support.tmpfs(disk, "4k"):
+        (disk / "filler").write_bytes(bytes(4096))
+        sink = jsonl.open(jsonl.Config(), about(folder=disk))
+        with pytest.raises(DiskFull, match="is full"):
+            for step in range(1, 20):
+                sink.write(training(step))
+        assert 600 < len(sink._waiting) < 1000
