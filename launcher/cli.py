@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from launcher.config.errors import UserError
+from launcher.config.files import check_current_folder
 from launcher.run.signals import STOPPED, StopRequested
 
 if TYPE_CHECKING:
@@ -355,6 +356,7 @@ def _guard() -> None:
 def main() -> None:
     _guard()
     try:
+        check_current_folder()
         app()
     except UserError as error:
         print(error, file=sys.stderr)

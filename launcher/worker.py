@@ -24,7 +24,8 @@ from launcher.config import kinds, load
 from launcher.config.errors import UserError
 from launcher.launch import failure, private_folder, rank_log, starter
 from launcher.launch.starter import Started
-from launcher.plan import full_disk, layout, need
+from launcher.plan import full_disk, layout, need, plan, usable_folders
+from launcher.plan.folder import RunFolder
 from launcher.prepare import lease, ready, tokenizer
 from launcher.run import evaluation, loop, meet, place, process, watch
 from launcher.run.checkpoint import Replaced
@@ -274,7 +275,8 @@ def _ready(arguments: list[str], at: Process) -> tuple[str, list[str]]:
     cluster, nodes = load.cluster("local").value, _nodes(at)
     here = cluster.model_copy(update={"nodes": (nodes, nodes)})
     try:
-        checked = ready.check(arguments[0], arguments[1:], here, at.world // nodes)
+        folder = RunFolder(plan.RUNS / load.recipe(arguments[0], arguments[1:]).value.name)
+        checked = ready.check(arguments[0], arguments[1:], here, at.world // nodes, usable_folders.run(folder))
         made = ready.write(dataclasses.replace(checked, cluster=cluster))
     except UserError as error:
         return "", [str(problem) for problem in error.problems]

@@ -5,6 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+from launcher.config.errors import UserError
+
 
 def write(file: Path, text: str) -> None:
     """Write a text file aside, then give it its name. Nothing is left of one that cannot be written."""
@@ -46,10 +48,20 @@ def flush_tree(folder: Path) -> None:
         flush(path)
 
 
+def check_current_folder() -> None:
+    """Raises UserError where the current folder, by which everything relative is found, cannot be used."""
+    try:
+        os.stat(f"{Path.cwd()}/.")  # noqa: PTH116  (pathlib drops the dot, by which the right to enter is tried)
+    except FileNotFoundError:
+        raise UserError("the current folder does not exist any more (cd to another)") from None
+    except OSError as error:
+        raise UserError(f"the current folder cannot be entered: {error.strerror} (cd to another)") from None
+
+
 def nearest(path: Path) -> Path:
     """`path`, or the nearest folder above it that exists."""
-    while not path.exists():
-        path = path.absolute().parent
+    while not os.path.exists(path):  # noqa: PTH110  (this one is False also where its parent cannot be entered)
+        path = path.parent
     return path
 
 

@@ -84,12 +84,19 @@ def commit(repository: Repository) -> str:
     return found
 
 
+def missing(recipe: Recipe) -> list[Repository]:
+    """The recipe's models that are of the hub, and not in the cache yet."""
+    return [found for found in _models(recipe) if not store.kept(found.name, found.revision).is_dir()]
+
+
+def _models(recipe: Recipe) -> list[Repository]:
+    return [found for found in repositories(recipe) if found.key in ("model", "task.teacher")]
+
+
 def fetch(recipe: Recipe) -> None:
-    """Bring the recipe's models into the cache, where they are of the hub and not there yet. Raises UserError."""
-    for repository in repositories(recipe):
+    """Bring the models that are missing into the cache. Raises UserError."""
+    for repository in _models(recipe):
         final = store.kept(repository.name, repository.revision)
-        if repository.key not in ("model", "task.teacher"):
-            continue
         if final.is_dir():
             _complete(repository, final)
             continue

@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from launcher.plan import devices
+from launcher.config.errors import UserError
+from launcher.plan import devices, usable_folders
 from launcher.prepare.lease import Lease
 from launcher.run import parent
 
@@ -50,6 +51,8 @@ def run(function: Callable[[P], Any], pieces: Sequence[P], what: str, lease: Lea
 
 
 def _spread(function: Callable[[P], Any], pieces: Sequence[P], count: int, progress: Any, lease: Lease) -> None:
+    if wrong := usable_folders.semaphores(count, 0):
+        raise UserError(wrong)
     largest = sorted(pieces, key=lambda piece: -piece.size)
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # this process has threads, which a fork would cut off

@@ -11,7 +11,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.files import write as write_file
 from launcher.config.recipe import Recipe
 from launcher.config.types import hint
-from launcher.plan import devices, facts, full_disk, layout, plan
+from launcher.plan import devices, facts, full_disk, layout, plan, usable_folders
 from launcher.plan.folder import RunFolder, Saved
 from launcher.prepare import bundle, cache, corpus, hub, lease, runs
 
@@ -53,9 +54,11 @@ class Ready:
 def look(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | None) -> plan.Plan:
     """The plan alone, with the facts of prepared data where there are any. Nothing is made."""
     loaded = load.recipe(file, overrides)
+    wrong = [*usable_folders.run(_folder(loaded.value)), *usable_folders.ranks(loaded.value, cluster, ranks)]
     try:
-        recipe = _pin(loaded.value, strict=False)
-        return _plan(recipe, file, tuple(overrides), cluster, ranks)[1]
+        with _readable(wrong):
+            recipe = _pin(loaded.value, strict=False)
+            return _plan(recipe, file, tuple(overrides), cluster, ranks, wrong)[1]
     except UserError as error:
         raise loaded.located(error) from None
 
@@ -65,10 +68,14 @@ def prepare(
 ) -> tuple[Path, facts.Facts]:
     """The prepared folder of a recipe, and what it holds. `most`: processes to make it with; `to`: a bundle to make."""
     loaded = load.recipe(file, overrides)
+    wrong = []
     if to is not None:
         bundle.check_room(to)
+        wrong = usable_folders.unusable(to.absolute().parent, f"--to {to}", "name another folder")
     try:
         recipe = _pin(loaded.value)
+        if wrong := [*wrong, *_cache(recipe, corpus.find(corpus.identity(recipe)))]:
+            raise UserError(wrong)
         hub.fetch(recipe)
         prepared = corpus.prepare(recipe, most=most)
         if to is not None:
@@ -78,11 +85,13 @@ def prepare(
         raise loaded.located(error) from None
 
 
-def check(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | None) -> Ready:
-    """Plan and prepare, and look at the run folder; nothing is written there. Raises UserError."""
+def check(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | None, wrong: Sequence[str] = ()) -> Ready:
+    """Plan and prepare, and look at the run folder; nothing is written there. `wrong`: what has been found already.
+    Raises UserError."""
     loaded = load.recipe(file, overrides)
     try:
-        return _check(loaded.value, file, tuple(overrides), cluster, ranks)
+        with _readable(wrong):
+            return _check(loaded.value, file, tuple(overrides), cluster, ranks, wrong)
     except UserError as error:
         raise loaded.located(error) from None
 
@@ -109,17 +118,39 @@ def _written(checked: Ready) -> Ready:
     return checked
 
 
+@contextmanager
+def _readable(wrong: Sequence[str]) -> Iterator[None]:
+    """Report a file that may not be read, with what has been found already."""
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError([*wrong, f"{error.filename}: cannot be read: {error.strerror}"]) from None
+
+
+def _cache(recipe: Recipe, prepared: Path | None) -> list[str]:
+    """Why what is missing in the cache cannot be brought there: a cache that has everything may be read-only."""
+    return usable_folders.cache() if prepared is None or hub.missing(recipe) else []
+
+
 def _plan(
-    recipe: Recipe, file: str, overrides: tuple[str, ...], cluster: Cluster, ranks: int | None
+    recipe: Recipe,
+    file: str,
+    overrides: tuple[str, ...],
+    cluster: Cluster,
+    ranks: int | None,
+    found: Sequence[str],
 ) -> tuple[str, plan.Plan]:
-    """The identity of the recipe's data, and the plan, with the facts where they are prepared. Raises UserError."""
-    identity, wrong = "", list[str | Problem]()
+    """The identity of the recipe's data, and the plan, with the facts where they are prepared. `found`: mistakes that
+    have been found already. Raises UserError."""
+    identity, wrong = "", list[str | Problem](found)
     try:
         identity = corpus.identity(recipe)
     except UserError as error:
-        wrong = error.problems
-    wrong = [*wrong, *(missing := runs.missing(recipe, bool(_folder(recipe).whole())))]
+        wrong += error.problems
+    wrong += (missing := runs.missing(recipe, bool(_folder(recipe).whole())))
     prepared = corpus.find(identity) if identity and not missing else None
+    if cluster.scratch.shared is None or "LAUNCHER_CACHE" in os.environ:  # else that folder is created at submission
+        wrong += _cache(recipe, prepared)
     known = _known(recipe, prepared) if prepared else None
     return identity, plan.make(
         recipe, cluster, file=file, ranks=ranks, facts=known, prepared=prepared, overrides=overrides, wrong=wrong
@@ -165,9 +196,16 @@ def _pin(recipe: Recipe, strict: bool = True) -> Recipe:
     return runs.pin(hub.pin(recipe, folder, strict), folder)
 
 
-def _check(recipe: Recipe, file: str, overrides: tuple[str, ...], cluster: Cluster, ranks: int | None) -> Ready:
+def _check(
+    recipe: Recipe,
+    file: str,
+    overrides: tuple[str, ...],
+    cluster: Cluster,
+    ranks: int | None,
+    wrong: Sequence[str],
+) -> Ready:
     recipe = _pin(recipe)
-    identity, made = _plan(recipe, file, overrides, cluster, ranks)  # what is wrong is told before the data is touched
+    identity, made = _plan(recipe, file, overrides, cluster, ranks, wrong)  # mistakes: before the data is touched
     hub.fetch(recipe)
     prepared = corpus.prepare(recipe, identity)
     known = _known(recipe, prepared)
@@ -188,8 +226,9 @@ def read(folder: Path) -> Ready:
     return Ready(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
 
 
-def reopen(folder: Path, ranks: int | None) -> Ready:
-    """A run that was trained before, as it would run here now: for evaluation. Nothing is written."""
+def reopen(folder: Path, ranks: int | None, wrong: Sequence[str] = ()) -> Ready:
+    """A run that was trained before, as it would run here now: for evaluation. Nothing is written. `wrong`: what has
+    been found already."""
     run = RunFolder(folder)
     if not run.recipe.is_file():
         raise UserError(f"{folder}: no run is there (it has no recipe.yaml)")
@@ -197,7 +236,8 @@ def reopen(folder: Path, ranks: int | None) -> Ready:
     try:
         cluster = load.cluster("local").value
         recipe = layout.runnable(loaded.value, ranks or devices.count(cluster))
-        checked = _check(recipe, str(run.recipe), (), cluster, ranks)
+        wrong = [*wrong, *usable_folders.ranks(recipe, cluster, ranks)]
+        checked = _check(recipe, str(run.recipe), (), cluster, ranks, wrong)
     except UserError as error:
         raise loaded.located(error) from None
     return replace(checked, folder=run, plan=checked.plan.model_copy(update={"folder": str(folder)}))

@@ -9,7 +9,7 @@ from rich.console import Console
 from launcher.config.files import write
 from launcher.launch import execute, render
 from launcher.launch.execute import Outcome
-from launcher.plan import full_disk
+from launcher.plan import full_disk, usable_folders
 from launcher.plan.folder import RunFolder
 from launcher.prepare import ready
 from launcher.tools import confusion, show
@@ -18,7 +18,10 @@ from launcher.tools import confusion, show
 def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, console: Console) -> Outcome:
     """Evaluate, print (the metrics alone `as_json`), and write RUN/report/evaluation-<step>.json; of a classifier a
     picture of its confusions too. Raises UserError."""
-    made = ready.reopen(Path(run), ranks)
+    report = RunFolder(Path(run)).report
+    made = ready.reopen(
+        Path(run), ranks, usable_folders.unusable(report, f"the folder {report}", "make it writable, or copy the run")
+    )
     saved = made.folder.saved(which)
     saved.verify()
     execute.warm_up(render.imports(made.recipe))

@@ -20,7 +20,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.launch import execute, render
-from launcher.plan import architecture, layout, need, plan
+from launcher.plan import architecture, layout, need, plan, usable_folders
 from launcher.plan.folder import RunFolder
 from launcher.prepare import ready
 
@@ -64,8 +64,10 @@ def parity(
         "sinks=[]",
         "schedule=constant",
     ]
-    execute.warm_up(render.imports(load.recipe(file, ours).value))
-    made = ready.check(file, ours, cluster, 1)
+    known = load.recipe(file, ours).value
+    if not (wrong := usable_folders.ranks(known, cluster, max(ranks, default=1))):
+        execute.warm_up(render.imports(known))
+    made = ready.check(file, ours, cluster, 1, wrong)
     todo = [(recipe, count) for count in ranks for recipe in _layouts(made, file, ours, strategies, count)]
     if not todo:
         raise UserError(f"--strategies: no layout of {strategies} runs on {', '.join(map(str, ranks))} ranks")

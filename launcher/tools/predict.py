@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from launcher.config.errors import UserError
 from launcher.config.files import flush
 from launcher.data import Bad, Row
-from launcher.plan import full_disk
+from launcher.plan import full_disk, usable_folders
 from launcher.plan.words import plural
 from launcher.tools.rows import KEY, parts, rows, source
 from launcher.tools.trained import Trained, load_run, tell_best
@@ -29,6 +29,8 @@ def predict(run: str, which: str | int, data: str, to: Path | None, console: Con
     if to is not None and (to.exists() or not to.parent.is_dir()):
         what = "is there already (name another file)" if to.exists() else f"there is no folder {to.parent}"
         raise UserError(f"--to {to}: {what}")
+    if to is not None and (wrong := usable_folders.unusable(to.parent, f"--to {to}", "name a file elsewhere")):
+        raise UserError(wrong)
     trained = load_run(run, which)
     tell_best(trained.folder, trained.saved, which, console)
     config = source(data, trained.recipe.data.train)

@@ -12,7 +12,8 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.launch import execute, render, ssh
 from launcher.launch.execute import Outcome
-from launcher.plan.folder import Saved
+from launcher.plan import plan, usable_folders
+from launcher.plan.folder import RunFolder, Saved
 from launcher.prepare import ready
 from launcher.run import signals
 from launcher.tools import show
@@ -53,10 +54,12 @@ def _ready(
     known = load.recipe(recipe, overrides).value  # a mistake in it is told before anything is started
     if via != "elastic" and profile.kind == "ssh":
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
+    wrong = usable_folders.run(RunFolder(plan.RUNS / known.name))
     if via == "elastic" and profile.kind == "local":
         os.environ.update(render.environment(profile))  # before anything that reads it is imported
-        execute.warm_up(render.imports(known))
-    made = ready.check(recipe, overrides, profile, ranks)
+        if not (wrong := [*wrong, *usable_folders.ranks(known, profile, ranks)]):
+            execute.warm_up(render.imports(known))
+    made = ready.check(recipe, overrides, profile, ranks, wrong)
     if resume and made.resume is None:
         raise UserError(
             f"--resume: {made.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)"
