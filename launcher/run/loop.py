@@ -218,8 +218,15 @@ def _skip(run: Run) -> None:
         first = progress.step + 2 - progress.skipped_in_a_row
         raise NotFinite(
             f"the gradient was not finite in {progress.skipped_in_a_row} steps in a row, from step {first} on, where "
-            f"{progress.culprit} went first (lower optimizer.lr, or look at the data of that step with launcher debug)"
+            f"{progress.culprit} went first ({_advice(run.recipe)})"
         )
+
+
+def _advice(recipe: Recipe) -> str:
+    """What helps against gradients that are not finite. A resume refuses what changes the trajectory."""
+    other = " or train.precision=bf16" if recipe.train.precision == "fp16" else ""
+    advice = f"a new run may do better: another name, with a lower optimizer.lr{other}"
+    return f"{advice}; train.abort_after={10 * recipe.train.abort_after} lets this one go through more such steps"
 
 
 def agree(

@@ -4,6 +4,7 @@ metrics.jsonl: a training step (`step, loss, grad_norm, lr, samples, tokens, sec
 (`step` and `eval/<metric>`). After a resume a step may be written twice: the later record counts.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,12 @@ class About:
     notes: list[str]
     skipped: int = 0
     overflows: int = 0
+
+
+def warn(line: str) -> None:
+    """Print a line to the user. Standard output that takes none, such as on a full disk, ends no training."""
+    with suppress(OSError):
+        print(line, flush=True)
 
 
 class Sink(Protocol):

@@ -8,13 +8,12 @@ the run ends before that, which is then its failure.
 import json
 import math
 import os
-from contextlib import suppress
 from typing import Literal
 
 from launcher.config.types import Plugin
 from launcher.plan import full_disk
 from launcher.plan.words import plural
-from launcher.sinks import About, Record
+from launcher.sinks import About, Record, warn
 
 
 class Config(Plugin):
@@ -40,8 +39,7 @@ class Jsonl:
         if full and len(self._waiting) > _MOST_WAITING:
             raise full_disk.DiskFull(full)
         if full and not self._warned:
-            with suppress(OSError):  # standard output may be on that disk too
-                print(f"{self._path.name}: {full}; its lines wait in memory, training goes on", flush=True)
+            warn(f"{self._path.name}: {full}; its lines wait in memory, training goes on")
         self._warned = full is not None
 
     def close(self, finished: bool) -> None:

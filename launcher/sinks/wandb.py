@@ -3,15 +3,22 @@
 The run's id is kept in the run folder. Offline, each start leaves a folder of its own under <run>/wandb with that same
 id. A rank that is killed takes with it what wandb had not yet written, so a start that goes on first tells wandb what
 metrics.jsonl holds: the newest folder has the whole history, and is the one to sync.
+
+wandb writes from a process of its own, which does not report what it loses: here a folder that is gone, and a disk
+without room, are noticed before each record. Training goes on.
 """
 
+import errno
 import os
 import uuid
+from pathlib import Path
 from typing import Any, Literal
 
+from launcher.config.files import free_bytes
 from launcher.config.types import Plugin
+from launcher.plan import full_disk
 from launcher.plan.folder import RunFolder
-from launcher.sinks import About, Record
+from launcher.sinks import About, Record, warn
 
 
 class Config(Plugin):
@@ -25,6 +32,10 @@ class Config(Plugin):
     tags: list[str] = []
 
 
+_BLOCK = 2**15
+"""Bytes that wandb writes at once."""
+
+
 class Wandb:
     def __init__(self, config: Config, about: About):
         import wandb
@@ -35,13 +46,30 @@ class Wandb:
             project=config.project, entity=config.entity, group=config.group, tags=config.tags,
             settings=wandb.Settings(silent=True, console="off", disable_code=True, disable_git=True),
         )  # fmt: skip
+        self._folder, self._metrics = Path(self._run.dir), RunFolder(about.folder).metrics
+        self._warned = set[str]()
         self._run.define_metric("*", step_metric="step")
         if config.mode == "offline":
             for record in _earlier(about):
                 self._run.log(record)
 
     def write(self, record: Record) -> None:
+        self._warn_of_losses(record["step"])
         self._run.log(record)
+
+    def _warn_of_losses(self, step: int) -> None:
+        """Say once that what is logged from here on may be lost, and where it is kept all the same."""
+        if not self._folder.is_dir():
+            what = f"{self._folder.parent} was deleted"
+        elif free_bytes(self._folder) < _BLOCK:
+            what = full_disk.sentence(self._folder.parent, errno.ENOSPC)
+        else:
+            return
+        kept = f"{self._metrics} has every record" if self._metrics.is_file() else "sinks: [wandb, jsonl] keeps them"
+        kind = what.partition(":")[0]
+        if kind not in self._warned:
+            warn(f"wandb: {what}; records from step {step} on are lost to it, training goes on ({kept})")
+        self._warned.add(kind)
 
     def close(self, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)

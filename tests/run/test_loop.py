@@ -134,7 +134,8 @@ def test_step_after_step_without_a_number_ends_the_run_and_names_where_it_began(
     for message, taken in ranks.on_ranks(1 if strategy is SINGLE else 2, again, folders["dry"], strategy):
         pattern = (
             r"the gradient was not finite in 3 steps in a row, from step 2 on, where (\S+) \((\d+) of (\d+) "
-            r"parameters\) went first \(lower optimizer\.lr, or look at the data of that step with launcher debug\)"
+            r"parameters\) went first \(a new run may do better: another name, with a lower optimizer\.lr; "
+            r"train\.abort_after=30 lets this one go through more such steps\)"
         )
         name, bad, of = re.fullmatch(pattern, message).groups()
         assert name == FIRST
@@ -221,3 +222,23 @@ def test_a_record_tells_the_time_waited_and_the_part_of_the_computed_positions_t
             assert (whole.tokens, whole.padded) == (tokens, padded)
             assert record["fill"] == round(tokens / padded, 4)
     assert min(record["fill"] for record, *_ in every[0][0]) < 1
+
+
+@pytest.mark.parametrize(("precision", "other"), [("fp16", " or train.precision=bf16"), ("bf16", ""), ("fp32", "")])
+def test_what_is_advised_is_not_what_a_resume_refuses(precision, other):
+    """What changes a run is advised for another name alone, and what is advised for this one changes nothing of it."""
+    from launcher.config.recipe import Recipe, trajectory
+    from launcher.run import loop
+
+    recipe = Recipe.model_validate(support.mlm(train__precision=precision, train__abort_after=7))
+    this = "train.abort_after=70 lets this one go through more such steps"
+    expected = f"a new run may do better: another name, with a lower optimizer.lr{other}; {this}"
+    assert loop._advice(recipe) == expected
+
+    def changed(**keys):
+        new = Recipe.model_validate(support.mlm(**{"train__precision": precision, **keys}))
+        return trajectory(new.model_dump(mode="json")) != trajectory(recipe.model_dump(mode="json"))
+
+    assert not changed(train__abort_after=70)
+    assert changed(optimizer__lr=1e-4)
+    assert precision == "bf16" or changed(train__precision="bf16")

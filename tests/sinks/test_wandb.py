@@ -1,10 +1,13 @@
 """Weights & Biases offline: what is in its own file, read back."""
 
 import json
+import re
+import shutil
 import time
 from contextlib import suppress
 
 import pytest
+import support
 import wandbfile
 from google.protobuf.message import DecodeError
 from pydantic import ValidationError
@@ -123,6 +126,36 @@ def test_neither_code_nor_git_nor_output_is_taken_along(about, training):
     assert not any(name.endswith(".py") for name in names)
     ((_, run, _),) = runs(about())
     assert not run.git.commit
+
+
+def test_a_folder_that_is_deleted_is_told_once_and_training_goes_on(about, training, capsys):
+    metrics = about().folder / "metrics.jsonl"
+    metrics.touch()
+    opened = sink.open(sink.Config(mode="offline"), about())
+    opened.write(training(1))
+    folder = next((about().folder / "wandb").glob("offline-run-*"))
+    shutil.rmtree(about().folder / "wandb")
+    for step in (2, 3, 4):
+        opened.write(training(step))
+    opened.close(True)
+    lost = f"wandb: {folder} was deleted; records from step 2 on are lost to it, training goes on"
+    assert capsys.readouterr().out == f"{lost} ({metrics} has every record)\n"
+
+
+def test_a_full_disk_is_told_once_since_wandb_does_not_tell(about, training, capsys, tmp_path):
+    folder = tmp_path / "disk"
+    with support.tmpfs(folder, "1m"):
+        opened = sink.open(sink.Config(mode="offline"), about(folder=folder))
+        opened.write(training(1))
+        with (folder / "filler").open("wb") as filler, suppress(OSError):
+            filler.write(bytes(2**20))
+        for step in (2, 3):
+            opened.write(training(step))
+        opened.close(False)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.match(rf"wandb: the disk of {folder}/wandb/offline-run-\S+ is full: ", line)
+    lost = "; records from step 2 on are lost to it, training goes on (sinks: [wandb, jsonl] keeps them)"
+    assert line.endswith(lost)
 
 
 def test_a_mode_there_is_not_is_refused():
