@@ -6,11 +6,16 @@ from launcher.run import signals
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["run"]:  # the others end by a signal as any program does
+    listens = sys.argv[1:2] == ["run"]  # the others end by a signal as any program does
+    if listens:
         signals.listen()
     from launcher import cli
 
-    cli.main()
+    try:
+        cli.main()
+    finally:
+        if listens:
+            signals.ignore()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from launcher.config.errors import UserError
 from launcher.config.files import check_current_folder
-from launcher.run.signals import STOPPED, StopRequested
+from launcher.run.signals import STOPPED, StopRequested, say
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
@@ -361,8 +361,8 @@ def main() -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    except StopRequested:
-        print("stopped before training began: start it again and it goes on where it was", file=sys.stderr)
+    except StopRequested as error:
+        say(str(error))
         sys.exit(STOPPED)
     except KeyboardInterrupt:
         sys.exit(130)

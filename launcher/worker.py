@@ -43,6 +43,7 @@ _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
 
 def train(folder: Path, at: Process, stop: Stop, heartbeat: Heartbeat | None = None) -> int:
     """Train the run of a folder that `launcher.prepare.ready` has written. Returns 0, or 75 when told to stop."""
+    stop.trains = True
     run = ready.read(folder)
     with full_disk.reported(folder), contextlib.ExitStack() as held:
         problems, steps = at.share(_enter(run, held, stop) if at.rank == 0 else None)

@@ -12,8 +12,8 @@ from typing import Literal
 @dataclass(frozen=True)
 class Launch:
     """The `ranks` of one machine. `argv`: a Python module that starts them (torchrun, accelerate) and its words; empty:
-    an elastic agent in this process does. `checkpoint`: the one to evaluate. `steps`: how many to measure. `timeout`:
-    minutes that ranks wait for each other."""
+    an elastic agent in this process does. `checkpoint`: the one to evaluate. `steps`: how many the run has
+    (0: not known yet), or how many to measure. `timeout`: minutes that ranks wait for each other."""
 
     folder: Path
     ranks: int

@@ -214,9 +214,12 @@ def stop_on_signal(file: Path, forces: bool = True) -> Iterator[None]:
     """A signal makes the stop file, which the ranks look for at each step. `forces`: a second one ends them at once."""
 
     def stop(reason: Reason) -> None:
-        tell(file, reason)
         again = " (once more ends them at once)" if forces else ""
-        os.write(2, f"stopping: all ranks leave at the end of this step{again}\n".encode())
+        try:
+            tell(file, reason)
+            signals.say(f"stopping: all ranks leave at the end of this step{again}")
+        except OSError as error:
+            signals.say(f"{file} cannot be written, so that no rank hears of it: {error.strerror}{again}")
 
     with signals.passing_on(stop, forces):
         yield

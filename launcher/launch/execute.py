@@ -6,6 +6,7 @@ second one ends the ranks at once.
 
 import sys
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import psutil
 from launcher.config.errors import UserError
 from launcher.launch import Launch, elastic, failure, private_folder, starter
 from launcher.launch.elastic import warm_up
-from launcher.plan.folder import RunFolder
+from launcher.plan.folder import RunFolder, over
+from launcher.run import signals
 from launcher.run.signals import STOPPED, ForcedStop
 
 __all__ = ["Outcome", "execute", "warm_up"]
@@ -23,43 +25,41 @@ __all__ = ["Outcome", "execute", "warm_up"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The exit code, and what rank 0 found out (`told`) or what the user got wrong (`problems`). `stopped`: at once, by
-    a second signal."""
+    """The exit code, and what rank 0 found out (`told`) or what the user got wrong (`problems`)."""
 
     code: int
     told: dict[str, Any]
     problems: list[str]
-    stopped: bool = False
 
 
 def execute(launch: Launch) -> Outcome:
-    """Start the ranks and wait for them."""
+    """Start the ranks and wait for them. Those that train are asked to leave by a signal; those that only look have
+    nothing to save, and end with this process."""
     if launch.ranks > 1 and launch.device == "cpu" and not _loopback():
         raise UserError("the loopback interface is down, over which the ranks of a machine talk (ip link set lo up)")
     private_folder.enter()
     run = RunFolder(launch.folder)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, start = Path(name), starter.run if launch.argv else elastic.run
         try:
-            with elastic.stop_on_signal(folder / "stop"):
-                start = starter.run if launch.argv else elastic.run
+            with elastic.stop_on_signal(folder / "stop") if launch.job == "train" else nullcontext():
                 ended = start(launch, elastic.Meeting(folder))
         except ForcedStop:
-            return _stopped_at_once(run, launch)
+            return _stopped_at_once(run, launch.steps)
     if ended.failed is not None:
         print(told(ended.failed, run), file=sys.stderr, flush=True)
-    if ended.code == STOPPED and launch.job == "train":
-        print(f"stopped: {saved(run)}", file=sys.stderr, flush=True)
+    if ended.code == STOPPED:
+        signals.say(f"stopped: {saved(run)}")
     return Outcome(ended.code, ended.told, ended.problems)
 
 
-def _stopped_at_once(run: RunFolder, launch: Launch) -> Outcome:
-    """What a second signal has left: a run with a checkpoint goes on from it."""
-    training = launch.job == "train"
-    code = STOPPED if training and run.whole() else 1
-    what = saved(run) if training else "nothing was changed"
-    print(f"stopped at once: the ranks were ended; {what}", file=sys.stderr, flush=True)
-    return Outcome(code, {}, [], stopped=True)
+def _stopped_at_once(run: RunFolder, steps: int) -> Outcome:
+    """What a second signal has left: a run that is done, or has a checkpoint that it goes on from. `steps`: of the
+    whole run, 0 where nobody knows."""
+    whole = run.whole()
+    done = over(whole[-1] if whole else None, steps or None)
+    signals.say(f"stopped at once: the ranks were ended; {done or saved(run)}")
+    return Outcome(0 if done else STOPPED if whole else 1, {}, [])
 
 
 def saved(run: RunFolder) -> str:

@@ -13,7 +13,7 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import ProcessFailure
 
-from launcher.launch import failure
+from launcher.launch import failure, family
 from launcher.launch.silence import Silence
 from launcher.run import heartbeat
 from launcher.run.signals import ForcedStop
@@ -49,9 +49,10 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         return started
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
-        """End the ranks; after a second signal at once."""
-        forced = isinstance(sys.exception(), ForcedStop)
-        super()._shutdown(signal.SIGKILL if forced else death_sig, timeout)
+        """End the ranks; after a second signal at once, also those that are only just being started."""
+        if isinstance(sys.exception(), (ForcedStop, KeyboardInterrupt)):
+            family.end()
+        super()._shutdown(death_sig, timeout)
 
     def _dead(self) -> list[int]:
         """The ranks of this machine, by their local numbers, that have ended: one that has finished waits for all."""

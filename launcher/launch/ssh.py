@@ -86,7 +86,7 @@ def execute(run: Path, cluster: Cluster, environment: Mapping[str, str] = os.env
             code = STOPPED if _wait(hosts, cluster.nodes[0]) == STOPPED else FAILED
             if code == STOPPED:
                 print(f"stopped at once: {saved(RunFolder(run))}", file=sys.stderr, flush=True)
-            return Outcome(code, {}, [], stopped=True)
+            return Outcome(code, {}, [])
     return Outcome(code, {}, [])
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.config.files import write
-from launcher.launch import Launch, failure
+from launcher.launch import Launch, failure, family
 from launcher.launch.elastic import DEFAULTS, Ended, Meeting
 from launcher.launch.silence import Silence
 from launcher.run import heartbeat, parent
@@ -89,9 +89,7 @@ def _wait(child: "subprocess.Popen[bytes]", heartbeats: Path) -> int:
                 return child.wait(_LOOK)
             silence.look(heartbeat.read(heartbeats))
     except BaseException:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        family.end()
         raise
 
 

@@ -247,6 +247,15 @@ def _after_newline(data: BinaryIO, end: int) -> int:
     return 0
 
 
+def over(newest: Saved | None, steps: int | None) -> str | None:
+    """Why there is nothing left to train after the newest checkpoint. `steps`: of the whole run, where known."""
+    if newest is not None and newest.state.get("enough"):
+        return f"stopped early at step {newest.step} (another name starts another run)"
+    if newest is not None and steps is not None and newest.step >= steps:
+        return f"all {steps} steps are done (another name starts another run)"
+    return None
+
+
 def best(whole: list[Saved]) -> Saved | None:
     """The checkpoint with the best watched metric, among those made at an evaluation: of the metric that was watched
     last. A damaged one is none."""

@@ -58,8 +58,8 @@ def _spread(function: Callable[[P], Any], pieces: Sequence[P], count: int, progr
     context = multiprocessing.get_context("spawn")  # this process has threads, which a fork would cut off
     options: dict[str, Any] = {"mp_context": context, "initializer": _begin, "initargs": (os.getpid(),)}
     pool = ProcessPoolExecutor(count, **options)
-    waiting: dict[Future[Any], int] = {pool.submit(function, piece): piece.size for piece in largest}
     try:
+        waiting: dict[Future[Any], int] = {pool.submit(function, piece): piece.size for piece in largest}
         while waiting:
             done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
             for future in done:

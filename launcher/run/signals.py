@@ -2,16 +2,18 @@
 
 Handlers are of a process, so this module keeps one record for it. After `listen` a signal is recorded and never lost;
 `interrupting` has it end what runs before there are ranks, `passing_on` hands it to the ranks. Outside of both, and so
-from the end of the ranks to the exit, a signal changes nothing any more. One that was ignored when the process began,
-as under nohup, stays ignored. Imports nothing but the standard library: it is the first thing that the launcher does.
+from the end of the ranks to `ignore`, just before the exit, a signal changes nothing any more. One that was ignored
+when the process began, as under nohup, stays ignored. Imports nothing but the standard library: it is the first thing
+that the launcher does.
 """
 
 import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
+from typing import NoReturn
 
 
 class Reason(IntEnum):
@@ -37,15 +39,16 @@ STOPPED = 75
 _ONE_HANGUP = 1.0
 """Seconds in which HUP counts as part of the signal before it: a terminal that closes sends it twice, a service manager
 right after TERM."""
+_CLEAN_UP = 1.0
+"""Seconds that cleaning up gets after the first signal, before another one ends the process."""
 
 
 class StopRequested(BaseException):
     """A signal asked this process to leave while there were no ranks. (No Exception, which libraries may swallow, and
     no KeyboardInterrupt, which the command line library turns into an exit code of its own.)"""
 
-    def __init__(self, reason: Reason):
-        super().__init__(reason)
-        self.reason = reason
+    def __str__(self) -> str:
+        return "stopped before training began: start it again and it goes on where it was"
 
 
 class ForcedStop(BaseException):
@@ -58,7 +61,7 @@ class _Record:
     def __init__(self) -> None:
         self.reason = Reason.NONE
         self.first = 0.0
-        self.interrupts = False
+        self.at_once: Callable[[], None] | None = None
         self.pass_on: Callable[[Reason], None] | None = None
         self.forces = False
 
@@ -68,11 +71,11 @@ class _Record:
         if first:
             self.first = time.monotonic()
         self.reason = max(self.reason, SIGNALS[name])
-        if self.interrupts:
+        if self.at_once is not None:
             if first:
-                raise StopRequested(self.reason)
-            if again:  # cleaning up takes too long
-                os._exit(STOPPED)
+                raise StopRequested
+            if time.monotonic() - self.first > _CLEAN_UP:
+                self._end(self.at_once)
         if self.pass_on is not None:
             if again and self.forces:
                 self.forces = False  # a third one must not interrupt the end
@@ -83,6 +86,12 @@ class _Record:
         """Whether this asks for what was asked for before."""
         echo = name is signal.SIGHUP and time.monotonic() - self.first < _ONE_HANGUP
         return self.reason is SIGNALS[name] and not echo
+
+    def _end(self, at_once: Callable[[], None]) -> NoReturn:
+        with suppress(Exception):
+            at_once()
+        say(str(StopRequested()))
+        os._exit(STOPPED)
 
 
 _record = _Record()
@@ -101,27 +110,57 @@ def requested() -> Reason:
     return _record.reason
 
 
+def ignore() -> None:
+    """Nothing is left that a signal could end: Python itself would die of one in the last part of its exit."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def say(text: str) -> None:
+    """Write a line to standard error, from a handler too. The terminal may be gone, whose end is one of the signals."""
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())
+
+
 @contextmanager
-def interrupting() -> Iterator[None]:
-    """Have a signal raise StopRequested, also one that came before."""
-    listen()
-    _record.interrupts = True
-    try:
-        if _record.reason is not Reason.NONE:
-            raise StopRequested(_record.reason)
-        yield
-    finally:
-        _record.interrupts = False
+def interrupting(at_once: Callable[[], None]) -> Iterator[None]:
+    """Have a signal raise StopRequested, also one that came before. `at_once`: what is to be done before the process
+    ends, where a later signal finds that it takes too long."""
+    with _listening():
+        _record.at_once = at_once
+        try:
+            _heed()
+            yield
+            _heed()  # an exception that is raised within a destructor gets lost
+        finally:
+            _record.at_once = None
 
 
 @contextmanager
 def passing_on(to: Callable[[Reason], None], forces: bool = True) -> Iterator[None]:
     """Have a signal call `to`, also one that came before. `forces`: a second one raises ForcedStop."""
+    with _listening():
+        _record.pass_on, _record.forces = to, forces
+        try:
+            if _record.reason is not Reason.NONE:
+                to(_record.reason)
+            yield
+        finally:
+            _record.pass_on = None
+
+
+def _heed() -> None:
+    if _record.reason is not Reason.NONE:
+        raise StopRequested
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Listen for a while, in a process that did not before."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     listen()
-    _record.pass_on, _record.forces = to, forces
     try:
-        if _record.reason is not Reason.NONE:
-            to(_record.reason)
         yield
     finally:
-        _record.pass_on = None
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -16,7 +16,7 @@ import psutil
 
 from launcher.prepare.lease import Lease
 from launcher.run import parent
-from launcher.run.signals import PARENT_DIED, SIGNALS, Reason
+from launcher.run.signals import PARENT_DIED, SIGNALS, STOPPED, Reason
 
 
 def tell(file: Path, reason: Reason) -> None:
@@ -28,12 +28,14 @@ def tell(file: Path, reason: Reason) -> None:
 
 class Stop:
     """`file`: asked for once a step, since a launcher cannot know the moment at which a rank can take a signal.
-    `deadline`: in seconds since the epoch. `lease`: of the rank that writes, its right to."""
+    `deadline`: in seconds since the epoch. `lease`: of the rank that writes, its right to. `trains`: all ranks are
+    there, and will agree on when to leave."""
 
     def __init__(self, file: Path | None = None, deadline: float | None = None):
         self._file, self._deadline = file, deadline
         self.told = Reason.NONE
         self.heeded = Reason.NONE
+        self.trains = False
         self.lease: Lease | None = None
 
     @classmethod
@@ -52,7 +54,7 @@ class Stop:
             signal.signal(PARENT_DIED, self._note)
             parent.signal_at_its_death(PARENT_DIED)
             if not psutil.pid_exists(starter):
-                self.told = Reason.MAKE_WAY
+                self._note(PARENT_DIED, None)
 
     def requested(self) -> Reason:
         """What this rank has been told by now."""
@@ -77,4 +79,6 @@ class Stop:
         return Reason.NONE
 
     def _note(self, number: int, frame: object) -> None:
+        if number == PARENT_DIED and not self.trains:  # the others may never come, and there is nothing to save
+            os._exit(STOPPED)
         self.told = max(self.told, SIGNALS.get(signal.Signals(number), Reason.MAKE_WAY))

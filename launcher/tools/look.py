@@ -13,12 +13,11 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.json_files import Damaged, shown
 from launcher.launch import hosts, queue
 from launcher.plan import jobs, plan
-from launcher.plan.folder import RunFolder, Saved
+from launcher.plan.folder import RunFolder, Saved, over
 from launcher.plan.run_files import PlanSummary
 from launcher.prepare import alive, lease
 from launcher.tools import state
 from launcher.tools.state import State
-from launcher.tools.train import over
 
 _TAIL = 1 << 16
 """Bytes at the end of the metrics that are looked through."""

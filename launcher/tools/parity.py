@@ -135,7 +135,7 @@ class _Bench:
         planned = self._plan(recipe, ranks).model_copy(update={"folder": str(folder.path)})
         ready.write(replace(self.made, recipe=recipe, plan=planned, folder=folder, resume=None, start=None)).release()
         outcome = execute.execute(render.measure(planned, self.cluster.env, self.steps))
-        if outcome.stopped or outcome.told.get("stopped"):
+        if outcome.told.get("stopped"):
             raise KeyboardInterrupt
         if outcome.code:
             raise UserError(outcome.problems or f"{label(recipe)}: the ranks failed (told above)")

@@ -22,12 +22,11 @@ from launcher.config.json_files import Damaged
 from launcher.launch import queue, slurm
 from launcher.launch.slurm import Script
 from launcher.plan import jobs, plan, store
-from launcher.plan.folder import RunFolder
+from launcher.plan.folder import RunFolder, over
 from launcher.plan.plan import Plan
 from launcher.plan.words import plural
 from launcher.prepare import ready
 from launcher.tools import grid, look, show
-from launcher.tools.train import over
 
 
 @dataclass(frozen=True)

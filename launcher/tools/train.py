@@ -10,10 +10,10 @@ from rich.console import Console
 from launcher.config import load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
-from launcher.launch import execute, render, ssh
+from launcher.launch import execute, private_folder, render, ssh
 from launcher.launch.execute import Outcome
 from launcher.plan import plan, usable_folders
-from launcher.plan.folder import RunFolder, Saved
+from launcher.plan.folder import RunFolder, over
 from launcher.prepare import ready
 from launcher.run import signals
 from launcher.tools import show
@@ -37,7 +37,7 @@ def train(
 ) -> Outcome:
     """Train to the last step, or say that this was done already. `resume`: refuse to start from the beginning. Raises
     UserError."""
-    with signals.interrupting():
+    with signals.interrupting(private_folder.leave):
         made = _ready(recipe, overrides, profile, ranks, resume, via)
     if why := over(made.resume, made.plan.steps):
         print(f"{made.folder.path}: {why}")
@@ -71,12 +71,3 @@ def _ready(
         made.release()  # rank 0 of the other starter comes the whole way itself, and takes it
     show.plan(made.plan, Console(stderr=True))
     return made
-
-
-def over(newest: Saved | None, steps: int | None) -> str | None:
-    """Why there is nothing left to train after the newest checkpoint. `steps`: of the whole run, where known."""
-    if newest is not None and newest.state.get("enough"):
-        return f"stopped early at step {newest.step} (another name starts another run)"
-    if newest is not None and steps is not None and newest.step >= steps:
-        return f"all {steps} steps are done (another name starts another run)"
-    return None

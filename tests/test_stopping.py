@@ -1,0 +1,115 @@
+"""Signals at every time of a run: what is saved, how it leaves, and that nothing stays behind."""
+
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+
+import held
+import pytest
+import support
+
+BEFORE = "stopped before training began"
+AT_ONCE = "stopped at once: the ranks were ended; "
+
+
+@pytest.fixture
+def temporary(monkeypatch):
+    """The folder that temporary files go to, by a short name as sockets need it."""
+    folder = tempfile.mkdtemp(prefix="t-", dir="/tmp")
+    monkeypatch.setenv("TMPDIR", folder)
+    yield Path(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """What was seen, printed at the end."""
+    rows = []
+    yield rows
+    if len(rows) > len(SHORT):
+        print("\nstart       phase       signal  times  exit  saved  seconds  orphans")
+        for row in rows:
+            print("{:<11} {:<11} {:<7} {:>5} {:>5} {:>6} {:>8.1f} {:>8}".format(*row))
+
+
+def expected(phase, number, times):
+    """The exit code, the step of the newest checkpoint (None: there is none), and what is said."""
+    reached = {"starting": None, "preparing": None, "building": 0, "step": 3, "evaluating": 4, "saving": 4}
+    before = {"building": None, "step": 2, "evaluating": 2, "saving": 2}
+    if number is signal.SIGKILL:
+        return -signal.SIGKILL, reached.get(phase, 6), ""
+    if phase in ("starting", "preparing"):
+        return 75, None, BEFORE
+    if phase == "exit":
+        return 0, 6, ""
+    if phase == "ending":
+        return 0, 6, f"{AT_ONCE}all 6 steps are done" if times == 2 else ""
+    if times == 1:
+        return 75, reached[phase], f"stopped: step {reached[phase]} is saved (start it again and it goes on)"
+    if before[phase] is None:
+        return 1, None, f"{AT_ONCE}no checkpoint was saved"
+    return 75, before[phase], f"{AT_ONCE}step {before[phase]} is saved"
+
+
+def check(start, phase, number, times, table, temporary, group=False, resume=False, workers=0):
+    code, newest, said = expected(phase, number, times)
+    held.write(seed=sum(map(ord, f"{temporary}")) if phase == "preparing" else 0, workers=workers)
+    end = held.Held(start, phase).begin().send(number, times, group).end()
+    name = f"{'group ' if group else ''}{number.name[3:]}"
+    table.append((start, phase, name, times, end.code, str(max(end.saved, default="-")), end.seconds, len(end.orphans)))
+    assert (end.code, max(end.saved, default=None), end.orphans) == (code, newest, []), end.said
+    assert said in end.said
+    assert "Traceback" not in end.said
+    if not said.startswith(AT_ONCE):
+        assert max(support.steps("runs/held"), default=0) == (newest or 0)
+    if number is not signal.SIGKILL:
+        assert list(temporary.iterdir()) == []
+    if resume:
+        support.launcher("run", "recipe.yaml", "--ranks", 2, *held.STARTS[start])
+        assert list(support.steps("runs/held")) == [1, 2, 3, 4, 5, 6]
+        assert held.saved()[-1] == 6
+        assert list(Path("runs/held/checkpoints").glob(".*")) == []
+        assert list(temporary.iterdir()) == []
+
+
+TERM, INT, HUP, USR1, KILL = held.SIGNALS
+SHORT = [
+    ("run", "starting", TERM, 1),
+    ("run", "preparing", HUP, 1),
+    ("run", "building", INT, 2),
+    ("run", "saving", USR1, 2),
+    ("run", "ending", INT, 2),
+    ("run", "exit", TERM, 2),
+    ("run", "evaluating", KILL, 1),
+    ("torchrun", "step", USR1, 1),
+    ("torchrun", "step", TERM, 2),
+    ("torchrun", "evaluating", KILL, 1),
+    ("accelerate", "saving", HUP, 1),
+]
+
+
+@pytest.mark.parametrize(("start", "phase", "number", "times"), SHORT, ids=lambda value: getattr(value, "name", value))
+def test_a_signal_at_any_time_saves_and_leaves_nothing_behind(workspace, temporary, table, start, phase, number, times):
+    """Some of what `make soak` does with all: each phase and each start command once; 70 s."""
+    check(start, phase, number, times, table, temporary)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("number", held.SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("phase", held.PHASES)
+@pytest.mark.parametrize("start", held.STARTS)
+def test_every_start_phase_and_signal(workspace, temporary, table, start, phase, number, times):
+    if number is KILL and times == 2:
+        pytest.skip("there is nobody left to get it")
+    check(start, phase, number, times, table, temporary, resume=number is KILL or (number is TERM and times == 2))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [TERM, INT, HUP, USR1], ids=lambda number: number.name)
+@pytest.mark.parametrize("phase", held.PHASES)
+@pytest.mark.parametrize("start", held.STARTS)
+def test_a_signal_to_the_whole_group(workspace, temporary, table, start, phase, number):
+    """As Ctrl-C at a terminal, or Slurm, sends it; with loader workers."""
+    check(start, phase, number, 1, table, temporary, group=True, workers=1)
