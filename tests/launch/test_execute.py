@@ -1,5 +1,6 @@
 """Starting, stopping and failing, through the command line, with real ranks."""
 
+import contextlib
 import os
 import re
 import signal
@@ -9,12 +10,17 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 import support
+
+from launcher.config.cluster import Cluster
+from launcher.prepare import ready
 
 
 def long(name="long", steps=400):
     support.plugin("slow", support.SLOW)
-    return support.write(support.small(name, train__steps=steps, sinks=["jsonl", {"kind": "own.slow"}]))
+    sinks = ["jsonl", {"kind": "own.slow"}]
+    return support.write(support.small(name, train__steps=steps, data__validation={"fraction": 0.2}, sinks=sinks))
 
 
 def test_the_first_failing_rank_is_what_the_user_reads(workspace):
@@ -70,14 +76,48 @@ def test_ranks_whose_launcher_was_killed_save_and_leave(workspace):
     assert max(support.steps("runs/long")) == 400
 
 
-def test_nothing_listens_beyond_the_loopback(workspace):
-    run = support.start("run", long(), "--ranks", 2)
-    support.wait_for_step("runs/long", 3, run)
-    family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
-    listening = [c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    support.kill_group(run)
-    assert listening, "gloo listens somewhere"
-    assert set(listening) <= {"127.0.0.1", "::1"}
+def listening(process):
+    """The addresses at which a start has listened at any time until its end."""
+    found = set()
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    found |= {c.laddr.ip for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    return found
+
+
+def node(recipe):
+    """The agent of a cluster of one machine."""
+    profile = {"name": "one", "kind": "ssh", "nodes": 1, "devices_per_node": 2, "device": "cpu", "memory_per_device": 8}
+    one = Cluster.model_validate({**profile, "ssh": {"hosts": ["127.0.0.1"]}})
+    made = ready.write(ready.check(recipe, (), one, None))
+    made.release()
+    words = [sys.executable, "-m", "launcher.launch.node", str(made.folder.path), "--hosts", "127.0.0.1"]
+    environment = {**os.environ, "LAUNCHER_JOB": "7"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True}
+    return subprocess.Popen(words, text=True, env=environment, **pipes)
+
+
+@pytest.mark.parametrize("how", ["run", "torchrun", "accelerate", "evaluate", "debug", "node"])
+def test_nothing_listens_beyond_the_loopback(workspace, how):
+    """From the first instruction to the last, of every process, whoever starts the ranks; 5 s each."""
+    recipe = long(steps=30)
+    if how == "evaluate":
+        support.launcher("run", recipe, "--ranks", 1)
+    started = {
+        "run": lambda: support.start("run", recipe, "--ranks", 2),
+        "torchrun": lambda: support.start("run", recipe, "--ranks", 2, "--via", "torchrun"),
+        "accelerate": lambda: support.start("run", recipe, "--ranks", 2, "--via", "accelerate"),
+        "evaluate": lambda: support.start("evaluate", "runs/long", "--ranks", 2),
+        "debug": lambda: support.start("debug", recipe),
+        "node": lambda: node(recipe),
+    }[how]()
+    found = listening(started)
+    assert found or how == "debug", "gloo listens somewhere"
+    assert found <= {"127.0.0.1", "::1"}
 
 
 def test_threads_are_shared_out(workspace, monkeypatch):
