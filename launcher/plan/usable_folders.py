@@ -85,11 +85,11 @@ def unusable(folder: Path, what: str, advice: str) -> list[str]:
                 file.write(b"x")
             return []
         if there.is_symlink() and not there.exists():
-            reason = f"is a link to {there.readlink()}, which does not exist"
+            reason = f"it is a link to {there.readlink()}, which does not exist"
         else:
-            reason = "is a file, not a folder"
+            reason = "it is a file, not a folder"
     except OSError as error:
         if (number := full_disk.number(error)) is not None:
             return [f"{what}: {full_disk.sentence(there, number)}"]
-        reason = f"cannot be written: {error.strerror}"
-    return [f"{what}: {there} {reason} ({advice})"]
+        reason = str(error.strerror)
+    return [f"{what}: {there} cannot be written: {reason} ({advice})"]

@@ -26,22 +26,22 @@ def here(tmp_path, monkeypatch):
 
 def of_a_file(folder):
     folder.write_text("")
-    return "is a file, not a folder"
+    return "it is a file, not a folder"
 
 
 def of_a_link(folder):
     folder.symlink_to("nowhere")
-    return "is a link to nowhere, which does not exist"
+    return "it is a link to nowhere, which does not exist"
 
 
 def of_a_link_to_itself(folder):
     folder.symlink_to(folder.name)
-    return f"is a link to {folder.name}, which does not exist"
+    return f"it is a link to {folder.name}, which does not exist"
 
 
 def of_proc(folder):
     folder.symlink_to("/proc")
-    return "cannot be written: No such file or directory"
+    return "No such file or directory"
 
 
 @pytest.mark.parametrize("make", [of_a_file, of_a_link, of_a_link_to_itself, of_proc])
@@ -49,7 +49,7 @@ def of_proc(folder):
 def test_what_is_no_folder_to_write_in_is_one_line(make, inner):
     reason = make(Path("there"))
     assert usable_folders.unusable(Path("there", inner), "the rest", "do this") == [
-        f"the rest: there {reason} (do this)"
+        f"the rest: there cannot be written: {reason} (do this)"
     ]
 
 
@@ -75,7 +75,7 @@ def test_each_folder_of_a_run_is_tried(culprit):
     Path(culprit).parent.mkdir(parents=True, exist_ok=True)
     Path(culprit).write_text("")
     advice = "(repair that, or start the run in another folder)"
-    told = [f"the run folder runs/r: {culprit} is a file, not a folder {advice}"]
+    told = [f"the run folder runs/r: {culprit} cannot be written: it is a file, not a folder {advice}"]
     assert usable_folders.run(RunFolder(Path("runs/r"))) == told
 
 
@@ -117,10 +117,12 @@ def test_every_folder_is_told_with_the_other_mistakes(monkeypatch):
         with pytest.raises(UserError) as told:
             start()
         lines = str(told.value).splitlines()
-        assert any(line.startswith("the cache: cache is a file") for line in lines)
+        assert any(line.startswith("the cache: cache cannot be written: it is a file") for line in lines)
         assert any(line.startswith("TMPDIR: /nowhere does not exist") for line in lines)
         assert any(line.startswith("recipe.yaml:") and "cannot be shared by 2 ranks" in line for line in lines)
-        assert name == "check" or any(line.startswith("the run folder runs/tiny: runs is a link") for line in lines)
+        assert name == "check" or any(
+            line.startswith("the run folder runs/tiny: runs cannot be written: it is a link") for line in lines
+        )
 
 
 def test_a_cache_that_has_everything_may_be_read_only(monkeypatch):
