@@ -354,9 +354,9 @@ def _guard() -> None:
 
 
 def main() -> None:
-    _guard()
     try:
         check_current_folder()
+        _guard()
         app()
     except UserError as error:
         print(error, file=sys.stderr)
