@@ -32,8 +32,9 @@ def _fail(error: BaseException) -> NoReturn:
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     error = failure.of_exit(error)
-    traceback.print_exception(error)
-    with suppress(OSError):  # a full disk: the exit code is all that can be told
+    with suppress(OSError):  # the log's disk is full
+        traceback.print_exception(error)
+    with suppress(OSError):  # so is that of the file: the exit code is all that can be told
         try:
             raise error  # which torch's handler formats
         except BaseException:
