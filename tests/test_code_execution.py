@@ -27,7 +27,7 @@ TASK = "from launcher.tasks import tabular_regression as t\n\nclass Config(t.Con
 def here(workspace, monkeypatch):
     """A folder of the user's, with nothing allowed yet."""
     monkeypatch.setattr(kinds, "_named", {})
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])  # what is added goes with it
     before = set(sys.modules)
     yield workspace
     for name in set(sys.modules) - before:
@@ -111,13 +111,13 @@ def test_a_run_folder_is_known_by_its_files_wherever_it_lies(here):
     assert not ran()
 
 
-def test_a_recipe_of_the_users_own_runs_code_of_the_current_folder_and_of_installed_packages(here, monkeypatch):
+def test_a_recipe_of_the_users_own_runs_code_of_the_current_folder_and_of_installed_packages(here):
     code("own/task.py")
     load.recipe(support.write(support.small(task={"kind": "own.task"})))
     assert ran()
     Path("PWNED").unlink()
     code("site/site-packages/installed_pkg/task.py")
-    monkeypatch.syspath_prepend(here / "site" / "site-packages")
+    sys.path.insert(0, str(here / "site" / "site-packages"))
     load.recipe(support.write(support.small(task={"kind": "installed_pkg.task"})))
     assert ran()
 
@@ -129,9 +129,9 @@ def test_a_stored_recipe_runs_code_of_the_current_folders_project(here):
 
 
 @pytest.mark.parametrize("way", ["stored", "named", "inherited"])
-def test_a_stored_recipe_that_names_an_installed_package_asks_for_trust(here, monkeypatch, way):
+def test_a_stored_recipe_that_names_an_installed_package_asks_for_trust(here, way):
     code("site/site-packages/installed_pkg/task.py")
-    monkeypatch.syspath_prepend(here / "site" / "site-packages")
+    sys.path.insert(0, str(here / "site" / "site-packages"))
     file = run_folder(task={"kind": "installed_pkg.task"}) / "recipe.yaml"
     Path("mine.yaml").write_text("base: runs/evil/recipe.yaml\n")
     action = {
@@ -153,16 +153,16 @@ def test_what_came_with_a_run_is_not_the_users_project(here):
     assert not ran()
 
 
-def test_a_run_that_was_begun_is_gone_on_with_by_the_recipe_that_the_user_names(here, monkeypatch):
+def test_a_run_that_was_begun_is_gone_on_with_by_the_recipe_that_the_user_names(here):
     code("site/site-packages/installed_pkg/task.py")
-    monkeypatch.syspath_prepend(here / "site" / "site-packages")
+    sys.path.insert(0, str(here / "site" / "site-packages"))
     load.recipe(support.write(support.small(task={"kind": "installed_pkg.task"})))
     load.stored(run_folder(task={"kind": "installed_pkg.task"}) / "recipe.yaml")
 
 
-def test_an_override_is_the_users_word(here, monkeypatch):
+def test_an_override_is_the_users_word(here):
     code("site/site-packages/installed_pkg/task.py")
-    monkeypatch.syspath_prepend(here / "site" / "site-packages")
+    sys.path.insert(0, str(here / "site" / "site-packages"))
     load.recipe(run_folder() / "recipe.yaml", ["task={kind: installed_pkg.task}"])
     assert ran()
 
@@ -195,9 +195,9 @@ def test_runs_that_name_each_other_are_told(here):
     assert "names itself, by way of others" in told
 
 
-def test_ranks_read_what_the_launcher_has_checked(here, monkeypatch):
+def test_ranks_read_what_the_launcher_has_checked(here):
     code("site/site-packages/installed_pkg/task.py")
-    monkeypatch.syspath_prepend(here / "site" / "site-packages")
+    sys.path.insert(0, str(here / "site" / "site-packages"))
     load.checked(run_folder(task={"kind": "installed_pkg.task"}) / "recipe.yaml")
 
 
