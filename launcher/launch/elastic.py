@@ -179,7 +179,7 @@ def _agent(launch: Launch, meeting: Meeting) -> Any:
     parameters = RendezvousParameters(
         backend="c10d",
         endpoint=f"{meeting.host}:{meeting.port}" if several else str(meeting.folder / "rendezvous"),
-        run_id=launch.folder.name,
+        run_id=launch.folder.absolute().name,
         min_nodes=meeting.nodes[0],
         max_nodes=meeting.nodes[1],
         local_addr=address,
