@@ -93,14 +93,14 @@ STARTS = {"run": (), "torchrun": ("--via", "torchrun"), "accelerate": ("--via", 
 SIGNALS = tuple(signal.Signals[f"SIG{name}"] for name in ("TERM", "INT", "HUP", "USR1", "KILL"))
 
 
-def write(seed=0, workers=0):
+def write(seed=0, workers=0, sinks=("jsonl", {"kind": "own.sink"})):
     """A recipe of six steps on two ranks, evaluated after the fourth, that can be held everywhere. `seed`: of its data,
     which are prepared once."""
     for name, text in (("gate", GATE), ("data", DATA), ("task", TASK), ("sink", SINK)):
         support.plugin(name, text)
     recipe = support.small(
         "held", data__train__kind="own.data", data__train__seed=seed, data__validation={"fraction": 0.2},
-        task__kind="own.task", evaluate__every=4, checkpoint={"every": 2, "keep": 9}, sinks=["jsonl", {"kind": "own.sink"}],
+        task__kind="own.task", evaluate__every=4, checkpoint={"every": 2, "keep": 9}, sinks=list(sinks),
         train__workers=workers,
     )  # fmt: skip
     support.write(recipe)
@@ -127,14 +127,17 @@ class Held:
         with Path("said").open("wb") as out:
             self.process = subprocess.Popen(
                 support.command("run", "recipe.yaml", "--ranks", 2, *STARTS[self.start]), stdout=out, stderr=out,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=hear,
             )  # fmt: skip
-        support.wait_for(lambda: self._there() or self.process.poll() is not None)
+        support.wait_for(lambda: self._there() or self.process.poll() is not None, 180)
         assert self.process.poll() is None, Path("said").read_text()
         return self
 
     def _there(self):
         return listens(self.process.pid) if self.phase == "starting" else Path(f"at-{self.phase}").exists()
+
+    def _heard(self):
+        return "stopping: " in Path("said").read_text()
 
     def send(self, number, times=1, group=False):
         """`group`: to all processes of the launcher's group, as a terminal does. A second one follows when the first
@@ -142,7 +145,7 @@ class Held:
         for again in range(times):
             (os.killpg if group else os.kill)(self.process.pid, number)
             if self.phase in ("building", "step", "evaluating", "saving", "ending") and number is not signal.SIGKILL:
-                support.wait_for(lambda: "stopping: " in Path("said").read_text() or self.process.poll() is not None)
+                support.wait_for(lambda: self._heard() or self.process.poll() is not None, 180)
             else:
                 time.sleep(0.1)
             if number is signal.SIGHUP and not again and times > 1:
@@ -154,7 +157,7 @@ class Held:
     def end(self):
         """Wait for its end, and look at what it has left."""
         begin = time.monotonic()
-        self.code = self.process.wait(60)
+        self.code = self.process.wait(180)
         self.seconds = time.monotonic() - begin
         with contextlib.suppress(AssertionError):
             support.wait_for(lambda: not left(), 15)
@@ -163,6 +166,11 @@ class Held:
         self.saved = saved()
         Path(f"hold-{self.phase}").unlink(missing_ok=True)
         return self
+
+
+def hear():
+    """Whoever runs tests in the background of a shell has INT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def listens(pid):

@@ -1,8 +1,15 @@
 """Signals at every time of a run: what is saved, how it leaves, and that nothing stays behind."""
 
+import fcntl
+import os
+import pty
+import select
 import shutil
 import signal
+import subprocess
 import tempfile
+import termios
+import time
 from pathlib import Path
 
 import held
@@ -113,3 +120,26 @@ def test_every_start_phase_and_signal(workspace, temporary, table, start, phase,
 def test_a_signal_to_the_whole_group(workspace, temporary, table, start, phase, number):
     """As Ctrl-C at a terminal, or Slurm, sends it; with loader workers."""
     check(start, phase, number, 1, table, temporary, group=True, workers=1)
+
+
+@pytest.mark.parametrize("start", ["run", "torchrun"])
+def test_a_terminal_that_closes_takes_nothing_with_it(workspace, temporary, start):
+    """Whoever writes to it gets an error from then on: the console of rank 0, and the launcher's last words. 6 s each,
+    since the starters differ: the ranks of torchrun hear of no terminal."""
+    held.write(sinks=["console", "jsonl", {"kind": "own.sink"}])
+    Path("hold-step").touch()
+    mine, its = pty.openpty()
+    run = subprocess.Popen(
+        support.command("run", "recipe.yaml", "--ranks", 2, *held.STARTS[start]), stdin=its, stdout=its, stderr=its,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(its)
+    while not Path("at-step").exists():
+        if select.select([mine], [], [], 0.1)[0]:
+            os.read(mine, 65536)
+    os.close(mine)
+    time.sleep(0.2)
+    Path("hold-step").unlink()
+    assert (run.wait(120), held.saved()) == (75, [2, 3])
+    support.wait_for(lambda: not held.left())
+    assert list(temporary.iterdir()) == []

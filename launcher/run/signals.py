@@ -8,7 +8,9 @@ that the launcher does.
 """
 
 import os
+import select
 import signal
+import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -67,6 +69,8 @@ class _Record:
 
     def receive(self, number: int, frame: object) -> None:
         name = signal.Signals(number)
+        if name is signal.SIGHUP:
+            leave_terminal()
         first, again = self.reason is Reason.NONE, self._again(name)
         if first:
             self.first = time.monotonic()
@@ -120,6 +124,25 @@ def say(text: str) -> None:
     """Write a line to standard error, from a handler too. The terminal may be gone, whose end is one of the signals."""
     with suppress(OSError):
         os.write(2, f"{text}\n".encode())
+
+
+def leave_terminal() -> bool:
+    """Send what this process prints to nowhere, where it goes to a terminal that is gone. Returns whether one is."""
+    gone = [number for number in (1, 2) if _hung_up(number)]
+    for number in gone:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+    return bool(gone)
+
+
+def _hung_up(number: int) -> bool:
+    with suppress(OSError):
+        if stat.S_ISCHR(os.fstat(number).st_mode):
+            poll = select.poll()
+            poll.register(number, 0)
+            return any(event & select.POLLHUP for _, event in poll.poll(0))
+    return False
 
 
 @contextmanager
