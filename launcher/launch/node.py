@@ -227,6 +227,8 @@ def _lifeline() -> None:
     for line in sys.stdin:
         if line.strip() in ("USR1", "TERM"):
             os.kill(os.getpid(), getattr(signal, f"SIG{line.strip()}"))
+        elif line.strip() == "NOW":
+            signals.force()
     os.kill(os.getpid(), signal.SIGHUP)
 
 

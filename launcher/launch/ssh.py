@@ -1,7 +1,7 @@
 """A cluster without a queue: the agent of each node (launcher.launch.node) is started over ssh, and spoken to there.
 
-An agent's standard input is its lifeline: a line says TERM or USR1, and its end that the launcher is gone. So nothing
-runs on where nobody waits for it, and nothing has to be killed by its number on another machine.
+An agent's standard input is its lifeline: a line says TERM, USR1 or NOW, and its end that the launcher is gone. So
+nothing runs on where nobody waits for it, and nothing has to be killed by its number on another machine.
 """
 
 import os
@@ -80,9 +80,8 @@ def execute(run: Path, cluster: Cluster, environment: Mapping[str, str] = os.env
         try:
             code = _wait(hosts, cluster.nodes[0])
         except ForcedStop:
-            for host in hosts:  # twice, since an agent that has heard of USR1 only would let its ranks finish
-                host.tell("TERM")
-                host.tell("TERM")
+            for host in hosts:
+                host.tell("NOW")
             code = STOPPED if _wait(hosts, cluster.nodes[0]) == STOPPED else FAILED
             if code == STOPPED:
                 print(f"stopped at once: {saved(RunFolder(run))}", file=sys.stderr, flush=True)

@@ -114,6 +114,12 @@ def requested() -> Reason:
     return _record.reason
 
 
+def force() -> None:
+    """From any thread: as if STOP had been asked for twice. Two signals at once may be taken for one."""
+    _record.reason = max(_record.reason, Reason.STOP)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def ignore() -> None:
     """Nothing is left that a signal could end: Python itself would die of one in the last part of its exit."""
     for number in SIGNALS:

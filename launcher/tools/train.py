@@ -37,6 +37,7 @@ def train(
 ) -> Outcome:
     """Train to the last step, or say that this was done already. `resume`: refuse to start from the beginning. Raises
     UserError."""
+    private_folder.enter()  # what is prepared goes through it too
     with signals.interrupting(private_folder.leave):
         made = _ready(recipe, overrides, profile, ranks, resume, via)
     if why := over(made.resume, made.plan.steps):

@@ -89,6 +89,15 @@ def test_nobody_is_forced_where_a_second_one_is_usual():
     assert passed == [Reason.STOP, Reason.STOP]
 
 
+def test_an_agent_is_forced_by_one_word_whatever_it_has_heard():
+    for before in ([], [USR1]):
+        with pytest.raises(ForcedStop), signals.passing_on(lambda reason: None):
+            for number in before:
+                signal.raise_signal(number)
+            signals.force()
+            pytest.fail("not forced")
+
+
 def test_one_that_came_before_is_passed_on():
     signals.listen()
     signal.raise_signal(USR1)
