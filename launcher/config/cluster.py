@@ -10,7 +10,8 @@ from launcher.config.types import Strict
 
 Auto = Literal["auto"]
 Whole = Annotated[int, Field(gt=0)]
-Number = Annotated[float, Field(gt=0)]
+Number = Annotated[float, Field(gt=0, le=1e12)]
+_MOST_NODES = 10_000
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<fields>\d+(?::\d+){0,2})")
 
@@ -38,10 +39,15 @@ def _range(value: Any) -> Any:
     if isinstance(value, bool) or (not isinstance(value, int | tuple | list) and not found):
         raise PydanticCustomError("nodes", "a number of nodes, or the least and the most, such as 2:4")
     if isinstance(value, tuple | list):
-        return tuple(value)
-    least, most = (int(found[1]), int(found[2])) if found else (value, value)
+        if len(value) != 2 or not all(type(bound) is int for bound in value):
+            return tuple(value)
+        least, most = value
+    else:
+        least, most = (int(found[1]), int(found[2])) if found else (value, value)
     if not 0 < least <= most:
         raise PydanticCustomError("nodes", "at least 1, and the least before the most, such as 2:4")
+    if most > _MOST_NODES:
+        raise PydanticCustomError("nodes", "{most} at the most", {"most": _MOST_NODES})
     return least, most
 
 

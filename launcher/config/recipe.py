@@ -103,9 +103,9 @@ class Train(Strict):
     after which the run fails. `loss_scale`: fp16 needs the dynamic one. `strict_contract`: refuse a model for
     which the run would depend on ranks and micro-batches."""
 
-    global_batch: int = Field(gt=0)
+    global_batch: int = Field(gt=0, le=2**20)
     steps: int | None = Field(None, gt=0)
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0, le=1e9)
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     loss_scale: Literal["auto", "none"] = "auto"
     max_tokens: int | None = Field(None, gt=0)

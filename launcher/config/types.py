@@ -62,10 +62,11 @@ def one_of(types: dict[str, type[Any]]) -> BeforeValidator:
         if value is None or isinstance(value, tuple(types.values())):
             return value
         kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
-        if not isinstance(kind, str) or kind not in types:
-            what = f"unknown kind {kind!r}" if isinstance(kind, str) else "needs a kind"
-            told = {"what": what, "hint": hint(str(kind), types)}
-            raise PydanticCustomError("kind", "{what} ({hint})", told)
+        if not isinstance(kind, str):
+            raise PydanticCustomError("kind", "needs a kind ({hint})", {"hint": hint("", types)})
+        if kind not in types:
+            what = "unknown kind {kind} ({hint})"
+            raise PydanticCustomError("kind", what, {"kind": repr(kind), "hint": hint(kind, types)})
         return types[kind].model_validate({"kind": kind} if isinstance(value, str) else value)
 
     return BeforeValidator(parse)

@@ -20,6 +20,9 @@ from launcher.plan.need import Need
 _FORM = "6"
 """Changed with what an Architecture says, so that an older answer is not taken for a newer one."""
 
+_SECONDS = 600
+"""For a model to be built on the meta device; the largest take some."""
+
 
 class Architecture(Strict):
     """`parameters`: each tied one once; `trained`: those that train, at the most; `in_layers`: those of the repeated
@@ -63,7 +66,11 @@ def _asked(question: str) -> dict[str, Any]:
     with its last words where it gives no answer."""
     begin = f"import sys; sys.path[:] = {sys.path!r}; from launcher.plan import _count; _count.main()"
     child = [sys.executable, "-P", "-c", begin]
-    answer = subprocess.run(child, input=question, capture_output=True, text=True, errors="replace", check=False)
+    options: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": _SECONDS}
+    try:
+        answer = subprocess.run(child, input=question, check=False, **options)
+    except subprocess.TimeoutExpired:
+        raise UserError(Problem("model", f"cannot be built: not done after {_SECONDS} s (is it too large?)")) from None
     try:
         if answer.returncode == 0:
             return dict(json.loads(answer.stdout))

@@ -145,6 +145,13 @@ def kinds_of(folder: str) -> str:
         (1, "name: 12", "name: should be a valid string"),
         (1, "name: a/b", "name: string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'"),
         (2, "seed: 12:30:00", "seed: should be a valid integer"),
+        (1, f"name: {'a' * 151}", "name: string should have at most 150 characters"),
+        (4, "tokenizer: {kind: train, vocab_size: 9223372036854775807}",
+         "tokenizer.vocab_size: should be less than or equal to 10000000"),
+        (10, "train: {global_batch: 4611686018427387904, steps: 1}",
+         "train.global_batch: should be less than or equal to 1048576"),
+        (10, "train: {global_batch: 12, epochs: 1e308}", "train.epochs: should be less than or equal to 1000000000"),
+        (11, "optimizer: {kind: [adamw]}", "optimizer: needs a kind (there are: adafactor, adam, adamw, muon, sgd)"),
         (2, "seed: -1", "seed: should be greater than or equal to 0"),
         (2, "colour: red", "colour: unknown key (there are: checkpoint, data, evaluate, model, name, optimizer, "
                            "schedule, seed, seeds, sinks, strategy, task, tokenizer, train)"),
@@ -283,6 +290,29 @@ def test_a_cluster_profile_is_checked_like_a_recipe():
         "here.yaml:3: devices_per_node: should be 'auto', or a valid integer",
         "here.yaml:4: memory_per_device: should be 'auto', or greater than 0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("nodes: 2:1000000000", "nodes: 10000 at the most"), ("nodes: [1, 1000000000]", "nodes: 10000 at the most"),
+        ("nodes: [3, 1]", "nodes: at least 1, and the least before the most, such as 2:4"),
+        ("memory_per_device: 1e308", "memory_per_device: should be 'auto', or less than or equal to 1000000000000"),
+    ],
+)  # fmt: skip
+def test_a_profile_asks_for_no_more_than_there_can_be(line, told):
+    write(f"name: here\nkind: slurm\ndevice: cpu\ndevices_per_node: 1\nmemory_per_device: 1\n{line}\n"
+          if line.startswith("nodes") else f"name: here\n{line}\n", "here.yaml")  # fmt: skip
+    with pytest.raises(UserError) as error:
+        load.cluster("here.yaml")
+    assert str(error.value) == f"here.yaml:{6 if line.startswith('nodes') else 2}: {told}"
+
+
+def test_what_a_terminal_would_act_on_is_shown_as_it_is_written():
+    found = load.recipe(write(RECIPE))
+    told = found.located(UserError([Problem("data.train.path", "a\x1b[31m\nb: no such file")])).problems
+    assert told == ["recipe.yaml:6: data.train.path: a\\x1b[31m\\nb: no such file"]
+    assert str(UserError("a\x1b[31m: no such file")) == "a\\x1b[31m: no such file"
 
 
 def test_what_is_found_wrong_later_gets_the_line_of_its_key():

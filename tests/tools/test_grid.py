@@ -65,6 +65,7 @@ def test_every_mistake_is_told_with_its_line(written):
     [
         ("", "grid.yaml:1: should be a map"), ("5", "grid.yaml:1: should be a map"), ("[]", "yaml:1: should be a map"),
         ("- {seed: 1}\n- 5\n", "grid.yaml:2: should be a map of keys"), ("a: [1\n", "grid.yaml:2: not valid YAML"),
+        ("".join(f"k{i}: [{', '.join('1' * 99)}]\n" for i in range(9)), f"grid.yaml: {99**9} points"),
         ("a: [1]\na: [2]\n", "grid.yaml:2: found duplicate key"),
         (f"seed: {list(range(501))}", re.escape("grid.yaml: 501 points (500 at the most)")),
     ],
