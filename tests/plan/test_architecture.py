@@ -30,6 +30,12 @@ def test_what_trains_is_counted_after_freezing_and_adapters():
     assert adapted.trained == 4 * 2 * (16 + 16) + 2 * 16 + 2
 
 
+def test_a_model_that_is_never_built_is_a_mistake(monkeypatch):
+    monkeypatch.setattr(architecture, "_SECONDS", 0.01)
+    with pytest.raises(UserError, match=r"^model: cannot be built: not done after 0\.01 s"):
+        asked(model__num_hidden_layers=10**9)
+
+
 def test_what_trains_after_the_thaw_is_what_counts():
     shape = asked(model__freeze=["bert"], model__unfreeze_at=3)[2]
     assert shape.trained == shape.parameters
