@@ -22,12 +22,12 @@ import torch
 from launcher.build import build
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
-from launcher.launch import failure, private_folder, rank_log, starter
+from launcher.launch import private_folder, rank_log, starter
 from launcher.launch.starter import Started
 from launcher.plan import full_disk, layout, need, plan, usable_folders
 from launcher.plan.folder import RunFolder
 from launcher.prepare import lease, ready, tokenizer
-from launcher.run import evaluation, loop, meet, place, process, watch
+from launcher.run import evaluation, failure, loop, meet, place, process, watch
 from launcher.run.checkpoint import Replaced
 from launcher.run.heartbeat import Heartbeat
 from launcher.run.memory import Peak

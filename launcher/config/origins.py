@@ -71,7 +71,9 @@ def artefact(path: Path) -> str | None:
 
 def _what(folder: Path) -> str | None:
     for what, every, some in _MARKS:
-        if all((folder / name).exists() for name in every) and any((folder / name).exists() for name in some):
+        if all(os.path.lexists(folder / name) for name in every) and any(
+            os.path.lexists(folder / name) for name in some
+        ):
             return what
     if folder == Path.cwd() / RUNS:
         return "the folder of runs"

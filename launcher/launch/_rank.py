@@ -9,8 +9,9 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from launcher.config.errors import UserError
-from launcher.launch import Launch, failure, private_folder, rank_log, starter
+from launcher.launch import Launch, private_folder, rank_log, starter
 from launcher.launch.elastic import Meeting
+from launcher.run import failure
 
 
 def entry(launch: Launch, meeting: Meeting) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launcher.launch import Launch, failure, private_folder
-from launcher.run import signals
+from launcher.launch import Launch, private_folder
+from launcher.run import failure, signals
 from launcher.run.signals import SIGNALS, Reason
 from launcher.run.stop import Stop, tell
 
@@ -123,7 +123,7 @@ def run(launch: Launch, meeting: Meeting) -> Ended:
     """Start the ranks and wait. Raises ForcedStop, and torch's RendezvousError where the other nodes are lost."""
     from torch.distributed.elastic.rendezvous import RendezvousClosedError
 
-    from launcher.launch import watching
+    from launcher.run import watching
 
     warm_up()
     agent = _agent(launch, meeting)
@@ -168,8 +168,8 @@ def _agent(launch: Launch, meeting: Meeting) -> Any:
     from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
     from launcher.launch import _rank
-    from launcher.launch.local_agent import LocalAgent
-    from launcher.launch.watching import WatchingAgent
+    from launcher.run.local_agent import LocalAgent
+    from launcher.run.watching import WatchingAgent
 
     several = meeting.port > 0
     for name in LOGGERS:  # what happens is told in a sentence; of a job of several nodes all of it stands in its log

@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 
 from launcher.config.errors import UserError
-from launcher.launch import Launch, elastic, failure, private_folder, starter
+from launcher.launch import Launch, elastic, private_folder, starter
 from launcher.launch.elastic import warm_up
 from launcher.plan.folder import RunFolder, over
-from launcher.run import signals
+from launcher.run import failure, signals
 from launcher.run.signals import STOPPED, ForcedStop
 
 __all__ = ["Outcome", "execute", "warm_up"]

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from launcher.config.files import write
-from launcher.launch import Launch, failure, family
+from launcher.launch import Launch
 from launcher.launch.elastic import DEFAULTS, Ended, Meeting
-from launcher.launch.silence import Silence
-from launcher.run import heartbeat, parent
+from launcher.run import failure, family, heartbeat, parent
 from launcher.run.signals import PARENT_DIED, SIGNALS, Reason
+from launcher.run.silence import Silence
 
 _FOLDER, _LAUNCHER, _TIMEOUT = "LAUNCHER_START_FOLDER", "LAUNCHER_PID", "LAUNCHER_TIMEOUT"
 _LOG = "starter.log"

@@ -1,7 +1,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from launcher.launch import failure
+from launcher.run import failure
 
 
 def told(code=1, message="", traceback="", time=0):

@@ -13,10 +13,9 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import ProcessFailure
 
-from launcher.launch import failure, family
-from launcher.launch.silence import Silence
-from launcher.run import heartbeat
+from launcher.run import failure, family, heartbeat
 from launcher.run.signals import ForcedStop
+from launcher.run.silence import Silence
 
 _SECONDS_TO_FOLLOW = 5.0
 """What the other ranks get to end by themselves after one has failed."""

@@ -15,7 +15,7 @@ from typing import Any
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.rendezvous import RendezvousError
 
-from launcher.launch.local_agent import LocalAgent
+from launcher.run.local_agent import LocalAgent
 from launcher.run.signals import Reason
 from launcher.run.stop import Stop
 

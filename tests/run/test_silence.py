@@ -2,9 +2,9 @@
 
 import pytest
 
-from launcher.launch import silence
-from launcher.launch.silence import Silence, sentence
+from launcher.run import silence
 from launcher.run.heartbeat import Position, Stage
+from launcher.run.silence import Silence, sentence
 
 
 @pytest.fixture
