@@ -95,13 +95,14 @@ STARTS = {"run": (), "torchrun": ("--via", "torchrun"), "accelerate": ("--via", 
 SIGNALS = tuple(signal.Signals[f"SIG{name}"] for name in ("TERM", "INT", "HUP", "USR1", "KILL"))
 
 
-def write(seed=0, workers=0, sinks=("jsonl", {"kind": "own.sink"})):
+def write(seed=0, workers=0, rows=120, sinks=("jsonl", {"kind": "own.sink"})):
     """A recipe of six steps on two ranks, evaluated after the fourth, that can be held everywhere. `seed`: of its data,
-    which are prepared once."""
+    which are prepared once; `rows`: how many they are."""
     for name, text in (("gate", GATE), ("data", DATA), ("task", TASK), ("sink", SINK)):
         support.plugin(name, text)
     recipe = support.small(
-        "held", data__train__kind="own.data", data__train__seed=seed, data__validation={"fraction": 0.2},
+        "held", data__train__kind="own.data", data__train__seed=seed, data__train__rows=rows,
+        data__validation={"fraction": 0.2},
         task__kind="own.task", evaluate__every=4, checkpoint={"every": 2, "keep": 9}, sinks=list(sinks),
         train__workers=workers,
     )  # fmt: skip

@@ -167,3 +167,15 @@ def test_what_only_looks_ends_at_once(workspace, temporary, words, phase, number
     support.wait_for(lambda: not held.left(), 15)
     if number is INT:
         assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "group"), [(TERM, False), (INT, True), (HUP, True), (KILL, False)])
+def test_processes_that_prepare_end_with_the_launcher(workspace, temporary, number, group):
+    """Much data is prepared in processes of their own; 3 s each."""
+    held.write(seed=sum(map(ord, f"{temporary}")), rows=1_500_000)
+    end = held.Held("run", "preparing").begin()
+    assert any("--multiprocessing-fork" in line for line in held.left())
+    end.send(number, 2 if number is TERM else 1, group).end()
+    assert (end.code, end.orphans) == (-KILL if number is KILL else 75, []), end.said
+    assert "Traceback" not in end.said
+    assert number is KILL or (BEFORE in end.said and list(temporary.iterdir()) == [])
