@@ -1,11 +1,18 @@
 import os
+import signal
 
 import pytest
 import support
 
+from launcher.run.signals import SIGNALS
+
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", COLUMNS="200")
 os.environ.update(OMP_NUM_THREADS="1")  # models this small only wait for a second thread
 os.environ.update(DS_ACCELERATOR="cpu")  # else DeepSpeed says at each import that it has chosen it
+
+for number in SIGNALS:  # where the tests themselves run under nohup, or in a shell's background
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
