@@ -163,7 +163,7 @@ class Held:
         self.code = self.process.wait(180)
         self.seconds = time.monotonic() - begin
         with contextlib.suppress(AssertionError):
-            support.wait_for(lambda: not left(), 15)
+            support.wait_for(lambda: not left(), 30)
         self.orphans = left()
         self.said = Path("said").read_text()
         self.saved = saved()
