@@ -1,6 +1,7 @@
 """What runs on a rank that the launcher started: its log, its place, then the worker."""
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -8,10 +9,13 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NoReturn
 
+import psutil
+
 from launcher.config.errors import UserError
 from launcher.launch import Launch, private_folder, rank_log, starter
 from launcher.launch.elastic import Meeting
 from launcher.run import failure
+from launcher.run.signals import PARENT_DIED
 
 
 def entry(launch: Launch, meeting: Meeting) -> dict[str, Any]:
@@ -23,7 +27,9 @@ def entry(launch: Launch, meeting: Meeting) -> dict[str, Any]:
         told = _live(launch, meeting)
     except BaseException as error:
         _fail(error)
-    if os.getppid() != started_by:  # the launcher is dead: nobody would ever read what is returned
+    # where the launcher is dead, or dies from here on, nobody would ever read what is returned
+    signal.signal(PARENT_DIED, lambda number, frame: os._exit(told["code"]))
+    if os.getppid() != started_by or not psutil.pid_exists(meeting.launcher):
         os._exit(told["code"])
     return told
 
