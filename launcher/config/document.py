@@ -7,7 +7,7 @@ from typing import Any
 
 from launcher.config import yaml_tree
 from launcher.config.errors import UserError, shown
-from launcher.config.yaml_tree import Node, NotYaml, YamlMistake
+from launcher.config.yaml_tree import NODES, Node, NotYaml, YamlMistake
 
 Key = tuple[str | int, ...]
 
@@ -40,19 +40,19 @@ class Override(str):
         return made
 
 
-def read(file: Path) -> Document:
-    """A file that is a map of keys and values. Raises UserError."""
-    value, origins = plain(file)
+def read(file: Path, times: int = 1) -> Document:
+    """A file that is a map of keys and values, of `times` the size that a person may write. Raises UserError."""
+    value, origins = plain(file, times)
     if not isinstance(value, dict):
         raise UserError(f"{file}:1: should be a map of keys and values")
     return Document(value, origins)
 
 
-def plain(file: Path) -> tuple[Any, dict[Key, str]]:
+def plain(file: Path, times: int = 1) -> tuple[Any, dict[Key, str]]:
     """Any YAML file as plain values, and where each of them is written. Raises UserError."""
     origins: dict[Key, str] = {(): f"{file}:1"}
     try:
-        return _plain(yaml_tree.parse(_text(file)), (), str(file), origins), origins
+        return _plain(yaml_tree.parse(_text(file, times * SIZE), times * NODES), (), str(file), origins), origins
     except YamlMistake as mistake:
         raise UserError(f"{file}:{mistake.line}: {shown(mistake.what)}") from None
 
@@ -120,16 +120,16 @@ def merge(below: Document, above: Document, parts: bool = False) -> Document:
     return Document(value, origins)
 
 
-def _text(file: Path) -> str:
+def _text(file: Path, most: int) -> str:
     try:
         with file.open("rb") as opened:
-            data = opened.read(SIZE + 1)
+            data = opened.read(most + 1)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except OSError as error:
         raise UserError(f"{shown(str(file))}: cannot be read: {error.strerror}") from None
-    if len(data) > SIZE:
-        raise UserError(f"{file}: larger than {SIZE // 2**20} MiB: too large for YAML (lists of rows are data files)")
+    if len(data) > most:
+        raise UserError(f"{file}: larger than {most // 2**20} MiB: too large for YAML (lists of rows are data files)")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

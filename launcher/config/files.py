@@ -3,6 +3,7 @@ And how much room there is for it."""
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from launcher.config.errors import UserError
@@ -72,4 +73,9 @@ def free_bytes(path: Path) -> int:
 
 def allocated_bytes(folder: Path) -> int:
     """Disk that the files below a folder take up."""
-    return sum(512 * file.stat().st_blocks for file in folder.rglob("*") if file.is_file())
+    blocks = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # a save that goes on renames its files
+                blocks += os.lstat(Path(parent, name)).st_blocks
+    return 512 * blocks

@@ -24,6 +24,8 @@ from launcher.config.types import Strict, hint
 
 T = TypeVar("T", bound=Strict)
 _CLUSTER = "cluster."
+_RESOLVED = 20
+"""A recipe in its resolved form, with every default, may be so many times as large as what a person writes."""
 _CHAIN = 32
 """Files that inherit one from another, at the most."""
 
@@ -58,12 +60,12 @@ def stored(file: Path) -> Loaded[Recipe]:
 
 def checked(file: Path) -> Loaded[Recipe]:
     """The recipe of a run as its ranks read it: the launcher that started them has checked what it names."""
-    return _typed(Recipe, _read(file), ())
+    return _typed(Recipe, _read(file, _RESOLVED), ())
 
 
 def plain(file: Path) -> dict[str, Any]:
     """A resolved recipe as it is written, for what only reads numbers: no plug-in is imported. Raises UserError."""
-    return documents.read(file).value
+    return documents.read(file, _RESOLVED).value
 
 
 def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
@@ -114,7 +116,7 @@ def _find(name: str | Path, folder: str) -> Path:
 
 def _recipe(file: Path, overrides: Sequence[str], stored: bool) -> Loaded[Recipe]:
     """`stored`: the file may be somebody else's; so may be one that it inherits from."""
-    document = _read(file)
+    document = _read(file, _RESOLVED if stored else 1)
     written = {Path(where.rpartition(":")[0]) for where in document.origins.values()}
     whose = next((path for path in written if origins.artefact(path)), file if stored else None)
     typed = [word for text in overrides for word in _words(text.partition("=")[2])]
@@ -176,9 +178,9 @@ def _path(document: Document, loc: Key) -> Key:
     return path
 
 
-def _read(file: Path) -> Document:
-    """A file and the files it inherits from by `base:`."""
-    first, chain, seen = file, [documents.read(file)], {file.resolve()}
+def _read(file: Path, times: int = 1) -> Document:
+    """A file, of `times` the size that a person may write, and the files it inherits from by `base:`."""
+    first, chain, seen = file, [documents.read(file, times)], {file.resolve()}
     while (base := _base(chain[-1], file)) is not None:
         where = f"{chain[-1].origin(('base',))}: base"
         if base.resolve() in seen:

@@ -65,10 +65,10 @@ class Node:
     depth: int = 0
 
 
-def parse(text: str) -> Node:
-    """The tree of a text with one document; an empty text is null. Raises YamlMistake."""
+def parse(text: str, most: int = NODES) -> Node:
+    """The tree of a text with one document of at most so many values; an empty text is null. Raises YamlMistake."""
     try:
-        return _Builder(text).document()
+        return _Builder(text, most).document()
     except ReaderError as error:
         line, what = text.count("\n", 0, error.position) + 1, f"character U+{error.character:04X} is not allowed"
         raise NotYaml(line, f"not valid YAML: {what}") from None
@@ -80,7 +80,8 @@ def parse(text: str) -> Node:
 class _Builder:
     """One pass over the events of a text. `nodes`: built so far; `anchors`: None while the node is still open."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, most: int):
+        self.most = most
         self.yaml = YAML(typ="safe", pure=True)
         self.events = self.parsed(text)
         self.nodes = 0
@@ -146,8 +147,8 @@ class _Builder:
 
     def count(self, nodes: int, event: Event) -> None:
         self.nodes += nodes
-        if self.nodes > NODES:
-            what = f"more than {NODES} values"
+        if self.nodes > self.most:
+            what = f"more than {self.most} values"
             how = f"with *{event.anchor} written out, " if isinstance(event, AliasEvent) else ""
             raise YamlMistake(_line(event), f"{how}{what}: too many to be read")
 

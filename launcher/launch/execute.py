@@ -17,7 +17,7 @@ from launcher.config.errors import UserError
 from launcher.launch import Launch, elastic, private_folder, starter
 from launcher.launch.elastic import warm_up
 from launcher.plan.folder import RunFolder, over
-from launcher.run import failure, signals
+from launcher.run import failure, family, signals
 from launcher.run.signals import STOPPED, ForcedStop
 
 __all__ = ["Outcome", "execute", "warm_up"]
@@ -45,6 +45,7 @@ def execute(launch: Launch) -> Outcome:
             with elastic.stop_on_signal(folder / "stop") if launch.job == "train" else nullcontext():
                 ended = start(launch, elastic.Meeting(folder))
         except ForcedStop:
+            family.end()  # it may have come while the agent was waiting for its ranks to end
             return _stopped_at_once(run, launch.steps)
     if ended.failed is not None:
         print(told(ended.failed, run), file=sys.stderr, flush=True)

@@ -5,11 +5,14 @@ lie in a folder where any user of the machine may write. Compiled code outlives 
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
+import socket
 import stat
 import tempfile
 from contextlib import suppress
+from functools import cache
 from multiprocessing.util import Finalize
 from pathlib import Path
 
@@ -17,8 +20,8 @@ from launcher.config.errors import UserError
 
 _PREFIX = "launcher-"
 _LOCK = ".lock"
-_LONGEST = 58
-"""Characters of the folder around it: a socket's path has 107 at most, and multiprocessing adds 31 to 18 of ours."""
+_LONGEST = 51
+"""Characters of the folder around it: a socket's path has 107 at most, and multiprocessing adds 31 to 25 of ours."""
 _AFTER_SOCKETS = -200
 """Priority at the exit: multiprocessing removes its own folder, which is in ours, at -100."""
 _OVERFLOW_USER = 65534
@@ -35,10 +38,7 @@ def enter() -> Path:
         hold(inherited)
         tempfile.tempdir = str(inherited)
         return inherited
-    around = _around()
-    _sweep(around)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=around))
-    _lock(folder, new=True)
+    folder = _create()
     _ours.append(folder)
     Finalize(None, leave, exitpriority=_AFTER_SOCKETS)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
@@ -68,14 +68,41 @@ def _lock(folder: Path, new: bool = False) -> None:
         file.rename(folder / _LOCK)
 
 
-def _around() -> Path:
-    """Where temporary folders go: of the usual places the first that is safe, and short enough for sockets."""
-    places = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp"]
-    for place in filter(None, places):
-        if len(place) <= _LONGEST and _safe(Path(place)) and os.access(place, os.W_OK):
-            return Path(place)
-    what = "is too long, or other users can replace what is in it (set TMPDIR to a short path of your own)"
-    raise UserError(f"TMPDIR: the temporary folder {places[0]} {what}")
+def _create() -> Path:
+    """A new folder, locked, in the first usual place that is safe, short enough for sockets, and knows locks."""
+    asked, why = os.environ.get("TMPDIR", ""), "no temporary folder can be used"
+    for place in filter(None, (asked, "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR"))):
+        if len(place) > _LONGEST or not _safe(Path(place)):
+            why = f"{place} is too long, or other users can replace what is in it"
+            continue
+        try:
+            return _create_in(Path(place))
+        except OSError as error:
+            why = f"{place}: {error.strerror or error}"
+    raise UserError(f"TMPDIR: {why} (set it to a short path of your own)")
+
+
+def _create_in(place: Path) -> Path:
+    """Raises OSError, and leaves nothing then."""
+    _sweep(place)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{_machine()}-", dir=place))
+    try:
+        _lock(folder, new=True)
+    except OSError:
+        if folder in _locks:
+            os.close(_locks.pop(folder))
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+@cache
+def _machine() -> str:
+    """Six digits for this machine since its boot: a disk that machines share may know locks of each machine alone."""
+    name = socket.gethostname()
+    with suppress(OSError):
+        name += Path("/proc/sys/kernel/random/boot_id").read_text()
+    return hashlib.blake2b(name.encode(), digest_size=3).hexdigest()
 
 
 def _safe(folder: Path) -> bool:
@@ -89,7 +116,7 @@ def _safe(folder: Path) -> bool:
 
 def _sweep(around: Path) -> None:
     """Remove this user's folders whose processes were all killed."""
-    for folder in around.glob(f"{_PREFIX}*"):
+    for folder in around.glob(f"{_PREFIX}{_machine()}-*"):
         with suppress(OSError):
             found = folder.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():

@@ -15,7 +15,6 @@ from launcher.plan import remote, store
 from launcher.plan.need import Need
 
 IMPORTS = ("transformers.modeling_utils",)
-_FILE = "config.json"
 
 
 class Config(TransformersConfig):
@@ -42,7 +41,7 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
     if name == config.name and not is_dir(folder) and name.startswith((".", "/", "~")):
         raise UserError(Problem("model.name", f"{config.name}: no such folder"))
     if config.trust_remote_code:
-        remote.elsewhere(config.name, _FILE, "model.trust_remote_code", config.revision)
+        remote.elsewhere(config.name, remote.CONFIG, "model.trust_remote_code", config.revision)
     if not weights:
         trusted = config.trust_remote_code
         model = _loading(config, lambda: make(_fitted(name, config, need), config, need, trusted))
@@ -60,10 +59,8 @@ def _fitted(name: str, config: Config, need: Need) -> Any:
 
     trusted = config.trust_remote_code
     hf = transformers.AutoConfig.from_pretrained(name, revision=config.revision, trust_remote_code=trusted)
-    kernel = getattr(hf, "_attn_implementation", None)
-    if isinstance(kernel, str) and "/" in kernel and not (trusted or config.attention):
-        what = f"attn_implementation: names code of the hub ({kernel})"
-        raise UserError(Problem("model.name", f"{Path(config.name) / _FILE}: {what} (model.attention: sdpa, say)"))
+    if not (trusted or config.attention):
+        remote.refuse_kernels(config.name, "model.name", config.revision)
     return fit(hf, config, need, resize=False)
 
 
@@ -83,7 +80,7 @@ def _loaded(name: str, config: Config, need: Need) -> tuple[Any, list[str]]:
 def _loading(config: Config, action: Callable[[], Any]) -> Any:
     """What transformers says of a folder, or of the hub, becomes a sentence."""
     try:
-        with remote.refused(config.name, _FILE, "model.name", "model", config.revision):
+        with remote.refused(config.name, remote.CONFIG, "model.name", "model", config.revision):
             return action()
     except UnpicklingError:
         what = f"{config.name}: its weights are a pickle with more than tensors in it, which is not loaded"

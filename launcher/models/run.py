@@ -71,6 +71,8 @@ def _made(folder: RunFolder, config: Config, need: Need) -> Any:
         trusted = config.trust_remote_code
         with remote.refused(Path(config.run) / "model", "config.json", "model.run", "model"):
             hf = transformers.AutoConfig.from_pretrained(folder.model, trust_remote_code=trusted)
+            if not (trusted or config.attention):
+                remote.refuse_kernels(folder.model, "model.run")
             model = make(fit(hf, config, need, resize=False), config, need, trusted)
         if getattr(hf, "batch_norm", None) == "group":
             group(model)

@@ -12,6 +12,8 @@ from launcher.config.errors import UserError
 from launcher.config.files import free_bytes, nearest
 from launcher.plan.words import human
 
+_SHARED_MEMORY = Path("/dev/shm")
+"""Where Linux keeps what processes share; its errors name no path that leads there."""
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -63,6 +65,8 @@ def unexpected(error: Exception) -> str | None:
 
 def _place(error: Exception, folder: Path) -> Path:
     """`folder`, or that of the file that `error` names, where this is on another disk."""
+    if "shm" in str(error) or "shared memory" in str(error):
+        return _SHARED_MEMORY
     if isinstance(error, OSError) and isinstance(error.filename, str):
         other = Path(error.filename).parent
         if nearest(other).stat().st_dev != nearest(folder).stat().st_dev:
@@ -87,7 +91,10 @@ def reported(
         found = number(error)
         if found is None:
             raise
-        full = kind(sentence(_place(error, folder), found, needed, advice))
+        place = _place(error, folder)
+        if place == _SHARED_MEMORY:
+            needed, advice = None, "mount a larger tmpfs there; for a container: --shm-size=1g, or --ipc=host"
+        full = kind(sentence(place, found, needed, advice))
         for note in getattr(error, "__notes__", ()):
             full.add_note(note)
-        raise full from None
+        raise full from error

@@ -14,6 +14,8 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.plan import store
 
+CONFIG = "config.json"
+_ATTENTION = "attn_implementation"
 _REFUSES = "trust_remote_code"
 """What transformers names in its refusal."""
 
@@ -52,6 +54,25 @@ def elsewhere(name: str, file: str, key: str, revision: str | None = None) -> No
     if other:
         what = f"names code of another repository ({', '.join(other)}), which is not pinned"
         raise UserError(Problem(key, f"{Path(name) / file}: auto_map: {what} (a folder with the code in it)"))
+
+
+def refuse_kernels(name: str | Path, key: str, revision: str | None = None) -> None:
+    """Raises UserError where the configuration of a model, or a part of it, names an attention kernel of the hub, which
+    transformers would download and run."""
+    found = sorted(_kernels(_read(str(name), CONFIG, revision)))
+    if found:
+        what = f"attn_implementation: names code of the hub ({', '.join(found)})"
+        raise UserError(Problem(key, f"{Path(name) / CONFIG}: {what} (model.attention: sdpa, say)"))
+
+
+def _kernels(value: Any, named: bool = False) -> set[str]:
+    """The texts with a slash below any key that ends with attn_implementation."""
+    if isinstance(value, dict):
+        items = value.items()
+        return set().union(*(_kernels(one, named or key.endswith(_ATTENTION)) for key, one in items))
+    if isinstance(value, list):
+        return set().union(*(_kernels(one, named) for one in value))
+    return {value} if named and isinstance(value, str) and "/" in value else set()
 
 
 def notes(recipe: Recipe) -> list[str]:

@@ -54,7 +54,7 @@ class CheckpointState(Stored):
     overflows: Count = 0
     culprit: str = ""
     history: list[Annotated[list[Any], AfterValidator(_entry)]] = []
-    scale: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] = [1.0, 0]
+    scale: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)] = [1.0, 0]
     data: str = ""
     ranks: Count = 0
     strategy: str = ""

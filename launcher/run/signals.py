@@ -39,8 +39,7 @@ PARENT_DIED = signal.SIGUSR2
 STOPPED = 75
 """The exit code of whoever left because it was asked to."""
 _ONE_HANGUP = 1.0
-"""Seconds in which HUP counts as part of the signal before it: a terminal that closes sends it twice, a service manager
-right after TERM."""
+"""Seconds in which a second HUP counts as part of the first: a terminal that closes sends it twice."""
 _CLEAN_UP = 1.0
 """Seconds that cleaning up gets after the first signal, before another one ends the process."""
 
@@ -63,6 +62,7 @@ class _Record:
     def __init__(self) -> None:
         self.reason = Reason.NONE
         self.first = 0.0
+        self.hung_up: float | None = None
         self.at_once: Callable[[], None] | None = None
         self.pass_on: Callable[[Reason], None] | None = None
         self.forces = False
@@ -72,6 +72,8 @@ class _Record:
         if name is signal.SIGHUP:
             leave_terminal()
         first, again = self.reason is Reason.NONE, self._again(name)
+        if name is signal.SIGHUP and self.hung_up is None:
+            self.hung_up = time.monotonic()
         if first:
             self.first = time.monotonic()
         self.reason = max(self.reason, SIGNALS[name])
@@ -87,9 +89,11 @@ class _Record:
             self.pass_on(self.reason)
 
     def _again(self, name: signal.Signals) -> bool:
-        """Whether this asks for what was asked for before."""
-        echo = name is signal.SIGHUP and time.monotonic() - self.first < _ONE_HANGUP
-        return self.reason is SIGNALS[name] and not echo
+        """Whether this asks for what was asked for before. The HUP of a terminal that closes, or of a service manager,
+        does not where another signal came first."""
+        if name is signal.SIGHUP and (self.hung_up is None or time.monotonic() - self.hung_up < _ONE_HANGUP):
+            return False
+        return self.reason is SIGNALS[name]
 
     def _end(self, at_once: Callable[[], None]) -> NoReturn:
         with suppress(Exception):

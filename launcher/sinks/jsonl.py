@@ -10,8 +10,10 @@ import math
 import os
 from typing import Literal
 
+from launcher.config.json_files import Wrong
 from launcher.config.types import Plugin
 from launcher.plan import full_disk
+from launcher.plan.run_files import check_metrics
 from launcher.plan.words import plural
 from launcher.sinks import About, Record, warn
 
@@ -34,6 +36,10 @@ class Jsonl:
         """One system call a line: a process killed at any instant leaves whole lines. Raises DiskFull where too many
         wait for room."""
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        try:
+            check_metrics(plain)
+        except Wrong as error:
+            raise TypeError(f"a metric cannot be recorded: {error}") from None
         self._waiting += (json.dumps(plain, allow_nan=False) + "\n").encode()
         full = self._flush()
         if full and len(self._waiting) > _MOST_WAITING:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from launcher.config import load
 from launcher.config.recipe import Constant
+from launcher.launch import private_folder
 from launcher.plan import usable_folders
 from launcher.plan.folder import RunFolder
 from launcher.plan.words import human
@@ -29,6 +30,7 @@ _LEARNT = 0.1
 def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown: int, console: Console) -> int:
     """Show the first batch, then train `steps` steps; `overfit`: on that one batch alone. Returns the exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    private_folder.enter()
     ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # no run of the user's has this name
     made = ready.check(file, [*overrides, *ours], load.cluster("local").value, 1, usable_folders.temporary())
     with tempfile.TemporaryDirectory(prefix="launcher-debug-") as folder:

@@ -236,6 +236,8 @@ def _model(folder: RunFolder, auto: str, trusted: bool, device: str = "meta") ->
 
     with torch.device(device), remote.refused(folder.model, "config.json", "model", "model"):
         config = transformers.AutoConfig.from_pretrained(folder.model, trust_remote_code=trusted)
+        if not trusted:
+            remote.refuse_kernels(folder.model, "model")
         return getattr(transformers, auto).from_config(config, trust_remote_code=trusted)
 
 

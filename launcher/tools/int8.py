@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from launcher.config.errors import UserError
+from launcher.plan import remote
 
 FILE = "model.int8.safetensors"
 _SCALE = ".weight_scale"
@@ -62,6 +63,8 @@ def load(folder: str | Path, attention: str | None = None) -> Any:
         auto = json.loads(opened.metadata()["auto_class"])
     options = {"attn_implementation": attention} if attention else {}
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if not attention:
+        remote.refuse_kernels(folder, "attention")
     model = getattr(transformers, auto).from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
     tensors = load_file(file)
     names = [key.removesuffix(_SCALE) for key in tensors if key.endswith(_SCALE)]

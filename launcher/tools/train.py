@@ -37,9 +37,10 @@ def train(
 ) -> Outcome:
     """Train to the last step, or say that this was done already. `resume`: refuse to start from the beginning. Raises
     UserError."""
+    wrong = usable_folders.temporary()
     private_folder.enter()  # what is prepared goes through it too
     with signals.interrupting(private_folder.leave):
-        made = _ready(recipe, overrides, profile, ranks, resume, via)
+        made = _ready(recipe, overrides, profile, ranks, resume, via, wrong)
     if why := over(made.resume, made.plan.steps):
         print(f"{made.folder.path}: {why}")
         return Outcome(0, {}, [])
@@ -49,13 +50,19 @@ def train(
 
 
 def _ready(
-    recipe: str, overrides: Sequence[str], profile: Cluster, ranks: int | None, resume: bool, via: render.Via
+    recipe: str,
+    overrides: Sequence[str],
+    profile: Cluster,
+    ranks: int | None,
+    resume: bool,
+    via: render.Via,
+    wrong: Sequence[str],
 ) -> ready.Ready:
     """Plan, prepare and write the run, unless nothing is left to train. Raises UserError."""
     known = load.recipe(recipe, overrides).value  # a mistake in it is told before anything is started
     if via != "elastic" and profile.kind == "ssh":
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
-    wrong = usable_folders.run(RunFolder(plan.RUNS / known.name))
+    wrong = [*wrong, *usable_folders.run(RunFolder(plan.RUNS / known.name))]
     if via == "elastic" and profile.kind == "local":
         os.environ.update(render.environment(profile))  # before anything that reads it is imported
         if not (wrong := [*wrong, *usable_folders.ranks(known, profile, ranks)]):

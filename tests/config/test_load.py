@@ -7,6 +7,7 @@ import support
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from launcher.config import document as documents
 from launcher.config import load
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
@@ -543,3 +544,13 @@ def test_a_share_held_out_takes_the_place_of_a_source_and_a_source_that_of_a_sha
     file.write_text(text, encoding="utf-8")
     found = load.recipe(file, [override]).value.data.validation
     assert getattr(found, "kind", type(found).__name__) == kind
+
+
+def test_the_resolved_form_may_be_larger_than_what_a_person_writes(tmp_path, monkeypatch):
+    """Every default stands in it: what loads is written in a form that is read again."""
+    monkeypatch.setattr(documents, "NODES", 100)
+    file = tmp_path / "recipe.yaml"
+    file.write_text("".join(f"k{number}: {{a: 1, b: 2, c: 3}}\n" for number in range(40)))
+    with pytest.raises(UserError, match="more than 100 values"):
+        load.recipe(file)
+    assert len(load.plain(file)) == 40

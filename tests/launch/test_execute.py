@@ -164,3 +164,14 @@ assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 def test_signals_that_slurm_sends_to_all_processes_leave_the_helper_of_multiprocessing_alive():
     done = subprocess.run([sys.executable, "-c", HELPER], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_that_stopped_before_its_first_step_goes_on(workspace, monkeypatch):
+    """As a job does that is preempted at once."""
+    recipe = support.write(support.small("x"))
+    monkeypatch.setenv("LAUNCHER_DEADLINE", "1")
+    stopped = support.launcher("run", recipe, "--ranks", 2, code=75)
+    assert "stopped: step 0 is saved (start it again and it goes on)" in stopped.stderr
+    monkeypatch.delenv("LAUNCHER_DEADLINE")
+    support.launcher("run", recipe, "--ranks", 2)
+    assert max(support.steps("runs/x")) == 6

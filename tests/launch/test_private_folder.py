@@ -102,6 +102,26 @@ def test_a_folder_too_deep_for_sockets_is_not_used(tmp_path):
     assert Path(folder).parent == Path("/tmp")
 
 
+def test_a_disk_that_knows_no_locks_is_told(shared):
+    without = "import errno, fcntl\ndef flock(*words): raise OSError(errno.ENOSYS, 'Function not implemented')\n"
+    told = ENTER.replace("print(", "try: print(") + (
+        "except Exception as error: print(type(error).__name__, str(error).replace(' ', '_'))\n"
+    )
+    name, said = python(without + "fcntl.flock = flock\n" + told, shared)
+    assert name == "UserError"
+    assert said.endswith("Function_not_implemented_(set_it_to_a_short_path_of_your_own)")
+    assert list(shared.iterdir()) == []
+
+
+def test_the_folders_of_other_machines_are_left_alone(shared):
+    """On a disk that machines share, a lock may be known to the machine alone that holds it."""
+    elsewhere = shared / "launcher-abcdef-12345678"
+    elsewhere.mkdir()
+    (elsewhere / ".lock").touch()
+    python(ENTER, shared)
+    assert elsewhere.is_dir()
+
+
 def test_compiled_code_goes_to_the_users_cache(shared, tmp_path):
     _, inside, compiled = python(SHOW, shared, XDG_CACHE_HOME=tmp_path)
     assert Path(inside).parent == shared
@@ -168,6 +188,18 @@ def test_nothing_of_a_start_lies_where_others_may_write(workspace, shared, monke
     tried = {name for name in names if re.fullmatch(r"[a-z0-9_]{8}", name)}  # by tempfile, and never read
     assert names == folders | tried, names
     assert len(folders) == 1
+    assert list(shared.iterdir()) == []
+
+
+def test_nothing_of_a_look_in_a_debugger_lies_there_either(workspace, shared, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(shared))
+    recipe = support.write(support.small("x"))
+    with names_in(shared) as names:
+        support.launcher("debug", recipe)
+    assert {name for name in names if not re.fullmatch(r"[a-z0-9_]{8}", name)} == {
+        name for name in names if name.startswith("launcher-")
+    }
+    assert len([name for name in names if name.startswith("launcher-")]) == 1
     assert list(shared.iterdir()) == []
 
 

@@ -106,3 +106,13 @@ def test_the_quota_is_told_as_such():
     assert full_disk.sentence(Path("a"), errno.EDQUOT, 10).startswith(
         "the quota on the disk of a is used up: about 10 B are needed, "
     )
+
+
+def test_shared_memory_is_told_as_such():
+    words = "unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)"
+    with (
+        pytest.raises(full_disk.DiskFull, match=r"^the disk of /dev/shm is full.*--shm-size") as caught,
+        full_disk.reported(Path("/tmp")),
+    ):
+        raise RuntimeError(words)
+    assert str(caught.value.__cause__) == words

@@ -47,6 +47,7 @@ def later(monkeypatch):
         ([USR1, TERM, INT], [Reason.MAKE_WAY, Reason.STOP], True),
         ([HUP, HUP], [Reason.MAKE_WAY, Reason.MAKE_WAY], False),
         ([TERM, HUP], [Reason.STOP, Reason.STOP], False),
+        ([HUP, USR1], [Reason.MAKE_WAY], True),
     ],
 )
 def test_the_first_is_passed_on_and_a_second_of_its_meaning_forces(later, numbers, heard, forced):
@@ -70,6 +71,15 @@ def test_a_hangup_that_comes_later_is_a_second_one(later):
         signal.raise_signal(HUP)
         later(1.5)
         signal.raise_signal(HUP)
+
+
+def test_a_terminal_that_closes_forces_nothing_after_another_signal(later):
+    passed = []
+    with signals.passing_on(passed.append):
+        signal.raise_signal(USR1)
+        later(100)
+        signal.raise_signal(HUP)
+    assert passed == [Reason.MAKE_WAY] * 2
 
 
 def test_a_third_does_not_interrupt_the_end():

@@ -116,3 +116,13 @@ def test_lines_without_end_are_not_held(about, training, tmp_path, monkeypatch):
             for step in range(1, 20):
                 sink.write(training(step))
         assert 600 < len(sink._waiting) < 1000
+
+
+@pytest.mark.parametrize("value", [True, "good", [1.0], {"a": 1.0}], ids=repr)
+def test_what_no_reader_takes_is_not_written(about, value):
+    """It would be called damage when the run is gone on with."""
+    sink = jsonl.open(jsonl.Config(), about())
+    with pytest.raises(TypeError, match="a metric cannot be recorded: eval/own: should be a number"):
+        sink.write({"step": 5, "eval/own": value})
+    sink.close(True)
+    assert (about().folder / "metrics.jsonl").read_text() == ""
