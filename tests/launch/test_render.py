@@ -4,6 +4,7 @@ import sys
 import pytest
 import support
 
+from launcher.config import kinds
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
 from launcher.launch import elastic, render
@@ -11,7 +12,8 @@ from launcher.plan.plan import Plan
 
 
 @pytest.fixture
-def plan():
+def plan(monkeypatch):
+    monkeypatch.setattr(kinds, "_named", {})  # what earlier tests of this process trust
     return Plan(
         name="a", folder="runs/a b", prepared="p", nodes=1, devices_per_node=3, ranks=3, tensor_parallel=1,
         device="cpu", threads=2, strategy="ddp", precision="fp32", global_batch=6, micro_batches=1, micro_samples=2,
@@ -31,6 +33,11 @@ def test_torchrun_is_given_the_resolved_recipe(plan):
         "torch.distributed.run", "--nproc-per-node", "3", "--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file",
         "--max-restarts", "4", "-m", "launcher.worker", "runs/a b/recipe.yaml",
     ]  # fmt: skip
+
+
+def test_a_starters_ranks_trust_what_the_launcher_does(plan):
+    kinds.trust(["mine.rows"])
+    assert list(render.train(plan, Cluster(), "torchrun").argv)[-3:] == ["--trust", "mine.rows", "runs/a b/recipe.yaml"]
 
 
 def test_accelerate_is_given_the_resolved_recipe_and_nothing_of_the_users_own_configuration(plan):
