@@ -226,7 +226,8 @@ def test_every_command_that_takes_a_run_refuses_its_code_in_one_line(here):
 def test_an_installed_task_is_trained_by_another_starter_and_evaluated_with_trust(here, monkeypatch):
     """The decision reaches the ranks of torchrun, which read the recipe of the run folder."""
     code("site/site-packages/installed_pkg/task.py")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here / "site/site-packages"), os.environ["PYTHONPATH"]]))
+    before = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(here / "site/site-packages"), before])))
     recipe = support.small(task={"kind": "installed_pkg.task"}, data__validation={"fraction": 0.2})
     support.launcher("run", support.write(recipe), "--ranks", 1, "--via", "torchrun")
     done = support.launcher("evaluate", "runs/tiny", code=2)
