@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 
 from launcher.config import json_files
@@ -221,6 +222,7 @@ def main(seed: str, cases: int, readers: list[str]) -> dict[str, Any]:
     files = {reader: READERS[reader][0]() for reader in readers}
     for read in (read for reader in readers for read in READERS[reader][1]):
         read()
+    cell_len("\N{LATIN SMALL LETTER E WITH ACUTE}\N{CJK UNIFIED IDEOGRAPH-754C}")  # rich's table of widths, when needed
     before, pages = set(sys.modules), int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
