@@ -184,11 +184,6 @@ def exists(file: Path) -> bool:
     return True
 
 
-def is_file(file: Path) -> bool:
-    """Whether a file has this name; not where its folder may not be entered."""
-    return os.path.isfile(file)  # noqa: PTH113 (pathlib raises PermissionError)
-
-
 def damage(where: Path | str, what: object, hint: str) -> Damaged:
     return Damaged(f"{where}: damaged: {what} ({hint})")
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from launcher.run.signals import STOPPED as STOPPED
 from launcher.run.signals import Reason
 
-DONE, FAILED, WRONG, UNFIT, STOPPED = 0, 1, 2, 69, 75
-"""Exit codes. UNFIT: a node was lost, or not fit to begin: nothing is wrong with the recipe."""
+DONE, FAILED, WRONG, UNFIT = 0, 1, 2, 69
+"""Exit codes, beside STOPPED. UNFIT: a node was lost, or not fit to begin: nothing is wrong with the recipe."""
 
 Why = Literal["done", "failed", "time", "told", "node", "replaced"]
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-LOOPBACK = "127.0.0.1"
+from launcher.run.place import LOOPBACK
+
 KNOCK = 5.0
 """Seconds in which a node has to answer another."""
 

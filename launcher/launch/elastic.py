@@ -18,6 +18,7 @@ from typing import Any
 
 from launcher.launch import Launch, private_folder
 from launcher.run import failure, signals
+from launcher.run.place import LOOPBACK
 from launcher.run.signals import SIGNALS, Reason
 from launcher.run.stop import Stop, tell
 
@@ -51,9 +52,9 @@ class Meeting:
     folder: Path
     nodes: tuple[int, int] = (1, 1)
     index: int = 0
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK
     port: int = 0
-    name: str = "127.0.0.1"
+    name: str = LOOPBACK
     together: Path = Path()
     reserve: int = 0
     launcher: int = field(default_factory=os.getpid)

@@ -23,6 +23,7 @@ from typing import Any
 from launcher.config.files import write
 from launcher.launch import doors
 from launcher.launch.doors import Node as Node
+from launcher.run.place import LOOPBACK
 
 REPORT = 60.0
 """Seconds that nodes are given to report: Python starts slowly from a shared disk that many read at once."""
@@ -163,7 +164,7 @@ def _decide(folder: Path, node: Node, reports: dict[int, dict[str, Any]], least:
     if 0 in why or len(node.hosts) - len(why) < least:
         _say(folder, "verdict-0", {"unfit": named})
         raise Unfit(named)
-    host = doors.LOOPBACK if len(node.hosts) == 1 else node.name
+    host = LOOPBACK if len(node.hosts) == 1 else node.name
     store, port = _serve(node, host)
     _say(folder, "verdict-0", {"host": host, "port": port, "left": named})
     return Place(host, port, named, store=store)

@@ -18,7 +18,7 @@ import xxhash
 
 from launcher.config import json_files, load
 from launcher.config.errors import Problem, UserError
-from launcher.config.files import allocated_bytes
+from launcher.config.files import allocated_bytes, is_file
 from launcher.config.json_files import Damaged, Wrong
 from launcher.config.recipe import Recipe, trajectory
 from launcher.plan.run_files import CheckpointFiles, CheckpointState, check_metrics
@@ -74,7 +74,7 @@ class Saved:
             raise json_files.damage(mark, "not what was written", self.advice) from None
         for name, (size, digest) in files.items():
             file = self.path / name
-            if not json_files.is_file(file):
+            if not is_file(file):
                 raise Damaged(f"{file}: missing from the checkpoint ({self.advice})")
             try:
                 same = file.stat().st_size == size and checksum(file) == digest
@@ -137,14 +137,14 @@ class RunFolder:
 
     def whole(self) -> list[Saved]:
         """The whole checkpoints, the oldest first."""
-        found = [path for path in self._checkpoints(_NAME) if json_files.is_file(path / COMPLETE)]
+        found = [path for path in self._checkpoints(_NAME) if is_file(path / COMPLETE)]
         return sorted(map(Saved, found), key=lambda saved: saved.step)
 
     def half_written(self) -> list[Path]:
         """What a killed save left behind: never looked at, taken away by the next save. Folders with other names are
         the user's own."""
         found = self._checkpoints(rf"{_NAME}|\.{_NAME}(\.[0-9a-f]+)?\.partial")
-        return sorted(p for p in found if p.is_dir() and not json_files.is_file(p / COMPLETE))
+        return sorted(p for p in found if p.is_dir() and not is_file(p / COMPLETE))
 
     def _checkpoints(self, names: str) -> list[Path]:
         """What has such a name among the checkpoints; nothing where their folder cannot be read."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from launcher.config import json_files, kinds, load
 from launcher.config.errors import Problem, UserError
-from launcher.config.files import flush_tree
+from launcher.config.files import flush_tree, is_dir, is_file
 from launcher.config.json_files import PlainName, Stored
 from launcher.config.recipe import Recipe
 from launcher.plan import store
@@ -68,7 +68,7 @@ def recipe_of(folder: Path) -> Path:
     if not json_files.exists(folder / store.BUNDLE):
         raise UserError(f"--from {folder}: no bundle is there ({_AGAIN})")
     _read(folder)
-    if not json_files.is_file(folder / RECIPE):
+    if not is_file(folder / RECIPE):
         raise json_files.damage(folder / RECIPE, "it is missing", _AGAIN)
     if link := _leaving(folder):
         raise json_files.damage(link, f"a link that leads out of {folder}", _AGAIN)
@@ -79,7 +79,7 @@ def _read(folder: Path) -> _Bundle:
     """What bundle.json says. Raises Damaged, also where the folder that it names is not in the bundle."""
     file = folder / store.BUNDLE
     bundle = json_files.read(file, _Bundle, _AGAIN)
-    if not os.path.isdir(folder / "prepared" / bundle.prepared):  # noqa: PTH112 (pathlib raises PermissionError)
+    if not is_dir(folder / "prepared" / bundle.prepared):
         what = f"prepared: no folder {json_files.shown(bundle.prepared)} is in {folder / 'prepared'}"
         raise json_files.damage(file, what, _AGAIN)
     return bundle

@@ -20,11 +20,12 @@ from launcher.run.heartbeat import Heartbeat, Stage
 from launcher.run.precision import LossScale, autocast
 from launcher.run.process import Process
 from launcher.run.randomness import ModelRandomness
+from launcher.run.signals import STOPPED as STOPPED
 from launcher.run.signals import Reason
 from launcher.run.stop import Stop
 from launcher.tasks import Outputs
 
-DONE, STOPPED = 0, 75
+DONE = 0
 
 _SHARE = np.dtype(
     [

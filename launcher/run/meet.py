@@ -26,14 +26,13 @@ from launcher.config.errors import UserError
 from launcher.config.files import write
 from launcher.plan.plan import RUNS
 from launcher.run import place as places
-from launcher.run.place import Place, Unreachable
+from launcher.run.place import LOOPBACK, Place, Unreachable
 
 FOLDER = RUNS / ".meeting"
 _SECONDS_FOR_A_FILE = 120
 _SECONDS_FOR_A_CONNECTION = 15
 _SECONDS_FOR_A_NAME = 10
 _LONGEST_PAUSE = 0.25
-_LOOPBACK = "127.0.0.1"
 _LONG = timedelta(minutes=30)
 
 
@@ -76,8 +75,8 @@ def meet(
     if at.rank > 0:
         store = _find(FOLDER / key, told, who)
         return _gather(store, at, name, told, timeout, who)
-    nearest = [_LOOPBACK] if at.world == at.local_world else []
-    hosts = [_LOOPBACK] if places.one_host(at, environment) else [*nearest, name, *_addresses()]
+    nearest = [LOOPBACK] if at.world == at.local_world else []
+    hosts = [LOOPBACK] if places.one_host(at, environment) else [*nearest, name, *_addresses()]
     store = _publish(FOLDER / key, hosts)
     try:
         return _gather(store, at, name, told, timeout, who)
@@ -138,7 +137,7 @@ def _given(
     agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     serves = at.rank == 0 and not agent
     if near and not agent:
-        host = _LOOPBACK
+        host = LOOPBACK
     if not serves:
         _wait_for(host, port, told, timeout.total_seconds(), who)
     try:
@@ -158,15 +157,15 @@ def _given(
 
 def _serve_here(port: int, timeout: timedelta) -> dist.TCPStore:
     """Serve a store to the ranks of this host alone. `port`: 0 for any that is free."""
-    listening = socket.create_server((_LOOPBACK, port), backlog=1024)
+    listening = socket.create_server((LOOPBACK, port), backlog=1024)
     port = listening.getsockname()[1]
     options = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listening.detach()}
-    return dist.TCPStore(_LOOPBACK, port, timeout=timeout, use_libuv=True, **options)
+    return dist.TCPStore(LOOPBACK, port, timeout=timeout, use_libuv=True, **options)
 
 
 def _publish(file: Path, hosts: list[str]) -> dist.Store:
     """Serve a store, then tell where. Its port is bound before anyone hears of it."""
-    if hosts == [_LOOPBACK]:
+    if hosts == [LOOPBACK]:
         store = _serve_here(0, _LONG)
     else:
         store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=_LONG)

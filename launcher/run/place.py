@@ -57,6 +57,9 @@ _LAST_STEP = 0xFFFFFFF0
 _COUNTS = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
+LOOPBACK = "127.0.0.1"
+
+
 def starter(environment: Mapping[str, str] = os.environ) -> Starter | None:
     """What started this rank: the innermost where there are several; None where it was started alone."""
     if TORCHRUN.has(environment):

@@ -30,9 +30,10 @@ _LEARNT = 0.1
 def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown: int, console: Console) -> int:
     """Show the first batch, then train `steps` steps; `overfit`: on that one batch alone. Returns the exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    wrong = usable_folders.temporary()  # of the folder that was asked for
     private_folder.enter()
     ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # no run of the user's has this name
-    made = ready.check(file, [*overrides, *ours], load.cluster("local").value, 1, usable_folders.temporary())
+    made = ready.check(file, [*overrides, *ours], load.cluster("local").value, 1, wrong)
     with tempfile.TemporaryDirectory(prefix="launcher-debug-") as folder:
         return _session(replace(made, folder=RunFolder(Path(folder)), resume=None), steps, overfit, shown, console)
 

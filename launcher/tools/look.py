@@ -1,7 +1,6 @@
 """One run as it is now: what its folder and the story of its job tell, and Slurm where it is there. Nothing is written;
 Slurm is asked only of a job that is not known to be done."""
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 from launcher.config import json_files
 from launcher.config.errors import Problem, UserError
+from launcher.config.files import is_dir, is_file
 from launcher.config.json_files import Damaged, shown
 from launcher.launch import hosts, queue
 from launcher.plan import jobs, plan
@@ -84,7 +84,7 @@ def named(run: str) -> RunFolder:
 
 def found() -> list[RunFolder]:
     """The run folders here, in the order of their names."""
-    if not os.path.isdir(plan.RUNS):  # noqa: PTH112 (pathlib raises PermissionError)
+    if not is_dir(plan.RUNS):
         return []
     try:
         paths = sorted(plan.RUNS.iterdir())
@@ -187,7 +187,7 @@ def _error(folder: RunFolder, job: jobs.Job) -> str:
 def _log(folder: RunFolder, job: jobs.Job) -> str:
     """The log of the newest of its ids that has one."""
     files = (folder.logs / f"job-{id}.log" for id in reversed(job.ids))
-    return next((str(file) for file in files if json_files.is_file(file)), "")
+    return next((str(file) for file in files if is_file(file)), "")
 
 
 def _steps(folder: RunFolder) -> int | None:
