@@ -173,3 +173,10 @@ def test_a_breakpoint_in_a_task_of_ones_own_stops_there_and_goes_on(workspace):
     child.close()
     assert child.exitstatus == 0
     assert not Path("runs").exists()
+
+
+def test_the_temporary_folder_that_is_tried_is_the_one_that_was_asked_for(monkeypatch):
+    file = support.write(support.small())
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    told = "TMPDIR: /nowhere does not exist (create it, or set TMPDIR to another folder)"
+    assert support.launcher("debug", file, code=2).stderr.splitlines() == [told]
