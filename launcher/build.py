@@ -15,6 +15,7 @@ from launcher.models._adapt import frozen
 from launcher.plan import layout, mixture, need, remote, store
 from launcher.plan.facts import total_steps
 from launcher.plan.folder import RunFolder, Saved
+from launcher.plan.padding import Padding
 from launcher.prepare import ready, runs
 from launcher.prepare.samples import Samples
 from launcher.run import attention_cost, checkpoint, layers, loop, randomness_probe, trial
@@ -25,6 +26,7 @@ from launcher.run.process import Process
 from launcher.run.randomness import ModelRandomness
 from launcher.run.stop import Stop
 from launcher.strategies import Bare
+from launcher.tasks import _padding
 
 
 def build(
@@ -42,6 +44,12 @@ def build(
     probes = batches.probe_batches().to(at.device)
     example = probes.one.batch
     notes += task.attach(model, example)
+    side = _padding.found(task, model, example, facts)
+    notes += _padding.notes(model, side)
+    if side is not Padding.RIGHT:
+        batches = dataclasses.replace(batches, equal_lengths=True)
+        validation = validation and dataclasses.replace(validation, equal_lengths=True)
+        probes = batches.probe_batches().to(at.device)
     with autocast(recipe.train.precision, at.device):
         found = trial.run(model, task, example)
     whole = trial.loss(model, task, example) if at.tensor_parallel > 1 else 0.0

@@ -14,6 +14,7 @@ from launcher.plan import devices, expect, fill, layout, memory, mistakes, mixtu
 from launcher.plan.architecture import Architecture
 from launcher.plan.facts import Facts, guess, steps_of
 from launcher.plan.folder import RunFolder
+from launcher.plan.padding import Padding
 from launcher.plan.words import human, plural
 
 RUNS = origins.RUNS
@@ -139,7 +140,7 @@ def make(
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,
         command=shlex.join(_command(cluster, file, world.per_node, overrides)),
-        notes=[*_notes(recipe, shape, folder), *known.notes],
+        notes=[*_notes(recipe, shape, folder), *_warmup(recipe, steps), *known.notes],
     )
 
 
@@ -151,9 +152,20 @@ def _notes(recipe: Recipe, shape: Architecture, folder: RunFolder) -> list[str]:
     free = free_bytes(folder.path) + sum(map(allocated_bytes, folder.half_written()))
     if size * most > free:  # one more than is kept, while the newest is being written
         notes.append(f"checkpoint: {most} of {human(size)} do not fit into the {human(free)} that are free")
+    if shape.padding not in (None, Padding.RIGHT):
+        notes.append(f"{shape.name}: padding changes its outputs, so a micro-batch has samples of one length")
     if recipe.packed and shape.packs is None:
         notes.append(f"task.samples: whether {shape.name} takes packed rows is tried when the run starts")
     return notes
+
+
+def _warmup(recipe: Recipe, steps: int | None) -> list[str]:
+    """A note where the run ends before its learning rate is reached."""
+    warmup = recipe.schedule.warmup
+    if not steps or warmup < max(1, steps):
+        return []
+    what = f"schedule.warmup: {int(warmup):,} steps, and the run has {steps:,}"
+    return [f"{what}: the learning rate never gets to {recipe.optimizer.lr:g}"]
 
 
 def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[str, tuple[float, float | None]]:

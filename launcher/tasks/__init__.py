@@ -139,6 +139,9 @@ class Task(Protocol):
     def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         """Adapt the bare model before it is wrapped; `batch` is one to try things on. Returns notes for the user."""
 
+    def frozen_models(self) -> "list[torch.nn.Module]":
+        """The models that an attached task asks besides the one that trains, on the same batches. May be left out."""
+
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
         """The sum of the losses of a micro-batch, a scalar tensor, and its weight."""
 

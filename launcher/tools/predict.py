@@ -63,7 +63,7 @@ class Predictor:
         words = self._task.tokenized
         self._encoder = Encoder(trained.folder.tokenizer) if words else None
         self._tokenizer = tokenizer.load(str(trained.folder.tokenizer), "tokenizer") if words else None
-        self._attached = False
+        self._equal_lengths: bool | None = None  # known once the task is attached to the model
         self._seen = 0  # samples, whose numbers go on from rows to rows
 
     @property
@@ -115,20 +115,29 @@ class Predictor:
     def _of(self, samples: Any) -> list[dict[str, Any]]:
         """What the model says of each sample."""
         from launcher.run import evaluation
-        from launcher.run.batches import to
 
         recipe, model = self._trained.recipe, self._trained.model
         most, first = recipe.train.max_tokens, self._seen
-        parts = evaluation.Parts(samples, self._task, recipe.seed, 0, 1, most, recipe.packed, first)
+        given = (samples, self._task, recipe.seed, 0, 1, most, recipe.packed, first)
         self._seen += len(samples)
-        if not self._attached:
-            self._task.attach(model, to(parts[0].batch, self._process.device))
-            self._attached = True
+        if self._equal_lengths is None:
+            self._equal_lengths = self._attach(evaluation.Parts(*given)[0].batch)
+        parts = evaluation.Parts(*given, equal_lengths=self._equal_lengths)
         generates = getattr(recipe.inner_task, "generate", None) is not None
         task = evaluation.Generating(self._task, model) if generates else self._task
         made = evaluation.outputs(model, task, parts, self._process, recipe.train.precision)
         told: list[dict[str, Any]] = self._task.told(made, self._tokenizer)
         return told
+
+    def _attach(self, batch: dict[str, Any]) -> bool:
+        """Attach the task to the model; whether the samples of a micro-batch have to be of one length."""
+        from launcher.plan.padding import Padding
+        from launcher.run.batches import to
+        from launcher.tasks import _padding
+
+        batch = to(batch, self._process.device)
+        self._task.attach(self._trained.model, batch)
+        return _padding.found(self._task, self._trained.model, batch, self._trained.facts) is not Padding.RIGHT
 
     def _together(self, told: list[dict[str, Any]]) -> dict[str, Any]:
         """What is told of a row by what is told of its samples."""

@@ -167,8 +167,10 @@ class _Samples:
     """What models are measured on: the run's validation samples, of a run without any those of training."""
 
     def __init__(self, trained: Trained):
+        from launcher.plan.padding import Padding
         from launcher.prepare.samples import Samples
         from launcher.run.evaluation import Parts
+        from launcher.tasks import _padding
 
         prepared = cache.path(trained.facts.digest)
         if not prepared.is_dir():
@@ -176,7 +178,9 @@ class _Samples:
         self.side = "validation" if "validation" in trained.facts.samples else "train"
         self._trained, self._samples = trained, Samples(prepared, self.side)
         self._relative = getattr(trained.task(), "relative", False)
-        self._parts = Parts(self._samples, trained.task(), trained.recipe.seed, 0, 1, trained.recipe.train.max_tokens)
+        given = (self._samples, trained.task(), trained.recipe.seed, 0, 1, trained.recipe.train.max_tokens)
+        side = _padding.found(trained.task(), trained.model, Parts(*given)[0].batch, trained.facts)
+        self._parts = Parts(*given, equal_lengths=side is not Padding.RIGHT)
         step = -(-len(self._parts) // _TIMED)
         self._timed = [self._parts[number] for number in range(0, len(self._parts), step)]
 
