@@ -104,7 +104,7 @@ def _positions_counted(length: int) -> Any:
     import torch
     from torch.overrides import TorchFunctionMode
 
-    class Counted(TorchFunctionMode):
+    class Counted(TorchFunctionMode):  # type: ignore[misc]
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.nn.functional.embedding and len(args) > 1:
                 last, rows = int(args[0].max()), args[1].shape[0]

@@ -30,8 +30,9 @@ class Padding(StrEnum):
 
 def probe(model: Any, inputs: Mapping[str, "torch.Tensor"], pad_token_id: int, longest: int) -> Padding:
     """Try a bare model. `inputs`: keyword arguments of its forward for one sample, `input_ids` of shape (1, length);
-    its tokens are repeated up to `longest`. A model that cannot be run like this counts as RIGHT. Raises UserError where
-    a sample's output depends on the other samples of a micro-batch of one length.
+    its tokens are repeated up to `longest`. A model that cannot be run like this counts as RIGHT.
+
+    Raises UserError where a sample's output depends on the other samples of a micro-batch of one length.
     """
     import torch
 
