@@ -20,7 +20,7 @@ from typing import Any
 
 from launcher.config.errors import UserError
 from launcher.config.files import write
-from launcher.launch import Launch, conclusion, elastic, execute, hosts, meeting, private_folder, render
+from launcher.launch import Launch, conclusion, elastic, execute, hosts, meeting, node_devices, private_folder, render
 from launcher.launch.conclusion import DONE, UNFIT, Conclusion
 from launcher.launch.meeting import Node
 from launcher.plan import jobs
@@ -121,7 +121,8 @@ def _attend(start: Start, own: Path, batch: bool) -> int:
     elastic.warm_up(render.imports(run.recipe))
     _log(start)
     try:
-        where = meeting.meet(start.together, start.node, run.plan.least_nodes, own / "stop")
+        unfit = node_devices.unfit(run.plan.device, run.plan.devices_per_node)
+        where = meeting.meet(start.together, start.node, run.plan.least_nodes, own / "stop", unfit)
     except meeting.Unfit as error:
         return _leave(start, conclusion.unfit(start.node.hosts, error.why), batch)
     except meeting.Left:
