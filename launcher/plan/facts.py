@@ -21,14 +21,15 @@ class Facts(Strict):
     """`digest` names the content; `documents`, `samples`, `tokens` by side; `baseline` is what frequencies alone would
     reach. `counts`: training samples by label, in the order of `labels`; `sources`: by source, in their order;
     `lengths`: by their tokens. `left_out`: rows that gave no sample, by reason; `token_ids`: of the tokens that the
-    task names; `end_token_id`: what stands after a text. `shape`: of one sample where it is no text (it has no
-    vocabulary then, and a length of 1), such as (channels, height, width)."""
+    task names; `begin_token_id`, `end_token_id`: what stands before and after a text. `shape`: of one sample where it
+    is no text (it has no vocabulary then, and a length of 1), such as (channels, height, width)."""
 
     digest: str
     vocab_size: Count
     pad_token_id: Count
     mask_token_id: Count | None
     special_ids: list[Count]
+    begin_token_id: Count | None = None
     end_token_id: Count | None = None
     labels: list[str]
     longest: Count

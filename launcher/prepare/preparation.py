@@ -202,6 +202,7 @@ def _ids(made: Any) -> dict[str, Any]:
         "pad_token_id": made.pad_token_id if made.pad_token_id is not None else 0,
         "mask_token_id": made.mask_token_id,
         "special_ids": special,
+        "begin_token_id": made.cls_token_id if made.bos_token_id is None else made.bos_token_id,
         "end_token_id": made.sep_token_id if made.eos_token_id is None else made.eos_token_id,
     }
 
