@@ -217,6 +217,8 @@ def _save_configuration(model: torch.nn.Module, config: Any, folder: RunFolder) 
     """Write RUN/model, with the code that it names where that is trusted: a run is loaded without its source."""
     aside = folder.path / ".model.partial"
     model.config.save_pretrained(aside)
+    if generation := getattr(model, "generation_config", None):
+        generation.save_pretrained(aside)
     if getattr(config, "trust_remote_code", False):
         run = getattr(config, "run", None)
         source = Path(store.found(run), "model") if run else Path(store.found(config.name, config.revision))

@@ -113,6 +113,10 @@ class Task(Protocol):
     def options(self) -> dict[str, Any]:
         """Options of the model's configuration that the task decides, such as num_labels."""
 
+    def generation(self) -> dict[str, Any]:
+        """Keys of transformers' generation configuration that the task decides, such as max_new_tokens. May be left
+        out."""
+
     def outputs(self, length: int) -> float:
         """How many values the model's head makes for a sample of so many tokens, to estimate memory."""
 

@@ -109,7 +109,7 @@ class Classes:
             raise UserError([Problem(f"{key}.{n}", f"no such label ({hint(n, facts.labels)})") for n in unknown])
 
     def options(self) -> dict[str, Any]:
-        return options(self.facts.labels)
+        return {**options(self.facts.labels), "problem_type": "single_label_classification"}
 
     def outputs(self, length: int) -> float:
         return float(len(self.facts.labels))

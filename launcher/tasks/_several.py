@@ -54,6 +54,9 @@ class Several(_classes.Classes):
         marked[numbers.astype(np.int64)] = 1
         return marked
 
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "problem_type": "multi_label_classification"}
+
     def weight(self, sample: Sample) -> float:
         return float(sample["labels"][0] != IGNORE)
 

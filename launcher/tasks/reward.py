@@ -101,6 +101,11 @@ class Task:
     def options(self) -> dict[str, Any]:
         return {"is_decoder": True, "use_cache": False}
 
+    def generation(self) -> dict[str, Any]:
+        """Completions are sampled from the whole distribution, as in training."""
+        shape = {"max_new_tokens": self.config.max_new_tokens, "temperature": self.config.temperature}
+        return {"do_sample": True, "use_cache": True, "top_k": 0, **shape}
+
     def outputs(self, length: int) -> float:
         return float(self.config.completions * self.config.max_new_tokens * self.facts.vocab_size)
 

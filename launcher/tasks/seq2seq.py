@@ -81,6 +81,9 @@ class Task(Language):
     def options(self) -> dict[str, Any]:
         return {}
 
+    def generation(self) -> dict[str, Any]:
+        return self.config.generate.options() if self.config.generate else {}
+
     def outputs(self, length: int) -> float:
         return float(min(length, self.config.max_target_length) * self.facts.vocab_size)
 

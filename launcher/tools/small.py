@@ -22,6 +22,7 @@ from launcher.plan.words import human
 from launcher.prepare import cache, ready
 from launcher.tools import card
 from launcher.tools import export as plain
+from launcher.tools.export_inputs import add_inputs
 from launcher.tools.trained import Trained, load_run, tell_best
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, wanted:
         rows = samples.measure(
             {"original": (original, _bytes(original)), str(wanted): (made, _weights(aside))},
         )
-        plain.add_inputs(trained.folder, trained.recipe, aside)
+        add_inputs(trained.folder, trained.recipe, original, aside)
         given = _given(trained, samples) if wanted.onnx else []
         told = [*given, *notes, card.table(_head(rows), _cells(rows)), samples.what]
         text = card.small(trained, original, str(wanted), _lines(trained, wanted), told)
@@ -140,7 +141,7 @@ def _write(
 
         file = folder / "model.onnx"
         if hasattr(getattr(model, "config", None), "save_pretrained"):
-            model.config.save_pretrained(folder)
+            plain.save_configuration(model, folder)
         as_onnx.write(model, samples.inputs(), file)
         if wanted.int8:
             as_onnx.quantize(file)
