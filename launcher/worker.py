@@ -27,7 +27,7 @@ from launcher.launch.starter import Started
 from launcher.plan import full_disk, layout, need, plan, usable_folders
 from launcher.plan.folder import RunFolder
 from launcher.prepare import lease, ready, tokenizer
-from launcher.run import evaluation, failure, loop, meet, place, process, watch
+from launcher.run import evaluation, failure, loop, meet, place, process, streams, watch
 from launcher.run.checkpoint import Replaced
 from launcher.run.heartbeat import Heartbeat
 from launcher.run.memory import Peak
@@ -206,7 +206,9 @@ def _live(arguments: list[str], stop: Stop, started: Started | None) -> _End:
         if problems:
             raise UserError(problems)
         beats = None
-        if started is not None:
+        if started is None:
+            rank_log.copy(Path(folder), at.rank)
+        else:
             rank_log.redirect(Path(folder), at.rank)
             beats = Heartbeat(started.folder / "heartbeats", place.place().local_rank, at.rank)
         code = train(Path(folder), at, stop, beats)
@@ -301,4 +303,5 @@ def _leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    streams.set_up(lasting=True)
     _leave(main(sys.argv[1:]))

@@ -1,16 +1,13 @@
 """A progress bar with loss, tokens/s and time left; plain lines where the output is no terminal."""
 
-import sys
 import time
-from typing import Any, Literal, TextIO, cast
+from typing import Literal
 
 from rich.console import Console as Rich
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from launcher.config.types import Plugin
-from launcher.plan import full_disk
-from launcher.run import signals
 from launcher.sinks import About, Record
 
 
@@ -21,35 +18,10 @@ class Config(Plugin):
     every: float = 10.0
 
 
-class _Output:
-    """Standard output; nowhere, when its terminal has been closed: training goes on without anybody who looks."""
-
-    def __init__(self) -> None:
-        self._file = sys.stdout
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def write(self, text: str) -> int:
-        try:
-            return self._file.write(text)
-        except OSError:
-            if not signals.leave_terminal():
-                raise
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            self._file.flush()
-        except OSError:
-            if not signals.leave_terminal():
-                raise
-
-
 class Console:
     def __init__(self, config: Config, about: About):
         self._every, self._steps = config.every, about.steps
-        self._rich = Rich(file=cast(TextIO, _Output()), highlight=False)
+        self._rich = Rich(highlight=False)
         self._seconds, self._tokens, self._speed, self._told = about.seconds, about.tokens, 0.0, 0.0
         self._skipped, self._overflows = about.skipped, about.overflows
         start = f", from step {about.start}" if about.start else ""
@@ -102,12 +74,8 @@ class Console:
             self._bar.stop()
 
     def _say(self, text: str) -> None:
-        try:
-            self._rich.print(text, soft_wrap=True)
-            self._rich.file.flush()
-        except OSError as error:  # an output file on a full disk ends no training
-            if full_disk.number(error) is None:
-                raise
+        self._rich.print(text, soft_wrap=True)
+        self._rich.file.flush()
 
 
 def open(config: Config, about: About) -> Console:
