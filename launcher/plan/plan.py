@@ -17,6 +17,8 @@ from launcher.plan.folder import RunFolder
 from launcher.plan.words import human, plural
 
 RUNS = origins.RUNS
+_MOST_EPOCHS = 1000
+"""More than anybody means."""
 
 
 class Plan(Strict):
@@ -139,7 +141,7 @@ def make(
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,
         command=shlex.join(_command(cluster, file, world.per_node, overrides)),
-        notes=[*_notes(recipe, shape, folder), *known.notes],
+        notes=[*_notes(recipe, shape, folder), *_absurd(samples, facts), *known.notes],
     )
 
 
@@ -154,6 +156,15 @@ def _notes(recipe: Recipe, shape: Architecture, folder: RunFolder) -> list[str]:
     if recipe.packed and shape.packs is None:
         notes.append(f"task.samples: whether {shape.name} takes packed rows is tried when the run starts")
     return notes
+
+
+def _absurd(samples: int | None, facts: Facts | None) -> list[str]:
+    """Numbers that nobody can have meant."""
+    there = facts.samples["train"] if facts else 0
+    if samples and there and samples > _MOST_EPOCHS * there:
+        what = f"each of the {there:,} training samples is seen {samples // there:,} times"
+        return [f"train.steps: {what} (a model learns them by heart: fewer steps, or more data)"]
+    return []
 
 
 def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[str, tuple[float, float | None]]:
