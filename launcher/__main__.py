@@ -4,7 +4,7 @@ import sys
 
 from launcher.run import signals, streams
 
-_LASTING = ("run", "prepare", "submit", "cancel")
+_LASTING = ("run", "prepare", "submit", "cancel", "export")
 """Commands that are called for what they do: the others for what they print, and end with whoever reads it."""
 
 

@@ -82,6 +82,7 @@ def _live(launch: Launch, meeting: Meeting) -> dict[str, Any]:
             return {"code": 0, "told": worker.measure(launch.folder, connected, stop, launch.steps)}
         return {"code": worker.train(launch.folder, connected, stop, heartbeat), "reason": int(stop.heeded)}
     except UserError as error:
+        print(error, file=sys.stderr, flush=True)  # into its log; the launcher says it to the user
         return {"code": 2, "reason": int(stop.heeded), "problems": [str(problem) for problem in error.problems]}
     except Replaced as error:
         return {"code": 1, "reason": int(Reason.REPLACED), "problems": [str(error)]}
