@@ -12,6 +12,7 @@ from rich.console import Console
 
 from launcher.config.errors import UserError
 from launcher.config.files import check_current_folder
+from launcher.run import streams
 from launcher.run.signals import STOPPED, StopRequested, say
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def plan(
     profile, overrides = _profile(cluster, overrides)
     made = ready.look(recipe, overrides, profile, ranks)
     if json:
-        print(made.model_dump_json(indent=1))
+        print(streams.as_json(made.model_dump_json(indent=1)))
     else:
         show.plan(made, Console())
 
@@ -230,7 +231,7 @@ def parity(
             told = "same" if row.ok else row.wrong or "differs"
             waiting.print(f"{row.layout} on {row.ranks}: {told}", highlight=False, soft_wrap=True)
     if json:
-        print(tool.as_json(rows))
+        print(streams.as_json(tool.as_json(rows)))
     else:
         precision = load.recipe(recipe, overrides).value.train.precision
         tool.show(rows, precision, Console())
@@ -353,11 +354,23 @@ def _guard() -> None:
         os.environ["PYTHONSAFEPATH"] = "1"
 
 
+def _call() -> None:
+    """The command, to the last line that it prints. Raises OSError where this cannot be printed."""
+    try:
+        app()
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            streams.drop_output()
+            raise
+
+
 def main() -> None:
     try:
         check_current_folder()
         _guard()
-        app()
+        _call()
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -366,6 +379,8 @@ def main() -> None:
         sys.exit(STOPPED)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # as under `| head`
+        sys.exit(1)
     except Exception as error:
         from launcher.plan import full_disk
 

@@ -27,7 +27,7 @@ from launcher.plan import jobs
 from launcher.plan.folder import RunFolder
 from launcher.plan.plan import Plan
 from launcher.prepare import ready
-from launcher.run import signals
+from launcher.run import signals, streams
 from launcher.run.signals import ForcedStop, Reason
 from launcher.run.stop import Stop
 
@@ -246,6 +246,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    streams.set_up(lasting=True)
     try:
         sys.exit(main(sys.argv[1:]))
     finally:

@@ -18,6 +18,8 @@ from launcher.plan.padding import Padding
 from launcher.plan.words import human, plural
 
 RUNS = origins.RUNS
+_MOST_EPOCHS = 1000
+"""More than anybody means."""
 
 
 class Plan(Strict):
@@ -140,7 +142,7 @@ def make(
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,
         command=shlex.join(_command(cluster, file, world.per_node, overrides)),
-        notes=[*_notes(recipe, shape, folder), *_warmup(recipe, steps), *known.notes],
+        notes=[*_notes(recipe, shape, folder), *_warmup(recipe, steps), *_absurd(samples, facts), *known.notes],
     )
 
 
@@ -166,6 +168,15 @@ def _warmup(recipe: Recipe, steps: int | None) -> list[str]:
         return []
     what = f"schedule.warmup: {int(warmup):,} steps, and the run has {steps:,}"
     return [f"{what}: the learning rate never gets to {recipe.optimizer.lr:g}"]
+
+
+def _absurd(samples: int | None, facts: Facts | None) -> list[str]:
+    """Numbers that nobody can have meant."""
+    there = facts.samples["train"] if facts else 0
+    if samples and there and samples > _MOST_EPOCHS * there:
+        what = f"each of the {there:,} training samples is seen {samples // there:,} times"
+        return [f"train.steps: {what} (a model learns them by heart: fewer steps, or more data)"]
+    return []
 
 
 def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[str, tuple[float, float | None]]:

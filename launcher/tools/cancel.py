@@ -21,15 +21,15 @@ def cancel(run: str, console: Console) -> None:
     """Cancel the job, and wait until it has left: what comes back meanwhile is cancelled too. Raises UserError where no
     job of the run lives, or Slurm refuses."""
     folder = look.named(run)
-    job = look.current(folder)
-    if job is None or not job.ids:
+    job = look.scheduled(folder)
+    if job is None:
         raise UserError(f"{folder.path}: it is no job of Slurm's (stop it where it was started, with Ctrl-C)")
     living = _living(folder)
     if not living:
         at = look.at(folder, look.Slurm())
-        if at.id != job.ids[-1]:
+        if at.id != job.ids[-1] and at.state.name == "running":
             raise UserError(f"{folder.path}: it runs now where it was started (stop it there, with Ctrl-C)")
-        raise UserError(f"{folder.path}: job {at.id} is over already: {at.state.name}")
+        raise UserError(f"{folder.path}: job {job.ids[-1]} is over already: {at.state.name}")
     queue.cancel(list(living))
     jobs.append(folder, {"event": "cancelled", "job": job.name})
     for id, known in living.items():
@@ -44,7 +44,7 @@ def cancel(run: str, console: Console) -> None:
 
 def _living(folder: RunFolder, among: Collection[str] | None = None) -> dict[str, queue.Job]:
     """The run's jobs that live, by the ids that they are cancelled by: `among` these and the newest, or all."""
-    job = look.current(folder)
+    job = look.scheduled(folder)
     if job is None:
         return {}
     asked = [id for id in job.ids if among is None or id in among or id == job.ids[-1]]

@@ -15,6 +15,7 @@ from launcher.config.files import flush
 from launcher.data import Bad, Row
 from launcher.plan import full_disk, usable_folders
 from launcher.plan.words import plural
+from launcher.run import streams
 from launcher.tools.rows import KEY, parts, rows, source
 from launcher.tools.trained import Trained, load_run, tell_best
 
@@ -177,7 +178,7 @@ def _written(to: Path | None) -> Iterator[Callable[[str], Any]]:
     """A function that writes a line: to a file that gets its name when the block ends without error, or to the
     standard output."""
     if to is None:
-        yield print
+        yield lambda line: print(streams.as_json(line))
         return
     aside = to.with_name(f".{to.name}.{os.getpid()}.partial")
     try:

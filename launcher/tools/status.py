@@ -18,7 +18,7 @@ _WAITING = ("pending", "requeued", "running", "cancelled", "stopped")
 """States whose reason stands in the table; it says what there is to wait for."""
 _COLOURS = {
     "running": "green", "done": "bold green", "pending": "yellow", "requeued": "yellow", "failed": "bold red",
-    "node lost": "red", "time over": "red", "preempted": "red", "made way": "red",
+    "node lost": "red", "killed": "bold red", "time over": "red", "preempted": "red", "made way": "red",
 }  # fmt: skip
 
 

@@ -125,7 +125,7 @@ def _done(made: Plan) -> bool:
 
 def _refuse_living(folder: RunFolder) -> None:
     """Raises UserError where a job of this run waits or runs. Of a chain only the last two may live."""
-    for job in jobs.story(jobs.read(folder))[-1:]:
+    if job := look.scheduled(folder):
         for id, known in queue.jobs(job.ids[-2:]).items():
             found = look.mine(known, folder)
             if found is not None and found.living:
