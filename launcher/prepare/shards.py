@@ -144,7 +144,7 @@ def _values(column: pa.Array) -> Iterable[str]:
         return {"x".join(map(str, shape)) for shape in shapes}
     if pa.types.is_list(column.type) and not pa.types.is_string(column.type.value_type):
         return map(str, pc.unique(column.value_lengths()).to_pylist())
-    return pc.unique(column.flatten() if pa.types.is_list(column.type) else column).to_pylist()
+    return pc.unique(column.flatten() if pa.types.is_list(column.type) else column).drop_null().to_pylist()
 
 
 def _aside(file: Path) -> Path:
