@@ -60,6 +60,8 @@ def _named(row: Row | Bad, labels: Mapping[str, Sequence[str]], where: Callable[
 
 def _names(value: Any, names: Sequence[str]) -> Any:
     """The names behind a number or a list of them, which may be read as digits. Raises LookupError."""
+    if value is None:  # a word that is excluded by -100
+        return None
     if isinstance(value, list):
         return [_names(one, names) for one in value]
     if not 0 <= int(value) < len(names):

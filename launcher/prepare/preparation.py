@@ -26,6 +26,9 @@ from launcher.prepare.shards import SIDES, Counted, Job
 _TRAINED_AT_ONCE = 2**16
 """Characters of the longest text that a tokenizer is trained from as a whole."""
 
+_NOTES = 5
+"""Notes on files that are kept, at the most."""
+
 _NO_TOKENS: dict[str, Any] = {"vocab_size": 0, "pad_token_id": 0, "mask_token_id": None, "special_ids": []}
 _NOTHING = "there is no document in it (is the path, the column or the split right?)"
 
@@ -179,7 +182,7 @@ class Preparation:
             "sources": dict(sources),
             "lengths": dict(sorted(lengths["train"].items())),
             "left_out": {name: count for name, count in left_out.items() if count},
-            "notes": _examples(counted),
+            "notes": _notes(counted),
         }
         return known.model_copy(update=found)
 
@@ -229,7 +232,10 @@ def _lengths(counted: Sequence[Counted], side: Side) -> Counter[int]:
     return lengths
 
 
-def _examples(counted: Sequence[Counted]) -> list[str]:
-    """What the user should know of rows that were left out."""
-    bad = sum(c.bad for c in counted)
-    return [f"{plural(bad, 'bad row')} left out, the first: {next(c.example for c in counted if c.bad)}"] if bad else []
+def _notes(counted: Sequence[Counted]) -> list[str]:
+    """What the user should know of how rows were read, and of those that were left out."""
+    bad, notes = sum(c.bad for c in counted), [note for c in counted for note in c.notes]
+    if len(notes) > _NOTES:
+        notes = [*notes[:_NOTES], f"the same of {plural(len(notes) - _NOTES, 'more file')}"]
+    first = next((c.example for c in counted if c.bad), "")
+    return [*([f"{plural(bad, 'bad row')} left out, the first: {first}"] if bad else []), *notes]

@@ -106,6 +106,14 @@ def read(shard: Shard, columns: Sequence[str]) -> Iterator[Read]:
         yield Read(batch_of(rows), bad, example)
 
 
+def notes(shard: Shard) -> list[str]:
+    """What the user should know of how a shard is read."""
+    module, leaf = kinds.of("data", shard.leaf.config), shard.leaf
+    if not hasattr(module, "notes"):
+        return []
+    return [note for part in shard.parts for note in module.notes(leaf.config, leaf.key, part)]
+
+
 def hashes(batch: pa.RecordBatch, names: Sequence[str]) -> NDArray[np.uint64]:
     """128 bits over these columns of each row, shape (rows, 2)."""
     columns = [list(map(_text, batch.column(name).to_pylist())) for name in names if name in batch.schema.names]

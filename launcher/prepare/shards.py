@@ -22,7 +22,7 @@ from launcher.config.types import Plugin
 from launcher.data._columns import TEXTS
 from launcher.prepare import duplicates
 from launcher.prepare.encode import Encoder
-from launcher.prepare.reading import Shard, Side, hashes, held_out, read
+from launcher.prepare.reading import Shard, Side, hashes, held_out, notes, read
 from launcher.tasks import Features
 
 SIDES: tuple[Side, ...] = ("train", "validation")
@@ -72,7 +72,8 @@ class Job:
 
 @dataclass
 class Counted:
-    """What became of a shard's rows. `lengths`: of each side, the samples by their number of tokens."""
+    """What became of a shard's rows. `lengths`: of each side, the samples by their number of tokens. `notes`: on how
+    the source is read."""
 
     documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
     lengths: dict[str, dict[str, int]] = field(default_factory=lambda: {side: {} for side in SIDES})
@@ -80,6 +81,7 @@ class Counted:
     duplicates: int = 0
     empty: int = 0
     example: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 def look(job: Job) -> None:
@@ -133,6 +135,7 @@ def features(job: Job) -> None:
             )
     finally:
         held.unlink(missing_ok=True)
+    counted.notes = notes(job.shard)
     write(job.made, json.dumps(vars(counted)))
 
 
@@ -144,7 +147,7 @@ def _values(column: pa.Array) -> Iterable[str]:
         return {"x".join(map(str, shape)) for shape in shapes}
     if pa.types.is_list(column.type) and not pa.types.is_string(column.type.value_type):
         return map(str, pc.unique(column.value_lengths()).to_pylist())
-    return pc.unique(column.flatten() if pa.types.is_list(column.type) else column).to_pylist()
+    return pc.unique(column.flatten() if pa.types.is_list(column.type) else column).drop_null().to_pylist()
 
 
 def _aside(file: Path) -> Path:

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin, hint
-from launcher.tasks import IGNORE, Batch, Directions, Outputs, Sample, _outputs
+from launcher.tasks import IGNORE, Batch, Directions, Outputs, Sample, _label_names, _outputs
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +46,7 @@ def survey(found: set[str]) -> list[str]:
     if len(found) < 2:
         what = f"{len(found)} label in the training data: a classifier needs two or more"
         raise UserError(Problem("data.train.label", what))
+    _label_names.check(found, "data.train.label")
     return sorted(found, key=lambda label: (int(label) if numbers else 0, label))
 
 
@@ -57,13 +58,14 @@ def numbered(batch: pa.RecordBatch, labels: Sequence[str], key: str) -> pa.Array
 
 
 def indices(names: pa.Array, labels: Sequence[str], key: str) -> pa.Array:
-    """The number of each name, int64. Raises UserError for an unknown one."""
+    """The number of each name, int64; IGNORE for null. Raises UserError for an unknown one."""
     numbers = pc.index_in(names, pa.array(labels, names.type))
-    if numbers.null_count:
-        first = pc.min(names.filter(numbers.is_null())).as_py()
+    unknown = pc.and_(numbers.is_null(), names.is_valid())
+    if pc.any(unknown).as_py():
+        first = pc.min(names.filter(unknown)).as_py()
         what = f"{first!r} stands in the validation data and not in the training data ({hint(first, labels)})"
         raise UserError(Problem(key, what))
-    return numbers.cast(pa.int64())
+    return numbers.cast(pa.int64()).fill_null(IGNORE)
 
 
 def options(labels: Sequence[str]) -> dict[str, Any]:
@@ -101,7 +103,8 @@ class Classes:
 
     @staticmethod
     def check(config: Any, facts: "Facts", folder: Path) -> None:
-        """Raises UserError where labels are given weights that are none."""
+        """Raises UserError where labels are given weights that are none, and where a prepared label is none."""
+        _label_names.check_prepared(facts.labels, "data.train.label", folder)
         given = config.class_weights if isinstance(config.class_weights, dict) else {}
         unknown = [name for name in given if name not in facts.labels]
         key = "task.class_weights"

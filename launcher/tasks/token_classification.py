@@ -6,6 +6,7 @@ entities are scored, as conlleval does: seqeval in its default mode, which reads
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from launcher.tasks import (
     Row,
     Sample,
     _classes,
+    _label_names,
     _language,
     _outputs,
     _tags,
@@ -67,6 +69,7 @@ class Task(_language.Tokens):
         if len(found) < 2:
             what = f"{len(found)} label in the training data: a classifier needs two or more"
             raise UserError(Problem("data.train.labels", what))
+        _label_names.check(found, "data.train.labels")
         return {"labels": sorted(found, key=lambda label: (label != "O", label))}
 
     @staticmethod
@@ -89,6 +92,10 @@ class Task(_language.Tokens):
             labels, words = (table[name].combine_chunks().flatten().to_numpy() for name in ("labels", "words"))
             counts.update(labels[(words >= 0) & (labels != IGNORE)].tolist())
         return {"majority_class": max(counts.values(), default=0) / max(1, counts.total())}
+
+    @staticmethod
+    def check(config: Config, facts: "Facts", folder: Path) -> None:
+        _label_names.check_prepared(facts.labels, "data.train.labels", folder)
 
     def __init__(self, config: Config, facts: "Facts"):
         self.config, self.facts = config, facts

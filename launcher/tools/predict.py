@@ -16,7 +16,7 @@ from launcher.data import Bad, Row
 from launcher.plan import full_disk, usable_folders
 from launcher.plan.words import plural
 from launcher.run import streams
-from launcher.tools.rows import KEY, parts, rows, source
+from launcher.tools.rows import KEY, notes, parts, rows, source
 from launcher.tools.trained import Trained, load_run, tell_best
 
 _ROWS, _SIZE = 8192, 2**24
@@ -36,6 +36,8 @@ def predict(run: str, which: str | int, data: str, to: Path | None, console: Con
     tell_best(trained.folder, trained.saved, which, console)
     config = source(data, trained.recipe.data.train)
     every, model = parts(config), Predictor(trained)
+    for note in notes(config, every):
+        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     columns = ("predict", BarColumn(), "{task.fields[rows]:,} rows", TimeRemainingColumn())
     with _written(to) as line, Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         size, told = sum(part.size for part in every), 0
