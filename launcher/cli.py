@@ -228,7 +228,7 @@ def parity(
         for row in tool.parity(recipe, overrides, strategies, [int(n) for n in ranks.split(",")], steps, profile):
             rows.append(row)
             told = "same" if row.ok else row.wrong or "differs"
-            waiting.print(f"{row.layout} on {row.ranks}: {told}", highlight=False, soft_wrap=True)
+            waiting.print(f"{row.layout} on {row.ranks}: {told}", highlight=False, markup=False, soft_wrap=True)
     if json:
         print(tool.as_json(rows))
     else:
