@@ -229,7 +229,7 @@ def parity(
         for row in tool.parity(recipe, overrides, strategies, [int(n) for n in ranks.split(",")], steps, profile):
             rows.append(row)
             told = "same" if row.ok else row.wrong or "differs"
-            waiting.print(f"{row.layout} on {row.ranks}: {told}", highlight=False, soft_wrap=True)
+            waiting.print(f"{row.layout} on {row.ranks}: {told}", highlight=False, markup=False, soft_wrap=True)
     if json:
         print(streams.as_json(tool.as_json(rows)))
     else:
@@ -239,11 +239,17 @@ def parity(
 
 
 @app.command()
-def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")]) -> None:
-    """Runs side by side: first and last evaluation, beside the baseline of the data."""
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")],
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="METRIC", help="Order the runs by their best value of it.")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV, with every key and metric.")] = False,
+) -> None:
+    """Runs side by side: the keys in which they differ, first and last evaluation, the best of all, the baseline."""
     from launcher.tools import compare as tool
 
-    tool.compare(runs, Console())
+    tool.compare(runs, Console(), sort, csv)
 
 
 @app.command()

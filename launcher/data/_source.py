@@ -11,7 +11,7 @@ import xxhash
 from pydantic import Field
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.files import expanded, write
+from launcher.config.files import exists, expanded, write
 from launcher.config.types import Plugin
 from launcher.data import Bad, Part, Row, _columns
 from launcher.plan import store
@@ -43,7 +43,7 @@ class SourceConfig(Plugin):
 
 
 class FilesConfig(SourceConfig):
-    """`path`: a file or glob, or a list of them."""
+    """`path`: a file or glob, or a list of them. What exists under its name is no glob."""
 
     path: str | list[str]
 
@@ -63,12 +63,22 @@ def _matched(path: str | list[str], wanted: Callable[[Path], bool], what: str, k
     patterns = [path] if isinstance(path, str) else path
     found: set[Path] = set()
     for pattern in patterns:
-        here = [Path(name) for name in glob.glob(str(expanded(pattern)), recursive=True)]  # noqa: PTH207
-        here = [path for path in here if wanted(path)]
+        here = [path for path in _matches(expanded(pattern), wanted) if wanted(path)]
         if not here:
             raise UserError(Problem(f"{key}.path", f"{pattern}: no such {what}"))
         found.update(here)
     return sorted(found)
+
+
+def _matches(pattern: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    """What a path or glob names: the path itself where it exists as what is wanted. Else its leading folders that exist
+    are taken as they are, brackets and stars included, and what follows is the glob."""
+    if exists(pattern) and wanted(pattern):
+        return [pattern]
+    literal = next((folder for folder in pattern.parents if folder.parts and exists(folder)), Path())
+    rest = pattern.relative_to(literal)
+    found = glob.glob(str(Path(glob.escape(str(literal))) / rest), recursive=True)  # noqa: PTH207
+    return [Path(name) for name in found]
 
 
 def fingerprint_files(config: FilesConfig, key: str) -> str:

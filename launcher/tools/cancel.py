@@ -34,12 +34,14 @@ def cancel(run: str, console: Console) -> None:
     jobs.append(folder, {"event": "cancelled", "job": job.name})
     for id, known in living.items():
         was = "was waiting" if known.state in queue.WAITING else f"was running on {known.nodes}"
-        console.print(f"job {id} is cancelled: it {was}", highlight=False, soft_wrap=True)
+        console.print(f"job {id} is cancelled: it {was}", highlight=False, markup=False, soft_wrap=True)
     if any(known.state not in queue.WAITING for known in living.values()):
         _see_it_leave(folder, set(living), console)
     whole = folder.whole()
     kept = f"its newest checkpoint is of step {whole[-1].step}" if whole else "no checkpoint had been made"
-    console.print(f"{kept}; launcher submit or launcher run goes on with it", highlight=False, soft_wrap=True)
+    console.print(
+        f"{kept}; launcher submit or launcher run goes on with it", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def _living(folder: RunFolder, among: Collection[str] | None = None) -> dict[str, queue.Job]:
@@ -57,7 +59,9 @@ def _see_it_leave(folder: RunFolder, watched: set[str], console: Console) -> Non
     another to it, may just have done so."""
     what = "it saves a checkpoint and leaves"
     if not console.is_terminal:  # where a spinner is not shown
-        console.print(f"{what}: this waits for it, {PATIENCE:.0f} s at the most", highlight=False, soft_wrap=True)
+        console.print(
+            f"{what}: this waits for it, {PATIENCE:.0f} s at the most", highlight=False, markup=False, soft_wrap=True
+        )
     end = time.monotonic() + PATIENCE
     with console.status(what):
         while (living := _living(folder, watched)) and time.monotonic() < end:

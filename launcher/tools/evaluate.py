@@ -36,7 +36,7 @@ def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, conso
     with full_disk.reported(made.folder.report):
         files = _write(made.folder, saved.step, {"metrics": metrics, "baseline": made.facts.baseline, "report": report})
     if not as_json:
-        console.print(f"in {' and '.join(map(str, files))}", highlight=False, soft_wrap=True)
+        console.print(f"in {' and '.join(map(str, files))}", highlight=False, markup=False, soft_wrap=True)
     return outcome
 
 

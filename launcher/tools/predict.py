@@ -49,7 +49,7 @@ def predict(run: str, which: str | int, data: str, to: Path | None, console: Con
             progress.update(bar, advance=sum(_size(row) for row in chunk), rows=told)
         progress.update(bar, total=1, completed=1)
     if to is not None:
-        console.print(f"{plural(told, 'prediction')} in {to}", highlight=False, soft_wrap=True)
+        console.print(f"{plural(told, 'prediction')} in {to}", highlight=False, markup=False, soft_wrap=True)
 
 
 class Predictor:

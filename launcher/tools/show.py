@@ -99,7 +99,10 @@ def facts(known: Facts, folder: object, console: Console) -> None:
     for note in known.notes:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     labels = f", {len(known.labels)} labels" if known.labels else ""
-    console.print(f"vocabulary {known.vocab_size:,}{labels}, longest sample {known.longest}; {folder}", soft_wrap=True)
+    console.print(
+        f"vocabulary {known.vocab_size:,}{labels}, longest sample {known.longest}; {escape(str(folder))}",
+        soft_wrap=True,
+    )
 
 
 def metrics(values: Mapping[str, float], baseline: Mapping[str, float], console: Console, classes: bool = True) -> None:

@@ -63,7 +63,7 @@ def submit(
     script = _script(sweep, plans[0], range(len(plans)))
     show.plan(plans[0], console)
     if sweep.array:
-        console.print(f"the first of {plural(len(plans), 'run')} of {file}", highlight=False)
+        console.print(f"the first of {plural(len(plans), 'run')} of {file}", highlight=False, markup=False)
     if dry_run:
         print(script.text, end="")
         return
