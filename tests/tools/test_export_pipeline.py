@@ -168,7 +168,8 @@ def recipe(case):
     source = {"kind": "jsonl", "path": "rows.jsonl", "label": label, **case.source}
     if "Image" in auto_class(case.kind):
         source = {"kind": "image_folder", "path": "images"}
-    changes = {} if case.model["kind"] == "config" else {"tokenizer": None}
+    own = case.model["kind"] == "config" and "Image" not in auto_class(case.kind)
+    changes = {} if own else {"tokenizer": None}
     changes |= {"tokenizer": {"kind": "pretrained", "name": case.tokenizer}} if case.tokenizer else {}
     return support.mlm(
         case.name, model=case.model, task=case.task, data__train=source, data__max_length=LENGTH, optimizer__lr=0.02,
@@ -274,10 +275,8 @@ def continued(name, folder):
     made = model.generate(**{key: inputs[key] for key in ("input_ids", "attention_mask")}, do_sample=False)
     encoder, ends = Encoder(Path("runs", name, "tokenizer")), model.config.eos_token_id
     assert ends == model.generation_config.eos_token_id == tokenizer.eos_token_id == encoder.suffix[-1]
-    assert inputs["input_ids"][2].tolist() == [
-        *encoder.prefix,
-        *encoder.backend.encode(given[2]["text"], add_special_tokens=False).ids,
-    ]
+    inside = encoder.backend.encode(given[2]["text"], add_special_tokens=False).ids
+    assert inputs["input_ids"][2].tolist() == [*encoder.prefix.tolist(), *inside]
     if CASES[name].kind == "causal_lm":
         assert (made[:, inputs["input_ids"].shape[1] :] == ends).any(), "no text ends"
 
@@ -299,9 +298,8 @@ def filled(name, folder):
     texts = ["it is [MASK]", "it is [MASK] and green now", "[MASK]"]
     stands = f'f"{snippets.TEXT[:-1]} {{tokenizer.mask_token}}."'
     for text, found in zip(texts, by_card(folder, {stands: texts}), strict=True):
-        ids = torch.tensor(
-            [[*encoder.prefix, *encoder.backend.encode(text, add_special_tokens=False).ids, *encoder.suffix]]
-        )
+        inside = encoder.backend.encode(text, add_special_tokens=False).ids
+        ids = torch.tensor([[*encoder.prefix.tolist(), *inside, *encoder.suffix.tolist()]])
         with torch.no_grad():
             expected = trained.model(input_ids=ids).logits[0, ids[0] == trained.facts.mask_token_id].softmax(-1)[0]
         assert [one["token"] for one in found] == expected.topk(len(found)).indices.tolist()
