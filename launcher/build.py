@@ -12,6 +12,7 @@ from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
 from launcher.models._adapt import frozen
+from launcher.models._transformers import save_configuration
 from launcher.plan import layout, mixture, need, remote, store
 from launcher.plan.facts import total_steps
 from launcher.plan.folder import RunFolder, Saved
@@ -216,9 +217,7 @@ def _model(
 def _save_configuration(model: torch.nn.Module, config: Any, folder: RunFolder) -> None:
     """Write RUN/model, with the code that it names where that is trusted: a run is loaded without its source."""
     aside = folder.path / ".model.partial"
-    model.config.save_pretrained(aside)
-    if generation := getattr(model, "generation_config", None):
-        generation.save_pretrained(aside)
+    save_configuration(model, aside)
     if getattr(config, "trust_remote_code", False):
         run = getattr(config, "run", None)
         source = Path(store.found(run), "model") if run else Path(store.found(config.name, config.revision))

@@ -263,13 +263,16 @@ def export(
     ] = None,
     quantize: Annotated[Quantize | None, typer.Option("--quantize", help="int8: weights of linear layers.")] = None,
     format: Annotated[Format, typer.Option("--format", help="What the folder is for.")] = Format.transformers,
+    benchmark: Annotated[
+        bool, typer.Option(help="Measure speed and metrics of a pruned, quantised or ONNX export.")
+    ] = True,
     trust: Trust = None,
 ) -> None:
     """A checkpoint as a folder that plain transformers loads; or pruned, quantised, as ONNX, and what that costs."""
     from launcher.tools import small
 
     wanted = small.Wanted(prune, quantize is not None, format is Format.onnx)
-    print(small.export(run, _which(checkpoint), to, shard_size, wanted, Console(stderr=True)))
+    print(small.export(run, _which(checkpoint), to, shard_size, wanted, Console(stderr=True), benchmark))
 
 
 @app.command()

@@ -17,6 +17,12 @@ _USUAL = ("bert", "modernbert", "roberta", "gpt2", "t5", "bart", "vit", "resnet"
 """Types of which some are known for any task, to name where another is not."""
 
 
+_GENERATION = "generation_config.json"
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_BEAMS = ("early_stopping", "length_penalty")
+"""Options of generation that do nothing without sampling, or without beams: transformers refuses to save them then."""
+
+
 class TransformersConfig(ModelConfig):
     """`dropout`: every dropout of the model set to this; `attention_dropout`: that of attention weights. `attention`:
     sdpa, eager, flash_attention_2, ... `head`: new weights outside of the encoder, even where a checkpoint has them.
@@ -171,16 +177,26 @@ def complete(model: Any, need: Need) -> Any:
     ids |= {"pad_token_id": need.pad_token_id, "eos_token_id": need.end_token_id}
     if (begin := model.generation_config.bos_token_id) is None or begin >= need.vocab_size:
         ids["bos_token_id"] = need.begin_token_id
-    for key, value in {**ids, **need.generation, "_from_model_config": False}.items():
+    options = {**ids, **need.generation, "_from_model_config": False}
+    unused = _SAMPLING if need.generation.get("do_sample") is False else ()
+    unused += _BEAMS if need.generation.get("num_beams") == 1 else ()
+    for key, value in {**dict.fromkeys(unused), **options}.items():
         setattr(model.generation_config, key, value)
     return model
+
+
+def save_configuration(model: Any, folder: Path) -> None:
+    """Save what transformers reads beside the weights: of the model, and of how it generates texts."""
+    model.config.save_pretrained(folder)
+    if (generation := getattr(model, "generation_config", None)) is not None:
+        generation.to_json_file(folder / _GENERATION)  # a published one may not be as strict as save_pretrained
 
 
 def take_generation(model: Any, folder: Path, need: Need) -> None:
     """Give the model the generation configuration that a run of it saved, where there is one."""
     from transformers import GenerationConfig
 
-    if model.can_generate() and (folder / "generation_config.json").is_file():
+    if model.can_generate() and (folder / _GENERATION).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
         complete(model, need)
 

@@ -3,13 +3,14 @@ anything starts."""
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import expanded, free_bytes, is_dir
 from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
 from launcher.config.types import hint
-from launcher.plan import architecture, facts, layout, limits, memory, need
+from launcher.plan import architecture, facts, layout, limits, memory, need, store
 from launcher.plan.architecture import Architecture
 from launcher.plan.devices import World
 from launcher.plan.facts import Facts
@@ -73,7 +74,7 @@ def _text(recipe: Recipe) -> Found:
         out.append(Problem("tokenizer", f"{recipe.task.kind} has no text to tokenise (leave it out)"))
     if isinstance(recipe.tokenizer, PretrainedTokenizer) and recipe.tokenizer.name.startswith((".", "/")):
         folder = expanded(recipe.tokenizer.name)
-        if not is_dir(folder):
+        if not is_dir(Path(store.found(recipe.tokenizer.name))):  # a bundle has a copy of it
             out.append(Problem("tokenizer.name", f"{folder}: no such folder"))
     return out
 

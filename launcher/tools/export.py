@@ -23,6 +23,7 @@ from launcher.config import json_files, kinds, load
 from launcher.config.errors import UserError
 from launcher.config.files import flush_tree
 from launcher.config.recipe import Recipe
+from launcher.models import _transformers
 from launcher.plan import full_disk, need, remote
 from launcher.plan.facts import of_run
 from launcher.plan.folder import RunFolder, Saved
@@ -60,7 +61,7 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, console
     with aside_of(final, to) as aside:
         add_inputs(folder, recipe, model, aside)
         model.config.architectures, model.config.dtype = [type(model).__name__], _dtype(weights.empty)
-        save_configuration(model, aside)
+        _transformers.save_configuration(model, aside)
         if trusted:
             remote.copy_code(folder.model, aside)
         text = card.text(folder, saved, recipe, model, auto)
@@ -214,20 +215,11 @@ def _dtype(tensors: "Tensors") -> "torch.dtype":
     return reduce(torch.promote_types, (t.dtype for t in tensors.values() if t.is_floating_point()))
 
 
-def save_configuration(model: Any, to: Path) -> None:
-    """Save what transformers reads beside the weights: of the model, and of how it generates texts."""
-    model.config.save_pretrained(to)
-    if generation := getattr(model, "generation_config", None):
-        generation.save_pretrained(to)
-
-
 def _model(folder: RunFolder, recipe: Recipe, device: str = "meta") -> "torch.nn.Module":
     """The model that the task's auto class makes, with all that the run knows of it in its configurations; on the meta
     device without memory for its weights. Raises UserError where code would have to be run that is not trusted."""
     import torch
     import transformers
-
-    from launcher.models import _transformers
 
     wanted, trusted = need.of(recipe, of_run(folder.path)), bool(getattr(recipe.model, "trust_remote_code", False))
     with torch.device(device), remote.refused(folder.model, "config.json", "model", "model"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from launcher.config import kinds
 from launcher.config.recipe import Recipe
-from launcher.plan.facts import of_run
+from launcher.plan.facts import Facts, of_run
 from launcher.plan.folder import RunFolder
 from launcher.prepare import reading, tokenizer
 from launcher.prepare.encode import TRAINING_SUFFIX, Encoder
@@ -46,7 +46,7 @@ def _adapt_tokenizer(folder: RunFolder, recipe: Recipe, model: Any, to: Path) ->
     settings = json.loads(file.read_text(encoding="utf-8"))
     suffix = encoder.suffix[:0] if open_ended else encoder.suffix
     settings["model_max_length"] = recipe.data.max_length - len(encoder.suffix) + len(suffix)
-    settings |= _tokens(settings, encoder, recipe, of_run(folder.path).end_token_id)
+    settings |= _tokens(settings, encoder, recipe, of_run(folder.path))
     if open_ended:
         settings["padding_side"] = "left"
     known = tokenizer.load(str(folder.tokenizer), "tokenizer").model_input_names
@@ -58,20 +58,22 @@ def _adapt_tokenizer(folder: RunFolder, recipe: Recipe, model: Any, to: Path) ->
         settings = {key: value for key, value in settings.items() if key not in ("add_bos_token", "add_eos_token")}
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # which takes tokenizer.json as it is
         settings |= {"add_prefix_space": True} if spaced else {}
-    if framed or spaced or names != known:
-        settings["model_input_names"] = names
+    settings["model_input_names"] = names
     file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _tokens(settings: dict[str, Any], encoder: Encoder, recipe: Recipe, end: int | None) -> dict[str, str]:
+def _tokens(settings: dict[str, Any], encoder: Encoder, recipe: Recipe, facts: Facts) -> dict[str, str]:
     """The special tokens that the files lack: the ends of texts for a model that writes some, and one to pad with.
-    A classifier finds the last token of a text by that of padding, so it gets none that ends texts too."""
+    By that of padding a classifier finds the last token of a text, so it gets no other one than in training."""
     auto_class, name = kinds.of("tasks", recipe.inner_task).Task.auto_class, encoder.backend.id_to_token
+    end, pad = facts.end_token_id, facts.pad_token_id
     found = dict[str, str | None]()
     if auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
         found["bos_token"] = name(int(encoder.prefix[0])) if len(encoder.prefix) else None
         found["eos_token"] = None if end is None else name(end)
-    if auto_class != "AutoModelForSequenceClassification":
+    if pad in facts.special_ids:
+        found["pad_token"] = name(pad)
+    elif auto_class != "AutoModelForSequenceClassification":
         found["pad_token"] = None if end is None else name(end)
     if goes_on(recipe) and len(encoder.prefix) and len(encoder.suffix) == 1:
         found[TRAINING_SUFFIX] = name(int(encoder.suffix[0]))
@@ -102,7 +104,7 @@ def _frame(encoder: Encoder, suffix: list[int]) -> bool:
     template = processors.TemplateProcessing(
         single=[*before, "$A", *end],
         pair=[*before, "$A", *between, "$B:1", *(f"{token}:1" for token in after)],
-        special_tokens=[(token, backend.token_to_id(token)) for token in {*before, *between, *after, *end}],
+        special_tokens=[(token, backend.token_to_id(token)) for token in sorted({*before, *between, *after, *end})],
     )
     keeps = own is not None and own.num_special_tokens_to_add(False) == 0  # offsets of bytes
     backend.post_processor = processors.Sequence([own, template]) if keeps else template

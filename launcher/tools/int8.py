@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from launcher.config.errors import UserError
+from launcher.models._transformers import save_configuration
 from launcher.plan import remote
-from launcher.tools.export import save_configuration
 
 FILE = "model.int8.safetensors"
 _SCALE = ".weight_scale"

@@ -60,6 +60,24 @@ def load_lines(auto: str, recipe: Recipe, facts: Facts) -> list[str]:
     ]
 
 
+def small_lines(auto: str, tokenized: bool, onnx: bool, int8: bool) -> list[str]:
+    """Load an export that was made small, and give it a text where it takes such."""
+    begin, folder, ask = list[str](), ['folder = "path/to/this/folder"'], list[str]()
+    if tokenized:
+        begin = ["from transformers import AutoTokenizer"]
+        folder += ["tokenizer = AutoTokenizer.from_pretrained(folder)"]
+        ask = [f'inputs = dict(tokenizer("{TEXT}", return_tensors="{"np" if onnx else "pt"}"))']
+    if onnx:
+        begin = ["from onnxruntime import InferenceSession", *begin]
+        load = 'model = InferenceSession(f"{folder}/model.onnx")'
+        ask += ["print(model.run(None, {one.name: inputs[one.name] for one in model.get_inputs()}))"] if ask else []
+    else:
+        begin = [*begin, "from launcher.tools import int8" if int8 else f"from transformers import {auto}"]
+        load = "model = int8.load(folder)" if int8 else f"model = {auto}.from_pretrained(folder)"
+        ask += ["print(model(**inputs))"] if ask else []
+    return [*begin, "", *folder, load, *ask]
+
+
 def _use(auto: str, recipe: Recipe, given: dict[str, str]) -> tuple[list[str], list[str]]:
     """Lines that predict, and what else of transformers they need."""
     from transformers.pipelines import PIPELINE_REGISTRY

@@ -99,6 +99,7 @@ def sample(token, label, length=2):
 
 def test_the_model_is_told_the_names_of_the_labels(task):
     assert task.options() == {
+        "problem_type": "single_label_classification",
         "num_labels": 3,
         "id2label": {0: "art", 1: "film", 2: "sport"},
         "label2id": {"art": 0, "film": 1, "sport": 2},
