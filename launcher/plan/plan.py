@@ -12,7 +12,7 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
 from launcher.plan import devices, expect, fill, layout, memory, mistakes, mixture, remote, store
 from launcher.plan.architecture import Architecture
-from launcher.plan.facts import Facts, guess, steps_of
+from launcher.plan.facts import Facts, cut_notes, guess, steps_of
 from launcher.plan.folder import RunFolder
 from launcher.plan.words import human, plural
 
@@ -24,7 +24,8 @@ class Plan(Strict):
     `ranks`: of all `nodes`; an elastic run goes on with `least_nodes`. `threads`: of a rank, where known.
     `micro_samples`: the most samples of full length in a micro-batch; `micro_batches`: how many a rank makes. `fill`:
     the expected share of computed positions that are tokens. `sources`: of a mixture, each one's share of the samples
-    and the epochs it is gone through; `left_out`: rows of the corpus that gave no sample, by reason. `seconds_at_best`:
+    and the epochs it is gone through; `left_out`: rows of the corpus that gave no sample, by reason. `labels`:
+    those of the training data, described. `seconds_at_best`:
     of the whole run, by the cluster's figures."""
 
     name: str
@@ -51,6 +52,7 @@ class Plan(Strict):
     fill: float | None = None
     documents: int | None = None
     left_out: dict[str, int] = {}
+    labels: str = ""
     sources: dict[str, tuple[float, float | None]] = {}
     model: str
     parameters: int
@@ -139,7 +141,8 @@ def make(
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,
         command=shlex.join(_command(cluster, file, world.per_node, overrides)),
-        notes=[*_notes(recipe, shape, folder), *known.notes],
+        labels=_labels(recipe, facts),
+        notes=[*_notes(recipe, shape, folder), *cut_notes(known), *known.notes],
     )
 
 
@@ -154,6 +157,13 @@ def _notes(recipe: Recipe, shape: Architecture, folder: RunFolder) -> list[str]:
     if recipe.packed and shape.packs is None:
         notes.append(f"task.samples: whether {shape.name} takes packed rows is tried when the run starts")
     return notes
+
+
+def _labels(recipe: Recipe, facts: Facts | None) -> str:
+    """The labels of the training data in one line, where they are known and the task has any."""
+    task = kinds.of("tasks", recipe.inner_task).Task
+    described = facts is not None and hasattr(task, "describe_labels")
+    return str(task.describe_labels(recipe.inner_task, facts)) if described else ""
 
 
 def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[str, tuple[float, float | None]]:
