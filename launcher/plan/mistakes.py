@@ -105,7 +105,10 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
             out.append(Problem(key, "goes by evaluations, and only the last step is evaluated (set evaluate.every)"))
     metrics = kinds.of("tasks", recipe.task).Task(recipe.task, known or facts.guess(recipe)).directions()
     score, _, label = evaluate.metric.partition("/")
-    if score not in metrics or (label and score not in _BY_CLASS):
+    if known is None:  # whether the tags of words are of an entity scheme is not known yet
+        metrics = {**metrics, **{name.removeprefix("macro_"): way for name, way in metrics.items()}}
+    of_all = {score, f"macro_{score}"} if label else {score}
+    if not of_all & metrics.keys() or (label and score not in _BY_CLASS):
         what = f"{recipe.task.kind} has no metric {evaluate.metric!r} ({hint(evaluate.metric, metrics)})"
         out.append(Problem("evaluate.metric", what))
     elif label and known and label not in (there := {part for name in known.labels for part in (name, name[2:])}):

@@ -7,19 +7,16 @@ from pathlib import Path
 from launcher.config import kinds, origins
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem
-from launcher.config.files import allocated_bytes, free_bytes
+from launcher.config.files import free_bytes
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
-from launcher.plan import devices, expect, fill, layout, memory, mistakes, mixture, remote, store
+from launcher.plan import devices, expect, fill, layout, memory, mistakes, mixture, notes, store
 from launcher.plan.architecture import Architecture
 from launcher.plan.facts import Facts, guess, steps_of
 from launcher.plan.folder import RunFolder
-from launcher.plan.padding import Padding
-from launcher.plan.words import human, plural
+from launcher.plan.words import plural
 
 RUNS = origins.RUNS
-_MOST_EPOCHS = 1000
-"""More than anybody means."""
 
 
 class Plan(Strict):
@@ -27,7 +24,8 @@ class Plan(Strict):
     `ranks`: of all `nodes`; an elastic run goes on with `least_nodes`. `threads`: of a rank, where known.
     `micro_samples`: the most samples of full length in a micro-batch; `micro_batches`: how many a rank makes. `fill`:
     the expected share of computed positions that are tokens. `sources`: of a mixture, each one's share of the samples
-    and the epochs it is gone through; `left_out`: rows of the corpus that gave no sample, by reason. `seconds_at_best`:
+    and the epochs it is gone through; `left_out`: rows of the corpus that gave no sample, by reason. `labels`:
+    those of the training data, described. `seconds_at_best`:
     of the whole run, by the cluster's figures."""
 
     name: str
@@ -54,6 +52,7 @@ class Plan(Strict):
     fill: float | None = None
     documents: int | None = None
     left_out: dict[str, int] = {}
+    labels: str = ""
     sources: dict[str, tuple[float, float | None]] = {}
     model: str
     parameters: int
@@ -142,41 +141,16 @@ def make(
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,
         command=shlex.join(_command(cluster, file, world.per_node, overrides)),
-        notes=[*_notes(recipe, shape, folder), *_warmup(recipe, steps), *_absurd(samples, facts), *known.notes],
+        labels=_labels(recipe, facts),
+        notes=notes.of(recipe, shape, folder, facts, steps),
     )
 
 
-def _notes(recipe: Recipe, shape: Architecture, folder: RunFolder) -> list[str]:
-    """What the user should know and may go on with."""
-    notes = remote.notes(recipe)
-    notes += [f"{p}: half-written, never looked at (the next save replaces it)" for p in folder.half_written()]
-    size, most = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1
-    free = free_bytes(folder.path) + sum(map(allocated_bytes, folder.half_written()))
-    if size * most > free:  # one more than is kept, while the newest is being written
-        notes.append(f"checkpoint: {most} of {human(size)} do not fit into the {human(free)} that are free")
-    if shape.padding not in (None, Padding.RIGHT):
-        notes.append(f"{shape.name}: padding changes its outputs, so a micro-batch has samples of one length")
-    if recipe.packed and shape.packs is None:
-        notes.append(f"task.samples: whether {shape.name} takes packed rows is tried when the run starts")
-    return notes
-
-
-def _warmup(recipe: Recipe, steps: int | None) -> list[str]:
-    """A note where the run ends before its learning rate is reached."""
-    warmup = recipe.schedule.warmup
-    if not steps or warmup < max(1, steps):
-        return []
-    what = f"schedule.warmup: {int(warmup):,} steps, and the run has {steps:,}"
-    return [f"{what}: the learning rate never gets to {recipe.optimizer.lr:g}"]
-
-
-def _absurd(samples: int | None, facts: Facts | None) -> list[str]:
-    """Numbers that nobody can have meant."""
-    there = facts.samples["train"] if facts else 0
-    if samples and there and samples > _MOST_EPOCHS * there:
-        what = f"each of the {there:,} training samples is seen {samples // there:,} times"
-        return [f"train.steps: {what} (a model learns them by heart: fewer steps, or more data)"]
-    return []
+def _labels(recipe: Recipe, facts: Facts | None) -> str:
+    """The labels of the training data in one line, where they are known and the task has any."""
+    task = kinds.of("tasks", recipe.inner_task).Task
+    described = facts is not None and hasattr(task, "describe_labels")
+    return str(task.describe_labels(recipe.inner_task, facts)) if described else ""
 
 
 def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[str, tuple[float, float | None]]:

@@ -112,8 +112,8 @@ class Encoder:
             types=tuple(types[a:b] for a, b in pairwise(cuts)) if "token_type_ids" in self._inputs else None,
         )
 
-    def pairs(self, texts: pa.Array, others: pa.Array, max_length: int) -> Encoded:
-        """The tokens of pairs of texts with special tokens, the longer one truncated first."""
+    def pairs(self, texts: pa.Array, others: pa.Array, max_length: int) -> tuple[Encoded, NDArray[np.bool_]]:
+        """The tokens of pairs of texts with special tokens, the longer one truncated first; and which pairs were."""
         self.backend.enable_truncation(max_length)
         try:
             made = self.backend.encode_batch(list(zip(texts.to_pylist(), others.to_pylist(), strict=True)))
@@ -121,9 +121,9 @@ class Encoder:
             self.backend.no_truncation()
         encoded = join(made)
         types = np.concatenate([np.asarray(e.type_ids, dtype=np.uint8) for e in made])
-        return Encoded(
-            encoded.ids, encoded.offsets, encoded.begins, types if "token_type_ids" in self._inputs else None
-        )
+        types = types if "token_type_ids" in self._inputs else None
+        truncated = np.array([bool(e.overflowing) for e in made], dtype=np.bool_)
+        return Encoded(encoded.ids, encoded.offsets, encoded.begins, types), truncated
 
     def _around(self, end: Any, suffix: str | None) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         """The special tokens around a text; where there are none (GPT-2), the end token after it. `suffix`: what stands

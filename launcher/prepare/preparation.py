@@ -15,7 +15,7 @@ from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import flush_tree, write
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
-from launcher.plan.facts import Facts
+from launcher.plan.facts import Cut, Facts
 from launcher.plan.words import plural
 from launcher.prepare import duplicates, processes, reading, shards, tokenizer
 from launcher.prepare.encode import pieces
@@ -157,6 +157,12 @@ class Preparation:
                         writer.write_batch(batch)
                 self.lease.check()
 
+    def _cut(self, counted: Sequence[Counted], side: Side) -> Cut:
+        total = Counter[str]()
+        for c in counted:
+            total.update(c.cut.get(side, {}))
+        return Cut(tokens=self.recipe.data.max_length, of=sum(c.documents[side] for c in counted), **total)
+
     def _facts(self, jobs: Sequence[Job], counted: Sequence[Counted], survey: dict[str, Any]) -> Facts:
         known = self._known(survey)
         lengths = {side: _lengths(counted, side) for side in SIDES if any(c.lengths[side] for c in counted)}
@@ -182,6 +188,7 @@ class Preparation:
             "sources": dict(sources),
             "lengths": dict(sorted(lengths["train"].items())),
             "left_out": {name: count for name, count in left_out.items() if count},
+            "cut": {side: self._cut(counted, side) for side in lengths},
             "notes": _notes(counted),
         }
         return known.model_copy(update=found)

@@ -72,8 +72,8 @@ class Job:
 
 @dataclass
 class Counted:
-    """What became of a shard's rows. `lengths`: of each side, the samples by their number of tokens. `notes`: on how
-    the source is read."""
+    """What became of a shard's rows. `lengths`: of each side, the samples by their number of tokens. `cut`: of each
+    side what truncation left out, by name (see launcher.tasks.Features). `notes`: on how the source is read."""
 
     documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
     lengths: dict[str, dict[str, int]] = field(default_factory=lambda: {side: {} for side in SIDES})
@@ -81,6 +81,7 @@ class Counted:
     duplicates: int = 0
     empty: int = 0
     example: str = ""
+    cut: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -220,7 +221,7 @@ def _write(job: Job, side: Side, made: Iterable[Features], counted: Counted) -> 
     try:
         with ExitStack() as open_file:
             writer = None
-            for table in _together(made, counted):
+            for table in _together(made, counted, side):
                 writer = writer or open_file.enter_context(pa.ipc.new_stream(aside, table.schema))
                 writer.write_table(table)
                 numbers, counts = np.unique(table["length"].to_numpy(), return_counts=True)
@@ -233,11 +234,14 @@ def _write(job: Job, side: Side, made: Iterable[Features], counted: Counted) -> 
     counted.lengths[side] = {str(length): count for length, count in sorted(lengths.items())}
 
 
-def _together(made: Iterable[Features], counted: Counted) -> Iterator[pa.Table]:
+def _together(made: Iterable[Features], counted: Counted, side: Side) -> Iterator[pa.Table]:
     """Tables of many samples in place of many tables."""
     tables, size = list[pa.Table](), 0
-    for table, empty in made:
+    for table, empty, cut in made:
         counted.empty += empty
+        of_side = counted.cut.setdefault(side, {})
+        for name, count in cut.items():
+            of_side[name] = of_side.get(name, 0) + int(count.sum())
         if table.num_rows:
             tables.append(table)
             size += table.nbytes

@@ -39,10 +39,13 @@ IGNORE = -100
 
 
 class Features(NamedTuple):
-    """Finished samples, and how many rows gave none since they hold no token."""
+    """Finished samples. `empty`: rows that gave none, since they hold no token. `cut`: of each row of the batch what
+    its truncation left out: `rows`, `targets` and `questions` (0 or 1) that are cut, `words` and `labels` (other than
+    O) beyond the cut; arrays of shape (rows,)."""
 
     table: "pa.Table"
     empty: int = 0
+    cut: Mapping[str, NDArray[np.integer]] = {}
 
 
 class Task(Protocol):
@@ -97,6 +100,10 @@ class Task(Protocol):
     @staticmethod
     def baseline(config: Any, validation: "Iterable[pa.Table]", special_ids: Sequence[int]) -> dict[str, float]:
         """What a model that learnt nothing but frequencies would reach on the validation samples."""
+
+    @staticmethod
+    def describe_labels(config: Any, facts: "Facts") -> str:
+        """The labels of the training data in one line, for a plan. May be left out."""
 
     @staticmethod
     def tokens(config: Any) -> Sequence[str]:

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin, hint
+from launcher.plan.facts import label_counts
 from launcher.tasks import IGNORE, Batch, Directions, Outputs, Sample, _label_names, _outputs
 
 if TYPE_CHECKING:
@@ -110,6 +111,10 @@ class Classes:
         key = "task.class_weights"
         if unknown:
             raise UserError([Problem(f"{key}.{n}", f"no such label ({hint(n, facts.labels)})") for n in unknown])
+
+    @staticmethod
+    def describe_labels(config: Any, facts: "Facts") -> str:
+        return f"{label_counts(facts)} (training samples)" if facts.counts else ""
 
     def options(self) -> dict[str, Any]:
         return {**options(self.facts.labels), "problem_type": "single_label_classification"}

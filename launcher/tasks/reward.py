@@ -85,7 +85,8 @@ class Task:
             encoded = encoder.encode(batch.column("text"))
             there = encoded.lengths > 0
             made = encoded.select(there).truncated(room).between(encoder.prefix, encoder.suffix[:0])
-            yield Features(_text.table(made, encoder.vocab_size), int(np.count_nonzero(~there)))
+            cut = _text.cut_rows(encoded.lengths, room)
+            yield Features(_text.table(made, encoder.vocab_size), int(np.count_nonzero(~there)), cut)
 
     @staticmethod
     def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:

@@ -19,6 +19,9 @@ from launcher.run import streams
 from launcher.tools.rows import KEY, notes, parts, rows, source
 from launcher.tools.trained import Trained, load_run, tell_best
 
+_INPUTS_CUT = {"rows", "questions"}
+"""What is counted of truncated inputs (see launcher.tasks.Features)."""
+
 _ROWS, _SIZE = 8192, 2**24
 """Rows, and characters or bytes of them, that are held at once: rows of like length among them are computed together,
 as in an evaluation."""
@@ -48,6 +51,9 @@ def predict(run: str, which: str | int, data: str, to: Path | None, console: Con
             told += len(chunk)
             progress.update(bar, advance=sum(_size(row) for row in chunk), rows=told)
         progress.update(bar, total=1, completed=1)
+    if model.truncated:
+        what = f"{model.truncated:,} of {told:,} rows are cut at {trained.recipe.data.max_length} tokens"
+        console.print(f"note: {what} (`truncated` in their lines)", highlight=False, soft_wrap=True)
     if to is not None:
         console.print(f"{plural(told, 'prediction')} in {to}", highlight=False, markup=False, soft_wrap=True)
 
@@ -67,6 +73,7 @@ class Predictor:
         self._encoder = Encoder(trained.folder.tokenizer) if words else None
         self._tokenizer = tokenizer.load(str(trained.folder.tokenizer), "tokenizer") if words else None
         self._equal_lengths: bool | None = None  # known once the task is attached to the model
+        self.truncated = 0  # rows that were cut
         self._seen = 0  # samples, whose numbers go on from rows to rows
 
     @property
@@ -75,7 +82,7 @@ class Predictor:
         return tuple(column for column in self._task.columns if column not in self._task.targets)
 
     def answers(self, chunk: Sequence[Row | Bad]) -> list[dict[str, Any]]:
-        """A line for each row: what was given, and what the model says of it."""
+        """A line for each row: what was given, and what the model says of it; `truncated` where it did not see all."""
         good = [row for row in chunk if not isinstance(row, Bad)]
         told = iter(self._told(good) if good else [])
         return [{"error": str(row)} if isinstance(row, Bad) else {**_given(row), **next(told)} for row in chunk]
@@ -84,36 +91,45 @@ class Predictor:
         """What the model says of rows: of each sample by itself where a row gives several."""
         from launcher.prepare.samples import Samples
 
-        table, counts = self._samples(good)
+        table, counts, cut = self._samples(good)
         told = iter(self._of(Samples.of(table)) if sum(counts) else [])
-        return [self._together([next(told) for _ in range(count)]) for count in counts]
+        rows = [self._together([next(told) for _ in range(count)]) for count in counts]
+        self.truncated += sum(cut)
+        return [{**row, "truncated": True} if is_cut else row for row, is_cut in zip(rows, cut, strict=True)]
 
-    def _samples(self, good: Sequence[Row]) -> tuple[Any, list[int]]:
-        """The samples of rows, in their order, and how many each row gives."""
+    def _samples(self, good: Sequence[Row]) -> tuple[Any, list[int], list[bool]]:
+        """The samples of rows, in their order; how many each row gives, and whether it is cut."""
         import pyarrow as pa
 
         from launcher.prepare.reading import batch_of
 
         if getattr(self._trained.recipe.inner_task, "samples", None) != "chunks":  # those are cut from rows joined
-            table = self._features(batch_of(list(good)))
+            table, cut = self._features(batch_of(list(good)))
             if table is not None and table.num_rows == len(good):
-                return table, [1] * len(good)
-        tables = [self._features(batch_of([row])) for row in good]
-        counts = [0 if table is None else table.num_rows for table in tables]
-        there = [table for table in tables if table is not None]
-        return (pa.concat_tables(there).combine_chunks() if there else None), counts
+                return table, [1] * len(good), cut
+        made = [self._features(batch_of([row])) for row in good]
+        counts = [0 if table is None else table.num_rows for table, _ in made]
+        there = [table for table, _ in made if table is not None]
+        return (pa.concat_tables(there).combine_chunks() if there else None), counts, [any(cut) for _, cut in made]
 
-    def _features(self, batch: Any) -> Any:
-        """The samples of a batch of rows as a table; None where there is none."""
+    def _features(self, batch: Any) -> tuple[Any, list[bool]]:
+        """The samples of a batch of rows as a table, None where there is none; and of each row whether it is cut."""
+        import numpy as np
         import pyarrow as pa
 
         trained = self._trained
         survey = {"labels": trained.facts.labels, "shape": list(trained.facts.shape)}
-        made = self._task.features(
-            trained.recipe.inner_task, [batch], survey, self._encoder, trained.recipe.data.max_length, KEY
+        made = list(
+            self._task.features(
+                trained.recipe.inner_task, [batch], survey, self._encoder, trained.recipe.data.max_length, KEY
+            )
         )
+        cut = np.zeros(batch.num_rows, dtype=np.bool_)
+        for one in made:
+            for name in one.cut.keys() & _INPUTS_CUT:
+                cut |= one.cut[name] > 0
         tables = [found.table for found in made if found.table.num_rows]
-        return pa.concat_tables(tables).combine_chunks() if tables else None
+        return (pa.concat_tables(tables).combine_chunks() if tables else None), cut.tolist()
 
     def _of(self, samples: Any) -> list[dict[str, Any]]:
         """What the model says of each sample."""

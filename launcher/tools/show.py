@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.plan.expect import duration
-from launcher.plan.facts import Facts
+from launcher.plan.facts import Facts, cut_notes, label_counts
 from launcher.plan.plan import Plan
 from launcher.plan.words import human, plural
 
@@ -36,6 +36,7 @@ def plan(made: Plan, console: Console) -> None:
         "tokens": _tokens(made) if made.tokens else prepare,
         **({"sources": _sources(made)} if made.sources else {}),
         **({"left out": _left_out(made.left_out)} if made.left_out else {}),
+        **({"labels": made.labels} if made.labels else {}),
         "model": f"{made.model}, {made.parameters:,} parameters",
         "memory": f"about {estimate} of {human(made.memory_per_device)} a device (estimate: {parts})",
         "checkpoint": f"{human(made.checkpoint_bytes)}, {made.checkpoints_kept} kept; {human(made.free_disk)} free",
@@ -96,8 +97,10 @@ def facts(known: Facts, folder: object, console: Console) -> None:
     console.print(table)
     if known.left_out:
         console.print(f"left out: {_left_out(known.left_out)}", highlight=False)
-    for note in known.notes:
+    for note in [*cut_notes(known), *known.notes]:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
+    if known.counts:
+        console.print(f"labels: {escape(label_counts(known))}", soft_wrap=True, highlight=False)
     labels = f", {len(known.labels)} labels" if known.labels else ""
     console.print(
         f"vocabulary {known.vocab_size:,}{labels}, longest sample {known.longest}; {escape(str(folder))}",
