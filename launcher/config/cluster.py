@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config.types import Strict
+from launcher.config.types import Strict, matching
 
 Auto = Literal["auto"]
 Whole = Annotated[int, Field(gt=0)]
@@ -60,7 +60,10 @@ def _one_line(value: str) -> str:
 Line = Annotated[str, AfterValidator(_one_line)]
 """A value that stands in a script: one line; it is quoted there."""
 Time = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v), AfterValidator(_is_time)]
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Variable = Annotated[
+    str,
+    matching(r"[A-Za-z_][A-Za-z0-9_]*", "should be the name of a variable: letters, digits and _, no digit first"),
+]
 Nodes = Annotated[tuple[int, int], BeforeValidator(_range)]
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from launcher.config.columns import Kept, resolved
 from launcher.config.errors import Problem, UserError
 from launcher.data import Bad, Part, Row, _columns
 from launcher.data._columns import TEXTS
@@ -38,9 +39,11 @@ def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterat
 def _rows(config: Config, columns: Sequence[str], key: str, file: str) -> Iterator[Row | Bad]:
     records = _records(file, config.delimiter)
     header = _header(next(records, None), file)
+    columns = resolved(columns, header)
     check_columns(config, columns, header, file, key)
     wanted = columns_of(config, columns)
     _check_once(wanted, header, file, key)
+    plain = {column for column in wanted if column in TEXTS or isinstance(column, Kept)}
     for record in records:
         if isinstance(record, Bad):
             yield record
@@ -50,7 +53,7 @@ def _rows(config: Config, columns: Sequence[str], key: str, file: str) -> Iterat
             what = f"has {len(fields)} fields, the header {len(header)} (is a {config.delimiter!r} without quotes?)"
             yield Bad(where, what)
             continue
-        row = {wanted[c]: fields[header.index(wanted[c])] or (None if c not in TEXTS else "") for c in wanted}
+        row = {wanted[c]: fields[header.index(wanted[c])] or ("" if c in plain else None) for c in wanted}
         picked = pick(row, config, columns, lambda where=where: where, key)
         yield (_not_utf8(row, where) or picked) if isinstance(picked, Bad) else picked
 
