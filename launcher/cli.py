@@ -179,8 +179,8 @@ def submit(
     recipe: RecipeFile,
     overrides: Overrides = None,
     cluster: Annotated[
-        str, typer.Option("--cluster", help="A profile of kind slurm: a file, or the name of a shipped one.")
-    ] = "local",
+        str | None, typer.Option("--cluster", help="A profile of kind slurm: a file, or the name of a shipped one.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the batch script; write and submit nothing.")
     ] = False,
@@ -195,6 +195,8 @@ def submit(
     """Plan, prepare and hand the run to Slurm; the job requeues itself and goes on until all steps are done."""
     from launcher.tools import submit as tool
 
+    if cluster is None:
+        raise tool.missing_cluster()
     most = [] if max_requeues is None else [f"slurm.max_requeues={max_requeues}"]
     profile, overrides = _profile(cluster, overrides, most)
     tool.submit(recipe, overrides, profile, grid, dry_run, Console(stderr=True))

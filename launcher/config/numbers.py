@@ -21,7 +21,7 @@ def strict(schema: Any) -> Any:
     kind = schema["type"] if isinstance(schema.get("type"), str) else None  # else a map of fields, one called type
     if kind == "function-before" and schema["function"].get("function") in _CHECKS.values():
         return schema
-    inner: CoreSchema = {key: value if key in _OPAQUE else strict(value) for key, value in schema.items()}  # type: ignore[assignment]
+    inner: CoreSchema = {key: value if key in _OPAQUE else strict(value) for key, value in schema.items()}
     if kind in _CHECKS:
         return core_schema.no_info_before_validator_function(_CHECKS[kind], inner)
     return inner

@@ -49,7 +49,7 @@ class Strict(BaseModel):
         except ValidationError as error:
             for e in error.errors():
                 what = messages.plain(e["type"], e["msg"], e.get("ctx", {}))
-                told = PydanticCustomError(e["type"], "{what}", {"what": what})  # type: ignore[arg-type]
+                told = PydanticCustomError(e["type"], "{what}", {"what": what})
                 errors.append(InitErrorDetails(type=told, loc=e["loc"], input=e["input"]))
         if errors:
             raise ValidationError.from_exception_data(cls.__name__, errors)

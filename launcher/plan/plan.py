@@ -55,7 +55,7 @@ class Plan(Strict):
     model: str
     parameters: int
     memory: dict[str, int]
-    memory_per_device: int
+    memory_per_device: int | None
     checkpoint_bytes: int
     checkpoints_kept: int
     free_disk: int
