@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from launcher.config import document as documents
-from launcher.config import kinds, origins
+from launcher.config import kinds, messages, origins
 from launcher.config.cluster import Cluster
 from launcher.config.document import Document, Key, Override
 from launcher.config.errors import Problem, UserError, one_line, shown
@@ -152,10 +152,13 @@ def _lines(document: Document, error: ValidationError) -> list[str]:
     them finds wrong: this is joined, but what is wrong deeper inside stands for what is wrong with the whole."""
     found: dict[Key, list[str]] = {}
     for e in error.errors():
-        message = e["msg"].removeprefix("Value error, ").removeprefix("Input ").split(", unable to")[0]
-        message = message[0].lower() + message[1:] if message[:1].isupper() else message
+        message = messages.plain(e["type"], e["msg"], e.get("ctx", {}))
         missing = e["loc"][-1:] if e["type"] == "missing" else ()
-        earlier = found.setdefault((*_path(document, e["loc"]), *missing), [])
+        path = (*_path(document, e["loc"]), *missing)
+        if missing and path in document.dropped:
+            where, kind = document.dropped[path]
+            message = f"{message} (that of {where} is of kind {kind}, and is not taken over)"
+        earlier = found.setdefault(path, [])
         earlier.append(message.removeprefix("should be ") if earlier else message)
     inside = {path[:n] for path in found for n in range(len(path))}
     return [

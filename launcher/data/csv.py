@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BeforeValidator, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
+from launcher.config.columns import Kept, resolved
 from launcher.config.errors import Problem, UserError
 from launcher.data import Bad, Part, Row, _columns
 from launcher.data._columns import TEXTS
@@ -83,10 +84,12 @@ def _spanning(config: Config, file: str, key: str) -> list[str]:
 def _rows(config: Config, columns: Sequence[str], key: str, file: str) -> Iterator[Row | Bad]:
     records = _records(file, config)
     header = _header(next(records, None), file)
+    columns = resolved(columns, header)
     wanted = columns_of(config, columns)
     _check_delimiter(config, wanted, header, file, key)
     check_columns(config, columns, header, file, key)
     _check_once(wanted, header, file, key)
+    plain = {column for column in wanted if column in TEXTS or isinstance(column, Kept)}
     for record in records:
         if isinstance(record, Bad):
             yield record
@@ -97,7 +100,7 @@ def _rows(config: Config, columns: Sequence[str], key: str, file: str) -> Iterat
             why = lone if lines > 1 else f"is a {config.delimiter!r} without quotes?"
             yield Bad(where, f"has {len(fields)} fields, the header {len(header)} ({why})")
             continue
-        row = {wanted[c]: fields[header.index(wanted[c])] or (None if c not in TEXTS else "") for c in wanted}
+        row = {wanted[c]: fields[header.index(wanted[c])] or ("" if c in plain else None) for c in wanted}
         picked = pick(row, config, columns, lambda where=where: where, key)
         yield (_not_utf8(row, where) or picked) if isinstance(picked, Bad) else picked
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config import kinds, load
+from launcher.config import kinds, load, messages
 from launcher.config.errors import Problem, UserError
 from launcher.config.kinds import TrustRemoteCode
 from launcher.models._adapt import adapted, group, plain
@@ -105,7 +105,10 @@ def _said(folder: RunFolder) -> Any:
 
 
 def _first(error: Exception) -> str:
-    return error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+    first = error.errors()[0]
+    return messages.plain(first["type"], first["msg"], first.get("ctx", {}))
 
 
 def _load(model: Any, folder: RunFolder, config: Config) -> tuple[list[str], list[str]]:

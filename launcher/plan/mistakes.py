@@ -125,7 +125,7 @@ def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -
     """An elastic run has to fit into the fewest nodes that it goes on with."""
     ranks, device, there = world.sizes[0], world.devices.kind, world.memory
     size = sum(layout.needed(recipe, shape, assumed, ranks, device).values())
-    if size <= there:
+    if there is None or size <= there:
         return []
     what = f"about {human(size)} of {human(there)} a device: does not fit"
     advice = layout.nearest(recipe, shape, assumed, ranks, there, device)

@@ -11,7 +11,6 @@ from launcher.config.files import free_bytes
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
 from launcher.plan import devices, expect, fill, layout, memory, mistakes, mixture, notes, store
-from launcher.plan.architecture import Architecture
 from launcher.plan.facts import Facts, guess, steps_of
 from launcher.plan.folder import RunFolder
 from launcher.plan.words import plural
@@ -57,7 +56,7 @@ class Plan(Strict):
     model: str
     parameters: int
     memory: dict[str, int]
-    memory_per_device: int
+    memory_per_device: int | None
     checkpoint_bytes: int
     checkpoints_kept: int
     free_disk: int

@@ -188,6 +188,10 @@ class Task(Protocol):
         """What a person looks at besides the metrics, as JSON: `classes` (label -> precision, recall, f1, support),
         `confusion` (rows are the truth) with its `labels`, `examples` (list of maps). May be left out."""
 
+    def ranked(self, outputs: Outputs, most: int) -> list[list[dict[str, Any]]]:
+        """Of each sample the `most` probable answers, the best first, with their probabilities, as JSON. May be left
+        out."""
+
     def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """Predictions for a person: a JSON object for each sample. `tokenizer`: None where there is none."""
 

@@ -191,14 +191,21 @@ class Classes:
 
     def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """The most probable class and its probability."""
-        logits = np.stack(outputs["logits"]).astype(np.float64)
-        shares = np.exp(logits - logits.max(1, keepdims=True))
-        shares /= shares.sum(1, keepdims=True)
-        best = shares.argmax(1)
+        return [dict(best) for (best,) in self.ranked(outputs, 1)]
+
+    def ranked(self, outputs: Outputs, most: int) -> list[list[dict[str, Any]]]:
+        """The most probable classes of each sample, `most` of them, with their probabilities."""
+        shares = self._probabilities(np.stack(outputs["logits"]).astype(np.float64))
+        order = np.argsort(-shares, axis=1, kind="stable")[:, :most]
         return [
-            {"label": self.facts.labels[n], "probability": float(f"{p[n]:.6g}")}
-            for n, p in zip(best, shares, strict=True)
+            [{"label": self.facts.labels[n], "probability": float(f"{p[n]:.6g}")} for n in row]
+            for row, p in zip(order, shares, strict=True)
         ]
+
+    def _probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of each class, shape (samples, classes)."""
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        return np.asarray(shares / shares.sum(1, keepdims=True))
 
 
 def _counts(labels: pa.ChunkedArray, classes: int) -> NDArray[np.int64]:

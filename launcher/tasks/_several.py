@@ -109,7 +109,7 @@ class Several(_classes.Classes):
 
     def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """The labels that are more probable than not, and the probability of each."""
-        shares = 1 / (1 + np.exp(-np.stack(outputs["logits"]).astype(np.float64)))
+        shares = self._probabilities(np.stack(outputs["logits"]).astype(np.float64))
         every = [dict(zip(self.facts.labels, row.tolist(), strict=True)) for row in shares]
         return [
             {
@@ -118,6 +118,9 @@ class Several(_classes.Classes):
             }
             for one in every
         ]
+
+    def _probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(1 / (1 + np.exp(-logits)))
 
     def _choices(self, outputs: Outputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """True and found labels of the samples that have any truth, shape (samples, classes)."""

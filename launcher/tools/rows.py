@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from launcher.config import document as documents
-from launcher.config import kinds
+from launcher.config import kinds, messages
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
 from launcher.data import Bad, Part, Row
@@ -39,13 +39,17 @@ def source(data: str, train: Plugin) -> Any:
         if config.kind == train.kind == "csv" and config.delimiter == train.delimiter and "quote" not in given:
             config = config.model_copy(update={"quote": train.quote})
     except ValidationError as error:
-        wrong = [f"{KEY}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        wrong = [f"{KEY}: {'.'.join(map(str, e['loc']))}: {_what(e)}" for e in error.errors()]
         raise UserError(wrong) from None
     except ValueError as error:
         raise UserError(f"{KEY}: {error}") from None
     if hasattr(module, "mixed"):
         raise UserError(f"{KEY}: a mixture is for training (name one source)")
     return config
+
+
+def _what(error: Any) -> str:
+    return messages.plain(error["type"], error["msg"], error.get("ctx", {}))
 
 
 def parts(config: Any) -> list[Part]:

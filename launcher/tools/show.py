@@ -38,7 +38,7 @@ def plan(made: Plan, console: Console) -> None:
         **({"left out": _left_out(made.left_out)} if made.left_out else {}),
         **({"labels": made.labels} if made.labels else {}),
         "model": f"{made.model}, {made.parameters:,} parameters",
-        "memory": f"about {estimate} of {human(made.memory_per_device)} a device (estimate: {parts})",
+        "memory": f"about {estimate}{_of(made)} a device (estimate: {parts})",
         "checkpoint": f"{human(made.checkpoint_bytes)}, {made.checkpoints_kept} kept; {human(made.free_disk)} free",
         "data": made.prepared or "not prepared yet",
         **({"at best": _at_best(made)} if made.seconds_at_best or made.hours_between_failures else {}),
@@ -51,6 +51,12 @@ def plan(made: Plan, console: Console) -> None:
     )  # whole, to be copied
     for note in made.notes:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
+
+
+def _of(made: Plan) -> str:
+    if made.memory_per_device is None:
+        return " (not checked: memory_per_device is unknown)"
+    return f" of {human(made.memory_per_device)}"
 
 
 def _ranks(made: Plan) -> str:

@@ -48,4 +48,44 @@ def test_what_a_whole_profile_lacks_is_told_without_an_empty_key(tmp_path):
     file.write_text("kind: slurm\nnodes: 2\n", encoding="utf-8")
     with pytest.raises(UserError) as told:
         load.cluster(file)
-    assert str(told.value).startswith(f"{file}:1: device, devices_per_node, memory_per_device: cannot be found")
+    assert str(told.value).startswith(f"{file}:1: device, devices_per_node: cannot be found")
+
+
+def profile(**slurm):
+    keys = {"kind": "slurm", "device": "cuda", "devices_per_node": 8}
+    return Cluster.model_validate({**keys, **slurm.pop("top", {}), "slurm": slurm})
+
+
+def test_variables_of_this_shell_are_filled_into_paths_and_the_environment(monkeypatch):
+    monkeypatch.setenv("USER", "ada")
+    monkeypatch.setenv("HOME", "/home/ada")
+    container = {"kind": "apptainer", "image": "$HOME/x.sif", "mounts": ["/data/${USER}:/d"]}
+    top = {"scratch": {"shared": "/scratch/$USER/cache", "local": "~/tmp"}, "env": {"HF_HOME": "/w/$USER", "P": "5$"}}
+    made = profile(top=top, container=container, python="~/venv/bin/python")
+    assert (made.scratch.shared, made.scratch.local) == ("/scratch/ada/cache", "/home/ada/tmp")
+    assert made.env == {"HF_HOME": "/w/ada", "P": "5$"}
+    assert (made.slurm.container.image, made.slurm.container.mounts) == ("/home/ada/x.sif", ["/data/ada:/d"])
+    assert made.slurm.python == "/home/ada/venv/bin/python"
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        (
+            {"top": {"scratch": {"local": "/tmp/$SLURM_JOB_ID"}}},
+            r"\$SLURM_JOB_ID is not set here \(variables are filled in",
+        ),
+        ({"top": {"env": {"A": "${NOT_SET}/x"}}}, r"\$NOT_SET is not set here"),
+        ({"account": "$USER"}, r"\$USER would stay as it is: Slurm expands no variables"),
+        ({"options": ["--comment=${HOME}"]}, r"\$\{HOME\} would stay as it is"),
+    ],
+)
+def test_a_variable_that_nothing_would_expand_is_refused(monkeypatch, keys, what):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("NOT_SET", raising=False)
+    with pytest.raises(ValueError, match=what):
+        profile(**keys)
+
+
+def test_the_memory_of_devices_elsewhere_may_be_unknown():
+    assert profile().memory_per_device == "auto"
