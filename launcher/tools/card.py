@@ -10,7 +10,9 @@ from launcher.config import json_files, kinds
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts, of_run
 from launcher.plan.folder import RunFolder, Saved
+from launcher.plan.padding import Padding
 from launcher.plan.run_files import Environment
+from launcher.tools.export_inputs import padding_side
 from launcher.tools.snippets import PIPELINES, load_lines
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ def text(folder: RunFolder, saved: Saved, recipe: Recipe, model: "torch.nn.Modul
     """The card as Markdown. `auto`: the transformers auto class that loads the model."""
     facts = of_run(folder.path)
     load = python(load_lines(auto, recipe, facts))
+    if padding_side(recipe, model, facts) is Padding.NONE:
+        load += "\n\nPadding changes the outputs of this model: give it one text at a time, or texts of one length."
     return _card(folder, saved, recipe, model, facts, auto, load, [])
 
 

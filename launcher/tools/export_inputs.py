@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from launcher.config import kinds
+from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
+from launcher.plan import _tiny, need
 from launcher.plan.facts import Facts, of_run
 from launcher.plan.folder import RunFolder
+from launcher.plan.padding import Padding
 from launcher.prepare import reading, tokenizer
 from launcher.prepare.encode import TRAINING_SUFFIX, Encoder
 
@@ -34,6 +37,16 @@ def add_inputs(folder: RunFolder, recipe: Recipe, model: Any, to: Path) -> None:
         ViTImageProcessorPil(size=size, **options).save_pretrained(to)
 
 
+def padding_side(recipe: Recipe, model: Any, facts: Facts) -> Padding | None:
+    """Where the texts of a batch may be padded, as a small copy of the model shows; None: no copy could be tried."""
+    if not facts.vocab_size or not hasattr(model, "config"):
+        return None
+    try:
+        return _tiny.padding(model, need.of(recipe, facts))
+    except UserError:  # a model that has been trained computes its samples, whatever a copy of it does
+        return None
+
+
 def goes_on(recipe: Recipe) -> bool:
     """Whether the model continues the texts that it is given: what ends a text is then not added to them."""
     return bool(kinds.of("tasks", recipe.inner_task).Task.auto_class == "AutoModelForCausalLM")
@@ -47,8 +60,9 @@ def _adapt_tokenizer(folder: RunFolder, recipe: Recipe, model: Any, to: Path) ->
     suffix = encoder.suffix[:0] if open_ended else encoder.suffix
     settings["model_max_length"] = recipe.data.max_length - len(encoder.suffix) + len(suffix)
     settings |= _tokens(settings, encoder, recipe, of_run(folder.path))
-    if open_ended:
-        settings["padding_side"] = "left"
+    side = Padding.LEFT if open_ended else padding_side(recipe, model, of_run(folder.path))
+    if side in (Padding.LEFT, Padding.RIGHT):
+        settings["padding_side"] = str(side)
     known = tokenizer.load(str(folder.tokenizer), "tokenizer").model_input_names
     names = [name for name in known if name != _TYPES or _takes_types(encoder, recipe, model)]
     framed = _frame(encoder, suffix.tolist())

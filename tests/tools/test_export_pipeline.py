@@ -40,6 +40,8 @@ T5 = {"type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_
 BART = {"type": "bart", "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 48}
 BART |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 32) | {"dropout": 0.0}
 BART |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+XLNET = {"type": "xlnet", "d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 32, "dropout": 0.0}
+XLNET |= {"use_mems_eval": False}  # the pipeline of transformers cannot part memories into samples
 VIT = {"type": "vit", **support.TINY, "patch_size": 4}
 MODELS = {"AutoModelForCausalLM": GPT2, "AutoModelForSeq2SeqLM": T5, "AutoModelForImageClassification": VIT}
 GENERATE = {"max_new_tokens": 12}
@@ -98,6 +100,7 @@ VARIANTS = [
     Case("ended", "sequence_classification", {"kind": "config", **GPT2}, tokenizer="padded"),
     Case("typeless", "sequence_classification", {"kind": "config", **GPT2}),
     Case("pooled", "sequence_classification", {"kind": "config", **BART}),
+    Case("pooled-last", "sequence_classification", {"kind": "config", **XLNET}),
     Case("spaced", "token_classification", {"kind": "config", **GPT2}, tokenizer="endless"),
     Case("written", "causal_lm", {"kind": "config", **GPT2}, tokenizer="endless"),
     Case("answered", "question_answering", {"kind": "config", **GPT2}, {"no_answer": True}, tokenizer="padded"),
