@@ -54,8 +54,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "question_answering": {"stride": 4},
 }
 """Keys of kinds beside their name."""
-LEARNING = {"causal_lm": 40, "seq2seq": 40}
-"""Steps after which texts end by themselves."""
+LEARNING = {"causal_lm": 40, "seq2seq": 40, "token_classification": 20}
+"""Steps after which texts end by themselves, and some words are tagged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ def byte_tokenizer(folder, **tokens):
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = sorted({*tokens.values()})
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
-    backend.train_from_iterator([" ".join(WORDS)] * 9, trainer)
+    backend.train_from_iterator([" ".join(["", *WORDS])] * 9, trainer)
     transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **tokens).save_pretrained(folder)
 
 
@@ -264,6 +264,7 @@ def tagged(name, folder):
         spans = [(entity["start"], entity["end"], entity["entity_group"]) for entity in entities]
         named = [next((kind for start, end, kind in spans if start - 1 <= place < end), "O") for place in starts]
         assert named == [(tag or "O").removeprefix("B-") for tag in one["tags"]]
+    assert any(found)
 
 
 def continued(name, folder):
