@@ -244,4 +244,8 @@ def _notes(counted: Sequence[Counted]) -> list[str]:
     if len(notes) > _NOTES:
         notes = [*notes[:_NOTES], f"the same of {plural(len(notes) - _NOTES, 'more file')}"]
     first = next((c.example for c in counted if c.bad), "")
+    if special := sum(c.special for c in counted):
+        word = next(c.special_word for c in counted if c.special)
+        what = f"{plural(special, 'text')} with words that the tokenizer reads as special tokens, the first: {word!r}"
+        notes.append(f"{what} (a model that reads its output there, such as BART at the end token, refuses them)")
     return [*([f"{plural(bad, 'bad row')} left out, the first: {first}"] if bad else []), *notes]
