@@ -161,7 +161,8 @@ class Preparation:
         total = Counter[str]()
         for c in counted:
             total.update(c.cut.get(side, {}))
-        return Cut(tokens=self.recipe.data.max_length, of=sum(c.documents[side] for c in counted), **total)
+        known = {name: total[name] for name in Cut.model_fields if name in total}
+        return Cut(tokens=self.recipe.data.max_length, of=sum(c.documents[side] for c in counted), **known)
 
     def _facts(self, jobs: Sequence[Job], counted: Sequence[Counted], survey: dict[str, Any]) -> Facts:
         known = self._known(survey)
