@@ -49,7 +49,8 @@ _TRICKY = (
 
 
 class Encoder:
-    """The tokenizer of a folder. `prefix` and `suffix`: the special tokens around a text."""
+    """The tokenizer of a folder. `prefix` and `suffix`: the special tokens around a text. `special_words`: a pattern of
+    what is read as a special token inside of one."""
 
     def __init__(self, folder: Path):
         from tokenizers import Tokenizer
@@ -68,6 +69,8 @@ class Encoder:
         self._spaced = any(not one.get("add_prefix_space") for one in byte_level)  # such words are told by a space
         names = [re.escape(token["content"]) for token in spec["added_tokens"]]
         self._whole = "|".join(names) or r"[^\s\S]"  # what a cut might keep from being seen
+        special = [re.escape(token["content"]) for token in spec["added_tokens"] if token["special"]]
+        self.special_words = "|".join(special) or r"[^\s\S]"
         self._forget()
         if self._rule is not None and not self._exact():
             self._rule = None

@@ -161,7 +161,8 @@ class Preparation:
         total = Counter[str]()
         for c in counted:
             total.update(c.cut.get(side, {}))
-        return Cut(tokens=self.recipe.data.max_length, of=sum(c.documents[side] for c in counted), **total)
+        known = {name: total[name] for name in Cut.model_fields if name in total}
+        return Cut(tokens=self.recipe.data.max_length, of=sum(c.documents[side] for c in counted), **known)
 
     def _facts(self, jobs: Sequence[Job], counted: Sequence[Counted], survey: dict[str, Any]) -> Facts:
         known = self._known(survey)
@@ -245,4 +246,8 @@ def _notes(counted: Sequence[Counted]) -> list[str]:
     if len(notes) > _NOTES:
         notes = [*notes[:_NOTES], f"the same of {plural(len(notes) - _NOTES, 'more file')}"]
     first = next((c.example for c in counted if c.bad), "")
+    if special := sum(c.special for c in counted):
+        word = next(c.special_word for c in counted if c.special)
+        what = f"{plural(special, 'text')} with words that the tokenizer reads as special tokens, the first: {word!r}"
+        notes.append(f"{what} (a model that reads its output there, such as BART at the end token, refuses them)")
     return [*([f"{plural(bad, 'bad row')} left out, the first: {first}"] if bad else []), *notes]

@@ -2,6 +2,7 @@
 was interrupted goes on with the shards that are missing."""
 
 import json
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -73,7 +74,8 @@ class Job:
 @dataclass
 class Counted:
     """What became of a shard's rows. `lengths`: of each side, the samples by their number of tokens. `cut`: of each
-    side what truncation left out, by name (see launcher.tasks.Features). `notes`: on how the source is read."""
+    side what truncation left out, by name (see launcher.tasks.Features). `special`: texts that hold a
+    word which the tokenizer reads as a special token, with the first of them. `notes`: on how the source is read."""
 
     documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
     lengths: dict[str, dict[str, int]] = field(default_factory=lambda: {side: {} for side in SIDES})
@@ -81,6 +83,8 @@ class Counted:
     duplicates: int = 0
     empty: int = 0
     example: str = ""
+    special: int = 0
+    special_word: str = ""
     cut: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -131,6 +135,7 @@ def features(job: Job) -> None:
     try:
         for side, rows in sides:
             encoder = _encoder(job.work / "tokenizer") if task.tokenized else None
+            rows = rows if encoder is None else _seen_by(encoder, rows, counted)
             _write(
                 job, side, task.features(job.task, rows, job.survey, encoder, job.data.max_length, leaf.key), counted
             )
@@ -138,6 +143,26 @@ def features(job: Job) -> None:
         held.unlink(missing_ok=True)
     counted.notes = notes(job.shard)
     write(job.made, json.dumps(vars(counted)))
+
+
+def _seen_by(encoder: Encoder, rows: Iterable[pa.RecordBatch], counted: Counted) -> Iterator[pa.RecordBatch]:
+    """The rows, while those are counted whose texts hold words that the tokenizer reads as special tokens."""
+    for batch in rows:
+        for name in (name for name in (*TEXTS, "words") if name in batch.schema.names):
+            column = batch.column(name)
+            texts = column.flatten() if name == "words" else column
+            there = pc.match_substring_regex(texts, encoder.special_words)
+            if count := pc.sum(there).as_py():
+                first = texts.filter(there)[0].as_py()
+                counted.special += count
+                counted.special_word = counted.special_word or str(_around(encoder.special_words, first))
+        yield batch
+
+
+def _around(words: str, text: str) -> str:
+    """The first of these words in a text, with what stands around it."""
+    found = re.search(words, text)
+    return text if found is None else text[max(0, found.start() - 40) : found.end() + 40]
 
 
 def _values(column: pa.Array) -> Iterable[str]:
