@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -104,11 +105,11 @@ def connect(
     device: str | None = None,
     store: dist.Store | None = None,
     timeout: timedelta = TIMEOUT,
-    told: Callable[[], bool] = lambda: False,
+    told: Callable[[], bool] | None = None,
 ) -> Process:
     """Join the group. `device`: cpu to leave an accelerator alone. `store`: where the ranks meet; without one they meet
     as the environment says (MASTER_ADDR, MASTER_PORT). `timeout`: for which a rank waits for the others before it gives
-    up; `told`: whether to leave meanwhile, by raising Told. The cores are shared out, unless OMP_NUM_THREADS says how
+    up; `told`: whether to leave meanwhile, which raises Told. The cores are shared out, unless OMP_NUM_THREADS says how
     many each rank gets."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() // at.local_world))
@@ -119,7 +120,8 @@ def connect(
         where: dict[str, Any] = {"init_method": "env://"} if store is None else {"store": store}
         where |= {"rank": at.rank, "world_size": at.world, "timeout": timeout}
         try:
-            patiently(lambda: dist.init_process_group(_backend(accelerator), **where), told)
+            join = partial(dist.init_process_group, _backend(accelerator), **where)
+            join() if told is None else patiently(join, told)
         except RuntimeError as error:
             raise Unreachable(_unconnected(at, error)) from error
     if accelerator is None:

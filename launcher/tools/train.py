@@ -53,7 +53,7 @@ def train(
 def _end(made: ready.Ready, outcome: Outcome) -> Outcome:
     """Report what a run of this machine has come to, or how it goes on."""
     if outcome.code == 0:
-        ending.show(made.folder, made.facts.baseline, (made.folder.model / "config.json").is_file(), Console())
+        ending.of(made, Console())
     elif outcome.code == STOPPED and made.folder.whole():
         signals.say(f"to go on: {made.plan.command}")
     return outcome

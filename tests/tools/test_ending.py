@@ -1,6 +1,9 @@
 import pytest
+import support
 from tools.stories import run, save
 
+from launcher.config import load
+from launcher.prepare import ready
 from launcher.tools import ending
 
 EVALUATION = {"eval/loss": 0.5, "eval/accuracy": 0.75, "eval/f1/few": 0.5}
@@ -58,3 +61,15 @@ def test_what_is_no_better_than_no_model_is_noted(metrics, baseline, begins):
     found = ending.notes(metrics, baseline)
     assert len(found) == (begins is not None)
     assert all(note.startswith(begins) for note in found)
+
+
+def test_a_run_without_validation_is_measured_by_the_texts_it_was_trained_on(workspace, printed):
+    """Six steps at no learning rate to speak of: the loss stays that of guessing."""
+    changes = {"data__validation": None, "optimizer__lr": 1e-9, "sinks": ["jsonl"]}
+    made = ready.check(support.write(support.mlm(**changes)), (), load.cluster("local").value, 1)
+    ready.write(made).release()
+    save(made.folder, 6)
+    made.folder.metrics.write_text("".join(f'{{"step": {step}, "loss": 9.5}}\n' for step in range(1, 7)))
+    lines = printed(lambda console: ending.of(made, console), width=500)
+    assert lines[-1].startswith("note: loss 9.5 at the end is above ")
+    assert "the unigram entropy of the texts" in lines[-1]

@@ -33,7 +33,7 @@ def test_a_run_that_was_stopped_killed_and_finished(workspace):
     support.wait_for_step("runs/tiny", 2, run)
     assert status("tiny")["state"]["name"] == "running"
     run.send_signal(signal.SIGTERM)
-    assert run.wait(60) == 75
+    assert run.wait(240) == 75
     one = status("tiny")
     assert (one["state"]["name"], one["error"], one["job"], one["requeues"]) == ("stopped", "", "", 0)
     saved = one["checkpoint"]
@@ -43,8 +43,8 @@ def test_a_run_that_was_stopped_killed_and_finished(workspace):
     support.wait_for_step("runs/tiny", saved + 2, run)
     ranks = psutil.Process(run.pid).children(recursive=True)
     run.kill()
-    run.wait(60)
-    psutil.wait_procs(ranks, timeout=30)
+    run.wait(240)
+    psutil.wait_procs(ranks, timeout=240)
     one = status("tiny")
     assert (one["state"]["name"], one["checkpoint"]) == ("killed", max(support.steps("runs/tiny")))
     lines = support.launcher("status", "tiny").stdout
