@@ -14,7 +14,7 @@ import typer.core
 from rich.console import Console
 
 from launcher import __version__
-from launcher.config.errors import UserError, shown
+from launcher.config.errors import UserError, of_path, shown
 from launcher.config.files import check_current_folder
 from launcher.run import streams
 from launcher.run.signals import STOPPED, StopRequested, say
@@ -468,6 +468,9 @@ def main() -> None:
         from launcher.plan import full_disk
 
         full = str(error) if isinstance(error, full_disk.DiskFull) else full_disk.unexpected(error)
+        if full is None and (line := of_path(error)):
+            print(line, file=sys.stderr)
+            sys.exit(2)
         if full is None:
             raise
         print(full, file=sys.stderr)

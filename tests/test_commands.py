@@ -1,5 +1,8 @@
 """The command line itself: help, the version, and keys that are written like options."""
 
+import errno
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -44,3 +47,48 @@ def test_a_key_like_an_option_is_answered_with_how_it_is_written(words, word, ri
 )
 def test_options_and_overrides_are_let_through(words):
     cli._check_words(words.split())
+
+
+def called(monkeypatch, capsys, *words):
+    monkeypatch.setattr(sys, "argv", ["launcher", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("recipes --copy mlp-mnist --to no/such/r.yaml", "no/such/r.yaml: cannot be used: no such file or directory"),
+        ("recipes --copy mlp-mnist --to file/r.yaml", "file/r.yaml: cannot be used: not a directory"),
+        ("plan folder.yaml", "folder.yaml: cannot be read: Is a directory"),
+        ("plan quickstart-pretrain --cluster folder.yaml", "folder.yaml: cannot be read: Is a directory"),
+        ("predict file --data file", "file: no run is there (it has no recipe.yaml)"),
+        ("compare file", "file: no run is there (a run folder is named, such as runs/quickstart-pretrain)"),
+    ],
+)  # fmt: skip
+def test_a_path_that_cannot_be_used_is_one_line(monkeypatch, capsys, tmp_path, words, what):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.yaml").mkdir()
+    assert called(monkeypatch, capsys, *words.split()) == (2, f"{what}\n")
+
+
+@pytest.mark.parametrize("kind", [PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError])
+def test_whatever_command_meets_it(monkeypatch, capsys, tmp_path, kind):
+    monkeypatch.chdir(tmp_path)
+    number = {PermissionError: errno.EACCES, IsADirectoryError: errno.EISDIR, NotADirectoryError: errno.ENOTDIR}
+    error = kind(number.get(kind, errno.ENOENT), "Not today", "some/file")
+
+    def fail(*words):
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert called(monkeypatch, capsys, "status") == (2, "some/file: cannot be used: not today\n")
+
+
+def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "app", lambda: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["launcher"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()

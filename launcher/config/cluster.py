@@ -170,7 +170,8 @@ class Scratch(Strict):
 
 
 class Links(Strict):
-    """Bytes between two devices, in gigabytes a second and one way: of one node, and of two."""
+    """Bytes between two devices, in gigabytes a second and one way: of one node, and of two. No plan counts with them:
+    how much of the communication shows depends on the strategy and on what it overlaps with."""
 
     within_node: Number | None = None
     between_nodes: Number | None = None

@@ -23,9 +23,9 @@ class Plan(Strict):
     `ranks`: of all `nodes`; an elastic run goes on with `least_nodes`. `threads`: of a rank, where known.
     `micro_samples`: the most samples of full length in a micro-batch; `micro_batches`: how many a rank makes. `fill`:
     the expected share of computed positions that are tokens. `sources`: of a mixture, each one's share of the samples
-    and the epochs it is gone through; `left_out`: rows of the corpus that gave no sample, by reason. `labels`:
-    those of the training data, described. `seconds_at_best`:
-    of the whole run, by the cluster's figures."""
+    and the epochs it is gone through; `left_out`: rows of the corpus that gave no sample, by reason. `labels`: those of
+    the training data and their counts. `seconds_at_best`: of the whole run, arithmetic alone, by the cluster's
+    figures."""
 
     name: str
     folder: str
@@ -101,7 +101,7 @@ def make(
     whole = folder.whole()
     samples = steps * recipe.train.global_batch if steps else None
     tokens = samples * facts.tokens["train"] // facts.samples["train"] if samples and facts else None
-    at_best = expect.step_seconds(cluster, shape.parameters, tokens / steps, count) if tokens and steps else None
+    operations = expect.sample_operations(recipe, shape, facts) if samples and facts else None
     return Plan(
         name=recipe.name,
         folder=str(folder.path),
@@ -135,7 +135,7 @@ def make(
         checkpoint_bytes=memory.checkpoint(recipe, shape),
         checkpoints_kept=recipe.checkpoint.keep,
         free_disk=free_bytes(folder.path),
-        seconds_at_best=at_best * steps if at_best is not None and steps else None,
+        seconds_at_best=expect.run_seconds(cluster, operations * samples, count) if operations and samples else None,
         hours_between_failures=expect.hours_between_failures(cluster),
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,

@@ -35,6 +35,8 @@ class MaskFiller:
     def fill(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """For each text `fills`: a list for each of its masks, of the most probable tokens as `token` (its text), `id`
         and `probability`. A mask that is cut off is an `error`."""
+        if not texts:
+            return []
         mask = self._tokenizer.mask_token_id
         every = self._tokenizer(list(texts), truncation=True, max_length=self._length)["input_ids"]
         answers: list[dict[str, Any]] = [{} for _ in texts]

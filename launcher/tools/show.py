@@ -11,6 +11,8 @@ from launcher.plan.facts import Facts, cut_notes, label_counts
 from launcher.plan.plan import Plan
 from launcher.plan.words import human, plural
 
+_PROCESS = "0.4 GiB"
+"""The resident set of a rank before its model is built: the interpreter, torch and transformers."""
 _CLASSES, _WORST = 50, 10
 """Of more classes than this a report shows so many."""
 
@@ -38,7 +40,7 @@ def plan(made: Plan, console: Console) -> None:
         **({"left out": _left_out(made.left_out)} if made.left_out else {}),
         **({"labels": made.labels} if made.labels else {}),
         "model": f"{made.model}, {made.parameters:,} parameters",
-        "memory": f"about {estimate}{_of(made)} a device (estimate: {parts})",
+        "memory": f"about {estimate}{_of(made)} a device (estimate: {parts}){_beside(made)}",
         "checkpoint": f"{human(made.checkpoint_bytes)}, {made.checkpoints_kept} kept; {human(made.free_disk)} free",
         "data": made.prepared or "not prepared yet",
         **({"at best": _at_best(made)} if made.seconds_at_best or made.hours_between_failures else {}),
@@ -59,6 +61,13 @@ def _of(made: Plan) -> str:
     return f" of {human(made.memory_per_device)}"
 
 
+def _beside(made: Plan) -> str:
+    """What the estimate does not count. An accelerator has its memory for itself."""
+    if made.device != "cpu":
+        return ""
+    return f", on top of the process itself: about {_PROCESS} a rank, and what the allocator keeps of freed memory"
+
+
 def _ranks(made: Plan) -> str:
     if made.nodes == 1:
         return plural(made.ranks, "rank")
@@ -71,7 +80,7 @@ def _at_best(made: Plan) -> str:
     """What the figures of the cluster's profile promise."""
     parts = []
     if made.seconds_at_best:
-        parts.append(f"{duration(made.seconds_at_best)} at the devices' peak")
+        parts.append(f"{duration(made.seconds_at_best)} of arithmetic at the devices' peak (without communication)")
     if made.hours_between_failures:
         parts.append(f"a node is lost every {duration(made.hours_between_failures * 3600)}")
     return "; ".join(parts)

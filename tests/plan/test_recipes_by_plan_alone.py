@@ -17,7 +17,6 @@ from launcher.config.errors import UserError
 from launcher.plan import _count, architecture
 from launcher.prepare import ready
 
-TEXTS = {"kind": "jsonl", "path": "rows.jsonl"}
 TINY_GPT2 = {"kind": "config", "type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "dropout": 0.0}
 T5 = {
     "kind": "config",
@@ -89,18 +88,18 @@ WRONG = {
     "max_tokens": (mlm(train__max_tokens=16), "train.max_tokens: 16 is below one sample "),
     "unknown-key": (mlm(train__warmup=3), "train.warmup: unknown key "),
     "optimizer": (mlm(optimizer={"kind": "adamx", "lr": 1e-3}), "optimizer: unknown kind 'adamx' "),
-    "lr-missing": (mlm(optimizer={"kind": "sgd"}), "optimizer.lr: missing"),
+    "lr-missing": (mlm(optimizer={"kind": "sgd"}), "optimizer.lr: field required"),
     "lr-negative": (mlm(optimizer__lr=-1.0), "optimizer.lr: "),
     "betas": (mlm(optimizer={**ADAMW, "betas": [0.9, 1.5]}), "optimizer.betas"),
     "schedule": (mlm(schedule={"kind": "linearr"}), "schedule: unknown kind 'linearr' "),
     "warmup": (mlm(schedule={"kind": "linear", "warmup": -1}), "schedule.warmup: "),
     "plateau": (mlm(schedule={"kind": "plateau"}), "schedule: goes by evaluations"),
     "strategy": (mlm(strategy={"kind": "fsdpp"}), "strategy: unknown kind 'fsdpp' "),
-    "tensor-parallel": (mlm(strategy={"kind": "ddp", "tensor_parallel": 3}), "strategy.tensor_parallel: "),
+    "tensor-parallel": (mlm(strategy={"kind": "ddp", "tensor_parallel": 4}), "strategy.tensor_parallel: "),
     "task": (mlm(task={"kind": "mlmm"}), "task: unknown kind 'mlmm' "),
     "mask_rate": (mlm(task__mask_rate=1.5), "task.mask_rate: "),
     "split": (mlm(task__split=[0.8, 0.1, 0.3]), "task.split: "),
-    "chunks-overflow": (mlm(task={"kind": "mlm", "overflow": "split"}), "task.overflow: "),
+    "chunks-overflow": (mlm(task={"kind": "mlm", "overflow": "split"}), "task: chunks are cut"),
     "model-type": (mlm(model__type="brt"), "model.type: "),
     "heads": (mlm(model__num_attention_heads=3), "model"),
     "positions": (mlm(model__max_position_embeddings=16), "data.max_length: 32 tokens, but BertForMaskedLM has "),
@@ -143,17 +142,20 @@ WRONG = {
 
 SCHEDULES = [
     {"kind": "constant"}, {"kind": "linear", "warmup": 0.1}, {"kind": "cosine", "floor": 0.1},
-    {"kind": "polynomial", "power": 2.0}, {"kind": "warmup_stable_decay", "decay": 0.2}, {"kind": "step", "every": 2, "gamma": 0.5},
-    {"kind": "multi_step", "milestones": [2, 4], "gamma": 0.5}, {"kind": "exponential", "gamma": 0.9}, {"kind": "one_cycle"},
+    {"kind": "polynomial", "power": 2.0}, {"kind": "warmup_stable_decay", "decay": 0.2}, {"kind": "one_cycle"},
+    {"kind": "step", "every": 2, "gamma": 0.5}, {"kind": "multi_step", "milestones": [2, 4], "gamma": 0.5},
+    {"kind": "exponential", "gamma": 0.9},
 ]  # fmt: skip
+OPTIMIZERS = ("sgd", "adam", "adamw", "adafactor", "muon")
+DISTILBERT = {"kind": "config", "type": "distilbert", "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
+TYPES = ("roberta", "electra", "albert", "modernbert")
 RIGHT = {
     **{f"schedule-{one['kind']}": mlm(schedule=one) for one in SCHEDULES},
-    **{f"optimizer-{kind}": mlm(optimizer={"kind": kind, "lr": 1e-3}) for kind in ("sgd", "adam", "adamw", "adafactor", "muon")},
+    **{f"optimizer-{kind}": mlm(optimizer={"kind": kind, "lr": 1e-3}) for kind in OPTIMIZERS},
     **{f"precision-{one}": mlm(train__precision=one) for one in ("fp32", "bf16", "fp16", "fp64")},
     **{f"strategy-{kind}": mlm(strategy={"kind": kind}) for kind in ("ddp", "fsdp", "deepspeed")},
-    **{f"model-{one}": mlm(model={"kind": "config", "type": one, **support.TINY}) for one in ("roberta", "electra", "albert")},
-    "model-modernbert": mlm(model={"kind": "config", "type": "modernbert", **support.TINY}),
-    "model-distilbert": mlm(model={"kind": "config", "type": "distilbert", "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}),
+    **{f"model-{one}": mlm(model={"kind": "config", "type": one, **support.TINY}) for one in TYPES},
+    "model-distilbert": mlm(model=DISTILBERT),
     "chunks": mlm(task={"kind": "mlm"}),
     "packed": mlm(task={"kind": "mlm", "samples": "packed"}),
     "windows": mlm(task={"kind": "mlm", "samples": "documents", "overflow": "split", "stride": 8}),
