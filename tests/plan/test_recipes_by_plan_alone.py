@@ -95,7 +95,7 @@ WRONG = {
     "warmup": (mlm(schedule={"kind": "linear", "warmup": -1}), "schedule.warmup: "),
     "plateau": (mlm(schedule={"kind": "plateau"}), "schedule: goes by evaluations"),
     "strategy": (mlm(strategy={"kind": "fsdpp"}), "strategy: unknown kind 'fsdpp' "),
-    "tensor-parallel": (mlm(strategy={"kind": "ddp", "tensor_parallel": 4}), "strategy.tensor_parallel: "),
+    "replicas": (mlm(strategy={"kind": "fsdp", "shard": "hybrid", "replicas": 3}), "strategy"),
     "task": (mlm(task={"kind": "mlmm"}), "task: unknown kind 'mlmm' "),
     "mask_rate": (mlm(task__mask_rate=1.5), "task.mask_rate: "),
     "split": (mlm(task__split=[0.8, 0.1, 0.3]), "task.split: "),
@@ -121,7 +121,7 @@ WRONG = {
     # of the data, in its first rows
     "no-column": (labels(data__train__text="body"), "rows.jsonl:1: data.train.text: no column 'body' "),
     "csv-no-column": (labels("rows.csv", data__train__label="class"), "data.train.label: "),
-    "csv-semicolons": (labels("semicolons.csv"), "semicolons.csv"),
+    "csv-semicolons": (labels("semicolons.csv"), "data.train.delimiter: semicolons.csv: its first line has no ','"),
     "csv-wide": (labels("wide.csv"), "wide.csv:2: has 3 fields, the header 2 "),
     "csv-utf16": (labels("utf16.csv"), "utf16.csv"),
     "no-json": (labels("not.jsonl"), "not.jsonl:1: not valid JSON"),
