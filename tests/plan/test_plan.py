@@ -90,6 +90,7 @@ def test_a_plan_decides_every_number(workspace):
         "resume_from": None,
         "max_restarts": 0,
         "command": "launcher run recipe.yaml --ranks 2",
+        "labels": "",
         "notes": [],
     }
 
