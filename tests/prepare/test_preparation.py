@@ -47,7 +47,15 @@ def test_texts_with_words_that_are_special_tokens_are_noted(workspace):
     ],
 )  # fmt: skip
 def test_what_max_length_cuts_is_counted(workspace, task, rows, cut):
-    short = {"text": "the", "target": "a", "label": "b", "words": ["the"], "labels": ["O"], "question": "a"}
+    short = {
+        "text": "the",
+        "text_pair": "a",
+        "target": "a",
+        "label": "b",
+        "words": ["the"],
+        "labels": ["O"],
+        "question": "a",
+    }
     short = {name: short.get(name, value) for name, value in rows.items()}
     short |= {"label": 2.5} if task["kind"] == "regression" else {}
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (rows, short, short)))
