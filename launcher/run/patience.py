@@ -35,7 +35,7 @@ def patiently(call: Callable[[], T], told: Callable[[], bool], grace: float = 0.
             leave = time.monotonic() + grace
         if leave is not None and time.monotonic() >= leave and thread.is_alive():
             raise Told
-    if errors and leave is not None:
+    if errors and (leave is not None or told()):
         raise Told from errors[0]
     if errors:
         raise errors[0]

@@ -41,3 +41,12 @@ def test_an_error_after_being_told_is_no_other():
 
     with pytest.raises(Told):
         patiently(lose, leave, grace=30)
+
+
+def test_neither_is_one_that_comes_at_once():
+    def lost():
+        raise RuntimeError("connection closed by peer")
+
+    for _ in range(100):
+        with pytest.raises(Told):
+            patiently(lost, lambda: True)
