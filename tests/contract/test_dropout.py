@@ -182,7 +182,7 @@ def test_fold_and_word_agree_with_unbounded_integers(low, high, number):
 
 
 @properties
-@given(keys, paths, st.integers(0, 2**15), st.integers(0, 2**16 - 1), st.lists(words, min_size=1, max_size=4))
+@given(keys, paths, st.integers(0, 2**15 - 1), st.integers(0, 2**16 - 1), st.lists(words, min_size=1, max_size=4))
 @example(-1, "", 0, 0, [WORD])
 def test_draws_are_those_of_the_definition_in_unbounded_integers(key, path, invocation, number, coordinates):
     pair = dropout.state([key], path, invocation, number)
