@@ -7,7 +7,6 @@ so that nothing listens; of several machines the agents meet at a store that the
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 from launcher.launch import Launch, private_folder
 from launcher.run import failure, signals
 from launcher.run.place import LOOPBACK
-from launcher.run.signals import SIGNALS, Reason
+from launcher.run.signals import Reason
 from launcher.run.stop import Stop, tell
 
 _IMPORTS = [
@@ -95,18 +94,13 @@ class Ended:
 def warm_up(imports: Sequence[str] = ()) -> None:
     """Start the server that ranks are forked from, which imports what they need, and `imports`, while something else is
     done. Nothing where there is one already."""
-    from multiprocessing import forkserver, resource_tracker
+    from multiprocessing import forkserver
 
     private_folder.enter()
     os.environ.update(DEFAULTS)
     multiprocessing.set_forkserver_preload([*_IMPORTS, *imports])
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:  # multiprocessing's own helper has them blocked for good, the server until it can take them: a signal may be
-        resource_tracker.ensure_running()  # for all processes of the group, as from Slurm or a terminal
-        with _offline():
-            forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with signals.waiting_in_children(), _offline():
+        forkserver.ensure_running()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from launcher.config.errors import UserError
 from launcher.plan import devices, usable_folders
 from launcher.prepare.lease import Lease
-from launcher.run import parent
+from launcher.run import parent, signals
 
 SMALL = 4 * 2**20
 """Bytes of work that are not worth the start of another process."""
@@ -59,7 +59,8 @@ def _spread(function: Callable[[P], Any], pieces: Sequence[P], count: int, progr
     options: dict[str, Any] = {"mp_context": context, "initializer": _begin, "initargs": (os.getpid(),)}
     pool = ProcessPoolExecutor(count, **options)
     try:
-        waiting: dict[Future[Any], int] = {pool.submit(function, piece): piece.size for piece in largest}
+        with signals.waiting_in_children():
+            waiting: dict[Future[Any], int] = {pool.submit(function, piece): piece.size for piece in largest}
         while waiting:
             done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
             for future in done:
@@ -85,6 +86,7 @@ def _begin(started_by: int) -> None:
     if os.getppid() != started_by:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.SIGNALS)
 
 
 @contextmanager

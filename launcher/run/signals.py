@@ -182,6 +182,21 @@ def passing_on(to: Callable[[Reason], None], forces: bool = True) -> Iterator[No
             _record.pass_on = None
 
 
+@contextmanager
+def waiting_in_children() -> Iterator[None]:
+    """Have the signals blocked in processes that this thread starts meanwhile, until they can take them and unblock
+    them: a signal may be for all processes of a group, as from Slurm or a terminal."""
+    from multiprocessing import resource_tracker
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        resource_tracker.ensure_running()  # multiprocessing's own helper, whose start unblocks some of them here
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _heed() -> None:
     if _record.reason is not Reason.NONE:
         raise StopRequested

@@ -150,8 +150,15 @@ def alive(process):
 HELPER = """
 import os, signal, time
 from launcher.launch import elastic
-from multiprocessing import resource_tracker
+from launcher.run.signals import SIGNALS
+from multiprocessing import forkserver, resource_tracker
+start, waiting = forkserver.ensure_running, set()
+def ensure_running():
+    waiting.update(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    start()
+forkserver.ensure_running = ensure_running
 elastic.warm_up()
+assert waiting == set(SIGNALS), "the server is born with all of them waiting"
 helper = resource_tracker._resource_tracker._pid
 for number in (signal.SIGUSR1, signal.SIGHUP):
     os.kill(helper, number)

@@ -1,6 +1,7 @@
 """One function over many pieces of work, in one process or several."""
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from launcher.config.errors import UserError
 from launcher.prepare import processes
 from launcher.prepare.lease import Lost
+from launcher.run.signals import SIGNALS
 
 
 @dataclass(frozen=True)
@@ -90,3 +92,24 @@ def test_progress_is_told_now_and_then_where_there_is_no_terminal(monkeypatch, c
     monkeypatch.setattr(processes, "_QUIET", -1.0)
     run(note, [Piece(str(n), 2**18) for n in range(4)], 1)
     assert capsys.readouterr().err.splitlines() == [f"working: {done}% of 1 MiB" for done in (25, 50, 75, 100)]
+
+
+def note_mask(piece):
+    with Path("done").open("a") as out:
+        out.write(f"{piece.name} {len(signal.pthread_sigmask(signal.SIG_BLOCK, ()))}\n")
+
+
+def test_processes_are_started_with_signals_waiting_and_take_them_once_they_can(monkeypatch):
+    """Ctrl-C reaches processes that are still importing: each would print a traceback."""
+    started = []
+
+    class Pool(processes.ProcessPoolExecutor):
+        def submit(self, *given):
+            started.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+            return super().submit(*given)
+
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", Pool)
+    run(note_mask, [Piece("a", processes.SMALL), Piece("b", processes.SMALL)], 2)
+    assert sorted(done()) == [["a", "0"], ["b", "0"]]
+    assert started == [set(SIGNALS)] * 2
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
