@@ -78,6 +78,7 @@ def test_a_mistake_is_told_as_it_is(size):
 
 @pytest.mark.parametrize("size", [1, processes.SMALL])
 def test_who_lost_the_lease_stops(size):
+    Path("done").touch()  # on a busy machine the lease is lost before any piece is done
     with pytest.raises(Lost):
         run(note, [Piece(str(n), size) for n in range(60)], 2, Held(1))
     assert len(done()) < 60
