@@ -16,7 +16,6 @@ from launcher.models._transformers import save_configuration
 from launcher.plan import layout, mixture, need, remote, store
 from launcher.plan.facts import total_steps
 from launcher.plan.folder import RunFolder, Saved
-from launcher.plan.padding import Padding
 from launcher.prepare import ready, runs
 from launcher.prepare.samples import Samples
 from launcher.run import attention_cost, checkpoint, layers, loop, randomness_probe, trial
@@ -45,9 +44,8 @@ def build(
     probes = batches.probe_batches().to(at.device)
     example = probes.one.batch
     notes += task.attach(model, example)
-    side = _padding.found(task, model, example, facts)
-    notes += _padding.notes(model, side)
-    if side is not Padding.RIGHT:
+    if not recipe.packed and at.share(_padding.equal_lengths(task, model, need.of(recipe, facts))):
+        notes += [note for note in _padding.notes(model) if note not in run.plan.notes]
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
         probes = batches.probe_batches().to(at.device)

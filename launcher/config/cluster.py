@@ -4,7 +4,7 @@ import os
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.files import expanded
@@ -59,15 +59,25 @@ def _one_line(value: str) -> str:
     return value
 
 
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Za-z_]\w*))")
+_VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)\}|([A-Za-z_]\w*))")
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+STORED = "stored"
+"""In the context of a validation: whether variables have been filled in before, as in the profile of a run's folder."""
 
 
-def _filled(value: str) -> str:
-    """With variables of this shell in the place of $NAME and ${NAME}: what is quoted in a script is not expanded
-    there. Raises ValueError for one that is not set."""
+def _filled(value: str, info: ValidationInfo) -> str:
+    """With variables of this shell in the place of $NAME and ${NAME}, and $ in that of $$: what is quoted in a script
+    is not expanded there. Raises ValueError for one that is not set, and for one that is a secret by its name."""
+    if (info.context or {}).get(STORED):
+        return value
 
     def fill(found: re.Match[str]) -> str:
-        name = found[1] or found[2]
+        if found[1]:
+            return "$"
+        name = found[2] or found[3]
+        if _SECRET.search(name):
+            what = f"${name} would stand in files of the run (have slurm.setup read it from a file of your own)"
+            raise PydanticCustomError("variable", "{what}", {"what": what})
         if name not in os.environ:
             advice = "variables are filled in from this shell; what a node sets belongs into slurm.setup"
             raise PydanticCustomError("variable", "{what}", {"what": f"${name} is not set here ({advice})"})
@@ -81,7 +91,7 @@ def _home(value: str) -> str:
 
 
 def _unexpanded(value: str) -> str:
-    if found := _VARIABLE.search(value):
+    if (found := _VARIABLE.search(value)) and not found[1]:
         what = f"{found[0]} would stay as it is: Slurm expands no variables (write its value)"
         raise PydanticCustomError("variable", "{what}", {"what": what})
     return value

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from launcher.config import document as documents
 from launcher.config import kinds, messages, origins
-from launcher.config.cluster import Cluster
+from launcher.config.cluster import STORED, Cluster
 from launcher.config.document import Document, Key, Override
 from launcher.config.errors import Problem, UserError, one_line, shown
 from launcher.config.files import is_file, write
@@ -68,10 +68,11 @@ def plain(file: Path) -> dict[str, Any]:
     return documents.read(file, _RESOLVED).value
 
 
-def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
-    """The cluster profile of a file, or the shipped one with this name. Raises UserError likewise."""
+def cluster(file: str | Path, overrides: Sequence[str] = (), stored: bool = False) -> Loaded[Cluster]:
+    """The cluster profile of a file, or the shipped one with this name. `stored`: that of a run's folder, in which
+    variables have been filled in. Raises UserError likewise."""
     plain = [Override(text.lstrip().removeprefix(_CLUSTER), documents.origin_of(text)) for text in overrides]
-    loaded = _typed(Cluster, _read(_find(file, "cluster")), plain)
+    loaded = _typed(Cluster, _read(_find(file, "cluster")), plain, {STORED: stored})
     loaded.value._given, loaded.value._overrides = str(file), tuple(parted(overrides)[1])
     return loaded
 
@@ -129,7 +130,9 @@ def _words(value: str) -> list[str]:
     return re.findall(r"[\w.:]+", value)
 
 
-def _typed(kind: type[T], below: Document, overrides: Sequence[str]) -> Loaded[T]:
+def _typed(
+    kind: type[T], below: Document, overrides: Sequence[str], context: dict[str, bool] | None = None
+) -> Loaded[T]:
     problems: list[str | Problem] = []
     given = Document({})
     for text in overrides:
@@ -139,7 +142,7 @@ def _typed(kind: type[T], below: Document, overrides: Sequence[str]) -> Loaded[T
             problems += error.problems
     document = documents.merge(below, given)
     try:
-        typed = kind.model_validate(document.value)
+        typed = kind.model_validate(document.value, context=context)
     except ValidationError as error:
         raise UserError([*problems, *_lines(document, error)]) from None
     if problems:

@@ -73,11 +73,13 @@ def notes(config: Config, key: str, part: Part) -> list[str]:
 
 
 def _spanning(config: Config, file: str, key: str) -> list[str]:
-    spans = [one for one in _records(file, config) if isinstance(one, _Record) and one.lines > 1]
-    if not spans:
+    rows, lines, first = 0, 0, ""
+    for one in _records(file, config):
+        if isinstance(one, _Record) and one.lines > 1:
+            rows, lines, first = rows + 1, lines + one.lines, first or one.where
+    if not rows:
         return []
-    rows, lines = plural(len(spans), "row"), sum(one.lines for one in spans)
-    what = f"line breaks inside quotes in {rows} of {file} ({lines:,} lines, the first at {spans[0].where})"
+    what = f"line breaks inside quotes in {plural(rows, 'row')} of {file} ({lines:,} lines, the first at {first})"
     return [f"{what}; where quotes are part of the text, set {key}.quote: none"]
 
 

@@ -3,38 +3,41 @@
 import subprocess
 import sys
 
-SECONDS = 45.0
-"""For a device to answer: torch itself may take half of it to be read from a shared disk."""
+SECONDS = 40.0
+"""For torch to be read from a shared disk and the first device to answer, and 2 more for each device."""
+_MARK = "launcher.node_devices: "
+"""Begins the line that matters: a site may print its own."""
 
 
 def unfit(device: str, count: int) -> str | None:
     """What is wrong with the `count` devices of this kind on this host; None: each computes, or it is the CPU's."""
     if device == "cpu":
         return None
-    child = [sys.executable, "-P", "-c", _TRY, device, str(count)]
+    child, seconds = [sys.executable, "-P", "-c", _TRY, device, str(count), _MARK], SECONDS + 2 * count
     try:
-        done = subprocess.run(child, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False)
+        done = subprocess.run(child, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
-        return f"its {device} devices have not answered in {SECONDS:.0f} s"
-    lines = done.stdout.decode(errors="replace").strip().splitlines()
-    if done.returncode == 0 and not lines:
-        return None
-    return lines[-1] if lines else f"its {device} devices could not be tried (exit code {done.returncode})"
+        return f"its {device} devices have not answered in {seconds:.0f} s"
+    lines = done.stdout.decode(errors="replace").splitlines()
+    wrong = next((line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)), None)
+    if wrong is None and done.returncode > 0:
+        return f"its {device} devices could not be tried (exit code {done.returncode})"
+    return wrong  # a child that a signal has ended was ended with this process: what comes next reports it
 
 
 _TRY = """
 import sys, torch
-device, count = sys.argv[1], int(sys.argv[2])
+device, count, mark = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 found = torch.accelerator.current_accelerator(check_available=True)
 if found is None or found.type != device:
-    print(f"has no {device} device that torch can use")
+    print(f"{mark}has no {device} device that torch can use")
 elif torch.accelerator.device_count() < count:
-    print(f"has {torch.accelerator.device_count()} of the {count} {device} devices that its ranks need")
+    print(f"{mark}has {torch.accelerator.device_count()} of the {count} {device} devices that its ranks need")
 else:
     for index in range(count):
         try:
             torch.ones(2, device=f"{device}:{index}").sum().item()
         except RuntimeError as error:
-            print(f"its {device}:{index} does not compute: {str(error).strip().splitlines()[0][:200]}")
+            print(f"{mark}its {device}:{index} does not compute: {str(error).strip().splitlines()[0][:200]}")
             break
 """

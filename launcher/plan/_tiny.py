@@ -1,4 +1,5 @@
-"""A small copy of a model, to try on it what the model itself can do. Only the child process of `_count` imports it."""
+"""A small copy of a model, to try on it what the model itself can do, on the CPU. What starts no model imports this in
+a child process alone (see `_count`)."""
 
 import copy
 from collections.abc import Iterator
@@ -39,8 +40,16 @@ def packs(model: Any, need: Any, task: Any) -> str | None:
 
 def padding(model: Any, need: Need) -> Padding | None:
     """On which side rows of the model may be padded, after a forward at full length; None: no copy could be tried.
-    `model`: on the meta device. Raises UserError for a model that does not take samples of that length, or of this
-    task, and for one whose samples see each other."""
+    `model`: also one on the meta device; it is not run. No generator of this process is used. Raises UserError for a
+    model that does not take samples of that length, or of this task."""
+    import torch
+
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed is for those of all devices
+        return _padding(model, need)
+
+
+def _padding(model: Any, need: Need) -> Padding | None:
     config, problem = getattr(model, "config", None), None
     attention = getattr(config, "_attn_implementation", None)
     for smaller in _smaller(config) if need.vocab_size else ():
@@ -57,19 +66,21 @@ def padding(model: Any, need: Need) -> Padding | None:
             return probe(small, sample, getattr(smaller, "pad_token_id", None) or 0, need.max_length)
         if problem.key == "data.max_length":
             break
-    if problem is not None and (problem.key == "data.max_length" or not need.guessed):
+    shaped = need.guessed or need.auto_class == "AutoModelForQuestionAnswering"  # of parts, which tokens part
+    if problem is not None and (problem.key == "data.max_length" or not shaped):
         raise UserError(problem)
     return None
 
 
 def _sample(small: Any, config: Any, need: Need) -> dict[str, Any]:
     """A sample of full length, with the end token where the data has it."""
-    ids = _documents([min(need.max_length, _LONGEST)], small.config)[0][None]
-    end = getattr(config, "eos_token_id", None)
-    if isinstance(last := getattr(small.config, "eos_token_id", None), int):
-        ids[ids == last] += 1
-        if need.guessed or end == need.end_token_id:
-            ids[:, -1] = last
+    import torch
+
+    pad, last = (getattr(small.config, name, None) for name in ("pad_token_id", "eos_token_id"))
+    plain = torch.tensor([token for token in range(small.config.vocab_size) if token not in (pad, last)])
+    ids = plain[torch.randint(0, len(plain), (1, min(need.max_length, _LONGEST)))]
+    if isinstance(last, int) and (need.guessed or getattr(config, "eos_token_id", None) == need.end_token_id):
+        ids[:, -1] = last
     return {"input_ids": ids, **({"decoder_input_ids": ids} if need.auto_class == "AutoModelForSeq2SeqLM" else {})}
 
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from launcher.config.errors import Problem, UserError
-
 if TYPE_CHECKING:
     import torch
 
@@ -29,11 +27,9 @@ class Padding(StrEnum):
 
 
 def probe(model: Any, inputs: Mapping[str, "torch.Tensor"], pad_token_id: int, longest: int) -> Padding:
-    """Try a bare model. `inputs`: keyword arguments of its forward for one sample, `input_ids` of shape (1, length);
-    its tokens are repeated up to `longest`. A model that cannot be run like this counts as RIGHT.
-
-    Raises UserError where a sample's output depends on the other samples of a micro-batch of one length.
-    """
+    """Try a model, which may keep what it is given: a copy, then. `inputs`: keyword arguments of its forward for one
+    sample, `input_ids` of shape (1, length); its tokens are repeated up to `longest`. A model that cannot be run like
+    this counts as RIGHT."""
     import torch
 
     training = model.training
@@ -58,10 +54,7 @@ class _Trial:
     def padding(self) -> Padding:
         if not self._runs_alone():  # a model that needs other inputs: the plan, or the first step, reports it
             return Padding.RIGHT
-        found = next(filter(self._is_exact, (Padding.RIGHT, Padding.LEFT)), Padding.NONE)
-        if found is Padding.NONE:
-            self._check_equal_lengths()
-        return found
+        return next(filter(self._is_exact, (Padding.RIGHT, Padding.LEFT)), Padding.NONE)
 
     def _runs_alone(self) -> bool:
         """Compute the outputs of the short row; a decoder that needs tokens of its own is given some."""
@@ -84,16 +77,6 @@ class _Trial:
         except Exception:  # a model without a mask, such as FNet, or of one length alone
             return False
 
-    def _check_equal_lengths(self) -> None:
-        row, other = self._row(self._short), self._row(self._short, shift=1)
-        try:
-            same, again = self._is_near(self._outputs([row, other])), self._is_near(self._outputs([row]))
-        except Exception:  # not a model for several samples at a time: the rehearsal of the first step reports it
-            return
-        if again and not same:
-            what = f"{type(self._model).__name__} gives a sample another output beside another sample of its length"
-            raise UserError(Problem("model", f"{what}: micro-batches would change the run (take another model)"))
-
     def _beside(self, length: int, side: Padding) -> list["torch.Tensor"]:
         """The outputs of the short row, padded, and of a row of `length`."""
         from torch.nn.functional import pad
@@ -106,12 +89,12 @@ class _Trial:
         there = [pad(row["input_ids"].new_ones(1, self._short), ends), long["input_ids"].new_ones(1, length)]
         return self._outputs([padded | {"attention_mask": there[0]}, long | {"attention_mask": there[1]}])
 
-    def _row(self, length: int, shift: int = 0) -> dict[str, "torch.Tensor"]:
-        """The sample's tokens, repeated, with its last one at the end (some models read the output there). `shift`:
-        places by which the others are moved. Shape (1, length) each."""
+    def _row(self, length: int) -> dict[str, "torch.Tensor"]:
+        """The sample's tokens, repeated, with its last one at the end (some models read the output there). Shape
+        (1, length) each."""
         row = {}
         for name, values in self._tokens.items():
-            body = values[:, : max(1, values.shape[1] - 1)].roll(shift, 1)
+            body = values[:, : max(1, values.shape[1] - 1)]
             row[name] = body.repeat(1, -(-length // body.shape[1]))[:, :length].clone()
             row[name][:, -1] = values[:, -1]
         return row

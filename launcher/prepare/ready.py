@@ -224,7 +224,7 @@ def read(folder: Path) -> Ready:
     run = RunFolder(folder)
     made = json_files.read(run.plan, plan.Plan, "launcher run writes it again")
     known = facts.of_run(folder)
-    recipe, cluster = load.checked(run.recipe).value, load.cluster(run.cluster).value
+    recipe, cluster = load.checked(run.recipe).value, load.cluster(run.cluster, stored=True).value
     return Ready(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
 
 

@@ -1,32 +1,36 @@
-"""How a task's models take rows of different lengths."""
+"""How the models of a task take rows of different lengths."""
 
 from typing import TYPE_CHECKING, Any
 
-from launcher.plan import padding
+from launcher.config.errors import Problem, UserError
+from launcher.plan import _tiny
+from launcher.plan.need import Need
 from launcher.plan.padding import Padding
-from launcher.tasks import Batch
 
 if TYPE_CHECKING:
     import torch
 
-    from launcher.plan.facts import Facts
 
-
-def found(task: Any, model: "torch.nn.Module", batch: Batch, facts: "Facts") -> Padding:
-    """The side on which the rows of a micro-batch may be padded: for the bare model, and for the models that the task
-    holds beside it. `batch`: its first sample is tried, and is the longest of it. Rows that samples share are masked
-    sample by sample, and tried by `_packed`. Raises UserError (see launcher.plan.padding)."""
-    inputs = batch.get("inputs")
-    if not isinstance(inputs, dict) or "input_ids" not in inputs or "documents" in batch:
-        return Padding.RIGHT
-    sample = {name: values[:1] for name, values in inputs.items()}
+def equal_lengths(task: Any, model: "torch.nn.Module", need: Need) -> bool:
+    """Whether the samples of a micro-batch have to be of one length: padding changes the outputs of the model, or of
+    one that the attached task holds beside it. A model of which no copy can be tried counts as one that may be padded.
+    Raises UserError where samples have two lengths."""
     models = [model, *(task.frozen_models() if hasattr(task, "frozen_models") else [])]
-    sides = {padding.probe(one, sample, facts.pad_token_id, facts.longest) for one in models}
-    return sides.pop() if len(sides) == 1 else Padding.NONE
+    if all(_side(one, need) is Padding.RIGHT for one in models):
+        return False
+    if need.auto_class == "AutoModelForSeq2SeqLM":
+        what = f"padding changes the outputs of {type(model).__name__}, whose samples have two lengths"
+        raise UserError(Problem("model", f"{what} (take another model)"))
+    return True
 
 
-def notes(model: "torch.nn.Module", side: Padding) -> list[str]:
-    """What the user should know of it."""
-    if side is Padding.RIGHT:
-        return []
+def notes(model: "torch.nn.Module") -> list[str]:
+    """What the user should know where it is so."""
     return [f"{type(model).__name__}: padding changes its outputs, so a micro-batch has samples of one length"]
+
+
+def _side(model: "torch.nn.Module", need: Need) -> Padding:
+    try:
+        return _tiny.padding(model, need) or Padding.RIGHT
+    except UserError:  # which the plan reports; a model that has been trained computes its samples
+        return Padding.RIGHT

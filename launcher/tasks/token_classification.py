@@ -255,7 +255,8 @@ def _features(
         label[begins] = known[place[begins]]
         if label_all:
             rest = ~begins & (number >= 0)
-            label[rest] = _inside(labels)[known[place[rest]]]
+            of_word = known[place[rest]]
+            label[rest] = np.where(of_word == IGNORE, IGNORE, _inside(labels)[np.maximum(of_word, 0)])
     columns = {"labels": label, "words": np.where(begins, number, -1)}
     lists = {name: _text.lists(encoded, pa.array(values.astype(np.int32))) for name, values in columns.items()}
     last, seen = np.zeros((2, len(counts)), np.int64)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,17 @@ def joined(given: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any
 
 
 def as_json(line: Mapping[str, Any]) -> str:
-    """A line as JSON; a value that JSON does not have, such as a date, as its text."""
-    return json.dumps(line, ensure_ascii=False, default=str)
+    """A line as JSON; a number that is not finite as null, and another value that JSON does not have, such as a date,
+    as its text."""
+    return json.dumps(_finite(line), ensure_ascii=False, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_table(lines: Path, table: Path, delimiter: str) -> None:

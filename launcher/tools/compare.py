@@ -4,7 +4,8 @@ last evaluation of each, the best of all, and what frequencies alone would reach
 import csv
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.json_files import shown
 from launcher.config.types import hint
 from launcher.plan.facts import of_run
-from launcher.plan.folder import RunFolder
+from launcher.plan.folder import RunFolder, Saved
 from launcher.tools import differences
 
 _KNOWN = ("accuracy", "f1")
@@ -34,13 +35,14 @@ Values = dict[str, float | None]
 @dataclass(frozen=True)
 class _Run:
     """`evaluations`: by step, in order. `kept`: the steps whose checkpoints are there. `watched`: the metric that the
-    recipe watches; `direction`: the recipe's, for that metric."""
+    recipe watches. `directions`: of metrics that its checkpoints have watched, min or max."""
 
     name: str
     recipe: dict[str, Any]
     evaluations: dict[int, Values]
     baseline: dict[str, float]
     kept: frozenset[int]
+    directions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def first(self) -> Values:
@@ -71,7 +73,8 @@ class _Run:
     def turned(self, metric: str, value: float) -> float:
         """The value such that less is better."""
         given = self._evaluate.get("direction") if metric == self.watched else None
-        return value if (given or ("min" if metric in LESS_IS_BETTER else "max")) == "min" else -value
+        usual = "min" if metric in LESS_IS_BETTER else "max"
+        return value if (given or self.directions.get(metric, usual)) == "min" else -value
 
     def best(self, metric: str) -> tuple[float, int] | None:
         """The best value of a metric and the first step that reached it."""
@@ -204,8 +207,22 @@ def _run(folder: RunFolder) -> _Run:
         for step in sorted(lines)
     }
     recipe = load.plain(folder.recipe) if folder.recipe.is_file() else {}
-    kept = frozenset(saved.step for saved in folder.whole())
-    return _Run(shown(folder.path.name, 255), recipe, evaluations, of_run(folder.path).baseline, kept)
+    whole = folder.whole()
+    kept = frozenset(saved.step for saved in whole)
+    baseline = of_run(folder.path).baseline
+    return _Run(shown(folder.path.name, 255), recipe, evaluations, baseline, kept, _directions(whole))
+
+
+def _directions(whole: Sequence[Saved]) -> dict[str, str]:
+    """Whether less or more is better, of each metric that a checkpoint has watched: its value stands there turned."""
+    found = {}
+    for saved in whole:
+        with suppress(json_files.Damaged, KeyError, TypeError):
+            watched, metrics = saved.state["watched"], saved.state["evaluation"]
+            name, value = watched["metric"], metrics[watched["metric"]]
+            if value and abs(watched["value"]) == abs(value):
+                found[name.removeprefix("eval/")] = "min" if watched["value"] == value else "max"
+    return found
 
 
 def _words(name: str) -> str:

@@ -38,7 +38,7 @@ _BASELINES = {
 def of(run: Ready, console: Console) -> None:
     """Of a run that is done."""
     task, baseline, trained = run.recipe.inner_task, run.facts.baseline, dict[str, float]()
-    if "validation" not in run.facts.samples and task.kind in _LANGUAGE:
+    if "validation" not in run.facts.samples and run.recipe.task.kind in _LANGUAGE and run.prepared.is_dir():
         texts = islice(_tables(run.prepared / "train.arrow"), _SOME)
         baseline = kinds.of("tasks", task).Task.baseline(task, texts, run.facts.special_ids)
         trained = _training_loss(run.folder)

@@ -190,13 +190,14 @@ class Predictor:
 
     def _attach(self, batch: dict[str, Any]) -> bool:
         """Attach the task to the model; whether the samples of a micro-batch have to be of one length."""
-        from launcher.plan.padding import Padding
+        from launcher.plan import need
         from launcher.run.batches import to
         from launcher.tasks import _padding
 
-        batch = to(batch, self._process.device)
-        self._task.attach(self._trained.model, batch)
-        return _padding.found(self._task, self._trained.model, batch, self._trained.facts) is not Padding.RIGHT
+        trained = self._trained
+        self._task.attach(trained.model, to(batch, self._process.device))
+        packed = trained.recipe.packed
+        return not packed and _padding.equal_lengths(self._task, trained.model, need.of(trained.recipe, trained.facts))
 
     def _together(self, told: list[dict[str, Any]]) -> dict[str, Any]:
         """What is told of a row by what is told of its samples."""

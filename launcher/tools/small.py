@@ -175,7 +175,7 @@ class _Samples:
     """What models are measured on: the run's validation samples, of a run without any those of training."""
 
     def __init__(self, trained: Trained):
-        from launcher.plan.padding import Padding
+        from launcher.plan import need
         from launcher.prepare.samples import Samples
         from launcher.run.evaluation import Parts
         from launcher.tasks import _padding
@@ -187,8 +187,8 @@ class _Samples:
         self._trained, self._samples = trained, Samples(prepared, self.side)
         self._relative = getattr(trained.task(), "relative", False)
         given = (self._samples, trained.task(), trained.recipe.seed, 0, 1, trained.recipe.train.max_tokens)
-        side = _padding.found(trained.task(), trained.model, Parts(*given)[0].batch, trained.facts)
-        self._parts = Parts(*given, equal_lengths=side is not Padding.RIGHT)
+        equal_lengths = _padding.equal_lengths(trained.task(), trained.model, need.of(trained.recipe, trained.facts))
+        self._parts = Parts(*given, equal_lengths=equal_lengths)
         step = -(-len(self._parts) // _TIMED)
         self._timed = [self._parts[number] for number in range(0, len(self._parts), step)]
 

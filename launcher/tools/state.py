@@ -122,8 +122,11 @@ def _code(known: queue.Job) -> str:
     return f"exit code {known.code}" if known.code else "it never began to train"
 
 
-def how(start: jobs.Start, later: jobs.Start | None, current: State) -> str:
-    """How a start ended, in words. `later`: the one after it; `current`: the run's state, if there is none."""
+def how(start: jobs.Start, later: jobs.Start | None, current: State, scheduled: bool = True) -> str:
+    """How a start ended, in words. `later`: the one after it; `current`: the run's state, if there is none.
+    `scheduled`: by Slurm, which starts it again by itself."""
+    if later is not None and not scheduled:
+        return HISTORY.get(start.why, start.why) if start.why else "killed"
     if later is not None and start.why == "told":
         return "preempted or requeued"
     if later is not None and not start.why:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.plan import plan
+from launcher.plan import jobs, plan
 from launcher.tools import look, state
 from launcher.tools.look import Status
 from launcher.tools.state import State
@@ -95,7 +95,8 @@ def _history(one: Status, console: Console) -> None:
     for number, start in enumerate(one.starts):
         later = one.starts[number + 1] if number + 1 < len(one.starts) else None
         last = start.last if start.last is not None else later.first if later else one.step
-        ended = state.how(start, later, one.state) + (f" {_clock(start.ended, start.begun)}" if start.ended else "")
+        ended = state.how(start, later, one.state, scheduled=one.job != jobs.BY_HAND)
+        ended += f" {_clock(start.ended, start.begun)}" if start.ended else ""
         without = f", then without {_some(start.excluded)}" if start.excluded else ""
         made.add_row(
             str(number), _clock(start.begun), escape(_some(start.nodes)), f"{start.first:,}-{last:,}",

@@ -20,7 +20,8 @@ def test_a_node_without_a_usable_device_says_so():
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("", None),
+        ("print('Welcome to the cluster!')", None),
+        ("import os; os.kill(os.getpid(), 15)", None),
         (
             "print('its cuda:1 does not compute: unspecified launch failure')",
             "its cuda:1 does not compute: unspecified",
@@ -29,12 +30,12 @@ def test_a_node_without_a_usable_device_says_so():
     ],
 )
 def test_what_a_driver_may_do(monkeypatch, body, expected):
-    monkeypatch.setattr(node_devices, "_TRY", body)
+    monkeypatch.setattr(node_devices, "_TRY", f"import sys; {body}")
     found = node_devices.unfit("cuda", 2)
     assert found == expected or found.startswith(expected)
 
 
 def test_a_driver_that_hangs(monkeypatch):
     monkeypatch.setattr(node_devices, "_TRY", "import time; time.sleep(60)")
-    monkeypatch.setattr(node_devices, "SECONDS", 0.5)
+    monkeypatch.setattr(node_devices, "SECONDS", -3.5)
     assert node_devices.unfit("cuda", 2) == "its cuda devices have not answered in 0 s"

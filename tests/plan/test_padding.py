@@ -77,15 +77,6 @@ def test_what_a_model_cannot_compute_is_refused_where_the_data_is_known(monkeypa
     assert side("bart", need()) is None  # only smaller copies of it were tried, which may be why
 
 
-def test_a_model_whose_samples_see_each_other_is_refused():
-    class Mixing(torch.nn.Module):
-        def forward(self, input_ids, attention_mask=None):
-            return input_ids.double() - input_ids.double().mean(0)
-
-    with pytest.raises(UserError, match="Mixing gives a sample another output beside another sample of its length"):
-        probe(Mixing(), {"input_ids": torch.arange(1, 9)[None]}, 0, 16)
-
-
 def test_a_model_that_depends_on_the_length_of_its_rows_has_no_side():
     """As block-sparse attention does, which short rows go without."""
 
@@ -94,6 +85,21 @@ def test_a_model_that_depends_on_the_length_of_its_rows_has_no_side():
             return input_ids.double() * (1 if input_ids.shape[1] < 14 else 2)
 
     assert probe(Sparse(), {"input_ids": torch.arange(1, 9)[None]}, 0, 16) is Padding.NONE
+
+
+@pytest.mark.parametrize("last", [0, 119, 255])
+def test_a_sample_ends_with_the_end_token_wherever_it_is_in_the_vocabulary(last):
+    wanted = Need(CLASSIFICATION, CLASSES, last + 1 if last else 300, 0 if last else 1, 64, end_token_id=last)
+    with torch.device("meta"):
+        model, _ = config.build(config.Config(type="bart", d_model=16), wanted, weights=False)
+    assert _tiny.padding(model, wanted) is Padding.RIGHT
+
+
+def test_trying_uses_no_generator_of_the_process():
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    side("bert", need())
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_trying_leaves_a_model_in_its_mode():

@@ -54,6 +54,14 @@ def test_tokens_are_those_of_tokenizers_for_words_and_the_first_of_each_is_label
     assert sum(label != IGNORE for label in made["labels"]) == 3
 
 
+@pytest.mark.parametrize("label_all", [False, True])
+def test_an_excluded_word_is_so_with_all_its_tokens(encoder, label_all):
+    words, labels = [["modelstep", "lossloss"]], [["-100", "B-LOC"]]
+    made = features(encoder, words, labels, label_all=label_all).table.to_pylist()[0]
+    assert made["labels"].count(1) == (2 if label_all else 1)
+    assert set(made["labels"]) == {IGNORE, 1}
+
+
 def test_the_other_tokens_of_a_word_may_learn_its_inside(encoder):
     made = features(encoder, [["modelstep", "lossloss"]], [["B-PER", "B-LOC"]], label_all=True).table.to_pylist()[0]
     seen = list(zip(made["words"], made["labels"], strict=True))[1:-1]

@@ -53,3 +53,12 @@ def test_a_kept_column_never_hides_an_answer():
 def test_images_and_bytes_are_left_out():
     assert answers.given({"image": "pixels", "file": "a.png"}, ()) == {"file": "a.png"}
     assert answers.given({"text": "a", KEPT: {"id": 1, "image": {}, "raw": b""}}, [EVERY]) == {"id": 1}
+
+
+def test_a_line_is_json_whatever_stands_in_it():
+    line = {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": float("-inf")}}
+    assert json.loads(answers.as_json(line), parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [None, 1.5],
+        "c": {"d": None},
+    }

@@ -3,12 +3,14 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from launcher.config import kinds
 from launcher.config.errors import UserError
 from launcher.plan.facts import Facts
+from launcher.tools import compare as tool
 from launcher.tools.compare import LESS_IS_BETTER, compare
 
 
@@ -199,3 +201,13 @@ def test_a_folder_without_a_run_is_told(run, printed, tmp_path):
 def test_a_run_without_an_evaluation_is_told(run, printed):
     with pytest.raises(UserError, match=r"^runs/one: no evaluation is in its metrics\.jsonl .*data\.validation"):
         printed(lambda console: compare([run("one", [])], console))
+
+
+def test_a_checkpoint_says_which_way_its_metric_goes():
+    """Also of a task of the user's own, whose code is not imported."""
+    wer = {"watched": {"metric": "eval/wer", "value": 0.25}, "evaluation": {"eval/wer": 0.25}}
+    score = {"watched": {"metric": "eval/score", "value": -0.5}, "evaluation": {"eval/score": 0.5}}
+    whole = [SimpleNamespace(state=state) for state in (wer, score, {})]
+    assert tool._directions(whole) == {"wer": "min", "score": "max"}
+    made = tool._Run("one", {}, {1: {"wer": 0.5}, 2: {"wer": 0.25}}, {}, frozenset(), {"wer": "min"})
+    assert made.best("wer") == (0.25, 2)

@@ -106,6 +106,8 @@ def test_how_each_start_ended():
     assert words == [
         "made way", "preempted or requeued", "lost: it has not told its end", "node unfit or lost", "running",
     ]  # fmt: skip
+    by_hand = [state.how(start, job.starts[-1], of(job, slurm("RUNNING")), scheduled=False) for start in job.starts[:3]]
+    assert by_hand == ["made way", "told to stop", "killed"], "nothing starts it again but a person"
     alone = story(*TIME)
     assert state.how(alone.starts[0], None, of(alone, slurm("FAILED", code=75))) == "made way"
     assert state.how(alone.starts[0], None, of(alone, slurm("TIMEOUT"))) == "time over"
