@@ -1,7 +1,10 @@
 """Whether a node has the devices that its ranks are to train on, tried in a process of its own: a driver may hang."""
 
+import signal
 import subprocess
 import sys
+
+from launcher.run.signals import SIGNALS
 
 SECONDS = 40.0
 """For torch to be read from a shared disk and the first device to answer, and 2 more for each device."""
@@ -20,9 +23,10 @@ def unfit(device: str, count: int) -> str | None:
         return f"its {device} devices have not answered in {seconds:.0f} s"
     lines = done.stdout.decode(errors="replace").splitlines()
     wrong = next((line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)), None)
-    if wrong is None and done.returncode > 0:
+    ended_with_this_process = -done.returncode in (*SIGNALS, signal.SIGKILL)  # what comes next reports it
+    if wrong is None and done.returncode and not ended_with_this_process:
         return f"its {device} devices could not be tried (exit code {done.returncode})"
-    return wrong  # a child that a signal has ended was ended with this process: what comes next reports it
+    return wrong
 
 
 _TRY = """

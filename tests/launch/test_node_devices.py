@@ -23,10 +23,11 @@ def test_a_node_without_a_usable_device_says_so():
         ("print('Welcome to the cluster!')", None),
         ("import os; os.kill(os.getpid(), 15)", None),
         (
-            "print('its cuda:1 does not compute: unspecified launch failure')",
+            "print('Welcome!'); print(sys.argv[3] + 'its cuda:1 does not compute: unspecified launch failure')",
             "its cuda:1 does not compute: unspecified",
         ),
         ("raise SystemExit(139)", "its cuda devices could not be tried (exit code 139)"),
+        ("import os; os.kill(os.getpid(), 11)", "its cuda devices could not be tried (exit code -11)"),
     ],
 )
 def test_what_a_driver_may_do(monkeypatch, body, expected):

@@ -56,7 +56,7 @@ def test_tokens_are_those_of_tokenizers_for_words_and_the_first_of_each_is_label
 
 @pytest.mark.parametrize("label_all", [False, True])
 def test_an_excluded_word_is_so_with_all_its_tokens(encoder, label_all):
-    words, labels = [["modelstep", "lossloss"]], [["-100", "B-LOC"]]
+    words, labels = [["modelstep", "lossloss"]], [[None, "B-LOC"]]
     made = features(encoder, words, labels, label_all=label_all).table.to_pylist()[0]
     assert made["labels"].count(1) == (2 if label_all else 1)
     assert set(made["labels"]) == {IGNORE, 1}

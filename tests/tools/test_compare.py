@@ -188,8 +188,10 @@ def test_runs_that_watch_different_metrics_have_no_best_until_one_is_named(sweep
 
 @pytest.mark.parametrize("kind", [kind for kind in kinds.available("tasks") if kind != "distillation"])
 def test_directions_are_those_of_the_tasks(kind):
-    directions = kinds.module("tasks", kind).Task.directions(None)
-    assert {name: "min" if name in LESS_IS_BETTER else "max" for name in directions} == directions
+    for labels in (["O", "B-X"], ["noun", "verb"]):  # the metrics of tags go by their scheme
+        task = SimpleNamespace(facts=SimpleNamespace(labels=labels))
+        directions = kinds.module("tasks", kind).Task.directions(task)
+        assert {name: "min" if name in LESS_IS_BETTER else "max" for name in directions} == directions
 
 
 def test_a_folder_without_a_run_is_told(run, printed, tmp_path):
