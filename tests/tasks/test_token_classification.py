@@ -58,7 +58,7 @@ def test_tokens_are_those_of_tokenizers_for_words_and_the_first_of_each_is_label
 def test_an_excluded_word_is_so_with_all_its_tokens(encoder, label_all):
     words, labels = [["modelstep", "lossloss"]], [[None, "B-LOC"]]
     made = features(encoder, words, labels, label_all=label_all).table.to_pylist()[0]
-    assert made["labels"].count(1) == (2 if label_all else 1)
+    assert (made["labels"].count(1) > 1) == label_all
     assert set(made["labels"]) == {IGNORE, 1}
 
 
