@@ -59,7 +59,7 @@ RECIPES = {
     "lora": labels("lora", adapter={"kind": "lora", "r": 2, "dropout": 0.3}),
     "digits": digits(),
 }
-DEALT = {*ARCHITECTURES, "labels", "tags", "lora"}
+DEALT = {*ARCHITECTURES, "labels", "tags"}
 PACKS = ("bert", "roberta", "modernbert")
 
 

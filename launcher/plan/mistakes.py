@@ -117,8 +117,11 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
 
 
 def _model(recipe: Recipe, shape: Architecture) -> Found:
-    packs = [Problem("task.samples", f"{shape.packs} (take documents)")] if shape.packs else []
-    return [*layout.refusals(recipe, shape), *packs]
+    wrong = [Problem("task.samples", f"{shape.packs} (take documents)")] if shape.packs else []
+    if recipe.tensor_parallel > 1 and getattr(recipe.model, "adapter", None):
+        what = "the linear maps of an adapter are not dealt over ranks (take 1; kind: fsdp shards them)"
+        wrong.append(Problem("strategy.tensor_parallel", what))
+    return [*layout.refusals(recipe, shape), *wrong]
 
 
 def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -> Found:
