@@ -2,13 +2,17 @@
 
 import sys
 
-from launcher.run import signals
+from launcher.run import signals, streams
+
+_LASTING = ("run", "prepare", "submit", "cancel", "export")
+"""Commands that are called for what they do: the others for what they print, and end with whoever reads it."""
 
 
 def main() -> None:
     listens = sys.argv[1:2] == ["run"]  # the others end by a signal as any program does
     if listens:
         signals.listen()
+    streams.set_up(lasting=sys.argv[1:2] != [] and sys.argv[1] in _LASTING)
     from launcher import cli
 
     try:

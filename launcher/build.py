@@ -12,6 +12,7 @@ from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
 from launcher.models._adapt import frozen
+from launcher.models._transformers import save_configuration
 from launcher.plan import layout, mixture, need, remote, store
 from launcher.plan.facts import total_steps
 from launcher.plan.folder import RunFolder, Saved
@@ -25,6 +26,7 @@ from launcher.run.process import Process
 from launcher.run.randomness import ModelRandomness
 from launcher.run.stop import Stop
 from launcher.strategies import Bare
+from launcher.tasks import _padding
 
 
 def build(
@@ -42,6 +44,11 @@ def build(
     probes = batches.probe_batches().to(at.device)
     example = probes.one.batch
     notes += task.attach(model, example)
+    if not recipe.packed and at.share(_padding.equal_lengths(task, model, need.of(recipe, facts))):
+        notes += [note for note in _padding.notes(model) if note not in run.plan.notes]
+        batches = dataclasses.replace(batches, equal_lengths=True)
+        validation = validation and dataclasses.replace(validation, equal_lengths=True)
+        probes = batches.probe_batches().to(at.device)
     with autocast(recipe.train.precision, at.device):
         found = trial.run(model, task, example)
     whole = trial.loss(model, task, example) if at.tensor_parallel > 1 else 0.0
@@ -208,7 +215,7 @@ def _model(
 def _save_configuration(model: torch.nn.Module, config: Any, folder: RunFolder) -> None:
     """Write RUN/model, with the code that it names where that is trusted: a run is loaded without its source."""
     aside = folder.path / ".model.partial"
-    model.config.save_pretrained(aside)
+    save_configuration(model, aside)
     if getattr(config, "trust_remote_code", False):
         run = getattr(config, "run", None)
         source = Path(store.found(run), "model") if run else Path(store.found(config.name, config.revision))

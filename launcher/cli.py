@@ -1,23 +1,51 @@
 """The commands. Exit codes: 0 done; 1 the run failed; 2 the input is wrong; 75 stopped on request with a checkpoint."""
 
+import itertools
 import os
+import re
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 
-from launcher.config.errors import UserError
+from launcher import __version__
+from launcher.config.errors import UserError, of_path, shown
 from launcher.config.files import check_current_folder
+from launcher.run import streams
 from launcher.run.signals import STOPPED, StopRequested, say
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
 
+
+class _Command(typer.core.TyperCommand):
+    """A command whose help names no type beside an option that takes no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+class _Group(typer.core.TyperGroup):
+    """Likewise."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(params: list[Any]) -> list[Any]:
+    for param in params:
+        if isinstance(param, typer.core.TyperOption) and param.is_flag and param.metavar is None:
+            param.metavar = ""
+    return params
+
+
 app = typer.Typer(
+    cls=_Group,
     help="A distributed training launcher for encoders. The global batch is the contract: where and how a recipe runs "
     "never changes what it learns.",
     no_args_is_help=True,
@@ -25,6 +53,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"launcher {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What every command takes."""
 
 
 def _trust(names: list[str] | None) -> list[str]:
@@ -35,7 +78,7 @@ def _trust(names: list[str] | None) -> list[str]:
 
 
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides: key.path=value.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides: key.path=value.")]
 Ranks = Annotated[int | None, typer.Option("--ranks", min=1, help="Ranks to start (default: one a device).")]
 Trust = Annotated[
     list[str] | None,
@@ -45,6 +88,10 @@ Trust = Annotated[
     ),
 ]  # fmt: skip
 ClusterFile = Annotated[str, typer.Option("--cluster", help="A cluster profile: a file, or the name of a shipped one.")]
+
+
+_KEY = re.compile(r"--(?P<key>\w+(?:\.\w+)+|seed|seeds|name)(?:=(?P<value>.*))?", re.DOTALL)
+"""A key of a recipe or a profile, written like an option."""
 
 
 class Via(StrEnum):
@@ -78,7 +125,7 @@ def plan(
     profile, overrides = _profile(cluster, overrides)
     made = ready.look(recipe, overrides, profile, ranks)
     if json:
-        print(made.model_dump_json(indent=1))
+        print(streams.as_json(made.model_dump_json(indent=1)))
     else:
         show.plan(made, Console())
 
@@ -112,7 +159,9 @@ def run(
     cluster: ClusterFile = "local",
     ranks: Ranks = None,
     resume: Annotated[bool, typer.Option("--resume", help="Refuse to start from the beginning.")] = False,
-    via: Annotated[Via, typer.Option("--via", help="Who starts the ranks.")] = Via.elastic,
+    via: Annotated[
+        Via, typer.Option("--via", metavar="STARTER", help="elastic, torchrun or accelerate.")
+    ] = Via.elastic,
     max_restarts: Annotated[int | None, typer.Option("--max-restarts", min=0, help="Restarts after a failure.")] = None,
     bundle: Annotated[Path | None, typer.Option("--from", help="A bundle, in the place of RECIPE.")] = None,
     trust: Trust = None,
@@ -131,8 +180,8 @@ def submit(
     recipe: RecipeFile,
     overrides: Overrides = None,
     cluster: Annotated[
-        str, typer.Option("--cluster", help="A profile of kind slurm: a file, or the name of a shipped one.")
-    ] = "local",
+        str | None, typer.Option("--cluster", help="A profile of kind slurm: a file, or the name of a shipped one.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the batch script; write and submit nothing.")
     ] = False,
@@ -147,6 +196,8 @@ def submit(
     """Plan, prepare and hand the run to Slurm; the job requeues itself and goes on until all steps are done."""
     from launcher.tools import submit as tool
 
+    if cluster is None:
+        raise tool.missing_cluster()
     most = [] if max_requeues is None else [f"slurm.max_requeues={max_requeues}"]
     profile, overrides = _profile(cluster, overrides, most)
     tool.submit(recipe, overrides, profile, grid, dry_run, Console(stderr=True))
@@ -172,14 +223,23 @@ def predict(
     data: Annotated[
         str, typer.Option("--data", help="A .jsonl, .csv, .tsv, .parquet or .txt, a folder of images, or {kind: ...}.")
     ],
-    to: Annotated[Path | None, typer.Option("--to", help="A .jsonl to make (default: print the lines).")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="A .jsonl, .csv or .tsv to make (default: print lines of JSON).")
+    ] = None,
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="best, latest, or a step.")] = "best",
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", metavar="COLUMNS", help="The row's columns to keep: id,text or all (default: inputs)."),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="List so many classes, or tokens for a mask, with scores.")
+    ] = None,
     trust: Trust = None,
 ) -> None:
-    """What a trained model says of new rows: a JSON object for each, in their order."""
+    """Predict for new rows: a JSON object, or a row of a table, for each, in their order."""
     from launcher.tools import predict as tool
 
-    tool.predict(run, _which(checkpoint), data, to, Console(stderr=True))
+    tool.predict(run, _which(checkpoint), data, to, Console(stderr=True), keep, top_k)
 
 
 @app.command()
@@ -228,9 +288,9 @@ def parity(
         for row in tool.parity(recipe, overrides, strategies, [int(n) for n in ranks.split(",")], steps, profile):
             rows.append(row)
             told = "same" if row.ok else row.wrong or "differs"
-            waiting.print(f"{row.layout} on {row.ranks}: {told}", highlight=False, soft_wrap=True)
+            waiting.print(f"{row.layout} on {row.ranks}: {told}", highlight=False, markup=False, soft_wrap=True)
     if json:
-        print(tool.as_json(rows))
+        print(streams.as_json(tool.as_json(rows)))
     else:
         precision = load.recipe(recipe, overrides).value.train.precision
         tool.show(rows, precision, Console())
@@ -238,11 +298,17 @@ def parity(
 
 
 @app.command()
-def compare(runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")]) -> None:
-    """Runs side by side: first and last evaluation, beside the baseline of the data."""
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders.")],
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="METRIC", help="Order the runs by their best value of it.")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV, with every key and metric.")] = False,
+) -> None:
+    """Runs side by side: the keys in which they differ, first and last evaluation, the best of all, the baseline."""
     from launcher.tools import compare as tool
 
-    tool.compare(runs, Console())
+    tool.compare(runs, Console(), sort, csv)
 
 
 @app.command()
@@ -256,19 +322,22 @@ def export(
     ] = None,
     quantize: Annotated[Quantize | None, typer.Option("--quantize", help="int8: weights of linear layers.")] = None,
     format: Annotated[Format, typer.Option("--format", help="What the folder is for.")] = Format.transformers,
+    benchmark: Annotated[
+        bool, typer.Option(help="Measure speed and metrics of a pruned, quantised or ONNX export.")
+    ] = True,
     trust: Trust = None,
 ) -> None:
     """A checkpoint as a folder that plain transformers loads; or pruned, quantised, as ONNX, and what that costs."""
     from launcher.tools import small
 
     wanted = small.Wanted(prune, quantize is not None, format is Format.onnx)
-    print(small.export(run, _which(checkpoint), to, shard_size, wanted, Console(stderr=True)))
+    print(small.export(run, _which(checkpoint), to, shard_size, wanted, Console(stderr=True), benchmark))
 
 
 @app.command()
 def status(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs, such as runs/quickstart-pretrain (all here).")
+        list[str] | None, typer.Argument(metavar="RUN", help="Runs, such as runs/quickstart-pretrain (all here).")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print what is known as JSON.")] = False,
 ) -> None:
@@ -302,6 +371,10 @@ def recipes(
         tool.show(Console())
     else:
         print(tool.copy(copy, to))
+
+
+for _registered in app.registered_commands:
+    _registered.cls = _Command
 
 
 def _profile(cluster: str, overrides: list[str] | None, more: Sequence[str] = ()) -> tuple["Cluster", list[str]]:
@@ -345,6 +418,16 @@ def _leave(outcome: object) -> None:
     raise typer.Exit(outcome.code)
 
 
+def _check_words(words: Sequence[str]) -> None:
+    """Raises UserError for a key of the recipe that is written like an option."""
+    for number, word in enumerate(itertools.takewhile(lambda word: word != "--", words)):
+        if found := _KEY.fullmatch(word):
+            after = words[number + 1] if number + 1 < len(words) and found["value"] is None else None
+            value = found["value"] or (after if after is not None and not after.startswith("-") else "VALUE")
+            what = f"no such option; a key is changed without dashes: {found['key']}={value}"
+            raise UserError(f"{shown(word)}: {shown(what)}")
+
+
 def _guard() -> None:
     """In a run folder or a bundle, no process that is started looks for modules in the current folder."""
     from launcher.config import origins
@@ -353,11 +436,24 @@ def _guard() -> None:
         os.environ["PYTHONSAFEPATH"] = "1"
 
 
+def _call() -> None:
+    """The command, to the last line that it prints. Raises OSError where this cannot be printed."""
+    try:
+        app()
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            streams.drop_output()
+            raise
+
+
 def main() -> None:
     try:
         check_current_folder()
         _guard()
-        app()
+        _check_words(sys.argv[1:])
+        _call()
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -366,10 +462,15 @@ def main() -> None:
         sys.exit(STOPPED)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # as under `| head`
+        sys.exit(1)
     except Exception as error:
         from launcher.plan import full_disk
 
         full = str(error) if isinstance(error, full_disk.DiskFull) else full_disk.unexpected(error)
+        if full is None and (line := of_path(error)):
+            print(line, file=sys.stderr)
+            sys.exit(2)
         if full is None:
             raise
         print(full, file=sys.stderr)

@@ -22,23 +22,26 @@ import torch
 from launcher.build import build
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
-from launcher.launch import private_folder, rank_log, starter
+from launcher.launch import local_start, private_folder, rank_log, starter
 from launcher.launch.starter import Started
 from launcher.plan import full_disk, layout, need, plan, usable_folders
 from launcher.plan.folder import RunFolder
 from launcher.prepare import lease, ready, tokenizer
-from launcher.run import evaluation, failure, loop, meet, place, process, watch
+from launcher.run import evaluation, failure, loop, meet, place, process, signals, streams, watch
 from launcher.run.checkpoint import Replaced
 from launcher.run.heartbeat import Heartbeat
 from launcher.run.memory import Peak
+from launcher.run.patience import Told, patiently
 from launcher.run.place import Unreachable
 from launcher.run.process import Process
-from launcher.run.signals import Reason
+from launcher.run.signals import Reason, StopRequested
 from launcher.run.stop import Stop
 from launcher.sinks import About, Sink
 
 _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
 """What DeepSpeed's launcher puts before the arguments."""
+_SECONDS_TO_SHARE = 1.0
+"""What rank 0 gets to tell the others that it leaves."""
 
 
 def train(folder: Path, at: Process, stop: Stop, heartbeat: Heartbeat | None = None) -> int:
@@ -202,18 +205,23 @@ def _live(arguments: list[str], stop: Stop, started: Started | None) -> _End:
         private_folder.enter()
         at = _join(arguments[0], stop, started)
         rank = at.rank
-        folder, problems = at.share(_ready(arguments, at) if at.rank == 0 else None)
-        if problems:
-            raise UserError(problems)
+        folder = _prepared(arguments, at, stop)
         beats = None
-        if started is not None:
+        if started is None:
+            rank_log.copy(Path(folder), at.rank)
+        else:
             rank_log.redirect(Path(folder), at.rank)
             beats = Heartbeat(started.folder / "heartbeats", place.place().local_rank, at.rank)
-        code = train(Path(folder), at, stop, beats)
+        by_hand = started is None and at.rank == 0 and "LAUNCHER_JOB" not in os.environ
+        with local_start.recorded(RunFolder(Path(folder)), at.world) if by_hand else contextlib.nullcontext() as record:
+            code = train(Path(folder), at, stop, beats)
+            if record is not None:
+                record.end(code, stop.heeded)
         at.close()
         return _End(rank, code)
-    except meet.Told:
-        print("told to leave before all ranks had met: nothing was trained", file=sys.stderr, flush=True)
+    except Told:
+        before = "all ranks had met" if at is None else "training began"
+        print(f"told to leave before {before}: nothing was trained", file=sys.stderr, flush=True)
         return _End(rank, loop.STOPPED)
     except UserError as error:
         if started is None and (at.rank == 0 if at is not None else _speaks()):
@@ -250,8 +258,8 @@ def _join(recipe: str, stop: Stop, started: Started | None) -> Process:
         store = starter.file_store(started.folder, here.world)
         return process.connect(here, store=store, timeout=timedelta(minutes=started.timeout))
     met = meet.meet(here, lambda: bool(stop.requested()))
-    at = process.connect(met.among(here), store=met.store)
-    process.exchange(at, met.hosts)
+    at = process.connect(met.among(here), store=met.store, told=lambda: bool(stop.requested()))
+    patiently(lambda: process.exchange(at, met.hosts), lambda: bool(stop.requested()))
     return at
 
 
@@ -269,6 +277,24 @@ def _say(error: BaseException, at: Process | None, stop: Stop) -> None:
     step = f" {error.__notes__[0]}" if getattr(error, "__notes__", None) else ""
     print(f"{rank} failed{step}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     traceback.print_exception(error)
+
+
+def _prepared(arguments: list[str], at: Process, stop: Stop) -> str:
+    """The run folder that rank 0 has prepared, which the others wait for. Raises UserError, or Told on every rank."""
+    made: tuple[str, list[str]] | None = None
+    if at.rank == 0:
+        try:
+            with signals.interrupting(private_folder.leave):
+                made = ("", []) if stop.told else _ready(arguments, at)
+        except StopRequested:
+            stop.told = Reason.STOP
+            made = "", []
+    folder, problems = patiently(lambda: at.share(made), lambda: bool(stop.told), _SECONDS_TO_SHARE)
+    if problems:
+        raise UserError(problems)
+    if not folder:
+        raise Told
+    return str(folder)
 
 
 def _ready(arguments: list[str], at: Process) -> tuple[str, list[str]]:
@@ -301,4 +327,5 @@ def _leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    streams.set_up(lasting=True)
     _leave(main(sys.argv[1:]))

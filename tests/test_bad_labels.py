@@ -5,11 +5,15 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import support
 
 from launcher.config.errors import UserError
 from launcher.prepare import ready
+from launcher.prepare.samples import Samples
+from launcher.tasks import IGNORE
 
 OR_SKIP = " (or data.train.on_bad_row: skip, to leave such rows out)"
 WORDS = {"words": ["the", "node"], "labels": ["O", "B-X"]}
@@ -60,6 +64,119 @@ TAGS, ANSWERS = {"kind": "token_classification"}, {"kind": "question_answering"}
 )  # fmt: skip
 def test_a_row_that_cannot_be_used_is_told_with_its_line(workspace, task, good, bad, what):
     assert told(task, good, bad) == f"train.jsonl:3: {what}{OR_SKIP}"
+
+
+MULTI = {**CLASSES, "labels": "multi"}
+EMPTY, NO_LABEL = "column 'label' is empty", "which marks a row without a label: leave it out"
+FLAGS = "a 0 or 1 for each class, not a list of labels (list the classes of the row instead: [1, 2])"
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "what"),
+    [
+        (CLASSES, "", EMPTY),
+        (CLASSES, " \t", EMPTY),
+        (CLASSES, None, EMPTY),
+        (CLASSES, -100, f"column 'label' is -100, {NO_LABEL}"),
+        (CLASSES, "-100", f"column 'label' is '-100', {NO_LABEL}"),
+        (CLASSES, [0, 1, 1], "column 'label' is [0, 1, 1]: a label is a name or a whole number (several in a row: "
+                             "task.labels: multi)"),
+        (MULTI, ["a", ""], EMPTY),
+        (MULTI, ["a", None], EMPTY),
+        (MULTI, [0, -100], f"column 'label' is -100, {NO_LABEL}"),
+        (MULTI, [0, 1, 1], f"column 'label' is [0, 1, 1]: {FLAGS}"),
+        (MULTI, [0.0, 1.0, 1.0], f"column 'label' is [0.0, 1.0, 1.0]: {FLAGS}"),
+        (MULTI, [False, True, True], f"column 'label' is [False, True, True]: {FLAGS}"),
+        (MULTI, ["0", "1", "1"], f"column 'label' is ['0', '1', '1']: {FLAGS}"),
+    ],
+    ids=repr,
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_label_that_is_none_is_refused_with_its_row(workspace, kind, task, label, what):
+    """Parquet has one type for a column: the good rows are of the bad one's."""
+    same = {type(None): ["a"], str: ["a"], int: [3], list: [[]]}[type(label)]
+    good = texts(*same * 2)
+    bad = {"text": "x", "label": label}
+    source, where = {"kind": kind, "path": f"train.{kind}"}, "train.jsonl:1"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist([bad, *good]), "train.parquet")
+        where = "train.parquet row 1"
+    else:
+        rows("train.jsonl", [bad, *good])
+    support.write(support.mlm(task=task, data={"train": source, "validation": {"fraction": 0.5}, "max_length": 16}))
+    with pytest.raises(UserError) as error:
+        ready.prepare("recipe.yaml", (), most=1)
+    assert str(error.value) == f"{where}: data.train.label: {what}{OR_SKIP}"
+
+
+@pytest.mark.parametrize(
+    ("label", "what"), [("", EMPTY), ("  ", EMPTY), ("-100", f"column 'label' is '-100', {NO_LABEL}")]
+)
+@pytest.mark.parametrize(("ending", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_a_label_that_is_none_is_refused_in_a_table(workspace, ending, delimiter, label, what):
+    Path(f"train.{ending}").write_text(f"text{delimiter}label\nx y{delimiter}a\nz{delimiter}{label}\n")
+    source = {"kind": "csv", "path": f"train.{ending}", "delimiter": delimiter}
+    support.write(support.mlm(task=CLASSES, data={"train": source, "validation": {"fraction": 0.5}}))
+    with pytest.raises(UserError) as error:
+        ready.prepare("recipe.yaml", (), most=1)
+    assert str(error.value) == f"train.{ending}:3: data.train.label: {what}{OR_SKIP}"
+
+
+@pytest.mark.parametrize("tag", ["", None, " "])
+def test_a_tag_that_is_none_is_refused_with_its_word(workspace, tag):
+    bad = {"words": ["a", "b"], "labels": ["O", tag]}
+    what = "data.train.labels: column 'labels' is empty (label 2)"
+    assert told(TAGS, [WORDS, WORDS], bad) == f"train.jsonl:3: {what}{OR_SKIP}"
+
+
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [
+        (["pos", "neg", "pos "], "'pos' and 'pos ' are two labels here, and differ only by white space"),
+        (["a b", "neg", "a  b"], "'a  b' and 'a b' are two labels here, and differ only by white space"),
+        (["1", "0", True], "'1' and 'True' are two labels here, and mean the same"),
+        (["true", "no", True], "'True' and 'true' are two labels here, and mean the same"),
+        (["1", "2", "1.0"], "'1' and '1.0' are two labels here, and mean the same"),
+    ],
+)
+@pytest.mark.parametrize(("task", "key"), [(CLASSES, "label"), (MULTI, "label"), (TAGS, "labels")])
+def test_one_label_written_in_two_ways_is_refused(workspace, task, key, labels, what):
+    some = {
+        "label": texts(*([[one] for one in labels] if task is MULTI and True not in labels else labels)),
+        "labels": [{"words": ["w"] * len(labels), "labels": labels}],
+    }[key]
+    if task is MULTI and True in labels:
+        pytest.skip("a list that holds true is refused by itself")
+    assert told(task, some, None, [WORDS] if task is TAGS else some) == f"data.train.{key}: {what} (write them alike)"
+
+
+def test_two_classes_as_zeros_and_ones_are_refused_by_their_counts(workspace):
+    some = texts([0, 1], [1, 0], [0, 1])
+    found = told(MULTI, some, None, some)
+    assert found.startswith("data.train.label: every row has all 2 labels (lists of 0 and 1, one for each class")
+
+
+@pytest.mark.parametrize("mark", [-100, -100.0, "-100"])
+def test_a_word_marked_by_minus_100_is_excluded(workspace, mark):
+    some = [{"words": ["the", "node", "waits"], "labels": [mark, 0, 1]}] * 2
+    rows("train.jsonl", some)
+    source = {"kind": "jsonl", "path": "train.jsonl"}
+    support.write(support.mlm(task=TAGS, data={"train": source, "validation": source, "max_length": 16}))
+    folder, facts = ready.prepare("recipe.yaml", (), most=1)
+    assert facts.labels == ["0", "1"]
+    (first, *_) = Samples(folder, "train").rows([0])
+    assert first["labels"][first["words"] >= 0].tolist() == [IGNORE, 0, 1]
+
+
+def test_labels_of_an_earlier_version_that_are_none_are_refused(workspace):
+    rows("train.jsonl", [{"words": ["a", "b"], "labels": ["O", "X"]}] * 2)
+    source = {"kind": "jsonl", "path": "train.jsonl"}
+    support.write(support.mlm(task=TAGS, data={"train": source, "validation": source, "max_length": 16}))
+    folder, facts = ready.prepare("recipe.yaml", (), most=1)
+    old = facts.model_copy(update={"labels": ["O", "-100"]})
+    (folder / "facts.json").write_text(old.model_dump_json())
+    with pytest.raises(UserError, match=r"labels: the data in .* was prepared with a class '-100', which is no label"):
+        ready.prepare("recipe.yaml", (), most=1)
 
 
 def test_a_label_of_the_validation_side_that_training_never_had(workspace):

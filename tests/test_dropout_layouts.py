@@ -79,16 +79,16 @@ def named(case):
 
 FP64 = [(name, world, case) for name in RECIPES for world, listed in cases(name).items() for case in listed]
 SHARED_ROWS = [(f"{name}-packed", world, case) for name in PACKS for world in PACKED for case in PACKED[world]]
-FP32 = [("bert-fp32", 2, case) for case in ZERO]
+FP32 = [(f"{name}-fp32", 2, case) for name in ("bert", "lora") for case in ZERO]
 CASES = FP64 + SHARED_ROWS + FP32
 FEW = {
     1: [(SINGLE, {"max_tokens": 32}), (SINGLE, {"max_tokens": 4}), (SINGLE, {"max_tokens": 64})],
     2: [(DDP, {})],
     4: [(FSDP_TENSOR, LAYERS), (DDP_TENSOR, LAYERS)],
 }
-QUICK = [one for one in CASES if one[0].startswith("bert") or one[2] in FEW.get(one[1], [])]
+QUICK = [one for one in CASES if one in FP32 or one[0].startswith("bert") or one[2] in FEW.get(one[1], [])]
 """All of BERT, and of every other model what differs in kind; `make soak` walks all."""
-TOLERANCE = {"bert-fp32": 1e-5}
+TOLERANCE = {"bert-fp32": 1e-5, "lora-fp32": 1e-5}
 """In fp64 sums in another order differ by some 1e-15, and the steps carry it on: 1e-10. DeepSpeed keeps parameters in
 fp32."""
 

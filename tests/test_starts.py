@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import held
 import pytest
 import support
 
@@ -140,6 +141,34 @@ def test_a_rank_that_waits_for_the_others_heeds_a_signal(runs):
     assert one.communicate(timeout=30)[1] == "told to leave before all ranks had met: nothing was trained\n"
     assert one.returncode == 75
     assert not Path("runs/waits").exists()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_ranks_heed_a_signal_while_rank_0_prepares(workspace, tmp_path, first):
+    """Rank 0 takes the other along; that one leaves alone, from a broadcast that has not come. 6 s each, since no other
+    test has ranks that wait for data."""
+    held.write(seed=sum(map(ord, str(tmp_path))))
+    Path("hold-preparing").touch()
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port())}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, *WORKER], env={**clean(), **shared, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    try:
+        support.wait_for(Path("at-preparing").exists, 600)
+        for rank in (ranks[first], *([ranks[0]] if first else [])):
+            rank.terminate()
+            rank.wait(120)
+        said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert said == ["told to leave before training began: nothing was trained\n"] * 2
+    assert [rank.returncode for rank in ranks] == [75, 75]
+    assert not Path("runs/held/metrics.jsonl").exists()
 
 
 def test_an_environment_that_contradicts_itself_is_told_at_once(runs):

@@ -1,12 +1,14 @@
 """The cluster profile: where to train."""
 
+import os
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config.types import Strict
+from launcher.config.files import expanded
+from launcher.config.types import Strict, matching
 
 Auto = Literal["auto"]
 Whole = Annotated[int, Field(gt=0)]
@@ -57,10 +59,57 @@ def _one_line(value: str) -> str:
     return value
 
 
+_VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)\}|([A-Za-z_]\w*))")
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+STORED = "stored"
+"""In the context of a validation: whether variables have been filled in before, as in the profile of a run's folder."""
+
+
+def _filled(value: str, info: ValidationInfo) -> str:
+    """With variables of this shell in the place of $NAME and ${NAME}, and $ in that of $$: what is quoted in a script
+    is not expanded there. Raises ValueError for one that is not set, and for one that is a secret by its name."""
+    if (info.context or {}).get(STORED):
+        return value
+
+    def fill(found: re.Match[str]) -> str:
+        if found[1]:
+            return "$"
+        name = found[2] or found[3]
+        if _SECRET.search(name):
+            what = f"${name} would stand in files of the run (have slurm.setup read it from a file of your own)"
+            raise PydanticCustomError("variable", "{what}", {"what": what})
+        if name not in os.environ:
+            advice = "variables are filled in from this shell; what a node sets belongs into slurm.setup"
+            raise PydanticCustomError("variable", "{what}", {"what": f"${name} is not set here ({advice})"})
+        return os.environ[name]
+
+    return _VARIABLE.sub(fill, value)
+
+
+def _home(value: str) -> str:
+    return str(expanded(value)) if value.startswith("~") else value
+
+
+def _unexpanded(value: str) -> str:
+    if (found := _VARIABLE.search(value)) and not found[1]:
+        what = f"{found[0]} would stay as it is: Slurm expands no variables (write its value)"
+        raise PydanticCustomError("variable", "{what}", {"what": what})
+    return value
+
+
 Line = Annotated[str, AfterValidator(_one_line)]
 """A value that stands in a script: one line; it is quoted there."""
+Filled = Annotated[Line, AfterValidator(_filled)]
+"""One in which variables of this shell are filled in."""
+Where = Annotated[Filled, AfterValidator(_home)]
+"""A path, with ~ for the home folder too."""
+Option = Annotated[Line, AfterValidator(_unexpanded)]
+"""A value that Slurm itself reads."""
 Time = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v), AfterValidator(_is_time)]
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Variable = Annotated[
+    str,
+    matching(r"[A-Za-z_][A-Za-z0-9_]*", "should be the name of a variable: letters, digits and _, no digit first"),
+]
 Nodes = Annotated[tuple[int, int], BeforeValidator(_range)]
 
 
@@ -70,15 +119,15 @@ class Container(Strict):
     `python`: the interpreter inside that has the launcher."""
 
     kind: Literal["apptainer", "pyxis"]
-    image: Line
-    mounts: list[Line] = []
-    python: Line = "python3"
+    image: Where
+    mounts: list[Where] = []
+    python: Where = "python3"
     options: list[Line] = []
 
 
 class Mail(Strict):
-    user: Line
-    type: Line = "END,FAIL"
+    user: Option
+    type: Option = "END,FAIL"
 
 
 class Slurm(Strict):
@@ -87,27 +136,29 @@ class Slurm(Strict):
     shell that run on the first node before anything else, as they stand; `modules`: loaded before them. `leave`:
     seconds before the end of the time limit at which the run saves and makes way. `requeue`: how it comes back: by
     `scontrol requeue`, by a job chained to this one where a site forbids that, or never. `spares`: nodes held in
-    reserve, as far as they are free, for those that are lost. `options`: further options of sbatch, as they stand."""
+    reserve, as far as they are free, for those that are lost. `max_running`: runs of an array at a time. `options`:
+    further options of sbatch, as they stand."""
 
-    partition: Line | None = None
-    account: Line | None = None
-    qos: Line | None = None
+    partition: Option | None = None
+    account: Option | None = None
+    qos: Option | None = None
     time: Time | None = None
-    constraint: Line | None = None
-    gres: Line = "auto"
+    constraint: Option | None = None
+    gres: Option = "auto"
     exclusive: bool = False
     cpus_per_node: Whole | None = None
-    memory_per_node: Line | None = None
+    memory_per_node: Option | None = None
     mail: Mail | None = None
     modules: list[Line] = []
     setup: list[Line] = []
     container: Container | None = None
-    python: Line | None = None
+    python: Where | None = None
     leave: Whole = 120
     requeue: Literal["requeue", "chain", "never"] = "requeue"
     max_requeues: int = Field(100, ge=0)
     spares: int = Field(0, ge=0)
-    options: list[Line] = []
+    max_running: Whole | None = None
+    options: list[Option] = []
 
 
 class Ssh(Strict):
@@ -117,19 +168,20 @@ class Ssh(Strict):
 
     hosts: list[Line] = Field(min_length=1)
     options: list[Line] = []
-    python: Line | None = None
+    python: Where | None = None
 
 
 class Scratch(Strict):
     """`shared`: a folder that all nodes see, for the cache of prepared data; `local`: one that each node has for
     itself, for what lives as long as a job."""
 
-    shared: Line | None = None
-    local: Line | None = None
+    shared: Where | None = None
+    local: Where | None = None
 
 
 class Links(Strict):
-    """Bytes between two devices, in gigabytes a second and one way: of one node, and of two."""
+    """Bytes between two devices, in gigabytes a second and one way: of one node, and of two. No plan counts with them:
+    how much of the communication shows depends on the strategy and on what it overlaps with."""
 
     within_node: Number | None = None
     between_nodes: Number | None = None
@@ -137,7 +189,8 @@ class Links(Strict):
 
 class Cluster(Strict):
     """`nodes`: how many, or the least and the most, such as 2:4: a job that shrinks when nodes are lost.
-    `memory_per_device` in GiB (of the whole machine for cpu); `peak_tflops` of one device in the precision of the
+    `memory_per_device` in GiB (of the whole machine for cpu; auto: found on this machine, and not checked for others);
+    `peak_tflops` of one device in the precision of the
     recipe; `interface`: the network interface for gloo and NCCL; `timeout`: minutes that ranks wait for each other
     before they give up; `hours_between_failures`: of one node, the mean."""
 
@@ -149,7 +202,7 @@ class Cluster(Strict):
     memory_per_device: Auto | Number = "auto"
     peak_tflops: Auto | Number = "auto"
     interface: Line = "auto"
-    env: dict[Variable, Line | Literal[""]] = {}
+    env: dict[Variable, Filled | Literal[""]] = {}
     max_restarts: int = Field(0, ge=0)
     timeout: Number = 30
     hours_between_failures: Number | None = None
@@ -184,7 +237,7 @@ class Cluster(Strict):
         if self.kind == "local" and self.nodes != (1, 1):
             raise PydanticCustomError("nodes", "nodes: a local cluster is one node (kind: slurm or ssh have more)")
         if self.kind != "local":
-            needed = ("device", "devices_per_node", "memory_per_device")
+            needed = ("device", "devices_per_node")
             missing = ", ".join(key for key in needed if getattr(self, key) == "auto")
             if missing:
                 what = "{missing}: cannot be found from here for a cluster of kind {kind} (write them down)"

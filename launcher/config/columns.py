@@ -1,5 +1,6 @@
 """The columns of rows, as tasks ask for them and sources give them."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 
@@ -16,3 +17,27 @@ class Column(str):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Column, (str(self), self.wants)
+
+
+class Kept(str):
+    """A column that a source has under this `name`, wanted as it stands there, beside the canonical ones; `*`: all."""
+
+    name: str
+
+    def __new__(cls, name: str) -> "Kept":
+        made = super().__new__(cls, f"kept {name}")
+        made.name = name
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Kept, (self.name,)
+
+
+EVERY = Kept("*")
+KEPT = "kept"
+"""The key of a row under which its kept columns stand, as a map."""
+
+
+def resolved(columns: Sequence[str], there: Sequence[str]) -> list[str]:
+    """The columns, with each one that a table has in the place of EVERY."""
+    return [one for column in columns for one in (map(Kept, there) if column == EVERY else (column,))]

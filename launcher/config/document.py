@@ -17,10 +17,12 @@ SIZE = 2**20
 
 @dataclass
 class Document:
-    """A merged document: its plain value, and for each key path where it was written."""
+    """A merged document: its plain value, and for each key path where it was written. `dropped`: keys of a map that one
+    of another kind has replaced, each with where it was written and the kind it belongs to."""
 
     value: dict[str, Any]
     origins: dict[Key, str] = field(default_factory=dict)
+    dropped: dict[Key, tuple[str, str]] = field(default_factory=dict)
 
     def origin(self, path: Key) -> str:
         """Where the value at `path` was written, or the nearest map around it."""
@@ -89,6 +91,7 @@ def merge(below: Document, above: Document, parts: bool = False) -> Document:
     """Maps merge, everything else is replaced; so is a map of another kind, whose keys mean something else.
     `parts`: a map without a kind is part of one of any kind, as with overrides, whose order should not matter."""
     replaced = set[Key]()
+    dropped = {**below.dropped, **above.dropped}
 
     def kind(map_: dict[str, Any]) -> Any:
         return map_.get(
@@ -105,6 +108,8 @@ def merge(below: Document, above: Document, parts: bool = False) -> Document:
                 merged[key] = joined(low[key], item, (*path, key)) if key in low else item
             return merged
         replaced.add(path)
+        if isinstance(low, dict) and isinstance(high, dict):
+            dropped.update({(*path, key): (below.origin((*path, key)), str(kind(low))) for key in low if key != "kind"})
         return high
 
     value = joined(below.value, above.value, ())
@@ -117,7 +122,7 @@ def merge(below: Document, above: Document, parts: bool = False) -> Document:
         if path and path in origins and _is_map(below.value, path) and _is_map(value, path):
             continue  # a map that both wrote keeps the line of the lower one; its keys have their own
         origins[path] = where
-    return Document(value, origins)
+    return Document(value, origins, dropped)
 
 
 def _text(file: Path, most: int) -> str:

@@ -1,5 +1,7 @@
 """Mistakes of the user: collected, told all at once, never as a traceback."""
 
+import errno
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +17,21 @@ def one_line(text: str) -> str:
 def shown(text: str) -> str:
     """A text of the user in a message: one line, the end of a long one left out."""
     return one_line(text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ...")
+
+
+_UNUSABLE = (
+    errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EROFS, errno.ENXIO, errno.EINVAL,
+)  # fmt: skip
+"""What is wrong with a path rather than with the program."""
+
+
+def of_path(error: BaseException) -> str | None:
+    """A line about a path that cannot be used as a command would; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in _UNUSABLE or not isinstance(error.filename, str | bytes):
+        return None
+    what = (error.strerror or "cannot be used").lower()
+    return f"{shown(os.fsdecode(error.filename))}: cannot be used: {what}"
 
 
 class Problem(NamedTuple):

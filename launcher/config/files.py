@@ -29,6 +29,11 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 pathlib's raises there
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a path, likewise."""
+    return os.path.exists(path)  # noqa: PTH110 pathlib's raises there
+
+
 def is_dir(path: Path) -> bool:
     """Whether there is such a folder, likewise."""
     return os.path.isdir(path)  # noqa: PTH112 pathlib's raises there

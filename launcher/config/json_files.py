@@ -16,6 +16,7 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from launcher.config import messages
 from launcher.config.errors import UserError
 
 MOST_BYTES = 32 << 20
@@ -96,9 +97,9 @@ def check(value: Object, model: type[T]) -> T:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").split(", unable to")[0]
-    message = "missing" if first["type"] == "missing" else message[0].lower() + message[1:]
+        first = error.errors(include_url=False, include_input=False)[0]
+    message = messages.plain(first["type"], first["msg"], first.get("ctx", {}))
+    message = "missing" if first["type"] == "missing" else message
     key = ".".join(map(str, first["loc"]))
     raise Wrong(f"{shown(key)}: {message}" if key else message)
 

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from launcher.config import document as documents
-from launcher.config import kinds, origins
-from launcher.config.cluster import Cluster
+from launcher.config import kinds, messages, origins
+from launcher.config.cluster import STORED, Cluster
 from launcher.config.document import Document, Key, Override
 from launcher.config.errors import Problem, UserError, one_line, shown
 from launcher.config.files import is_file, write
@@ -68,10 +68,11 @@ def plain(file: Path) -> dict[str, Any]:
     return documents.read(file, _RESOLVED).value
 
 
-def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
-    """The cluster profile of a file, or the shipped one with this name. Raises UserError likewise."""
+def cluster(file: str | Path, overrides: Sequence[str] = (), stored: bool = False) -> Loaded[Cluster]:
+    """The cluster profile of a file, or the shipped one with this name. `stored`: that of a run's folder, in which
+    variables have been filled in. Raises UserError likewise."""
     plain = [Override(text.lstrip().removeprefix(_CLUSTER), documents.origin_of(text)) for text in overrides]
-    loaded = _typed(Cluster, _read(_find(file, "cluster")), plain)
+    loaded = _typed(Cluster, _read(_find(file, "cluster")), plain, {STORED: stored})
     loaded.value._given, loaded.value._overrides = str(file), tuple(parted(overrides)[1])
     return loaded
 
@@ -129,7 +130,9 @@ def _words(value: str) -> list[str]:
     return re.findall(r"[\w.:]+", value)
 
 
-def _typed(kind: type[T], below: Document, overrides: Sequence[str]) -> Loaded[T]:
+def _typed(
+    kind: type[T], below: Document, overrides: Sequence[str], context: dict[str, bool] | None = None
+) -> Loaded[T]:
     problems: list[str | Problem] = []
     given = Document({})
     for text in overrides:
@@ -139,7 +142,7 @@ def _typed(kind: type[T], below: Document, overrides: Sequence[str]) -> Loaded[T
             problems += error.problems
     document = documents.merge(below, given)
     try:
-        typed = kind.model_validate(document.value)
+        typed = kind.model_validate(document.value, context=context)
     except ValidationError as error:
         raise UserError([*problems, *_lines(document, error)]) from None
     if problems:
@@ -152,10 +155,13 @@ def _lines(document: Document, error: ValidationError) -> list[str]:
     them finds wrong: this is joined, but what is wrong deeper inside stands for what is wrong with the whole."""
     found: dict[Key, list[str]] = {}
     for e in error.errors():
-        message = e["msg"].removeprefix("Value error, ").removeprefix("Input ").split(", unable to")[0]
-        message = message[0].lower() + message[1:] if message[:1].isupper() else message
+        message = messages.plain(e["type"], e["msg"], e.get("ctx", {}))
         missing = e["loc"][-1:] if e["type"] == "missing" else ()
-        earlier = found.setdefault((*_path(document, e["loc"]), *missing), [])
+        path = (*_path(document, e["loc"]), *missing)
+        if missing and path in document.dropped:
+            where, kind = document.dropped[path]
+            message = f"{message} (that of {where} is of kind {kind}, and is not taken over)"
+        earlier = found.setdefault(path, [])
         earlier.append(message.removeprefix("should be ") if earlier else message)
     inside = {path[:n] for path in found for n in range(len(path))}
     return [

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from launcher.config.kinds import TrustRemoteCode, plugin
 from launcher.config.optimizers import Optimizer
 from launcher.config.schedules import Constant, Schedule
-from launcher.config.types import Plugin, Strict, one_of
+from launcher.config.types import Plugin, Strict, matching, one_of
 
 Model = Annotated[SerializeAsAny[Plugin], plugin("models")]
 Source = Annotated[SerializeAsAny[Plugin], plugin("data")]
@@ -155,10 +155,16 @@ class Evaluate(Strict):
     save_best: bool = False
 
 
+_NAME = matching(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    "should begin with a letter or digit, and have only letters, digits, '.', '_' and '-'",
+)
+
+
 class Recipe(Strict):
     """`seeds`: how many times `launcher run` trains it, each with the next seed."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=150)
+    name: Annotated[str, _NAME] = Field(max_length=150)
     seed: int = Field(0, ge=0, lt=2**63)
     seeds: int = Field(1, ge=1)
     model: Model

@@ -1,18 +1,23 @@
 """The base of every configuration type: frozen, and a key it does not know is refused with a hint."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    GetCoreSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
+
+from launcher.config import messages, numbers
 
 
 def hint(word: str, known: Iterable[str]) -> str:
@@ -23,7 +28,8 @@ def hint(word: str, known: Iterable[str]) -> str:
 
 
 class Strict(BaseModel):
-    """Frozen; unknown keys are told beside all other mistakes of the same map, not instead of them."""
+    """Frozen; unknown keys are told beside all other mistakes of the same map, not instead of them. Numbers are strict
+    (see launcher.config.numbers)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -42,17 +48,34 @@ class Strict(BaseModel):
             made = handler({key: item for key, item in value.items() if key in known})
         except ValidationError as error:
             for e in error.errors():
-                told = PydanticCustomError(e["type"], e["msg"])
+                what = messages.plain(e["type"], e["msg"], e.get("ctx", {}))
+                told = PydanticCustomError(e["type"], "{what}", {"what": what})
                 errors.append(InitErrorDetails(type=told, loc=e["loc"], input=e["input"]))
         if errors:
             raise ValidationError.from_exception_data(cls.__name__, errors)
         return made
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: CoreSchema = numbers.strict(handler(source))
+        return schema
 
 
 class Plugin(Strict):
     """The Config of a plug-in: `kind` is its module's name (see launcher.config.kinds)."""
 
     kind: str
+
+
+def matching(pattern: str, what: str) -> AfterValidator:
+    """A pydantic annotation for a text of which the whole is to match. `what`: the message where it does not."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise PydanticCustomError("form", "{what}", {"what": what})
+        return value
+
+    return AfterValidator(check)
 
 
 def one_of(types: dict[str, type[Any]]) -> BeforeValidator:

@@ -16,11 +16,15 @@ Places = NDArray[np.int64]
 
 
 def split(
-    lengths: Sequence[int] | NDArray[np.integer], ranks: int, max_tokens: int | None = None
+    lengths: Sequence[int] | NDArray[np.integer],
+    ranks: int,
+    max_tokens: int | None = None,
+    equal_lengths: bool = False,
 ) -> list[list[Places]]:
     """For each rank its micro-batches, each an array of places (indices into `lengths`), the longest sample first.
 
     lengths: tokens of each sample of the global batch. max_tokens: a micro-batch's budget, samples x longest sample.
+    equal_lengths: whether the samples of a micro-batch have one length, for models whose outputs padding changes.
     Raises ValueError without a rank, and where a single sample is over the budget.
     """
     if ranks < 1:
@@ -28,7 +32,7 @@ def split(
     tokens = np.asarray(lengths, dtype=np.int64)
     if max_tokens is not None and len(tokens) and tokens.max() > max_tokens:
         raise ValueError(f"a sample of {tokens.max()} tokens does not fit into max_tokens {max_tokens}")
-    shares = [_cut(share, tokens, max_tokens) for share in _deal(tokens, ranks)]
+    shares = [micro_batches(share, tokens, max_tokens, equal_lengths) for share in _deal(tokens, ranks)]
     count = max((len(share) for share in shares), default=0)
     return [_pad(share, tokens, count) for share in shares]
 
@@ -44,15 +48,21 @@ def _deal(tokens: Places, ranks: int) -> list[Places]:
     return [np.asarray(share, dtype=np.int64) for share in shares]
 
 
-def _cut(share: Places, tokens: Places, max_tokens: int | None) -> list[Places]:
-    """A share in descending length, cut greedily under the budget."""
-    if max_tokens is None:
-        return [share] if len(share) else []
-    pieces, start = [], 0
+def micro_batches(
+    share: Places, tokens: Places, max_tokens: int | None, equal_lengths: bool = False, most: int | None = None
+) -> list[Places]:
+    """A share in descending length, cut greedily: as many samples as the budget allows, but one at least and `most` at
+    the most."""
+    pieces, start, lengths = [], 0, tokens[share]
     while start < len(share):
-        size = max(1, max_tokens // max(1, int(tokens[share[start]])))
-        pieces.append(share[start : start + size])
-        start += size
+        longest = int(lengths[start])
+        stop = int(np.searchsorted(-lengths, -longest, side="right")) if equal_lengths else len(share)
+        if max_tokens is not None:
+            stop = min(stop, start + max(1, max_tokens // max(1, longest)))
+        if most is not None:
+            stop = min(stop, start + most)
+        pieces.append(share[start:stop])
+        start = stop
     return pieces
 
 

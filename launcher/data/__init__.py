@@ -55,5 +55,8 @@ class Source(Protocol):
         """The rows of a part in a fixed order, without regard to `limit` and `on_bad_row`, which its reader sees to.
         Raises UserError for what makes the whole source unusable (a column that no row has, a truncated archive)."""
 
+    def notes(self, config: Plugin, key: str, part: Part) -> Sequence[str]:
+        """What the user should know of how a part is read. May be left out."""
+
     def mixed(self, config: Plugin) -> Mapping[str, tuple[Plugin, float]]:
         """Of a mixture alone: its sources by name, each with its weight. Such a kind has no rows of its own."""

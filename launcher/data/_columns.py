@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from launcher.data._images import image
 
 ROW = 16 * 2**20
 """The longest row that is read: bytes of a line, characters of a text."""
+
+_IGNORED = ("-100", "-100.0")
+"""A label that excludes its word from training and metrics (torch's ignore_index)."""
 
 TEXTS = ("text", "text_pair", "question", "context", "target")
 
@@ -20,8 +24,12 @@ def value(column: str, name: Any, given: Any) -> Any:
         return _text(name, given)
     if given is None:
         raise ValueError(f"column {name!r} is empty")
-    if column in ("words", "labels") or (column == "label" and getattr(column, "wants", "") == "names"):
+    if column == "words":
         return _names(name, given)
+    if column == "labels":
+        return _tags(name, given)
+    if column == "label" and getattr(column, "wants", "") == "names":
+        return _several(name, given)
     if column == "label":
         return _number(name, given) if getattr(column, "wants", "") == "number" else _label(name, given)
     if column == "features":
@@ -64,19 +72,59 @@ def _text(name: Any, given: Any) -> str:
 
 
 def _names(name: Any, given: Any) -> list[str]:
+    return [_text(name, one) if isinstance(one, str) else str(_label(name, one)) for one in _list(name, given)]
+
+
+def _list(name: Any, given: Any) -> list[Any]:
     if not isinstance(given, list | tuple | np.ndarray):
         raise ValueError(f"column {name!r} is no list but {type(given).__name__}")
-    return [_text(name, one) if isinstance(one, str) else str(_label(name, one)) for one in given]
+    return list(given)
+
+
+def _tags(name: Any, given: Any) -> list[str | None]:
+    """A label for each word: None where it is -100, which excludes the word from training and metrics."""
+    tags: list[str | None] = []
+    for number, one in enumerate(_list(name, given), start=1):
+        try:
+            tags.append(None if _is_ignored(one) else str(_label(name, one)))
+        except ValueError as error:
+            raise ValueError(f"{error} (label {number})") from None
+    return tags
+
+
+def _several(name: Any, given: Any) -> list[str]:
+    """The names of a row's labels. Raises ValueError for a 0 or 1 for each class, which would be read as names."""
+    values = _list(name, given)
+    names = [str(_label(name, one)) for one in values]
+    flags = any(isinstance(one, bool) for one in values) or set(names) <= {"0", "1"}
+    if flags and (len(set(names)) < len(names) or "True" in names or "False" in names):
+        classes = [number for number, one in enumerate(names) if one in ("1", "True")]
+        hint = f"(list the classes of the row instead: {_brief(classes)})"
+        raise ValueError(f"column {name!r} is {_brief(values)}: a 0 or 1 for each class, not a list of labels {hint}")
+    return names
+
+
+def _is_ignored(given: Any) -> bool:
+    return not isinstance(given, list | dict) and str(given) in _IGNORED
+
+
+def _brief(given: Any) -> str:
+    return shorten(repr(given), 80, placeholder=" ...")
 
 
 def _label(name: Any, given: Any) -> Any:
-    """A name or a whole number."""
+    """A name or a whole number. Raises ValueError for what stands for no label."""
+    if given is None or (isinstance(given, str) and not given.strip()):
+        raise ValueError(f"column {name!r} is empty")
+    if _is_ignored(given):
+        raise ValueError(f"column {name!r} is {given!r}, which marks a row without a label: leave it out")
     if isinstance(given, str):
         return _text(name, given)
     if isinstance(given, float) and given == int(given if math.isfinite(given) else 0.5):
         return int(given)
     if not isinstance(given, int | np.integer):
-        raise ValueError(f"column {name!r} is {given!r}: a label is a name or a whole number")
+        many = " (several in a row: task.labels: multi)" if isinstance(given, list) else ""
+        raise ValueError(f"column {name!r} is {_brief(given)}: a label is a name or a whole number{many}")
     return given
 
 

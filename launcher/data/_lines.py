@@ -20,9 +20,15 @@ from launcher.data._source import grouped
 BLOCK = 2**18
 """Bytes that are read, decoded and split at once."""
 
+_SHORT = 1024
+"""Bytes of a file that may well be one line."""
+
 _EXPANDED = 4
 """Bytes of text in a byte of a compressed file, about."""
 
+LONE_RETURNS = r"lines that end with \r alone? tr '\r' '\n' < OLD > NEW"
+UTF_16 = "iconv -f utf-16 -t utf-8 OLD > NEW"
+_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _RETURNS = re.compile(r"(?<!\r)\r++(?=\n|\Z)")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # neither can begin a text in UTF-8
 _ENDINGS = {".gz": "gzip", ".zst": "zstd"}
@@ -77,12 +83,14 @@ def read(
 ) -> Iterator[Lines]:
     """The lines that begin at the bytes [start, stop) of a file. `on`: then those beyond, for what goes on there.
     `errors`: what becomes of bytes that are not UTF-8, as in bytes.decode; strict: a bad line. Raises UserError for a
-    compressed file that is cut off or damaged."""
+    compressed file that is cut off or damaged, and for a plain one of UTF-16."""
     path = Path(file)
     if kind := compression(path):
         yield from _compressed(path, kind, errors)
         return
     with path.open("rb") as stream:
+        if stream.read(2) in _MARKS:
+            raise UserError(f"{path}: is UTF-16, not UTF-8 (convert it: {UTF_16})")
         begin = _line_start(stream, start, stop)
         if stop is not None and begin >= stop:
             return
@@ -95,6 +103,16 @@ def read(
             for lines, number in _decoded(path, begin, _blocks(_chunks(stream, first, last)), count, beyond, errors):
                 count = number
                 yield lines
+
+
+def check_ends(file: str) -> None:
+    """Raises UserError for a file whose lines end with carriage returns alone, which would be one line."""
+    if compression(Path(file)):
+        return
+    with Path(file).open("rb") as stream:
+        head = stream.read(BLOCK)
+    if len(head) > _SHORT and b"\n" not in head and head.count(b"\r") > 1:
+        raise UserError(f"{file}: has no end of line ({LONE_RETURNS})")
 
 
 def _compressed(path: Path, kind: str, errors: str) -> Iterator[Lines]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from launcher.config.columns import Kept
 from launcher.config.errors import Problem, UserError
 from launcher.data import Bad, Row, _columns
 from launcher.data._source import SourceConfig
@@ -10,7 +11,8 @@ from launcher.data._source import SourceConfig
 
 def check(config: SourceConfig, columns: Sequence[str], there: Sequence[str], key: str) -> None:
     """Raises UserError for columns that a kind does not give."""
-    missing = [column for column in columns if column not in there and getattr(config, column) is not None]
+    asked = [column for column in columns if not isinstance(column, Kept)]
+    missing = [column for column in asked if column not in there and getattr(config, column) is not None]
     if missing:
         what = f"{config.kind} has no {' and no '.join(missing)} (it gives {' and '.join(there)})"
         raise UserError(Problem(f"{key}.kind", what))

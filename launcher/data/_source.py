@@ -10,8 +10,9 @@ from typing import Any, Literal
 import xxhash
 from pydantic import Field
 
+from launcher.config.columns import EVERY, KEPT, Kept
 from launcher.config.errors import Problem, UserError
-from launcher.config.files import expanded, write
+from launcher.config.files import exists, expanded, write
 from launcher.config.types import Plugin
 from launcher.data import Bad, Part, Row, _columns
 from launcher.plan import store
@@ -43,7 +44,7 @@ class SourceConfig(Plugin):
 
 
 class FilesConfig(SourceConfig):
-    """`path`: a file or glob, or a list of them."""
+    """`path`: a file or glob, or a list of them. What exists under its name is no glob."""
 
     path: str | list[str]
 
@@ -63,12 +64,22 @@ def _matched(path: str | list[str], wanted: Callable[[Path], bool], what: str, k
     patterns = [path] if isinstance(path, str) else path
     found: set[Path] = set()
     for pattern in patterns:
-        here = [Path(name) for name in glob.glob(str(expanded(pattern)), recursive=True)]  # noqa: PTH207
-        here = [path for path in here if wanted(path)]
+        here = [path for path in _matches(expanded(pattern), wanted) if wanted(path)]
         if not here:
             raise UserError(Problem(f"{key}.path", f"{pattern}: no such {what}"))
         found.update(here)
     return sorted(found)
+
+
+def _matches(pattern: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    """What a path or glob names: the path itself where it exists as what is wanted. Else its leading folders that exist
+    are taken as they are, brackets and stars included, and what follows is the glob."""
+    if exists(pattern) and wanted(pattern):
+        return [pattern]
+    literal = next((folder for folder in pattern.parents if folder.parts and exists(folder)), Path())
+    rest = pattern.relative_to(literal)
+    found = glob.glob(str(Path(glob.escape(str(literal))) / rest), recursive=True)  # noqa: PTH207
+    return [Path(name) for name in found]
 
 
 def fingerprint_files(config: FilesConfig, key: str) -> str:
@@ -168,12 +179,22 @@ def columns_of(config: SourceConfig, columns: Sequence[str]) -> dict[str, str]:
     without a name is left out."""
     named = {}
     for column in columns:
-        name = getattr(config, column)
+        name = _name(config, column)
         if isinstance(name, list):
             named |= {f"{column}[{number}]": one for number, one in enumerate(name)}
         elif name is not None:
-            named[str(column)] = name
+            named[column if isinstance(column, Kept) else str(column)] = name
     return named
+
+
+def _name(config: SourceConfig, column: str) -> str | list[str] | None:
+    """What a column is called in the source."""
+    return column.name if isinstance(column, Kept) else getattr(config, column)
+
+
+def _key(key: str, column: str) -> str:
+    """What a message about a column begins with."""
+    return "--keep" if isinstance(column, Kept) else f"{key}.{column}"
 
 
 def check_columns(config: SourceConfig, columns: Sequence[str], there: Sequence[str], what: str, key: str) -> None:
@@ -182,7 +203,7 @@ def check_columns(config: SourceConfig, columns: Sequence[str], there: Sequence[
     missing = [(column, name) for column, name in columns_of(config, columns).items() if name not in there]
     if missing:
         told = {column: f"{what}: no column {name!r} (there are: {known})" for column, name in missing}
-        raise UserError([Problem(f"{key}.{column}", problem) for column, problem in told.items()])
+        raise UserError([Problem(_key(key, column), problem) for column, problem in told.items()])
 
 
 def pick(
@@ -191,17 +212,27 @@ def pick(
     """A source's row with the canonical names, or what is wrong with it. `where`: makes file:line or the like, which
     only a bad row needs."""
     picked: Row = {}
+    kept: Row = {}
     for column in columns:
-        name = getattr(config, column)
+        name = _name(config, column)
         if name is None:
             continue
+        if column == EVERY:
+            kept |= row
+            continue
         if missing := [one for one in _listed(name) if one not in row]:
-            return Bad(where(), f"{key}.{column}: no column {missing[0]!r} (there are: {', '.join(map(str, row))})")
+            there = ", ".join(map(str, row))
+            return Bad(where(), f"{_key(key, column)}: no column {missing[0]!r} (there are: {there})")
+        if isinstance(column, Kept):
+            kept[column.name] = row[column.name]
+            continue
         given = [row[one] for one in name] if isinstance(name, list) else row[name]
         try:
             picked[str(column)] = _columns.value(column, name, given)
         except ValueError as error:
             return Bad(where(), f"{key}.{column}: {error}")
+    if kept:
+        picked[KEPT] = kept
     what = _columns.together(picked)
     return Bad(where(), f"{key}: {what}") if what else picked
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from launcher.config.columns import resolved
 from launcher.data import Bad, Part, Row, _source
 from launcher.data._source import SourceConfig, check_columns, columns_of, pick
 
@@ -60,6 +61,8 @@ def _named(row: Row | Bad, labels: Mapping[str, Sequence[str]], where: Callable[
 
 def _names(value: Any, names: Sequence[str]) -> Any:
     """The names behind a number or a list of them, which may be read as digits. Raises LookupError."""
+    if value is None:  # a word that is excluded by -100
+        return None
     if isinstance(value, list):
         return [_names(one, names) for one in value]
     if not 0 <= int(value) < len(names):
@@ -81,6 +84,7 @@ def dataset_rows(
 ) -> Iterator[Row | Bad]:
     """The rows of a range of a `datasets.Dataset`. `what`: its name, for messages. Raises UserError for a column that
     it does not have."""
+    columns = resolved(columns, data.column_names)
     check_columns(config, columns, data.column_names, what, key)
     wanted = columns_of(config, columns)
     asked = [c for c in columns if c in ("label", "labels") and getattr(c, "wants", "") != "number"]

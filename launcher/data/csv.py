@@ -1,25 +1,57 @@
 """Tables as text, with the names of the columns in the first line."""
 
 import csv
+import json
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from itertools import chain
-from typing import Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import BeforeValidator, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
 
+from launcher.config.columns import Kept, resolved
 from launcher.config.errors import Problem, UserError
 from launcher.data import Bad, Part, Row, _columns
 from launcher.data._columns import TEXTS
-from launcher.data._lines import cut, read
+from launcher.data._lines import LONE_RETURNS, UTF_16, cut, read
 from launcher.data._source import FilesConfig, check_columns, columns_of, files, fingerprint_files, pick
+from launcher.plan.words import plural
+
+
+def _delimiter(value: Any) -> Any:
+    """One character; the two of an escaped tab, which YAML leaves as they are in single quotes, are a tab."""
+    value = "\t" if value == r"\t" else value
+    if not (isinstance(value, str) and len(value) == 1 and value not in '"\r\n'):
+        raise PydanticCustomError("delimiter", 'should be one character, no quote and no line break (a tab is "\\t")')
+    return value
+
+
+def _quote(value: Any) -> Any:
+    value = None if value == "none" else value
+    if not (value is None or (isinstance(value, str) and len(value) == 1 and value not in "\r\n")):
+        raise PydanticCustomError("quote", "should be one character, or none: quotes are read as they are")
+    return value
 
 
 class Config(FilesConfig):
-    """`delimiter`: what stands between two fields; "\\t" for tabs."""
+    """`delimiter`: what stands between two fields; "\\t" for tabs. `quote`: what encloses a field that holds delimiters
+    or line breaks; none: nothing does, as in most TSV files."""
 
     kind: Literal["csv"] = "csv"
-    delimiter: str = Field(",", pattern=r'^[^"\r\n]$')
+    delimiter: Annotated[str, BeforeValidator(_delimiter)] = ","
+    quote: Annotated[str | None, BeforeValidator(_quote)] = '"'
+
+    @model_validator(mode="after")
+    def _differ(self) -> "Config":
+        if self.quote == self.delimiter:
+            raise PydanticCustomError("quote", "quote and delimiter should differ")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the default quote: names of prepared folders are older than the key."""
+        return {name: value for name, value in dump(self).items() if (name, value) != ("quote", '"')}
 
 
 def fingerprint(config: Config, key: str) -> str:
@@ -35,33 +67,63 @@ def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterat
     return chain.from_iterable(_rows(config, columns, key, file) for file in part.files)
 
 
+def notes(config: Config, key: str, part: Part) -> list[str]:
+    """A note for each file in which quoted fields hold line breaks: a lone quote joins rows that are no one row."""
+    return [note for file in part.files if config.quote for note in _spanning(config, file, key)]
+
+
+def _spanning(config: Config, file: str, key: str) -> list[str]:
+    rows, lines, first = 0, 0, ""
+    for one in _records(file, config):
+        if isinstance(one, _Record) and one.lines > 1:
+            rows, lines, first = rows + 1, lines + one.lines, first or one.where
+    if not rows:
+        return []
+    what = f"line breaks inside quotes in {plural(rows, 'row')} of {file} ({lines:,} lines, the first at {first})"
+    return [f"{what}; where quotes are part of the text, set {key}.quote: none"]
+
+
 def _rows(config: Config, columns: Sequence[str], key: str, file: str) -> Iterator[Row | Bad]:
-    records = _records(file, config.delimiter)
+    records = _records(file, config)
     header = _header(next(records, None), file)
-    check_columns(config, columns, header, file, key)
+    columns = resolved(columns, header)
     wanted = columns_of(config, columns)
+    _check_delimiter(config, wanted, header, file, key)
+    check_columns(config, columns, header, file, key)
     _check_once(wanted, header, file, key)
+    plain = {column for column in wanted if column in TEXTS or isinstance(column, Kept)}
     for record in records:
         if isinstance(record, Bad):
             yield record
             continue
-        where, fields = record
+        where, fields, lines = record
         if len(fields) != len(header):
-            what = f"has {len(fields)} fields, the header {len(header)} (is a {config.delimiter!r} without quotes?)"
-            yield Bad(where, what)
+            lone = f"over {lines} lines: a lone quote? quote: none reads quotes as they are"
+            why = lone if lines > 1 else f"is a {config.delimiter!r} without quotes?"
+            yield Bad(where, f"has {len(fields)} fields, the header {len(header)} ({why})")
             continue
-        row = {wanted[c]: fields[header.index(wanted[c])] or (None if c not in TEXTS else "") for c in wanted}
+        row = {wanted[c]: fields[header.index(wanted[c])] or ("" if c in plain else None) for c in wanted}
         picked = pick(row, config, columns, lambda where=where: where, key)
         yield (_not_utf8(row, where) or picked) if isinstance(picked, Bad) else picked
 
 
-def _records(file: str, delimiter: str) -> Iterator[tuple[str, list[str]] | Bad]:
-    """Each record with file:line of its first line. Raises UserError for a compressed file that is damaged."""
+class _Record(NamedTuple):
+    """`where`: file:line of its first line. `lines`: how many it takes."""
+
+    where: str
+    fields: list[str]
+    lines: int
+
+
+def _records(file: str, config: Config) -> Iterator[_Record | Bad]:
+    """Each record. Raises UserError for a compressed file that is damaged, or a file that is not UTF-8 throughout."""
     csv.field_size_limit(max(_columns.ROW, csv.field_size_limit()))  # of the whole process: never lower
     feed = _Feed(file)
-    reader = csv.reader(feed, delimiter=delimiter, strict=True)
+    quoting = csv.QUOTE_MINIMAL if config.quote else csv.QUOTE_NONE
+    reader = csv.reader(feed, delimiter=config.delimiter, quotechar=config.quote, quoting=quoting, strict=True)
     while True:
-        where = f"{file}:{feed.count + 1}"
+        begin = feed.count
+        where = f"{file}:{begin + 1}"
         try:
             fields = next(reader)
         except StopIteration:
@@ -69,11 +131,18 @@ def _records(file: str, delimiter: str) -> Iterator[tuple[str, list[str]] | Bad]
         except _TooLongError as error:
             yield error.bad
         except csv.Error as error:
-            open_quote = "unexpected end" in str(error)
-            yield Bad(where, "a quote is opened here and never closed" if open_quote else f"not valid CSV: {error}")
+            yield Bad(where, _invalid(str(error)))
         else:
             if fields:
-                yield where, fields
+                yield _Record(where, fields, feed.count - begin)
+
+
+def _invalid(error: str) -> str:
+    if "unexpected end" in error:
+        return "a quote is opened here and never closed (quote: none reads quotes as they are)"
+    if "new-line character" in error:
+        return rf"not valid CSV: new-line character \r inside a field ({LONE_RETURNS})"
+    return f"not valid CSV: {error}"
 
 
 class _TooLongError(Exception):
@@ -105,12 +174,27 @@ class _Feed:
             yield from [lines.bad] if lines.bad else StringIO(lines.text, newline="\n")
 
 
-def _header(record: tuple[str, list[str]] | Bad | None, file: str) -> list[str]:
+def _header(record: _Record | Bad | None, file: str) -> list[str]:
     if record is None:
         raise UserError(f"{file}: is empty: its first line should name the columns")
     if isinstance(record, Bad):
         raise UserError(str(record))
-    return [name.encode(errors="replace").decode() for name in record[1]]
+    return [name.encode(errors="replace").decode() for name in record.fields]
+
+
+def _check_delimiter(config: Config, wanted: dict[str, str], header: list[str], file: str, key: str) -> None:
+    """Raises UserError for a header that another delimiter would cut into columns, where one is missing."""
+    if set(wanted.values()) <= set(header):
+        return
+    if any("\0" in name for name in header):
+        raise UserError(f"{file}: its first line holds NUL bytes: is it UTF-16? ({UTF_16})")
+    if len(header) > 1:
+        return
+    counts = {other: header[0].count(other) for other in ",;\t|" if other != config.delimiter}
+    other = max(counts, key=counts.__getitem__)
+    if counts[other]:
+        what = f"{file}: its first line has no {config.delimiter!r} but {counts[other]} of {other!r}"
+        raise UserError(Problem(f"{key}.delimiter", f"{what} (delimiter: {json.dumps(other)})"))
 
 
 def _check_once(wanted: dict[str, str], header: list[str], file: str, key: str) -> None:

@@ -1,5 +1,6 @@
 """A data set of the Hugging Face hub, or a local folder that `datasets.load_dataset` can read."""
 
+import glob
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ class Config(SourceConfig):
 def fingerprint(config: Config, key: str) -> str:
     folder = expanded(config.name)
     if is_dir(folder):
+        _check_readable(folder, key)
         return f"{fingerprint_folder(folder)} {config.config} {config.split}"
     return f"hub {config.name} {config.config} {config.split} {config.revision}"
 
@@ -36,6 +38,14 @@ def parts(config: Config, key: str) -> list[Part]:
 
 def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
     return dataset_rows(_load(config, key), f"{config.name}[{config.split}]", config, columns, key, part)
+
+
+def _check_readable(folder: Path, key: str) -> None:
+    """Raises UserError for a folder whose path `datasets` would take for a pattern: it resolves links before."""
+    if glob.has_magic(str(folder.resolve())):
+        what = f"{folder}: datasets takes one of * ? [ in the path of a folder for a pattern"
+        todo = "rename the folder, or name its files as a source of kind jsonl, csv or parquet"
+        raise UserError(Problem(f"{key}.name", f"{what} ({todo})"))
 
 
 def _load(config: Config, key: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic_core import from_json
 
 from launcher.data import Bad, Part, Row
-from launcher.data._lines import cut, read
+from launcher.data._lines import LONE_RETURNS, cut, read
 from launcher.data._source import FilesConfig, files, fingerprint_files, pick
 
 
@@ -52,6 +52,7 @@ def _slowly(line: str, where: Callable[[], str]) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        return Bad(where(), f"not valid JSON: {error.msg} at column {error.colno}")
+        returns = f" ({LONE_RETURNS})" if "\r" in line.strip() else ""
+        return Bad(where(), f"not valid JSON: {error.msg} at column {error.colno}{returns}")
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of open brackets
         return Bad(where(), f"JSON that cannot be read: {error}")

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher.config.columns import resolved
 from launcher.config.errors import UserError
 from launcher.data import Bad, Part, Row, _source
 from launcher.data._source import FilesConfig, check_columns, columns_of, files, fingerprint_files, grouped
@@ -32,6 +33,7 @@ def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterat
 
 def _rows(config: Config, columns: Sequence[str], key: str, file: str, part: Part) -> Iterator[Row | Bad]:
     with _opened(file) as opened:
+        columns = resolved(columns, opened.schema_arrow.names)
         check_columns(config, columns, opened.schema_arrow.names, file, key)
         names = list(dict.fromkeys(columns_of(config, columns).values()))
         groups = [opened.metadata.row_group(n) for n in range(opened.num_row_groups)]

@@ -8,7 +8,7 @@ from typing import Literal
 
 from launcher.config.errors import Problem, UserError
 from launcher.data import Bad, Part, Row, _columns
-from launcher.data._lines import after_blank, cut, read, unix
+from launcher.data._lines import after_blank, check_ends, cut, read, unix
 from launcher.data._source import FilesConfig, files, fingerprint_files
 
 _BLANK = re.compile(r"\n\s*\n")
@@ -37,6 +37,7 @@ def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterat
 
 
 def _lines(file: str, start: int, stop: int | None) -> Iterator[Row | Bad]:
+    check_ends(file)
     for lines in read(file, start, stop):
         if lines.bad:
             yield lines.bad
@@ -55,6 +56,7 @@ def _whole(file: str, start: int, stop: int | None) -> Iterator[Row | Bad]:
 def _paragraphs(file: str, start: int, stop: int | None) -> Iterator[Row | Bad]:
     """A paragraph belongs to the range in which it begins: the one that is open at its start is skipped, the one that
     is open at its stop is read to its end."""
+    check_ends(file)
     document = _Document("paragraph", skipped=not after_blank(file, start, stop))
     for lines in read(file, start, stop, on=True):
         if lines.beyond and not document.open:

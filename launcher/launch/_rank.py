@@ -14,7 +14,7 @@ import psutil
 from launcher.config.errors import UserError
 from launcher.launch import Launch, private_folder, rank_log, starter
 from launcher.launch.elastic import Meeting
-from launcher.run import failure
+from launcher.run import failure, streams
 from launcher.run.signals import PARENT_DIED
 
 
@@ -22,6 +22,7 @@ def entry(launch: Launch, meeting: Meeting) -> dict[str, Any]:
     """Called by the elastic agent on each rank. Returns what the launcher needs to know: `code`, the `reason` for
     leaving early, and `problems` or what was `told`. An error ends the process here: Python would first wait for every
     thread that lives, and the error would be heard when they end, or never."""
+    streams.set_up(lasting=True)
     started_by = os.getppid()
     try:
         told = _live(launch, meeting)
@@ -81,6 +82,7 @@ def _live(launch: Launch, meeting: Meeting) -> dict[str, Any]:
             return {"code": 0, "told": worker.measure(launch.folder, connected, stop, launch.steps)}
         return {"code": worker.train(launch.folder, connected, stop, heartbeat), "reason": int(stop.heeded)}
     except UserError as error:
+        print(error, file=sys.stderr, flush=True)  # into its log; the launcher says it to the user
         return {"code": 2, "reason": int(stop.heeded), "problems": [str(problem) for problem in error.problems]}
     except Replaced as error:
         return {"code": 1, "reason": int(Reason.REPLACED), "problems": [str(error)]}

@@ -6,7 +6,6 @@ second one ends the ranks at once.
 
 import sys
 import tempfile
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from typing import Any
 import psutil
 
 from launcher.config.errors import UserError
-from launcher.launch import Launch, elastic, private_folder, starter
-from launcher.launch.elastic import warm_up
+from launcher.launch import Launch, elastic, local_start, private_folder, starter
+from launcher.launch.elastic import Ended, warm_up
+from launcher.launch.local_start import LocalStart
 from launcher.plan.folder import RunFolder, over
 from launcher.run import failure, family, signals
-from launcher.run.signals import STOPPED, ForcedStop
+from launcher.run.signals import STOPPED, ForcedStop, Reason
 
 __all__ = ["Outcome", "execute", "warm_up"]
 
@@ -40,13 +40,36 @@ def execute(launch: Launch) -> Outcome:
     private_folder.enter()
     run = RunFolder(launch.folder)
     with tempfile.TemporaryDirectory() as name:
-        folder, start = Path(name), starter.run if launch.argv else elastic.run
-        try:
-            with elastic.stop_on_signal(folder / "stop") if launch.job == "train" else nullcontext():
-                ended = start(launch, elastic.Meeting(folder))
-        except ForcedStop:
-            family.end()  # it may have come while the agent was waiting for its ranks to end
-            return _stopped_at_once(run, launch.steps)
+        if launch.job != "train":
+            return _outcome(run, _start(launch, Path(name)))
+        with local_start.recorded(run, launch.ranks) as record:
+            return _train(launch, Path(name), run, record)
+
+
+def _train(launch: Launch, folder: Path, run: RunFolder, record: LocalStart) -> Outcome:
+    """Start the ranks; a signal makes the stop file in `folder`."""
+    try:
+        with elastic.stop_on_signal(folder / "stop"):
+            ended = _start(launch, folder)
+    except ForcedStop:
+        family.end()  # it may have come while the agent was waiting for its ranks to end
+        outcome = _stopped_at_once(run, launch.steps)
+        record.end(STOPPED if outcome.code else 0, Reason.STOP)
+        return outcome
+    failed = ended.failed
+    error = "; ".join(ended.problems) if failed is None else failure.sentence(failed)
+    record.end(ended.code, ended.reason, error, failed.rank if failed is not None else None)
+    return _outcome(run, ended)
+
+
+def _start(launch: Launch, folder: Path) -> Ended:
+    """Start the ranks and wait for them. `folder`: of this start."""
+    start = starter.run if launch.argv else elastic.run
+    return start(launch, elastic.Meeting(folder))
+
+
+def _outcome(run: RunFolder, ended: Ended) -> Outcome:
+    """What the ranks came to, which is reported where it is no success."""
     if ended.failed is not None:
         print(told(ended.failed, run), file=sys.stderr, flush=True)
     if ended.code == STOPPED:

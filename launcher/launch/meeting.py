@@ -68,13 +68,18 @@ class Left(Exception):
     """Told to leave while the nodes were still meeting."""
 
 
-def meet(folder: Path, node: Node, least: int, stop: Path) -> Place:
+def meet(folder: Path, node: Node, least: int, stop: Path, unfit: str | None = None) -> Place:
     """Find out which nodes are fit, all of them alike. `folder`: of this start; `least`: how many nodes it takes;
-    `stop`: the file that says to leave. Raises Unfit, NotNeeded, Left, and OSError where nothing can be written."""
+    `stop`: the file that says to leave; `unfit`: what is wrong with this node, as far as it knows by itself. Raises
+    Unfit, NotNeeded, Left, and OSError where nothing can be written."""
     folder.mkdir(parents=True, exist_ok=True)
     door = doors.listening(node.hosts, node.index, folder.name)
     try:
-        _say(folder, f"report-{node.index}", {"host": node.name, "port": door.getsockname()[1], "disk": _disk()})
+        _say(
+            folder,
+            f"report-{node.index}",
+            {"host": node.name, "port": door.getsockname()[1], "unfit": unfit or _disk()},
+        )
         reports = _hear(folder, "report", node.hosts, REPORT, stop)
         others = {i: reports[i]["port"] for i in reports if i != node.index}
         _say(folder, f"reached-{node.index}", doors.knock(node, others, folder.name))
@@ -155,7 +160,7 @@ def _decide(folder: Path, node: Node, reports: dict[int, dict[str, Any]], least:
         for i in range(len(node.hosts))
         if i not in reports
     }
-    why |= {i: said["disk"] for i, said in reports.items() if said["disk"]}
+    why |= {i: said["unfit"] for i, said in reports.items() if said["unfit"]}
     why |= {i: "has stopped while the nodes were meeting" for i in reports if i not in heard}
     missed = {i: {int(j): what for j, what in said.items()} for i, said in heard.items()}
     missed = {i: {j: what for j, what in said.items() if j not in why} for i, said in missed.items() if i not in why}

@@ -20,14 +20,14 @@ from typing import Any
 
 from launcher.config.errors import UserError
 from launcher.config.files import write
-from launcher.launch import Launch, conclusion, elastic, execute, hosts, meeting, private_folder, render
+from launcher.launch import Launch, conclusion, elastic, execute, hosts, meeting, node_devices, private_folder, render
 from launcher.launch.conclusion import DONE, UNFIT, Conclusion
 from launcher.launch.meeting import Node
 from launcher.plan import jobs
 from launcher.plan.folder import RunFolder
 from launcher.plan.plan import Plan
 from launcher.prepare import ready
-from launcher.run import signals
+from launcher.run import signals, streams
 from launcher.run.signals import ForcedStop, Reason
 from launcher.run.stop import Stop
 
@@ -121,7 +121,8 @@ def _attend(start: Start, own: Path, batch: bool) -> int:
     elastic.warm_up(render.imports(run.recipe))
     _log(start)
     try:
-        where = meeting.meet(start.together, start.node, run.plan.least_nodes, own / "stop")
+        unfit = node_devices.unfit(run.plan.device, run.plan.devices_per_node)
+        where = meeting.meet(start.together, start.node, run.plan.least_nodes, own / "stop", unfit)
     except meeting.Unfit as error:
         return _leave(start, conclusion.unfit(start.node.hosts, error.why), batch)
     except meeting.Left:
@@ -245,6 +246,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    streams.set_up(lasting=True)
     try:
         sys.exit(main(sys.argv[1:]))
     finally:

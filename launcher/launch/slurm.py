@@ -105,8 +105,9 @@ def wanted(plan: Plan, cluster: Cluster, cwd: Path, points: Sequence[int] | None
         "open-mode": "append",
         "nodes": nodes(cluster),
     }
+    throttle = f"%{slurm.max_running}" if slurm.max_running else ""
     given = {
-        "array": _ranges(points) if points is not None else None,
+        "array": f"{_ranges(points)}{throttle}" if points is not None else None,
         "cpus-per-task": str(cpus) if (cpus := _cpus(plan, slurm)) else None,
         "mem": slurm.memory_per_node,
         **_devices(plan, slurm),

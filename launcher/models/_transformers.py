@@ -1,5 +1,7 @@
 """What the kinds of transformers models share: a configuration made to fit the need, and a module made from it."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -13,6 +15,12 @@ from launcher.plan.need import Need
 
 _USUAL = ("bert", "modernbert", "roberta", "gpt2", "t5", "bart", "vit", "resnet")
 """Types of which some are known for any task, to name where another is not."""
+
+
+_GENERATION = "generation_config.json"
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_BEAMS = ("early_stopping", "length_penalty")
+"""Options of generation that do nothing without sampling, or without beams: transformers refuses to save them then."""
 
 
 class TransformersConfig(ModelConfig):
@@ -42,18 +50,34 @@ def fit(hf: Any, config: TransformersConfig, need: Need, resize: bool) -> Any:
         what = "no model of transformers takes lists of numbers (take kind: small, or factory for one of your own)"
         raise UserError(Problem("model.kind", what))
     _check_task(hf, need)
-    for name, value in need.options.items():
-        setattr(hf, name, value)
+    set_options(hf, need)
     if need.shape:
         _fit_image(hf, config, need, resize)
     elif resize:
         hf.vocab_size, hf.pad_token_id = _embedded(hf, config, need), need.pad_token_id
+        set_token_ids(hf, need, given=config.model_extra or {})
     elif getattr(hf, "vocab_size", need.vocab_size) < need.vocab_size:
         what = f"has {need.vocab_size} tokens, the model embeds {hf.vocab_size} (use the model's own tokenizer)"
         raise UserError(Problem("tokenizer", what))
     _set_dropout(hf, config)
     _check_rates(hf)
     return hf
+
+
+def set_options(hf: Any, need: Need) -> None:
+    """What the task decides; what a model that is started from was for is not kept."""
+    for name, value in {"problem_type": None, **need.options}.items():
+        setattr(hf, name, value)
+
+
+def set_token_ids(hf: Any, need: Need, given: Mapping[str, Any]) -> None:
+    """The ids of the tokens around a text, for a model that learns them from this tokenizer. `given`: keys of the
+    recipe, which stay."""
+    ids = {"bos_token_id": need.begin_token_id, "eos_token_id": need.end_token_id}
+    ids |= {"forced_eos_token_id": need.end_token_id} if getattr(hf, "forced_eos_token_id", None) is not None else {}
+    for name, value in ids.items():
+        if value is not None and hasattr(hf, name) and name not in given:
+            setattr(hf, name, value)
 
 
 def _set_dropout(hf: Any, config: TransformersConfig) -> None:
@@ -132,7 +156,57 @@ def make(hf: Any, config: TransformersConfig, need: Need, trusted: bool = False)
         raise UserError(Problem("model", f"{str(error).splitlines()[0][:300]}")) from None
     check_length(model, need)
     check_shape(model, need)
+    return complete(model, need)
+
+
+def complete(model: Any, need: Need) -> Any:
+    """Set what the configurations of a model leave open of its tokens, and how it generates texts."""
+    config, ids = model.config, dict[str, int | None]()
+    if not need.vocab_size:
+        return model
+    known = {"bos_token_id": need.begin_token_id, "eos_token_id": need.end_token_id}
+    for name in known:
+        if isinstance(getattr(config, name, None), int) and getattr(config, name) >= need.vocab_size:
+            setattr(config, name, known[name])  # the architecture's default, of another vocabulary
+    if getattr(config, "is_encoder_decoder", False):
+        config.decoder_start_token_id = ids["decoder_start_token_id"] = decoder_start(model, need)
+    if "SequenceClassification" in need.auto_class and getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = need.pad_token_id  # by which a decoder finds the last token of each text
+    if not model.can_generate():
+        return model
+    ids |= {"pad_token_id": need.pad_token_id, "eos_token_id": need.end_token_id}
+    if (begin := model.generation_config.bos_token_id) is None or begin >= need.vocab_size:
+        ids["bos_token_id"] = need.begin_token_id
+    options = {**ids, **need.generation, "_from_model_config": False}
+    unused = _SAMPLING if need.generation.get("do_sample") is False else ()
+    unused += _BEAMS if need.generation.get("num_beams") == 1 else ()
+    for key, value in {**dict.fromkeys(unused), **options}.items():
+        setattr(model.generation_config, key, value)
     return model
+
+
+def save_configuration(model: Any, folder: Path) -> None:
+    """Save what transformers reads beside the weights: of the model, and of how it generates texts."""
+    model.config.save_pretrained(folder)
+    if (generation := getattr(model, "generation_config", None)) is not None:
+        generation.to_json_file(folder / _GENERATION)  # a published one may not be as strict as save_pretrained
+
+
+def take_generation(model: Any, folder: Path, need: Need) -> None:
+    """Give the model the generation configuration that a run of it saved, where there is one."""
+    from transformers import GenerationConfig
+
+    if model.can_generate() and (folder / _GENERATION).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+        complete(model, need)
+
+
+def decoder_start(model: Any, need: Need) -> int:
+    """The token that a decoder begins with: the model's own, where it has one, or else that of padding, as T5."""
+    configs = model.config, getattr(model, "generation_config", None)
+    said = [getattr(one, "decoder_start_token_id", None) for one in configs]
+    known = [start for start in said if start is not None and start < need.vocab_size]
+    return int(known[0]) if known else need.pad_token_id
 
 
 def check_length(model: Any, need: Need) -> None:

@@ -10,7 +10,7 @@ from launcher.config.files import expanded, is_dir
 from launcher.config.kinds import TrustRemoteCode
 from launcher.config.recipe import PretrainedTokenizer
 from launcher.models._adapt import adapted
-from launcher.models._transformers import TransformersConfig, check_length, fit, make, renew, renewed
+from launcher.models._transformers import TransformersConfig, check_length, complete, fit, make, renew, renewed
 from launcher.plan import remote, store
 from launcher.plan.need import Need
 
@@ -73,6 +73,7 @@ def _loaded(name: str, config: Config, need: Need) -> tuple[Any, list[str]]:
         name, config=_fitted(name, config, need), revision=config.revision, dtype="float32", output_loading_info=True,
         ignore_mismatched_sizes=True, trust_remote_code=config.trust_remote_code, weights_only=True, **options,
     )  # fmt: skip
+    complete(model, need)
     new = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     return model, sorted(new & dict(model.named_parameters()).keys())
 

@@ -6,11 +6,11 @@ from typing import Any, Literal, Self
 from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config import kinds, load
+from launcher.config import kinds, load, messages
 from launcher.config.errors import Problem, UserError
 from launcher.config.kinds import TrustRemoteCode
 from launcher.models._adapt import adapted, group, plain
-from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed
+from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed, take_generation
 from launcher.plan import remote, store
 from launcher.plan.folder import RunFolder
 from launcher.plan.need import Need
@@ -74,6 +74,7 @@ def _made(folder: RunFolder, config: Config, need: Need) -> Any:
             if not (trusted or config.attention):
                 remote.refuse_kernels(folder.model, "model.run")
             model = make(fit(hf, config, need, resize=False), config, need, trusted)
+        take_generation(model, folder.model, need)
         if getattr(hf, "batch_norm", None) == "group":
             group(model)
         if getattr(said, "adapter", None):
@@ -104,7 +105,10 @@ def _said(folder: RunFolder) -> Any:
 
 
 def _first(error: Exception) -> str:
-    return error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+    first = error.errors()[0]
+    return messages.plain(first["type"], first["msg"], first.get("ctx", {}))
 
 
 def _load(model: Any, folder: RunFolder, config: Config) -> tuple[list[str], list[str]]:

@@ -36,6 +36,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
             model, _ = model_module.build(config, need, weights=False)
             if getattr(config, "unfreeze_at", None):  # the fullest moment is after it
                 model, _ = model_module.build(config.at(config.unfreeze_at), need, weights=False)
+        padding = _tiny.padding(model, need)
     except UserError as error:
         return {"problems": error.problems}
     hf = getattr(model, "config", None)
@@ -52,6 +53,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
         **{key: int(getattr(hf, name, 0) or 0) for key, name in widths.items()},
         "attention_dropout": max(attention_dropout(hf).values(), default=0.0),
         "packs": _packs(model, need, question["packed"]),
+        "padding": padding,
     }
 
 

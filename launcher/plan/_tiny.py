@@ -1,14 +1,21 @@
-"""A small copy of a model, to try on it what the model itself can do. Only the child process of `_count` imports it."""
+"""A small copy of a model, to try on it what the model itself can do, on the CPU. What starts no model imports this in
+a child process alone (see `_count`)."""
 
 import copy
 from collections.abc import Iterator
 from typing import Any
+
+from launcher.config.errors import Problem, UserError
+from launcher.plan.need import Need
+from launcher.plan.padding import Padding, probe
 
 _LAYERS, _HEADS, _WIDTH, _VOCABULARY = 2, 2, 16, 256
 _LONGEST = 4096
 """Positions of the longest row that is tried, whatever the windows."""
 _PARAMETERS = 50_000_000
 """A copy with more of them is none."""
+_ANYWHERE = ("eager", "sdpa")
+"""Implementations of attention that every machine has."""
 
 
 def packs(model: Any, need: Any, task: Any) -> str | None:
@@ -31,6 +38,94 @@ def packs(model: Any, need: Any, task: Any) -> str | None:
     return None
 
 
+def padding(model: Any, need: Need) -> Padding | None:
+    """On which side rows of the model may be padded, after a forward at full length; None: no copy could be tried.
+    `model`: also one on the meta device; it is not run. No generator of this process is used. Raises UserError for a
+    model that does not take samples of that length, or of this task."""
+    import torch
+
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed is for those of all devices
+        return _padding(model, need)
+
+
+def _padding(model: Any, need: Need) -> Padding | None:
+    config, problem = getattr(model, "config", None), None
+    attention = getattr(config, "_attn_implementation", None)
+    for smaller in _smaller(config) if need.vocab_size else ():
+        problem = None
+        try:
+            small = _built(smaller, need.auto_class, attention if attention in _ANYWHERE else _ANYWHERE[0])
+        except Exception:  # a configuration of any architecture may not bear what was made smaller in it
+            continue
+        if small is None:
+            continue
+        problem = _unfit(small, _sample(small, config, need), need)
+        if problem is None:
+            sample = _sample(small, config, need)
+            return probe(small, sample, getattr(smaller, "pad_token_id", None) or 0, need.max_length)
+        if problem.key == "data.max_length":
+            break
+    shaped = need.guessed or need.auto_class == "AutoModelForQuestionAnswering"  # of parts, which tokens part
+    if problem is not None and (problem.key == "data.max_length" or not shaped):
+        raise UserError(problem)
+    return None
+
+
+def _sample(small: Any, config: Any, need: Need) -> dict[str, Any]:
+    """A sample of full length, with the end token where the data has it."""
+    import torch
+
+    pad, last = (getattr(small.config, name, None) for name in ("pad_token_id", "eos_token_id"))
+    plain = torch.tensor([token for token in range(small.config.vocab_size) if token not in (pad, last)])
+    ids = plain[torch.randint(0, len(plain), (1, min(need.max_length, _LONGEST)))]
+    if isinstance(last, int) and (need.guessed or getattr(config, "eos_token_id", None) == need.end_token_id):
+        ids[:, -1] = last
+    return {"input_ids": ids, **({"decoder_input_ids": ids} if need.auto_class == "AutoModelForSeq2SeqLM" else {})}
+
+
+def _unfit(small: Any, sample: dict[str, Any], need: Need) -> Problem | None:
+    """Why a model does not take a sample; None: it does."""
+    import torch
+
+    name, length = type(small).__name__, sample["input_ids"].shape[1]
+    try:
+        with torch.no_grad(), _positions_counted(length):
+            small(**sample)
+    except _PositionsEnd as end:
+        what = f"{need.max_length} tokens, but {name} has positions for {end.usable}"
+        return Problem("data.max_length", f"{what} (shorter samples, or a model with more positions)")
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return Problem("model", f"{name} cannot compute a sample of {length} tokens: {first}")
+    return None
+
+
+class _PositionsEnd(Exception):
+    """`usable`: the positions that a table has."""
+
+    def __init__(self, usable: int):
+        super().__init__(usable)
+        self.usable = usable
+
+
+def _positions_counted(length: int) -> Any:
+    """A context in which a row that a table of embeddings does not have raises _PositionsEnd: for rows of `length`
+    tokens it is a position, counted from 0 or, as RoBERTa and BART do, from above."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Counted(TorchFunctionMode):  # type: ignore[misc]
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.nn.functional.embedding and len(args) > 1:
+                last, rows = int(args[0].max()), args[1].shape[0]
+                if last >= rows:
+                    raise _PositionsEnd(rows - (last - (length - 1)))
+            return func(*args, **(kwargs or {}))
+
+    return Counted()
+
+
 def lengths(most: int, window: int) -> list[int]:
     """Tokens of three documents in a row of at most `most`, the first longer than a window (or half of one) where that
     can be."""
@@ -51,7 +146,8 @@ def _smaller(config: Any) -> Iterator[Any]:
     """Copies of a configuration, the smallest first; the last one is as it was."""
     if config is None:
         return
-    for parts in ((_fewer_layers, _fewer_tokens, _narrower), (_fewer_layers, _fewer_tokens), (_fewer_layers,), ()):
+    layers, tokens, width = _fewer_layers, _fewer_tokens, _narrower
+    for parts in ((layers, tokens, width), (tokens, width), (layers, tokens), (tokens,), (layers,), ()):
         small = copy.deepcopy(config)
         try:
             for part in parts:
@@ -90,6 +186,7 @@ def _narrower(config: Any) -> None:
     for name in ("head_dim", "attention_head_size"):
         if getattr(config, name, None) is not None:
             sizes[name] = _WIDTH
+    sizes |= {name: _HEADS * _WIDTH for name, value in vars(config).items() if "hidden" in name and value == hidden}
     for name, size in sizes.items():
         if getattr(config, name, None) is not None:
             setattr(config, name, size)
@@ -113,6 +210,9 @@ def _built(config: Any, auto_class: str, attention: str) -> Any:
         if parameter.dim() > 1:
             inputs = 1 if id(parameter) in embeddings else parameter.numel() // parameter.shape[0]
             torch.nn.init.normal_(parameter, std=1.5 * inputs**-0.5)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            torch.nn.init.zeros_(module.weight[module.padding_idx])  # as torch keeps it
     return model
 
 
@@ -121,7 +221,7 @@ def _documents(sizes: list[int], config: Any) -> list[Any]:
     import torch
 
     ids = [torch.randint(0, config.vocab_size - 1, (size,)) for size in sizes]
-    pad = config.pad_token_id
+    pad = getattr(config, "pad_token_id", None)
     return ids if pad is None else [one + (one >= pad) for one in ids]
 
 

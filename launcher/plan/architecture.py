@@ -16,8 +16,9 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
 from launcher.plan import store
 from launcher.plan.need import Need
+from launcher.plan.padding import Padding
 
-_FORM = "6"
+_FORM = "7"
 """Changed with what an Architecture says, so that an older answer is not taken for a newer one."""
 
 _SECONDS = 600
@@ -28,7 +29,8 @@ class Architecture(Strict):
     """`parameters`: each tied one once; `trained`: those that train, at the most; `in_layers`: those of the repeated
     layers, `largest_layer` of one of them, `largest_parameter` of one tensor. Widths are 0 where the architecture does
     not name them. `attention_dropout`: the highest rate of attention weights. `packs`: why it cannot be given packed
-    rows, empty where it can; None: it could not be tried on a small copy, or nobody asked."""
+    rows, empty where it can; None: it could not be tried on a small copy, or nobody asked. `padding`: the side on which
+    its rows may be padded; None: likewise, or it has no tokens."""
 
     name: str
     parameters: int
@@ -42,6 +44,7 @@ class Architecture(Strict):
     heads: int = 0
     attention_dropout: float = 0.0
     packs: str | None = None
+    padding: Padding | None = None
 
 
 def count(recipe: Recipe, need: Need) -> Architecture:

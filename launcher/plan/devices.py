@@ -14,11 +14,11 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Devices:
-    """Those of one node. `memory`: bytes of one device (of the whole machine for cpu)."""
+    """Those of one node. `memory`: bytes of one device (of the whole machine for cpu); None: not known."""
 
     kind: str
     count: int
-    memory: int
+    memory: int | None
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,10 @@ class World:
         return [nodes * self.per_node for nodes in range(least, most + 1)]
 
     @property
-    def memory(self) -> int:
-        """Bytes of memory for a rank."""
+    def memory(self) -> int | None:
+        """Bytes of memory for a rank, where known."""
+        if self.devices.memory is None:
+            return None
         return self.devices.memory // (self.per_node if self.devices.kind == "cpu" else 1)
 
     @property
@@ -68,8 +70,9 @@ def find(cluster: Cluster) -> Devices:
     """The devices of this machine that the profile allows; where there is no accelerator, its CPU as one device, and
     none where it asks for GPUs. Those of other machines are what the profile says."""
     if cluster.kind != "local":
-        assert cluster.devices_per_node != "auto" and cluster.memory_per_device != "auto"
-        return Devices(cluster.device, cluster.devices_per_node, int(cluster.memory_per_device * GIB))
+        assert cluster.devices_per_node != "auto"
+        size = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
+        return Devices(cluster.device, cluster.devices_per_node, size)
     gpus = [] if cluster.device == "cpu" else _nvidia()
     given = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
     if gpus and cluster.device in ("auto", "cuda"):

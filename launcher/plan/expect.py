@@ -1,25 +1,35 @@
-"""What a cluster's figures let one expect of a run: how long it takes at best, and how often a node is lost."""
+"""What a cluster's figures let one expect of a run: how long it takes at least, and how often a node is lost."""
 
+from launcher.config import kinds
 from launcher.config.cluster import Cluster
+from launcher.config.recipe import Recipe
+from launcher.plan.architecture import Architecture
+from launcher.plan.facts import Facts
 
-_GRADIENT = 4
-"""Bytes of a gradient's entry."""
 
+def sample_operations(recipe: Recipe, shape: Architecture, facts: Facts) -> float | None:
+    """Floating-point operations of a training sample, of the mean length of the training samples: forward, and twice as
+    many backward. None where the architecture names no layers, or not all of it trains.
 
-def step_seconds(cluster: Cluster, parameters: int, tokens: float, ranks: int) -> float | None:
-    """The least that an optimiser step takes, in seconds: its arithmetic at the devices' peak, or its gradients on the
-    slowest link, whichever is longer; None where the profile has no peak.
-
-    6 operations a parameter and token, forward and backward (Kaplan et al. 2020, Scaling Laws for Neural Language
-    Models, section 2.1; attention's share left out). Averaging gradients in a ring sends 2 (n - 1) / n of them over
-    each link (Patarasuk and Yuan 2009, Bandwidth optimal all-reduce algorithms).
+    Of a token 2 operations a parameter of the layers, and 4 hidden widths times the length for the two products of
+    attention in each layer (Kaplan et al. 2020, Scaling Laws for Neural Language Models, table 1); of each output of
+    the head a product with the hidden state. Embeddings are looked up, and cost none. A layer whose activations are
+    checkpointed is computed forward once more.
     """
-    if cluster.peak_tflops == "auto":
+    if not (shape.in_layers and shape.layers and shape.hidden) or shape.trained < shape.parameters:
         return None
-    arithmetic = 6 * parameters * tokens / (ranks * cluster.peak_tflops * 1e12)
-    link = cluster.links.between_nodes if cluster.nodes[1] > 1 else cluster.links.within_node
-    gradients = 2 * (ranks - 1) / ranks * parameters * _GRADIENT / (link * 1e9) if link else 0.0
-    return max(arithmetic, gradients)
+    tokens = facts.tokens["train"] / facts.samples["train"]
+    task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
+    layers = tokens * (2 * shape.in_layers + 4 * shape.hidden * tokens * shape.layers)
+    head = 2 * task.outputs(round(tokens)) * shape.hidden
+    every = recipe.train.checkpointed_every
+    return float(layers * (3 + (1 / every if every else 0)) + 3 * head)
+
+
+def run_seconds(cluster: Cluster, operations: float, ranks: int) -> float | None:
+    """The least that so many operations take on all ranks, at the devices' peak, in seconds; None where the profile has
+    no peak. Communication is left out: what of it shows depends on strategy, links and overlap."""
+    return None if cluster.peak_tflops == "auto" else operations / (ranks * cluster.peak_tflops * 1e12)
 
 
 def hours_between_failures(cluster: Cluster) -> float | None:

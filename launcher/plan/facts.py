@@ -12,23 +12,49 @@ from launcher.config.json_files import Count
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
 from launcher.plan import vocabulary
+from launcher.plan.words import plural
 
 Side = Literal["train", "validation"]
 FILE = "facts.json"
+_LABELS = 20
+"""Labels whose counts are listed, at the most."""
+
+
+class Cut(Strict):
+    """What `data.max_length` left out of one side. `rows` of `of` are cut at `tokens` tokens, special ones included;
+    `words` and `labels` (other than O) are beyond the cut; `targets` and `questions`: those that are cut."""
+
+    tokens: Count
+    of: Count
+    rows: Count = 0
+    words: Count = 0
+    labels: Count = 0
+    targets: Count = 0
+    questions: Count = 0
+
+    def __str__(self) -> str:
+        """Such as `1,083 of 1,583 rows are cut at 128 tokens (2,040 words, 311 labels other than O)`."""
+        lost = f" ({plural(self.words, 'word')}, {plural(self.labels, 'label')} other than O)" if self.words else ""
+        parts = [f"{self.rows:,} of {self.of:,} rows are cut at {self.tokens} tokens{lost}"] if self.rows else []
+        parts += [f"{self.targets:,} of {self.of:,} targets are cut"] if self.targets else []
+        parts += [f"{self.questions:,} of {self.of:,} questions are cut"] if self.questions else []
+        return ", ".join(parts)
 
 
 class Facts(Strict):
     """`digest` names the content; `documents`, `samples`, `tokens` by side; `baseline` is what frequencies alone would
     reach. `counts`: training samples by label, in the order of `labels`; `sources`: by source, in their order;
-    `lengths`: by their tokens. `left_out`: rows that gave no sample, by reason; `token_ids`: of the tokens that the
-    task names; `end_token_id`: what stands after a text. `shape`: of one sample where it is no text (it has no
-    vocabulary then, and a length of 1), such as (channels, height, width)."""
+    `lengths`: by their tokens. `left_out`: rows that gave no sample, by reason; `cut`: what truncation left out, by
+    side; `token_ids`: of the tokens that the task names; `begin_token_id`, `end_token_id`: what stands before and after
+    a text. `shape`: of one sample where it is no text (it has no vocabulary then, and a length of 1), such as
+    (channels, height, width)."""
 
     digest: str
     vocab_size: Count
     pad_token_id: Count
     mask_token_id: Count | None
     special_ids: list[Count]
+    begin_token_id: Count | None = None
     end_token_id: Count | None = None
     labels: list[str]
     longest: Count
@@ -41,6 +67,7 @@ class Facts(Strict):
     lengths: dict[Count, Count] = {}
     left_out: dict[str, Count] = {}
     notes: list[str] = []
+    cut: dict[str, Cut] = {}
     token_ids: dict[str, Count] = {}
     shape: tuple[Count, ...] = ()
 
@@ -49,6 +76,20 @@ class Facts(Strict):
         if missing := self.samples.keys() - self.tokens.keys():
             raise ValueError(f"tokens: {json_files.shown(min(missing))} is missing, which has samples")
         return self
+
+
+def cut_notes(known: Facts) -> list[str]:
+    """What truncation left out of each side, one line each."""
+    return [f"{side}: {cut}" for side, cut in known.cut.items() if str(cut)]
+
+
+def label_counts(known: Facts) -> str:
+    """How many training samples each label has, the most frequent first; of many labels both ends."""
+    pairs = sorted(zip(known.labels, known.counts, strict=True), key=lambda pair: -pair[1])
+    told = [f"{label} {count:,}" for label, count in pairs]
+    if len(told) > _LABELS:
+        told = [*told[: _LABELS // 2], f"{len(told) - _LABELS} more", *told[-_LABELS // 2 :]]
+    return ", ".join(told)
 
 
 def read(folder: Path) -> Facts:

@@ -28,7 +28,8 @@ _HINT = "take this line out, or move the file away"
 class Start:
     """One start of a job. `number` counts them, though not by one; `slurm` is the id that Slurm knows it by. `first`,
     `last`: the steps of the newest checkpoints at its begin and its end. `why` it ended: done, failed, time (it made
-    way), told (to stop), node (unfit or lost), replaced; empty where it has not said so."""
+    way), told (to stop), node (unfit or lost), replaced; empty where it has not said so. `error`, `rank`: of a start by
+    hand that failed, why, and which rank was the first."""
 
     number: int
     slurm: str = ""
@@ -41,6 +42,8 @@ class Start:
     code: int | None = None
     why: str = ""
     excluded: tuple[str, ...] = ()
+    error: str = ""
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Job:
     ids: tuple[str, ...] = ()
     starts: tuple[Start, ...] = ()
     requeued: tuple[float, ...] = field(default=())
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a scheduler, or whoever started it on several hosts, gave it a name."""
+        return self.name != BY_HAND
 
     @property
     def requeues(self) -> int:
@@ -176,6 +184,8 @@ def _ended(starts: Sequence[Start], event: Event, when: float) -> tuple[Start, .
         code=code if isinstance(code, int) else None,
         why=str(event.get("why", "")),
         excluded=tuple(map(str, event.get("excluded", ()))),
+        error=str(event.get("error", "")),
+        rank=event.get("rank"),
     )
     return (*starts, start) if at is None else (*starts[:at], start, *starts[at + 1 :])
 

@@ -3,13 +3,14 @@ anything starts."""
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import expanded, free_bytes, is_dir
 from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
 from launcher.config.types import hint
-from launcher.plan import architecture, facts, layout, limits, memory, need
+from launcher.plan import architecture, facts, layout, limits, memory, need, store
 from launcher.plan.architecture import Architecture
 from launcher.plan.devices import World
 from launcher.plan.facts import Facts
@@ -73,7 +74,7 @@ def _text(recipe: Recipe) -> Found:
         out.append(Problem("tokenizer", f"{recipe.task.kind} has no text to tokenise (leave it out)"))
     if isinstance(recipe.tokenizer, PretrainedTokenizer) and recipe.tokenizer.name.startswith((".", "/")):
         folder = expanded(recipe.tokenizer.name)
-        if not is_dir(folder):
+        if not is_dir(Path(store.found(recipe.tokenizer.name))):  # a bundle has a copy of it
             out.append(Problem("tokenizer.name", f"{folder}: no such folder"))
     return out
 
@@ -104,7 +105,10 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
             out.append(Problem(key, "goes by evaluations, and only the last step is evaluated (set evaluate.every)"))
     metrics = kinds.of("tasks", recipe.task).Task(recipe.task, known or facts.guess(recipe)).directions()
     score, _, label = evaluate.metric.partition("/")
-    if score not in metrics or (label and score not in _BY_CLASS):
+    if known is None:  # whether the tags of words are of an entity scheme is not known yet
+        metrics = {**metrics, **{name.removeprefix("macro_"): way for name, way in metrics.items()}}
+    of_all = {score, f"macro_{score}"} if label else {score}
+    if not of_all & metrics.keys() or (label and score not in _BY_CLASS):
         what = f"{recipe.task.kind} has no metric {evaluate.metric!r} ({hint(evaluate.metric, metrics)})"
         out.append(Problem("evaluate.metric", what))
     elif label and known and label not in (there := {part for name in known.labels for part in (name, name[2:])}):
@@ -113,15 +117,18 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
 
 
 def _model(recipe: Recipe, shape: Architecture) -> Found:
-    packs = [Problem("task.samples", f"{shape.packs} (take documents)")] if shape.packs else []
-    return [*layout.refusals(recipe, shape), *packs]
+    wrong = [Problem("task.samples", f"{shape.packs} (take documents)")] if shape.packs else []
+    if recipe.tensor_parallel > 1 and getattr(recipe.model, "adapter", None):
+        what = "the linear maps of an adapter are not dealt over ranks (take 1; kind: fsdp shards them)"
+        wrong.append(Problem("strategy.tensor_parallel", what))
+    return [*layout.refusals(recipe, shape), *wrong]
 
 
 def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -> Found:
     """An elastic run has to fit into the fewest nodes that it goes on with."""
     ranks, device, there = world.sizes[0], world.devices.kind, world.memory
     size = sum(layout.needed(recipe, shape, assumed, ranks, device).values())
-    if size <= there:
+    if there is None or size <= there:
         return []
     what = f"about {human(size)} of {human(there)} a device: does not fit"
     advice = layout.nearest(recipe, shape, assumed, ranks, there, device)

@@ -1,6 +1,6 @@
 """What a model has to fit: decided by the task and the data, the same for the plan and for every rank."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from launcher.config import kinds
@@ -12,7 +12,9 @@ from launcher.plan.facts import Facts
 class Need:
     """`auto_class`: a transformers auto class by name; empty: none takes what the task gives. `options`: model options
     that the task decides (num_labels). `shape`: of one sample where it is no text, such as (channels, height, width) or
-    (features,); `guessed`: the data is not prepared yet, and may turn out to be of another."""
+    (features,); `guessed`: the data is not prepared yet, and may turn out to be of another. `begin_token_id`,
+    `end_token_id`: what stands before and after a text; `generation`: of transformers' generation configuration, what
+    the task decides."""
 
     auto_class: str
     options: dict[str, Any]
@@ -21,6 +23,9 @@ class Need:
     max_length: int
     shape: tuple[int, ...] = ()
     guessed: bool = False
+    begin_token_id: int | None = None
+    end_token_id: int | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
 
 
 def of(recipe: Recipe, facts: Facts) -> Need:
@@ -28,5 +33,6 @@ def of(recipe: Recipe, facts: Facts) -> Need:
     one = max(recipe.data.max_length, getattr(recipe.inner_task, "max_target_length", 0))  # a sample may have two texts
     return Need(
         task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, min(facts.longest, one), facts.shape,
-        guessed=not facts.digest,
+        guessed=not facts.digest, begin_token_id=facts.begin_token_id, end_token_id=facts.end_token_id,
+        generation=task.generation() if hasattr(task, "generation") else {},
     )  # fmt: skip

@@ -7,14 +7,13 @@ from pathlib import Path
 from launcher.config import kinds, origins
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem
-from launcher.config.files import allocated_bytes, free_bytes
+from launcher.config.files import free_bytes
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
-from launcher.plan import devices, expect, fill, layout, memory, mistakes, mixture, remote, store
-from launcher.plan.architecture import Architecture
+from launcher.plan import devices, expect, fill, layout, memory, mistakes, mixture, notes, store
 from launcher.plan.facts import Facts, guess, steps_of
 from launcher.plan.folder import RunFolder
-from launcher.plan.words import human, plural
+from launcher.plan.words import plural
 
 RUNS = origins.RUNS
 
@@ -24,8 +23,9 @@ class Plan(Strict):
     `ranks`: of all `nodes`; an elastic run goes on with `least_nodes`. `threads`: of a rank, where known.
     `micro_samples`: the most samples of full length in a micro-batch; `micro_batches`: how many a rank makes. `fill`:
     the expected share of computed positions that are tokens. `sources`: of a mixture, each one's share of the samples
-    and the epochs it is gone through; `left_out`: rows of the corpus that gave no sample, by reason. `seconds_at_best`:
-    of the whole run, by the cluster's figures."""
+    and the epochs it is gone through; `left_out`: rows of the corpus that gave no sample, by reason. `labels`: those of
+    the training data and their counts. `seconds_at_best`: of the whole run, arithmetic alone, by the cluster's
+    figures."""
 
     name: str
     folder: str
@@ -51,11 +51,12 @@ class Plan(Strict):
     fill: float | None = None
     documents: int | None = None
     left_out: dict[str, int] = {}
+    labels: str = ""
     sources: dict[str, tuple[float, float | None]] = {}
     model: str
     parameters: int
     memory: dict[str, int]
-    memory_per_device: int
+    memory_per_device: int | None
     checkpoint_bytes: int
     checkpoints_kept: int
     free_disk: int
@@ -100,7 +101,7 @@ def make(
     whole = folder.whole()
     samples = steps * recipe.train.global_batch if steps else None
     tokens = samples * facts.tokens["train"] // facts.samples["train"] if samples and facts else None
-    at_best = expect.step_seconds(cluster, shape.parameters, tokens / steps, count) if tokens and steps else None
+    operations = expect.sample_operations(recipe, shape, facts) if samples and facts else None
     return Plan(
         name=recipe.name,
         folder=str(folder.path),
@@ -134,26 +135,21 @@ def make(
         checkpoint_bytes=memory.checkpoint(recipe, shape),
         checkpoints_kept=recipe.checkpoint.keep,
         free_disk=free_bytes(folder.path),
-        seconds_at_best=at_best * steps if at_best is not None and steps else None,
+        seconds_at_best=expect.run_seconds(cluster, operations * samples, count) if operations and samples else None,
         hours_between_failures=expect.hours_between_failures(cluster),
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,
         command=shlex.join(_command(cluster, file, world.per_node, overrides)),
-        notes=[*_notes(recipe, shape, folder), *known.notes],
+        labels=_labels(recipe, facts),
+        notes=notes.of(recipe, shape, folder, facts, steps),
     )
 
 
-def _notes(recipe: Recipe, shape: Architecture, folder: RunFolder) -> list[str]:
-    """What the user should know and may go on with."""
-    notes = remote.notes(recipe)
-    notes += [f"{p}: half-written, never looked at (the next save replaces it)" for p in folder.half_written()]
-    size, most = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1
-    free = free_bytes(folder.path) + sum(map(allocated_bytes, folder.half_written()))
-    if size * most > free:  # one more than is kept, while the newest is being written
-        notes.append(f"checkpoint: {most} of {human(size)} do not fit into the {human(free)} that are free")
-    if recipe.packed and shape.packs is None:
-        notes.append(f"task.samples: whether {shape.name} takes packed rows is tried when the run starts")
-    return notes
+def _labels(recipe: Recipe, facts: Facts | None) -> str:
+    """The labels of the training data in one line, where they are known and the task has any."""
+    task = kinds.of("tasks", recipe.inner_task).Task
+    described = facts is not None and hasattr(task, "describe_labels")
+    return str(task.describe_labels(recipe.inner_task, facts)) if described else ""
 
 
 def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[str, tuple[float, float | None]]:

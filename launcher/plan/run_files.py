@@ -108,6 +108,8 @@ class JobEvent(Stored):
     code: int | None = None
     why: Word = ""
     excluded: list[Word] = []
+    error: Word = ""
+    rank: Count | None = None
     how: Word = ""
     next: Annotated[Word, AfterValidator(_no_option)] = ""
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from launcher.config import json_files, kinds, load
 from launcher.config.errors import Problem, UserError
-from launcher.config.files import flush_tree, is_dir, is_file
+from launcher.config.files import expanded, flush_tree, is_dir, is_file
 from launcher.config.json_files import PlainName, Stored
 from launcher.config.recipe import Recipe
 from launcher.plan import store
 from launcher.plan.folder import RunFolder
+from launcher.prepare import tokenizer
 
 RECIPE = "recipe.yaml"
 _AGAIN = "`launcher prepare R --to FOLDER` makes one"
@@ -56,6 +57,7 @@ def _fill(folder: Path, recipe: Recipe, prepared: Path) -> None:
     (folder / "models").mkdir(parents=True)
     shutil.copytree(prepared, folder / "prepared" / prepared.name)
     _copy_model(recipe, folder / "models")
+    _copy_tokenizer(recipe, folder / "models")
     load.dump(recipe, folder / RECIPE)
     said = {"data": _made_by(recipe), "prepared": prepared.name}
     (folder / store.BUNDLE).write_text(json.dumps(said), encoding="utf-8")
@@ -131,6 +133,17 @@ def _copy_model(recipe: Recipe, to: Path) -> None:
         if run := getattr(model, "run", None):
             folder, checkpoint = RunFolder(Path(store.found(run))), getattr(model, "checkpoint", "latest")
             _copy_run(folder, checkpoint, to / store.kept(run).name)
+
+
+def _copy_tokenizer(recipe: Recipe, to: Path) -> None:
+    """The files of a tokenizer that is a folder here; one of the hub is not asked for again."""
+    name = getattr(recipe.tokenizer, "name", None)
+    if name is None or not is_dir(expanded(name)):
+        return
+    copy = to / store.kept(name).name
+    copy.mkdir(exist_ok=True)
+    for file in tokenizer.files(name, code=bool(getattr(recipe.tokenizer, "trust_remote_code", False))):
+        shutil.copy2(file, copy)
 
 
 def _copy_run(folder: RunFolder, checkpoint: str | int, to: Path) -> None:

@@ -23,6 +23,10 @@ from launcher.prepare.encoded import Encoded, Frame, concatenate, interleave, jo
 _MOST_PIECES, _MOST_CHARACTERS = 2**19, 2**24
 """Pieces that are remembered, about, at some 150 bytes each, and their characters: a text without a space is one."""
 
+TRAINING_SUFFIX = "training_suffix"
+"""The key of tokenizer_config.json under which an exported tokenizer has the token that training adds after a text,
+where it adds none itself: a model that goes on with texts is given them without."""
+
 _AT_ONCE = 2**19
 """Characters that the tokenizer is given at a time, and the longest text that it is given whole."""
 
@@ -45,7 +49,8 @@ _TRICKY = (
 
 
 class Encoder:
-    """The tokenizer of a folder. `prefix` and `suffix`: the special tokens around a text."""
+    """The tokenizer of a folder. `prefix` and `suffix`: the special tokens around a text. `special_words`: a pattern of
+    what is read as a special token inside of one."""
 
     def __init__(self, folder: Path):
         from tokenizers import Tokenizer
@@ -56,13 +61,16 @@ class Encoder:
         self.vocab_size: int = self.backend.get_vocab_size()
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         self._inputs = settings.get("model_input_names", [])
-        self.prefix, self.suffix = self._around(settings.get("eos_token"))
+        self.gives_types = "token_type_ids" in self._inputs
+        self.prefix, self.suffix = self._around(settings.get("eos_token"), settings.get(TRAINING_SUFFIX))
         spec = json.loads(self.backend.to_str())
         self._rule = _rule(spec)
         byte_level = [one for one in _parts(spec["pre_tokenizer"]) if one["type"] == "ByteLevel"]
         self._spaced = any(not one.get("add_prefix_space") for one in byte_level)  # such words are told by a space
         names = [re.escape(token["content"]) for token in spec["added_tokens"]]
         self._whole = "|".join(names) or r"[^\s\S]"  # what a cut might keep from being seen
+        special = [re.escape(token["content"]) for token in spec["added_tokens"] if token["special"]]
+        self.special_words = "|".join(special) or r"[^\s\S]"
         self._forget()
         if self._rule is not None and not self._exact():
             self._rule = None
@@ -107,8 +115,8 @@ class Encoder:
             types=tuple(types[a:b] for a, b in pairwise(cuts)) if "token_type_ids" in self._inputs else None,
         )
 
-    def pairs(self, texts: pa.Array, others: pa.Array, max_length: int) -> Encoded:
-        """The tokens of pairs of texts with special tokens, the longer one truncated first."""
+    def pairs(self, texts: pa.Array, others: pa.Array, max_length: int) -> tuple[Encoded, NDArray[np.bool_]]:
+        """The tokens of pairs of texts with special tokens, the longer one truncated first; and which pairs were."""
         self.backend.enable_truncation(max_length)
         try:
             made = self.backend.encode_batch(list(zip(texts.to_pylist(), others.to_pylist(), strict=True)))
@@ -116,18 +124,21 @@ class Encoder:
             self.backend.no_truncation()
         encoded = join(made)
         types = np.concatenate([np.asarray(e.type_ids, dtype=np.uint8) for e in made])
-        return Encoded(
-            encoded.ids, encoded.offsets, encoded.begins, types if "token_type_ids" in self._inputs else None
-        )
+        types = types if "token_type_ids" in self._inputs else None
+        truncated = np.array([bool(e.overflowing) for e in made], dtype=np.bool_)
+        return Encoded(encoded.ids, encoded.offsets, encoded.begins, types), truncated
 
-    def _around(self, end: Any) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """The special tokens around a text; where there are none (GPT-2), the end token after it."""
+    def _around(self, end: Any, suffix: str | None) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """The special tokens around a text; where there are none (GPT-2), the end token after it. `suffix`: what stands
+        after a text in training alone."""
         bare = self.backend.encode("a", add_special_tokens=False).ids
         full = self.backend.encode("a").ids
         at = next(n for n in range(len(full)) if full[n : n + len(bare)] == bare)
         before, after = full[:at], full[at + len(bare) :]
         eos = self.backend.token_to_id(end["content"] if isinstance(end, dict) else end) if end else None
-        if not before and not after and eos is not None:
+        if suffix is not None and not after:
+            after = [self.backend.token_to_id(suffix)]
+        elif not before and not after and eos is not None:
             after = [eos]
         return np.asarray(before, dtype=np.uint32), np.asarray(after, dtype=np.uint32)
 

@@ -185,7 +185,8 @@ def _put(value: Any, path: Sequence[str], revision: str) -> Any:
 
 
 def _local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or is_dir(expanded(name))
+    """Whether a name is of a folder: here, or of one that a bundle has a copy of."""
+    return name.startswith((".", "/", "~")) or is_dir(expanded(name)) or is_dir(store.kept(name))
 
 
 def _memory(repository: Repository) -> Path:

@@ -15,7 +15,7 @@ from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.files import flush_tree, write
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
-from launcher.plan.facts import Facts
+from launcher.plan.facts import Cut, Facts
 from launcher.plan.words import plural
 from launcher.prepare import duplicates, processes, reading, shards, tokenizer
 from launcher.prepare.encode import pieces
@@ -25,6 +25,9 @@ from launcher.prepare.shards import SIDES, Counted, Job
 
 _TRAINED_AT_ONCE = 2**16
 """Characters of the longest text that a tokenizer is trained from as a whole."""
+
+_NOTES = 5
+"""Notes on files that are kept, at the most."""
 
 _NO_TOKENS: dict[str, Any] = {"vocab_size": 0, "pad_token_id": 0, "mask_token_id": None, "special_ids": []}
 _NOTHING = "there is no document in it (is the path, the column or the split right?)"
@@ -154,6 +157,13 @@ class Preparation:
                         writer.write_batch(batch)
                 self.lease.check()
 
+    def _cut(self, counted: Sequence[Counted], side: Side) -> Cut:
+        total = Counter[str]()
+        for c in counted:
+            total.update(c.cut.get(side, {}))
+        known = {name: total[name] for name in Cut.model_fields if name in total}
+        return Cut(tokens=self.recipe.data.max_length, of=sum(c.documents[side] for c in counted), **known)
+
     def _facts(self, jobs: Sequence[Job], counted: Sequence[Counted], survey: dict[str, Any]) -> Facts:
         known = self._known(survey)
         lengths = {side: _lengths(counted, side) for side in SIDES if any(c.lengths[side] for c in counted)}
@@ -179,7 +189,8 @@ class Preparation:
             "sources": dict(sources),
             "lengths": dict(sorted(lengths["train"].items())),
             "left_out": {name: count for name, count in left_out.items() if count},
-            "notes": _examples(counted),
+            "cut": {side: self._cut(counted, side) for side in lengths},
+            "notes": _notes(counted),
         }
         return known.model_copy(update=found)
 
@@ -202,6 +213,7 @@ def _ids(made: Any) -> dict[str, Any]:
         "pad_token_id": made.pad_token_id if made.pad_token_id is not None else 0,
         "mask_token_id": made.mask_token_id,
         "special_ids": special,
+        "begin_token_id": made.cls_token_id if made.bos_token_id is None else made.bos_token_id,
         "end_token_id": made.sep_token_id if made.eos_token_id is None else made.eos_token_id,
     }
 
@@ -228,7 +240,14 @@ def _lengths(counted: Sequence[Counted], side: Side) -> Counter[int]:
     return lengths
 
 
-def _examples(counted: Sequence[Counted]) -> list[str]:
-    """What the user should know of rows that were left out."""
-    bad = sum(c.bad for c in counted)
-    return [f"{plural(bad, 'bad row')} left out, the first: {next(c.example for c in counted if c.bad)}"] if bad else []
+def _notes(counted: Sequence[Counted]) -> list[str]:
+    """What the user should know of how rows were read, and of those that were left out."""
+    bad, notes = sum(c.bad for c in counted), [note for c in counted for note in c.notes]
+    if len(notes) > _NOTES:
+        notes = [*notes[:_NOTES], f"the same of {plural(len(notes) - _NOTES, 'more file')}"]
+    first = next((c.example for c in counted if c.bad), "")
+    if special := sum(c.special for c in counted):
+        word = next(c.special_word for c in counted if c.special)
+        what = f"{plural(special, 'text')} with words that the tokenizer reads as special tokens, the first: {word!r}"
+        notes.append(f"{what} (a model that reads its output there, such as BART at the end token, refuses them)")
+    return [*([f"{plural(bad, 'bad row')} left out, the first: {first}"] if bad else []), *notes]

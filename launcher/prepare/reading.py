@@ -93,7 +93,7 @@ def read(shard: Shard, columns: Sequence[str]) -> Iterator[Read]:
             break
         if isinstance(row, Bad):
             if config.on_bad_row == "fail":
-                raise UserError(f"{row} (or {shard.leaf.key}.on_bad_row: skip, to leave such rows out)")
+                raise UserError(refused(row, shard.leaf))
             bad, example = bad + 1, example or str(row)
             continue
         rows.append(row)
@@ -104,6 +104,19 @@ def read(shard: Shard, columns: Sequence[str]) -> Iterator[Read]:
             rows, size, bad, example = [], 0, 0, ""
     if rows or bad:
         yield Read(batch_of(rows), bad, example)
+
+
+def refused(row: Bad, leaf: Leaf) -> str:
+    """The message about a row that ends a preparation."""
+    return f"{row} (or {leaf.key}.on_bad_row: skip, to leave such rows out)"
+
+
+def notes(shard: Shard) -> list[str]:
+    """What the user should know of how a shard is read."""
+    module, leaf = kinds.of("data", shard.leaf.config), shard.leaf
+    if not hasattr(module, "notes"):
+        return []
+    return [note for part in shard.parts for note in module.notes(leaf.config, leaf.key, part)]
 
 
 def hashes(batch: pa.RecordBatch, names: Sequence[str]) -> NDArray[np.uint64]:

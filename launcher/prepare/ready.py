@@ -26,7 +26,7 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import hint
 from launcher.plan import devices, facts, full_disk, layout, plan, usable_folders
 from launcher.plan.folder import RunFolder, Saved
-from launcher.prepare import bundle, cache, corpus, hub, lease, runs
+from launcher.prepare import bundle, cache, corpus, first_rows, hub, lease, runs
 
 _TOLD = ("torch", "transformers", "tokenizers", "datasets", "numpy", "accelerate", "deepspeed", "wandb", "launcher")
 
@@ -149,6 +149,8 @@ def _plan(
         wrong += error.problems
     wrong += (missing := runs.missing(recipe, bool(_folder(recipe).whole())))
     prepared = corpus.find(identity) if identity and not missing else None
+    if identity and prepared is None and not missing:
+        wrong += first_rows.problems(recipe)
     if cluster.scratch.shared is None or "LAUNCHER_CACHE" in os.environ:  # else that folder is created at submission
         wrong += _cache(recipe, prepared)
     known = _known(recipe, prepared) if prepared else None
@@ -222,7 +224,7 @@ def read(folder: Path) -> Ready:
     run = RunFolder(folder)
     made = json_files.read(run.plan, plan.Plan, "launcher run writes it again")
     known = facts.of_run(folder)
-    recipe, cluster = load.checked(run.recipe).value, load.cluster(run.cluster).value
+    recipe, cluster = load.checked(run.recipe).value, load.cluster(run.cluster, stored=True).value
     return Ready(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
 
 

@@ -2,6 +2,7 @@
 was interrupted goes on with the shards that are missing."""
 
 import json
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ from launcher.config.types import Plugin
 from launcher.data._columns import TEXTS
 from launcher.prepare import duplicates
 from launcher.prepare.encode import Encoder
-from launcher.prepare.reading import Shard, Side, hashes, held_out, read
+from launcher.prepare.reading import Shard, Side, hashes, held_out, notes, read
 from launcher.tasks import Features
 
 SIDES: tuple[Side, ...] = ("train", "validation")
@@ -72,7 +73,9 @@ class Job:
 
 @dataclass
 class Counted:
-    """What became of a shard's rows. `lengths`: of each side, the samples by their number of tokens."""
+    """What became of a shard's rows. `lengths`: of each side, the samples by their number of tokens. `cut`: of each
+    side what truncation left out, by name (see launcher.tasks.Features). `special`: texts that hold a
+    word which the tokenizer reads as a special token, with the first of them. `notes`: on how the source is read."""
 
     documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
     lengths: dict[str, dict[str, int]] = field(default_factory=lambda: {side: {} for side in SIDES})
@@ -80,6 +83,10 @@ class Counted:
     duplicates: int = 0
     empty: int = 0
     example: str = ""
+    special: int = 0
+    special_word: str = ""
+    cut: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def look(job: Job) -> None:
@@ -128,12 +135,34 @@ def features(job: Job) -> None:
     try:
         for side, rows in sides:
             encoder = _encoder(job.work / "tokenizer") if task.tokenized else None
+            rows = rows if encoder is None else _seen_by(encoder, rows, counted)
             _write(
                 job, side, task.features(job.task, rows, job.survey, encoder, job.data.max_length, leaf.key), counted
             )
     finally:
         held.unlink(missing_ok=True)
+    counted.notes = notes(job.shard)
     write(job.made, json.dumps(vars(counted)))
+
+
+def _seen_by(encoder: Encoder, rows: Iterable[pa.RecordBatch], counted: Counted) -> Iterator[pa.RecordBatch]:
+    """The rows, while those are counted whose texts hold words that the tokenizer reads as special tokens."""
+    for batch in rows:
+        for name in (name for name in (*TEXTS, "words") if name in batch.schema.names):
+            column = batch.column(name)
+            texts = column.flatten() if name == "words" else column
+            there = pc.match_substring_regex(texts, encoder.special_words)
+            if count := pc.sum(there).as_py():
+                first = texts.filter(there)[0].as_py()
+                counted.special += count
+                counted.special_word = counted.special_word or str(_around(encoder.special_words, first))
+        yield batch
+
+
+def _around(words: str, text: str) -> str:
+    """The first of these words in a text, with what stands around it."""
+    found = re.search(words, text)
+    return text if found is None else text[max(0, found.start() - 40) : found.end() + 40]
 
 
 def _values(column: pa.Array) -> Iterable[str]:
@@ -144,7 +173,7 @@ def _values(column: pa.Array) -> Iterable[str]:
         return {"x".join(map(str, shape)) for shape in shapes}
     if pa.types.is_list(column.type) and not pa.types.is_string(column.type.value_type):
         return map(str, pc.unique(column.value_lengths()).to_pylist())
-    return pc.unique(column.flatten() if pa.types.is_list(column.type) else column).to_pylist()
+    return pc.unique(column.flatten() if pa.types.is_list(column.type) else column).drop_null().to_pylist()
 
 
 def _aside(file: Path) -> Path:
@@ -217,7 +246,7 @@ def _write(job: Job, side: Side, made: Iterable[Features], counted: Counted) -> 
     try:
         with ExitStack() as open_file:
             writer = None
-            for table in _together(made, counted):
+            for table in _together(made, counted, side):
                 writer = writer or open_file.enter_context(pa.ipc.new_stream(aside, table.schema))
                 writer.write_table(table)
                 numbers, counts = np.unique(table["length"].to_numpy(), return_counts=True)
@@ -230,11 +259,14 @@ def _write(job: Job, side: Side, made: Iterable[Features], counted: Counted) -> 
     counted.lengths[side] = {str(length): count for length, count in sorted(lengths.items())}
 
 
-def _together(made: Iterable[Features], counted: Counted) -> Iterator[pa.Table]:
+def _together(made: Iterable[Features], counted: Counted, side: Side) -> Iterator[pa.Table]:
     """Tables of many samples in place of many tables."""
     tables, size = list[pa.Table](), 0
-    for table, empty in made:
+    for table, empty, cut in made:
         counted.empty += empty
+        of_side = counted.cut.setdefault(side, {})
+        for name, count in cut.items():
+            of_side[name] = of_side.get(name, 0) + int(count.sum())
         if table.num_rows:
             tables.append(table)
             size += table.nbytes

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -36,15 +37,20 @@ def fingerprint(recipe: Recipe) -> str:
     where = source(recipe)
     if isinstance(where, TrainTokenizer):
         return where.model_dump_json()
-    found = expanded(where.name).glob("*") if is_dir(expanded(where.name)) else []
-    suffixes = (".json", ".txt", ".model", *((".py",) if where.trust_remote_code else ()))
-    files = [path for path in sorted(found) if path.suffix in suffixes]
+    found = files(where.name, where.trust_remote_code)
     state = xxhash.xxh3_128()
-    for path in files:
+    for path in found:
         state.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
-    if files:
+    if found:
         return str(state.hexdigest())
     return where.name if where.revision is None else f"{where.name}@{where.revision}"
+
+
+def files(name: str, code: bool) -> list[Path]:
+    """The files of a tokenizer's folder, sorted; none of what is no folder. `code`: those of Python too."""
+    found = expanded(name).glob("*") if is_dir(expanded(name)) else []
+    suffixes = (".json", ".txt", ".model", *((".py",) if code else ()))
+    return [path for path in sorted(found) if path.suffix in suffixes]
 
 
 def load(where: PretrainedTokenizer | str, key: str) -> Any:

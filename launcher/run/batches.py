@@ -37,7 +37,8 @@ class ProbeBatch:
 @dataclass(frozen=True)
 class ProbeBatches:
     """Micro-batches of few samples: `one` sample; `two` rows of that sample, and where samples share rows one row of
-    two of it (`packed`); the shortest and the longest of some samples alone, and `together` in one micro-batch."""
+    two of it (`packed`); two of some samples alone, as far apart in length as samples of a micro-batch may be, and
+    `together` in one."""
 
     one: ProbeBatch
     two: ProbeBatch
@@ -71,7 +72,8 @@ class RankBatch:
 @dataclass(frozen=True)
 class Batches(Dataset[RankBatch]):
     """`samples`: the prepared samples; `order` picks those of a step; `task` makes them what the model is given. `row`:
-    tokens of a row that several samples may share; None: each has a row of its own. `steps`: of the whole run."""
+    tokens of a row that several samples may share; None: each has a row of its own. `steps`: of the whole run.
+    `equal_lengths`: the samples of a micro-batch have one length."""
 
     samples: Any
     order: Order
@@ -84,13 +86,14 @@ class Batches(Dataset[RankBatch]):
     max_tokens: int | None
     row: int | None = None
     steps: int | None = None
+    equal_lengths: bool = False
 
     def __getitem__(self, step: int) -> RankBatch:
         epochs, ids = self.order.step(step, self.global_batch)
         lengths = self.samples.lengths(ids)
         rows = self._rows(lengths)
         of_rows = np.array([lengths[row].sum() for row in rows], dtype=np.int64)
-        pieces = split(of_rows, self.world, self.max_tokens)[self.rank]
+        pieces = split(of_rows, self.world, self.max_tokens, self.equal_lengths)[self.rank]
         places = np.concatenate([*(rows[row] for piece in pieces for row in piece), np.empty(0, dtype=np.int64)])
         made = dict(zip(places.tolist(), self._samples(epochs[places], ids[places], step), strict=True))
         hashes = [digest.sample(place, int(epochs[place]), int(ids[place]), sample) for place, sample in made.items()]
@@ -112,7 +115,7 @@ class Batches(Dataset[RankBatch]):
         """Small micro-batches to try a model on: the same on every rank."""
         epochs, ids = self.order.step(0, max(2, self.global_batch))
         lengths = self.samples.lengths(ids)
-        ends = np.array([lengths.argmin(), len(ids) - 1 - lengths[::-1].argmax()])
+        ends = self._pair(lengths)
         pair = list(self._samples(epochs[ends], ids[ends], 0))
         pair_keys, pair_lengths = dropout.sample_keys(self.seed, epochs[ends], ids[ends]), lengths[ends]
         copies = [self._samples(epochs[:1], ids[:1], 0)[0]] * 2
@@ -131,6 +134,14 @@ class Batches(Dataset[RankBatch]):
             long=batch_of([[1]], pair, pair_keys, pair_lengths),
             together=batch_of(together, pair, pair_keys, pair_lengths),
         )
+
+    def _pair(self, lengths: Ids) -> Ids:
+        """The places of two samples that may share a micro-batch: the shortest and the longest, or two of one length
+        (the same one twice where no two have)."""
+        if not self.equal_lengths:
+            return np.array([lengths.argmin(), len(lengths) - 1 - lengths[::-1].argmax()])
+        values, counts = np.unique(lengths, return_counts=True)
+        return np.resize(np.flatnonzero(lengths == values[counts.argmax()]), 2)
 
     def shown(self, step: int, count: int) -> list[dict[str, Any]]:
         """The first samples of a step, in the order of the batch, for a person to look at."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from launcher.contract.random import Draw, Stream
+from launcher.contract.split import micro_batches
 from launcher.run.batches import tensors, to
 from launcher.run.precision import autocast
 from launcher.run.process import Process
@@ -35,7 +36,8 @@ class Part(NamedTuple):
 @dataclass(frozen=True)
 class Parts(Dataset[Part]):
     """This rank's micro-batches of all `samples`. `joined`: samples stand in rows that several may share. `first`: the
-    id of the first sample, which what is drawn for it follows, where others were looked at before."""
+    id of the first sample, which what is drawn for it follows, where others were looked at before. `equal_lengths`: the
+    samples of a micro-batch have one length."""
 
     samples: Any
     task: Any
@@ -45,18 +47,15 @@ class Parts(Dataset[Part]):
     max_tokens: int | None
     joined: bool = False
     first: int = 0
+    equal_lengths: bool = False
 
     @cached_property
     def pieces(self) -> list[NDArray[np.int64]]:
         """The samples of each micro-batch, of all ranks; the longest first."""
         lengths = self.samples.lengths(np.arange(len(self.samples)))
-        order = np.argsort(-lengths, kind="stable")
-        pieces, start = [], 0
-        while start < len(order):
-            most = _MOST if self.max_tokens is None else max(1, self.max_tokens // int(lengths[order[start]]))
-            pieces.append(order[start : start + min(_MOST, most)])
-            start += len(pieces[-1])
-        return pieces
+        return micro_batches(
+            np.argsort(-lengths, kind="stable"), lengths, self.max_tokens, self.equal_lengths, most=_MOST
+        )
 
     def __len__(self) -> int:
         return -(-len(self.pieces) // self.world)

@@ -4,7 +4,7 @@ Where MASTER_ADDR and MASTER_PORT are given, they meet there. Else rank 0 binds 
 the current folder that all ranks see; its name is the same for all ranks of a start and for no other. What is left of
 a start that died is no danger: the file names a token that the one who answers must know.
 
-A rank waits in Python, so that a signal is heeded: nothing has been trained, so it just leaves, and the others with it.
+A rank waits so that a signal is heeded: nothing has been trained, so it just leaves, and the others with it.
 """
 
 import json
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from launcher.config.errors import UserError
 from launcher.config.files import write
 from launcher.plan.plan import RUNS
 from launcher.run import place as places
+from launcher.run.patience import Told as Told
+from launcher.run.patience import patiently
 from launcher.run.place import LOOPBACK, Place, Unreachable
 
 FOLDER = RUNS / ".meeting"
@@ -33,11 +36,8 @@ _SECONDS_FOR_A_FILE = 120
 _SECONDS_FOR_A_CONNECTION = 15
 _SECONDS_FOR_A_NAME = 10
 _LONGEST_PAUSE = 0.25
+_SECONDS_TO_LEAVE = 3.0
 _LONG = timedelta(minutes=30)
-
-
-class Told(Exception):
-    """Told to leave before all ranks had met."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,8 @@ def _given(
     try:
         if serves and near:
             return _serve_here(port, timeout)
-        store: dist.Store = dist.TCPStore(
-            host, port, is_master=serves, wait_for_workers=False, timeout=timeout, multi_tenant=True
-        )
+        connect = partial(dist.TCPStore, is_master=serves, wait_for_workers=False, timeout=timeout, multi_tenant=True)
+        store: dist.Store = patiently(lambda: connect(host, port), told)  # whoever answers may be no store
     except (dist.DistNetworkError, OSError) as error:
         if not serves:
             raise Unreachable(f"{who} cannot meet the others at {host}:{port}: {_line(error)}") from error
@@ -199,7 +198,7 @@ def _find(file: Path, told: Callable[[], bool], who: str) -> dist.Store:
     while time.monotonic() < end:
         if said := _read(file):
             host, why = _answers(said["hosts"], said["port"])
-            if host and (store := _enter(host, said)):
+            if host and (store := patiently(partial(_enter, host, said), told)):
                 return store
             if time.monotonic() - tried.setdefault(said["token"], time.monotonic()) > _SECONDS_FOR_A_CONNECTION:
                 raise Unreachable(f"{who} cannot reach rank 0 at {' or '.join(said['hosts'])}: {why}")
@@ -252,7 +251,11 @@ def _wait_for(host: str, port: int, told: Callable[[], bool], seconds: float, wh
 
 
 def _gather(store: dist.Store, at: Place, host: str, told: Callable[[], bool], timeout: timedelta, who: str) -> Met:
-    """Come to the store and wait for the others. Who is told to leave tells the others."""
+    """Come to the store and wait for the others. Who is told to leave tells the others, unless the store is silent."""
+    return patiently(lambda: _come(store, at, host, told, timeout, who), told, _SECONDS_TO_LEAVE)
+
+
+def _come(store: dist.Store, at: Place, host: str, told: Callable[[], bool], timeout: timedelta, who: str) -> Met:
     names = [f"host/{rank}" for rank in range(at.world)]
     end, wait = time.monotonic() + timeout.total_seconds(), 0.01
     try:

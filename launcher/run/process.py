@@ -2,9 +2,10 @@
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from launcher.config.errors import UserError
 from launcher.plan.devices import cores
+from launcher.run.patience import patiently
 from launcher.run.place import Place as Place
 from launcher.run.place import Unreachable
 from launcher.run.place import place as place
@@ -99,11 +101,16 @@ def require(device: str) -> None:
 
 
 def connect(
-    at: Place, device: str | None = None, store: dist.Store | None = None, timeout: timedelta = TIMEOUT
+    at: Place,
+    device: str | None = None,
+    store: dist.Store | None = None,
+    timeout: timedelta = TIMEOUT,
+    told: Callable[[], bool] | None = None,
 ) -> Process:
     """Join the group. `device`: cpu to leave an accelerator alone. `store`: where the ranks meet; without one they meet
     as the environment says (MASTER_ADDR, MASTER_PORT). `timeout`: for which a rank waits for the others before it gives
-    up. The cores are shared out, unless OMP_NUM_THREADS says how many each rank gets."""
+    up; `told`: whether to leave meanwhile, which raises Told. The cores are shared out, unless OMP_NUM_THREADS says how
+    many each rank gets."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() // at.local_world))
     accelerator = None if device == "cpu" else torch.accelerator.current_accelerator(check_available=True)
@@ -111,8 +118,10 @@ def connect(
         if at.local_world == at.world:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         where: dict[str, Any] = {"init_method": "env://"} if store is None else {"store": store}
+        where |= {"rank": at.rank, "world_size": at.world, "timeout": timeout}
         try:
-            dist.init_process_group(_backend(accelerator), rank=at.rank, world_size=at.world, timeout=timeout, **where)
+            join = partial(dist.init_process_group, _backend(accelerator), **where)
+            join() if told is None else patiently(join, told)
         except RuntimeError as error:
             raise Unreachable(_unconnected(at, error)) from error
     if accelerator is None:

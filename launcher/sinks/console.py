@@ -1,17 +1,20 @@
 """A progress bar with loss, tokens/s and time left; plain lines where the output is no terminal."""
 
-import sys
+import statistics
 import time
-from typing import Any, Literal, TextIO, cast
+from collections import deque
+from typing import Literal
 
 from rich.console import Console as Rich
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from launcher.config.types import Plugin
-from launcher.plan import full_disk
-from launcher.run import signals
+from launcher.plan.expect import duration
 from launcher.sinks import About, Record
+
+_RECENT, _OUTLIER = 100, 5
+"""Steps that the time left goes by, and how many times their median counts at most."""
 
 
 class Config(Plugin):
@@ -21,37 +24,32 @@ class Config(Plugin):
     every: float = 10.0
 
 
-class _Output:
-    """Standard output; nowhere, when its terminal has been closed: training goes on without anybody who looks."""
+class Pace:
+    """Seconds of a step, as the recent ones took: without the first of a start, which may compile, and with little
+    weight for the few that took many times as long as others."""
 
     def __init__(self) -> None:
-        self._file = sys.stdout
+        self._recent, self._first = deque[float](maxlen=_RECENT), True
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
+    def add(self, seconds: float) -> None:
+        if len(self._recent) == 1 and self._first:
+            self._recent.clear()
+            self._first = False
+        self._recent.append(seconds)
 
-    def write(self, text: str) -> int:
-        try:
-            return self._file.write(text)
-        except OSError:
-            if not signals.leave_terminal():
-                raise
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            self._file.flush()
-        except OSError:
-            if not signals.leave_terminal():
-                raise
+    def left(self, steps: int) -> str:
+        """How long so many steps will take."""
+        most = _OUTLIER * statistics.median(self._recent)
+        seconds = steps * statistics.fmean(min(each, most) for each in self._recent)
+        return f"{seconds:.0f} s" if seconds < 120 else duration(seconds)
 
 
 class Console:
     def __init__(self, config: Config, about: About):
         self._every, self._steps = config.every, about.steps
-        self._rich = Rich(file=cast(TextIO, _Output()), highlight=False)
+        self._rich = Rich(highlight=False)
         self._seconds, self._tokens, self._speed, self._told = about.seconds, about.tokens, 0.0, 0.0
-        self._skipped, self._overflows = about.skipped, about.overflows
+        self._skipped, self._overflows, self._pace = about.skipped, about.overflows, Pace()
         start = f", from step {about.start}" if about.start else ""
         self._say(f"[bold]{about.name}[/]: {about.steps} steps{start}; global batch {about.equation}")
         for note in about.notes:
@@ -80,14 +78,15 @@ class Console:
         self._tokens, self._seconds = record["tokens"], record["seconds"]
         now = tokens / seconds if seconds > 0 else 0.0
         self._speed = 0.9 * self._speed + 0.1 * now if self._speed else now
+        self._pace.add(seconds)
         text = f"loss {record['loss']:.4f}  lr {record['lr']:.2e}  {self._speed:,.0f} tokens/s"
         self._tell_of_trouble(record)
         if self._bar is not None:
             self._bar.update(self._task, completed=record["step"], description=text)
         elif time.monotonic() - self._told >= self._every or record["step"] == self._steps:
             self._told = time.monotonic()
-            left = (self._steps - record["step"]) * seconds
-            self._say(f"step {record['step']:>6}/{self._steps}  {text}  {left:.0f} s left")
+            left = self._pace.left(self._steps - record["step"])
+            self._say(f"step {record['step']:>6}/{self._steps}  {text}  {left} left")
 
     def _tell_of_trouble(self, record: Record) -> None:
         """Steps without an update, and steps that were taken again under a smaller loss scale."""
@@ -102,12 +101,8 @@ class Console:
             self._bar.stop()
 
     def _say(self, text: str) -> None:
-        try:
-            self._rich.print(text, soft_wrap=True)
-            self._rich.file.flush()
-        except OSError as error:  # an output file on a full disk ends no training
-            if full_disk.number(error) is None:
-                raise
+        self._rich.print(text, soft_wrap=True)
+        self._rich.file.flush()
 
 
 def open(config: Config, about: About) -> Console:

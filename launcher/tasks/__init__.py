@@ -39,10 +39,13 @@ IGNORE = -100
 
 
 class Features(NamedTuple):
-    """Finished samples, and how many rows gave none since they hold no token."""
+    """Finished samples. `empty`: rows that gave none, since they hold no token. `cut`: of each row of the batch what
+    its truncation left out: `rows`, `targets` and `questions` (0 or 1) that are cut, `words` and `labels` (other than
+    O) beyond the cut; arrays of shape (rows,)."""
 
     table: "pa.Table"
     empty: int = 0
+    cut: Mapping[str, NDArray[np.integer]] = {}
 
 
 class Task(Protocol):
@@ -99,6 +102,10 @@ class Task(Protocol):
         """What a model that learnt nothing but frequencies would reach on the validation samples."""
 
     @staticmethod
+    def describe_labels(config: Any, facts: "Facts") -> str:
+        """The labels of the training data in one line, for a plan. May be left out."""
+
+    @staticmethod
     def tokens(config: Any) -> Sequence[str]:
         """Tokens that the configuration names; their ids are found in `facts.token_ids`. May be left out."""
 
@@ -112,6 +119,10 @@ class Task(Protocol):
 
     def options(self) -> dict[str, Any]:
         """Options of the model's configuration that the task decides, such as num_labels."""
+
+    def generation(self) -> dict[str, Any]:
+        """Keys of transformers' generation configuration that the task decides, such as max_new_tokens. May be left
+        out."""
 
     def outputs(self, length: int) -> float:
         """How many values the model's head makes for a sample of so many tokens, to estimate memory."""
@@ -138,6 +149,9 @@ class Task(Protocol):
 
     def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         """Adapt the bare model before it is wrapped; `batch` is one to try things on. Returns notes for the user."""
+
+    def frozen_models(self) -> "list[torch.nn.Module]":
+        """The models that an attached task asks besides the one that trains, on the same batches. May be left out."""
 
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
         """The sum of the losses of a micro-batch, a scalar tensor, and its weight."""
@@ -173,6 +187,10 @@ class Task(Protocol):
     def report(self, outputs: Outputs) -> dict[str, Any]:
         """What a person looks at besides the metrics, as JSON: `classes` (label -> precision, recall, f1, support),
         `confusion` (rows are the truth) with its `labels`, `examples` (list of maps). May be left out."""
+
+    def ranked(self, outputs: Outputs, most: int) -> list[list[dict[str, Any]]]:
+        """Of each sample the `most` probable answers, the best first, with their probabilities, as JSON. May be left
+        out."""
 
     def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """Predictions for a person: a JSON object for each sample. `tokenizer`: None where there is none."""

@@ -15,7 +15,8 @@ from pydantic import BeforeValidator, Field
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin, hint
-from launcher.tasks import IGNORE, Batch, Directions, Outputs, Sample, _outputs
+from launcher.plan.facts import label_counts
+from launcher.tasks import IGNORE, Batch, Directions, Outputs, Sample, _label_names, _outputs
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,7 @@ def survey(found: set[str]) -> list[str]:
     if len(found) < 2:
         what = f"{len(found)} label in the training data: a classifier needs two or more"
         raise UserError(Problem("data.train.label", what))
+    _label_names.check(found, "data.train.label")
     return sorted(found, key=lambda label: (int(label) if numbers else 0, label))
 
 
@@ -57,13 +59,14 @@ def numbered(batch: pa.RecordBatch, labels: Sequence[str], key: str) -> pa.Array
 
 
 def indices(names: pa.Array, labels: Sequence[str], key: str) -> pa.Array:
-    """The number of each name, int64. Raises UserError for an unknown one."""
+    """The number of each name, int64; IGNORE for null. Raises UserError for an unknown one."""
     numbers = pc.index_in(names, pa.array(labels, names.type))
-    if numbers.null_count:
-        first = pc.min(names.filter(numbers.is_null())).as_py()
+    unknown = pc.and_(numbers.is_null(), names.is_valid())
+    if pc.any(unknown).as_py():
+        first = pc.min(names.filter(unknown)).as_py()
         what = f"{first!r} stands in the validation data and not in the training data ({hint(first, labels)})"
         raise UserError(Problem(key, what))
-    return numbers.cast(pa.int64())
+    return numbers.cast(pa.int64()).fill_null(IGNORE)
 
 
 def options(labels: Sequence[str]) -> dict[str, Any]:
@@ -101,15 +104,20 @@ class Classes:
 
     @staticmethod
     def check(config: Any, facts: "Facts", folder: Path) -> None:
-        """Raises UserError where labels are given weights that are none."""
+        """Raises UserError where labels are given weights that are none, and where a prepared label is none."""
+        _label_names.check_prepared(facts.labels, "data.train.label", folder)
         given = config.class_weights if isinstance(config.class_weights, dict) else {}
         unknown = [name for name in given if name not in facts.labels]
         key = "task.class_weights"
         if unknown:
             raise UserError([Problem(f"{key}.{n}", f"no such label ({hint(n, facts.labels)})") for n in unknown])
 
+    @staticmethod
+    def describe_labels(config: Any, facts: "Facts") -> str:
+        return f"{label_counts(facts)} (training samples)" if facts.counts else ""
+
     def options(self) -> dict[str, Any]:
-        return options(self.facts.labels)
+        return {**options(self.facts.labels), "problem_type": "single_label_classification"}
 
     def outputs(self, length: int) -> float:
         return float(len(self.facts.labels))
@@ -183,14 +191,21 @@ class Classes:
 
     def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """The most probable class and its probability."""
-        logits = np.stack(outputs["logits"]).astype(np.float64)
-        shares = np.exp(logits - logits.max(1, keepdims=True))
-        shares /= shares.sum(1, keepdims=True)
-        best = shares.argmax(1)
+        return [dict(best) for (best,) in self.ranked(outputs, 1)]
+
+    def ranked(self, outputs: Outputs, most: int) -> list[list[dict[str, Any]]]:
+        """The most probable classes of each sample, `most` of them, with their probabilities."""
+        shares = self._probabilities(np.stack(outputs["logits"]).astype(np.float64))
+        order = np.argsort(-shares, axis=1, kind="stable")[:, :most]
         return [
-            {"label": self.facts.labels[n], "probability": float(f"{p[n]:.6g}")}
-            for n, p in zip(best, shares, strict=True)
+            [{"label": self.facts.labels[n], "probability": float(f"{p[n]:.6g}")} for n in row]
+            for row, p in zip(order, shares, strict=True)
         ]
+
+    def _probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of each class, shape (samples, classes)."""
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        return np.asarray(shares / shares.sum(1, keepdims=True))
 
 
 def _counts(labels: pa.ChunkedArray, classes: int) -> NDArray[np.int64]:

@@ -21,6 +21,10 @@ class Generation(Strict):
     max_new_tokens: int = Field(64, gt=0)
     num_beams: int = Field(1, gt=0)
 
+    def options(self) -> dict[str, Any]:
+        """The same as keys of transformers' generation configuration."""
+        return {"do_sample": False, "use_cache": True, **self.model_dump()}
+
 
 def generated(
     model: Any, config: Generation, facts: "Facts", inputs: dict[str, "torch.Tensor"], **given: Any
@@ -30,9 +34,8 @@ def generated(
 
     with torch.no_grad():
         made = model.generate(
-            **inputs, **given, do_sample=False, num_beams=config.num_beams, max_new_tokens=config.max_new_tokens,
-            use_cache=True, pad_token_id=facts.pad_token_id, eos_token_id=facts.end_token_id,
-        )  # fmt: skip
+            **inputs, **given, **config.options(), pad_token_id=facts.pad_token_id, eos_token_id=facts.end_token_id
+        )
     begin = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
     return [_until(row, facts.end_token_id) for row in made[:, begin:].cpu().numpy()]
 

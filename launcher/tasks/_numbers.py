@@ -40,7 +40,8 @@ class Numbers:
         return {"mse_of_the_mean": float(labels.var()) if len(labels) else 0.0}
 
     def options(self) -> dict[str, Any]:
-        return {"num_labels": 1, "problem_type": "regression"}
+        names = {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}}  # as transformers names a number
+        return {"num_labels": 1, **names, "problem_type": "regression"}
 
     def outputs(self, length: int) -> float:
         return 1.0

@@ -64,7 +64,8 @@ class Pretraining(Language):
         rest = None
         for batch in rows:
             encoded = encoder.encode(batch.column("text"))
-            there = encoded.lengths > 0
+            there, truncates = encoded.lengths > 0, config.samples != "chunks" and config.overflow == "truncate"
+            cut = _text.cut_rows(encoded.lengths, room) if truncates else {}
             encoded = encoded.select(there)
             empty = int(np.count_nonzero(~there))
             if config.samples == "chunks":
@@ -72,10 +73,9 @@ class Pretraining(Language):
                 joined = joined if rest is None else joined.after(rest)
                 encoded, rest = joined.cut(length, last=False)
             else:
-                split = config.overflow == "split"
-                cut = encoded.windows(room, min(config.stride, room - 1)) if split else encoded.truncated(room)
-                encoded = cut.between(encoder.prefix, encoder.suffix)
-            yield Features(_table(encoded, encoder), empty)
+                pieces = encoded.truncated(room) if truncates else encoded.windows(room, min(config.stride, room - 1))
+                encoded = pieces.between(encoder.prefix, encoder.suffix)
+            yield Features(_table(encoded, encoder), empty, cut)
         if rest is not None:
             yield Features(_table(rest.cut(length, last=True)[0], encoder))
 

@@ -1,13 +1,14 @@
 """What differs from one class a sample where there may be any number of them."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from launcher.config.errors import Problem, UserError
 from launcher.contract import random
 from launcher.tasks import IGNORE, Batch, Directions, Outputs, Row, Sample, _classes, _outputs
 
@@ -32,8 +33,20 @@ class Several(_classes.Classes):
 
     @staticmethod
     def counts(config: Any, training: Iterable[pa.Table], classes: int) -> list[int]:
-        flat = (pa.table({"label": table["label"].combine_chunks().flatten()}) for table in training)
-        return _classes.Classes.counts(config, flat, classes)
+        """Raises UserError where every sample has every label: then there is nothing to learn."""
+        rows = 0
+
+        def flat() -> Iterator[pa.Table]:
+            nonlocal rows
+            for table in training:
+                rows += table.num_rows
+                yield pa.table({"label": table["label"].combine_chunks().flatten()})
+
+        counts = _classes.Classes.counts(config, flat(), classes)
+        if min(counts) >= rows > 1:
+            hint = "(lists of 0 and 1, one for each class, are read as labels 0 and 1: list the classes of the row)"
+            raise UserError(Problem("data.train.label", f"every row has all {classes} labels {hint}"))
+        return counts
 
     @staticmethod
     def baseline(config: Any, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
@@ -53,6 +66,9 @@ class Several(_classes.Classes):
             return np.full_like(marked, IGNORE)
         marked[numbers.astype(np.int64)] = 1
         return marked
+
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "problem_type": "multi_label_classification"}
 
     def weight(self, sample: Sample) -> float:
         return float(sample["labels"][0] != IGNORE)
@@ -93,7 +109,7 @@ class Several(_classes.Classes):
 
     def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """The labels that are more probable than not, and the probability of each."""
-        shares = 1 / (1 + np.exp(-np.stack(outputs["logits"]).astype(np.float64)))
+        shares = self._probabilities(np.stack(outputs["logits"]).astype(np.float64))
         every = [dict(zip(self.facts.labels, row.tolist(), strict=True)) for row in shares]
         return [
             {
@@ -102,6 +118,9 @@ class Several(_classes.Classes):
             }
             for one in every
         ]
+
+    def _probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(1 / (1 + np.exp(-logits)))
 
     def _choices(self, outputs: Outputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """True and found labels of the samples that have any truth, shape (samples, classes)."""

@@ -29,6 +29,11 @@ def lists(encoded: "Encoded", values: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(encoded.offsets.astype(np.int32)), values)
 
 
+def cut_rows(lengths: NDArray[np.integer], room: int) -> dict[str, NDArray[np.integer]]:
+    """`Features.cut` of rows of so many tokens, of which `room` are kept."""
+    return {"rows": (lengths > room).astype(np.int64)}
+
+
 def pad(arrays: Sequence[NDArray[np.integer]], value: int, least: int = 0) -> NDArray[np.int64]:
     """Arrays of tokens as one of shape (len(arrays), longest), int64. `least`: no shorter than this."""
     longest = max(least, *(len(a) for a in arrays))

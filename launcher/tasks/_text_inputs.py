@@ -20,13 +20,16 @@ def features(batch: pa.RecordBatch, encoder: "Encoder", length: int, columns: Ma
     """Texts or pairs of a batch as token ids, truncated, with these columns."""
     more = dict(columns)
     if "text_pair" in batch.schema.names:
-        encoded = encoder.pairs(batch.column("text"), batch.column("text_pair"), length)
+        encoded, truncated = encoder.pairs(batch.column("text"), batch.column("text_pair"), length)
+        cut = {"rows": truncated.astype(np.int64)}
         if encoded.types is not None:
             more["token_type_ids"] = _text.lists(encoded, pa.array(encoded.types))
     else:
         room = length - len(encoder.prefix) - len(encoder.suffix)
-        encoded = encoder.encode(batch.column("text")).truncated(room).between(encoder.prefix, encoder.suffix)
-    return Features(_text.table(encoded, encoder.vocab_size, **more))
+        whole = encoder.encode(batch.column("text"))
+        cut = _text.cut_rows(whole.lengths, room)
+        encoded = whole.truncated(room).between(encoder.prefix, encoder.suffix)
+    return Features(_text.table(encoded, encoder.vocab_size, **more), cut=cut)
 
 
 class TextInputs:

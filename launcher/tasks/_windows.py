@@ -44,15 +44,17 @@ def features(batch: pa.RecordBatch, first: int, encoder: "Encoder", length: int,
     asked, _ = encoder.spans(questions)
     known, spans = encoder.spans(distinct)
     frame = encoder.frame()
+    room = (length - len(frame)) // 2  # of a question: its context is read in windows
     windows, examples, given = list[Window](), list[int](), list[list[str]]()
     for n, (question, context, answer) in enumerate(zip(questions, contexts, answers, strict=True)):
         mine = slice(*known.offsets[number[context] :][:2])
-        tokens = asked.ids[slice(*asked.offsets[n:][:2])][: (length - len(frame)) // 2]
+        tokens = asked.ids[slice(*asked.offsets[n:][:2])][:room]
         made = list(_windows(frame, tokens, known.ids[mine], spans[mine], context, answer, length, stride))
         windows += made
         examples += [_identity(first + n, question, context)] * len(made)
         given += [answer["text"] if answer else []] * len(made)
-    return Features(_table(windows, examples, given, encoder.vocab_size))
+    cut = {"questions": _text.cut_rows(asked.lengths, room)["rows"]}
+    return Features(_table(windows, examples, given, encoder.vocab_size), cut=cut)
 
 
 def _windows(

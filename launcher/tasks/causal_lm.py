@@ -32,6 +32,9 @@ class Task(_pretraining.Pretraining):
     def options(self) -> dict[str, Any]:
         return {"is_decoder": True, "use_cache": False}
 
+    def generation(self) -> dict[str, Any]:
+        return self.config.generate.options() if self.config.generate else {}
+
     def outputs(self, length: int) -> float:
         return float(length * self.facts.vocab_size)
 

@@ -90,6 +90,9 @@ class Task:
         taught = divergence(teacher[there], student[there], self.config.temperature)
         return self.config.alpha * own + (1 - self.config.alpha) * taught, weight
 
+    def frozen_models(self) -> list["torch.nn.Module"]:
+        return [self._teacher]
+
     def _compare(self, model: "torch.nn.Module", batch: Batch) -> None:
         """Raises UserError where the two do not tell the same number of classes apart."""
         import torch

@@ -85,7 +85,8 @@ class Task:
             encoded = encoder.encode(batch.column("text"))
             there = encoded.lengths > 0
             made = encoded.select(there).truncated(room).between(encoder.prefix, encoder.suffix[:0])
-            yield Features(_text.table(made, encoder.vocab_size), int(np.count_nonzero(~there)))
+            cut = _text.cut_rows(encoded.lengths, room)
+            yield Features(_text.table(made, encoder.vocab_size), int(np.count_nonzero(~there)), cut)
 
     @staticmethod
     def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
@@ -100,6 +101,11 @@ class Task:
 
     def options(self) -> dict[str, Any]:
         return {"is_decoder": True, "use_cache": False}
+
+    def generation(self) -> dict[str, Any]:
+        """Completions are sampled from the whole distribution, as in training."""
+        shape = {"max_new_tokens": self.config.max_new_tokens, "temperature": self.config.temperature}
+        return {"do_sample": True, "use_cache": True, "top_k": 0, **shape}
 
     def outputs(self, length: int) -> float:
         return float(self.config.completions * self.config.max_new_tokens * self.facts.vocab_size)

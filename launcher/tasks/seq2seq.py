@@ -56,19 +56,22 @@ class Task(Language):
     ) -> Iterator[Features]:
         around = len(encoder.prefix) + len(encoder.suffix)
 
-        def cut(texts: pa.Array, most: int) -> Any:
-            return encoder.encode(texts).truncated(max(0, most - around)).between(encoder.prefix, encoder.suffix)
+        def tokens(texts: pa.Array, most: int) -> tuple[Any, NDArray[np.integer]]:
+            whole, room = encoder.encode(texts), max(0, most - around)
+            kept = whole.truncated(room).between(encoder.prefix, encoder.suffix)
+            return kept, _text.cut_rows(whole.lengths, room)["rows"]
 
         for batch in rows:
-            text = cut(prefixed(config.prefix, batch.column("text")), length)
+            text, cut_texts = tokens(prefixed(config.prefix, batch.column("text")), length)
+            cut = {"rows": cut_texts}
             table = _text.table(text, encoder.vocab_size)
             if "target" in batch.schema.names:
-                target = cut(batch.column("target"), config.max_target_length)
+                target, cut["targets"] = tokens(batch.column("target"), config.max_target_length)
                 ids = _text.lists(target, pa.array(target.ids.astype(np.int32)))
                 both = pa.array((text.lengths + target.lengths).astype(np.int32))
             else:
                 ids, both = pa.array([[IGNORE]] * batch.num_rows, pa.list_(pa.int32())), table["length"]
-            yield Features(table.set_column(1, "length", both).append_column("target", ids))
+            yield Features(table.set_column(1, "length", both).append_column("target", ids), cut=cut)
 
     @staticmethod
     def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
@@ -80,6 +83,9 @@ class Task(Language):
 
     def options(self) -> dict[str, Any]:
         return {}
+
+    def generation(self) -> dict[str, Any]:
+        return self.config.generate.options() if self.config.generate else {}
 
     def outputs(self, length: int) -> float:
         return float(min(length, self.config.max_target_length) * self.facts.vocab_size)

@@ -1,11 +1,13 @@
 """Token classification: a label for each word, such as the names of persons and places in it.
 
-A word's label stands at the first of its tokens. Where labels are of the scheme B-PER, I-PER, O (or with E- and S-),
-entities are scored, as conlleval does: seqeval in its default mode, which reads an I- after nothing as a beginning.
+A word's label stands at the first of its tokens. Where labels follow an entity scheme (IOB, IOE, BIOES, BILOU, BMES),
+entities are scored, as conlleval does: seqeval in its default mode, which reads an I- after nothing as a beginning. A
+word without a token, as beyond max_length, counts as predicted O.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,6 +27,7 @@ from launcher.tasks import (
     Row,
     Sample,
     _classes,
+    _label_names,
     _language,
     _outputs,
     _tags,
@@ -38,6 +41,10 @@ if TYPE_CHECKING:
     from launcher.prepare.encode import Encoder
 
 
+_NO_WORD = -1
+"""Pads `row_labels`."""
+
+
 class Config(Plugin):
     """`label_all`: the other tokens of a word learn its label too, an I- where it is a B-; what is measured stays at
     the first."""
@@ -48,7 +55,8 @@ class Config(Plugin):
 
 class Task(_language.Tokens):
     """`labels` of a sample: at each token a label, or IGNORE; `words`: at the first token of a word its number in the
-    row, from 0, else -1."""
+    row, from 0, else -1. `row_labels`, in an evaluation: the label of every word of a row in which a word has no token
+    (as beyond the cut), else empty."""
 
     columns = ("words", "labels")
     targets = ("labels",)
@@ -67,6 +75,7 @@ class Task(_language.Tokens):
         if len(found) < 2:
             what = f"{len(found)} label in the training data: a classifier needs two or more"
             raise UserError(Problem("data.train.labels", what))
+        _label_names.check(found, "data.train.labels")
         return {"labels": sorted(found, key=lambda label: (label != "O", label))}
 
     @staticmethod
@@ -90,8 +99,19 @@ class Task(_language.Tokens):
             counts.update(labels[(words >= 0) & (labels != IGNORE)].tolist())
         return {"majority_class": max(counts.values(), default=0) / max(1, counts.total())}
 
+    @staticmethod
+    def check(config: Config, facts: "Facts", folder: Path) -> None:
+        _label_names.check_prepared(facts.labels, "data.train.labels", folder)
+
     def __init__(self, config: Config, facts: "Facts"):
         self.config, self.facts = config, facts
+
+    @staticmethod
+    def describe_labels(config: Config, facts: "Facts") -> str:
+        known, tags = _tags.scheme(facts.labels), f"{len(facts.labels)} tags"
+        if known is None:
+            return f"{tags} of no entity scheme: macro_f1 is the mean over tags"
+        return f"{tags}, read as {known.name}: f1 is over entities ({', '.join(known.types)})"
 
     def options(self) -> dict[str, Any]:
         return _classes.options(self.facts.labels)
@@ -103,7 +123,14 @@ class Task(_language.Tokens):
         self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw
     ) -> list[Sample]:
         names = ("input_ids", "labels", "words")
-        return [{name: row[name].astype(np.int64) for name in names} for row in rows]
+        made = [{name: row[name].astype(np.int64) for name in names} for row in rows]
+        if draw is None or draw.stream != random.Stream.EVALUATE:  # no part of what training sees, nor of its digest
+            return made
+        nothing = np.empty(0, np.int64)  # folders of earlier versions do not have them
+        return [
+            {**one, "row_labels": row.get("row_labels", nothing).astype(np.int64)}
+            for one, row in zip(made, rows, strict=True)
+        ]
 
     def weight(self, sample: Sample) -> float:
         return float(np.count_nonzero(sample["labels"] != IGNORE))
@@ -112,8 +139,12 @@ class Task(_language.Tokens):
         return _text.mute(sample)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
+        more = {}
+        if "row_labels" in samples[0]:
+            more["row_labels"] = _text.pad([s["row_labels"] for s in samples], _NO_WORD)
         return {
             **_text.inputs(samples, self.facts.pad_token_id),
+            **more,
             "labels": _text.pad([s["labels"] for s in samples], IGNORE).ravel(),
             "words": _text.pad([s["words"] for s in samples], -1),
         }
@@ -126,7 +157,8 @@ class Task(_language.Tokens):
         return _text.full_precision(_text.logits_of(model(**batch["inputs"])).flatten(0, 1))
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
-        """`word`: the numbers of the words that have a token, in order, with the label of each and the one found."""
+        """`word`: the numbers of the words that have a token, in order, with the label of each and the one found;
+        `row_label`: as `row_labels` of the samples."""
         from torch.nn.functional import cross_entropy
 
         logits, shape = self.logits(model, batch), batch["words"].shape
@@ -135,14 +167,18 @@ class Task(_language.Tokens):
         values = {"word": batch["words"], "label": labels, "found": logits.argmax(-1).view(shape)}
         arrays = {name: value.cpu().numpy() for name, value in values.items()}
         first = arrays["word"] >= 0
+        rows = batch.get("row_labels")
+        whole = np.empty((shape[0], 0), np.int64) if rows is None else rows.cpu().numpy()
         return {
+            "row_label": [row[row != _NO_WORD] for row in whole],
             "loss": loss.double().view(shape).sum(1),
             "weight": (labels != IGNORE).double().sum(1),
             **{name: [row[here] for row, here in zip(rows, first, strict=True)] for name, rows in arrays.items()},
         }
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        """Of entities over all of them, and by type (`f1/PER`); of plain labels means over the classes."""
+        """Of entities over all of them, and by type (`f1/PER`); of tags of no entity scheme means over the tags
+        (`macro_f1`), and by tag."""
         truth, found = self._tags(outputs)
         scores = _tags.scores(truth, found, self.facts.labels)
         out = {"loss": _outputs.mean_loss(outputs), "accuracy": _tags.accuracy(truth, found), **scores.total}
@@ -151,16 +187,16 @@ class Task(_language.Tokens):
         return out
 
     def directions(self) -> Directions:
-        return {"loss": "min", "accuracy": "max", "precision": "max", "recall": "max", "f1": "max"}
+        return {"loss": "min", **dict.fromkeys(("accuracy", *_tags.total_names(self.facts.labels)), "max")}
 
     def report(self, outputs: Outputs) -> dict[str, Any]:
         return {"classes": _tags.scores(*self._tags(outputs), self.facts.labels).classes}
 
     def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
-        """A tag for each word: null for one without a token; words that were cut off have none."""
+        """A tag for each word: null for one without a token, as beyond the cut."""
         told = []
-        for words, found in zip(outputs["word"], outputs["found"], strict=True):
-            tags: list[str | None] = [None] * (int(words.max(initial=-1)) + 1)
+        for words, found, whole in zip(outputs["word"], outputs["found"], outputs["row_label"], strict=True):
+            tags: list[str | None] = [None] * max(len(whole), int(words.max(initial=-1)) + 1)
             for word, label in zip(words.tolist(), found.tolist(), strict=True):
                 tags[word] = self.facts.labels[label]
             told.append({"tags": tags})
@@ -178,10 +214,18 @@ class Task(_language.Tokens):
         return " ".join(shown)
 
     def _tags(self, outputs: Outputs) -> tuple[list[list[str]], list[list[str]]]:
-        """True and found tags of the words that have a label, by sample."""
-        names = np.array(self.facts.labels)
-        pairs = [(t[t != IGNORE], f[t != IGNORE]) for t, f in zip(outputs["label"], outputs["found"], strict=True)]
-        return [names[t].tolist() for t, _ in pairs], [names[f].tolist() for _, f in pairs]
+        """True and found tags of the words that have a label, by sample; found O where a word has no token."""
+        names = np.array([*self.facts.labels, "O"])
+        truths, answers = [], []
+        every = (outputs[name] for name in ("label", "found", "word", "row_label"))
+        for label, found, words, whole in zip(*every, strict=True):
+            truth, answer = label, found
+            if len(whole):
+                truth, answer = whole, np.full(len(whole), len(names) - 1)
+                answer[words] = found
+            truths.append(names[truth[truth != IGNORE]].tolist())
+            answers.append(names[answer[truth != IGNORE]].tolist())
+        return truths, answers
 
 
 def _features(
@@ -192,6 +236,7 @@ def _features(
     encoded, numbers = encoder.words(words)
     there = encoded.lengths > 0
     room = length - len(encoder.prefix) - len(encoder.suffix)
+    long = encoded.lengths > room
     of_words = Encoded(numbers.astype(np.uint32), encoded.offsets, encoded.begins)  # cut and surrounded as tokens are
     around = [np.zeros_like(tokens) for tokens in (encoder.prefix, encoder.suffix)]
     encoded = encoded.select(there).truncated(room).between(encoder.prefix, encoder.suffix)
@@ -201,17 +246,56 @@ def _features(
     begins[of_words.offsets[:-1]] = True
     begins &= number >= 0
     label = np.full(len(number), IGNORE, dtype=np.int64)
+    counts = words.value_lengths().to_numpy().astype(np.int64)
+    known = np.full(counts.sum(), IGNORE, dtype=np.int64)
     if "labels" in batch.schema.names:
-        starts = np.concatenate([[0], np.cumsum(words.value_lengths().to_numpy())])[:-1][there]
+        starts = np.concatenate([[0], np.cumsum(counts)])[:-1][there]
         place = np.repeat(starts, of_words.lengths) + number
         known = _classes.indices(batch.column("labels").flatten(), labels, f"{key}.labels").to_numpy()
         label[begins] = known[place[begins]]
         if label_all:
             rest = ~begins & (number >= 0)
-            label[rest] = _inside(labels)[known[place[rest]]]
+            of_word = known[place[rest]]
+            label[rest] = np.where(of_word == IGNORE, IGNORE, _inside(labels)[np.maximum(of_word, 0)])
     columns = {"labels": label, "words": np.where(begins, number, -1)}
     lists = {name: _text.lists(encoded, pa.array(values.astype(np.int32))) for name, values in columns.items()}
-    return Features(_text.table(encoded, encoder.vocab_size, **lists), int(np.count_nonzero(~there)))
+    last, seen = np.zeros((2, len(counts)), np.int64)
+    if len(number):
+        last[there] = np.maximum.reduceat(number + 1, of_words.offsets[:-1])
+        seen[there] = np.add.reduceat(begins.astype(np.int64), of_words.offsets[:-1])
+    lists["row_labels"] = _row_labels(known, counts, there, seen[there])
+    table = _text.table(encoded, encoder.vocab_size, **lists)
+    return Features(table, int(np.count_nonzero(~there)), _cut(known, counts, long, last, labels))
+
+
+def _row_labels(
+    known: NDArray[np.int64], counts: NDArray[np.int64], there: NDArray[np.bool_], seen: NDArray[np.int64]
+) -> pa.Array:
+    """Of each row with a token the labels of all words where fewer were `seen`, else nothing; lists of int32. `known`:
+    the labels of all rows' words, of which each row has `counts`."""
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    rows = Encoded(known.astype(np.uint32), offsets, np.ones(len(known), np.bool_)).select(there)
+    kept = rows.slices(rows.offsets[:-1], np.where(seen < rows.lengths, rows.offsets[1:], rows.offsets[:-1]))
+    return _text.lists(kept, pa.array(kept.ids.astype(np.int32)))
+
+
+def _cut(
+    known: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    long: NDArray[np.bool_],
+    last: NDArray[np.int64],
+    labels: Sequence[str],
+) -> dict[str, NDArray[np.int64]]:
+    """Of each row whether it is cut, its words after the `last` that is seen, and their labels other than O."""
+    row = np.repeat(np.arange(len(counts)), counts)
+    number = np.arange(len(known)) - np.repeat(np.cumsum(counts) - counts, counts)
+    beyond = long[row] & (number >= last[row])
+    named = beyond & (known != IGNORE) & (known != (labels.index("O") if "O" in labels else IGNORE))
+    return {
+        "rows": long.astype(np.int64),
+        "words": np.bincount(row[beyond], minlength=len(counts)),
+        "labels": np.bincount(row[named], minlength=len(counts)),
+    }
 
 
 def _inside(labels: Sequence[str]) -> NDArray[np.int64]:

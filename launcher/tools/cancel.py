@@ -21,30 +21,32 @@ def cancel(run: str, console: Console) -> None:
     """Cancel the job, and wait until it has left: what comes back meanwhile is cancelled too. Raises UserError where no
     job of the run lives, or Slurm refuses."""
     folder = look.named(run)
-    job = look.current(folder)
-    if job is None or not job.ids:
+    job = look.scheduled(folder)
+    if job is None:
         raise UserError(f"{folder.path}: it is no job of Slurm's (stop it where it was started, with Ctrl-C)")
     living = _living(folder)
     if not living:
         at = look.at(folder, look.Slurm())
-        if at.id != job.ids[-1]:
+        if at.id != job.ids[-1] and at.state.name == "running":
             raise UserError(f"{folder.path}: it runs now where it was started (stop it there, with Ctrl-C)")
-        raise UserError(f"{folder.path}: job {at.id} is over already: {at.state.name}")
+        raise UserError(f"{folder.path}: job {job.ids[-1]} is over already: {at.state.name}")
     queue.cancel(list(living))
     jobs.append(folder, {"event": "cancelled", "job": job.name})
     for id, known in living.items():
         was = "was waiting" if known.state in queue.WAITING else f"was running on {known.nodes}"
-        console.print(f"job {id} is cancelled: it {was}", highlight=False, soft_wrap=True)
+        console.print(f"job {id} is cancelled: it {was}", highlight=False, markup=False, soft_wrap=True)
     if any(known.state not in queue.WAITING for known in living.values()):
         _see_it_leave(folder, set(living), console)
     whole = folder.whole()
     kept = f"its newest checkpoint is of step {whole[-1].step}" if whole else "no checkpoint had been made"
-    console.print(f"{kept}; launcher submit or launcher run goes on with it", highlight=False, soft_wrap=True)
+    console.print(
+        f"{kept}; launcher submit or launcher run goes on with it", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def _living(folder: RunFolder, among: Collection[str] | None = None) -> dict[str, queue.Job]:
     """The run's jobs that live, by the ids that they are cancelled by: `among` these and the newest, or all."""
-    job = look.current(folder)
+    job = look.scheduled(folder)
     if job is None:
         return {}
     asked = [id for id in job.ids if among is None or id in among or id == job.ids[-1]]
@@ -57,7 +59,9 @@ def _see_it_leave(folder: RunFolder, watched: set[str], console: Console) -> Non
     another to it, may just have done so."""
     what = "it saves a checkpoint and leaves"
     if not console.is_terminal:  # where a spinner is not shown
-        console.print(f"{what}: this waits for it, {PATIENCE:.0f} s at the most", highlight=False, soft_wrap=True)
+        console.print(
+            f"{what}: this waits for it, {PATIENCE:.0f} s at the most", highlight=False, markup=False, soft_wrap=True
+        )
     end = time.monotonic() + PATIENCE
     with console.status(what):
         while (living := _living(folder, watched)) and time.monotonic() < end:

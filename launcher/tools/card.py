@@ -10,31 +10,26 @@ from launcher.config import json_files, kinds
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts, of_run
 from launcher.plan.folder import RunFolder, Saved
+from launcher.plan.padding import Padding
 from launcher.plan.run_files import Environment
+from launcher.tools.export_inputs import padding_side
+from launcher.tools.snippets import PIPELINES, load_lines
 
 if TYPE_CHECKING:
     import torch
 
     from launcher.tools.trained import Trained
 
-_PIPELINES = {
-    "AutoModelForMaskedLM": "fill-mask",
-    "AutoModelForCausalLM": "text-generation",
-    "AutoModelForSeq2SeqLM": "text2text-generation",
-    "AutoModelForSequenceClassification": "text-classification",
-    "AutoModelForTokenClassification": "token-classification",
-    "AutoModelForQuestionAnswering": "question-answering",
-    "AutoModelForImageClassification": "image-classification",
-}
-"""What the hub calls a task. transformers has a pipeline of this name for most of them."""
-_INPUTS = {"fill-mask": 'f"This is a {pipe.tokenizer.mask_token}."', "image-classification": '"path/to/an/image.png"'}
 _TASKS = {"mlm": "masked language modelling", "causal_lm": "causal language modelling", "seq2seq": "texts from texts"}
 
 
 def text(folder: RunFolder, saved: Saved, recipe: Recipe, model: "torch.nn.Module", auto: str) -> str:
     """The card as Markdown. `auto`: the transformers auto class that loads the model."""
     facts = of_run(folder.path)
-    return _card(folder, saved, recipe, model, facts, auto, _load(auto, facts), [])
+    load = python(load_lines(auto, recipe, facts))
+    if padding_side(recipe, model, facts) is Padding.NONE:
+        load += "\n\nPadding changes the outputs of this model: give it one text at a time, or texts of one length."
+    return _card(folder, saved, recipe, model, facts, auto, load, [])
 
 
 def small(trained: "Trained", model: "torch.nn.Module", what: str, lines: Sequence[str], told: Sequence[str]) -> str:
@@ -42,7 +37,7 @@ def small(trained: "Trained", model: "torch.nn.Module", what: str, lines: Sequen
     `told`: paragraphs on what was done and what it cost."""
     recipe = trained.recipe
     auto = kinds.of("tasks", recipe.inner_task).Task.auto_class
-    load = "\n".join(["```python", *lines, "```"])
+    load = python(lines)
     parts = [("## Made small", "\n\n".join([f"It is {what}.", *told]))]
     return _card(trained.folder, trained.saved, recipe, model, trained.facts, auto, load, parts)
 
@@ -55,7 +50,7 @@ def _card(
     known = getattr(getattr(model, "config", None), "model_type", None)
     front = {
         "library_name": "transformers" if known else None,
-        "pipeline_tag": _PIPELINES.get(auto),
+        "pipeline_tag": PIPELINES.get(auto),
         "tags": [*([str(known)] if known else []), recipe.task.kind],
         "metrics": [name for name in metrics if name != "loss" and "/" not in name],
     }
@@ -103,27 +98,6 @@ def _what(saved: Saved, recipe: Recipe, model: "torch.nn.Module", facts: Facts) 
     )
 
 
-def _load(auto: str, facts: Facts) -> str:
-    """Lines of Python that load the model, what its inputs are made with, and the pipeline where there is one."""
-    from transformers.pipelines import PIPELINE_REGISTRY
-
-    given = {"image_processor": "AutoImageProcessor"} if facts.shape else {"tokenizer": "AutoTokenizer"}
-    given = {} if facts.shape and facts.shape[0] != 3 else given  # images of one channel are no matter of transformers
-    pipeline = _PIPELINES.get(auto) if given else None
-    pipeline = pipeline if pipeline in PIPELINE_REGISTRY.get_supported_tasks() else None
-    lines = [
-        f"from transformers import {', '.join([auto, *given.values()])}" + (", pipeline" if pipeline else ""),
-        "",
-        'folder = "path/to/this/folder"',
-        f"model = {auto}.from_pretrained(folder)",
-        *(f"{name} = {kind}.from_pretrained(folder)" for name, kind in given.items()),
-    ]
-    if pipeline:
-        inputs, also = _INPUTS.get(pipeline, '"This is a text."'), "".join(f", {name}={name}" for name in given)
-        lines += ["", f'pipe = pipeline("{pipeline}", model=model{also})', f"print(pipe({inputs}))"]
-    return "\n".join(["```python", *lines, "```"])
-
-
 def _data(recipe: Recipe, facts: Facts) -> str:
     rows = [(side, f"{count:,}", f"{facts.tokens[side]:,}") for side, count in facts.samples.items()]
     head = ("side", "samples", "tokens") if facts.vocab_size else ("side", "samples")
@@ -146,6 +120,11 @@ def _software(folder: RunFolder) -> str:
     rows += known.versions.items()
     rows += [("git commit", f"`{known.git}`")] if known.git else []
     return table(("software", "version"), rows)
+
+
+def python(lines: Sequence[str]) -> str:
+    """A Markdown block of Python."""
+    return "\n".join(["```python", *lines, "```"])
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -22,7 +22,7 @@ def show(counts: Sequence[Sequence[int]], labels: Sequence[str], console: Consol
         table = _table(counts, rows, columns)
         if Measurement.get(console, console.options.update_width(10_000), table).maximum <= console.width:
             console.print(table)
-            console.print("confusion: rows are the truth, columns what was found", highlight=False)
+            console.print("confusion: rows are the truth, columns what was predicted", highlight=False)
             return
     pairs = _pairs(counts)
     table = Table(box=None, pad_edge=False)
@@ -54,7 +54,7 @@ def draw(counts: Sequence[Sequence[int]], labels: Sequence[str], title: str, fil
     plain: dict[str, Any] = {"parse_math": False}  # labels may have dollars in them
     axes.set_xticks(range(len(names))[some], names[some], rotation=90 if len(names) > 4 else 0, **plain)
     axes.set_yticks(range(len(names))[some], names[some], **plain)
-    axes.set(xlabel="found", ylabel="truth")
+    axes.set(xlabel="predicted", ylabel="truth")
     axes.set_title(title, **plain)
     for (row, column), value in np.ndenumerate(values):
         if value and len(labels) < 60:

@@ -33,10 +33,12 @@ def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, conso
         print(json.dumps(metrics), flush=True)
     else:
         _show(saved.step, made.facts.baseline, metrics, report, console)
+        if cut := str(made.facts.cut.get("validation", "")):
+            console.print(f"note: {cut}", highlight=False, soft_wrap=True)
     with full_disk.reported(made.folder.report):
         files = _write(made.folder, saved.step, {"metrics": metrics, "baseline": made.facts.baseline, "report": report})
     if not as_json:
-        console.print(f"in {' and '.join(map(str, files))}", highlight=False, soft_wrap=True)
+        console.print(f"in {' and '.join(map(str, files))}", highlight=False, markup=False, soft_wrap=True)
     return outcome
 
 

@@ -23,11 +23,13 @@ from launcher.config import json_files, kinds, load
 from launcher.config.errors import UserError
 from launcher.config.files import flush_tree
 from launcher.config.recipe import Recipe
-from launcher.plan import full_disk, remote
+from launcher.models import _transformers
+from launcher.plan import full_disk, need, remote
 from launcher.plan.facts import of_run
 from launcher.plan.folder import RunFolder, Saved
 from launcher.plan.words import human, plural
 from launcher.tools import card
+from launcher.tools.export_inputs import add_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -51,15 +53,15 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, console
     recipe = load.stored(folder.recipe).value
     auto = kinds.of("tasks", recipe.inner_task).Task.auto_class
     trusted = bool(getattr(recipe.model, "trust_remote_code", False))
-    model = _model(folder, auto, trusted)
+    model = _model(folder, recipe)
     adapter = getattr(recipe.model, "adapter", None)
-    weights = _Merged.of(folder, auto, adapter, saved, trusted) if adapter else _Weights.of(saved)
+    weights = _Merged.of(folder, recipe, adapter, saved) if adapter else _Weights.of(saved)
     _check_names(model, weights.empty, saved)
     _check_space(weights, final, to)
     with aside_of(final, to) as aside:
-        add_inputs(folder, recipe, aside)
+        add_inputs(folder, recipe, model, aside)
         model.config.architectures, model.config.dtype = [type(model).__name__], _dtype(weights.empty)
-        model.config.save_pretrained(aside)
+        _transformers.save_configuration(model, aside)
         if trusted:
             remote.copy_code(folder.model, aside)
         text = card.text(folder, saved, recipe, model, auto)
@@ -103,21 +105,6 @@ def check_norms(folder: RunFolder) -> None:
     if config.get("batch_norm") == "group":
         what = "its model has groups in place of its batch norms (batch_norm: group)"
         raise UserError(f"{folder.path}: {what}, which plain transformers does not know (take --format onnx)")
-
-
-def add_inputs(folder: RunFolder, recipe: Recipe, to: Path) -> None:
-    """What inputs are made with: the tokenizer, or how images are brought to their size and normalised."""
-    if folder.tokenizer.is_dir():
-        shutil.copytree(folder.tokenizer, to, dirs_exist_ok=True)
-    shape = of_run(folder.path).shape
-    task = recipe.inner_task
-    if len(shape) == 3 and shape[0] == 3 and hasattr(task, "mean"):
-        from transformers import ViTImageProcessorPil
-
-        each = {name: 3 // len(getattr(task, name)) * getattr(task, name) for name in ("mean", "std")}
-        size = {"height": shape[1], "width": shape[2]}
-        options = {"image_mean": each["mean"], "image_std": each["std"], "resample": 2}  # PIL's number for bilinear
-        ViTImageProcessorPil(size=size, **options).save_pretrained(to)
 
 
 def _refuse(folder: RunFolder) -> None:
@@ -198,11 +185,11 @@ class _Merged:
     tensors: "Tensors"
 
     @classmethod
-    def of(cls, folder: RunFolder, auto: str, adapter: Any, saved: Saved, trusted: bool) -> "_Merged":
+    def of(cls, folder: RunFolder, recipe: Recipe, adapter: Any, saved: Saved) -> "_Merged":
         from launcher.models import _peft
         from launcher.run import checkpoint
 
-        model = _model(folder, auto, trusted, "cpu")
+        model = _model(folder, recipe, "cpu")
         _peft.inject(model, adapter)
         _check_names(model, _Weights.of(saved).empty, saved)
         checkpoint.load_weights(model, saved)
@@ -228,17 +215,23 @@ def _dtype(tensors: "Tensors") -> "torch.dtype":
     return reduce(torch.promote_types, (t.dtype for t in tensors.values() if t.is_floating_point()))
 
 
-def _model(folder: RunFolder, auto: str, trusted: bool, device: str = "meta") -> "torch.nn.Module":
-    """The model that the task's auto class makes; on the meta device without memory for its weights. `trusted`: the
-    code beside its configuration may be run. Raises UserError where it would have to be, and may not."""
+def _model(folder: RunFolder, recipe: Recipe, device: str = "meta") -> "torch.nn.Module":
+    """The model that the task's auto class makes, with all that the run knows of it in its configurations; on the meta
+    device without memory for its weights. Raises UserError where code would have to be run that is not trusted."""
     import torch
     import transformers
 
+    wanted, trusted = need.of(recipe, of_run(folder.path)), bool(getattr(recipe.model, "trust_remote_code", False))
     with torch.device(device), remote.refused(folder.model, "config.json", "model", "model"):
         config = transformers.AutoConfig.from_pretrained(folder.model, trust_remote_code=trusted)
         if not trusted:
             remote.refuse_kernels(folder.model, "model")
-        return getattr(transformers, auto).from_config(config, trust_remote_code=trusted)
+        config.problem_type = wanted.options.get("problem_type")  # as in the runs of older versions it is not
+        if recipe.model.kind == "config":
+            _transformers.set_token_ids(config, wanted, given=recipe.model.model_extra or {})
+        model = getattr(transformers, wanted.auto_class).from_config(config, trust_remote_code=trusted)
+    _transformers.take_generation(model, folder.model, wanted)
+    return _transformers.complete(model, wanted)
 
 
 def _check_names(model: "torch.nn.Module", tensors: "Tensors", saved: Saved) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from launcher.config.errors import UserError
+from launcher.models._transformers import save_configuration
 from launcher.plan import remote
 
 FILE = "model.int8.safetensors"
@@ -47,7 +48,7 @@ def save(model: torch.nn.Module, auto: str, folder: Path) -> None:
     state = {name: t for name, t in model.state_dict().items() if not name.startswith(inside)}
     tensors |= {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
+    save_configuration(model, folder)
     save_file(tensors, folder / FILE, metadata={"format": "pt", "auto_class": json.dumps(auto)})
 
 

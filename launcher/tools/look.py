@@ -104,6 +104,11 @@ def current(folder: RunFolder) -> jobs.Job | None:
     return next((job for job in jobs.story(events) if job.name == events[-1]["job"]), None) if events else None
 
 
+def scheduled(folder: RunFolder) -> jobs.Job | None:
+    """The newest job that a scheduler knows of."""
+    return next((job for job in reversed(jobs.story(jobs.read(folder))) if job.ids), None)
+
+
 def mine(known: queue.Job | None, folder: RunFolder) -> queue.Job | None:
     """The job as Slurm knows it, unless it is another's: ids begin anew where a Slurm is set up again."""
     if known is None:
@@ -145,7 +150,7 @@ def _at(folder: RunFolder, slurm: Slurm, holder: lease.Holder | None) -> Status:
     job = reading.of(lambda: current(folder), None)
     newest = whole[-1] if whole else None
     saved = reading.of(lambda: newest.state if newest else {}, {})
-    if holder is not None and job is not None and holder.job != job.name:
+    if holder is not None and job is not None and holder.job != (job.name if job.scheduled else ""):
         job = None  # it was started here since
     known, asked = None, True
     if job is not None and job.ids and not (job.starts and job.starts[-1].why == "done"):
@@ -164,8 +169,9 @@ def _at(folder: RunFolder, slurm: Slurm, holder: lease.Holder | None) -> Status:
     return Status(
         name=shown(folder.path.name, 255), folder=shown(str(folder.path), 4096), state=now, step=step, steps=steps,
         metric=metric, value=value, loss=told.get("loss"), checkpoint=newest.step if newest else None,
-        job=job.name if job else "", id=job.ids[-1] if job and job.ids else "", cluster=job.cluster if job else "",
-        nodes=_nodes(known if running else None, last, holder), requeues=job.requeues if job else 0,
+        job=job.name if job and job.scheduled else "", id=job.ids[-1] if job and job.ids else "",
+        cluster=job.cluster if job else "", nodes=_nodes(known if running else None, last, holder),
+        requeues=job.requeues if job else 0,
         starts=job.starts if job else (), limit=known.end if running and known else None,
         error=_error(folder, job) if job and now.name != "done" else "", log=_log(folder, job) if job else "",
         damaged=tuple(shown(str(what), 4096) for what in reading.damaged),
@@ -174,6 +180,8 @@ def _at(folder: RunFolder, slurm: Slurm, holder: lease.Holder | None) -> Status:
 
 def _error(folder: RunFolder, job: jobs.Job) -> str:
     for number, start in reversed(list(enumerate(job.starts))):
+        if start.why in ("failed", "node") and not job.scheduled:
+            return f"start {number}: {start.error}" if len(job.starts) > 1 else start.error
         if start.why in ("failed", "node"):
             file = folder.jobs / f"{job.name}-{start.number}" / "error"
             with suppress(Damaged):
@@ -185,7 +193,11 @@ def _error(folder: RunFolder, job: jobs.Job) -> str:
 
 
 def _log(folder: RunFolder, job: jobs.Job) -> str:
-    """The log of the newest of its ids that has one."""
+    """The log of the newest of its ids that has one; of a start by hand, that of the rank that failed first, or of rank
+    0."""
+    if not job.scheduled:
+        file = folder.logs / f"rank{job.starts[-1].rank or 0 if job.starts else 0}.log"
+        return str(file) if is_file(file) else ""
     files = (folder.logs / f"job-{id}.log" for id in reversed(job.ids))
     return next((str(file) for file in files if is_file(file)), "")
 

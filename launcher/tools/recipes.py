@@ -1,8 +1,11 @@
 """The shipped recipes: listed, and copied to start from."""
 
+import re
+from itertools import takewhile
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from launcher.config import load
@@ -10,12 +13,18 @@ from launcher.config.errors import UserError
 
 
 def show(console: Console) -> None:
-    """One row a recipe, its first comment line as what it is."""
+    """One row a recipe, with the first sentence of its comment."""
     table = Table("recipe", "what", box=None, pad_edge=False)
     for file in load.shipped("recipes"):
-        first = file.read_text(encoding="utf-8").partition("\n")[0]
-        table.add_row(file.stem, first.lstrip("# ") if first.startswith("#") else "")
+        table.add_row(file.stem, escape(first_sentence(file.read_text(encoding="utf-8"))))
     console.print(table)
+
+
+def first_sentence(recipe: str) -> str:
+    """That of the comment that a recipe begins with, over as many lines as it takes."""
+    comment = takewhile(lambda line: line.startswith("#"), recipe.splitlines())
+    text = " ".join(line.lstrip("# ") for line in comment)
+    return re.split(r"(?<=[.?!])\s", text, maxsplit=1)[0]
 
 
 def copy(name: str, to: Path) -> Path:

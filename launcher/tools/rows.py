@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from launcher.config import document as documents
-from launcher.config import kinds
+from launcher.config import kinds, messages
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
 from launcher.data import Bad, Part, Row
@@ -36,8 +36,10 @@ def source(data: str, train: Plugin) -> Any:
         module = kinds.module("data", str(given.get("kind")))
         columns = {name: getattr(train, name) for name in _COLUMNS & module.Config.model_fields.keys()}
         config = module.Config.model_validate({**columns, **given})
+        if config.kind == train.kind == "csv" and config.delimiter == train.delimiter and "quote" not in given:
+            config = config.model_copy(update={"quote": train.quote})
     except ValidationError as error:
-        wrong = [f"{KEY}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        wrong = [f"{KEY}: {'.'.join(map(str, e['loc']))}: {_what(e)}" for e in error.errors()]
         raise UserError(wrong) from None
     except ValueError as error:
         raise UserError(f"{KEY}: {error}") from None
@@ -46,10 +48,20 @@ def source(data: str, train: Plugin) -> Any:
     return config
 
 
+def _what(error: Any) -> str:
+    return messages.plain(error["type"], error["msg"], error.get("ctx", {}))
+
+
 def parts(config: Any) -> list[Part]:
     """The parts of a source in their order, each with its size in bytes, about. Raises UserError."""
     module = kinds.of("data", config)
     return list(module.parts(config, KEY)) if hasattr(module, "parts") else [Part()]
+
+
+def notes(config: Any, every: list[Part]) -> list[str]:
+    """What the user should know of how the source is read."""
+    module = kinds.of("data", config)
+    return [note for part in every for note in module.notes(config, KEY, part)] if hasattr(module, "notes") else []
 
 
 def rows(config: Any, every: list[Part], columns: tuple[str, ...]) -> Iterator[Row | Bad]:

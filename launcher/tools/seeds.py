@@ -81,4 +81,6 @@ def _show(found: dict[str, Any], file: Path, console: Console) -> None:
     else:
         console.print("nothing was evaluated: the recipe has no data.validation")
     seeds = found["seeds"]
-    console.print(f"{len(seeds)} seeds, {seeds[0]} to {seeds[-1]}; in {file}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(seeds)} seeds, {seeds[0]} to {seeds[-1]}; in {file}", highlight=False, markup=False, soft_wrap=True
+    )

@@ -7,10 +7,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.plan.expect import duration
-from launcher.plan.facts import Facts
+from launcher.plan.facts import Facts, cut_notes, label_counts
 from launcher.plan.plan import Plan
 from launcher.plan.words import human, plural
 
+_PROCESS = "0.4 GiB"
+"""The resident set of a rank before its model is built: the interpreter, torch and transformers."""
 _CLASSES, _WORST = 50, 10
 """Of more classes than this a report shows so many."""
 
@@ -36,8 +38,9 @@ def plan(made: Plan, console: Console) -> None:
         "tokens": _tokens(made) if made.tokens else prepare,
         **({"sources": _sources(made)} if made.sources else {}),
         **({"left out": _left_out(made.left_out)} if made.left_out else {}),
+        **({"labels": made.labels} if made.labels else {}),
         "model": f"{made.model}, {made.parameters:,} parameters",
-        "memory": f"about {estimate} of {human(made.memory_per_device)} a device (estimate: {parts})",
+        "memory": f"about {estimate}{_of(made)} a device (estimate: {parts}){_beside(made)}",
         "checkpoint": f"{human(made.checkpoint_bytes)}, {made.checkpoints_kept} kept; {human(made.free_disk)} free",
         "data": made.prepared or "not prepared yet",
         **({"at best": _at_best(made)} if made.seconds_at_best or made.hours_between_failures else {}),
@@ -52,6 +55,19 @@ def plan(made: Plan, console: Console) -> None:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
 
 
+def _of(made: Plan) -> str:
+    if made.memory_per_device is None:
+        return " (not checked: memory_per_device is unknown)"
+    return f" of {human(made.memory_per_device)}"
+
+
+def _beside(made: Plan) -> str:
+    """What the estimate does not count. An accelerator has its memory for itself."""
+    if made.device != "cpu":
+        return ""
+    return f", on top of the process itself: about {_PROCESS} a rank, and what the allocator keeps of freed memory"
+
+
 def _ranks(made: Plan) -> str:
     if made.nodes == 1:
         return plural(made.ranks, "rank")
@@ -64,7 +80,7 @@ def _at_best(made: Plan) -> str:
     """What the figures of the cluster's profile promise."""
     parts = []
     if made.seconds_at_best:
-        parts.append(f"{duration(made.seconds_at_best)} at the devices' peak")
+        parts.append(f"{duration(made.seconds_at_best)} of arithmetic at the devices' peak (without communication)")
     if made.hours_between_failures:
         parts.append(f"a node is lost every {duration(made.hours_between_failures * 3600)}")
     return "; ".join(parts)
@@ -96,10 +112,15 @@ def facts(known: Facts, folder: object, console: Console) -> None:
     console.print(table)
     if known.left_out:
         console.print(f"left out: {_left_out(known.left_out)}", highlight=False)
-    for note in known.notes:
+    for note in [*cut_notes(known), *known.notes]:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
+    if known.counts:
+        console.print(f"labels: {escape(label_counts(known))}", soft_wrap=True, highlight=False)
     labels = f", {len(known.labels)} labels" if known.labels else ""
-    console.print(f"vocabulary {known.vocab_size:,}{labels}, longest sample {known.longest}; {folder}", soft_wrap=True)
+    console.print(
+        f"vocabulary {known.vocab_size:,}{labels}, longest sample {known.longest}; {escape(str(folder))}",
+        soft_wrap=True,
+    )
 
 
 def metrics(values: Mapping[str, float], baseline: Mapping[str, float], console: Console, classes: bool = True) -> None:

@@ -1,15 +1,15 @@
 """An export made small: pruned, with int8 weights, as ONNX, or several of these; and what that costs.
 
-Beside the original, on this CPU, is told how large it is, how fast, and what its metrics on the run's validation data
-are: of what was written, read again from its files.
+Beside the original, on this CPU, is told how large it is, and where that is measured how fast, and what its metrics on
+the run's validation data are: of what was written, read again from its files.
 """
 
 import copy
 import os
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.config.errors import UserError
+from launcher.models._transformers import save_configuration
 from launcher.plan.folder import RunFolder
 from launcher.plan.words import human
 from launcher.prepare import cache, ready
-from launcher.tools import card
+from launcher.tools import card, snippets
 from launcher.tools import export as plain
+from launcher.tools.export_inputs import add_inputs
 from launcher.tools.trained import Trained, load_run, tell_best
 
 if TYPE_CHECKING:
@@ -46,17 +48,20 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Measured:
-    """`size`: bytes of the weights on disk; `speed`: samples a second."""
+    """`size`: bytes of the weights on disk; `speed`: samples a second; None: not measured."""
 
     name: str
     size: int
-    speed: float
-    metrics: dict[str, float]
+    speed: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
-def export(run: str, which: str | int, to: Path | None, shard_size: str, wanted: Wanted, console: Console) -> str:
-    """Export a checkpoint as wanted; as it is where nothing is. The folder appears whole or not at all. Returns the
-    line that says what was made. Raises UserError."""
+def export(
+    run: str, which: str | int, to: Path | None, shard_size: str, wanted: Wanted, console: Console,
+    benchmark: bool = True,
+) -> str:  # fmt: skip
+    """Export a checkpoint as wanted; as it is where nothing is. The folder appears whole or not at all. `benchmark`:
+    measure what it costs, on the prepared data. Returns the line that says what was made. Raises UserError."""
     if not str(wanted):
         line = plain.export(run, which, to, shard_size, console)
         folder = RunFolder(Path(run))
@@ -67,23 +72,26 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, wanted:
     os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "DS_ACCELERATOR": "cpu"}  # whose imports else say what they chose
     trained = load_run(run, which)
     _check(trained, wanted)
-    samples = _Samples(trained)
+    samples = _Samples(trained) if benchmark or wanted.onnx else None
+    inputs = samples.inputs() if samples and wanted.onnx else {}
     original = trained.model.float().cpu()
     model = copy.deepcopy(original)
-    with plain.aside_of(final, to) as aside, console.status(f"making it {wanted}"):
+    with plain.aside_of(final, to) as aside, console.status(f"making it {wanted}") as status:
         notes = [_prune(model, wanted.prune)] if wanted.prune else []
-        made = _write(trained, model, wanted, samples, aside, shard_size)
-        rows = samples.measure(
-            {"original": (original, _bytes(original)), str(wanted): (made, _weights(aside))},
-        )
-        plain.add_inputs(trained.folder, trained.recipe, aside)
-        given = _given(trained, samples) if wanted.onnx else []
-        told = [*given, *notes, card.table(_head(rows), _cells(rows)), samples.what]
-        text = card.small(trained, original, str(wanted), _lines(trained, wanted), told)
+        made = _write(trained, model, wanted, inputs, aside, shard_size)
+        models = {"original": (original, _bytes(original)), str(wanted): (made, _weights(aside))}
+        rows, what = [Measured(name, size) for name, (_, size) in models.items()], list[str]()
+        if benchmark and samples:
+            rows, what = samples.measure(models, status.update), [samples.what]
+        add_inputs(trained.folder, trained.recipe, original, aside)
+        told = [*_given(trained, inputs), *notes, card.table(_head(rows), _cells(rows)), *what]
+        auto, tokenized = trained.task().auto_class, trained.folder.tokenizer.is_dir()
+        lines = snippets.small_lines(auto, tokenized, wanted.onnx, wanted.int8)
+        text = card.small(trained, original, str(wanted), lines, told)
         (aside / "README.md").write_text(text, encoding="utf-8")
         for file in aside.iterdir():
             file.chmod((aside / "README.md").stat().st_mode)  # safetensors lets the owner alone read
-    _show(rows, [*notes, samples.what], console)
+    _show(rows, [*notes, *what], console)
     tell_best(trained.folder, trained.saved, which, console)
     return (
         f"{to}: {human(rows[1].size)} of weights, {human(rows[0].size)} before; checkpoint of step {trained.saved.step}"
@@ -132,7 +140,7 @@ def _prune(model: "torch.nn.Module", share: float) -> str:
 
 
 def _write(
-    trained: Trained, model: Any, wanted: Wanted, samples: "_Samples", folder: Path, shard_size: str
+    trained: Trained, model: Any, wanted: Wanted, inputs: dict[str, Any], folder: Path, shard_size: str
 ) -> "torch.nn.Module":
     """Write the weights and their configuration. Returns the model as it is read again from these files."""
     if wanted.onnx:
@@ -140,8 +148,8 @@ def _write(
 
         file = folder / "model.onnx"
         if hasattr(getattr(model, "config", None), "save_pretrained"):
-            model.config.save_pretrained(folder)
-        as_onnx.write(model, samples.inputs(), file)
+            save_configuration(model, folder)
+        as_onnx.write(model, inputs, file)
         if wanted.int8:
             as_onnx.quantize(file)
         return as_onnx.Session(file)
@@ -167,8 +175,10 @@ class _Samples:
     """What models are measured on: the run's validation samples, of a run without any those of training."""
 
     def __init__(self, trained: Trained):
+        from launcher.plan import need
         from launcher.prepare.samples import Samples
         from launcher.run.evaluation import Parts
+        from launcher.tasks import _padding
 
         prepared = cache.path(trained.facts.digest)
         if not prepared.is_dir():
@@ -176,7 +186,9 @@ class _Samples:
         self.side = "validation" if "validation" in trained.facts.samples else "train"
         self._trained, self._samples = trained, Samples(prepared, self.side)
         self._relative = getattr(trained.task(), "relative", False)
-        self._parts = Parts(self._samples, trained.task(), trained.recipe.seed, 0, 1, trained.recipe.train.max_tokens)
+        given = (self._samples, trained.task(), trained.recipe.seed, 0, 1, trained.recipe.train.max_tokens)
+        equal_lengths = _padding.equal_lengths(trained.task(), trained.model, need.of(trained.recipe, trained.facts))
+        self._parts = Parts(*given, equal_lengths=equal_lengths)
         step = -(-len(self._parts) // _TIMED)
         self._timed = [self._parts[number] for number in range(0, len(self._parts), step)]
 
@@ -193,25 +205,27 @@ class _Samples:
         """The inputs of some samples by name."""
         return dict(next((p.batch for p in self._timed if len(p.ids) > 1), self._parts[0].batch)["inputs"])
 
-    def measure(self, models: dict[str, tuple[Any, int]]) -> list[Measured]:
-        """Each model by name, beside its size. They are timed in turns, so that what else the machine does hits all."""
+    def measure(self, models: dict[str, tuple[Any, int]], progress: Callable[[str], None]) -> list[Measured]:
+        """Each model by name, beside its size. They are timed in turns, so that what else the machine does hits all.
+        `progress`: is given what is being done."""
         seconds: dict[str, list[float]] = {name: [] for name in models}
         tasks = {name: self._task(model) for name, (model, _) in models.items()}
-        for _ in range(1 + _ROUNDS):
+        for turn in range(1 + _ROUNDS):
+            progress(f"measuring speed: round {turn} of {_ROUNDS}" if turn else "measuring speed: warming up")
             for name, (model, _) in models.items():
                 begin = time.perf_counter()
                 self._outputs(model, tasks[name], self._timed)
                 seconds[name].append(time.perf_counter() - begin)
-        count = sum(len(part.ids) for part in self._timed)
-        return [
-            Measured(name, size, count / statistics.median(seconds[name][1:]), self._metrics(model, tasks[name]))
-            for name, (model, size) in models.items()
-        ]
+        count, made = sum(len(part.ids) for part in self._timed), list[Measured]()
+        for name, (model, size) in models.items():
+            told = self._metrics(model, tasks[name], lambda done, name=name: progress(f"measuring {name}: {done:.0%}"))
+            made.append(Measured(name, size, count / statistics.median(seconds[name][1:]), told))
+        return made
 
-    def _metrics(self, model: Any, task: Any) -> dict[str, float]:
+    def _metrics(self, model: Any, task: Any, progress: Callable[[float], None]) -> dict[str, float]:
         if self.side != "validation" or self._relative:
             return {}
-        found: dict[str, float] = task.metrics(self._outputs(model, task, self._parts))
+        found: dict[str, float] = task.metrics(self._outputs(model, task, _reported(self._parts, progress)))
         return {name: value for name, value in found.items() if "/" not in name}
 
     def _outputs(self, model: Any, task: Any, parts: Any) -> Any:
@@ -234,6 +248,13 @@ class _Samples:
         return task
 
 
+def _reported(parts: Any, progress: Callable[[float], None]) -> Iterator[Any]:
+    """The micro-batches, and the share of them that is done at each."""
+    for number in range(len(parts)):
+        progress(number / len(parts))
+        yield parts[number]
+
+
 def _bytes(model: "torch.nn.Module") -> int:
     """What the weights take as a file."""
     return sum({id(t): t.nbytes for t in model.state_dict(keep_vars=True).values()}.values())
@@ -243,44 +264,26 @@ def _weights(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.name.startswith("model"))
 
 
-def _lines(trained: Trained, wanted: Wanted) -> list[str]:
-    """Of Python, that load the folder."""
-    begin, folder, ask = [], ['folder = "path/to/this/folder"'], []
-    if trained.folder.tokenizer.is_dir():
-        begin = ["from transformers import AutoTokenizer"]
-        folder += ["tokenizer = AutoTokenizer.from_pretrained(folder)"]
-        ask = [f'inputs = dict(tokenizer("This is a text.", return_tensors="{"np" if wanted.onnx else "pt"}"))']
-    if wanted.onnx:
-        begin = ["from onnxruntime import InferenceSession", *begin]
-        load = 'model = InferenceSession(f"{folder}/model.onnx")'
-        ask += ["print(model.run(None, {one.name: inputs[one.name] for one in model.get_inputs()}))"] if ask else []
-    else:
-        auto = trained.task().auto_class
-        begin = [*begin, "from launcher.tools import int8" if wanted.int8 else f"from transformers import {auto}"]
-        load = "model = int8.load(folder)" if wanted.int8 else f"model = {auto}.from_pretrained(folder)"
-        ask += ["print(model(**inputs))"] if ask else []
-    return [*begin, "", *folder, load, *ask]
-
-
-def _given(trained: Trained, samples: "_Samples") -> list[str]:
+def _given(trained: Trained, inputs: dict[str, Any]) -> list[str]:
     """What a graph is given of images: plain onnxruntime brings nothing that could make it."""
-    (name, values), *more = samples.inputs().items()
     task: Any = trained.recipe.inner_task
-    if more or len(trained.facts.shape) != 3 or not hasattr(task, "mean"):
+    if len(inputs) != 1 or len(trained.facts.shape) != 3 or not hasattr(task, "mean"):
         return []
+    ((name, values),) = inputs.items()
     shape = ", ".join(["samples", *map(str, values.shape[1:])])
     how = f"pixels from 0 to 1, less the mean {task.mean}, over the deviation {task.std}, each by channel"
     return [f"Its input is `{name}`, float32 of shape ({shape}): {how}."]
 
 
 def _head(rows: Sequence[Measured]) -> tuple[str, ...]:
-    return ("model", "MiB", "samples/s", *rows[0].metrics)
+    return ("model", "MiB", *(["samples/s"] if rows[0].speed is not None else []), *rows[0].metrics)
 
 
 def _cells(rows: Sequence[Measured]) -> list[tuple[str, ...]]:
+    speeds = [[] if row.speed is None else [f"{row.speed:,.0f}"] for row in rows]
     return [
-        (row.name, f"{row.size / 2**20:.2f}", f"{row.speed:,.0f}", *(f"{value:.4f}" for value in row.metrics.values()))
-        for row in rows
+        (row.name, f"{row.size / 2**20:.2f}", *speed, *(f"{value:.4f}" for value in row.metrics.values()))
+        for row, speed in zip(rows, speeds, strict=True)
     ]
 
 

@@ -9,11 +9,11 @@ from launcher.plan import jobs
 
 Name = Literal[
     "ready", "pending", "running", "requeued", "done", "stopped", "made way", "time over", "preempted", "node lost",
-    "cancelled", "failed", "replaced",
+    "cancelled", "failed", "replaced", "killed",
 ]  # fmt: skip
 """ready: planned, and not begun. requeued: waits to be started again. stopped: told to. made way: saved and left,
 at USR1 or before its time was over; time over: ended by Slurm at its time limit. Neither comes back by itself.
-replaced: another start of the run took over."""
+replaced: another start of the run took over. killed: a start by hand that has left no word of its end."""
 
 _WHY: dict[str, Name] = {
     "done": "done", "failed": "failed", "time": "made way", "told": "stopped", "node": "node lost",
@@ -102,11 +102,13 @@ def _ended(job: jobs.Job, known: queue.Job | None, asked: bool) -> State:
         return State(_WHY.get(why, "stopped"), excluded, since)
     if known is not None:
         return State("failed", _code(known), since)
-    return _unknown(last, asked, since)
+    return _unknown(job, last, asked, since)
 
 
-def _unknown(last: jobs.Start | None, asked: bool, since: float | None) -> State:
+def _unknown(job: jobs.Job, last: jobs.Start | None, asked: bool, since: float | None) -> State:
     """Of a job that has not told its end, and that Slurm does not know of."""
+    if not job.scheduled:
+        return State("killed", "it left no word of its end: killed, or its machine went down", since)
     if last is not None:
         return State("node lost", "it has not told its end", since)
     return State("failed", "Slurm does not know of it any more", since) if asked else State("pending", "", since)
@@ -120,13 +122,17 @@ def _code(known: queue.Job) -> str:
     return f"exit code {known.code}" if known.code else "it never began to train"
 
 
-def how(start: jobs.Start, later: jobs.Start | None, current: State) -> str:
-    """How a start ended, in words. `later`: the one after it; `current`: the run's state, if there is none."""
+def how(start: jobs.Start, later: jobs.Start | None, current: State, scheduled: bool = True) -> str:
+    """How a start ended, in words. `later`: the one after it; `current`: the run's state, if there is none.
+    `scheduled`: by Slurm, which starts it again by itself."""
+    if later is not None and not scheduled:
+        return HISTORY.get(start.why, start.why) if start.why else "killed"
     if later is not None and start.why == "told":
         return "preempted or requeued"
     if later is not None and not start.why:
         return "lost: it has not told its end"
-    if later is None and current.name in ("cancelled", "preempted", "time over", "node lost") and start.why != "failed":
+    lost = ("cancelled", "preempted", "time over", "node lost", "killed")
+    if later is None and current.name in lost and start.why != "failed":
         return current.name
     if start.why:
         return HISTORY.get(start.why, start.why)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.plan import plan
+from launcher.plan import jobs, plan
 from launcher.tools import look, state
 from launcher.tools.look import Status
 from launcher.tools.state import State
@@ -18,7 +18,7 @@ _WAITING = ("pending", "requeued", "running", "cancelled", "stopped")
 """States whose reason stands in the table; it says what there is to wait for."""
 _COLOURS = {
     "running": "green", "done": "bold green", "pending": "yellow", "requeued": "yellow", "failed": "bold red",
-    "node lost": "red", "time over": "red", "preempted": "red", "made way": "red",
+    "node lost": "red", "killed": "bold red", "time over": "red", "preempted": "red", "made way": "red",
 }  # fmt: skip
 
 
@@ -95,7 +95,8 @@ def _history(one: Status, console: Console) -> None:
     for number, start in enumerate(one.starts):
         later = one.starts[number + 1] if number + 1 < len(one.starts) else None
         last = start.last if start.last is not None else later.first if later else one.step
-        ended = state.how(start, later, one.state) + (f" {_clock(start.ended, start.begun)}" if start.ended else "")
+        ended = state.how(start, later, one.state, scheduled=one.job != jobs.BY_HAND)
+        ended += f" {_clock(start.ended, start.begun)}" if start.ended else ""
         without = f", then without {_some(start.excluded)}" if start.excluded else ""
         made.add_row(
             str(number), _clock(start.begun), escape(_some(start.nodes)), f"{start.first:,}-{last:,}",

@@ -15,13 +15,14 @@ from pathlib import Path
 from rich.console import Console
 
 from launcher.config import load
-from launcher.config.cluster import Cluster
+from launcher.config.cluster import Cluster, Slurm, time_limit
 from launcher.config.errors import UserError
 from launcher.config.files import write
 from launcher.config.json_files import Damaged
 from launcher.launch import queue, slurm
 from launcher.launch.slurm import Script
 from launcher.plan import jobs, plan, store
+from launcher.plan.expect import duration
 from launcher.plan.folder import RunFolder, over
 from launcher.plan.plan import Plan
 from launcher.plan.words import plural
@@ -52,7 +53,7 @@ def submit(
     alone. Raises UserError."""
     if profile.kind != "slurm":
         what = f"--cluster {profile.given}: of kind {profile.kind}, where there is no queue"
-        raise UserError(f"{what} (launcher run trains there; launcher submit needs a cluster of kind slurm)")
+        raise UserError(f"{what} (launcher run trains there; {_queues()})")
     known = load.recipe(recipe, overrides).value
     if known.seeds > 1:
         raise UserError(f"seeds: {known.seeds}, and a job trains one (--grid FILE, with seed: [1, 2, 3] in it)")
@@ -63,7 +64,9 @@ def submit(
     script = _script(sweep, plans[0], range(len(plans)))
     show.plan(plans[0], console)
     if sweep.array:
-        console.print(f"the first of {plural(len(plans), 'run')} of {file}", highlight=False)
+        console.print(f"the first of {plural(len(plans), 'run')} of {file}", highlight=False, markup=False)
+    if profile.slurm is not None and (line := longest(profile.slurm)):
+        console.print(line, highlight=False, markup=False)
     if dry_run:
         print(script.text, end="")
         return
@@ -76,6 +79,37 @@ def submit(
     console.print(f"Slurm: {_tried(script, profile)}", highlight=False, markup=False, soft_wrap=True)
     _share(profile)
     _submit(sweep, open_, plans[0])
+
+
+def missing_cluster() -> UserError:
+    """For a call without --cluster."""
+    return UserError(f"--cluster: missing ({_queues()})")
+
+
+def _queues() -> str:
+    """The profiles with a queue: those that come with the launcher, and those here and in ./cluster."""
+    own = [file for folder in (Path(), Path("cluster")) for file in sorted(folder.glob("*.yaml"))]
+    names = {file.resolve(): str(file) for file in own} | {file: file.stem for file in load.shipped("cluster")}
+    return f"of kind slurm there are: {', '.join(name for file, name in names.items() if _is_slurm(file))}"
+
+
+def _is_slurm(file: Path) -> bool:
+    try:
+        return load.cluster(file).value.kind == "slurm"
+    except UserError:  # a recipe, say
+        return False
+
+
+def longest(slurm: Slurm) -> str | None:
+    """How long a job and its requeues may take; None for a job that is never requeued."""
+    if slurm.requeue == "never" or not slurm.max_requeues:
+        return None
+    starts = 1 + slurm.max_requeues
+    if slurm.time is None or slurm.time.upper() in ("UNLIMITED", "INFINITE"):
+        most = "as long as their time limits allow"
+    else:
+        most = f"{duration(starts * time_limit(slurm.time))} of running time"
+    return f"until all steps are done the job may start {starts} times, {most} (--max-requeues)"
 
 
 def _script(sweep: _Sweep, made: Plan, points: Sequence[int]) -> Script:
@@ -125,7 +159,7 @@ def _done(made: Plan) -> bool:
 
 def _refuse_living(folder: RunFolder) -> None:
     """Raises UserError where a job of this run waits or runs. Of a chain only the last two may live."""
-    for job in jobs.story(jobs.read(folder))[-1:]:
+    if job := look.scheduled(folder):
         for id, known in queue.jobs(job.ids[-2:]).items():
             found = look.mine(known, folder)
             if found is not None and found.living:

@@ -16,7 +16,8 @@ from launcher.plan import plan, usable_folders
 from launcher.plan.folder import RunFolder, over
 from launcher.prepare import ready
 from launcher.run import signals
-from launcher.tools import show
+from launcher.run.signals import STOPPED
+from launcher.tools import ending, show
 
 
 def begins_here(recipe: str, overrides: Sequence[str], profile: Cluster) -> None:
@@ -46,7 +47,16 @@ def train(
         return Outcome(0, {}, [])
     if profile.kind == "ssh":
         return ssh.execute(made.folder.path, profile)
-    return execute.execute(render.train(made.plan, profile, via))
+    return _end(made, execute.execute(render.train(made.plan, profile, via)))
+
+
+def _end(made: ready.Ready, outcome: Outcome) -> Outcome:
+    """Report what a run of this machine has come to, or how it goes on."""
+    if outcome.code == 0:
+        ending.of(made, Console())
+    elif outcome.code == STOPPED and made.folder.whole():
+        signals.say(f"to go on: {made.plan.command}")
+    return outcome
 
 
 def _ready(

@@ -41,7 +41,7 @@ class Trained:
 def tell_best(folder: RunFolder, saved: Saved, which: str | int, console: Console) -> None:
     """Say it where the best was asked for and is not what is taken."""
     if note := beside_best(folder, saved, which):
-        console.print(note, highlight=False, soft_wrap=True)
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def beside_best(folder: RunFolder, saved: Saved, which: str | int) -> str | None:

@@ -48,4 +48,55 @@ def test_what_a_whole_profile_lacks_is_told_without_an_empty_key(tmp_path):
     file.write_text("kind: slurm\nnodes: 2\n", encoding="utf-8")
     with pytest.raises(UserError) as told:
         load.cluster(file)
-    assert str(told.value).startswith(f"{file}:1: device, devices_per_node, memory_per_device: cannot be found")
+    assert str(told.value).startswith(f"{file}:1: device, devices_per_node: cannot be found")
+
+
+def profile(**slurm):
+    keys = {"kind": "slurm", "device": "cuda", "devices_per_node": 8}
+    return Cluster.model_validate({**keys, **slurm.pop("top", {}), "slurm": slurm})
+
+
+def test_variables_of_this_shell_are_filled_into_paths_and_the_environment(monkeypatch):
+    monkeypatch.setenv("USER", "ada")
+    monkeypatch.setenv("HOME", "/home/ada")
+    container = {"kind": "apptainer", "image": "$HOME/x.sif", "mounts": ["/data/${USER}:/d"]}
+    env = {"HF_HOME": "/w/$USER", "P": "5$", "Q": "$$HOME"}
+    top = {"scratch": {"shared": "/scratch/$USER/cache", "local": "~/tmp"}, "env": env}
+    made = profile(top=top, container=container, python="~/venv/bin/python")
+    assert (made.scratch.shared, made.scratch.local) == ("/scratch/ada/cache", "/home/ada/tmp")
+    assert made.env == {"HF_HOME": "/w/ada", "P": "5$", "Q": "$HOME"}
+    assert (made.slurm.container.image, made.slurm.container.mounts) == ("/home/ada/x.sif", ["/data/ada:/d"])
+    assert made.slurm.python == "/home/ada/venv/bin/python"
+
+
+def test_a_profile_is_filled_in_once(monkeypatch, tmp_path):
+    """On a node, where variables have other values or none, that of the run's folder is read as it is."""
+    monkeypatch.setenv("ODD", "a$b")
+    made = profile(top={"env": {"P": "$ODD", "Q": "$$NOT_SET"}})
+    load.dump(made, tmp_path / "cluster.yaml")
+    monkeypatch.delenv("ODD")
+    assert load.cluster(tmp_path / "cluster.yaml", stored=True).value.env == {"P": "a$b", "Q": "$NOT_SET"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        (
+            {"top": {"scratch": {"local": "/tmp/$SLURM_JOB_ID"}}},
+            r"\$SLURM_JOB_ID is not set here \(variables are filled in",
+        ),
+        ({"top": {"env": {"A": "${NOT_SET}/x"}}}, r"\$NOT_SET is not set here"),
+        ({"top": {"env": {"A": "${MY_API_KEY}"}}}, r"\$MY_API_KEY would stand in files of the run"),
+        ({"account": "$USER"}, r"\$USER would stay as it is: Slurm expands no variables"),
+        ({"options": ["--comment=${HOME}"]}, r"\$\{HOME\} would stay as it is"),
+    ],
+)
+def test_a_variable_that_nothing_would_expand_is_refused(monkeypatch, keys, what):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("NOT_SET", raising=False)
+    with pytest.raises(ValueError, match=what):
+        profile(**keys)
+
+
+def test_the_memory_of_devices_elsewhere_may_be_unknown():
+    assert profile().memory_per_device == "auto"

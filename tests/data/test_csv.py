@@ -29,8 +29,15 @@ def written(tmp_path, *lines, name="rows.csv"):
     return tmp_path / name
 
 
+AS_THEY_ARE = "(quote: none reads quotes as they are)"
+
+
 @properties
-@given(st.lists(st.tuples(fields, fields), max_size=5), st.sampled_from(",\t;|"), st.sampled_from(["\n", "\r\n"]))
+@given(
+    st.lists(st.tuples(fields.filter(str.strip), fields), max_size=5),
+    st.sampled_from(",\t;|"),
+    st.sampled_from(["\n", "\r\n"]),
+)
 def test_rows_are_those_that_were_written_whatever_is_quoted(tmp_path_factory, rows, delimiter, end):
     out = io.StringIO(newline="")
     returns = any("\r" in field for row in rows for field in row)  # which the writer forgets to quote before 3.13
@@ -81,7 +88,7 @@ def test_a_row_that_cannot_be_used_is_told_with_its_first_line(tmp_path, monkeyp
 def test_a_quote_that_is_never_closed_is_told_where_it_is_opened(tmp_path):
     found = read(written(tmp_path, "text,n", "fine,1", 'an "inch,2', '"open,3', "swallowed,4"))
     assert found[:2] == [{"text": "fine"}, {"text": 'an "inch'}]
-    assert told(found) == [f"{tmp_path}/rows.csv:4: a quote is opened here and never closed"]
+    assert told(found) == [f"{tmp_path}/rows.csv:4: a quote is opened here and never closed {AS_THEY_ARE}"]
 
 
 def test_a_byte_that_is_no_utf_8_inside_of_a_quote_spoils_one_row(tmp_path):
@@ -116,3 +123,84 @@ def test_a_file_without_a_header_is_told(tmp_path):
 def test_a_delimiter_that_can_be_none_is_refused(delimiter):
     with pytest.raises(ValidationError, match="delimiter"):
         csv.Config(path="a.csv", delimiter=delimiter)
+
+
+@pytest.mark.parametrize("delimiter", [r"\t", "\t"])
+def test_a_tab_may_be_written_with_a_backslash(tmp_path, delimiter):
+    file = written(tmp_path, "text\tn", "a b\t1")
+    assert csv.Config(path="a.tsv", delimiter=delimiter).delimiter == "\t"
+    assert read(file, delimiter=delimiter) == [{"text": "a b"}]
+
+
+@pytest.mark.parametrize("quote", ["", "''", "\n", ","])
+def test_a_quote_that_can_be_none_is_refused(quote):
+    with pytest.raises(ValidationError, match="quote"):
+        csv.Config(path="a.csv", quote=quote)
+
+
+def test_the_default_quote_is_no_part_of_a_recipe_that_does_not_name_it():
+    """Names of prepared folders are made of it."""
+    assert "quote" not in csv.Config(path="a.csv").model_dump(mode="json")
+    assert csv.Config(path="a.csv", quote="none").model_dump(mode="json")["quote"] is None
+
+
+plain = st.text(st.characters(codec="utf-8", exclude_characters="\t\r\n"), max_size=6)
+
+
+@properties
+@given(st.lists(st.tuples(plain.filter(str.strip), plain), max_size=5), st.sampled_from(["none", None]))
+def test_without_quoting_each_line_is_a_row(tmp_path_factory, rows, quote):
+    file = tmp_path_factory.mktemp("tsv") / "rows.tsv"
+    lines = ["label\ttext", *("\t".join(row) for row in rows)]
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+    config = csv.Config(path=str(file), delimiter="\t", quote=quote)
+    assert read_source(csv, config, "text", "label") == [{"text": text, "label": label} for label, text in rows]
+    assert [note for part in csv.parts(config, "data.train") for note in csv.notes(config, "data.train", part)] == []
+
+
+def test_another_quote(tmp_path):
+    assert read(written(tmp_path, "text,n", "'a, \"b',1"), quote="'") == [{"text": 'a, "b'}]
+
+
+def test_rows_that_quotes_join_over_lines_are_noted(tmp_path):
+    file = written(tmp_path, "text,n", "fine,1", '"two', 'lines",2', '"a', "b", 'c",3', '"quoted",4')
+    config = csv.Config(path=str(file))
+    (note,) = [note for part in csv.parts(config, "data.train") for note in csv.notes(config, "data.train", part)]
+    assert note == (
+        f"line breaks inside quotes in 2 rows of {file} (5 lines, the first at {file}:3); where quotes are part of "
+        "the text, set data.train.quote: none"
+    )
+
+
+def test_a_lone_quote_that_swallows_columns_is_told(tmp_path):
+    found = told(read(written(tmp_path, "text,n", '"inch,1', "more,2", 'an" x,3')))
+    assert re.search(r"rows\.csv:2: (not valid CSV: ',' expected|has \d fields .* over 3 lines)", found[0])
+
+
+@pytest.mark.parametrize(
+    ("first", "delimiter", "what"),
+    [
+        ("text;label", ",", "has no ',' but 1 of ';' (delimiter: \";\")"),
+        ("text\tlabel\tn", ",", "has no ',' but 2 of '\\t' (delimiter: \"\\t\")"),
+        ("text,label", "\t", "has no '\\t' but 1 of ',' (delimiter: \",\")"),
+        ("text|label", ",", "has no ',' but 1 of '|' (delimiter: \"|\")"),
+    ],
+)
+def test_a_header_of_another_delimiter_is_told(tmp_path, first, delimiter, what):
+    file = written(tmp_path, first, "a")
+    with pytest.raises(UserError) as error:
+        read(file, "text", "label", delimiter=delimiter)
+    assert str(error.value) == f"data.train.delimiter: {file}: its first line {what}"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_told(tmp_path, encoding):
+    (tmp_path / "rows.csv").write_text("text,label\na,b\n", encoding=encoding)
+    with pytest.raises(UserError, match=r"rows\.csv: .*UTF-16.* \(.*iconv -f utf-16 -t utf-8"):
+        read(tmp_path / "rows.csv", "text", "label")
+
+
+def test_a_file_whose_lines_end_with_carriage_returns_alone_is_told(tmp_path):
+    (tmp_path / "rows.csv").write_bytes(b"text,label\ra,b\rc,d\r")
+    with pytest.raises(UserError, match=r"rows\.csv:1: .* \(lines that end with \\r alone\? tr "):
+        read(tmp_path / "rows.csv", "text", "label")

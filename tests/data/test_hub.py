@@ -108,3 +108,10 @@ def test_a_large_data_set_is_read_in_parts_and_bad_rows_keep_their_numbers(folde
     found = read(folder)
     assert [row["text"] for row in found[:7] + found[8:]] == [f"text {n}" for n in range(10) if n != 7]
     assert str(found[7]).endswith("set[train] row 7: data.train.text: column 'text' is no text but NoneType")
+
+
+@pytest.mark.parametrize("name", ["set[1]", "s*", "s?"])
+def test_a_folder_that_datasets_would_take_for_a_pattern_is_refused(folder, name):
+    odd = folder.rename(folder.with_name(name))
+    with pytest.raises(UserError, match=r"takes one of \* \? \[ in the path of a folder for a pattern"):
+        read(odd)

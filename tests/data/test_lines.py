@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from data.reading import read as read_source
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from launcher.config.errors import UserError
-from launcher.data import Part, _columns, _lines, _source
+from launcher.data import Part, _columns, _lines, _source, jsonl
+from launcher.data import text as documents
 
 properties = settings(deadline=None, max_examples=60)
 
@@ -203,3 +205,26 @@ def test_line_numbers_are_counted_again_when_a_file_has_changed(file, monkeypatc
         file.write_bytes(content)
         os.utime(file, ns=(number, number))
         assert [where for where, text in of(_lines.cut([file])) if text.startswith("not")] == [f"a.txt:{number}"]
+
+
+@pytest.mark.parametrize(
+    ("module", "config"),
+    [(jsonl, jsonl.Config), (documents, partial(documents.Config, document="line")), (documents, documents.Config)],
+    ids=["jsonl", "lines", "paragraphs"],
+)
+def test_utf_16_and_carriage_returns_alone_are_told(tmp_path, module, config):
+    file = tmp_path / "file"
+    file.write_bytes('{"text": "a"}\n'.encode("utf-16"))
+    with pytest.raises(UserError, match=r"file: is UTF-16, not UTF-8 \(convert it: iconv -f utf-16 -t utf-8 "):
+        read_source(module, config(path=str(file)), "text")
+    file.write_bytes(b'{"text": "a"}\r' * 100)
+    try:
+        found = str(*read_source(module, config(path=str(file)), "text"))
+    except UserError as error:
+        found = str(error)
+    assert "lines that end with \\r alone? tr '\\r' '\\n'" in found
+
+
+def test_a_short_document_with_carriage_returns_is_none(tmp_path):
+    (tmp_path / "file").write_bytes(b"one\rtwo\r")
+    assert read_source(documents, documents.Config(path=str(tmp_path / "file")), "text") == [{"text": "one\rtwo"}]

@@ -47,6 +47,34 @@ def test_a_tilde_is_the_home_folder(here, monkeypatch):
     assert names("~/a.*") == ["a.md", "a.txt"]
 
 
+_ODD = ("set[1]", "a*b", "what?", "[", "x]", "[!a]", "{a,b}", "**")
+
+
+@pytest.mark.parametrize("name", _ODD)
+def test_what_exists_under_its_name_is_no_glob(here, name):
+    for path in (f"{name}.txt", f"{name}/d.txt", f"{name}/e.txt"):
+        file = here / "odd" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(path, encoding="utf-8")
+    for decoy in ("set1", "aab", "whatx", "b", "a"):
+        (here / "odd" / decoy).mkdir()
+        (here / "odd" / decoy / "d.txt").write_text("decoy", encoding="utf-8")
+
+    def found(path):
+        return [str(file.relative_to(here)) for file in _source.files(config(str(path)), "data.train")]
+
+    assert found(here / "odd" / f"{name}.txt") == [f"odd/{name}.txt"]
+    assert found(here / "odd" / name / "d.txt") == [f"odd/{name}/d.txt"]
+    assert found(here / "odd" / name / "*.txt") == [f"odd/{name}/d.txt", f"odd/{name}/e.txt"]
+    os.chdir(here / "odd" / name)
+    assert names("*.txt") == ["d.txt", "e.txt"]
+
+
+def test_brackets_are_a_glob_where_nothing_has_that_name(here):
+    assert names("[ab].txt") == ["a.txt", "b.txt"]
+    assert names("d[e]ep/*.txt") == ["c.txt"]
+
+
 def test_a_folder_is_no_file(here):
     with pytest.raises(UserError, match=r"^data\.train\.path: deep: no such file$"):
         names("deep")

@@ -88,6 +88,20 @@ def test_a_disk_that_takes_nothing_is_named(tmp_path, monkeypatch):
     assert all(isinstance(error, meeting.Unfit) for error in found.values())
 
 
+def test_a_node_that_knows_itself_unfit_is_left_out(tmp_path):
+    def one(index):
+        try:
+            unfit = "has no cuda device that torch can use" if index == 2 else None
+            return meeting.meet(tmp_path / "job-0", Node(index, HERE), 2, tmp_path / "stop", unfit)
+        except Exception as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(len(HERE)) as pool:
+        found = list(pool.map(one, range(len(HERE))))
+    assert found[0].left == found[1].left == {HERE[2]: "has no cuda device that torch can use"}
+    assert isinstance(found[2], meeting.NotNeeded)
+
+
 def test_being_told_to_leave_ends_the_waiting(tmp_path):
     (tmp_path / "stop").touch()
     assert all(isinstance(error, meeting.Left) for error in met(tmp_path, HERE, absent=[1]).values())

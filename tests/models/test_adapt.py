@@ -114,7 +114,7 @@ def test_after_the_step_that_is_named_everything_trains(bert):
     [
         ({"unfreeze_at": 3}, "nothing is frozen"),
         ({"unfreeze_at": 0, "freeze": ["a"]}, "greater than 0"),
-        ({"adapter": {"r": 2}}, "Field required"),
+        ({"adapter": {"r": 2}}, "field required"),
         ({"adapter": {"kind": "lora", "r": 0}}, "greater than 0"),
         ({"adapter": {"kind": "lora", "dropout": 1.0}}, "less than 1"),
         ({"batch_norm": "off"}, "'frozen' or 'group'"),

@@ -121,3 +121,46 @@ def test_a_sample_too_long_is_told_with_what_to_do(bert):
         "data.max_length: 17 tokens, but BertForMaskedLM has positions for 16 "
         "(shorter samples, or more max_position_embeddings)"
     )
+
+
+GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 5}
+DECODER = {"type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2}
+
+
+def decoder(**keys):
+    wanted = dataclasses.replace(need("CausalLM"), begin_token_id=2, end_token_id=3, generation=GREEDY)
+    return config.build(config.Config(**DECODER, **keys), wanted)[0], wanted
+
+
+def test_a_new_model_says_which_tokens_are_around_texts_and_how_it_goes_on_with_them():
+    model, _ = decoder()
+    for said in (model.config, model.generation_config):
+        assert (said.bos_token_id, said.eos_token_id, said.pad_token_id) == (2, 3, 1)
+    assert {key: getattr(model.generation_config, key) for key in GREEDY} == GREEDY
+
+
+def test_an_id_that_the_recipe_names_stays_in_the_configuration():
+    assert decoder(bos_token_id=7)[0].config.bos_token_id == 7
+
+
+def test_an_id_beyond_the_vocabulary_is_the_tokenizers():
+    model, wanted = decoder()
+    model.config.eos_token_id = 50256
+    assert _transformers.complete(model, wanted).config.eos_token_id == 3
+
+
+def test_options_that_do_nothing_without_sampling_and_beams_are_not_kept_and_all_can_be_saved(tmp_path):
+    model, wanted = decoder()
+    model.generation_config.temperature, model.generation_config.early_stopping = 0.5, True
+    _transformers.complete(model, wanted)
+    assert (model.generation_config.temperature, model.generation_config.early_stopping) == (None, None)
+    model.generation_config.save_pretrained(tmp_path)
+    _transformers.save_configuration(model, tmp_path / "model")
+    read = type(model.generation_config).from_pretrained(tmp_path / "model")
+    assert {key: getattr(read, key) for key in GREEDY} == GREEDY
+
+
+def test_the_kind_of_problem_of_a_start_model_is_not_kept():
+    with torch.device("meta"):
+        model, _ = config.build(config.Config(type="bert", problem_type="regression", **LAYERS), need())
+    assert model.config.problem_type is None

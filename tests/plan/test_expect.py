@@ -1,9 +1,16 @@
 """What a cluster's figures let one expect."""
 
 import pytest
+import support
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertForMaskedLM
 
 from launcher.config.cluster import Cluster
+from launcher.config.recipe import Recipe
 from launcher.plan import expect
+from launcher.plan.architecture import Architecture
+from launcher.plan.facts import Facts
 
 
 def cluster(**keys):
@@ -12,21 +19,64 @@ def cluster(**keys):
     )
 
 
+BERT_BASE = Architecture(
+    name="BertForMaskedLM", parameters=109_514_298, trained=109_514_298, buffers=0, in_layers=85_054_464, hidden=768,
+    layers=12, heads=12,
+)  # fmt: skip
+
+
+def operations(length=512, shape=BERT_BASE, **changes):
+    facts = Facts(
+        digest="x", vocab_size=30522, pad_token_id=0, mask_token_id=1, special_ids=[], labels=[], longest=length,
+        samples={"train": 10}, tokens={"train": 10 * length}, baseline={},
+    )  # fmt: skip
+    return expect.sample_operations(Recipe.model_validate(support.mlm(**changes)), shape, facts)
+
+
 def test_nothing_is_promised_without_figures():
-    assert expect.step_seconds(cluster(), 10**8, 10**6, 32) is None
+    assert expect.run_seconds(cluster(), 1e15, 32) is None
     assert expect.hours_between_failures(cluster()) is None
 
 
 def test_arithmetic_at_the_peak():
-    assert expect.step_seconds(cluster(peak_tflops=300), 10**8, 10**6, 32) == pytest.approx(6e14 / (32 * 3e14))
+    assert expect.run_seconds(cluster(peak_tflops=300), 6e14, 32) == pytest.approx(6e14 / (32 * 3e14))
 
 
-@pytest.mark.parametrize("nodes, bandwidth", [(4, 10), (1, 100)])
-def test_gradients_on_the_slowest_link(nodes, bandwidth):
-    told = cluster(nodes=nodes, peak_tflops=1e6, links={"between_nodes": 10, "within_node": 100})
-    ranks = 8 * nodes
-    sent = 2 * (ranks - 1) / ranks * 10**8 * 4
-    assert expect.step_seconds(told, 10**8, 10, ranks) == pytest.approx(sent / (bandwidth * 1e9))
+@pytest.mark.parametrize("length", [128, 512])
+def test_operations_are_those_that_torch_counts(length):
+    """Of a BERT layer's matrices, attention's products and the head on the masked positions, counted by torch."""
+    config = BertConfig(
+        hidden_size=64, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, vocab_size=900
+    )
+    config._attn_implementation = "eager"
+    model = BertForMaskedLM(config)
+    ids = torch.zeros((1, length), dtype=torch.long)
+    with FlopCounterMode(display=False) as encoder:
+        model.bert(ids).last_hidden_state.sum().backward()
+    masked = round(0.15 * length)
+    with FlopCounterMode(display=False) as head:
+        model.cls(torch.zeros((1, masked, 64), requires_grad=True)).sum().backward()
+    in_layers = sum(p.numel() for p in model.bert.encoder.parameters())
+    every = sum(p.numel() for p in model.parameters())
+    shape = BERT_BASE.model_copy(
+        update={"in_layers": in_layers, "hidden": 64, "layers": 3, "parameters": every, "trained": every}
+    )
+    facts = Facts(
+        digest="x", vocab_size=900, pad_token_id=0, mask_token_id=1, special_ids=[], labels=[], longest=length,
+        samples={"train": 1}, tokens={"train": length}, baseline={},
+    )  # fmt: skip
+    found = expect.sample_operations(Recipe.model_validate(support.mlm()), shape, facts)
+    assert found == pytest.approx(encoder.get_total_flops() + head.get_total_flops(), rel=0.1)
+
+
+def test_checkpointed_layers_are_computed_forward_once_more():
+    plain, every = operations(), operations(train__activation_checkpointing="layers")
+    assert 1.2 < every / plain < 4 / 3
+
+
+def test_what_does_not_train_as_a_whole_has_no_estimate():
+    assert operations(shape=BERT_BASE.model_copy(update={"trained": 1000})) is None
+    assert operations(shape=BERT_BASE.model_copy(update={"layers": 0})) is None
 
 
 def test_more_nodes_are_lost_more_often():

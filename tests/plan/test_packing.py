@@ -131,7 +131,7 @@ def test_a_less_reduced_copy_is_tried_where_a_small_one_cannot_be_made(monkeypat
 
     monkeypatch.setattr(_tiny, "_built", no_narrow_one)
     assert told("bert", hidden_size=64, num_attention_heads=4) == ""
-    assert tried == [32, 64]
+    assert tried == [32, 32, 64]  # with fewer layers and with all
 
 
 def test_nothing_is_told_where_no_copy_can_be_made(monkeypatch):

@@ -90,6 +90,7 @@ def test_a_plan_decides_every_number(workspace):
         "resume_from": None,
         "max_restarts": 0,
         "command": "launcher run recipe.yaml --ranks 2",
+        "labels": "",
         "notes": [],
     }
 
@@ -108,7 +109,9 @@ def test_a_plan_is_shown_as_a_table(workspace):
         "model         BertForMaskedLM, 15,048 parameters",
         "memory        about 530.1 KiB of 8.0 GiB a device (estimate: weights 58.8 KiB, gradients 58.8 KiB, "
         "optimizer 117.6 KiB,",
-        "              activations 231.0 KiB, buffers 64.0 KiB)",
+        "              activations 231.0 KiB, buffers 64.0 KiB), on top of the process itself: about 0.4 GiB a rank, "
+        "and what the",
+        "              allocator keeps of freed memory",
         "checkpoint    180.3 KiB, 2 kept; 3.0 GiB free",
         "data          not prepared yet",
         "start         launcher run recipe.yaml --ranks 2",

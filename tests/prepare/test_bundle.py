@@ -9,8 +9,8 @@ import pytest
 import support
 
 from launcher.config.errors import UserError
-from launcher.config.recipe import Recipe
-from launcher.prepare import bundle
+from launcher.config.recipe import Recipe, TrainTokenizer
+from launcher.prepare import bundle, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,25 @@ def test_a_run_that_the_model_comes_from_is_carried_along(workspace, monkeypatch
         "weights taken from"
         in support.launcher("run", "--from", tmp_path / "bundle", "name=again", "sinks=[console]").stdout
     )
+
+
+def test_folders_of_a_tokenizer_and_of_weights_are_carried_along_however_they_are_named(workspace, monkeypatch):
+    from transformers import BertConfig, BertModel
+
+    words = tokenizer.train(TrainTokenizer(vocab_size=90), Path("corpus.txt").read_text().splitlines)
+    words.save_pretrained("words")
+    shape = {key: value for key, value in support.TINY.items() if key != "dropout"}
+    BertModel(BertConfig(vocab_size=len(words), **shape)).save_pretrained("weights")
+    carried = support.mlm(
+        "carried", model={"kind": "pretrained", "name": "weights"}, train__steps=2,
+        tokenizer={"kind": "pretrained", "name": "./words"},
+    )  # fmt: skip
+    support.launcher("prepare", support.write(carried), "--to", "bundle")
+    Path("away").mkdir()
+    shutil.move("bundle", "away")
+    monkeypatch.chdir("away")
+    support.launcher("run", "--from", "bundle", "--ranks", 1)
+    assert support.steps("runs/carried").keys() == {1, 2}
 
 
 def test_the_folder_that_one_is_in_may_become_the_bundle(workspace, tmp_path, monkeypatch):

@@ -219,7 +219,9 @@ def test_pairs_equal_those_of_transformers(saved, encoders, name):
     def check(pairs, most):
         texts, others = map(list, zip(*pairs, strict=True))
         expected = own(texts, others, truncation=True, max_length=most)  # alone, an empty second text is none to it
-        found = encoder.pairs(array(texts), array(others), most)
+        found, cut = encoder.pairs(array(texts), array(others), most)
+        whole = own(texts, others, truncation=True, max_length=10_000)["input_ids"]
+        assert cut.tolist() == [len(one) > most for one in whole]
         assert (found.types is None) == ("token_type_ids" not in expected)
         for number in range(len(pairs)):
             here = slice(*found.offsets[number : number + 2])

@@ -1,4 +1,5 @@
 import json
+import socket
 import threading
 import time
 from datetime import timedelta
@@ -137,3 +138,16 @@ def test_a_requeued_job_and_each_of_its_steps_meet_elsewhere():
     step = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "5", "SLURM_STEP_ID": "0"}
     others = [step, {**step, "SLURM_STEP_ID": "1"}, {**step, "SLURM_RESTART_COUNT": "1"}, {**step, "SLURM_JOB_ID": "6"}]
     assert len({meet._key(one) for one in others}) == 4
+
+
+@pytest.mark.parametrize("way", ["given", "file"])
+def test_one_that_another_service_answers_can_be_told_to_leave(way):
+    """The port is open, and nobody behind it speaks as a store does."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        meet.FOLDER.mkdir(parents=True)
+        (meet.FOLDER / "openmpi-7-").write_text(json.dumps({"hosts": ["127.0.0.1"], "port": port, "token": "a"}))
+        where = by_mpi() if way == "file" else {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        begin = time.monotonic()
+        with pytest.raises(meet.Told):
+            meet.meet(Place(1, 2, 1, 2), lambda: time.monotonic() > begin + 0.5, where)

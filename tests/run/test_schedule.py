@@ -154,11 +154,11 @@ def test_evaluations_during_the_warmup_count():
         (MultiStep, {"milestones": [5, 3]}, "should be in ascending order, each once"),
         (MultiStep, {"milestones": [3, 3]}, "should be in ascending order, each once"),
         (MultiStep, {"milestones": [0.5, 3]}, "should be all fractions of the run, or all steps"),
-        (MultiStep, {"milestones": []}, "Tuple should have at least 1 item after validation, not 0"),
+        (MultiStep, {"milestones": []}, "should have at least 1 entry"),
         (OneCycle, {"warmup": 0.1}, "one_cycle warms up by itself (set peak_at and start_factor instead)"),
-        (Plateau, {"factor": 1}, "Input should be less than 1"),
-        (CosineRestarts, {"period": 0}, "Input should be greater than 0"),
-        (CosineRestarts, {"period": 5, "factor": 0.5}, "Input should be greater than or equal to 1"),
+        (Plateau, {"factor": 1}, "should be less than 1"),
+        (CosineRestarts, {"period": 0}, "should be greater than 0"),
+        (CosineRestarts, {"period": 5, "factor": 0.5}, "should be greater than or equal to 1"),
     ],
 )
 def test_what_is_no_schedule_is_told(kind, keys, told):

@@ -101,3 +101,16 @@ def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(columns):
     assert re.fullmatch(told, bars[-1]), bars[-1]
     assert all("left" in bar and len(bar) <= columns for bar in bars)
     assert said[-2:] == ["after the bar", ""], "the bar is over"
+
+
+def test_the_time_left_does_not_go_by_the_steps_that_compile_or_stand_out(lines, training):
+    """A first step of 60 s, then some of 1 and 2 s by turns, and one of 300 s among them."""
+    seconds, records = 0.0, []
+    for step in range(1, 101):
+        seconds += 60.0 if step == 1 else 300.0 if step == 50 else 1.0 + step % 2
+        records.append({**training(step), "seconds": seconds})
+    found = lines(records, steps=1100)
+    left = [line.rpartition("tokens/s  ")[2] for line in found[1:]]
+    assert left[0] == "18 h left"
+    assert left[9] == "26 min left"
+    assert {line.split()[0] for line in left[9:]} <= {"26", "27", "28", "29"}

@@ -182,7 +182,9 @@ def test_the_shares_that_are_compared_are_unequal(prepared):
         assert all(len(set(step.tolist())) > 1 for step in lengths), lengths
         assert sum(len(set(step.tolist())) for step in lengths) > 3 * STEPS
         for world in (2, 4):
-            counts = [[len(split._cut(share, step, 96)) for share in split._deal(step, world)] for step in lengths]
+            counts = [
+                [len(split.micro_batches(share, step, 96)) for share in split._deal(step, world)] for step in lengths
+            ]
             assert any(len(set(count)) > 1 for count in counts), (name, world, counts)
             assert max(max(count) for count in counts) > 1
 

@@ -6,9 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tasks.measuring import measured, outputs
 
 from launcher.config.errors import UserError
+from launcher.contract.random import Draw, Stream
+from launcher.prepare.samples import Samples
 from launcher.tasks import IGNORE, _tags
 from launcher.tasks.token_classification import Config, Task
 
@@ -48,6 +52,14 @@ def test_tokens_are_those_of_tokenizers_for_words_and_the_first_of_each_is_label
     assert [w for w in made["words"] if w >= 0] == [0, 1, 3] == [numbers[n] for n in first]
     assert [made["labels"][n] for n in first] == [0, 2, 3]
     assert sum(label != IGNORE for label in made["labels"]) == 3
+
+
+@pytest.mark.parametrize("label_all", [False, True])
+def test_an_excluded_word_is_so_with_all_its_tokens(encoder, label_all):
+    words, labels = [["modelstep", "lossloss"]], [[None, "B-LOC"]]
+    made = features(encoder, words, labels, label_all=label_all).table.to_pylist()[0]
+    assert (made["labels"].count(1) > 1) == label_all
+    assert set(made["labels"]) == {IGNORE, 1}
 
 
 def test_the_other_tokens_of_a_word_may_learn_its_inside(encoder):
@@ -116,7 +128,8 @@ def test_an_inside_after_nothing_begins_an_entity_as_in_conlleval():
 def test_tags_of_no_scheme_are_scored_one_by_one():
     scores = _tags.scores([["NOUN", "VERB", "NOUN"]], [["NOUN", "NOUN", "NOUN"]], ["NOUN", "VERB", "X"])
     assert scores.classes["NOUN"] == {"precision": 2 / 3, "recall": 1.0, "f1": 0.8, "support": 2.0}
-    assert scores.total["recall"] == 0.5
+    assert scores.total["macro_recall"] == 0.5
+    assert "f1" not in scores.total
     assert scores.classes["X"]["f1"] == 0.0
 
 
@@ -125,7 +138,7 @@ def test_a_label_may_be_called_like_a_score(name):
     tags = _tags.scores([[name, "X", name]], [[name, name, name]], [name, "X"])
     entities = _tags.scores([[f"B-{name}", "B-X"]], [[f"B-{name}", f"B-{name}"]], ["O", f"B-{name}", "B-X"])
     assert tags.classes[name] == {"precision": 2 / 3, "recall": 1.0, "f1": 0.8, "support": 2.0}
-    assert tags.total["recall"] == 0.5
+    assert tags.total["macro_recall"] == 0.5
     assert entities.classes[name] == {"precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1.0}
     assert entities.classes["X"]["support"] == 1.0
     assert entities.total == {"precision": 0.5, "recall": 0.5, "f1": 0.5}
@@ -139,3 +152,122 @@ def test_each_word_is_told_its_tag(facts_of):
     task = Task(Config(), facts_of(labels=LABELS))
     one = {**SAMPLES[0], "words": np.array([-1, 0, 1, 3, -1, 4, -1])}
     assert task.told(outputs(task, ByToken(), [[one]]), None) == [{"tags": ["B-PER", "O", None, "B-PER", "B-LOC"]}]
+
+
+SPANS = st.lists(st.tuples(st.sampled_from(["PER", "LOC"]), st.integers(1, 4), st.integers(0, 3)), max_size=5)
+
+
+def tagged(spans, letters):
+    """Entities of (type, words, words outside after it) as tags; letters: of a first, an inner, a last and a single."""
+    first, inner, last, single = letters
+    tags = ["O"]
+    for kind, words, outside in spans:
+        one = [single] if words == 1 else [first, *[inner] * (words - 2), last]
+        tags += [f"{letter}-{kind}" for letter in one] + ["O"] * outside
+    return tags
+
+
+@settings(deadline=None, max_examples=60)
+@given(SPANS, SPANS, st.sampled_from(["BIES", "BILU", "BMES", "BMEW"]))
+def test_every_scheme_gives_the_scores_of_iob(truth, said, letters):
+    pairs = [(tagged(side, "BIIB"), tagged(side, letters)) for side in (truth, said)]
+    size = max(len(tags) for tags, _ in pairs)
+    pairs = [tuple([*tags, *["O"] * (size - len(tags))] for tags in pair) for pair in pairs]
+    labels = ["O", *(f"{letter}-{kind}" for letter in "BI" for kind in ("LOC", "PER"))]
+    others = ["O", *(f"{letter}-{kind}" for letter in letters for kind in ("LOC", "PER"))]
+    (plain, other), (plain_said, other_said) = pairs
+    found = _tags.scores([other], [other_said], others)
+    assert found == _tags.scores([plain], [plain_said], labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "name", "types"),
+    [
+        (["O", "B-PER", "I-PER"], "IOB", ["PER"]),
+        (["O", "I-PER", "I-LOC"], "IO", ["LOC", "PER"]),
+        (["O", "I-PER", "E-PER"], "IOE", ["PER"]),
+        (["O", "B-PER", "E-PER", "S-PER"], "BIOES", ["PER"]),
+        (["O", "B-PER", "I-PER", "L-PER", "U-PER"], "BILOU", ["PER"]),
+        (["O", "U-PER"], "BILOU", ["PER"]),
+        (["O", "B-PER", "M-PER", "E-PER", "S-LOC"], "BMES", ["LOC", "PER"]),
+        (["O", "B-PER", "M-PER", "E-PER", "W-PER"], "BMEWO", ["PER"]),
+        (["O", "B_PER", "I_PER"], "IOB", ["PER"]),
+        (["B", "I", "O"], "IOB", ["_"]),
+        (["B-NP", "I-NP", "B-geo-loc"], "IOB", ["NP", "geo-loc"]),
+    ],
+)
+def test_schemes_are_recognised(facts_of, labels, name, types):
+    known = _tags.scheme(labels)
+    assert (known.name, known.types) == (name, types)
+    assert _tags.total_names(labels) == ("precision", "recall", "f1")
+    told = Task.describe_labels(Config(), facts_of(labels=labels))
+    assert told == f"{len(labels)} tags, read as {name}: f1 is over entities ({', '.join(types)})"
+    whole = _tags.scores([labels], [labels], labels)
+    assert whole.total["f1"] == 1.0
+    assert set(whole.classes) == set(types)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["NOUN", "VERB"], ["0", "1"], ["O", "PER"], ["O", "B-PER", "X"], ["O", "B-X", "Z-X"], ["S", "O"],
+     ["B-X", "L-X", "E-X"]],
+)  # fmt: skip
+def test_tags_of_no_scheme_have_no_f1(facts_of, labels):
+    assert _tags.scheme(labels) is None
+    task = Task(Config(), facts_of(labels=labels))
+    assert set(task.directions()) == {"loss", "accuracy", "macro_precision", "macro_recall", "macro_f1"}
+    assert "of no entity scheme: macro_f1" in Task.describe_labels(Config(), task.facts)
+
+
+def evaluated(encoder, facts_of, words, labels, length):
+    """The outputs of rows as an evaluation has them, by a model that always says O."""
+    made = features(encoder, words, labels, length)
+    table = made.table.combine_chunks()
+    rows = Samples.of(table).rows(range(table.num_rows))
+    task = Task(Config(), facts_of(labels=LABELS))
+    samples = task.samples(rows, [0] * len(rows), range(len(rows)), Draw(0, Stream.EVALUATE))
+    return made, task, samples
+
+
+class Perfect(torch.nn.Module):
+    """Says what it is asked for, at the tokens that it sees."""
+
+    def __init__(self, labels):
+        super().__init__()
+        self.labels = torch.as_tensor(labels)
+
+    def forward(self, input_ids, attention_mask=None):
+        shown = self.labels.view(input_ids.shape).clamp(min=0)
+        return SimpleNamespace(logits=torch.nn.functional.one_hot(shown, 4).double() * 5)
+
+
+def test_what_is_cut_of_entities_counts_as_missed(encoder, facts_of):
+    words = [["the"] * 10, ["the", "step"], ["a", "", "the"]]
+    labels = [["B-PER"] + ["O"] * 6 + ["B-PER", "I-PER", "B-LOC"], ["O", "B-LOC"], ["O", "B-PER", "O"]]
+    made, task, samples = evaluated(encoder, facts_of, words, labels, 8)
+    assert {name: count.tolist() for name, count in made.cut.items()} == {
+        "rows": [1, 0, 0], "words": [4, 0, 0], "labels": [3, 0, 0],
+    }  # fmt: skip
+    batch = task.collate(samples)
+    found = outputs(task, Perfect(batch["labels"]), [samples])
+    metrics = task.metrics(found)
+    assert (metrics["precision"], metrics["recall"]) == (1.0, 2 / 5)
+    assert task.report(found)["classes"]["PER"]["support"] == 3.0
+    assert [len(one["tags"]) for one in task.told(found, None)] == [10, 2, 3]
+    assert task.told(found, None)[0]["tags"][6:] == [None] * 4
+    assert task.told(found, None)[2]["tags"] == ["O", None, "O"]
+
+
+def test_what_training_sees_does_not_hold_what_is_cut(encoder, facts_of):
+    made = features(encoder, [["the"] * 10], [["O"] * 10], 8).table
+    task = Task(Config(), facts_of(labels=LABELS))
+    rows = Samples.of(made).rows([0])
+    (sample,) = task.samples(rows, [0], [0], Draw(0, Stream.MASK))
+    assert set(sample) == {"input_ids", "labels", "words"}
+
+
+def test_a_folder_of_an_earlier_version_is_evaluated_as_before(encoder, facts_of):
+    made = features(encoder, [["the"] * 10], [["O"] * 10], 8).table.drop_columns("row_labels")
+    task = Task(Config(), facts_of(labels=LABELS))
+    samples = task.samples(Samples.of(made).rows([0]), [0], [0], Draw(0, Stream.EVALUATE))
+    assert len(task.told(outputs(task, ByToken(), [samples]), None)[0]["tags"]) == 6

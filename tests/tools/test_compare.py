@@ -1,13 +1,17 @@
 """Runs side by side: from the first evaluation to the last, and what frequencies alone would reach."""
 
+import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from launcher.config import kinds
 from launcher.config.errors import UserError
 from launcher.plan.facts import Facts
-from launcher.tools.compare import compare
+from launcher.tools import compare as tool
+from launcher.tools.compare import LESS_IS_BETTER, compare
 
 
 @pytest.fixture
@@ -102,19 +106,92 @@ def test_metrics_of_any_task_are_shown(run, printed):
     assert lines[1].split() == ["numbers", "5", "4.0000", "2.0000", "1.5000"]
 
 
-def test_the_best_checkpoint_is_told_where_it_is_not_the_last(in_sorter, printed):
-    told = [line for line in printed(lambda console: compare([in_sorter], console), 120) if line.startswith("best")]
-    assert told == []
-    state = in_sorter / "checkpoints" / "step-00000020" / "state.json"
-    kept = state.read_text()
-    state.write_text(
-        json.dumps(
-            json.loads(kept) | {"evaluation": {"eval/loss": 0.1}, "watched": {"metric": "eval/loss", "value": 0.1}}
-        )
+def test_the_best_evaluation_of_a_run_is_reported_where_it_is_not_the_last(in_sorter, printed):
+    def best():
+        return [line for line in printed(lambda console: compare([in_sorter], console), 120) if line.startswith("best")]
+
+    assert best() == []
+    metrics = in_sorter / "metrics.jsonl"
+    kept = metrics.read_text()
+    try:
+        metrics.write_text(kept + json.dumps({"step": 20, "eval/loss": 0.01}) + "\n")
+        assert best() == ["best: sorter: loss 0.0100 at step 20"]
+        metrics.write_text(kept + json.dumps({"step": 19, "eval/loss": 0.01}) + "\n")
+        assert best() == ["best: sorter: loss 0.0100 at step 19, of which no checkpoint is kept"]
+    finally:
+        metrics.write_text(kept)
+
+
+@pytest.fixture
+def sweep(run):
+    """Three runs of one recipe that differ in two keys; the second is best at its last evaluation, the first before."""
+
+    def make(name, lr, batch, accuracies, **more):
+        path = run(name, [(10 * n, {"loss": 1.0 - a, "accuracy": a}) for n, a in enumerate(accuracies)])
+        recipe = {"name": name, "task": {"kind": "sequence_classification"}, "optimizer": {"kind": "adamw", "lr": lr}}
+        recipe |= {"train": {"global_batch": batch, "steps": 20}, "evaluate": {"metric": "accuracy"}, **more}
+        (Path(path) / "recipe.yaml").write_text(json.dumps(recipe))
+        return path
+
+    return [
+        make("a", 1e-3, 32, [0.5, 0.8647, 0.86]),
+        make("b", 3e-4, 32, [0.5, 0.7, 0.8675]),
+        make("c", 3e-4, 64, [0.5, 0.6, 0.62], model={"kind": "config", "hidden_size": 8}),
+    ]
+
+
+def test_one_best_is_named_over_all_runs_and_the_keys_that_differ_have_columns(sweep, printed):
+    lines = printed(lambda console: compare(sweep, console), 120)
+    assert lines[0].split("  ")[0] == "run"
+    head = [cell.strip() for cell in lines[0].split("  ") if cell.strip()]
+    assert head == ["run", "lr", "global_batch", "steps", "loss", "accuracy", "best accuracy"]
+    assert lines[1].split()[:4] == ["a", "0.001", "32", "20"]
+    assert lines[1].endswith("0.8647 at 10")
+    assert [line for line in lines if "best" in line][1:] == [
+        "best of 3 runs: b: accuracy 0.8675 at step 20, of which no checkpoint is kept"
+    ]
+
+
+def test_rows_are_sorted_by_the_best_value_of_a_metric(sweep, printed):
+    def order(sort):
+        lines = printed(lambda console: compare(sweep, console, sort=sort), 120)
+        return [line[0] for line in lines[1:4]]
+
+    assert order(None) == ["a", "b", "c"]
+    assert order("accuracy") == order("loss") == ["b", "a", "c"]
+    with pytest.raises(UserError, match=r"--sort acuracy: no run has this metric \(did you mean accuracy\?\)"):
+        order("acuracy")
+
+
+def test_csv_holds_each_key_and_metric_in_full(sweep, capsys, printed):
+    assert printed(lambda console: compare(sweep, console, as_csv=True)) == []
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["optimizer.lr"] for row in rows] == ["0.001", "0.0003", "0.0003"]
+    assert [float(row["accuracy"]) for row in rows] == [0.86, 0.8675, 0.62]
+    assert [(row["best/accuracy"], row["best/step"]) for row in rows] == [
+        ("0.8647", "10"),
+        ("0.8675", "20"),
+        ("0.62", "20"),
+    ]
+
+
+def test_runs_that_watch_different_metrics_have_no_best_until_one_is_named(sweep, printed):
+    file = Path(sweep[0]) / "recipe.yaml"
+    file.write_text(file.read_text().replace('{"metric": "accuracy"}', '{"metric": "loss"}'))
+    lines = printed(lambda console: compare(sweep, console), 120)
+    assert "best: not decided, the runs watch different metrics: accuracy, loss (--sort METRIC)" in lines
+    assert any(
+        line.startswith("best of 3 runs: b: accuracy")
+        for line in printed(lambda console: compare(sweep, console, sort="accuracy"), 120)
     )
-    told = [line for line in printed(lambda console: compare([in_sorter], console), 120) if line.startswith("best")]
-    state.write_text(kept)
-    assert told == ["best: sorter loss 0.1000 at step 20"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in kinds.available("tasks") if kind != "distillation"])
+def test_directions_are_those_of_the_tasks(kind):
+    for labels in (["O", "B-X"], ["noun", "verb"]):  # the metrics of tags go by their scheme
+        task = SimpleNamespace(facts=SimpleNamespace(labels=labels))
+        directions = kinds.module("tasks", kind).Task.directions(task)
+        assert {name: "min" if name in LESS_IS_BETTER else "max" for name in directions} == directions
 
 
 def test_a_folder_without_a_run_is_told(run, printed, tmp_path):
@@ -126,3 +203,13 @@ def test_a_folder_without_a_run_is_told(run, printed, tmp_path):
 def test_a_run_without_an_evaluation_is_told(run, printed):
     with pytest.raises(UserError, match=r"^runs/one: no evaluation is in its metrics\.jsonl .*data\.validation"):
         printed(lambda console: compare([run("one", [])], console))
+
+
+def test_a_checkpoint_says_which_way_its_metric_goes():
+    """Also of a task of the user's own, whose code is not imported."""
+    wer = {"watched": {"metric": "eval/wer", "value": 0.25}, "evaluation": {"eval/wer": 0.25}}
+    score = {"watched": {"metric": "eval/score", "value": -0.5}, "evaluation": {"eval/score": 0.5}}
+    whole = [SimpleNamespace(state=state) for state in (wer, score, {})]
+    assert tool._directions(whole) == {"wer": "min", "score": "max"}
+    made = tool._Run("one", {}, {1: {"wer": 0.5}, 2: {"wer": 0.25}}, {}, frozenset(), {"wer": "min"})
+    assert made.best("wer") == (0.25, 2)

@@ -1,5 +1,6 @@
 """`launcher predict`: a line for each row, in their order, as an evaluation would have it."""
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -18,8 +19,8 @@ HELD = "{kind: jsonl, path: held.jsonl, text: body}"
 pytestmark = pytest.mark.usefixtures("in_sorter")
 
 
-def predicted(data, to, run="runs/sorter", which="latest"):
-    tool.predict(run, which, str(data), to, Console(quiet=True))
+def predicted(data, to, run="runs/sorter", which="latest", **options):
+    tool.predict(run, which, str(data), to, Console(quiet=True), **options)
     return [json.loads(line) for line in to.read_text(encoding="utf-8").splitlines()]
 
 
@@ -119,7 +120,7 @@ def test_without_a_file_to_make_the_lines_are_printed(tmp_path):
     [
         ("none.jsonl", r"^--data none\.jsonl: no such file$"),
         ("sorter.yaml", r"^--data sorter\.yaml: a file of an unknown kind \(known: \.jsonl, \.csv"),
-        ("{kind: jsonl}", r"^--data: path: Field required$"),
+        ("{kind: jsonl}", r"^--data: path: field required$"),
         ("{kind: jsonl, path: held.jsonl, txt: body}", r"^--data: txt: unknown key"),
         ("{path: held.jsonl}", r"needs a kind \(there are: "),
         ("{kind: json, path: held.jsonl}", r"^--data: unknown kind 'json' \(did you mean jsonl\?\)$"),
@@ -139,3 +140,91 @@ def test_a_file_that_is_there_stays_as_it_is(tmp_path):
     with pytest.raises(UserError, match=r"there is no folder "):
         predicted(HELD, tmp_path / "none" / "out.jsonl")
     assert support.tree(tmp_path) == {str(tmp_path / "out.jsonl"): b"mine"}
+
+
+def test_kept_columns_stand_beside_the_prediction_in_every_kind_of_file(tmp_path):
+    texts = [row["body"] for row in sorted(held(), key=lambda row: len(row["body"]))][:4]  # none is cut
+    rows = [{"id": n, "text": text, "label": "mine", "note": f"[n{n}]"} for n, text in enumerate(texts)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [",".join(map(str, row.values())) for row in rows]
+    (tmp_path / "a.csv").write_text("\n".join(["id,text,label,note", *lines]) + "\n")
+    pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        found = predicted(tmp_path / name, tmp_path / f"{name}.some", keep="id,label")
+        assert [list(line) for line in found] == [["id", "given_label", "label", "probability"]] * 4
+        assert [(str(line["id"]), line["given_label"]) for line in found] == [(str(n), "mine") for n in range(4)]
+        every = predicted(tmp_path / name, tmp_path / f"{name}.all", keep="all")
+        assert [(str(line["id"]), line["text"], line["given_label"], line["note"]) for line in every] == [
+            (str(row["id"]), row["text"], "mine", row["note"]) for row in rows
+        ]
+        with pytest.raises(UserError, match=r"--keep: .*no column 'idd' \(there are: id, text, label, note\)"):
+            predicted(tmp_path / name, tmp_path / "none", keep="idd")
+
+
+def test_a_source_without_columns_of_its_own_keeps_what_it_gives(tmp_path):
+    (tmp_path / "a.txt").write_text("the first\nthe last\n")
+    assert [line["text"] for line in predicted(tmp_path / "a.txt", tmp_path / "1", keep="all")] == [
+        "the first",
+        "the last",
+    ]
+    with pytest.raises(UserError, match=r"^--keep id: no such column \(there are: text\)$"):
+        predicted(tmp_path / "a.txt", tmp_path / "2", keep="id")
+
+
+def test_all_scores_are_listed_the_best_first(tmp_path):
+    lines = predicted(HELD, tmp_path / "out.jsonl", most=99)
+    for line in lines:
+        shares = [one["probability"] for one in line["scores"]]
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
+        assert sorted(one["label"] for one in line["scores"]) == ["few", "many", "some"]
+        assert line["scores"][0] == {"label": line["label"], "probability": line["probability"]}
+    assert [len(line["scores"]) for line in predicted(HELD, tmp_path / "two.jsonl", most=2)] == [2] * len(lines)
+
+
+def test_a_csv_has_the_same_values_and_opens_as_a_table(tmp_path, printed):
+    whole = predicted(HELD, tmp_path / "out.jsonl", keep="all", most=2)
+    to = tmp_path / "out[d].csv"
+    lines = printed(lambda console: tool.predict("runs/sorter", "latest", HELD, to, console, "all", 2), 400)
+    cut = sum("truncated" in line for line in whole)
+    note = f"note: {cut} of {len(whole)} rows are cut at 32 tokens (`truncated` in their lines)"
+    assert lines == [note, f"{len(whole)} predictions in {to}"]
+    with to.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["body"], row["label"], float(row["probability"])) for row in rows] == [
+        (line["body"], line["label"], line["probability"]) for line in whole
+    ]
+    assert [json.loads(row["scores"]) for row in rows] == [line["scores"] for line in whole]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "out[d].csv"]
+
+
+def test_masks_in_texts_are_filled_as_the_pipeline_of_transformers_does(tmp_path):
+    from transformers import pipeline
+
+    recipe = support.mlm("masked", train__steps=20, optimizer__lr=0.01)
+    support.launcher("run", support.write(recipe, str(tmp_path / "masked.yaml")), "--ranks", 1)
+    texts = [
+        "the first [MASK]",
+        "every [MASK] of the last [MASK] reads a batch",
+        "no mask at all",
+        "[MASK]",
+        "a rank [MASK]",
+    ]
+    (tmp_path / "a.txt").write_text("\n".join(texts) + "\n")
+    lines = predicted(tmp_path / "a.txt", tmp_path / "out.jsonl", run="runs/masked", most=3)
+    assert [len(line.get("fills", [])) for line in lines] == [1, 2, 0, 1, 1]
+    assert "loss" in lines[2]
+    support.launcher("export", "runs/masked", "--to", tmp_path / "model")
+    fill = pipeline("fill-mask", str(tmp_path / "model"), top_k=3)
+    for line in (line for line in lines if "fills" in line):
+        expected = fill(line["text"])
+        expected = expected if isinstance(expected[0], list) else [expected]
+        for fills, one in zip(line["fills"], expected, strict=True):
+            assert [(proposal["token"], proposal["id"]) for proposal in fills] == [
+                (e["token_str"], e["token"]) for e in one
+            ]
+            scores = [proposal["probability"] for proposal in fills]
+            assert scores == pytest.approx([e["score"] for e in one], abs=1e-6)
+    (tmp_path / "long.txt").write_text("the first " * 40 + "[MASK]\n")
+    (line,) = predicted(tmp_path / "long.txt", tmp_path / "long.jsonl", run="runs/masked")
+    assert line["error"] == "a [MASK] is cut off: the text has more than 32 tokens"

@@ -32,6 +32,17 @@ def test_a_recipe_begins_with_a_line_that_says_what_it_is(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+def test_a_recipe_is_listed_with_a_whole_sentence(name):
+    sentence = recipes.first_sentence(SHIPPED[name].read_text(encoding="utf-8"))
+    assert sentence.endswith((".", "?", "!"))
+
+
+def test_a_sentence_goes_over_lines():
+    assert recipes.first_sentence("# A run,\n# of two lines. More.\n# And more.\nname: a\n") == "A run, of two lines."
+    assert recipes.first_sentence("name: a\n") == ""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_copy_is_the_same_recipe(name, here):
     target = recipes.copy(name, here)
     assert target == here / f"{name}.yaml"

@@ -66,6 +66,19 @@ def test_int8_layers_are_saved_and_loaded_without_pickle(tmp_path, printed):
     assert abs(rows["int8"]["accuracy"] - rows["original"]["accuracy"]) < 0.02
 
 
+def test_without_a_benchmark_sizes_alone_are_told_and_no_data_is_read(tmp_path, printed, monkeypatch):
+    monkeypatch.setattr(small, "_Samples", lambda trained: pytest.fail("the prepared data was read"))
+    wanted = small.Wanted(int8=True)
+    lines = printed(
+        lambda console: small.export("runs/sorter", "latest", tmp_path / "out", "1GiB", wanted, console, False), 120
+    )
+    assert {name: [*values] for name, values in table(lines).items()} == {"original": ["MiB"], "int8": ["MiB"]}
+    assert "samples/s" not in (tmp_path / "out" / "README.md").read_text()
+    with torch.no_grad():
+        logits = int8.load(tmp_path / "out")(**inputs(tmp_path / "out")).logits
+    assert torch.allclose(logits, trained(tmp_path / "out"), atol=0.2)
+
+
 def test_int8_weights_that_lack_a_parameter_are_not_loaded(tmp_path):
     transformers.BertConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1).save_pretrained(tmp_path)
     config = transformers.AutoConfig.from_pretrained(tmp_path)

@@ -106,6 +106,8 @@ def test_how_each_start_ended():
     assert words == [
         "made way", "preempted or requeued", "lost: it has not told its end", "node unfit or lost", "running",
     ]  # fmt: skip
+    by_hand = [state.how(start, job.starts[-1], of(job, slurm("RUNNING")), scheduled=False) for start in job.starts[:3]]
+    assert by_hand == ["made way", "told to stop", "killed"], "nothing starts it again but a person"
     alone = story(*TIME)
     assert state.how(alone.starts[0], None, of(alone, slurm("FAILED", code=75))) == "made way"
     assert state.how(alone.starts[0], None, of(alone, slurm("TIMEOUT"))) == "time over"
@@ -113,3 +115,15 @@ def test_how_each_start_ended():
     assert state.how(cancelled.starts[0], None, of(cancelled)) == "cancelled"
     failed = story(*BEGUN, ended("failed", 40))
     assert state.how(failed.starts[0], None, of(failed)) == "failed"
+
+
+@pytest.mark.parametrize(
+    ("why", "name"), [("done", "done"), ("told", "stopped"), ("time", "made way"), ("failed", "failed"), ("", "killed")]
+)
+def test_a_start_by_hand(why, name):
+    events = [{"event": "started", "job": jobs.BY_HAND, "start": 0, "step": 0}]
+    events += [{"event": "ended", "job": jobs.BY_HAND, "start": 0, "why": why}] if why else []
+    (job,) = jobs.story(events)
+    assert state.of(job, None, asked=True, alive=False, finished=False).name == name
+    assert state.of(job, None, asked=True, alive=False, finished=True).name == "done"
+    assert state.of(job, None, asked=True, alive=True, finished=False).name == ("done" if why == "done" else "running")

@@ -55,6 +55,34 @@ def test_a_cluster_without_a_queue_is_refused(submit):
         submit(cluster="local")
 
 
+def test_the_profiles_with_a_queue_are_listed(submit, workspace):
+    listed = r"of kind slurm there are: lab\.yaml, slurm-a100-8x, slurm-cpu, slurm-example, slurm-h100-8x\)$"
+    with pytest.raises(UserError, match=listed):
+        submit(cluster="local")
+    assert str(tool.missing_cluster()).startswith(
+        "--cluster: missing (of kind slurm there are: lab.yaml, slurm-a100-8x"
+    )
+
+
+def test_how_long_a_job_may_go_on_is_shown(submit, capsys):
+    submit("cluster.slurm.max_requeues=4", "cluster.slurm.time=1-00:00:00", dry_run=True)
+    line = "until all steps are done the job may start 5 times, 5.0 days of running time (--max-requeues)"
+    assert line in capsys.readouterr().err
+    submit("cluster.slurm.requeue=never", dry_run=True)
+    assert "may start" not in capsys.readouterr().err
+
+
+def test_an_array_runs_so_many_at_a_time(submit, workspace, capsys):
+    (workspace / "grid.yaml").write_text("seed: [1, 2, 3]\n")
+    submit("cluster.slurm.max_running=2", grid=workspace / "grid.yaml", dry_run=True)
+    assert "#SBATCH --array=0-2%2\n" in capsys.readouterr().out
+
+
+def test_unknown_memory_is_not_checked_and_the_plan_says_so_once(submit, capsys):
+    submit("cluster.memory_per_device=auto", dry_run=True)
+    assert capsys.readouterr().err.count("not checked: memory_per_device is unknown") == 1
+
+
 def test_a_run_here_on_a_cluster_with_a_queue_is_refused(workspace):
     support.write(support.mlm())
     support.write(PROFILE, "lab.yaml")

@@ -1,0 +1,45 @@
+"""What a user reads where pydantic finds a value wrong: one sentence in the words of this project."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+
+def plain(kind: str, message: str, context: dict[str, Any]) -> str:
+    """The message of a pydantic error by its type and context. What has been through here once stays as it is."""
+    rewrite = _REWRITTEN.get(kind)
+    if rewrite is not None and (written := rewrite(context)):
+        return written
+    message = re.sub(
+        r"^(Value error, |Assertion failed, |(Input|String|List|Tuple|Dictionary) (?=should ))", "", message
+    )
+    message = message.split(", unable to")[0]
+    return message[0].lower() + message[1:] if message[:1].isupper() else message
+
+
+def _length(bound: str, key: str, what: str) -> Callable[[dict[str, Any]], str]:
+    def write(context: dict[str, Any]) -> str:
+        if key not in context:
+            return ""
+        count = context[key]
+        plural = {"entry": "entries"}.get(what, f"{what}s")
+        return f"should have at {bound} {count} {what if count == 1 else plural}"
+
+    return write
+
+
+_REWRITTEN: dict[str, Callable[[dict[str, Any]], str]] = {
+    "dict_type": lambda _: "should be a map of keys and values",
+    "model_type": lambda _: "should be a map of keys and values",
+    "model_attributes_type": lambda _: "should be a map of keys and values",
+    "tuple_type": lambda _: "should be a valid list",
+    "bool_type": lambda _: "should be true or false",
+    "bool_parsing": lambda _: "should be true or false",
+    "int_parsing_size": lambda _: "should be a smaller number: it has too many digits",
+    "none_required": lambda _: "should be null",
+    "string_too_short": _length("least", "min_length", "character"),
+    "string_too_long": _length("most", "max_length", "character"),
+    "too_short": _length("least", "min_length", "entry"),
+    "too_long": _length("most", "max_length", "entry"),
+    "string_pattern_mismatch": lambda _: "is not of the form that this key takes",
+}

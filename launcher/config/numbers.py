@@ -1,0 +1,58 @@
+"""Numbers and booleans as YAML has them: pydantic takes true for 1, "5" for 5 and 0 for false, which hides mistakes."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+_WORDS = ("true", "false", "yes", "no", "on", "off")
+"""Texts that stand for a boolean: YAML 1.1 reads the last four as such, YAML 1.2 as texts."""
+_NAMES = {"int": "integer", "float": "number"}
+_OPAQUE = ("default", "metadata", "function", "serialization", "expected", "keys_schema")
+"""Parts of a schema that describe no value of the document. Keys of a map are always texts."""
+
+
+def strict(schema: Any) -> Any:
+    """A schema whose numbers refuse booleans and texts, and whose booleans refuse all but booleans and their words."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(strict, schema))
+    if not isinstance(schema, dict):
+        return schema
+    kind = schema["type"] if isinstance(schema.get("type"), str) else None  # else a map of fields, one called type
+    if kind == "function-before" and schema["function"].get("function") in _CHECKS.values():
+        return schema
+    inner: CoreSchema = {key: value if key in _OPAQUE else strict(value) for key, value in schema.items()}
+    if kind in _CHECKS:
+        return core_schema.no_info_before_validator_function(_CHECKS[kind], inner)
+    return inner
+
+
+def _number(kind: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if isinstance(value, bool):
+            what = f"should be a valid {_NAMES[kind]}, not {str(value).lower()}"
+            raise PydanticCustomError(f"{kind}_type", "{what}", {"what": what})
+        if isinstance(value, str):
+            advice = f" (leave the quotes out: {value.strip()})" if _is_number(value) else ""
+            what = f"should be a valid {_NAMES[kind]}{advice}"
+            raise PydanticCustomError(f"{kind}_type", "{what}", {"what": what})
+        return value
+
+    return check
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.isprintable()
+
+
+def _boolean(value: Any) -> Any:
+    if isinstance(value, bool) or (isinstance(value, str) and value.lower() in _WORDS):
+        return value
+    raise PydanticCustomError("bool_type", "should be true or false")
+
+
+_CHECKS: dict[Any, Callable[[Any], Any]] = {"int": _number("int"), "float": _number("float"), "bool": _boolean}

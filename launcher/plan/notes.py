@@ -1,0 +1,62 @@
+"""What a plan tells its user who may go on with it: nothing of it is a mistake."""
+
+from launcher.config.files import allocated_bytes, free_bytes
+from launcher.config.recipe import Recipe
+from launcher.plan import memory, remote
+from launcher.plan.architecture import Architecture
+from launcher.plan.facts import Facts, cut_notes
+from launcher.plan.folder import RunFolder
+from launcher.plan.padding import Padding
+from launcher.plan.words import human
+
+_MOST_EPOCHS = 1000
+"""More than anybody means."""
+
+
+def of(recipe: Recipe, shape: Architecture, folder: RunFolder, known: Facts | None, steps: int | None) -> list[str]:
+    """`known`: None before the data is prepared; `steps`: of the whole run, where they are known."""
+    of_data = [] if known is None else [*_epochs(recipe, known, steps), *cut_notes(known), *known.notes]
+    return [
+        *remote.notes(recipe),
+        *_disk(recipe, shape, folder),
+        *_model(recipe, shape),
+        *_warmup(recipe, steps),
+        *of_data,
+    ]
+
+
+def _disk(recipe: Recipe, shape: Architecture, folder: RunFolder) -> list[str]:
+    half_written = folder.half_written()
+    notes = [f"{path}: half-written, never looked at (the next save replaces it)" for path in half_written]
+    size, most = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1
+    free = free_bytes(folder.path) + sum(map(allocated_bytes, half_written))
+    if size * most > free:  # one more than is kept, while the newest is being written
+        notes.append(f"checkpoint: {most} of {human(size)} do not fit into the {human(free)} that are free")
+    return notes
+
+
+def _model(recipe: Recipe, shape: Architecture) -> list[str]:
+    notes = []
+    if shape.padding not in (None, Padding.RIGHT):
+        notes.append(f"{shape.name}: padding changes its outputs, so a micro-batch has samples of one length")
+    if recipe.packed and shape.packs is None:
+        notes.append(f"task.samples: whether {shape.name} takes packed rows is tried when the run starts")
+    return notes
+
+
+def _warmup(recipe: Recipe, steps: int | None) -> list[str]:
+    """A run that ends before its learning rate is reached."""
+    warmup = recipe.schedule.warmup
+    if not steps or warmup < max(1, steps):
+        return []
+    what = f"schedule.warmup: {int(warmup):,} steps, and the run has {steps:,}"
+    return [f"{what}: the learning rate never gets to {recipe.optimizer.lr:g}"]
+
+
+def _epochs(recipe: Recipe, known: Facts, steps: int | None) -> list[str]:
+    """More epochs than anybody can have meant."""
+    samples, there = (steps or 0) * recipe.train.global_batch, known.samples["train"]
+    if samples <= _MOST_EPOCHS * there:
+        return []
+    what = f"each of the {there:,} training samples is seen {samples // there:,} times"
+    return [f"train.steps: {what} (a model learns them by heart: fewer steps, or more data)"]

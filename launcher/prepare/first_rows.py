@@ -1,0 +1,41 @@
+"""The first rows of each source, read for a plan: mistakes in the data that need no preparation to be seen."""
+
+import time
+from itertools import islice
+
+from launcher.config import kinds
+from launcher.config.errors import Problem, UserError
+from launcher.config.recipe import Recipe
+from launcher.data import Bad
+from launcher.prepare import reading
+from launcher.prepare.reading import Leaf
+
+_ROWS, _SECONDS = 100, 0.5
+"""What is read of a source, at the most."""
+
+
+def problems(recipe: Recipe) -> list[str | Problem]:
+    """What is wrong with the first rows of each source of local files: a column that is not there, a value of the wrong
+    type, another encoding. Of each source the first mistake."""
+    task, found = kinds.of("tasks", recipe.inner_task).Task, list[str | Problem]()
+    columns = tuple(task.asked(recipe.inner_task) if hasattr(task, "asked") else task.columns)
+    for leaf in reading.leaves(recipe.data):
+        if not hasattr(leaf.config, "path"):  # of the hub: nothing is downloaded for a plan
+            continue
+        try:
+            found += _of(leaf, columns)
+        except UserError as error:
+            found += error.problems
+    return found
+
+
+def _of(leaf: Leaf, columns: tuple[str, ...]) -> list[str | Problem]:
+    module, end = kinds.of("data", leaf.config), time.monotonic() + _SECONDS
+    parts = module.parts(leaf.config, leaf.key) if hasattr(module, "parts") else [reading.Part()]
+    rows = (row for part in parts for row in module.rows(leaf.config, columns, leaf.key, part))
+    for row in islice(rows, min(_ROWS, leaf.config.limit or _ROWS)):
+        if isinstance(row, Bad) and leaf.config.on_bad_row == "fail":
+            return [reading.refused(row, leaf)]
+        if time.monotonic() > end:
+            break
+    return []

@@ -1,0 +1,87 @@
+"""Answers of a model for a file: which columns of a row stand beside them, and CSV in the place of JSON lines."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from launcher.config.columns import EVERY, KEPT, Kept
+from launcher.config.errors import UserError
+from launcher.config.types import hint
+from launcher.data import Row
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+"""The endings of files that are written as tables."""
+
+
+def kept_columns(keep: str | None) -> tuple[Kept, ...]:
+    """The columns of `--keep`: names with commas between them, or all. Raises UserError."""
+    if keep is None:
+        return ()
+    if keep.strip() == "all":
+        return (EVERY,)
+    names = [name.strip() for name in keep.split(",")]
+    if not all(names):
+        raise UserError(f"--keep {keep}: names of columns with commas between them, such as id,text, or all")
+    return tuple(map(Kept, dict.fromkeys(names)))
+
+
+def given(row: Row, keep: Sequence[Kept]) -> dict[str, Any]:
+    """What stands in a row's line of the row: the kept columns, or without any what the model was given. Images are
+    left out, for their file. Raises UserError for a kept column that the row does not have."""
+    if not keep:
+        return {name: value for name, value in row.items() if name not in ("image", KEPT)}
+    there = row.get(KEPT, row)  # a source without columns of its own has the canonical ones alone
+    names = [name for name in there if name not in ("image", KEPT)] if EVERY in keep else [one.name for one in keep]
+    if missing := [name for name in names if name not in there]:
+        raise UserError(f"--keep {missing[0]}: no such column ({hint(missing[0], there)})")
+    return {name: there[name] for name in names if not isinstance(there[name], bytes)}
+
+
+def joined(given: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """A line: what was given, then the answer. A given column of an answer's name is called given_NAME."""
+    return {f"given_{name}" if name in answer else name: value for name, value in given.items()} | dict(answer)
+
+
+def as_json(line: Mapping[str, Any]) -> str:
+    """A line as JSON; a number that is not finite as null, and another value that JSON does not have, such as a date,
+    as its text."""
+    return json.dumps(_finite(line), ensure_ascii=False, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_table(lines: Path, table: Path, delimiter: str) -> None:
+    """Make a table of JSON lines, with a column for every key that any of them has: maps are spread over columns such
+    as probabilities.few, lists stand as JSON."""
+    names = dict[str, None]()
+    for row in _flat_rows(lines):
+        names |= dict.fromkeys(row)
+    with table.open("w", encoding="utf-8", newline="") as file:
+        out = csv.DictWriter(file, names, delimiter=delimiter, lineterminator="\n")
+        out.writeheader()
+        out.writerows(_flat_rows(lines))
+
+
+def _flat_rows(lines: Path) -> Iterator[dict[str, Any]]:
+    with lines.open(encoding="utf-8") as file:
+        for line in file:
+            yield dict(_flat(json.loads(line), ""))
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and (value or not path):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list | dict | bool):
+        yield path, json.dumps(value, ensure_ascii=False)
+    else:
+        yield path, value

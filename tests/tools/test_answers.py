@@ -1,0 +1,64 @@
+"""Lines of predictions, and tables of them."""
+
+import csv
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.config.columns import EVERY, KEPT, Kept
+from launcher.config.errors import UserError
+from launcher.tools import answers
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=6)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["a", "b,c", "d"]), _TEXT, min_size=1), min_size=1, max_size=4))
+def test_texts_come_back_from_a_table(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("table")
+    (folder / "lines").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers.write_table(folder / "lines", folder / "table.csv", ",")
+    with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
+        found = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+    wanted = [{name: value for name, value in row.items() if value} for row in rows]
+    assert [row for row in found if row] == [row for row in wanted if row]
+
+
+def test_maps_are_spread_over_columns_and_lists_stand_as_json(tmp_path):
+    rows = [{"id": 1, "probabilities": {"few": 0.5}, "labels": ["few"], "ok": True}, {"error": "none"}]
+    (tmp_path / "lines").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers.write_table(tmp_path / "lines", tmp_path / "table.tsv", "\t")
+    assert (tmp_path / "table.tsv").read_text().splitlines() == [
+        "id\tprobabilities.few\tlabels\tok\terror", '1\t0.5\t"[""few""]"\ttrue\t', "\t\t\t\tnone",
+    ]  # fmt: skip
+
+
+def test_columns_to_keep():
+    assert answers.kept_columns(None) == ()
+    assert answers.kept_columns("all") == (EVERY,)
+    assert answers.kept_columns("id, text,id") == (Kept("id"), Kept("text"))
+    with pytest.raises(UserError, match="--keep id,,text: names of columns with commas between them"):
+        answers.kept_columns("id,,text")
+
+
+def test_a_kept_column_never_hides_an_answer():
+    assert answers.joined({"id": 1, "label": "mine"}, {"label": "few"}) == {
+        "id": 1,
+        "given_label": "mine",
+        "label": "few",
+    }
+
+
+def test_images_and_bytes_are_left_out():
+    assert answers.given({"image": "pixels", "file": "a.png"}, ()) == {"file": "a.png"}
+    assert answers.given({"text": "a", KEPT: {"id": 1, "image": {}, "raw": b""}}, [EVERY]) == {"id": 1}
+
+
+def test_a_line_is_json_whatever_stands_in_it():
+    line = {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": float("-inf")}}
+    assert json.loads(answers.as_json(line), parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [None, 1.5],
+        "c": {"d": None},
+    }
