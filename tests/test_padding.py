@@ -40,8 +40,8 @@ def test_layouts_and_neighbours_change_nothing(rows, type_):
         sinks=["console", "jsonl"],
     )
     file = support.write(recipe)
-    said = support.launcher("run", file, "--ranks", 1, "train.max_tokens=256").stdout
-    assert "padding changes its outputs, so a micro-batch has samples of one length" in said
+    done = support.launcher("run", file, "--ranks", 1, "train.max_tokens=256")
+    assert "padding changes its outputs, so a micro-batch has samples of one length" in done.stdout + done.stderr
     support.launcher("run", file, "--ranks", 2, "name=narrow", "train.max_tokens=16")
     support.same_run("runs/wide", "runs/narrow", relative=1e-9)
     one, other = (support.evaluations(f"runs/{name}")[3] for name in ("wide", "narrow"))
