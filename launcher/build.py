@@ -45,7 +45,7 @@ def build(
     example = probes.one.batch
     notes += task.attach(model, example)
     if not recipe.packed and at.share(_padding.equal_lengths(task, model, need.of(recipe, facts))):
-        notes += [note for note in _padding.notes(model) if note not in run.plan.notes]
+        notes += _padding.notes(model)
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
         probes = batches.probe_batches().to(at.device)

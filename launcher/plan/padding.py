@@ -15,6 +15,8 @@ TOLERANCE = 1e-4
 """The largest relative difference between the logits of a sample alone and in a padded row, in fp32."""
 _LONGEST = 4096
 """Tokens of the longest row that is tried."""
+_SHORTEST = 3
+"""Tokens of the shortest row that is tried: where neighbours alone are mixed, the first token of a longer row sees none."""
 _PER_TOKEN = ("input_ids", "token_type_ids")
 
 
@@ -36,7 +38,14 @@ def probe(model: Any, inputs: Mapping[str, "torch.Tensor"], pad_token_id: int, l
     model.eval()
     try:
         with torch.no_grad():
-            return _Trial(model, dict(inputs), pad_token_id, max(2, min(longest, _LONGEST))).padding()
+            longest = max(2, min(longest, _LONGEST))
+            half = (longest + 1) // 2
+            trials = [
+                _Trial(model, dict(inputs), pad_token_id, short, longest) for short in {min(_SHORTEST, half), half}
+            ]
+            there = [trial for trial in trials if trial.runs_alone()]  # others: the plan, or the first step, reports it
+            exact = (side for side in (Padding.RIGHT, Padding.LEFT) if all(trial.is_exact(side) for trial in there))
+            return next(exact, Padding.NONE)
     finally:
         model.train(training)
 
@@ -44,19 +53,14 @@ def probe(model: Any, inputs: Mapping[str, "torch.Tensor"], pad_token_id: int, l
 class _Trial:
     """A short row alone, and beside other rows."""
 
-    def __init__(self, model: Any, inputs: dict[str, "torch.Tensor"], pad_token_id: int, longest: int):
+    def __init__(self, model: Any, inputs: dict[str, "torch.Tensor"], pad_token_id: int, short: int, longest: int):
         self._model, self._pad = model, pad_token_id
         self._tokens = {name: inputs[name] for name in _PER_TOKEN if name in inputs}
         self._other = {k: v for k, v in inputs.items() if k not in (*_PER_TOKEN, "attention_mask")}
-        self._longest, self._short = longest, (longest + 1) // 2
+        self._longest, self._short = longest, short
         self._alone: list[torch.Tensor] = []
 
-    def padding(self) -> Padding:
-        if not self._runs_alone():  # a model that needs other inputs: the plan, or the first step, reports it
-            return Padding.RIGHT
-        return next(filter(self._is_exact, (Padding.RIGHT, Padding.LEFT)), Padding.NONE)
-
-    def _runs_alone(self) -> bool:
+    def runs_alone(self) -> bool:
         """Compute the outputs of the short row; a decoder that needs tokens of its own is given some."""
         import torch
 
@@ -70,7 +74,7 @@ class _Trial:
                 continue
         return False
 
-    def _is_exact(self, side: Padding) -> bool:
+    def is_exact(self, side: Padding) -> bool:
         """Whether the short row has the same output beside a row of one token more, and beside the longest."""
         try:
             return all(self._is_near(self._beside(length, side), side) for length in {self._short + 1, self._longest})
