@@ -16,7 +16,7 @@ TOLERANCE = 1e-4
 _LONGEST = 4096
 """Tokens of the longest row that is tried."""
 _SHORTEST = 3
-"""Tokens of the shortest row that is tried: where neighbours alone are mixed, the first token of a longer row sees none."""
+"""Tokens of the shortest row that is tried. Where neighbours alone are mixed, a longer row's first token sees none."""
 _PER_TOKEN = ("input_ids", "token_type_ids")
 
 

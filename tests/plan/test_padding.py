@@ -49,6 +49,10 @@ def test_the_side_that_changes_no_output_is_found(type_, auto_class, expected):
     assert side(type_, need(auto_class)) is expected
 
 
+def test_a_convolution_reaches_the_first_token_of_the_shortest_rows_alone():
+    assert side("convbert", need(CLASSIFICATION), num_hidden_layers=1, conv_kernel_size=9) is Padding.NONE
+
+
 @pytest.mark.parametrize(
     ("type_", "keys", "positions"),
     [
