@@ -19,6 +19,11 @@ def shown(text: str) -> str:
     return one_line(text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ...")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that is not blank, or the error's type where it has no text."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+
+
 _UNUSABLE = (
     errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
     errno.EROFS, errno.ENXIO, errno.EINVAL,

@@ -11,7 +11,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from transformers.pytorch_utils import Conv1D
 
-from launcher.config.errors import Problem, UserError
+from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.types import hint
 from launcher.models._adapt import Adapter, some
 
@@ -120,4 +120,4 @@ def _told(action: Callable[[], Any]) -> None:
         action()
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         key = "model.adapter.targets" if "target" in str(error).lower() else "model.adapter"
-        raise UserError(Problem(key, str(error).splitlines()[0][:300])) from None
+        raise UserError(Problem(key, first_line(error)[:300])) from None

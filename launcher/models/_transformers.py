@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from launcher.config import kinds
-from launcher.config.errors import Problem, UserError
+from launcher.config.errors import Problem, UserError, first_line
 from launcher.models._adapt import ModelConfig, some
 from launcher.plan import remote
 from launcher.plan.blocks import blocks
@@ -153,7 +153,7 @@ def make(hf: Any, config: TransformersConfig, need: Need, trusted: bool = False)
     except (ValueError, ImportError) as error:
         if remote.is_refusal(error):
             raise
-        raise UserError(Problem("model", f"{str(error).splitlines()[0][:300]}")) from None
+        raise UserError(Problem("model", first_line(error)[:300])) from None
     check_length(model, need)
     check_shape(model, need)
     return complete(model, need)
@@ -236,7 +236,7 @@ def check_shape(model: Any, need: Need) -> None:
         pass
     except (ValueError, RuntimeError, TypeError) as error:
         shape = " x ".join(map(str, need.shape))
-        what = f"{type(model).__name__} does not take images of {shape}: {str(error).splitlines()[0][:200]}"
+        what = f"{type(model).__name__} does not take images of {shape}: {first_line(error)[:200]}"
         raise UserError(Problem("model", what)) from None
     finally:
         model.train()

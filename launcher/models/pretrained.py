@@ -5,7 +5,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
 
-from launcher.config.errors import Problem, UserError
+from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.files import expanded, is_dir
 from launcher.config.kinds import TrustRemoteCode
 from launcher.config.recipe import PretrainedTokenizer
@@ -87,10 +87,10 @@ def _loading(config: Config, action: Callable[[], Any]) -> Any:
         what = f"{config.name}: its weights are a pickle with more than tensors in it, which is not loaded"
         raise UserError(Problem("model.name", f"{what} (save them as safetensors)")) from None
     except (ValueError, ImportError) as error:
-        raise UserError(Problem("model", f"{config.name}: {str(error).splitlines()[0]}")) from None
+        raise UserError(Problem("model", f"{config.name}: {first_line(error)}")) from None
     except OSError as error:
         todo = "run `launcher prepare` where the hub can be reached, or name a local folder"
-        raise UserError(Problem("model.name", f"{config.name}: {str(error).splitlines()[0]} ({todo})")) from None
+        raise UserError(Problem("model.name", f"{config.name}: {first_line(error)} ({todo})")) from None
 
 
 def _pickled(name: str) -> list[str]:

@@ -7,7 +7,7 @@ from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config import kinds, load, messages
-from launcher.config.errors import Problem, UserError
+from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.kinds import TrustRemoteCode
 from launcher.models._adapt import adapted, group, plain
 from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed, take_generation
@@ -106,7 +106,7 @@ def _said(folder: RunFolder) -> Any:
 
 def _first(error: Exception) -> str:
     if not isinstance(error, ValidationError):
-        return str(error).splitlines()[0]
+        return first_line(error)
     first = error.errors()[0]
     return messages.plain(first["type"], first["msg"], first.get("ctx", {}))
 

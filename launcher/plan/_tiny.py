@@ -5,7 +5,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from launcher.config.errors import Problem, UserError
+from launcher.config.errors import Problem, UserError, first_line
 from launcher.plan.need import Need
 from launcher.plan.padding import Padding, probe
 
@@ -96,7 +96,7 @@ def _unfit(small: Any, sample: dict[str, Any], need: Need) -> Problem | None:
         what = f"{need.max_length} tokens, but {name} has positions for {end.usable}"
         return Problem("data.max_length", f"{what} (shorter samples, or a model with more positions)")
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        first = first_line(error)[:200]
         return Problem("model", f"{name} cannot compute a sample of {length} tokens: {first}")
     return None
 
