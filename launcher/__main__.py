@@ -12,7 +12,7 @@ def main() -> None:
     listens = sys.argv[1:2] == ["run"]  # the others end by a signal as any program does
     if listens:
         signals.listen()
-    streams.set_up(lasting=sys.argv[1:2] != [] and sys.argv[1] in _LASTING)
+    streams.set_up(lasting=next(iter(sys.argv[1:]), "") in _LASTING)
     from launcher import cli
 
     try:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from launcher.config import kinds
-from launcher.config.errors import Problem, UserError
+from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
 from launcher.models._adapt import frozen
 from launcher.models._transformers import save_configuration
-from launcher.plan import layout, mixture, need, remote, store
+from launcher.plan import layout, mixture, need, padding, remote, store
 from launcher.plan.facts import total_steps
 from launcher.plan.folder import RunFolder, Saved
 from launcher.prepare import ready, runs
@@ -45,7 +45,7 @@ def build(
     example = probes.one.batch
     notes += task.attach(model, example)
     if not recipe.packed and at.share(_padding.equal_lengths(task, model, need.of(recipe, facts))):
-        notes += _padding.notes(model)
+        notes.append(padding.note(type(model).__name__))
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
         probes = batches.probe_batches().to(at.device)
@@ -172,7 +172,7 @@ def _compare(engine: Any, task: Any, example: dict[str, Any], at: Process, expec
             loss, _ = task.loss(model, example)
             engine.backward(loss)
     except (RuntimeError, ValueError, TypeError) as error:
-        what = f"{type(engine.module).__name__} cannot be dealt over ranks: {str(error).splitlines()[0][:200]} (take 1)"
+        what = f"{type(engine.module).__name__} cannot be dealt over ranks: {first_line(error)[:200]} (take 1)"
         raise UserError(Problem("strategy.tensor_parallel", what)) from None
     partial = engine.partial(at)
     engine.clear()

@@ -274,8 +274,7 @@ def _say(error: BaseException, at: Process | None, stop: Stop) -> None:
         if not stop.told:
             print(f"{rank} ended since it lost another, whose own words say why", file=sys.stderr, flush=True)
         return
-    step = f" {error.__notes__[0]}" if getattr(error, "__notes__", None) else ""
-    print(f"{rank} failed{step}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    print(f"{rank} {failure.described(error)}", file=sys.stderr, flush=True)
     traceback.print_exception(error)
 
 

@@ -143,6 +143,16 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "launcher", *map(str, arguments)]
 
 
+def starts(recipe: str, ranks: int) -> dict[str, list[str]]:
+    """The ways to start ranks on one machine, by name."""
+    by_hand = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "launcher.worker"]
+    return {
+        "run": command("run", recipe, "--ranks", ranks),
+        "torchrun": command("run", recipe, "--ranks", ranks, "--via", "torchrun"),
+        "by hand": [sys.executable, *by_hand, recipe],
+    }
+
+
 def launcher(*arguments: object, code: int | None = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """The command as a user types it; fails with its output where the exit code is another."""
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, check=False)

@@ -2,20 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import support
 
-STARTS = {
-    "run": support.command("run", "recipe.yaml", "--ranks", 1),
-    "torchrun": support.command("run", "recipe.yaml", "--ranks", 1, "--via", "torchrun"),
-    "by hand": [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", "launcher.worker",
-        "recipe.yaml",
-    ],
-}  # fmt: skip
+STARTS = support.starts("recipe.yaml", 1)
 
 
 def gone():

@@ -98,7 +98,7 @@ def check(value: Object, model: type[T]) -> T:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-    message = messages.plain(first["type"], first["msg"], first.get("ctx", {}))
+    message = messages.of(first)
     message = "missing" if first["type"] == "missing" else message
     key = ".".join(map(str, first["loc"]))
     raise Wrong(f"{shown(key)}: {message}" if key else message)

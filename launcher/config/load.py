@@ -155,7 +155,7 @@ def _lines(document: Document, error: ValidationError) -> list[str]:
     them finds wrong: this is joined, but what is wrong deeper inside stands for what is wrong with the whole."""
     found: dict[Key, list[str]] = {}
     for e in error.errors():
-        message = messages.plain(e["type"], e["msg"], e.get("ctx", {}))
+        message = messages.of(e)
         missing = e["loc"][-1:] if e["type"] == "missing" else ()
         path = (*_path(document, e["loc"]), *missing)
         if missing and path in document.dropped:

@@ -1,8 +1,13 @@
 """What a user reads where pydantic finds a value wrong: one sentence in the words of this project."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+
+def of(error: Mapping[str, Any]) -> str:
+    """The message of one of the errors that a ValidationError lists."""
+    return plain(error["type"], error["msg"], error.get("ctx", {}))
 
 
 def plain(kind: str, message: str, context: dict[str, Any]) -> str:

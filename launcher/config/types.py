@@ -48,7 +48,7 @@ class Strict(BaseModel):
             made = handler({key: item for key, item in value.items() if key in known})
         except ValidationError as error:
             for e in error.errors():
-                what = messages.plain(e["type"], e["msg"], e.get("ctx", {}))
+                what = messages.of(e)
                 told = PydanticCustomError(e["type"], "{what}", {"what": what})
                 errors.append(InitErrorDetails(type=told, loc=e["loc"], input=e["input"]))
         if errors:

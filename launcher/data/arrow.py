@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher.config.errors import Problem, UserError
+from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.files import expanded, is_dir
 from launcher.config.types import hint
 from launcher.data import Bad, Part, Row
@@ -61,6 +61,6 @@ def _loaded(folder: Path, _content: str, key: str) -> Any:
     try:
         return datasets.load_from_disk(str(folder))
     except Exception as error:  # whatever arrow and datasets make of files that are not theirs
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         what = f"{folder}: is not what datasets' save_to_disk writes, or is damaged: {first}"
         raise UserError(Problem(f"{key}.path", what)) from None

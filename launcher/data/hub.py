@@ -7,7 +7,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal
 
-from launcher.config.errors import Problem, UserError
+from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.files import expanded, is_dir
 from launcher.data import Bad, Part, Row
 from launcher.data._source import SourceConfig, fingerprint_folder
@@ -63,7 +63,7 @@ def _loaded(name: str, config: str | None, split: str, revision: str | None, key
     try:
         return datasets.load_dataset(name, config, split=split, revision=revision)
     except (ConnectionError, FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
-        what = f"{name} cannot be had: {str(error).splitlines()[0]}"
+        what = f"{name} cannot be had: {first_line(error)}"
         todo = f"run `launcher prepare` once where the hub can be reached, or override {key} with local files"
         raise UserError(Problem(f"{key}.name", f"{what} ({todo})")) from None
     except (ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher.config.columns import resolved
-from launcher.config.errors import UserError
+from launcher.config.errors import UserError, first_line
 from launcher.data import Bad, Part, Row, _source
 from launcher.data._source import FilesConfig, check_columns, columns_of, files, fingerprint_files, grouped
 from launcher.data._tables import batch_rows, rows_of
@@ -59,7 +59,7 @@ def _opened(file: str | Path) -> Iterator[Any]:
         with pa.parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False) as opened:
             yield opened
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{file}: is no parquet file, or is damaged: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{file}: is no parquet file, or is damaged: {first_line(error)}") from None
 
 
 def _sizes(file: Path) -> list[int]:

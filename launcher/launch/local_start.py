@@ -56,8 +56,7 @@ def _text(error: BaseException) -> str:
         return str(error)
     if failure.lost_a_peer(str(error)):
         return "a rank lost another, whose own log says why"
-    step = f" {error.__notes__[0]}" if getattr(error, "__notes__", None) else ""
-    return f"failed{step}: {type(error).__name__}: {error}"
+    return failure.described(error)
 
 
 def _why(code: int, reason: Reason) -> str:

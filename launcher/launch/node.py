@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from launcher.config.errors import UserError
+from launcher.config.errors import UserError, first_line
 from launcher.config.files import write
 from launcher.launch import Launch, conclusion, elastic, execute, hosts, meeting, node_devices, private_folder, render
 from launcher.launch.conclusion import DONE, UNFIT, Conclusion
@@ -164,7 +164,7 @@ def _run(launch: Launch, at: elastic.Meeting, folder: RunFolder) -> dict[str, An
     try:
         ended = elastic.run(launch, at)
     except (RendezvousError, DistError) as error:
-        text = f"{at.name} lost the other nodes ({type(error).__name__}: {str(error).splitlines()[0]})"
+        text = f"{at.name} lost the other nodes ({type(error).__name__}: {first_line(error)})"
         failed = {**unnamed, "echo": True, "text": text}
     except ForcedStop:
         if folder.whole():

@@ -107,8 +107,7 @@ def _said(folder: RunFolder) -> Any:
 def _first(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return first_line(error)
-    first = error.errors()[0]
-    return messages.plain(first["type"], first["msg"], first.get("ctx", {}))
+    return messages.of(error.errors()[0])
 
 
 def _load(model: Any, folder: RunFolder, config: Config) -> tuple[list[str], list[str]]:

@@ -60,9 +60,9 @@ def _padding(model: Any, need: Need) -> Padding | None:
             continue
         if small is None:
             continue
-        problem = _unfit(small, _sample(small, config, need), need)
+        sample = _sample(small, config, need)
+        problem = _unfit(small, sample, need)
         if problem is None:
-            sample = _sample(small, config, need)
             return probe(small, sample, getattr(smaller, "pad_token_id", None) or 0, need.max_length)
         if problem.key == "data.max_length":
             break

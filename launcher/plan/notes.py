@@ -2,7 +2,7 @@
 
 from launcher.config.files import allocated_bytes, free_bytes
 from launcher.config.recipe import Recipe
-from launcher.plan import memory, remote
+from launcher.plan import memory, padding, remote
 from launcher.plan.architecture import Architecture
 from launcher.plan.facts import Facts, cut_notes
 from launcher.plan.folder import RunFolder
@@ -38,7 +38,7 @@ def _disk(recipe: Recipe, shape: Architecture, folder: RunFolder) -> list[str]:
 def _model(recipe: Recipe, shape: Architecture) -> list[str]:
     notes = []
     if shape.padding not in (None, Padding.RIGHT):
-        notes.append(f"{shape.name}: padding changes its outputs, so a micro-batch has samples of one length")
+        notes.append(padding.note(shape.name))
     if recipe.packed and shape.packs is None:
         notes.append(f"task.samples: whether {shape.name} takes packed rows is tried when the run starts")
     return notes

@@ -20,6 +20,11 @@ _SHORTEST = 3
 _PER_TOKEN = ("input_ids", "token_type_ids")
 
 
+def note(name: str) -> str:
+    """What the user should know of a model of this class, which sees padding on the right."""
+    return f"{name}: padding changes its outputs, so a micro-batch has samples of one length"
+
+
 class Padding(StrEnum):
     """`RIGHT`, `LEFT`: the side on which padding changes no output, the right one where both are. `NONE`: neither."""
 

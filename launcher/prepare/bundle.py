@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from launcher.config import json_files, kinds, load
-from launcher.config.errors import Problem, UserError
+from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.files import expanded, flush_tree, is_dir, is_file
 from launcher.config.json_files import PlainName, Stored
 from launcher.config.recipe import Recipe
@@ -48,7 +48,7 @@ def make(recipe: Recipe, prepared: Path, to: Path) -> None:
             to.rmdir()
         aside.rename(to)
     except (OSError, shutil.Error) as error:
-        raise UserError(f"--to {to}: cannot be written: {str(error).splitlines()[0][-300:]}") from None
+        raise UserError(f"--to {to}: cannot be written: {first_line(error)[-300:]}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -17,8 +17,7 @@ _ROWS, _SECONDS = 100, 0.5
 def problems(recipe: Recipe) -> list[str | Problem]:
     """What is wrong with the first rows of each source of local files: a column that is not there, a value of the wrong
     type, another encoding. Of each source the first mistake."""
-    task, found = kinds.of("tasks", recipe.inner_task).Task, list[str | Problem]()
-    columns = tuple(task.asked(recipe.inner_task) if hasattr(task, "asked") else task.columns)
+    columns, found = reading.columns_of(recipe.inner_task), list[str | Problem]()
     for leaf in reading.leaves(recipe.data):
         if not hasattr(leaf.config, "path"):  # of the hub: nothing is downloaded for a plan
             continue
@@ -31,7 +30,7 @@ def problems(recipe: Recipe) -> list[str | Problem]:
 
 def _of(leaf: Leaf, columns: tuple[str, ...]) -> list[str | Problem]:
     module, end = kinds.of("data", leaf.config), time.monotonic() + _SECONDS
-    parts = module.parts(leaf.config, leaf.key) if hasattr(module, "parts") else [reading.Part()]
+    parts = reading.parts_of(leaf.config, leaf.key)
     rows = (row for part in parts for row in module.rows(leaf.config, columns, leaf.key, part))
     for row in islice(rows, min(_ROWS, leaf.config.limit or _ROWS)):
         if isinstance(row, Bad) and leaf.config.on_bad_row == "fail":

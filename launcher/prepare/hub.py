@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import xxhash
 
-from launcher.config.errors import Problem, UserError
+from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.files import expanded, flush_tree, is_dir, write
 from launcher.config.recipe import Recipe
 from launcher.plan import remote, store
@@ -118,7 +118,7 @@ def _bring(repository: Repository, final: Path) -> None:
         aside.rename(final)
     except (OSError, shutil.Error) as error:
         if not final.is_dir():  # else another has brought it meanwhile
-            why = str(error).splitlines()[0][-300:]
+            why = first_line(error)[-300:]
             raise UserError(f"{repository.name} cannot be copied to {final.parent}: {why}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -164,7 +164,7 @@ def _ask(repository: Repository) -> str:
 
 
 def _unreachable(repository: Repository, error: Exception) -> UserError:
-    why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    why = first_line(error)[:160]
     what = f"no folder here, and the hub cannot be asked for it: {why} ({_ELSE})"
     return UserError(Problem(f"{repository.key}.name", f"{repository.name}: {what}"))
 

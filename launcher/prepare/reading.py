@@ -76,8 +76,7 @@ def shards(found: Sequence[Leaf]) -> list[Shard]:
     """All shards in their order. A source with a limit is read by one process, which counts. Raises UserError."""
     made: list[Shard] = []
     for leaf in found:
-        module = kinds.of("data", leaf.config)
-        parts = tuple(module.parts(leaf.config, leaf.key)) if hasattr(module, "parts") else (Part(),)
+        parts = tuple(parts_of(leaf.config, leaf.key))
         groups = [(part,) for part in parts] if parts and not leaf.config.limit else [parts]
         made += [Shard(len(made) + n, leaf, group) for n, group in enumerate(groups)]
     return made
@@ -111,12 +110,22 @@ def refused(row: Bad, leaf: Leaf) -> str:
     return f"{row} (or {leaf.key}.on_bad_row: skip, to leave such rows out)"
 
 
-def notes(shard: Shard) -> list[str]:
-    """What the user should know of how a shard is read."""
-    module, leaf = kinds.of("data", shard.leaf.config), shard.leaf
-    if not hasattr(module, "notes"):
-        return []
-    return [note for part in shard.parts for note in module.notes(leaf.config, leaf.key, part)]
+def parts_of(config: Any, key: str) -> list[Part]:
+    """The parts of a source in their order, each with its size in bytes, about. Raises UserError."""
+    module = kinds.of("data", config)
+    return list(module.parts(config, key)) if hasattr(module, "parts") else [Part()]
+
+
+def notes(config: Any, key: str, parts: Sequence[Part]) -> list[str]:
+    """What the user should know of how parts of a source are read."""
+    module = kinds.of("data", config)
+    return [note for part in parts for note in module.notes(config, key, part)] if hasattr(module, "notes") else []
+
+
+def columns_of(task: Plugin) -> tuple[str, ...]:
+    """The columns that a task reads."""
+    kind = kinds.of("tasks", task).Task
+    return tuple(kind.asked(task) if hasattr(kind, "asked") else kind.columns)
 
 
 def hashes(batch: pa.RecordBatch, names: Sequence[str]) -> NDArray[np.uint64]:

@@ -21,9 +21,9 @@ from launcher.config.files import flush, write
 from launcher.config.recipe import Data, Fraction
 from launcher.config.types import Plugin
 from launcher.data._columns import TEXTS
-from launcher.prepare import duplicates
+from launcher.prepare import duplicates, reading
 from launcher.prepare.encode import Encoder
-from launcher.prepare.reading import Shard, Side, hashes, held_out, notes, read
+from launcher.prepare.reading import Shard, Side, hashes, held_out, read
 from launcher.tasks import Features
 
 SIDES: tuple[Side, ...] = ("train", "validation")
@@ -48,8 +48,7 @@ class Job:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        task = kinds.of("tasks", self.task).Task
-        return tuple(task.asked(self.task) if hasattr(task, "asked") else task.columns)
+        return reading.columns_of(self.task)
 
     @property
     def looked(self) -> Path:
@@ -141,7 +140,8 @@ def features(job: Job) -> None:
             )
     finally:
         held.unlink(missing_ok=True)
-    counted.notes = notes(job.shard)
+    leaf = job.shard.leaf
+    counted.notes = reading.notes(leaf.config, leaf.key, job.shard.parts)
     write(job.made, json.dumps(vars(counted)))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import xxhash
 
-from launcher.config.errors import Problem, UserError
+from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.files import expanded, is_dir
 from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
 from launcher.plan import remote, store, vocabulary
@@ -67,7 +67,7 @@ def load(where: PretrainedTokenizer | str, key: str) -> Any:
         with remote.refused(where.name, _FILE, key, allow, where.revision):
             tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **options)
     except (OSError, ValueError) as error:
-        raise UserError(Problem(key, f"no tokenizer at {where.name}: {str(error).splitlines()[0]}")) from None
+        raise UserError(Problem(key, f"no tokenizer at {where.name}: {first_line(error)}")) from None
     _without_code(tokenizer)
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(Problem(key, f"{where.name}: has no fast tokenizer (tokenizer.json)"))

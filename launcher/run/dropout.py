@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from launcher.config.errors import first_line
 from launcher.contract import dropout as definition
 
 State = tuple[torch.Tensor, torch.Tensor]
@@ -276,7 +277,7 @@ def _compiled(function: Callable[..., torch.Tensor], device: str) -> Callable[..
         sample = (keys, place, 7, (Axis(False, 2), Axis(False, 4)), None, *([0] if function is _keep_mask else []))
         same = torch.equal(compiled(*sample), function(*sample))
     except Exception as error:  # whatever a compiler raises that is not set up
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         logging.getLogger(__name__).warning("masks of dropout are not compiled: %s", reason)
         return function
     return compiled if same else function

@@ -69,6 +69,12 @@ def sentence(failure: Failure) -> str:
     return f"rank {failure.rank} failed{' ' + step if step else ''}: {' '.join(what.split())}"
 
 
+def described(error: BaseException) -> str:
+    """An error of this process in one line, with the step where it is known."""
+    step = f" {error.__notes__[0]}" if getattr(error, "__notes__", None) else ""
+    return f"failed{step}: {type(error).__name__}: {error}"
+
+
 def of_exit(error: BaseException) -> BaseException:
     """The error, or for an exit that the code of a run called, one that says so."""
     if not isinstance(error, SystemExit):

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import torch.distributed as dist
 
-from launcher.config.errors import UserError
+from launcher.config.errors import UserError, first_line
 from launcher.config.files import write
 from launcher.plan.plan import RUNS
 from launcher.run import place as places
@@ -147,8 +147,8 @@ def _given(
         store: dist.Store = patiently(lambda: connect(host, port), told)  # whoever answers may be no store
     except (dist.DistNetworkError, OSError) as error:
         if not serves:
-            raise Unreachable(f"{who} cannot meet the others at {host}:{port}: {_line(error)}") from error
-        what = f"{who} cannot serve MASTER_PORT={port}: {_line(error)}"
+            raise Unreachable(f"{who} cannot meet the others at {host}:{port}: {first_line(error)}") from error
+        what = f"{who} cannot serve MASTER_PORT={port}: {first_line(error)}"
         raise UserError(f"{what} (is it taken by another run? choose another)") from None
     attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"/worker/attempt_{attempt}/of_{at.world}", store) if agent else store
@@ -277,14 +277,10 @@ def _come(store: dist.Store, at: Place, host: str, told: Callable[[], bool], tim
     except dist.DistError as error:
         if told():
             raise Told from None
-        raise Unreachable(f"{who} lost rank 0 before all had met: {_line(error)}") from error
+        raise Unreachable(f"{who} lost rank 0 before all had met: {first_line(error)}") from error
 
 
 def _pause(seconds: float, told: Callable[[], bool]) -> None:
     if told():
         raise Told
     time.sleep(seconds)
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0]

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from launcher.config.errors import UserError
+from launcher.config.errors import UserError, first_line
 from launcher.plan.devices import cores
 from launcher.run.patience import patiently
 from launcher.run.place import Place as Place
@@ -159,15 +159,11 @@ def exchange(process: Process, hosts: Sequence[str], timeout: timedelta = _GREET
             sent.wait(timeout)
         except RuntimeError as error:
             pair = f"rank {process.rank} on {hosts[process.rank]} and rank {peer} on {hosts[peer]}"
-            raise Unreachable(f"{pair} cannot exchange a message: {_line(error)} {_ADVICE}") from error
+            raise Unreachable(f"{pair} cannot exchange a message: {first_line(error)} {_ADVICE}") from error
 
 
 def _unconnected(at: Place, error: Exception) -> str:
-    return f"rank {at.rank} could not connect to the others: {_line(error)} {_ADVICE}"
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return f"rank {at.rank} could not connect to the others: {first_line(error)} {_ADVICE}"
 
 
 def _backend(device: torch.device | None) -> str:

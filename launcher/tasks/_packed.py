@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from launcher.config.errors import Problem, UserError
+from launcher.config.errors import Problem, UserError, first_line
 from launcher.tasks import Batch, Sample, _text
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def refusal(model: Any, documents: "Sequence[torch.Tensor]", pad_token_id: int, 
         try:
             together = model(**Packing(model, causal).inputs(batch)).logits[0]
         except Exception as error:  # whatever a model raises that was not made for it
-            return f"{name} takes no packed rows: {(str(error).splitlines() or [type(error).__name__])[0][:160]}"
+            return f"{name} takes no packed rows: {first_line(error)[:160]}"
     off = float((together - alone).abs().max() / alone.abs().max())
     if not off <= TOLERANCE:
         return f"{name} does not keep the documents of a packed row apart: its logits are {off:.1g} off"

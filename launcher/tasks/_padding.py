@@ -24,11 +24,6 @@ def equal_lengths(task: Any, model: "torch.nn.Module", need: Need) -> bool:
     return True
 
 
-def notes(model: "torch.nn.Module") -> list[str]:
-    """What the user should know where it is so."""
-    return [f"{type(model).__name__}: padding changes its outputs, so a micro-batch has samples of one length"]
-
-
 def _side(model: "torch.nn.Module", need: Need) -> Padding:
     try:
         return _tiny.padding(model, need) or Padding.RIGHT

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from launcher.config.errors import UserError
+from launcher.config.errors import UserError, first_line
 
 Inputs = dict[str, torch.Tensor]
 
@@ -40,7 +40,7 @@ def write(model: torch.nn.Module, inputs: Inputs, file: Path) -> None:
             )  # fmt: skip
             program.save(str(file))
     except torch.onnx.OnnxExporterError as error:
-        what = str(error.__cause__ or error).strip().splitlines()[0][:300]
+        what = first_line(error.__cause__ or error)[:300]
         raise UserError(f"--format onnx: {type(model).__name__} cannot be exported: {what}") from None
 
 

@@ -15,10 +15,11 @@ from launcher.config.files import flush
 from launcher.data import Bad, Row
 from launcher.plan import full_disk, usable_folders
 from launcher.plan.words import plural
+from launcher.prepare.reading import notes, parts_of
 from launcher.run import streams
 from launcher.tools import answers, fill
 from launcher.tools.progress import progress
-from launcher.tools.rows import KEY, notes, parts, rows, source
+from launcher.tools.rows import KEY, rows, source
 from launcher.tools.trained import Trained, load_run, tell_best
 
 _INPUTS_CUT = {"rows", "questions"}
@@ -52,8 +53,8 @@ def predict(
     trained = load_run(run, which)
     tell_best(trained.folder, trained.saved, which, console)
     config = source(data, trained.recipe.data.train)
-    every, model = parts(config), Predictor(trained, kept, most)
-    for note in notes(config, every):
+    every, model = parts_of(config, KEY), Predictor(trained, kept, most)
+    for note in notes(config, KEY, every):
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     size, told = sum(part.size for part in every), 0
     with _written(to) as line, progress(console, "rows", size) as advance:

@@ -39,29 +39,13 @@ def source(data: str, train: Plugin) -> Any:
         if config.kind == train.kind == "csv" and config.delimiter == train.delimiter and "quote" not in given:
             config = config.model_copy(update={"quote": train.quote})
     except ValidationError as error:
-        wrong = [f"{KEY}: {'.'.join(map(str, e['loc']))}: {_what(e)}" for e in error.errors()]
+        wrong = [f"{KEY}: {'.'.join(map(str, e['loc']))}: {messages.of(e)}" for e in error.errors()]
         raise UserError(wrong) from None
     except ValueError as error:
         raise UserError(f"{KEY}: {error}") from None
     if hasattr(module, "mixed"):
         raise UserError(f"{KEY}: a mixture is for training (name one source)")
     return config
-
-
-def _what(error: Any) -> str:
-    return messages.plain(error["type"], error["msg"], error.get("ctx", {}))
-
-
-def parts(config: Any) -> list[Part]:
-    """The parts of a source in their order, each with its size in bytes, about. Raises UserError."""
-    module = kinds.of("data", config)
-    return list(module.parts(config, KEY)) if hasattr(module, "parts") else [Part()]
-
-
-def notes(config: Any, every: list[Part]) -> list[str]:
-    """What the user should know of how the source is read."""
-    module = kinds.of("data", config)
-    return [note for part in every for note in module.notes(config, KEY, part)] if hasattr(module, "notes") else []
 
 
 def rows(config: Any, every: list[Part], columns: tuple[str, ...]) -> Iterator[Row | Bad]:

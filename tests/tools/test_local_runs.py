@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -57,14 +56,7 @@ def test_a_run_that_was_stopped_killed_and_finished(workspace):
     assert [start["why"] for start in one["starts"]] == ["told", "", "done"]
 
 
-STARTS = {
-    "run": support.command("run", "recipe.yaml", "--ranks", 2),
-    "torchrun": support.command("run", "recipe.yaml", "--ranks", 2, "--via", "torchrun"),
-    "by hand": [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "launcher.worker",
-        "recipe.yaml",
-    ],
-}  # fmt: skip
+STARTS = support.starts("recipe.yaml", 2)
 
 
 @pytest.mark.parametrize("start", list(STARTS))
