@@ -44,8 +44,9 @@ def set_up(lasting: bool) -> None:
 
 
 def copy_to(log: int, *numbers: int) -> None:
-    """Copy each line of these lasting streams (1, 2) to a log, without what only draws on a terminal. `log`: a
-    descriptor, which stays the caller's to keep open."""
+    """Copy each line of these streams (1, 2), set up as lasting, to a log, without what only draws on a terminal.
+    `log`: a descriptor, which stays the caller's to keep open."""
+    set_up(lasting=True)
     for number in numbers:
         _descriptor(sys.stdout if number == 1 else sys.stderr).copy_to(log)
 
@@ -134,7 +135,7 @@ def _lasting(stream: TextIO | None, number: int) -> TextIO:
 
 def _descriptor(stream: TextIO) -> _Descriptor:
     raw = cast(io.BufferedWriter, stream.buffer).raw
-    assert isinstance(raw, _Descriptor), "set_up comes first"
+    assert isinstance(raw, _Descriptor)
     return raw
 
 
