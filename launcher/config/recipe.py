@@ -70,9 +70,11 @@ Tokenizer = TrainTokenizer | PretrainedTokenizer
 
 
 class Fraction(Strict):
-    """The share of the documents held out for validation, chosen by a hash of their content."""
+    """The share of the documents held out for validation, chosen by a hash of their content. `stratify`: auto holds out
+    that share of each label where rows have one label; none, the default, looks at no label."""
 
     fraction: float = Field(gt=0, lt=1)
+    stratify: Literal["none", "auto"] = "none"
 
 
 def _validation(value: Any) -> Any:

@@ -18,7 +18,7 @@ from launcher.config.files import free_bytes
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
 from launcher.plan import full_disk, store
 from launcher.plan.words import human, plural
-from launcher.prepare import bundle, cache, reading, tokenizer
+from launcher.prepare import bundle, cache, reading, strata, tokenizer
 from launcher.prepare.lease import Lost
 from launcher.prepare.preparation import Preparation
 from launcher.prepare.shards import SIDES
@@ -33,7 +33,9 @@ def identity(recipe: Recipe) -> str:
     if held := bundle.identity(recipe):
         return held
     task = kinds.of("tasks", recipe.inner_task).Task
-    fraction = recipe.data.validation.fraction if isinstance(recipe.data.validation, Fraction) else None
+    fraction: Any = recipe.data.validation.fraction if isinstance(recipe.data.validation, Fraction) else None
+    if strata.stratified(recipe.data, reading.columns_of(recipe.inner_task)):
+        fraction = [fraction, "stratified"]
     trained = metadata.version("tokenizers") if isinstance(recipe.tokenizer, TrainTokenizer) else None
     parts: list[Any] = [
         VERSION,

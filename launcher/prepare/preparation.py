@@ -17,11 +17,12 @@ from launcher.config.files import flush_tree, write
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
 from launcher.plan.facts import Cut, Facts
 from launcher.plan.words import plural
-from launcher.prepare import duplicates, processes, reading, shards, tokenizer
+from launcher.prepare import duplicates, processes, reading, shards, strata, tokenizer
 from launcher.prepare.encode import pieces
 from launcher.prepare.lease import Lease
 from launcher.prepare.reading import Side
 from launcher.prepare.shards import SIDES, Counted, Job
+from launcher.prepare.strata import Strata
 
 _TRAINED_AT_ONCE = 2**16
 """Characters of the longest text that a tokenizer is trained from as a whole."""
@@ -58,10 +59,11 @@ class Preparation:
         if recipe.data.deduplicate:
             train = [job for job in jobs if job.shard.leaf.side == "train"]
             duplicates.drop([job.hashes for job in train], [job.dropped for job in train])
+        split = self._strata(jobs)
+        jobs = [replace(job, survey=survey, strata=split) for job in jobs]
         if task.tokenized:
             self._tokenizer(jobs)
         task(recipe.inner_task, self._known(survey))  # a tokenizer that it cannot use is told before all is tokenised
-        jobs = [replace(job, survey=survey) for job in jobs]
         self._run(shards.features, jobs, "tokenising" if task.tokenized else "making samples")
         counted = [Counted(**json.loads(job.made.read_text(encoding="utf-8"))) for job in jobs]
         self._check(jobs, counted)
@@ -71,6 +73,10 @@ class Preparation:
             shutil.copytree(self.work / "tokenizer", self.whole / "tokenizer")
         facts = self._facts(jobs, counted, survey)
         (self.whole / "facts.json").write_text(facts.model_dump_json(indent=1), encoding="utf-8")
+
+    def _strata(self, jobs: Sequence[Job]) -> Strata | None:
+        files, validation = [job.labels for job in jobs if job.stratified], self.recipe.data.validation
+        return strata.of(files, validation.fraction) if files and isinstance(validation, Fraction) else None
 
     def _run(self, function: Any, jobs: Sequence[Job], what: str) -> None:
         processes.run(function, jobs, what, self.lease, self.most)
@@ -190,7 +196,7 @@ class Preparation:
             "lengths": dict(sorted(lengths["train"].items())),
             "left_out": {name: count for name, count in left_out.items() if count},
             "cut": {side: self._cut(counted, side) for side in lengths},
-            "notes": _notes(counted),
+            "notes": [*_notes(counted), *(jobs[0].strata.notes() if jobs[0].strata is not None else [])],
         }
         return known.model_copy(update=found)
 

@@ -21,9 +21,10 @@ from launcher.config.files import flush, write
 from launcher.config.recipe import Data, Fraction
 from launcher.config.types import Plugin
 from launcher.data._columns import TEXTS
-from launcher.prepare import duplicates, reading
+from launcher.prepare import duplicates, reading, strata
 from launcher.prepare.encode import Encoder
 from launcher.prepare.reading import Shard, Side, hashes, held_out, read
+from launcher.prepare.strata import Strata
 from launcher.tasks import Features
 
 SIDES: tuple[Side, ...] = ("train", "validation")
@@ -34,13 +35,15 @@ _AT_ONCE = 2**25
 
 @dataclass(frozen=True)
 class Job:
-    """A shard and what is to be done with it. `survey`: what the task found in all shards; `work`: where files go."""
+    """A shard and what is to be done with it. `survey`: what the task found in all shards; `work`: where files go;
+    `strata`: what is held out of each label, where that is stratified and known."""
 
     shard: Shard
     data: Data
     task: Plugin
     work: Path
     survey: dict[str, Any] = field(default_factory=dict)
+    strata: Strata | None = None
 
     @property
     def size(self) -> int:
@@ -57,6 +60,14 @@ class Job:
     @property
     def hashes(self) -> Path:
         return self.work / f"hashes-{self.shard.number:06}.npy"
+
+    @property
+    def labels(self) -> Path:
+        return self.work / f"labels-{self.shard.number:06}.arrow"
+
+    @property
+    def stratified(self) -> bool:
+        return self.shard.leaf.side == "train" and strata.stratified(self.data, self.columns)
 
     @property
     def dropped(self) -> Path:
@@ -89,15 +100,19 @@ class Counted:
 
 
 def look(job: Job) -> None:
-    """The values of the columns that the task surveys, on the training side; for deduplication, a hash of each row."""
+    """The values of the columns that the task surveys, on the training side; for deduplication, a hash of each row; for
+    strata, a hash and a label."""
     if _finished(job.looked):
         return
     surveyed = kinds.of("tasks", job.task).Task.surveyed
     values: dict[str, set[str]] = {name: set() for name in surveyed}
     found = [np.empty((0, 2), dtype=np.uint64)]
+    labels = list[pa.RecordBatch]()
     for batch, _, _ in read(job.shard, job.columns):
         if not batch.num_rows:
             continue
+        if job.stratified:
+            labels.append(strata.rows(batch))
         if _deduplicates(job):
             found.append(hashes(batch, job.columns))
         train = batch.filter(pa.array(~_held_out(job, batch))) if job.shard.leaf.side == "train" else batch[:0]
@@ -105,6 +120,8 @@ def look(job: Job) -> None:
             values[name].update(_values(train.column(name)))
     if _deduplicates(job):
         duplicates.save(job.hashes, np.concatenate(found))
+    if job.stratified:
+        strata.save(job.labels, labels)
     write(job.looked, json.dumps({name: sorted(seen) for name, seen in values.items()}))
 
 
@@ -227,8 +244,11 @@ def _sides(job: Job, counted: Counted) -> Iterator[tuple[pa.RecordBatch, pa.Reco
 
 
 def _held_out(job: Job, batch: pa.RecordBatch) -> Any:
-    """Which rows of a training source belong to validation."""
-    if job.shard.leaf.side == "train" and isinstance(job.data.validation, Fraction):
+    """Which rows of a training source belong to validation; of one that is stratified none, before its strata are
+    known: each label keeps a row on the training side."""
+    if job.strata is not None and job.stratified:
+        return job.strata.held_out(batch)
+    if job.shard.leaf.side == "train" and isinstance(job.data.validation, Fraction) and not job.stratified:
         return held_out(batch, job.data.validation.fraction)
     return np.zeros(batch.num_rows, dtype=bool)
 

@@ -80,8 +80,8 @@ def notes(metrics: Mapping[str, float], baseline: Mapping[str, float]) -> list[s
         if reached is not None and worse * (reached - value) > 0:
             side = "above" if worse > 0 else "below"
             found.append(
-                f"{metric} {reached:.4g} at the end is {side} {value:.4g}, {what}: the model has learnt nothing yet "
-                "(more steps, another optimizer.lr, or something between data and loss is wrong: launcher debug)"
+                f"{metric} {reached:.4g} at the end is {side} {value:.4g}, {what}: the model has learnt nothing that "
+                "holds there (other steps or another optimizer.lr, or a fault in the data or the loss: launcher debug)"
             )
     return found
 
