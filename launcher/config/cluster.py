@@ -91,7 +91,7 @@ def _home(value: str) -> str:
 
 
 def _unexpanded(value: str) -> str:
-    if (found := _VARIABLE.search(value)) and not found[1]:
+    if found := next((one for one in _VARIABLE.finditer(value) if not one[1]), None):
         what = f"{found[0]} would stay as it is: Slurm expands no variables (write its value)"
         raise PydanticCustomError("variable", "{what}", {"what": what})
     return value

@@ -7,7 +7,13 @@ from io import StringIO
 from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from launcher.config.columns import Kept, resolved
@@ -49,9 +55,10 @@ class Config(FilesConfig):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the default quote: names of prepared folders are older than the key."""
-        return {name: value for name, value in dump(self).items() if (name, value) != ("quote", '"')}
+    def _without_default(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Without the default quote where names of prepared folders are formed, which are older than the key."""
+        older = isinstance(info.context, dict) and info.context.get("identity")
+        return {k: v for k, v in dump(self).items() if not (older and (k, v) == ("quote", '"'))}
 
 
 def fingerprint(config: Config, key: str) -> str:

@@ -210,18 +210,29 @@ def decoder_start(model: Any, need: Need) -> int:
 
 
 def check_length(model: Any, need: Need) -> None:
-    """Raises UserError where the model's table of positions ends before the longest sample."""
+    """Raises UserError where the model's table of positions ends before the longest sample, or that of its decoder
+    before the longest target."""
     import torch
 
-    tables = [
-        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    tables = {
+        name: module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
         for name, module in model.named_modules()
         if name.endswith(("position_embeddings", "embed_positions")) and isinstance(module, torch.nn.Embedding)
-    ]
-    numbers = [buffer.shape[-1] for name, buffer in model.named_buffers() if name.endswith("position_ids")]
-    if tables and (usable := min(tables + numbers)) < need.max_length:
-        what = f"{need.max_length} tokens, but {type(model).__name__} has positions for {usable}"
-        raise UserError(Problem("data.max_length", f"{what} (shorter samples, or more max_position_embeddings)"))
+    }
+    if not tables:
+        return
+    tables |= {name: buffer.shape[-1] for name, buffer in model.named_buffers() if name.endswith("position_ids")}
+    targets = {name for name in tables if need.target_length and "decoder" in name.split(".")}
+    name = type(model).__name__
+    check_positions(min((tables[n] for n in tables.keys() - targets), default=None), need.max_length, name)
+    check_positions(min((tables[n] for n in targets), default=None), need.target_length, name, "task.max_target_length")
+
+
+def check_positions(usable: int | None, length: int, name: str, key: str = "data.max_length") -> None:
+    """Raises UserError where a table of so many positions (None: there is none) ends before a row of `length`."""
+    if usable is not None and usable < length:
+        what = f"{length} tokens, but {name} has positions for {usable}"
+        raise UserError(Problem(key, f"{what} (shorter samples, or more max_position_embeddings)"))
 
 
 def check_shape(model: Any, need: Need) -> None:

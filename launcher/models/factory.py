@@ -63,7 +63,11 @@ def _found(path: str) -> Callable[..., Any]:
 def _arguments(make: Callable[..., Any], config: Config, need: Need) -> dict[str, Any]:
     """The options, and what the function asks for by name. Raises UserError for unknown and missing ones."""
     takes = inspect.signature(make).parameters
-    words = {"vocab_size": need.vocab_size, "pad_token_id": need.pad_token_id, "max_length": need.max_length}
+    words = {
+        "vocab_size": need.vocab_size,
+        "pad_token_id": need.pad_token_id,
+        "max_length": max(need.max_length, need.target_length),
+    }
     offered = {**({"shape": need.shape} if need.shape else words), **need.options}
     asked = ("num_labels", "vocab_size", "pad_token_id", "max_length", "shape")
     given = {name: offered[name] for name in asked if name in takes and name in offered} | config.options

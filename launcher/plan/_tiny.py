@@ -64,10 +64,10 @@ def _padding(model: Any, need: Need) -> Padding | None:
         problem = _unfit(small, sample, need)
         if problem is None:
             return probe(small, sample, getattr(smaller, "pad_token_id", None) or 0, need.max_length)
-        if problem.key == "data.max_length":
+        if problem.key != "model":
             break
     shaped = need.guessed or need.auto_class == "AutoModelForQuestionAnswering"  # of parts, which tokens part
-    if problem is not None and (problem.key == "data.max_length" or not shaped):
+    if problem is not None and (problem.key != "model" or not shaped):
         raise UserError(problem)
     return None
 
@@ -81,7 +81,16 @@ def _sample(small: Any, config: Any, need: Need) -> dict[str, Any]:
     ids = plain[torch.randint(0, len(plain), (1, min(need.max_length, _LONGEST)))]
     if isinstance(last, int) and (need.guessed or getattr(config, "eos_token_id", None) == need.end_token_id):
         ids[:, -1] = last
-    return {"input_ids": ids, **({"decoder_input_ids": ids} if need.auto_class == "AutoModelForSeq2SeqLM" else {})}
+    if need.auto_class != "AutoModelForSeq2SeqLM":
+        return {"input_ids": ids}
+    return {"input_ids": ids, "decoder_input_ids": _resized(ids, need.target_length or need.max_length)}
+
+
+def _resized(ids: Any, length: int) -> Any:
+    """The tokens of a row, repeated or cut, with its last one at the end: shape (1, length)."""
+    resized = ids.repeat(1, -(-length // ids.shape[1]))[:, : min(length, _LONGEST)].clone()
+    resized[:, -1] = ids[:, -1]
+    return resized
 
 
 def _unfit(small: Any, sample: dict[str, Any], need: Need) -> Problem | None:
@@ -90,11 +99,13 @@ def _unfit(small: Any, sample: dict[str, Any], need: Need) -> Problem | None:
 
     name, length = type(small).__name__, sample["input_ids"].shape[1]
     try:
-        with torch.no_grad(), _positions_counted(length):
+        with torch.no_grad(), _positions_counted():
             small(**sample)
     except _PositionsEnd as end:
-        what = f"{need.max_length} tokens, but {name} has positions for {end.usable}"
-        return Problem("data.max_length", f"{what} (shorter samples, or a model with more positions)")
+        target = need.target_length and end.length == sample["decoder_input_ids"].shape[1] != length
+        key, most = ("task.max_target_length", need.target_length) if target else ("data.max_length", need.max_length)
+        what = f"{most} tokens, but {name} has positions for {end.usable}"
+        return Problem(key, f"{what} (shorter samples, or a model with more positions)")
     except Exception as error:
         first = first_line(error)[:200]
         return Problem("model", f"{name} cannot compute a sample of {length} tokens: {first}")
@@ -102,16 +113,16 @@ def _unfit(small: Any, sample: dict[str, Any], need: Need) -> Problem | None:
 
 
 class _PositionsEnd(Exception):
-    """`usable`: the positions that a table has."""
+    """`usable`: the positions that a table has; `length`: tokens of the row that it was asked for."""
 
-    def __init__(self, usable: int):
-        super().__init__(usable)
-        self.usable = usable
+    def __init__(self, usable: int, length: int):
+        super().__init__(usable, length)
+        self.usable, self.length = usable, length
 
 
-def _positions_counted(length: int) -> Any:
-    """A context in which a row that a table of embeddings does not have raises _PositionsEnd: for rows of `length`
-    tokens it is a position, counted from 0 or, as RoBERTa and BART do, from above."""
+def _positions_counted() -> Any:
+    """A context in which a row that a table of embeddings does not have raises _PositionsEnd: it is a position, counted
+    from 0 or, as RoBERTa and BART do, from above."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -120,7 +131,8 @@ def _positions_counted(length: int) -> Any:
             if func is torch.nn.functional.embedding and len(args) > 1:
                 last, rows = int(args[0].max()), args[1].shape[0]
                 if last >= rows:
-                    raise _PositionsEnd(rows - (last - (length - 1)))
+                    length = args[0].shape[-1]
+                    raise _PositionsEnd(rows - (last - (length - 1)), length)
             return func(*args, **(kwargs or {}))
 
     return Counted()

@@ -14,7 +14,8 @@ class Need:
     that the task decides (num_labels). `shape`: of one sample where it is no text, such as (channels, height, width) or
     (features,); `guessed`: the data is not prepared yet, and may turn out to be of another. `begin_token_id`,
     `end_token_id`: what stands before and after a text; `generation`: of transformers' generation configuration, what
-    the task decides."""
+    the task decides. `max_length`: tokens of the longest sample; `target_length`: of the longest target, where a
+    sample has a second text for a decoder (else 0)."""
 
     auto_class: str
     options: dict[str, Any]
@@ -26,13 +27,15 @@ class Need:
     begin_token_id: int | None = None
     end_token_id: int | None = None
     generation: dict[str, Any] = field(default_factory=dict)
+    target_length: int = 0
 
 
 def of(recipe: Recipe, facts: Facts) -> Need:
     task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
-    one = max(recipe.data.max_length, getattr(recipe.inner_task, "max_target_length", 0))  # a sample may have two texts
+    target = getattr(recipe.inner_task, "max_target_length", 0)  # a sample may have two texts
+    longest, target = (min(facts.longest, most) for most in (recipe.data.max_length, target))
     return Need(
-        task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, min(facts.longest, one), facts.shape,
+        task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, longest, facts.shape,
         guessed=not facts.digest, begin_token_id=facts.begin_token_id, end_token_id=facts.end_token_id,
-        generation=task.generation() if hasattr(task, "generation") else {},
+        generation=task.generation() if hasattr(task, "generation") else {}, target_length=target,
     )  # fmt: skip

@@ -48,7 +48,8 @@ def identity(recipe: Recipe) -> str:
     problems: list[str | Problem] = []
     found = reading.leaves(recipe.data)
     for leaf in found:
-        parts.append([leaf.side, leaf.name, leaf.config.model_dump(mode="json", exclude={"path", "name", "revision"})])
+        own = leaf.config.model_dump(mode="json", exclude={"path", "name", "revision"}, context={"identity": True})
+        parts.append([leaf.side, leaf.name, own])
     made = [partial(kinds.of("data", leaf.config).fingerprint, leaf.config, leaf.key) for leaf in found]
     made += [partial(tokenizer.fingerprint, recipe)] if task.tokenized else []
     for fingerprint in made:

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from launcher.data import Row
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 """The endings of files that are written as tables."""
+
+RESERVED = ("error", "truncated")
+"""Names that stand in the lines of some rows alone."""
 
 
 def kept_columns(keep: str | None) -> tuple[Kept, ...]:
@@ -37,12 +40,27 @@ def given(row: Row, keep: Sequence[Kept]) -> dict[str, Any]:
     names = [name for name in there if name not in ("image", KEPT)] if EVERY in keep else [one.name for one in keep]
     if missing := [name for name in names if name not in there]:
         raise UserError(f"--keep {missing[0]}: no such column ({hint(missing[0], there)})")
-    return {name: there[name] for name in names if not isinstance(there[name], bytes)}
+    return {name: there[name] for name in names if not _holds_bytes(there[name])}
 
 
-def joined(given: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """A line: what was given, then the answer. A given column of an answer's name is called given_NAME."""
-    return {f"given_{name}" if name in answer else name: value for name, value in given.items()} | dict(answer)
+def joined(given: Mapping[str, Any], answer: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """A line: what was given, then the answer. A given column of an answer's name, such as label or, of its parts,
+    probabilities.few, is called given_NAME (given_given_NAME where there is such a column). `names`: those of any
+    answer, so that a column has one name in all lines."""
+
+    def free(name: str) -> str:
+        while name in names or name.partition(".")[0] in names or name in given:
+            name = f"given_{name}"
+        return name
+
+    taken = {name for name in given if name in names or name.partition(".")[0] in names}
+    return {free(name) if name in taken else name: value for name, value in given.items()} | dict(answer)
+
+
+def _holds_bytes(value: Any) -> bool:
+    """Whether a value is, or has in it, a file's content, as images of parquet files have."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return isinstance(value, bytes) or any(map(_holds_bytes, inner))
 
 
 def as_json(line: Mapping[str, Any]) -> str:
@@ -67,8 +85,11 @@ def write_table(lines: Path, table: Path, delimiter: str) -> None:
         names |= dict.fromkeys(row)
     with table.open("w", encoding="utf-8", newline="") as file:
         out = csv.DictWriter(file, names, delimiter=delimiter, lineterminator="\n")
+        quoted = csv.DictWriter(file, names, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
         out.writeheader()
-        out.writerows(_flat_rows(lines))
+        for row in _flat_rows(lines):
+            returns = any("\r" in value for value in row.values() if isinstance(value, str))  # which csv leaves bare
+            (quoted if returns else out).writerow(row)
 
 
 def _flat_rows(lines: Path) -> Iterator[dict[str, Any]]:

@@ -24,17 +24,17 @@ def short(keys: Sequence[str]) -> list[str]:
 
 
 def text(value: Any) -> str:
-    """A value as it stands in a cell: of a map its kind where it has one; nothing for null."""
+    """A value as it stands in a cell: of a map its kind where it has one; nothing for null, quotes for no text."""
     if isinstance(value, dict) and "kind" in value:
         return str(value["kind"])
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
 def _found(values: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     maps = {name: value for name, value in values.items() if isinstance(value, dict)}
-    if len(maps) < len(values) and len({text(value) for value in values.values()}) > 1:
+    if len(maps) < len(values) and len(set(map(text, values.values()))) > 1:
         yield path, values
     for key in dict.fromkeys(key for value in maps.values() for key in value):
         inside = {name: value[key] for name, value in maps.items() if key in value}

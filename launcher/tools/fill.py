@@ -34,11 +34,12 @@ class MaskFiller:
 
     def fill(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """For each text `fills`: a list for each of its masks, of the most probable tokens as `token` (its text), `id`
-        and `probability`. A mask that is cut off is an `error`."""
+        and `probability`; `truncated` where the text is cut. A mask that is cut off is an `error`."""
         if not texts:
             return []
         mask = self._tokenizer.mask_token_id
         every = self._tokenizer(list(texts), truncation=True, max_length=self._length)["input_ids"]
+        cut = [len(ids) > self._length for ids in self._tokenizer(list(texts), verbose=False)["input_ids"]]
         answers: list[dict[str, Any]] = [{} for _ in texts]
         by_length = defaultdict[int, list[int]](list)
         for number, (text, ids) in enumerate(zip(texts, every, strict=True)):
@@ -52,7 +53,7 @@ class MaskFiller:
             for start in range(0, len(numbers), size):
                 some = numbers[start : start + size]
                 for number, fills in zip(some, self._fills([every[n] for n in some]), strict=True):
-                    answers[number] = {"fills": fills}
+                    answers[number] = {"fills": fills, **({"truncated": True} if cut[number] else {})}
         return answers
 
     def _fills(self, rows: Sequence[Sequence[int]]) -> list[list[list[dict[str, Any]]]]:

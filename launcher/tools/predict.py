@@ -87,6 +87,7 @@ class Predictor:
         self._equal_lengths: bool | None = None  # known once the task is attached to the model
         self.truncated = 0  # rows that were cut
         self._keep, self._most = keep, most
+        self._names = set(answers.RESERVED)  # of answers so far
         self._filler = self._mask_filler()
         if most is not None and self._filler is None and not hasattr(self._task, "ranked"):
             raise fill.no_scores(trained.recipe.inner_task.kind)
@@ -101,11 +102,14 @@ class Predictor:
         """A line for each row: what was given, and the model's answer; `truncated` where it did not see all."""
         good = [row for row in chunk if not isinstance(row, Bad)]
         plain = [{name: value for name, value in row.items() if name != KEPT} for row in good]
-        told = iter(self._answered(plain) if plain else [])
-        return [
-            {"error": str(row)} if isinstance(row, Bad) else answers.joined(answers.given(row, self._keep), next(told))
-            for row in chunk
-        ]
+        told = self._answered(plain) if plain else []
+        self.truncated += sum("truncated" in answer for answer in told)
+        self._names.update(name for answer in told for name in answer)
+        lines = (
+            answers.joined(answers.given(row, self._keep), answer, self._names)
+            for row, answer in zip(good, told, strict=True)
+        )
+        return [{"error": str(row)} if isinstance(row, Bad) else next(lines) for row in chunk]
 
     def _mask_filler(self) -> fill.MaskFiller | None:
         """Of a masked language model alone."""
@@ -132,7 +136,6 @@ class Predictor:
         table, counts, cut = self._samples(good)
         told = iter(self._of(Samples.of(table)) if sum(counts) else [])
         rows = [self._together([next(told) for _ in range(count)]) for count in counts]
-        self.truncated += sum(cut)
         return [{**row, "truncated": True} if is_cut else row for row, is_cut in zip(rows, cut, strict=True)]
 
     def _samples(self, good: Sequence[Row]) -> tuple[Any, list[int], list[bool]]:
@@ -142,16 +145,17 @@ class Predictor:
         from launcher.prepare.reading import batch_of
 
         if getattr(self._trained.recipe.inner_task, "samples", None) != "chunks":  # those are cut from rows joined
-            table, cut = self._features(batch_of(list(good)))
-            if table is not None and table.num_rows == len(good):
+            table, empty, cut = self._features(batch_of(list(good)))
+            if table is not None and table.num_rows == len(good) and not empty:  # so one of each
                 return table, [1] * len(good), cut
         made = [self._features(batch_of([row])) for row in good]
-        counts = [0 if table is None else table.num_rows for table, _ in made]
-        there = [table for table, _ in made if table is not None]
-        return (pa.concat_tables(there).combine_chunks() if there else None), counts, [any(cut) for _, cut in made]
+        counts = [0 if table is None else table.num_rows for table, *_ in made]
+        there = [table for table, *_ in made if table is not None]
+        return (pa.concat_tables(there).combine_chunks() if there else None), counts, [any(cut) for *_, cut in made]
 
-    def _features(self, batch: Any) -> tuple[Any, list[bool]]:
-        """The samples of a batch of rows as a table, None where there is none; and of each row whether it is cut."""
+    def _features(self, batch: Any) -> tuple[Any, int, list[bool]]:
+        """The samples of a batch of rows as a table, None where there is none; how many rows gave none; and of each row
+        whether it is cut."""
         import numpy as np
         import pyarrow as pa
 
@@ -167,7 +171,8 @@ class Predictor:
             for name in one.cut.keys() & _INPUTS_CUT:
                 cut |= one.cut[name] > 0
         tables = [found.table for found in made if found.table.num_rows]
-        return (pa.concat_tables(tables).combine_chunks() if tables else None), cut.tolist()
+        empty = sum(one.empty for one in made)
+        return (pa.concat_tables(tables).combine_chunks() if tables else None), empty, cut.tolist()
 
     def _of(self, samples: Any) -> list[dict[str, Any]]:
         """What the model says of each sample."""

@@ -88,6 +88,7 @@ def test_a_profile_is_filled_in_once(monkeypatch, tmp_path):
         ({"top": {"env": {"A": "${NOT_SET}/x"}}}, r"\$NOT_SET is not set here"),
         ({"top": {"env": {"A": "${MY_API_KEY}"}}}, r"\$MY_API_KEY would stand in files of the run"),
         ({"account": "$USER"}, r"\$USER would stay as it is: Slurm expands no variables"),
+        ({"account": "$$A $USER"}, r"\$USER would stay as it is"),
         ({"options": ["--comment=${HOME}"]}, r"\$\{HOME\} would stay as it is"),
     ],
 )

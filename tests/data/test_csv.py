@@ -138,9 +138,10 @@ def test_a_quote_that_can_be_none_is_refused(quote):
         csv.Config(path="a.csv", quote=quote)
 
 
-def test_the_default_quote_is_no_part_of_a_recipe_that_does_not_name_it():
-    """Names of prepared folders are made of it."""
-    assert "quote" not in csv.Config(path="a.csv").model_dump(mode="json")
+def test_the_default_quote_is_no_part_of_the_name_of_prepared_data():
+    """Which is older than the key."""
+    assert "quote" not in csv.Config(path="a.csv").model_dump(mode="json", context={"identity": True})
+    assert csv.Config(path="a.csv").model_dump(mode="json")["quote"] == '"'
     assert csv.Config(path="a.csv", quote="none").model_dump(mode="json")["quote"] is None
 
 

@@ -70,6 +70,27 @@ def test_positions_are_counted_whatever_their_table_is_called(type_, keys, posit
         side(type_, need(max_length=positions + 1), **keys)
 
 
+def test_a_decoder_needs_positions_for_targets_alone():
+    """Of a model whose encoder and decoder have tables of their own."""
+    keys = {"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 16, "attention_window": [16] * 2}
+    keys |= {"encoder_layers": 2, "decoder_layers": 2, "d_model": 32}
+
+    def wanted(length, target):
+        return Need("AutoModelForSeq2SeqLM", {}, 300, 1, length, end_token_id=2, target_length=target)
+
+    def tried(length, target):
+        with torch.device("meta"):
+            model, _ = config.build(config.Config(type="led", **keys), wanted(64, 16), weights=False)
+        return _tiny.padding(model, wanted(length, target))
+
+    assert tried(64, 16) is Padding.RIGHT
+    for length, target, key in ((64, 17, "task.max_target_length: 17"), (65, 16, "data.max_length: 65")):
+        with pytest.raises(UserError, match=rf"{key} tokens, but LEDFor\w+ has positions for "):
+            tried(length, target)
+        with torch.device("meta"), pytest.raises(UserError, match=rf"{key} tokens, but LEDFor\w+ has positions for "):
+            config.build(config.Config(type="led", **keys), wanted(length, target), weights=False)
+
+
 def test_what_a_model_cannot_compute_is_refused_where_the_data_is_known(monkeypatch):
     def refuse(self, *args, **kwargs):
         raise ValueError("All examples must have the same number of <eos> tokens.")

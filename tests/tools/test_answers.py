@@ -11,7 +11,7 @@ from launcher.config.columns import EVERY, KEPT, Kept
 from launcher.config.errors import UserError
 from launcher.tools import answers
 
-_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=6)
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["a", "b,c", "d"]), _TEXT, min_size=1), min_size=1, max_size=4))
@@ -43,16 +43,31 @@ def test_columns_to_keep():
 
 
 def test_a_kept_column_never_hides_an_answer():
-    assert answers.joined({"id": 1, "label": "mine"}, {"label": "few"}) == {
-        "id": 1,
-        "given_label": "mine",
-        "label": "few",
-    }
+    names = {"label", "probabilities", *answers.RESERVED}
+
+    def joined(**given):
+        return answers.joined(given, {"label": "few"}, names)
+
+    assert joined(id=1, label="mine") == {"id": 1, "given_label": "mine", "label": "few"}
+    assert joined(label="gold", given_label="first") == {
+        "given_given_label": "gold", "given_label": "first", "label": "few",
+    }  # fmt: skip
+    assert joined(**{"probabilities.few": 1}) == {"given_probabilities.few": 1, "label": "few"}
+
+
+def test_a_kept_column_has_one_name_in_all_lines():
+    """Also where its name is one that only some lines have: of rows that are cut, or cannot be answered."""
+    names = {"label", *answers.RESERVED}
+    for answer in ({"label": "few"}, {"label": "few", "truncated": True}, {"error": "there is no token in it"}):
+        line = answers.joined({"truncated": "no", "label": "mine"}, answer, names)
+        assert line == {"given_truncated": "no", "given_label": "mine", **answer}
 
 
 def test_images_and_bytes_are_left_out():
     assert answers.given({"image": "pixels", "file": "a.png"}, ()) == {"file": "a.png"}
     assert answers.given({"text": "a", KEPT: {"id": 1, "image": {}, "raw": b""}}, [EVERY]) == {"id": 1}
+    as_parquet = {"id": 1, "img": {"bytes": b"PNG", "path": "p"}, "all": [{"bytes": b""}]}
+    assert answers.given({"text": "a", KEPT: as_parquet}, [EVERY]) == {"id": 1}
 
 
 def test_a_line_is_json_whatever_stands_in_it():

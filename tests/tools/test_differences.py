@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launcher.data import csv
 from launcher.tools import differences
 
 _PLAIN = st.none() | st.booleans() | st.integers(0, 9) | st.just([1, 2])
@@ -36,6 +37,19 @@ def test_kinds_of_a_map_and_no_map():
 def test_a_key_of_one_kind_alone_is_no_difference_beside_that_of_the_kind():
     recipes = {"one": {"schedule": {"kind": "constant"}}, "two": {"schedule": {"kind": "linear", "floor": 0.1}}}
     assert list(differences.of(recipes)) == ["schedule.kind"]
+
+
+def test_null_is_not_an_empty_text():
+    assert differences.of({"one": {"a": None}, "two": {"a": ""}}) == {"a": {"one": "", "two": '""'}}
+
+
+def test_a_source_shows_all_its_keys():
+    """Also one that names of prepared folders leave out while it has its default."""
+    sources = {quote: csv.Config(path="a.csv", quote=quote) for quote in ("none", '"')}
+    dumped = {str(quote): {"train": config.model_dump(mode="json")} for quote, config in sources.items()}
+    assert differences.of(dumped) == {"train.quote": {"none": "", '"': '"'}}
+    identities = [config.model_dump(mode="json", context={"identity": True}) for config in sources.values()]
+    assert ["quote" in one for one in identities] == [True, False]
 
 
 def test_a_key_is_short_where_that_is_unambiguous():

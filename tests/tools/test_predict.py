@@ -227,6 +227,22 @@ def test_masks_in_texts_are_filled_as_the_pipeline_of_transformers_does(tmp_path
             ]
             scores = [proposal["probability"] for proposal in fills]
             assert scores == pytest.approx([e["score"] for e in one], abs=1e-6)
-    (tmp_path / "long.txt").write_text("the first " * 40 + "[MASK]\n")
-    (line,) = predicted(tmp_path / "long.txt", tmp_path / "long.jsonl", run="runs/masked")
-    assert line["error"] == "a [MASK] is cut off: the text has more than 32 tokens"
+    long = "the first " * 40
+    (tmp_path / "long.txt").write_text(f"{long}[MASK]\n[MASK] {long}\n[MASK]\n")
+    cut, seen, short = predicted(tmp_path / "long.txt", tmp_path / "long.jsonl", run="runs/masked")
+    assert cut["error"] == "a [MASK] is cut off: the text has more than 32 tokens"
+    assert len(seen["fills"]) == 1
+    assert (seen["truncated"], "truncated" in short) == (True, False)
+
+
+def test_a_row_without_a_token_beside_one_of_two_samples_takes_none_of_its_answers(tmp_path):
+    """As many samples as rows, and not one of each."""
+    task = {"kind": "mlm", "samples": "documents", "overflow": "split"}
+    recipe = support.mlm("parts", task=task, data__max_length=16, train__steps=2)
+    support.launcher("run", support.write(recipe, str(tmp_path / "parts.yaml")), "--ranks", 1)
+    rows = [{"text": "the first " * 12}, {"text": ""}, {"text": "a last"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, none, last = predicted(tmp_path / "a.jsonl", tmp_path / "out.jsonl", run="runs/parts")
+    assert len(first["parts"]) == 2
+    assert none == {"text": "", "error": "there is no token in it"}
+    assert "loss" in last
