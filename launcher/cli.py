@@ -90,6 +90,9 @@ Trust = Annotated[
 ClusterFile = Annotated[str, typer.Option("--cluster", help="A cluster profile: a file, or the name of a shipped one.")]
 
 
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""What a call with wrong options raises: click's, or the copy of it that newer versions of typer bring."""
+
 _KEY = re.compile(r"--(?P<key>\w+(?:\.\w+)+|seed|seeds|name)(?:=(?P<value>.*))?", re.DOTALL)
 """A key of a recipe or a profile, written like an option."""
 
@@ -303,7 +306,9 @@ def compare(
     sort: Annotated[
         str | None, typer.Option("--sort", metavar="METRIC", help="Order the runs by their best value of it.")
     ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Print the table as CSV, with every key and metric.")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Print the table as CSV, with all keys in which the runs differ.")
+    ] = False,
 ) -> None:
     """Runs side by side: the keys in which they differ, first and last evaluation, the best of all, the baseline."""
     from launcher.tools import compare as tool
@@ -428,6 +433,10 @@ def _check_words(words: Sequence[str]) -> None:
             raise UserError(f"{shown(word)}: {shown(what)}")
 
 
+def _command_path(error: Any) -> str:
+    return error.ctx.command_path if error.ctx is not None else "launcher"
+
+
 def _guard() -> None:
     """In a run folder or a bundle, no process that is started looks for modules in the current folder."""
     from launcher.config import origins
@@ -436,10 +445,17 @@ def _guard() -> None:
         os.environ["PYTHONSAFEPATH"] = "1"
 
 
-def _call() -> None:
-    """The command, to the last line that it prints. Raises OSError where this cannot be printed."""
+def _call() -> int:
+    """The command, to the last line that it prints. Returns its exit code. Raises UserError for options and arguments
+    that it does not take, OSError where a line cannot be printed."""
     try:
-        app()
+        return int(app(prog_name="launcher", standalone_mode=False) or 0)
+    except _UsageError as error:
+        if not (message := error.format_message()):  # help was printed: no command is named
+            return 2
+        raise UserError(
+            f"{_command_path(error)}: {message.replace('Value error, ', '').rstrip('.')} (--help)"
+        ) from None
     finally:
         try:
             sys.stdout.flush()
@@ -453,7 +469,7 @@ def main() -> None:
         check_current_folder()
         _guard()
         _check_words(sys.argv[1:])
-        _call()
+        sys.exit(_call())
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

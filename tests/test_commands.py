@@ -80,7 +80,7 @@ def test_whatever_command_meets_it(monkeypatch, capsys, tmp_path, kind):
     number = {PermissionError: errno.EACCES, IsADirectoryError: errno.EISDIR, NotADirectoryError: errno.ENOTDIR}
     error = kind(number.get(kind, errno.ENOENT), "Not today", "some/file")
 
-    def fail(*words):
+    def fail(**options):
         raise error
 
     monkeypatch.setattr(cli, "app", fail)
@@ -88,7 +88,29 @@ def test_whatever_command_meets_it(monkeypatch, capsys, tmp_path, kind):
 
 
 def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(cli, "app", lambda: 1 / 0)
+    monkeypatch.setattr(cli, "app", lambda **options: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["launcher"])
     with pytest.raises(ZeroDivisionError):
         cli.main()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("run r.yaml --via torchrn", "launcher run: Invalid value for '--via': 'torchrn' is not one of"),
+        (
+            "run r.yaml --ranks 0",
+            "launcher run: Invalid value for '--ranks': Input should be greater than or equal to 1",
+        ),
+        ("plan", "launcher plan: Missing argument 'RECIPE' (--help)"),
+        ("plna", "launcher: No such command 'plna'. Did you mean 'plan'? (--help)"),
+        ("plan r.yaml --rnaks 3", "launcher plan: No such option: --rnaks (Possible options: --ranks) (--help)"),
+    ],
+)
+def test_a_wrong_option_is_one_line(words, line, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["launcher", *words.split()])
+    with pytest.raises(SystemExit) as raised:
+        cli.main()
+    said = capsys.readouterr().err
+    assert (raised.value.code, said.count("\n")) == (2, 1)
+    assert said.startswith(line)

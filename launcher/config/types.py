@@ -23,8 +23,10 @@ from launcher.config import messages, numbers
 def hint(word: str, known: Iterable[str]) -> str:
     """'did you mean x?' where something close exists, else the list of what there is."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
+    part = [name for name in names if f"_{word}_" in f"_{name}_"][:3]
+    almost, close = (difflib.get_close_matches(word, names, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6))
+    found = almost or part or close
+    return f"did you mean {' or '.join(found)}?" if found else f"there are: {', '.join(names)}"
 
 
 class Strict(BaseModel):
@@ -32,6 +34,15 @@ class Strict(BaseModel):
     (see launcher.config.numbers)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def _below(cls, key: str) -> str:
+        """Where a key of that name is, one level below; empty: nowhere."""
+        parts = ((name, field.annotation) for name, field in cls.model_fields.items())
+        found = [
+            n for n, kind in parts if isinstance(kind, type) and issubclass(kind, Strict) and key in kind.model_fields
+        ]
+        return f"did you mean {found[0]}.{key}?" if found else ""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -42,7 +53,8 @@ class Strict(BaseModel):
             raise PydanticCustomError("map", "should be a map of keys and values")
         known, errors = set(cls.model_fields), list[InitErrorDetails]()
         for key in [key for key in value if key not in known]:
-            told = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": hint(str(key), known)})
+            advice = cls._below(str(key)) or hint(str(key), known)
+            told = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": advice})
             errors.append(InitErrorDetails(type=told, loc=(str(key),), input=None))
         try:
             made = handler({key: item for key, item in value.items() if key in known})

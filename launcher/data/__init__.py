@@ -33,10 +33,12 @@ class Part:
 
 
 class Bad(NamedTuple):
-    """What stands in the place of a row that cannot be used. `where`: file:line or the like."""
+    """What stands in the place of a row that cannot be used. `where`: file:line or the like; `missing`: the canonical
+    column, or the kept one, that it does not have."""
 
     where: str
     what: str
+    missing: str = ""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"

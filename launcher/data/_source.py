@@ -222,7 +222,7 @@ def pick(
             continue
         if missing := [one for one in _listed(name) if one not in row]:
             there = ", ".join(map(str, row))
-            return Bad(where(), f"{_key(key, column)}: no column {missing[0]!r} (there are: {there})")
+            return Bad(where(), f"{_key(key, column)}: no column {missing[0]!r} (there are: {there})", column)
         if isinstance(column, Kept):
             kept[column.name] = row[column.name]
             continue

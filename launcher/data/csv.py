@@ -123,7 +123,8 @@ class _Record(NamedTuple):
 
 
 def _records(file: str, config: Config) -> Iterator[_Record | Bad]:
-    """Each record. Raises UserError for a compressed file that is damaged, or a file that is not UTF-8 throughout."""
+    """Each record. Raises UserError for a compressed file that is damaged, a file that is not UTF-8 throughout, or a
+    quote that is never closed."""
     csv.field_size_limit(max(_columns.ROW, csv.field_size_limit()))  # of the whole process: never lower
     feed = _Feed(file)
     quoting = csv.QUOTE_MINIMAL if config.quote else csv.QUOTE_NONE
@@ -138,15 +139,20 @@ def _records(file: str, config: Config) -> Iterator[_Record | Bad]:
         except _TooLongError as error:
             yield error.bad
         except csv.Error as error:
+            if "unexpected end" in str(error):
+                raise UserError(f"{where}: {_never_closed(feed.count - begin)}") from None
             yield Bad(where, _invalid(str(error)))
         else:
             if fields:
                 yield _Record(where, fields, feed.count - begin)
 
 
+def _never_closed(lines: int) -> str:
+    what = f"a quote is opened here and never closed, so that {plural(lines, 'line')} to the end are one row"
+    return f"{what} (quote: none reads quotes as they are)"
+
+
 def _invalid(error: str) -> str:
-    if "unexpected end" in error:
-        return "a quote is opened here and never closed (quote: none reads quotes as they are)"
     if "new-line character" in error:
         return rf"not valid CSV: new-line character \r inside a field ({LONE_RETURNS})"
     return f"not valid CSV: {error}"

@@ -41,7 +41,8 @@ def check(
         problems += _disk(recipe, shape, folder)
     except UserError as error:
         problems += error.problems
-    for look in (partial(folder.check_recipe, recipe), folder.check_files):  # not by a report a week later
+    looks = () if problems else (partial(folder.check_recipe, recipe), folder.check_files)
+    for look in looks:  # not by a report a week later, and not beside a mistake that made it another recipe
         try:
             look()
         except UserError as error:

@@ -14,6 +14,8 @@ from launcher.data import Row
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 """The endings of files that are written as tables."""
+UNWRITTEN = (".parquet", ".arrow", ".gz", ".zst", ".xlsx")
+"""Endings that promise a file which is not made here."""
 
 RESERVED = ("error", "truncated")
 """Names that stand in the lines of some rows alone."""

@@ -49,6 +49,8 @@ def predict(
         raise UserError(f"--to {to}: {what}")
     if to is not None and (wrong := usable_folders.unusable(to.parent, f"--to {to}", "name a file elsewhere")):
         raise UserError(wrong)
+    if to is not None and to.suffix in answers.UNWRITTEN:
+        raise UserError(f"--to {to}: {to.suffix} is not written (name a .jsonl, .csv or .tsv)")
     kept = answers.kept_columns(keep)
     trained = load_run(run, which)
     tell_best(trained.folder, trained.saved, which, console)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from launcher.config import document as documents
 from launcher.config import kinds, messages
+from launcher.config.columns import Kept
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
 from launcher.data import Bad, Part, Row
@@ -52,9 +53,18 @@ def rows(config: Any, every: list[Part], columns: tuple[str, ...]) -> Iterator[R
     """All rows in their order, those of an image folder with their `file`; one that cannot be used as such where the
     source says to skip them, else it raises UserError."""
     for row in islice((row for part in every for row in _of(config, columns, part)), config.limit):
-        if isinstance(row, Bad) and config.on_bad_row == "fail":
-            raise UserError(f"{row} (or {KEY} '{{..., on_bad_row: skip}}', to have it told in its line)")
+        if isinstance(row, Bad) and (isinstance(row.missing, Kept) or config.on_bad_row == "fail"):
+            raise UserError(f"{row}{_advice(row, config)}")
         yield row
+
+
+def _advice(row: Bad, config: Any) -> str:
+    """How to have a row read, or passed over."""
+    if isinstance(row.missing, Kept):
+        return ""
+    if row.missing:
+        return f"; name the right one: {KEY} '{{kind: {config.kind}, path: {config.path}, {row.missing}: NAME}}'"
+    return f" (or {KEY} '{{..., on_bad_row: skip}}', to have it told in its line)"
 
 
 def _of(config: Any, columns: tuple[str, ...], part: Part) -> Iterator[Row | Bad]:

@@ -135,6 +135,11 @@ def test_what_is_wrong_is_told_and_nothing_is_left(tmp_path, data, what):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_is_never_called_what_it_is_not(tmp_path):
+    with pytest.raises(UserError, match=r"out\.parquet: \.parquet is not written \(name a \.jsonl, \.csv or \.tsv\)$"):
+        predicted(HELD, tmp_path / "out.parquet")
+
+
 def test_a_file_that_is_there_stays_as_it_is(tmp_path):
     (tmp_path / "out.jsonl").write_text("mine")
     with pytest.raises(UserError, match=r"out\.jsonl: is there already \(name another file\)$"):
