@@ -68,15 +68,15 @@ def _run(precision: str, dropout: float, attention: float) -> Any:
     """A run of one rank, built."""
     from launcher import worker
     from launcher.config import load
-    from launcher.prepare import ready
-    from launcher.run import process
-    from launcher.run.stop import Stop
+    from launcher.distributed import process_group
+    from launcher.distributed.shutdown import Stop
+    from launcher.prepare import run_setup
 
     name = f"d{dropout}-{attention}-{precision}"
     text = RECIPE.format(name=name, dropout=dropout, attention=attention, precision=precision)
     Path(f"{name}.yaml").write_text(text, encoding="utf-8")
-    made = ready.write(ready.check(f"{name}.yaml", ["strategy=single"], load.cluster("local").value, 1))
-    return worker.build(made, process.connect(process.Place(), "cpu"), Stop(), None, workers=0)[0]
+    made = run_setup.write(run_setup.check(f"{name}.yaml", ["strategy=single"], load.cluster("local").value, 1))
+    return worker.build(made, process_group.connect(process_group.Place(), "cpu"), Stop(), None, workers=0)[0]
 
 
 class _Generator:
@@ -91,7 +91,7 @@ def _by_torch(run: Any) -> Any:
 
 
 def _steps(run: Any) -> Callable[[int], None]:
-    from launcher.run import loop
+    from launcher.train import loop
 
     def step(number: int) -> None:
         batch = run.batches.dataset[number]

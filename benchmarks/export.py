@@ -14,7 +14,7 @@ from pathlib import Path
 from launcher.config import load
 from launcher.config.recipe import TrainTokenizer
 from launcher.plan.facts import Facts
-from launcher.plan.folder import RunFolder
+from launcher.storage.run_dir import RunFolder
 
 LARGE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -60,14 +60,17 @@ def save(path: Path, size: dict[str, int], rank: int, ranks: int, store: str) ->
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
-    from launcher.run import checkpoint, process
+    from launcher.distributed import process_group
+    from launcher.train import checkpoint
 
     torch.manual_seed(0)
     model = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=VOCABULARY, **size))
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     for moment in ("exp_avg", "exp_avg_sq"):
         tensors |= {f"optimizer.{name}.{moment}": torch.zeros_like(p) for name, p in model.named_parameters()}
-    at = process.connect(process.Place(rank, ranks, rank, ranks), "cpu", dist.FileStore(f"{store}/store", ranks))
+    at = process_group.connect(
+        process_group.Place(rank, ranks, rank, ranks), "cpu", dist.FileStore(f"{store}/store", ranks)
+    )
     if ranks > 1:
         mesh = init_device_mesh("cpu", (ranks,))
         tensors = {name: distribute_tensor(tensor, mesh, [Shard(0)]) for name, tensor in tensors.items()}

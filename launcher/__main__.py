@@ -2,7 +2,7 @@
 
 import sys
 
-from launcher.run import signals, streams
+from launcher.distributed import output_streams, signals
 
 _LASTING = ("run", "prepare", "submit", "cancel", "export")
 """Commands that are called for what they do: the others for what they print, and end with whoever reads it."""
@@ -12,7 +12,7 @@ def main() -> None:
     listens = sys.argv[1:2] == ["run"]  # the others end by a signal as any program does
     if listens:
         signals.listen()
-    streams.set_up(lasting=next(iter(sys.argv[1:]), "") in _LASTING)
+    output_streams.set_up(lasting=next(iter(sys.argv[1:]), "") in _LASTING)
     from launcher import cli
 
     try:

@@ -11,54 +11,62 @@ from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
-from launcher.models._adapt import frozen
+from launcher.distributed.process_group import Process
+from launcher.distributed.shutdown import Stop
+from launcher.models._adaptation import frozen
 from launcher.models._transformers import save_configuration
-from launcher.plan import layout, mixture, need, padding, remote, store
+from launcher.plan import layout, mixture, model_requirements, padding_probe, remote_code
 from launcher.plan.facts import total_steps
-from launcher.plan.folder import RunFolder, Saved
-from launcher.prepare import ready, runs
+from launcher.prepare import checkpoint_references, run_setup
 from launcher.prepare.samples import Samples
-from launcher.run import attention_cost, checkpoint, layers, loop, randomness_probe, trial
-from launcher.run.batches import Batches, ProbeBatch, ProbeBatches, loader
-from launcher.run.evaluation import Parts
-from launcher.run.precision import STORED, LossScale, autocast
-from launcher.run.process import Process
-from launcher.run.randomness import ModelRandomness
-from launcher.run.stop import Stop
+from launcher.storage import cache_root
+from launcher.storage.run_dir import RunFolder, Saved
 from launcher.strategies import Bare
-from launcher.tasks import _padding
+from launcher.tasks import _padding_side
+from launcher.train import (
+    attention_dropout_cost,
+    checkpoint,
+    compile_and_recompute,
+    loop,
+    model_probe,
+    randomness_probe,
+)
+from launcher.train.data_loader import Batches, ProbeBatch, ProbeBatches, loader
+from launcher.train.evaluation import Parts
+from launcher.train.precision import STORED, LossScale, autocast
+from launcher.train.sample_randomness import ModelRandomness
 
 
 def build(
-    run: ready.Ready, at: Process, stop: Stop, resume: Saved | None, workers: int | None = None
+    run: run_setup.Ready, at: Process, stop: Stop, resume: Saved | None, workers: int | None = None
 ) -> tuple[loop.Run, list[str]]:
     """Everything the loop needs but its sinks, and notes for the user. `resume`: the checkpoint to go on from; its step
-    decides which parameters train (see launcher.models._adapt)."""
+    decides which parameters train (see launcher.models._adaptation)."""
     recipe, facts = run.recipe, run.facts
     start = resume.step if resume else 0
     at = dataclasses.replace(at, tensor_parallel=recipe.tensor_parallel)
     task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
     batches, validation = _batches(run, task, at)
-    model, notes = _model(recipe, run, at, start, weights=resume is None or not runs.replaced(recipe))
+    model, notes = _model(recipe, run, at, start, weights=resume is None or not checkpoint_references.replaced(recipe))
     names = [name for name, _ in model.named_parameters()]
     probes = batches.probe_batches().to(at.device)
     example = probes.one.batch
     notes += task.attach(model, example)
-    if not recipe.packed and at.share(_padding.equal_lengths(task, model, need.of(recipe, facts))):
-        notes.append(padding.note(type(model).__name__))
+    if not recipe.packed and at.share(_padding_side.equal_lengths(task, model, model_requirements.of(recipe, facts))):
+        notes.append(padding_probe.note(type(model).__name__))
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
         probes = batches.probe_batches().to(at.device)
     with autocast(recipe.train.precision, at.device):
-        found = trial.run(model, task, example)
-    whole = trial.loss(model, task, example) if at.tensor_parallel > 1 else 0.0
+        found = model_probe.run(model, task, example)
+    whole = model_probe.loss(model, task, example) if at.tensor_parallel > 1 else 0.0
     notes += _freeze(model, found.unreached)
     randomness, told = _randomness(model, task, probes, recipe, at)
     notes += told
     if at.rank == 0:
         samples, length = layout.micro(recipe, at.world, facts.longest)[1], facts.longest
-        notes += attention_cost.note(model, samples, length, recipe.train.precision, at.device)
-    layers.dress(found.layers.values(), recipe.train, randomness)
+        notes += attention_dropout_cost.note(model, samples, length, recipe.train.precision, at.device)
+    compile_and_recompute.dress(found.layers.values(), recipe.train, randomness)
     if not found.layers and (recipe.train.compile or recipe.train.checkpointed_every):
         notes.append("no layer of this model runs just once: compile and activation_checkpointing do nothing")
     bare = Bare(model, found, recipe.optimizer, recipe.train.precision, at)
@@ -185,7 +193,7 @@ def _compare(engine: Any, task: Any, example: dict[str, Any], at: Process, expec
         raise UserError(Problem("strategy.tensor_parallel", what))
 
 
-def _batches(run: ready.Ready, task: Any, at: Process) -> tuple[Batches, Parts | None]:
+def _batches(run: run_setup.Ready, task: Any, at: Process) -> tuple[Batches, Parts | None]:
     """The global batches of training, and the validation samples; this rank's part of them."""
     recipe, facts = run.recipe, run.facts
     place = at.data_parallel_rank, at.data_parallel_size
@@ -201,10 +209,10 @@ def _batches(run: ready.Ready, task: Any, at: Process) -> tuple[Batches, Parts |
 
 
 def _model(
-    recipe: Recipe, run: ready.Ready, at: Process, step: int, weights: bool
+    recipe: Recipe, run: run_setup.Ready, at: Process, step: int, weights: bool
 ) -> tuple[torch.nn.Module, list[str]]:
     torch.manual_seed(seed_for(recipe.seed, Stream.INIT, 0))
-    wanted = need.of(recipe, run.facts)
+    wanted = model_requirements.of(recipe, run.facts)
     config = recipe.model.at(step) if hasattr(recipe.model, "at") else recipe.model
     model, notes = kinds.of("models", recipe.model).build(config, wanted, weights)
     if at.rank == 0 and hasattr(getattr(model, "config", None), "save_pretrained") and not run.folder.model.is_dir():
@@ -218,8 +226,8 @@ def _save_configuration(model: torch.nn.Module, config: Any, folder: RunFolder) 
     save_configuration(model, aside)
     if getattr(config, "trust_remote_code", False):
         run = getattr(config, "run", None)
-        source = Path(store.found(run), "model") if run else Path(store.found(config.name, config.revision))
-        remote.copy_code(source, aside)
+        source = Path(cache_root.found(run), "model") if run else Path(cache_root.found(config.name, config.revision))
+        remote_code.copy_code(source, aside)
     aside.rename(folder.model)
 
 

@@ -14,10 +14,10 @@ import typer.core
 from rich.console import Console
 
 from launcher import __version__
+from launcher.config.atomic_files import check_current_folder
 from launcher.config.errors import UserError, of_path, shown
-from launcher.config.files import check_current_folder
-from launcher.run import streams
-from launcher.run.signals import STOPPED, StopRequested, say
+from launcher.distributed import output_streams
+from launcher.distributed.signals import STOPPED, StopRequested, say
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
@@ -122,15 +122,15 @@ def plan(
     trust: Trust = None,
 ) -> None:
     """Decide every number, find every mistake, start nothing."""
-    from launcher.prepare import ready
-    from launcher.tools import show
+    from launcher.prepare import run_setup
+    from launcher.tools import tables
 
     profile, overrides = _profile(cluster, overrides)
-    made = ready.look(recipe, overrides, profile, ranks)
+    made = run_setup.look(recipe, overrides, profile, ranks)
     if json:
-        print(streams.as_json(made.model_dump_json(indent=1)))
+        print(output_streams.as_json(made.model_dump_json(indent=1)))
     else:
-        show.plan(made, Console())
+        tables.plan(made, Console())
 
 
 @app.command()
@@ -146,11 +146,11 @@ def prepare(
     trust: Trust = None,
 ) -> None:
     """Read, tokenise and store the recipe's data once; bring its model."""
-    from launcher.prepare import ready
-    from launcher.tools import show
+    from launcher.prepare import run_setup
+    from launcher.tools import tables
 
-    folder, known = ready.prepare(recipe, overrides or [], processes, to)
-    show.facts(known, folder, Console())
+    folder, known = run_setup.prepare(recipe, overrides or [], processes, to)
+    tables.facts(known, folder, Console())
 
 
 @app.command()
@@ -293,7 +293,7 @@ def parity(
             told = "same" if row.ok else row.wrong or "differs"
             waiting.print(f"{row.layout} on {row.ranks}: {told}", highlight=False, markup=False, soft_wrap=True)
     if json:
-        print(streams.as_json(tool.as_json(rows)))
+        print(output_streams.as_json(tool.as_json(rows)))
     else:
         precision = load.recipe(recipe, overrides).value.train.precision
         tool.show(rows, precision, Console())
@@ -333,10 +333,10 @@ def export(
     trust: Trust = None,
 ) -> None:
     """A checkpoint as a folder that plain transformers loads; or pruned, quantised, as ONNX, and what that costs."""
-    from launcher.tools import small
+    from launcher.tools import compression
 
-    wanted = small.Wanted(prune, quantize is not None, format is Format.onnx)
-    print(small.export(run, _which(checkpoint), to, shard_size, wanted, Console(stderr=True), benchmark))
+    wanted = compression.Wanted(prune, quantize is not None, format is Format.onnx)
+    print(compression.export(run, _which(checkpoint), to, shard_size, wanted, Console(stderr=True), benchmark))
 
 
 @app.command()
@@ -439,9 +439,9 @@ def _command_path(error: Any) -> str:
 
 def _guard() -> None:
     """In a run folder or a bundle, no process that is started looks for modules in the current folder."""
-    from launcher.config import origins
+    from launcher.config import code_origin
 
-    if origins.artefact(Path.cwd()):
+    if code_origin.artefact(Path.cwd()):
         os.environ["PYTHONSAFEPATH"] = "1"
 
 
@@ -460,7 +460,7 @@ def _call() -> int:
         try:
             sys.stdout.flush()
         except OSError:
-            streams.drop_output()
+            output_streams.drop_output()
             raise
 
 
@@ -481,9 +481,9 @@ def main() -> None:
     except BrokenPipeError:  # as under `| head`
         sys.exit(1)
     except Exception as error:
-        from launcher.plan import full_disk
+        from launcher.storage import disk_full
 
-        full = str(error) if isinstance(error, full_disk.DiskFull) else full_disk.unexpected(error)
+        full = str(error) if isinstance(error, disk_full.DiskFull) else disk_full.unexpected(error)
         if full is None and (line := of_path(error)):
             print(line, file=sys.stderr)
             sys.exit(2)

@@ -22,21 +22,33 @@ import torch
 from launcher.build import build
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
-from launcher.launch import local_start, private_folder, rank_log, starter
-from launcher.launch.starter import Started
-from launcher.plan import full_disk, layout, need, plan, usable_folders
-from launcher.plan.folder import RunFolder
-from launcher.prepare import lease, ready, tokenizer
-from launcher.run import evaluation, failure, loop, meet, place, process, signals, streams, watch
-from launcher.run.checkpoint import Replaced
-from launcher.run.heartbeat import Heartbeat
-from launcher.run.memory import Peak
-from launcher.run.patience import Told, patiently
-from launcher.run.place import Unreachable
-from launcher.run.process import Process
-from launcher.run.signals import Reason, StopRequested
-from launcher.run.stop import Stop
+from launcher.distributed import (
+    failure,
+    launch_env,
+    local_run_record,
+    output_streams,
+    private_tmp,
+    process_group,
+    rank_log,
+    rendezvous,
+    signals,
+    starter_handshake,
+)
+from launcher.distributed.heartbeat import Heartbeat
+from launcher.distributed.interruptible_wait import Told, patiently
+from launcher.distributed.launch_env import Unreachable
+from launcher.distributed.process_group import Process
+from launcher.distributed.shutdown import Stop
+from launcher.distributed.signals import Reason, StopRequested
+from launcher.distributed.starter_handshake import Started
+from launcher.plan import layout, model_requirements, plan, writable_folders
+from launcher.prepare import run_setup, tokenizer
 from launcher.sinks import About, Sink
+from launcher.storage import disk_full, lease
+from launcher.storage.run_dir import RunFolder
+from launcher.train import early_stopping, evaluation, loop
+from launcher.train.checkpoint import Replaced
+from launcher.train.memory_meter import Peak
 
 _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
 """What DeepSpeed's launcher puts before the arguments."""
@@ -45,10 +57,10 @@ _SECONDS_TO_SHARE = 1.0
 
 
 def train(folder: Path, at: Process, stop: Stop, heartbeat: Heartbeat | None = None) -> int:
-    """Train the run of a folder that `launcher.prepare.ready` has written. Returns 0, or 75 when told to stop."""
+    """Train the run of a folder that `launcher.prepare.run_setup` has written. Returns 0, or 75 when told to stop."""
     stop.trains = True
-    run = ready.read(folder)
-    with full_disk.reported(folder), contextlib.ExitStack() as held:
+    run = run_setup.read(folder)
+    with disk_full.reported(folder), contextlib.ExitStack() as held:
         problems, steps = at.share(_enter(run, held, stop) if at.rank == 0 else None)
         if problems:  # told to all ranks, so that none waits for one that has left
             raise UserError(problems)
@@ -56,10 +68,10 @@ def train(folder: Path, at: Process, stop: Stop, heartbeat: Heartbeat | None = N
         return _train(dataclasses.replace(run, resume=resume), at, stop, heartbeat or Heartbeat())
 
 
-def _enter(run: ready.Ready, held: contextlib.ExitStack, stop: Stop) -> tuple[list[str], list[int]]:
+def _enter(run: run_setup.Ready, held: contextlib.ExitStack, stop: Stop) -> tuple[list[str], list[int]]:
     """Rank 0 takes the right to write, and then looks which checkpoints are whole, for all ranks."""
     try:
-        stop.lease = held.enter_context(ready.hold(run.folder))
+        stop.lease = held.enter_context(run_setup.hold(run.folder))
         run.folder.mend_metrics()  # of a start before, that was killed, when a scheduler began this one
     except lease.Lost as error:
         stop.heed(Reason.REPLACED)
@@ -71,7 +83,7 @@ def _enter(run: ready.Ready, held: contextlib.ExitStack, stop: Stop) -> tuple[li
 
 def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, Any]:
     """The `metrics` of a checkpoint on the run's validation data, the same on every rank, and the task's `report`."""
-    run = ready.read(folder)
+    run = run_setup.read(folder)
     generates = getattr(run.recipe.inner_task, "generate", None) is not None
     run = dataclasses.replace(run, recipe=layout.runnable(run.recipe, at.world, whole=generates))
     built, _ = build(run, at, Stop(), run.folder.saved(which))
@@ -93,12 +105,14 @@ def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, Any]:
 def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]:
     """The records of the first steps, and the most memory that any rank needed for them, in bytes. Nothing is saved;
     `stopped`: told to leave before the last."""
-    made = ready.read(folder)
+    made = run_setup.read(folder)
     strategy = kinds.of("strategies", made.recipe.strategy)
     if hasattr(strategy, "load"):
         strategy.load(at.device.type)
     with torch.device("meta"):  # code is no memory of the model's: have it loaded before
-        kinds.of("models", made.recipe.model).build(made.recipe.model, need.of(made.recipe, made.facts), weights=False)
+        kinds.of("models", made.recipe.model).build(
+            made.recipe.model, model_requirements.of(made.recipe, made.facts), weights=False
+        )
     peak = Peak(at.device)
     run, _ = build(made, at, stop, None, workers=0)
     begin, records, stopped = time.perf_counter(), [], False
@@ -111,7 +125,7 @@ def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]
     return {"records": records, "memory": int(at.gather(np.array(peak.bytes())).max()), "stopped": stopped}
 
 
-def _train(run: ready.Ready, at: Process, stop: Stop, heartbeat: Heartbeat) -> int:
+def _train(run: run_setup.Ready, at: Process, stop: Stop, heartbeat: Heartbeat) -> int:
     """To the last step; where other parameters begin to train on the way, the model is built again there."""
     while True:
         step, code = _part(run, at, stop, heartbeat)
@@ -120,7 +134,7 @@ def _train(run: ready.Ready, at: Process, stop: Stop, heartbeat: Heartbeat) -> i
         run = dataclasses.replace(run, resume=run.folder.saved(step))
 
 
-def _part(run: ready.Ready, at: Process, stop: Stop, heartbeat: Heartbeat) -> tuple[int | None, int]:
+def _part(run: run_setup.Ready, at: Process, stop: Stop, heartbeat: Heartbeat) -> tuple[int | None, int]:
     """Train as long as the same parameters do. Returns the step to go on from, if any, and the exit code."""
     built, notes = build(run, at, stop, run.resume)
     built = dataclasses.replace(built, heartbeat=heartbeat)
@@ -134,7 +148,7 @@ def _part(run: ready.Ready, at: Process, stop: Stop, heartbeat: Heartbeat) -> tu
         more = code == loop.DONE and built.progress.step == built.until < built.steps
         finished = code == loop.DONE and not more
         if at.rank == 0 and finished and built.progress.step < built.steps:
-            print(watch.told(built.progress.history, run.recipe.evaluate), flush=True)
+            print(early_stopping.told(built.progress.history, run.recipe.evaluate), flush=True)
         return (built.progress.step if more else None), code
     except BaseException as error:
         error.add_note(f"at step {built.progress.step + 1}")
@@ -156,7 +170,7 @@ def _close(sinks: Sequence[Sink], finished: bool, failing: bool) -> None:
         raise errors[0]
 
 
-def _sinks(run: ready.Ready, built: loop.Run, notes: list[str]) -> list[Any]:
+def _sinks(run: run_setup.Ready, built: loop.Run, notes: list[str]) -> list[Any]:
     recipe, progress = run.recipe, built.progress
     about = About(
         name=recipe.name, folder=run.folder.path, recipe=recipe.model_dump(mode="json"), steps=built.steps,
@@ -202,7 +216,7 @@ def _live(arguments: list[str], stop: Stop, started: Started | None) -> _End:
     """From joining the others to the end, which is reported here where no launcher does it."""
     at, rank = None, int(os.environ.get("RANK") or 0)
     try:
-        private_folder.enter()
+        private_tmp.enter()
         at = _join(arguments[0], stop, started)
         rank = at.rank
         folder = _prepared(arguments, at, stop)
@@ -211,9 +225,13 @@ def _live(arguments: list[str], stop: Stop, started: Started | None) -> _End:
             rank_log.copy(Path(folder), at.rank)
         else:
             rank_log.redirect(Path(folder), at.rank)
-            beats = Heartbeat(started.folder / "heartbeats", place.place().local_rank, at.rank)
+            beats = Heartbeat(started.folder / "heartbeats", launch_env.place().local_rank, at.rank)
         by_hand = started is None and at.rank == 0 and "LAUNCHER_JOB" not in os.environ
-        with local_start.recorded(RunFolder(Path(folder)), at.world) if by_hand else contextlib.nullcontext() as record:
+        with (
+            local_run_record.recorded(RunFolder(Path(folder)), at.world)
+            if by_hand
+            else contextlib.nullcontext() as record
+        ):
             code = train(Path(folder), at, stop, beats)
             if record is not None:
                 record.end(code, stop.heeded)
@@ -239,27 +257,27 @@ def _live(arguments: list[str], stop: Stop, started: Started | None) -> _End:
 def _speaks() -> bool:
     """Of ranks that have not met, one on each host says what is wrong."""
     try:
-        return place.place().local_rank == 0
+        return launch_env.place().local_rank == 0
     except UserError:
         return True
 
 
 def _join(recipe: str, stop: Stop, started: Started | None) -> Process:
     """Find the other ranks of a start that the launcher's own agent did not make; each has to hear all others."""
-    if wrong := place.contradictions():
+    if wrong := launch_env.contradictions():
         raise UserError(wrong)
-    here = place.place()
+    here = launch_env.place()
     if here.world == 1:
-        return process.connect(here)
+        return process_group.connect(here)
     if Path(recipe).suffix and not Path(recipe).exists():
-        what = f"rank {here.rank} on {meet.host()} sees no such file in {Path.cwd()}"
+        what = f"rank {here.rank} on {rendezvous.host()} sees no such file in {Path.cwd()}"
         raise UserError(f"{recipe}: {what} (of several nodes each needs to see this folder)")
     if started is not None:
-        store = starter.file_store(started.folder, here.world)
-        return process.connect(here, store=store, timeout=timedelta(minutes=started.timeout))
-    met = meet.meet(here, lambda: bool(stop.requested()))
-    at = process.connect(met.among(here), store=met.store, told=lambda: bool(stop.requested()))
-    patiently(lambda: process.exchange(at, met.hosts), lambda: bool(stop.requested()))
+        store = starter_handshake.file_store(started.folder, here.world)
+        return process_group.connect(here, store=store, timeout=timedelta(minutes=started.timeout))
+    met = rendezvous.meet(here, lambda: bool(stop.requested()))
+    at = process_group.connect(met.among(here), store=met.store, told=lambda: bool(stop.requested()))
+    patiently(lambda: process_group.exchange(at, met.hosts), lambda: bool(stop.requested()))
     return at
 
 
@@ -283,7 +301,7 @@ def _prepared(arguments: list[str], at: Process, stop: Stop) -> str:
     made: tuple[str, list[str]] | None = None
     if at.rank == 0:
         try:
-            with signals.interrupting(private_folder.leave):
+            with signals.interrupting(private_tmp.leave):
                 made = ("", []) if stop.told else _ready(arguments, at)
         except StopRequested:
             stop.told = Reason.STOP
@@ -302,8 +320,8 @@ def _ready(arguments: list[str], at: Process) -> tuple[str, list[str]]:
     here = cluster.model_copy(update={"nodes": (nodes, nodes)})
     try:
         folder = RunFolder(plan.RUNS / load.recipe(arguments[0], arguments[1:]).value.name)
-        checked = ready.check(arguments[0], arguments[1:], here, at.world // nodes, usable_folders.run(folder))
-        made = ready.write(dataclasses.replace(checked, cluster=cluster))
+        checked = run_setup.check(arguments[0], arguments[1:], here, at.world // nodes, writable_folders.run(folder))
+        made = run_setup.write(dataclasses.replace(checked, cluster=cluster))
     except UserError as error:
         return "", [str(problem) for problem in error.problems]
     for note in made.notes:
@@ -313,7 +331,7 @@ def _ready(arguments: list[str], at: Process) -> tuple[str, list[str]]:
 
 def _nodes(at: Process) -> int:
     """Over how many machines the ranks are spread; one where they are not spread evenly."""
-    here = place.place()
+    here = launch_env.place()
     return 1 if at.world % here.local_world else at.world // here.local_world
 
 
@@ -321,10 +339,10 @@ def _leave(code: int) -> NoReturn:
     """End this process also where a thread of the user's code lives on."""
     sys.stdout.flush()
     sys.stderr.flush()
-    private_folder.leave()
+    private_tmp.leave()
     os._exit(code)
 
 
 if __name__ == "__main__":
-    streams.set_up(lasting=True)
+    output_streams.set_up(lasting=True)
     _leave(main(sys.argv[1:]))

@@ -4,7 +4,7 @@ import signal
 import pytest
 import support
 
-from launcher.run.signals import SIGNALS
+from launcher.distributed.signals import SIGNALS
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", COLUMNS="200")
 os.environ.update(OMP_NUM_THREADS="1")  # models this small only wait for a second thread

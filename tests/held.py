@@ -68,7 +68,7 @@ SINK = '''
 """Of rank 0. Half-way through a save is where all is written, but not renamed."""
 from own import gate
 from launcher.config.types import Plugin
-from launcher.run import checkpoint
+from launcher.train import checkpoint
 
 class Config(Plugin):
     kind: str

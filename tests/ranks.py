@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launcher.launch import elastic
+from launcher.launch import elastic_agent
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "modernbert")
 IMPORTS = (
@@ -17,7 +17,7 @@ IMPORTS = (
 )  # fmt: skip
 multiprocessing.set_forkserver_preload(
     [
-        *elastic._IMPORTS,
+        *elastic_agent._IMPORTS,
         *IMPORTS,
         *(f"transformers.models.{name}.modeling_{name}" for name in ARCHITECTURES),
     ]
@@ -69,12 +69,12 @@ def _crash(folder: Path, rank: int) -> Path:
 def _child(rank: int, world: int, store: str, answer: Any, function: Any, arguments: Any) -> None:
     import torch.distributed as dist
 
-    from launcher.run import process
+    from launcher.distributed import process_group
 
     stacks = _crash(Path(store).parent, rank).open("w")
     faulthandler.enable(stacks)
     try:
-        at = process.connect(process.Place(rank, world, rank, world), "cpu", dist.FileStore(store, world))
+        at = process_group.connect(process_group.Place(rank, world, rank, world), "cpu", dist.FileStore(store, world))
         value = function(at, *arguments)
         answer.send((None, value))
         at.close()
@@ -86,9 +86,9 @@ def _child(rank: int, world: int, store: str, answer: Any, function: Any, argume
 def ready(recipe: str, *overrides: str, ranks: int = 1) -> Path:
     """The run folder of a recipe, planned, prepared and written, as ranks find it."""
     from launcher.config import load
-    from launcher.prepare import ready
+    from launcher.prepare import run_setup
 
-    return ready.write(ready.check(recipe, overrides, load.cluster("local").value, ranks)).folder.path
+    return run_setup.write(run_setup.check(recipe, overrides, load.cluster("local").value, ranks)).folder.path
 
 
 def built(process: Any, folder: Path, max_tokens: int | None = None) -> Any:
@@ -96,10 +96,10 @@ def built(process: Any, folder: Path, max_tokens: int | None = None) -> Any:
     from dataclasses import replace
 
     from launcher import worker
-    from launcher.prepare import ready
-    from launcher.run.stop import Stop
+    from launcher.distributed.shutdown import Stop
+    from launcher.prepare import run_setup
 
-    made = ready.read(folder)
+    made = run_setup.read(folder)
     train = made.recipe.train.model_copy(update={"max_tokens": max_tokens})
     made = replace(made, recipe=made.recipe.model_copy(update={"train": train}))
     return worker.build(made, process, Stop(), made.resume, workers=0)[0]

@@ -14,10 +14,10 @@ import support
 import torch
 from safetensors.torch import load_file
 
-from launcher.config import kinds, load, origins
+from launcher.config import code_origin, kinds, load
 from launcher.config.errors import UserError
 from launcher.models import pretrained
-from launcher.plan.need import Need
+from launcher.plan.model_requirements import Need
 
 MARK = "open({file!r}, 'w').write('x')\n"
 TASK = "from launcher.tasks import tabular_regression as t\n\nclass Config(t.Config):\n    kind: str\n\nTask = t.Task\n"
@@ -106,7 +106,7 @@ def test_a_link_into_a_run_folder_is_followed(here):
 
 def test_a_run_folder_is_known_by_its_files_wherever_it_lies(here):
     code(f"{run_folder(here / 'received')}/payload.py")
-    assert origins.artefact(Path("received/payload.py")) == "received, a run folder"
+    assert code_origin.artefact(Path("received/payload.py")) == "received, a run folder"
     refusal(load.recipe, support.write(support.small(task={"kind": "received.payload"})))
     assert not ran()
 
@@ -167,7 +167,9 @@ def test_an_override_is_the_users_word(here):
     assert ran()
 
 
-@pytest.mark.parametrize("factory", ["subprocess.call", "os:system", "own.models:run", "launcher.config.files:write"])
+@pytest.mark.parametrize(
+    "factory", ["subprocess.call", "os:system", "own.models:run", "launcher.config.atomic_files:write"]
+)
 def test_a_stored_recipe_calls_no_function_of_others(here, factory):
     Path("own").mkdir()
     Path("own/models.py").write_text("from subprocess import run\n")

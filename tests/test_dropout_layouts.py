@@ -173,10 +173,10 @@ def without(process, folder, changes):
 
     from launcher import worker
     from launcher.config.recipe import Recipe
-    from launcher.prepare import ready
-    from launcher.run.stop import Stop
+    from launcher.distributed.shutdown import Stop
+    from launcher.prepare import run_setup
 
-    made = ready.read(folder)
+    made = run_setup.read(folder)
     told = []
     for change in ({}, *changes):
         recipe = Recipe.model_validate(support.changed(made.recipe.model_dump(mode="json"), **change))

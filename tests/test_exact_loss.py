@@ -17,7 +17,7 @@ LAYOUTS = {"2 ranks x 4 x 8": (2, 256), "4 ranks x 4 x 4": (4, 128)}
 
 def gradients(process, folder, max_tokens, step):
     """Gradients of one global batch by name, its loss, this rank's weight, and the shape of its share."""
-    from launcher.run import loop
+    from launcher.train import loop
 
     run = ranks.built(process, folder, max_tokens)
     batch = run.batches.dataset[step]

@@ -17,10 +17,10 @@ from sklearn import metrics as known
 from launcher.config import kinds
 from launcher.config.recipe import TrainTokenizer
 from launcher.plan.facts import Facts
-from launcher.plan.need import Need
+from launcher.plan.model_requirements import Need
 from launcher.prepare import tokenizer
 from launcher.prepare.encode import Encoder
-from launcher.prepare.reading import batch_of
+from launcher.prepare.source_shards import batch_of
 
 COUNT, WORLDS = 37, (1, 2, 3)
 TAGS = ["O", "B-LOC", "B-PER", "I-PER"]
@@ -74,7 +74,7 @@ def said(process, made):
 
     from launcher.models import config as models
     from launcher.prepare.samples import Samples
-    from launcher.run import evaluation
+    from launcher.train import evaluation
 
     torch.set_num_threads(1)  # threads share a sum in another order
     answers = {}

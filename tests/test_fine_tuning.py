@@ -9,7 +9,7 @@ import pytest
 import support
 from test_trajectory import DEADLY, deadly, weights
 
-from launcher.plan.folder import RunFolder
+from launcher.storage.run_dir import RunFolder
 
 FREEZE = {"kind": "config", "type": "bert", **support.TINY, "freeze": ["bert.embeddings", "bert.encoder.layer.0"]}
 WATCHED = {"every": 2, "metric": "accuracy", "patience": 3, "save_best": True}

@@ -49,7 +49,7 @@ def test_a_debugged_run_goes_on_after_an_overflow(workspace):
 
 def share(process, folder, strategy):
     """What this rank holds of the whole state, by count of numbers."""
-    from launcher.strategies._torch import local
+    from launcher.strategies._torch_engine import local
 
     state = walks.build(process, folder, strategy).engine.state_dict()
     return sum(local(t).numel() for t in state.values()) / sum(t.numel() for t in state.values())

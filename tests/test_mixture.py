@@ -9,7 +9,7 @@ import support
 from launcher.config import load
 from launcher.contract.order import Mixture
 from launcher.plan import mixture
-from launcher.prepare import corpus, ready
+from launcher.prepare import prepared_data, run_setup
 
 STEPS, BATCH = 24, 10
 
@@ -75,20 +75,21 @@ def test_the_plan_tells_shares_and_epochs(recipe, alone, tmp_path, monkeypatch):
 
 def test_other_weights_need_no_other_data(recipe):
     names = {
-        corpus.identity(load.recipe(recipe, over).value) for over in ((), ("data.train.weights={lines: 1, rows: 9}",))
+        prepared_data.identity(load.recipe(recipe, over).value)
+        for over in ((), ("data.train.weights={lines: 1, rows: 9}",))
     }
     assert len(names) == 1
 
 
 def test_sources_go_by_their_names_whatever_their_order_in_the_recipe(recipe):
-    known, config = ready.prepare(recipe, [])[1], load.recipe(recipe).value
+    known, config = run_setup.prepare(recipe, [])[1], load.recipe(recipe).value
     turned = dict(reversed(config.data.train.sources.items()))
     data = config.data.model_copy(update={"train": config.data.train.model_copy(update={"sources": turned})})
     assert mixture.order(config, known) == mixture.order(config.model_copy(update={"data": data}), known)
 
 
 def test_every_thousand_samples_hold_the_shares(recipe):
-    known = ready.prepare(recipe, [])[1]
+    known = run_setup.prepare(recipe, [])[1]
     order = Mixture(tuple(known.sources.values()), (3.0, 1.0), 3)
     for step in range(20):
         ids = order.step(step, 1000)[1]

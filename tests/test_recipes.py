@@ -13,7 +13,7 @@ import textbook
 from textbook import TEXT, TINY
 
 from launcher.config import load
-from launcher.prepare import ready
+from launcher.prepare import run_setup
 
 RECIPES = load.shipped("recipes")
 NAMES = [file.stem for file in RECIPES]
@@ -157,7 +157,7 @@ def trained(place):
 
 def _train(process, folders):
     from launcher import worker
-    from launcher.run.stop import Stop
+    from launcher.distributed.shutdown import Stop
 
     drawn, build = [], worker.build
 
@@ -215,6 +215,6 @@ def test_it_is_planned_on_every_cluster_of_other_machines(trained, name):
     assert len(ELSEWHERE) == 5
     for cluster in ELSEWHERE:
         profile = load.cluster(cluster, ["devices_per_node=2"] if cluster == "two-hosts-ssh" else []).value
-        plan = ready.look(name, [*data_of(name), "name=planned", "train.global_batch=64"], profile, None)
+        plan = run_setup.look(name, [*data_of(name), "name=planned", "train.global_batch=64"], profile, None)
         assert (plan.nodes, plan.ranks) == (2, 2 * profile.devices_per_node)
         assert plan.parameters > 0 and sum(plan.memory.values()) < plan.memory_per_device

@@ -41,7 +41,7 @@ def named(name, world, strategy):
 
 def first(process, folder):
     """Ten steps, a checkpoint, and the twenty steps after it of the run that is never changed."""
-    from launcher.run import loop
+    from launcher.train import loop
 
     run = walks.build(process, folder, FSDP)
     walks.take(run, CHANGED)
@@ -57,8 +57,8 @@ def changed(process, cases):
 
 
 def _changed(process, folder, strategy):
-    from launcher.plan.folder import RunFolder
-    from launcher.run import loop
+    from launcher.storage.run_dir import RunFolder
+    from launcher.train import loop
 
     run = walks.build(process, folder, strategy, resume=RunFolder(folder).saved("latest"))
     loaded, begin = walks.whole(run.engine.state_dict()), run.progress.step

@@ -185,7 +185,7 @@ def test_an_environment_that_contradicts_itself_is_told_at_once(runs):
 
 def test_a_rank_that_fails_is_heard_before_those_that_lost_it(runs):
     Path("bad.py").write_text(
-        "from launcher.run import loop\nfrom launcher import worker\nimport os, sys\nstep = loop.step\n"
+        "from launcher.train import loop\nfrom launcher import worker\nimport os, sys\nstep = loop.step\n"
         "def bad(run, batch, *more):\n"
         "    if run.process.rank == 1 and run.progress.step == 2:\n        raise OSError('the disk is on fire')\n"
         "    return step(run, batch, *more)\n"

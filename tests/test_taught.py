@@ -11,8 +11,8 @@ from test_exact_loss import LAYOUTS, compare
 
 from launcher.config import load
 from launcher.config.errors import UserError
-from launcher.plan.folder import RunFolder
-from launcher.prepare import ready
+from launcher.prepare import run_setup
+from launcher.storage.run_dir import RunFolder
 
 GPT = {"kind": "config", "type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 48}
 STEPS = 12
@@ -38,9 +38,9 @@ def walked(name, world, recipe, steps, **changes):
 
 
 def walk(process, folder, steps):
-    from launcher.run import loop
+    from launcher.train import loop
 
-    run = walks.build(process, folder, ready.read(folder).recipe.strategy.model_dump(), resume=newest(folder))
+    run = walks.build(process, folder, run_setup.read(folder).recipe.strategy.model_dump(), resume=newest(folder))
     before = None if run.progress.step else loop.evaluate(run)
     records = walks.take(run, steps)
     after = loop.evaluate(run)
@@ -89,7 +89,7 @@ def test_a_student_under_fsdp_walks_as_alone_and_keeps_the_step_of_its_teacher(p
 )
 def test_a_teacher_that_is_not_there_is_told_by_the_plan(place, changes, told):
     with pytest.raises(UserError, match=told):
-        ready.look(support.write(student("none", **changes), "none.yaml"), (), load.cluster("local").value, 1)
+        run_setup.look(support.write(student("none", **changes), "none.yaml"), (), load.cluster("local").value, 1)
 
 
 def test_a_teacher_of_another_vocabulary_is_refused_before_anything_starts(place):

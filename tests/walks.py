@@ -13,10 +13,10 @@ def build(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, 
     `task` in `more`."""
     from launcher import worker
     from launcher.config import kinds
-    from launcher.prepare import ready
-    from launcher.run.stop import Stop
+    from launcher.distributed.shutdown import Stop
+    from launcher.prepare import run_setup
 
-    made = ready.read(folder)
+    made = run_setup.read(folder)
     chosen = kinds.module("strategies", strategy["kind"]).Config.model_validate(strategy)
     kept = made.recipe.train.model_copy(update=train or {})
     task = made.recipe.task.model_copy(update=more.get("task", {}))
@@ -37,7 +37,7 @@ def refusal(process: Any, folder: Any, strategy: dict[str, Any]) -> str:
 
 def take(run: Any, steps: int) -> list[dict[str, Any]]:
     """The records of the next steps."""
-    from launcher.run import loop
+    from launcher.train import loop
 
     begin = run.progress.step
     batches = (run.batches.dataset[step] for step in range(begin, begin + steps))
@@ -46,14 +46,14 @@ def take(run: Any, steps: int) -> list[dict[str, Any]]:
 
 def whole(state: dict[str, Any]) -> dict[str, Any]:
     """A state by its canonical names, as whole arrays; all ranks call it."""
-    from launcher.strategies._zero import _whole
+    from launcher.strategies._zero_engine import _whole
 
     return {name: _whole(tensor).detach().cpu().numpy().copy() for name, tensor in state.items()}
 
 
 def held(state: dict[str, Any]) -> dict[str, bytes]:
     """The bytes that this rank itself holds of each tensor of a state."""
-    from launcher.strategies._torch import local
+    from launcher.strategies._torch_engine import local
 
     return {name: local(tensor).contiguous().numpy().tobytes() for name, tensor in state.items()}
 
@@ -71,7 +71,7 @@ def own(run: Any) -> bytes:
 
 def walk(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, Any], steps: int) -> dict[str, Any]:
     """The first state, `steps` steps, another look, the state given back to the engine, and one step more."""
-    from launcher.strategies._torch import local
+    from launcher.strategies._torch_engine import local
 
     run = build(process, folder, strategy, train)
     first = run.engine.state_dict()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config.files import expanded
+from launcher.config.atomic_files import expanded
 from launcher.config.types import Strict, matching
 
 Auto = Literal["auto"]

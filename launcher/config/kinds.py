@@ -24,7 +24,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from launcher.config import origins
+from launcher.config import code_origin
 from launcher.config.types import Plugin, hint
 
 _DOTTED = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)+")
@@ -66,7 +66,7 @@ def reading(stored: Path | None, typed: Iterable[str] = ()) -> Iterator[None]:
     now = _reading.get()
     above = () if now is None else (*now.above, now.stored)
     if stored is not None and stored in above:
-        raise ValueError(f"{origins.short(stored)}: names itself, by way of others")
+        raise ValueError(f"{code_origin.short(stored)}: names itself, by way of others")
     _named.update({word: _named.get(word, False) for word in typed if _DOTTED.fullmatch(word)})
     token = _reading.set(_Reading(stored, above))
     try:
@@ -94,7 +94,7 @@ def allow(name: str, what: str, own: bool = False) -> None:
         return
     if now.stored is not None:
         raise ValueError(
-            f"is {what}, and {origins.short(now.stored)} names it, not you (--trust {shlex.quote(name)} runs it)"
+            f"is {what}, and {code_origin.short(now.stored)} names it, not you (--trust {shlex.quote(name)} runs it)"
         )
     _named[name] = False
 
@@ -117,15 +117,15 @@ def allow_module(named: str, name: str) -> None:
         return
     _look_here()
     try:
-        found = origins.files(name)
+        found = code_origin.files(name)
     except ImportError as error:
         raise ValueError(f"cannot be imported: {error}") from error
     for file in found:
-        if where := origins.artefact(file):
+        if where := code_origin.artefact(file):
             what = "code is taken from installed packages and the current folder alone"
             raise ValueError(f"is not imported: {file.name} lies in {where} ({what})")
     recipe = stored()
-    own = recipe is not None and bool(found) and all(origins.owned(file, recipe) for file in found)
+    own = recipe is not None and bool(found) and all(code_origin.owned(file, recipe) for file in found)
     allow(named, f"code of {found[-1]}" if found else "code of Python itself", own)
 
 
@@ -172,7 +172,7 @@ def imported(name: str, named: str) -> ModuleType:
 def _look_here() -> None:
     """A console script, unlike `python -m`, does not look for modules in the current folder."""
     here = Path.cwd()
-    if str(here) not in sys.path and origins.artefact(here) is None:
+    if str(here) not in sys.path and code_origin.artefact(here) is None:
         sys.path.append(str(here))
 
 

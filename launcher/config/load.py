@@ -13,12 +13,12 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from launcher.config import code_origin, kinds, messages
 from launcher.config import document as documents
-from launcher.config import kinds, messages, origins
+from launcher.config.atomic_files import is_file, write
 from launcher.config.cluster import STORED, Cluster
 from launcher.config.document import Document, Key, Override
 from launcher.config.errors import Problem, UserError, one_line, shown
-from launcher.config.files import is_file, write
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict, hint
 
@@ -50,7 +50,7 @@ def recipe(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Recipe]:
     """The recipe of a file, or the shipped one with this name: the user's own, unless it lies in a run folder or a
     bundle. Raises UserError with every mistake found."""
     path = _find(file, "recipes")
-    return _recipe(path, overrides, stored=origins.artefact(path) is not None)
+    return _recipe(path, overrides, stored=code_origin.artefact(path) is not None)
 
 
 def stored(file: Path) -> Loaded[Recipe]:
@@ -119,7 +119,7 @@ def _recipe(file: Path, overrides: Sequence[str], stored: bool) -> Loaded[Recipe
     """`stored`: the file may be somebody else's; so may be one that it inherits from."""
     document = _read(file, _RESOLVED if stored else 1)
     written = {Path(where.rpartition(":")[0]) for where in document.origins.values()}
-    whose = next((path for path in written if origins.artefact(path)), file if stored else None)
+    whose = next((path for path in written if code_origin.artefact(path)), file if stored else None)
     typed = [word for text in overrides for word in _words(text.partition("=")[2])]
     with kinds.reading(whose, typed):
         return _typed(Recipe, document, overrides)

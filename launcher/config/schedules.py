@@ -1,4 +1,4 @@
-"""The schedules of the learning rate that a recipe may name, each with all its keys (see launcher.run.schedule)."""
+"""The schedules of the learning rate that a recipe may name, each with all its keys (launcher.train.lr_schedule)."""
 
 from itertools import pairwise
 from typing import Annotated, Literal

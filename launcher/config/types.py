@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
-from launcher.config import messages, numbers
+from launcher.config import messages, strict_numbers
 
 
 def hint(word: str, known: Iterable[str]) -> str:
@@ -31,7 +31,7 @@ def hint(word: str, known: Iterable[str]) -> str:
 
 class Strict(BaseModel):
     """Frozen; unknown keys are told beside all other mistakes of the same map, not instead of them. Numbers are strict
-    (see launcher.config.numbers)."""
+    (see launcher.config.strict_numbers)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -69,7 +69,7 @@ class Strict(BaseModel):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema: CoreSchema = numbers.strict(handler(source))
+        schema: CoreSchema = strict_numbers.strict(handler(source))
         return schema
 
 

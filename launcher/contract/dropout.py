@@ -15,7 +15,7 @@ word(state, last).
 
 `mix` is the finaliser lowbias32 (Wellons, Prospecting for Hash Functions, 2018), a bijection of 32-bit words of two
 multiplications. Position and feature are coordinates of their own, never a flat index: padding does not move a draw.
-`launcher.run.dropout` computes the same bits with torch.
+`launcher.train.counter_dropout` computes the same bits with torch.
 """
 
 import hashlib

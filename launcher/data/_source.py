@@ -10,12 +10,12 @@ from typing import Any, Literal
 import xxhash
 from pydantic import Field
 
+from launcher.config.atomic_files import exists, expanded, write
 from launcher.config.columns import EVERY, KEPT, Kept
 from launcher.config.errors import Problem, UserError
-from launcher.config.files import exists, expanded, write
 from launcher.config.types import Plugin
 from launcher.data import Bad, Part, Row, _columns
-from launcher.plan import store
+from launcher.storage import cache_root
 
 PART = 32 * 2**20
 """Bytes of a part, about."""
@@ -109,7 +109,7 @@ def file_hash(path: Path) -> str:
 
 def _file_hash(path: Path) -> str:
     begin, identity = time.time(), _identity(path)
-    memory = store.root() / "fingerprints" / f"{xxhash.xxh3_128_hexdigest(str(path.absolute()).encode())}.json"
+    memory = cache_root.root() / "fingerprints" / f"{xxhash.xxh3_128_hexdigest(str(path.absolute()).encode())}.json"
     if known := _remembered(memory, identity):
         return known
     state = xxhash.xxh3_128()

@@ -5,8 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.files import expanded, is_dir
 from launcher.config.types import hint
 from launcher.data import Bad, Part, Row
 from launcher.data._source import SourceConfig, fingerprint_folder

@@ -18,11 +18,11 @@ from pydantic_core import PydanticCustomError
 
 from launcher.config.columns import Kept, resolved
 from launcher.config.errors import Problem, UserError
+from launcher.config.format import plural
 from launcher.data import Bad, Part, Row, _columns
 from launcher.data._columns import TEXTS
 from launcher.data._lines import LONE_RETURNS, UTF_16, cut, read
 from launcher.data._source import FilesConfig, check_columns, columns_of, files, fingerprint_files, pick
-from launcher.plan.words import plural
 
 
 def _delimiter(value: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from launcher.data import Bad, Part, Row, _own
+from launcher.data import Bad, Part, Row, _own_columns
 from launcher.data._source import SourceConfig
 
 
@@ -21,8 +21,8 @@ def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterat
     """Their pixels are from 0 to 16, and brought to 0 to 255."""
     from sklearn.datasets import load_digits
 
-    _own.check(config, columns, ("image", "label"), key)
+    _own_columns.check(config, columns, ("image", "label"), key)
     found = load_digits()
     images = np.rint(found.images * (255 / 16)).astype(np.uint8)[..., None]
     for number, (image, label) in enumerate(zip(images, found.target.tolist(), strict=True)):
-        yield _own.row({"image": image, "label": label}, columns, f"digit {number}")
+        yield _own_columns.row({"image": image, "label": label}, columns, f"digit {number}")

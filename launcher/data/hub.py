@@ -7,8 +7,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal
 
+from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.files import expanded, is_dir
 from launcher.data import Bad, Part, Row
 from launcher.data._source import SourceConfig, fingerprint_folder
 from launcher.data._tables import dataset_parts, dataset_rows

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from launcher.config.errors import Problem, UserError
-from launcher.data import Bad, Part, Row, _own
+from launcher.data import Bad, Part, Row, _own_columns
 from launcher.data._images import decoded
 from launcher.data._source import FilesConfig, file_hash, fingerprint_of, folders, grouped
 
@@ -29,7 +29,7 @@ def parts(config: Config, key: str) -> list[Part]:
 
 
 def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
-    _own.check(config, columns, ("image", "label"), key)
+    _own_columns.check(config, columns, ("image", "label"), key)
     roots = folders(config, key)
     for file in map(Path, part.files):
         root = next(root for root in reversed(roots) if file.is_relative_to(root))
@@ -41,7 +41,7 @@ def _row(file: Path, label: str | None, columns: Sequence[str]) -> Row | Bad:
     if label is None and "label" in columns:
         return Bad(str(file), "lies in no folder that could be its label")
     try:
-        return _own.row({"image": decoded(file), "label": label}, columns, str(file))
+        return _own_columns.row({"image": decoded(file), "label": label}, columns, str(file))
     except OSError as error:
         return Bad(str(file), f"cannot be read: {error.strerror}")
     except ValueError as error:

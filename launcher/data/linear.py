@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from launcher.contract.random import Stream, draws, uniform
-from launcher.data import Bad, Part, Row, _own, _source
+from launcher.data import Bad, Part, Row, _own_columns, _source
 from launcher.data._source import SourceConfig
 
 _AT_ONCE = 2**14
@@ -39,13 +39,13 @@ def parts(config: Config, key: str) -> list[Part]:
 
 
 def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
-    _own.check(config, columns, ("features", "label"), key)
+    _own_columns.check(config, columns, ("features", "label"), key)
     stop = config.rows if part.stop is None else part.stop
     for start in range(part.start, stop, _AT_ONCE):
         numbers = np.arange(start, min(start + _AT_ONCE, stop))
         x, y = _points(config, numbers)
         for number, features, label in zip(numbers.tolist(), x.tolist(), y.tolist(), strict=True):
-            yield _own.row({"features": features, "label": label}, columns, f"point {number}")
+            yield _own_columns.row({"features": features, "label": label}, columns, f"point {number}")
 
 
 def _points(config: Config, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from launcher.config.atomic_files import expanded, is_file
 from launcher.config.errors import Problem, UserError
-from launcher.config.files import expanded, is_file
-from launcher.data import Bad, Part, Row, _own, _source
+from launcher.data import Bad, Part, Row, _own_columns, _source
 from launcher.data._source import SourceConfig, file_hash, fingerprint_of
 
 _MAGIC = {"images": 2051, "labels": 2049}
@@ -47,10 +47,10 @@ def parts(config: Config, key: str) -> list[Part]:
 
 
 def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
-    _own.check(config, columns, ("image", "label"), key)
+    _own_columns.check(config, columns, ("image", "label"), key)
     images, labels = (_values(Path(file), what, part) for file, what in zip(part.files, _MAGIC, strict=True))
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), part.start):
-        yield _own.row({"image": image[..., None], "label": label}, columns, f"{part.files[0]} image {number}")
+        yield _own_columns.row({"image": image[..., None], "label": label}, columns, f"{part.files[0]} image {number}")
 
 
 def _file(config: Config, what: str, key: str) -> Path:

@@ -1,7 +1,7 @@
 """Starting the ranks. A plan is rendered as a Launch, the ranks of one machine, which `execute` executes here.
 
-On a cluster `slurm` renders a batch script, which `queue` hands over; it starts a `node` on each machine, as `ssh` does
-where there is no queue. Nodes meet (`meeting`), run their ranks (`elastic`), and conclude (`conclusion`).
+`elastic_agent` starts them in this process, `starter` has torchrun or accelerate start them. On a cluster each machine
+runs a `node`, whose `job_outcome` says how the start ended.
 """
 
 from dataclasses import dataclass, field

@@ -13,12 +13,13 @@ from typing import Any
 import psutil
 
 from launcher.config.errors import UserError
-from launcher.launch import Launch, elastic, local_start, private_folder, starter
-from launcher.launch.elastic import Ended, warm_up
-from launcher.launch.local_start import LocalStart
-from launcher.plan.folder import RunFolder, over
-from launcher.run import failure, family, signals
-from launcher.run.signals import STOPPED, ForcedStop, Reason
+from launcher.distributed import failure, local_run_record, private_tmp, process_tree, signals
+from launcher.distributed.local_run_record import LocalStart
+from launcher.distributed.signals import STOPPED, ForcedStop, Reason
+from launcher.launch import Launch, elastic_agent, starter
+from launcher.launch.agent_types import RanksEnded, RendezvousSpec
+from launcher.launch.elastic_agent import warm_up
+from launcher.storage.run_dir import RunFolder, over
 
 __all__ = ["Outcome", "execute", "warm_up"]
 
@@ -37,22 +38,22 @@ def execute(launch: Launch) -> Outcome:
     nothing to save, and end with this process."""
     if launch.ranks > 1 and launch.device == "cpu" and not _loopback():
         raise UserError("the loopback interface is down, over which the ranks of a machine talk (ip link set lo up)")
-    private_folder.enter()
+    private_tmp.enter()
     run = RunFolder(launch.folder)
     with tempfile.TemporaryDirectory() as name:
         if launch.job != "train":
             return _outcome(run, _start(launch, Path(name)))
-        with local_start.recorded(run, launch.ranks) as record:
+        with local_run_record.recorded(run, launch.ranks) as record:
             return _train(launch, Path(name), run, record)
 
 
 def _train(launch: Launch, folder: Path, run: RunFolder, record: LocalStart) -> Outcome:
     """Start the ranks; a signal makes the stop file in `folder`."""
     try:
-        with elastic.stop_on_signal(folder / "stop"):
+        with elastic_agent.stop_on_signal(folder / "stop"):
             ended = _start(launch, folder)
     except ForcedStop:
-        family.end()  # it may have come while the agent was waiting for its ranks to end
+        process_tree.end()  # it may have come while the agent was waiting for its ranks to end
         outcome = _stopped_at_once(run, launch.steps)
         record.end(STOPPED if outcome.code else 0, Reason.STOP)
         return outcome
@@ -62,13 +63,13 @@ def _train(launch: Launch, folder: Path, run: RunFolder, record: LocalStart) -> 
     return _outcome(run, ended)
 
 
-def _start(launch: Launch, folder: Path) -> Ended:
+def _start(launch: Launch, folder: Path) -> RanksEnded:
     """Start the ranks and wait for them. `folder`: of this start."""
-    start = starter.run if launch.argv else elastic.run
-    return start(launch, elastic.Meeting(folder))
+    start = starter.run if launch.argv else elastic_agent.run
+    return start(launch, RendezvousSpec(folder))
 
 
-def _outcome(run: RunFolder, ended: Ended) -> Outcome:
+def _outcome(run: RunFolder, ended: RanksEnded) -> Outcome:
     """What the ranks came to, which is reported where it is no success."""
     if ended.failed is not None:
         print(told(ended.failed, run), file=sys.stderr, flush=True)

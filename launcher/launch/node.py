@@ -18,18 +18,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from launcher.config.atomic_files import write
 from launcher.config.errors import UserError, first_line
-from launcher.config.files import write
-from launcher.launch import Launch, conclusion, elastic, execute, hosts, meeting, node_devices, private_folder, render
-from launcher.launch.conclusion import DONE, UNFIT, Conclusion
-from launcher.launch.meeting import Node
-from launcher.plan import jobs
-from launcher.plan.folder import RunFolder
+from launcher.distributed import hostlist, node_rendezvous, output_streams, private_tmp, signals
+from launcher.distributed.node_rendezvous import Node
+from launcher.distributed.shutdown import Stop
+from launcher.distributed.signals import ForcedStop, Reason
+from launcher.launch import Launch, device_check, elastic_agent, execute, job_outcome, launch_spec
+from launcher.launch.agent_types import RanksEnded, RendezvousSpec
+from launcher.launch.job_outcome import DONE, UNFIT, Conclusion
 from launcher.plan.plan import Plan
-from launcher.prepare import ready
-from launcher.run import signals, streams
-from launcher.run.signals import ForcedStop, Reason
-from launcher.run.stop import Stop
+from launcher.prepare import run_setup
+from launcher.storage import job_log
+from launcher.storage.run_dir import RunFolder
 
 _AT_ONCE = "stopped at once: the ranks were ended without a checkpoint"
 
@@ -38,13 +39,13 @@ def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     signals.listen(even_ignored=[signal.SIGUSR1])  # which the batch script ignores until this process can take it
     try:
-        private_folder.enter()
+        private_tmp.enter()
     except UserError as error:
         print(error, file=sys.stderr)
         return UNFIT
     with (
         tempfile.TemporaryDirectory() as own,
-        elastic.stop_on_signal(Path(own) / "stop", forces=options.lifeline),  # Slurm says it more than once
+        elastic_agent.stop_on_signal(Path(own) / "stop", forces=options.lifeline),  # Slurm says it more than once
     ):
         if options.lifeline:
             threading.Thread(target=_lifeline, name="lifeline", daemon=True).start()
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
             node = place(options, os.environ)
         except UserError as error:
             print(error, file=sys.stderr)
-            return conclusion.WRONG
+            return job_outcome.WRONG
         folder = RunFolder(Path(options.run).absolute())
         if not folder.plan.is_file():
             what = f"{folder.path} is not there: a run folder is on a disk that all nodes share"
@@ -62,11 +63,11 @@ def main(arguments: Sequence[str]) -> int:
             return _attend(Start.of(folder, node, os.environ), Path(own), options.batch)
         except UserError as error:
             print(error, file=sys.stderr)
-            return conclusion.WRONG
+            return job_outcome.WRONG
         except ForcedStop:  # before its ranks were there
             if node.index == 0:
                 print(_AT_ONCE, file=sys.stderr, flush=True)
-            return conclusion.FAILED
+            return job_outcome.FAILED
 
 
 def place(options: argparse.Namespace, environment: Mapping[str, str]) -> Node:
@@ -75,7 +76,7 @@ def place(options: argparse.Namespace, environment: Mapping[str, str]) -> Node:
         return Node(options.node, tuple(options.hosts.split(",")))
     try:
         listed = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
-        return Node(int(environment["SLURM_NODEID"]), tuple(hosts.expand(listed)))
+        return Node(int(environment["SLURM_NODEID"]), tuple(hostlist.expand(listed)))
     except KeyError as missing:
         what = f"{missing.args[0]} is not set: this is no task of a Slurm step (srun), and no --hosts is given"
         raise UserError(what) from None
@@ -110,24 +111,24 @@ class Start:
 
     def tell(self, event: str, **what: Any) -> None:
         """A line for the run's story."""
-        jobs.append(self.folder, {"event": event, "job": self.job, "start": self.number, **what})
+        job_log.append(self.folder, {"event": event, "job": self.job, "start": self.number, **what})
 
 
 def _attend(start: Start, own: Path, batch: bool) -> int:
     """Meet, run, conclude. `own`: a folder of this node; `batch`: the script has the last word."""
-    run = ready.read(start.folder.path)
-    launch = replace(render.train(run.plan, run.cluster), folder=start.folder.path)
+    run = run_setup.read(start.folder.path)
+    launch = replace(launch_spec.train(run.plan, run.cluster), folder=start.folder.path)
     os.environ.update(launch.env, LAUNCHER_JOB=start.job, LAUNCHER_START=str(start.number))
-    elastic.warm_up(render.imports(run.recipe))
+    elastic_agent.warm_up(launch_spec.imports(run.recipe))
     _log(start)
     try:
-        unfit = node_devices.unfit(run.plan.device, run.plan.devices_per_node)
-        where = meeting.meet(start.together, start.node, run.plan.least_nodes, own / "stop", unfit)
-    except meeting.Unfit as error:
-        return _leave(start, conclusion.unfit(start.node.hosts, error.why), batch)
-    except meeting.Left:
-        return _leave(start, conclusion.left(Stop(own / "stop").requested()), batch)
-    except meeting.NotNeeded:
+        unfit = device_check.unfit(run.plan.device, run.plan.devices_per_node)
+        where = node_rendezvous.meet(start.together, start.node, run.plan.least_nodes, own / "stop", unfit)
+    except node_rendezvous.Unfit as error:
+        return _leave(start, job_outcome.unfit(start.node.hosts, error.why), batch)
+    except node_rendezvous.Left:
+        return _leave(start, job_outcome.left(Stop(own / "stop").requested()), batch)
+    except node_rendezvous.NotNeeded:
         return DONE
     except OSError as error:
         print(f"{start.node.name}: {start.together} cannot be written to: {error.strerror}", file=sys.stderr)
@@ -135,7 +136,7 @@ def _attend(start: Start, own: Path, batch: bool) -> int:
     return _train(start, launch, run.plan, where, own, batch)
 
 
-def _train(start: Start, launch: Launch, plan: Plan, where: meeting.Place, own: Path, batch: bool) -> int:
+def _train(start: Start, launch: Launch, plan: Plan, where: node_rendezvous.Place, own: Path, batch: bool) -> int:
     """From where the nodes have met to the code they leave with: the first of them concludes it from all their ends."""
     node = start.node
     there = tuple(host for host in node.hosts if host not in where.left)
@@ -143,32 +144,32 @@ def _train(start: Start, launch: Launch, plan: Plan, where: meeting.Place, own: 
         _began(start, where, there, plan)
     nodes, reserve = (plan.least_nodes, plan.nodes), max(0, len(there) - plan.nodes)
     launch = replace(launch, max_restarts=plan.max_restarts + len(there) - plan.least_nodes)  # one for each to be lost
-    at = elastic.Meeting(own, nodes, node.index, where.host, where.port, node.name, start.together, reserve)
+    at = RendezvousSpec(own, nodes, node.index, where.host, where.port, node.name, start.together, reserve)
     ended = _run(launch, at, start.folder)
-    meeting.end(start.together, node, ended)
+    node_rendezvous.end(start.together, node, ended)
     if node.index > 0:
-        return meeting.concluded(start.together, where, UNFIT)
-    ends = meeting.ends(start.together, node, there, ended["failed"] is not None)
+        return node_rendezvous.concluded(start.together, where, UNFIT)
+    ends = node_rendezvous.ends(start.together, node, there, ended["failed"] is not None)
     late = Stop.of().requested() is Reason.MAKE_WAY
-    how = conclusion.of(there, ends, plan.least_nodes, start.before, _step(start.folder), late)
+    how = job_outcome.of(there, ends, plan.least_nodes, start.before, _step(start.folder), late)
     return _leave(start, how, batch)
 
 
-def _run(launch: Launch, at: elastic.Meeting, folder: RunFolder) -> dict[str, Any]:
-    """This node's ranks, from start to end. Returns how they ended, as launcher.launch.conclusion takes it."""
+def _run(launch: Launch, at: RendezvousSpec, folder: RunFolder) -> dict[str, Any]:
+    """This node's ranks, from start to end. Returns how they ended, as launcher.launch.job_outcome takes it."""
     from torch.distributed import DistError
     from torch.distributed.elastic.rendezvous import RendezvousError
 
     failed: dict[str, Any] | None = None
-    ended, unnamed = elastic.Ended(1), {"rank": -1, "code": 1, "time": int(time.time())}
+    ended, unnamed = RanksEnded(1), {"rank": -1, "code": 1, "time": int(time.time())}
     try:
-        ended = elastic.run(launch, at)
+        ended = elastic_agent.run(launch, at)
     except (RendezvousError, DistError) as error:
         text = f"{at.name} lost the other nodes ({type(error).__name__}: {first_line(error)})"
         failed = {**unnamed, "echo": True, "text": text}
     except ForcedStop:
         if folder.whole():
-            ended = elastic.Ended(conclusion.STOPPED, Reason.STOP)
+            ended = RanksEnded(job_outcome.STOPPED, Reason.STOP)
         else:
             failed = {**unnamed, "echo": False, "text": _AT_ONCE}
     if ended.failed is not None:
@@ -181,7 +182,7 @@ def _run(launch: Launch, at: elastic.Meeting, folder: RunFolder) -> dict[str, An
     }  # fmt: skip
 
 
-def _began(start: Start, where: meeting.Place, nodes: Sequence[str], plan: Plan) -> None:
+def _began(start: Start, where: node_rendezvous.Place, nodes: Sequence[str], plan: Plan) -> None:
     """The first node says which nodes take part."""
     for host, why in where.left.items():
         print(f"{host} does not take part: {why}", file=sys.stderr, flush=True)
@@ -200,7 +201,7 @@ def _leave(start: Start, how: Conclusion, batch: bool) -> int:
     if how.text:
         write(start.together / "error", f"{how.text}\n")
     write(start.together / "code", f"{how.code}\n")
-    meeting.conclude(start.together, how.code)
+    node_rendezvous.conclude(start.together, how.code)
     if how.text and not batch:
         time.sleep(0.5)  # what other nodes still print comes before it
         print(how.text, file=sys.stderr, flush=True)
@@ -218,7 +219,7 @@ def _log(start: Start) -> None:
     start.folder.logs.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(start.folder.logs / f"node-{start.node.name}.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for logger in elastic.LOGGERS:
+    for logger in elastic_agent.LOGGERS:
         logging.getLogger(logger).addHandler(handler)
         logging.getLogger(logger).propagate = False
 
@@ -246,7 +247,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    streams.set_up(lasting=True)
+    output_streams.set_up(lasting=True)
     try:
         sys.exit(main(sys.argv[1:]))
     finally:

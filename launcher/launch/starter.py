@@ -11,61 +11,29 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.config.files import write
+from launcher.distributed import failure, heartbeat, parent_death, process_tree
+from launcher.distributed.signals import PARENT_DIED, SIGNALS, Reason
+from launcher.distributed.stall_report import Silence
+from launcher.distributed.starter_handshake import FOLDER, LAUNCHER, TIMEOUT
 from launcher.launch import Launch
-from launcher.launch.elastic import DEFAULTS, Ended, Meeting
-from launcher.run import failure, family, heartbeat, parent
-from launcher.run.signals import PARENT_DIED, SIGNALS, Reason
-from launcher.run.silence import Silence
+from launcher.launch.agent_types import RanksEnded, RendezvousSpec
+from launcher.launch.elastic_agent import DEFAULTS
 
-_FOLDER, _LAUNCHER, _TIMEOUT = "LAUNCHER_START_FOLDER", "LAUNCHER_PID", "LAUNCHER_TIMEOUT"
 _LOG = "starter.log"
 _UNSAID = "it was killed, or left, before it could say why (logs/starter.log may know)"
 _LOOK = 0.2
 """Seconds between two looks at the child."""
 
 
-@dataclass(frozen=True)
-class Started:
-    """What a rank knows of the launcher behind its starter. `folder`: of the start; `launcher`: its process; `timeout`:
-    minutes that ranks wait for each other."""
-
-    folder: Path
-    launcher: int
-    timeout: float
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str]) -> "Started | None":
-        """None where a person has called the starter."""
-        if _FOLDER not in environment:
-            return None
-        return cls(Path(environment[_FOLDER]), int(environment[_LAUNCHER]), float(environment[_TIMEOUT]))
-
-    def report(self, rank: int, code: int, reason: Reason, problems: Sequence[str], error: str, trace: str) -> None:
-        """Leave word of how a rank ended."""
-        said = {"code": code, "reason": int(reason), "problems": list(problems), "error": error, "traceback": trace}
-        with suppress(OSError):
-            write(self.folder / f"ended-{rank}.json", json.dumps(said))
-
-
-def file_store(folder: Path, world: int) -> Any:
-    """Where the ranks of one machine meet under an agent: a file for each of its attempts."""
-    import torch.distributed as dist
-
-    attempt = f"{os.environ['TORCHELASTIC_RESTART_COUNT']}-{os.environ['MASTER_PORT']}-{world}"
-    return dist.FileStore(str(folder / f"store-{attempt}"), world)
-
-
-def run(launch: Launch, meeting: Meeting) -> Ended:
+def run(launch: Launch, meeting: RendezvousSpec) -> RanksEnded:
     """Start the command and wait for it and its ranks. Raises ForcedStop."""
     own = {
-        _FOLDER: str(meeting.folder), _LAUNCHER: str(meeting.launcher), _TIMEOUT: str(launch.timeout),
+        FOLDER: str(meeting.folder), LAUNCHER: str(meeting.launcher), TIMEOUT: str(launch.timeout),
         "OMP_NUM_THREADS": str(launch.threads), "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT",
         "PET_RDZV_ENDPOINT": str(meeting.folder / "rendezvous"),
     }  # fmt: skip
@@ -89,7 +57,7 @@ def _wait(child: "subprocess.Popen[bytes]", heartbeats: Path) -> int:
                 return child.wait(_LOOK)
             silence.look(heartbeat.read(heartbeats))
     except BaseException:
-        family.end()
+        process_tree.end()
         raise
 
 
@@ -99,27 +67,27 @@ def _ends(folder: Path) -> dict[int, dict[str, Any]]:
     return {int(file.stem.partition("-")[2]): json.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
-def _ended(code: int, ends: Mapping[int, Mapping[str, Any]], ranks: int) -> Ended:
+def _ended(code: int, ends: Mapping[int, Mapping[str, Any]], ranks: int) -> RanksEnded:
     """How the start ended: as its ranks say, where all of them do and the starter does not say otherwise."""
     problems: list[str] = next((end["problems"] for _, end in sorted(ends.items()) if end["problems"]), [])
     reason = Reason(max((end["reason"] for end in ends.values()), default=0))
     if problems:
-        return Ended(2, reason, problems=problems)
+        return RanksEnded(2, reason, problems=problems)
     if code == 0 and len(ends) == ranks:
-        return Ended(max(end["code"] for end in ends.values()), reason)
+        return RanksEnded(max(end["code"] for end in ends.values()), reason)
     found = [failure.Failure(rank, 1, end["error"], end["traceback"], 0) for rank, end in ends.items() if end["error"]]
     unsaid = [failure.Failure(rank, 1, _UNSAID, "", 0) for rank in range(ranks) if rank not in ends]
     causes = sorted(found, key=lambda failed: failed.echo)
     if causes and (not causes[0].echo or not unsaid):
-        return Ended(1, reason, failed=causes[0])
-    return Ended(1, reason, failed=unsaid[0])
+        return RanksEnded(1, reason, failed=causes[0])
+    return RanksEnded(1, reason, failed=unsaid[0])
 
 
 def _become(words: list[str]) -> None:
     """Run a starter's module in this process, bound to the life of the launcher; signals are for the ranks. Handlers,
     other than ignoring, are not inherited by what it starts."""
-    parent.signal_at_its_death(signal.SIGKILL)
-    if os.getppid() != int(os.environ[_LAUNCHER]):
+    parent_death.signal_at_its_death(signal.SIGKILL)
+    if os.getppid() != int(os.environ[LAUNCHER]):
         os._exit(1)
     for number in (*SIGNALS, PARENT_DIED):
         if signal.getsignal(number) is not signal.SIG_IGN:

@@ -1,8 +1,8 @@
 """What is trained. A kind is one module here with a `Config` (a subclass of
-`launcher.models._adapt.ModelConfig`) and the two functions of `Model` below; the file is the registration. Import torch
-and transformers inside functions: a plan reads every Config on a login node. What takes seconds to import and leaves
-devices alone may be named in `IMPORTS`: the ranks of a machine are forked from a process that has imported it. `build`
-runs on the meta device too (`weights=False`), to count parameters, and ends with `launcher.models._adapt.adapted`:
+`launcher.models._adaptation.ModelConfig`) and the two functions of `Model` below; the file is the registration. Import
+torch and transformers inside functions: a plan reads every Config on a login node. What takes seconds to import and
+leaves devices alone may be named in `IMPORTS`: the ranks of a machine are forked from a process that has imported it. `build`
+runs on the meta device too (`weights=False`), to count parameters, and ends with `launcher.models._adaptation.adapted`:
 freezing, adapters and normalisation are the same for every kind.
 """
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from launcher.config.recipe import PretrainedTokenizer
-    from launcher.plan.need import Need
+    from launcher.plan.model_requirements import Need
 
 
 class Model(Protocol):

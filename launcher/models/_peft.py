@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import peft
 import torch
@@ -12,8 +12,11 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from transformers.pytorch_utils import Conv1D
 
 from launcher.config.errors import Problem, UserError, first_line
+from launcher.config.format import some
 from launcher.config.types import hint
-from launcher.models._adapt import Adapter, some
+
+if TYPE_CHECKING:
+    from launcher.models._adaptation import Adapter
 
 _UNFIT = {"adamss", "boft", "lily", "poly", "shadow", "shira", "trainable_tokens"}
 """peft cannot merge these, cannot make them without weights (to count them), or they need more than tokens."""
@@ -33,7 +36,7 @@ def kinds() -> dict[str, tuple[type[Any], type[BaseTuner]]]:
     }
 
 
-def inject(model: Any, adapter: Adapter) -> str:
+def inject(model: Any, adapter: "Adapter") -> str:
     """Put the adapter into the model's encoder, whose own parameters stop to train; those outside of it (the head) go
     on. Returns a note. Raises UserError."""
     if adapter.kind not in kinds():

@@ -8,10 +8,11 @@ from pydantic import Field, field_validator
 
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.models._adapt import ModelConfig, some
-from launcher.plan import remote
-from launcher.plan.blocks import blocks
-from launcher.plan.need import Need
+from launcher.config.format import some
+from launcher.models._adaptation import ModelConfig
+from launcher.plan import remote_code
+from launcher.plan.layer_blocks import blocks
+from launcher.plan.model_requirements import Need
 
 _USUAL = ("bert", "modernbert", "roberta", "gpt2", "t5", "bart", "vit", "resnet")
 """Types of which some are known for any task, to name where another is not."""
@@ -151,7 +152,7 @@ def make(hf: Any, config: TransformersConfig, need: Need, trusted: bool = False)
     try:
         model = auto.from_config(hf, trust_remote_code=trusted, **options)
     except (ValueError, ImportError) as error:
-        if remote.is_refusal(error):
+        if remote_code.is_refusal(error):
             raise
         raise UserError(Problem("model", first_line(error)[:300])) from None
     check_length(model, need)

@@ -6,9 +6,9 @@ from pydantic import ConfigDict
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import hint
-from launcher.models._adapt import adapted
+from launcher.models._adaptation import adapted
 from launcher.models._transformers import TransformersConfig, fit, make
-from launcher.plan.need import Need
+from launcher.plan.model_requirements import Need
 
 IMPORTS = ("transformers.modeling_utils",)
 

@@ -10,9 +10,10 @@ from pydantic import field_validator
 
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
+from launcher.config.format import some
 from launcher.config.types import hint
-from launcher.models._adapt import ModelConfig, adapted, some
-from launcher.plan.need import Need
+from launcher.models._adaptation import ModelConfig, adapted
+from launcher.plan.model_requirements import Need
 
 
 class Config(ModelConfig):

@@ -5,14 +5,15 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
 
+from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.files import expanded, is_dir
 from launcher.config.kinds import TrustRemoteCode
 from launcher.config.recipe import PretrainedTokenizer
-from launcher.models._adapt import adapted
+from launcher.models._adaptation import adapted
 from launcher.models._transformers import TransformersConfig, check_length, complete, fit, make, renew, renewed
-from launcher.plan import remote, store
-from launcher.plan.need import Need
+from launcher.plan import remote_code
+from launcher.plan.model_requirements import Need
+from launcher.storage import cache_root
 
 IMPORTS = ("transformers.modeling_utils",)
 
@@ -37,11 +38,11 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
 
     transformers.utils.logging.disable_progress_bar()
     folder = expanded(config.name)
-    name = store.found(config.name, config.revision)
+    name = cache_root.found(config.name, config.revision)
     if name == config.name and not is_dir(folder) and name.startswith((".", "/", "~")):
         raise UserError(Problem("model.name", f"{config.name}: no such folder"))
     if config.trust_remote_code:
-        remote.elsewhere(config.name, remote.CONFIG, "model.trust_remote_code", config.revision)
+        remote_code.elsewhere(config.name, remote_code.CONFIG, "model.trust_remote_code", config.revision)
     if not weights:
         trusted = config.trust_remote_code
         model = _loading(config, lambda: make(_fitted(name, config, need), config, need, trusted))
@@ -60,7 +61,7 @@ def _fitted(name: str, config: Config, need: Need) -> Any:
     trusted = config.trust_remote_code
     hf = transformers.AutoConfig.from_pretrained(name, revision=config.revision, trust_remote_code=trusted)
     if not (trusted or config.attention):
-        remote.refuse_kernels(config.name, "model.name", config.revision)
+        remote_code.refuse_kernels(config.name, "model.name", config.revision)
     return fit(hf, config, need, resize=False)
 
 
@@ -81,7 +82,7 @@ def _loaded(name: str, config: Config, need: Need) -> tuple[Any, list[str]]:
 def _loading(config: Config, action: Callable[[], Any]) -> Any:
     """What transformers says of a folder, or of the hub, becomes a sentence."""
     try:
-        with remote.refused(config.name, remote.CONFIG, "model.name", "model", config.revision):
+        with remote_code.refused(config.name, remote_code.CONFIG, "model.name", "model", config.revision):
             return action()
     except UnpicklingError:
         what = f"{config.name}: its weights are a pickle with more than tensors in it, which is not loaded"

@@ -9,11 +9,12 @@ from pydantic_core import PydanticCustomError
 from launcher.config import kinds, load, messages
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.kinds import TrustRemoteCode
-from launcher.models._adapt import adapted, group, plain
+from launcher.models._adaptation import adapted, group, plain
 from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed, take_generation
-from launcher.plan import remote, store
-from launcher.plan.folder import RunFolder
-from launcher.plan.need import Need
+from launcher.plan import remote_code
+from launcher.plan.model_requirements import Need
+from launcher.storage import cache_root
+from launcher.storage.run_dir import RunFolder
 
 IMPORTS = ("transformers.modeling_utils",)
 
@@ -32,7 +33,7 @@ class Config(TransformersConfig):
     def _allowed_run(self) -> Self:
         """While a recipe is read: the model of a run may be somebody else's code."""
         if kinds.is_read():
-            folder = RunFolder(Path(store.found(self.run)))
+            folder = RunFolder(Path(cache_root.found(self.run)))
             try:
                 with kinds.reading(folder.recipe):
                     _said(folder)
@@ -43,13 +44,13 @@ class Config(TransformersConfig):
 
 
 def tokenizer(config: Config) -> str | None:
-    folder = RunFolder(Path(store.found(config.run)))
+    folder = RunFolder(Path(cache_root.found(config.run)))
     has_none = folder.recipe.is_file() and not folder.tokenizer.exists()  # its samples were no texts
     return None if has_none else str(folder.tokenizer)
 
 
 def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
-    folder = RunFolder(Path(store.found(config.run)))
+    folder = RunFolder(Path(cache_root.found(config.run)))
     model = _made(folder, config, need)
     notes, new = list[str](), list[str]()
     if weights and config.weights == "trained":
@@ -69,10 +70,10 @@ def _made(folder: RunFolder, config: Config, need: Need) -> Any:
         import transformers
 
         trusted = config.trust_remote_code
-        with remote.refused(Path(config.run) / "model", "config.json", "model.run", "model"):
+        with remote_code.refused(Path(config.run) / "model", "config.json", "model.run", "model"):
             hf = transformers.AutoConfig.from_pretrained(folder.model, trust_remote_code=trusted)
             if not (trusted or config.attention):
-                remote.refuse_kernels(folder.model, "model.run")
+                remote_code.refuse_kernels(folder.model, "model.run")
             model = make(fit(hf, config, need, resize=False), config, need, trusted)
         take_generation(model, folder.model, need)
         if getattr(hf, "batch_norm", None) == "group":
@@ -112,7 +113,7 @@ def _first(error: Exception) -> str:
 
 def _load(model: Any, folder: RunFolder, config: Config) -> tuple[list[str], list[str]]:
     """Read the weights of the checkpoint. Returns the names of those that stay new, and a note."""
-    from launcher.run import checkpoint
+    from launcher.train import checkpoint
 
     try:
         saved = folder.saved(config.checkpoint)

@@ -8,8 +8,8 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from launcher.config.errors import Problem, UserError
-from launcher.models._adapt import ModelConfig, adapted
-from launcher.plan.need import Need
+from launcher.models._adaptation import ModelConfig, adapted
+from launcher.plan.model_requirements import Need
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "linear": {},
@@ -46,7 +46,7 @@ def tokenizer(config: Config) -> str | None:
 
 
 def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
-    from launcher.models import _small
+    from launcher.models import _small_module
 
     labels = need.options.get("num_labels")
     if not need.shape or labels is None:
@@ -55,7 +55,7 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
     if config.type == "cnn":
         _check_images(config, need)
     hidden, channels = config.hidden or [], config.channels or []
-    made = _small.Small(need.shape, channels, hidden, labels, config.activation or "relu", config.dropout or 0.0)
+    made = _small_module.Small(need.shape, channels, hidden, labels, config.activation or "relu", config.dropout or 0.0)
     model, notes = adapted(made, config)
     return model, notes if weights else []
 

@@ -7,12 +7,12 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from launcher.config import json_files, kinds
-from launcher.config.json_files import Count
+from launcher.config import kinds, strict_json
+from launcher.config.format import plural
 from launcher.config.recipe import Recipe
+from launcher.config.strict_json import Count
 from launcher.config.types import Strict
-from launcher.plan import vocabulary
-from launcher.plan.words import plural
+from launcher.plan import vocabulary_size
 
 Side = Literal["train", "validation"]
 FILE = "facts.json"
@@ -74,7 +74,7 @@ class Facts(Strict):
     @model_validator(mode="after")
     def _check_sides(self) -> "Facts":
         if missing := self.samples.keys() - self.tokens.keys():
-            raise ValueError(f"tokens: {json_files.shown(min(missing))} is missing, which has samples")
+            raise ValueError(f"tokens: {strict_json.shown(min(missing))} is missing, which has samples")
         return self
 
 
@@ -95,22 +95,22 @@ def label_counts(known: Facts) -> str:
 def read(folder: Path) -> Facts:
     """The facts of a prepared folder. Raises Damaged."""
     file, hint = folder / FILE, f"move {folder} away: its data is prepared again"
-    known = json_files.read(file, Facts, hint)
+    known = strict_json.read(file, Facts, hint)
     if not known.samples.get("train"):
-        raise json_files.damage(file, "samples.train: missing", hint)
+        raise strict_json.damage(file, "samples.train: missing", hint)
     return known
 
 
 def of_run(folder: Path) -> Facts:
     """The facts in a run's folder. Raises Damaged."""
-    return json_files.read(folder / FILE, Facts, "launcher run writes it again")
+    return strict_json.read(folder / FILE, Facts, "launcher run writes it again")
 
 
 def guess(recipe: Recipe) -> Facts:
     """What stands in for the facts before the data is prepared: the vocabulary as far as it is known, two labels, and
     for a task without tokens a shape that its samples may have."""
     task = kinds.of("tasks", recipe.inner_task).Task
-    vocab, shape = (vocabulary.size(recipe), ()) if task.tokenized else (0, task.shape(recipe.inner_task))
+    vocab, shape = (vocabulary_size.size(recipe), ()) if task.tokenized else (0, task.shape(recipe.inner_task))
     return Facts(
         digest="", vocab_size=vocab, pad_token_id=0, mask_token_id=0, special_ids=[], labels=["0", "1"],
         longest=recipe.data.max_length if not shape else 1, samples={}, tokens={}, baseline={}, shape=shape,

@@ -9,8 +9,8 @@ from launcher.config.errors import Problem
 from launcher.config.recipe import Recipe
 from launcher.config.types import Plugin
 from launcher.plan import memory
-from launcher.plan.architecture import Architecture
 from launcher.plan.facts import Facts
+from launcher.plan.model_spec import Architecture
 
 _MOST_RANKS = 64
 

@@ -2,8 +2,8 @@
 
 from launcher.config import kinds
 from launcher.config.recipe import Recipe
-from launcher.plan.architecture import Architecture
 from launcher.plan.facts import Facts
+from launcher.plan.model_spec import Architecture
 
 _WIDTH = {"fp32": 4, "bf16": 4, "fp16": 4, "fp64": 8}  # of a stored parameter: bf16 and fp16 are autocast
 _ACTIVATION = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}

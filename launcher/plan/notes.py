@@ -1,13 +1,13 @@
 """What a plan tells its user who may go on with it: nothing of it is a mistake."""
 
-from launcher.config.files import allocated_bytes, free_bytes
+from launcher.config.atomic_files import allocated_bytes, free_bytes
+from launcher.config.format import human
 from launcher.config.recipe import Recipe
-from launcher.plan import memory, padding, remote
-from launcher.plan.architecture import Architecture
+from launcher.plan import memory, padding_probe, remote_code
 from launcher.plan.facts import Facts, cut_notes
-from launcher.plan.folder import RunFolder
-from launcher.plan.padding import Padding
-from launcher.plan.words import human
+from launcher.plan.model_spec import Architecture
+from launcher.plan.padding_probe import Padding
+from launcher.storage.run_dir import RunFolder
 
 _MOST_EPOCHS = 1000
 """More than anybody means."""
@@ -17,7 +17,7 @@ def of(recipe: Recipe, shape: Architecture, folder: RunFolder, known: Facts | No
     """`known`: None before the data is prepared; `steps`: of the whole run, where they are known."""
     of_data = [] if known is None else [*_epochs(recipe, known, steps), *cut_notes(known), *known.notes]
     return [
-        *remote.notes(recipe),
+        *remote_code.notes(recipe),
         *_disk(recipe, shape, folder),
         *_model(recipe, shape),
         *_warmup(recipe, steps),
@@ -38,7 +38,7 @@ def _disk(recipe: Recipe, shape: Architecture, folder: RunFolder) -> list[str]:
 def _model(recipe: Recipe, shape: Architecture) -> list[str]:
     notes = []
     if shape.padding not in (None, Padding.RIGHT):
-        notes.append(padding.note(shape.name))
+        notes.append(padding_probe.note(shape.name))
     if recipe.packed and shape.packs is None:
         notes.append(f"task.samples: whether {shape.name} takes packed rows is tried when the run starts")
     return notes

@@ -4,18 +4,19 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.config import kinds, origins
+from launcher.config import code_origin, kinds
+from launcher.config.atomic_files import free_bytes
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem
-from launcher.config.files import free_bytes
+from launcher.config.format import plural
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
-from launcher.plan import devices, expect, fill, layout, memory, mistakes, mixture, notes, store
+from launcher.plan import checks, layout, memory, mixture, notes, padding_estimate, run_estimates, topology
 from launcher.plan.facts import Facts, guess, steps_of
-from launcher.plan.folder import RunFolder
-from launcher.plan.words import plural
+from launcher.storage import cache_root
+from launcher.storage.run_dir import RunFolder
 
-RUNS = origins.RUNS
+RUNS = code_origin.RUNS
 
 
 class Plan(Strict):
@@ -91,17 +92,17 @@ def make(
 ) -> Plan:
     """The plan of a run. Raises UserError with every mistake that can be found without starting anything; `wrong`:
     those that have been found already."""
-    world, folder = devices.world(cluster, ranks), RunFolder(RUNS / recipe.name)
+    world, folder = topology.world(cluster, ranks), RunFolder(RUNS / recipe.name)
     (least, nodes), device, count = cluster.nodes, world.devices.kind, world.sizes[-1]
     if ranks and cluster.kind != "local":
         wrong = [*wrong, "--ranks: is of one machine (nodes and devices_per_node of the cluster say how many)"]
-    shape = mistakes.check(recipe, world, facts, folder, wrong)
+    shape = checks.check(recipe, world, facts, folder, wrong)
     known, steps = facts or guess(recipe), steps_of(recipe, facts)
     micro_batches, micro_samples = layout.micro(recipe, count, known.longest)
     whole = folder.whole()
     samples = steps * recipe.train.global_batch if steps else None
     tokens = samples * facts.tokens["train"] // facts.samples["train"] if samples and facts else None
-    operations = expect.sample_operations(recipe, shape, facts) if samples and facts else None
+    operations = run_estimates.sample_operations(recipe, shape, facts) if samples and facts else None
     return Plan(
         name=recipe.name,
         folder=str(folder.path),
@@ -124,7 +125,7 @@ def make(
         epochs=samples / facts.samples["train"] if samples and facts else recipe.train.epochs,
         samples=samples,
         tokens=tokens,
-        fill=fill.expected(recipe, known, count),
+        fill=padding_estimate.expected(recipe, known, count),
         documents=known.documents.get("train"),
         left_out=known.left_out,
         sources=_sources(recipe, facts, samples),
@@ -135,8 +136,10 @@ def make(
         checkpoint_bytes=memory.checkpoint(recipe, shape),
         checkpoints_kept=recipe.checkpoint.keep,
         free_disk=free_bytes(folder.path),
-        seconds_at_best=expect.run_seconds(cluster, operations * samples, count) if operations and samples else None,
-        hours_between_failures=expect.hours_between_failures(cluster),
+        seconds_at_best=run_estimates.run_seconds(cluster, operations * samples, count)
+        if operations and samples
+        else None,
+        hours_between_failures=run_estimates.hours_between_failures(cluster),
         resume_from=whole[-1].step if whole else None,
         max_restarts=cluster.max_restarts,
         command=shlex.join(_command(cluster, file, world.per_node, overrides)),
@@ -175,5 +178,7 @@ def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, .
 
 def _named(file: str) -> list[str]:
     """The recipe of a bundle goes by the bundle."""
-    bundled = (store.root() / store.BUNDLE).is_file() and Path(file).resolve().parent == store.root().resolve()
+    bundled = (cache_root.root() / cache_root.BUNDLE).is_file() and Path(
+        file
+    ).resolve().parent == cache_root.root().resolve()
     return ["--from", str(Path(file).parent)] if bundled else [file]

@@ -1,7 +1,7 @@
 """Everything that one recipe needs, in a folder to carry to a cluster without internet.
 
-A bundle is a cache (launcher.plan.store) with one recipe: `launcher run --from FOLDER` uses it as such. It says by what
-its data was made, so that nobody has to read the sources again, which are not there.
+A bundle is a cache (launcher.storage.cache_root) with one recipe: `launcher run --from FOLDER` uses it as such. It says
+by what its data was made, so that nobody has to read the sources again, which are not there.
 """
 
 import hashlib
@@ -10,14 +10,14 @@ import os
 import shutil
 from pathlib import Path
 
-from launcher.config import json_files, kinds, load
+from launcher.config import kinds, load, strict_json
+from launcher.config.atomic_files import expanded, flush_tree, is_dir, is_file
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.files import expanded, flush_tree, is_dir, is_file
-from launcher.config.json_files import PlainName, Stored
 from launcher.config.recipe import Recipe
-from launcher.plan import store
-from launcher.plan.folder import RunFolder
+from launcher.config.strict_json import PlainName, Stored
 from launcher.prepare import tokenizer
+from launcher.storage import cache_root
+from launcher.storage.run_dir import RunFolder
 
 RECIPE = "recipe.yaml"
 _AGAIN = "`launcher prepare R --to FOLDER` makes one"
@@ -60,30 +60,30 @@ def _fill(folder: Path, recipe: Recipe, prepared: Path) -> None:
     _copy_tokenizer(recipe, folder / "models")
     load.dump(recipe, folder / RECIPE)
     said = {"data": _made_by(recipe), "prepared": prepared.name}
-    (folder / store.BUNDLE).write_text(json.dumps(said), encoding="utf-8")
+    (folder / cache_root.BUNDLE).write_text(json.dumps(said), encoding="utf-8")
     flush_tree(folder)
 
 
 def recipe_of(folder: Path) -> Path:
     """The recipe of a bundle. Raises UserError where there is none, and for one that is not whole or leads out of its
     folder."""
-    if not json_files.exists(folder / store.BUNDLE):
+    if not strict_json.exists(folder / cache_root.BUNDLE):
         raise UserError(f"--from {folder}: no bundle is there ({_AGAIN})")
     _read(folder)
     if not is_file(folder / RECIPE):
-        raise json_files.damage(folder / RECIPE, "it is missing", _AGAIN)
+        raise strict_json.damage(folder / RECIPE, "it is missing", _AGAIN)
     if link := _leaving(folder):
-        raise json_files.damage(link, f"a link that leads out of {folder}", _AGAIN)
+        raise strict_json.damage(link, f"a link that leads out of {folder}", _AGAIN)
     return folder / RECIPE
 
 
 def _read(folder: Path) -> _Bundle:
     """What bundle.json says. Raises Damaged, also where the folder that it names is not in the bundle."""
-    file = folder / store.BUNDLE
-    bundle = json_files.read(file, _Bundle, _AGAIN)
+    file = folder / cache_root.BUNDLE
+    bundle = strict_json.read(file, _Bundle, _AGAIN)
     if not is_dir(folder / "prepared" / bundle.prepared):
-        what = f"prepared: no folder {json_files.shown(bundle.prepared)} is in {folder / 'prepared'}"
-        raise json_files.damage(file, what, _AGAIN)
+        what = f"prepared: no folder {strict_json.shown(bundle.prepared)} is in {folder / 'prepared'}"
+        raise strict_json.damage(file, what, _AGAIN)
     return bundle
 
 
@@ -100,12 +100,12 @@ def _leaving(folder: Path) -> Path | None:
 
 def identity(recipe: Recipe) -> str | None:
     """The name of the prepared folder that the cache, if it is a bundle, holds for this recipe. Raises UserError."""
-    if not json_files.exists(store.root() / store.BUNDLE):
+    if not strict_json.exists(cache_root.root() / cache_root.BUNDLE):
         return None
-    bundle = _read(store.root())
+    bundle = _read(cache_root.root())
     if bundle.data == _made_by(recipe):
         return bundle.prepared
-    what = f"the bundle {store.root()} holds data that was prepared otherwise"
+    what = f"the bundle {cache_root.root()} holds data that was prepared otherwise"
     raise UserError(
         Problem("data", f"{what} (leave data, tokenizer and the shape of samples as they are in its recipe)")
     )
@@ -128,11 +128,11 @@ def _copy_model(recipe: Recipe, to: Path) -> None:
     for model in (recipe.model, getattr(recipe.task, "teacher", None)):
         name, revision = getattr(model, "name", None), getattr(model, "revision", None)
         if name:
-            copy = to / store.kept(name, revision).name
-            shutil.copytree(store.found(name, revision), copy, dirs_exist_ok=True)
+            copy = to / cache_root.kept(name, revision).name
+            shutil.copytree(cache_root.found(name, revision), copy, dirs_exist_ok=True)
         if run := getattr(model, "run", None):
-            folder, checkpoint = RunFolder(Path(store.found(run))), getattr(model, "checkpoint", "latest")
-            _copy_run(folder, checkpoint, to / store.kept(run).name)
+            folder, checkpoint = RunFolder(Path(cache_root.found(run))), getattr(model, "checkpoint", "latest")
+            _copy_run(folder, checkpoint, to / cache_root.kept(run).name)
 
 
 def _copy_tokenizer(recipe: Recipe, to: Path) -> None:
@@ -140,7 +140,7 @@ def _copy_tokenizer(recipe: Recipe, to: Path) -> None:
     name = getattr(recipe.tokenizer, "name", None)
     if name is None or not is_dir(expanded(name)):
         return
-    copy = to / store.kept(name).name
+    copy = to / cache_root.kept(name).name
     copy.mkdir(exist_ok=True)
     for file in tokenizer.files(name, code=bool(getattr(recipe.tokenizer, "trust_remote_code", False))):
         shutil.copy2(file, copy)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from launcher.config.files import flush
+from launcher.config.atomic_files import flush
 
 AT_ONCE = 2**21
 """Rows that are compared at a time, at some 100 bytes each."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from launcher.prepare.encoded import Encoded, Frame, concatenate, interleave, join, nothing, prefixed, take
+from launcher.prepare.token_arrays import Encoded, Frame, concatenate, interleave, join, nothing, prefixed, take
 
 _MOST_PIECES, _MOST_CHARACTERS = 2**19, 2**24
 """Pieces that are remembered, about, at some 150 bytes each, and their characters: a text without a space is one."""

@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import xxhash
 
+from launcher.config.atomic_files import expanded, flush_tree, is_dir, write
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.files import expanded, flush_tree, is_dir, write
 from launcher.config.recipe import Recipe
-from launcher.plan import remote, store
-from launcher.plan.folder import RunFolder
-from launcher.prepare import lease, reading, runs
+from launcher.plan import remote_code
+from launcher.prepare import checkpoint_references, source_shards
+from launcher.storage import cache_root, lease
+from launcher.storage.run_dir import RunFolder
 
 _SECONDS = 5.0
 """How long the hub may take to answer: without a network nothing hangs."""
@@ -42,7 +43,7 @@ def repositories(recipe: Recipe) -> Iterator[Repository]:
     found: list[tuple[str, Literal["model", "dataset"], Any]] = [("model", "model", recipe.model)]
     found += [("task.teacher", "model", getattr(recipe.task, "teacher", None))]
     found += [("tokenizer", "model", recipe.tokenizer)]
-    found += [(leaf.key, "dataset", leaf.config) for leaf in reading.leaves(recipe.data)]
+    found += [(leaf.key, "dataset", leaf.config) for leaf in source_shards.leaves(recipe.data)]
     for key, kind, config in found:
         name = getattr(config, "name", None)
         if name and hasattr(config, "revision") and not _local(name):
@@ -86,7 +87,7 @@ def commit(repository: Repository) -> str:
 
 def missing(recipe: Recipe) -> list[Repository]:
     """The recipe's models that are of the hub, and not in the cache yet."""
-    return [found for found in _models(recipe) if not store.kept(found.name, found.revision).is_dir()]
+    return [found for found in _models(recipe) if not cache_root.kept(found.name, found.revision).is_dir()]
 
 
 def _models(recipe: Recipe) -> list[Repository]:
@@ -96,7 +97,7 @@ def _models(recipe: Recipe) -> list[Repository]:
 def fetch(recipe: Recipe) -> None:
     """Bring the models that are missing into the cache. Raises UserError."""
     for repository in _models(recipe):
-        final = store.kept(repository.name, repository.revision)
+        final = cache_root.kept(repository.name, repository.revision)
         if final.is_dir():
             _complete(repository, final)
             continue
@@ -126,7 +127,7 @@ def _bring(repository: Repository, final: Path) -> None:
 
 def _complete(repository: Repository, final: Path) -> None:
     """Add the code to a copy that was brought when nobody trusted it. Raises UserError."""
-    code = repository.code and remote.named(repository.name, "config.json", repository.revision)
+    code = repository.code and remote_code.named(repository.name, "config.json", repository.revision)
     if not code or any(final.glob("*.py")):
         return
     for file in _download(repository).glob("*.py"):
@@ -171,7 +172,7 @@ def _unreachable(repository: Repository, error: Exception) -> UserError:
 
 def _begun(folder: RunFolder) -> dict[tuple[str, str], str]:
     """The commits that a run was started with."""
-    recipe = runs.begun(folder)
+    recipe = checkpoint_references.begun(folder)
     return {(one.key, one.name): one.revision for one in repositories(recipe) if one.revision} if recipe else {}
 
 
@@ -186,9 +187,9 @@ def _put(value: Any, path: Sequence[str], revision: str) -> Any:
 
 def _local(name: str) -> bool:
     """Whether a name is of a folder: here, or of one that a bundle has a copy of."""
-    return name.startswith((".", "/", "~")) or is_dir(expanded(name)) or is_dir(store.kept(name))
+    return name.startswith((".", "/", "~")) or is_dir(expanded(name)) or is_dir(cache_root.kept(name))
 
 
 def _memory(repository: Repository) -> Path:
     asked = f"{repository.kind}\0{repository.name}\0{repository.revision or ''}"
-    return store.root() / "commits" / f"{xxhash.xxh3_128_hexdigest(asked.encode())}.json"
+    return cache_root.root() / "commits" / f"{xxhash.xxh3_128_hexdigest(asked.encode())}.json"

@@ -12,17 +12,17 @@ from typing import Any
 import pyarrow as pa
 
 from launcher.config import kinds
+from launcher.config.atomic_files import flush_tree, write
 from launcher.config.errors import Problem, UserError
-from launcher.config.files import flush_tree, write
+from launcher.config.format import plural
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
 from launcher.plan.facts import Cut, Facts
-from launcher.plan.words import plural
-from launcher.prepare import duplicates, processes, reading, shards, strata, tokenizer
+from launcher.prepare import duplicates, process_pool, shards, source_shards, strata, tokenizer
 from launcher.prepare.encode import pieces
-from launcher.prepare.lease import Lease
-from launcher.prepare.reading import Side
 from launcher.prepare.shards import SIDES, Counted, Job
+from launcher.prepare.source_shards import Side
 from launcher.prepare.strata import Strata
+from launcher.storage.lease import Lease
 
 _TRAINED_AT_ONCE = 2**16
 """Characters of the longest text that a tokenizer is trained from as a whole."""
@@ -50,7 +50,7 @@ class Preparation:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are parallel
         recipe, task = self.recipe, kinds.of("tasks", self.recipe.inner_task).Task
-        found = reading.shards(reading.leaves(recipe.data))
+        found = source_shards.shards(source_shards.leaves(recipe.data))
         self._note_size(found)
         jobs = [Job(shard, recipe.data, recipe.inner_task, self.work) for shard in found]
         if task.surveyed or recipe.data.deduplicate:
@@ -79,9 +79,9 @@ class Preparation:
         return strata.of(files, validation.fraction) if files and isinstance(validation, Fraction) else None
 
     def _run(self, function: Any, jobs: Sequence[Job], what: str) -> None:
-        processes.run(function, jobs, what, self.lease, self.most)
+        process_pool.run(function, jobs, what, self.lease, self.most)
 
-    def _note_size(self, found: Sequence[reading.Shard]) -> None:
+    def _note_size(self, found: Sequence[source_shards.Shard]) -> None:
         """How much there is to do, for the message of a full disk."""
         write(self.work / "size", f"{sum(shard.size for shard in found)} {len(found)}")
 

@@ -10,22 +10,24 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from launcher.config import kinds
-from launcher.config.files import flush, write
+from launcher.config.atomic_files import flush, write
 from launcher.config.recipe import Data, Fraction
 from launcher.config.types import Plugin
 from launcher.data._columns import TEXTS
-from launcher.prepare import duplicates, reading, strata
+from launcher.prepare import duplicates, source_shards, strata
 from launcher.prepare.encode import Encoder
-from launcher.prepare.reading import Shard, Side, hashes, held_out, read
+from launcher.prepare.source_shards import Shard, Side, hashes, held_out, read
 from launcher.prepare.strata import Strata
-from launcher.tasks import Features
+
+if TYPE_CHECKING:
+    from launcher.tasks import Features
 
 SIDES: tuple[Side, ...] = ("train", "validation")
 
@@ -51,7 +53,7 @@ class Job:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return reading.columns_of(self.task)
+        return source_shards.columns_of(self.task)
 
     @property
     def looked(self) -> Path:
@@ -158,7 +160,7 @@ def features(job: Job) -> None:
     finally:
         held.unlink(missing_ok=True)
     leaf = job.shard.leaf
-    counted.notes = reading.notes(leaf.config, leaf.key, job.shard.parts)
+    counted.notes = source_shards.notes(leaf.config, leaf.key, job.shard.parts)
     write(job.made, json.dumps(vars(counted)))
 
 
@@ -257,7 +259,7 @@ def _deduplicates(job: Job) -> bool:
     return job.data.deduplicate and job.shard.leaf.side == "train"
 
 
-def _write(job: Job, side: Side, made: Iterable[Features], counted: Counted) -> None:
+def _write(job: Job, side: Side, made: "Iterable[Features]", counted: Counted) -> None:
     """A shard's samples, as one record batch unless it is a very large one: the fewer there are in a corpus, the faster
     it is opened."""
     file = job.samples(side)
@@ -279,7 +281,7 @@ def _write(job: Job, side: Side, made: Iterable[Features], counted: Counted) -> 
     counted.lengths[side] = {str(length): count for length, count in sorted(lengths.items())}
 
 
-def _together(made: Iterable[Features], counted: Counted, side: Side) -> Iterator[pa.Table]:
+def _together(made: "Iterable[Features]", counted: Counted, side: Side) -> Iterator[pa.Table]:
     """Tables of many samples in place of many tables."""
     tables, size = list[pa.Table](), 0
     for table, empty, cut in made:

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from launcher.config.files import flush
+from launcher.config.atomic_files import flush
+from launcher.config.format import plural
 from launcher.config.recipe import Data, Fraction
 from launcher.data import INPUTS, Column
-from launcher.plan.words import plural
-from launcher.prepare.reading import hashes
+from launcher.prepare.source_shards import hashes
 
 _FEW = 10
 """Rows of a label, below which its share in the validation says little."""

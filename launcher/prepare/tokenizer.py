@@ -7,11 +7,12 @@ from typing import Any
 
 import xxhash
 
+from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.files import expanded, is_dir
 from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
-from launcher.plan import remote, store, vocabulary
+from launcher.plan import remote_code, vocabulary_size
 from launcher.prepare import unigram
+from launcher.storage import cache_root
 
 _FILE = "tokenizer_config.json"
 _SPECIAL = {
@@ -25,7 +26,7 @@ _SPECIAL = {
 
 def source(recipe: Recipe) -> TrainTokenizer | PretrainedTokenizer:
     """How the recipe gets its tokenizer: its own word, or the model's tokenizer. Raises UserError for neither."""
-    found = recipe.tokenizer or vocabulary.of_model(recipe)
+    found = recipe.tokenizer or vocabulary_size.of_model(recipe)
     if found is None:
         what = f"missing: a model of kind {recipe.model.kind} brings none (train or pretrained)"
         raise UserError(Problem("tokenizer", what))
@@ -58,13 +59,13 @@ def load(where: PretrainedTokenizer | str, key: str) -> Any:
     from transformers import AutoTokenizer
 
     where = PretrainedTokenizer(name=where) if isinstance(where, str) else where
-    name = store.found(where.name, where.revision)
+    name = cache_root.found(where.name, where.revision)
     allow = "model" if key == "tokenizer" else "tokenizer"  # the model's own has no name in the recipe
     options = {"revision": where.revision or "main", "trust_remote_code": where.trust_remote_code}
     if where.trust_remote_code:
-        remote.elsewhere(where.name, _FILE, key, where.revision)
+        remote_code.elsewhere(where.name, _FILE, key, where.revision)
     try:
-        with remote.refused(where.name, _FILE, key, allow, where.revision):
+        with remote_code.refused(where.name, _FILE, key, allow, where.revision):
             tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **options)
     except (OSError, ValueError) as error:
         raise UserError(Problem(key, f"no tokenizer at {where.name}: {first_line(error)}")) from None

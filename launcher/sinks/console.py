@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from launcher.config.types import Plugin
-from launcher.plan.expect import duration
+from launcher.plan.run_estimates import duration
 from launcher.sinks import About, Record
 
 _RECENT, _OUTLIER = 100, 5

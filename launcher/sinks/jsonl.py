@@ -10,12 +10,12 @@ import math
 import os
 from typing import Literal
 
-from launcher.config.json_files import Wrong
+from launcher.config.format import plural
+from launcher.config.strict_json import Wrong
 from launcher.config.types import Plugin
-from launcher.plan import full_disk
-from launcher.plan.run_files import check_metrics
-from launcher.plan.words import plural
 from launcher.sinks import About, Record, warn
+from launcher.storage import disk_full
+from launcher.storage.run_files import check_metrics
 
 
 class Config(Plugin):
@@ -43,7 +43,7 @@ class Jsonl:
         self._waiting += (json.dumps(plain, allow_nan=False) + "\n").encode()
         full = self._flush()
         if full and len(self._waiting) > _MOST_WAITING:
-            raise full_disk.DiskFull(full)
+            raise disk_full.DiskFull(full)
         if full and not self._warned:
             warn(f"{self._path.name}: {full}; its lines wait in memory, training goes on")
         self._warned = full is not None
@@ -54,7 +54,7 @@ class Jsonl:
         os.close(self._file)
         if full:
             lines = plural(self._waiting.count(b"\n"), "line")
-            raise full_disk.DiskFull(f"{lines} of {self._path} could not be written: {full}")
+            raise disk_full.DiskFull(f"{lines} of {self._path} could not be written: {full}")
 
     def _flush(self) -> str | None:
         """Write what waits. Returns what is exhausted where that is impossible now. What a full disk cuts a line to is
@@ -63,9 +63,9 @@ class Jsonl:
             while self._waiting:
                 self._waiting = self._waiting[os.write(self._file, self._waiting) :]
         except OSError as error:
-            if (number := full_disk.number(error)) is None:
+            if (number := disk_full.number(error)) is None:
                 raise
-            return full_disk.sentence(self._path.parent, number)
+            return disk_full.sentence(self._path.parent, number)
         return None
 
 

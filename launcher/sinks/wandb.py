@@ -14,11 +14,11 @@ import uuid
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher.config.files import free_bytes
+from launcher.config.atomic_files import free_bytes
 from launcher.config.types import Plugin
-from launcher.plan import full_disk
-from launcher.plan.folder import RunFolder
 from launcher.sinks import About, Record, warn
+from launcher.storage import disk_full
+from launcher.storage.run_dir import RunFolder
 
 
 class Config(Plugin):
@@ -62,7 +62,7 @@ class Wandb:
         if not self._folder.is_dir():
             what = f"{self._folder.parent} was deleted"
         elif free_bytes(self._folder) < _BLOCK:
-            what = full_disk.sentence(self._folder.parent, errno.ENOSPC)
+            what = disk_full.sentence(self._folder.parent, errno.ENOSPC)
         else:
             return
         kept = f"{self._metrics} has every record" if self._metrics.is_file() else "sinks: [wandb, jsonl] keeps them"

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import torch
 
     from launcher.config.optimizers import AnyOptimizer
-    from launcher.plan.architecture import Architecture
-    from launcher.run.process import Process
-    from launcher.run.trial import Trial
+    from launcher.distributed.process_group import Process
+    from launcher.plan.model_spec import Architecture
+    from launcher.train.model_probe import Trial
 
 
 class Engine(Protocol):

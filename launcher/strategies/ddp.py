@@ -10,10 +10,10 @@ from pydantic import Field
 
 from launcher.config.types import Plugin
 from launcher.strategies import Bare, Holding
-from launcher.strategies._degrees import compiled, divides, heads, sharded, whole
+from launcher.strategies._parallel_degrees import compiled, divides, heads, sharded, whole
 
 if TYPE_CHECKING:
-    from launcher.plan.architecture import Architecture
+    from launcher.plan.model_spec import Architecture
 
 
 class Config(Plugin):
@@ -60,14 +60,14 @@ def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
 def wrap(config: Config, bare: Bare) -> Any:
     from torch.nn.parallel import DistributedDataParallel
 
-    from launcher.run import optim
-    from launcher.strategies import _sharded
-    from launcher.strategies._torch import Replicated, TorchEngine, in_bf16
+    from launcher.strategies import _fsdp_engine
+    from launcher.strategies._torch_engine import Replicated, TorchEngine, in_bf16
+    from launcher.train import optim
 
     process = bare.process
     if config.tensor_parallel > 1:
         mesh = axes(config, process.world)
-        return _sharded.wrap(bare, {"replica": mesh["replica"], "shard": 1, "tensor": mesh["tensor"]})
+        return _fsdp_engine.wrap(bare, {"replica": mesh["replica"], "shard": 1, "tensor": mesh["tensor"]})
     optimizer = optim.make(bare.optimizer, bare.model)
     if process.world == 1:
         return TorchEngine(bare.model, bare.model, optimizer)

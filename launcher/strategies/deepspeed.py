@@ -11,10 +11,10 @@ from pydantic import Field
 
 from launcher.config.types import Plugin, hint
 from launcher.strategies import Bare, Holding
-from launcher.strategies._degrees import whole
+from launcher.strategies._parallel_degrees import whole
 
 if TYPE_CHECKING:
-    from launcher.plan.architecture import Architecture
+    from launcher.plan.model_spec import Architecture
 
 LIBRARIES = ("deepspeed",)
 
@@ -117,15 +117,15 @@ def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
 
 
 def load(device: str) -> None:
-    from launcher.strategies import _zero
+    from launcher.strategies import _zero_engine
 
-    _zero.load(device)
+    _zero_engine.load(device)
 
 
 def wrap(config: Config, bare: Bare) -> Any:
-    from launcher.strategies import _zero
+    from launcher.strategies import _zero_engine
 
-    return _zero.wrap(config.zero, settings(config, bare.precision), bare)
+    return _zero_engine.wrap(config.zero, settings(config, bare.precision), bare)
 
 
 def settings(config: Config, precision: str) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from pydantic_core import PydanticCustomError
 
 from launcher.config.types import Plugin
 from launcher.strategies import Bare, Holding
-from launcher.strategies._degrees import compiled, divides, heads, sharded, whole
+from launcher.strategies._parallel_degrees import compiled, divides, heads, sharded, whole
 
 if TYPE_CHECKING:
-    from launcher.plan.architecture import Architecture
+    from launcher.plan.model_spec import Architecture
 
 
 class Config(Plugin):
@@ -77,12 +77,12 @@ def wrap(config: Config, bare: Bare) -> Any:
     import torch
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
-    from launcher.strategies import _sharded
+    from launcher.strategies import _fsdp_engine
 
     gathered = torch.bfloat16 if config.gather == "bf16" else None
     reduced = torch.bfloat16 if config.reduce == "bf16" else torch.float32 if gathered else None
     policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=reduced)
-    return _sharded.wrap(
+    return _fsdp_engine.wrap(
         bare,
         axes(config, bare.process.world),
         reshard=config.shard != "grad_op",

@@ -6,7 +6,7 @@ from launcher.config.types import Plugin
 from launcher.strategies import Bare, Holding
 
 if TYPE_CHECKING:
-    from launcher.plan.architecture import Architecture
+    from launcher.plan.model_spec import Architecture
 
 
 class Config(Plugin):
@@ -26,7 +26,7 @@ def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
 
 
 def wrap(config: Config, bare: Bare) -> Any:
-    from launcher.run import optim
-    from launcher.strategies._torch import TorchEngine
+    from launcher.strategies._torch_engine import TorchEngine
+    from launcher.train import optim
 
     return TorchEngine(bare.model, bare.model, optim.make(bare.optimizer, bare.model))

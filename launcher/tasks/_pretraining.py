@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.types import Plugin
-from launcher.tasks import IGNORE, Batch, Features, Sample, _packed, _text
-from launcher.tasks._language import Language, unigram_entropy
+from launcher.tasks import IGNORE, Batch, Features, Sample, _packed_rows, _token_batches
+from launcher.tasks._language_modeling import Language, unigram_entropy
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ class Pretraining(Language):
         for batch in rows:
             encoded = encoder.encode(batch.column("text"))
             there, truncates = encoded.lengths > 0, config.samples != "chunks" and config.overflow == "truncate"
-            cut = _text.cut_rows(encoded.lengths, room) if truncates else {}
+            cut = _token_batches.cut_rows(encoded.lengths, room) if truncates else {}
             encoded = encoded.select(there)
             empty = int(np.count_nonzero(~there))
             if config.samples == "chunks":
@@ -85,26 +85,26 @@ class Pretraining(Language):
 
     @classmethod
     def refusal(cls, model: "torch.nn.Module", documents: "Sequence[torch.Tensor]", pad_token_id: int) -> str | None:
-        return _packed.refusal(model, documents, pad_token_id, cls.causal)
+        return _packed_rows.refusal(model, documents, pad_token_id, cls.causal)
 
     def weight(self, sample: Sample) -> float:
         return float(np.count_nonzero(sample["labels"] != IGNORE))
 
     def mute(self, sample: Sample) -> Sample:
-        return _text.mute(sample)
+        return _token_batches.mute(sample)
 
     def join(self, samples: Sequence[Sample]) -> Sample:
-        return _packed.join(samples)
+        return _packed_rows.join(samples)
 
     def _padded(self, samples: Sequence[Sample]) -> Batch:
         """The inputs of a micro-batch, of single samples or of rows that several share."""
-        pad = _packed.inputs if "document" in samples[0] else _text.inputs
+        pad = _packed_rows.inputs if "document" in samples[0] else _token_batches.inputs
         return pad(samples, self.facts.pad_token_id)
 
     def _try_packing(self, model: "torch.nn.Module", batch: Batch) -> None:
         """Have the model take packed rows, where the configuration asks for them. Raises UserError."""
         if self.config.samples == "packed":
-            self._packing = _packed.attach(model, batch, self.facts.pad_token_id, self.causal)
+            self._packing = _packed_rows.attach(model, batch, self.facts.pad_token_id, self.causal)
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """The keyword arguments of the model's forward."""
@@ -112,4 +112,6 @@ class Pretraining(Language):
 
 
 def _table(encoded: Any, encoder: "Encoder") -> pa.Table:
-    return _text.table(encoded, encoder.vocab_size, begins=_text.lists(encoded, pa.array(encoded.begins)))
+    return _token_batches.table(
+        encoded, encoder.vocab_size, begins=_token_batches.lists(encoded, pa.array(encoded.begins))
+    )

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from launcher.contract import random
-from launcher.tasks import Batch, Features, Row, Sample, _text
+from launcher.tasks import Batch, Features, Row, Sample, _token_batches
 
 if TYPE_CHECKING:
     import torch
@@ -23,13 +23,13 @@ def features(batch: pa.RecordBatch, encoder: "Encoder", length: int, columns: Ma
         encoded, truncated = encoder.pairs(batch.column("text"), batch.column("text_pair"), length)
         cut = {"rows": truncated.astype(np.int64)}
         if encoded.types is not None:
-            more["token_type_ids"] = _text.lists(encoded, pa.array(encoded.types))
+            more["token_type_ids"] = _token_batches.lists(encoded, pa.array(encoded.types))
     else:
         room = length - len(encoder.prefix) - len(encoder.suffix)
         whole = encoder.encode(batch.column("text"))
-        cut = _text.cut_rows(whole.lengths, room)
+        cut = _token_batches.cut_rows(whole.lengths, room)
         encoded = whole.truncated(room).between(encoder.prefix, encoder.suffix)
-    return Features(_text.table(encoded, encoder.vocab_size, **more), cut=cut)
+    return Features(_token_batches.table(encoded, encoder.vocab_size, **more), cut=cut)
 
 
 class TextInputs:
@@ -57,7 +57,7 @@ class TextInputs:
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return {
-            **_text.inputs(samples, self.facts.pad_token_id),
+            **_token_batches.inputs(samples, self.facts.pad_token_id),
             "labels": np.concatenate([s["labels"] for s in samples]),
         }
 
@@ -66,7 +66,7 @@ class TextInputs:
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         """Shape (samples, outputs of the head)."""
-        return _text.full_precision(_text.logits_of(model(**batch["inputs"])))
+        return _token_batches.full_precision(_token_batches.logits_of(model(**batch["inputs"])))
 
     def _shown(self, sample: Sample, tokenizer: Any, label: str) -> str:
         from rich.markup import escape

@@ -7,7 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Outputs, Row, Sample, _causal, _generation, _pretraining, _text
+from launcher.tasks import (
+    IGNORE,
+    Batch,
+    Outputs,
+    Row,
+    Sample,
+    _causality_probe,
+    _generation,
+    _pretraining,
+    _token_batches,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -48,17 +58,17 @@ class Task(_pretraining.Pretraining):
         return {"input_ids": tokens, "labels": np.append(tokens[1:], IGNORE)}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        labels = _text.pad([s["labels"] for s in samples], IGNORE)
+        labels = _token_batches.pad([s["labels"] for s in samples], IGNORE)
         rows = np.repeat(np.arange(len(labels)), labels.shape[1])
         return {**self._padded(samples), "rows": rows, "labels": labels.ravel()}
 
     def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
-        _causal.check(model, batch["inputs"]["input_ids"])
+        _causality_probe.check(model, batch["inputs"]["input_ids"])
         self._try_packing(model, batch)
         return []
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
-        return _text.full_precision(model(**self._inputs(batch)).logits.flatten(0, 1))
+        return _token_batches.full_precision(model(**self._inputs(batch)).logits.flatten(0, 1))
 
     def generate(self, model: Any, batch: Batch) -> list[NDArray[np.int64]]:
         """How each text goes on: what ends it is taken off."""

@@ -13,8 +13,8 @@ from pydantic_core import PydanticCustomError
 from launcher.config import kinds, recipe
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin
-from launcher.plan.need import Need
-from launcher.tasks import IGNORE, Batch, _teacher
+from launcher.plan.model_requirements import Need
+from launcher.tasks import IGNORE, Batch, _teacher_model
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class Config(Plugin):
 
     kind: Literal["distillation"] = "distillation"
     task: recipe.Task
-    teacher: _teacher.Teacher
+    teacher: _teacher_model.Teacher
     temperature: float = Field(2.0, gt=0)
     alpha: float = Field(0.5, ge=0, le=1)
 
@@ -52,7 +52,7 @@ class Task:
         inner = kinds.of("tasks", config.task).Task
         if hasattr(inner, "check"):
             inner.check(config.task, facts, folder)
-        _teacher.check(config.teacher, inner.auto_class, facts, folder)
+        _teacher_model.check(config.teacher, inner.auto_class, facts, folder)
 
     def __init__(self, config: Config, facts: "Facts"):
         self.config, self.facts = config, facts
@@ -71,7 +71,7 @@ class Task:
         notes = self.inner.attach(model, batch)
         facts = self.facts
         fit = (facts.vocab_size, facts.pad_token_id, facts.longest, facts.shape)
-        self._teacher = _teacher.build(self.config.teacher, Need(self.auto_class, self.options(), *fit), model)
+        self._teacher = _teacher_model.build(self.config.teacher, Need(self.auto_class, self.options(), *fit), model)
         self._asked = kinds.of("tasks", self.config.task).Task(self.config.task, facts)
         notes += [f"teacher: {note}" for note in self._asked.attach(self._teacher, batch)]
         self._compare(model, batch)

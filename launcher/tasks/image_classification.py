@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from launcher.config.errors import Problem, UserError
 from launcher.contract.random import Draw, Stream
-from launcher.tasks import Features, Row, Sample, _arrays, _augment, _classes, _images
+from launcher.tasks import Features, Row, Sample, _array_samples, _image_augmentation, _images, _single_label
 
 if TYPE_CHECKING:
     from launcher.plan.facts import Facts
@@ -25,7 +25,7 @@ def _size(value: Any) -> Any:
     return value if value is None else tuple(sides)
 
 
-class Config(_classes.ClassesConfig):
+class Config(_single_label.ClassesConfig):
     """`size`: what images are brought to, a number of pixels or [height, width]; none: all have one. `channels`: 1
     (grey) or 3 (colour). `mean`, `std`: of each channel, or one for all, in units of 0..1. `augment`: of training
     images."""
@@ -35,10 +35,10 @@ class Config(_classes.ClassesConfig):
     channels: Literal[1, 3] | None = None
     mean: list[float] = Field([0.0], min_length=1)
     std: list[Annotated[float, Field(gt=0)]] = Field([1.0], min_length=1)
-    augment: _augment.Augment = _augment.Augment()
+    augment: _image_augmentation.Augment = _image_augmentation.Augment()
 
 
-class Task(_arrays.Arrays, _classes.Classes):
+class Task(_array_samples.Arrays, _single_label.Classes):
     columns = ("image", "label")
     surveyed = ("image", "label")
     auto_class = "AutoModelForImageClassification"
@@ -54,7 +54,7 @@ class Task(_arrays.Arrays, _classes.Classes):
 
     @staticmethod
     def survey(config: Config, values: Mapping[str, set[str]]) -> dict[str, Any]:
-        labels = _classes.survey(values["label"])
+        labels = _single_label.survey(values["label"])
         return {"labels": labels, "shape": list(_images.shape(values["image"], config.size, config.channels))}
 
     @staticmethod
@@ -63,14 +63,14 @@ class Task(_arrays.Arrays, _classes.Classes):
     ) -> Iterator[Features]:
         fixed = config.size is not None, config.channels is not None
         for batch in rows:
-            label, start = _classes.numbered(batch, survey["labels"], key), 0
+            label, start = _single_label.numbered(batch, survey["labels"], key), 0
             for pixels in _images.pieces(batch.column("image"), tuple(survey["shape"]), fixed, key):
-                yield _arrays.features("pixels", pixels, label[start : start + len(pixels)])
+                yield _array_samples.features("pixels", pixels, label[start : start + len(pixels)])
                 start += len(pixels)
 
     @staticmethod
     def check(config: Config, facts: "Facts", folder: Path) -> None:
-        _classes.Classes.check(config, facts, folder)
+        _single_label.Classes.check(config, facts, folder)
         channels = facts.shape[0]
         wrong = [name for name in ("mean", "std") if len(getattr(config, name)) not in (1, channels)]
         if wrong:
@@ -88,7 +88,7 @@ class Task(_arrays.Arrays, _classes.Classes):
         channels, height, width = self.facts.shape
         images = np.array([row["pixels"] for row in rows], np.uint8).reshape(len(rows), height, width, channels)
         if draw.stream != Stream.EVALUATE:
-            images = _augment.augmented(images, self.config.augment, epochs, ids, draw)
+            images = _image_augmentation.augmented(images, self.config.augment, epochs, ids, draw)
         values = _images.normalised(images, *self._scale)
         labels = [np.array([row["label"]], np.int64) for row in rows]
         return [{"pixel_values": one, "labels": label} for one, label in zip(values, labels, strict=True)]

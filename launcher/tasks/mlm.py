@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Strict
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Row, Sample, _masking, _pretraining, _text
+from launcher.tasks import IGNORE, Batch, Row, Sample, _masking, _pretraining, _token_batches
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +139,7 @@ class Task(_pretraining.Pretraining):
         return out, np.where(chosen, tokens, IGNORE)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        labels = _text.pad([s["labels"] for s in samples], IGNORE).ravel()
+        labels = _token_batches.pad([s["labels"] for s in samples], IGNORE).ravel()
         places = np.flatnonzero(labels != IGNORE)
         places = places if len(places) else np.zeros(1, dtype=np.int64)  # a head has to see at least one row
         rows = places // (len(labels) // len(samples))
@@ -160,7 +160,9 @@ class Task(_pretraining.Pretraining):
         """Logits of the places to be predicted, shape (n, vocabulary)."""
         from launcher.tasks import _masked_head
 
-        return _text.full_precision(_masked_head.logits(model, self._inputs(batch), batch["places"], self._head))
+        return _token_batches.full_precision(
+            _masked_head.logits(model, self._inputs(batch), batch["places"], self._head)
+        )
 
     def show(self, sample: Sample, tokenizer: Any) -> str:
         """Each masked position as was→is."""

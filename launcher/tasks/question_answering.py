@@ -14,7 +14,19 @@ from pydantic import Field
 
 from launcher.config.types import Plugin
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Directions, Features, Outputs, Row, Sample, _outputs, _squad, _text, _windows
+from launcher.tasks import (
+    IGNORE,
+    Batch,
+    Directions,
+    Features,
+    Outputs,
+    Row,
+    Sample,
+    _exact_sums,
+    _question_windows,
+    _squad_metrics,
+    _token_batches,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +76,7 @@ class Task:
     ) -> Iterator[Features]:
         done = 0
         for batch in rows:
-            yield _windows.features(batch, done, encoder, length, config.stride)
+            yield _question_windows.features(batch, done, encoder, length, config.stride)
             done += batch.num_rows
 
     @staticmethod
@@ -102,17 +114,17 @@ class Task:
         return float(sample["labels"][0] != IGNORE)
 
     def mute(self, sample: Sample) -> Sample:
-        return _text.mute(sample)
+        return _token_batches.mute(sample)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        spans = [_text.pad([s["spans"][:, side] for s in samples], -1) for side in (0, 1)]
+        spans = [_token_batches.pad([s["spans"][:, side] for s in samples], -1) for side in (0, 1)]
         return {
-            **_text.inputs(samples, self.facts.pad_token_id),
+            **_token_batches.inputs(samples, self.facts.pad_token_id),
             "labels": np.stack([s["labels"] for s in samples]),
             "lengths": np.array([len(s["input_ids"]) for s in samples]),
             "spans": np.stack(spans, axis=2),
-            "text": _text.pad([s["text"] for s in samples], -1),
-            "answers": _text.pad([s["answers"] for s in samples], -2),
+            "text": _token_batches.pad([s["text"] for s in samples], -1),
+            "answers": _token_batches.pad([s["answers"] for s in samples], -2),
             "example": np.concatenate([s["example"] for s in samples]),
         }
 
@@ -149,10 +161,10 @@ class Task:
         told = self._windows(outputs)
         pairs = [(outputs["truth"][p[0]], self.joined([told[n] for n in p])["answer"]) for p in asked.values()]
         scores = {
-            name: [_squad.best(score, truth, found) for truth, found in pairs]
-            for name, score in (("exact_match", _squad.exact), ("f1", _squad.f1))
+            name: [_squad_metrics.best(score, truth, found) for truth, found in pairs]
+            for name, score in (("exact_match", _squad_metrics.exact), ("f1", _squad_metrics.f1))
         }
-        return {"loss": _outputs.mean_loss(outputs)} | {
+        return {"loss": _exact_sums.mean_loss(outputs)} | {
             name: float(np.mean(sorted(values))) if values else 0.0 for name, values in scores.items()
         }
 
@@ -191,7 +203,8 @@ class Task:
         lengths = batch["lengths"][:, None]
         padding = torch.arange(batch["inputs"]["input_ids"].shape[1], device=lengths.device) >= lengths
         first, last = (
-            _text.full_precision(one).masked_fill(padding, _NONE) for one in (made.start_logits, made.end_logits)
+            _token_batches.full_precision(one).masked_fill(padding, _NONE)
+            for one in (made.start_logits, made.end_logits)
         )
         return first, last
 

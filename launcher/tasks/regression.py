@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from launcher.config.columns import Column
 from launcher.config.types import Plugin
-from launcher.tasks import Features, Sample, _numbers, _text_inputs
+from launcher.tasks import Features, Sample, _regression_targets, _text_inputs
 
 if TYPE_CHECKING:
     from launcher.prepare.encode import Encoder
@@ -17,7 +17,7 @@ class Config(Plugin):
     kind: Literal["regression"] = "regression"
 
 
-class Task(_text_inputs.TextInputs, _numbers.Numbers):
+class Task(_text_inputs.TextInputs, _regression_targets.Numbers):
     columns = ("text", "text_pair", Column("label", "number"))
     surveyed = ()
 
@@ -35,7 +35,7 @@ class Task(_text_inputs.TextInputs, _numbers.Numbers):
         key: str,
     ) -> Iterator[Features]:
         for batch in rows:
-            yield _text_inputs.features(batch, encoder, length, {"label": _numbers.numbers(batch)})
+            yield _text_inputs.features(batch, encoder, length, {"label": _regression_targets.numbers(batch)})
 
     def show(self, sample: Sample, tokenizer: Any) -> str:
         return self._shown(sample, tokenizer, f"{sample['labels'][0]:g}")

@@ -20,15 +20,25 @@ from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin
 from launcher.contract import random
-from launcher.plan import store
-from launcher.tasks import Batch, Directions, Features, Outputs, Row, Sample, _causal, _outputs, _text
+from launcher.storage import cache_root
+from launcher.tasks import (
+    Batch,
+    Directions,
+    Features,
+    Outputs,
+    Row,
+    Sample,
+    _causality_probe,
+    _exact_sums,
+    _token_batches,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from launcher.plan.facts import Facts
     from launcher.prepare.encode import Encoder
-    from launcher.tasks._sampling import Completions
+    from launcher.tasks._completion_sampling import Completions
 
 
 class Config(Plugin):
@@ -85,8 +95,8 @@ class Task:
             encoded = encoder.encode(batch.column("text"))
             there = encoded.lengths > 0
             made = encoded.select(there).truncated(room).between(encoder.prefix, encoder.suffix[:0])
-            cut = _text.cut_rows(encoded.lengths, room)
-            yield Features(_text.table(made, encoder.vocab_size), int(np.count_nonzero(~there)), cut)
+            cut = _token_batches.cut_rows(encoded.lengths, room)
+            yield Features(_token_batches.table(made, encoder.vocab_size), int(np.count_nonzero(~there)), cut)
 
     @staticmethod
     def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
@@ -130,7 +140,7 @@ class Task:
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return {
-            **_text.inputs(samples, self.facts.pad_token_id),
+            **_token_batches.inputs(samples, self.facts.pad_token_id),
             "lengths": np.array([len(sample["input_ids"]) for sample in samples]),
             "draws": np.stack([sample["draws"] for sample in samples]),
             "counts": np.concatenate([sample["counts"] for sample in samples]),
@@ -140,12 +150,12 @@ class Task:
         """Take the model as it is for the reference: before a checkpoint is loaded, so the same after a resume."""
         import copy
 
-        from launcher.tasks import _masked_head, _sampling
+        from launcher.tasks import _completion_sampling, _masked_head
 
         ids = batch["inputs"]["input_ids"]
-        _causal.check(model, ids)
+        _causality_probe.check(model, ids)
         self._check_length(model, ids)
-        notes = _sampling.without_dropout(model, ids)
+        notes = _completion_sampling.without_dropout(model, ids)
         self._reference = copy.deepcopy(model).eval().requires_grad_(False)
         self._head, self._reference_head = (
             _masked_head.attach(one, {"input_ids": ids}, batch["lengths"][:1] - 1) for one in (model, self._reference)
@@ -163,12 +173,12 @@ class Task:
     def metrics(self, outputs: Outputs) -> dict[str, float]:
         """`reward`: the mean of all completions; `kl`: the mean of their tokens; `length`: the mean of their tokens'
         number."""
-        prompts, tokens = (_outputs.total(outputs, name) for name in ("weight", "tokens"))
+        prompts, tokens = (_exact_sums.total(outputs, name) for name in ("weight", "tokens"))
         rewards = math.fsum(float(one.mean()) * w for one, w in zip(outputs["rewards"], outputs["weight"], strict=True))
         return {
-            "loss": _outputs.mean_loss(outputs),
+            "loss": _exact_sums.mean_loss(outputs),
             "reward": rewards / max(1.0, prompts),
-            "kl": _outputs.total(outputs, "kl") / max(1.0, tokens),
+            "kl": _exact_sums.total(outputs, "kl") / max(1.0, tokens),
             "length": tokens / max(1.0, prompts * self.config.completions),
         }
 
@@ -198,8 +208,8 @@ class Task:
         is no token."""
         import torch
 
-        from launcher.tasks import _policy
-        from launcher.tasks._sampling import Reader, complete
+        from launcher.tasks import _policy_gradient
+        from launcher.tasks._completion_sampling import Reader, complete
 
         many, counts = self.config.completions, batch["counts"]
         prompts, lengths = (v.repeat_interleave(many, 0) for v in (batch["inputs"]["input_ids"], batch["lengths"]))
@@ -211,8 +221,8 @@ class Task:
             before = Reader(self._reference, self._reference_head, self.config.temperature).of(made)
         rewards = self._rewards(batch, made)
         there = made.there.to(logs.dtype)
-        lost = _policy.surrogate(logs, before, there, rewards.flatten().to(logs), self.config.kl, many)
-        apart = _policy.k3(logs.detach(), before) * there
+        lost = _policy_gradient.surrogate(logs, before, there, rewards.flatten().to(logs), self.config.kl, many)
+        apart = _policy_gradient.k3(logs.detach(), before) * there
         return {
             "loss": lost * counts.to(lost.dtype),
             "kl": apart.sum(1).view(-1, many).sum(1) * counts,
@@ -257,7 +267,7 @@ class Task:
         """That of the prepared data, which its digest names; who has another one sets it."""
         from transformers import AutoTokenizer
 
-        folder = store.prepared(self.facts.digest) / "tokenizer"
+        folder = cache_root.prepared(self.facts.digest) / "tokenizer"
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     @cached_property

@@ -11,9 +11,9 @@ from pydantic import Field
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin
 from launcher.contract import random
-from launcher.prepare.encoded import prefixed
-from launcher.tasks import IGNORE, Batch, Features, Outputs, Row, Sample, _generation, _rouge, _text
-from launcher.tasks._language import Language, unigram_entropy
+from launcher.prepare.token_arrays import prefixed
+from launcher.tasks import IGNORE, Batch, Features, Outputs, Row, Sample, _generation, _rouge, _token_batches
+from launcher.tasks._language_modeling import Language, unigram_entropy
 
 if TYPE_CHECKING:
     import torch
@@ -59,15 +59,15 @@ class Task(Language):
         def tokens(texts: pa.Array, most: int) -> tuple[Any, NDArray[np.integer]]:
             whole, room = encoder.encode(texts), max(0, most - around)
             kept = whole.truncated(room).between(encoder.prefix, encoder.suffix)
-            return kept, _text.cut_rows(whole.lengths, room)["rows"]
+            return kept, _token_batches.cut_rows(whole.lengths, room)["rows"]
 
         for batch in rows:
             text, cut_texts = tokens(prefixed(config.prefix, batch.column("text")), length)
             cut = {"rows": cut_texts}
-            table = _text.table(text, encoder.vocab_size)
+            table = _token_batches.table(text, encoder.vocab_size)
             if "target" in batch.schema.names:
                 target, cut["targets"] = tokens(batch.column("target"), config.max_target_length)
-                ids = _text.lists(target, pa.array(target.ids.astype(np.int32)))
+                ids = _token_batches.lists(target, pa.array(target.ids.astype(np.int32)))
                 both = pa.array((text.lengths + target.lengths).astype(np.int32))
             else:
                 ids, both = pa.array([[IGNORE]] * batch.num_rows, pa.list_(pa.int32())), table["length"]
@@ -100,12 +100,12 @@ class Task(Language):
         return float(np.count_nonzero(sample["labels"] != IGNORE))
 
     def mute(self, sample: Sample) -> Sample:
-        return _text.mute(sample)
+        return _token_batches.mute(sample)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        labels = _text.pad([s["labels"] for s in samples], IGNORE, least=1)
+        labels = _token_batches.pad([s["labels"] for s in samples], IGNORE, least=1)
         rows = np.repeat(np.arange(len(labels)), labels.shape[1])
-        return {**_text.inputs(samples, self.facts.pad_token_id), "rows": rows, "labels": labels.ravel()}
+        return {**_token_batches.inputs(samples, self.facts.pad_token_id), "rows": rows, "labels": labels.ravel()}
 
     def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         """Raises UserError for a model that is no encoder with a decoder."""
@@ -123,7 +123,7 @@ class Task(Language):
         given = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == IGNORE, self.facts.pad_token_id)
         given[:, 0] = self._start
         made = model(**batch["inputs"], decoder_input_ids=given, use_cache=False)
-        return _text.full_precision(made.logits.flatten(0, 1))
+        return _token_batches.full_precision(made.logits.flatten(0, 1))
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
         labels = batch["labels"].view(len(batch["inputs"]["input_ids"]), -1).cpu().numpy()

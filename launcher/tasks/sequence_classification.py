@@ -9,14 +9,14 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.columns import Column
-from launcher.tasks import Features, Sample, _classes, _several, _text_inputs
+from launcher.tasks import Features, Sample, _multi_label, _single_label, _text_inputs
 
 if TYPE_CHECKING:
     from launcher.plan.facts import Facts
     from launcher.prepare.encode import Encoder
 
 
-class Config(_classes.ClassesConfig):
+class Config(_single_label.ClassesConfig):
     """`labels`: one a sample (single), or a list of any number of them (multi)."""
 
     kind: Literal["sequence_classification"] = "sequence_classification"
@@ -30,7 +30,7 @@ class Config(_classes.ClassesConfig):
         return self
 
 
-class Task(_text_inputs.TextInputs, _classes.Classes):
+class Task(_text_inputs.TextInputs, _single_label.Classes):
     """That of single labels; made for several, it is one of those."""
 
     surveyed = ("label",)
@@ -55,7 +55,7 @@ class Task(_text_inputs.TextInputs, _classes.Classes):
         length: int,
         key: str,
     ) -> Iterator[Features]:
-        numbered = _several.numbered if config.labels == "multi" else _classes.numbered
+        numbered = _multi_label.numbered if config.labels == "multi" else _single_label.numbered
         for batch in rows:
             yield _text_inputs.features(batch, encoder, length, {"label": numbered(batch, survey["labels"], key)})
 
@@ -71,11 +71,11 @@ class Task(_text_inputs.TextInputs, _classes.Classes):
         return self._shown(sample, tokenizer, self.facts.labels[int(sample["labels"][0])])
 
 
-class _Several(_several.Several, Task):
+class _Several(_multi_label.Several, Task):
     def show(self, sample: Sample, tokenizer: Any) -> str:
         names = [self.facts.labels[n] for n in np.flatnonzero(sample["labels"] == 1)]
         return self._shown(sample, tokenizer, ", ".join(names) or "none")
 
 
-def _kind(config: Config) -> type[_classes.Classes]:
-    return _several.Several if config.labels == "multi" else _classes.Classes
+def _kind(config: Config) -> type[_single_label.Classes]:
+    return _multi_label.Several if config.labels == "multi" else _single_label.Classes

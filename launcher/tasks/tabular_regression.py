@@ -10,14 +10,14 @@ from launcher.config.columns import Column
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin
 from launcher.contract.random import Draw
-from launcher.tasks import Features, Row, Sample, _arrays, _numbers
+from launcher.tasks import Features, Row, Sample, _array_samples, _regression_targets
 
 
 class Config(Plugin):
     kind: Literal["tabular_regression"] = "tabular_regression"
 
 
-class Task(_arrays.Arrays, _numbers.Numbers):
+class Task(_array_samples.Arrays, _regression_targets.Numbers):
     columns = ("features", Column("label", "number"))
     surveyed = ("features",)
     auto_class = ""
@@ -54,7 +54,7 @@ class Task(_arrays.Arrays, _numbers.Numbers):
                 what = f"a row of {min(other)} numbers, those of the training data have {count}"
                 raise UserError(Problem(f"{key}.features", what))
             values = column.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(-1, count)
-            yield _arrays.features("features", values, _numbers.numbers(batch))
+            yield _array_samples.features("features", values, _regression_targets.numbers(batch))
 
     def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: Draw) -> list[Sample]:
         return [

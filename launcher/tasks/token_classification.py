@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin
 from launcher.contract import random
-from launcher.prepare.encoded import Encoded
+from launcher.prepare.token_arrays import Encoded
 from launcher.tasks import (
     IGNORE,
     Batch,
@@ -26,12 +26,12 @@ from launcher.tasks import (
     Outputs,
     Row,
     Sample,
-    _classes,
-    _label_names,
-    _language,
-    _outputs,
-    _tags,
-    _text,
+    _exact_sums,
+    _label_checks,
+    _language_modeling,
+    _single_label,
+    _tag_metrics,
+    _token_batches,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Config(Plugin):
     label_all: bool = False
 
 
-class Task(_language.Tokens):
+class Task(_language_modeling.Tokens):
     """`labels` of a sample: at each token a label, or IGNORE; `words`: at the first token of a word its number in the
     row, from 0, else -1. `row_labels`, in an evaluation: the label of every word of a row in which a word has no token
     (as beyond the cut), else empty."""
@@ -75,7 +75,7 @@ class Task(_language.Tokens):
         if len(found) < 2:
             what = f"{len(found)} label in the training data: a classifier needs two or more"
             raise UserError(Problem("data.train.labels", what))
-        _label_names.check(found, "data.train.labels")
+        _label_checks.check(found, "data.train.labels")
         return {"labels": sorted(found, key=lambda label: (label != "O", label))}
 
     @staticmethod
@@ -101,20 +101,20 @@ class Task(_language.Tokens):
 
     @staticmethod
     def check(config: Config, facts: "Facts", folder: Path) -> None:
-        _label_names.check_prepared(facts.labels, "data.train.labels", folder)
+        _label_checks.check_prepared(facts.labels, "data.train.labels", folder)
 
     def __init__(self, config: Config, facts: "Facts"):
         self.config, self.facts = config, facts
 
     @staticmethod
     def describe_labels(config: Config, facts: "Facts") -> str:
-        known, tags = _tags.scheme(facts.labels), f"{len(facts.labels)} tags"
+        known, tags = _tag_metrics.scheme(facts.labels), f"{len(facts.labels)} tags"
         if known is None:
             return f"{tags} of no entity scheme: macro_f1 is the mean over tags"
         return f"{tags}, read as {known.name}: f1 is over entities ({', '.join(known.types)})"
 
     def options(self) -> dict[str, Any]:
-        return _classes.options(self.facts.labels)
+        return _single_label.options(self.facts.labels)
 
     def outputs(self, length: int) -> float:
         return float(length * len(self.facts.labels))
@@ -136,17 +136,17 @@ class Task(_language.Tokens):
         return float(np.count_nonzero(sample["labels"] != IGNORE))
 
     def mute(self, sample: Sample) -> Sample:
-        return _text.mute(sample)
+        return _token_batches.mute(sample)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         more = {}
         if "row_labels" in samples[0]:
-            more["row_labels"] = _text.pad([s["row_labels"] for s in samples], _NO_WORD)
+            more["row_labels"] = _token_batches.pad([s["row_labels"] for s in samples], _NO_WORD)
         return {
-            **_text.inputs(samples, self.facts.pad_token_id),
+            **_token_batches.inputs(samples, self.facts.pad_token_id),
             **more,
-            "labels": _text.pad([s["labels"] for s in samples], IGNORE).ravel(),
-            "words": _text.pad([s["words"] for s in samples], -1),
+            "labels": _token_batches.pad([s["labels"] for s in samples], IGNORE).ravel(),
+            "words": _token_batches.pad([s["words"] for s in samples], -1),
         }
 
     def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
@@ -154,7 +154,7 @@ class Task(_language.Tokens):
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         """Shape (tokens of all samples, labels)."""
-        return _text.full_precision(_text.logits_of(model(**batch["inputs"])).flatten(0, 1))
+        return _token_batches.full_precision(_token_batches.logits_of(model(**batch["inputs"])).flatten(0, 1))
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
         """`word`: the numbers of the words that have a token, in order, with the label of each and the one found;
@@ -180,17 +180,17 @@ class Task(_language.Tokens):
         """Of entities over all of them, and by type (`f1/PER`); of tags of no entity scheme means over the tags
         (`macro_f1`), and by tag."""
         truth, found = self._tags(outputs)
-        scores = _tags.scores(truth, found, self.facts.labels)
-        out = {"loss": _outputs.mean_loss(outputs), "accuracy": _tags.accuracy(truth, found), **scores.total}
+        scores = _tag_metrics.scores(truth, found, self.facts.labels)
+        out = {"loss": _exact_sums.mean_loss(outputs), "accuracy": _tag_metrics.accuracy(truth, found), **scores.total}
         for name in ("precision", "recall", "f1"):
             out |= {f"{name}/{label}": one[name] for label, one in scores.classes.items()}
         return out
 
     def directions(self) -> Directions:
-        return {"loss": "min", **dict.fromkeys(("accuracy", *_tags.total_names(self.facts.labels)), "max")}
+        return {"loss": "min", **dict.fromkeys(("accuracy", *_tag_metrics.total_names(self.facts.labels)), "max")}
 
     def report(self, outputs: Outputs) -> dict[str, Any]:
-        return {"classes": _tags.scores(*self._tags(outputs), self.facts.labels).classes}
+        return {"classes": _tag_metrics.scores(*self._tags(outputs), self.facts.labels).classes}
 
     def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """A tag for each word: null for one without a token, as beyond the cut."""
@@ -251,20 +251,20 @@ def _features(
     if "labels" in batch.schema.names:
         starts = np.concatenate([[0], np.cumsum(counts)])[:-1][there]
         place = np.repeat(starts, of_words.lengths) + number
-        known = _classes.indices(batch.column("labels").flatten(), labels, f"{key}.labels").to_numpy()
+        known = _single_label.indices(batch.column("labels").flatten(), labels, f"{key}.labels").to_numpy()
         label[begins] = known[place[begins]]
         if label_all:
             rest = ~begins & (number >= 0)
             of_word = known[place[rest]]
             label[rest] = np.where(of_word == IGNORE, IGNORE, _inside(labels)[np.maximum(of_word, 0)])
     columns = {"labels": label, "words": np.where(begins, number, -1)}
-    lists = {name: _text.lists(encoded, pa.array(values.astype(np.int32))) for name, values in columns.items()}
+    lists = {name: _token_batches.lists(encoded, pa.array(values.astype(np.int32))) for name, values in columns.items()}
     last, seen = np.zeros((2, len(counts)), np.int64)
     if len(number):
         last[there] = np.maximum.reduceat(number + 1, of_words.offsets[:-1])
         seen[there] = np.add.reduceat(begins.astype(np.int64), of_words.offsets[:-1])
     lists["row_labels"] = _row_labels(known, counts, there, seen[there])
-    table = _text.table(encoded, encoder.vocab_size, **lists)
+    table = _token_batches.table(encoded, encoder.vocab_size, **lists)
     return Features(table, int(np.count_nonzero(~there)), _cut(known, counts, long, last, labels))
 
 
@@ -276,7 +276,7 @@ def _row_labels(
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     rows = Encoded(known.astype(np.uint32), offsets, np.ones(len(known), np.bool_)).select(there)
     kept = rows.slices(rows.offsets[:-1], np.where(seen < rows.lengths, rows.offsets[1:], rows.offsets[:-1]))
-    return _text.lists(kept, pa.array(kept.ids.astype(np.int32)))
+    return _token_batches.lists(kept, pa.array(kept.ids.astype(np.int32)))
 
 
 def _cut(

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from rich.console import Console
 
 from launcher.config.errors import UserError
-from launcher.launch import queue
-from launcher.plan import jobs
-from launcher.plan.folder import RunFolder
-from launcher.tools import look
+from launcher.schedulers import slurm_queue
+from launcher.storage import job_log
+from launcher.storage.run_dir import RunFolder
+from launcher.tools import run_status
 
 PATIENCE = 60.0
 """Seconds that a job is given to save and leave. Slurm ends it by itself when its own patience, KillWait, is over."""
@@ -20,22 +20,22 @@ _EVERY = 2.0
 def cancel(run: str, console: Console) -> None:
     """Cancel the job, and wait until it has left: what comes back meanwhile is cancelled too. Raises UserError where no
     job of the run lives, or Slurm refuses."""
-    folder = look.named(run)
-    job = look.scheduled(folder)
+    folder = run_status.named(run)
+    job = run_status.scheduled(folder)
     if job is None:
         raise UserError(f"{folder.path}: it is no job of Slurm's (stop it where it was started, with Ctrl-C)")
     living = _living(folder)
     if not living:
-        at = look.at(folder, look.Slurm())
+        at = run_status.at(folder, run_status.Slurm())
         if at.id != job.ids[-1] and at.state.name == "running":
             raise UserError(f"{folder.path}: it runs now where it was started (stop it there, with Ctrl-C)")
         raise UserError(f"{folder.path}: job {job.ids[-1]} is over already: {at.state.name}")
-    queue.cancel(list(living))
-    jobs.append(folder, {"event": "cancelled", "job": job.name})
+    slurm_queue.cancel(list(living))
+    job_log.append(folder, {"event": "cancelled", "job": job.name})
     for id, known in living.items():
-        was = "was waiting" if known.state in queue.WAITING else f"was running on {known.nodes}"
+        was = "was waiting" if known.state in slurm_queue.WAITING else f"was running on {known.nodes}"
         console.print(f"job {id} is cancelled: it {was}", highlight=False, markup=False, soft_wrap=True)
-    if any(known.state not in queue.WAITING for known in living.values()):
+    if any(known.state not in slurm_queue.WAITING for known in living.values()):
         _see_it_leave(folder, set(living), console)
     whole = folder.whole()
     kept = f"its newest checkpoint is of step {whole[-1].step}" if whole else "no checkpoint had been made"
@@ -44,13 +44,13 @@ def cancel(run: str, console: Console) -> None:
     )
 
 
-def _living(folder: RunFolder, among: Collection[str] | None = None) -> dict[str, queue.Job]:
+def _living(folder: RunFolder, among: Collection[str] | None = None) -> dict[str, slurm_queue.Job]:
     """The run's jobs that live, by the ids that they are cancelled by: `among` these and the newest, or all."""
-    job = look.scheduled(folder)
+    job = run_status.scheduled(folder)
     if job is None:
         return {}
     asked = [id for id in job.ids if among is None or id in among or id == job.ids[-1]]
-    known = {id: look.mine(one, folder) for id, one in queue.jobs(asked).items()}
+    known = {id: run_status.mine(one, folder) for id, one in slurm_queue.jobs(asked).items()}
     return {id: one for id, one in known.items() if one is not None and one.living}
 
 
@@ -65,8 +65,8 @@ def _see_it_leave(folder: RunFolder, watched: set[str], console: Console) -> Non
     end = time.monotonic() + PATIENCE
     with console.status(what):
         while (living := _living(folder, watched)) and time.monotonic() < end:
-            again = [id for id, known in living.items() if known.state not in queue.LEAVING]
+            again = [id for id, known in living.items() if known.state not in slurm_queue.LEAVING]
             if again:
-                queue.cancel(again)
+                slurm_queue.cancel(again)
             watched |= set(living)
             time.sleep(_EVERY)

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.config import json_files, load
+from launcher.config import load, strict_json
 from launcher.config.errors import Problem, UserError
-from launcher.config.json_files import shown
+from launcher.config.strict_json import shown
 from launcher.config.types import hint
 from launcher.plan.facts import of_run
-from launcher.plan.folder import RunFolder, Saved
-from launcher.tools import differences
+from launcher.storage.run_dir import RunFolder, Saved
+from launcher.tools import recipe_differences
 
 _KNOWN = ("accuracy", "f1")
 """What says most where a task has it; of other tasks the first two metrics are shown."""
@@ -98,7 +98,7 @@ def compare(paths: Sequence[str], console: Console, sort: str | None = None, as_
         if sort not in known:
             raise UserError(f"--sort {shown(sort)}: no run has this metric ({hint(sort, known)})")
         runs.sort(key=lambda run: run.rank(sort))
-    keys = differences.of({str(n): run.recipe for n, run in enumerate(runs)})
+    keys = recipe_differences.of({str(n): run.recipe for n, run in enumerate(runs)})
     by = sort or _common([run.watched for run in runs])
     if as_csv:
         _write_csv(runs, keys, by)
@@ -121,7 +121,7 @@ def _table(runs: Sequence[_Run], keys: Mapping[str, Mapping[str, str]], by: str 
     table = Table(box=None, pad_edge=False)
     table.add_column("run", no_wrap=True)
     columns = list(keys)[:_KEYS]
-    for name in differences.short(columns):
+    for name in recipe_differences.short(columns):
         table.add_column(escape(shown(name)), overflow="fold")
     for name in ("steps", *metrics):
         table.add_column(escape(_words(name)), justify="right")
@@ -197,7 +197,7 @@ def _runs(paths: Sequence[str]) -> list[_Run]:
 
 
 def _run(folder: RunFolder) -> _Run:
-    if not json_files.exists(folder.facts):
+    if not strict_json.exists(folder.facts):
         raise UserError(f"{folder.path}: no run is there (a run folder is named, such as runs/quickstart-pretrain)")
     lines = {line["step"]: line for line in folder.lines() if "loss" not in line}
     if not lines:
@@ -217,7 +217,7 @@ def _directions(whole: Sequence[Saved]) -> dict[str, str]:
     """Whether less or more is better, of each metric that a checkpoint has watched: its value stands there turned."""
     found = {}
     for saved in whole:
-        with suppress(json_files.Damaged, KeyError, TypeError):
+        with suppress(strict_json.Damaged, KeyError, TypeError):
             watched, metrics = saved.state["watched"], saved.state["evaluation"]
             name, value = watched["metric"], metrics[watched["metric"]]
             if value and abs(watched["value"]) == abs(value):

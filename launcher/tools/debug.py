@@ -16,12 +16,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.config import load
+from launcher.config.format import human
 from launcher.config.recipe import Constant
-from launcher.launch import private_folder
-from launcher.plan import usable_folders
-from launcher.plan.folder import RunFolder
-from launcher.plan.words import human
-from launcher.prepare import ready
+from launcher.distributed import private_tmp
+from launcher.plan import writable_folders
+from launcher.prepare import run_setup
+from launcher.storage.run_dir import RunFolder
 
 _LEARNT = 0.1
 """A batch counts as learnt by heart when its loss has fallen below this share of what it was."""
@@ -30,22 +30,23 @@ _LEARNT = 0.1
 def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown: int, console: Console) -> int:
     """Show the first batch, then train `steps` steps; `overfit`: on that one batch alone. Returns the exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    wrong = usable_folders.temporary()  # of the folder that was asked for
-    private_folder.enter()
+    wrong = writable_folders.temporary()  # of the folder that was asked for
+    private_tmp.enter()
     ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # no run of the user's has this name
-    made = ready.check(file, [*overrides, *ours], load.cluster("local").value, 1, wrong)
+    made = run_setup.check(file, [*overrides, *ours], load.cluster("local").value, 1, wrong)
     with tempfile.TemporaryDirectory(prefix="launcher-debug-") as folder:
         return _session(replace(made, folder=RunFolder(Path(folder)), resume=None), steps, overfit, shown, console)
 
 
-def _session(made: ready.Ready, steps: int, overfit: bool, shown: int, console: Console) -> int:
+def _session(made: run_setup.Ready, steps: int, overfit: bool, shown: int, console: Console) -> int:
     import torch
 
     from launcher import worker
-    from launcher.run import loop, process
-    from launcher.run.stop import Stop
+    from launcher.distributed import process_group
+    from launcher.distributed.shutdown import Stop
+    from launcher.train import loop
 
-    run, notes = worker.build(made, process.connect(process.Place()), Stop(), None, workers=0)
+    run, notes = worker.build(made, process_group.connect(process_group.Place()), Stop(), None, workers=0)
     for note in [*made.notes, *notes]:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     _show(made, run, shown, console)
@@ -84,7 +85,7 @@ def _verdict(losses: list[float], console: Console) -> int:
     return 1
 
 
-def _show(made: ready.Ready, run: Any, shown: int, console: Console) -> None:
+def _show(made: run_setup.Ready, run: Any, shown: int, console: Console) -> None:
     """Samples as the model will see them, then the shapes and types of a micro-batch."""
     from launcher.prepare import tokenizer
 

@@ -6,26 +6,27 @@ from typing import Any
 
 from rich.console import Console
 
-from launcher.config.files import write
-from launcher.launch import execute, render
+from launcher.config.atomic_files import write
+from launcher.launch import execute, launch_spec
 from launcher.launch.execute import Outcome
-from launcher.plan import full_disk, usable_folders
-from launcher.plan.folder import RunFolder
-from launcher.prepare import ready
-from launcher.tools import confusion, show
+from launcher.plan import writable_folders
+from launcher.prepare import run_setup
+from launcher.storage import disk_full
+from launcher.storage.run_dir import RunFolder
+from launcher.tools import confusion, tables
 
 
 def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, console: Console) -> Outcome:
     """Evaluate, print (the metrics alone `as_json`), and write RUN/report/evaluation-<step>.json; of a classifier a
     picture of its confusions too. Raises UserError."""
     report = RunFolder(Path(run)).report
-    made = ready.reopen(
-        Path(run), ranks, usable_folders.unusable(report, f"the folder {report}", "make it writable, or copy the run")
+    made = run_setup.reopen(
+        Path(run), ranks, writable_folders.unusable(report, f"the folder {report}", "make it writable, or copy the run")
     )
     saved = made.folder.saved(which)
     saved.verify()
-    execute.warm_up(render.imports(made.recipe))
-    outcome = execute.execute(render.evaluate(made.plan, {}, saved.step))
+    execute.warm_up(launch_spec.imports(made.recipe))
+    outcome = execute.execute(launch_spec.evaluate(made.plan, {}, saved.step))
     if outcome.code:
         return outcome
     metrics, report = outcome.told["metrics"], outcome.told["report"]
@@ -35,7 +36,7 @@ def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, conso
         _show(saved.step, made.facts.baseline, metrics, report, console)
         if cut := str(made.facts.cut.get("validation", "")):
             console.print(f"note: {cut}", highlight=False, soft_wrap=True)
-    with full_disk.reported(made.folder.report):
+    with disk_full.reported(made.folder.report):
         files = _write(made.folder, saved.step, {"metrics": metrics, "baseline": made.facts.baseline, "report": report})
     if not as_json:
         console.print(f"in {' and '.join(map(str, files))}", highlight=False, markup=False, soft_wrap=True)
@@ -46,9 +47,9 @@ def _show(
     step: int, baseline: dict[str, float], metrics: dict[str, Any], report: dict[str, Any], console: Console
 ) -> None:
     console.print(f"checkpoint of step {step}", highlight=False)
-    show.metrics(metrics, baseline, console, classes="classes" not in report)
+    tables.metrics(metrics, baseline, console, classes="classes" not in report)
     if "classes" in report:
-        show.classes(report["classes"], console)
+        tables.classes(report["classes"], console)
     if report.get("confusion"):
         confusion.show(report["confusion"], report["labels"], console)
 

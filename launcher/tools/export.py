@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from launcher.config import json_files, kinds, load
+from launcher.config import kinds, load, strict_json
+from launcher.config.atomic_files import flush_tree
 from launcher.config.errors import UserError
-from launcher.config.files import flush_tree
+from launcher.config.format import human, plural
 from launcher.config.recipe import Recipe
 from launcher.models import _transformers
-from launcher.plan import full_disk, need, remote
+from launcher.plan import model_requirements, remote_code
 from launcher.plan.facts import of_run
-from launcher.plan.folder import RunFolder, Saved
-from launcher.plan.words import human, plural
-from launcher.tools import card
+from launcher.storage import disk_full
+from launcher.storage.run_dir import RunFolder, Saved
+from launcher.tools import model_card
 from launcher.tools.export_inputs import add_inputs
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, console
         model.config.architectures, model.config.dtype = [type(model).__name__], _dtype(weights.empty)
         _transformers.save_configuration(model, aside)
         if trusted:
-            remote.copy_code(folder.model, aside)
-        text = card.text(folder, saved, recipe, model, auto)
+            remote_code.copy_code(folder.model, aside)
+        text = model_card.text(folder, saved, recipe, model, auto)
         (aside / "README.md").write_text(text, encoding="utf-8")
         _write(weights, aside, limit, console)
         sizes = [file.stat().st_size for file in aside.iterdir()]
@@ -95,13 +96,13 @@ def _check(folder: RunFolder) -> None:
         if not needed.exists():
             raise UserError(f"{folder.path}: no run of a transformers model is there (it has no {needed.name})")
     of_run(folder.path)
-    card.environment(folder)
+    model_card.environment(folder)
     check_norms(folder)
 
 
 def check_norms(folder: RunFolder) -> None:
     """Raises UserError for a transformers model whose batch norms became groups."""
-    config = json_files.read_object(folder.model / "config.json", "launcher run writes it again")
+    config = strict_json.read_object(folder.model / "config.json", "launcher run writes it again")
     if config.get("batch_norm") == "group":
         what = "its model has groups in place of its batch norms (batch_norm: group)"
         raise UserError(f"{folder.path}: {what}, which plain transformers does not know (take --format onnx)")
@@ -187,7 +188,7 @@ class _Merged:
     @classmethod
     def of(cls, folder: RunFolder, recipe: Recipe, adapter: Any, saved: Saved) -> "_Merged":
         from launcher.models import _peft
-        from launcher.run import checkpoint
+        from launcher.train import checkpoint
 
         model = _model(folder, recipe, "cpu")
         _peft.inject(model, adapter)
@@ -221,11 +222,14 @@ def _model(folder: RunFolder, recipe: Recipe, device: str = "meta") -> "torch.nn
     import torch
     import transformers
 
-    wanted, trusted = need.of(recipe, of_run(folder.path)), bool(getattr(recipe.model, "trust_remote_code", False))
-    with torch.device(device), remote.refused(folder.model, "config.json", "model", "model"):
+    wanted, trusted = (
+        model_requirements.of(recipe, of_run(folder.path)),
+        bool(getattr(recipe.model, "trust_remote_code", False)),
+    )
+    with torch.device(device), remote_code.refused(folder.model, "config.json", "model", "model"):
         config = transformers.AutoConfig.from_pretrained(folder.model, trust_remote_code=trusted)
         if not trusted:
-            remote.refuse_kernels(folder.model, "model")
+            remote_code.refuse_kernels(folder.model, "model")
         config.problem_type = wanted.options.get("problem_type")  # as in the runs of older versions it is not
         if recipe.model.kind == "config":
             _transformers.set_token_ids(config, wanted, given=recipe.model.model_extra or {})
@@ -263,7 +267,7 @@ def aside_of(final: Path, to: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{to}: cannot be made: {error.strerror}: {error.filename}") from None
     try:
-        with full_disk.reported(aside, advice="make room there, or name another folder: --to", kind=UserError):
+        with disk_full.reported(aside, advice="make room there, or name another folder: --to", kind=UserError):
             yield aside
             flush_tree(aside)
         try:

@@ -10,12 +10,12 @@ from typing import Any
 from launcher.config import kinds
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.plan import _tiny, need
+from launcher.plan import _tiny_model, model_requirements
 from launcher.plan.facts import Facts, of_run
-from launcher.plan.folder import RunFolder
-from launcher.plan.padding import Padding
-from launcher.prepare import reading, tokenizer
+from launcher.plan.padding_probe import Padding
+from launcher.prepare import source_shards, tokenizer
 from launcher.prepare.encode import TRAINING_SUFFIX, Encoder
+from launcher.storage.run_dir import RunFolder
 
 _TYPES = "token_type_ids"
 
@@ -42,7 +42,7 @@ def padding_side(recipe: Recipe, model: Any, facts: Facts) -> Padding | None:
     if not facts.vocab_size or not hasattr(model, "config"):
         return None
     try:
-        return _tiny.padding(model, need.of(recipe, facts))
+        return _tiny_model.padding(model, model_requirements.of(recipe, facts))
     except UserError:  # a model that has been trained computes its samples, whatever a copy of it does
         return None
 
@@ -97,7 +97,9 @@ def _tokens(settings: dict[str, Any], encoder: Encoder, recipe: Recipe, facts: F
 def _takes_types(encoder: Encoder, recipe: Recipe, model: Any) -> bool:
     """Whether token types may be given: training gave them, or those of a single text change nothing."""
     columns = kinds.of("tasks", recipe.inner_task).Task.columns
-    if "question" in columns or any(getattr(leaf.config, "text_pair", None) for leaf in reading.leaves(recipe.data)):
+    if "question" in columns or any(
+        getattr(leaf.config, "text_pair", None) for leaf in source_shards.leaves(recipe.data)
+    ):
         return encoder.gives_types
     embedded = any(name.endswith("token_type_embeddings") for name, _ in model.named_modules())
     return embedded and not any(encoder.backend.encode("a").type_ids)

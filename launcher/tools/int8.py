@@ -11,7 +11,7 @@ import torch
 
 from launcher.config.errors import UserError
 from launcher.models._transformers import save_configuration
-from launcher.plan import remote
+from launcher.plan import remote_code
 
 FILE = "model.int8.safetensors"
 _SCALE = ".weight_scale"
@@ -65,7 +65,7 @@ def load(folder: str | Path, attention: str | None = None) -> Any:
     options = {"attn_implementation": attention} if attention else {}
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if not attention:
-        remote.refuse_kernels(folder, "attention")
+        remote_code.refuse_kernels(folder, "attention")
     model = getattr(transformers, auto).from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
     tensors = load_file(file)
     names = [key.removesuffix(_SCALE) for key in tensors if key.endswith(_SCALE)]

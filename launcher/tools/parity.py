@@ -19,10 +19,10 @@ from launcher.config import kinds, load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.launch import execute, render
-from launcher.plan import architecture, layout, need, plan, usable_folders
-from launcher.plan.folder import RunFolder
-from launcher.prepare import ready
+from launcher.launch import execute, launch_spec
+from launcher.plan import layout, model_requirements, model_spec, plan, writable_folders
+from launcher.prepare import run_setup
+from launcher.storage.run_dir import RunFolder
 
 TOLERANCE = {"fp64": (1e-10, 1e-8), "fp32": (1e-5, 1e-4), "fp16": (2**-11, 2**-9), "bf16": (2**-8, 2**-6)}
 """Relative differences allowed at the first step, and over all. Layouts add up the same numbers in another order: what
@@ -65,9 +65,9 @@ def parity(
         "schedule=constant",
     ]
     known = load.recipe(file, ours).value
-    if not (wrong := usable_folders.ranks(known, cluster, max(ranks, default=1))):
-        execute.warm_up(render.imports(known))
-    made = ready.check(file, ours, cluster, 1, wrong)
+    if not (wrong := writable_folders.ranks(known, cluster, max(ranks, default=1))):
+        execute.warm_up(launch_spec.imports(known))
+    made = run_setup.check(file, ours, cluster, 1, wrong)
     todo = [(recipe, count) for count in ranks for recipe in _layouts(made, file, ours, strategies, count)]
     if not todo:
         raise UserError(f"--strategies: no layout of {strategies} runs on {', '.join(map(str, ranks))} ranks")
@@ -123,7 +123,7 @@ def as_json(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True)
 class _Bench:
-    made: ready.Ready
+    made: run_setup.Ready
     file: str
     cluster: Cluster
     steps: int
@@ -133,8 +133,10 @@ class _Bench:
         """What rank 0 tells of some steps of a recipe. Raises UserError."""
         folder = RunFolder(self.folder / str(len(list(self.folder.iterdir()))))
         planned = self._plan(recipe, ranks).model_copy(update={"folder": str(folder.path)})
-        ready.write(replace(self.made, recipe=recipe, plan=planned, folder=folder, resume=None, start=None)).release()
-        outcome = execute.execute(render.measure(planned, self.cluster.env, self.steps))
+        run_setup.write(
+            replace(self.made, recipe=recipe, plan=planned, folder=folder, resume=None, start=None)
+        ).release()
+        outcome = execute.execute(launch_spec.measure(planned, self.cluster.env, self.steps))
         if outcome.told.get("stopped"):
             raise KeyboardInterrupt
         if outcome.code:
@@ -168,11 +170,11 @@ class _Bench:
 
 
 def _layouts(
-    made: ready.Ready, file: str, overrides: Sequence[str], strategies: str | None, ranks: int
+    made: run_setup.Ready, file: str, overrides: Sequence[str], strategies: str | None, ranks: int
 ) -> list[Recipe]:
     """The layouts named, else every one there is, and the first of them checkpointed and compiled."""
     recipe = made.recipe
-    shape = architecture.count(recipe, need.of(recipe, made.facts))
+    shape = model_spec.count(recipe, model_requirements.of(recipe, made.facts))
     every = list(layout.layouts(recipe, shape, ranks))
     if strategies is not None:
         words = [word.strip() for word in strategies.split(",")]

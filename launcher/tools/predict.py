@@ -9,18 +9,19 @@ from typing import Any
 
 from rich.console import Console
 
+from launcher.config.atomic_files import flush
 from launcher.config.columns import KEPT, Kept
 from launcher.config.errors import UserError
-from launcher.config.files import flush
+from launcher.config.format import plural
 from launcher.data import Bad, Row
-from launcher.plan import full_disk, usable_folders
-from launcher.plan.words import plural
-from launcher.prepare.reading import notes, parts_of
-from launcher.run import streams
-from launcher.tools import answers, fill
+from launcher.distributed import output_streams
+from launcher.plan import writable_folders
+from launcher.prepare.source_shards import notes, parts_of
+from launcher.storage import disk_full
+from launcher.tools import mask_filling, prediction_lines
+from launcher.tools.input_rows import KEY, rows, source
 from launcher.tools.progress import progress
-from launcher.tools.rows import KEY, rows, source
-from launcher.tools.trained import Trained, load_run, tell_best
+from launcher.tools.trained_model import Trained, load_run, tell_best
 
 _INPUTS_CUT = {"rows", "questions"}
 """What is counted of truncated inputs (see launcher.tasks.Features)."""
@@ -47,11 +48,11 @@ def predict(
     if to is not None and (to.exists() or not to.parent.is_dir()):
         what = "is there already (name another file)" if to.exists() else f"there is no folder {to.parent}"
         raise UserError(f"--to {to}: {what}")
-    if to is not None and (wrong := usable_folders.unusable(to.parent, f"--to {to}", "name a file elsewhere")):
+    if to is not None and (wrong := writable_folders.unusable(to.parent, f"--to {to}", "name a file elsewhere")):
         raise UserError(wrong)
-    if to is not None and to.suffix in answers.UNWRITTEN:
+    if to is not None and to.suffix in prediction_lines.UNWRITTEN:
         raise UserError(f"--to {to}: {to.suffix} is not written (name a .jsonl, .csv or .tsv)")
-    kept = answers.kept_columns(keep)
+    kept = prediction_lines.kept_columns(keep)
     trained = load_run(run, which)
     tell_best(trained.folder, trained.saved, which, console)
     config = source(data, trained.recipe.data.train)
@@ -62,7 +63,7 @@ def predict(
     with _written(to) as line, progress(console, "rows", size) as advance:
         for chunk in _chunks(rows(config, every, (*kept, *model.columns))):
             for answer in model.answers(chunk):
-                line(answers.as_json(answer))
+                line(prediction_lines.as_json(answer))
             told += len(chunk)
             advance(sum(_size(row) for row in chunk), told)
     if model.truncated:
@@ -76,12 +77,12 @@ class Predictor:
     """A trained model that is asked about rows, in one process on its device."""
 
     def __init__(self, trained: Trained, keep: Sequence[Kept] = (), most: int | None = None):
+        from launcher.distributed import process_group
         from launcher.prepare import tokenizer
         from launcher.prepare.encode import Encoder
-        from launcher.run import process
 
         self._trained, self._task = trained, trained.task()
-        self._process = process.connect(process.Place())
+        self._process = process_group.connect(process_group.Place())
         trained.model.to(self._process.device)
         words = self._task.tokenized
         self._encoder = Encoder(trained.folder.tokenizer) if words else None
@@ -89,10 +90,10 @@ class Predictor:
         self._equal_lengths: bool | None = None  # known once the task is attached to the model
         self.truncated = 0  # rows that were cut
         self._keep, self._most = keep, most
-        self._names = set(answers.RESERVED)  # of answers so far
+        self._names = set(prediction_lines.RESERVED)  # of answers so far
         self._filler = self._mask_filler()
         if most is not None and self._filler is None and not hasattr(self._task, "ranked"):
-            raise fill.no_scores(trained.recipe.inner_task.kind)
+            raise mask_filling.no_scores(trained.recipe.inner_task.kind)
         self._seen = 0  # samples, whose numbers go on from rows to rows
 
     @property
@@ -108,18 +109,18 @@ class Predictor:
         self.truncated += sum("truncated" in answer for answer in told)
         self._names.update(name for answer in told for name in answer)
         lines = (
-            answers.joined(answers.given(row, self._keep), answer, self._names)
+            prediction_lines.joined(prediction_lines.given(row, self._keep), answer, self._names)
             for row, answer in zip(good, told, strict=True)
         )
         return [{"error": str(row)} if isinstance(row, Bad) else next(lines) for row in chunk]
 
-    def _mask_filler(self) -> fill.MaskFiller | None:
+    def _mask_filler(self) -> mask_filling.MaskFiller | None:
         """Of a masked language model alone."""
         if getattr(self._task, "auto_class", "") != "AutoModelForMaskedLM" or self._tokenizer.mask_token is None:
             return None
-        recipe, most = self._trained.recipe, self._most or fill.DEFAULT
+        recipe, most = self._trained.recipe, self._most or mask_filling.DEFAULT
         given = (recipe.data.max_length, most, recipe.train.precision, self._process.device)
-        return fill.MaskFiller(self._trained.model, self._tokenizer, *given)
+        return mask_filling.MaskFiller(self._trained.model, self._tokenizer, *given)
 
     def _answered(self, good: Sequence[Row]) -> list[dict[str, Any]]:
         """The answer for each row: masks filled in where its text has any."""
@@ -144,7 +145,7 @@ class Predictor:
         """The samples of rows, in their order; how many each row gives, and whether it is cut."""
         import pyarrow as pa
 
-        from launcher.prepare.reading import batch_of
+        from launcher.prepare.source_shards import batch_of
 
         if getattr(self._trained.recipe.inner_task, "samples", None) != "chunks":  # those are cut from rows joined
             table, empty, cut = self._features(batch_of(list(good)))
@@ -178,7 +179,7 @@ class Predictor:
 
     def _of(self, samples: Any) -> list[dict[str, Any]]:
         """What the model says of each sample."""
-        from launcher.run import evaluation
+        from launcher.train import evaluation
 
         recipe, model = self._trained.recipe, self._trained.model
         most, first = recipe.train.max_tokens, self._seen
@@ -198,14 +199,16 @@ class Predictor:
 
     def _attach(self, batch: dict[str, Any]) -> bool:
         """Attach the task to the model; whether the samples of a micro-batch have to be of one length."""
-        from launcher.plan import need
-        from launcher.run.batches import to
-        from launcher.tasks import _padding
+        from launcher.plan import model_requirements
+        from launcher.tasks import _padding_side
+        from launcher.train.data_loader import to
 
         trained = self._trained
         self._task.attach(trained.model, to(batch, self._process.device))
         packed = trained.recipe.packed
-        return not packed and _padding.equal_lengths(self._task, trained.model, need.of(trained.recipe, trained.facts))
+        return not packed and _padding_side.equal_lengths(
+            self._task, trained.model, model_requirements.of(trained.recipe, trained.facts)
+        )
 
     def _together(self, told: list[dict[str, Any]]) -> dict[str, Any]:
         """What is told of a row by what is told of its samples."""
@@ -230,7 +233,7 @@ def _chunks(every: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:
 
 
 def _size(row: Row | Bad) -> int:
-    from launcher.prepare.reading import size_of
+    from launcher.prepare.source_shards import size_of
 
     return 0 if isinstance(row, Bad) else size_of(row)
 
@@ -240,15 +243,15 @@ def _written(to: Path | None) -> Iterator[Callable[[str], Any]]:
     """A function that writes a line of JSON: to a file that gets its name, and becomes a table where that asks for one,
     when the block ends without error; or to the standard output."""
     if to is None:
-        yield lambda line: print(streams.as_json(line))
+        yield lambda line: print(output_streams.as_json(line))
         return
     aside, table = (to.with_name(f".{to.name}.{os.getpid()}.{part}") for part in ("partial", "table.partial"))
     try:
-        with full_disk.reported(to.parent, advice="make room there, or name another file: --to", kind=UserError):
+        with disk_full.reported(to.parent, advice="make room there, or name another file: --to", kind=UserError):
             with aside.open("w", encoding="utf-8") as file:
                 yield lambda line: file.write(f"{line}\n")
-            if to.suffix in answers.DELIMITERS:
-                answers.write_table(aside, table, answers.DELIMITERS[to.suffix])
+            if to.suffix in prediction_lines.DELIMITERS:
+                prediction_lines.write_table(aside, table, prediction_lines.DELIMITERS[to.suffix])
                 table.replace(aside)
             flush(aside)
             aside.replace(to)

@@ -13,18 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.config import load
+from launcher.config.atomic_files import write
 from launcher.config.cluster import Cluster
-from launcher.config.files import write
 from launcher.config.recipe import Recipe
-from launcher.launch import render
+from launcher.launch import launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import plan
-from launcher.plan.folder import RunFolder
-from launcher.tools.train import begins_here, train
+from launcher.storage.run_dir import RunFolder
+from launcher.tools.run_command import begins_here, train
 
 
 def run(
-    recipe: str, overrides: Sequence[str], profile: Cluster, ranks: int | None, resume: bool, via: render.Via
+    recipe: str, overrides: Sequence[str], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via
 ) -> Outcome:
     """Train the recipe, or all of its seeds one after the other; the first that does not come to its end is the last.
     `resume`: those that were begun are gone on with, and at least one was. Raises UserError."""

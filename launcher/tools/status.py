@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.plan import jobs, plan
-from launcher.tools import look, state
-from launcher.tools.look import Status
-from launcher.tools.state import State
+from launcher.plan import plan
+from launcher.storage import job_log
+from launcher.tools import run_state, run_status
+from launcher.tools.run_state import State
+from launcher.tools.run_status import Status
 
 _WAITING = ("pending", "requeued", "running", "cancelled", "stopped")
 """States whose reason stands in the table; it says what there is to wait for."""
@@ -24,9 +25,9 @@ _COLOURS = {
 
 def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
     """Raises UserError where a folder holds no run."""
-    folders = [look.named(run) for run in runs] if runs else look.found()
-    slurm = look.Slurm()
-    looked = look.every(folders, slurm)
+    folders = [run_status.named(run) for run in runs] if runs else run_status.found()
+    slurm = run_status.Slurm()
+    looked = run_status.every(folders, slurm)
     if as_json:
         print(json.dumps([asdict(one) for one in looked], indent=1))
         return
@@ -95,7 +96,7 @@ def _history(one: Status, console: Console) -> None:
     for number, start in enumerate(one.starts):
         later = one.starts[number + 1] if number + 1 < len(one.starts) else None
         last = start.last if start.last is not None else later.first if later else one.step
-        ended = state.how(start, later, one.state, scheduled=one.job != jobs.BY_HAND)
+        ended = run_state.how(start, later, one.state, scheduled=one.job != job_log.BY_HAND)
         ended += f" {_clock(start.ended, start.begun)}" if start.ended else ""
         without = f", then without {_some(start.excluded)}" if start.excluded else ""
         made.add_row(

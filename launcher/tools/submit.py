@@ -15,19 +15,20 @@ from pathlib import Path
 from rich.console import Console
 
 from launcher.config import load
+from launcher.config.atomic_files import write
 from launcher.config.cluster import Cluster, Slurm, time_limit
 from launcher.config.errors import UserError
-from launcher.config.files import write
-from launcher.config.json_files import Damaged
-from launcher.launch import queue, slurm
-from launcher.launch.slurm import Script
-from launcher.plan import jobs, plan, store
-from launcher.plan.expect import duration
-from launcher.plan.folder import RunFolder, over
+from launcher.config.format import plural
+from launcher.config.strict_json import Damaged
+from launcher.plan import plan
 from launcher.plan.plan import Plan
-from launcher.plan.words import plural
-from launcher.prepare import ready
-from launcher.tools import grid, look, show
+from launcher.plan.run_estimates import duration
+from launcher.prepare import run_setup
+from launcher.schedulers import slurm_queue, slurm_script
+from launcher.schedulers.slurm_script import Script
+from launcher.storage import cache_root, job_log
+from launcher.storage.run_dir import RunFolder, over
+from launcher.tools import run_status, sweep_grid, tables
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ def submit(
     known = load.recipe(recipe, overrides).value
     if known.seeds > 1:
         raise UserError(f"seeds: {known.seeds}, and a job trains one (--grid FILE, with seed: [1, 2, 3] in it)")
-    points = [list(overrides)] if file is None else [[*overrides, *own] for own in grid.read(file, known.name)]
+    points = [list(overrides)] if file is None else [[*overrides, *own] for own in sweep_grid.read(file, known.name)]
     sweep = _Sweep(recipe, profile, known.name, points, file is not None)
-    grid.every(points, lambda point: load.recipe(recipe, point))
-    plans = grid.every(points, lambda point: ready.look(recipe, point, profile, None))
+    sweep_grid.every(points, lambda point: load.recipe(recipe, point))
+    plans = sweep_grid.every(points, lambda point: run_setup.look(recipe, point, profile, None))
     script = _script(sweep, plans[0], range(len(plans)))
-    show.plan(plans[0], console)
+    tables.plan(plans[0], console)
     if sweep.array:
         console.print(f"the first of {plural(len(plans), 'run')} of {file}", highlight=False, markup=False)
     if profile.slurm is not None and (line := longest(profile.slurm)):
@@ -116,7 +117,7 @@ def _script(sweep: _Sweep, made: Plan, points: Sequence[int]) -> Script:
     place = sweep.place
     number = 1 + len(list(place.jobs.glob("submit-*.sbatch")))
     own = made.model_copy(update={"name": sweep.name, "folder": str(place.path)})
-    return slurm.render(
+    return slurm_script.render(
         own, sweep.profile, cwd=_here(), cache=_cache(sweep.profile), number=number,
         points=points if sweep.array else None,
     )  # fmt: skip
@@ -125,7 +126,7 @@ def _script(sweep: _Sweep, made: Plan, points: Sequence[int]) -> Script:
 def _cache(profile: Cluster) -> Path:
     """Where the nodes look for what is prepared: in $LAUNCHER_CACHE, else in the profile's folder, else at home."""
     shared = profile.scratch.shared
-    return (store.root() if shared is None or "LAUNCHER_CACHE" in os.environ else Path(shared)).absolute()
+    return (cache_root.root() if shared is None or "LAUNCHER_CACHE" in os.environ else Path(shared)).absolute()
 
 
 def _share(profile: Cluster) -> None:
@@ -159,9 +160,9 @@ def _done(made: Plan) -> bool:
 
 def _refuse_living(folder: RunFolder) -> None:
     """Raises UserError where a job of this run waits or runs. Of a chain only the last two may live."""
-    if job := look.scheduled(folder):
-        for id, known in queue.jobs(job.ids[-2:]).items():
-            found = look.mine(known, folder)
+    if job := run_status.scheduled(folder):
+        for id, known in slurm_queue.jobs(job.ids[-2:]).items():
+            found = run_status.mine(known, folder)
             if found is not None and found.living:
                 what = f"{folder.path}: job {id} is {found.state.lower()}"
                 raise UserError(
@@ -172,15 +173,15 @@ def _refuse_living(folder: RunFolder) -> None:
 def _tried(script: Script, profile: Cluster) -> str:
     """What Slurm would do with it."""
     try:
-        said = queue.test(script.test, script.text)
-    except queue.Refused as refused:
+        said = slurm_queue.test(script.test, script.text)
+    except slurm_queue.Refused as refused:
         raise UserError(f"Slurm refuses this job: {refused.said} (--cluster {profile.given})") from None
     return re.sub(r"^Job \d+ to start", "the job is to start", said)  # the number is of the trial, not of the job
 
 
 def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
     """Prepare, write, submit, record. `first`: the plan of a run, which the script is made for."""
-    fresh, runs, script = list[Path](), list[ready.Ready](), None
+    fresh, runs, script = list[Path](), list[run_setup.Ready](), None
     try:
         for i in points:
             runs.append(_begin(sweep, i, fresh))
@@ -194,7 +195,7 @@ def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
             }
             write(sweep.place.path / "sweep.json", json.dumps({"name": sweep.name, "runs": told}, indent=1))
         write(script.path, script.text)
-        id = queue.submit(script.argv)
+        id = slurm_queue.submit(script.argv)
     except BaseException:
         for made in runs:
             made.release()
@@ -206,19 +207,21 @@ def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
     kept = script.path.relative_to(_here())
     for i, made in zip(points, runs, strict=True):
         job = f"{id}_{i}" if sweep.array else id
-        jobs.append(made.folder, {"event": "submitted", "job": job, "cluster": sweep.profile.name, "script": str(kept)})
+        job_log.append(
+            made.folder, {"event": "submitted", "job": job, "cluster": sweep.profile.name, "script": str(kept)}
+        )
         made.release()
     log = f"{sweep.place.path}-*/logs/job-{id}_*.log" if sweep.array else f"{sweep.place.path}/logs/job-{id}.log"
     print(f"job {id}: {kept}, {log}")
 
 
-def _begin(sweep: _Sweep, point: int, fresh: list[Path]) -> ready.Ready:
+def _begin(sweep: _Sweep, point: int, fresh: list[Path]) -> run_setup.Ready:
     """Prepare a point and write its run folder, with the right to start it, which another submit may have had
     meanwhile. A folder that is made goes among the `fresh`. Raises UserError where a job of it lives by now."""
-    checked = ready.check(sweep.recipe, sweep.points[point], sweep.profile, None)
+    checked = run_setup.check(sweep.recipe, sweep.points[point], sweep.profile, None)
     there = checked.folder.path.exists()
-    with ready.hold(checked.folder, ".start"):
+    with run_setup.hold(checked.folder, ".start"):
         if not there and not checked.folder.plan.is_file():
             fresh.append(checked.folder.path)
         _refuse_living(checked.folder)
-        return ready.write(checked)  # which takes the right over
+        return run_setup.write(checked)  # which takes the right over

@@ -14,7 +14,7 @@ import pytest
 import support
 
 from launcher.config.cluster import Cluster
-from launcher.prepare import ready
+from launcher.prepare import run_setup
 
 
 def long(name="long", steps=400):
@@ -93,7 +93,7 @@ def node(recipe):
     """The agent of a cluster of one machine."""
     profile = {"name": "one", "kind": "ssh", "nodes": 1, "devices_per_node": 2, "device": "cpu", "memory_per_device": 8}
     one = Cluster.model_validate({**profile, "ssh": {"hosts": ["127.0.0.1"]}})
-    made = ready.write(ready.check(recipe, (), one, None))
+    made = run_setup.write(run_setup.check(recipe, (), one, None))
     made.release()
     words = [sys.executable, "-m", "launcher.launch.node", str(made.folder.path), "--hosts", "127.0.0.1"]
     environment = {**os.environ, "LAUNCHER_JOB": "7"}
@@ -149,15 +149,15 @@ def alive(process):
 
 HELPER = """
 import os, signal, time
-from launcher.launch import elastic
-from launcher.run.signals import SIGNALS
+from launcher.launch import elastic_agent
+from launcher.distributed.signals import SIGNALS
 from multiprocessing import forkserver, resource_tracker
 start, waiting = forkserver.ensure_running, set()
 def ensure_running():
     waiting.update(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     start()
 forkserver.ensure_running = ensure_running
-elastic.warm_up()
+elastic_agent.warm_up()
 assert waiting == set(SIGNALS), "the server is born with all of them waiting"
 helper = resource_tracker._resource_tracker._pid
 for number in (signal.SIGUSR1, signal.SIGHUP):

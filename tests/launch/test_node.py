@@ -13,8 +13,8 @@ import pytest
 import support
 
 from launcher.config.cluster import Cluster
-from launcher.plan import jobs
-from launcher.prepare import ready
+from launcher.prepare import run_setup
+from launcher.storage import job_log
 
 HOSTS = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
 
@@ -29,7 +29,7 @@ def cluster(nodes):
 def folder(name, nodes=2, steps=4000, of=support.small, **changes):
     """A run folder as submit writes it."""
     recipe = of(name, train__steps=steps, train__precision="fp64", checkpoint__every=5, **changes)
-    made = ready.write(ready.check(support.write(recipe, f"{name}.yaml"), (), cluster(nodes), None))
+    made = run_setup.write(run_setup.check(support.write(recipe, f"{name}.yaml"), (), cluster(nodes), None))
     made.release()
     return made.folder
 
@@ -88,7 +88,7 @@ def job(workspace):
 
 
 def story(run):
-    return [(told["event"], told.get("why"), told.get("code")) for told in jobs.read(run)]
+    return [(told["event"], told.get("why"), told.get("code")) for told in job_log.read(run)]
 
 
 def came_back(run, start=0):
@@ -212,7 +212,7 @@ def test_a_ghost_is_fenced_off(job):
     )
     newer.agents[0].send_signal(signal.SIGTERM)
     assert newer.ended()[0] == [75]
-    assert [told["start"] for told in jobs.read(run) if told.get("why") == "replaced"] == [0]
+    assert [told["start"] for told in job_log.read(run) if told.get("why") == "replaced"] == [0]
     assert before and run.whole()[-1].step == max(support.steps(run.path))
 
 

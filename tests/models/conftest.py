@@ -6,12 +6,12 @@ import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from launcher.config.recipe import TrainTokenizer
+from launcher.distributed.process_group import Process
 from launcher.models import config
-from launcher.plan.folder import RunFolder
-from launcher.plan.need import Need
+from launcher.plan.model_requirements import Need
 from launcher.prepare import tokenizer
-from launcher.run import checkpoint
-from launcher.run.process import Process
+from launcher.storage.run_dir import RunFolder
+from launcher.train import checkpoint
 
 RESNET = {"depths": [1, 1], "layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 16]}
 LABELS = {"num_labels": 3, "id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}

@@ -10,10 +10,10 @@ from transformers import AutoTokenizer
 
 from launcher.config import kinds
 from launcher.config.errors import UserError
+from launcher.distributed.process_group import Process
 from launcher.models import run
-from launcher.plan.folder import RunFolder
-from launcher.run import checkpoint
-from launcher.run.process import Process
+from launcher.storage.run_dir import RunFolder
+from launcher.train import checkpoint
 
 
 def build(folder, need, **keys):

@@ -7,7 +7,7 @@ import torch
 
 from launcher.config.errors import UserError
 from launcher.models import _transformers, config
-from launcher.plan.need import Need
+from launcher.plan.model_requirements import Need
 
 LAYERS = {"num_hidden_layers": 1}
 ARCHITECTURES = {

@@ -12,8 +12,8 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.plan import layout, plan
-from launcher.plan.architecture import Architecture
 from launcher.plan.facts import Facts
+from launcher.plan.model_spec import Architecture
 
 GIB = 2**30
 BASE = Architecture(

@@ -5,8 +5,8 @@ import support
 
 from launcher.config.recipe import Recipe
 from launcher.plan import memory
-from launcher.plan.architecture import Architecture
 from launcher.plan.facts import Facts
+from launcher.plan.model_spec import Architecture
 
 SHAPE = Architecture(
     name="BertForMaskedLM", parameters=1000, trained=1000, buffers=10, in_layers=750, largest_layer=250, hidden=8,

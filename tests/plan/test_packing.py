@@ -14,8 +14,8 @@ from launcher.config import kinds
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
 from launcher.models import config
-from launcher.plan import _tiny, architecture, facts, need, plan
-from launcher.plan.need import Need
+from launcher.plan import _tiny_model, facts, model_requirements, model_spec, plan
+from launcher.plan.model_requirements import Need
 
 CLUSTER = Cluster(name="two", device="cpu", devices_per_node=2, memory_per_device=16)
 MLM, CAUSAL = (kinds.module("tasks", kind).Task for kind in ("mlm", "causal_lm"))
@@ -33,7 +33,7 @@ def told(type_, task=MLM, max_length=128, **keys):
     wanted = Need(task.auto_class, options, 3000, pad, max_length)
     with torch.device("meta"):
         model, _ = config.build(config.Config(type=type_, **keys), wanted, weights=False)
-    return _tiny.packs(model, wanted, task)
+    return _tiny_model.packs(model, wanted, task)
 
 
 @pytest.mark.parametrize("type_", ["bert", "roberta", "modernbert", "distilbert", "electra", "albert"])
@@ -74,16 +74,16 @@ def test_a_model_that_does_without_positions_is_refused(monkeypatch):
 
 
 def test_a_forgotten_window_is_noticed_where_samples_are_longer_than_half_of_it(monkeypatch):
-    from launcher.tasks import _packed
+    from launcher.tasks import _packed_rows
 
-    make = _packed.Packing._mask
+    make = _packed_rows.Packing._mask
 
     def only_global(self, documents):
         masks = make(self, documents)
         return masks["full_attention"] if isinstance(masks, dict) else masks
 
     assert told("modernbert", max_length=100) == ""
-    monkeypatch.setattr(_packed.Packing, "_mask", only_global)
+    monkeypatch.setattr(_packed_rows.Packing, "_mask", only_global)
     for max_length in (100, 512, 8192):
         assert "does not keep the documents of a packed row apart" in told("modernbert", max_length=max_length)
 
@@ -92,21 +92,21 @@ def test_a_forgotten_window_is_noticed_where_samples_are_longer_than_half_of_it(
 
 
 def test_a_copy_keeps_a_layer_of_each_kind_in_their_order():
-    assert _tiny.kept(12, []) == [0, 1]
-    assert _tiny.kept(6, [["full", "near", "near"] * 2]) == [0, 1]
-    assert _tiny.kept(6, [["near"] * 5 + ["full"]]) == [0, 5]
-    assert _tiny.kept(6, [["near"] * 5 + ["full"], [1, 2, 1, 1, 1, 1]]) == [0, 1, 5]
-    assert _tiny.kept(1, []) == [0]
+    assert _tiny_model.kept(12, []) == [0, 1]
+    assert _tiny_model.kept(6, [["full", "near", "near"] * 2]) == [0, 1]
+    assert _tiny_model.kept(6, [["near"] * 5 + ["full"]]) == [0, 5]
+    assert _tiny_model.kept(6, [["near"] * 5 + ["full"], [1, 2, 1, 1, 1, 1]]) == [0, 1, 5]
+    assert _tiny_model.kept(1, []) == [0]
 
 
 def test_a_copy_is_small_and_keeps_windows_positions_and_the_share_of_keys():
     from transformers import LlamaConfig, ModernBertConfig
 
-    small = next(_tiny._smaller(ModernBertConfig()))
+    small = next(_tiny_model._smaller(ModernBertConfig()))
     assert (small.num_hidden_layers, small.layer_types) == (2, ["full_attention", "sliding_attention"])
     assert (small.local_attention, small.max_position_embeddings, small.hidden_size) == (128, 8192, 32)
     assert 0 <= small.pad_token_id < small.vocab_size <= 256
-    small = next(_tiny._smaller(LlamaConfig(num_attention_heads=32, num_key_value_heads=8, head_dim=128)))
+    small = next(_tiny_model._smaller(LlamaConfig(num_attention_heads=32, num_key_value_heads=8, head_dim=128)))
     assert (small.num_attention_heads, small.num_key_value_heads, small.head_dim) == (2, 1, 16)
 
 
@@ -115,13 +115,13 @@ def test_making_a_copy_leaves_the_configuration_as_it_was():
 
     whole = ModernBertConfig()
     before = whole.to_dict()
-    assert list(_tiny._smaller(whole))[-1].to_dict() == before
+    assert list(_tiny_model._smaller(whole))[-1].to_dict() == before
     assert whole.to_dict() == before
 
 
 def test_a_less_reduced_copy_is_tried_where_a_small_one_cannot_be_made(monkeypatch):
     tried = []
-    built = _tiny._built
+    built = _tiny_model._built
 
     def no_narrow_one(small, *rest):
         tried.append(small.hidden_size)
@@ -129,21 +129,21 @@ def test_a_less_reduced_copy_is_tried_where_a_small_one_cannot_be_made(monkeypat
             raise ValueError("the widths do not fit")
         return built(small, *rest)
 
-    monkeypatch.setattr(_tiny, "_built", no_narrow_one)
+    monkeypatch.setattr(_tiny_model, "_built", no_narrow_one)
     assert told("bert", hidden_size=64, num_attention_heads=4) == ""
     assert tried == [32, 32, 64]  # with fewer layers and with all
 
 
 def test_nothing_is_told_where_no_copy_can_be_made(monkeypatch):
-    monkeypatch.setattr(_tiny, "_PARAMETERS", 10)
+    monkeypatch.setattr(_tiny_model, "_PARAMETERS", 10)
     assert told("bert") is None
-    assert _tiny.packs(torch.nn.Linear(2, 2), Need("AutoModelForMaskedLM", {}, 9, 0, 8), MLM) is None
+    assert _tiny_model.packs(torch.nn.Linear(2, 2), Need("AutoModelForMaskedLM", {}, 9, 0, 8), MLM) is None
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(3, 20_000), st.one_of(st.just(0), st.integers(2, 8192)))
 def test_documents_are_three_fill_a_row_and_one_is_longer_than_half_a_window(most, window):
-    found = _tiny.lengths(most, window)
+    found = _tiny_model.lengths(most, window)
     assert len(found) == 3
     assert min(found) >= 1
     assert sum(found) <= most
@@ -172,8 +172,8 @@ def test_a_plan_refuses_packed_rows_that_would_not_be_exact(workspace):
 
 def test_a_plan_says_where_it_is_left_to_the_start_of_the_run(workspace, monkeypatch):
     found = Recipe.model_validate(recipe("bert", **support.TINY))
-    counted = architecture.count(found, need.of(found, facts.guess(found)))
-    monkeypatch.setattr(architecture, "count", lambda *_: counted.model_copy(update={"packs": None}))
+    counted = model_spec.count(found, model_requirements.of(found, facts.guess(found)))
+    monkeypatch.setattr(model_spec, "count", lambda *_: counted.model_copy(update={"packs": None}))
     note = "task.samples: whether BertForMaskedLM takes packed rows is tried when the run starts"
     assert plan.make(found, CLUSTER, file="recipe.yaml").notes == [note]
 
@@ -181,8 +181,8 @@ def test_a_plan_says_where_it_is_left_to_the_start_of_the_run(workspace, monkeyp
 def test_the_answer_is_kept_apart_from_that_for_unpacked_rows(workspace, monkeypatch):
     packed = Recipe.model_validate(recipe("bert", **support.TINY, initializer_range=0.123))
     plain = Recipe.model_validate(support.changed(packed.model_dump(mode="json"), task__samples="documents"))
-    answers = [architecture.count(one, need.of(one, facts.guess(one))) for one in (packed, plain)]
+    answers = [model_spec.count(one, model_requirements.of(one, facts.guess(one))) for one in (packed, plain)]
     assert [answer.packs for answer in answers] == ["", None]
     monkeypatch.setattr(subprocess, "run", None)  # asked again, both are known
-    again = [architecture.count(one, need.of(one, facts.guess(one))) for one in (packed, plain)]
+    again = [model_spec.count(one, model_requirements.of(one, facts.guess(one))) for one in (packed, plain)]
     assert json.dumps([a.model_dump() for a in again]) == json.dumps([a.model_dump() for a in answers])

@@ -11,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from launcher.config import format
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.contract.split import split
-from launcher.plan import layout, plan, words
-from launcher.plan.devices import Devices
+from launcher.plan import layout, plan
 from launcher.plan.facts import Facts
 from launcher.plan.plan import Plan
-from launcher.tools import show
+from launcher.plan.topology import Devices
+from launcher.tools import tables
 
 CLUSTER = Cluster(name="two", device="cpu", devices_per_node=2, memory_per_device=16)
 
@@ -98,7 +99,7 @@ def test_a_plan_decides_every_number(workspace):
 def test_a_plan_is_shown_as_a_table(workspace):
     out = io.StringIO()
     plain = made().model_copy(update={"free_disk": 3 * 2**30, "threads": 1})
-    show.plan(plain, Console(file=out, width=120))
+    tables.plan(plain, Console(file=out, width=120))
     assert [line.rstrip() for line in out.getvalue().splitlines()] == [
         "run           tiny in runs/tiny",
         "ranks         2 ranks on cpu (1 thread each), ddp, fp32",
@@ -280,7 +281,7 @@ def test_what_has_been_found_before_is_told_first(workspace):
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536 << 20, "1.5 GiB"), (1 << 50, "1024.0 TiB")],
 )
 def test_bytes_are_said_as_a_person_reads_them(size, text):
-    assert words.human(size) == text
+    assert format.human(size) == text
 
 
 # Without torch
@@ -292,7 +293,7 @@ import launcher
 def walk(name):
     module = importlib.import_module(name)
     for inner in pkgutil.iter_modules(getattr(module, "__path__", [])):
-        if f"{name}.{inner.name}" != "launcher.plan._count":
+        if f"{name}.{inner.name}" != "launcher.plan._model_spec_process":
             walk(f"{name}.{inner.name}")
 
 for package in ("config", "contract", "plan", "launch", "cli"):

@@ -14,8 +14,8 @@ import support
 
 from launcher.config import load
 from launcher.config.errors import UserError
-from launcher.plan import _count, architecture
-from launcher.prepare import ready
+from launcher.plan import _model_spec_process, model_spec
+from launcher.prepare import run_setup
 
 TINY_GPT2 = {"kind": "config", "type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "dropout": 0.0}
 T5 = {
@@ -61,7 +61,7 @@ def here(tmp_path_factory):
     (folder / "wide.csv").write_text("text,label\na b,x,z\n" * 9)
     (folder / "utf16.csv").write_bytes(("text,label\n" + "a b,x\n" * 9).encode("utf-16"))
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(architecture, "_asked", lambda question: _count._answer(json.loads(question)))
+        patch.setattr(model_spec, "_asked", lambda question: _model_spec_process._answer(json.loads(question)))
         yield folder
 
 
@@ -178,7 +178,7 @@ RIGHT = {
 
 
 def planned(recipe: dict[str, Any]) -> Any:
-    return ready.look(support.write(recipe), (), load.cluster("local").value, 2)
+    return run_setup.look(support.write(recipe), (), load.cluster("local").value, 2)
 
 
 @pytest.mark.parametrize("name", sorted(WRONG))

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.prepare.encoded import Encoded
 from launcher.prepare.samples import Samples
-from launcher.tasks import _text
+from launcher.prepare.token_arrays import Encoded
+from launcher.tasks import _token_batches
 
 VOCABULARY, COUNT = 300, 2400
 
 
 def written(folder, pieces, batch, vocabulary=VOCABULARY, **columns):
     """A side of a prepared folder, so many samples in an Arrow batch."""
-    whole = _text.table(encoded(pieces), vocabulary, **columns)
+    whole = _token_batches.table(encoded(pieces), vocabulary, **columns)
     with pa.ipc.new_stream(folder / "train.arrow", whole.schema) as writer:
         writer.write_table(whole, max_chunksize=batch)
     return Samples(folder, "train")
@@ -107,4 +107,4 @@ def test_token_ids_take_the_smallest_integer_that_holds_the_vocabulary(tmp_path,
 
 def test_a_token_beyond_the_vocabularys_integer_is_refused_and_not_wrapped():
     with pytest.raises(pa.ArrowInvalid):
-        _text.table(encoded([[2**16]]), 2**16)
+        _token_batches.table(encoded([[2**16]]), 2**16)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from launcher.config.recipe import Recipe
 from launcher.plan import facts
-from launcher.prepare import corpus, strata, tokenizer
+from launcher.prepare import prepared_data, strata, tokenizer
 from launcher.prepare.samples import Samples
 
 contents = st.lists(st.tuples(st.text("abc", max_size=3), st.sampled_from(["x", "y", "z"])), min_size=1, max_size=60)
@@ -71,7 +71,7 @@ def prepared(rows, **changes):
     config = support.classification(
         data__train={"kind": "jsonl", "path": "rows.jsonl"}, data__validation={"fraction": 0.1, **changes}
     )
-    folder = corpus.prepare(Recipe.model_validate(config), most=1)
+    folder = prepared_data.prepare(Recipe.model_validate(config), most=1)
     words, known = tokenizer.load(str(folder / "tokenizer"), "tokenizer"), facts.read(folder)
     sides = {}
     for side in ("train", "validation"):
@@ -108,7 +108,7 @@ def test_without_it_the_split_and_the_name_of_the_data_are_as_before():
 def test_only_a_task_of_one_label_is_stratified(labels):
     config = support.classification(data__validation={"fraction": 0.1, "stratify": "auto"}, task__labels=labels)
     recipe = Recipe.model_validate(config)
-    task = corpus.kinds.of("tasks", recipe.inner_task).Task
+    task = prepared_data.kinds.of("tasks", recipe.inner_task).Task
     assert strata.stratified(recipe.data, tuple(task.asked(recipe.inner_task))) == (labels == "single")
     language = Recipe.model_validate(support.mlm(data__validation={"fraction": 0.1, "stratify": "auto"}))
     assert not strata.stratified(language.data, ("text",))

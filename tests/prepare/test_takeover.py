@@ -14,7 +14,7 @@ import support
 from prepare.workers import until
 
 from launcher.config.recipe import Recipe
-from launcher.prepare import corpus, ready
+from launcher.prepare import prepared_data, run_setup
 
 TAKEOVER = 15.0
 """Seconds within which another goes on with the work of one that was killed."""
@@ -51,7 +51,7 @@ def words(tmp_path_factory):
     """The folder of a tokenizer: one that is not trained from the source, which is then read once."""
     folder = support.corpus(tmp_path_factory.mktemp("words"))
     train = {"kind": "text", "path": str(folder / "corpus.txt"), "document": "line"}
-    return corpus.prepare(Recipe.model_validate(support.mlm(data__train=train))) / "tokenizer"
+    return prepared_data.prepare(Recipe.model_validate(support.mlm(data__train=train))) / "tokenizer"
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def undisturbed(slow, monkeypatch):
     def prepare():
         with monkeypatch.context() as patch:
             patch.setenv("LAUNCHER_CACHE", str(slow / "undisturbed"))
-            ready.prepare("recipe.yaml", [], most=1)
+            run_setup.prepare("recipe.yaml", [], most=1)
         Path("reads").unlink()
         return content("undisturbed")
 
@@ -208,7 +208,7 @@ def test_no_kill_leaves_a_broken_folder(slow, undisturbed, kills):
         hits[killed_in(draw, longest=6.0)] += 1
         whole = [path for path in prepared() if not path.name.startswith(".")]
         if whole:
-            ready.prepare("recipe.yaml", [])  # finds it, and sweeps up
+            run_setup.prepare("recipe.yaml", [])  # finds it, and sweeps up
             assert content() == expected
             shutil.rmtree("cache")
     support.launcher("prepare", "recipe.yaml")

@@ -8,8 +8,8 @@ import sys
 import pytest
 import support
 
-from launcher.plan.full_disk import DiskFull
 from launcher.sinks import jsonl
+from launcher.storage.disk_full import DiskFull
 
 
 def written(about):

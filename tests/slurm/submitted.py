@@ -10,8 +10,8 @@ from typing import Any
 import support
 from safetensors.numpy import load_file
 
-from launcher.plan import jobs
-from launcher.plan.folder import RunFolder
+from launcher.storage import job_log
+from launcher.storage.run_dir import RunFolder
 
 
 def profile(nodes: int | str = 2, ranks: int = 2, **slurm: Any) -> str:
@@ -44,7 +44,7 @@ class Submitted:
 
     def starts(self) -> list[tuple[int, str]]:
         """The number of each start that has begun, and why it ended."""
-        told = jobs.read(self.folder)
+        told = job_log.read(self.folder)
         ends = {event["start"]: event["why"] for event in told if event["event"] == "ended"}
         return [(event["start"], ends.get(event["start"], "")) for event in told if event["event"] == "started"]
 

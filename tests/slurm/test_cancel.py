@@ -8,8 +8,8 @@ from rich.console import Console
 from tools import stories
 
 from launcher.config.errors import UserError
-from launcher.plan import jobs
-from launcher.tools import cancel, look, status
+from launcher.storage import job_log
+from launcher.tools import cancel, run_status, status
 
 SAVES = """#!/bin/bash
 #SBATCH --open-mode=append
@@ -39,22 +39,22 @@ def submitted(lab, here, script=SAVES, *options):
     (folder.path / "logs").mkdir()
     log = f"--output={folder.path}/logs/job-%j.log"
     id = lab.sbatch(script, log, "--job-name=one", "--mem=10", "--nodes=1", *options)
-    jobs.append(folder, {"event": "submitted", "job": id, "cluster": "big", "script": "none"})
+    job_log.append(folder, {"event": "submitted", "job": id, "cluster": "big", "script": "none"})
     return folder, id
 
 
 def begin(folder, id, **fields):
     told = {"event": "started", "job": id, "start": 0, "slurm": id, "nodes": ["x"], "ranks": 2, "step": 40, **fields}
-    jobs.append(folder, told)
+    job_log.append(folder, told)
 
 
 def at(folder):
-    found = look.at(folder, look.Slurm()).state
+    found = run_status.at(folder, run_status.Slurm()).state
     return found.name, found.reason
 
 
 def events(folder):
-    return [event["event"] for event in jobs.read(folder)]
+    return [event["event"] for event in job_log.read(folder)]
 
 
 def test_a_waiting_job(lab, here, capsys):
@@ -74,7 +74,7 @@ def test_a_running_job_saves_leaves_and_stays_away(lab, here, capsys):
     lab.wait_log(id, "started")
     begin(folder, id)
     node = lab.job(id)["NodeList"]
-    one = look.at(folder, look.Slurm())
+    one = run_status.at(folder, run_status.Slurm())
     assert (one.state.name, one.nodes, one.id, one.requeues) == ("running", (node,), id, 0)
     cancel.cancel(str(folder.path), Console(width=200))
     assert capsys.readouterr().out.splitlines()[:2] == [
@@ -113,7 +113,7 @@ def test_a_job_and_the_one_that_is_chained_to_it_are_cancelled(lab, here):
     begin(folder, id)
     log = f"--output={folder.path}/logs/job-%j.log"
     chained = lab.sbatch(SAVES, log, "--job-name=one", "--mem=10", f"--dependency=afterany:{id}")
-    jobs.append(folder, {"event": "requeued", "job": id, "start": 0, "how": "chain", "next": chained})
+    job_log.append(folder, {"event": "requeued", "job": id, "start": 0, "how": "chain", "next": chained})
     cancel.cancel("one", Console())
     assert [lab.over(one)["JobState"] for one in (id, chained)] == ["CANCELLED", "CANCELLED"]
     assert at(folder)[0] == "cancelled"
@@ -128,7 +128,7 @@ def test_a_job_that_is_chained_at_the_last_moment_is_cancelled(lab, here):
     lab.wait(id, "COMPLETING")
     log = f"--output={folder.path}/logs/job-%j.log"
     chained = lab.sbatch(SAVES, log, "--job-name=one", "--mem=10", f"--dependency=afterany:{id}")
-    jobs.append(folder, {"event": "requeued", "job": id, "start": 0, "how": "chain", "next": chained})
+    job_log.append(folder, {"event": "requeued", "job": id, "start": 0, "how": "chain", "next": chained})
     working.join()
     assert lab.over(chained)["JobState"] == "CANCELLED"
 
@@ -137,7 +137,7 @@ def test_one_task_of_an_array_is_cancelled(lab, here):
     folder = stories.run(here / "one-1")
     log = f"--output={here}/one-1/job-%A_%a.log"
     id = lab.sbatch(SAVES, "--array=0-1", "--mem=10", "--job-name=one", log)
-    jobs.append(folder, {"event": "submitted", "job": f"{id}_1", "cluster": "big", "script": "none"})
+    job_log.append(folder, {"event": "submitted", "job": f"{id}_1", "cluster": "big", "script": "none"})
     lab.wait(f"{id}_0", "RUNNING")
     cancel.cancel("one-1", Console())
     assert lab.over(f"{id}_1")["JobState"] == "CANCELLED"

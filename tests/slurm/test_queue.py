@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from launcher.launch import queue
+from launcher.schedulers import slurm_queue
 
 WAITS = "#!/bin/bash\nsleep 300\n"
 
@@ -19,7 +19,9 @@ def slurm_here(lab, monkeypatch):
 def submit(tmp_path, text, *options):
     script = tmp_path / "job.sbatch"
     script.write_text(text)
-    return queue.submit(["sbatch", "--parsable", "--mem=10", f"--output={tmp_path}/%j.log", *options, str(script)])
+    return slurm_queue.submit(
+        ["sbatch", "--parsable", "--mem=10", f"--output={tmp_path}/%j.log", *options, str(script)]
+    )
 
 
 def test_a_job_from_submission_to_its_end(slurm_here, tmp_path):
@@ -27,7 +29,7 @@ def test_a_job_from_submission_to_its_end(slurm_here, tmp_path):
     name = 'a b" JobState=X $(id)'
     id = submit(tmp_path, "#!/bin/bash\nexit 3\n", f"--job-name={name}", "--comment=Reason=None NodeList=no")
     ended = slurm_here.over(id)
-    job = queue.job(id)
+    job = slurm_queue.job(id)
     assert (job.id, job.name, job.state, job.code, job.nodes) == (id, name, "FAILED", 3, ended["NodeList"])
     assert before - 2 < job.submitted <= job.start <= job.end < time.time() + 2
     assert not job.living
@@ -35,25 +37,25 @@ def test_a_job_from_submission_to_its_end(slurm_here, tmp_path):
 
 def test_why_a_job_waits(slurm_here, tmp_path):
     id = submit(tmp_path, WAITS, "--hold")
-    assert (queue.job(id).state, queue.job(id).reason) == ("PENDING", "JobHeldUser")
-    queue.cancel([id])
+    assert (slurm_queue.job(id).state, slurm_queue.job(id).reason) == ("PENDING", "JobHeldUser")
+    slurm_queue.cancel([id])
     assert slurm_here.over(id)["JobState"] == "CANCELLED"
-    assert queue.job(id).state == "CANCELLED"
+    assert slurm_queue.job(id).state == "CANCELLED"
 
 
 def test_a_task_of_an_array_is_asked_for_and_cancelled_alone(slurm_here, tmp_path):
     id = submit(tmp_path, WAITS, "--array=0-1")
     for place in (0, 1):
         slurm_here.wait(f"{id}_{place}", "RUNNING")
-    queue.cancel([f"{id}_1"])
+    slurm_queue.cancel([f"{id}_1"])
     slurm_here.over(f"{id}_1")
-    known = queue.jobs([f"{id}_0", f"{id}_1"])
+    known = slurm_queue.jobs([f"{id}_0", f"{id}_1"])
     assert {name: job.state for name, job in known.items()} == {f"{id}_0": "RUNNING", f"{id}_1": "CANCELLED"}
     assert [job.id for job in known.values()] == list(known)
 
 
 def test_slurm_says_when_a_job_would_start_and_takes_nothing(slurm_here, tmp_path):
-    assert "to start at" in queue.test(["sbatch", "--test-only", "--nodes=2"], WAITS)
+    assert "to start at" in slurm_queue.test(["sbatch", "--test-only", "--nodes=2"], WAITS)
     assert slurm_here.run("squeue", "--noheader") == ""
 
 
@@ -68,15 +70,15 @@ def test_slurm_says_when_a_job_would_start_and_takes_nothing(slurm_here, tmp_pat
     ],
 )
 def test_slurms_own_words_are_shown_where_it_refuses(slurm_here, options, said):
-    with pytest.raises(queue.Refused) as refused:
-        queue.test(["sbatch", "--test-only", *options], WAITS)
+    with pytest.raises(slurm_queue.Refused) as refused:
+        slurm_queue.test(["sbatch", "--test-only", *options], WAITS)
     assert said in refused.value.said
     assert not refused.value.said.startswith("sbatch:")
 
 
 def test_a_job_that_slurm_does_not_know(slurm_here):
-    assert queue.job("99999") is None
-    assert queue.jobs(["99999"]) == {}
-    queue.cancel(["99999"])  # Slurm says nothing of it
-    with pytest.raises(queue.Refused, match="Invalid job id nonsense"):
-        queue.cancel(["nonsense"])
+    assert slurm_queue.job("99999") is None
+    assert slurm_queue.jobs(["99999"]) == {}
+    slurm_queue.cancel(["99999"])  # Slurm says nothing of it
+    with pytest.raises(slurm_queue.Refused, match="Invalid job id nonsense"):
+        slurm_queue.cancel(["nonsense"])

@@ -5,8 +5,8 @@ import json
 import pytest
 import support
 
-from launcher.plan import jobs
-from launcher.plan.folder import RunFolder
+from launcher.storage import job_log
+from launcher.storage.run_dir import RunFolder
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_sweep_trains_each_point_in_its_own_folder(submit, lab, workspace):
         folder = RunFolder(workspace / f"runs/tiny-{i}")
         assert len(support.steps(folder.path)) == 6
         assert f"seed: {seed}\n" in folder.recipe.read_text()
-        assert [event["job"] for event in jobs.read(folder)] == [f"{id}_{i}"] * 3
+        assert [event["job"] for event in job_log.read(folder)] == [f"{id}_{i}"] * 3
     assert support.steps("runs/tiny-0")[1]["data"] != support.steps("runs/tiny-1")[1]["data"]
     assert list(json.loads((workspace / "runs/tiny/sweep.json").read_text())["runs"]) == ["tiny-0", "tiny-1"]
     again = submit("--grid", "grid.yaml").stdout

@@ -6,7 +6,7 @@ import torch
 
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.strategies import _zero, deepspeed
+from launcher.strategies import _zero_engine, deepspeed
 
 OURS = {
     "train_micro_batch_size_per_gpu": 1,
@@ -105,7 +105,7 @@ def test_what_thaws_later_has_steps_of_its_own(zero, refused):
 
 
 def test_a_checkpoint_whose_parameters_have_steps_of_their_own_is_refused():
-    engine = object.__new__(_zero.Zero12)
+    engine = object.__new__(_zero_engine.Zero12)
     engine._trained, engine._counts, engine._moments = dict.fromkeys("ab"), True, []
     with pytest.raises(UserError, match=r"strategy: DeepSpeed .*, these have 3 to 7 \(take ddp or fsdp"):
         engine.load_state_dict({"optimizer.a.step": torch.tensor(7.0), "optimizer.b.step": torch.tensor(3.0)})

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from launcher.config import kinds
 from launcher.config.recipe import Recipe
 from launcher.plan import layout
-from launcher.plan.architecture import Architecture
+from launcher.plan.model_spec import Architecture
 
 LR = 1.0e-2
 OPTIMIZERS = {
@@ -76,8 +76,8 @@ def interrupted(process, cases):
 def _interrupted(process, folder, strategy, another):
     """A run that is saved in the middle; what goes on from there, and from there under another strategy. Where the
     first step is another than the next, it is saved before that too, and goes on from there."""
-    from launcher.plan.folder import RunFolder
-    from launcher.run import loop
+    from launcher.storage.run_dir import RunFolder
+    from launcher.train import loop
 
     told = {}
     run = walks.build(process, folder, strategy)

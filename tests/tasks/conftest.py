@@ -5,11 +5,11 @@ import support
 
 from launcher.config.recipe import TrainTokenizer
 from launcher.models import config, small
-from launcher.plan import store
 from launcher.plan.facts import Facts
-from launcher.plan.need import Need
+from launcher.plan.model_requirements import Need
 from launcher.prepare import tokenizer
 from launcher.prepare.encode import Encoder
+from launcher.storage import cache_root
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,7 +71,7 @@ def endless(texts, encoder_of):
 @pytest.fixture(scope="session")
 def facts_of(words, cache):
     """Facts as preparation would find them, and the tokenizer where they say; `labels` and what else is given."""
-    words.save_pretrained(store.prepared("words") / "tokenizer")
+    words.save_pretrained(cache_root.prepared("words") / "tokenizer")
 
     def make(**given):
         known = {

@@ -2,8 +2,8 @@
 
 import torch
 
-from launcher.run.batches import tensors
-from launcher.run.evaluation import _rows
+from launcher.train.data_loader import tensors
+from launcher.train.evaluation import _rows
 
 
 def outputs(task, model, groups):

@@ -12,8 +12,8 @@ from tasks.measuring import measured
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
-from launcher.run.batches import tensors
 from launcher.tasks import IGNORE, causal_lm
+from launcher.train.data_loader import tensors
 
 Task = causal_lm.Task
 

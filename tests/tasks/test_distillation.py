@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy, softmax
 from launcher.config import load
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
-from launcher.plan import store
-from launcher.plan.folder import RunFolder
-from launcher.prepare import runs
-from launcher.run.batches import tensors
-from launcher.tasks import IGNORE, _teacher, distillation
+from launcher.prepare import checkpoint_references
+from launcher.storage import cache_root
+from launcher.storage.run_dir import RunFolder
+from launcher.tasks import IGNORE, _teacher_model, distillation
+from launcher.train.data_loader import tensors
 
 TEACHER = {"kind": "config", "type": "bert", **support.TINY, "initializer_range": 0.5}
 
@@ -131,7 +131,7 @@ def named(tmp_path, words):
 
 
 def checked(teacher, facts):
-    _teacher.check(teacher, "AutoModelForSequenceClassification", facts, store.prepared(facts.digest))
+    _teacher_model.check(teacher, "AutoModelForSequenceClassification", facts, cache_root.prepared(facts.digest))
 
 
 def test_a_teacher_of_the_same_tokens_and_labels_passes(named, facts_of):
@@ -158,18 +158,20 @@ def test_a_checkpoint_of_the_teacher_is_pinned_and_one_that_is_missing_is_told(w
     task = {"kind": "distillation", "task": {"kind": "mlm"}, "teacher": {"run": "runs/teacher"}}
     recipe = load.recipe(support.write(support.mlm("student", task=task))).value
     student, teacher = RunFolder(workspace / "runs/student"), workspace / "runs/teacher"
-    assert "no run is there" in str(runs.missing(recipe)[0])
+    assert "no run is there" in str(checkpoint_references.missing(recipe)[0])
     teacher.mkdir(parents=True)
-    assert "task.teacher.checkpoint: runs/teacher/checkpoints: no whole checkpoint" in str(runs.missing(recipe)[0])
+    assert "task.teacher.checkpoint: runs/teacher/checkpoints: no whole checkpoint" in str(
+        checkpoint_references.missing(recipe)[0]
+    )
     _saved(teacher, 10)
-    pinned = runs.pin(recipe, student)
-    assert pinned.task.teacher.checkpoint == 10 and runs.missing(pinned) == []
+    pinned = checkpoint_references.pin(recipe, student)
+    assert pinned.task.teacher.checkpoint == 10 and checkpoint_references.missing(pinned) == []
     _saved(teacher, 20)
-    assert runs.pin(recipe, student).task.teacher.checkpoint == 20, "the student has not begun"
+    assert checkpoint_references.pin(recipe, student).task.teacher.checkpoint == 20, "the student has not begun"
     student.path.mkdir()
     load.dump(pinned, student.recipe)
     student.metrics.touch()
-    assert runs.pin(recipe, student).task.teacher.checkpoint == 10
+    assert checkpoint_references.pin(recipe, student).task.teacher.checkpoint == 10
 
 
 @pytest.mark.parametrize(
@@ -186,9 +188,9 @@ def test_a_checkpoint_of_the_teacher_is_pinned_and_one_that_is_missing_is_told(w
 def test_a_step_that_is_gone_is_told_where_its_weights_are_needed(workspace, keys, resumes, told):
     model = {"kind": "run", "run": "runs/first", "checkpoint": 10, **keys}
     recipe = load.recipe(support.write(support.mlm("second", model=model, tokenizer=None))).value
-    assert runs.missing(recipe, resumes) == [], "of a run that is not there, its builder tells"
+    assert checkpoint_references.missing(recipe, resumes) == [], "of a run that is not there, its builder tells"
     _saved(workspace / "runs/first", 20)
-    assert [problem.key for problem in runs.missing(recipe, resumes)] == told
+    assert [problem.key for problem in checkpoint_references.missing(recipe, resumes)] == told
 
 
 @pytest.mark.parametrize(("task", "expected"), [("causal_lm", True), ("reward", False)])
@@ -196,7 +198,7 @@ def test_a_reference_is_the_model_as_it_began(workspace, task, expected):
     task = {"kind": "reward", "reward": "launcher.tasks._rewards:vowels"} if task == "reward" else task
     model = {"kind": "run", "run": "runs/first"}
     recipe = load.recipe(support.write(support.mlm("second", model=model, task=task, tokenizer=None))).value
-    assert runs.replaced(recipe) == expected
+    assert checkpoint_references.replaced(recipe) == expected
 
 
 def _saved(run, step):

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
-from launcher.prepare.reading import batch_of
-from launcher.run.batches import tensors
+from launcher.prepare.source_shards import batch_of
 from launcher.tasks.image_classification import Config, Task
+from launcher.train.data_loader import tensors
 
 TRAIN, EVALUATE = Draw(1, Stream.MASK), Draw(1, Stream.EVALUATE)
 

@@ -21,8 +21,8 @@ from tasks.measuring import measured, outputs
 from launcher.config import kinds
 from launcher.config.types import Plugin
 from launcher.contract.random import Draw, Stream
-from launcher.prepare import reading, shards
-from launcher.run.batches import tensors
+from launcher.prepare import shards, source_shards
+from launcher.train.data_loader import tensors
 
 COUNT, MAX_LENGTH = 24, 16
 TEACHER = {"kind": "config", "type": "bert", **support.TINY, "initializer_range": 0.5}
@@ -52,7 +52,7 @@ class Made:
             for n, text in enumerate(texts)
         ]
         asked = [{str(name): _wanted(name, row) for name in columns if name in row} for row in known]
-        batch = reading.batch_of(asked)
+        batch = source_shards.batch_of(asked)
         self.rows = pa.Table.from_batches([batch])
         self.values = {name: set(shards._values(batch.column(name))) for name in self.asked.surveyed}
         self.survey = self.asked.survey(self.inner, self.values) if self.asked.surveyed else {}

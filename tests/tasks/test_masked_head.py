@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from launcher.models import config
-from launcher.plan.need import Need
-from launcher.run.batches import tensors
+from launcher.plan.model_requirements import Need
 from launcher.tasks import IGNORE, _masked_head, mlm
+from launcher.train.data_loader import tensors
 
 WIDTHS = {key: support.TINY[key] for key in support.TINY if key != "dropout"}
 HALF = {"embedding_size": 8}

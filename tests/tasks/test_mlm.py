@@ -15,8 +15,8 @@ from tasks.bigrams import Bigrams
 from tasks.measuring import measured
 
 from launcher.contract.random import Draw, Stream
-from launcher.run.batches import tensors
 from launcher.tasks import IGNORE, mlm
+from launcher.train.data_loader import tensors
 
 P_VALUE = 1e-4
 VOCABULARY, MASK, SPECIAL = 64, 4, [0, 1, 2, 3, 4]

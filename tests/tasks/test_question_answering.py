@@ -9,8 +9,8 @@ import torch
 from tasks.measuring import measured, outputs
 
 from launcher.config.errors import UserError
-from launcher.prepare.reading import batch_of
-from launcher.tasks import IGNORE, _squad
+from launcher.prepare.source_shards import batch_of
+from launcher.tasks import IGNORE, _squad_metrics
 from launcher.tasks.question_answering import Config, Task
 
 CONTEXT = "the head gives a batch, the model takes; every step counts the order of one layer and the field of it"
@@ -138,19 +138,19 @@ def test_the_loss_is_half_of_both_entropies(encoder, words, facts_of):
 
 
 def test_answers_are_compared_without_case_marks_and_articles():
-    assert _squad.exact("The  Model, takes.", "model takes") == 1.0
-    assert _squad.exact("a theme", "theme") == 1.0
-    assert _squad.exact("them", "the m") == 0.0
+    assert _squad_metrics.exact("The  Model, takes.", "model takes") == 1.0
+    assert _squad_metrics.exact("a theme", "theme") == 1.0
+    assert _squad_metrics.exact("them", "the m") == 0.0
 
 
 def test_f1_is_of_shared_words():
-    assert _squad.f1("red green blue", "red blue blue") == pytest.approx(2 / 3)
-    assert _squad.f1("red", "blue") == 0.0
-    assert _squad.f1("", "the") == 1.0
-    assert _squad.f1("", "word") == 0.0
+    assert _squad_metrics.f1("red green blue", "red blue blue") == pytest.approx(2 / 3)
+    assert _squad_metrics.f1("red", "blue") == 0.0
+    assert _squad_metrics.f1("", "the") == 1.0
+    assert _squad_metrics.f1("", "word") == 0.0
 
 
 def test_the_best_true_answer_counts_and_without_any_nothing_is_right():
-    assert _squad.best(_squad.f1, ["red", "red green"], "red green") == 1.0
-    assert _squad.best(_squad.exact, ["the"], "") == 1.0
-    assert _squad.best(_squad.exact, [], "red") == 0.0
+    assert _squad_metrics.best(_squad_metrics.f1, ["red", "red green"], "red green") == 1.0
+    assert _squad_metrics.best(_squad_metrics.exact, ["the"], "") == 1.0
+    assert _squad_metrics.best(_squad_metrics.exact, [], "red") == 0.0

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tasks.measuring import measured, outputs
 
-from launcher.run.batches import tensors
 from launcher.tasks import regression
+from launcher.train.data_loader import tensors
 
 Task = regression.Task
 

@@ -11,14 +11,14 @@ from tasks.measuring import measured, outputs
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
-from launcher.run.batches import tensors
-from launcher.tasks import _policy, _rewards, _sampling, reward
+from launcher.tasks import _completion_sampling, _policy_gradient, _rewards, reward
+from launcher.train.data_loader import tensors
 
 KEYS = {"reward": "launcher.tasks._rewards:vowels", "completions": 3, "max_new_tokens": 4}
 
 
 def test_the_baseline_of_a_completion_is_the_mean_of_the_others():
-    found = _policy.leave_one_out(torch.tensor([[1.0, 2.0, 6.0], [0.0, 0.0, 0.0]]))
+    found = _policy_gradient.leave_one_out(torch.tensor([[1.0, 2.0, 6.0], [0.0, 0.0, 0.0]]))
     assert torch.allclose(found, torch.tensor([[1 - 4.0, 2 - 3.5, 6 - 1.5], [0.0, 0.0, 0.0]]))
 
 
@@ -28,14 +28,16 @@ def test_the_loss_of_a_prompt_is_that_worked_out_by_hand():
     there, rewards = torch.tensor([[1.0, 1.0], [1.0, 0.0]]), torch.tensor([1.0, 0.25])
     first = -0.75 * -3.0 + 0.1 * (0.5**2 / 2 + 0) / 2
     second = 0.75 * -0.5 + 0.1 * 0.4**2 / 2
-    found = _policy.surrogate(logs, before, there, rewards, 0.1, 2)
+    found = _policy_gradient.surrogate(logs, before, there, rewards, 0.1, 2)
     assert found.tolist() == pytest.approx([(first + second) / 2])
 
 
 def test_k3_of_known_probabilities_has_the_divergence_for_its_mean():
     p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
-    assert float((p * _policy.k3(p.log(), q.log())).sum()) == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-6)
-    assert (_policy.k3(p.log(), q.log()) >= 0).all()
+    assert float((p * _policy_gradient.k3(p.log(), q.log())).sum()) == pytest.approx(
+        float((p * (p / q).log()).sum()), rel=1e-6
+    )
+    assert (_policy_gradient.k3(p.log(), q.log()) >= 0).all()
 
 
 def test_the_gradient_of_k2_has_that_of_the_divergence_for_its_mean():
@@ -50,7 +52,7 @@ def test_the_gradient_of_k2_has_that_of_the_divergence_for_its_mean():
 def test_a_token_is_the_one_at_which_the_distribution_passes_its_number():
     logs = torch.tensor([[0.5, 0.25, 0.0, 0.25]]).log().repeat(6, 1)
     draws = torch.tensor([0.0, 0.499, 0.501, 0.749, 0.751, 1 - 2**-32], dtype=torch.float64)
-    assert _sampling.pick(logs, draws).tolist() == [0, 0, 1, 1, 3, 3]
+    assert _completion_sampling.pick(logs, draws).tolist() == [0, 0, 1, 1, 3, 3]
 
 
 def test_sampled_tokens_are_distributed_as_the_model_says():
@@ -58,7 +60,7 @@ def test_sampled_tokens_are_distributed_as_the_model_says():
     task = reward.Task(reward.Config(**{**KEYS, "completions": 50}), None)
     samples = task.samples([{"input_ids": np.ones(2)}] * 40, [3] * 40, range(40), Draw(1, Stream.MASK))
     draws = torch.from_numpy(np.stack([sample["draws"] for sample in samples])).flatten()
-    found = _sampling.pick(torch.tensor(shares).log().expand(len(draws), -1), draws)
+    found = _completion_sampling.pick(torch.tensor(shares).log().expand(len(draws), -1), draws)
     assert stats.chisquare(np.bincount(found, minlength=5), shares * len(draws)).pvalue > 1e-3
     assert len(set(draws.tolist())) == len(draws), "no two tokens share a number"
 

@@ -7,11 +7,11 @@ from tasks.measuring import outputs
 
 from launcher.config.errors import UserError
 from launcher.models import config
-from launcher.plan.need import Need
-from launcher.prepare.reading import batch_of
-from launcher.run.batches import tensors
+from launcher.plan.model_requirements import Need
+from launcher.prepare.source_shards import batch_of
 from launcher.tasks import IGNORE, _rouge, causal_lm
 from launcher.tasks.seq2seq import Config, Task
+from launcher.train.data_loader import tensors
 
 ROWS = [{"text": "the rank sends", "target": "a step"}, {"text": "every node", "target": "the loss counts every step"}]
 

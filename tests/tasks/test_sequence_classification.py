@@ -15,8 +15,8 @@ from tasks.measuring import measured
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
-from launcher.run.batches import tensors
 from launcher.tasks import IGNORE, sequence_classification
+from launcher.train.data_loader import tensors
 
 CONFIG = sequence_classification.Config()
 Task = sequence_classification.Task

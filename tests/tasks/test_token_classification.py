@@ -13,7 +13,7 @@ from tasks.measuring import measured, outputs
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
 from launcher.prepare.samples import Samples
-from launcher.tasks import IGNORE, _tags
+from launcher.tasks import IGNORE, _tag_metrics
 from launcher.tasks.token_classification import Config, Task
 
 LABELS = ["O", "B-LOC", "B-PER", "I-PER"]
@@ -121,12 +121,12 @@ def test_metrics_are_those_of_entities_by_hand(facts_of):
 
 
 def test_an_inside_after_nothing_begins_an_entity_as_in_conlleval():
-    scores = _tags.scores([["O", "I-PER"]], [["O", "B-PER"]], LABELS)
+    scores = _tag_metrics.scores([["O", "I-PER"]], [["O", "B-PER"]], LABELS)
     assert scores.total["f1"] == 1.0
 
 
 def test_tags_of_no_scheme_are_scored_one_by_one():
-    scores = _tags.scores([["NOUN", "VERB", "NOUN"]], [["NOUN", "NOUN", "NOUN"]], ["NOUN", "VERB", "X"])
+    scores = _tag_metrics.scores([["NOUN", "VERB", "NOUN"]], [["NOUN", "NOUN", "NOUN"]], ["NOUN", "VERB", "X"])
     assert scores.classes["NOUN"] == {"precision": 2 / 3, "recall": 1.0, "f1": 0.8, "support": 2.0}
     assert scores.total["macro_recall"] == 0.5
     assert "f1" not in scores.total
@@ -135,8 +135,8 @@ def test_tags_of_no_scheme_are_scored_one_by_one():
 
 @pytest.mark.parametrize("name", ["accuracy", "micro avg", "macro avg", "weighted avg"])
 def test_a_label_may_be_called_like_a_score(name):
-    tags = _tags.scores([[name, "X", name]], [[name, name, name]], [name, "X"])
-    entities = _tags.scores([[f"B-{name}", "B-X"]], [[f"B-{name}", f"B-{name}"]], ["O", f"B-{name}", "B-X"])
+    tags = _tag_metrics.scores([[name, "X", name]], [[name, name, name]], [name, "X"])
+    entities = _tag_metrics.scores([[f"B-{name}", "B-X"]], [[f"B-{name}", f"B-{name}"]], ["O", f"B-{name}", "B-X"])
     assert tags.classes[name] == {"precision": 2 / 3, "recall": 1.0, "f1": 0.8, "support": 2.0}
     assert tags.total["macro_recall"] == 0.5
     assert entities.classes[name] == {"precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1.0}
@@ -145,7 +145,7 @@ def test_a_label_may_be_called_like_a_score(name):
 
 
 def test_no_entity_anywhere_is_0():
-    assert _tags.scores([["O"]], [["O"]], LABELS).total == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert _tag_metrics.scores([["O"]], [["O"]], LABELS).total == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
 
 
 def test_each_word_is_told_its_tag(facts_of):
@@ -176,8 +176,8 @@ def test_every_scheme_gives_the_scores_of_iob(truth, said, letters):
     labels = ["O", *(f"{letter}-{kind}" for letter in "BI" for kind in ("LOC", "PER"))]
     others = ["O", *(f"{letter}-{kind}" for letter in letters for kind in ("LOC", "PER"))]
     (plain, other), (plain_said, other_said) = pairs
-    found = _tags.scores([other], [other_said], others)
-    assert found == _tags.scores([plain], [plain_said], labels)
+    found = _tag_metrics.scores([other], [other_said], others)
+    assert found == _tag_metrics.scores([plain], [plain_said], labels)
 
 
 @pytest.mark.parametrize(
@@ -197,12 +197,12 @@ def test_every_scheme_gives_the_scores_of_iob(truth, said, letters):
     ],
 )
 def test_schemes_are_recognised(facts_of, labels, name, types):
-    known = _tags.scheme(labels)
+    known = _tag_metrics.scheme(labels)
     assert (known.name, known.types) == (name, types)
-    assert _tags.total_names(labels) == ("precision", "recall", "f1")
+    assert _tag_metrics.total_names(labels) == ("precision", "recall", "f1")
     told = Task.describe_labels(Config(), facts_of(labels=labels))
     assert told == f"{len(labels)} tags, read as {name}: f1 is over entities ({', '.join(types)})"
-    whole = _tags.scores([labels], [labels], labels)
+    whole = _tag_metrics.scores([labels], [labels], labels)
     assert whole.total["f1"] == 1.0
     assert set(whole.classes) == set(types)
 
@@ -213,7 +213,7 @@ def test_schemes_are_recognised(facts_of, labels, name, types):
      ["B-X", "L-X", "E-X"]],
 )  # fmt: skip
 def test_tags_of_no_scheme_have_no_f1(facts_of, labels):
-    assert _tags.scheme(labels) is None
+    assert _tag_metrics.scheme(labels) is None
     task = Task(Config(), facts_of(labels=labels))
     assert set(task.directions()) == {"loss", "accuracy", "macro_precision", "macro_recall", "macro_f1"}
     assert "of no entity scheme: macro_f1" in Task.describe_labels(Config(), task.facts)

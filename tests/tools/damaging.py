@@ -15,13 +15,14 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console
 
-from launcher.config import json_files
+from launcher.config import strict_json
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.plan import facts, jobs, plan
-from launcher.plan.folder import COMPLETE, RunFolder
-from launcher.prepare import bundle, lease
-from launcher.tools import card, compare, look, seeds, status
+from launcher.plan import facts, plan
+from launcher.prepare import bundle
+from launcher.storage import job_log, lease
+from launcher.storage.run_dir import COMPLETE, RunFolder
+from launcher.tools import compare, model_card, run_status, seeds, status
 
 RUN = RunFolder(Path("runs/run"))
 BUNDLE = Path("bundle")
@@ -56,7 +57,7 @@ class Trouble:
 def listed() -> None:
     """The list of runs, and the one by itself."""
     slurm: Any = Trouble()
-    looked = look.every([RUN], slurm)
+    looked = run_status.every([RUN], slurm)
     out = io.StringIO()
     console = Console(file=out, width=100)
     console.print(status.table(looked))
@@ -87,7 +88,7 @@ def read_lease() -> None:
 def progress() -> None:
     state = RUN.whole()[-1].state
     {**state}["step"] + len(state.get("culprit", "")) + sum(step for step, _ in state.get("history", []))
-    card._metrics(RUN.whole()[-1]), card._reached(RUN.whole()[-1], card._metrics(RUN.whole()[-1]))
+    model_card._metrics(RUN.whole()[-1]), model_card._reached(RUN.whole()[-1], model_card._metrics(RUN.whole()[-1]))
 
 
 def newest(name: str) -> Path:
@@ -100,13 +101,16 @@ READERS: dict[str, tuple[Callable[[], Path], list[Read]]] = {
         lambda: RUN.metrics,
         [lambda: list(RUN.lines()), lambda: seeds._last(RUN), RUN.check_files, RUN.mend_metrics, listed, compared],
     ),
-    "jobs": (lambda: jobs.file(RUN), [lambda: jobs.story(jobs.read(RUN)), lambda: look.current(RUN), listed]),
-    "plan": (lambda: RUN.plan, [lambda: json_files.read(RUN.plan, plan.Plan, "x").equation, listed]),
+    "jobs": (
+        lambda: job_log.file(RUN),
+        [lambda: job_log.story(job_log.read(RUN)), lambda: run_status.current(RUN), listed],
+    ),
+    "plan": (lambda: RUN.plan, [lambda: strict_json.read(RUN.plan, plan.Plan, "x").equation, listed]),
     "facts": (lambda: RUN.facts, [lambda: facts.read(RUN.path), lambda: facts.of_run(RUN.path), compared]),
     "state": (lambda: newest("state.json"), [progress, lambda: RUN.saved("best"), RUN.check_files, listed, compared]),
     "complete": (lambda: newest(COMPLETE), [lambda: [saved.verify() for saved in RUN.whole()]]),
     "bundle": (lambda: BUNDLE / "bundle.json", [bundled]),
-    "environment": (lambda: RUN.path / "environment.json", [lambda: card._software(RUN)]),
+    "environment": (lambda: RUN.path / "environment.json", [lambda: model_card._software(RUN)]),
     "lease": (lambda: RUN.path / LEASE, [read_lease, listed]),
 }
 """Of each file all that reads it."""

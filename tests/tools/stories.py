@@ -2,8 +2,8 @@
 
 import json
 
-from launcher.plan import jobs
-from launcher.plan.folder import COMPLETE, RunFolder
+from launcher.storage import job_log
+from launcher.storage.run_dir import COMPLETE, RunFolder
 
 NOW = 1_800_000_000.0
 
@@ -19,7 +19,7 @@ def run(path, steps=100, events=(), checkpoint=None, loss=None, **state):
         lines = [{"step": n, "loss": loss} for n in (1, min(steps, (checkpoint or 0) + 3))]
         folder.metrics.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     for number, (event, fields) in enumerate(events):
-        jobs.append(folder, {"event": event, "job": "12", "time": NOW - 60 * (len(events) - number), **fields})
+        job_log.append(folder, {"event": event, "job": "12", "time": NOW - 60 * (len(events) - number), **fields})
     return folder
 
 

@@ -5,9 +5,8 @@ from rich.console import Console
 from tools.stories import SUBMITTED, ended, requeued, run, started
 
 from launcher.config.errors import UserError
-from launcher.launch import queue
-from launcher.plan import jobs
-from launcher.prepare import lease
+from launcher.schedulers import slurm_queue
+from launcher.storage import job_log, lease
 from launcher.tools import cancel
 
 
@@ -18,11 +17,11 @@ def slurm(tmp_path, monkeypatch):
 
     def job(id):
         asked.append(id)
-        return queue.Job(id, "one", known.get(id, "COMPLETED"))
+        return slurm_queue.Job(id, "one", known.get(id, "COMPLETED"))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(queue, "job", job)
-    monkeypatch.setattr(queue, "cancel", lambda ids: cancelled.append(list(ids)))
+    monkeypatch.setattr(slurm_queue, "job", job)
+    monkeypatch.setattr(slurm_queue, "cancel", lambda ids: cancelled.append(list(ids)))
     return known, asked, cancelled
 
 
@@ -38,7 +37,7 @@ def test_of_a_long_chain_only_what_may_live_is_asked_for_every_two_seconds(slurm
         """What happens meanwhile: another is chained, and both end."""
         pauses.append(seconds)
         if len(pauses) == 1:
-            jobs.append(folder, {"event": "requeued", "job": "12", "start": 5000, "how": "chain", "next": "18"})
+            job_log.append(folder, {"event": "requeued", "job": "12", "start": 5000, "how": "chain", "next": "18"})
             known.update({"17": "COMPLETING", "18": "PENDING"})
         else:
             known.clear()

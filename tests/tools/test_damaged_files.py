@@ -11,9 +11,9 @@ import pytest
 from tools.stories import NOW, SUBMITTED, ended, requeued, started
 
 from launcher.config import load
-from launcher.plan import jobs
-from launcher.plan.folder import RunFolder
-from launcher.prepare import bundle, lease
+from launcher.prepare import bundle
+from launcher.storage import job_log, lease
+from launcher.storage.run_dir import RunFolder
 
 READERS = ["metrics", "jobs", "plan", "facts", "state", "complete", "bundle", "environment", "lease"]
 CASES = [pytest.param(100, id="100"), pytest.param(2000, id="2000", marks=pytest.mark.soak)]
@@ -27,7 +27,7 @@ def finished(sorter, tmp_path_factory):
     run = RunFolder(home / "runs" / "run")
     story = [SUBMITTED, started(0), ended("node", 0, 0, 69, excluded=["b"]), requeued(), started(1)]
     for number, (event, fields) in enumerate(story):
-        jobs.append(run, {"event": event, "job": "12", "time": NOW + 60 * number, **fields})
+        job_log.append(run, {"event": event, "job": "12", "time": NOW + 60 * number, **fields})
     (run.path / ".writer.lease-000001").write_bytes(lease.Holder.this().line())
     recipe = load.recipe(run.recipe).value
     (home / "recipe.json").write_text(recipe.model_dump_json())

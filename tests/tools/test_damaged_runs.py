@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from launcher import cli
 from launcher.config.errors import UserError
-from launcher.plan import jobs
-from launcher.plan.folder import RunFolder
-from launcher.tools import look, seeds, status
+from launcher.storage import job_log
+from launcher.storage.run_dir import RunFolder
+from launcher.tools import run_status, seeds, status
 from launcher.tools.compare import compare
-from launcher.tools.trained import beside_best
+from launcher.tools.trained_model import beside_best
 
 LINE = "take this line out, or move the file away"
 STATE = "move runs/bad/checkpoints/step-00000040 away to go on from the checkpoint before it"
@@ -60,15 +60,15 @@ CASES = [
     (lambda bad: add(bad.metrics, "\0"), f"metrics.jsonl:3: damaged: not a JSON object ({LINE})"),
     (lambda bad: replaced_by_a_pipe(bad.metrics),
      f"metrics.jsonl: damaged: a pipe or a device is in its place ({LINE})"),
-    (lambda bad: add(jobs.file(bad), json.dumps({**EVENT, "nodes": 5})),
+    (lambda bad: add(job_log.file(bad), json.dumps({**EVENT, "nodes": 5})),
      f"jobs.jsonl:1: damaged: nodes: should be a valid list ({LINE})"),
-    (lambda bad: add(jobs.file(bad), json.dumps({**EVENT, "start": float("inf")})),
+    (lambda bad: add(job_log.file(bad), json.dumps({**EVENT, "start": float("inf")})),
      f"jobs.jsonl:1: damaged: start: should be a valid integer ({LINE})"),
-    (lambda bad: add(jobs.file(bad), json.dumps({**EVENT, "job": "../../x"})),
+    (lambda bad: add(job_log.file(bad), json.dumps({**EVENT, "job": "../../x"})),
      f"jobs.jsonl:1: damaged: job: should be a name without a path ({LINE})"),
-    (lambda bad: add(jobs.file(bad), json.dumps({**EVENT, "slurm": "--help"})),
+    (lambda bad: add(job_log.file(bad), json.dumps({**EVENT, "slurm": "--help"})),
      f"jobs.jsonl:1: damaged: slurm: begins with a dash ({LINE})"),
-    (lambda bad: add(jobs.file(bad), json.dumps({**EVENT, "time": 1e300})),
+    (lambda bad: add(job_log.file(bad), json.dumps({**EVENT, "time": 1e300})),
      f"jobs.jsonl:1: damaged: time: should be less than 250000000000 ({LINE})"),
     (lambda bad: bad.plan.write_text('{"steps": "x"}'),
      "plan.json: damaged: steps: should be a valid integer (launcher run writes it again)"),
@@ -96,7 +96,7 @@ def test_several_damaged_files_are_all_shown(bad):
     bad.plan.write_text("[")
     state(bad, "{")
     add(bad.metrics, "{}")
-    one = look.at(bad, look.Slurm())
+    one = run_status.at(bad, run_status.Slurm())
     assert [what.split(": ")[0].removeprefix("runs/bad/") for what in one.damaged] == [
         "plan.json", "checkpoints/step-00000040/state.json", "metrics.jsonl:3",
     ]  # fmt: skip
@@ -105,13 +105,13 @@ def test_several_damaged_files_are_all_shown(bad):
 
 def test_what_a_kill_leaves_is_no_damage(bad):
     bad.metrics.write_bytes(bad.metrics.read_bytes() + b'{"step": 44, "lo')
-    jobs.file(bad).write_text('{"event": "sta')
-    assert look.at(bad, look.Slurm()).damaged == ()
+    job_log.file(bad).write_text('{"event": "sta')
+    assert run_status.at(bad, run_status.Slurm()).damaged == ()
 
 
 def test_a_name_in_the_story_of_a_job_is_no_markup(bad, printed):
     for number, (event, fields) in enumerate([SUBMITTED, started()]):
-        jobs.append(bad, {"event": event, "job": "[b]", "time": NOW + number, **fields, "slurm": "[red]"})
+        job_log.append(bad, {"event": event, "job": "[b]", "time": NOW + number, **fields, "slurm": "[red]"})
     assert "[red]" in "\n".join(printed(lambda console: status.status([], False, console), width=200))
 
 
@@ -130,7 +130,7 @@ def test_a_run_that_may_not_be_read_is_shown_as_such(monkeypatch):
         Path("runs/closed").chmod(0)
         os.seteuid(65534)
         try:
-            closed, good = look.every(look.found(), look.Slurm())
+            closed, good = run_status.every(run_status.found(), run_status.Slurm())
         finally:
             os.seteuid(0)
     assert (good.name, good.damaged, good.step) == ("good", (), 40)

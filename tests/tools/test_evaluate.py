@@ -8,7 +8,7 @@ import pytest
 import support
 from PIL import Image
 
-from launcher.tools import confusion, show
+from launcher.tools import confusion, tables
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_of_many_classes_the_most_frequent_confusions_are_told(printed):
 
 def test_of_very_many_classes_the_worst_are_told(printed):
     report = {f"c{n}": {"f1": n / 100, "support": 4} for n in range(100)}
-    lines = printed(lambda console: show.classes(report, console))
+    lines = printed(lambda console: tables.classes(report, console))
     assert [line.split()[0] for line in lines[1:-1]] == [f"c{n}" for n in range(10)]
     assert lines[-1] == "the 10 worst of 100 classes"
 

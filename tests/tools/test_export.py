@@ -21,11 +21,11 @@ from safetensors import safe_open
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
 from launcher.models import run as trained
-from launcher.plan import need
+from launcher.plan import model_requirements
 from launcher.plan.facts import Facts
-from launcher.plan.folder import RunFolder
-from launcher.run import checkpoint
+from launcher.storage.run_dir import RunFolder
 from launcher.tools.export import export
+from launcher.train import checkpoint
 
 TEXTS = ["the rank reads a [MASK] batch", "every seed [MASK]", "a"]
 OFTEN = {"checkpoint": {"every": 2, "keep": 9}, "evaluate": {"every": 2}}
@@ -66,7 +66,7 @@ def model(name, which="best"):
     """The model of a run's recipe with the weights of a checkpoint."""
     folder = RunFolder(Path("runs") / name)
     facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
-    wanted = need.of(load.recipe(folder.recipe).value, facts)
+    wanted = model_requirements.of(load.recipe(folder.recipe).value, facts)
     return trained.build(trained.Config(run=str(folder.path), checkpoint=which), wanted)[0].eval()
 
 
@@ -268,7 +268,7 @@ def test_an_adapter_is_merged_into_plain_weights(tmp_path):
     folder = RunFolder(Path("runs/adapted"))
     facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
     recipe = load.recipe(folder.recipe).value
-    adapted, _ = kinds.of("models", recipe.model).build(recipe.model, need.of(recipe, facts))
+    adapted, _ = kinds.of("models", recipe.model).build(recipe.model, model_requirements.of(recipe, facts))
     before = {name: p.clone() for name, p in adapted.named_parameters()}
     assert checkpoint.load_weights(adapted, folder.saved("latest")) == []
     assert any("lora" in n and not torch.equal(p, before[n]) for n, p in adapted.named_parameters())

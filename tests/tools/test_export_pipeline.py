@@ -23,13 +23,13 @@ from rich.console import Console
 
 from launcher import worker
 from launcher.config import kinds
-from launcher.plan import _count, architecture
+from launcher.distributed.process_group import Place, connect
+from launcher.distributed.shutdown import Stop
+from launcher.plan import _model_spec_process, model_spec
 from launcher.prepare.encode import Encoder
-from launcher.run.process import Place, connect
-from launcher.run.stop import Stop
-from launcher.tools import predict, snippets
+from launcher.tools import card_snippets, predict
 from launcher.tools.export import export
-from launcher.tools.trained import load_run
+from launcher.tools.trained_model import load_run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WORDS = "it is red green blue now".split()  # noqa: SIM905
@@ -162,7 +162,7 @@ def here(tmp_path_factory):
     byte_tokenizer(folder / "padded", eos_token="<|end|>", pad_token="<|pad|>")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(architecture, "_asked", lambda question: _count._answer(json.loads(question)))
+        patch.setattr(model_spec, "_asked", lambda question: _model_spec_process._answer(json.loads(question)))
         yield folder
 
 
@@ -239,7 +239,11 @@ def classified(name, folder):
     case, given = CASES[name], ragged()
     pairs = case.source
     texts = [{"text": row["text"], "text_pair": row["pair"]} if pairs else row["text"] for row in given]
-    stands = json.dumps({"text": snippets.TEXT, "text_pair": snippets.TEXT_PAIR}) if pairs else literal(snippets.TEXT)
+    stands = (
+        json.dumps({"text": card_snippets.TEXT, "text_pair": card_snippets.TEXT_PAIR})
+        if pairs
+        else literal(card_snippets.TEXT)
+    )
     columns = ("text", "pair") if pairs else ("text",)
     told = predicted(name, [{column: row[column] for column in columns} for row in given])
     found = by_card(folder, {stands: texts})
@@ -258,7 +262,7 @@ def tagged(name, folder):
     """Words are joined by spaces. The first token of a word tells its tag."""
     given = ragged()[:-1]
     told = predicted(name, [{"words": row["words"]} for row in given])
-    found = by_card(folder, {literal(snippets.TEXT): [row["text"] for row in given]})
+    found = by_card(folder, {literal(card_snippets.TEXT): [row["text"] for row in given]})
     for row, one, entities in zip(given, told, found, strict=True):
         starts = [len(" ".join([*row["words"][:n], ""])) for n in range(len(one["tags"]))]
         spans = [(entity["start"], entity["end"], entity["entity_group"]) for entity in entities]
@@ -269,7 +273,9 @@ def tagged(name, folder):
 
 def continued(name, folder):
     given = [{"text": text} for text in ("it", "it is", "it is red green", " ".join(["it is"] * 20))]
-    found = [one[0]["generated_text"] for one in by_card(folder, {literal(snippets.TEXT): [r["text"] for r in given]})]
+    found = [
+        one[0]["generated_text"] for one in by_card(folder, {literal(card_snippets.TEXT): [r["text"] for r in given]})
+    ]
     new = [text.removeprefix(row["text"]).strip() for text, row in zip(found, given, strict=True)]
     if CASES[name].kind == "causal_lm":
         assert new == [one["continuation"] for one in predicted(name, given)]
@@ -288,7 +294,7 @@ def continued(name, folder):
 def written(name, folder):
     given = ragged()
     told = [one["target"] for one in predicted(name, [{"text": row["text"]} for row in given])]
-    found = by_card(folder, {f'["{snippets.TEXT}"]': [row["text"] for row in given]})
+    found = by_card(folder, {f'["{card_snippets.TEXT}"]': [row["text"] for row in given]})
     assert [text.strip() for text in found] == told
     assert any(told)
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
@@ -300,7 +306,7 @@ def filled(name, folder):
     trained = load_run(f"runs/{name}", "latest")
     encoder = Encoder(trained.folder.tokenizer)
     texts = ["it is [MASK]", "it is [MASK] and green now", "[MASK]"]
-    stands = f'f"{snippets.TEXT[:-1]} {{tokenizer.mask_token}}."'
+    stands = f'f"{card_snippets.TEXT[:-1]} {{tokenizer.mask_token}}."'
     for text, found in zip(texts, by_card(folder, {stands: texts}), strict=True):
         inside = encoder.backend.encode(text, add_special_tokens=False).ids
         ids = torch.tensor([[*encoder.prefix.tolist(), *inside, *encoder.suffix.tolist()]])
@@ -314,7 +320,7 @@ def answered(name, folder):
     given = ragged()[3:]
     told = predicted(name, [{key: row[key] for key in ("question", "context")} for row in given])
     for row, one in zip(given, told, strict=True):
-        stands = {literal(snippets.TEXT): row["question"], literal(snippets.CONTEXT): row["context"]}
+        stands = {literal(card_snippets.TEXT): row["question"], literal(card_snippets.CONTEXT): row["context"]}
         found = by_card(folder, stands)
         assert found["answer"] == one["answer"]
         assert found["score"] == pytest.approx(one["score"], abs=1e-5)
@@ -331,7 +337,7 @@ def seen(name, folder):
     )
     told = [json.loads(line) for line in Path("seen.jsonl").read_text().splitlines()]
     files = [f"new/dark/{number}.png" for number in range(len(sizes))]
-    best = [max(one, key=lambda each: each["score"]) for one in by_card(folder, {literal(snippets.IMAGE): files})]
+    best = [max(one, key=lambda each: each["score"]) for one in by_card(folder, {literal(card_snippets.IMAGE): files})]
     assert [one["label"] for one in best] == [one["label"] for one in told]
     assert [one["score"] for one in best] == pytest.approx([one["probability"] for one in told], abs=1e-6)
 

@@ -9,9 +9,9 @@ import psutil
 import pytest
 import support
 
-from launcher.plan import jobs
-from launcher.plan.folder import RunFolder
-from launcher.tools import look
+from launcher.storage import job_log
+from launcher.storage.run_dir import RunFolder
+from launcher.tools import run_status
 
 
 def status(name):
@@ -77,7 +77,7 @@ def test_a_run_that_crashed(workspace, start):
 
 def test_a_job_of_a_scheduler_is_found_behind_a_start_by_hand(tmp_path):
     folder = RunFolder(tmp_path)
-    jobs.append(folder, {"event": "submitted", "job": "12"})
-    jobs.append(folder, {"event": "started", "job": jobs.BY_HAND, "nodes": ["a"]})
-    assert look.current(folder).name == jobs.BY_HAND
-    assert look.scheduled(folder).ids == ("12",)
+    job_log.append(folder, {"event": "submitted", "job": "12"})
+    job_log.append(folder, {"event": "started", "job": job_log.BY_HAND, "nodes": ["a"]})
+    assert run_status.current(folder).name == job_log.BY_HAND
+    assert run_status.scheduled(folder).ids == ("12",)

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from launcher.config import kinds
 from launcher.config.errors import UserError
+from launcher.tools import compression
 from launcher.tools import predict as tool
-from launcher.tools import small
 
 HELD = "{kind: jsonl, path: held.jsonl, text: body}"
 pytestmark = pytest.mark.usefixtures("in_sorter")
@@ -105,7 +105,9 @@ def test_completions_are_written_and_scored_without_the_prepared_data(tmp_path, 
         patch.setenv("LAUNCHER_CACHE", str(tmp_path / "empty"))
         lines = predicted(tmp_path / "a.txt", tmp_path / "out.jsonl", run="runs/policy")
     assert [(len(line["completions"]), len(line["rewards"])) for line in lines] == [(2, 2)] * 2
-    small.export("runs/policy", "latest", tmp_path / "out", "1GiB", small.Wanted(prune=0.1), Console(quiet=True))
+    compression.export(
+        "runs/policy", "latest", tmp_path / "out", "1GiB", compression.Wanted(prune=0.1), Console(quiet=True)
+    )
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| model | MiB | samples/s |\n" in card
     assert "no metrics, which are beside the model that the run began with" in card

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import support
 
-from launcher.plan.folder import RunFolder
+from launcher.storage.run_dir import RunFolder
 from launcher.tools import seeds
 
 

@@ -9,10 +9,9 @@ from typer.testing import CliRunner
 
 from launcher import cli
 from launcher.config.errors import UserError
-from launcher.launch import queue
-from launcher.plan import jobs
-from launcher.prepare import lease
-from launcher.tools import look, status
+from launcher.schedulers import slurm_queue
+from launcher.storage import job_log, lease
+from launcher.tools import run_status, status
 
 
 @pytest.fixture(autouse=True)
@@ -33,20 +32,20 @@ def slurm(monkeypatch):
         asked.append(id)
         return known.get(id)
 
-    monkeypatch.setattr(queue, "job", job)
+    monkeypatch.setattr(slurm_queue, "job", job)
     return known, asked
 
 
 def known(name, state, **fields):
-    return queue.Job("12", name, state, **fields)
+    return slurm_queue.Job("12", name, state, **fields)
 
 
 def test_what_came_after_the_checkpoint_is_gone_when_a_run_does_not_run(here, slurm):
     folder = run(here / "one", events=[SUBMITTED, started()], checkpoint=40, loss=2.0)
-    one = look.at(folder, look.Slurm())
+    one = run_status.at(folder, run_status.Slurm())
     assert (one.state.name, one.step, one.loss) == ("node lost", 40, 2.0)
     slurm[0]["12"] = known("one", "RUNNING")
-    one = look.at(folder, look.Slurm())
+    one = run_status.at(folder, run_status.Slurm())
     assert (one.state.name, one.step) == ("running", 43)
 
 
@@ -132,35 +131,35 @@ def test_another_job_of_the_same_id_is_not_this_runs(here, slurm):
     answers, _ = slurm
     folder = run(here / "old", events=[SUBMITTED, started(), ended("failed", 0, code=1)])
     answers["12"] = known("another", "RUNNING", fields={"StdOut": "/elsewhere/logs/job-12.log"})
-    assert look.at(folder, look.Slurm()).state.name == "failed"
+    assert run_status.at(folder, run_status.Slurm()).state.name == "failed"
     answers["12"] = known("another", "RUNNING", fields={"StdOut": f"{folder.path}/logs/job-12.log"})
-    assert look.at(folder, look.Slurm()).state.name == "running"
+    assert run_status.at(folder, run_status.Slurm()).state.name == "running"
 
 
 def test_a_run_that_is_written_into_runs(here, monkeypatch):
     folder = run(here / "local", events=[SUBMITTED, started(), ended("failed", 0, code=1)], checkpoint=4)
     with lease.claim(folder.path, ".writer"):
         monkeypatch.setattr(time, "time", time.monotonic)  # later than no file
-        one = look.at(folder, look.Slurm())
+        one = run_status.at(folder, run_status.Slurm())
     assert one.state.name == "running"
     assert one.job == ""  # it was started here since
     assert one.nodes
-    assert look.at(folder, look.Slurm()).state.name == "failed"
+    assert run_status.at(folder, run_status.Slurm()).state.name == "failed"
 
 
 def test_a_run_that_stopped_early_is_done(here):
     folder = run(here / "early", checkpoint=40, enough=True)
-    assert look.at(folder, look.Slurm()).state.name == "done"
+    assert run_status.at(folder, run_status.Slurm()).state.name == "done"
 
 
 def test_damaged_files_do_no_harm(here):
     folder = run(here / "bad", checkpoint=40, loss=1.0)
     folder.plan.write_text("[")
     folder.metrics.write_bytes(folder.metrics.read_bytes() + b'{"step": 99, "lo')
-    jobs.file(folder).write_text('{"event": "sta')
+    job_log.file(folder).write_text('{"event": "sta')
     save(folder, 60)
     (folder.checkpoints / "step-00000060" / "state.json").write_text("{")
-    one = look.at(folder, look.Slurm())
+    one = run_status.at(folder, run_status.Slurm())
     assert (one.state.name, one.step, one.steps, one.loss) == ("stopped", 60, None, 1.0)
 
 

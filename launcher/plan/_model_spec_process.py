@@ -1,0 +1,63 @@
+"""A child process: a model on the meta device, as JSON on what was its standard output. Here alone torch is imported.
+
+The question comes by the standard input. What libraries print from then on goes to the standard error, and they find
+nothing to read.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+from launcher.config import kinds
+from launcher.config.errors import UserError
+from launcher.plan import _tiny_model
+from launcher.plan.layer_blocks import blocks
+from launcher.plan.model_requirements import Need
+from launcher.plan.model_spec import attention_dropout
+
+
+def main() -> None:
+    question, answer = json.loads(sys.stdin.read()), os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    with open(answer, "w", encoding="utf-8") as out:  # noqa: PTH123
+        json.dump(_answer(question), out)
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    need = Need(**question["need"])
+    model_module = kinds.module("models", question["model"]["kind"])
+    try:
+        config = model_module.Config.model_validate(question["model"])
+        with torch.device("meta"):
+            model, _ = model_module.build(config, need, weights=False)
+            if getattr(config, "unfreeze_at", None):  # the fullest moment is after it
+                model, _ = model_module.build(config.at(config.unfreeze_at), need, weights=False)
+        padding = _tiny_model.padding(model, need)
+    except UserError as error:
+        return {"problems": error.problems}
+    hf = getattr(model, "config", None)
+    widths = {"hidden": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
+    layers = [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
+    return {
+        "name": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "buffers": sum(b.numel() for b in model.buffers()),
+        "in_layers": sum(layers),
+        "largest_layer": max(layers, default=0),
+        "largest_parameter": max((p.numel() for p in model.parameters()), default=0),
+        **{key: int(getattr(hf, name, 0) or 0) for key, name in widths.items()},
+        "attention_dropout": max(attention_dropout(hf).values(), default=0.0),
+        "packs": _packs(model, need, question["packed"]),
+        "padding": padding,
+    }
+
+
+def _packs(model: Any, need: Need, kind: str | None) -> str | None:
+    """What a tiny copy tells of packed rows, for a task of this kind; None: nothing, or it was not asked."""
+    task = getattr(kinds.module("tasks", kind), "Task", None) if kind else None
+    return _tiny_model.packs(model, need, task) if hasattr(task, "refusal") else None

@@ -1,0 +1,245 @@
+"""A small copy of a model, to try on it what the model itself can do, on the CPU. What starts no model imports this in
+a child process alone (see `_count`)."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from launcher.config.errors import Problem, UserError, first_line
+from launcher.plan.model_requirements import Need
+from launcher.plan.padding_probe import Padding, probe
+
+_LAYERS, _HEADS, _WIDTH, _VOCABULARY = 2, 2, 16, 256
+_LONGEST = 4096
+"""Positions of the longest row that is tried, whatever the windows."""
+_PARAMETERS = 50_000_000
+"""A copy with more of them is none."""
+_ANYWHERE = ("eager", "sdpa")
+"""Implementations of attention that every machine has."""
+
+
+def packs(model: Any, need: Any, task: Any) -> str | None:
+    """Why the model cannot be given packed rows, told by a copy of it; empty: it can; None: no copy could be tried.
+    `model`: on the meta device. `task`: has `refusal`."""
+    import torch
+
+    torch.manual_seed(0)
+    for config in _smaller(getattr(model, "config", None)):
+        try:
+            small = _built(config, need.auto_class, model.config._attn_implementation)
+            if small is None:
+                continue
+            documents = _documents(lengths(need.max_length, _window(config)), config)
+            if not small(input_ids=documents[0][None]).logits.isfinite().all():
+                continue
+            return task.refusal(small, documents, config.pad_token_id or 0) or ""
+        except Exception:  # a configuration of any architecture may not bear what was made smaller in it
+            continue
+    return None
+
+
+def padding(model: Any, need: Need) -> Padding | None:
+    """On which side rows of the model may be padded, after a forward at full length; None: no copy could be tried.
+    `model`: also one on the meta device; it is not run. No generator of this process is used. Raises UserError for a
+    model that does not take samples of that length, or of this task."""
+    import torch
+
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed is for those of all devices
+        return _padding(model, need)
+
+
+def _padding(model: Any, need: Need) -> Padding | None:
+    config, problem = getattr(model, "config", None), None
+    attention = getattr(config, "_attn_implementation", None)
+    for smaller in _smaller(config) if need.vocab_size else ():
+        problem = None
+        try:
+            small = _built(smaller, need.auto_class, attention if attention in _ANYWHERE else _ANYWHERE[0])
+        except Exception:  # a configuration of any architecture may not bear what was made smaller in it
+            continue
+        if small is None:
+            continue
+        sample = _sample(small, config, need)
+        problem = _unfit(small, sample, need)
+        if problem is None:
+            return probe(small, sample, getattr(smaller, "pad_token_id", None) or 0, need.max_length)
+        if problem.key != "model":
+            break
+    shaped = need.guessed or need.auto_class == "AutoModelForQuestionAnswering"  # of parts, which tokens part
+    if problem is not None and (problem.key != "model" or not shaped):
+        raise UserError(problem)
+    return None
+
+
+def _sample(small: Any, config: Any, need: Need) -> dict[str, Any]:
+    """A sample of full length, with the end token where the data has it."""
+    import torch
+
+    pad, last = (getattr(small.config, name, None) for name in ("pad_token_id", "eos_token_id"))
+    plain = torch.tensor([token for token in range(small.config.vocab_size) if token not in (pad, last)])
+    ids = plain[torch.randint(0, len(plain), (1, min(need.max_length, _LONGEST)))]
+    if isinstance(last, int) and (need.guessed or getattr(config, "eos_token_id", None) == need.end_token_id):
+        ids[:, -1] = last
+    if need.auto_class != "AutoModelForSeq2SeqLM":
+        return {"input_ids": ids}
+    return {"input_ids": ids, "decoder_input_ids": _resized(ids, need.target_length or need.max_length)}
+
+
+def _resized(ids: Any, length: int) -> Any:
+    """The tokens of a row, repeated or cut, with its last one at the end: shape (1, length)."""
+    resized = ids.repeat(1, -(-length // ids.shape[1]))[:, : min(length, _LONGEST)].clone()
+    resized[:, -1] = ids[:, -1]
+    return resized
+
+
+def _unfit(small: Any, sample: dict[str, Any], need: Need) -> Problem | None:
+    """Why a model does not take a sample; None: it does."""
+    import torch
+
+    name, length = type(small).__name__, sample["input_ids"].shape[1]
+    try:
+        with torch.no_grad(), _positions_counted():
+            small(**sample)
+    except _PositionsEnd as end:
+        target = need.target_length and end.length == sample["decoder_input_ids"].shape[1] != length
+        key, most = ("task.max_target_length", need.target_length) if target else ("data.max_length", need.max_length)
+        what = f"{most} tokens, but {name} has positions for {end.usable}"
+        return Problem(key, f"{what} (shorter samples, or a model with more positions)")
+    except Exception as error:
+        first = first_line(error)[:200]
+        return Problem("model", f"{name} cannot compute a sample of {length} tokens: {first}")
+    return None
+
+
+class _PositionsEnd(Exception):
+    """`usable`: the positions that a table has; `length`: tokens of the row that it was asked for."""
+
+    def __init__(self, usable: int, length: int):
+        super().__init__(usable, length)
+        self.usable, self.length = usable, length
+
+
+def _positions_counted() -> Any:
+    """A context in which a row that a table of embeddings does not have raises _PositionsEnd: it is a position, counted
+    from 0 or, as RoBERTa and BART do, from above."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Counted(TorchFunctionMode):  # type: ignore[misc]
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.nn.functional.embedding and len(args) > 1:
+                last, rows = int(args[0].max()), args[1].shape[0]
+                if last >= rows:
+                    length = args[0].shape[-1]
+                    raise _PositionsEnd(rows - (last - (length - 1)), length)
+            return func(*args, **(kwargs or {}))
+
+    return Counted()
+
+
+def lengths(most: int, window: int) -> list[int]:
+    """Tokens of three documents in a row of at most `most`, the first longer than a window (or half of one) where that
+    can be."""
+    total = min(most, _LONGEST, max(1024, 3 * window))
+    reach = window if window + 2 < total else window // 2
+    short = max(1, min(total // 8, (total - reach - 1) // 2))
+    return [total - 2 * short, short, short]
+
+
+def kept(layers: int, lists: list[list[Any]]) -> list[int]:
+    """Which layers stand for all: the first of each kind, and two at least. `lists`: what is said of each layer."""
+    kinds = [repr([values[number] for values in lists]) for number in range(layers)]
+    first = {kinds.index(kind) for kind in kinds}
+    return sorted({*first, *[n for n in range(layers) if n not in first][: max(0, _LAYERS - len(first))]})
+
+
+def _smaller(config: Any) -> Iterator[Any]:
+    """Copies of a configuration, the smallest first; the last one is as it was."""
+    if config is None:
+        return
+    layers, tokens, width = _fewer_layers, _fewer_tokens, _narrower
+    for parts in ((layers, tokens, width), (tokens, width), (layers, tokens), (tokens,), (layers,), ()):
+        small = copy.deepcopy(config)
+        try:
+            for part in parts:
+                part(small)
+        except Exception:  # transformers refuses a value
+            continue
+        yield small
+
+
+def _fewer_layers(config: Any) -> None:
+    count = config.num_hidden_layers
+    lists = {k: v for k, v in vars(config).items() if isinstance(v, list | tuple) and len(v) == count}
+    numbers = kept(count, list(map(list, lists.values())))
+    for name, values in lists.items():
+        setattr(config, name, [values[number] for number in numbers])
+    config.num_hidden_layers = len(numbers)
+
+
+def _fewer_tokens(config: Any) -> None:
+    size = min(config.vocab_size, _VOCABULARY)
+    for name, value in list(vars(config).items()):
+        if name.endswith("_token_id") and isinstance(value, int) and value >= size:
+            setattr(config, name, 0)
+    config.vocab_size = size
+
+
+def _narrower(config: Any) -> None:
+    """Two heads of 16, and what goes with them: as many keys and values as heads, or fewer, as it was."""
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None)
+    sizes = {"hidden_size": _HEADS * _WIDTH, "num_attention_heads": _HEADS, "intermediate_size": 2 * _HEADS * _WIDTH}
+    if groups is not None:
+        sizes["num_key_value_heads"] = _HEADS if groups == heads else 1
+    if getattr(config, "embedding_size", None) is not None:
+        sizes["embedding_size"] = _HEADS * _WIDTH if config.embedding_size == hidden else _WIDTH
+    for name in ("head_dim", "attention_head_size"):
+        if getattr(config, name, None) is not None:
+            sizes[name] = _WIDTH
+    sizes |= {name: _HEADS * _WIDTH for name, value in vars(config).items() if "hidden" in name and value == hidden}
+    for name, size in sizes.items():
+        if getattr(config, name, None) is not None:
+            setattr(config, name, size)
+
+
+def _built(config: Any, auto_class: str, attention: str) -> Any:
+    """A model in eval mode with weights that tell tokens and positions apart; None where it is too large."""
+    import torch
+    import transformers
+
+    def make() -> Any:
+        auto = getattr(transformers, auto_class)  # where the recipe trusts code it has been loaded, and is known by now
+        return auto.from_config(copy.deepcopy(config), attn_implementation=attention, trust_remote_code=False)
+
+    with torch.device("meta"):
+        if sum(p.numel() for p in make().parameters()) > _PARAMETERS:
+            return None
+    model = make().float().eval()
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            inputs = 1 if id(parameter) in embeddings else parameter.numel() // parameter.shape[0]
+            torch.nn.init.normal_(parameter, std=1.5 * inputs**-0.5)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            torch.nn.init.zeros_(module.weight[module.padding_idx])  # as torch keeps it
+    return model
+
+
+def _documents(sizes: list[int], config: Any) -> list[Any]:
+    """Token ids of documents, none of them padding."""
+    import torch
+
+    ids = [torch.randint(0, config.vocab_size - 1, (size,)) for size in sizes]
+    pad = getattr(config, "pad_token_id", None)
+    return ids if pad is None else [one + (one >= pad) for one in ids]
+
+
+def _window(config: Any) -> int:
+    """The largest window that the configuration names; 0: none."""
+    names = {"local_attention", *(name for name in dir(config) if "window" in name)}
+    found = [getattr(config, name, None) for name in names]
+    flat = [one for value in found for one in (value if isinstance(value, list | tuple) else [value])]
+    return max((one for one in flat if isinstance(one, int)), default=0)

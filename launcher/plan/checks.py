@@ -1,0 +1,152 @@
+"""Mistakes that only show where keys meet, or where the recipe meets the devices and the disk. All are found before
+anything starts."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from launcher.config import kinds
+from launcher.config.atomic_files import expanded, free_bytes, is_dir
+from launcher.config.errors import Problem, UserError
+from launcher.config.format import human
+from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
+from launcher.config.types import hint
+from launcher.plan import facts, layout, memory, model_requirements, model_spec, scheduler_limits
+from launcher.plan.facts import Facts
+from launcher.plan.model_spec import Architecture
+from launcher.plan.topology import World
+from launcher.storage import cache_root
+from launcher.storage.run_dir import RunFolder
+
+_BY_CLASS = ("precision", "recall", "f1")
+Found = list[str | Problem]
+
+
+def check(
+    recipe: Recipe, world: World, known: Facts | None, folder: RunFolder, wrong: Sequence[str | Problem]
+) -> Architecture:
+    """The architecture of the recipe's model. Raises UserError with every mistake that can be found without starting
+    anything, and with those that have been found already (`wrong`). `known`: None before the data is prepared."""
+    ranks = world.misfit()
+    problems = [
+        *wrong, *([ranks] if ranks else []), *_batch(recipe, world), *_evaluation(recipe, known), *_text(recipe),
+        *_training(recipe, known), *scheduler_limits.problems(recipe, world.cluster),
+        *next(filter(None, (layout.misfits(recipe, size) for size in world.sizes)), []),
+    ]  # fmt: skip
+    shape, assumed = None, known or facts.guess(recipe)
+    try:
+        shape = model_spec.count(recipe, model_requirements.of(recipe, assumed))
+        problems += _model(recipe, shape)
+        if not problems:
+            problems += _memory(recipe, shape, assumed, world)
+        problems += _disk(recipe, shape, folder)
+    except UserError as error:
+        problems += error.problems
+    looks = () if problems else (partial(folder.check_recipe, recipe), folder.check_files)
+    for look in looks:  # not by a report a week later, and not beside a mistake that made it another recipe
+        try:
+            look()
+        except UserError as error:
+            problems += error.problems
+    if problems or shape is None:
+        raise UserError(problems)
+    return shape
+
+
+def _batch(recipe: Recipe, world: World) -> Found:
+    """A batch, or a budget of tokens, too small to be shared out."""
+    train, out = recipe.train, Found()
+    if train.global_batch < (shares := max(1, world.sizes[-1] // recipe.tensor_parallel)):
+        what = f"{train.global_batch} samples cannot be shared by {shares} ranks"
+        out.append(Problem("train.global_batch", f"{what} (at least one each: fewer ranks, or a larger batch)"))
+    if _tokenized(recipe) and train.max_tokens is not None and train.max_tokens < recipe.data.max_length:
+        longest = f"data.max_length is {recipe.data.max_length}"
+        what = f"{train.max_tokens} is below one sample ({longest}: at least that, or shorter samples)"
+        out.append(Problem("train.max_tokens", what))
+    return out
+
+
+def _text(recipe: Recipe) -> Found:
+    """How text is cut, and the tokenizer."""
+    out = Found()
+    if (stride := getattr(recipe.inner_task, "stride", 0) or 0) > recipe.data.max_length // 2:
+        what = f"{stride} of {recipe.data.max_length} tokens: most of a sample would be the one before it again"
+        out.append(Problem("task.stride", f"{what} (at most {recipe.data.max_length // 2})"))
+    if recipe.tokenizer is not None and not _tokenized(recipe):
+        out.append(Problem("tokenizer", f"{recipe.task.kind} has no text to tokenise (leave it out)"))
+    if isinstance(recipe.tokenizer, PretrainedTokenizer) and recipe.tokenizer.name.startswith((".", "/")):
+        folder = expanded(recipe.tokenizer.name)
+        if not is_dir(Path(cache_root.found(recipe.tokenizer.name))):  # a bundle has a copy of it
+            out.append(Problem("tokenizer.name", f"{folder}: no such folder"))
+    return out
+
+
+def _training(recipe: Recipe, known: Facts | None) -> Found:
+    """Keys of training that contradict each other: precision, unfreezing, what is held out."""
+    train, out = recipe.train, Found()
+    if train.precision == "fp16" and train.loss_scale == "none":
+        what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
+        out.append(Problem("train.loss_scale", what))
+    thaw, steps = getattr(recipe.model, "unfreeze_at", None), facts.steps_of(recipe, known)
+    if thaw is not None and steps is not None and thaw >= steps:
+        what = f"{thaw}, but the run ends after {steps} steps (earlier, or leave it out)"
+        out.append(Problem("model.unfreeze_at", what))
+    if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
+        out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
+    return out
+
+
+def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
+    """What evaluations are needed for that are not made, and metrics that the task does not have."""
+    evaluate, out = recipe.evaluate, Found()
+    if recipe.data.validation is None and (evaluate.every or evaluate.at_start or evaluate.patience):
+        out.append(Problem("evaluate", "there is nothing to evaluate on (add data.validation)"))
+    steered = {"evaluate.patience": evaluate.patience, "schedule": recipe.schedule.kind == "plateau"}
+    for key, needed in steered.items():
+        if needed and not evaluate.every:
+            out.append(Problem(key, "goes by evaluations, and only the last step is evaluated (set evaluate.every)"))
+    metrics = kinds.of("tasks", recipe.task).Task(recipe.task, known or facts.guess(recipe)).directions()
+    score, _, label = evaluate.metric.partition("/")
+    if known is None:  # whether the tags of words are of an entity scheme is not known yet
+        metrics = {**metrics, **{name.removeprefix("macro_"): way for name, way in metrics.items()}}
+    of_all = {score, f"macro_{score}"} if label else {score}
+    if not of_all & metrics.keys() or (label and score not in _BY_CLASS):
+        what = f"{recipe.task.kind} has no metric {evaluate.metric!r} ({hint(evaluate.metric, metrics)})"
+        out.append(Problem("evaluate.metric", what))
+    elif label and known and label not in (there := {part for name in known.labels for part in (name, name[2:])}):
+        out.append(Problem("evaluate.metric", f"no label is called {label!r} ({hint(label, there)})"))
+    return out
+
+
+def _model(recipe: Recipe, shape: Architecture) -> Found:
+    wrong = [Problem("task.samples", f"{shape.packs} (take documents)")] if shape.packs else []
+    if recipe.tensor_parallel > 1 and getattr(recipe.model, "adapter", None):
+        what = "the linear maps of an adapter are not dealt over ranks (take 1; kind: fsdp shards them)"
+        wrong.append(Problem("strategy.tensor_parallel", what))
+    return [*layout.refusals(recipe, shape), *wrong]
+
+
+def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -> Found:
+    """An elastic run has to fit into the fewest nodes that it goes on with."""
+    ranks, device, there = world.sizes[0], world.devices.kind, world.memory
+    size = sum(layout.needed(recipe, shape, assumed, ranks, device).values())
+    if there is None or size <= there:
+        return []
+    what = f"about {human(size)} of {human(there)} a device: does not fit"
+    advice = layout.nearest(recipe, shape, assumed, ranks, there, device)
+    return [Problem("strategy", f"{what} ({advice}; memory_per_device of the cluster overrides it)")]
+
+
+def _disk(recipe: Recipe, shape: Architecture, folder: RunFolder) -> Found:
+    size = memory.checkpoint(recipe, shape)
+    free = free_bytes(folder.path) + folder.reclaimable_bytes(recipe.checkpoint.keep)
+    if size <= free:
+        return []
+    what = f"a checkpoint takes {human(size)}, {human(free)} are free at {folder.checkpoints}"
+    older = folder.whole()[:-1]
+    advice = f"make room there, or move {older[0].path.name} elsewhere" if older else "make room there"
+    return [Problem("checkpoint", f"{what} ({advice})")]
+
+
+def _tokenized(recipe: Recipe) -> bool:
+    return bool(kinds.of("tasks", recipe.inner_task).Task.tokenized)

@@ -1,0 +1,106 @@
+"""Code that comes with a model or a tokenizer, named by `auto_map` in its files: run only where the recipe trusts it.
+
+transformers is always told whether it may: of itself it would ask on the standard input.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from launcher.config.errors import Problem, UserError
+from launcher.config.recipe import Recipe
+from launcher.storage import cache_root
+
+CONFIG = "config.json"
+_ATTENTION = "attn_implementation"
+_REFUSES = "trust_remote_code"
+"""What transformers names in its refusal."""
+
+
+@contextmanager
+def refused(name: str | Path, file: str, key: str, allow: str, revision: str | None = None) -> Iterator[None]:
+    """Around a call of transformers: where it refuses to load without the code of a folder or repository, say in one
+    line which `file` of it names that. `key`: of the recipe, for what is loaded; `allow`: the map that would allow it.
+    Raises UserError."""
+    try:
+        yield
+    except ValueError as error:
+        if not is_refusal(error):
+            raise
+        code = f"names code of its own ({', '.join(named(str(name), file, revision))})"
+        what = f"auto_map: {code}; it is run only with {allow}.trust_remote_code: true in the recipe"
+        raise UserError(Problem(key, f"{Path(name) / file}: {what}")) from None
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether transformers refuses to run code."""
+    return _REFUSES in str(error)
+
+
+def named(name: str, file: str, revision: str | None = None) -> list[str]:
+    """The classes that the `auto_map` of a file names, such as modeling.Model."""
+    found = _read(name, file, revision).get("auto_map")
+    values = list(found.values()) if isinstance(found, dict) else [found]
+    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    return list(dict.fromkeys(str(one) for one in flat if one is not None))
+
+
+def elsewhere(name: str, file: str, key: str, revision: str | None = None) -> None:
+    """Raises UserError where the code is that of another repository, which nothing pins and no bundle has."""
+    other = [one for one in named(name, file, revision) if "--" in one]
+    if other:
+        what = f"names code of another repository ({', '.join(other)}), which is not pinned"
+        raise UserError(Problem(key, f"{Path(name) / file}: auto_map: {what} (a folder with the code in it)"))
+
+
+def refuse_kernels(name: str | Path, key: str, revision: str | None = None) -> None:
+    """Raises UserError where the configuration of a model, or a part of it, names an attention kernel of the hub, which
+    transformers would download and run."""
+    found = sorted(_kernels(_read(str(name), CONFIG, revision)))
+    if found:
+        what = f"attn_implementation: names code of the hub ({', '.join(found)})"
+        raise UserError(Problem(key, f"{Path(name) / CONFIG}: {what} (model.attention: sdpa, say)"))
+
+
+def _kernels(value: Any, named: bool = False) -> set[str]:
+    """The texts with a slash below any key that ends with attn_implementation."""
+    if isinstance(value, dict):
+        items = value.items()
+        return set().union(*(_kernels(one, named or key.endswith(_ATTENTION)) for key, one in items))
+    if isinstance(value, list):
+        return set().union(*(_kernels(one, named) for one in value))
+    return {value} if named and isinstance(value, str) and "/" in value else set()
+
+
+def notes(recipe: Recipe) -> list[str]:
+    """What a plan says of code that will be run."""
+    found: list[tuple[str, Any]] = [("model", recipe.model), ("tokenizer", recipe.tokenizer)]
+    found += [("task.teacher", getattr(recipe.task, "teacher", None))]
+    return [
+        f"REMOTE CODE: {key}.trust_remote_code: the code that {getattr(one, 'name', None) or getattr(one, 'run', '')} "
+        "brings runs as you, on every node"
+        for key, one in found
+        if getattr(one, "trust_remote_code", False)
+    ]
+
+
+def copy_code(folder: Path, to: Path) -> None:
+    """Put the code of a model's folder beside its configuration, which names it."""
+    for file in folder.glob("*.py"):
+        shutil.copyfile(file, to / file.name)
+
+
+def _read(name: str, file: str, revision: str | None) -> dict[str, Any]:
+    where = Path(cache_root.found(name, revision)) / file
+    if not where.is_file():
+        from transformers.utils import cached_file
+
+        with suppress(OSError, ValueError):
+            where = Path(cached_file(name, file, revision=revision) or where)
+    with suppress(OSError, ValueError):
+        read = json.loads(where.read_text(encoding="utf-8"))
+        return read if isinstance(read, dict) else {}
+    return {}

@@ -1,0 +1,36 @@
+"""The vocabulary before anything is prepared: as it is asked for, or read from a tokenizer's folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from launcher.config import kinds
+from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
+from launcher.storage import cache_root
+
+
+def of_model(recipe: Recipe) -> PretrainedTokenizer | None:
+    """The model's own tokenizer, where its kind brings one."""
+    own = getattr(kinds.of("models", recipe.model), "tokenizer", None)
+    where = own(recipe.model) if own else None
+    return where if where is None or isinstance(where, PretrainedTokenizer) else PretrainedTokenizer(name=str(where))
+
+
+def size(recipe: Recipe) -> int:
+    """Tokens of the tokenizer, with those added to it: asked for, or counted in a folder's tokenizer.json; 0 where that
+    is not known before `launcher prepare`."""
+    where = recipe.tokenizer or of_model(recipe)
+    if where is None or isinstance(where, TrainTokenizer):
+        return where.vocab_size if where else 0
+    file = Path(cache_root.found(where.name, where.revision)) / "tokenizer.json"
+    try:
+        return _counted(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError):  # whoever loads it tells what is wrong with it
+        return 0
+
+
+def _counted(saved: Any) -> int:
+    words = saved["model"]["vocab"]
+    names = {word for word, _ in words} if isinstance(words, list) else set(words)
+    added = {token["content"]: token["id"] for token in saved.get("added_tokens", [])}
+    return max(len(names | added.keys()), 1 + max(added.values(), default=-1))

@@ -1,0 +1,96 @@
+"""Folders that a command needs, tried out before anything starts: one line for each that cannot be used.
+
+A file is made and removed again, since permissions alone do not tell: a file system may be mounted read-only, a quota
+be used up, and root may be refused all the same.
+"""
+
+import multiprocessing
+import os
+import tempfile
+from pathlib import Path
+
+from launcher.config.cluster import Cluster
+from launcher.config.errors import UserError
+from launcher.config.recipe import Recipe
+from launcher.plan import topology
+from launcher.storage import cache_root, disk_full
+from launcher.storage.run_dir import RunFolder
+
+_OF_A_RANK = 2
+"""Semaphores between the launcher and a rank."""
+_OF_A_LOADER, _OF_A_WORKER = 8, 3
+"""Semaphores of a rank's data loader, and of each of its processes."""
+
+
+def cache() -> list[str]:
+    """The folder of prepared data and of models."""
+    try:
+        return unusable(cache_root.root(), "the cache", "set LAUNCHER_CACHE to another folder")
+    except UserError as error:
+        return [str(problem) for problem in error.problems]
+
+
+def run(folder: RunFolder) -> list[str]:
+    """What ranks and the launcher write below a run folder."""
+    what, advice = f"the run folder {folder.path}", "repair that, or start the run in another folder"
+    lines = [unusable(place, what, advice) for place in (folder.path, folder.checkpoints, folder.logs)]
+    return list(dict.fromkeys(line for of_place in lines for line in of_place))
+
+
+def temporary() -> list[str]:
+    """The folder of temporary files: the one that is asked for, though Python would silently take another."""
+    asked = os.environ.get("TMPDIR")
+    if asked:
+        if not os.path.lexists(asked):
+            return [f"TMPDIR: {asked} does not exist (create it, or set TMPDIR to another folder)"]
+        return unusable(Path(asked), "TMPDIR", "set TMPDIR to another folder")
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        return ["temporary files: neither /tmp nor /var/tmp can be written (set TMPDIR to a folder that can)"]
+    return []
+
+
+def ranks(recipe: Recipe, cluster: Cluster, count: int | None) -> list[str]:
+    """What ranks on this machine need, where the cluster is this machine. `count`: as many as were asked for."""
+    if cluster.kind != "local":
+        return []
+    world = topology.world(cluster, count)
+    workers = recipe.train.workers if recipe.train.workers != "auto" else 0 if world.devices.kind == "cpu" else 2
+    return [*temporary(), *semaphores(world.per_node, workers)]
+
+
+def semaphores(ranks: int, workers: int) -> list[str]:
+    """What the processes of a start talk through. `workers`: loader processes of each of the `ranks`. Linux keeps a
+    semaphore in a page of /dev/shm."""
+    count = ranks * (_OF_A_RANK + (_OF_A_LOADER + _OF_A_WORKER * workers if workers else 0))
+    context, held = multiprocessing.get_context("fork"), []  # this one leaves no names behind
+    try:
+        for _ in range(count):
+            held.append(context.Lock())
+    except (OSError, ImportError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        advice = "mount a tmpfs there; for a container: --shm-size=1g, or --ipc=host"
+        return [f"/dev/shm: semaphore {len(held) + 1} of the {count} needed cannot be created: {why} ({advice})"]
+    return []
+
+
+def unusable(folder: Path, what: str, advice: str) -> list[str]:
+    """A line where no file can be made in `folder`, or in the folder that it will be created in."""
+    there = folder
+    while not os.path.lexists(there):
+        there = there.parent
+    try:
+        if there.is_dir():
+            with tempfile.TemporaryFile(dir=there) as file:
+                file.write(b"x")
+            return []
+        if there.is_symlink() and not there.exists():
+            reason = f"it is a link to {there.readlink()}, which does not exist"
+        else:
+            reason = "it is a file, not a folder"
+    except OSError as error:
+        if (number := disk_full.number(error)) is not None:
+            return [f"{what}: {disk_full.sentence(there, number)}"]
+        reason = str(error.strerror)
+    return [f"{what}: {there} cannot be written: {reason} ({advice})"]

@@ -1,0 +1,1 @@
+"""What a cluster starts jobs with: Slurm's queue, or ssh where there is none."""

@@ -1,0 +1,130 @@
+"""What the files of a run hold, as this and earlier launchers wrote them."""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from launcher.config.strict_json import Count, Object, PlainName, Seconds, Stored, Time, Word, Wrong, shown
+
+
+def _numbers(values: Object) -> Object:
+    """By name. One that is not finite is a number here."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{shown(name)}: should be a number")
+    return values
+
+
+def _entry(value: list[Any]) -> list[Any]:
+    match value:
+        case [int() as step, int() | float()] if step >= 0 and not any(isinstance(part, bool) for part in value):
+            return value
+    raise ValueError("should be a step and a number")
+
+
+def _sized(value: list[Any]) -> list[Any]:
+    match value:
+        case [int() as size, str()] if size >= 0 and not isinstance(size, bool):
+            return value
+    raise ValueError("should be a size and a checksum")
+
+
+Numbers = Annotated[Object, AfterValidator(_numbers)]
+
+
+class Watched(Stored):
+    """The metric that decides which checkpoint is the best, turned so that less is better."""
+
+    metric: Word = ""
+    value: Annotated[float, Field(allow_inf_nan=True)] = math.inf
+
+
+class CheckpointState(Stored):
+    """state.json of a checkpoint: how far the run was. `history`: the step and the watched value of each evaluation;
+    `scale`: the loss scale, and the steps since it changed; `draws`: the version of dropout."""
+
+    step: Count
+    samples: Count = 0
+    tokens: Count = 0
+    seconds: Seconds = 0.0
+    waited: Seconds = 0.0
+    skipped: Count = 0
+    skipped_in_a_row: Count = 0
+    overflows: Count = 0
+    culprit: str = ""
+    history: list[Annotated[list[Any], AfterValidator(_entry)]] = []
+    scale: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)] = [1.0, 0]
+    data: str = ""
+    ranks: Count = 0
+    strategy: str = ""
+    evaluation: Numbers = {}
+    watched: Watched = Watched()
+    metric: str = ""
+    enough: bool = False
+    draws: int = 0
+
+
+class CheckpointFiles(Stored):
+    """COMPLETE of a checkpoint: the size in bytes and the checksum of each file."""
+
+    files: Annotated[dict[PlainName, Annotated[list[Any], AfterValidator(_sized)]], Field(min_length=1)]
+
+
+class PlanSummary(Stored):
+    """What a list of runs shows of plan.json, whichever version of the launcher made it."""
+
+    steps: Count | None = None
+
+
+class Environment(Stored):
+    """environment.json."""
+
+    python: Word = ""
+    git: Word | None = None
+    versions: dict[Word, Word] = {}
+
+
+def _no_option(text: str) -> str:
+    if text.startswith("-"):
+        raise ValueError("begins with a dash")
+    return text
+
+
+class JobEvent(Stored):
+    """A line of jobs.jsonl; which keys it has depends on the event. Names of jobs become parts of paths and words of
+    Slurm's commands."""
+
+    event: Word
+    job: Annotated[PlainName, AfterValidator(_no_option)]
+    time: Time = 0.0
+    cluster: Word = ""
+    script: Word = ""
+    slurm: Annotated[Word, AfterValidator(_no_option)] = ""
+    start: Count = 0
+    nodes: list[Word] = []
+    ranks: Count = 0
+    step: Count | None = None
+    code: int | None = None
+    why: Word = ""
+    excluded: list[Word] = []
+    error: Word = ""
+    rank: Count | None = None
+    how: Word = ""
+    next: Annotated[Word, AfterValidator(_no_option)] = ""
+
+
+def check_metrics(record: Object) -> None:
+    """Check a line of metrics.jsonl, where a number that is not finite stands as null. Raises Wrong."""
+    if "step" not in record:
+        raise Wrong("step: missing")
+    for name, value in record.items():
+        if name == "step":
+            good, what = type(value) is int and value >= 0, "a whole number"
+        elif name == "data":
+            good, what = type(value) is str, "a text"
+        else:
+            finite = type(value) is float and math.isfinite(value)
+            good, what = value is None or type(value) is int or finite, "a number"
+        if not good:
+            raise Wrong(f"{shown(name)}: should be {what}")

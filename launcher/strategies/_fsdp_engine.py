@@ -1,0 +1,129 @@
+"""The engine of FSDP2 (`fully_shard`), layer by layer, alone or with tensor parallelism as a second axis of the mesh.
+
+Gradients are reduced to shards after each micro-batch, never kept whole until the last one: sharding is there to save
+memory. Only the all-reduce between replicas waits for the last.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from launcher.distributed.process_group import Process
+from launcher.strategies import Bare, _tensor_parallel
+from launcher.strategies._torch_engine import TorchEngine, local
+from launcher.train import optim
+
+
+class Sharded(TorchEngine):
+    """`fused`: permuted parameters of tensor parallelism, by name (see launcher.strategies._tensor_parallel)."""
+
+    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, fused: dict[str, _tensor_parallel.Fused]):
+        super().__init__(model, model, optimizer)
+        self._fused = fused
+
+    @contextmanager
+    def accumulating(self, last: bool) -> Iterator[torch.nn.Module]:
+        self.module.set_requires_all_reduce(last)  # type: ignore[operator]
+        yield self.module
+
+    def norm(self) -> float:
+        """Each rank adds what it holds, divided by the number of ranks that hold the same."""
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm([local(p.grad) for p in parameters])) if parameters else torch.zeros(1)
+        copies = torch.tensor([_copies(p.grad) for p in parameters], dtype=norms.dtype, device=norms.device)
+        total = (norms.square() / copies).sum()
+        dist.all_reduce(total)
+        return float(total.sqrt())
+
+    def partial(self, process: Process) -> list[str]:
+        """The parameters of which neighbours on the tensor axis hold the same piece, but not the same gradient: each
+        has a part of it, and nothing adds them up. All ranks call it."""
+        named = [(n, p) for n, p in self._model.named_parameters() if p.grad is not None and not _dealt(p)]
+        norms = np.array([float(local(p.grad).double().norm()) for _, p in named])
+        every = process.gather(norms).reshape(-1, process.tensor_parallel, len(named))
+        apart = np.ptp(every, axis=1) > 1e-3 * every.max(axis=1) + 1e-12
+        return [name for (name, _), bad in zip(named, apart.any(axis=0), strict=True) if bad]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        for module in self.module.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # a forward without a backward, as evaluation is one, may have left it gathered
+        state = super().state_dict()
+        for key in state:
+            if fused := self._fused.get(_parameter(key)):
+                state[key] = fused.canonical(state[key])
+        return state
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        for key, live in super().state_dict().items():
+            if fused := self._fused.get(_parameter(key)):
+                fused.take(live, state[key])
+
+
+def wrap(
+    bare: Bare,
+    axes: dict[str, int],
+    *,
+    reshard: bool = True,
+    offload: bool = False,
+    policy: MixedPrecisionPolicy | None = None,
+    prefetch: int = 0,
+) -> Sharded:
+    """`axes`: the mesh by name, in this order: `replica` (optional), `shard`, `tensor` (optional). The parameters of
+    each layer are gathered as one; what is outside the layers is another group."""
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # nothing here changes an output in place
+    process, layers = bare.process, bare.trial.layers
+    process.group()
+    mesh = init_device_mesh(process.device.type, tuple(axes.values()), mesh_dim_names=tuple(axes))
+    fused = _tensor_parallel.parallelise(bare, mesh["tensor"]) if "tensor" in axes else {}
+    options: dict[str, Any] = {
+        "mesh": mesh[tuple(name for name in axes if name != "tensor")],
+        "reshard_after_forward": reshard,
+        "mp_policy": policy or MixedPrecisionPolicy(),
+        "offload_policy": CPUOffloadPolicy(pin_memory=process.device.type != "cpu") if offload else OffloadPolicy(),
+    }
+    for layer in layers.values():
+        fully_shard(layer, **options)
+    fully_shard(bare.model, **options)
+    _prefetch(list(layers.values()), prefetch)
+    return Sharded(bare.model, optim.make(bare.optimizer, bare.model), fused)
+
+
+def _prefetch(layers: list[Any], ahead: int) -> None:
+    """Gather so many layers ahead of the one that computes."""
+    if ahead:
+        for number, layer in enumerate(layers):
+            layer.set_modules_to_forward_prefetch(layers[number + 1 : number + 1 + ahead])
+            layer.set_modules_to_backward_prefetch(layers[max(0, number - ahead) : number][::-1])
+
+
+def _dealt(tensor: torch.Tensor) -> bool:
+    """Whether the ranks of the tensor axis hold different pieces of it."""
+    names = tensor.device_mesh.mesh_dim_names or () if isinstance(tensor, DTensor) else ()
+    return "tensor" in names
+
+
+def _copies(tensor: torch.Tensor) -> int:
+    """How many ranks hold the same piece of a tensor."""
+    if not isinstance(tensor, DTensor):
+        return dist.get_world_size()
+    mesh = tensor.device_mesh
+    replicas = [mesh.size(axis) for axis, placement in enumerate(tensor.placements) if placement.is_replicate()]
+    count = dist.get_world_size() // mesh.size()
+    for size in replicas:
+        count *= size
+    return count
+
+
+def _parameter(key: str) -> str:
+    """The parameter that a key of the state belongs to: `optimizer.<name>.<moment>` or `model.<name>`."""
+    kind, _, name = key.partition(".")
+    return name if kind == "model" else name.rpartition(".")[0]

@@ -1,0 +1,234 @@
+"""The engine of DeepSpeed's ZeRO, with the launcher's accumulation, clipping, loss scale and checkpoints.
+
+Its flat partitions become tensors of canonical names and shapes one parameter at a time, each rank keeping its rows
+(DTensor): the whole state is never on one host, and any other layout can load what is saved.
+"""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+from launcher.config.errors import Problem, UserError
+from launcher.strategies import Bare
+from launcher.strategies._torch_engine import TorchEngine
+from launcher.train import optim
+
+_SHM = "deepspeed_shm_comm"
+"""An operation for inference on CPUs, which would be compiled at the first start, by g++ or not at all."""
+
+
+def load(device: str) -> Any:
+    """DeepSpeed, quiet, for this kind of device."""
+    os.environ.setdefault("DS_ACCELERATOR", device)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # its calls, not ours
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    deepspeed.ops.__compatible_ops__[_SHM] = False
+    return deepspeed
+
+
+def wrap(stage: int, settings: dict[str, Any], bare: Bare) -> Any:
+    """The engine of ZeRO `stage`; `settings`: DeepSpeed's own configuration."""
+    deepspeed = load(bare.process.device.type)
+    os.environ.setdefault("LOCAL_RANK", str(bare.process.device.index or 0))
+    bare.process.group()
+    engine, *_ = deepspeed.initialize(
+        model=bare.model,
+        optimizer=optim.make(bare.optimizer, bare.model),
+        config=settings,
+        dist_init_required=False,
+    )
+    if stage == 0:
+        engine.torch_autocast_z0_gradscaler = None  # the loss scale is the launcher's
+        return Zero0(engine, bare.model, engine.optimizer)
+    return (Zero3 if stage == 3 else Zero12)(engine, bare)
+
+
+class _Boundary:
+    """A micro-batch of DeepSpeed's engine: it is told whether it is the last of its step."""
+
+    module: Any
+
+    @contextmanager
+    def accumulating(self, last: bool) -> Iterator[Any]:
+        self.module.set_gradient_accumulation_boundary(is_boundary=last)
+        yield self.module
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.module.backward(loss)
+
+
+class Zero0(_Boundary, TorchEngine):
+    """Nothing is sharded: after the last backward each rank holds the averaged gradients."""
+
+
+class _Partitioned(_Boundary):
+    """ZeRO 1 to 3: the optimiser's tensors are flat partitions of all parameters of a group."""
+
+    rehearsals = 0
+
+    def __init__(self, engine: Any, bare: Bare):
+        self.module, self._model, self._zero = engine, bare.model, engine.optimizer
+        self._zero.torch_autocast_gradscaler = None  # the loss scale is the launcher's
+        self._zero.custom_loss_scaler, self._zero.external_loss_scale = True, 1.0
+        self._mesh = init_device_mesh(bare.process.device.type, (bare.process.world,))
+        self._trained = {name: p for name, p in bare.model.named_parameters() if p.requires_grad}
+        names = optim.kept(bare.optimizer)
+        self._counts, self._moments = "step" in names, [name for name in names if name != "step"]
+        self._prime()
+
+    def nonfinite(self) -> dict[str, bool]:
+        from deepspeed.utils import safe_get_full_grad
+
+        return {name: not bool(torch.isfinite(safe_get_full_grad(p)).all()) for name, p in self._trained.items()}
+
+    def update(self, lr: float, factor: float) -> None:
+        for group in self._zero.param_groups:
+            group["lr"] = lr * group["scale"]
+        self._zero.external_loss_scale = 1.0 / factor  # it divides the gradients by its loss scale
+        self.module.step()
+        self._zero.external_loss_scale = 1.0
+
+    def clear(self) -> None:
+        """Only gradients that are not finite are dropped here, and those DeepSpeed's own step drops."""
+        self.module.step()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        state = dict[str, torch.Tensor]()
+        for name, parameter in self._model.named_parameters():
+            state[f"model.{name}"] = self._rows(self._weight(parameter), parameter)
+        kept = self._model.state_dict().keys()
+        state |= {f"model.{name}": b for name, b in self._model.named_buffers() if name in kept}
+        for name, parameter in self._trained.items():
+            for moment in self._moments:
+                state[f"optimizer.{name}.{moment}"] = self._rows(self._moment(parameter, moment), parameter)
+            if self._counts:
+                state[f"optimizer.{name}.step"] = self._count().clone()
+        return state
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        steps = [float(_whole(state[f"optimizer.{name}.step"])) for name in self._trained] if self._counts else []
+        if len(set(steps)) > 1:
+            what = f"DeepSpeed counts one number of steps for all parameters, these have {min(steps):.0f} to"
+            raise UserError(Problem("strategy", f"{what} {max(steps):.0f} (take ddp or fsdp to go on from here)"))
+        for name, parameter in self._model.named_parameters():
+            self._set_weight(parameter, _whole(state[f"model.{name}"]))
+        for name, parameter in self._trained.items():
+            for moment in self._moments:
+                self._set_moment(parameter, moment, _whole(state[f"optimizer.{name}.{moment}"]))
+        for entry in self._zero.optimizer.state.values() if self._counts else ():
+            entry["step"].fill_(steps[0])
+
+    def _rows(self, whole: torch.Tensor, parameter: Any) -> DTensor:
+        """This rank's rows of a tensor that every rank has whole for a moment."""
+        pieces = whole.chunk(self._mesh.size()) if whole.ndim else (whole,)
+        mine = self._mesh.get_local_rank()
+        held = pieces[mine].clone() if mine < len(pieces) else whole[:0].clone()
+        options: dict[str, Any] = {"run_check": False, "shape": whole.shape, "stride": whole.stride()}
+        return DTensor.from_local(held, self._mesh, [Shard(0)], **options)
+
+    def _prime(self) -> None:
+        """Make the moments, as the optimiser would at its first step: a state is asked for before that, and at the
+        end of that step DeepSpeed 0.19 links those of the first group alone."""
+        for flat in self._flat():
+            made = {moment: torch.zeros_like(flat.data) for moment in self._moments}
+            step = {"step": torch.zeros((), dtype=torch.float32, device=flat.device)} if self._counts else {}
+            self._zero.optimizer.state[flat] = made | step
+        self._link()
+
+    def _count(self) -> torch.Tensor:
+        return next(iter(self._zero.optimizer.state.values()))["step"]
+
+
+class Zero12(_Partitioned):
+    """ZeRO 1 and 2: each rank has the whole parameters, and updates its partition of them."""
+
+    def norm(self) -> float:
+        return float(self._zero.scaled_global_norm())
+
+    def _weight(self, parameter: Any) -> torch.Tensor:
+        return parameter.detach()
+
+    def _set_weight(self, parameter: Any, whole: torch.Tensor) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        parameter.data.copy_(whole)
+        safe_set_full_fp32_param(parameter, whole)
+
+    def _moment(self, parameter: Any, moment: str) -> torch.Tensor:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        return safe_get_full_optimizer_state(parameter, moment)
+
+    def _set_moment(self, parameter: Any, moment: str, whole: torch.Tensor) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        safe_set_full_optimizer_state(parameter, whole, moment)
+
+    def _flat(self) -> list[torch.Tensor]:
+        """The partitions that this rank updates."""
+        return [flat for group in self._zero.optimizer.param_groups for flat in group["params"]]
+
+    def _link(self) -> None:
+        """What DeepSpeed does at its first step: have each parameter find its part of the flat moments."""
+        self._zero._lazy_init_hp_params_optimizer_state()
+
+
+class Zero3(_Partitioned):
+    """ZeRO 3: parameters are partitions too, padded to the same length on each rank."""
+
+    def norm(self) -> float:
+        from deepspeed.runtime.utils import combine_grad_norm_groups
+
+        norm = float(combine_grad_norm_groups(self._zero._get_norm_groups()))
+        return norm if norm**2 <= torch.finfo(torch.float32).max else math.inf  # as in fp32, in which the others add up
+
+    def _weight(self, parameter: Any) -> torch.Tensor:
+        held = parameter.ds_tensor.detach().flatten()
+        every = held.new_empty(held.numel() * self._mesh.size())
+        dist.all_gather_into_tensor(every, held)
+        return every[: parameter.ds_numel].view(parameter.ds_shape)
+
+    def _set_weight(self, parameter: Any, whole: torch.Tensor) -> None:
+        from deepspeed.utils import safe_set_local_fp32_param
+
+        mine = self._mine(parameter, whole)
+        parameter.ds_tensor.data.copy_(mine.view_as(parameter.ds_tensor))
+        safe_set_local_fp32_param(parameter, mine)
+
+    def _moment(self, parameter: Any, moment: str) -> torch.Tensor:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        return safe_get_full_optimizer_state(parameter, moment)
+
+    def _set_moment(self, parameter: Any, moment: str, whole: torch.Tensor) -> None:
+        from deepspeed.utils import safe_set_local_optimizer_state
+
+        safe_set_local_optimizer_state(parameter, self._mine(parameter, whole), moment)
+
+    def _mine(self, parameter: Any, whole: torch.Tensor) -> torch.Tensor:
+        """This rank's partition of a whole tensor, padded."""
+        size, flat = parameter.ds_tensor.numel(), whole.flatten()
+        padded = torch.nn.functional.pad(flat, (0, size * self._mesh.size() - flat.numel()))
+        return padded[size * self._mesh.get_local_rank() :][:size]
+
+    def _flat(self) -> list[torch.Tensor]:
+        """The partitions that this rank updates: torch's optimiser is shown each of them during its step only."""
+        return list(self._zero.fp32_partitioned_groups_flat)
+
+    def _link(self) -> None:
+        """Nothing: parameters find their moments by their place."""
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,1 @@
+"""The training of one rank: its batches, the loop, evaluation, and checkpoints."""

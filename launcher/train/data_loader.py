@@ -1,0 +1,216 @@
+"""A rank's batches: a pure function of the step, read through torch's DataLoader.
+
+Nothing here remembers where it was. Step t is computed from t alone, so a resume asks for t + 1, and loader workers may
+compute steps ahead in any order.
+"""
+
+import signal
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from launcher.contract import digest, dropout
+from launcher.contract.packing import capacity, pack
+from launcher.contract.random import Draw, Stream
+from launcher.contract.split import split
+from launcher.distributed.signals import SIGNALS
+from launcher.train.counter_dropout import SampleRows
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ProbeBatch:
+    """A micro-batch and what its rows are."""
+
+    batch: dict[str, Any]
+    rows: SampleRows
+
+    def to(self, device: torch.device) -> "ProbeBatch":
+        return ProbeBatch(to(self.batch, device), self.rows.to(device))
+
+
+@dataclass(frozen=True)
+class ProbeBatches:
+    """Micro-batches of few samples: `one` sample; `two` rows of that sample, and where samples share rows one row of
+    two of it (`packed`); two of some samples alone, as far apart in length as samples of a micro-batch may be, and
+    `together` in one."""
+
+    one: ProbeBatch
+    two: ProbeBatch
+    packed: ProbeBatch | None
+    short: ProbeBatch
+    long: ProbeBatch
+    together: ProbeBatch
+
+    def to(self, device: torch.device) -> "ProbeBatches":
+        return ProbeBatches(**{name: one and one.to(device) for name, one in vars(self).items()})
+
+
+class Order(Protocol):
+    def step(self, step: int, global_batch: int) -> tuple[Ids, Ids]:
+        """Epochs and sample ids."""
+
+
+@dataclass(frozen=True)
+class RankBatch:
+    """A rank's share of a global batch. `rows`: what those of each micro-batch are. Weight, digest and tokens are the
+    share's; all ranks' add up to the batch's. `padded`: the positions that the model computes for them."""
+
+    micro_batches: list[dict[str, Any]]
+    rows: list[SampleRows]
+    weight: float
+    digest: int
+    tokens: int
+    padded: int
+
+
+@dataclass(frozen=True)
+class Batches(Dataset[RankBatch]):
+    """`samples`: the prepared samples; `order` picks those of a step; `task` makes them what the model is given. `row`:
+    tokens of a row that several samples may share; None: each has a row of its own. `steps`: of the whole run.
+    `equal_lengths`: the samples of a micro-batch have one length."""
+
+    samples: Any
+    order: Order
+    task: Any
+    global_batch: int
+    seed: int
+    stream: Stream
+    rank: int
+    world: int
+    max_tokens: int | None
+    row: int | None = None
+    steps: int | None = None
+    equal_lengths: bool = False
+
+    def __getitem__(self, step: int) -> RankBatch:
+        epochs, ids = self.order.step(step, self.global_batch)
+        lengths = self.samples.lengths(ids)
+        rows = self._rows(lengths)
+        of_rows = np.array([lengths[row].sum() for row in rows], dtype=np.int64)
+        pieces = split(of_rows, self.world, self.max_tokens, self.equal_lengths)[self.rank]
+        places = np.concatenate([*(rows[row] for piece in pieces for row in piece), np.empty(0, dtype=np.int64)])
+        made = dict(zip(places.tolist(), self._samples(epochs[places], ids[places], step), strict=True))
+        hashes = [digest.sample(place, int(epochs[place]), int(ids[place]), sample) for place, sample in made.items()]
+        groups = [[self._join([made[place] for place in rows[row].tolist()]) for row in piece] for piece in pieces]
+        groups = [group or [self._join([self._blank(epochs, ids, step)])] for group in groups]
+        owners = [[rows[row] for row in piece] or [np.zeros(1, dtype=np.int64)] for piece in pieces]
+        keys = dropout.sample_keys(self.seed, epochs, ids)
+        longest = [of_rows[piece].max() if len(piece) else lengths[0] for piece in pieces]
+        return RankBatch(
+            micro_batches=[tensors(self.task.collate(group)) for group in groups],
+            rows=[self._sample_rows(owner, keys, lengths, step) for owner in owners],
+            weight=float(sum(self.task.weight(sample) for sample in made.values())),
+            digest=digest.total(hashes),
+            tokens=int(lengths[places].sum()),
+            padded=int(sum(len(group) * most for group, most in zip(groups, longest, strict=True))),
+        )
+
+    def probe_batches(self) -> ProbeBatches:
+        """Small micro-batches to try a model on: the same on every rank."""
+        epochs, ids = self.order.step(0, max(2, self.global_batch))
+        lengths = self.samples.lengths(ids)
+        ends = self._pair(lengths)
+        pair = list(self._samples(epochs[ends], ids[ends], 0))
+        pair_keys, pair_lengths = dropout.sample_keys(self.seed, epochs[ends], ids[ends]), lengths[ends]
+        copies = [self._samples(epochs[:1], ids[:1], 0)[0]] * 2
+        copy_keys, copy_lengths = dropout.sample_keys(self.seed, 0, np.arange(2)), np.repeat(lengths[:1], 2)
+
+        def batch_of(rows: list[list[int]], samples: list[Any], keys: Ids, lengths: Ids) -> ProbeBatch:
+            batch = self.task.collate([self._join([samples[n] for n in row]) for row in rows])
+            return ProbeBatch(tensors(batch), self._sample_rows([np.array(row) for row in rows], keys, lengths, 0))
+
+        together = [[0], [1]] if self.row is None else [[0, 1]]
+        return ProbeBatches(
+            one=batch_of([[0]], copies, copy_keys, copy_lengths),
+            two=batch_of([[0], [1]], copies, copy_keys, copy_lengths),
+            packed=None if self.row is None else batch_of([[0, 1]], copies, copy_keys, copy_lengths),
+            short=batch_of([[0]], pair, pair_keys, pair_lengths),
+            long=batch_of([[1]], pair, pair_keys, pair_lengths),
+            together=batch_of(together, pair, pair_keys, pair_lengths),
+        )
+
+    def _pair(self, lengths: Ids) -> Ids:
+        """The places of two samples that may share a micro-batch: the shortest and the longest, or two of one length
+        (the same one twice where no two have)."""
+        if not self.equal_lengths:
+            return np.array([lengths.argmin(), len(lengths) - 1 - lengths[::-1].argmax()])
+        values, counts = np.unique(lengths, return_counts=True)
+        return np.resize(np.flatnonzero(lengths == values[counts.argmax()]), 2)
+
+    def shown(self, step: int, count: int) -> list[dict[str, Any]]:
+        """The first samples of a step, in the order of the batch, for a person to look at."""
+        epochs, ids = self.order.step(step, self.global_batch)
+        return list(self._samples(epochs[:count], ids[:count], step))
+
+    def _rows(self, lengths: Ids) -> list[Ids]:
+        """The places that share each row."""
+        if self.row is None:
+            return list(np.arange(len(lengths)).reshape(-1, 1))
+        return pack(lengths, capacity(lengths, self.world, self.row))
+
+    def _sample_rows(self, owners: list[Ids], keys: Ids, lengths: Ids, step: int) -> SampleRows:
+        """What the rows of a micro-batch are. `owners`: the samples of each row, as indices into keys and lengths."""
+        of_step = torch.from_numpy(dropout.step_key(self.seed, step))
+        if self.row is None:
+            return SampleRows(torch.from_numpy(keys[np.concatenate(owners)]), of_step)
+        tokens = [(np.repeat(keys[row], lengths[row]), [np.arange(n) for n in lengths[row]]) for row in owners]
+        longest = max(len(of_tokens) for of_tokens, _ in tokens)
+        padded = np.zeros((2, len(owners), longest), dtype=np.int64)
+        for number, (of_tokens, positions) in enumerate(tokens):
+            padded[0, number, : len(of_tokens)] = of_tokens
+            padded[1, number, : len(of_tokens)] = np.concatenate(positions)
+        return SampleRows(torch.from_numpy(padded[0]), of_step, torch.from_numpy(padded[1].astype(np.int32)))
+
+    def _join(self, samples: Any) -> Any:
+        return samples[0] if self.row is None else self.task.join(samples)
+
+    def _samples(self, epochs: Ids, ids: Ids, step: int) -> Any:
+        progress = 1.0 if self.steps is None else step / self.steps
+        draw = Draw(self.seed, self.stream, progress)
+        return self.task.samples(self.samples.rows(ids), epochs.tolist(), ids.tolist(), draw)
+
+    def _blank(self, epochs: Ids, ids: Ids, step: int) -> Any:
+        """What an empty micro-batch holds, since all ranks need the same number: a sample without weight."""
+        return self.task.mute(self._samples(epochs[:1], ids[:1], step)[0])
+
+
+def loader(batches: Batches, start: int, stop: int, workers: int, pin: bool) -> DataLoader[RankBatch]:
+    """The batches of steps [start, stop) in order; `workers` processes compute ahead."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="fork" if workers else None,  # a rank's own default is the launcher's fork server
+        worker_init_fn=_leave_signals_to_the_rank,
+    )
+
+
+def to(batch: Any, device: torch.device) -> Any:
+    """A micro-batch on a device."""
+    if isinstance(batch, dict):
+        return {name: to(value, device) for name, value in batch.items()}
+    return batch.to(device, non_blocking=True) if isinstance(batch, torch.Tensor) else batch
+
+
+def tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    """A micro-batch of numpy arrays as tensors."""
+    return {k: tensors(v) if isinstance(v, dict) else torch.from_numpy(v) for k, v in batch.items()}
+
+
+def _leave_signals_to_the_rank(worker: int) -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _as_is(item: Any) -> Any:
+    return item

@@ -1,0 +1,78 @@
+"""What a model does with one sample, found by trying before it is wrapped: never kept in a table of architectures."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from launcher.plan.layer_blocks import blocks
+
+
+@dataclass(frozen=True)
+class Trial:
+    """`layers`: the repeated blocks by name, each called exactly once. `linears`: the names of a layer's linear maps in
+    the order in which they ran. `unreached`: parameters that the loss does not depend on."""
+
+    layers: dict[str, nn.Module]
+    linears: dict[str, list[str]]
+    unreached: list[str]
+
+
+def run(model: nn.Module, task: Any, example: dict[str, Any]) -> Trial:
+    """One forward without dropout. No gradient is made: what the loss reaches is read off its graph."""
+    names = {module: name for name, module in model.named_modules()}
+    candidates = blocks(model)
+    order: list[nn.Module] = []
+    handles = [
+        module.register_forward_pre_hook(partial(_note, order))
+        for module in names
+        if module in candidates or isinstance(module, nn.Linear)
+    ]
+    training = model.training
+    model.eval()
+    try:
+        loss, _ = task.loss(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(training)
+    reached = _leaves(loss)
+    layers = {names[block]: block for block in candidates if order.count(block) == 1}
+    ran = [names[module] for module in dict.fromkeys(order) if isinstance(module, nn.Linear)]
+    return Trial(
+        layers=layers,
+        linears={name: [n.removeprefix(f"{name}.") for n in ran if n.startswith(f"{name}.")] for name in layers},
+        unreached=[name for name, p in model.named_parameters() if p.requires_grad and p not in reached],
+    )
+
+
+def loss(model: nn.Module, task: Any, example: dict[str, Any]) -> float:
+    """The loss of one sample without dropout."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        value = float(task.loss(model, example)[0])
+    model.train(training)
+    return value
+
+
+def _note(order: list[nn.Module], module: nn.Module, inputs: Any) -> None:
+    """A call that a backward will come back to: a task may ask a model before, without gradients, what it says."""
+    if torch.is_grad_enabled():
+        order.append(module)
+
+
+def _leaves(loss: torch.Tensor) -> set[torch.Tensor]:
+    """The tensors that a backward from here would give a gradient to."""
+    seen, todo, found = set[Any](), [loss.grad_fn], set[torch.Tensor]()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        todo += [after for after, _ in node.next_functions]
+    return found

@@ -1,0 +1,255 @@
+"""Find what a model draws in a training step by trying it, before anything wraps it: no table of architectures is kept.
+
+A sample goes through the model in training mode, alone and twice in a micro-batch. The calls of random functions are
+recorded with the modules that make them, and how the shapes grow tells what each axis of a draw counts. Then the result
+is verified: the loss of a sample must change neither with the state of any generator nor beside another sample.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from launcher.config.errors import Problem, UserError
+from launcher.contract.dropout import threshold
+from launcher.train.data_loader import ProbeBatch, ProbeBatches
+from launcher.train.precision import autocast
+from launcher.train.random_functions import Interception
+from launcher.train.sample_randomness import DrawMismatch, Kind, ModelRandomness, Site
+
+TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-5, "fp16": 2**-7}
+"""The largest relative difference between the loss of two samples together and the sum of their losses."""
+
+Loss = Callable[[dict[str, Any]], torch.Tensor]
+Shape = tuple[int, ...]
+Record = dict[str | None, list[list[Shape]]]
+"""The drawn shapes of each invocation by module; None: outside of the model."""
+
+_OWN = "draws random numbers of its own"
+
+
+def take_over(model: nn.Module, loss: Loss, batches: ProbeBatches, precision: str) -> ModelRandomness:
+    """Make the modules of a model draw by the contract; describe in `unreproducible` what remains.
+
+    loss: that of a micro-batch, computed by the model. Raises UserError for a dropout rate outside of [0, 1).
+    """
+    randomness, training, device = ModelRandomness(), model.training, batches.one.rows.keys.device
+    model.train()
+    with torch.no_grad(), _state_restored(model, device):
+        with autocast(precision, device):
+            tried = (batches.one, batches.two, batches.packed)
+            records = [_record(model, loss, batch.batch) for batch in tried if batch is not None]
+        _assign(model, randomness, records)
+        while (mismatch := _verify(model, randomness, loss, batches, precision)) is not None:
+            randomness.release(mismatch.name, model.get_submodule(mismatch.name))
+            randomness.unreproducible.append(str(mismatch))
+    model.train(training)
+    return randomness
+
+
+class _Recording:
+    """Record the shapes of draws by module. Every value is kept, and numbers are near 1, so that nothing is skipped."""
+
+    def __init__(self, stack: list[str], found: Record):
+        self.stack, self.found = stack, found
+
+    def keep(self, shape: Sequence[int], rate: float, device: torch.device) -> torch.Tensor:
+        name = self.stack[-1] if self.stack else None
+        try:
+            threshold(rate)
+        except ValueError as error:
+            raise UserError(Problem("model", f"{name or 'the task'}: {error}")) from None
+        self.found[name][-1].append(tuple(shape))
+        return torch.ones(tuple(shape), dtype=torch.bool, device=device)
+
+    def uniform(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
+        self.found[self.stack[-1] if self.stack else None][-1].append(tuple(shape))
+        return torch.full(tuple(shape), 1 - 2.0**-10, device=device)
+
+
+def _record(model: nn.Module, loss: Loss, batch: dict[str, Any]) -> Record:
+    """The draws of one forward."""
+    stack, found = list[str](), Record({None: [[]]})
+
+    def enter(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            stack.append(name)
+            found.setdefault(name, []).append([])
+
+        return hook
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        stack.pop()
+
+    handles = []
+    for name, module in _modules(model):
+        handles.append(module.register_forward_pre_hook(enter(name)))
+        handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        with Interception(_Recording(stack, found)):
+            loss(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: calls for name, calls in found.items() if any(calls)}
+
+
+def _assign(model: nn.Module, randomness: ModelRandomness, records: list[Record]) -> None:
+    """Take over the modules whose draws can be attributed to samples."""
+    for name in dict.fromkeys(name for record in records for name in record):
+        if name is None:
+            randomness.unreproducible.append(f"the task {_OWN}")
+            continue
+        where = name or type(model).__name__
+        calls = [record.get(name, []) for record in records]
+        if len({tuple(map(len, invocations)) for invocations in calls}) > 1:
+            randomness.unreproducible.append(f"{where} draws another number of times in another micro-batch")
+            continue
+        sites = [
+            [_site(*shapes) for shapes in zip(*invocation, strict=True)] for invocation in zip(*calls, strict=True)
+        ]
+        known = [[site for site in invocation if site is not None] for invocation in sites]
+        if known != sites:
+            randomness.unreproducible.append(f"{where} draws numbers that belong to no single sample")
+            continue
+        randomness.take_over(name, model.get_submodule(name), known)
+
+
+def _site(one: Shape, two: Shape, packed: Shape | None = None) -> Site | None:
+    """What the axes of a draw count, from its shapes for one row, two rows, and one row of two samples; None: unclear.
+    In rows that samples share, a draw has to be one of each token."""
+    if len({len(shape) for shape in (one, two, one if packed is None else packed)}) > 1:
+        return None
+    sizes = zip(one, two, one if packed is None else packed, strict=True)
+    axes = [_axis(*each) for each in sizes]
+    known = tuple(axis for axis in axes if axis is not None)
+    if len(known) < len(axes) or sum(axis.startswith("sample") for axis in known) > 1:
+        return None
+    site = Site(known, one)
+    by_token = any(axis.endswith("position") for axis in known)
+    return site if packed is None or by_token or not site.of_samples else None
+
+
+def _axis(one: int, two: int, packed: int) -> Kind | None:
+    if packed not in (one, 2 * one) or two not in (one, 2 * one):
+        return None
+    of_tokens = packed == 2 * one
+    if two == one:
+        return "position" if of_tokens else "other"
+    if one == 1 and not of_tokens:
+        return "sample"
+    return "sample x position" if of_tokens else "sample x other"
+
+
+def _verify(
+    model: nn.Module, randomness: ModelRandomness, loss: Loss, batches: ProbeBatches, precision: str
+) -> DrawMismatch | None:
+    """Describe randomness that remains, and a loss that depends on the other samples of a micro-batch. Returns the
+    module whose draws are not those that were recorded, if any."""
+
+    def value(batch: ProbeBatch, kind: str = precision) -> float:
+        with randomness.drawing(batch.rows), autocast(kind, batch.rows.keys.device):
+            return float(loss(batch.batch))
+
+    try:
+        _seed(1)
+        first = value(batches.together)
+        _seed(2)
+        if not _near(first, value(batches.together), 0.0):
+            name = _first_to_differ(model, lambda: value(batches.together))
+            _seed(1)
+            repeats = _near(first, value(batches.together), 0.0)
+            what = _OWN if repeats else "computes something else each time it runs"
+            if not any(one.startswith(f"{name} ") for one in randomness.unreproducible):
+                randomness.unreproducible.append(f"{name} {what}")
+        elif not randomness.unreproducible:
+            randomness.unreproducible.extend(_mixing(model, value, batches, precision))
+    except DrawMismatch as mismatch:
+        return mismatch
+    return None
+
+
+def _mixing(model: nn.Module, value: Callable[..., float], batches: ProbeBatches, precision: str) -> list[str]:
+    """Whether a sample gets another loss beside another one. In half precision that would hide in rounding: the check
+    runs in fp32 where the model can."""
+    kind = "fp32" if precision in ("bf16", "fp16") else precision
+    try:
+        apart, together = value(batches.short, kind) + value(batches.long, kind), value(batches.together, kind)
+    except RuntimeError as error:
+        if isinstance(error, DrawMismatch):
+            raise
+        kind = precision  # a kernel of half precision alone
+        apart, together = value(batches.short) + value(batches.long), value(batches.together)
+    if _near(apart, together, TOLERANCE[kind]):
+        return []
+    what = f"{type(model).__name__} gives a sample another loss beside another sample"
+    return [f"{what} ({together:.6g} together, {apart:.6g} apart)"]
+
+
+def _near(one: float, other: float, tolerance: float) -> bool:
+    """True also where a loss is not finite, which proves nothing."""
+    if not (np.isfinite(one) and np.isfinite(other)):
+        return True
+    return abs(one - other) <= tolerance * max(abs(one), abs(other), 1e-3)
+
+
+def _first_to_differ(model: nn.Module, run: Callable[[], float]) -> str:
+    """The first module to finish whose output depends on the seed while its input does not, or the task."""
+    sums = list[list[tuple[str, float, float]]]()
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: sums[-1].append((name, _sum(inputs), _sum(output)))
+
+    handles = [m.register_forward_hook(note(name or type(model).__name__)) for name, m in _modules(model)]
+    try:
+        for seed in (1, 2):
+            sums.append([])
+            _seed(seed)
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    pairs = zip(*sums, strict=False)
+    return next((here[0] for here, there in pairs if here[1] == there[1] and here[2] != there[2]), "the task")
+
+
+def _sum(value: Any) -> float:
+    """A sum over all tensors of a value, weighed by their places."""
+    if isinstance(value, torch.Tensor):
+        flat = value.detach().double().flatten().nan_to_num()
+        return float((flat * torch.linspace(1, 2, len(flat), dtype=flat.dtype, device=flat.device)).sum())
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(_sum, value)) if isinstance(value, list | tuple) else 0.0
+
+
+def _modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules that take hooks, by name."""
+    return [(n, m) for n, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+@contextmanager
+def _state_restored(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Leave the generators of torch, numpy and Python, and the model's buffers, as they were."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=_accelerator(device)):
+        yield
+    np.random.set_state(of_numpy)
+    random.setstate(of_python)
+    for buffer, before in buffers:
+        buffer.copy_(before)
+
+
+def _accelerator(device: torch.device) -> str:
+    return "cuda" if device.type == "cpu" else device.type

@@ -1,0 +1,189 @@
+"""The random numbers of a model in a training step: functions of the sample, not of a generator's state.
+
+Modules that draw have been found by `launcher.train.randomness_probe`. Each of them gets a subclass of its class, of
+the same name, whose forward computes the draws of the micro-batch (`launcher.train.counter_dropout`) wherever it
+calls a random function of torch. Names, parameters and state dicts stay the bare model's, whatever wraps it later.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from launcher.contract import dropout as definition
+from launcher.train import counter_dropout
+from launcher.train.counter_dropout import Axis, SampleRows
+from launcher.train.random_functions import Interception
+
+Kind = Literal["sample", "position", "other", "sample x position", "sample x other"]
+"""What an axis of a drawn tensor counts: rows of the micro-batch, tokens of a row, anything else (features, heads), or
+rows and one of the others flattened into one axis, the rows outside."""
+
+
+@dataclass
+class Site:
+    """One draw of a module. `axes`: what those of the drawn tensor are; `shape`: its shape for a micro-batch of the one
+    row it was found with; `sharded`: the axes of which each tensor-parallel rank has an equal part."""
+
+    axes: tuple[Kind, ...]
+    shape: tuple[int, ...]
+    sharded: tuple[int, ...] = ()
+
+    @property
+    def of_samples(self) -> bool:
+        return any(axis.startswith("sample") for axis in self.axes)
+
+
+class DrawMismatch(RuntimeError):
+    """A module draws otherwise than it was recorded to. `name`: that of the module."""
+
+    def __init__(self, name: str, what: str):
+        super().__init__(f"{name} {what}")
+        self.name = name
+
+
+@dataclass
+class ModelRandomness:
+    """What a model draws. `unreproducible`: descriptions of what depends on ranks and micro-batches all the same.
+    `rows`: those of the current micro-batch; None outside of training steps, where modules use torch's generator.
+    `finding_shards`: a forward is under way in which each draw learns which of its axes are sharded."""
+
+    tensor_parallel_rank: int = 0
+    tensor_parallel: int = 1
+    unreproducible: list[str] = field(default_factory=list)
+    modules: "dict[str, ModuleDraws]" = field(default_factory=dict)
+    rows: SampleRows | None = None
+    finding_shards: bool = False
+
+    def take_over(self, name: str, module: nn.Module, sites: list[list[Site]]) -> None:
+        """Make a module draw by the contract. sites: its draws, by invocation in a forward."""
+        key = definition.place_key(name)
+        if any(key == other.key for other in self.modules.values()):
+            raise RuntimeError(f"two modules with the same place key: {name}")
+        self.modules[name] = ModuleDraws(self, name, key, sites)
+        module.draws_of_samples = self.modules[name]  # type: ignore[assignment]
+        module.__class__ = _drawing(type(module))
+
+    def release(self, name: str, module: nn.Module) -> None:
+        """Make a module draw from torch's generator again."""
+        del self.modules[name]
+        module.__class__ = type(module).__mro__[2]
+
+    @contextlib.contextmanager
+    def drawing(self, rows: SampleRows | None, invocations: Mapping[str, int] | None = None) -> Iterator[None]:
+        """A micro-batch: its forward and its backward belong inside. `invocations`: by module how often it has run in
+        the step already; 0 where it is not given."""
+        before, self.rows = self.rows, rows
+        for name, module in self.modules.items():
+            module.invocation = (invocations or {}).get(name, 0)
+        try:
+            yield
+        finally:
+            self.rows = before
+
+    def recomputation(self) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+        """The contexts of a checkpointed forward and of its recomputation, which draws the same again."""
+        invocations = {name: one.invocation for name, one in self.modules.items()}
+        return contextlib.nullcontext(), self.drawing(self.rows, invocations)
+
+
+class ModuleDraws:
+    """The draws of one module. `sites`: by invocation in a forward, in the order in which it makes them; further
+    invocations draw as the last one. `place`: its key, on the CPU, from where a scalar goes along to any device."""
+
+    def __init__(self, randomness: ModelRandomness, name: str, key: int, sites: list[list[Site]]):
+        self.randomness, self.name, self.key, self.sites = randomness, name, key, sites
+        self.invocation = 0
+        self.place = torch.tensor(key - 2**64 if key >= 2**63 else key)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ModuleDraws":
+        """A copy of a model draws as the model does."""
+        return self
+
+    def begin(self, rows: SampleRows) -> "CounterDraws":
+        """The draws of the next invocation."""
+        made = CounterDraws(self, rows, self.invocation)
+        self.invocation += 1
+        return made
+
+
+class CounterDraws:
+    """The draws of an invocation of a module (see launcher.train.random_functions.Draws)."""
+
+    def __init__(self, module: ModuleDraws, rows: SampleRows, invocation: int):
+        self.module, self.rows, self.invocation, self.number = module, rows, invocation, 0
+
+    def keep(self, shape: Sequence[int], rate: float, device: torch.device) -> torch.Tensor:
+        site, call = self._next(shape)
+        kept = counter_dropout.keep_mask(
+            self._keys(site, device), self.module.place, call, *self._axes(site, shape), rate
+        )
+        return _arranged(kept, site, shape)
+
+    def uniform(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
+        site, call = self._next(shape)
+        numbers = counter_dropout.uniform_numbers(
+            self._keys(site, device), self.module.place, call, *self._axes(site, shape)
+        )
+        return _arranged(numbers, site, shape)
+
+    def _next(self, shape: Sequence[int]) -> tuple[Site, int]:
+        module, number = self.module, self.number
+        sites = module.sites[min(self.invocation, len(module.sites) - 1)]
+        if number >= len(sites) or len(sites[number].axes) != len(shape):
+            raise DrawMismatch(module.name, "draws another number of times, or other shapes, than when it was tried")
+        site, randomness = sites[number], module.randomness
+        self.number += 1
+        if randomness.finding_shards:
+            parts = randomness.tensor_parallel
+            site.sharded = tuple(n for n, size in enumerate(shape) if size < site.shape[n] == size * parts)
+        return site, definition.call(self.invocation, number)
+
+    def _keys(self, site: Site, device: torch.device) -> torch.Tensor:
+        """On the device of the draw: a model on an accelerator may draw on the CPU, as for layers that it skips."""
+        return (self.rows.keys if site.of_samples else self.rows.step).to(device, non_blocking=True)
+
+    def _axes(self, site: Site, shape: Sequence[int]) -> tuple[tuple[Axis, ...], torch.Tensor | None]:
+        """The axes within a sample, at least one, and the positions of tokens where rows are shared."""
+        rows, found = len(self.rows.keys), []  # not list[...](), which torch.compile cannot trace
+        positions = self.rows.positions if site.of_samples else None
+        for number, (kind, size) in enumerate(zip(site.axes, shape, strict=True)):
+            if kind.startswith("sample") and (size % rows or (kind == "sample" and size != rows)):
+                raise DrawMismatch(self.module.name, f"draws for {size} rows of a micro-batch of {rows}")
+            if kind != "sample":
+                size = size // rows if kind.startswith("sample") else size
+                first = self.module.randomness.tensor_parallel_rank * size if number in site.sharded else 0
+                found.append(Axis(positions is not None and kind.endswith("position"), size, first))
+        return tuple(found) or (Axis(False, 1),), positions
+
+
+class _DrawingForward:
+    """Mixed into the class of a module that draws."""
+
+    draws_of_samples: ModuleDraws
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        rows = self.draws_of_samples.randomness.rows
+        if rows is None:
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        with Interception(self.draws_of_samples.begin(rows)):
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+
+@cache
+def _drawing(kind: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of a module's class, of the same name: one for all modules of the class, so that compiled layers
+    share their code."""
+    return type(kind.__name__, (_DrawingForward, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+
+
+def _arranged(draws: torch.Tensor, site: Site, shape: Sequence[int]) -> torch.Tensor:
+    """Move the axis of samples, which is the first, to its place. Draws of no sample have an axis of one there."""
+    at = next((n for n, axis in enumerate(site.axes) if axis.startswith("sample")), None)
+    if at is None:
+        return draws.reshape(tuple(shape))
+    return (draws if at == 0 else draws.movedim(0, at)).reshape(tuple(shape))

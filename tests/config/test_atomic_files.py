@@ -1,0 +1,42 @@
+"""Paths as users write them, and as no system has them."""
+
+from pathlib import Path
+
+import pytest
+import support
+
+from launcher.config.atomic_files import expanded, is_dir, is_file
+from launcher.config.errors import UserError
+from launcher.config.recipe import Recipe
+from launcher.prepare import prepared_data
+
+NOWHERE = ("~nobody-of-this-name/x", "x" * 5000)
+
+
+@pytest.mark.parametrize("name", NOWHERE)
+def test_a_path_that_nothing_can_have_is_no_file_and_no_folder(name):
+    assert expanded(name) == Path(name)
+    assert not is_file(Path(name)) and not is_dir(Path(name))
+
+
+def test_the_home_folder_is_written_as_usual(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/a") == tmp_path / "a"
+    assert is_dir(expanded("~")) and not is_file(expanded("~"))
+
+
+@pytest.mark.parametrize("name", NOWHERE)
+@pytest.mark.parametrize(
+    ("part", "kind", "key"),
+    [
+        ("data__train", "text", "path"), ("data__train", "hub", "name"), ("data__train", "arrow", "path"),
+        ("data__train", "mnist", "path"), ("tokenizer", "pretrained", "name"), ("model", "pretrained", "name"),
+    ],
+)  # fmt: skip
+def test_the_identity_of_data_is_had_or_refused_in_a_sentence(workspace, name, part, kind, key):
+    changes = {"tokenizer": None} if part == "model" else {}
+    recipe = Recipe.model_validate(support.mlm(**{**changes, part: {"kind": kind, key: name}}))
+    try:
+        assert prepared_data.identity(recipe)
+    except UserError as error:
+        assert "no such" in str(error) or "none of these files is there" in str(error)

@@ -1,0 +1,68 @@
+"""The story of starts by hand, however they end; the disk may be full."""
+
+import pytest
+
+from launcher.config.errors import UserError
+from launcher.distributed.local_run_record import recorded
+from launcher.distributed.signals import Reason
+from launcher.storage import job_log
+from launcher.storage.run_dir import RunFolder
+
+
+def noted(error, note):
+    error.add_note(note)
+    return error
+
+
+def last(folder):
+    (job,) = job_log.story(job_log.read(folder))
+    return job.starts[-1]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "why"),
+    [
+        (0, Reason.NONE, "done"),
+        (75, Reason.STOP, "told"),
+        (75, Reason.MAKE_WAY, "time"),
+        (1, Reason.REPLACED, "replaced"),
+        (1, Reason.NONE, "failed"),
+        (2, Reason.NONE, "failed"),
+    ],
+)
+def test_why_a_start_ended(tmp_path, code, reason, why):
+    folder = RunFolder(tmp_path)
+    with recorded(folder, 2) as start:
+        assert last(folder).why == ""
+        start.end(code, reason, "a sentence\nof two lines", 1)
+    end = last(folder)
+    assert (end.why, end.code, end.ranks, end.error, end.rank) == (why, code, 2, "a sentence of two lines", 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (noted(ValueError("no"), "at step 3"), "failed at step 3: ValueError: no"),
+        (SystemExit(0), "failed: RuntimeError: its code called exit(0)"),
+        (UserError("data: wrong (hint)"), "data: wrong (hint)"),
+        (RuntimeError("[gloo] Connection closed by peer [127.0.0.1]"), "a rank lost another, whose own log says why"),
+    ],
+)
+def test_what_is_raised_is_why(tmp_path, error, text):
+    with pytest.raises(type(error)), recorded(RunFolder(tmp_path), 1):
+        raise error
+    end = last(RunFolder(tmp_path))
+    assert (end.why, end.error) == ("failed", text)
+
+
+def test_a_block_that_ends_is_done_and_each_start_has_its_own_end(tmp_path):
+    for _ in range(2):
+        with recorded(RunFolder(tmp_path), 1):
+            pass
+    (job,) = job_log.story(job_log.read(RunFolder(tmp_path)))
+    assert ([start.why for start in job.starts], job.requeues, job.ids) == (["done", "done"], 0, ())
+
+
+def test_a_story_that_cannot_be_written_ends_nothing(tmp_path):
+    with recorded(RunFolder(tmp_path / "gone"), 1):
+        pass

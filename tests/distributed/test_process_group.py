@@ -1,0 +1,46 @@
+import re
+import time
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import ranks
+
+from launcher.distributed.launch_env import Unreachable
+from launcher.distributed.process_group import exchange
+
+
+def gathered(process):
+    record = np.array((process.rank + 0.5, 2**64 - 1 - process.rank), dtype=[("a", "f8"), ("b", "u8")])
+    process.barrier()
+    return process.gather(record), process.share({"from": process.rank})
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_ranks_gather_records_in_their_order_and_share_what_rank_0_says(world):
+    for every, said in ranks.on_ranks(world, gathered):
+        assert every["a"].tolist() == [rank + 0.5 for rank in range(world)]
+        assert every["b"].tolist() == [2**64 - 1 - rank for rank in range(world)]
+        assert said == {"from": 0}
+
+
+def greeted(process, silent):
+    hosts = [f"n{rank}" for rank in range(process.world)]
+    if process.rank == silent:
+        time.sleep(4)
+        return ""
+    try:
+        exchange(process, hosts, timedelta(seconds=2))
+    except Unreachable as error:
+        return str(error)
+    return "heard"
+
+
+def test_every_pair_of_ranks_hears_each_other():
+    assert ranks.on_ranks(4, greeted, None) == ["heard"] * 4
+
+
+def test_a_rank_that_says_nothing_is_named_with_its_host():
+    said = ranks.on_ranks(3, greeted, 1)
+    assert all(re.match(rf"rank {r} on n{r} and rank \d on n\d cannot exchange a message: ", said[r]) for r in (0, 2))
+    assert any("rank 1 on n1" in one for one in said)

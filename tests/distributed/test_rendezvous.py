@@ -1,0 +1,155 @@
+import json
+import socket
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from launcher.config.errors import UserError
+from launcher.distributed import rendezvous
+from launcher.distributed.launch_env import Place, Unreachable
+
+
+def by_mpi(job="7"):
+    return {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "3", "PMIX_NAMESPACE": job}
+
+
+def each(world, function):
+    """function(rank) on a thread each; what it returned or raised, by rank."""
+    out = [None] * world
+
+    def one(rank):
+        try:
+            out[rank] = function(rank)
+        except Exception as error:
+            out[rank] = error
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("local_world", [3, 1])
+def test_ranks_that_share_a_folder_meet_and_leave_nothing_there(local_world):
+    def one(rank):
+        time.sleep(0.3 * (rank == 0))
+        return rendezvous.meet(
+            Place(rank, 3, 0, local_world), lambda: False, {**by_mpi(), "SLURMD_NODENAME": f"n{rank}"}
+        )
+
+    met = each(3, one)
+    assert [one.hosts for one in met] == [["n0", "n1", "n2"]] * 3
+    met[2].store.set("word", "heard")
+    assert met[1].store.get("word") == b"heard"
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("port", ["dead", "of another"])
+def test_what_a_start_that_died_has_left_fools_nobody(port):
+    other = rendezvous._publish(Path("other"), ["127.0.0.1"])
+    rendezvous.FOLDER.mkdir(parents=True)
+    stale = {"hosts": ["127.0.0.1"], "port": 1 if port == "dead" else other.port, "token": "old"}
+    (rendezvous.FOLDER / "openmpi-7-").write_text(json.dumps(stale))
+
+    def one(rank):
+        time.sleep(rank == 0)
+        return rendezvous.meet(Place(rank, 2, rank, 2), lambda: False, by_mpi()).hosts
+
+    assert len({str(hosts) for hosts in each(2, one)}) == 1
+
+
+def test_which_ranks_share_a_host_is_found_where_no_starter_told():
+    met = rendezvous.Met(None, ["a", "b", "a"])
+    assert [met.among(Place(rank, 3, 0, 3)) for rank in range(3)] == [
+        Place(0, 3, 0, 2),
+        Place(1, 3, 0, 1),
+        Place(2, 3, 1, 2),
+    ]
+    assert met.among(Place(2, 3, 0, 1)) == Place(2, 3, 0, 1)
+
+
+def test_starts_side_by_side_do_not_meet():
+    def one(rank):
+        return rendezvous.meet(
+            Place(rank // 2, 2, 0, 2), lambda: False, {**by_mpi(str(rank % 2)), "SLURMD_NODENAME": str(rank)}
+        )
+
+    assert [met.hosts for met in each(4, one)] == [["0", "2"], ["1", "3"], ["0", "2"], ["1", "3"]]
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_who_is_told_to_leave_while_waiting_takes_the_others_along(who):
+    begin = time.monotonic()
+
+    def one(rank):
+        return rendezvous.meet(Place(rank, 3, rank, 3), lambda: rank == who and time.monotonic() > begin + 1, by_mpi())
+
+    said = each(2, one)  # the third never comes
+    assert [type(error) for error in said] == [rendezvous.Told, rendezvous.Told]
+    assert time.monotonic() < begin + 10
+
+
+def test_one_that_waits_for_rank_0_alone_can_be_told_to_leave():
+    with pytest.raises(rendezvous.Told):
+        rendezvous.meet(Place(1, 2, 1, 2), lambda: True, by_mpi())
+    with pytest.raises(rendezvous.Told):
+        rendezvous.meet(Place(1, 2, 1, 2), lambda: True, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"})
+
+
+def test_who_never_comes_is_named():
+    with pytest.raises(Unreachable, match=r"rank 0 on a has waited 1 s for rank\(s\) 1, 2$"):
+        rendezvous.meet(Place(0, 3, 0, 3), lambda: False, {**by_mpi(), "SLURMD_NODENAME": "a"}, timedelta(seconds=1))
+
+
+def test_a_name_that_leads_nowhere_is_told_within_seconds(monkeypatch):
+    monkeypatch.setattr(rendezvous, "_SECONDS_FOR_A_NAME", 1)
+    told = {"MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "1234", "SLURMD_NODENAME": "b"}
+    with pytest.raises(Unreachable, match=r"^rank 1 on b cannot reach rank 0 at MASTER_ADDR=nowhere\.invalid: "):
+        rendezvous.meet(Place(1, 2, 0, 1), lambda: False, told)
+
+
+def test_a_folder_that_is_not_shared_is_told(monkeypatch):
+    monkeypatch.setattr(rendezvous, "_SECONDS_FOR_A_FILE", 1)
+    with pytest.raises(Unreachable, match=r"rank 1 on .*\(do all nodes share this folder\? else set MASTER_ADDR"):
+        rendezvous.meet(Place(1, 2, 0, 1), lambda: False, by_mpi())
+
+
+def test_a_port_that_is_taken_is_told():
+    taken = rendezvous._publish(Path("taken"), ["127.0.0.1"])
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.port)}
+    with pytest.raises(UserError, match=rf"cannot serve MASTER_PORT={taken.port}: .*choose another"):
+        rendezvous.meet(Place(0, 2, 0, 2), lambda: False, told)
+
+
+def test_without_anything_to_tell_starts_apart_the_user_is_asked():
+    with pytest.raises(UserError, match="set MASTER_ADDR to the host of rank 0, and MASTER_PORT"):
+        rendezvous.meet(Place(0, 2, 0, 2), lambda: False, {"RANK": "0", "WORLD_SIZE": "2"})
+
+
+def test_a_requeued_job_and_each_of_its_steps_meet_elsewhere():
+    step = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "5", "SLURM_STEP_ID": "0"}
+    others = [step, {**step, "SLURM_STEP_ID": "1"}, {**step, "SLURM_RESTART_COUNT": "1"}, {**step, "SLURM_JOB_ID": "6"}]
+    assert len({rendezvous._key(one) for one in others}) == 4
+
+
+@pytest.mark.parametrize("way", ["given", "file"])
+def test_one_that_another_service_answers_can_be_told_to_leave(way):
+    """The port is open, and nobody behind it speaks as a store does."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        rendezvous.FOLDER.mkdir(parents=True)
+        (rendezvous.FOLDER / "openmpi-7-").write_text(json.dumps({"hosts": ["127.0.0.1"], "port": port, "token": "a"}))
+        where = by_mpi() if way == "file" else {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        begin = time.monotonic()
+        with pytest.raises(rendezvous.Told):
+            rendezvous.meet(Place(1, 2, 1, 2), lambda: time.monotonic() > begin + 0.5, where)

@@ -1,0 +1,236 @@
+"""The one record of signals of a process, with signals to this very process."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from launcher.distributed import signals
+from launcher.distributed.signals import SIGNALS, ForcedStop, Reason, StopRequested
+
+TERM, INT, HUP, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
+
+
+@pytest.fixture(autouse=True)
+def record(monkeypatch):
+    """A new record; handlers as they were before."""
+    monkeypatch.setattr(signals, "_record", signals._Record())
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield signals._record
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Lets so many seconds go by."""
+    now = [1000.0]
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+
+    def wait(seconds):
+        now[0] += seconds
+
+    return wait
+
+
+@pytest.mark.parametrize(
+    ("numbers", "heard", "forced"),
+    [
+        ([TERM], [Reason.STOP], False),
+        ([USR1], [Reason.MAKE_WAY], False),
+        ([TERM, TERM], [Reason.STOP], True),
+        ([INT, TERM], [Reason.STOP], True),
+        ([USR1, USR1], [Reason.MAKE_WAY], True),
+        ([USR1, TERM], [Reason.MAKE_WAY, Reason.STOP], False),
+        ([TERM, USR1], [Reason.STOP, Reason.STOP], False),
+        ([USR1, TERM, INT], [Reason.MAKE_WAY, Reason.STOP], True),
+        ([HUP, HUP], [Reason.MAKE_WAY, Reason.MAKE_WAY], False),
+        ([TERM, HUP], [Reason.STOP, Reason.STOP], False),
+        ([HUP, USR1], [Reason.MAKE_WAY], True),
+    ],
+)
+def test_the_first_is_passed_on_and_a_second_of_its_meaning_forces(later, numbers, heard, forced):
+    passed = []
+
+    def take():
+        with signals.passing_on(passed.append):
+            for number in numbers:
+                signal.raise_signal(number)
+
+    if forced:
+        with pytest.raises(ForcedStop):
+            take()
+    else:
+        take()
+    assert passed == heard
+
+
+def test_a_hangup_that_comes_later_is_a_second_one(later):
+    with pytest.raises(ForcedStop), signals.passing_on(lambda reason: None):
+        signal.raise_signal(HUP)
+        later(1.5)
+        signal.raise_signal(HUP)
+
+
+def test_a_terminal_that_closes_forces_nothing_after_another_signal(later):
+    passed = []
+    with signals.passing_on(passed.append):
+        signal.raise_signal(USR1)
+        later(100)
+        signal.raise_signal(HUP)
+    assert passed == [Reason.MAKE_WAY] * 2
+
+
+def test_a_third_does_not_interrupt_the_end():
+    with pytest.raises(ForcedStop), signals.passing_on(lambda reason: None):
+        try:
+            signal.raise_signal(TERM)
+            signal.raise_signal(TERM)
+        finally:
+            signal.raise_signal(TERM)
+
+
+def test_nobody_is_forced_where_a_second_one_is_usual():
+    passed = []
+    with signals.passing_on(passed.append, forces=False):
+        signal.raise_signal(TERM)
+        signal.raise_signal(TERM)
+    assert passed == [Reason.STOP, Reason.STOP]
+
+
+def test_an_agent_is_forced_by_one_word_whatever_it_has_heard():
+    for before in ([], [USR1]):
+        with pytest.raises(ForcedStop), signals.passing_on(lambda reason: None):
+            for number in before:
+                signal.raise_signal(number)
+            signals.force()
+            pytest.fail("not forced")
+
+
+def test_one_that_came_before_is_passed_on():
+    signals.listen()
+    signal.raise_signal(USR1)
+    passed = []
+    with signals.passing_on(passed.append):
+        assert passed == [Reason.MAKE_WAY]
+
+
+def test_before_and_after_nothing_changes():
+    signals.listen()
+    passed = []
+    with signals.passing_on(passed.append):
+        pass
+    for _ in range(3):
+        signal.raise_signal(TERM)
+    assert passed == []
+    assert signals.requested() is Reason.STOP
+
+
+def never():
+    raise AssertionError("nothing is to be done at once")
+
+
+def test_one_that_came_before_interrupts():
+    signals.listen()
+    signal.raise_signal(TERM)
+    with pytest.raises(StopRequested), signals.interrupting(never):
+        never()
+
+
+@pytest.mark.parametrize("second", [TERM, HUP, USR1])
+def test_one_interrupts_and_cleaning_up_is_left_alone_for_a_while(second):
+    cleaned = []
+    with pytest.raises(StopRequested), signals.interrupting(never):
+        try:
+            signal.raise_signal(TERM)
+            never()
+        finally:
+            signal.raise_signal(second)
+            cleaned.append(True)
+    assert cleaned
+
+
+class Swallows:
+    """Python reports an exception of a destructor, and goes on."""
+
+    def __del__(self):
+        signal.raise_signal(TERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_that_a_destructor_swallows_is_heeded_at_the_end():
+    with pytest.raises(StopRequested), signals.interrupting(never):
+        Swallows()
+
+
+END = """
+import signal
+from launcher.distributed import signals
+with signals.interrupting(lambda: print("cleaned", flush=True)):
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:  # which takes long
+        signals._record.first -= 2
+        signal.raise_signal(signal.SIGTERM)
+        print("never")
+"""
+
+
+def test_a_later_one_ends_a_process_that_cleans_up_for_too_long():
+    done = subprocess.run([sys.executable, "-c", END], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (75, "cleaned\n")
+    assert done.stderr.startswith("stopped before training began")
+
+
+def test_what_was_ignored_stays_ignored():
+    signal.signal(HUP, signal.SIG_IGN)
+    with signals.passing_on(lambda reason: pytest.fail("heard")):
+        signal.raise_signal(HUP)
+    assert signal.getsignal(HUP) is signal.SIG_IGN
+
+
+def test_what_a_starter_has_ignored_for_a_while_is_heard():
+    signal.signal(USR1, signal.SIG_IGN)
+    signals.listen(even_ignored=[USR1])
+    signal.raise_signal(USR1)
+    assert signals.requested() is Reason.MAKE_WAY
+
+
+def test_a_process_that_did_not_listen_is_as_before():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    with signals.passing_on(lambda reason: None):
+        assert signal.getsignal(TERM) == signals._record.receive
+    with signals.interrupting(never):
+        assert signal.getsignal(TERM) == signals._record.receive
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+
+
+EXIT = """
+import os, signal
+from launcher.distributed import signals
+
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), numbers=tuple(signals.SIGNALS), write=os.write):
+        for number in numbers:
+            kill(pid, number)
+        write(1, b"lived")
+
+_last = Last()
+signals.listen()
+signals.ignore()
+"""
+
+
+def test_none_ends_a_process_that_is_leaving():
+    """Python puts back the default of every handler long before it has taken its modules apart."""
+    done = subprocess.run([sys.executable, "-c", EXIT], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "lived", "")
+
+
+def test_a_terminal_that_is_gone_is_no_error(monkeypatch):
+    def gone(*arguments):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(signals.os, "write", gone)
+    signals.say("stopping")

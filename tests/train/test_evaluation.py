@@ -1,0 +1,113 @@
+"""What a model makes of the validation samples does not know on how many ranks, or in what micro-batches."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launcher.train import evaluation
+from launcher.train.evaluation import Parts
+
+PROCESS = SimpleNamespace(device=torch.device("cpu"), leads=True, collect=lambda value: [value])
+
+
+class Memory:
+    """Samples of these lengths."""
+
+    def __init__(self, lengths):
+        self._lengths = np.array(lengths, dtype=np.int64)
+
+    def __len__(self):
+        return len(self._lengths)
+
+    def lengths(self, ids):
+        return self._lengths[np.asarray(ids, dtype=np.int64)]
+
+    def rows(self, ids):
+        return [{"length": int(self._lengths[i]), "id": int(i)} for i in ids]
+
+
+class Task:
+    """The model is given each sample's number; a muted one is told apart."""
+
+    def samples(self, rows, epochs, ids, draw):
+        assert epochs == [0] * len(rows)
+        assert ids == [row["id"] for row in rows]
+        assert draw.progress == 1.0
+        return [{"id": np.array(row["id"])} for row in rows]
+
+    def mute(self, sample):
+        return {"id": np.array(-1)}
+
+    def join(self, samples):
+        return {"id": samples[0]["id"]}
+
+    def collate(self, samples):
+        return {"id": np.array([int(sample["id"]) for sample in samples])}
+
+    def predict(self, model, batch):
+        ids = batch["id"]
+        return {"twice": 2 * ids, "row": torch.stack([ids, ids], 1), "list": [[int(one)] * int(one % 3) for one in ids]}
+
+
+def parts(lengths, rank=0, world=1, max_tokens=None, **more):
+    return Parts(Memory(lengths), Task(), 0, rank, world, max_tokens, **more)
+
+
+def ran(every):
+    """The outputs of all ranks, as each of them gets them."""
+    told = []
+    for mine in every:
+        model, process = torch.nn.Linear(1, 1), SimpleNamespace(device=torch.device("cpu"), leads=True)
+        process.collect = lambda value: told.append(value) or [value]
+        if any(len(part.ids) for part in mine):
+            evaluation.outputs(model, mine.task, mine, process, "fp32")
+    process = SimpleNamespace(device=torch.device("cpu"), leads=True, collect=lambda value: told)
+    return evaluation.outputs(torch.nn.Linear(1, 1), Task(), every[0], process, "fp32")
+
+
+some = st.lists(st.integers(1, 40), min_size=1, max_size=150)
+
+
+@settings(deadline=None, max_examples=30)
+@given(some, st.integers(1, 5), st.sampled_from([None, 40, 100]), st.booleans())
+def test_outputs_stand_in_the_order_of_the_samples_on_any_number_of_ranks(lengths, world, max_tokens, joined):
+    made = ran([parts(lengths, rank, world, max_tokens, joined=joined) for rank in range(world)])
+    assert made["twice"] == [2 * n for n in range(len(lengths))]
+    assert [row.tolist() for row in made["row"]] == [[n, n] for n in range(len(lengths))]
+    assert made["list"] == [[n] * (n % 3) for n in range(len(lengths))]
+
+
+@settings(deadline=None, max_examples=30)
+@given(some, st.integers(1, 5), st.sampled_from([None, 40, 100]))
+def test_micro_batches_are_those_of_one_rank_and_every_rank_computes_as_many(lengths, world, max_tokens):
+    alone = [piece.tolist() for piece in parts(lengths, max_tokens=max_tokens).pieces]
+    every = [parts(lengths, rank, world, max_tokens) for rank in range(world)]
+    dealt = [mine[turn].ids.tolist() for turn in range(len(every[0])) for mine in every]
+    assert [piece for piece in dealt if piece] == alone
+    assert len({len(mine) for mine in every}) == 1
+
+
+@settings(deadline=None, max_examples=30)
+@given(some, st.sampled_from([40, 64, 100]))
+def test_a_micro_batch_keeps_to_the_budget_and_to_its_size(lengths, max_tokens):
+    for piece in parts(lengths, max_tokens=max_tokens).pieces:
+        longest = max(lengths[n] for n in piece)
+        assert len(piece) * longest <= max_tokens
+        assert len(piece) <= 32
+
+
+def test_a_rank_without_samples_computes_a_muted_one():
+    idle = parts([3, 4], rank=1, world=2)[0]
+    assert len(idle.ids) == 0
+    assert idle.batch["id"].tolist() == [-1]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_was(training):
+    model = torch.nn.Linear(1, 1).train(training)
+    evaluation.outputs(model, Task(), parts([1, 2]), PROCESS, "bf16")
+    assert model.training is training
