@@ -14,7 +14,7 @@ from pathlib import Path
 from launcher.config import load
 from launcher.config.recipe import TrainTokenizer
 from launcher.plan.facts import Facts
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 LARGE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -25,7 +25,7 @@ def make(path: Path, size: dict[str, int], ranks: int) -> None:
     """A run folder with one checkpoint, saved without training."""
     from launcher.prepare import tokenizer
 
-    folder = RunFolder(path)
+    folder = RunDir(path)
     folder.checkpoints.mkdir(parents=True)
     recipe = path / "short.yaml"
     keys = ", ".join(f"{key}: {value}" for key, value in size.items())
@@ -77,7 +77,7 @@ def save(path: Path, size: dict[str, int], rank: int, ranks: int, store: str) ->
     if rank == 0:
         model.config.save_pretrained(path / "model")
     state = {"step": 1, "samples": 1, "tokens": 1, "evaluation": {}}
-    checkpoint.save(RunFolder(path), tensors, state, 1, at)
+    checkpoint.save(RunDir(path), tensors, state, 1, at)
     at.close()
 
 

@@ -20,8 +20,8 @@ from launcher.plan.facts import total_steps
 from launcher.prepare import checkpoint_references, run_setup
 from launcher.prepare.samples import Samples
 from launcher.storage import cache_root
-from launcher.storage.run_dir import RunFolder, Saved
-from launcher.strategies import Bare
+from launcher.storage.run_dir import RunDir, SavedCheckpoint
+from launcher.strategies import UnwrappedModel
 from launcher.tasks import _padding_side
 from launcher.train import (
     attention_dropout_cost,
@@ -38,7 +38,7 @@ from launcher.train.sample_randomness import ModelRandomness
 
 
 def build(
-    run: run_setup.Ready, at: Process, stop: Stop, resume: Saved | None, workers: int | None = None
+    run: run_setup.PreparedRun, at: Process, stop: Stop, resume: SavedCheckpoint | None, workers: int | None = None
 ) -> tuple[loop.Run, list[str]]:
     """Everything the loop needs but its sinks, and notes for the user. `resume`: the checkpoint to go on from; its step
     decides which parameters train (see launcher.models._adaptation)."""
@@ -69,7 +69,7 @@ def build(
     compile_and_recompute.dress(found.layers.values(), recipe.train, randomness)
     if not found.layers and (recipe.train.compile or recipe.train.checkpointed_every):
         notes.append("no layer of this model runs just once: compile and activation_checkpointing do nothing")
-    bare = Bare(model, found, recipe.optimizer, recipe.train.precision, at)
+    bare = UnwrappedModel(model, found, recipe.optimizer, recipe.train.precision, at)
     engine = kinds.of("strategies", recipe.strategy).wrap(recipe.strategy, bare)
     _rehearse(engine, task, example, at, recipe)
     if at.tensor_parallel > 1:
@@ -101,7 +101,9 @@ def build(
     return built, notes
 
 
-def _progress(recipe: Recipe, engine: Any, resume: Saved | None, names: list[str]) -> tuple[loop.Progress, bool]:
+def _progress(
+    recipe: Recipe, engine: Any, resume: SavedCheckpoint | None, names: list[str]
+) -> tuple[loop.Progress, bool]:
     """How far the run is, with the engine in the state of its checkpoint; and whether the steps before were drawn by
     another definition of dropout. `names`: those of the parameters."""
     if resume is None:
@@ -193,7 +195,7 @@ def _compare(engine: Any, task: Any, example: dict[str, Any], at: Process, expec
         raise UserError(Problem("strategy.tensor_parallel", what))
 
 
-def _batches(run: run_setup.Ready, task: Any, at: Process) -> tuple[Batches, Parts | None]:
+def _batches(run: run_setup.PreparedRun, task: Any, at: Process) -> tuple[Batches, Parts | None]:
     """The global batches of training, and the validation samples; this rank's part of them."""
     recipe, facts = run.recipe, run.facts
     place = at.data_parallel_rank, at.data_parallel_size
@@ -209,7 +211,7 @@ def _batches(run: run_setup.Ready, task: Any, at: Process) -> tuple[Batches, Par
 
 
 def _model(
-    recipe: Recipe, run: run_setup.Ready, at: Process, step: int, weights: bool
+    recipe: Recipe, run: run_setup.PreparedRun, at: Process, step: int, weights: bool
 ) -> tuple[torch.nn.Module, list[str]]:
     torch.manual_seed(seed_for(recipe.seed, Stream.INIT, 0))
     wanted = model_requirements.of(recipe, run.facts)
@@ -220,7 +222,7 @@ def _model(
     return model.to(device=at.device, dtype=STORED[recipe.train.precision]).train(), notes
 
 
-def _save_configuration(model: torch.nn.Module, config: Any, folder: RunFolder) -> None:
+def _save_configuration(model: torch.nn.Module, config: Any, folder: RunDir) -> None:
     """Write RUN/model, with the code that it names where that is trusted: a run is loaded without its source."""
     aside = folder.path / ".model.partial"
     save_configuration(model, aside)

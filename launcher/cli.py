@@ -335,7 +335,7 @@ def export(
     """A checkpoint as a folder that plain transformers loads; or pruned, quantised, as ONNX, and what that costs."""
     from launcher.tools import compression
 
-    wanted = compression.Wanted(prune, quantize is not None, format is Format.onnx)
+    wanted = compression.CompressionOptions(prune, quantize is not None, format is Format.onnx)
     print(compression.export(run, _which(checkpoint), to, shard_size, wanted, Console(stderr=True), benchmark))
 
 

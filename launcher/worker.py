@@ -35,19 +35,19 @@ from launcher.distributed import (
     starter_handshake,
 )
 from launcher.distributed.heartbeat import Heartbeat
-from launcher.distributed.interruptible_wait import Told, patiently
-from launcher.distributed.launch_env import Unreachable
+from launcher.distributed.interruptible_wait import StoppedBeforeTraining, patiently
+from launcher.distributed.launch_env import UnreachablePeer
 from launcher.distributed.process_group import Process
 from launcher.distributed.shutdown import Stop
 from launcher.distributed.signals import Reason, StopRequested
 from launcher.distributed.starter_handshake import Started
 from launcher.plan import layout, model_requirements, plan, writable_folders
 from launcher.prepare import run_setup, tokenizer
-from launcher.sinks import About, Sink
+from launcher.sinks import RunInfo, Sink
 from launcher.storage import disk_full, lease
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.train import early_stopping, evaluation, loop
-from launcher.train.checkpoint import Replaced
+from launcher.train.checkpoint import RunReplaced
 from launcher.train.memory_meter import Peak
 
 _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
@@ -68,12 +68,12 @@ def train(folder: Path, at: Process, stop: Stop, heartbeat: Heartbeat | None = N
         return _train(dataclasses.replace(run, resume=resume), at, stop, heartbeat or Heartbeat())
 
 
-def _enter(run: run_setup.Ready, held: contextlib.ExitStack, stop: Stop) -> tuple[list[str], list[int]]:
+def _enter(run: run_setup.PreparedRun, held: contextlib.ExitStack, stop: Stop) -> tuple[list[str], list[int]]:
     """Rank 0 takes the right to write, and then looks which checkpoints are whole, for all ranks."""
     try:
         stop.lease = held.enter_context(run_setup.hold(run.folder))
         run.folder.mend_metrics()  # of a start before, that was killed, when a scheduler began this one
-    except lease.Lost as error:
+    except lease.LeaseLost as error:
         stop.heed(Reason.REPLACED)
         return [str(error)], []
     except UserError as error:
@@ -125,7 +125,7 @@ def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]
     return {"records": records, "memory": int(at.gather(np.array(peak.bytes())).max()), "stopped": stopped}
 
 
-def _train(run: run_setup.Ready, at: Process, stop: Stop, heartbeat: Heartbeat) -> int:
+def _train(run: run_setup.PreparedRun, at: Process, stop: Stop, heartbeat: Heartbeat) -> int:
     """To the last step; where other parameters begin to train on the way, the model is built again there."""
     while True:
         step, code = _part(run, at, stop, heartbeat)
@@ -134,7 +134,7 @@ def _train(run: run_setup.Ready, at: Process, stop: Stop, heartbeat: Heartbeat) 
         run = dataclasses.replace(run, resume=run.folder.saved(step))
 
 
-def _part(run: run_setup.Ready, at: Process, stop: Stop, heartbeat: Heartbeat) -> tuple[int | None, int]:
+def _part(run: run_setup.PreparedRun, at: Process, stop: Stop, heartbeat: Heartbeat) -> tuple[int | None, int]:
     """Train as long as the same parameters do. Returns the step to go on from, if any, and the exit code."""
     built, notes = build(run, at, stop, run.resume)
     built = dataclasses.replace(built, heartbeat=heartbeat)
@@ -170,9 +170,9 @@ def _close(sinks: Sequence[Sink], finished: bool, failing: bool) -> None:
         raise errors[0]
 
 
-def _sinks(run: run_setup.Ready, built: loop.Run, notes: list[str]) -> list[Any]:
+def _sinks(run: run_setup.PreparedRun, built: loop.Run, notes: list[str]) -> list[Any]:
     recipe, progress = run.recipe, built.progress
-    about = About(
+    about = RunInfo(
         name=recipe.name, folder=run.folder.path, recipe=recipe.model_dump(mode="json"), steps=built.steps,
         start=progress.step, seconds=progress.seconds, tokens=progress.tokens, equation=run.plan.equation, notes=notes,
         skipped=progress.skipped, overflows=progress.overflows,
@@ -228,16 +228,14 @@ def _live(arguments: list[str], stop: Stop, started: Started | None) -> _End:
             beats = Heartbeat(started.folder / "heartbeats", launch_env.place().local_rank, at.rank)
         by_hand = started is None and at.rank == 0 and "LAUNCHER_JOB" not in os.environ
         with (
-            local_run_record.recorded(RunFolder(Path(folder)), at.world)
-            if by_hand
-            else contextlib.nullcontext() as record
+            local_run_record.recorded(RunDir(Path(folder)), at.world) if by_hand else contextlib.nullcontext() as record
         ):
             code = train(Path(folder), at, stop, beats)
             if record is not None:
                 record.end(code, stop.heeded)
         at.close()
         return _End(rank, code)
-    except Told:
+    except StoppedBeforeTraining:
         before = "all ranks had met" if at is None else "training began"
         print(f"told to leave before {before}: nothing was trained", file=sys.stderr, flush=True)
         return _End(rank, loop.STOPPED)
@@ -245,7 +243,7 @@ def _live(arguments: list[str], stop: Stop, started: Started | None) -> _End:
         if started is None and (at.rank == 0 if at is not None else _speaks()):
             print(error, file=sys.stderr, flush=True)
         return _End(rank, 2, [str(problem) for problem in error.problems])
-    except (Unreachable, Replaced) as error:
+    except (UnreachablePeer, RunReplaced) as error:
         print(error, file=sys.stderr, flush=True)
         return _End(rank, 1, error=error)
     except BaseException as caught:
@@ -310,7 +308,7 @@ def _prepared(arguments: list[str], at: Process, stop: Stop) -> str:
     if problems:
         raise UserError(problems)
     if not folder:
-        raise Told
+        raise StoppedBeforeTraining
     return str(folder)
 
 
@@ -319,7 +317,7 @@ def _ready(arguments: list[str], at: Process) -> tuple[str, list[str]]:
     cluster, nodes = load.cluster("local").value, _nodes(at)
     here = cluster.model_copy(update={"nodes": (nodes, nodes)})
     try:
-        folder = RunFolder(plan.RUNS / load.recipe(arguments[0], arguments[1:]).value.name)
+        folder = RunDir(plan.RUNS / load.recipe(arguments[0], arguments[1:]).value.name)
         checked = run_setup.check(arguments[0], arguments[1:], here, at.world // nodes, writable_folders.run(folder))
         made = run_setup.write(dataclasses.replace(checked, cluster=cluster))
     except UserError as error:

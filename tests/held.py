@@ -110,7 +110,7 @@ def write(seed=0, workers=0, rows=120, sinks=("jsonl", {"kind": "own.sink"})):
 
 
 @dataclass
-class Held:
+class LeaseHeld:
     """A start that is held in a phase. `saved`: the steps of its whole checkpoints when it has ended; `seconds`: from
     the last signal to the end of the launcher; `said`: what it has printed."""
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from launcher.config import code_origin, kinds, load
 from launcher.config.errors import UserError
 from launcher.models import pretrained
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 
 MARK = "open({file!r}, 'w').write('x')\n"
 TASK = "from launcher.tasks import tabular_regression as t\n\nclass Config(t.Config):\n    kind: str\n\nTask = t.Task\n"
@@ -251,7 +251,7 @@ def test_in_a_run_folder_no_process_looks_for_modules_in_the_current_folder(here
 
 # A model's or a tokenizer's own code
 
-NEED = Need("AutoModelForMaskedLM", {}, 50, 0, 32)
+NEED = ModelRequirements("AutoModelForMaskedLM", {}, 50, 0, 32)
 CONFIG = {"model_type": "mine_m", "vocab_size": 120, "hidden_size": 16, "num_hidden_layers": 2,
           "num_attention_heads": 2, "intermediate_size": 32}  # fmt: skip
 AUTO_MAP = {"AutoConfig": "modeling.MineConfig", "AutoModelForMaskedLM": "modeling.Mine"}

@@ -17,7 +17,7 @@ from sklearn import metrics as known
 from launcher.config import kinds
 from launcher.config.recipe import TrainTokenizer
 from launcher.plan.facts import Facts
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.prepare import tokenizer
 from launcher.prepare.encode import Encoder
 from launcher.prepare.source_shards import batch_of
@@ -81,7 +81,7 @@ def said(process, made):
     for name, (config, facts, table) in made.items():
         torch.manual_seed(3)
         task = kinds.of("tasks", config).Task(config, facts)
-        wanted = Need(task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, facts.longest)
+        wanted = ModelRequirements(task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, facts.longest)
         given = models.Config(type="bert", **support.TINY, initializer_range=0.5)  # a new one says the same of all
         model = models.build(given, wanted)[0]
         parts = evaluation.Parts(Samples.of(table), task, 3, process.rank, process.world, max_tokens=64)

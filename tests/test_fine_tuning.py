@@ -9,7 +9,7 @@ import pytest
 import support
 from test_trajectory import DEADLY, deadly, weights
 
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 FREEZE = {"kind": "config", "type": "bert", **support.TINY, "freeze": ["bert.embeddings", "bert.encoder.layer.0"]}
 WATCHED = {"every": 2, "metric": "accuracy", "patience": 3, "save_best": True}
@@ -61,7 +61,7 @@ def test_a_run_that_does_not_get_better_ends_early_at_the_same_step_on_any_numbe
         assert told in done.stdout.replace("\n", " ")
     same("runs/early1", "runs/early3")
     assert max(support.steps("runs/early3")) == 8, "the first evaluation, and three that are no better"
-    whole = RunFolder(Path("runs/early3")).whole()
+    whole = RunDir(Path("runs/early3")).whole()
     assert whole[-1].state["enough"] is True
     again = support.launcher("run", "early3.yaml", "--ranks", 2)
     assert "stopped early at step 8 (another name starts another run)" in again.stdout
@@ -81,7 +81,7 @@ def test_the_best_checkpoint_is_that_of_the_metric_and_is_made_when_it_is_reache
     support.launcher("run", exact("best", optimizer__lr=0.02, checkpoint={"keep": 1}, evaluate=keys), "--ranks", 2)
     found = {step: record["eval/f1"] for step, record in support.evaluations("runs/best").items()}
     best = min(step for step, value in found.items() if value == max(found.values()))
-    folder = RunFolder(Path("runs/best"))
+    folder = RunDir(Path("runs/best"))
     assert folder.saved("best").step == best
     assert folder.saved("best").state["watched"] == {"metric": "eval/f1", "value": -found[best]}
 

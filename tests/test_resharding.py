@@ -57,10 +57,10 @@ def changed(process, cases):
 
 
 def _changed(process, folder, strategy):
-    from launcher.storage.run_dir import RunFolder
+    from launcher.storage.run_dir import RunDir
     from launcher.train import loop
 
-    run = walks.build(process, folder, strategy, resume=RunFolder(folder).saved("latest"))
+    run = walks.build(process, folder, strategy, resume=RunDir(folder).saved("latest"))
     loaded, begin = walks.whole(run.engine.state_dict()), run.progress.step
     records = walks.take(run, BACK - begin) if begin < BACK else []
     saved = walks.whole(run.engine.state_dict())

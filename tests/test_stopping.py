@@ -61,7 +61,7 @@ def expected(phase, number, times):
 def check(start, phase, number, times, table, temporary, group=False, resume=False, workers=0):
     code, newest, said = expected(phase, number, times)
     held.write(seed=sum(map(ord, f"{temporary}")) if phase == "preparing" else 0, workers=workers)
-    end = held.Held(start, phase).begin().send(number, times, group).end()
+    end = held.LeaseHeld(start, phase).begin().send(number, times, group).end()
     name = f"{'group ' if group else ''}{number.name[3:]}"
     table.append((start, phase, name, times, end.code, str(max(end.saved, default="-")), end.seconds, len(end.orphans)))
     assert (end.code, max(end.saved, default=None), end.orphans) == (code, newest, []), end.said
@@ -173,7 +173,7 @@ def test_what_only_looks_ends_at_once(workspace, temporary, words, phase, number
 def test_processes_that_prepare_end_with_the_launcher(workspace, temporary, number, group):
     """Much data is prepared in processes of their own; 3 s each."""
     held.write(seed=sum(map(ord, f"{temporary}")), rows=1_500_000)
-    end = held.Held("run", "preparing").begin()
+    end = held.LeaseHeld("run", "preparing").begin()
     assert any("--multiprocessing-fork" in line for line in held.left())
     end.send(number, 2 if number is TERM else 1, group).end()
     assert (end.code, end.orphans) == (-KILL if number is KILL else 75, []), end.said

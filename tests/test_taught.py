@@ -12,7 +12,7 @@ from test_exact_loss import LAYOUTS, compare
 from launcher.config import load
 from launcher.config.errors import UserError
 from launcher.prepare import run_setup
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 GPT = {"kind": "config", "type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 48}
 STEPS = 12
@@ -49,7 +49,7 @@ def walk(process, folder, steps):
 
 
 def newest(folder):
-    return next(reversed(RunFolder(folder).whole()), None)
+    return next(reversed(RunDir(folder).whole()), None)
 
 
 def student(name, **changes):

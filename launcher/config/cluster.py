@@ -11,7 +11,7 @@ from launcher.config.atomic_files import expanded
 from launcher.config.types import Strict, matching
 
 Auto = Literal["auto"]
-Whole = Annotated[int, Field(gt=0)]
+GlobalBatchInfo = Annotated[int, Field(gt=0)]
 Number = Annotated[float, Field(gt=0, le=1e12)]
 _MOST_NODES = 10_000
 
@@ -146,18 +146,18 @@ class Slurm(Strict):
     constraint: Option | None = None
     gres: Option = "auto"
     exclusive: bool = False
-    cpus_per_node: Whole | None = None
+    cpus_per_node: GlobalBatchInfo | None = None
     memory_per_node: Option | None = None
     mail: Mail | None = None
     modules: list[Line] = []
     setup: list[Line] = []
     container: Container | None = None
     python: Where | None = None
-    leave: Whole = 120
+    leave: GlobalBatchInfo = 120
     requeue: Literal["requeue", "chain", "never"] = "requeue"
     max_requeues: int = Field(100, ge=0)
     spares: int = Field(0, ge=0)
-    max_running: Whole | None = None
+    max_running: GlobalBatchInfo | None = None
     options: list[Option] = []
 
 
@@ -197,7 +197,7 @@ class Cluster(Strict):
     name: str = "local"
     kind: Literal["local", "slurm", "ssh"] = "local"
     nodes: Nodes = (1, 1)
-    devices_per_node: Auto | Whole = "auto"
+    devices_per_node: Auto | GlobalBatchInfo = "auto"
     device: Auto | Literal["cpu", "cuda", "xpu", "mps"] = "auto"
     memory_per_device: Auto | Number = "auto"
     peak_tflops: Auto | Number = "auto"

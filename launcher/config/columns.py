@@ -19,25 +19,25 @@ class Column(str):
         return Column, (str(self), self.wants)
 
 
-class Kept(str):
+class KeptColumn(str):
     """A column that a source has under this `name`, wanted as it stands there, beside the canonical ones; `*`: all."""
 
     name: str
 
-    def __new__(cls, name: str) -> "Kept":
+    def __new__(cls, name: str) -> "KeptColumn":
         made = super().__new__(cls, f"kept {name}")
         made.name = name
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Kept, (self.name,)
+        return KeptColumn, (self.name,)
 
 
-EVERY = Kept("*")
+EVERY = KeptColumn("*")
 KEPT = "kept"
 """The key of a row under which its kept columns stand, as a map."""
 
 
 def resolved(columns: Sequence[str], there: Sequence[str]) -> list[str]:
     """The columns, with each one that a table has in the place of EVERY."""
-    return [one for column in columns for one in (map(Kept, there) if column == EVERY else (column,))]
+    return [one for column in columns for one in (map(KeptColumn, there) if column == EVERY else (column,))]

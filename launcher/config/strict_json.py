@@ -31,7 +31,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 Object = dict[str, Any]
 
 
-class Damaged(UserError):
+class DamagedFile(UserError):
     """A file of the launcher does not hold what the launcher writes: `file[:line]: damaged: what (hint)`."""
 
 
@@ -185,8 +185,8 @@ def exists(file: Path) -> bool:
     return True
 
 
-def damage(where: Path | str, what: object, hint: str) -> Damaged:
-    return Damaged(f"{where}: damaged: {what} ({hint})")
+def damage(where: Path | str, what: object, hint: str) -> DamagedFile:
+    return DamagedFile(f"{where}: damaged: {what} ({hint})")
 
 
 def shown(text: str, most: int = 80) -> str:

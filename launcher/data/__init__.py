@@ -32,7 +32,7 @@ class Part:
     size: int = 0
 
 
-class Bad(NamedTuple):
+class BadRow(NamedTuple):
     """What stands in the place of a row that cannot be used. `where`: file:line or the like; `missing`: the canonical
     column, or the kept one, that it does not have."""
 
@@ -53,7 +53,7 @@ class Source(Protocol):
         """The parts in a fixed order, of some 32 MiB each where the source can be cut. May be left out by a kind: then
         it is read as one."""
 
-    def rows(self, config: Plugin, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+    def rows(self, config: Plugin, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
         """The rows of a part in a fixed order, without regard to `limit` and `on_bad_row`, which its reader sees to.
         Raises UserError for what makes the whole source unusable (a column that no row has, a truncated archive)."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from launcher.config.errors import UserError
-from launcher.data import Bad, Part, _columns, _source
+from launcher.data import BadRow, Part, _columns, _source
 from launcher.data._source import grouped
 
 BLOCK = 2**18
@@ -39,7 +39,7 @@ class Lines(NamedTuple):
     `beyond`: they begin after the range. `where(n)`: file:line of the n-th of them, from 0."""
 
     text: str
-    bad: Bad | None
+    bad: BadRow | None
     beyond: bool
     where: Callable[[int], str]
 
@@ -181,7 +181,7 @@ def _decoded(
         if isinstance(block, int):
             long = f"a line of {block:,} bytes, more than the {_columns.ROW:,} that a row may have: split it"
             count += 1
-            yield Lines("", Bad(where(0), long), beyond, where), count
+            yield Lines("", BadRow(where(0), long), beyond, where), count
             continue
         lines = block.count(b"\n")
         lines += not block.endswith(b"\n")
@@ -206,7 +206,7 @@ def _one_by_one(path: Path, begin: int, block: bytes, count: int, beyond: bool) 
                 yield Lines("".join(good), None, beyond, partial(_where, path, begin, number - len(good))), number
                 good = []
             where = partial(_where, path, begin, number)
-            yield Lines("", Bad(where(0), _no_text(line, error)), beyond, where), number + 1
+            yield Lines("", BadRow(where(0), _no_text(line, error)), beyond, where), number + 1
     if good:
         yield Lines("".join(good), None, beyond, partial(_where, path, begin, number + 1 - len(good))), number + 1
 

@@ -11,10 +11,10 @@ import xxhash
 from pydantic import Field
 
 from launcher.config.atomic_files import exists, expanded, write
-from launcher.config.columns import EVERY, KEPT, Kept
+from launcher.config.columns import EVERY, KEPT, KeptColumn
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin
-from launcher.data import Bad, Part, Row, _columns
+from launcher.data import BadRow, Part, Row, _columns
 from launcher.storage import cache_root
 
 PART = 32 * 2**20
@@ -183,18 +183,18 @@ def columns_of(config: SourceConfig, columns: Sequence[str]) -> dict[str, str]:
         if isinstance(name, list):
             named |= {f"{column}[{number}]": one for number, one in enumerate(name)}
         elif name is not None:
-            named[column if isinstance(column, Kept) else str(column)] = name
+            named[column if isinstance(column, KeptColumn) else str(column)] = name
     return named
 
 
 def _name(config: SourceConfig, column: str) -> str | list[str] | None:
     """What a column is called in the source."""
-    return column.name if isinstance(column, Kept) else getattr(config, column)
+    return column.name if isinstance(column, KeptColumn) else getattr(config, column)
 
 
 def _key(key: str, column: str) -> str:
     """What a message about a column begins with."""
-    return "--keep" if isinstance(column, Kept) else f"{key}.{column}"
+    return "--keep" if isinstance(column, KeptColumn) else f"{key}.{column}"
 
 
 def check_columns(config: SourceConfig, columns: Sequence[str], there: Sequence[str], what: str, key: str) -> None:
@@ -208,7 +208,7 @@ def check_columns(config: SourceConfig, columns: Sequence[str], there: Sequence[
 
 def pick(
     row: Mapping[str, Any], config: SourceConfig, columns: Sequence[str], where: Callable[[], str], key: str
-) -> Row | Bad:
+) -> Row | BadRow:
     """A source's row with the canonical names, or what is wrong with it. `where`: makes file:line or the like, which
     only a bad row needs."""
     picked: Row = {}
@@ -222,19 +222,19 @@ def pick(
             continue
         if missing := [one for one in _listed(name) if one not in row]:
             there = ", ".join(map(str, row))
-            return Bad(where(), f"{_key(key, column)}: no column {missing[0]!r} (there are: {there})", column)
-        if isinstance(column, Kept):
+            return BadRow(where(), f"{_key(key, column)}: no column {missing[0]!r} (there are: {there})", column)
+        if isinstance(column, KeptColumn):
             kept[column.name] = row[column.name]
             continue
         given = [row[one] for one in name] if isinstance(name, list) else row[name]
         try:
             picked[str(column)] = _columns.value(column, name, given)
         except ValueError as error:
-            return Bad(where(), f"{key}.{column}: {error}")
+            return BadRow(where(), f"{key}.{column}: {error}")
     if kept:
         picked[KEPT] = kept
     what = _columns.together(picked)
-    return Bad(where(), f"{key}: {what}") if what else picked
+    return BadRow(where(), f"{key}: {what}") if what else picked
 
 
 def _listed(name: str | list[str]) -> list[str]:

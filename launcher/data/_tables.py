@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from launcher.config.columns import resolved
-from launcher.data import Bad, Part, Row, _source
+from launcher.data import BadRow, Part, Row, _source
 from launcher.data._source import SourceConfig, check_columns, columns_of, pick
 
 _BATCH_ROWS, _BATCH_BYTES = 1024, 8 * 2**20
@@ -23,7 +23,7 @@ def rows_of(
     key: str,
     where: Callable[[int], str],
     labels: Mapping[str, Sequence[str]] | None = None,
-) -> Iterator[Row | Bad]:
+) -> Iterator[Row | BadRow]:
     """The rows of a pyarrow table or record batch. `where(n)`: the place of the n-th of them. `labels`: of columns the
     names that stand behind numbers in them."""
     names = list(dict.fromkeys(columns_of(config, columns).values()))
@@ -47,15 +47,15 @@ def _value(scalar: Any) -> Any:
         return scalar.as_buffer().to_pybytes()
 
 
-def _named(row: Row | Bad, labels: Mapping[str, Sequence[str]], where: Callable[[], str], key: str) -> Row | Bad:
-    if isinstance(row, Bad):
+def _named(row: Row | BadRow, labels: Mapping[str, Sequence[str]], where: Callable[[], str], key: str) -> Row | BadRow:
+    if isinstance(row, BadRow):
         return row
     named = dict(row)
     for column, names in labels.items():
         try:
             named[column] = _names(row[column], names)
         except LookupError as error:  # the hub marks by -1 what nobody labelled
-            return Bad(where(), f"{key}.{column}: has no label ({error}): choose another split")
+            return BadRow(where(), f"{key}.{column}: has no label ({error}): choose another split")
     return named
 
 
@@ -81,7 +81,7 @@ def dataset_parts(data: Any) -> list[Part]:
 
 def dataset_rows(
     data: Any, what: str, config: SourceConfig, columns: Sequence[str], key: str, part: Part
-) -> Iterator[Row | Bad]:
+) -> Iterator[Row | BadRow]:
     """The rows of a range of a `datasets.Dataset`. `what`: its name, for messages. Raises UserError for a column that
     it does not have."""
     columns = resolved(columns, data.column_names)

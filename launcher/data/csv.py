@@ -16,10 +16,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from launcher.config.columns import Kept, resolved
+from launcher.config.columns import KeptColumn, resolved
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import plural
-from launcher.data import Bad, Part, Row, _columns
+from launcher.data import BadRow, Part, Row, _columns
 from launcher.data._columns import TEXTS
 from launcher.data._lines import LONE_RETURNS, UTF_16, cut, read
 from launcher.data._source import FilesConfig, check_columns, columns_of, files, fingerprint_files, pick
@@ -70,7 +70,7 @@ def parts(config: Config, key: str) -> list[Part]:
     return cut(files(config, key), ranges=False)
 
 
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
     return chain.from_iterable(_rows(config, columns, key, file) for file in part.files)
 
 
@@ -90,7 +90,7 @@ def _spanning(config: Config, file: str, key: str) -> list[str]:
     return [f"{what}; where quotes are part of the text, set {key}.quote: none"]
 
 
-def _rows(config: Config, columns: Sequence[str], key: str, file: str) -> Iterator[Row | Bad]:
+def _rows(config: Config, columns: Sequence[str], key: str, file: str) -> Iterator[Row | BadRow]:
     records = _records(file, config)
     header = _header(next(records, None), file)
     columns = resolved(columns, header)
@@ -98,20 +98,20 @@ def _rows(config: Config, columns: Sequence[str], key: str, file: str) -> Iterat
     _check_delimiter(config, wanted, header, file, key)
     check_columns(config, columns, header, file, key)
     _check_once(wanted, header, file, key)
-    plain = {column for column in wanted if column in TEXTS or isinstance(column, Kept)}
+    plain = {column for column in wanted if column in TEXTS or isinstance(column, KeptColumn)}
     for record in records:
-        if isinstance(record, Bad):
+        if isinstance(record, BadRow):
             yield record
             continue
         where, fields, lines = record
         if len(fields) != len(header):
             lone = f"over {lines} lines: a lone quote? quote: none reads quotes as they are"
             why = lone if lines > 1 else f"is a {config.delimiter!r} without quotes?"
-            yield Bad(where, f"has {len(fields)} fields, the header {len(header)} ({why})")
+            yield BadRow(where, f"has {len(fields)} fields, the header {len(header)} ({why})")
             continue
         row = {wanted[c]: fields[header.index(wanted[c])] or ("" if c in plain else None) for c in wanted}
         picked = pick(row, config, columns, lambda where=where: where, key)
-        yield (_not_utf8(row, where) or picked) if isinstance(picked, Bad) else picked
+        yield (_not_utf8(row, where) or picked) if isinstance(picked, BadRow) else picked
 
 
 class _Record(NamedTuple):
@@ -122,7 +122,7 @@ class _Record(NamedTuple):
     lines: int
 
 
-def _records(file: str, config: Config) -> Iterator[_Record | Bad]:
+def _records(file: str, config: Config) -> Iterator[_Record | BadRow]:
     """Each record. Raises UserError for a compressed file that is damaged, a file that is not UTF-8 throughout, or a
     quote that is never closed."""
     csv.field_size_limit(max(_columns.ROW, csv.field_size_limit()))  # of the whole process: never lower
@@ -141,7 +141,7 @@ def _records(file: str, config: Config) -> Iterator[_Record | Bad]:
         except csv.Error as error:
             if "unexpected end" in str(error):
                 raise UserError(f"{where}: {_never_closed(feed.count - begin)}") from None
-            yield Bad(where, _invalid(str(error)))
+            yield BadRow(where, _invalid(str(error)))
         else:
             if fields:
                 yield _Record(where, fields, feed.count - begin)
@@ -159,7 +159,7 @@ def _invalid(error: str) -> str:
 
 
 class _TooLongError(Exception):
-    def __init__(self, bad: Bad):
+    def __init__(self, bad: BadRow):
         super().__init__(bad)
         self.bad = bad
 
@@ -178,19 +178,19 @@ class _Feed:
     def __next__(self) -> str:
         line = next(self._lines)
         self.count += 1
-        if isinstance(line, Bad):
+        if isinstance(line, BadRow):
             raise _TooLongError(line)
         return line
 
-    def _split(self, file: str) -> Iterator[str | Bad]:
+    def _split(self, file: str) -> Iterator[str | BadRow]:
         for lines in read(file, errors="surrogateescape"):
             yield from [lines.bad] if lines.bad else StringIO(lines.text, newline="\n")
 
 
-def _header(record: _Record | Bad | None, file: str) -> list[str]:
+def _header(record: _Record | BadRow | None, file: str) -> list[str]:
     if record is None:
         raise UserError(f"{file}: is empty: its first line should name the columns")
-    if isinstance(record, Bad):
+    if isinstance(record, BadRow):
         raise UserError(str(record))
     return [name.encode(errors="replace").decode() for name in record.fields]
 
@@ -217,10 +217,10 @@ def _check_once(wanted: dict[str, str], header: list[str], file: str, key: str) 
         raise UserError([Problem(f"{key}.{c}", f"{file}: has {header.count(n)} columns named {n!r}") for c, n in twice])
 
 
-def _not_utf8(row: Row, where: str) -> Bad | None:
+def _not_utf8(row: Row, where: str) -> BadRow | None:
     for name, value in row.items():
         for character in value or "":
             if "\udc80" <= character <= "\udcff":
                 at = f"byte 0x{ord(character) - 0xDC00:02x} in column {name!r}"
-                return Bad(where, f"not UTF-8 ({at}): convert the file, for example by iconv -f latin1 -t utf-8")
+                return BadRow(where, f"not UTF-8 ({at}): convert the file, for example by iconv -f latin1 -t utf-8")
     return None

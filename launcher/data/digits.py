@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from launcher.data import Bad, Part, Row, _own_columns
+from launcher.data import BadRow, Part, Row, _own_columns
 from launcher.data._source import SourceConfig
 
 
@@ -17,7 +17,7 @@ def fingerprint(config: Config, key: str) -> str:
     return "digits 1797"
 
 
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
     """Their pixels are from 0 to 16, and brought to 0 to 255."""
     from sklearn.datasets import load_digits
 

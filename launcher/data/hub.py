@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.data import Bad, Part, Row
+from launcher.data import BadRow, Part, Row
 from launcher.data._source import SourceConfig, fingerprint_folder
 from launcher.data._tables import dataset_parts, dataset_rows
 
@@ -36,7 +36,7 @@ def parts(config: Config, key: str) -> list[Part]:
     return dataset_parts(_load(config, key))
 
 
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
     return dataset_rows(_load(config, key), f"{config.name}[{config.split}]", config, columns, key, part)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from launcher.config.errors import Problem, UserError
-from launcher.data import Bad, Part, Row, _own_columns
+from launcher.data import BadRow, Part, Row, _own_columns
 from launcher.data._images import decoded
 from launcher.data._source import FilesConfig, file_hash, fingerprint_of, folders, grouped
 
@@ -28,7 +28,7 @@ def parts(config: Config, key: str) -> list[Part]:
     return grouped((file, file.stat().st_size or 1) for file in files)
 
 
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
     _own_columns.check(config, columns, ("image", "label"), key)
     roots = folders(config, key)
     for file in map(Path, part.files):
@@ -37,15 +37,15 @@ def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterat
         yield _row(file, label if inside else None, columns)
 
 
-def _row(file: Path, label: str | None, columns: Sequence[str]) -> Row | Bad:
+def _row(file: Path, label: str | None, columns: Sequence[str]) -> Row | BadRow:
     if label is None and "label" in columns:
-        return Bad(str(file), "lies in no folder that could be its label")
+        return BadRow(str(file), "lies in no folder that could be its label")
     try:
         return _own_columns.row({"image": decoded(file), "label": label}, columns, str(file))
     except OSError as error:
-        return Bad(str(file), f"cannot be read: {error.strerror}")
+        return BadRow(str(file), f"cannot be read: {error.strerror}")
     except ValueError as error:
-        return Bad(str(file), str(error))
+        return BadRow(str(file), str(error))
 
 
 def _images(config: Config, key: str) -> list[tuple[Path, Path]]:

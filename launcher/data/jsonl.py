@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic_core import from_json
 
-from launcher.data import Bad, Part, Row
+from launcher.data import BadRow, Part, Row
 from launcher.data._lines import LONE_RETURNS, cut, read
 from launcher.data._source import FilesConfig, files, fingerprint_files, pick
 
@@ -25,11 +25,11 @@ def parts(config: Config, key: str) -> list[Part]:
     return cut(files(config, key))
 
 
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
     return chain.from_iterable(_rows(config, columns, key, file, part) for file in part.files)
 
 
-def _rows(config: Config, columns: Sequence[str], key: str, file: str, part: Part) -> Iterator[Row | Bad]:
+def _rows(config: Config, columns: Sequence[str], key: str, file: str, part: Part) -> Iterator[Row | BadRow]:
     for lines in read(file, part.start, part.stop):
         if lines.bad:
             yield lines.bad
@@ -37,15 +37,17 @@ def _rows(config: Config, columns: Sequence[str], key: str, file: str, part: Par
             if line and not line.isspace():
                 where = partial(lines.where, number)
                 row = _object(line, where)
-                yield row if isinstance(row, Bad) else pick(row, config, columns, where, key)
+                yield row if isinstance(row, BadRow) else pick(row, config, columns, where, key)
 
 
-def _object(line: str, where: Callable[[], str]) -> Row | Bad:
+def _object(line: str, where: Callable[[], str]) -> Row | BadRow:
     try:
         row = from_json(line, cache_strings="keys")  # twice as fast, but it reads less and says less
     except ValueError:
         row = _slowly(line, where)
-    return row if isinstance(row, dict | Bad) else Bad(where(), f"should be a JSON object, not {type(row).__name__}")
+    return (
+        row if isinstance(row, dict | BadRow) else BadRow(where(), f"should be a JSON object, not {type(row).__name__}")
+    )
 
 
 def _slowly(line: str, where: Callable[[], str]) -> Any:
@@ -53,6 +55,6 @@ def _slowly(line: str, where: Callable[[], str]) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as error:
         returns = f" ({LONE_RETURNS})" if "\r" in line.strip() else ""
-        return Bad(where(), f"not valid JSON: {error.msg} at column {error.colno}{returns}")
+        return BadRow(where(), f"not valid JSON: {error.msg} at column {error.colno}{returns}")
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of open brackets
-        return Bad(where(), f"JSON that cannot be read: {error}")
+        return BadRow(where(), f"JSON that cannot be read: {error}")

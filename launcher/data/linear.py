@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from launcher.contract.random import Stream, draws, uniform
-from launcher.data import Bad, Part, Row, _own_columns, _source
+from launcher.data import BadRow, Part, Row, _own_columns, _source
 from launcher.data._source import SourceConfig
 
 _AT_ONCE = 2**14
@@ -38,7 +38,7 @@ def parts(config: Config, key: str) -> list[Part]:
     return [Part((), start, stop, (stop - start) * each) for start, stop in cuts]
 
 
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
     _own_columns.check(config, columns, ("features", "label"), key)
     stop = config.rows if part.stop is None else part.stop
     for start in range(part.start, stop, _AT_ONCE):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from launcher.config.atomic_files import expanded, is_file
 from launcher.config.errors import Problem, UserError
-from launcher.data import Bad, Part, Row, _own_columns, _source
+from launcher.data import BadRow, Part, Row, _own_columns, _source
 from launcher.data._source import SourceConfig, file_hash, fingerprint_of
 
 _MAGIC = {"images": 2051, "labels": 2049}
@@ -46,7 +46,7 @@ def parts(config: Config, key: str) -> list[Part]:
     return [Part((str(images), str(labels)), start, stop, (stop - start) * each) for start, stop in cuts]
 
 
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
     _own_columns.check(config, columns, ("image", "label"), key)
     images, labels = (_values(Path(file), what, part) for file, what in zip(part.files, _MAGIC, strict=True))
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), part.start):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from launcher.config.columns import resolved
 from launcher.config.errors import UserError, first_line
-from launcher.data import Bad, Part, Row, _source
+from launcher.data import BadRow, Part, Row, _source
 from launcher.data._source import FilesConfig, check_columns, columns_of, files, fingerprint_files, grouped
 from launcher.data._tables import batch_rows, rows_of
 
@@ -27,11 +27,11 @@ def parts(config: Config, key: str) -> list[Part]:
     return grouped(((file, sum(_sizes(file))) for file in files(config, key)), _row_groups)
 
 
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
     return chain.from_iterable(_rows(config, columns, key, file, part) for file in part.files)
 
 
-def _rows(config: Config, columns: Sequence[str], key: str, file: str, part: Part) -> Iterator[Row | Bad]:
+def _rows(config: Config, columns: Sequence[str], key: str, file: str, part: Part) -> Iterator[Row | BadRow]:
     with _opened(file) as opened:
         columns = resolved(columns, opened.schema_arrow.names)
         check_columns(config, columns, opened.schema_arrow.names, file, key)

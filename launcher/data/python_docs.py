@@ -20,7 +20,7 @@ from pydantic import Field
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import hint
-from launcher.data import Bad, Part, Row
+from launcher.data import BadRow, Part, Row
 from launcher.data._columns import half_a_character
 from launcher.data._source import SourceConfig, fingerprint_of
 
@@ -49,7 +49,7 @@ def fingerprint(config: Config, key: str) -> str:
     return " ".join(parts)
 
 
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
     roots = [root for package in config.packages for root in _roots(package, key)]
     texts = ((text, label) for label, path in roots for text in _docstrings(path, _version(path)))
     found = ({"text": text, "label": label} for text, label in texts if len(text) >= config.shortest)

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Literal
 
 from launcher.config.errors import Problem, UserError
-from launcher.data import Bad, Part, Row, _columns
+from launcher.data import BadRow, Part, Row, _columns
 from launcher.data._lines import after_blank, check_ends, cut, read, unix
 from launcher.data._source import FilesConfig, files, fingerprint_files
 
@@ -27,7 +27,7 @@ def parts(config: Config, key: str) -> list[Part]:
     return cut(files(config, key), ranges=config.document != "file")
 
 
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | Bad]:
+def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
     if "image" in columns:
         raise UserError(Problem(f"{key}.kind", "plain text has no image (use image_folder, hub, ...)"))
     if "label" in columns:
@@ -36,7 +36,7 @@ def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterat
     return chain.from_iterable(read_as(file, part.start, part.stop) for file in part.files)
 
 
-def _lines(file: str, start: int, stop: int | None) -> Iterator[Row | Bad]:
+def _lines(file: str, start: int, stop: int | None) -> Iterator[Row | BadRow]:
     check_ends(file)
     for lines in read(file, start, stop):
         if lines.bad:
@@ -46,14 +46,14 @@ def _lines(file: str, start: int, stop: int | None) -> Iterator[Row | Bad]:
                 yield {"text": line}
 
 
-def _whole(file: str, start: int, stop: int | None) -> Iterator[Row | Bad]:
+def _whole(file: str, start: int, stop: int | None) -> Iterator[Row | BadRow]:
     document = _Document("file")
     for lines in read(file, start, stop):
         document.add(unix(lines.text), partial(lines.where, 0), lines.bad)
     yield from document.close()
 
 
-def _paragraphs(file: str, start: int, stop: int | None) -> Iterator[Row | Bad]:
+def _paragraphs(file: str, start: int, stop: int | None) -> Iterator[Row | BadRow]:
     """A paragraph belongs to the range in which it begins: the one that is open at its start is skipped, the one that
     is open at its stop is read to its end."""
     check_ends(file)
@@ -93,10 +93,10 @@ class _Document:
         self.kind, self.skipped, self.open = kind, skipped, skipped
         self._texts: list[str] = []
         self._size = 0
-        self._bad: Bad | None = None
+        self._bad: BadRow | None = None
         self._where: Callable[[], str] | None = None
 
-    def add(self, text: str, where: Callable[[], str], bad: Bad | None = None) -> None:
+    def add(self, text: str, where: Callable[[], str], bad: BadRow | None = None) -> None:
         """Whole lines, which may lack the last end; or what is wrong with one. `where`: their place."""
         self.open, self._where = True, self._where or where
         self._bad = self._bad or bad
@@ -106,7 +106,7 @@ class _Document:
         else:
             self._texts.append(text)
 
-    def close(self) -> Iterator[Row | Bad]:
+    def close(self) -> Iterator[Row | BadRow]:
         """The document, if there is any; the end of its last line is no part of it."""
         text = "".join(self._texts)
         size = self._size - text.endswith("\n")
@@ -116,6 +116,6 @@ class _Document:
             yield self._bad
         elif size > _columns.ROW and self._where:
             what = f"a {self.kind} of {size:,} characters, more than the {_columns.ROW:,} that a row may have: split it"
-            yield Bad(self._where(), what)
+            yield BadRow(self._where(), what)
         elif text and not text.isspace():
             yield {"text": text.removesuffix("\n")}

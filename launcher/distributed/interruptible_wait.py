@@ -10,7 +10,7 @@ _LOOK = 0.1
 """Seconds between two looks at whether to leave."""
 
 
-class Told(Exception):
+class StoppedBeforeTraining(Exception):
     """Told to leave before training began."""
 
 
@@ -34,9 +34,9 @@ def patiently(call: Callable[[], T], told: Callable[[], bool], grace: float = 0.
         if leave is None and told():
             leave = time.monotonic() + grace
         if leave is not None and time.monotonic() >= leave and thread.is_alive():
-            raise Told
+            raise StoppedBeforeTraining
     if errors and (leave is not None or told()):
-        raise Told from errors[0]
+        raise StoppedBeforeTraining from errors[0]
     if errors:
         raise errors[0]
     return results[0]

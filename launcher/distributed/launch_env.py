@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from launcher.config.errors import UserError
 
 
-class Unreachable(Exception):
+class UnreachablePeer(Exception):
     """Ranks that do not find or hear each other: a sentence that names them."""
 
 

@@ -10,7 +10,7 @@ from launcher.config.strict_json import shown
 from launcher.distributed import failure
 from launcher.distributed.signals import STOPPED, Reason
 from launcher.storage import job_log
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 _LONGEST = 400
 """Characters of an error that are kept."""
@@ -19,7 +19,7 @@ _LONGEST = 400
 class LocalStart:
     """One start. What cannot be written, as on a full disk, is left out."""
 
-    def __init__(self, folder: RunFolder, ranks: int):
+    def __init__(self, folder: RunDir, ranks: int):
         self._folder, self._ended = folder, False
         self._append("started", nodes=[socket.gethostname()], ranks=ranks)
 
@@ -40,7 +40,7 @@ class LocalStart:
 
 
 @contextmanager
-def recorded(folder: RunFolder, ranks: int) -> Iterator[LocalStart]:
+def recorded(folder: RunDir, ranks: int) -> Iterator[LocalStart]:
     """A start from here to the end of the block, which has failed where that raises."""
     start = LocalStart(folder, ranks)
     try:

@@ -52,7 +52,7 @@ class Place:
     store: Any = None
 
 
-class Unfit(Exception):
+class UnhealthyNodes(Exception):
     """Too few nodes are fit to begin. `why`: of those that are not."""
 
     def __init__(self, why: Mapping[str, str]):
@@ -60,11 +60,11 @@ class Unfit(Exception):
         self.why = dict(why)
 
 
-class NotNeeded(Exception):
+class NodeNotNeeded(Exception):
     """This node is not fit, and the others begin without it."""
 
 
-class Left(Exception):
+class NodeStopped(Exception):
     """Told to leave while the nodes were still meeting."""
 
 
@@ -170,7 +170,7 @@ def _decide(folder: Path, node: Node, reports: dict[int, dict[str, Any]], least:
     named = {node.hosts[i]: what for i, what in sorted(why.items())}
     if 0 in why or len(node.hosts) - len(why) < least:
         _say(folder, "verdict-0", {"unfit": named})
-        raise Unfit(named)
+        raise UnhealthyNodes(named)
     host = LOOPBACK if len(node.hosts) == 1 else node.name
     store, port = _serve(node, host)
     _say(folder, "verdict-0", {"host": host, "port": port, "left": named})
@@ -181,12 +181,12 @@ def _told(folder: Path, node: Node, stop: Path) -> Place:
     """Every other node's part."""
     said = _hear(folder, "verdict", node.hosts[:1], REPORT + 3 * health_check.KNOCK, stop)
     if not said:
-        raise Unfit({node.hosts[0]: "is the first node, and has not said who takes part"})
+        raise UnhealthyNodes({node.hosts[0]: "is the first node, and has not said who takes part"})
     verdict = said[0]
     if "unfit" in verdict:
-        raise Unfit(verdict["unfit"])
+        raise UnhealthyNodes(verdict["unfit"])
     if node.name in verdict["left"]:
-        raise NotNeeded(verdict["left"][node.name])
+        raise NodeNotNeeded(verdict["left"][node.name])
     return Place(verdict["host"], verdict["port"], verdict["left"])
 
 
@@ -232,7 +232,7 @@ def _hear(
     heard, begun, told = dict[int, dict[str, Any]](), time.monotonic(), False
     while wanted - set(heard):
         if stop is not None and stop.exists():
-            raise Left
+            raise NodeStopped
         there = set(os.listdir(folder))  # noqa: PTH208 (names alone)
         for i in wanted - set(heard):
             if f"{what}-{i}.json" in there:

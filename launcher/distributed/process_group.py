@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from launcher.config.errors import UserError, first_line
 from launcher.distributed.interruptible_wait import patiently
 from launcher.distributed.launch_env import Place as Place
-from launcher.distributed.launch_env import Unreachable
+from launcher.distributed.launch_env import UnreachablePeer
 from launcher.distributed.launch_env import place as place
 from launcher.plan.topology import cores
 
@@ -123,7 +123,7 @@ def connect(
             join = partial(dist.init_process_group, _backend(accelerator), **where)
             join() if told is None else patiently(join, told)
         except RuntimeError as error:
-            raise Unreachable(_unconnected(at, error)) from error
+            raise UnreachablePeer(_unconnected(at, error)) from error
     if accelerator is None:
         return Process(at.rank, at.world, torch.device("cpu"))
     index = device_index(at, torch.accelerator.device_count(), accelerator.type)
@@ -159,7 +159,7 @@ def exchange(process: Process, hosts: Sequence[str], timeout: timedelta = _GREET
             sent.wait(timeout)
         except RuntimeError as error:
             pair = f"rank {process.rank} on {hosts[process.rank]} and rank {peer} on {hosts[peer]}"
-            raise Unreachable(f"{pair} cannot exchange a message: {first_line(error)} {_ADVICE}") from error
+            raise UnreachablePeer(f"{pair} cannot exchange a message: {first_line(error)} {_ADVICE}") from error
 
 
 def _unconnected(at: Place, error: Exception) -> str:

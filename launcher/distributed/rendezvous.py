@@ -26,9 +26,9 @@ import torch.distributed as dist
 from launcher.config.atomic_files import write
 from launcher.config.errors import UserError, first_line
 from launcher.distributed import launch_env as places
-from launcher.distributed.interruptible_wait import Told as Told
+from launcher.distributed.interruptible_wait import StoppedBeforeTraining as StoppedBeforeTraining
 from launcher.distributed.interruptible_wait import patiently
-from launcher.distributed.launch_env import LOOPBACK, Place, Unreachable
+from launcher.distributed.launch_env import LOOPBACK, Place, UnreachablePeer
 from launcher.plan.plan import RUNS
 
 FOLDER = RUNS / ".meeting"
@@ -41,7 +41,7 @@ _LONG = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
-class Met:
+class RendezvousResult:
     """All ranks have come to the store; `hosts`: where each runs."""
 
     store: dist.Store
@@ -60,7 +60,7 @@ def meet(
     told: Callable[[], bool],
     environment: Mapping[str, str] = os.environ,
     timeout: timedelta = _LONG,
-) -> Met:
+) -> RendezvousResult:
     """Wait until all ranks are there. `told`: whether to leave. Raises UserError where it is not said where they could
     meet, Told, or Unreachable in a sentence."""
     name = host(environment)
@@ -147,7 +147,7 @@ def _given(
         store: dist.Store = patiently(lambda: connect(host, port), told)  # whoever answers may be no store
     except (dist.DistNetworkError, OSError) as error:
         if not serves:
-            raise Unreachable(f"{who} cannot meet the others at {host}:{port}: {first_line(error)}") from error
+            raise UnreachablePeer(f"{who} cannot meet the others at {host}:{port}: {first_line(error)}") from error
         what = f"{who} cannot serve MASTER_PORT={port}: {first_line(error)}"
         raise UserError(f"{what} (is it taken by another run? choose another)") from None
     attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -201,12 +201,12 @@ def _find(file: Path, told: Callable[[], bool], who: str) -> dist.Store:
             if host and (store := patiently(partial(_enter, host, said), told)):
                 return store
             if time.monotonic() - tried.setdefault(said["token"], time.monotonic()) > _SECONDS_FOR_A_CONNECTION:
-                raise Unreachable(f"{who} cannot reach rank 0 at {' or '.join(said['hosts'])}: {why}")
+                raise UnreachablePeer(f"{who} cannot reach rank 0 at {' or '.join(said['hosts'])}: {why}")
         _pause(0.05, told)
     what = (
         f"{who} has waited {_SECONDS_FOR_A_FILE} s for rank 0 to say in {file.parent.absolute()} where the ranks meet"
     )
-    raise Unreachable(f"{what} (do all nodes share this folder? else set MASTER_ADDR and MASTER_PORT)")
+    raise UnreachablePeer(f"{what} (do all nodes share this folder? else set MASTER_ADDR and MASTER_PORT)")
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -246,16 +246,20 @@ def _wait_for(host: str, port: int, told: Callable[[], bool], seconds: float, wh
     begin = time.monotonic()
     while not (found := _answers([host], port))[0]:
         if time.monotonic() - begin > (min(seconds, _SECONDS_FOR_A_NAME) if "nowhere" in found[1] else seconds):
-            raise Unreachable(f"{who} cannot reach rank 0 at MASTER_ADDR={host}: {found[1]}")
+            raise UnreachablePeer(f"{who} cannot reach rank 0 at MASTER_ADDR={host}: {found[1]}")
         _pause(0.1, told)
 
 
-def _gather(store: dist.Store, at: Place, host: str, told: Callable[[], bool], timeout: timedelta, who: str) -> Met:
+def _gather(
+    store: dist.Store, at: Place, host: str, told: Callable[[], bool], timeout: timedelta, who: str
+) -> RendezvousResult:
     """Come to the store and wait for the others. Who is told to leave tells the others, unless the store is silent."""
     return patiently(lambda: _come(store, at, host, told, timeout, who), told, _SECONDS_TO_LEAVE)
 
 
-def _come(store: dist.Store, at: Place, host: str, told: Callable[[], bool], timeout: timedelta, who: str) -> Met:
+def _come(
+    store: dist.Store, at: Place, host: str, told: Callable[[], bool], timeout: timedelta, who: str
+) -> RendezvousResult:
     names = [f"host/{rank}" for rank in range(at.world)]
     end, wait = time.monotonic() + timeout.total_seconds(), 0.01
     try:
@@ -266,21 +270,21 @@ def _come(store: dist.Store, at: Place, host: str, told: Callable[[], bool], tim
                 store.set("leave", host)
             if store.check(["leave"]):
                 time.sleep(2 * _LONGEST_PAUSE if at.rank == 0 else 0)  # with rank 0 the store goes
-                raise Told
+                raise StoppedBeforeTraining
             if time.monotonic() > end:
                 missing = ", ".join(str(rank) for rank, name in enumerate(names) if not store.check([name]))
-                raise Unreachable(f"{who} has waited {timeout.total_seconds():.0f} s for rank(s) {missing}")
+                raise UnreachablePeer(f"{who} has waited {timeout.total_seconds():.0f} s for rank(s) {missing}")
             time.sleep(wait)
             wait = min(_LONGEST_PAUSE, wait * 1.5)
             come = store.add("come", 0)
-        return Met(store, [name.decode() for name in store.multi_get(names)])
+        return RendezvousResult(store, [name.decode() for name in store.multi_get(names)])
     except dist.DistError as error:
         if told():
-            raise Told from None
-        raise Unreachable(f"{who} lost rank 0 before all had met: {first_line(error)}") from error
+            raise StoppedBeforeTraining from None
+        raise UnreachablePeer(f"{who} lost rank 0 before all had met: {first_line(error)}") from error
 
 
 def _pause(seconds: float, told: Callable[[], bool]) -> None:
     if told():
-        raise Told
+        raise StoppedBeforeTraining
     time.sleep(seconds)

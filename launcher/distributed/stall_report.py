@@ -11,7 +11,7 @@ _LONG_STEP = 5
 """A rank is not called silent before so many times the longest pause between beats so far."""
 
 
-class Silence:
+class StallReport:
     """Watches the beats of one attempt."""
 
     def __init__(self) -> None:

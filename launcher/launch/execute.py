@@ -19,7 +19,7 @@ from launcher.distributed.signals import STOPPED, ForcedStop, Reason
 from launcher.launch import Launch, elastic_agent, starter
 from launcher.launch.agent_types import RanksEnded, RendezvousSpec
 from launcher.launch.elastic_agent import warm_up
-from launcher.storage.run_dir import RunFolder, over
+from launcher.storage.run_dir import RunDir, over
 
 __all__ = ["Outcome", "execute", "warm_up"]
 
@@ -39,7 +39,7 @@ def execute(launch: Launch) -> Outcome:
     if launch.ranks > 1 and launch.device == "cpu" and not _loopback():
         raise UserError("the loopback interface is down, over which the ranks of a machine talk (ip link set lo up)")
     private_tmp.enter()
-    run = RunFolder(launch.folder)
+    run = RunDir(launch.folder)
     with tempfile.TemporaryDirectory() as name:
         if launch.job != "train":
             return _outcome(run, _start(launch, Path(name)))
@@ -47,7 +47,7 @@ def execute(launch: Launch) -> Outcome:
             return _train(launch, Path(name), run, record)
 
 
-def _train(launch: Launch, folder: Path, run: RunFolder, record: LocalStart) -> Outcome:
+def _train(launch: Launch, folder: Path, run: RunDir, record: LocalStart) -> Outcome:
     """Start the ranks; a signal makes the stop file in `folder`."""
     try:
         with elastic_agent.stop_on_signal(folder / "stop"):
@@ -69,7 +69,7 @@ def _start(launch: Launch, folder: Path) -> RanksEnded:
     return start(launch, RendezvousSpec(folder))
 
 
-def _outcome(run: RunFolder, ended: RanksEnded) -> Outcome:
+def _outcome(run: RunDir, ended: RanksEnded) -> Outcome:
     """What the ranks came to, which is reported where it is no success."""
     if ended.failed is not None:
         print(told(ended.failed, run), file=sys.stderr, flush=True)
@@ -78,7 +78,7 @@ def _outcome(run: RunFolder, ended: RanksEnded) -> Outcome:
     return Outcome(ended.code, ended.told, ended.problems)
 
 
-def _stopped_at_once(run: RunFolder, steps: int) -> Outcome:
+def _stopped_at_once(run: RunDir, steps: int) -> Outcome:
     """What a second signal has left: a run that is done, or has a checkpoint that it goes on from. `steps`: of the
     whole run, 0 where nobody knows."""
     whole = run.whole()
@@ -87,13 +87,13 @@ def _stopped_at_once(run: RunFolder, steps: int) -> Outcome:
     return Outcome(0 if done else STOPPED if whole else 1, {}, [])
 
 
-def saved(run: RunFolder) -> str:
+def saved(run: RunDir) -> str:
     """Which step a run goes on from."""
     whole = run.whole()
     return f"step {whole[-1].step} is saved (start it again and it goes on)" if whole else "no checkpoint was saved"
 
 
-def told(failed: failure.Failure, folder: RunFolder) -> str:
+def told(failed: failure.Failure, folder: RunDir) -> str:
     """What is said of a failed rank."""
     whole = folder.whole()
     return failure.say(failed, folder.logs, whole[-1].step if whole else None)

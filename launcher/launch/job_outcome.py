@@ -15,7 +15,7 @@ Why = Literal["done", "failed", "time", "told", "node", "replaced"]
 
 
 @dataclass(frozen=True)
-class Conclusion:
+class JobOutcome:
     """`again`: it should be started again, without the hosts `excluded`. `text`: what a person reads last."""
 
     code: int
@@ -27,7 +27,7 @@ class Conclusion:
 
 def of(
     hosts: Sequence[str], ends: Mapping[str, Mapping[str, Any]], least: int, before: int, after: int, late: bool
-) -> Conclusion:
+) -> JobOutcome:
     """`ends`: what each host said of its end (see launcher.launch.node); a host that is not among them is lost, which
     counts where fewer than the `least` are there. `before`, `after`: the steps of the newest checkpoints at the
     beginning and now. `late`: the deadline is over."""
@@ -37,38 +37,38 @@ def of(
     reason = max((Reason(end["reason"]) for end in said), default=Reason.NONE)
     problems: list[str] = next((end["problems"] for end in said if end["problems"]), [])
     if reason is Reason.REPLACED:
-        return Conclusion(FAILED, "replaced", text="\n".join(problems))
+        return JobOutcome(FAILED, "replaced", text="\n".join(problems))
     if problems:
-        return Conclusion(WRONG, "failed", text="\n".join(problems))
+        return JobOutcome(WRONG, "failed", text="\n".join(problems))
     failed = sorted((end["failed"] for end in said if end["failed"]), key=lambda f: (f["echo"], f["time"]))
     if failed and not failed[0]["echo"] and not (lost and failed[0]["code"] == -signal.SIGTERM):
-        return Conclusion(FAILED, "failed", text=failed[0]["text"])
+        return JobOutcome(FAILED, "failed", text=failed[0]["text"])
     if said and all(end["code"] == DONE for end in said):
-        return Conclusion(DONE, "done")
+        return JobOutcome(DONE, "done")
     if reason is Reason.STOP:
-        return Conclusion(STOPPED, "told")
+        return JobOutcome(STOPPED, "told")
     if lost or failed:
         again = bool(gone) or after > before  # ranks that never hear each other would not the next time
-        return Conclusion(UNFIT, "node", again=again, text=_lost(lost, failed))
+        return JobOutcome(UNFIT, "node", again=again, text=_lost(lost, failed))
     if late and after <= before:
         what = "it was time to leave before a step was saved: the time limit is too short, or slurm.leave too long"
-        return Conclusion(FAILED, "failed", text=what)
-    return Conclusion(STOPPED, "time", again=True)
+        return JobOutcome(FAILED, "failed", text=what)
+    return JobOutcome(STOPPED, "time", again=True)
 
 
-def left(reason: Reason) -> Conclusion:
+def left(reason: Reason) -> JobOutcome:
     """A start that was told to leave while its nodes were still meeting."""
     if reason is Reason.MAKE_WAY:
-        return Conclusion(STOPPED, "time", again=True)
-    return Conclusion(STOPPED, "told")
+        return JobOutcome(STOPPED, "time", again=True)
+    return JobOutcome(STOPPED, "told")
 
 
-def unfit(hosts: Sequence[str], why: Mapping[str, str]) -> Conclusion:
+def unfit(hosts: Sequence[str], why: Mapping[str, str]) -> JobOutcome:
     """A start that too few nodes were fit for. It comes back without them, unless they are half of all: then it is not
     the nodes."""
     text = "\n".join(f"{host} is not fit to begin: {what}" for host, what in why.items())
     few = 2 * len(why) < len(hosts)
-    return Conclusion(UNFIT, "node", again=few, text=text, excluded=tuple(why) if few else ())
+    return JobOutcome(UNFIT, "node", again=few, text=text, excluded=tuple(why) if few else ())
 
 
 def _lost(lost: Sequence[str], failed: Sequence[Mapping[str, Any]]) -> str:

@@ -15,7 +15,7 @@ from torch.distributed.elastic.multiprocessing import ProcessFailure
 
 from launcher.distributed import failure, heartbeat, process_tree
 from launcher.distributed.signals import ForcedStop
-from launcher.distributed.stall_report import Silence
+from launcher.distributed.stall_report import StallReport
 
 _SECONDS_TO_FOLLOW = 5.0
 """What the other ranks get to end by themselves after one has failed."""
@@ -25,7 +25,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
     """`heartbeats`: the file in which its ranks say where they are (see launcher.distributed.heartbeat)."""
 
     heartbeats: Path
-    _silence: Silence
+    _silence: StallReport
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """The state of this machine's ranks: failed as soon as one has ended before all have finished."""
@@ -43,7 +43,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, str]:
         heartbeat.create(self.heartbeats, worker_group.spec.local_world_size)
-        self._silence = Silence()
+        self._silence = StallReport()
         started: dict[int, str] = super()._start_workers(worker_group)
         return started
 

@@ -26,11 +26,11 @@ from launcher.distributed.shutdown import Stop
 from launcher.distributed.signals import ForcedStop, Reason
 from launcher.launch import Launch, device_check, elastic_agent, execute, job_outcome, launch_spec
 from launcher.launch.agent_types import RanksEnded, RendezvousSpec
-from launcher.launch.job_outcome import DONE, UNFIT, Conclusion
+from launcher.launch.job_outcome import DONE, UNFIT, JobOutcome
 from launcher.plan.plan import Plan
 from launcher.prepare import run_setup
 from launcher.storage import job_log
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 _AT_ONCE = "stopped at once: the ranks were ended without a checkpoint"
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         except UserError as error:
             print(error, file=sys.stderr)
             return job_outcome.WRONG
-        folder = RunFolder(Path(options.run).absolute())
+        folder = RunDir(Path(options.run).absolute())
         if not folder.plan.is_file():
             what = f"{folder.path} is not there: a run folder is on a disk that all nodes share"
             print(f"{node.name}: {what}", file=sys.stderr)
@@ -88,14 +88,14 @@ def place(options: argparse.Namespace, environment: Mapping[str, str]) -> Node:
 class Start:
     """One start of a job, on one of its nodes. `before`: the step of the checkpoint that it begins with."""
 
-    folder: RunFolder
+    folder: RunDir
     node: Node
     job: str
     number: int
     before: int
 
     @classmethod
-    def of(cls, folder: RunFolder, node: Node, environment: Mapping[str, str]) -> "Start":
+    def of(cls, folder: RunDir, node: Node, environment: Mapping[str, str]) -> "Start":
         """Raises UserError where nothing tells one start from another."""
         job = environment.get("LAUNCHER_JOB") or environment.get("SLURM_JOB_ID")
         if not job:
@@ -124,11 +124,11 @@ def _attend(start: Start, own: Path, batch: bool) -> int:
     try:
         unfit = device_check.unfit(run.plan.device, run.plan.devices_per_node)
         where = node_rendezvous.meet(start.together, start.node, run.plan.least_nodes, own / "stop", unfit)
-    except node_rendezvous.Unfit as error:
+    except node_rendezvous.UnhealthyNodes as error:
         return _leave(start, job_outcome.unfit(start.node.hosts, error.why), batch)
-    except node_rendezvous.Left:
+    except node_rendezvous.NodeStopped:
         return _leave(start, job_outcome.left(Stop(own / "stop").requested()), batch)
-    except node_rendezvous.NotNeeded:
+    except node_rendezvous.NodeNotNeeded:
         return DONE
     except OSError as error:
         print(f"{start.node.name}: {start.together} cannot be written to: {error.strerror}", file=sys.stderr)
@@ -155,7 +155,7 @@ def _train(start: Start, launch: Launch, plan: Plan, where: node_rendezvous.Plac
     return _leave(start, how, batch)
 
 
-def _run(launch: Launch, at: RendezvousSpec, folder: RunFolder) -> dict[str, Any]:
+def _run(launch: Launch, at: RendezvousSpec, folder: RunDir) -> dict[str, Any]:
     """This node's ranks, from start to end. Returns how they ended, as launcher.launch.job_outcome takes it."""
     from torch.distributed import DistError
     from torch.distributed.elastic.rendezvous import RendezvousError
@@ -191,7 +191,7 @@ def _began(start: Start, where: node_rendezvous.Place, nodes: Sequence[str], pla
     start.tell("started", slurm=known, nodes=list(nodes), ranks=ranks, step=start.before)
 
 
-def _leave(start: Start, how: Conclusion, batch: bool) -> int:
+def _leave(start: Start, how: JobOutcome, batch: bool) -> int:
     """The first node writes down the conclusion, for the other nodes, the batch script and whoever looks later."""
     if start.node.index > 0:
         return how.code
@@ -208,7 +208,7 @@ def _leave(start: Start, how: Conclusion, batch: bool) -> int:
     return how.code
 
 
-def _step(folder: RunFolder) -> int:
+def _step(folder: RunDir) -> int:
     """The step of the newest whole checkpoint."""
     whole = folder.whole()
     return whole[-1].step if whole else 0

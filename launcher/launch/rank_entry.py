@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import psutil
 
 from launcher.config.errors import UserError
-from launcher.distributed import failure, output_streams, private_tmp, rank_log
+from launcher.distributed import failure, output_streams, private_tmp, rank_log, starter_handshake
 from launcher.distributed.signals import PARENT_DIED
 from launcher.launch import Launch
 from launcher.launch.agent_types import RendezvousSpec
@@ -60,7 +60,7 @@ def _live(launch: Launch, meeting: RendezvousSpec) -> dict[str, Any]:
     from launcher.distributed.heartbeat import Heartbeat
     from launcher.distributed.shutdown import Stop
     from launcher.distributed.signals import Reason
-    from launcher.train.checkpoint import Replaced
+    from launcher.train.checkpoint import RunReplaced
 
     stop = Stop.of(meeting.folder / "stop")
     stop.listen(meeting.launcher)
@@ -84,7 +84,7 @@ def _live(launch: Launch, meeting: RendezvousSpec) -> dict[str, Any]:
     except UserError as error:
         print(error, file=sys.stderr, flush=True)  # into its log; the launcher says it to the user
         return {"code": 2, "reason": int(stop.heeded), "problems": [str(problem) for problem in error.problems]}
-    except Replaced as error:
+    except RunReplaced as error:
         return {"code": 1, "reason": int(Reason.REPLACED), "problems": [str(error)]}
     except Exception as error:
         if failure.lost_a_peer(str(error)):

@@ -18,7 +18,7 @@ from typing import Any
 
 from launcher.distributed import failure, heartbeat, parent_death, process_tree
 from launcher.distributed.signals import PARENT_DIED, SIGNALS, Reason
-from launcher.distributed.stall_report import Silence
+from launcher.distributed.stall_report import StallReport
 from launcher.distributed.starter_handshake import FOLDER, LAUNCHER, TIMEOUT
 from launcher.launch import Launch
 from launcher.launch.agent_types import RanksEnded, RendezvousSpec
@@ -50,7 +50,7 @@ def run(launch: Launch, meeting: RendezvousSpec) -> RanksEnded:
 
 def _wait(child: "subprocess.Popen[bytes]", heartbeats: Path) -> int:
     """The exit code of the child, which no exception leaves behind."""
-    silence = Silence()
+    silence = StallReport()
     try:
         while True:
             with suppress(subprocess.TimeoutExpired):

@@ -1,8 +1,9 @@
 """What is trained. A kind is one module here with a `Config` (a subclass of
 `launcher.models._adaptation.ModelConfig`) and the two functions of `Model` below; the file is the registration. Import
 torch and transformers inside functions: a plan reads every Config on a login node. What takes seconds to import and
-leaves devices alone may be named in `IMPORTS`: the ranks of a machine are forked from a process that has imported it. `build`
-runs on the meta device too (`weights=False`), to count parameters, and ends with `launcher.models._adaptation.adapted`:
+leaves devices alone may be named in `IMPORTS`: the ranks of a machine are forked from a process that has imported it.
+`build` runs on the meta device too (`weights=False`), to count parameters, and ends with
+`launcher.models._adaptation.adapted`:
 freezing, adapters and normalisation are the same for every kind.
 """
 
@@ -12,13 +13,15 @@ if TYPE_CHECKING:
     import torch
 
     from launcher.config.recipe import PretrainedTokenizer
-    from launcher.plan.model_requirements import Need
+    from launcher.plan.model_requirements import ModelRequirements
 
 
 class Model(Protocol):
     def tokenizer(self, config: Any) -> "PretrainedTokenizer | str | None":
         """The model's own tokenizer: a folder or hub name, with its revision where it has one; or None."""
 
-    def build(self, config: Any, need: "Need", weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
+    def build(
+        self, config: Any, need: "ModelRequirements", weights: bool = True
+    ) -> "tuple[torch.nn.Module, list[str]]":
         """The model on the current device, and notes for the user. New weights are drawn from torch's generator, which
         the caller has seeded. `weights=False`: the architecture alone. Raises UserError."""

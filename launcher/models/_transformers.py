@@ -12,7 +12,7 @@ from launcher.config.format import some
 from launcher.models._adaptation import ModelConfig
 from launcher.plan import remote_code
 from launcher.plan.layer_blocks import blocks
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 
 _USUAL = ("bert", "modernbert", "roberta", "gpt2", "t5", "bart", "vit", "resnet")
 """Types of which some are known for any task, to name where another is not."""
@@ -44,7 +44,7 @@ class TransformersConfig(ModelConfig):
         return value
 
 
-def fit(hf: Any, config: TransformersConfig, need: Need, resize: bool) -> Any:
+def fit(hf: Any, config: TransformersConfig, need: ModelRequirements, resize: bool) -> Any:
     """A transformers configuration with what the task, the data and the recipe decide. `resize`: the vocabulary, or the
     shape of images, too. Raises UserError."""
     if not need.auto_class:
@@ -65,13 +65,13 @@ def fit(hf: Any, config: TransformersConfig, need: Need, resize: bool) -> Any:
     return hf
 
 
-def set_options(hf: Any, need: Need) -> None:
+def set_options(hf: Any, need: ModelRequirements) -> None:
     """What the task decides; what a model that is started from was for is not kept."""
     for name, value in {"problem_type": None, **need.options}.items():
         setattr(hf, name, value)
 
 
-def set_token_ids(hf: Any, need: Need, given: Mapping[str, Any]) -> None:
+def set_token_ids(hf: Any, need: ModelRequirements, given: Mapping[str, Any]) -> None:
     """The ids of the tokens around a text, for a model that learns them from this tokenizer. `given`: keys of the
     recipe, which stay."""
     ids = {"bos_token_id": need.begin_token_id, "eos_token_id": need.end_token_id}
@@ -109,7 +109,7 @@ def _check_rates(hf: Any) -> None:
         raise UserError(wrong)
 
 
-def _check_task(hf: Any, need: Need) -> None:
+def _check_task(hf: Any, need: ModelRequirements) -> None:
     """Raises UserError where transformers has no model of this type for the task."""
     import transformers
 
@@ -120,7 +120,7 @@ def _check_task(hf: Any, need: Need) -> None:
         raise UserError(Problem("model", f"{hf.model_type} has no model for this task, {need.auto_class}{advice}"))
 
 
-def _fit_image(hf: Any, config: TransformersConfig, need: Need, resize: bool) -> None:
+def _fit_image(hf: Any, config: TransformersConfig, need: ModelRequirements, resize: bool) -> None:
     if not resize or len(need.shape) != 3:
         return
     channels, height, width = need.shape
@@ -130,7 +130,7 @@ def _fit_image(hf: Any, config: TransformersConfig, need: Need, resize: bool) ->
             setattr(hf, name, value)
 
 
-def _embedded(hf: Any, config: TransformersConfig, need: Need) -> int:
+def _embedded(hf: Any, config: TransformersConfig, need: ModelRequirements) -> int:
     """As many tokens as the tokenizer has, or as were asked for if those are more (to fill a multiple of 64, say)."""
     if not need.vocab_size:  # a tokenizer of the hub before it is there: the architecture's usual one stands in for it
         return int(hf.vocab_size)
@@ -142,7 +142,7 @@ def _embedded(hf: Any, config: TransformersConfig, need: Need) -> int:
     return int(hf.vocab_size)
 
 
-def make(hf: Any, config: TransformersConfig, need: Need, trusted: bool = False) -> Any:
+def make(hf: Any, config: TransformersConfig, need: ModelRequirements, trusted: bool = False) -> Any:
     """The module of a configuration, newly initialised on the current device. `trusted`: the code that it names may be
     run; else transformers' refusal, a ValueError, is passed on."""
     import transformers
@@ -160,7 +160,7 @@ def make(hf: Any, config: TransformersConfig, need: Need, trusted: bool = False)
     return complete(model, need)
 
 
-def complete(model: Any, need: Need) -> Any:
+def complete(model: Any, need: ModelRequirements) -> Any:
     """Set what the configurations of a model leave open of its tokens, and how it generates texts."""
     config, ids = model.config, dict[str, int | None]()
     if not need.vocab_size:
@@ -193,7 +193,7 @@ def save_configuration(model: Any, folder: Path) -> None:
         generation.to_json_file(folder / _GENERATION)  # a published one may not be as strict as save_pretrained
 
 
-def take_generation(model: Any, folder: Path, need: Need) -> None:
+def take_generation(model: Any, folder: Path, need: ModelRequirements) -> None:
     """Give the model the generation configuration that a run of it saved, where there is one."""
     from transformers import GenerationConfig
 
@@ -202,7 +202,7 @@ def take_generation(model: Any, folder: Path, need: Need) -> None:
         complete(model, need)
 
 
-def decoder_start(model: Any, need: Need) -> int:
+def decoder_start(model: Any, need: ModelRequirements) -> int:
     """The token that a decoder begins with: the model's own, where it has one, or else that of padding, as T5."""
     configs = model.config, getattr(model, "generation_config", None)
     said = [getattr(one, "decoder_start_token_id", None) for one in configs]
@@ -210,7 +210,7 @@ def decoder_start(model: Any, need: Need) -> int:
     return int(known[0]) if known else need.pad_token_id
 
 
-def check_length(model: Any, need: Need) -> None:
+def check_length(model: Any, need: ModelRequirements) -> None:
     """Raises UserError where the model's table of positions ends before the longest sample, or that of its decoder
     before the longest target."""
     import torch
@@ -236,7 +236,7 @@ def check_positions(usable: int | None, length: int, name: str, key: str = "data
         raise UserError(Problem(key, f"{what} (shorter samples, or more max_position_embeddings)"))
 
 
-def check_shape(model: Any, need: Need) -> None:
+def check_shape(model: Any, need: ModelRequirements) -> None:
     """Raises UserError where a model without memory (on the meta device) does not take images of the need's shape."""
     import torch
 

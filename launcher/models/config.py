@@ -8,7 +8,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.types import hint
 from launcher.models._adaptation import adapted
 from launcher.models._transformers import TransformersConfig, fit, make
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 
 IMPORTS = ("transformers.modeling_utils",)
 
@@ -27,7 +27,7 @@ def tokenizer(config: Config) -> str | None:
     return None
 
 
-def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
+def build(config: Config, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
     from transformers import CONFIG_MAPPING
 
     if config.type not in CONFIG_MAPPING:

@@ -13,7 +13,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.format import some
 from launcher.config.types import hint
 from launcher.models._adaptation import ModelConfig, adapted
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 
 
 class Config(ModelConfig):
@@ -44,7 +44,7 @@ def tokenizer(config: Config) -> str | None:
     return None
 
 
-def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
+def build(config: Config, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
     make = _found(config.factory)
     given = _arguments(make, config, need)
     model = _called(make, given, config) if weights else _without_weights(make, given, config)
@@ -61,7 +61,7 @@ def _found(path: str) -> Callable[..., Any]:
         raise UserError(Problem("model.factory", str(error))) from None
 
 
-def _arguments(make: Callable[..., Any], config: Config, need: Need) -> dict[str, Any]:
+def _arguments(make: Callable[..., Any], config: Config, need: ModelRequirements) -> dict[str, Any]:
     """The options, and what the function asks for by name. Raises UserError for unknown and missing ones."""
     takes = inspect.signature(make).parameters
     words = {

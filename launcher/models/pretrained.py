@@ -12,7 +12,7 @@ from launcher.config.recipe import PretrainedTokenizer
 from launcher.models._adaptation import adapted
 from launcher.models._transformers import TransformersConfig, check_length, complete, fit, make, renew, renewed
 from launcher.plan import remote_code
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.storage import cache_root
 
 IMPORTS = ("transformers.modeling_utils",)
@@ -33,7 +33,7 @@ def tokenizer(config: Config) -> PretrainedTokenizer:
     return PretrainedTokenizer(name=config.name, revision=config.revision, trust_remote_code=trusted)
 
 
-def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
+def build(config: Config, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -55,7 +55,7 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
     return model, _new(config, new) + renewed(drawn) + notes + _pickled(name)
 
 
-def _fitted(name: str, config: Config, need: Need) -> Any:
+def _fitted(name: str, config: Config, need: ModelRequirements) -> Any:
     import transformers
 
     trusted = config.trust_remote_code
@@ -65,7 +65,7 @@ def _fitted(name: str, config: Config, need: Need) -> Any:
     return fit(hf, config, need, resize=False)
 
 
-def _loaded(name: str, config: Config, need: Need) -> tuple[Any, list[str]]:
+def _loaded(name: str, config: Config, need: ModelRequirements) -> tuple[Any, list[str]]:
     """The model, and the names of the parameters that are not in the folder, or of another shape there."""
     import transformers
 

@@ -12,9 +12,9 @@ from launcher.config.kinds import TrustRemoteCode
 from launcher.models._adaptation import adapted, group, plain
 from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed, take_generation
 from launcher.plan import remote_code
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.storage import cache_root
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 IMPORTS = ("transformers.modeling_utils",)
 
@@ -33,7 +33,7 @@ class Config(TransformersConfig):
     def _allowed_run(self) -> Self:
         """While a recipe is read: the model of a run may be somebody else's code."""
         if kinds.is_read():
-            folder = RunFolder(Path(cache_root.found(self.run)))
+            folder = RunDir(Path(cache_root.found(self.run)))
             try:
                 with kinds.reading(folder.recipe):
                     _said(folder)
@@ -44,13 +44,13 @@ class Config(TransformersConfig):
 
 
 def tokenizer(config: Config) -> str | None:
-    folder = RunFolder(Path(cache_root.found(config.run)))
+    folder = RunDir(Path(cache_root.found(config.run)))
     has_none = folder.recipe.is_file() and not folder.tokenizer.exists()  # its samples were no texts
     return None if has_none else str(folder.tokenizer)
 
 
-def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
-    folder = RunFolder(Path(cache_root.found(config.run)))
+def build(config: Config, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
+    folder = RunDir(Path(cache_root.found(config.run)))
     model = _made(folder, config, need)
     notes, new = list[str](), list[str]()
     if weights and config.weights == "trained":
@@ -63,7 +63,7 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
     return model, notes + renewed(drawn) + told if weights else []
 
 
-def _made(folder: RunFolder, config: Config, need: Need) -> Any:
+def _made(folder: RunDir, config: Config, need: ModelRequirements) -> Any:
     """The run's architecture, with its adapter if it has one, newly initialised."""
     said = _said(folder)
     if (folder.model / "config.json").is_file():
@@ -93,7 +93,7 @@ def _made(folder: RunFolder, config: Config, need: Need) -> Any:
     return kinds.of("models", said).build(said, need, weights=False)[0]
 
 
-def _said(folder: RunFolder) -> Any:
+def _said(folder: RunDir) -> Any:
     """What the run's recipe says of its model; None: there is no recipe."""
     model = load.plain(folder.recipe).get("model") if folder.recipe.is_file() else None
     if model is None:
@@ -111,7 +111,7 @@ def _first(error: Exception) -> str:
     return messages.of(error.errors()[0])
 
 
-def _load(model: Any, folder: RunFolder, config: Config) -> tuple[list[str], list[str]]:
+def _load(model: Any, folder: RunDir, config: Config) -> tuple[list[str], list[str]]:
     """Read the weights of the checkpoint. Returns the names of those that stay new, and a note."""
     from launcher.train import checkpoint
 

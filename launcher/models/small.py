@@ -9,7 +9,7 @@ from pydantic_core.core_schema import ValidationInfo
 
 from launcher.config.errors import Problem, UserError
 from launcher.models._adaptation import ModelConfig, adapted
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "linear": {},
@@ -45,7 +45,7 @@ def tokenizer(config: Config) -> str | None:
     return None
 
 
-def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[str]]:
+def build(config: Config, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
     from launcher.models import _small_module
 
     labels = need.options.get("num_labels")
@@ -60,7 +60,7 @@ def build(config: Config, need: Need, weights: bool = True) -> tuple[Any, list[s
     return model, notes if weights else []
 
 
-def _check_images(config: Config, need: Need) -> None:
+def _check_images(config: Config, need: ModelRequirements) -> None:
     shape = " x ".join(map(str, need.shape))
     if len(need.shape) != 3:
         raise UserError(Problem("model.type", f"a cnn needs channels x height x width, a sample is {shape} (take mlp)"))

@@ -13,7 +13,7 @@ from launcher.config import kinds
 from launcher.config.errors import UserError
 from launcher.plan import _tiny_model
 from launcher.plan.layer_blocks import blocks
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.plan.model_spec import attention_dropout
 
 
@@ -28,7 +28,7 @@ def main() -> None:
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    need = Need(**question["need"])
+    need = ModelRequirements(**question["need"])
     model_module = kinds.module("models", question["model"]["kind"])
     try:
         config = model_module.Config.model_validate(question["model"])
@@ -57,7 +57,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _packs(model: Any, need: Need, kind: str | None) -> str | None:
+def _packs(model: Any, need: ModelRequirements, kind: str | None) -> str | None:
     """What a tiny copy tells of packed rows, for a task of this kind; None: nothing, or it was not asked."""
     task = getattr(kinds.module("tasks", kind), "Task", None) if kind else None
     return _tiny_model.packs(model, need, task) if hasattr(task, "refusal") else None

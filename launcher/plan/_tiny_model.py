@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.plan.padding_probe import Padding, probe
 
 _LAYERS, _HEADS, _WIDTH, _VOCABULARY = 2, 2, 16, 256
@@ -38,7 +38,7 @@ def packs(model: Any, need: Any, task: Any) -> str | None:
     return None
 
 
-def padding(model: Any, need: Need) -> Padding | None:
+def padding(model: Any, need: ModelRequirements) -> Padding | None:
     """On which side rows of the model may be padded, after a forward at full length; None: no copy could be tried.
     `model`: also one on the meta device; it is not run. No generator of this process is used. Raises UserError for a
     model that does not take samples of that length, or of this task."""
@@ -49,7 +49,7 @@ def padding(model: Any, need: Need) -> Padding | None:
         return _padding(model, need)
 
 
-def _padding(model: Any, need: Need) -> Padding | None:
+def _padding(model: Any, need: ModelRequirements) -> Padding | None:
     config, problem = getattr(model, "config", None), None
     attention = getattr(config, "_attn_implementation", None)
     for smaller in _smaller(config) if need.vocab_size else ():
@@ -72,7 +72,7 @@ def _padding(model: Any, need: Need) -> Padding | None:
     return None
 
 
-def _sample(small: Any, config: Any, need: Need) -> dict[str, Any]:
+def _sample(small: Any, config: Any, need: ModelRequirements) -> dict[str, Any]:
     """A sample of full length, with the end token where the data has it."""
     import torch
 
@@ -93,7 +93,7 @@ def _resized(ids: Any, length: int) -> Any:
     return resized
 
 
-def _unfit(small: Any, sample: dict[str, Any], need: Need) -> Problem | None:
+def _unfit(small: Any, sample: dict[str, Any], need: ModelRequirements) -> Problem | None:
     """Why a model does not take a sample; None: it does."""
     import torch
 

@@ -16,14 +16,14 @@ from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
 from launcher.plan.topology import World
 from launcher.storage import cache_root
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 _BY_CLASS = ("precision", "recall", "f1")
 Found = list[str | Problem]
 
 
 def check(
-    recipe: Recipe, world: World, known: Facts | None, folder: RunFolder, wrong: Sequence[str | Problem]
+    recipe: Recipe, world: World, known: Facts | None, folder: RunDir, wrong: Sequence[str | Problem]
 ) -> Architecture:
     """The architecture of the recipe's model. Raises UserError with every mistake that can be found without starting
     anything, and with those that have been found already (`wrong`). `known`: None before the data is prepared."""
@@ -137,7 +137,7 @@ def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -
     return [Problem("strategy", f"{what} ({advice}; memory_per_device of the cluster overrides it)")]
 
 
-def _disk(recipe: Recipe, shape: Architecture, folder: RunFolder) -> Found:
+def _disk(recipe: Recipe, shape: Architecture, folder: RunDir) -> Found:
     size = memory.checkpoint(recipe, shape)
     free = free_bytes(folder.path) + folder.reclaimable_bytes(recipe.checkpoint.keep)
     if size <= free:

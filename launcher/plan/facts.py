@@ -20,7 +20,7 @@ _LABELS = 20
 """Labels whose counts are listed, at the most."""
 
 
-class Cut(Strict):
+class TruncationCounts(Strict):
     """What `data.max_length` left out of one side. `rows` of `of` are cut at `tokens` tokens, special ones included;
     `words` and `labels` (other than O) are beyond the cut; `targets` and `questions`: those that are cut."""
 
@@ -67,7 +67,7 @@ class Facts(Strict):
     lengths: dict[Count, Count] = {}
     left_out: dict[str, Count] = {}
     notes: list[str] = []
-    cut: dict[str, Cut] = {}
+    cut: dict[str, TruncationCounts] = {}
     token_ids: dict[str, Count] = {}
     shape: tuple[Count, ...] = ()
 

@@ -9,7 +9,7 @@ from launcher.plan.facts import Facts
 
 
 @dataclass(frozen=True)
-class Need:
+class ModelRequirements:
     """`auto_class`: a transformers auto class by name; empty: none takes what the task gives. `options`: model options
     that the task decides (num_labels). `shape`: of one sample where it is no text, such as (channels, height, width) or
     (features,); `guessed`: the data is not prepared yet, and may turn out to be of another. `begin_token_id`,
@@ -30,11 +30,11 @@ class Need:
     target_length: int = 0
 
 
-def of(recipe: Recipe, facts: Facts) -> Need:
+def of(recipe: Recipe, facts: Facts) -> ModelRequirements:
     task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
     target = getattr(recipe.inner_task, "max_target_length", 0)  # a sample may have two texts
     longest, target = (min(facts.longest, most) for most in (recipe.data.max_length, target))
-    return Need(
+    return ModelRequirements(
         task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, longest, facts.shape,
         guessed=not facts.digest, begin_token_id=facts.begin_token_id, end_token_id=facts.end_token_id,
         generation=task.generation() if hasattr(task, "generation") else {}, target_length=target,

@@ -14,7 +14,7 @@ from launcher.config.atomic_files import is_file, write
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.plan.padding_probe import Padding
 from launcher.storage import cache_root
 
@@ -47,7 +47,7 @@ class Architecture(Strict):
     padding: Padding | None = None
 
 
-def count(recipe: Recipe, need: Need) -> Architecture:
+def count(recipe: Recipe, need: ModelRequirements) -> Architecture:
     """The architecture of the recipe's model. Raises UserError for a model that cannot be built."""
     asked = {"model": recipe.model.model_dump(mode="json"), "need": asdict(need)}
     question = json.dumps({**asked, "packed": recipe.inner_task.kind if recipe.packed else None}, sort_keys=True)

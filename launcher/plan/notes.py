@@ -7,13 +7,13 @@ from launcher.plan import memory, padding_probe, remote_code
 from launcher.plan.facts import Facts, cut_notes
 from launcher.plan.model_spec import Architecture
 from launcher.plan.padding_probe import Padding
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 _MOST_EPOCHS = 1000
 """More than anybody means."""
 
 
-def of(recipe: Recipe, shape: Architecture, folder: RunFolder, known: Facts | None, steps: int | None) -> list[str]:
+def of(recipe: Recipe, shape: Architecture, folder: RunDir, known: Facts | None, steps: int | None) -> list[str]:
     """`known`: None before the data is prepared; `steps`: of the whole run, where they are known."""
     of_data = [] if known is None else [*_epochs(recipe, known, steps), *cut_notes(known), *known.notes]
     return [
@@ -25,7 +25,7 @@ def of(recipe: Recipe, shape: Architecture, folder: RunFolder, known: Facts | No
     ]
 
 
-def _disk(recipe: Recipe, shape: Architecture, folder: RunFolder) -> list[str]:
+def _disk(recipe: Recipe, shape: Architecture, folder: RunDir) -> list[str]:
     half_written = folder.half_written()
     notes = [f"{path}: half-written, never looked at (the next save replaces it)" for path in half_written]
     size, most = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1

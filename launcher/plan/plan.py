@@ -14,7 +14,7 @@ from launcher.config.types import Strict
 from launcher.plan import checks, layout, memory, mixture, notes, padding_estimate, run_estimates, topology
 from launcher.plan.facts import Facts, guess, steps_of
 from launcher.storage import cache_root
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 RUNS = code_origin.RUNS
 
@@ -92,7 +92,7 @@ def make(
 ) -> Plan:
     """The plan of a run. Raises UserError with every mistake that can be found without starting anything; `wrong`:
     those that have been found already."""
-    world, folder = topology.world(cluster, ranks), RunFolder(RUNS / recipe.name)
+    world, folder = topology.world(cluster, ranks), RunDir(RUNS / recipe.name)
     (least, nodes), device, count = cluster.nodes, world.devices.kind, world.sizes[-1]
     if ranks and cluster.kind != "local":
         wrong = [*wrong, "--ranks: is of one machine (nodes and devices_per_node of the cluster say how many)"]

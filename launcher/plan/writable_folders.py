@@ -14,7 +14,7 @@ from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.plan import topology
 from launcher.storage import cache_root, disk_full
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 _OF_A_RANK = 2
 """Semaphores between the launcher and a rank."""
@@ -30,7 +30,7 @@ def cache() -> list[str]:
         return [str(problem) for problem in error.problems]
 
 
-def run(folder: RunFolder) -> list[str]:
+def run(folder: RunDir) -> list[str]:
     """What ranks and the launcher write below a run folder."""
     what, advice = f"the run folder {folder.path}", "repair that, or start the run in another folder"
     lines = [unusable(place, what, advice) for place in (folder.path, folder.checkpoints, folder.logs)]

@@ -17,7 +17,7 @@ from launcher.config.recipe import Recipe
 from launcher.config.strict_json import PlainName, Stored
 from launcher.prepare import tokenizer
 from launcher.storage import cache_root
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 RECIPE = "recipe.yaml"
 _AGAIN = "`launcher prepare R --to FOLDER` makes one"
@@ -131,7 +131,7 @@ def _copy_model(recipe: Recipe, to: Path) -> None:
             copy = to / cache_root.kept(name, revision).name
             shutil.copytree(cache_root.found(name, revision), copy, dirs_exist_ok=True)
         if run := getattr(model, "run", None):
-            folder, checkpoint = RunFolder(Path(cache_root.found(run))), getattr(model, "checkpoint", "latest")
+            folder, checkpoint = RunDir(Path(cache_root.found(run))), getattr(model, "checkpoint", "latest")
             _copy_run(folder, checkpoint, to / cache_root.kept(run).name)
 
 
@@ -146,9 +146,9 @@ def _copy_tokenizer(recipe: Recipe, to: Path) -> None:
         shutil.copy2(file, copy)
 
 
-def _copy_run(folder: RunFolder, checkpoint: str | int, to: Path) -> None:
+def _copy_run(folder: RunDir, checkpoint: str | int, to: Path) -> None:
     """A run with the one checkpoint that is asked for."""
-    saved, copy = folder.saved(checkpoint), RunFolder(to)
+    saved, copy = folder.saved(checkpoint), RunDir(to)
     saved.verify()
     for source, target in ((folder.tokenizer, copy.tokenizer), (folder.model, copy.model)):
         if source.is_dir():  # samples without tokens need no tokenizer, models of one's own no configuration

@@ -9,10 +9,10 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.config.types import Plugin
 from launcher.storage import cache_root
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 
-def pin(recipe: Recipe, folder: RunFolder) -> Recipe:
+def pin(recipe: Recipe, folder: RunDir) -> Recipe:
     """The recipe with the step of each checkpoint: that of the run in `folder` where it has begun. One that is not
     there stays as it is (see `missing`)."""
     earlier = begun(folder)
@@ -45,7 +45,7 @@ def replaced(recipe: Recipe) -> bool:
 
 def _missing(key: str, config: Any) -> list[Problem]:
     """Why the checkpoint of a configuration that names a run cannot be taken."""
-    folder = RunFolder(Path(cache_root.found(config.run)))
+    folder = RunDir(Path(cache_root.found(config.run)))
     if getattr(config, "weights", None) == "random":
         return []
     if not folder.path.is_dir():
@@ -65,13 +65,13 @@ def _pinned(config: Plugin, earlier: Any) -> Plugin:
     if getattr(earlier, "run", None) == run:
         return config.model_copy(update={"checkpoint": earlier.checkpoint})
     try:
-        step = RunFolder(Path(cache_root.found(run))).saved(checkpoint).step
+        step = RunDir(Path(cache_root.found(run))).saved(checkpoint).step
     except UserError:
         return config
     return config.model_copy(update={"checkpoint": step})
 
 
-def begun(folder: RunFolder) -> Recipe | None:
+def begun(folder: RunDir) -> Recipe | None:
     """The recipe of a run that has begun."""
     if not folder.recipe.is_file() or not (folder.whole() or folder.metrics.is_file()):
         return None

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from launcher.prepare.token_arrays import Encoded, Frame, concatenate, interleave, join, nothing, prefixed, take
+from launcher.prepare.token_arrays import Frame, TokenArrays, concatenate, interleave, join, nothing, prefixed, take
 
 _MOST_PIECES, _MOST_CHARACTERS = 2**19, 2**24
 """Pieces that are remembered, about, at some 150 bytes each, and their characters: a text without a space is one."""
@@ -75,7 +75,7 @@ class Encoder:
         if self._rule is not None and not self._exact():
             self._rule = None
 
-    def encode(self, texts: pa.Array) -> Encoded:
+    def encode(self, texts: pa.Array) -> TokenArrays:
         """The tokens of texts (large_string), without special tokens."""
         if self._rule is None or not len(texts):
             return self._plainly(texts.to_pylist())
@@ -85,16 +85,16 @@ class Encoder:
         apart = self._plainly(texts.filter(whole).to_pylist())
         return interleave(self._by_pieces(texts.filter(pc.invert(whole))), apart, np.asarray(whole))
 
-    def words(self, rows: pa.ListArray) -> tuple[Encoded, NDArray[np.int64]]:
+    def words(self, rows: pa.ListArray) -> tuple[TokenArrays, NDArray[np.int64]]:
         """The tokens of texts that come as lists of words, each encoded by itself, without special tokens; and of each
         token the number of its word in the text, from 1."""
         words, counts = rows.flatten().cast(pa.large_string()), rows.value_lengths().to_numpy()
         each = self.encode(prefixed(" ", words) if self._spaced else words)
         first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         numbers = np.arange(1, len(words) + 1) - np.repeat(first[:-1], counts)
-        return Encoded(each.ids, each.offsets[first], each.begins), np.repeat(numbers, each.lengths)
+        return TokenArrays(each.ids, each.offsets[first], each.begins), np.repeat(numbers, each.lengths)
 
-    def spans(self, texts: Sequence[str]) -> tuple[Encoded, NDArray[np.int64]]:
+    def spans(self, texts: Sequence[str]) -> tuple[TokenArrays, NDArray[np.int64]]:
         """The tokens of texts, without special tokens, and the characters that each stands for, shape (tokens, 2)."""
         made, found = nothing(), [np.empty((0, 2), dtype=np.int64)]
         for group in _groups(texts):
@@ -115,7 +115,7 @@ class Encoder:
             types=tuple(types[a:b] for a, b in pairwise(cuts)) if "token_type_ids" in self._inputs else None,
         )
 
-    def pairs(self, texts: pa.Array, others: pa.Array, max_length: int) -> tuple[Encoded, NDArray[np.bool_]]:
+    def pairs(self, texts: pa.Array, others: pa.Array, max_length: int) -> tuple[TokenArrays, NDArray[np.bool_]]:
         """The tokens of pairs of texts with special tokens, the longer one truncated first; and which pairs were."""
         self.backend.enable_truncation(max_length)
         try:
@@ -126,7 +126,7 @@ class Encoder:
         types = np.concatenate([np.asarray(e.type_ids, dtype=np.uint8) for e in made])
         types = types if "token_type_ids" in self._inputs else None
         truncated = np.array([bool(e.overflowing) for e in made], dtype=np.bool_)
-        return Encoded(encoded.ids, encoded.offsets, encoded.begins, types), truncated
+        return TokenArrays(encoded.ids, encoded.offsets, encoded.begins, types), truncated
 
     def _around(self, end: Any, suffix: str | None) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         """The special tokens around a text; where there are none (GPT-2), the end token after it. `suffix`: what stands
@@ -142,7 +142,7 @@ class Encoder:
             after = [eos]
         return np.asarray(before, dtype=np.uint32), np.asarray(after, dtype=np.uint32)
 
-    def _plainly(self, texts: Sequence[str]) -> Encoded:
+    def _plainly(self, texts: Sequence[str]) -> TokenArrays:
         """Each text by the tokenizer itself, a bounded number of characters at a time: it takes some 300 bytes each."""
         cut = [pieces(text, _AT_ONCE) for text in texts]
         first = np.cumsum([0, *map(len, cut)])
@@ -152,14 +152,14 @@ class Encoder:
             made = concatenate(made, more) if len(made) else more
         return take(made, np.arange(len(made)), first)
 
-    def _by_pieces(self, texts: pa.Array) -> Encoded:
+    def _by_pieces(self, texts: pa.Array) -> TokenArrays:
         assert self._rule is not None
         pieces, first = self._rule.cut(texts)
         distinct = pieces.dictionary_encode()
         encoded, numbers = self._encoded(distinct.dictionary.to_pylist())
         return take(encoded, numbers[np.asarray(distinct.indices)], first)
 
-    def _encoded(self, words: list[str]) -> tuple[Encoded, NDArray[np.int64]]:
+    def _encoded(self, words: list[str]) -> tuple[TokenArrays, NDArray[np.int64]]:
         """Pieces encoded, these among them, and where each of these stands there. Those met first are remembered: in
         natural text they are the frequent ones. Where most are strange, what is remembered is of another text."""
         new = [word for word in words if word not in self._known]

@@ -18,7 +18,7 @@ from launcher.config.recipe import Recipe
 from launcher.plan import remote_code
 from launcher.prepare import checkpoint_references, source_shards
 from launcher.storage import cache_root, lease
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 _SECONDS = 5.0
 """How long the hub may take to answer: without a network nothing hangs."""
@@ -50,7 +50,7 @@ def repositories(recipe: Recipe) -> Iterator[Repository]:
             yield Repository(key, kind, name, config.revision, bool(getattr(config, "trust_remote_code", False)))
 
 
-def pin(recipe: Recipe, folder: RunFolder, strict: bool = True) -> Recipe:
+def pin(recipe: Recipe, folder: RunDir, strict: bool = True) -> Recipe:
     """The recipe with the commit of each repository, so that a branch that moves never changes a run: that of the run
     in `folder` where it has begun, else what the hub says now, or said last. Raises UserError with each that nothing is
     known of; where it is not `strict`, data sets may stay as they are: a plan can be made without them."""
@@ -170,7 +170,7 @@ def _unreachable(repository: Repository, error: Exception) -> UserError:
     return UserError(Problem(f"{repository.key}.name", f"{repository.name}: {what}"))
 
 
-def _begun(folder: RunFolder) -> dict[tuple[str, str], str]:
+def _begun(folder: RunDir) -> dict[tuple[str, str], str]:
     """The commits that a run was started with."""
     recipe = checkpoint_references.begun(folder)
     return {(one.key, one.name): one.revision for one in repositories(recipe) if one.revision} if recipe else {}

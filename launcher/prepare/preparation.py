@@ -16,7 +16,7 @@ from launcher.config.atomic_files import flush_tree, write
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import plural
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
-from launcher.plan.facts import Cut, Facts
+from launcher.plan.facts import Facts, TruncationCounts
 from launcher.prepare import duplicates, process_pool, shards, source_shards, strata, tokenizer
 from launcher.prepare.encode import pieces
 from launcher.prepare.shards import SIDES, Counted, Job
@@ -163,12 +163,12 @@ class Preparation:
                         writer.write_batch(batch)
                 self.lease.check()
 
-    def _cut(self, counted: Sequence[Counted], side: Side) -> Cut:
+    def _cut(self, counted: Sequence[Counted], side: Side) -> TruncationCounts:
         total = Counter[str]()
         for c in counted:
             total.update(c.cut.get(side, {}))
-        known = {name: total[name] for name in Cut.model_fields if name in total}
-        return Cut(tokens=self.recipe.data.max_length, of=sum(c.documents[side] for c in counted), **known)
+        known = {name: total[name] for name in TruncationCounts.model_fields if name in total}
+        return TruncationCounts(tokens=self.recipe.data.max_length, of=sum(c.documents[side] for c in counted), **known)
 
     def _facts(self, jobs: Sequence[Job], counted: Sequence[Counted], survey: dict[str, Any]) -> Facts:
         known = self._known(survey)

@@ -21,7 +21,7 @@ from launcher.prepare import bundle, source_shards, strata, tokenizer
 from launcher.prepare.preparation import Preparation
 from launcher.prepare.shards import SIDES
 from launcher.storage import cache, cache_root, disk_full
-from launcher.storage.lease import Lost
+from launcher.storage.lease import LeaseLost
 
 VERSION = 5
 """Part of every prepared folder's name: raise it when the same input gives other samples or facts."""
@@ -78,7 +78,7 @@ def prepare(recipe: Recipe, name: str | None = None, most: int | None = None) ->
             with cache.making(name) as making:
                 if making is not None:
                     _make(Preparation(recipe, name, making.work, making.whole, making.lease, most), making)
-        except Lost:  # this process was held up for so long that another has taken over: wait for it
+        except LeaseLost:  # this process was held up for so long that another has taken over: wait for it
             continue
         except UserError:
             raise
@@ -90,7 +90,7 @@ def prepare(recipe: Recipe, name: str | None = None, most: int | None = None) ->
     return cache.path(name)
 
 
-def _make(preparation: Preparation, making: cache.Making) -> None:
+def _make(preparation: Preparation, making: cache.FolderCreation) -> None:
     """Of a mistake in the data nothing is kept: without it, the folder has another name."""
     try:
         preparation.make()

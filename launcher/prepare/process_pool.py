@@ -25,13 +25,13 @@ _QUIET = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 
 
-class Piece(Protocol):
+class WorkItem(Protocol):
     @property
     def size(self) -> int:
         """Bytes, about: to show progress, and to start the largest first."""
 
 
-P = TypeVar("P", bound=Piece)
+P = TypeVar("P", bound=WorkItem)
 
 
 def run(function: Callable[[P], Any], pieces: Sequence[P], what: str, lease: Lease, most: int | None) -> None:

@@ -27,22 +27,22 @@ from launcher.config.types import hint
 from launcher.plan import facts, layout, plan, topology, writable_folders
 from launcher.prepare import bundle, checkpoint_references, hub, prepared_data, source_preview
 from launcher.storage import cache, disk_full, lease
-from launcher.storage.run_dir import RunFolder, Saved
+from launcher.storage.run_dir import RunDir, SavedCheckpoint
 
 _TOLD = ("torch", "transformers", "tokenizers", "datasets", "numpy", "accelerate", "deepspeed", "wandb", "launcher")
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedRun:
     """A run that may start: its folder holds the resolved recipe and the plan, and `resume` is verified."""
 
     recipe: Recipe
     cluster: Cluster
     facts: facts.Facts
     plan: plan.Plan
-    folder: RunFolder
+    folder: RunDir
     prepared: Path
-    resume: Saved | None
+    resume: SavedCheckpoint | None
     notes: list[str]
     start: lease.Lease | None = None
 
@@ -86,7 +86,9 @@ def prepare(
         raise loaded.located(error) from None
 
 
-def check(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | None, wrong: Sequence[str] = ()) -> Ready:
+def check(
+    file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | None, wrong: Sequence[str] = ()
+) -> PreparedRun:
     """Plan and prepare, and look at the run folder; nothing is written there. `wrong`: what has been found already.
     Raises UserError."""
     loaded = load.recipe(file, overrides)
@@ -97,7 +99,7 @@ def check(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | No
         raise loaded.located(error) from None
 
 
-def write(checked: Ready) -> Ready:
+def write(checked: PreparedRun) -> PreparedRun:
     """Write the run folder: resolved recipe, plan, environment, tokenizer. What is returned holds the right to start
     this run until it is released, or this process ends. Raises UserError where another start has it, or a rank still
     writes."""
@@ -107,7 +109,7 @@ def write(checked: Ready) -> Ready:
         return _written(checked)
 
 
-def _written(checked: Ready) -> Ready:
+def _written(checked: PreparedRun) -> PreparedRun:
     """A run whose folder has been written, without what a killed save left there."""
     with hold(checked.folder):
         for left in checked.folder.half_written():
@@ -189,8 +191,8 @@ def _close(token: str, known: Iterable[str]) -> str:
     return found if found.startswith("did") else "its tokens stand in tokenizer.json"
 
 
-def _folder(recipe: Recipe) -> RunFolder:
-    return RunFolder(plan.RUNS / recipe.name)
+def _folder(recipe: Recipe) -> RunDir:
+    return RunDir(plan.RUNS / recipe.name)
 
 
 def _pin(recipe: Recipe, strict: bool = True) -> Recipe:
@@ -206,7 +208,7 @@ def _check(
     cluster: Cluster,
     ranks: int | None,
     wrong: Sequence[str],
-) -> Ready:
+) -> PreparedRun:
     recipe = _pin(recipe)
     identity, made = _plan(recipe, file, overrides, cluster, ranks, wrong)  # mistakes: before the data is touched
     hub.fetch(recipe)
@@ -215,24 +217,24 @@ def _check(
     if made.prepared is None:
         options: dict[str, Any] = {"file": file, "ranks": ranks, "overrides": overrides}
         made = plan.make(recipe, cluster, facts=known, prepared=prepared, **options)
-    folder = RunFolder(Path(made.folder))
-    return Ready(recipe, cluster, known, made, folder, prepared, _resume(folder, known), made.notes)
+    folder = RunDir(Path(made.folder))
+    return PreparedRun(recipe, cluster, known, made, folder, prepared, _resume(folder, known), made.notes)
 
 
-def read(folder: Path) -> Ready:
+def read(folder: Path) -> PreparedRun:
     """A run folder that `write` wrote, as the ranks read it. What it resumes from is told by the rank that holds it.
     Raises UserError, also for a damaged file."""
-    run = RunFolder(folder)
+    run = RunDir(folder)
     made = strict_json.read(run.plan, plan.Plan, "launcher run writes it again")
     known = facts.of_run(folder)
     recipe, cluster = load.checked(run.recipe).value, load.cluster(run.cluster, stored=True).value
-    return Ready(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
+    return PreparedRun(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
 
 
-def reopen(folder: Path, ranks: int | None, wrong: Sequence[str] = ()) -> Ready:
+def reopen(folder: Path, ranks: int | None, wrong: Sequence[str] = ()) -> PreparedRun:
     """A run that was trained before, as it would run here now: for evaluation. Nothing is written. `wrong`: what has
     been found already."""
-    run = RunFolder(folder)
+    run = RunDir(folder)
     if not run.recipe.is_file():
         raise UserError(f"{folder}: no run is there (it has no recipe.yaml)")
     loaded = load.stored(run.recipe)
@@ -246,18 +248,18 @@ def reopen(folder: Path, ranks: int | None, wrong: Sequence[str] = ()) -> Ready:
     return replace(checked, folder=run, plan=checked.plan.model_copy(update={"folder": str(folder)}))
 
 
-def hold(folder: RunFolder, name: str = ".writer") -> lease.Lease:
+def hold(folder: RunDir, name: str = ".writer") -> lease.Lease:
     """The right to write into a run folder, on whichever machine it is seen, until released or its holder dies; a later
     start of the same job takes it. Raises UserError where it is held, lease.Lost where by a later start."""
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
         return lease.claim(folder.path, name)
-    except lease.Held as held:
+    except lease.LeaseHeld as held:
         what = f"{folder.path}: a run is writing into it now, {held}"
         raise UserError(f"{what} (wait for it, or choose another name)") from None
 
 
-def _resume(folder: RunFolder, known: facts.Facts) -> Saved | None:
+def _resume(folder: RunDir, known: facts.Facts) -> SavedCheckpoint | None:
     """The newest whole checkpoint, verified."""
     whole = folder.whole()
     if not whole:
@@ -270,7 +272,7 @@ def _resume(folder: RunFolder, known: facts.Facts) -> Saved | None:
     return whole[-1]
 
 
-def _write(run: Ready) -> None:
+def _write(run: PreparedRun) -> None:
     folder = run.folder
     folder.checkpoints.mkdir(exist_ok=True)
     folder.logs.mkdir(exist_ok=True)

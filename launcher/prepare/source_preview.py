@@ -6,9 +6,9 @@ from itertools import islice
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
-from launcher.data import Bad
+from launcher.data import BadRow
 from launcher.prepare import source_shards
-from launcher.prepare.source_shards import Leaf
+from launcher.prepare.source_shards import LeafSource
 
 _ROWS, _SECONDS = 100, 0.5
 """What is read of a source, at the most."""
@@ -28,12 +28,12 @@ def problems(recipe: Recipe) -> list[str | Problem]:
     return found
 
 
-def _of(leaf: Leaf, columns: tuple[str, ...]) -> list[str | Problem]:
+def _of(leaf: LeafSource, columns: tuple[str, ...]) -> list[str | Problem]:
     module, end = kinds.of("data", leaf.config), time.monotonic() + _SECONDS
     parts = source_shards.parts_of(leaf.config, leaf.key)
     rows = (row for part in parts for row in module.rows(leaf.config, columns, leaf.key, part))
     for row in islice(rows, min(_ROWS, leaf.config.limit or _ROWS)):
-        if isinstance(row, Bad) and leaf.config.on_bad_row == "fail":
+        if isinstance(row, BadRow) and leaf.config.on_bad_row == "fail":
             return [source_shards.refused(row, leaf)]
         if time.monotonic() > end:
             break

@@ -14,7 +14,7 @@ from launcher.config import kinds
 from launcher.config.errors import UserError
 from launcher.config.recipe import Data
 from launcher.config.types import Plugin
-from launcher.data import INPUTS, Bad, Part
+from launcher.data import INPUTS, BadRow, Part
 from launcher.data._columns import TEXTS
 
 Side = Literal["train", "validation"]
@@ -33,7 +33,7 @@ _IMAGE = pa.struct(
 
 
 @dataclass(frozen=True)
-class Leaf:
+class LeafSource:
     """A source that is read, under its name in the recipe. `key`: where it stands there."""
 
     name: str
@@ -48,7 +48,7 @@ class Shard:
     on how many processes there are."""
 
     number: int
-    leaf: Leaf
+    leaf: LeafSource
     parts: tuple[Part, ...]
 
     @property
@@ -64,7 +64,7 @@ class Read(NamedTuple):
     example: str
 
 
-def leaves(data: Data) -> list[Leaf]:
+def leaves(data: Data) -> list[LeafSource]:
     """The sources of both sides; those of a mixture one by one."""
     found = _leaves(data.train, "data.train", "train")
     if isinstance(data.validation, Plugin):
@@ -72,7 +72,7 @@ def leaves(data: Data) -> list[Leaf]:
     return found
 
 
-def shards(found: Sequence[Leaf]) -> list[Shard]:
+def shards(found: Sequence[LeafSource]) -> list[Shard]:
     """All shards in their order. A source with a limit is read by one process, which counts. Raises UserError."""
     made: list[Shard] = []
     for leaf in found:
@@ -90,7 +90,7 @@ def read(shard: Shard, columns: Sequence[str]) -> Iterator[Read]:
     for row in _rows(shard, columns):
         if left == 0:
             break
-        if isinstance(row, Bad):
+        if isinstance(row, BadRow):
             if config.on_bad_row == "fail":
                 raise UserError(refused(row, shard.leaf))
             bad, example = bad + 1, example or str(row)
@@ -105,7 +105,7 @@ def read(shard: Shard, columns: Sequence[str]) -> Iterator[Read]:
         yield Read(batch_of(rows), bad, example)
 
 
-def refused(row: Bad, leaf: Leaf) -> str:
+def refused(row: BadRow, leaf: LeafSource) -> str:
     """The message about a row that ends a preparation."""
     return f"{row} (or {leaf.key}.on_bad_row: skip, to leave such rows out)"
 
@@ -146,11 +146,11 @@ def held_out(batch: pa.RecordBatch, fraction: float) -> NDArray[np.bool_]:
     return found
 
 
-def _leaves(source: Any, key: str, side: Side) -> list[Leaf]:
+def _leaves(source: Any, key: str, side: Side) -> list[LeafSource]:
     module = kinds.of("data", source)
     if not hasattr(module, "mixed"):
-        return [Leaf(source.kind, key, source, side)]
-    return [Leaf(name, f"{key}.sources.{name}", inner, side) for name, (inner, _) in module.mixed(source).items()]
+        return [LeafSource(source.kind, key, source, side)]
+    return [LeafSource(name, f"{key}.sources.{name}", inner, side) for name, (inner, _) in module.mixed(source).items()]
 
 
 def _rows(shard: Shard, columns: Sequence[str]) -> Iterator[Any]:

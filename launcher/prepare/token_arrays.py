@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Encoded:
+class TokenArrays:
     """Texts as tokens: text i is `ids[offsets[i]:offsets[i + 1]]`. `begins`: whether a word begins at a token (a word
     is what the tokenizer's pre-tokenizer takes for one). `types`: the token type ids of pairs."""
 
@@ -27,23 +27,23 @@ class Encoded:
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.offsets)
 
-    def slices(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> "Encoded":
+    def slices(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> "TokenArrays":
         """New texts, made of these ranges of the tokens."""
         lengths = stops - starts
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         where = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         types = None if self.types is None else self.types[where]
-        return Encoded(self.ids[where], offsets, self.begins[where], types)
+        return TokenArrays(self.ids[where], offsets, self.begins[where], types)
 
-    def select(self, chosen: NDArray[np.bool_]) -> "Encoded":
+    def select(self, chosen: NDArray[np.bool_]) -> "TokenArrays":
         """The texts that the mask chooses."""
         return self.slices(self.offsets[:-1][chosen], self.offsets[1:][chosen])
 
-    def truncated(self, most: int) -> "Encoded":
+    def truncated(self, most: int) -> "TokenArrays":
         """The first `most` tokens of each text."""
         return self.slices(self.offsets[:-1], np.minimum(self.offsets[1:], self.offsets[:-1] + most))
 
-    def windows(self, most: int, stride: int) -> "Encoded":
+    def windows(self, most: int, stride: int) -> "TokenArrays":
         """Each text in pieces of at most `most` tokens, of which neighbours share `stride` (below `most`)."""
         step = most - stride
         counts = 1 + np.maximum(0, -(-(self.lengths - most) // step))
@@ -51,7 +51,7 @@ class Encoded:
         starts = np.repeat(self.offsets[:-1], counts) + number * step
         return self.slices(starts, np.minimum(starts + most, np.repeat(self.offsets[1:], counts)))
 
-    def between(self, prefix: NDArray[np.uint32], suffix: NDArray[np.uint32]) -> "Encoded":
+    def between(self, prefix: NDArray[np.uint32], suffix: NDArray[np.uint32]) -> "TokenArrays":
         """Each text with these tokens before and after it; each of them begins a word."""
         around = len(prefix) + len(suffix)
         if not around:
@@ -64,20 +64,20 @@ class Encoded:
             ids[offsets[:-1] + number] = token
         for number, token in enumerate(suffix[::-1], start=1):
             ids[offsets[1:] - number] = token
-        return Encoded(ids, offsets, begins)
+        return TokenArrays(ids, offsets, begins)
 
-    def after(self, earlier: "Encoded") -> "Encoded":
+    def after(self, earlier: "TokenArrays") -> "TokenArrays":
         """The texts of both, the earlier ones first."""
         return concatenate(earlier, self)
 
-    def cut(self, length: int, last: bool) -> "tuple[Encoded, Encoded]":
+    def cut(self, length: int, last: bool) -> "tuple[TokenArrays, TokenArrays]":
         """All texts joined and cut into pieces of `length` tokens, and what remains, joined. `last`: nothing remains
         but in a shorter piece."""
         total = len(self.ids)
         whole = total if last else total // length * length
         offsets = np.minimum(np.arange(-(-whole // length) + 1, dtype=np.int64) * length, whole)
-        rest = Encoded(self.ids[whole:], np.array([0, total - whole], dtype=np.int64), self.begins[whole:])
-        return Encoded(self.ids[:whole], offsets, self.begins[:whole]), rest
+        rest = TokenArrays(self.ids[whole:], np.array([0, total - whole], dtype=np.int64), self.begins[whole:])
+        return TokenArrays(self.ids[:whole], offsets, self.begins[:whole]), rest
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def prefixed(prefix: str, texts: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(first, texts, nothing)
 
 
-def join(encodings: Sequence[Any]) -> Encoded:
+def join(encodings: Sequence[Any]) -> TokenArrays:
     """What `tokenizers` returns, as arrays."""
     lengths = np.array([len(e) for e in encodings], dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -119,28 +119,28 @@ def join(encodings: Sequence[Any]) -> Encoded:
     begins = np.ones(len(ids), dtype=np.bool_)
     begins[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)
     begins[offsets[:-1][lengths > 0]] = True
-    return Encoded(ids, offsets, begins)
+    return TokenArrays(ids, offsets, begins)
 
 
-def nothing() -> Encoded:
+def nothing() -> TokenArrays:
     """No text."""
-    return Encoded(np.empty(0, np.uint32), np.zeros(1, np.int64), np.empty(0, np.bool_))
+    return TokenArrays(np.empty(0, np.uint32), np.zeros(1, np.int64), np.empty(0, np.bool_))
 
 
-def concatenate(one: Encoded, other: Encoded) -> Encoded:
+def concatenate(one: TokenArrays, other: TokenArrays) -> TokenArrays:
     offsets = np.concatenate([one.offsets, other.offsets[1:] + one.offsets[-1]])
-    return Encoded(np.concatenate([one.ids, other.ids]), offsets, np.concatenate([one.begins, other.begins]))
+    return TokenArrays(np.concatenate([one.ids, other.ids]), offsets, np.concatenate([one.begins, other.begins]))
 
 
-def take(pieces: Encoded, numbers: NDArray[np.int64], first: NDArray[np.int64]) -> Encoded:
+def take(pieces: TokenArrays, numbers: NDArray[np.int64], first: NDArray[np.int64]) -> TokenArrays:
     """Texts made of pieces: text i of those numbered `numbers[first[i]:first[i + 1]]`."""
     lengths = pieces.lengths[numbers]
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     where = np.arange(ends[-1]) + np.repeat(pieces.offsets[numbers] - ends[:-1], lengths)
-    return Encoded(pieces.ids[where], ends[first], pieces.begins[where])
+    return TokenArrays(pieces.ids[where], ends[first], pieces.begins[where])
 
 
-def interleave(one: Encoded, other: Encoded, from_other: NDArray[np.bool_]) -> Encoded:
+def interleave(one: TokenArrays, other: TokenArrays, from_other: NDArray[np.bool_]) -> TokenArrays:
     """The texts of both, in the order that the mask tells."""
     both = concatenate(one, other)
     numbers = np.empty(len(from_other), dtype=np.int64)

@@ -29,15 +29,15 @@ _OURS = ("LAUNCHER_JOB", "LAUNCHER_START", "LAUNCHER_CHAIN", "LAUNCHER_DEADLINE"
 _SACCT = ("JobID", "State", "ExitCode", "NodeList", "Submit", "Start", "End", "JobName")
 
 
-class Absent(UserError):
+class SlurmMissing(UserError):
     """There is no Slurm on this machine."""
 
 
-class Silent(UserError):
+class SlurmTimeout(UserError):
     """Slurm does not answer, or not in time."""
 
 
-class Refused(UserError):
+class SlurmRefusal(UserError):
     """Slurm has said no. `said`: its own words."""
 
     def __init__(self, said: str):
@@ -74,7 +74,7 @@ def test(argv: Sequence[str], script: str) -> str:
     more; the script goes to its standard input. Raises Absent, Silent, or Refused where it would not take it."""
     done = _run(argv, "a job is submitted with it", SUBMIT, _submitting(), script)
     if done.returncode:
-        raise Refused(_said(done))
+        raise SlurmRefusal(_said(done))
     return _said(done)
 
 
@@ -83,7 +83,7 @@ def submit(argv: Sequence[str]) -> str:
     done = _run(argv, "a job is submitted with it", SUBMIT, _submitting())
     id = done.stdout.strip().partition(";")[0]
     if done.returncode or not id:
-        raise Refused(_said(done))
+        raise SlurmRefusal(_said(done))
     return id
 
 
@@ -94,7 +94,7 @@ def job(id: str) -> Job | None:
     if done.returncode == 0:
         return next(iter(parse(done.stdout)), None)
     if "Invalid job id" not in done.stderr:
-        raise Silent(f"Slurm does not answer: {_said(done)}")
+        raise SlurmTimeout(f"Slurm does not answer: {_said(done)}")
     return _accounted(id)
 
 
@@ -108,7 +108,7 @@ def cancel(ids: Sequence[str]) -> None:
     """Have jobs ended, waiting or running; they are not requeued. Raises Absent, Silent or Refused."""
     done = _run(["scancel", *ids], "a job is cancelled with it", ASK, _asking())
     if done.returncode or "error" in done.stderr:
-        raise Refused(_said(done))
+        raise SlurmRefusal(_said(done))
 
 
 def parse(text: str) -> list[Job]:
@@ -153,7 +153,7 @@ def _accounted(id: str) -> Job | None:
     what = ["sacct", "--allocations", "--parsable2", "--noheader", f"--format={','.join(_SACCT)}", f"--jobs={id}"]
     try:
         done = _run(what, "", ASK, _asking())
-    except Silent:
+    except SlurmTimeout:
         return None
     found = parse_accounted(done.stdout) if done.returncode == 0 else []
     return found[-1] if found else None
@@ -215,16 +215,20 @@ def _run(
 ) -> "subprocess.CompletedProcess[str]":
     tool = shutil.which(argv[0])
     if tool is None:
-        raise Absent(f"{argv[0]}: not found: {what} (run this where Slurm's commands are, or start it by launcher run)")
+        raise SlurmMissing(
+            f"{argv[0]}: not found: {what} (run this where Slurm's commands are, or start it by launcher run)"
+        )
     try:
         return subprocess.run(
             [tool, *argv[1:]], input=script, stdin=subprocess.DEVNULL if script is None else None, capture_output=True,
             text=True, errors="replace", timeout=timeout, check=False, env=dict(env),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise Silent(f"Slurm does not answer: {argv[0]} took longer than {timeout:.0f} s (try again later)") from None
+        raise SlurmTimeout(
+            f"Slurm does not answer: {argv[0]} took longer than {timeout:.0f} s (try again later)"
+        ) from None
     except OSError as error:
-        raise Absent(f"{tool}: cannot be run: {error.strerror}") from None
+        raise SlurmMissing(f"{tool}: cannot be run: {error.strerror}") from None
 
 
 def _said(done: "subprocess.CompletedProcess[str]") -> str:

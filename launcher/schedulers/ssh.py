@@ -26,7 +26,6 @@ from launcher.launch import launch_spec
 from launcher.launch.execute import Outcome, saved
 from launcher.launch.job_outcome import DONE, FAILED, STOPPED, UNFIT, WRONG
 from launcher.storage import cache_root
-from launcher.storage.run_dir import RunFolder
 
 _SSH = (
     "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
@@ -84,7 +83,7 @@ def execute(run: Path, cluster: Cluster, environment: Mapping[str, str] = os.env
                 host.tell("NOW")
             code = STOPPED if _wait(hosts, cluster.nodes[0]) == STOPPED else FAILED
             if code == STOPPED:
-                print(f"stopped at once: {saved(RunFolder(run))}", file=sys.stderr, flush=True)
+                print(f"stopped at once: {saved(RunDir(run))}", file=sys.stderr, flush=True)
             return Outcome(code, {}, [])
     return Outcome(code, {}, [])
 

@@ -13,7 +13,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class About:
+class RunInfo:
     """What a sink may want to know of the run. `recipe` is the resolved one; `equation` the batch equation."""
 
     name: str
@@ -44,5 +44,5 @@ class Sink(Protocol):
 
 
 class Module(Protocol):
-    def open(self, config: Any, about: About) -> Sink:
+    def open(self, config: Any, about: RunInfo) -> Sink:
         """A sink for this run, or for its continuation where `about.start` is above 0."""

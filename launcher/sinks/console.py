@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from launcher.config.types import Plugin
 from launcher.plan.run_estimates import duration
-from launcher.sinks import About, Record
+from launcher.sinks import Record, RunInfo
 
 _RECENT, _OUTLIER = 100, 5
 """Steps that the time left goes by, and how many times their median counts at most."""
@@ -24,7 +24,7 @@ class Config(Plugin):
     every: float = 10.0
 
 
-class Pace:
+class StepPace:
     """Seconds of a step, as the recent ones took: without the first of a start, which may compile, and with little
     weight for the few that took many times as long as others."""
 
@@ -45,11 +45,11 @@ class Pace:
 
 
 class Console:
-    def __init__(self, config: Config, about: About):
+    def __init__(self, config: Config, about: RunInfo):
         self._every, self._steps = config.every, about.steps
         self._rich = Rich(highlight=False)
         self._seconds, self._tokens, self._speed, self._told = about.seconds, about.tokens, 0.0, 0.0
-        self._skipped, self._overflows, self._pace = about.skipped, about.overflows, Pace()
+        self._skipped, self._overflows, self._pace = about.skipped, about.overflows, StepPace()
         start = f", from step {about.start}" if about.start else ""
         self._say(f"[bold]{about.name}[/]: {about.steps} steps{start}; global batch {about.equation}")
         for note in about.notes:
@@ -105,5 +105,5 @@ class Console:
         self._rich.file.flush()
 
 
-def open(config: Config, about: About) -> Console:
+def open(config: Config, about: RunInfo) -> Console:
     return Console(config, about)

@@ -13,7 +13,7 @@ from typing import Literal
 from launcher.config.format import plural
 from launcher.config.strict_json import Wrong
 from launcher.config.types import Plugin
-from launcher.sinks import About, Record, warn
+from launcher.sinks import Record, RunInfo, warn
 from launcher.storage import disk_full
 from launcher.storage.run_files import check_metrics
 
@@ -27,7 +27,7 @@ _MOST_WAITING = 2**24
 
 
 class Jsonl:
-    def __init__(self, about: About):
+    def __init__(self, about: RunInfo):
         self._path = about.folder / "metrics.jsonl"
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._waiting, self._warned = b"", False
@@ -69,5 +69,5 @@ class Jsonl:
         return None
 
 
-def open(config: Config, about: About) -> Jsonl:
+def open(config: Config, about: RunInfo) -> Jsonl:
     return Jsonl(about)

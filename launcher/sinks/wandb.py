@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from launcher.config.atomic_files import free_bytes
 from launcher.config.types import Plugin
-from launcher.sinks import About, Record, warn
+from launcher.sinks import Record, RunInfo, warn
 from launcher.storage import disk_full
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 
 class Config(Plugin):
@@ -37,7 +37,7 @@ _BLOCK = 2**15
 
 
 class Wandb:
-    def __init__(self, config: Config, about: About):
+    def __init__(self, config: Config, about: RunInfo):
         import wandb
 
         os.environ.pop(wandb.env.SERVICE, None)  # another's would keep the run's id taken after this rank is killed
@@ -46,7 +46,7 @@ class Wandb:
             project=config.project, entity=config.entity, group=config.group, tags=config.tags,
             settings=wandb.Settings(silent=True, console="off", disable_code=True, disable_git=True),
         )  # fmt: skip
-        self._folder, self._metrics = Path(self._run.dir), RunFolder(about.folder).metrics
+        self._folder, self._metrics = Path(self._run.dir), RunDir(about.folder).metrics
         self._warned = set[str]()
         self._run.define_metric("*", step_metric="step")
         if config.mode == "offline":
@@ -75,13 +75,13 @@ class Wandb:
         self._run.finish(exit_code=0 if finished else 1)
 
 
-def _earlier(about: About) -> list[Record]:
+def _earlier(about: RunInfo) -> list[Record]:
     """What metrics.jsonl holds up to the step that this start goes on from; of a record told twice, the later."""
-    told = {(line["step"], "loss" in line): line for line in RunFolder(about.folder).lines()}
+    told = {(line["step"], "loss" in line): line for line in RunDir(about.folder).lines()}
     return [line for (step, _), line in told.items() if step <= about.start]
 
 
-def _id(about: About) -> str:
+def _id(about: RunInfo) -> str:
     file = about.folder / "wandb.id"
     if not file.is_file():
         aside = about.folder / ".wandb.id.partial"
@@ -90,5 +90,5 @@ def _id(about: About) -> str:
     return file.read_text(encoding="utf-8").strip()
 
 
-def open(config: Config, about: About) -> Wandb:
+def open(config: Config, about: RunInfo) -> Wandb:
     return Wandb(config, about)

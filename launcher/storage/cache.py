@@ -13,7 +13,7 @@ from launcher.storage import cache_root, lease
 
 
 @dataclass(frozen=True)
-class Making:
+class FolderCreation:
     """A folder in the making. `work`: what outlives a kill, for the next to go on with; `whole`: what will get the
     folder's name."""
 
@@ -33,7 +33,7 @@ def path(name: str) -> Path:
 
 
 @contextmanager
-def making(name: str) -> Iterator[Making | None]:
+def making(name: str) -> Iterator[FolderCreation | None]:
     """None where the folder is there, be it that another process made it meanwhile; else a folder to make, which gets
     its name when the block ends without error. Raises lease.Lost where this process was taken to be dead."""
     final = path(name)
@@ -54,7 +54,7 @@ def making(name: str) -> Iterator[Making | None]:
             half.unlink(missing_ok=True)
         shutil.rmtree(whole, ignore_errors=True)  # of an earlier one with this number, which is dead
         whole.mkdir()
-        yield Making(work, whole, held)
+        yield FolderCreation(work, whole, held)
         flush_tree(whole)
         held.check()
         whole.rename(final)

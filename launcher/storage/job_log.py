@@ -15,7 +15,7 @@ from typing import Any
 
 from launcher.config import strict_json
 from launcher.config.strict_json import Wrong
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.storage.run_files import JobEvent
 
 Event = dict[str, Any]
@@ -70,11 +70,11 @@ class Job:
         return max(len(self.requeued), len({start.number for start in self.starts}) - 1)
 
 
-def file(folder: RunFolder) -> Path:
+def file(folder: RunDir) -> Path:
     return folder.path / "jobs.jsonl"
 
 
-def append(folder: RunFolder, event: Mapping[str, Any]) -> None:
+def append(folder: RunDir, event: Mapping[str, Any]) -> None:
     """Tell an event; the time is now unless it says another. Raises OSError where it cannot be written whole."""
     line = (json.dumps({**event, "time": event.get("time", time.time())}) + "\n").encode()
     handle = os.open(file(folder), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -88,7 +88,7 @@ def append(folder: RunFolder, event: Mapping[str, Any]) -> None:
         os.close(handle)
 
 
-def read(folder: RunFolder) -> list[Event]:
+def read(folder: RunDir) -> list[Event]:
     """The events in the order they were told. A line that was cut in the middle is none, nor is what another launcher
     may have written. Raises Damaged for an event that is."""
     there, found = file(folder), list[Event]()

@@ -24,7 +24,7 @@ import psutil
 from pydantic import Field
 
 from launcher.config import strict_json
-from launcher.config.strict_json import Damaged, Stored, Word
+from launcher.config.strict_json import DamagedFile, Stored, Word
 
 BEAT = 2.0
 """Seconds between two beats."""
@@ -32,12 +32,12 @@ SILENCE = 10.0
 """Seconds without a beat after which a holder is taken to be dead."""
 
 
-class Lost(Exception):
+class LeaseLost(Exception):
     """Another process has taken over: this one was silent for too long, its file or folder is gone, or a later start of
     its job is there."""
 
 
-class Held(Exception):
+class LeaseHeld(Exception):
     """Another process holds it, and lives."""
 
 
@@ -117,9 +117,9 @@ class Lease:
         """Raises Lost where another holds it by now."""
         found = read(self._file)
         if found is None and not self._file.parent.is_dir():
-            raise Lost(f"{self._file.parent} is gone: deleted, or moved away")
+            raise LeaseLost(f"{self._file.parent} is gone: deleted, or moved away")
         if found is None or found.nonce != self.holder.nonce or _newest(*_named(self._file)) != self._file:
-            raise Lost(f"{self._file}: another process has taken over")
+            raise LeaseLost(f"{self._file}: another process has taken over")
 
     def __enter__(self) -> "Lease":
         return self
@@ -130,7 +130,7 @@ class Lease:
     def release(self) -> None:
         self._over.set()
         self._thread.join()
-        with suppress(Lost, OSError):
+        with suppress(LeaseLost, OSError):
             self.check()
             self._file.unlink()
 
@@ -141,7 +141,7 @@ class Lease:
             with suppress(OSError):  # a disk that hangs for a moment: silence is what others judge by
                 try:
                     self.check()
-                except Lost:
+                except LeaseLost:
                     self._lost = True
                     return
                 line = Holder(**{**vars(self.holder), "beat": count}).line()
@@ -182,7 +182,7 @@ def claim(folder: Path, name: str) -> Lease:
         newest = _newest(folder, name)
         holder = None if newest is None else read(newest)
         if holder is not None and holder.job == mine.job != "" and holder.start > mine.start:
-            raise Lost(f"{newest}: a later start of the job, {holder}, has taken over")
+            raise LeaseLost(f"{newest}: a later start of the job, {holder}, has taken over")
         now = time.monotonic()
         if (newest, holder) != seen:
             seen, since = (newest, holder), now
@@ -192,7 +192,7 @@ def claim(folder: Path, name: str) -> Lease:
             if lease is not None:
                 return lease
         elif holder is not None and now - begun > SILENCE and now - since < 2 * BEAT:
-            raise Held(str(holder))
+            raise LeaseHeld(str(holder))
         time.sleep(0.2)
 
 
@@ -207,7 +207,7 @@ def read(file: Path) -> Holder | None:
     """What a lease's file says; None where it is not there, or not written yet."""
     try:
         line = strict_json.read(file, _Line, "")
-    except Damaged:
+    except DamagedFile:
         return None
     return Holder(**{**dict(line), "beat": int(line.beat)})
 

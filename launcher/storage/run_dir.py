@@ -20,7 +20,7 @@ from launcher.config import load, strict_json
 from launcher.config.atomic_files import allocated_bytes, is_file
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe, trajectory
-from launcher.config.strict_json import Damaged, Wrong
+from launcher.config.strict_json import DamagedFile, Wrong
 from launcher.storage.run_files import CheckpointFiles, CheckpointState, check_metrics
 
 COMPLETE = "COMPLETE"
@@ -39,7 +39,7 @@ def checksum(file: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """A whole checkpoint."""
 
     path: Path
@@ -70,12 +70,12 @@ class Saved:
         mark = self.path / COMPLETE
         try:
             files = strict_json.read(mark, CheckpointFiles, self.advice).files
-        except Damaged:
+        except DamagedFile:
             raise strict_json.damage(mark, "not what was written", self.advice) from None
         for name, (size, digest) in files.items():
             file = self.path / name
             if not is_file(file):
-                raise Damaged(f"{file}: missing from the checkpoint ({self.advice})")
+                raise DamagedFile(f"{file}: missing from the checkpoint ({self.advice})")
             try:
                 same = file.stat().st_size == size and checksum(file) == digest
             except OSError as error:
@@ -85,7 +85,7 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunDir:
     path: Path
 
     @property
@@ -135,10 +135,10 @@ class RunFolder:
         """The model's configuration, as transformers writes it."""
         return self.path / "model"
 
-    def whole(self) -> list[Saved]:
+    def whole(self) -> list[SavedCheckpoint]:
         """The whole checkpoints, the oldest first."""
         found = [path for path in self._checkpoints(_NAME) if is_file(path / COMPLETE)]
-        return sorted(map(Saved, found), key=lambda saved: saved.step)
+        return sorted(map(SavedCheckpoint, found), key=lambda saved: saved.step)
 
     def half_written(self) -> list[Path]:
         """What a killed save left behind: never looked at, taken away by the next save. Folders with other names are
@@ -153,13 +153,13 @@ class RunFolder:
         except OSError:
             return []
 
-    def superseded(self, keep: int) -> list[Saved]:
+    def superseded(self, keep: int) -> list[SavedCheckpoint]:
         """The whole checkpoints that are neither among the `keep` newest nor the best."""
         whole = self.whole()
         kept = [*whole[-keep:], best(whole)]
         return [saved for saved in whole if saved not in kept]
 
-    def spare(self, keep: int) -> list[Saved]:
+    def spare(self, keep: int) -> list[SavedCheckpoint]:
         """What a save may remove before it writes, where room is short, instead of afterwards: never the newest."""
         return self.superseded(max(1, keep - 1))
 
@@ -167,7 +167,7 @@ class RunFolder:
         """Disk that a save frees before it writes, where room is short."""
         return sum(map(allocated_bytes, [*self.half_written(), *(saved.path for saved in self.spare(keep))]))
 
-    def saved(self, which: str | int) -> Saved:
+    def saved(self, which: str | int) -> SavedCheckpoint:
         """latest, best (by the metric that is watched), or a step. Raises UserError listing those that exist."""
         whole = self.whole()
         if not whole:
@@ -217,10 +217,10 @@ class RunFolder:
         for read in (lambda: deque(self.lines(), maxlen=0), lambda: [saved.state for saved in self.whole()[-1:]]):
             try:
                 read()
-            except Damaged as error:
+            except DamagedFile as error:
                 problems += error.problems
         if problems:
-            raise Damaged(problems)
+            raise DamagedFile(problems)
 
     def mend_metrics(self) -> str | None:
         """Take away a last line that a kill cut in the middle. Returns a note where there was one. Raises Damaged where
@@ -247,7 +247,7 @@ def _after_newline(data: BinaryIO, end: int) -> int:
     return 0
 
 
-def over(newest: Saved | None, steps: int | None) -> str | None:
+def over(newest: SavedCheckpoint | None, steps: int | None) -> str | None:
     """Why there is nothing left to train after the newest checkpoint. `steps`: of the whole run, where known."""
     if newest is not None and newest.state.get("enough"):
         return f"stopped early at step {newest.step} (another name starts another run)"
@@ -256,12 +256,12 @@ def over(newest: Saved | None, steps: int | None) -> str | None:
     return None
 
 
-def best(whole: list[Saved]) -> Saved | None:
+def best(whole: list[SavedCheckpoint]) -> SavedCheckpoint | None:
     """The checkpoint with the best watched metric, among those made at an evaluation: of the metric that was watched
     last. A damaged one is none."""
-    found = dict[Saved, tuple[str, float]]()
+    found = dict[SavedCheckpoint, tuple[str, float]]()
     for saved in whole:
-        with suppress(Damaged, ValueError, KeyError, TypeError):
+        with suppress(DamagedFile, ValueError, KeyError, TypeError):
             loss = {"metric": "eval/loss", "value": saved.state["evaluation"].get("eval/loss")}  # before one was named
             watched = saved.state.get("watched", loss)
             found[saved] = str(watched["metric"]), float(watched["value"])

@@ -30,10 +30,10 @@ def _sized(value: list[Any]) -> list[Any]:
     raise ValueError("should be a size and a checksum")
 
 
-Numbers = Annotated[Object, AfterValidator(_numbers)]
+RegressionTargets = Annotated[Object, AfterValidator(_numbers)]
 
 
-class Watched(Stored):
+class WatchedMetric(Stored):
     """The metric that decides which checkpoint is the best, turned so that less is better."""
 
     metric: Word = ""
@@ -58,8 +58,8 @@ class CheckpointState(Stored):
     data: str = ""
     ranks: Count = 0
     strategy: str = ""
-    evaluation: Numbers = {}
-    watched: Watched = Watched()
+    evaluation: RegressionTargets = {}
+    watched: WatchedMetric = WatchedMetric()
     metric: str = ""
     enough: bool = False
     draws: int = 0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from launcher.config.optimizers import AnyOptimizer
     from launcher.distributed.process_group import Process
     from launcher.plan.model_spec import Architecture
-    from launcher.train.model_probe import Trial
+    from launcher.train.model_probe import ModelProbe
 
 
 class Engine(Protocol):
@@ -56,18 +56,18 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class Bare:
+class UnwrappedModel:
     """A model on its device, before anything wraps it, and what will train it."""
 
     model: "torch.nn.Module"
-    trial: "Trial"
+    trial: "ModelProbe"
     optimizer: "AnyOptimizer"
     precision: str
     process: "Process"
 
 
 @dataclass(frozen=True)
-class Holding:
+class MemoryShare:
     """What share of a model one device holds, between steps: 1 is all of it, 0 none. `gathered`: parameters that are
     there whole for a moment while it computes, over what it holds. `flat`: bytes of buffers of the strategy's own.
     `host`: what is on the host instead, for each rank, in sizes of the whole weights, and `moved`: what share of the
@@ -98,11 +98,11 @@ class Strategy(Protocol):
     def layouts(self, ranks: int) -> "list[Any]":
         """Its Configs worth trying on so many ranks: what `parity` compares and a plan proposes."""
 
-    def holding(self, config: Any, shape: "Architecture", ranks: int) -> Holding:
+    def holding(self, config: Any, shape: "Architecture", ranks: int) -> MemoryShare:
         """What a device holds of a model of this shape."""
 
     def load(self, device: str) -> None:
         """Import what it needs beyond torch, for a kind of device. Optional."""
 
-    def wrap(self, config: Any, bare: Bare) -> Engine:
+    def wrap(self, config: Any, bare: UnwrappedModel) -> Engine:
         """The engine of a model that is on its device already."""

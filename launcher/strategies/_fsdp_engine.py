@@ -17,15 +17,15 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor
 
 from launcher.distributed.process_group import Process
-from launcher.strategies import Bare, _tensor_parallel
+from launcher.strategies import UnwrappedModel, _tensor_parallel
 from launcher.strategies._torch_engine import TorchEngine, local
 from launcher.train import optim
 
 
-class Sharded(TorchEngine):
+class FsdpEngine(TorchEngine):
     """`fused`: permuted parameters of tensor parallelism, by name (see launcher.strategies._tensor_parallel)."""
 
-    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, fused: dict[str, _tensor_parallel.Fused]):
+    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, fused: dict[str, _tensor_parallel.FusedLinear]):
         super().__init__(model, model, optimizer)
         self._fused = fused
 
@@ -69,14 +69,14 @@ class Sharded(TorchEngine):
 
 
 def wrap(
-    bare: Bare,
+    bare: UnwrappedModel,
     axes: dict[str, int],
     *,
     reshard: bool = True,
     offload: bool = False,
     policy: MixedPrecisionPolicy | None = None,
     prefetch: int = 0,
-) -> Sharded:
+) -> FsdpEngine:
     """`axes`: the mesh by name, in this order: `replica` (optional), `shard`, `tensor` (optional). The parameters of
     each layer are gathered as one; what is outside the layers is another group."""
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # nothing here changes an output in place
@@ -94,7 +94,7 @@ def wrap(
         fully_shard(layer, **options)
     fully_shard(bare.model, **options)
     _prefetch(list(layers.values()), prefetch)
-    return Sharded(bare.model, optim.make(bare.optimizer, bare.model), fused)
+    return FsdpEngine(bare.model, optim.make(bare.optimizer, bare.model), fused)
 
 
 def _prefetch(layers: list[Any], ahead: int) -> None:

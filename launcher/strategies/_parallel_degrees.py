@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from launcher.strategies import Holding
+from launcher.strategies import MemoryShare
 
 if TYPE_CHECKING:
     from launcher.plan.model_spec import Architecture
@@ -49,7 +49,7 @@ def compiled(tensor_parallel: int, recipe: Any) -> list[tuple[str, str]]:
 
 def sharded(
     shape: "Architecture", shards: int, tensor: int, keep: bool = False, prefetch: int = 0, offload: bool = False
-) -> Holding:
+) -> MemoryShare:
     """What a device holds under `fully_shard`. `keep`: gathered layers stay until the backward is through.
 
     What is outside the layers is gathered all the time; at the end of the backward its gradient is there too, and a
@@ -59,4 +59,4 @@ def sharded(
     outside, layer = shape.parameters - shape.in_layers, shape.largest_layer / tensor
     during = 2 * outside + (shape.in_layers / tensor + 2 * layer if keep else layer * (4 + prefetch))
     held = 0.0 if offload else share
-    return Holding(held, held, held, int(max(3 * outside, during)), host=2 * (share - held), moved=share - held)
+    return MemoryShare(held, held, held, int(max(3 * outside, during)), host=2 * (share - held), moved=share - held)

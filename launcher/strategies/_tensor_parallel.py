@@ -15,11 +15,11 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from launcher.config.errors import Problem, UserError
-from launcher.strategies import Bare
+from launcher.strategies import UnwrappedModel
 
 
 @dataclass(frozen=True)
-class Fused:
+class FusedLinear:
     """A map that makes several things at once, such as queries, keys and values. Its rows are kept in the order (rank,
     part, row) here, so that an equal share of each part is one contiguous shard; canonical is (part, rank, row)."""
 
@@ -53,10 +53,10 @@ class Fused:
             held.copy_(pieces[place.get("shard", 0)])
 
 
-def parallelise(bare: Bare, mesh: DeviceMesh) -> dict[str, Fused]:
+def parallelise(bare: UnwrappedModel, mesh: DeviceMesh) -> dict[str, FusedLinear]:
     """Deal each layer's heads and units over the ranks of a mesh of one axis. Returns the permuted parameters by name.
     Raises UserError where the layers are not of the form above."""
-    fused, ranks = dict[str, Fused](), mesh.size()
+    fused, ranks = dict[str, FusedLinear](), mesh.size()
     for name, layer in bare.trial.layers.items():
         linears = {n: layer.get_submodule(n) for n in bare.trial.linears[name]}
         columns, rows = _roles(name, linears)
@@ -66,8 +66,8 @@ def parallelise(bare: Bare, mesh: DeviceMesh) -> dict[str, Fused]:
                 raise UserError(Problem("strategy.tensor_parallel", what))
             if parts > 1:
                 for kind, parameter in linears[inner].named_parameters():
-                    fused[f"{name}.{inner}.{kind}"] = Fused(parts, ranks)
-                    parameter.data = Fused(parts, ranks).permute(parameter.data).contiguous()
+                    fused[f"{name}.{inner}.{kind}"] = FusedLinear(parts, ranks)
+                    parameter.data = FusedLinear(parts, ranks).permute(parameter.data).contiguous()
         plan: dict[str, Any] = {n: ColwiseParallel() for n in columns} | {n: RowwiseParallel() for n in rows}
         parallelize_module(layer, mesh, plan)
     if not bare.trial.layers:

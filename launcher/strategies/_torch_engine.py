@@ -84,7 +84,7 @@ class TorchEngine:
             parameter.grad = gradient  # DDP's own view of its bucket: another tensor is averaged with another rounding
 
 
-class Replicated(TorchEngine):
+class ReplicatedEngine(TorchEngine):
     """DistributedDataParallel: it orders its buckets by the first backward, and rebuilds them at the second forward."""
 
     rehearsals = 2

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from launcher.config.errors import Problem, UserError
-from launcher.strategies import Bare
+from launcher.strategies import UnwrappedModel
 from launcher.strategies._torch_engine import TorchEngine
 from launcher.train import optim
 
@@ -37,7 +37,7 @@ def load(device: str) -> Any:
     return deepspeed
 
 
-def wrap(stage: int, settings: dict[str, Any], bare: Bare) -> Any:
+def wrap(stage: int, settings: dict[str, Any], bare: UnwrappedModel) -> Any:
     """The engine of ZeRO `stage`; `settings`: DeepSpeed's own configuration."""
     deepspeed = load(bare.process.device.type)
     os.environ.setdefault("LOCAL_RANK", str(bare.process.device.index or 0))
@@ -77,7 +77,7 @@ class _Partitioned(_Boundary):
 
     rehearsals = 0
 
-    def __init__(self, engine: Any, bare: Bare):
+    def __init__(self, engine: Any, bare: UnwrappedModel):
         self.module, self._model, self._zero = engine, bare.model, engine.optimizer
         self._zero.torch_autocast_gradscaler = None  # the loss scale is the launcher's
         self._zero.custom_loss_scaler, self._zero.external_loss_scale = True, 1.0

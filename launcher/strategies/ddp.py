@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from launcher.config.types import Plugin
-from launcher.strategies import Bare, Holding
+from launcher.strategies import MemoryShare, UnwrappedModel
 from launcher.strategies._parallel_degrees import compiled, divides, heads, sharded, whole
 
 if TYPE_CHECKING:
@@ -51,17 +51,17 @@ def layouts(ranks: int) -> list[Config]:
     return [Config(), *tensor] if ranks > 1 else []
 
 
-def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
+def holding(config: Config, shape: "Architecture", ranks: int) -> MemoryShare:
     if config.tensor_parallel > 1:
         return sharded(shape, 1, config.tensor_parallel)
-    return Holding(gradients=1.0 if config.bucket_view or ranks == 1 else 2.0)
+    return MemoryShare(gradients=1.0 if config.bucket_view or ranks == 1 else 2.0)
 
 
-def wrap(config: Config, bare: Bare) -> Any:
+def wrap(config: Config, bare: UnwrappedModel) -> Any:
     from torch.nn.parallel import DistributedDataParallel
 
     from launcher.strategies import _fsdp_engine
-    from launcher.strategies._torch_engine import Replicated, TorchEngine, in_bf16
+    from launcher.strategies._torch_engine import ReplicatedEngine, TorchEngine, in_bf16
     from launcher.train import optim
 
     process = bare.process
@@ -82,4 +82,4 @@ def wrap(config: Config, bare: Bare) -> Any:
     module.broadcast_buffers = False  # they are equal from the start, and nothing here changes them
     if config.compress == "bf16":
         module.register_comm_hook(None, in_bf16)
-    return Replicated(module, bare.model, optimizer)
+    return ReplicatedEngine(module, bare.model, optimizer)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from launcher.config.types import Plugin, hint
-from launcher.strategies import Bare, Holding
+from launcher.strategies import MemoryShare, UnwrappedModel
 from launcher.strategies._parallel_degrees import whole
 
 if TYPE_CHECKING:
@@ -96,16 +96,16 @@ def layouts(ranks: int) -> list[Config]:
     return [Config(zero=stage) for stage in (0, 1, 2, 3)] if ranks > 1 else []  # type: ignore[arg-type]
 
 
-def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
+def holding(config: Config, shape: "Architecture", ranks: int) -> MemoryShare:
     share, bucket = 1 / ranks, int(config.bucket_mb * 2**20)
     if config.zero == 0:
-        return Holding(gradients=2.0)  # all of them are copied into one tensor to be reduced
+        return MemoryShare(gradients=2.0)  # all of them are copied into one tensor to be reduced
     # Whole parameters (ZeRO 1, 2) or a share of them (3), and an updated copy of this rank's. ZeRO 2 adds up
     # micro-batches in a second copy. Of what travels there are a bucket and its copy, of parameters too under ZeRO 3.
     whole = {1: 1.0, 2: 1.0, 3: share}[config.zero]
     host = {"none": 0.0, "optimizer": 2 * share, "all": 3 * share}[config.offload]
     on_host = config.offload != "none"
-    return Holding(
+    return MemoryShare(
         weights=0.0 if config.offload == "all" else whole + share * (not on_host),
         gradients={1: 1.0, 2: 2 * share, 3: share}[config.zero],
         optimizer=share * (not on_host),
@@ -122,7 +122,7 @@ def load(device: str) -> None:
     _zero_engine.load(device)
 
 
-def wrap(config: Config, bare: Bare) -> Any:
+def wrap(config: Config, bare: UnwrappedModel) -> Any:
     from launcher.strategies import _zero_engine
 
     return _zero_engine.wrap(config.zero, settings(config, bare.precision), bare)

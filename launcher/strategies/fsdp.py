@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.types import Plugin
-from launcher.strategies import Bare, Holding
+from launcher.strategies import MemoryShare, UnwrappedModel
 from launcher.strategies._parallel_degrees import compiled, divides, heads, sharded, whole
 
 if TYPE_CHECKING:
@@ -68,12 +68,12 @@ def layouts(ranks: int) -> list[Config]:
     return out
 
 
-def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
+def holding(config: Config, shape: "Architecture", ranks: int) -> MemoryShare:
     shards = ranks // (config.tensor_parallel * (config.replicas or 1))
     return sharded(shape, shards, config.tensor_parallel, config.shard == "grad_op", config.prefetch, config.offload)
 
 
-def wrap(config: Config, bare: Bare) -> Any:
+def wrap(config: Config, bare: UnwrappedModel) -> Any:
     import torch
     from torch.distributed.fsdp import MixedPrecisionPolicy
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.config.types import Plugin
-from launcher.strategies import Bare, Holding
+from launcher.strategies import MemoryShare, UnwrappedModel
 
 if TYPE_CHECKING:
     from launcher.plan.model_spec import Architecture
@@ -21,11 +21,11 @@ def layouts(ranks: int) -> list[Config]:
     return [Config()] if ranks == 1 else []
 
 
-def holding(config: Config, shape: "Architecture", ranks: int) -> Holding:
-    return Holding()
+def holding(config: Config, shape: "Architecture", ranks: int) -> MemoryShare:
+    return MemoryShare()
 
 
-def wrap(config: Config, bare: Bare) -> Any:
+def wrap(config: Config, bare: UnwrappedModel) -> Any:
     from launcher.strategies._torch_engine import TorchEngine
     from launcher.train import optim
 

@@ -22,7 +22,7 @@ def features(name: str, values: NDArray[np.generic], label: pa.Array) -> Feature
     return Features(pa.table({name: lists, "length": np.ones(len(values), dtype=np.int32), "label": label}))
 
 
-class Arrays:
+class ArraySamples:
     """`given`: the name under which a model takes its array. `labels` of a sample is an array of its one label."""
 
     given: str

@@ -16,7 +16,7 @@ from launcher.tasks import _masked_head, _token_batches
 
 
 @dataclass(frozen=True)
-class Completions:
+class CompletionSampler:
     """`rows`: prompts each followed by its completion, shape (n, longest prompt + steps). `tokens`: the completions
     alone, shape (n, steps); `there`: which of their tokens count, which are those up to the end token. `places`: flat
     indices into `rows` of the positions that predict them, shape (n * steps)."""
@@ -27,7 +27,7 @@ class Completions:
     places: torch.Tensor
 
 
-class Reader:
+class TokenProbabilities:
     """A model asked for the logarithms of the probabilities of next tokens, softened by `temperature`. `head`: the
     model's own, on single places, where that is exact."""
 
@@ -39,7 +39,7 @@ class Reader:
         logits = _token_batches.full_precision(_masked_head.logits(self.model, {"input_ids": rows}, places, self.head))
         return torch.log_softmax(logits / self.temperature, dim=-1)
 
-    def of(self, made: Completions) -> torch.Tensor:
+    def of(self, made: CompletionSampler) -> torch.Tensor:
         """Of the tokens of completions, shape (n, steps)."""
         logs = self(made.rows, made.places).gather(1, made.tokens.reshape(-1, 1))
         return logs.view(made.tokens.shape)
@@ -47,8 +47,13 @@ class Reader:
 
 @torch.no_grad()
 def complete(
-    read: Reader, prompts: torch.Tensor, lengths: torch.Tensor, draws: torch.Tensor, ends: list[int], padding: int
-) -> Completions:
+    read: TokenProbabilities,
+    prompts: torch.Tensor,
+    lengths: torch.Tensor,
+    draws: torch.Tensor,
+    ends: list[int],
+    padding: int,
+) -> CompletionSampler:
     """Sample with a forward for each step, as many on every rank. prompts: shape (n, longest), padded at the end;
     lengths: (n,); draws: numbers in [0, 1), shape (n, steps); `ends`: tokens that end a completion."""
     count, steps = draws.shape
@@ -65,7 +70,7 @@ def complete(
         alive = alive & ~torch.isin(token, torch.tensor(ends, dtype=token.dtype, device=token.device))
     after = lengths[:, None] + torch.arange(steps, device=rows.device)
     places = (first[:, None] * rows.shape[1] + after - 1).flatten()
-    return Completions(rows, rows.gather(1, after), torch.stack(there, 1), places)
+    return CompletionSampler(rows, rows.gather(1, after), torch.stack(there, 1), places)
 
 
 def pick(logs: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ def unigram_entropy(columns: Iterable[pa.ChunkedArray], special_ids: Sequence[in
     return float(-(shares * np.log(shares)).sum())
 
 
-class Tokens:
+class TokenClasses:
     """One of several classes for each of the n labels of `batch["labels"]`: a task gives `logits(model, batch)`, of
     shape (n, classes)."""
 
@@ -45,7 +45,7 @@ class Tokens:
         return loss, float((labels != IGNORE).sum())
 
 
-class Language(Tokens):
+class LanguageModeling(TokenClasses):
     """Classes are the vocabulary; `batch["rows"]` tells the sample of each label."""
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def numbered(batch: pa.RecordBatch, labels: Sequence[str], key: str) -> pa.Array
     return pa.ListArray.from_arrays(names.offsets, _single_label.indices(names.values, labels, f"{key}.label"))
 
 
-class Several(_single_label.Classes):
+class MultiLabel(_single_label.SingleLabel):
     """`labels` of a sample: 1 for each class that it has and 0 for the others, shape (classes,); IGNORE for all has no
     weight."""
 
@@ -42,7 +42,7 @@ class Several(_single_label.Classes):
                 rows += table.num_rows
                 yield pa.table({"label": table["label"].combine_chunks().flatten()})
 
-        counts = _single_label.Classes.counts(config, flat(), classes)
+        counts = _single_label.SingleLabel.counts(config, flat(), classes)
         if min(counts) >= rows > 1:
             hint = "(lists of 0 and 1, one for each class, are read as labels 0 and 1: list the classes of the row)"
             raise UserError(Problem("data.train.label", f"every row has all {classes} labels {hint}"))

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.config.errors import Problem, UserError
 from launcher.plan import _tiny_model
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.plan.padding_probe import Padding
 
 if TYPE_CHECKING:
     import torch
 
 
-def equal_lengths(task: Any, model: "torch.nn.Module", need: Need) -> bool:
+def equal_lengths(task: Any, model: "torch.nn.Module", need: ModelRequirements) -> bool:
     """Whether the samples of a micro-batch have to be of one length: padding changes the outputs of the model, or of
     one that the attached task holds beside it. A model of which no copy can be tried counts as one that may be padded.
     Raises UserError where samples have two lengths."""
@@ -24,7 +24,7 @@ def equal_lengths(task: Any, model: "torch.nn.Module", need: Need) -> bool:
     return True
 
 
-def _side(model: "torch.nn.Module", need: Need) -> Padding:
+def _side(model: "torch.nn.Module", need: ModelRequirements) -> Padding:
     try:
         return _tiny_model.padding(model, need) or Padding.RIGHT
     except UserError:  # which the plan reports; a model that has been trained computes its samples

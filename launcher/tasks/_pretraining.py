@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from launcher.config.types import Plugin
 from launcher.tasks import IGNORE, Batch, Features, Sample, _packed_rows, _token_batches
-from launcher.tasks._language_modeling import Language, unigram_entropy
+from launcher.tasks._language_modeling import LanguageModeling, unigram_entropy
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ class PretrainingConfig(Plugin):
         return self
 
 
-class Pretraining(Language):
+class Pretraining(LanguageModeling):
     """What is the same for every such task: their prepared samples, and packing."""
 
     config: Any

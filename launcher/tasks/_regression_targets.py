@@ -22,7 +22,7 @@ def numbers(batch: pa.RecordBatch) -> pa.Array:
     return batch.column("label").cast(pa.float64())
 
 
-class Numbers:
+class RegressionTargets:
     """`labels` of a sample holds its number, float64: NaN has no weight. A task gives `logits(model, batch)`, of shape
     (samples, 1)."""
 

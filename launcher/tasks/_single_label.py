@@ -32,7 +32,7 @@ def _by_name(value: Any) -> Any:
 Weights = Annotated[dict[str, Annotated[float, Field(ge=0)]] | Literal["balanced"], BeforeValidator(_by_name)]
 
 
-class ClassesConfig(Plugin):
+class SingleLabelConfig(Plugin):
     """`class_weights`: what a sample of each class weighs, 1 where nothing is said; balanced: in all, every class the
     same. `label_smoothing`: the share of the truth that is spread evenly over all classes (Szegedy et al., 2016). Both
     as torch's cross_entropy has them, in training and in evaluations."""
@@ -75,7 +75,7 @@ def options(labels: Sequence[str]) -> dict[str, Any]:
     return {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": numbers}
 
 
-class Classes:
+class SingleLabel:
     """One class a sample: `labels` of a sample holds its number. A task gives `logits(model, batch)`, of shape
     (samples, classes); its configuration is a ClassesConfig."""
 

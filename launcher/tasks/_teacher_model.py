@@ -13,13 +13,13 @@ from launcher.config.recipe import PretrainedTokenizer
 from launcher.config.types import Plugin
 from launcher.plan import facts as run_facts
 from launcher.storage import cache_root
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
     import torch
 
     from launcher.plan.facts import Facts
-    from launcher.plan.model_requirements import Need
+    from launcher.plan.model_requirements import ModelRequirements
 
 _KINDS = {"run": "run", "name": "pretrained"}
 
@@ -58,7 +58,7 @@ def check(teacher: Plugin, auto_class: str, facts: "Facts", folder: Path) -> Non
         raise UserError(problems)
 
 
-def build(teacher: Plugin, need: "Need", like: "torch.nn.Module") -> "torch.nn.Module":
+def build(teacher: Plugin, need: "ModelRequirements", like: "torch.nn.Module") -> "torch.nn.Module":
     """The teacher on the device and in the type of the student. Raises UserError."""
     try:
         model, notes = kinds.of("models", teacher).build(teacher, need)
@@ -97,7 +97,7 @@ def _read(folder: Path) -> dict[str, int] | None:
 def _labels(teacher: Plugin) -> list[str] | None:
     """The labels that a teacher tells apart, in the order of its numbers; None: it does not say."""
     if run := getattr(teacher, "run", None):
-        folder = RunFolder(Path(cache_root.found(run)))
+        folder = RunDir(Path(cache_root.found(run)))
         return run_facts.of_run(folder.path).labels if strict_json.exists(folder.facts) else None
     file = Path(cache_root.found(getattr(teacher, "name", ""), getattr(teacher, "revision", None))) / "config.json"
     names = json.loads(file.read_text(encoding="utf-8")).get("id2label") if file.is_file() else None
@@ -106,7 +106,7 @@ def _labels(teacher: Plugin) -> list[str] | None:
 
 def _learnt(teacher: Plugin) -> str | None:
     """The transformers auto class of what the run of a teacher learnt; None: it does not say."""
-    file = RunFolder(Path(cache_root.found(getattr(teacher, "run", "")))).recipe
+    file = RunDir(Path(cache_root.found(getattr(teacher, "run", "")))).recipe
     if not hasattr(teacher, "run") or not file.is_file():
         return None
     task = load.stored(file).value.inner_task

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from launcher.tasks import IGNORE, Batch, Sample
 
 if TYPE_CHECKING:
-    from launcher.prepare.token_arrays import Encoded
+    from launcher.prepare.token_arrays import TokenArrays
 
 
 def integer_type(vocab_size: int) -> pa.DataType:
@@ -18,13 +18,13 @@ def integer_type(vocab_size: int) -> pa.DataType:
     return pa.uint16() if vocab_size <= 2**16 else pa.uint32()
 
 
-def table(encoded: "Encoded", vocab_size: int, **columns: pa.Array) -> pa.Table:
+def table(encoded: "TokenArrays", vocab_size: int, **columns: pa.Array) -> pa.Table:
     """Token sequences as a table with `input_ids` and `length`."""
     ids = lists(encoded, pa.array(encoded.ids).cast(integer_type(vocab_size)))
     return pa.table({"input_ids": ids, "length": pa.array(encoded.lengths.astype(np.int32)), **columns})
 
 
-def lists(encoded: "Encoded", values: pa.Array) -> pa.Array:
+def lists(encoded: "TokenArrays", values: pa.Array) -> pa.Array:
     """A value for each token, as a list for each text."""
     return pa.ListArray.from_arrays(pa.array(encoded.offsets.astype(np.int32)), values)
 

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from launcher.config import kinds, recipe
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.tasks import IGNORE, Batch, _teacher_model
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ class Task:
         notes = self.inner.attach(model, batch)
         facts = self.facts
         fit = (facts.vocab_size, facts.pad_token_id, facts.longest, facts.shape)
-        self._teacher = _teacher_model.build(self.config.teacher, Need(self.auto_class, self.options(), *fit), model)
+        self._teacher = _teacher_model.build(
+            self.config.teacher, ModelRequirements(self.auto_class, self.options(), *fit), model
+        )
         self._asked = kinds.of("tasks", self.config.task).Task(self.config.task, facts)
         notes += [f"teacher: {note}" for note in self._asked.attach(self._teacher, batch)]
         self._compare(model, batch)

@@ -25,7 +25,7 @@ def _size(value: Any) -> Any:
     return value if value is None else tuple(sides)
 
 
-class Config(_single_label.ClassesConfig):
+class Config(_single_label.SingleLabelConfig):
     """`size`: what images are brought to, a number of pixels or [height, width]; none: all have one. `channels`: 1
     (grey) or 3 (colour). `mean`, `std`: of each channel, or one for all, in units of 0..1. `augment`: of training
     images."""
@@ -38,7 +38,7 @@ class Config(_single_label.ClassesConfig):
     augment: _image_augmentation.Augment = _image_augmentation.Augment()
 
 
-class Task(_array_samples.Arrays, _single_label.Classes):
+class Task(_array_samples.ArraySamples, _single_label.SingleLabel):
     columns = ("image", "label")
     surveyed = ("image", "label")
     auto_class = "AutoModelForImageClassification"
@@ -70,7 +70,7 @@ class Task(_array_samples.Arrays, _single_label.Classes):
 
     @staticmethod
     def check(config: Config, facts: "Facts", folder: Path) -> None:
-        _single_label.Classes.check(config, facts, folder)
+        _single_label.SingleLabel.check(config, facts, folder)
         channels = facts.shape[0]
         wrong = [name for name in ("mean", "std") if len(getattr(config, name)) not in (1, channels)]
         if wrong:

@@ -17,7 +17,7 @@ class Config(Plugin):
     kind: Literal["regression"] = "regression"
 
 
-class Task(_text_inputs.TextInputs, _regression_targets.Numbers):
+class Task(_text_inputs.TextInputs, _regression_targets.RegressionTargets):
     columns = ("text", "text_pair", Column("label", "number"))
     surveyed = ()
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from launcher.plan.facts import Facts
     from launcher.prepare.encode import Encoder
-    from launcher.tasks._completion_sampling import Completions
+    from launcher.tasks._completion_sampling import CompletionSampler
 
 
 class Config(Plugin):
@@ -209,16 +209,16 @@ class Task:
         import torch
 
         from launcher.tasks import _policy_gradient
-        from launcher.tasks._completion_sampling import Reader, complete
+        from launcher.tasks._completion_sampling import TokenProbabilities, complete
 
         many, counts = self.config.completions, batch["counts"]
         prompts, lengths = (v.repeat_interleave(many, 0) for v in (batch["inputs"]["input_ids"], batch["lengths"]))
-        policy = Reader(model, self._head, self.config.temperature)
+        policy = TokenProbabilities(model, self._head, self.config.temperature)
         ends, padding = self._ends, self.facts.pad_token_id
         made = complete(policy, prompts, lengths, batch["draws"].flatten(0, 1), ends, padding)
         logs = policy.of(made)
         with torch.no_grad():
-            before = Reader(self._reference, self._reference_head, self.config.temperature).of(made)
+            before = TokenProbabilities(self._reference, self._reference_head, self.config.temperature).of(made)
         rewards = self._rewards(batch, made)
         there = made.there.to(logs.dtype)
         lost = _policy_gradient.surrogate(logs, before, there, rewards.flatten().to(logs), self.config.kl, many)
@@ -231,7 +231,7 @@ class Task:
             "completions": torch.where(made.there, made.tokens, -1).view(-1, many, made.tokens.shape[1]),
         }
 
-    def _rewards(self, batch: Batch, made: "Completions") -> "torch.Tensor":
+    def _rewards(self, batch: Batch, made: "CompletionSampler") -> "torch.Tensor":
         """The user's scores, shape (n, completions), fp64; 0 where the prompt has no weight."""
         import torch
 

@@ -13,7 +13,7 @@ from launcher.config.types import Plugin
 from launcher.contract import random
 from launcher.prepare.token_arrays import prefixed
 from launcher.tasks import IGNORE, Batch, Features, Outputs, Row, Sample, _generation, _rouge, _token_batches
-from launcher.tasks._language_modeling import Language, unigram_entropy
+from launcher.tasks._language_modeling import LanguageModeling, unigram_entropy
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ class Config(Plugin):
     generate: _generation.Generation | None = _generation.Generation()
 
 
-class Task(Language):
+class Task(LanguageModeling):
     """`labels` of a sample: the tokens of its target. Its length counts both texts."""
 
     columns = ("text", "target")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from launcher.prepare.encode import Encoder
 
 
-class Config(_single_label.ClassesConfig):
+class Config(_single_label.SingleLabelConfig):
     """`labels`: one a sample (single), or a list of any number of them (multi)."""
 
     kind: Literal["sequence_classification"] = "sequence_classification"
@@ -30,7 +30,7 @@ class Config(_single_label.ClassesConfig):
         return self
 
 
-class Task(_text_inputs.TextInputs, _single_label.Classes):
+class Task(_text_inputs.TextInputs, _single_label.SingleLabel):
     """That of single labels; made for several, it is one of those."""
 
     surveyed = ("label",)
@@ -71,11 +71,11 @@ class Task(_text_inputs.TextInputs, _single_label.Classes):
         return self._shown(sample, tokenizer, self.facts.labels[int(sample["labels"][0])])
 
 
-class _Several(_multi_label.Several, Task):
+class _Several(_multi_label.MultiLabel, Task):
     def show(self, sample: Sample, tokenizer: Any) -> str:
         names = [self.facts.labels[n] for n in np.flatnonzero(sample["labels"] == 1)]
         return self._shown(sample, tokenizer, ", ".join(names) or "none")
 
 
-def _kind(config: Config) -> type[_single_label.Classes]:
-    return _multi_label.Several if config.labels == "multi" else _single_label.Classes
+def _kind(config: Config) -> type[_single_label.SingleLabel]:
+    return _multi_label.MultiLabel if config.labels == "multi" else _single_label.SingleLabel

@@ -17,7 +17,7 @@ class Config(Plugin):
     kind: Literal["tabular_regression"] = "tabular_regression"
 
 
-class Task(_array_samples.Arrays, _regression_targets.Numbers):
+class Task(_array_samples.ArraySamples, _regression_targets.RegressionTargets):
     columns = ("features", Column("label", "number"))
     surveyed = ("features",)
     auto_class = ""

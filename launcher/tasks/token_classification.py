@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin
 from launcher.contract import random
-from launcher.prepare.token_arrays import Encoded
+from launcher.prepare.token_arrays import TokenArrays
 from launcher.tasks import (
     IGNORE,
     Batch,
@@ -53,7 +53,7 @@ class Config(Plugin):
     label_all: bool = False
 
 
-class Task(_language_modeling.Tokens):
+class Task(_language_modeling.TokenClasses):
     """`labels` of a sample: at each token a label, or IGNORE; `words`: at the first token of a word its number in the
     row, from 0, else -1. `row_labels`, in an evaluation: the label of every word of a row in which a word has no token
     (as beyond the cut), else empty."""
@@ -237,7 +237,9 @@ def _features(
     there = encoded.lengths > 0
     room = length - len(encoder.prefix) - len(encoder.suffix)
     long = encoded.lengths > room
-    of_words = Encoded(numbers.astype(np.uint32), encoded.offsets, encoded.begins)  # cut and surrounded as tokens are
+    of_words = TokenArrays(
+        numbers.astype(np.uint32), encoded.offsets, encoded.begins
+    )  # cut and surrounded as tokens are
     around = [np.zeros_like(tokens) for tokens in (encoder.prefix, encoder.suffix)]
     encoded = encoded.select(there).truncated(room).between(encoder.prefix, encoder.suffix)
     of_words = of_words.select(there).truncated(room).between(*around)
@@ -274,7 +276,7 @@ def _row_labels(
     """Of each row with a token the labels of all words where fewer were `seen`, else nothing; lists of int32. `known`:
     the labels of all rows' words, of which each row has `counts`."""
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    rows = Encoded(known.astype(np.uint32), offsets, np.ones(len(known), np.bool_)).select(there)
+    rows = TokenArrays(known.astype(np.uint32), offsets, np.ones(len(known), np.bool_)).select(there)
     kept = rows.slices(rows.offsets[:-1], np.where(seen < rows.lengths, rows.offsets[1:], rows.offsets[:-1]))
     return _token_batches.lists(kept, pa.array(kept.ids.astype(np.int32)))
 

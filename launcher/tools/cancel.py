@@ -8,7 +8,7 @@ from rich.console import Console
 from launcher.config.errors import UserError
 from launcher.schedulers import slurm_queue
 from launcher.storage import job_log
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.tools import run_status
 
 PATIENCE = 60.0
@@ -44,7 +44,7 @@ def cancel(run: str, console: Console) -> None:
     )
 
 
-def _living(folder: RunFolder, among: Collection[str] | None = None) -> dict[str, slurm_queue.Job]:
+def _living(folder: RunDir, among: Collection[str] | None = None) -> dict[str, slurm_queue.Job]:
     """The run's jobs that live, by the ids that they are cancelled by: `among` these and the newest, or all."""
     job = run_status.scheduled(folder)
     if job is None:
@@ -54,7 +54,7 @@ def _living(folder: RunFolder, among: Collection[str] | None = None) -> dict[str
     return {id: one for id, one in known.items() if one is not None and one.living}
 
 
-def _see_it_leave(folder: RunFolder, watched: set[str], console: Console) -> None:
+def _see_it_leave(folder: RunDir, watched: set[str], console: Console) -> None:
     """Wait until none of the jobs `watched` lives, nor the newest: one that was about to be requeued, or to chain
     another to it, may just have done so."""
     what = "it saves a checkpoint and leaves"

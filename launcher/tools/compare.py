@@ -18,7 +18,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.strict_json import shown
 from launcher.config.types import hint
 from launcher.plan.facts import of_run
-from launcher.storage.run_dir import RunFolder, Saved
+from launcher.storage.run_dir import RunDir, SavedCheckpoint
 from launcher.tools import recipe_differences
 
 _KNOWN = ("accuracy", "f1")
@@ -188,7 +188,7 @@ def _runs(paths: Sequence[str]) -> list[_Run]:
     runs, problems = [], list[str | Problem]()
     for path in paths:
         try:
-            runs.append(_run(RunFolder(Path(path))))
+            runs.append(_run(RunDir(Path(path))))
         except UserError as error:
             problems += error.problems
     if problems:
@@ -196,7 +196,7 @@ def _runs(paths: Sequence[str]) -> list[_Run]:
     return runs
 
 
-def _run(folder: RunFolder) -> _Run:
+def _run(folder: RunDir) -> _Run:
     if not strict_json.exists(folder.facts):
         raise UserError(f"{folder.path}: no run is there (a run folder is named, such as runs/quickstart-pretrain)")
     lines = {line["step"]: line for line in folder.lines() if "loss" not in line}
@@ -213,11 +213,11 @@ def _run(folder: RunFolder) -> _Run:
     return _Run(shown(folder.path.name, 255), recipe, evaluations, baseline, kept, _directions(whole))
 
 
-def _directions(whole: Sequence[Saved]) -> dict[str, str]:
+def _directions(whole: Sequence[SavedCheckpoint]) -> dict[str, str]:
     """Whether less or more is better, of each metric that a checkpoint has watched: its value stands there turned."""
     found = {}
     for saved in whole:
-        with suppress(strict_json.Damaged, KeyError, TypeError):
+        with suppress(strict_json.DamagedFile, KeyError, TypeError):
             watched, metrics = saved.state["watched"], saved.state["evaluation"]
             name, value = watched["metric"], metrics[watched["metric"]]
             if value and abs(watched["value"]) == abs(value):

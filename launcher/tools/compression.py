@@ -21,11 +21,11 @@ from launcher.config.format import human
 from launcher.models._transformers import save_configuration
 from launcher.prepare import run_setup
 from launcher.storage import cache
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.tools import card_snippets, model_card
 from launcher.tools import export as plain
 from launcher.tools.export_inputs import add_inputs
-from launcher.tools.trained_model import Trained, load_run, tell_best
+from launcher.tools.trained_model import TrainedModel, load_run, tell_best
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ _TIMED, _ROUNDS = 4, 9
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CompressionOptions:
     """`prune`: the share of the weights of matrices that become zero; `int8`; `onnx`."""
 
     prune: float | None = None
@@ -48,7 +48,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredModel:
     """`size`: bytes of the weights on disk; `speed`: samples a second; None: not measured."""
 
     name: str
@@ -58,14 +58,14 @@ class Measured:
 
 
 def export(
-    run: str, which: str | int, to: Path | None, shard_size: str, wanted: Wanted, console: Console,
+    run: str, which: str | int, to: Path | None, shard_size: str, wanted: CompressionOptions, console: Console,
     benchmark: bool = True,
 ) -> str:  # fmt: skip
     """Export a checkpoint as wanted; as it is where nothing is. The folder appears whole or not at all. `benchmark`:
     measure what it costs, on the prepared data. Returns the line that says what was made. Raises UserError."""
     if not str(wanted):
         line = plain.export(run, which, to, shard_size, console)
-        folder = RunFolder(Path(run))
+        folder = RunDir(Path(run))
         tell_best(folder, folder.saved(which), which, console)
         return line
     to = to or Path(run) / f"export-{wanted}"
@@ -81,7 +81,7 @@ def export(
         notes = [_prune(model, wanted.prune)] if wanted.prune else []
         made = _write(trained, model, wanted, inputs, aside, shard_size)
         models = {"original": (original, _bytes(original)), str(wanted): (made, _weights(aside))}
-        rows, what = [Measured(name, size) for name, (_, size) in models.items()], list[str]()
+        rows, what = [MeasuredModel(name, size) for name, (_, size) in models.items()], list[str]()
         if benchmark and samples:
             rows, what = samples.measure(models, status.update), [samples.what]
         add_inputs(trained.folder, trained.recipe, original, aside)
@@ -99,7 +99,7 @@ def export(
     )
 
 
-def _check(trained: Trained, wanted: Wanted) -> None:
+def _check(trained: TrainedModel, wanted: CompressionOptions) -> None:
     """Raises UserError for what does not go together."""
     import torch
 
@@ -141,7 +141,7 @@ def _prune(model: "torch.nn.Module", share: float) -> str:
 
 
 def _write(
-    trained: Trained, model: Any, wanted: Wanted, inputs: dict[str, Any], folder: Path, shard_size: str
+    trained: TrainedModel, model: Any, wanted: CompressionOptions, inputs: dict[str, Any], folder: Path, shard_size: str
 ) -> "torch.nn.Module":
     """Write the weights and their configuration. Returns the model as it is read again from these files."""
     if wanted.onnx:
@@ -175,7 +175,7 @@ def _write(
 class _Samples:
     """What models are measured on: the run's validation samples, of a run without any those of training."""
 
-    def __init__(self, trained: Trained):
+    def __init__(self, trained: TrainedModel):
         from launcher.plan import model_requirements
         from launcher.prepare.samples import Samples
         from launcher.tasks import _padding_side
@@ -208,7 +208,7 @@ class _Samples:
         """The inputs of some samples by name."""
         return dict(next((p.batch for p in self._timed if len(p.ids) > 1), self._parts[0].batch)["inputs"])
 
-    def measure(self, models: dict[str, tuple[Any, int]], progress: Callable[[str], None]) -> list[Measured]:
+    def measure(self, models: dict[str, tuple[Any, int]], progress: Callable[[str], None]) -> list[MeasuredModel]:
         """Each model by name, beside its size. They are timed in turns, so that what else the machine does hits all.
         `progress`: is given what is being done."""
         seconds: dict[str, list[float]] = {name: [] for name in models}
@@ -219,10 +219,10 @@ class _Samples:
                 begin = time.perf_counter()
                 self._outputs(model, tasks[name], self._timed)
                 seconds[name].append(time.perf_counter() - begin)
-        count, made = sum(len(part.ids) for part in self._timed), list[Measured]()
+        count, made = sum(len(part.ids) for part in self._timed), list[MeasuredModel]()
         for name, (model, size) in models.items():
             told = self._metrics(model, tasks[name], lambda done, name=name: progress(f"measuring {name}: {done:.0%}"))
-            made.append(Measured(name, size, count / statistics.median(seconds[name][1:]), told))
+            made.append(MeasuredModel(name, size, count / statistics.median(seconds[name][1:]), told))
         return made
 
     def _metrics(self, model: Any, task: Any, progress: Callable[[float], None]) -> dict[str, float]:
@@ -267,7 +267,7 @@ def _weights(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.name.startswith("model"))
 
 
-def _given(trained: Trained, inputs: dict[str, Any]) -> list[str]:
+def _given(trained: TrainedModel, inputs: dict[str, Any]) -> list[str]:
     """What a graph is given of images: plain onnxruntime brings nothing that could make it."""
     task: Any = trained.recipe.inner_task
     if len(inputs) != 1 or len(trained.facts.shape) != 3 or not hasattr(task, "mean"):
@@ -278,11 +278,11 @@ def _given(trained: Trained, inputs: dict[str, Any]) -> list[str]:
     return [f"Its input is `{name}`, float32 of shape ({shape}): {how}."]
 
 
-def _head(rows: Sequence[Measured]) -> tuple[str, ...]:
+def _head(rows: Sequence[MeasuredModel]) -> tuple[str, ...]:
     return ("model", "MiB", *(["samples/s"] if rows[0].speed is not None else []), *rows[0].metrics)
 
 
-def _cells(rows: Sequence[Measured]) -> list[tuple[str, ...]]:
+def _cells(rows: Sequence[MeasuredModel]) -> list[tuple[str, ...]]:
     speeds = [[] if row.speed is None else [f"{row.speed:,.0f}"] for row in rows]
     return [
         (row.name, f"{row.size / 2**20:.2f}", *speed, *(f"{value:.4f}" for value in row.metrics.values()))
@@ -290,7 +290,7 @@ def _cells(rows: Sequence[Measured]) -> list[tuple[str, ...]]:
     ]
 
 
-def _show(rows: Sequence[Measured], notes: Sequence[str], console: Console) -> None:
+def _show(rows: Sequence[MeasuredModel], notes: Sequence[str], console: Console) -> None:
     first, *others = _head(rows)
     table = Table(box=None, pad_edge=False)
     table.add_column(first, no_wrap=True)

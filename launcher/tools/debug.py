@@ -21,7 +21,7 @@ from launcher.config.recipe import Constant
 from launcher.distributed import private_tmp
 from launcher.plan import writable_folders
 from launcher.prepare import run_setup
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 _LEARNT = 0.1
 """A batch counts as learnt by heart when its loss has fallen below this share of what it was."""
@@ -35,10 +35,10 @@ def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown:
     ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # no run of the user's has this name
     made = run_setup.check(file, [*overrides, *ours], load.cluster("local").value, 1, wrong)
     with tempfile.TemporaryDirectory(prefix="launcher-debug-") as folder:
-        return _session(replace(made, folder=RunFolder(Path(folder)), resume=None), steps, overfit, shown, console)
+        return _session(replace(made, folder=RunDir(Path(folder)), resume=None), steps, overfit, shown, console)
 
 
-def _session(made: run_setup.Ready, steps: int, overfit: bool, shown: int, console: Console) -> int:
+def _session(made: run_setup.PreparedRun, steps: int, overfit: bool, shown: int, console: Console) -> int:
     import torch
 
     from launcher import worker
@@ -85,7 +85,7 @@ def _verdict(losses: list[float], console: Console) -> int:
     return 1
 
 
-def _show(made: run_setup.Ready, run: Any, shown: int, console: Console) -> None:
+def _show(made: run_setup.PreparedRun, run: Any, shown: int, console: Console) -> None:
     """Samples as the model will see them, then the shapes and types of a micro-batch."""
     from launcher.prepare import tokenizer
 

@@ -12,14 +12,14 @@ from launcher.launch.execute import Outcome
 from launcher.plan import writable_folders
 from launcher.prepare import run_setup
 from launcher.storage import disk_full
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.tools import confusion, tables
 
 
 def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, console: Console) -> Outcome:
     """Evaluate, print (the metrics alone `as_json`), and write RUN/report/evaluation-<step>.json; of a classifier a
     picture of its confusions too. Raises UserError."""
-    report = RunFolder(Path(run)).report
+    report = RunDir(Path(run)).report
     made = run_setup.reopen(
         Path(run), ranks, writable_folders.unusable(report, f"the folder {report}", "make it writable, or copy the run")
     )
@@ -54,7 +54,7 @@ def _show(
         confusion.show(report["confusion"], report["labels"], console)
 
 
-def _write(folder: RunFolder, step: int, found: dict[str, Any]) -> list[Path]:
+def _write(folder: RunDir, step: int, found: dict[str, Any]) -> list[Path]:
     """The files of an evaluation."""
     folder.report.mkdir(exist_ok=True)
     file = folder.report / f"evaluation-{step}.json"

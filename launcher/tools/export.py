@@ -28,7 +28,7 @@ from launcher.models import _transformers
 from launcher.plan import model_requirements, remote_code
 from launcher.plan.facts import of_run
 from launcher.storage import disk_full
-from launcher.storage.run_dir import RunFolder, Saved
+from launcher.storage.run_dir import RunDir, SavedCheckpoint
 from launcher.tools import model_card
 from launcher.tools.export_inputs import add_inputs
 
@@ -46,7 +46,7 @@ _UNITS |= {f"{letter}ib": 1024**n for n, letter in enumerate("kmgt", start=1)}
 def export(run: str, which: str | int, to: Path | None, shard_size: str, console: Console) -> str:
     """Export a checkpoint; the folder appears whole or not at all. Returns the line that says what was made. Raises
     UserError, with nothing touched, for what cannot be exported or is in the way."""
-    folder, to, limit = RunFolder(Path(run)), to or Path(run) / "export", size_of(shard_size)
+    folder, to, limit = RunDir(Path(run)), to or Path(run) / "export", size_of(shard_size)
     final = place(to)
     _check(folder)
     saved = folder.saved(which)
@@ -89,7 +89,7 @@ def size_of(text: str) -> int:
     return size
 
 
-def _check(folder: RunFolder) -> None:
+def _check(folder: RunDir) -> None:
     if folder.recipe.is_file() and folder.facts.is_file() and not folder.model.is_dir():
         _refuse(folder)
     for needed in (folder.recipe, folder.facts, folder.model / "config.json"):
@@ -100,7 +100,7 @@ def _check(folder: RunFolder) -> None:
     check_norms(folder)
 
 
-def check_norms(folder: RunFolder) -> None:
+def check_norms(folder: RunDir) -> None:
     """Raises UserError for a transformers model whose batch norms became groups."""
     config = strict_json.read_object(folder.model / "config.json", "launcher run writes it again")
     if config.get("batch_norm") == "group":
@@ -108,7 +108,7 @@ def check_norms(folder: RunFolder) -> None:
         raise UserError(f"{folder.path}: {what}, which plain transformers does not know (take --format onnx)")
 
 
-def _refuse(folder: RunFolder) -> None:
+def _refuse(folder: RunDir) -> None:
     """Raises UserError where the run was of a model that transformers does not know."""
     model = load.stored(folder.recipe).value.model
     said = next((f" {value}" for key in ("type", "factory", "run") if (value := getattr(model, key, None))), "")
@@ -135,7 +135,7 @@ class _Weights:
     empty: "Tensors"
 
     @classmethod
-    def of(cls, saved: Saved) -> "_Weights":
+    def of(cls, saved: SavedCheckpoint) -> "_Weights":
         import torch
         from torch.distributed.checkpoint import HuggingFaceStorageReader
 
@@ -186,7 +186,7 @@ class _Merged:
     tensors: "Tensors"
 
     @classmethod
-    def of(cls, folder: RunFolder, recipe: Recipe, adapter: Any, saved: Saved) -> "_Merged":
+    def of(cls, folder: RunDir, recipe: Recipe, adapter: Any, saved: SavedCheckpoint) -> "_Merged":
         from launcher.models import _peft
         from launcher.train import checkpoint
 
@@ -216,7 +216,7 @@ def _dtype(tensors: "Tensors") -> "torch.dtype":
     return reduce(torch.promote_types, (t.dtype for t in tensors.values() if t.is_floating_point()))
 
 
-def _model(folder: RunFolder, recipe: Recipe, device: str = "meta") -> "torch.nn.Module":
+def _model(folder: RunDir, recipe: Recipe, device: str = "meta") -> "torch.nn.Module":
     """The model that the task's auto class makes, with all that the run knows of it in its configurations; on the meta
     device without memory for its weights. Raises UserError where code would have to be run that is not trusted."""
     import torch
@@ -238,7 +238,7 @@ def _model(folder: RunFolder, recipe: Recipe, device: str = "meta") -> "torch.nn
     return _transformers.complete(model, wanted)
 
 
-def _check_names(model: "torch.nn.Module", tensors: "Tensors", saved: Saved) -> None:
+def _check_names(model: "torch.nn.Module", tensors: "Tensors", saved: SavedCheckpoint) -> None:
     """Raises UserError where from_pretrained would leave weights new, or the checkpoint's unused. A buffer may be in
     one alone: which ones are kept changes with transformers' version."""
     here = {name: p.shape for name, p in model.named_parameters()}

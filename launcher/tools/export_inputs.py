@@ -15,12 +15,12 @@ from launcher.plan.facts import Facts, of_run
 from launcher.plan.padding_probe import Padding
 from launcher.prepare import source_shards, tokenizer
 from launcher.prepare.encode import TRAINING_SUFFIX, Encoder
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 _TYPES = "token_type_ids"
 
 
-def add_inputs(folder: RunFolder, recipe: Recipe, model: Any, to: Path) -> None:
+def add_inputs(folder: RunDir, recipe: Recipe, model: Any, to: Path) -> None:
     """Write the tokenizer of a run, or how images are brought to their size and normalised. `model`: of its
     architecture, with or without weights."""
     if folder.tokenizer.is_dir():
@@ -52,7 +52,7 @@ def goes_on(recipe: Recipe) -> bool:
     return bool(kinds.of("tasks", recipe.inner_task).Task.auto_class == "AutoModelForCausalLM")
 
 
-def _adapt_tokenizer(folder: RunFolder, recipe: Recipe, model: Any, to: Path) -> None:
+def _adapt_tokenizer(folder: RunDir, recipe: Recipe, model: Any, to: Path) -> None:
     """Make the tokenizer files add what the encoder of the training data added, and give the inputs that it gave."""
     encoder, open_ended = Encoder(folder.tokenizer), goes_on(recipe)
     file = to / "tokenizer_config.json"

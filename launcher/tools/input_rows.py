@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from launcher.config import document as documents
 from launcher.config import kinds, messages
-from launcher.config.columns import Kept
+from launcher.config.columns import KeptColumn
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
-from launcher.data import Bad, Part, Row
+from launcher.data import BadRow, Part, Row
 from launcher.data._source import SourceConfig
 
 KEY = "--data"
@@ -49,29 +49,31 @@ def source(data: str, train: Plugin) -> Any:
     return config
 
 
-def rows(config: Any, every: list[Part], columns: tuple[str, ...]) -> Iterator[Row | Bad]:
+def rows(config: Any, every: list[Part], columns: tuple[str, ...]) -> Iterator[Row | BadRow]:
     """All rows in their order, those of an image folder with their `file`; one that cannot be used as such where the
     source says to skip them, else it raises UserError."""
     for row in islice((row for part in every for row in _of(config, columns, part)), config.limit):
-        if isinstance(row, Bad) and (isinstance(row.missing, Kept) or config.on_bad_row == "fail"):
+        if isinstance(row, BadRow) and (isinstance(row.missing, KeptColumn) or config.on_bad_row == "fail"):
             raise UserError(f"{row}{_advice(row, config)}")
         yield row
 
 
-def _advice(row: Bad, config: Any) -> str:
+def _advice(row: BadRow, config: Any) -> str:
     """How to have a row read, or passed over."""
-    if isinstance(row.missing, Kept):
+    if isinstance(row.missing, KeptColumn):
         return ""
     if row.missing:
         return f"; name the right one: {KEY} '{{kind: {config.kind}, path: {config.path}, {row.missing}: NAME}}'"
     return f" (or {KEY} '{{..., on_bad_row: skip}}', to have it told in its line)"
 
 
-def _of(config: Any, columns: tuple[str, ...], part: Part) -> Iterator[Row | Bad]:
+def _of(config: Any, columns: tuple[str, ...], part: Part) -> Iterator[Row | BadRow]:
     found = kinds.of("data", config).rows(config, columns, KEY, part)
     if config.kind != "image_folder":
         return found
-    return (row if isinstance(row, Bad) else {**row, "file": file} for file, row in zip(part.files, found, strict=True))
+    return (
+        row if isinstance(row, BadRow) else {**row, "file": file} for file, row in zip(part.files, found, strict=True)
+    )
 
 
 def _map(text: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from launcher.config import kinds, strict_json
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts, of_run
 from launcher.plan.padding_probe import Padding
-from launcher.storage.run_dir import RunFolder, Saved
+from launcher.storage.run_dir import RunDir, SavedCheckpoint
 from launcher.storage.run_files import Environment
 from launcher.tools.card_snippets import PIPELINES, load_lines
 from launcher.tools.export_inputs import padding_side
@@ -18,12 +18,12 @@ from launcher.tools.export_inputs import padding_side
 if TYPE_CHECKING:
     import torch
 
-    from launcher.tools.trained_model import Trained
+    from launcher.tools.trained_model import TrainedModel
 
 _TASKS = {"mlm": "masked language modelling", "causal_lm": "causal language modelling", "seq2seq": "texts from texts"}
 
 
-def text(folder: RunFolder, saved: Saved, recipe: Recipe, model: "torch.nn.Module", auto: str) -> str:
+def text(folder: RunDir, saved: SavedCheckpoint, recipe: Recipe, model: "torch.nn.Module", auto: str) -> str:
     """The card as Markdown. `auto`: the transformers auto class that loads the model."""
     facts = of_run(folder.path)
     load = python(load_lines(auto, recipe, facts))
@@ -32,7 +32,9 @@ def text(folder: RunFolder, saved: Saved, recipe: Recipe, model: "torch.nn.Modul
     return _card(folder, saved, recipe, model, facts, auto, load, [])
 
 
-def small(trained: "Trained", model: "torch.nn.Module", what: str, lines: Sequence[str], told: Sequence[str]) -> str:
+def small(
+    trained: "TrainedModel", model: "torch.nn.Module", what: str, lines: Sequence[str], told: Sequence[str]
+) -> str:
     """The card of an export that was made small. `model`: the original; `lines`: of Python, that load the folder;
     `told`: paragraphs on what was done and what it cost."""
     recipe = trained.recipe
@@ -43,7 +45,7 @@ def small(trained: "Trained", model: "torch.nn.Module", what: str, lines: Sequen
 
 
 def _card(
-    folder: RunFolder, saved: Saved, recipe: Recipe, model: Any, facts: Facts, auto: str, load: str,
+    folder: RunDir, saved: SavedCheckpoint, recipe: Recipe, model: Any, facts: Facts, auto: str, load: str,
     more: Sequence[tuple[str, str]],
 ) -> str:  # fmt: skip
     metrics = _metrics(saved)
@@ -73,20 +75,20 @@ def _card(
     return "\n\n".join(parts) + "\n"
 
 
-def _metrics(saved: Saved) -> dict[str, float]:
+def _metrics(saved: SavedCheckpoint) -> dict[str, float]:
     """What the run's validation samples gave at this checkpoint: nothing where none was made there."""
     told = saved.state.get("evaluation") or {}
     return {key.removeprefix("eval/"): value for key, value in told.items() if key.startswith("eval/")}
 
 
-def _reached(saved: Saved, metrics: dict[str, float]) -> str:
+def _reached(saved: SavedCheckpoint, metrics: dict[str, float]) -> str:
     if not metrics:
         return f"This checkpoint, of step {saved.step:,}, was not evaluated."
     rows = [(name, f"{value:.4f}") for name, value in metrics.items()]
     return f"Of step {saved.step:,}, on the validation samples.\n\n{table(('metric', 'value'), rows)}"
 
 
-def _what(saved: Saved, recipe: Recipe, model: "torch.nn.Module", facts: Facts) -> str:
+def _what(saved: SavedCheckpoint, recipe: Recipe, model: "torch.nn.Module", facts: Facts) -> str:
     task = _TASKS.get(recipe.task.kind, recipe.task.kind.replace("_", " "))
     parameters = sum(p.numel() for p in model.parameters())
     samples, tokens = saved.state.get("samples", 0), saved.state.get("tokens", 0)
@@ -106,7 +108,7 @@ def _data(recipe: Recipe, facts: Facts) -> str:
     return f"Source: {named}.\n\n{table(head, [row[: len(head)] for row in rows])}"
 
 
-def environment(folder: RunFolder) -> Environment:
+def environment(folder: RunDir) -> Environment:
     """What the run was last started with, where that was written down. Raises Damaged."""
     file = folder.path / "environment.json"
     return (
@@ -116,7 +118,7 @@ def environment(folder: RunFolder) -> Environment:
     )
 
 
-def _software(folder: RunFolder) -> str:
+def _software(folder: RunDir) -> str:
     known = environment(folder)
     rows = [("Python", known.python)] if known.python else []
     rows += known.versions.items()

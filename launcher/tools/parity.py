@@ -22,7 +22,7 @@ from launcher.config.recipe import Recipe
 from launcher.launch import execute, launch_spec
 from launcher.plan import layout, model_requirements, model_spec, plan, writable_folders
 from launcher.prepare import run_setup
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 TOLERANCE = {"fp64": (1e-10, 1e-8), "fp32": (1e-5, 1e-4), "fp16": (2**-11, 2**-9), "bf16": (2**-8, 2**-6)}
 """Relative differences allowed at the first step, and over all. Layouts add up the same numbers in another order: what
@@ -123,7 +123,7 @@ def as_json(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True)
 class _Bench:
-    made: run_setup.Ready
+    made: run_setup.PreparedRun
     file: str
     cluster: Cluster
     steps: int
@@ -131,7 +131,7 @@ class _Bench:
 
     def measure(self, recipe: Recipe, ranks: int) -> dict[str, Any]:
         """What rank 0 tells of some steps of a recipe. Raises UserError."""
-        folder = RunFolder(self.folder / str(len(list(self.folder.iterdir()))))
+        folder = RunDir(self.folder / str(len(list(self.folder.iterdir()))))
         planned = self._plan(recipe, ranks).model_copy(update={"folder": str(folder.path)})
         run_setup.write(
             replace(self.made, recipe=recipe, plan=planned, folder=folder, resume=None, start=None)
@@ -170,7 +170,7 @@ class _Bench:
 
 
 def _layouts(
-    made: run_setup.Ready, file: str, overrides: Sequence[str], strategies: str | None, ranks: int
+    made: run_setup.PreparedRun, file: str, overrides: Sequence[str], strategies: str | None, ranks: int
 ) -> list[Recipe]:
     """The layouts named, else every one there is, and the first of them checkpointed and compiled."""
     recipe = made.recipe

@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 
 from launcher.config.atomic_files import flush
-from launcher.config.columns import KEPT, Kept
+from launcher.config.columns import KEPT, KeptColumn
 from launcher.config.errors import UserError
 from launcher.config.format import plural
-from launcher.data import Bad, Row
+from launcher.data import BadRow, Row
 from launcher.distributed import output_streams
 from launcher.plan import writable_folders
 from launcher.prepare.source_shards import notes, parts_of
@@ -21,7 +21,7 @@ from launcher.storage import disk_full
 from launcher.tools import mask_filling, prediction_lines
 from launcher.tools.input_rows import KEY, rows, source
 from launcher.tools.progress import progress
-from launcher.tools.trained_model import Trained, load_run, tell_best
+from launcher.tools.trained_model import TrainedModel, load_run, tell_best
 
 _INPUTS_CUT = {"rows", "questions"}
 """What is counted of truncated inputs (see launcher.tasks.Features)."""
@@ -76,7 +76,7 @@ def predict(
 class Predictor:
     """A trained model that is asked about rows, in one process on its device."""
 
-    def __init__(self, trained: Trained, keep: Sequence[Kept] = (), most: int | None = None):
+    def __init__(self, trained: TrainedModel, keep: Sequence[KeptColumn] = (), most: int | None = None):
         from launcher.distributed import process_group
         from launcher.prepare import tokenizer
         from launcher.prepare.encode import Encoder
@@ -101,9 +101,9 @@ class Predictor:
         """What is needed of a row: no targets."""
         return tuple(column for column in self._task.columns if column not in self._task.targets)
 
-    def answers(self, chunk: Sequence[Row | Bad]) -> list[dict[str, Any]]:
+    def answers(self, chunk: Sequence[Row | BadRow]) -> list[dict[str, Any]]:
         """A line for each row: what was given, and the model's answer; `truncated` where it did not see all."""
-        good = [row for row in chunk if not isinstance(row, Bad)]
+        good = [row for row in chunk if not isinstance(row, BadRow)]
         plain = [{name: value for name, value in row.items() if name != KEPT} for row in good]
         told = self._answered(plain) if plain else []
         self.truncated += sum("truncated" in answer for answer in told)
@@ -112,7 +112,7 @@ class Predictor:
             prediction_lines.joined(prediction_lines.given(row, self._keep), answer, self._names)
             for row, answer in zip(good, told, strict=True)
         )
-        return [{"error": str(row)} if isinstance(row, Bad) else next(lines) for row in chunk]
+        return [{"error": str(row)} if isinstance(row, BadRow) else next(lines) for row in chunk]
 
     def _mask_filler(self) -> mask_filling.MaskFiller | None:
         """Of a masked language model alone."""
@@ -219,9 +219,9 @@ class Predictor:
         return told[0] if len(told) == 1 else {"parts": told}
 
 
-def _chunks(every: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:
+def _chunks(every: Iterator[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
     """The rows, so many at a time as are held at once."""
-    chunk, size = list[Row | Bad](), 0
+    chunk, size = list[Row | BadRow](), 0
     for row in every:
         chunk.append(row)
         size += _size(row)
@@ -232,10 +232,10 @@ def _chunks(every: Iterator[Row | Bad]) -> Iterator[list[Row | Bad]]:
         yield chunk
 
 
-def _size(row: Row | Bad) -> int:
+def _size(row: Row | BadRow) -> int:
     from launcher.prepare.source_shards import size_of
 
-    return 0 if isinstance(row, Bad) else size_of(row)
+    return 0 if isinstance(row, BadRow) else size_of(row)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.config.columns import EVERY, KEPT, Kept
+from launcher.config.columns import EVERY, KEPT, KeptColumn
 from launcher.config.errors import UserError
 from launcher.config.types import hint
 from launcher.data import Row
@@ -21,7 +21,7 @@ RESERVED = ("error", "truncated")
 """Names that stand in the lines of some rows alone."""
 
 
-def kept_columns(keep: str | None) -> tuple[Kept, ...]:
+def kept_columns(keep: str | None) -> tuple[KeptColumn, ...]:
     """The columns of `--keep`: names with commas between them, or all. Raises UserError."""
     if keep is None:
         return ()
@@ -30,10 +30,10 @@ def kept_columns(keep: str | None) -> tuple[Kept, ...]:
     names = [name.strip() for name in keep.split(",")]
     if not all(names):
         raise UserError(f"--keep {keep}: names of columns with commas between them, such as id,text, or all")
-    return tuple(map(Kept, dict.fromkeys(names)))
+    return tuple(map(KeptColumn, dict.fromkeys(names)))
 
 
-def given(row: Row, keep: Sequence[Kept]) -> dict[str, Any]:
+def given(row: Row, keep: Sequence[KeptColumn]) -> dict[str, Any]:
     """What stands in a row's line of the row: the kept columns, or without any what the model was given. Images are
     left out, for their file. Raises UserError for a kept column that the row does not have."""
     if not keep:

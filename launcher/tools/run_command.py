@@ -17,7 +17,7 @@ from launcher.launch.execute import Outcome
 from launcher.plan import plan, writable_folders
 from launcher.prepare import run_setup
 from launcher.schedulers import ssh
-from launcher.storage.run_dir import RunFolder, over
+from launcher.storage.run_dir import RunDir, over
 from launcher.tools import run_summary, tables
 
 
@@ -51,7 +51,7 @@ def train(
     return _end(made, execute.execute(launch_spec.train(made.plan, profile, via)))
 
 
-def _end(made: run_setup.Ready, outcome: Outcome) -> Outcome:
+def _end(made: run_setup.PreparedRun, outcome: Outcome) -> Outcome:
     """Report what a run of this machine has come to, or how it goes on."""
     if outcome.code == 0:
         run_summary.of(made, Console())
@@ -68,12 +68,12 @@ def _ready(
     resume: bool,
     via: launch_spec.Via,
     wrong: Sequence[str],
-) -> run_setup.Ready:
+) -> run_setup.PreparedRun:
     """Plan, prepare and write the run, unless nothing is left to train. Raises UserError."""
     known = load.recipe(recipe, overrides).value  # a mistake in it is told before anything is started
     if via != "elastic" and profile.kind == "ssh":
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
-    wrong = [*wrong, *writable_folders.run(RunFolder(plan.RUNS / known.name))]
+    wrong = [*wrong, *writable_folders.run(RunDir(plan.RUNS / known.name))]
     if via == "elastic" and profile.kind == "local":
         os.environ.update(launch_spec.environment(profile))  # before anything that reads it is imported
         if not (wrong := [*wrong, *writable_folders.ranks(known, profile, ranks)]):

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from launcher.config import strict_json
 from launcher.config.atomic_files import is_dir, is_file
 from launcher.config.errors import Problem, UserError
-from launcher.config.strict_json import Damaged, shown
+from launcher.config.strict_json import DamagedFile, shown
 from launcher.distributed import hostlist
 from launcher.plan import plan
 from launcher.schedulers import slurm_queue
 from launcher.storage import job_log, lease, lease_holder
-from launcher.storage.run_dir import RunFolder, Saved, over
+from launcher.storage.run_dir import RunDir, SavedCheckpoint, over
 from launcher.storage.run_files import PlanSummary
 from launcher.tools import run_state
 from launcher.tools.run_state import State
@@ -73,17 +73,17 @@ class Slurm:
         return None, False
 
 
-def named(run: str) -> RunFolder:
+def named(run: str) -> RunDir:
     """The folder of a run, or the run of that name. Raises UserError where there is none."""
-    folder = RunFolder(Path(run))
-    if not folder.path.is_dir() and RunFolder(plan.RUNS / run).path.is_dir():
-        folder = RunFolder(plan.RUNS / run)
+    folder = RunDir(Path(run))
+    if not folder.path.is_dir() and RunDir(plan.RUNS / run).path.is_dir():
+        folder = RunDir(plan.RUNS / run)
     if not _begun(folder):
         raise UserError(f"{run}: no run is there (a run folder is named, such as runs/quickstart-pretrain)")
     return folder
 
 
-def found() -> list[RunFolder]:
+def found() -> list[RunDir]:
     """The run folders here, in the order of their names."""
     if not is_dir(plan.RUNS):
         return []
@@ -91,26 +91,26 @@ def found() -> list[RunFolder]:
         paths = sorted(plan.RUNS.iterdir())
     except OSError as error:
         raise UserError(f"{plan.RUNS}: cannot be read: {error.strerror}") from None
-    return [folder for folder in map(RunFolder, paths) if _begun(folder)]
+    return [folder for folder in map(RunDir, paths) if _begun(folder)]
 
 
-def _begun(folder: RunFolder) -> bool:
+def _begun(folder: RunDir) -> bool:
     """Whether a run was planned or submitted here, or its folder hides whether."""
     return strict_json.exists(folder.plan) or strict_json.exists(job_log.file(folder))
 
 
-def current(folder: RunFolder) -> job_log.Job | None:
+def current(folder: RunDir) -> job_log.Job | None:
     """The job that the run's story speaks of last."""
     events = job_log.read(folder)
     return next((job for job in job_log.story(events) if job.name == events[-1]["job"]), None) if events else None
 
 
-def scheduled(folder: RunFolder) -> job_log.Job | None:
+def scheduled(folder: RunDir) -> job_log.Job | None:
     """The newest job that a scheduler knows of."""
     return next((job for job in reversed(job_log.story(job_log.read(folder))) if job.ids), None)
 
 
-def mine(known: slurm_queue.Job | None, folder: RunFolder) -> slurm_queue.Job | None:
+def mine(known: slurm_queue.Job | None, folder: RunDir) -> slurm_queue.Job | None:
     """The job as Slurm knows it, unless it is another's: ids begin anew where a Slurm is set up again."""
     if known is None:
         return None
@@ -120,12 +120,12 @@ def mine(known: slurm_queue.Job | None, folder: RunFolder) -> slurm_queue.Job | 
     return known if named or known.name == folder.path.name else None
 
 
-def at(folder: RunFolder, slurm: Slurm) -> Status:
+def at(folder: RunDir, slurm: Slurm) -> Status:
     """One run as it is now."""
     return every([folder], slurm)[0]
 
 
-def every(folders: Sequence[RunFolder], slurm: Slurm) -> list[Status]:
+def every(folders: Sequence[RunDir], slurm: Slurm) -> list[Status]:
     """Runs as they are now, whatever their files hold."""
     writers = lease_holder.holders([folder.path for folder in folders], ".writer")
     return [_at(folder, slurm, writers.get(folder.path)) for folder in folders]
@@ -140,12 +140,12 @@ class _Reading:
     def of(self, read: Callable[[], T], instead: T) -> T:
         try:
             return read()
-        except Damaged as error:
+        except DamagedFile as error:
             self.damaged += error.problems
             return instead
 
 
-def _at(folder: RunFolder, slurm: Slurm, holder: lease.Holder | None) -> Status:
+def _at(folder: RunDir, slurm: Slurm, holder: lease.Holder | None) -> Status:
     reading, whole = _Reading(), folder.whole()
     steps = reading.of(lambda: _steps(folder), None)
     job = reading.of(lambda: current(folder), None)
@@ -179,13 +179,13 @@ def _at(folder: RunFolder, slurm: Slurm, holder: lease.Holder | None) -> Status:
     )  # fmt: skip
 
 
-def _error(folder: RunFolder, job: job_log.Job) -> str:
+def _error(folder: RunDir, job: job_log.Job) -> str:
     for number, start in reversed(list(enumerate(job.starts))):
         if start.why in ("failed", "node") and not job.scheduled:
             return f"start {number}: {start.error}" if len(job.starts) > 1 else start.error
         if start.why in ("failed", "node"):
             file = folder.jobs / f"{job.name}-{start.number}" / "error"
-            with suppress(Damaged):
+            with suppress(DamagedFile):
                 for _, line in strict_json.lines(file, ""):
                     if text := line.decode(errors="replace").strip():
                         return f"start {number}: {shown(text, _SENTENCE)}"
@@ -193,7 +193,7 @@ def _error(folder: RunFolder, job: job_log.Job) -> str:
     return ""
 
 
-def _log(folder: RunFolder, job: job_log.Job) -> str:
+def _log(folder: RunDir, job: job_log.Job) -> str:
     """The log of the newest of its ids that has one; of a start by hand, that of the rank that failed first, or of rank
     0."""
     if not job.scheduled:
@@ -203,13 +203,13 @@ def _log(folder: RunFolder, job: job_log.Job) -> str:
     return next((str(file) for file in files if is_file(file)), "")
 
 
-def _steps(folder: RunFolder) -> int | None:
+def _steps(folder: RunDir) -> int | None:
     """As planned, if it was: another version of the launcher may have done so. Raises Damaged."""
     return strict_json.read(folder.plan, PlanSummary, _PLAN).steps if strict_json.exists(folder.plan) else None
 
 
-def _finished(newest: Saved | None, steps: int | None) -> bool:
-    with suppress(Damaged):
+def _finished(newest: SavedCheckpoint | None, steps: int | None) -> bool:
+    with suppress(DamagedFile):
         return over(newest, steps) is not None
     return False
 
@@ -222,7 +222,7 @@ def _watched(saved: dict[str, Any]) -> tuple[str, float | None]:
     return "", None
 
 
-def _last(folder: RunFolder, most: int | None, reading: _Reading) -> dict[str, Any]:
+def _last(folder: RunDir, most: int | None, reading: _Reading) -> dict[str, Any]:
     """The last training record of the metrics, with its step and loss, or the last up to the step `most`: what came
     after it is gone."""
     found = dict[str, Any]()
@@ -247,7 +247,7 @@ def _nodes(known: slurm_queue.Job | None, last: job_log.Start | None, holder: le
     return (holder.host,) if holder is not None else ()
 
 
-def _touched(folder: RunFolder) -> float | None:
+def _touched(folder: RunDir) -> float | None:
     """When something was last written that tells how far the run is."""
     times = []
     for file in (folder.metrics, folder.plan):

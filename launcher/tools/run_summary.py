@@ -14,9 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.config import kinds
-from launcher.config.strict_json import Damaged, shown
-from launcher.prepare.run_setup import Ready
-from launcher.storage.run_dir import RunFolder, Saved, best
+from launcher.config.strict_json import DamagedFile, shown
+from launcher.prepare.run_setup import PreparedRun
+from launcher.storage.run_dir import RunDir, SavedCheckpoint, best
 
 _MOST = 5
 """Metrics of a checkpoint that are shown."""
@@ -35,7 +35,7 @@ _BASELINES = {
 """Of each baseline: the metric that it is one of, whether more (1) or less (-1) is worse, and what it is."""
 
 
-def of(run: Ready, console: Console) -> None:
+def of(run: PreparedRun, console: Console) -> None:
     """Of a run that is done."""
     task, baseline, trained = run.recipe.inner_task, run.facts.baseline, dict[str, float]()
     if "validation" not in run.facts.samples and run.recipe.task.kind in _LANGUAGE and run.prepared.is_dir():
@@ -46,7 +46,7 @@ def of(run: Ready, console: Console) -> None:
 
 
 def show(
-    folder: RunFolder,
+    folder: RunDir,
     baseline: Mapping[str, float],
     exports: bool,
     console: Console,
@@ -86,10 +86,10 @@ def notes(metrics: Mapping[str, float], baseline: Mapping[str, float]) -> list[s
     return found
 
 
-def _training_loss(folder: RunFolder) -> dict[str, float]:
+def _training_loss(folder: RunDir) -> dict[str, float]:
     """The mean loss of the last steps."""
     losses = list[float]()
-    with suppress(Damaged):
+    with suppress(DamagedFile):
         losses = [line["loss"] for line in folder.lines(last=_TAIL) if line.get("loss") is not None]
     return {"loss": fmean(losses[-_STEPS:])} if losses else {}
 
@@ -103,23 +103,23 @@ def _tables(file: Path) -> Iterator[Any]:
             yield pa.Table.from_batches([batch])
 
 
-def _of(saved: Saved) -> str:
+def _of(saved: SavedCheckpoint) -> str:
     """The step of a checkpoint, its metrics and its folder."""
     told = [f"{shown(name.replace('_', ' '))} {value:.4g}" for name, value in _metrics(saved).items()]
     more = f": {', '.join(told[:_MOST])}" if told else ""
     return f"step {saved.step}{more} ({saved.path})"
 
 
-def _metrics(saved: Saved) -> dict[str, float]:
+def _metrics(saved: SavedCheckpoint) -> dict[str, float]:
     """Those of the evaluation that the checkpoint was made at, without those of single classes."""
     found: dict[str, Any] = {}
-    with suppress(Damaged):
+    with suppress(DamagedFile):
         found = saved.state.get("evaluation", {})
     plain = {name.removeprefix("eval/"): value for name, value in found.items() if name.count("/") == 1}
     return {name: value for name, value in plain.items() if math.isfinite(value)}
 
 
-def _next(folder: RunFolder, evaluated: bool, exports: bool) -> list[str]:
+def _next(folder: RunDir, evaluated: bool, exports: bool) -> list[str]:
     run = shlex.quote(str(folder.path))
     return [
         *([f"launcher evaluate {run}"] if evaluated else []), f"launcher predict {run} --data FILE",

@@ -19,7 +19,7 @@ from launcher.config.recipe import Recipe
 from launcher.launch import launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import plan
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.tools.run_command import begins_here, train
 
 
@@ -35,7 +35,7 @@ def run(
     names = {seed: f"{known.name}-seed{seed}" for seed in range(known.seed, known.seed + known.seeds)}
     for seed, name in names.items():
         own = [*overrides, "seeds=1", f"seed={seed}", f"name={name}"]
-        begun = bool(RunFolder(plan.RUNS / name).whole())
+        begun = bool(RunDir(plan.RUNS / name).whole())
         outcome = train(recipe, own, profile, ranks, resume and (begun or seed == known.seed), via)
         if outcome.code:
             return outcome
@@ -49,7 +49,7 @@ def run(
 
 def _found(recipe: Recipe, names: dict[int, str]) -> dict[str, Any]:
     """The last evaluation of each run, and of each metric the mean and the standard deviation."""
-    last = [_last(RunFolder(plan.RUNS / name)) for name in names.values()]
+    last = [_last(RunDir(plan.RUNS / name)) for name in names.values()]
     metrics = {}
     for name in last[0]:
         values = [told[name] for told in last if told.get(name) is not None]
@@ -58,7 +58,7 @@ def _found(recipe: Recipe, names: dict[int, str]) -> dict[str, Any]:
     return {"name": recipe.name, "seeds": list(names), "runs": list(names.values()), "metrics": metrics}
 
 
-def _last(folder: RunFolder) -> dict[str, float | None]:
+def _last(folder: RunDir) -> dict[str, float | None]:
     """The metrics of the last step that was evaluated, whichever checkpoint is the best: what runs of one recipe have
     in common is where they end. None: not finite."""
     told = [line for line in folder.lines() if "loss" not in line]

@@ -19,7 +19,7 @@ from launcher.config.atomic_files import write
 from launcher.config.cluster import Cluster, Slurm, time_limit
 from launcher.config.errors import UserError
 from launcher.config.format import plural
-from launcher.config.strict_json import Damaged
+from launcher.config.strict_json import DamagedFile
 from launcher.plan import plan
 from launcher.plan.plan import Plan
 from launcher.plan.run_estimates import duration
@@ -27,7 +27,7 @@ from launcher.prepare import run_setup
 from launcher.schedulers import slurm_queue, slurm_script
 from launcher.schedulers.slurm_script import Script
 from launcher.storage import cache_root, job_log
-from launcher.storage.run_dir import RunFolder, over
+from launcher.storage.run_dir import RunDir, over
 from launcher.tools import run_status, sweep_grid, tables
 
 
@@ -43,8 +43,8 @@ class _Sweep:
     array: bool
 
     @property
-    def place(self) -> RunFolder:
-        return RunFolder(plan.RUNS / self.name)
+    def place(self) -> RunDir:
+        return RunDir(plan.RUNS / self.name)
 
 
 def submit(
@@ -75,7 +75,7 @@ def submit(
     if not open_:
         return
     for i in open_:
-        _refuse_living(RunFolder(Path(plans[i].folder)))
+        _refuse_living(RunDir(Path(plans[i].folder)))
     script = _script(sweep, plans[0], open_)
     console.print(f"Slurm: {_tried(script, profile)}", highlight=False, markup=False, soft_wrap=True)
     _share(profile)
@@ -148,17 +148,17 @@ def _here() -> Path:
 
 def _done(made: Plan) -> bool:
     """Whether there is nothing left to train, which is said."""
-    whole = RunFolder(Path(made.folder)).whole()
+    whole = RunDir(Path(made.folder)).whole()
     try:
         why = over(whole[-1] if whole else None, made.steps)
-    except Damaged:  # which is reported when it is verified
+    except DamagedFile:  # which is reported when it is verified
         return False
     if why:
         print(f"{made.folder}: {why}")
     return why is not None
 
 
-def _refuse_living(folder: RunFolder) -> None:
+def _refuse_living(folder: RunDir) -> None:
     """Raises UserError where a job of this run waits or runs. Of a chain only the last two may live."""
     if job := run_status.scheduled(folder):
         for id, known in slurm_queue.jobs(job.ids[-2:]).items():
@@ -174,14 +174,14 @@ def _tried(script: Script, profile: Cluster) -> str:
     """What Slurm would do with it."""
     try:
         said = slurm_queue.test(script.test, script.text)
-    except slurm_queue.Refused as refused:
+    except slurm_queue.SlurmRefusal as refused:
         raise UserError(f"Slurm refuses this job: {refused.said} (--cluster {profile.given})") from None
     return re.sub(r"^Job \d+ to start", "the job is to start", said)  # the number is of the trial, not of the job
 
 
 def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
     """Prepare, write, submit, record. `first`: the plan of a run, which the script is made for."""
-    fresh, runs, script = list[Path](), list[run_setup.Ready](), None
+    fresh, runs, script = list[Path](), list[run_setup.PreparedRun](), None
     try:
         for i in points:
             runs.append(_begin(sweep, i, fresh))
@@ -215,7 +215,7 @@ def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
     print(f"job {id}: {kept}, {log}")
 
 
-def _begin(sweep: _Sweep, point: int, fresh: list[Path]) -> run_setup.Ready:
+def _begin(sweep: _Sweep, point: int, fresh: list[Path]) -> run_setup.PreparedRun:
     """Prepare a point and write its run folder, with the right to start it, which another submit may have had
     meanwhile. A folder that is made goes among the `fresh`. Raises UserError where a job of it lives by now."""
     checked = run_setup.check(sweep.recipe, sweep.points[point], sweep.profile, None)

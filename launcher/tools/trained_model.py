@@ -11,18 +11,18 @@ from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.plan import model_requirements
 from launcher.plan.facts import Facts, of_run
-from launcher.storage.run_dir import RunFolder, Saved
+from launcher.storage.run_dir import RunDir, SavedCheckpoint
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """`model`: as it was trained, in eval mode, in the precision that it was stored in; adapters are merged."""
 
-    folder: RunFolder
-    saved: Saved
+    folder: RunDir
+    saved: SavedCheckpoint
     recipe: Recipe
     facts: Facts
     model: "torch.nn.Module"
@@ -38,13 +38,13 @@ class Trained:
         return task
 
 
-def tell_best(folder: RunFolder, saved: Saved, which: str | int, console: Console) -> None:
+def tell_best(folder: RunDir, saved: SavedCheckpoint, which: str | int, console: Console) -> None:
     """Say it where the best was asked for and is not what is taken."""
     if note := beside_best(folder, saved, which):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
-def beside_best(folder: RunFolder, saved: Saved, which: str | int) -> str | None:
+def beside_best(folder: RunDir, saved: SavedCheckpoint, which: str | int) -> str | None:
     """A note where the best was asked for, and the best evaluation was at a step whose weights were not kept."""
     from launcher.train import early_stopping
 
@@ -63,13 +63,13 @@ def beside_best(folder: RunFolder, saved: Saved, which: str | int) -> str | None
     return f"note: {what}: step {saved.step} is taken (evaluate.save_best keeps the best)"
 
 
-def load_run(run: str, which: str | int) -> Trained:
+def load_run(run: str, which: str | int) -> TrainedModel:
     """The model of a checkpoint (best, latest, or a step). The data that it was trained on is not needed. Raises
     UserError."""
     from launcher.models import run as trained
     from launcher.train.precision import STORED
 
-    folder = RunFolder(Path(run))
+    folder = RunDir(Path(run))
     for needed in (folder.recipe, folder.facts):
         if not needed.is_file():
             raise UserError(f"{run}: no run is there (it has no {needed.name})")
@@ -83,4 +83,4 @@ def load_run(run: str, which: str | int) -> Trained:
     model, notes = trained.build(config, model_requirements.of(recipe, facts))
     if missing := [note for note in notes if note.startswith("new weights")]:
         raise UserError(f"{saved.path}: does not hold the whole model: {missing[0]}")
-    return Trained(folder, saved, recipe, facts, model.to(dtype=STORED[recipe.train.precision]).eval())
+    return TrainedModel(folder, saved, recipe, facts, model.to(dtype=STORED[recipe.train.precision]).eval())

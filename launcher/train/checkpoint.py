@@ -20,18 +20,18 @@ from launcher.config.atomic_files import flush, free_bytes
 from launcher.config.errors import UserError
 from launcher.distributed.process_group import Process
 from launcher.storage import disk_full
-from launcher.storage.lease import Lease, Lost
-from launcher.storage.run_dir import COMPLETE, RunFolder, Saved, checksum
+from launcher.storage.lease import Lease, LeaseLost
+from launcher.storage.run_dir import COMPLETE, RunDir, SavedCheckpoint, checksum
 
 Tensors = dict[str, torch.Tensor]
 _BESIDE_TENSORS = 2**16
 """Bytes of a checkpoint beside its tensors, about."""
 
 
-class Replaced(RuntimeError):
+class RunReplaced(RuntimeError):
     """A newer start of the run has taken over, or its folder is gone: what this one would save is not wanted."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunDir) -> None:
         what = "another start of this run has taken over: this one leaves, and saves nothing"
         if not folder.path.is_dir():
             what = f"{folder.path} is gone, deleted or moved away while it was trained: the run ends, and saves nothing"
@@ -39,7 +39,7 @@ class Replaced(RuntimeError):
 
 
 def save(
-    folder: RunFolder, tensors: Tensors, state: dict[str, Any], keep: int, process: Process, lease: Lease | None = None
+    folder: RunDir, tensors: Tensors, state: dict[str, Any], keep: int, process: Process, lease: Lease | None = None
 ) -> Path:
     """Save a checkpoint of `state["step"]`; all ranks call it. The `keep` newest stay, and the best one. `lease`: rank
     0's right to write. Raises Replaced, on every rank, where another has it by now, and DiskFull; nothing half-written
@@ -67,7 +67,7 @@ def save(
     return final
 
 
-def _make_room(folder: RunFolder, keep: int, needed: int) -> None:
+def _make_room(folder: RunDir, keep: int, needed: int) -> None:
     """Remove what is half-written, and where `needed` bytes do not fit, what this save would remove afterwards."""
     for left in folder.half_written():
         shutil.rmtree(left)
@@ -75,7 +75,7 @@ def _make_room(folder: RunFolder, keep: int, needed: int) -> None:
         _remove(folder.spare(keep))
 
 
-def _complete(folder: RunFolder, state: dict[str, Any], aside: Path, final: Path, lease: Lease | None) -> bool:
+def _complete(folder: RunDir, state: dict[str, Any], aside: Path, final: Path, lease: Lease | None) -> bool:
     """Add what describes the tensors, and publish. Returns False where it is not ours to do any more."""
     (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     shutil.copyfile(folder.recipe, aside / "recipe.yaml")
@@ -94,17 +94,17 @@ def _still_ours(lease: Lease | None) -> bool:
     try:
         if lease is not None:
             lease.check()
-    except Lost:
+    except LeaseLost:
         return False
     return True
 
 
-def _agree(folder: RunFolder, process: Process, ours: bool) -> None:
+def _agree(folder: RunDir, process: Process, ours: bool) -> None:
     if not process.share(ours):
-        raise Replaced(folder)
+        raise RunReplaced(folder)
 
 
-def load(tensors: Tensors, saved: Saved, new: tuple[str, ...] = ()) -> None:
+def load(tensors: Tensors, saved: SavedCheckpoint, new: tuple[str, ...] = ()) -> None:
     """Read a checkpoint into these tensors, each rank what it holds. Those whose names begin with one of `new` may
     be missing from it, and stay as they are. Raises UserError where names or shapes differ."""
     there = {name: tuple(entry.size) for name, entry in _entries(saved).items()}
@@ -119,7 +119,7 @@ def load(tensors: Tensors, saved: Saved, new: tuple[str, ...] = ()) -> None:
     _quietly(dcp.load, tensors, storage_reader=HuggingFaceStorageReader(str(saved.path)))
 
 
-def load_weights(model: torch.nn.Module, saved: Saved) -> list[str]:
+def load_weights(model: torch.nn.Module, saved: SavedCheckpoint) -> list[str]:
     """Read those weights and buffers of a checkpoint whose names and shapes the model has. Returns the names of the
     weights it had to leave new. A model takes on the fp64 of a checkpoint, so that nothing is rounded on the way."""
     entries = _entries(saved)
@@ -135,7 +135,7 @@ def load_weights(model: torch.nn.Module, saved: Saved) -> list[str]:
     return sorted(name for name in weights if f"model.{name}" not in taken)
 
 
-def _entries(saved: Saved) -> dict[str, Any]:
+def _entries(saved: SavedCheckpoint) -> dict[str, Any]:
     """The size and the type of each tensor of a checkpoint."""
     return dict(HuggingFaceStorageReader(str(saved.path)).read_metadata().state_dict_metadata)
 
@@ -163,7 +163,7 @@ def _publish(aside: Path, final: Path, lease: Lease | None) -> bool:
     return True
 
 
-def _remove(checkpoints: list[Saved]) -> None:
+def _remove(checkpoints: list[SavedCheckpoint]) -> None:
     """Remove whole checkpoints; first the mark, so that what is half removed counts as half written."""
     for saved in checkpoints:
         (saved.path / COMPLETE).unlink()

@@ -17,7 +17,7 @@ from launcher.distributed.process_group import Process
 from launcher.distributed.shutdown import Stop
 from launcher.distributed.signals import STOPPED as STOPPED
 from launcher.distributed.signals import Reason
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.tasks import Outputs
 from launcher.train import checkpoint, early_stopping, evaluation, lr_schedule, optim
 from launcher.train.data_loader import RankBatch, to
@@ -45,7 +45,7 @@ class NotFinite(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Whole:
+class GlobalBatchInfo:
     """A global batch as all ranks know it. `padded`: the positions computed for its tokens. `wait`: seconds that the
     slowest rank waited for it. `stop`: why any rank was told to leave; `due`: whether any finds a save due."""
 
@@ -103,7 +103,7 @@ class Run:
     `stop` knows of signals; the launcher sees the `heartbeat`."""
 
     recipe: Recipe
-    folder: RunFolder
+    folder: RunDir
     process: Process
     task: Any
     engine: Any
@@ -138,7 +138,7 @@ def train(run: Run) -> int:
         whole = agree(run.process, batch, wait, stop=run.stop.requested(), due=due)
         run.stop.heed(whole.stop)
         if whole.stop is Reason.REPLACED:
-            raise checkpoint.Replaced(run.folder)
+            raise checkpoint.RunReplaced(run.folder)
         if whole.stop or whole.due:
             save(run)
             saved_at = time.monotonic()
@@ -156,7 +156,7 @@ def train(run: Run) -> int:
     return DONE
 
 
-def step(run: Run, batch: RankBatch, whole: Whole, begin: float) -> dict[str, Any]:
+def step(run: Run, batch: RankBatch, whole: GlobalBatchInfo, begin: float) -> dict[str, Any]:
     """One optimiser step. Returns its record, as it stands in metrics.jsonl; `begin`: when its batch was asked for. A
     gradient that is not finite changes nothing on any rank: its step goes by without an update."""
     recipe, progress = run.recipe, run.progress
@@ -232,11 +232,11 @@ def _advice(recipe: Recipe) -> str:
 
 def agree(
     process: Process, batch: RankBatch, wait: float = 0.0, stop: Reason = Reason.NONE, due: bool = False
-) -> Whole:
+) -> GlobalBatchInfo:
     """What the ranks' shares add up to. One rank's stop becomes everyone's. `wait`: seconds that this rank waited."""
     counted = (batch.weight, batch.digest, batch.tokens, batch.padded) if process.leads else (0.0, 0, 0, 0)
     every = process.gather(np.array((*counted, wait, stop, due), dtype=_SHARE))
-    return Whole(
+    return GlobalBatchInfo(
         weight=float(every["weight"].sum()),
         digest=digest.total(every["digest"].tolist()),
         tokens=int(every["tokens"].sum()),

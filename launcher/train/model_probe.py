@@ -11,7 +11,7 @@ from launcher.plan.layer_blocks import blocks
 
 
 @dataclass(frozen=True)
-class Trial:
+class ModelProbe:
     """`layers`: the repeated blocks by name, each called exactly once. `linears`: the names of a layer's linear maps in
     the order in which they ran. `unreached`: parameters that the loss does not depend on."""
 
@@ -20,7 +20,7 @@ class Trial:
     unreached: list[str]
 
 
-def run(model: nn.Module, task: Any, example: dict[str, Any]) -> Trial:
+def run(model: nn.Module, task: Any, example: dict[str, Any]) -> ModelProbe:
     """One forward without dropout. No gradient is made: what the loss reaches is read off its graph."""
     names = {module: name for name, module in model.named_modules()}
     candidates = blocks(model)
@@ -41,7 +41,7 @@ def run(model: nn.Module, task: Any, example: dict[str, Any]) -> Trial:
     reached = _leaves(loss)
     layers = {names[block]: block for block in candidates if order.count(block) == 1}
     ran = [names[module] for module in dict.fromkeys(order) if isinstance(module, nn.Linear)]
-    return Trial(
+    return ModelProbe(
         layers=layers,
         linears={name: [n.removeprefix(f"{name}.") for n in ran if n.startswith(f"{name}.")] for name in layers},
         unreached=[name for name, p in model.named_parameters() if p.requires_grad and p not in reached],

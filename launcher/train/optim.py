@@ -71,7 +71,7 @@ class Dampened(torch.optim.SGD):
         return super().step(closure)
 
 
-class Together(torch.optim.Optimizer):
+class CombinedOptimizer(torch.optim.Optimizer):
     """Several optimisers as one, each over its own parameters."""
 
     def __init__(self, parts: list[torch.optim.Optimizer]):
@@ -102,7 +102,7 @@ def _muon(config: optimizers.Muon, model: torch.nn.Module) -> torch.optim.Optimi
         for group in others:
             group["scale"] *= rate / config.lr
         parts.append(torch.optim.AdamW(others, lr=rate, betas=config.betas, eps=config.eps, fused=True))
-    return Together(parts)
+    return CombinedOptimizer(parts)
 
 
 def _groups(

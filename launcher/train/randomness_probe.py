@@ -19,7 +19,7 @@ from launcher.contract.dropout import threshold
 from launcher.train.data_loader import ProbeBatch, ProbeBatches
 from launcher.train.precision import autocast
 from launcher.train.random_functions import Interception
-from launcher.train.sample_randomness import DrawMismatch, Kind, ModelRandomness, Site
+from launcher.train.sample_randomness import DrawMismatch, DrawSite, Kind, ModelRandomness
 
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-5, "fp16": 2**-7}
 """The largest relative difference between the loss of two samples together and the sum of their losses."""
@@ -119,7 +119,7 @@ def _assign(model: nn.Module, randomness: ModelRandomness, records: list[Record]
         randomness.take_over(name, model.get_submodule(name), known)
 
 
-def _site(one: Shape, two: Shape, packed: Shape | None = None) -> Site | None:
+def _site(one: Shape, two: Shape, packed: Shape | None = None) -> DrawSite | None:
     """What the axes of a draw count, from its shapes for one row, two rows, and one row of two samples; None: unclear.
     In rows that samples share, a draw has to be one of each token."""
     if len({len(shape) for shape in (one, two, one if packed is None else packed)}) > 1:
@@ -129,7 +129,7 @@ def _site(one: Shape, two: Shape, packed: Shape | None = None) -> Site | None:
     known = tuple(axis for axis in axes if axis is not None)
     if len(known) < len(axes) or sum(axis.startswith("sample") for axis in known) > 1:
         return None
-    site = Site(known, one)
+    site = DrawSite(known, one)
     by_token = any(axis.endswith("position") for axis in known)
     return site if packed is None or by_token or not site.of_samples else None
 

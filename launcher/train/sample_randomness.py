@@ -25,7 +25,7 @@ rows and one of the others flattened into one axis, the rows outside."""
 
 
 @dataclass
-class Site:
+class DrawSite:
     """One draw of a module. `axes`: what those of the drawn tensor are; `shape`: its shape for a micro-batch of the one
     row it was found with; `sharded`: the axes of which each tensor-parallel rank has an equal part."""
 
@@ -59,7 +59,7 @@ class ModelRandomness:
     rows: SampleRows | None = None
     finding_shards: bool = False
 
-    def take_over(self, name: str, module: nn.Module, sites: list[list[Site]]) -> None:
+    def take_over(self, name: str, module: nn.Module, sites: list[list[DrawSite]]) -> None:
         """Make a module draw by the contract. sites: its draws, by invocation in a forward."""
         key = definition.place_key(name)
         if any(key == other.key for other in self.modules.values()):
@@ -95,7 +95,7 @@ class ModuleDraws:
     """The draws of one module. `sites`: by invocation in a forward, in the order in which it makes them; further
     invocations draw as the last one. `place`: its key, on the CPU, from where a scalar goes along to any device."""
 
-    def __init__(self, randomness: ModelRandomness, name: str, key: int, sites: list[list[Site]]):
+    def __init__(self, randomness: ModelRandomness, name: str, key: int, sites: list[list[DrawSite]]):
         self.randomness, self.name, self.key, self.sites = randomness, name, key, sites
         self.invocation = 0
         self.place = torch.tensor(key - 2**64 if key >= 2**63 else key)
@@ -131,7 +131,7 @@ class CounterDraws:
         )
         return _arranged(numbers, site, shape)
 
-    def _next(self, shape: Sequence[int]) -> tuple[Site, int]:
+    def _next(self, shape: Sequence[int]) -> tuple[DrawSite, int]:
         module, number = self.module, self.number
         sites = module.sites[min(self.invocation, len(module.sites) - 1)]
         if number >= len(sites) or len(sites[number].axes) != len(shape):
@@ -143,11 +143,11 @@ class CounterDraws:
             site.sharded = tuple(n for n, size in enumerate(shape) if size < site.shape[n] == size * parts)
         return site, definition.call(self.invocation, number)
 
-    def _keys(self, site: Site, device: torch.device) -> torch.Tensor:
+    def _keys(self, site: DrawSite, device: torch.device) -> torch.Tensor:
         """On the device of the draw: a model on an accelerator may draw on the CPU, as for layers that it skips."""
         return (self.rows.keys if site.of_samples else self.rows.step).to(device, non_blocking=True)
 
-    def _axes(self, site: Site, shape: Sequence[int]) -> tuple[tuple[Axis, ...], torch.Tensor | None]:
+    def _axes(self, site: DrawSite, shape: Sequence[int]) -> tuple[tuple[Axis, ...], torch.Tensor | None]:
         """The axes within a sample, at least one, and the positions of tokens where rows are shared."""
         rows, found = len(self.rows.keys), []  # not list[...](), which torch.compile cannot trace
         positions = self.rows.positions if site.of_samples else None
@@ -181,7 +181,7 @@ def _drawing(kind: type[nn.Module]) -> type[nn.Module]:
     return type(kind.__name__, (_DrawingForward, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
-def _arranged(draws: torch.Tensor, site: Site, shape: Sequence[int]) -> torch.Tensor:
+def _arranged(draws: torch.Tensor, site: DrawSite, shape: Sequence[int]) -> torch.Tensor:
     """Move the axis of samples, which is the first, to its place. Draws of no sample have an axis of one there."""
     at = next((n for n, axis in enumerate(site.axes) if axis.startswith("sample")), None)
     if at is None:

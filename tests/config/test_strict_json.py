@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.config import strict_json
-from launcher.config.strict_json import Count, Damaged, PlainName, Stored, Word, Wrong
+from launcher.config.strict_json import Count, DamagedFile, PlainName, Stored, Word, Wrong
 
 
 class Sample(Stored):
@@ -25,7 +25,7 @@ def file(tmp_path, monkeypatch):
 
 
 def refused(read) -> str:
-    with pytest.raises(Damaged) as error:
+    with pytest.raises(DamagedFile) as error:
         read()
     (line,) = str(error.value).splitlines()
     return line

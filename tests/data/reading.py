@@ -2,7 +2,7 @@
 
 import pickle
 
-from launcher.data import Bad, Part
+from launcher.data import BadRow, Part
 
 
 def read(module, config, *columns, key="data.train"):
@@ -13,9 +13,9 @@ def read(module, config, *columns, key="data.train"):
 
 
 def texts(rows):
-    return [row if isinstance(row, Bad) else row["text"] for row in rows]
+    return [row if isinstance(row, BadRow) else row["text"] for row in rows]
 
 
 def told(rows):
     """The messages of the bad ones among rows."""
-    return [str(row) for row in rows if isinstance(row, Bad)]
+    return [str(row) for row in rows if isinstance(row, BadRow)]

@@ -14,7 +14,7 @@ from data.reading import read, told
 from PIL import Image, ImageOps
 
 from launcher.config.errors import UserError
-from launcher.data import Bad, _images, _source, arrow, hub, image_folder, jsonl, mnist, parquet
+from launcher.data import BadRow, _images, _source, arrow, hub, image_folder, jsonl, mnist, parquet
 
 COLUMNS = ("image", "label")
 
@@ -158,7 +158,7 @@ def test_an_image_that_is_broken_or_has_no_label_stands_in_its_place_and_is_name
     file.write_bytes(file.read_bytes()[:60])
     pictures.save(pictures.pixels(1), tmp_path / "stray.png")
     rows = read(image_folder, of_folder(tmp_path), *COLUMNS)
-    assert [isinstance(row, Bad) for row in rows] == [True, False, False, False, True]
+    assert [isinstance(row, BadRow) for row in rows] == [True, False, False, False, True]
     assert told(rows)[0].startswith(f"{file}: is a broken image: ")
     assert told(rows)[1] == f"{tmp_path}/stray.png: lies in no folder that could be its label"
 
@@ -275,7 +275,7 @@ def test_images_may_be_plain_bytes_and_a_broken_one_is_named_by_its_row(rows, tm
     found = read(parquet, parquet.Config(path=str(file), image="photo"), *COLUMNS)
     assert told(found)[0].startswith(f"{file} row 3: data.train.image: column 'photo' is a broken image: ")
     assert told(found)[1] == f"{file} row 5: data.train.image: column 'photo' is empty"
-    same([row for row in found if not isinstance(row, Bad)], [rows[n] for n in (0, 1, 3, 5)], (0, 1))
+    same([row for row in found if not isinstance(row, BadRow)], [rows[n] for n in (0, 1, 3, 5)], (0, 1))
 
 
 def test_a_text_is_no_image(tmp_path):

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from launcher.config import kinds
 from launcher.config.columns import Column
 from launcher.config.errors import UserError
-from launcher.data import Bad, Part, _columns, _source
+from launcher.data import BadRow, Part, _columns, _source
 from launcher.data._source import SourceConfig
 
 ROWS = [{"text": f"document {n} has words", "label": ["odd", "even"][n % 2 == 0]} for n in range(12)]
@@ -85,7 +85,7 @@ def plain(rows):
     """Rows that can be compared: arrays as lists, with their types."""
     known = {np.ndarray: lambda array: [str(array.dtype), array.tolist()]}
     return [
-        row if isinstance(row, Bad) else {name: known.get(type(v), lambda v: v)(v) for name, v in row.items()}
+        row if isinstance(row, BadRow) else {name: known.get(type(v), lambda v: v)(v) for name, v in row.items()}
         for row in rows
     ]
 
@@ -181,7 +181,7 @@ def test_what_is_wrong_with_a_row_stands_in_its_place_and_says_where(kind, tmp_p
     monkeypatch.setattr(_columns, "ROW", 20)
     module, config = configured(kind, tmp_path)
     rows = read(module, config)
-    bad = [n for n, row in enumerate(rows) if isinstance(row, Bad)]
+    bad = [n for n, row in enumerate(rows) if isinstance(row, BadRow)]
     assert len(rows) == len(ROWS)
     assert bad and all("more than the" in rows[n].what and rows[n].where for n in bad)
 

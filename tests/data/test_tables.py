@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from launcher.config.columns import Column
-from launcher.data import Bad, _tables, hub
+from launcher.data import BadRow, _tables, hub
 
 FEATURES = {
     "tokens": datasets.List(datasets.Value("string")),
@@ -23,7 +23,7 @@ def read(columns, **names):
 def test_words_come_with_the_names_of_their_labels():
     first, second = read(("words", "labels"), words="tokens", labels="tags")
     assert first == {"words": ["the", "node"], "labels": ["O", "B-X"]}
-    assert second == Bad("it row 1", "data.train.labels: has no label (-1): choose another split")
+    assert second == BadRow("it row 1", "data.train.labels: has no label (-1): choose another split")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from launcher.distributed.interruptible_wait import Told, patiently
+from launcher.distributed.interruptible_wait import StoppedBeforeTraining, patiently
 
 
 def test_what_is_called_is_returned_or_raised():
@@ -13,7 +13,7 @@ def test_what_is_called_is_returned_or_raised():
 
 def test_what_waits_is_left_when_told():
     for_ever = threading.Event()
-    with pytest.raises(Told):
+    with pytest.raises(StoppedBeforeTraining):
         patiently(for_ever.wait, lambda: True)
     for_ever.set()
 
@@ -39,7 +39,7 @@ def test_an_error_after_being_told_is_no_other():
         told.set()
         return True
 
-    with pytest.raises(Told):
+    with pytest.raises(StoppedBeforeTraining):
         patiently(lose, leave, grace=30)
 
 
@@ -48,5 +48,5 @@ def test_neither_is_one_that_comes_at_once():
         raise RuntimeError("connection closed by peer")
 
     for _ in range(100):
-        with pytest.raises(Told):
+        with pytest.raises(StoppedBeforeTraining):
             patiently(lost, lambda: True)

@@ -6,7 +6,7 @@ from launcher.config.errors import UserError
 from launcher.distributed.local_run_record import recorded
 from launcher.distributed.signals import Reason
 from launcher.storage import job_log
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 
 def noted(error, note):
@@ -31,7 +31,7 @@ def last(folder):
     ],
 )
 def test_why_a_start_ended(tmp_path, code, reason, why):
-    folder = RunFolder(tmp_path)
+    folder = RunDir(tmp_path)
     with recorded(folder, 2) as start:
         assert last(folder).why == ""
         start.end(code, reason, "a sentence\nof two lines", 1)
@@ -49,20 +49,20 @@ def test_why_a_start_ended(tmp_path, code, reason, why):
     ],
 )
 def test_what_is_raised_is_why(tmp_path, error, text):
-    with pytest.raises(type(error)), recorded(RunFolder(tmp_path), 1):
+    with pytest.raises(type(error)), recorded(RunDir(tmp_path), 1):
         raise error
-    end = last(RunFolder(tmp_path))
+    end = last(RunDir(tmp_path))
     assert (end.why, end.error) == ("failed", text)
 
 
 def test_a_block_that_ends_is_done_and_each_start_has_its_own_end(tmp_path):
     for _ in range(2):
-        with recorded(RunFolder(tmp_path), 1):
+        with recorded(RunDir(tmp_path), 1):
             pass
-    (job,) = job_log.story(job_log.read(RunFolder(tmp_path)))
+    (job,) = job_log.story(job_log.read(RunDir(tmp_path)))
     assert ([start.why for start in job.starts], job.requeues, job.ids) == (["done", "done"], 0, ())
 
 
 def test_a_story_that_cannot_be_written_ends_nothing(tmp_path):
-    with recorded(RunFolder(tmp_path / "gone"), 1):
+    with recorded(RunDir(tmp_path / "gone"), 1):
         pass

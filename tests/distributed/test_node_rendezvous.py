@@ -45,7 +45,7 @@ def test_a_name_that_does_not_resolve_is_named_in_seconds(tmp_path):
     found = met(tmp_path, (*HERE[:2], "nowhere.invalid"))
     assert time.monotonic() - begin < 15
     for error in found.values():
-        assert isinstance(error, node_rendezvous.Unfit)
+        assert isinstance(error, node_rendezvous.UnhealthyNodes)
         assert list(error.why) == ["nowhere.invalid"]
         assert error.why["nowhere.invalid"].startswith("its name does not resolve on 127.0.1.")
 
@@ -54,7 +54,7 @@ def test_enough_nodes_go_on_without_it(tmp_path):
     found = met(tmp_path, (*HERE[:2], "nowhere.invalid"), least=2)
     assert list(found[0].left) == list(found[1].left) == ["nowhere.invalid"]
     assert found[0].port == found[1].port
-    assert isinstance(found[2], node_rendezvous.NotNeeded)
+    assert isinstance(found[2], node_rendezvous.NodeNotNeeded)
 
 
 def test_a_name_that_leads_to_another_node_is_found():
@@ -89,7 +89,7 @@ def test_a_disk_that_takes_nothing_is_named(tmp_path, monkeypatch):
     )
     found = met(tmp_path, HERE)
     assert {host for error in found.values() for host in error.why} <= set(HERE)
-    assert all(isinstance(error, node_rendezvous.Unfit) for error in found.values())
+    assert all(isinstance(error, node_rendezvous.UnhealthyNodes) for error in found.values())
 
 
 def test_a_node_that_knows_itself_unfit_is_left_out(tmp_path):
@@ -103,12 +103,12 @@ def test_a_node_that_knows_itself_unfit_is_left_out(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(len(HERE)) as pool:
         found = list(pool.map(one, range(len(HERE))))
     assert found[0].left == found[1].left == {HERE[2]: "has no cuda device that torch can use"}
-    assert isinstance(found[2], node_rendezvous.NotNeeded)
+    assert isinstance(found[2], node_rendezvous.NodeNotNeeded)
 
 
 def test_being_told_to_leave_ends_the_waiting(tmp_path):
     (tmp_path / "stop").touch()
-    assert all(isinstance(error, node_rendezvous.Left) for error in met(tmp_path, HERE, absent=[1]).values())
+    assert all(isinstance(error, node_rendezvous.NodeStopped) for error in met(tmp_path, HERE, absent=[1]).values())
 
 
 def test_how_nodes_ended_and_what_was_concluded(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import ranks
 
-from launcher.distributed.launch_env import Unreachable
+from launcher.distributed.launch_env import UnreachablePeer
 from launcher.distributed.process_group import exchange
 
 
@@ -31,7 +31,7 @@ def greeted(process, silent):
         return ""
     try:
         exchange(process, hosts, timedelta(seconds=2))
-    except Unreachable as error:
+    except UnreachablePeer as error:
         return str(error)
     return "heard"
 

@@ -9,7 +9,7 @@ import pytest
 
 from launcher.config.errors import UserError
 from launcher.distributed import rendezvous
-from launcher.distributed.launch_env import Place, Unreachable
+from launcher.distributed.launch_env import Place, UnreachablePeer
 
 
 def by_mpi(job="7"):
@@ -69,7 +69,7 @@ def test_what_a_start_that_died_has_left_fools_nobody(port):
 
 
 def test_which_ranks_share_a_host_is_found_where_no_starter_told():
-    met = rendezvous.Met(None, ["a", "b", "a"])
+    met = rendezvous.RendezvousResult(None, ["a", "b", "a"])
     assert [met.among(Place(rank, 3, 0, 3)) for rank in range(3)] == [
         Place(0, 3, 0, 2),
         Place(1, 3, 0, 1),
@@ -95,32 +95,32 @@ def test_who_is_told_to_leave_while_waiting_takes_the_others_along(who):
         return rendezvous.meet(Place(rank, 3, rank, 3), lambda: rank == who and time.monotonic() > begin + 1, by_mpi())
 
     said = each(2, one)  # the third never comes
-    assert [type(error) for error in said] == [rendezvous.Told, rendezvous.Told]
+    assert [type(error) for error in said] == [rendezvous.StoppedBeforeTraining, rendezvous.StoppedBeforeTraining]
     assert time.monotonic() < begin + 10
 
 
 def test_one_that_waits_for_rank_0_alone_can_be_told_to_leave():
-    with pytest.raises(rendezvous.Told):
+    with pytest.raises(rendezvous.StoppedBeforeTraining):
         rendezvous.meet(Place(1, 2, 1, 2), lambda: True, by_mpi())
-    with pytest.raises(rendezvous.Told):
+    with pytest.raises(rendezvous.StoppedBeforeTraining):
         rendezvous.meet(Place(1, 2, 1, 2), lambda: True, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"})
 
 
 def test_who_never_comes_is_named():
-    with pytest.raises(Unreachable, match=r"rank 0 on a has waited 1 s for rank\(s\) 1, 2$"):
+    with pytest.raises(UnreachablePeer, match=r"rank 0 on a has waited 1 s for rank\(s\) 1, 2$"):
         rendezvous.meet(Place(0, 3, 0, 3), lambda: False, {**by_mpi(), "SLURMD_NODENAME": "a"}, timedelta(seconds=1))
 
 
 def test_a_name_that_leads_nowhere_is_told_within_seconds(monkeypatch):
     monkeypatch.setattr(rendezvous, "_SECONDS_FOR_A_NAME", 1)
     told = {"MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "1234", "SLURMD_NODENAME": "b"}
-    with pytest.raises(Unreachable, match=r"^rank 1 on b cannot reach rank 0 at MASTER_ADDR=nowhere\.invalid: "):
+    with pytest.raises(UnreachablePeer, match=r"^rank 1 on b cannot reach rank 0 at MASTER_ADDR=nowhere\.invalid: "):
         rendezvous.meet(Place(1, 2, 0, 1), lambda: False, told)
 
 
 def test_a_folder_that_is_not_shared_is_told(monkeypatch):
     monkeypatch.setattr(rendezvous, "_SECONDS_FOR_A_FILE", 1)
-    with pytest.raises(Unreachable, match=r"rank 1 on .*\(do all nodes share this folder\? else set MASTER_ADDR"):
+    with pytest.raises(UnreachablePeer, match=r"rank 1 on .*\(do all nodes share this folder\? else set MASTER_ADDR"):
         rendezvous.meet(Place(1, 2, 0, 1), lambda: False, by_mpi())
 
 
@@ -151,5 +151,5 @@ def test_one_that_another_service_answers_can_be_told_to_leave(way):
         (rendezvous.FOLDER / "openmpi-7-").write_text(json.dumps({"hosts": ["127.0.0.1"], "port": port, "token": "a"}))
         where = by_mpi() if way == "file" else {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         begin = time.monotonic()
-        with pytest.raises(rendezvous.Told):
+        with pytest.raises(rendezvous.StoppedBeforeTraining):
             rendezvous.meet(Place(1, 2, 1, 2), lambda: time.monotonic() > begin + 0.5, where)

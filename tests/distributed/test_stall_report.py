@@ -4,7 +4,7 @@ import pytest
 
 from launcher.distributed import stall_report
 from launcher.distributed.heartbeat import Position, Stage
-from launcher.distributed.stall_report import Silence, sentence
+from launcher.distributed.stall_report import StallReport, sentence
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def at(time, step=3, stage=Stage.FORWARD, rank=0):
 
 def reports(clock, beats, looks, capsys):
     """The times at which something is reported: `beats`, the times of beats of one rank; `looks`, when it is looked."""
-    watched, found = Silence(), []
+    watched, found = StallReport(), []
     for now in looks:
         clock[0] = 1000 + now
         watched.look([at(1000 + max(beat for beat in beats if beat <= now))])
@@ -46,7 +46,7 @@ def test_long_steps_are_given_more_time(clock, capsys):
 
 
 def test_ranks_that_have_not_begun_are_given_time(clock, capsys):
-    watched = Silence()
+    watched = StallReport()
     clock[0] = 10_000
     watched.look([])
     watched.look([at(1000, 0, Stage.STARTING)])

@@ -22,7 +22,7 @@ def concluded(*ends, hosts=("a", "b"), least=2, before=0, after=5, late=False):
 
 
 def test_all_steps_are_done():
-    assert concluded(end(), end()) == job_outcome.Conclusion(0, "done")
+    assert concluded(end(), end()) == job_outcome.JobOutcome(0, "done")
     assert concluded(end(), end(closed=True), least=1).why == "done"  # a spare node that was not needed
     assert concluded(end(), None, least=1).why == "done"  # a node that was lost on the way
 
@@ -48,13 +48,13 @@ def test_a_start_that_saves_nothing_does_not_come_back_for_ever():
 
 
 def test_whoever_is_told_to_leave_while_the_nodes_meet():
-    assert job_outcome.left(Reason.MAKE_WAY) == job_outcome.Conclusion(75, "time", again=True)
-    assert job_outcome.left(Reason.STOP) == job_outcome.Conclusion(75, "told")
+    assert job_outcome.left(Reason.MAKE_WAY) == job_outcome.JobOutcome(75, "time", again=True)
+    assert job_outcome.left(Reason.STOP) == job_outcome.JobOutcome(75, "told")
 
 
 def test_the_cause_is_told_not_its_echoes():
     echo = end(1, failed=failed("lost a peer", echo=True, time=1))
-    assert concluded(echo, end(1, failed=failed("rank 3 failed", time=2))) == job_outcome.Conclusion(
+    assert concluded(echo, end(1, failed=failed("rank 3 failed", time=2))) == job_outcome.JobOutcome(
         1, "failed", text="rank 3 failed"
     )
 
@@ -85,12 +85,12 @@ def test_ranks_that_never_heard_each_other_do_not_come_back_for_ever():
 
 def test_a_mistake_of_the_user_is_told_as_it_is():
     wrong = end(2, problems=["recipe.yaml:3: no"])
-    assert concluded(wrong, wrong) == job_outcome.Conclusion(2, "failed", text="recipe.yaml:3: no")
+    assert concluded(wrong, wrong) == job_outcome.JobOutcome(2, "failed", text="recipe.yaml:3: no")
 
 
 def test_a_start_that_was_replaced_never_comes_back():
     ghost = end(1, Reason.REPLACED, problems=["another start has taken over"])
-    assert concluded(ghost, None) == job_outcome.Conclusion(1, "replaced", text="another start has taken over")
+    assert concluded(ghost, None) == job_outcome.JobOutcome(1, "replaced", text="another start has taken over")
 
 
 def test_unfit_nodes_are_left_out_unless_they_are_half():

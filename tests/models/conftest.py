@@ -8,9 +8,9 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from launcher.config.recipe import TrainTokenizer
 from launcher.distributed.process_group import Process
 from launcher.models import config
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.prepare import tokenizer
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.train import checkpoint
 
 RESNET = {"depths": [1, 1], "layer_type": "basic", "embedding_size": 8, "hidden_sizes": [8, 16]}
@@ -33,7 +33,7 @@ def need():
     def make(labels=False, **given):
         kind = "SequenceClassification" if labels else "MaskedLM"
         known = {"options": LABELS if labels else {}, "vocab_size": 60, "pad_token_id": 3, "max_length": 16}
-        return Need(**{"auto_class": f"AutoModelFor{kind}", **known, **given})
+        return ModelRequirements(**{"auto_class": f"AutoModelFor{kind}", **known, **given})
 
     return make
 
@@ -43,7 +43,7 @@ def images():
     """What a model of images has to fit: three labels, by itself."""
 
     def make(shape=(3, 32, 32), **options):
-        return Need("AutoModelForImageClassification", options or LABELS, 0, 0, 1, shape)
+        return ModelRequirements("AutoModelForImageClassification", options or LABELS, 0, 0, 1, shape)
 
     return make
 
@@ -86,7 +86,7 @@ def saved(tmp_path_factory, bert, words):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, bert, words):
     """The folder of a run with checkpoints of steps 2, 4 and 6, of which 4 is the best; and their weights."""
-    folder = RunFolder(tmp_path_factory.mktemp("runs") / "one")
+    folder = RunDir(tmp_path_factory.mktemp("runs") / "one")
     process, weights = Process(0, 1, torch.device("cpu")), {}
     folder.checkpoints.mkdir(parents=True)
     folder.recipe.write_text("name: one\n", encoding="utf-8")

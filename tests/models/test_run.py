@@ -12,7 +12,7 @@ from launcher.config import kinds
 from launcher.config.errors import UserError
 from launcher.distributed.process_group import Process
 from launcher.models import run
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.train import checkpoint
 
 
@@ -109,7 +109,7 @@ def ran(tmp_path):
     """A run of one checkpoint, of a model by its recipe: its folder and the model as it was trained."""
 
     def make(need, **keys):
-        folder = RunFolder(tmp_path / "ran")
+        folder = RunDir(tmp_path / "ran")
         folder.checkpoints.mkdir(parents=True)
         with folder.recipe.open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump({"name": "ran", "model": keys}, file)

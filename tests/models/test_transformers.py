@@ -7,7 +7,7 @@ import torch
 
 from launcher.config.errors import UserError
 from launcher.models import _transformers, config
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 
 LAYERS = {"num_hidden_layers": 1}
 ARCHITECTURES = {
@@ -21,7 +21,7 @@ RELATIVE = {"modernbert", "funnel", "nomic_bert"}  # no table of positions: any 
 
 def need(kind="MaskedLM", max_length=16):
     options = {} if kind == "MaskedLM" else {"num_labels": 2}
-    return Need(f"AutoModelFor{kind}", options, 40, 1, max_length)
+    return ModelRequirements(f"AutoModelFor{kind}", options, 40, 1, max_length)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

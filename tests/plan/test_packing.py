@@ -15,7 +15,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
 from launcher.models import config
 from launcher.plan import _tiny_model, facts, model_requirements, model_spec, plan
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 
 CLUSTER = Cluster(name="two", device="cpu", devices_per_node=2, memory_per_device=16)
 MLM, CAUSAL = (kinds.module("tasks", kind).Task for kind in ("mlm", "causal_lm"))
@@ -30,7 +30,7 @@ def told(type_, task=MLM, max_length=128, **keys):
     """What a tiny copy of a model of the usual size tells."""
     pad = 1 if type_ in ("roberta", "camembert") else 0
     options = {"is_decoder": True, "use_cache": False} if task is CAUSAL else {}
-    wanted = Need(task.auto_class, options, 3000, pad, max_length)
+    wanted = ModelRequirements(task.auto_class, options, 3000, pad, max_length)
     with torch.device("meta"):
         model, _ = config.build(config.Config(type=type_, **keys), wanted, weights=False)
     return _tiny_model.packs(model, wanted, task)
@@ -137,7 +137,7 @@ def test_a_less_reduced_copy_is_tried_where_a_small_one_cannot_be_made(monkeypat
 def test_nothing_is_told_where_no_copy_can_be_made(monkeypatch):
     monkeypatch.setattr(_tiny_model, "_PARAMETERS", 10)
     assert told("bert") is None
-    assert _tiny_model.packs(torch.nn.Linear(2, 2), Need("AutoModelForMaskedLM", {}, 9, 0, 8), MLM) is None
+    assert _tiny_model.packs(torch.nn.Linear(2, 2), ModelRequirements("AutoModelForMaskedLM", {}, 9, 0, 8), MLM) is None
 
 
 @settings(deadline=None, max_examples=200)

@@ -7,7 +7,7 @@ import transformers
 from launcher.config.errors import UserError
 from launcher.models import config
 from launcher.plan import _tiny_model
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.plan.padding_probe import Padding, probe
 
 CLASSES = {"num_labels": 2, "problem_type": "single_label_classification"}
@@ -17,7 +17,7 @@ CLASSIFICATION, MLM = "AutoModelForSequenceClassification", "AutoModelForMaskedL
 def need(auto_class=CLASSIFICATION, max_length=64, **given):
     options = CLASSES if auto_class == CLASSIFICATION else {}
     ids = {"begin_token_id": 2, "end_token_id": 3} | given
-    return Need(auto_class, options, 3000, 0, max_length, **ids)
+    return ModelRequirements(auto_class, options, 3000, 0, max_length, **ids)
 
 
 def side(type_, wanted, **keys):
@@ -76,7 +76,7 @@ def test_a_decoder_needs_positions_for_targets_alone():
     keys |= {"encoder_layers": 2, "decoder_layers": 2, "d_model": 32}
 
     def wanted(length, target):
-        return Need("AutoModelForSeq2SeqLM", {}, 300, 1, length, end_token_id=2, target_length=target)
+        return ModelRequirements("AutoModelForSeq2SeqLM", {}, 300, 1, length, end_token_id=2, target_length=target)
 
     def tried(length, target):
         with torch.device("meta"):
@@ -114,7 +114,9 @@ def test_a_model_that_depends_on_the_length_of_its_rows_has_no_side():
 
 @pytest.mark.parametrize("last", [0, 119, 255])
 def test_a_sample_ends_with_the_end_token_wherever_it_is_in_the_vocabulary(last):
-    wanted = Need(CLASSIFICATION, CLASSES, last + 1 if last else 300, 0 if last else 1, 64, end_token_id=last)
+    wanted = ModelRequirements(
+        CLASSIFICATION, CLASSES, last + 1 if last else 300, 0 if last else 1, 64, end_token_id=last
+    )
     with torch.device("meta"):
         model, _ = config.build(config.Config(type="bart", d_model=16), wanted, weights=False)
     assert _tiny_model.padding(model, wanted) is Padding.RIGHT

@@ -14,7 +14,7 @@ from launcher.config.errors import UserError
 from launcher.plan import writable_folders
 from launcher.prepare import run_setup
 from launcher.storage import cache_root
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 LOCAL = Cluster(device="cpu")
 
@@ -67,7 +67,7 @@ def test_a_folder_that_can_be_used_stays_as_it_was():
     Path("there").mkdir()
     for folder in ("there", "there/a/b", "new/one"):
         assert writable_folders.unusable(Path(folder), "it", "do this") == []
-    assert writable_folders.run(RunFolder(Path("runs/r"))) == []
+    assert writable_folders.run(RunDir(Path("runs/r"))) == []
     assert [*Path().rglob("*")] == [Path("there")]
 
 
@@ -77,7 +77,7 @@ def test_each_folder_of_a_run_is_tried(culprit):
     Path(culprit).write_text("")
     advice = "(repair that, or start the run in another folder)"
     told = [f"the run folder runs/r: {culprit} cannot be written: it is a file, not a folder {advice}"]
-    assert writable_folders.run(RunFolder(Path("runs/r"))) == told
+    assert writable_folders.run(RunDir(Path("runs/r"))) == told
 
 
 def test_temporary_files_go_where_they_are_asked_for_or_nowhere(monkeypatch, here):

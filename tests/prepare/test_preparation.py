@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import support
 
-from launcher.plan.facts import Cut, cut_notes
+from launcher.plan.facts import TruncationCounts, cut_notes
 from launcher.prepare import run_setup
 
 
@@ -62,7 +62,7 @@ def test_what_max_length_cuts_is_counted(workspace, task, rows, cut):
     source = {"kind": "jsonl", "path": "rows.jsonl", **({"text_pair": "text_pair"} if "text_pair" in rows else {})}
     support.write(support.mlm(task=task, data={"train": source, "validation": source, "max_length": 8}))
     _, facts = run_setup.prepare("recipe.yaml", (), most=1)
-    assert facts.cut == dict.fromkeys(("train", "validation"), Cut(tokens=8, of=3, **cut))
+    assert facts.cut == dict.fromkeys(("train", "validation"), TruncationCounts(tokens=8, of=3, **cut))
     told = cut_notes(facts)
     assert len(told) == (2 if cut else 0)
     assert all(

@@ -10,16 +10,16 @@ import pytest
 from launcher.config.errors import UserError
 from launcher.distributed.signals import SIGNALS
 from launcher.prepare import process_pool
-from launcher.storage.lease import Lost
+from launcher.storage.lease import LeaseLost
 
 
 @dataclass(frozen=True)
-class Piece:
+class WorkItem:
     name: str
     size: int = 1
 
 
-class Held:
+class LeaseHeld:
     """A lease that is lost after so many looks."""
 
     def __init__(self, looks=10**6):
@@ -28,7 +28,7 @@ class Held:
     def check(self):
         self.looks -= 1
         if self.looks < 0:
-            raise Lost("taken over")
+            raise LeaseLost("taken over")
 
 
 def note(piece):
@@ -53,17 +53,17 @@ def here(tmp_path, monkeypatch):
 
 
 def run(function, pieces, most=None, lease=None):
-    process_pool.run(function, pieces, "working", lease or Held(), most)
+    process_pool.run(function, pieces, "working", lease or LeaseHeld(), most)
 
 
 @pytest.mark.parametrize(("most", "size"), [(1, process_pool.SMALL), (8, 1), (None, 1)])
 def test_little_work_or_one_process_is_done_here_in_order(most, size):
-    run(note, [Piece(name, size) for name in "cab"], most)
+    run(note, [WorkItem(name, size) for name in "cab"], most)
     assert done() == [[name, str(os.getpid())] for name in "cab"]
 
 
 def test_much_work_is_done_by_others_each_piece_once():
-    run(note, [Piece(str(n), process_pool.SMALL) for n in range(7)], most=2)
+    run(note, [WorkItem(str(n), process_pool.SMALL) for n in range(7)], most=2)
     assert sorted(name for name, _ in done()) == [str(n) for n in range(7)]
     assert str(os.getpid()) not in {pid for _, pid in done()}
     assert len({pid for _, pid in done()}) <= 2
@@ -71,7 +71,7 @@ def test_much_work_is_done_by_others_each_piece_once():
 
 @pytest.mark.parametrize("size", [1, process_pool.SMALL])
 def test_a_mistake_is_told_as_it_is(size):
-    pieces = [Piece("good", size), Piece("wrong", 2 * size), *[Piece("other", size)] * 3]
+    pieces = [WorkItem("good", size), WorkItem("wrong", 2 * size), *[WorkItem("other", size)] * 3]
     with pytest.raises(UserError, match=r"^a\.jsonl:3: is wrong$"):
         run(refuse, pieces, most=2)
 
@@ -79,8 +79,8 @@ def test_a_mistake_is_told_as_it_is(size):
 @pytest.mark.parametrize("size", [1, process_pool.SMALL])
 def test_who_lost_the_lease_stops(size):
     Path("done").touch()  # on a busy machine the lease is lost before any piece is done
-    with pytest.raises(Lost):
-        run(note, [Piece(str(n), size) for n in range(60)], 2, Held(1))
+    with pytest.raises(LeaseLost):
+        run(note, [WorkItem(str(n), size) for n in range(60)], 2, LeaseHeld(1))
     assert len(done()) < 60
 
 
@@ -91,7 +91,7 @@ def test_nothing_to_do_is_done():
 
 def test_progress_is_told_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
     monkeypatch.setattr(process_pool, "_QUIET", -1.0)
-    run(note, [Piece(str(n), 2**18) for n in range(4)], 1)
+    run(note, [WorkItem(str(n), 2**18) for n in range(4)], 1)
     assert capsys.readouterr().err.splitlines() == [f"working: {done}% of 1 MiB" for done in (25, 50, 75, 100)]
 
 
@@ -110,7 +110,7 @@ def test_processes_are_started_with_signals_waiting_and_take_them_once_they_can(
             return super().submit(*given)
 
     monkeypatch.setattr(process_pool, "ProcessPoolExecutor", Pool)
-    run(note_mask, [Piece("a", process_pool.SMALL), Piece("b", process_pool.SMALL)], 2)
+    run(note_mask, [WorkItem("a", process_pool.SMALL), WorkItem("b", process_pool.SMALL)], 2)
     assert sorted(done()) == [["a", "0"], ["b", "0"]]
     assert started == [set(SIGNALS)] * 2
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()

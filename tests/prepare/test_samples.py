@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.prepare.samples import Samples
-from launcher.prepare.token_arrays import Encoded
+from launcher.prepare.token_arrays import TokenArrays
 from launcher.tasks import _token_batches
 
 VOCABULARY, COUNT = 300, 2400
@@ -24,7 +24,7 @@ def written(folder, pieces, batch, vocabulary=VOCABULARY, **columns):
 def encoded(pieces):
     ids = np.concatenate([np.asarray(piece, np.uint32) for piece in pieces])
     offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])])
-    return Encoded(ids, offsets, np.ones(len(ids), bool))
+    return TokenArrays(ids, offsets, np.ones(len(ids), bool))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.prepare.token_arrays import Encoded, concatenate, interleave, join, nothing, take
+from launcher.prepare.token_arrays import TokenArrays, concatenate, interleave, join, nothing, take
 
 properties = settings(deadline=None, max_examples=100)
 texts = st.lists(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=9), max_size=6)
@@ -17,7 +17,7 @@ def made(lists):
     flat = [token for text in lists for token in text]
     offsets = np.concatenate([[0], np.cumsum([len(text) for text in lists])]).astype(np.int64)
     ids, begins = np.array([i for i, _ in flat], np.uint32), np.array([b for _, b in flat], bool)
-    return Encoded(ids, offsets, begins)
+    return TokenArrays(ids, offsets, begins)
 
 
 def told(encoded):

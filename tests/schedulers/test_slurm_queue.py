@@ -93,7 +93,7 @@ def test_accounting_is_read():
 )
 def test_a_machine_without_slurm_is_told_of(ask, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(slurm_queue.Absent, match=r"^s\w+: not found: .* \(run this where Slurm's commands are"):
+    with pytest.raises(slurm_queue.SlurmMissing, match=r"^s\w+: not found: .* \(run this where Slurm's commands are"):
         ask()
 
 
@@ -106,10 +106,10 @@ def test_a_slurm_that_does_not_answer_is_told_of(monkeypatch, tmp_path):
     _tool(tmp_path, "scontrol", "exec sleep 60")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(slurm_queue, "ASK", 0.3)
-    with pytest.raises(slurm_queue.Silent, match="took longer"):
+    with pytest.raises(slurm_queue.SlurmTimeout, match="took longer"):
         slurm_queue.job("1")
     _tool(tmp_path, "scontrol", "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")
-    with pytest.raises(slurm_queue.Silent, match="Unable to contact slurm controller"):
+    with pytest.raises(slurm_queue.SlurmTimeout, match="Unable to contact slurm controller"):
         slurm_queue.job("1")
 
 
@@ -137,6 +137,6 @@ def test_a_job_inherits_nothing_of_the_job_that_submits_it(monkeypatch, tmp_path
 def test_what_is_no_utf8_is_shown_all_the_same(monkeypatch, tmp_path):
     _tool(tmp_path, "sbatch", r"printf 'sbatch: error: \377\n' >&2; exit 1")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with pytest.raises(slurm_queue.Refused) as refused:
+    with pytest.raises(slurm_queue.SlurmRefusal) as refused:
         slurm_queue.test(["sbatch"], "")
     assert refused.value.said == "\ufffd"

@@ -1,6 +1,6 @@
 import pytest
 
-from launcher.sinks import About
+from launcher.sinks import RunInfo
 
 RECIPE = {"name": "tiny", "seed": 3, "model": {"kind": "config", "type": "bert"}, "train": {"global_batch": 12}}
 
@@ -18,7 +18,7 @@ def about(tmp_path, monkeypatch):
             "name": "tiny", "folder": folder, "recipe": RECIPE, "steps": 6, "start": 0, "seconds": 0.0, "tokens": 0,
             "equation": "12 = 2 ranks x 3 micro-batches x 2 samples", "notes": [],
         }  # fmt: skip
-        return About(**{**known, **given})
+        return RunInfo(**{**known, **given})
 
     return make
 

@@ -11,7 +11,7 @@ import support
 from safetensors.numpy import load_file
 
 from launcher.storage import job_log
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 
 def profile(nodes: int | str = 2, ranks: int = 2, **slurm: Any) -> str:
@@ -28,7 +28,7 @@ class Submitted:
     """A run that was submitted to the lab. `of`: what makes its recipe."""
 
     def __init__(self, lab: Any, name: str, *options: Any, of: Any = support.small, **changes: Any):
-        self.lab, self.name, self.folder = lab, name, RunFolder(Path("runs") / name)
+        self.lab, self.name, self.folder = lab, name, RunDir(Path("runs") / name)
         recipe = {"train__precision": "fp64", "checkpoint__every": 5, "train__steps": 12, **changes}
         support.write(of(name, **recipe), f"{name}.yaml")
         with _environment(lab):

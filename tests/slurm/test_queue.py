@@ -70,7 +70,7 @@ def test_slurm_says_when_a_job_would_start_and_takes_nothing(slurm_here, tmp_pat
     ],
 )
 def test_slurms_own_words_are_shown_where_it_refuses(slurm_here, options, said):
-    with pytest.raises(slurm_queue.Refused) as refused:
+    with pytest.raises(slurm_queue.SlurmRefusal) as refused:
         slurm_queue.test(["sbatch", "--test-only", *options], WAITS)
     assert said in refused.value.said
     assert not refused.value.said.startswith("sbatch:")
@@ -80,5 +80,5 @@ def test_a_job_that_slurm_does_not_know(slurm_here):
     assert slurm_queue.job("99999") is None
     assert slurm_queue.jobs(["99999"]) == {}
     slurm_queue.cancel(["99999"])  # Slurm says nothing of it
-    with pytest.raises(slurm_queue.Refused, match="Invalid job id nonsense"):
+    with pytest.raises(slurm_queue.SlurmRefusal, match="Invalid job id nonsense"):
         slurm_queue.cancel(["nonsense"])

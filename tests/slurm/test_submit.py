@@ -6,7 +6,7 @@ import pytest
 import support
 
 from launcher.storage import job_log
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_sweep_trains_each_point_in_its_own_folder(submit, lab, workspace):
     id = said.split()[1].rstrip(":")
     for i, seed in enumerate((5, 6)):
         assert lab.over(f"{id}_{i}", 120)["JobState"] == "COMPLETED", lab.log(f"{id}_{i}")
-        folder = RunFolder(workspace / f"runs/tiny-{i}")
+        folder = RunDir(workspace / f"runs/tiny-{i}")
         assert len(support.steps(folder.path)) == 6
         assert f"seed: {seed}\n" in folder.recipe.read_text()
         assert [event["job"] for event in job_log.read(folder)] == [f"{id}_{i}"] * 3

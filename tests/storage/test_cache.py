@@ -109,7 +109,7 @@ def test_work_that_is_of_no_use_is_forgotten():
 
 
 def test_work_of_another_is_not_forgotten():
-    with pytest.raises(lease.Lost), cache.making("x") as making:
+    with pytest.raises(lease.LeaseLost), cache.making("x") as making:
         taken_over(making).release()
         making.forget()
     assert left() == [".x.lease-000001", ".x.work"]
@@ -132,7 +132,7 @@ def taken_over(making):
 
 
 def test_who_was_taken_over_leaves_the_others_folder_alone():
-    with pytest.raises(lease.Lost), cache.making("x") as making:
+    with pytest.raises(lease.LeaseLost), cache.making("x") as making:
         (making.whole / "old").touch()
         other = taken_over(making)
         whole = cache.path("x").with_name(".x.whole-000002")
@@ -146,7 +146,7 @@ def test_who_was_taken_over_leaves_the_others_folder_alone():
 
 
 def test_who_was_taken_over_knows_why_a_file_is_missing():
-    with pytest.raises(lease.Lost), cache.making("x") as making:
+    with pytest.raises(lease.LeaseLost), cache.making("x") as making:
         other = taken_over(making)
         shutil.rmtree(making.work)
         (making.work / "shard").touch()

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from launcher.storage import job_log
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return RunFolder(tmp_path)
+    return RunDir(tmp_path)
 
 
 def test_what_is_told_is_read_in_its_order(folder):
@@ -55,7 +55,7 @@ def test_lines_of_many_writers_are_whole(folder):
 def test_an_event_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "jobs.jsonl").symlink_to("/dev/full")
     with pytest.raises(OSError):
-        job_log.append(RunFolder(tmp_path), {"event": "cancelled", "job": "12"})
+        job_log.append(RunDir(tmp_path), {"event": "cancelled", "job": "12"})
 
 
 def test_a_job_over_its_requeues():

@@ -282,7 +282,7 @@ def test_a_beat_needs_no_more_room():
 def test_a_holder_whose_file_is_gone_knows():
     held, (file,) = acquire(), files()
     file.unlink()
-    with pytest.raises(lease.Lost):
+    with pytest.raises(lease.LeaseLost):
         held.check()
     held.release()
     assert files() == []
@@ -295,7 +295,7 @@ def test_a_holder_whose_folder_is_gone_knows_that(tmp_path):
         file.unlink()
     (tmp_path / "run").rmdir()
     assert held.lost
-    with pytest.raises(lease.Lost, match=r"run is gone: deleted, or moved away$"):
+    with pytest.raises(lease.LeaseLost, match=r"run is gone: deleted, or moved away$"):
         held.check()
     held.release()
 
@@ -324,7 +324,7 @@ def test_who_was_taken_over_does_not_hold_it_again_when_the_other_releases_it():
     first._over.set()  # its heart stops
     second = acquire()
     second.release()
-    with pytest.raises(lease.Lost):
+    with pytest.raises(lease.LeaseLost):
         first.check()
     assert files() == []
 

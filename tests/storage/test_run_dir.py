@@ -12,16 +12,16 @@ from launcher.config import load
 from launcher.config.atomic_files import allocated_bytes
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.storage.run_dir import COMPLETE, RunFolder, Saved, best, checksum
+from launcher.storage.run_dir import COMPLETE, RunDir, SavedCheckpoint, best, checksum
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch) -> RunFolder:
+def run(tmp_path, monkeypatch) -> RunDir:
     monkeypatch.chdir(tmp_path)
-    return RunFolder(Path("runs/tiny"))
+    return RunDir(Path("runs/tiny"))
 
 
-def checkpoint(run: RunFolder, step: int, loss: float | None = None, whole: bool = True) -> Path:
+def checkpoint(run: RunDir, step: int, loss: float | None = None, whole: bool = True) -> Path:
     """A checkpoint as the ranks leave it, small."""
     folder = run.checkpoints / f"step-{step:08d}"
     folder.mkdir(parents=True)
@@ -144,7 +144,7 @@ def test_a_damaged_state_is_not_the_best_and_not_in_the_way(run, damage):
 
 
 def test_a_whole_checkpoint_is_verified(run):
-    Saved(checkpoint(run, 2)).verify()
+    SavedCheckpoint(checkpoint(run, 2)).verify()
 
 
 def advice(folder: Path) -> str:
@@ -160,10 +160,10 @@ def test_any_bit_that_flips_in_a_file_is_found(run, name):
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << bit % 8
         file.write_bytes(damaged)
-        told = refused(Saved(folder).verify)
+        told = refused(SavedCheckpoint(folder).verify)
         assert told == f"{file}: damaged: its content is not what was written {advice(folder)}"
     file.write_bytes(content)
-    Saved(folder).verify()
+    SavedCheckpoint(folder).verify()
 
 
 def test_any_bit_that_flips_in_the_mark_itself_is_found(run):
@@ -174,7 +174,7 @@ def test_any_bit_that_flips_in_the_mark_itself_is_found(run):
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << bit % 8
         mark.write_bytes(damaged)
-        told = refused(Saved(folder).verify)
+        told = refused(SavedCheckpoint(folder).verify)
         assert told.endswith(advice(folder)), told
 
 
@@ -189,21 +189,21 @@ def test_a_mark_that_says_nothing_is_damaged(run, mark):
     folder = checkpoint(run, 2)
     (folder / COMPLETE).write_text(mark)
     told = f"{folder / COMPLETE}: damaged: not what was written {advice(folder)}"
-    assert refused(Saved(folder).verify) == told
+    assert refused(SavedCheckpoint(folder).verify) == told
 
 
 def test_a_missing_file_is_found(run):
     folder = checkpoint(run, 2)
     (folder / "model.safetensors").unlink()
     told = f"{folder}/model.safetensors: missing from the checkpoint {advice(folder)}"
-    assert refused(Saved(folder).verify) == told
+    assert refused(SavedCheckpoint(folder).verify) == told
 
 
 @pytest.mark.parametrize("size", [0, 63])
 def test_a_file_cut_short_is_found(run, size):
     folder = checkpoint(run, 2)
     (folder / "model.safetensors").write_bytes(bytes(range(size)))
-    assert "model.safetensors: damaged" in refused(Saved(folder).verify)
+    assert "model.safetensors: damaged" in refused(SavedCheckpoint(folder).verify)
 
 
 # The metrics
@@ -212,7 +212,7 @@ def test_a_file_cut_short_is_found(run, size):
 LINES = b'{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n'
 
 
-def write(run: RunFolder, content: bytes) -> None:
+def write(run: RunDir, content: bytes) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
     run.metrics.write_bytes(content)
 
@@ -227,7 +227,7 @@ def test_the_lines_come_in_the_order_they_were_written(run):
 @settings(max_examples=60, deadline=None)
 @given(cut=st.integers(0, len(LINES)))
 def test_wherever_a_kill_cuts_the_last_line_the_lines_before_it_stay(tmp_path_factory, cut):
-    run = RunFolder(tmp_path_factory.mktemp("run"))
+    run = RunDir(tmp_path_factory.mktemp("run"))
     write(run, LINES[:cut])
     whole = LINES[:cut].count(b"\n")
     assert [line["step"] for line in run.lines()] == [1, 2][:whole]

@@ -76,7 +76,7 @@ def interrupted(process, cases):
 def _interrupted(process, folder, strategy, another):
     """A run that is saved in the middle; what goes on from there, and from there under another strategy. Where the
     first step is another than the next, it is saved before that too, and goes on from there."""
-    from launcher.storage.run_dir import RunFolder
+    from launcher.storage.run_dir import RunDir
     from launcher.train import loop
 
     told = {}
@@ -91,7 +91,7 @@ def _interrupted(process, folder, strategy, another):
     told["last"] = walks.whole(run.engine.state_dict())
     goes_on = [("resumed", strategy, MIDDLE), ("moved", another, MIDDLE)]
     for name, chosen, step in [*goes_on, ("anew", strategy, 0)] if begins else goes_on:
-        run = walks.build(process, folder, chosen, resume=RunFolder(folder).saved(step))
+        run = walks.build(process, folder, chosen, resume=RunDir(folder).saved(step))
         told[f"{name}.begin"] = walks.whole(run.engine.state_dict()) if name == "moved" else {}
         walks.take(run, STEPS - step)
         told[name] = walks.whole(run.engine.state_dict())

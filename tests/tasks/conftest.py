@@ -6,7 +6,7 @@ import support
 from launcher.config.recipe import TrainTokenizer
 from launcher.models import config, small
 from launcher.plan.facts import Facts
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.prepare import tokenizer
 from launcher.prepare.encode import Encoder
 from launcher.storage import cache_root
@@ -94,7 +94,9 @@ def tiny():
 
         torch.manual_seed(0)
         known, images = task.facts, "Image" in task.auto_class
-        wanted = Need(task.auto_class, task.options(), known.vocab_size, known.pad_token_id, known.longest, known.shape)
+        wanted = ModelRequirements(
+            task.auto_class, task.options(), known.vocab_size, known.pad_token_id, known.longest, known.shape
+        )
         if not task.auto_class:
             return small.build(small.Config(type="mlp", hidden=[8]), wanted)[0].double().eval()
         if "Seq2Seq" in task.auto_class:

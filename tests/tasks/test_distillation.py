@@ -14,7 +14,7 @@ from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
 from launcher.prepare import checkpoint_references
 from launcher.storage import cache_root
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.tasks import IGNORE, _teacher_model, distillation
 from launcher.train.data_loader import tensors
 
@@ -157,7 +157,7 @@ def test_a_checkpoint_of_the_teacher_is_pinned_and_one_that_is_missing_is_told(w
     """What `latest` is is decided when the student is first started, however far its teacher has gone since."""
     task = {"kind": "distillation", "task": {"kind": "mlm"}, "teacher": {"run": "runs/teacher"}}
     recipe = load.recipe(support.write(support.mlm("student", task=task))).value
-    student, teacher = RunFolder(workspace / "runs/student"), workspace / "runs/teacher"
+    student, teacher = RunDir(workspace / "runs/student"), workspace / "runs/teacher"
     assert "no run is there" in str(checkpoint_references.missing(recipe)[0])
     teacher.mkdir(parents=True)
     assert "task.teacher.checkpoint: runs/teacher/checkpoints: no whole checkpoint" in str(

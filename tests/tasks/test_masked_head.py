@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from launcher.models import config
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.tasks import IGNORE, _masked_head, mlm
 from launcher.train.data_loader import tensors
 
@@ -66,7 +66,7 @@ def model_of(kind, double=True):
     widths = {**ARCHITECTURES[kind], "initializer_range": 0.3}
     made = config.build(
         config.Config(type=kind, dropout=0.0, **widths),
-        Need("AutoModelForMaskedLM", {}, VOCABULARY, PADDING, 16),
+        ModelRequirements("AutoModelForMaskedLM", {}, VOCABULARY, PADDING, 16),
     )[0]
     return (made.double() if double else made).eval()
 
@@ -181,7 +181,7 @@ class Mixed(torch.nn.Module):
         return self.head(hidden.cumsum(1))
 
 
-class Whole(torch.nn.Module):
+class GlobalBatchInfo(torch.nn.Module):
     """A head that only takes as many positions as a sample has."""
 
     def __init__(self, head):
@@ -192,7 +192,7 @@ class Whole(torch.nn.Module):
         return self.head(hidden * self.scale)
 
 
-@pytest.mark.parametrize("head", [Mixed, Whole])
+@pytest.mark.parametrize("head", [Mixed, GlobalBatchInfo])
 def test_a_head_for_which_it_is_not_exact_runs_on_all_positions_with_a_note(head, task_of, samples):
     task, model = task_of(), model_of("bert")
     model.cls = head(model.cls)

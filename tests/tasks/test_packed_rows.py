@@ -13,7 +13,7 @@ from launcher.config.errors import UserError
 from launcher.contract.packing import pack
 from launcher.contract.random import Draw, Stream
 from launcher.models import config
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.tasks import _packed_rows, causal_lm, mlm
 from launcher.train.data_loader import tensors
 
@@ -44,7 +44,7 @@ REFUSED = {
 
 def built(type_, task, keys):
     torch.manual_seed(0)
-    wanted = Need(task.auto_class, task.options(), VOCABULARY, task.facts.pad_token_id, LONGEST)
+    wanted = ModelRequirements(task.auto_class, task.options(), VOCABULARY, task.facts.pad_token_id, LONGEST)
     return config.build(config.Config(type=type_, **keys), wanted)[0].eval()
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.prepare.token_arrays import Encoded
+from launcher.prepare.token_arrays import TokenArrays
 from launcher.tasks import IGNORE, _token_batches
 
 properties = settings(deadline=None, max_examples=60)
@@ -37,7 +37,7 @@ def test_the_attention_mask_is_where_the_tokens_are_and_only_where_some_are_padd
 def encoded_of(rows):
     ids, lengths = [token for row in rows for token in row], [len(row) for row in rows]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Encoded(np.array(ids, dtype=np.uint32), offsets, np.ones(len(ids), dtype=bool))
+    return TokenArrays(np.array(ids, dtype=np.uint32), offsets, np.ones(len(ids), dtype=bool))
 
 
 @properties

@@ -21,10 +21,10 @@ from launcher.config.recipe import Recipe
 from launcher.plan import facts, plan
 from launcher.prepare import bundle
 from launcher.storage import job_log, lease
-from launcher.storage.run_dir import COMPLETE, RunFolder
+from launcher.storage.run_dir import COMPLETE, RunDir
 from launcher.tools import compare, model_card, run_status, seeds, status
 
-RUN = RunFolder(Path("runs/run"))
+RUN = RunDir(Path("runs/run"))
 BUNDLE = Path("bundle")
 LEASE = ".writer.lease-000001"
 MEMORY = 500 << 20

@@ -3,14 +3,14 @@
 import json
 
 from launcher.storage import job_log
-from launcher.storage.run_dir import COMPLETE, RunFolder
+from launcher.storage.run_dir import COMPLETE, RunDir
 
 NOW = 1_800_000_000.0
 
 
 def run(path, steps=100, events=(), checkpoint=None, loss=None, **state):
     """A run folder. `events`: (event, fields) of job 12, a minute apart up to now."""
-    folder = RunFolder(path)
+    folder = RunDir(path)
     path.mkdir(parents=True)
     folder.plan.write_text(json.dumps({"name": path.name, "steps": steps}))
     if checkpoint is not None:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from launcher.config.errors import UserError
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.tools import compression, int8, onnx_export, predict
 from launcher.tools.trained_model import beside_best, load_run
 
@@ -28,7 +28,7 @@ def quickly(monkeypatch):
 
 
 def exported(to, run="runs/sorter", **wanted):
-    return compression.export(run, "latest", to, "1GiB", compression.Wanted(**wanted), Console(quiet=True))
+    return compression.export(run, "latest", to, "1GiB", compression.CompressionOptions(**wanted), Console(quiet=True))
 
 
 def inputs(folder, texts=TEXTS):
@@ -47,7 +47,7 @@ def table(lines):
 
 
 def test_int8_layers_are_saved_and_loaded_without_pickle(tmp_path, printed):
-    wanted = compression.Wanted(int8=True)
+    wanted = compression.CompressionOptions(int8=True)
     lines = printed(
         lambda console: compression.export("runs/sorter", "latest", tmp_path / "out", "1GiB", wanted, console), 120
     )
@@ -68,7 +68,7 @@ def test_int8_layers_are_saved_and_loaded_without_pickle(tmp_path, printed):
 
 def test_without_a_benchmark_sizes_alone_are_told_and_no_data_is_read(tmp_path, printed, monkeypatch):
     monkeypatch.setattr(compression, "_Samples", lambda trained: pytest.fail("the prepared data was read"))
-    wanted = compression.Wanted(int8=True)
+    wanted = compression.CompressionOptions(int8=True)
     lines = printed(
         lambda console: compression.export("runs/sorter", "latest", tmp_path / "out", "1GiB", wanted, console, False),
         120,
@@ -175,7 +175,7 @@ def test_what_is_not_installed_is_told(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kept", [9, 20])
 def test_a_best_evaluation_whose_weights_are_gone_is_told(tmp_path, printed, kept):
-    folder = RunFolder(shutil.copytree("runs/sorter", tmp_path / "copy"))
+    folder = RunDir(shutil.copytree("runs/sorter", tmp_path / "copy"))
     lines = [
         json.dumps({"step": 20, "eval/loss": 9.0 if kept == 20 else 0.1}),
         json.dumps({"step": 40, "eval/loss": 0.2}),
@@ -191,7 +191,9 @@ def test_a_best_evaluation_whose_weights_are_gone_is_told(tmp_path, printed, kep
 def test_the_table_is_not_cut(printed):
     metrics = dict.fromkeys((f"a_long_metric_{n}" for n in range(9)), 0.12345)
     lines = printed(
-        lambda console: compression._show([compression.Measured("pruned-0.3-onnx-int8", 9, 1.0, metrics)], [], console)
+        lambda console: compression._show(
+            [compression.MeasuredModel("pruned-0.3-onnx-int8", 9, 1.0, metrics)], [], console
+        )
     )
     assert "…" not in "".join(lines)
     assert "".join(lines).count("0.1") >= 9
@@ -254,7 +256,7 @@ def test_a_decoder_begins_as_it_did_in_training(tmp_path, printed):
     recipe = support.mlm("pairs", task={"kind": "seq2seq"}, model=model, train__steps=2, optimizer__lr=0.05)
     recipe["data"]["train"] = {"kind": "jsonl", "path": "corpus.jsonl", "target": "label"}
     support.launcher("run", support.write(recipe, str(tmp_path / "pairs.yaml")), "--ranks", 1)
-    wanted = compression.Wanted(prune=0.1)
+    wanted = compression.CompressionOptions(prune=0.1)
     lines = printed(lambda console: compression.export("runs/pairs", 2, tmp_path / "out", "1GiB", wanted, console), 120)
     expected = support.evaluations("runs/pairs")[2]["eval/loss"]
     assert table(lines)["original"]["loss"] == pytest.approx(expected, abs=1e-4)

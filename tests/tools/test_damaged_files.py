@@ -13,7 +13,7 @@ from tools.stories import NOW, SUBMITTED, ended, requeued, started
 from launcher.config import load
 from launcher.prepare import bundle
 from launcher.storage import job_log, lease
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 
 READERS = ["metrics", "jobs", "plan", "facts", "state", "complete", "bundle", "environment", "lease"]
 CASES = [pytest.param(100, id="100"), pytest.param(2000, id="2000", marks=pytest.mark.soak)]
@@ -24,7 +24,7 @@ def finished(sorter, tmp_path_factory):
     """A folder with a finished run that has a job's story and a writer, and with what a bundle of it begins with."""
     home = tmp_path_factory.mktemp("damaged")
     shutil.copytree(sorter / "runs" / "sorter", home / "runs" / "run")
-    run = RunFolder(home / "runs" / "run")
+    run = RunDir(home / "runs" / "run")
     story = [SUBMITTED, started(0), ended("node", 0, 0, 69, excluded=["b"]), requeued(), started(1)]
     for number, (event, fields) in enumerate(story):
         job_log.append(run, {"event": event, "job": "12", "time": NOW + 60 * number, **fields})

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from launcher import cli
 from launcher.config.errors import UserError
 from launcher.storage import job_log
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.tools import run_status, seeds, status
 from launcher.tools.compare import compare
 from launcher.tools.trained_model import beside_best
@@ -29,7 +29,7 @@ def bad(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     for name in ("good", "bad"):
         run(tmp_path / "runs" / name, checkpoint=40, loss=2.0)
-    return RunFolder(Path("runs/bad"))
+    return RunDir(Path("runs/bad"))
 
 
 def add(file: Path, line: str) -> None:
@@ -37,7 +37,7 @@ def add(file: Path, line: str) -> None:
         out.write(f"{line}\n")
 
 
-def state(bad: RunFolder, text: str) -> None:
+def state(bad: RunDir, text: str) -> None:
     (bad.checkpoints / "step-00000040" / "state.json").write_text(text)
 
 
@@ -143,7 +143,7 @@ def known(in_sorter, tmp_path, monkeypatch):
     """A copy of a finished run."""
     shutil.copytree(in_sorter, tmp_path / "runs" / "bad")
     monkeypatch.chdir(tmp_path)
-    return RunFolder(Path("runs/bad"))
+    return RunDir(Path("runs/bad"))
 
 
 @pytest.mark.parametrize(

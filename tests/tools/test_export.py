@@ -23,7 +23,7 @@ from launcher.config.errors import UserError
 from launcher.models import run as trained
 from launcher.plan import model_requirements
 from launcher.plan.facts import Facts
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.tools.export import export
 from launcher.train import checkpoint
 
@@ -64,7 +64,7 @@ def exported(name, to, which="best", shard_size="1GiB"):
 
 def model(name, which="best"):
     """The model of a run's recipe with the weights of a checkpoint."""
-    folder = RunFolder(Path("runs") / name)
+    folder = RunDir(Path("runs") / name)
     facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
     wanted = model_requirements.of(load.recipe(folder.recipe).value, facts)
     return trained.build(trained.Config(run=str(folder.path), checkpoint=which), wanted)[0].eval()
@@ -232,7 +232,7 @@ def test_what_cannot_be_exported_is_told_and_nothing_is_made(tmp_path, given, wh
 @pytest.fixture
 def copied(tmp_path):
     """A copy of a run, to be spoilt."""
-    return RunFolder(shutil.copytree("runs/bert", tmp_path / "copy"))
+    return RunDir(shutil.copytree("runs/bert", tmp_path / "copy"))
 
 
 def refused(folder, what):
@@ -265,7 +265,7 @@ def test_a_run_that_lacks_what_an_export_needs_is_refused(copied, name):
 
 def test_an_adapter_is_merged_into_plain_weights(tmp_path):
     exported("adapted", tmp_path / "out", "latest")
-    folder = RunFolder(Path("runs/adapted"))
+    folder = RunDir(Path("runs/adapted"))
     facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
     recipe = load.recipe(folder.recipe).value
     adapted, _ = kinds.of("models", recipe.model).build(recipe.model, model_requirements.of(recipe, facts))
@@ -365,7 +365,7 @@ def test_the_card_begins_with_what_the_hub_reads(tmp_path):
 
 
 def test_the_card_says_what_it_is_and_how_it_was_made(tmp_path):
-    folder, out = RunFolder(Path("runs/bert")), tmp_path / "out"
+    folder, out = RunDir(Path("runs/bert")), tmp_path / "out"
     exported("bert", out, 4)
     text = card(out)[1]
     parameters = sum(p.numel() for p in model("bert").parameters())

@@ -10,7 +10,7 @@ import pytest
 import support
 
 from launcher.storage import job_log
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.tools import run_status
 
 
@@ -76,7 +76,7 @@ def test_a_run_that_crashed(workspace, start):
 
 
 def test_a_job_of_a_scheduler_is_found_behind_a_start_by_hand(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDir(tmp_path)
     job_log.append(folder, {"event": "submitted", "job": "12"})
     job_log.append(folder, {"event": "started", "job": job_log.BY_HAND, "nodes": ["a"]})
     assert run_status.current(folder).name == job_log.BY_HAND

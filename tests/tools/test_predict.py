@@ -106,7 +106,12 @@ def test_completions_are_written_and_scored_without_the_prepared_data(tmp_path, 
         lines = predicted(tmp_path / "a.txt", tmp_path / "out.jsonl", run="runs/policy")
     assert [(len(line["completions"]), len(line["rewards"])) for line in lines] == [(2, 2)] * 2
     compression.export(
-        "runs/policy", "latest", tmp_path / "out", "1GiB", compression.Wanted(prune=0.1), Console(quiet=True)
+        "runs/policy",
+        "latest",
+        tmp_path / "out",
+        "1GiB",
+        compression.CompressionOptions(prune=0.1),
+        Console(quiet=True),
     )
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| model | MiB | samples/s |\n" in card

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.config.columns import EVERY, KEPT, Kept
+from launcher.config.columns import EVERY, KEPT, KeptColumn
 from launcher.config.errors import UserError
 from launcher.tools import prediction_lines
 
@@ -37,7 +37,7 @@ def test_maps_are_spread_over_columns_and_lists_stand_as_json(tmp_path):
 def test_columns_to_keep():
     assert prediction_lines.kept_columns(None) == ()
     assert prediction_lines.kept_columns("all") == (EVERY,)
-    assert prediction_lines.kept_columns("id, text,id") == (Kept("id"), Kept("text"))
+    assert prediction_lines.kept_columns("id, text,id") == (KeptColumn("id"), KeptColumn("text"))
     with pytest.raises(UserError, match="--keep id,,text: names of columns with commas between them"):
         prediction_lines.kept_columns("id,,text")
 

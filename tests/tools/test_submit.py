@@ -7,7 +7,7 @@ from rich.console import Console
 from launcher.config import load
 from launcher.config.errors import UserError
 from launcher.storage import job_log
-from launcher.storage.run_dir import RunFolder
+from launcher.storage.run_dir import RunDir
 from launcher.tools import submit as tool
 
 PROFILE = {
@@ -161,7 +161,7 @@ def test_what_is_submitted_is_recorded(submit, slurm, workspace, capsys):
     shown = capsys.readouterr()
     assert shown.out == "job 12: runs/tiny/jobs/submit-1.sbatch, runs/tiny/logs/job-12.log\n"
     assert "Slurm: the job is to start at once" in shown.err
-    folder = RunFolder(workspace / "runs/tiny")
+    folder = RunDir(workspace / "runs/tiny")
     (event,) = job_log.read(folder)
     assert {k: event[k] for k in ("event", "job", "cluster", "script")} == {
         "event": "submitted", "job": "12", "cluster": "lab", "script": "runs/tiny/jobs/submit-1.sbatch",
@@ -192,7 +192,7 @@ def test_another_job_of_the_same_id_is_no_reason_to_refuse(submit, slurm, monkey
     monkeypatch.setenv("STATE", "RUNNING")
     monkeypatch.setenv("NAME", "another")
     submit()
-    assert len(job_log.read(RunFolder(workspace / "runs/tiny"))) == 2
+    assert len(job_log.read(RunDir(workspace / "runs/tiny"))) == 2
 
 
 def test_of_two_submits_at_once_one_goes_in(submit, slurm, monkeypatch, workspace):
@@ -210,7 +210,7 @@ def test_of_two_submits_at_once_one_goes_in(submit, slurm, monkeypatch, workspac
     with pytest.raises(UserError, match=r"^runs/tiny: job 12 is pending"):
         submit("optimizer.lr=0.5")
     assert before and support.tree(workspace / "runs") == before  # the other's folder is as it was
-    (event,) = job_log.read(RunFolder(workspace / "runs/tiny"))
+    (event,) = job_log.read(RunDir(workspace / "runs/tiny"))
     assert event["event"] == "submitted"
 
 
@@ -233,7 +233,7 @@ def test_each_point_of_a_sweep_has_a_folder_and_its_own_recipe(submit, slurm, wo
     submit(grid=workspace / "grid.yaml")
     recipes = [load.recipe(workspace / f"runs/tiny-{i}/recipe.yaml").value for i in (0, 1)]
     assert [(r.name, r.seed, r.optimizer.lr) for r in recipes] == [("tiny-0", 4, 1e-3), ("tiny-1", 3, 0.5)]
-    told = [job_log.read(RunFolder(workspace / f"runs/tiny-{i}"))[0] for i in (0, 1)]
+    told = [job_log.read(RunDir(workspace / f"runs/tiny-{i}"))[0] for i in (0, 1)]
     assert [event["job"] for event in told] == ["12_0", "12_1"]
     assert {event["script"] for event in told} == {"runs/tiny/jobs/submit-1.sbatch"}
     assert (

@@ -10,7 +10,7 @@ import support
 from safetensors.numpy import load_file
 
 from launcher.config.errors import UserError
-from launcher.storage.run_dir import RunFolder, Saved
+from launcher.storage.run_dir import RunDir, SavedCheckpoint
 
 
 def state(step, **more):
@@ -31,7 +31,7 @@ def tensors(scale=1.0):
 def save(process, folder, steps, keep, losses=()):
     from launcher.train import checkpoint
 
-    run = RunFolder(Path(folder))
+    run = RunDir(Path(folder))
     for step, loss in zip(steps, [*losses, *[None] * len(steps)], strict=False):
         told = state(step, evaluation={} if loss is None else {"eval/loss": loss})
         checkpoint.save(run, tensors(step), told, keep, process)
@@ -41,7 +41,7 @@ def load(process, folder):
     from launcher.train import checkpoint
 
     empty = {name: tensor.zero_() for name, tensor in tensors().items()}
-    saved = RunFolder(Path(folder)).whole()[-1]
+    saved = RunDir(Path(folder)).whole()[-1]
     checkpoint.load(empty, saved)
     return all(
         tensor.equal(expected) for tensor, expected in zip(empty.values(), tensors(saved.step).values(), strict=True)
@@ -58,15 +58,15 @@ def folder(tmp_path):
 def test_what_some_ranks_save_others_load(folder, writers, readers):
     ranks.on_ranks(writers, save, folder, [3], 2)
     assert ranks.on_ranks(readers, load, folder) == [True] * readers
-    (saved,) = RunFolder(Path(folder)).whole()
+    (saved,) = RunDir(Path(folder)).whole()
     saved.verify()
     assert {p.suffix for p in saved.path.iterdir()} == {".safetensors", ".yaml", ".json", ""}  # no pickle
 
 
 def test_the_newest_and_the_best_are_kept(folder):
     ranks.on_ranks(1, save, folder, [1, 2, 3, 4, 5], 2, [3.0, 1.0, 2.0, 2.5, 4.0])
-    assert [saved.step for saved in RunFolder(Path(folder)).whole()] == [2, 4, 5]
-    assert RunFolder(Path(folder)).saved("best").step == 2
+    assert [saved.step for saved in RunDir(Path(folder)).whole()] == [2, 4, 5]
+    assert RunDir(Path(folder)).saved("best").step == 2
 
 
 def save_beside_a_ghost(process, folder):
@@ -74,7 +74,7 @@ def save_beside_a_ghost(process, folder):
     from launcher.storage import lease
     from launcher.train import checkpoint
 
-    run, write = RunFolder(Path(folder)), checkpoint._quietly
+    run, write = RunDir(Path(folder)), checkpoint._quietly
     old = lease.claim(run.path, ".writer")
     aside = run.checkpoints / ".step-00000001.partial"
 
@@ -99,7 +99,7 @@ def save_beside_a_ghost(process, folder):
 
 def test_a_ghost_does_not_take_away_what_the_newer_start_is_writing(folder):
     ranks.on_ranks(1, save_beside_a_ghost, folder)
-    (saved,) = RunFolder(Path(folder)).whole()
+    (saved,) = RunDir(Path(folder)).whole()
     saved.verify()
 
 
@@ -109,8 +109,8 @@ def test_what_a_kill_left_behind_is_replaced(folder):
     (half / "rubbish").write_text("half")
     (half.parent / ".step-00000007.partial").mkdir()
     ranks.on_ranks(1, save, folder, [1, 2], 2)
-    assert [saved.step for saved in RunFolder(Path(folder)).whole()] == [1, 2]
-    assert not RunFolder(Path(folder)).half_written() and not (half / "rubbish").exists()
+    assert [saved.step for saved in RunDir(Path(folder)).whole()] == [1, 2]
+    assert not RunDir(Path(folder)).half_written() and not (half / "rubbish").exists()
 
 
 def save_without_room(process, folder):
@@ -119,7 +119,7 @@ def save_without_room(process, folder):
     from launcher.storage.disk_full import DiskFull
     from launcher.train import checkpoint
 
-    run = RunFolder(Path(folder))
+    run = RunDir(Path(folder))
     weights = {"model.a": torch.ones(2**17), "model.b": torch.ones(2**17)}  # 1 MiB
     checkpoint.save(run, {"model.a": torch.zeros(1)}, state(1), 3, process)
     try:
@@ -137,10 +137,10 @@ def test_a_full_disk_leaves_nothing_half_written_and_what_was_saved(tmp_path, wo
         told = ranks.on_ranks(world, save_without_room, str(disk))
         pattern = rf"the disk of {disk}/checkpoints is full: about 1\.1 MiB are needed, 8\d\d\.0 KiB are free \(make .*"
         assert all(re.fullmatch(pattern, each) for each in told), told
-        (saved,) = RunFolder(disk).whole()
+        (saved,) = RunDir(disk).whole()
         saved.verify()
         assert saved.step == 1
-        assert list(RunFolder(disk).checkpoints.iterdir()) == [saved.path]
+        assert list(RunDir(disk).checkpoints.iterdir()) == [saved.path]
 
 
 def fail_at(process, folder, where):
@@ -166,8 +166,8 @@ def fail_at(process, folder, where):
 @pytest.mark.parametrize("where", ["state.json", ".partial", "checkpoints", ".COMPLETE.partial"])
 def test_wherever_a_save_fails_nothing_of_it_stays(folder, where):
     ranks.on_ranks(1, fail_at, folder, where)
-    (saved,) = RunFolder(Path(folder)).whole()
-    assert list(RunFolder(Path(folder)).checkpoints.iterdir()) == [saved.path]
+    (saved,) = RunDir(Path(folder)).whole()
+    assert list(RunDir(Path(folder)).checkpoints.iterdir()) == [saved.path]
     assert saved.step == 1
 
 
@@ -185,7 +185,7 @@ def save_large(process, folder, steps, keep):
 
     from launcher.train import checkpoint
 
-    run, kept = RunFolder(Path(folder)), []
+    run, kept = RunDir(Path(folder)), []
     for step in steps:
         checkpoint.save(run, {"model.a": torch.ones(2**15)}, state(step), keep, process)
         kept.append([saved.step for saved in run.whole()])
@@ -194,12 +194,12 @@ def save_large(process, folder, steps, keep):
 
 def test_every_file_is_checked(folder):
     ranks.on_ranks(1, save, folder, [1], 2)
-    (saved,) = RunFolder(Path(folder)).whole()
+    (saved,) = RunDir(Path(folder)).whole()
     for file in saved.path.iterdir():
         before = file.read_bytes()
         file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
         with pytest.raises(UserError, match="damaged"):
-            Saved(saved.path).verify()
+            SavedCheckpoint(saved.path).verify()
         file.write_bytes(before)
     saved.verify()
 
@@ -209,7 +209,7 @@ def other(process, folder):
 
     from launcher.train import checkpoint
 
-    saved = RunFolder(Path(folder)).whole()[-1]
+    saved = RunDir(Path(folder)).whole()[-1]
     with pytest.raises(
         UserError, match=r"another model: model.a: \(3, 4\) there, \(4, 3\) here; model.new: missing there"
     ):
@@ -246,7 +246,7 @@ def tensors_of(path):
 
 def test_a_checkpoint_tells_what_made_it(workspace):
     support.launcher("run", support.write(support.mlm(evaluate__every=3)), "checkpoint.every=3", "--ranks", 2)
-    saved = RunFolder(Path("runs/tiny")).saved("best")
+    saved = RunDir(Path("runs/tiny")).saved("best")
     told = json.loads((saved.path / "state.json").read_text())
     assert told["ranks"] == 2 and told["strategy"] == "ddp" and told["samples"] == 12 * told["step"]
     assert told["evaluation"]["eval/loss"] == support.evaluations("runs/tiny")[told["step"]]["eval/loss"]

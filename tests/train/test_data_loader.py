@@ -153,7 +153,7 @@ def test_the_example_is_the_same_on_every_rank_and_shaped_as_a_row():
     assert "documents" not in made(packed=False).probe_batches().one.batch
 
 
-class Told:
+class StoppedBeforeTraining:
     """A task that keeps what its samples were drawn with."""
 
     def __init__(self):
@@ -168,7 +168,7 @@ class Told:
 
 
 def test_a_sample_is_drawn_with_the_part_of_the_steps_that_is_done():
-    task = Told()
+    task = StoppedBeforeTraining()
     training = made(task=task, steps=8)
     for step in (0, 2, 6):
         training[step]

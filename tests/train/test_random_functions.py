@@ -22,7 +22,7 @@ RATE = 0.25
 """A rate that is exact, so that 1 - RATE is the share that is kept."""
 
 
-class Numbers:
+class RegressionTargets:
     """Draws from numpy; what was asked for and what was given."""
 
     def __init__(self, seed: int = 0, all_kept: bool = False):
@@ -44,8 +44,8 @@ class Numbers:
         return made
 
 
-def inside(call: Callable[[], torch.Tensor], **how) -> tuple[torch.Tensor, Numbers]:
-    numbers = Numbers(**how)
+def inside(call: Callable[[], torch.Tensor], **how) -> tuple[torch.Tensor, RegressionTargets]:
+    numbers = RegressionTargets(**how)
     with Interception(numbers):
         return call(), numbers
 
@@ -340,7 +340,7 @@ def test_a_function_makes_of_its_numbers_what_torch_makes_of_them(case):
     ],
 )
 def test_outside_of_the_mode_torch_draws(case):
-    numbers = Numbers()
+    numbers = RegressionTargets()
     with Interception(numbers):
         pass
     torch.manual_seed(3)
@@ -395,7 +395,7 @@ def test_functions_that_are_not_in_the_table_run_as_they_are(call):
 
 
 def test_the_innermost_draws_are_asked_and_then_the_outer_ones_again():
-    outer, inner = Numbers(), Numbers()
+    outer, inner = RegressionTargets(), RegressionTargets()
     with Interception(outer):
         torch.rand(1)
         with Interception(inner):
@@ -406,7 +406,7 @@ def test_the_innermost_draws_are_asked_and_then_the_outer_ones_again():
 
 
 def test_an_error_leaves_the_mode():
-    numbers = Numbers()
+    numbers = RegressionTargets()
     with pytest.raises(ZeroDivisionError), Interception(numbers):
         raise ZeroDivisionError
     torch.rand(2)
@@ -694,7 +694,7 @@ def test_hard_gumbel_softmax_takes_each_class_as_often_as_its_share():
 
 
 def test_the_smallest_and_largest_numbers_give_finite_ones():
-    class Ends(Numbers):
+    class Ends(RegressionTargets):
         def uniform(self, shape, device):
             return torch.tensor([2**-24, 1 - 2**-24]).expand(tuple(shape))
 

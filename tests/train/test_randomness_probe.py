@@ -15,7 +15,7 @@ from torch.nn import functional
 from launcher.config.errors import UserError
 from launcher.models import config
 from launcher.plan.facts import Facts
-from launcher.plan.model_requirements import Need
+from launcher.plan.model_requirements import ModelRequirements
 from launcher.tasks import causal_lm, image_classification, mlm, seq2seq, sequence_classification, token_classification
 from launcher.train import randomness_probe
 
@@ -32,7 +32,7 @@ def facts(**given):
 def built(task, type_, **keys):
     torch.manual_seed(0)
     known = task.facts
-    need = Need(task.auto_class, task.options(), known.vocab_size, known.pad_token_id, 16, known.shape)
+    need = ModelRequirements(task.auto_class, task.options(), known.vocab_size, known.pad_token_id, 16, known.shape)
     return config.build(config.Config(type=type_, **{"dropout": 0.1, **keys}), need)[0].double().train()
 
 
