@@ -295,7 +295,8 @@ def _say(error: BaseException, at: Process | None, stop: Stop) -> None:
 
 
 def _prepared(arguments: list[str], at: Process, stop: Stop) -> str:
-    """The run folder that rank 0 has prepared, which the others wait for. Raises UserError, or Told on every rank."""
+    """The run folder that rank 0 has prepared, which the others wait for. Raises UserError, or StoppedBeforeTraining
+    on every rank."""
     made: tuple[str, list[str]] | None = None
     if at.rank == 0:
         try:

@@ -1,6 +1,6 @@
 """JSON that the launcher wrote, read with every check.
 
-Whatever a file holds, and whatever stands in its place, reading ends in a value or in `Damaged`: nothing hangs, no
+Whatever a file holds, and whatever stands in its place, reading ends in a value or in `DamagedFile`: nothing hangs, no
 number is beyond 64 bits, and memory stays within a few hundred MiB.
 """
 
@@ -72,7 +72,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def read(file: Path, model: type[T], hint: str) -> T:
-    """A document of this type. Raises Damaged, also where there is none."""
+    """A document of this type. Raises DamagedFile, also where there is none."""
     value = read_object(file, hint)
     try:
         return check(value, model)
@@ -81,7 +81,7 @@ def read(file: Path, model: type[T], hint: str) -> T:
 
 
 def read_object(file: Path, hint: str, most: int = MOST_BYTES) -> Object:
-    """A document that is a JSON object, of at most so many bytes. Raises Damaged, also where there is none."""
+    """A document that is a JSON object, of at most so many bytes. Raises DamagedFile, also where there is none."""
     with opened(file, hint) as data:
         content = data.read(most + 1)
     if len(content) > most:
@@ -125,7 +125,7 @@ def parse(text: bytes) -> Object:
 
 def lines(file: Path, hint: str, begin: int = 0) -> Iterator[tuple[int, bytes]]:
     """The lines of a file, each with its offset in bytes, from the first that begins at `begin` or later. A last one
-    that was cut off ends without a newline. Raises Damaged for one that is too long."""
+    that was cut off ends without a newline. Raises DamagedFile for one that is too long."""
     with opened(file, hint) as data:
         if begin > 0:
             data.seek(begin - 1)
@@ -150,14 +150,14 @@ def place(file: Path, offset: int) -> str:
 
 
 def size(file: Path, hint: str) -> int:
-    """Bytes of a regular file. Raises Damaged."""
+    """Bytes of a regular file. Raises DamagedFile."""
     with opened(file, hint) as data:
         return os.fstat(data.fileno()).st_size
 
 
 @contextmanager
 def opened(file: Path, hint: str) -> Iterator[BinaryIO]:
-    """A regular file, open for reading; a pipe in its place is not waited for. Raises Damaged."""
+    """A regular file, open for reading; a pipe in its place is not waited for. Raises DamagedFile."""
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as data:

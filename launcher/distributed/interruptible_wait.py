@@ -16,8 +16,8 @@ class StoppedBeforeTraining(Exception):
 
 def patiently(call: Callable[[], T], told: Callable[[], bool], grace: float = 0.0) -> T:
     """What `call` returns or raises, called on a thread of its own while this one, which may be the main one, takes
-    signals. Raises Told where `told` to leave meanwhile; `grace`: seconds in which the call may still come to its end.
-    A call that does not is left behind, to end with the process."""
+    signals. Raises StoppedBeforeTraining where `told` to leave meanwhile; `grace`: seconds in which the call may
+    still come to its end. A call that does not is left behind, to end with the process."""
     results, errors = list[T](), list[BaseException]()
 
     def run() -> None:

@@ -71,7 +71,7 @@ class NodeStopped(Exception):
 def meet(folder: Path, node: Node, least: int, stop: Path, unfit: str | None = None) -> Place:
     """Find out which nodes are fit, all of them alike. `folder`: of this start; `least`: how many nodes it takes;
     `stop`: the file that says to leave; `unfit`: what is wrong with this node, as far as it knows by itself. Raises
-    Unfit, NotNeeded, Left, and OSError where nothing can be written."""
+    UnhealthyNodes, NodeNotNeeded, NodeStopped, and OSError where nothing can be written."""
     folder.mkdir(parents=True, exist_ok=True)
     door = health_check.listening(node.hosts, node.index, folder.name)
     try:
@@ -227,7 +227,7 @@ def _hear(
     only: set[int] | None = None,
 ) -> dict[int, dict[str, Any]]:
     """What the nodes have said under this name, as soon as all have, or after so long. The folder is listed each time:
-    on a network disk a name that was not there may else not be there for a minute. Raises Left."""
+    on a network disk a name that was not there may else not be there for a minute. Raises NodeStopped."""
     wanted = set(range(len(hosts))) if only is None else only
     heard, begun, told = dict[int, dict[str, Any]](), time.monotonic(), False
     while wanted - set(heard):

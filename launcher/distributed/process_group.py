@@ -146,7 +146,7 @@ def device_index(at: Place, count: int, kind: str, environment: Mapping[str, str
 
 def exchange(process: Process, hosts: Sequence[str], timeout: timedelta = _GREETING) -> None:
     """Every pair of ranks exchanges a message, so that a way that is closed is found now and not in an hour. `hosts`:
-    where each rank runs. Raises Unreachable that names the two."""
+    where each rank runs. Raises UnreachablePeer that names the two."""
     mine, theirs = torch.tensor([process.rank]), torch.zeros(1, dtype=torch.long)
     for apart in range(1, process.world):
         to, by = (process.rank + apart) % process.world, (process.rank - apart) % process.world

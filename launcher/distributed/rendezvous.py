@@ -62,7 +62,7 @@ def meet(
     timeout: timedelta = _LONG,
 ) -> RendezvousResult:
     """Wait until all ranks are there. `told`: whether to leave. Raises UserError where it is not said where they could
-    meet, Told, or Unreachable in a sentence."""
+    meet, StoppedBeforeTraining, or UnreachablePeer in a sentence."""
     name = host(environment)
     who = f"rank {at.rank} on {name}"
     if environment.get("MASTER_ADDR"):

@@ -93,7 +93,7 @@ def label_counts(known: Facts) -> str:
 
 
 def read(folder: Path) -> Facts:
-    """The facts of a prepared folder. Raises Damaged."""
+    """The facts of a prepared folder. Raises DamagedFile."""
     file, hint = folder / FILE, f"move {folder} away: its data is prepared again"
     known = strict_json.read(file, Facts, hint)
     if not known.samples.get("train"):
@@ -102,7 +102,7 @@ def read(folder: Path) -> Facts:
 
 
 def of_run(folder: Path) -> Facts:
-    """The facts in a run's folder. Raises Damaged."""
+    """The facts in a run's folder. Raises DamagedFile."""
     return strict_json.read(folder / FILE, Facts, "launcher run writes it again")
 
 

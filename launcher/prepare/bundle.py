@@ -78,7 +78,7 @@ def recipe_of(folder: Path) -> Path:
 
 
 def _read(folder: Path) -> _Bundle:
-    """What bundle.json says. Raises Damaged, also where the folder that it names is not in the bundle."""
+    """What bundle.json says. Raises DamagedFile, also where the folder that it names is not in the bundle."""
     file = folder / cache_root.BUNDLE
     bundle = strict_json.read(file, _Bundle, _AGAIN)
     if not is_dir(folder / "prepared" / bundle.prepared):

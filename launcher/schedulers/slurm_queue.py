@@ -71,7 +71,8 @@ class Job:
 
 def test(argv: Sequence[str], script: str) -> str:
     """What Slurm says that it would do with a script, such as when the job would start. `argv`: sbatch --test-only and
-    more; the script goes to its standard input. Raises Absent, Silent, or Refused where it would not take it."""
+    more; the script goes to its standard input. Raises SlurmMissing, SlurmTimeout, or SlurmRefusal where it would not
+    take it."""
     done = _run(argv, "a job is submitted with it", SUBMIT, _submitting(), script)
     if done.returncode:
         raise SlurmRefusal(_said(done))
@@ -79,7 +80,7 @@ def test(argv: Sequence[str], script: str) -> str:
 
 
 def submit(argv: Sequence[str]) -> str:
-    """The id of a new job. `argv`: sbatch --parsable and more. Raises Absent, Silent or Refused."""
+    """The id of a new job. `argv`: sbatch --parsable and more. Raises SlurmMissing, SlurmTimeout or SlurmRefusal."""
     done = _run(argv, "a job is submitted with it", SUBMIT, _submitting())
     id = done.stdout.strip().partition(";")[0]
     if done.returncode or not id:
@@ -89,7 +90,7 @@ def submit(argv: Sequence[str]) -> str:
 
 def job(id: str) -> Job | None:
     """What Slurm knows of a job, from its controller or, after that has forgotten it, from its accounting where there
-    is one. None: nothing. Raises Absent or Silent."""
+    is one. None: nothing. Raises SlurmMissing or SlurmTimeout."""
     done = _run(["scontrol", "show", "job", id], "the queue is asked with it", ASK, _asking())
     if done.returncode == 0:
         return next(iter(parse(done.stdout)), None)
@@ -99,13 +100,13 @@ def job(id: str) -> Job | None:
 
 
 def jobs(ids: Iterable[str]) -> dict[str, Job]:
-    """Those of the jobs that Slurm knows. Raises Absent or Silent."""
+    """Those of the jobs that Slurm knows. Raises SlurmMissing or SlurmTimeout."""
     found = {id: job(id) for id in ids}
     return {id: known for id, known in found.items() if known is not None}
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """Have jobs ended, waiting or running; they are not requeued. Raises Absent, Silent or Refused."""
+    """Have jobs ended, waiting or running; they are not requeued. Raises SlurmMissing, SlurmTimeout or SlurmRefusal."""
     done = _run(["scancel", *ids], "a job is cancelled with it", ASK, _asking())
     if done.returncode or "error" in done.stderr:
         raise SlurmRefusal(_said(done))

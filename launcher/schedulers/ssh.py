@@ -26,6 +26,7 @@ from launcher.launch import launch_spec
 from launcher.launch.execute import Outcome, saved
 from launcher.launch.job_outcome import DONE, FAILED, STOPPED, UNFIT, WRONG
 from launcher.storage import cache_root
+from launcher.storage.run_dir import RunDir
 
 _SSH = (
     "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",

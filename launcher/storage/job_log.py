@@ -90,7 +90,7 @@ def append(folder: RunDir, event: Mapping[str, Any]) -> None:
 
 def read(folder: RunDir) -> list[Event]:
     """The events in the order they were told. A line that was cut in the middle is none, nor is what another launcher
-    may have written. Raises Damaged for an event that is."""
+    may have written. Raises DamagedFile for an event that is."""
     there, found = file(folder), list[Event]()
     if not strict_json.exists(there):
         return found

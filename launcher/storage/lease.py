@@ -114,7 +114,7 @@ class Lease:
         return self._lost
 
     def check(self) -> None:
-        """Raises Lost where another holds it by now."""
+        """Raises LeaseLost where another holds it by now."""
         found = read(self._file)
         if found is None and not self._file.parent.is_dir():
             raise LeaseLost(f"{self._file.parent} is gone: deleted, or moved away")
@@ -174,8 +174,8 @@ def acquire(folder: Path, name: str, done: Path, what: str) -> Lease | None:
 
 def claim(folder: Path, name: str) -> Lease:
     """The lease of this name in a folder: from whoever is dead, silent, or of an earlier start of this job. A holder
-    that lives is given as long as silence would take to leave. Raises Held where it stays, Lost where it is of a later
-    start of this job."""
+    that lives is given as long as silence would take to leave. Raises LeaseHeld where it stays, LeaseLost where it is
+    of a later start of this job."""
     mine, seen, begun = Holder.this(), None, time.monotonic()
     since = begun
     while True:

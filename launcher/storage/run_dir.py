@@ -56,7 +56,7 @@ class SavedCheckpoint:
     @cached_property
     def state(self) -> dict[str, Any]:
         """step, samples, tokens, seconds, data (the digest of the prepared data), evaluation (see CheckpointState).
-        Raises Damaged."""
+        Raises DamagedFile."""
         file = self.path / "state.json"
         value = strict_json.read_object(file, self.advice)
         try:
@@ -66,7 +66,7 @@ class SavedCheckpoint:
         return value
 
     def verify(self) -> None:
-        """Raises Damaged naming the first file that is not as it was written."""
+        """Raises DamagedFile naming the first file that is not as it was written."""
         mark = self.path / COMPLETE
         try:
             files = strict_json.read(mark, CheckpointFiles, self.advice).files
@@ -196,8 +196,8 @@ class RunDir:
             raise UserError(f"{self.path}: made by another recipe: {first}{more} ({advice})")
 
     def lines(self, last: int | None = None) -> Iterator[dict[str, Any]]:
-        """The whole lines of the metrics, in the order they were written; of the `last` bytes alone. Raises Damaged for
-        the first that is."""
+        """The whole lines of the metrics, in the order they were written; of the `last` bytes alone. Raises
+        DamagedFile for the first that is."""
         if not strict_json.exists(self.metrics):
             return
         begin = 0 if last is None else max(0, strict_json.size(self.metrics, _LINE) - last)
@@ -212,7 +212,8 @@ class RunDir:
             yield record
 
     def check_files(self) -> None:
-        """Raises Damaged with what a start would stumble over: in the metrics, or in the newest checkpoint's state."""
+        """Raises DamagedFile with what a start would stumble over: in the metrics, or in the newest checkpoint's
+        state."""
         problems = list[str | Problem]()
         for read in (lambda: deque(self.lines(), maxlen=0), lambda: [saved.state for saved in self.whole()[-1:]]):
             try:
@@ -223,7 +224,7 @@ class RunDir:
             raise DamagedFile(problems)
 
     def mend_metrics(self) -> str | None:
-        """Take away a last line that a kill cut in the middle. Returns a note where there was one. Raises Damaged where
+     """Take away a last line that a kill cut in the middle. Returns a note where there was one. Raises DamagedFile where
         the metrics are no file."""
         if not strict_json.exists(self.metrics):
             return None

@@ -109,7 +109,7 @@ def _data(recipe: Recipe, facts: Facts) -> str:
 
 
 def environment(folder: RunDir) -> Environment:
-    """What the run was last started with, where that was written down. Raises Damaged."""
+    """What the run was last started with, where that was written down. Raises DamagedFile."""
     file = folder.path / "environment.json"
     return (
         strict_json.read(file, Environment, "launcher run writes it again")

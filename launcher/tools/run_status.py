@@ -204,7 +204,7 @@ def _log(folder: RunDir, job: job_log.Job) -> str:
 
 
 def _steps(folder: RunDir) -> int | None:
-    """As planned, if it was: another version of the launcher may have done so. Raises Damaged."""
+    """As planned, if it was: another version of the launcher may have done so. Raises DamagedFile."""
     return strict_json.read(folder.plan, PlanSummary, _PLAN).steps if strict_json.exists(folder.plan) else None
 
 

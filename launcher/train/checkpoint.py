@@ -42,8 +42,8 @@ def save(
     folder: RunDir, tensors: Tensors, state: dict[str, Any], keep: int, process: Process, lease: Lease | None = None
 ) -> Path:
     """Save a checkpoint of `state["step"]`; all ranks call it. The `keep` newest stay, and the best one. `lease`: rank
-    0's right to write. Raises Replaced, on every rank, where another has it by now, and DiskFull; nothing half-written
-    is left then, and earlier checkpoints are as they were."""
+    0's right to write. Raises RunReplaced, on every rank, where another has it by now, and DiskFull; nothing
+    half-written is left then, and earlier checkpoints are as they were."""
     final = folder.checkpoints / f"step-{state['step']:08d}"
     aside = final.with_name(process.share(f".{final.name}.{secrets.token_hex(4)}.partial"))  # no other start's too
     _agree(folder, process, _still_ours(lease))

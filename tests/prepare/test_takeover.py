@@ -148,9 +148,9 @@ def test_another_goes_on_with_the_work_of_a_killed_one(slow, undisturbed):
 def test_a_mistake_in_the_data_is_told_by_each_of_several_commands(slow):
     """One that has told it takes away its own work, and nobody else's."""
     source, row = Path("slow/source.py"), SLOW.rpartition("yield ")[2]
-    bad = 'Bad(f"part {part.files[0]}", "is wrong")\n'
+    bad = 'BadRow(f"part {part.files[0]}", "is wrong")\n'
     source.write_text(
-        SLOW.replace(row, bad).replace("import Part", "import Bad, Part").replace("2**20", "1"), encoding="utf-8"
+        SLOW.replace(row, bad).replace("import Part", "import BadRow, Part").replace("2**20", "1"), encoding="utf-8"
     )
     started = [start(number) for number in range(3)]
     assert [process.wait(240) for process in started] == [2, 2, 2], "".join(map(told, range(3)))
