@@ -224,8 +224,8 @@ class RunDir:
             raise DamagedFile(problems)
 
     def mend_metrics(self) -> str | None:
-     """Take away a last line that a kill cut in the middle. Returns a note where there was one. Raises DamagedFile where
-        the metrics are no file."""
+        """Take away a last line that a kill cut in the middle. Returns a note where there was one. Raises DamagedFile
+        where the metrics are no file."""
         if not strict_json.exists(self.metrics):
             return None
         with strict_json.opened(self.metrics, _LINE) as data:
