@@ -13,7 +13,7 @@ from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
 from launcher.distributed.process_group import Process
 from launcher.distributed.shutdown import Stop
-from launcher.models._adaptation import frozen
+from launcher.models._adaptation import ModelConfig, frozen
 from launcher.models._transformers import save_configuration
 from launcher.plan import layout, mixture, model_requirements, padding_probe, remote_code
 from launcher.plan.facts import total_steps
@@ -110,7 +110,9 @@ def _progress(
         return loop.Progress(scale=LossScale.of(recipe.train.precision)), False
     state = engine.state_dict()
     thaws = resume.step == getattr(recipe.model, "unfreeze_at", None)
-    thawed = frozen(recipe.model, names) if thaws else []  # of these the checkpoint has no moments
+    thawed = (
+        frozen(recipe.model, names) if thaws and isinstance(recipe.model, ModelConfig) else []
+    )  # of these the checkpoint has no moments
     checkpoint.load(state, resume, new=tuple(f"optimizer.{name}." for name in thawed))
     engine.load_state_dict(state)
     progress = loop.Progress.of(resume.state, recipe.train.precision)

@@ -247,9 +247,9 @@ def _live(arguments: list[str], stop: Stop, started: Started | None) -> _End:
         print(error, file=sys.stderr, flush=True)
         return _End(rank, 1, error=error)
     except BaseException as caught:
-        error = failure.of_exit(caught)
-        _say(error, at, stop)
-        return _End(rank, 1, error=error)
+        cause = failure.of_exit(caught)
+        _say(cause, at, stop)
+        return _End(rank, 1, error=cause)
 
 
 def _speaks() -> bool:

@@ -97,7 +97,7 @@ def read(
         end = None if stop is None else _line_start(stream, stop)
         count = 0
         for first, last, beyond in ((begin, end, False), (end, None, True)):
-            if beyond and (end is None or not on):
+            if first is None or (beyond and not on):
                 return
             stream.seek(first)
             for lines, number in _decoded(path, begin, _blocks(_chunks(stream, first, last)), count, beyond, errors):

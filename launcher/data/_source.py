@@ -177,7 +177,7 @@ def grouped(files: Iterable[tuple[Path, int]], pieces: Callable[[Path], Sequence
 def columns_of(config: SourceConfig, columns: Sequence[str]) -> dict[str, str]:
     """What is asked for -> how the column is called in the source; of one that is made of several, each. A column
     without a name is left out."""
-    named = {}
+    named = dict[str, str]()
     for column in columns:
         name = _name(config, column)
         if isinstance(name, list):

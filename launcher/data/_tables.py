@@ -35,7 +35,7 @@ def rows_of(
 def _values(column: Any) -> list[Any]:
     """What a column holds; bytes where a text is not UTF-8, which arrow does not look at."""
     try:
-        return column.to_pylist()
+        return list(column.to_pylist())
     except UnicodeDecodeError:
         return [_value(scalar) for scalar in column]
 

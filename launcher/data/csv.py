@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from io import StringIO
 from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple
@@ -110,7 +111,7 @@ def _rows(config: Config, columns: Sequence[str], key: str, file: str) -> Iterat
             yield BadRow(where, f"has {len(fields)} fields, the header {len(header)} ({why})")
             continue
         row = {wanted[c]: fields[header.index(wanted[c])] or ("" if c in plain else None) for c in wanted}
-        picked = pick(row, config, columns, lambda where=where: where, key)
+        picked = pick(row, config, columns, partial(str, where), key)
         yield (_not_utf8(row, where) or picked) if isinstance(picked, BadRow) else picked
 
 
@@ -127,7 +128,7 @@ def _records(file: str, config: Config) -> Iterator[_Record | BadRow]:
     quote that is never closed."""
     csv.field_size_limit(max(_columns.ROW, csv.field_size_limit()))  # of the whole process: never lower
     feed = _Feed(file)
-    quoting = csv.QUOTE_MINIMAL if config.quote else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if config.quote else csv.QUOTE_NONE
     reader = csv.reader(feed, delimiter=config.delimiter, quotechar=config.quote, quoting=quoting, strict=True)
     while True:
         begin = feed.count

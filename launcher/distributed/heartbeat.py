@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Stage(IntEnum):
@@ -86,5 +88,6 @@ def behind(positions: Sequence[Position]) -> list[Position]:
     return [position for position in positions if position.place == least]
 
 
-def _map(file: Path, mode: str) -> np.memmap:
-    return np.memmap(file, dtype=np.int64, mode=mode).reshape(-1, 5)
+def _map(file: Path, mode: Literal["r", "r+"]) -> NDArray[np.int64]:
+    mapped: NDArray[np.int64] = np.memmap(file, dtype=np.int64, mode=mode).reshape(-1, 5)
+    return mapped

@@ -179,7 +179,7 @@ def complete(model: Any, need: ModelRequirements) -> Any:
     if (begin := model.generation_config.bos_token_id) is None or begin >= need.vocab_size:
         ids["bos_token_id"] = need.begin_token_id
     options = {**ids, **need.generation, "_from_model_config": False}
-    unused = _SAMPLING if need.generation.get("do_sample") is False else ()
+    unused: tuple[str, ...] = _SAMPLING if need.generation.get("do_sample") is False else ()
     unused += _BEAMS if need.generation.get("num_beams") == 1 else ()
     for key, value in {**dict.fromkeys(unused), **options}.items():
         setattr(model.generation_config, key, value)

@@ -34,7 +34,8 @@ class Config(ModelConfig):
     @classmethod
     def _of_the_type(cls, value: Any, info: ValidationInfo) -> Any:
         """The default where nothing is given; what the type does not use is refused."""
-        keys, name = _DEFAULTS.get(info.data.get("type", ""), {info.field_name: value}), str(info.field_name)
+        name = str(info.field_name)
+        keys = _DEFAULTS.get(info.data.get("type", ""), {name: value})
         if value is not None and name not in keys:
             told = {"type": info.data["type"], "keys": ", ".join(keys) or "none"}
             raise PydanticCustomError("unused", "a {type} model does not use it (of these keys it uses: {keys})", told)

@@ -71,7 +71,6 @@ class Encoder:
         self._whole = "|".join(names) or r"[^\s\S]"  # what a cut might keep from being seen
         special = [re.escape(token["content"]) for token in spec["added_tokens"] if token["special"]]
         self.special_words = "|".join(special) or r"[^\s\S]"
-        self._forget()
         if self._rule is not None and not self._exact():
             self._rule = None
 
@@ -123,8 +122,9 @@ class Encoder:
         finally:
             self.backend.no_truncation()
         encoded = join(made)
-        types = np.concatenate([np.asarray(e.type_ids, dtype=np.uint8) for e in made])
-        types = types if "token_type_ids" in self._inputs else None
+        types = None
+        if "token_type_ids" in self._inputs:
+            types = np.concatenate([np.asarray(e.type_ids, dtype=np.uint8) for e in made])
         truncated = np.array([bool(e.overflowing) for e in made], dtype=np.bool_)
         return TokenArrays(encoded.ids, encoded.offsets, encoded.begins, types), truncated
 
@@ -180,9 +180,8 @@ class Encoder:
         return len(self._known) >= _MOST_PIECES or self._characters >= _MOST_CHARACTERS
 
     def _forget(self) -> None:
-        self._known: dict[str, int] = {}
-        self._pieces = nothing()
-        self._characters = 0
+        self._known = dict[str, int]()
+        self._pieces, self._characters = nothing(), 0
 
     def _exact(self) -> bool:
         texts = pa.array(_TRICKY, pa.large_string())

@@ -36,8 +36,8 @@ class Samples:
 
     def lengths(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens of these samples, shape (len(ids),)."""
-        found = self._lengths[np.asarray(ids).tolist()]["length"].to_numpy()
-        return found.astype(np.int64)
+        found: NDArray[np.int64] = self._lengths[np.asarray(ids).tolist()]["length"].to_numpy().astype(np.int64)
+        return found
 
     def rows(self, ids: Sequence[int] | NDArray[np.int64]) -> list[Row]:
         """These samples, in this order; lists as numpy arrays."""
@@ -51,6 +51,6 @@ class Samples:
 def _split(column: Any) -> Sequence[Any]:
     """A column's values one by one."""
     if not hasattr(column, "value_lengths"):
-        return column.to_numpy(zero_copy_only=False)
+        return list(column.to_numpy(zero_copy_only=False))
     cuts = np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False))[:-1]
     return np.split(column.flatten().to_numpy(zero_copy_only=False), cuts)

@@ -192,7 +192,9 @@ def _values(column: pa.Array) -> Iterable[str]:
         return {"x".join(map(str, shape)) for shape in shapes}
     if pa.types.is_list(column.type) and not pa.types.is_string(column.type.value_type):
         return map(str, pc.unique(column.value_lengths()).to_pylist())
-    return pc.unique(column.flatten() if pa.types.is_list(column.type) else column).drop_null().to_pylist()
+    flat = column.flatten() if pa.types.is_list(column.type) else column
+    values: list[str] = pc.unique(flat).drop_null().to_pylist()
+    return values
 
 
 def _aside(file: Path) -> Path:

@@ -197,5 +197,5 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, dict) and "data" in value:
         shape = [value[name] for name in ("height", "width", "channels")]
-        return f"{shape} " + value["data"].decode("utf-8", "surrogateescape")
+        return f"{shape} {value['data'].decode('utf-8', 'surrogateescape')}"
     return json.dumps(value)

@@ -40,7 +40,7 @@ class Wandb:
     def __init__(self, config: Config, about: RunInfo):
         import wandb
 
-        os.environ.pop(wandb.env.SERVICE, None)  # another's would keep the run's id taken after this rank is killed
+        os.environ.pop(wandb.env.SERVICE, None)  # type: ignore[attr-defined]  # another's would keep the run's id taken after this rank is killed
         self._run: Any = wandb.init(
             id=_id(about), resume="allow", name=about.name, dir=about.folder, config=about.recipe, mode=config.mode,
             project=config.project, entity=config.entity, group=config.group, tags=config.tags,

@@ -31,7 +31,7 @@ class FsdpEngine(TorchEngine):
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[torch.nn.Module]:
-        self.module.set_requires_all_reduce(last)  # type: ignore[operator]
+        self.module.set_requires_all_reduce(last)
         yield self.module
 
     def norm(self) -> float:
@@ -114,10 +114,10 @@ def _dealt(tensor: torch.Tensor) -> bool:
 def _copies(tensor: torch.Tensor) -> int:
     """How many ranks hold the same piece of a tensor."""
     if not isinstance(tensor, DTensor):
-        return dist.get_world_size()
+        return int(dist.get_world_size())
     mesh = tensor.device_mesh
     replicas = [mesh.size(axis) for axis, placement in enumerate(tensor.placements) if placement.is_replicate()]
-    count = dist.get_world_size() // mesh.size()
+    count = int(dist.get_world_size() // mesh.size())
     for size in replicas:
         count *= size
     return count

@@ -94,7 +94,7 @@ class ReplicatedEngine(TorchEngine):
         if last:
             yield self.module
         else:
-            with self.module.no_sync():  # type: ignore[operator]
+            with self.module.no_sync():
                 yield self.module
 
     def clear(self) -> None:

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -72,7 +73,7 @@ class Zero0(_Boundary, TorchEngine):
     """Nothing is sharded: after the last backward each rank holds the averaged gradients."""
 
 
-class _Partitioned(_Boundary):
+class _Partitioned(_Boundary, ABC):
     """ZeRO 1 to 3: the optimiser's tensors are flat partitions of all parameters of a group."""
 
     rehearsals = 0
@@ -86,6 +87,30 @@ class _Partitioned(_Boundary):
         names = optim.kept(bare.optimizer)
         self._counts, self._moments = "step" in names, [name for name in names if name != "step"]
         self._prime()
+
+    @abstractmethod
+    def _weight(self, parameter: Any) -> torch.Tensor:
+        """A parameter, whole."""
+
+    @abstractmethod
+    def _set_weight(self, parameter: Any, whole: torch.Tensor) -> None:
+        """Set a parameter on every rank from a whole tensor."""
+
+    @abstractmethod
+    def _moment(self, parameter: Any, moment: str) -> torch.Tensor:
+        """A moment of the optimizer for a parameter, whole."""
+
+    @abstractmethod
+    def _set_moment(self, parameter: Any, moment: str, whole: torch.Tensor) -> None:
+        """Set a moment on every rank from a whole tensor."""
+
+    @abstractmethod
+    def _flat(self) -> list[torch.Tensor]:
+        """The flat partitions that the optimizer has as parameters."""
+
+    @abstractmethod
+    def _link(self) -> None:
+        """Have DeepSpeed find the moments of every parameter in those of its partition."""
 
     def nonfinite(self) -> dict[str, bool]:
         from deepspeed.utils import safe_get_full_grad

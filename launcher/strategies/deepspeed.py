@@ -93,7 +93,7 @@ def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
 
 
 def layouts(ranks: int) -> list[Config]:
-    return [Config(zero=stage) for stage in (0, 1, 2, 3)] if ranks > 1 else []  # type: ignore[arg-type]
+    return [Config(zero=stage) for stage in (0, 1, 2, 3)] if ranks > 1 else []
 
 
 def holding(config: Config, shape: "Architecture", ranks: int) -> MemoryShare:

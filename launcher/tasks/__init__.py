@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from launcher.prepare.encode import Encoder
 
 Row = dict[str, Any]
-Sample = dict[str, NDArray[np.generic]]
+Sample = dict[str, NDArray[Any]]
 Batch = dict[str, Any]
 Outputs = dict[str, list[Any]]
 """What a model made of samples: by name one value or array for each of them, in their order."""

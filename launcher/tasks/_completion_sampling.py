@@ -45,7 +45,7 @@ class TokenProbabilities:
         return logs.view(made.tokens.shape)
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def complete(
     read: TokenProbabilities,
     prompts: torch.Tensor,

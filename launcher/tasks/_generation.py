@@ -59,5 +59,5 @@ def texts(tokens: Sequence[Any], tokenizer: Any) -> list[str]:
 
 
 def _until(tokens: NDArray[np.int64], end: int | None) -> NDArray[np.int64]:
-    ends = np.flatnonzero(tokens == end) if end is not None else []
+    ends = np.flatnonzero(tokens == end)
     return tokens[: ends[0]] if len(ends) else tokens

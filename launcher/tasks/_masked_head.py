@@ -14,7 +14,7 @@ class MaskedHead:
 
     def __init__(self, model: torch.nn.Module):
         self.places: torch.Tensor | None = None
-        self._handle = model.base_model.register_forward_hook(self._select)  # type: ignore[union-attr, operator]
+        self._handle = model.base_model.register_forward_hook(self._select)
 
     def remove(self) -> None:
         self._handle.remove()
@@ -43,7 +43,7 @@ def logits(model: Any, inputs: dict[str, Any], places: torch.Tensor, head: Maske
     return sparse[0]
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def attach(model: torch.nn.Module, inputs: dict[str, torch.Tensor], places: torch.Tensor) -> MaskedHead | None:
     """The hook, or None where the model's logits with it are not those without it."""
     if model.base_model is model:

@@ -92,7 +92,11 @@ class SingleLabel:
     @staticmethod
     def counts(config: Any, training: Iterable[pa.Table], classes: int) -> list[int]:
         """How many samples each class has."""
-        return sum((_counts(table["label"], classes) for table in training), np.zeros(classes, np.int64)).tolist()
+        total = np.zeros(classes, np.int64)
+        for table in training:
+            total += _counts(table["label"], classes)
+        counts: list[int] = total.tolist()
+        return counts
 
     @staticmethod
     def baseline(config: Any, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
@@ -135,7 +139,8 @@ class SingleLabel:
         given, labels = self.config.class_weights, self.facts.labels
         if given == "balanced":
             counts = np.array(self.facts.counts, dtype=np.float64)
-            return counts.sum() / (len(counts) * np.maximum(counts, 1.0))
+            balanced: NDArray[np.float64] = counts.sum() / (len(counts) * np.maximum(counts, 1.0))
+            return balanced
         return np.array([(given or {}).get(label, 1.0) for label in labels])
 
     def _weighed(self, labels: "torch.Tensor") -> "torch.Tensor":

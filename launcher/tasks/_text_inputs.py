@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from launcher.contract import random
 from launcher.tasks import Batch, Features, Row, Sample, _token_batches
@@ -21,7 +22,7 @@ def features(batch: pa.RecordBatch, encoder: "Encoder", length: int, columns: Ma
     more = dict(columns)
     if "text_pair" in batch.schema.names:
         encoded, truncated = encoder.pairs(batch.column("text"), batch.column("text_pair"), length)
-        cut = {"rows": truncated.astype(np.int64)}
+        cut: dict[str, NDArray[np.integer]] = {"rows": truncated.astype(np.int64)}
         if encoded.types is not None:
             more["token_type_ids"] = _token_batches.lists(encoded, pa.array(encoded.types))
     else:

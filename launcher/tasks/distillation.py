@@ -68,7 +68,7 @@ class Task:
 
     def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         """The inner task to the student; another one like it to the teacher, which may need other means."""
-        notes = self.inner.attach(model, batch)
+        notes: list[str] = self.inner.attach(model, batch)
         facts = self.facts
         fit = (facts.vocab_size, facts.pad_token_id, facts.longest, facts.shape)
         self._teacher = _teacher_model.build(

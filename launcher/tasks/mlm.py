@@ -89,7 +89,7 @@ class Task(_pretraining.Pretraining):
         return {}
 
     def outputs(self, length: int) -> float:
-        return max(self.config.rate(0), self.config.rate(1)) * length * self.facts.vocab_size
+        return float(max(self.config.rate(0), self.config.rate(1)) * length * self.facts.vocab_size)
 
     def samples(
         self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw

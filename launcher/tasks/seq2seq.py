@@ -1,6 +1,6 @@
 """From one text to another, by an encoder and a decoder (T5, BART): summaries, translations."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -134,6 +134,7 @@ class Task(LanguageModeling):
 
         inputs = {"attention_mask": torch.ones_like(batch["inputs"]["input_ids"]), **batch["inputs"]}
         given = {"decoder_start_token_id": self._start}
+        assert self.config.generate is not None
         return _generation.generated(model, self.config.generate, self.facts, inputs, **given)
 
     def scores(self, outputs: Outputs, tokenizer: Any) -> dict[str, float]:
@@ -141,7 +142,11 @@ class Task(LanguageModeling):
         one."""
         found, truth = (_generation.texts(outputs[name], tokenizer) for name in ("generated", "target"))
         pairs = [(t, f) for t, f, weight in zip(truth, found, outputs["weight"], strict=True) if weight]
-        by_name = {"rouge1": _rouge.rouge1, "rougeL": _rouge.rouge_l, "exact_match": lambda one, other: one == other}
+        by_name: dict[str, Callable[[str, str], float]] = {
+            "rouge1": _rouge.rouge1,
+            "rougeL": _rouge.rouge_l,
+            "exact_match": _equal,
+        }
         return {name: float(np.mean([score(*pair) for pair in pairs] or [0.0])) for name, score in by_name.items()}
 
     def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
@@ -158,3 +163,7 @@ class Task(LanguageModeling):
             " ".join(tokenizer.convert_ids_to_tokens(ids.tolist())) for ids in (sample["input_ids"], target)
         )
         return f"{escape(text)} → [bold reverse]{escape(target)}[/]"
+
+
+def _equal(text: str, other: str) -> float:
+    return float(text == other)

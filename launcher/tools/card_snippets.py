@@ -90,7 +90,7 @@ def _use(auto: str, recipe: Recipe, given: dict[str, str]) -> tuple[list[str], l
     if auto == "AutoModelForQuestionAnswering":
         return _answer(task, recipe.data.max_length), []
     name = PIPELINES.get(auto)
-    if name not in PIPELINE_REGISTRY.get_supported_tasks():
+    if name is None or name not in PIPELINE_REGISTRY.get_supported_tasks():
         return [], []
     also = "".join(f", {part}={part}" for part in given)
     asked = ", ".join([_input(name, recipe), *_options(name, recipe)])

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,7 +222,7 @@ class _Samples:
                 seconds[name].append(time.perf_counter() - begin)
         count, made = sum(len(part.ids) for part in self._timed), list[MeasuredModel]()
         for name, (model, size) in models.items():
-            told = self._metrics(model, tasks[name], lambda done, name=name: progress(f"measuring {name}: {done:.0%}"))
+            told = self._metrics(model, tasks[name], partial(_report_share, progress, name))
             made.append(MeasuredModel(name, size, count / statistics.median(seconds[name][1:]), told))
         return made
 
@@ -301,3 +302,7 @@ def _show(rows: Sequence[MeasuredModel], notes: Sequence[str], console: Console)
     console.print(table)
     for note in notes:
         console.print(note, highlight=False)
+
+
+def _report_share(progress: Callable[[str], None], name: str, done: float) -> None:
+    progress(f"measuring {name}: {done:.0%}")

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from launcher.config import load
 from launcher.config.format import human
-from launcher.config.recipe import Constant
+from launcher.config.schedules import Constant
 from launcher.distributed import private_tmp
 from launcher.plan import writable_folders
 from launcher.prepare import run_setup
@@ -41,12 +41,12 @@ def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown:
 def _session(made: run_setup.PreparedRun, steps: int, overfit: bool, shown: int, console: Console) -> int:
     import torch
 
-    from launcher import worker
+    from launcher import build
     from launcher.distributed import process_group
     from launcher.distributed.shutdown import Stop
     from launcher.train import loop
 
-    run, notes = worker.build(made, process_group.connect(process_group.Place()), Stop(), None, workers=0)
+    run, notes = build.build(made, process_group.connect(process_group.Place()), Stop(), None, workers=0)
     for note in [*made.notes, *notes]:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     _show(made, run, shown, console)

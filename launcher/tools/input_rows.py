@@ -12,7 +12,7 @@ from launcher.config import kinds, messages
 from launcher.config.columns import KeptColumn
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
-from launcher.data import BadRow, Part, Row
+from launcher.data import BadRow, Part, Row, csv
 from launcher.data._source import SourceConfig
 
 KEY = "--data"
@@ -37,7 +37,12 @@ def source(data: str, train: Plugin) -> Any:
         module = kinds.module("data", str(given.get("kind")))
         columns = {name: getattr(train, name) for name in _COLUMNS & module.Config.model_fields.keys()}
         config = module.Config.model_validate({**columns, **given})
-        if config.kind == train.kind == "csv" and config.delimiter == train.delimiter and "quote" not in given:
+        if (
+            isinstance(config, csv.Config)
+            and isinstance(train, csv.Config)
+            and config.delimiter == train.delimiter
+            and "quote" not in given
+        ):
             config = config.model_copy(update={"quote": train.quote})
     except ValidationError as error:
         wrong = [f"{KEY}: {'.'.join(map(str, e['loc']))}: {messages.of(e)}" for e in error.errors()]
@@ -68,7 +73,7 @@ def _advice(row: BadRow, config: Any) -> str:
 
 
 def _of(config: Any, columns: tuple[str, ...], part: Part) -> Iterator[Row | BadRow]:
-    found = kinds.of("data", config).rows(config, columns, KEY, part)
+    found: Iterator[Row | BadRow] = kinds.of("data", config).rows(config, columns, KEY, part)
     if config.kind != "image_folder":
         return found
     return (

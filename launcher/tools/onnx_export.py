@@ -58,7 +58,7 @@ def quantize(file: Path) -> None:
     aside.replace(file)
 
 
-class Session(torch.nn.Module):
+class Session(torch.nn.Module):  # type: ignore[misc]
     """An ONNX file that is called as the model was."""
 
     def __init__(self, file: Path):
@@ -80,7 +80,7 @@ class Session(torch.nn.Module):
         return SimpleNamespace(**{n: torch.from_numpy(v) for n, v in zip(self._outputs, made, strict=True)})
 
 
-class _Positional(torch.nn.Module):
+class _Positional(torch.nn.Module):  # type: ignore[misc]
     """A model whose inputs come in an order, and whose outputs are a tuple of tensors."""
 
     def __init__(self, model: torch.nn.Module, names: list[str]):

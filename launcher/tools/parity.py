@@ -179,7 +179,7 @@ def _layouts(
     if strategies is not None:
         words = [word.strip() for word in strategies.split(",")]
         return [found for word in words for found in _named(word, file, overrides, every, ranks)]
-    dressed = [{"activation_checkpointing": "layers"}, {"compile": True}]
+    dressed: list[dict[str, Any]] = [{"activation_checkpointing": "layers"}, {"compile": True}]
     return every + [_with(other, **change) for other in every[:1] for change in dressed]
 
 

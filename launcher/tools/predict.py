@@ -86,7 +86,7 @@ class Predictor:
         trained.model.to(self._process.device)
         words = self._task.tokenized
         self._encoder = Encoder(trained.folder.tokenizer) if words else None
-        self._tokenizer = tokenizer.load(str(trained.folder.tokenizer), "tokenizer") if words else None
+        self._tokenizer: Any = tokenizer.load(str(trained.folder.tokenizer), "tokenizer") if words else None
         self._equal_lengths: bool | None = None  # known once the task is attached to the model
         self.truncated = 0  # rows that were cut
         self._keep, self._most = keep, most

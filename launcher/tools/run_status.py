@@ -150,7 +150,7 @@ def _at(folder: RunDir, slurm: Slurm, holder: lease.Holder | None) -> Status:
     steps = reading.of(lambda: _steps(folder), None)
     job = reading.of(lambda: current(folder), None)
     newest = whole[-1] if whole else None
-    saved = reading.of(lambda: newest.state if newest else {}, {})
+    saved: dict[str, Any] = reading.of(lambda: newest.state if newest else {}, {})
     if holder is not None and job is not None and holder.job != (job.name if job.scheduled else ""):
         job = None  # it was started here since
     known, asked = None, True

@@ -52,7 +52,7 @@ def _found(recipe: Recipe, names: dict[int, str]) -> dict[str, Any]:
     last = [_last(RunDir(plan.RUNS / name)) for name in names.values()]
     metrics = {}
     for name in last[0]:
-        values = [told[name] for told in last if told.get(name) is not None]
+        values = [value for told in last if (value := told.get(name)) is not None]
         if len(values) == len(last):
             metrics[name] = {"mean": statistics.fmean(values), "std": statistics.stdev(values), "values": values}
     return {"name": recipe.name, "seeds": list(names), "runs": list(names.values()), "metrics": metrics}
@@ -62,7 +62,9 @@ def _last(folder: RunDir) -> dict[str, float | None]:
     """The metrics of the last step that was evaluated, whichever checkpoint is the best: what runs of one recipe have
     in common is where they end. None: not finite."""
     told = [line for line in folder.lines() if "loss" not in line]
-    newest = max(reversed(told), key=lambda line: line["step"], default={})  # of two of one step the later line
+    newest = max(
+        reversed(told), key=lambda line: line["step"], default=dict[str, Any]()
+    )  # of two of one step the later line
     return {name.removeprefix("eval/"): value for name, value in newest.items() if name.startswith("eval/")}
 
 

@@ -71,7 +71,7 @@ def uniform_numbers(
 
 def _as_it_is(keys: torch.Tensor) -> bool:
     """Whether a mask is made operation by operation: on a CPU, and inside of compiled code."""
-    return keys.device.type == "cpu" or torch.compiler.is_compiling()
+    return bool(keys.device.type == "cpu" or torch.compiler.is_compiling())
 
 
 def _keep_mask(
@@ -192,7 +192,7 @@ def _low(wide: torch.Tensor) -> torch.Tensor:
     return (((wide & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000).to(torch.int32)
 
 
-@torch.library.custom_op("launcher::keep_in_blocks", mutates_args=())
+@torch.library.custom_op("launcher::keep_in_blocks", mutates_args=())  # type: ignore[untyped-decorator]
 def _in_blocks(low: torch.Tensor, high: torch.Tensor, first: int, count: int, least: int) -> torch.Tensor:
     """Whether draws first, ..., first + count - 1 are kept: states of shape (..., 1) give (..., count). An operation of
     its own, since it takes a compiler minutes to do worse."""
@@ -205,7 +205,7 @@ def _in_blocks(low: torch.Tensor, high: torch.Tensor, first: int, count: int, le
     return out.view(*shape, count)
 
 
-@torch.library.custom_op("launcher::keep_by_rows_in_blocks", mutates_args=())
+@torch.library.custom_op("launcher::keep_by_rows_in_blocks", mutates_args=())  # type: ignore[untyped-decorator]
 def _by_rows_in_blocks(low: torch.Tensor, high: torch.Tensor, last: torch.Tensor, least: int) -> torch.Tensor:
     """As `keep`: states of shape (rows, ..., 1) and last coordinates (rows, 1, ..., count) give (rows, ..., count)."""
     shape, count = torch.broadcast_shapes(low.shape, high.shape)[:-1], last.shape[-1]
@@ -239,13 +239,13 @@ def _word_blocks(
         yield rows, words
 
 
-@_by_rows_in_blocks.register_fake
+@_by_rows_in_blocks.register_fake  # type: ignore[untyped-decorator]
 def _(low: torch.Tensor, high: torch.Tensor, last: torch.Tensor, least: int) -> torch.Tensor:
     shape = torch.broadcast_shapes(low.shape, high.shape)[:-1]
     return low.new_empty((*shape, last.shape[-1]), dtype=torch.bool)
 
 
-@_in_blocks.register_fake
+@_in_blocks.register_fake  # type: ignore[untyped-decorator]
 def _(low: torch.Tensor, high: torch.Tensor, first: int, count: int, least: int) -> torch.Tensor:
     return low.new_empty((*torch.broadcast_shapes(low.shape, high.shape)[:-1], count), dtype=torch.bool)
 

@@ -70,7 +70,7 @@ class RankBatch:
 
 
 @dataclass(frozen=True)
-class Batches(Dataset[RankBatch]):
+class Batches(Dataset[RankBatch]):  # type: ignore[misc]
     """`samples`: the prepared samples; `order` picks those of a step; `task` makes them what the model is given. `row`:
     tokens of a row that several samples may share; None: each has a row of its own. `steps`: of the whole run.
     `equal_lengths`: the samples of a micro-batch have one length."""

@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Parts(Dataset[Part]):
+class Parts(Dataset[Part]):  # type: ignore[misc]
     """This rank's micro-batches of all `samples`. `joined`: samples stand in rows that several may share. `first`: the
     id of the first sample, which what is drawn for it follows, where others were looked at before. `equal_lengths`: the
     samples of a micro-batch have one length."""

@@ -209,7 +209,8 @@ def _skip(run: Run) -> None:
     """Drop a gradient that is not finite. Raises NotFinite after `abort_after` of them in a row."""
     progress, named = run.progress, run.engine.nonfinite()
     run.engine.clear()
-    every = run.process.gather(np.array(list(named.values()))).any(axis=0)
+    gathered = run.process.gather(np.array(list(named.values())))
+    every: list[bool] = np.asarray(gathered.any(axis=0)).tolist()
     bad = [name for name, told in zip(named, every, strict=True) if told]
     progress.skipped += 1
     progress.skipped_in_a_row += 1

@@ -53,7 +53,7 @@ def clipping(norm: float, largest: float | None) -> float:
     return 1.0 if largest is None else min(1.0, largest / (norm + 1e-6))
 
 
-class Dampened(torch.optim.SGD):
+class Dampened(torch.optim.SGD):  # type: ignore[misc]
     """SGD that counts its steps: torch makes the momentum of the first gradient, which is not dampened. Zeros that were
     there before it, as a state that is asked for early has them, become the same where nothing is dampened."""
 
@@ -71,7 +71,7 @@ class Dampened(torch.optim.SGD):
         return super().step(closure)
 
 
-class CombinedOptimizer(torch.optim.Optimizer):
+class CombinedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
     """Several optimisers as one, each over its own parameters."""
 
     def __init__(self, parts: list[torch.optim.Optimizer]):

@@ -19,7 +19,8 @@ _FIRST, _GROW_AFTER, _LARGEST = 2.0**16, 2000, 2.0**24
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Autocast for bf16 and fp16; fp32 and fp64 compute in their own type."""
     if precision in COMPUTED:
-        return torch.autocast(device.type, dtype=COMPUTED[precision])
+        context: contextlib.AbstractContextManager[Any] = torch.autocast(device.type, dtype=COMPUTED[precision])
+        return context
     return contextlib.nullcontext()
 
 

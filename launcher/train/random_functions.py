@@ -25,7 +25,7 @@ class Draws(Protocol):
         """Numbers in (0, 1), fp32."""
 
 
-class Interception(TorchFunctionMode):
+class Interception(TorchFunctionMode):  # type: ignore[misc]
     """Inside it random functions take their numbers from `draws`. torch leaves a mode while it is handling a call, so
     that the functions below call torch's own."""
 
@@ -80,8 +80,9 @@ def attention(
     """Scaled dot-product attention: torch's fused kernels without dropout, else written out. A position that sees none
     gets zeros, as from torch."""
     if not dropout_p or (is_causal and attn_mask is not None):  # of which torch says that they exclude each other
-        given = {"scale": scale, "enable_gqa": enable_gqa}
-        return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **given)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
     if enable_gqa:
         key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale

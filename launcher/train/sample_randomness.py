@@ -65,8 +65,8 @@ class ModelRandomness:
         if any(key == other.key for other in self.modules.values()):
             raise RuntimeError(f"two modules with the same place key: {name}")
         self.modules[name] = ModuleDraws(self, name, key, sites)
-        module.draws_of_samples = self.modules[name]  # type: ignore[assignment]
-        module.__class__ = _drawing(type(module))
+        module.draws_of_samples = self.modules[name]
+        module.__class__ = _drawing(type(module))  # type: ignore[arg-type]
 
     def release(self, name: str, module: nn.Module) -> None:
         """Make a module draw from torch's generator again."""
