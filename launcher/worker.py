@@ -84,7 +84,7 @@ def _enter(run: run_setup.PreparedRun, held: contextlib.ExitStack, stop: Stop) -
 def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, Any]:
     """The `metrics` of a checkpoint on the run's validation data, the same on every rank, and the task's `report`."""
     run = run_setup.read(folder)
-    generates = getattr(run.recipe.inner_task, "generate", None) is not None
+    generates = run.recipe.inner_task.generates
     run = dataclasses.replace(run, recipe=layout.runnable(run.recipe, at.world, whole=generates))
     built, _ = build(run, at, Stop(), run.folder.saved(which))
     if built.validation is None:
@@ -95,9 +95,9 @@ def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, Any]:
         built = dataclasses.replace(built, task=evaluation.Generating(task, bare))
     made = loop.outputs(built)
     metrics = task.metrics(made)
-    if generates and hasattr(task, "scores"):
+    if generates:
         metrics |= task.scores(made, tokenizer.load(str(run.folder.tokenizer), "tokenizer"))
-    report = task.report(made) if hasattr(task, "report") else {}
+    report = task.report(made)
     named = {f"eval/{name}": value for name, value in metrics.items()}
     return {"metrics": {"step": built.progress.step, **named}, "report": report}
 

@@ -67,7 +67,7 @@ class Task:
     def weight(self, sample):
         return float(abs(sample["sign"][0]))
 
-    def mute(self, sample):
+    def zero_weight(self, sample):
         return {**sample, "sign": np.zeros(1)}
 
     def collate(self, samples):
@@ -104,7 +104,7 @@ class Task:
     def directions(self):
         return {"loss": "min", "pairs": "max"}
 
-    def told(self, outputs, tokenizer):
+    def predictions(self, outputs, tokenizer):
         return [{"sure": bool(right)} for right in outputs["right"]]
 
     def show(self, sample, tokenizer):

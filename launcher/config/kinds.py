@@ -206,8 +206,8 @@ def of(folder: str, config: Plugin) -> ModuleType:
     return module(folder, config.kind)
 
 
-def plugin(folder: str) -> BeforeValidator:
-    """A pydantic annotation: a map with `kind` (or the bare name of one) becomes that kind's Config."""
+def plugin(folder: str, base: type[Plugin] = Plugin) -> BeforeValidator:
+    """A pydantic annotation: a map with `kind` (or the bare name of one) becomes that kind's Config, a `base`."""
 
     def parse(value: Any) -> Any:
         if isinstance(value, Plugin):
@@ -222,6 +222,9 @@ def plugin(folder: str) -> BeforeValidator:
             config = module(folder, value["kind"]).Config
         except ValueError as error:
             raise PydanticCustomError("kind", "{what}", {"what": str(error)}) from error
+        if not issubclass(config, base):
+            what = f"kind {value['kind']!r}: its Config is no {base.__name__} (see launcher/{folder}/__init__.py)"
+            raise PydanticCustomError("kind", "{what}", {"what": what})
         return config.model_validate(value)
 
     return BeforeValidator(parse)

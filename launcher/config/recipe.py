@@ -9,11 +9,11 @@ from pydantic_core import PydanticCustomError
 from launcher.config.kinds import TrustRemoteCode, plugin
 from launcher.config.optimizers import Optimizer
 from launcher.config.schedules import Constant, Schedule
-from launcher.config.types import Plugin, Strict, matching, one_of
+from launcher.config.types import Plugin, Strict, TaskConfig, matching, one_of
 
 Model = Annotated[SerializeAsAny[Plugin], plugin("models")]
 Source = Annotated[SerializeAsAny[Plugin], plugin("data")]
-Task = Annotated[SerializeAsAny[Plugin], plugin("tasks")]
+Task = Annotated[SerializeAsAny[TaskConfig], plugin("tasks", TaskConfig)]
 Strategy = Annotated[SerializeAsAny[Plugin], plugin("strategies")]
 Sink = Annotated[SerializeAsAny[Plugin], plugin("sinks")]
 
@@ -184,13 +184,12 @@ class Recipe(Strict):
     @property
     def packed(self) -> bool:
         """Whether several samples share a row."""
-        return getattr(self.inner_task, "samples", None) == "packed"
+        return self.inner_task.packs_rows
 
     @property
-    def inner_task(self) -> Plugin:
-        """The task that says what samples are: of one that holds another, as `task`, the one held."""
-        held = getattr(self.task, "task", None)
-        return held if isinstance(held, Plugin) else self.task
+    def inner_task(self) -> TaskConfig:
+        """The task that says what samples are: of one that holds another, the one held."""
+        return self.task.held
 
     @property
     def tensor_parallel(self) -> int:

@@ -79,6 +79,60 @@ class Plugin(Strict):
     kind: str
 
 
+class TaskConfig(Plugin):
+    """The Config of a task, with what others need to know of it. A kind overrides what differs."""
+
+    @property
+    def held(self) -> "TaskConfig":
+        """The task that says what samples are: of one that holds another, the one held."""
+        return self
+
+    @property
+    def teacher_model(self) -> "Plugin | None":
+        """The Config of another model that the task asks, such as a teacher."""
+        return None
+
+    @property
+    def joins_documents(self) -> bool:
+        """Whether samples are cut from documents that are joined."""
+        return False
+
+    @property
+    def packs_rows(self) -> bool:
+        """Whether several samples share a row of a micro-batch."""
+        return False
+
+    @property
+    def overlap(self) -> int:
+        """Tokens that neighbouring samples of one text share."""
+        return 0
+
+    @property
+    def longest_target(self) -> int:
+        """Tokens of a second text for a decoder, at the most; 0: a sample has none."""
+        return 0
+
+    @property
+    def generates(self) -> bool:
+        """Whether evaluations and predictions have the model generate texts."""
+        return False
+
+    @property
+    def sets_length(self) -> bool:
+        """Whether the task says how many tokens a generated text has."""
+        return self.generates
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a sample may have any number of labels."""
+        return False
+
+    @property
+    def normalization(self) -> tuple[list[float], list[float]] | None:
+        """Means and deviations of an image's channels; None: samples are no images."""
+        return None
+
+
 def matching(pattern: str, what: str) -> AfterValidator:
     """A pydantic annotation for a text of which the whole is to match. `what`: the message where it does not."""
 

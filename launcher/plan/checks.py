@@ -69,7 +69,7 @@ def _batch(recipe: Recipe, world: World) -> Found:
 def _text(recipe: Recipe) -> Found:
     """How text is cut, and the tokenizer."""
     out = Found()
-    if (stride := getattr(recipe.inner_task, "stride", 0) or 0) > recipe.data.max_length // 2:
+    if (stride := recipe.inner_task.overlap) > recipe.data.max_length // 2:
         what = f"{stride} of {recipe.data.max_length} tokens: most of a sample would be the one before it again"
         out.append(Problem("task.stride", f"{what} (at most {recipe.data.max_length // 2})"))
     if recipe.tokenizer is not None and not _tokenized(recipe):

@@ -32,10 +32,9 @@ class ModelRequirements:
 
 def of(recipe: Recipe, facts: Facts) -> ModelRequirements:
     task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
-    target = getattr(recipe.inner_task, "max_target_length", 0)  # a sample may have two texts
-    longest, target = (min(facts.longest, most) for most in (recipe.data.max_length, target))
+    longest, target = (min(facts.longest, most) for most in (recipe.data.max_length, recipe.inner_task.longest_target))
     return ModelRequirements(
         task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, longest, facts.shape,
         guessed=not facts.digest, begin_token_id=facts.begin_token_id, end_token_id=facts.end_token_id,
-        generation=task.generation() if hasattr(task, "generation") else {}, target_length=target,
+        generation=task.generation(), target_length=target,
     )  # fmt: skip

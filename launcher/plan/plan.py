@@ -151,8 +151,7 @@ def make(
 def _labels(recipe: Recipe, facts: Facts | None) -> str:
     """The labels of the training data in one line, where they are known and the task has any."""
     task = kinds.of("tasks", recipe.inner_task).Task
-    described = facts is not None and hasattr(task, "describe_labels")
-    return str(task.describe_labels(recipe.inner_task, facts)) if described else ""
+    return "" if facts is None else str(task.describe_labels(recipe.inner_task, facts))
 
 
 def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[str, tuple[float, float | None]]:

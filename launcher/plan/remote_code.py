@@ -78,7 +78,7 @@ def _kernels(value: Any, named: bool = False) -> set[str]:
 def notes(recipe: Recipe) -> list[str]:
     """What a plan says of code that will be run."""
     found: list[tuple[str, Any]] = [("model", recipe.model), ("tokenizer", recipe.tokenizer)]
-    found += [("task.teacher", getattr(recipe.task, "teacher", None))]
+    found += [("task.teacher", recipe.task.teacher_model)]
     return [
         f"REMOTE CODE: {key}.trust_remote_code: the code that {getattr(one, 'name', None) or getattr(one, 'run', '')} "
         "brings runs as you, on every node"

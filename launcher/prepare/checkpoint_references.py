@@ -18,16 +18,16 @@ def pin(recipe: Recipe, folder: RunDir) -> Recipe:
     earlier = begun(folder)
     model = _pinned(recipe.model, earlier and earlier.model)
     recipe = recipe.model_copy(update={"model": model})
-    if (teacher := getattr(recipe.task, "teacher", None)) is None:
+    if (teacher := recipe.task.teacher_model) is None:
         return recipe
-    teacher = _pinned(teacher, getattr(earlier and earlier.task, "teacher", None))
+    teacher = _pinned(teacher, earlier and earlier.task.teacher_model)
     return recipe.model_copy(update={"task": recipe.task.model_copy(update={"teacher": teacher})})
 
 
 def missing(recipe: Recipe, resumes: bool = False) -> list[str | Problem]:
     """Why the checkpoint of a teacher cannot be taken, or that step of a model. (Whether the run of a model is there,
     the one that builds it tells.) `resumes`: the run has a checkpoint of its own."""
-    teacher, model = getattr(recipe.task, "teacher", None), recipe.model
+    teacher, model = recipe.task.teacher_model, recipe.model
     out = list[str | Problem]()
     if getattr(teacher, "run", None) is not None:
         out += _missing("task.teacher", teacher)

@@ -52,6 +52,10 @@ class Encoder:
     """The tokenizer of a folder. `prefix` and `suffix`: the special tokens around a text. `special_words`: a pattern of
     what is read as a special token inside of one."""
 
+    _known: dict[str, int]
+    _pieces: TokenArrays
+    _characters: int
+
     def __init__(self, folder: Path):
         from tokenizers import Tokenizer
 

@@ -180,9 +180,7 @@ class Preparation:
                 sources[job.shard.leaf.name] += sum(c.lengths["train"].values())
         task = self.recipe.inner_task
         plugin = kinds.of("tasks", task).Task
-        counts, baseline = list[int](), {}
-        if hasattr(plugin, "counts"):
-            counts = plugin.counts(task, _tables(self.whole / "train.arrow"), len(known.labels))
+        counts, baseline = plugin.counts(task, _tables(self.whole / "train.arrow"), len(known.labels)), {}
         if "validation" in lengths:
             baseline = plugin.baseline(task, _tables(self.whole / "validation.arrow"), known.special_ids)
         found = {

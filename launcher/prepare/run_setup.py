@@ -166,10 +166,9 @@ def _known(recipe: Recipe, prepared: Path) -> facts.Facts:
     """The facts of a prepared folder, with the ids of the tokens that the recipe names. Raises UserError."""
     known = facts.read(prepared)
     task = kinds.of("tasks", recipe.task).Task
-    if hasattr(task, "check"):
-        task.check(recipe.task, known, prepared)
+    task.check(recipe.task, known, prepared)
     inner = kinds.of("tasks", recipe.inner_task).Task
-    named = inner.tokens(recipe.inner_task) if hasattr(inner, "tokens") else ()
+    named = inner.tokens(recipe.inner_task)
     if not named:
         return known
     from tokenizers import Tokenizer

@@ -125,7 +125,7 @@ def notes(config: Any, key: str, parts: Sequence[Part]) -> list[str]:
 def columns_of(task: Plugin) -> tuple[str, ...]:
     """The columns that a task reads."""
     kind = kinds.of("tasks", task).Task
-    return tuple(kind.asked(task) if hasattr(kind, "asked") else kind.columns)
+    return tuple(kind.required_columns(task))
 
 
 def hashes(batch: pa.RecordBatch, names: Sequence[str]) -> NDArray[np.uint64]:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from launcher.tasks import Batch, Features, Sample, _token_batches
+from launcher.tasks import Batch, Features, Sample, Task, _token_batches
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ def features(name: str, values: NDArray[np.generic], label: pa.Array) -> Feature
     return Features(pa.table({name: lists, "length": np.ones(len(values), dtype=np.int32), "label": label}))
 
 
-class ArraySamples:
+class ArraySamples(Task):
     """`given`: the name under which a model takes its array. `labels` of a sample is an array of its one label."""
 
     given: str

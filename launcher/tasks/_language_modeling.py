@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from launcher.tasks import IGNORE, Batch, Directions, Outputs
+from launcher.tasks import IGNORE, Batch, Directions, Outputs, Task
 
 if TYPE_CHECKING:
     import torch
@@ -27,12 +27,11 @@ def unigram_entropy(columns: Iterable[pa.ChunkedArray], special_ids: Sequence[in
     return float(-(shares * np.log(shares)).sum())
 
 
-class TokenClasses:
+class TokenClasses(Task):
     """One of several classes for each of the n labels of `batch["labels"]`: a task gives `logits(model, batch)`, of
     shape (n, classes)."""
 
-    def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
-        raise NotImplementedError
+    distillable = True
 
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
         return self.loss_of(self.logits(model, batch), batch)
@@ -70,7 +69,7 @@ class LanguageModeling(TokenClasses):
     def directions(self) -> Directions:
         return {"loss": "min", "perplexity": "min", "accuracy": "max"}
 
-    def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """The mean loss of the tokens that were to be predicted."""
         pairs = zip(outputs["loss"], outputs["weight"], strict=True)
         return [{"loss": loss / max(1.0, weight), "tokens": int(weight)} for loss, weight in pairs]

@@ -9,8 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from launcher.config.errors import Problem, UserError
-from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Directions, Outputs, Row, Sample, _exact_sums, _single_label
+from launcher.tasks import IGNORE, Batch, Directions, Outputs, Sample, _exact_sums, _single_label
 
 if TYPE_CHECKING:
     import torch
@@ -54,13 +53,7 @@ class MultiLabel(_single_label.SingleLabel):
         counts = Counter(frozenset(labels) for table in validation for labels in table["label"].to_pylist())
         return {"majority_set": max(counts.values()) / counts.total()}
 
-    def samples(
-        self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw
-    ) -> list[Sample]:
-        made = super().samples(rows, epochs, ids, draw)
-        return [{**sample, "labels": self._marked(sample["labels"])} for sample in made]
-
-    def _marked(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    def marked(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         marked = np.zeros(len(self.facts.labels), dtype=np.int64)
         if IGNORE in numbers:
             return np.full_like(marked, IGNORE)
@@ -72,9 +65,6 @@ class MultiLabel(_single_label.SingleLabel):
 
     def weight(self, sample: Sample) -> float:
         return float(sample["labels"][0] != IGNORE)
-
-    def collate(self, samples: Sequence[Sample]) -> Batch:
-        return {**super().collate(samples), "labels": np.stack([sample["labels"] for sample in samples])}
 
     def loss_of(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
         labels = batch["labels"]
@@ -107,7 +97,7 @@ class MultiLabel(_single_label.SingleLabel):
         names = (*_SCORES, "support")
         return {"classes": {label: {k: float(each[k][n]) for k in names} for n, label in enumerate(self.facts.labels)}}
 
-    def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """The labels that are more probable than not, and the probability of each."""
         shares = self._probabilities(np.stack(outputs["logits"]).astype(np.float64))
         every = [dict(zip(self.facts.labels, row.tolist(), strict=True)) for row in shares]

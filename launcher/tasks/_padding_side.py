@@ -15,7 +15,7 @@ def equal_lengths(task: Any, model: "torch.nn.Module", need: ModelRequirements) 
     """Whether the samples of a micro-batch have to be of one length: padding changes the outputs of the model, or of
     one that the attached task holds beside it. A model of which no copy can be tried counts as one that may be padded.
     Raises UserError where samples have two lengths."""
-    models = [model, *(task.frozen_models() if hasattr(task, "frozen_models") else [])]
+    models = [model, *task.frozen_models()]
     if all(_side(one, need) is Padding.RIGHT for one in models):
         return False
     if need.auto_class == "AutoModelForSeq2SeqLM":

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config.types import Plugin
+from launcher.config.types import TaskConfig
 from launcher.tasks import IGNORE, Batch, Features, Sample, _packed_rows, _token_batches
 from launcher.tasks._language_modeling import LanguageModeling, unigram_entropy
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from launcher.prepare.encode import Encoder
 
 
-class PretrainingConfig(Plugin):
+class PretrainingConfig(TaskConfig):
     """`samples`: chunks (documents joined and cut at max_length), documents (each one by itself), or packed (the same
     samples, several in a row of the micro-batch: a matter of speed alone). `overflow`: a document that is longer than
     max_length is truncated, or split into several, of which neighbours share `stride` tokens."""
@@ -27,6 +27,18 @@ class PretrainingConfig(Plugin):
     samples: Literal["chunks", "documents", "packed"] = "chunks"
     overflow: Literal["truncate", "split"] = "truncate"
     stride: int = Field(0, ge=0)
+
+    @property
+    def joins_documents(self) -> bool:
+        return self.samples == "chunks"
+
+    @property
+    def packs_rows(self) -> bool:
+        return self.samples == "packed"
+
+    @property
+    def overlap(self) -> int:
+        return self.stride
 
     @model_validator(mode="after")
     def _only_of_documents(self) -> "PretrainingConfig":
@@ -90,8 +102,8 @@ class Pretraining(LanguageModeling):
     def weight(self, sample: Sample) -> float:
         return float(np.count_nonzero(sample["labels"] != IGNORE))
 
-    def mute(self, sample: Sample) -> Sample:
-        return _token_batches.mute(sample)
+    def zero_weight(self, sample: Sample) -> Sample:
+        return _token_batches.zero_weight(sample)
 
     def join(self, samples: Sequence[Sample]) -> Sample:
         return _packed_rows.join(samples)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from launcher.tasks import Batch, Directions, Outputs, Sample, _exact_sums
+from launcher.tasks import Batch, Directions, Outputs, Sample, Task, _exact_sums
 
 if TYPE_CHECKING:
     import torch
@@ -22,15 +22,12 @@ def numbers(batch: pa.RecordBatch) -> pa.Array:
     return batch.column("label").cast(pa.float64())
 
 
-class RegressionTargets:
+class RegressionTargets(Task):
     """`labels` of a sample holds its number, float64: NaN has no weight. A task gives `logits(model, batch)`, of shape
     (samples, 1)."""
 
     config: Any
     facts: "Facts"
-
-    def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
-        raise NotImplementedError
 
     @staticmethod
     def baseline(config: Any, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
@@ -49,7 +46,7 @@ class RegressionTargets:
     def weight(self, sample: Sample) -> float:
         return float(not np.isnan(sample["labels"][0]))
 
-    def mute(self, sample: Sample) -> Sample:
+    def zero_weight(self, sample: Sample) -> Sample:
         return {**sample, "labels": np.full_like(sample["labels"], np.nan)}
 
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
@@ -86,7 +83,7 @@ class RegressionTargets:
     def directions(self) -> Directions:
         return {"loss": "min", "mse": "min", "mae": "min", "r2": "max", "pearson": "max"}
 
-    def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         return [{"value": value} for value in outputs["value"]]
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import Plugin, hint
+from launcher.config.types import TaskConfig, hint
 from launcher.plan.facts import label_counts
-from launcher.tasks import IGNORE, Batch, Directions, Outputs, Sample, _exact_sums, _label_checks
+from launcher.tasks import IGNORE, Batch, Directions, Outputs, Sample, Task, _exact_sums, _label_checks
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ def _by_name(value: Any) -> Any:
 Weights = Annotated[dict[str, Annotated[float, Field(ge=0)]] | Literal["balanced"], BeforeValidator(_by_name)]
 
 
-class SingleLabelConfig(Plugin):
+class SingleLabelConfig(TaskConfig):
     """`class_weights`: what a sample of each class weighs, 1 where nothing is said; balanced: in all, every class the
     same. `label_smoothing`: the share of the truth that is spread evenly over all classes (Szegedy et al., 2016). Both
     as torch's cross_entropy has them, in training and in evaluations."""
@@ -75,15 +75,14 @@ def options(labels: Sequence[str]) -> dict[str, Any]:
     return {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": numbers}
 
 
-class SingleLabel:
+class SingleLabel(Task):
     """One class a sample: `labels` of a sample holds its number. A task gives `logits(model, batch)`, of shape
     (samples, classes); its configuration is a ClassesConfig."""
 
     config: Any
     facts: "Facts"
-
-    def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
-        raise NotImplementedError
+    distillable = True
+    ranks_answers = True
 
     @staticmethod
     def survey(config: Any, values: Mapping[str, set[str]]) -> dict[str, Any]:
@@ -130,7 +129,7 @@ class SingleLabel:
         label = int(sample["labels"][0])
         return 0.0 if label == IGNORE else float(self._weights[label])
 
-    def mute(self, sample: Sample) -> Sample:
+    def zero_weight(self, sample: Sample) -> Sample:
         return {**sample, "labels": np.full_like(sample["labels"], IGNORE)}
 
     @cached_property
@@ -197,7 +196,7 @@ class SingleLabel:
         classes = {label: {name: float(each[name][n]) for name in names} for n, label in enumerate(labels)}
         return {"classes": classes, "confusion": counts.tolist(), "labels": labels}
 
-    def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """The most probable class and its probability."""
         return [dict(best) for (best,) in self.ranked(outputs, 1)]
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from launcher.contract import random
-from launcher.tasks import Batch, Features, Row, Sample, _token_batches
+from launcher.tasks import Batch, Features, Row, Sample, Task, _token_batches
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ def features(batch: pa.RecordBatch, encoder: "Encoder", length: int, columns: Ma
     return Features(_token_batches.table(encoded, encoder.vocab_size, **more), cut=cut)
 
 
-class TextInputs:
+class TextInputs(Task):
     """`labels` of a sample is an array of its one label."""
 
     config: Any

@@ -54,7 +54,7 @@ def inputs(samples: Sequence[Sample], pad_token_id: int) -> Batch:
     return {"inputs": batch}
 
 
-def mute(sample: Sample) -> Sample:
+def zero_weight(sample: Sample) -> Sample:
     return {**sample, "labels": np.full_like(sample["labels"], IGNORE)}
 
 

@@ -31,6 +31,10 @@ class Config(_pretraining.PretrainingConfig):
     kind: Literal["causal_lm"] = "causal_lm"
     generate: _generation.Generation | None = None
 
+    @property
+    def generates(self) -> bool:
+        return self.generate is not None
+
 
 class Task(_pretraining.Pretraining):
     auto_class = "AutoModelForCausalLM"
@@ -78,9 +82,9 @@ class Task(_pretraining.Pretraining):
         prompts = [row[:-1] if len(row) > 1 and row[-1] == self.facts.end_token_id else row for row in rows]
         return _generation.continued(model, self.config.generate, self.facts, prompts)
 
-    def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """The loss of each text, and how it goes on where that was asked for."""
-        told = super().told(outputs, tokenizer)
+        told = super().predictions(outputs, tokenizer)
         if "generated" not in outputs:
             return told
         more = _generation.texts(outputs["generated"], tokenizer)

@@ -16,6 +16,7 @@ from launcher.tasks import Features, Row, Sample, _array_samples, _image_augment
 
 if TYPE_CHECKING:
     from launcher.plan.facts import Facts
+    from launcher.prepare.encode import Encoder
 
 
 def _size(value: Any) -> Any:
@@ -36,6 +37,10 @@ class Config(_single_label.SingleLabelConfig):
     mean: list[float] = Field([0.0], min_length=1)
     std: list[Annotated[float, Field(gt=0)]] = Field([1.0], min_length=1)
     augment: _image_augmentation.Augment = _image_augmentation.Augment()
+
+    @property
+    def normalization(self) -> tuple[list[float], list[float]]:
+        return self.mean, self.std
 
 
 class Task(_array_samples.ArraySamples, _single_label.SingleLabel):
@@ -59,7 +64,12 @@ class Task(_array_samples.ArraySamples, _single_label.SingleLabel):
 
     @staticmethod
     def features(
-        config: Config, rows: Iterable[pa.RecordBatch], survey: dict[str, Any], encoder: None, length: int, key: str
+        config: Config,
+        rows: Iterable[pa.RecordBatch],
+        survey: dict[str, Any],
+        encoder: "Encoder | None",
+        length: int,
+        key: str,
     ) -> Iterator[Features]:
         fixed = config.size is not None, config.channels is not None
         for batch in rows:

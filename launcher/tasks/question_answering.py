@@ -12,7 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from launcher.config.types import Plugin
+from launcher import tasks
+from launcher.config.types import TaskConfig
 from launcher.contract import random
 from launcher.tasks import (
     IGNORE,
@@ -38,7 +39,7 @@ _NONE = -1e30
 """The score of an answer where there is no token to choose."""
 
 
-class Config(Plugin):
+class Config(TaskConfig):
     """`stride`: tokens that neighbouring windows share; by itself a quarter of max_length, or half of what a question
     leaves. `max_answer_length`: in tokens. `n_best`: first and last tokens that are tried. `no_answer`: a question may
     have none (SQuAD 2)."""
@@ -49,8 +50,12 @@ class Config(Plugin):
     n_best: int = Field(20, gt=0)
     no_answer: bool = False
 
+    @property
+    def overlap(self) -> int:
+        return self.stride or 0
 
-class Task:
+
+class Task(tasks.Task):
     """A sample is a window: `labels` are the first and the last token of the answer, `spans` the characters of `text`
     that each token stands for; `text` and `answers` (-1 after each) as numbers of characters; `example` tells the
     windows of one question."""
@@ -113,8 +118,8 @@ class Task:
     def weight(self, sample: Sample) -> float:
         return float(sample["labels"][0] != IGNORE)
 
-    def mute(self, sample: Sample) -> Sample:
-        return _token_batches.mute(sample)
+    def zero_weight(self, sample: Sample) -> Sample:
+        return _token_batches.zero_weight(sample)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         spans = [_token_batches.pad([s["spans"][:, side] for s in samples], -1) for side in (0, 1)]
@@ -171,7 +176,7 @@ class Task:
     def directions(self) -> Directions:
         return {"loss": "min", "exact_match": "max", "f1": "max"}
 
-    def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """The best answer of each window, even where there may be none; `joined` makes one of those of a question."""
         return self._windows(outputs)
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from launcher.config.columns import Column
-from launcher.config.types import Plugin
+from launcher.config.types import TaskConfig
 from launcher.tasks import Features, Sample, _regression_targets, _text_inputs
 
 if TYPE_CHECKING:
     from launcher.prepare.encode import Encoder
 
 
-class Config(Plugin):
+class Config(TaskConfig):
     kind: Literal["regression"] = "regression"
 
 

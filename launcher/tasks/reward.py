@@ -16,9 +16,10 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from launcher import tasks
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import Plugin
+from launcher.config.types import TaskConfig
 from launcher.contract import random
 from launcher.storage import cache_root
 from launcher.tasks import (
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from launcher.tasks._completion_sampling import CompletionSampler
 
 
-class Config(Plugin):
+class Config(TaskConfig):
     """`reward`: mypkg.rewards:score or mypkg.rewards.score, a function (prompt: str, completion: str) -> float, looked
     for in the current folder too; both are what the tokenizer makes of the tokens. `completions`: of each prompt.
     `max_new_tokens`: of a completion, unless it ends by itself; data.max_length is for both, train.max_tokens counts
@@ -55,6 +56,10 @@ class Config(Plugin):
     temperature: float = Field(1.0, gt=0)
     kl: float = Field(0.1, ge=0)
 
+    @property
+    def sets_length(self) -> bool:
+        return True
+
     @field_validator("reward")
     @classmethod
     def _is_there(cls, value: str) -> str:
@@ -65,7 +70,7 @@ class Config(Plugin):
         return value
 
 
-class Task:
+class Task(tasks.Task):
     columns = ("text",)
     targets = ()
     surveyed = ()
@@ -135,7 +140,7 @@ class Task:
     def weight(self, sample: Sample) -> float:
         return float(sample["counts"][0])
 
-    def mute(self, sample: Sample) -> Sample:
+    def zero_weight(self, sample: Sample) -> Sample:
         return {**sample, "counts": np.zeros(1)}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -185,7 +190,7 @@ class Task:
     def directions(self) -> Directions:
         return {"loss": "min", "reward": "max", "kl": "min", "length": "min"}
 
-    def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """Each prompt and its completions with their rewards."""
         names = ("prompt", "completions", "rewards")
         return [

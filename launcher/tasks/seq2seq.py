@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import Plugin
+from launcher.config.types import TaskConfig
 from launcher.contract import random
 from launcher.prepare.token_arrays import prefixed
 from launcher.tasks import IGNORE, Batch, Features, Outputs, Row, Sample, _generation, _rouge, _token_batches
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from launcher.prepare.encode import Encoder
 
 
-class Config(Plugin):
+class Config(TaskConfig):
     """`prefix`: stands before each text ("summarize: "). `max_target_length`: as data.max_length, of targets.
     `generate`: how texts are made in launcher evaluate and launcher predict; null: not at all."""
 
@@ -30,6 +30,14 @@ class Config(Plugin):
     prefix: str = ""
     max_target_length: int = Field(128, gt=1)
     generate: _generation.Generation | None = _generation.Generation()
+
+    @property
+    def longest_target(self) -> int:
+        return self.max_target_length
+
+    @property
+    def generates(self) -> bool:
+        return self.generate is not None
 
 
 class Task(LanguageModeling):
@@ -99,8 +107,8 @@ class Task(LanguageModeling):
     def weight(self, sample: Sample) -> float:
         return float(np.count_nonzero(sample["labels"] != IGNORE))
 
-    def mute(self, sample: Sample) -> Sample:
-        return _token_batches.mute(sample)
+    def zero_weight(self, sample: Sample) -> Sample:
+        return _token_batches.zero_weight(sample)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         labels = _token_batches.pad([s["labels"] for s in samples], IGNORE, least=1)
@@ -149,10 +157,10 @@ class Task(LanguageModeling):
         }
         return {name: float(np.mean([score(*pair) for pair in pairs] or [0.0])) for name, score in by_name.items()}
 
-    def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """The generated text of each sample, where there is one; else the loss of its target."""
         if "generated" not in outputs:
-            return super().told(outputs, tokenizer)
+            return super().predictions(outputs, tokenizer)
         return [{"target": text} for text in _generation.texts(outputs["generated"], tokenizer)]
 
     def show(self, sample: Sample, tokenizer: Any) -> str:

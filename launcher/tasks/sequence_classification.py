@@ -9,7 +9,8 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.columns import Column
-from launcher.tasks import Features, Sample, _multi_label, _single_label, _text_inputs
+from launcher.contract import random
+from launcher.tasks import Batch, Features, Row, Sample, _multi_label, _single_label, _text_inputs
 
 if TYPE_CHECKING:
     from launcher.plan.facts import Facts
@@ -21,6 +22,10 @@ class Config(_single_label.SingleLabelConfig):
 
     kind: Literal["sequence_classification"] = "sequence_classification"
     labels: Literal["single", "multi"] = "single"
+
+    @property
+    def multi_label(self) -> bool:
+        return self.labels == "multi"
 
     @model_validator(mode="after")
     def _of_single_labels(self) -> "Config":
@@ -39,7 +44,7 @@ class Task(_text_inputs.TextInputs, _single_label.SingleLabel):
         return super().__new__(_Several if config.labels == "multi" else cls)
 
     @staticmethod
-    def asked(config: Config) -> tuple[str, ...]:
+    def required_columns(config: Config) -> tuple[str, ...]:
         return ("text", "text_pair", Column("label", "names") if config.labels == "multi" else "label")
 
     @staticmethod
@@ -72,6 +77,15 @@ class Task(_text_inputs.TextInputs, _single_label.SingleLabel):
 
 
 class _Several(_multi_label.MultiLabel, Task):
+    def samples(
+        self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw
+    ) -> list[Sample]:
+        made = super().samples(rows, epochs, ids, draw)
+        return [{**sample, "labels": self.marked(sample["labels"])} for sample in made]
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        return {**super().collate(samples), "labels": np.stack([sample["labels"] for sample in samples])}
+
     def show(self, sample: Sample, tokenizer: Any) -> str:
         names = [self.facts.labels[n] for n in np.flatnonzero(sample["labels"] == 1)]
         return self._shown(sample, tokenizer, ", ".join(names) or "none")

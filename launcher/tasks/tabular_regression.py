@@ -1,19 +1,22 @@
 """Tabular regression: a number for a list of numbers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from launcher.config.columns import Column
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import Plugin
+from launcher.config.types import TaskConfig
 from launcher.contract.random import Draw
 from launcher.tasks import Features, Row, Sample, _array_samples, _regression_targets
 
+if TYPE_CHECKING:
+    from launcher.prepare.encode import Encoder
 
-class Config(Plugin):
+
+class Config(TaskConfig):
     kind: Literal["tabular_regression"] = "tabular_regression"
 
 
@@ -45,7 +48,12 @@ class Task(_array_samples.ArraySamples, _regression_targets.RegressionTargets):
 
     @staticmethod
     def features(
-        config: Config, rows: Iterable[pa.RecordBatch], survey: dict[str, Any], encoder: None, length: int, key: str
+        config: Config,
+        rows: Iterable[pa.RecordBatch],
+        survey: dict[str, Any],
+        encoder: "Encoder | None",
+        length: int,
+        key: str,
     ) -> Iterator[Features]:
         (count,) = survey["shape"]
         for batch in rows:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import Plugin
+from launcher.config.types import TaskConfig
 from launcher.contract import random
 from launcher.prepare.token_arrays import TokenArrays
 from launcher.tasks import (
@@ -45,7 +45,7 @@ _NO_WORD = -1
 """Pads `row_labels`."""
 
 
-class Config(Plugin):
+class Config(TaskConfig):
     """`label_all`: the other tokens of a word learn its label too, an I- where it is a B-; what is measured stays at
     the first."""
 
@@ -135,8 +135,8 @@ class Task(_language_modeling.TokenClasses):
     def weight(self, sample: Sample) -> float:
         return float(np.count_nonzero(sample["labels"] != IGNORE))
 
-    def mute(self, sample: Sample) -> Sample:
-        return _token_batches.mute(sample)
+    def zero_weight(self, sample: Sample) -> Sample:
+        return _token_batches.zero_weight(sample)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         more = {}
@@ -192,7 +192,7 @@ class Task(_language_modeling.TokenClasses):
     def report(self, outputs: Outputs) -> dict[str, Any]:
         return {"classes": _tag_metrics.scores(*self._tags(outputs), self.facts.labels).classes}
 
-    def told(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
         """A tag for each word: null for one without a token, as beyond the cut."""
         told = []
         for words, found, whole in zip(outputs["word"], outputs["found"], outputs["row_label"], strict=True):

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from launcher.config import kinds
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts
 from launcher.prepare import source_shards
@@ -111,13 +110,12 @@ def _options(name: str, recipe: Recipe) -> list[str]:
     """Options of a call by which the pipeline reads and answers as the run's task does."""
     task = recipe.inner_task
     if name == "text-classification":
-        every = ["top_k=None"] if getattr(task, "labels", None) == "multi" else []
+        every = ["top_k=None"] if task.multi_label else []
         return [*every, "truncation=True"]
     if name == "token-classification":
         return ['aggregation_strategy="first"']
     if name == "text-generation":
-        own = hasattr(kinds.of("tasks", task).Task, "generation") and getattr(task, "generate", True)
-        return ["truncation=True", *([] if own else [_SOME_TOKENS])]
+        return ["truncation=True", *([] if task.sets_length else [_SOME_TOKENS])]
     return []
 
 

@@ -187,7 +187,7 @@ class _Samples:
             prepared = run_setup.reopen(trained.folder.path, 1).prepared
         self.side = "validation" if "validation" in trained.facts.samples else "train"
         self._trained, self._samples = trained, Samples(prepared, self.side)
-        self._relative = getattr(trained.task(), "relative", False)
+        self._relative = trained.task().relative
         given = (self._samples, trained.task(), trained.recipe.seed, 0, 1, trained.recipe.train.max_tokens)
         equal_lengths = _padding_side.equal_lengths(
             trained.task(), trained.model, model_requirements.of(trained.recipe, trained.facts)
@@ -270,12 +270,13 @@ def _weights(folder: Path) -> int:
 
 def _given(trained: TrainedModel, inputs: dict[str, Any]) -> list[str]:
     """What a graph is given of images: plain onnxruntime brings nothing that could make it."""
-    task: Any = trained.recipe.inner_task
-    if len(inputs) != 1 or len(trained.facts.shape) != 3 or not hasattr(task, "mean"):
+    normalization = trained.recipe.inner_task.normalization
+    if len(inputs) != 1 or len(trained.facts.shape) != 3 or normalization is None:
         return []
+    mean, deviation = normalization
     ((name, values),) = inputs.items()
     shape = ", ".join(["samples", *map(str, values.shape[1:])])
-    how = f"pixels from 0 to 1, less the mean {task.mean}, over the deviation {task.std}, each by channel"
+    how = f"pixels from 0 to 1, less the mean {mean}, over the deviation {deviation}, each by channel"
     return [f"Its input is `{name}`, float32 of shape ({shape}): {how}."]
 
 

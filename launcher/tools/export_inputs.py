@@ -27,13 +27,13 @@ def add_inputs(folder: RunDir, recipe: Recipe, model: Any, to: Path) -> None:
         shutil.copytree(folder.tokenizer, to, dirs_exist_ok=True)
         _adapt_tokenizer(folder, recipe, model, to)
     shape = of_run(folder.path).shape
-    task = recipe.inner_task
-    if len(shape) == 3 and shape[0] == 3 and hasattr(task, "mean"):
+    normalization = recipe.inner_task.normalization
+    if len(shape) == 3 and shape[0] == 3 and normalization is not None:
         from transformers import ViTImageProcessorPil
 
-        each = {name: 3 // len(getattr(task, name)) * getattr(task, name) for name in ("mean", "std")}
+        mean, deviation = (3 // len(values) * values for values in normalization)
         size = {"height": shape[1], "width": shape[2]}
-        options = {"image_mean": each["mean"], "image_std": each["std"], "resample": 2}  # PIL's number for bilinear
+        options = {"image_mean": mean, "image_std": deviation, "resample": 2}  # PIL's number for bilinear
         ViTImageProcessorPil(size=size, **options).save_pretrained(to)
 
 

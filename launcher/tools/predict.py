@@ -92,7 +92,7 @@ class Predictor:
         self._keep, self._most = keep, most
         self._names = set(prediction_lines.RESERVED)  # of answers so far
         self._filler = self._mask_filler()
-        if most is not None and self._filler is None and not hasattr(self._task, "ranked"):
+        if most is not None and self._filler is None and not self._task.ranks_answers:
             raise mask_filling.no_scores(trained.recipe.inner_task.kind)
         self._seen = 0  # samples, whose numbers go on from rows to rows
 
@@ -116,7 +116,7 @@ class Predictor:
 
     def _mask_filler(self) -> mask_filling.MaskFiller | None:
         """Of a masked language model alone."""
-        if getattr(self._task, "auto_class", "") != "AutoModelForMaskedLM" or self._tokenizer.mask_token is None:
+        if self._task.auto_class != "AutoModelForMaskedLM" or self._tokenizer.mask_token is None:
             return None
         recipe, most = self._trained.recipe, self._most or mask_filling.DEFAULT
         given = (recipe.data.max_length, most, recipe.train.precision, self._process.device)
@@ -147,7 +147,7 @@ class Predictor:
 
         from launcher.prepare.source_shards import batch_of
 
-        if getattr(self._trained.recipe.inner_task, "samples", None) != "chunks":  # those are cut from rows joined
+        if not self._trained.recipe.inner_task.joins_documents:  # those are cut from rows joined
             table, empty, cut = self._features(batch_of(list(good)))
             if table is not None and table.num_rows == len(good) and not empty:  # so one of each
                 return table, [1] * len(good), cut
@@ -188,10 +188,10 @@ class Predictor:
         if self._equal_lengths is None:
             self._equal_lengths = self._attach(evaluation.Parts(*given)[0].batch)
         parts = evaluation.Parts(*given, equal_lengths=self._equal_lengths)
-        generates = getattr(recipe.inner_task, "generate", None) is not None
+        generates = recipe.inner_task.generates
         task = evaluation.Generating(self._task, model) if generates else self._task
         made = evaluation.outputs(model, task, parts, self._process, recipe.train.precision)
-        told: list[dict[str, Any]] = self._task.told(made, self._tokenizer)
+        told: list[dict[str, Any]] = self._task.predictions(made, self._tokenizer)
         if self._most is not None and self._filler is None:
             ranked = self._task.ranked(made, self._most)
             told = [{**one, "scores": scores} for one, scores in zip(told, ranked, strict=True)]
@@ -214,9 +214,8 @@ class Predictor:
         """What is told of a row by what is told of its samples."""
         if not told:
             return {"error": "there is no token in it"}
-        if hasattr(self._task, "joined"):
-            return dict(self._task.joined(told))
-        return told[0] if len(told) == 1 else {"parts": told}
+        joined: dict[str, Any] = self._task.joined(told)
+        return joined
 
 
 def _chunks(every: Iterator[Row | BadRow]) -> Iterator[list[Row | BadRow]]:

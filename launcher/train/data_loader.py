@@ -177,7 +177,7 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
 
     def _blank(self, epochs: Ids, ids: Ids, step: int) -> Any:
         """What an empty micro-batch holds, since all ranks need the same number: a sample without weight."""
-        return self.task.mute(self._samples(epochs[:1], ids[:1], step)[0])
+        return self.task.zero_weight(self._samples(epochs[:1], ids[:1], step)[0])
 
 
 def loader(batches: Batches, start: int, stop: int, workers: int, pin: bool) -> DataLoader[RankBatch]:

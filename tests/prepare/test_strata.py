@@ -109,7 +109,7 @@ def test_only_a_task_of_one_label_is_stratified(labels):
     config = support.classification(data__validation={"fraction": 0.1, "stratify": "auto"}, task__labels=labels)
     recipe = Recipe.model_validate(config)
     task = prepared_data.kinds.of("tasks", recipe.inner_task).Task
-    assert strata.stratified(recipe.data, tuple(task.asked(recipe.inner_task))) == (labels == "single")
+    assert strata.stratified(recipe.data, tuple(task.required_columns(recipe.inner_task))) == (labels == "single")
     language = Recipe.model_validate(support.mlm(data__validation={"fraction": 0.1, "stratify": "auto"}))
     assert not strata.stratified(language.data, ("text",))
     shutil.rmtree("cache", ignore_errors=True)

@@ -42,7 +42,9 @@ class Made:
         self.config = self.module.Config(**NEEDED.get(kind, {}), **keys)
         self.inner = getattr(self.config, "task", self.config)  # what samples are is asked of the task that is held
         self.asked = kinds.of("tasks", self.inner).Task
-        columns = self.asked.asked(self.inner) if hasattr(self.asked, "asked") else self.asked.columns
+        columns = (
+            self.asked.required_columns(self.inner) if hasattr(self.asked, "required_columns") else self.asked.columns
+        )
         self.encoder = encoder if self.asked.tokenized else None
         known = [
             {"text": text, "text_pair": text[::2], "label": f"label {n % 3}", "question": text, "context": text}
@@ -219,7 +221,7 @@ def test_samples_are_arrays_of_numbers_without_padding(made):
 def test_a_muted_sample_has_no_weight_and_the_same_input(made):
     for sample in made.samples:
         before = {name: array.copy() for name, array in sample.items()}
-        muted = made.task.mute(sample)
+        muted = made.task.zero_weight(sample)
         assert made.task.weight(muted) == 0
         assert same(made.task.collate([muted])["inputs"], made.task.collate([sample])["inputs"])
         assert same(sample, before)
@@ -255,7 +257,7 @@ def test_losses_weights_and_gradients_of_micro_batches_add_up_to_those_of_the_ba
 
 
 def test_a_muted_sample_adds_nothing_to_loss_weight_and_gradient(made, model):
-    muted = [made.task.mute(sample) for sample in made.samples[4:8]]
+    muted = [made.task.zero_weight(sample) for sample in made.samples[4:8]]
     loss, weight, grads = gradient(made, model, made.samples[:4])
     more_loss, more_weight, more_grads = gradient(made, model, [*made.samples[:4], *muted])
     assert more_weight == weight
@@ -264,7 +266,7 @@ def test_a_muted_sample_adds_nothing_to_loss_weight_and_gradient(made, model):
 
 
 def test_a_batch_of_muted_samples_has_a_loss_of_zero_that_reaches_the_weights(made, model):
-    muted = [made.task.mute(sample) for sample in made.samples[:3]]
+    muted = [made.task.zero_weight(sample) for sample in made.samples[:3]]
     loss, weight, grads = gradient(made, model, muted)
     assert (loss, weight) == (0.0, 0.0)
     assert not grads.any()
@@ -279,7 +281,7 @@ def metrics(made, model, groups):
 def test_metrics_do_not_know_how_samples_were_cut_nor_muted_ones(made, model, cuts, order):
     whole = metrics(made, model, [made.samples])
     pieces = [[made.samples[n] for n in order[a:b]] for a, b in pairwise(cuts)]
-    pieces.append([made.task.mute(made.samples[0])])
+    pieces.append([made.task.zero_weight(made.samples[0])])
     assert metrics(made, model, pieces) == pytest.approx(whole, rel=1e-6)
 
 
@@ -291,7 +293,7 @@ def test_the_metric_called_loss_is_the_loss_over_the_weight(made, model):
 
 
 def test_metrics_are_numbers_even_where_nothing_was_measured(made, model):
-    for groups in ([[made.task.mute(made.samples[0])]], [made.samples]):
+    for groups in ([[made.task.zero_weight(made.samples[0])]], [made.samples]):
         assert all(isinstance(value, float) for value in metrics(made, model, groups).values())
 
 
@@ -305,7 +307,7 @@ def test_every_metric_is_known_to_be_better_when_less_or_more(made, model):
 
 
 def test_what_is_predicted_is_an_object_for_each_sample(made, model, words):
-    told = made.task.told(outputs(made.task, model, [made.samples]), words)
+    told = made.task.predictions(outputs(made.task, model, [made.samples]), words)
     assert len(told) == COUNT
     assert all(isinstance(one, dict) and json.loads(json.dumps(one)) == one for one in told)
 
@@ -344,7 +346,7 @@ def test_a_row_is_its_samples_one_after_the_other_with_positions_of_their_own(pa
 
 def test_a_row_weighs_what_its_samples_do(packing):
     assert packing.task.weight(packing.task.join(packing.samples)) == sum(map(packing.task.weight, packing.samples))
-    assert packing.task.weight(packing.task.join([packing.task.mute(s) for s in packing.samples[:2]])) == 0
+    assert packing.task.weight(packing.task.join([packing.task.zero_weight(s) for s in packing.samples[:2]])) == 0
 
 
 def test_rows_are_padded_with_document_0(packing):

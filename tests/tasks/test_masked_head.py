@@ -137,7 +137,7 @@ def test_the_head_runs_on_the_masked_positions_alone(task_of, samples):
 def test_a_batch_without_anything_masked_runs_through_the_head_too(task_of, samples):
     task, model = task_of(), model_of("bert")
     attached(task, model, samples)
-    loss, weight = task.loss(model, tensors(task.collate([task.mute(one) for one in samples])))
+    loss, weight = task.loss(model, tensors(task.collate([task.zero_weight(one) for one in samples])))
     assert (float(loss.detach()), weight) == (0.0, 0.0)
     assert not any(grad.any() for grad in gradients(model, loss).values())
 

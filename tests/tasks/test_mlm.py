@@ -268,7 +268,7 @@ def test_a_batch_without_anything_masked_still_has_one_place(task_of):
 def test_the_weight_is_the_number_of_labels(task_of):
     one = sample([5, 6, 7], [IGNORE, 9, 4])
     assert task_of().weight(one) == 2
-    assert task_of().weight(task_of().mute(one)) == 0
+    assert task_of().weight(task_of().zero_weight(one)) == 0
 
 
 # Features
@@ -363,7 +363,7 @@ def test_metrics_are_those_computed_by_hand(task_of):
         sample([0, 1], [0, 2]),  # 0.7, right; 0.25, wrong
         sample([2, 0, 1], [2, IGNORE, 1]),  # 0.6, right; 0.5, right
         sample([1, 2], [IGNORE, 1]),  # 0.3, wrong
-        task.mute(sample([0, 0], [0, 0])),
+        task.zero_weight(sample([0, 0], [0, 0])),
     ]
     loss = -sum(map(math.log, (0.7, 0.25, 0.6, 0.5, 0.3))) / 5
     for groups in ([samples], [samples[:1], samples[1:3], samples[3:]], [samples[::-1]]):

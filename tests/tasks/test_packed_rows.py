@@ -154,7 +154,7 @@ def test_padding_gives_numbers_and_changes_nothing(pair):
 
 
 def test_a_row_that_is_muted_has_a_loss_of_zero_that_reaches_the_weights(pair):
-    muted = [pair.packed.join([pair.packed.mute(sample)]) for sample in documents(pair.packed, [12, 5])]
+    muted = [pair.packed.join([pair.packed.zero_weight(sample)]) for sample in documents(pair.packed, [12, 5])]
     loss, weight, grads = gradient(pair.packed, pair.other, pair.packed.collate(muted))
     assert (loss, weight) == (0.0, 0)
     assert not grads.any()

@@ -97,20 +97,20 @@ def test_the_answer_is_the_best_of_all_windows_and_its_characters_are_those_of_t
     task = Task(Config(no_answer=True), facts_of())
     made = samples_of(task, table(encoder, [answered("model takes"), answered("")]))
     model = Pointing(words, "model", "takes")
-    found = measured(task, model, [made[:3], made[3:], [task.mute(made[0])]])
+    found = measured(task, model, [made[:3], made[3:], [task.zero_weight(made[0])]])
     assert (found["exact_match"], found["f1"]) == (0.5, 0.5)
     assert found == pytest.approx(measured(task, model, [made[::-1]]))
-    told = task.told(outputs(task, model, [made[: len(made) // 2]]), None)
+    told = task.predictions(outputs(task, model, [made[: len(made) // 2]]), None)
     assert task.joined(told) == {"answer": "model takes", "score": 6.0, "no_answer_score": 2.0}
     sceptic = Pointing(words, "model", "takes", none=4.0)
     assert measured(task, sceptic, [made])["exact_match"] == 0.5
-    assert task.joined(task.told(outputs(task, sceptic, [made]), None))["answer"] == ""
+    assert task.joined(task.predictions(outputs(task, sceptic, [made]), None))["answer"] == ""
 
 
 def test_no_answer_is_longer_than_allowed(encoder, words, facts_of):
     task = Task(Config(max_answer_length=1), facts_of())
     made = samples_of(task, table(encoder, [answered("model takes")]))
-    told = task.told(outputs(task, Pointing(words, "model", "takes"), [made]), None)
+    told = task.predictions(outputs(task, Pointing(words, "model", "takes"), [made]), None)
     assert task.joined(told)["answer"] in ("model", "takes")
 
 

@@ -50,14 +50,16 @@ def test_errors_in_half_precision_are_squared_in_full(task):
 
 def test_a_missing_number_weighs_nothing_and_reaches_no_gradient(task):
     model = ByFirstToken(VALUES)
-    loss, weight = task.loss(model, tensors(task.collate([SAMPLES[0], task.mute(SAMPLES[2]), sample(1, np.nan)])))
+    loss, weight = task.loss(
+        model, tensors(task.collate([SAMPLES[0], task.zero_weight(SAMPLES[2]), sample(1, np.nan)]))
+    )
     loss.backward()
     assert (float(loss), weight) == (1.0, 1.0)
     assert model.values.grad.tolist() == [2.0, 0.0, 0.0]
 
 
 def test_metrics_are_those_computed_by_hand(task):
-    found = measured(task, ByFirstToken(VALUES), [SAMPLES, [task.mute(SAMPLES[0])]])
+    found = measured(task, ByFirstToken(VALUES), [SAMPLES, [task.zero_weight(SAMPLES[0])]])
     assert found["loss"] == found["mse"] == pytest.approx(10 / 3)
     assert found["mae"] == pytest.approx(4 / 3)
     assert found["r2"] == pytest.approx(1 - 10 / (16 / 9 + 1 / 9 + 25 / 9))
@@ -68,7 +70,7 @@ def test_metrics_are_those_computed_by_hand(task):
 
 @pytest.mark.parametrize("samples", [[], SAMPLES[:1], [sample(0, 3.0), sample(1, 3.0)]])
 def test_what_is_not_defined_is_0(task, samples):
-    found = measured(task, ByFirstToken(VALUES), [samples or [task.mute(SAMPLES[0])]])
+    found = measured(task, ByFirstToken(VALUES), [samples or [task.zero_weight(SAMPLES[0])]])
     assert (found["r2"], found["pearson"]) == (0.0, 0.0)
 
 
@@ -85,5 +87,5 @@ def test_the_baseline_is_the_error_of_the_mean():
 
 
 def test_a_number_is_told_and_shown(task, words):
-    assert task.told(outputs(task, ByFirstToken(VALUES), [SAMPLES]), None) == [{"value": v} for v in VALUES]
+    assert task.predictions(outputs(task, ByFirstToken(VALUES), [SAMPLES]), None) == [{"value": v} for v in VALUES]
     assert "2.5" in task.show(sample(7, 2.5), words)

@@ -111,7 +111,7 @@ def test_the_reference_stays_what_the_model_was(playing):
 def test_the_reward_that_is_told_is_that_of_the_texts(playing, words):
     task, model, samples = playing()
     made = outputs(task, model, [samples])
-    told = task.told(made, words)
+    told = task.predictions(made, words)
     scores = [[_rewards.vowels("", text) for text in one["completions"]] for one in told]
     assert [one["rewards"] for one in told] == scores
     assert measured(task, model, [samples])["reward"] == pytest.approx(np.mean(scores))

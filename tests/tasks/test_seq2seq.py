@@ -86,9 +86,9 @@ def test_what_is_generated_does_not_know_of_other_samples(encoder, task, tiny):
 
 def test_generated_texts_are_told_and_scored_beside_their_targets(encoder, task, tiny, words):
     model, made = tiny(task), samples_of(task, table(encoder, ROWS))
-    found = outputs(task, model, [[*made, task.mute(made[0])]])
+    found = outputs(task, model, [[*made, task.zero_weight(made[0])]])
     found["generated"] = [words(text, add_special_tokens=False)["input_ids"] for text in ("a step", "the loss", "a")]
-    assert [one["target"] for one in task.told(found, words)] == ["a step", "the loss", "a"]
+    assert [one["target"] for one in task.predictions(found, words)] == ["a step", "the loss", "a"]
     scores = task.scores(found, words)
     assert scores["exact_match"] == 0.5
     assert scores["rouge1"] == scores["rougeL"] == pytest.approx((1 + 2 * 2 / 7) / 2)

@@ -162,7 +162,7 @@ def test_metrics_are_those_computed_by_hand(task):
     for name, values in scores.items():
         expected[name] = values.mean()
         expected |= {f"{name}/{label}": v for label, v in zip(("art", "film", "sport"), values, strict=True)}
-    muted = [task.mute(sample(0, 2)), task.mute(sample(1, 0))]
+    muted = [task.zero_weight(sample(0, 2)), task.zero_weight(sample(1, 0))]
     for groups in ([samples], [samples[:1], samples[1:]], [samples[::-1], muted], [[*muted, *samples]]):
         assert measured(task, ByFirstToken(TABLE), groups) == pytest.approx(expected)
 
@@ -175,7 +175,7 @@ def test_a_class_that_is_neither_there_nor_named_does_not_lower_the_means(task):
 
 
 def test_the_loss_is_a_sum_over_samples_with_a_label(task):
-    batch = tensors(task.collate([sample(0, 0), sample(1, 2), task.mute(sample(2, 2))]))
+    batch = tensors(task.collate([sample(0, 0), sample(1, 2), task.zero_weight(sample(2, 2))]))
     loss, weight = task.loss(ByFirstToken(TABLE), batch)
     assert float(loss.detach()) == pytest.approx(-math.log(0.7) - math.log(0.2))
     assert weight == 2
@@ -183,7 +183,7 @@ def test_the_loss_is_a_sum_over_samples_with_a_label(task):
 
 def test_the_weight_of_a_sample_is_one_unless_it_is_muted(task):
     assert task.weight(sample(0, 0)) == 1
-    muted = task.mute(sample(0, 0))
+    muted = task.zero_weight(sample(0, 0))
     assert task.weight(muted) == 0
     assert muted["labels"].tolist() == [IGNORE]
 

@@ -52,7 +52,7 @@ SINGLE = [sample(0, [0]), sample(1, [0]), sample(2, [2]), sample(1, [1])]
 def test_loss_over_weight_is_the_mean_that_torch_takes(facts_of, weights, known, smoothing):
     task = task_of(facts_of, class_weights=weights, label_smoothing=smoothing, counts=[6, 3, 1])
     tensor = None if known is None else torch.tensor(known, dtype=torch.float64)
-    model, batch = ByFirstToken(), tensors(task.collate([*SINGLE, task.mute(SINGLE[0])]))
+    model, batch = ByFirstToken(), tensors(task.collate([*SINGLE, task.zero_weight(SINGLE[0])]))
     logits, labels = model.requires_grad_(False)(input_ids=batch["inputs"]["input_ids"]).logits, batch["labels"]
     given = {"weight": tensor, "label_smoothing": smoothing, "ignore_index": IGNORE}
     expected = float(cross_entropy(logits, labels, reduction="mean", **given))
@@ -97,7 +97,7 @@ def several(facts_of):
 
 
 def test_the_loss_is_the_sum_of_binary_entropies_over_classes_and_samples(several):
-    loss, weight = several.loss(ByFirstToken(), tensors(several.collate([*SEVERAL, several.mute(SEVERAL[0])])))
+    loss, weight = several.loss(ByFirstToken(), tensors(several.collate([*SEVERAL, several.zero_weight(SEVERAL[0])])))
     expected = sum(
         np.log1p(np.exp(-x)) if y else np.log1p(np.exp(x))
         for s in SEVERAL
@@ -109,7 +109,7 @@ def test_the_loss_is_the_sum_of_binary_entropies_over_classes_and_samples(severa
 
 def test_metrics_of_several_labels_are_those_computed_by_hand(several):
     """Said: art and sport; film; film and sport; film."""
-    found = measured(several, ByFirstToken(), [SEVERAL, [several.mute(SEVERAL[2])]])
+    found = measured(several, ByFirstToken(), [SEVERAL, [several.zero_weight(SEVERAL[2])]])
     assert found["accuracy"] == 2 / 4
     assert (found["micro_precision"], found["micro_recall"]) == (4 / 6, 4 / 5)
     assert found["micro_f1"] == pytest.approx(8 / 11)
@@ -122,7 +122,7 @@ def test_metrics_of_several_labels_are_those_computed_by_hand(several):
 
 
 def test_what_is_said_of_several_labels_is_told(several):
-    told = several.told(outputs(several, ByFirstToken(), [SEVERAL[:1]]), None)[0]
+    told = several.predictions(outputs(several, ByFirstToken(), [SEVERAL[:1]]), None)[0]
     assert told["labels"] == ["art", "sport"]
     assert told["probabilities"]["art"] == pytest.approx(1 / (1 + np.exp(-2)))
 

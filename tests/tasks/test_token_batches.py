@@ -66,7 +66,7 @@ def test_logits_of_half_precision_become_single_and_others_stay(given_type, kept
 
 def test_muting_takes_the_labels_away_and_nothing_else():
     sample = {"input_ids": np.array([1, 2]), "labels": np.array([3, IGNORE])}
-    muted = _token_batches.mute(sample)
+    muted = _token_batches.zero_weight(sample)
     assert muted["labels"].tolist() == [IGNORE, IGNORE]
     assert muted["input_ids"] is sample["input_ids"]
     assert sample["labels"].tolist() == [3, IGNORE]

@@ -110,7 +110,7 @@ SAMPLES = [sample([2, 0, 2, 0, 1], [2, 0, 2, 3, 1]), sample([2], [1])]
 
 def test_metrics_are_those_of_entities_by_hand(facts_of):
     task = Task(Config(), facts_of(labels=LABELS))
-    found = measured(task, ByToken(), [SAMPLES[:1], SAMPLES[1:], [task.mute(SAMPLES[0])]])
+    found = measured(task, ByToken(), [SAMPLES[:1], SAMPLES[1:], [task.zero_weight(SAMPLES[0])]])
     assert found["accuracy"] == 4 / 6
     assert (found["precision"], found["recall"], found["f1"]) == (2 / 4, 2 / 4, 0.5)
     assert (found["precision/PER"], found["recall/PER"]) == (1 / 3, 1 / 2)
@@ -151,7 +151,9 @@ def test_no_entity_anywhere_is_0():
 def test_each_word_is_told_its_tag(facts_of):
     task = Task(Config(), facts_of(labels=LABELS))
     one = {**SAMPLES[0], "words": np.array([-1, 0, 1, 3, -1, 4, -1])}
-    assert task.told(outputs(task, ByToken(), [[one]]), None) == [{"tags": ["B-PER", "O", None, "B-PER", "B-LOC"]}]
+    assert task.predictions(outputs(task, ByToken(), [[one]]), None) == [
+        {"tags": ["B-PER", "O", None, "B-PER", "B-LOC"]}
+    ]
 
 
 SPANS = st.lists(st.tuples(st.sampled_from(["PER", "LOC"]), st.integers(1, 4), st.integers(0, 3)), max_size=5)
@@ -253,9 +255,9 @@ def test_what_is_cut_of_entities_counts_as_missed(encoder, facts_of):
     metrics = task.metrics(found)
     assert (metrics["precision"], metrics["recall"]) == (1.0, 2 / 5)
     assert task.report(found)["classes"]["PER"]["support"] == 3.0
-    assert [len(one["tags"]) for one in task.told(found, None)] == [10, 2, 3]
-    assert task.told(found, None)[0]["tags"][6:] == [None] * 4
-    assert task.told(found, None)[2]["tags"] == ["O", None, "O"]
+    assert [len(one["tags"]) for one in task.predictions(found, None)] == [10, 2, 3]
+    assert task.predictions(found, None)[0]["tags"][6:] == [None] * 4
+    assert task.predictions(found, None)[2]["tags"] == ["O", None, "O"]
 
 
 def test_what_training_sees_does_not_hold_what_is_cut(encoder, facts_of):
@@ -270,4 +272,4 @@ def test_a_folder_of_an_earlier_version_is_evaluated_as_before(encoder, facts_of
     made = features(encoder, [["the"] * 10], [["O"] * 10], 8).table.drop_columns("row_labels")
     task = Task(Config(), facts_of(labels=LABELS))
     samples = task.samples(Samples.of(made).rows([0]), [0], [0], Draw(0, Stream.EVALUATE))
-    assert len(task.told(outputs(task, ByToken(), [samples]), None)[0]["tags"]) == 6
+    assert len(task.predictions(outputs(task, ByToken(), [samples]), None)[0]["tags"]) == 6

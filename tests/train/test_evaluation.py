@@ -39,7 +39,7 @@ class Task:
         assert draw.progress == 1.0
         return [{"id": np.array(row["id"])} for row in rows]
 
-    def mute(self, sample):
+    def zero_weight(self, sample):
         return {"id": np.array(-1)}
 
     def join(self, samples):
