@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from launcher.config import kinds
+from launcher.config import kinds, plugins
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.recipe import Recipe
 from launcher.contract import dropout
@@ -45,7 +45,7 @@ def build(
     recipe, facts = run.recipe, run.facts
     start = resume.step if resume else 0
     at = dataclasses.replace(at, tensor_parallel=recipe.tensor_parallel)
-    task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
+    task = plugins.task(recipe.task)(recipe.task, facts)
     batches, validation = _batches(run, task, at)
     model, notes = _model(recipe, run, at, start, weights=resume is None or not checkpoint_references.replaced(recipe))
     names = [name for name, _ in model.named_parameters()]
@@ -70,7 +70,7 @@ def build(
     if not found.layers and (recipe.train.compile or recipe.train.checkpointed_every):
         notes.append("no layer of this model runs just once: compile and activation_checkpointing do nothing")
     bare = UnwrappedModel(model, found, recipe.optimizer, recipe.train.precision, at)
-    engine = kinds.of("strategies", recipe.strategy).wrap(recipe.strategy, bare)
+    engine = plugins.strategy(recipe.strategy).wrap(bare)
     _rehearse(engine, task, example, at, recipe)
     if at.tensor_parallel > 1:
         _compare(engine, task, example, at, whole)

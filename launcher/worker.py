@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from launcher.build import build
-from launcher.config import kinds, load
+from launcher.config import kinds, load, plugins
 from launcher.config.errors import UserError
 from launcher.distributed import (
     failure,
@@ -106,9 +106,7 @@ def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]
     """The records of the first steps, and the most memory that any rank needed for them, in bytes. Nothing is saved;
     `stopped`: told to leave before the last."""
     made = run_setup.read(folder)
-    strategy = kinds.of("strategies", made.recipe.strategy)
-    if hasattr(strategy, "load"):
-        strategy.load(at.device.type)
+    plugins.strategy(made.recipe.strategy).load(at.device.type)
     with torch.device("meta"):  # code is no memory of the model's: have it loaded before
         kinds.of("models", made.recipe.model).build(
             made.recipe.model, model_requirements.of(made.recipe, made.facts), weights=False

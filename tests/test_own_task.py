@@ -15,16 +15,17 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from launcher.config.types import Plugin
+from launcher import tasks
+from launcher.config.types import TaskConfig
 from launcher.tasks import Features
 
 
-class Config(Plugin):
+class Config(TaskConfig):
     kind: str
     margin: float = 0.0
 
 
-class Task:
+class Task(tasks.Task):
     columns, targets, surveyed, tokenized = ("text", "text_pair", "label"), ("label",), (), True
     auto_class = "AutoModelForSequenceClassification"
 

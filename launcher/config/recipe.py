@@ -9,12 +9,12 @@ from pydantic_core import PydanticCustomError
 from launcher.config.kinds import TrustRemoteCode, plugin
 from launcher.config.optimizers import Optimizer
 from launcher.config.schedules import Constant, Schedule
-from launcher.config.types import Plugin, Strict, TaskConfig, matching, one_of
+from launcher.config.types import Plugin, StrategyConfig, Strict, TaskConfig, matching, one_of
 
 Model = Annotated[SerializeAsAny[Plugin], plugin("models")]
 Source = Annotated[SerializeAsAny[Plugin], plugin("data")]
 Task = Annotated[SerializeAsAny[TaskConfig], plugin("tasks", TaskConfig)]
-Strategy = Annotated[SerializeAsAny[Plugin], plugin("strategies")]
+Strategy = Annotated[SerializeAsAny[StrategyConfig], plugin("strategies", StrategyConfig)]
 Sink = Annotated[SerializeAsAny[Plugin], plugin("sinks")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -194,7 +194,7 @@ class Recipe(Strict):
     @property
     def tensor_parallel(self) -> int:
         """How many ranks share each sample: decided by the strategies that can."""
-        return int(getattr(self.strategy, "tensor_parallel", 1))
+        return self.strategy.tensor_degree
 
 
 # What may change between a start and a resume: how fast a run goes and what it tells, never where it goes.

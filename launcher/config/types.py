@@ -79,6 +79,15 @@ class Plugin(Strict):
     kind: str
 
 
+class StrategyConfig(Plugin):
+    """The Config of a strategy."""
+
+    @property
+    def tensor_degree(self) -> int:
+        """How many neighbouring ranks share each sample."""
+        return 1
+
+
 class TaskConfig(Plugin):
     """The Config of a task, with what others need to know of it. A kind overrides what differs."""
 

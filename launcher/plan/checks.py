@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from launcher.config import kinds
+from launcher.config import plugins
 from launcher.config.atomic_files import expanded, free_bytes, is_dir
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import human
@@ -105,7 +105,7 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
     for key, needed in steered.items():
         if needed and not evaluate.every:
             out.append(Problem(key, "goes by evaluations, and only the last step is evaluated (set evaluate.every)"))
-    metrics = kinds.of("tasks", recipe.task).Task(recipe.task, known or facts.guess(recipe)).directions()
+    metrics = plugins.task(recipe.task)(recipe.task, known or facts.guess(recipe)).directions()
     score, _, label = evaluate.metric.partition("/")
     if known is None:  # whether the tags of words are of an entity scheme is not known yet
         metrics = {**metrics, **{name.removeprefix("macro_"): way for name, way in metrics.items()}}
@@ -149,4 +149,4 @@ def _disk(recipe: Recipe, shape: Architecture, folder: RunDir) -> Found:
 
 
 def _tokenized(recipe: Recipe) -> bool:
-    return bool(kinds.of("tasks", recipe.inner_task).Task.tokenized)
+    return bool(plugins.task(recipe.inner_task).tokenized)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from launcher.config import kinds, strict_json
+from launcher.config import plugins, strict_json
 from launcher.config.format import plural
 from launcher.config.recipe import Recipe
 from launcher.config.strict_json import Count
@@ -109,7 +109,7 @@ def of_run(folder: Path) -> Facts:
 def guess(recipe: Recipe) -> Facts:
     """What stands in for the facts before the data is prepared: the vocabulary as far as it is known, two labels, and
     for a task without tokens a shape that its samples may have."""
-    task = kinds.of("tasks", recipe.inner_task).Task
+    task = plugins.task(recipe.inner_task)
     vocab, shape = (vocabulary_size.size(recipe), ()) if task.tokenized else (0, task.shape(recipe.inner_task))
     return Facts(
         digest="", vocab_size=vocab, pad_token_id=0, mask_token_id=0, special_ids=[], labels=["0", "1"],

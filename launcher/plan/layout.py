@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from launcher.config import kinds
+from launcher.config import kinds, plugins
 from launcher.config.errors import Problem
 from launcher.config.recipe import Recipe
-from launcher.config.types import Plugin
+from launcher.config.types import StrategyConfig
 from launcher.plan import memory
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
@@ -17,11 +17,11 @@ _MOST_RANKS = 64
 
 def misfits(recipe: Recipe, ranks: int) -> list[str | Problem]:
     """What is wrong with the recipe's strategy on so many ranks, whatever the model."""
-    module = kinds.of("strategies", recipe.strategy)
-    for library in getattr(module, "LIBRARIES", ()):
+    strategy = plugins.strategy(recipe.strategy)
+    for library in strategy.libraries:
         if find_spec(library) is None:
             return [Problem("strategy", f"{library} is not installed (pip install {library}, or take ddp or fsdp)")]
-    what = module.check(recipe.strategy, ranks) if hasattr(module, "check") else None
+    what = strategy.check(ranks)
     return [Problem("strategy", what)] if what else []
 
 
@@ -35,14 +35,12 @@ def runnable(recipe: Recipe, ranks: int, whole: bool = False) -> Recipe:
 
 def refusals(recipe: Recipe, shape: Architecture) -> list[str | Problem]:
     """Keys of the recipe that its strategy cannot do with this model."""
-    refuses = getattr(kinds.of("strategies", recipe.strategy), "refuses", None)
-    return [Problem(key, what) for key, what in refuses(recipe.strategy, recipe, shape.heads)] if refuses else []
+    return [Problem(key, what) for key, what in plugins.strategy(recipe.strategy).refusals(recipe, shape.heads)]
 
 
 def mesh(recipe: Recipe, ranks: int) -> dict[str, int]:
     """The axes of the strategy's mesh by name; empty where it has none."""
-    axes = getattr(kinds.of("strategies", recipe.strategy), "axes", None)
-    return dict(axes(recipe.strategy, ranks)) if axes else {}
+    return plugins.strategy(recipe.strategy).axes(ranks)
 
 
 def micro(recipe: Recipe, ranks: int, longest: int) -> tuple[int, int]:
@@ -75,7 +73,7 @@ def nearest(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, there
     return f"nothing known fits on {on}: a smaller model, or devices with more memory"
 
 
-def written(strategy: Plugin) -> str:
+def written(strategy: StrategyConfig) -> str:
     """A strategy as it stands in a recipe, with the keys that were set."""
     keys = {"kind": strategy.kind} | strategy.model_dump(mode="json", exclude_unset=True)
     plain = {key: str(value).lower() if isinstance(value, bool) else value for key, value in keys.items()}
@@ -85,7 +83,7 @@ def written(strategy: Plugin) -> str:
 def layouts(recipe: Recipe, shape: Architecture, ranks: int) -> Iterator[Recipe]:
     """The recipe under each layout, of every kind, that so many ranks can run."""
     for kind in kinds.available("strategies"):
-        for strategy in kinds.module("strategies", kind).layouts(ranks):
+        for strategy in kinds.module("strategies", kind).Strategy.layouts(ranks):
             other = recipe.model_copy(update={"strategy": strategy})
             if not misfits(other, ranks) and not refusals(other, shape):
                 yield other

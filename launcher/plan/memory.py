@@ -1,6 +1,6 @@
 """Estimates of memory and checkpoint size, in bytes: of one device, at the fullest moment of a step."""
 
-from launcher.config import kinds
+from launcher.config import plugins
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
@@ -12,7 +12,7 @@ _ACTIVATION = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
 def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples: int, device: str) -> dict[str, int]:
     """Bytes of weights, gradients, the optimiser's moments, activations of a micro-batch of `samples` of full length,
     and the buffers in which a strategy gathers and reduces, and in which the gradients of tied embeddings meet."""
-    held = kinds.of("strategies", recipe.strategy).holding(recipe.strategy, shape, ranks)
+    held = plugins.strategy(recipe.strategy).memory_share(shape, ranks)
     width = _WIDTH[recipe.train.precision]
     size = shape.parameters * width
     trained = shape.trained / shape.parameters
@@ -50,7 +50,7 @@ def activations(recipe: Recipe, shape: Architecture, samples: int, longest: int)
 
 def outputs(recipe: Recipe, facts: Facts, samples: int) -> int:
     """Bytes of the outputs of the head: as computed, in full precision, their logarithms, and their gradient."""
-    task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
+    task = plugins.task(recipe.task)(recipe.task, facts)
     width = max(4, _WIDTH[recipe.train.precision])
     return int(samples * task.outputs(facts.longest) * (3 * width + _ACTIVATION[recipe.train.precision]))
 

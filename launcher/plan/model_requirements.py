@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from launcher.config import kinds
+from launcher.config import plugins
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts
 
@@ -31,7 +31,7 @@ class ModelRequirements:
 
 
 def of(recipe: Recipe, facts: Facts) -> ModelRequirements:
-    task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
+    task = plugins.task(recipe.task)(recipe.task, facts)
     longest, target = (min(facts.longest, most) for most in (recipe.data.max_length, recipe.inner_task.longest_target))
     return ModelRequirements(
         task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, longest, facts.shape,

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.config import code_origin, kinds
+from launcher.config import code_origin, kinds, plugins
 from launcher.config.atomic_files import free_bytes
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem
@@ -150,7 +150,7 @@ def make(
 
 def _labels(recipe: Recipe, facts: Facts | None) -> str:
     """The labels of the training data in one line, where they are known and the task has any."""
-    task = kinds.of("tasks", recipe.inner_task).Task
+    task = plugins.task(recipe.inner_task)
     return "" if facts is None else str(task.describe_labels(recipe.inner_task, facts))
 
 

@@ -1,6 +1,6 @@
 """What a cluster's figures let one expect of a run: how long it takes at least, and how often a node is lost."""
 
-from launcher.config import kinds
+from launcher.config import plugins
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts
@@ -19,7 +19,7 @@ def sample_operations(recipe: Recipe, shape: Architecture, facts: Facts) -> floa
     if not (shape.in_layers and shape.layers and shape.hidden) or shape.trained < shape.parameters:
         return None
     tokens = facts.tokens["train"] / facts.samples["train"]
-    task = kinds.of("tasks", recipe.task).Task(recipe.task, facts)
+    task = plugins.task(recipe.task)(recipe.task, facts)
     layers = tokens * (2 * shape.in_layers + 4 * shape.hidden * tokens * shape.layers)
     head = 2 * task.outputs(round(tokens)) * shape.hidden
     every = recipe.train.checkpointed_every

@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-from launcher.config import kinds, load, strict_json
+from launcher.config import load, plugins, strict_json
 from launcher.config.atomic_files import expanded, flush_tree, is_dir, is_file
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.recipe import Recipe
@@ -113,7 +113,7 @@ def identity(recipe: Recipe) -> str | None:
 
 def _made_by(recipe: Recipe) -> str:
     """What the recipe says of its data, without reading any of it."""
-    task = kinds.of("tasks", recipe.inner_task).Task.prepared(recipe.inner_task)
+    task = plugins.task(recipe.inner_task).prepared(recipe.inner_task)
     said = recipe.model_dump(mode="json", include={"data", "tokenizer"})
     said["data"]["train"].pop("weights", None)
     (said["tokenizer"] or {}).pop("trust_remote_code", None)  # the code is of the same revision

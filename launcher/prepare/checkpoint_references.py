@@ -4,7 +4,7 @@ so that a resume finds what the start found, however far the other run has gone 
 from pathlib import Path
 from typing import Any
 
-from launcher.config import kinds, load
+from launcher.config import load, plugins
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.config.types import Plugin
@@ -39,7 +39,7 @@ def missing(recipe: Recipe, resumes: bool = False) -> list[str | Problem]:
 def replaced(recipe: Recipe) -> bool:
     """Whether a checkpoint of its own has all that a run took from another one: not where an adapter is beside weights
     that the other one lacks, nor where the task looks back at the model as it began."""
-    model, task = recipe.model, kinds.of("tasks", recipe.task).Task
+    model, task = recipe.model, plugins.task(recipe.task)
     return model.kind == "run" and getattr(model, "adapter", None) is None and not getattr(task, "relative", False)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from launcher.config import kinds
+from launcher.config import plugins
 from launcher.config.atomic_files import flush_tree, write
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import plural
@@ -49,7 +49,7 @@ class Preparation:
     def make(self) -> None:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are parallel
-        recipe, task = self.recipe, kinds.of("tasks", self.recipe.inner_task).Task
+        recipe, task = self.recipe, plugins.task(self.recipe.inner_task)
         found = source_shards.shards(source_shards.leaves(recipe.data))
         self._note_size(found)
         jobs = [Job(shard, recipe.data, recipe.inner_task, self.work) for shard in found]
@@ -179,7 +179,7 @@ class Preparation:
             if job.shard.leaf.side == "train":
                 sources[job.shard.leaf.name] += sum(c.lengths["train"].values())
         task = self.recipe.inner_task
-        plugin = kinds.of("tasks", task).Task
+        plugin = plugins.task(task)
         counts, baseline = plugin.counts(task, _tables(self.whole / "train.arrow"), len(known.labels)), {}
         if "validation" in lengths:
             baseline = plugin.baseline(task, _tables(self.whole / "validation.arrow"), known.special_ids)

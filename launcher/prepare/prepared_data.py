@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from launcher.config import kinds
+from launcher.config import kinds, plugins
 from launcher.config.atomic_files import free_bytes
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import human, plural
@@ -32,7 +32,7 @@ def identity(recipe: Recipe) -> str:
     Raises UserError with every source that cannot be found."""
     if held := bundle.identity(recipe):
         return held
-    task = kinds.of("tasks", recipe.inner_task).Task
+    task = plugins.task(recipe.inner_task)
     fraction: Any = recipe.data.validation.fraction if isinstance(recipe.data.validation, Fraction) else None
     if strata.stratified(recipe.data, source_shards.columns_of(recipe.inner_task)):
         fraction = [fraction, "stratified"]

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from launcher.config import kinds, load, strict_json
+from launcher.config import load, plugins, strict_json
 from launcher.config.atomic_files import write as write_file
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
@@ -165,9 +165,9 @@ def _plan(
 def _known(recipe: Recipe, prepared: Path) -> facts.Facts:
     """The facts of a prepared folder, with the ids of the tokens that the recipe names. Raises UserError."""
     known = facts.read(prepared)
-    task = kinds.of("tasks", recipe.task).Task
+    task = plugins.task(recipe.task)
     task.check(recipe.task, known, prepared)
-    inner = kinds.of("tasks", recipe.inner_task).Task
+    inner = plugins.task(recipe.inner_task)
     named = inner.tokens(recipe.inner_task)
     if not named:
         return known

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from launcher.config import kinds
+from launcher.config import plugins
 from launcher.config.atomic_files import flush, write
 from launcher.config.recipe import Data, Fraction
-from launcher.config.types import Plugin
+from launcher.config.types import TaskConfig
 from launcher.data._columns import TEXTS
 from launcher.prepare import duplicates, source_shards, strata
 from launcher.prepare.encode import Encoder
@@ -42,7 +42,7 @@ class Job:
 
     shard: Shard
     data: Data
-    task: Plugin
+    task: TaskConfig
     work: Path
     survey: dict[str, Any] = field(default_factory=dict)
     strata: Strata | None = None
@@ -106,7 +106,7 @@ def look(job: Job) -> None:
     strata, a hash and a label."""
     if _finished(job.looked):
         return
-    surveyed = kinds.of("tasks", job.task).Task.surveyed
+    surveyed = plugins.task(job.task).surveyed
     values: dict[str, set[str]] = {name: set() for name in surveyed}
     found = [np.empty((0, 2), dtype=np.uint64)]
     labels = list[pa.RecordBatch]()
@@ -145,7 +145,7 @@ def features(job: Job) -> None:
     """The samples of both sides, and what became of the rows."""
     if _finished(job.made):
         return
-    counted, leaf, task = Counted(), job.shard.leaf, kinds.of("tasks", job.task).Task
+    counted, leaf, task = Counted(), job.shard.leaf, plugins.task(job.task)
     held = _aside(job.work / f"held-{job.shard.number:06}.arrow")
     sides = [(leaf.side, _own(job, counted, held))]
     if leaf.side == "train":

@@ -10,10 +10,10 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from launcher.config import kinds
+from launcher.config import kinds, plugins
 from launcher.config.errors import UserError
 from launcher.config.recipe import Data
-from launcher.config.types import Plugin
+from launcher.config.types import Plugin, TaskConfig
 from launcher.data import INPUTS, BadRow, Part
 from launcher.data._columns import TEXTS
 
@@ -122,9 +122,9 @@ def notes(config: Any, key: str, parts: Sequence[Part]) -> list[str]:
     return [note for part in parts for note in module.notes(config, key, part)] if hasattr(module, "notes") else []
 
 
-def columns_of(task: Plugin) -> tuple[str, ...]:
+def columns_of(task: TaskConfig) -> tuple[str, ...]:
     """The columns that a task reads."""
-    kind = kinds.of("tasks", task).Task
+    kind = plugins.task(task)
     return tuple(kind.required_columns(task))
 
 

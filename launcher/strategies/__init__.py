@@ -1,7 +1,6 @@
 """How a model is spread over ranks. A kind is one module here with a `Config` (a subclass of
-`launcher.config.types.Plugin`) and the functions of `Strategy` below; the file is the registration. Import torch inside
-functions: a plan reads every Config on a login node. A Config with a key `tensor_parallel` has that many neighbouring
-ranks share each sample.
+`launcher.config.types.StrategyConfig`) and a class `Strategy` that extends the one below; the file is the registration.
+Import torch inside functions: a plan reads every Config on a login node.
 
 The seam is the Engine: whether a micro-batch is the last of its step must be known before its forward (DDP decides
 there whether to reduce), so a micro-batch runs inside `accumulating`. An engine tells the norm of the gradients before
@@ -9,48 +8,62 @@ it updates anything: whether to take the step, and the factor of clipping and lo
 for every strategy.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
     from launcher.config.optimizers import AnyOptimizer
+    from launcher.config.recipe import Recipe
+    from launcher.config.types import StrategyConfig
     from launcher.distributed.process_group import Process
     from launcher.plan.model_spec import Architecture
     from launcher.train.model_probe import ModelProbe
 
 
-class Engine(Protocol):
+class Engine(ABC):
+    """A model that trains, wrapped."""
+
     module: "torch.nn.Module"
     """What to call; evaluation uses it too."""
-    rehearsals: int
+    rehearsals: int = 0
     """Backwards it wants to see, and drop, before the first step."""
 
+    @abstractmethod
     def accumulating(self, last: bool) -> "AbstractContextManager[torch.nn.Module]":
         """A micro-batch: its forward and `backward` belong inside. Gradients are averaged over ranks at the last."""
 
+    @abstractmethod
     def backward(self, loss: "torch.Tensor") -> None:
         """Add the gradients of a loss."""
 
+    @abstractmethod
     def norm(self) -> float:
         """The norm of the whole gradient, the same on every rank; all ranks call it."""
 
+    @abstractmethod
     def nonfinite(self) -> dict[str, bool]:
         """For each trained parameter, in the model's order, whether what this rank holds of its gradient is not finite.
         All ranks call it."""
 
+    @abstractmethod
     def update(self, lr: float, factor: float) -> None:
         """Multiply the gradients, step, and clear them."""
 
+    @abstractmethod
     def clear(self) -> None:
         """Drop the gradients."""
 
+    @abstractmethod
     def state_dict(self) -> "dict[str, torch.Tensor]":
         """`model.<name>` and `optimizer.<name>.<moment>`: canonical names and shapes whatever wraps the model, each
         rank its share (DTensor). Loading writes into these tensors and then calls `load_state_dict`."""
 
+    @abstractmethod
     def load_state_dict(self, state: "dict[str, torch.Tensor]") -> None:
         """Take over what has been loaded into the tensors of `state_dict`."""
 
@@ -82,27 +95,39 @@ class MemoryShare:
     moved: float = 0.0
 
 
-class Strategy(Protocol):
-    LIBRARIES: tuple[str, ...]
-    """What it imports that the launcher does not come with. Optional."""
+class Strategy(ABC):
+    """How one Config spreads a model."""
 
-    def check(self, config: Any, ranks: int) -> str | None:
-        """What is wrong with this strategy on so many ranks, for the plan. Optional."""
+    libraries: tuple[str, ...] = ()
+    """What it imports that the launcher does not come with."""
 
-    def refuses(self, config: Any, recipe: Any, heads: int) -> "list[tuple[str, str]]":
-        """Keys of a recipe that it cannot do, each with why and what else. Optional."""
+    @abstractmethod
+    def __init__(self, config: Any): ...
 
-    def axes(self, config: Any, ranks: int) -> dict[str, int]:
-        """The mesh of ranks by the names of its axes, the outermost first: `replica`, `shard`, `tensor`. Optional."""
+    @staticmethod
+    @abstractmethod
+    def layouts(ranks: int) -> "Sequence[StrategyConfig]":
+        """The Configs worth trying on so many ranks: what `parity` compares and a plan proposes."""
 
-    def layouts(self, ranks: int) -> "list[Any]":
-        """Its Configs worth trying on so many ranks: what `parity` compares and a plan proposes."""
+    def check(self, ranks: int) -> str | None:
+        """Why it cannot run on so many ranks, for the plan; None: it can."""
+        return None
 
-    def holding(self, config: Any, shape: "Architecture", ranks: int) -> MemoryShare:
+    def refusals(self, recipe: "Recipe", heads: int) -> list[tuple[str, str]]:
+        """Keys of a recipe that it cannot do, each with why and what else. `heads`: of the model's attention."""
+        return []
+
+    def axes(self, ranks: int) -> dict[str, int]:
+        """The mesh of ranks by the names of its axes, the outermost first: `replica`, `shard`, `tensor`."""
+        return {}
+
+    @abstractmethod
+    def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
         """What a device holds of a model of this shape."""
 
-    def load(self, device: str) -> None:
-        """Import what it needs beyond torch, for a kind of device. Optional."""
+    def load(self, device: str) -> None:  # noqa: B027 most need nothing beyond torch
+        """Import what it needs beyond torch, for a kind of device."""
 
-    def wrap(self, config: Any, bare: UnwrappedModel) -> Engine:
+    @abstractmethod
+    def wrap(self, bare: UnwrappedModel) -> Engine:
         """The engine of a model that is on its device already."""

@@ -21,7 +21,7 @@ def divides(tensor_parallel: int, ranks: int, replicas: int = 1) -> str | None:
     return f"{told} not {' x '.join(axes)} (a multiple of {replicas * tensor_parallel} is)"
 
 
-def heads(tensor_parallel: int, count: int) -> list[tuple[str, str]]:
+def whole_heads(tensor_parallel: int, count: int) -> list[tuple[str, str]]:
     """Whether the attention heads of a model can be dealt. `count`: 0 where the architecture does not tell."""
     if tensor_parallel == 1 or count == 0 or count % tensor_parallel == 0:
         return []

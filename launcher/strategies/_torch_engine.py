@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
+from launcher.strategies import Engine
 
-class TorchEngine:
+
+class TorchEngine(Engine):
     """`module` is what is called; `model` the bare one inside, whose names are the canonical ones. As it stands here,
     each rank holds the whole model and gradients that are equal everywhere."""
 

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from launcher.config.errors import Problem, UserError
-from launcher.strategies import UnwrappedModel
+from launcher.strategies import Engine, UnwrappedModel
 from launcher.strategies._torch_engine import TorchEngine
 from launcher.train import optim
 
@@ -38,7 +38,7 @@ def load(device: str) -> Any:
     return deepspeed
 
 
-def wrap(stage: int, settings: dict[str, Any], bare: UnwrappedModel) -> Any:
+def wrap(stage: int, settings: dict[str, Any], bare: UnwrappedModel) -> Engine:
     """The engine of ZeRO `stage`; `settings`: DeepSpeed's own configuration."""
     deepspeed = load(bare.process.device.type)
     os.environ.setdefault("LOCAL_RANK", str(bare.process.device.index or 0))
@@ -55,7 +55,7 @@ def wrap(stage: int, settings: dict[str, Any], bare: UnwrappedModel) -> Any:
     return (Zero3 if stage == 3 else Zero12)(engine, bare)
 
 
-class _Boundary:
+class _Boundary(Engine):
     """A micro-batch of DeepSpeed's engine: it is told whether it is the last of its step."""
 
     module: Any
@@ -73,7 +73,7 @@ class Zero0(_Boundary, TorchEngine):
     """Nothing is sharded: after the last backward each rank holds the averaged gradients."""
 
 
-class _Partitioned(_Boundary, ABC):
+class _Partitioned(_Boundary):
     """ZeRO 1 to 3: the optimiser's tensors are flat partitions of all parameters of a group."""
 
     rehearsals = 0

@@ -4,19 +4,21 @@ On one rank there is nothing to average, and the model runs as it is. With tenso
 DDP does not know, the replicas are held together by `fully_shard` over shards of one.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from launcher.config.types import Plugin
-from launcher.strategies import MemoryShare, UnwrappedModel
-from launcher.strategies._parallel_degrees import compiled, divides, heads, sharded, whole
+from launcher import strategies
+from launcher.config.types import StrategyConfig
+from launcher.strategies import Engine, MemoryShare, UnwrappedModel
+from launcher.strategies._parallel_degrees import compiled, divides, sharded, whole, whole_heads
 
 if TYPE_CHECKING:
+    from launcher.config.recipe import Recipe
     from launcher.plan.model_spec import Architecture
 
 
-class Config(Plugin):
+class Config(StrategyConfig):
     """`bucket_mb`: MiB of gradients reduced at once. `bucket_view`: gradients live in the buckets, not beside them.
     `compress`: gradients travel in bf16, which rounds them. `static_graph`: each step uses the same parameters."""
 
@@ -27,59 +29,63 @@ class Config(Plugin):
     compress: Literal["none", "bf16"] = "none"
     tensor_parallel: int = Field(1, ge=1)
 
-
-def check(config: Config, ranks: int) -> str | None:
-    return divides(config.tensor_parallel, ranks)
-
-
-def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
-    out = heads(config.tensor_parallel, count)
-    if config.tensor_parallel > 1 and (config.compress != "none" or config.static_graph):
-        out.append(("strategy", "compress and static_graph are DDP's own: without tensor_parallel"))
-    if config.tensor_parallel > 1:
-        out += whole(recipe, "tensor_parallel: 1")
-    return out + compiled(config.tensor_parallel, recipe)
+    @property
+    def tensor_degree(self) -> int:
+        return self.tensor_parallel
 
 
-def axes(config: Config, ranks: int) -> dict[str, int]:
-    mesh = {"replica": ranks // config.tensor_parallel}
-    return mesh | ({"tensor": config.tensor_parallel} if config.tensor_parallel > 1 else {})
+class Strategy(strategies.Strategy):
+    def __init__(self, config: Config):
+        self._config = config
 
+    def check(self, ranks: int) -> str | None:
+        return divides(self._config.tensor_parallel, ranks)
 
-def layouts(ranks: int) -> list[Config]:
-    tensor = [Config(tensor_parallel=2)] if ranks % 2 == 0 else []
-    return [Config(), *tensor] if ranks > 1 else []
+    def refusals(self, recipe: "Recipe", heads: int) -> list[tuple[str, str]]:
+        out = whole_heads(self._config.tensor_parallel, heads)
+        if self._config.tensor_parallel > 1 and (self._config.compress != "none" or self._config.static_graph):
+            out.append(("strategy", "compress and static_graph are DDP's own: without tensor_parallel"))
+        if self._config.tensor_parallel > 1:
+            out += whole(recipe, "tensor_parallel: 1")
+        return out + compiled(self._config.tensor_parallel, recipe)
 
+    def axes(self, ranks: int) -> dict[str, int]:
+        mesh = {"replica": ranks // self._config.tensor_parallel}
+        return mesh | ({"tensor": self._config.tensor_parallel} if self._config.tensor_parallel > 1 else {})
 
-def holding(config: Config, shape: "Architecture", ranks: int) -> MemoryShare:
-    if config.tensor_parallel > 1:
-        return sharded(shape, 1, config.tensor_parallel)
-    return MemoryShare(gradients=1.0 if config.bucket_view or ranks == 1 else 2.0)
+    @staticmethod
+    def layouts(ranks: int) -> list[Config]:
+        tensor = [Config(tensor_parallel=2)] if ranks % 2 == 0 else []
+        return [Config(), *tensor] if ranks > 1 else []
 
+    def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
+        if self._config.tensor_parallel > 1:
+            return sharded(shape, 1, self._config.tensor_parallel)
+        return MemoryShare(gradients=1.0 if self._config.bucket_view or ranks == 1 else 2.0)
 
-def wrap(config: Config, bare: UnwrappedModel) -> Any:
-    from torch.nn.parallel import DistributedDataParallel
+    def wrap(self, bare: UnwrappedModel) -> Engine:
+        from torch.nn.parallel import DistributedDataParallel
 
-    from launcher.strategies import _fsdp_engine
-    from launcher.strategies._torch_engine import ReplicatedEngine, TorchEngine, in_bf16
-    from launcher.train import optim
+        from launcher.strategies import _fsdp_engine
+        from launcher.strategies._torch_engine import ReplicatedEngine, TorchEngine, in_bf16
+        from launcher.train import optim
 
-    process = bare.process
-    if config.tensor_parallel > 1:
-        mesh = axes(config, process.world)
-        return _fsdp_engine.wrap(bare, {"replica": mesh["replica"], "shard": 1, "tensor": mesh["tensor"]})
-    optimizer = optim.make(bare.optimizer, bare.model)
-    if process.world == 1:
-        return TorchEngine(bare.model, bare.model, optimizer)
+        process = bare.process
+        if self._config.tensor_parallel > 1:
+            mesh = self.axes(process.world)
+            return _fsdp_engine.wrap(bare, {"replica": mesh["replica"], "shard": 1, "tensor": mesh["tensor"]})
+        optimizer = optim.make(bare.optimizer, bare.model)
+        if process.world == 1:
+            return TorchEngine(bare.model, bare.model, optimizer)
 
-    module = DistributedDataParallel(
-        bare.model,
-        device_ids=None if process.device.type == "cpu" else [process.device.index],
-        bucket_cap_mb=config.bucket_mb,
-        gradient_as_bucket_view=config.bucket_view,
-        static_graph=config.static_graph,
-    )
-    module.broadcast_buffers = False  # they are equal from the start, and nothing here changes them
-    if config.compress == "bf16":
-        module.register_comm_hook(None, in_bf16)
-    return ReplicatedEngine(module, bare.model, optimizer)
+        module = DistributedDataParallel(
+            bare.model,
+            device_ids=None if process.device.type == "cpu" else [process.device.index],
+            bucket_cap_mb=self._config.bucket_mb,
+            gradient_as_bucket_view=self._config.bucket_view,
+            static_graph=self._config.static_graph,
+        )
+        module.broadcast_buffers = False  # they are equal from the start, and nothing here changes them
+        if self._config.compress == "bf16":
+            module.register_comm_hook(None, in_bf16)
+        return ReplicatedEngine(module, bare.model, optimizer)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from launcher.config.types import Plugin, hint
-from launcher.strategies import MemoryShare, UnwrappedModel
+from launcher import strategies
+from launcher.config.types import StrategyConfig, hint
+from launcher.strategies import Engine, MemoryShare, UnwrappedModel
 from launcher.strategies._parallel_degrees import whole
 
 if TYPE_CHECKING:
+    from launcher.config.recipe import Recipe
     from launcher.plan.model_spec import Architecture
-
-LIBRARIES = ("deepspeed",)
 
 _DECIDED = {
     "train_batch_size": "train.global_batch",
@@ -54,7 +54,7 @@ _SPEED = {
 """Keys that change how fast a step is made and what is told of it, and not what it computes."""
 
 
-class Config(Plugin):
+class Config(StrategyConfig):
     """`offload`: what lives in host memory: none, the optimizer (zero 1 to 3), or all: the parameters too (zero 3).
     `bucket_mb`: MiB of gradients or parameters that travel at once. `extra`: keys of DeepSpeed's own configuration."""
 
@@ -65,67 +65,71 @@ class Config(Plugin):
     extra: dict[str, Any] = {}
 
 
-def check(config: Config, ranks: int) -> str | None:
-    if config.offload != "none" and config.zero < (3 if config.offload == "all" else 1):
-        least = "3" if config.offload == "all" else "1, 2 or 3"
-        return f"offload: {config.offload} needs zero: {least}, not {config.zero}"
-    return None
+class Strategy(strategies.Strategy):
+    libraries = ("deepspeed",)
 
+    def __init__(self, config: Config):
+        self._config = config
 
-def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
-    out = [
-        (f"strategy.extra.{key}", f"is decided by {_DECIDED[key]} (set it there)")
-        if key in _DECIDED
-        else (f"strategy.extra.{key}", f"is none that changes speed alone ({hint(key, _SPEED)})")
-        for key in _keys(config.extra)
-        if key not in _SPEED
-    ]
-    if not isinstance(config.extra.get("zero_optimization", {}), dict):
-        out.append(("strategy.extra.zero_optimization", "should be a map of keys and values"))
-    if recipe.train.precision == "fp64":
-        out.append(("strategy", "DeepSpeed keeps parameters in fp32: train.precision fp64 needs ddp or fsdp"))
-    if config.zero == 3 and recipe.train.compile:
-        out.append(("train.compile", "zero: 3 gathers parameters in the middle of a layer (take fsdp, or zero: 2)"))
-    if config.zero and getattr(recipe.model, "unfreeze_at", None):
-        what = "DeepSpeed counts one number of steps for all parameters, wrong for those that thaw (take ddp or fsdp)"
-        out.append(("model.unfreeze_at", what))
-    return out + (whole(recipe, "ddp") if config.zero else [])
+    def check(self, ranks: int) -> str | None:
+        if self._config.offload != "none" and self._config.zero < (3 if self._config.offload == "all" else 1):
+            least = "3" if self._config.offload == "all" else "1, 2 or 3"
+            return f"offload: {self._config.offload} needs zero: {least}, not {self._config.zero}"
+        return None
 
+    def refusals(self, recipe: "Recipe", heads: int) -> list[tuple[str, str]]:
+        out = [
+            (f"strategy.extra.{key}", f"is decided by {_DECIDED[key]} (set it there)")
+            if key in _DECIDED
+            else (f"strategy.extra.{key}", f"is none that changes speed alone ({hint(key, _SPEED)})")
+            for key in _keys(self._config.extra)
+            if key not in _SPEED
+        ]
+        if not isinstance(self._config.extra.get("zero_optimization", {}), dict):
+            out.append(("strategy.extra.zero_optimization", "should be a map of keys and values"))
+        if recipe.train.precision == "fp64":
+            out.append(("strategy", "DeepSpeed keeps parameters in fp32: train.precision fp64 needs ddp or fsdp"))
+        if self._config.zero == 3 and recipe.train.compile:
+            out.append(("train.compile", "zero: 3 gathers parameters in the middle of a layer (take fsdp, or zero: 2)"))
+        if self._config.zero and getattr(recipe.model, "unfreeze_at", None):
+            what = (
+                "DeepSpeed counts one number of steps for all parameters, wrong for those that thaw (take ddp or fsdp)"
+            )
+            out.append(("model.unfreeze_at", what))
+        return out + (whole(recipe, "ddp") if self._config.zero else [])
 
-def layouts(ranks: int) -> list[Config]:
-    return [Config(zero=stage) for stage in (0, 1, 2, 3)] if ranks > 1 else []
+    @staticmethod
+    def layouts(ranks: int) -> list[Config]:
+        return [Config(zero=stage) for stage in (0, 1, 2, 3)] if ranks > 1 else []
 
+    def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
+        share, bucket = 1 / ranks, int(self._config.bucket_mb * 2**20)
+        if self._config.zero == 0:
+            return MemoryShare(gradients=2.0)  # all of them are copied into one tensor to be reduced
+        # Whole parameters (ZeRO 1, 2) or a share of them (3), and an updated copy of this rank's. ZeRO 2 adds up
+        # micro-batches in a second copy. Of what travels there are a bucket and its copy, under ZeRO 3 of parameters too.
+        whole = {1: 1.0, 2: 1.0, 3: share}[self._config.zero]
+        host = {"none": 0.0, "optimizer": 2 * share, "all": 3 * share}[self._config.offload]
+        on_host = self._config.offload != "none"
+        return MemoryShare(
+            weights=0.0 if self._config.offload == "all" else whole + share * (not on_host),
+            gradients={1: 1.0, 2: 2 * share, 3: share}[self._config.zero],
+            optimizer=share * (not on_host),
+            gathered=shape.parameters - shape.in_layers + 2 * shape.largest_layer if self._config.zero == 3 else 0,
+            flat=(4 if self._config.zero == 3 else 2) * bucket,
+            host=host,
+            moved=share * on_host,
+        )
 
-def holding(config: Config, shape: "Architecture", ranks: int) -> MemoryShare:
-    share, bucket = 1 / ranks, int(config.bucket_mb * 2**20)
-    if config.zero == 0:
-        return MemoryShare(gradients=2.0)  # all of them are copied into one tensor to be reduced
-    # Whole parameters (ZeRO 1, 2) or a share of them (3), and an updated copy of this rank's. ZeRO 2 adds up
-    # micro-batches in a second copy. Of what travels there are a bucket and its copy, of parameters too under ZeRO 3.
-    whole = {1: 1.0, 2: 1.0, 3: share}[config.zero]
-    host = {"none": 0.0, "optimizer": 2 * share, "all": 3 * share}[config.offload]
-    on_host = config.offload != "none"
-    return MemoryShare(
-        weights=0.0 if config.offload == "all" else whole + share * (not on_host),
-        gradients={1: 1.0, 2: 2 * share, 3: share}[config.zero],
-        optimizer=share * (not on_host),
-        gathered=shape.parameters - shape.in_layers + 2 * shape.largest_layer if config.zero == 3 else 0,
-        flat=(4 if config.zero == 3 else 2) * bucket,
-        host=host,
-        moved=share * on_host,
-    )
+    def load(self, device: str) -> None:
+        from launcher.strategies import _zero_engine
 
+        _zero_engine.load(device)
 
-def load(device: str) -> None:
-    from launcher.strategies import _zero_engine
+    def wrap(self, bare: UnwrappedModel) -> Engine:
+        from launcher.strategies import _zero_engine
 
-    _zero_engine.load(device)
-
-
-def wrap(config: Config, bare: UnwrappedModel) -> Any:
-    from launcher.strategies import _zero_engine
-
-    return _zero_engine.wrap(config.zero, settings(config, bare.precision), bare)
+        return _zero_engine.wrap(self._config.zero, settings(self._config, bare.precision), bare)
 
 
 def settings(config: Config, precision: str) -> dict[str, Any]:

@@ -5,20 +5,22 @@
 and averages between the groups: the mesh is replica x shard.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config.types import Plugin
-from launcher.strategies import MemoryShare, UnwrappedModel
-from launcher.strategies._parallel_degrees import compiled, divides, heads, sharded, whole
+from launcher import strategies
+from launcher.config.types import StrategyConfig
+from launcher.strategies import Engine, MemoryShare, UnwrappedModel
+from launcher.strategies._parallel_degrees import compiled, divides, sharded, whole, whole_heads
 
 if TYPE_CHECKING:
+    from launcher.config.recipe import Recipe
     from launcher.plan.model_spec import Architecture
 
 
-class Config(Plugin):
+class Config(StrategyConfig):
     """`offload`: parameters, gradients and moments live in host memory. `prefetch`: layers gathered ahead of the one
     that computes. `gather` and `reduce`: the type in which parameters travel and are computed with, and in which
     gradients travel; fp32 means as they are."""
@@ -38,55 +40,66 @@ class Config(Plugin):
             raise PydanticCustomError("replicas", "replicas belongs to shard: hybrid, which needs it (such as 2)")
         return self
 
-
-def check(config: Config, ranks: int) -> str | None:
-    return divides(config.tensor_parallel, ranks, config.replicas or 1)
-
-
-def refuses(config: Config, recipe: Any, count: int) -> list[tuple[str, str]]:
-    out = heads(config.tensor_parallel, count)
-    if config.offload and config.tensor_parallel > 1:
-        out.append(("strategy.offload", "not together with tensor_parallel (leave one of them out)"))
-    if recipe.train.precision == "fp64" and "bf16" in (config.gather, config.reduce):
-        out.append(("strategy", "gather and reduce in bf16 would round the fp64 that train.precision asks for"))
-    return out + whole(recipe, "ddp") + compiled(config.tensor_parallel, recipe)
+    @property
+    def tensor_degree(self) -> int:
+        return self.tensor_parallel
 
 
-def axes(config: Config, ranks: int) -> dict[str, int]:
-    replicas, tensor = config.replicas or 1, config.tensor_parallel
-    mesh = {"replica": replicas} if config.shard == "hybrid" else {}
-    mesh |= {"shard": ranks // (replicas * tensor)}
-    return mesh | ({"tensor": tensor} if tensor > 1 else {})
+class Strategy(strategies.Strategy):
+    def __init__(self, config: Config):
+        self._config = config
 
+    def check(self, ranks: int) -> str | None:
+        return divides(self._config.tensor_parallel, ranks, self._config.replicas or 1)
 
-def layouts(ranks: int) -> list[Config]:
-    if ranks == 1:
-        return []
-    out = [Config(shard="full"), Config(shard="grad_op")]
-    if ranks % 2 == 0:
-        out += [Config(shard="hybrid", replicas=2)] * (ranks > 2) + [Config(tensor_parallel=2)]
-    return out
+    def refusals(self, recipe: "Recipe", heads: int) -> list[tuple[str, str]]:
+        out = whole_heads(self._config.tensor_parallel, heads)
+        if self._config.offload and self._config.tensor_parallel > 1:
+            out.append(("strategy.offload", "not together with tensor_parallel (leave one of them out)"))
+        if recipe.train.precision == "fp64" and "bf16" in (self._config.gather, self._config.reduce):
+            out.append(("strategy", "gather and reduce in bf16 would round the fp64 that train.precision asks for"))
+        return out + whole(recipe, "ddp") + compiled(self._config.tensor_parallel, recipe)
 
+    def axes(self, ranks: int) -> dict[str, int]:
+        replicas, tensor = self._config.replicas or 1, self._config.tensor_parallel
+        mesh = {"replica": replicas} if self._config.shard == "hybrid" else {}
+        mesh |= {"shard": ranks // (replicas * tensor)}
+        return mesh | ({"tensor": tensor} if tensor > 1 else {})
 
-def holding(config: Config, shape: "Architecture", ranks: int) -> MemoryShare:
-    shards = ranks // (config.tensor_parallel * (config.replicas or 1))
-    return sharded(shape, shards, config.tensor_parallel, config.shard == "grad_op", config.prefetch, config.offload)
+    @staticmethod
+    def layouts(ranks: int) -> list[Config]:
+        if ranks == 1:
+            return []
+        out = [Config(shard="full"), Config(shard="grad_op")]
+        if ranks % 2 == 0:
+            out += [Config(shard="hybrid", replicas=2)] * (ranks > 2) + [Config(tensor_parallel=2)]
+        return out
 
+    def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
+        shards = ranks // (self._config.tensor_parallel * (self._config.replicas or 1))
+        return sharded(
+            shape,
+            shards,
+            self._config.tensor_parallel,
+            self._config.shard == "grad_op",
+            self._config.prefetch,
+            self._config.offload,
+        )
 
-def wrap(config: Config, bare: UnwrappedModel) -> Any:
-    import torch
-    from torch.distributed.fsdp import MixedPrecisionPolicy
+    def wrap(self, bare: UnwrappedModel) -> Engine:
+        import torch
+        from torch.distributed.fsdp import MixedPrecisionPolicy
 
-    from launcher.strategies import _fsdp_engine
+        from launcher.strategies import _fsdp_engine
 
-    gathered = torch.bfloat16 if config.gather == "bf16" else None
-    reduced = torch.bfloat16 if config.reduce == "bf16" else torch.float32 if gathered else None
-    policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=reduced)
-    return _fsdp_engine.wrap(
-        bare,
-        axes(config, bare.process.world),
-        reshard=config.shard != "grad_op",
-        offload=config.offload,
-        policy=policy,
-        prefetch=config.prefetch,
-    )
+        gathered = torch.bfloat16 if self._config.gather == "bf16" else None
+        reduced = torch.bfloat16 if self._config.reduce == "bf16" else torch.float32 if gathered else None
+        policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=reduced)
+        return _fsdp_engine.wrap(
+            bare,
+            self.axes(bare.process.world),
+            reshard=self._config.shard != "grad_op",
+            offload=self._config.offload,
+            policy=policy,
+            prefetch=self._config.prefetch,
+        )

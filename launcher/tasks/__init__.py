@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from launcher.contract.random import Draw
     from launcher.plan.facts import Facts
-    from launcher.prepare.encode import Encoder
 
 Row = dict[str, Any]
 Sample = dict[str, NDArray[Any]]
@@ -72,6 +71,10 @@ class Task(ABC):
     ranks_answers: bool = False
     """Whether it has `ranked`."""
 
+    uses_tokenizer: bool = False
+    """Whether it makes texts of tokens as it trains, by its attribute `tokenizer`."""
+    tokenizer: Any = None
+
     # --- at preparation, once
     @classmethod
     def required_columns(cls, config: Any) -> tuple[str, ...]:
@@ -98,11 +101,11 @@ class Task(ABC):
     @staticmethod
     @abstractmethod
     def features(
-        config: Any, rows: "Iterable[pa.RecordBatch]", survey: dict[str, Any], encoder: "Encoder", length: int, key: str
+        config: Any, rows: "Iterable[pa.RecordBatch]", survey: dict[str, Any], encoder: Any, length: int, key: str
     ) -> Iterator[Features]:
-        """Rows of the columns asked for, as tables with an int32 column `length`, of tokens a list column `input_ids`,
+        """Rows of the required columns, as tables with an int32 column `length`, of tokens a list column `input_ids`,
         and what else `samples` needs; none longer than `length` tokens. Called once for each part of a source, in
-        parallel processes. Of rows without the targets the labels carry no weight. Raises UserError."""
+        parallel processes. `encoder`: a launcher.prepare.encode.Encoder, or None. Of rows without the targets the labels carry no weight. Raises UserError."""
 
     @staticmethod
     def counts(config: Any, training: "Iterable[pa.Table]", classes: int) -> list[int]:

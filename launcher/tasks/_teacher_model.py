@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny
 from pydantic_core import PydanticCustomError
 
-from launcher.config import kinds, load, strict_json
+from launcher.config import kinds, load, plugins, strict_json
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import PretrainedTokenizer
 from launcher.config.types import Plugin
@@ -110,7 +110,7 @@ def _learnt(teacher: Plugin) -> str | None:
     if not hasattr(teacher, "run") or not file.is_file():
         return None
     task = load.stored(file).value.inner_task
-    return str(kinds.of("tasks", task).Task.auto_class)
+    return str(plugins.task(task).auto_class)
 
 
 def _numbered(labels: list[str]) -> dict[str, int]:

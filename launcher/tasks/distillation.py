@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from launcher import tasks
-from launcher.config import kinds, recipe
+from launcher.config import plugins, recipe
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin, TaskConfig
 from launcher.contract.random import Draw
@@ -50,7 +50,7 @@ class Config(TaskConfig):
     @field_validator("task")
     @classmethod
     def _of_classes(cls, value: TaskConfig) -> TaskConfig:
-        if not kinds.of("tasks", value).Task.distillable:
+        if not plugins.task(value).distillable:
             what = "{kind} cannot be distilled: it does not choose one of several classes at each place"
             raise PydanticCustomError("distilled", what, {"kind": value.kind})
         if value.multi_label:
@@ -70,7 +70,7 @@ class Task(tasks.Task):
 
     def __init__(self, config: Config, facts: "Facts"):
         self.config, self.facts = config, facts
-        self.inner: tasks.Task = kinds.of("tasks", config.task).Task(config.task, facts)
+        self.inner: tasks.Task = plugins.task(config.task)(config.task, facts)
         for name in ("columns", "targets", "surveyed", "tokenized", "auto_class", "relative", "ranks_answers"):
             setattr(self, name, getattr(self.inner, name))
         self._teacher: Any = None
@@ -157,7 +157,7 @@ class Task(tasks.Task):
         self._teacher = _teacher_model.build(
             self.config.teacher, ModelRequirements(self.auto_class, self.options(), *fit), model
         )
-        self._asked = kinds.of("tasks", self.config.task).Task(self.config.task, facts)
+        self._asked = plugins.task(self.config.task)(self.config.task, facts)
         notes += [f"teacher: {note}" for note in self._asked.attach(self._teacher, batch)]
         self._compare(model, batch)
         return notes
@@ -191,7 +191,7 @@ class Task(tasks.Task):
 
 
 def _inner(config: Config) -> type[tasks.Task]:
-    found: type[tasks.Task] = kinds.of("tasks", config.task).Task
+    found: type[tasks.Task] = plugins.task(config.task)
     return found
 
 

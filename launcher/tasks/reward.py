@@ -71,6 +71,7 @@ class Config(TaskConfig):
 
 
 class Task(tasks.Task):
+    uses_tokenizer = True
     columns = ("text",)
     targets = ()
     surveyed = ()

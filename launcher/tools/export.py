@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from launcher.config import kinds, load, strict_json
+from launcher.config import load, plugins, strict_json
 from launcher.config.atomic_files import flush_tree
 from launcher.config.errors import UserError
 from launcher.config.format import human, plural
@@ -52,7 +52,7 @@ def export(run: str, which: str | int, to: Path | None, shard_size: str, console
     saved = folder.saved(which)
     saved.verify()
     recipe = load.stored(folder.recipe).value
-    auto = kinds.of("tasks", recipe.inner_task).Task.auto_class
+    auto = plugins.task(recipe.inner_task).auto_class
     trusted = bool(getattr(recipe.model, "trust_remote_code", False))
     model = _model(folder, recipe)
     adapter = getattr(recipe.model, "adapter", None)

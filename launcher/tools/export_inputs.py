@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from launcher.config import kinds
+from launcher.config import plugins
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.plan import _tiny_model, model_requirements
@@ -49,7 +49,7 @@ def padding_side(recipe: Recipe, model: Any, facts: Facts) -> Padding | None:
 
 def goes_on(recipe: Recipe) -> bool:
     """Whether the model continues the texts that it is given: what ends a text is then not added to them."""
-    return bool(kinds.of("tasks", recipe.inner_task).Task.auto_class == "AutoModelForCausalLM")
+    return bool(plugins.task(recipe.inner_task).auto_class == "AutoModelForCausalLM")
 
 
 def _adapt_tokenizer(folder: RunDir, recipe: Recipe, model: Any, to: Path) -> None:
@@ -66,7 +66,7 @@ def _adapt_tokenizer(folder: RunDir, recipe: Recipe, model: Any, to: Path) -> No
     known = tokenizer.load(str(folder.tokenizer), "tokenizer").model_input_names
     names = [name for name in known if name != _TYPES or _takes_types(encoder, recipe, model)]
     framed = _frame(encoder, suffix.tolist())
-    spaced = _space_words(encoder.backend) if "words" in kinds.of("tasks", recipe.inner_task).Task.columns else False
+    spaced = _space_words(encoder.backend) if "words" in plugins.task(recipe.inner_task).columns else False
     if framed or spaced:
         encoder.backend.save(str(to / "tokenizer.json"))
         settings = {key: value for key, value in settings.items() if key not in ("add_bos_token", "add_eos_token")}
@@ -79,7 +79,7 @@ def _adapt_tokenizer(folder: RunDir, recipe: Recipe, model: Any, to: Path) -> No
 def _tokens(settings: dict[str, Any], encoder: Encoder, recipe: Recipe, facts: Facts) -> dict[str, str]:
     """The special tokens that the files lack: the ends of texts for a model that writes some, and one to pad with.
     By that of padding a classifier finds the last token of a text, so it gets no other one than in training."""
-    auto_class, name = kinds.of("tasks", recipe.inner_task).Task.auto_class, encoder.backend.id_to_token
+    auto_class, name = plugins.task(recipe.inner_task).auto_class, encoder.backend.id_to_token
     end, pad = facts.end_token_id, facts.pad_token_id
     found = dict[str, str | None]()
     if auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
@@ -96,7 +96,7 @@ def _tokens(settings: dict[str, Any], encoder: Encoder, recipe: Recipe, facts: F
 
 def _takes_types(encoder: Encoder, recipe: Recipe, model: Any) -> bool:
     """Whether token types may be given: training gave them, or those of a single text change nothing."""
-    columns = kinds.of("tasks", recipe.inner_task).Task.columns
+    columns = plugins.task(recipe.inner_task).columns
     if "question" in columns or any(
         getattr(leaf.config, "text_pair", None) for leaf in source_shards.leaves(recipe.data)
     ):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from launcher.config import kinds, strict_json
+from launcher.config import plugins, strict_json
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts, of_run
 from launcher.plan.padding_probe import Padding
@@ -38,7 +38,7 @@ def small(
     """The card of an export that was made small. `model`: the original; `lines`: of Python, that load the folder;
     `told`: paragraphs on what was done and what it cost."""
     recipe = trained.recipe
-    auto = kinds.of("tasks", recipe.inner_task).Task.auto_class
+    auto = plugins.task(recipe.inner_task).auto_class
     load = python(lines)
     parts = [("## Made small", "\n\n".join([f"It is {what}.", *told]))]
     return _card(trained.folder, trained.saved, recipe, model, trained.facts, auto, load, parts)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.config import kinds
+from launcher.config import plugins
 from launcher.config.strict_json import DamagedFile, shown
 from launcher.prepare.run_setup import PreparedRun
 from launcher.storage.run_dir import RunDir, SavedCheckpoint, best
@@ -40,7 +40,7 @@ def of(run: PreparedRun, console: Console) -> None:
     task, baseline, trained = run.recipe.inner_task, run.facts.baseline, dict[str, float]()
     if "validation" not in run.facts.samples and run.recipe.task.kind in _LANGUAGE and run.prepared.is_dir():
         texts = islice(_tables(run.prepared / "train.arrow"), _SOME)
-        baseline = kinds.of("tasks", task).Task.baseline(task, texts, run.facts.special_ids)
+        baseline = plugins.task(task).baseline(task, texts, run.facts.special_ids)
         trained = _training_loss(run.folder)
     show(run.folder, baseline, (run.folder.model / "config.json").is_file(), console, trained)
 

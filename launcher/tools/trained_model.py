@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from launcher.config import kinds, load
+from launcher.config import load, plugins
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.plan import model_requirements
@@ -32,8 +32,8 @@ class TrainedModel:
         distillation the one that the student learns."""
         from launcher.prepare import tokenizer
 
-        task = kinds.of("tasks", self.recipe.inner_task).Task(self.recipe.inner_task, self.facts)
-        if hasattr(type(task), "tokenizer"):  # of itself it would look for the prepared data's
+        task = plugins.task(self.recipe.inner_task)(self.recipe.inner_task, self.facts)
+        if task.uses_tokenizer:  # of itself it would look for the prepared data's
             task.tokenizer = tokenizer.load(str(self.folder.tokenizer), "tokenizer")
         return task
 
@@ -54,7 +54,7 @@ def beside_best(folder: RunDir, saved: SavedCheckpoint, which: str | int) -> str
     if which != "best" or not told:
         return None
     facts = of_run(folder.path)
-    directions = kinds.of("tasks", recipe.task).Task(recipe.task, facts).directions()
+    directions = plugins.task(recipe.task)(recipe.task, facts).directions()
     found = {step: early_stopping.value({evaluate.metric: value}, evaluate, directions) for step, value in told.items()}
     step = min(found, key=found.__getitem__)
     if found.get(saved.step) == found[step]:

@@ -41,7 +41,7 @@ def config(**keys):
 
 def refusals(strategy, **changes):
     recipe = Recipe.model_validate(support.mlm(strategy={"kind": "deepspeed", **strategy}, **changes))
-    return deepspeed.refuses(recipe.strategy, recipe, 2)
+    return deepspeed.Strategy(recipe.strategy).refusals(recipe, 2)
 
 
 @pytest.mark.parametrize(("keys", "zero"), GOLDEN)

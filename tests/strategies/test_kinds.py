@@ -23,7 +23,7 @@ STEPS = 5
 
 def proposed(world):
     """The layouts of every kind for so many ranks, as they stand in a recipe."""
-    found = [config for kind in KINDS for config in kinds.module("strategies", kind).layouts(world)]
+    found = [config for kind in KINDS for config in kinds.module("strategies", kind).Strategy.layouts(world)]
     return [(config.model_dump(mode="json", exclude_unset=True) | {"kind": config.kind}, {}) for config in found]
 
 
@@ -226,13 +226,13 @@ def test_every_layout_that_is_proposed_is_tried(world):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_kind_proposes_it_takes(kind):
-    found = kinds.module("strategies", kind)
-    proposals = [(world, config) for world in range(1, 9) for config in found.layouts(world)]
+    strategy = kinds.module("strategies", kind).Strategy
+    proposals = [(world, config) for world in range(1, 9) for config in strategy.layouts(world)]
     assert proposals
-    assert {found.check(config, world) for world, config in proposals} == {None}
+    assert {strategy(config).check(world) for world, config in proposals} == {None}
 
 
 def test_single_is_one_process():
     single = kinds.module("strategies", "single")
-    assert single.check(single.Config(), 1) is None
-    assert single.check(single.Config(), 2) == "single is one process, not 2 ranks (take ddp, or --ranks 1)"
+    assert single.Strategy(single.Config()).check(1) is None
+    assert single.Strategy(single.Config()).check(2) == "single is one process, not 2 ranks (take ddp, or --ranks 1)"

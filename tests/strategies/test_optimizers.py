@@ -202,6 +202,6 @@ def test_what_looks_at_whole_matrices_is_refused_where_they_are_dealt(optimizer,
 def test_what_is_elementwise_is_taken_by_every_layout(kind):
     recipe = Recipe.model_validate(support.mlm(optimizer={"kind": kind, "lr": 1}))
     for name in kinds.available("strategies"):
-        module = kinds.module("strategies", name)
-        for config in module.layouts(2) if hasattr(module, "refuses") else []:
-            assert module.refuses(config, recipe, 2) == []
+        strategy = kinds.module("strategies", name).Strategy
+        for config in strategy.layouts(2):
+            assert strategy(config).refusals(recipe, 2) == []

@@ -15,14 +15,12 @@ class Config(ddp.Config):
     kind: Literal["mine.off"] = "mine.off"
 
 
-holding, axes = ddp.holding, ddp.axes
-
-
-def wrap(config, bare):
-    engine = ddp.wrap(config, bare)
-    exact = engine.backward
-    {changed}
-    return engine
+class Strategy(ddp.Strategy):
+    def wrap(self, bare):
+        engine = super().wrap(bare)
+        exact = engine.backward
+        {changed}
+        return engine
 """
 OFF_BY_A_THOUSANDTH = "engine.backward = lambda loss: exact(loss * 1.001)"
 NEVER_UPDATED = "engine.update = lambda lr, factor: engine.clear()"
