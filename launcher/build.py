@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from launcher.config import kinds, plugins
+from launcher.config import plugins
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.recipe import Recipe
 from launcher.contract import dropout
@@ -218,7 +218,7 @@ def _model(
     torch.manual_seed(seed_for(recipe.seed, Stream.INIT, 0))
     wanted = model_requirements.of(recipe, run.facts)
     config = recipe.model.at(step) if hasattr(recipe.model, "at") else recipe.model
-    model, notes = kinds.of("models", recipe.model).build(config, wanted, weights)
+    model, notes = plugins.model(config).build(wanted, weights)
     if at.rank == 0 and hasattr(getattr(model, "config", None), "save_pretrained") and not run.folder.model.is_dir():
         _save_configuration(model, config, run.folder)
     return model.to(device=at.device, dtype=STORED[recipe.train.precision]).train(), notes

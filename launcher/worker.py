@@ -108,9 +108,7 @@ def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]
     made = run_setup.read(folder)
     plugins.strategy(made.recipe.strategy).load(at.device.type)
     with torch.device("meta"):  # code is no memory of the model's: have it loaded before
-        kinds.of("models", made.recipe.model).build(
-            made.recipe.model, model_requirements.of(made.recipe, made.facts), weights=False
-        )
+        plugins.model(made.recipe.model).build(model_requirements.of(made.recipe, made.facts), weights=False)
     peak = Peak(at.device)
     run, _ = build(made, at, stop, None, workers=0)
     begin, records, stopped = time.perf_counter(), [], False
@@ -175,7 +173,7 @@ def _sinks(run: run_setup.PreparedRun, built: loop.Run, notes: list[str]) -> lis
         start=progress.step, seconds=progress.seconds, tokens=progress.tokens, equation=run.plan.equation, notes=notes,
         skipped=progress.skipped, overflows=progress.overflows,
     )  # fmt: skip
-    return [kinds.of("sinks", sink).open(sink, about) for sink in recipe.sinks]
+    return [plugins.sink(sink, about) for sink in recipe.sinks]
 
 
 def main(arguments: list[str]) -> int:

@@ -35,14 +35,14 @@ _last = Last()
 DATA = """
 from own import gate
 from launcher.data import linear
-from launcher.data.linear import fingerprint, parts
 
 class Config(linear.Config):
     kind: str
 
-def rows(*arguments):
-    gate.hold("preparing")
-    return linear.rows(*arguments)
+class Source(linear.Source):
+    def rows(self, *arguments):
+        gate.hold("preparing")
+        return super().rows(*arguments)
 """
 TASK = """
 from own import gate
@@ -67,13 +67,18 @@ class Task(tabular_regression.Task):
 SINK = '''
 """Of rank 0. Half-way through a save is where all is written, but not renamed."""
 from own import gate
+from launcher import sinks
 from launcher.config.types import Plugin
 from launcher.train import checkpoint
 
 class Config(Plugin):
     kind: str
 
-class Sink:
+class Sink(sinks.Sink):
+    def __init__(self, config, about):
+        checkpoint._publish = publish
+        gate.hold("building")
+
     def write(self, record):
         gate.step = record["step"]
 
@@ -84,11 +89,6 @@ def publish(*arguments, publish=checkpoint._publish):
     if gate.step == 4:
         gate.hold("saving")
     return publish(*arguments)
-
-def open(config, about):
-    checkpoint._publish = publish
-    gate.hold("building")
-    return Sink()
 '''
 PHASES = ("starting", "preparing", "building", "step", "evaluating", "saving", "ending", "exit")
 STARTS = {"run": (), "torchrun": ("--via", "torchrun"), "accelerate": ("--via", "accelerate")}

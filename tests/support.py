@@ -44,20 +44,21 @@ class Task(tabular_regression.Task):
 SLOW = '''
 """A sink that takes its time, so that a run can be met in the middle."""
 import time
+from launcher import sinks
 from launcher.config.types import Plugin
 
 class Config(Plugin):
     kind: str
 
-class Sink:
+class Sink(sinks.Sink):
+    def __init__(self, config, about):
+        pass
+
     def write(self, record):
         time.sleep(0.05)
 
     def close(self, finished):
         pass
-
-def open(config, about):
-    return Sink()
 '''
 
 

@@ -343,7 +343,7 @@ def test_a_model_that_transformers_knows_is_loaded_without_its_code(remote):
     config = json.loads(Path("m/config.json").read_text())
     Path("m/config.json").write_text(json.dumps({**config, "model_type": "bert"}))
     weights()
-    model, notes = pretrained.build(pretrained.Config(name="./m"), NEED)
+    model, notes = pretrained.Model(pretrained.Config(name="./m")).build(NEED)
     assert type(model).__module__.startswith("transformers.") and not notes
     assert not ran()
 
@@ -402,7 +402,7 @@ def test_weights_in_a_pickle_are_read_without_running_it(remote):
     weights()
     torch.save(load_file("m/model.safetensors"), "m/pytorch_model.bin")
     Path("m/model.safetensors").unlink()
-    _, notes = pretrained.build(pretrained.Config(name="./m"), NEED)
+    _, notes = pretrained.Model(pretrained.Config(name="./m")).build(NEED)
     assert [note for note in notes if note.startswith("m/pytorch_model.bin: a pickle, of which tensors alone are read")]
     assert not ran()
 

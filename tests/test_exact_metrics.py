@@ -83,7 +83,7 @@ def said(process, made):
         task = kinds.of("tasks", config).Task(config, facts)
         wanted = ModelRequirements(task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, facts.longest)
         given = models.Config(type="bert", **support.TINY, initializer_range=0.5)  # a new one says the same of all
-        model = models.build(given, wanted)[0]
+        model = models.Model(given).build(wanted)[0]
         parts = evaluation.Parts(Samples.of(table), task, 3, process.rank, process.world, max_tokens=64)
         outputs = evaluation.outputs(model, task, (parts[n] for n in range(len(parts))), process, "fp32")
         answers[name] = task.metrics(outputs), outputs

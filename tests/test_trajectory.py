@@ -16,6 +16,7 @@ DEADLY = '''
 """A sink that ends its rank, or all of them, when a step is told."""
 import os, signal
 from typing import Literal
+from launcher import sinks
 from launcher.config.types import Plugin
 
 class Config(Plugin):
@@ -23,8 +24,8 @@ class Config(Plugin):
     step: int
     what: Literal["power", "rank", "stop"]
 
-class Sink:
-    def __init__(self, config):
+class Sink(sinks.Sink):
+    def __init__(self, config, about):
         self.config = config
 
     def write(self, record):
@@ -36,9 +37,6 @@ class Sink:
 
     def close(self, finished):
         pass
-
-def open(config, about):
-    return Sink(config)
 '''
 STEPS = 60
 

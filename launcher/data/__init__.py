@@ -1,15 +1,17 @@
 """Where rows come from. A kind is one module here with a `Config` (a subclass of `launcher.data._source.SourceConfig`)
-and the functions of `Source` below; the file is the registration. Import heavy libraries inside functions: a plan reads
-every Config on a login node. Rows are plain dicts with the canonical column names a task asks for (`text`, `text_pair`,
-`label`), whatever the columns are called in the source; an image is an array of shape (height, width, channels), uint8.
+and a class `Source` that extends the one below; the file is the registration. Import heavy libraries inside functions:
+a plan reads every Config on a login node. Rows are plain dicts with the canonical column names a task asks for (`text`,
+`text_pair`, `label`), whatever the columns are called in the source; an image is an array of shape (height, width,
+channels), uint8.
 
 A source is read in parts, in parallel processes, each part by one of them. Parts are cut by the content alone, so that
 however many processes read them, and in whatever order, the same rows come out.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from launcher.config.columns import Column as Column
 from launcher.config.types import Plugin
@@ -44,21 +46,31 @@ class BadRow(NamedTuple):
         return f"{self.where}: {self.what}"
 
 
-class Source(Protocol):
-    def fingerprint(self, config: Plugin, key: str) -> str:
+class Source(ABC):
+    """The rows of one Config."""
+
+    @abstractmethod
+    def __init__(self, config: Any): ...
+
+    @abstractmethod
+    def fingerprint(self, key: str) -> str:
         """The identity of the content (bytes, revision or versions): equal fingerprints give equal rows. `key`: the
         recipe key of this source, for messages. Raises UserError."""
 
-    def parts(self, config: Plugin, key: str) -> Sequence[Part]:
-        """The parts in a fixed order, of some 32 MiB each where the source can be cut. May be left out by a kind: then
-        it is read as one."""
+    def parts(self, key: str) -> Sequence[Part]:
+        """The parts in a fixed order, of some 32 MiB each where the source can be cut; by itself it is read as one.
+        Raises UserError."""
+        return [Part()]
 
-    def rows(self, config: Plugin, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
+    @abstractmethod
+    def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
         """The rows of a part in a fixed order, without regard to `limit` and `on_bad_row`, which its reader sees to.
         Raises UserError for what makes the whole source unusable (a column that no row has, a truncated archive)."""
 
-    def notes(self, config: Plugin, key: str, part: Part) -> Sequence[str]:
-        """What the user should know of how a part is read. May be left out."""
+    def notes(self, key: str, part: Part) -> Sequence[str]:
+        """What the user should know of how a part is read."""
+        return []
 
-    def mixed(self, config: Plugin) -> Mapping[str, tuple[Plugin, float]]:
-        """Of a mixture alone: its sources by name, each with its weight. Such a kind has no rows of its own."""
+    def mixed(self) -> Mapping[str, tuple[Plugin, float]]:
+        """Of a mixture: its sources by name, each with its weight. Such a kind has no rows of its own."""
+        return {}

@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher import data
 from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.types import hint
@@ -21,17 +22,19 @@ class Config(SourceConfig):
     split: str | None = None
 
 
-def fingerprint(config: Config, key: str) -> str:
-    return f"{fingerprint_folder(_folder(config, key))} {config.split}"
+class Source(data.Source):
+    def __init__(self, config: Config):
+        self.config = config
 
+    def fingerprint(self, key: str) -> str:
+        return f"{fingerprint_folder(_folder(self.config, key))} {self.config.split}"
 
-def parts(config: Config, key: str) -> list[Part]:
-    return dataset_parts(_load(config, key))
+    def parts(self, key: str) -> list[Part]:
+        return dataset_parts(_load(self.config, key))
 
-
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-    what = config.path if config.split is None else f"{config.path}[{config.split}]"
-    return dataset_rows(_load(config, key), what, config, columns, key, part)
+    def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
+        what = self.config.path if self.config.split is None else f"{self.config.path}[{self.config.split}]"
+        return dataset_rows(_load(self.config, key), what, self.config, columns, key, part)
 
 
 def _folder(config: Config, key: str) -> Path:
@@ -42,7 +45,7 @@ def _folder(config: Config, key: str) -> Path:
 
 
 def _load(config: Config, key: str) -> Any:
-    found = _loaded(_folder(config, key), fingerprint(config, key), key)
+    found = _loaded(_folder(config, key), Source(config).fingerprint(key), key)
     splits = sorted(found) if isinstance(found, dict) else []
     if splits and config.split is None:
         raise UserError(Problem(f"{key}.split", f"{config.path} has several: choose one ({', '.join(splits)})"))

@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from launcher import data
 from launcher.config.columns import KeptColumn, resolved
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import plural
@@ -62,22 +63,23 @@ class Config(FilesConfig):
         return {k: v for k, v in dump(self).items() if not (older and (k, v) == ("quote", '"'))}
 
 
-def fingerprint(config: Config, key: str) -> str:
-    return fingerprint_files(config, key)
+class Source(data.Source):
+    def __init__(self, config: Config):
+        self.config = config
 
+    def fingerprint(self, key: str) -> str:
+        return fingerprint_files(self.config, key)
 
-def parts(config: Config, key: str) -> list[Part]:
-    """A file is never cut: whether an end of line is also the end of a row depends on all quotes before it."""
-    return cut(files(config, key), ranges=False)
+    def parts(self, key: str) -> list[Part]:
+        """A file is never cut: whether an end of line is also the end of a row depends on all quotes before it."""
+        return cut(files(self.config, key), ranges=False)
 
+    def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
+        return chain.from_iterable(_rows(self.config, columns, key, file) for file in part.files)
 
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-    return chain.from_iterable(_rows(config, columns, key, file) for file in part.files)
-
-
-def notes(config: Config, key: str, part: Part) -> list[str]:
-    """A note for each file in which quoted fields hold line breaks: a lone quote joins rows that are no one row."""
-    return [note for file in part.files if config.quote for note in _spanning(config, file, key)]
+    def notes(self, key: str, part: Part) -> list[str]:
+        """A note for each file in which quoted fields hold line breaks: a lone quote joins rows that are no one row."""
+        return [note for file in part.files if self.config.quote for note in _spanning(self.config, file, key)]
 
 
 def _spanning(config: Config, file: str, key: str) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal
 
+from launcher import data
 from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.data import BadRow, Part, Row
@@ -24,20 +25,24 @@ class Config(SourceConfig):
     revision: str | None = None
 
 
-def fingerprint(config: Config, key: str) -> str:
-    folder = expanded(config.name)
-    if is_dir(folder):
-        _check_readable(folder, key)
-        return f"{fingerprint_folder(folder)} {config.config} {config.split}"
-    return f"hub {config.name} {config.config} {config.split} {config.revision}"
+class Source(data.Source):
+    def __init__(self, config: Config):
+        self.config = config
 
+    def fingerprint(self, key: str) -> str:
+        folder = expanded(self.config.name)
+        if is_dir(folder):
+            _check_readable(folder, key)
+            return f"{fingerprint_folder(folder)} {self.config.config} {self.config.split}"
+        return f"hub {self.config.name} {self.config.config} {self.config.split} {self.config.revision}"
 
-def parts(config: Config, key: str) -> list[Part]:
-    return dataset_parts(_load(config, key))
+    def parts(self, key: str) -> list[Part]:
+        return dataset_parts(_load(self.config, key))
 
-
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-    return dataset_rows(_load(config, key), f"{config.name}[{config.split}]", config, columns, key, part)
+    def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
+        return dataset_rows(
+            _load(self.config, key), f"{self.config.name}[{self.config.split}]", self.config, columns, key, part
+        )
 
 
 def _check_readable(folder: Path, key: str) -> None:
@@ -51,7 +56,7 @@ def _check_readable(folder: Path, key: str) -> None:
 def _load(config: Config, key: str) -> Any:
     folder = expanded(config.name)
     asked = (str(folder) if is_dir(folder) else config.name, config.config, config.split, config.revision)
-    return _loaded(*asked, key, str(Path.cwd()), fingerprint(config, key))
+    return _loaded(*asked, key, str(Path.cwd()), Source(config).fingerprint(key))
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from launcher import data
 from launcher.config.errors import Problem, UserError
 from launcher.data import BadRow, Part, Row, _own_columns
 from launcher.data._images import decoded
@@ -18,23 +19,25 @@ class Config(FilesConfig):
     kind: Literal["image_folder"] = "image_folder"
 
 
-def fingerprint(config: Config, key: str) -> str:
-    """A hash of the images' bytes and of their names below a folder, wherever it is."""
-    return fingerprint_of((name.as_posix(), file_hash(root / name)) for root, name in _images(config, key))
+class Source(data.Source):
+    def __init__(self, config: Config):
+        self.config = config
 
+    def fingerprint(self, key: str) -> str:
+        """A hash of the images' bytes and of their names below a folder, wherever it is."""
+        return fingerprint_of((name.as_posix(), file_hash(root / name)) for root, name in _images(self.config, key))
 
-def parts(config: Config, key: str) -> list[Part]:
-    files = (root / name for root, name in _images(config, key))
-    return grouped((file, file.stat().st_size or 1) for file in files)
+    def parts(self, key: str) -> list[Part]:
+        files = (root / name for root, name in _images(self.config, key))
+        return grouped((file, file.stat().st_size or 1) for file in files)
 
-
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-    _own_columns.check(config, columns, ("image", "label"), key)
-    roots = folders(config, key)
-    for file in map(Path, part.files):
-        root = next(root for root in reversed(roots) if file.is_relative_to(root))
-        label, *inside = file.relative_to(root).parts
-        yield _row(file, label if inside else None, columns)
+    def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
+        _own_columns.check(self.config, columns, ("image", "label"), key)
+        roots = folders(self.config, key)
+        for file in map(Path, part.files):
+            root = next(root for root in reversed(roots) if file.is_relative_to(root))
+            label, *inside = file.relative_to(root).parts
+            yield _row(file, label if inside else None, columns)
 
 
 def _row(file: Path, label: str | None, columns: Sequence[str]) -> Row | BadRow:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic_core import from_json
 
+from launcher import data
 from launcher.data import BadRow, Part, Row
 from launcher.data._lines import LONE_RETURNS, cut, read
 from launcher.data._source import FilesConfig, files, fingerprint_files, pick
@@ -17,16 +18,18 @@ class Config(FilesConfig):
     kind: Literal["jsonl"] = "jsonl"
 
 
-def fingerprint(config: Config, key: str) -> str:
-    return fingerprint_files(config, key)
+class Source(data.Source):
+    def __init__(self, config: Config):
+        self.config = config
 
+    def fingerprint(self, key: str) -> str:
+        return fingerprint_files(self.config, key)
 
-def parts(config: Config, key: str) -> list[Part]:
-    return cut(files(config, key))
+    def parts(self, key: str) -> list[Part]:
+        return cut(files(self.config, key))
 
-
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-    return chain.from_iterable(_rows(config, columns, key, file, part) for file in part.files)
+    def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
+        return chain.from_iterable(_rows(self.config, columns, key, file, part) for file in part.files)
 
 
 def _rows(config: Config, columns: Sequence[str], key: str, file: str, part: Part) -> Iterator[Row | BadRow]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from launcher import data
 from launcher.contract.random import Stream, draws, uniform
 from launcher.data import BadRow, Part, Row, _own_columns, _source
 from launcher.data._source import SourceConfig
@@ -27,25 +28,29 @@ class Config(SourceConfig):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
-def fingerprint(config: Config, key: str) -> str:
-    return f"linear {config.weights} {config.bias} {config.noise} {config.rows} {config.seed}"
+class Source(data.Source):
+    def __init__(self, config: Config):
+        self.config = config
 
+    def fingerprint(self, key: str) -> str:
+        return (
+            f"linear {self.config.weights} {self.config.bias} {self.config.noise} {self.config.rows} {self.config.seed}"
+        )
 
-def parts(config: Config, key: str) -> list[Part]:
-    each = 8 * len(config.weights) + 8
-    step = max(1, _source.PART // each)
-    cuts = [(at, min(at + step, config.rows)) for at in range(0, config.rows, step)]
-    return [Part((), start, stop, (stop - start) * each) for start, stop in cuts]
+    def parts(self, key: str) -> list[Part]:
+        each = 8 * len(self.config.weights) + 8
+        step = max(1, _source.PART // each)
+        cuts = [(at, min(at + step, self.config.rows)) for at in range(0, self.config.rows, step)]
+        return [Part((), start, stop, (stop - start) * each) for start, stop in cuts]
 
-
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-    _own_columns.check(config, columns, ("features", "label"), key)
-    stop = config.rows if part.stop is None else part.stop
-    for start in range(part.start, stop, _AT_ONCE):
-        numbers = np.arange(start, min(start + _AT_ONCE, stop))
-        x, y = _points(config, numbers)
-        for number, features, label in zip(numbers.tolist(), x.tolist(), y.tolist(), strict=True):
-            yield _own_columns.row({"features": features, "label": label}, columns, f"point {number}")
+    def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
+        _own_columns.check(self.config, columns, ("features", "label"), key)
+        stop = self.config.rows if part.stop is None else part.stop
+        for start in range(part.start, stop, _AT_ONCE):
+            numbers = np.arange(start, min(start + _AT_ONCE, stop))
+            x, y = _points(self.config, numbers)
+            for number, features, label in zip(numbers.tolist(), x.tolist(), y.tolist(), strict=True):
+                yield _own_columns.row({"features": features, "label": label}, columns, f"point {number}")
 
 
 def _points(config: Config, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

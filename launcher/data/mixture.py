@@ -4,13 +4,14 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config import kinds
+from launcher import data
+from launcher.config import kinds, plugins
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin, hint
 from launcher.data._source import fingerprint_of
@@ -32,7 +33,7 @@ class Config(Plugin):
     def _several(cls, value: dict[str, Any]) -> dict[str, Any]:
         if len(value) < 2:
             raise PydanticCustomError("sources", "a mixture needs two sources or more")
-        nested = [name for name, source in value.items() if hasattr(kinds.of("data", source), "mixed")]
+        nested = [name for name, source in value.items() if plugins.source(source).mixed()]
         if nested:
             told = {"names": ", ".join(nested)}
             raise PydanticCustomError("sources", "{names}: a mixture in a mixture: name its sources here", told)
@@ -50,21 +51,27 @@ class Config(Plugin):
         return value
 
 
-def fingerprint(config: Config, key: str) -> str:
-    """Of its sources in their order; weights change no row. Raises UserError with the mistakes of all of them."""
-    found: list[str] = []
-    problems: list[str | Problem] = []
-    for name, source in config.sources.items():
-        try:
-            found.append(kinds.of("data", source).fingerprint(source, f"{key}.sources.{name}"))
-        except UserError as error:
-            problems += error.problems
-    if problems:
-        raise UserError(problems)
-    return fingerprint_of(found)
+class Source(data.Source):
+    def __init__(self, config: Config):
+        self.config = config
 
+    def fingerprint(self, key: str) -> str:
+        """Of its sources in their order; weights change no row. Raises UserError with the mistakes of all of them."""
+        found: list[str] = []
+        problems: list[str | Problem] = []
+        for name, source in self.config.sources.items():
+            try:
+                found.append(plugins.source(source).fingerprint(f"{key}.sources.{name}"))
+            except UserError as error:
+                problems += error.problems
+        if problems:
+            raise UserError(problems)
+        return fingerprint_of(found)
 
-def mixed(config: Config) -> Mapping[str, tuple[Plugin, float]]:
-    """Its sources in their order, each with its weight; the weights add up to 1."""
-    total = math.fsum(config.weights.values())
-    return {name: (source, config.weights[name] / total) for name, source in config.sources.items()}
+    def mixed(self) -> Mapping[str, tuple[Plugin, float]]:
+        """Its sources in their order, each with its weight; the weights add up to 1."""
+        total = math.fsum(self.config.weights.values())
+        return {name: (source, self.config.weights[name] / total) for name, source in self.config.sources.items()}
+
+    def rows(self, columns: Sequence[str], key: str, part: data.Part) -> Iterator[data.Row | data.BadRow]:
+        raise NotImplementedError("a mixture is read source by source")

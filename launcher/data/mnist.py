@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from launcher import data
 from launcher.config.atomic_files import expanded, is_file
 from launcher.config.errors import Problem, UserError
 from launcher.data import BadRow, Part, Row, _own_columns, _source
@@ -29,28 +30,32 @@ class Config(SourceConfig):
     split: Literal["train", "test"] = "train"
 
 
-def fingerprint(config: Config, key: str) -> str:
-    return fingerprint_of(file_hash(_file(config, what, key)) for what in _MAGIC)
+class Source(data.Source):
+    def __init__(self, config: Config):
+        self.config = config
 
+    def fingerprint(self, key: str) -> str:
+        return fingerprint_of(file_hash(_file(self.config, what, key)) for what in _MAGIC)
 
-def parts(config: Config, key: str) -> list[Part]:
-    """Ranges of the images. Raises UserError for files that do not belong together."""
-    images, labels = (_file(config, what, key) for what in _MAGIC)
-    count, height, width = _sizes(images, "images")
-    (named,) = _sizes(labels, "labels")
-    if count != named:
-        raise UserError(f"{images}: has {count:,} images, {labels} {named:,} labels: get both again")
-    each = max(1, height * width)
-    step = max(1, _source.PART // each)
-    cuts = [(at, min(at + step, count)) for at in range(0, count, step)]
-    return [Part((str(images), str(labels)), start, stop, (stop - start) * each) for start, stop in cuts]
+    def parts(self, key: str) -> list[Part]:
+        """Ranges of the images. Raises UserError for files that do not belong together."""
+        images, labels = (_file(self.config, what, key) for what in _MAGIC)
+        count, height, width = _sizes(images, "images")
+        (named,) = _sizes(labels, "labels")
+        if count != named:
+            raise UserError(f"{images}: has {count:,} images, {labels} {named:,} labels: get both again")
+        each = max(1, height * width)
+        step = max(1, _source.PART // each)
+        cuts = [(at, min(at + step, count)) for at in range(0, count, step)]
+        return [Part((str(images), str(labels)), start, stop, (stop - start) * each) for start, stop in cuts]
 
-
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-    _own_columns.check(config, columns, ("image", "label"), key)
-    images, labels = (_values(Path(file), what, part) for file, what in zip(part.files, _MAGIC, strict=True))
-    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), part.start):
-        yield _own_columns.row({"image": image[..., None], "label": label}, columns, f"{part.files[0]} image {number}")
+    def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
+        _own_columns.check(self.config, columns, ("image", "label"), key)
+        images, labels = (_values(Path(file), what, part) for file, what in zip(part.files, _MAGIC, strict=True))
+        for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), part.start):
+            yield _own_columns.row(
+                {"image": image[..., None], "label": label}, columns, f"{part.files[0]} image {number}"
+            )
 
 
 def _file(config: Config, what: str, key: str) -> Path:

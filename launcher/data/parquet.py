@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher import data
 from launcher.config.columns import resolved
 from launcher.config.errors import UserError, first_line
 from launcher.data import BadRow, Part, Row, _source
@@ -18,17 +19,19 @@ class Config(FilesConfig):
     kind: Literal["parquet"] = "parquet"
 
 
-def fingerprint(config: Config, key: str) -> str:
-    return fingerprint_files(config, key)
+class Source(data.Source):
+    def __init__(self, config: Config):
+        self.config = config
 
+    def fingerprint(self, key: str) -> str:
+        return fingerprint_files(self.config, key)
 
-def parts(config: Config, key: str) -> list[Part]:
-    """Row groups of a file, or several small files. Raises UserError for a file that is no parquet."""
-    return grouped(((file, sum(_sizes(file))) for file in files(config, key)), _row_groups)
+    def parts(self, key: str) -> list[Part]:
+        """Row groups of a file, or several small files. Raises UserError for a file that is no parquet."""
+        return grouped(((file, sum(_sizes(file))) for file in files(self.config, key)), _row_groups)
 
-
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-    return chain.from_iterable(_rows(config, columns, key, file, part) for file in part.files)
+    def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
+        return chain.from_iterable(_rows(self.config, columns, key, file, part) for file in part.files)
 
 
 def _rows(config: Config, columns: Sequence[str], key: str, file: str, part: Part) -> Iterator[Row | BadRow]:

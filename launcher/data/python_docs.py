@@ -18,6 +18,7 @@ from typing import Literal
 import xxhash
 from pydantic import Field
 
+from launcher import data
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import hint
 from launcher.data import BadRow, Part, Row
@@ -36,24 +37,27 @@ class Config(SourceConfig):
     shortest: int = Field(40, ge=1)
 
 
-def fingerprint(config: Config, key: str) -> str:
-    """The versions of Python and of installed distributions; the content of all else: Python's own modules, which not
-    every system has all of, and modules of the user's."""
-    known = metadata.packages_distributions()
-    parts = ["python", platform.python_version(), *config.packages]
-    for package in config.packages:
-        if package in known:
-            parts += [f"{name} {metadata.version(name)}" for name in sorted(known[package])]
-        else:
-            parts.append(_hash([root for _, root in _roots(package, key)]))
-    return " ".join(parts)
+class Source(data.Source):
+    def __init__(self, config: Config):
+        self.config = config
 
+    def fingerprint(self, key: str) -> str:
+        """The versions of Python and of installed distributions; the content of all else: Python's own modules, which
+        not every system has all of, and modules of the user's."""
+        known = metadata.packages_distributions()
+        parts = ["python", platform.python_version(), *self.config.packages]
+        for package in self.config.packages:
+            if package in known:
+                parts += [f"{name} {metadata.version(name)}" for name in sorted(known[package])]
+            else:
+                parts.append(_hash([root for _, root in _roots(package, key)]))
+        return " ".join(parts)
 
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-    roots = [root for package in config.packages for root in _roots(package, key)]
-    texts = ((text, label) for label, path in roots for text in _docstrings(path, _version(path)))
-    found = ({"text": text, "label": label} for text, label in texts if len(text) >= config.shortest)
-    return ({column: row[column] for column in columns if column in row} for row in found)
+    def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
+        roots = [root for package in self.config.packages for root in _roots(package, key)]
+        texts = ((text, label) for label, path in roots for text in _docstrings(path, _version(path)))
+        found = ({"text": text, "label": label} for text, label in texts if len(text) >= self.config.shortest)
+        return ({column: row[column] for column in columns if column in row} for row in found)
 
 
 def _roots(package: str, key: str) -> list[tuple[str, Path]]:

@@ -6,6 +6,7 @@ from functools import partial
 from itertools import chain
 from typing import Literal
 
+from launcher import data
 from launcher.config.errors import Problem, UserError
 from launcher.data import BadRow, Part, Row, _columns
 from launcher.data._lines import after_blank, check_ends, cut, read, unix
@@ -19,21 +20,23 @@ class Config(FilesConfig):
     document: Literal["paragraph", "line", "file"] = "paragraph"
 
 
-def fingerprint(config: Config, key: str) -> str:
-    return fingerprint_files(config, key)
+class Source(data.Source):
+    def __init__(self, config: Config):
+        self.config = config
 
+    def fingerprint(self, key: str) -> str:
+        return fingerprint_files(self.config, key)
 
-def parts(config: Config, key: str) -> list[Part]:
-    return cut(files(config, key), ranges=config.document != "file")
+    def parts(self, key: str) -> list[Part]:
+        return cut(files(self.config, key), ranges=self.config.document != "file")
 
-
-def rows(config: Config, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-    if "image" in columns:
-        raise UserError(Problem(f"{key}.kind", "plain text has no image (use image_folder, hub, ...)"))
-    if "label" in columns:
-        raise UserError(Problem(f"{key}.kind", "plain text has no labels (use jsonl, csv, hub, ...)"))
-    read_as = {"paragraph": _paragraphs, "line": _lines, "file": _whole}[config.document]
-    return chain.from_iterable(read_as(file, part.start, part.stop) for file in part.files)
+    def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
+        if "image" in columns:
+            raise UserError(Problem(f"{key}.kind", "plain text has no image (use image_folder, hub, ...)"))
+        if "label" in columns:
+            raise UserError(Problem(f"{key}.kind", "plain text has no labels (use jsonl, csv, hub, ...)"))
+        read_as = {"paragraph": _paragraphs, "line": _lines, "file": _whole}[self.config.document]
+        return chain.from_iterable(read_as(file, part.start, part.stop) for file in part.files)
 
 
 def _lines(file: str, start: int, stop: int | None) -> Iterator[Row | BadRow]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from launcher.config import kinds
+from launcher.config import kinds, plugins
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
 from launcher.launch import Launch
@@ -16,7 +16,7 @@ _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 def imports(recipe: Recipe) -> tuple[str, ...]:
     """What its ranks import beside what all do: the kind of its model may name it."""
-    return tuple(getattr(kinds.of("models", recipe.model), "IMPORTS", ()))
+    return plugins.model(recipe.model).imports
 
 
 def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:

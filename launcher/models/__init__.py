@@ -1,13 +1,12 @@
 """What is trained. A kind is one module here with a `Config` (a subclass of
-`launcher.models._adaptation.ModelConfig`) and the two functions of `Model` below; the file is the registration. Import
-torch and transformers inside functions: a plan reads every Config on a login node. What takes seconds to import and
-leaves devices alone may be named in `IMPORTS`: the ranks of a machine are forked from a process that has imported it.
-`build` runs on the meta device too (`weights=False`), to count parameters, and ends with
-`launcher.models._adaptation.adapted`:
-freezing, adapters and normalisation are the same for every kind.
+`launcher.models._adaptation.ModelConfig`) and a class `Model` that extends the one below; the file is the registration.
+Import torch and transformers inside functions: a plan reads every Config on a login node. `build` runs on the meta
+device too (`weights=False`), to count parameters, and ends with `launcher.models._adaptation.adapted`: freezing,
+adapters and normalisation are the same for every kind.
 """
 
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -16,12 +15,21 @@ if TYPE_CHECKING:
     from launcher.plan.model_requirements import ModelRequirements
 
 
-class Model(Protocol):
-    def tokenizer(self, config: Any) -> "PretrainedTokenizer | str | None":
-        """The model's own tokenizer: a folder or hub name, with its revision where it has one; or None."""
+class Model(ABC):
+    """The model of one Config."""
 
-    def build(
-        self, config: Any, need: "ModelRequirements", weights: bool = True
-    ) -> "tuple[torch.nn.Module, list[str]]":
+    imports: tuple[str, ...] = ()
+    """What takes seconds to import and leaves devices alone: the ranks of a machine are forked from a process that has
+    imported it."""
+
+    @abstractmethod
+    def __init__(self, config: Any): ...
+
+    def tokenizer(self) -> "PretrainedTokenizer | str | None":
+        """The model's own tokenizer: a folder or hub name, with its revision where it has one; or None."""
+        return None
+
+    @abstractmethod
+    def build(self, need: "ModelRequirements", weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
         """The model on the current device, and notes for the user. New weights are drawn from torch's generator, which
         the caller has seeded. `weights=False`: the architecture alone. Raises UserError."""

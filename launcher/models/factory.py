@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
+from launcher import models
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import some
@@ -40,17 +41,20 @@ class Config(ModelConfig):
         return value
 
 
-def tokenizer(config: Config) -> str | None:
-    return None
+class Model(models.Model):
+    def __init__(self, config: Config):
+        self.config = config
 
+    def tokenizer(self) -> str | None:
+        return None
 
-def build(config: Config, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
-    make = _found(config.factory)
-    given = _arguments(make, config, need)
-    model = _called(make, given, config) if weights else _without_weights(make, given, config)
-    _take_by_name(model)
-    model, notes = adapted(model, config)
-    return model, notes if weights else []
+    def build(self, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
+        make = _found(self.config.factory)
+        given = _arguments(make, self.config, need)
+        model = _called(make, given, self.config) if weights else _without_weights(make, given, self.config)
+        _take_by_name(model)
+        model, notes = adapted(model, self.config)
+        return model, notes if weights else []
 
 
 def _found(path: str) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
 
+from launcher import models
 from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.kinds import TrustRemoteCode
@@ -14,8 +15,6 @@ from launcher.models._transformers import TransformersConfig, check_length, comp
 from launcher.plan import remote_code
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.storage import cache_root
-
-IMPORTS = ("transformers.modeling_utils",)
 
 
 class Config(TransformersConfig):
@@ -28,31 +27,36 @@ class Config(TransformersConfig):
     trust_remote_code: TrustRemoteCode = False
 
 
-def tokenizer(config: Config) -> PretrainedTokenizer:
-    trusted = config.trust_remote_code
-    return PretrainedTokenizer(name=config.name, revision=config.revision, trust_remote_code=trusted)
+class Model(models.Model):
+    imports = ("transformers.modeling_utils",)
 
+    def __init__(self, config: Config):
+        self.config = config
 
-def build(config: Config, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
-    import transformers
+    def tokenizer(self) -> PretrainedTokenizer:
+        trusted = self.config.trust_remote_code
+        return PretrainedTokenizer(name=self.config.name, revision=self.config.revision, trust_remote_code=trusted)
 
-    transformers.utils.logging.disable_progress_bar()
-    folder = expanded(config.name)
-    name = cache_root.found(config.name, config.revision)
-    if name == config.name and not is_dir(folder) and name.startswith((".", "/", "~")):
-        raise UserError(Problem("model.name", f"{config.name}: no such folder"))
-    if config.trust_remote_code:
-        remote_code.elsewhere(config.name, remote_code.CONFIG, "model.trust_remote_code", config.revision)
-    if not weights:
-        trusted = config.trust_remote_code
-        model = _loading(config, lambda: make(_fitted(name, config, need), config, need, trusted))
-        renew(model, config)
-        return adapted(model, config)[0], []
-    model, new = _loading(config, lambda: _loaded(name, config, need))
-    check_length(model, need)
-    drawn = renew(model, config)
-    model, notes = adapted(model, config, [*new, *drawn])
-    return model, _new(config, new) + renewed(drawn) + notes + _pickled(name)
+    def build(self, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        folder = expanded(self.config.name)
+        name = cache_root.found(self.config.name, self.config.revision)
+        if name == self.config.name and not is_dir(folder) and name.startswith((".", "/", "~")):
+            raise UserError(Problem("model.name", f"{self.config.name}: no such folder"))
+        if self.config.trust_remote_code:
+            remote_code.elsewhere(self.config.name, remote_code.CONFIG, "model.trust_remote_code", self.config.revision)
+        if not weights:
+            trusted = self.config.trust_remote_code
+            model = _loading(self.config, lambda: make(_fitted(name, self.config, need), self.config, need, trusted))
+            renew(model, self.config)
+            return adapted(model, self.config)[0], []
+        model, new = _loading(self.config, lambda: _loaded(name, self.config, need))
+        check_length(model, need)
+        drawn = renew(model, self.config)
+        model, notes = adapted(model, self.config, [*new, *drawn])
+        return model, _new(self.config, new) + renewed(drawn) + notes + _pickled(name)
 
 
 def _fitted(name: str, config: Config, need: ModelRequirements) -> Any:

@@ -6,7 +6,8 @@ from typing import Any, Literal, Self
 from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config import kinds, load, messages
+from launcher import models
+from launcher.config import kinds, load, messages, plugins
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.kinds import TrustRemoteCode
 from launcher.models._adaptation import adapted, group, plain
@@ -15,8 +16,6 @@ from launcher.plan import remote_code
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir
-
-IMPORTS = ("transformers.modeling_utils",)
 
 
 class Config(TransformersConfig):
@@ -43,24 +42,29 @@ class Config(TransformersConfig):
         return self
 
 
-def tokenizer(config: Config) -> str | None:
-    folder = RunDir(Path(cache_root.found(config.run)))
-    has_none = folder.recipe.is_file() and not folder.tokenizer.exists()  # its samples were no texts
-    return None if has_none else str(folder.tokenizer)
+class Model(models.Model):
+    imports = ("transformers.modeling_utils",)
 
+    def __init__(self, config: Config):
+        self.config = config
 
-def build(config: Config, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
-    folder = RunDir(Path(cache_root.found(config.run)))
-    model = _made(folder, config, need)
-    notes, new = list[str](), list[str]()
-    if weights and config.weights == "trained":
-        new, notes = _load(model, folder, config)
-    model = plain(model)
-    new = [name for name in (n.replace(".base_layer", "") for n in new) if name in dict(model.named_parameters())]
-    drawn = renew(model, config) if hasattr(model, "base_model") else _nothing_to_renew(model, config)
-    model, told = adapted(model, config, [*new, *drawn])
-    notes += [f"new weights, not in it: {', '.join(new)}"] if new else []
-    return model, notes + renewed(drawn) + told if weights else []
+    def tokenizer(self) -> str | None:
+        folder = RunDir(Path(cache_root.found(self.config.run)))
+        has_none = folder.recipe.is_file() and not folder.tokenizer.exists()  # its samples were no texts
+        return None if has_none else str(folder.tokenizer)
+
+    def build(self, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
+        folder = RunDir(Path(cache_root.found(self.config.run)))
+        model = _made(folder, self.config, need)
+        notes, new = list[str](), list[str]()
+        if weights and self.config.weights == "trained":
+            new, notes = _load(model, folder, self.config)
+        model = plain(model)
+        new = [name for name in (n.replace(".base_layer", "") for n in new) if name in dict(model.named_parameters())]
+        drawn = renew(model, self.config) if hasattr(model, "base_model") else _nothing_to_renew(model, self.config)
+        model, told = adapted(model, self.config, [*new, *drawn])
+        notes += [f"new weights, not in it: {', '.join(new)}"] if new else []
+        return model, notes + renewed(drawn) + told if weights else []
 
 
 def _made(folder: RunDir, config: Config, need: ModelRequirements) -> Any:
@@ -90,7 +94,7 @@ def _made(folder: RunDir, config: Config, need: ModelRequirements) -> Any:
         if getattr(config, key) is not None:
             what = f"the model of {config.run} is a {said.kind} one: only transformers models can be told this"
             raise UserError(Problem(f"model.{key}", what))
-    return kinds.of("models", said).build(said, need, weights=False)[0]
+    return plugins.model(said).build(need, weights=False)[0]
 
 
 def _said(folder: RunDir) -> Any:

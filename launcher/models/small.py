@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
+from launcher import models
 from launcher.config.errors import Problem, UserError
 from launcher.models._adaptation import ModelConfig, adapted
 from launcher.plan.model_requirements import ModelRequirements
@@ -42,23 +43,28 @@ class Config(ModelConfig):
         return keys.get(name) if value is None else value
 
 
-def tokenizer(config: Config) -> str | None:
-    return None
+class Model(models.Model):
+    def __init__(self, config: Config):
+        self.config = config
 
+    def tokenizer(self) -> str | None:
+        return None
 
-def build(config: Config, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
-    from launcher.models import _small_module
+    def build(self, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
+        from launcher.models import _small_module
 
-    labels = need.options.get("num_labels")
-    if not need.shape or labels is None:
-        what = "a small model turns numbers of one shape into labels, which is not what this task needs"
-        raise UserError(Problem("model", what))
-    if config.type == "cnn":
-        _check_images(config, need)
-    hidden, channels = config.hidden or [], config.channels or []
-    made = _small_module.Small(need.shape, channels, hidden, labels, config.activation or "relu", config.dropout or 0.0)
-    model, notes = adapted(made, config)
-    return model, notes if weights else []
+        labels = need.options.get("num_labels")
+        if not need.shape or labels is None:
+            what = "a small model turns numbers of one shape into labels, which is not what this task needs"
+            raise UserError(Problem("model", what))
+        if self.config.type == "cnn":
+            _check_images(self.config, need)
+        hidden, channels = self.config.hidden or [], self.config.channels or []
+        made = _small_module.Small(
+            need.shape, channels, hidden, labels, self.config.activation or "relu", self.config.dropout or 0.0
+        )
+        model, notes = adapted(made, self.config)
+        return model, notes if weights else []
 
 
 def _check_images(config: Config, need: ModelRequirements) -> None:

@@ -33,9 +33,9 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
         config = model_module.Config.model_validate(question["model"])
         with torch.device("meta"):
-            model, _ = model_module.build(config, need, weights=False)
+            model, _ = model_module.Model(config).build(need, weights=False)
             if getattr(config, "unfreeze_at", None):  # the fullest moment is after it
-                model, _ = model_module.build(config.at(config.unfreeze_at), need, weights=False)
+                model, _ = model_module.Model(config.at(config.unfreeze_at)).build(need, weights=False)
         padding = _tiny_model.padding(model, need)
     except UserError as error:
         return {"problems": error.problems}
@@ -59,5 +59,4 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
 
 def _packs(model: Any, need: ModelRequirements, kind: str | None) -> str | None:
     """What a tiny copy tells of packed rows, for a task of this kind; None: nothing, or it was not asked."""
-    task = getattr(kinds.module("tasks", kind), "Task", None) if kind else None
-    return _tiny_model.packs(model, need, task) if hasattr(task, "refusal") else None
+    return _tiny_model.packs(model, need, kinds.module("tasks", kind).Task) if kind else None

@@ -1,6 +1,6 @@
 """The sources of a mixture, and the order that their weights give."""
 
-from launcher.config import kinds
+from launcher.config import plugins
 from launcher.config.recipe import Recipe
 from launcher.config.types import Plugin
 from launcher.contract.order import Mixture, Order
@@ -9,8 +9,7 @@ from launcher.plan.facts import Facts
 
 def weights(source: Plugin) -> dict[str, float]:
     """The sources of a mixture with their shares; empty for any other kind."""
-    module = kinds.of("data", source)
-    return {name: weight for name, (_, weight) in module.mixed(source).items()} if hasattr(module, "mixed") else {}
+    return {name: weight for name, (_, weight) in plugins.source(source).mixed().items()}
 
 
 def order(recipe: Recipe, facts: Facts) -> Order | Mixture:

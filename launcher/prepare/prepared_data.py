@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from launcher.config import kinds, plugins
+from launcher.config import plugins
 from launcher.config.atomic_files import free_bytes
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import human, plural
@@ -50,7 +50,7 @@ def identity(recipe: Recipe) -> str:
     for leaf in found:
         own = leaf.config.model_dump(mode="json", exclude={"path", "name", "revision"}, context={"identity": True})
         parts.append([leaf.side, leaf.name, own])
-    made = [partial(kinds.of("data", leaf.config).fingerprint, leaf.config, leaf.key) for leaf in found]
+    made = [partial(plugins.source(leaf.config).fingerprint, leaf.key) for leaf in found]
     made += [partial(tokenizer.fingerprint, recipe)] if task.tokenized else []
     for fingerprint in made:
         try:

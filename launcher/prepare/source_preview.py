@@ -3,7 +3,7 @@
 import time
 from itertools import islice
 
-from launcher.config import kinds
+from launcher.config import plugins
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.data import BadRow
@@ -29,9 +29,9 @@ def problems(recipe: Recipe) -> list[str | Problem]:
 
 
 def _of(leaf: LeafSource, columns: tuple[str, ...]) -> list[str | Problem]:
-    module, end = kinds.of("data", leaf.config), time.monotonic() + _SECONDS
+    source, end = plugins.source(leaf.config), time.monotonic() + _SECONDS
     parts = source_shards.parts_of(leaf.config, leaf.key)
-    rows = (row for part in parts for row in module.rows(leaf.config, columns, leaf.key, part))
+    rows = (row for part in parts for row in source.rows(columns, leaf.key, part))
     for row in islice(rows, min(_ROWS, leaf.config.limit or _ROWS)):
         if isinstance(row, BadRow) and leaf.config.on_bad_row == "fail":
             return [source_shards.refused(row, leaf)]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from launcher.config import kinds, plugins
+from launcher.config import plugins
 from launcher.config.errors import UserError
 from launcher.config.recipe import Data
 from launcher.config.types import Plugin, TaskConfig
@@ -112,14 +112,13 @@ def refused(row: BadRow, leaf: LeafSource) -> str:
 
 def parts_of(config: Any, key: str) -> list[Part]:
     """The parts of a source in their order, each with its size in bytes, about. Raises UserError."""
-    module = kinds.of("data", config)
-    return list(module.parts(config, key)) if hasattr(module, "parts") else [Part()]
+    return list(plugins.source(config).parts(key))
 
 
 def notes(config: Any, key: str, parts: Sequence[Part]) -> list[str]:
     """What the user should know of how parts of a source are read."""
-    module = kinds.of("data", config)
-    return [note for part in parts for note in module.notes(config, key, part)] if hasattr(module, "notes") else []
+    source = plugins.source(config)
+    return [note for part in parts for note in source.notes(key, part)]
 
 
 def columns_of(task: TaskConfig) -> tuple[str, ...]:
@@ -147,16 +146,16 @@ def held_out(batch: pa.RecordBatch, fraction: float) -> NDArray[np.bool_]:
 
 
 def _leaves(source: Any, key: str, side: Side) -> list[LeafSource]:
-    module = kinds.of("data", source)
-    if not hasattr(module, "mixed"):
+    mixed = plugins.source(source).mixed()
+    if not mixed:
         return [LeafSource(source.kind, key, source, side)]
-    return [LeafSource(name, f"{key}.sources.{name}", inner, side) for name, (inner, _) in module.mixed(source).items()]
+    return [LeafSource(name, f"{key}.sources.{name}", inner, side) for name, (inner, _) in mixed.items()]
 
 
 def _rows(shard: Shard, columns: Sequence[str]) -> Iterator[Any]:
-    module, leaf = kinds.of("data", shard.leaf.config), shard.leaf
+    source = plugins.source(shard.leaf.config)
     for part in shard.parts:
-        yield from module.rows(leaf.config, columns, leaf.key, part)
+        yield from source.rows(columns, shard.leaf.key, part)
 
 
 def batch_of(rows: list[dict[str, Any]]) -> pa.RecordBatch:

@@ -1,13 +1,14 @@
 """Where numbers go. A kind is one module here with a `Config` (a subclass of `launcher.config.types.Plugin`) and a
-function `open` that returns a `Sink`; the file is the registration. Only rank 0 has sinks. A record is one object of
+class `Sink` that extends the one below; the file is the registration. Only rank 0 has sinks. A record is one object of
 metrics.jsonl: a training step (`step, loss, grad_norm, lr, samples, tokens, seconds, data, skipped`) or an evaluation
 (`step` and `eval/<metric>`). After a resume a step may be written twice: the later record counts.
 """
 
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 Record = dict[str, Any]
 
@@ -35,14 +36,17 @@ def warn(line: str) -> None:
         print(line, flush=True)
 
 
-class Sink(Protocol):
+class Sink(ABC):
+    """Where the numbers of one run go. `config`: its Config; `about`: the run, or its continuation where `about.start`
+    is above 0."""
+
+    @abstractmethod
+    def __init__(self, config: Any, about: RunInfo): ...
+
+    @abstractmethod
     def write(self, record: Record) -> None:
         """Take one record."""
 
+    @abstractmethod
     def close(self, finished: bool) -> None:
         """The run leaves; `finished`: all its steps are done."""
-
-
-class Module(Protocol):
-    def open(self, config: Any, about: RunInfo) -> Sink:
-        """A sink for this run, or for its continuation where `about.start` is above 0."""

@@ -9,6 +9,7 @@ from rich.console import Console as Rich
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from launcher import sinks
 from launcher.config.types import Plugin
 from launcher.plan.run_estimates import duration
 from launcher.sinks import Record, RunInfo
@@ -44,7 +45,7 @@ class StepPace:
         return f"{seconds:.0f} s" if seconds < 120 else duration(seconds)
 
 
-class Console:
+class Sink(sinks.Sink):
     def __init__(self, config: Config, about: RunInfo):
         self._every, self._steps = config.every, about.steps
         self._rich = Rich(highlight=False)
@@ -103,7 +104,3 @@ class Console:
     def _say(self, text: str) -> None:
         self._rich.print(text, soft_wrap=True)
         self._rich.file.flush()
-
-
-def open(config: Config, about: RunInfo) -> Console:
-    return Console(config, about)

@@ -10,6 +10,7 @@ import math
 import os
 from typing import Literal
 
+from launcher import sinks
 from launcher.config.format import plural
 from launcher.config.strict_json import Wrong
 from launcher.config.types import Plugin
@@ -26,8 +27,8 @@ _MOST_WAITING = 2**24
 """Bytes of lines that wait for room; a run that writes more has been without room for too long to be trusted."""
 
 
-class Jsonl:
-    def __init__(self, about: RunInfo):
+class Sink(sinks.Sink):
+    def __init__(self, config: Config, about: RunInfo):
         self._path = about.folder / "metrics.jsonl"
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._waiting, self._warned = b"", False
@@ -67,7 +68,3 @@ class Jsonl:
                 raise
             return disk_full.sentence(self._path.parent, number)
         return None
-
-
-def open(config: Config, about: RunInfo) -> Jsonl:
-    return Jsonl(about)

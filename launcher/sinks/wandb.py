@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher import sinks
 from launcher.config.atomic_files import free_bytes
 from launcher.config.types import Plugin
 from launcher.sinks import Record, RunInfo, warn
@@ -36,7 +37,7 @@ _BLOCK = 2**15
 """Bytes that wandb writes at once."""
 
 
-class Wandb:
+class Sink(sinks.Sink):
     def __init__(self, config: Config, about: RunInfo):
         import wandb
 
@@ -88,7 +89,3 @@ def _id(about: RunInfo) -> str:
         aside.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
         aside.replace(file)
     return file.read_text(encoding="utf-8").strip()
-
-
-def open(config: Config, about: RunInfo) -> Wandb:
-    return Wandb(config, about)

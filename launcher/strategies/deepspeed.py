@@ -107,7 +107,7 @@ class Strategy(strategies.Strategy):
         if self._config.zero == 0:
             return MemoryShare(gradients=2.0)  # all of them are copied into one tensor to be reduced
         # Whole parameters (ZeRO 1, 2) or a share of them (3), and an updated copy of this rank's. ZeRO 2 adds up
-        # micro-batches in a second copy. Of what travels there are a bucket and its copy, under ZeRO 3 of parameters too.
+        # micro-batches in a second copy. Of what travels there are a bucket and its copy.
         whole = {1: 1.0, 2: 1.0, 3: share}[self._config.zero]
         host = {"none": 0.0, "optimizer": 2 * share, "all": 3 * share}[self._config.offload]
         on_host = self._config.offload != "none"

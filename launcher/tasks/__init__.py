@@ -105,7 +105,8 @@ class Task(ABC):
     ) -> Iterator[Features]:
         """Rows of the required columns, as tables with an int32 column `length`, of tokens a list column `input_ids`,
         and what else `samples` needs; none longer than `length` tokens. Called once for each part of a source, in
-        parallel processes. `encoder`: a launcher.prepare.encode.Encoder, or None. Of rows without the targets the labels carry no weight. Raises UserError."""
+        parallel processes. `encoder`: a launcher.prepare.encode.Encoder, or None. Of rows without the targets the
+        labels carry no weight. Raises UserError."""
 
     @staticmethod
     def counts(config: Any, training: "Iterable[pa.Table]", classes: int) -> list[int]:

@@ -61,7 +61,7 @@ def check(teacher: Plugin, auto_class: str, facts: "Facts", folder: Path) -> Non
 def build(teacher: Plugin, need: "ModelRequirements", like: "torch.nn.Module") -> "torch.nn.Module":
     """The teacher on the device and in the type of the student. Raises UserError."""
     try:
-        model, notes = kinds.of("models", teacher).build(teacher, need)
+        model, notes = plugins.model(teacher).build(need)
     except UserError as error:
         raise UserError([_of_the_teacher(problem) for problem in error.problems]) from None
     if new := [note for note in notes if note.startswith("new weights")]:
@@ -80,7 +80,7 @@ def _of_the_teacher(problem: str | Problem) -> str | Problem:
 
 def _vocabulary(teacher: Plugin) -> dict[str, int] | None:
     """The teacher's tokens and their ids; None: it brings no tokenizer that can be read."""
-    where = kinds.of("models", teacher).tokenizer(teacher)
+    where = plugins.model(teacher).tokenizer()
     if where is None:
         return None
     where = where if isinstance(where, PretrainedTokenizer) else PretrainedTokenizer(name=str(where))

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from launcher.config import document as documents
-from launcher.config import kinds, messages
+from launcher.config import kinds, messages, plugins
 from launcher.config.columns import KeptColumn
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
@@ -31,8 +31,8 @@ def source(data: str, train: Plugin) -> Any:
     """What `--data` names, as the Config of a source: its columns are called as in the source that the run was trained
     on, unless it says otherwise. Raises UserError."""
     given = _map(data) if data.lstrip().startswith("{") else _file(Path(data))
-    while mixed := getattr(kinds.of("data", train), "mixed", None):
-        train = next(iter(mixed(train).values()))[0]
+    while mixed := plugins.source(train).mixed():
+        train = next(iter(mixed.values()))[0]
     try:
         module = kinds.module("data", str(given.get("kind")))
         columns = {name: getattr(train, name) for name in _COLUMNS & module.Config.model_fields.keys()}
@@ -49,7 +49,7 @@ def source(data: str, train: Plugin) -> Any:
         raise UserError(wrong) from None
     except ValueError as error:
         raise UserError(f"{KEY}: {error}") from None
-    if hasattr(module, "mixed"):
+    if plugins.source(config).mixed():
         raise UserError(f"{KEY}: a mixture is for training (name one source)")
     return config
 
@@ -73,7 +73,7 @@ def _advice(row: BadRow, config: Any) -> str:
 
 
 def _of(config: Any, columns: tuple[str, ...], part: Part) -> Iterator[Row | BadRow]:
-    found: Iterator[Row | BadRow] = kinds.of("data", config).rows(config, columns, KEY, part)
+    found: Iterator[Row | BadRow] = plugins.source(config).rows(columns, KEY, part)
     if config.kind != "image_folder":
         return found
     return (

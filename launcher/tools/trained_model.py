@@ -80,7 +80,7 @@ def load_run(run: str, which: str | int) -> TrainedModel:
     # frozen: nothing trains here, so statistics of batches stay as they are, whatever kept them in the run
     options = {"attention": attention, "trust_remote_code": getattr(recipe.model, "trust_remote_code", False)}
     config = trained.Config(run=str(folder.path), checkpoint=saved.step, batch_norm="frozen", **options)
-    model, notes = trained.build(config, model_requirements.of(recipe, facts))
+    model, notes = trained.Model(config).build(model_requirements.of(recipe, facts))
     if missing := [note for note in notes if note.startswith("new weights")]:
         raise UserError(f"{saved.path}: does not hold the whole model: {missing[0]}")
     return TrainedModel(folder, saved, recipe, facts, model.to(dtype=STORED[recipe.train.precision]).eval())

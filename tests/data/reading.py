@@ -2,14 +2,13 @@
 
 import pickle
 
-from launcher.data import BadRow, Part
+from launcher.data import BadRow
 
 
 def read(module, config, *columns, key="data.train"):
     """All rows of a source, part after part, bad ones among them. Parts go through pickle, as to another process."""
-    parts = module.parts(config, key) if hasattr(module, "parts") else [Part()]
-    parts = pickle.loads(pickle.dumps(parts))
-    return [row for part in parts for row in module.rows(config, columns or ("text",), key, part)]
+    parts = pickle.loads(pickle.dumps(list(module.Source(config).parts(key))))
+    return [row for part in parts for row in module.Source(config).rows(columns or ("text",), key, part)]
 
 
 def texts(rows):

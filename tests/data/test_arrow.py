@@ -56,7 +56,7 @@ def test_parts_are_ranges_of_rows_in_order_even_of_a_selection(tmp_path, monkeyp
     chosen = Dataset.from_dict({"text": [f"text {n}" for n in range(40)]}).select(range(39, -1, -2))
     chosen.save_to_disk(tmp_path / "chosen")
     monkeypatch.setattr(_source, "PART", 60)
-    assert len(arrow.parts(arrow.Config(path=str(tmp_path / "chosen")), "data.train")) > 3
+    assert len(arrow.Source(arrow.Config(path=str(tmp_path / "chosen"))).parts("data.train")) > 3
     assert [row["text"] for row in read(tmp_path / "chosen")] == [f"text {n}" for n in range(39, -1, -2)]
 
 
@@ -67,7 +67,7 @@ def test_a_missing_column_is_told_at_once_with_those_there_are(folder):
 
 def test_a_folder_that_is_none_is_told(tmp_path):
     with pytest.raises(UserError, match=r"^data\.train\.path: .*nowhere: no such folder"):
-        arrow.fingerprint(arrow.Config(path=str(tmp_path / "nowhere")), "data.train")
+        arrow.Source(arrow.Config(path=str(tmp_path / "nowhere"))).fingerprint("data.train")
 
 
 def test_a_folder_of_something_else_and_a_damaged_one_are_told(folder, tmp_path):
@@ -81,7 +81,7 @@ def test_a_folder_of_something_else_and_a_damaged_one_are_told(folder, tmp_path)
 
 def test_the_fingerprint_changes_with_the_content_and_the_split_and_not_with_the_place(folder, splits, tmp_path):
     def found(where, **keys):
-        return arrow.fingerprint(arrow.Config(path=str(where), **keys), "data.train")
+        return arrow.Source(arrow.Config(path=str(where), **keys)).fingerprint("data.train")
 
     before = found(folder)
     folder = folder.rename(tmp_path / "moved")

@@ -158,7 +158,9 @@ def test_without_quoting_each_line_is_a_row(tmp_path_factory, rows, quote):
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
     config = csv.Config(path=str(file), delimiter="\t", quote=quote)
     assert read_source(csv, config, "text", "label") == [{"text": text, "label": label} for label, text in rows]
-    assert [note for part in csv.parts(config, "data.train") for note in csv.notes(config, "data.train", part)] == []
+    assert [
+        note for part in csv.Source(config).parts("data.train") for note in csv.Source(config).notes("data.train", part)
+    ] == []
 
 
 def test_another_quote(tmp_path):
@@ -168,7 +170,9 @@ def test_another_quote(tmp_path):
 def test_rows_that_quotes_join_over_lines_are_noted(tmp_path):
     file = written(tmp_path, "text,n", "fine,1", '"two', 'lines",2', '"a', "b", 'c",3', '"quoted",4')
     config = csv.Config(path=str(file))
-    (note,) = [note for part in csv.parts(config, "data.train") for note in csv.notes(config, "data.train", part)]
+    (note,) = [
+        note for part in csv.Source(config).parts("data.train") for note in csv.Source(config).notes("data.train", part)
+    ]
     assert note == (
         f"line breaks inside quotes in 2 rows of {file} (5 lines, the first at {file}:3); where quotes are part of "
         "the text, set data.train.quote: none"

@@ -83,7 +83,7 @@ def test_a_data_set_that_cannot_be_had_is_told_with_what_to_do(tmp_path):
 
 def test_the_fingerprint_of_a_folder_changes_with_its_files_and_not_with_its_place(folder, tmp_path):
     def found(where=folder, **keys):
-        return hub.fingerprint(hub.Config(name=str(where), **keys), "data.train")
+        return hub.Source(hub.Config(name=str(where), **keys)).fingerprint("data.train")
 
     before = found()
     assert found() == before
@@ -95,7 +95,7 @@ def test_the_fingerprint_of_a_folder_changes_with_its_files_and_not_with_its_pla
 
 def test_the_fingerprint_of_the_hub_holds_what_is_asked_for():
     asked = [{}, {"config": "en"}, {"split": "test"}, {"revision": "v2"}]
-    found = {hub.fingerprint(hub.Config(name="some/set", **keys), "data.train") for keys in asked}
+    found = {hub.Source(hub.Config(name="some/set", **keys)).fingerprint("data.train") for keys in asked}
     assert len(found) == 4
 
 
@@ -104,7 +104,7 @@ def test_a_large_data_set_is_read_in_parts_and_bad_rows_keep_their_numbers(folde
     (folder / "train.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     (folder / "test.jsonl").unlink()
     monkeypatch.setattr(_source, "PART", 40)
-    assert len(hub.parts(hub.Config(name=str(folder)), "data.train")) > 2
+    assert len(hub.Source(hub.Config(name=str(folder))).parts("data.train")) > 2
     found = read(folder)
     assert [row["text"] for row in found[:7] + found[8:]] == [f"text {n}" for n in range(10) if n != 7]
     assert str(found[7]).endswith("set[train] row 7: data.train.text: column 'text' is no text but NoneType")

@@ -144,11 +144,11 @@ def test_the_fingerprint_knows_labels_and_content_and_not_the_place(tmp_path):
     pictures.folder(tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / "two")
     pictures.folder(tmp_path / "one")
-    found = [image_folder.fingerprint(of_folder(tmp_path / name), "data.train") for name in ("one", "two")]
+    found = [image_folder.Source(of_folder(tmp_path / name)).fingerprint("data.train") for name in ("one", "two")]
     assert found[0] == found[1]
     (tmp_path / "two/light").rename(tmp_path / "two/bright")
     pictures.save(pictures.pixels(99), tmp_path / "one/dark/000.png")
-    changed = {image_folder.fingerprint(of_folder(tmp_path / name), "data.train") for name in ("one", "two")}
+    changed = {image_folder.Source(of_folder(tmp_path / name)).fingerprint("data.train") for name in ("one", "two")}
     assert len({*changed, found[0]}) == 3
 
 
@@ -165,9 +165,9 @@ def test_an_image_that_is_broken_or_has_no_label_stands_in_its_place_and_is_name
 
 def test_a_folder_that_is_not_there_or_holds_no_image_is_told(tmp_path):
     with pytest.raises(UserError, match=r"^data\.train\.path: .*/none: no such folder$"):
-        image_folder.fingerprint(of_folder(tmp_path / "none"), "data.train")
+        image_folder.Source(of_folder(tmp_path / "none")).fingerprint("data.train")
     with pytest.raises(UserError, match=r"no image is in it \(looked for LABEL/\*\.png, \*\.jpg, .*\)$"):
-        image_folder.fingerprint(of_folder(tmp_path), "data.train")
+        image_folder.Source(of_folder(tmp_path)).fingerprint("data.train")
 
 
 # IDX files
@@ -188,7 +188,7 @@ def test_files_that_are_missing_are_told_by_every_name_that_is_looked_for(tmp_pa
         r"train-images\.idx3-ubyte, train-images\.idx3-ubyte\.gz$"
     )
     with pytest.raises(UserError, match=told):
-        mnist.fingerprint(mnist.Config(path=str(tmp_path)), "data.train")
+        mnist.Source(mnist.Config(path=str(tmp_path))).fingerprint("data.train")
 
 
 def changed(folder, what, change):

@@ -89,7 +89,7 @@ def test_an_empty_label_is_told(tmp_path):
 def test_the_fingerprint_is_that_of_the_bytes(tmp_path):
     found = []
     for line in ('{"text": "a"}', '{"text": "b"}', '{"text": "a"}'):
-        found.append(jsonl.fingerprint(jsonl.Config(path=str(written(tmp_path, line))), "data.train"))
+        found.append(jsonl.Source(jsonl.Config(path=str(written(tmp_path, line)))).fingerprint("data.train"))
     assert found[0] == found[2] != found[1]
 
 

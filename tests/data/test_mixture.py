@@ -27,7 +27,7 @@ def made(sources=None, weights=None):
 
 
 def test_its_sources_are_checked_as_their_kinds_ask_and_their_weights_add_up_to_one():
-    found = mixture.mixed(made())
+    found = mixture.Source(made()).mixed()
     assert list(found) == ["books", "web"]
     assert found["books"] == (text.Config(path="a.txt"), 0.75)
     assert found["web"] == (jsonl.Config(path="b.jsonl", text="body", limit=5), 0.25)
@@ -69,7 +69,7 @@ def test_a_mixture_in_a_mixture_is_refused():
 
 def test_the_fingerprint_is_that_of_the_sources_in_their_order_and_not_of_the_weights(tmp_path):
     def found(**keys):
-        return mixture.fingerprint(made(**keys), "data.train")
+        return mixture.Source(made(**keys)).fingerprint("data.train")
 
     before = found()
     assert found(weights={"books": 1, "web": 9}) == before
@@ -82,7 +82,7 @@ def test_what_is_wrong_with_any_source_is_told_with_its_key(tmp_path):
     (tmp_path / "a.txt").unlink()
     (tmp_path / "b.jsonl").unlink()
     with pytest.raises(UserError) as told:
-        mixture.fingerprint(made(), "data.train")
+        mixture.Source(made()).fingerprint("data.train")
     assert list(map(str, told.value.problems)) == [
         "data.train.sources.books.path: a.txt: no such file",
         "data.train.sources.web.path: b.jsonl: no such file",

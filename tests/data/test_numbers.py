@@ -77,4 +77,4 @@ def test_a_point_depends_on_the_seed_and_its_number_alone():
     few, many, other = (linear.Config(rows=rows, seed=seed) for rows, seed in ((10, 0), (1000, 0), (10, 1)))
     assert read(linear, few, *COLUMNS) == read(linear, many, *COLUMNS)[:10]
     assert read(linear, few, *COLUMNS) != read(linear, other, *COLUMNS)
-    assert linear.fingerprint(few, "data.train") != linear.fingerprint(other, "data.train")
+    assert linear.Source(few).fingerprint("data.train") != linear.Source(other).fingerprint("data.train")

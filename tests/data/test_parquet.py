@@ -36,7 +36,7 @@ def test_row_groups_of_a_large_file_are_parts_and_small_files_are_one(tmp_path, 
     for name in ("a", "c", "d"):
         written(tmp_path, numbered(2), f"{name}.parquet")
     config = parquet.Config(path=str(tmp_path / "*"))
-    parts = parquet.parts(config, "data.train")
+    parts = parquet.Source(config).parts("data.train")
     assert [len(part.files) for part in parts] == [1, 1, 1, 1, 1, 1, 2]
     assert [(part.start, part.stop) for part in parts[1:-1]] == [(n, n + 2) for n in range(0, 10, 2)]
     found = [row["text"] for row in read_source(parquet, config)]

@@ -52,7 +52,7 @@ def read(*packages, columns=("text", "label"), **keys):
 
 
 def fingerprint(*packages):
-    return python_docs.fingerprint(python_docs.Config(packages=list(packages)), "data.train")
+    return python_docs.Source(python_docs.Config(packages=list(packages))).fingerprint("data.train")
 
 
 def test_docstrings_of_modules_classes_and_functions_are_read_in_order(package):

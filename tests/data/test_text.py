@@ -83,7 +83,7 @@ def test_the_documents_of_the_parts_are_those_of_the_file(tmp_path_factory, docu
     config = text.Config(path=str(file), document=document)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_columns, "ROW", row)
-        whole = list(text.rows(config, ("text",), "data.train", Part((str(file),))))
+        whole = list(text.Source(config).rows(("text",), "data.train", Part((str(file),))))
         patch.setattr(_lines, "BLOCK", block)
         patch.setattr(_source, "PART", size)
         assert read_source(text, config) == whole
@@ -138,12 +138,12 @@ def test_a_paragraph_of_exactly_the_longest_length_is_read(tmp_path, monkeypatch
 
 def test_plain_text_has_no_labels_to_give(file):
     with pytest.raises(UserError, match=r"^data\.train\.kind: plain text has no labels"):
-        text.rows(text.Config(path=str(file)), ("text", "label"), "data.train", Part((str(file),)))
+        text.Source(text.Config(path=str(file))).rows(("text", "label"), "data.train", Part((str(file),)))
 
 
 def test_the_fingerprint_changes_when_the_content_does_and_not_when_it_is_written_again(file):
     config, found = text.Config(path=str(file)), []
     for content in (b"one", b"one", b"one ", b"one"):
         file.write_bytes(content)
-        found.append(text.fingerprint(config, "data.train"))
+        found.append(text.Source(config).fingerprint("data.train"))
     assert found[0] == found[1] == found[3] != found[2]

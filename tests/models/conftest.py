@@ -63,7 +63,7 @@ def bert(need):
 
     def make(labels=False, seed=0, **keys):
         torch.manual_seed(seed)
-        return config.build(config.Config(type="bert", **{**support.TINY, **keys}), need(labels))[0]
+        return config.Model(config.Config(type="bert", **{**support.TINY, **keys})).build(need(labels))[0]
 
     return make
 

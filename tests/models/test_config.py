@@ -10,7 +10,7 @@ from launcher.models import config
 
 def mistake(need, **keys):
     with pytest.raises(UserError) as told:
-        config.build(config.Config(**keys), need)
+        config.Model(config.Config(**keys)).build(need)
     return str(told.value)
 
 
@@ -50,12 +50,12 @@ def test_an_architecture_without_the_tasks_head_is_told(need):
 
 @pytest.mark.parametrize("keys", [{"head": "new"}, {"reinit_layers": 1}], ids=str)
 def test_what_cannot_be_newer_than_new_is_told(need, keys):
-    _, notes = config.build(config.Config(type="bert", **support.TINY, **keys), need())
+    _, notes = config.Model(config.Config(type="bert", **support.TINY, **keys)).build(need())
     assert notes == [f"model.{next(iter(keys))} does nothing: every weight of a new model is new"]
 
 
 def test_keys_go_to_the_configuration(need):
-    model, notes = config.build(config.Config(type="bert", **support.TINY, hidden_act="relu"), need())
+    model, notes = config.Model(config.Config(type="bert", **support.TINY, hidden_act="relu")).build(need())
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (16, 2)
     assert model.config.hidden_act == "relu"
     assert notes == []
@@ -63,7 +63,7 @@ def test_keys_go_to_the_configuration(need):
 
 def test_a_key_may_have_the_name_that_other_architectures_give_it(need):
     keys = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_dim": 32}
-    model, _ = config.build(config.Config(type="distilbert", **keys), need())
+    model, _ = config.Model(config.Config(type="distilbert", **keys)).build(need())
     assert (model.config.dim, model.config.n_layers) == (16, 1)
 
 
@@ -79,7 +79,7 @@ def test_another_seed_draws_other_weights(bert):
 
 
 def test_it_brings_no_tokenizer():
-    assert config.tokenizer(config.Config(type="bert")) is None
+    assert config.Model(config.Config(type="bert")).tokenizer() is None
 
 
 def test_attention_dropout_is_that_of_attention_weights_alone(need):
@@ -87,14 +87,14 @@ def test_attention_dropout_is_that_of_attention_weights_alone(need):
         ("bert", "hidden_dropout_prob", "attention_probs_dropout_prob"),
         ("distilbert", "dropout", "attention_dropout"),
     ):
-        made = config.build(config.Config(type=kind, dropout=0.25, attention_dropout=0.0), need())[0].config
+        made = config.Model(config.Config(type=kind, dropout=0.25, attention_dropout=0.0)).build(need())[0].config
         assert (getattr(made, hidden), getattr(made, of_attention)) == (0.25, 0.0)
     with pytest.raises(UserError, match=r"model\.attention_dropout: fnet has no dropout of attention weights alone"):
-        config.build(config.Config(type="fnet", attention_dropout=0.0), need())
+        config.Model(config.Config(type="fnet", attention_dropout=0.0)).build(need())
 
 
 @pytest.mark.parametrize("key", ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"])
 @pytest.mark.parametrize("rate", [1, 1.0, 1.5, -0.1])
 def test_a_rate_outside_of_0_to_1_is_refused(need, key, rate):
     with pytest.raises(UserError, match=rf"model\.{key}: {rate}: a dropout rate is at least 0 and below 1"):
-        config.build(config.Config(type="bert", **{key: rate}), need())
+        config.Model(config.Config(type="bert", **{key: rate})).build(need())

@@ -64,7 +64,7 @@ def mine(tmp_path, monkeypatch):
 
 
 def build(need, name, **options):
-    return factory.build(factory.Config(factory=name, options=options), need)[0]
+    return factory.Model(factory.Config(factory=name, options=options)).build(need)[0]
 
 
 def mistake(need, name, **options):
@@ -92,7 +92,7 @@ def test_a_class_is_a_function_too_and_options_go_before_what_is_offered(mine, n
 def test_code_that_needs_numbers_is_counted_all_the_same(mine, images):
     config = factory.Config(factory="mine.models:counts")
     with torch.device("meta"):
-        model, _ = factory.build(config, images((9,)), weights=False)
+        model, _ = factory.Model(config).build(images((9,)), weights=False)
     assert (model.weight.shape, model.weight.device.type, model.weight.dtype) == ((3, 9), "meta", torch.float32)
     assert build(images((9,)), "mine.models:counts").weight.device.type == "cpu"
 

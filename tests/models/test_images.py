@@ -17,7 +17,7 @@ TEN = {"num_labels": 10, "id2label": {n: str(n) for n in range(10)}, "label2id":
 
 
 def made(need, **keys):
-    return config.build(config.Config(**keys), need)
+    return config.Model(config.Config(**keys)).build(need)
 
 
 def mistake(need, **keys):
@@ -37,7 +37,7 @@ def test_a_resnet_18_from_its_configuration(images, norm):
 def test_a_resnet_18_of_a_folder_gets_a_head_of_ten(images, tmp_path):
     before, _ = made(images(), **RESNET18, batch_norm="frozen")
     before.save_pretrained(tmp_path)
-    model, notes = pretrained.build(pretrained.Config(name=str(tmp_path), freeze=["resnet"]), images(**TEN))
+    model, notes = pretrained.Model(pretrained.Config(name=str(tmp_path), freeze=["resnet"])).build(images(**TEN))
     assert notes[0] == f"new weights, not in {tmp_path}: classifier.1.bias, classifier.1.weight"
     assert notes[1].startswith("batch norms normalise nothing")  # the folder's were never trained
     assert notes[2:] == [
@@ -77,7 +77,7 @@ def test_a_model_of_texts_is_refused(images):
 def test_the_layers_of_a_resnet_are_its_stages(resnet, images, tmp_path):
     resnet.save_pretrained(tmp_path)
     keys = {"name": str(tmp_path), "batch_norm": "frozen", "reinit_layers": 1}
-    model, notes = pretrained.build(pretrained.Config(**keys), images())
+    model, notes = pretrained.Model(pretrained.Config(**keys)).build(images())
     changed = {n for n, t in model.state_dict().items() if n in resnet.state_dict() and "classifier" not in n
                and not torch.equal(t, resnet.state_dict()[n])}  # fmt: skip
     assert changed and all(name.startswith("resnet.encoder.stages.1.") for name in changed)
@@ -88,7 +88,7 @@ def test_the_layers_of_a_resnet_are_its_stages(resnet, images, tmp_path):
 def test_a_copy_of_an_adapted_resnet_is_adapted(resnet, images, tmp_path):
     resnet.save_pretrained(tmp_path)
     keys = {"name": str(tmp_path), "adapter": {"kind": "lora", "r": 2, "targets": ["convolution"]}}
-    model, _ = pretrained.build(pretrained.Config(**keys), images())
+    model, _ = pretrained.Model(pretrained.Config(**keys)).build(images())
     twin = copy.deepcopy(model).train()
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(twin(pixel_values=x).logits, model.train()(pixel_values=x).logits)
@@ -97,7 +97,7 @@ def test_a_copy_of_an_adapted_resnet_is_adapted(resnet, images, tmp_path):
 def test_a_resnet_has_no_linear_layer_to_adapt_by_itself(resnet, images, tmp_path):
     resnet.save_pretrained(tmp_path)
     with pytest.raises(UserError) as told:
-        pretrained.build(pretrained.Config(name=str(tmp_path), adapter={"kind": "lora"}), images())
+        pretrained.Model(pretrained.Config(name=str(tmp_path), adapter={"kind": "lora"})).build(images())
     assert str(told.value) == (
         "model.adapter.targets: ResNetModel has no linear layer: name some (there are: convolution)"
     )

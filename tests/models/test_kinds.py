@@ -65,7 +65,7 @@ def test_its_configuration_has_the_name_of_its_module_as_kind(made):
 def test_it_refuses_a_key_it_does_not_know_at_the_latest_when_it_is_built(made, fits):
     module, config = made
     with pytest.raises((ValidationError, UserError), match=r"unknown key .*\("):
-        module.build(config(no_such_key=1), fits)
+        module.Model(config(no_such_key=1)).build(fits)
 
 
 @pytest.mark.parametrize("made", [kind for kind in KINDS if "dropout" in _config(kind).model_fields], indirect=True)
@@ -76,15 +76,15 @@ def test_it_refuses_a_dropout_that_is_no_share(made):
 
 def test_its_tokenizer_is_a_name_or_none(made):
     module, config = made
-    found = module.tokenizer(config())
+    found = module.Model(config()).tokenizer()
     assert found is None or isinstance(found, str | PretrainedTokenizer)
 
 
 def test_its_architecture_on_the_meta_device_is_that_of_the_model(made, fits):
     module, config = made
     with torch.device("meta"):
-        empty, _ = module.build(config(), fits, weights=False)
-    real, _ = module.build(config(), fits)
+        empty, _ = module.Model(config()).build(fits, weights=False)
+    real, _ = module.Model(config()).build(fits)
     assert {p.device.type for p in empty.parameters()} == {"meta"}
     assert {p.device.type for p in real.parameters()} == {"cpu"}
     shapes = [{name: tuple(p.shape) for name, p in model.named_parameters()} for model in (empty, real)]
@@ -97,20 +97,20 @@ def test_its_weights_are_those_of_the_seed(made, fits):
     built = []
     for _ in range(2):
         torch.manual_seed(5)
-        built.append(module.build(config(), fits)[0].state_dict())
+        built.append(module.Model(config()).build(fits)[0].state_dict())
     assert built[0].keys() == built[1].keys()
     assert all(torch.equal(tensor, built[1][name]) for name, tensor in built[0].items())
 
 
 def test_its_weights_are_of_single_precision(made, fits):
     module, config = made
-    assert {p.dtype for p in module.build(config(), fits)[0].parameters()} == {torch.float32}
+    assert {p.dtype for p in module.Model(config()).build(fits)[0].parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("made", TRANSFORMERS, indirect=True)
 def test_a_classifier_is_told_its_labels(made, need):
     module, config = made
-    model, _ = module.build(config(), need(labels=True))
+    model, _ = module.Model(config()).build(need(labels=True))
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert model(input_ids=torch.tensor([[1, 5, 2]])).logits.shape == (1, 3)
 
@@ -118,29 +118,29 @@ def test_a_classifier_is_told_its_labels(made, need):
 @pytest.mark.parametrize("made", TRANSFORMERS, indirect=True)
 def test_a_dropout_reaches_the_model(made, need):
     module, config = made
-    model, _ = module.build(config(dropout=0.25), need())
+    model, _ = module.Model(config(dropout=0.25)).build(need())
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
 
 
 def test_notes_are_texts_and_there_are_none_without_weights(made, fits):
     module, config = made
-    first = next(name for name, _ in module.build(config(), fits)[0].named_parameters())
-    assert module.build(config(freeze=[first]), fits, weights=False)[1] == []
-    notes = module.build(config(freeze=[first]), fits)[1]
+    first = next(name for name, _ in module.Model(config()).build(fits)[0].named_parameters())
+    assert module.Model(config(freeze=[first])).build(fits, weights=False)[1] == []
+    notes = module.Model(config(freeze=[first])).build(fits)[1]
     assert all(isinstance(note, str) for note in notes)
     assert any(note.startswith("frozen: 1 of ") for note in notes)
 
 
 def test_what_is_frozen_does_not_train_and_all_else_does(made, fits):
     module, config = made
-    names = [name for name, _ in module.build(config(), fits)[0].named_parameters()]
-    model, _ = module.build(config(freeze=names[:-1]), fits)
+    names = [name for name, _ in module.Model(config()).build(fits)[0].named_parameters()]
+    model, _ = module.Model(config(freeze=names[:-1])).build(fits)
     assert [name for name, p in model.named_parameters() if p.requires_grad] == names[-1:]
 
 
 def test_it_takes_its_inputs_by_name_and_so_does_a_copy(made, fits):
     module, config = made
-    model = module.build(config(adapter={"kind": "lora", "r": 2}), fits)[0].eval()
+    model = module.Model(config(adapter={"kind": "lora", "r": 2})).build(fits)[0].eval()
     given = inputs(fits)
     results = [getattr(found, "logits", found) for found in (model(**given), copy.deepcopy(model)(**given))]
     assert torch.equal(*results)
@@ -150,8 +150,8 @@ def test_it_takes_its_inputs_by_name_and_so_does_a_copy(made, fits):
 
 def test_an_adapter_trains_in_place_of_what_it_adapts(made, fits):
     module, config = made
-    model, notes = module.build(config(adapter={"kind": "lora", "r": 2}), fits)
-    plain = {name for name, _ in module.build(config(), fits)[0].named_parameters()}
+    model, notes = module.Model(config(adapter={"kind": "lora", "r": 2})).build(fits)
+    plain = {name for name, _ in module.Model(config()).build(fits)[0].named_parameters()}
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert any(".lora_" in name for name in trained)
     assert not any("base_layer" in name for name in trained)

@@ -11,7 +11,7 @@ from launcher.models import pretrained
 
 
 def build(folder, need, **keys):
-    return pretrained.build(pretrained.Config(name=str(folder), **keys), need)
+    return pretrained.Model(pretrained.Config(name=str(folder), **keys)).build(need)
 
 
 def test_the_weights_are_those_that_were_saved(saved, need):
@@ -102,12 +102,12 @@ def test_a_tilde_is_the_home_folder(saved, need, monkeypatch):
 
 
 def test_its_tokenizer_is_its_own(saved, words):
-    own = pretrained.tokenizer(pretrained.Config(name=str(saved)))
+    own = pretrained.Model(pretrained.Config(name=str(saved))).tokenizer()
     assert AutoTokenizer.from_pretrained(own.name).get_vocab() == words.get_vocab()
 
 
 def test_its_tokenizer_is_of_its_revision():
-    own = pretrained.tokenizer(pretrained.Config(name="some/model", revision="v2"))
+    own = pretrained.Model(pretrained.Config(name="some/model", revision="v2")).tokenizer()
     assert (own.name, own.revision) == ("some/model", "v2")
 
 

@@ -22,7 +22,7 @@ def folder(bert, tmp_path_factory):
 def build(folder, need):
     def make(labels=True, seed=5, **keys):
         torch.manual_seed(seed)
-        return pretrained.build(pretrained.Config(name=str(folder), **keys), need(labels))
+        return pretrained.Model(pretrained.Config(name=str(folder), **keys)).build(need(labels))
 
     return make
 
@@ -57,8 +57,8 @@ def test_the_seed_decides_what_is_drawn(build):
 
 
 def test_weights_that_are_tied_to_the_encoder_stay(saved, need):
-    base, _ = pretrained.build(pretrained.Config(name=str(saved)), need())
-    model, _ = pretrained.build(pretrained.Config(name=str(saved), head="new"), need())
+    base, _ = pretrained.Model(pretrained.Config(name=str(saved))).build(need())
+    model, _ = pretrained.Model(pretrained.Config(name=str(saved), head="new")).build(need())
     assert changed(model, base) == {"cls.predictions.transform.dense.weight"}  # the rest begins as it was saved
     assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
 
@@ -68,7 +68,7 @@ def test_more_layers_than_there_are_are_refused_when_it_is_counted(build, folder
     with pytest.raises(UserError, match=told):
         build(reinit_layers=3)
     with pytest.raises(UserError, match=told), torch.device("meta"):
-        pretrained.build(pretrained.Config(name=str(folder), reinit_layers=3), need(True), weights=False)
+        pretrained.Model(pretrained.Config(name=str(folder), reinit_layers=3)).build(need(True), weights=False)
 
 
 def test_new_weights_train_beside_an_adapter(build):

@@ -17,7 +17,7 @@ from launcher.train import checkpoint
 
 
 def build(folder, need, **keys):
-    return run.build(run.Config(run=str(getattr(folder, "path", folder)), **keys), need)
+    return run.Model(run.Config(run=str(getattr(folder, "path", folder)), **keys)).build(need)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_the_new_head_is_drawn_alike_whether_the_encoder_is_trained_or_random(tr
 def test_the_architecture_is_found_without_any_checkpoint(trained, need, tmp_path):
     folder, _ = trained
     (tmp_path / "model").symlink_to(folder.model)
-    model, notes = run.build(run.Config(run=str(tmp_path)), need(), weights=False)
+    model, notes = run.Model(run.Config(run=str(tmp_path))).build(need(), weights=False)
     assert (type(model).__name__, notes) == ("BertForMaskedLM", [])
     with pytest.raises(UserError, match=r"^model\.checkpoint: .*no whole checkpoint in it"):
         build(tmp_path, need())
@@ -100,7 +100,7 @@ def test_a_larger_vocabulary_than_the_runs_is_refused(trained, need):
 
 
 def test_its_tokenizer_is_that_of_the_run(trained, words):
-    name = run.tokenizer(run.Config(run=str(trained[0].path)))
+    name = run.Model(run.Config(run=str(trained[0].path))).tokenizer()
     assert AutoTokenizer.from_pretrained(name).get_vocab() == words.get_vocab()
 
 
@@ -115,7 +115,7 @@ def ran(tmp_path):
             YAML(typ="safe", pure=True).dump({"name": "ran", "model": keys}, file)
         module = kinds.module("models", keys["kind"])
         torch.manual_seed(3)
-        model, _ = module.build(module.Config.model_validate(keys), need)
+        model, _ = module.Model(module.Config.model_validate(keys)).build(need)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter) if parameter.requires_grad else 0)
@@ -180,7 +180,7 @@ def test_a_run_of_another_kind_of_model_goes_on(images, ran, keys):
     other, notes = build(folder, images((5,), num_labels=7), freeze=["hidden0"])
     assert other(x=x).shape == (2, 7)
     assert notes[1] == "new weights, not in it: head.bias, head.weight"
-    assert run.tokenizer(run.Config(run=str(folder.path))) is None
+    assert run.Model(run.Config(run=str(folder.path))).tokenizer() is None
 
 
 def test_what_only_transformers_models_can_be_told_is_refused_for_others(images, ran):

@@ -9,7 +9,7 @@ from launcher.models import small
 
 
 def build(need, **keys):
-    return small.build(small.Config(**keys), need)[0]
+    return small.Model(small.Config(**keys)).build(need)[0]
 
 
 def mistake(need, **keys):

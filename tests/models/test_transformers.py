@@ -28,7 +28,7 @@ def need(kind="MaskedLM", max_length=16):
 @pytest.mark.parametrize("head", ["MaskedLM", "SequenceClassification"])
 def test_a_dropout_reaches_every_dropout_of_every_architecture(kind, head):
     with torch.device("meta"):
-        model, _ = config.build(config.Config(type=kind, dropout=0.375, **ARCHITECTURES[kind]), need(head))
+        model, _ = config.Model(config.Config(type=kind, dropout=0.375, **ARCHITECTURES[kind])).build(need(head))
     modules = {name: m for name, m in model.named_modules() if "dropout" in type(m).__name__.lower()}
     wrong = {name for name, m in modules.items() if getattr(m, "p", None) != 0.375}
     assert not wrong
@@ -38,13 +38,13 @@ def test_a_dropout_reaches_every_dropout_of_every_architecture(kind, head):
 
 def test_a_dropout_reaches_those_that_are_abbreviated():
     keys = {"n_layer": 1, "n_embd": 16, "n_head": 2}
-    model, _ = config.build(config.Config(type="gpt2", dropout=0.375, **keys), need("CausalLM"))
+    model, _ = config.Model(config.Config(type="gpt2", dropout=0.375, **keys)).build(need("CausalLM"))
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.375}
 
 
 def test_without_a_dropout_the_architectures_own_stay():
     with torch.device("meta"):
-        model, _ = config.build(config.Config(type="bert", **LAYERS, attention_probs_dropout_prob=0.2), need())
+        model, _ = config.Model(config.Config(type="bert", **LAYERS, attention_probs_dropout_prob=0.2)).build(need())
     assert (model.config.hidden_dropout_prob, model.config.attention_probs_dropout_prob) == (0.1, 0.2)
 
 
@@ -55,7 +55,7 @@ def tiny(kind, positions):
     if kind == "fnet":
         del widths["num_attention_heads"]
     keys = {**widths, "max_position_embeddings": positions, "dropout": 0.0}
-    return config.build(config.Config(type=kind, **keys), need(max_length=1))[0].eval()
+    return config.Model(config.Config(type=kind, **keys)).build(need(max_length=1))[0].eval()
 
 
 def allowed(model, length):
@@ -94,7 +94,7 @@ def test_a_model_without_a_table_of_positions_takes_any_length(kind):
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "modernbert"])
 def test_a_vocabulary_has_the_rows_that_are_asked_for_and_else_as_many_as_the_tokenizer(kind, keys, rows):
     with torch.device("meta"):
-        model, _ = config.build(config.Config(type=kind, **ARCHITECTURES[kind], **keys), need())
+        model, _ = config.Model(config.Config(type=kind, **ARCHITECTURES[kind], **keys)).build(need())
     assert model.get_input_embeddings().num_embeddings == model.config.vocab_size == rows
     assert model.config.pad_token_id == 1
 
@@ -102,14 +102,14 @@ def test_a_vocabulary_has_the_rows_that_are_asked_for_and_else_as_many_as_the_to
 def test_a_vocabulary_smaller_than_the_tokenizers_is_refused():
     told = r"^model\.vocab_size: 39, but the tokenizer has 40 tokens \(at least that many, or leave it out\)$"
     with pytest.raises(UserError, match=told):
-        config.build(config.Config(type="bert", vocab_size=39, **LAYERS), need())
+        config.Model(config.Config(type="bert", vocab_size=39, **LAYERS)).build(need())
 
 
 @pytest.mark.parametrize(("keys", "rows"), [({}, 30522), ({"vocab_size": 64}, 64)])
 def test_a_vocabulary_that_is_not_known_yet_is_the_architectures_own(keys, rows):
     unknown = dataclasses.replace(need(), vocab_size=0, pad_token_id=0)
     with torch.device("meta"):
-        model, _ = config.build(config.Config(type="bert", **LAYERS, **keys), unknown)
+        model, _ = config.Model(config.Config(type="bert", **LAYERS, **keys)).build(unknown)
     assert model.get_input_embeddings().num_embeddings == rows
 
 
@@ -129,7 +129,7 @@ DECODER = {"type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2}
 
 def decoder(**keys):
     wanted = dataclasses.replace(need("CausalLM"), begin_token_id=2, end_token_id=3, generation=GREEDY)
-    return config.build(config.Config(**DECODER, **keys), wanted)[0], wanted
+    return config.Model(config.Config(**DECODER, **keys)).build(wanted)[0], wanted
 
 
 def test_a_new_model_says_which_tokens_are_around_texts_and_how_it_goes_on_with_them():
@@ -162,5 +162,5 @@ def test_options_that_do_nothing_without_sampling_and_beams_are_not_kept_and_all
 
 def test_the_kind_of_problem_of_a_start_model_is_not_kept():
     with torch.device("meta"):
-        model, _ = config.build(config.Config(type="bert", problem_type="regression", **LAYERS), need())
+        model, _ = config.Model(config.Config(type="bert", problem_type="regression", **LAYERS)).build(need())
     assert model.config.problem_type is None

@@ -32,7 +32,7 @@ def told(type_, task=MLM, max_length=128, **keys):
     options = {"is_decoder": True, "use_cache": False} if task is CAUSAL else {}
     wanted = ModelRequirements(task.auto_class, options, 3000, pad, max_length)
     with torch.device("meta"):
-        model, _ = config.build(config.Config(type=type_, **keys), wanted, weights=False)
+        model, _ = config.Model(config.Config(type=type_, **keys)).build(wanted, weights=False)
     return _tiny_model.packs(model, wanted, task)
 
 

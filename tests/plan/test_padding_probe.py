@@ -23,7 +23,7 @@ def need(auto_class=CLASSIFICATION, max_length=64, **given):
 def side(type_, wanted, **keys):
     """What a tiny copy of a model of this type shows."""
     with torch.device("meta"):
-        model, _ = config.build(config.Config(type=type_, **keys), wanted, weights=False)
+        model, _ = config.Model(config.Config(type=type_, **keys)).build(wanted, weights=False)
     return _tiny_model.padding(model, wanted)
 
 
@@ -80,7 +80,7 @@ def test_a_decoder_needs_positions_for_targets_alone():
 
     def tried(length, target):
         with torch.device("meta"):
-            model, _ = config.build(config.Config(type="led", **keys), wanted(64, 16), weights=False)
+            model, _ = config.Model(config.Config(type="led", **keys)).build(wanted(64, 16), weights=False)
         return _tiny_model.padding(model, wanted(length, target))
 
     assert tried(64, 16) is Padding.RIGHT
@@ -88,7 +88,7 @@ def test_a_decoder_needs_positions_for_targets_alone():
         with pytest.raises(UserError, match=rf"{key} tokens, but LEDFor\w+ has positions for "):
             tried(length, target)
         with torch.device("meta"), pytest.raises(UserError, match=rf"{key} tokens, but LEDFor\w+ has positions for "):
-            config.build(config.Config(type="led", **keys), wanted(length, target), weights=False)
+            config.Model(config.Config(type="led", **keys)).build(wanted(length, target), weights=False)
 
 
 def test_what_a_model_cannot_compute_is_refused_where_the_data_is_known(monkeypatch):
@@ -118,7 +118,7 @@ def test_a_sample_ends_with_the_end_token_wherever_it_is_in_the_vocabulary(last)
         CLASSIFICATION, CLASSES, last + 1 if last else 300, 0 if last else 1, 64, end_token_id=last
     )
     with torch.device("meta"):
-        model, _ = config.build(config.Config(type="bart", d_model=16), wanted, weights=False)
+        model, _ = config.Model(config.Config(type="bart", d_model=16)).build(wanted, weights=False)
     assert _tiny_model.padding(model, wanted) is Padding.RIGHT
 
 

@@ -566,25 +566,30 @@ FRAGILE = """
 import os
 import signal
 from pathlib import Path
+from launcher import data
 from launcher.data import Part
 from launcher.data._source import SourceConfig
 
 class Config(SourceConfig):
     kind: str = "fragile.source"
 
-def fingerprint(config, key):
-    return "always the same"
+class Source(data.Source):
+    def __init__(self, config):
+        self.config = config
 
-def parts(config, key):
-    return [Part((str(number),), size=1) for number in range(6)]
+    def fingerprint(self, key):
+        return "always the same"
 
-def rows(config, columns, key, part):
-    with Path("reads").open("a") as out:
-        out.write(part.files[0])
-    if part.files == ("4",) and not Path("mended").exists():
-        os.kill(os.getpid(), signal.SIGKILL)
-    for n in range(50):
-        yield {"text": f"document {n} of fifty in {part.files[0]}"}
+    def parts(self, key):
+        return [Part((str(number),), size=1) for number in range(6)]
+
+    def rows(self, columns, key, part):
+        with Path("reads").open("a") as out:
+            out.write(part.files[0])
+        if part.files == ("4",) and not Path("mended").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        for n in range(50):
+            yield {"text": f"document {n} of fifty in {part.files[0]}"}
 """
 
 

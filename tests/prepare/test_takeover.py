@@ -25,24 +25,29 @@ SLOW = """
 import os
 import time
 from pathlib import Path
+from launcher import data
 from launcher.data import Part
 from launcher.data._source import SourceConfig
 
 class Config(SourceConfig):
     kind: str = "slow.source"
 
-def fingerprint(config, key):
-    return "always the same"
+class Source(data.Source):
+    def __init__(self, config):
+        self.config = config
 
-def parts(config, key):
-    return [Part((str(number),), size=2**20) for number in range(8)]
+    def fingerprint(self, key):
+        return "always the same"
 
-def rows(config, columns, key, part):
-    with Path("reads").open("a") as out:
-        out.write(f"{part.files[0]} {os.getpid()} {time.time()}\\n")
-    for n in range(40):
-        time.sleep(float(os.environ.get("PAUSE", 0)) / 40)
-        yield {"text": f"row {n % 31} of part {part.files[0]} takes some words"}
+    def parts(self, key):
+        return [Part((str(number),), size=2**20) for number in range(8)]
+
+    def rows(self, columns, key, part):
+        with Path("reads").open("a") as out:
+            out.write(f"{part.files[0]} {os.getpid()} {time.time()}\\n")
+        for n in range(40):
+            time.sleep(float(os.environ.get("PAUSE", 0)) / 40)
+            yield {"text": f"row {n % 31} of part {part.files[0]} takes some words"}
 """
 
 

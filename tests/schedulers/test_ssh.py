@@ -130,7 +130,7 @@ def test_a_rank_that_fails_fails_the_run_and_is_told(here, monkeypatch):
     Path("mine/burning.py").write_text(
         "from launcher.config.types import Plugin\nfrom typing import Literal\n"
         "class Config(Plugin):\n    kind: Literal['mine.burning'] = 'mine.burning'\n"
-        "def open(config, about):\n    raise OSError('the disk is on fire')\n"
+        "class Sink:\n    def __init__(self, config, about):\n        raise OSError('the disk is on fire')\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     sinks = "sinks=[{kind: mine.burning}]"

@@ -14,7 +14,7 @@ def lines(capsys, about, training, evaluation):
     """The lines of a run that is written to no terminal."""
 
     def make(records=None, every=0.0, **given):
-        sink = console.open(console.Config(every=every), about(**given))
+        sink = console.Sink(console.Config(every=every), about(**given))
         for record in records or [evaluation(0), training(1), training(2), evaluation(2)]:
             sink.write(record)
         sink.close(True)

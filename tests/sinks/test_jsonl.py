@@ -18,7 +18,7 @@ def written(about):
 
 def test_each_line_is_a_whole_record(about, training, evaluation):
     records = [evaluation(0), training(1), training(2), evaluation(2)]
-    sink = jsonl.open(jsonl.Config(), about())
+    sink = jsonl.Sink(jsonl.Config(), about())
     for number, record in enumerate(records, start=1):
         sink.write(record)
         assert written(about()).count("\n") == number, "a line is there as soon as it is written"
@@ -28,7 +28,7 @@ def test_each_line_is_a_whole_record(about, training, evaluation):
 
 def test_a_resume_adds_lines_and_takes_none_away(about, training):
     for start in (0, 2):
-        sink = jsonl.open(jsonl.Config(), about(start=start))
+        sink = jsonl.Sink(jsonl.Config(), about(start=start))
         for step in range(start + 1, start + 4):
             sink.write(training(step))
         sink.close(False)
@@ -37,7 +37,7 @@ def test_a_resume_adds_lines_and_takes_none_away(about, training):
 
 
 def test_numbers_keep_every_digit(about, training):
-    sink = jsonl.open(jsonl.Config(), about())
+    sink = jsonl.Sink(jsonl.Config(), about())
     sink.write({**training(1), "loss": 0.1 + 0.2, "grad_norm": 1e-300})
     sink.close(True)
     record = json.loads(written(about()))
@@ -78,7 +78,7 @@ def test_on_a_full_disk_lines_wait_and_none_is_lost_or_cut(about, training, tmp_
     with support.tmpfs(disk, "8k") as resize:
         known = about(folder=disk)
         (disk / "filler").write_bytes(bytes(4096 - 500))
-        sink = jsonl.open(jsonl.Config(), known)
+        sink = jsonl.Sink(jsonl.Config(), known)
         for record in records[:50]:
             sink.write(record)
         said = capsys.readouterr().out.splitlines()
@@ -98,7 +98,7 @@ def test_lines_that_never_get_room_are_the_runs_failure(about, training, tmp_pat
     disk = tmp_path / "disk"
     with support.tmpfs(disk, "4k"):
         (disk / "filler").write_bytes(bytes(4096))
-        sink = jsonl.open(jsonl.Config(), about(folder=disk))
+        sink = jsonl.Sink(jsonl.Config(), about(folder=disk))
         for step in (1, 2):
             sink.write(training(step))
         with pytest.raises(DiskFull, match=rf"^2 lines of {disk}/metrics.jsonl could not be written: the disk of"):
@@ -111,7 +111,7 @@ def test_lines_without_end_are_not_held(about, training, tmp_path, monkeypatch):
     disk = tmp_path / "disk"
     with support.tmpfs(disk, "4k"):
         (disk / "filler").write_bytes(bytes(4096))
-        sink = jsonl.open(jsonl.Config(), about(folder=disk))
+        sink = jsonl.Sink(jsonl.Config(), about(folder=disk))
         with pytest.raises(DiskFull, match="is full"):
             for step in range(1, 20):
                 sink.write(training(step))
@@ -121,7 +121,7 @@ def test_lines_without_end_are_not_held(about, training, tmp_path, monkeypatch):
 @pytest.mark.parametrize("value", [True, "good", [1.0], {"a": 1.0}], ids=repr)
 def test_what_no_reader_takes_is_not_written(about, value):
     """It would be called damage when the run is gone on with."""
-    sink = jsonl.open(jsonl.Config(), about())
+    sink = jsonl.Sink(jsonl.Config(), about())
     with pytest.raises(TypeError, match="a metric cannot be recorded: eval/own: should be a number"):
         sink.write({"step": 5, "eval/own": value})
     sink.close(True)

@@ -29,7 +29,7 @@ def test_it_refuses_a_key_it_does_not_know(made):
 @pytest.mark.parametrize("finished", [True, False])
 def test_it_takes_training_and_evaluation_and_closes(made, about, training, evaluation, finished):
     module, config = made
-    sink = module.open(config(), about(notes=["a note with [brackets] and 100%"]))
+    sink = module.Sink(config(), about(notes=["a note with [brackets] and 100%"]))
     sink.write(evaluation(0))
     for step in (1, 2):
         sink.write(training(step))
@@ -40,7 +40,7 @@ def test_it_takes_training_and_evaluation_and_closes(made, about, training, eval
 def test_it_goes_on_after_a_resume_and_takes_a_step_twice(made, about, training):
     module, config = made
     for start in (0, 1):
-        sink = module.open(config(), about(start=start, tokens=250 * start, seconds=0.5 * start))
+        sink = module.Sink(config(), about(start=start, tokens=250 * start, seconds=0.5 * start))
         for step in (start + 1, start + 2):
             sink.write(training(step))
         sink.close(start == 1)
@@ -48,7 +48,7 @@ def test_it_goes_on_after_a_resume_and_takes_a_step_twice(made, about, training)
 
 def test_it_leaves_records_as_they_were(made, about, training):
     module, config = made
-    sink, record = module.open(config(), about()), training(1)
+    sink, record = module.Sink(config(), about()), training(1)
     sink.write(record)
     sink.close(True)
     assert record == training(1)
@@ -56,14 +56,14 @@ def test_it_leaves_records_as_they_were(made, about, training):
 
 def test_it_may_be_closed_before_anything_was_written(made, about):
     module, config = made
-    module.open(config(), about()).close(False)
+    module.Sink(config(), about()).close(False)
 
 
 def test_it_writes_below_the_run_folder_alone(made, about, training, tmp_path, monkeypatch):
     module, config = made
     monkeypatch.chdir(tmp_path)
     known = about()
-    sink = module.open(config(), known)
+    sink = module.Sink(config(), known)
     sink.write(training(1))
     sink.close(True)
     outside = [p for p in tmp_path.rglob("*") if p.is_file() and known.folder not in p.parents]

@@ -49,7 +49,7 @@ def runs(about):
 
 
 def write(about, records, finished=True, **keys):
-    opened = sink.open(sink.Config(mode="offline", **keys), about)
+    opened = sink.Sink(sink.Config(mode="offline", **keys), about)
     for record in records:
         opened.write(record)
     opened.close(finished)
@@ -131,7 +131,7 @@ def test_neither_code_nor_git_nor_output_is_taken_along(about, training):
 def test_a_folder_that_is_deleted_is_told_once_and_training_goes_on(about, training, capsys):
     metrics = about().folder / "metrics.jsonl"
     metrics.touch()
-    opened = sink.open(sink.Config(mode="offline"), about())
+    opened = sink.Sink(sink.Config(mode="offline"), about())
     opened.write(training(1))
     folder = next((about().folder / "wandb").glob("offline-run-*"))
     shutil.rmtree(about().folder / "wandb")
@@ -145,7 +145,7 @@ def test_a_folder_that_is_deleted_is_told_once_and_training_goes_on(about, train
 def test_a_full_disk_is_told_once_since_wandb_does_not_tell(about, training, capsys, tmp_path):
     folder = tmp_path / "disk"
     with support.tmpfs(folder, "1m"):
-        opened = sink.open(sink.Config(mode="offline"), about(folder=folder))
+        opened = sink.Sink(sink.Config(mode="offline"), about(folder=folder))
         opened.write(training(1))
         with (folder / "filler").open("wb") as filler, suppress(OSError):
             filler.write(bytes(2**20))

@@ -98,12 +98,12 @@ def tiny():
             task.auto_class, task.options(), known.vocab_size, known.pad_token_id, known.longest, known.shape
         )
         if not task.auto_class:
-            return small.build(small.Config(type="mlp", hidden=[8]), wanted)[0].double().eval()
+            return small.Model(small.Config(type="mlp", hidden=[8])).build(wanted)[0].double().eval()
         if "Seq2Seq" in task.auto_class:
             keys = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "dropout": 0.0, **given}
-            return config.build(config.Config(type="t5", **keys), wanted)[0].double().eval()
+            return config.Model(config.Config(type="t5", **keys)).build(wanted)[0].double().eval()
         keys = {**support.TINY, "initializer_range": 0.5, **({"patch_size": 4} if images else {}), **given}
         made = config.Config(type=type_ or ("vit" if images else "bert"), **keys)
-        return config.build(made, wanted)[0].double().eval()
+        return config.Model(made).build(wanted)[0].double().eval()
 
     return make

@@ -64,8 +64,7 @@ def model_of(kind, double=True):
     """A tiny random model whose logits differ clearly from one another."""
     torch.manual_seed(0)
     widths = {**ARCHITECTURES[kind], "initializer_range": 0.3}
-    made = config.build(
-        config.Config(type=kind, dropout=0.0, **widths),
+    made = config.Model(config.Config(type=kind, dropout=0.0, **widths)).build(
         ModelRequirements("AutoModelForMaskedLM", {}, VOCABULARY, PADDING, 16),
     )[0]
     return (made.double() if double else made).eval()

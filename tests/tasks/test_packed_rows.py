@@ -45,7 +45,7 @@ REFUSED = {
 def built(type_, task, keys):
     torch.manual_seed(0)
     wanted = ModelRequirements(task.auto_class, task.options(), VOCABULARY, task.facts.pad_token_id, LONGEST)
-    return config.build(config.Config(type=type_, **keys), wanted)[0].eval()
+    return config.Model(config.Config(type=type_, **keys)).build(wanted)[0].eval()
 
 
 @pytest.fixture(scope="module")

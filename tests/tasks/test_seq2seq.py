@@ -108,7 +108,7 @@ def test_a_causal_model_goes_on_from_prompts_of_any_length(facts_of, words):
     task = causal_lm.Task(causal_lm.Config(generate={"max_new_tokens": 4}), facts)
     made = config.Config(type="gpt2", n_embd=16, n_layer=2, n_head=2, dropout=0.0, initializer_range=0.5)
     wanted = ModelRequirements(task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, 32)
-    model = config.build(made, wanted)[0].eval()
+    model = config.Model(made).build(wanted)[0].eval()
     prompts = [[1, 9, 8, 7, 30], [1, 12]]
     samples = task.samples([{"input_ids": np.array([*p, facts.end_token_id])} for p in prompts], [0, 0], [0, 1], None)
     made = task.generate(model, tensors(task.collate(samples)))

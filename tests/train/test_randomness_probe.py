@@ -33,7 +33,7 @@ def built(task, type_, **keys):
     torch.manual_seed(0)
     known = task.facts
     need = ModelRequirements(task.auto_class, task.options(), known.vocab_size, known.pad_token_id, 16, known.shape)
-    return config.build(config.Config(type=type_, **{"dropout": 0.1, **keys}), need)[0].double().train()
+    return config.Model(config.Config(type=type_, **{"dropout": 0.1, **keys})).build(need)[0].double().train()
 
 
 def taken_over(task, model, short, long=None, precision="fp64"):
