@@ -75,7 +75,7 @@ def _fields(config: type[Any]) -> set[str]:
     return {field.name for field in dataclasses.fields(config)} - common - {"modules_to_save"}
 
 
-def _given(adapter: Adapter, config: type[Any]) -> dict[str, Any]:
+def _given(adapter: "Adapter", config: type[Any]) -> dict[str, Any]:
     """The adapter's keys by the names that peft gives them: alpha may be lora_alpha, r may be init_r."""
     fields = _fields(config) - {"target_modules"}
     names = {field: field for field in fields}
@@ -93,7 +93,7 @@ def _given(adapter: Adapter, config: type[Any]) -> dict[str, Any]:
     return {names[key]: value for key, value in given.items()}
 
 
-def _targets(adapter: Adapter, tuner: type[BaseTuner], model: Any, encoder: Any) -> list[str] | str | None:
+def _targets(adapter: "Adapter", tuner: type[BaseTuner], model: Any, encoder: Any) -> list[str] | str | None:
     """What peft is told; None: its own choice for the architecture."""
     layers = [name for name, module in encoder.named_modules() if isinstance(module, _LAYERS)]
     linear = [name for name in layers if isinstance(encoder.get_submodule(name), torch.nn.Linear | Conv1D)]

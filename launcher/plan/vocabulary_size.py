@@ -4,15 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from launcher.config import kinds
+from launcher.config import plugins
 from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
 from launcher.storage import cache_root
 
 
 def of_model(recipe: Recipe) -> PretrainedTokenizer | None:
     """The model's own tokenizer, where its kind brings one."""
-    own = getattr(kinds.of("models", recipe.model), "tokenizer", None)
-    where = own(recipe.model) if own else None
+    where = plugins.model(recipe.model).tokenizer()
     return where if where is None or isinstance(where, PretrainedTokenizer) else PretrainedTokenizer(name=str(where))
 
 

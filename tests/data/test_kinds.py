@@ -20,7 +20,7 @@ from launcher.data import BadRow, Part, _columns, _source
 from launcher.data._source import SourceConfig
 
 ROWS = [{"text": f"document {n} has words", "label": ["odd", "even"][n % 2 == 0]} for n in range(12)]
-KINDS = [kind for kind in kinds.available("data") if not hasattr(kinds.module("data", kind), "mixed")]
+KINDS = [kind for kind in kinds.available("data") if kinds.module("data", kind).Source.mixed is data.Source.mixed]
 IMAGES, NUMBERS = ("image", "label"), ("features", Column("label", "number"))
 OWN = {"digits": IMAGES, "image_folder": IMAGES, "mnist": IMAGES, "linear": NUMBERS}
 """What the kinds give whose rows are no texts."""

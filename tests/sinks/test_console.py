@@ -68,7 +68,7 @@ from pathlib import Path
 from launcher.sinks import About, console
 
 about = About("tiny", Path(), {}, 6, 0, 0.0, 0, "12 = 12", ["a note"])
-sink = console.open(console.Config(), about)
+sink = console.Sink(console.Config(), about)
 for step in range(1, 7):
     sink.write({"step": step, "loss": 5 - step / 8, "lr": 1e-3, "tokens": 250 * step, "seconds": 0.5 * step})
     if step == 3:

@@ -50,7 +50,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from launcher.sinks import jsonl
 
-sink = jsonl.open(jsonl.Config(), SimpleNamespace(folder=Path(sys.argv[1])))
+sink = jsonl.Sink(jsonl.Config(), SimpleNamespace(folder=Path(sys.argv[1])))
 step = 0
 while True:
     step += 1
