@@ -4,6 +4,7 @@ import signal
 import pytest
 import support
 
+from launcher.config import kinds
 from launcher.run.signals import SIGNALS
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", COLUMNS="200")
@@ -13,6 +14,15 @@ os.environ.update(DS_ACCELERATOR="cpu")  # else DeepSpeed says at each import th
 for number in SIGNALS:  # where the tests themselves run under nohup, or in a shell's background
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def trusted():
+    """What a test trusts is no other's: a plan names it in its command."""
+    before = dict(kinds._named)
+    yield
+    kinds._named.clear()
+    kinds._named.update(before)
 
 
 @pytest.fixture(scope="session", autouse=True)
