@@ -1,9 +1,13 @@
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import support
 
+from launcher.config import kinds
 from launcher.distributed.signals import SIGNALS
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", COLUMNS="200")
@@ -13,6 +17,15 @@ os.environ.update(DS_ACCELERATOR="cpu")  # else DeepSpeed says at each import th
 for number in SIGNALS:  # where the tests themselves run under nohup, or in a shell's background
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def trusted():
+    """What a test trusts is no other's: a plan names it in its command."""
+    before = dict(kinds._named)
+    yield
+    kinds._named.clear()
+    kinds._named.update(before)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,3 +42,21 @@ def workspace(tmp_path, monkeypatch):
     support.corpus(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def start():
+    """Starts scripts, each with its own file of errors; whoever still lives at the end of a test is killed."""
+    started = []
+
+    def begin(script, *arguments):
+        errors = Path(f"stderr-{len(started)}").open("w")  # noqa: SIM115
+        with errors:
+            command = [sys.executable, "-c", script, *map(str, arguments)]
+            started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()

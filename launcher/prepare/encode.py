@@ -75,6 +75,7 @@ class Encoder:
         self._whole = "|".join(names) or r"[^\s\S]"  # what a cut might keep from being seen
         special = [re.escape(token["content"]) for token in spec["added_tokens"] if token["special"]]
         self.special_words = "|".join(special) or r"[^\s\S]"
+        self._forget()
         if self._rule is not None and not self._exact():
             self._rule = None
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from launcher.config import load, strict_json
@@ -25,6 +26,10 @@ _KNOWN = ("accuracy", "f1")
 """What says most where a task has it; of other tasks the first two metrics are shown."""
 _KEYS = 6
 """Columns of recipe keys in the table, at the most."""
+_CELL = 24
+"""Characters of a key's value that are shown there."""
+_UNBOUNDED = 10_000
+"""The width of a console on which no table has to break a line."""
 LESS_IS_BETTER = ("loss", "perplexity", "mse", "mae", "kl", "length")
 """Metrics of which less is better, as the tasks' `directions` have them: no plug-in is imported here."""
 
@@ -103,8 +108,9 @@ def compare(paths: Sequence[str], console: Console, sort: str | None = None, as_
     if as_csv:
         _write_csv(runs, keys, by)
         return
-    console.print(_table(runs, keys, by))
-    if more := list(keys)[_KEYS:]:
+    columns = _fitting(runs, keys, by, console)
+    console.print(_table(runs, {key: keys[key] for key in columns}, by))
+    if more := [key for key in keys if key not in columns]:
         console.print(f"they differ too in: {', '.join(more)} (--csv has all)", highlight=False, markup=False)
     if line := _best_of_all(runs, by):
         console.print(line, highlight=False, markup=False)
@@ -120,8 +126,7 @@ def _table(runs: Sequence[_Run], keys: Mapping[str, Mapping[str, str]], by: str 
     metrics = list(dict.fromkeys(name for run in runs for name in _metrics(run)))
     table = Table(box=None, pad_edge=False)
     table.add_column("run", no_wrap=True)
-    columns = list(keys)[:_KEYS]
-    for name in recipe_differences.short(columns):
+    for name in recipe_differences.short(list(keys)):
         table.add_column(escape(shown(name)), overflow="fold")
     for name in ("steps", *metrics):
         table.add_column(escape(_words(name)), justify="right")
@@ -132,9 +137,22 @@ def _table(runs: Sequence[_Run], keys: Mapping[str, Mapping[str, str]], by: str 
     for n, run in enumerate(runs):
         cells = [_change(run.first.get(name), run.last.get(name)) for name in metrics]
         found = [_at(bests[n])] if with_best else []
-        given = [escape(shown(keys[key].get(str(n), ""), 40)) for key in columns]
+        given = [escape(shown(keys[key].get(str(n), ""), _CELL)) for key in keys]
         table.add_row(escape(run.name), *given, str(run.step), *cells, *found)
     return table
+
+
+def _fitting(
+    runs: Sequence[_Run], keys: Mapping[str, Mapping[str, str]], by: str | None, console: Console
+) -> list[str]:
+    """The first keys whose columns stand beside the metrics without a line break."""
+    columns = list[str]()
+    for key in keys:
+        wider = _table(runs, {one: keys[one] for one in (*columns, key)}, by)
+        wanted = Measurement.get(console, console.options.update(max_width=_UNBOUNDED), wider).maximum
+        if len(columns) < _KEYS and wanted <= console.width:
+            columns.append(key)
+    return columns
 
 
 def _best_of_all(runs: Sequence[_Run], by: str | None) -> str | None:

@@ -66,6 +66,22 @@ def test_each_baseline_stands_beneath_with_the_runs_it_is_of(three, printed):
     ]
 
 
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_keys_have_columns_as_far_as_no_number_has_to_break(run, printed, width):
+    metrics = {"loss": 8.3312, "accuracy": 0.5, "f1": 0.25}
+    values = [(0, metrics), (9, metrics)]
+    runs = [run(name, values) for name in ("one", "two")]
+    for folder in runs:
+        recipe = {f"key_{n}": f"the value {n} of {folder}" for n in range(8)}
+        Path(folder, "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    header, *rows = printed(lambda console: compare(runs, console), width)
+    assert [row.count("8.3312 → 8.3312") for row in rows[:2]] == [1, 1]
+    assert not any("…" in line for line in (header, *rows))
+    named = sum(f"key_{n}" in header for n in range(8))
+    assert named == {80: 0, 120: 1, 200: 5}[width]
+    assert sum(f"key_{n}" in " ".join(rows) for n in range(named, 8)) == 8 - named
+
+
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_table_fits_and_no_name_is_cut(three, printed, width):
     lines = printed(lambda console: compare(three, console), width)
