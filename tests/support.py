@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from ruamel.yaml import YAML
 
 WORDS = (  # noqa: SIM905
@@ -156,7 +157,7 @@ def starts(recipe: str, ranks: int) -> dict[str, list[str]]:
 
 def launcher(*arguments: object, code: int | None = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """The command as a user types it; fails with its output where the exit code is another."""
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, check=False)
+    done = warm.run(arguments, timeout)
     if code is not None:
         assert done.returncode == code, f"exit {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}"
     return done
@@ -164,9 +165,8 @@ def launcher(*arguments: object, code: int | None = 0, timeout: float = 240) -> 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
     """The command in the background, at the head of a process group of its own."""
-    return subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    started: subprocess.Popen[str] = warm.start(arguments)
+    return started
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:

@@ -1,0 +1,138 @@
+"""A process that has imported what the launcher and its ranks need, and forks one for each command of a test.
+
+Run as a script: `python warm_server.py SOCKET`. A request is a JSON object (`argv`, `cwd`, `env`, `session`) with three
+descriptors for the child's standard streams; the answers are its pid, and its wait status when it has ended. A child
+differs from `python -m launcher` in nothing but that it does not import again; so do the servers that multiprocessing
+starts from it, which are forked as well.
+"""
+
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+from contextlib import suppress
+from typing import Any, NoReturn
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+_IMPORTS = (
+    "launcher.cli", "launcher.worker", "launcher.launch.rank_entry", "launcher.tools.run_command",
+    "launcher.tools.tables",
+    "torch.distributed", "torch._dynamo", "torch.distributed.elastic.agent.server", "datasets",
+    "transformers.modeling_utils",
+)  # fmt: skip
+
+
+def serve(path: str) -> None:
+    """Answer requests until whoever started this process is gone (its standard input ends)."""
+    for name in _IMPORTS:
+        __import__(name)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    print("ready", flush=True)
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+        waiting: dict[int, tuple[int, socket.socket]] = {}
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is listener:
+                    connection = listener.accept()[0]
+                    pid, fd = _begin(
+                        connection, [listener, selector, *(held for _, held in waiting.values())], list(waiting)
+                    )
+                    waiting[fd] = pid, connection
+                    selector.register(fd, selectors.EVENT_READ)
+                elif key.fd in waiting:
+                    pid, connection = waiting.pop(key.fd)
+                    selector.unregister(key.fd)
+                    os.close(key.fd)
+                    connection.send(struct.pack("i", os.waitpid(pid, 0)[1]))
+                    connection.close()
+                else:
+                    return
+
+
+def _begin(connection: socket.socket, ours: list[Any], pids: list[int]) -> tuple[int, int]:
+    """Fork the child of a request: its pid, and a descriptor that is readable when it has ended."""
+    size = struct.unpack("i", connection.recv(4))[0]
+    message, streams, _, _ = socket.recv_fds(connection, 1, 3)
+    while len(message) < size:
+        message += connection.recv(size - len(message))
+    request = json.loads(message)
+    pid = os.fork()
+    if pid == 0:
+        for fd in pids:
+            os.close(fd)
+        for one in (connection, *ours):  # by themselves, lest they close another's descriptor of that number later
+            one.close()
+        _become(request, streams)
+    for fd in streams:
+        os.close(fd)
+    connection.send(struct.pack("i", pid))
+    return pid, os.pidfd_open(pid)
+
+
+def _become(request: dict[str, Any], streams: list[int]) -> NoReturn:
+    import importlib
+    from multiprocessing import util
+
+    if request["session"]:
+        os.setsid()
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    for number, fd in enumerate(streams):
+        os.dup2(fd, number)
+        os.close(fd)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False, encoding="utf-8", errors="strict")  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+    sys.argv = request["argv"]
+    sys.path[0] = request["cwd"]
+    importlib.invalidate_caches()
+    util.spawnv_passfds = _fork_instead
+    from launcher.__main__ import main
+
+    main()
+    raise SystemExit(0)
+
+
+def _fork_instead(path: bytes, arguments: list[str], passfds: list[int]) -> int:
+    """In the place of multiprocessing's start of an interpreter with a command: the command, in a fork."""
+    pid = os.fork()
+    if pid:
+        return pid
+    command = arguments[arguments.index("-c") + 1]
+    keep = {0, 1, 2, *passfds}
+    for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
+        if fd not in keep:
+            with suppress(OSError):
+                os.close(fd)
+    code = 1
+    try:
+        sys.argv = ["-c", *arguments[arguments.index("-c") + 2 :]]
+        exec(command, {"__name__": "__main__"})
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(ValueError, OSError):  # closed: the helper of multiprocessing does so
+                stream.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
