@@ -36,7 +36,7 @@ P = TypeVar("P", bound=WorkItem)
 
 def run(function: Callable[[P], Any], pieces: Sequence[P], what: str, lease: Lease, most: int | None) -> None:
     """Call `function` for each piece, in up to `most` processes (None: as many as there are processors). It has to be a
-    function of a module, and leave its result in a file. Raises what it raises, and lease.Lost."""
+    function of a module, and leave its result in a file. Raises what it raises, and lease.LeaseLost."""
     count = min(most or topology.cores(), len(pieces))
     if sum(piece.size for piece in pieces) < SMALL:
         count = 1

@@ -249,7 +249,7 @@ def reopen(folder: Path, ranks: int | None, wrong: Sequence[str] = ()) -> Prepar
 
 def hold(folder: RunDir, name: str = ".writer") -> lease.Lease:
     """The right to write into a run folder, on whichever machine it is seen, until released or its holder dies; a later
-    start of the same job takes it. Raises UserError where it is held, lease.Lost where by a later start."""
+    start of the same job takes it. Raises UserError where it is held, lease.LeaseLost where by a later start."""
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
         return lease.claim(folder.path, name)

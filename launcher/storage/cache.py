@@ -22,7 +22,7 @@ class FolderCreation:
     lease: lease.Lease
 
     def forget(self) -> None:
-        """Leave nothing to go on with. Raises lease.Lost where it is another's by now."""
+        """Leave nothing to go on with. Raises lease.LeaseLost where it is another's by now."""
         self.lease.check()
         shutil.rmtree(self.work, ignore_errors=True)
 
@@ -35,7 +35,7 @@ def path(name: str) -> Path:
 @contextmanager
 def making(name: str) -> Iterator[FolderCreation | None]:
     """None where the folder is there, be it that another process made it meanwhile; else a folder to make, which gets
-    its name when the block ends without error. Raises lease.Lost where this process was taken to be dead."""
+    its name when the block ends without error. Raises lease.LeaseLost where this process was taken to be dead."""
     final = path(name)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)

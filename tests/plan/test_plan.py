@@ -197,16 +197,16 @@ def test_ranks_come_from_the_command_line_then_the_profile_then_the_devices(work
     assert made(ranks=3).ranks == 3
     assert made().ranks == 2
     assert made(cluster=Cluster(device="cpu")).ranks == 1
-    monkeypatch.setattr(plan.devices, "find", lambda cluster: Devices("cuda", 4, 2**34))  # no GPU is at hand
+    monkeypatch.setattr(plan.topology, "find", lambda cluster: Devices("cuda", 4, 2**34))  # no GPU is at hand
     assert made(cluster=Cluster()).ranks == 4
     assert made(cluster=Cluster()).memory_per_device == 2**34
 
 
 def test_more_ranks_than_gpus_are_refused(workspace, monkeypatch):
-    monkeypatch.setattr(plan.devices, "find", lambda cluster: Devices("cuda", 4, 2**34))  # no GPU is at hand
+    monkeypatch.setattr(plan.topology, "find", lambda cluster: Devices("cuda", 4, 2**34))  # no GPU is at hand
     told = "--ranks: 5 ranks for 4 GPUs (one each at the most, or --cluster with device: cpu)"
     assert mistakes(cluster=Cluster(), ranks=5) == [told]
-    monkeypatch.setattr(plan.devices, "find", lambda cluster: Devices("cuda", 1, 2**34))
+    monkeypatch.setattr(plan.topology, "find", lambda cluster: Devices("cuda", 1, 2**34))
     assert mistakes(cluster=Cluster(), ranks=2) == [told.replace("5 ranks for 4 GPUs", "2 ranks for 1 GPU")]
 
 
@@ -264,7 +264,7 @@ def test_a_model_that_cannot_be_built_is_told_with_its_key(workspace, changes, t
 
 
 def test_a_disk_too_small_for_a_checkpoint_is_told(workspace, monkeypatch):
-    monkeypatch.setattr(plan.mistakes, "free_bytes", lambda path: 1000)  # a real small disk: tests/test_bad_input.py
+    monkeypatch.setattr(plan.checks, "free_bytes", lambda path: 1000)  # a real small disk: tests/test_bad_input.py
     told = "checkpoint: a checkpoint takes 180.3 KiB, 1000 B are free at runs/tiny/checkpoints (make room there)"
     assert mistakes() == [told]
 

@@ -84,7 +84,7 @@ def test_good_rows_and_those_that_may_be_bad_are_no_mistake(workspace, source):
 
 
 def test_nothing_of_the_hub_is_loaded_for_a_plan(workspace, monkeypatch):
-    monkeypatch.setattr("launcher.data.hub.parts", None)
+    monkeypatch.setattr("launcher.data.hub.Source.parts", None)
     assert problems(CLASSES, kind="hub", name="nobody/nothing") == []
 
 

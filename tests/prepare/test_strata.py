@@ -11,6 +11,7 @@ import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launcher.config import plugins
 from launcher.config.recipe import Recipe
 from launcher.plan import facts
 from launcher.prepare import prepared_data, strata, tokenizer
@@ -108,7 +109,7 @@ def test_without_it_the_split_and_the_name_of_the_data_are_as_before():
 def test_only_a_task_of_one_label_is_stratified(labels):
     config = support.classification(data__validation={"fraction": 0.1, "stratify": "auto"}, task__labels=labels)
     recipe = Recipe.model_validate(config)
-    task = prepared_data.kinds.of("tasks", recipe.inner_task).Task
+    task = plugins.task(recipe.inner_task)
     assert strata.stratified(recipe.data, tuple(task.required_columns(recipe.inner_task))) == (labels == "single")
     language = Recipe.model_validate(support.mlm(data__validation={"fraction": 0.1, "stratify": "auto"}))
     assert not strata.stratified(language.data, ("text",))

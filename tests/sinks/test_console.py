@@ -65,9 +65,9 @@ def test_steps_that_took_no_time_to_speak_of_are_told(lines, training):
 RUN = """
 import sys, time
 from pathlib import Path
-from launcher.sinks import About, console
+from launcher.sinks import RunInfo, console
 
-about = About("tiny", Path(), {}, 6, 0, 0.0, 0, "12 = 12", ["a note"])
+about = RunInfo("tiny", Path(), {}, 6, 0, 0.0, 0, "12 = 12", ["a note"])
 sink = console.Sink(console.Config(), about)
 for step in range(1, 7):
     sink.write({"step": step, "loss": 5 - step / 8, "lr": 1e-3, "tokens": 250 * step, "seconds": 0.5 * step})

@@ -29,7 +29,7 @@ try:
                 time.sleep(0.01)
             (making.whole / "half").rename(making.whole / "whole")
     print(sorted(p.name for p in cache.path("x").iterdir()))
-except lease.Lost:
+except lease.LeaseLost:
     print("lost")
 """
 

@@ -29,7 +29,7 @@ while not Path("go").exists():
 try:
     held.check()
     print("mine")
-except lease.Lost:
+except lease.LeaseLost:
     print("lost")
 held.release()
 """

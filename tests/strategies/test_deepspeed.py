@@ -135,4 +135,4 @@ def test_all_that_is_refused_is_told_at_once():
     ],
 )
 def test_what_is_offloaded_must_be_sharded(keys, told):
-    assert deepspeed.check(config(**keys), 2) == told
+    assert deepspeed.Strategy(config(**keys)).check(2) == told
