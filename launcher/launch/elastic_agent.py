@@ -65,7 +65,7 @@ def run(launch: Launch, meeting: RendezvousSpec) -> RanksEnded:
     """Start the ranks and wait. Raises ForcedStop, and torch's RendezvousError where the other nodes are lost."""
     from torch.distributed.elastic.rendezvous import RendezvousClosedError
 
-    from launcher.launch import multi_node_agent
+    from launcher.distributed import multi_node_agent
 
     warm_up()
     agent = _agent(launch, meeting)
@@ -109,9 +109,9 @@ def _agent(launch: Launch, meeting: RendezvousSpec) -> Any:
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
+    from launcher.distributed.local_agent import LocalAgent
+    from launcher.distributed.multi_node_agent import WatchingAgent
     from launcher.launch import rank_entry
-    from launcher.launch.local_agent import LocalAgent
-    from launcher.launch.multi_node_agent import WatchingAgent
 
     several = meeting.port > 0
     for name in LOGGERS:  # what happens is told in a sentence; of a job of several nodes all of it stands in its log

@@ -296,7 +296,7 @@ def walk(name):
         if f"{name}.{inner.name}" != "launcher.plan._model_spec_process":
             walk(f"{name}.{inner.name}")
 
-for package in ("config", "contract", "plan", "launch", "cli"):
+for package in ("config", "contract", "storage", "plan", "launch", "schedulers", "cli"):
     walk(f"launcher.{package}")
 for folder in ("data", "models", "sinks", "strategies", "tasks"):
     package = importlib.import_module(f"launcher.{folder}")

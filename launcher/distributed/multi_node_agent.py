@@ -15,9 +15,9 @@ from typing import Any
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.rendezvous import RendezvousError
 
+from launcher.distributed.local_agent import LocalAgent
 from launcher.distributed.shutdown import Stop
 from launcher.distributed.signals import Reason
-from launcher.launch.local_agent import LocalAgent
 
 _GRACE = 30.0
 """Seconds that ranks are given to leave after they were told to, before whoever waits for other nodes is let go."""
