@@ -67,7 +67,7 @@ def model(name, which="best"):
     folder = RunDir(Path("runs") / name)
     facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
     wanted = model_requirements.of(load.recipe(folder.recipe).value, facts)
-    return trained.build(trained.Config(run=str(folder.path), checkpoint=which), wanted)[0].eval()
+    return trained.Model(trained.Config(run=str(folder.path), checkpoint=which)).build(wanted)[0].eval()
 
 
 def logits(model, folder):
