@@ -268,7 +268,7 @@ def test_an_adapter_is_merged_into_plain_weights(tmp_path):
     folder = RunDir(Path("runs/adapted"))
     facts = Facts.model_validate_json(folder.facts.read_text(encoding="utf-8"))
     recipe = load.recipe(folder.recipe).value
-    adapted, _ = kinds.of("models", recipe.model).build(recipe.model, model_requirements.of(recipe, facts))
+    adapted, _ = kinds.of("models", recipe.model).Model(recipe.model).build(model_requirements.of(recipe, facts))
     before = {name: p.clone() for name, p in adapted.named_parameters()}
     assert checkpoint.load_weights(adapted, folder.saved("latest")) == []
     assert any("lora" in n and not torch.equal(p, before[n]) for n, p in adapted.named_parameters())
