@@ -54,8 +54,8 @@ class Strict(BaseModel):
         known, errors = set(cls.model_fields), list[InitErrorDetails]()
         for key in [key for key in value if key not in known]:
             advice = cls._below(str(key)) or hint(str(key), known)
-            told = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": advice})
-            errors.append(InitErrorDetails(type=told, loc=(str(key),), input=None))
+            unknown = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": advice})
+            errors.append(InitErrorDetails(type=unknown, loc=(str(key),), input=None))
         try:
             made = handler({key: item for key, item in value.items() if key in known})
         except ValidationError as error:

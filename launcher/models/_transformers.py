@@ -225,11 +225,13 @@ def check_length(model: Any, need: ModelRequirements) -> None:
     tables |= {name: buffer.shape[-1] for name, buffer in model.named_buffers() if name.endswith("position_ids")}
     targets = {name for name in tables if need.target_length and "decoder" in name.split(".")}
     name = type(model).__name__
-    check_positions(min((tables[n] for n in tables.keys() - targets), default=None), need.max_length, name)
-    check_positions(min((tables[n] for n in targets), default=None), need.target_length, name, "task.max_target_length")
+    _check_positions(min((tables[n] for n in tables.keys() - targets), default=None), need.max_length, name)
+    _check_positions(
+        min((tables[n] for n in targets), default=None), need.target_length, name, "task.max_target_length"
+    )
 
 
-def check_positions(usable: int | None, length: int, name: str, key: str = "data.max_length") -> None:
+def _check_positions(usable: int | None, length: int, name: str, key: str = "data.max_length") -> None:
     """Raises UserError where a table of so many positions (None: there is none) ends before a row of `length`."""
     if usable is not None and usable < length:
         what = f"{length} tokens, but {name} has positions for {usable}"

@@ -42,8 +42,10 @@ def check(
         problems += _disk(recipe, shape, folder)
     except UserError as error:
         problems += error.problems
-    looks = () if problems else (partial(folder.check_recipe, recipe), folder.check_files)
-    for look in looks:  # not by a report a week later, and not beside a mistake that made it another recipe
+    looks = [folder.check_files]  # not by a report a week later
+    if not problems:  # a mistake makes it another recipe
+        looks.insert(0, partial(folder.check_recipe, recipe))
+    for look in looks:
         try:
             look()
         except UserError as error:

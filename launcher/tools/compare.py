@@ -148,9 +148,11 @@ def _fitting(
     """The first keys whose columns stand beside the metrics without a line break."""
     columns = list[str]()
     for key in keys:
+        if len(columns) == _KEYS:
+            break
         wider = _table(runs, {one: keys[one] for one in (*columns, key)}, by)
         wanted = Measurement.get(console, console.options.update(max_width=_UNBOUNDED), wider).maximum
-        if len(columns) < _KEYS and wanted <= console.width:
+        if wanted <= console.width:
             columns.append(key)
     return columns
 

@@ -105,12 +105,12 @@ class Predictor:
         """A line for each row: what was given, and the model's answer; `truncated` where it did not see all."""
         good = [row for row in chunk if not isinstance(row, BadRow)]
         plain = [{name: value for name, value in row.items() if name != KEPT} for row in good]
-        told = self._answered(plain) if plain else []
-        self.truncated += sum("truncated" in answer for answer in told)
-        self._names.update(name for answer in told for name in answer)
+        answered = self._answered(plain) if plain else []
+        self.truncated += sum("truncated" in answer for answer in answered)
+        self._names.update(name for answer in answered for name in answer)
         lines = (
             prediction_lines.joined(prediction_lines.given(row, self._keep), answer, self._names)
-            for row, answer in zip(good, told, strict=True)
+            for row, answer in zip(good, answered, strict=True)
         )
         return [{"error": str(row)} if isinstance(row, BadRow) else next(lines) for row in chunk]
 

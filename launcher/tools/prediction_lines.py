@@ -50,13 +50,16 @@ def joined(given: Mapping[str, Any], answer: Mapping[str, Any], names: Collectio
     probabilities.few, is called given_NAME (given_given_NAME where there is such a column). `names`: those of any
     answer, so that a column has one name in all lines."""
 
-    def free(name: str) -> str:
-        while name in names or name.partition(".")[0] in names or name in given:
-            name = f"given_{name}"
-        return name
+    def clashes(name: str) -> bool:
+        return name in names or name.partition(".")[0] in names
 
-    taken = {name for name in given if name in names or name.partition(".")[0] in names}
-    return {free(name) if name in taken else name: value for name, value in given.items()} | dict(answer)
+    def renamed(name: str) -> str:
+        new = name
+        while clashes(new) or (new != name and new in given):
+            new = f"given_{new}"
+        return new
+
+    return {renamed(name): value for name, value in given.items()} | dict(answer)
 
 
 def _holds_bytes(value: Any) -> bool:
