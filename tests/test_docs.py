@@ -1,5 +1,6 @@
 """The documentation: every command in it runs, every recipe loads, every file that it names exists."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -117,6 +118,7 @@ SUBSTITUTES: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
     ("torchrun", torchrun, "8 ranks, or two hosts: tests/test_starts.py starts fewer"),
     ("accelerate", accelerate, "8 ranks: tests/test_starts.py starts fewer"),
     ("deepspeed|srun|mpirun", plan_worker, "8 ranks, GPUs or Slurm: tests/test_starts.py and tests/slurm start them"),
+    ("launcher run bert-text-classification", parse, "needs a model of the hub"),
     ("launcher parity", parse, "starts every layout: tests/tools/test_parity.py compares them"),
     ("launcher debug .*--overfit", parse, "200 steps: tests/tools/test_debug.py learns a batch"),
 ]  # fmt: skip
@@ -271,3 +273,31 @@ def test_the_ways_through_the_code_are_short_and_exist(title: str, most: int) ->
             assert re.search(rf"^ *(?:def|class) {name}\b", source, re.MULTILINE) or name in source, f"{file}: {name}"
         first = re.search(r"`(\w+)`", text)
         assert first and re.search(rf"^ *def {first[1]}\b", source, re.MULTILINE), f"{file}: {text}"
+
+
+# --- docs/plugins.md
+
+
+FAMILIES = {
+    "Sink": "sinks", "Schedule": "lr_schedules", "Optimizer": "optimizers", "Source": "data", "Model": "models",
+    "Strategy": "strategies", "Task": "tasks", "Scheduler": "schedulers",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", blocks("docs/plugins.md", "python"))
+def test_every_plug_in_is_a_kind(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found by its dotted path, and has every required member of its family's base class."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mypkg", raising=False)
+    name = re.findall(r"mypkg/(\w+)\.py", text)[0]
+    (tmp_path / "mypkg").mkdir()
+    (tmp_path / "mypkg" / f"{name}.py").write_text(text)
+    kind = next(name for name in re.findall(r"^class (\w+)", text, re.MULTILINE) if name in FAMILIES)
+    module = kinds.module(FAMILIES[kind], f"mypkg.{name}")
+    assert issubclass(getattr(module, kind), getattr(importlib.import_module(f"launcher.{FAMILIES[kind]}"), kind))
+    assert not getattr(module, kind).__abstractmethods__
+
+
+def test_every_family_has_an_example() -> None:
+    classes = re.findall(r"^class (\w+)", "".join(blocks("docs/plugins.md", "python")), re.MULTILINE)
+    assert FAMILIES.keys() <= set(classes)
