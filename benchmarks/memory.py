@@ -40,7 +40,7 @@ def main() -> None:
         os.chdir(folder)
         Path("recipe.yaml").write_text(RECIPE, encoding="utf-8")
         cluster, ranks = load.cluster("local").value, [int(n) for n in told.ranks.split(",")]
-        for row in parity.parity("recipe.yaml", [], told.strategies, ranks, 2, cluster):
+        for row in parity.parity(parity.load_recipe("recipe.yaml", []), told.strategies, ranks, 2, cluster):
             sizes = f"{row.memory / 2**20:12,.0f} {row.estimate / 2**20:12,.0f}"
             share = f"{row.memory / row.estimate:20.3f}" if row.estimate else row.wrong
             print(f"{row.layout:32} {row.ranks:5} {sizes} {share}", flush=True)

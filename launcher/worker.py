@@ -314,8 +314,9 @@ def _ready(arguments: list[str], at: Process) -> tuple[str, list[str]]:
     cluster, nodes = load.cluster("local").value, _nodes(at)
     here = cluster.model_copy(update={"nodes": (nodes, nodes)})
     try:
-        folder = RunDir(plan.RUNS / load.recipe(arguments[0], arguments[1:]).value.name)
-        checked = run_setup.check(arguments[0], arguments[1:], here, at.world // nodes, writable_folders.run(folder))
+        recipe = load.recipe(arguments[0], arguments[1:])
+        folder = RunDir(plan.RUNS / recipe.value.name)
+        checked = run_setup.check(recipe, here, at.world // nodes, writable_folders.run(folder))
         made = run_setup.write(dataclasses.replace(checked, cluster=cluster))
     except UserError as error:
         return "", [str(problem) for problem in error.problems]

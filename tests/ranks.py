@@ -88,7 +88,8 @@ def ready(recipe: str, *overrides: str, ranks: int = 1) -> Path:
     from launcher.config import load
     from launcher.prepare import run_setup
 
-    return run_setup.write(run_setup.check(recipe, overrides, load.cluster("local").value, ranks)).folder.path
+    loaded = load.recipe(recipe, overrides)
+    return run_setup.write(run_setup.check(loaded, load.cluster("local").value, ranks)).folder.path
 
 
 def built(process: Any, folder: Path, max_tokens: int | None = None) -> Any:

@@ -82,14 +82,15 @@ def test_other_weights_need_no_other_data(recipe):
 
 
 def test_sources_go_by_their_names_whatever_their_order_in_the_recipe(recipe):
-    known, config = run_setup.prepare(recipe, [])[1], load.recipe(recipe).value
+    loaded = load.recipe(recipe)
+    known, config = run_setup.prepare(loaded)[1], loaded.value
     turned = dict(reversed(config.data.train.sources.items()))
     data = config.data.model_copy(update={"train": config.data.train.model_copy(update={"sources": turned})})
     assert mixture.order(config, known) == mixture.order(config.model_copy(update={"data": data}), known)
 
 
 def test_every_thousand_samples_hold_the_shares(recipe):
-    known = run_setup.prepare(recipe, [])[1]
+    known = run_setup.prepare(load.recipe(recipe))[1]
     order = Mixture(tuple(known.sources.values()), (3.0, 1.0), 3)
     for step in range(20):
         ids = order.step(step, 1000)[1]

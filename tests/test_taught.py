@@ -89,7 +89,8 @@ def test_a_student_under_fsdp_walks_as_alone_and_keeps_the_step_of_its_teacher(p
 )
 def test_a_teacher_that_is_not_there_is_told_by_the_plan(place, changes, told):
     with pytest.raises(UserError, match=told):
-        run_setup.look(support.write(student("none", **changes), "none.yaml"), (), load.cluster("local").value, 1)
+        recipe = load.recipe(support.write(student("none", **changes), "none.yaml"))
+        run_setup.look(recipe, load.cluster("local").value, 1)
 
 
 def test_a_teacher_of_another_vocabulary_is_refused_before_anything_starts(place):

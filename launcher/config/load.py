@@ -5,7 +5,7 @@ import functools
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -32,10 +32,22 @@ _CHAIN = 32
 
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
-    """A checked document and where each key of it was written."""
+    """A validated document: the recipe or the cluster profile that travels from the command to the run."""
 
     value: T
     document: Document
+    """Values with the file and line of each key."""
+    written: Document
+    """The same without the overrides."""
+    overrides: tuple[str, ...] = ()
+    """Overrides of the command line."""
+    file: str = ""
+    """File as the user named it."""
+
+    def override(self, *overrides: str) -> "Loaded[T]":
+        """Add overrides to those that there are. The file is not read again, and kinds that it names stay allowed.
+        Raises UserError with every mistake found."""
+        return replace(_typed(type(self.value), self.written, (*self.overrides, *overrides)), file=self.file)
 
     def located(self, error: UserError) -> UserError:
         """The same mistakes, with the file and line (or the override) before those that belong to a key."""
@@ -50,12 +62,12 @@ def recipe(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Recipe]:
     """The recipe of a file, or the shipped one with this name: the user's own, unless it lies in a run folder or a
     bundle. Raises UserError with every mistake found."""
     path = _find(file, "recipes")
-    return _recipe(path, overrides, stored=code_origin.artefact(path) is not None)
+    return replace(_recipe(path, overrides, stored=code_origin.artefact(path) is not None), file=str(file))
 
 
 def stored(file: Path) -> Loaded[Recipe]:
     """The recipe of a run, which may be somebody else's (see launcher.config.kinds). Raises UserError."""
-    return _recipe(file, (), stored=True)
+    return replace(_recipe(file, (), stored=True), file=str(file))
 
 
 def checked(file: Path) -> Loaded[Recipe]:
@@ -147,7 +159,7 @@ def _typed(
         raise UserError([*problems, *_lines(document, error)]) from None
     if problems:
         raise UserError(problems)
-    return Loaded(typed, document)
+    return Loaded(typed, document, below, tuple(overrides))
 
 
 def _lines(document: Document, error: ValidationError) -> list[str]:

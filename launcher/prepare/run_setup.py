@@ -22,6 +22,7 @@ from launcher.config import load, plugins, strict_json
 from launcher.config.atomic_files import write as write_file
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
+from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
 from launcher.config.types import hint
 from launcher.plan import facts, layout, plan, topology, writable_folders
@@ -52,23 +53,19 @@ class PreparedRun:
             self.start.release()
 
 
-def look(file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | None) -> plan.Plan:
+def look(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> plan.Plan:
     """The plan alone, with the facts of prepared data where there are any. Nothing is made."""
-    loaded = load.recipe(file, overrides)
     wrong = [*writable_folders.run(_folder(loaded.value)), *writable_folders.ranks(loaded.value, cluster, ranks)]
     try:
         with _readable(wrong):
             recipe = _pin(loaded.value, strict=False)
-            return _plan(recipe, file, tuple(overrides), cluster, ranks, wrong)[1]
+            return _plan(recipe, loaded, cluster, ranks, wrong)[1]
     except UserError as error:
         raise loaded.located(error) from None
 
 
-def prepare(
-    file: str, overrides: Sequence[str], most: int | None = None, to: Path | None = None
-) -> tuple[Path, facts.Facts]:
+def prepare(loaded: Loaded[Recipe], most: int | None = None, to: Path | None = None) -> tuple[Path, facts.Facts]:
     """The prepared folder of a recipe, and what it holds. `most`: processes to make it with; `to`: a bundle to make."""
-    loaded = load.recipe(file, overrides)
     wrong = []
     if to is not None:
         bundle.check_room(to)
@@ -86,15 +83,12 @@ def prepare(
         raise loaded.located(error) from None
 
 
-def check(
-    file: str, overrides: Sequence[str], cluster: Cluster, ranks: int | None, wrong: Sequence[str] = ()
-) -> PreparedRun:
+def check(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, wrong: Sequence[str] = ()) -> PreparedRun:
     """Plan and prepare, and look at the run folder; nothing is written there. `wrong`: what has been found already.
     Raises UserError."""
-    loaded = load.recipe(file, overrides)
     try:
         with _readable(wrong):
-            return _check(loaded.value, file, tuple(overrides), cluster, ranks, wrong)
+            return _check(loaded, cluster, ranks, wrong)
     except UserError as error:
         raise loaded.located(error) from None
 
@@ -136,12 +130,7 @@ def _cache(recipe: Recipe, prepared: Path | None) -> list[str]:
 
 
 def _plan(
-    recipe: Recipe,
-    file: str,
-    overrides: tuple[str, ...],
-    cluster: Cluster,
-    ranks: int | None,
-    found: Sequence[str],
+    recipe: Recipe, loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, found: Sequence[str]
 ) -> tuple[str, plan.Plan]:
     """The identity of the recipe's data, and the plan, with the facts where they are prepared. `found`: mistakes that
     have been found already. Raises UserError."""
@@ -157,9 +146,23 @@ def _plan(
     if cluster.scratch.shared is None or "LAUNCHER_CACHE" in os.environ:  # else that folder is created at submission
         wrong += _cache(recipe, prepared)
     known = _known(recipe, prepared) if prepared else None
-    return identity, plan.make(
-        recipe, cluster, file=file, ranks=ranks, facts=known, prepared=prepared, overrides=overrides, wrong=wrong
-    )
+    return identity, _make(recipe, loaded, cluster, ranks, known, prepared, wrong)
+
+
+def _make(
+    recipe: Recipe,
+    loaded: Loaded[Recipe],
+    cluster: Cluster,
+    ranks: int | None,
+    known: facts.Facts | None,
+    prepared: Path | None,
+    wrong: Sequence[str | Problem] = (),
+) -> plan.Plan:
+    """The plan of a pinned recipe, with the command that names its file and its overrides."""
+    return plan.make(
+        recipe, cluster, file=loaded.file, ranks=ranks, facts=known, prepared=prepared, overrides=loaded.overrides,
+        wrong=wrong,
+    )  # fmt: skip
 
 
 def _known(recipe: Recipe, prepared: Path) -> facts.Facts:
@@ -200,22 +203,14 @@ def _pin(recipe: Recipe, strict: bool = True) -> Recipe:
     return checkpoint_references.pin(hub.pin(recipe, folder, strict), folder)
 
 
-def _check(
-    recipe: Recipe,
-    file: str,
-    overrides: tuple[str, ...],
-    cluster: Cluster,
-    ranks: int | None,
-    wrong: Sequence[str],
-) -> PreparedRun:
-    recipe = _pin(recipe)
-    identity, made = _plan(recipe, file, overrides, cluster, ranks, wrong)  # mistakes: before the data is touched
+def _check(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, wrong: Sequence[str]) -> PreparedRun:
+    recipe = _pin(loaded.value)
+    identity, made = _plan(recipe, loaded, cluster, ranks, wrong)  # mistakes: before the data is touched
     hub.fetch(recipe)
     prepared = prepared_data.prepare(recipe, identity)
     known = _known(recipe, prepared)
     if made.prepared is None:
-        options: dict[str, Any] = {"file": file, "ranks": ranks, "overrides": overrides}
-        made = plan.make(recipe, cluster, facts=known, prepared=prepared, **options)
+        made = _make(recipe, loaded, cluster, ranks, known, prepared)
     folder = RunDir(Path(made.folder))
     return PreparedRun(recipe, cluster, known, made, folder, prepared, _resume(folder, known), made.notes)
 
@@ -241,7 +236,7 @@ def reopen(folder: Path, ranks: int | None, wrong: Sequence[str] = ()) -> Prepar
         cluster = load.cluster("local").value
         recipe = layout.runnable(loaded.value, ranks or topology.count(cluster))
         wrong = [*wrong, *writable_folders.ranks(recipe, cluster, ranks)]
-        checked = _check(recipe, str(run.recipe), (), cluster, ranks, wrong)
+        checked = _check(replace(loaded, value=recipe), cluster, ranks, wrong)
     except UserError as error:
         raise loaded.located(error) from None
     return replace(checked, folder=run, plan=checked.plan.model_copy(update={"folder": str(folder)}))

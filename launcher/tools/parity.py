@@ -18,7 +18,9 @@ from rich.table import Table
 from launcher.config import kinds, load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
+from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
+from launcher.distributed import output_streams
 from launcher.launch import execute, launch_spec
 from launcher.plan import layout, model_requirements, model_spec, plan, writable_folders
 from launcher.prepare import run_setup
@@ -50,29 +52,25 @@ class Row:
     wrong: str = ""
 
 
-def parity(
-    file: str, overrides: Sequence[str], strategies: str | None, ranks: Sequence[int], steps: int, cluster: Cluster
-) -> Iterator[Row]:
-    """The single process, then each layout on each number of ranks. Raises UserError before anything is started.
+def load_recipe(file: str, overrides: Sequence[str]) -> Loaded[Recipe]:
+    """The recipe as parity runs it, on a single process. The learning rate is constant, since the first updates of a
+    warmup are too small to show in a loss. Raises UserError."""
+    ours = [f"name=parity-{os.getpid()}", "strategy=single", "sinks=[]", "schedule=constant"]
+    return load.recipe(file, ["train.strict_contract=true", *overrides, *ours])
 
-    The learning rate is constant: in a warmup the first updates are too small to show in a loss."""
-    ours = [
-        "train.strict_contract=true",
-        *overrides,
-        f"name=parity-{os.getpid()}",
-        "strategy=single",
-        "sinks=[]",
-        "schedule=constant",
-    ]
-    known = load.recipe(file, ours).value
-    if not (wrong := writable_folders.ranks(known, cluster, max(ranks, default=1))):
-        execute.warm_up(launch_spec.imports(known))
-    made = run_setup.check(file, ours, cluster, 1, wrong)
-    todo = [(recipe, count) for count in ranks for recipe in _layouts(made, file, ours, strategies, count)]
+
+def parity(
+    loaded: Loaded[Recipe], strategies: str | None, ranks: Sequence[int], steps: int, cluster: Cluster
+) -> Iterator[Row]:
+    """The single process, then each layout on each number of ranks. Raises UserError before anything is started."""
+    if not (wrong := writable_folders.ranks(loaded.value, cluster, max(ranks, default=1))):
+        execute.warm_up(launch_spec.imports(loaded.value))
+    made = run_setup.check(loaded, cluster, 1, wrong)
+    todo = [(recipe, count) for count in ranks for recipe in _layouts(made, loaded, strategies, count)]
     if not todo:
         raise UserError(f"--strategies: no layout of {strategies} runs on {', '.join(map(str, ranks))} ranks")
     with tempfile.TemporaryDirectory(prefix="launcher-parity-") as folder:
-        run = _Bench(made, file, cluster, steps, Path(folder))
+        run = _Bench(made, loaded.file, cluster, steps, Path(folder))
         alone = run.measure(made.recipe, 1)
         yield run.row(made.recipe, 1, alone, alone)
         for recipe, count in todo:
@@ -90,6 +88,31 @@ def label(recipe: Recipe) -> str:
     if recipe.train.checkpointed_every:
         parts.append(f"train.activation_checkpointing={recipe.train.activation_checkpointing}")
     return ":".join([recipe.strategy.kind, *parts])
+
+
+def rank_counts(text: str) -> list[int]:
+    """Parse numbers of ranks such as `2,4`. Raises UserError."""
+    words = text.split(",")
+    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+        raise UserError(f"--ranks {text}: numbers with commas between them, such as 2,4")
+    return [int(word) for word in words]
+
+
+def report(
+    loaded: Loaded[Recipe], strategies: str | None, ranks: Sequence[int], steps: int, cluster: Cluster, json: bool
+) -> int:
+    """Run all layouts and print the table, or JSON. Returns the exit code: 1 where a layout differs."""
+    progress, rows = Console(stderr=True), list[Row]()
+    with progress.status("one process"):
+        for row in parity(loaded, strategies, ranks, steps, cluster):
+            rows.append(row)
+            result = "same" if row.ok else row.wrong or "differs"
+            progress.print(f"{row.layout} on {row.ranks}: {result}", highlight=False, markup=False, soft_wrap=True)
+    if json:
+        print(output_streams.as_json(as_json(rows)))
+    else:
+        show(rows, loaded.value.train.precision, Console())
+    return 0 if all(row.ok for row in rows) else 1
 
 
 def show(rows: Sequence[Row], precision: str, console: Console) -> None:
@@ -169,27 +192,25 @@ class _Bench:
         return plan.make(recipe, self.cluster, file=self.file, ranks=ranks, **options)
 
 
-def _layouts(
-    made: run_setup.PreparedRun, file: str, overrides: Sequence[str], strategies: str | None, ranks: int
-) -> list[Recipe]:
+def _layouts(made: run_setup.PreparedRun, loaded: Loaded[Recipe], strategies: str | None, ranks: int) -> list[Recipe]:
     """The layouts named, else every one there is, and the first of them checkpointed and compiled."""
     recipe = made.recipe
     shape = model_spec.count(recipe, model_requirements.of(recipe, made.facts))
     every = list(layout.layouts(recipe, shape, ranks))
     if strategies is not None:
         words = [word.strip() for word in strategies.split(",")]
-        return [found for word in words for found in _named(word, file, overrides, every, ranks)]
+        return [found for word in words for found in _named(word, loaded, every, ranks)]
     dressed: list[dict[str, Any]] = [{"activation_checkpointing": "layers"}, {"compile": True}]
     return every + [_with(other, **change) for other in every[:1] for change in dressed]
 
 
-def _named(word: str, file: str, overrides: Sequence[str], every: list[Recipe], ranks: int) -> list[Recipe]:
+def _named(word: str, loaded: Loaded[Recipe], every: list[Recipe], ranks: int) -> list[Recipe]:
     """`kind` is every layout of that kind; `kind:key=value:...` is one, its keys those of the strategy or train.*."""
     kind, *keys = word.split(":")
     if not keys and kind in kinds.available("strategies"):
         return [other for other in every if other.strategy.kind == kind]
     changes = [key if key.startswith("train.") else f"strategy.{key}" for key in keys]
-    changed = load.recipe(file, [*overrides, f"strategy={{kind: {kind}}}", *changes]).value
+    changed = loaded.override(f"strategy={{kind: {kind}}}", *changes).value
     if problems := layout.misfits(changed, ranks):
         raise UserError([f"--strategies {word}: {getattr(p, 'what', p)}" for p in problems])
     return [changed]

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from launcher.config import load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
+from launcher.config.load import Loaded
+from launcher.config.recipe import Recipe
 from launcher.distributed import private_tmp, signals
 from launcher.distributed.signals import STOPPED
 from launcher.launch import execute, launch_spec
@@ -21,11 +22,11 @@ from launcher.storage.run_dir import RunDir, over
 from launcher.tools import run_summary, tables
 
 
-def begins_here(recipe: str, overrides: Sequence[str], profile: Cluster) -> None:
+def begins_here(recipe: Loaded[Recipe], profile: Cluster) -> None:
     """Raises UserError where a run waits for its turn, with the command for that. One that begins inside an allocation
     of several nodes is on one of them: this is told."""
     if profile.kind == "slurm":
-        words = ["launcher", "submit", recipe, "--cluster", profile.given, *overrides, *profile.overrides]
+        words = ["launcher", "submit", recipe.file, "--cluster", profile.given, *recipe.overrides, *profile.overrides]
         told = f"of kind slurm, where runs wait for their turn ({shlex.join(words)})"
         raise UserError(f"--cluster {profile.given}: {told}")
     nodes = os.environ.get("SLURM_JOB_NUM_NODES", "")
@@ -34,15 +35,13 @@ def begins_here(recipe: str, overrides: Sequence[str], profile: Cluster) -> None
         print(f"note: {what} (launcher submit, or srun python -m launcher.worker, uses all)", file=sys.stderr)
 
 
-def train(
-    recipe: str, overrides: Sequence[str], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via
-) -> Outcome:
+def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
     """Train to the last step, or say that this was done already. `resume`: refuse to start from the beginning. Raises
     UserError."""
     wrong = writable_folders.temporary()
     private_tmp.enter()  # what is prepared goes through it too
     with signals.interrupting(private_tmp.leave):
-        made = _ready(recipe, overrides, profile, ranks, resume, via, wrong)
+        made = _ready(recipe, profile, ranks, resume, via, wrong)
     if why := over(made.resume, made.plan.steps):
         print(f"{made.folder.path}: {why}")
         return Outcome(0, {}, [])
@@ -61,8 +60,7 @@ def _end(made: run_setup.PreparedRun, outcome: Outcome) -> Outcome:
 
 
 def _ready(
-    recipe: str,
-    overrides: Sequence[str],
+    recipe: Loaded[Recipe],
     profile: Cluster,
     ranks: int | None,
     resume: bool,
@@ -70,7 +68,7 @@ def _ready(
     wrong: Sequence[str],
 ) -> run_setup.PreparedRun:
     """Plan, prepare and write the run, unless nothing is left to train. Raises UserError."""
-    known = load.recipe(recipe, overrides).value  # a mistake in it is told before anything is started
+    known = recipe.value
     if via != "elastic" and profile.kind == "ssh":
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
     wrong = [*wrong, *writable_folders.run(RunDir(plan.RUNS / known.name))]
@@ -78,7 +76,7 @@ def _ready(
         os.environ.update(launch_spec.environment(profile))  # before anything that reads it is imported
         if not (wrong := [*wrong, *writable_folders.ranks(known, profile, ranks)]):
             execute.warm_up(launch_spec.imports(known))
-    made = run_setup.check(recipe, overrides, profile, ranks, wrong)
+    made = run_setup.check(recipe, profile, ranks, wrong)
     if resume and made.resume is None:
         raise UserError(
             f"--resume: {made.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)"

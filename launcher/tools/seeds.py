@@ -5,16 +5,15 @@ Each is a run of its own, with a folder of its own: it resumes, and one that is 
 
 import json
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from launcher.config import load
 from launcher.config.atomic_files import write
 from launcher.config.cluster import Cluster
+from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
 from launcher.launch import launch_spec
 from launcher.launch.execute import Outcome
@@ -23,20 +22,18 @@ from launcher.storage.run_dir import RunDir
 from launcher.tools.run_command import begins_here, train
 
 
-def run(
-    recipe: str, overrides: Sequence[str], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via
-) -> Outcome:
+def run(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
     """Train the recipe, or all of its seeds one after the other; the first that does not come to its end is the last.
     `resume`: those that were begun are gone on with, and at least one was. Raises UserError."""
-    begins_here(recipe, overrides, profile)
-    known = load.recipe(recipe, overrides).value
+    begins_here(recipe, profile)
+    known = recipe.value
     if known.seeds == 1:
-        return train(recipe, overrides, profile, ranks, resume, via)
+        return train(recipe, profile, ranks, resume, via)
     names = {seed: f"{known.name}-seed{seed}" for seed in range(known.seed, known.seed + known.seeds)}
     for seed, name in names.items():
-        own = [*overrides, "seeds=1", f"seed={seed}", f"name={name}"]
+        own = recipe.override("seeds=1", f"seed={seed}", f"name={name}")
         begun = bool(RunDir(plan.RUNS / name).whole())
-        outcome = train(recipe, own, profile, ranks, resume and (begun or seed == known.seed), via)
+        outcome = train(own, profile, ranks, resume and (begun or seed == known.seed), via)
         if outcome.code:
             return outcome
     found = _found(known, names)

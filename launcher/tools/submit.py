@@ -19,6 +19,8 @@ from launcher.config.atomic_files import write
 from launcher.config.cluster import Cluster, Slurm, time_limit
 from launcher.config.errors import UserError
 from launcher.config.format import plural
+from launcher.config.load import Loaded
+from launcher.config.recipe import Recipe
 from launcher.config.strict_json import DamagedFile
 from launcher.plan import plan
 from launcher.plan.plan import Plan
@@ -33,13 +35,12 @@ from launcher.tools import run_status, sweep_grid, tables
 
 @dataclass(frozen=True)
 class _Sweep:
-    """What is submitted as one job: the overrides of each of its runs. `place`: where the script is kept. A single run
-    is a sweep of one, and no array."""
+    """What is submitted as one job: the recipe of each of its runs. `place`: where the script is kept. A single run is
+    a sweep of one, and no array."""
 
-    recipe: str
     profile: Cluster
     name: str
-    points: list[list[str]]
+    points: list[Loaded[Recipe]]
     array: bool
 
     @property
@@ -47,21 +48,19 @@ class _Sweep:
         return RunDir(plan.RUNS / self.name)
 
 
-def submit(
-    recipe: str, overrides: Sequence[str], profile: Cluster, file: Path | None, dry_run: bool, console: Console
-) -> None:
+def submit(recipe: Loaded[Recipe], profile: Cluster, file: Path | None, dry_run: bool, console: Console) -> None:
     """Submit a run, or with a grid `file` a run for each of its points as one job array. `dry_run`: print the script
     alone. Raises UserError."""
     if profile.kind != "slurm":
         what = f"--cluster {profile.given}: of kind {profile.kind}, where there is no queue"
         raise UserError(f"{what} (launcher run trains there; {_queues()})")
-    known = load.recipe(recipe, overrides).value
+    known = recipe.value
     if known.seeds > 1:
         raise UserError(f"seeds: {known.seeds}, and a job trains one (--grid FILE, with seed: [1, 2, 3] in it)")
-    points = [list(overrides)] if file is None else [[*overrides, *own] for own in sweep_grid.read(file, known.name)]
-    sweep = _Sweep(recipe, profile, known.name, points, file is not None)
-    sweep_grid.every(points, lambda point: load.recipe(recipe, point))
-    plans = sweep_grid.every(points, lambda point: run_setup.look(recipe, point, profile, None))
+    own = [[]] if file is None else sweep_grid.read(file, known.name)
+    points = sweep_grid.every(own, lambda overrides: recipe.override(*overrides) if overrides else recipe)
+    sweep = _Sweep(profile, known.name, points, file is not None)
+    plans = sweep_grid.every(points, lambda point: run_setup.look(point, profile, None))
     script = _script(sweep, plans[0], range(len(plans)))
     tables.plan(plans[0], console)
     if sweep.array:
@@ -191,7 +190,8 @@ def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
         script.path.parent.mkdir(parents=True, exist_ok=True)
         if sweep.array:
             told = {
-                made.folder.path.name: list(map(str, sweep.points[i])) for i, made in zip(points, runs, strict=True)
+                made.folder.path.name: list(map(str, sweep.points[i].overrides))
+                for i, made in zip(points, runs, strict=True)
             }
             write(sweep.place.path / "sweep.json", json.dumps({"name": sweep.name, "runs": told}, indent=1))
         write(script.path, script.text)
@@ -218,7 +218,7 @@ def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
 def _begin(sweep: _Sweep, point: int, fresh: list[Path]) -> run_setup.PreparedRun:
     """Prepare a point and write its run folder, with the right to start it, which another submit may have had
     meanwhile. A folder that is made goes among the `fresh`. Raises UserError where a job of it lives by now."""
-    checked = run_setup.check(sweep.recipe, sweep.points[point], sweep.profile, None)
+    checked = run_setup.check(sweep.points[point], sweep.profile, None)
     there = checked.folder.path.exists()
     with run_setup.hold(checked.folder, ".start"):
         if not there and not checked.folder.plan.is_file():

@@ -2,14 +2,17 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from launcher.config import document
 from launcher.config.document import Key, Override
 from launcher.config.errors import Problem, UserError
+
+P = TypeVar("P")
+T = TypeVar("T")
 
 MOST = 500
 """Points of a sweep: each is planned before any is submitted."""
@@ -31,17 +34,17 @@ def read(file: Path, name: str) -> list[list[str]]:
     return [[*point, Override(f"name={name}-{i}", f"{file}")] for i, point in enumerate(points)]
 
 
-def every(points: Sequence[Sequence[str]], check: Any) -> list[Any]:
-    """What `check` makes of each point. Raises UserError with the mistakes of all of them, each told once."""
-    made, wrong = [], dict[str | Problem, None]()
+def every(points: Sequence[P], function: Callable[[P], T]) -> list[T]:
+    """Apply a function to each point. Raises UserError with the mistakes of all points, each reported once."""
+    results, wrong = list[T](), dict[str | Problem, None]()
     for point in points:
         try:
-            made.append(check(point))
+            results.append(function(point))
         except UserError as error:
             wrong |= dict.fromkeys(error.problems)
     if wrong:
         raise UserError(list(wrong))
-    return made
+    return results
 
 
 def _product(value: dict[str, list[Any]], origins: dict[Key, str]) -> list[list[str]]:

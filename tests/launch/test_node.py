@@ -12,6 +12,7 @@ import psutil
 import pytest
 import support
 
+from launcher.config import load
 from launcher.config.cluster import Cluster
 from launcher.prepare import run_setup
 from launcher.storage import job_log
@@ -29,7 +30,8 @@ def cluster(nodes):
 def folder(name, nodes=2, steps=4000, of=support.small, **changes):
     """A run folder as submit writes it."""
     recipe = of(name, train__steps=steps, train__precision="fp64", checkpoint__every=5, **changes)
-    made = run_setup.write(run_setup.check(support.write(recipe, f"{name}.yaml"), (), cluster(nodes), None))
+    loaded = load.recipe(support.write(recipe, f"{name}.yaml"))
+    made = run_setup.write(run_setup.check(loaded, cluster(nodes), None))
     made.release()
     return made.folder
 

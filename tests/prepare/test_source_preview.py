@@ -94,7 +94,7 @@ def test_a_plan_reports_them_beside_other_mistakes(workspace):
     data = {"train": source, "validation": {**source, "label": "gone"}, "max_length": 16}
     support.write(support.mlm(task=CLASSES, data=data))
     with pytest.raises(UserError) as error:
-        run_setup.look("recipe.yaml", ["train.max_tokens=3"], load.cluster("local").value, 1)
+        run_setup.look(load.recipe("recipe.yaml", ["train.max_tokens=3"]), load.cluster("local").value, 1)
     told = str(error.value).splitlines()
     assert told[0].startswith("d.jsonl:1: data.train.label: column 'label' is 0.5: a label is a name")
     assert told[1].startswith("d.jsonl:1: data.validation.label: no column 'gone' (there are: text, label)")

@@ -13,6 +13,7 @@ import pytest
 import support
 from prepare.workers import until
 
+from launcher.config import load
 from launcher.config.recipe import Recipe
 from launcher.prepare import prepared_data, run_setup
 
@@ -78,7 +79,7 @@ def undisturbed(slow, monkeypatch):
     def prepare():
         with monkeypatch.context() as patch:
             patch.setenv("LAUNCHER_CACHE", str(slow / "undisturbed"))
-            run_setup.prepare("recipe.yaml", [], most=1)
+            run_setup.prepare(load.recipe("recipe.yaml"), most=1)
         Path("reads").unlink()
         return content("undisturbed")
 
@@ -213,7 +214,7 @@ def test_no_kill_leaves_a_broken_folder(slow, undisturbed, kills):
         hits[killed_in(draw, longest=6.0)] += 1
         whole = [path for path in prepared() if not path.name.startswith(".")]
         if whole:
-            run_setup.prepare("recipe.yaml", [])  # finds it, and sweeps up
+            run_setup.prepare(load.recipe("recipe.yaml"))  # finds it, and sweeps up
             assert content() == expected
             shutil.rmtree("cache")
     support.launcher("prepare", "recipe.yaml")

@@ -23,7 +23,8 @@ def submit(workspace):
 
     def call(*overrides, cluster="lab.yaml", grid=None, dry_run=False):
         ours, theirs = load.parted(overrides)
-        tool.submit(recipe, ours, load.cluster(cluster, theirs).value, grid, dry_run, Console(stderr=True, width=200))
+        profile = load.cluster(cluster, theirs).value
+        tool.submit(load.recipe(recipe, ours), profile, grid, dry_run, Console(stderr=True, width=200))
 
     return call
 

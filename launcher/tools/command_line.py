@@ -1,0 +1,97 @@
+"""From the words of the command line to an exit code. No mistake of the user ends in a traceback."""
+
+import itertools
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from launcher.config.atomic_files import check_current_folder
+from launcher.config.errors import UserError, of_path, shown
+from launcher.distributed import output_streams
+from launcher.distributed.signals import STOPPED, StopRequested, say
+
+if TYPE_CHECKING:
+    from launcher.launch.execute import Outcome
+
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""The error of a call with wrong options: click's class, or the copy of it that newer versions of typer have."""
+
+_KEY = re.compile(r"--(?P<key>\w+(?:\.\w+)+|seed|seeds|name)(?:=(?P<value>.*))?", re.DOTALL)
+"""A key of a recipe or a profile that is written like an option."""
+
+
+def execute(app: Callable[..., object]) -> NoReturn:
+    """Run the command that sys.argv names, and exit with its code."""
+    try:
+        check_current_folder()
+        _guard_imports()
+        check_words(sys.argv[1:])
+        sys.exit(_call(app))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except StopRequested as error:
+        say(str(error))
+        sys.exit(STOPPED)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # as under `| head`
+        sys.exit(1)
+    except Exception as error:
+        from launcher.storage import disk_full
+
+        full = str(error) if isinstance(error, disk_full.DiskFull) else disk_full.unexpected(error)
+        line = full or of_path(error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
+        sys.exit(1 if full else 2)
+
+
+def leave(outcome: "Outcome") -> NoReturn:
+    """Print the mistakes that the ranks have found, and exit with their code."""
+    for problem in outcome.problems:
+        print(problem, file=sys.stderr)
+    raise typer.Exit(outcome.code)
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise UserError for a key of the recipe that is written like an option."""
+    for number, word in enumerate(itertools.takewhile(lambda word: word != "--", words)):
+        if found := _KEY.fullmatch(word):
+            after = words[number + 1] if number + 1 < len(words) and found["value"] is None else None
+            value = found["value"] or (after if after is not None and not after.startswith("-") else "VALUE")
+            what = f"no such option; a key is changed without dashes: {found['key']}={value}"
+            raise UserError(f"{shown(word)}: {shown(what)}")
+
+
+def _guard_imports() -> None:
+    """In a run folder or a bundle, let no process that is started look for modules in the current folder."""
+    from launcher.config import code_origin
+
+    if code_origin.artefact(Path.cwd()):
+        os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def _call(app: Callable[..., object]) -> int:
+    """Run the command, and flush what it printed. Returns its exit code. Raises UserError for wrong options and
+    arguments, OSError where the output cannot be written."""
+    try:
+        code = app(prog_name="launcher", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except _UsageError as error:
+        if not (message := error.format_message()):  # help was printed: no command is named
+            return 2
+        command = error.ctx.command_path if error.ctx is not None else "launcher"
+        raise UserError(f"{command}: {message.replace('Value error, ', '').rstrip('.')} (--help)") from None
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            output_streams.drop_output()
+            raise
