@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import support
 import typer
+from ruamel.yaml import YAML
 
 from launcher import cli
 from launcher.config import kinds, load
@@ -28,6 +29,8 @@ PAGES = {
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMANDS = typer.main.get_command(cli.app).commands
+TIMEOUT = 600
+"""Seconds that a command may take on a busy machine. Most take one."""
 STARTERS = ("launcher", "make", "python", "pip", "torchrun", "accelerate", "deepspeed", "srun", "mpirun", "sbatch")
 
 
@@ -48,7 +51,7 @@ def commands(page: str) -> list[str]:
 def run_launcher(words: Sequence[str]) -> None:
     """The command itself, on a recipe that takes no time."""
     expanded = [path for word in words[1:] for path in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
-    support.launcher(*(SHORT_RECIPES.get(word, word) for word in expanded))
+    support.launcher(*(SHORT_RECIPES.get(word, word) for word in expanded), timeout=TIMEOUT)
 
 
 def run_process(words: Sequence[str]) -> None:
@@ -145,25 +148,32 @@ SHORT_RECIPES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a corpus, the short recipes, and both of their runs."""
+    """A folder with a corpus, the short recipes, and what else the commands name."""
     folder = support.corpus(tmp_path_factory.mktemp("docs"))
+    pretrain = support.mlm("quickstart-pretrain", evaluate={"at_start": True})
+    from_run = {"kind": "run", "run": "runs/quickstart-pretrain"}
+    support.write(pretrain, folder / "quickstart-pretrain.yaml")
+    finetune = support.classification("quickstart-finetune", model=from_run, tokenizer=None)
+    support.write(finetune, folder / "quickstart-finetune.yaml")
+    support.write(support.mlm("my"), folder / "my-recipe.yaml")
+    (folder / "new.jsonl").write_bytes((folder / "corpus.jsonl").read_bytes())
+    (folder / "grid.yaml").write_text("optimizer.lr: [1.0e-4, 3.0e-4]\nseed: [1, 2, 3]\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(folder: Path) -> Path:
+    """The folder with both runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        support.write(support.mlm("quickstart-pretrain", evaluate={"at_start": True}), "quickstart-pretrain.yaml")
-        from_run = {"kind": "run", "run": "runs/quickstart-pretrain"}
-        finetune = support.classification("quickstart-finetune", model=from_run, tokenizer=None)
-        support.write(finetune, "quickstart-finetune.yaml")
-        support.write(support.mlm("my"), "my-recipe.yaml")
-        Path("new.jsonl").write_text(Path("corpus.jsonl").read_text())
-        Path("grid.yaml").write_text("optimizer.lr: [1.0e-4, 3.0e-4]\nseed: [1, 2, 3]\n")
-        support.launcher("run", "quickstart-pretrain.yaml", "--ranks", 1)
-        support.launcher("run", "quickstart-finetune.yaml", "--ranks", 1)
+        for recipe in ("quickstart-pretrain.yaml", "quickstart-finetune.yaml"):
+            support.launcher("run", recipe, "--ranks", 1, timeout=TIMEOUT)
     return folder
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
-def test_every_command_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
+def test_every_command_runs(page: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs)
     for command in commands(page):
         execute(command)
 
@@ -194,6 +204,20 @@ def test_commands_within_a_sentence_have_options_that_exist(page: str) -> None:
 def test_the_reference_is_the_generated_one() -> None:
     """`python -m launcher.tools.key_reference > docs/reference.md` writes it anew."""
     assert PAGES["docs/reference.md"] == key_reference.reference()
+
+
+@pytest.mark.parametrize("file", [*load.shipped("recipes"), *load.shipped("cluster")], ids=lambda file: file.stem)
+def test_the_reference_has_every_key_of_a_shipped_file(file: Path) -> None:
+    sections = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+    free = ("model", "env", "weights", "sources", "extra", "base")  # with keys that are not the launcher's
+    for name, value in sections.items():
+        keys = value if isinstance(value, dict) and name not in free else {}
+        for path in [name, *(f"{name}.{key}" for key in keys if key != "kind")]:
+            assert (
+                path in free
+                or f"`{path}`" in PAGES["docs/reference.md"]
+                or f"`{path.partition('.')[2]}`" in PAGES["docs/reference.md"]
+            )
 
 
 def test_the_readme_is_short() -> None:

@@ -3,6 +3,7 @@
 `python -m launcher.tools.key_reference > docs/reference.md` writes the file of the documentation.
 """
 
+import importlib
 import inspect
 import json
 import types
@@ -48,10 +49,17 @@ def reference() -> str:
     for key, field in Recipe.model_fields.items():
         parts += _recipe_section(key, field)
     parts += ["## Cluster profile\n", *_text(Cluster), _table(_rows(Cluster, depth=0))]
-    for key, field in Cluster.model_fields.items():
-        for config in _maps(field.annotation):
-            parts += [f"### {key}\n", *_text(config), _table(_rows(config, f"{key}."))]
+    sections = {key: config for key, field in Cluster.model_fields.items() for config in _maps(field.annotation)}
+    for key, config in (sections | _schedulers()).items():
+        parts += [f"### {key}\n", *_text(config), _table(_rows(config, f"{key}."))]
     return "\n".join(parts)
+
+
+def _schedulers() -> dict[str, type[Strict]]:
+    """The Config of each scheduler with keys of its own: the section of a profile that is named after the kind."""
+    modules = {kind: importlib.import_module(f"launcher.schedulers.{kind}") for kind in kinds.available("schedulers")}
+    configs = {kind: vars(module).get("Config") for kind, module in modules.items()}
+    return {kind: config for kind, config in configs.items() if config is not None and _rows(config)}
 
 
 def _recipe_section(key: str, field: FieldInfo) -> Iterator[str]:
