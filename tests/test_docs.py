@@ -55,7 +55,12 @@ def run_launcher(words: Sequence[str]) -> None:
 
 
 def run_process(words: Sequence[str]) -> None:
-    subprocess.run([sys.executable, *words[1:]], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, *(SHORT_RECIPES.get(word, word) for word in words[1:])],
+        check=True,
+        capture_output=True,
+        timeout=TIMEOUT,
+    )
 
 
 def parse(words: Sequence[str]) -> None:
