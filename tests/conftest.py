@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import support
+import warm
 
 from launcher.config import kinds
 from launcher.distributed.signals import SIGNALS
@@ -17,6 +18,15 @@ os.environ.update(DS_ACCELERATOR="cpu")  # else DeepSpeed says at each import th
 for number in SIGNALS:  # where the tests themselves run under nohup, or in a shell's background
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+
+
+warm.fork_code()
+
+
+@pytest.fixture(autouse=True)
+def _starts(request, monkeypatch):
+    """Processes start as a user's do in a test that is marked `cold_start`; else many are forked from a warm server."""
+    monkeypatch.setattr(warm, "cold", request.node.get_closest_marker("cold_start") is not None)
 
 
 @pytest.fixture(autouse=True)

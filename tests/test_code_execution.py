@@ -19,6 +19,7 @@ from launcher.config.errors import UserError
 from launcher.models import pretrained
 from launcher.plan.model_requirements import ModelRequirements
 
+pytestmark = pytest.mark.cold_start
 MARK = "open({file!r}, 'w').write('x')\n"
 TASK = "from launcher.tasks import tabular_regression as t\n\nclass Config(t.Config):\n    kind: str\n\nTask = t.Task\n"
 
