@@ -9,7 +9,7 @@ from launcher.config.errors import UserError
 from launcher.schedulers import slurm_queue
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
-from launcher.tools import run_status
+from launcher.tools import run_events, run_status
 
 PATIENCE = 60.0
 """Seconds that a job is given to save and leave. Slurm ends it by itself when its own patience, KillWait, is over."""
@@ -20,13 +20,13 @@ _EVERY = 2.0
 def cancel(run: str, console: Console) -> None:
     """Cancel the job, and wait until it has left: what comes back meanwhile is cancelled too. Raises UserError where no
     job of the run lives, or Slurm refuses."""
-    folder = run_status.named(run)
-    job = run_status.scheduled(folder)
+    folder = run_status.find_run(run)
+    job = run_status.newest_scheduled_job(folder)
     if job is None:
         raise UserError(f"{folder.path}: it is no job of Slurm's (stop it where it was started, with Ctrl-C)")
     living = _living(folder)
     if not living:
-        at = run_status.at(folder, run_status.Slurm())
+        at = run_status.read_status(folder, run_events.SlurmQueue())
         if at.id != job.ids[-1] and at.state.name == "running":
             raise UserError(f"{folder.path}: it runs now where it was started (stop it there, with Ctrl-C)")
         raise UserError(f"{folder.path}: job {job.ids[-1]} is over already: {at.state.name}")
@@ -46,12 +46,12 @@ def cancel(run: str, console: Console) -> None:
 
 def _living(folder: RunDir, among: Collection[str] | None = None) -> dict[str, slurm_queue.Job]:
     """The run's jobs that live, by the ids that they are cancelled by: `among` these and the newest, or all."""
-    job = run_status.scheduled(folder)
+    job = run_status.newest_scheduled_job(folder)
     if job is None:
         return {}
     asked = [id for id in job.ids if among is None or id in among or id == job.ids[-1]]
-    known = {id: run_status.mine(one, folder) for id, one in slurm_queue.jobs(asked).items()}
-    return {id: one for id, one in known.items() if one is not None and one.living}
+    known = slurm_queue.jobs(asked)
+    return {id: one for id, one in known.items() if one.living and run_events.belongs_to(one, folder)}
 
 
 def _see_it_leave(folder: RunDir, watched: set[str], console: Console) -> None:

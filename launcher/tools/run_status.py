@@ -1,40 +1,43 @@
-"""One run as it is now: what its folder and the story of its job tell, and Slurm where it is there. Nothing is written;
-Slurm is asked only of a job that is not known to be done."""
+"""The status of a run: one reduction over its events, which come from its files, its job log and Slurm."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
 from launcher.config import strict_json
-from launcher.config.atomic_files import is_dir, is_file
-from launcher.config.errors import Problem, UserError
-from launcher.config.strict_json import DamagedFile, shown
+from launcher.config.atomic_files import is_dir
+from launcher.config.errors import UserError
+from launcher.config.strict_json import shown
 from launcher.distributed import hostlist
 from launcher.plan import plan
 from launcher.schedulers import slurm_queue
-from launcher.storage import job_log, lease, lease_holder
-from launcher.storage.run_dir import RunDir, SavedCheckpoint, over
-from launcher.storage.run_files import PlanSummary
-from launcher.tools import run_state
+from launcher.storage import job_log, lease_holder
+from launcher.storage.run_dir import RunDir
+from launcher.tools import run_events, run_state
+from launcher.tools.run_events import (
+    CheckpointSaved,
+    Event,
+    FileDamaged,
+    FilesWritten,
+    JobLogged,
+    JobQueued,
+    Planned,
+    QueueUnreachable,
+    SlurmQueue,
+    StepTrained,
+    WriterAlive,
+)
 from launcher.tools.run_state import State
-
-_TAIL = 1 << 16
-"""Bytes at the end of the metrics that are looked through."""
-_SENTENCE = 400
-"""Characters of an error that are shown."""
-_PLAN = "launcher run writes it again"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Status:
-    """One run. `step`: that a run has come to that runs, else of what it goes on from; `steps`: in all. `metric`,
-    `value`: what is watched, where the newest checkpoint was made at an evaluation. `id`: what Slurm calls its job now.
-    `limit`: when a running job's time is over. `error`: the first line of what the last start that failed, or whose
-    nodes were unfit or lost, has told, after its place in the history; `log`: the job's, where there is one. `damaged`:
-    what is wrong with the run's files; what is known without them stands here."""
+class RunStatus:
+    """One run. `step`: the step that a running run has reached, or that another one resumes from; `steps`: optimiser
+    steps in all. `metric`, `value`: the watched metric at the newest checkpoint. `id`: Slurm's newest id of the job.
+    `limit`: end of a running job's time limit, in seconds since the epoch. `error`: the first line of the error of the
+    last start that failed or lost a node. `log`: the job's log file. `damaged`: problems with the run's files; the
+    other fields hold what is known without them."""
 
     name: str
     folder: str
@@ -57,200 +60,142 @@ class Status:
     damaged: tuple[str, ...] = ()
 
 
-class Slurm:
-    """Slurm as far as it answers: after it has not, it is not asked again."""
-
-    def __init__(self) -> None:
-        self.trouble: str | None = None
-
-    def job(self, id: str) -> tuple[slurm_queue.Job | None, bool]:
-        """What is known of a job, and whether Slurm could be asked."""
-        if self.trouble is None:
-            try:
-                return slurm_queue.job(id), True
-            except UserError as error:
-                self.trouble = str(error)
-        return None, False
-
-
-def named(run: str) -> RunDir:
-    """The folder of a run, or the run of that name. Raises UserError where there is none."""
+def find_run(run: str) -> RunDir:
+    """A run by its folder, or by its name below runs/. Raises UserError where there is none."""
     folder = RunDir(Path(run))
     if not folder.path.is_dir() and RunDir(plan.RUNS / run).path.is_dir():
         folder = RunDir(plan.RUNS / run)
-    if not _begun(folder):
+    if not _is_run(folder):
         raise UserError(f"{run}: no run is there (a run folder is named, such as runs/quickstart-pretrain)")
     return folder
 
 
-def found() -> list[RunDir]:
-    """The run folders here, in the order of their names."""
+def list_runs() -> list[RunDir]:
+    """The run folders below runs/, sorted by name. Raises UserError where that cannot be read."""
     if not is_dir(plan.RUNS):
         return []
     try:
         paths = sorted(plan.RUNS.iterdir())
     except OSError as error:
         raise UserError(f"{plan.RUNS}: cannot be read: {error.strerror}") from None
-    return [folder for folder in map(RunDir, paths) if _begun(folder)]
+    return [folder for folder in map(RunDir, paths) if _is_run(folder)]
 
 
-def _begun(folder: RunDir) -> bool:
-    """Whether a run was planned or submitted here, or its folder hides whether."""
+def _is_run(folder: RunDir) -> bool:
+    """Whether a run was planned or submitted here, or cannot be ruled out since the folder is unreadable."""
     return strict_json.exists(folder.plan) or strict_json.exists(job_log.file(folder))
 
 
-def current(folder: RunDir) -> job_log.Job | None:
-    """The job that the run's story speaks of last."""
-    events = job_log.read(folder)
-    return next((job for job in job_log.story(events) if job.name == events[-1]["job"]), None) if events else None
-
-
-def scheduled(folder: RunDir) -> job_log.Job | None:
-    """The newest job that a scheduler knows of."""
+def newest_scheduled_job(folder: RunDir) -> job_log.Job | None:
+    """The newest job that a scheduler knows. Raises DamagedFile."""
     return next((job for job in reversed(job_log.story(job_log.read(folder))) if job.ids), None)
 
 
-def mine(known: slurm_queue.Job | None, folder: RunDir) -> slurm_queue.Job | None:
-    """The job as Slurm knows it, unless it is another's: ids begin anew where a Slurm is set up again."""
-    if known is None:
-        return None
-    here = f"{folder.path.absolute()}/"
-    paths = [known.fields.get(name, "") for name in ("StdOut", "StdErr", "Command")]
-    named = any(path.startswith(here) or f"/{folder.path.name}/" in path for path in paths)
-    return known if named or known.name == folder.path.name else None
+def read_status(folder: RunDir, queue: SlurmQueue) -> RunStatus:
+    """The status of one run."""
+    return read_statuses([folder], queue)[0]
 
 
-def at(folder: RunDir, slurm: Slurm) -> Status:
-    """One run as it is now."""
-    return every([folder], slurm)[0]
-
-
-def every(folders: Sequence[RunDir], slurm: Slurm) -> list[Status]:
-    """Runs as they are now, whatever their files hold."""
+def read_statuses(folders: Sequence[RunDir], queue: SlurmQueue) -> list[RunStatus]:
+    """The status of each run. A damaged file is part of the status, not an error."""
     writers = lease_holder.holders([folder.path for folder in folders], ".writer")
-    return [_at(folder, slurm, writers.get(folder.path)) for folder in folders]
+    return [reduce_events(folder, run_events.collect(folder, queue, writers.get(folder.path))) for folder in folders]
 
 
 @dataclass
-class _Reading:
-    """What was wrong with the files that were read."""
+class _Reduced:
+    """The last word of the events on each subject."""
 
-    damaged: list[str | Problem] = field(default_factory=list)
+    steps: int | None = None
+    checkpoint: CheckpointSaved | None = None
+    trained: list[StepTrained] = field(default_factory=list)
+    files: FilesWritten | None = None
+    writer: WriterAlive | None = None
+    logged: JobLogged | None = None
+    queued: slurm_queue.Job | None = None
+    reachable: bool = True
+    damaged: list[str] = field(default_factory=list)
 
-    def of(self, read: Callable[[], T], instead: T) -> T:
-        try:
-            return read()
-        except DamagedFile as error:
-            self.damaged += error.problems
-            return instead
+    def add(self, event: Event) -> None:
+        match event:
+            case Planned():
+                self.steps = event.steps
+            case CheckpointSaved():
+                self.checkpoint = event
+            case StepTrained():
+                self.trained.append(event)
+            case FilesWritten():
+                self.files = event
+            case WriterAlive():
+                self.writer = event
+            case JobLogged():
+                self.logged = event
+            case JobQueued():
+                self.queued = event.job
+            case QueueUnreachable():
+                self.reachable = False
+            case FileDamaged():
+                self.damaged.append(event.problem)
+
+    @property
+    def job(self) -> job_log.Job | None:
+        return self.logged.job if self.logged else None
+
+    @property
+    def saved_step(self) -> int:
+        return self.checkpoint.step if self.checkpoint else 0
+
+    def state(self) -> State:
+        state = run_state.derive(
+            self.job, self.queued, asked=self.reachable, alive=self.writer is not None,
+            finished=self.checkpoint is not None and self.checkpoint.finished,
+        )  # fmt: skip
+        if state.name == "stopped" and self.job is None and not (self.files and self.files.trained):
+            state = State("ready")
+        if state.since is None and self.files is not None:
+            return State(state.name, state.reason, self.files.time)
+        return state
+
+    def last_trained(self, running: bool) -> StepTrained:
+        """The last record. Steps after the newest checkpoint are lost when the run does not run."""
+        kept = [record for record in self.trained if running or record.step <= self.saved_step]
+        return kept[-1] if kept else StepTrained(0, None)
+
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes of the running job, else those of the last start."""
+        if self.queued is not None and self.queued.state in slurm_queue.RUNNING and self.queued.nodes:
+            with suppress(ValueError):
+                return tuple(hostlist.expand(self.queued.nodes))
+        if self.job is not None and self.job.starts:
+            return self.job.starts[-1].nodes
+        return (self.writer.host,) if self.writer is not None else ()
 
 
-def _at(folder: RunDir, slurm: Slurm, holder: lease.Holder | None) -> Status:
-    reading, whole = _Reading(), folder.whole()
-    steps = reading.of(lambda: _steps(folder), None)
-    job = reading.of(lambda: current(folder), None)
-    newest = whole[-1] if whole else None
-    saved: dict[str, Any] = reading.of(lambda: newest.state if newest else {}, {})
-    if holder is not None and job is not None and holder.job != (job.name if job.scheduled else ""):
-        job = None  # it was started here since
-    known, asked = None, True
-    if job is not None and job.ids and not (job.starts and job.starts[-1].why == "done"):
-        known, asked = slurm.job(job.ids[-1])
-        known = mine(known, folder)
-    now = run_state.of(job, known, asked=asked, alive=holder is not None, finished=_finished(newest, steps))
-    kept, last = newest.step if newest else 0, job.starts[-1] if job and job.starts else None
-    told = _last(folder, None if now.name == "running" else kept, reading)
-    step = max(told.get("step", 0), kept)
-    if now.name == "stopped" and job is None and not strict_json.exists(folder.metrics):
-        now = State("ready")
-    if now.since is None:
-        now = State(now.name, now.reason, _touched(folder))
-    metric, value = _watched(saved)
-    running = known is not None and known.state in slurm_queue.RUNNING
-    return Status(
-        name=shown(folder.path.name, 255), folder=shown(str(folder.path), 4096), state=now, step=step, steps=steps,
-        metric=metric, value=value, loss=told.get("loss"), checkpoint=newest.step if newest else None,
-        job=job.name if job and job.scheduled else "", id=job.ids[-1] if job and job.ids else "",
-        cluster=job.cluster if job else "", nodes=_nodes(known if running else None, last, holder),
+def reduce_events(folder: RunDir, events: Iterable[Event]) -> RunStatus:
+    """The status that follows from the events of a run; a pure function. `folder`: for its name only."""
+    known = _Reduced()
+    for event in events:
+        known.add(event)
+    state, job, logged, queued, saved = known.state(), known.job, known.logged, known.queued, known.checkpoint
+    last = known.last_trained(state.name == "running")
+    return RunStatus(
+        name=shown(folder.path.name, 255),
+        folder=shown(str(folder.path), 4096),
+        state=state,
+        step=max(last.step, known.saved_step),
+        steps=known.steps,
+        metric=saved.metric if saved else "",
+        value=saved.value if saved else None,
+        loss=last.loss,
+        checkpoint=saved.step if saved else None,
+        job=job.name if job and job.scheduled else "",
+        id=job.ids[-1] if job and job.ids else "",
+        cluster=job.cluster if job else "",
+        nodes=known.nodes(),
         requeues=job.requeues if job else 0,
-        starts=job.starts if job else (), limit=known.end if running and known else None,
-        error=_error(folder, job) if job and now.name != "done" else "", log=_log(folder, job) if job else "",
-        damaged=tuple(shown(str(what), 4096) for what in reading.damaged),
-    )  # fmt: skip
-
-
-def _error(folder: RunDir, job: job_log.Job) -> str:
-    for number, start in reversed(list(enumerate(job.starts))):
-        if start.why in ("failed", "node") and not job.scheduled:
-            return f"start {number}: {start.error}" if len(job.starts) > 1 else start.error
-        if start.why in ("failed", "node"):
-            file = folder.jobs / f"{job.name}-{start.number}" / "error"
-            with suppress(DamagedFile):
-                for _, line in strict_json.lines(file, ""):
-                    if text := line.decode(errors="replace").strip():
-                        return f"start {number}: {shown(text, _SENTENCE)}"
-            return ""
-    return ""
-
-
-def _log(folder: RunDir, job: job_log.Job) -> str:
-    """The log of the newest of its ids that has one; of a start by hand, that of the rank that failed first, or of rank
-    0."""
-    if not job.scheduled:
-        file = folder.logs / f"rank{job.starts[-1].rank or 0 if job.starts else 0}.log"
-        return str(file) if is_file(file) else ""
-    files = (folder.logs / f"job-{id}.log" for id in reversed(job.ids))
-    return next((str(file) for file in files if is_file(file)), "")
-
-
-def _steps(folder: RunDir) -> int | None:
-    """As planned, if it was: another version of the launcher may have done so. Raises DamagedFile."""
-    return strict_json.read(folder.plan, PlanSummary, _PLAN).steps if strict_json.exists(folder.plan) else None
-
-
-def _finished(newest: SavedCheckpoint | None, steps: int | None) -> bool:
-    with suppress(DamagedFile):
-        return over(newest, steps) is not None
-    return False
-
-
-def _watched(saved: dict[str, Any]) -> tuple[str, float | None]:
-    """The metric that is watched, where the newest checkpoint was made at an evaluation."""
-    with suppress(KeyError):
-        name = saved["watched"]["metric"]
-        return name.removeprefix("eval/"), float(saved["evaluation"][name])
-    return "", None
-
-
-def _last(folder: RunDir, most: int | None, reading: _Reading) -> dict[str, Any]:
-    """The last training record of the metrics, with its step and loss, or the last up to the step `most`: what came
-    after it is gone."""
-    found = dict[str, Any]()
-
-    def look() -> None:
-        nonlocal found
-        for record in folder.lines(last=_TAIL):
-            if "loss" in record and (most is None or record["step"] <= most):
-                found = record
-
-    reading.of(look, None)
-    return found
-
-
-def _nodes(known: slurm_queue.Job | None, last: job_log.Start | None, holder: lease.Holder | None) -> tuple[str, ...]:
-    """Where it runs, or ran last."""
-    if known is not None and known.nodes:
-        with suppress(ValueError):
-            return tuple(hostlist.expand(known.nodes))
-    if last is not None:
-        return last.nodes
-    return (holder.host,) if holder is not None else ()
-
-
-def _touched(folder: RunDir) -> float | None:
-    """When something was last written that tells how far the run is."""
-    times = []
-    for file in (folder.metrics, folder.plan):
-        with suppress(OSError):
-            times.append(file.stat().st_mtime)
-    return times[0] if times else None
+        starts=job.starts if job else (),
+        limit=queued.end if queued and queued.state in slurm_queue.RUNNING else None,
+        error=logged.error if logged and state.name != "done" else "",
+        log=logged.log if logged else "",
+        damaged=tuple(known.damaged),
+    )

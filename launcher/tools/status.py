@@ -1,4 +1,4 @@
-"""What runs, how far, how well: a table of runs, and of one run the history of its job."""
+"""`launcher status`: a table of runs; for one run also the history of its job."""
 
 import json
 import time
@@ -12,11 +12,12 @@ from rich.table import Table
 from launcher.plan import plan
 from launcher.storage import job_log
 from launcher.tools import run_state, run_status
+from launcher.tools.run_events import SlurmQueue
 from launcher.tools.run_state import State
-from launcher.tools.run_status import Status
+from launcher.tools.run_status import RunStatus
 
-_WAITING = ("pending", "requeued", "running", "cancelled", "stopped")
-"""States whose reason stands in the table; it says what there is to wait for."""
+_REASON_SHOWN = ("pending", "requeued", "running", "cancelled", "stopped")
+"""States whose reason is shown in the table: it says what the run waits for."""
 _COLOURS = {
     "running": "green", "done": "bold green", "pending": "yellow", "requeued": "yellow", "failed": "bold red",
     "node lost": "red", "killed": "bold red", "time over": "red", "preempted": "red", "made way": "red",
@@ -24,56 +25,56 @@ _COLOURS = {
 
 
 def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
-    """Raises UserError where a folder holds no run."""
-    folders = [run_status.named(run) for run in runs] if runs else run_status.found()
-    slurm = run_status.Slurm()
-    looked = run_status.every(folders, slurm)
+    """Print the status of these runs; without any, of all below runs/. Raises UserError where a folder holds no run."""
+    folders = [run_status.find_run(run) for run in runs] if runs else run_status.list_runs()
+    queue = SlurmQueue()
+    statuses = run_status.read_statuses(folders, queue)
     if as_json:
-        print(json.dumps([asdict(one) for one in looked], indent=1))
+        print(json.dumps([asdict(one) for one in statuses], indent=1))
         return
-    if not looked:
+    if not statuses:
         console.print(f"no run is in {plan.RUNS}/ (launcher run, or launcher submit, begins one)", highlight=False)
         return
-    console.print(table(looked))
-    for what in (what for one in looked for what in one.damaged):
-        console.print(f"[red]{escape(what)}[/]", soft_wrap=True, highlight=False)
+    console.print(table(statuses))
+    for problem in (problem for one in statuses for problem in one.damaged):
+        console.print(f"[red]{escape(problem)}[/]", soft_wrap=True, highlight=False)
     if len(runs) == 1:
-        _details(looked[0], console)
-    if slurm.trouble is not None:
-        console.print(f"[yellow]note[/]: {escape(slurm.trouble)}", soft_wrap=True, highlight=False)
+        print_details(statuses[0], console)
+    if queue.trouble is not None:
+        console.print(f"[yellow]note[/]: {escape(queue.trouble)}", soft_wrap=True, highlight=False)
 
 
-def table(looked: Sequence[Status]) -> Table:
-    """A row for each run. A column with nothing in it is left out."""
-    made = Table(box=None, pad_edge=False)
-    cells = {
-        "run": [escape(one.name) for one in looked],
-        "state": [_state(one.state) + (", [bold red]damaged[/]" if one.damaged else "") for one in looked],
-        "step": [_of(one.step, one.steps) for one in looked],
-        "loss": ["" if one.loss is None else f"{one.loss:.4g}" for one in looked],
-        "job": [escape(one.id or one.job) for one in looked],
-        "where": [escape(_some(one.nodes, 1)) for one in looked],
-        "requeues": [str(one.requeues or "") for one in looked],
-        "since": [_ago(one.state.since) for one in looked],
+def table(statuses: Sequence[RunStatus]) -> Table:
+    """One row per run. Empty columns are left out."""
+    columns = {
+        "run": [escape(one.name) for one in statuses],
+        "state": [_state(one.state) + (", [bold red]damaged[/]" if one.damaged else "") for one in statuses],
+        "step": [_progress(one.step, one.steps) for one in statuses],
+        "loss": ["" if one.loss is None else f"{one.loss:.4g}" for one in statuses],
+        "job": [escape(one.id or one.job) for one in statuses],
+        "where": [escape(_shortened(one.nodes, 1)) for one in statuses],
+        "requeues": [str(one.requeues or "") for one in statuses],
+        "since": [_age(one.state.since) for one in statuses],
     }
-    told = {name: column for name, column in cells.items() if any(column) or name in ("run", "state")}
-    for name in told:
+    columns = {name: cells for name, cells in columns.items() if any(cells) or name in ("run", "state")}
+    result = Table(box=None, pad_edge=False)
+    for name in columns:
         words = name in ("run", "state", "where")
-        made.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
-    for row in zip(*told.values(), strict=True):
-        made.add_row(*row)
-    return made
+        result.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+    for row in zip(*columns.values(), strict=True):
+        result.add_row(*row)
+    return result
 
 
-def _state(at: State) -> str:
-    colour = _COLOURS.get(at.name, "")
-    name = f"[{colour}]{at.name}[/]" if colour else at.name
-    return name + escape(f": {at.reason}" if at.reason and at.name in _WAITING else "")
+def _state(state: State) -> str:
+    colour = _COLOURS.get(state.name, "")
+    name = f"[{colour}]{state.name}[/]" if colour else state.name
+    return name + escape(f": {state.reason}" if state.reason and state.name in _REASON_SHOWN else "")
 
 
-def _details(one: Status, console: Console) -> None:
-    """What there is to tell of a single run."""
-    if one.state.reason and one.state.name not in _WAITING:
+def print_details(one: RunStatus, console: Console) -> None:
+    """Print what the table has no column for."""
+    if one.state.reason and one.state.name not in _REASON_SHOWN:
         console.print(one.state.reason, highlight=False, markup=False)
     if one.value is not None:
         console.print(f"{one.metric} {one.value:.4g} at step {one.checkpoint}", highlight=False, markup=False)
@@ -82,42 +83,43 @@ def _details(one: Status, console: Console) -> None:
     if one.limit is not None:
         console.print(f"its time limit ends {_clock(one.limit)}", highlight=False)
     if one.starts:
-        _history(one, console)
+        console.print()
+        console.print(_history(one))
     if one.error:
         console.print(one.error, highlight=False, markup=False, soft_wrap=True)
     if one.log:
         console.print(f"its log is {one.log}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _history(one: Status, console: Console) -> None:
-    made = Table(box=None, pad_edge=False)
+def _history(one: RunStatus) -> Table:
+    """One row per start of the job."""
+    history = Table(box=None, pad_edge=False)
     for name, right in (("start", True), ("begun", False), ("where", False), ("steps", True), ("ended", False)):
-        made.add_column(name, justify="right" if right else "left", overflow="fold")
+        history.add_column(name, justify="right" if right else "left", overflow="fold")
     for number, start in enumerate(one.starts):
         later = one.starts[number + 1] if number + 1 < len(one.starts) else None
         last = start.last if start.last is not None else later.first if later else one.step
-        ended = run_state.how(start, later, one.state, scheduled=one.job != job_log.BY_HAND)
+        ended = run_state.describe_end(start, later, one.state, scheduled=one.job != job_log.BY_HAND)
         ended += f" {_clock(start.ended, start.begun)}" if start.ended else ""
-        without = f", then without {_some(start.excluded)}" if start.excluded else ""
-        made.add_row(
-            str(number), _clock(start.begun), escape(_some(start.nodes)), f"{start.first:,}-{last:,}",
-            escape(ended + without),
+        ended += f", then without {_shortened(start.excluded)}" if start.excluded else ""
+        history.add_row(
+            str(number), _clock(start.begun), escape(_shortened(start.nodes)), f"{start.first:,}-{last:,}",
+            escape(ended),
         )  # fmt: skip
-    console.print()
-    console.print(made)
+    return history
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
+def _shortened(names: Sequence[str], most: int = 3) -> str:
     more = f" +{len(names) - most}" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
-def _of(step: int, steps: int | None) -> str:
+def _progress(step: int, steps: int | None) -> str:
     return f"{step:,}/{steps:,}" if steps else f"{step:,}"
 
 
-def _ago(when: float | None) -> str:
-    """How long ago, in one unit."""
+def _age(when: float | None) -> str:
+    """The time since then, in one unit."""
     if not when:
         return ""
     seconds = max(0.0, time.time() - when)
@@ -128,7 +130,7 @@ def _ago(when: float | None) -> str:
 
 
 def _clock(when: float | None, day: float | None = None) -> str:
-    """A time of today, or of the `day` that was told before; else the day too."""
+    """The time of day, with the date unless it is the date of `day` (default: now). Seconds since the epoch."""
     if not when:
         return ""
     there, here = time.localtime(when), time.localtime(day or time.time())

@@ -30,7 +30,7 @@ from launcher.schedulers import slurm_queue, slurm_script
 from launcher.schedulers.slurm_script import Script
 from launcher.storage import cache_root, job_log
 from launcher.storage.run_dir import RunDir, over
-from launcher.tools import run_status, sweep_grid, tables
+from launcher.tools import run_events, run_status, sweep_grid, tables
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,10 @@ def _done(made: Plan) -> bool:
 
 def _refuse_living(folder: RunDir) -> None:
     """Raises UserError where a job of this run waits or runs. Of a chain only the last two may live."""
-    if job := run_status.scheduled(folder):
+    if job := run_status.newest_scheduled_job(folder):
         for id, known in slurm_queue.jobs(job.ids[-2:]).items():
-            found = run_status.mine(known, folder)
-            if found is not None and found.living:
-                what = f"{folder.path}: job {id} is {found.state.lower()}"
+            if known.living and run_events.belongs_to(known, folder):
+                what = f"{folder.path}: job {id} is {known.state.lower()}"
                 raise UserError(
                     f"{what} (launcher cancel {folder.path} ends it, launcher status {folder.path} shows it)"
                 )

@@ -9,7 +9,7 @@ from tools import stories
 
 from launcher.config.errors import UserError
 from launcher.storage import job_log
-from launcher.tools import cancel, run_status, status
+from launcher.tools import cancel, run_events, run_status, status
 
 SAVES = """#!/bin/bash
 #SBATCH --open-mode=append
@@ -49,7 +49,7 @@ def begin(folder, id, **fields):
 
 
 def at(folder):
-    found = run_status.at(folder, run_status.Slurm()).state
+    found = run_status.read_status(folder, run_events.SlurmQueue()).state
     return found.name, found.reason
 
 
@@ -74,7 +74,7 @@ def test_a_running_job_saves_leaves_and_stays_away(lab, here, capsys):
     lab.wait_log(id, "started")
     begin(folder, id)
     node = lab.job(id)["NodeList"]
-    one = run_status.at(folder, run_status.Slurm())
+    one = run_status.read_status(folder, run_events.SlurmQueue())
     assert (one.state.name, one.nodes, one.id, one.requeues) == ("running", (node,), id, 0)
     cancel.cancel(str(folder.path), Console(width=200))
     assert capsys.readouterr().out.splitlines()[:2] == [

@@ -22,7 +22,7 @@ from launcher.plan import facts, plan
 from launcher.prepare import bundle
 from launcher.storage import job_log, lease
 from launcher.storage.run_dir import COMPLETE, RunDir
-from launcher.tools import compare, model_card, run_status, seeds, status
+from launcher.tools import compare, model_card, run_events, run_status, seeds, status
 
 RUN = RunDir(Path("runs/run"))
 BUNDLE = Path("bundle")
@@ -45,26 +45,18 @@ RAW = [
 ]  # fmt: skip
 
 
-class Trouble:
-    """A Slurm that does not answer."""
-
-    trouble = "there is none"
-
-    def job(self, id: str) -> tuple[None, bool]:
-        return None, False
-
-
 def listed() -> None:
-    """The list of runs, and the one by itself."""
-    slurm: Any = Trouble()
-    looked = run_status.every([RUN], slurm)
+    """The table of runs, and the details of one."""
+    queue = run_events.SlurmQueue()
+    queue.trouble = "Slurm does not answer"
+    statuses = run_status.read_statuses([RUN], queue)
     out = io.StringIO()
     console = Console(file=out, width=100)
-    console.print(status.table(looked))
-    for one in looked:
-        status._details(one, console)
-    json.dumps([status.asdict(one) for one in looked]).encode()
-    "\n".join([out.getvalue(), *(what for one in looked for what in one.damaged)]).encode()
+    console.print(status.table(statuses))
+    for one in statuses:
+        status.print_details(one, console)
+    json.dumps([status.asdict(one) for one in statuses]).encode()
+    "\n".join([out.getvalue(), *(problem for one in statuses for problem in one.damaged)]).encode()
 
 
 def compared() -> None:
@@ -103,7 +95,7 @@ READERS: dict[str, tuple[Callable[[], Path], list[Read]]] = {
     ),
     "jobs": (
         lambda: job_log.file(RUN),
-        [lambda: job_log.story(job_log.read(RUN)), lambda: run_status.current(RUN), listed],
+        [lambda: job_log.story(job_log.read(RUN)), lambda: run_events.newest_job(RUN), listed],
     ),
     "plan": (lambda: RUN.plan, [lambda: strict_json.read(RUN.plan, plan.Plan, "x").equation, listed]),
     "facts": (lambda: RUN.facts, [lambda: facts.read(RUN.path), lambda: facts.of_run(RUN.path), compared]),

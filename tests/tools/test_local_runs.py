@@ -11,7 +11,7 @@ import support
 
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
-from launcher.tools import run_status
+from launcher.tools import run_events, run_status
 
 
 def status(name):
@@ -79,5 +79,5 @@ def test_a_job_of_a_scheduler_is_found_behind_a_start_by_hand(tmp_path):
     folder = RunDir(tmp_path)
     job_log.append(folder, {"event": "submitted", "job": "12"})
     job_log.append(folder, {"event": "started", "job": job_log.BY_HAND, "nodes": ["a"]})
-    assert run_status.current(folder).name == job_log.BY_HAND
-    assert run_status.scheduled(folder).ids == ("12",)
+    assert run_events.newest_job(folder).name == job_log.BY_HAND
+    assert run_status.newest_scheduled_job(folder).ids == ("12",)

@@ -18,7 +18,7 @@ def slurm(name, **known):
 
 
 def of(job, known=None, asked=True, alive=False, finished=False):
-    return run_state.of(job, known, asked=asked, alive=alive, finished=finished)
+    return run_state.derive(job, known, asked=asked, alive=alive, finished=finished)
 
 
 BEGUN = (SUBMITTED, started())
@@ -100,23 +100,24 @@ def test_how_each_start_ended():
         started(3, 50), ended("node", 60, 3), started(4, 60),
     )  # fmt: skip
     words = [
-        run_state.how(start, later, of(job, slurm("RUNNING", restarts=4)))
+        run_state.describe_end(start, later, of(job, slurm("RUNNING", restarts=4)))
         for start, later in zip(job.starts, [*job.starts[1:], None], strict=True)
     ]
     assert words == [
         "made way", "preempted or requeued", "lost: it has not told its end", "node unfit or lost", "running",
     ]  # fmt: skip
     by_hand = [
-        run_state.how(start, job.starts[-1], of(job, slurm("RUNNING")), scheduled=False) for start in job.starts[:3]
+        run_state.describe_end(start, job.starts[-1], of(job, slurm("RUNNING")), scheduled=False)
+        for start in job.starts[:3]
     ]
     assert by_hand == ["made way", "told to stop", "killed"], "nothing starts it again but a person"
     alone = story(*TIME)
-    assert run_state.how(alone.starts[0], None, of(alone, slurm("FAILED", code=75))) == "made way"
-    assert run_state.how(alone.starts[0], None, of(alone, slurm("TIMEOUT"))) == "time over"
+    assert run_state.describe_end(alone.starts[0], None, of(alone, slurm("FAILED", code=75))) == "made way"
+    assert run_state.describe_end(alone.starts[0], None, of(alone, slurm("TIMEOUT"))) == "time over"
     cancelled = story(*BEGUN, CANCELLED, ended("told", 40))
-    assert run_state.how(cancelled.starts[0], None, of(cancelled)) == "cancelled"
+    assert run_state.describe_end(cancelled.starts[0], None, of(cancelled)) == "cancelled"
     failed = story(*BEGUN, ended("failed", 40))
-    assert run_state.how(failed.starts[0], None, of(failed)) == "failed"
+    assert run_state.describe_end(failed.starts[0], None, of(failed)) == "failed"
 
 
 @pytest.mark.parametrize(
@@ -126,8 +127,8 @@ def test_a_start_by_hand(why, name):
     events = [{"event": "started", "job": job_log.BY_HAND, "start": 0, "step": 0}]
     events += [{"event": "ended", "job": job_log.BY_HAND, "start": 0, "why": why}] if why else []
     (job,) = job_log.story(events)
-    assert run_state.of(job, None, asked=True, alive=False, finished=False).name == name
-    assert run_state.of(job, None, asked=True, alive=False, finished=True).name == "done"
-    assert run_state.of(job, None, asked=True, alive=True, finished=False).name == (
+    assert run_state.derive(job, None, asked=True, alive=False, finished=False).name == name
+    assert run_state.derive(job, None, asked=True, alive=False, finished=True).name == "done"
+    assert run_state.derive(job, None, asked=True, alive=True, finished=False).name == (
         "done" if why == "done" else "running"
     )

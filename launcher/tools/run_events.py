@@ -1,0 +1,231 @@
+"""Events of one run, from three sources: the files of its ranks, the log of its jobs, and Slurm's queue.
+
+Sources only read. A damaged file ends the source that reads it with a `FileDamaged` event.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.config import strict_json
+from launcher.config.atomic_files import is_file
+from launcher.config.errors import UserError
+from launcher.config.strict_json import DamagedFile, shown
+from launcher.schedulers import slurm_queue
+from launcher.storage import job_log, lease
+from launcher.storage.run_dir import RunDir, SavedCheckpoint, over
+from launcher.storage.run_files import PlanSummary
+
+_TAIL = 1 << 16
+"""Bytes at the end of the metrics that are read."""
+_ERROR_LENGTH = 400
+"""Characters of an error that are kept."""
+_PLAN_HINT = "launcher run writes it again"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """`steps`: optimiser steps of the whole run; None where the plan does not say."""
+
+    steps: int | None
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """The newest checkpoint. `finished`: nothing is left to train after it. `metric`, `value`: the watched metric of
+    the evaluation at this step; empty and None without one."""
+
+    step: int
+    finished: bool = False
+    metric: str = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class StepTrained:
+    """One training record of the metrics."""
+
+    step: int
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class FilesWritten:
+    """`time`: last write to the metrics or the plan, in seconds since the epoch. `trained`: whether metrics exist."""
+
+    time: float | None
+    trained: bool
+
+
+@dataclass(frozen=True)
+class WriterAlive:
+    """A rank on `host` holds the lease of the run folder."""
+
+    host: str
+
+
+@dataclass(frozen=True)
+class JobLogged:
+    """The newest job in the log. `error`: the first line of its last failure; `log`: its log file, if there is one."""
+
+    job: job_log.Job
+    error: str = ""
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class JobQueued:
+    """The newest job as Slurm knows it."""
+
+    job: slurm_queue.Job
+
+
+@dataclass(frozen=True)
+class QueueUnreachable:
+    """Slurm did not answer, or is not installed."""
+
+
+@dataclass(frozen=True)
+class FileDamaged:
+    problem: str
+
+
+Event = (
+    Planned | CheckpointSaved | StepTrained | FilesWritten | WriterAlive | JobLogged | JobQueued | QueueUnreachable
+    | FileDamaged
+)  # fmt: skip
+
+
+class SlurmQueue:
+    """Slurm's queue. After the first question without an answer it is not asked again; `trouble` says why."""
+
+    def __init__(self) -> None:
+        self.trouble: str | None = None
+
+    def events(self, job: job_log.Job | None, folder: RunDir) -> Iterator[Event]:
+        """What Slurm knows of a run's job. Nothing is asked about a job without an id, or one that is done."""
+        if job is None or not job.ids or (job.starts and job.starts[-1].why == "done"):
+            return
+        if self.trouble is None:
+            try:
+                found = slurm_queue.job(job.ids[-1])
+            except UserError as error:
+                self.trouble = str(error)
+        if self.trouble is not None:
+            yield QueueUnreachable()
+        elif found is not None and belongs_to(found, folder):
+            yield JobQueued(found)
+
+
+def belongs_to(job: slurm_queue.Job, folder: RunDir) -> bool:
+    """Whether a job of Slurm's is this run's. Ids start again from 1 where a Slurm is set up again."""
+    here = f"{folder.path.absolute()}/"
+    paths = [job.fields.get(name, "") for name in ("StdOut", "StdErr", "Command")]
+    named = any(path.startswith(here) or f"/{folder.path.name}/" in path for path in paths)
+    return named or job.name == folder.path.name
+
+
+def collect(folder: RunDir, queue: SlurmQueue, writer: lease.Holder | None) -> list[Event]:
+    """The events of all sources. `writer`: the living holder of the run folder's lease."""
+    plan, log = list(_until_damaged(_plan_events(folder))), list(_until_damaged(_job_log_events(folder, writer)))
+    steps = next((event.steps for event in plan if isinstance(event, Planned)), None)
+    job = next((event.job for event in log if isinstance(event, JobLogged)), None)
+    return [
+        *plan,
+        *log,
+        *_checkpoint_events(folder, steps),
+        *_until_damaged(_metrics_events(folder)),
+        *([WriterAlive(writer.host)] if writer is not None else []),
+        *queue.events(job, folder),
+    ]
+
+
+def _until_damaged(events: Iterator[Event]) -> Iterator[Event]:
+    try:
+        yield from events
+    except DamagedFile as error:
+        yield from _damage(error)
+
+
+def _damage(error: DamagedFile) -> list[FileDamaged]:
+    return [FileDamaged(shown(str(problem), 4096)) for problem in error.problems]
+
+
+def _plan_events(folder: RunDir) -> Iterator[Event]:
+    if strict_json.exists(folder.plan):
+        yield Planned(strict_json.read(folder.plan, PlanSummary, _PLAN_HINT).steps)
+
+
+def _checkpoint_events(folder: RunDir, steps: int | None) -> Iterator[Event]:
+    whole = folder.whole()
+    if not whole:
+        return
+    newest = whole[-1]
+    try:
+        metric, value = _watched(newest)
+        yield CheckpointSaved(newest.step, over(newest, steps) is not None, metric, value)
+    except DamagedFile as error:
+        yield CheckpointSaved(newest.step)
+        yield from _damage(error)
+
+
+def _watched(saved: SavedCheckpoint) -> tuple[str, float | None]:
+    with suppress(KeyError):
+        name = saved.state["watched"]["metric"]
+        return name.removeprefix("eval/"), float(saved.state["evaluation"][name])
+    return "", None
+
+
+def _metrics_events(folder: RunDir) -> Iterator[Event]:
+    yield FilesWritten(_last_write(folder), strict_json.exists(folder.metrics))
+    for record in folder.lines(last=_TAIL):
+        if "loss" in record:
+            yield StepTrained(record["step"], record["loss"])
+
+
+def _last_write(folder: RunDir) -> float | None:
+    for file in (folder.metrics, folder.plan):
+        with suppress(OSError):
+            return file.stat().st_mtime
+    return None
+
+
+def _job_log_events(folder: RunDir, writer: lease.Holder | None) -> Iterator[Event]:
+    """The newest job, unless the run was started outside of it since."""
+    job = newest_job(folder)
+    if job is not None and (writer is None or writer.job == (job.name if job.scheduled else "")):
+        yield JobLogged(job, _last_error(folder, job), _log_file(folder, job))
+
+
+def newest_job(folder: RunDir) -> job_log.Job | None:
+    """The job of the last event in the run's log. Raises DamagedFile."""
+    events = job_log.read(folder)
+    return next((job for job in job_log.story(events) if job.name == events[-1]["job"]), None) if events else None
+
+
+def _last_error(folder: RunDir, job: job_log.Job) -> str:
+    """The first line of the error of the last start that failed or lost a node, after the number of that start."""
+    for number, start in reversed(list(enumerate(job.starts))):
+        if start.why not in ("failed", "node"):
+            continue
+        error = _node_error(folder.jobs / f"{job.name}-{start.number}" / "error") if job.scheduled else start.error
+        numbered = job.scheduled or len(job.starts) > 1
+        return f"start {number}: {error}" if error and numbered else error
+    return ""
+
+
+def _node_error(file: Path) -> str:
+    with suppress(DamagedFile):
+        for _, line in strict_json.lines(file, ""):
+            if text := line.decode(errors="replace").strip():
+                return shown(text, _ERROR_LENGTH)
+    return ""
+
+
+def _log_file(folder: RunDir, job: job_log.Job) -> str:
+    """The log of the newest id that has one. Of a start by hand: that of the rank that failed first, or of rank 0."""
+    files = [folder.logs / f"job-{id}.log" for id in reversed(job.ids)]
+    if not job.scheduled:
+        files = [folder.logs / f"rank{job.starts[-1].rank or 0 if job.starts else 0}.log"]
+    return next((str(file) for file in files if is_file(file)), "")
