@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,8 @@ def commands(page: str) -> list[str]:
 def run_launcher(words: Sequence[str]) -> None:
     """The command itself, on a recipe that takes no time."""
     expanded = [path for word in words[1:] for path in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
-    support.launcher(*(SHORT_RECIPES.get(word, word) for word in expanded), timeout=TIMEOUT)
+    names = {} if words[1] == "recipes" else SHORT_RECIPES
+    support.launcher(*(names.get(word, word) for word in expanded), timeout=TIMEOUT)
 
 
 def run_process(words: Sequence[str]) -> None:
@@ -126,6 +128,8 @@ SUBSTITUTES: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
     ("torchrun", torchrun, "8 ranks, or two hosts: tests/test_starts.py starts fewer"),
     ("accelerate", accelerate, "8 ranks: tests/test_starts.py starts fewer"),
     ("deepspeed|srun|mpirun", plan_worker, "8 ranks, GPUs or Slurm: tests/test_starts.py and tests/slurm start them"),
+    ("launcher run R name=[ab]", plan, "trains: tests/test_trajectory.py compares the digests of layouts"),
+    ("launcher (run|compare) .*seed", parse, "trains two runs: tests/tools/test_seeds.py does"),
     ("launcher run bert-text-classification", parse, "needs a model of the hub"),
     ("launcher parity", parse, "starts every layout: tests/tools/test_parity.py compares them"),
     ("launcher debug .*--overfit", parse, "200 steps: tests/tools/test_debug.py learns a batch"),
@@ -133,7 +137,9 @@ SUBSTITUTES: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
 """Commands that do not run as they stand: a pattern, what runs in their place, and why."""
 
 
+@cache
 def execute(command: str) -> None:
+    """Run a command, once for all pages that have it."""
     words = shlex.split(command)
     assert words[0] in STARTERS, f"{command}: no command that this test knows"
     for pattern, substitute, _ in SUBSTITUTES:
@@ -143,10 +149,10 @@ def execute(command: str) -> None:
 
 
 SHORT_RECIPES = {
-    "R": "quickstart-pretrain.yaml",
-    "quickstart-pretrain": "quickstart-pretrain.yaml",
-    "quickstart-finetune": "quickstart-finetune.yaml",
-    "my-finetune.yaml": "quickstart-finetune.yaml",
+    "R": "short/quickstart-pretrain.yaml",
+    "quickstart-pretrain": "short/quickstart-pretrain.yaml",
+    "quickstart-finetune": "short/quickstart-finetune.yaml",
+    "my-finetune.yaml": "short/quickstart-finetune.yaml",
 }
 """Recipes that stand for those in the pages: the same names, tasks and models, a few steps of a tiny model."""
 
@@ -157,9 +163,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = support.corpus(tmp_path_factory.mktemp("docs"))
     pretrain = support.mlm("quickstart-pretrain", evaluate={"at_start": True})
     from_run = {"kind": "run", "run": "runs/quickstart-pretrain"}
-    support.write(pretrain, folder / "quickstart-pretrain.yaml")
+    (folder / "short").mkdir()
+    support.write(pretrain, folder / "short" / "quickstart-pretrain.yaml")
     finetune = support.classification("quickstart-finetune", model=from_run, tokenizer=None)
-    support.write(finetune, folder / "quickstart-finetune.yaml")
+    support.write(finetune, folder / "short" / "quickstart-finetune.yaml")
     support.write(support.mlm("my"), folder / "my-recipe.yaml")
     (folder / "new.jsonl").write_bytes((folder / "corpus.jsonl").read_bytes())
     (folder / "grid.yaml").write_text("optimizer.lr: [1.0e-4, 3.0e-4]\nseed: [1, 2, 3]\n")
@@ -171,8 +178,8 @@ def runs(folder: Path) -> Path:
     """The folder with both runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for recipe in ("quickstart-pretrain.yaml", "quickstart-finetune.yaml"):
-            support.launcher("run", recipe, "--ranks", 1, timeout=TIMEOUT)
+        for name in ("quickstart-pretrain", "quickstart-finetune"):
+            support.launcher("run", SHORT_RECIPES[name], "--ranks", 1, timeout=TIMEOUT)
     return folder
 
 
@@ -271,7 +278,7 @@ def test_recipes_load(page: str, text: str, folder: Path, tmp_path: Path, monkey
         file.write_text(text)
         assert sweep_grid.read(file, "sweep")
     else:
-        base = "" if text.startswith("name:") else f"base: {folder}/quickstart-pretrain.yaml\n"
+        base = "" if text.startswith("name:") else f"base: {folder}/short/quickstart-pretrain.yaml\n"
         file.write_text(base + text)
         assert load.recipe(file).value.name
 
