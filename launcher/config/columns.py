@@ -1,7 +1,7 @@
 """The columns of rows, as tasks ask for them and sources give them."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 
 class Column(str):
@@ -15,7 +15,7 @@ class Column(str):
         made.wants = wants
         return made
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         return Column, (str(self), self.wants)
 
 
@@ -29,7 +29,7 @@ class KeptColumn(str):
         made.name = name
         return made
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         return KeptColumn, (self.name,)
 
 

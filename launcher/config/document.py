@@ -7,9 +7,13 @@ from typing import Any
 
 from launcher.config import yaml_tree
 from launcher.config.errors import UserError, shown
+from launcher.config.types import JsonObject
 from launcher.config.yaml_tree import NODES, Node, NotYaml, YamlMistake
 
 Key = tuple[str | int, ...]
+"""Path of a value: keys of maps and places in lists."""
+Value = Any
+"""A plain value of YAML: None, a boolean, a number, a text, a list or a map."""
 
 SIZE = 2**20
 """Bytes of a file, at the most."""
@@ -20,7 +24,7 @@ class Document:
     """A merged document: its plain value, and for each key path where it was written. `dropped`: keys of a map that one
     of another kind has replaced, each with where it was written and the kind it belongs to."""
 
-    value: dict[str, Any]
+    value: JsonObject
     origins: dict[Key, str] = field(default_factory=dict)
     dropped: dict[Key, tuple[str, str]] = field(default_factory=dict)
 
@@ -50,7 +54,7 @@ def read(file: Path, times: int = 1) -> Document:
     return Document(value, origins)
 
 
-def plain(file: Path, times: int = 1) -> tuple[Any, dict[Key, str]]:
+def plain(file: Path, times: int = 1) -> tuple[Value, dict[Key, str]]:
     """Any YAML file as plain values, and where each of them is written. Raises UserError."""
     origins: dict[Key, str] = {(): f"{file}:1"}
     try:
@@ -59,7 +63,7 @@ def plain(file: Path, times: int = 1) -> tuple[Any, dict[Key, str]]:
         raise UserError(f"{file}:{mistake.line}: {shown(mistake.what)}") from None
 
 
-def of_text(text: str, where: str) -> Any:
+def of_text(text: str, where: str) -> Value:
     """The plain value of a text that is no file, such as an option's. `where`: what a message begins with. Raises
     UserError."""
     return _plain(_given(text, where), (), "", {})
@@ -93,15 +97,15 @@ def merge(below: Document, above: Document, parts: bool = False) -> Document:
     replaced = set[Key]()
     dropped = {**below.dropped, **above.dropped}
 
-    def kind(map_: dict[str, Any]) -> Any:
+    def kind(map_: JsonObject) -> object:
         return map_.get(
             "kind", "fraction" if "fraction" in map_ else None
         )  # a held-out share, where a source may stand
 
-    def same(low: dict[str, Any], high: dict[str, Any]) -> bool:
+    def same(low: JsonObject, high: JsonObject) -> bool:
         return kind(high) is None or kind(high) == (kind(low) or (kind(high) if parts else None))
 
-    def joined(low: Any, high: Any, path: Key) -> Any:
+    def joined(low: Value, high: Value, path: Key) -> Value:
         if isinstance(low, dict) and isinstance(high, dict) and (path == () or same(low, high)):
             merged = dict(low)
             for key, item in high.items():
@@ -152,19 +156,19 @@ def _given(value: str, where: str) -> Node:
         raise UserError(f"{where}: {shown(mistake.what)}") from None
 
 
-def _plain(node: Node, path: Key, file: str, origins: dict[Key, str]) -> Any:
+def _plain(node: Node, path: Key, file: str, origins: dict[Key, str]) -> Value:
     """A tree as plain Python values; the line of each goes to `origins`."""
     if not isinstance(node.value, dict | list):
         return node.value
     items = node.value.items() if isinstance(node.value, dict) else enumerate(node.value)
-    values = dict[str | int, Any]()
+    values = dict[str | int, Value]()
     for key, item in items:
         origins[(*path, key)] = f"{file}:{item.line}"
         values[key] = _plain(item.node, (*path, key), file, origins)
     return values if isinstance(node.value, dict) else list(values.values())
 
 
-def _is_map(value: Any, path: Key) -> bool:
+def _is_map(value: Value, path: Key) -> bool:
     for part in path:
         try:
             value = value[part]

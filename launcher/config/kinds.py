@@ -209,7 +209,7 @@ def of(folder: str, config: Plugin) -> ModuleType:
 def plugin(folder: str, base: type[Plugin] = Plugin) -> BeforeValidator:
     """A pydantic annotation: a map with `kind` (or the bare name of one) becomes that kind's Config, a `base`."""
 
-    def parse(value: Any) -> Any:
+    def parse(value: object) -> Plugin:
         if isinstance(value, Plugin):
             return value
         if isinstance(value, str):
@@ -225,6 +225,7 @@ def plugin(folder: str, base: type[Plugin] = Plugin) -> BeforeValidator:
         if not issubclass(config, base):
             what = f"kind {value['kind']!r}: its Config is no {base.__name__} (see launcher/{folder}/__init__.py)"
             raise PydanticCustomError("kind", "{what}", {"what": what})
-        return config.model_validate(value)
+        validated: Plugin = config.model_validate(value)
+        return validated
 
     return BeforeValidator(parse)

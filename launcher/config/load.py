@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -17,10 +17,10 @@ from launcher.config import code_origin, kinds, messages
 from launcher.config import document as documents
 from launcher.config.atomic_files import is_file, write
 from launcher.config.cluster import STORED, Cluster
-from launcher.config.document import Document, Key, Override
+from launcher.config.document import Document, Key, Override, Value
 from launcher.config.errors import Problem, UserError, one_line, shown
 from launcher.config.recipe import Recipe
-from launcher.config.types import Strict, hint
+from launcher.config.types import JsonObject, Strict, hint
 
 T = TypeVar("T", bound=Strict)
 _CLUSTER = "cluster."
@@ -75,7 +75,7 @@ def checked(file: Path) -> Loaded[Recipe]:
     return _typed(Recipe, _read(file, _RESOLVED), ())
 
 
-def plain(file: Path) -> dict[str, Any]:
+def plain(file: Path) -> JsonObject:
     """A resolved recipe as it is written, for what only reads numbers: no plug-in is imported. Raises UserError."""
     return documents.read(file, _RESOLVED).value
 
@@ -188,7 +188,7 @@ def _lines(document: Document, error: ValidationError) -> list[str]:
 def _path(document: Document, loc: Key) -> Key:
     """The keys of pydantic's path, which names branches of unions too: what is no key is left out."""
     path: Key = ()
-    value: Any = document.value
+    value: Value = document.value
     for part in loc:
         inside = isinstance(value, dict) and part in value
         if inside or (isinstance(value, list) and isinstance(part, int) and part < len(value)):

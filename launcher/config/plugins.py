@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from launcher.config import kinds
+from launcher.config.model import ModelConfig
 from launcher.config.types import Plugin, StrategyConfig, TaskConfig
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ def source(config: Plugin) -> "Source":
     return built
 
 
-def model(config: Plugin) -> "Model":
+def model(config: ModelConfig) -> "Model[ModelConfig]":
     """The model of a Config."""
-    built: Model = kinds.of("models", config).Model(config)
+    built: Model[ModelConfig] = kinds.of("models", config).Model(config)
     return built
 
 

@@ -1,17 +1,18 @@
 """The recipe: what to train. Every key that a recipe may hold is declared here or in a plug-in's Config."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.kinds import TrustRemoteCode, plugin
+from launcher.config.model import ModelConfig
 from launcher.config.optimizers import Optimizer
 from launcher.config.schedules import Constant, Schedule
-from launcher.config.types import Plugin, StrategyConfig, Strict, TaskConfig, matching, one_of
+from launcher.config.types import JsonObject, Plugin, StrategyConfig, Strict, TaskConfig, matching, one_of
 
-Model = Annotated[SerializeAsAny[Plugin], plugin("models")]
+Model = Annotated[SerializeAsAny[ModelConfig], plugin("models", ModelConfig)]
 Source = Annotated[SerializeAsAny[Plugin], plugin("data")]
 Task = Annotated[SerializeAsAny[TaskConfig], plugin("tasks", TaskConfig)]
 Strategy = Annotated[SerializeAsAny[StrategyConfig], plugin("strategies", StrategyConfig)]
@@ -28,7 +29,7 @@ def seconds(duration: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def _interval(value: Any) -> Any:
+def _interval(value: object) -> object:
     if isinstance(value, str):
         seconds(value)
     elif type(value) is not int or value < 1:
@@ -72,6 +73,11 @@ class PretrainedTokenizer(Strict):
     trust_remote_code: TrustRemoteCode = False
     """Run code that the tokenizer's folder brings, with your permissions."""
 
+    @property
+    def trusted_source(self) -> str | None:
+        """Name of the folder or repository whose code the recipe allows to run; None: no such code is run."""
+        return self.name if self.trust_remote_code else None
+
 
 Tokenizer = TrainTokenizer | PretrainedTokenizer
 
@@ -85,7 +91,7 @@ class Fraction(Strict):
     """`auto`: hold out the same share of each label, where rows have one label; `none`: ignore labels."""
 
 
-def _validation(value: Any) -> Any:
+def _validation(value: object) -> object:
     if isinstance(value, dict) and "kind" not in value:
         return Fraction.model_validate(value)
     return value if value is None or isinstance(value, Fraction) else plugin("data").func(value)  # type: ignore[call-arg]
@@ -104,7 +110,7 @@ class Data(Strict):
     """Keep only the first of several training rows with equal content."""
 
 
-def _checkpointing(value: Any) -> Any:
+def _checkpointing(value: object) -> object:
     if not (isinstance(value, str) and re.fullmatch(r"none|layers|every [1-9]\d*", value)):
         raise PydanticCustomError("activation_checkpointing", "should be none, layers, or every N (such as every 2)")
     return value
@@ -242,10 +248,10 @@ PERFORMANCE = (
 )  # fmt: skip
 
 
-def trajectory(recipe: dict[str, Any]) -> dict[str, Any]:
+def trajectory(recipe: JsonObject) -> JsonObject:
     """A resolved recipe as a flat map of dotted keys, without those of PERFORMANCE."""
 
-    def flatten(value: Any, path: str) -> dict[str, Any]:
+    def flatten(value: object, path: str) -> JsonObject:
         if not (isinstance(value, dict) and value):
             return {path.removeprefix("."): value}
         return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}").items()}

@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, BinaryIO, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from launcher.config import messages
 from launcher.config.errors import UserError
+from launcher.config.types import JsonObject
 
 MOST_BYTES = 32 << 20
 """Bytes of a document."""
@@ -28,7 +29,7 @@ MOST_VALUES = 300_000
 _BLOCK = 1 << 20
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
-Object = dict[str, Any]
+Object = JsonObject
 
 
 class DamagedFile(UserError):
@@ -196,7 +197,7 @@ def shown(text: str, most: int = 80) -> str:
     return f"{plain[:most]}..." if len(plain) > most else plain
 
 
-def _object(pairs: Sequence[tuple[str, Any]]) -> Object:
+def _object(pairs: Sequence[tuple[str, object]]) -> Object:
     value = dict(pairs)
     if len(value) < len(pairs):
         ((key, _),) = Counter(key for key, _ in pairs).most_common(1)

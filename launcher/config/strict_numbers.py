@@ -27,8 +27,8 @@ def strict(schema: Any) -> Any:
     return inner
 
 
-def _number(kind: str) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
+def _number(kind: str) -> Callable[[object], object]:
+    def check(value: object) -> object:
         if isinstance(value, bool):
             what = f"should be a valid {_NAMES[kind]}, not {str(value).lower()}"
             raise PydanticCustomError(f"{kind}_type", "{what}", {"what": what})
@@ -49,10 +49,10 @@ def _is_number(text: str) -> bool:
     return text.isprintable()
 
 
-def _boolean(value: Any) -> Any:
+def _boolean(value: object) -> object:
     if isinstance(value, bool) or (isinstance(value, str) and value.lower() in _WORDS):
         return value
     raise PydanticCustomError("bool_type", "should be true or false")
 
 
-_CHECKS: dict[Any, Callable[[Any], Any]] = {"int": _number("int"), "float": _number("float"), "bool": _boolean}
+_CHECKS: dict[object, Callable[[object], object]] = {"int": _number("int"), "float": _number("float"), "bool": _boolean}

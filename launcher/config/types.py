@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,13 @@ from pydantic import (
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 from launcher.config import messages, strict_numbers
+
+if TYPE_CHECKING:
+    from launcher.config.model import ModelConfig
+
+
+JsonObject = dict[str, Any]
+"""A JSON object: texts as keys, and values of JSON."""
 
 
 def hint(word: str, known: Iterable[str]) -> str:
@@ -48,7 +55,7 @@ class Strict(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _refuse_unknown_keys(cls, value: Any, handler: ModelWrapValidatorHandler["Strict"]) -> "Strict":
+    def _refuse_unknown_keys(cls, value: object, handler: ModelWrapValidatorHandler["Strict"]) -> "Strict":
         if isinstance(value, cls) or (isinstance(value, dict) and cls.model_config.get("extra") != "forbid"):
             return handler(value)
         if not isinstance(value, dict):
@@ -79,7 +86,7 @@ class Strict(BaseModel):
                 field.description = next((one.description for one in declared), None)
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
         cls._inherit_descriptions()
         schema: CoreSchema = strict_numbers.strict(handler(source))
         return schema
@@ -110,8 +117,8 @@ class TaskConfig(Plugin):
         return self
 
     @property
-    def teacher_model(self) -> "Plugin | None":
-        """The Config of another model that the task asks, such as a teacher."""
+    def teacher_model(self) -> "ModelConfig | None":
+        """The Config of another model that the task evaluates, such as a teacher."""
         return None
 
     @property
@@ -166,10 +173,10 @@ def matching(pattern: str, what: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def one_of(types: dict[str, type[Any]]) -> BeforeValidator:
+def one_of(types: dict[str, type[Strict]]) -> BeforeValidator:
     """A pydantic annotation like a plug-in kind, for the few that are types of one file."""
 
-    def parse(value: Any) -> Any:
+    def parse(value: object) -> object:
         if value is None or isinstance(value, tuple(types.values())):
             return value
         kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None

@@ -2,16 +2,13 @@
 
 import functools
 from collections import Counter
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal, Self
-
-from pydantic import ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
-from pydantic_core.core_schema import ValidationInfo
+from typing import TYPE_CHECKING
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import some
-from launcher.config.types import Plugin
+from launcher.config.model import ModelConfig
 
 if TYPE_CHECKING:
     import torch
@@ -22,52 +19,9 @@ _MIXES = (
 )
 
 
-class Adapter(Plugin):
-    """An adapter of peft. `kind` is the lower-case name of its type, such as lora. Further keys go to peft's
-    configuration, and are checked against it when the plan counts parameters."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    r: int | None = Field(None, gt=0)
-    """Rank. Default: peft's."""
-    alpha: int | float | None = Field(None, gt=0)
-    """Scale. Default: peft's."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout rate of the adapter. Default: peft's."""
-    targets: list[str] | str | None = Field(None, min_length=1)
-    """Layers of the encoder that are adapted, by the ends of their names, or one regular expression. Default: peft's
-    choice for the architecture, or every linear layer."""
-
-
-class ModelConfig(Plugin):
-    """Keys of every model."""
-
-    freeze: list[str] = []
-    """Patterns of parameters that do not train. Each is matched against a parameter's name and against the name's
-    beginnings up to a dot."""
-    unfreeze_at: int | None = Field(None, gt=0)
-    """Step from which frozen parameters train. Default: never."""
-    adapter: Adapter | None = None
-    """Adapter that trains in place of the encoder's parameters. `unfreeze_at` does not unfreeze those."""
-    batch_norm: Literal["frozen", "group"] | None = None
-    """`frozen`: keep the statistics; `group`: replace batch normalization by group normalization (Wu and He, 2018).
-    Default: refuse a model that has any."""
-
-    @field_validator("unfreeze_at")
-    @classmethod
-    def _needs_freeze(cls, value: int | None, known: ValidationInfo) -> int | None:
-        if value is not None and not known.data.get("freeze", True):
-            raise PydanticCustomError("unfreeze_at", "nothing is frozen (add freeze)")
-        return value
-
-    def at(self, step: int) -> Self:
-        """The configuration as it trains once `step` steps are done."""
-        if self.unfreeze_at is None or step < self.unfreeze_at:
-            return self
-        return self.model_copy(update={"freeze": [], "unfreeze_at": None})
-
-
-def adapted(model: Any, config: ModelConfig, new: "list[str] | None" = None) -> tuple[Any, list[str]]:
+def adapted(
+    model: "torch.nn.Module", config: ModelConfig, new: list[str] | None = None
+) -> "tuple[torch.nn.Module, list[str]]":
     """The model with all that its configuration decides, and notes on what trains. `new`: parameters that no checkpoint
     had: beside an adapter these train whole. Raises UserError."""
     notes = []
@@ -95,7 +49,7 @@ def frozen(config: ModelConfig, names: list[str]) -> list[str]:
     return [name for name in names if any(_matches(own[name], pattern) for pattern in config.freeze)]
 
 
-def plain(model: Any) -> Any:
+def plain(model: "torch.nn.Module") -> "torch.nn.Module":
     """An adapted model as plain modules: adapters merged into the weights, and everything trains. What was grouped
     stays so."""
     if any(hasattr(module, "base_layer") for module in model.modules()):
@@ -107,7 +61,7 @@ def plain(model: Any) -> Any:
     return model.requires_grad_(True)
 
 
-def group(model: Any) -> None:
+def group(model: "torch.nn.Module") -> None:
     """GroupNorm in place of each BatchNorm, with its affine weights. A transformers configuration remembers it, for the
     runs that go on from this one."""
     for name, module in list(model.named_modules()):
@@ -118,7 +72,7 @@ def group(model: Any) -> None:
         model.config.batch_norm = "group"
 
 
-def _grouped(norm: Any) -> Any:
+def _grouped(norm: "torch.nn.modules.batchnorm._BatchNorm") -> "torch.nn.GroupNorm":
     import torch
 
     channels = norm.num_features
@@ -130,7 +84,7 @@ def _grouped(norm: Any) -> Any:
     return made.train(norm.training)
 
 
-def _settle_batch_norms(model: Any, frozen: bool) -> list[str]:
+def _settle_batch_norms(model: "torch.nn.Module", frozen: bool) -> list[str]:
     """Returns a note where statistics stay that nothing has been learnt of. Raises UserError where a BatchNorm would
     still take its statistics from the batch."""
     fresh = list[str]()
@@ -149,12 +103,12 @@ def _settle_batch_norms(model: Any, frozen: bool) -> list[str]:
     return [f"{what}: {some(fresh)}"] if fresh else []
 
 
-def _stay(module: Any, mode: bool = True) -> Any:
+def _stay(module: "torch.nn.Module", mode: bool = True) -> "torch.nn.Module":
     """In place of a module's `train`."""
     return module
 
 
-def _is_batch_norm(module: Any) -> bool:
+def _is_batch_norm(module: "torch.nn.Module") -> bool:
     import torch
 
     return isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
@@ -176,13 +130,13 @@ def _matches(name: str, pattern: str) -> bool:
     return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
-def _beginnings(names: Any) -> str:
+def _beginnings(names: Iterable[str]) -> str:
     """Where in the model parameters are, two names deep."""
     found = list(dict.fromkeys(".".join((name.split(".")[:-1] or [name])[:2]) for name in names))
     return some(found, 12)
 
 
-def _told(model: Any, unlearnt: list[str]) -> list[str]:
+def _told(model: "torch.nn.Module", unlearnt: list[str]) -> list[str]:
     sizes, trained = Counter[bool](), []
     count = Counter(parameter.requires_grad for parameter in model.parameters())
     for name, parameter in model.named_parameters():

@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import peft
 import torch
@@ -13,17 +13,17 @@ from transformers.pytorch_utils import Conv1D
 
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.format import some
-from launcher.config.types import hint
+from launcher.config.types import JsonObject, hint
 
 if TYPE_CHECKING:
-    from launcher.models._adaptation import Adapter
+    from launcher.config.model import Adapter
 
 _UNFIT = {"adamss", "boft", "lily", "poly", "shadow", "shira", "trainable_tokens"}
 """peft cannot merge these, cannot make them without weights (to count them), or they need more than tokens."""
 _LAYERS = (torch.nn.Linear, Conv1D, torch.nn.modules.conv._ConvNd)
 
 
-def kinds() -> dict[str, tuple[type[Any], type[BaseTuner]]]:
+def kinds() -> dict[str, tuple[type[peft.PeftConfig], type[BaseTuner]]]:
     """The adapters that can be put into any model and merged again: their configuration and tuner in peft."""
     pairs = {
         t.value.lower(): (PEFT_TYPE_TO_CONFIG_MAPPING[t], tuner) for t, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
@@ -36,7 +36,7 @@ def kinds() -> dict[str, tuple[type[Any], type[BaseTuner]]]:
     }
 
 
-def inject(model: Any, adapter: "Adapter") -> str:
+def inject(model: torch.nn.Module, adapter: "Adapter") -> str:
     """Put the adapter into the model's encoder, whose own parameters stop to train; those outside of it (the head) go
     on. Returns a note. Raises UserError."""
     if adapter.kind not in kinds():
@@ -54,7 +54,7 @@ def inject(model: Any, adapter: "Adapter") -> str:
     return f"{note} (each keeps the rank that it begins with)" if allocates else note
 
 
-def merge(model: Any) -> None:
+def merge(model: torch.nn.Module) -> None:
     """Every adapted layer becomes the plain layer it was, with the adapter in its weights."""
     with torch.no_grad():
         for name, module in list(model.named_modules()):
@@ -69,13 +69,13 @@ def merge(model: Any) -> None:
     vars(getattr(model, "base_model", model)).pop("peft_config", None)
 
 
-def _fields(config: type[Any]) -> set[str]:
+def _fields(config: type[peft.PeftConfig]) -> set[str]:
     """What a peft configuration takes of the user."""
     common = {field.name for field in dataclasses.fields(peft.PeftConfig)}
     return {field.name for field in dataclasses.fields(config)} - common - {"modules_to_save"}
 
 
-def _given(adapter: "Adapter", config: type[Any]) -> dict[str, Any]:
+def _given(adapter: "Adapter", config: type[peft.PeftConfig]) -> JsonObject:
     """The adapter's keys by the names that peft gives them: alpha may be lora_alpha, r may be init_r."""
     fields = _fields(config) - {"target_modules"}
     names = {field: field for field in fields}
@@ -93,7 +93,9 @@ def _given(adapter: "Adapter", config: type[Any]) -> dict[str, Any]:
     return {names[key]: value for key, value in given.items()}
 
 
-def _targets(adapter: "Adapter", tuner: type[BaseTuner], model: Any, encoder: Any) -> list[str] | str | None:
+def _targets(
+    adapter: "Adapter", tuner: type[BaseTuner], model: torch.nn.Module, encoder: torch.nn.Module
+) -> list[str] | str | None:
     """What peft is told; None: its own choice for the architecture."""
     layers = [name for name, module in encoder.named_modules() if isinstance(module, _LAYERS)]
     linear = [name for name in layers if isinstance(encoder.get_submodule(name), torch.nn.Linear | Conv1D)]
@@ -117,7 +119,7 @@ def _targets(adapter: "Adapter", tuner: type[BaseTuner], model: Any, encoder: An
     return targets
 
 
-def _told(action: Callable[[], Any]) -> None:
+def _told(action: Callable[[], object]) -> None:
     """What peft refuses is told in its words."""
     try:
         action()

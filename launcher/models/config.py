@@ -1,6 +1,7 @@
 """A transformers architecture from scratch: `type` and any key of its configuration."""
 
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict
 
@@ -10,6 +11,9 @@ from launcher.config.types import hint
 from launcher.models._adaptation import adapted
 from launcher.models._transformers import TransformersConfig, fit, make
 from launcher.plan.model_requirements import ModelRequirements
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Config(TransformersConfig):
@@ -23,16 +27,10 @@ class Config(TransformersConfig):
     """Model type of transformers, such as bert or modernbert."""
 
 
-class Model(models.Model):
+class Model(models.Model[Config]):
     imports = ("transformers.modeling_utils",)
 
-    def __init__(self, config: Config):
-        self.config = config
-
-    def tokenizer(self) -> str | None:
-        return None
-
-    def build(self, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
+    def build(self, requirements: ModelRequirements, weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
         from transformers import CONFIG_MAPPING
 
         if self.config.type not in CONFIG_MAPPING:
@@ -53,12 +51,14 @@ class Model(models.Model):
             hf = kind(**given)
         except Exception as error:  # transformers has types of its own for these
             raise UserError(Problem("model", str(error).splitlines()[-1].strip())) from None
-        model, notes = adapted(make(fit(hf, self.config, need, resize=True), self.config, need), self.config)
+        model, notes = adapted(
+            make(fit(hf, self.config, requirements, resize=True), self.config, requirements), self.config
+        )
         drawn = [key for key in ("head", "reinit_layers") if getattr(self.config, key)]
         notes += [f"model.{key} does nothing: every weight of a new model is new" for key in drawn]
         return model, notes if weights else []
 
 
-def _close(word: str, known: Any) -> str:
+def _close(word: str, known: Iterable[str]) -> str:
     found = hint(word, known)
     return found if found.startswith("did") else "see the transformers documentation"

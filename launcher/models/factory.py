@@ -4,7 +4,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
@@ -12,9 +12,13 @@ from launcher import models
 from launcher.config import kinds
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import some
-from launcher.config.types import hint
-from launcher.models._adaptation import ModelConfig, adapted
+from launcher.config.model import ModelConfig
+from launcher.config.types import JsonObject, hint
+from launcher.models._adaptation import adapted
 from launcher.plan.model_requirements import ModelRequirements
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Config(ModelConfig):
@@ -28,7 +32,7 @@ class Config(ModelConfig):
     kind: Literal["factory"] = "factory"
     factory: str
     """Function, as mypkg.models:make or mypkg.models.make, importable from the current folder too."""
-    options: dict[str, Any] = {}
+    options: JsonObject = {}
     """Keyword arguments of the function."""
 
     @field_validator("factory")
@@ -43,16 +47,10 @@ class Config(ModelConfig):
         return value
 
 
-class Model(models.Model):
-    def __init__(self, config: Config):
-        self.config = config
-
-    def tokenizer(self) -> str | None:
-        return None
-
-    def build(self, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
+class Model(models.Model[Config]):
+    def build(self, requirements: ModelRequirements, weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
         make = _found(self.config.factory)
-        given = _arguments(make, self.config, need)
+        given = _arguments(make, self.config, requirements)
         model = _called(make, given, self.config) if weights else _without_weights(make, given, self.config)
         _take_by_name(model)
         model, notes = adapted(model, self.config)
@@ -67,15 +65,15 @@ def _found(path: str) -> Callable[..., Any]:
         raise UserError(Problem("model.factory", str(error))) from None
 
 
-def _arguments(make: Callable[..., Any], config: Config, need: ModelRequirements) -> dict[str, Any]:
+def _arguments(make: Callable[..., Any], config: Config, requirements: ModelRequirements) -> JsonObject:
     """The options, and what the function asks for by name. Raises UserError for unknown and missing ones."""
     takes = inspect.signature(make).parameters
     words = {
-        "vocab_size": need.vocab_size,
-        "pad_token_id": need.pad_token_id,
-        "max_length": max(need.max_length, need.target_length),
+        "vocab_size": requirements.vocab_size,
+        "pad_token_id": requirements.pad_token_id,
+        "max_length": max(requirements.max_length, requirements.target_length),
     }
-    offered = {**({"shape": need.shape} if need.shape else words), **need.options}
+    offered = {**({"shape": requirements.shape} if requirements.shape else words), **requirements.options}
     asked = ("num_labels", "vocab_size", "pad_token_id", "max_length", "shape")
     given = {name: offered[name] for name in asked if name in takes and name in offered} | config.options
     kinds_of = {parameter.kind for parameter in takes.values()}
@@ -99,7 +97,7 @@ def _needed(takes: Mapping[str, inspect.Parameter]) -> list[str]:
     return [name for name, one in takes.items() if one.default is one.empty and one.kind not in many]
 
 
-def _without_weights(make: Callable[..., Any], given: dict[str, Any], config: Config) -> Any:
+def _without_weights(make: Callable[..., Any], given: JsonObject, config: Config) -> "torch.nn.Module":
     """The module on the meta device: made there, or brought there where its code needs numbers."""
     import torch
 
@@ -112,7 +110,7 @@ def _without_weights(make: Callable[..., Any], given: dict[str, Any], config: Co
             return _called(make, given, config).to("meta")
 
 
-def _called(make: Callable[..., Any], given: dict[str, Any], config: Config) -> Any:
+def _called(make: Callable[..., Any], given: JsonObject, config: Config) -> "torch.nn.Module":
     """What the function returns. Raises UserError with the place where it raised."""
     import torch
 
@@ -130,7 +128,7 @@ def _called(make: Callable[..., Any], given: dict[str, Any], config: Config) -> 
     return made.float() if any(p.dtype != torch.float32 for p in made.parameters()) else made
 
 
-def _take_by_name(model: Any) -> None:
+def _take_by_name(model: "torch.nn.Module") -> None:
     """Tasks give inputs by name; a forward of one argument gets the one there is, whatever its name."""
     takes = inspect.signature(model.forward).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in takes.values()):
@@ -138,7 +136,9 @@ def _take_by_name(model: Any) -> None:
         model.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
 
 
-def _by_name(names: frozenset[str], needed: int, module: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> Any:
+def _by_name(
+    names: frozenset[str], needed: int, module: "torch.nn.Module", args: tuple[object, ...], inputs: JsonObject
+) -> tuple[tuple[object, ...], JsonObject]:
     """A forward pre-hook. Raises UserError where inputs have no place."""
     unknown = [name for name in inputs if name not in names]
     if not unknown:

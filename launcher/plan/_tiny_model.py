@@ -2,12 +2,20 @@
 a child process alone (see `_count`)."""
 
 import copy
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 from launcher.config.errors import Problem, UserError, first_line
+from launcher.config.types import JsonObject
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.plan.padding_probe import Padding, probe
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from launcher.tasks import Task
 
 _LAYERS, _HEADS, _WIDTH, _VOCABULARY = 2, 2, 16, 256
 _LONGEST = 4096
@@ -18,7 +26,7 @@ _ANYWHERE = ("eager", "sdpa")
 """Implementations of attention that every machine has."""
 
 
-def packs(model: Any, need: Any, task: Any) -> str | None:
+def packs(model: "PreTrainedModel", requirements: ModelRequirements, task: "type[Task]") -> str | None:
     """Why the model cannot be given packed rows, told by a copy of it; empty: it can; None: no copy could be tried.
     `model`: on the meta device. `task`: has `refusal`."""
     import torch
@@ -26,10 +34,10 @@ def packs(model: Any, need: Any, task: Any) -> str | None:
     torch.manual_seed(0)
     for config in _smaller(getattr(model, "config", None)):
         try:
-            small = _built(config, need.auto_class, model.config._attn_implementation)
+            small = _built(config, requirements.auto_class, model.config._attn_implementation)
             if small is None:
                 continue
-            documents = _documents(lengths(need.max_length, _window(config)), config)
+            documents = _documents(lengths(requirements.max_length, _window(config)), config)
             if not small(input_ids=documents[0][None]).logits.isfinite().all():
                 continue
             return task.refusal(small, documents, config.pad_token_id or 0) or ""
@@ -38,7 +46,7 @@ def packs(model: Any, need: Any, task: Any) -> str | None:
     return None
 
 
-def padding(model: Any, need: ModelRequirements) -> Padding | None:
+def padding(model: "PreTrainedModel", requirements: ModelRequirements) -> Padding | None:
     """On which side rows of the model may be padded, after a forward at full length; None: no copy could be tried.
     `model`: also one on the meta device; it is not run. No generator of this process is used. Raises UserError for a
     model that does not take samples of that length, or of this task."""
@@ -46,54 +54,62 @@ def padding(model: Any, need: ModelRequirements) -> Padding | None:
 
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed is for those of all devices
-        return _padding(model, need)
+        return _padding(model, requirements)
 
 
-def _padding(model: Any, need: ModelRequirements) -> Padding | None:
+def _padding(model: "PreTrainedModel", requirements: ModelRequirements) -> Padding | None:
     config, problem = getattr(model, "config", None), None
     attention = getattr(config, "_attn_implementation", None)
-    for smaller in _smaller(config) if need.vocab_size else ():
+    for smaller in _smaller(config) if requirements.vocab_size else ():
         problem = None
         try:
-            small = _built(smaller, need.auto_class, attention if attention in _ANYWHERE else _ANYWHERE[0])
+            small = _built(smaller, requirements.auto_class, attention if attention in _ANYWHERE else _ANYWHERE[0])
         except Exception:  # a configuration of any architecture may not bear what was made smaller in it
             continue
         if small is None:
             continue
-        sample = _sample(small, config, need)
-        problem = _unfit(small, sample, need)
+        sample = _sample(small, config, requirements)
+        problem = _unfit(small, sample, requirements)
         if problem is None:
-            return probe(small, sample, getattr(smaller, "pad_token_id", None) or 0, need.max_length)
+            return probe(small, sample, getattr(smaller, "pad_token_id", None) or 0, requirements.max_length)
         if problem.key != "model":
             break
-    shaped = need.guessed or need.auto_class == "AutoModelForQuestionAnswering"  # of parts, which tokens part
+    shaped = (
+        requirements.guessed or requirements.auto_class == "AutoModelForQuestionAnswering"
+    )  # of parts, which tokens part
     if problem is not None and (problem.key != "model" or not shaped):
         raise UserError(problem)
     return None
 
 
-def _sample(small: Any, config: Any, need: ModelRequirements) -> dict[str, Any]:
+def _sample(
+    small: "PreTrainedModel", config: "PretrainedConfig", requirements: ModelRequirements
+) -> "dict[str, torch.Tensor]":
     """A sample of full length, with the end token where the data has it."""
     import torch
 
     pad, last = (getattr(small.config, name, None) for name in ("pad_token_id", "eos_token_id"))
     plain = torch.tensor([token for token in range(small.config.vocab_size) if token not in (pad, last)])
-    ids = plain[torch.randint(0, len(plain), (1, min(need.max_length, _LONGEST)))]
-    if isinstance(last, int) and (need.guessed or getattr(config, "eos_token_id", None) == need.end_token_id):
+    ids = plain[torch.randint(0, len(plain), (1, min(requirements.max_length, _LONGEST)))]
+    if isinstance(last, int) and (
+        requirements.guessed or getattr(config, "eos_token_id", None) == requirements.end_token_id
+    ):
         ids[:, -1] = last
-    if need.auto_class != "AutoModelForSeq2SeqLM":
+    if requirements.auto_class != "AutoModelForSeq2SeqLM":
         return {"input_ids": ids}
-    return {"input_ids": ids, "decoder_input_ids": _resized(ids, need.target_length or need.max_length)}
+    return {"input_ids": ids, "decoder_input_ids": _resized(ids, requirements.target_length or requirements.max_length)}
 
 
-def _resized(ids: Any, length: int) -> Any:
+def _resized(ids: "torch.Tensor", length: int) -> "torch.Tensor":
     """The tokens of a row, repeated or cut, with its last one at the end: shape (1, length)."""
     resized = ids.repeat(1, -(-length // ids.shape[1]))[:, : min(length, _LONGEST)].clone()
     resized[:, -1] = ids[:, -1]
     return resized
 
 
-def _unfit(small: Any, sample: dict[str, Any], need: ModelRequirements) -> Problem | None:
+def _unfit(
+    small: "PreTrainedModel", sample: "dict[str, torch.Tensor]", requirements: ModelRequirements
+) -> Problem | None:
     """Why a model does not take a sample; None: it does."""
     import torch
 
@@ -102,8 +118,12 @@ def _unfit(small: Any, sample: dict[str, Any], need: ModelRequirements) -> Probl
         with torch.no_grad(), _positions_counted():
             small(**sample)
     except _PositionsEnd as end:
-        target = need.target_length and end.length == sample["decoder_input_ids"].shape[1] != length
-        key, most = ("task.max_target_length", need.target_length) if target else ("data.max_length", need.max_length)
+        target = requirements.target_length and end.length == sample["decoder_input_ids"].shape[1] != length
+        key, most = (
+            ("task.max_target_length", requirements.target_length)
+            if target
+            else ("data.max_length", requirements.max_length)
+        )
         what = f"{most} tokens, but {name} has positions for {end.usable}"
         return Problem(key, f"{what} (shorter samples, or a model with more positions)")
     except Exception as error:
@@ -120,14 +140,20 @@ class _PositionsEnd(Exception):
         self.usable, self.length = usable, length
 
 
-def _positions_counted() -> Any:
+def _positions_counted() -> AbstractContextManager[object]:
     """A context in which a row that a table of embeddings does not have raises _PositionsEnd: it is a position, counted
     from 0 or, as RoBERTa and BART do, from above."""
     import torch
     from torch.overrides import TorchFunctionMode
 
     class Counted(TorchFunctionMode):  # type: ignore[misc]
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self,
+            func: Callable[..., object],
+            types: object,
+            args: tuple[Any, ...] = (),
+            kwargs: JsonObject | None = None,
+        ) -> object:
             if func is torch.nn.functional.embedding and len(args) > 1:
                 last, rows = int(args[0].max()), args[1].shape[0]
                 if last >= rows:
@@ -147,14 +173,14 @@ def lengths(most: int, window: int) -> list[int]:
     return [total - 2 * short, short, short]
 
 
-def kept(layers: int, lists: list[list[Any]]) -> list[int]:
+def kept(layers: int, lists: list[list[object]]) -> list[int]:
     """Which layers stand for all: the first of each kind, and two at least. `lists`: what is said of each layer."""
     kinds = [repr([values[number] for values in lists]) for number in range(layers)]
     first = {kinds.index(kind) for kind in kinds}
     return sorted({*first, *[n for n in range(layers) if n not in first][: max(0, _LAYERS - len(first))]})
 
 
-def _smaller(config: Any) -> Iterator[Any]:
+def _smaller(config: "PretrainedConfig | None") -> "Iterator[PretrainedConfig]":
     """Copies of a configuration, the smallest first; the last one is as it was."""
     if config is None:
         return
@@ -169,7 +195,7 @@ def _smaller(config: Any) -> Iterator[Any]:
         yield small
 
 
-def _fewer_layers(config: Any) -> None:
+def _fewer_layers(config: "PretrainedConfig") -> None:
     count = config.num_hidden_layers
     lists = {k: v for k, v in vars(config).items() if isinstance(v, list | tuple) and len(v) == count}
     numbers = kept(count, list(map(list, lists.values())))
@@ -178,7 +204,7 @@ def _fewer_layers(config: Any) -> None:
     config.num_hidden_layers = len(numbers)
 
 
-def _fewer_tokens(config: Any) -> None:
+def _fewer_tokens(config: "PretrainedConfig") -> None:
     size = min(config.vocab_size, _VOCABULARY)
     for name, value in list(vars(config).items()):
         if name.endswith("_token_id") and isinstance(value, int) and value >= size:
@@ -186,7 +212,7 @@ def _fewer_tokens(config: Any) -> None:
     config.vocab_size = size
 
 
-def _narrower(config: Any) -> None:
+def _narrower(config: "PretrainedConfig") -> None:
     """Two heads of 16, and what goes with them: as many keys and values as heads, or fewer, as it was."""
     hidden, heads = config.hidden_size, config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", None)
@@ -204,12 +230,12 @@ def _narrower(config: Any) -> None:
             setattr(config, name, size)
 
 
-def _built(config: Any, auto_class: str, attention: str) -> Any:
+def _built(config: "PretrainedConfig", auto_class: str, attention: str) -> "PreTrainedModel | None":
     """A model in eval mode with weights that tell tokens and positions apart; None where it is too large."""
     import torch
     import transformers
 
-    def make() -> Any:
+    def make() -> "PreTrainedModel":
         auto = getattr(transformers, auto_class)  # where the recipe trusts code it has been loaded, and is known by now
         return auto.from_config(copy.deepcopy(config), attn_implementation=attention, trust_remote_code=False)
 
@@ -228,7 +254,7 @@ def _built(config: Any, auto_class: str, attention: str) -> Any:
     return model
 
 
-def _documents(sizes: list[int], config: Any) -> list[Any]:
+def _documents(sizes: list[int], config: "PretrainedConfig") -> "list[torch.Tensor]":
     """Token ids of documents, none of them padding."""
     import torch
 
@@ -237,7 +263,7 @@ def _documents(sizes: list[int], config: Any) -> list[Any]:
     return ids if pad is None else [one + (one >= pad) for one in ids]
 
 
-def _window(config: Any) -> int:
+def _window(config: "PretrainedConfig") -> int:
     """The largest window that the configuration names; 0: none."""
     names = {"local_attention", *(name for name in dir(config) if "window" in name)}
     found = [getattr(config, name, None) for name in names]

@@ -1,10 +1,10 @@
 """What a model has to fit: decided by the task and the data, the same for the plan and for every rank."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from launcher.config import plugins
 from launcher.config.recipe import Recipe
+from launcher.config.types import JsonObject
 from launcher.plan.facts import Facts
 
 
@@ -18,7 +18,7 @@ class ModelRequirements:
     sample has a second text for a decoder (else 0)."""
 
     auto_class: str
-    options: dict[str, Any]
+    options: JsonObject
     vocab_size: int
     pad_token_id: int
     max_length: int
@@ -26,7 +26,7 @@ class ModelRequirements:
     guessed: bool = False
     begin_token_id: int | None = None
     end_token_id: int | None = None
-    generation: dict[str, Any] = field(default_factory=dict)
+    generation: JsonObject = field(default_factory=dict)
     target_length: int = 0
 
 

@@ -6,7 +6,7 @@ the same sample alone. Its samples share a micro-batch only where they have one 
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class Padding(StrEnum):
     NONE = "none"
 
 
-def probe(model: Any, inputs: Mapping[str, "torch.Tensor"], pad_token_id: int, longest: int) -> Padding:
+def probe(model: "torch.nn.Module", inputs: Mapping[str, "torch.Tensor"], pad_token_id: int, longest: int) -> Padding:
     """Try a model, which may keep what it is given: a copy, then. `inputs`: keyword arguments of its forward for one
     sample, `input_ids` of shape (1, length); its tokens are repeated up to `longest`. A model that cannot be run like
     this counts as RIGHT."""
@@ -58,7 +58,9 @@ def probe(model: Any, inputs: Mapping[str, "torch.Tensor"], pad_token_id: int, l
 class _Trial:
     """A short row alone, and beside other rows."""
 
-    def __init__(self, model: Any, inputs: dict[str, "torch.Tensor"], pad_token_id: int, short: int, longest: int):
+    def __init__(
+        self, model: "torch.nn.Module", inputs: dict[str, "torch.Tensor"], pad_token_id: int, short: int, longest: int
+    ):
         self._model, self._pad = model, pad_token_id
         self._tokens = {name: inputs[name] for name in _PER_TOKEN if name in inputs}
         self._other = {k: v for k, v in inputs.items() if k not in (*_PER_TOKEN, "attention_mask")}

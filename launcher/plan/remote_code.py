@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.recipe import Recipe
+from launcher.config.recipe import PretrainedTokenizer, Recipe
+from launcher.config.types import JsonObject
 from launcher.storage import cache_root
 
 CONFIG = "config.json"
@@ -65,7 +65,7 @@ def refuse_kernels(name: str | Path, key: str, revision: str | None = None) -> N
         raise UserError(Problem(key, f"{Path(name) / CONFIG}: {what} (model.attention: sdpa, say)"))
 
 
-def _kernels(value: Any, named: bool = False) -> set[str]:
+def _kernels(value: object, named: bool = False) -> set[str]:
     """The texts with a slash below any key that ends with attn_implementation."""
     if isinstance(value, dict):
         items = value.items()
@@ -76,14 +76,13 @@ def _kernels(value: Any, named: bool = False) -> set[str]:
 
 
 def notes(recipe: Recipe) -> list[str]:
-    """What a plan says of code that will be run."""
-    found: list[tuple[str, Any]] = [("model", recipe.model), ("tokenizer", recipe.tokenizer)]
-    found += [("task.teacher", recipe.task.teacher_model)]
+    """Notes of a plan on code of models and tokenizers that will be run."""
+    tokenizer = recipe.tokenizer if isinstance(recipe.tokenizer, PretrainedTokenizer) else None
+    trusting = {"model": recipe.model, "tokenizer": tokenizer, "task.teacher": recipe.task.teacher_model}
     return [
-        f"REMOTE CODE: {key}.trust_remote_code: the code that {getattr(one, 'name', None) or getattr(one, 'run', '')} "
-        "brings runs as you, on every node"
-        for key, one in found
-        if getattr(one, "trust_remote_code", False)
+        f"REMOTE CODE: {key}.trust_remote_code: the code that {config.trusted_source} brings runs as you, on every node"
+        for key, config in trusting.items()
+        if config is not None and config.trusted_source is not None
     ]
 
 
@@ -93,7 +92,7 @@ def copy_code(folder: Path, to: Path) -> None:
         shutil.copyfile(file, to / file.name)
 
 
-def _read(name: str, file: str, revision: str | None) -> dict[str, Any]:
+def _read(name: str, file: str, revision: str | None) -> JsonObject:
     where = Path(cache_root.found(name, revision)) / file
     if not where.is_file():
         from transformers.utils import cached_file

@@ -26,10 +26,13 @@ def sample_operations(recipe: Recipe, shape: Architecture, facts: Facts) -> floa
     return float(layers * (3 + (1 / every if every else 0)) + 3 * head)
 
 
-def run_seconds(cluster: Cluster, operations: float, ranks: int) -> float | None:
-    """The least that so many operations take on all ranks, at the devices' peak, in seconds; None where the profile has
-    no peak. Communication is left out: what of it shows depends on strategy, links and overlap."""
-    return None if cluster.peak_tflops == "auto" else operations / (ranks * cluster.peak_tflops * 1e12)
+def run_seconds(cluster: Cluster, operations: float | None, ranks: int) -> float | None:
+    """Seconds of computation of so many operations on all ranks, at the devices' peak; None: the number of operations
+    or the peak is not known. Communication is left out, since its visible part depends on strategy, links and
+    overlap."""
+    if operations is None or cluster.peak_tflops == "auto":
+        return None
+    return operations / (ranks * cluster.peak_tflops * 1e12)
 
 
 def hours_between_failures(cluster: Cluster) -> float | None:

@@ -36,6 +36,16 @@ class World:
         return [nodes * self.per_node for nodes in range(least, most + 1)]
 
     @property
+    def max_ranks(self) -> int:
+        """Ranks on the maximum number of nodes."""
+        return self.sizes[-1]
+
+    @property
+    def device(self) -> str:
+        """Device type."""
+        return self.devices.kind
+
+    @property
     def memory(self) -> int | None:
         """Bytes of memory for a rank, where known."""
         if self.devices.memory is None:

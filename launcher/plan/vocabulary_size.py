@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from launcher.config import plugins
 from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
+from launcher.config.types import JsonObject
 from launcher.storage import cache_root
 
 
@@ -28,7 +28,7 @@ def size(recipe: Recipe) -> int:
         return 0
 
 
-def _counted(saved: Any) -> int:
+def _counted(saved: JsonObject) -> int:
     words = saved["model"]["vocab"]
     names = {word for word, _ in words} if isinstance(words, list) else set(words)
     added = {token["content"]: token["id"] for token in saved.get("added_tokens", [])}
