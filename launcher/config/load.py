@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from launcher.config import code_origin, kinds, messages
+from launcher.config import code_origin, messages, trust
 from launcher.config import document as documents
 from launcher.config.atomic_files import is_file, write
 from launcher.config.cluster import STORED, Cluster
@@ -133,7 +133,7 @@ def _recipe(file: Path, overrides: Sequence[str], stored: bool) -> Loaded[Recipe
     written = {Path(where.rpartition(":")[0]) for where in document.origins.values()}
     whose = next((path for path in written if code_origin.artefact(path)), file if stored else None)
     typed = [word for text in overrides for word in _words(text.partition("=")[2])]
-    with kinds.reading(whose, typed):
+    with trust.loading(whose, typed):
         return _typed(Recipe, document, overrides)
 
 

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config.kinds import TrustRemoteCode, plugin
+from launcher.config.kinds import plugin
 from launcher.config.model import ModelConfig
 from launcher.config.optimizers import Optimizer
 from launcher.config.schedules import Constant, Schedule
+from launcher.config.trust import TrustRemoteCode
 from launcher.config.types import JsonObject, Plugin, StrategyConfig, Strict, TaskConfig, matching, one_of
 
 Model = Annotated[SerializeAsAny[ModelConfig], plugin("models", ModelConfig)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from launcher.config import kinds
+from launcher.config import trust
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.format import some
 from launcher.config.model import ModelConfig
@@ -51,7 +51,7 @@ class TransformersConfig(ModelConfig):
     def _allowed_kernel(cls, value: str | None) -> str | None:
         """A name with a slash is a kernel of the hub: code."""
         if value is not None and "/" in value:
-            kinds.allow(value, "code of the hub")
+            trust.check(value, "code of the hub")
         return value
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator
 
 from launcher import models
-from launcher.config import kinds
+from launcher.config import kinds, trust
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import some
 from launcher.config.model import ModelConfig
@@ -40,10 +40,10 @@ class Config(ModelConfig):
     def _allowed_factory(cls, value: str) -> str:
         """While a recipe is read: a stored one may name the function of somebody else. Whether there is such a function
         is seen when it is called."""
-        if kinds.stored() is not None:
+        if trust.stored_recipe() is not None:
             kinds.function(value)
-        elif kinds.is_read():
-            kinds.allow(value, "")
+        elif trust.is_loading():
+            trust.check(value, "")
         return value
 
 

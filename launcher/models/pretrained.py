@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from launcher import models
 from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.kinds import TrustRemoteCode
 from launcher.config.model import ModelSource
 from launcher.config.recipe import PretrainedTokenizer
+from launcher.config.trust import TrustRemoteCode
 from launcher.models._adaptation import adapted
 from launcher.models._transformers import TransformersConfig, check_length, complete, fit, make, renew, renewed
 from launcher.plan import remote_code

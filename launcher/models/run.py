@@ -7,10 +7,10 @@ from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher import models
-from launcher.config import kinds, load, messages, plugins
+from launcher.config import kinds, load, messages, plugins, trust
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.kinds import TrustRemoteCode
 from launcher.config.model import ModelConfig, ModelSource
+from launcher.config.trust import TrustRemoteCode
 from launcher.models._adaptation import adapted, group, plain
 from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed, take_generation
 from launcher.plan import remote_code
@@ -46,10 +46,10 @@ class Config(TransformersConfig):
     @model_validator(mode="after")
     def _allowed_run(self) -> Self:
         """While a recipe is read: the model of a run may be somebody else's code."""
-        if kinds.is_read():
+        if trust.is_loading():
             folder = RunDir(Path(cache_root.found(self.run)))
             try:
-                with kinds.reading(folder.recipe):
+                with trust.loading(folder.recipe):
                     _recorded_config(folder)
             except UserError as error:
                 told = str(getattr(error.problems[0], "what", error.problems[0]))

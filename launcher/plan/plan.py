@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.config import code_origin, kinds, plugins
+from launcher.config import code_origin, plugins, trust
 from launcher.config.atomic_files import free_bytes
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem
@@ -210,7 +210,7 @@ def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[s
 def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, ...]) -> list[str]:
     """The words of the command that starts the run."""
     where = [] if cluster.given == "local" else ["--cluster", cluster.given]
-    where += [word for name in kinds.given() for word in ("--trust", name)]
+    where += [word for name in trust.names_of_option() for word in ("--trust", name)]
     overrides = (*overrides, *cluster.overrides)
     if cluster.kind == "slurm":
         return ["launcher", "submit", *_named(file), *where, *overrides]
