@@ -1,6 +1,5 @@
-"""Where code comes from: the files behind a dotted path, found without importing any of them, and the folders that code
-is never taken from, since somebody else may have made them: run folders, checkpoints, bundles, the cache.
-"""
+"""Origin of code: the files behind a dotted path, located without importing them, and the folders that no code is taken
+from because somebody else may have written them: run folders, checkpoints, bundles, the cache."""
 
 import os
 import sys
@@ -13,20 +12,20 @@ from launcher.config.atomic_files import expanded
 from launcher.config.errors import UserError
 
 RUNS = Path("runs")
-"""Where run folders are made, in the current folder."""
+"""Folder of run folders, in the current folder."""
 _MARKS = (
     ("a run folder", ("recipe.yaml",), ("plan.json", "facts.json", "metrics.jsonl", "environment.json", "jobs.jsonl")),
     ("a bundle", ("recipe.yaml",), ("bundle.json",)),
     ("a checkpoint", ("COMPLETE",), ("state.json", ".metadata")),
 )
-"""What a folder is, by files that are all there, and by others of which one is."""
+"""Files by which an artefact is recognised: all of the first group, and one of the second."""
 _CACHED = ("architectures", "commits", "fingerprints", "models", "prepared")
-"""What of the cache is its own; a project may lie beside it on the same scratch disk."""
+"""Folders that belong to the cache. A project may be in the same parent folder."""
 
 
 def cache() -> Path:
-    """The folder for what can be made again: $LAUNCHER_CACHE, else ~/.cache/launcher. Raises UserError where nobody
-    knows which folder ~ is."""
+    """The cache folder: $LAUNCHER_CACHE, else ~/.cache/launcher. Raises UserError where the home folder is
+    not known."""
     folder = expanded(os.environ.get("LAUNCHER_CACHE", "~/.cache/launcher"))
     if folder.parts[:1] and folder.parts[0].startswith("~"):
         raise UserError(f"the cache: {folder}: the home folder is not known (set HOME, or LAUNCHER_CACHE)")
@@ -34,8 +33,8 @@ def cache() -> Path:
 
 
 def files(name: str) -> list[Path]:
-    """The files that importing a module executes, those of its packages first; nothing is imported. Raises ImportError
-    where a part of the path is not there."""
+    """The files that importing a module executes, its packages first. Nothing is imported. Raises ImportError where a
+    part of the path does not exist."""
     found, parts, where = list[Path](), name.split("."), None
     for number, part in enumerate(parts):
         spec = _spec(".".join(parts[: number + 1]), part, where)
@@ -50,7 +49,7 @@ def files(name: str) -> list[Path]:
 
 
 def _spec(name: str, part: str, where: Sequence[str] | None) -> ModuleSpec | None:
-    """The spec of a module whose package is searched in `where`; None for `where`: it is in no package."""
+    """The spec of a module. `where`: search path of its package; None: it is at the top level."""
     if (loaded := sys.modules.get(name)) is not None:
         return loaded.__spec__
     if where is not None:  # by its last part: for a whole path, the finder would ask for the package to be imported
@@ -60,8 +59,8 @@ def _spec(name: str, part: str, where: Sequence[str] | None) -> ModuleSpec | Non
 
 
 def artefact(path: Path) -> str | None:
-    """What the file or folder lies in that no code is taken from, such as 'runs/r, a run folder'; None: in nothing of
-    the kind. Looked at as it is named, and with links resolved."""
+    """The artefact that a path is part of, such as 'runs/r, a run folder'; None: no artefact. The path is tested as it
+    is named and with links resolved."""
     for full in dict.fromkeys((path.absolute(), path.resolve())):
         for folder in (full, *full.parents):
             if what := _what(folder):
@@ -83,8 +82,8 @@ def _what(folder: Path) -> str | None:
 
 
 def owned(file: Path, recipe: Path) -> bool:
-    """Whether code belongs to the project in the current folder: it is no part of an installation, and no part of what
-    the stored `recipe` came with, which is taken to be everything below the same folder of the current one."""
+    """Whether a file belongs to the project in the current folder: it is not part of an installation, and not below the
+    same top-level folder as the stored `recipe`."""
     here, there = Path.cwd().resolve(), file.resolve()
     if not there.is_relative_to(here) or any(there.is_relative_to(folder) for folder in _installed()):
         return False
@@ -102,5 +101,5 @@ def _installed() -> Iterator[Path]:
 
 
 def short(folder: Path) -> Path:
-    """As a user would name it: from the current folder on."""
+    """The path relative to the current folder, where it is below it."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

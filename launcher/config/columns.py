@@ -1,12 +1,12 @@
-"""The columns of rows, as tasks ask for them and sources give them."""
+"""Columns of rows, as tasks require them and sources provide them."""
 
 from collections.abc import Sequence
 from typing import Literal
 
 
 class Column(str):
-    """A canonical column by its name. `wants`: what a task needs in it where it is not the usual: a number in the place
-    of a label's name, or a list of names."""
+    """A canonical column by its name, with values of another type than usual. `wants`: number instead of a label's
+    name, or a list of names."""
 
     wants: Literal["number", "names"]
 
@@ -20,7 +20,8 @@ class Column(str):
 
 
 class KeptColumn(str):
-    """A column that a source has under this `name`, wanted as it stands there, beside the canonical ones; `*`: all."""
+    """A column of the source that is passed through unchanged beside the canonical ones. `name`: its name there; `*`:
+    all columns."""
 
     name: str
 
@@ -35,9 +36,9 @@ class KeptColumn(str):
 
 EVERY = KeptColumn("*")
 KEPT = "kept"
-"""The key of a row under which its kept columns stand, as a map."""
+"""Key of a row that holds the kept columns as a map."""
 
 
 def resolved(columns: Sequence[str], there: Sequence[str]) -> list[str]:
-    """The columns, with each one that a table has in the place of EVERY."""
+    """The columns, with EVERY replaced by each column of the table."""
     return [one for column in columns for one in (map(KeptColumn, there) if column == EVERY else (column,))]

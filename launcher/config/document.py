@@ -1,5 +1,5 @@
-"""YAML as plain values, each with its origin: the file and line it was written on, or the override that set it. Merged
-documents keep the origins of their parts, so that a message points at what the user typed."""
+"""YAML as plain values with origins: the file and line of each value, or the override that set it. Merged documents
+keep the origins of their parts, so that a message names the line that the user wrote."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,27 +16,27 @@ Value = Any
 """A plain value of YAML: None, a boolean, a number, a text, a list or a map."""
 
 SIZE = 2**20
-"""Bytes of a file, at the most."""
+"""Maximum size of a file in bytes."""
 
 
 @dataclass
 class Document:
-    """A merged document: its plain value, and for each key path where it was written. `dropped`: keys of a map that one
-    of another kind has replaced, each with where it was written and the kind it belongs to."""
+    """A merged document. `value`: its plain values; `origins`: where each key path was written; `dropped`: keys of a
+    map that a map of another kind replaced, each with its origin and its kind."""
 
     value: JsonObject
     origins: dict[Key, str] = field(default_factory=dict)
     dropped: dict[Key, tuple[str, str]] = field(default_factory=dict)
 
     def origin(self, path: Key) -> str:
-        """Where the value at `path` was written, or the nearest map around it."""
+        """Origin of the value at `path`, or of the nearest map around it."""
         while path not in self.origins:
             path = path[:-1]
         return self.origins[path]
 
 
 class Override(str):
-    """`key.path=value`. `origin`: what a message says before what is wrong with it."""
+    """An override `key.path=value`. `origin`: beginning of a message about it."""
 
     origin: str
 
@@ -47,7 +47,7 @@ class Override(str):
 
 
 def read(file: Path, times: int = 1) -> Document:
-    """A file that is a map of keys and values, of `times` the size that a person may write. Raises UserError."""
+    """Read a file that holds a map. `times`: factor of the maximum size. Raises UserError."""
     value, origins = plain(file, times)
     if not isinstance(value, dict):
         raise UserError(f"{file}:1: should be a map of keys and values")
@@ -55,7 +55,7 @@ def read(file: Path, times: int = 1) -> Document:
 
 
 def plain(file: Path, times: int = 1) -> tuple[Value, dict[Key, str]]:
-    """Any YAML file as plain values, and where each of them is written. Raises UserError."""
+    """Read any YAML file. Returns its values and their origins. Raises UserError."""
     origins: dict[Key, str] = {(): f"{file}:1"}
     try:
         return _plain(yaml_tree.parse(_text(file, times * SIZE), times * NODES), (), str(file), origins), origins
@@ -64,13 +64,12 @@ def plain(file: Path, times: int = 1) -> tuple[Value, dict[Key, str]]:
 
 
 def of_text(text: str, where: str) -> Value:
-    """The plain value of a text that is no file, such as an option's. `where`: what a message begins with. Raises
-    UserError."""
+    """Parse a text that is no file, such as an option's value. `where`: beginning of a message. Raises UserError."""
     return _plain(_given(text, where), (), "", {})
 
 
 def of_override(text: str) -> Document:
-    """`key.path=value`, the value as YAML. Raises UserError."""
+    """Parse `key.path=value`, with a value in YAML. Raises UserError."""
     key, equals, value = text.partition("=")
     parts, where = [part.strip() for part in key.split(".")], origin_of(text)
     if not equals or not all(parts) or not key.isprintable():
@@ -87,13 +86,14 @@ def of_override(text: str) -> Document:
 
 
 def origin_of(override: str) -> str:
-    """Where an override comes from: the words of the command line themselves, or a line of a file."""
+    """Origin of an override: its own words, or a line of a file."""
     return override.origin if isinstance(override, Override) else shown(repr(override))
 
 
 def merge(below: Document, above: Document, parts: bool = False) -> Document:
-    """Maps merge, everything else is replaced; so is a map of another kind, whose keys mean something else.
-    `parts`: a map without a kind is part of one of any kind, as with overrides, whose order should not matter."""
+    """Merge two documents. Maps merge, and all other values are replaced. A map of another kind is replaced too, since
+    its keys mean something else. `parts`: a map without a kind merges with a map of any kind, so that the order of
+    overrides does not matter."""
     replaced = set[Key]()
     dropped = {**below.dropped, **above.dropped}
 
@@ -147,7 +147,7 @@ def _text(file: Path, most: int) -> str:
 
 
 def _given(value: str, where: str) -> Node:
-    """The tree of a value on the command line. Raises UserError that begins with `where`."""
+    """The tree of a value on the command line. `where`: beginning of a message. Raises UserError."""
     try:
         return yaml_tree.parse(value)
     except NotYaml:
@@ -157,7 +157,7 @@ def _given(value: str, where: str) -> Node:
 
 
 def _plain(node: Node, path: Key, file: str, origins: dict[Key, str]) -> Value:
-    """A tree as plain Python values; the line of each goes to `origins`."""
+    """Convert a tree to plain Python values, and add the line of each value to `origins`."""
     if not isinstance(node.value, dict | list):
         return node.value
     items = node.value.items() if isinstance(node.value, dict) else enumerate(node.value)

@@ -1,13 +1,13 @@
-"""Counts and sizes as a person reads them."""
+"""Counts and sizes in messages."""
 
 
 def plural(count: int, what: str) -> str:
-    """'1 rank', '2 ranks', '3 micro-batches'."""
+    """A count with its noun: '1 rank', '2 ranks', '3 micro-batches'."""
     return f"{count:,} {what}" + ("" if count == 1 else "es" if what.endswith("ch") else "s")
 
 
 def human(size: float) -> str:
-    """Bytes as a person reads them."""
+    """A number of bytes with its unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -16,4 +16,5 @@ def human(size: float) -> str:
 
 
 def some(names: list[str], most: int = 3) -> str:
+    """The first names of a list, and the number of the others."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""What a user reads where pydantic finds a value wrong: one sentence in the words of this project."""
+"""Messages for values that pydantic refuses: one sentence in the words of this project."""
 
 import re
 from collections.abc import Callable
@@ -11,12 +11,13 @@ Context = dict[str, Any]
 
 
 def of(error: ErrorDetails) -> str:
-    """The message of one of the errors that a ValidationError lists."""
+    """The message of an entry of ValidationError.errors()."""
     return plain(error["type"], error["msg"], error.get("ctx", {}))
 
 
 def plain(kind: str, message: str, context: Context) -> str:
-    """The message of a pydantic error by its type and context. What has been through here once stays as it is."""
+    """The message of a pydantic error by its type and context. A message that was rewritten before is returned
+    unchanged."""
     rewrite = _REWRITTEN.get(kind)
     if rewrite is not None and (written := rewrite(context)):
         return written

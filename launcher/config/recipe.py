@@ -1,4 +1,4 @@
-"""The recipe: what to train. Every key that a recipe may hold is declared here or in a plug-in's Config."""
+"""The recipe: what to train. Its keys are declared here and in the Configs of plug-ins."""
 
 import re
 from typing import Annotated, Literal
@@ -23,7 +23,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def seconds(duration: str) -> int:
-    """'90s', '10m', '2h' or '1d' in seconds. Raises ValueError for anything else."""
+    """Convert '90s', '10m', '2h' or '1d' to seconds. Raises ValueError."""
     match = re.fullmatch(r"([1-9]\d*)([smhd])", duration)
     if not match:
         raise ValueError(f"{duration!r} is no duration (such as 90s, 10m, 2h, 1d)")
@@ -152,7 +152,7 @@ class Train(Strict):
 
     @property
     def checkpointed_every(self) -> int:
-        """Of how many layers one has its activations checkpointed; 0: none has."""
+        """One of this many layers recomputes its activations; 0: none does."""
         words = self.activation_checkpointing
         return {"none": 0, "layers": 1}[words] if " " not in words else int(words.split()[1])
 
@@ -233,12 +233,12 @@ class Recipe(Strict):
 
     @property
     def inner_task(self) -> TaskConfig:
-        """The task that says what samples are: of one that holds another, the one held."""
+        """The task that defines the samples: the task itself, or the inner one of a task that wraps another."""
         return self.task.held
 
     @property
     def tensor_parallel(self) -> int:
-        """How many ranks share each sample: decided by the strategies that can."""
+        """Number of ranks that share each sample."""
         return self.strategy.tensor_degree
 
 
@@ -250,7 +250,7 @@ PERFORMANCE = (
 
 
 def trajectory(recipe: JsonObject) -> JsonObject:
-    """A resolved recipe as a flat map of dotted keys, without those of PERFORMANCE."""
+    """Flatten a resolved recipe to dotted keys, without the keys of PERFORMANCE."""
 
     def flatten(value: object, path: str) -> JsonObject:
         if not (isinstance(value, dict) and value):

@@ -1,4 +1,4 @@
-"""The base of every configuration type: frozen, and a key it does not know is refused with a hint."""
+"""Base classes of all configuration types. They are frozen, and refuse unknown keys with a hint."""
 
 import difflib
 import re
@@ -28,7 +28,7 @@ JsonObject = dict[str, Any]
 
 
 def hint(word: str, known: Iterable[str]) -> str:
-    """'did you mean x?' where something close exists, else the list of what there is."""
+    """A hint for an unknown word: 'did you mean x?' where a known word is close, else the list of known words."""
     names = sorted(known)
     part = [name for name in names if f"_{word}_" in f"_{name}_"][:3]
     almost, close = (difflib.get_close_matches(word, names, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6))
@@ -46,7 +46,7 @@ class Strict(BaseModel):
 
     @classmethod
     def _below(cls, key: str) -> str:
-        """Where a key of that name is, one level below; empty: nowhere."""
+        """A hint where a nested map has the key; else an empty text."""
         parts = ((name, field.annotation) for name, field in cls.model_fields.items())
         found = [
             n for n, kind in parts if isinstance(kind, type) and issubclass(kind, Strict) and key in kind.model_fields
@@ -100,20 +100,20 @@ class Plugin(Strict):
 
 
 class StrategyConfig(Plugin):
-    """The Config of a strategy."""
+    """Configuration of a strategy."""
 
     @property
     def tensor_degree(self) -> int:
-        """How many neighbouring ranks share each sample."""
+        """Number of neighbouring ranks that share each sample."""
         return 1
 
 
 class TaskConfig(Plugin):
-    """The Config of a task, with what others need to know of it. A kind overrides what differs."""
+    """Configuration of a task, with the properties that other modules depend on. A kind overrides those that differ."""
 
     @property
     def held(self) -> "TaskConfig":
-        """The task that says what samples are: of one that holds another, the one held."""
+        """The task that defines the samples: this one, or the inner task of one that wraps another."""
         return self
 
     @property
@@ -123,7 +123,7 @@ class TaskConfig(Plugin):
 
     @property
     def joins_documents(self) -> bool:
-        """Whether samples are cut from documents that are joined."""
+        """Whether samples are cut from joined documents."""
         return False
 
     @property
@@ -133,22 +133,22 @@ class TaskConfig(Plugin):
 
     @property
     def overlap(self) -> int:
-        """Tokens that neighbouring samples of one text share."""
+        """Number of tokens that neighbouring samples of one text share."""
         return 0
 
     @property
     def longest_target(self) -> int:
-        """Tokens of a second text for a decoder, at the most; 0: a sample has none."""
+        """Maximum number of tokens of a decoder's target; 0: samples have no target."""
         return 0
 
     @property
     def generates(self) -> bool:
-        """Whether evaluations and predictions have the model generate texts."""
+        """Whether evaluation and prediction generate texts."""
         return False
 
     @property
     def sets_length(self) -> bool:
-        """Whether the task says how many tokens a generated text has."""
+        """Whether the task defines the number of generated tokens."""
         return self.generates
 
     @property
@@ -158,12 +158,12 @@ class TaskConfig(Plugin):
 
     @property
     def normalization(self) -> tuple[list[float], list[float]] | None:
-        """Means and deviations of an image's channels; None: samples are no images."""
+        """Means and standard deviations of image channels; None: samples are no images."""
         return None
 
 
 def matching(pattern: str, what: str) -> AfterValidator:
-    """A pydantic annotation for a text of which the whole is to match. `what`: the message where it does not."""
+    """A pydantic annotation for a text that a pattern matches as a whole. `what`: message where it does not."""
 
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
@@ -174,7 +174,7 @@ def matching(pattern: str, what: str) -> AfterValidator:
 
 
 def one_of(types: dict[str, type[Strict]]) -> BeforeValidator:
-    """A pydantic annotation like a plug-in kind, for the few that are types of one file."""
+    """A pydantic annotation for a value whose `kind` selects one of these types."""
 
     def parse(value: object) -> object:
         if value is None or isinstance(value, tuple(types.values())):

@@ -1,4 +1,4 @@
-"""What every kind of model lets a recipe decide: which parameters train, adapters, and how batches are normalised."""
+"""Adaptations of any model: parameters that train, adapters, and normalization."""
 
 import functools
 from collections import Counter
@@ -22,8 +22,8 @@ _MIXES = (
 def adapted(
     model: "torch.nn.Module", config: ModelConfig, new: list[str] | None = None
 ) -> "tuple[torch.nn.Module, list[str]]":
-    """The model with all that its configuration decides, and notes on what trains. `new`: parameters that no checkpoint
-    had: beside an adapter these train whole. Raises UserError."""
+    """Apply the adaptations of a configuration to a model. Returns the model, and notes on its trained parameters.
+    `new`: parameters without pretrained weights, which train in full beside an adapter. Raises UserError."""
     notes = []
     if config.batch_norm == "group":
         group(model)
@@ -44,14 +44,13 @@ def adapted(
 
 
 def frozen(config: ModelConfig, names: list[str]) -> list[str]:
-    """Those of an adapted model's parameters that `freeze` matches."""
+    """Names of an adapted model's parameters that `freeze` matches."""
     own = {name: name.replace(".base_layer", "") for name in names}
     return [name for name in names if any(_matches(own[name], pattern) for pattern in config.freeze)]
 
 
 def plain(model: "torch.nn.Module") -> "torch.nn.Module":
-    """An adapted model as plain modules: adapters merged into the weights, and everything trains. What was grouped
-    stays so."""
+    """Merge the adapters of a model into its weights, and let everything train. Group normalization stays."""
     if any(hasattr(module, "base_layer") for module in model.modules()):
         from launcher.models import _peft
 
@@ -62,8 +61,8 @@ def plain(model: "torch.nn.Module") -> "torch.nn.Module":
 
 
 def group(model: "torch.nn.Module") -> None:
-    """GroupNorm in place of each BatchNorm, with its affine weights. A transformers configuration remembers it, for the
-    runs that go on from this one."""
+    """Replace each BatchNorm by a GroupNorm with its affine weights. A transformers configuration records this for
+    later runs."""
     for name, module in list(model.named_modules()):
         if _is_batch_norm(module):
             parent = model.get_submodule(name.rpartition(".")[0])
@@ -85,8 +84,8 @@ def _grouped(norm: "torch.nn.modules.batchnorm._BatchNorm") -> "torch.nn.GroupNo
 
 
 def _settle_batch_norms(model: "torch.nn.Module", frozen: bool) -> list[str]:
-    """Returns a note where statistics stay that nothing has been learnt of. Raises UserError where a BatchNorm would
-    still take its statistics from the batch."""
+    """Freeze the statistics of batch norms. Returns a note on statistics that were never trained. Raises UserError for
+    a BatchNorm that would use statistics of the batch."""
     fresh = list[str]()
     for name, module in model.named_modules():
         if not _is_batch_norm(module):
@@ -104,7 +103,7 @@ def _settle_batch_norms(model: "torch.nn.Module", frozen: bool) -> list[str]:
 
 
 def _stay(module: "torch.nn.Module", mode: bool = True) -> "torch.nn.Module":
-    """In place of a module's `train`."""
+    """Replacement of `train` for a module that stays in eval mode."""
     return module
 
 
@@ -115,7 +114,7 @@ def _is_batch_norm(module: "torch.nn.Module") -> bool:
 
 
 def _matched(patterns: list[str], own: "dict[str, torch.nn.Parameter]") -> set[str]:
-    """The names of all parameters that a pattern matches. Raises UserError for patterns that match none."""
+    """Names of all parameters that a pattern matches. Raises UserError for patterns that match none."""
     found = {pattern: {name for name in own if _matches(name, pattern)} for pattern in patterns}
     idle = [pattern for pattern, names in found.items() if not names]
     if idle:
@@ -131,7 +130,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _beginnings(names: Iterable[str]) -> str:
-    """Where in the model parameters are, two names deep."""
+    """Prefixes of parameter names, two levels deep."""
     found = list(dict.fromkeys(".".join((name.split(".")[:-1] or [name])[:2]) for name in names))
     return some(found, 12)
 

@@ -1,4 +1,4 @@
-"""Adapters through peft: put into a model's encoder, and merged into its weights again. The model keeps its class."""
+"""Adapters of peft: injected into a model's encoder, and merged into its weights. The model keeps its class."""
 
 import dataclasses
 import warnings
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from launcher.config.model import Adapter
 
 _UNFIT = {"adamss", "boft", "lily", "poly", "shadow", "shira", "trainable_tokens"}
-"""peft cannot merge these, cannot make them without weights (to count them), or they need more than tokens."""
+"""Adapters that peft cannot merge, cannot create on the meta device, or that need more inputs than tokens."""
 _LAYERS = (torch.nn.Linear, Conv1D, torch.nn.modules.conv._ConvNd)
 
 
 def kinds() -> dict[str, tuple[type[peft.PeftConfig], type[BaseTuner]]]:
-    """The adapters that can be put into any model and merged again: their configuration and tuner in peft."""
+    """Adapters that fit any model and can be merged: configuration and tuner of peft by kind."""
     pairs = {
         t.value.lower(): (PEFT_TYPE_TO_CONFIG_MAPPING[t], tuner) for t, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
     }
@@ -37,8 +37,8 @@ def kinds() -> dict[str, tuple[type[peft.PeftConfig], type[BaseTuner]]]:
 
 
 def inject(model: torch.nn.Module, adapter: "Adapter") -> str:
-    """Put the adapter into the model's encoder, whose own parameters stop to train; those outside of it (the head) go
-    on. Returns a note. Raises UserError."""
+    """Inject an adapter into a model's encoder, whose own parameters stop training. Parameters outside of the encoder
+    (the head) continue to train. Returns a note. Raises UserError."""
     if adapter.kind not in kinds():
         raise UserError(Problem("model.adapter.kind", f"unknown kind {adapter.kind!r} ({hint(adapter.kind, kinds())})"))
     config, tuner = kinds()[adapter.kind]
@@ -55,7 +55,7 @@ def inject(model: torch.nn.Module, adapter: "Adapter") -> str:
 
 
 def merge(model: torch.nn.Module) -> None:
-    """Every adapted layer becomes the plain layer it was, with the adapter in its weights."""
+    """Replace every adapted layer by the plain layer with the adapter merged into its weights."""
     with torch.no_grad():
         for name, module in list(model.named_modules()):
             if not isinstance(module, BaseTunerLayer):
@@ -70,13 +70,13 @@ def merge(model: torch.nn.Module) -> None:
 
 
 def _fields(config: type[peft.PeftConfig]) -> set[str]:
-    """What a peft configuration takes of the user."""
+    """Keys of a peft configuration that a recipe may set."""
     common = {field.name for field in dataclasses.fields(peft.PeftConfig)}
     return {field.name for field in dataclasses.fields(config)} - common - {"modules_to_save"}
 
 
 def _given(adapter: "Adapter", config: type[peft.PeftConfig]) -> JsonObject:
-    """The adapter's keys by the names that peft gives them: alpha may be lora_alpha, r may be init_r."""
+    """The adapter's keys under peft's names: alpha may be lora_alpha, r may be init_r."""
     fields = _fields(config) - {"target_modules"}
     names = {field: field for field in fields}
     for key in ("r", "alpha", "dropout"):
@@ -96,7 +96,7 @@ def _given(adapter: "Adapter", config: type[peft.PeftConfig]) -> JsonObject:
 def _targets(
     adapter: "Adapter", tuner: type[BaseTuner], model: torch.nn.Module, encoder: torch.nn.Module
 ) -> list[str] | str | None:
-    """What peft is told; None: its own choice for the architecture."""
+    """Target layers for peft; None: peft's choice for the architecture."""
     layers = [name for name, module in encoder.named_modules() if isinstance(module, _LAYERS)]
     linear = [name for name in layers if isinstance(encoder.get_submodule(name), torch.nn.Linear | Conv1D)]
     there = hint("", {name.rpartition(".")[2] for name in layers})
@@ -120,7 +120,7 @@ def _targets(
 
 
 def _told(action: Callable[[], object]) -> None:
-    """What peft refuses is told in its words."""
+    """Run an action, and translate errors of peft to UserError."""
     try:
         action()
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:

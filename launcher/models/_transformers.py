@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _USUAL = ("bert", "modernbert", "roberta", "gpt2", "t5", "bart", "vit", "resnet")
-"""Types of which some are known for any task, to name where another is not."""
+"""Model types that are named where another type has no model for a task."""
 
 
 _GENERATION = "generation_config.json"
@@ -49,7 +49,7 @@ class TransformersConfig(ModelConfig):
     @field_validator("attention")
     @classmethod
     def _allowed_kernel(cls, value: str | None) -> str | None:
-        """A name with a slash is a kernel of the hub: code."""
+        """Check a name with a slash, which is code of the hub."""
         if value is not None and "/" in value:
             trust.check(value, "code of the hub")
         return value
@@ -58,8 +58,8 @@ class TransformersConfig(ModelConfig):
 def fit(
     hf: "PretrainedConfig", config: TransformersConfig, requirements: ModelRequirements, resize: bool
 ) -> "PretrainedConfig":
-    """A transformers configuration with what the task, the data and the recipe decide. `resize`: the vocabulary, or the
-    shape of images, too. Raises UserError."""
+    """Adapt a transformers configuration to the task, the data and the recipe. `resize`: also the vocabulary, or the
+    shape of images. Raises UserError."""
     if not requirements.auto_class:
         what = "no model of transformers takes lists of numbers (take kind: small, or factory for one of your own)"
         raise UserError(Problem("model.kind", what))
@@ -79,14 +79,14 @@ def fit(
 
 
 def set_options(hf: "PretrainedConfig", requirements: ModelRequirements) -> None:
-    """What the task decides; what a model that is started from was for is not kept."""
+    """Set the options of the task, and reset those of the task that a checkpoint was trained for."""
     for name, value in {"problem_type": None, **requirements.options}.items():
         setattr(hf, name, value)
 
 
 def set_token_ids(hf: "PretrainedConfig", requirements: ModelRequirements, given: Mapping[str, object]) -> None:
-    """The ids of the tokens around a text, for a model that learns them from this tokenizer. `given`: keys of the
-    recipe, which stay."""
+    """Set the ids of the tokens around a text, for a model that is trained with this tokenizer. `given`: keys of the
+    recipe, which do not change."""
     ids = {"bos_token_id": requirements.begin_token_id, "eos_token_id": requirements.end_token_id}
     if getattr(hf, "forced_eos_token_id", None) is not None:
         ids["forced_eos_token_id"] = requirements.end_token_id
@@ -96,7 +96,8 @@ def set_token_ids(hf: "PretrainedConfig", requirements: ModelRequirements, given
 
 
 def _set_dropout(hf: "PretrainedConfig", config: TransformersConfig) -> None:
-    """Raises UserError where the architecture has no rate for attention weights alone."""
+    """Set the dropout rates of the recipe. Raises UserError where the architecture has no rate for attention
+    weights."""
     rates = [
         name
         for name, value in hf.to_dict().items()
@@ -112,7 +113,7 @@ def _set_dropout(hf: "PretrainedConfig", config: TransformersConfig) -> None:
 
 
 def _check_rates(hf: "PretrainedConfig") -> None:
-    """Raises UserError for rates of dropout, of dropped paths or of skipped layers outside of [0, 1)."""
+    """Raise UserError for rates of dropout, dropped paths or skipped layers outside of [0, 1)."""
     rates = {name: value for name, value in hf.to_dict().items() if "drop" in name and type(value) in (int, float)}
     wrong = [
         Problem(f"model.{name}", f"{value}: a dropout rate is at least 0 and below 1")
@@ -124,7 +125,7 @@ def _check_rates(hf: "PretrainedConfig") -> None:
 
 
 def _check_task(hf: "PretrainedConfig", requirements: ModelRequirements) -> None:
-    """Raises UserError where transformers has no model of this type for the task."""
+    """Raise UserError where transformers has no model of this type for the task."""
     import transformers
 
     able = getattr(transformers, requirements.auto_class)._model_mapping
@@ -149,7 +150,7 @@ def _fit_image(
 
 
 def _embedded(hf: "PretrainedConfig", config: TransformersConfig, requirements: ModelRequirements) -> int:
-    """As many tokens as the tokenizer has, or as were asked for if those are more (to fill a multiple of 64, say)."""
+    """Size of the embedding: that of the tokenizer, or a larger one of the recipe, such as the next multiple of 64."""
     if not requirements.vocab_size:  # a tokenizer of the hub is not downloaded yet: the architecture's default
         return int(hf.vocab_size)
     if "vocab_size" not in (config.model_extra or {}):
@@ -164,8 +165,8 @@ def _embedded(hf: "PretrainedConfig", config: TransformersConfig, requirements: 
 def make(
     hf: "PretrainedConfig", config: TransformersConfig, requirements: ModelRequirements, trusted: bool = False
 ) -> "PreTrainedModel":
-    """The module of a configuration, newly initialised on the current device. `trusted`: the code that it names may be
-    run; else transformers' refusal, a ValueError, is passed on."""
+    """Build the module of a configuration with new weights on the current device. `trusted`: code that it names may
+    run; otherwise transformers' refusal, a ValueError, is passed on."""
     import transformers
 
     auto = getattr(transformers, requirements.auto_class)
@@ -182,7 +183,7 @@ def make(
 
 
 def complete(model: "PreTrainedModel", requirements: ModelRequirements) -> "PreTrainedModel":
-    """Set what the configurations of a model leave open of its tokens, and how it generates texts."""
+    """Set the token ids and generation options that the configurations of a model leave open."""
     config, ids = model.config, dict[str, int | None]()
     if not requirements.vocab_size:
         return model
@@ -208,14 +209,14 @@ def complete(model: "PreTrainedModel", requirements: ModelRequirements) -> "PreT
 
 
 def save_configuration(model: "PreTrainedModel", folder: Path) -> None:
-    """Save what transformers reads beside the weights: of the model, and of how it generates texts."""
+    """Save the configuration files that transformers reads beside the weights."""
     model.config.save_pretrained(folder)
     if (generation := getattr(model, "generation_config", None)) is not None:
         generation.to_json_file(folder / _GENERATION)  # a published one may not be as strict as save_pretrained
 
 
 def take_generation(model: "PreTrainedModel", folder: Path, requirements: ModelRequirements) -> None:
-    """Give the model the generation configuration that a run of it saved, where there is one."""
+    """Load the generation configuration that a run saved, where there is one."""
     from transformers import GenerationConfig
 
     if model.can_generate() and (folder / _GENERATION).is_file():
@@ -224,7 +225,7 @@ def take_generation(model: "PreTrainedModel", folder: Path, requirements: ModelR
 
 
 def decoder_start(model: "PreTrainedModel", requirements: ModelRequirements) -> int:
-    """The token that a decoder begins with: the model's own, where it has one, or else that of padding, as T5."""
+    """Id of the first token of a decoder: the model's own, else that of padding, as in T5."""
     configs = model.config, getattr(model, "generation_config", None)
     said = [getattr(one, "decoder_start_token_id", None) for one in configs]
     known = [start for start in said if start is not None and start < requirements.vocab_size]
@@ -232,8 +233,8 @@ def decoder_start(model: "PreTrainedModel", requirements: ModelRequirements) -> 
 
 
 def check_length(model: "PreTrainedModel", requirements: ModelRequirements) -> None:
-    """Raises UserError where the model's table of positions ends before the longest sample, or that of its decoder
-    before the longest target."""
+    """Raise UserError where the model's table of positions is shorter than the longest sample, or that of its decoder
+    shorter than the longest target."""
     import torch
 
     tables = {
@@ -253,14 +254,15 @@ def check_length(model: "PreTrainedModel", requirements: ModelRequirements) -> N
 
 
 def _check_positions(usable: int | None, length: int, name: str, key: str = "data.max_length") -> None:
-    """Raises UserError where a table of so many positions (None: there is none) ends before a row of `length`."""
+    """Raise UserError where a table of `usable` positions is shorter than a row of `length`. None: there is
+    no table."""
     if usable is not None and usable < length:
         what = f"{length} tokens, but {name} has positions for {usable}"
         raise UserError(Problem(key, f"{what} (shorter samples, or more max_position_embeddings)"))
 
 
 def check_shape(model: "PreTrainedModel", requirements: ModelRequirements) -> None:
-    """Raises UserError where a model without memory (on the meta device) does not take images of the required shape."""
+    """Raise UserError where a model on the meta device does not take images of the required shape."""
     import torch
 
     if requirements.guessed or len(requirements.shape) != 3 or {p.device.type for p in model.parameters()} != {"meta"}:
@@ -278,8 +280,8 @@ def check_shape(model: "PreTrainedModel", requirements: ModelRequirements) -> No
 
 
 def renew(model: "PreTrainedModel", config: TransformersConfig) -> list[str]:
-    """Draw the head and the topmost layers anew where the recipe says so, by the model's own initialiser, from torch's
-    generator. Returns the names of what was drawn. Raises UserError."""
+    """Initialise the head and the topmost layers anew where the recipe requires it, by the model's own initialiser and
+    torch's generator. Returns the names of new parameters. Raises UserError."""
     encoder, layers = model.base_model, blocks(model.base_model)
     if config.reinit_layers > len(layers):
         what = f"{config.reinit_layers}, but {type(encoder).__name__} has {len(layers)} layers"
@@ -296,7 +298,8 @@ def renew(model: "PreTrainedModel", config: TransformersConfig) -> list[str]:
 
 
 def _draw(model: "PreTrainedModel", fresh: "set[torch.nn.Module]", tensors: set[int]) -> None:
-    """transformers draws what does not bear its mark: modules, and tensors, as tied ones are in several modules."""
+    """Initialise modules and tensors. transformers initialises those without its mark; tied tensors belong to several
+    modules."""
     if not tensors:
         return
     for module in model.modules():
@@ -307,5 +310,5 @@ def _draw(model: "PreTrainedModel", fresh: "set[torch.nn.Module]", tensors: set[
 
 
 def renewed(names: list[str]) -> list[str]:
-    """The note on what `renew` drew."""
+    """The note on parameters that `renew` initialised."""
     return [f"new weights, as the recipe says: {some(names)}"] if names else []

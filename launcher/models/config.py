@@ -1,4 +1,4 @@
-"""A transformers architecture from scratch: `type` and any key of its configuration."""
+"""A transformers model with new weights: `type` and any key of its configuration."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal

@@ -1,4 +1,4 @@
-"""A model of the user's own: a function that returns a torch module."""
+"""A model that a function of the user's own returns."""
 
 import inspect
 import traceback
@@ -38,8 +38,8 @@ class Config(ModelConfig):
     @field_validator("factory")
     @classmethod
     def _allowed_factory(cls, value: str) -> str:
-        """While a recipe is read: a stored one may name the function of somebody else. Whether there is such a function
-        is seen when it is called."""
+        """Check the name while a recipe is loaded, since a stored recipe may name somebody else's function. Whether the
+        function exists is tested when it is called."""
         if trust.stored_recipe() is not None:
             kinds.function(value)
         elif trust.is_loading():
@@ -58,7 +58,7 @@ class Model(models.Model[Config]):
 
 
 def _found(path: str) -> Callable[..., Any]:
-    """The function of a path. Raises UserError."""
+    """Import the function. Raises UserError."""
     try:
         return kinds.function(path)
     except ValueError as error:
@@ -66,7 +66,7 @@ def _found(path: str) -> Callable[..., Any]:
 
 
 def _arguments(make: Callable[..., Any], config: Config, requirements: ModelRequirements) -> JsonObject:
-    """The options, and what the function asks for by name. Raises UserError for unknown and missing ones."""
+    """The options, and further arguments that the function has. Raises UserError for unknown and missing ones."""
     takes = inspect.signature(make).parameters
     words = {
         "vocab_size": requirements.vocab_size,
@@ -92,13 +92,13 @@ def _arguments(make: Callable[..., Any], config: Config, requirements: ModelRequ
 
 
 def _needed(takes: Mapping[str, inspect.Parameter]) -> list[str]:
-    """The arguments without a default."""
+    """Names of the arguments without a default."""
     many = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return [name for name, one in takes.items() if one.default is one.empty and one.kind not in many]
 
 
 def _without_weights(make: Callable[..., Any], given: JsonObject, config: Config) -> "torch.nn.Module":
-    """The module on the meta device: made there, or brought there where its code needs numbers."""
+    """The module on the meta device: created there, or moved there where its code needs numbers."""
     import torch
 
     if torch.get_default_device().type != "meta":
@@ -111,7 +111,7 @@ def _without_weights(make: Callable[..., Any], given: JsonObject, config: Config
 
 
 def _called(make: Callable[..., Any], given: JsonObject, config: Config) -> "torch.nn.Module":
-    """What the function returns. Raises UserError with the place where it raised."""
+    """Call the function. Raises UserError with the line that fails."""
     import torch
 
     try:
@@ -129,7 +129,7 @@ def _called(make: Callable[..., Any], given: JsonObject, config: Config) -> "tor
 
 
 def _take_by_name(model: "torch.nn.Module") -> None:
-    """Tasks give inputs by name; a forward of one argument gets the one there is, whatever its name."""
+    """Adapt a forward of one argument to tasks, which pass inputs by name."""
     takes = inspect.signature(model.forward).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in takes.values()):
         hook = partial(_by_name, frozenset(takes), len(_needed(takes)))
@@ -139,7 +139,7 @@ def _take_by_name(model: "torch.nn.Module") -> None:
 def _by_name(
     names: frozenset[str], needed: int, module: "torch.nn.Module", args: tuple[object, ...], inputs: JsonObject
 ) -> tuple[tuple[object, ...], JsonObject]:
-    """A forward pre-hook. Raises UserError where inputs have no place."""
+    """A forward pre-hook. Raises UserError for inputs that the forward does not take."""
     unknown = [name for name in inputs if name not in names]
     if not unknown:
         return args, inputs

@@ -1,4 +1,4 @@
-"""Pretrained weights from the Hugging Face hub, or from a folder that transformers can load."""
+"""A transformers model with pretrained weights, from the Hugging Face hub or from a folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +86,7 @@ def _fitted(name: str, config: Config, requirements: ModelRequirements) -> "Pret
 
 
 def _loaded(name: str, config: Config, requirements: ModelRequirements) -> "tuple[torch.nn.Module, list[str]]":
-    """The model, and the names of the parameters that are not in the folder, or of another shape there."""
+    """Load the model. Returns it, and the names of parameters that the folder lacks or has in another shape."""
     import transformers
 
     options = {"attn_implementation": config.attention} if config.attention else {}
@@ -101,7 +101,7 @@ def _loaded(name: str, config: Config, requirements: ModelRequirements) -> "tupl
 
 
 def _loading(config: Config, action: Callable[[], T]) -> T:
-    """What transformers says of a folder, or of the hub, becomes a sentence."""
+    """Run an action, and translate errors of transformers and the hub to UserError."""
     try:
         with remote_code.refused(config.name, remote_code.CONFIG, "model.name", "model", config.revision):
             return action()
@@ -116,7 +116,7 @@ def _loading(config: Config, action: Callable[[], T]) -> T:
 
 
 def _pickled(name: str) -> list[str]:
-    """A note where a folder has its weights in a pickle alone."""
+    """A note where the weights of a folder are only in a pickle."""
     folder = Path(name)
     if any(folder.glob("*.safetensors")) or not (files := sorted(folder.glob("*.bin"))):
         return []

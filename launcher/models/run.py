@@ -1,4 +1,4 @@
-"""The model of another run: its encoder goes on, and a head that the task lacks is newly made."""
+"""The model of an earlier run: its encoder, and a new head where the task needs another."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -45,7 +45,7 @@ class Config(TransformersConfig):
 
     @model_validator(mode="after")
     def _allowed_run(self) -> Self:
-        """While a recipe is read: the model of a run may be somebody else's code."""
+        """Check the model of the run while a recipe is loaded, since it may be somebody else's code."""
         if trust.is_loading():
             folder = RunDir(Path(cache_root.found(self.run)))
             try:
@@ -80,7 +80,7 @@ class Model(models.Model[Config]):
 
 
 def _made(folder: RunDir, config: Config, requirements: ModelRequirements) -> "torch.nn.Module":
-    """The run's architecture, with its adapter if it has one, newly initialised."""
+    """The run's architecture, with its adapter, and new weights."""
     recorded = _recorded_config(folder)
     if (folder.model / "config.json").is_file():
         import transformers
@@ -129,7 +129,7 @@ def _first(error: Exception) -> str:
 
 
 def _load(model: "torch.nn.Module", folder: RunDir, config: Config) -> tuple[list[str], list[str]]:
-    """Read the weights of the checkpoint. Returns the names of those that stay new, and a note."""
+    """Load the weights of the checkpoint. Returns the names of parameters that stay new, and notes."""
     from launcher.train import checkpoint
 
     try:

@@ -1,4 +1,4 @@
-"""A small model of numbers or images, in plain torch: for tables, digits, and trying things out."""
+"""A small model of numbers or images in plain torch, for tables, digits and experiments."""
 
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -44,7 +44,7 @@ class Config(ModelConfig):
     @field_validator("channels", "hidden", "dropout", "activation")
     @classmethod
     def _of_the_type(cls, value: object, info: ValidationInfo) -> object:
-        """The default where nothing is given; what the type does not use is refused."""
+        """Set the default of the type, or refuse a key that the type does not use."""
         name = str(info.field_name)
         keys = _DEFAULTS.get(info.data.get("type", ""), {name: value})
         if value is not None and name not in keys:

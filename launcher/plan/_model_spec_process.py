@@ -1,7 +1,8 @@
-"""A child process: a model on the meta device, as JSON on what was its standard output. Here alone torch is imported.
+"""A child process that builds a model on the meta device and describes it as JSON. Only here does planning import
+torch.
 
-The question comes by the standard input. What libraries print from then on goes to the standard error, and they find
-nothing to read.
+The question is on standard input, and the answer on standard output. Output of libraries goes to standard error, and
+their standard input is empty.
 """
 
 import json
@@ -62,5 +63,5 @@ def _answer(question: JsonObject) -> JsonObject:
 
 
 def _packs(model: "PreTrainedModel", requirements: ModelRequirements, kind: str | None) -> str | None:
-    """What a tiny copy tells of packed rows, for a task of this kind; None: nothing, or it was not asked."""
+    """Why a tiny copy cannot take packed rows of a task of this kind; None: not tested."""
     return _tiny_model.packs(model, requirements, kinds.module("tasks", kind).Task) if kind else None

@@ -1,5 +1,5 @@
-"""A small copy of a model, to try on it what the model itself can do, on the CPU. What starts no model imports this in
-a child process alone (see `_count`)."""
+"""A small copy of a model on the CPU, on which abilities of the model are tested. Without a model of its own, a process
+imports this in a child process only (see `_model_spec_process`)."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 _LAYERS, _HEADS, _WIDTH, _VOCABULARY = 2, 2, 16, 256
 _LONGEST = 4096
-"""Positions of the longest row that is tried, whatever the windows."""
+"""Positions of the longest tested row, for any window."""
 _PARAMETERS = 50_000_000
-"""A copy with more of them is none."""
+"""Maximum number of parameters of a copy."""
 _ANYWHERE = ("eager", "sdpa")
 """Implementations of attention that every machine has."""
 
 
 def packs(model: "PreTrainedModel", requirements: ModelRequirements, task: "type[Task]") -> str | None:
-    """Why the model cannot be given packed rows, told by a copy of it; empty: it can; None: no copy could be tried.
-    `model`: on the meta device. `task`: has `refusal`."""
+    """Why a model cannot take packed rows, tested on a copy; empty: it can; None: no copy could be tested. `model`: on
+    the meta device."""
     import torch
 
     torch.manual_seed(0)
@@ -47,9 +47,9 @@ def packs(model: "PreTrainedModel", requirements: ModelRequirements, task: "type
 
 
 def padding(model: "PreTrainedModel", requirements: ModelRequirements) -> Padding | None:
-    """On which side rows of the model may be padded, after a forward at full length; None: no copy could be tried.
-    `model`: also one on the meta device; it is not run. No generator of this process is used. Raises UserError for a
-    model that does not take samples of that length, or of this task."""
+    """The side on which rows of a model may be padded, after a forward at maximum length; None: no copy could be
+    tested. `model`: may be on the meta device, and is not run. Generators of this process do not change. Raises
+    UserError for a model that does not take samples of that length or of this task."""
     import torch
 
     with torch.random.fork_rng([]):
@@ -85,7 +85,7 @@ def _padding(model: "PreTrainedModel", requirements: ModelRequirements) -> Paddi
 def _sample(
     small: "PreTrainedModel", config: "PretrainedConfig", requirements: ModelRequirements
 ) -> "dict[str, torch.Tensor]":
-    """A sample of full length, with the end token where the data has it."""
+    """A sample of maximum length, with the end token of the data."""
     import torch
 
     pad, last = (getattr(small.config, name, None) for name in ("pad_token_id", "eos_token_id"))
@@ -101,7 +101,7 @@ def _sample(
 
 
 def _resized(ids: "torch.Tensor", length: int) -> "torch.Tensor":
-    """The tokens of a row, repeated or cut, with its last one at the end: shape (1, length)."""
+    """The tokens of a row, repeated or cut, with the last one at the end. Shape (1, length)."""
     resized = ids.repeat(1, -(-length // ids.shape[1]))[:, : min(length, _LONGEST)].clone()
     resized[:, -1] = ids[:, -1]
     return resized
@@ -133,7 +133,7 @@ def _unfit(
 
 
 class _PositionsEnd(Exception):
-    """`usable`: the positions that a table has; `length`: tokens of the row that it was asked for."""
+    """A table of positions is too short. `usable`: positions of the table; `length`: tokens of the row."""
 
     def __init__(self, usable: int, length: int):
         super().__init__(usable, length)
@@ -141,8 +141,8 @@ class _PositionsEnd(Exception):
 
 
 def _positions_counted() -> AbstractContextManager[object]:
-    """A context in which a row that a table of embeddings does not have raises _PositionsEnd: it is a position, counted
-    from 0 or, as RoBERTa and BART do, from above."""
+    """A context in which an embedding of a missing row raises _PositionsEnd. Such a row is a position, counted from 0
+    or, as in RoBERTa and BART, from a larger number."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -165,8 +165,8 @@ def _positions_counted() -> AbstractContextManager[object]:
 
 
 def lengths(most: int, window: int) -> list[int]:
-    """Tokens of three documents in a row of at most `most`, the first longer than a window (or half of one) where that
-    can be."""
+    """Tokens of three documents in a row of at most `most` tokens. Where possible, the first is longer than a window,
+    or than half of one."""
     total = min(most, _LONGEST, max(1024, 3 * window))
     reach = window if window + 2 < total else window // 2
     short = max(1, min(total // 8, (total - reach - 1) // 2))
@@ -174,14 +174,15 @@ def lengths(most: int, window: int) -> list[int]:
 
 
 def kept(layers: int, lists: list[list[object]]) -> list[int]:
-    """Which layers stand for all: the first of each kind, and two at least. `lists`: what is said of each layer."""
+    """Layers that represent all: the first of each kind, and at least two. `lists`: options with one value for each
+    layer."""
     kinds = [repr([values[number] for values in lists]) for number in range(layers)]
     first = {kinds.index(kind) for kind in kinds}
     return sorted({*first, *[n for n in range(layers) if n not in first][: max(0, _LAYERS - len(first))]})
 
 
 def _smaller(config: "PretrainedConfig | None") -> "Iterator[PretrainedConfig]":
-    """Copies of a configuration, the smallest first; the last one is as it was."""
+    """Yield copies of a configuration, the smallest first, the unchanged one last."""
     if config is None:
         return
     layers, tokens, width = _fewer_layers, _fewer_tokens, _narrower
@@ -213,7 +214,8 @@ def _fewer_tokens(config: "PretrainedConfig") -> None:
 
 
 def _narrower(config: "PretrainedConfig") -> None:
-    """Two heads of 16, and what goes with them: as many keys and values as heads, or fewer, as it was."""
+    """Set two heads of width 16, and the options that depend on them: as many key and value heads, or fewer in the same
+    way."""
     hidden, heads = config.hidden_size, config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", None)
     sizes = {"hidden_size": _HEADS * _WIDTH, "num_attention_heads": _HEADS, "intermediate_size": 2 * _HEADS * _WIDTH}
@@ -231,7 +233,7 @@ def _narrower(config: "PretrainedConfig") -> None:
 
 
 def _built(config: "PretrainedConfig", auto_class: str, attention: str) -> "PreTrainedModel | None":
-    """A model in eval mode with weights that tell tokens and positions apart; None where it is too large."""
+    """A model in eval mode with weights that distinguish tokens and positions; None: it is too large."""
     import torch
     import transformers
 
@@ -255,7 +257,7 @@ def _built(config: "PretrainedConfig", auto_class: str, attention: str) -> "PreT
 
 
 def _documents(sizes: list[int], config: "PretrainedConfig") -> "list[torch.Tensor]":
-    """Token ids of documents, none of them padding."""
+    """Token ids of documents, without padding tokens."""
     import torch
 
     ids = [torch.randint(0, config.vocab_size - 1, (size,)) for size in sizes]
@@ -264,7 +266,7 @@ def _documents(sizes: list[int], config: "PretrainedConfig") -> "list[torch.Tens
 
 
 def _window(config: "PretrainedConfig") -> int:
-    """The largest window that the configuration names; 0: none."""
+    """The largest attention window of a configuration; 0: none."""
     names = {"local_attention", *(name for name in dir(config) if "window" in name)}
     found = [getattr(config, name, None) for name in names]
     flat = [one for value in found for one in (value if isinstance(value, list | tuple) else [value])]

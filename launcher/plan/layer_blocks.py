@@ -1,4 +1,5 @@
-"""The repeated blocks of a model, found by structure: members of its outermost ModuleLists that hold parameters."""
+"""The repeated blocks of a model, recognised by structure: members of its outermost ModuleLists that have
+parameters."""
 
 from typing import TYPE_CHECKING
 

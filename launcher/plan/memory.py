@@ -1,4 +1,4 @@
-"""Estimates of memory and checkpoint size, in bytes: of one device, at the fullest moment of a step."""
+"""Estimates in bytes: peak memory of a device, and size of a checkpoint."""
 
 from launcher.config import plugins
 from launcher.config.recipe import Recipe
@@ -10,8 +10,8 @@ _ACTIVATION = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
 
 
 def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples: int, device: str) -> dict[str, int]:
-    """Bytes of weights, gradients, the optimiser's moments, activations of a micro-batch of `samples` of full length,
-    and the buffers in which a strategy gathers and reduces, and in which the gradients of tied embeddings meet."""
+    """Bytes by purpose: weights, gradients, optimiser state, activations of a micro-batch of `samples` of maximum
+    length, and buffers. Buffers hold what a strategy gathers and reduces, and the gradients of tied embeddings."""
     held = plugins.strategy(recipe.strategy).memory_share(shape, ranks)
     width = _WIDTH[recipe.train.precision]
     size = shape.parameters * width
@@ -30,12 +30,12 @@ def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples
 
 
 def activations(recipe: Recipe, shape: Architecture, samples: int, longest: int) -> int:
-    """Bytes that the layers keep for the backward.
+    """Bytes of the activations that layers store for the backward pass.
 
     Per layer and token 17 hidden widths, and 2.5 attention maps of heads x length where attention is not fused, as with
-    dropout of its weights (Korthikanti et al., 2022, give 34 s b h + 5 a s^2 b bytes in 16 bits). Of a checkpointed
-    layer its input is kept (Chen et al., 2016), and one layer at a time is computed again. Tensor parallelism splits
-    what is inside a layer.
+    attention dropout (Korthikanti et al., 2022, give 34 s b h + 5 a s^2 b bytes in 16 bits). A checkpointed layer
+    stores its input (Chen et al., 2016), and one such layer at a time is recomputed. Tensor parallelism splits the
+    inside of a layer.
     """
     tokens, width = samples * longest, _ACTIVATION[recipe.train.precision]
     written_out = recipe.model.eager_attention or shape.attention_dropout > 0
@@ -49,13 +49,13 @@ def activations(recipe: Recipe, shape: Architecture, samples: int, longest: int)
 
 
 def outputs(recipe: Recipe, facts: Facts, samples: int) -> int:
-    """Bytes of the outputs of the head: as computed, in full precision, their logarithms, and their gradient."""
+    """Bytes of the head's outputs: as computed, in full precision, their logarithms, and their gradient."""
     task = plugins.task(recipe.task)(recipe.task, facts)
     width = max(4, _WIDTH[recipe.train.precision])
     return int(samples * task.outputs(facts.longest) * (3 * width + _ACTIVATION[recipe.train.precision]))
 
 
 def checkpoint(recipe: Recipe, shape: Architecture) -> int:
-    """Bytes of a checkpoint: weights, buffers and moments."""
+    """Bytes of a checkpoint: weights, buffers and optimiser state."""
     moments = recipe.optimizer.moments(shape.in_layers / shape.parameters)
     return round((shape.parameters + moments * shape.trained + shape.buffers) * _WIDTH[recipe.train.precision])

@@ -1,4 +1,4 @@
-"""What a model has to fit: decided by the task and the data, the same for the plan and for every rank."""
+"""Requirements of the task and the data on a model, equal for the plan and for all ranks."""
 
 from dataclasses import dataclass, field
 
@@ -10,12 +10,11 @@ from launcher.plan.facts import Facts
 
 @dataclass(frozen=True)
 class ModelRequirements:
-    """`auto_class`: a transformers auto class by name; empty: none takes what the task gives. `options`: model options
-    that the task decides (num_labels). `shape`: of one sample where it is no text, such as (channels, height, width) or
-    (features,); `guessed`: the data is not prepared yet, and may turn out to be of another. `begin_token_id`,
-    `end_token_id`: what stands before and after a text; `generation`: of transformers' generation configuration, what
-    the task decides. `max_length`: tokens of the longest sample; `target_length`: of the longest target, where a
-    sample has a second text for a decoder (else 0)."""
+    """Requirements on a model. `auto_class`: name of a transformers auto class; empty: none takes the task's inputs.
+    `options`: model options of the task, such as num_labels. `shape`: shape of a sample without tokens, such as
+    (channels, height, width) or (features,); `guessed`: the data is not prepared yet, so that the shape may change.
+    `begin_token_id`, `end_token_id`: tokens around a text. `generation`: generation options of the task.
+    `max_length`: tokens of the longest sample; `target_length`: tokens of the longest target of a decoder, else 0."""
 
     auto_class: str
     options: JsonObject
@@ -31,6 +30,7 @@ class ModelRequirements:
 
 
 def of(recipe: Recipe, facts: Facts) -> ModelRequirements:
+    """The requirements of a recipe."""
     task = plugins.task(recipe.task)(recipe.task, facts)
     longest, target = (min(facts.longest, most) for most in (recipe.data.max_length, recipe.inner_task.longest_target))
     return ModelRequirements(

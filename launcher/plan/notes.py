@@ -1,4 +1,4 @@
-"""What a plan tells its user who may go on with it: nothing of it is a mistake."""
+"""Remarks of a plan that are no mistakes."""
 
 from launcher.config.atomic_files import allocated_bytes, free_bytes
 from launcher.config.format import human
@@ -10,11 +10,11 @@ from launcher.plan.padding_probe import Padding
 from launcher.storage.run_dir import RunDir
 
 _MOST_EPOCHS = 1000
-"""More than anybody means."""
+"""Maximum number of epochs without a remark."""
 
 
 def of(recipe: Recipe, shape: Architecture, folder: RunDir, known: Facts | None, steps: int | None) -> list[str]:
-    """`known`: None before the data is prepared; `steps`: of the whole run, where they are known."""
+    """All remarks. `known`: facts of prepared data; `steps`: optimiser steps of the run, where known."""
     of_data = [] if known is None else [*_epochs(recipe, known, steps), *cut_notes(known), *known.notes]
     return [
         *remote_code.notes(recipe),
@@ -54,7 +54,7 @@ def _warmup(recipe: Recipe, steps: int | None) -> list[str]:
 
 
 def _epochs(recipe: Recipe, known: Facts, steps: int | None) -> list[str]:
-    """More epochs than anybody can have meant."""
+    """An implausible number of epochs."""
     samples, there = (steps or 0) * recipe.train.global_batch, known.samples["train"]
     if samples <= _MOST_EPOCHS * there:
         return []

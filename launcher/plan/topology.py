@@ -1,4 +1,4 @@
-"""What there is to train on here, found without importing torch."""
+"""Devices and ranks, detected without importing torch."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Devices:
-    """Those of one node. `memory`: bytes of one device (of the whole machine for cpu); None: not known."""
+    """Devices of a node. `memory`: bytes of a device, or of the whole machine for cpu; None: not known."""
 
     kind: str
     count: int
@@ -23,7 +23,7 @@ class Devices:
 
 @dataclass(frozen=True)
 class World:
-    """The ranks of a run: so many on each of a cluster's nodes, which have these devices."""
+    """The ranks of a run: `per_node` on each node of the cluster."""
 
     cluster: Cluster
     devices: Devices
@@ -31,7 +31,7 @@ class World:
 
     @property
     def sizes(self) -> list[int]:
-        """All ranks, with each number of nodes that the run goes on with: the fewest first."""
+        """Number of ranks for each possible number of nodes, in ascending order."""
         least, most = self.cluster.nodes
         return [nodes * self.per_node for nodes in range(least, most + 1)]
 
@@ -47,19 +47,19 @@ class World:
 
     @property
     def memory(self) -> int | None:
-        """Bytes of memory for a rank, where known."""
+        """Bytes of memory of a rank; None: not known."""
         if self.devices.memory is None:
             return None
         return self.devices.memory // (self.per_node if self.devices.kind == "cpu" else 1)
 
     @property
     def threads(self) -> int | None:
-        """Of a rank; None where only the node knows."""
+        """Threads of a rank; None: only the node knows."""
         there = cores_of_a_node(self.cluster)
         return max(1, there // self.per_node) if there else None
 
     def misfit(self) -> str | None:
-        """Why a node with these devices cannot have so many ranks."""
+        """Why a node cannot have this number of ranks; None: it can."""
         cluster, found = self.cluster, self.devices
         if found.kind != "cuda" or self.per_node <= found.count:
             return None
@@ -71,14 +71,14 @@ class World:
 
 
 def world(cluster: Cluster, ranks: int | None) -> World:
-    """The ranks that a profile asks for, or so many on each node."""
+    """The ranks of a profile. `ranks`: number on each node, in place of the profile's."""
     found = find(cluster)
     return World(cluster, found, ranks or _each(cluster, found))
 
 
 def find(cluster: Cluster) -> Devices:
-    """The devices of this machine that the profile allows; where there is no accelerator, its CPU as one device, and
-    none where it asks for GPUs. Those of other machines are what the profile says."""
+    """The devices of this machine that the profile allows. Without an accelerator, the CPU is one device, or there is
+    none where the profile requires GPUs. Devices of other machines are those of the profile."""
     if cluster.kind != "local":
         assert cluster.devices_per_node != "auto"
         size = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
@@ -92,7 +92,7 @@ def find(cluster: Cluster) -> Devices:
 
 
 def count(cluster: Cluster) -> int:
-    """The ranks of a node that a profile asks for: one a device, where it does not say; at least one."""
+    """Ranks of a node: those of the profile, or one for each device, at least one."""
     return _each(cluster, find(cluster))
 
 
@@ -101,12 +101,12 @@ def _each(cluster: Cluster, found: Devices) -> int:
 
 
 def cores() -> int:
-    """The processors that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores_of_a_node(cluster: Cluster) -> int | None:
-    """The processors that the ranks of a node share; None where only the node knows."""
+    """CPU cores that the ranks of a node share; None: only the node knows."""
     if cluster.kind == "local":
         return cores()
     return cluster.slurm.cpus_per_node if cluster.slurm else None

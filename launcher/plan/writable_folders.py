@@ -1,7 +1,7 @@
-"""Folders that a command needs, tried out before anything starts: one line for each that cannot be used.
+"""Tests of folders and semaphores that a command needs, before anything starts: one line for each that cannot be used.
 
-A file is made and removed again, since permissions alone do not tell: a file system may be mounted read-only, a quota
-be used up, and root may be refused all the same.
+A file is created and removed, since permissions are not sufficient: a file system may be mounted read-only, a quota be
+exhausted, and even root be refused.
 """
 
 import multiprocessing
@@ -23,7 +23,7 @@ _OF_A_LOADER, _OF_A_WORKER = 8, 3
 
 
 def cache() -> list[str]:
-    """The folder of prepared data and of models."""
+    """Problems of the cache folder."""
     try:
         return unusable(cache_root.root(), "the cache", "set LAUNCHER_CACHE to another folder")
     except UserError as error:
@@ -31,14 +31,14 @@ def cache() -> list[str]:
 
 
 def run(folder: RunDir) -> list[str]:
-    """What ranks and the launcher write below a run folder."""
+    """Problems of a run folder and of the folders in it."""
     what, advice = f"the run folder {folder.path}", "repair that, or start the run in another folder"
     lines = [unusable(place, what, advice) for place in (folder.path, folder.checkpoints, folder.logs)]
     return list(dict.fromkeys(line for of_place in lines for line in of_place))
 
 
 def temporary() -> list[str]:
-    """The folder of temporary files: the one that is asked for, though Python would silently take another."""
+    """Problems of the folder of temporary files that the environment names. Python would silently use another one."""
     asked = os.environ.get("TMPDIR")
     if asked:
         if not os.path.lexists(asked):
@@ -52,7 +52,7 @@ def temporary() -> list[str]:
 
 
 def ranks(recipe: Recipe, cluster: Cluster, count: int | None) -> list[str]:
-    """What ranks on this machine need, where the cluster is this machine. `count`: as many as were asked for."""
+    """Problems of ranks on this machine. `count`: requested number of ranks."""
     if cluster.kind != "local":
         return []
     world = topology.world(cluster, count)
@@ -61,8 +61,8 @@ def ranks(recipe: Recipe, cluster: Cluster, count: int | None) -> list[str]:
 
 
 def semaphores(ranks: int, workers: int) -> list[str]:
-    """What the processes of a start talk through. `workers`: loader processes of each of the `ranks`. Linux keeps a
-    semaphore in a page of /dev/shm."""
+    """Problems of the semaphores of a start. `workers`: loader processes of each rank. Linux keeps a semaphore in a
+    page of /dev/shm."""
     count = ranks * (_OF_A_RANK + (_OF_A_LOADER + _OF_A_WORKER * workers if workers else 0))
     context, held = multiprocessing.get_context("fork"), []  # this one leaves no names behind
     try:
@@ -76,7 +76,7 @@ def semaphores(ranks: int, workers: int) -> list[str]:
 
 
 def unusable(folder: Path, what: str, advice: str) -> list[str]:
-    """A line where no file can be made in `folder`, or in the folder that it will be created in."""
+    """A line where no file can be created in `folder`, or in its nearest existing parent."""
     there = folder
     while not os.path.lexists(there):
         there = there.parent
