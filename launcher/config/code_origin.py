@@ -35,25 +35,26 @@ def cache() -> Path:
 def files(name: str) -> list[Path]:
     """The files that importing a module executes, its packages first. Nothing is imported. Raises ImportError where a
     part of the path does not exist."""
-    found, parts, where = list[Path](), name.split("."), None
+    located, parts, search_path = list[Path](), name.split("."), None
     for number, part in enumerate(parts):
-        spec = _spec(".".join(parts[: number + 1]), part, where)
-        if spec is None and found:  # a package may decide itself where its modules are: its own code is known by now
-            return found
+        spec = _spec(".".join(parts[: number + 1]), part, search_path)
+        if spec is None and located:  # a package may compute the places of its modules; its own code is located
+            return located
         if spec is None:
             raise ModuleNotFoundError(f"No module named {name!r}")
         if spec.has_location and spec.origin:
-            found.append(Path(spec.origin))
-        where = list(spec.submodule_search_locations or [])
-    return found
+            located.append(Path(spec.origin))
+        search_path = list(spec.submodule_search_locations or [])
+    return located
 
 
-def _spec(name: str, part: str, where: Sequence[str] | None) -> ModuleSpec | None:
+def _spec(name: str, part: str, search_path: Sequence[str] | None) -> ModuleSpec | None:
     """The spec of a module. `where`: search path of its package; None: it is at the top level."""
     if (loaded := sys.modules.get(name)) is not None:
         return loaded.__spec__
-    if where is not None:  # by its last part: for a whole path, the finder would ask for the package to be imported
-        return PathFinder.find_spec(part, where)
+    if search_path is not None:
+        # by its last part, since for a whole path the finder requires the package to be imported
+        return PathFinder.find_spec(part, search_path)
     specs = (finder.find_spec(part, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
     return next((spec for spec in specs if spec is not None), None)
 
@@ -69,29 +70,29 @@ def artefact(path: Path) -> str | None:
 
 
 def _what(folder: Path) -> str | None:
-    for what, every, some in _MARKS:
-        if all(os.path.lexists(folder / name) for name in every) and any(
-            os.path.lexists(folder / name) for name in some
+    for what, required, optional in _MARKS:
+        if all(os.path.lexists(folder / name) for name in required) and any(
+            os.path.lexists(folder / name) for name in optional
         ):
             return what
     if folder == Path.cwd() / RUNS:
         return "the folder of runs"
     root = cache().absolute()
-    own = folder.name in _CACHED and folder.parent in (root, root.resolve())
-    return "a part of the cache" if own else None
+    cached = folder.name in _CACHED and folder.parent in (root, root.resolve())
+    return "a part of the cache" if cached else None
 
 
 def owned(file: Path, recipe: Path) -> bool:
     """Whether a file belongs to the project in the current folder: it is not part of an installation, and not below the
     same top-level folder as the stored `recipe`."""
-    here, there = Path.cwd().resolve(), file.resolve()
-    if not there.is_relative_to(here) or any(there.is_relative_to(folder) for folder in _installed()):
+    project, resolved = Path.cwd().resolve(), file.resolve()
+    if not resolved.is_relative_to(project) or any(resolved.is_relative_to(folder) for folder in _installed()):
         return False
-    inside = there.relative_to(here)
+    inside = resolved.relative_to(project)
     if {"site-packages", "dist-packages"} & set(inside.parts):
         return False
-    beside = recipe.resolve()
-    return not beside.is_relative_to(here) or beside.relative_to(here).parts[:1] != inside.parts[:1]
+    stored_at = recipe.resolve()
+    return not stored_at.is_relative_to(project) or stored_at.relative_to(project).parts[:1] != inside.parts[:1]
 
 
 def _installed() -> Iterator[Path]:

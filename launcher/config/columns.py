@@ -11,9 +11,9 @@ class Column(str):
     wants: Literal["number", "names"]
 
     def __new__(cls, name: str, wants: Literal["number", "names"]) -> "Column":
-        made = super().__new__(cls, name)
-        made.wants = wants
-        return made
+        column = super().__new__(cls, name)
+        column.wants = wants
+        return column
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         return Column, (str(self), self.wants)
@@ -26,9 +26,9 @@ class KeptColumn(str):
     name: str
 
     def __new__(cls, name: str) -> "KeptColumn":
-        made = super().__new__(cls, f"kept {name}")
-        made.name = name
-        return made
+        column = super().__new__(cls, f"kept {name}")
+        column.name = name
+        return column
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         return KeptColumn, (self.name,)
@@ -39,6 +39,6 @@ KEPT = "kept"
 """Key of a row that holds the kept columns as a map."""
 
 
-def resolved(columns: Sequence[str], there: Sequence[str]) -> list[str]:
+def resolved(columns: Sequence[str], available: Sequence[str]) -> list[str]:
     """The columns, with EVERY replaced by each column of the table."""
-    return [one for column in columns for one in (map(KeptColumn, there) if column == EVERY else (column,))]
+    return [one for column in columns for one in (map(KeptColumn, available) if column == EVERY else (column,))]

@@ -41,9 +41,9 @@ class Override(str):
     origin: str
 
     def __new__(cls, text: str, origin: str) -> "Override":
-        made = super().__new__(cls, text)
-        made.origin = origin
-        return made
+        override = super().__new__(cls, text)
+        override.origin = origin
+        return override
 
 
 def read(file: Path, times: int = 1) -> Document:
@@ -65,7 +65,7 @@ def plain(file: Path, times: int = 1) -> tuple[Value, dict[Key, str]]:
 
 def of_text(text: str, where: str) -> Value:
     """Parse a text that is no file, such as an option's value. `where`: beginning of a message. Raises UserError."""
-    return _plain(_given(text, where), (), "", {})
+    return _plain(_parse_value(text, where), (), "", {})
 
 
 def of_override(text: str) -> Document:
@@ -77,7 +77,7 @@ def of_override(text: str) -> Document:
     if len(parts) > yaml_tree.DEPTH:
         raise UserError(f"{where}: {len(parts)} keys deep ({yaml_tree.DEPTH} at the most)")
     inner: dict[Key, str] = {}
-    nested = _plain(_given(value, where), tuple(parts), "", inner)
+    nested = _plain(_parse_value(value, where), tuple(parts), "", inner)
     for part in reversed(parts):
         nested = {part: nested}
     origins: dict[Key, str] = dict.fromkeys(inner, where)
@@ -129,16 +129,16 @@ def merge(below: Document, above: Document, parts: bool = False) -> Document:
     return Document(value, origins, dropped)
 
 
-def _text(file: Path, most: int) -> str:
+def _text(file: Path, limit: int) -> str:
     try:
         with file.open("rb") as opened:
-            data = opened.read(most + 1)
+            data = opened.read(limit + 1)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except OSError as error:
         raise UserError(f"{shown(str(file))}: cannot be read: {error.strerror}") from None
-    if len(data) > most:
-        raise UserError(f"{file}: larger than {most // 2**20} MiB: too large for YAML (lists of rows are data files)")
+    if len(data) > limit:
+        raise UserError(f"{file}: larger than {limit // 2**20} MiB: too large for YAML (lists of rows are data files)")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -146,7 +146,7 @@ def _text(file: Path, most: int) -> str:
         raise UserError(f"{file}:{number}: not UTF-8 (byte 0x{data[error.start]:02x})") from None
 
 
-def _given(value: str, where: str) -> Node:
+def _parse_value(value: str, where: str) -> Node:
     """The tree of a value on the command line. `where`: beginning of a message. Raises UserError."""
     try:
         return yaml_tree.parse(value)

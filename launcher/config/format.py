@@ -15,6 +15,6 @@ def human(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def some(names: list[str], most: int = 3) -> str:
+def some(names: list[str], limit: int = 3) -> str:
     """The first names of a list, and the number of the others."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -34,13 +34,13 @@ def module(folder: str, kind: str) -> ModuleType:
     else:
         raise ValueError(f"unknown kind {kind!r} ({hint(kind, available(folder))})")
     try:
-        found = imported(name, kind)
+        imported_module = imported(name, kind)
     except ValueError as error:
         raise ValueError(f"kind {kind!r} {error}") from error
-    config, todo = getattr(found, "Config", None), f"see launcher/{folder}/__init__.py"
+    config, advice = getattr(imported_module, "Config", None), f"see launcher/{folder}/__init__.py"
     if not (isinstance(config, type) and issubclass(config, Plugin)):
-        raise ValueError(f"kind {kind!r}: no class Config(Plugin) in {found.__file__} ({todo})")
-    return found
+        raise ValueError(f"kind {kind!r}: no class Config(Plugin) in {imported_module.__file__} ({advice})")
+    return imported_module
 
 
 def imported(name: str, named: str) -> ModuleType:
@@ -62,19 +62,19 @@ def imported(name: str, named: str) -> ModuleType:
 def function(path: str) -> Callable[..., Any]:
     """Import a user's function by its path, mypkg.models:make or mypkg.models.make. Raises ValueError with the reason
     where that fails."""
-    where, name = _split(path)
+    module_name, name = _split(path)
     try:
-        if where.partition(".")[0] == "launcher":
-            trust.check_module(path, where)
-        found = imported(where, path)
+        if module_name.partition(".")[0] == "launcher":
+            trust.check_module(path, module_name)
+        owner = imported(module_name, path)
     except ValueError as error:
-        raise ValueError(f"{where} {error}") from None
-    if not callable(called := getattr(found, name, None)):
-        functions = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"{found.__file__} has no function {name} ({hint(name, functions)})")
+        raise ValueError(f"{module_name} {error}") from None
+    if not callable(function_ := getattr(owner, name, None)):
+        functions = [key for key, value in vars(owner).items() if callable(value) and not key.startswith("_")]
+        raise ValueError(f"{owner.__file__} has no function {name} ({hint(name, functions)})")
     if trust.stored_recipe() is not None:  # the user's module may import a function such as subprocess.run
-        trust.check_module(path, getattr(called, "__module__", None) or "builtins")
-    return called  # type: ignore[no-any-return]
+        trust.check_module(path, getattr(function_, "__module__", None) or "builtins")
+    return function_  # type: ignore[no-any-return]
 
 
 def _split(path: str) -> tuple[str, str]:

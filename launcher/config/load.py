@@ -143,44 +143,44 @@ def _words(value: str) -> list[str]:
 
 
 def _typed(
-    kind: type[T], below: Document, overrides: Sequence[str], context: dict[str, bool] | None = None
+    kind: type[T], written: Document, overrides: Sequence[str], context: dict[str, bool] | None = None
 ) -> Loaded[T]:
     problems: list[str | Problem] = []
-    given = Document({})
+    merged_overrides = Document({})
     for text in overrides:
         try:
-            given = documents.merge(given, documents.of_override(text), parts=True)
+            merged_overrides = documents.merge(merged_overrides, documents.of_override(text), parts=True)
         except UserError as error:
             problems += error.problems
-    document = documents.merge(below, given)
+    document = documents.merge(written, merged_overrides)
     try:
         typed = kind.model_validate(document.value, context=context)
     except ValidationError as error:
         raise UserError([*problems, *_lines(document, error)]) from None
     if problems:
         raise UserError(problems)
-    return Loaded(typed, document, below, tuple(overrides))
+    return Loaded(typed, document, written, tuple(overrides))
 
 
 def _lines(document: Document, error: ValidationError) -> list[str]:
     """Messages `file:line: key: what`, one for each key. Where a value may have several types, the messages of all
     types are joined. A mistake inside a value replaces those of the value as a whole."""
-    found: dict[Key, list[str]] = {}
-    for e in error.errors():
-        message = messages.of(e)
-        missing = e["loc"][-1:] if e["type"] == "missing" else ()
-        path = (*_path(document, e["loc"]), *missing)
+    by_path: dict[Key, list[str]] = {}
+    for detail in error.errors():
+        message = messages.of(detail)
+        missing = detail["loc"][-1:] if detail["type"] == "missing" else ()
+        path = (*_path(document, detail["loc"]), *missing)
         if missing and path in document.dropped:
             where, kind = document.dropped[path]
             message = f"{message} (that of {where} is of kind {kind}, and is not taken over)"
-        earlier = found.setdefault(path, [])
+        earlier = by_path.setdefault(path, [])
         earlier.append(message.removeprefix("should be ") if earlier else message)
-    inside = {path[:n] for path in found for n in range(len(path))}
+    inside = {path[:n] for path in by_path for n in range(len(path))}
     return [
         ": ".join(
             [document.origin(path), *([shown(".".join(map(str, path)))] if path else []), shown(", or ".join(messages))]
         )
-        for path, messages in found.items()
+        for path, messages in by_path.items()
         if path not in inside
     ]
 

@@ -81,12 +81,12 @@ def read(file: Path, model: type[T], hint: str) -> T:
         raise damage(file, error, hint) from None
 
 
-def read_object(file: Path, hint: str, most: int = MOST_BYTES) -> Object:
+def read_object(file: Path, hint: str, limit: int = MOST_BYTES) -> Object:
     """Read a document that is a JSON object of at most `most` bytes. Raises DamagedFile, also for a missing file."""
     with opened(file, hint) as data:
-        content = data.read(most + 1)
-    if len(content) > most:
-        raise damage(file, f"larger than {most >> 10:,} KiB", hint)
+        content = data.read(limit + 1)
+    if len(content) > limit:
+        raise damage(file, f"larger than {limit >> 10:,} KiB", hint)
     try:
         return parse(content)
     except Wrong as error:
@@ -190,10 +190,10 @@ def damage(where: Path | str, what: object, hint: str) -> DamagedFile:
     return DamagedFile(f"{where}: damaged: {what} ({hint})")
 
 
-def shown(text: str, most: int = 80) -> str:
+def shown(text: str, limit: int = 80) -> str:
     """Shorten a text of a file for a message, and replace characters that are not printable."""
-    plain = "".join(letter if letter.isprintable() else "?" for letter in text[: most + 1])
-    return f"{plain[:most]}..." if len(plain) > most else plain
+    plain = "".join(letter if letter.isprintable() else "?" for letter in text[: limit + 1])
+    return f"{plain[:limit]}..." if len(plain) > limit else plain
 
 
 def _object(pairs: Sequence[tuple[str, object]]) -> Object:

@@ -30,10 +30,10 @@ JsonObject = dict[str, Any]
 def hint(word: str, known: Iterable[str]) -> str:
     """A hint for an unknown word: 'did you mean x?' where a known word is close, else the list of known words."""
     names = sorted(known)
-    part = [name for name in names if f"_{word}_" in f"_{name}_"][:3]
-    almost, close = (difflib.get_close_matches(word, names, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6))
-    found = almost or part or close
-    return f"did you mean {' or '.join(found)}?" if found else f"there are: {', '.join(names)}"
+    containing = [name for name in names if f"_{word}_" in f"_{name}_"][:3]
+    very_close, close = (difflib.get_close_matches(word, names, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6))
+    candidates = very_close or containing or close
+    return f"did you mean {' or '.join(candidates)}?" if candidates else f"there are: {', '.join(names)}"
 
 
 class Strict(BaseModel):
@@ -45,13 +45,15 @@ class Strict(BaseModel):
     )
 
     @classmethod
-    def _below(cls, key: str) -> str:
+    def _nested_hint(cls, key: str) -> str:
         """A hint where a nested map has the key; else an empty text."""
-        parts = ((name, field.annotation) for name, field in cls.model_fields.items())
-        found = [
-            n for n, kind in parts if isinstance(kind, type) and issubclass(kind, Strict) and key in kind.model_fields
+        fields = ((name, field.annotation) for name, field in cls.model_fields.items())
+        nested = [
+            name
+            for name, kind in fields
+            if isinstance(kind, type) and issubclass(kind, Strict) and key in kind.model_fields
         ]
-        return f"did you mean {found[0]}.{key}?" if found else ""
+        return f"did you mean {nested[0]}.{key}?" if nested else ""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -62,19 +64,19 @@ class Strict(BaseModel):
             raise PydanticCustomError("map", "should be a map of keys and values")
         known, errors = set(cls.model_fields), list[InitErrorDetails]()
         for key in [key for key in value if key not in known]:
-            advice = cls._below(str(key)) or hint(str(key), known)
+            advice = cls._nested_hint(str(key)) or hint(str(key), known)
             unknown = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": advice})
             errors.append(InitErrorDetails(type=unknown, loc=(str(key),), input=None))
         try:
-            made = handler({key: item for key, item in value.items() if key in known})
+            validated = handler({key: item for key, item in value.items() if key in known})
         except ValidationError as error:
-            for e in error.errors():
-                what = messages.of(e)
-                told = PydanticCustomError(e["type"], "{what}", {"what": what})
-                errors.append(InitErrorDetails(type=told, loc=e["loc"], input=e["input"]))
+            for detail in error.errors():
+                message = messages.of(detail)
+                reworded = PydanticCustomError(detail["type"], "{what}", {"what": message})
+                errors.append(InitErrorDetails(type=reworded, loc=detail["loc"], input=detail["input"]))
         if errors:
             raise ValidationError.from_exception_data(cls.__name__, errors)
-        return made
+        return validated
 
     @classmethod
     def _inherit_descriptions(cls) -> None:

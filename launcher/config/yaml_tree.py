@@ -66,10 +66,10 @@ class Node:
     depth: int = 0
 
 
-def parse(text: str, most: int = NODES) -> Node:
+def parse(text: str, limit: int = NODES) -> Node:
     """Parse a text with one document of at most `most` values. An empty text is null. Raises YamlMistake."""
     try:
-        return _Builder(text, most).document()
+        return _Builder(text, limit).document()
     except ReaderError as error:
         line, what = text.count("\n", 0, error.position) + 1, f"character U+{error.character:04X} is not allowed"
         raise NotYaml(line, f"not valid YAML: {what}") from None
@@ -82,8 +82,8 @@ class _Builder:
     """Builds a tree from the events of a text. `nodes`: number of values so far; `anchors`: nodes by anchor, None while
     they are incomplete."""
 
-    def __init__(self, text: str, most: int):
-        self.most = most
+    def __init__(self, text: str, limit: int):
+        self.limit = limit
         self.yaml = YAML(typ="safe", pure=True)
         self.events = self.parsed(text)
         self.nodes = 0
@@ -149,8 +149,8 @@ class _Builder:
 
     def count(self, nodes: int, event: Event) -> None:
         self.nodes += nodes
-        if self.nodes > self.most:
-            what = f"more than {self.most} values"
+        if self.nodes > self.limit:
+            what = f"more than {self.limit} values"
             how = f"with *{event.anchor} written out, " if isinstance(event, AliasEvent) else ""
             raise YamlMistake(_line(event), f"{how}{what}: too many to be read")
 

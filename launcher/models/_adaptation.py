@@ -27,26 +27,28 @@ def adapted(
     notes = []
     if config.batch_norm == "group":
         group(model)
-    own = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     if config.adapter is not None:
         from launcher.models import _peft
 
         notes.append(_peft.inject(model, config.adapter))
         for name in new or []:
-            own[name].requires_grad_(True)
-    still = _matched(config.freeze, own)
-    for name in still:
-        own[name].requires_grad_(False)
+            parameters[name].requires_grad_(True)
+    matched = _matched(config.freeze, parameters)
+    for name in matched:
+        parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError(Problem("model.freeze", f"nothing is left to train (names begin with: {_beginnings(own)})"))
+        raise UserError(
+            Problem("model.freeze", f"nothing is left to train (names begin with: {_beginnings(parameters)})")
+        )
     notes += _settle_batch_norms(model, config.batch_norm == "frozen")
-    return model, notes + _told(model, [name for name in new or [] if name in still])
+    return model, notes + _training_notes(model, [name for name in new or [] if name in matched])
 
 
 def frozen(config: ModelConfig, names: list[str]) -> list[str]:
     """Names of an adapted model's parameters that `freeze` matches."""
-    own = {name: name.replace(".base_layer", "") for name in names}
-    return [name for name in names if any(_matches(own[name], pattern) for pattern in config.freeze)]
+    plain_names = {name: name.replace(".base_layer", "") for name in names}
+    return [name for name in names if any(_matches(plain_names[name], pattern) for pattern in config.freeze)]
 
 
 def plain(model: "torch.nn.Module") -> "torch.nn.Module":
@@ -77,10 +79,10 @@ def _grouped(norm: "torch.nn.modules.batchnorm._BatchNorm") -> "torch.nn.GroupNo
     channels = norm.num_features
     one = isinstance(norm, torch.nn.BatchNorm1d)  # often without further axes: groups of one value would be constant
     groups = 1 if one else max(n for n in range(1, 33) if channels % n == 0)
-    made = torch.nn.GroupNorm(groups, channels, eps=norm.eps, affine=norm.affine)
+    group_norm = torch.nn.GroupNorm(groups, channels, eps=norm.eps, affine=norm.affine)
     if norm.affine:
-        made.weight, made.bias = norm.weight, norm.bias
-    return made.train(norm.training)
+        group_norm.weight, group_norm.bias = norm.weight, norm.bias
+    return group_norm.train(norm.training)
 
 
 def _settle_batch_norms(model: "torch.nn.Module", frozen: bool) -> list[str]:
@@ -113,15 +115,15 @@ def _is_batch_norm(module: "torch.nn.Module") -> bool:
     return isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
 
 
-def _matched(patterns: list[str], own: "dict[str, torch.nn.Parameter]") -> set[str]:
+def _matched(patterns: list[str], parameters: "dict[str, torch.nn.Parameter]") -> set[str]:
     """Names of all parameters that a pattern matches. Raises UserError for patterns that match none."""
-    found = {pattern: {name for name in own if _matches(name, pattern)} for pattern in patterns}
-    idle = [pattern for pattern, names in found.items() if not names]
+    matches = {pattern: {name for name in parameters if _matches(name, pattern)} for pattern in patterns}
+    idle = [pattern for pattern, names in matches.items() if not names]
     if idle:
         glob = "a pattern is a glob such as bert.encoder.layer.[0-3], no regular expression"
-        what = f"matches no parameter (names begin with: {_beginnings(own)}; {glob})"
+        what = f"matches no parameter (names begin with: {_beginnings(parameters)}; {glob})"
         raise UserError([Problem("model.freeze", f"{pattern!r} {what}") for pattern in idle])
-    return set[str]().union(*found.values())
+    return set[str]().union(*matches.values())
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -131,11 +133,11 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _beginnings(names: Iterable[str]) -> str:
     """Prefixes of parameter names, two levels deep."""
-    found = list(dict.fromkeys(".".join((name.split(".")[:-1] or [name])[:2]) for name in names))
-    return some(found, 12)
+    prefixes = list(dict.fromkeys(".".join((name.split(".")[:-1] or [name])[:2]) for name in names))
+    return some(prefixes, 12)
 
 
-def _told(model: "torch.nn.Module", unlearnt: list[str]) -> list[str]:
+def _training_notes(model: "torch.nn.Module", untrained: list[str]) -> list[str]:
     sizes, trained = Counter[bool](), []
     count = Counter(parameter.requires_grad for parameter in model.parameters())
     for name, parameter in model.named_parameters():
@@ -143,6 +145,6 @@ def _told(model: "torch.nn.Module", unlearnt: list[str]) -> list[str]:
         trained += [name] if parameter.requires_grad else []
     if not count[False]:
         return []
-    told = f"frozen: {count[False]} of {count.total()} tensors ({sizes[False]:,} of {sizes.total():,} parameters)"
-    notes = [f"{told}; trained: {some(trained)}"]
-    return notes + ([f"new, and frozen as they were drawn: {some(unlearnt)}"] if unlearnt else [])
+    summary = f"frozen: {count[False]} of {count.total()} tensors ({sizes[False]:,} of {sizes.total():,} parameters)"
+    notes = [f"{summary}; trained: {some(trained)}"]
+    return notes + ([f"new, and frozen as they were drawn: {some(untrained)}"] if untrained else [])

@@ -43,11 +43,11 @@ def inject(model: torch.nn.Module, adapter: "Adapter") -> str:
         raise UserError(Problem("model.adapter.kind", f"unknown kind {adapter.kind!r} ({hint(adapter.kind, kinds())})"))
     config, tuner = kinds()[adapter.kind]
     encoder = getattr(model, "base_model", model)
-    given = _given(adapter, config)
-    given["target_modules"] = _targets(adapter, tuner, model, encoder)
+    options = _options(adapter, config)
+    options["target_modules"] = _targets(adapter, tuner, model, encoder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _told(lambda: peft.inject_adapter_in_model(config(**given), encoder))
+        _translate_errors(lambda: peft.inject_adapter_in_model(config(**options), encoder))
     layers = [name.rpartition(".")[2] for name, module in encoder.named_modules() if isinstance(module, BaseTunerLayer)]
     note = f"{adapter.kind} on {len(layers)} layers: {some(sorted(set(layers)), 6)}"
     allocates = hasattr(tuner, "update_and_allocate")
@@ -75,22 +75,22 @@ def _fields(config: type[peft.PeftConfig]) -> set[str]:
     return {field.name for field in dataclasses.fields(config)} - common - {"modules_to_save"}
 
 
-def _given(adapter: "Adapter", config: type[peft.PeftConfig]) -> JsonObject:
+def _options(adapter: "Adapter", config: type[peft.PeftConfig]) -> JsonObject:
     """The adapter's keys under peft's names: alpha may be lora_alpha, r may be init_r."""
     fields = _fields(config) - {"target_modules"}
     names = {field: field for field in fields}
     for key in ("r", "alpha", "dropout"):
         fit = [name for name in (f"init_{key}", f"{adapter.kind}_{key}", f"lora_{key}", key) if name in fields]
         names |= {key: fit[0]} if fit else {}
-    given = adapter.model_dump(exclude={"kind", "targets"}, exclude_none=True)
+    keys = adapter.model_dump(exclude={"kind", "targets"}, exclude_none=True)
     unknown = [
         Problem(f"model.adapter.{key}", f"unknown key of {config.__name__} ({hint(key, {*names, 'targets'})})")
-        for key in given
+        for key in keys
         if key not in names
     ]
     if unknown:
         raise UserError(unknown)
-    return {names[key]: value for key, value in given.items()}
+    return {names[key]: value for key, value in keys.items()}
 
 
 def _targets(
@@ -99,12 +99,12 @@ def _targets(
     """Target layers for peft; None: peft's choice for the architecture."""
     layers = [name for name, module in encoder.named_modules() if isinstance(module, _LAYERS)]
     linear = [name for name in layers if isinstance(encoder.get_submodule(name), torch.nn.Linear | Conv1D)]
-    there = hint("", {name.rpartition(".")[2] for name in layers})
+    available = hint("", {name.rpartition(".")[2] for name in layers})
     if adapter.targets is None:
         mapping = getattr(tuner, "target_module_mapping", None)  # IA3 keeps its own, where nobody sees it
         known = mapping is None or getattr(getattr(model, "config", None), "model_type", None) in mapping
         if not known and not linear:
-            what = f"{type(encoder).__name__} has no linear layer: name some ({there})"
+            what = f"{type(encoder).__name__} has no linear layer: name some ({available})"
             raise UserError(Problem("model.adapter.targets", what))
         return None if known else linear
     if isinstance(adapter.targets, str):
@@ -114,12 +114,12 @@ def _targets(
     names = [name for name, _ in encoder.named_modules()]
     missing = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
     if missing:
-        what = f"{type(encoder).__name__} has no layer {some(missing)} ({there})"
+        what = f"{type(encoder).__name__} has no layer {some(missing)} ({available})"
         raise UserError(Problem("model.adapter.targets", what))
     return targets
 
 
-def _told(action: Callable[[], object]) -> None:
+def _translate_errors(action: Callable[[], object]) -> None:
     """Run an action, and translate errors of peft to UserError."""
     try:
         action()

@@ -227,8 +227,8 @@ def take_generation(model: "PreTrainedModel", folder: Path, requirements: ModelR
 def decoder_start(model: "PreTrainedModel", requirements: ModelRequirements) -> int:
     """Id of the first token of a decoder: the model's own, else that of padding, as in T5."""
     configs = model.config, getattr(model, "generation_config", None)
-    said = [getattr(one, "decoder_start_token_id", None) for one in configs]
-    known = [start for start in said if start is not None and start < requirements.vocab_size]
+    starts = [getattr(one, "decoder_start_token_id", None) for one in configs]
+    known = [start for start in starts if start is not None and start < requirements.vocab_size]
     return int(known[0]) if known else requirements.pad_token_id
 
 

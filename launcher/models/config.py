@@ -37,28 +37,28 @@ class Model(models.Model[Config]):
             raise UserError(
                 Problem("model.type", f"unknown type {self.config.type!r} ({_close(self.config.type, CONFIG_MAPPING)})")
             )
-        given = self.config.model_extra or {}
+        keys = self.config.model_extra or {}
         kind = CONFIG_MAPPING[self.config.type]
         known = set(kind().to_dict()) | set(getattr(kind, "attribute_map", {}))
         unknown = [
             Problem(f"model.{key}", f"unknown key of {kind.__name__} ({_close(key, known)})")
-            for key in given
+            for key in keys
             if key not in known
         ]
         if unknown:
             raise UserError(unknown)
         try:
-            hf = kind(**given)
+            hf = kind(**keys)
         except Exception as error:  # transformers has types of its own for these
             raise UserError(Problem("model", str(error).splitlines()[-1].strip())) from None
         model, notes = adapted(
             make(fit(hf, self.config, requirements, resize=True), self.config, requirements), self.config
         )
-        drawn = [key for key in ("head", "reinit_layers") if getattr(self.config, key)]
-        notes += [f"model.{key} does nothing: every weight of a new model is new" for key in drawn]
+        ignored = [key for key in ("head", "reinit_layers") if getattr(self.config, key)]
+        notes += [f"model.{key} does nothing: every weight of a new model is new" for key in ignored]
         return model, notes if weights else []
 
 
 def _close(word: str, known: Iterable[str]) -> str:
-    found = hint(word, known)
-    return found if found.startswith("did") else "see the transformers documentation"
+    advice = hint(word, known)
+    return advice if advice.startswith("did") else "see the transformers documentation"

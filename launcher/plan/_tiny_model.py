@@ -119,12 +119,12 @@ def _unfit(
             small(**sample)
     except _PositionsEnd as end:
         target = requirements.target_length and end.length == sample["decoder_input_ids"].shape[1] != length
-        key, most = (
+        key, limit = (
             ("task.max_target_length", requirements.target_length)
             if target
             else ("data.max_length", requirements.max_length)
         )
-        what = f"{most} tokens, but {name} has positions for {end.usable}"
+        what = f"{limit} tokens, but {name} has positions for {end.usable}"
         return Problem(key, f"{what} (shorter samples, or a model with more positions)")
     except Exception as error:
         first = first_line(error)[:200]
@@ -164,10 +164,10 @@ def _positions_counted() -> AbstractContextManager[object]:
     return Counted()
 
 
-def lengths(most: int, window: int) -> list[int]:
+def lengths(limit: int, window: int) -> list[int]:
     """Tokens of three documents in a row of at most `most` tokens. Where possible, the first is longer than a window,
     or than half of one."""
-    total = min(most, _LONGEST, max(1024, 3 * window))
+    total = min(limit, _LONGEST, max(1024, 3 * window))
     reach = window if window + 2 < total else window // 2
     short = max(1, min(total // 8, (total - reach - 1) // 2))
     return [total - 2 * short, short, short]
@@ -268,6 +268,6 @@ def _documents(sizes: list[int], config: "PretrainedConfig") -> "list[torch.Tens
 def _window(config: "PretrainedConfig") -> int:
     """The largest attention window of a configuration; 0: none."""
     names = {"local_attention", *(name for name in dir(config) if "window" in name)}
-    found = [getattr(config, name, None) for name in names]
-    flat = [one for value in found for one in (value if isinstance(value, list | tuple) else [value])]
+    values = [getattr(config, name, None) for name in names]
+    flat = [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]
     return max((one for one in flat if isinstance(one, int)), default=0)

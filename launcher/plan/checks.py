@@ -41,12 +41,12 @@ def check(
         problems += _disk(recipe, shape, folder)
     except UserError as error:
         problems += error.problems
-    looks = [folder.check_files]  # not by a report a week later
+    file_checks = [folder.check_files]
     if not problems:  # a mistake makes it another recipe
-        looks.insert(0, partial(folder.check_recipe, recipe))
-    for look in looks:
+        file_checks.insert(0, partial(folder.check_recipe, recipe))
+    for file_check in file_checks:
         try:
-            look()
+            file_check()
         except UserError as error:
             problems += error.problems
     if problems or shape is None:
@@ -88,9 +88,9 @@ def _training(recipe: Recipe, known: Facts | None) -> Found:
     if train.precision == "fp16" and train.loss_scale == "none":
         what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
         out.append(Problem("train.loss_scale", what))
-    thaw, steps = recipe.model.unfreeze_at, facts.steps_of(recipe, known)
-    if thaw is not None and steps is not None and thaw >= steps:
-        what = f"{thaw}, but the run ends after {steps} steps (earlier, or leave it out)"
+    unfreeze_at, steps = recipe.model.unfreeze_at, facts.steps_of(recipe, known)
+    if unfreeze_at is not None and steps is not None and unfreeze_at >= steps:
+        what = f"{unfreeze_at}, but the run ends after {steps} steps (earlier, or leave it out)"
         out.append(Problem("model.unfreeze_at", what))
     if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
         out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
@@ -102,8 +102,8 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
     evaluate, out = recipe.evaluate, Found()
     if recipe.data.validation is None and (evaluate.every or evaluate.at_start or evaluate.patience):
         out.append(Problem("evaluate", "there is nothing to evaluate on (add data.validation)"))
-    steered = {"evaluate.patience": evaluate.patience, "schedule": recipe.schedule.kind == "plateau"}
-    for key, needed in steered.items():
+    dependent = {"evaluate.patience": evaluate.patience, "schedule": recipe.schedule.kind == "plateau"}
+    for key, needed in dependent.items():
         if needed and not evaluate.every:
             out.append(Problem(key, "goes by evaluations, and only the last step is evaluated (set evaluate.every)"))
     metrics = plugins.task(recipe.task)(recipe.task, known or facts.guess(recipe)).directions()
@@ -114,8 +114,10 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
     if not of_all & metrics.keys() or (label and score not in _BY_CLASS):
         what = f"{recipe.task.kind} has no metric {evaluate.metric!r} ({hint(evaluate.metric, metrics)})"
         out.append(Problem("evaluate.metric", what))
-    elif label and known and label not in (there := {part for name in known.labels for part in (name, name[2:])}):
-        out.append(Problem("evaluate.metric", f"no label is called {label!r} ({hint(label, there)})"))
+    elif (
+        label and known and label not in (known_labels := {part for name in known.labels for part in (name, name[2:])})
+    ):
+        out.append(Problem("evaluate.metric", f"no label is called {label!r} ({hint(label, known_labels)})"))
     return out
 
 
@@ -130,12 +132,12 @@ def _model(recipe: Recipe, shape: Architecture) -> Found:
 
 def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -> Found:
     """Memory of a device. An elastic run has to fit on its minimum number of nodes."""
-    ranks, device, there = world.sizes[0], world.devices.kind, world.memory
+    ranks, device, available = world.sizes[0], world.devices.kind, world.memory
     size = sum(layout.needed(recipe, shape, assumed, ranks, device).values())
-    if there is None or size <= there:
+    if available is None or size <= available:
         return []
-    what = f"about {human(size)} of {human(there)} a device: does not fit"
-    advice = layout.nearest(recipe, shape, assumed, ranks, there, device)
+    what = f"about {human(size)} of {human(available)} a device: does not fit"
+    advice = layout.nearest(recipe, shape, assumed, ranks, available, device)
     return [Problem("strategy", f"{what} ({advice}; memory_per_device of the cluster overrides it)")]
 
 

@@ -107,10 +107,10 @@ def cut_notes(known: Facts) -> list[str]:
 def label_counts(known: Facts) -> str:
     """Training samples of each label, in descending order. Of many labels, only both ends are listed."""
     pairs = sorted(zip(known.labels, known.counts, strict=True), key=lambda pair: -pair[1])
-    told = [f"{label} {count:,}" for label, count in pairs]
-    if len(told) > _LABELS:
-        told = [*told[: _LABELS // 2], f"{len(told) - _LABELS} more", *told[-_LABELS // 2 :]]
-    return ", ".join(told)
+    parts = [f"{label} {count:,}" for label, count in pairs]
+    if len(parts) > _LABELS:
+        parts = [*parts[: _LABELS // 2], f"{len(parts) - _LABELS} more", *parts[-_LABELS // 2 :]]
+    return ", ".join(parts)
 
 
 def read(folder: Path) -> Facts:

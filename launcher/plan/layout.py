@@ -57,18 +57,18 @@ def needed(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, device
     return memory.parts(recipe, shape, facts, ranks, micro(recipe, ranks, facts.longest)[1], device)
 
 
-def nearest(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, there: int, device: str) -> str:
+def nearest(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, available: int, device: str) -> str:
     """Advice for a layout that does not fit into `there` bytes of a device: the fitting layout with the least sharing,
     on these ranks, else with smaller micro-batches, else on more devices. More ranks on a CPU do not add memory."""
     for count in _counts(ranks) if device != "cpu" else [ranks]:
         for smaller in (False, True):
-            fitting = list(_fitting(recipe, shape, facts, count, there, device, smaller))
+            fitting = list(_fitting(recipe, shape, facts, count, available, device, smaller))
             if fitting:
                 size, layout = max(fitting, key=lambda found: found[0])
                 on = "" if count == ranks else f" on {count} devices"
                 return f"nearest that fits: {layout}{on}, about {size / 2**30:.1f} GiB"
-    most = ranks if device == "cpu" else _MOST_RANKS
-    on = "1 rank" if most == 1 else f"up to {most} ranks"
+    max_ranks = ranks if device == "cpu" else _MOST_RANKS
+    on = "1 rank" if max_ranks == 1 else f"up to {max_ranks} ranks"
     return f"nothing known fits on {on}: a smaller model, or devices with more memory"
 
 
@@ -89,19 +89,19 @@ def layouts(recipe: Recipe, shape: Architecture, ranks: int) -> Iterator[Recipe]
 
 
 def _counts(ranks: int) -> list[int]:
-    more = [ranks]
-    while more[-1] * 2 <= _MOST_RANKS:
-        more.append(more[-1] * 2)
-    return more
+    counts = [ranks]
+    while counts[-1] * 2 <= _MOST_RANKS:
+        counts.append(counts[-1] * 2)
+    return counts
 
 
 def _fitting(
-    recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, there: int, device: str, smaller: bool
+    recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, available: int, device: str, smaller: bool
 ) -> Iterator[tuple[int, str]]:
     if recipe.train.global_batch < ranks:
         return
     for other in layouts(recipe, shape, ranks):
-        told = shlex.quote(f"strategy={written(other.strategy)}")
+        overrides = shlex.quote(f"strategy={written(other.strategy)}")
         if smaller:
             tokens = facts.longest
             other = other.model_copy(
@@ -109,7 +109,7 @@ def _fitting(
                     "train": other.train.model_copy(update={"max_tokens": tokens, "activation_checkpointing": "layers"})
                 }
             )
-            told += f" train.max_tokens={tokens} train.activation_checkpointing=layers"
+            overrides += f" train.max_tokens={tokens} train.activation_checkpointing=layers"
         size = sum(needed(other, shape, facts, ranks, device).values())
-        if size <= there:
-            yield size, told
+        if size <= available:
+            yield size, overrides

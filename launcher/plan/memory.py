@@ -12,20 +12,20 @@ _ACTIVATION = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
 def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples: int, device: str) -> dict[str, int]:
     """Bytes by purpose: weights, gradients, optimiser state, activations of a micro-batch of `samples` of maximum
     length, and buffers. Buffers hold what a strategy gathers and reduces, and the gradients of tied embeddings."""
-    held = plugins.strategy(recipe.strategy).memory_share(shape, ranks)
+    share = plugins.strategy(recipe.strategy).memory_share(shape, ranks)
     width = _WIDTH[recipe.train.precision]
     size = shape.parameters * width
     trained = shape.trained / shape.parameters
     moments = recipe.optimizer.moments(shape.in_layers / shape.parameters) * trained
     # Gradients of tied embeddings meet: gathering counts one of them already, but for DTensors (benchmarks/memory.py).
-    meeting = shape.largest_parameter * (1 if held.gathered and recipe.tensor_parallel == 1 else 2)
+    tied = shape.largest_parameter * (1 if share.gathered and recipe.tensor_parallel == 1 else 2)
     return {
-        "weights": round(held.weights * size),
-        "gradients": round(held.gradients * trained * size),
-        "optimizer": round(held.optimizer * moments * size),
+        "weights": round(share.weights * size),
+        "gradients": round(share.gradients * trained * size),
+        "optimizer": round(share.optimizer * moments * size),
         "activations": activations(recipe, shape, samples, facts.longest) + outputs(recipe, facts, samples),
-        "buffers": round((held.gathered + meeting) * width + held.flat),
-        **({"offloaded": round((held.host + held.moved * moments) * size)} if device == "cpu" and held.host else {}),
+        "buffers": round((share.gathered + tied) * width + share.flat),
+        **({"offloaded": round((share.host + share.moved * moments) * size)} if device == "cpu" and share.host else {}),
     }
 
 

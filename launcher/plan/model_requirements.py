@@ -32,7 +32,9 @@ class ModelRequirements:
 def of(recipe: Recipe, facts: Facts) -> ModelRequirements:
     """The requirements of a recipe."""
     task = plugins.task(recipe.task)(recipe.task, facts)
-    longest, target = (min(facts.longest, most) for most in (recipe.data.max_length, recipe.inner_task.longest_target))
+    longest, target = (
+        min(facts.longest, limit) for limit in (recipe.data.max_length, recipe.inner_task.longest_target)
+    )
     return ModelRequirements(
         task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, longest, facts.shape,
         guessed=not facts.digest, begin_token_id=facts.begin_token_id, end_token_id=facts.end_token_id,

@@ -28,10 +28,10 @@ def of(recipe: Recipe, shape: Architecture, folder: RunDir, known: Facts | None,
 def _disk(recipe: Recipe, shape: Architecture, folder: RunDir) -> list[str]:
     half_written = folder.half_written()
     notes = [f"{path}: half-written, never looked at (the next save replaces it)" for path in half_written]
-    size, most = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1
+    size, count = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1
     free = free_bytes(folder.path) + sum(map(allocated_bytes, half_written))
-    if size * most > free:  # one more than is kept, while the newest is being written
-        notes.append(f"checkpoint: {most} of {human(size)} do not fit into the {human(free)} that are free")
+    if size * count > free:  # the newest is written before the oldest is deleted
+        notes.append(f"checkpoint: {count} of {human(size)} do not fit into the {human(free)} that are free")
     return notes
 
 
@@ -55,8 +55,8 @@ def _warmup(recipe: Recipe, steps: int | None) -> list[str]:
 
 def _epochs(recipe: Recipe, known: Facts, steps: int | None) -> list[str]:
     """An implausible number of epochs."""
-    samples, there = (steps or 0) * recipe.train.global_batch, known.samples["train"]
-    if samples <= _MOST_EPOCHS * there:
+    samples, available = (steps or 0) * recipe.train.global_batch, known.samples["train"]
+    if samples <= _MOST_EPOCHS * available:
         return []
-    what = f"each of the {there:,} training samples is seen {samples // there:,} times"
+    what = f"each of the {available:,} training samples is seen {samples // available:,} times"
     return [f"train.steps: {what} (a model learns them by heart: fewer steps, or more data)"]

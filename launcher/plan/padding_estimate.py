@@ -16,17 +16,17 @@ def expected(recipe: Recipe, facts: Facts, ranks: int) -> float | None:
     shares = max(1, ranks // recipe.tensor_parallel)
     if recipe.packed:
         rows = pack(lengths, capacity(lengths, shares, recipe.data.max_length))
-        of_rows = np.array([lengths[row].sum() for row in rows])
+        row_lengths = np.array([lengths[row].sum() for row in rows])
     else:
-        of_rows = lengths
-    pieces = [piece for share in split(of_rows, shares, recipe.train.max_tokens) for piece in share if len(piece)]
-    return float(lengths.sum() / sum(len(piece) * of_rows[piece].max() for piece in pieces))
+        row_lengths = lengths
+    pieces = [piece for share in split(row_lengths, shares, recipe.train.max_tokens) for piece in share if len(piece)]
+    return float(lengths.sum() / sum(len(piece) * row_lengths[piece].max() for piece in pieces))
 
 
 def _typical(counts: dict[int, int], number: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """`number` lengths at even quantiles of the corpus' distribution."""
     lengths = np.array(sorted(counts), dtype=np.int64)
-    heaped = np.cumsum([counts[length] for length in lengths.tolist()])
-    places = (np.arange(number) + 0.5) / number * heaped[-1]
-    found: np.ndarray[tuple[int], np.dtype[np.int64]] = lengths[np.searchsorted(heaped, places)]
-    return found
+    cumulative = np.cumsum([counts[length] for length in lengths.tolist()])
+    quantiles = (np.arange(number) + 0.5) / number * cumulative[-1]
+    typical: np.ndarray[tuple[int], np.dtype[np.int64]] = lengths[np.searchsorted(cumulative, quantiles)]
+    return typical

@@ -49,8 +49,8 @@ def probe(model: "torch.nn.Module", inputs: Mapping[str, "torch.Tensor"], pad_to
             trials = [
                 _Trial(model, dict(inputs), pad_token_id, short, longest) for short in {min(_SHORTEST, half), half}
             ]
-            there = [trial for trial in trials if trial.runs_alone()]  # others: the plan, or the first step, reports it
-            exact = (side for side in (Padding.RIGHT, Padding.LEFT) if all(trial.is_exact(side) for trial in there))
+            usable = [trial for trial in trials if trial.runs_alone()]  # the plan or the first step reports others
+            exact = (side for side in (Padding.RIGHT, Padding.LEFT) if all(trial.is_exact(side) for trial in usable))
             return next(exact, Padding.NONE)
     finally:
         model.train(training)
@@ -98,8 +98,8 @@ class _Trial:
         fill = {"input_ids": self._pad, "token_type_ids": 0}
         padded = {name: pad(values, ends, value=fill[name]) for name, values in row.items()}
         long = self._row(length)
-        there = [pad(row["input_ids"].new_ones(1, self._short), ends), long["input_ids"].new_ones(1, length)]
-        return self._outputs([padded | {"attention_mask": there[0]}, long | {"attention_mask": there[1]}])
+        masks = [pad(row["input_ids"].new_ones(1, self._short), ends), long["input_ids"].new_ones(1, length)]
+        return self._outputs([padded | {"attention_mask": masks[0]}, long | {"attention_mask": masks[1]}])
 
     def _row(self, length: int) -> dict[str, "torch.Tensor"]:
         """The sample's tokens, repeated, with its last token at the end, where some models pool. Shape (1, length)."""
@@ -114,9 +114,9 @@ class _Trial:
         """The logits of rows of one length, or the tensor that a plain module returns."""
         import torch
 
-        given = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        inputs = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         other = {name: value.repeat(len(rows), *[1] * (value.ndim - 1)) for name, value in self._other.items()}
-        output = self._model(**given, **other)
+        output = self._model(**inputs, **other)
         if isinstance(output, torch.Tensor):
             return [output]
         return [value for name, value in output.items() if name.endswith("logits")]
@@ -126,8 +126,8 @@ class _Trial:
         return all(_near(alone, found[:1], side) for alone, found in zip(self._alone, outputs, strict=True))
 
 
-def _near(alone: "torch.Tensor", found: "torch.Tensor", side: Padding) -> bool:
-    if found.shape != alone.shape:
+def _near(alone: "torch.Tensor", padded: "torch.Tensor", side: Padding) -> bool:
+    if padded.shape != alone.shape:
         length = alone.shape[1]
-        found = found[:, :length] if side is Padding.RIGHT else found[:, -length:]
-    return bool((found - alone).abs().max() <= TOLERANCE * alone.abs().max())
+        padded = padded[:, :length] if side is Padding.RIGHT else padded[:, -length:]
+    return bool((padded - alone).abs().max() <= TOLERANCE * alone.abs().max())

@@ -42,8 +42,8 @@ def is_refusal(error: Exception) -> bool:
 
 def named(name: str, file: str, revision: str | None = None) -> list[str]:
     """Classes that the `auto_map` of a file names, such as modeling.Model."""
-    found = _read(name, file, revision).get("auto_map")
-    values = list(found.values()) if isinstance(found, dict) else [found]
+    auto_map = _read(name, file, revision).get("auto_map")
+    values = list(auto_map.values()) if isinstance(auto_map, dict) else [auto_map]
     flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
     return list(dict.fromkeys(str(one) for one in flat if one is not None))
 
@@ -59,9 +59,9 @@ def elsewhere(name: str, file: str, key: str, revision: str | None = None) -> No
 def refuse_kernels(name: str | Path, key: str, revision: str | None = None) -> None:
     """Raise UserError where the configuration of a model, or a part of it, names an attention kernel of the hub, which
     transformers would download and run."""
-    found = sorted(_kernels(_read(str(name), CONFIG, revision)))
-    if found:
-        what = f"attn_implementation: names code of the hub ({', '.join(found)})"
+    kernels = sorted(_kernels(_read(str(name), CONFIG, revision)))
+    if kernels:
+        what = f"attn_implementation: names code of the hub ({', '.join(kernels)})"
         raise UserError(Problem(key, f"{Path(name) / CONFIG}: {what} (model.attention: sdpa, say)"))
 
 

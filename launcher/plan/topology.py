@@ -32,8 +32,8 @@ class World:
     @property
     def sizes(self) -> list[int]:
         """Number of ranks for each possible number of nodes, in ascending order."""
-        least, most = self.cluster.nodes
-        return [nodes * self.per_node for nodes in range(least, most + 1)]
+        minimum, maximum = self.cluster.nodes
+        return [nodes * self.per_node for nodes in range(minimum, maximum + 1)]
 
     @property
     def max_ranks(self) -> int:
@@ -55,25 +55,25 @@ class World:
     @property
     def threads(self) -> int | None:
         """Threads of a rank; None: only the node knows."""
-        there = cores_of_a_node(self.cluster)
-        return max(1, there // self.per_node) if there else None
+        node_cores = cores_of_a_node(self.cluster)
+        return max(1, node_cores // self.per_node) if node_cores else None
 
     def misfit(self) -> str | None:
         """Why a node cannot have this number of ranks; None: it can."""
-        cluster, found = self.cluster, self.devices
-        if found.kind != "cuda" or self.per_node <= found.count:
+        cluster, devices = self.cluster, self.devices
+        if devices.kind != "cuda" or self.per_node <= devices.count:
             return None
-        if cluster.kind == "local" and not found.count:
+        if cluster.kind == "local" and not devices.count:
             what = f"--cluster {cluster.given}: device: cuda, and nvidia-smi finds no GPU on this machine"
             return f"{what} (look at CUDA_VISIBLE_DEVICES, or cluster.device=cpu trains on the CPU)"
-        there = f"{found.count} GPU{'' if found.count == 1 else 's'}"
-        return f"--ranks: {self.per_node} ranks for {there} (one each at the most, or --cluster with device: cpu)"
+        available = f"{devices.count} GPU{'' if devices.count == 1 else 's'}"
+        return f"--ranks: {self.per_node} ranks for {available} (one each at the most, or --cluster with device: cpu)"
 
 
 def world(cluster: Cluster, ranks: int | None) -> World:
     """The ranks of a profile. `ranks`: number on each node, in place of the profile's."""
-    found = find(cluster)
-    return World(cluster, found, ranks or _each(cluster, found))
+    devices = find(cluster)
+    return World(cluster, devices, ranks or _each(cluster, devices))
 
 
 def find(cluster: Cluster) -> Devices:
@@ -84,11 +84,11 @@ def find(cluster: Cluster) -> Devices:
         size = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
         return Devices(cluster.device, cluster.devices_per_node, size)
     gpus = [] if cluster.device == "cpu" else _nvidia()
-    given = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
+    configured = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
     if gpus and cluster.device in ("auto", "cuda"):
-        return Devices("cuda", len(gpus), given or min(gpus))
+        return Devices("cuda", len(gpus), configured or min(gpus))
     kind = "cpu" if cluster.device == "auto" else cluster.device
-    return Devices(kind, 0 if kind == "cuda" else 1, given or int(psutil.virtual_memory().total))
+    return Devices(kind, 0 if kind == "cuda" else 1, configured or int(psutil.virtual_memory().total))
 
 
 def count(cluster: Cluster) -> int:
@@ -96,8 +96,8 @@ def count(cluster: Cluster) -> int:
     return _each(cluster, find(cluster))
 
 
-def _each(cluster: Cluster, found: Devices) -> int:
-    return max(1, found.count) if cluster.devices_per_node == "auto" else cluster.devices_per_node
+def _each(cluster: Cluster, devices: Devices) -> int:
+    return max(1, devices.count) if cluster.devices_per_node == "auto" else cluster.devices_per_node
 
 
 def cores() -> int:

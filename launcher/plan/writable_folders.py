@@ -39,11 +39,11 @@ def run(folder: RunDir) -> list[str]:
 
 def temporary() -> list[str]:
     """Problems of the folder of temporary files that the environment names. Python would silently use another one."""
-    asked = os.environ.get("TMPDIR")
-    if asked:
-        if not os.path.lexists(asked):
-            return [f"TMPDIR: {asked} does not exist (create it, or set TMPDIR to another folder)"]
-        return unusable(Path(asked), "TMPDIR", "set TMPDIR to another folder")
+    requested = os.environ.get("TMPDIR")
+    if requested:
+        if not os.path.lexists(requested):
+            return [f"TMPDIR: {requested} does not exist (create it, or set TMPDIR to another folder)"]
+        return unusable(Path(requested), "TMPDIR", "set TMPDIR to another folder")
     try:
         tempfile.gettempdir()
     except OSError:
@@ -64,33 +64,33 @@ def semaphores(ranks: int, workers: int) -> list[str]:
     """Problems of the semaphores of a start. `workers`: loader processes of each rank. Linux keeps a semaphore in a
     page of /dev/shm."""
     count = ranks * (_OF_A_RANK + (_OF_A_LOADER + _OF_A_WORKER * workers if workers else 0))
-    context, held = multiprocessing.get_context("fork"), []  # this one leaves no names behind
+    context, created = multiprocessing.get_context("fork"), []  # this one leaves no names behind
     try:
         for _ in range(count):
-            held.append(context.Lock())
+            created.append(context.Lock())
     except (OSError, ImportError) as error:
         why = getattr(error, "strerror", None) or str(error)
         advice = "mount a tmpfs there; for a container: --shm-size=1g, or --ipc=host"
-        return [f"/dev/shm: semaphore {len(held) + 1} of the {count} needed cannot be created: {why} ({advice})"]
+        return [f"/dev/shm: semaphore {len(created) + 1} of the {count} needed cannot be created: {why} ({advice})"]
     return []
 
 
 def unusable(folder: Path, what: str, advice: str) -> list[str]:
     """A line where no file can be created in `folder`, or in its nearest existing parent."""
-    there = folder
-    while not os.path.lexists(there):
-        there = there.parent
+    existing = folder
+    while not os.path.lexists(existing):
+        existing = existing.parent
     try:
-        if there.is_dir():
-            with tempfile.TemporaryFile(dir=there) as file:
+        if existing.is_dir():
+            with tempfile.TemporaryFile(dir=existing) as file:
                 file.write(b"x")
             return []
-        if there.is_symlink() and not there.exists():
-            reason = f"it is a link to {there.readlink()}, which does not exist"
+        if existing.is_symlink() and not existing.exists():
+            reason = f"it is a link to {existing.readlink()}, which does not exist"
         else:
             reason = "it is a file, not a folder"
     except OSError as error:
         if (number := disk_full.number(error)) is not None:
-            return [f"{what}: {disk_full.sentence(there, number)}"]
+            return [f"{what}: {disk_full.sentence(existing, number)}"]
         reason = str(error.strerror)
-    return [f"{what}: {there} cannot be written: {reason} ({advice})"]
+    return [f"{what}: {existing} cannot be written: {reason} ({advice})"]
