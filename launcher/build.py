@@ -13,7 +13,7 @@ from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
 from launcher.distributed.process_group import Process
 from launcher.distributed.shutdown import Stop
-from launcher.models._adaptation import ModelConfig, frozen
+from launcher.models._adaptation import frozen
 from launcher.models._transformers import save_configuration
 from launcher.plan import layout, mixture, model_requirements, padding_probe, remote_code
 from launcher.plan.facts import total_steps
@@ -109,10 +109,8 @@ def _progress(
     if resume is None:
         return loop.Progress(scale=LossScale.of(recipe.train.precision)), False
     state = engine.state_dict()
-    thaws = resume.step == getattr(recipe.model, "unfreeze_at", None)
-    thawed = (
-        frozen(recipe.model, names) if thaws and isinstance(recipe.model, ModelConfig) else []
-    )  # of these the checkpoint has no moments
+    # of parameters that begin to train here, the checkpoint has no moments
+    thawed = frozen(recipe.model, names) if resume.step == recipe.model.unfreeze_at else []
     checkpoint.load(state, resume, new=tuple(f"optimizer.{name}." for name in thawed))
     engine.load_state_dict(state)
     progress = loop.Progress.of(resume.state, recipe.train.precision)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from launcher.build import build
-from launcher.config import kinds, load, plugins
+from launcher.config import load, plugins, trust
 from launcher.config.errors import UserError
 from launcher.distributed import (
     failure,
@@ -134,7 +134,7 @@ def _part(run: run_setup.PreparedRun, at: Process, stop: Stop, heartbeat: Heartb
     """Train as long as the same parameters do. Returns the step to go on from, if any, and the exit code."""
     built, notes = build(run, at, stop, run.resume)
     built = dataclasses.replace(built, heartbeat=heartbeat)
-    if built.progress.step == getattr(run.recipe.model, "unfreeze_at", None):
+    if built.progress.step == run.recipe.model.unfreeze_at:
         notes = ["what was frozen trains from here on"]
     if at.rank == 0:
         built = dataclasses.replace(built, sinks=_sinks(run, built, notes))
@@ -181,7 +181,7 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     arguments = [word for word in arguments if not _LOCAL_RANK.fullmatch(word)]
     while arguments[:1] == ["--trust"]:
-        kinds.trust(arguments[1:2])
+        trust.trust(arguments[1:2])
         arguments = arguments[2:]
     if not arguments or arguments[0].startswith("-"):
         print("usage: python -m launcher.worker [--trust KIND ...] RECIPE [key=value ...]", file=sys.stderr)

@@ -8,7 +8,7 @@ import pytest
 import support
 import warm
 
-from launcher.config import kinds
+from launcher.config import trust
 from launcher.distributed.signals import SIGNALS
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false", COLUMNS="200")
@@ -46,10 +46,10 @@ def _starts(request, monkeypatch):
 @pytest.fixture(autouse=True)
 def trusted():
     """What a test trusts is no other's: a plan names it in its command."""
-    before = dict(kinds._named)
+    before = dict(trust._trusted)
     yield
-    kinds._named.clear()
-    kinds._named.update(before)
+    trust._trusted.clear()
+    trust._trusted.update(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

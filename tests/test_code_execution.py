@@ -14,7 +14,7 @@ import support
 import torch
 from safetensors.torch import load_file
 
-from launcher.config import code_origin, kinds, load
+from launcher.config import code_origin, kinds, load, trust
 from launcher.config.errors import UserError
 from launcher.models import pretrained
 from launcher.plan.model_requirements import ModelRequirements
@@ -27,7 +27,7 @@ TASK = "from launcher.tasks import tabular_regression as t\n\nclass Config(t.Con
 @pytest.fixture
 def here(workspace, monkeypatch):
     """A folder of the user's, with nothing allowed yet."""
-    monkeypatch.setattr(kinds, "_named", {})
+    monkeypatch.setattr(trust, "_trusted", {})
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])  # what is added goes with it
     before = set(sys.modules)
     yield workspace
@@ -142,7 +142,7 @@ def test_a_stored_recipe_that_names_an_installed_package_asks_for_trust(here, wa
     told = refusal(action)
     assert told.endswith("runs/evil/recipe.yaml names it, not you (--trust installed_pkg.task runs it)")
     assert not ran()
-    kinds.trust(["installed_pkg.task"])
+    trust.trust(["installed_pkg.task"])
     action()
     assert ran()
 
@@ -177,7 +177,7 @@ def test_a_stored_recipe_calls_no_function_of_others(here, factory):
     options = {"args": ["touch", "PWNED"]}
     file = run_folder(model={"kind": "factory", "factory": factory, "options": options}) / "recipe.yaml"
     assert f"runs/evil/recipe.yaml names it, not you (--trust {factory} runs it)" in refusal(load.stored, file)
-    kinds.trust([factory])
+    trust.trust([factory])
     load.stored(file)
     assert not ran()
 

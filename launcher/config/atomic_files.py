@@ -1,5 +1,4 @@
-"""Nothing is half-written: text is written aside and renamed; what must outlive a power failure is flushed first.
-And how much room there is for it."""
+"""Atomic writes, flushes to disk, and free space."""
 
 import os
 import shutil
@@ -10,7 +9,7 @@ from launcher.config.errors import UserError
 
 
 def write(file: Path, text: str) -> None:
-    """Write a text file aside, then give it its name. Nothing is left of one that cannot be written."""
+    """Write a text file atomically: to a temporary name, then renamed. Nothing is left of a failed write."""
     aside = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         aside.write_text(text, encoding="utf-8")
@@ -20,27 +19,27 @@ def write(file: Path, text: str) -> None:
 
 
 def expanded(name: str) -> Path:
-    """A path as a user writes it, with ~ for a home folder; that of an unknown user stays as it is."""
+    """Expand ~ in a path. The ~ of an unknown user stays."""
     return Path(os.path.expanduser(name))  # noqa: PTH111 pathlib's raises there
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that the system refuses, such as a very long one, names none."""
+    """Whether the file exists. A name that the system refuses, such as a very long one, does not."""
     return os.path.isfile(path)  # noqa: PTH113 pathlib's raises there
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a path, likewise."""
+    """Whether the path exists. A name that the system refuses does not."""
     return os.path.exists(path)  # noqa: PTH110 pathlib's raises there
 
 
 def is_dir(path: Path) -> bool:
-    """Whether there is such a folder, likewise."""
+    """Whether the folder exists. A name that the system refuses does not."""
     return os.path.isdir(path)  # noqa: PTH112 pathlib's raises there
 
 
 def flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -49,13 +48,13 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """Bring every file below a folder to the disk, then the folders."""
+    """Flush all files below a folder to disk, then the folders."""
     for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
         flush(path)
 
 
 def check_current_folder() -> None:
-    """Raises UserError where the current folder, by which everything relative is found, cannot be used."""
+    """Raise UserError where the current folder does not exist, or cannot be entered."""
     try:
         os.stat(f"{Path.cwd()}/.")  # noqa: PTH116  (pathlib drops the dot, by which the right to enter is tried)
     except FileNotFoundError:
@@ -65,19 +64,19 @@ def check_current_folder() -> None:
 
 
 def nearest(path: Path) -> Path:
-    """`path`, or the nearest folder above it that exists."""
+    """The path, or the nearest existing folder above it."""
     while not os.path.exists(path):  # noqa: PTH110  (this one is False also where its parent cannot be entered)
         path = path.parent
     return path
 
 
 def free_bytes(path: Path) -> int:
-    """Free disk where `path` is or will be."""
+    """Free bytes on the disk of a path, which may not exist yet."""
     return shutil.disk_usage(nearest(path)).free
 
 
 def allocated_bytes(folder: Path) -> int:
-    """Disk that the files below a folder take up."""
+    """Bytes of disk that the files below a folder occupy."""
     blocks = 0
     for parent, _, names in os.walk(folder):
         for name in names:

@@ -1,6 +1,5 @@
-"""Where code comes from: the files behind a dotted path, found without importing any of them, and the folders that code
-is never taken from, since somebody else may have made them: run folders, checkpoints, bundles, the cache.
-"""
+"""Origin of code: the files behind a dotted path, located without importing them, and the folders that no code is taken
+from because somebody else may have written them: run folders, checkpoints, bundles, the cache."""
 
 import os
 import sys
@@ -13,20 +12,20 @@ from launcher.config.atomic_files import expanded
 from launcher.config.errors import UserError
 
 RUNS = Path("runs")
-"""Where run folders are made, in the current folder."""
+"""Folder of run folders, in the current folder."""
 _MARKS = (
     ("a run folder", ("recipe.yaml",), ("plan.json", "facts.json", "metrics.jsonl", "environment.json", "jobs.jsonl")),
     ("a bundle", ("recipe.yaml",), ("bundle.json",)),
     ("a checkpoint", ("COMPLETE",), ("state.json", ".metadata")),
 )
-"""What a folder is, by files that are all there, and by others of which one is."""
+"""Files by which an artefact is recognised: all of the first group, and one of the second."""
 _CACHED = ("architectures", "commits", "fingerprints", "models", "prepared")
-"""What of the cache is its own; a project may lie beside it on the same scratch disk."""
+"""Folders that belong to the cache. A project may be in the same parent folder."""
 
 
 def cache() -> Path:
-    """The folder for what can be made again: $LAUNCHER_CACHE, else ~/.cache/launcher. Raises UserError where nobody
-    knows which folder ~ is."""
+    """The cache folder: $LAUNCHER_CACHE, else ~/.cache/launcher. Raises UserError where the home folder is
+    not known."""
     folder = expanded(os.environ.get("LAUNCHER_CACHE", "~/.cache/launcher"))
     if folder.parts[:1] and folder.parts[0].startswith("~"):
         raise UserError(f"the cache: {folder}: the home folder is not known (set HOME, or LAUNCHER_CACHE)")
@@ -34,34 +33,35 @@ def cache() -> Path:
 
 
 def files(name: str) -> list[Path]:
-    """The files that importing a module executes, those of its packages first; nothing is imported. Raises ImportError
-    where a part of the path is not there."""
-    found, parts, where = list[Path](), name.split("."), None
+    """The files that importing a module executes, its packages first. Nothing is imported. Raises ImportError where a
+    part of the path does not exist."""
+    located, parts, search_path = list[Path](), name.split("."), None
     for number, part in enumerate(parts):
-        spec = _spec(".".join(parts[: number + 1]), part, where)
-        if spec is None and found:  # a package may decide itself where its modules are: its own code is known by now
-            return found
+        spec = _spec(".".join(parts[: number + 1]), part, search_path)
+        if spec is None and located:  # a package may compute the places of its modules; its own code is located
+            return located
         if spec is None:
             raise ModuleNotFoundError(f"No module named {name!r}")
         if spec.has_location and spec.origin:
-            found.append(Path(spec.origin))
-        where = list(spec.submodule_search_locations or [])
-    return found
+            located.append(Path(spec.origin))
+        search_path = list(spec.submodule_search_locations or [])
+    return located
 
 
-def _spec(name: str, part: str, where: Sequence[str] | None) -> ModuleSpec | None:
-    """The spec of a module whose package is searched in `where`; None for `where`: it is in no package."""
+def _spec(name: str, part: str, search_path: Sequence[str] | None) -> ModuleSpec | None:
+    """The spec of a module. `where`: search path of its package; None: it is at the top level."""
     if (loaded := sys.modules.get(name)) is not None:
         return loaded.__spec__
-    if where is not None:  # by its last part: for a whole path, the finder would ask for the package to be imported
-        return PathFinder.find_spec(part, where)
+    if search_path is not None:
+        # by its last part, since for a whole path the finder requires the package to be imported
+        return PathFinder.find_spec(part, search_path)
     specs = (finder.find_spec(part, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
     return next((spec for spec in specs if spec is not None), None)
 
 
 def artefact(path: Path) -> str | None:
-    """What the file or folder lies in that no code is taken from, such as 'runs/r, a run folder'; None: in nothing of
-    the kind. Looked at as it is named, and with links resolved."""
+    """The artefact that a path is part of, such as 'runs/r, a run folder'; None: no artefact. The path is tested as it
+    is named and with links resolved."""
     for full in dict.fromkeys((path.absolute(), path.resolve())):
         for folder in (full, *full.parents):
             if what := _what(folder):
@@ -70,29 +70,29 @@ def artefact(path: Path) -> str | None:
 
 
 def _what(folder: Path) -> str | None:
-    for what, every, some in _MARKS:
-        if all(os.path.lexists(folder / name) for name in every) and any(
-            os.path.lexists(folder / name) for name in some
+    for what, required, optional in _MARKS:
+        if all(os.path.lexists(folder / name) for name in required) and any(
+            os.path.lexists(folder / name) for name in optional
         ):
             return what
     if folder == Path.cwd() / RUNS:
         return "the folder of runs"
     root = cache().absolute()
-    own = folder.name in _CACHED and folder.parent in (root, root.resolve())
-    return "a part of the cache" if own else None
+    cached = folder.name in _CACHED and folder.parent in (root, root.resolve())
+    return "a part of the cache" if cached else None
 
 
 def owned(file: Path, recipe: Path) -> bool:
-    """Whether code belongs to the project in the current folder: it is no part of an installation, and no part of what
-    the stored `recipe` came with, which is taken to be everything below the same folder of the current one."""
-    here, there = Path.cwd().resolve(), file.resolve()
-    if not there.is_relative_to(here) or any(there.is_relative_to(folder) for folder in _installed()):
+    """Whether a file belongs to the project in the current folder: it is not part of an installation, and not below the
+    same top-level folder as the stored `recipe`."""
+    project, resolved = Path.cwd().resolve(), file.resolve()
+    if not resolved.is_relative_to(project) or any(resolved.is_relative_to(folder) for folder in _installed()):
         return False
-    inside = there.relative_to(here)
+    inside = resolved.relative_to(project)
     if {"site-packages", "dist-packages"} & set(inside.parts):
         return False
-    beside = recipe.resolve()
-    return not beside.is_relative_to(here) or beside.relative_to(here).parts[:1] != inside.parts[:1]
+    stored_at = recipe.resolve()
+    return not stored_at.is_relative_to(project) or stored_at.relative_to(project).parts[:1] != inside.parts[:1]
 
 
 def _installed() -> Iterator[Path]:
@@ -102,5 +102,5 @@ def _installed() -> Iterator[Path]:
 
 
 def short(folder: Path) -> Path:
-    """As a user would name it: from the current folder on."""
+    """The path relative to the current folder, where it is below it."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

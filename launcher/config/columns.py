@@ -1,43 +1,44 @@
-"""The columns of rows, as tasks ask for them and sources give them."""
+"""Columns of rows, as tasks require them and sources provide them."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 
 class Column(str):
-    """A canonical column by its name. `wants`: what a task needs in it where it is not the usual: a number in the place
-    of a label's name, or a list of names."""
+    """A canonical column by its name, with values of another type than usual. `wants`: number instead of a label's
+    name, or a list of names."""
 
     wants: Literal["number", "names"]
 
     def __new__(cls, name: str, wants: Literal["number", "names"]) -> "Column":
-        made = super().__new__(cls, name)
-        made.wants = wants
-        return made
+        column = super().__new__(cls, name)
+        column.wants = wants
+        return column
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         return Column, (str(self), self.wants)
 
 
 class KeptColumn(str):
-    """A column that a source has under this `name`, wanted as it stands there, beside the canonical ones; `*`: all."""
+    """A column of the source that is passed through unchanged beside the canonical ones. `name`: its name there; `*`:
+    all columns."""
 
     name: str
 
     def __new__(cls, name: str) -> "KeptColumn":
-        made = super().__new__(cls, f"kept {name}")
-        made.name = name
-        return made
+        column = super().__new__(cls, f"kept {name}")
+        column.name = name
+        return column
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
         return KeptColumn, (self.name,)
 
 
 EVERY = KeptColumn("*")
 KEPT = "kept"
-"""The key of a row under which its kept columns stand, as a map."""
+"""Key of a row that holds the kept columns as a map."""
 
 
-def resolved(columns: Sequence[str], there: Sequence[str]) -> list[str]:
-    """The columns, with each one that a table has in the place of EVERY."""
-    return [one for column in columns for one in (map(KeptColumn, there) if column == EVERY else (column,))]
+def resolved(columns: Sequence[str], available: Sequence[str]) -> list[str]:
+    """The columns, with EVERY replaced by each column of the table."""
+    return [one for column in columns for one in (map(KeptColumn, available) if column == EVERY else (column,))]

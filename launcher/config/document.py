@@ -1,5 +1,5 @@
-"""YAML as plain values, each with its origin: the file and line it was written on, or the override that set it. Merged
-documents keep the origins of their parts, so that a message points at what the user typed."""
+"""YAML as plain values with origins: the file and line of each value, or the override that set it. Merged documents
+keep the origins of their parts, so that a message names the line that the user wrote."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,51 +7,55 @@ from typing import Any
 
 from launcher.config import yaml_tree
 from launcher.config.errors import UserError, shown
+from launcher.config.types import JsonObject
 from launcher.config.yaml_tree import NODES, Node, NotYaml, YamlMistake
 
 Key = tuple[str | int, ...]
+"""Path of a value: keys of maps and places in lists."""
+Value = Any
+"""A plain value of YAML: None, a boolean, a number, a text, a list or a map."""
 
 SIZE = 2**20
-"""Bytes of a file, at the most."""
+"""Maximum size of a file in bytes."""
 
 
 @dataclass
 class Document:
-    """A merged document: its plain value, and for each key path where it was written. `dropped`: keys of a map that one
-    of another kind has replaced, each with where it was written and the kind it belongs to."""
+    """A merged document. `value`: its plain values; `origins`: where each key path was written; `dropped`: keys of a
+    map that a map of another kind replaced, each with its origin and its kind."""
 
-    value: dict[str, Any]
+    value: JsonObject
     origins: dict[Key, str] = field(default_factory=dict)
     dropped: dict[Key, tuple[str, str]] = field(default_factory=dict)
 
     def origin(self, path: Key) -> str:
-        """Where the value at `path` was written, or the nearest map around it."""
+        """Origin of the value at `path`, or of the nearest map around it."""
         while path not in self.origins:
             path = path[:-1]
         return self.origins[path]
 
 
 class Override(str):
-    """`key.path=value`. `origin`: what a message says before what is wrong with it."""
+    """An override `key.path=value`. `origin`: beginning of a message about it."""
 
     origin: str
 
     def __new__(cls, text: str, origin: str) -> "Override":
-        made = super().__new__(cls, text)
-        made.origin = origin
-        return made
+        override = super().__new__(cls, text)
+        override.origin = origin
+        return override
 
 
 def read(file: Path, times: int = 1) -> Document:
-    """A file that is a map of keys and values, of `times` the size that a person may write. Raises UserError."""
+    """Read a file that holds a map. `times`: factor of the maximum size. Raises UserError."""
     value, origins = plain(file, times)
     if not isinstance(value, dict):
         raise UserError(f"{file}:1: should be a map of keys and values")
     return Document(value, origins)
 
 
-def plain(file: Path, times: int = 1) -> tuple[Any, dict[Key, str]]:
-    """Any YAML file as plain values, and where each of them is written. Raises UserError."""
+def plain(file: Path, times: int = 1) -> tuple[Value, dict[Key, str]]:
+    """Read any YAML file. Returns its values and their origins. Raises UserError."""
     origins: dict[Key, str] = {(): f"{file}:1"}
     try:
         return _plain(yaml_tree.parse(_text(file, times * SIZE), times * NODES), (), str(file), origins), origins
@@ -59,14 +63,13 @@ def plain(file: Path, times: int = 1) -> tuple[Any, dict[Key, str]]:
         raise UserError(f"{file}:{mistake.line}: {shown(mistake.what)}") from None
 
 
-def of_text(text: str, where: str) -> Any:
-    """The plain value of a text that is no file, such as an option's. `where`: what a message begins with. Raises
-    UserError."""
-    return _plain(_given(text, where), (), "", {})
+def of_text(text: str, where: str) -> Value:
+    """Parse a text that is no file, such as an option's value. `where`: beginning of a message. Raises UserError."""
+    return _plain(_parse_value(text, where), (), "", {})
 
 
 def of_override(text: str) -> Document:
-    """`key.path=value`, the value as YAML. Raises UserError."""
+    """Parse `key.path=value`, with a value in YAML. Raises UserError."""
     key, equals, value = text.partition("=")
     parts, where = [part.strip() for part in key.split(".")], origin_of(text)
     if not equals or not all(parts) or not key.isprintable():
@@ -74,7 +77,7 @@ def of_override(text: str) -> Document:
     if len(parts) > yaml_tree.DEPTH:
         raise UserError(f"{where}: {len(parts)} keys deep ({yaml_tree.DEPTH} at the most)")
     inner: dict[Key, str] = {}
-    nested = _plain(_given(value, where), tuple(parts), "", inner)
+    nested = _plain(_parse_value(value, where), tuple(parts), "", inner)
     for part in reversed(parts):
         nested = {part: nested}
     origins: dict[Key, str] = dict.fromkeys(inner, where)
@@ -83,25 +86,26 @@ def of_override(text: str) -> Document:
 
 
 def origin_of(override: str) -> str:
-    """Where an override comes from: the words of the command line themselves, or a line of a file."""
+    """Origin of an override: its own words, or a line of a file."""
     return override.origin if isinstance(override, Override) else shown(repr(override))
 
 
 def merge(below: Document, above: Document, parts: bool = False) -> Document:
-    """Maps merge, everything else is replaced; so is a map of another kind, whose keys mean something else.
-    `parts`: a map without a kind is part of one of any kind, as with overrides, whose order should not matter."""
+    """Merge two documents. Maps merge, and all other values are replaced. A map of another kind is replaced too, since
+    its keys mean something else. `parts`: a map without a kind merges with a map of any kind, so that the order of
+    overrides does not matter."""
     replaced = set[Key]()
     dropped = {**below.dropped, **above.dropped}
 
-    def kind(map_: dict[str, Any]) -> Any:
+    def kind(map_: JsonObject) -> object:
         return map_.get(
             "kind", "fraction" if "fraction" in map_ else None
         )  # a held-out share, where a source may stand
 
-    def same(low: dict[str, Any], high: dict[str, Any]) -> bool:
+    def same(low: JsonObject, high: JsonObject) -> bool:
         return kind(high) is None or kind(high) == (kind(low) or (kind(high) if parts else None))
 
-    def joined(low: Any, high: Any, path: Key) -> Any:
+    def joined(low: Value, high: Value, path: Key) -> Value:
         if isinstance(low, dict) and isinstance(high, dict) and (path == () or same(low, high)):
             merged = dict(low)
             for key, item in high.items():
@@ -125,16 +129,16 @@ def merge(below: Document, above: Document, parts: bool = False) -> Document:
     return Document(value, origins, dropped)
 
 
-def _text(file: Path, most: int) -> str:
+def _text(file: Path, limit: int) -> str:
     try:
         with file.open("rb") as opened:
-            data = opened.read(most + 1)
+            data = opened.read(limit + 1)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except OSError as error:
         raise UserError(f"{shown(str(file))}: cannot be read: {error.strerror}") from None
-    if len(data) > most:
-        raise UserError(f"{file}: larger than {most // 2**20} MiB: too large for YAML (lists of rows are data files)")
+    if len(data) > limit:
+        raise UserError(f"{file}: larger than {limit // 2**20} MiB: too large for YAML (lists of rows are data files)")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -142,8 +146,8 @@ def _text(file: Path, most: int) -> str:
         raise UserError(f"{file}:{number}: not UTF-8 (byte 0x{data[error.start]:02x})") from None
 
 
-def _given(value: str, where: str) -> Node:
-    """The tree of a value on the command line. Raises UserError that begins with `where`."""
+def _parse_value(value: str, where: str) -> Node:
+    """The tree of a value on the command line. `where`: beginning of a message. Raises UserError."""
     try:
         return yaml_tree.parse(value)
     except NotYaml:
@@ -152,19 +156,19 @@ def _given(value: str, where: str) -> Node:
         raise UserError(f"{where}: {shown(mistake.what)}") from None
 
 
-def _plain(node: Node, path: Key, file: str, origins: dict[Key, str]) -> Any:
-    """A tree as plain Python values; the line of each goes to `origins`."""
+def _plain(node: Node, path: Key, file: str, origins: dict[Key, str]) -> Value:
+    """Convert a tree to plain Python values, and add the line of each value to `origins`."""
     if not isinstance(node.value, dict | list):
         return node.value
     items = node.value.items() if isinstance(node.value, dict) else enumerate(node.value)
-    values = dict[str | int, Any]()
+    values = dict[str | int, Value]()
     for key, item in items:
         origins[(*path, key)] = f"{file}:{item.line}"
         values[key] = _plain(item.node, (*path, key), file, origins)
     return values if isinstance(node.value, dict) else list(values.values())
 
 
-def _is_map(value: Any, path: Key) -> bool:
+def _is_map(value: Value, path: Key) -> bool:
     for part in path:
         try:
             value = value[part]

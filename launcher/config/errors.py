@@ -1,4 +1,4 @@
-"""Mistakes of the user: collected, told all at once, never as a traceback."""
+"""Errors of the user: collected, reported together, and never shown as a traceback."""
 
 import errno
 import os
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _LONGEST = 400
-"""Characters of a text that a message shows."""
+"""Maximum number of characters of a text in a message."""
 
 
 def one_line(text: str) -> str:
-    """A text with its line breaks and whatever else a terminal would act on as escapes."""
+    """Escape line breaks and all other characters that a terminal would interpret."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def shown(text: str) -> str:
-    """A text of the user in a message: one line, the end of a long one left out."""
+    """Shorten a user's text to one line for a message."""
     return one_line(text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ...")
 
 
@@ -28,11 +28,11 @@ _UNUSABLE = (
     errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
     errno.EROFS, errno.ENXIO, errno.EINVAL,
 )  # fmt: skip
-"""What is wrong with a path rather than with the program."""
+"""Error numbers that are caused by the path, not by the program."""
 
 
 def of_path(error: BaseException) -> str | None:
-    """A line about a path that cannot be used as a command would; None for any other error."""
+    """A message about the path that an OSError names; None for any other error."""
     if not isinstance(error, OSError) or error.errno not in _UNUSABLE or not isinstance(error.filename, str | bytes):
         return None
     what = (error.strerror or "cannot be used").lower()
@@ -40,7 +40,7 @@ def of_path(error: BaseException) -> str | None:
 
 
 class Problem(NamedTuple):
-    """One mistake: the recipe key it belongs to (its file and line are put before it), and what is wrong."""
+    """One mistake. `key`: key of the recipe, before which its file and line are printed; `what`: description."""
 
     key: str
     what: str
@@ -50,7 +50,7 @@ class Problem(NamedTuple):
 
 
 class UserError(Exception):
-    """The user's input is wrong. `problems` holds one entry for each mistake; commands exit with 2."""
+    """The user's input is wrong. `problems` has one entry for each mistake. Commands exit with 2."""
 
     def __init__(self, problems: str | Problem | Sequence[str | Problem]):
         one = isinstance(problems, str | Problem)

@@ -1,13 +1,13 @@
-"""Counts and sizes as a person reads them."""
+"""Counts and sizes in messages."""
 
 
 def plural(count: int, what: str) -> str:
-    """'1 rank', '2 ranks', '3 micro-batches'."""
+    """A count with its noun: '1 rank', '2 ranks', '3 micro-batches'."""
     return f"{count:,} {what}" + ("" if count == 1 else "es" if what.endswith("ch") else "s")
 
 
 def human(size: float) -> str:
-    """Bytes as a person reads them."""
+    """A number of bytes with its unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -15,5 +15,6 @@ def human(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def some(names: list[str], limit: int = 3) -> str:
+    """The first names of a list, and the number of the others."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

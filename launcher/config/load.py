@@ -1,5 +1,5 @@
-"""From YAML files, those they inherit from by `base:`, and overrides to a Recipe or a Cluster. Every mistake is told
-with the line it stands on."""
+"""Load recipes and cluster profiles: YAML files, the files that they inherit from by `base:`, and overrides. Every
+mistake is reported with its line."""
 
 import functools
 import os
@@ -8,26 +8,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from launcher.config import code_origin, kinds, messages
+from launcher.config import code_origin, messages, trust
 from launcher.config import document as documents
 from launcher.config.atomic_files import is_file, write
 from launcher.config.cluster import STORED, Cluster
-from launcher.config.document import Document, Key, Override
+from launcher.config.document import Document, Key, Override, Value
 from launcher.config.errors import Problem, UserError, one_line, shown
 from launcher.config.recipe import Recipe
-from launcher.config.types import Strict, hint
+from launcher.config.types import JsonObject, Strict, hint
 
 T = TypeVar("T", bound=Strict)
 _CLUSTER = "cluster."
 _RESOLVED = 20
-"""A recipe in its resolved form, with every default, may be so many times as large as what a person writes."""
+"""Factor of the maximum size for a resolved recipe, which holds every default."""
 _CHAIN = 32
-"""Files that inherit one from another, at the most."""
+"""Maximum number of files that inherit from each other."""
 
 
 @dataclass(frozen=True)
@@ -59,30 +59,30 @@ class Loaded(Generic[T]):
 
 
 def recipe(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Recipe]:
-    """The recipe of a file, or the shipped one with this name: the user's own, unless it lies in a run folder or a
-    bundle. Raises UserError with every mistake found."""
+    """Load the recipe of a file, or the shipped one of this name. A file in a run folder or a bundle is treated as a
+    stored recipe (see launcher.config.trust). Raises UserError with every mistake."""
     path = _find(file, "recipes")
     return replace(_recipe(path, overrides, stored=code_origin.artefact(path) is not None), file=str(file))
 
 
 def stored(file: Path) -> Loaded[Recipe]:
-    """The recipe of a run, which may be somebody else's (see launcher.config.kinds). Raises UserError."""
+    """Load the recipe of a run, which may be somebody else's (see launcher.config.trust). Raises UserError."""
     return replace(_recipe(file, (), stored=True), file=str(file))
 
 
 def checked(file: Path) -> Loaded[Recipe]:
-    """The recipe of a run as its ranks read it: the launcher that started them has checked what it names."""
+    """Load the recipe of a run on its ranks. The launcher that started them has checked the names in it."""
     return _typed(Recipe, _read(file, _RESOLVED), ())
 
 
-def plain(file: Path) -> dict[str, Any]:
-    """A resolved recipe as it is written, for what only reads numbers: no plug-in is imported. Raises UserError."""
+def plain(file: Path) -> JsonObject:
+    """Read a resolved recipe without validation, for readers of numbers: no plug-in is imported. Raises UserError."""
     return documents.read(file, _RESOLVED).value
 
 
 def cluster(file: str | Path, overrides: Sequence[str] = (), stored: bool = False) -> Loaded[Cluster]:
-    """The cluster profile of a file, or the shipped one with this name. `stored`: that of a run's folder, in which
-    variables have been filled in. Raises UserError likewise."""
+    """Load the cluster profile of a file, or the shipped one of this name. `stored`: the profile is that of a run
+    folder, whose variables are already expanded. Raises UserError with every mistake."""
     plain = [Override(text.lstrip().removeprefix(_CLUSTER), documents.origin_of(text)) for text in overrides]
     loaded = _typed(Cluster, _read(_find(file, "cluster")), plain, {STORED: stored})
     loaded.value._given, loaded.value._overrides = str(file), tuple(parted(overrides)[1])
@@ -90,7 +90,7 @@ def cluster(file: str | Path, overrides: Sequence[str] = (), stored: bool = Fals
 
 
 def parted(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Overrides of the recipe, and those of the cluster profile, which begin with `cluster.`."""
+    """Split overrides into those of the recipe and those of the cluster profile, which begin with `cluster.`."""
     ours = [text.lstrip().startswith(_CLUSTER) for text in overrides]
     return (
         [text for text, of_cluster in zip(overrides, ours, strict=True) if not of_cluster],
@@ -99,7 +99,7 @@ def parted(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def shipped(folder: str) -> list[Path]:
-    """The YAML files that come with the launcher, in a checkout or in an installed package."""
+    """YAML files of the launcher, in a checkout or in an installed package."""
     package = Path(__file__).parent.parent
     for root in (package.parent / folder, package / "_shipped" / folder):
         if root.is_dir():
@@ -108,7 +108,7 @@ def shipped(folder: str) -> list[Path]:
 
 
 def dump(config: Strict, file: Path) -> None:
-    """Write the resolved form: every default filled in, nothing inherited. Written aside, then renamed."""
+    """Write the resolved form atomically: with every default, and without inheritance."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False  # the other style writes texts (such as ?0) that it cannot read
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
@@ -128,67 +128,67 @@ def _find(name: str | Path, folder: str) -> Path:
 
 
 def _recipe(file: Path, overrides: Sequence[str], stored: bool) -> Loaded[Recipe]:
-    """`stored`: the file may be somebody else's; so may be one that it inherits from."""
+    """`stored`: the file may be somebody else's. A file that it inherits from may be so in any case."""
     document = _read(file, _RESOLVED if stored else 1)
     written = {Path(where.rpartition(":")[0]) for where in document.origins.values()}
     whose = next((path for path in written if code_origin.artefact(path)), file if stored else None)
     typed = [word for text in overrides for word in _words(text.partition("=")[2])]
-    with kinds.reading(whose, typed):
+    with trust.loading(whose, typed):
         return _typed(Recipe, document, overrides)
 
 
 def _words(value: str) -> list[str]:
-    """What may be a dotted path in the value of an override."""
+    """Words in an override's value that may be dotted paths."""
     return re.findall(r"[\w.:]+", value)
 
 
 def _typed(
-    kind: type[T], below: Document, overrides: Sequence[str], context: dict[str, bool] | None = None
+    kind: type[T], written: Document, overrides: Sequence[str], context: dict[str, bool] | None = None
 ) -> Loaded[T]:
     problems: list[str | Problem] = []
-    given = Document({})
+    merged_overrides = Document({})
     for text in overrides:
         try:
-            given = documents.merge(given, documents.of_override(text), parts=True)
+            merged_overrides = documents.merge(merged_overrides, documents.of_override(text), parts=True)
         except UserError as error:
             problems += error.problems
-    document = documents.merge(below, given)
+    document = documents.merge(written, merged_overrides)
     try:
         typed = kind.model_validate(document.value, context=context)
     except ValidationError as error:
         raise UserError([*problems, *_lines(document, error)]) from None
     if problems:
         raise UserError(problems)
-    return Loaded(typed, document, below, tuple(overrides))
+    return Loaded(typed, document, written, tuple(overrides))
 
 
 def _lines(document: Document, error: ValidationError) -> list[str]:
-    """`file:line: key: what`, one for each key. Where a value may be of several types, pydantic tells what each of
-    them finds wrong: this is joined, but what is wrong deeper inside stands for what is wrong with the whole."""
-    found: dict[Key, list[str]] = {}
-    for e in error.errors():
-        message = messages.of(e)
-        missing = e["loc"][-1:] if e["type"] == "missing" else ()
-        path = (*_path(document, e["loc"]), *missing)
+    """Messages `file:line: key: what`, one for each key. Where a value may have several types, the messages of all
+    types are joined. A mistake inside a value replaces those of the value as a whole."""
+    by_path: dict[Key, list[str]] = {}
+    for detail in error.errors():
+        message = messages.of(detail)
+        missing = detail["loc"][-1:] if detail["type"] == "missing" else ()
+        path = (*_path(document, detail["loc"]), *missing)
         if missing and path in document.dropped:
             where, kind = document.dropped[path]
             message = f"{message} (that of {where} is of kind {kind}, and is not taken over)"
-        earlier = found.setdefault(path, [])
+        earlier = by_path.setdefault(path, [])
         earlier.append(message.removeprefix("should be ") if earlier else message)
-    inside = {path[:n] for path in found for n in range(len(path))}
+    inside = {path[:n] for path in by_path for n in range(len(path))}
     return [
         ": ".join(
             [document.origin(path), *([shown(".".join(map(str, path)))] if path else []), shown(", or ".join(messages))]
         )
-        for path, messages in found.items()
+        for path, messages in by_path.items()
         if path not in inside
     ]
 
 
 def _path(document: Document, loc: Key) -> Key:
-    """The keys of pydantic's path, which names branches of unions too: what is no key is left out."""
+    """The keys of a pydantic location, without the names of union branches."""
     path: Key = ()
-    value: Any = document.value
+    value: Value = document.value
     for part in loc:
         inside = isinstance(value, dict) and part in value
         if inside or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
@@ -197,7 +197,7 @@ def _path(document: Document, loc: Key) -> Key:
 
 
 def _read(file: Path, times: int = 1) -> Document:
-    """A file, of `times` the size that a person may write, and the files it inherits from by `base:`."""
+    """Read a file and the files that it inherits from. `times`: factor of the maximum size."""
     first, chain, seen = file, [documents.read(file, times)], {file.resolve()}
     while (base := _base(chain[-1], file)) is not None:
         where = f"{chain[-1].origin(('base',))}: base"
@@ -214,7 +214,8 @@ def _read(file: Path, times: int = 1) -> Document:
 
 
 def _base(document: Document, file: Path) -> Path | None:
-    """The file that a document inherits from; its key is taken out. Raises UserError where there is none."""
+    """Remove `base` from a document. Returns the file that it names, or None. Raises UserError where that file does not
+    exist."""
     base = document.value.pop("base", None)
     if base is None:
         return None

@@ -1,17 +1,23 @@
-"""What a user reads where pydantic finds a value wrong: one sentence in the words of this project."""
+"""Messages for values that pydantic refuses: one sentence in the words of this project."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+from pydantic_core import ErrorDetails
 
-def of(error: Mapping[str, Any]) -> str:
-    """The message of one of the errors that a ValidationError lists."""
+Context = dict[str, Any]
+"""Values that a pydantic message is filled with."""
+
+
+def of(error: ErrorDetails) -> str:
+    """The message of an entry of ValidationError.errors()."""
     return plain(error["type"], error["msg"], error.get("ctx", {}))
 
 
-def plain(kind: str, message: str, context: dict[str, Any]) -> str:
-    """The message of a pydantic error by its type and context. What has been through here once stays as it is."""
+def plain(kind: str, message: str, context: Context) -> str:
+    """The message of a pydantic error by its type and context. A message that was rewritten before is returned
+    unchanged."""
     rewrite = _REWRITTEN.get(kind)
     if rewrite is not None and (written := rewrite(context)):
         return written
@@ -22,8 +28,8 @@ def plain(kind: str, message: str, context: dict[str, Any]) -> str:
     return message[0].lower() + message[1:] if message[:1].isupper() else message
 
 
-def _length(bound: str, key: str, what: str) -> Callable[[dict[str, Any]], str]:
-    def write(context: dict[str, Any]) -> str:
+def _length(bound: str, key: str, what: str) -> Callable[[Context], str]:
+    def write(context: Context) -> str:
         if key not in context:
             return ""
         count = context[key]
@@ -33,7 +39,7 @@ def _length(bound: str, key: str, what: str) -> Callable[[dict[str, Any]], str]:
     return write
 
 
-_REWRITTEN: dict[str, Callable[[dict[str, Any]], str]] = {
+_REWRITTEN: dict[str, Callable[[Context], str]] = {
     "dict_type": lambda _: "should be a map of keys and values",
     "model_type": lambda _: "should be a map of keys and values",
     "model_attributes_type": lambda _: "should be a map of keys and values",

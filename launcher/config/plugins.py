@@ -1,8 +1,9 @@
-"""The plug-in behind a Config, typed: what `launcher.config.kinds` finds by name."""
+"""Plug-ins of Configs, with their types (see launcher.config.kinds)."""
 
 from typing import TYPE_CHECKING
 
 from launcher.config import kinds
+from launcher.config.model import ModelConfig
 from launcher.config.types import Plugin, StrategyConfig, TaskConfig
 
 if TYPE_CHECKING:
@@ -14,30 +15,30 @@ if TYPE_CHECKING:
 
 
 def strategy(config: StrategyConfig) -> "Strategy":
-    """The strategy of a Config."""
+    """Build the strategy of a Config."""
     built: Strategy = kinds.of("strategies", config).Strategy(config)
     return built
 
 
 def task(config: TaskConfig) -> "type[Task]":
-    """The class of a task."""
+    """The task class of a Config."""
     found: type[Task] = kinds.of("tasks", config).Task
     return found
 
 
 def source(config: Plugin) -> "Source":
-    """The source of a Config."""
+    """Build the source of a Config."""
     built: Source = kinds.of("data", config).Source(config)
     return built
 
 
-def model(config: Plugin) -> "Model":
-    """The model of a Config."""
-    built: Model = kinds.of("models", config).Model(config)
+def model(config: ModelConfig) -> "Model[ModelConfig]":
+    """Build the model of a Config."""
+    built: Model[ModelConfig] = kinds.of("models", config).Model(config)
     return built
 
 
 def sink(config: Plugin, run: "RunInfo") -> "Sink":
-    """The sink of a Config, opened for a run, or for its continuation where `run.start` is above 0."""
+    """Open the sink of a Config for a run, or for a resumed run where `run.start` is above 0."""
     built: Sink = kinds.of("sinks", config).Sink(config, run)
     return built

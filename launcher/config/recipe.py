@@ -1,17 +1,19 @@
-"""The recipe: what to train. Every key that a recipe may hold is declared here or in a plug-in's Config."""
+"""The recipe: what to train. Its keys are declared here and in the Configs of plug-ins."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config.kinds import TrustRemoteCode, plugin
+from launcher.config.kinds import plugin
+from launcher.config.model import ModelConfig
 from launcher.config.optimizers import Optimizer
 from launcher.config.schedules import Constant, Schedule
-from launcher.config.types import Plugin, StrategyConfig, Strict, TaskConfig, matching, one_of
+from launcher.config.trust import TrustRemoteCode
+from launcher.config.types import JsonObject, Plugin, StrategyConfig, Strict, TaskConfig, matching, one_of
 
-Model = Annotated[SerializeAsAny[Plugin], plugin("models")]
+Model = Annotated[SerializeAsAny[ModelConfig], plugin("models", ModelConfig)]
 Source = Annotated[SerializeAsAny[Plugin], plugin("data")]
 Task = Annotated[SerializeAsAny[TaskConfig], plugin("tasks", TaskConfig)]
 Strategy = Annotated[SerializeAsAny[StrategyConfig], plugin("strategies", StrategyConfig)]
@@ -21,14 +23,14 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def seconds(duration: str) -> int:
-    """'90s', '10m', '2h' or '1d' in seconds. Raises ValueError for anything else."""
+    """Convert '90s', '10m', '2h' or '1d' to seconds. Raises ValueError."""
     match = re.fullmatch(r"([1-9]\d*)([smhd])", duration)
     if not match:
         raise ValueError(f"{duration!r} is no duration (such as 90s, 10m, 2h, 1d)")
     return int(match[1]) * _UNITS[match[2]]
 
 
-def _interval(value: Any) -> Any:
+def _interval(value: object) -> object:
     if isinstance(value, str):
         seconds(value)
     elif type(value) is not int or value < 1:
@@ -72,6 +74,11 @@ class PretrainedTokenizer(Strict):
     trust_remote_code: TrustRemoteCode = False
     """Run code that the tokenizer's folder brings, with your permissions."""
 
+    @property
+    def trusted_source(self) -> str | None:
+        """Name of the folder or repository whose code the recipe allows to run; None: no such code is run."""
+        return self.name if self.trust_remote_code else None
+
 
 Tokenizer = TrainTokenizer | PretrainedTokenizer
 
@@ -85,7 +92,7 @@ class Fraction(Strict):
     """`auto`: hold out the same share of each label, where rows have one label; `none`: ignore labels."""
 
 
-def _validation(value: Any) -> Any:
+def _validation(value: object) -> object:
     if isinstance(value, dict) and "kind" not in value:
         return Fraction.model_validate(value)
     return value if value is None or isinstance(value, Fraction) else plugin("data").func(value)  # type: ignore[call-arg]
@@ -104,7 +111,7 @@ class Data(Strict):
     """Keep only the first of several training rows with equal content."""
 
 
-def _checkpointing(value: Any) -> Any:
+def _checkpointing(value: object) -> object:
     if not (isinstance(value, str) and re.fullmatch(r"none|layers|every [1-9]\d*", value)):
         raise PydanticCustomError("activation_checkpointing", "should be none, layers, or every N (such as every 2)")
     return value
@@ -145,7 +152,7 @@ class Train(Strict):
 
     @property
     def checkpointed_every(self) -> int:
-        """Of how many layers one has its activations checkpointed; 0: none has."""
+        """One of this many layers recomputes its activations; 0: none does."""
         words = self.activation_checkpointing
         return {"none": 0, "layers": 1}[words] if " " not in words else int(words.split()[1])
 
@@ -226,12 +233,12 @@ class Recipe(Strict):
 
     @property
     def inner_task(self) -> TaskConfig:
-        """The task that says what samples are: of one that holds another, the one held."""
+        """The task that defines the samples: the task itself, or the inner one of a task that wraps another."""
         return self.task.held
 
     @property
     def tensor_parallel(self) -> int:
-        """How many ranks share each sample: decided by the strategies that can."""
+        """Number of ranks that share each sample."""
         return self.strategy.tensor_degree
 
 
@@ -242,10 +249,10 @@ PERFORMANCE = (
 )  # fmt: skip
 
 
-def trajectory(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A resolved recipe as a flat map of dotted keys, without those of PERFORMANCE."""
+def trajectory(recipe: JsonObject) -> JsonObject:
+    """Flatten a resolved recipe to dotted keys, without the keys of PERFORMANCE."""
 
-    def flatten(value: Any, path: str) -> dict[str, Any]:
+    def flatten(value: object, path: str) -> JsonObject:
         if not (isinstance(value, dict) and value):
             return {path.removeprefix("."): value}
         return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}").items()}

@@ -1,7 +1,7 @@
-"""JSON that the launcher wrote, read with every check.
+"""Checked reading of JSON that the launcher wrote.
 
-Whatever a file holds, and whatever stands in its place, reading ends in a value or in `DamagedFile`: nothing hangs, no
-number is beyond 64 bits, and memory stays within a few hundred MiB.
+Reading any file ends in a value or in `DamagedFile`. It never blocks, accepts no number beyond 64 bits, and needs at
+most a few hundred MiB of memory.
 """
 
 import json
@@ -12,35 +12,36 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, BinaryIO, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from launcher.config import messages
 from launcher.config.errors import UserError
+from launcher.config.types import JsonObject
 
 MOST_BYTES = 32 << 20
-"""Bytes of a document."""
+"""Maximum size of a document in bytes."""
 MOST_LINE = 8 << 20
-"""Bytes of a line in a file of lines."""
+"""Maximum length of a line in bytes."""
 MOST_VALUES = 300_000
-"""Values of a document or a line: a Python object can take fifty times as much memory as its text."""
+"""Maximum number of values in a document or a line. A Python object can take fifty times the memory of its text."""
 _BLOCK = 1 << 20
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
-Object = dict[str, Any]
+Object = JsonObject
 
 
 class DamagedFile(UserError):
-    """A file of the launcher does not hold what the launcher writes: `file[:line]: damaged: what (hint)`."""
+    """A file does not hold what the launcher writes. The message is `file[:line]: damaged: what (hint)`."""
 
 
 class Wrong(ValueError):
-    """What is wrong with a value, in words that follow its place."""
+    """A value is wrong. The message follows the place of the value."""
 
 
 class Stored(BaseModel):
-    """The content of a file: exact types. Keys of other versions of the launcher are ignored."""
+    """Content of a file, with exact types. Keys of other versions of the launcher are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
@@ -64,15 +65,15 @@ Seconds = Annotated[float, Field(ge=0)]
 Time = Annotated[float, Field(ge=0, lt=2.5e11)]
 """Seconds since the epoch, up to the year 9999."""
 Word = Annotated[str, AfterValidator(_word)]
-"""A text that may go to a terminal."""
+"""A text that may be printed to a terminal."""
 PlainName = Annotated[str, AfterValidator(_plain_name)]
-"""The name of something within a folder, which leads to no other place."""
+"""Name of an entry of a folder, without a path."""
 
 T = TypeVar("T", bound=BaseModel)
 
 
 def read(file: Path, model: type[T], hint: str) -> T:
-    """A document of this type. Raises DamagedFile, also where there is none."""
+    """Read a document of this type. Raises DamagedFile, also for a missing file."""
     value = read_object(file, hint)
     try:
         return check(value, model)
@@ -80,12 +81,12 @@ def read(file: Path, model: type[T], hint: str) -> T:
         raise damage(file, error, hint) from None
 
 
-def read_object(file: Path, hint: str, most: int = MOST_BYTES) -> Object:
-    """A document that is a JSON object, of at most so many bytes. Raises DamagedFile, also where there is none."""
+def read_object(file: Path, hint: str, limit: int = MOST_BYTES) -> Object:
+    """Read a document that is a JSON object of at most `most` bytes. Raises DamagedFile, also for a missing file."""
     with opened(file, hint) as data:
-        content = data.read(most + 1)
-    if len(content) > most:
-        raise damage(file, f"larger than {most >> 10:,} KiB", hint)
+        content = data.read(limit + 1)
+    if len(content) > limit:
+        raise damage(file, f"larger than {limit >> 10:,} KiB", hint)
     try:
         return parse(content)
     except Wrong as error:
@@ -93,7 +94,7 @@ def read_object(file: Path, hint: str, most: int = MOST_BYTES) -> Object:
 
 
 def check(value: Object, model: type[T]) -> T:
-    """The value as this type. Raises Wrong naming the first key that is."""
+    """Validate a value as this type. Raises Wrong with the first wrong key."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -105,7 +106,7 @@ def check(value: Object, model: type[T]) -> T:
 
 
 def parse(text: bytes) -> Object:
-    """A JSON object. Raises Wrong."""
+    """Parse a JSON object. Raises Wrong."""
     if sum(text.count(sign) for sign in (b",", b"[", b"{")) > MOST_VALUES:
         raise Wrong(f"more than {MOST_VALUES:,} values")
     try:
@@ -124,8 +125,8 @@ def parse(text: bytes) -> Object:
 
 
 def lines(file: Path, hint: str, begin: int = 0) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, each with its offset in bytes, from the first that begins at `begin` or later. A last one
-    that was cut off ends without a newline. Raises DamagedFile for one that is too long."""
+    """Yield the lines of a file with their offsets in bytes. `begin`: offset from which lines may start. A truncated
+    last line has no newline. Raises DamagedFile for a line that is too long."""
     with opened(file, hint) as data:
         if begin > 0:
             data.seek(begin - 1)
@@ -140,7 +141,7 @@ def lines(file: Path, hint: str, begin: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def place(file: Path, offset: int) -> str:
-    """`file:line` of the line that begins at this offset."""
+    """`file:line` of the line at an offset."""
     number = 1
     with file.open("rb") as data:
         while offset > 0 and (block := data.read(min(_BLOCK, offset))):
@@ -150,14 +151,14 @@ def place(file: Path, offset: int) -> str:
 
 
 def size(file: Path, hint: str) -> int:
-    """Bytes of a regular file. Raises DamagedFile."""
+    """Size of a regular file in bytes. Raises DamagedFile."""
     with opened(file, hint) as data:
         return os.fstat(data.fileno()).st_size
 
 
 @contextmanager
 def opened(file: Path, hint: str) -> Iterator[BinaryIO]:
-    """A regular file, open for reading; a pipe in its place is not waited for. Raises DamagedFile."""
+    """Open a regular file for reading, without blocking on a pipe in its place. Raises DamagedFile."""
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as data:
@@ -175,7 +176,7 @@ def opened(file: Path, hint: str) -> Iterator[BinaryIO]:
 
 
 def exists(file: Path) -> bool:
-    """Whether anything has this name, a link that leads nowhere included; also where its folder hides whether."""
+    """Whether any entry has this name, also a broken link, or one in a folder that cannot be searched."""
     try:
         file.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -189,14 +190,13 @@ def damage(where: Path | str, what: object, hint: str) -> DamagedFile:
     return DamagedFile(f"{where}: damaged: {what} ({hint})")
 
 
-def shown(text: str, most: int = 80) -> str:
-    """A text from a file, or a file's name, for a terminal: at most so long, with nothing that a terminal obeys or
-    cannot encode."""
-    plain = "".join(letter if letter.isprintable() else "?" for letter in text[: most + 1])
-    return f"{plain[:most]}..." if len(plain) > most else plain
+def shown(text: str, limit: int = 80) -> str:
+    """Shorten a text of a file for a message, and replace characters that are not printable."""
+    plain = "".join(letter if letter.isprintable() else "?" for letter in text[: limit + 1])
+    return f"{plain[:limit]}..." if len(plain) > limit else plain
 
 
-def _object(pairs: Sequence[tuple[str, Any]]) -> Object:
+def _object(pairs: Sequence[tuple[str, object]]) -> Object:
     value = dict(pairs)
     if len(value) < len(pairs):
         ((key, _),) = Counter(key for key, _ in pairs).most_common(1)

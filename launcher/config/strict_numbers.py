@@ -1,4 +1,5 @@
-"""Numbers and booleans as YAML has them: pydantic takes true for 1, "5" for 5 and 0 for false, which hides mistakes."""
+"""Strict numbers and booleans. By default pydantic accepts true for 1, "5" for 5 and 0 for false, which hides
+mistakes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,14 +7,14 @@ from typing import Any
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 _WORDS = ("true", "false", "yes", "no", "on", "off")
-"""Texts that stand for a boolean: YAML 1.1 reads the last four as such, YAML 1.2 as texts."""
+"""Texts that pydantic accepts as booleans: YAML 1.1 parses the last four as booleans, YAML 1.2 as texts."""
 _NAMES = {"int": "integer", "float": "number"}
 _OPAQUE = ("default", "metadata", "function", "serialization", "expected", "keys_schema")
 """Parts of a schema that describe no value of the document. Keys of a map are always texts."""
 
 
 def strict(schema: Any) -> Any:
-    """A schema whose numbers refuse booleans and texts, and whose booleans refuse all but booleans and their words."""
+    """Change a schema so that numbers refuse booleans and texts, and booleans accept only booleans and their words."""
     if isinstance(schema, list | tuple):
         return type(schema)(map(strict, schema))
     if not isinstance(schema, dict):
@@ -27,8 +28,8 @@ def strict(schema: Any) -> Any:
     return inner
 
 
-def _number(kind: str) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
+def _number(kind: str) -> Callable[[object], object]:
+    def check(value: object) -> object:
         if isinstance(value, bool):
             what = f"should be a valid {_NAMES[kind]}, not {str(value).lower()}"
             raise PydanticCustomError(f"{kind}_type", "{what}", {"what": what})
@@ -49,10 +50,10 @@ def _is_number(text: str) -> bool:
     return text.isprintable()
 
 
-def _boolean(value: Any) -> Any:
+def _boolean(value: object) -> object:
     if isinstance(value, bool) or (isinstance(value, str) and value.lower() in _WORDS):
         return value
     raise PydanticCustomError("bool_type", "should be true or false")
 
 
-_CHECKS: dict[Any, Callable[[Any], Any]] = {"int": _number("int"), "float": _number("float"), "bool": _boolean}
+_CHECKS: dict[object, Callable[[object], object]] = {"int": _number("int"), "float": _number("float"), "bool": _boolean}

@@ -1,9 +1,9 @@
-"""The base of every configuration type: frozen, and a key it does not know is refused with a hint."""
+"""Base classes of all configuration types. They are frozen, and refuse unknown keys with a hint."""
 
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import (
     AfterValidator,
@@ -19,14 +19,21 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 from launcher.config import messages, strict_numbers
 
+if TYPE_CHECKING:
+    from launcher.config.model import ModelConfig
+
+
+JsonObject = dict[str, Any]
+"""A JSON object: texts as keys, and values of JSON."""
+
 
 def hint(word: str, known: Iterable[str]) -> str:
-    """'did you mean x?' where something close exists, else the list of what there is."""
+    """A hint for an unknown word: 'did you mean x?' where a known word is close, else the list of known words."""
     names = sorted(known)
-    part = [name for name in names if f"_{word}_" in f"_{name}_"][:3]
-    almost, close = (difflib.get_close_matches(word, names, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6))
-    found = almost or part or close
-    return f"did you mean {' or '.join(found)}?" if found else f"there are: {', '.join(names)}"
+    containing = [name for name in names if f"_{word}_" in f"_{name}_"][:3]
+    very_close, close = (difflib.get_close_matches(word, names, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6))
+    candidates = very_close or containing or close
+    return f"did you mean {' or '.join(candidates)}?" if candidates else f"there are: {', '.join(names)}"
 
 
 class Strict(BaseModel):
@@ -38,36 +45,38 @@ class Strict(BaseModel):
     )
 
     @classmethod
-    def _below(cls, key: str) -> str:
-        """Where a key of that name is, one level below; empty: nowhere."""
-        parts = ((name, field.annotation) for name, field in cls.model_fields.items())
-        found = [
-            n for n, kind in parts if isinstance(kind, type) and issubclass(kind, Strict) and key in kind.model_fields
+    def _nested_hint(cls, key: str) -> str:
+        """A hint where a nested map has the key; else an empty text."""
+        fields = ((name, field.annotation) for name, field in cls.model_fields.items())
+        nested = [
+            name
+            for name, kind in fields
+            if isinstance(kind, type) and issubclass(kind, Strict) and key in kind.model_fields
         ]
-        return f"did you mean {found[0]}.{key}?" if found else ""
+        return f"did you mean {nested[0]}.{key}?" if nested else ""
 
     @model_validator(mode="wrap")
     @classmethod
-    def _refuse_unknown_keys(cls, value: Any, handler: ModelWrapValidatorHandler["Strict"]) -> "Strict":
+    def _refuse_unknown_keys(cls, value: object, handler: ModelWrapValidatorHandler["Strict"]) -> "Strict":
         if isinstance(value, cls) or (isinstance(value, dict) and cls.model_config.get("extra") != "forbid"):
             return handler(value)
         if not isinstance(value, dict):
             raise PydanticCustomError("map", "should be a map of keys and values")
         known, errors = set(cls.model_fields), list[InitErrorDetails]()
         for key in [key for key in value if key not in known]:
-            advice = cls._below(str(key)) or hint(str(key), known)
+            advice = cls._nested_hint(str(key)) or hint(str(key), known)
             unknown = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": advice})
             errors.append(InitErrorDetails(type=unknown, loc=(str(key),), input=None))
         try:
-            made = handler({key: item for key, item in value.items() if key in known})
+            validated = handler({key: item for key, item in value.items() if key in known})
         except ValidationError as error:
-            for e in error.errors():
-                what = messages.of(e)
-                told = PydanticCustomError(e["type"], "{what}", {"what": what})
-                errors.append(InitErrorDetails(type=told, loc=e["loc"], input=e["input"]))
+            for detail in error.errors():
+                message = messages.of(detail)
+                reworded = PydanticCustomError(detail["type"], "{what}", {"what": message})
+                errors.append(InitErrorDetails(type=reworded, loc=detail["loc"], input=detail["input"]))
         if errors:
             raise ValidationError.from_exception_data(cls.__name__, errors)
-        return made
+        return validated
 
     @classmethod
     def _inherit_descriptions(cls) -> None:
@@ -79,7 +88,7 @@ class Strict(BaseModel):
                 field.description = next((one.description for one in declared), None)
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
         cls._inherit_descriptions()
         schema: CoreSchema = strict_numbers.strict(handler(source))
         return schema
@@ -93,30 +102,30 @@ class Plugin(Strict):
 
 
 class StrategyConfig(Plugin):
-    """The Config of a strategy."""
+    """Configuration of a strategy."""
 
     @property
     def tensor_degree(self) -> int:
-        """How many neighbouring ranks share each sample."""
+        """Number of neighbouring ranks that share each sample."""
         return 1
 
 
 class TaskConfig(Plugin):
-    """The Config of a task, with what others need to know of it. A kind overrides what differs."""
+    """Configuration of a task, with the properties that other modules depend on. A kind overrides those that differ."""
 
     @property
     def held(self) -> "TaskConfig":
-        """The task that says what samples are: of one that holds another, the one held."""
+        """The task that defines the samples: this one, or the inner task of one that wraps another."""
         return self
 
     @property
-    def teacher_model(self) -> "Plugin | None":
-        """The Config of another model that the task asks, such as a teacher."""
+    def teacher_model(self) -> "ModelConfig | None":
+        """The Config of another model that the task evaluates, such as a teacher."""
         return None
 
     @property
     def joins_documents(self) -> bool:
-        """Whether samples are cut from documents that are joined."""
+        """Whether samples are cut from joined documents."""
         return False
 
     @property
@@ -126,22 +135,22 @@ class TaskConfig(Plugin):
 
     @property
     def overlap(self) -> int:
-        """Tokens that neighbouring samples of one text share."""
+        """Number of tokens that neighbouring samples of one text share."""
         return 0
 
     @property
     def longest_target(self) -> int:
-        """Tokens of a second text for a decoder, at the most; 0: a sample has none."""
+        """Maximum number of tokens of a decoder's target; 0: samples have no target."""
         return 0
 
     @property
     def generates(self) -> bool:
-        """Whether evaluations and predictions have the model generate texts."""
+        """Whether evaluation and prediction generate texts."""
         return False
 
     @property
     def sets_length(self) -> bool:
-        """Whether the task says how many tokens a generated text has."""
+        """Whether the task defines the number of generated tokens."""
         return self.generates
 
     @property
@@ -151,12 +160,12 @@ class TaskConfig(Plugin):
 
     @property
     def normalization(self) -> tuple[list[float], list[float]] | None:
-        """Means and deviations of an image's channels; None: samples are no images."""
+        """Means and standard deviations of image channels; None: samples are no images."""
         return None
 
 
 def matching(pattern: str, what: str) -> AfterValidator:
-    """A pydantic annotation for a text of which the whole is to match. `what`: the message where it does not."""
+    """A pydantic annotation for a text that a pattern matches as a whole. `what`: message where it does not."""
 
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
@@ -166,10 +175,10 @@ def matching(pattern: str, what: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def one_of(types: dict[str, type[Any]]) -> BeforeValidator:
-    """A pydantic annotation like a plug-in kind, for the few that are types of one file."""
+def one_of(types: dict[str, type[Strict]]) -> BeforeValidator:
+    """A pydantic annotation for a value whose `kind` selects one of these types."""
 
-    def parse(value: Any) -> Any:
+    def parse(value: object) -> object:
         if value is None or isinstance(value, tuple(types.values())):
             return value
         kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None

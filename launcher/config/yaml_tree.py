@@ -25,11 +25,11 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.reader import ReaderError
 
 DEPTH = 32
-"""Levels of lists and maps within each other."""
+"""Maximum nesting of lists and maps."""
 NODES = 20_000
-"""Values and keys of a document, those behind an alias counted each time."""
+"""Maximum number of values and keys of a document. Those behind an alias are counted each time."""
 _BITS = 64
-"""Of an integer."""
+"""Maximum size of an integer."""
 _MERGE = "<<"
 _VERSION = (1, 2)
 _STANDARD = "tag:yaml.org,2002:"
@@ -38,7 +38,7 @@ Scalar = None | bool | int | float | str
 
 
 class YamlMistake(Exception):
-    """What a text may not hold, or is no YAML at all (NotYaml). `line` counts from 1."""
+    """A text holds something that is not allowed, or is no YAML (NotYaml). `line`: number of the line, from 1."""
 
     def __init__(self, line: int, what: str):
         super().__init__(f"{line}: {what}")
@@ -46,11 +46,11 @@ class YamlMistake(Exception):
 
 
 class NotYaml(YamlMistake):
-    """A text that no YAML parser takes."""
+    """A text is not valid YAML."""
 
 
 class Item(NamedTuple):
-    """A value and the line where it stands in its list, or where its key does in a map."""
+    """A value, with the line of its entry in a list or of its key in a map."""
 
     line: int
     node: "Node"
@@ -58,17 +58,18 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Node:
-    """`nodes`: with all that is inside; `depth`: levels of lists and maps, itself among them."""
+    """A value. `nodes`: number of values in it, itself included; `depth`: nesting of lists and maps, itself
+    included."""
 
     value: Scalar | list[Item] | dict[str, Item]
     nodes: int = 1
     depth: int = 0
 
 
-def parse(text: str, most: int = NODES) -> Node:
-    """The tree of a text with one document of at most so many values; an empty text is null. Raises YamlMistake."""
+def parse(text: str, limit: int = NODES) -> Node:
+    """Parse a text with one document of at most `most` values. An empty text is null. Raises YamlMistake."""
     try:
-        return _Builder(text, most).document()
+        return _Builder(text, limit).document()
     except ReaderError as error:
         line, what = text.count("\n", 0, error.position) + 1, f"character U+{error.character:04X} is not allowed"
         raise NotYaml(line, f"not valid YAML: {what}") from None
@@ -78,17 +79,18 @@ def parse(text: str, most: int = NODES) -> Node:
 
 
 class _Builder:
-    """One pass over the events of a text. `nodes`: built so far; `anchors`: None while the node is still open."""
+    """Builds a tree from the events of a text. `nodes`: number of values so far; `anchors`: nodes by anchor, None while
+    they are incomplete."""
 
-    def __init__(self, text: str, most: int):
-        self.most = most
+    def __init__(self, text: str, limit: int):
+        self.limit = limit
         self.yaml = YAML(typ="safe", pure=True)
         self.events = self.parsed(text)
         self.nodes = 0
         self.anchors = dict[str, Node | None]()
 
     def parsed(self, text: str) -> Iterator[Event]:
-        """The parser's events. Raises NotYaml at the last of them for what the scanner has no error of its own."""
+        """Yield the parser's events. Raises NotYaml for an error that the scanner reports in another way."""
         line = 1
         try:
             for event in self.yaml.parse(text):
@@ -112,7 +114,7 @@ class _Builder:
         return root
 
     def node(self, event: Event, level: int) -> Node:
-        """The node that begins with an event, `level` lists and maps deep, itself counted."""
+        """Build the node of an event. `level`: its depth, from 1."""
         if isinstance(event, AliasEvent):
             return self.alias(event, level)
         assert isinstance(event, ScalarEvent | CollectionStartEvent)
@@ -147,8 +149,8 @@ class _Builder:
 
     def count(self, nodes: int, event: Event) -> None:
         self.nodes += nodes
-        if self.nodes > self.most:
-            what = f"more than {self.most} values"
+        if self.nodes > self.limit:
+            what = f"more than {self.limit} values"
             how = f"with *{event.anchor} written out, " if isinstance(event, AliasEvent) else ""
             raise YamlMistake(_line(event), f"{how}{what}: too many to be read")
 
@@ -159,7 +161,7 @@ class _Builder:
         return items
 
     def map(self, level: int) -> dict[str, Item]:
-        """Keys are texts as they are written; what `<<` merges in gives way to keys of the map itself."""
+        """Build a map. Keys are texts as written. Keys of the map replace those that `<<` merges."""
         items, merged = dict[str, Item](), dict[str, Item]()
         while not isinstance(event := next(self.events), MappingEndEvent):
             key, plain = self.key(event)
@@ -174,7 +176,7 @@ class _Builder:
         return items | {key: item for key, item in merged.items() if key not in items}
 
     def key(self, event: Event) -> tuple[str, bool]:
-        """A key, and whether it is written without quotes."""
+        """Read a key. Returns it, and whether it is written without quotes."""
         if isinstance(event, AliasEvent):
             value, plain = self.alias(event, 1).value, False
             text = value if isinstance(value, str) else ""
@@ -188,7 +190,7 @@ class _Builder:
         return text, plain
 
     def scalar(self, event: ScalarEvent) -> Scalar:
-        """The value of a scalar by the rules of YAML 1.2. A date is checked, and stays a text."""
+        """Convert a scalar by the rules of YAML 1.2. A date is checked, and stays a text."""
         text = str(event.value)
         if (bad := next((c for c in text if c == "\0" or "\ud800" <= c <= "\udfff"), None)) is not None:
             raise NotYaml(_line(event), f"not valid YAML: character U+{ord(bad):04X} is not allowed")
@@ -218,7 +220,7 @@ def _check_depth(event: Event, level: int) -> None:
 
 
 def _merged(item: Item) -> dict[str, Item]:
-    """The keys that `<<` brings: those of a map, or of a list of maps, of which an earlier one wins."""
+    """The keys of `<<`: those of a map, or of a list of maps, of which earlier ones take precedence."""
     value = item.node.value
     maps = [part.node.value for part in value] if isinstance(value, list) else [value]
     merged = dict[str, Item]()

@@ -1,8 +1,8 @@
-"""The witness of the contract: 64 bits over what a step's samples were, whatever rank they fell on.
+"""The digest of a step: 64 bits that identify its samples, whichever ranks they were on.
 
-Each sample is hashed with its place in the global batch, its epoch, its id and the arrays the model is given (so the
-masked positions are in it). The hashes are added modulo 2^64: ranks add up their own shares, and the sum is that of the
-canonical order, since each term holds its place.
+Each sample is hashed with its place in the global batch, its epoch, its id and its arrays, masked positions included.
+Hashes are added modulo 2^64. Each rank adds those of its own samples, and the order of the sum does not matter, since
+each term includes its place.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ MODULUS = 2**64
 
 
 def sample(place: int, epoch: int, sample_id: int, arrays: Mapping[str, NDArray[np.generic]]) -> int:
-    """The hash of one sample, before padding. Arrays enter in the order of their names; integers as int64, others as
+    """Hash of one sample before padding. Arrays are hashed in the order of their names, integers as int64 and others as
     float64."""
     state = hashlib.blake2b(np.array([place, epoch, sample_id], dtype="<i8").tobytes(), digest_size=8)
     for name in sorted(arrays):
@@ -27,10 +27,10 @@ def sample(place: int, epoch: int, sample_id: int, arrays: Mapping[str, NDArray[
 
 
 def total(parts: list[int]) -> int:
-    """The sum of hashes, of samples or of ranks' shares."""
+    """Sum of the hashes of samples or ranks."""
     return sum(parts) % MODULUS
 
 
 def text(value: int) -> str:
-    """As it stands in metrics.jsonl: 16 hexadecimal digits."""
+    """A digest as 16 hexadecimal digits, as in metrics.jsonl."""
     return f"{value:016x}"

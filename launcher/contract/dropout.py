@@ -33,35 +33,35 @@ GOLDEN, FIRST, SECOND = 0x9E3779B1, 0x7FEB352D, 0x846CA68B
 SHIFTS = (16, 15, 16)
 DRAWS = 2**16
 VERSION = 1
-"""Kept in checkpoints: the definition by which a run's model has drawn."""
+"""Version of this definition, stored in checkpoints."""
 
 
 def sample_keys(seed: int, epochs: ArrayLike, samples: ArrayLike) -> NDArray[np.int64]:
-    """The keys of these samples in these epochs, 64 bits each, as signed integers."""
+    """Keys of samples in epochs: 64 bits as signed integers."""
     return _joined(random.draws(seed, random.Stream.DROPOUT, epochs, samples, 0))
 
 
 def step_key(seed: int, step: int) -> NDArray[np.int64]:
-    """The key, shape (1,), of what is drawn once for all samples of a step, such as the layers that are skipped."""
+    """Key of shape (1,) for draws that all samples of a step share, such as skipped layers."""
     return _joined(random.draws(seed, random.Stream.DROPOUT, [step], [0], 1))
 
 
 @cache
 def place_key(path: str) -> int:
-    """The 64-bit key of a module by its path in the model."""
+    """The 64-bit key of a module's path in the model."""
     return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "little")
 
 
 def state(keys: ArrayLike, path: str, invocation: int = 0, draw: int = 0) -> State:
-    """The states of keys (int64) at a place of the model, before any coordinate."""
+    """States of keys (int64) at a place of the model, before any coordinate."""
     words = np.asarray(keys, dtype=np.int64).view(np.uint64) ^ np.uint64(place_key(path))
     low, high = (words & np.uint64(0xFFFFFFFF)).astype(np.uint32), (words >> np.uint64(32)).astype(np.uint32)
     return fold((low, high), call(invocation, draw))
 
 
 def call(invocation: int, draw: int) -> int:
-    """The coordinate of a draw by its number in an invocation of its module, which may run several times. Raises
-    ValueError for more than 2^16 draws of an invocation or 2^15 invocations in a step."""
+    """Coordinate of a draw by its number in an invocation of its module, which may run several times. Raises ValueError
+    for more than 2^16 draws of an invocation, or 2^15 invocations in a step."""
     if not (0 <= draw < 2**16 and 0 <= invocation < 2**15):
         raise ValueError(f"draw {draw} of invocation {invocation} has no number of its own")
     return (invocation << 16) + draw
@@ -69,7 +69,7 @@ def call(invocation: int, draw: int) -> int:
 
 @np.errstate(over="ignore")  # of scalars, where numpy warns
 def fold(pair: State, coordinate: ArrayLike) -> State:
-    """The states with one more coordinate (below 2^32), broadcast together."""
+    """Add a coordinate (below 2^32) to states, broadcast together."""
     low, high = pair
     high = mix(high ^ (np.asarray(coordinate).astype(np.uint32) * np.uint32(GOLDEN)))
     return mix(low + high), high
@@ -77,7 +77,7 @@ def fold(pair: State, coordinate: ArrayLike) -> State:
 
 @np.errstate(over="ignore")
 def word(pair: State, index: ArrayLike) -> Words:
-    """A word of 32 bits for each state and index, broadcast together."""
+    """A 32-bit word for each state and index, broadcast together."""
     low, high = pair
     value = low + np.asarray(index).astype(np.uint32) * np.uint32(GOLDEN)
     value = (value ^ (value >> np.uint32(SHIFTS[0]))) * np.uint32(FIRST)
@@ -113,17 +113,17 @@ def keep(pair: State, last: ArrayLike, rate: float) -> NDArray[np.bool_]:
 
 
 def threshold(rate: float) -> int:
-    """Below which draws are dropped. Raises ValueError for a rate outside of [0, 1)."""
+    """Draws below this number are dropped. Raises ValueError for a rate outside of [0, 1)."""
     return _dropped(rate) - DRAWS // 2
 
 
 def kept(rate: float) -> float:
-    """The share of values that is kept on average, by which kept values are divided."""
+    """Mean share of kept values, by which kept values are divided."""
     return 1 - _dropped(rate) / DRAWS
 
 
 def _dropped(rate: float) -> int:
-    """How many of the 2^16 draws are dropped: at least one is not."""
+    """Number of the 2^16 draws that are dropped, at most 2^16 - 1."""
     if not 0 <= rate < 1:
         raise ValueError(f"a dropout rate is at least 0 and below 1, not {rate}")
     return min(round(rate * DRAWS), DRAWS - 1)

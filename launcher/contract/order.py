@@ -22,7 +22,7 @@ _ROUNDS = 6
 
 @dataclass(frozen=True)
 class Order:
-    """The order of `size` samples under `seed`. O(1) in time and memory for any step. Size below 2^48."""
+    """The order of `size` samples under `seed`. O(1) in time and memory for any step. The size is below 2^48."""
 
     size: int
     seed: int
@@ -32,7 +32,7 @@ class Order:
             raise ValueError(f"an order needs between 1 and 2^48 samples, not {self.size}")
 
     def step(self, step: int, global_batch: int) -> tuple[Ids, Ids]:
-        """The epochs and the sample ids of a step, both of shape (global_batch,), int64."""
+        """Epochs and sample ids of a step, both int64 of shape (global_batch,)."""
         first = step * global_batch
         epoch, start = divmod(first, self.size)
         places = start + np.arange(global_batch, dtype=np.int64)
@@ -40,7 +40,7 @@ class Order:
         return epochs, self.permute(epochs, places % self.size)
 
     def permute(self, epochs: Ids, places: Ids) -> Ids:
-        """The samples at these places of these epochs, same shape."""
+        """Samples at these places of these epochs, in the same shape."""
         samples = self._walk(epochs, places)
         while np.any(outside := samples >= self.size):
             samples[outside] = self._walk(epochs[outside], samples[outside])
@@ -59,11 +59,11 @@ class Order:
 @dataclass(frozen=True)
 class Mixture:
     """The order of several sources' samples, mixed by weight. Every prefix of the stream holds each source's share, to
-    within half a sample for each source there is (and a part in 2^33, to which shares are kept); each is gone through
-    in epochs of its own, and a sample's id counts on from the source before. A pure function of the place in the
-    stream, in O(sources) time and memory.
+    within half a sample for each source and the rounding of shares to 2^-33. Each source has epochs of its own.
+    Sample ids continue from source to source. A pure function of the place in the stream, O(sources) in time and
+    memory.
 
-    sizes: samples of each source. weights: positive, of any sum.
+    sizes: samples of each source. weights: positive, with any sum.
     """
 
     sizes: tuple[int, ...]
@@ -75,7 +75,7 @@ class Mixture:
             raise ValueError(f"a mixture needs a positive weight for each source, not {self.weights}")
 
     def step(self, step: int, global_batch: int) -> tuple[Ids, Ids]:
-        """Epochs (each of its own source) and sample ids of a step, both of shape (global_batch,), int64."""
+        """Epochs (of each sample's own source) and sample ids of a step, both int64 of shape (global_batch,)."""
         sources, turns = self.sources(step * global_batch + np.arange(global_batch, dtype=np.int64))
         epochs, ids = np.empty_like(turns), np.empty_like(turns)
         for number, size in enumerate(self.sizes):
@@ -86,10 +86,10 @@ class Mixture:
         return epochs, ids
 
     def sources(self, places: Ids) -> tuple[Ids, Ids]:
-        """The source of each place of the stream, and how many places before it were that source's.
+        """The source of each place of the stream, and the number of earlier places of that source.
 
-        The first source takes its share of the places evenly, as a Bresenham line does; what is left is the stream of
-        the other sources, and so on.
+        The places of the first source are spread evenly by its share, as in a Bresenham line. The remaining places form
+        the stream of the other sources, and so on.
         """
         sources, turns = np.empty_like(places), np.empty_like(places)
         left, here = np.arange(len(places)), places
@@ -104,7 +104,7 @@ class Mixture:
 
 
 def _taken(places: Ids, share: float) -> Ids:
-    """round(places * share), exactly for places below 2^48: in integers, the share in parts of 2^32."""
+    """round(places * share), exact for places below 2^48: in integers, with the share in units of 2^-32."""
     parts, scaled = round(share * 2**32), places.astype(np.uint64)
     high, low = scaled >> np.uint64(32), scaled & np.uint64(0xFFFFFFFF)
     taken: Ids = (high * np.uint64(parts) + ((low * np.uint64(parts) + np.uint64(2**31)) >> np.uint64(32))).astype(

@@ -1,7 +1,7 @@
-"""Which samples share a row. A performance decision, like the split: a row is attended to sample by sample, so that the
-loss does not know of it.
+"""Packing of samples into rows. It affects performance only: attention stays within each sample, so that the loss does
+not change.
 
-Best fit, the longest first (Johnson, 1973): each sample goes into the fullest row that has room for it.
+Best fit decreasing (Johnson, 1973): each sample, the longest first, goes into the fullest row that has room for it.
 """
 
 from bisect import bisect_left, insort
@@ -14,8 +14,8 @@ Places = NDArray[np.int64]
 
 
 def capacity(lengths: Sequence[int] | NDArray[np.integer], ranks: int, longest: int) -> int:
-    """How long a row may be: `longest`, or less where that would leave ranks without a row, as far as the longest
-    sample allows (rows of at most a rank's share, rounded down, are no fewer than the ranks)."""
+    """Length of a row: `longest`, or less where ranks would otherwise have no row, but at least the longest sample.
+    Rows of at most a rank's share of tokens, rounded down, are no fewer than the ranks."""
     tokens = np.asarray(lengths, dtype=np.int64)
     if not len(tokens):
         return longest
@@ -23,9 +23,9 @@ def capacity(lengths: Sequence[int] | NDArray[np.integer], ranks: int, longest: 
 
 
 def pack(lengths: Sequence[int] | NDArray[np.integer], capacity: int) -> list[Places]:
-    """Rows of places (indices into `lengths`), each at most `capacity` tokens long, every place in one of them.
+    """Rows of places (indices into `lengths`), each of at most `capacity` tokens. Every place is in one row.
 
-    Raises ValueError where a single sample is longer than a row.
+    Raises ValueError where a sample is longer than a row.
     """
     tokens = np.asarray(lengths, dtype=np.int64)
     if len(tokens) and tokens.max() > capacity:

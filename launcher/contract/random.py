@@ -1,6 +1,6 @@
 """Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror and Shaw, 2011), vectorised over counters.
 
-A draw is a pure function of what it is for, so it is the same on whichever rank, in whichever order, it is made.
+A draw is a pure function of its purpose. It does not depend on the rank or on the order of draws.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 
 
 class Stream(IntEnum):
-    """What a draw is for: two streams never share a number. Values are part of the contract: never renumber."""
+    """Purpose of a draw. Two streams never share a number. The values are part of the contract and never change."""
 
     ORDER = 1
     MASK = 2
@@ -33,8 +33,8 @@ class Stream(IntEnum):
 
 @dataclass(frozen=True)
 class Draw:
-    """What a sample's augmentation may depend on besides itself. `progress`: the part of the run's steps that are done,
-    from 0 to 1; at an evaluation 1."""
+    """Random inputs of a sample's augmentation. `progress`: share of the run's steps that are done, from 0 to 1; 1 in
+    an evaluation."""
 
     seed: int
     stream: Stream
@@ -69,8 +69,7 @@ def draws(
 ) -> tuple[UInt, UInt, UInt, UInt]:
     """Four independent uniform 32-bit words for each (epoch, sample id, position).
 
-    Raises ValueError where a counter would not fit, since a wrapped one would repeat numbers: epochs and sample ids are
-    below 2^48, positions below 2^32.
+    Raises ValueError for epochs or sample ids from 2^48 on and positions from 2^32 on, which would repeat numbers.
     """
     epochs, samples, positions = (_counter(c, bits) for c, bits in ((epoch, 48), (sample, 48), (position, 32)))
     high = (samples >> _SHIFT) | ((epochs >> _SHIFT) << np.uint64(16))
@@ -85,13 +84,13 @@ def _counter(values: ArrayLike, bits: int) -> UInt:
 
 
 def uniform(words: UInt) -> NDArray[np.float64]:
-    """Words of 32 bits as numbers in [0, 1)."""
+    """Convert 32-bit words to numbers in [0, 1)."""
     return words.astype(np.float64) * 2.0**-32
 
 
 def below(words: UInt, bound: int) -> NDArray[np.int64]:
-    """Words of 32 bits as integers in [0, bound), bound from 1 to 2^32 (Lemire, 2019, without the rejection, so with a
-    bias below bound / 2^32)."""
+    """Convert 32-bit words to integers in [0, bound), for a bound from 1 to 2^32 (Lemire, 2019, without rejection: the
+    bias is below bound / 2^32)."""
     return ((words * np.uint64(bound)) >> _SHIFT).astype(np.int64)
 
 

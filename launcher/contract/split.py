@@ -1,9 +1,10 @@
-"""How the samples of a global batch fall on ranks and micro-batches. Free to change: the loss does not know it.
+"""The split of a global batch into ranks and micro-batches. It affects performance only, since the loss does not depend
+on it.
 
-Every rank computes the whole split by itself from the sample lengths. Samples are dealt by length, the longest first,
-to the rank with the fewest tokens (LPT, Graham 1969), so that ranks finish together; each rank's share is cut into
-micro-batches of similar lengths under a budget of padded tokens. All ranks get the same number of micro-batches, since
-strategies whose forward communicates need it; where a share is too small for that, the rest are empty.
+Every rank computes the whole split from the sample lengths. Samples are assigned in descending length to the rank with
+the fewest tokens (LPT; Graham, 1969), so that ranks finish together. Each rank's share is cut into micro-batches of
+similar lengths under a budget of padded tokens. All ranks have the same number of micro-batches, which strategies that
+communicate in the forward pass need. Where a share is too small, the last ones are empty.
 """
 
 import heapq
@@ -21,11 +22,11 @@ def split(
     max_tokens: int | None = None,
     equal_lengths: bool = False,
 ) -> list[list[Places]]:
-    """For each rank its micro-batches, each an array of places (indices into `lengths`), the longest sample first.
+    """The micro-batches of each rank: arrays of places (indices into `lengths`) in descending length.
 
-    lengths: tokens of each sample of the global batch. max_tokens: a micro-batch's budget, samples x longest sample.
+    lengths: tokens of each sample of the global batch. max_tokens: budget of a micro-batch, samples x longest sample.
     equal_lengths: whether the samples of a micro-batch have one length, for models whose outputs padding changes.
-    Raises ValueError without a rank, and where a single sample is over the budget.
+    Raises ValueError without a rank, and where a sample exceeds the budget.
     """
     if ranks < 1:
         raise ValueError(f"a batch needs a rank to fall on, not {ranks}")
@@ -38,7 +39,7 @@ def split(
 
 
 def _deal(tokens: Places, ranks: int) -> list[Places]:
-    """Each rank's places, the longest first; equal lengths keep their order."""
+    """The places of each rank in descending length. Samples of equal length keep their order."""
     shares: list[list[int]] = [[] for _ in range(ranks)]
     load = [(0, 0, rank) for rank in range(ranks)]
     for place in np.argsort(-tokens, kind="stable").tolist():
@@ -51,8 +52,8 @@ def _deal(tokens: Places, ranks: int) -> list[Places]:
 def micro_batches(
     share: Places, tokens: Places, max_tokens: int | None, equal_lengths: bool = False, most: int | None = None
 ) -> list[Places]:
-    """A share in descending length, cut greedily: as many samples as the budget allows, but one at least and `most` at
-    the most."""
+    """Cut a share in descending length greedily: as many samples as the budget allows, at least one and at
+    most `most`."""
     pieces, start, lengths = [], 0, tokens[share]
     while start < len(share):
         longest = int(lengths[start])
@@ -67,7 +68,8 @@ def micro_batches(
 
 
 def _pad(pieces: list[Places], tokens: Places, count: int) -> list[Places]:
-    """Exactly `count` pieces: the one with the most padded tokens is halved until they do, then come empty ones."""
+    """Exactly `count` pieces: the piece with the most padded tokens is halved repeatedly, then empty pieces
+    are added."""
     pieces = list(pieces)
     while len(pieces) < count:
         costs = [len(p) * int(tokens[p[0]]) if len(p) > 1 else -1 for p in pieces]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from launcher.config import kinds, plugins
+from launcher.config import plugins, trust
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
 from launcher.launch import Launch
@@ -60,7 +60,8 @@ def measure(plan: Plan, env: Mapping[str, str], steps: int) -> Launch:
 
 def _argv(plan: Plan, via: Via) -> tuple[str, ...]:
     """The module of a starter and its words. Its agent and the ranks meet at a file (see launcher.launch.starter)."""
-    trusted = [word for name in kinds.trusted() for word in ("--trust", name)]  # it reads the recipe of the run folder
+    # the worker loads the stored recipe of the run folder
+    trusted = [word for name in trust.all_names() for word in ("--trust", name)]
     worker = ["-m", "launcher.worker", *trusted, str(Path(plan.folder) / "recipe.yaml")]
     if via == "torchrun":
         starter = ["torch.distributed.run", "--nproc-per-node", str(plan.ranks)]

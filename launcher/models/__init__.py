@@ -1,12 +1,15 @@
-"""What is trained. A kind is one module here with a `Config` (a subclass of
-`launcher.models._adaptation.ModelConfig`) and a class `Model` that extends the one below; the file is the registration.
-Import torch and transformers inside functions: a plan reads every Config on a login node. `build` runs on the meta
-device too (`weights=False`), to count parameters, and ends with `launcher.models._adaptation.adapted`: freezing,
-adapters and normalisation are the same for every kind.
+"""The models that a recipe may train. A kind is one module here with a `Config` (a subclass of
+`launcher.config.model.ModelConfig`) and a class `Model` that extends the one below; the file is the registration.
+Import torch and transformers inside functions: a plan reads every Config on a login node. `build` also runs on the meta
+device (`weights=False`), to count parameters, and ends with `adapted`: freezing, adapters and normalization are the
+same for every kind.
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from launcher.config.model import ModelConfig
+from launcher.models._adaptation import adapted
 
 if TYPE_CHECKING:
     import torch
@@ -14,22 +17,26 @@ if TYPE_CHECKING:
     from launcher.config.recipe import PretrainedTokenizer
     from launcher.plan.model_requirements import ModelRequirements
 
+__all__ = ["Model", "adapted"]
 
-class Model(ABC):
+C = TypeVar("C", bound=ModelConfig)
+
+
+class Model(ABC, Generic[C]):
     """The model of one Config."""
 
     imports: tuple[str, ...] = ()
-    """What takes seconds to import and leaves devices alone: the ranks of a machine are forked from a process that has
-    imported it."""
+    """Modules that take seconds to import and do not use a device. The ranks of a machine are forked from a process
+    that has imported them."""
 
-    @abstractmethod
-    def __init__(self, config: Any): ...
+    def __init__(self, config: C):
+        self.config = config
 
     def tokenizer(self) -> "PretrainedTokenizer | str | None":
-        """The model's own tokenizer: a folder or hub name, with its revision where it has one; or None."""
+        """The model's own tokenizer: a folder, or a name on the hub with its revision; None: it has none."""
         return None
 
     @abstractmethod
-    def build(self, need: "ModelRequirements", weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
-        """The model on the current device, and notes for the user. New weights are drawn from torch's generator, which
-        the caller has seeded. `weights=False`: the architecture alone. Raises UserError."""
+    def build(self, requirements: "ModelRequirements", weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
+        """Build the model on the current device. Returns it with notes for the user. New weights are drawn from torch's
+        generator, which the caller has seeded. `weights=False`: the architecture alone. Raises UserError."""

@@ -1,17 +1,14 @@
-"""What every kind of model lets a recipe decide: which parameters train, adapters, and how batches are normalised."""
+"""Adaptations of any model: parameters that train, adapters, and normalization."""
 
 import functools
 from collections import Counter
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal, Self
-
-from pydantic import ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
-from pydantic_core.core_schema import ValidationInfo
+from typing import TYPE_CHECKING
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import some
-from launcher.config.types import Plugin
+from launcher.config.model import ModelConfig
 
 if TYPE_CHECKING:
     import torch
@@ -22,82 +19,40 @@ _MIXES = (
 )
 
 
-class Adapter(Plugin):
-    """An adapter of peft. `kind` is the lower-case name of its type, such as lora. Further keys go to peft's
-    configuration, and are checked against it when the plan counts parameters."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    r: int | None = Field(None, gt=0)
-    """Rank. Default: peft's."""
-    alpha: int | float | None = Field(None, gt=0)
-    """Scale. Default: peft's."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout rate of the adapter. Default: peft's."""
-    targets: list[str] | str | None = Field(None, min_length=1)
-    """Layers of the encoder that are adapted, by the ends of their names, or one regular expression. Default: peft's
-    choice for the architecture, or every linear layer."""
-
-
-class ModelConfig(Plugin):
-    """Keys of every model."""
-
-    freeze: list[str] = []
-    """Patterns of parameters that do not train. Each is matched against a parameter's name and against the name's
-    beginnings up to a dot."""
-    unfreeze_at: int | None = Field(None, gt=0)
-    """Step from which frozen parameters train. Default: never."""
-    adapter: Adapter | None = None
-    """Adapter that trains in place of the encoder's parameters. `unfreeze_at` does not unfreeze those."""
-    batch_norm: Literal["frozen", "group"] | None = None
-    """`frozen`: keep the statistics; `group`: replace batch normalization by group normalization (Wu and He, 2018).
-    Default: refuse a model that has any."""
-
-    @field_validator("unfreeze_at")
-    @classmethod
-    def _needs_freeze(cls, value: int | None, known: ValidationInfo) -> int | None:
-        if value is not None and not known.data.get("freeze", True):
-            raise PydanticCustomError("unfreeze_at", "nothing is frozen (add freeze)")
-        return value
-
-    def at(self, step: int) -> Self:
-        """The configuration as it trains once `step` steps are done."""
-        if self.unfreeze_at is None or step < self.unfreeze_at:
-            return self
-        return self.model_copy(update={"freeze": [], "unfreeze_at": None})
-
-
-def adapted(model: Any, config: ModelConfig, new: "list[str] | None" = None) -> tuple[Any, list[str]]:
-    """The model with all that its configuration decides, and notes on what trains. `new`: parameters that no checkpoint
-    had: beside an adapter these train whole. Raises UserError."""
+def adapted(
+    model: "torch.nn.Module", config: ModelConfig, new: list[str] | None = None
+) -> "tuple[torch.nn.Module, list[str]]":
+    """Apply the adaptations of a configuration to a model. Returns the model, and notes on its trained parameters.
+    `new`: parameters without pretrained weights, which train in full beside an adapter. Raises UserError."""
     notes = []
     if config.batch_norm == "group":
         group(model)
-    own = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     if config.adapter is not None:
         from launcher.models import _peft
 
         notes.append(_peft.inject(model, config.adapter))
         for name in new or []:
-            own[name].requires_grad_(True)
-    still = _matched(config.freeze, own)
-    for name in still:
-        own[name].requires_grad_(False)
+            parameters[name].requires_grad_(True)
+    matched = _matched(config.freeze, parameters)
+    for name in matched:
+        parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError(Problem("model.freeze", f"nothing is left to train (names begin with: {_beginnings(own)})"))
+        raise UserError(
+            Problem("model.freeze", f"nothing is left to train (names begin with: {_beginnings(parameters)})")
+        )
     notes += _settle_batch_norms(model, config.batch_norm == "frozen")
-    return model, notes + _told(model, [name for name in new or [] if name in still])
+    return model, notes + _training_notes(model, [name for name in new or [] if name in matched])
 
 
 def frozen(config: ModelConfig, names: list[str]) -> list[str]:
-    """Those of an adapted model's parameters that `freeze` matches."""
-    own = {name: name.replace(".base_layer", "") for name in names}
-    return [name for name in names if any(_matches(own[name], pattern) for pattern in config.freeze)]
+    """Names of an adapted model's parameters that `freeze` matches."""
+    plain_names = {name: name.replace(".base_layer", "") for name in names}
+    return [name for name in names if any(_matches(plain_names[name], pattern) for pattern in config.freeze)]
 
 
-def plain(model: Any) -> Any:
-    """An adapted model as plain modules: adapters merged into the weights, and everything trains. What was grouped
-    stays so."""
+def plain(model: "torch.nn.Module") -> "torch.nn.Module":
+    """Merge the adapters of a model into its weights, and let everything train. Group normalization stays."""
     if any(hasattr(module, "base_layer") for module in model.modules()):
         from launcher.models import _peft
 
@@ -107,9 +62,9 @@ def plain(model: Any) -> Any:
     return model.requires_grad_(True)
 
 
-def group(model: Any) -> None:
-    """GroupNorm in place of each BatchNorm, with its affine weights. A transformers configuration remembers it, for the
-    runs that go on from this one."""
+def group(model: "torch.nn.Module") -> None:
+    """Replace each BatchNorm by a GroupNorm with its affine weights. A transformers configuration records this for
+    later runs."""
     for name, module in list(model.named_modules()):
         if _is_batch_norm(module):
             parent = model.get_submodule(name.rpartition(".")[0])
@@ -118,21 +73,21 @@ def group(model: Any) -> None:
         model.config.batch_norm = "group"
 
 
-def _grouped(norm: Any) -> Any:
+def _grouped(norm: "torch.nn.modules.batchnorm._BatchNorm") -> "torch.nn.GroupNorm":
     import torch
 
     channels = norm.num_features
     one = isinstance(norm, torch.nn.BatchNorm1d)  # often without further axes: groups of one value would be constant
     groups = 1 if one else max(n for n in range(1, 33) if channels % n == 0)
-    made = torch.nn.GroupNorm(groups, channels, eps=norm.eps, affine=norm.affine)
+    group_norm = torch.nn.GroupNorm(groups, channels, eps=norm.eps, affine=norm.affine)
     if norm.affine:
-        made.weight, made.bias = norm.weight, norm.bias
-    return made.train(norm.training)
+        group_norm.weight, group_norm.bias = norm.weight, norm.bias
+    return group_norm.train(norm.training)
 
 
-def _settle_batch_norms(model: Any, frozen: bool) -> list[str]:
-    """Returns a note where statistics stay that nothing has been learnt of. Raises UserError where a BatchNorm would
-    still take its statistics from the batch."""
+def _settle_batch_norms(model: "torch.nn.Module", frozen: bool) -> list[str]:
+    """Freeze the statistics of batch norms. Returns a note on statistics that were never trained. Raises UserError for
+    a BatchNorm that would use statistics of the batch."""
     fresh = list[str]()
     for name, module in model.named_modules():
         if not _is_batch_norm(module):
@@ -149,26 +104,26 @@ def _settle_batch_norms(model: Any, frozen: bool) -> list[str]:
     return [f"{what}: {some(fresh)}"] if fresh else []
 
 
-def _stay(module: Any, mode: bool = True) -> Any:
-    """In place of a module's `train`."""
+def _stay(module: "torch.nn.Module", mode: bool = True) -> "torch.nn.Module":
+    """Replacement of `train` for a module that stays in eval mode."""
     return module
 
 
-def _is_batch_norm(module: Any) -> bool:
+def _is_batch_norm(module: "torch.nn.Module") -> bool:
     import torch
 
     return isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
 
 
-def _matched(patterns: list[str], own: "dict[str, torch.nn.Parameter]") -> set[str]:
-    """The names of all parameters that a pattern matches. Raises UserError for patterns that match none."""
-    found = {pattern: {name for name in own if _matches(name, pattern)} for pattern in patterns}
-    idle = [pattern for pattern, names in found.items() if not names]
+def _matched(patterns: list[str], parameters: "dict[str, torch.nn.Parameter]") -> set[str]:
+    """Names of all parameters that a pattern matches. Raises UserError for patterns that match none."""
+    matches = {pattern: {name for name in parameters if _matches(name, pattern)} for pattern in patterns}
+    idle = [pattern for pattern, names in matches.items() if not names]
     if idle:
         glob = "a pattern is a glob such as bert.encoder.layer.[0-3], no regular expression"
-        what = f"matches no parameter (names begin with: {_beginnings(own)}; {glob})"
+        what = f"matches no parameter (names begin with: {_beginnings(parameters)}; {glob})"
         raise UserError([Problem("model.freeze", f"{pattern!r} {what}") for pattern in idle])
-    return set[str]().union(*found.values())
+    return set[str]().union(*matches.values())
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -176,13 +131,13 @@ def _matches(name: str, pattern: str) -> bool:
     return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
-def _beginnings(names: Any) -> str:
-    """Where in the model parameters are, two names deep."""
-    found = list(dict.fromkeys(".".join((name.split(".")[:-1] or [name])[:2]) for name in names))
-    return some(found, 12)
+def _beginnings(names: Iterable[str]) -> str:
+    """Prefixes of parameter names, two levels deep."""
+    prefixes = list(dict.fromkeys(".".join((name.split(".")[:-1] or [name])[:2]) for name in names))
+    return some(prefixes, 12)
 
 
-def _told(model: Any, unlearnt: list[str]) -> list[str]:
+def _training_notes(model: "torch.nn.Module", untrained: list[str]) -> list[str]:
     sizes, trained = Counter[bool](), []
     count = Counter(parameter.requires_grad for parameter in model.parameters())
     for name, parameter in model.named_parameters():
@@ -190,6 +145,6 @@ def _told(model: Any, unlearnt: list[str]) -> list[str]:
         trained += [name] if parameter.requires_grad else []
     if not count[False]:
         return []
-    told = f"frozen: {count[False]} of {count.total()} tensors ({sizes[False]:,} of {sizes.total():,} parameters)"
-    notes = [f"{told}; trained: {some(trained)}"]
-    return notes + ([f"new, and frozen as they were drawn: {some(unlearnt)}"] if unlearnt else [])
+    summary = f"frozen: {count[False]} of {count.total()} tensors ({sizes[False]:,} of {sizes.total():,} parameters)"
+    notes = [f"{summary}; trained: {some(trained)}"]
+    return notes + ([f"new, and frozen as they were drawn: {some(untrained)}"] if untrained else [])

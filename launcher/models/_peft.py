@@ -1,9 +1,9 @@
-"""Adapters through peft: put into a model's encoder, and merged into its weights again. The model keeps its class."""
+"""Adapters of peft: injected into a model's encoder, and merged into its weights. The model keeps its class."""
 
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import peft
 import torch
@@ -13,18 +13,18 @@ from transformers.pytorch_utils import Conv1D
 
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.format import some
-from launcher.config.types import hint
+from launcher.config.types import JsonObject, hint
 
 if TYPE_CHECKING:
-    from launcher.models._adaptation import Adapter
+    from launcher.config.model import Adapter
 
 _UNFIT = {"adamss", "boft", "lily", "poly", "shadow", "shira", "trainable_tokens"}
-"""peft cannot merge these, cannot make them without weights (to count them), or they need more than tokens."""
+"""Adapters that peft cannot merge, cannot create on the meta device, or that need more inputs than tokens."""
 _LAYERS = (torch.nn.Linear, Conv1D, torch.nn.modules.conv._ConvNd)
 
 
-def kinds() -> dict[str, tuple[type[Any], type[BaseTuner]]]:
-    """The adapters that can be put into any model and merged again: their configuration and tuner in peft."""
+def kinds() -> dict[str, tuple[type[peft.PeftConfig], type[BaseTuner]]]:
+    """Adapters that fit any model and can be merged: configuration and tuner of peft by kind."""
     pairs = {
         t.value.lower(): (PEFT_TYPE_TO_CONFIG_MAPPING[t], tuner) for t, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
     }
@@ -36,26 +36,26 @@ def kinds() -> dict[str, tuple[type[Any], type[BaseTuner]]]:
     }
 
 
-def inject(model: Any, adapter: "Adapter") -> str:
-    """Put the adapter into the model's encoder, whose own parameters stop to train; those outside of it (the head) go
-    on. Returns a note. Raises UserError."""
+def inject(model: torch.nn.Module, adapter: "Adapter") -> str:
+    """Inject an adapter into a model's encoder, whose own parameters stop training. Parameters outside of the encoder
+    (the head) continue to train. Returns a note. Raises UserError."""
     if adapter.kind not in kinds():
         raise UserError(Problem("model.adapter.kind", f"unknown kind {adapter.kind!r} ({hint(adapter.kind, kinds())})"))
     config, tuner = kinds()[adapter.kind]
     encoder = getattr(model, "base_model", model)
-    given = _given(adapter, config)
-    given["target_modules"] = _targets(adapter, tuner, model, encoder)
+    options = _options(adapter, config)
+    options["target_modules"] = _targets(adapter, tuner, model, encoder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _told(lambda: peft.inject_adapter_in_model(config(**given), encoder))
+        _translate_errors(lambda: peft.inject_adapter_in_model(config(**options), encoder))
     layers = [name.rpartition(".")[2] for name, module in encoder.named_modules() if isinstance(module, BaseTunerLayer)]
     note = f"{adapter.kind} on {len(layers)} layers: {some(sorted(set(layers)), 6)}"
     allocates = hasattr(tuner, "update_and_allocate")
     return f"{note} (each keeps the rank that it begins with)" if allocates else note
 
 
-def merge(model: Any) -> None:
-    """Every adapted layer becomes the plain layer it was, with the adapter in its weights."""
+def merge(model: torch.nn.Module) -> None:
+    """Replace every adapted layer by the plain layer with the adapter merged into its weights."""
     with torch.no_grad():
         for name, module in list(model.named_modules()):
             if not isinstance(module, BaseTunerLayer):
@@ -69,40 +69,42 @@ def merge(model: Any) -> None:
     vars(getattr(model, "base_model", model)).pop("peft_config", None)
 
 
-def _fields(config: type[Any]) -> set[str]:
-    """What a peft configuration takes of the user."""
+def _fields(config: type[peft.PeftConfig]) -> set[str]:
+    """Keys of a peft configuration that a recipe may set."""
     common = {field.name for field in dataclasses.fields(peft.PeftConfig)}
     return {field.name for field in dataclasses.fields(config)} - common - {"modules_to_save"}
 
 
-def _given(adapter: "Adapter", config: type[Any]) -> dict[str, Any]:
-    """The adapter's keys by the names that peft gives them: alpha may be lora_alpha, r may be init_r."""
+def _options(adapter: "Adapter", config: type[peft.PeftConfig]) -> JsonObject:
+    """The adapter's keys under peft's names: alpha may be lora_alpha, r may be init_r."""
     fields = _fields(config) - {"target_modules"}
     names = {field: field for field in fields}
     for key in ("r", "alpha", "dropout"):
         fit = [name for name in (f"init_{key}", f"{adapter.kind}_{key}", f"lora_{key}", key) if name in fields]
         names |= {key: fit[0]} if fit else {}
-    given = adapter.model_dump(exclude={"kind", "targets"}, exclude_none=True)
+    keys = adapter.model_dump(exclude={"kind", "targets"}, exclude_none=True)
     unknown = [
         Problem(f"model.adapter.{key}", f"unknown key of {config.__name__} ({hint(key, {*names, 'targets'})})")
-        for key in given
+        for key in keys
         if key not in names
     ]
     if unknown:
         raise UserError(unknown)
-    return {names[key]: value for key, value in given.items()}
+    return {names[key]: value for key, value in keys.items()}
 
 
-def _targets(adapter: "Adapter", tuner: type[BaseTuner], model: Any, encoder: Any) -> list[str] | str | None:
-    """What peft is told; None: its own choice for the architecture."""
+def _targets(
+    adapter: "Adapter", tuner: type[BaseTuner], model: torch.nn.Module, encoder: torch.nn.Module
+) -> list[str] | str | None:
+    """Target layers for peft; None: peft's choice for the architecture."""
     layers = [name for name, module in encoder.named_modules() if isinstance(module, _LAYERS)]
     linear = [name for name in layers if isinstance(encoder.get_submodule(name), torch.nn.Linear | Conv1D)]
-    there = hint("", {name.rpartition(".")[2] for name in layers})
+    available = hint("", {name.rpartition(".")[2] for name in layers})
     if adapter.targets is None:
         mapping = getattr(tuner, "target_module_mapping", None)  # IA3 keeps its own, where nobody sees it
         known = mapping is None or getattr(getattr(model, "config", None), "model_type", None) in mapping
         if not known and not linear:
-            what = f"{type(encoder).__name__} has no linear layer: name some ({there})"
+            what = f"{type(encoder).__name__} has no linear layer: name some ({available})"
             raise UserError(Problem("model.adapter.targets", what))
         return None if known else linear
     if isinstance(adapter.targets, str):
@@ -112,13 +114,13 @@ def _targets(adapter: "Adapter", tuner: type[BaseTuner], model: Any, encoder: An
     names = [name for name, _ in encoder.named_modules()]
     missing = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
     if missing:
-        what = f"{type(encoder).__name__} has no layer {some(missing)} ({there})"
+        what = f"{type(encoder).__name__} has no layer {some(missing)} ({available})"
         raise UserError(Problem("model.adapter.targets", what))
     return targets
 
 
-def _told(action: Callable[[], Any]) -> None:
-    """What peft refuses is told in its words."""
+def _translate_errors(action: Callable[[], object]) -> None:
+    """Run an action, and translate errors of peft to UserError."""
     try:
         action()
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:

@@ -1,21 +1,25 @@
-"""What the kinds of transformers models share: a configuration made to fit the need, and a module made from it."""
+"""Shared by the kinds of transformers models: adapting a configuration to the requirements, and building a module."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from launcher.config import kinds
+from launcher.config import trust
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.format import some
-from launcher.models._adaptation import ModelConfig
+from launcher.config.model import ModelConfig
 from launcher.plan import remote_code
 from launcher.plan.layer_blocks import blocks
 from launcher.plan.model_requirements import ModelRequirements
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
 _USUAL = ("bert", "modernbert", "roberta", "gpt2", "t5", "bart", "vit", "resnet")
-"""Types of which some are known for any task, to name where another is not."""
+"""Model types that are named where another type has no model for a task."""
 
 
 _GENERATION = "generation_config.json"
@@ -38,54 +42,62 @@ class TransformersConfig(ModelConfig):
     reinit_layers: int = Field(0, ge=0)
     """Number of topmost layers with new weights (Zhang et al., 2021)."""
 
+    @property
+    def eager_attention(self) -> bool:
+        return self.attention == "eager"
+
     @field_validator("attention")
     @classmethod
     def _allowed_kernel(cls, value: str | None) -> str | None:
-        """A name with a slash is a kernel of the hub: code."""
+        """Check a name with a slash, which is code of the hub."""
         if value is not None and "/" in value:
-            kinds.allow(value, "code of the hub")
+            trust.check(value, "code of the hub")
         return value
 
 
-def fit(hf: Any, config: TransformersConfig, need: ModelRequirements, resize: bool) -> Any:
-    """A transformers configuration with what the task, the data and the recipe decide. `resize`: the vocabulary, or the
-    shape of images, too. Raises UserError."""
-    if not need.auto_class:
+def fit(
+    hf: "PretrainedConfig", config: TransformersConfig, requirements: ModelRequirements, resize: bool
+) -> "PretrainedConfig":
+    """Adapt a transformers configuration to the task, the data and the recipe. `resize`: also the vocabulary, or the
+    shape of images. Raises UserError."""
+    if not requirements.auto_class:
         what = "no model of transformers takes lists of numbers (take kind: small, or factory for one of your own)"
         raise UserError(Problem("model.kind", what))
-    _check_task(hf, need)
-    set_options(hf, need)
-    if need.shape:
-        _fit_image(hf, config, need, resize)
+    _check_task(hf, requirements)
+    set_options(hf, requirements)
+    if requirements.shape:
+        _fit_image(hf, config, requirements, resize)
     elif resize:
-        hf.vocab_size, hf.pad_token_id = _embedded(hf, config, need), need.pad_token_id
-        set_token_ids(hf, need, given=config.model_extra or {})
-    elif getattr(hf, "vocab_size", need.vocab_size) < need.vocab_size:
-        what = f"has {need.vocab_size} tokens, the model embeds {hf.vocab_size} (use the model's own tokenizer)"
+        hf.vocab_size, hf.pad_token_id = _embedded(hf, config, requirements), requirements.pad_token_id
+        set_token_ids(hf, requirements, given=config.model_extra or {})
+    elif getattr(hf, "vocab_size", requirements.vocab_size) < requirements.vocab_size:
+        what = f"has {requirements.vocab_size} tokens, the model embeds {hf.vocab_size} (use the model's own tokenizer)"
         raise UserError(Problem("tokenizer", what))
     _set_dropout(hf, config)
     _check_rates(hf)
     return hf
 
 
-def set_options(hf: Any, need: ModelRequirements) -> None:
-    """What the task decides; what a model that is started from was for is not kept."""
-    for name, value in {"problem_type": None, **need.options}.items():
+def set_options(hf: "PretrainedConfig", requirements: ModelRequirements) -> None:
+    """Set the options of the task, and reset those of the task that a checkpoint was trained for."""
+    for name, value in {"problem_type": None, **requirements.options}.items():
         setattr(hf, name, value)
 
 
-def set_token_ids(hf: Any, need: ModelRequirements, given: Mapping[str, Any]) -> None:
-    """The ids of the tokens around a text, for a model that learns them from this tokenizer. `given`: keys of the
-    recipe, which stay."""
-    ids = {"bos_token_id": need.begin_token_id, "eos_token_id": need.end_token_id}
-    ids |= {"forced_eos_token_id": need.end_token_id} if getattr(hf, "forced_eos_token_id", None) is not None else {}
+def set_token_ids(hf: "PretrainedConfig", requirements: ModelRequirements, given: Mapping[str, object]) -> None:
+    """Set the ids of the tokens around a text, for a model that is trained with this tokenizer. `given`: keys of the
+    recipe, which do not change."""
+    ids = {"bos_token_id": requirements.begin_token_id, "eos_token_id": requirements.end_token_id}
+    if getattr(hf, "forced_eos_token_id", None) is not None:
+        ids["forced_eos_token_id"] = requirements.end_token_id
     for name, value in ids.items():
         if value is not None and hasattr(hf, name) and name not in given:
             setattr(hf, name, value)
 
 
-def _set_dropout(hf: Any, config: TransformersConfig) -> None:
-    """Raises UserError where the architecture has no rate for attention weights alone."""
+def _set_dropout(hf: "PretrainedConfig", config: TransformersConfig) -> None:
+    """Set the dropout rates of the recipe. Raises UserError where the architecture has no rate for attention
+    weights."""
     rates = [
         name
         for name, value in hf.to_dict().items()
@@ -100,8 +112,8 @@ def _set_dropout(hf: Any, config: TransformersConfig) -> None:
             setattr(hf, name, rate)
 
 
-def _check_rates(hf: Any) -> None:
-    """Raises UserError for rates of dropout, of dropped paths or of skipped layers outside of [0, 1)."""
+def _check_rates(hf: "PretrainedConfig") -> None:
+    """Raise UserError for rates of dropout, dropped paths or skipped layers outside of [0, 1)."""
     rates = {name: value for name, value in hf.to_dict().items() if "drop" in name and type(value) in (int, float)}
     wrong = [
         Problem(f"model.{name}", f"{value}: a dropout rate is at least 0 and below 1")
@@ -112,45 +124,52 @@ def _check_rates(hf: Any) -> None:
         raise UserError(wrong)
 
 
-def _check_task(hf: Any, need: ModelRequirements) -> None:
-    """Raises UserError where transformers has no model of this type for the task."""
+def _check_task(hf: "PretrainedConfig", requirements: ModelRequirements) -> None:
+    """Raise UserError where transformers has no model of this type for the task."""
     import transformers
 
-    able = getattr(transformers, need.auto_class)._model_mapping
-    if type(hf) not in able and need.auto_class not in (getattr(hf, "auto_map", None) or {}):
+    able = getattr(transformers, requirements.auto_class)._model_mapping
+    if type(hf) not in able and requirements.auto_class not in (getattr(hf, "auto_map", None) or {}):
         known = [name for name in _USUAL if transformers.CONFIG_MAPPING[name] in able]
         advice = f" (take one such as {', '.join(known)})" if known else ""
-        raise UserError(Problem("model", f"{hf.model_type} has no model for this task, {need.auto_class}{advice}"))
+        raise UserError(
+            Problem("model", f"{hf.model_type} has no model for this task, {requirements.auto_class}{advice}")
+        )
 
 
-def _fit_image(hf: Any, config: TransformersConfig, need: ModelRequirements, resize: bool) -> None:
-    if not resize or len(need.shape) != 3:
+def _fit_image(
+    hf: "PretrainedConfig", config: TransformersConfig, requirements: ModelRequirements, resize: bool
+) -> None:
+    if not resize or len(requirements.shape) != 3:
         return
-    channels, height, width = need.shape
+    channels, height, width = requirements.shape
     known = {"num_channels": channels, "image_size": height if height == width else (height, width)}
     for name, value in known.items():
         if hasattr(hf, name) and name not in (config.model_extra or {}):
             setattr(hf, name, value)
 
 
-def _embedded(hf: Any, config: TransformersConfig, need: ModelRequirements) -> int:
-    """As many tokens as the tokenizer has, or as were asked for if those are more (to fill a multiple of 64, say)."""
-    if not need.vocab_size:  # a tokenizer of the hub before it is there: the architecture's usual one stands in for it
+def _embedded(hf: "PretrainedConfig", config: TransformersConfig, requirements: ModelRequirements) -> int:
+    """Size of the embedding: that of the tokenizer, or a larger one of the recipe, such as the next multiple of 64."""
+    if not requirements.vocab_size:  # a tokenizer of the hub is not downloaded yet: the architecture's default
         return int(hf.vocab_size)
     if "vocab_size" not in (config.model_extra or {}):
-        return need.vocab_size
-    if hf.vocab_size < need.vocab_size:
-        what = f"{hf.vocab_size}, but the tokenizer has {need.vocab_size} tokens (at least that many, or leave it out)"
+        return requirements.vocab_size
+    if hf.vocab_size < requirements.vocab_size:
+        tokens = f"{requirements.vocab_size} tokens"
+        what = f"{hf.vocab_size}, but the tokenizer has {tokens} (at least that many, or leave it out)"
         raise UserError(Problem("model.vocab_size", what))
     return int(hf.vocab_size)
 
 
-def make(hf: Any, config: TransformersConfig, need: ModelRequirements, trusted: bool = False) -> Any:
-    """The module of a configuration, newly initialised on the current device. `trusted`: the code that it names may be
-    run; else transformers' refusal, a ValueError, is passed on."""
+def make(
+    hf: "PretrainedConfig", config: TransformersConfig, requirements: ModelRequirements, trusted: bool = False
+) -> "PreTrainedModel":
+    """Build the module of a configuration with new weights on the current device. `trusted`: code that it names may
+    run; otherwise transformers' refusal, a ValueError, is passed on."""
     import transformers
 
-    auto = getattr(transformers, need.auto_class)
+    auto = getattr(transformers, requirements.auto_class)
     options = {"attn_implementation": config.attention} if config.attention else {}
     try:
         model = auto.from_config(hf, trust_remote_code=trusted, **options)
@@ -158,64 +177,64 @@ def make(hf: Any, config: TransformersConfig, need: ModelRequirements, trusted: 
         if remote_code.is_refusal(error):
             raise
         raise UserError(Problem("model", first_line(error)[:300])) from None
-    check_length(model, need)
-    check_shape(model, need)
-    return complete(model, need)
+    check_length(model, requirements)
+    check_shape(model, requirements)
+    return complete(model, requirements)
 
 
-def complete(model: Any, need: ModelRequirements) -> Any:
-    """Set what the configurations of a model leave open of its tokens, and how it generates texts."""
+def complete(model: "PreTrainedModel", requirements: ModelRequirements) -> "PreTrainedModel":
+    """Set the token ids and generation options that the configurations of a model leave open."""
     config, ids = model.config, dict[str, int | None]()
-    if not need.vocab_size:
+    if not requirements.vocab_size:
         return model
-    known = {"bos_token_id": need.begin_token_id, "eos_token_id": need.end_token_id}
+    known = {"bos_token_id": requirements.begin_token_id, "eos_token_id": requirements.end_token_id}
     for name in known:
-        if isinstance(getattr(config, name, None), int) and getattr(config, name) >= need.vocab_size:
+        if isinstance(getattr(config, name, None), int) and getattr(config, name) >= requirements.vocab_size:
             setattr(config, name, known[name])  # the architecture's default, of another vocabulary
     if getattr(config, "is_encoder_decoder", False):
-        config.decoder_start_token_id = ids["decoder_start_token_id"] = decoder_start(model, need)
-    if "SequenceClassification" in need.auto_class and getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = need.pad_token_id  # by which a decoder finds the last token of each text
+        config.decoder_start_token_id = ids["decoder_start_token_id"] = decoder_start(model, requirements)
+    if "SequenceClassification" in requirements.auto_class and getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = requirements.pad_token_id  # by which a decoder finds the last token of each text
     if not model.can_generate():
         return model
-    ids |= {"pad_token_id": need.pad_token_id, "eos_token_id": need.end_token_id}
-    if (begin := model.generation_config.bos_token_id) is None or begin >= need.vocab_size:
-        ids["bos_token_id"] = need.begin_token_id
-    options = {**ids, **need.generation, "_from_model_config": False}
-    unused: tuple[str, ...] = _SAMPLING if need.generation.get("do_sample") is False else ()
-    unused += _BEAMS if need.generation.get("num_beams") == 1 else ()
+    ids |= {"pad_token_id": requirements.pad_token_id, "eos_token_id": requirements.end_token_id}
+    if (begin := model.generation_config.bos_token_id) is None or begin >= requirements.vocab_size:
+        ids["bos_token_id"] = requirements.begin_token_id
+    options = {**ids, **requirements.generation, "_from_model_config": False}
+    unused: tuple[str, ...] = _SAMPLING if requirements.generation.get("do_sample") is False else ()
+    unused += _BEAMS if requirements.generation.get("num_beams") == 1 else ()
     for key, value in {**dict.fromkeys(unused), **options}.items():
         setattr(model.generation_config, key, value)
     return model
 
 
-def save_configuration(model: Any, folder: Path) -> None:
-    """Save what transformers reads beside the weights: of the model, and of how it generates texts."""
+def save_configuration(model: "PreTrainedModel", folder: Path) -> None:
+    """Save the configuration files that transformers reads beside the weights."""
     model.config.save_pretrained(folder)
     if (generation := getattr(model, "generation_config", None)) is not None:
         generation.to_json_file(folder / _GENERATION)  # a published one may not be as strict as save_pretrained
 
 
-def take_generation(model: Any, folder: Path, need: ModelRequirements) -> None:
-    """Give the model the generation configuration that a run of it saved, where there is one."""
+def take_generation(model: "PreTrainedModel", folder: Path, requirements: ModelRequirements) -> None:
+    """Load the generation configuration that a run saved, where there is one."""
     from transformers import GenerationConfig
 
     if model.can_generate() and (folder / _GENERATION).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-        complete(model, need)
+        complete(model, requirements)
 
 
-def decoder_start(model: Any, need: ModelRequirements) -> int:
-    """The token that a decoder begins with: the model's own, where it has one, or else that of padding, as T5."""
+def decoder_start(model: "PreTrainedModel", requirements: ModelRequirements) -> int:
+    """Id of the first token of a decoder: the model's own, else that of padding, as in T5."""
     configs = model.config, getattr(model, "generation_config", None)
-    said = [getattr(one, "decoder_start_token_id", None) for one in configs]
-    known = [start for start in said if start is not None and start < need.vocab_size]
-    return int(known[0]) if known else need.pad_token_id
+    starts = [getattr(one, "decoder_start_token_id", None) for one in configs]
+    known = [start for start in starts if start is not None and start < requirements.vocab_size]
+    return int(known[0]) if known else requirements.pad_token_id
 
 
-def check_length(model: Any, need: ModelRequirements) -> None:
-    """Raises UserError where the model's table of positions ends before the longest sample, or that of its decoder
-    before the longest target."""
+def check_length(model: "PreTrainedModel", requirements: ModelRequirements) -> None:
+    """Raise UserError where the model's table of positions is shorter than the longest sample, or that of its decoder
+    shorter than the longest target."""
     import torch
 
     tables = {
@@ -226,42 +245,43 @@ def check_length(model: Any, need: ModelRequirements) -> None:
     if not tables:
         return
     tables |= {name: buffer.shape[-1] for name, buffer in model.named_buffers() if name.endswith("position_ids")}
-    targets = {name for name in tables if need.target_length and "decoder" in name.split(".")}
+    targets = {name for name in tables if requirements.target_length and "decoder" in name.split(".")}
     name = type(model).__name__
-    _check_positions(min((tables[n] for n in tables.keys() - targets), default=None), need.max_length, name)
+    _check_positions(min((tables[n] for n in tables.keys() - targets), default=None), requirements.max_length, name)
     _check_positions(
-        min((tables[n] for n in targets), default=None), need.target_length, name, "task.max_target_length"
+        min((tables[n] for n in targets), default=None), requirements.target_length, name, "task.max_target_length"
     )
 
 
 def _check_positions(usable: int | None, length: int, name: str, key: str = "data.max_length") -> None:
-    """Raises UserError where a table of so many positions (None: there is none) ends before a row of `length`."""
+    """Raise UserError where a table of `usable` positions is shorter than a row of `length`. None: there is
+    no table."""
     if usable is not None and usable < length:
         what = f"{length} tokens, but {name} has positions for {usable}"
         raise UserError(Problem(key, f"{what} (shorter samples, or more max_position_embeddings)"))
 
 
-def check_shape(model: Any, need: ModelRequirements) -> None:
-    """Raises UserError where a model without memory (on the meta device) does not take images of the need's shape."""
+def check_shape(model: "PreTrainedModel", requirements: ModelRequirements) -> None:
+    """Raise UserError where a model on the meta device does not take images of the required shape."""
     import torch
 
-    if need.guessed or len(need.shape) != 3 or {p.device.type for p in model.parameters()} != {"meta"}:
+    if requirements.guessed or len(requirements.shape) != 3 or {p.device.type for p in model.parameters()} != {"meta"}:
         return
     try:
-        model.eval()(pixel_values=torch.empty(1, *need.shape, device="meta"))
+        model.eval()(pixel_values=torch.empty(1, *requirements.shape, device="meta"))
     except NotImplementedError:  # not everything can be tried without memory
         pass
     except (ValueError, RuntimeError, TypeError) as error:
-        shape = " x ".join(map(str, need.shape))
+        shape = " x ".join(map(str, requirements.shape))
         what = f"{type(model).__name__} does not take images of {shape}: {first_line(error)[:200]}"
         raise UserError(Problem("model", what)) from None
     finally:
         model.train()
 
 
-def renew(model: Any, config: TransformersConfig) -> list[str]:
-    """Draw the head and the topmost layers anew where the recipe says so, by the model's own initialiser, from torch's
-    generator. Returns the names of what was drawn. Raises UserError."""
+def renew(model: "PreTrainedModel", config: TransformersConfig) -> list[str]:
+    """Initialise the head and the topmost layers anew where the recipe requires it, by the model's own initialiser and
+    torch's generator. Returns the names of new parameters. Raises UserError."""
     encoder, layers = model.base_model, blocks(model.base_model)
     if config.reinit_layers > len(layers):
         what = f"{config.reinit_layers}, but {type(encoder).__name__} has {len(layers)} layers"
@@ -277,8 +297,9 @@ def renew(model: Any, config: TransformersConfig) -> list[str]:
     return [name for name, parameter in model.named_parameters() if id(parameter) in tensors]
 
 
-def _draw(model: Any, fresh: set[Any], tensors: set[int]) -> None:
-    """transformers draws what does not bear its mark: modules, and tensors, as tied ones are in several modules."""
+def _draw(model: "PreTrainedModel", fresh: "set[torch.nn.Module]", tensors: set[int]) -> None:
+    """Initialise modules and tensors. transformers initialises those without its mark; tied tensors belong to several
+    modules."""
     if not tensors:
         return
     for module in model.modules():
@@ -289,5 +310,5 @@ def _draw(model: Any, fresh: set[Any], tensors: set[int]) -> None:
 
 
 def renewed(names: list[str]) -> list[str]:
-    """The note on what `renew` drew."""
+    """The note on parameters that `renew` initialised."""
     return [f"new weights, as the recipe says: {some(names)}"] if names else []

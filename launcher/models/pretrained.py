@@ -1,20 +1,27 @@
-"""Pretrained weights from the Hugging Face hub, or from a folder that transformers can load."""
+"""A transformers model with pretrained weights, from the Hugging Face hub or from a folder."""
 
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from launcher import models
 from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.kinds import TrustRemoteCode
+from launcher.config.model import ModelSource
 from launcher.config.recipe import PretrainedTokenizer
+from launcher.config.trust import TrustRemoteCode
 from launcher.models._adaptation import adapted
 from launcher.models._transformers import TransformersConfig, check_length, complete, fit, make, renew, renewed
 from launcher.plan import remote_code
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.storage import cache_root
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+T = TypeVar("T")
 
 
 class Config(TransformersConfig):
@@ -28,18 +35,23 @@ class Config(TransformersConfig):
     trust_remote_code: TrustRemoteCode = False
     """Run code that the model's folder brings, with your permissions."""
 
+    @property
+    def source(self) -> ModelSource:
+        return ModelSource(self.name, self.revision, "config.json")
 
-class Model(models.Model):
+    @property
+    def trusted_source(self) -> str | None:
+        return self.name if self.trust_remote_code else None
+
+
+class Model(models.Model[Config]):
     imports = ("transformers.modeling_utils",)
-
-    def __init__(self, config: Config):
-        self.config = config
 
     def tokenizer(self) -> PretrainedTokenizer:
         trusted = self.config.trust_remote_code
         return PretrainedTokenizer(name=self.config.name, revision=self.config.revision, trust_remote_code=trusted)
 
-    def build(self, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
+    def build(self, requirements: ModelRequirements, weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
@@ -51,42 +63,45 @@ class Model(models.Model):
             remote_code.elsewhere(self.config.name, remote_code.CONFIG, "model.trust_remote_code", self.config.revision)
         if not weights:
             trusted = self.config.trust_remote_code
-            model = _loading(self.config, lambda: make(_fitted(name, self.config, need), self.config, need, trusted))
+            model = _loading(
+                self.config, lambda: make(_fitted(name, self.config, requirements), self.config, requirements, trusted)
+            )
             renew(model, self.config)
             return adapted(model, self.config)[0], []
-        model, new = _loading(self.config, lambda: _loaded(name, self.config, need))
-        check_length(model, need)
+        model, new = _loading(self.config, lambda: _loaded(name, self.config, requirements))
+        check_length(model, requirements)
         drawn = renew(model, self.config)
         model, notes = adapted(model, self.config, [*new, *drawn])
         return model, _new(self.config, new) + renewed(drawn) + notes + _pickled(name)
 
 
-def _fitted(name: str, config: Config, need: ModelRequirements) -> Any:
+def _fitted(name: str, config: Config, requirements: ModelRequirements) -> "PretrainedConfig":
     import transformers
 
     trusted = config.trust_remote_code
     hf = transformers.AutoConfig.from_pretrained(name, revision=config.revision, trust_remote_code=trusted)
     if not (trusted or config.attention):
         remote_code.refuse_kernels(config.name, "model.name", config.revision)
-    return fit(hf, config, need, resize=False)
+    return fit(hf, config, requirements, resize=False)
 
 
-def _loaded(name: str, config: Config, need: ModelRequirements) -> tuple[Any, list[str]]:
-    """The model, and the names of the parameters that are not in the folder, or of another shape there."""
+def _loaded(name: str, config: Config, requirements: ModelRequirements) -> "tuple[torch.nn.Module, list[str]]":
+    """Load the model. Returns it, and the names of parameters that the folder lacks or has in another shape."""
     import transformers
 
     options = {"attn_implementation": config.attention} if config.attention else {}
-    model, info = getattr(transformers, need.auto_class).from_pretrained(
-        name, config=_fitted(name, config, need), revision=config.revision, dtype="float32", output_loading_info=True,
-        ignore_mismatched_sizes=True, trust_remote_code=config.trust_remote_code, weights_only=True, **options,
+    model, info = getattr(transformers, requirements.auto_class).from_pretrained(
+        name, config=_fitted(name, config, requirements), revision=config.revision, dtype="float32",
+        output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=config.trust_remote_code,
+        weights_only=True, **options,
     )  # fmt: skip
-    complete(model, need)
+    complete(model, requirements)
     new = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     return model, sorted(new & dict(model.named_parameters()).keys())
 
 
-def _loading(config: Config, action: Callable[[], Any]) -> Any:
-    """What transformers says of a folder, or of the hub, becomes a sentence."""
+def _loading(config: Config, action: Callable[[], T]) -> T:
+    """Run an action, and translate errors of transformers and the hub to UserError."""
     try:
         with remote_code.refused(config.name, remote_code.CONFIG, "model.name", "model", config.revision):
             return action()
@@ -101,7 +116,7 @@ def _loading(config: Config, action: Callable[[], Any]) -> Any:
 
 
 def _pickled(name: str) -> list[str]:
-    """A note where a folder has its weights in a pickle alone."""
+    """A note where the weights of a folder are only in a pickle."""
     folder = Path(name)
     if any(folder.glob("*.safetensors")) or not (files := sorted(folder.glob("*.bin"))):
         return []

@@ -1,21 +1,25 @@
-"""The model of another run: its encoder goes on, and a head that the task lacks is newly made."""
+"""The model of an earlier run: its encoder, and a new head where the task needs another."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher import models
-from launcher.config import kinds, load, messages, plugins
+from launcher.config import kinds, load, messages, plugins, trust
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.kinds import TrustRemoteCode
+from launcher.config.model import ModelConfig, ModelSource
+from launcher.config.trust import TrustRemoteCode
 from launcher.models._adaptation import adapted, group, plain
 from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed, take_generation
 from launcher.plan import remote_code
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Config(TransformersConfig):
@@ -31,34 +35,39 @@ class Config(TransformersConfig):
     trust_remote_code: TrustRemoteCode = False
     """Run code that the run took from elsewhere, with your permissions."""
 
+    @property
+    def source(self) -> ModelSource:
+        return ModelSource(self.run, None, "model/config.json")
+
+    @property
+    def trusted_source(self) -> str | None:
+        return self.run if self.trust_remote_code else None
+
     @model_validator(mode="after")
     def _allowed_run(self) -> Self:
-        """While a recipe is read: the model of a run may be somebody else's code."""
-        if kinds.is_read():
+        """Check the model of the run while a recipe is loaded, since it may be somebody else's code."""
+        if trust.is_loading():
             folder = RunDir(Path(cache_root.found(self.run)))
             try:
-                with kinds.reading(folder.recipe):
-                    _said(folder)
+                with trust.loading(folder.recipe):
+                    _recorded_config(folder)
             except UserError as error:
                 told = str(getattr(error.problems[0], "what", error.problems[0]))
                 raise PydanticCustomError("run", "{what}", {"what": told}) from None
         return self
 
 
-class Model(models.Model):
+class Model(models.Model[Config]):
     imports = ("transformers.modeling_utils",)
-
-    def __init__(self, config: Config):
-        self.config = config
 
     def tokenizer(self) -> str | None:
         folder = RunDir(Path(cache_root.found(self.config.run)))
         has_none = folder.recipe.is_file() and not folder.tokenizer.exists()  # its samples were no texts
         return None if has_none else str(folder.tokenizer)
 
-    def build(self, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
+    def build(self, requirements: ModelRequirements, weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
         folder = RunDir(Path(cache_root.found(self.config.run)))
-        model = _made(folder, self.config, need)
+        model = _made(folder, self.config, requirements)
         notes, new = list[str](), list[str]()
         if weights and self.config.weights == "trained":
             new, notes = _load(model, folder, self.config)
@@ -70,9 +79,9 @@ class Model(models.Model):
         return model, notes + renewed(drawn) + told if weights else []
 
 
-def _made(folder: RunDir, config: Config, need: ModelRequirements) -> Any:
-    """The run's architecture, with its adapter if it has one, newly initialised."""
-    said = _said(folder)
+def _made(folder: RunDir, config: Config, requirements: ModelRequirements) -> "torch.nn.Module":
+    """The run's architecture, with its adapter, and new weights."""
+    recorded = _recorded_config(folder)
     if (folder.model / "config.json").is_file():
         import transformers
 
@@ -81,33 +90,34 @@ def _made(folder: RunDir, config: Config, need: ModelRequirements) -> Any:
             hf = transformers.AutoConfig.from_pretrained(folder.model, trust_remote_code=trusted)
             if not (trusted or config.attention):
                 remote_code.refuse_kernels(folder.model, "model.run")
-            model = make(fit(hf, config, need, resize=False), config, need, trusted)
-        take_generation(model, folder.model, need)
+            model = make(fit(hf, config, requirements, resize=False), config, requirements, trusted)
+        take_generation(model, folder.model, requirements)
         if getattr(hf, "batch_norm", None) == "group":
             group(model)
-        if getattr(said, "adapter", None):
+        if recorded is not None and recorded.adapter is not None:
             from launcher.models import _peft
 
-            _peft.inject(model, said.adapter)
+            _peft.inject(model, recorded.adapter)
         return model
-    if said is None:
+    if recorded is None:
         what = f"{config.run}: no run is there (train it first: its recipe names the folder)"
         raise UserError(Problem("model.run", what))
     for key in ("dropout", "attention_dropout", "attention"):
         if getattr(config, key) is not None:
-            what = f"the model of {config.run} is a {said.kind} one: only transformers models can be told this"
+            what = f"the model of {config.run} is a {recorded.kind} one: only transformers models can be told this"
             raise UserError(Problem(f"model.{key}", what))
-    return plugins.model(said).build(need, weights=False)[0]
+    return plugins.model(recorded).build(requirements, weights=False)[0]
 
 
-def _said(folder: RunDir) -> Any:
-    """What the run's recipe says of its model; None: there is no recipe."""
+def _recorded_config(folder: RunDir) -> ModelConfig | None:
+    """The Config of the model in the run's recipe; None: there is no recipe. Raises UserError."""
     model = load.plain(folder.recipe).get("model") if folder.recipe.is_file() else None
     if model is None:
         return None
     kind = model.get("kind") if isinstance(model, dict) else model
     try:
-        return kinds.module("models", str(kind)).Config.model_validate(model)
+        config: ModelConfig = kinds.module("models", str(kind)).Config.model_validate(model)
+        return config
     except ValueError as error:
         raise UserError(Problem("model.run", f"{folder.recipe}: model: {_first(error)}")) from None
 
@@ -118,8 +128,8 @@ def _first(error: Exception) -> str:
     return messages.of(error.errors()[0])
 
 
-def _load(model: Any, folder: RunDir, config: Config) -> tuple[list[str], list[str]]:
-    """Read the weights of the checkpoint. Returns the names of those that stay new, and a note."""
+def _load(model: "torch.nn.Module", folder: RunDir, config: Config) -> tuple[list[str], list[str]]:
+    """Load the weights of the checkpoint. Returns the names of parameters that stay new, and notes."""
     from launcher.train import checkpoint
 
     try:
@@ -135,7 +145,7 @@ def _load(model: Any, folder: RunDir, config: Config) -> tuple[list[str], list[s
     return new, notes
 
 
-def _nothing_to_renew(model: Any, config: Config) -> list[str]:
+def _nothing_to_renew(model: "torch.nn.Module", config: Config) -> list[str]:
     if config.head or config.reinit_layers:
         key = "model.head" if config.head else "model.reinit_layers"
         raise UserError(

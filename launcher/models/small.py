@@ -1,7 +1,7 @@
-"""A small model of numbers or images, in plain torch: for tables, digits, and trying things out."""
+"""A small model of numbers or images in plain torch, for tables, digits and experiments."""
 
 from math import prod
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
@@ -9,10 +9,15 @@ from pydantic_core.core_schema import ValidationInfo
 
 from launcher import models
 from launcher.config.errors import Problem, UserError
-from launcher.models._adaptation import ModelConfig, adapted
+from launcher.config.model import ModelConfig
+from launcher.config.types import JsonObject
+from launcher.models._adaptation import adapted
 from launcher.plan.model_requirements import ModelRequirements
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
+if TYPE_CHECKING:
+    import torch
+
+_DEFAULTS: dict[str, JsonObject] = {
     "linear": {},
     "mlp": {"hidden": [256], "dropout": 0.0, "activation": "relu"},
     "cnn": {"channels": [32, 64], "hidden": [256], "dropout": 0.0, "activation": "relu"},
@@ -38,8 +43,8 @@ class Config(ModelConfig):
 
     @field_validator("channels", "hidden", "dropout", "activation")
     @classmethod
-    def _of_the_type(cls, value: Any, info: ValidationInfo) -> Any:
-        """The default where nothing is given; what the type does not use is refused."""
+    def _of_the_type(cls, value: object, info: ValidationInfo) -> object:
+        """Set the default of the type, or refuse a key that the type does not use."""
         name = str(info.field_name)
         keys = _DEFAULTS.get(info.data.get("type", ""), {name: value})
         if value is not None and name not in keys:
@@ -48,34 +53,28 @@ class Config(ModelConfig):
         return keys.get(name) if value is None else value
 
 
-class Model(models.Model):
-    def __init__(self, config: Config):
-        self.config = config
-
-    def tokenizer(self) -> str | None:
-        return None
-
-    def build(self, need: ModelRequirements, weights: bool = True) -> tuple[Any, list[str]]:
+class Model(models.Model[Config]):
+    def build(self, requirements: ModelRequirements, weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
         from launcher.models import _small_module
 
-        labels = need.options.get("num_labels")
-        if not need.shape or labels is None:
+        labels = requirements.options.get("num_labels")
+        if not requirements.shape or labels is None:
             what = "a small model turns numbers of one shape into labels, which is not what this task needs"
             raise UserError(Problem("model", what))
         if self.config.type == "cnn":
-            _check_images(self.config, need)
+            _check_images(self.config, requirements)
         hidden, channels = self.config.hidden or [], self.config.channels or []
         made = _small_module.Small(
-            need.shape, channels, hidden, labels, self.config.activation or "relu", self.config.dropout or 0.0
+            requirements.shape, channels, hidden, labels, self.config.activation or "relu", self.config.dropout or 0.0
         )
         model, notes = adapted(made, self.config)
         return model, notes if weights else []
 
 
-def _check_images(config: Config, need: ModelRequirements) -> None:
-    shape = " x ".join(map(str, need.shape))
-    if len(need.shape) != 3:
+def _check_images(config: Config, requirements: ModelRequirements) -> None:
+    shape = " x ".join(map(str, requirements.shape))
+    if len(requirements.shape) != 3:
         raise UserError(Problem("model.type", f"a cnn needs channels x height x width, a sample is {shape} (take mlp)"))
     times = len(config.channels or [])
-    if not need.guessed and not prod(side >> times for side in need.shape[1:]):
+    if not requirements.guessed and not prod(side >> times for side in requirements.shape[1:]):
         raise UserError(Problem("model.channels", f"halved {times} times, nothing is left of {shape}"))

@@ -1,20 +1,25 @@
-"""A child process: a model on the meta device, as JSON on what was its standard output. Here alone torch is imported.
+"""A child process that builds a model on the meta device and describes it as JSON. Only here does planning import
+torch.
 
-The question comes by the standard input. What libraries print from then on goes to the standard error, and they find
-nothing to read.
+The question is on standard input, and the answer on standard output. Output of libraries goes to standard error, and
+their standard input is empty.
 """
 
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from launcher.config import kinds
 from launcher.config.errors import UserError
+from launcher.config.types import JsonObject
 from launcher.plan import _tiny_model
 from launcher.plan.layer_blocks import blocks
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.plan.model_spec import attention_dropout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def main() -> None:
@@ -25,18 +30,18 @@ def main() -> None:
         json.dump(_answer(question), out)
 
 
-def _answer(question: dict[str, Any]) -> dict[str, Any]:
+def _answer(question: JsonObject) -> JsonObject:
     import torch
 
-    need = ModelRequirements(**question["need"])
+    requirements = ModelRequirements(**question["need"])
     model_module = kinds.module("models", question["model"]["kind"])
     try:
         config = model_module.Config.model_validate(question["model"])
         with torch.device("meta"):
-            model, _ = model_module.Model(config).build(need, weights=False)
+            model, _ = model_module.Model(config).build(requirements, weights=False)
             if getattr(config, "unfreeze_at", None):  # the fullest moment is after it
-                model, _ = model_module.Model(config.at(config.unfreeze_at)).build(need, weights=False)
-        padding = _tiny_model.padding(model, need)
+                model, _ = model_module.Model(config.at(config.unfreeze_at)).build(requirements, weights=False)
+        padding = _tiny_model.padding(model, requirements)
     except UserError as error:
         return {"problems": error.problems}
     hf = getattr(model, "config", None)
@@ -52,11 +57,11 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
         "largest_parameter": max((p.numel() for p in model.parameters()), default=0),
         **{key: int(getattr(hf, name, 0) or 0) for key, name in widths.items()},
         "attention_dropout": max(attention_dropout(hf).values(), default=0.0),
-        "packs": _packs(model, need, question["packed"]),
+        "packs": _packs(model, requirements, question["packed"]),
         "padding": padding,
     }
 
 
-def _packs(model: Any, need: ModelRequirements, kind: str | None) -> str | None:
-    """What a tiny copy tells of packed rows, for a task of this kind; None: nothing, or it was not asked."""
-    return _tiny_model.packs(model, need, kinds.module("tasks", kind).Task) if kind else None
+def _packs(model: "PreTrainedModel", requirements: ModelRequirements, kind: str | None) -> str | None:
+    """Why a tiny copy cannot take packed rows of a task of this kind; None: not tested."""
+    return _tiny_model.packs(model, requirements, kinds.module("tasks", kind).Task) if kind else None

@@ -1,35 +1,43 @@
-"""A small copy of a model, to try on it what the model itself can do, on the CPU. What starts no model imports this in
-a child process alone (see `_count`)."""
+"""A small copy of a model on the CPU, on which abilities of the model are tested. Without a model of its own, a process
+imports this in a child process only (see `_model_spec_process`)."""
 
 import copy
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 from launcher.config.errors import Problem, UserError, first_line
+from launcher.config.types import JsonObject
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.plan.padding_probe import Padding, probe
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from launcher.tasks import Task
+
 _LAYERS, _HEADS, _WIDTH, _VOCABULARY = 2, 2, 16, 256
 _LONGEST = 4096
-"""Positions of the longest row that is tried, whatever the windows."""
+"""Positions of the longest tested row, for any window."""
 _PARAMETERS = 50_000_000
-"""A copy with more of them is none."""
+"""Maximum number of parameters of a copy."""
 _ANYWHERE = ("eager", "sdpa")
 """Implementations of attention that every machine has."""
 
 
-def packs(model: Any, need: Any, task: Any) -> str | None:
-    """Why the model cannot be given packed rows, told by a copy of it; empty: it can; None: no copy could be tried.
-    `model`: on the meta device. `task`: has `refusal`."""
+def packs(model: "PreTrainedModel", requirements: ModelRequirements, task: "type[Task]") -> str | None:
+    """Why a model cannot take packed rows, tested on a copy; empty: it can; None: no copy could be tested. `model`: on
+    the meta device."""
     import torch
 
     torch.manual_seed(0)
     for config in _smaller(getattr(model, "config", None)):
         try:
-            small = _built(config, need.auto_class, model.config._attn_implementation)
+            small = _built(config, requirements.auto_class, model.config._attn_implementation)
             if small is None:
                 continue
-            documents = _documents(lengths(need.max_length, _window(config)), config)
+            documents = _documents(lengths(requirements.max_length, _window(config)), config)
             if not small(input_ids=documents[0][None]).logits.isfinite().all():
                 continue
             return task.refusal(small, documents, config.pad_token_id or 0) or ""
@@ -38,62 +46,70 @@ def packs(model: Any, need: Any, task: Any) -> str | None:
     return None
 
 
-def padding(model: Any, need: ModelRequirements) -> Padding | None:
-    """On which side rows of the model may be padded, after a forward at full length; None: no copy could be tried.
-    `model`: also one on the meta device; it is not run. No generator of this process is used. Raises UserError for a
-    model that does not take samples of that length, or of this task."""
+def padding(model: "PreTrainedModel", requirements: ModelRequirements) -> Padding | None:
+    """The side on which rows of a model may be padded, after a forward at maximum length; None: no copy could be
+    tested. `model`: may be on the meta device, and is not run. Generators of this process do not change. Raises
+    UserError for a model that does not take samples of that length or of this task."""
     import torch
 
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed is for those of all devices
-        return _padding(model, need)
+        return _padding(model, requirements)
 
 
-def _padding(model: Any, need: ModelRequirements) -> Padding | None:
+def _padding(model: "PreTrainedModel", requirements: ModelRequirements) -> Padding | None:
     config, problem = getattr(model, "config", None), None
     attention = getattr(config, "_attn_implementation", None)
-    for smaller in _smaller(config) if need.vocab_size else ():
+    for smaller in _smaller(config) if requirements.vocab_size else ():
         problem = None
         try:
-            small = _built(smaller, need.auto_class, attention if attention in _ANYWHERE else _ANYWHERE[0])
+            small = _built(smaller, requirements.auto_class, attention if attention in _ANYWHERE else _ANYWHERE[0])
         except Exception:  # a configuration of any architecture may not bear what was made smaller in it
             continue
         if small is None:
             continue
-        sample = _sample(small, config, need)
-        problem = _unfit(small, sample, need)
+        sample = _sample(small, config, requirements)
+        problem = _unfit(small, sample, requirements)
         if problem is None:
-            return probe(small, sample, getattr(smaller, "pad_token_id", None) or 0, need.max_length)
+            return probe(small, sample, getattr(smaller, "pad_token_id", None) or 0, requirements.max_length)
         if problem.key != "model":
             break
-    shaped = need.guessed or need.auto_class == "AutoModelForQuestionAnswering"  # of parts, which tokens part
+    shaped = (
+        requirements.guessed or requirements.auto_class == "AutoModelForQuestionAnswering"
+    )  # of parts, which tokens part
     if problem is not None and (problem.key != "model" or not shaped):
         raise UserError(problem)
     return None
 
 
-def _sample(small: Any, config: Any, need: ModelRequirements) -> dict[str, Any]:
-    """A sample of full length, with the end token where the data has it."""
+def _sample(
+    small: "PreTrainedModel", config: "PretrainedConfig", requirements: ModelRequirements
+) -> "dict[str, torch.Tensor]":
+    """A sample of maximum length, with the end token of the data."""
     import torch
 
     pad, last = (getattr(small.config, name, None) for name in ("pad_token_id", "eos_token_id"))
     plain = torch.tensor([token for token in range(small.config.vocab_size) if token not in (pad, last)])
-    ids = plain[torch.randint(0, len(plain), (1, min(need.max_length, _LONGEST)))]
-    if isinstance(last, int) and (need.guessed or getattr(config, "eos_token_id", None) == need.end_token_id):
+    ids = plain[torch.randint(0, len(plain), (1, min(requirements.max_length, _LONGEST)))]
+    if isinstance(last, int) and (
+        requirements.guessed or getattr(config, "eos_token_id", None) == requirements.end_token_id
+    ):
         ids[:, -1] = last
-    if need.auto_class != "AutoModelForSeq2SeqLM":
+    if requirements.auto_class != "AutoModelForSeq2SeqLM":
         return {"input_ids": ids}
-    return {"input_ids": ids, "decoder_input_ids": _resized(ids, need.target_length or need.max_length)}
+    return {"input_ids": ids, "decoder_input_ids": _resized(ids, requirements.target_length or requirements.max_length)}
 
 
-def _resized(ids: Any, length: int) -> Any:
-    """The tokens of a row, repeated or cut, with its last one at the end: shape (1, length)."""
+def _resized(ids: "torch.Tensor", length: int) -> "torch.Tensor":
+    """The tokens of a row, repeated or cut, with the last one at the end. Shape (1, length)."""
     resized = ids.repeat(1, -(-length // ids.shape[1]))[:, : min(length, _LONGEST)].clone()
     resized[:, -1] = ids[:, -1]
     return resized
 
 
-def _unfit(small: Any, sample: dict[str, Any], need: ModelRequirements) -> Problem | None:
+def _unfit(
+    small: "PreTrainedModel", sample: "dict[str, torch.Tensor]", requirements: ModelRequirements
+) -> Problem | None:
     """Why a model does not take a sample; None: it does."""
     import torch
 
@@ -102,9 +118,13 @@ def _unfit(small: Any, sample: dict[str, Any], need: ModelRequirements) -> Probl
         with torch.no_grad(), _positions_counted():
             small(**sample)
     except _PositionsEnd as end:
-        target = need.target_length and end.length == sample["decoder_input_ids"].shape[1] != length
-        key, most = ("task.max_target_length", need.target_length) if target else ("data.max_length", need.max_length)
-        what = f"{most} tokens, but {name} has positions for {end.usable}"
+        target = requirements.target_length and end.length == sample["decoder_input_ids"].shape[1] != length
+        key, limit = (
+            ("task.max_target_length", requirements.target_length)
+            if target
+            else ("data.max_length", requirements.max_length)
+        )
+        what = f"{limit} tokens, but {name} has positions for {end.usable}"
         return Problem(key, f"{what} (shorter samples, or a model with more positions)")
     except Exception as error:
         first = first_line(error)[:200]
@@ -113,21 +133,27 @@ def _unfit(small: Any, sample: dict[str, Any], need: ModelRequirements) -> Probl
 
 
 class _PositionsEnd(Exception):
-    """`usable`: the positions that a table has; `length`: tokens of the row that it was asked for."""
+    """A table of positions is too short. `usable`: positions of the table; `length`: tokens of the row."""
 
     def __init__(self, usable: int, length: int):
         super().__init__(usable, length)
         self.usable, self.length = usable, length
 
 
-def _positions_counted() -> Any:
-    """A context in which a row that a table of embeddings does not have raises _PositionsEnd: it is a position, counted
-    from 0 or, as RoBERTa and BART do, from above."""
+def _positions_counted() -> AbstractContextManager[object]:
+    """A context in which an embedding of a missing row raises _PositionsEnd. Such a row is a position, counted from 0
+    or, as in RoBERTa and BART, from a larger number."""
     import torch
     from torch.overrides import TorchFunctionMode
 
     class Counted(TorchFunctionMode):  # type: ignore[misc]
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self,
+            func: Callable[..., object],
+            types: object,
+            args: tuple[Any, ...] = (),
+            kwargs: JsonObject | None = None,
+        ) -> object:
             if func is torch.nn.functional.embedding and len(args) > 1:
                 last, rows = int(args[0].max()), args[1].shape[0]
                 if last >= rows:
@@ -138,24 +164,25 @@ def _positions_counted() -> Any:
     return Counted()
 
 
-def lengths(most: int, window: int) -> list[int]:
-    """Tokens of three documents in a row of at most `most`, the first longer than a window (or half of one) where that
-    can be."""
-    total = min(most, _LONGEST, max(1024, 3 * window))
+def lengths(limit: int, window: int) -> list[int]:
+    """Tokens of three documents in a row of at most `most` tokens. Where possible, the first is longer than a window,
+    or than half of one."""
+    total = min(limit, _LONGEST, max(1024, 3 * window))
     reach = window if window + 2 < total else window // 2
     short = max(1, min(total // 8, (total - reach - 1) // 2))
     return [total - 2 * short, short, short]
 
 
-def kept(layers: int, lists: list[list[Any]]) -> list[int]:
-    """Which layers stand for all: the first of each kind, and two at least. `lists`: what is said of each layer."""
+def kept(layers: int, lists: list[list[object]]) -> list[int]:
+    """Layers that represent all: the first of each kind, and at least two. `lists`: options with one value for each
+    layer."""
     kinds = [repr([values[number] for values in lists]) for number in range(layers)]
     first = {kinds.index(kind) for kind in kinds}
     return sorted({*first, *[n for n in range(layers) if n not in first][: max(0, _LAYERS - len(first))]})
 
 
-def _smaller(config: Any) -> Iterator[Any]:
-    """Copies of a configuration, the smallest first; the last one is as it was."""
+def _smaller(config: "PretrainedConfig | None") -> "Iterator[PretrainedConfig]":
+    """Yield copies of a configuration, the smallest first, the unchanged one last."""
     if config is None:
         return
     layers, tokens, width = _fewer_layers, _fewer_tokens, _narrower
@@ -169,7 +196,7 @@ def _smaller(config: Any) -> Iterator[Any]:
         yield small
 
 
-def _fewer_layers(config: Any) -> None:
+def _fewer_layers(config: "PretrainedConfig") -> None:
     count = config.num_hidden_layers
     lists = {k: v for k, v in vars(config).items() if isinstance(v, list | tuple) and len(v) == count}
     numbers = kept(count, list(map(list, lists.values())))
@@ -178,7 +205,7 @@ def _fewer_layers(config: Any) -> None:
     config.num_hidden_layers = len(numbers)
 
 
-def _fewer_tokens(config: Any) -> None:
+def _fewer_tokens(config: "PretrainedConfig") -> None:
     size = min(config.vocab_size, _VOCABULARY)
     for name, value in list(vars(config).items()):
         if name.endswith("_token_id") and isinstance(value, int) and value >= size:
@@ -186,8 +213,9 @@ def _fewer_tokens(config: Any) -> None:
     config.vocab_size = size
 
 
-def _narrower(config: Any) -> None:
-    """Two heads of 16, and what goes with them: as many keys and values as heads, or fewer, as it was."""
+def _narrower(config: "PretrainedConfig") -> None:
+    """Set two heads of width 16, and the options that depend on them: as many key and value heads, or fewer in the same
+    way."""
     hidden, heads = config.hidden_size, config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", None)
     sizes = {"hidden_size": _HEADS * _WIDTH, "num_attention_heads": _HEADS, "intermediate_size": 2 * _HEADS * _WIDTH}
@@ -204,12 +232,12 @@ def _narrower(config: Any) -> None:
             setattr(config, name, size)
 
 
-def _built(config: Any, auto_class: str, attention: str) -> Any:
-    """A model in eval mode with weights that tell tokens and positions apart; None where it is too large."""
+def _built(config: "PretrainedConfig", auto_class: str, attention: str) -> "PreTrainedModel | None":
+    """A model in eval mode with weights that distinguish tokens and positions; None: it is too large."""
     import torch
     import transformers
 
-    def make() -> Any:
+    def make() -> "PreTrainedModel":
         auto = getattr(transformers, auto_class)  # where the recipe trusts code it has been loaded, and is known by now
         return auto.from_config(copy.deepcopy(config), attn_implementation=attention, trust_remote_code=False)
 
@@ -228,8 +256,8 @@ def _built(config: Any, auto_class: str, attention: str) -> Any:
     return model
 
 
-def _documents(sizes: list[int], config: Any) -> list[Any]:
-    """Token ids of documents, none of them padding."""
+def _documents(sizes: list[int], config: "PretrainedConfig") -> "list[torch.Tensor]":
+    """Token ids of documents, without padding tokens."""
     import torch
 
     ids = [torch.randint(0, config.vocab_size - 1, (size,)) for size in sizes]
@@ -237,9 +265,9 @@ def _documents(sizes: list[int], config: Any) -> list[Any]:
     return ids if pad is None else [one + (one >= pad) for one in ids]
 
 
-def _window(config: Any) -> int:
-    """The largest window that the configuration names; 0: none."""
+def _window(config: "PretrainedConfig") -> int:
+    """The largest attention window of a configuration; 0: none."""
     names = {"local_attention", *(name for name in dir(config) if "window" in name)}
-    found = [getattr(config, name, None) for name in names]
-    flat = [one for value in found for one in (value if isinstance(value, list | tuple) else [value])]
+    values = [getattr(config, name, None) for name in names]
+    flat = [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]
     return max((one for one in flat if isinstance(one, int)), default=0)

@@ -1,5 +1,4 @@
-"""Mistakes that only show where keys meet, or where the recipe meets the devices and the disk. All are found before
-anything starts."""
+"""Mistakes between keys, and between the recipe and the devices or the disk. All are found before anything starts."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -25,8 +24,8 @@ Found = list[str | Problem]
 def check(
     recipe: Recipe, world: World, known: Facts | None, folder: RunDir, wrong: Sequence[str | Problem]
 ) -> Architecture:
-    """The architecture of the recipe's model. Raises UserError with every mistake that can be found without starting
-    anything, and with those that have been found already (`wrong`). `known`: None before the data is prepared."""
+    """Find every mistake that needs no start. Returns the architecture of the model. Raises UserError with all
+    mistakes. `known`: facts of prepared data; `wrong`: mistakes that were found before."""
     ranks = world.misfit()
     problems = [
         *wrong, *([ranks] if ranks else []), *_batch(recipe, world), *_evaluation(recipe, known), *_text(recipe),
@@ -42,12 +41,12 @@ def check(
         problems += _disk(recipe, shape, folder)
     except UserError as error:
         problems += error.problems
-    looks = [folder.check_files]  # not by a report a week later
+    file_checks = [folder.check_files]
     if not problems:  # a mistake makes it another recipe
-        looks.insert(0, partial(folder.check_recipe, recipe))
-    for look in looks:
+        file_checks.insert(0, partial(folder.check_recipe, recipe))
+    for file_check in file_checks:
         try:
-            look()
+            file_check()
         except UserError as error:
             problems += error.problems
     if problems or shape is None:
@@ -56,7 +55,7 @@ def check(
 
 
 def _batch(recipe: Recipe, world: World) -> Found:
-    """A batch, or a budget of tokens, too small to be shared out."""
+    """A global batch, or a budget of tokens, that is too small for the ranks."""
     train, out = recipe.train, Found()
     if train.global_batch < (shares := max(1, world.sizes[-1] // recipe.tensor_parallel)):
         what = f"{train.global_batch} samples cannot be shared by {shares} ranks"
@@ -69,7 +68,7 @@ def _batch(recipe: Recipe, world: World) -> Found:
 
 
 def _text(recipe: Recipe) -> Found:
-    """How text is cut, and the tokenizer."""
+    """Overlap of samples, and the tokenizer."""
     out = Found()
     if (stride := recipe.inner_task.overlap) > recipe.data.max_length // 2:
         what = f"{stride} of {recipe.data.max_length} tokens: most of a sample would be the one before it again"
@@ -84,14 +83,14 @@ def _text(recipe: Recipe) -> Found:
 
 
 def _training(recipe: Recipe, known: Facts | None) -> Found:
-    """Keys of training that contradict each other: precision, unfreezing, what is held out."""
+    """Contradicting keys of training: precision, unfreezing, held-out data."""
     train, out = recipe.train, Found()
     if train.precision == "fp16" and train.loss_scale == "none":
         what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
         out.append(Problem("train.loss_scale", what))
-    thaw, steps = getattr(recipe.model, "unfreeze_at", None), facts.steps_of(recipe, known)
-    if thaw is not None and steps is not None and thaw >= steps:
-        what = f"{thaw}, but the run ends after {steps} steps (earlier, or leave it out)"
+    unfreeze_at, steps = recipe.model.unfreeze_at, facts.steps_of(recipe, known)
+    if unfreeze_at is not None and steps is not None and unfreeze_at >= steps:
+        what = f"{unfreeze_at}, but the run ends after {steps} steps (earlier, or leave it out)"
         out.append(Problem("model.unfreeze_at", what))
     if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
         out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
@@ -99,12 +98,12 @@ def _training(recipe: Recipe, known: Facts | None) -> Found:
 
 
 def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
-    """What evaluations are needed for that are not made, and metrics that the task does not have."""
+    """Features that need evaluations that do not run, and metrics that the task does not have."""
     evaluate, out = recipe.evaluate, Found()
     if recipe.data.validation is None and (evaluate.every or evaluate.at_start or evaluate.patience):
         out.append(Problem("evaluate", "there is nothing to evaluate on (add data.validation)"))
-    steered = {"evaluate.patience": evaluate.patience, "schedule": recipe.schedule.kind == "plateau"}
-    for key, needed in steered.items():
+    dependent = {"evaluate.patience": evaluate.patience, "schedule": recipe.schedule.kind == "plateau"}
+    for key, needed in dependent.items():
         if needed and not evaluate.every:
             out.append(Problem(key, "goes by evaluations, and only the last step is evaluated (set evaluate.every)"))
     metrics = plugins.task(recipe.task)(recipe.task, known or facts.guess(recipe)).directions()
@@ -115,31 +114,35 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
     if not of_all & metrics.keys() or (label and score not in _BY_CLASS):
         what = f"{recipe.task.kind} has no metric {evaluate.metric!r} ({hint(evaluate.metric, metrics)})"
         out.append(Problem("evaluate.metric", what))
-    elif label and known and label not in (there := {part for name in known.labels for part in (name, name[2:])}):
-        out.append(Problem("evaluate.metric", f"no label is called {label!r} ({hint(label, there)})"))
+    elif (
+        label and known and label not in (known_labels := {part for name in known.labels for part in (name, name[2:])})
+    ):
+        out.append(Problem("evaluate.metric", f"no label is called {label!r} ({hint(label, known_labels)})"))
     return out
 
 
 def _model(recipe: Recipe, shape: Architecture) -> Found:
+    """Features that the model or the strategy does not support."""
     wrong = [Problem("task.samples", f"{shape.packs} (take documents)")] if shape.packs else []
-    if recipe.tensor_parallel > 1 and getattr(recipe.model, "adapter", None):
+    if recipe.tensor_parallel > 1 and recipe.model.adapter:
         what = "the linear maps of an adapter are not dealt over ranks (take 1; kind: fsdp shards them)"
         wrong.append(Problem("strategy.tensor_parallel", what))
     return [*layout.refusals(recipe, shape), *wrong]
 
 
 def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -> Found:
-    """An elastic run has to fit into the fewest nodes that it goes on with."""
-    ranks, device, there = world.sizes[0], world.devices.kind, world.memory
+    """Memory of a device. An elastic run has to fit on its minimum number of nodes."""
+    ranks, device, available = world.sizes[0], world.devices.kind, world.memory
     size = sum(layout.needed(recipe, shape, assumed, ranks, device).values())
-    if there is None or size <= there:
+    if available is None or size <= available:
         return []
-    what = f"about {human(size)} of {human(there)} a device: does not fit"
-    advice = layout.nearest(recipe, shape, assumed, ranks, there, device)
+    what = f"about {human(size)} of {human(available)} a device: does not fit"
+    advice = layout.nearest(recipe, shape, assumed, ranks, available, device)
     return [Problem("strategy", f"{what} ({advice}; memory_per_device of the cluster overrides it)")]
 
 
 def _disk(recipe: Recipe, shape: Architecture, folder: RunDir) -> Found:
+    """Space for a checkpoint."""
     size = memory.checkpoint(recipe, shape)
     free = free_bytes(folder.path) + folder.reclaimable_bytes(recipe.checkpoint.keep)
     if size <= free:
@@ -151,4 +154,5 @@ def _disk(recipe: Recipe, shape: Architecture, folder: RunDir) -> Found:
 
 
 def _tokenized(recipe: Recipe) -> bool:
+    """Whether samples are texts."""
     return bool(plugins.task(recipe.inner_task).tokenized)

@@ -1,5 +1,4 @@
-"""What preparation found out about the data: the part of a prepared folder that plans and tasks need.
-Before there is any, a guess stands in."""
+"""Facts about prepared data that plans and tasks depend on. Before the data is prepared, a guess replaces them."""
 
 import math
 from pathlib import Path
@@ -17,7 +16,7 @@ from launcher.plan import vocabulary_size
 Side = Literal["train", "validation"]
 FILE = "facts.json"
 _LABELS = 20
-"""Labels whose counts are listed, at the most."""
+"""Maximum number of labels that are listed with their counts."""
 
 
 class TruncationCounts(Strict):
@@ -101,21 +100,21 @@ class Facts(Strict):
 
 
 def cut_notes(known: Facts) -> list[str]:
-    """What truncation left out of each side, one line each."""
+    """One note for each side of the data that truncation cut."""
     return [f"{side}: {cut}" for side, cut in known.cut.items() if str(cut)]
 
 
 def label_counts(known: Facts) -> str:
-    """How many training samples each label has, the most frequent first; of many labels both ends."""
+    """Training samples of each label, in descending order. Of many labels, only both ends are listed."""
     pairs = sorted(zip(known.labels, known.counts, strict=True), key=lambda pair: -pair[1])
-    told = [f"{label} {count:,}" for label, count in pairs]
-    if len(told) > _LABELS:
-        told = [*told[: _LABELS // 2], f"{len(told) - _LABELS} more", *told[-_LABELS // 2 :]]
-    return ", ".join(told)
+    parts = [f"{label} {count:,}" for label, count in pairs]
+    if len(parts) > _LABELS:
+        parts = [*parts[: _LABELS // 2], f"{len(parts) - _LABELS} more", *parts[-_LABELS // 2 :]]
+    return ", ".join(parts)
 
 
 def read(folder: Path) -> Facts:
-    """The facts of a prepared folder. Raises DamagedFile."""
+    """Read the facts of a prepared folder. Raises DamagedFile."""
     file, hint = folder / FILE, f"move {folder} away: its data is prepared again"
     known = strict_json.read(file, Facts, hint)
     if not known.samples.get("train"):
@@ -124,13 +123,13 @@ def read(folder: Path) -> Facts:
 
 
 def of_run(folder: Path) -> Facts:
-    """The facts in a run's folder. Raises DamagedFile."""
+    """Read the facts of a run folder. Raises DamagedFile."""
     return strict_json.read(folder / FILE, Facts, "launcher run writes it again")
 
 
 def guess(recipe: Recipe) -> Facts:
-    """What stands in for the facts before the data is prepared: the vocabulary as far as it is known, two labels, and
-    for a task without tokens a shape that its samples may have."""
+    """Facts before the data is prepared: the vocabulary size where known, two labels, and for a task without tokens a
+    possible shape."""
     task = plugins.task(recipe.inner_task)
     vocab, shape = (vocabulary_size.size(recipe), ()) if task.tokenized else (0, task.shape(recipe.inner_task))
     return Facts(
@@ -140,7 +139,7 @@ def guess(recipe: Recipe) -> Facts:
 
 
 def total_steps(recipe: Recipe, facts: Facts) -> int:
-    """Optimiser steps of the run; `epochs` only sets their number."""
+    """Optimiser steps of the run."""
     if recipe.train.steps is not None:
         return recipe.train.steps
     assert recipe.train.epochs is not None
@@ -148,5 +147,5 @@ def total_steps(recipe: Recipe, facts: Facts) -> int:
 
 
 def steps_of(recipe: Recipe, facts: Facts | None) -> int | None:
-    """Optimiser steps of the run, where they are known."""
+    """Optimiser steps of the run; None: not known before the data is prepared."""
     return total_steps(recipe, facts) if facts else recipe.train.steps

@@ -1,4 +1,4 @@
-"""Estimates of memory and checkpoint size, in bytes: of one device, at the fullest moment of a step."""
+"""Estimates in bytes: peak memory of a device, and size of a checkpoint."""
 
 from launcher.config import plugins
 from launcher.config.recipe import Recipe
@@ -10,35 +10,35 @@ _ACTIVATION = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
 
 
 def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples: int, device: str) -> dict[str, int]:
-    """Bytes of weights, gradients, the optimiser's moments, activations of a micro-batch of `samples` of full length,
-    and the buffers in which a strategy gathers and reduces, and in which the gradients of tied embeddings meet."""
-    held = plugins.strategy(recipe.strategy).memory_share(shape, ranks)
+    """Bytes by purpose: weights, gradients, optimiser state, activations of a micro-batch of `samples` of maximum
+    length, and buffers. Buffers hold what a strategy gathers and reduces, and the gradients of tied embeddings."""
+    share = plugins.strategy(recipe.strategy).memory_share(shape, ranks)
     width = _WIDTH[recipe.train.precision]
     size = shape.parameters * width
     trained = shape.trained / shape.parameters
     moments = recipe.optimizer.moments(shape.in_layers / shape.parameters) * trained
     # Gradients of tied embeddings meet: gathering counts one of them already, but for DTensors (benchmarks/memory.py).
-    meeting = shape.largest_parameter * (1 if held.gathered and recipe.tensor_parallel == 1 else 2)
+    tied = shape.largest_parameter * (1 if share.gathered and recipe.tensor_parallel == 1 else 2)
     return {
-        "weights": round(held.weights * size),
-        "gradients": round(held.gradients * trained * size),
-        "optimizer": round(held.optimizer * moments * size),
+        "weights": round(share.weights * size),
+        "gradients": round(share.gradients * trained * size),
+        "optimizer": round(share.optimizer * moments * size),
         "activations": activations(recipe, shape, samples, facts.longest) + outputs(recipe, facts, samples),
-        "buffers": round((held.gathered + meeting) * width + held.flat),
-        **({"offloaded": round((held.host + held.moved * moments) * size)} if device == "cpu" and held.host else {}),
+        "buffers": round((share.gathered + tied) * width + share.flat),
+        **({"offloaded": round((share.host + share.moved * moments) * size)} if device == "cpu" and share.host else {}),
     }
 
 
 def activations(recipe: Recipe, shape: Architecture, samples: int, longest: int) -> int:
-    """Bytes that the layers keep for the backward.
+    """Bytes of the activations that layers store for the backward pass.
 
     Per layer and token 17 hidden widths, and 2.5 attention maps of heads x length where attention is not fused, as with
-    dropout of its weights (Korthikanti et al., 2022, give 34 s b h + 5 a s^2 b bytes in 16 bits). Of a checkpointed
-    layer its input is kept (Chen et al., 2016), and one layer at a time is computed again. Tensor parallelism splits
-    what is inside a layer.
+    attention dropout (Korthikanti et al., 2022, give 34 s b h + 5 a s^2 b bytes in 16 bits). A checkpointed layer
+    stores its input (Chen et al., 2016), and one such layer at a time is recomputed. Tensor parallelism splits the
+    inside of a layer.
     """
     tokens, width = samples * longest, _ACTIVATION[recipe.train.precision]
-    written_out = getattr(recipe.model, "attention", None) == "eager" or shape.attention_dropout > 0
+    written_out = recipe.model.eager_attention or shape.attention_dropout > 0
     maps = 2.5 * shape.heads * longest if written_out else 0
     layer = tokens * (17 * shape.hidden + maps) * width / recipe.tensor_parallel
     every = recipe.train.checkpointed_every
@@ -49,13 +49,13 @@ def activations(recipe: Recipe, shape: Architecture, samples: int, longest: int)
 
 
 def outputs(recipe: Recipe, facts: Facts, samples: int) -> int:
-    """Bytes of the outputs of the head: as computed, in full precision, their logarithms, and their gradient."""
+    """Bytes of the head's outputs: as computed, in full precision, their logarithms, and their gradient."""
     task = plugins.task(recipe.task)(recipe.task, facts)
     width = max(4, _WIDTH[recipe.train.precision])
     return int(samples * task.outputs(facts.longest) * (3 * width + _ACTIVATION[recipe.train.precision]))
 
 
 def checkpoint(recipe: Recipe, shape: Architecture) -> int:
-    """Bytes of a checkpoint: weights, buffers and moments."""
+    """Bytes of a checkpoint: weights, buffers and optimiser state."""
     moments = recipe.optimizer.moments(shape.in_layers / shape.parameters)
     return round((shape.parameters + moments * shape.trained + shape.buffers) * _WIDTH[recipe.train.precision])

@@ -1,4 +1,4 @@
-"""The sources of a mixture, and the order that their weights give."""
+"""The sources of a mixture, and the order of samples."""
 
 from launcher.config import plugins
 from launcher.config.recipe import Recipe
@@ -8,12 +8,12 @@ from launcher.plan.facts import Facts
 
 
 def weights(source: Plugin) -> dict[str, float]:
-    """The sources of a mixture with their shares; empty for any other kind."""
+    """Shares of a mixture's sources; empty for any other source."""
     return {name: weight for name, (_, weight) in plugins.source(source).mixed().items()}
 
 
 def order(recipe: Recipe, facts: Facts) -> Order | Mixture:
-    """Which samples a step sees: those of one source, or of several by their weights."""
+    """The order of samples, of one source or of a mixture."""
     shares = weights(recipe.data.train)
     if not shares:
         return Order(facts.samples["train"], recipe.seed)

@@ -1,4 +1,4 @@
-"""What a model is made of: parameters and widths, counted on the meta device in a child process, then cached."""
+"""The sizes of a model: parameters and widths, counted on the meta device in a child process, then cached."""
 
 import hashlib
 import json
@@ -8,21 +8,24 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from launcher.config.atomic_files import is_file, write
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
-from launcher.config.types import Strict
+from launcher.config.types import JsonObject, Strict
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.plan.padding_probe import Padding
 from launcher.storage import cache_root
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 _FORM = "7"
-"""Changed with what an Architecture says, so that an older answer is not taken for a newer one."""
+"""Version of Architecture: cached answers of another version are not used."""
 
 _SECONDS = 600
-"""For a model to be built on the meta device; the largest take some."""
+"""Time limit for building a model on the meta device."""
 
 
 class Architecture(Strict):
@@ -56,31 +59,33 @@ class Architecture(Strict):
     """Side on which rows may be padded; None: not tested, or no tokens."""
 
 
-def count(recipe: Recipe, need: ModelRequirements) -> Architecture:
-    """The architecture of the recipe's model. Raises UserError for a model that cannot be built."""
-    asked = {"model": recipe.model.model_dump(mode="json"), "need": asdict(need)}
-    question = json.dumps({**asked, "packed": recipe.inner_task.kind if recipe.packed else None}, sort_keys=True)
+def count(recipe: Recipe, requirements: ModelRequirements) -> Architecture:
+    """The architecture of the recipe's model, from the cache where possible. Raises UserError for a model that cannot
+    be built."""
+    model, packed = recipe.model.model_dump(mode="json"), recipe.inner_task.kind if recipe.packed else None
+    question = json.dumps({"model": model, "need": asdict(requirements), "packed": packed}, sort_keys=True)
     file = _file(recipe, question)
     if file is not None and file.is_file():
         return Architecture.model_validate_json(file.read_text(encoding="utf-8"))
-    said = _asked(question)
-    if "problems" in said:
-        raise UserError([Problem(*p) if isinstance(p, list) else p for p in said["problems"]])
+    answer = _run_child(question)
+    if "problems" in answer:
+        raise UserError([Problem(*p) if isinstance(p, list) else p for p in answer["problems"]])
     if file is not None:
         with suppress(OSError):  # a cache that cannot be written costs time only
             file.parent.mkdir(parents=True, exist_ok=True)
-            write(file, json.dumps(said))
-    return Architecture.model_validate(said)
+            write(file, json.dumps(answer))
+    return Architecture.model_validate(answer)
 
 
-def _asked(question: str) -> dict[str, Any]:
-    """What the child process answers. It looks for modules where this process does, and nowhere else. Raises UserError
-    with its last words where it gives no answer."""
+def _run_child(question: str) -> JsonObject:
+    """The answer of the child process, whose module path is that of this process. Raises UserError with the last line
+    of its standard error where it gives none."""
     begin = f"import sys; sys.path[:] = {sys.path!r}; from launcher.plan._model_spec_process import main; main()"
     child = [sys.executable, "-P", "-c", begin]
-    options: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": _SECONDS}
     try:
-        answer = subprocess.run(child, input=question, check=False, **options)
+        answer = subprocess.run(
+            child, input=question, check=False, capture_output=True, text=True, errors="replace", timeout=_SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise UserError(Problem("model", f"cannot be built: not done after {_SECONDS} s (is it too large?)")) from None
     try:
@@ -92,9 +97,9 @@ def _asked(question: str) -> dict[str, Any]:
     raise UserError(Problem("model", f"cannot be built: {last}"))
 
 
-def attention_dropout(config: Any) -> dict[str, float]:
+def attention_dropout(config: "PretrainedConfig | None") -> dict[str, float]:
     """The rates above 0 of attention dropout in a transformers configuration, by key."""
-    values = config.to_dict() if hasattr(config, "to_dict") else {}
+    values: JsonObject = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
     return {
         name: value
         for name, value in values.items()
@@ -103,25 +108,24 @@ def attention_dropout(config: Any) -> dict[str, float]:
 
 
 def _file(recipe: Recipe, question: str) -> Path | None:
-    """Where the answer is kept; None: it depends on code of the user's, and is asked for each time."""
-    told = _local_config(recipe)
-    if told is None:
+    """The file of a cached answer; None: the answer depends on the user's own code, and is not cached."""
+    configuration = _local_configuration(recipe)
+    if configuration is None:
         return None
     versions = metadata.version("transformers") + metadata.version("peft")
-    digest = hashlib.blake2b((_FORM + question + versions + told).encode(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b((_FORM + question + versions + configuration).encode(), digest_size=16).hexdigest()
     return cache_root.root() / "architectures" / f"{digest}.json"
 
 
-def _local_config(recipe: Recipe) -> str | None:
-    """The content of a local model's configuration: the folder's name alone does not tell. None: no file tells."""
-    own = recipe.model.kind == "factory" or "." in recipe.model.kind
-    if own or getattr(recipe.model, "trust_remote_code", False):
+def _local_configuration(recipe: Recipe) -> str | None:
+    """The content of a local model's configuration, since its folder's name does not identify it. None: code or weights
+    that no file identifies."""
+    model = recipe.model
+    if model.kind == "factory" or "." in model.kind or model.trusted_source is not None:
         return None
-    for key, inner in (("name", "config.json"), ("run", "model/config.json")):
-        name = getattr(recipe.model, key, None)
-        file = Path(cache_root.found(name, getattr(recipe.model, "revision", None)) if name else "") / inner
-        if name and is_file(file):
-            return file.read_text(encoding="utf-8")
-        if name and key == "run":
-            return None
-    return ""
+    if model.source is None:
+        return ""
+    file = Path(cache_root.found(model.source.name, model.source.revision)) / model.source.file
+    if is_file(file):
+        return file.read_text(encoding="utf-8")
+    return None if model.kind == "run" else ""

@@ -1,4 +1,4 @@
-"""What a plan tells its user who may go on with it: nothing of it is a mistake."""
+"""Remarks of a plan that are no mistakes."""
 
 from launcher.config.atomic_files import allocated_bytes, free_bytes
 from launcher.config.format import human
@@ -10,11 +10,11 @@ from launcher.plan.padding_probe import Padding
 from launcher.storage.run_dir import RunDir
 
 _MOST_EPOCHS = 1000
-"""More than anybody means."""
+"""Maximum number of epochs without a remark."""
 
 
 def of(recipe: Recipe, shape: Architecture, folder: RunDir, known: Facts | None, steps: int | None) -> list[str]:
-    """`known`: None before the data is prepared; `steps`: of the whole run, where they are known."""
+    """All remarks. `known`: facts of prepared data; `steps`: optimiser steps of the run, where known."""
     of_data = [] if known is None else [*_epochs(recipe, known, steps), *cut_notes(known), *known.notes]
     return [
         *remote_code.notes(recipe),
@@ -28,10 +28,10 @@ def of(recipe: Recipe, shape: Architecture, folder: RunDir, known: Facts | None,
 def _disk(recipe: Recipe, shape: Architecture, folder: RunDir) -> list[str]:
     half_written = folder.half_written()
     notes = [f"{path}: half-written, never looked at (the next save replaces it)" for path in half_written]
-    size, most = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1
+    size, count = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1
     free = free_bytes(folder.path) + sum(map(allocated_bytes, half_written))
-    if size * most > free:  # one more than is kept, while the newest is being written
-        notes.append(f"checkpoint: {most} of {human(size)} do not fit into the {human(free)} that are free")
+    if size * count > free:  # the newest is written before the oldest is deleted
+        notes.append(f"checkpoint: {count} of {human(size)} do not fit into the {human(free)} that are free")
     return notes
 
 
@@ -54,9 +54,9 @@ def _warmup(recipe: Recipe, steps: int | None) -> list[str]:
 
 
 def _epochs(recipe: Recipe, known: Facts, steps: int | None) -> list[str]:
-    """More epochs than anybody can have meant."""
-    samples, there = (steps or 0) * recipe.train.global_batch, known.samples["train"]
-    if samples <= _MOST_EPOCHS * there:
+    """An implausible number of epochs."""
+    samples, available = (steps or 0) * recipe.train.global_batch, known.samples["train"]
+    if samples <= _MOST_EPOCHS * available:
         return []
-    what = f"each of the {there:,} training samples is seen {samples // there:,} times"
+    what = f"each of the {available:,} training samples is seen {samples // available:,} times"
     return [f"train.steps: {what} (a model learns them by heart: fewer steps, or more data)"]

@@ -1,4 +1,4 @@
-"""How much of what the model computes is tokens and not padding, before a step is taken."""
+"""Estimate of the share of computed positions that are tokens."""
 
 import numpy as np
 
@@ -9,25 +9,24 @@ from launcher.plan.facts import Facts
 
 
 def expected(recipe: Recipe, facts: Facts, ranks: int) -> float | None:
-    """The filled share of a step whose samples are spread over the lengths as those of the corpus are; None where these
-    are not known yet."""
+    """The expected share of a step whose lengths are distributed as in the corpus; None: lengths are not known yet."""
     if not facts.lengths:
         return None
     lengths = _typical(facts.lengths, recipe.train.global_batch)
     shares = max(1, ranks // recipe.tensor_parallel)
     if recipe.packed:
         rows = pack(lengths, capacity(lengths, shares, recipe.data.max_length))
-        of_rows = np.array([lengths[row].sum() for row in rows])
+        row_lengths = np.array([lengths[row].sum() for row in rows])
     else:
-        of_rows = lengths
-    pieces = [piece for share in split(of_rows, shares, recipe.train.max_tokens) for piece in share if len(piece)]
-    return float(lengths.sum() / sum(len(piece) * of_rows[piece].max() for piece in pieces))
+        row_lengths = lengths
+    pieces = [piece for share in split(row_lengths, shares, recipe.train.max_tokens) for piece in share if len(piece)]
+    return float(lengths.sum() / sum(len(piece) * row_lengths[piece].max() for piece in pieces))
 
 
 def _typical(counts: dict[int, int], number: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """So many lengths, at even steps of the corpus' distribution, in the order of no corpus."""
+    """`number` lengths at even quantiles of the corpus' distribution."""
     lengths = np.array(sorted(counts), dtype=np.int64)
-    heaped = np.cumsum([counts[length] for length in lengths.tolist()])
-    places = (np.arange(number) + 0.5) / number * heaped[-1]
-    found: np.ndarray[tuple[int], np.dtype[np.int64]] = lengths[np.searchsorted(heaped, places)]
-    return found
+    cumulative = np.cumsum([counts[length] for length in lengths.tolist()])
+    quantiles = (np.arange(number) + 0.5) / number * cumulative[-1]
+    typical: np.ndarray[tuple[int], np.dtype[np.int64]] = lengths[np.searchsorted(cumulative, quantiles)]
+    return typical

@@ -1,42 +1,43 @@
-"""On which side rows of different lengths may be padded: found by trying a model, never kept in a table of names.
+"""A probe for the side on which rows may be padded. A model is run; there is no table of names.
 
-A model that pools the last position, or that mixes positions without a mask, gives a padded sample another output than
-the same sample alone. Its samples share a micro-batch only where they have one length.
+A model that pools the last position, or that mixes positions without a mask, has another output for a padded sample.
+Its micro-batches hold samples of one length.
 """
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 TOLERANCE = 1e-4
-"""The largest relative difference between the logits of a sample alone and in a padded row, in fp32."""
+"""Maximum relative difference between the logits of a sample alone and in a padded row, in fp32."""
 _LONGEST = 4096
-"""Tokens of the longest row that is tried."""
+"""Tokens of the longest row of the probe."""
 _SHORTEST = 3
-"""Tokens of the shortest row that is tried. Where neighbours alone are mixed, a longer row's first token sees none."""
+"""Tokens of the shortest row of the probe. In a longer row, the first token of a model that mixes neighbours only does
+not see padding."""
 _PER_TOKEN = ("input_ids", "token_type_ids")
 
 
 def note(name: str) -> str:
-    """What the user should know of a model of this class, which sees padding on the right."""
+    """The remark on a model whose outputs padding changes."""
     return f"{name}: padding changes its outputs, so a micro-batch has samples of one length"
 
 
 class Padding(StrEnum):
-    """`RIGHT`, `LEFT`: the side on which padding changes no output, the right one where both are. `NONE`: neither."""
+    """Side on which padding changes no output: `RIGHT`, also where both sides are possible, `LEFT` or `NONE`."""
 
     RIGHT = "right"
     LEFT = "left"
     NONE = "none"
 
 
-def probe(model: Any, inputs: Mapping[str, "torch.Tensor"], pad_token_id: int, longest: int) -> Padding:
-    """Try a model, which may keep what it is given: a copy, then. `inputs`: keyword arguments of its forward for one
-    sample, `input_ids` of shape (1, length); its tokens are repeated up to `longest`. A model that cannot be run like
-    this counts as RIGHT."""
+def probe(model: "torch.nn.Module", inputs: Mapping[str, "torch.Tensor"], pad_token_id: int, longest: int) -> Padding:
+    """Probe a copy of a model, which may be changed by it. `inputs`: keyword arguments of its forward for one sample,
+    with `input_ids` of shape (1, length); its tokens are repeated up to `longest`. A model that cannot run them
+    counts as RIGHT."""
     import torch
 
     training = model.training
@@ -48,8 +49,8 @@ def probe(model: Any, inputs: Mapping[str, "torch.Tensor"], pad_token_id: int, l
             trials = [
                 _Trial(model, dict(inputs), pad_token_id, short, longest) for short in {min(_SHORTEST, half), half}
             ]
-            there = [trial for trial in trials if trial.runs_alone()]  # others: the plan, or the first step, reports it
-            exact = (side for side in (Padding.RIGHT, Padding.LEFT) if all(trial.is_exact(side) for trial in there))
+            usable = [trial for trial in trials if trial.runs_alone()]  # the plan or the first step reports others
+            exact = (side for side in (Padding.RIGHT, Padding.LEFT) if all(trial.is_exact(side) for trial in usable))
             return next(exact, Padding.NONE)
     finally:
         model.train(training)
@@ -58,7 +59,9 @@ def probe(model: Any, inputs: Mapping[str, "torch.Tensor"], pad_token_id: int, l
 class _Trial:
     """A short row alone, and beside other rows."""
 
-    def __init__(self, model: Any, inputs: dict[str, "torch.Tensor"], pad_token_id: int, short: int, longest: int):
+    def __init__(
+        self, model: "torch.nn.Module", inputs: dict[str, "torch.Tensor"], pad_token_id: int, short: int, longest: int
+    ):
         self._model, self._pad = model, pad_token_id
         self._tokens = {name: inputs[name] for name in _PER_TOKEN if name in inputs}
         self._other = {k: v for k, v in inputs.items() if k not in (*_PER_TOKEN, "attention_mask")}
@@ -66,7 +69,7 @@ class _Trial:
         self._alone: list[torch.Tensor] = []
 
     def runs_alone(self) -> bool:
-        """Compute the outputs of the short row; a decoder that needs tokens of its own is given some."""
+        """Compute the outputs of the short row. A decoder gets tokens of its own where it needs them."""
         import torch
 
         row = self._row(self._short)
@@ -87,7 +90,7 @@ class _Trial:
             return False
 
     def _beside(self, length: int, side: Padding) -> list["torch.Tensor"]:
-        """The outputs of the short row, padded, and of a row of `length`."""
+        """Outputs of the short row, padded, and of a row of `length`."""
         from torch.nn.functional import pad
 
         row, more = self._row(self._short), length - self._short
@@ -95,12 +98,11 @@ class _Trial:
         fill = {"input_ids": self._pad, "token_type_ids": 0}
         padded = {name: pad(values, ends, value=fill[name]) for name, values in row.items()}
         long = self._row(length)
-        there = [pad(row["input_ids"].new_ones(1, self._short), ends), long["input_ids"].new_ones(1, length)]
-        return self._outputs([padded | {"attention_mask": there[0]}, long | {"attention_mask": there[1]}])
+        masks = [pad(row["input_ids"].new_ones(1, self._short), ends), long["input_ids"].new_ones(1, length)]
+        return self._outputs([padded | {"attention_mask": masks[0]}, long | {"attention_mask": masks[1]}])
 
     def _row(self, length: int) -> dict[str, "torch.Tensor"]:
-        """The sample's tokens, repeated, with its last one at the end (some models read the output there). Shape
-        (1, length) each."""
+        """The sample's tokens, repeated, with its last token at the end, where some models pool. Shape (1, length)."""
         row = {}
         for name, values in self._tokens.items():
             body = values[:, : max(1, values.shape[1] - 1)]
@@ -109,12 +111,12 @@ class _Trial:
         return row
 
     def _outputs(self, rows: list[dict[str, "torch.Tensor"]]) -> list["torch.Tensor"]:
-        """The logits, or the tensor that a plain module returns, of rows of one length."""
+        """The logits of rows of one length, or the tensor that a plain module returns."""
         import torch
 
-        given = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        inputs = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         other = {name: value.repeat(len(rows), *[1] * (value.ndim - 1)) for name, value in self._other.items()}
-        output = self._model(**given, **other)
+        output = self._model(**inputs, **other)
         if isinstance(output, torch.Tensor):
             return [output]
         return [value for name, value in output.items() if name.endswith("logits")]
@@ -124,8 +126,8 @@ class _Trial:
         return all(_near(alone, found[:1], side) for alone, found in zip(self._alone, outputs, strict=True))
 
 
-def _near(alone: "torch.Tensor", found: "torch.Tensor", side: Padding) -> bool:
-    if found.shape != alone.shape:
+def _near(alone: "torch.Tensor", padded: "torch.Tensor", side: Padding) -> bool:
+    if padded.shape != alone.shape:
         length = alone.shape[1]
-        found = found[:, :length] if side is Padding.RIGHT else found[:, -length:]
-    return bool((found - alone).abs().max() <= TOLERANCE * alone.abs().max())
+        padded = padded[:, :length] if side is Padding.RIGHT else padded[:, -length:]
+    return bool((padded - alone).abs().max() <= TOLERANCE * alone.abs().max())

@@ -1,10 +1,11 @@
-"""recipe x cluster -> Plan: every number decided, every mistake found, nothing started."""
+"""From a recipe and a cluster to a Plan: every number is decided, every mistake found, and nothing started."""
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.config import code_origin, kinds, plugins
+from launcher.config import code_origin, plugins, trust
 from launcher.config.atomic_files import free_bytes
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem
@@ -13,6 +14,7 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import Strict
 from launcher.plan import checks, layout, memory, mixture, notes, padding_estimate, run_estimates, topology
 from launcher.plan.facts import Facts, guess, steps_of
+from launcher.plan.model_spec import Architecture
 from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir
 
@@ -112,6 +114,33 @@ class Plan(Strict):
         return f"{self.global_batch} {sign} {parts}"
 
 
+@dataclass(frozen=True)
+class _Totals:
+    """Amounts of the whole run; None: not known before the data is prepared."""
+
+    steps: int | None
+    samples: int | None = None
+    tokens: int | None = None
+    epochs: float | None = None
+    operations: float | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, shape: Architecture, facts: Facts | None) -> "_Totals":
+        """The totals of a recipe, from the facts about its data."""
+        steps = steps_of(recipe, facts)
+        samples = steps * recipe.train.global_batch if steps else None
+        if facts is None or samples is None:
+            return cls(steps, samples, epochs=recipe.train.epochs)
+        of_sample = run_estimates.sample_operations(recipe, shape, facts)
+        return cls(
+            steps,
+            samples,
+            tokens=samples * facts.tokens["train"] // facts.samples["train"],
+            epochs=samples / facts.samples["train"],
+            operations=of_sample * samples if of_sample else None,
+        )
+
+
 def make(
     recipe: Recipe,
     cluster: Cluster,
@@ -123,72 +152,53 @@ def make(
     overrides: tuple[str, ...] = (),
     wrong: Sequence[str | Problem] = (),
 ) -> Plan:
-    """The plan of a run. Raises UserError with every mistake that can be found without starting anything; `wrong`:
-    those that have been found already."""
+    """Plan a run. Raises UserError with every mistake that can be found without starting anything. `wrong`: mistakes
+    that were found before."""
     world, folder = topology.world(cluster, ranks), RunDir(RUNS / recipe.name)
-    (least, nodes), device, count = cluster.nodes, world.devices.kind, world.sizes[-1]
     if ranks and cluster.kind != "local":
         wrong = [*wrong, "--ranks: is of one machine (nodes and devices_per_node of the cluster say how many)"]
     shape = checks.check(recipe, world, facts, folder, wrong)
-    known, steps = facts or guess(recipe), steps_of(recipe, facts)
-    micro_batches, micro_samples = layout.micro(recipe, count, known.longest)
-    whole = folder.whole()
-    samples = steps * recipe.train.global_batch if steps else None
-    tokens = samples * facts.tokens["train"] // facts.samples["train"] if samples and facts else None
-    operations = run_estimates.sample_operations(recipe, shape, facts) if samples and facts else None
-    return Plan(
-        name=recipe.name,
-        folder=str(folder.path),
-        prepared=str(prepared) if prepared else None,
-        cluster=cluster.name,
-        nodes=nodes,
-        least_nodes=least,
-        devices_per_node=world.per_node,
-        ranks=count,
-        tensor_parallel=recipe.tensor_parallel,
-        device=device,
-        threads=world.threads,
-        strategy=recipe.strategy.kind,
-        mesh=layout.mesh(recipe, count),
-        precision=recipe.train.precision,
-        global_batch=recipe.train.global_batch,
-        micro_batches=micro_batches,
-        micro_samples=micro_samples,
-        steps=steps,
-        epochs=samples / facts.samples["train"] if samples and facts else recipe.train.epochs,
-        samples=samples,
-        tokens=tokens,
-        fill=padding_estimate.expected(recipe, known, count),
-        documents=known.documents.get("train"),
-        left_out=known.left_out,
-        sources=_sources(recipe, facts, samples),
-        model=shape.name,
-        parameters=shape.parameters,
-        memory=layout.needed(recipe, shape, known, count, device),
-        memory_per_device=world.memory,
-        checkpoint_bytes=memory.checkpoint(recipe, shape),
-        checkpoints_kept=recipe.checkpoint.keep,
-        free_disk=free_bytes(folder.path),
-        seconds_at_best=run_estimates.run_seconds(cluster, operations * samples, count)
-        if operations and samples
-        else None,
-        hours_between_failures=run_estimates.hours_between_failures(cluster),
-        resume_from=whole[-1].step if whole else None,
-        max_restarts=cluster.max_restarts,
-        command=shlex.join(_command(cluster, file, world.per_node, overrides)),
-        labels=_labels(recipe, facts),
-        notes=notes.of(recipe, shape, folder, facts, steps),
+    known, total, count, device = (
+        facts or guess(recipe),
+        _Totals.of(recipe, shape, facts),
+        world.max_ranks,
+        world.device,
     )
+    micro_batches, micro_samples = layout.micro(recipe, count, known.longest)
+    checkpoints = folder.whole()
+    return Plan(
+        name=recipe.name, folder=str(folder.path), prepared=str(prepared) if prepared else None, model=shape.name,
+        # where
+        cluster=cluster.name, nodes=cluster.nodes[1], least_nodes=cluster.nodes[0], devices_per_node=world.per_node,
+        ranks=count, device=device, threads=world.threads, max_restarts=cluster.max_restarts,
+        tensor_parallel=recipe.tensor_parallel, strategy=recipe.strategy.kind, mesh=layout.mesh(recipe, count),
+        # how much
+        precision=recipe.train.precision, global_batch=recipe.train.global_batch, micro_batches=micro_batches,
+        micro_samples=micro_samples, steps=total.steps, epochs=total.epochs, samples=total.samples,
+        tokens=total.tokens, fill=padding_estimate.expected(recipe, known, count),
+        documents=known.documents.get("train"), left_out=known.left_out,
+        sources=_sources(recipe, facts, total.samples), labels=_labels(recipe, facts),
+        # what it takes
+        parameters=shape.parameters, memory=layout.needed(recipe, shape, known, count, device),
+        memory_per_device=world.memory, checkpoint_bytes=memory.checkpoint(recipe, shape),
+        checkpoints_kept=recipe.checkpoint.keep, free_disk=free_bytes(folder.path),
+        seconds_at_best=run_estimates.run_seconds(cluster, total.operations, count),
+        hours_between_failures=run_estimates.hours_between_failures(cluster),
+        # what to do
+        resume_from=checkpoints[-1].step if checkpoints else None,
+        command=shlex.join(_command(cluster, file, world.per_node, overrides)),
+        notes=notes.of(recipe, shape, folder, facts, total.steps),
+    )  # fmt: skip
 
 
 def _labels(recipe: Recipe, facts: Facts | None) -> str:
-    """The labels of the training data in one line, where they are known and the task has any."""
+    """The labels of the training data in one line; empty: not known yet, or the task has none."""
     task = plugins.task(recipe.inner_task)
     return "" if facts is None else str(task.describe_labels(recipe.inner_task, facts))
 
 
 def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[str, tuple[float, float | None]]:
-    """Each source of a mixture: its share of the samples, and its epochs."""
+    """For each source of a mixture, its share of the samples and its epochs."""
     shares = mixture.weights(recipe.data.train)
     counts = facts.sources if facts else {}
     return {
@@ -198,9 +208,9 @@ def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[s
 
 
 def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, ...]) -> list[str]:
-    """What starts the run."""
+    """The words of the command that starts the run."""
     where = [] if cluster.given == "local" else ["--cluster", cluster.given]
-    where += [word for name in kinds.given() for word in ("--trust", name)]
+    where += [word for name in trust.names_of_option() for word in ("--trust", name)]
     overrides = (*overrides, *cluster.overrides)
     if cluster.kind == "slurm":
         return ["launcher", "submit", *_named(file), *where, *overrides]
@@ -209,8 +219,7 @@ def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, .
 
 
 def _named(file: str) -> list[str]:
-    """The recipe of a bundle goes by the bundle."""
-    bundled = (cache_root.root() / cache_root.BUNDLE).is_file() and Path(
-        file
-    ).resolve().parent == cache_root.root().resolve()
-    return ["--from", str(Path(file).parent)] if bundled else [file]
+    """The words that name a recipe: its file, or the bundle that it is part of."""
+    folder, cache = Path(file).parent, cache_root.root()
+    bundled = (cache / cache_root.BUNDLE).is_file() and folder.resolve() == cache.resolve()
+    return ["--from", str(folder)] if bundled else [file]

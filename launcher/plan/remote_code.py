@@ -1,6 +1,7 @@
-"""Code that comes with a model or a tokenizer, named by `auto_map` in its files: run only where the recipe trusts it.
+"""Code in the folder of a model or tokenizer, named by `auto_map` in its files. It runs only where the recipe trusts
+it.
 
-transformers is always told whether it may: of itself it would ask on the standard input.
+Every call of transformers passes this decision, since it would otherwise ask on standard input.
 """
 
 import json
@@ -8,23 +9,22 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.recipe import Recipe
+from launcher.config.recipe import PretrainedTokenizer, Recipe
+from launcher.config.types import JsonObject
 from launcher.storage import cache_root
 
 CONFIG = "config.json"
 _ATTENTION = "attn_implementation"
 _REFUSES = "trust_remote_code"
-"""What transformers names in its refusal."""
+"""Option that transformers names in its refusal."""
 
 
 @contextmanager
 def refused(name: str | Path, file: str, key: str, allow: str, revision: str | None = None) -> Iterator[None]:
-    """Around a call of transformers: where it refuses to load without the code of a folder or repository, say in one
-    line which `file` of it names that. `key`: of the recipe, for what is loaded; `allow`: the map that would allow it.
-    Raises UserError."""
+    """Translate transformers' refusal to load code in this context to one line. `file`: file that names the code;
+    `key`: key of the recipe; `allow`: map of the recipe that could allow it. Raises UserError."""
     try:
         yield
     except ValueError as error:
@@ -36,20 +36,20 @@ def refused(name: str | Path, file: str, key: str, allow: str, revision: str | N
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether transformers refuses to run code."""
+    """Whether an error is transformers' refusal to run code."""
     return _REFUSES in str(error)
 
 
 def named(name: str, file: str, revision: str | None = None) -> list[str]:
-    """The classes that the `auto_map` of a file names, such as modeling.Model."""
-    found = _read(name, file, revision).get("auto_map")
-    values = list(found.values()) if isinstance(found, dict) else [found]
+    """Classes that the `auto_map` of a file names, such as modeling.Model."""
+    auto_map = _read(name, file, revision).get("auto_map")
+    values = list(auto_map.values()) if isinstance(auto_map, dict) else [auto_map]
     flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
     return list(dict.fromkeys(str(one) for one in flat if one is not None))
 
 
 def elsewhere(name: str, file: str, key: str, revision: str | None = None) -> None:
-    """Raises UserError where the code is that of another repository, which nothing pins and no bundle has."""
+    """Raise UserError where the code is in another repository, which is neither pinned nor bundled."""
     other = [one for one in named(name, file, revision) if "--" in one]
     if other:
         what = f"names code of another repository ({', '.join(other)}), which is not pinned"
@@ -57,16 +57,16 @@ def elsewhere(name: str, file: str, key: str, revision: str | None = None) -> No
 
 
 def refuse_kernels(name: str | Path, key: str, revision: str | None = None) -> None:
-    """Raises UserError where the configuration of a model, or a part of it, names an attention kernel of the hub, which
+    """Raise UserError where the configuration of a model, or a part of it, names an attention kernel of the hub, which
     transformers would download and run."""
-    found = sorted(_kernels(_read(str(name), CONFIG, revision)))
-    if found:
-        what = f"attn_implementation: names code of the hub ({', '.join(found)})"
+    kernels = sorted(_kernels(_read(str(name), CONFIG, revision)))
+    if kernels:
+        what = f"attn_implementation: names code of the hub ({', '.join(kernels)})"
         raise UserError(Problem(key, f"{Path(name) / CONFIG}: {what} (model.attention: sdpa, say)"))
 
 
-def _kernels(value: Any, named: bool = False) -> set[str]:
-    """The texts with a slash below any key that ends with attn_implementation."""
+def _kernels(value: object, named: bool = False) -> set[str]:
+    """Texts with a slash below any key that ends with attn_implementation."""
     if isinstance(value, dict):
         items = value.items()
         return set().union(*(_kernels(one, named or key.endswith(_ATTENTION)) for key, one in items))
@@ -76,24 +76,23 @@ def _kernels(value: Any, named: bool = False) -> set[str]:
 
 
 def notes(recipe: Recipe) -> list[str]:
-    """What a plan says of code that will be run."""
-    found: list[tuple[str, Any]] = [("model", recipe.model), ("tokenizer", recipe.tokenizer)]
-    found += [("task.teacher", recipe.task.teacher_model)]
+    """Notes of a plan on code of models and tokenizers that will be run."""
+    tokenizer = recipe.tokenizer if isinstance(recipe.tokenizer, PretrainedTokenizer) else None
+    trusting = {"model": recipe.model, "tokenizer": tokenizer, "task.teacher": recipe.task.teacher_model}
     return [
-        f"REMOTE CODE: {key}.trust_remote_code: the code that {getattr(one, 'name', None) or getattr(one, 'run', '')} "
-        "brings runs as you, on every node"
-        for key, one in found
-        if getattr(one, "trust_remote_code", False)
+        f"REMOTE CODE: {key}.trust_remote_code: the code that {config.trusted_source} brings runs as you, on every node"
+        for key, config in trusting.items()
+        if config is not None and config.trusted_source is not None
     ]
 
 
 def copy_code(folder: Path, to: Path) -> None:
-    """Put the code of a model's folder beside its configuration, which names it."""
+    """Copy the code of a model's folder beside its configuration, which names it."""
     for file in folder.glob("*.py"):
         shutil.copyfile(file, to / file.name)
 
 
-def _read(name: str, file: str, revision: str | None) -> dict[str, Any]:
+def _read(name: str, file: str, revision: str | None) -> JsonObject:
     where = Path(cache_root.found(name, revision)) / file
     if not where.is_file():
         from transformers.utils import cached_file

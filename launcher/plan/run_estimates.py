@@ -1,4 +1,4 @@
-"""What a cluster's figures let one expect of a run: how long it takes at least, and how often a node is lost."""
+"""Estimates from a cluster's figures: the minimum duration of a run, and the time between failures."""
 
 from launcher.config import plugins
 from launcher.config.cluster import Cluster
@@ -8,13 +8,12 @@ from launcher.plan.model_spec import Architecture
 
 
 def sample_operations(recipe: Recipe, shape: Architecture, facts: Facts) -> float | None:
-    """Floating-point operations of a training sample, of the mean length of the training samples: forward, and twice as
-    many backward. None where the architecture names no layers, or not all of it trains.
+    """Floating-point operations of a training sample of mean length: one forward pass, and a backward pass of twice as
+    many. None: the architecture names no layers, or is trained in part.
 
-    Of a token 2 operations a parameter of the layers, and 4 hidden widths times the length for the two products of
-    attention in each layer (Kaplan et al. 2020, Scaling Laws for Neural Language Models, table 1); of each output of
-    the head a product with the hidden state. Embeddings are looked up, and cost none. A layer whose activations are
-    checkpointed is computed forward once more.
+    A token needs 2 operations for each parameter of the layers, and 4 hidden widths times the length for the two
+    products of attention in each layer (Kaplan et al., 2020, table 1). Each output of the head needs a product with the
+    hidden state. Embedding lookups are free. A layer with checkpointed activations runs forward once more.
     """
     if not (shape.in_layers and shape.layers and shape.hidden) or shape.trained < shape.parameters:
         return None
@@ -26,19 +25,22 @@ def sample_operations(recipe: Recipe, shape: Architecture, facts: Facts) -> floa
     return float(layers * (3 + (1 / every if every else 0)) + 3 * head)
 
 
-def run_seconds(cluster: Cluster, operations: float, ranks: int) -> float | None:
-    """The least that so many operations take on all ranks, at the devices' peak, in seconds; None where the profile has
-    no peak. Communication is left out: what of it shows depends on strategy, links and overlap."""
-    return None if cluster.peak_tflops == "auto" else operations / (ranks * cluster.peak_tflops * 1e12)
+def run_seconds(cluster: Cluster, operations: float | None, ranks: int) -> float | None:
+    """Seconds of computation of so many operations on all ranks, at the devices' peak; None: the number of operations
+    or the peak is not known. Communication is left out, since its visible part depends on strategy, links and
+    overlap."""
+    if operations is None or cluster.peak_tflops == "auto":
+        return None
+    return operations / (ranks * cluster.peak_tflops * 1e12)
 
 
 def hours_between_failures(cluster: Cluster) -> float | None:
-    """The mean time until one of the nodes is lost."""
+    """Mean hours until one of the nodes fails."""
     return cluster.hours_between_failures / cluster.nodes[1] if cluster.hours_between_failures else None
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person reads them: 40 s, 12 min, 3.5 h, 2.1 days."""
+    """Seconds with a suitable unit: 40 s, 12 min, 3.5 h, 2.1 days."""
     for size, unit in ((86400 * 2, "days"), (3600 * 2, "h"), (120, "min")):
         if seconds >= size:
             number = seconds / {"days": 86400, "h": 3600, "min": 60}[unit]

@@ -1,4 +1,4 @@
-"""What there is to train on here, found without importing torch."""
+"""Devices and ranks, detected without importing torch."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Devices:
-    """Those of one node. `memory`: bytes of one device (of the whole machine for cpu); None: not known."""
+    """Devices of a node. `memory`: bytes of a device, or of the whole machine for cpu; None: not known."""
 
     kind: str
     count: int
@@ -23,7 +23,7 @@ class Devices:
 
 @dataclass(frozen=True)
 class World:
-    """The ranks of a run: so many on each of a cluster's nodes, which have these devices."""
+    """The ranks of a run: `per_node` on each node of the cluster."""
 
     cluster: Cluster
     devices: Devices
@@ -31,72 +31,82 @@ class World:
 
     @property
     def sizes(self) -> list[int]:
-        """All ranks, with each number of nodes that the run goes on with: the fewest first."""
-        least, most = self.cluster.nodes
-        return [nodes * self.per_node for nodes in range(least, most + 1)]
+        """Number of ranks for each possible number of nodes, in ascending order."""
+        minimum, maximum = self.cluster.nodes
+        return [nodes * self.per_node for nodes in range(minimum, maximum + 1)]
+
+    @property
+    def max_ranks(self) -> int:
+        """Ranks on the maximum number of nodes."""
+        return self.sizes[-1]
+
+    @property
+    def device(self) -> str:
+        """Device type."""
+        return self.devices.kind
 
     @property
     def memory(self) -> int | None:
-        """Bytes of memory for a rank, where known."""
+        """Bytes of memory of a rank; None: not known."""
         if self.devices.memory is None:
             return None
         return self.devices.memory // (self.per_node if self.devices.kind == "cpu" else 1)
 
     @property
     def threads(self) -> int | None:
-        """Of a rank; None where only the node knows."""
-        there = cores_of_a_node(self.cluster)
-        return max(1, there // self.per_node) if there else None
+        """Threads of a rank; None: only the node knows."""
+        node_cores = cores_of_a_node(self.cluster)
+        return max(1, node_cores // self.per_node) if node_cores else None
 
     def misfit(self) -> str | None:
-        """Why a node with these devices cannot have so many ranks."""
-        cluster, found = self.cluster, self.devices
-        if found.kind != "cuda" or self.per_node <= found.count:
+        """Why a node cannot have this number of ranks; None: it can."""
+        cluster, devices = self.cluster, self.devices
+        if devices.kind != "cuda" or self.per_node <= devices.count:
             return None
-        if cluster.kind == "local" and not found.count:
+        if cluster.kind == "local" and not devices.count:
             what = f"--cluster {cluster.given}: device: cuda, and nvidia-smi finds no GPU on this machine"
             return f"{what} (look at CUDA_VISIBLE_DEVICES, or cluster.device=cpu trains on the CPU)"
-        there = f"{found.count} GPU{'' if found.count == 1 else 's'}"
-        return f"--ranks: {self.per_node} ranks for {there} (one each at the most, or --cluster with device: cpu)"
+        available = f"{devices.count} GPU{'' if devices.count == 1 else 's'}"
+        return f"--ranks: {self.per_node} ranks for {available} (one each at the most, or --cluster with device: cpu)"
 
 
 def world(cluster: Cluster, ranks: int | None) -> World:
-    """The ranks that a profile asks for, or so many on each node."""
-    found = find(cluster)
-    return World(cluster, found, ranks or _each(cluster, found))
+    """The ranks of a profile. `ranks`: number on each node, in place of the profile's."""
+    devices = find(cluster)
+    return World(cluster, devices, ranks or _each(cluster, devices))
 
 
 def find(cluster: Cluster) -> Devices:
-    """The devices of this machine that the profile allows; where there is no accelerator, its CPU as one device, and
-    none where it asks for GPUs. Those of other machines are what the profile says."""
+    """The devices of this machine that the profile allows. Without an accelerator, the CPU is one device, or there is
+    none where the profile requires GPUs. Devices of other machines are those of the profile."""
     if cluster.kind != "local":
         assert cluster.devices_per_node != "auto"
         size = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
         return Devices(cluster.device, cluster.devices_per_node, size)
     gpus = [] if cluster.device == "cpu" else _nvidia()
-    given = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
+    configured = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
     if gpus and cluster.device in ("auto", "cuda"):
-        return Devices("cuda", len(gpus), given or min(gpus))
+        return Devices("cuda", len(gpus), configured or min(gpus))
     kind = "cpu" if cluster.device == "auto" else cluster.device
-    return Devices(kind, 0 if kind == "cuda" else 1, given or int(psutil.virtual_memory().total))
+    return Devices(kind, 0 if kind == "cuda" else 1, configured or int(psutil.virtual_memory().total))
 
 
 def count(cluster: Cluster) -> int:
-    """The ranks of a node that a profile asks for: one a device, where it does not say; at least one."""
+    """Ranks of a node: those of the profile, or one for each device, at least one."""
     return _each(cluster, find(cluster))
 
 
-def _each(cluster: Cluster, found: Devices) -> int:
-    return max(1, found.count) if cluster.devices_per_node == "auto" else cluster.devices_per_node
+def _each(cluster: Cluster, devices: Devices) -> int:
+    return max(1, devices.count) if cluster.devices_per_node == "auto" else cluster.devices_per_node
 
 
 def cores() -> int:
-    """The processors that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores_of_a_node(cluster: Cluster) -> int | None:
-    """The processors that the ranks of a node share; None where only the node knows."""
+    """CPU cores that the ranks of a node share; None: only the node knows."""
     if cluster.kind == "local":
         return cores()
     return cluster.slurm.cpus_per_node if cluster.slurm else None

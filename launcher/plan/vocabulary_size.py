@@ -1,23 +1,23 @@
-"""The vocabulary before anything is prepared: as it is asked for, or read from a tokenizer's folder."""
+"""The size of the vocabulary before the data is prepared."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 from launcher.config import plugins
 from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
+from launcher.config.types import JsonObject
 from launcher.storage import cache_root
 
 
 def of_model(recipe: Recipe) -> PretrainedTokenizer | None:
-    """The model's own tokenizer, where its kind brings one."""
+    """The model's own tokenizer; None: it has none."""
     where = plugins.model(recipe.model).tokenizer()
     return where if where is None or isinstance(where, PretrainedTokenizer) else PretrainedTokenizer(name=str(where))
 
 
 def size(recipe: Recipe) -> int:
-    """Tokens of the tokenizer, with those added to it: asked for, or counted in a folder's tokenizer.json; 0 where that
-    is not known before `launcher prepare`."""
+    """Number of tokens, added ones included: as the recipe says, or counted in a folder's tokenizer.json; 0: not known
+    before `launcher prepare`."""
     where = recipe.tokenizer or of_model(recipe)
     if where is None or isinstance(where, TrainTokenizer):
         return where.vocab_size if where else 0
@@ -28,7 +28,7 @@ def size(recipe: Recipe) -> int:
         return 0
 
 
-def _counted(saved: Any) -> int:
+def _counted(saved: JsonObject) -> int:
     words = saved["model"]["vocab"]
     names = {word for word, _ in words} if isinstance(words, list) else set(words)
     added = {token["content"]: token["id"] for token in saved.get("added_tokens", [])}

@@ -1,7 +1,7 @@
-"""Folders that a command needs, tried out before anything starts: one line for each that cannot be used.
+"""Tests of folders and semaphores that a command needs, before anything starts: one line for each that cannot be used.
 
-A file is made and removed again, since permissions alone do not tell: a file system may be mounted read-only, a quota
-be used up, and root may be refused all the same.
+A file is created and removed, since permissions are not sufficient: a file system may be mounted read-only, a quota be
+exhausted, and even root be refused.
 """
 
 import multiprocessing
@@ -23,7 +23,7 @@ _OF_A_LOADER, _OF_A_WORKER = 8, 3
 
 
 def cache() -> list[str]:
-    """The folder of prepared data and of models."""
+    """Problems of the cache folder."""
     try:
         return unusable(cache_root.root(), "the cache", "set LAUNCHER_CACHE to another folder")
     except UserError as error:
@@ -31,19 +31,19 @@ def cache() -> list[str]:
 
 
 def run(folder: RunDir) -> list[str]:
-    """What ranks and the launcher write below a run folder."""
+    """Problems of a run folder and of the folders in it."""
     what, advice = f"the run folder {folder.path}", "repair that, or start the run in another folder"
     lines = [unusable(place, what, advice) for place in (folder.path, folder.checkpoints, folder.logs)]
     return list(dict.fromkeys(line for of_place in lines for line in of_place))
 
 
 def temporary() -> list[str]:
-    """The folder of temporary files: the one that is asked for, though Python would silently take another."""
-    asked = os.environ.get("TMPDIR")
-    if asked:
-        if not os.path.lexists(asked):
-            return [f"TMPDIR: {asked} does not exist (create it, or set TMPDIR to another folder)"]
-        return unusable(Path(asked), "TMPDIR", "set TMPDIR to another folder")
+    """Problems of the folder of temporary files that the environment names. Python would silently use another one."""
+    requested = os.environ.get("TMPDIR")
+    if requested:
+        if not os.path.lexists(requested):
+            return [f"TMPDIR: {requested} does not exist (create it, or set TMPDIR to another folder)"]
+        return unusable(Path(requested), "TMPDIR", "set TMPDIR to another folder")
     try:
         tempfile.gettempdir()
     except OSError:
@@ -52,7 +52,7 @@ def temporary() -> list[str]:
 
 
 def ranks(recipe: Recipe, cluster: Cluster, count: int | None) -> list[str]:
-    """What ranks on this machine need, where the cluster is this machine. `count`: as many as were asked for."""
+    """Problems of ranks on this machine. `count`: requested number of ranks."""
     if cluster.kind != "local":
         return []
     world = topology.world(cluster, count)
@@ -61,36 +61,36 @@ def ranks(recipe: Recipe, cluster: Cluster, count: int | None) -> list[str]:
 
 
 def semaphores(ranks: int, workers: int) -> list[str]:
-    """What the processes of a start talk through. `workers`: loader processes of each of the `ranks`. Linux keeps a
-    semaphore in a page of /dev/shm."""
+    """Problems of the semaphores of a start. `workers`: loader processes of each rank. Linux keeps a semaphore in a
+    page of /dev/shm."""
     count = ranks * (_OF_A_RANK + (_OF_A_LOADER + _OF_A_WORKER * workers if workers else 0))
-    context, held = multiprocessing.get_context("fork"), []  # this one leaves no names behind
+    context, created = multiprocessing.get_context("fork"), []  # this one leaves no names behind
     try:
         for _ in range(count):
-            held.append(context.Lock())
+            created.append(context.Lock())
     except (OSError, ImportError) as error:
         why = getattr(error, "strerror", None) or str(error)
         advice = "mount a tmpfs there; for a container: --shm-size=1g, or --ipc=host"
-        return [f"/dev/shm: semaphore {len(held) + 1} of the {count} needed cannot be created: {why} ({advice})"]
+        return [f"/dev/shm: semaphore {len(created) + 1} of the {count} needed cannot be created: {why} ({advice})"]
     return []
 
 
 def unusable(folder: Path, what: str, advice: str) -> list[str]:
-    """A line where no file can be made in `folder`, or in the folder that it will be created in."""
-    there = folder
-    while not os.path.lexists(there):
-        there = there.parent
+    """A line where no file can be created in `folder`, or in its nearest existing parent."""
+    existing = folder
+    while not os.path.lexists(existing):
+        existing = existing.parent
     try:
-        if there.is_dir():
-            with tempfile.TemporaryFile(dir=there) as file:
+        if existing.is_dir():
+            with tempfile.TemporaryFile(dir=existing) as file:
                 file.write(b"x")
             return []
-        if there.is_symlink() and not there.exists():
-            reason = f"it is a link to {there.readlink()}, which does not exist"
+        if existing.is_symlink() and not existing.exists():
+            reason = f"it is a link to {existing.readlink()}, which does not exist"
         else:
             reason = "it is a file, not a folder"
     except OSError as error:
         if (number := disk_full.number(error)) is not None:
-            return [f"{what}: {disk_full.sentence(there, number)}"]
+            return [f"{what}: {disk_full.sentence(existing, number)}"]
         reason = str(error.strerror)
-    return [f"{what}: {there} cannot be written: {reason} ({advice})"]
+    return [f"{what}: {existing} cannot be written: {reason} ({advice})"]

@@ -6,8 +6,8 @@ from typing import Any
 
 from launcher.config import load, plugins
 from launcher.config.errors import Problem, UserError
+from launcher.config.model import ModelConfig
 from launcher.config.recipe import Recipe
-from launcher.config.types import Plugin
 from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir
 
@@ -57,7 +57,7 @@ def _missing(key: str, config: Any) -> list[Problem]:
     return []
 
 
-def _pinned(config: Plugin, earlier: Any) -> Plugin:
+def _pinned(config: ModelConfig, earlier: Any) -> ModelConfig:
     """A configuration that names a run, with the step of its checkpoint; any other as it is."""
     run, checkpoint = getattr(config, "run", None), getattr(config, "checkpoint", None)
     if run is None or checkpoint not in ("latest", "best") or getattr(config, "weights", None) == "random":

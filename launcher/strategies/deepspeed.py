@@ -94,7 +94,7 @@ class Strategy(strategies.Strategy):
             out.append(("strategy", "DeepSpeed keeps parameters in fp32: train.precision fp64 needs ddp or fsdp"))
         if self._config.zero == 3 and recipe.train.compile:
             out.append(("train.compile", "zero: 3 gathers parameters in the middle of a layer (take fsdp, or zero: 2)"))
-        if self._config.zero and getattr(recipe.model, "unfreeze_at", None):
+        if self._config.zero and recipe.model.unfreeze_at:
             what = (
                 "DeepSpeed counts one number of steps for all parameters, wrong for those that thaw (take ddp or fsdp)"
             )

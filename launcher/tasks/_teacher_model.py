@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from launcher.config import kinds, load, plugins, strict_json
 from launcher.config.errors import Problem, UserError
+from launcher.config.model import ModelConfig
 from launcher.config.recipe import PretrainedTokenizer
 from launcher.config.types import Plugin
 from launcher.plan import facts as run_facts
@@ -34,10 +35,10 @@ def _kind(value: Any) -> Any:
     return kinds.plugin("models").func({"kind": kind, **value})  # type: ignore[call-arg]
 
 
-Teacher = Annotated[SerializeAsAny[Plugin], BeforeValidator(_kind)]
+Teacher = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(_kind)]
 
 
-def check(teacher: Plugin, auto_class: str, facts: "Facts", folder: Path) -> None:
+def check(teacher: ModelConfig, auto_class: str, facts: "Facts", folder: Path) -> None:
     """Raises UserError where the teacher was made for another vocabulary or other labels than the prepared `folder`, or
     for another kind of task: what it says would mean something else."""
     problems = list[str | Problem]()
@@ -58,7 +59,7 @@ def check(teacher: Plugin, auto_class: str, facts: "Facts", folder: Path) -> Non
         raise UserError(problems)
 
 
-def build(teacher: Plugin, need: "ModelRequirements", like: "torch.nn.Module") -> "torch.nn.Module":
+def build(teacher: ModelConfig, need: "ModelRequirements", like: "torch.nn.Module") -> "torch.nn.Module":
     """The teacher on the device and in the type of the student. Raises UserError."""
     try:
         model, notes = plugins.model(teacher).build(need)
@@ -78,7 +79,7 @@ def _of_the_teacher(problem: str | Problem) -> str | Problem:
     return problem
 
 
-def _vocabulary(teacher: Plugin) -> dict[str, int] | None:
+def _vocabulary(teacher: ModelConfig) -> dict[str, int] | None:
     """The teacher's tokens and their ids; None: it brings no tokenizer that can be read."""
     where = plugins.model(teacher).tokenizer()
     if where is None:
@@ -94,7 +95,7 @@ def _read(folder: Path) -> dict[str, int] | None:
     return Tokenizer.from_file(str(file)).get_vocab() if file.is_file() else None
 
 
-def _labels(teacher: Plugin) -> list[str] | None:
+def _labels(teacher: ModelConfig) -> list[str] | None:
     """The labels that a teacher tells apart, in the order of its numbers; None: it does not say."""
     if run := getattr(teacher, "run", None):
         folder = RunDir(Path(cache_root.found(run)))
@@ -104,7 +105,7 @@ def _labels(teacher: Plugin) -> list[str] | None:
     return [names[number] for number in sorted(names, key=int)] if names else None
 
 
-def _learnt(teacher: Plugin) -> str | None:
+def _learnt(teacher: ModelConfig) -> str | None:
     """The transformers auto class of what the run of a teacher learnt; None: it does not say."""
     file = RunDir(Path(cache_root.found(getattr(teacher, "run", "")))).recipe
     if not hasattr(teacher, "run") or not file.is_file():

@@ -17,7 +17,8 @@ from pydantic_core import PydanticCustomError
 from launcher import tasks
 from launcher.config import plugins, recipe
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import Plugin, TaskConfig
+from launcher.config.model import ModelConfig
+from launcher.config.types import TaskConfig
 from launcher.contract.random import Draw
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.tasks import IGNORE, Batch, Directions, Features, Outputs, Row, Sample, _teacher_model
@@ -47,7 +48,7 @@ class Config(TaskConfig):
         return self.task
 
     @property
-    def teacher_model(self) -> Plugin:
+    def teacher_model(self) -> ModelConfig:
         return self.teacher
 
     @field_validator("task")

@@ -38,9 +38,9 @@ def _print_version(wanted: bool) -> None:
 
 
 def _trust(names: list[str] | None) -> list[str]:
-    from launcher.config import kinds
+    from launcher.config import trust
 
-    kinds.trust(names or [])
+    trust.trust(names or [])
     return names or []
 
 

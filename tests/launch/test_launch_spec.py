@@ -4,7 +4,7 @@ import sys
 import pytest
 import support
 
-from launcher.config import kinds
+from launcher.config import trust
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
 from launcher.launch import elastic_agent, launch_spec
@@ -13,7 +13,7 @@ from launcher.plan.plan import Plan
 
 @pytest.fixture
 def plan(monkeypatch):
-    monkeypatch.setattr(kinds, "_named", {})  # what earlier tests of this process trust
+    monkeypatch.setattr(trust, "_trusted", {})  # what earlier tests of this process trust
     return Plan(
         name="a", folder="runs/a b", prepared="p", nodes=1, devices_per_node=3, ranks=3, tensor_parallel=1,
         device="cpu", threads=2, strategy="ddp", precision="fp32", global_batch=6, micro_batches=1, micro_samples=2,
@@ -36,7 +36,7 @@ def test_torchrun_is_given_the_resolved_recipe(plan):
 
 
 def test_a_starters_ranks_trust_what_the_launcher_does(plan):
-    kinds.trust(["mine.rows"])
+    trust.trust(["mine.rows"])
     assert list(launch_spec.train(plan, Cluster(), "torchrun").argv)[-3:] == [
         "--trust",
         "mine.rows",

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from launcher.config.errors import UserError
+from launcher.config.model import ModelConfig
 from launcher.models import _adaptation, _peft
-from launcher.models._adaptation import ModelConfig, adapted, plain
+from launcher.models._adaptation import adapted, plain
 
 IDS = torch.tensor([[1, 5, 2, 9], [1, 6, 2, 8]])
 MIXES = (

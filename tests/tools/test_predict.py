@@ -11,7 +11,7 @@ import pytest
 import support
 from rich.console import Console
 
-from launcher.config import kinds
+from launcher.config import trust
 from launcher.config.errors import UserError
 from launcher.tools import compression
 from launcher.tools import predict as tool
@@ -100,7 +100,7 @@ def test_completions_are_written_and_scored_without_the_prepared_data(tmp_path, 
     recipe = support.mlm("policy", task=task, model=model, data__max_length=14, train__steps=1)
     support.launcher("run", support.write(recipe, str(tmp_path / "policy.yaml")), "--ranks", 1)
     (tmp_path / "a.txt").write_text("the first\nthe last\n")
-    kinds.trust([task["reward"]])  # as --trust: the stored recipe names a function
+    trust.trust([task["reward"]])  # as --trust: the stored recipe names a function
     with monkeypatch.context() as patch:
         patch.setenv("LAUNCHER_CACHE", str(tmp_path / "empty"))
         lines = predicted(tmp_path / "a.txt", tmp_path / "out.jsonl", run="runs/policy")
