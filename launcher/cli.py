@@ -333,10 +333,11 @@ def export(
     trust: Trust = None,
 ) -> None:
     """A checkpoint as a folder that plain transformers loads; or pruned, quantised, as ONNX, and what that costs."""
-    from launcher.tools import compression
+    from launcher.tools import export as tool
+    from launcher.tools.compression import CompressionOptions
 
-    wanted = compression.CompressionOptions(prune, quantize is not None, format is Format.onnx)
-    print(compression.export(run, _which(checkpoint), to, shard_size, wanted, Console(stderr=True), benchmark))
+    options = CompressionOptions(prune, quantize is not None, format is Format.onnx)
+    print(tool.export(run, _which(checkpoint), to, shard_size, Console(stderr=True), options, benchmark))
 
 
 @app.command()

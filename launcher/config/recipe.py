@@ -9,9 +9,9 @@ from pydantic_core import PydanticCustomError
 from launcher.config.kinds import TrustRemoteCode, plugin
 from launcher.config.optimizers import Optimizer
 from launcher.config.schedules import Constant, Schedule
-from launcher.config.types import Plugin, StrategyConfig, Strict, TaskConfig, matching, one_of
+from launcher.config.types import ModelConfig, Plugin, StrategyConfig, Strict, TaskConfig, matching, one_of
 
-Model = Annotated[SerializeAsAny[Plugin], plugin("models")]
+Model = Annotated[SerializeAsAny[ModelConfig], plugin("models", ModelConfig)]
 Source = Annotated[SerializeAsAny[Plugin], plugin("data")]
 Task = Annotated[SerializeAsAny[TaskConfig], plugin("tasks", TaskConfig)]
 Strategy = Annotated[SerializeAsAny[StrategyConfig], plugin("strategies", StrategyConfig)]

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
+from launcher.config import types
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import some
 from launcher.config.types import Plugin
@@ -36,7 +37,7 @@ class Adapter(Plugin):
     targets: list[str] | str | None = Field(None, min_length=1)
 
 
-class ModelConfig(Plugin):
+class ModelConfig(types.ModelConfig):
     """`freeze`: patterns of parameters that do not train: each is matched against a parameter's name and what it begins
     with, up to a dot. `unfreeze_at`: after so many steps nothing is frozen any more. `adapter`: trains in place of the
     encoder's own parameters, which `unfreeze_at` leaves as they are. `batch_norm`: frozen keeps the statistics as they
@@ -53,6 +54,10 @@ class ModelConfig(Plugin):
         if value is not None and not known.data.get("freeze", True):
             raise PydanticCustomError("unfreeze_at", "nothing is frozen (add freeze)")
         return value
+
+    @property
+    def has_adapter(self) -> bool:
+        return self.adapter is not None
 
     def at(self, step: int) -> Self:
         """The configuration as it trains once `step` steps are done."""

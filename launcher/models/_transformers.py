@@ -35,6 +35,10 @@ class TransformersConfig(ModelConfig):
     head: Literal["new"] | None = None
     reinit_layers: int = Field(0, ge=0)
 
+    @property
+    def attention_kernel(self) -> str | None:
+        return self.attention
+
     @field_validator("attention")
     @classmethod
     def _allowed_kernel(cls, value: str | None) -> str | None:

@@ -21,6 +21,10 @@ class Config(TransformersConfig):
     kind: Literal["config"] = "config"
     type: str
 
+    @property
+    def origin(self) -> str:
+        return self.type
+
 
 class Model(models.Model):
     imports = ("transformers.modeling_utils",)

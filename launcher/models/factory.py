@@ -29,6 +29,10 @@ class Config(ModelConfig):
     factory: str
     options: dict[str, Any] = {}
 
+    @property
+    def origin(self) -> str:
+        return self.factory
+
     @field_validator("factory")
     @classmethod
     def _allowed_factory(cls, value: str) -> str:

@@ -26,6 +26,10 @@ class Config(TransformersConfig):
     revision: str | None = None
     trust_remote_code: TrustRemoteCode = False
 
+    @property
+    def trusts_code(self) -> bool:
+        return self.trust_remote_code
+
 
 class Model(models.Model):
     imports = ("transformers.modeling_utils",)

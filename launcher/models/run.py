@@ -28,6 +28,14 @@ class Config(TransformersConfig):
     weights: Literal["trained", "random"] = "trained"
     trust_remote_code: TrustRemoteCode = False
 
+    @property
+    def origin(self) -> str:
+        return self.run
+
+    @property
+    def trusts_code(self) -> bool:
+        return self.trust_remote_code
+
     @model_validator(mode="after")
     def _allowed_run(self) -> Self:
         """While a recipe is read: the model of a run may be somebody else's code."""

@@ -31,6 +31,10 @@ class Config(ModelConfig):
     dropout: float | None = Field(None, ge=0, lt=1)
     activation: Literal["relu", "gelu", "tanh"] | None = None
 
+    @property
+    def origin(self) -> str:
+        return self.type
+
     @field_validator("channels", "hidden", "dropout", "activation")
     @classmethod
     def _of_the_type(cls, value: Any, info: ValidationInfo) -> Any:

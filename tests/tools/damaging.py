@@ -80,10 +80,11 @@ def read_lease() -> None:
 def progress() -> None:
     state = RUN.whole()[-1].state
     {**state}["step"] + len(state.get("culprit", "")) + sum(step for step, _ in state.get("history", []))
-    model_card._metrics(RUN.whole()[-1]), model_card._reached(RUN.whole()[-1], model_card._metrics(RUN.whole()[-1]))
+    newest = RUN.whole()[-1]
+    model_card.metrics_section(newest, model_card.checkpoint_metrics(newest))
 
 
-def newest(name: str) -> Path:
+def newest_file(name: str) -> Path:
     return RUN.whole()[-1].path / name
 
 
@@ -91,7 +92,14 @@ Read = Callable[[], object]
 READERS: dict[str, tuple[Callable[[], Path], list[Read]]] = {
     "metrics": (
         lambda: RUN.metrics,
-        [lambda: list(RUN.lines()), lambda: seeds._last(RUN), RUN.check_files, RUN.mend_metrics, listed, compared],
+        [
+            lambda: list(RUN.lines()),
+            lambda: seeds.last_evaluation(RUN),
+            RUN.check_files,
+            RUN.mend_metrics,
+            listed,
+            compared,
+        ],
     ),
     "jobs": (
         lambda: job_log.file(RUN),
@@ -99,10 +107,13 @@ READERS: dict[str, tuple[Callable[[], Path], list[Read]]] = {
     ),
     "plan": (lambda: RUN.plan, [lambda: strict_json.read(RUN.plan, plan.Plan, "x").equation, listed]),
     "facts": (lambda: RUN.facts, [lambda: facts.read(RUN.path), lambda: facts.of_run(RUN.path), compared]),
-    "state": (lambda: newest("state.json"), [progress, lambda: RUN.saved("best"), RUN.check_files, listed, compared]),
-    "complete": (lambda: newest(COMPLETE), [lambda: [saved.verify() for saved in RUN.whole()]]),
+    "state": (
+        lambda: newest_file("state.json"),
+        [progress, lambda: RUN.saved("best"), RUN.check_files, listed, compared],
+    ),
+    "complete": (lambda: newest_file(COMPLETE), [lambda: [saved.verify() for saved in RUN.whole()]]),
     "bundle": (lambda: BUNDLE / "bundle.json", [bundled]),
-    "environment": (lambda: RUN.path / "environment.json", [lambda: model_card._software(RUN)]),
+    "environment": (lambda: RUN.path / "environment.json", [lambda: model_card.software_section(RUN)]),
     "lease": (lambda: RUN.path / LEASE, [read_lease, listed]),
 }
 """Of each file all that reads it."""

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from launcher.config.errors import UserError
 from launcher.storage.run_dir import RunDir
-from launcher.tools import compression, int8, onnx_export, predict
-from launcher.tools.trained_model import beside_best, load_run
+from launcher.tools import compression, export_benchmark, int8, onnx_export, predict
+from launcher.tools.export import export
+from launcher.tools.trained_model import best_note, load_run
 
 pytestmark = pytest.mark.usefixtures("in_sorter")
 TEXTS = ["the rank reads a batch", "every seed", "a"]
@@ -24,11 +25,11 @@ TEXTS = ["the rank reads a batch", "every seed", "a"]
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
-    monkeypatch.setattr(compression, "_ROUNDS", 1)
+    monkeypatch.setattr(export_benchmark, "ROUNDS", 1)
 
 
 def exported(to, run="runs/sorter", **wanted):
-    return compression.export(run, "latest", to, "1GiB", compression.CompressionOptions(**wanted), Console(quiet=True))
+    return export(run, "latest", to, "1GiB", Console(quiet=True), compression.CompressionOptions(**wanted))
 
 
 def inputs(folder, texts=TEXTS):
@@ -48,9 +49,7 @@ def table(lines):
 
 def test_int8_layers_are_saved_and_loaded_without_pickle(tmp_path, printed):
     wanted = compression.CompressionOptions(int8=True)
-    lines = printed(
-        lambda console: compression.export("runs/sorter", "latest", tmp_path / "out", "1GiB", wanted, console), 120
-    )
+    lines = printed(lambda console: export("runs/sorter", "latest", tmp_path / "out", "1GiB", console, wanted), 120)
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"config.json", "model.int8.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
     model = int8.load(tmp_path / "out")
@@ -67,11 +66,10 @@ def test_int8_layers_are_saved_and_loaded_without_pickle(tmp_path, printed):
 
 
 def test_without_a_benchmark_sizes_alone_are_told_and_no_data_is_read(tmp_path, printed, monkeypatch):
-    monkeypatch.setattr(compression, "_Samples", lambda trained: pytest.fail("the prepared data was read"))
+    monkeypatch.setattr(compression, "Benchmark", lambda trained: pytest.fail("the prepared data was read"))
     wanted = compression.CompressionOptions(int8=True)
     lines = printed(
-        lambda console: compression.export("runs/sorter", "latest", tmp_path / "out", "1GiB", wanted, console, False),
-        120,
+        lambda console: export("runs/sorter", "latest", tmp_path / "out", "1GiB", console, wanted, False), 120
     )
     assert {name: [*values] for name, values in table(lines).items()} == {"original": ["MiB"], "int8": ["MiB"]}
     assert "samples/s" not in (tmp_path / "out" / "README.md").read_text()
@@ -116,7 +114,7 @@ def graph(sorter, tmp_path_factory):
     folder = tmp_path_factory.mktemp("graph") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(sorter)
-        patch.setattr(compression, "_ROUNDS", 1)
+        patch.setattr(export_benchmark, "ROUNDS", 1)
         exported(folder, onnx=True)
     return folder
 
@@ -183,16 +181,16 @@ def test_a_best_evaluation_whose_weights_are_gone_is_told(tmp_path, printed, kep
     folder.metrics.write_text("\n".join([*lines, ""]))
     told = "loss was best at step 20, of which no checkpoint is there: step 40 is taken"
     shutil.rmtree(folder.checkpoints / "step-00000020")
-    note = beside_best(folder, folder.saved("best"), "best")
+    note = best_note(folder, folder.saved("best"), "best")
     assert note == (None if kept == 20 else f"note: {told} (evaluate.save_best keeps the best)")
-    assert beside_best(folder, folder.saved("latest"), "latest") is None
+    assert best_note(folder, folder.saved("latest"), "latest") is None
 
 
 def test_the_table_is_not_cut(printed):
     metrics = dict.fromkeys((f"a_long_metric_{n}" for n in range(9)), 0.12345)
     lines = printed(
-        lambda console: compression._show(
-            [compression.MeasuredModel("pruned-0.3-onnx-int8", 9, 1.0, metrics)], [], console
+        lambda console: export_benchmark.show(
+            [export_benchmark.MeasuredModel("pruned-0.3-onnx-int8", 9, 1.0, metrics)], [], console
         )
     )
     assert "…" not in "".join(lines)
@@ -257,6 +255,6 @@ def test_a_decoder_begins_as_it_did_in_training(tmp_path, printed):
     recipe["data"]["train"] = {"kind": "jsonl", "path": "corpus.jsonl", "target": "label"}
     support.launcher("run", support.write(recipe, str(tmp_path / "pairs.yaml")), "--ranks", 1)
     wanted = compression.CompressionOptions(prune=0.1)
-    lines = printed(lambda console: compression.export("runs/pairs", 2, tmp_path / "out", "1GiB", wanted, console), 120)
+    lines = printed(lambda console: export("runs/pairs", 2, tmp_path / "out", "1GiB", console, wanted), 120)
     expected = support.evaluations("runs/pairs")[2]["eval/loss"]
     assert table(lines)["original"]["loss"] == pytest.approx(expected, abs=1e-4)

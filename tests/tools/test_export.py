@@ -158,7 +158,7 @@ def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path):
 
 
 def test_a_long_tensor_is_read_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("launcher.tools.export._PIECE", 200)
+    monkeypatch.setattr("launcher.tools.checkpoint_tensors._PIECE", 200)
     exported("modernbert", tmp_path / "out")
     assert equal("modernbert", tmp_path / "out")
 
