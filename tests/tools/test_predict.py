@@ -13,8 +13,9 @@ from rich.console import Console
 
 from launcher.config import kinds
 from launcher.config.errors import UserError
-from launcher.tools import compression
 from launcher.tools import predict as tool
+from launcher.tools.compression import CompressionOptions
+from launcher.tools.export import export
 
 HELD = "{kind: jsonl, path: held.jsonl, text: body}"
 pytestmark = pytest.mark.usefixtures("in_sorter")
@@ -105,14 +106,7 @@ def test_completions_are_written_and_scored_without_the_prepared_data(tmp_path, 
         patch.setenv("LAUNCHER_CACHE", str(tmp_path / "empty"))
         lines = predicted(tmp_path / "a.txt", tmp_path / "out.jsonl", run="runs/policy")
     assert [(len(line["completions"]), len(line["rewards"])) for line in lines] == [(2, 2)] * 2
-    compression.export(
-        "runs/policy",
-        "latest",
-        tmp_path / "out",
-        "1GiB",
-        compression.CompressionOptions(prune=0.1),
-        Console(quiet=True),
-    )
+    export("runs/policy", "latest", tmp_path / "out", "1GiB", Console(quiet=True), CompressionOptions(prune=0.1))
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| model | MiB | samples/s |\n" in card
     assert "no metrics, which are beside the model that the run began with" in card
@@ -186,18 +180,18 @@ def test_a_source_without_columns_of_its_own_keeps_what_it_gives(tmp_path):
 
 
 def test_all_scores_are_listed_the_best_first(tmp_path):
-    lines = predicted(HELD, tmp_path / "out.jsonl", most=99)
+    lines = predicted(HELD, tmp_path / "out.jsonl", top_k=99)
     for line in lines:
         shares = [one["probability"] for one in line["scores"]]
         assert shares == sorted(shares, reverse=True)
         assert sum(shares) == pytest.approx(1, abs=1e-5)
         assert sorted(one["label"] for one in line["scores"]) == ["few", "many", "some"]
         assert line["scores"][0] == {"label": line["label"], "probability": line["probability"]}
-    assert [len(line["scores"]) for line in predicted(HELD, tmp_path / "two.jsonl", most=2)] == [2] * len(lines)
+    assert [len(line["scores"]) for line in predicted(HELD, tmp_path / "two.jsonl", top_k=2)] == [2] * len(lines)
 
 
 def test_a_csv_has_the_same_values_and_opens_as_a_table(tmp_path, printed):
-    whole = predicted(HELD, tmp_path / "out.jsonl", keep="all", most=2)
+    whole = predicted(HELD, tmp_path / "out.jsonl", keep="all", top_k=2)
     to = tmp_path / "out[d].csv"
     lines = printed(lambda console: tool.predict("runs/sorter", "latest", HELD, to, console, "all", 2), 400)
     cut = sum("truncated" in line for line in whole)
@@ -225,7 +219,7 @@ def test_masks_in_texts_are_filled_as_the_pipeline_of_transformers_does(tmp_path
         "a rank [MASK]",
     ]
     (tmp_path / "a.txt").write_text("\n".join(texts) + "\n")
-    lines = predicted(tmp_path / "a.txt", tmp_path / "out.jsonl", run="runs/masked", most=3)
+    lines = predicted(tmp_path / "a.txt", tmp_path / "out.jsonl", run="runs/masked", top_k=3)
     assert [len(line.get("fills", [])) for line in lines] == [1, 2, 0, 1, 1]
     assert "loss" in lines[2]
     support.launcher("export", "runs/masked", "--to", tmp_path / "model")

@@ -64,10 +64,10 @@ def test_a_kept_column_has_one_name_in_all_lines():
 
 
 def test_images_and_bytes_are_left_out():
-    assert prediction_lines.given({"image": "pixels", "file": "a.png"}, ()) == {"file": "a.png"}
-    assert prediction_lines.given({"text": "a", KEPT: {"id": 1, "image": {}, "raw": b""}}, [EVERY]) == {"id": 1}
+    assert prediction_lines.selected({"image": "pixels", "file": "a.png"}, ()) == {"file": "a.png"}
+    assert prediction_lines.selected({"text": "a", KEPT: {"id": 1, "image": {}, "raw": b""}}, [EVERY]) == {"id": 1}
     as_parquet = {"id": 1, "img": {"bytes": b"PNG", "path": "p"}, "all": [{"bytes": b""}]}
-    assert prediction_lines.given({"text": "a", KEPT: as_parquet}, [EVERY]) == {"id": 1}
+    assert prediction_lines.selected({"text": "a", KEPT: as_parquet}, [EVERY]) == {"id": 1}
 
 
 def test_a_line_is_json_whatever_stands_in_it():
