@@ -226,6 +226,6 @@ def test_a_checkpoint_says_which_way_its_metric_goes():
     wer = {"watched": {"metric": "eval/wer", "value": 0.25}, "evaluation": {"eval/wer": 0.25}}
     score = {"watched": {"metric": "eval/score", "value": -0.5}, "evaluation": {"eval/score": 0.5}}
     whole = [SimpleNamespace(state=state) for state in (wer, score, {})]
-    assert tool._directions(whole) == {"wer": "min", "score": "max"}
-    made = tool._Run("one", {}, {1: {"wer": 0.5}, 2: {"wer": 0.25}}, {}, frozenset(), {"wer": "min"})
+    assert tool.metric_directions(whole) == {"wer": "min", "score": "max"}
+    made = tool.EvaluatedRun("one", {}, {1: {"wer": 0.5}, 2: {"wer": 0.25}}, {}, frozenset(), {"wer": "min"})
     assert made.best("wer") == (0.25, 2)

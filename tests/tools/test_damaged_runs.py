@@ -168,7 +168,7 @@ def test_a_metric_that_was_not_finite_is_none(known, printed):
     record = {"step": 99, "eval/loss": None, "eval/accuracy": 0.5, "data": "x"}
     add(known.metrics, json.dumps(record))
     assert "0.5000" in "\n".join(printed(lambda console: compare(["runs/bad"], console)))
-    assert seeds._last(known) == {"loss": None, "accuracy": 0.5}
+    assert seeds.last_evaluation(known) == {"loss": None, "accuracy": 0.5}
     assert beside_best(known, known.saved("best"), "best") is None
 
 

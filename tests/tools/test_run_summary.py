@@ -70,6 +70,6 @@ def test_a_run_without_validation_is_measured_by_the_texts_it_was_trained_on(wor
     run_setup.write(made).release()
     save(made.folder, 6)
     made.folder.metrics.write_text("".join(f'{{"step": {step}, "loss": 9.5}}\n' for step in range(1, 7)))
-    lines = printed(lambda console: run_summary.of(made, console), width=500)
+    lines = printed(lambda console: run_summary.summarize(made, console), width=500)
     assert lines[-1].startswith("note: loss 9.5 at the end is above ")
     assert "the unigram entropy of the texts" in lines[-1]

@@ -63,4 +63,4 @@ def test_of_two_evaluations_of_one_step_the_later_line_counts(tmp_path):
     lines = [{"step": 2, "eval/loss": 1.0}, {"step": 4, "eval/loss": 3.0}, {"step": 4, "loss": 9.0}]
     lines += [{"step": 4, "eval/loss": 2.0}, {"step": 1, "eval/loss": 0.5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert seeds._last(RunDir(tmp_path)) == {"loss": 2.0}
+    assert seeds.last_evaluation(RunDir(tmp_path)) == {"loss": 2.0}
