@@ -28,9 +28,9 @@ RUN = RunDir(Path("runs/run"))
 BUNDLE = Path("bundle")
 LEASE = ".writer.lease-000001"
 MEMORY = 500 << 20
-"""Bytes of address space that reading may take."""
+"""Maximum address space of the process, in bytes."""
 PATIENCE = 60
-"""Seconds that one case may take, on a machine that does other things too."""
+"""Maximum seconds of one case, on a machine under load."""
 EVIL: list[Any] = [
     None, True, False, 0, -1, 1, 2**31, 2**63 - 1, 2**63, -(2**63) - 1, 10**400, 0.5, -0.5, 1e308, 1e-320,
     float("nan"), float("inf"), float("-inf"), "", "x", "7", "-1", "1e9", "\0", "\x1b[2J\x1b]0;x\x07", "[/]", "[red]x",
@@ -116,7 +116,7 @@ READERS: dict[str, tuple[Callable[[], Path], list[Read]]] = {
     "environment": (lambda: RUN.path / "environment.json", [lambda: model_card.software_section(RUN)]),
     "lease": (lambda: RUN.path / LEASE, [read_lease, listed]),
 }
-"""Of each file all that reads it."""
+"""The readers of each file, and its path."""
 
 
 def by_bytes(draw: random.Random, content: bytes) -> bytes:
@@ -135,7 +135,7 @@ def nodes(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def by_structure(draw: random.Random, content: bytes) -> bytes:
-    """A value of one line, or of a document, is another, is gone, or has another name."""
+    """Replace, remove or rename one value of a line or document."""
     whole = content.startswith(b"{\n")
     lines = [content] if whole else content.splitlines(keepends=True)
     at = draw.randrange(len(lines))
@@ -162,7 +162,7 @@ def by_structure(draw: random.Random, content: bytes) -> bytes:
 
 
 def in_place(draw: random.Random, file: Path) -> None:
-    """Something else stands where the file was."""
+    """Put a folder, a link or a pipe in the place of the file."""
     file.unlink()
     match draw.randrange(7):
         case 0:
@@ -202,7 +202,7 @@ def restore(file: Path, content: bytes) -> None:
 
 
 def case(seed: str, file: Path, content: bytes, reads: list[Read]) -> tuple[list[str], bool]:
-    """What a case of damage does that it should not, and whether any reader refuses the file."""
+    """The failures of the readers in one case of damage, and whether any reader refuses the file."""
     damage(random.Random(seed), file, content)
     wrong, refused = list[str](), False
     for number, read in enumerate(reads):
@@ -225,7 +225,7 @@ def case(seed: str, file: Path, content: bytes, reads: list[Read]) -> tuple[list
 
 
 def main(seed: str, cases: int, readers: list[str]) -> dict[str, Any]:
-    """By reader what was wrong, and how many cases were refused."""
+    """Failures and the number of refused cases, by reader."""
     files = {reader: READERS[reader][0]() for reader in readers}
     for read in (read for reader in readers for read in READERS[reader][1]):
         read()

@@ -1,4 +1,4 @@
-"""Exports made small: what is read again from the folder is the model, a little worse and a good deal smaller."""
+"""Compressed exports: smaller files that give nearly the outputs of the original model."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def trained(folder, texts=TEXTS):
 
 
 def table(lines):
-    """The rows of the printed table by their names."""
+    """The rows of the printed table by name."""
     rows = [line.replace(",", "").split() for line in lines if re.match(r"\S+ +\d", line)]
     return {name: dict(zip(lines[0].split()[1:], map(float, values), strict=True)) for name, *values in rows}
 
@@ -65,7 +65,7 @@ def test_int8_layers_are_saved_and_loaded_without_pickle(tmp_path, printed):
     assert abs(rows["int8"]["accuracy"] - rows["original"]["accuracy"]) < 0.02
 
 
-def test_without_a_benchmark_sizes_alone_are_told_and_no_data_is_read(tmp_path, printed, monkeypatch):
+def test_without_a_benchmark_only_sizes_are_printed_and_no_data_is_read(tmp_path, printed, monkeypatch):
     monkeypatch.setattr(compression, "Benchmark", lambda trained: pytest.fail("the prepared data was read"))
     wanted = compression.CompressionOptions(int8=True)
     lines = printed(
@@ -92,7 +92,7 @@ def test_int8_weights_that_lack_a_parameter_are_not_loaded(tmp_path):
         int8.load(tmp_path)
 
 
-def test_a_share_of_the_entries_of_matrices_is_zero_and_transformers_loads_it(tmp_path):
+def test_a_pruned_model_has_its_smallest_entries_zero_and_transformers_loads_it(tmp_path):
     exported(tmp_path / "out", prune=0.3)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     before = load_run("runs/sorter", "latest").model
@@ -125,13 +125,13 @@ def test_the_graph_takes_any_number_of_samples_and_of_tokens(graph, texts):
     assert torch.allclose(made, trained(graph, texts), atol=1e-4)
 
 
-def test_the_lines_of_the_card_load_it(graph, capsys):
+def test_the_code_of_the_card_runs(graph, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (graph / "README.md").read_text(), re.DOTALL)
     exec(code.replace("path/to/this/folder", str(graph)), {})
     assert "array(" in capsys.readouterr().out
 
 
-def test_the_graph_is_quantised_too(graph, tmp_path):
+def test_a_graph_can_be_quantised(graph, tmp_path):
     file = tmp_path / "model.onnx"
     file.write_bytes((graph / "model.onnx").read_bytes())
     onnx_export.quantize(file)
@@ -142,7 +142,7 @@ def test_the_graph_is_quantised_too(graph, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_two_ways_together(tmp_path):
+def test_pruning_and_quantisation_together(tmp_path):
     exported(tmp_path / "out", prune=0.5, int8=True)
     with torch.no_grad():
         weight = int8.load(tmp_path / "out").bert.encoder.layer[0].intermediate.dense.weight()
@@ -157,13 +157,13 @@ def test_two_ways_together(tmp_path):
         ({"int8": True, "run": "runs/none"}, r"^runs/none: no run is there"),
     ],
 )
-def test_what_cannot_be_is_told_and_nothing_is_made(tmp_path, wanted, what):
+def test_wrong_options_are_refused_and_nothing_is_written(tmp_path, wanted, what):
     with pytest.raises(UserError, match=what):
         exported(tmp_path / "out", **wanted)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_not_installed_is_told(tmp_path, monkeypatch):
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else object())
     with pytest.raises(
         UserError, match=r"^--format onnx: onnxruntime not installed \(pip install 'launcher\[onnx\]'\)$"
@@ -172,7 +172,7 @@ def test_what_is_not_installed_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kept", [9, 20])
-def test_a_best_evaluation_whose_weights_are_gone_is_told(tmp_path, printed, kept):
+def test_a_best_evaluation_without_a_checkpoint_is_noted(tmp_path, printed, kept):
     folder = RunDir(shutil.copytree("runs/sorter", tmp_path / "copy"))
     lines = [
         json.dumps({"step": 20, "eval/loss": 9.0 if kept == 20 else 0.1}),
@@ -197,7 +197,7 @@ def test_the_table_is_not_cut(printed):
     assert "".join(lines).count("0.1") >= 9
 
 
-def test_without_a_wish_it_is_the_plain_export(tmp_path):
+def test_without_options_the_checkpoint_is_exported_unchanged(tmp_path):
     assert re.search(r": \d files, .* checkpoint of step 40$", exported(tmp_path / "out"))
 
 
@@ -209,7 +209,7 @@ RESNET = {
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory):
-    """A folder with runs of a small ResNet by what became of its batch norms."""
+    """A folder with a run of a small ResNet with frozen batch norms, and one with group norms in their place."""
     folder = tmp_path_factory.mktemp("album")
     pictures.folder(folder / "pictures", 24, size=(16, 12))
     with pytest.MonkeyPatch.context() as patch:
@@ -224,14 +224,14 @@ def album(tmp_path_factory):
     return folder
 
 
-def test_batch_norms_that_were_frozen_are_no_hindrance(album, tmp_path, monkeypatch):
+def test_a_model_with_frozen_batch_norms_is_quantised(album, tmp_path, monkeypatch):
     monkeypatch.chdir(album)
     exported(tmp_path / "out", "runs/frozen", int8=True)
     predict.predict("runs/frozen", "latest", "pictures", tmp_path / "told.jsonl", Console(quiet=True))
     assert len((tmp_path / "told.jsonl").read_text().splitlines()) == 24
 
 
-def test_norms_that_became_groups_are_for_the_graph_alone(album, tmp_path, monkeypatch):
+def test_a_model_with_group_norms_is_exported_as_onnx_only(album, tmp_path, monkeypatch):
     monkeypatch.chdir(album)
     with pytest.raises(UserError, match=r"batch norms .* plain transformers does not know \(take --format onnx\)$"):
         exported(tmp_path / "none", "runs/group", int8=True)
@@ -247,7 +247,7 @@ def test_norms_that_became_groups_are_for_the_graph_alone(album, tmp_path, monke
     assert torch.allclose(made, expected, atol=1e-4)
 
 
-def test_a_decoder_begins_as_it_did_in_training(tmp_path, printed):
+def test_a_decoder_starts_with_the_token_of_training(tmp_path, printed):
     model = {"kind": "config", "type": "bart", "d_model": 16, "max_position_embeddings": 64, "dropout": 0.0}
     model |= {f"{side}_{key}": n for side in ("encoder", "decoder")
               for key, n in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 16))}  # fmt: skip

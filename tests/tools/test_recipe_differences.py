@@ -44,7 +44,7 @@ def test_null_is_not_an_empty_text():
 
 
 def test_a_source_shows_all_its_keys():
-    """Also one that names of prepared folders leave out while it has its default."""
+    """Also keys that the name of the prepared folder omits while they have their defaults."""
     sources = {quote: csv.Config(path="a.csv", quote=quote) for quote in ("none", '"')}
     dumped = {str(quote): {"train": config.model_dump(mode="json")} for quote, config in sources.items()}
     assert recipe_differences.differences(dumped) == {"train.quote": {"none": "", '"': '"'}}

@@ -1,4 +1,4 @@
-"""What is known from Slurm, from the job's story and from the folder, put together."""
+"""The state of a run from Slurm, the job log and the run folder."""
 
 import pytest
 from tools.stories import CANCELLED, NOW, SUBMITTED, ended, requeued, started
@@ -78,7 +78,7 @@ def test_a_job(events, known, name, reason):
     ("events", "name"),
     [((SUBMITTED,), "pending"), (TIME, "made way"), ((*TIME, requeued()), "requeued"), (TOLD, "stopped")],
 )
-def test_a_job_where_slurm_cannot_be_asked(events, name):
+def test_a_job_while_slurm_does_not_answer(events, name):
     assert of(story(*events), reachable=False).name == name
 
 
@@ -89,7 +89,7 @@ def test_a_run_without_a_job():
     assert of(None, alive=True, finished=True).name == "running"  # the last step is taken, the last evaluation is not
 
 
-def test_a_writer_that_lives_is_a_run_that_lives():
+def test_a_run_with_a_living_writer_runs():
     assert of(story(*BEGUN), alive=True, reachable=False).name == "running"
     assert of(story(*BEGUN), alive=True).since == NOW + 60
 
