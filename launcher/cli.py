@@ -130,7 +130,7 @@ def plan(
     if json:
         print(output_streams.as_json(made.model_dump_json(indent=1)))
     else:
-        tables.plan(made, Console())
+        tables.print_plan(made, Console())
 
 
 @app.command()
@@ -150,7 +150,7 @@ def prepare(
     from launcher.tools import tables
 
     folder, known = run_setup.prepare(recipe, overrides or [], processes, to)
-    tables.facts(known, folder, Console())
+    tables.print_facts(known, folder, Console())
 
 
 @app.command()

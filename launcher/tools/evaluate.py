@@ -46,9 +46,9 @@ def _show(
     step: int, baseline: dict[str, float], metrics: dict[str, float], report: strict_json.Object, console: Console
 ) -> None:
     console.print(f"checkpoint of step {step}", highlight=False)
-    tables.metrics(metrics, baseline, console, classes="classes" not in report)
+    tables.print_metrics(metrics, baseline, console, classes="classes" not in report)
     if "classes" in report:
-        tables.classes(report["classes"], console)
+        tables.print_classes(report["classes"], console)
     if report.get("confusion"):
         confusion.show(report["confusion"], report["labels"], console)
 

@@ -84,5 +84,5 @@ def _prepare(
     run = run_setup.write(run)
     if via != "elastic":
         run.release()  # rank 0 of another starter acquires the lease itself
-    tables.plan(run.plan, Console(stderr=True))
+    tables.print_plan(run.plan, Console(stderr=True))
     return run

@@ -88,6 +88,8 @@ class QueueUnreachable:
 
 @dataclass(frozen=True)
 class FileDamaged:
+    """`problem`: a damaged file, its line and its damage."""
+
     problem: str
 
 
@@ -142,6 +144,7 @@ def collect(folder: RunDir, queue: SlurmQueue, writer: lease.Holder | None) -> l
 
 
 def _until_damaged(events: Iterator[Event]) -> Iterator[Event]:
+    """The events before the first damaged file, and one for its damage."""
     try:
         yield from events
     except DamagedFile as error:

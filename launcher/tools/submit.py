@@ -63,7 +63,7 @@ def submit(
     sweep_grid.every(points, lambda point: load.recipe(recipe, point))
     plans = sweep_grid.every(points, lambda point: run_setup.look(recipe, point, profile, None))
     script = _script(sweep, plans[0], range(len(plans)))
-    tables.plan(plans[0], console)
+    tables.print_plan(plans[0], console)
     if sweep.array:
         console.print(f"the first of {plural(len(plans), 'run')} of {file}", highlight=False, markup=False)
     if profile.slurm is not None and (line := longest(profile.slurm)):

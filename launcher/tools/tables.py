@@ -17,82 +17,83 @@ _CLASSES, _WORST = 50, 10
 """Classes that a report shows at most, and those that it shows where there are more."""
 
 
-def plan(one: Plan, console: Console) -> None:
+def print_plan(plan: Plan, console: Console) -> None:
     """Print a plan as a table of two columns."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     prepare = "known after `launcher prepare`"
-    cores = f" ({plural(one.threads, 'thread')} each)" if one.device == "cpu" and one.threads else ""
-    parts = ", ".join(f"{name} {human(size)}" for name, size in one.memory.items())
-    estimate = human(sum(one.memory.values()))
-    mesh = " x ".join(f"{name} {size}" for name, size in one.mesh.items())
-    strategy = f"{one.strategy} ({mesh})" if len(one.mesh) > 1 else one.strategy
+    cores = f" ({plural(plan.threads, 'thread')} each)" if plan.device == "cpu" and plan.threads else ""
+    parts = ", ".join(f"{name} {human(size)}" for name, size in plan.memory.items())
+    estimate = human(sum(plan.memory.values()))
+    mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
+    strategy = f"{plan.strategy} ({mesh})" if len(plan.mesh) > 1 else plan.strategy
     rows = {
-        "run": f"{one.name} in {one.folder}" + (f", resumes from step {one.resume_from}" if one.resume_from else ""),
-        "ranks": f"{_ranks(one)} on {one.device}{cores}, {strategy}, {one.precision}",
-        "global batch": one.equation,
-        "steps": f"{one.steps:,}" if one.steps else prepare,
-        "samples": f"{one.samples:,} ({one.epochs:.2f} epochs)" if one.samples and one.epochs else prepare,
-        "tokens": _tokens(one) if one.tokens else prepare,
-        **({"sources": _sources(one)} if one.sources else {}),
-        **({"left out": _left_out(one.left_out)} if one.left_out else {}),
-        **({"labels": one.labels} if one.labels else {}),
-        "model": f"{one.model}, {one.parameters:,} parameters",
-        "memory": f"about {estimate}{_device_memory(one)} a device (estimate: {parts}){_not_counted(one)}",
-        "checkpoint": f"{human(one.checkpoint_bytes)}, {one.checkpoints_kept} kept; {human(one.free_disk)} free",
-        "data": one.prepared or "not prepared yet",
-        **({"at best": _at_best(one)} if one.seconds_at_best or one.hours_between_failures else {}),
+        "run": f"{plan.name} in {plan.folder}"
+        + (f", resumes from step {plan.resume_from}" if plan.resume_from else ""),
+        "ranks": f"{_ranks(plan)} on {plan.device}{cores}, {strategy}, {plan.precision}",
+        "global batch": plan.equation,
+        "steps": f"{plan.steps:,}" if plan.steps else prepare,
+        "samples": f"{plan.samples:,} ({plan.epochs:.2f} epochs)" if plan.samples and plan.epochs else prepare,
+        "tokens": _tokens(plan) if plan.tokens else prepare,
+        **({"sources": _sources(plan)} if plan.sources else {}),
+        **({"left out": _left_out(plan.left_out)} if plan.left_out else {}),
+        **({"labels": plan.labels} if plan.labels else {}),
+        "model": f"{plan.model}, {plan.parameters:,} parameters",
+        "memory": f"about {estimate}{_device_memory(plan)} a device (estimate: {parts}){_not_counted(plan)}",
+        "checkpoint": f"{human(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept; {human(plan.free_disk)} free",
+        "data": plan.prepared or "not prepared yet",
+        **({"at best": _at_best(plan)} if plan.seconds_at_best or plan.hours_between_failures else {}),
     }
     for name, value in rows.items():
         table.add_row(name, escape(value))
     console.print(table)
     console.print(
-        f"[bold]start[/]         {escape(one.command)}", soft_wrap=True, highlight=False
+        f"[bold]start[/]         {escape(plan.command)}", soft_wrap=True, highlight=False
     )  # whole, to be copied
-    for note in one.notes:
+    for note in plan.notes:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
 
 
-def _device_memory(one: Plan) -> str:
-    if one.memory_per_device is None:
+def _device_memory(plan: Plan) -> str:
+    if plan.memory_per_device is None:
         return " (not checked: memory_per_device is unknown)"
-    return f" of {human(one.memory_per_device)}"
+    return f" of {human(plan.memory_per_device)}"
 
 
-def _not_counted(one: Plan) -> str:
+def _not_counted(plan: Plan) -> str:
     """What the estimate leaves out on a CPU; an accelerator's memory is not shared with the process."""
-    if one.device != "cpu":
+    if plan.device != "cpu":
         return ""
     return f", on top of the process itself: about {_PROCESS} a rank, and what the allocator keeps of freed memory"
 
 
-def _ranks(one: Plan) -> str:
-    if one.nodes == 1:
-        return plural(one.ranks, "rank")
-    nodes = plural(one.nodes, "node")
-    nodes = nodes if one.least_nodes == one.nodes else f"{one.least_nodes} to {nodes}"
-    return f"{plural(one.ranks, 'rank')} ({nodes} x {one.devices_per_node})"
+def _ranks(plan: Plan) -> str:
+    if plan.nodes == 1:
+        return plural(plan.ranks, "rank")
+    nodes = plural(plan.nodes, "node")
+    nodes = nodes if plan.least_nodes == plan.nodes else f"{plan.least_nodes} to {nodes}"
+    return f"{plural(plan.ranks, 'rank')} ({nodes} x {plan.devices_per_node})"
 
 
-def _at_best(one: Plan) -> str:
+def _at_best(plan: Plan) -> str:
     """Time and failures by the figures of the cluster's profile."""
     parts = []
-    if one.seconds_at_best:
-        parts.append(f"{duration(one.seconds_at_best)} of arithmetic at the devices' peak (without communication)")
-    if one.hours_between_failures:
-        parts.append(f"a node is lost every {duration(one.hours_between_failures * 3600)}")
+    if plan.seconds_at_best:
+        parts.append(f"{duration(plan.seconds_at_best)} of arithmetic at the devices' peak (without communication)")
+    if plan.hours_between_failures:
+        parts.append(f"a node is lost every {duration(plan.hours_between_failures * 3600)}")
     return "; ".join(parts)
 
 
-def _tokens(one: Plan) -> str:
-    return f"{one.tokens:,}" + (f", {one.fill:.0%} of the computed positions" if one.fill else "")
+def _tokens(plan: Plan) -> str:
+    return f"{plan.tokens:,}" + (f", {plan.fill:.0%} of the computed positions" if plan.fill else "")
 
 
-def _sources(one: Plan) -> str:
+def _sources(plan: Plan) -> str:
     """The fractions of a mixture, and the epochs of each source."""
-    passes = {name: "" if epochs is None else f" ({epochs:.2f} epochs)" for name, (_, epochs) in one.sources.items()}
-    return ", ".join(f"{name} {share:.1%}{passes[name]}" for name, (share, _) in one.sources.items())
+    passes = {name: "" if epochs is None else f" ({epochs:.2f} epochs)" for name, (_, epochs) in plan.sources.items()}
+    return ", ".join(f"{name} {share:.1%}{passes[name]}" for name, (share, _) in plan.sources.items())
 
 
 def _left_out(counts: Mapping[str, int]) -> str:
@@ -101,7 +102,7 @@ def _left_out(counts: Mapping[str, int]) -> str:
     return ", ".join(plural(count, names.get(name, name)) + without.get(name, "") for name, count in counts.items())
 
 
-def facts(known: Facts, folder: object, console: Console) -> None:
+def print_facts(known: Facts, folder: object, console: Console) -> None:
     """Print the contents of a prepared folder."""
     table = Table(box=None, pad_edge=False)
     for column, justify in (("side", "left"), ("samples", "right"), ("tokens", "right"), ("a sample", "right")):
@@ -122,7 +123,9 @@ def facts(known: Facts, folder: object, console: Console) -> None:
     )
 
 
-def metrics(values: Mapping[str, float], baseline: Mapping[str, float], console: Console, classes: bool = True) -> None:
+def print_metrics(
+    values: Mapping[str, float], baseline: Mapping[str, float], console: Console, classes: bool = True
+) -> None:
     """Print the metrics of an evaluation beside the baseline. `classes`: also those of single classes, as a second
     table."""
     plain = {k: v for k, v in values.items() if k.startswith("eval/") and k.count("/") == 1}
@@ -138,7 +141,7 @@ def metrics(values: Mapping[str, float], baseline: Mapping[str, float], console:
         _by_class({label: {s: values[f"eval/{s}/{label}"] for s in scores} for label in labels}, console)
 
 
-def classes(report: Mapping[str, Mapping[str, float]], console: Console) -> None:
+def print_classes(report: Mapping[str, Mapping[str, float]], console: Console) -> None:
     """Print the metrics of each class; of very many classes, only the worst."""
     worst = sorted(report, key=lambda label: (report[label].get("f1", 0.0), -report[label].get("support", 0.0)))
     shown = set(worst[:_WORST] if len(report) > _CLASSES else report)

@@ -53,6 +53,7 @@ def is_transformers(model: "torch.nn.Module") -> bool:
 
 
 def is_encoder_decoder(model: "torch.nn.Module") -> bool:
+    """Whether the model is of transformers and generates texts with a decoder beside its encoder."""
     return is_transformers(model) and bool(model.config.is_encoder_decoder)
 
 

@@ -81,7 +81,7 @@ def test_of_many_classes_the_most_frequent_confusions_are_printed(printed):
 
 def test_of_very_many_classes_the_worst_are_printed(printed):
     report = {f"c{n}": {"f1": n / 100, "support": 4} for n in range(100)}
-    lines = printed(lambda console: tables.classes(report, console))
+    lines = printed(lambda console: tables.print_classes(report, console))
     assert [line.split()[0] for line in lines[1:-1]] == [f"c{n}" for n in range(10)]
     assert lines[-1] == "the 10 worst of 100 classes"
 

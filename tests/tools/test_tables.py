@@ -36,7 +36,7 @@ def rows(printed):
 
     def make(made, width=80):
         found, last = {}, ""
-        for line in printed(lambda console: tables.plan(made, console), width):
+        for line in printed(lambda console: tables.print_plan(made, console), width):
             assert len(line) <= width or line.startswith("start ")  # one line, to be copied whole
             last = line[:14].strip() or last
             found[last] = f"{found.get(last, '')} {line[14:].strip()}".strip()
@@ -74,7 +74,7 @@ def test_a_plan_for_the_cpu_has_its_threads(plan, rows):
 
 def test_notes_and_paths_are_not_markup(plan, printed):
     made = plan(notes=["one [note] of many words " * 5, "[bold]another[/]"], command="launcher run [a].yaml")
-    lines = printed(lambda console: tables.plan(made, console))
+    lines = printed(lambda console: tables.print_plan(made, console))
     assert lines[-2:] == [f"note: {note}" for note in made.notes]
     assert any("launcher run [a].yaml" in line for line in lines)
 
@@ -89,7 +89,7 @@ def facts(**given):
 
 
 def test_a_prepared_folder_has_a_row_per_side(printed):
-    lines = printed(lambda console: tables.facts(facts(), CACHE, console))
+    lines = printed(lambda console: tables.print_facts(facts(), CACHE, console))
     assert [line.split() for line in lines[:3]] == [
         ["side", "samples", "tokens", "a", "sample"],
         ["train", "1,000,000", "120,000,000", "120.0"],
@@ -99,7 +99,7 @@ def test_a_prepared_folder_has_a_row_per_side(printed):
 
 
 def test_labels_are_counted(printed):
-    lines = printed(lambda console: tables.facts(facts(labels=["a", "b", "c"]), CACHE, console))
+    lines = printed(lambda console: tables.print_facts(facts(labels=["a", "b", "c"]), CACHE, console))
     assert lines[3].startswith("vocabulary 30,522, 3 labels, ")
 
 
@@ -109,7 +109,7 @@ LABELS = ["sport", "a [label] in brackets", "of many words " * 9, "x" * 90, "a/b
 def test_metrics_are_printed_beside_the_baseline_and_then_by_class(printed):
     values = {"step": 9, "eval/loss": 1.25, "eval/perplexity": 4151.2, "eval/precision": 0.5, "eval/f1": 0.25}
     values |= {f"eval/{s}/{label}": n / 8 for s in ("precision", "f1") for n, label in enumerate(LABELS)}
-    lines = printed(lambda console: tables.metrics(values, {"majority_class": 0.3}, console))
+    lines = printed(lambda console: tables.print_metrics(values, {"majority_class": 0.3}, console))
     assert all(len(line) <= 80 for line in lines)
     assert [line.split() for line in lines[:5]] == [
         ["loss", "1.2500"],
@@ -126,5 +126,5 @@ def test_metrics_are_printed_beside_the_baseline_and_then_by_class(printed):
 
 
 def test_metrics_without_classes_are_one_table(printed):
-    lines = printed(lambda console: tables.metrics({"step": 3, "eval/loss": 1.0}, {}, console))
+    lines = printed(lambda console: tables.print_metrics({"step": 3, "eval/loss": 1.0}, {}, console))
     assert [line.split() for line in lines] == [["loss", "1.0000"]]
