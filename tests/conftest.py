@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import support
+import warm
 
 from launcher.config import kinds
 from launcher.distributed.signals import SIGNALS
@@ -14,9 +15,32 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS
 os.environ.update(OMP_NUM_THREADS="1")  # models this small only wait for a second thread
 os.environ.update(DS_ACCELERATOR="cpu")  # else DeepSpeed says at each import that it has chosen it
 
+_LONGEST = ("slurm/test_jobs", "slurm/test_first_node", "test_trajectory", "test_recipes", "launch/", "slurm/", "test_")
+"""Beginnings of the files of tests that wait or compute longest, below this folder."""
+
 for number in SIGNALS:  # where the tests themselves run under nohup, or in a shell's background
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
+
+
+warm.fork_code()
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files, so that none of them is alone at the end."""
+    here = Path(__file__).parent
+
+    def place(item):
+        file = item.path.relative_to(here).as_posix()
+        return next((i for i, beginning in enumerate(_LONGEST) if file.startswith(beginning)), len(_LONGEST))
+
+    items.sort(key=place)
+
+
+@pytest.fixture(autouse=True)
+def _starts(request, monkeypatch):
+    """Processes start as a user's do in a test that is marked `cold_start`; else many are forked from a warm server."""
+    monkeypatch.setattr(warm, "cold", request.node.get_closest_marker("cold_start") is not None)
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from launcher.config.errors import UserError
 from launcher.models import pretrained
 from launcher.plan.model_requirements import ModelRequirements
 
+pytestmark = pytest.mark.cold_start
 MARK = "open({file!r}, 'w').write('x')\n"
 TASK = "from launcher.tasks import tabular_regression as t\n\nclass Config(t.Config):\n    kind: str\n\nTask = t.Task\n"
 
@@ -361,7 +362,7 @@ def test_a_kernel_of_the_hub_is_code(remote):
     config = json.loads(Path("m/config.json").read_text())
     kernel = {"model_type": "bert", "attn_implementation": "org/kernel"}
     Path("m/config.json").write_text(json.dumps({**config, **kernel}))
-    told = refusal(pretrained.build, pretrained.Config(name="./m"), NEED)
+    told = refusal(pretrained.Model(pretrained.Config(name="./m")).build, NEED)
     assert "m/config.json: attn_implementation: names code of the hub (org/kernel)" in told
     file = run_folder(model={"kind": "pretrained", "name": "./m", "attention": "org/kernel"}) / "recipe.yaml"
     assert "(--trust org/kernel runs it)" in refusal(load.stored, file)
@@ -397,7 +398,7 @@ def test_weights_in_a_pickle_are_read_without_running_it(remote):
     config = json.loads(Path("m/config.json").read_text())
     Path("m/config.json").write_text(json.dumps({**config, "model_type": "bert", "auto_map": {}}))
     Path("m/pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
-    told = refusal(pretrained.build, pretrained.Config(name="./m"), NEED)
+    told = refusal(pretrained.Model(pretrained.Config(name="./m")).build, NEED)
     assert told.startswith("model.name: ./m: its weights are a pickle with more than tensors in it")
     weights()
     torch.save(load_file("m/model.safetensors"), "m/pytorch_model.bin")

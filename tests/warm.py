@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,13 +23,21 @@ _AT_START = (
 """Beginnings of variables that are read while an interpreter starts, or a library is imported."""
 
 _server: "Server | None" = None
+cold = False
+"""Whether every process is started by its command line."""
+_run = subprocess.run
 
 
 class Server:
-    def __init__(self) -> None:
+    """`path`: the socket of one that is there already, for a process that it has forked."""
+
+    def __init__(self, path: str | None = None) -> None:
+        self.environment = _at_start(os.environ)
+        if path is not None:
+            self.path = path
+            return
         self.folder = tempfile.mkdtemp(prefix="warm-")
         self.path = f"{self.folder}/socket"
-        self.environment = _at_start(os.environ)
         words = [sys.executable, str(Path(__file__).with_name("warm_server.py")), self.path]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert self.process.stdout is not None
@@ -45,20 +54,37 @@ def _at_start(environment: Any) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith(_AT_START)}
 
 
-def server() -> Server | None:
-    """The server of this process, started at the first call; None where the environment is another than its own."""
+def attach(path: str) -> None:
+    """Let a process that the server at this socket has forked ask it for others."""
     global _server
+    _server = Server(path)
+
+
+def server(environment: Mapping[str, str]) -> Server | None:
+    """The server of this process, started at the first call; None where it has started in another environment, or a
+    test wants processes that start as a user's do (`cold`)."""
+    global _server
+    if cold:
+        return None
     if _server is None:
         _server = Server()
-    return _server if _at_start(os.environ) == _server.environment else None
+    return _server if _at_start(environment) == _server.environment else None
 
 
 class Process:
     """A started command, with the part of subprocess.Popen's interface that the tests use; its output is text."""
 
-    def __init__(self, at: Server, arguments: Sequence[str], stdout: int, stderr: int, session: bool):
-        self.args, self.returncode = list(arguments), None
-        out, err, theirs = None, None, list[int]()
+    def __init__(
+        self, at: Server, program: dict[str, Any], environment: dict[str, str], *,
+        stdin: int | None, stdout: int, stderr: int, session: bool,
+    ):  # fmt: skip
+        self.args, self.returncode = list(program.values()), None
+        fed, out, err, theirs = None, None, None, list[int]()
+        if stdin == subprocess.PIPE:
+            stdin, fed = os.pipe()
+        else:
+            stdin = os.open(os.devnull, os.O_RDONLY)
+        theirs.append(stdin)
         if stdout == subprocess.PIPE:
             out, stdout = os.pipe()
             theirs.append(stdout)
@@ -66,17 +92,17 @@ class Process:
             err, stderr = os.pipe()
             theirs.append(stderr)
         stderr = stdout if stderr == subprocess.STDOUT else stderr
-        request = {"argv": self.args, "cwd": str(Path.cwd()), "env": dict(os.environ), "session": session}
+        request = {**program, "cwd": str(Path.cwd()), "env": environment, "session": session}
         message = json.dumps(request).encode()
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(at.path)
-        with open(os.devnull, "rb") as nothing:  # noqa: PTH123
-            self._connection.send(struct.pack("i", len(message)))
-            socket.send_fds(self._connection, [message[:1]], [nothing.fileno(), stdout, stderr])
-            self._connection.sendall(message[1:])
+        self._connection.send(struct.pack("i", len(message)))
+        socket.send_fds(self._connection, [message[:1]], [stdin, stdout, stderr])
+        self._connection.sendall(message[1:])
         for fd in theirs:
             os.close(fd)
         self.pid: int = struct.unpack("i", self._connection.recv(4))[0]
+        self.stdin: IO[str] | None = None if fed is None else open(fed, "w", encoding="utf-8")  # noqa: SIM115, PTH123
         self.stdout: IO[str] | None = None if out is None else open(out, encoding="utf-8")  # noqa: SIM115, PTH123
         self.stderr: IO[str] | None = None if err is None else open(err, encoding="utf-8")  # noqa: SIM115, PTH123
 
@@ -89,8 +115,11 @@ class Process:
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         return code
 
-    def communicate(self, timeout: float | None = None) -> tuple[str | None, str | None]:
+    def communicate(self, input: str = "", timeout: float | None = None) -> tuple[str | None, str | None]:
         said: dict[str, str] = {}
+        if self.stdin is not None:
+            with suppress(BrokenPipeError), self.stdin:
+                self.stdin.write(input)
 
         def read(name: str, stream: IO[str]) -> None:
             with stream:
@@ -134,21 +163,43 @@ class Process:
 
 
 def start(
-    arguments: Sequence[object], stdout: int = subprocess.PIPE, stderr: int = subprocess.STDOUT, session: bool = True
-) -> Any:
-    """The launcher with these arguments: a Process, or where the environment is not the server's, a Popen."""
-    words = list(map(str, arguments))
-    if (at := server()) is not None:
-        return Process(at, ["launcher", *words], stdout, stderr, session)
-    command = [sys.executable, "-m", "launcher", *words]
-    return subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True, start_new_session=session)
+    arguments: Sequence[object], *, module: str = "launcher", environment: Mapping[str, str] | None = None,
+    stdin: int | None = None, stdout: int = subprocess.PIPE, stderr: int = subprocess.STDOUT, session: bool = True,
+) -> Any:  # fmt: skip
+    """`python -m module` with these arguments: a Process, or where the environment is not the server's, a Popen.
+    `environment`: variables beside those of this process."""
+    words, env = list(map(str, arguments)), {**os.environ, **(environment or {})}
+    streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+    if (at := server(env)) is not None:
+        return Process(at, {"module": module, "argv": words}, env, session=session, **streams)
+    command = [sys.executable, "-m", module, *words]
+    return subprocess.Popen(command, env=env, text=True, start_new_session=session, **streams)
 
 
-def run(arguments: Sequence[object], timeout: float) -> subprocess.CompletedProcess[str]:
+def run(arguments: Sequence[object], timeout: float) -> "subprocess.CompletedProcess[str]":
     """As subprocess.run with captured output."""
-    process = start(arguments, stderr=subprocess.PIPE, session=False)
+    return _finish(start(arguments, stderr=subprocess.PIPE, session=False), None, timeout)
+
+
+def fork_code() -> None:
+    """Let subprocess.run of `python -P -c CODE` with captured text, as the launcher asks for a model's size, fork."""
+    subprocess.run = _run_code  # type: ignore[assignment]
+
+
+def _run_code(words: Any, **options: Any) -> Any:
+    given = {"capture_output", "text", "errors", "timeout", "input", "check"}
+    code = isinstance(words, list) and words[:3] == [sys.executable, "-P", "-c"] and set(options) == given
+    at = server(os.environ) if code else None
+    if at is None:
+        return _run(words, **options)
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = Process(at, {"code": words[3], "argv": []}, dict(os.environ), session=False, **streams)
+    return _finish(process, options["input"], options["timeout"])
+
+
+def _finish(process: Any, input: str | None, timeout: float) -> "subprocess.CompletedProcess[str]":
     try:
-        out, err = process.communicate(timeout=timeout)
+        out, err = process.communicate(input or "", timeout=timeout)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()

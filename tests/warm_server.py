@@ -1,33 +1,40 @@
 """A process that has imported what the launcher and its ranks need, and forks one for each command of a test.
 
-Run as a script: `python warm_server.py SOCKET`. A request is a JSON object (`argv`, `cwd`, `env`, `session`) with three
-descriptors for the child's standard streams; the answers are its pid, and its wait status when it has ended. A child
-differs from `python -m launcher` in nothing but that it does not import again; so do the servers that multiprocessing
-starts from it, which are forked as well.
+Run as a script: `python warm_server.py SOCKET`. A request is a JSON object (`module`, `argv`, `cwd`, `env`,
+`session`) with three descriptors for the child's standard streams. The answers are its pid, and its wait status when
+it has ended. A child differs from `python -m module` only in that it does not import again. The servers that
+multiprocessing starts from it are forked as well.
 """
 
 import json
 import os
+import runpy
 import selectors
 import signal
 import socket
 import struct
 import sys
+import warnings
 from contextlib import suppress
 from typing import Any, NoReturn
+
+import warm
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _IMPORTS = (
     "launcher.cli", "launcher.worker", "launcher.launch.rank_entry", "launcher.tools.run_command",
-    "launcher.tools.tables",
+    "launcher.tools.tables", "launcher.launch.agent_types", "launcher.plan._model_spec_process",
     "torch.distributed", "torch._dynamo", "torch.distributed.elastic.agent.server", "datasets",
-    "transformers.modeling_utils",
+    "transformers.modeling_utils", "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert",
 )  # fmt: skip
+_path = ""
 
 
 def serve(path: str) -> None:
     """Answer requests until whoever started this process is gone (its standard input ends)."""
+    global _path
+    _path = path
     for name in _IMPORTS:
         __import__(name)
     listener = socket.socket(socket.AF_UNIX)
@@ -51,8 +58,8 @@ def serve(path: str) -> None:
                     pid, connection = waiting.pop(key.fd)
                     selector.unregister(key.fd)
                     os.close(key.fd)
-                    connection.send(struct.pack("i", os.waitpid(pid, 0)[1]))
-                    connection.close()
+                    with suppress(OSError), connection:  # nobody waits for it any more
+                        connection.send(struct.pack("i", os.waitpid(pid, 0)[1]))
                 else:
                     return
 
@@ -95,30 +102,42 @@ def _become(request: dict[str, Any], streams: list[int]) -> NoReturn:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False, encoding="utf-8", errors="strict")  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False, encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
-    sys.argv = request["argv"]
+    sys.argv = [request.get("module", "-c"), *request["argv"]]
     sys.path[0] = request["cwd"]
     importlib.invalidate_caches()
     util.spawnv_passfds = _fork_instead
-    from launcher.__main__ import main
-
-    main()
+    warm.attach(_path)
+    warm.fork_code()
+    if "code" in request:
+        _end(request["code"])
+    warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     raise SystemExit(0)
 
 
 def _fork_instead(path: bytes, arguments: list[str], passfds: list[int]) -> int:
     """In the place of multiprocessing's start of an interpreter with a command: the command, in a fork."""
     pid = os.fork()
-    if pid:
-        return pid
+    if pid == 0:
+        _become_instead(arguments, passfds)
+    return pid
+
+
+def _become_instead(arguments: list[str], passfds: list[int]) -> NoReturn:
     command = arguments[arguments.index("-c") + 1]
     keep = {0, 1, 2, *passfds}
     for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
         if fd not in keep:
             with suppress(OSError):
                 os.close(fd)
+    sys.argv = ["-c", *arguments[arguments.index("-c") + 2 :]]
+    _end(command)
+
+
+def _end(command: str) -> NoReturn:
+    """Run Python code as `python -c` does, and leave."""
     code = 1
     try:
-        sys.argv = ["-c", *arguments[arguments.index("-c") + 2 :]]
         exec(command, {"__name__": "__main__"})
         code = 0
     except SystemExit as end:

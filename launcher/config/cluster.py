@@ -114,102 +114,144 @@ Nodes = Annotated[tuple[int, int], BeforeValidator(_range)]
 
 
 class Container(Strict):
-    """What the ranks run in. apptainer: `image` is a file or a URI; pyxis: what `srun --container-image` takes.
-    `mounts`: `/path` or `/path:/inside`; the run folder, the current folder and the cache are mounted by themselves.
-    `python`: the interpreter inside that has the launcher."""
+    """The container that ranks run in. The run folder, the current folder and the cache are mounted without being
+    listed."""
 
     kind: Literal["apptainer", "pyxis"]
+    """Container runtime."""
     image: Where
+    """Image: a file or URI (apptainer), or a value of `srun --container-image` (pyxis)."""
     mounts: list[Where] = []
+    """Mounted folders, each as `/path` or `/path:/inside`."""
     python: Where = "python3"
+    """Python interpreter inside the container, with the launcher installed."""
     options: list[Line] = []
+    """Further options of the container runtime."""
 
 
 class Mail(Strict):
+    """Mail that Slurm sends about a job."""
+
     user: Option
+    """Mail address, or user name."""
     type: Option = "END,FAIL"
+    """Events, as in `sbatch --mail-type`."""
 
 
 class Slurm(Strict):
-    """What Slurm is asked for. `gres`: a GRES such as gpu:a100:8, in the form of `--gres`; auto: gpu:<devices_per_node>
-    where the device is cuda (`gpus_per_node` asks with --gpus-per-node instead; none: not at all). `setup`: lines of
-    shell that run on the first node before anything else, as they stand; `modules`: loaded before them. `leave`:
-    seconds before the end of the time limit at which the run saves and makes way. `requeue`: how it comes back: by
-    `scontrol requeue`, by a job chained to this one where a site forbids that, or never. `spares`: nodes held in
-    reserve, as far as they are free, for those that are lost. `max_running`: runs of an array at a time. `options`:
-    further options of sbatch, as they stand."""
+    """Options of a Slurm job."""
 
     partition: Option | None = None
+    """Partition."""
     account: Option | None = None
+    """Account that is charged."""
     qos: Option | None = None
+    """Quality of service."""
     time: Time | None = None
+    """Time limit in Slurm's notation, such as 12:00:00 or 2-00:00:00."""
     constraint: Option | None = None
+    """Node features, as in `sbatch --constraint`."""
     gres: Option = "auto"
+    """Generic resources of a node, such as gpu:a100:8. `auto`: gpu:<devices_per_node> for cuda devices;
+    `gpus_per_node`: request them with --gpus-per-node; `none`: no request."""
     exclusive: bool = False
+    """Allocate whole nodes."""
     cpus_per_node: GlobalBatchInfo | None = None
+    """CPU cores of a node. Default: as the partition allocates."""
     memory_per_node: Option | None = None
+    """Host memory of a node, as in `sbatch --mem`."""
     mail: Mail | None = None
+    """Mail about the job."""
     modules: list[Line] = []
+    """Environment modules to load, before the lines of `setup`."""
     setup: list[Line] = []
+    """Shell lines that run on the first node before the ranks start. They are not quoted."""
     container: Container | None = None
+    """Container that ranks run in."""
     python: Where | None = None
+    """Python interpreter on the nodes. Default: the path of the current one."""
     leave: GlobalBatchInfo = 120
+    """Seconds before the time limit at which the run saves a checkpoint and ends."""
     requeue: Literal["requeue", "chain", "never"] = "requeue"
+    """How an interrupted job continues: `requeue` (scontrol requeue), `chain` (a dependent job, where a site forbids
+    requeueing), or `never`."""
     max_requeues: int = Field(100, ge=0)
+    """Maximum number of times that a job continues."""
     spares: int = Field(0, ge=0)
+    """Reserve nodes, allocated where free, that replace lost ones."""
     max_running: GlobalBatchInfo | None = None
+    """Maximum number of array tasks that run at a time."""
     options: list[Option] = []
+    """Further options of sbatch, unchanged."""
 
 
 class Ssh(Strict):
-    """The hosts, by the names that they call each other, the first the one that others meet at. `options`: of ssh, such
-    as -p or -i. `python`: the interpreter there (default: the path of the one here); the current folder and the cache
-    are on a disk that all of them share."""
+    """Hosts that are reached by ssh. They share a disk with the current folder and the cache."""
 
     hosts: list[Line] = Field(min_length=1)
+    """Host names, by which the hosts also reach each other. The first one is the rendezvous."""
     options: list[Line] = []
+    """Options of ssh, such as -p or -i."""
     python: Where | None = None
+    """Python interpreter on the hosts. Default: the path of the current one."""
 
 
 class Scratch(Strict):
-    """`shared`: a folder that all nodes see, for the cache of prepared data; `local`: one that each node has for
-    itself, for what lives as long as a job."""
+    """Folders for temporary and cached files."""
 
     shared: Where | None = None
+    """Folder that all nodes share, for the cache of prepared data."""
     local: Where | None = None
+    """Folder on each node's own disk, for files that live as long as the job."""
 
 
 class Links(Strict):
-    """Bytes between two devices, in gigabytes a second and one way: of one node, and of two. No plan counts with them:
-    how much of the communication shows depends on the strategy and on what it overlaps with."""
+    """Bandwidths of the network. No estimate uses them: the visible cost of communication depends on the strategy and
+    on what it overlaps with."""
 
     within_node: Number | None = None
+    """GB per second and direction between two devices of one node."""
     between_nodes: Number | None = None
+    """GB per second and direction between devices of two nodes."""
 
 
 class Cluster(Strict):
-    """`nodes`: how many, or the least and the most, such as 2:4: a job that shrinks when nodes are lost.
-    `memory_per_device` in GiB (of the whole machine for cpu; auto: found on this machine, and not checked for others);
-    `peak_tflops` of one device in the precision of the
-    recipe; `interface`: the network interface for gloo and NCCL; `timeout`: minutes that ranks wait for each other
-    before they give up; `hours_between_failures`: of one node, the mean."""
+    """Where to train."""
 
     name: str = "local"
+    """Name of the profile."""
     kind: Literal["local", "slurm", "ssh"] = "local"
+    """Scheduler that starts the ranks."""
     nodes: Nodes = (1, 1)
+    """Number of nodes, or the minimum and the maximum, such as 2:4. A job with a range continues on fewer nodes when
+    some are lost."""
     devices_per_node: Auto | GlobalBatchInfo = "auto"
+    """Ranks of a node. `auto`: one for each device found on this machine."""
     device: Auto | Literal["cpu", "cuda", "xpu", "mps"] = "auto"
+    """Device type. `auto`: the one found on this machine."""
     memory_per_device: Auto | Number = "auto"
+    """GiB of device memory; host memory of the whole machine for cpu. `auto`: measured on this machine, and not checked
+    on others."""
     peak_tflops: Auto | Number = "auto"
+    """Peak TFLOP/s of one device in the recipe's precision, for MFU and estimates. `auto`: measured."""
     interface: Line = "auto"
+    """Network interface for gloo and NCCL, or `auto`."""
     env: dict[Variable, Filled | Literal[""]] = {}
+    """Environment variables of the ranks."""
     max_restarts: int = Field(0, ge=0)
+    """Maximum number of restarts after a failed rank."""
     timeout: Number = 30
+    """Minutes that ranks wait for each other before they fail."""
     hours_between_failures: Number | None = None
+    """Mean hours between failures of one node."""
     links: Links = Links()
+    """Network bandwidths."""
     scratch: Scratch = Scratch()
+    """Folders for temporary and cached files."""
     slurm: Slurm | None = None
+    """Options of a cluster of kind slurm."""
     ssh: Ssh | None = None
+    """Hosts of a cluster of kind ssh."""
     _given: str = PrivateAttr("local")
     _overrides: tuple[str, ...] = PrivateAttr(())
 

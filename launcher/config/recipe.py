@@ -40,41 +40,49 @@ StepsOrTime = Annotated[Annotated[int, Field(gt=0)] | str, BeforeValidator(_inte
 
 
 class TrainTokenizer(Strict):
-    """A tokenizer trained from the training side of the data, alike each time. `vocab_size`: tokens with the special
-    ones, at the most: a small sample gives fewer. `min_frequency`: what is seen less often is not merged (bpe,
-    wordpiece), nor proposed (unigram). `unicode`: the form that texts are brought to first; by itself none (wordpiece,
-    lower-case bpe), nfc (bpe) or nfkc (unigram). `strip_accents`: by itself with `lowercase`, as BERT does, but not in
-    bpe. `sample`: documents of the training side that it is trained from, at the most."""
+    """A tokenizer trained from the training side of the data. The same data and keys give the same tokenizer."""
 
     kind: Literal["train"] = "train"
+    """`train`: train a tokenizer."""
     algorithm: Literal["wordpiece", "bpe", "unigram"] = "wordpiece"
+    """Algorithm of the tokenizer."""
     vocab_size: int = Field(gt=10, le=10_000_000)
+    """Maximum number of tokens, special tokens included. A small sample gives fewer."""
     lowercase: bool = True
+    """Lower-case texts first."""
     min_frequency: int = Field(2, ge=1)
+    """Minimum number of occurrences for a merge (bpe, wordpiece) or for a candidate piece (unigram)."""
     unicode: Literal["none", "nfc", "nfd", "nfkc", "nfkd"] | None = None
+    """Unicode normal form of texts. Default: none (wordpiece, lower-case bpe), nfc (bpe) or nfkc (unigram)."""
     strip_accents: bool | None = None
+    """Remove accents. Default: the value of `lowercase`, as in BERT; false for bpe."""
     sample: int | None = Field(1_000_000, gt=0)
+    """Maximum number of training documents to train from; null: all."""
 
 
 class PretrainedTokenizer(Strict):
-    """A tokenizer of the hub, or of a folder that transformers can load. `revision`: a branch, tag or commit of the
-    hub. `trust_remote_code`: run the code that the folder brings, as you."""
+    """A tokenizer of the Hugging Face hub, or of a folder that transformers can load."""
 
     kind: Literal["pretrained"] = "pretrained"
+    """`pretrained`: load a tokenizer."""
     name: str
+    """Name on the hub, or path of a folder."""
     revision: str | None = None
+    """Branch, tag or commit on the hub. Default: its main branch."""
     trust_remote_code: TrustRemoteCode = False
+    """Run code that the tokenizer's folder brings, with your permissions."""
 
 
 Tokenizer = TrainTokenizer | PretrainedTokenizer
 
 
 class Fraction(Strict):
-    """The share of the documents held out for validation, chosen by a hash of their content. `stratify`: auto holds out
-    that share of each label where rows have one label; none, the default, looks at no label."""
+    """A share of the training documents, held out for validation. A hash of the content selects them."""
 
     fraction: float = Field(gt=0, lt=1)
+    """Share of the documents, between 0 and 1."""
     stratify: Literal["none", "auto"] = "none"
+    """`auto`: hold out the same share of each label, where rows have one label; `none`: ignore labels."""
 
 
 def _validation(value: Any) -> Any:
@@ -84,12 +92,16 @@ def _validation(value: Any) -> Any:
 
 
 class Data(Strict):
-    """`deduplicate`: of training rows with equal content only the first is kept."""
+    """Where samples come from."""
 
     train: Source
+    """Source of the training rows."""
     validation: Annotated[SerializeAsAny[Fraction | Plugin] | None, BeforeValidator(_validation)] = None
+    """Source of the validation rows, or `{fraction: 0.02}` of the training rows. Default: no evaluation."""
     max_length: int = Field(128, gt=2)
+    """Maximum number of tokens of a sample, special tokens included."""
     deduplicate: bool = False
+    """Keep only the first of several training rows with equal content."""
 
 
 def _checkpointing(value: Any) -> Any:
@@ -99,23 +111,31 @@ def _checkpointing(value: Any) -> Any:
 
 
 class Train(Strict):
-    """`global_batch`: samples an optimiser step sees. `max_tokens`: padded tokens of a rank's micro-batch, which
-    decides memory only. `compile`: torch.compile, layer by layer. `activation_checkpointing`: the layers whose
-    activations are computed again in the backward. `abort_after`: steps in a row with a gradient that is not finite,
-    after which the run fails. `loss_scale`: fp16 needs the dynamic one. `strict_contract`: refuse a model for
-    which the run would depend on ranks and micro-batches."""
+    """The global batch, the length of the run, and how a step is computed."""
 
     global_batch: int = Field(gt=0, le=2**20)
+    """Samples of an optimiser step, over all ranks."""
     steps: int | None = Field(None, gt=0)
+    """Optimiser steps of the run. Exactly one of `steps` and `epochs` is needed."""
     epochs: float | None = Field(None, gt=0, le=1e9)
+    """Passes over the training samples. Exactly one of `steps` and `epochs` is needed."""
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    """Number format of the computation. bf16 and fp16 use autocast."""
     loss_scale: Literal["auto", "none"] = "auto"
+    """`auto`: dynamic loss scale for fp16; `none`: no loss scale."""
     max_tokens: int | None = Field(None, gt=0)
+    """Maximum number of padded tokens of a rank's micro-batch. It affects memory and speed only. Default: by the length
+    of the samples."""
     compile: bool = False
+    """Compile the model layer by layer with torch.compile."""
     activation_checkpointing: Annotated[str, BeforeValidator(_checkpointing)] = "none"
+    """Layers that recompute their activations in the backward pass: `none`, `layers` (all) or `every N`."""
     abort_after: int = Field(10, gt=0)
+    """Consecutive steps with a gradient that is not finite, after which the run fails."""
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """Processes of a rank that load data, or `auto`."""
     strict_contract: bool = False
+    """Refuse a model whose training would depend on the number of ranks or on micro-batches."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "Train":
@@ -134,27 +154,31 @@ _TOKENIZERS: dict[str, type[Strict]] = {"train": TrainTokenizer, "pretrained": P
 
 
 class Checkpoint(Strict):
-    """`every`: steps, or a time such as 10m; one is also made at the end and when told to stop. `keep`: the newest so
-    many."""
+    """When checkpoints are saved, and how many are kept. One is also saved at the end and at a requested stop."""
 
     every: StepsOrTime | None = None
+    """Interval between checkpoints: steps, or a time such as 10m. Default: no interval."""
     keep: int = Field(2, ge=1)
+    """Number of newest checkpoints to keep. The best one is kept beside them."""
 
 
 class Evaluate(Strict):
-    """`every`: steps; one evaluation is also made at the end, and before the first step where `at_start`. `metric`: by
-    which the best checkpoint is known, and which a plateau schedule and early stopping watch; `direction`: whether less
-    or more of it is better (the task knows). `patience`: after so many evaluations in a row without a better one the
-    run ends; `min_delta`: by how much it has to be better. `save_best`: a checkpoint follows an evaluation that is the
-    best so far."""
+    """When evaluations run, and what follows from them. One also runs at the end."""
 
     every: int | None = Field(None, gt=0)
+    """Steps between evaluations. Default: at the end only."""
     at_start: bool = False
+    """Evaluate before the first step too."""
     metric: str = "loss"
+    """Metric that ranks checkpoints, and that early stopping and a plateau schedule monitor."""
     direction: Literal["min", "max"] | None = None
+    """Whether a smaller (min) or larger (max) metric is better. Default: as the task defines it."""
     patience: int | None = Field(None, gt=0)
+    """Consecutive evaluations without improvement after which the run ends. Default: no early stopping."""
     min_delta: float = Field(0.0, ge=0)
+    """Minimum change of the metric that counts as an improvement."""
     save_best: bool = False
+    """Save a checkpoint after each evaluation that is the best so far."""
 
 
 _NAME = matching(
@@ -164,22 +188,36 @@ _NAME = matching(
 
 
 class Recipe(Strict):
-    """`seeds`: how many times `launcher run` trains it, each with the next seed."""
+    """What to train."""
 
     name: Annotated[str, _NAME] = Field(max_length=150)
+    """Name of the run. Its folder is runs/<name>."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of all random draws: initial weights, order of samples, masks, dropout."""
     seeds: int = Field(1, ge=1)
+    """Number of runs that `launcher run` trains, each with the next seed."""
     model: Model
+    """Model to train."""
     tokenizer: Annotated[SerializeAsAny[Tokenizer] | None, one_of(_TOKENIZERS)] = None
+    """Tokenizer of the samples. Default: the model's own."""
     data: Data
+    """Sources of the samples."""
     task: Task
+    """What the model learns."""
     train: Train
+    """Global batch, length and precision of the run."""
     optimizer: Optimizer
+    """Optimiser of the weights."""
     schedule: Schedule = Constant()
+    """Learning-rate schedule."""
     strategy: Strategy = "ddp"  # type: ignore[assignment]
+    """How the model and its batches are distributed over ranks."""
     checkpoint: Checkpoint = Checkpoint()
+    """When checkpoints are saved, and how many are kept."""
     evaluate: Evaluate = Evaluate()
+    """When evaluations run, and what follows from them."""
     sinks: list[Sink] = ["console", "jsonl"]  # type: ignore[list-item]
+    """Where metrics go."""
 
     @property
     def packed(self) -> bool:

@@ -30,10 +30,12 @@ def hint(word: str, known: Iterable[str]) -> str:
 
 
 class Strict(BaseModel):
-    """Frozen; unknown keys are told beside all other mistakes of the same map, not instead of them. Numbers are strict
-    (see launcher.config.strict_numbers)."""
+    """A frozen map of keys. Unknown keys are reported together with all other mistakes of the same map. Numbers are
+    strict (see launcher.config.strict_numbers). A docstring below a field is the field's description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @classmethod
     def _below(cls, key: str) -> str:
@@ -68,15 +70,26 @@ class Strict(BaseModel):
         return made
 
     @classmethod
+    def _inherit_descriptions(cls) -> None:
+        """Let a field that a subclass declares again, such as `kind`, keep the description of the base class."""
+        bases = [base for base in cls.__mro__[1:] if issubclass(base, BaseModel)]
+        for name, field in cls.model_fields.items():
+            if field.description is None:
+                declared = (base.model_fields[name] for base in bases if name in base.model_fields)
+                field.description = next((one.description for one in declared), None)
+
+    @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        cls._inherit_descriptions()
         schema: CoreSchema = strict_numbers.strict(handler(source))
         return schema
 
 
 class Plugin(Strict):
-    """The Config of a plug-in: `kind` is its module's name (see launcher.config.kinds)."""
+    """Configuration of a plug-in."""
 
     kind: str
+    """Name of the kind, which is its module's name, or a dotted path to your own module."""
 
 
 class StrategyConfig(Plugin):

@@ -15,11 +15,13 @@ from launcher.data._tables import dataset_parts, dataset_rows
 
 
 class Config(SourceConfig):
-    """`path`: the folder. `split`: which one, where it holds several."""
+    """A dataset that save_to_disk saved."""
 
     kind: Literal["arrow"] = "arrow"
     path: str
+    """Folder of the dataset."""
     split: str | None = None
+    """Split to read, where the folder holds several."""
 
 
 class Source(data.Source):

@@ -43,12 +43,13 @@ def _quote(value: Any) -> Any:
 
 
 class Config(FilesConfig):
-    """`delimiter`: what stands between two fields; "\\t" for tabs. `quote`: what encloses a field that holds delimiters
-    or line breaks; none: nothing does, as in most TSV files."""
+    """Rows of CSV or TSV files."""
 
     kind: Literal["csv"] = "csv"
     delimiter: Annotated[str, BeforeValidator(_delimiter)] = ","
+    """Character between two fields; "\\t" for tabs."""
     quote: Annotated[str | None, BeforeValidator(_quote)] = '"'
+    """Character around fields that contain delimiters or line breaks; none: no quoting, as in most TSV files."""
 
     @model_validator(mode="after")
     def _differ(self) -> "Config":

@@ -11,6 +11,8 @@ from launcher.data._source import SourceConfig
 
 
 class Config(SourceConfig):
+    """The digits of scikit-learn."""
+
     kind: Literal["digits"] = "digits"
 
 

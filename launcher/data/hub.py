@@ -16,13 +16,17 @@ from launcher.data._tables import dataset_parts, dataset_rows
 
 
 class Config(SourceConfig):
-    """`name`, `config`, `split` and `revision` as load_dataset takes them."""
+    """A dataset of the Hugging Face hub, as load_dataset loads it."""
 
     kind: Literal["hub"] = "hub"
     name: str
+    """Name of the dataset."""
     config: str | None = None
+    """Name of its configuration."""
     split: str = "train"
+    """Split, or a slice of one."""
     revision: str | None = None
+    """Branch, tag or commit."""
 
 
 class Source(data.Source):

@@ -14,7 +14,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".
 
 
 class Config(FilesConfig):
-    """`path`: a folder or glob of folders, or a list of them, each with a folder for each label."""
+    """Images in one folder for each label."""
 
     kind: Literal["image_folder"] = "image_folder"
 

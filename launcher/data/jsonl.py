@@ -15,6 +15,8 @@ from launcher.data._source import FilesConfig, files, fingerprint_files, pick
 
 
 class Config(FilesConfig):
+    """Rows of JSON Lines files."""
+
     kind: Literal["jsonl"] = "jsonl"
 
 

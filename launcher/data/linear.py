@@ -17,15 +17,19 @@ _AT_ONCE = 2**14
 
 
 class Config(SourceConfig):
-    """`weights`: w, one for each feature. `noise`: the standard deviation of what is added to y. x is uniform in
-    [-1, 1)."""
+    """A linear function with noise, y = w x + b + noise, for x uniform in [-1, 1)."""
 
     kind: Literal["linear"] = "linear"
     weights: list[float] = Field([3.0], min_length=1)
+    """Weight of each feature."""
     bias: float = 0.0
+    """Constant term."""
     noise: float = Field(0.1, ge=0)
+    """Standard deviation of the noise."""
     rows: int = Field(1000, gt=0)
+    """Number of rows."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of the rows."""
 
 
 class Source(data.Source):

@@ -21,12 +21,13 @@ _Source = Annotated[SerializeAsAny[Plugin], kinds.plugin("data")]
 
 
 class Config(Plugin):
-    """`sources`: two or more, each by a name. `weights`: how much is taken of each, under the same names; only their
-    proportions count."""
+    """Samples of several sources in given proportions."""
 
     kind: Literal["mixture"] = "mixture"
     sources: dict[_Name, _Source]
+    """Two or more sources by name."""
     weights: dict[str, Annotated[float, Field(gt=0)]]
+    """Weight of each source by name. Only proportions count."""
 
     @field_validator("sources")
     @classmethod

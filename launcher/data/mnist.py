@@ -23,11 +23,13 @@ _SIDES = {"images": 3, "labels": 1}
 
 
 class Config(SourceConfig):
-    """`path`: the folder of the four files, as they are or compressed."""
+    """Images in MNIST's own files."""
 
     kind: Literal["mnist"] = "mnist"
     path: str
+    """Folder of the four files, compressed or not."""
     split: Literal["train", "test"] = "train"
+    """Split to read."""
 
 
 class Source(data.Source):

@@ -16,6 +16,8 @@ from launcher.data._tables import batch_rows, rows_of
 
 
 class Config(FilesConfig):
+    """Rows of Parquet files."""
+
     kind: Literal["parquet"] = "parquet"
 
 

@@ -29,12 +29,13 @@ _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packa
 
 
 class Config(SourceConfig):
-    """`packages`: stdlib (all of the standard library, its modules being the labels), or names of modules and packages.
-    `shortest`: docstrings of fewer characters are left out."""
+    """Docstrings of installed Python packages."""
 
     kind: Literal["python_docs"] = "python_docs"
     packages: list[str] = Field(["stdlib"], min_length=1)
+    """`stdlib` (the whole standard library, with its modules as labels), or names of modules and packages."""
     shortest: int = Field(40, ge=1)
+    """Minimum number of characters of a docstring."""
 
 
 class Source(data.Source):

@@ -16,8 +16,11 @@ _BLANK = re.compile(r"\n\s*\n")
 
 
 class Config(FilesConfig):
+    """Documents of text files."""
+
     kind: Literal["text"] = "text"
     document: Literal["paragraph", "line", "file"] = "paragraph"
+    """Unit of text that is one document."""
 
 
 class Source(data.Source):

@@ -24,29 +24,35 @@ _MIXES = (
 
 
 class Adapter(Plugin):
-    """An adapter of peft, by the lower-case name of its type. `targets`: the layers of the encoder that get one, by the
-    end of their names, or one regular expression; by itself what peft takes for the architecture, or every linear one.
-    `r`, `alpha`, `dropout` and any other key go to peft's own configuration, and are checked against it when the plan
-    counts the parameters."""
+    """An adapter of peft. `kind` is the lower-case name of its type, such as lora. Further keys go to peft's
+    configuration, and are checked against it when the plan counts parameters."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     r: int | None = Field(None, gt=0)
+    """Rank. Default: peft's."""
     alpha: int | float | None = Field(None, gt=0)
+    """Scale. Default: peft's."""
     dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout rate of the adapter. Default: peft's."""
     targets: list[str] | str | None = Field(None, min_length=1)
+    """Layers of the encoder that are adapted, by the ends of their names, or one regular expression. Default: peft's
+    choice for the architecture, or every linear layer."""
 
 
 class ModelConfig(types.ModelConfig):
-    """`freeze`: patterns of parameters that do not train: each is matched against a parameter's name and what it begins
-    with, up to a dot. `unfreeze_at`: after so many steps nothing is frozen any more. `adapter`: trains in place of the
-    encoder's own parameters, which `unfreeze_at` leaves as they are. `batch_norm`: frozen keeps the statistics as they
-    are, group puts group normalisation (Wu & He, 2018) in its place."""
+    """Keys of every model."""
 
     freeze: list[str] = []
+    """Patterns of parameters that do not train. Each is matched against a parameter's name and against the name's
+    beginnings up to a dot."""
     unfreeze_at: int | None = Field(None, gt=0)
+    """Step from which frozen parameters train. Default: never."""
     adapter: Adapter | None = None
+    """Adapter that trains in place of the encoder's parameters. `unfreeze_at` does not unfreeze those."""
     batch_norm: Literal["frozen", "group"] | None = None
+    """`frozen`: keep the statistics; `group`: replace batch normalization by group normalization (Wu and He, 2018).
+    Default: refuse a model that has any."""
 
     @field_validator("unfreeze_at")
     @classmethod

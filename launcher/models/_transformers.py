@@ -25,15 +25,18 @@ _BEAMS = ("early_stopping", "length_penalty")
 
 
 class TransformersConfig(ModelConfig):
-    """`dropout`: every dropout of the model set to this; `attention_dropout`: that of attention weights. `attention`:
-    sdpa, eager, flash_attention_2, ... `head`: new weights outside of the encoder, even where a checkpoint has them.
-    `reinit_layers`: new weights in so many of the topmost layers (Zhang et al., 2021)."""
+    """Keys of every transformers model."""
 
     dropout: float | None = Field(None, ge=0, lt=1)
+    """Rate of every dropout of the model. Default: the model's own."""
     attention_dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout rate of attention weights. Default: the model's own."""
     attention: str | None = None
+    """Attention implementation: sdpa, eager, flash_attention_2 and so on."""
     head: Literal["new"] | None = None
+    """`new`: new weights outside of the encoder, even where the checkpoint has them."""
     reinit_layers: int = Field(0, ge=0)
+    """Number of topmost layers with new weights (Zhang et al., 2021)."""
 
     @property
     def attention_kernel(self) -> str | None:

@@ -13,13 +13,14 @@ from launcher.plan.model_requirements import ModelRequirements
 
 
 class Config(TransformersConfig):
-    """`type`: a transformers model type such as bert or modernbert. Every other key goes to its configuration, and is
-    checked against it when the plan counts the parameters."""
+    """A transformers model with new weights. Further keys go to its transformers configuration, and are checked against
+    it when the plan counts parameters."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     kind: Literal["config"] = "config"
     type: str
+    """Model type of transformers, such as bert or modernbert."""
 
     @property
     def origin(self) -> str:

@@ -18,16 +18,18 @@ from launcher.plan.model_requirements import ModelRequirements
 
 
 class Config(ModelConfig):
-    """`factory`: mypkg.models:make or mypkg.models.make, looked for in the current folder too. It is called with
-    `options`, and with those of num_labels, vocab_size, pad_token_id, max_length and shape that it has arguments for.
-    Its module takes the task's inputs by name, or one tensor, and returns logits or something that has `.logits`.
+    """A model that a function of your own builds. The function is called with `options`, and with those of num_labels,
+    vocab_size, pad_token_id, max_length and shape that it takes. The module takes the task's inputs by name, or one
+    tensor, and returns logits or an object with `.logits`.
 
-    A run knows the name of the function and not its code: that a resume finds the same code is the user's matter.
+    A run records the name of the function, not its code: a resume needs the same code to be there.
     """
 
     kind: Literal["factory"] = "factory"
     factory: str
+    """Function, as mypkg.models:make or mypkg.models.make, importable from the current folder too."""
     options: dict[str, Any] = {}
+    """Keyword arguments of the function."""
 
     @property
     def origin(self) -> str:

@@ -18,13 +18,15 @@ from launcher.storage import cache_root
 
 
 class Config(TransformersConfig):
-    """`revision`: a branch, tag or commit of the hub. `trust_remote_code`: run the code that the folder brings, as
-    you."""
+    """A transformers model with pretrained weights."""
 
     kind: Literal["pretrained"] = "pretrained"
     name: str
+    """Name on the hub, or path of a folder."""
     revision: str | None = None
+    """Branch, tag or commit on the hub. Default: its main branch."""
     trust_remote_code: TrustRemoteCode = False
+    """Run code that the model's folder brings, with your permissions."""
 
     @property
     def trusts_code(self) -> bool:

@@ -19,14 +19,17 @@ from launcher.storage.run_dir import RunDir
 
 
 class Config(TransformersConfig):
-    """`checkpoint`: latest, best or a step. `weights: random` takes the architecture and the tokenizer alone, which is
-    what a run should be compared with. `trust_remote_code`: run the code that the run took from elsewhere, as you."""
+    """The model of an earlier run."""
 
     kind: Literal["run"] = "run"
     run: str
+    """Folder of the run, such as runs/bert-mini-mlm."""
     checkpoint: Literal["latest", "best"] | int = "latest"
+    """Checkpoint: latest, best, or a step."""
     weights: Literal["trained", "random"] = "trained"
+    """`trained`: the checkpoint's weights; `random`: the architecture and the tokenizer only, as a baseline."""
     trust_remote_code: TrustRemoteCode = False
+    """Run code that the run took from elsewhere, with your permissions."""
 
     @property
     def origin(self) -> str:

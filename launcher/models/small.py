@@ -21,15 +21,20 @@ Size = Annotated[int, Field(gt=0)]
 
 
 class Config(ModelConfig):
-    """`type`: linear, mlp (layers of `hidden` units), or cnn: for each of `channels` a 3 x 3 convolution and a pooling
-    that halves the image, then `hidden` layers. `dropout`: after each hidden layer."""
+    """A small network for images or numbers."""
 
     kind: Literal["small"] = "small"
     type: Literal["linear", "mlp", "cnn"]
+    """`linear`, `mlp` (hidden layers), or `cnn` (blocks of a 3 x 3 convolution and a pooling that halves the image,
+    then hidden layers)."""
     channels: list[Size] | None = Field(None, min_length=1)
+    """Channels of each block of a cnn."""
     hidden: list[Size] | None = None
+    """Units of each hidden layer."""
     dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout rate after each hidden layer."""
     activation: Literal["relu", "gelu", "tanh"] | None = None
+    """Activation after each convolution and hidden layer."""
 
     @property
     def origin(self) -> str:

@@ -21,16 +21,22 @@ _LABELS = 20
 
 
 class TruncationCounts(Strict):
-    """What `data.max_length` left out of one side. `rows` of `of` are cut at `tokens` tokens, special ones included;
-    `words` and `labels` (other than O) are beyond the cut; `targets` and `questions`: those that are cut."""
+    """What `data.max_length` cut from one side of the data."""
 
     tokens: Count
+    """Maximum number of tokens of a row, special tokens included."""
     of: Count
+    """Number of rows."""
     rows: Count = 0
+    """Number of rows that were cut."""
     words: Count = 0
+    """Number of words beyond the cuts."""
     labels: Count = 0
+    """Number of labels other than O beyond the cuts."""
     targets: Count = 0
+    """Number of targets that were cut."""
     questions: Count = 0
+    """Number of questions that were cut."""
 
     def __str__(self) -> str:
         """Such as `1,083 of 1,583 rows are cut at 128 tokens (2,040 words, 311 labels other than O)`."""
@@ -42,34 +48,50 @@ class TruncationCounts(Strict):
 
 
 class Facts(Strict):
-    """`digest` names the content; `documents`, `samples`, `tokens` by side; `baseline` is what frequencies alone would
-    reach. `counts`: training samples by label, in the order of `labels`; `sources`: by source, in their order;
-    `lengths`: by their tokens. `left_out`: rows that gave no sample, by reason; `cut`: what truncation left out, by
-    side; `token_ids`: of the tokens that the task names; `begin_token_id`, `end_token_id`: what stands before and after
-    a text. `shape`: of one sample where it is no text (it has no vocabulary then, and a length of 1), such as
-    (channels, height, width)."""
+    """Facts about prepared data. A side is train or validation."""
 
     digest: str
+    """Digest of the content."""
     vocab_size: Count
+    """Size of the vocabulary; 0: samples have no tokens."""
     pad_token_id: Count
+    """Id of the padding token."""
     mask_token_id: Count | None
+    """Id of the mask token."""
     special_ids: list[Count]
+    """Ids of all special tokens."""
     begin_token_id: Count | None = None
+    """Id of the token before a text."""
     end_token_id: Count | None = None
+    """Id of the token after a text."""
     labels: list[str]
+    """Names of the labels."""
     longest: Count
+    """Maximum number of tokens of a sample; 1: samples have no tokens."""
     samples: dict[str, Count]
+    """Number of samples by side."""
     tokens: dict[str, Count]
+    """Number of tokens by side."""
     baseline: dict[str, float]
+    """Metrics that label frequencies alone would reach."""
     documents: dict[str, Count] = {}
+    """Number of documents by side."""
     counts: list[Count] = []
+    """Training samples of each label, in the order of `labels`."""
     sources: dict[str, Count] = {}
+    """Training samples by source of a mixture."""
     lengths: dict[Count, Count] = {}
+    """Training samples by number of tokens."""
     left_out: dict[str, Count] = {}
+    """Rows that gave no sample, by reason."""
     notes: list[str] = []
+    """Remarks of the preparation."""
     cut: dict[str, TruncationCounts] = {}
+    """What truncation cut, by side."""
     token_ids: dict[str, Count] = {}
+    """Ids of the tokens that the task names."""
     shape: tuple[Count, ...] = ()
+    """Shape of a sample without tokens, such as (channels, height, width)."""
 
     @model_validator(mode="after")
     def _check_sides(self) -> "Facts":

@@ -26,25 +26,34 @@ _SECONDS = 600
 
 
 class Architecture(Strict):
-    """`parameters`: each tied one once; `trained`: those that train, at the most; `in_layers`: those of the repeated
-    layers, `largest_layer` of one of them, `largest_parameter` of one tensor. Widths are 0 where the architecture does
-    not name them. `attention_dropout`: the highest rate of attention weights. `packs`: why it cannot be given packed
-    rows, empty where it can; None: it could not be tried on a small copy, or nobody asked. `padding`: the side on which
-    its rows may be padded; None: likewise, or it has no tokens."""
+    """Sizes and abilities of a model. Widths are 0 where its configuration does not name them."""
 
     name: str
+    """Name of the model type."""
     parameters: int
+    """Number of parameters, each tied one counted once."""
     trained: int
+    """Maximum number of parameters that train."""
     buffers: int
+    """Number of values in buffers."""
     in_layers: int = 0
+    """Parameters of the repeated layers."""
     largest_layer: int = 0
+    """Parameters of the largest repeated layer."""
     largest_parameter: int = 0
+    """Size of the largest tensor."""
     hidden: int = 0
+    """Hidden width."""
     layers: int = 0
+    """Number of repeated layers."""
     heads: int = 0
+    """Attention heads of a layer."""
     attention_dropout: float = 0.0
+    """Highest dropout rate of attention weights."""
     packs: str | None = None
+    """Why the model cannot take packed rows; empty: it can; None: not tested."""
     padding: Padding | None = None
+    """Side on which rows may be padded; None: not tested, or no tokens."""
 
 
 def count(recipe: Recipe, need: ModelRequirements) -> Architecture:

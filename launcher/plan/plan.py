@@ -20,53 +20,86 @@ RUNS = code_origin.RUNS
 
 
 class Plan(Strict):
-    """Bytes are bytes. `samples` and `tokens` are those of the whole run; None: not known before `launcher prepare`.
-    `ranks`: of all `nodes`; an elastic run goes on with `least_nodes`. `threads`: of a rank, where known.
-    `micro_samples`: the most samples of full length in a micro-batch; `micro_batches`: how many a rank makes. `fill`:
-    the expected share of computed positions that are tokens. `sources`: of a mixture, each one's share of the samples
-    and the epochs it is gone through; `left_out`: rows of the corpus that gave no sample, by reason. `labels`: those of
-    the training data and their counts. `seconds_at_best`: of the whole run, arithmetic alone, by the cluster's
-    figures."""
+    """Everything that is decided about a run before it starts. Sizes are in bytes."""
 
     name: str
+    """Name of the run."""
     folder: str
+    """Folder of the run."""
     prepared: str | None
+    """Folder of the prepared data; None: not prepared yet."""
     cluster: str = "local"
+    """Name of the cluster profile."""
     nodes: int
+    """Maximum number of nodes."""
     least_nodes: int = 1
+    """Minimum number of nodes of an elastic run."""
     devices_per_node: int = 1
+    """Ranks of a node."""
     ranks: int
+    """Ranks of all nodes."""
     tensor_parallel: int
+    """Ranks that share each sample."""
     device: str
+    """Device type."""
     threads: int | None
+    """Threads of a rank; None: not known."""
     strategy: str
+    """Kind of the strategy."""
     mesh: dict[str, int] = {}
+    """Size of each dimension of the device mesh."""
     precision: str
+    """Number format of the computation."""
     global_batch: int
+    """Samples of an optimiser step."""
     micro_batches: int
+    """Micro-batches of a rank in a step."""
     micro_samples: int
+    """Maximum number of samples of full length in a micro-batch."""
     steps: int | None
+    """Optimiser steps; None: not known before the data is prepared."""
     epochs: float | None
+    """Passes over the training samples."""
     samples: int | None
+    """Samples of the whole run; None: not known before the data is prepared."""
     tokens: int | None
+    """Tokens of the whole run; None: not known before the data is prepared."""
     fill: float | None = None
+    """Expected share of computed positions that are tokens."""
     documents: int | None = None
+    """Training documents."""
     left_out: dict[str, int] = {}
+    """Rows that gave no sample, by reason."""
     labels: str = ""
+    """Labels of the training data with their counts, in one line."""
     sources: dict[str, tuple[float, float | None]] = {}
+    """For each source of a mixture, its share of the samples and its epochs."""
     model: str
+    """Name of the model type."""
     parameters: int
+    """Number of parameters."""
     memory: dict[str, int]
+    """Device memory by purpose."""
     memory_per_device: int | None
+    """Memory of a device; None: not known."""
     checkpoint_bytes: int
+    """Size of a checkpoint."""
     checkpoints_kept: int
+    """Number of checkpoints to keep."""
     free_disk: int
+    """Free space on the disk of the run folder."""
     seconds_at_best: float | None = None
+    """Seconds of computation of the whole run at the cluster's peak."""
     hours_between_failures: float | None = None
+    """Mean hours between failures, over all nodes."""
     resume_from: int | None
+    """Step of the checkpoint to resume from; None: a new run."""
     max_restarts: int
+    """Maximum number of restarts."""
     command: str
+    """Command that starts the run."""
     notes: list[str]
+    """Remarks for the user."""
 
     @property
     def equation(self) -> str:

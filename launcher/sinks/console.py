@@ -19,10 +19,11 @@ _RECENT, _OUTLIER = 100, 5
 
 
 class Config(Plugin):
-    """`every`: seconds between plain lines."""
+    """Progress on the terminal."""
 
     kind: Literal["console"] = "console"
     every: float = 10.0
+    """Seconds between lines, where the output is no terminal."""
 
 
 class StepPace:

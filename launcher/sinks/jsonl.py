@@ -20,6 +20,8 @@ from launcher.storage.run_files import check_metrics
 
 
 class Config(Plugin):
+    """The metrics file of the run, metrics.jsonl."""
+
     kind: Literal["jsonl"] = "jsonl"
 
 

@@ -23,14 +23,19 @@ from launcher.storage.run_dir import RunDir
 
 
 class Config(Plugin):
-    """`mode` offline needs no network and no key. `project`, `entity`, `group` and `tags` as in wandb.init."""
+    """Weights & Biases."""
 
     kind: Literal["wandb"] = "wandb"
     mode: Literal["online", "offline"] = "online"
+    """`offline` writes files for a later upload, without network or key."""
     project: str = "launcher"
+    """Project."""
     entity: str | None = None
+    """User or team."""
     group: str | None = None
+    """Group of runs."""
     tags: list[str] = []
+    """Tags of the run."""
 
 
 _BLOCK = 2**15

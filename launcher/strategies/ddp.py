@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 
 
 class Config(StrategyConfig):
-    """`bucket_mb`: MiB of gradients reduced at once. `bucket_view`: gradients live in the buckets, not beside them.
-    `compress`: gradients travel in bf16, which rounds them. `static_graph`: each step uses the same parameters."""
+    """Replicated data parallelism (DistributedDataParallel)."""
 
     kind: Literal["ddp"] = "ddp"
     bucket_mb: float = Field(25.0, gt=0)
+    """MiB of gradients in one reduction."""
     bucket_view: bool = True
+    """Keep gradients in the buckets, without a second copy."""
     static_graph: bool = False
+    """Assume that each step uses the same parameters."""
     compress: Literal["none", "bf16"] = "none"
+    """`bf16`: reduce gradients in bf16, which rounds them."""
     tensor_parallel: int = Field(1, ge=1)
+    """Ranks that share the weights of each layer."""
 
     @property
     def tensor_degree(self) -> int:

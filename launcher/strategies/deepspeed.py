@@ -55,14 +55,17 @@ _SPEED = {
 
 
 class Config(StrategyConfig):
-    """`offload`: what lives in host memory: none, the optimizer (zero 1 to 3), or all: the parameters too (zero 3).
-    `bucket_mb`: MiB of gradients or parameters that travel at once. `extra`: keys of DeepSpeed's own configuration."""
+    """DeepSpeed ZeRO."""
 
     kind: Literal["deepspeed"] = "deepspeed"
     zero: Literal[0, 1, 2, 3] = 1
+    """ZeRO stage."""
     offload: Literal["none", "optimizer", "all"] = "none"
+    """What host memory holds: nothing, the optimiser state (zero 1 to 3), or the parameters too (zero 3)."""
     bucket_mb: float = Field(50.0, gt=0)
+    """MiB of gradients or parameters in one communication."""
     extra: dict[str, Any] = {}
+    """Keys of DeepSpeed's own configuration."""
 
 
 class Strategy(strategies.Strategy):

@@ -21,18 +21,24 @@ if TYPE_CHECKING:
 
 
 class Config(StrategyConfig):
-    """`offload`: parameters, gradients and moments live in host memory. `prefetch`: layers gathered ahead of the one
-    that computes. `gather` and `reduce`: the type in which parameters travel and are computed with, and in which
-    gradients travel; fp32 means as they are."""
+    """Fully sharded data parallelism (fully_shard)."""
 
     kind: Literal["fsdp"] = "fsdp"
     shard: Literal["full", "grad_op", "hybrid"] = "full"
+    """What is sharded: everything (full), gradients and optimiser state (grad_op), or everything within replicas
+    (hybrid)."""
     replicas: int | None = Field(None, ge=1)
+    """Replicas of a hybrid mesh, for `shard: hybrid` only."""
     tensor_parallel: int = Field(1, ge=1)
+    """Ranks that share the weights of each layer."""
     offload: bool = False
+    """Keep parameters, gradients and optimiser state in host memory."""
     prefetch: int = Field(0, ge=0)
+    """Layers that are gathered ahead of the computing one."""
     gather: Literal["fp32", "bf16"] = "fp32"
+    """Number format in which parameters are gathered and computed with; fp32: unchanged."""
     reduce: Literal["fp32", "bf16"] = "fp32"
+    """Number format in which gradients are reduced; fp32: unchanged."""
 
     @model_validator(mode="after")
     def _replicas_of_a_hybrid(self) -> "Config":

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 
 class Config(StrategyConfig):
+    """One rank, without a process group."""
+
     kind: Literal["single"] = "single"
 
 

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 
 class Generation(Strict):
-    """`num_beams`: 1 takes the likeliest token each time."""
+    """How texts are generated."""
 
     max_new_tokens: int = Field(64, gt=0)
+    """Maximum number of generated tokens."""
     num_beams: int = Field(1, gt=0)
+    """Beams of the search; 1: greedy."""
 
     def options(self) -> dict[str, Any]:
         """The same as keys of transformers' generation configuration."""

@@ -24,14 +24,16 @@ _SMALLEST, _LARGEST, _ASPECT = 0.02, 0.4, 0.3
 
 
 class Augment(Strict):
-    """`crop`: pixels of zeros around an image, of which a window of its own size is cut anywhere. `flip`: left and
-    right change places in half of the cases. `rotate`: degrees to each side, at the most. `erase`: how probably a
-    rectangle is filled with noise."""
+    """Random changes of training images."""
 
     crop: int = Field(0, ge=0)
+    """Pixels of zero padding, of which a window of the image's size is cut."""
     flip: bool = False
+    """Mirror half of the images horizontally."""
     rotate: float = Field(0.0, ge=0, le=180)
+    """Maximum rotation to each side in degrees."""
     erase: float = Field(0.0, ge=0, le=1)
+    """Probability that a rectangle is filled with noise."""
 
 
 def augmented(images: Images, config: Augment, epochs: Sequence[int], ids: Sequence[int], draw: Draw) -> Images:

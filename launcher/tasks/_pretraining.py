@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 
 class PretrainingConfig(TaskConfig):
-    """`samples`: chunks (documents joined and cut at max_length), documents (each one by itself), or packed (the same
-    samples, several in a row of the micro-batch: a matter of speed alone). `overflow`: a document that is longer than
-    max_length is truncated, or split into several, of which neighbours share `stride` tokens."""
+    """Keys of the tasks that learn from plain text."""
 
     samples: Literal["chunks", "documents", "packed"] = "chunks"
+    """`chunks`: documents, joined and cut at max_length; `documents`: one sample a document; `packed`: the samples of
+    `documents`, several in a row of a micro-batch, which affects speed only."""
     overflow: Literal["truncate", "split"] = "truncate"
+    """What happens to a document longer than max_length: truncated, or split into several samples."""
     stride: int = Field(0, ge=0)
+    """Tokens that neighbouring samples of a split document share."""
 
     @property
     def joins_documents(self) -> bool:

@@ -33,12 +33,13 @@ Weights = Annotated[dict[str, Annotated[float, Field(ge=0)]] | Literal["balanced
 
 
 class SingleLabelConfig(TaskConfig):
-    """`class_weights`: what a sample of each class weighs, 1 where nothing is said; balanced: in all, every class the
-    same. `label_smoothing`: the share of the truth that is spread evenly over all classes (Szegedy et al., 2016). Both
-    as torch's cross_entropy has them, in training and in evaluations."""
+    """Keys of the tasks with one label for each sample. Both apply to training and evaluation."""
 
     class_weights: Weights | None = None
+    """Weight of each class in the loss (default 1), as in torch's cross_entropy. `balanced`: weights that give every
+    class the same total."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target distribution that is spread evenly over all classes (Szegedy et al., 2016)."""
 
 
 def survey(found: set[str]) -> list[str]:

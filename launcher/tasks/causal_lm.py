@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 
 class Config(_pretraining.PretrainingConfig):
-    """`generate`: launcher predict tells how texts go on."""
+    """Causal language modeling."""
 
     kind: Literal["causal_lm"] = "causal_lm"
     generate: _generation.Generation | None = None
+    """How `launcher predict` continues texts; null: it does not."""
 
     @property
     def generates(self) -> bool:

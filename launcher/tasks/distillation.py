@@ -30,14 +30,17 @@ if TYPE_CHECKING:
 
 
 class Config(TaskConfig):
-    """`teacher`: `{run: runs/x, checkpoint: best}` or `{name: ...}`, a pretrained one. `temperature`: by which both
-    models' logits are divided. `alpha`: the weight of the task's own loss; the teacher's is the rest."""
+    """Another task, learnt from the labels and from a teacher model's logits."""
 
     kind: Literal["distillation"] = "distillation"
     task: recipe.Task
+    """Task that teacher and student share."""
     teacher: _teacher_model.Teacher
+    """Teacher: `{run: runs/x, checkpoint: best}`, or `{name: ...}` for a pretrained one."""
     temperature: float = Field(2.0, gt=0)
+    """Divisor of both models' logits."""
     alpha: float = Field(0.5, ge=0, le=1)
+    """Weight of the task's own loss. The teacher's has 1 - alpha."""
 
     @property
     def held(self) -> TaskConfig:

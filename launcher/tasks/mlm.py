@@ -30,31 +30,38 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class RateSchedule(Strict):
-    """A mask rate that goes in a straight line from `start` at the first step to `end` after the last (as in Ankner et
-    al., 2024). An evaluation masks at `end`."""
+    """A mask rate that changes linearly over the run (as in Ankner et al., 2024). Evaluations mask at `end`."""
 
     start: Share
+    """Rate at the first step."""
     end: Share
+    """Rate after the last step."""
 
 
 class Span(Strict):
-    """Lengths of spans in words: geometric with `p`, none above `longest` (Joshi et al., 2020)."""
+    """Lengths of masked spans in words, from a geometric distribution (Joshi et al., 2020)."""
 
     p: float = Field(0.2, gt=0, lt=1)
+    """Parameter of the geometric distribution."""
     longest: int = Field(10, ge=1)
+    """Maximum length in words."""
 
 
 class Config(_pretraining.PretrainingConfig):
-    """`mask`: tokens are chosen one by one, as whole words, or as spans of whole words. `mask_rate`: the share of the
-    tokens that is chosen. `split`: shares of them that become the mask token, a random token, or stay as they are (of
-    spans as wholes). `never`: tokens, as they stand in the vocabulary, that are never chosen."""
+    """Masked language modeling."""
 
     kind: Literal["mlm"] = "mlm"
     mask: Literal["tokens", "words", "spans"] = "tokens"
+    """Unit of selection: tokens, whole words, or spans of whole words."""
     mask_rate: Share | RateSchedule = 0.15
+    """Share of the tokens that is selected, or a schedule with `start` and `end`."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of the selected tokens that become the mask token, become a random token, or stay. Spans are treated as
+    wholes."""
     span: Span = Span()
+    """Lengths of spans, for `mask: spans`."""
     never: list[str] = []
+    """Tokens of the vocabulary that are never selected."""
 
     @field_validator("split")
     @classmethod

@@ -40,15 +40,18 @@ _NONE = -1e30
 
 
 class Config(TaskConfig):
-    """`stride`: tokens that neighbouring windows share; by itself a quarter of max_length, or half of what a question
-    leaves. `max_answer_length`: in tokens. `n_best`: first and last tokens that are tried. `no_answer`: a question may
-    have none (SQuAD 2)."""
+    """The answer to a question as a span of its context."""
 
     kind: Literal["question_answering"] = "question_answering"
     stride: int | None = Field(None, ge=0)
+    """Tokens that neighbouring windows of a context share. Default: a quarter of max_length, or half of what a question
+    leaves."""
     max_answer_length: int = Field(30, gt=0)
+    """Maximum number of tokens of an answer."""
     n_best: int = Field(20, gt=0)
+    """Number of first and last tokens that are combined."""
     no_answer: bool = False
+    """A question may have no answer (SQuAD 2)."""
 
     @property
     def overlap(self) -> int:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 
 class Config(TaskConfig):
+    """A number for each text."""
+
     kind: Literal["regression"] = "regression"
 
 

@@ -43,18 +43,21 @@ if TYPE_CHECKING:
 
 
 class Config(TaskConfig):
-    """`reward`: mypkg.rewards:score or mypkg.rewards.score, a function (prompt: str, completion: str) -> float, looked
-    for in the current folder too; both are what the tokenizer makes of the tokens. `completions`: of each prompt.
-    `max_new_tokens`: of a completion, unless it ends by itself; data.max_length is for both, train.max_tokens counts
-    the prompts. `temperature`: by which logits are divided, for sampling and learning alike. `kl`: the weight of the
-    divergence, per token, from the model as it was at the start of the run."""
+    """Policy gradient from a reward function on generated completions."""
 
     kind: Literal["reward"] = "reward"
     reward: str
+    """Function `(prompt: str, completion: str) -> float`, as mypkg.rewards:score or mypkg.rewards.score, importable
+    from the current folder too. Both texts are decoded from tokens."""
     completions: int = Field(4, ge=2)
+    """Completions of each prompt."""
     max_new_tokens: int = Field(16, ge=1)
+    """Maximum number of tokens of a completion. data.max_length bounds prompt and completion together; train.max_tokens
+    counts prompts only."""
     temperature: float = Field(1.0, gt=0)
+    """Divisor of the logits in sampling and learning."""
     kl: float = Field(0.1, ge=0)
+    """Weight per token of the KL divergence from the model at the start of the run."""
 
     @property
     def sets_length(self) -> bool:

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 
 class Config(TaskConfig):
-    """`prefix`: stands before each text ("summarize: "). `max_target_length`: as data.max_length, of targets.
-    `generate`: how texts are made in launcher evaluate and launcher predict; null: not at all."""
+    """Text to text, with an encoder and a decoder."""
 
     kind: Literal["seq2seq"] = "seq2seq"
     prefix: str = ""
+    """Text put before each input, such as "summarize: "."""
     max_target_length: int = Field(128, gt=1)
+    """Maximum number of tokens of a target."""
     generate: _generation.Generation | None = _generation.Generation()
+    """How `launcher evaluate` and `launcher predict` generate texts; null: they do not."""
 
     @property
     def longest_target(self) -> int:

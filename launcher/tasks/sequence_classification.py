@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 
 class Config(_single_label.SingleLabelConfig):
-    """`labels`: one a sample (single), or a list of any number of them (multi)."""
+    """One label, or any number of labels, for each text."""
 
     kind: Literal["sequence_classification"] = "sequence_classification"
     labels: Literal["single", "multi"] = "single"
+    """`single`: a row has one label; `multi`: a row has a list of any number of labels."""
 
     @property
     def multi_label(self) -> bool:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 class Config(TaskConfig):
+    """A number for each row of features."""
+
     kind: Literal["tabular_regression"] = "tabular_regression"
 
 

@@ -46,11 +46,11 @@ _NO_WORD = -1
 
 
 class Config(TaskConfig):
-    """`label_all`: the other tokens of a word learn its label too, an I- where it is a B-; what is measured stays at
-    the first."""
+    """A label for each word."""
 
     kind: Literal["token_classification"] = "token_classification"
     label_all: bool = False
+    """Train on all tokens of a word, with I- in place of B- after the first. Metrics use the first token only."""
 
 
 class Task(_language_modeling.TokenClasses):

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import support
+import warm
 
 from launcher.config.cluster import Cluster
 from launcher.prepare import run_setup
@@ -40,11 +41,10 @@ class Job:
     def __init__(self, run, nodes, start=0, lifeline=False, **env):
         self.run, self.hosts = run, HOSTS[:nodes]
         told = {"LAUNCHER_JOB": "7", "LAUNCHER_START": str(start), "OMP_NUM_THREADS": "1", **env}
-        argv = [sys.executable, "-m", "launcher.launch.node", str(run.path), "--hosts", ",".join(self.hosts)]
+        argv = [run.path, "--hosts", ",".join(self.hosts), *(["--lifeline"] if lifeline else [])]
         self.agents = [
-            subprocess.Popen(
-                [*argv, "--node", str(i), *(["--lifeline"] if lifeline else [])], env={**os.environ, **told}, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            warm.start(
+                [*argv, "--node", i], module="launcher.launch.node", environment=told, stdin=subprocess.PIPE
             )
             for i in range(nodes)
         ]  # fmt: skip

@@ -10,6 +10,8 @@ from launcher.plan import model_requirements as needs
 from launcher.plan.facts import guess
 from launcher.storage import cache_root
 
+pytestmark = pytest.mark.cold_start
+
 
 def asked(**changes):
     recipe = Recipe.model_validate(support.classification(**changes))
