@@ -134,7 +134,7 @@ def _part(run: run_setup.PreparedRun, at: Process, stop: Stop, heartbeat: Heartb
     """Train as long as the same parameters do. Returns the step to go on from, if any, and the exit code."""
     built, notes = build(run, at, stop, run.resume)
     built = dataclasses.replace(built, heartbeat=heartbeat)
-    if built.progress.step == getattr(run.recipe.model, "unfreeze_at", None):
+    if built.progress.step == run.recipe.model.unfreeze_at:
         notes = ["what was frozen trains from here on"]
     if at.rank == 0:
         built = dataclasses.replace(built, sinks=_sinks(run, built, notes))

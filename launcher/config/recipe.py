@@ -7,9 +7,10 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.kinds import TrustRemoteCode, plugin
+from launcher.config.model_config import ModelConfig
 from launcher.config.optimizers import Optimizer
 from launcher.config.schedules import Constant, Schedule
-from launcher.config.types import ModelConfig, Plugin, StrategyConfig, Strict, TaskConfig, matching, one_of
+from launcher.config.types import Plugin, StrategyConfig, Strict, TaskConfig, matching, one_of
 
 Model = Annotated[SerializeAsAny[ModelConfig], plugin("models", ModelConfig)]
 Source = Annotated[SerializeAsAny[Plugin], plugin("data")]

@@ -155,30 +155,6 @@ class TaskConfig(Plugin):
         return None
 
 
-class ModelConfig(Plugin):
-    """The Config of a model, with what others need to know of it. A kind overrides what differs."""
-
-    @property
-    def origin(self) -> str:
-        """The architecture, function or run that the model is built from; may be empty."""
-        return ""
-
-    @property
-    def trusts_code(self) -> bool:
-        """Whether code from the model's folder may run."""
-        return False
-
-    @property
-    def attention_kernel(self) -> str | None:
-        """The implementation of attention by its name in transformers; None: the default one."""
-        return None
-
-    @property
-    def has_adapter(self) -> bool:
-        """Whether an adapter trains in place of the encoder's own weights."""
-        return False
-
-
 def matching(pattern: str, what: str) -> AfterValidator:
     """A pydantic annotation for a text of which the whole is to match. `what`: the message where it does not."""
 

@@ -1,5 +1,6 @@
-"""What is trained. A kind is one module here with a `Config` (a subclass of
-`launcher.models._adaptation.ModelConfig`) and a class `Model` that extends the one below; the file is the registration.
+"""What is trained. A kind is one module here with a `Config` (a subclass of `launcher.config.model_config.ModelConfig`)
+and a class `Model` that extends the one below; the file is the registration.
+
 Import torch and transformers inside functions: a plan reads every Config on a login node. `build` runs on the meta
 device too (`weights=False`), to count parameters, and ends with `launcher.models._adaptation.adapted`: freezing,
 adapters and normalisation are the same for every kind.

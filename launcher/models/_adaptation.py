@@ -3,16 +3,12 @@
 import functools
 from collections import Counter
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
-from pydantic_core.core_schema import ValidationInfo
-
-from launcher.config import types
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import some
-from launcher.config.types import Plugin
+from launcher.config.model_config import Adapter as Adapter
+from launcher.config.model_config import ModelConfig as ModelConfig
 
 if TYPE_CHECKING:
     import torch
@@ -21,55 +17,6 @@ _MIXES = (
     "mixes the samples of a micro-batch, so that ranks would change what is learnt (frozen keeps the pretrained "
     "statistics, group normalises each sample by itself)"
 )
-
-
-class Adapter(Plugin):
-    """An adapter of peft. `kind` is the lower-case name of its type, such as lora. Further keys go to peft's
-    configuration, and are checked against it when the plan counts parameters."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    r: int | None = Field(None, gt=0)
-    """Rank. Default: peft's."""
-    alpha: int | float | None = Field(None, gt=0)
-    """Scale. Default: peft's."""
-    dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout rate of the adapter. Default: peft's."""
-    targets: list[str] | str | None = Field(None, min_length=1)
-    """Layers of the encoder that are adapted, by the ends of their names, or one regular expression. Default: peft's
-    choice for the architecture, or every linear layer."""
-
-
-class ModelConfig(types.ModelConfig):
-    """Keys of every model."""
-
-    freeze: list[str] = []
-    """Patterns of parameters that do not train. Each is matched against a parameter's name and against the name's
-    beginnings up to a dot."""
-    unfreeze_at: int | None = Field(None, gt=0)
-    """Step from which frozen parameters train. Default: never."""
-    adapter: Adapter | None = None
-    """Adapter that trains in place of the encoder's parameters. `unfreeze_at` does not unfreeze those."""
-    batch_norm: Literal["frozen", "group"] | None = None
-    """`frozen`: keep the statistics; `group`: replace batch normalization by group normalization (Wu and He, 2018).
-    Default: refuse a model that has any."""
-
-    @field_validator("unfreeze_at")
-    @classmethod
-    def _needs_freeze(cls, value: int | None, known: ValidationInfo) -> int | None:
-        if value is not None and not known.data.get("freeze", True):
-            raise PydanticCustomError("unfreeze_at", "nothing is frozen (add freeze)")
-        return value
-
-    @property
-    def has_adapter(self) -> bool:
-        return self.adapter is not None
-
-    def at(self, step: int) -> Self:
-        """The configuration as it trains once `step` steps are done."""
-        if self.unfreeze_at is None or step < self.unfreeze_at:
-            return self
-        return self.model_copy(update={"freeze": [], "unfreeze_at": None})
 
 
 def adapted(model: Any, config: ModelConfig, new: "list[str] | None" = None) -> tuple[Any, list[str]]:

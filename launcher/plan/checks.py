@@ -89,7 +89,7 @@ def _training(recipe: Recipe, known: Facts | None) -> Found:
     if train.precision == "fp16" and train.loss_scale == "none":
         what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
         out.append(Problem("train.loss_scale", what))
-    thaw, steps = getattr(recipe.model, "unfreeze_at", None), facts.steps_of(recipe, known)
+    thaw, steps = recipe.model.unfreeze_at, facts.steps_of(recipe, known)
     if thaw is not None and steps is not None and thaw >= steps:
         what = f"{thaw}, but the run ends after {steps} steps (earlier, or leave it out)"
         out.append(Problem("model.unfreeze_at", what))
@@ -122,7 +122,7 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
 
 def _model(recipe: Recipe, shape: Architecture) -> Found:
     wrong = [Problem("task.samples", f"{shape.packs} (take documents)")] if shape.packs else []
-    if recipe.tensor_parallel > 1 and getattr(recipe.model, "adapter", None):
+    if recipe.tensor_parallel > 1 and recipe.model.adapter:
         what = "the linear maps of an adapter are not dealt over ranks (take 1; kind: fsdp shards them)"
         wrong.append(Problem("strategy.tensor_parallel", what))
     return [*layout.refusals(recipe, shape), *wrong]

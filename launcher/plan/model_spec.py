@@ -115,7 +115,7 @@ def _file(recipe: Recipe, question: str) -> Path | None:
 def _local_config(recipe: Recipe) -> str | None:
     """The content of a local model's configuration: the folder's name alone does not tell. None: no file tells."""
     own = recipe.model.kind == "factory" or "." in recipe.model.kind
-    if own or getattr(recipe.model, "trust_remote_code", False):
+    if own or recipe.model.trusts_code:
         return None
     for key, inner in (("name", "config.json"), ("run", "model/config.json")):
         name = getattr(recipe.model, key, None)

@@ -14,7 +14,6 @@ from launcher.config.errors import UserError
 from launcher.config.format import human, plural
 from launcher.config.recipe import Recipe
 from launcher.models import _transformers
-from launcher.models._adaptation import ModelConfig
 from launcher.plan import model_requirements, remote_code
 from launcher.plan.facts import of_run
 from launcher.storage.run_dir import RunDir, SavedCheckpoint
@@ -126,7 +125,7 @@ def _architecture(folder: RunDir, recipe: Recipe, device: str = "meta") -> "torc
 
 def _tensors(folder: RunDir, recipe: Recipe, saved: SavedCheckpoint) -> ModelTensors:
     stored = StoredTensors(saved)
-    if not isinstance(recipe.model, ModelConfig) or recipe.model.adapter is None:
+    if recipe.model.adapter is None:
         return stored
     from launcher.models import _peft
     from launcher.train import checkpoint

@@ -1,0 +1,69 @@
+"""The Config of every model: which parameters train, adapters, normalization, and what others need to know of it."""
+
+from typing import Literal, Self
+
+from pydantic import ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
+
+from launcher.config.types import Plugin
+
+
+class Adapter(Plugin):
+    """An adapter of peft. `kind` is the lower-case name of its type, such as lora. Further keys go to peft's
+    configuration, and are checked against it when the plan counts parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    r: int | None = Field(None, gt=0)
+    """Rank. Default: peft's."""
+    alpha: int | float | None = Field(None, gt=0)
+    """Scale. Default: peft's."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Dropout rate of the adapter. Default: peft's."""
+    targets: list[str] | str | None = Field(None, min_length=1)
+    """Layers of the encoder that are adapted, by the ends of their names, or one regular expression. Default: peft's
+    choice for the architecture, or every linear layer."""
+
+
+class ModelConfig(Plugin):
+    """Keys of every model."""
+
+    freeze: list[str] = []
+    """Patterns of parameters that do not train. Each is matched against a parameter's name and against the name's
+    beginnings up to a dot."""
+    unfreeze_at: int | None = Field(None, gt=0)
+    """Step from which frozen parameters train. Default: never."""
+    adapter: Adapter | None = None
+    """Adapter that trains in place of the encoder's parameters. `unfreeze_at` does not unfreeze those."""
+    batch_norm: Literal["frozen", "group"] | None = None
+    """`frozen`: keep the statistics; `group`: replace batch normalization by group normalization (Wu and He, 2018).
+    Default: refuse a model that has any."""
+
+    @field_validator("unfreeze_at")
+    @classmethod
+    def _needs_freeze(cls, value: int | None, known: ValidationInfo) -> int | None:
+        if value is not None and not known.data.get("freeze", True):
+            raise PydanticCustomError("unfreeze_at", "nothing is frozen (add freeze)")
+        return value
+
+    @property
+    def origin(self) -> str:
+        """The architecture, function or run that the model is built from; may be empty."""
+        return ""
+
+    @property
+    def trusts_code(self) -> bool:
+        """Whether code from the model's folder may run."""
+        return False
+
+    @property
+    def attention_kernel(self) -> str | None:
+        """The implementation of attention by its name in transformers; None: the default one."""
+        return None
+
+    def at(self, step: int) -> Self:
+        """The configuration as it trains once `step` steps are done."""
+        if self.unfreeze_at is None or step < self.unfreeze_at:
+            return self
+        return self.model_copy(update={"freeze": [], "unfreeze_at": None})
