@@ -16,7 +16,7 @@ from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 from launcher.tools import run_events, run_status, seeds, status
 from launcher.tools.compare import compare
-from launcher.tools.trained_model import beside_best
+from launcher.tools.trained_model import best_note
 
 LINE = "take this line out, or move the file away"
 STATE = "move runs/bad/checkpoints/step-00000040 away to go on from the checkpoint before it"
@@ -169,7 +169,7 @@ def test_a_metric_that_was_not_finite_is_none(known, printed):
     add(known.metrics, json.dumps(record))
     assert "0.5000" in "\n".join(printed(lambda console: compare(["runs/bad"], console)))
     assert seeds.last_evaluation(known) == {"loss": None, "accuracy": 0.5}
-    assert beside_best(known, known.saved("best"), "best") is None
+    assert best_note(known, known.saved("best"), "best") is None
 
 
 def test_a_metric_in_brackets_is_no_markup(known, printed):
