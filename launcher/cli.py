@@ -43,7 +43,7 @@ def plan(
     if json:
         print(output_streams.as_json(decided.model_dump_json(indent=1)))
     else:
-        tables.plan(decided, Console())
+        tables.print_plan(decided, Console())
 
 
 @app.command()
@@ -60,7 +60,7 @@ def prepare(
     from launcher.tools import tables
 
     folder, facts = run_setup.prepare(load.recipe(recipe, overrides or []), processes, to)
-    tables.facts(facts, folder, Console())
+    tables.print_facts(facts, folder, Console())
 
 
 @app.command()
@@ -195,12 +195,13 @@ def export(
     trust: options.Trust = None,
 ) -> None:
     """A checkpoint as a folder that plain transformers loads; or pruned, quantised, as ONNX, and what that costs."""
-    from launcher.tools import command_inputs, compression
+    from launcher.tools import command_inputs
+    from launcher.tools import export as tool
+    from launcher.tools.compression import CompressionOptions
 
-    onnx = format is options.ExportFormat.onnx
-    compress = compression.CompressionOptions(prune, quantize is not None, onnx)
+    compress = CompressionOptions(prune, quantize is not None, format is options.ExportFormat.onnx)
     chosen = command_inputs.checkpoint(checkpoint)
-    print(compression.export(run, chosen, to, shard_size, compress, Console(stderr=True), benchmark))
+    print(tool.export(run, chosen, to, shard_size, Console(stderr=True), compress, benchmark))
 
 
 @app.command()

@@ -62,6 +62,11 @@ class ModelConfig(Plugin):
         return self.model_copy(update={"freeze": [], "unfreeze_at": None})
 
     @property
+    def origin(self) -> str:
+        """The architecture, function or run that the model is built from; may be empty."""
+        return self.source.name if self.source is not None else ""
+
+    @property
     def source(self) -> ModelSource | None:
         """Origin of the architecture; None: the recipe defines it."""
         return None
@@ -72,6 +77,6 @@ class ModelConfig(Plugin):
         return None
 
     @property
-    def eager_attention(self) -> bool:
-        """Whether attention maps are stored in full."""
-        return False
+    def attention_kernel(self) -> str | None:
+        """Name of the attention implementation in transformers; None: the default one."""
+        return None

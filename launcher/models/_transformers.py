@@ -43,8 +43,8 @@ class TransformersConfig(ModelConfig):
     """Number of topmost layers with new weights (Zhang et al., 2021)."""
 
     @property
-    def eager_attention(self) -> bool:
-        return self.attention == "eager"
+    def attention_kernel(self) -> str | None:
+        return self.attention
 
     @field_validator("attention")
     @classmethod

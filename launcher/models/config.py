@@ -26,6 +26,10 @@ class Config(TransformersConfig):
     type: str
     """Model type of transformers, such as bert or modernbert."""
 
+    @property
+    def origin(self) -> str:
+        return self.type
+
 
 class Model(models.Model[Config]):
     imports = ("transformers.modeling_utils",)

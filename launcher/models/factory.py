@@ -35,6 +35,10 @@ class Config(ModelConfig):
     options: JsonObject = {}
     """Keyword arguments of the function."""
 
+    @property
+    def origin(self) -> str:
+        return self.factory
+
     @field_validator("factory")
     @classmethod
     def _allowed_factory(cls, value: str) -> str:

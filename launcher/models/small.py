@@ -41,6 +41,10 @@ class Config(ModelConfig):
     activation: Literal["relu", "gelu", "tanh"] | None = None
     """Activation after each convolution and hidden layer."""
 
+    @property
+    def origin(self) -> str:
+        return self.type
+
     @field_validator("channels", "hidden", "dropout", "activation")
     @classmethod
     def _of_the_type(cls, value: object, info: ValidationInfo) -> object:

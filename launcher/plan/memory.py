@@ -38,7 +38,7 @@ def activations(recipe: Recipe, shape: Architecture, samples: int, longest: int)
     inside of a layer.
     """
     tokens, width = samples * longest, _ACTIVATION[recipe.train.precision]
-    written_out = recipe.model.eager_attention or shape.attention_dropout > 0
+    written_out = recipe.model.attention_kernel == "eager" or shape.attention_dropout > 0
     maps = 2.5 * shape.heads * longest if written_out else 0
     layer = tokens * (17 * shape.hidden + maps) * width / recipe.tensor_parallel
     every = recipe.train.checkpointed_every

@@ -1,1 +1,1 @@
-"""What a person looks with: the plan printed, a debugger's session, runs compared."""
+"""The commands: one module each, and what several of them share."""

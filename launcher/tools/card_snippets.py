@@ -1,13 +1,13 @@
-"""The lines of Python in a model card that load an export and predict with it, as `launcher predict` does."""
-
-from typing import Any
+"""Lines of Python for a model card, which load an export and predict as `launcher predict` does."""
 
 from launcher.config.recipe import Recipe
+from launcher.data._source import SourceConfig
 from launcher.plan.facts import Facts
 from launcher.prepare import source_shards
+from launcher.tasks import question_answering, seq2seq
 
 TEXT, TEXT_PAIR, CONTEXT, IMAGE = "This is a text.", "This is another text.", "This is a context.", "path/to/image.png"
-"""What stands for an input of the user's."""
+"""Placeholders for the user's own inputs."""
 
 PIPELINES = {
     "AutoModelForMaskedLM": "fill-mask",
@@ -18,8 +18,8 @@ PIPELINES = {
     "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForImageClassification": "image-classification",
 }
-"""What the hub calls a task. transformers has a pipeline of this name for most of them."""
-_SOME_TOKENS = "max_new_tokens=20"
+"""The hub's name of the task of an auto class. transformers has a pipeline for most of them."""
+_LENGTH = "max_new_tokens=20"
 _ANSWER = """
 question, context = "{text}", "{context}"
 windows = tokenizer(
@@ -43,97 +43,104 @@ best = max(answers)
 
 
 def load_lines(auto: str, recipe: Recipe, facts: Facts) -> list[str]:
-    """Load the model, what its inputs are made with, and predict: by the pipeline where there is one. `auto`: the
+    """Load the model and its tokenizer or image processor, and predict, by a pipeline where there is one. `auto`: the
     transformers auto class."""
-    given = {"image_processor": "AutoImageProcessor"} if facts.shape else {"tokenizer": "AutoTokenizer"}
-    given = {} if facts.shape and facts.shape[0] != 3 else given  # images of one channel are no matter of transformers
-    lines, uses = _use(auto, recipe, given)
+    processors = {"image_processor": "AutoImageProcessor"} if facts.shape else {"tokenizer": "AutoTokenizer"}
+    if facts.shape and facts.shape[0] != 3:
+        processors = {}  # transformers has no image processor for one channel
+    lines, imports = _prediction_lines(auto, recipe, processors)
     return [
         *(["import torch"] if "torch." in "".join(lines) else []),
-        f"from transformers import {', '.join([auto, *given.values(), *uses])}",
+        f"from transformers import {', '.join([auto, *processors.values(), *imports])}",
         "",
         'folder = "path/to/this/folder"',
         f"model = {auto}.from_pretrained(folder)",
-        *(f"{name} = {kind}.from_pretrained(folder)" for name, kind in given.items()),
+        *(f"{name} = {kind}.from_pretrained(folder)" for name, kind in processors.items()),
         *lines,
     ]
 
 
-def small_lines(auto: str, tokenized: bool, onnx: bool, int8: bool) -> list[str]:
-    """Load an export that was made small, and give it a text where it takes such."""
-    begin, folder, ask = list[str](), ['folder = "path/to/this/folder"'], list[str]()
+def compressed_lines(auto: str, tokenized: bool, onnx: bool, int8: bool) -> list[str]:
+    """Load a compressed export, and call it with a text where it takes token ids."""
+    imports, folder, call = list[str](), ['folder = "path/to/this/folder"'], list[str]()
     if tokenized:
-        begin = ["from transformers import AutoTokenizer"]
+        imports = ["from transformers import AutoTokenizer"]
         folder += ["tokenizer = AutoTokenizer.from_pretrained(folder)"]
-        ask = [f'inputs = dict(tokenizer("{TEXT}", return_tensors="{"np" if onnx else "pt"}"))']
+        call = [f'inputs = dict(tokenizer("{TEXT}", return_tensors="{"np" if onnx else "pt"}"))']
     if onnx:
-        begin = ["from onnxruntime import InferenceSession", *begin]
+        imports = ["from onnxruntime import InferenceSession", *imports]
         load = 'model = InferenceSession(f"{folder}/model.onnx")'
-        ask += ["print(model.run(None, {one.name: inputs[one.name] for one in model.get_inputs()}))"] if ask else []
+        call += ["print(model.run(None, {one.name: inputs[one.name] for one in model.get_inputs()}))"] if call else []
     else:
-        begin = [*begin, "from launcher.tools import int8" if int8 else f"from transformers import {auto}"]
+        imports = [*imports, "from launcher.tools import int8" if int8 else f"from transformers import {auto}"]
         load = "model = int8.load(folder)" if int8 else f"model = {auto}.from_pretrained(folder)"
-        ask += ["print(model(**inputs))"] if ask else []
-    return [*begin, "", *folder, load, *ask]
+        call += ["print(model(**inputs))"] if call else []
+    return [*imports, "", *folder, load, *call]
 
 
-def _use(auto: str, recipe: Recipe, given: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Lines that predict, and what else of transformers they need."""
+def _prediction_lines(auto: str, recipe: Recipe, processors: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Lines that predict, and further names to import from transformers."""
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    if not given:
+    if not processors:
         return [], []
-    task: Any = recipe.inner_task
-    if auto == "AutoModelForSeq2SeqLM":
-        return _from_texts(task), []
-    if auto == "AutoModelForQuestionAnswering":
-        return _answer(task, recipe.data.max_length), []
+    task = recipe.inner_task
+    if isinstance(task, seq2seq.Config):
+        return _generation_lines(task), []
+    if isinstance(task, question_answering.Config):
+        return _answer_lines(task, recipe.data.max_length), []
     name = PIPELINES.get(auto)
     if name is None or name not in PIPELINE_REGISTRY.get_supported_tasks():
         return [], []
-    also = "".join(f", {part}={part}" for part in given)
-    asked = ", ".join([_input(name, recipe), *_options(name, recipe)])
-    return ["", f'pipe = pipeline("{name}", model=model{also})', f"print(pipe({asked}))"], ["pipeline"]
+    also = "".join(f", {part}={part}" for part in processors)
+    arguments = ", ".join([_example_input(name, recipe), *_options(name, recipe)])
+    return ["", f'pipe = pipeline("{name}", model=model{also})', f"print(pipe({arguments}))"], ["pipeline"]
 
 
-def _input(name: str, recipe: Recipe) -> str:
+def _example_input(name: str, recipe: Recipe) -> str:
     if name == "fill-mask":
         return f'f"{TEXT[:-1]} {{tokenizer.mask_token}}."'
     if name == "image-classification":
         return f'"{IMAGE}"'
-    pairs = any(getattr(leaf.config, "text_pair", None) for leaf in source_shards.leaves(recipe.data))
-    of_pair = f'{{"text": "{TEXT}", "text_pair": "{TEXT_PAIR}"}}'
-    return of_pair if pairs and name == "text-classification" else f'"{TEXT}"'
+    if name == "text-classification" and has_text_pairs(recipe):
+        return f'{{"text": "{TEXT}", "text_pair": "{TEXT_PAIR}"}}'
+    return f'"{TEXT}"'
+
+
+def has_text_pairs(recipe: Recipe) -> bool:
+    """Whether any source of the recipe has a second text in its rows."""
+    configs = [leaf.config for leaf in source_shards.leaves(recipe.data)]
+    return any(isinstance(config, SourceConfig) and config.text_pair for config in configs)
 
 
 def _options(name: str, recipe: Recipe) -> list[str]:
-    """Options of a call by which the pipeline reads and answers as the run's task does."""
+    """The arguments with which the pipeline predicts as the run's task does."""
     task = recipe.inner_task
     if name == "text-classification":
-        every = ["top_k=None"] if task.multi_label else []
-        return [*every, "truncation=True"]
+        return [*(["top_k=None"] if task.multi_label else []), "truncation=True"]
     if name == "token-classification":
         return ['aggregation_strategy="first"']
     if name == "text-generation":
-        return ["truncation=True", *([] if task.sets_length else [_SOME_TOKENS])]
+        return ["truncation=True", *([] if task.sets_length else [_LENGTH])]
     return []
 
 
-def _from_texts(task: Any) -> list[str]:
-    before = f"{task.prefix!r} + text" if task.prefix else "text"
-    options = "" if task.generate else f", {_SOME_TOKENS}"
+def _generation_lines(task: seq2seq.Config) -> list[str]:
+    text = f"{task.prefix!r} + text" if task.prefix else "text"
+    options = "" if task.generate else f", {_LENGTH}"
     return [
         "",
-        f'texts = [{before} for text in ["{TEXT}"]]',
+        f'texts = [{text} for text in ["{TEXT}"]]',
         'inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")',
         f"print(tokenizer.batch_decode(model.generate(**inputs{options}), skip_special_tokens=True))",
     ]
 
 
-def _answer(task: Any, length: int) -> list[str]:
-    """The answer of the highest score in any window."""
+def _answer_lines(task: question_answering.Config, length: int) -> list[str]:
+    """The answer with the highest score in any window."""
     stride = length // 4 if task.stride is None else task.stride
-    told = {"text": TEXT, "context": CONTEXT, "length": length, "stride": stride, "longest": task.max_answer_length}
-    lines = _ANSWER.format(**told).rstrip().splitlines()
+    lines = _ANSWER.format(
+        text=TEXT, context=CONTEXT, length=length, stride=stride, longest=task.max_answer_length
+    ).rstrip().splitlines()  # fmt: skip
     answer = '"" if min(none) > best[0] else best[1]' if task.no_answer else "best[1]"
     return [*lines, f'print({{"answer": {answer}, "score": best[0]}})']

@@ -1,5 +1,5 @@
-"""`launcher compare`: runs side by side, as a table or as CSV: the recipe keys in which they differ, the first and the
-last evaluation of each, the best of all, and what frequencies alone would reach."""
+"""`launcher compare`: a table or CSV of runs, with differing recipe keys, first, last and best evaluations, and
+baselines."""
 
 import csv
 import sys
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,28 +21,28 @@ from launcher.plan.facts import of_run
 from launcher.storage.run_dir import RunDir, SavedCheckpoint
 from launcher.tools import recipe_differences
 
-_KNOWN = ("accuracy", "f1")
-"""What says most where a task has it; of other tasks the first two metrics are shown."""
+_PREFERRED = ("accuracy", "f1")
+"""Metrics to show where a task has them; of other tasks the first two."""
 _KEYS = 6
-"""Columns of recipe keys in the table, at the most."""
+"""Maximum columns of recipe keys in the table."""
 _CELL = 24
-"""Characters of a key's value that are shown there."""
+"""Maximum characters of a recipe key's value in the table."""
 _UNBOUNDED = 10_000
-"""The width of a console on which no table has to break a line."""
+"""Width of a console on which no table breaks a line."""
 LESS_IS_BETTER = ("loss", "perplexity", "mse", "mae", "kl", "length")
-"""Metrics of which less is better, as the tasks' `directions` have them: no plug-in is imported here."""
+"""Metrics that are better when smaller, as in the tasks' `directions`; no plug-in is imported here."""
 
 Values = dict[str, float | None]
-"""Metrics by name, without `eval/`; one that was not finite is None."""
+"""Metrics by name, without `eval/`; None for a value that is not finite."""
 
 
 @dataclass(frozen=True)
-class _Run:
-    """`evaluations`: by step, in order. `kept`: the steps whose checkpoints are there. `watched`: the metric that the
-    recipe watches. `directions`: of metrics that its checkpoints have watched, min or max."""
+class EvaluatedRun:
+    """`evaluations`: metrics by step, in order. `kept`: steps with a checkpoint. `directions`: min or max, by watched
+    metric of its checkpoints."""
 
     name: str
-    recipe: dict[str, Any]
+    recipe: strict_json.Object
     evaluations: dict[int, Values]
     baseline: dict[str, float]
     kept: frozenset[int]
@@ -63,6 +62,7 @@ class _Run:
 
     @property
     def watched(self) -> str:
+        """The metric that the recipe watches."""
         return str(self._evaluate.get("metric", "loss"))
 
     @property
@@ -71,40 +71,40 @@ class _Run:
         return str(task.get("kind")) if isinstance(task, dict) else None
 
     @property
-    def _evaluate(self) -> dict[str, Any]:
+    def _evaluate(self) -> strict_json.Object:
         evaluate = self.recipe.get("evaluate")
         return evaluate if isinstance(evaluate, dict) else {}
 
-    def turned(self, metric: str, value: float) -> float:
-        """The value such that less is better."""
-        given = self._evaluate.get("direction") if metric == self.watched else None
-        usual = "min" if metric in LESS_IS_BETTER else "max"
-        return value if (given or self.directions.get(metric, usual)) == "min" else -value
+    def as_loss(self, metric: str, value: float) -> float:
+        """The value with the sign that makes smaller better."""
+        configured = self._evaluate.get("direction") if metric == self.watched else None
+        default = "min" if metric in LESS_IS_BETTER else "max"
+        return value if (configured or self.directions.get(metric, default)) == "min" else -value
 
     def best(self, metric: str) -> tuple[float, int] | None:
-        """The best value of a metric and the first step that reached it."""
-        found = [
-            (value, step) for step, values in self.evaluations.items() if (value := values.get(metric)) is not None
+        """The best value of a metric, and the first step with it."""
+        values = [
+            (value, step) for step, metrics in self.evaluations.items() if (value := metrics.get(metric)) is not None
         ]
-        return min(found, key=lambda one: (self.turned(metric, one[0]), one[1]), default=None)
+        return min(values, key=lambda one: (self.as_loss(metric, one[0]), one[1]), default=None)
 
     def rank(self, metric: str) -> tuple[bool, float]:
-        """What runs are sorted by, the best first; those without the metric come last."""
-        found = self.best(metric)
-        return (True, 0.0) if found is None else (False, self.turned(metric, found[0]))
+        """The key to sort runs by, the best first and those without the metric last."""
+        best = self.best(metric)
+        return (True, 0.0) if best is None else (False, self.as_loss(metric, best[0]))
 
 
 def compare(paths: Sequence[str], console: Console, sort: str | None = None, as_csv: bool = False) -> None:
-    """Print one row for each run. `sort`: a metric, by whose best value the rows are ordered. Raises UserError where a
-    folder holds no evaluation, or no run has that metric."""
-    runs = _runs(paths)
+    """Print one row per run. `sort`: sort by the best value of this metric. Raises UserError for a run without an
+    evaluation, or where no run has the metric."""
+    runs = _load_runs(paths)
     if sort is not None:
         known = {name for run in runs for values in run.evaluations.values() for name in values}
         if sort not in known:
             raise UserError(f"--sort {shown(sort)}: no run has this metric ({hint(sort, known)})")
         runs.sort(key=lambda run: run.rank(sort))
-    keys = recipe_differences.of({str(n): run.recipe for n, run in enumerate(runs)})
-    by = sort or _common([run.watched for run in runs])
+    keys = recipe_differences.differences({str(n): run.recipe for n, run in enumerate(runs)})
+    by = sort or _if_equal([run.watched for run in runs])
     if as_csv:
         _write_csv(runs, keys, by)
         return
@@ -118,12 +118,13 @@ def compare(paths: Sequence[str], console: Console, sort: str | None = None, as_
         console.print(f"baseline: {baseline} ({', '.join(names)})", highlight=False, markup=False)
 
 
-def _common(values: Sequence[str]) -> str | None:
+def _if_equal(values: Sequence[str]) -> str | None:
+    """The value that all share; None where they differ."""
     return values[0] if len(set(values)) == 1 else None
 
 
-def _table(runs: Sequence[_Run], keys: Mapping[str, Mapping[str, str]], by: str | None) -> Table:
-    metrics = list(dict.fromkeys(name for run in runs for name in _metrics(run)))
+def _table(runs: Sequence[EvaluatedRun], keys: Mapping[str, Mapping[str, str]], by: str | None) -> Table:
+    metrics = list(dict.fromkeys(name for run in runs for name in _shown_metrics(run)))
     table = Table(box=None, pad_edge=False)
     table.add_column("run", no_wrap=True)
     for name in recipe_differences.short(list(keys)):
@@ -136,79 +137,79 @@ def _table(runs: Sequence[_Run], keys: Mapping[str, Mapping[str, str]], by: str 
         table.add_column(escape(f"best {_words(by)}"), justify="right")
     for n, run in enumerate(runs):
         cells = [_change(run.first.get(name), run.last.get(name)) for name in metrics]
-        found = [_at(bests[n])] if with_best else []
-        given = [escape(shown(keys[key].get(str(n), ""), _CELL)) for key in keys]
-        table.add_row(escape(run.name), *given, str(run.step), *cells, *found)
+        best = [_at_step(bests[n])] if with_best else []
+        values = [escape(shown(keys[key].get(str(n), ""), _CELL)) for key in keys]
+        table.add_row(escape(run.name), *values, str(run.step), *cells, *best)
     return table
 
 
 def _fitting(
-    runs: Sequence[_Run], keys: Mapping[str, Mapping[str, str]], by: str | None, console: Console
+    runs: Sequence[EvaluatedRun], keys: Mapping[str, Mapping[str, str]], by: str | None, console: Console
 ) -> list[str]:
-    """The first keys whose columns stand beside the metrics without a line break."""
+    """The first keys whose columns fit beside the metrics without a line break."""
     columns = list[str]()
     for key in keys:
         if len(columns) == _KEYS:
             break
         wider = _table(runs, {one: keys[one] for one in (*columns, key)}, by)
-        wanted = Measurement.get(console, console.options.update(max_width=_UNBOUNDED), wider).maximum
-        if wanted <= console.width:
+        width = Measurement.get(console, console.options.update(max_width=_UNBOUNDED), wider).maximum
+        if width <= console.width:
             columns.append(key)
     return columns
 
 
-def _best_of_all(runs: Sequence[_Run], by: str | None) -> str | None:
-    """The best evaluation of all runs; of a single run only where it is not the last one."""
+def _best_of_all(runs: Sequence[EvaluatedRun], by: str | None) -> str | None:
+    """A line on the best evaluation of all runs; of a single run only where it is not the last evaluation."""
     if by is None:
         watched = ", ".join(sorted({run.watched for run in runs}))
         return f"best: not decided, the runs watch different metrics: {watched} (--sort METRIC)"
-    found = [(run, best) for run in runs if (best := run.best(by)) is not None]
-    if not found or (len(runs) == 1 and found[0][1][1] == runs[0].step):
+    candidates = [(run, best) for run in runs if (best := run.best(by)) is not None]
+    if not candidates or (len(runs) == 1 and candidates[0][1][1] == runs[0].step):
         return None
-    if len(runs) > 1 and _common([run.task or "" for run in runs]) in (None, ""):
-        return None  # of another task, the same metric measures something else
-    run, (value, step) = min(found, key=lambda one: one[0].rank(by))
+    if len(runs) > 1 and _if_equal([run.task or "" for run in runs]) in (None, ""):
+        return None  # metrics of different tasks are not comparable
+    run, (value, step) = min(candidates, key=lambda one: one[0].rank(by))
     of = f"best of {len(runs)} runs" if len(runs) > 1 else "best"
     kept = "" if step in run.kept else ", of which no checkpoint is kept"
     return f"{of}: {run.name}: {_words(by)} {value:.4f} at step {step}{kept}"
 
 
-def _baselines(runs: Sequence[_Run]) -> dict[str, list[str]]:
-    """The runs that have each baseline, by how it is printed."""
-    found: dict[str, list[str]] = {}
+def _baselines(runs: Sequence[EvaluatedRun]) -> dict[str, list[str]]:
+    """The names of the runs with each baseline, by its text."""
+    names: dict[str, list[str]] = {}
     for run in runs:
         for name, value in run.baseline.items():
-            found.setdefault(f"{_words(name)} {value:.4f}", []).append(run.name)
-    return found
+            names.setdefault(f"{_words(name)} {value:.4f}", []).append(run.name)
+    return names
 
 
-def _write_csv(runs: Sequence[_Run], keys: Mapping[str, Mapping[str, str]], by: str | None) -> None:
-    """Print a header and one row for each run, metrics in full precision: those of the last evaluation by their names,
-    those of the first as first/NAME, and the best of the metric that runs are compared by."""
+def _write_csv(runs: Sequence[EvaluatedRun], keys: Mapping[str, Mapping[str, str]], by: str | None) -> None:
+    """Print a header and one row per run. Metrics have full precision: NAME at the last evaluation, first/NAME at the
+    first, and best/NAME for the metric that runs are compared by."""
     metrics = list(dict.fromkeys(name for run in runs for name in run.last if "/" not in name))
     out = csv.writer(sys.stdout, lineterminator="\n")
     best = [f"best/{by}", "best/step"] if by else []
     out.writerow(["run", *keys, "steps", *metrics, *(f"first/{name}" for name in metrics), *best])
     for n, run in enumerate(runs):
-        given = [keys[key].get(str(n), "") for key in keys]
+        recipe = [keys[key].get(str(n), "") for key in keys]
         values = [run.last.get(name) for name in metrics] + [run.first.get(name) for name in metrics]
-        found = (run.best(by) or (None, None)) if by else ()
-        out.writerow([run.name, *given, run.step, *values, *found])
+        best_value = (run.best(by) or (None, None)) if by else ()
+        out.writerow([run.name, *recipe, run.step, *values, *best_value])
 
 
-def _metrics(run: _Run) -> list[str]:
-    """The loss, the metric that is watched, and what else says most; none of single classes."""
+def _shown_metrics(run: EvaluatedRun) -> list[str]:
+    """The loss, the watched metric and preferred ones, without those of single classes."""
     names = [name for name in run.last if name != "loss" and "/" not in name]
-    most = [name for name in _KNOWN if name in names] or names[:2]
-    return [name for name in dict.fromkeys(["loss", run.watched, *most]) if name in run.last]
+    preferred = [name for name in _PREFERRED if name in names] or names[:2]
+    return [name for name in dict.fromkeys(["loss", run.watched, *preferred]) if name in run.last]
 
 
-def _runs(paths: Sequence[str]) -> list[_Run]:
-    """Raises UserError with what is wrong with each."""
+def _load_runs(paths: Sequence[str]) -> list[EvaluatedRun]:
+    """Raises UserError with the problems of all runs."""
     runs, problems = [], list[str | Problem]()
     for path in paths:
         try:
-            runs.append(_run(RunDir(Path(path))))
+            runs.append(_load_run(RunDir(Path(path))))
         except UserError as error:
             problems += error.problems
     if problems:
@@ -216,7 +217,7 @@ def _runs(paths: Sequence[str]) -> list[_Run]:
     return runs
 
 
-def _run(folder: RunDir) -> _Run:
+def _load_run(folder: RunDir) -> EvaluatedRun:
     if not strict_json.exists(folder.facts):
         raise UserError(f"{folder.path}: no run is there (a run folder is named, such as runs/quickstart-pretrain)")
     lines = {line["step"]: line for line in folder.lines() if "loss" not in line}
@@ -230,26 +231,27 @@ def _run(folder: RunDir) -> _Run:
     whole = folder.whole()
     kept = frozenset(saved.step for saved in whole)
     baseline = of_run(folder.path).baseline
-    return _Run(shown(folder.path.name, 255), recipe, evaluations, baseline, kept, _directions(whole))
+    return EvaluatedRun(shown(folder.path.name, 255), recipe, evaluations, baseline, kept, metric_directions(whole))
 
 
-def _directions(whole: Sequence[SavedCheckpoint]) -> dict[str, str]:
-    """Whether less or more is better, of each metric that a checkpoint has watched: its value stands there turned."""
-    found = {}
+def metric_directions(whole: Sequence[SavedCheckpoint]) -> dict[str, str]:
+    """min or max, for each metric that a checkpoint watched. A checkpoint stores the value also as a loss, whose sign
+    differs for max."""
+    directions = {}
     for saved in whole:
         with suppress(strict_json.DamagedFile, KeyError, TypeError):
             watched, metrics = saved.state["watched"], saved.state["evaluation"]
             name, value = watched["metric"], metrics[watched["metric"]]
             if value and abs(watched["value"]) == abs(value):
-                found[name.removeprefix("eval/")] = "min" if watched["value"] == value else "max"
-    return found
+                directions[name.removeprefix("eval/")] = "min" if watched["value"] == value else "max"
+    return directions
 
 
 def _words(name: str) -> str:
     return shown(name.replace("_", " "))
 
 
-def _at(best: tuple[float, int] | None) -> str:
+def _at_step(best: tuple[float, int] | None) -> str:
     return "" if best is None else f"{best[0]:.4f} at {best[1]}"
 
 

@@ -1,131 +1,142 @@
-"""An export made small: pruned, with int8 weights, as ONNX, or several of these; and what that costs.
+"""A compressed export: pruned, with int8 weights, as ONNX, or several of these.
 
-Beside the original, on this CPU, is told how large it is, and where that is measured how fast, and what its metrics on
-the run's validation data are: of what was written, read again from its files.
+Its weights are written and read again, and what was read is measured beside the original model.
 """
 
 import copy
 import os
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from launcher.config.errors import UserError
 from launcher.config.format import human
 from launcher.models._transformers import save_configuration
-from launcher.prepare import run_setup
-from launcher.storage import cache
-from launcher.storage.run_dir import RunDir
-from launcher.tools import card_snippets, model_card
-from launcher.tools import export as plain
-from launcher.tools.export_inputs import add_inputs
-from launcher.tools.trained_model import TrainedModel, load_run, tell_best
+from launcher.tools import card_snippets, export_benchmark, model_card
+from launcher.tools.export_benchmark import Benchmark, MeasuredModel
+from launcher.tools.exporter import Exporter, check_norms
+from launcher.tools.trained_model import TrainedModel, is_encoder_decoder, is_transformers, load_run
 
 if TYPE_CHECKING:
     import torch
 
-_TIMED, _ROUNDS = 4, 9
-"""Micro-batches that are timed, and how often: the median counts."""
+    Inputs = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class CompressionOptions:
-    """`prune`: the share of the weights of matrices that become zero; `int8`; `onnx`."""
+    """`prune`: fraction of the entries of matrices that become zero. `int8`: quantise the weights of linear layers.
+    `onnx`: write an ONNX graph. As text, the words of the default folder name; empty without any option."""
 
     prune: float | None = None
     int8: bool = False
     onnx: bool = False
 
     def __str__(self) -> str:
-        parts = [f"pruned-{self.prune:g}"] if self.prune is not None else []
-        return "-".join([*parts, *["onnx"] * self.onnx, *["int8"] * self.int8])
+        words = {
+            f"pruned-{self.prune or 0:g}": self.prune is not None,
+            "onnx": self.onnx,
+            "int8": self.int8,
+        }
+        return "-".join(word for word, wanted in words.items() if wanted)
 
 
-@dataclass(frozen=True)
-class MeasuredModel:
-    """`size`: bytes of the weights on disk; `speed`: samples a second; None: not measured."""
+class CompressedExporter(Exporter):
+    """A compressed checkpoint. `model`: the original one, in fp32 on the CPU."""
 
-    name: str
-    size: int
-    speed: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    def __init__(self, run: str, which: str | int, options: CompressionOptions, benchmark: bool):
+        os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "DS_ACCELERATOR": "cpu"}  # quiet imports
+        self._trained, self._options, self._measure = load_run(run, which), options, benchmark
+        self.folder, self.saved, self.recipe = self._trained.folder, self._trained.saved, self._trained.recipe
+        _check(self._trained, options)
+        self._benchmark = Benchmark(self._trained) if benchmark or options.onnx else None
+        self._inputs: Inputs = self._benchmark.example_inputs() if self._benchmark and options.onnx else {}
+        self.model = self._trained.model.float().cpu()
+        self._rows: list[MeasuredModel] = []
+        self._changes: list[str] = []
+        self._method: list[str] = []
+
+    def write_weights(self, to: Path, shard_bytes: int, console: Console) -> None:
+        name, model = str(self._options), copy.deepcopy(self.model)
+        with console.status(f"making it {name}") as status:
+            if self._options.prune:
+                self._changes.append(_prune(model, self._options.prune))
+            compressed = self._convert(model, to, shard_bytes)
+            sizes = {"original": _state_bytes(self.model), name: _file_bytes(to)}
+            if self._benchmark is None or not self._measure:
+                self._rows = [MeasuredModel(*row) for row in sizes.items()]
+                return
+            models = {"original": self.model, name: compressed}
+            self._rows = self._benchmark.measure(models, sizes, status.update)
+            self._method.append(self._benchmark.description)
+
+    def _convert(self, model: "torch.nn.Module", to: Path, shard_bytes: int) -> "torch.nn.Module":
+        """Write the weights and their configuration. Returns the model that these files give."""
+        if self._options.onnx:
+            from launcher.tools import onnx_export
+
+            if is_transformers(model):
+                save_configuration(model, to)
+            onnx_export.write(model, self._inputs, to / "model.onnx")
+            if self._options.int8:
+                onnx_export.quantize(to / "model.onnx")
+            return onnx_export.Session(to / "model.onnx")
+        auto_class, attention = self._trained.auto_class, self.recipe.model.attention_kernel
+        if self._options.int8:
+            from launcher.tools import int8
+
+            int8.save(int8.quantized(model), auto_class, to)
+            return int8.load(to, attention)
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        model.save_pretrained(to, max_shard_size=shard_bytes)
+        kernel = {"attn_implementation": attention} if attention else {}
+        read: torch.nn.Module = getattr(transformers, auto_class).from_pretrained(to, trust_remote_code=False, **kernel)
+        return read.eval()
+
+    def card(self) -> str:
+        options, tokenized = self._options, self.folder.tokenizer.is_dir()
+        lines = card_snippets.compressed_lines(self._trained.auto_class, tokenized, options.onnx, options.int8)
+        table = model_card.table(*export_benchmark.cells(self._rows))
+        paragraphs = [*_describe_input(self._trained, self._inputs), *self._changes, table, *self._method]
+        return model_card.compressed_card(self._trained, self.model, str(options), lines, paragraphs)
+
+    def summary(self, to: Path) -> str:
+        before, after = self._rows
+        return f"{human(after.size)} of weights, {human(before.size)} before; "
+
+    def show(self, console: Console) -> None:
+        export_benchmark.show(self._rows, [*self._changes, *self._method], console)
 
 
-def export(
-    run: str, which: str | int, to: Path | None, shard_size: str, wanted: CompressionOptions, console: Console,
-    benchmark: bool = True,
-) -> str:  # fmt: skip
-    """Export a checkpoint as wanted; as it is where nothing is. The folder appears whole or not at all. `benchmark`:
-    measure what it costs, on the prepared data. Returns the line that says what was made. Raises UserError."""
-    if not str(wanted):
-        line = plain.export(run, which, to, shard_size, console)
-        folder = RunDir(Path(run))
-        tell_best(folder, folder.saved(which), which, console)
-        return line
-    to = to or Path(run) / f"export-{wanted}"
-    final = plain.place(to)
-    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "DS_ACCELERATOR": "cpu"}  # whose imports else say what they chose
-    trained = load_run(run, which)
-    _check(trained, wanted)
-    samples = _Samples(trained) if benchmark or wanted.onnx else None
-    inputs = samples.inputs() if samples and wanted.onnx else {}
-    original = trained.model.float().cpu()
-    model = copy.deepcopy(original)
-    with plain.aside_of(final, to) as aside, console.status(f"making it {wanted}") as status:
-        notes = [_prune(model, wanted.prune)] if wanted.prune else []
-        made = _write(trained, model, wanted, inputs, aside, shard_size)
-        models = {"original": (original, _bytes(original)), str(wanted): (made, _weights(aside))}
-        rows, what = [MeasuredModel(name, size) for name, (_, size) in models.items()], list[str]()
-        if benchmark and samples:
-            rows, what = samples.measure(models, status.update), [samples.what]
-        add_inputs(trained.folder, trained.recipe, original, aside)
-        told = [*_given(trained, inputs), *notes, model_card.table(_head(rows), _cells(rows)), *what]
-        auto, tokenized = trained.task().auto_class, trained.folder.tokenizer.is_dir()
-        lines = card_snippets.small_lines(auto, tokenized, wanted.onnx, wanted.int8)
-        text = model_card.small(trained, original, str(wanted), lines, told)
-        (aside / "README.md").write_text(text, encoding="utf-8")
-        for file in aside.iterdir():
-            file.chmod((aside / "README.md").stat().st_mode)  # safetensors lets the owner alone read
-    _show(rows, [*notes, *what], console)
-    tell_best(trained.folder, trained.saved, which, console)
-    return (
-        f"{to}: {human(rows[1].size)} of weights, {human(rows[0].size)} before; checkpoint of step {trained.saved.step}"
-    )
-
-
-def _check(trained: TrainedModel, wanted: CompressionOptions) -> None:
-    """Raises UserError for what does not go together."""
+def _check(trained: TrainedModel, options: CompressionOptions) -> None:
+    """Raises UserError for options that do not fit the model."""
     import torch
 
-    model = trained.model
-    config = getattr(model, "config", None)
-    name = type(model).__name__
-    if wanted.prune is not None and not 0 < wanted.prune < 1:
-        raise UserError(f"--prune {wanted.prune}: should be a share between 0 and 1, such as 0.3")
-    if wanted.onnx:
+    model, name = trained.model, type(trained.model).__name__
+    if options.prune is not None and not 0 < options.prune < 1:
+        raise UserError(f"--prune {options.prune}: should be a share between 0 and 1, such as 0.3")
+    if options.onnx:
         from launcher.tools import onnx_export
 
         onnx_export.check_installed()
-        if getattr(config, "is_encoder_decoder", False):
+        if is_encoder_decoder(model):
             raise UserError(f"--format onnx: {name} decodes token by token, which one ONNX graph cannot (leave it out)")
-    elif not hasattr(config, "save_pretrained"):
+    elif not is_transformers(model):
         raise UserError(f"{trained.folder.path}: {name} is no transformers model (take --format onnx)")
     else:
-        plain.check_norms(trained.folder)
-    if wanted.int8 and not any(type(module) is torch.nn.Linear for module in model.modules()):
+        check_norms(trained.folder)
+    if options.int8 and not any(type(module) is torch.nn.Linear for module in model.modules()):
         raise UserError(f"--quantize int8: {name} has no linear layer that could be")
 
 
-def _prune(model: "torch.nn.Module", share: float) -> str:
-    """Make the smallest of all matrix entries zero (global magnitude pruning). An embedding that is also the head's
-    matrix stays. Returns a note."""
+def _prune(model: "torch.nn.Module", fraction: float) -> str:
+    """Set the smallest entries of all matrices together to zero (global magnitude pruning). An embedding that is also
+    the matrix of the head is left alone. Returns a note."""
     import torch
     from torch.nn.utils import prune
     from transformers.pytorch_utils import Conv1D
@@ -133,7 +144,7 @@ def _prune(model: "torch.nn.Module", share: float) -> str:
     embedded = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     kinds = (torch.nn.Linear, Conv1D, torch.nn.modules.conv._ConvNd)
     matrices = [(m, "weight") for m in model.modules() if isinstance(m, kinds) and id(m.weight) not in embedded]
-    prune.global_unstructured(matrices, prune.L1Unstructured, amount=share)
+    prune.global_unstructured(matrices, prune.L1Unstructured, amount=fraction)
     for module, name in matrices:
         prune.remove(module, name)
     zeros = sum(int((module.weight == 0).sum()) for module, _ in matrices)
@@ -141,135 +152,17 @@ def _prune(model: "torch.nn.Module", share: float) -> str:
     return f"{zeros:,} of {entries:,} entries of {len(matrices)} matrices are zero"
 
 
-def _write(
-    trained: TrainedModel, model: Any, wanted: CompressionOptions, inputs: dict[str, Any], folder: Path, shard_size: str
-) -> "torch.nn.Module":
-    """Write the weights and their configuration. Returns the model as it is read again from these files."""
-    if wanted.onnx:
-        from launcher.tools import onnx_export
-
-        file = folder / "model.onnx"
-        if hasattr(getattr(model, "config", None), "save_pretrained"):
-            save_configuration(model, folder)
-        onnx_export.write(model, inputs, file)
-        if wanted.int8:
-            onnx_export.quantize(file)
-        return onnx_export.Session(file)
-    auto, attention = trained.task().auto_class, getattr(trained.recipe.model, "attention", None)
-    if wanted.int8:
-        from launcher.tools import int8
-
-        int8.save(int8.quantized(model), auto, folder)
-        loaded: torch.nn.Module = int8.load(folder, attention)
-        return loaded
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    model.save_pretrained(folder, max_shard_size=plain.size_of(shard_size))
-    options = {"attn_implementation": attention} if attention else {}
-    again: torch.nn.Module = (
-        getattr(transformers, auto).from_pretrained(folder, trust_remote_code=False, **options).eval()
-    )
-    return again
-
-
-class _Samples:
-    """What models are measured on: the run's validation samples, of a run without any those of training."""
-
-    def __init__(self, trained: TrainedModel):
-        from launcher.plan import model_requirements
-        from launcher.prepare.samples import Samples
-        from launcher.tasks import _padding_side
-        from launcher.train.evaluation import Parts
-
-        prepared = cache.path(trained.facts.digest)
-        if not prepared.is_dir():
-            prepared = run_setup.reopen(trained.folder.path, 1).prepared
-        self.side = "validation" if "validation" in trained.facts.samples else "train"
-        self._trained, self._samples = trained, Samples(prepared, self.side)
-        self._relative = trained.task().relative
-        given = (self._samples, trained.task(), trained.recipe.seed, 0, 1, trained.recipe.train.max_tokens)
-        equal_lengths = _padding_side.equal_lengths(
-            trained.task(), trained.model, model_requirements.of(trained.recipe, trained.facts)
-        )
-        self._parts = Parts(*given, equal_lengths=equal_lengths)
-        step = -(-len(self._parts) // _TIMED)
-        self._timed = [self._parts[number] for number in range(0, len(self._parts), step)]
-
-    @property
-    def what(self) -> str:
-        """What was measured, for a person."""
-        count = sum(len(part.ids) for part in self._timed)
-        timed = f"{len(self._timed)} micro-batches of {count} {self.side} samples, the median of {_ROUNDS} rounds"
-        of = f"metrics of {len(self._samples):,} samples; " if self.side == "validation" else ""
-        of = "no metrics, which are beside the model that the run began with; " if self._relative else of
-        return f"in fp32 on this CPU; {of}speed of {timed}"
-
-    def inputs(self) -> dict[str, Any]:
-        """The inputs of some samples by name."""
-        return dict(next((p.batch for p in self._timed if len(p.ids) > 1), self._parts[0].batch)["inputs"])
-
-    def measure(self, models: dict[str, tuple[Any, int]], progress: Callable[[str], None]) -> list[MeasuredModel]:
-        """Each model by name, beside its size. They are timed in turns, so that what else the machine does hits all.
-        `progress`: is given what is being done."""
-        seconds: dict[str, list[float]] = {name: [] for name in models}
-        tasks = {name: self._task(model) for name, (model, _) in models.items()}
-        for turn in range(1 + _ROUNDS):
-            progress(f"measuring speed: round {turn} of {_ROUNDS}" if turn else "measuring speed: warming up")
-            for name, (model, _) in models.items():
-                begin = time.perf_counter()
-                self._outputs(model, tasks[name], self._timed)
-                seconds[name].append(time.perf_counter() - begin)
-        count, made = sum(len(part.ids) for part in self._timed), list[MeasuredModel]()
-        for name, (model, size) in models.items():
-            told = self._metrics(model, tasks[name], partial(_report_share, progress, name))
-            made.append(MeasuredModel(name, size, count / statistics.median(seconds[name][1:]), told))
-        return made
-
-    def _metrics(self, model: Any, task: Any, progress: Callable[[float], None]) -> dict[str, float]:
-        if self.side != "validation" or self._relative:
-            return {}
-        found: dict[str, float] = task.metrics(self._outputs(model, task, _reported(self._parts, progress)))
-        return {name: value for name, value in found.items() if "/" not in name}
-
-    def _outputs(self, model: Any, task: Any, parts: Any) -> Any:
-        import torch
-
-        from launcher.distributed.process_group import Process
-        from launcher.train import evaluation
-
-        if self._relative:
-            with torch.no_grad():
-                return [model(**part.batch["inputs"]) for part in parts]
-        return evaluation.outputs(model, task, parts, Process(0, 1, torch.device("cpu")), "fp32")
-
-    def _task(self, model: Any) -> Any:
-        """The run's task, which is told how a decoder begins. What else it could find of a model is to make training
-        cheaper: no ONNX session has it, and models are compared in what they do without."""
-        task = self._trained.task()
-        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-            task.attach(model, self._parts[0].batch)
-        return task
-
-
-def _reported(parts: Any, progress: Callable[[float], None]) -> Iterator[Any]:
-    """The micro-batches, and the share of them that is done at each."""
-    for number in range(len(parts)):
-        progress(number / len(parts))
-        yield parts[number]
-
-
-def _bytes(model: "torch.nn.Module") -> int:
-    """What the weights take as a file."""
+def _state_bytes(model: "torch.nn.Module") -> int:
+    """Bytes of the weights in a file; shared tensors count once."""
     return sum({id(t): t.nbytes for t in model.state_dict(keep_vars=True).values()}.values())
 
 
-def _weights(folder: Path) -> int:
+def _file_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.name.startswith("model"))
 
 
-def _given(trained: TrainedModel, inputs: dict[str, Any]) -> list[str]:
-    """What a graph is given of images: plain onnxruntime brings nothing that could make it."""
+def _describe_input(trained: TrainedModel, inputs: "Inputs") -> Sequence[str]:
+    """The input of an ONNX graph of images: plain onnxruntime has no image processor."""
     normalization = trained.recipe.inner_task.normalization
     if len(inputs) != 1 or len(trained.facts.shape) != 3 or normalization is None:
         return []
@@ -278,32 +171,3 @@ def _given(trained: TrainedModel, inputs: dict[str, Any]) -> list[str]:
     shape = ", ".join(["samples", *map(str, values.shape[1:])])
     how = f"pixels from 0 to 1, less the mean {mean}, over the deviation {deviation}, each by channel"
     return [f"Its input is `{name}`, float32 of shape ({shape}): {how}."]
-
-
-def _head(rows: Sequence[MeasuredModel]) -> tuple[str, ...]:
-    return ("model", "MiB", *(["samples/s"] if rows[0].speed is not None else []), *rows[0].metrics)
-
-
-def _cells(rows: Sequence[MeasuredModel]) -> list[tuple[str, ...]]:
-    speeds = [[] if row.speed is None else [f"{row.speed:,.0f}"] for row in rows]
-    return [
-        (row.name, f"{row.size / 2**20:.2f}", *speed, *(f"{value:.4f}" for value in row.metrics.values()))
-        for row, speed in zip(rows, speeds, strict=True)
-    ]
-
-
-def _show(rows: Sequence[MeasuredModel], notes: Sequence[str], console: Console) -> None:
-    first, *others = _head(rows)
-    table = Table(box=None, pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for name in others:
-        table.add_column(name.replace("_", " "), justify="right", overflow="fold")
-    for cells in _cells(rows):
-        table.add_row(*cells)
-    console.print(table)
-    for note in notes:
-        console.print(note, highlight=False)
-
-
-def _report_share(progress: Callable[[str], None], name: str, done: float) -> None:
-    progress(f"measuring {name}: {done:.0%}")

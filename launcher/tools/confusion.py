@@ -1,8 +1,7 @@
-"""What a classifier takes for what: a table where it fits, the most frequent confusions where not, and a picture."""
+"""The confusion matrix of a classifier: as a table, as a list of the most frequent confusions, and as a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -10,15 +9,17 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-_MOST = 10
-"""Confusions that are printed where the whole table does not fit."""
+_PAIRS = 10
+"""Confusions to print where the matrix does not fit."""
+_MAX_CLASSES = 40
+"""Classes of the largest matrix to print."""
 
 
 def show(counts: Sequence[Sequence[int]], labels: Sequence[str], console: Console) -> None:
-    """Print it. `counts`: rows are the truth."""
+    """Print the matrix, or where it is too wide the most frequent confusions. `counts`: rows are the truth."""
     numbers = [str(number) for number in range(1, len(labels) + 1)]
     numbered = [f"{number} {label}" for number, label in zip(numbers, labels, strict=True)]
-    for rows, columns in ((labels, labels), (numbered, numbers)) if len(labels) < 40 else ():
+    for rows, columns in ((labels, labels), (numbered, numbers)) if len(labels) < _MAX_CLASSES else ():
         table = _table(counts, rows, columns)
         if Measurement.get(console, console.options.update_width(10_000), table).maximum <= console.width:
             console.print(table)
@@ -30,15 +31,15 @@ def show(counts: Sequence[Sequence[int]], labels: Sequence[str], console: Consol
     table.add_column("taken for", overflow="fold")
     table.add_column("times", justify="right", no_wrap=True)
     table.add_column("of its samples", justify="right", no_wrap=True)
-    for truth, found in pairs[:_MOST]:
-        times, support = counts[truth][found], sum(counts[truth])
-        table.add_row(escape(labels[truth]), escape(labels[found]), f"{times:.0f}", f"{times / support:.1%}")
+    for truth, predicted in pairs[:_PAIRS]:
+        times, support = counts[truth][predicted], sum(counts[truth])
+        table.add_row(escape(labels[truth]), escape(labels[predicted]), f"{times:.0f}", f"{times / support:.1%}")
     console.print(table)
     console.print(f"the most frequent of {len(pairs)} confusions of {len(labels)} classes", highlight=False)
 
 
 def draw(counts: Sequence[Sequence[int]], labels: Sequence[str], title: str, file: Path) -> None:
-    """A picture, PNG: colours are shares of a row, numbers are samples where there is room for them."""
+    """Draw the matrix as PNG. Colours are fractions of a row; numbers are samples, where there is room for them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -51,11 +52,10 @@ def draw(counts: Sequence[Sequence[int]], labels: Sequence[str], title: str, fil
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    plain: dict[str, Any] = {"parse_math": False}  # labels may have dollars in them
-    axes.set_xticks(range(len(names))[some], names[some], rotation=90 if len(names) > 4 else 0, **plain)
-    axes.set_yticks(range(len(names))[some], names[some], **plain)
+    axes.set_xticks(range(len(names))[some], names[some], rotation=90 if len(names) > 4 else 0, parse_math=False)
+    axes.set_yticks(range(len(names))[some], names[some], parse_math=False)
     axes.set(xlabel="predicted", ylabel="truth")
-    axes.set_title(title, **plain)
+    axes.set_title(title, parse_math=False)
     for (row, column), value in np.ndenumerate(values):
         if value and len(labels) < 60:
             dark = shares[row, column] > 0.5
@@ -81,7 +81,7 @@ def _table(counts: Sequence[Sequence[int]], rows: Sequence[str], columns: Sequen
 
 
 def _pairs(counts: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """Truth and what was found instead, the most frequent first."""
+    """Pairs of a true and another predicted class, the most frequent first."""
     values = np.array(counts)
     np.fill_diagonal(values, 0)
     order = np.argsort(-values, axis=None, kind="stable")[: np.count_nonzero(values)]

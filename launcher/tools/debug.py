@@ -1,21 +1,21 @@
-"""`launcher debug`: one process, this one, so that breakpoint() and pdb work in the model, the task and the loop.
+"""`launcher debug`: train in this process, so that breakpoint() and pdb work in the model, the task and the loop.
 
-No ranks, no loader workers, anomaly detection on. Its run folder is a temporary one: no run of the user is touched.
+There are no other ranks and no loader workers, and anomaly detection is on. The run folder is temporary.
 """
 
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.config import load
+from launcher.config import load, strict_json
 from launcher.config.format import human
 from launcher.config.schedules import Constant
 from launcher.distributed import private_tmp
@@ -23,23 +23,30 @@ from launcher.plan import writable_folders
 from launcher.prepare import run_setup
 from launcher.storage.run_dir import RunDir
 
+if TYPE_CHECKING:
+    import torch
+
+    from launcher.train import loop
+    from launcher.train.data_loader import RankBatch
+
 _LEARNT = 0.1
-"""A batch counts as learnt by heart when its loss has fallen below this share of what it was."""
+"""Fraction of its first loss below which a batch counts as learnt by heart."""
 
 
 def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown: int, console: Console) -> int:
-    """Show the first batch, then train `steps` steps; `overfit`: on that one batch alone. Returns the exit code."""
+    """Show the first batch, then train some steps. `overfit`: on that batch alone. `shown`: samples to show. Returns
+    the exit code. Raises UserError."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    wrong = writable_folders.temporary()  # of the folder that was asked for
+    problems = writable_folders.temporary()  # before private_tmp replaces the folder
     private_tmp.enter()
-    ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # no run of the user's has this name
+    ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # a name that no run of the user has
     recipe = load.recipe(file, [*overrides, *ours])
-    made = run_setup.check(recipe, load.cluster("local").value, 1, wrong)
+    prepared = run_setup.check(recipe, load.cluster("local").value, 1, problems)
     with tempfile.TemporaryDirectory(prefix="launcher-debug-") as folder:
-        return _session(replace(made, folder=RunDir(Path(folder)), resume=None), steps, overfit, shown, console)
+        return _session(replace(prepared, folder=RunDir(Path(folder)), resume=None), steps, overfit, shown, console)
 
 
-def _session(made: run_setup.PreparedRun, steps: int, overfit: bool, shown: int, console: Console) -> int:
+def _session(prepared: run_setup.PreparedRun, steps: int, overfit: bool, shown: int, console: Console) -> int:
     import torch
 
     from launcher import build
@@ -47,31 +54,33 @@ def _session(made: run_setup.PreparedRun, steps: int, overfit: bool, shown: int,
     from launcher.distributed.shutdown import Stop
     from launcher.train import loop
 
-    run, notes = build.build(made, process_group.connect(process_group.Place()), Stop(), None, workers=0)
-    for note in [*made.notes, *notes]:
+    run, notes = build.build(prepared, process_group.connect(process_group.Place()), Stop(), None, workers=0)
+    for note in [*prepared.notes, *notes]:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
-    _show(made, run, shown, console)
+    _show(prepared, run, shown, console)
     if overfit:
         recipe = run.recipe.model_copy(update={"schedule": Constant()})
         run = replace(run, recipe=recipe, steps=steps)
-    first, losses = next(iter(run.batches)), []
-    overflows = run.recipe.train.precision == "fp16"  # they are expected, and the step is taken again
+    first, losses = next(iter(run.batches)), list[float]()
+    overflows = run.recipe.train.precision == "fp16"  # expected there: the step is repeated
     with torch.autograd.set_detect_anomaly(True, check_nan=not overflows):
-        for number, batch in zip(range(min(steps, run.steps)), _again(first) if overfit else run.batches, strict=False):
+        for number, batch in zip(
+            range(min(steps, run.steps)), _repeat(first) if overfit else run.batches, strict=False
+        ):
             record = loop.step(run, batch, loop.agree(run.process, batch), time.perf_counter())
             losses.append(record["loss"])
             if not overfit or number % max(1, steps // 20) == 0:
-                _tell(record, console)
+                _print_step(record, console)
     console.print(f"memory: {human(_resident())} resident", highlight=False)
     return _verdict(losses, console) if overfit else 0
 
 
-def _again(batch: Any) -> Any:
+def _repeat(batch: "RankBatch") -> "Iterator[RankBatch]":
     while True:
         yield batch
 
 
-def _tell(record: dict[str, Any], console: Console) -> None:
+def _print_step(record: strict_json.Object, console: Console) -> None:
     text = "step {step:>3}  loss {loss:.6f}  grad_norm {grad_norm:.4f}  lr {lr:.2e}  data {data}".format(**record)
     console.print(text, highlight=False)
 
@@ -86,12 +95,15 @@ def _verdict(losses: list[float], console: Console) -> int:
     return 1
 
 
-def _show(made: run_setup.PreparedRun, run: Any, shown: int, console: Console) -> None:
-    """Samples as the model will see them, then the shapes and types of a micro-batch."""
+def _show(prepared: run_setup.PreparedRun, run: "loop.Run", shown: int, console: Console) -> None:
+    """Print samples as the model gets them, then the shapes and types of a micro-batch."""
+    from torch.utils.data import DataLoader
+
     from launcher.prepare import tokenizer
 
-    folder = made.prepared / "tokenizer"
+    folder = prepared.prepared / "tokenizer"
     words = tokenizer.load(str(folder), "tokenizer") if folder.is_dir() else None
+    assert isinstance(run.batches, DataLoader)
     batches = run.batches.dataset
     samples = Table.grid(padding=(0, 2))
     for number, sample in enumerate(batches.shown(0, shown)):
@@ -102,14 +114,16 @@ def _show(made: run_setup.PreparedRun, run: Any, shown: int, console: Console) -
         table.add_row(name, str(tuple(tensor.shape)), str(tensor.dtype), f"{tensor.min():g} … {tensor.max():g}")
     console.print(table)
     console.print(f"{type(run.engine.module).__name__} on {run.process.device}", highlight=False)
-    console.print(f"global batch {made.plan.equation}", highlight=False)
+    console.print(f"global batch {prepared.plan.equation}", highlight=False)
 
 
-def _flat(batch: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [pair for k, v in batch.items() for pair in (_flat(v) if isinstance(v, dict) else [(k, v)])]
+def _flat(batch: "Mapping[str, torch.Tensor | Mapping[str, torch.Tensor]]") -> "list[tuple[str, torch.Tensor]]":
+    """The tensors of a nested batch with their names."""
+    return [pair for k, v in batch.items() for pair in (_flat(v) if isinstance(v, Mapping) else [(k, v)])]
 
 
 def _resident() -> int:
+    """The resident set of this process in bytes."""
     import psutil
 
     return int(psutil.Process().memory_info().rss)

@@ -1,11 +1,11 @@
-"""`launcher evaluate`: a checkpoint on its run's validation data, as tables for a terminal and files for later."""
+"""`launcher evaluate`: evaluate a checkpoint on its run's validation data; print tables and write a report."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from launcher.config import strict_json
 from launcher.config.atomic_files import write
 from launcher.launch import execute, launch_spec
 from launcher.launch.execute import Outcome
@@ -17,49 +17,48 @@ from launcher.tools import confusion, tables
 
 
 def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, console: Console) -> Outcome:
-    """Evaluate, print (the metrics alone `as_json`), and write RUN/report/evaluation-<step>.json; of a classifier a
-    picture of its confusions too. Raises UserError."""
-    report = RunDir(Path(run)).report
-    made = run_setup.reopen(
-        Path(run), ranks, writable_folders.unusable(report, f"the folder {report}", "make it writable, or copy the run")
-    )
-    saved = made.folder.saved(which)
+    """Evaluate a checkpoint, print its metrics, and write RUN/report/evaluation-<step>.json, with a picture of the
+    confusion matrix for a classifier. Raises UserError."""
+    folder = RunDir(Path(run)).report
+    problems = writable_folders.unusable(folder, f"the folder {folder}", "make it writable, or copy the run")
+    prepared = run_setup.reopen(Path(run), ranks, problems)
+    saved, baseline = prepared.folder.saved(which), prepared.facts.baseline
     saved.verify()
-    execute.warm_up(launch_spec.imports(made.recipe))
-    outcome = execute.execute(launch_spec.evaluate(made.plan, {}, saved.step))
+    execute.warm_up(launch_spec.imports(prepared.recipe))
+    outcome = execute.execute(launch_spec.evaluate(prepared.plan, {}, saved.step))
     if outcome.code:
         return outcome
     metrics, report = outcome.told["metrics"], outcome.told["report"]
     if as_json:
         print(json.dumps(metrics), flush=True)
     else:
-        _show(saved.step, made.facts.baseline, metrics, report, console)
-        if cut := str(made.facts.cut.get("validation", "")):
+        _show(saved.step, baseline, metrics, report, console)
+        if cut := str(prepared.facts.cut.get("validation", "")):
             console.print(f"note: {cut}", highlight=False, soft_wrap=True)
-    with disk_full.reported(made.folder.report):
-        files = _write(made.folder, saved.step, {"metrics": metrics, "baseline": made.facts.baseline, "report": report})
+    with disk_full.reported(prepared.folder.report):
+        files = _write(prepared.folder, saved.step, {"metrics": metrics, "baseline": baseline, "report": report})
     if not as_json:
         console.print(f"in {' and '.join(map(str, files))}", highlight=False, markup=False, soft_wrap=True)
     return outcome
 
 
 def _show(
-    step: int, baseline: dict[str, float], metrics: dict[str, Any], report: dict[str, Any], console: Console
+    step: int, baseline: dict[str, float], metrics: dict[str, float], report: strict_json.Object, console: Console
 ) -> None:
     console.print(f"checkpoint of step {step}", highlight=False)
-    tables.metrics(metrics, baseline, console, classes="classes" not in report)
+    tables.print_metrics(metrics, baseline, console, classes="classes" not in report)
     if "classes" in report:
-        tables.classes(report["classes"], console)
+        tables.print_classes(report["classes"], console)
     if report.get("confusion"):
         confusion.show(report["confusion"], report["labels"], console)
 
 
-def _write(folder: RunDir, step: int, found: dict[str, Any]) -> list[Path]:
-    """The files of an evaluation."""
+def _write(folder: RunDir, step: int, evaluation: strict_json.Object) -> list[Path]:
+    """Write the files of an evaluation. Returns their paths."""
     folder.report.mkdir(exist_ok=True)
     file = folder.report / f"evaluation-{step}.json"
-    write(file, json.dumps({"step": step, **found}, indent=1, ensure_ascii=False))
-    report = found["report"]
+    write(file, json.dumps({"step": step, **evaluation}, indent=1, ensure_ascii=False))
+    report = evaluation["report"]
     if not report.get("confusion"):
         return [file]
     picture = folder.report / f"confusion-{step}.png"

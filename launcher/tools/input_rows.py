@@ -1,14 +1,13 @@
-"""New rows of a user, for a model to be asked about: a file, a folder of images, or any source a recipe can name."""
+"""The rows of `--data`: a file, a folder of images, or any source of a recipe."""
 
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from launcher.config import document as documents
-from launcher.config import kinds, messages, plugins
+from launcher.config import kinds, messages, plugins, strict_json
 from launcher.config.columns import KeptColumn
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
@@ -16,7 +15,7 @@ from launcher.data import BadRow, Part, Row, csv
 from launcher.data._source import SourceConfig
 
 KEY = "--data"
-_FILES: dict[str, dict[str, Any]] = {
+_SOURCES: dict[str, strict_json.Object] = {
     ".jsonl": {"kind": "jsonl"},
     ".csv": {"kind": "csv"},
     ".tsv": {"kind": "csv", "delimiter": "\t"},
@@ -24,26 +23,20 @@ _FILES: dict[str, dict[str, Any]] = {
     ".arrow": {"kind": "arrow"},
     ".txt": {"kind": "text", "document": "line"},
 }
+"""The source of a file by its suffix."""
 _COLUMNS = SourceConfig.model_fields.keys() - {"kind", "limit", "on_bad_row"}
 
 
-def source(data: str, train: Plugin) -> Any:
-    """What `--data` names, as the Config of a source: its columns are called as in the source that the run was trained
-    on, unless it says otherwise. Raises UserError."""
-    given = _map(data) if data.lstrip().startswith("{") else _file(Path(data))
+def source_config(data: str, train: Plugin) -> SourceConfig:
+    """The Config of the source that `--data` names. By default its columns have the names of the training source.
+    Raises UserError."""
+    keys = _parse_map(data) if data.lstrip().startswith("{") else _file_source(Path(data))
     while mixed := plugins.source(train).mixed():
         train = next(iter(mixed.values()))[0]
     try:
-        module = kinds.module("data", str(given.get("kind")))
-        columns = {name: getattr(train, name) for name in _COLUMNS & module.Config.model_fields.keys()}
-        config = module.Config.model_validate({**columns, **given})
-        if (
-            isinstance(config, csv.Config)
-            and isinstance(train, csv.Config)
-            and config.delimiter == train.delimiter
-            and "quote" not in given
-        ):
-            config = config.model_copy(update={"quote": train.quote})
+        module = kinds.module("data", str(keys["kind"]))
+        columns = train.model_dump(include=_COLUMNS & module.Config.model_fields.keys())
+        config: SourceConfig = module.Config.model_validate({**columns, **keys})
     except ValidationError as error:
         wrong = [f"{KEY}: {'.'.join(map(str, e['loc']))}: {messages.of(e)}" for e in error.errors()]
         raise UserError(wrong) from None
@@ -51,51 +44,54 @@ def source(data: str, train: Plugin) -> Any:
         raise UserError(f"{KEY}: {error}") from None
     if plugins.source(config).mixed():
         raise UserError(f"{KEY}: a mixture is for training (name one source)")
+    if isinstance(config, csv.Config) and isinstance(train, csv.Config) and "quote" not in keys:
+        return config.model_copy(update={"quote": train.quote}) if config.delimiter == train.delimiter else config
     return config
 
 
-def rows(config: Any, every: list[Part], columns: tuple[str, ...]) -> Iterator[Row | BadRow]:
-    """All rows in their order, those of an image folder with their `file`; one that cannot be used as such where the
-    source says to skip them, else it raises UserError."""
-    for row in islice((row for part in every for row in _of(config, columns, part)), config.limit):
+def read_rows(config: SourceConfig, parts: list[Part], columns: tuple[str, ...]) -> Iterator[Row | BadRow]:
+    """The rows in their order; those of an image folder with their `file`. Raises UserError for a bad row, unless the
+    source skips them."""
+    for row in islice((row for part in parts for row in _part_rows(config, columns, part)), config.limit):
         if isinstance(row, BadRow) and (isinstance(row.missing, KeptColumn) or config.on_bad_row == "fail"):
             raise UserError(f"{row}{_advice(row, config)}")
         yield row
 
 
-def _advice(row: BadRow, config: Any) -> str:
-    """How to have a row read, or passed over."""
+def _advice(row: BadRow, config: SourceConfig) -> str:
+    """How to read a bad row, or skip it."""
     if isinstance(row.missing, KeptColumn):
         return ""
     if row.missing:
-        return f"; name the right one: {KEY} '{{kind: {config.kind}, path: {config.path}, {row.missing}: NAME}}'"
-    return f" (or {KEY} '{{..., on_bad_row: skip}}', to have it told in its line)"
+        source = ", ".join(f"{key}: {value}" for key, value in config.model_dump(include={"kind", "path"}).items())
+        return f"; name the right one: {KEY} '{{{source}, {row.missing}: NAME}}'"
+    return f" (or {KEY} '{{..., on_bad_row: skip}}', to report it in its line)"
 
 
-def _of(config: Any, columns: tuple[str, ...], part: Part) -> Iterator[Row | BadRow]:
-    found: Iterator[Row | BadRow] = plugins.source(config).rows(columns, KEY, part)
+def _part_rows(config: SourceConfig, columns: tuple[str, ...], part: Part) -> Iterator[Row | BadRow]:
+    rows = plugins.source(config).rows(columns, KEY, part)
     if config.kind != "image_folder":
-        return found
+        return rows
     return (
-        row if isinstance(row, BadRow) else {**row, "file": file} for file, row in zip(part.files, found, strict=True)
+        row if isinstance(row, BadRow) else {**row, "file": file} for file, row in zip(part.files, rows, strict=True)
     )
 
 
-def _map(text: str) -> dict[str, Any]:
-    given = documents.of_text(text, KEY)
-    if not isinstance(given, dict) or not isinstance(given.get("kind"), str):
+def _parse_map(text: str) -> strict_json.Object:
+    keys = documents.of_text(text, KEY)
+    if not isinstance(keys, dict) or not isinstance(keys.get("kind"), str):
         raise UserError(f"{KEY} {text}: needs a kind (there are: {', '.join(kinds.available('data'))})")
-    return given
+    return keys
 
 
-def _file(path: Path) -> dict[str, Any]:
+def _file_source(path: Path) -> strict_json.Object:
     if path.is_dir():
         return {"kind": "image_folder", "path": str(path)}
     if not path.is_file():
         raise UserError(f"{KEY} {path}: no such file")
-    ending = path.with_suffix("").suffix if path.suffix in (".gz", ".zst") else path.suffix
-    if ending not in _FILES:
-        known = ", ".join(_FILES)
+    suffix = path.with_suffix("").suffix if path.suffix in (".gz", ".zst") else path.suffix
+    if suffix not in _SOURCES:
+        known = ", ".join(_SOURCES)
         what = f"a file of an unknown kind (known: {known}; or name it: {{kind: jsonl, path: {path}}})"
         raise UserError(f"{KEY} {path}: {what}")
-    return {**_FILES[ending], "path": str(path)}
+    return {**_SOURCES[suffix], "path": str(path)}

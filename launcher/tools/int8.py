@@ -1,11 +1,10 @@
-"""Linear layers with int8 weights (torch's dynamic quantisation): made, saved without pickle, and loaded again."""
+"""Dynamic int8 quantisation of linear layers by torch: quantise, save as safetensors, load."""
 
 import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,13 +17,13 @@ _SCALE = ".weight_scale"
 
 
 def quantized(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy whose linear layers keep int8 weights, with a scale for each row, and quantise what they are given as it
-    comes. For the CPU."""
+    """A copy for the CPU whose linear layers have int8 weights, with a scale per row. Inputs are quantised at run
+    time."""
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-    with _quietly():
-        made: torch.nn.Module = quantize_dynamic(model, {torch.nn.Linear: per_channel_dynamic_qconfig})
-    return made
+    with _ignored_warnings():
+        copy: torch.nn.Module = quantize_dynamic(model, {torch.nn.Linear: per_channel_dynamic_qconfig})
+    return copy
 
 
 def layers(model: torch.nn.Module) -> list[str]:
@@ -34,12 +33,12 @@ def layers(model: torch.nn.Module) -> list[str]:
 
 
 def save(model: torch.nn.Module, auto: str, folder: Path) -> None:
-    """Save a quantised transformers model beside its configuration. `auto`: the auto class that makes it."""
+    """Save a quantised transformers model and its configuration. `auto`: its auto class."""
     from safetensors.torch import save_file
 
     names, tensors = layers(model), dict[str, torch.Tensor]()
     for name in names:
-        layer: Any = model.get_submodule(name)
+        layer = model.get_submodule(name)
         weight = layer.weight()
         tensors[f"{name}.weight"] = weight.int_repr()
         tensors[f"{name}{_SCALE}"] = weight.q_per_channel_scales()
@@ -52,9 +51,9 @@ def save(model: torch.nn.Module, auto: str, folder: Path) -> None:
     save_file(tensors, folder / FILE, metadata={"format": "pt", "auto_class": json.dumps(auto)})
 
 
-def load(folder: str | Path, attention: str | None = None) -> Any:
-    """The model of such a folder, in eval mode, called like the transformers model that it was. Raises UserError for
-    one that does not hold every parameter."""
+def load(folder: str | Path, attention: str | None = None) -> torch.nn.Module:
+    """Load a model that `save` wrote, in eval mode. It is called like the transformers model that was quantised.
+    `attention`: the implementation of attention. Raises UserError for a file that lacks a parameter."""
     import transformers
     from safetensors import safe_open
     from safetensors.torch import load_file
@@ -66,15 +65,17 @@ def load(folder: str | Path, attention: str | None = None) -> Any:
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if not attention:
         remote_code.refuse_kernels(folder, "attention")
-    model = getattr(transformers, auto).from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
+    model: torch.nn.Module = getattr(transformers, auto).from_config(
+        config, dtype=torch.float32, trust_remote_code=False, **options
+    )
     tensors = load_file(file)
     names = [key.removesuffix(_SCALE) for key in tensors if key.endswith(_SCALE)]
-    made = {
+    quantized_layers = {
         name: _layer(tensors.pop(f"{name}.weight"), tensors.pop(f"{name}{_SCALE}"), tensors.pop(f"{name}.bias", None))
         for name in names
     }
     new = set(model.load_state_dict(tensors, strict=False).missing_keys)
-    for name, layer in made.items():
+    for name, layer in quantized_layers.items():
         model.set_submodule(name, layer)
     if missing := [name for name, _ in model.named_parameters() if name in new]:
         raise UserError(f"{file}: does not hold {missing[0]}, which {type(model).__name__} has")
@@ -85,14 +86,14 @@ def _layer(weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None)
     """A quantised linear layer. weight: int8, shape (out, in); scale: shape (out,)."""
     layer = torch.ao.nn.quantized.dynamic.Linear(weight.shape[1], weight.shape[0], bias is not None)
     zeros = torch.zeros(len(weight), dtype=torch.int64)
-    with _quietly():
+    with _ignored_warnings():
         layer.set_weight_bias(torch._make_per_channel_quantized_tensor(weight, scale, zeros, 0), bias)
     return layer
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """torch says at each use that torchao will take this over."""
+def _ignored_warnings() -> Iterator[None]:
+    """Ignore torch's warning at each use that torchao will replace this."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

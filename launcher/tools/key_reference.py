@@ -16,6 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from launcher.config import kinds
 from launcher.config.cluster import Cluster
+from launcher.config.model import ModelConfig
 from launcher.config.recipe import Recipe
 from launcher.config.types import Plugin, Strict
 
@@ -135,7 +136,8 @@ def _rows(config: type[Strict], prefix: str = "", depth: int = 2) -> list[Row]:
 def _maps(annotation: object) -> list[type[Strict]]:
     """The Configs that an annotation names; not the bases of plug-ins, whose kinds have sections of their own."""
     if isinstance(annotation, type) and issubclass(annotation, Strict):
-        return [] if annotation.__module__ == Plugin.__module__ else [annotation]
+        base = annotation is ModelConfig or annotation.__module__ == Plugin.__module__
+        return [] if base else [annotation]
     return [found for part in get_args(annotation) for found in _maps(part)]
 
 

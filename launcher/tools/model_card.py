@@ -1,8 +1,8 @@
-"""The model card of an export: what it is, how it was made, what it reached, how to load it."""
+"""The model card of an export: model, data, recipe, metrics, and the lines that load it."""
 
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ruamel.yaml import YAML
 
@@ -14,81 +14,84 @@ from launcher.storage.run_dir import RunDir, SavedCheckpoint
 from launcher.storage.run_files import Environment
 from launcher.tools.card_snippets import PIPELINES, load_lines
 from launcher.tools.export_inputs import padding_side
+from launcher.tools.trained_model import TrainedModel, is_transformers
 
 if TYPE_CHECKING:
     import torch
 
-    from launcher.tools.trained_model import TrainedModel
 
 _TASKS = {"mlm": "masked language modelling", "causal_lm": "causal language modelling", "seq2seq": "texts from texts"}
+"""Kinds of tasks in words, where the kind itself is not clear."""
 
 
-def text(folder: RunDir, saved: SavedCheckpoint, recipe: Recipe, model: "torch.nn.Module", auto: str) -> str:
-    """The card as Markdown. `auto`: the transformers auto class that loads the model."""
+def checkpoint_card(folder: RunDir, saved: SavedCheckpoint, recipe: Recipe, model: "torch.nn.Module") -> str:
+    """The card, as Markdown, of a checkpoint for plain transformers."""
     facts = of_run(folder.path)
-    load = python(load_lines(auto, recipe, facts))
+    load = python(load_lines(_auto_class(recipe), recipe, facts))
     if padding_side(recipe, model, facts) is Padding.NONE:
         load += "\n\nPadding changes the outputs of this model: give it one text at a time, or texts of one length."
-    return _card(folder, saved, recipe, model, facts, auto, load, [])
+    return _card(folder, saved, recipe, model, facts, load, [])
 
 
-def small(
-    trained: "TrainedModel", model: "torch.nn.Module", what: str, lines: Sequence[str], told: Sequence[str]
+def compressed_card(
+    trained: TrainedModel, model: "torch.nn.Module", options: str, lines: Sequence[str], paragraphs: Sequence[str]
 ) -> str:
-    """The card of an export that was made small. `model`: the original; `lines`: of Python, that load the folder;
-    `told`: paragraphs on what was done and what it cost."""
-    recipe = trained.recipe
-    auto = plugins.task(recipe.inner_task).auto_class
-    load = python(lines)
-    parts = [("## Made small", "\n\n".join([f"It is {what}.", *told]))]
-    return _card(trained.folder, trained.saved, recipe, model, trained.facts, auto, load, parts)
+    """The card of a compressed export. `model`: the original; `options`: how it was compressed; `lines`: Python that
+    loads the folder; `paragraphs`: what changed, and measurements."""
+    section = ["## Made small", f"It is {options}.", *paragraphs]
+    return _card(trained.folder, trained.saved, trained.recipe, model, trained.facts, python(lines), section)
+
+
+def _auto_class(recipe: Recipe) -> str:
+    return plugins.task(recipe.inner_task).auto_class
 
 
 def _card(
-    folder: RunDir, saved: SavedCheckpoint, recipe: Recipe, model: Any, facts: Facts, auto: str, load: str,
-    more: Sequence[tuple[str, str]],
+    folder: RunDir, saved: SavedCheckpoint, recipe: Recipe, model: "torch.nn.Module", facts: Facts, load: str,
+    compression: Sequence[str],
 ) -> str:  # fmt: skip
-    metrics = _metrics(saved)
-    known = getattr(getattr(model, "config", None), "model_type", None)
+    metrics = checkpoint_metrics(saved)
+    architecture = str(model.config.model_type) if is_transformers(model) else ""
     front = {
-        "library_name": "transformers" if known else None,
-        "pipeline_tag": PIPELINES.get(auto),
-        "tags": [*([str(known)] if known else []), recipe.task.kind],
+        "library_name": "transformers" if architecture else None,
+        "pipeline_tag": PIPELINES.get(_auto_class(recipe)),
+        "tags": [*([architecture] if architecture else []), recipe.task.kind],
         "metrics": [name for name in metrics if name != "loss" and "/" not in name],
     }
     parts = [
         f"---\n{_yaml({key: value for key, value in front.items() if value})}---",
         f"# {recipe.name}",
-        _what(saved, recipe, model, facts),
+        _description(saved, recipe, model, facts),
         "## How to load it",
         load,
         "## Metrics",
-        _reached(saved, metrics),
-        *(part for pair in more for part in pair),
+        metrics_section(saved, metrics),
+        *compression,
         "## Data",
         _data(recipe, facts),
         "## Recipe",
         f"```yaml\n{folder.recipe.read_text(encoding='utf-8')}```",
         "## Software",
-        _software(folder),
+        software_section(folder),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _metrics(saved: SavedCheckpoint) -> dict[str, float]:
-    """What the run's validation samples gave at this checkpoint: nothing where none was made there."""
-    told = saved.state.get("evaluation") or {}
-    return {key.removeprefix("eval/"): value for key, value in told.items() if key.startswith("eval/")}
+def checkpoint_metrics(saved: SavedCheckpoint) -> dict[str, float]:
+    """The metrics of the evaluation at this checkpoint; empty without one. Raises DamagedFile."""
+    values = saved.state.get("evaluation") or {}
+    return {key.removeprefix("eval/"): value for key, value in values.items() if key.startswith("eval/")}
 
 
-def _reached(saved: SavedCheckpoint, metrics: dict[str, float]) -> str:
+def metrics_section(saved: SavedCheckpoint, metrics: Mapping[str, float]) -> str:
+    """The metrics of a checkpoint as a table."""
     if not metrics:
         return f"This checkpoint, of step {saved.step:,}, was not evaluated."
     rows = [(name, f"{value:.4f}") for name, value in metrics.items()]
     return f"Of step {saved.step:,}, on the validation samples.\n\n{table(('metric', 'value'), rows)}"
 
 
-def _what(saved: SavedCheckpoint, recipe: Recipe, model: "torch.nn.Module", facts: Facts) -> str:
+def _description(saved: SavedCheckpoint, recipe: Recipe, model: "torch.nn.Module", facts: Facts) -> str:
     task = _TASKS.get(recipe.task.kind, recipe.task.kind.replace("_", " "))
     parameters = sum(p.numel() for p in model.parameters())
     samples, tokens = saved.state.get("samples", 0), saved.state.get("tokens", 0)
@@ -109,7 +112,7 @@ def _data(recipe: Recipe, facts: Facts) -> str:
 
 
 def environment(folder: RunDir) -> Environment:
-    """What the run was last started with, where that was written down. Raises DamagedFile."""
+    """The versions and the commit of the last start; empty where none were recorded. Raises DamagedFile."""
     file = folder.path / "environment.json"
     return (
         strict_json.read(file, Environment, "launcher run writes it again")
@@ -118,7 +121,8 @@ def environment(folder: RunDir) -> Environment:
     )
 
 
-def _software(folder: RunDir) -> str:
+def software_section(folder: RunDir) -> str:
+    """The versions of Python and its packages as a table. Raises DamagedFile."""
     known = environment(folder)
     rows = [("Python", known.python)] if known.python else []
     rows += known.versions.items()
@@ -127,17 +131,17 @@ def _software(folder: RunDir) -> str:
 
 
 def python(lines: Sequence[str]) -> str:
-    """A Markdown block of Python."""
+    """A Markdown block of Python code."""
     return "\n".join(["```python", *lines, "```"])
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A Markdown table; all but the first column are numbers or versions."""
+    """A Markdown table. All columns but the first are aligned to the right."""
     align = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in (head, align, *rows))
 
 
-def _yaml(value: dict[str, Any]) -> str:
+def _yaml(value: Mapping[str, object]) -> str:
     yaml, out = YAML(typ="safe", pure=True), io.StringIO()
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]

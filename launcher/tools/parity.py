@@ -1,23 +1,23 @@
-"""`launcher parity`: the same few steps under each layout, beside the single process.
+"""`launcher parity`: compare a few steps of each layout with those of a single process.
 
-The strategy is a performance choice: losses, gradient norms and the digests of the data must be those of one process.
+A layout is a strategy with its options on a number of ranks. It affects speed and memory only: losses, gradient norms
+and digests of the data must equal those of one process.
 """
 
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from launcher.config import kinds, load
+from launcher.config import kinds, load, strict_json
 from launcher.config.cluster import Cluster
-from launcher.config.errors import UserError
+from launcher.config.errors import Problem, UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
 from launcher.distributed import output_streams
@@ -27,16 +27,16 @@ from launcher.prepare import run_setup
 from launcher.storage.run_dir import RunDir
 
 TOLERANCE = {"fp64": (1e-10, 1e-8), "fp32": (1e-5, 1e-4), "fp16": (2**-11, 2**-9), "bf16": (2**-8, 2**-6)}
-"""Relative differences allowed at the first step, and over all. Layouts add up the same numbers in another order: what
-differs is rounding. The half types keep 11 or 8 bits of each activation, and a padding of another length alone moves
-the last of them: one unit of that at the first step, though thousands of roundings average out, and four over all."""
+"""Allowed relative differences at the first step, and at any step, by precision. Layouts sum the same numbers in
+another order, so they differ by rounding. fp16 and bf16 keep 11 and 8 bits of an activation, and a different padding
+already changes the last one: one unit of it is allowed at the first step, and four at any step."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A layout by step, how far it is from the single process (relative, of losses and gradient norms: at the first
-    step, and the largest), and how fast and large it was. `estimate`: the plan's, in bytes. `wrong`: why it did not
-    run."""
+    """The result of a layout. `losses`, `grad_norms`: by step. `first`, `largest`: relative difference of either from
+    the single process, at the first step and at any. `data`: whether the digests of the data are equal. `memory`: peak
+    of a rank, in bytes; `estimate`: the plan's. `wrong`: why it failed."""
 
     layout: str
     ranks: int
@@ -54,7 +54,7 @@ class Row:
 
 def load_recipe(file: str, overrides: Sequence[str]) -> Loaded[Recipe]:
     """The recipe as parity runs it, on a single process. The learning rate is constant, since the first updates of a
-    warmup are too small to show in a loss. Raises UserError."""
+    warmup are too small to change a loss. Raises UserError."""
     ours = [f"name=parity-{os.getpid()}", "strategy=single", "sinks=[]", "schedule=constant"]
     return load.recipe(file, ["train.strict_contract=true", *overrides, *ours])
 
@@ -62,26 +62,27 @@ def load_recipe(file: str, overrides: Sequence[str]) -> Loaded[Recipe]:
 def parity(
     loaded: Loaded[Recipe], strategies: str | None, ranks: Sequence[int], steps: int, cluster: Cluster
 ) -> Iterator[Row]:
-    """The single process, then each layout on each number of ranks. Raises UserError before anything is started."""
-    if not (wrong := writable_folders.ranks(loaded.value, cluster, max(ranks, default=1))):
+    """The single process, then each layout on each number of ranks. `strategies`: layouts as `label` prints them, with
+    commas between them; None: all. Raises UserError before anything starts."""
+    if not (problems := writable_folders.ranks(loaded.value, cluster, max(ranks, default=1))):
         execute.warm_up(launch_spec.imports(loaded.value))
-    made = run_setup.check(loaded, cluster, 1, wrong)
-    todo = [(recipe, count) for count in ranks for recipe in _layouts(made, loaded, strategies, count)]
+    prepared = run_setup.check(loaded, cluster, 1, problems)
+    todo = [(recipe, count) for count in ranks for recipe in _layouts(prepared, loaded, strategies, count)]
     if not todo:
         raise UserError(f"--strategies: no layout of {strategies} runs on {', '.join(map(str, ranks))} ranks")
     with tempfile.TemporaryDirectory(prefix="launcher-parity-") as folder:
-        run = _Bench(made, loaded.file, cluster, steps, Path(folder))
-        alone = run.measure(made.recipe, 1)
-        yield run.row(made.recipe, 1, alone, alone)
+        runs = _ShortRuns(prepared, loaded.file, cluster, steps, Path(folder))
+        single = runs.measure(prepared.recipe, 1)
+        yield runs.compare(prepared.recipe, 1, single, single)
         for recipe, count in todo:
             try:
-                yield run.row(recipe, count, run.measure(recipe, count), alone)
+                yield runs.compare(recipe, count, runs.measure(recipe, count), single)
             except UserError as error:
                 yield Row(label(recipe), count, wrong=" ".join(str(error).split()))
 
 
 def label(recipe: Recipe) -> str:
-    """A layout in the form that --strategies takes: kind:key=value."""
+    """The layout of a recipe in the form of --strategies: kind:key=value."""
     keys = recipe.strategy.model_dump(mode="json", exclude_unset=True)
     parts = [f"{key}={value}" for key, value in keys.items() if key != "kind"]
     parts += ["train.compile=true"] if recipe.train.compile else []
@@ -116,7 +117,7 @@ def report(
 
 
 def show(rows: Sequence[Row], precision: str, console: Console) -> None:
-    """The table."""
+    """Print the results as a table."""
     first, later = TOLERANCE[precision]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("layout", overflow="fold")
@@ -124,12 +125,12 @@ def show(rows: Sequence[Row], precision: str, console: Console) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     for row in rows:
-        told = "[green]same[/]" if row.ok else f"[red]{row.wrong or 'differs'}[/]"
+        verdict = "[green]same[/]" if row.ok else f"[red]{row.wrong or 'differs'}[/]"
         cells = [""] * 6
         if row.losses:
             cells = [f"{row.losses[-1]:.4f}", f"{row.grad_norms[-1]:.4f}", f"{row.first:.0e}", f"{row.largest:.0e}"]
             cells += [f"{row.tokens_per_second:,.0f}", f"{row.memory / 2**20:,.0f}"]
-        table.add_row(row.layout, str(row.ranks), *cells, told)
+        table.add_row(row.layout, str(row.ranks), *cells, verdict)
     console.print(table)
     console.print(
         f"loss and gradient norm of the last step; in {precision}, how far both are from one process, relatively: at "
@@ -139,94 +140,102 @@ def show(rows: Sequence[Row], precision: str, console: Console) -> None:
 
 
 def as_json(rows: Sequence[Row]) -> str:
-    """One list of objects; what is not a number is null."""
+    """A JSON list of objects. NaN becomes null."""
     plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(row).items()} for row in rows]
     return json.dumps(plain, indent=1)
 
 
 @dataclass(frozen=True)
-class _Bench:
-    made: run_setup.PreparedRun
+class _ShortRuns:
+    """Runs of `steps` steps, each in a folder of its own below `folder`."""
+
+    prepared: run_setup.PreparedRun
     file: str
     cluster: Cluster
     steps: int
     folder: Path
 
-    def measure(self, recipe: Recipe, ranks: int) -> dict[str, Any]:
-        """What rank 0 tells of some steps of a recipe. Raises UserError."""
+    def measure(self, recipe: Recipe, ranks: int) -> strict_json.Object:
+        """The records of rank 0, and its memory. Raises UserError."""
         folder = RunDir(self.folder / str(len(list(self.folder.iterdir()))))
         planned = self._plan(recipe, ranks).model_copy(update={"folder": str(folder.path)})
         run_setup.write(
-            replace(self.made, recipe=recipe, plan=planned, folder=folder, resume=None, start=None)
+            replace(self.prepared, recipe=recipe, plan=planned, folder=folder, resume=None, start=None)
         ).release()
         outcome = execute.execute(launch_spec.measure(planned, self.cluster.env, self.steps))
         if outcome.told.get("stopped"):
             raise KeyboardInterrupt
         if outcome.code:
-            raise UserError(outcome.problems or f"{label(recipe)}: the ranks failed (told above)")
+            raise UserError(outcome.problems or f"{label(recipe)}: the ranks failed (see above)")
         return outcome.told
 
-    def row(self, recipe: Recipe, ranks: int, told: dict[str, Any], alone: dict[str, Any]) -> Row:
-        pairs = list(zip(told["records"], alone["records"], strict=True))
-        apart = [{key: _apart(a[key], b[key]) for key in ("loss", "grad_norm")} for a, b in pairs]
-        largest = max(max(step.values()) for step in apart)
+    def compare(self, recipe: Recipe, ranks: int, measured: strict_json.Object, single: strict_json.Object) -> Row:
+        """The result of a layout beside the single process."""
+        records = measured["records"]
+        pairs = list(zip(records, single["records"], strict=True))
+        differences = [max(_difference(a[key], b[key]) for key in ("loss", "grad_norm")) for a, b in pairs]
+        largest = max(differences)
         same = all(a["data"] == b["data"] for a, b in pairs)
         first, later = TOLERANCE[recipe.train.precision]
         return Row(
             layout=label(recipe),
             ranks=ranks,
-            losses=tuple(record["loss"] for record in told["records"]),
-            grad_norms=tuple(record["grad_norm"] for record in told["records"]),
-            first=max(apart[0].values()),
+            losses=tuple(record["loss"] for record in records),
+            grad_norms=tuple(record["grad_norm"] for record in records),
+            first=differences[0],
             largest=largest,
             data=same,
-            tokens_per_second=_speed(told["records"]),
-            memory=told["memory"],
+            tokens_per_second=_speed(records),
+            memory=measured["memory"],
             estimate=sum(self._plan(recipe, ranks).memory.values()),
-            ok=same and max(apart[0].values()) <= first and largest <= later,
+            ok=same and differences[0] <= first and largest <= later,
             wrong="" if same and math.isfinite(largest) else "not finite" if same else "other data",
         )
 
     def _plan(self, recipe: Recipe, ranks: int) -> plan.Plan:
-        options: dict[str, Any] = {"facts": self.made.facts, "prepared": self.made.prepared}
-        return plan.make(recipe, self.cluster, file=self.file, ranks=ranks, **options)
+        facts, folder = self.prepared.facts, self.prepared.prepared
+        return plan.make(recipe, self.cluster, file=self.file, ranks=ranks, facts=facts, prepared=folder)
 
 
-def _layouts(made: run_setup.PreparedRun, loaded: Loaded[Recipe], strategies: str | None, ranks: int) -> list[Recipe]:
-    """The layouts named, else every one there is, and the first of them checkpointed and compiled."""
-    recipe = made.recipe
-    shape = model_spec.count(recipe, model_requirements.of(recipe, made.facts))
+def _layouts(
+    prepared: run_setup.PreparedRun, loaded: Loaded[Recipe], strategies: str | None, ranks: int
+) -> list[Recipe]:
+    """The named layouts; else all, and the first one also with activation checkpointing and compiled."""
+    recipe = prepared.recipe
+    shape = model_spec.count(recipe, model_requirements.of(recipe, prepared.facts))
     every = list(layout.layouts(recipe, shape, ranks))
     if strategies is not None:
         words = [word.strip() for word in strategies.split(",")]
-        return [found for word in words for found in _named(word, loaded, every, ranks)]
-    dressed: list[dict[str, Any]] = [{"activation_checkpointing": "layers"}, {"compile": True}]
-    return every + [_with(other, **change) for other in every[:1] for change in dressed]
+        return [named for word in words for named in _named(word, loaded, every, ranks)]
+    changes: list[dict[str, object]] = [{"activation_checkpointing": "layers"}, {"compile": True}]
+    return every + [_with_train(other, change) for other in every[:1] for change in changes]
 
 
 def _named(word: str, loaded: Loaded[Recipe], every: list[Recipe], ranks: int) -> list[Recipe]:
-    """`kind` is every layout of that kind; `kind:key=value:...` is one, its keys those of the strategy or train.*."""
+    """`kind` names all layouts of that kind; `kind:key=value:...` one, with keys of the strategy or train.*. Raises
+    UserError for a layout that does not fit."""
     kind, *keys = word.split(":")
     if not keys and kind in kinds.available("strategies"):
         return [other for other in every if other.strategy.kind == kind]
     changes = [key if key.startswith("train.") else f"strategy.{key}" for key in keys]
     changed = loaded.override(f"strategy={{kind: {kind}}}", *changes).value
     if problems := layout.misfits(changed, ranks):
-        raise UserError([f"--strategies {word}: {getattr(p, 'what', p)}" for p in problems])
+        raise UserError([f"--strategies {word}: {p.what if isinstance(p, Problem) else p}" for p in problems])
     return [changed]
 
 
-def _with(recipe: Recipe, **train: Any) -> Recipe:
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update=train)})
+def _with_train(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
+    """The recipe with other values below `train`."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=changes)})
 
 
-def _apart(a: float, b: float) -> float:
-    """The relative difference; infinite where one is no number."""
+def _difference(a: float, b: float) -> float:
+    """The relative difference; infinite where one value is not finite."""
     return abs(a - b) / max(abs(b), 1e-12) if math.isfinite(a) and math.isfinite(b) else math.inf
 
 
-def _speed(records: list[dict[str, Any]]) -> float:
-    """Tokens a second after the first step, which warms up."""
+def _speed(records: Sequence[Mapping[str, float]]) -> float:
+    """Tokens per second after the first step, which warms up."""
     first, last = records[0], records[-1]
     seconds = last["seconds"] - first["seconds"]
     return (last["tokens"] - first["tokens"]) / seconds if seconds > 0 else 0.0

@@ -1,28 +1,29 @@
-"""Answers of a model for a file: which columns of a row stand beside them, and CSV in the place of JSON lines."""
+"""Lines of predictions: the columns of a row to keep, JSON, and CSV tables."""
 
 import csv
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from launcher.config.columns import EVERY, KEPT, KeptColumn
 from launcher.config.errors import UserError
 from launcher.config.types import hint
 from launcher.data import Row
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-"""The endings of files that are written as tables."""
-UNWRITTEN = (".parquet", ".arrow", ".gz", ".zst", ".xlsx")
-"""Endings that promise a file which is not made here."""
+Prediction = dict[str, object]
+"""The prediction for a row or a sample, as a JSON object."""
 
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+"""Delimiters of the tables that can be written, by file suffix."""
+UNSUPPORTED = (".parquet", ".arrow", ".gz", ".zst", ".xlsx")
+"""File suffixes of formats that cannot be written."""
 RESERVED = ("error", "truncated")
-"""Names that stand in the lines of some rows alone."""
+"""Keys that only some lines have."""
 
 
 def kept_columns(keep: str | None) -> tuple[KeptColumn, ...]:
-    """The columns of `--keep`: names with commas between them, or all. Raises UserError."""
+    """The columns of `--keep`: comma-separated names, or `all`. Raises UserError for an empty name."""
     if keep is None:
         return ()
     if keep.strip() == "all":
@@ -33,48 +34,47 @@ def kept_columns(keep: str | None) -> tuple[KeptColumn, ...]:
     return tuple(map(KeptColumn, dict.fromkeys(names)))
 
 
-def given(row: Row, keep: Sequence[KeptColumn]) -> dict[str, Any]:
-    """What stands in a row's line of the row: the kept columns, or without any what the model was given. Images are
-    left out, for their file. Raises UserError for a kept column that the row does not have."""
+def selected(row: Row, keep: Sequence[KeptColumn]) -> Row:
+    """The columns of a row for its line: the kept ones, or without any the model's inputs. Images are left out. Raises
+    UserError for a kept column that the row lacks."""
     if not keep:
         return {name: value for name, value in row.items() if name not in ("image", KEPT)}
-    there = row.get(KEPT, row)  # a source without columns of its own has the canonical ones alone
+    there = row.get(KEPT, row)  # some sources have no other columns than the canonical ones
     names = [name for name in there if name not in ("image", KEPT)] if EVERY in keep else [one.name for one in keep]
     if missing := [name for name in names if name not in there]:
         raise UserError(f"--keep {missing[0]}: no such column ({hint(missing[0], there)})")
     return {name: there[name] for name in names if not _holds_bytes(there[name])}
 
 
-def joined(given: Mapping[str, Any], answer: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """A line: what was given, then the answer. A given column of an answer's name, such as label or, of its parts,
-    probabilities.few, is called given_NAME (given_given_NAME where there is such a column). `names`: those of any
-    answer, so that a column has one name in all lines."""
+def joined(columns: Mapping[str, object], prediction: Mapping[str, object], names: Collection[str]) -> Prediction:
+    """A line: the row's columns, then its prediction. A column whose name a prediction uses (label, or
+    probabilities.few in a table) is renamed given_NAME, and so on while that exists too. `names`: the keys of any
+    prediction, so that a column has the same name in all lines."""
 
     def clashes(name: str) -> bool:
         return name in names or name.partition(".")[0] in names
 
     def renamed(name: str) -> str:
         new = name
-        while clashes(new) or (new != name and new in given):
+        while clashes(new) or (new != name and new in columns):
             new = f"given_{new}"
         return new
 
-    return {renamed(name): value for name, value in given.items()} | dict(answer)
+    return {renamed(name): value for name, value in columns.items()} | dict(prediction)
 
 
-def _holds_bytes(value: Any) -> bool:
-    """Whether a value is, or has in it, a file's content, as images of parquet files have."""
+def _holds_bytes(value: object) -> bool:
+    """Whether a value is or contains bytes, as images in parquet files do."""
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     return isinstance(value, bytes) or any(map(_holds_bytes, inner))
 
 
-def as_json(line: Mapping[str, Any]) -> str:
-    """A line as JSON; a number that is not finite as null, and another value that JSON does not have, such as a date,
-    as its text."""
+def as_json(line: Mapping[str, object]) -> str:
+    """A line as JSON. Numbers that are not finite become null, and values that JSON lacks, such as dates, text."""
     return json.dumps(_finite(line), ensure_ascii=False, default=str, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, Mapping):
         return {name: _finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -83,8 +83,8 @@ def _finite(value: Any) -> Any:
 
 
 def write_table(lines: Path, table: Path, delimiter: str) -> None:
-    """Make a table of JSON lines, with a column for every key that any of them has: maps are spread over columns such
-    as probabilities.few, lists stand as JSON."""
+    """Write JSON lines as a table with a column for each key of any line. Maps become columns such as
+    probabilities.few, lists become JSON text."""
     names = dict[str, None]()
     for row in _flat_rows(lines):
         names |= dict.fromkeys(row)
@@ -93,17 +93,18 @@ def write_table(lines: Path, table: Path, delimiter: str) -> None:
         quoted = csv.DictWriter(file, names, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
         out.writeheader()
         for row in _flat_rows(lines):
-            returns = any("\r" in value for value in row.values() if isinstance(value, str))  # which csv leaves bare
+            returns = any("\r" in value for value in row.values() if isinstance(value, str))  # csv does not quote it
             (quoted if returns else out).writerow(row)
 
 
-def _flat_rows(lines: Path) -> Iterator[dict[str, Any]]:
+def _flat_rows(lines: Path) -> Iterator[dict[str, object]]:
     with lines.open(encoding="utf-8") as file:
         for line in file:
             yield dict(_flat(json.loads(line), ""))
 
 
-def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _flat(value: object, path: str) -> Iterator[tuple[str, object]]:
+    """The leaves of nested maps with their dotted keys."""
     if isinstance(value, dict) and (value or not path):
         for key, inner in value.items():
             yield from _flat(inner, f"{path}.{key}" if path else key)

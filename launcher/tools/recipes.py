@@ -1,4 +1,4 @@
-"""The shipped recipes: listed, and copied to start from."""
+"""`launcher recipes`: list the shipped recipes, or copy one."""
 
 import re
 from itertools import takewhile
@@ -13,7 +13,7 @@ from launcher.config.errors import UserError
 
 
 def show(console: Console) -> None:
-    """One row a recipe, with the first sentence of its comment."""
+    """Print one row per recipe with the first sentence of its comment."""
     table = Table("recipe", "what", box=None, pad_edge=False)
     for file in load.shipped("recipes"):
         table.add_row(file.stem, escape(first_sentence(file.read_text(encoding="utf-8"))))
@@ -21,19 +21,20 @@ def show(console: Console) -> None:
 
 
 def first_sentence(recipe: str) -> str:
-    """That of the comment that a recipe begins with, over as many lines as it takes."""
+    """The first sentence of the comment at the top of a recipe, which may take several lines."""
     comment = takewhile(lambda line: line.startswith("#"), recipe.splitlines())
     text = " ".join(line.lstrip("# ") for line in comment)
     return re.split(r"(?<=[.?!])\s", text, maxsplit=1)[0]
 
 
 def copy(name: str, to: Path) -> Path:
-    """A shipped recipe as a file of the user's. Raises UserError for an unknown name, or where `to` exists."""
-    found = {file.stem: file for file in load.shipped("recipes")}
-    if name not in found:
-        raise UserError(f"{name}: no shipped recipe of this name (there are: {', '.join(found)})")
+    """Copy a shipped recipe to a file or into a folder. Returns the new file. Raises UserError for an unknown name, or
+    where the file exists."""
+    shipped = {file.stem: file for file in load.shipped("recipes")}
+    if name not in shipped:
+        raise UserError(f"{name}: no shipped recipe of this name (there are: {', '.join(shipped)})")
     target = to / f"{name}.yaml" if to.is_dir() else to
     if target.exists():
         raise UserError(f"{target}: is there already (name another file)")
-    target.write_text(found[name].read_text(encoding="utf-8"), encoding="utf-8")
+    target.write_text(shipped[name].read_text(encoding="utf-8"), encoding="utf-8")
     return target

@@ -1,4 +1,4 @@
-"""`launcher run`: plan, prepare and train here; a run folder with a checkpoint is gone on with."""
+"""`launcher run`: plan, prepare and train on this machine. A run with a checkpoint resumes."""
 
 import os
 import shlex
@@ -22,13 +22,13 @@ from launcher.storage.run_dir import RunDir, over
 from launcher.tools import run_summary, tables
 
 
-def begins_here(recipe: Loaded[Recipe], profile: Cluster) -> None:
-    """Raises UserError where a run waits for its turn, with the command for that. One that begins inside an allocation
-    of several nodes is on one of them: this is told."""
+def check_starts_here(recipe: Loaded[Recipe], profile: Cluster) -> None:
+    """Raises UserError, with the command to submit, for a cluster with a queue. Prints a note where the run uses one
+    node of an allocation of several."""
     if profile.kind == "slurm":
         words = ["launcher", "submit", recipe.file, "--cluster", profile.given, *recipe.overrides, *profile.overrides]
-        told = f"of kind slurm, where runs wait for their turn ({shlex.join(words)})"
-        raise UserError(f"--cluster {profile.given}: {told}")
+        what = f"of kind slurm, where runs wait for their turn ({shlex.join(words)})"
+        raise UserError(f"--cluster {profile.given}: {what}")
     nodes = os.environ.get("SLURM_JOB_NUM_NODES", "")
     if profile.kind == "local" and nodes.isdecimal() and int(nodes) > 1:
         what = f"this allocation has {nodes} nodes, and this run uses the one it is on"
@@ -36,55 +36,51 @@ def begins_here(recipe: Loaded[Recipe], profile: Cluster) -> None:
 
 
 def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
-    """Train to the last step, or say that this was done already. `resume`: refuse to start from the beginning. Raises
+    """Train to the last step, or print that the run is finished. `resume`: refuse to start without a checkpoint. Raises
     UserError."""
-    wrong = writable_folders.temporary()
-    private_tmp.enter()  # what is prepared goes through it too
+    problems = writable_folders.temporary()
+    private_tmp.enter()  # the preparation uses it too
     with signals.interrupting(private_tmp.leave):
-        made = _ready(recipe, profile, ranks, resume, via, wrong)
-    if why := over(made.resume, made.plan.steps):
-        print(f"{made.folder.path}: {why}")
+        run = _prepare(recipe, profile, ranks, resume, via, problems)
+    if why := over(run.resume, run.plan.steps):
+        print(f"{run.folder.path}: {why}")
         return Outcome(0, {}, [])
     if profile.kind == "ssh":
-        return ssh.execute(made.folder.path, profile)
-    return _end(made, execute.execute(launch_spec.train(made.plan, profile, via)))
-
-
-def _end(made: run_setup.PreparedRun, outcome: Outcome) -> Outcome:
-    """Report what a run of this machine has come to, or how it goes on."""
+        return ssh.execute(run.folder.path, profile)
+    outcome = execute.execute(launch_spec.train(run.plan, profile, via))
     if outcome.code == 0:
-        run_summary.of(made, Console())
-    elif outcome.code == STOPPED and made.folder.whole():
-        signals.say(f"to go on: {made.plan.command}")
+        run_summary.summarize(run, Console())
+    elif outcome.code == STOPPED and run.folder.whole():
+        signals.say(f"to go on: {run.plan.command}")
     return outcome
 
 
-def _ready(
+def _prepare(
     recipe: Loaded[Recipe],
     profile: Cluster,
     ranks: int | None,
     resume: bool,
     via: launch_spec.Via,
-    wrong: Sequence[str],
+    problems: Sequence[str],
 ) -> run_setup.PreparedRun:
-    """Plan, prepare and write the run, unless nothing is left to train. Raises UserError."""
+    """Plan, prepare and write the run, unless nothing is left to train. `problems`: those found before. Raises
+    UserError."""
     known = recipe.value
     if via != "elastic" and profile.kind == "ssh":
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
-    wrong = [*wrong, *writable_folders.run(RunDir(plan.RUNS / known.name))]
+    problems = [*problems, *writable_folders.run(RunDir(plan.RUNS / known.name))]
     if via == "elastic" and profile.kind == "local":
-        os.environ.update(launch_spec.environment(profile))  # before anything that reads it is imported
-        if not (wrong := [*wrong, *writable_folders.ranks(known, profile, ranks)]):
+        os.environ.update(launch_spec.environment(profile))  # before an import reads it
+        if not (problems := [*problems, *writable_folders.ranks(known, profile, ranks)]):
             execute.warm_up(launch_spec.imports(known))
-    made = run_setup.check(recipe, profile, ranks, wrong)
-    if resume and made.resume is None:
-        raise UserError(
-            f"--resume: {made.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)"
-        )
-    if over(made.resume, made.plan.steps):
-        return made
-    made = run_setup.write(made)
+    run = run_setup.check(recipe, profile, ranks, problems)
+    if resume and run.resume is None:
+        what = f"{run.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)"
+        raise UserError(f"--resume: {what}")
+    if over(run.resume, run.plan.steps):
+        return run
+    run = run_setup.write(run)
     if via != "elastic":
-        made.release()  # rank 0 of the other starter comes the whole way itself, and takes it
-    tables.plan(made.plan, Console(stderr=True))
-    return made
+        run.release()  # rank 0 of another starter acquires the lease itself
+    tables.print_plan(run.plan, Console(stderr=True))
+    return run

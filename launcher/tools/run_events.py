@@ -5,8 +5,8 @@ Sources only read. A damaged file ends the source that reads it with a `FileDama
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from launcher.config import strict_json
 from launcher.config.atomic_files import is_file
@@ -24,15 +24,13 @@ _ERROR_LENGTH = 400
 _PLAN_HINT = "launcher run writes it again"
 
 
-@dataclass(frozen=True)
-class Planned:
+class Planned(NamedTuple):
     """`steps`: optimiser steps of the whole run; None where the plan does not say."""
 
     steps: int | None
 
 
-@dataclass(frozen=True)
-class CheckpointSaved:
+class CheckpointSaved(NamedTuple):
     """The newest checkpoint. `finished`: nothing is left to train after it. `metric`, `value`: the watched metric of
     the evaluation at this step; empty and None without one."""
 
@@ -42,31 +40,27 @@ class CheckpointSaved:
     value: float | None = None
 
 
-@dataclass(frozen=True)
-class StepTrained:
+class StepTrained(NamedTuple):
     """One training record of the metrics."""
 
     step: int
     loss: float | None
 
 
-@dataclass(frozen=True)
-class FilesWritten:
+class FilesWritten(NamedTuple):
     """`time`: last write to the metrics or the plan, in seconds since the epoch. `trained`: whether metrics exist."""
 
     time: float | None
     trained: bool
 
 
-@dataclass(frozen=True)
-class WriterAlive:
+class WriterAlive(NamedTuple):
     """A rank on `host` holds the lease of the run folder."""
 
     host: str
 
 
-@dataclass(frozen=True)
-class JobLogged:
+class JobLogged(NamedTuple):
     """The newest job in the log. `error`: the first line of its last failure; `log`: its log file, if there is one."""
 
     job: job_log.Job
@@ -74,20 +68,19 @@ class JobLogged:
     log: str = ""
 
 
-@dataclass(frozen=True)
-class JobQueued:
+class JobQueued(NamedTuple):
     """The newest job as Slurm knows it."""
 
     job: slurm_queue.Job
 
 
-@dataclass(frozen=True)
-class QueueUnreachable:
+class QueueUnreachable(NamedTuple):
     """Slurm did not answer, or is not installed."""
 
 
-@dataclass(frozen=True)
-class FileDamaged:
+class FileDamaged(NamedTuple):
+    """`problem`: a damaged file, its line and its damage."""
+
     problem: str
 
 
@@ -142,6 +135,7 @@ def collect(folder: RunDir, queue: SlurmQueue, writer: lease.Holder | None) -> l
 
 
 def _until_damaged(events: Iterator[Event]) -> Iterator[Event]:
+    """The events before the first damaged file, and one for its damage."""
     try:
         yield from events
     except DamagedFile as error:

@@ -45,10 +45,10 @@ class State:
 
 
 def derive(
-    job: job_log.Job | None, queued: slurm_queue.Job | None, *, asked: bool, alive: bool, finished: bool
+    job: job_log.Job | None, queued: slurm_queue.Job | None, *, reachable: bool, alive: bool, finished: bool
 ) -> State:
-    """The state of a run. `job`: its newest job in the log; `queued`: the same job in Slurm's queue; `asked`: whether
-    Slurm answered. `alive`: a rank holds the run's lease. `finished`: nothing is left to train after the newest
+    """The state of a run. `job`: its newest job in the log; `queued`: the same job in Slurm's queue; `reachable`:
+    whether Slurm answered. `alive`: a rank holds the run's lease. `finished`: nothing is left to train after the newest
     checkpoint."""
     if queued is not None and queued.living:
         return _living(job, queued)
@@ -61,7 +61,7 @@ def derive(
         return State("done", since=last.ended if last else None)
     if job is None:
         return State("stopped")
-    return _ended(job, queued, asked)
+    return _ended(job, queued, reachable)
 
 
 def _last_start(job: job_log.Job | None) -> job_log.Start | None:
@@ -98,7 +98,7 @@ def _phase(job: job_log.Job | None, queued: slurm_queue.Job) -> str:
     return "leaving" if last.ended is not None else ""
 
 
-def _ended(job: job_log.Job, queued: slurm_queue.Job | None, asked: bool) -> State:
+def _ended(job: job_log.Job, queued: slurm_queue.Job | None, reachable: bool) -> State:
     """The state of a job that has left the queue and is not done."""
     last = _last_start(job)
     why = last.why if last is not None else ""
@@ -106,7 +106,7 @@ def _ended(job: job_log.Job, queued: slurm_queue.Job | None, asked: bool) -> Sta
     since = ended or (last.begun if last else job.submitted)
     if _cancelled(job):
         return State("cancelled", since=job.cancelled)
-    if not asked and last and last.ended and job.requeued and job.requeued[-1] >= last.ended:
+    if not reachable and last and last.ended and job.requeued and job.requeued[-1] >= last.ended:
         return State("requeued", since=last.ended)
     if queued is not None and why not in ("failed", "replaced"):
         if queued.state in _SLURM:
@@ -118,16 +118,16 @@ def _ended(job: job_log.Job, queued: slurm_queue.Job | None, asked: bool) -> Sta
         return State(_WHY.get(why, "stopped"), excluded, since)
     if queued is not None:
         return State("failed", _exit_reason(queued), since)
-    return _unexplained(job, asked, since)
+    return _unexplained(job, reachable, since)
 
 
-def _unexplained(job: job_log.Job, asked: bool, since: float | None) -> State:
+def _unexplained(job: job_log.Job, reachable: bool, since: float | None) -> State:
     """The state of a job that did not log its end and that Slurm does not know."""
     if not job.scheduled:
         return State("killed", "it left no word of its end: killed, or its machine went down", since)
     if job.starts:
         return State("node lost", "it has not told its end", since)
-    return State("failed", "Slurm does not know of it any more", since) if asked else State("pending", "", since)
+    return State("failed", "Slurm does not know of it any more", since) if reachable else State("pending", "", since)
 
 
 def _exit_reason(queued: slurm_queue.Job) -> str:

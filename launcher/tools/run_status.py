@@ -1,9 +1,10 @@
 """The status of a run: one reduction over its events, which come from its files, its job log and Slurm."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from launcher.config import strict_json
 from launcher.config.atomic_files import is_dir
@@ -15,20 +16,10 @@ from launcher.schedulers import slurm_queue
 from launcher.storage import job_log, lease_holder
 from launcher.storage.run_dir import RunDir
 from launcher.tools import run_events, run_state
-from launcher.tools.run_events import (
-    CheckpointSaved,
-    Event,
-    FileDamaged,
-    FilesWritten,
-    JobLogged,
-    JobQueued,
-    Planned,
-    QueueUnreachable,
-    SlurmQueue,
-    StepTrained,
-    WriterAlive,
-)
+from launcher.tools.run_events import Event, SlurmQueue
 from launcher.tools.run_state import State
+
+E = TypeVar("E", bound=Event)
 
 
 @dataclass(frozen=True)
@@ -102,100 +93,65 @@ def read_statuses(folders: Sequence[RunDir], queue: SlurmQueue) -> list[RunStatu
     return [reduce_events(folder, run_events.collect(folder, queue, writers.get(folder.path))) for folder in folders]
 
 
-@dataclass
-class _Reduced:
-    """The last word of the events on each subject."""
-
-    steps: int | None = None
-    checkpoint: CheckpointSaved | None = None
-    trained: list[StepTrained] = field(default_factory=list)
-    files: FilesWritten | None = None
-    writer: WriterAlive | None = None
-    logged: JobLogged | None = None
-    queued: slurm_queue.Job | None = None
-    reachable: bool = True
-    damaged: list[str] = field(default_factory=list)
-
-    def add(self, event: Event) -> None:
-        match event:
-            case Planned():
-                self.steps = event.steps
-            case CheckpointSaved():
-                self.checkpoint = event
-            case StepTrained():
-                self.trained.append(event)
-            case FilesWritten():
-                self.files = event
-            case WriterAlive():
-                self.writer = event
-            case JobLogged():
-                self.logged = event
-            case JobQueued():
-                self.queued = event.job
-            case QueueUnreachable():
-                self.reachable = False
-            case FileDamaged():
-                self.damaged.append(event.problem)
-
-    @property
-    def job(self) -> job_log.Job | None:
-        return self.logged.job if self.logged else None
-
-    @property
-    def saved_step(self) -> int:
-        return self.checkpoint.step if self.checkpoint else 0
-
-    def state(self) -> State:
-        state = run_state.derive(
-            self.job, self.queued, asked=self.reachable, alive=self.writer is not None,
-            finished=self.checkpoint is not None and self.checkpoint.finished,
-        )  # fmt: skip
-        if state.name == "stopped" and self.job is None and not (self.files and self.files.trained):
-            state = State("ready")
-        if state.since is None and self.files is not None:
-            return State(state.name, state.reason, self.files.time)
-        return state
-
-    def last_trained(self, running: bool) -> StepTrained:
-        """The last record. Steps after the newest checkpoint are lost when the run does not run."""
-        kept = [record for record in self.trained if running or record.step <= self.saved_step]
-        return kept[-1] if kept else StepTrained(0, None)
-
-    def nodes(self) -> tuple[str, ...]:
-        """The nodes of the running job, else those of the last start."""
-        if self.queued is not None and self.queued.state in slurm_queue.RUNNING and self.queued.nodes:
-            with suppress(ValueError):
-                return tuple(hostlist.expand(self.queued.nodes))
-        if self.job is not None and self.job.starts:
-            return self.job.starts[-1].nodes
-        return (self.writer.host,) if self.writer is not None else ()
-
-
-def reduce_events(folder: RunDir, events: Iterable[Event]) -> RunStatus:
+def reduce_events(folder: RunDir, events: Sequence[Event]) -> RunStatus:
     """The status that follows from the events of a run; a pure function. `folder`: for its name only."""
-    known = _Reduced()
-    for event in events:
-        known.add(event)
-    state, job, logged, queued, saved = known.state(), known.job, known.logged, known.queued, known.checkpoint
-    last = known.last_trained(state.name == "running")
+    saved, logged = _last(events, run_events.CheckpointSaved), _last(events, run_events.JobLogged)
+    queued, planned = _last(events, run_events.JobQueued), _last(events, run_events.Planned)
+    limit = queued.job.end if queued and queued.job.state in slurm_queue.RUNNING else None
+    state, job = _state(events), logged.job if logged else job_log.Job("")
+    newest = saved.step if saved else 0
+    trained = [one for one in events if isinstance(one, run_events.StepTrained)]
+    if state.name != "running":  # steps after the checkpoint are lost
+        trained = [one for one in trained if one.step <= newest]
     return RunStatus(
         name=shown(folder.path.name, 255),
         folder=shown(str(folder.path), 4096),
         state=state,
-        step=max(last.step, known.saved_step),
-        steps=known.steps,
+        step=max(trained[-1].step, newest) if trained else newest,
+        steps=planned.steps if planned else None,
         metric=saved.metric if saved else "",
         value=saved.value if saved else None,
-        loss=last.loss,
+        loss=trained[-1].loss if trained else None,
         checkpoint=saved.step if saved else None,
-        job=job.name if job and job.scheduled else "",
-        id=job.ids[-1] if job and job.ids else "",
-        cluster=job.cluster if job else "",
-        nodes=known.nodes(),
-        requeues=job.requeues if job else 0,
-        starts=job.starts if job else (),
-        limit=queued.end if queued and queued.state in slurm_queue.RUNNING else None,
+        job=job.name if job.scheduled else "",
+        id=job.ids[-1] if job.ids else "",
+        cluster=job.cluster,
+        nodes=_nodes(events),
+        requeues=job.requeues,
+        starts=job.starts,
+        limit=limit,
         error=logged.error if logged and state.name != "done" else "",
         log=logged.log if logged else "",
-        damaged=tuple(known.damaged),
+        damaged=tuple(one.problem for one in events if isinstance(one, run_events.FileDamaged)),
     )
+
+
+def _last(events: Sequence[Event], kind: type[E]) -> E | None:
+    return next((event for event in reversed(events) if isinstance(event, kind)), None)
+
+
+def _state(events: Sequence[Event]) -> State:
+    logged, queued = _last(events, run_events.JobLogged), _last(events, run_events.JobQueued)
+    saved, files = _last(events, run_events.CheckpointSaved), _last(events, run_events.FilesWritten)
+    state = run_state.derive(
+        logged.job if logged else None,
+        queued.job if queued else None,
+        reachable=_last(events, run_events.QueueUnreachable) is None,
+        alive=_last(events, run_events.WriterAlive) is not None,
+        finished=saved is not None and saved.finished,
+    )
+    if state.name == "stopped" and logged is None and not (files and files.trained):
+        state = State("ready")
+    return State(state.name, state.reason, files.time) if state.since is None and files else state
+
+
+def _nodes(events: Sequence[Event]) -> tuple[str, ...]:
+    """The nodes of a running job, else those of the last start, else the host of the writer."""
+    queued, logged = _last(events, run_events.JobQueued), _last(events, run_events.JobLogged)
+    if queued and queued.job.state in slurm_queue.RUNNING and queued.job.nodes:
+        with suppress(ValueError):
+            return tuple(hostlist.expand(queued.job.nodes))
+    if logged and logged.job.starts:
+        return logged.job.starts[-1].nodes
+    writer = _last(events, run_events.WriterAlive)
+    return (writer.host,) if writer else ()

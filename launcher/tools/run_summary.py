@@ -1,4 +1,4 @@
-"""What a user needs at the end of a run: its checkpoints with their metrics, whether it has learnt, what comes next."""
+"""The summary at the end of a run: checkpoints with their metrics, next commands, and a comparison with baselines."""
 
 import math
 import shlex
@@ -7,7 +7,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,11 +18,14 @@ from launcher.config.strict_json import DamagedFile, shown
 from launcher.prepare.run_setup import PreparedRun
 from launcher.storage.run_dir import RunDir, SavedCheckpoint, best
 
-_MOST = 5
-"""Metrics of a checkpoint that are shown."""
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_METRICS = 5
+"""Metrics of a checkpoint to show."""
 _LANGUAGE = ("mlm", "causal_lm")
-_SOME, _STEPS, _TAIL = 16, 20, 1 << 16
-"""Tables of training samples, last steps, and bytes at the end of the metrics that are looked through."""
+_TABLES, _STEPS, _TAIL = 16, 20, 1 << 16
+"""Tables of training samples, last steps, and bytes at the end of the metrics to read."""
 _BASELINES = {
     "unigram_entropy": (
         "loss",
@@ -32,14 +35,14 @@ _BASELINES = {
     "majority_class": ("accuracy", -1, "the share of the most frequent class, which always naming it reaches"),
     "mse_of_the_mean": ("mse", 1, "the variance of the labels, which always their mean reaches"),
 }
-"""Of each baseline: the metric that it is one of, whether more (1) or less (-1) is worse, and what it is."""
+"""By baseline: its metric, whether a larger (1) or a smaller (-1) value is worse, and a description."""
 
 
-def of(run: PreparedRun, console: Console) -> None:
-    """Of a run that is done."""
+def summarize(run: PreparedRun, console: Console) -> None:
+    """Print the summary of a finished run."""
     task, baseline, trained = run.recipe.inner_task, run.facts.baseline, dict[str, float]()
     if "validation" not in run.facts.samples and run.recipe.task.kind in _LANGUAGE and run.prepared.is_dir():
-        texts = islice(_tables(run.prepared / "train.arrow"), _SOME)
+        texts = islice(_tables(run.prepared / "train.arrow"), _TABLES)
         baseline = plugins.task(task).baseline(task, texts, run.facts.special_ids)
         trained = _training_loss(run.folder)
     show(run.folder, baseline, (run.folder.model / "config.json").is_file(), console, trained)
@@ -52,9 +55,9 @@ def show(
     console: Console,
     trained: Mapping[str, float] | None = None,
 ) -> None:
-    """Of the folder of a run that is done. `baseline`: what frequencies alone would reach (see Facts); `exports`:
-    whether it can become a folder for transformers; `trained`: the metrics of training where there is no evaluation. A
-    damaged file is left to whoever asks for it."""
+    """Print the summary of the folder of a finished run. `baseline`: see launcher.plan.facts.Facts. `exports`: whether
+    `launcher export` can write it for transformers. `trained`: training metrics, for a run without evaluations. Damaged
+    files are ignored here."""
     whole = folder.whole()
     if not whole:
         return
@@ -62,9 +65,9 @@ def show(
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     if (top := best(whole)) is not None:
-        table.add_row("best checkpoint", escape(_of(top)))
-    table.add_row("last checkpoint", escape(_of(whole[-1])))
-    for number, words in enumerate(_next(folder, top is not None, exports)):
+        table.add_row("best checkpoint", escape(_describe(top)))
+    table.add_row("last checkpoint", escape(_describe(whole[-1])))
+    for number, words in enumerate(_next_commands(folder, top is not None, exports)):
         table.add_row("" if number else "next", escape(words))
     console.print(table)
     for note in notes(_metrics(whole[-1]) or trained or {}, baseline):
@@ -72,18 +75,18 @@ def show(
 
 
 def notes(metrics: Mapping[str, float], baseline: Mapping[str, float]) -> list[str]:
-    """Where the last evaluation is no better than what needs no model."""
-    found = []
+    """A note for each metric that is no better than its baseline."""
+    worse_than = []
     for name, value in baseline.items():
         metric, worse, what = _BASELINES.get(name, ("", 1, ""))
         reached = metrics.get(metric)
         if reached is not None and worse * (reached - value) > 0:
             side = "above" if worse > 0 else "below"
-            found.append(
+            worse_than.append(
                 f"{metric} {reached:.4g} at the end is {side} {value:.4g}, {what}: the model has learnt nothing that "
                 "holds there (other steps or another optimizer.lr, or a fault in the data or the loss: launcher debug)"
             )
-    return found
+    return worse_than
 
 
 def _training_loss(folder: RunDir) -> dict[str, float]:
@@ -94,8 +97,8 @@ def _training_loss(folder: RunDir) -> dict[str, float]:
     return {"loss": fmean(losses[-_STEPS:])} if losses else {}
 
 
-def _tables(file: Path) -> Iterator[Any]:
-    """The samples of one side of a prepared folder, some at a time."""
+def _tables(file: Path) -> "Iterator[pa.Table]":
+    """The samples of one side of a prepared folder, batch by batch."""
     import pyarrow as pa
 
     with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
@@ -103,23 +106,22 @@ def _tables(file: Path) -> Iterator[Any]:
             yield pa.Table.from_batches([batch])
 
 
-def _of(saved: SavedCheckpoint) -> str:
-    """The step of a checkpoint, its metrics and its folder."""
-    told = [f"{shown(name.replace('_', ' '))} {value:.4g}" for name, value in _metrics(saved).items()]
-    more = f": {', '.join(told[:_MOST])}" if told else ""
-    return f"step {saved.step}{more} ({saved.path})"
+def _describe(saved: SavedCheckpoint) -> str:
+    metrics = [f"{shown(name.replace('_', ' '))} {value:.4g}" for name, value in _metrics(saved).items()]
+    some = f": {', '.join(metrics[:_METRICS])}" if metrics else ""
+    return f"step {saved.step}{some} ({saved.path})"
 
 
 def _metrics(saved: SavedCheckpoint) -> dict[str, float]:
-    """Those of the evaluation that the checkpoint was made at, without those of single classes."""
-    found: dict[str, Any] = {}
+    """The finite metrics of the evaluation at a checkpoint, without those of single classes."""
+    evaluation: dict[str, float] = {}
     with suppress(DamagedFile):
-        found = saved.state.get("evaluation", {})
-    plain = {name.removeprefix("eval/"): value for name, value in found.items() if name.count("/") == 1}
+        evaluation = saved.state.get("evaluation", {})
+    plain = {name.removeprefix("eval/"): value for name, value in evaluation.items() if name.count("/") == 1}
     return {name: value for name, value in plain.items() if math.isfinite(value)}
 
 
-def _next(folder: RunDir, evaluated: bool, exports: bool) -> list[str]:
+def _next_commands(folder: RunDir, evaluated: bool, exports: bool) -> list[str]:
     run = shlex.quote(str(folder.path))
     return [
         *([f"launcher evaluate {run}"] if evaluated else []), f"launcher predict {run} --data FILE",

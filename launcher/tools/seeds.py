@@ -1,16 +1,16 @@
-"""A recipe trained several times, each with the next seed: how much of a metric is chance.
+"""Train a recipe with several seeds, and report the mean and the deviation of its metrics.
 
-Each is a run of its own, with a folder of its own: it resumes, and one that is done is not trained again.
+Each seed is a run with its own folder: it resumes, and a finished one is not trained again.
 """
 
 import json
 import statistics
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from launcher.config import strict_json
 from launcher.config.atomic_files import write
 from launcher.config.cluster import Cluster
 from launcher.config.load import Loaded
@@ -19,67 +19,65 @@ from launcher.launch import launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import plan
 from launcher.storage.run_dir import RunDir
-from launcher.tools.run_command import begins_here, train
+from launcher.tools.run_command import check_starts_here, train
 
 
 def run(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
-    """Train the recipe, or all of its seeds one after the other; the first that does not come to its end is the last.
-    `resume`: those that were begun are gone on with, and at least one was. Raises UserError."""
-    begins_here(recipe, profile)
+    """Train the recipe, or its seeds one after the other up to the first that does not finish. `resume`: at least one
+    run must have a checkpoint to resume from. Raises UserError."""
+    check_starts_here(recipe, profile)
     known = recipe.value
     if known.seeds == 1:
         return train(recipe, profile, ranks, resume, via)
     names = {seed: f"{known.name}-seed{seed}" for seed in range(known.seed, known.seed + known.seeds)}
     for seed, name in names.items():
         own = recipe.override("seeds=1", f"seed={seed}", f"name={name}")
-        begun = bool(RunDir(plan.RUNS / name).whole())
-        outcome = train(own, profile, ranks, resume and (begun or seed == known.seed), via)
+        saved = bool(RunDir(plan.RUNS / name).whole())
+        outcome = train(own, profile, ranks, resume and (saved or seed == known.seed), via)
         if outcome.code:
             return outcome
-    found = _found(known, names)
+    summary = _summarize(known, names)
     folder = plan.RUNS / known.name
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "seeds.json", json.dumps(found, indent=1))
-    _show(found, folder / "seeds.json", Console())
+    write(folder / "seeds.json", json.dumps(summary, indent=1))
+    _show(summary, folder / "seeds.json", Console())
     return outcome
 
 
-def _found(recipe: Recipe, names: dict[int, str]) -> dict[str, Any]:
-    """The last evaluation of each run, and of each metric the mean and the standard deviation."""
-    last = [_last(RunDir(plan.RUNS / name)) for name in names.values()]
+def _summarize(recipe: Recipe, names: dict[int, str]) -> strict_json.Object:
+    """Mean and standard deviation of each metric of the last evaluations. `names`: of the runs, by seed."""
+    last = [last_evaluation(RunDir(plan.RUNS / name)) for name in names.values()]
     metrics = {}
     for name in last[0]:
-        values = [value for told in last if (value := told.get(name)) is not None]
+        values = [value for metrics_of_run in last if (value := metrics_of_run.get(name)) is not None]
         if len(values) == len(last):
             metrics[name] = {"mean": statistics.fmean(values), "std": statistics.stdev(values), "values": values}
     return {"name": recipe.name, "seeds": list(names), "runs": list(names.values()), "metrics": metrics}
 
 
-def _last(folder: RunDir) -> dict[str, float | None]:
-    """The metrics of the last step that was evaluated, whichever checkpoint is the best: what runs of one recipe have
-    in common is where they end. None: not finite."""
-    told = [line for line in folder.lines() if "loss" not in line]
-    newest = max(
-        reversed(told), key=lambda line: line["step"], default=dict[str, Any]()
-    )  # of two of one step the later line
+def last_evaluation(folder: RunDir) -> dict[str, float | None]:
+    """The metrics at the last evaluated step, which runs of one recipe share, whichever checkpoint is the best. None: a
+    value that is not finite. Raises DamagedFile."""
+    evaluations = [line for line in folder.lines() if "loss" not in line]
+    newest: strict_json.Object = max(reversed(evaluations), key=lambda line: line["step"], default={})
     return {name.removeprefix("eval/"): value for name, value in newest.items() if name.startswith("eval/")}
 
 
-def _show(found: dict[str, Any], file: Path, console: Console) -> None:
+def _show(summary: strict_json.Object, file: Path, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("metric", no_wrap=True)
     for name in ("mean", "std", "least", "most"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, told in found["metrics"].items():
+    for name, metric in summary["metrics"].items():
         if "/" not in name:
-            numbers = told["mean"], told["std"], min(told["values"]), max(told["values"])
+            numbers = metric["mean"], metric["std"], min(metric["values"]), max(metric["values"])
             table.add_row(name, *(f"{number:.4f}" for number in numbers))
     if table.row_count:
         console.print("the last evaluation of each run")
         console.print(table)
     else:
         console.print("nothing was evaluated: the recipe has no data.validation")
-    seeds = found["seeds"]
+    seeds = summary["seeds"]
     console.print(
         f"{len(seeds)} seeds, {seeds[0]} to {seeds[-1]}; in {file}", highlight=False, markup=False, soft_wrap=True
     )

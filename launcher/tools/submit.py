@@ -62,7 +62,7 @@ def submit(recipe: Loaded[Recipe], profile: Cluster, file: Path | None, dry_run:
     sweep = _Sweep(profile, known.name, points, file is not None)
     plans = sweep_grid.every(points, lambda point: run_setup.look(point, profile, None))
     script = _script(sweep, plans[0], range(len(plans)))
-    tables.plan(plans[0], console)
+    tables.print_plan(plans[0], console)
     if sweep.array:
         console.print(f"the first of {plural(len(plans), 'run')} of {file}", highlight=False, markup=False)
     if profile.slurm is not None and (line := longest(profile.slurm)):

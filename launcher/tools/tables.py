@@ -1,4 +1,4 @@
-"""Tables for a terminal."""
+"""Tables of a plan, of prepared data and of metrics, for a terminal."""
 
 from collections.abc import Mapping
 
@@ -12,88 +12,88 @@ from launcher.plan.plan import Plan
 from launcher.plan.run_estimates import duration
 
 _PROCESS = "0.4 GiB"
-"""The resident set of a rank before its model is built: the interpreter, torch and transformers."""
+"""Resident set of a rank before its model is built: the interpreter, torch and transformers."""
 _CLASSES, _WORST = 50, 10
-"""Of more classes than this a report shows so many."""
+"""Classes that a report shows at most, and those that it shows where there are more."""
 
 
-def plan(made: Plan, console: Console) -> None:
-    """The plan as a table of two columns."""
+def print_plan(plan: Plan, console: Console) -> None:
+    """Print a plan as a table of two columns."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     prepare = "known after `launcher prepare`"
-    cores = f" ({plural(made.threads, 'thread')} each)" if made.device == "cpu" and made.threads else ""
-    parts = ", ".join(f"{name} {human(size)}" for name, size in made.memory.items())
-    estimate = human(sum(made.memory.values()))
-    mesh = " x ".join(f"{name} {size}" for name, size in made.mesh.items())
-    strategy = f"{made.strategy} ({mesh})" if len(made.mesh) > 1 else made.strategy
+    cores = f" ({plural(plan.threads, 'thread')} each)" if plan.device == "cpu" and plan.threads else ""
+    parts = ", ".join(f"{name} {human(size)}" for name, size in plan.memory.items())
+    estimate = human(sum(plan.memory.values()))
+    mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
+    strategy = f"{plan.strategy} ({mesh})" if len(plan.mesh) > 1 else plan.strategy
     rows = {
-        "run": f"{made.name} in {made.folder}"
-        + (f", resumes from step {made.resume_from}" if made.resume_from else ""),
-        "ranks": f"{_ranks(made)} on {made.device}{cores}, {strategy}, {made.precision}",
-        "global batch": made.equation,
-        "steps": f"{made.steps:,}" if made.steps else prepare,
-        "samples": f"{made.samples:,} ({made.epochs:.2f} epochs)" if made.samples and made.epochs else prepare,
-        "tokens": _tokens(made) if made.tokens else prepare,
-        **({"sources": _sources(made)} if made.sources else {}),
-        **({"left out": _left_out(made.left_out)} if made.left_out else {}),
-        **({"labels": made.labels} if made.labels else {}),
-        "model": f"{made.model}, {made.parameters:,} parameters",
-        "memory": f"about {estimate}{_of(made)} a device (estimate: {parts}){_beside(made)}",
-        "checkpoint": f"{human(made.checkpoint_bytes)}, {made.checkpoints_kept} kept; {human(made.free_disk)} free",
-        "data": made.prepared or "not prepared yet",
-        **({"at best": _at_best(made)} if made.seconds_at_best or made.hours_between_failures else {}),
+        "run": f"{plan.name} in {plan.folder}"
+        + (f", resumes from step {plan.resume_from}" if plan.resume_from else ""),
+        "ranks": f"{_ranks(plan)} on {plan.device}{cores}, {strategy}, {plan.precision}",
+        "global batch": plan.equation,
+        "steps": f"{plan.steps:,}" if plan.steps else prepare,
+        "samples": f"{plan.samples:,} ({plan.epochs:.2f} epochs)" if plan.samples and plan.epochs else prepare,
+        "tokens": _tokens(plan) if plan.tokens else prepare,
+        **({"sources": _sources(plan)} if plan.sources else {}),
+        **({"left out": _left_out(plan.left_out)} if plan.left_out else {}),
+        **({"labels": plan.labels} if plan.labels else {}),
+        "model": f"{plan.model}, {plan.parameters:,} parameters",
+        "memory": f"about {estimate}{_device_memory(plan)} a device (estimate: {parts}){_not_counted(plan)}",
+        "checkpoint": f"{human(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept; {human(plan.free_disk)} free",
+        "data": plan.prepared or "not prepared yet",
+        **({"at best": _at_best(plan)} if plan.seconds_at_best or plan.hours_between_failures else {}),
     }
     for name, value in rows.items():
         table.add_row(name, escape(value))
     console.print(table)
     console.print(
-        f"[bold]start[/]         {escape(made.command)}", soft_wrap=True, highlight=False
+        f"[bold]start[/]         {escape(plan.command)}", soft_wrap=True, highlight=False
     )  # whole, to be copied
-    for note in made.notes:
+    for note in plan.notes:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
 
 
-def _of(made: Plan) -> str:
-    if made.memory_per_device is None:
+def _device_memory(plan: Plan) -> str:
+    if plan.memory_per_device is None:
         return " (not checked: memory_per_device is unknown)"
-    return f" of {human(made.memory_per_device)}"
+    return f" of {human(plan.memory_per_device)}"
 
 
-def _beside(made: Plan) -> str:
-    """What the estimate does not count. An accelerator has its memory for itself."""
-    if made.device != "cpu":
+def _not_counted(plan: Plan) -> str:
+    """What the estimate leaves out on a CPU; an accelerator's memory is not shared with the process."""
+    if plan.device != "cpu":
         return ""
     return f", on top of the process itself: about {_PROCESS} a rank, and what the allocator keeps of freed memory"
 
 
-def _ranks(made: Plan) -> str:
-    if made.nodes == 1:
-        return plural(made.ranks, "rank")
-    most = plural(made.nodes, "node")
-    nodes = most if made.least_nodes == made.nodes else f"{made.least_nodes} to {most}"
-    return f"{plural(made.ranks, 'rank')} ({nodes} x {made.devices_per_node})"
+def _ranks(plan: Plan) -> str:
+    if plan.nodes == 1:
+        return plural(plan.ranks, "rank")
+    nodes = plural(plan.nodes, "node")
+    nodes = nodes if plan.least_nodes == plan.nodes else f"{plan.least_nodes} to {nodes}"
+    return f"{plural(plan.ranks, 'rank')} ({nodes} x {plan.devices_per_node})"
 
 
-def _at_best(made: Plan) -> str:
-    """What the figures of the cluster's profile promise."""
+def _at_best(plan: Plan) -> str:
+    """Time and failures by the figures of the cluster's profile."""
     parts = []
-    if made.seconds_at_best:
-        parts.append(f"{duration(made.seconds_at_best)} of arithmetic at the devices' peak (without communication)")
-    if made.hours_between_failures:
-        parts.append(f"a node is lost every {duration(made.hours_between_failures * 3600)}")
+    if plan.seconds_at_best:
+        parts.append(f"{duration(plan.seconds_at_best)} of arithmetic at the devices' peak (without communication)")
+    if plan.hours_between_failures:
+        parts.append(f"a node is lost every {duration(plan.hours_between_failures * 3600)}")
     return "; ".join(parts)
 
 
-def _tokens(made: Plan) -> str:
-    return f"{made.tokens:,}" + (f", {made.fill:.0%} of the computed positions" if made.fill else "")
+def _tokens(plan: Plan) -> str:
+    return f"{plan.tokens:,}" + (f", {plan.fill:.0%} of the computed positions" if plan.fill else "")
 
 
-def _sources(made: Plan) -> str:
-    """The shares of a mixture, and how often each source is gone through."""
-    told = {name: "" if epochs is None else f" ({epochs:.2f} epochs)" for name, (_, epochs) in made.sources.items()}
-    return ", ".join(f"{name} {share:.1%}{told[name]}" for name, (share, _) in made.sources.items())
+def _sources(plan: Plan) -> str:
+    """The fractions of a mixture, and the epochs of each source."""
+    passes = {name: "" if epochs is None else f" ({epochs:.2f} epochs)" for name, (_, epochs) in plan.sources.items()}
+    return ", ".join(f"{name} {share:.1%}{passes[name]}" for name, (share, _) in plan.sources.items())
 
 
 def _left_out(counts: Mapping[str, int]) -> str:
@@ -102,8 +102,8 @@ def _left_out(counts: Mapping[str, int]) -> str:
     return ", ".join(plural(count, names.get(name, name)) + without.get(name, "") for name, count in counts.items())
 
 
-def facts(known: Facts, folder: object, console: Console) -> None:
-    """What a prepared folder holds."""
+def print_facts(known: Facts, folder: object, console: Console) -> None:
+    """Print the contents of a prepared folder."""
     table = Table(box=None, pad_edge=False)
     for column, justify in (("side", "left"), ("samples", "right"), ("tokens", "right"), ("a sample", "right")):
         table.add_column(column, justify="left" if justify == "left" else "right")
@@ -123,8 +123,11 @@ def facts(known: Facts, folder: object, console: Console) -> None:
     )
 
 
-def metrics(values: Mapping[str, float], baseline: Mapping[str, float], console: Console, classes: bool = True) -> None:
-    """Metrics of an evaluation; `classes`: metrics by class as one table beneath."""
+def print_metrics(
+    values: Mapping[str, float], baseline: Mapping[str, float], console: Console, classes: bool = True
+) -> None:
+    """Print the metrics of an evaluation beside the baseline. `classes`: also those of single classes, as a second
+    table."""
     plain = {k: v for k, v in values.items() if k.startswith("eval/") and k.count("/") == 1}
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
@@ -138,8 +141,8 @@ def metrics(values: Mapping[str, float], baseline: Mapping[str, float], console:
         _by_class({label: {s: values[f"eval/{s}/{label}"] for s in scores} for label in labels}, console)
 
 
-def classes(report: Mapping[str, Mapping[str, float]], console: Console) -> None:
-    """What a report tells of each class. Of very many, the worst."""
+def print_classes(report: Mapping[str, Mapping[str, float]], console: Console) -> None:
+    """Print the metrics of each class; of very many classes, only the worst."""
     worst = sorted(report, key=lambda label: (report[label].get("f1", 0.0), -report[label].get("support", 0.0)))
     shown = set(worst[:_WORST] if len(report) > _CLASSES else report)
     _by_class({label: values for label, values in report.items() if label in shown}, console)

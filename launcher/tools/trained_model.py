@@ -1,8 +1,8 @@
-"""A checkpoint's model in this process: for predictions, and to be made small."""
+"""The model of a checkpoint, loaded into this process."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -16,10 +16,12 @@ from launcher.storage.run_dir import RunDir, SavedCheckpoint
 if TYPE_CHECKING:
     import torch
 
+    from launcher.tasks import Task
+
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """`model`: as it was trained, in eval mode, in the precision that it was stored in; adapters are merged."""
+    """`model`: in eval mode, in the precision of its checkpoint, with adapters merged."""
 
     folder: RunDir
     saved: SavedCheckpoint
@@ -27,46 +29,64 @@ class TrainedModel:
     facts: Facts
     model: "torch.nn.Module"
 
-    def task(self) -> Any:
-        """The run's task, not attached to any model, with the tokenizer of the run's folder where it asks for one; of a
-        distillation the one that the student learns."""
+    @property
+    def auto_class(self) -> str:
+        """The transformers auto class of the task's models; empty: none."""
+        return plugins.task(self.recipe.inner_task).auto_class
+
+    def task(self) -> "Task":
+        """A new instance of the run's task, not attached to a model, with the run's tokenizer where it uses one. Of a
+        distillation: the task of the student."""
         from launcher.prepare import tokenizer
 
         task = plugins.task(self.recipe.inner_task)(self.recipe.inner_task, self.facts)
-        if task.uses_tokenizer:  # of itself it would look for the prepared data's
+        if task.uses_tokenizer:  # otherwise it would load that of the prepared data
             task.tokenizer = tokenizer.load(str(self.folder.tokenizer), "tokenizer")
         return task
 
 
-def tell_best(folder: RunDir, saved: SavedCheckpoint, which: str | int, console: Console) -> None:
-    """Say it where the best was asked for and is not what is taken."""
-    if note := beside_best(folder, saved, which):
+def is_transformers(model: "torch.nn.Module") -> bool:
+    """Whether transformers can save and load the model."""
+    import transformers
+
+    return isinstance(model, transformers.PreTrainedModel)
+
+
+def is_encoder_decoder(model: "torch.nn.Module") -> bool:
+    """Whether the model is of transformers and generates texts with a decoder beside its encoder."""
+    return is_transformers(model) and bool(model.config.is_encoder_decoder)
+
+
+def report_best(folder: RunDir, saved: SavedCheckpoint, which: str | int, console: Console) -> None:
+    """Print a note where the best checkpoint was requested and a worse one is used."""
+    if note := best_note(folder, saved, which):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
-def beside_best(folder: RunDir, saved: SavedCheckpoint, which: str | int) -> str | None:
-    """A note where the best was asked for, and the best evaluation was at a step whose weights were not kept."""
+def best_note(folder: RunDir, saved: SavedCheckpoint, which: str | int) -> str | None:
+    """A note where the best checkpoint was requested, but the best evaluation was at a step without a checkpoint."""
     from launcher.train import early_stopping
 
     recipe = load.stored(folder.recipe).value
     evaluate, name = recipe.evaluate, f"eval/{recipe.evaluate.metric}"
-    told = {line["step"]: line[name] for line in folder.lines() if "loss" not in line and line.get(name) is not None}
-    if which != "best" or not told:
+    values = {line["step"]: line[name] for line in folder.lines() if "loss" not in line and line.get(name) is not None}
+    if which != "best" or not values:
         return None
-    facts = of_run(folder.path)
-    directions = plugins.task(recipe.task)(recipe.task, facts).directions()
-    found = {step: early_stopping.value({evaluate.metric: value}, evaluate, directions) for step, value in told.items()}
-    step = min(found, key=found.__getitem__)
-    if found.get(saved.step) == found[step]:
+    directions = plugins.task(recipe.task)(recipe.task, of_run(folder.path)).directions()
+    losses = {
+        step: early_stopping.value({evaluate.metric: value}, evaluate, directions) for step, value in values.items()
+    }
+    step = min(losses, key=losses.__getitem__)
+    if losses.get(saved.step) == losses[step]:
         return None
     what = f"{evaluate.metric.replace('_', ' ')} was best at step {step}, of which no checkpoint is there"
     return f"note: {what}: step {saved.step} is taken (evaluate.save_best keeps the best)"
 
 
 def load_run(run: str, which: str | int) -> TrainedModel:
-    """The model of a checkpoint (best, latest, or a step). The data that it was trained on is not needed. Raises
+    """Load the model of a checkpoint (best, latest, or a step), without the data that it was trained on. Raises
     UserError."""
-    from launcher.models import run as trained
+    from launcher.models import run as run_model
     from launcher.train.precision import STORED
 
     folder = RunDir(Path(run))
@@ -74,13 +94,13 @@ def load_run(run: str, which: str | int) -> TrainedModel:
         if not needed.is_file():
             raise UserError(f"{run}: no run is there (it has no {needed.name})")
     saved = folder.saved(which)
-    recipe = load.stored(folder.recipe).value
-    facts = of_run(folder.path)
-    attention = getattr(recipe.model, "attention", None)
-    # frozen: nothing trains here, so statistics of batches stay as they are, whatever kept them in the run
-    options = {"attention": attention, "trust_remote_code": getattr(recipe.model, "trust_remote_code", False)}
-    config = trained.Config(run=str(folder.path), checkpoint=saved.step, batch_norm="frozen", **options)
-    model, notes = trained.Model(config).build(model_requirements.of(recipe, facts))
+    recipe, facts = load.stored(folder.recipe).value, of_run(folder.path)
+    config = run_model.Config(
+        run=str(folder.path), checkpoint=saved.step, attention=recipe.model.attention_kernel,
+        trust_remote_code=recipe.model.trusted_source is not None,
+        batch_norm="frozen",  # nothing trains here: the statistics stay, whatever kept them in the run
+    )  # fmt: skip
+    model, notes = run_model.Model(config).build(model_requirements.of(recipe, facts))
     if missing := [note for note in notes if note.startswith("new weights")]:
         raise UserError(f"{saved.path}: does not hold the whole model: {missing[0]}")
     return TrainedModel(folder, saved, recipe, facts, model.to(dtype=STORED[recipe.train.precision]).eval())

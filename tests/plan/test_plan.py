@@ -99,7 +99,7 @@ def test_a_plan_decides_every_number(workspace):
 def test_a_plan_is_shown_as_a_table(workspace):
     out = io.StringIO()
     plain = made().model_copy(update={"free_disk": 3 * 2**30, "threads": 1})
-    tables.plan(plain, Console(file=out, width=120))
+    tables.print_plan(plain, Console(file=out, width=120))
     assert [line.rstrip() for line in out.getvalue().splitlines()] == [
         "run           tiny in runs/tiny",
         "ranks         2 ranks on cpu (1 thread each), ddp, fp32",

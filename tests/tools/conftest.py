@@ -9,7 +9,8 @@ from rich.console import Console
 
 @pytest.fixture
 def printed():
-    """What is printed on a console of this width, as lines; `styled`: with the escapes of a terminal."""
+    """A function that returns the lines that an action prints on a console. `width`: columns; `styled`: whether it is a
+    terminal."""
 
     def make(action, width=80, styled=False):
         out = io.StringIO()
@@ -21,8 +22,7 @@ def printed():
 
 @pytest.fixture(scope="session")
 def sorter(tmp_path_factory):
-    """A folder with runs/sorter: a classifier of texts by their length that has learnt something, and held.jsonl, which
-    it is validated on."""
+    """A folder with runs/sorter, a trained classifier of texts by length, and held.jsonl, its validation rows."""
     folder = support.corpus(tmp_path_factory.mktemp("sorter"), 200)
     rows = (folder / "corpus.jsonl").read_text().splitlines()
     (folder / "corpus.jsonl").write_text("\n".join(rows[:140]) + "\n")

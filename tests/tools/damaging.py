@@ -28,9 +28,9 @@ RUN = RunDir(Path("runs/run"))
 BUNDLE = Path("bundle")
 LEASE = ".writer.lease-000001"
 MEMORY = 500 << 20
-"""Bytes of address space that reading may take."""
+"""Maximum address space of the process, in bytes."""
 PATIENCE = 60
-"""Seconds that one case may take, on a machine that does other things too."""
+"""Maximum seconds of one case, on a machine under load."""
 EVIL: list[Any] = [
     None, True, False, 0, -1, 1, 2**31, 2**63 - 1, 2**63, -(2**63) - 1, 10**400, 0.5, -0.5, 1e308, 1e-320,
     float("nan"), float("inf"), float("-inf"), "", "x", "7", "-1", "1e9", "\0", "\x1b[2J\x1b]0;x\x07", "[/]", "[red]x",
@@ -80,10 +80,11 @@ def read_lease() -> None:
 def progress() -> None:
     state = RUN.whole()[-1].state
     {**state}["step"] + len(state.get("culprit", "")) + sum(step for step, _ in state.get("history", []))
-    model_card._metrics(RUN.whole()[-1]), model_card._reached(RUN.whole()[-1], model_card._metrics(RUN.whole()[-1]))
+    newest = RUN.whole()[-1]
+    model_card.metrics_section(newest, model_card.checkpoint_metrics(newest))
 
 
-def newest(name: str) -> Path:
+def newest_file(name: str) -> Path:
     return RUN.whole()[-1].path / name
 
 
@@ -91,7 +92,14 @@ Read = Callable[[], object]
 READERS: dict[str, tuple[Callable[[], Path], list[Read]]] = {
     "metrics": (
         lambda: RUN.metrics,
-        [lambda: list(RUN.lines()), lambda: seeds._last(RUN), RUN.check_files, RUN.mend_metrics, listed, compared],
+        [
+            lambda: list(RUN.lines()),
+            lambda: seeds.last_evaluation(RUN),
+            RUN.check_files,
+            RUN.mend_metrics,
+            listed,
+            compared,
+        ],
     ),
     "jobs": (
         lambda: job_log.file(RUN),
@@ -99,13 +107,16 @@ READERS: dict[str, tuple[Callable[[], Path], list[Read]]] = {
     ),
     "plan": (lambda: RUN.plan, [lambda: strict_json.read(RUN.plan, plan.Plan, "x").equation, listed]),
     "facts": (lambda: RUN.facts, [lambda: facts.read(RUN.path), lambda: facts.of_run(RUN.path), compared]),
-    "state": (lambda: newest("state.json"), [progress, lambda: RUN.saved("best"), RUN.check_files, listed, compared]),
-    "complete": (lambda: newest(COMPLETE), [lambda: [saved.verify() for saved in RUN.whole()]]),
+    "state": (
+        lambda: newest_file("state.json"),
+        [progress, lambda: RUN.saved("best"), RUN.check_files, listed, compared],
+    ),
+    "complete": (lambda: newest_file(COMPLETE), [lambda: [saved.verify() for saved in RUN.whole()]]),
     "bundle": (lambda: BUNDLE / "bundle.json", [bundled]),
-    "environment": (lambda: RUN.path / "environment.json", [lambda: model_card._software(RUN)]),
+    "environment": (lambda: RUN.path / "environment.json", [lambda: model_card.software_section(RUN)]),
     "lease": (lambda: RUN.path / LEASE, [read_lease, listed]),
 }
-"""Of each file all that reads it."""
+"""The readers of each file, and its path."""
 
 
 def by_bytes(draw: random.Random, content: bytes) -> bytes:
@@ -124,7 +135,7 @@ def nodes(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def by_structure(draw: random.Random, content: bytes) -> bytes:
-    """A value of one line, or of a document, is another, is gone, or has another name."""
+    """Replace, remove or rename one value of a line or document."""
     whole = content.startswith(b"{\n")
     lines = [content] if whole else content.splitlines(keepends=True)
     at = draw.randrange(len(lines))
@@ -151,7 +162,7 @@ def by_structure(draw: random.Random, content: bytes) -> bytes:
 
 
 def in_place(draw: random.Random, file: Path) -> None:
-    """Something else stands where the file was."""
+    """Put a folder, a link or a pipe in the place of the file."""
     file.unlink()
     match draw.randrange(7):
         case 0:
@@ -191,7 +202,7 @@ def restore(file: Path, content: bytes) -> None:
 
 
 def case(seed: str, file: Path, content: bytes, reads: list[Read]) -> tuple[list[str], bool]:
-    """What a case of damage does that it should not, and whether any reader refuses the file."""
+    """The failures of the readers in one case of damage, and whether any reader refuses the file."""
     damage(random.Random(seed), file, content)
     wrong, refused = list[str](), False
     for number, read in enumerate(reads):
@@ -214,7 +225,7 @@ def case(seed: str, file: Path, content: bytes, reads: list[Read]) -> tuple[list
 
 
 def main(seed: str, cases: int, readers: list[str]) -> dict[str, Any]:
-    """By reader what was wrong, and how many cases were refused."""
+    """Failures and the number of refused cases, by reader."""
     files = {reader: READERS[reader][0]() for reader in readers}
     for read in (read for reader in readers for read in READERS[reader][1]):
         read()

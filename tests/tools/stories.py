@@ -1,4 +1,4 @@
-"""Run folders as jobs leave them, written by hand: what status and cancel read."""
+"""Run folders as jobs leave them, for tests of status and cancel."""
 
 import json
 
@@ -9,7 +9,7 @@ NOW = 1_800_000_000.0
 
 
 def run(path, steps=100, events=(), checkpoint=None, loss=None, **state):
-    """A run folder. `events`: (event, fields) of job 12, a minute apart up to now."""
+    """Write a run folder. `events`: (event, fields) of job 12, one minute apart, the last one a minute ago."""
     folder = RunDir(path)
     path.mkdir(parents=True)
     folder.plan.write_text(json.dumps({"name": path.name, "steps": steps}))
@@ -24,7 +24,7 @@ def run(path, steps=100, events=(), checkpoint=None, loss=None, **state):
 
 
 def save(folder, step, **state):
-    """A whole checkpoint."""
+    """Write a complete checkpoint."""
     there = folder.checkpoints / f"step-{step:08}"
     there.mkdir(parents=True)
     (there / "state.json").write_text(json.dumps({"step": step, **state}))

@@ -1,4 +1,4 @@
-"""Runs side by side: from the first evaluation to the last, and what frequencies alone would reach."""
+"""`launcher compare`: first, last and best evaluations of runs, their differing keys, and baselines."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from launcher.tools.compare import LESS_IS_BETTER, compare
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run folder with these evaluations by step, and training steps between them."""
+    """A function that writes a run folder with these evaluations by step, and training records between them."""
     monkeypatch.chdir(tmp_path)
 
     def make(name, evaluations, **baseline):
@@ -59,7 +59,7 @@ def test_a_run_goes_from_its_first_evaluation_to_its_last(three, printed):
     ]
 
 
-def test_each_baseline_stands_beneath_with_the_runs_it_is_of(three, printed):
+def test_each_baseline_is_printed_with_its_runs(three, printed):
     assert printed(lambda console: compare(three, console))[4:] == [
         "baseline: unigram entropy 6.3211 (quickstart-pretrain)",
         "baseline: majority class 0.2200 (quickstart-finetune, quickstart-from-random)",
@@ -67,7 +67,7 @@ def test_each_baseline_stands_beneath_with_the_runs_it_is_of(three, printed):
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
-def test_keys_have_columns_as_far_as_no_number_has_to_break(run, printed, width):
+def test_keys_have_columns_while_no_number_breaks(run, printed, width):
     metrics = {"loss": 8.3312, "accuracy": 0.5, "f1": 0.25}
     values = [(0, metrics), (9, metrics)]
     runs = [run(name, values) for name in ("one", "two")]
@@ -90,7 +90,7 @@ def test_the_table_fits_and_no_name_is_cut(three, printed, width):
     assert not any("…" in line for line in lines)
 
 
-def test_a_long_name_is_whole_even_where_the_numbers_have_to_break(run, printed):
+def test_a_long_name_is_not_cut_even_where_numbers_break(run, printed):
     name = "bert-base-mlm-of-the-third-attempt-with-dropout"
     values = {"loss": 8.3312, "accuracy": 0.5, "f1": 0.25}
     lines = printed(lambda console: compare([run(name, [(0, values), (9, values)])], console))
@@ -103,13 +103,13 @@ def test_a_single_evaluation_is_no_change(run, printed):
     assert lines[1].split() == ["one", "9", "1.5000"]
 
 
-def test_where_a_step_stands_twice_the_later_line_counts(run, printed):
+def test_the_later_of_two_lines_of_a_step_counts(run, printed):
     evaluations = [(0, {"loss": 4.0}), (5, {"loss": 3.0}), (10, {"loss": 2.0}), (5, {"loss": 2.5}), (10, {"loss": 1.0})]
     lines = printed(lambda console: compare([run("one", evaluations)], console))
     assert "4.0000 → 1.0000" in lines[1]
 
 
-def test_a_metric_that_was_not_there_at_first_is_told_by_its_last_value(run, printed):
+def test_a_metric_missing_from_the_first_evaluation_has_its_last_value(run, printed):
     evaluations = [(0, {"loss": 4.0}), (5, {"loss": 3.0, "f1": 0.5})]
     lines = printed(lambda console: compare([run("one", evaluations)], console))
     assert lines[1].split() == ["one", "5", "4.0000", "→", "3.0000", "0.5000"]
@@ -210,22 +210,22 @@ def test_directions_are_those_of_the_tasks(kind):
         assert {name: "min" if name in LESS_IS_BETTER else "max" for name in directions} == directions
 
 
-def test_a_folder_without_a_run_is_told(run, printed, tmp_path):
+def test_a_folder_without_a_run_is_refused(run, printed, tmp_path):
     for name in ("runs/none", str(tmp_path)):
         with pytest.raises(UserError, match=rf"^{name}: no run is there"):
             printed(lambda console, name=name: compare([name], console))
 
 
-def test_a_run_without_an_evaluation_is_told(run, printed):
+def test_a_run_without_an_evaluation_is_refused(run, printed):
     with pytest.raises(UserError, match=r"^runs/one: no evaluation is in its metrics\.jsonl .*data\.validation"):
         printed(lambda console: compare([run("one", [])], console))
 
 
-def test_a_checkpoint_says_which_way_its_metric_goes():
-    """Also of a task of the user's own, whose code is not imported."""
+def test_a_checkpoint_has_the_direction_of_its_metric():
+    """The code of a user's own task is not imported."""
     wer = {"watched": {"metric": "eval/wer", "value": 0.25}, "evaluation": {"eval/wer": 0.25}}
     score = {"watched": {"metric": "eval/score", "value": -0.5}, "evaluation": {"eval/score": 0.5}}
     whole = [SimpleNamespace(state=state) for state in (wer, score, {})]
-    assert tool._directions(whole) == {"wer": "min", "score": "max"}
-    made = tool._Run("one", {}, {1: {"wer": 0.5}, 2: {"wer": 0.25}}, {}, frozenset(), {"wer": "min"})
+    assert tool.metric_directions(whole) == {"wer": "min", "score": "max"}
+    made = tool.EvaluatedRun("one", {}, {1: {"wer": 0.5}, 2: {"wer": 0.25}}, {}, frozenset(), {"wer": "min"})
     assert made.best("wer") == (0.25, 2)

@@ -1,4 +1,4 @@
-"""Exports made small: what is read again from the folder is the model, a little worse and a good deal smaller."""
+"""Compressed exports: smaller files that give nearly the outputs of the original model."""
 
 import json
 import re
@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from launcher.config.errors import UserError
 from launcher.storage.run_dir import RunDir
-from launcher.tools import compression, int8, onnx_export, predict
-from launcher.tools.trained_model import beside_best, load_run
+from launcher.tools import compression, export_benchmark, int8, onnx_export, predict
+from launcher.tools.export import export
+from launcher.tools.trained_model import best_note, load_run
 
 pytestmark = pytest.mark.usefixtures("in_sorter")
 TEXTS = ["the rank reads a batch", "every seed", "a"]
@@ -24,11 +25,11 @@ TEXTS = ["the rank reads a batch", "every seed", "a"]
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
-    monkeypatch.setattr(compression, "_ROUNDS", 1)
+    monkeypatch.setattr(export_benchmark, "ROUNDS", 1)
 
 
 def exported(to, run="runs/sorter", **wanted):
-    return compression.export(run, "latest", to, "1GiB", compression.CompressionOptions(**wanted), Console(quiet=True))
+    return export(run, "latest", to, "1GiB", Console(quiet=True), compression.CompressionOptions(**wanted))
 
 
 def inputs(folder, texts=TEXTS):
@@ -41,16 +42,14 @@ def trained(folder, texts=TEXTS):
 
 
 def table(lines):
-    """The rows of the printed table by their names."""
+    """The rows of the printed table by name."""
     rows = [line.replace(",", "").split() for line in lines if re.match(r"\S+ +\d", line)]
     return {name: dict(zip(lines[0].split()[1:], map(float, values), strict=True)) for name, *values in rows}
 
 
 def test_int8_layers_are_saved_and_loaded_without_pickle(tmp_path, printed):
     wanted = compression.CompressionOptions(int8=True)
-    lines = printed(
-        lambda console: compression.export("runs/sorter", "latest", tmp_path / "out", "1GiB", wanted, console), 120
-    )
+    lines = printed(lambda console: export("runs/sorter", "latest", tmp_path / "out", "1GiB", console, wanted), 120)
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"config.json", "model.int8.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
     model = int8.load(tmp_path / "out")
@@ -66,12 +65,11 @@ def test_int8_layers_are_saved_and_loaded_without_pickle(tmp_path, printed):
     assert abs(rows["int8"]["accuracy"] - rows["original"]["accuracy"]) < 0.02
 
 
-def test_without_a_benchmark_sizes_alone_are_told_and_no_data_is_read(tmp_path, printed, monkeypatch):
-    monkeypatch.setattr(compression, "_Samples", lambda trained: pytest.fail("the prepared data was read"))
+def test_without_a_benchmark_only_sizes_are_printed_and_no_data_is_read(tmp_path, printed, monkeypatch):
+    monkeypatch.setattr(compression, "Benchmark", lambda trained: pytest.fail("the prepared data was read"))
     wanted = compression.CompressionOptions(int8=True)
     lines = printed(
-        lambda console: compression.export("runs/sorter", "latest", tmp_path / "out", "1GiB", wanted, console, False),
-        120,
+        lambda console: export("runs/sorter", "latest", tmp_path / "out", "1GiB", console, wanted, False), 120
     )
     assert {name: [*values] for name, values in table(lines).items()} == {"original": ["MiB"], "int8": ["MiB"]}
     assert "samples/s" not in (tmp_path / "out" / "README.md").read_text()
@@ -94,7 +92,7 @@ def test_int8_weights_that_lack_a_parameter_are_not_loaded(tmp_path):
         int8.load(tmp_path)
 
 
-def test_a_share_of_the_entries_of_matrices_is_zero_and_transformers_loads_it(tmp_path):
+def test_a_pruned_model_has_its_smallest_entries_zero_and_transformers_loads_it(tmp_path):
     exported(tmp_path / "out", prune=0.3)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     before = load_run("runs/sorter", "latest").model
@@ -116,7 +114,7 @@ def graph(sorter, tmp_path_factory):
     folder = tmp_path_factory.mktemp("graph") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(sorter)
-        patch.setattr(compression, "_ROUNDS", 1)
+        patch.setattr(export_benchmark, "ROUNDS", 1)
         exported(folder, onnx=True)
     return folder
 
@@ -127,13 +125,13 @@ def test_the_graph_takes_any_number_of_samples_and_of_tokens(graph, texts):
     assert torch.allclose(made, trained(graph, texts), atol=1e-4)
 
 
-def test_the_lines_of_the_card_load_it(graph, capsys):
+def test_the_code_of_the_card_runs(graph, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (graph / "README.md").read_text(), re.DOTALL)
     exec(code.replace("path/to/this/folder", str(graph)), {})
     assert "array(" in capsys.readouterr().out
 
 
-def test_the_graph_is_quantised_too(graph, tmp_path):
+def test_a_graph_can_be_quantised(graph, tmp_path):
     file = tmp_path / "model.onnx"
     file.write_bytes((graph / "model.onnx").read_bytes())
     onnx_export.quantize(file)
@@ -144,7 +142,7 @@ def test_the_graph_is_quantised_too(graph, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_two_ways_together(tmp_path):
+def test_pruning_and_quantisation_together(tmp_path):
     exported(tmp_path / "out", prune=0.5, int8=True)
     with torch.no_grad():
         weight = int8.load(tmp_path / "out").bert.encoder.layer[0].intermediate.dense.weight()
@@ -159,13 +157,13 @@ def test_two_ways_together(tmp_path):
         ({"int8": True, "run": "runs/none"}, r"^runs/none: no run is there"),
     ],
 )
-def test_what_cannot_be_is_told_and_nothing_is_made(tmp_path, wanted, what):
+def test_wrong_options_are_refused_and_nothing_is_written(tmp_path, wanted, what):
     with pytest.raises(UserError, match=what):
         exported(tmp_path / "out", **wanted)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_not_installed_is_told(tmp_path, monkeypatch):
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else object())
     with pytest.raises(
         UserError, match=r"^--format onnx: onnxruntime not installed \(pip install 'launcher\[onnx\]'\)$"
@@ -174,7 +172,7 @@ def test_what_is_not_installed_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kept", [9, 20])
-def test_a_best_evaluation_whose_weights_are_gone_is_told(tmp_path, printed, kept):
+def test_a_best_evaluation_without_a_checkpoint_is_noted(tmp_path, printed, kept):
     folder = RunDir(shutil.copytree("runs/sorter", tmp_path / "copy"))
     lines = [
         json.dumps({"step": 20, "eval/loss": 9.0 if kept == 20 else 0.1}),
@@ -183,23 +181,23 @@ def test_a_best_evaluation_whose_weights_are_gone_is_told(tmp_path, printed, kep
     folder.metrics.write_text("\n".join([*lines, ""]))
     told = "loss was best at step 20, of which no checkpoint is there: step 40 is taken"
     shutil.rmtree(folder.checkpoints / "step-00000020")
-    note = beside_best(folder, folder.saved("best"), "best")
+    note = best_note(folder, folder.saved("best"), "best")
     assert note == (None if kept == 20 else f"note: {told} (evaluate.save_best keeps the best)")
-    assert beside_best(folder, folder.saved("latest"), "latest") is None
+    assert best_note(folder, folder.saved("latest"), "latest") is None
 
 
 def test_the_table_is_not_cut(printed):
     metrics = dict.fromkeys((f"a_long_metric_{n}" for n in range(9)), 0.12345)
     lines = printed(
-        lambda console: compression._show(
-            [compression.MeasuredModel("pruned-0.3-onnx-int8", 9, 1.0, metrics)], [], console
+        lambda console: export_benchmark.show(
+            [export_benchmark.MeasuredModel("pruned-0.3-onnx-int8", 9, 1.0, metrics)], [], console
         )
     )
     assert "…" not in "".join(lines)
     assert "".join(lines).count("0.1") >= 9
 
 
-def test_without_a_wish_it_is_the_plain_export(tmp_path):
+def test_without_options_the_checkpoint_is_exported_unchanged(tmp_path):
     assert re.search(r": \d files, .* checkpoint of step 40$", exported(tmp_path / "out"))
 
 
@@ -211,7 +209,7 @@ RESNET = {
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory):
-    """A folder with runs of a small ResNet by what became of its batch norms."""
+    """A folder with a run of a small ResNet with frozen batch norms, and one with group norms in their place."""
     folder = tmp_path_factory.mktemp("album")
     pictures.folder(folder / "pictures", 24, size=(16, 12))
     with pytest.MonkeyPatch.context() as patch:
@@ -226,14 +224,14 @@ def album(tmp_path_factory):
     return folder
 
 
-def test_batch_norms_that_were_frozen_are_no_hindrance(album, tmp_path, monkeypatch):
+def test_a_model_with_frozen_batch_norms_is_quantised(album, tmp_path, monkeypatch):
     monkeypatch.chdir(album)
     exported(tmp_path / "out", "runs/frozen", int8=True)
     predict.predict("runs/frozen", "latest", "pictures", tmp_path / "told.jsonl", Console(quiet=True))
     assert len((tmp_path / "told.jsonl").read_text().splitlines()) == 24
 
 
-def test_norms_that_became_groups_are_for_the_graph_alone(album, tmp_path, monkeypatch):
+def test_a_model_with_group_norms_is_exported_as_onnx_only(album, tmp_path, monkeypatch):
     monkeypatch.chdir(album)
     with pytest.raises(UserError, match=r"batch norms .* plain transformers does not know \(take --format onnx\)$"):
         exported(tmp_path / "none", "runs/group", int8=True)
@@ -249,7 +247,7 @@ def test_norms_that_became_groups_are_for_the_graph_alone(album, tmp_path, monke
     assert torch.allclose(made, expected, atol=1e-4)
 
 
-def test_a_decoder_begins_as_it_did_in_training(tmp_path, printed):
+def test_a_decoder_starts_with_the_token_of_training(tmp_path, printed):
     model = {"kind": "config", "type": "bart", "d_model": 16, "max_position_embeddings": 64, "dropout": 0.0}
     model |= {f"{side}_{key}": n for side in ("encoder", "decoder")
               for key, n in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 16))}  # fmt: skip
@@ -257,6 +255,6 @@ def test_a_decoder_begins_as_it_did_in_training(tmp_path, printed):
     recipe["data"]["train"] = {"kind": "jsonl", "path": "corpus.jsonl", "target": "label"}
     support.launcher("run", support.write(recipe, str(tmp_path / "pairs.yaml")), "--ranks", 1)
     wanted = compression.CompressionOptions(prune=0.1)
-    lines = printed(lambda console: compression.export("runs/pairs", 2, tmp_path / "out", "1GiB", wanted, console), 120)
+    lines = printed(lambda console: export("runs/pairs", 2, tmp_path / "out", "1GiB", console, wanted), 120)
     expected = support.evaluations("runs/pairs")[2]["eval/loss"]
     assert table(lines)["original"]["loss"] == pytest.approx(expected, abs=1e-4)

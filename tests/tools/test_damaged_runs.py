@@ -1,4 +1,4 @@
-"""A run with a damaged file is shown as damaged, with file and line, and takes nothing away from the others."""
+"""Commands report a damaged file with its line, and show everything else."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 from launcher.tools import run_events, run_status, seeds, status
 from launcher.tools.compare import compare
-from launcher.tools.trained_model import beside_best
+from launcher.tools.trained_model import best_note
 
 LINE = "take this line out, or move the file away"
 STATE = "move runs/bad/checkpoints/step-00000040 away to go on from the checkpoint before it"
@@ -24,7 +24,7 @@ STATE = "move runs/bad/checkpoints/step-00000040 away to go on from the checkpoi
 
 @pytest.fixture
 def bad(tmp_path, monkeypatch):
-    """Two runs, of which one is to be damaged, on a machine without Slurm."""
+    """Two runs, one of them to be damaged, on a machine without Slurm."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     for name in ("good", "bad"):
@@ -103,25 +103,25 @@ def test_several_damaged_files_are_all_shown(bad):
     assert (one.step, one.steps, one.loss) == (40, None, 2.0)
 
 
-def test_what_a_kill_leaves_is_no_damage(bad):
+def test_a_line_that_a_kill_cut_off_is_no_damage(bad):
     bad.metrics.write_bytes(bad.metrics.read_bytes() + b'{"step": 44, "lo')
     job_log.file(bad).write_text('{"event": "sta')
     assert run_status.read_status(bad, run_events.SlurmQueue()).damaged == ()
 
 
-def test_a_name_in_the_story_of_a_job_is_no_markup(bad, printed):
+def test_names_in_the_job_log_are_no_markup(bad, printed):
     for number, (event, fields) in enumerate([SUBMITTED, started()]):
         job_log.append(bad, {"event": event, "job": "[b]", "time": NOW + number, **fields, "slurm": "[red]"})
     assert "[red]" in "\n".join(printed(lambda console: status.status([], False, console), width=200))
 
 
-def test_a_folder_whose_name_no_terminal_shows_is_in_the_list(bad, printed):
+def test_a_folder_with_an_unprintable_name_is_listed(bad, printed):
     shutil.copytree(bad.path, Path(os.fsdecode(b"runs/\xff\x1b[2J")))
     assert "??[2J" in "\n".join(printed(lambda console: status.status([], False, console)))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_a_run_that_may_not_be_read_is_shown_as_such(monkeypatch):
+def test_a_run_without_read_permission_is_listed(monkeypatch):
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         monkeypatch.chdir(name)
@@ -168,8 +168,8 @@ def test_a_metric_that_was_not_finite_is_none(known, printed):
     record = {"step": 99, "eval/loss": None, "eval/accuracy": 0.5, "data": "x"}
     add(known.metrics, json.dumps(record))
     assert "0.5000" in "\n".join(printed(lambda console: compare(["runs/bad"], console)))
-    assert seeds._last(known) == {"loss": None, "accuracy": 0.5}
-    assert beside_best(known, known.saved("best"), "best") is None
+    assert seeds.last_evaluation(known) == {"loss": None, "accuracy": 0.5}
+    assert best_note(known, known.saved("best"), "best") is None
 
 
 def test_a_metric_in_brackets_is_no_markup(known, printed):

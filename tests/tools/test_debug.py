@@ -1,4 +1,4 @@
-"""`launcher debug`: one process in which breakpoint() works, and nothing of a run is touched."""
+"""`launcher debug`: one process in which breakpoint() works; run folders are not touched."""
 
 import os
 import re
@@ -17,7 +17,7 @@ FAST = {"train__max_tokens": None, "optimizer__lr": 0.03}
 
 @pytest.fixture(autouse=True)
 def in_a_folder(workspace):
-    """One processor is enough for a model of some thousand parameters, and faster."""
+    """Use one thread, which is faster for a model of some thousand parameters."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(allowed)})
     yield workspace
@@ -25,7 +25,7 @@ def in_a_folder(workspace):
 
 
 def debug(*arguments, code=0, **changes):
-    """The command's output, in this process."""
+    """The output of the command, run in this process."""
     support.write(support.mlm(**changes))
     done = CliRunner().invoke(cli.app, ["debug", "recipe.yaml", *map(str, arguments)], catch_exceptions=False)
     assert done.exit_code == code, done.output
@@ -71,13 +71,13 @@ def test_output_fits_eighty_columns(printed):
     assert not any("…" in line for line in lines if "  torch." not in line)
 
 
-def test_some_steps_are_trained_and_told():
+def test_some_steps_are_trained_and_printed():
     assert len(losses(debug())) == 3
     assert len(losses(debug("--steps", 2))) == 2
     assert len(losses(debug("--steps", 50, train__steps=4))) == 4
 
 
-def test_overrides_are_taken():
+def test_overrides_apply():
     output = debug("--steps", 1, "--show", 0, "train.global_batch=5", "train.max_tokens=null")
     assert re.search(r"^input_ids +\(5, \d+\)", output, re.MULTILINE)
     assert "sample 0" not in output
@@ -95,20 +95,20 @@ def test_one_batch_is_learnt_by_heart_where_it_can_be():
     assert len(set(re.findall(r"data (\S{16})$", output, re.MULTILINE))) == 1, "it is the same batch each time"
 
 
-def test_one_batch_that_is_not_learnt_is_a_failure_and_says_what_to_try():
+def test_one_batch_that_is_not_learnt_is_a_failure_with_advice():
     output = " ".join(debug("--overfit", "--steps", 3, code=1, optimizer__lr=1e-9).split())
     assert "not learnt: the loss of this one batch went from" in output
     assert "in 3 steps: more --steps, another lr, or something between data and loss is wrong" in output
 
 
-def test_overfitting_lasts_as_long_as_it_is_told_to_whatever_the_recipe_says():
+def test_overfitting_takes_the_number_of_steps_of_the_option():
     output = debug("--overfit", "--steps", 9, code=1, train__steps=2, schedule={"kind": "linear"}, optimizer__lr=1e-9)
     rates = re.findall(r"lr (\S+)", output.partition("step   1")[2])
     assert len(losses(output)) == 9
     assert set(rates[:9]) == {"1.00e-09"}, "the schedule is put aside"
 
 
-def test_nothing_of_a_run_is_made_or_touched():
+def test_no_run_folder_is_created_or_changed():
     before = set(Path().iterdir())
     debug("--steps", 1)
     assert set(Path().iterdir()) - before == {Path("recipe.yaml")}
@@ -175,7 +175,7 @@ def test_a_breakpoint_in_a_task_of_ones_own_stops_there_and_goes_on(workspace):
     assert not Path("runs").exists()
 
 
-def test_the_temporary_folder_that_is_tried_is_the_one_that_was_asked_for(monkeypatch):
+def test_the_users_temporary_folder_is_checked(monkeypatch):
     file = support.write(support.small())
     monkeypatch.setenv("TMPDIR", "/nowhere")
     told = "TMPDIR: /nowhere does not exist (create it, or set TMPDIR to another folder)"

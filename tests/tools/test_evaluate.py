@@ -1,4 +1,4 @@
-"""`launcher evaluate`: a report for a terminal, and files for later."""
+"""`launcher evaluate`: tables for a terminal, and report files."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_the_metrics_are_those_of_the_run_and_stand_in_the_file(told, in_sorter)
     assert "runs/sorter/report/evaluation-40.json and runs/sorter/report/confusion-40.png" in told
 
 
-def test_the_picture_is_one(told, in_sorter):
+def test_the_picture_is_a_png(told, in_sorter):
     with Image.open(in_sorter / "report" / "confusion-40.png") as picture:
         assert min(picture.size) > 300
         assert len(picture.convert("RGB").getcolors(2**24)) > 10
@@ -70,7 +70,7 @@ def test_the_table_fits_whatever_the_number_of_classes(printed, classes):
     assert ("confusions" in lines[-1]) == (classes > 12)
 
 
-def test_of_many_classes_the_most_frequent_confusions_are_told(printed):
+def test_of_many_classes_the_most_frequent_confusions_are_printed(printed):
     counts, labels = counted(50)
     counts[7][3], counts[2][9] = 70, 60
     lines = printed(lambda console: confusion.show(counts, labels, console))
@@ -79,15 +79,15 @@ def test_of_many_classes_the_most_frequent_confusions_are_told(printed):
     assert lines[1].split()[3] == f"{70 / sum(counts[7]):.1%}"
 
 
-def test_of_very_many_classes_the_worst_are_told(printed):
+def test_of_very_many_classes_the_worst_are_printed(printed):
     report = {f"c{n}": {"f1": n / 100, "support": 4} for n in range(100)}
-    lines = printed(lambda console: tables.classes(report, console))
+    lines = printed(lambda console: tables.print_classes(report, console))
     assert [line.split()[0] for line in lines[1:-1]] == [f"c{n}" for n in range(10)]
     assert lines[-1] == "the 10 worst of 100 classes"
 
 
 @pytest.mark.parametrize("classes", [2, 60, 300])
-def test_a_picture_has_a_size_that_can_be_looked_at(tmp_path, classes):
+def test_a_picture_has_a_size_for_a_screen(tmp_path, classes):
     confusion.draw(*counted(classes), "title", tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         assert 300 < min(picture.size) <= max(picture.size) < 3200

@@ -1,4 +1,4 @@
-"""`launcher export`: what plain transformers loads from the folder is the model that was trained."""
+"""`launcher export`: plain transformers loads the trained model from the folder."""
 
 import json
 import multiprocessing
@@ -49,7 +49,7 @@ RUNS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def runs(tmp_path_factory):
-    """The folder runs/ with one of each, trained as a user trains them."""
+    """The folder runs/ with each run, trained by the command."""
     folder = support.corpus(tmp_path_factory.mktemp("exports"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -151,14 +151,14 @@ def test_no_shard_is_larger_than_it_may_be_unless_it_is_one_tensor(tmp_path):
         assert sum(sizes) <= 6 * 1024 or len(sizes) == 1
 
 
-def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path):
+def test_all_files_have_one_mode(tmp_path):
     exported("bert", tmp_path / "out")
     modes = {stat.S_IMODE((tmp_path / "out" / name).stat().st_mode) for name in ("config.json", "model.safetensors")}
     assert len(modes) == 1
 
 
 def test_a_long_tensor_is_read_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("launcher.tools.export._PIECE", 200)
+    monkeypatch.setattr("launcher.tools.checkpoint_tensors._PIECE", 200)
     exported("modernbert", tmp_path / "out")
     assert equal("modernbert", tmp_path / "out")
 
@@ -180,7 +180,7 @@ def test_where_nothing_was_evaluated_the_latest_is_exported_and_the_card_says_so
     assert "This checkpoint, of step 6, was not evaluated." in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_the_command_tells_folder_files_size_and_step(runs):
+def test_the_command_prints_folder_files_size_and_step(runs):
     done = support.launcher("export", "runs/labels", "--checkpoint", "2", "--shard-size", "10kB")
     assert re.fullmatch(r"runs/labels/export: \d+ files, \d+\.\d KiB, checkpoint of step 2\n", done.stdout)
     assert equal("labels", runs / "labels" / "export", 2)
@@ -206,7 +206,7 @@ def test_an_empty_folder_is_filled(tmp_path):
     assert shards(tmp_path / "out") == ["model.safetensors"]
 
 
-def test_folders_on_the_way_are_made(tmp_path):
+def test_parent_folders_are_created(tmp_path):
     exported("bert", tmp_path / "a" / "b" / "out")
     assert shards(tmp_path / "a" / "b" / "out") == ["model.safetensors"]
 
@@ -223,7 +223,7 @@ def test_folders_on_the_way_are_made(tmp_path):
     ],
     ids=str,
 )
-def test_what_cannot_be_exported_is_told_and_nothing_is_made(tmp_path, given, what):
+def test_wrong_arguments_are_refused_and_nothing_is_written(tmp_path, given, what):
     with pytest.raises(UserError, match=what):
         exported(**{"name": "bert", **given}, to=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -231,7 +231,7 @@ def test_what_cannot_be_exported_is_told_and_nothing_is_made(tmp_path, given, wh
 
 @pytest.fixture
 def copied(tmp_path):
-    """A copy of a run, to be spoilt."""
+    """A copy of a run, to be damaged."""
     return RunDir(shutil.copytree("runs/bert", tmp_path / "copy"))
 
 
@@ -302,7 +302,7 @@ def test_a_checkpoint_of_another_class_than_the_tasks_is_refused(copied):
     refused(copied, r"its weights are not those of BertForMaskedLM: bert\.encoder\.layer\.2\..* and 13 more$")
 
 
-def test_where_the_disk_is_too_small_nothing_is_begun(copied, monkeypatch):
+def test_where_the_disk_is_too_small_nothing_is_written(copied, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     refused(copied, rf"^{copied.path}/export: \d+\.\d KiB to write, 10 B free on its disk")
 
@@ -315,7 +315,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 def fail_at_second(patch, fail):
-    """The second shard of an export is not saved."""
+    """Fail at the second shard of an export."""
     import safetensors.torch
 
     save, saved = safetensors.torch.save_file, []
@@ -335,7 +335,7 @@ def killed(here, to):
     exported("bert", to, shard_size="10kB")
 
 
-def test_an_export_that_is_killed_leaves_nothing_under_its_name_and_the_next_one_clears_up(tmp_path):
+def test_a_killed_export_leaves_a_hidden_folder_that_the_next_one_removes(tmp_path):
     to = tmp_path / "out"
     child = multiprocessing.get_context("spawn").Process(target=killed, args=(Path.cwd(), to))
     child.start()
@@ -364,7 +364,7 @@ def test_the_card_begins_with_what_the_hub_reads(tmp_path):
     assert front["metrics"] == ["accuracy", "precision", "recall", "f1"]
 
 
-def test_the_card_says_what_it_is_and_how_it_was_made(tmp_path):
+def test_the_card_describes_the_model_and_its_training(tmp_path):
     folder, out = RunDir(Path("runs/bert")), tmp_path / "out"
     exported("bert", out, 4)
     text = card(out)[1]
@@ -392,7 +392,7 @@ def test_a_git_commit_is_in_the_card(copied):
 
 
 @pytest.mark.parametrize("name", ["bert", "labels"])
-def test_the_lines_of_the_card_load_it(tmp_path, capsys, name):
+def test_the_code_of_the_card_runs(tmp_path, capsys, name):
     exported(name, tmp_path / "out")
     (code,) = re.findall(r"```python\n(.*?)```", card(tmp_path / "out")[1], re.DOTALL)
     exec(code.replace("path/to/this/folder", str(tmp_path / "out")), {})

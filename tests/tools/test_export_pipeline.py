@@ -80,7 +80,7 @@ def auto_class(kind):
 
 
 def exportable():
-    """Those that others begin from first."""
+    """Runs that others start from come first."""
     found = [kind for kind in kinds.available("tasks") if auto_class(kind)]
     return sorted(found, key=lambda kind: (kind == "distillation", kind))
 
@@ -139,7 +139,7 @@ def rows(count, seed=0, most=7):
 
 
 def byte_tokenizer(folder, **tokens):
-    """One that puts nothing around a text, as GPT-2's."""
+    """A tokenizer without special tokens around a text, like that of GPT-2."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     backend = Tokenizer(models.BPE())
@@ -195,7 +195,7 @@ def exported(name):
 
 
 def predicted(name, given):
-    """What `launcher predict` tells of rows."""
+    """The lines of `launcher predict` for rows."""
     Path("given.jsonl").write_text("\n".join(map(json.dumps, given)) + "\n")
     Path("told.jsonl").unlink(missing_ok=True)
     source = json.dumps({"kind": "jsonl", "path": "given.jsonl", **CASES[name].source})
@@ -204,7 +204,7 @@ def predicted(name, given):
 
 
 def by_card(folder, given):
-    """What the lines of the model card print, for these inputs in the place of those of the card, in batches of 3."""
+    """The output of the code of the model card for these inputs, in batches of 3."""
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     code = code.replace("path/to/this/folder", str(folder)).replace("model=model", "model=model, batch_size=3")
     for stands, value in given.items():
@@ -231,7 +231,7 @@ def test_transformers_predicts_what_the_launcher_does(name):
 
 
 def ragged():
-    """Rows of different lengths, one longer than what the model reads."""
+    """Rows of different lengths, one beyond the model's maximum."""
     return [*rows(6, seed=1), *rows(1, seed=3, most=60)]
 
 
@@ -388,7 +388,7 @@ def test_runs_of_versions_that_did_not_write_it_down_are_exported_alike(name, tm
 
 
 def told_in(file):
-    """What a configuration says of the problem, of tokens, and of how texts are generated."""
+    """The keys of a configuration for the kind of problem, tokens, and generation."""
     known = json.loads(file.read_text())
     names = [key for key in known if key.endswith("_token_id")]
     return {key: known.get(key) for key in (*names, "problem_type", "max_new_tokens", "do_sample", "num_beams")}

@@ -1,4 +1,4 @@
-"""What `status` reports of runs that were started on this machine, however they ended."""
+"""`launcher status` for runs that were started on this machine."""
 
 import json
 import signal
@@ -20,7 +20,7 @@ def status(name):
 
 
 def slow():
-    """A recipe of 400 steps that take their time."""
+    """A recipe of 400 slow steps."""
     support.plugin("slow", support.SLOW)
     return support.write(support.small(train__steps=400, sinks=["jsonl", {"kind": "own.slow"}]))
 
@@ -61,7 +61,7 @@ STARTS = support.starts("recipe.yaml", 2)
 
 @pytest.mark.parametrize("start", list(STARTS))
 def test_a_run_that_crashed(workspace, start):
-    """Whoever started its ranks, 5 s each: it has failed, and the log of the rank that did has its traceback."""
+    """For each starter, 5 s each: the run has failed, and the log of the failed rank has the traceback."""
     support.plugin("faulty", support.FAULTY)
     support.write(support.small(train__steps=20, task__kind="own.faulty"))
     assert subprocess.run(STARTS[start], capture_output=True, check=False).returncode == 1

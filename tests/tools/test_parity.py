@@ -1,4 +1,4 @@
-"""Every layout beside one process, through the command; a strategy that changes the numbers is caught."""
+"""`launcher parity`: layouts give the numbers of one process, and a strategy that does not is reported."""
 
 import json
 
@@ -55,7 +55,7 @@ def test_layouts_give_the_numbers_of_one_process(recipe):
     assert not (support.Path("runs")).exists()  # it leaves nothing behind
 
 
-def test_a_strategy_that_changes_the_numbers_is_told(recipe, workspace):
+def test_a_strategy_that_changes_the_numbers_is_reported(recipe, workspace):
     (workspace / "mine").mkdir()
     for name, changed in (("off", OFF_BY_A_THOUSANDTH), ("lazy", NEVER_UPDATED)):
         text = PLUGGED.replace("mine.off", f"mine.{name}").replace("{changed}", changed)
@@ -75,7 +75,7 @@ def test_a_strategy_that_changes_the_numbers_is_told(recipe, workspace):
     assert [row["ok"] for row in rows] == [True, False]
 
 
-def test_a_model_that_cannot_be_dealt_is_told_in_its_row(workspace):
+def test_a_model_that_cannot_be_sharded_is_reported_in_its_row(workspace):
     albert = support.write(support.mlm(model={"kind": "config", "type": "albert", "embedding_size": 8, **support.TINY}))
     done = parity(albert, "--strategies", "fsdp:tensor_parallel=2", "--ranks", "2", "--steps", "2", code=1)
     assert "strategy.tensor_parallel: no repeated layers were found" in " ".join(done.stdout.split())
@@ -91,6 +91,6 @@ def test_a_model_that_cannot_be_dealt_is_told_in_its_row(workspace):
         (("--ranks", "two"), "--ranks two: numbers with commas between them"),
     ],
 )
-def test_what_cannot_be_compared_is_told_before_anything_starts(recipe, arguments, told):
+def test_wrong_arguments_are_refused_before_anything_starts(recipe, arguments, told):
     done = parity(recipe, *arguments, code=2)
     assert told in done.stderr and "Traceback" not in done.stderr

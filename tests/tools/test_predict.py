@@ -1,4 +1,4 @@
-"""`launcher predict`: a line for each row, in their order, as an evaluation would have it."""
+"""`launcher predict`: one line per row in order, with the predictions of an evaluation."""
 
 import csv
 import gzip
@@ -13,8 +13,9 @@ from rich.console import Console
 
 from launcher.config import trust
 from launcher.config.errors import UserError
-from launcher.tools import compression
 from launcher.tools import predict as tool
+from launcher.tools.compression import CompressionOptions
+from launcher.tools.export import export
 
 HELD = "{kind: jsonl, path: held.jsonl, text: body}"
 pytestmark = pytest.mark.usefixtures("in_sorter")
@@ -71,7 +72,7 @@ def test_a_row_that_cannot_be_used_keeps_its_line_where_it_is_to_be_skipped(tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "out"]
 
 
-def test_documents_without_a_token_keep_their_lines_however_many_are_held_at_once(tmp_path, monkeypatch):
+def test_documents_without_a_token_keep_their_lines_in_chunks_of_any_size(tmp_path, monkeypatch):
     recipe = support.mlm(
         "words", train__steps=1, tokenizer={"kind": "train", "algorithm": "wordpiece", "vocab_size": 90}
     )
@@ -86,7 +87,7 @@ def test_documents_without_a_token_keep_their_lines_however_many_are_held_at_onc
     assert [line.get("loss") for line in alone] == pytest.approx([line.get("loss") for line in lines], abs=1e-5)
 
 
-def test_the_file_is_named_with_the_number_of_its_lines(tmp_path, printed):
+def test_the_file_is_reported_with_the_number_of_its_lines(tmp_path, printed):
     (tmp_path / "a.txt").write_text("the first\nthe last\n")
     to = tmp_path / "out.jsonl"
     lines = printed(lambda console: tool.predict("runs/sorter", 40, str(tmp_path / "a.txt"), to, console))
@@ -105,14 +106,7 @@ def test_completions_are_written_and_scored_without_the_prepared_data(tmp_path, 
         patch.setenv("LAUNCHER_CACHE", str(tmp_path / "empty"))
         lines = predicted(tmp_path / "a.txt", tmp_path / "out.jsonl", run="runs/policy")
     assert [(len(line["completions"]), len(line["rewards"])) for line in lines] == [(2, 2)] * 2
-    compression.export(
-        "runs/policy",
-        "latest",
-        tmp_path / "out",
-        "1GiB",
-        compression.CompressionOptions(prune=0.1),
-        Console(quiet=True),
-    )
+    export("runs/policy", "latest", tmp_path / "out", "1GiB", Console(quiet=True), CompressionOptions(prune=0.1))
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| model | MiB | samples/s |\n" in card
     assert "no metrics, which are beside the model that the run began with" in card
@@ -136,18 +130,18 @@ def test_without_a_file_to_make_the_lines_are_printed(tmp_path):
         ("held.jsonl", r"held\.jsonl:1: --data\.text: no column 'text' \(there are: body, label\)"),
     ],
 )
-def test_what_is_wrong_is_told_and_nothing_is_left(tmp_path, data, what):
+def test_wrong_data_is_refused_and_nothing_is_left(tmp_path, data, what):
     with pytest.raises(UserError, match=what):
         predicted(data, tmp_path / "out.jsonl")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_never_called_what_it_is_not(tmp_path):
+def test_an_unsupported_suffix_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"out\.parquet: \.parquet is not written \(name a \.jsonl, \.csv or \.tsv\)$"):
         predicted(HELD, tmp_path / "out.parquet")
 
 
-def test_a_file_that_is_there_stays_as_it_is(tmp_path):
+def test_an_existing_file_is_not_overwritten(tmp_path):
     (tmp_path / "out.jsonl").write_text("mine")
     with pytest.raises(UserError, match=r"out\.jsonl: is there already \(name another file\)$"):
         predicted(HELD, tmp_path / "out.jsonl")
@@ -156,7 +150,7 @@ def test_a_file_that_is_there_stays_as_it_is(tmp_path):
     assert support.tree(tmp_path) == {str(tmp_path / "out.jsonl"): b"mine"}
 
 
-def test_kept_columns_stand_beside_the_prediction_in_every_kind_of_file(tmp_path):
+def test_kept_columns_are_in_every_kind_of_file(tmp_path):
     texts = [row["body"] for row in sorted(held(), key=lambda row: len(row["body"]))][:4]  # none is cut
     rows = [{"id": n, "text": text, "label": "mine", "note": f"[n{n}]"} for n, text in enumerate(texts)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -186,18 +180,18 @@ def test_a_source_without_columns_of_its_own_keeps_what_it_gives(tmp_path):
 
 
 def test_all_scores_are_listed_the_best_first(tmp_path):
-    lines = predicted(HELD, tmp_path / "out.jsonl", most=99)
+    lines = predicted(HELD, tmp_path / "out.jsonl", top_k=99)
     for line in lines:
         shares = [one["probability"] for one in line["scores"]]
         assert shares == sorted(shares, reverse=True)
         assert sum(shares) == pytest.approx(1, abs=1e-5)
         assert sorted(one["label"] for one in line["scores"]) == ["few", "many", "some"]
         assert line["scores"][0] == {"label": line["label"], "probability": line["probability"]}
-    assert [len(line["scores"]) for line in predicted(HELD, tmp_path / "two.jsonl", most=2)] == [2] * len(lines)
+    assert [len(line["scores"]) for line in predicted(HELD, tmp_path / "two.jsonl", top_k=2)] == [2] * len(lines)
 
 
 def test_a_csv_has_the_same_values_and_opens_as_a_table(tmp_path, printed):
-    whole = predicted(HELD, tmp_path / "out.jsonl", keep="all", most=2)
+    whole = predicted(HELD, tmp_path / "out.jsonl", keep="all", top_k=2)
     to = tmp_path / "out[d].csv"
     lines = printed(lambda console: tool.predict("runs/sorter", "latest", HELD, to, console, "all", 2), 400)
     cut = sum("truncated" in line for line in whole)
@@ -225,7 +219,7 @@ def test_masks_in_texts_are_filled_as_the_pipeline_of_transformers_does(tmp_path
         "a rank [MASK]",
     ]
     (tmp_path / "a.txt").write_text("\n".join(texts) + "\n")
-    lines = predicted(tmp_path / "a.txt", tmp_path / "out.jsonl", run="runs/masked", most=3)
+    lines = predicted(tmp_path / "a.txt", tmp_path / "out.jsonl", run="runs/masked", top_k=3)
     assert [len(line.get("fills", [])) for line in lines] == [1, 2, 0, 1, 1]
     assert "loss" in lines[2]
     support.launcher("export", "runs/masked", "--to", tmp_path / "model")
@@ -247,8 +241,8 @@ def test_masks_in_texts_are_filled_as_the_pipeline_of_transformers_does(tmp_path
     assert (seen["truncated"], "truncated" in short) == (True, False)
 
 
-def test_a_row_without_a_token_beside_one_of_two_samples_takes_none_of_its_answers(tmp_path):
-    """As many samples as rows, and not one of each."""
+def test_a_row_without_a_token_takes_no_prediction_of_a_row_with_two_samples(tmp_path):
+    """There are as many samples as rows, but not one per row."""
     task = {"kind": "mlm", "samples": "documents", "overflow": "split"}
     recipe = support.mlm("parts", task=task, data__max_length=16, train__steps=2)
     support.launcher("run", support.write(recipe, str(tmp_path / "parts.yaml")), "--ranks", 1)

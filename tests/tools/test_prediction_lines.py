@@ -15,7 +15,7 @@ _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["a", "b,c", "d"]), _TEXT, min_size=1), min_size=1, max_size=4))
-def test_texts_come_back_from_a_table(tmp_path_factory, rows):
+def test_texts_survive_a_table(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("table")
     (folder / "lines").write_text("".join(json.dumps(row) + "\n" for row in rows))
     prediction_lines.write_table(folder / "lines", folder / "table.csv", ",")
@@ -25,7 +25,7 @@ def test_texts_come_back_from_a_table(tmp_path_factory, rows):
     assert [row for row in found if row] == [row for row in wanted if row]
 
 
-def test_maps_are_spread_over_columns_and_lists_stand_as_json(tmp_path):
+def test_maps_become_columns_and_lists_json(tmp_path):
     rows = [{"id": 1, "probabilities": {"few": 0.5}, "labels": ["few"], "ok": True}, {"error": "none"}]
     (tmp_path / "lines").write_text("".join(json.dumps(row) + "\n" for row in rows))
     prediction_lines.write_table(tmp_path / "lines", tmp_path / "table.tsv", "\t")
@@ -56,7 +56,7 @@ def test_a_kept_column_never_hides_an_answer():
 
 
 def test_a_kept_column_has_one_name_in_all_lines():
-    """Also where its name is one that only some lines have: of rows that are cut, or cannot be answered."""
+    """Also a name that only the lines of truncated or failed rows have."""
     names = {"label", *prediction_lines.RESERVED}
     for answer in ({"label": "few"}, {"label": "few", "truncated": True}, {"error": "there is no token in it"}):
         line = prediction_lines.joined({"truncated": "no", "label": "mine"}, answer, names)
@@ -64,13 +64,13 @@ def test_a_kept_column_has_one_name_in_all_lines():
 
 
 def test_images_and_bytes_are_left_out():
-    assert prediction_lines.given({"image": "pixels", "file": "a.png"}, ()) == {"file": "a.png"}
-    assert prediction_lines.given({"text": "a", KEPT: {"id": 1, "image": {}, "raw": b""}}, [EVERY]) == {"id": 1}
+    assert prediction_lines.selected({"image": "pixels", "file": "a.png"}, ()) == {"file": "a.png"}
+    assert prediction_lines.selected({"text": "a", KEPT: {"id": 1, "image": {}, "raw": b""}}, [EVERY]) == {"id": 1}
     as_parquet = {"id": 1, "img": {"bytes": b"PNG", "path": "p"}, "all": [{"bytes": b""}]}
-    assert prediction_lines.given({"text": "a", KEPT: as_parquet}, [EVERY]) == {"id": 1}
+    assert prediction_lines.selected({"text": "a", KEPT: as_parquet}, [EVERY]) == {"id": 1}
 
 
-def test_a_line_is_json_whatever_stands_in_it():
+def test_any_value_becomes_json():
     line = {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": float("-inf")}}
     assert json.loads(prediction_lines.as_json(line), parse_constant=pytest.fail) == {
         "a": None,

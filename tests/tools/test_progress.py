@@ -1,4 +1,4 @@
-"""Progress without a terminal: a line now and then."""
+"""Progress of a long command, with and without a terminal."""
 
 import io
 
@@ -16,18 +16,18 @@ def lines(total, every):
     return console.file.getvalue().splitlines()
 
 
-def test_a_short_command_says_nothing():
+def test_a_short_command_prints_nothing():
     assert lines(100, 1000.0) == []
 
 
-def test_a_line_has_the_number_and_the_share_that_is_done():
+def test_a_line_has_the_number_and_the_fraction_done():
     assert [line.rpartition(", ")[0] for line in lines(100, 0.0)] == [
         "1,000 rows, 25%", "2,000 rows, 50%", "3,000 rows, 75%", "4,000 rows, 100%",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("total", [0])
-def test_of_an_unknown_size_the_number_alone_is_shown(total):
+def test_without_a_total_only_the_number_is_printed(total):
     assert lines(total, 0.0)[-1] == "4,000 rows"
 
 

@@ -13,12 +13,12 @@ _RECIPES = st.dictionaries(st.sampled_from(["x", "y", "name"]), _PLAIN | _MAPS, 
 
 @given(_RECIPES)
 def test_a_recipe_does_not_differ_from_itself(recipe):
-    assert recipe_differences.of({"one": recipe, "two": {**recipe, "name": "other"}}) == {}
+    assert recipe_differences.differences({"one": recipe, "two": {**recipe, "name": "other"}}) == {}
 
 
 @given(_RECIPES, st.integers(), st.integers())
 def test_a_changed_value_is_the_only_difference(recipe, one, two):
-    found = recipe_differences.of({"one": {**recipe, "z": {"k": one}}, "two": {**recipe, "z": {"k": two}}})
+    found = recipe_differences.differences({"one": {**recipe, "z": {"k": one}}, "two": {**recipe, "z": {"k": two}}})
     assert found == ({} if one == two else {"z.k": {"one": str(one), "two": str(two)}})
 
 
@@ -28,7 +28,7 @@ def test_kinds_of_a_map_and_no_map():
         "small": {"model": {"adapter": {"kind": "lora", "r": 8}}},
         "large": {"model": {"adapter": {"kind": "lora", "r": 16}}},
     }
-    assert recipe_differences.of(recipes) == {
+    assert recipe_differences.differences(recipes) == {
         "model.adapter": {"none": "", "small": "lora", "large": "lora"},
         "model.adapter.r": {"small": "8", "large": "16"},
     }
@@ -36,18 +36,18 @@ def test_kinds_of_a_map_and_no_map():
 
 def test_a_key_of_one_kind_alone_is_no_difference_beside_that_of_the_kind():
     recipes = {"one": {"schedule": {"kind": "constant"}}, "two": {"schedule": {"kind": "linear", "floor": 0.1}}}
-    assert list(recipe_differences.of(recipes)) == ["schedule.kind"]
+    assert list(recipe_differences.differences(recipes)) == ["schedule.kind"]
 
 
 def test_null_is_not_an_empty_text():
-    assert recipe_differences.of({"one": {"a": None}, "two": {"a": ""}}) == {"a": {"one": "", "two": '""'}}
+    assert recipe_differences.differences({"one": {"a": None}, "two": {"a": ""}}) == {"a": {"one": "", "two": '""'}}
 
 
 def test_a_source_shows_all_its_keys():
-    """Also one that names of prepared folders leave out while it has its default."""
+    """Also keys that the name of the prepared folder omits while they have their defaults."""
     sources = {quote: csv.Config(path="a.csv", quote=quote) for quote in ("none", '"')}
     dumped = {str(quote): {"train": config.model_dump(mode="json")} for quote, config in sources.items()}
-    assert recipe_differences.of(dumped) == {"train.quote": {"none": "", '"': '"'}}
+    assert recipe_differences.differences(dumped) == {"train.quote": {"none": "", '"': '"'}}
     identities = [config.model_dump(mode="json", context={"identity": True}) for config in sources.values()]
     assert ["quote" in one for one in identities] == [True, False]
 

@@ -1,4 +1,4 @@
-"""The shipped recipes: listed, and copied to start from."""
+"""`launcher recipes`: list and copy the shipped recipes."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_every_shipped_recipe_is_listed_with_what_it_is(printed, width):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_recipe_begins_with_a_line_that_says_what_it_is(name):
+def test_a_recipe_starts_with_a_comment(name):
     first = SHIPPED[name].read_text(encoding="utf-8").partition("\n")[0]
     assert first.startswith("# ")
     assert len(first) > 20
@@ -37,7 +37,7 @@ def test_a_recipe_is_listed_with_a_whole_sentence(name):
     assert sentence.endswith((".", "?", "!"))
 
 
-def test_a_sentence_goes_over_lines():
+def test_a_sentence_may_take_several_lines():
     assert recipes.first_sentence("# A run,\n# of two lines. More.\n# And more.\nname: a\n") == "A run, of two lines."
     assert recipes.first_sentence("name: a\n") == ""
 
@@ -53,7 +53,7 @@ def test_a_copy_may_have_another_name(here):
     assert recipes.copy("quickstart-pretrain", here / "mine.yaml").is_file()
 
 
-def test_a_file_that_is_there_is_never_overwritten(here):
+def test_an_existing_file_is_not_overwritten(here):
     for target in (here / "quickstart-pretrain.yaml", here / "mine.yaml"):
         target.write_text("mine", encoding="utf-8")
         to = here if target.stem in SHIPPED else target
@@ -62,7 +62,7 @@ def test_a_file_that_is_there_is_never_overwritten(here):
         assert target.read_text(encoding="utf-8") == "mine"
 
 
-def test_an_unknown_recipe_is_told_with_those_there_are(here):
+def test_an_unknown_recipe_is_refused_with_the_known_ones(here):
     with pytest.raises(UserError, match=r"^nope: no shipped recipe of this name \(there are: .*quickstart-pretrain"):
         recipes.copy("nope", here)
     assert list(here.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What is known from Slurm, from the job's story and from the folder, put together."""
+"""The state of a run from Slurm, the job log and the run folder."""
 
 import pytest
 from tools.stories import CANCELLED, NOW, SUBMITTED, ended, requeued, started
@@ -17,8 +17,8 @@ def slurm(name, **known):
     return slurm_queue.Job("12", "run", name, start=NOW + 60, **known)
 
 
-def of(job, known=None, asked=True, alive=False, finished=False):
-    return run_state.derive(job, known, asked=asked, alive=alive, finished=finished)
+def of(job, known=None, reachable=True, alive=False, finished=False):
+    return run_state.derive(job, known, reachable=reachable, alive=alive, finished=finished)
 
 
 BEGUN = (SUBMITTED, started())
@@ -78,8 +78,8 @@ def test_a_job(events, known, name, reason):
     ("events", "name"),
     [((SUBMITTED,), "pending"), (TIME, "made way"), ((*TIME, requeued()), "requeued"), (TOLD, "stopped")],
 )
-def test_a_job_where_slurm_cannot_be_asked(events, name):
-    assert of(story(*events), asked=False).name == name
+def test_a_job_while_slurm_does_not_answer(events, name):
+    assert of(story(*events), reachable=False).name == name
 
 
 def test_a_run_without_a_job():
@@ -89,8 +89,8 @@ def test_a_run_without_a_job():
     assert of(None, alive=True, finished=True).name == "running"  # the last step is taken, the last evaluation is not
 
 
-def test_a_writer_that_lives_is_a_run_that_lives():
-    assert of(story(*BEGUN), alive=True, asked=False).name == "running"
+def test_a_run_with_a_living_writer_runs():
+    assert of(story(*BEGUN), alive=True, reachable=False).name == "running"
     assert of(story(*BEGUN), alive=True).since == NOW + 60
 
 
@@ -127,8 +127,8 @@ def test_a_start_by_hand(why, name):
     events = [{"event": "started", "job": job_log.BY_HAND, "start": 0, "step": 0}]
     events += [{"event": "ended", "job": job_log.BY_HAND, "start": 0, "why": why}] if why else []
     (job,) = job_log.story(events)
-    assert run_state.derive(job, None, asked=True, alive=False, finished=False).name == name
-    assert run_state.derive(job, None, asked=True, alive=False, finished=True).name == "done"
-    assert run_state.derive(job, None, asked=True, alive=True, finished=False).name == (
+    assert run_state.derive(job, None, reachable=True, alive=False, finished=False).name == name
+    assert run_state.derive(job, None, reachable=True, alive=False, finished=True).name == "done"
+    assert run_state.derive(job, None, reachable=True, alive=True, finished=False).name == (
         "done" if why == "done" else "running"
     )

@@ -11,7 +11,7 @@ EVALUATION = {"eval/loss": 0.5, "eval/accuracy": 0.75, "eval/f1/few": 0.5}
 
 @pytest.fixture
 def said(tmp_path, printed):
-    """What is said of a run with checkpoints of these steps and accuracies."""
+    """A function that returns the summary of a run with checkpoints of these steps and accuracies."""
 
     def make(accuracies, baseline=None, exports=True):
         folder = run(tmp_path / "a run")
@@ -57,19 +57,19 @@ def test_no_checkpoint_is_nothing_to_report(said):
         ({"loss": 2.0}, {"mse_of_the_mean": 1.0, "unanswered": 0.5}, None),
     ],
 )
-def test_what_is_no_better_than_no_model_is_noted(metrics, baseline, begins):
+def test_a_metric_no_better_than_its_baseline_is_noted(metrics, baseline, begins):
     found = run_summary.notes(metrics, baseline)
     assert len(found) == (begins is not None)
     assert all(note.startswith(begins) for note in found)
 
 
 def test_a_run_without_validation_is_measured_by_the_texts_it_was_trained_on(workspace, printed):
-    """Six steps at no learning rate to speak of: the loss stays that of guessing."""
+    """Six steps with a tiny learning rate: the loss stays that of guessing."""
     changes = {"data__validation": None, "optimizer__lr": 1e-9, "sinks": ["jsonl"]}
     made = run_setup.check(load.recipe(support.write(support.mlm(**changes))), load.cluster("local").value, 1)
     run_setup.write(made).release()
     save(made.folder, 6)
     made.folder.metrics.write_text("".join(f'{{"step": {step}, "loss": 9.5}}\n' for step in range(1, 7)))
-    lines = printed(lambda console: run_summary.of(made, console), width=500)
+    lines = printed(lambda console: run_summary.summarize(made, console), width=500)
     assert lines[-1].startswith("note: loss 9.5 at the end is above ")
     assert "the unigram entropy of the texts" in lines[-1]

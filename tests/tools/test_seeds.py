@@ -1,4 +1,4 @@
-"""`seeds: N`: each a run of its own that resumes, then what of the metrics is chance."""
+"""`seeds: N`: a run per seed, each of which resumes, and the deviation of their metrics."""
 
 import json
 import statistics
@@ -13,7 +13,7 @@ from launcher.tools import seeds
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder in which a recipe was trained with two seeds, the first of them begun before, and what was told."""
+    """The folder and the output of a recipe that was trained with two seeds. The first seed had been trained before."""
     folder = support.corpus(tmp_path_factory.mktemp("seeds"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -51,7 +51,7 @@ def test_the_first_that_fails_ends_the_command_and_starting_again_goes_on(traine
     assert [path.name for path in Path("runs").iterdir()] == ["tiny-seed3"]
 
 
-def test_to_go_on_a_seed_has_to_have_been_begun(trained, tmp_path, monkeypatch):
+def test_resume_needs_a_seed_with_a_checkpoint(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(support.corpus(tmp_path))
     support.write(support.mlm(seeds=2))
     done = support.launcher("run", "recipe.yaml", "--resume", code=2)
@@ -59,8 +59,8 @@ def test_to_go_on_a_seed_has_to_have_been_begun(trained, tmp_path, monkeypatch):
     assert not Path("runs").exists()
 
 
-def test_of_two_evaluations_of_one_step_the_later_line_counts(tmp_path):
+def test_the_later_of_two_evaluations_of_a_step_counts(tmp_path):
     lines = [{"step": 2, "eval/loss": 1.0}, {"step": 4, "eval/loss": 3.0}, {"step": 4, "loss": 9.0}]
     lines += [{"step": 4, "eval/loss": 2.0}, {"step": 1, "eval/loss": 0.5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert seeds._last(RunDir(tmp_path)) == {"loss": 2.0}
+    assert seeds.last_evaluation(RunDir(tmp_path)) == {"loss": 2.0}

@@ -1,4 +1,4 @@
-"""Tables of runs, with a Slurm that answers, one that does not, and none."""
+"""`launcher status`: tables of runs, with a Slurm that answers, one that does not, and none."""
 
 import json
 import time
@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def slurm(monkeypatch):
-    """Slurm's answers by id, and the ids that were asked for."""
+    """Slurm's answers by id, and the ids of the questions."""
     known, asked = {}, []
 
     def job(id):
@@ -40,7 +40,7 @@ def known(name, state, **fields):
     return slurm_queue.Job("12", name, state, **fields)
 
 
-def test_what_came_after_the_checkpoint_is_gone_when_a_run_does_not_run(here, slurm):
+def test_steps_after_the_checkpoint_do_not_count_for_a_stopped_run(here, slurm):
     folder = run(here / "one", events=[SUBMITTED, started()], checkpoint=40, loss=2.0)
     one = run_status.read_status(folder, run_events.SlurmQueue())
     assert (one.state.name, one.step, one.loss) == ("node lost", 40, 2.0)
@@ -70,7 +70,7 @@ def test_runs_of_all_kinds_in_80_columns(here, slurm, printed):
     assert row.split() == ["done", "done", "100/100", "1.235", "12", "a", "+1", "60", "s"]
 
 
-def test_columns_with_nothing_in_them_are_left_out(here, printed):
+def test_empty_columns_are_left_out(here, printed):
     run(here / "local", checkpoint=40, loss=2.0)
     lines = printed(lambda console: status.status([], False, console))
     assert lines[0].split() == ["run", "state", "step", "loss", "since"]
@@ -119,7 +119,7 @@ def test_why_a_run_failed_and_where_its_log_is(here, slurm, printed):
     assert lines[-1] == "start 0: b is not fit to begin: its disk is full"
 
 
-def test_a_machine_without_slurm_is_told_of_once(here, printed):
+def test_a_missing_slurm_is_reported_once(here, printed):
     for name in ("one", "two"):
         run(here / name, events=[SUBMITTED])
     lines = printed(lambda console: status.status([], False, console), width=200)
@@ -136,7 +136,7 @@ def test_another_job_of_the_same_id_is_not_this_runs(here, slurm):
     assert run_status.read_status(folder, run_events.SlurmQueue()).state.name == "running"
 
 
-def test_a_run_that_is_written_into_runs(here, monkeypatch):
+def test_a_run_with_a_writer_runs(here, monkeypatch):
     folder = run(here / "local", events=[SUBMITTED, started(), ended("failed", 0, code=1)], checkpoint=4)
     with lease.claim(folder.path, ".writer"):
         monkeypatch.setattr(time, "time", time.monotonic)  # later than no file

@@ -11,7 +11,7 @@ CACHE = "/home/somebody/.cache/launcher/prepared/6435b5a27fc846ed80ef12782017ba5
 
 @pytest.fixture
 def plan():
-    """A plan of large numbers and long names; anything else of it may be given."""
+    """A function that returns a plan with large numbers and long names, and other values where they are passed."""
 
     def make(**given):
         known = {
@@ -32,11 +32,11 @@ def plan():
 
 @pytest.fixture
 def rows(printed):
-    """The lines of a plan, those that were broken joined again, by their names."""
+    """A function that returns the rows of a plan by name, with broken lines joined."""
 
     def make(made, width=80):
         found, last = {}, ""
-        for line in printed(lambda console: tables.plan(made, console), width):
+        for line in printed(lambda console: tables.print_plan(made, console), width):
             assert len(line) <= width or line.startswith("start ")  # one line, to be copied whole
             last = line[:14].strip() or last
             found[last] = f"{found.get(last, '')} {line[14:].strip()}".strip()
@@ -61,20 +61,20 @@ def test_a_plan_fits_eighty_columns_and_loses_nothing(plan, rows):
     assert told["start"] == plan().command
 
 
-def test_what_is_not_known_before_the_data_is_said_so(plan, rows):
+def test_values_unknown_before_preparation_are_marked(plan, rows):
     told = rows(plan(steps=None, samples=None, tokens=None, epochs=3.0, prepared=None, resume_from=None))
     assert [told[name] for name in ("steps", "samples", "tokens")] == ["known after `launcher prepare`"] * 3
     assert told["data"] == "not prepared yet"
     assert "resumes" not in told["run"]
 
 
-def test_a_plan_for_the_cpu_tells_its_threads(plan, rows):
+def test_a_plan_for_the_cpu_has_its_threads(plan, rows):
     assert rows(plan(device="cpu", ranks=2, threads=3))["ranks"].startswith("2 ranks on cpu (3 threads each), ")
 
 
-def test_notes_and_paths_are_told_as_they_are(plan, printed):
+def test_notes_and_paths_are_not_markup(plan, printed):
     made = plan(notes=["one [note] of many words " * 5, "[bold]another[/]"], command="launcher run [a].yaml")
-    lines = printed(lambda console: tables.plan(made, console))
+    lines = printed(lambda console: tables.print_plan(made, console))
     assert lines[-2:] == [f"note: {note}" for note in made.notes]
     assert any("launcher run [a].yaml" in line for line in lines)
 
@@ -88,8 +88,8 @@ def facts(**given):
     return Facts.model_validate({**known, **given})
 
 
-def test_a_prepared_folder_is_told_by_side(printed):
-    lines = printed(lambda console: tables.facts(facts(), CACHE, console))
+def test_a_prepared_folder_has_a_row_per_side(printed):
+    lines = printed(lambda console: tables.print_facts(facts(), CACHE, console))
     assert [line.split() for line in lines[:3]] == [
         ["side", "samples", "tokens", "a", "sample"],
         ["train", "1,000,000", "120,000,000", "120.0"],
@@ -99,17 +99,17 @@ def test_a_prepared_folder_is_told_by_side(printed):
 
 
 def test_labels_are_counted(printed):
-    lines = printed(lambda console: tables.facts(facts(labels=["a", "b", "c"]), CACHE, console))
+    lines = printed(lambda console: tables.print_facts(facts(labels=["a", "b", "c"]), CACHE, console))
     assert lines[3].startswith("vocabulary 30,522, 3 labels, ")
 
 
 LABELS = ["sport", "a [label] in brackets", "of many words " * 9, "x" * 90, "a/b"]
 
 
-def test_metrics_are_told_beside_the_baseline_and_by_class_beneath(printed):
+def test_metrics_are_printed_beside_the_baseline_and_then_by_class(printed):
     values = {"step": 9, "eval/loss": 1.25, "eval/perplexity": 4151.2, "eval/precision": 0.5, "eval/f1": 0.25}
     values |= {f"eval/{s}/{label}": n / 8 for s in ("precision", "f1") for n, label in enumerate(LABELS)}
-    lines = printed(lambda console: tables.metrics(values, {"majority_class": 0.3}, console))
+    lines = printed(lambda console: tables.print_metrics(values, {"majority_class": 0.3}, console))
     assert all(len(line) <= 80 for line in lines)
     assert [line.split() for line in lines[:5]] == [
         ["loss", "1.2500"],
@@ -126,5 +126,5 @@ def test_metrics_are_told_beside_the_baseline_and_by_class_beneath(printed):
 
 
 def test_metrics_without_classes_are_one_table(printed):
-    lines = printed(lambda console: tables.metrics({"step": 3, "eval/loss": 1.0}, {}, console))
+    lines = printed(lambda console: tables.print_metrics({"step": 3, "eval/loss": 1.0}, {}, console))
     assert [line.split() for line in lines] == [["loss", "1.0000"]]

@@ -1,0 +1,70 @@
+"""The folder of an export: it appears complete or not at all."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from launcher.config.atomic_files import flush_tree
+from launcher.config.errors import UserError
+from launcher.config.format import human
+from launcher.storage import disk_full
+
+_UNITS = {"": 1, "b": 1, **{f"{letter}b": 1000**n for n, letter in enumerate("kmgt", start=1)}}
+_UNITS |= {f"{letter}ib": 1024**n for n, letter in enumerate("kmgt", start=1)}
+_ANOTHER = "name another folder: --to"
+
+
+def shard_bytes(text: str) -> int:
+    """A size such as 1GiB, 500MB or 1000000, in bytes. Raises UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.lower())
+    size = int(float(match[1]) * _UNITS.get(match[2], 0)) if match else 0
+    if size < 1:
+        raise UserError(f"--shard-size: {text}: not a size (such as 1GiB or 500MB)")
+    return size
+
+
+def vacant(to: Path) -> Path:
+    """The absolute path of a folder that is still to be created, or is empty. Raises UserError for any other."""
+    final = to.resolve()
+    if final.exists() and not (final.is_dir() and not any(final.iterdir())):
+        raise UserError(f"{to}: is there already, and not empty ({_ANOTHER})")
+    return final
+
+
+def check_space(size: int, final: Path, to: Path) -> None:
+    """Raises UserError where the disk has less than `size` bytes free."""
+    free = shutil.disk_usage(next(parent for parent in final.parents if parent.exists())).free
+    if size > free:
+        raise UserError(f"{to}: {human(size)} to write, {human(free)} free on its disk ({_ANOTHER})")
+
+
+@contextmanager
+def staged(final: Path, to: Path) -> Iterator[Path]:
+    """A hidden folder to fill. It is renamed to `final` when the block ends without an error, else removed. `to`: the
+    path that the user gave, for messages. Raises UserError where it cannot be created or the disk is full."""
+    aside = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)  # from an export that was killed
+    try:
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{to}: cannot be made: {error.strerror}: {error.filename}") from None
+    try:
+        with disk_full.reported(aside, advice=f"make room there, or {_ANOTHER}", kind=UserError):
+            yield aside
+            flush_tree(aside)
+        try:
+            aside.rename(final)
+        except OSError as error:
+            raise UserError(f"{to}: cannot be made: {error.strerror} ({_ANOTHER})") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def share_mode(folder: Path) -> None:
+    """Give all files the mode of the model card: safetensors lets only the owner read its files."""
+    mode = (folder / "README.md").stat().st_mode
+    for file in folder.iterdir():
+        if file.is_file():
+            file.chmod(mode)

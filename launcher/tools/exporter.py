@@ -1,0 +1,50 @@
+"""What every kind of export does: load a checkpoint of a run, write its weights, and describe them in a model card."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from launcher.config import strict_json
+from launcher.config.errors import UserError
+from launcher.config.recipe import Recipe
+from launcher.storage.run_dir import RunDir, SavedCheckpoint
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Exporter(ABC):
+    """A checkpoint that is ready to be written. `model`: its architecture, with or without weights. `nbytes`: the size
+    of the weights to write; 0 where it is not known before."""
+
+    folder: RunDir
+    saved: SavedCheckpoint
+    recipe: Recipe
+    model: "torch.nn.Module"
+    nbytes: int = 0
+
+    @abstractmethod
+    def write_weights(self, to: Path, shard_bytes: int, console: Console) -> None:
+        """Write the weights and their configuration into a folder. Raises UserError where the model cannot be
+        converted."""
+
+    @abstractmethod
+    def card(self) -> str:
+        """The text of the model card, after the weights were written."""
+
+    @abstractmethod
+    def summary(self, to: Path) -> str:
+        """One line on what was written into a folder."""
+
+    def show(self, console: Console) -> None:  # noqa: B027 most have nothing to show
+        """Print measurements."""
+
+
+def check_norms(folder: RunDir) -> None:
+    """Raises UserError for a transformers model whose batch norms became group norms."""
+    config = strict_json.read_object(folder.model / "config.json", "launcher run writes it again")
+    if config.get("batch_norm") == "group":
+        what = "its model has groups in place of its batch norms (batch_norm: group)"
+        raise UserError(f"{folder.path}: {what}, which plain transformers does not know (take --format onnx)")
