@@ -179,7 +179,7 @@ class _Samples:
     def __init__(self, trained: TrainedModel):
         from launcher.plan import model_requirements
         from launcher.prepare.samples import Samples
-        from launcher.tasks import _padding_side
+        from launcher.tasks import _model_probes
         from launcher.train.evaluation import Parts
 
         prepared = cache.path(trained.facts.digest)
@@ -187,9 +187,9 @@ class _Samples:
             prepared = run_setup.reopen(trained.folder.path, 1).prepared
         self.side = "validation" if "validation" in trained.facts.samples else "train"
         self._trained, self._samples = trained, Samples(prepared, self.side)
-        self._relative = trained.task().relative
+        self._relative = trained.task().needs_initial_model
         given = (self._samples, trained.task(), trained.recipe.seed, 0, 1, trained.recipe.train.max_tokens)
-        equal_lengths = _padding_side.equal_lengths(
+        equal_lengths = _model_probes.needs_equal_lengths(
             trained.task(), trained.model, model_requirements.of(trained.recipe, trained.facts)
         )
         self._parts = Parts(*given, equal_lengths=equal_lengths)
@@ -248,7 +248,7 @@ class _Samples:
         cheaper: no ONNX session has it, and models are compared in what they do without."""
         task = self._trained.task()
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-            task.attach(model, self._parts[0].batch)
+            task.prepare_model(model, self._parts[0].batch)
         return task
 
 

@@ -92,14 +92,14 @@ class Predictor:
         self._keep, self._most = keep, most
         self._names = set(prediction_lines.RESERVED)  # of answers so far
         self._filler = self._mask_filler()
-        if most is not None and self._filler is None and not self._task.ranks_answers:
+        if most is not None and self._filler is None and not self._task.has_top_predictions:
             raise mask_filling.no_scores(trained.recipe.inner_task.kind)
         self._seen = 0  # samples, whose numbers go on from rows to rows
 
     @property
     def columns(self) -> tuple[str, ...]:
         """What is needed of a row: no targets."""
-        return tuple(column for column in self._task.columns if column not in self._task.targets)
+        return tuple(column for column in self._task.columns if column not in self._task.target_columns)
 
     def answers(self, chunk: Sequence[Row | BadRow]) -> list[dict[str, Any]]:
         """A line for each row: what was given, and the model's answer; `truncated` where it did not see all."""
@@ -162,13 +162,12 @@ class Predictor:
         import numpy as np
         import pyarrow as pa
 
+        from launcher.prepare.feature_context import FeatureContext
+
         trained = self._trained
         survey = {"labels": trained.facts.labels, "shape": list(trained.facts.shape)}
-        made = list(
-            self._task.features(
-                trained.recipe.inner_task, [batch], survey, self._encoder, trained.recipe.data.max_length, KEY
-            )
-        )
+        context = FeatureContext(survey, trained.recipe.data.max_length, KEY, self._encoder)
+        made = list(self._task.features(trained.recipe.inner_task, [batch], context))
         cut = np.zeros(batch.num_rows, dtype=np.bool_)
         for one in made:
             for name in one.cut.keys() & _INPUTS_CUT:
@@ -193,20 +192,20 @@ class Predictor:
         made = evaluation.outputs(model, task, parts, self._process, recipe.train.precision)
         told: list[dict[str, Any]] = self._task.predictions(made, self._tokenizer)
         if self._most is not None and self._filler is None:
-            ranked = self._task.ranked(made, self._most)
+            ranked = self._task.top_predictions(made, self._most)
             told = [{**one, "scores": scores} for one, scores in zip(told, ranked, strict=True)]
         return told
 
     def _attach(self, batch: dict[str, Any]) -> bool:
         """Attach the task to the model; whether the samples of a micro-batch have to be of one length."""
         from launcher.plan import model_requirements
-        from launcher.tasks import _padding_side
+        from launcher.tasks import _model_probes
         from launcher.train.data_loader import to
 
         trained = self._trained
-        self._task.attach(trained.model, to(batch, self._process.device))
+        self._task.prepare_model(trained.model, to(batch, self._process.device))
         packed = trained.recipe.packed
-        return not packed and _padding_side.equal_lengths(
+        return not packed and _model_probes.needs_equal_lengths(
             self._task, trained.model, model_requirements.of(trained.recipe, trained.facts)
         )
 
@@ -214,7 +213,7 @@ class Predictor:
         """What is told of a row by what is told of its samples."""
         if not told:
             return {"error": "there is no token in it"}
-        joined: dict[str, Any] = self._task.joined(told)
+        joined: dict[str, Any] = self._task.merge_predictions(told)
         return joined
 
 

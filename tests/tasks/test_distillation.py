@@ -45,7 +45,7 @@ def learning(encoder, facts_of, tiny):
         batch = tensors(task.collate(task.samples(rows, [0] * 4, range(4), Draw(1, Stream.MASK))))
         batch["labels"][0] = IGNORE
         student = tiny(task)
-        task.attach(student, batch)
+        task.prepare_model(student, batch)
         return task, student, batch
 
     return make
@@ -84,8 +84,8 @@ def test_the_teacher_is_no_part_of_the_student_and_never_trains(learning):
 
 def test_both_heads_run_on_the_masked_places_alone(learning):
     task, _, _ = learning()
-    assert task.inner._head is not None and task._asked._head is not None
-    assert task.inner._head is not task._asked._head
+    assert task.inner._head is not None and task._teacher_task._head is not None
+    assert task.inner._head is not task._teacher_task._head
 
 
 def test_a_teacher_of_other_classes_is_refused(learning):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.contract.random import Draw, Stream
-from launcher.tasks._image_augmentation import Augment, augmented
+from launcher.tasks._image_augmentation import Augment, augment
 
 DRAW = Draw(5, Stream.MASK)
 ALL = Augment(crop=2, flip=True, rotate=30, erase=0.5)
@@ -18,7 +18,7 @@ def images(count=40, shape=(9, 7, 3), low=1):
 
 def changed(given, epochs=0, draw=DRAW, config=ALL, first=0):
     ids = range(first, first + len(given))
-    return augmented(given, config, [epochs] * len(given), list(ids), draw)
+    return augment(given, config, [epochs] * len(given), list(ids), draw)
 
 
 @settings(deadline=None, max_examples=25)
@@ -31,9 +31,9 @@ def changed(given, epochs=0, draw=DRAW, config=ALL, first=0):
 )
 def test_an_image_is_changed_alike_in_whatever_order_and_company(order, cut, epoch, seed, channels):
     given, draw = images(12, (6, 8, channels)), Draw(seed, Stream.MASK)
-    whole = augmented(given, ALL, [epoch] * 12, list(range(12)), draw)
+    whole = augment(given, ALL, [epoch] * 12, list(range(12)), draw)
     for some in (order[:cut], order[cut:]):
-        part = augmented(given[some], ALL, [epoch] * len(some), list(some), draw)
+        part = augment(given[some], ALL, [epoch] * len(some), list(some), draw)
         assert np.array_equal(part, whole[some])
 
 

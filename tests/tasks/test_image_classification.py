@@ -11,6 +11,7 @@ from rich.text import Text
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
 from launcher.prepare.source_shards import batch_of
+from launcher.tasks import FeatureContext
 from launcher.tasks.image_classification import Config, Task
 from launcher.train.data_loader import tensors
 
@@ -28,7 +29,8 @@ def surveyed(config, *shapes):
 def prepared(config, images, shape, key="data.train"):
     """Rows as they are stored, of images brought to this shape."""
     survey = {"labels": ["0", "1"], "shape": list(shape)}
-    table = pa.concat_tables([made.table for made in Task.features(config, [batch(images)], survey, None, 128, key)])
+    context = FeatureContext(survey, 128, key, None)
+    table = pa.concat_tables([made.table for made in Task.features(config, [batch(images)], context)])
     return [{**row, "pixels": np.array(row["pixels"], np.uint8)} for row in table.to_pylist()]
 
 
@@ -93,10 +95,10 @@ def test_many_small_images_that_become_large_are_made_in_pieces(monkeypatch):
 
 
 def test_only_size_and_channels_prepare_again():
-    said = Task.prepared(Config())
-    assert Task.prepared(Config(mean=[0.5], std=[0.2], augment={"crop": 4, "flip": True})) == said
-    assert Task.prepared(Config(size=8)) != said != Task.prepared(Config(channels=3))
-    assert Task.prepared(Config(size=8)) == Task.prepared(Config(size=[8, 8]))
+    said = Task.preparation_key(Config())
+    assert Task.preparation_key(Config(mean=[0.5], std=[0.2], augment={"crop": 4, "flip": True})) == said
+    assert Task.preparation_key(Config(size=8)) != said != Task.preparation_key(Config(channels=3))
+    assert Task.preparation_key(Config(size=8)) == Task.preparation_key(Config(size=[8, 8]))
 
 
 def test_pixels_are_given_from_0_to_1_or_normalised_by_channel(task_of):
@@ -161,8 +163,8 @@ def test_an_image_is_drawn_with_its_label_and_a_large_one_smaller(task_of):
     image = np.zeros((4, 6, 1), np.uint8)
     image[1, 2] = 255
     task = task_of(Config(mean=[0.3], std=[0.2]), (1, 4, 6))
-    shown = Text.from_markup(task.show(samples(task, [image])[0], None))
+    shown = Text.from_markup(task.render(samples(task, [image])[0], None))
     assert shown.plain.splitlines() == [" " * 12, " " * 4 + "██" + " " * 6, " " * 12, " " * 12, "→ 0"]
     task = task_of(Config(), (3, 100, 60))
-    lines = Text.from_markup(task.show(samples(task, [pictures.pixels(1, (100, 60), 3)])[0], None)).plain.splitlines()
+    lines = Text.from_markup(task.render(samples(task, [pictures.pixels(1, (100, 60), 3)])[0], None)).plain.splitlines()
     assert len(lines) == 26 and {len(line) for line in lines[:-1]} == {30}

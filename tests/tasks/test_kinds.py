@@ -22,6 +22,7 @@ from launcher.config import kinds
 from launcher.config.types import Plugin
 from launcher.contract.random import Draw, Stream
 from launcher.prepare import shards, source_shards
+from launcher.tasks import FeatureContext
 from launcher.train.data_loader import tensors
 
 COUNT, MAX_LENGTH = 24, 16
@@ -42,9 +43,7 @@ class Made:
         self.config = self.module.Config(**NEEDED.get(kind, {}), **keys)
         self.inner = getattr(self.config, "task", self.config)  # what samples are is asked of the task that is held
         self.asked = kinds.of("tasks", self.inner).Task
-        columns = (
-            self.asked.required_columns(self.inner) if hasattr(self.asked, "required_columns") else self.asked.columns
-        )
+        columns = self.asked.required_columns(self.inner)
         self.encoder = encoder if self.asked.tokenized else None
         known = [
             {"text": text, "text_pair": text[::2], "label": f"label {n % 3}", "question": text, "context": text}
@@ -56,8 +55,8 @@ class Made:
         asked = [{str(name): _wanted(name, row) for name in columns if name in row} for row in known]
         batch = source_shards.batch_of(asked)
         self.rows = pa.Table.from_batches([batch])
-        self.values = {name: set(shards._values(batch.column(name))) for name in self.asked.surveyed}
-        self.survey = self.asked.survey(self.inner, self.values) if self.asked.surveyed else {}
+        self.values = {name: set(shards._values(batch.column(name))) for name in self.asked.survey_columns}
+        self.survey = self.asked.survey(self.inner, self.values) if self.asked.survey_columns else {}
         found = {"labels": self.survey.get("labels", []), "shape": self.survey.get("shape", ())}
         self.facts = facts_of(**found, longest=MAX_LENGTH if self.encoder else 1)
         self.table = self.features()
@@ -69,8 +68,8 @@ class Made:
         """The table of the rows, read in batches of these sizes and the rest."""
         cuts = [0, *np.cumsum(sizes).tolist(), self.rows.num_rows]
         batches = [b for one, two in pairwise(cuts) for b in self.rows.slice(one, two - one).to_batches()]
-        given = self.inner, iter(batches), self.survey, self.encoder, MAX_LENGTH, "data.train"
-        return pa.concat_tables([found.table for found in self.asked.features(*given)])
+        context = FeatureContext(self.survey, MAX_LENGTH, "data.train", self.encoder)
+        return pa.concat_tables([found.table for found in self.asked.features(self.inner, iter(batches), context)])
 
     def row(self, number):
         values = self.table.slice(number, 1).to_pydict()
@@ -120,7 +119,7 @@ def packing(request, texts, encoder, facts_of):
 @pytest.fixture(scope="module")
 def model(made, tiny):
     model = tiny(made.task)
-    made.task.attach(model, made.batch(made.samples[:1]))
+    made.task.prepare_model(model, made.batch(made.samples[:1]))
     return model
 
 
@@ -139,26 +138,26 @@ def test_it_refuses_a_key_it_does_not_know(made):
 
 
 def test_its_survey_is_json_and_the_same_each_time(made):
-    if made.asked.surveyed:
+    if made.asked.survey_columns:
         assert made.survey == made.asked.survey(made.inner, made.values)
     assert json.loads(json.dumps(made.survey)) == made.survey
 
 
 def test_what_prepared_samples_depend_on_is_json_with_a_name(made):
-    said = made.asked.prepared(made.inner)
+    said = made.asked.preparation_key(made.inner)
     assert json.loads(json.dumps(said)) == said
     assert isinstance(said["features"], str)
-    assert said == made.asked.prepared(type(made.inner)(**made.inner.model_dump()))
+    assert said == made.asked.preparation_key(type(made.inner)(**made.inner.model_dump()))
 
 
 def test_the_tokens_that_its_configuration_names_are_none_unless_some_are_named(made):
-    assert not hasattr(made.asked, "tokens") or list(made.asked.tokens(made.inner)) == []
+    assert list(made.asked.named_tokens(made.inner)) == []
 
 
 def test_columns_that_are_surveyed_or_predicted_are_columns(made):
     task = made.asked
-    assert set(task.surveyed) <= set(task.columns)
-    assert set(task.targets) < set(task.columns)
+    assert set(task.survey_columns) <= set(task.columns)
+    assert set(task.target_columns) < set(task.columns)
 
 
 def test_its_features_are_token_ids_with_their_lengths_or_have_a_length_of_1(made):
@@ -314,7 +313,7 @@ def test_what_is_predicted_is_an_object_for_each_sample(made, model, words):
 
 def test_a_sample_is_shown_as_markup_that_holds_its_tokens(made, words):
     for sample in made.samples[:5]:
-        shown = Text.from_markup(made.task.show(sample, words if made.task.tokenized else None)).plain
+        shown = Text.from_markup(made.task.render(sample, words if made.task.tokenized else None)).plain
         tokens = words.convert_ids_to_tokens(sample["input_ids"].tolist()) if made.task.tokenized else ["→"]
         assert all(token in shown for token in tokens)
 
@@ -324,20 +323,22 @@ def test_a_sample_is_shown_as_markup_that_holds_its_tokens(made, words):
 
 def test_packed_samples_are_prepared_as_documents_are(packing):
     config = packing.module.Config
-    said = {shape: packing.module.Task.prepared(config(samples=shape)) for shape in ("chunks", "documents", "packed")}
+    said = {
+        shape: packing.module.Task.preparation_key(config(samples=shape)) for shape in ("chunks", "documents", "packed")
+    }
     assert said["packed"] == said["documents"] != said["chunks"]
 
 
 def test_language_models_share_their_samples_whatever_they_are_trained_to_do():
     for keys in ({}, {"samples": "documents", "overflow": "split", "stride": 2}):
         mlm, causal = (kinds.module("tasks", kind) for kind in ("mlm", "causal_lm"))
-        assert mlm.Task.prepared(mlm.Config(**keys)) == causal.Task.prepared(causal.Config(**keys))
+        assert mlm.Task.preparation_key(mlm.Config(**keys)) == causal.Task.preparation_key(causal.Config(**keys))
 
 
 def test_a_row_is_its_samples_one_after_the_other_with_positions_of_their_own(packing):
     some = packing.samples[:3]
     lengths = [len(sample["input_ids"]) for sample in some]
-    row = packing.task.join(some)
+    row = packing.task.pack(some)
     for name in some[0]:
         assert np.array_equal(row[name], np.concatenate([sample[name] for sample in some]))
     assert row["position"].tolist() == [n for length in lengths for n in range(length)]
@@ -345,12 +346,12 @@ def test_a_row_is_its_samples_one_after_the_other_with_positions_of_their_own(pa
 
 
 def test_a_row_weighs_what_its_samples_do(packing):
-    assert packing.task.weight(packing.task.join(packing.samples)) == sum(map(packing.task.weight, packing.samples))
-    assert packing.task.weight(packing.task.join([packing.task.zero_weight(s) for s in packing.samples[:2]])) == 0
+    assert packing.task.weight(packing.task.pack(packing.samples)) == sum(map(packing.task.weight, packing.samples))
+    assert packing.task.weight(packing.task.pack([packing.task.zero_weight(s) for s in packing.samples[:2]])) == 0
 
 
 def test_rows_are_padded_with_document_0(packing):
-    rows = [packing.task.join(packing.samples[:3]), packing.task.join(packing.samples[3:4])]
+    rows = [packing.task.pack(packing.samples[:3]), packing.task.pack(packing.samples[3:4])]
     batch = packing.task.collate(rows)
     lengths = [len(row["input_ids"]) for row in rows]
     assert batch["inputs"]["input_ids"].shape == batch["documents"].shape == (2, max(lengths))

@@ -83,7 +83,7 @@ def dense(model, batch):
 
 
 def attached(task, model, samples):
-    return task.attach(model, tensors(task.collate(samples[:1])))
+    return task.prepare_model(model, tensors(task.collate(samples[:1])))
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

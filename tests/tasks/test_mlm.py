@@ -15,7 +15,7 @@ from tasks.bigrams import Bigrams
 from tasks.measuring import measured
 
 from launcher.contract.random import Draw, Stream
-from launcher.tasks import IGNORE, mlm
+from launcher.tasks import IGNORE, FeatureContext, mlm
 from launcher.train.data_loader import tensors
 
 P_VALUE = 1e-4
@@ -134,7 +134,7 @@ def test_special_tokens_are_never_masked(task_of):
 def test_tokens_that_are_named_are_never_masked(facts_of):
     known = facts_of(vocab_size=VOCABULARY, mask_token_id=MASK, special_ids=SPECIAL, token_ids={"the": 9, "##s": 11})
     config = mlm.Config(mask_rate=0.9, never=["the", "##s"])
-    assert list(mlm.Task.tokens(config)) == ["the", "##s"]
+    assert list(mlm.Task.named_tokens(config)) == ["the", "##s"]
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (ROWS, 50))
     masked, labels = drawn(mlm.Task(config, known), tokens)
     spared = np.isin(tokens, [*SPECIAL, 9, 11])
@@ -165,7 +165,7 @@ def test_a_rate_with_a_schedule_masks_more_or_less_of_the_same_and_memory_is_for
     task = task_of(mask_rate={"start": 0.5, "end": 0.1})
     early, late = (drawn(task, np.full((2, LENGTH), 7), progress=p)[1] != IGNORE for p in (0.2, 0.7))
     assert np.all(early | ~late) and early.sum() > late.sum()
-    assert task.outputs(100) == task_of(mask_rate=0.5).outputs(100)
+    assert task.output_size(100) == task_of(mask_rate=0.5).output_size(100)
 
 
 # What it is a function of
@@ -277,7 +277,9 @@ def test_the_weight_is_the_number_of_labels(task_of):
 def features(rows, encoder, max_length, **keys):
     """The token ids of all samples, and how many rows gave none. Read in batches of 1,000 rows."""
     texts = pa.table({"text": pa.array(rows, pa.large_string())}).to_batches(max_chunksize=1000)
-    found = list(mlm.Task.features(mlm.Config(**keys), iter(texts), {}, encoder, max_length, "data.train"))
+    found = list(
+        mlm.Task.features(mlm.Config(**keys), iter(texts), FeatureContext({}, max_length, "data.train", encoder))
+    )
     return pa.concat_tables([f.table for f in found])["input_ids"].to_pylist(), sum(f.empty for f in found)
 
 
@@ -322,7 +324,7 @@ def test_blank_documents_are_left_out_and_counted(encoder):
 def test_a_word_begins_where_its_first_token_is(words, encoder, texts):
     """Each special token is a word of its own."""
     batch = pa.record_batch({"text": pa.array(texts, pa.large_string())})
-    given = mlm.Config(samples="documents"), iter([batch]), {}, encoder, 64, "data.train"
+    given = mlm.Config(samples="documents"), iter([batch]), FeatureContext({}, 64, "data.train", encoder)
     (found,) = mlm.Task.features(*given)
     for text, begins in zip(texts, found.table["begins"].to_pylist(), strict=True):
         inside = [not token.startswith("##") for token in words.tokenize(text)]
@@ -385,7 +387,7 @@ def test_the_loss_is_the_sum_over_the_labels_and_in_full_precision(task_of):
 def test_a_sample_is_shown_with_each_masked_token_beside_what_it_was(words, facts_of):
     task = mlm.Task(mlm.Config(), facts_of())
     the, step, mask = words.convert_tokens_to_ids(["the", "step", "[MASK]"])
-    shown = task.show(sample([1, mask, step, 2], [IGNORE, the, IGNORE, IGNORE]), words)
+    shown = task.render(sample([1, mask, step, 2], [IGNORE, the, IGNORE, IGNORE]), words)
     assert Text.from_markup(shown).plain == "[CLS] the→[MASK] step [SEP]"
     (span,) = Text.from_markup(shown).spans
     assert (span.start, span.end) == (6, 16)

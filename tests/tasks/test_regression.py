@@ -88,4 +88,4 @@ def test_the_baseline_is_the_error_of_the_mean():
 
 def test_a_number_is_told_and_shown(task, words):
     assert task.predictions(outputs(task, ByFirstToken(VALUES), [SAMPLES]), None) == [{"value": v} for v in VALUES]
-    assert "2.5" in task.show(sample(7, 2.5), words)
+    assert "2.5" in task.render(sample(7, 2.5), words)

@@ -15,7 +15,7 @@ from tasks.measuring import measured
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
-from launcher.tasks import IGNORE, sequence_classification
+from launcher.tasks import IGNORE, FeatureContext, sequence_classification
 from launcher.train.data_loader import tensors
 
 CONFIG = sequence_classification.Config()
@@ -50,7 +50,9 @@ def test_fewer_than_two_labels_are_refused(labels):
 
 def features(rows, encoder, labels, max_length=16):
     batch = pa.RecordBatch.from_pylist(rows, pa.schema([(name, pa.large_string()) for name in rows[0]]))
-    found = Task.features(CONFIG, iter([batch]), {"labels": labels}, encoder, max_length, "data.validation")
+    found = Task.features(
+        CONFIG, iter([batch]), FeatureContext({"labels": labels}, max_length, "data.validation", encoder)
+    )
     return pa.concat_tables([one.table for one in found]).to_pylist()
 
 
@@ -98,7 +100,7 @@ def sample(token, label, length=2):
 
 
 def test_the_model_is_told_the_names_of_the_labels(task):
-    assert task.options() == {
+    assert task.model_options() == {
         "problem_type": "single_label_classification",
         "num_labels": 3,
         "id2label": {0: "art", 1: "film", 2: "sport"},
@@ -189,5 +191,5 @@ def test_the_weight_of_a_sample_is_one_unless_it_is_muted(task):
 
 
 def test_a_sample_is_shown_with_its_label(task, words):
-    shown = task.show({"input_ids": np.array(words("the step")["input_ids"]), "labels": np.array([2])}, words)
+    shown = task.render({"input_ids": np.array(words("the step")["input_ids"]), "labels": np.array([2])}, words)
     assert Text.from_markup(shown).plain == "[CLS] the step [SEP] → sport"

@@ -11,7 +11,7 @@ from tasks.measuring import measured, outputs
 from torch.nn.functional import cross_entropy
 
 from launcher.config.errors import UserError
-from launcher.tasks import IGNORE
+from launcher.tasks import IGNORE, FeatureContext
 from launcher.tasks.sequence_classification import Config, Task
 from launcher.train.data_loader import tensors
 
@@ -81,9 +81,9 @@ def test_what_is_for_single_labels_is_refused_for_several(keys):
 
 def test_labels_are_counted_without_those_that_are_not_known():
     tables = (pa.table({"label": labels}) for labels in ([0, 2, IGNORE], [2]))
-    assert Task.counts(Config(), tables, 3) == [1, 0, 2]
+    assert Task.count_labels(Config(), tables, 3) == [1, 0, 2]
     several = (pa.table({"label": pa.array(labels)}) for labels in ([[0, 2], []], [[2]]))
-    assert Task.counts(Config(labels="multi"), several, 3) == [1, 0, 2]
+    assert Task.count_labels(Config(labels="multi"), several, 3) == [1, 0, 2]
 
 
 # Several labels
@@ -130,8 +130,8 @@ def test_what_is_said_of_several_labels_is_told(several):
 def test_a_row_may_have_any_number_of_labels(several, encoder):
     rows = [{"text": "the", "label": ["sport", "art"]}, {"text": "a", "label": []}]
     columns = {"text": pa.array(["the", "a"], pa.large_string()), "label": pa.array([r["label"] for r in rows])}
-    given = several.config, [pa.RecordBatch.from_pydict(columns)], {"labels": LABELS}, encoder, 16, "data.train"
-    (made,) = Task.features(*given)
+    context = FeatureContext({"labels": LABELS}, 16, "data.train", encoder)
+    (made,) = Task.features(several.config, [pa.RecordBatch.from_pydict(columns)], context)
     assert made.table["label"].to_pylist() == [[2, 0], []]
     samples = several.samples([{"input_ids": np.array([1]), "label": np.array(n)} for n in ([2, 0], [])], [], [], None)
     assert [s["labels"].tolist() for s in samples] == [[1, 0, 1], [0, 0, 0]]

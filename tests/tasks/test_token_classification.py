@@ -13,7 +13,7 @@ from tasks.measuring import measured, outputs
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
 from launcher.prepare.samples import Samples
-from launcher.tasks import IGNORE, _tag_metrics
+from launcher.tasks import IGNORE, FeatureContext, _tag_metrics
 from launcher.tasks.token_classification import Config, Task
 
 LABELS = ["O", "B-LOC", "B-PER", "I-PER"]
@@ -24,7 +24,7 @@ def features(encoder, words, labels=None, length=16, **keys):
     if labels is not None:
         columns["labels"] = pa.array(labels, pa.list_(pa.string()))
     batch = pa.RecordBatch.from_pydict(columns)
-    (made,) = Task.features(Config(**keys), [batch], {"labels": LABELS}, encoder, length, "data.train")
+    (made,) = Task.features(Config(**keys), [batch], FeatureContext({"labels": LABELS}, length, "data.train", encoder))
     return made
 
 
@@ -87,7 +87,7 @@ def test_long_rows_are_cut_and_those_without_a_token_left_out(encoder):
 def test_rows_without_labels_weigh_nothing(encoder, facts_of):
     made = features(encoder, [["the", "step"]]).table.to_pylist()[0]
     task = Task(Config(), facts_of(labels=LABELS))
-    (sample,) = task.samples([{k: np.array(v) for k, v in made.items()}], [0], [0], None)
+    (sample,) = task.samples([{k: np.array(v) for k, v in made.items()}], [0], [0], Draw(0, Stream.MASK))
     assert task.weight(sample) == 0
     assert [w for w in sample["words"] if w >= 0] == [0, 1]
 
