@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from typing_extensions import TypeVar
 
 from launcher.config.types import TaskConfig
-from launcher.prepare.feature_context import FeatureContext
+from launcher.prepare.feature_context import FeatureContext as FeatureContext
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,20 +36,6 @@ if TYPE_CHECKING:
 
     from launcher.contract.random import Draw
     from launcher.plan.facts import Facts
-
-__all__ = [
-    "IGNORE",
-    "Array",
-    "Batch",
-    "Directions",
-    "FeatureContext",
-    "Features",
-    "JsonObject",
-    "Outputs",
-    "Row",
-    "Sample",
-    "Task",
-]
 
 JsonObject = dict[str, Any]
 """A map that can be written as JSON."""

@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 
 
 class Head(ABC):
-    """What is predicted for a sample: a class, a set of labels or a number. Logits have the shape (samples,
-    output_size)."""
+    """What is predicted for a sample: a class, a set of labels or a number. Methods without a docstring do the same as
+    those of that name in Task. Logits have the shape (samples, output_size)."""
 
     output_size: int
 
     @abstractmethod
-    def model_options(self) -> JsonObject:
-        """See Task.model_options."""
+    def model_options(self) -> JsonObject: ...
 
     def target(self, label: object) -> Array:
         """Return the target of a sample from its row's column `label`, shape (1,) or (classes,)."""
@@ -34,39 +33,31 @@ class Head(ABC):
         return np.concatenate(targets)
 
     @abstractmethod
-    def weight(self, target: Array) -> float:
-        """See Task.weight."""
+    def weight(self, target: Array) -> float: ...
 
     @abstractmethod
-    def zero_weight(self, target: Array) -> Array:
-        """Return a target of the same shape without weight."""
+    def zero_weight(self, target: Array) -> Array: ...
 
     @abstractmethod
     def loss(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, float]":
         """Return the summed loss of a micro-batch and its weight."""
 
     @abstractmethod
-    def predict(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "dict[str, torch.Tensor]":
-        """See Task.predict."""
+    def predict(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "dict[str, torch.Tensor]": ...
 
     @abstractmethod
-    def metrics(self, outputs: Outputs) -> dict[str, float]:
-        """See Task.metrics."""
+    def metrics(self, outputs: Outputs) -> dict[str, float]: ...
 
     @abstractmethod
-    def directions(self) -> Directions:
-        """See Task.directions."""
+    def directions(self) -> Directions: ...
 
     def report(self, outputs: Outputs) -> JsonObject:
-        """See Task.report."""
         return {}
 
     @abstractmethod
-    def predictions(self, outputs: Outputs) -> list[JsonObject]:
-        """See Task.predictions."""
+    def predictions(self, outputs: Outputs) -> list[JsonObject]: ...
 
     def top_predictions(self, outputs: Outputs, count: int) -> list[list[JsonObject]]:
-        """See Task.top_predictions."""
         raise NotImplementedError
 
     @abstractmethod

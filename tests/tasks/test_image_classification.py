@@ -44,14 +44,14 @@ def samples(task, images, draw=TRAIN, epoch=0):
     return task.samples(rows, [epoch] * len(rows), list(range(len(rows))), draw)
 
 
-def test_the_shape_of_samples_is_that_of_all_images_or_what_they_are_brought_to():
+def test_the_shape_of_samples_is_the_common_or_the_configured_one():
     assert surveyed(Config(), "28x30x1")["shape"] == [1, 28, 30]
     assert surveyed(Config(size=[8, 9]), "28x30x1", "5x5x1")["shape"] == [1, 8, 9]
     assert surveyed(Config(size=8, channels=3), "28x30x1", "5x5x3")["shape"] == [3, 8, 8]
     assert surveyed(Config(channels=1), "5x5x1", "5x5x3")["shape"] == [1, 5, 5]
 
 
-def test_images_of_different_shapes_are_refused_with_what_to_do():
+def test_images_of_different_shapes_are_refused_with_a_hint():
     with pytest.raises(UserError) as told:
         surveyed(Config(), "28x28x1", "32x30x1", "9x9x3")
     assert str(told.value).splitlines() == [
@@ -83,7 +83,7 @@ def test_images_are_stored_as_they_are_or_as_pillow_resizes_and_converts_them():
         assert np.array_equal(row["pixels"].reshape(5, 5), np.asarray(expected))
 
 
-def test_many_small_images_that_become_large_are_made_in_pieces(monkeypatch):
+def test_small_images_that_become_large_are_resized_in_chunks(monkeypatch):
     from launcher.tasks import _images
 
     config, images = Config(size=9), [pictures.pixels(n, (2, 2)) for n in range(10)]
@@ -101,7 +101,7 @@ def test_only_size_and_channels_prepare_again():
     assert Task.preparation_key(Config(size=8)) == Task.preparation_key(Config(size=[8, 8]))
 
 
-def test_pixels_are_given_from_0_to_1_or_normalised_by_channel(task_of):
+def test_pixels_are_from_0_to_1_or_normalized_by_channel(task_of):
     image = np.array([[[0, 255, 51]]], dtype=np.uint8)
     (sample,) = samples(task_of(Config(), (3, 1, 1)), [image])
     assert sample["pixel_values"].dtype == np.float32
@@ -144,13 +144,13 @@ def test_a_mean_or_deviation_for_each_channel_or_one_for_all(facts_of, tmp_path)
         ({"std": [0]}, "std"),
     ],
 )
-def test_a_configuration_that_says_nothing_of_use_is_refused(keys, told):
+def test_an_invalid_configuration_is_refused(keys, told):
     with pytest.raises(ValueError, match=told):
         Config(**keys)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_model_is_given_images_in_its_own_precision(task_of, dtype):
+def test_images_have_the_type_of_the_model(task_of, dtype):
     task = task_of(Config(), (1, 4, 4))
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).to(dtype)
     model.forward = lambda pixel_values: torch.nn.Sequential.forward(model, pixel_values)
@@ -159,7 +159,7 @@ def test_a_model_is_given_images_in_its_own_precision(task_of, dtype):
     assert (loss.dtype, weight) == (dtype, 3.0)
 
 
-def test_an_image_is_drawn_with_its_label_and_a_large_one_smaller(task_of):
+def test_an_image_is_rendered_with_its_label_and_a_large_one_smaller(task_of):
     image = np.zeros((4, 6, 1), np.uint8)
     image[1, 2] = 255
     task = task_of(Config(mean=[0.3], std=[0.2]), (1, 4, 6))

@@ -143,14 +143,14 @@ def test_its_survey_is_json_and_the_same_each_time(made):
     assert json.loads(json.dumps(made.survey)) == made.survey
 
 
-def test_what_prepared_samples_depend_on_is_json_with_a_name(made):
+def test_the_preparation_key_is_json_with_a_name(made):
     said = made.asked.preparation_key(made.inner)
     assert json.loads(json.dumps(said)) == said
     assert isinstance(said["features"], str)
     assert said == made.asked.preparation_key(type(made.inner)(**made.inner.model_dump()))
 
 
-def test_the_tokens_that_its_configuration_names_are_none_unless_some_are_named(made):
+def test_no_tokens_are_named_by_default(made):
     assert list(made.asked.named_tokens(made.inner)) == []
 
 
@@ -179,7 +179,7 @@ def test_its_features_are_the_same_each_time(made):
 
 @settings(deadline=None, max_examples=10)
 @given(st.lists(st.integers(1, 40), max_size=3))
-def test_its_features_do_not_know_in_what_batches_the_rows_were_read(made, sizes):
+def test_its_features_do_not_depend_on_the_batches_of_rows(made, sizes):
     assert made.features(*sizes).combine_chunks().equals(made.table.combine_chunks())
 
 
@@ -189,7 +189,7 @@ def test_its_baseline_is_numbers_by_name(made):
     assert all(isinstance(name, str) and np.isfinite(value) for name, value in found.items())
 
 
-def test_its_baseline_does_not_know_how_samples_were_cut_into_tables(made):
+def test_its_baseline_does_not_depend_on_the_split_into_tables(made):
     ids = made.facts.special_ids
     whole = made.asked.baseline(made.inner, iter([made.table]), ids)
     tables = (made.table.slice(first, 7) for first in range(0, made.table.num_rows, 7))
@@ -198,14 +198,14 @@ def test_its_baseline_does_not_know_how_samples_were_cut_into_tables(made):
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, COUNT - 1), max_size=COUNT), st.integers(0, 2**40), st.integers(0, 2**63 - 1))
-def test_a_sample_is_the_same_in_whatever_batch_it_is_drawn(made, ids, epoch, seed):
+def test_a_sample_does_not_depend_on_its_batch(made, ids, epoch, seed):
     whole = made.draw(range(COUNT), [epoch] * COUNT, seed)
     part = made.draw(ids, [epoch] * len(ids), seed)
     assert len(part) == len(ids)
     assert all(same(sample, whole[number]) for sample, number in zip(part, ids, strict=True))
 
 
-def test_drawing_samples_leaves_their_rows_as_they_were(made):
+def test_samples_leaves_rows_unchanged(made):
     before = [{name: np.array(value) for name, value in row.items()} for row in made.features_of]
     made.draw(range(COUNT), seed=3)
     assert all(same(one, other) for one, other in zip(before, made.features_of, strict=True))
@@ -217,7 +217,7 @@ def test_samples_are_arrays_of_numbers_without_padding(made):
         assert not made.task.tokenized or len(sample["input_ids"]) + len(row.get("target", ())) == row["length"]
 
 
-def test_a_muted_sample_has_no_weight_and_the_same_input(made):
+def test_zero_weight_keeps_the_input(made):
     for sample in made.samples:
         before = {name: array.copy() for name, array in sample.items()}
         muted = made.task.zero_weight(sample)
@@ -226,7 +226,7 @@ def test_a_muted_sample_has_no_weight_and_the_same_input(made):
         assert same(sample, before)
 
 
-def test_a_batch_is_as_long_as_its_longest_sample_or_of_their_one_shape(made):
+def test_a_batch_is_padded_to_its_longest_sample(made):
     inputs = made.task.collate(made.samples)["inputs"]
     if not made.task.tokenized:
         assert [(array.shape, array.dtype.kind) for array in inputs.values()] == [((COUNT, *made.facts.shape), "f")]
@@ -255,7 +255,7 @@ def test_losses_weights_and_gradients_of_micro_batches_add_up_to_those_of_the_ba
     assert torch.allclose(sum(p[2] for p in pieces), grads, rtol=1e-8, atol=1e-10)
 
 
-def test_a_muted_sample_adds_nothing_to_loss_weight_and_gradient(made, model):
+def test_a_sample_without_weight_adds_nothing_to_loss_weight_and_gradient(made, model):
     muted = [made.task.zero_weight(sample) for sample in made.samples[4:8]]
     loss, weight, grads = gradient(made, model, made.samples[:4])
     more_loss, more_weight, more_grads = gradient(made, model, [*made.samples[:4], *muted])
@@ -264,7 +264,7 @@ def test_a_muted_sample_adds_nothing_to_loss_weight_and_gradient(made, model):
     assert torch.allclose(more_grads, grads, rtol=1e-8, atol=1e-10)
 
 
-def test_a_batch_of_muted_samples_has_a_loss_of_zero_that_reaches_the_weights(made, model):
+def test_a_batch_without_weight_has_zero_loss_with_a_gradient(made, model):
     muted = [made.task.zero_weight(sample) for sample in made.samples[:3]]
     loss, weight, grads = gradient(made, model, muted)
     assert (loss, weight) == (0.0, 0.0)
@@ -277,7 +277,7 @@ def metrics(made, model, groups):
 
 @settings(deadline=None, max_examples=10)
 @given(cuts, st.permutations(range(COUNT)))
-def test_metrics_do_not_know_how_samples_were_cut_nor_muted_ones(made, model, cuts, order):
+def test_metrics_do_not_depend_on_micro_batches_or_samples_without_weight(made, model, cuts, order):
     whole = metrics(made, model, [made.samples])
     pieces = [[made.samples[n] for n in order[a:b]] for a, b in pairwise(cuts)]
     pieces.append([made.task.zero_weight(made.samples[0])])
@@ -291,12 +291,12 @@ def test_the_metric_called_loss_is_the_loss_over_the_weight(made, model):
     assert metrics(made, model, [made.samples])["loss"] == pytest.approx(loss / weight, rel=1e-6)
 
 
-def test_metrics_are_numbers_even_where_nothing_was_measured(made, model):
+def test_metrics_are_numbers_without_labels(made, model):
     for groups in ([[made.task.zero_weight(made.samples[0])]], [made.samples]):
         assert all(isinstance(value, float) for value in metrics(made, model, groups).values())
 
 
-def test_every_metric_is_known_to_be_better_when_less_or_more(made, model):
+def test_every_metric_has_a_direction(made, model):
     directions = made.task.directions()
     names = metrics(made, model, [made.samples])
     assert set(directions.values()) <= {"min", "max"}
@@ -305,13 +305,13 @@ def test_every_metric_is_known_to_be_better_when_less_or_more(made, model):
     assert directions["loss"] == "min"
 
 
-def test_what_is_predicted_is_an_object_for_each_sample(made, model, words):
+def test_predictions_are_one_object_for_each_sample(made, model, words):
     told = made.task.predictions(outputs(made.task, model, [made.samples]), words)
     assert len(told) == COUNT
     assert all(isinstance(one, dict) and json.loads(json.dumps(one)) == one for one in told)
 
 
-def test_a_sample_is_shown_as_markup_that_holds_its_tokens(made, words):
+def test_a_sample_is_rendered_with_its_tokens(made, words):
     for sample in made.samples[:5]:
         shown = Text.from_markup(made.task.render(sample, words if made.task.tokenized else None)).plain
         tokens = words.convert_ids_to_tokens(sample["input_ids"].tolist()) if made.task.tokenized else ["→"]
@@ -329,13 +329,13 @@ def test_packed_samples_are_prepared_as_documents_are(packing):
     assert said["packed"] == said["documents"] != said["chunks"]
 
 
-def test_language_models_share_their_samples_whatever_they_are_trained_to_do():
+def test_language_models_share_prepared_data():
     for keys in ({}, {"samples": "documents", "overflow": "split", "stride": 2}):
         mlm, causal = (kinds.module("tasks", kind) for kind in ("mlm", "causal_lm"))
         assert mlm.Task.preparation_key(mlm.Config(**keys)) == causal.Task.preparation_key(causal.Config(**keys))
 
 
-def test_a_row_is_its_samples_one_after_the_other_with_positions_of_their_own(packing):
+def test_a_packed_row_concatenates_samples_and_restarts_positions(packing):
     some = packing.samples[:3]
     lengths = [len(sample["input_ids"]) for sample in some]
     row = packing.task.pack(some)
@@ -345,7 +345,7 @@ def test_a_row_is_its_samples_one_after_the_other_with_positions_of_their_own(pa
     assert row["document"].tolist() == [n + 1 for n, length in enumerate(lengths) for _ in range(length)]
 
 
-def test_a_row_weighs_what_its_samples_do(packing):
+def test_a_packed_row_has_the_weight_of_its_samples(packing):
     assert packing.task.weight(packing.task.pack(packing.samples)) == sum(map(packing.task.weight, packing.samples))
     assert packing.task.weight(packing.task.pack([packing.task.zero_weight(s) for s in packing.samples[:2]])) == 0
 

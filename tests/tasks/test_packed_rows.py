@@ -132,7 +132,7 @@ def logits(pair, rows):
         return pair.other(**pair.packed._packing.inputs(batch)).logits
 
 
-def test_another_document_in_its_place_leaves_the_others_logits_as_they_are(pair):
+def test_logits_do_not_depend_on_other_documents_in_the_row(pair):
     samples = documents(pair.packed, [15, 16, 17])
     other = documents(pair.packed, [15, 16, 17], seed=9)
     before = logits(pair, [pair.packed.pack(samples)])
@@ -153,7 +153,7 @@ def test_padding_gives_numbers_and_changes_nothing(pair):
     assert torch.allclose(both[1, :5], alone[0], rtol=1e-5, atol=1e-5 * float(alone.abs().max()))
 
 
-def test_a_row_that_is_muted_has_a_loss_of_zero_that_reaches_the_weights(pair):
+def test_a_row_without_weight_has_zero_loss_with_a_gradient(pair):
     muted = [pair.packed.pack([pair.packed.zero_weight(sample)]) for sample in documents(pair.packed, [12, 5])]
     loss, weight, grads = gradient(pair.packed, pair.other, pair.packed.collate(muted))
     assert (loss, weight) == (0.0, 0)
@@ -161,7 +161,7 @@ def test_a_row_that_is_muted_has_a_loss_of_zero_that_reaches_the_weights(pair):
 
 
 @pytest.mark.parametrize("type_", ["bert", "roberta", "gpt2"])
-def test_positions_begin_where_the_model_begins_them(task_of, type_):
+def test_positions_begin_at_the_first_position_of_the_model(task_of, type_):
     pair = Pair(type_, task_of)
     (row,) = [pair.packed.pack(documents(pair.packed, [3, 4]))]
     given = pair.packed._packing.inputs(tensors(pair.packed.collate([row])))
@@ -185,7 +185,7 @@ def test_a_padding_token_within_a_document_is_counted_as_the_model_counts_it(tas
 
 
 @pytest.mark.parametrize("type_", REFUSED)
-def test_a_model_that_takes_no_packed_rows_is_refused_with_the_reason(task_of, type_):
+def test_a_model_without_packed_rows_is_refused_with_the_reason(task_of, type_):
     reason, keys = REFUSED[type_]
     task = task_of(mlm, "packed")
     model = built(type_, task, keys).train()

@@ -72,7 +72,7 @@ def test_a_long_question_leaves_half_of_the_room_to_the_context(encoder):
     assert (spans[:, 0] >= 0).sum() == 16 - 3 - 6
 
 
-def test_a_stride_that_a_question_leaves_no_room_for_is_told(encoder):
+def test_a_stride_without_room_is_reported(encoder):
     what = r"^task\.stride: 7 of 16 tokens: a question of 6 tokens leaves 7 for a window of its context "
     with pytest.raises(UserError, match=what):
         table(encoder, [answered("the model", question="the " * 6)], stride=7)

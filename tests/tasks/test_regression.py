@@ -74,7 +74,7 @@ def test_what_is_not_defined_is_0(task, samples):
     assert (found["r2"], found["pearson"]) == (0.0, 0.0)
 
 
-def test_a_model_that_has_diverged_is_told_not_raised(task):
+def test_a_diverged_model_has_nan_metrics(task):
     found = measured(task, ByFirstToken([np.nan, 1.0, 1.0]), [SAMPLES])
     assert all(np.isnan(value) for value in found.values())
 
@@ -86,6 +86,6 @@ def test_the_baseline_is_the_error_of_the_mean():
     assert Task.baseline(None, tables, []) == {"mse_of_the_mean": pytest.approx((4 + 1 + 9) / 3)}
 
 
-def test_a_number_is_told_and_shown(task, words):
+def test_a_number_is_predicted_and_rendered(task, words):
     assert task.predictions(outputs(task, ByFirstToken(VALUES), [SAMPLES]), None) == [{"value": v} for v in VALUES]
     assert "2.5" in task.render(sample(7, 2.5), words)

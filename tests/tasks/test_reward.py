@@ -80,7 +80,7 @@ def playing(facts_of, tiny):
     return make
 
 
-def test_a_completion_does_not_know_what_it_was_sampled_beside(playing):
+def test_a_completion_does_not_depend_on_its_batch(playing):
     task, model, samples = playing()
     together = outputs(task, model, [samples])
     alone = outputs(task, model, [[sample] for sample in samples])
@@ -99,7 +99,7 @@ def test_a_completion_ends_at_the_end_token_and_what_follows_does_not_count(play
     assert (found == -1).any() and (found[:, -1] >= 0).any()
 
 
-def test_the_reference_stays_what_the_model_was(playing):
+def test_the_reference_does_not_train(playing):
     task, model, samples = playing()
     assert measured(task, model, [samples])["kl"] == 0
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_the_reference_stays_what_the_model_was(playing):
     assert measured(task, model, [samples])["kl"] > 0
 
 
-def test_the_reward_that_is_told_is_that_of_the_texts(playing, words):
+def test_the_reported_reward_is_that_of_the_texts(playing, words):
     task, model, samples = playing()
     made = outputs(task, model, [samples])
     told = task.predictions(made, words)
@@ -117,7 +117,7 @@ def test_the_reward_that_is_told_is_that_of_the_texts(playing, words):
     assert measured(task, model, [samples])["reward"] == pytest.approx(np.mean(scores))
 
 
-def test_dropout_is_taken_out_since_what_samples_is_what_learns(facts_of, tiny):
+def test_dropout_is_removed(facts_of, tiny):
     task = reward.Task(reward.Config(**KEYS), facts_of(longest=8))
     model = tiny(task, dropout=0.5)
     batch = tensors(task.collate(task.samples([{"input_ids": np.arange(5)}], [0], [0], Draw(1, Stream.MASK))))
@@ -135,7 +135,7 @@ def test_dropout_is_taken_out_since_what_samples_is_what_learns(facts_of, tiny):
         ("vowels", "is no path to a function"),
     ],
 )
-def test_a_path_to_no_function_is_told(path, told):
+def test_a_path_without_a_function_is_reported(path, told):
     with pytest.raises(ValidationError, match=told):
         reward.Config(reward=path)
 
@@ -149,7 +149,7 @@ def test_a_path_to_no_function_is_told(path, told):
         (lambda: None, "raised TypeError"),
     ],
 )
-def test_a_reward_that_is_no_number_is_told_with_what_it_was_given(value, told):
+def test_a_reward_that_is_no_number_is_reported_with_the_arguments(value, told):
     with pytest.raises(UserError, match=rf"task\.reward: mine:score\('once upon', 'a time'\) {told}"):
         _policy_gradient.reward(lambda prompt, completion: value(), "mine:score", "once upon", "a time")
 

@@ -73,7 +73,7 @@ def test_a_model_without_a_decoder_is_refused(task, tiny, facts_of):
         task.prepare_model(model, {})
 
 
-def test_what_is_generated_does_not_know_of_other_samples(encoder, task, tiny):
+def test_generated_texts_do_not_depend_on_other_samples(encoder, task, tiny):
     model = tiny(task).float()
     made = samples_of(task, table(encoder, ROWS))
     batch = tensors(task.collate(made))
@@ -84,7 +84,7 @@ def test_what_is_generated_does_not_know_of_other_samples(encoder, task, tiny):
     assert all(len(one) <= 5 and task.facts.end_token_id not in one for one in together)
 
 
-def test_generated_texts_are_told_and_scored_beside_their_targets(encoder, task, tiny, words):
+def test_generated_texts_are_predicted_and_compared_with_their_targets(encoder, task, tiny, words):
     model, made = tiny(task), samples_of(task, table(encoder, ROWS))
     found = outputs(task, model, [[*made, task.zero_weight(made[0])]])
     found["generated"] = [words(text, add_special_tokens=False)["input_ids"] for text in ("a step", "the loss", "a")]
@@ -103,7 +103,7 @@ def test_rouge_by_hand():
     assert _metrics.rouge1(truth, "") == 0.0
 
 
-def test_a_causal_model_goes_on_from_prompts_of_any_length(facts_of, words):
+def test_a_causal_model_continues_prompts_of_any_length(facts_of, words):
     facts = facts_of(end_token_id=words.sep_token_id)
     task = causal_lm.Task(causal_lm.Config(generate={"max_new_tokens": 4}), facts)
     made = config.Config(type="gpt2", n_embd=16, n_layer=2, n_head=2, dropout=0.0, initializer_range=0.5)

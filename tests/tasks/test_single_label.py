@@ -62,7 +62,7 @@ def test_loss_over_weight_is_the_mean_that_torch_takes(facts_of, weights, known,
     assert measured(task, model, [SINGLE[:1], SINGLE[1:]])["loss"] == pytest.approx(expected, rel=1e-12)
 
 
-def test_weights_of_labels_that_are_none_are_told(facts_of, tmp_path):
+def test_weights_of_unknown_labels_are_reported(facts_of, tmp_path):
     facts = facts_of(labels=LABELS)
     with pytest.raises(UserError, match=r"^task\.class_weights\.spotr: no such label \(did you mean sport\?\)$"):
         Task.check(Config(class_weights={"spotr": 2.0}), facts, tmp_path)
@@ -74,7 +74,7 @@ def test_labels_that_are_numbers_may_be_weighed_as_numbers():
 
 
 @pytest.mark.parametrize("keys", [{"class_weights": "balanced"}, {"label_smoothing": 0.1}])
-def test_what_is_for_single_labels_is_refused_for_several(keys):
+def test_keys_of_single_labels_are_refused_for_several(keys):
     with pytest.raises(ValidationError, match="are for labels: single"):
         Config(labels="multi", **keys)
 
@@ -121,7 +121,7 @@ def test_metrics_of_several_labels_are_those_computed_by_hand(several):
     assert "confusion" not in report
 
 
-def test_what_is_said_of_several_labels_is_told(several):
+def test_predictions_of_several_labels(several):
     told = several.predictions(outputs(several, ByFirstToken(), [SEVERAL[:1]]), None)[0]
     assert told["labels"] == ["art", "sport"]
     assert told["probabilities"]["art"] == pytest.approx(1 / (1 + np.exp(-2)))

@@ -31,7 +31,7 @@ def test_lists_of_different_lengths_are_refused():
         features([[1.0, 2.0], [1.0, 2.0, 3.0]], key="data.validation")
 
 
-def test_no_row_at_all_is_told():
+def test_no_row_is_reported():
     with pytest.raises(UserError, match=r"^data\.train: there is no row in it"):
         Task.survey(CONFIG, {"features": set()})
 
