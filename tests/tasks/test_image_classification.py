@@ -88,7 +88,7 @@ def test_small_images_that_become_large_are_resized_in_chunks(monkeypatch):
 
     config, images = Config(size=9), [pictures.pixels(n, (2, 2)) for n in range(10)]
     whole = prepared(config, images, (1, 9, 9))
-    monkeypatch.setattr(_images, "_AT_ONCE", 250)
+    monkeypatch.setattr(_images, "_CHUNK_BYTES", 250)
     rows = prepared(config, images, (1, 9, 9))
     assert [row["pixels"].tolist() for row in rows] == [row["pixels"].tolist() for row in whole]
     assert [row["label"] for row in rows] == [n % 2 for n in range(10)]
