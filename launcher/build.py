@@ -22,7 +22,7 @@ from launcher.prepare.samples import Samples
 from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir, SavedCheckpoint
 from launcher.strategies import UnwrappedModel
-from launcher.tasks import _padding_side
+from launcher.tasks import _model_probes
 from launcher.train import (
     attention_dropout_cost,
     checkpoint,
@@ -51,8 +51,10 @@ def build(
     names = [name for name, _ in model.named_parameters()]
     probes = batches.probe_batches().to(at.device)
     example = probes.one.batch
-    notes += task.attach(model, example)
-    if not recipe.packed and at.share(_padding_side.equal_lengths(task, model, model_requirements.of(recipe, facts))):
+    notes += task.prepare_model(model, example)
+    if not recipe.packed and at.share(
+        _model_probes.needs_equal_lengths(task, model, model_requirements.of(recipe, facts))
+    ):
         notes.append(padding_probe.note(type(model).__name__))
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)

@@ -96,7 +96,7 @@ def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, Any]:
     made = loop.outputs(built)
     metrics = task.metrics(made)
     if generates:
-        metrics |= task.scores(made, tokenizer.load(str(run.folder.tokenizer), "tokenizer"))
+        metrics |= task.generation_metrics(made, tokenizer.load(str(run.folder.tokenizer), "tokenizer"))
     report = task.report(made)
     named = {f"eval/{name}": value for name, value in metrics.items()}
     return {"metrics": {"step": built.progress.step, **named}, "report": report}

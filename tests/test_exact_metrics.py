@@ -20,6 +20,7 @@ from launcher.plan.facts import Facts
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.prepare import tokenizer
 from launcher.prepare.encode import Encoder
+from launcher.prepare.feature_context import FeatureContext
 from launcher.prepare.source_shards import batch_of
 
 COUNT, WORLDS = 37, (1, 2, 3)
@@ -64,7 +65,7 @@ def prepared(name, rows, encoder, known):
     renamed = {"multi": "names", "regression": "number"}.get(name, "label")
     asked = [{str(c): one[renamed if c == "label" else c] for c in task.columns if c in one} for one in rows]
     labels = TAGS if name == "ner" else list("abc")
-    made = task.features(config, [batch_of(asked)], {"labels": labels}, encoder, 16, "data.validation")
+    made = task.features(config, [batch_of(asked)], FeatureContext({"labels": labels}, 16, "data.validation", encoder))
     facts = Facts.model_validate({**known, "labels": labels, "counts": [5, 2, 3]})
     return config, facts, pa.concat_tables([one.table for one in made]).combine_chunks()
 
@@ -81,7 +82,9 @@ def said(process, made):
     for name, (config, facts, table) in made.items():
         torch.manual_seed(3)
         task = kinds.of("tasks", config).Task(config, facts)
-        wanted = ModelRequirements(task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, facts.longest)
+        wanted = ModelRequirements(
+            task.auto_class, task.model_options(), facts.vocab_size, facts.pad_token_id, facts.longest
+        )
         given = models.Config(type="bert", **support.TINY, initializer_range=0.5)  # a new one says the same of all
         model = models.Model(given).build(wanted)[0]
         parts = evaluation.Parts(Samples.of(table), task, 3, process.rank, process.world, max_tokens=64)

@@ -1,23 +1,31 @@
-"""A task of the user's own is one file: it is found by a dotted path, and nothing of the launcher knows it."""
+"""A user's own task is one file, named by its dotted path."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import support
 
 RANKING = '''
-"""Of two texts, which is the longer one? Each is scored by itself, pairs are learnt (Burges et al., 2005)."""
+"""Predict which of two texts is longer. Each is scored by itself, and pairs are learnt (Burges et al., 2005)."""
 
 import math
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from launcher import tasks
 from launcher.config.types import TaskConfig
-from launcher.tasks import Features
+from launcher.contract.random import Draw
+from launcher.tasks import Batch, Directions, FeatureContext, Features, JsonObject, Outputs, Row, Sample
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 
 class Config(TaskConfig):
@@ -25,17 +33,19 @@ class Config(TaskConfig):
     margin: float = 0.0
 
 
-class Task(tasks.Task):
-    columns, targets, surveyed, tokenized = ("text", "text_pair", "label"), ("label",), (), True
+class Task(tasks.Task[Config]):
+    columns = ("text", "text_pair", "label")
+    target_columns = ("label",)
     auto_class = "AutoModelForSequenceClassification"
 
     @staticmethod
-    def prepared(config):
+    def preparation_key(config: Config) -> JsonObject:
         return {"features": "ranking"}
 
     @staticmethod
-    def features(config, rows, survey, encoder, length, key):
-        room = length // 2 - len(encoder.prefix) - len(encoder.suffix)
+    def features(config: Config, rows: Iterable[pa.RecordBatch], context: FeatureContext) -> Iterator[Features]:
+        encoder = context.encoder
+        room = context.max_length // 2 - len(encoder.prefix) - len(encoder.suffix)
         for batch in rows:
             sides = [encoder.encode(batch.column(name)).truncated(room).between(encoder.prefix, encoder.suffix)
                      for name in ("text", "text_pair")]
@@ -49,73 +59,71 @@ class Task(tasks.Task):
             }))
 
     @staticmethod
-    def baseline(config, validation, special_ids):
+    def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
         return {"a coin": 0.5}
 
-    def __init__(self, config, facts):
-        self.config, self.facts = config, facts
-
-    def options(self):
+    def model_options(self) -> JsonObject:
         return {"num_labels": 1}
 
-    def outputs(self, length):
+    def output_size(self, length: int) -> float:
         return 2.0
 
-    def samples(self, rows, epochs, ids, draw):
+    def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: Draw) -> list[Sample]:
         return [{"input_ids": row["input_ids"].astype(np.int64), "cut": np.array([row["cut"]]),
                  "sign": np.array([1.0 if row["first"] else -1.0])} for row in rows]
 
-    def weight(self, sample):
+    def weight(self, sample: Sample) -> float:
         return float(abs(sample["sign"][0]))
 
-    def zero_weight(self, sample):
+    def zero_weight(self, sample: Sample) -> Sample:
         return {**sample, "sign": np.zeros(1)}
 
-    def collate(self, samples):
+    def collate(self, samples: Sequence[Sample]) -> Batch:
         texts = [side for s in samples for side in np.split(s["input_ids"], s["cut"])]
         width = max(map(len, texts))
         ids = np.full((len(texts), width), self.facts.pad_token_id)
         for row, text in zip(ids, texts):
             row[: len(text)] = text
-        there = (np.arange(width) < np.array([len(t) for t in texts])[:, None]).astype(np.int64)
+        mask = (np.arange(width) < np.array([len(t) for t in texts])[:, None]).astype(np.int64)
         sign = np.concatenate([s["sign"] for s in samples])
-        return {"inputs": {"input_ids": ids, "attention_mask": there}, "sign": sign}
+        return {"inputs": {"input_ids": ids, "attention_mask": mask}, "sign": sign}
 
-    def attach(self, model, batch):
+    def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         return ["ranking is the user's own"]
 
-    def _losses(self, model, batch):
+    def _losses(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
         from torch.nn.functional import softplus
 
         scores = model(**batch["inputs"]).logits.squeeze(-1)
         gap = (scores[0::2] - scores[1::2]) * batch["sign"].sign()
         return softplus(self.config.margin - gap) * batch["sign"].abs(), gap
 
-    def loss(self, model, batch):
+    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
         return self._losses(model, batch)[0].sum(), float(batch["sign"].abs().sum())
 
-    def predict(self, model, batch):
+    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
         losses, gap = self._losses(model, batch)
         return {"loss": losses, "weight": batch["sign"].abs(), "right": gap > 0}
 
-    def metrics(self, outputs):
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
         total = max(1.0, math.fsum(outputs["weight"]))
         return {"loss": math.fsum(outputs["loss"]) / total, "pairs": sum(outputs["right"]) / total}
 
-    def directions(self):
+    def directions(self) -> Directions:
         return {"loss": "min", "pairs": "max"}
 
-    def predictions(self, outputs, tokenizer):
+    def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
         return [{"sure": bool(right)} for right in outputs["right"]]
 
-    def show(self, sample, tokenizer):
+    def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
         return " ".join(tokenizer.convert_ids_to_tokens(sample["input_ids"].tolist()))
 '''
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def own(workspace):
-    """The task, and pairs of texts of which one is longer."""
+    """A function that writes a recipe with the task, and pairs of texts of which one is longer."""
     package = workspace / "mine" / "tasks"
     package.mkdir(parents=True)
     (package / "ranking.py").write_text(RANKING, encoding="utf-8")
@@ -139,22 +147,32 @@ def own(workspace):
     )
 
 
-def test_a_task_of_ones_own_is_planned_trained_evaluated_and_asked(own):
+def test_own_task_is_trained_evaluated_and_used_for_predictions(own):
     for ranks in (1, 2):
         support.launcher("run", own(f"own{ranks}"), "--ranks", ranks)
     one, two = (support.steps(f"runs/own{ranks}") for ranks in (1, 2))
     assert [record["data"] for record in one.values()] == [record["data"] for record in two.values()]
     assert [r["loss"] for r in one.values()] == pytest.approx([r["loss"] for r in two.values()], abs=1e-9)
-    told = support.evaluations("runs/own2")
-    assert told[40]["eval/loss"] < 0.9 * told[0]["eval/loss"]
-    assert told[40]["eval/pairs"] > told[0]["eval/pairs"]
+    evaluations = support.evaluations("runs/own2")
+    assert evaluations[40]["eval/loss"] < 0.9 * evaluations[0]["eval/loss"]
+    assert evaluations[40]["eval/pairs"] > evaluations[0]["eval/pairs"]
     shown = support.launcher("evaluate", "runs/own2", "--ranks", 1, "--json").stdout
-    assert json.loads(shown)["eval/pairs"] == told[40]["eval/pairs"]
+    assert json.loads(shown)["eval/pairs"] == evaluations[40]["eval/pairs"]
     support.launcher("predict", "runs/own2", "--data", "pairs.jsonl", "--to", "said.jsonl")
     said = [json.loads(line) for line in Path("said.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(said) == 120 and all(isinstance(one["sure"], bool) for one in said)
 
 
-def test_a_key_that_ones_own_task_does_not_know_is_told(own):
+def test_unknown_key_of_own_task_is_refused_with_a_hint(own):
     refused = support.launcher("plan", own("own"), "task.margins=2", code=2)
     assert "task.margins: unknown key (did you mean margin?)" in refused.stderr
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("", ""), ('return {"features": "ranking"}', "return config.margins")])
+def test_own_task_is_type_checked(tmp_path, wrong, right):
+    """mypy in strict mode accepts the task, and finds a key that its Config does not have."""
+    (tmp_path / "ranking.py").write_text(RANKING.replace(wrong, right) if wrong else RANKING, encoding="utf-8")
+    options = ["--config-file", ROOT / "pyproject.toml", "--cache-dir", ROOT / ".mypy_cache"]
+    command = [sys.executable, "-m", "mypy", *options, tmp_path / "ranking.py"]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (checked.returncode, "has no attribute" in checked.stdout) == ((1, True) if wrong else (0, False)), checked

@@ -40,7 +40,7 @@ def packs(model: "PreTrainedModel", requirements: ModelRequirements, task: "type
             documents = _documents(lengths(requirements.max_length, _window(config)), config)
             if not small(input_ids=documents[0][None]).logits.isfinite().all():
                 continue
-            return task.refusal(small, documents, config.pad_token_id or 0) or ""
+            return task.packing_error(small, documents, config.pad_token_id or 0) or ""
         except Exception:  # a configuration of any architecture may not bear what was made smaller in it
             continue
     return None

@@ -131,7 +131,7 @@ def guess(recipe: Recipe) -> Facts:
     """Facts before the data is prepared: the vocabulary size where known, two labels, and for a task without tokens a
     possible shape."""
     task = plugins.task(recipe.inner_task)
-    vocab, shape = (vocabulary_size.size(recipe), ()) if task.tokenized else (0, task.shape(recipe.inner_task))
+    vocab, shape = (vocabulary_size.size(recipe), ()) if task.tokenized else (0, task.sample_shape(recipe.inner_task))
     return Facts(
         digest="", vocab_size=vocab, pad_token_id=0, mask_token_id=0, special_ids=[], labels=["0", "1"],
         longest=recipe.data.max_length if not shape else 1, samples={}, tokens={}, baseline={}, shape=shape,

@@ -52,7 +52,7 @@ def outputs(recipe: Recipe, facts: Facts, samples: int) -> int:
     """Bytes of the head's outputs: as computed, in full precision, their logarithms, and their gradient."""
     task = plugins.task(recipe.task)(recipe.task, facts)
     width = max(4, _WIDTH[recipe.train.precision])
-    return int(samples * task.outputs(facts.longest) * (3 * width + _ACTIVATION[recipe.train.precision]))
+    return int(samples * task.output_size(facts.longest) * (3 * width + _ACTIVATION[recipe.train.precision]))
 
 
 def checkpoint(recipe: Recipe, shape: Architecture) -> int:

@@ -36,7 +36,7 @@ def of(recipe: Recipe, facts: Facts) -> ModelRequirements:
         min(facts.longest, limit) for limit in (recipe.data.max_length, recipe.inner_task.longest_target)
     )
     return ModelRequirements(
-        task.auto_class, task.options(), facts.vocab_size, facts.pad_token_id, longest, facts.shape,
+        task.auto_class, task.model_options(), facts.vocab_size, facts.pad_token_id, longest, facts.shape,
         guessed=not facts.digest, begin_token_id=facts.begin_token_id, end_token_id=facts.end_token_id,
-        generation=task.generation(), target_length=target,
+        generation=task.generation_options(), target_length=target,
     )  # fmt: skip

@@ -20,7 +20,7 @@ def sample_operations(recipe: Recipe, shape: Architecture, facts: Facts) -> floa
     tokens = facts.tokens["train"] / facts.samples["train"]
     task = plugins.task(recipe.task)(recipe.task, facts)
     layers = tokens * (2 * shape.in_layers + 4 * shape.hidden * tokens * shape.layers)
-    head = 2 * task.outputs(round(tokens)) * shape.hidden
+    head = 2 * task.output_size(round(tokens)) * shape.hidden
     every = recipe.train.checkpointed_every
     return float(layers * (3 + (1 / every if every else 0)) + 3 * head)
 

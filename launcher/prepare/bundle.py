@@ -113,7 +113,7 @@ def identity(recipe: Recipe) -> str | None:
 
 def _made_by(recipe: Recipe) -> str:
     """What the recipe says of its data, without reading any of it."""
-    task = plugins.task(recipe.inner_task).prepared(recipe.inner_task)
+    task = plugins.task(recipe.inner_task).preparation_key(recipe.inner_task)
     said = recipe.model_dump(mode="json", include={"data", "tokenizer"})
     said["data"]["train"].pop("weights", None)
     (said["tokenizer"] or {}).pop("trust_remote_code", None)  # the code is of the same revision

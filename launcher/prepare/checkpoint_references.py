@@ -40,7 +40,7 @@ def replaced(recipe: Recipe) -> bool:
     """Whether a checkpoint of its own has all that a run took from another one: not where an adapter is beside weights
     that the other one lacks, nor where the task looks back at the model as it began."""
     model, task = recipe.model, plugins.task(recipe.task)
-    return model.kind == "run" and getattr(model, "adapter", None) is None and not getattr(task, "relative", False)
+    return model.kind == "run" and getattr(model, "adapter", None) is None and not task.needs_initial_model
 
 
 def _missing(key: str, config: Any) -> list[Problem]:

@@ -53,9 +53,9 @@ class Preparation:
         found = source_shards.shards(source_shards.leaves(recipe.data))
         self._note_size(found)
         jobs = [Job(shard, recipe.data, recipe.inner_task, self.work) for shard in found]
-        if task.surveyed or recipe.data.deduplicate:
+        if task.survey_columns or recipe.data.deduplicate:
             self._run(shards.look, jobs, "looking through")
-        survey = task.survey(recipe.inner_task, self._values(jobs)) if task.surveyed else {}
+        survey = task.survey(recipe.inner_task, self._values(jobs)) if task.survey_columns else {}
         if recipe.data.deduplicate:
             train = [job for job in jobs if job.shard.leaf.side == "train"]
             duplicates.drop([job.hashes for job in train], [job.dropped for job in train])
@@ -180,7 +180,7 @@ class Preparation:
                 sources[job.shard.leaf.name] += sum(c.lengths["train"].values())
         task = self.recipe.inner_task
         plugin = plugins.task(task)
-        counts, baseline = plugin.counts(task, _tables(self.whole / "train.arrow"), len(known.labels)), {}
+        counts, baseline = plugin.count_labels(task, _tables(self.whole / "train.arrow"), len(known.labels)), {}
         if "validation" in lengths:
             baseline = plugin.baseline(task, _tables(self.whole / "validation.arrow"), known.special_ids)
         found = {

@@ -43,7 +43,7 @@ def identity(recipe: Recipe) -> str:
         recipe.data.max_length,
         recipe.data.deduplicate,
         fraction,
-        task.prepared(recipe.inner_task),
+        task.preparation_key(recipe.inner_task),
     ]
     problems: list[str | Problem] = []
     found = source_shards.leaves(recipe.data)

@@ -171,7 +171,7 @@ def _known(recipe: Recipe, prepared: Path) -> facts.Facts:
     task = plugins.task(recipe.task)
     task.check(recipe.task, known, prepared)
     inner = plugins.task(recipe.inner_task)
-    named = inner.tokens(recipe.inner_task)
+    named = inner.named_tokens(recipe.inner_task)
     if not named:
         return known
     from tokenizers import Tokenizer

@@ -23,6 +23,7 @@ from launcher.config.types import TaskConfig
 from launcher.data._columns import TEXTS
 from launcher.prepare import duplicates, source_shards, strata
 from launcher.prepare.encode import Encoder
+from launcher.prepare.feature_context import FeatureContext
 from launcher.prepare.source_shards import Shard, Side, hashes, held_out, read
 from launcher.prepare.strata import Strata
 
@@ -106,7 +107,7 @@ def look(job: Job) -> None:
     strata, a hash and a label."""
     if _finished(job.looked):
         return
-    surveyed = plugins.task(job.task).surveyed
+    surveyed = plugins.task(job.task).survey_columns
     values: dict[str, set[str]] = {name: set() for name in surveyed}
     found = [np.empty((0, 2), dtype=np.uint64)]
     labels = list[pa.RecordBatch]()
@@ -154,9 +155,8 @@ def features(job: Job) -> None:
         for side, rows in sides:
             encoder = _encoder(job.work / "tokenizer") if task.tokenized else None
             rows = rows if encoder is None else _seen_by(encoder, rows, counted)
-            _write(
-                job, side, task.features(job.task, rows, job.survey, encoder, job.data.max_length, leaf.key), counted
-            )
+            context = FeatureContext(job.survey, job.data.max_length, leaf.key, encoder)
+            _write(job, side, task.features(job.task, rows, context), counted)
     finally:
         held.unlink(missing_ok=True)
     leaf = job.shard.leaf

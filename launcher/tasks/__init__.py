@@ -1,240 +1,266 @@
-"""What a model learns. A kind is one module here with a `Config` (a subclass of `launcher.config.types.TaskConfig`) and
-a class `Task` that extends the one below; the file is the registration. Import torch inside functions: a plan reads
-every Config on a login node. A task never divides: `loss` returns a sum and `weight` says what it will be divided by,
-so that ranks and micro-batches cannot show.
+"""Tasks: what a model learns.
 
-Samples are dicts of numpy arrays without padding (`input_ids`, `labels`, ...): what the model will be given, augmented.
-They are what the digest witnesses, so they must be a pure function of the row and its (seed, epoch, id).
+A kind is one module of this package with a `Config` (a subclass of `launcher.config.types.TaskConfig`) and a class
+`Task` that extends `Task[Config]` below; the file is the registration. A user's own is a module elsewhere, named by its
+dotted path. Import torch inside functions: a plan reads every Config on a login node.
 
-A task that holds another, as `task` in its configuration, leaves to that one what samples are: all that is done at
-preparation, but `check`, is asked of the other (see Recipe.inner_task).
+The contract of a task:
 
-A metric is computed once, from what the model made of every validation sample, gathered from all ranks in the order of
-the samples: so it is the same to the last digit however many ranks there are.
+- Samples are dicts of numpy arrays without padding (`input_ids`, `labels`, ...), augmentation included. They are hashed
+  into the digest, so they must be a pure function of the row and its (seed, epoch, id).
+- A task never divides. `loss` returns a sum and `weight` its share of the divisor. Neither ranks nor micro-batches can
+  then change the result.
+- Metrics are computed once, from the outputs for all validation samples, gathered from all ranks in the order of the
+  samples. They are the same to the last digit on any number of ranks.
+
+A task that wraps another one (`task` in its Config, such as distillation) leaves the samples to the inner task: of the
+methods for preparation only its `check` is called (see Recipe.inner_task).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeVar
+
+from launcher.config.types import TaskConfig
+from launcher.prepare.feature_context import FeatureContext as FeatureContext
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from launcher.contract.random import Draw
     from launcher.plan.facts import Facts
 
+JsonObject = dict[str, Any]
+"""A map that can be written as JSON."""
 Row = dict[str, Any]
-Sample = dict[str, NDArray[Any]]
+"""One row of prepared features: numpy arrays of list columns, scalars of the others."""
+Array = NDArray[Any]
+Sample = dict[str, Array]
 Batch = dict[str, Any]
+"""A micro-batch: arrays, or maps of arrays. `inputs` are the keyword arguments of the model's forward. `collate`
+returns numpy arrays; the other methods get torch tensors."""
 Outputs = dict[str, list[Any]]
-"""What a model made of samples: by name one value or array for each of them, in their order."""
+"""What `Task.predict` returned for many samples: by name one value or array for each, in the order of the samples."""
 Directions = dict[str, Literal["min", "max"]]
+"""Whether less or more of a metric is better, by the metric's name."""
 
 IGNORE = -100
-"""A label that carries no weight (torch's own convention)."""
+"""A label without weight (torch's own convention)."""
+
+ConfigT = TypeVar("ConfigT", bound=TaskConfig, default=TaskConfig)
 
 
 class Features(NamedTuple):
-    """Finished samples. `empty`: rows that gave none, since they hold no token. `cut`: of each row of the batch what
-    its truncation left out: `rows`, `targets` and `questions` (0 or 1) that are cut, `words` and `labels` (other than
-    O) beyond the cut; arrays of shape (rows,)."""
+    """Prepared samples.
+
+    table: one row for each sample.
+    empty: number of rows without a token, which have no sample.
+    cut: what truncation removed from each row of the batch, as arrays of shape (rows,). `rows`, `targets` and
+        `questions`: 1 where they were cut, else 0. `words` and `labels` (other than O): how many were removed.
+    """
 
     table: "pa.Table"
     empty: int = 0
     cut: Mapping[str, NDArray[np.integer]] = {}
 
 
-class Task(ABC):
-    """One task, for one rank. Static members are asked at preparation, with the Config; a task that is built knows the
-    facts of the data."""
+class Task(ABC, Generic[ConfigT]):
+    """One task on one rank. The static methods are called during preparation; an instance knows the facts of the
+    prepared data."""
 
     columns: tuple[str, ...]
-    """The canonical columns that rows need (see launcher.data)."""
-    targets: tuple[str, ...] = ()
-    """Those of them that a prediction does without: rows may come without them."""
-    surveyed: tuple[str, ...] = ()
-    """Those of which every value must be known before rows become features, such as labels; of an image its shape
-    (`28x28x1`), of a list of numbers how many they are."""
+    """Columns that a row needs (see launcher.data)."""
+    target_columns: tuple[str, ...] = ()
+    """Columns that only training and evaluation need: rows to predict may lack them."""
+    survey_columns: tuple[str, ...] = ()
+    """Columns of which `survey` gets all distinct values, such as labels. The value of an image is its shape
+    (`28x28x1`), that of a list of numbers its length."""
     tokenized: bool = True
-    """Whether samples are made of tokens. Else there is no tokenizer, `encoder` is None, and a sample's length is 1."""
+    """Whether samples consist of tokens. If not, there is no tokenizer, and the length of a sample is 1."""
     auto_class: str = ""
-    """The transformers auto class of the model, such as AutoModelForMaskedLM; empty: none takes what the task gives."""
-    relative: bool = False
-    """Whether metrics compare a model with what it was as the run began: not one that is read from a file."""
+    """The transformers auto class of the model, such as AutoModelForMaskedLM; empty: any that takes the inputs."""
+    needs_initial_model: bool = False
+    """Whether metrics compare the model with the one at the start of the run. They cannot be computed for an export."""
     distillable: bool = False
-    """Whether one of several classes is learnt for each number of `batch["labels"]`: it has `logits` and `loss_of`."""
-    ranks_answers: bool = False
-    """Whether it has `ranked`."""
-
+    """Whether `logits` and `loss_from_logits` work, with one of several classes for each entry of `batch["labels"]`."""
+    has_top_predictions: bool = False
+    """Whether `top_predictions` works."""
     uses_tokenizer: bool = False
-    """Whether it makes texts of tokens as it trains, by its attribute `tokenizer`."""
-    tokenizer: Any = None
+    """Whether training decodes tokens, by the attribute `tokenizer`."""
+    tokenizer: "PreTrainedTokenizerBase | None" = None
 
-    # --- at preparation, once
+    # --- preparation
+
     @classmethod
-    def required_columns(cls, config: Any) -> tuple[str, ...]:
-        """The columns, where they depend on the configuration."""
+    def required_columns(cls, config: ConfigT) -> tuple[str, ...]:
+        """Return `columns`, or other ones where they depend on the configuration."""
         return cls.columns
 
     @staticmethod
     @abstractmethod
-    def prepared(config: Any) -> dict[str, Any]:
-        """What prepared samples depend on: tasks that say the same share them. JSON, with a name for the features."""
+    def preparation_key(config: ConfigT) -> JsonObject:
+        """Return what prepared samples depend on, with `features` as the name of their format. Tasks with equal keys
+        share prepared data."""
 
     @staticmethod
-    def survey(config: Any, values: Mapping[str, set[str]]) -> dict[str, Any]:
-        """What must be known of the training rows before they become features: `labels` in their order and `shape`,
-        from the values of each surveyed column. JSON. Raises UserError."""
+    def survey(config: ConfigT, values: Mapping[str, set[str]]) -> JsonObject:
+        """Return `labels` in their order and the `shape` of samples, as far as they exist, from the distinct training
+        values of `survey_columns`. Raises UserError."""
         return {}
 
     @staticmethod
-    def shape(config: Any) -> tuple[int, ...]:
-        """Of a task without tokens: the shape of its samples, as far as the configuration tells it before `survey`, to
-        plan with."""
+    def sample_shape(config: ConfigT) -> tuple[int, ...]:
+        """Return the expected shape of a sample without tokens, for a plan before `survey`."""
         return ()
 
     @staticmethod
     @abstractmethod
-    def features(
-        config: Any, rows: "Iterable[pa.RecordBatch]", survey: dict[str, Any], encoder: Any, length: int, key: str
-    ) -> Iterator[Features]:
-        """Rows of the required columns, as tables with an int32 column `length`, of tokens a list column `input_ids`,
-        and what else `samples` needs; none longer than `length` tokens. Called once for each part of a source, in
-        parallel processes. `encoder`: a launcher.prepare.encode.Encoder, or None. Of rows without the targets the
-        labels carry no weight. Raises UserError."""
+    def features(config: ConfigT, rows: "Iterable[pa.RecordBatch]", context: FeatureContext) -> Iterator[Features]:
+        """Convert rows of the required columns into tables of samples.
+
+        A table has an int32 column `length`, for tokens a list column `input_ids`, and what else `samples` needs. No
+        sample exceeds `context.max_length` tokens. Rows without the target columns get labels without weight. Called
+        once for each part of a source, in parallel processes. Raises UserError.
+        """
 
     @staticmethod
-    def counts(config: Any, training: "Iterable[pa.Table]", classes: int) -> list[int]:
-        """How many training samples each label has; empty: it has no labels."""
+    def count_labels(config: ConfigT, training: "Iterable[pa.Table]", classes: int) -> list[int]:
+        """Return the number of training samples of each label; empty where there are no labels."""
         return []
 
     @staticmethod
     @abstractmethod
-    def baseline(config: Any, validation: "Iterable[pa.Table]", special_ids: Sequence[int]) -> dict[str, float]:
-        """What a model that learnt nothing but frequencies would reach on the validation samples."""
+    def baseline(config: ConfigT, validation: "Iterable[pa.Table]", special_ids: Sequence[int]) -> dict[str, float]:
+        """Return the score, by name, of a model that knows only frequencies, on the validation samples."""
 
     @staticmethod
-    def describe_labels(config: Any, facts: "Facts") -> str:
-        """The labels of the training data in one line, for a plan."""
+    def describe_labels(config: ConfigT, facts: "Facts") -> str:
+        """Return one line about the labels of the training data, for a plan."""
         return ""
 
     @staticmethod
-    def tokens(config: Any) -> Sequence[str]:
-        """Tokens that the configuration names; their ids are found in `facts.token_ids`."""
+    def named_tokens(config: ConfigT) -> Sequence[str]:
+        """Return the tokens that the configuration names. Preparation stores their ids in `facts.token_ids`."""
         return ()
 
-    @staticmethod  # noqa: B027 most have nothing to check
-    def check(config: Any, facts: "Facts", folder: Path) -> None:
-        """Raises UserError where the configuration does not go with the prepared `folder` (tokenizer/ is in it)."""
+    @staticmethod
+    def check(config: ConfigT, facts: "Facts", folder: Path) -> None:
+        """Check the configuration against the prepared `folder` (its tokenizer is in tokenizer/). Raises UserError."""
 
-    # --- at training, on each rank
-    @abstractmethod
-    def __init__(self, config: Any, facts: "Facts"): ...
+    # --- training, on each rank
 
-    @abstractmethod
-    def options(self) -> dict[str, Any]:
-        """Options of the model's configuration that the task decides, such as num_labels."""
+    def __init__(self, config: ConfigT, facts: "Facts"):
+        self.config, self.facts = config, facts
 
-    def generation(self) -> dict[str, Any]:
-        """Keys of transformers' generation configuration that the task decides, such as max_new_tokens."""
+    def model_options(self) -> JsonObject:
+        """Return the keys of the model's configuration that the task sets, such as num_labels."""
+        return {}
+
+    def generation_options(self) -> JsonObject:
+        """Return the keys of transformers' generation configuration that the task sets, such as max_new_tokens."""
         return {}
 
     @abstractmethod
-    def outputs(self, length: int) -> float:
-        """How many values the model's head makes for a sample of so many tokens, to estimate memory."""
+    def output_size(self, length: int) -> float:
+        """Return how many values the model's head outputs for a sample of `length` tokens, to estimate memory."""
 
     @abstractmethod
     def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: "Draw") -> list[Sample]:
-        """The finished samples of these rows, one each."""
+        """Build one sample from each row."""
 
     @abstractmethod
     def weight(self, sample: Sample) -> float:
-        """What this sample adds to the weight that the global batch's loss is divided by."""
+        """Return what the sample adds to the divisor of the global batch's loss."""
 
     @abstractmethod
     def zero_weight(self, sample: Sample) -> Sample:
-        """The same sample with weight zero."""
+        """Return a copy of the sample without weight."""
 
-    def join(self, samples: Sequence[Sample]) -> Sample:
-        """Samples in one row, for tasks whose configuration has `samples: packed`."""
+    def pack(self, samples: Sequence[Sample]) -> Sample:
+        """Concatenate samples into one row, for a configuration with `samples: packed`."""
         raise NotImplementedError
 
     @classmethod
-    def refusal(cls, model: "torch.nn.Module", documents: "Sequence[torch.Tensor]", pad_token_id: int) -> str | None:
-        """Why a model in eval mode cannot be given such rows; None: it can. For the same tasks; a plan asks it of a
-        tiny copy. `documents`: token ids, each of shape (length,)."""
+    def packing_error(
+        cls, model: "torch.nn.Module", documents: "Sequence[torch.Tensor]", pad_token_id: int
+    ) -> str | None:
+        """Return why a model in eval mode cannot take packed rows; None: it can. Only for tasks with `pack`; a plan
+        calls it with a tiny copy of the model. documents: token ids, each of shape (length,)."""
         raise NotImplementedError
 
     @abstractmethod
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """A padded micro-batch of numpy arrays, shape (samples, longest)."""
+        """Pad samples into a micro-batch of numpy arrays of shape (samples, longest)."""
 
-    @abstractmethod
-    def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
-        """Adapt the bare model before it is wrapped; `batch` is one to try things on. Returns notes for the user."""
+    def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
+        """Adapt the unwrapped model to the task, in place, and return notes for the user. `batch` is a micro-batch for
+        a trial forward. Raises UserError for a model that does not suit the task."""
+        return []
 
     def frozen_models(self) -> "list[torch.nn.Module]":
-        """The models that an attached task asks besides the one that trains, on the same batches."""
+        """Return the models besides the trained one that run on the same batches, once `prepare_model` was called."""
         return []
 
     @abstractmethod
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
-        """The sum of the losses of a micro-batch, a scalar tensor, and its weight."""
+        """Return the summed loss of a micro-batch, a scalar tensor, and its weight."""
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
-        """The model's outputs that the loss is computed from; of a distillable task shape (n, classes), for the n
-        numbers of `batch["labels"]` (IGNORE where there is none)."""
+        """Return the model's outputs that the loss is computed from. For a distillable task: shape (n, classes), for
+        the n entries of `batch["labels"]` (IGNORE where there is none)."""
         raise NotImplementedError
 
-    def loss_of(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
-        """The loss of a micro-batch, as `loss` has it, from such logits."""
+    def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
+        """Return the same as `loss`, from the result of `logits`."""
         raise NotImplementedError
 
     @abstractmethod
     def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
-        """What the model makes of each sample of a micro-batch: by name tensors of shape (samples, ...), or lists with
-        an array for each. `loss` and `weight` (its sum and its weight) among them."""
+        """Return outputs for each sample of a micro-batch, by name: tensors of shape (samples, ...), or lists with an
+        array for each. They include `loss` (summed over the sample) and `weight`."""
 
     @abstractmethod
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        """The metrics of all samples by name, `loss` among them. Called on every rank with the same."""
+        """Return the metrics of all samples by name, `loss` among them. Every rank calls it with the same outputs."""
 
     @abstractmethod
     def directions(self) -> Directions:
-        """Of every metric by name whether less or more of it is better; those of single classes may be left out."""
+        """Return the direction of every metric; metrics of single classes (`f1/cat`) may be left out."""
 
-    def generate(self, model: Any, batch: Batch) -> list[NDArray[np.int64]]:
-        """The token ids that the model makes of each sample, with the bare model of transformers in eval mode; called
-        where the configuration `generates`, and then given to `scores` and `predictions` as `generated` beside what
-        `predict` returned."""
+    def generate(self, model: "PreTrainedModel", batch: Batch) -> list[NDArray[np.int64]]:
+        """Generate token ids for each sample, with the unwrapped model in eval mode. Called where the configuration
+        `generates`; the result is the output `generated` beside those of `predict`."""
         raise NotImplementedError
 
-    def scores(self, outputs: Outputs, tokenizer: Any) -> dict[str, float]:
-        """Further metrics, of what was generated."""
+    def generation_metrics(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
+        """Return further metrics, of the generated texts."""
         return {}
 
-    def joined(self, predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The prediction for a row from those for its samples: one or more."""
+    @abstractmethod
+    def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
+        """Return a prediction for each sample. `tokenizer`: None where the task is not tokenized."""
+
+    def merge_predictions(self, predictions: Sequence[JsonObject]) -> JsonObject:
+        """Return the prediction for a row from those of its samples, one or more."""
         return predictions[0] if len(predictions) == 1 else {"parts": list(predictions)}
 
-    def report(self, outputs: Outputs) -> dict[str, Any]:
-        """What a person looks at besides the metrics, as JSON: `classes` (label -> precision, recall, f1, support),
-        `confusion` (rows are the truth) with its `labels`, `examples` (list of maps)."""
-        return {}
-
-    def ranked(self, outputs: Outputs, most: int) -> list[list[dict[str, Any]]]:
-        """Of each sample the `most` probable answers, the best first, with their probabilities, as JSON."""
+    def top_predictions(self, outputs: Outputs, count: int) -> list[list[JsonObject]]:
+        """Return the `count` most probable answers of each sample with their probabilities, the best first."""
         raise NotImplementedError
 
-    @abstractmethod
-    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
-        """Predictions for a person: a JSON object for each sample. `tokenizer`: None where there is none."""
+    def report(self, outputs: Outputs) -> JsonObject:
+        """Return details beside the metrics: `classes` (label -> precision, recall, f1, support), `confusion` (a row
+        for each true label) with its `labels`, `examples` (list of maps)."""
+        return {}
 
     @abstractmethod
-    def show(self, sample: Sample, tokenizer: Any) -> str:
-        """A sample as rich markup for a person: decoded, with what is to be learnt marked."""
+    def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
+        """Return a sample as rich markup for a person: decoded, with the targets marked. `tokenizer`: None where the
+        task is not tokenized."""

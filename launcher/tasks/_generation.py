@@ -1,4 +1,4 @@
-"""Texts that a model makes, token by token: the likeliest (or by beams), so that they are the same each time."""
+"""Text generation with transformers: greedy or by beam search, so that the result is the same each time."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from launcher.config.types import Strict
+from launcher.tasks import JsonObject
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from launcher.plan.facts import Facts
 
@@ -23,43 +25,45 @@ class Generation(Strict):
     num_beams: int = Field(1, gt=0)
     """Beams of the search; 1: greedy."""
 
-    def options(self) -> dict[str, Any]:
-        """The same as keys of transformers' generation configuration."""
+    def options(self) -> JsonObject:
+        """Return the keys of transformers' generation configuration."""
         return {"do_sample": False, "use_cache": True, **self.model_dump()}
 
 
-def generated(
-    model: Any, config: Generation, facts: "Facts", inputs: dict[str, "torch.Tensor"], **given: Any
+def generate(
+    model: "PreTrainedModel", config: Generation, facts: "Facts", inputs: dict[str, "torch.Tensor"], **options: Any
 ) -> list[NDArray[np.int64]]:
-    """The new tokens of each sample, up to the one that ends a text. model: of transformers, bare, in eval mode."""
+    """Return the new tokens of each sample, up to the end token. model: unwrapped, in eval mode."""
     import torch
 
+    tokens = {"pad_token_id": facts.pad_token_id, "eos_token_id": facts.end_token_id}
     with torch.no_grad():
-        made = model.generate(
-            **inputs, **given, **config.options(), pad_token_id=facts.pad_token_id, eos_token_id=facts.end_token_id
-        )
+        rows = model.generate(**inputs, **options, **config.options(), **tokens)
     begin = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-    return [_until(row, facts.end_token_id) for row in made[:, begin:].cpu().numpy()]
+    return [_until_end(row, facts.end_token_id) for row in rows[:, begin:].cpu().numpy()]
 
 
-def continued(model: Any, config: Generation, facts: "Facts", prompts: Sequence[Any]) -> list[NDArray[np.int64]]:
-    """What comes after each prompt, an array of tokens. They are padded before their beginnings."""
+def continuations(
+    model: "PreTrainedModel", config: Generation, facts: "Facts", prompts: Sequence[NDArray[np.int64]]
+) -> list[NDArray[np.int64]]:
+    """Return the continuation of each prompt. Prompts are padded on the left."""
     import torch
 
     longest = max(map(len, prompts))
     ids = np.full((len(prompts), longest), facts.pad_token_id, dtype=np.int64)
-    there = np.zeros_like(ids)
+    mask = np.zeros_like(ids)
     for n, prompt in enumerate(prompts):
-        ids[n, longest - len(prompt) :], there[n, longest - len(prompt) :] = prompt, 1
-    arrays = {"input_ids": ids, "attention_mask": there}
+        ids[n, longest - len(prompt) :], mask[n, longest - len(prompt) :] = prompt, 1
+    arrays = {"input_ids": ids, "attention_mask": mask}
     inputs = {name: torch.from_numpy(array).to(model.device) for name, array in arrays.items()}
-    return generated(model, config, facts, inputs)
+    return generate(model, config, facts, inputs)
 
 
-def texts(tokens: Sequence[Any], tokenizer: Any) -> list[str]:
+def texts(tokens: Sequence[NDArray[np.int64]], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """Decode token ids, without special tokens."""
     return [tokenizer.decode(np.asarray(one).tolist(), skip_special_tokens=True).strip() for one in tokens]
 
 
-def _until(tokens: NDArray[np.int64], end: int | None) -> NDArray[np.int64]:
+def _until_end(tokens: NDArray[np.int64], end: int | None) -> NDArray[np.int64]:
     ends = np.flatnonzero(tokens == end)
     return tokens[: ends[0]] if len(ends) else tokens

@@ -1,99 +1,108 @@
-"""Images brought to one shape, made what a model is given, and drawn for a person.
+"""Images converted to one shape, normalized for a model, and rendered for a person.
 
-Prepared they are bytes, (height, width, channels); a model is given floats, (channels, height, width).
+Prepared images are bytes of shape (height, width, channels); a model gets floats of shape (channels, height, width).
 """
 
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from launcher.config.errors import Problem, UserError
+from launcher.tasks import Array, JsonObject
 
 Shape = tuple[int, ...]
 """Channels, height, width."""
 
-_AT_ONCE = 2**24
-"""Bytes of images that are brought to their shape at once: a small one may become a large one."""
-_DRAWN, _SHADES = 32, " ░▒▓█"
-"""Pixels of a drawn image's side, at the most; characters from dark to bright."""
+_CHUNK_BYTES = 2**24
+"""Bytes of resized images in memory at once, since a small image may become a large one."""
+_RENDERED_SIDE, _SHADES = 32, " ░▒▓█"
+"""The largest side of a rendered image in pixels; characters from dark to bright."""
+
+
+class Resized(NamedTuple):
+    """What the configuration sets, so that other images are converted instead of refused."""
+
+    size: bool
+    channels: bool
 
 
 def shape(found: Collection[str], size: tuple[int, int] | None, channels: int | None) -> Shape:
-    """The one shape of all images, from those that there are (`28x28x1`). Raises UserError where they do not agree and
-    nothing says what to make of them."""
-    all_of_them = [tuple(map(int, one.split("x"))) for one in found]
-    sizes, depths = (sorted({one[part] for one in all_of_them}) for part in (slice(2), slice(2, None)))
+    """Return the one shape of all images. found: the shapes in the training data, such as `28x28x1`. size, channels:
+    the configured ones. Raises UserError where shapes differ and the configuration does not set one."""
+    shapes = [tuple(map(int, one.split("x"))) for one in found]
+    sizes, depths = (sorted({one[part] for one in shapes}) for part in (slice(2), slice(2, None)))
     problems = list[str | Problem]()
     if size is None and len(sizes) > 1:
-        two = " and ".join(map(_told, sizes[:2]))
-        what = f"the training data has images of {len(sizes)} sizes, such as {two} (height x width)"
+        examples = " and ".join(map(_text, sizes[:2]))
+        what = f"the training data has images of {len(sizes)} sizes, such as {examples} (height x width)"
         problems.append(Problem("task.size", f"{what}: give the size that all of them are brought to"))
     if channels is None and len(depths) > 1:
-        what = f"the training data has images of {' and of '.join(_told(one) for one in depths)} channels"
+        what = f"the training data has images of {' and of '.join(_text(one) for one in depths)} channels"
         problems.append(Problem("task.channels", f"{what}: give 1 (grey) or 3 (colour)"))
     if problems:
         raise UserError(problems)
     return (channels or depths[0][0], *(size or sizes[0]))
 
 
-def pieces(images: pa.Array, to: Shape, fixed: tuple[bool, bool], key: str) -> Iterator[NDArray[np.uint8]]:
-    """Images as a source's column holds them, in arrays of shape (samples, values of one). `fixed`: whether those of
-    another size, and of other channels, are brought `to` this shape. Raises UserError where they are not."""
-    channels, height, width = to
-    step = max(1, _AT_ONCE // (channels * height * width))
+def resize(images: pa.Array, target: Shape, resized: Resized, key: str) -> Iterator[NDArray[np.uint8]]:
+    """Convert the images of a source's column to the `target` shape and yield arrays of shape (samples, values of one
+    image). Raises UserError for an image of another shape that the configuration does not allow to convert."""
+    channels, height, width = target
+    step = max(1, _CHUNK_BYTES // (channels * height * width))
     for start in range(0, len(images), step):
         arrays = [_array(image) for image in images[start : start + step].to_pylist()]
         for array in arrays:
-            _check(array, to, fixed, key)
-        yield np.stack([_fitted(array, to) for array in arrays]).reshape(len(arrays), -1)
+            _check(array, target, resized, key)
+        yield np.stack([_convert(array, target) for array in arrays]).reshape(len(arrays), -1)
 
 
-def normalised(images: NDArray[np.uint8], mean: NDArray[np.float32], std: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Shape (samples, channels, height, width), from 0 to 1 less the `mean`, over `std`, of each channel."""
+def normalize(images: NDArray[np.uint8], mean: NDArray[np.float32], std: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale images to 0..1, subtract the `mean` and divide by the `std` of each channel. Returns shape (samples,
+    channels, height, width)."""
     values = images.astype(np.float32) / (255 * std) - mean / std
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
-def drawn(values: NDArray[np.floating[Any]], mean: NDArray[np.float32], std: NDArray[np.float32]) -> str:
-    """A normalised image, (channels, height, width), as rich markup: two characters a pixel, in its colour, and the
-    fuller the brighter it is."""
+def render(values: Array, mean: NDArray[np.float32], std: NDArray[np.float32]) -> str:
+    """Return a normalized image, (channels, height, width), as rich markup: two characters for each pixel, in its
+    colour, with a denser character for a brighter one."""
     pixels = np.clip((values.transpose(1, 2, 0) * std + mean) * 255, 0, 255).astype(int)
-    step = -(-max(pixels.shape[:2]) // _DRAWN)
+    step = -(-max(pixels.shape[:2]) // _RENDERED_SIDE)
     lines = np.broadcast_to(pixels, (*pixels.shape[:2], 3))[::step, ::step].tolist()
-    return "\n".join("".join(map(_block, line)) for line in lines)
+    return "\n".join("".join(map(_pixel, line)) for line in lines)
 
 
-def _block(colour: list[int]) -> str:
+def _pixel(colour: list[int]) -> str:
     glyph = _SHADES[sum(colour) * len(_SHADES) // (3 * 256)]
     return f"[rgb({','.join(map(str, colour))})]{glyph * 2}[/]"
 
 
-def _array(image: dict[str, Any]) -> NDArray[np.uint8]:
+def _array(image: JsonObject) -> NDArray[np.uint8]:
     return np.frombuffer(image["data"], np.uint8).reshape(image["height"], image["width"], image["channels"])
 
 
-def _check(array: NDArray[np.uint8], to: Shape, fixed: tuple[bool, bool], key: str) -> None:
-    wrong = [
+def _check(array: NDArray[np.uint8], target: Shape, resized: Resized, key: str) -> None:
+    hint = "(task.size and task.channels bring all to one)"
+    problems = [
         Problem(
-            f"{key}.image", f"there is one of {_told(given)} {what}, those of the training data have {_told(known)}"
+            f"{key}.image",
+            f"there is one of {_text(actual)} {what}, those of the training data have {_text(expected)} {hint}",
         )
-        for given, known, what, brought in (
-            (array.shape[:2], to[1:], "pixels", fixed[0]),
-            (array.shape[2:], to[:1], "channels", fixed[1]),
+        for actual, expected, what, converted in (
+            (array.shape[:2], target[1:], "pixels", resized.size),
+            (array.shape[2:], target[:1], "channels", resized.channels),
         )
-        if given != known and not brought
+        if actual != expected and not converted
     ]
-    if wrong:
-        raise UserError(
-            [Problem(where, f"{what} (task.size and task.channels bring all to one)") for where, what in wrong]
-        )
+    if problems:
+        raise UserError(problems)
 
 
-def _fitted(array: NDArray[np.uint8], to: Shape) -> NDArray[np.uint8]:
-    channels, height, width = to
+def _convert(array: NDArray[np.uint8], target: Shape) -> NDArray[np.uint8]:
+    channels, height, width = target
     if array.shape == (height, width, channels):
         return array
     from PIL import Image
@@ -104,5 +113,5 @@ def _fitted(array: NDArray[np.uint8], to: Shape) -> NDArray[np.uint8]:
     return np.asarray(image).reshape(height, width, channels)
 
 
-def _told(numbers: tuple[int, ...]) -> str:
+def _text(numbers: tuple[int, ...]) -> str:
     return "x".join(map(str, numbers))

@@ -1,20 +1,51 @@
-"""What language models share: the loss of predicted tokens, summed, and its metrics."""
+"""Language models: the loss and metrics of predicted tokens, and the samples of models trained on plain text."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypeVar
 
-from launcher.tasks import IGNORE, Batch, Directions, Outputs, Task
+from launcher.config.types import TaskConfig
+from launcher.tasks import (
+    IGNORE,
+    Batch,
+    ConfigT,
+    Directions,
+    FeatureContext,
+    Features,
+    JsonObject,
+    Outputs,
+    Sample,
+    Task,
+    _metrics,
+    _packed_rows,
+    _token_batches,
+)
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from launcher.prepare.encode import Encoder
+    from launcher.prepare.token_arrays import TokenArrays
 
 
-def unigram_entropy(columns: Iterable[pa.ChunkedArray], special_ids: Sequence[int]) -> float:
-    """The entropy in nats of the frequencies of tokens, in lists: the loss of always predicting those."""
+def summed_loss(logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, float]":
+    """Return the summed cross entropy of labels and their number. logits: shape (n, classes); labels: (n,)."""
+    from torch.nn.functional import cross_entropy
+
+    loss = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    return loss, float((labels != IGNORE).sum())
+
+
+def unigram_baseline(columns: Iterable[pa.ChunkedArray], special_ids: Sequence[int]) -> dict[str, float]:
+    """Return the entropy of token frequencies in nats, the loss of a model that knows only them. columns: lists of
+    tokens."""
     counts = np.zeros(0, dtype=np.int64)
     for column in columns:
         for chunk in column.chunks:
@@ -24,52 +55,159 @@ def unigram_entropy(columns: Iterable[pa.ChunkedArray], special_ids: Sequence[in
             counts = more
     counts[[i for i in special_ids if i < len(counts)]] = 0
     shares = counts[counts > 0] / max(1, counts.sum())
-    return float(-(shares * np.log(shares)).sum())
+    return {"unigram_entropy": float(-(shares * np.log(shares)).sum())}
 
 
-class TokenClasses(Task):
-    """One of several classes for each of the n labels of `batch["labels"]`: a task gives `logits(model, batch)`, of
-    shape (n, classes)."""
+class LanguageModelingTask(Task[ConfigT]):
+    """A task whose classes are the vocabulary. A micro-batch has `labels`, shape (n,), and `rows`, the sample of each
+    label; a kind implements `logits`, of shape (n, vocabulary)."""
 
     distillable = True
 
+    def weight(self, sample: Sample) -> float:
+        return _token_batches.weight(sample)
+
+    def zero_weight(self, sample: Sample) -> Sample:
+        return _token_batches.zero_weight(sample)
+
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
-        return self.loss_of(self.logits(model, batch), batch)
+        return self.loss_from_logits(self.logits(model, batch), batch)
 
-    def loss_of(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
-        from torch.nn.functional import cross_entropy
-
-        labels = batch["labels"]
-        loss = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-        return loss, float((labels != IGNORE).sum())
-
-
-class LanguageModeling(TokenClasses):
-    """Classes are the vocabulary; `batch["rows"]` tells the sample of each label."""
+    def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
+        return summed_loss(logits, batch["labels"])
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
+        """Return the summed loss, the number of labels and of correct predictions of each sample."""
         import torch
         from torch.nn.functional import cross_entropy
 
         labels, logits = batch["labels"], self.logits(model, batch)
-        found = {
+        by_label = {
             "loss": cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none"),
             "weight": labels != IGNORE,
             "correct": logits.argmax(-1) == labels,
         }
-        nothing = torch.zeros(len(batch["inputs"]["input_ids"]), dtype=torch.float64, device=labels.device)
-        return {name: nothing.index_add(0, batch["rows"], each.double()) for name, each in found.items()}
+        zeros = torch.zeros(len(batch["inputs"]["input_ids"]), dtype=torch.float64, device=labels.device)
+        return {name: zeros.index_add(0, batch["rows"], values.double()) for name, values in by_label.items()}
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        sums = {name: math.fsum(outputs[name]) for name in ("loss", "weight", "correct")}
-        weight = max(1.0, sums["weight"])
-        loss = sums["loss"] / weight
-        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": sums["correct"] / weight}
+        loss, weight, correct = (_metrics.total(outputs, name) for name in ("loss", "weight", "correct"))
+        weight = max(1.0, weight)
+        loss /= weight
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": correct / weight}
 
     def directions(self) -> Directions:
         return {"loss": "min", "perplexity": "min", "accuracy": "max"}
 
-    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
-        """The mean loss of the tokens that were to be predicted."""
+    def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
+        """Return the mean loss of each sample's labels, and their number."""
         pairs = zip(outputs["loss"], outputs["weight"], strict=True)
         return [{"loss": loss / max(1.0, weight), "tokens": int(weight)} for loss, weight in pairs]
+
+
+class PretrainingConfig(TaskConfig):
+    """Keys of the tasks that learn from plain text."""
+
+    samples: Literal["chunks", "documents", "packed"] = "chunks"
+    """`chunks`: documents, joined and cut at max_length; `documents`: one sample a document; `packed`: the samples of
+    `documents`, several in a row of a micro-batch, which affects speed only."""
+    overflow: Literal["truncate", "split"] = "truncate"
+    """What happens to a document longer than max_length: truncated, or split into several samples."""
+    stride: int = Field(0, ge=0)
+    """Tokens that neighbouring samples of a split document share."""
+
+    @property
+    def joins_documents(self) -> bool:
+        return self.samples == "chunks"
+
+    @property
+    def packs_rows(self) -> bool:
+        return self.samples == "packed"
+
+    @property
+    def overlap(self) -> int:
+        return self.stride
+
+    @model_validator(mode="after")
+    def _check_overflow(self) -> "PretrainingConfig":
+        if self.samples == "chunks" and self.overflow != "truncate":
+            raise PydanticCustomError("overflow", "chunks are cut from joined documents: overflow is for documents")
+        if self.stride and self.overflow != "split":
+            raise PydanticCustomError("stride", "a stride needs overflow: split")
+        return self
+
+
+PretrainingConfigT = TypeVar("PretrainingConfigT", bound=PretrainingConfig, default=PretrainingConfig)
+
+
+class PretrainingTask(LanguageModelingTask[PretrainingConfigT]):
+    """A language model trained on plain text, in chunks, documents or packed rows."""
+
+    columns = ("text",)
+    causal = False
+    """Whether a token attends only to those before it."""
+    _packing: _packed_rows.Packing | None = None
+
+    @staticmethod
+    def preparation_key(config: PretrainingConfigT) -> JsonObject:
+        """Packed samples are prepared as documents, since rows are packed at each step."""
+        samples = "chunks" if config.samples == "chunks" else "documents"
+        return {"features": "text", "samples": samples, "overflow": config.overflow, "stride": config.stride}
+
+    @staticmethod
+    def features(
+        config: PretrainingConfigT, rows: Iterable[pa.RecordBatch], context: FeatureContext
+    ) -> Iterator[Features]:
+        """Return documents or chunks, with `begins`: whether a word begins at a token."""
+        encoder, length = context.encoder, context.max_length
+        room = length - len(encoder.prefix) - len(encoder.suffix)
+        remainder = None
+        for batch in rows:
+            encoded = encoder.encode(batch.column("text"))
+            nonempty, truncates = encoded.lengths > 0, not config.joins_documents and config.overflow == "truncate"
+            cut = _token_batches.cut_rows(encoded.lengths, room) if truncates else {}
+            encoded = encoded.select(nonempty)
+            if config.joins_documents:
+                joined = encoded.between(encoder.prefix, encoder.suffix)
+                joined = joined if remainder is None else joined.after(remainder)
+                encoded, remainder = joined.cut(length, last=False)
+            else:
+                pieces = encoded.truncated(room) if truncates else encoded.windows(room, min(config.stride, room - 1))
+                encoded = pieces.between(encoder.prefix, encoder.suffix)
+            yield Features(_table(encoded, encoder), int(np.count_nonzero(~nonempty)), cut)
+        if remainder is not None:
+            yield Features(_table(remainder.cut(length, last=True)[0], encoder))
+
+    @staticmethod
+    def baseline(
+        config: PretrainingConfigT, validation: Iterable[pa.Table], special_ids: Sequence[int]
+    ) -> dict[str, float]:
+        return unigram_baseline((table["input_ids"] for table in validation), special_ids)
+
+    @classmethod
+    def packing_error(
+        cls, model: "torch.nn.Module", documents: "Sequence[torch.Tensor]", pad_token_id: int
+    ) -> str | None:
+        return _packed_rows.packing_error(model, documents, pad_token_id, cls.causal)
+
+    def pack(self, samples: Sequence[Sample]) -> Sample:
+        return _packed_rows.concatenate(samples)
+
+    def _padded_inputs(self, samples: Sequence[Sample]) -> Batch:
+        """Return the inputs of a micro-batch, of single samples or of packed rows."""
+        pad = _packed_rows.inputs if "document" in samples[0] else _token_batches.inputs
+        return pad(samples, self.facts.pad_token_id)
+
+    def _prepare_packing(self, model: "torch.nn.Module", batch: Batch) -> None:
+        """Make the model take packed rows where the configuration needs them. Raises UserError."""
+        if self.config.packs_rows:
+            self._packing = _packed_rows.prepare(model, batch, self.facts.pad_token_id, self.causal)
+
+    def _model_inputs(self, batch: Batch) -> dict[str, Any]:
+        """Return the keyword arguments of the model's forward."""
+        return dict(batch["inputs"]) if self._packing is None else self._packing.inputs(batch)
+
+
+def _table(encoded: "TokenArrays", encoder: "Encoder") -> pa.Table:
+    begins = _token_batches.lists(encoded, pa.array(encoded.begins))
+    return _token_batches.table(encoded, encoder.vocab_size, begins=begins)

@@ -1,62 +1,67 @@
-"""The language-model head on the masked positions alone, in one place for every architecture.
+"""The language-model head on the masked positions alone.
 
-A forward hook on `model.base_model` replaces the last hidden state (B, L, H) by the rows that are to be predicted,
-(1, n, H); the model's own head then runs on those. Whether that is exact for an architecture is tried, not listed.
+A forward hook on `model.base_model` replaces the last hidden state (B, L, H) by the rows of the masked positions,
+(1, n, H), and the model's own head runs on those. Whether that is exact is tested with the model itself.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from launcher.tasks import _token_batches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 class MaskedHead:
-    """Set `places` (flat indices into B x L) before a forward; None gives the model as it is."""
+    """The hook. Set `places` (flat indices into B x L) before a forward; with None the model is unchanged."""
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: "PreTrainedModel"):
         self.places: torch.Tensor | None = None
         self._handle = model.base_model.register_forward_hook(self._select)
 
     def remove(self) -> None:
         self._handle.remove()
 
-    def _select(self, module: torch.nn.Module, args: Any, output: Any) -> Any:
+    def _select(self, module: torch.nn.Module, arguments: object, output: Any) -> object:
         if self.places is None:
             return output
-        hidden = output[0]
-        rows = hidden.flatten(0, 1).index_select(0, self.places).unsqueeze(0)
+        rows = output[0].flatten(0, 1).index_select(0, self.places).unsqueeze(0)
         if isinstance(output, tuple):
             return (rows, *output[1:])
         output[next(iter(output.keys()))] = rows
         return output
 
 
-def logits(model: Any, inputs: dict[str, Any], places: torch.Tensor, head: MaskedHead | None) -> torch.Tensor:
-    """The model's logits at places alone, shape (n, classes): by way of its head, or picked out of all of them."""
+def logits(
+    model: torch.nn.Module, inputs: dict[str, Any], places: torch.Tensor, head: MaskedHead | None
+) -> torch.Tensor:
+    """Return the model's logits at the places, shape (n, classes), in at least fp32. Without a head they are selected
+    from the logits of all positions."""
     if head is None:
-        dense: torch.Tensor = model(**inputs).logits
-        return dense.flatten(0, 1).index_select(0, places)
+        return _token_batches.full_precision(_selected(model(**inputs).logits, places))
     head.places = places
     try:
         sparse: torch.Tensor = model(**inputs).logits
     finally:
         head.places = None
-    return sparse[0]
+    return _token_batches.full_precision(sparse[0])
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def attach(model: torch.nn.Module, inputs: dict[str, torch.Tensor], places: torch.Tensor) -> MaskedHead | None:
-    """The hook, or None where the model's logits with it are not those without it."""
+def attach(model: "PreTrainedModel", inputs: dict[str, Any], places: torch.Tensor) -> MaskedHead | None:
+    """Add the hook to the model. Returns None, without a hook, where it would change the logits."""
     if model.base_model is model:
         return None
     training = model.training
     model.eval()
-    dense = model(**inputs).logits
+    expected = _selected(model(**inputs).logits, places)
     head = MaskedHead(model)
     try:
         head.places = places
         sparse = model(**inputs).logits
-        expected = dense.flatten(0, 1).index_select(0, places).unsqueeze(0)
-        exact = sparse.shape == expected.shape and torch.allclose(sparse, expected, rtol=1e-4, atol=1e-4)
+        exact = sparse.shape == (1, *expected.shape) and torch.allclose(sparse[0], expected, rtol=1e-4, atol=1e-4)
     except (RuntimeError, IndexError, TypeError, ValueError, AttributeError):
         exact = False
     head.places = None
@@ -65,3 +70,7 @@ def attach(model: torch.nn.Module, inputs: dict[str, torch.Tensor], places: torc
         head.remove()
         return None
     return head
+
+
+def _selected(dense: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return dense.flatten(0, 1).index_select(0, places)

@@ -1,4 +1,4 @@
-"""Which tokens are to be predicted: single ones, whole words, or spans of words. Functions of counters alone."""
+"""Selection of the tokens to mask: single ones, whole words, or spans of words. Pure functions of random words."""
 
 from collections.abc import Sequence
 
@@ -12,61 +12,62 @@ Ints = NDArray[np.int64]
 
 
 def tokens(words: random.UInt, rate: float) -> Bools:
-    """Each token by itself, with this probability. words: a 32-bit word for each token."""
-    chosen: Bools = random.uniform(words) < rate
-    return chosen
+    """Select each token with probability `rate`. words: 32 random bits for each token."""
+    selected: Bools = random.uniform(words) < rate
+    return selected
 
 
 def whole_words(words: random.UInt, begins: Bools, rate: float) -> Bools:
-    """Each word with this probability, all tokens of it together: the first one's word decides."""
+    """Select each word with probability `rate`, all its tokens together. words: 32 random bits for each token; those of
+    a word's first token decide. begins: whether a word begins at a token."""
     first = np.maximum.accumulate(np.where(begins, np.arange(len(begins)), 0))
-    chosen: Bools = random.uniform(words)[first] < rate
-    return chosen
+    selected: Bools = random.uniform(words)[first] < rate
+    return selected
 
 
 def span_lengths(words: random.UInt, p: float, longest: int) -> Ints:
-    """Lengths in words from a geometric distribution cut off at `longest` (Joshi et al., 2020)."""
+    """Return lengths in words from a geometric distribution truncated at `longest` (Joshi et al., 2020)."""
     shares = np.cumsum(p * (1 - p) ** np.arange(longest))
-    found: Ints = 1 + np.searchsorted(shares / shares[-1], random.uniform(words), side="right").astype(np.int64)
-    return np.minimum(found, longest)
+    lengths: Ints = 1 + np.searchsorted(shares / shares[-1], random.uniform(words), side="right").astype(np.int64)
+    return np.minimum(lengths, longest)
 
 
 def spans(
     draws: tuple[random.UInt, ...], begins: Bools, free: Bools, rate: float, p: float, longest: int
 ) -> tuple[Bools, Ints]:
-    """Spans of whole words until the share of tokens is reached (SpanBERT: Joshi et al., 2020), in one sample.
+    """Select spans of whole words in one sample until the share of tokens is reached (SpanBERT: Joshi et al., 2020).
 
-    A span begins at a word drawn evenly and is as many words long as drawn; words already chosen, and those with a
-    token that is not `free`, are passed over. The last word may go beyond the budget. draws: four 32-bit words for each
-    token, of which attempt k takes those of token k. Returns what is chosen, and for each token the first of its span.
+    A span begins at a uniformly drawn word and has a drawn length in words. Words that are already selected, or have a
+    token that is not `free`, are skipped. The last word may exceed the budget. draws: four 32-bit words for each token;
+    attempt k uses those of token k. Returns the selection, and for each token the first one of its span.
     """
     starts = np.flatnonzero(begins & free)
-    chosen, owner = np.zeros(len(begins), dtype=bool), np.arange(len(begins))
+    selected, first = np.zeros(len(begins), dtype=bool), np.arange(len(begins))
     budget = int(rate * np.count_nonzero(free) + random.uniform(draws[2])[0]) if len(begins) else 0
     edges = np.append(np.flatnonzero(begins), len(begins))
     lengths = span_lengths(draws[0], p, longest)
     anchors = random.below(draws[1], max(1, len(starts)))
     for attempt in range(len(begins)):
-        if np.count_nonzero(chosen) >= budget or not len(starts):
+        if np.count_nonzero(selected) >= budget or not len(starts):
             break
         word = int(np.searchsorted(edges, starts[anchors[attempt]]))
-        _add(word, int(lengths[attempt]), edges, free, budget, chosen, owner)
-    return chosen, owner
+        _add_span(word, int(lengths[attempt]), edges, free, budget, selected, first)
+    return selected, first
 
 
-def _add(word: int, length: int, edges: Ints, free: Bools, budget: int, chosen: Bools, owner: Ints) -> None:
-    """Choose the words of one span, up to the budget."""
-    first = edges[word]
+def _add_span(word: int, length: int, edges: Ints, free: Bools, budget: int, selected: Bools, first: Ints) -> None:
+    """Select the words of one span, up to the budget."""
+    begin = edges[word]
     for number in range(word, min(word + length, len(edges) - 1)):
-        here = slice(edges[number], edges[number + 1])
-        if np.count_nonzero(chosen) >= budget or not free[here].all():
+        tokens = slice(edges[number], edges[number + 1])
+        if np.count_nonzero(selected) >= budget or not free[tokens].all():
             return
-        if not chosen[here].any():
-            chosen[here], owner[here] = True, first
+        if not selected[tokens].any():
+            selected[tokens], first[tokens] = True, begin
 
 
 def protected(size: int, ids: Sequence[int]) -> Bools:
-    """A table over the vocabulary: the tokens that are never chosen."""
+    """Return a table over the vocabulary: whether a token is one of `ids`."""
     table = np.zeros(size, dtype=bool)
     table[list(ids)] = True
     return table

@@ -1,142 +1,151 @@
-"""What differs from one class a sample where there may be any number of them."""
+"""Any number of labels for each sample: preparation and head."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from launcher.config.errors import Problem, UserError
-from launcher.tasks import IGNORE, Batch, Directions, Outputs, Sample, _exact_sums, _single_label
+from launcher.tasks import IGNORE, Array, Directions, JsonObject, Outputs, _labels, _metrics
+from launcher.tasks._heads import Head
+from launcher.tasks._single_label import SCORES, SCORES_AND_SUPPORT, by_class, class_report
+from launcher.tasks._single_label import count_labels as count_single_labels
 
 if TYPE_CHECKING:
     import torch
 
-_SCORES = ("precision", "recall", "f1")
 
-
-def numbered(batch: pa.RecordBatch, labels: Sequence[str], key: str) -> pa.Array:
-    """The numbers of each row's labels, lists of int64; of IGNORE alone where rows come without. Raises UserError for
-    an unknown one."""
+def numbers(batch: pa.RecordBatch, labels: Sequence[str], key: str) -> pa.Array:
+    """Return the numbers of each row's labels, lists of int64; [IGNORE] where rows have none. Raises UserError for an
+    unknown one."""
     if "label" not in batch.schema.names:
         return pa.array([[IGNORE]] * batch.num_rows, pa.list_(pa.int64()))
     names = batch.column("label")
-    return pa.ListArray.from_arrays(names.offsets, _single_label.indices(names.values, labels, f"{key}.label"))
+    return pa.ListArray.from_arrays(names.offsets, _labels.indices(names.values, labels, f"{key}.label"))
 
 
-class MultiLabel(_single_label.SingleLabel):
-    """`labels` of a sample: 1 for each class that it has and 0 for the others, shape (classes,); IGNORE for all has no
+def count_labels(training: Iterable[pa.Table], classes: int) -> list[int]:
+    """Return the number of samples with each label. Raises UserError where every sample has every label."""
+    rows, total = 0, np.zeros(classes, np.int64)
+    for table in training:
+        rows += table.num_rows
+        total += count_single_labels([table["label"].combine_chunks().flatten()], classes)
+    counts: list[int] = total.tolist()
+    if min(counts) >= rows > 1:
+        hint = "(lists of 0 and 1, one for each class, are read as labels 0 and 1: list the classes of the row)"
+        raise UserError(Problem("data.train.label", f"every row has all {classes} labels {hint}"))
+    return counts
+
+
+def baseline(validation: Iterable[pa.Table]) -> dict[str, float]:
+    """Return the accuracy of always predicting the most frequent set of labels."""
+    counts = Counter(frozenset(labels) for table in validation for labels in table["label"].to_pylist())
+    return {"majority_set": max(counts.values()) / counts.total()}
+
+
+class MultiLabelHead(Head):
+    """A target has 1 for each class of the sample and 0 for the others, shape (classes,); IGNORE for all has no
     weight."""
 
-    @staticmethod
-    def counts(config: Any, training: Iterable[pa.Table], classes: int) -> list[int]:
-        """Raises UserError where every sample has every label: then there is nothing to learn."""
-        rows = 0
+    def __init__(self, labels: Sequence[str]):
+        self.labels, self.output_size = labels, len(labels)
 
-        def flat() -> Iterator[pa.Table]:
-            nonlocal rows
-            for table in training:
-                rows += table.num_rows
-                yield pa.table({"label": table["label"].combine_chunks().flatten()})
+    def model_options(self) -> JsonObject:
+        return {**_labels.model_options(self.labels), "problem_type": "multi_label_classification"}
 
-        counts = _single_label.SingleLabel.counts(config, flat(), classes)
-        if min(counts) >= rows > 1:
-            hint = "(lists of 0 and 1, one for each class, are read as labels 0 and 1: list the classes of the row)"
-            raise UserError(Problem("data.train.label", f"every row has all {classes} labels {hint}"))
-        return counts
+    def target(self, label: object) -> Array:
+        classes = np.asarray(label).astype(np.int64)
+        if IGNORE in classes:
+            return np.full(self.output_size, IGNORE, dtype=np.int64)
+        target = np.zeros(self.output_size, dtype=np.int64)
+        target[classes] = 1
+        return target
 
-    @staticmethod
-    def baseline(config: Any, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-        """The accuracy of always naming the most frequent set of labels."""
-        counts = Counter(frozenset(labels) for table in validation for labels in table["label"].to_pylist())
-        return {"majority_set": max(counts.values()) / counts.total()}
+    def collate(self, targets: Sequence[Array]) -> Array:
+        return np.stack(targets)
 
-    def marked(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        marked = np.zeros(len(self.facts.labels), dtype=np.int64)
-        if IGNORE in numbers:
-            return np.full_like(marked, IGNORE)
-        marked[numbers.astype(np.int64)] = 1
-        return marked
+    def weight(self, target: Array) -> float:
+        return float(target[0] != IGNORE)
 
-    def options(self) -> dict[str, Any]:
-        return {**super().options(), "problem_type": "multi_label_classification"}
+    def zero_weight(self, target: Array) -> Array:
+        return np.full_like(target, IGNORE)
 
-    def weight(self, sample: Sample) -> float:
-        return float(sample["labels"][0] != IGNORE)
+    def loss(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, float]":
+        return _cross_entropies(logits, labels).sum(), float((labels[:, 0] != IGNORE).sum())
 
-    def loss_of(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
-        labels = batch["labels"]
-        return _entropies(logits, labels).sum(), float((labels[:, 0] != IGNORE).sum())
-
-    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
-        labels, logits = batch["labels"], self.logits(model, batch)
+    def predict(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "dict[str, torch.Tensor]":
         weight = (labels[:, 0] != IGNORE).double()
-        return {"loss": _entropies(logits, labels), "weight": weight, "label": labels, "logits": logits}
+        return {"loss": _cross_entropies(logits, labels), "weight": weight, "label": labels, "logits": logits}
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        """Means over the classes; `micro_` counts over all of them. `accuracy`: samples with no label wrong."""
-        truth, found = self._choices(outputs)
-        each = self._scores(truth, found, None)
-        right = (truth == found).all(1)
-        out = {"loss": _exact_sums.mean_loss(outputs), "accuracy": float(right.mean()) if len(truth) else 0.0}
-        out |= {name: float(each[name].mean()) for name in _SCORES}
-        micro = self._scores(truth, found, "micro")
-        out |= {f"micro_{name}": float(micro[name]) for name in _SCORES}
-        for name in _SCORES:
-            out |= {f"{name}/{label}": float(v) for label, v in zip(self.facts.labels, each[name], strict=True)}
-        return out
+        """Return scores of each class, their means, and `micro_` scores over all labels together. `accuracy`: the share
+        of samples without a wrong label."""
+        truth, predicted = self._labelled(outputs)
+        exact = (truth == predicted).all(1)
+        metrics = {"loss": _metrics.mean_loss(outputs), "accuracy": float(exact.mean()) if len(truth) else 0.0}
+        scores, micro = _scores(truth, predicted, None), _scores(truth, predicted, "micro")
+        metrics |= {name: float(scores[name].mean()) for name in SCORES}
+        metrics |= {f"micro_{name}": float(micro[name]) for name in SCORES}
+        return metrics | by_class(scores, self.labels)
 
     def directions(self) -> Directions:
-        names = ("accuracy", *_SCORES, *(f"micro_{name}" for name in _SCORES))
+        names = ("accuracy", *SCORES, *(f"micro_{name}" for name in SCORES))
         return {"loss": "min", **dict.fromkeys(names, "max")}
 
-    def report(self, outputs: Outputs) -> dict[str, Any]:
-        each = self._scores(*self._choices(outputs), None)
-        names = (*_SCORES, "support")
-        return {"classes": {label: {k: float(each[k][n]) for k in names} for n, label in enumerate(self.facts.labels)}}
+    def report(self, outputs: Outputs) -> JsonObject:
+        return {"classes": class_report(_scores(*self._labelled(outputs), None), self.labels)}
 
-    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
-        """The labels that are more probable than not, and the probability of each."""
-        shares = self._probabilities(np.stack(outputs["logits"]).astype(np.float64))
-        every = [dict(zip(self.facts.labels, row.tolist(), strict=True)) for row in shares]
+    def predictions(self, outputs: Outputs) -> list[JsonObject]:
+        """Return the labels that are more probable than not, and the probability of each."""
+        by_label = [dict(zip(self.labels, row.tolist(), strict=True)) for row in _probabilities(outputs)]
         return [
             {
-                "labels": [k for k, p in one.items() if p > 0.5],
-                "probabilities": {k: float(f"{p:.6g}") for k, p in one.items()},
+                "labels": [label for label, p in one.items() if p > 0.5],
+                "probabilities": {label: _labels.rounded(p) for label, p in one.items()},
             }
-            for one in every
+            for one in by_label
         ]
 
-    def _probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(1 / (1 + np.exp(-logits)))
+    def top_predictions(self, outputs: Outputs, count: int) -> list[list[JsonObject]]:
+        return _labels.top_predictions(_probabilities(outputs), self.labels, count)
 
-    def _choices(self, outputs: Outputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """True and found labels of the samples that have any truth, shape (samples, classes)."""
-        shape = -1, len(self.facts.labels)
+    def text(self, target: Array) -> str:
+        return ", ".join(self.labels[n] for n in np.flatnonzero(target == 1).tolist()) or "none"
+
+    def _labelled(self, outputs: Outputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return true and predicted labels of the samples with a target, shape (samples, classes)."""
+        shape = -1, self.output_size
         truth = np.array(outputs["label"], dtype=np.int64).reshape(shape)
-        found = np.array([logits > 0 for logits in outputs["logits"]], dtype=np.int64).reshape(shape)
-        there = truth[:, 0] != IGNORE
-        return truth[there], found[there]
-
-    def _scores(self, truth: NDArray[np.int64], found: NDArray[np.int64], average: str | None) -> dict[str, Any]:
-        """Of each class, or of their sums; 0 where a share is of nothing."""
-        from sklearn.metrics import precision_recall_fscore_support
-
-        names = (*_SCORES, "support")
-        if not len(truth):
-            return dict.fromkeys(names, 0.0 if average else np.zeros(truth.shape[1]))
-        given: dict[str, Any] = {"average": average, "zero_division": 0.0}
-        return dict(zip(names, precision_recall_fscore_support(truth, found, **given), strict=True))
+        predicted = np.array([logits > 0 for logits in outputs["logits"]], dtype=np.int64).reshape(shape)
+        known = truth[:, 0] != IGNORE
+        return truth[known], predicted[known]
 
 
-def _entropies(logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-    """The binary cross entropies of each sample, summed over its classes; 0 without a label."""
+def _probabilities(outputs: Outputs) -> NDArray[np.float64]:
+    """Return the probability of each label, shape (samples, classes)."""
+    logits = np.stack(outputs["logits"]).astype(np.float64)
+    return np.asarray(1 / (1 + np.exp(-logits)))
+
+
+def _scores(truth: NDArray[np.int64], predicted: NDArray[np.int64], average: str | None) -> dict[str, Array]:
+    """Return scores of each class, or averaged ones; 0 where a score is not defined."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    if not len(truth):
+        return dict.fromkeys(SCORES_AND_SUPPORT, np.zeros(() if average else truth.shape[1]))
+    scores = precision_recall_fscore_support(truth, predicted, average=average, zero_division=0.0)
+    return dict(zip(SCORES_AND_SUPPORT, scores, strict=True))
+
+
+def _cross_entropies(logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
+    """Return the binary cross entropies of each sample, summed over its classes; 0 without a target."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
 
-    there = labels[:, 0] != IGNORE
-    truth = torch.where(there[:, None], labels, 0).to(logits.dtype)
+    known = labels[:, 0] != IGNORE
+    truth = torch.where(known[:, None], labels, 0).to(logits.dtype)
     losses = binary_cross_entropy_with_logits(logits, truth, reduction="none").sum(1)
-    return torch.where(there, losses, 0.0)
+    return torch.where(known, losses, 0.0)

@@ -1,32 +1,64 @@
-"""What a policy gradient is made of: baseline, surrogate, and divergence from a reference."""
+"""The parts of a policy gradient: rewards, baseline, surrogate loss, and divergence from a reference model."""
 
-import torch
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, SupportsFloat
+
+from launcher.config.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+RewardFunction = Callable[[str, str], SupportsFloat]
+"""A function (prompt, completion) -> reward."""
+
+
+def reward(function: RewardFunction, name: str, prompt: str, completion: str) -> float:
+    """Return the reward of a completion. name: the function's path in the recipe. Raises UserError with the function's
+    arguments where it raises an exception or returns no finite number."""
+    call = f"{name}({prompt[-80:]!r}, {completion[:80]!r})"
+    try:
+        value = function(prompt, completion)
+        number = float(value)
+    except Exception as error:  # a user's code may raise anything
+        what = f"{call} raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise UserError(Problem("task.reward", what)) from None
+    if not math.isfinite(number):
+        raise UserError(Problem("task.reward", f"{call} gave {value}, which is no finite number"))
+    return number
 
 
 def surrogate(
-    logs: torch.Tensor, before: torch.Tensor, there: torch.Tensor, rewards: torch.Tensor, kl: float, many: int
-) -> torch.Tensor:
-    """What has the policy gradient for its gradient, by prompt: the mean over its completions of
+    logs: "torch.Tensor",
+    reference: "torch.Tensor",
+    mask: "torch.Tensor",
+    rewards: "torch.Tensor",
+    kl: float,
+    completions: int,
+) -> "torch.Tensor":
+    """Return a loss for each prompt whose gradient is the policy gradient: the mean over its completions of
     -(R - baseline) * log p(completion) + kl * mean over tokens of k2.
 
-    k2 = (log p - log q)^2 / 2 (Schulman, 2020), since on tokens sampled from p its gradient is an unbiased estimate of
-    that of KL(p || q) at each token, which k3's is not (Tang and Munos, 2025). logs, before, there: shape
-    (prompts * many, steps), the logarithms of the sampled tokens' probabilities now and at the start, and which tokens
-    count; rewards: (prompts * many).
+    k2 = (log p - log q)^2 / 2 (Schulman, 2020). On tokens sampled from p its gradient is an unbiased estimate of the
+    gradient of KL(p || q) at each token; that of k3 is not (Tang and Munos, 2025). logs, reference: log probabilities
+    of the sampled tokens under the model and the reference; mask: which tokens count; all of shape (prompts *
+    completions, steps). rewards: shape (prompts * completions,).
     """
-    advantage = leave_one_out(rewards.view(-1, many)).flatten()
-    reinforced = -advantage * (logs * there).sum(1)
-    apart = ((logs - before) ** 2 / 2 * there).sum(1) / there.sum(1)
-    return (reinforced + kl * apart).view(-1, many).mean(1)
+    advantage = leave_one_out(rewards.view(-1, completions)).flatten()
+    reinforce = -advantage * (logs * mask).sum(1)
+    divergence = ((logs - reference) ** 2 / 2 * mask).sum(1) / mask.sum(1)
+    return (reinforce + kl * divergence).view(-1, completions).mean(1)
 
 
-def leave_one_out(rewards: torch.Tensor) -> torch.Tensor:
-    """Each reward less the mean of the others of its prompt (Kool et al., 2019). Shape (prompts, completions)."""
-    many = rewards.shape[1]
-    return (rewards - rewards.mean(1, keepdim=True)) * (many / (many - 1))
+def leave_one_out(rewards: "torch.Tensor") -> "torch.Tensor":
+    """Return each reward minus the mean of the others of its prompt (Kool et al., 2019). rewards: shape (prompts,
+    completions)."""
+    completions = rewards.shape[1]
+    return (rewards - rewards.mean(1, keepdim=True)) * (completions / (completions - 1))
 
 
-def k3(logs: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """An estimate of KL(p || q) from a token that p gave, never negative: q / p - 1 - log(q / p) (Schulman, 2020)."""
-    gap = before - logs
-    return gap.expm1() - gap
+def k3(logs: "torch.Tensor", reference: "torch.Tensor") -> "torch.Tensor":
+    """Return an estimate of KL(p || q) at each token sampled from p, never negative: q / p - 1 - log(q / p) (Schulman,
+    2020). logs, reference: log probabilities under p and q."""
+    difference = reference - logs
+    return difference.expm1() - difference

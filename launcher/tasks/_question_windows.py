@@ -1,5 +1,5 @@
-"""Questions with their contexts as windows: each holds the question and a piece of the context, of which neighbours
-share `stride` tokens."""
+"""Windows of questions and contexts: each has the question and a part of the context. Neighbouring parts overlap by
+`stride` tokens."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from launcher.prepare.encode import Encoder
 
 Answers = dict[str, list[Any]]
+"""The answers of a question: `text` and `answer_start`, in characters."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """`label`: the first and the last token of the answer, both 0 where it is not in the window; IGNORE where it is not
-    known. `text`: the piece of the context; `spans`: the characters of it that each token stands for, shape (tokens,
-    2), -1 where it is not of the context."""
+    """One sample.
+
+    ids, types: token ids and token types.
+    label: first and last token of the answer; both 0 where it is not in the window, IGNORE where it is not known.
+    text: the part of the context.
+    spans: characters of `text` that each token stands for, shape (tokens, 2); -1 outside the context.
+    """
 
     ids: NDArray[np.uint32]
     types: NDArray[np.uint8] | None
@@ -34,27 +39,28 @@ class Window:
 
 
 def features(batch: pa.RecordBatch, first: int, encoder: "Encoder", length: int, stride: int | None) -> Features:
-    """The windows of a batch of rows, of which `first` come before it. Raises UserError."""
+    """Return the windows of a batch of rows. first: the number of its first row in the source. Raises UserError where a
+    question leaves no room for its context."""
     questions, contexts = (batch.column(name).to_pylist() for name in ("question", "context"))
     answers: list[Answers | None] = [None] * len(questions)
     if "answers" in batch.schema.names:
         answers = batch.column("answers").to_pylist()
     distinct = list(dict.fromkeys(contexts))
     number = {context: n for n, context in enumerate(distinct)}
-    asked, _ = encoder.spans(questions)
-    known, spans = encoder.spans(distinct)
+    question_tokens, _ = encoder.spans(questions)
+    context_tokens, spans = encoder.spans(distinct)
     frame = encoder.frame()
-    room = (length - len(frame)) // 2  # of a question: its context is read in windows
-    windows, examples, given = list[Window](), list[int](), list[list[str]]()
+    room = (length - len(frame)) // 2  # longer questions are cut, contexts are read in windows
+    windows, examples, texts = list[Window](), list[int](), list[list[str]]()
     for n, (question, context, answer) in enumerate(zip(questions, contexts, answers, strict=True)):
-        mine = slice(*known.offsets[number[context] :][:2])
-        tokens = asked.ids[slice(*asked.offsets[n:][:2])][:room]
-        made = list(_windows(frame, tokens, known.ids[mine], spans[mine], context, answer, length, stride))
-        windows += made
-        examples += [_identity(first + n, question, context)] * len(made)
-        given += [answer["text"] if answer else []] * len(made)
-    cut = {"questions": _token_batches.cut_rows(asked.lengths, room)["rows"]}
-    return Features(_table(windows, examples, given, encoder.vocab_size), cut=cut)
+        part = slice(*context_tokens.offsets[number[context] :][:2])
+        tokens = question_tokens.ids[slice(*question_tokens.offsets[n:][:2])][:room]
+        added = list(_windows(frame, tokens, context_tokens.ids[part], spans[part], context, answer, length, stride))
+        windows += added
+        examples += [_example_number(first + n, question, context)] * len(added)
+        texts += [answer["text"] if answer else []] * len(added)
+    cut = {"questions": _token_batches.cut_rows(question_tokens.lengths, room)["rows"]}
+    return Features(_table(windows, examples, texts, encoder.vocab_size), cut=cut)
 
 
 def _windows(
@@ -69,26 +75,26 @@ def _windows(
 ) -> Iterator[Window]:
     room = length - len(frame) - len(question)
     if room < 1 or (stride or 0) >= room:
-        told = f"a question of {len(question)} tokens leaves {room} for a window of its context"
-        raise UserError(Problem("task.stride", f"{stride or 0} of {length} tokens: {told} (or raise data.max_length)"))
+        what = f"a question of {len(question)} tokens leaves {room} for a window of its context"
+        raise UserError(Problem("task.stride", f"{stride or 0} of {length} tokens: {what} (or raise data.max_length)"))
     step = room - (min(length // 4, room // 2) if stride is None else stride)
     offset = len(frame.special[0]) + len(question) + len(frame.special[1])
     for start in range(0, max(1, len(tokens) - room + step), step):
-        here = spans[start : start + room]
-        begin, end = (int(here[0, 0]), int(here[-1, 1])) if len(here) else (0, 0)
-        around = np.full((length, 2), -1, dtype=np.int64)[: len(frame) + len(question) + len(here)]
-        around[offset : offset + len(here)] = here - begin
+        part = spans[start : start + room]
+        begin, end = (int(part[0, 0]), int(part[-1, 1])) if len(part) else (0, 0)
+        padded = np.full((length, 2), -1, dtype=np.int64)[: len(frame) + len(question) + len(part)]
+        padded[offset : offset + len(part)] = part - begin
         yield Window(
             ids=frame.around(question, tokens[start : start + room]),
-            types=None if frame.types is None else frame.types_of(len(question), len(here)),
-            label=(IGNORE, IGNORE) if answer is None else _label(here, answer, offset),
+            types=None if frame.types is None else frame.types_of(len(question), len(part)),
+            label=(IGNORE, IGNORE) if answer is None else _label(part, answer, offset),
             text=context[begin:end],
-            spans=around,
+            spans=padded,
         )
 
 
 def _label(spans: NDArray[np.int64], answer: Answers, offset: int) -> tuple[int, int]:
-    """The tokens of the first answer."""
+    """Return the first and last token of the first answer; (0, 0) where it is not in the window."""
     if not answer["text"] or not answer["text"][0] or not len(spans):
         return 0, 0
     begin = answer["answer_start"][0]
@@ -100,8 +106,8 @@ def _label(spans: NDArray[np.int64], answer: Answers, offset: int) -> tuple[int,
     return offset + int(first), offset + int(last)
 
 
-def _identity(number: int, question: str, context: str) -> int:
-    """A number that the windows of one row share with no other's, wherever it was read."""
+def _example_number(number: int, question: str, context: str) -> int:
+    """Return a number that only the windows of one row share. number: of the row in its source."""
     return xxhash.xxh3_64_intdigest(f"{number} {len(question)} {question}{context}".encode()) >> 1
 
 

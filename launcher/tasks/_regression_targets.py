@@ -1,107 +1,98 @@
-"""What tasks share that give a number for each sample."""
+"""A number for each sample: preparation and head."""
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from launcher.tasks import Batch, Directions, Outputs, Sample, Task, _exact_sums
+from launcher.tasks import Array, Directions, JsonObject, Outputs, _metrics
+from launcher.tasks._heads import Head
 
 if TYPE_CHECKING:
     import torch
 
-    from launcher.plan.facts import Facts
-
 
 def numbers(batch: pa.RecordBatch) -> pa.Array:
-    """The number of each row, float64; NaN where rows come without."""
+    """Return the number of each row, float64; NaN where rows have none."""
     if "label" not in batch.schema.names:
         return pa.array(np.full(batch.num_rows, np.nan))
     return batch.column("label").cast(pa.float64())
 
 
-class RegressionTargets(Task):
-    """`labels` of a sample holds its number, float64: NaN has no weight. A task gives `logits(model, batch)`, of shape
-    (samples, 1)."""
+def baseline(validation: Iterable[pa.Table]) -> dict[str, float]:
+    """Return the mean squared error of always predicting the mean."""
+    labels = np.concatenate([table["label"].to_numpy() for table in validation])
+    labels = labels[~np.isnan(labels)]
+    return {"mse_of_the_mean": float(labels.var()) if len(labels) else 0.0}
 
-    config: Any
-    facts: "Facts"
 
-    @staticmethod
-    def baseline(config: Any, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-        """The mean squared error of always naming the mean."""
-        labels = np.concatenate([table["label"].to_numpy() for table in validation])
-        labels = labels[~np.isnan(labels)]
-        return {"mse_of_the_mean": float(labels.var()) if len(labels) else 0.0}
+class RegressionHead(Head):
+    """A target holds the sample's number, float64; NaN has no weight."""
 
-    def options(self) -> dict[str, Any]:
-        names = {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}}  # as transformers names a number
+    output_size = 1
+
+    def model_options(self) -> JsonObject:
+        names = {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}}  # transformers' name of a single output
         return {"num_labels": 1, **names, "problem_type": "regression"}
 
-    def outputs(self, length: int) -> float:
-        return 1.0
+    def weight(self, target: Array) -> float:
+        return float(not np.isnan(target[0]))
 
-    def weight(self, sample: Sample) -> float:
-        return float(not np.isnan(sample["labels"][0]))
+    def zero_weight(self, target: Array) -> Array:
+        return np.full_like(target, np.nan)
 
-    def zero_weight(self, sample: Sample) -> Sample:
-        return {**sample, "labels": np.full_like(sample["labels"], np.nan)}
+    def loss(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, float]":
+        """Return the sum of squared errors and the number of labels."""
+        return _squared_errors(logits[:, 0], labels).sum(), float((~labels.isnan()).sum())
 
-    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
-        """The sum of squared errors."""
-        errors = _squared(self.logits(model, batch)[:, 0], batch["labels"])
-        return errors.sum(), float((~batch["labels"].isnan()).sum())
-
-    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
-        values, labels = self.logits(model, batch)[:, 0], batch["labels"]
+    def predict(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "dict[str, torch.Tensor]":
+        values = logits[:, 0]
         return {
-            "loss": _squared(values, labels),
+            "loss": _squared_errors(values, labels),
             "weight": (~labels.isnan()).double(),
             "label": labels.double(),
             "value": values.double(),
         }
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        """In fp64; 0 where one is not defined (no two samples, or all of them the same), and not a number where the
-        model's are none."""
+        """Return the metrics in fp64: 0 for one that is not defined (fewer than two samples, or all of them equal), NaN
+        where the model's outputs are not finite."""
         from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
-        truth, found = _pairs(outputs)
-        loss = _exact_sums.mean_loss(outputs)
-        if not len(truth) or not np.isfinite(found).all():
-            return {"loss": loss} | dict.fromkeys(("mse", "mae", "r2", "pearson"), float("nan") if len(truth) else 0.0)
+        truth, predicted = _labelled(outputs)
+        loss = _metrics.mean_loss(outputs)
+        if not len(truth) or not np.isfinite(predicted).all():
+            undefined = float("nan") if len(truth) else 0.0
+            return {"loss": loss} | dict.fromkeys(("mse", "mae", "r2", "pearson"), undefined)
         return {
             "loss": loss,
-            "mse": float(mean_squared_error(truth, found)),
-            "mae": float(mean_absolute_error(truth, found)),
-            "r2": float(r2_score(truth, found)) if np.ptp(truth) else 0.0,
-            "pearson": _pearson(truth, found),
+            "mse": float(mean_squared_error(truth, predicted)),
+            "mae": float(mean_absolute_error(truth, predicted)),
+            "r2": float(r2_score(truth, predicted)) if np.ptp(truth) else 0.0,
+            "pearson": _metrics.pearson(truth, predicted),
         }
 
     def directions(self) -> Directions:
         return {"loss": "min", "mse": "min", "mae": "min", "r2": "max", "pearson": "max"}
 
-    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Outputs) -> list[JsonObject]:
         return [{"value": value} for value in outputs["value"]]
 
+    def text(self, target: Array) -> str:
+        return f"{target[0]:g}"
 
-def _squared(values: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-    """The squared error of each sample, 0 without a label: taken out before it is squared, or the gradient would be
-    none either."""
+
+def _squared_errors(values: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
+    """Return the squared error of each sample, 0 without a label."""
     import torch
 
-    return torch.where(labels.isnan(), 0.0, values - labels.to(values.dtype)).square()
+    errors = torch.where(labels.isnan(), 0.0, values - labels.to(values.dtype))  # NaN here would make the gradient NaN
+    return errors.square()
 
 
-def _pairs(outputs: Outputs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """True and found numbers of the samples that have one."""
-    truth, found = (np.array(outputs[name], dtype=np.float64) for name in ("label", "value"))
-    return truth[~np.isnan(truth)], found[~np.isnan(truth)]
-
-
-def _pearson(truth: NDArray[np.float64], found: NDArray[np.float64]) -> float:
-    from scipy.stats import pearsonr
-
-    return float(pearsonr(truth, found).statistic) if np.ptp(truth) and np.ptp(found) else 0.0
+def _labelled(outputs: Outputs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return true and predicted numbers of the samples with a label."""
+    truth, predicted = (np.array(outputs[name], dtype=np.float64) for name in ("label", "value"))
+    return truth[~np.isnan(truth)], predicted[~np.isnan(truth)]

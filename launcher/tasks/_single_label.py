@@ -1,35 +1,37 @@
-"""What tasks share that choose one of several classes for each sample."""
+"""One of several classes for each sample: configuration, preparation and head."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import TaskConfig, hint
 from launcher.plan.facts import label_counts
-from launcher.tasks import IGNORE, Batch, Directions, Outputs, Sample, Task, _exact_sums, _label_checks
+from launcher.tasks import IGNORE, Array, Directions, JsonObject, Outputs, _labels, _metrics
+from launcher.tasks._heads import Head
 
 if TYPE_CHECKING:
     import torch
 
     from launcher.plan.facts import Facts
 
+SCORES = ("precision", "recall", "f1")
+SCORES_AND_SUPPORT = (*SCORES, "support")
 
-def _by_name(value: Any) -> Any:
-    """A label that is a number in YAML is its digits as a name."""
+
+def _names_as_text(value: object) -> object:
+    """Convert labels that YAML reads as numbers into text."""
     return {str(name): weight for name, weight in value.items()} if isinstance(value, dict) else value
 
 
-Weights = Annotated[dict[str, Annotated[float, Field(ge=0)]] | Literal["balanced"], BeforeValidator(_by_name)]
+Weights = Annotated[dict[str, Annotated[float, Field(ge=0)]] | Literal["balanced"], BeforeValidator(_names_as_text)]
 
 
 class SingleLabelConfig(TaskConfig):
@@ -42,198 +44,168 @@ class SingleLabelConfig(TaskConfig):
     """Share of the target distribution that is spread evenly over all classes (Szegedy et al., 2016)."""
 
 
-def survey(found: set[str]) -> list[str]:
-    """The label names, sorted: numbers by value, texts by letters. Raises UserError for fewer than two."""
-    numbers = all(re.fullmatch(r"-?\d+", label) for label in found)
-    if len(found) < 2:
-        what = f"{len(found)} label in the training data: a classifier needs two or more"
-        raise UserError(Problem("data.train.label", what))
-    _label_checks.check(found, "data.train.label")
-    return sorted(found, key=lambda label: (int(label) if numbers else 0, label))
+def survey(values: Mapping[str, set[str]]) -> list[str]:
+    """Return the label names in their order. Raises UserError (see `_labels.check`)."""
+    _labels.check(values["label"], "data.train.label")
+    return _labels.in_order(values["label"])
 
 
-def numbered(batch: pa.RecordBatch, labels: Sequence[str], key: str) -> pa.Array:
-    """The number of each row's label, int64; IGNORE where rows come without. Raises UserError for an unknown one."""
+def numbers(batch: pa.RecordBatch, labels: Sequence[str], key: str) -> pa.Array:
+    """Return the number of each row's label, int64; IGNORE where rows have none. Raises UserError for an unknown
+    one."""
     if "label" not in batch.schema.names:
         return pa.array(np.full(batch.num_rows, IGNORE, dtype=np.int64))
-    return indices(batch.column("label"), labels, f"{key}.label")
+    return _labels.indices(batch.column("label"), labels, f"{key}.label")
 
 
-def indices(names: pa.Array, labels: Sequence[str], key: str) -> pa.Array:
-    """The number of each name, int64; IGNORE for null. Raises UserError for an unknown one."""
-    numbers = pc.index_in(names, pa.array(labels, names.type))
-    unknown = pc.and_(numbers.is_null(), names.is_valid())
-    if pc.any(unknown).as_py():
-        first = pc.min(names.filter(unknown)).as_py()
-        what = f"{first!r} stands in the validation data and not in the training data ({hint(first, labels)})"
-        raise UserError(Problem(key, what))
-    return numbers.cast(pa.int64()).fill_null(IGNORE)
+def count_labels(columns: Iterable[pa.ChunkedArray], classes: int) -> list[int]:
+    """Return the number of samples of each class. columns: label numbers."""
+    total = np.zeros(classes, np.int64)
+    for column in columns:
+        labels = column.to_numpy()
+        total += np.bincount(labels[labels != IGNORE], minlength=classes)
+    counts: list[int] = total.tolist()
+    return counts
 
 
-def options(labels: Sequence[str]) -> dict[str, Any]:
-    """What a model's configuration has to say of labels."""
-    numbers = {label: number for number, label in enumerate(labels)}
-    return {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": numbers}
+def baseline(validation: Iterable[pa.Table]) -> dict[str, float]:
+    """Return the accuracy of always predicting the most frequent class."""
+    counts = Counter[int]()
+    for table in validation:
+        counts.update(table["label"].to_pylist())
+    return {"majority_class": max(counts.values()) / counts.total()}
 
 
-class SingleLabel(Task):
-    """One class a sample: `labels` of a sample holds its number. A task gives `logits(model, batch)`, of shape
-    (samples, classes); its configuration is a ClassesConfig."""
+def check(config: SingleLabelConfig, facts: "Facts", folder: Path) -> None:
+    """Check the prepared labels and the names in `class_weights`. Raises UserError."""
+    _labels.check_prepared(facts.labels, "data.train.label", folder)
+    weights = config.class_weights if isinstance(config.class_weights, dict) else {}
+    unknown = [name for name in weights if name not in facts.labels]
+    if unknown:
+        raise UserError(
+            [Problem(f"task.class_weights.{n}", f"no such label ({hint(n, facts.labels)})") for n in unknown]
+        )
 
-    config: Any
-    facts: "Facts"
-    distillable = True
-    ranks_answers = True
 
-    @staticmethod
-    def survey(config: Any, values: Mapping[str, set[str]]) -> dict[str, Any]:
-        return {"labels": survey(values["label"])}
+def describe_labels(facts: "Facts") -> str:
+    """Return the number of training samples of each label as one line."""
+    return f"{label_counts(facts)} (training samples)" if facts.counts else ""
 
-    @staticmethod
-    def counts(config: Any, training: Iterable[pa.Table], classes: int) -> list[int]:
-        """How many samples each class has."""
-        total = np.zeros(classes, np.int64)
-        for table in training:
-            total += _counts(table["label"], classes)
-        counts: list[int] = total.tolist()
-        return counts
 
-    @staticmethod
-    def baseline(config: Any, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-        """The accuracy of always naming the most frequent class."""
-        counts = Counter[int]()
-        for table in validation:
-            counts.update(table["label"].to_pylist())
-        return {"majority_class": max(counts.values()) / counts.total()}
+class SingleLabelHead(Head):
+    """A target holds the number of the sample's class, or IGNORE."""
 
-    @staticmethod
-    def check(config: Any, facts: "Facts", folder: Path) -> None:
-        """Raises UserError where labels are given weights that are none, and where a prepared label is none."""
-        _label_checks.check_prepared(facts.labels, "data.train.label", folder)
-        given = config.class_weights if isinstance(config.class_weights, dict) else {}
-        unknown = [name for name in given if name not in facts.labels]
-        key = "task.class_weights"
-        if unknown:
-            raise UserError([Problem(f"{key}.{n}", f"no such label ({hint(n, facts.labels)})") for n in unknown])
+    def __init__(self, config: SingleLabelConfig, facts: "Facts"):
+        self.config, self.facts, self.output_size = config, facts, len(facts.labels)
 
-    @staticmethod
-    def describe_labels(config: Any, facts: "Facts") -> str:
-        return f"{label_counts(facts)} (training samples)" if facts.counts else ""
+    def model_options(self) -> JsonObject:
+        return {**_labels.model_options(self.facts.labels), "problem_type": "single_label_classification"}
 
-    def options(self) -> dict[str, Any]:
-        return {**options(self.facts.labels), "problem_type": "single_label_classification"}
+    def weight(self, target: Array) -> float:
+        label = int(target[0])
+        return 0.0 if label == IGNORE else float(self._class_weights[label])
 
-    def outputs(self, length: int) -> float:
-        return float(len(self.facts.labels))
-
-    def weight(self, sample: Sample) -> float:
-        label = int(sample["labels"][0])
-        return 0.0 if label == IGNORE else float(self._weights[label])
-
-    def zero_weight(self, sample: Sample) -> Sample:
-        return {**sample, "labels": np.full_like(sample["labels"], IGNORE)}
+    def zero_weight(self, target: Array) -> Array:
+        return np.full_like(target, IGNORE)
 
     @cached_property
-    def _weights(self) -> NDArray[np.float64]:
-        """What a sample of each class weighs."""
-        given, labels = self.config.class_weights, self.facts.labels
-        if given == "balanced":
+    def _class_weights(self) -> NDArray[np.float64]:
+        weights, labels = self.config.class_weights, self.facts.labels
+        if weights == "balanced":
             counts = np.array(self.facts.counts, dtype=np.float64)
             balanced: NDArray[np.float64] = counts.sum() / (len(counts) * np.maximum(counts, 1.0))
             return balanced
-        return np.array([(given or {}).get(label, 1.0) for label in labels])
+        return np.array([(weights or {}).get(label, 1.0) for label in labels])
 
-    def _weighed(self, labels: "torch.Tensor") -> "torch.Tensor":
-        """What each of these samples weighs, fp64."""
+    def _weights(self, labels: "torch.Tensor") -> "torch.Tensor":
+        """Return the weight of each sample, fp64."""
         import torch
 
-        weights = torch.as_tensor(self._weights, device=labels.device)
+        weights = torch.as_tensor(self._class_weights, device=labels.device)
         return torch.where(labels == IGNORE, 0.0, weights[labels.clamp(min=0)])
 
-    def _entropy(self, logits: "torch.Tensor", labels: "torch.Tensor", reduction: str) -> "torch.Tensor":
+    def _cross_entropy(self, logits: "torch.Tensor", labels: "torch.Tensor", reduction: str) -> "torch.Tensor":
         import torch
         from torch.nn.functional import cross_entropy
 
-        given: dict[str, Any] = {"label_smoothing": self.config.label_smoothing, "reduction": reduction}
+        weight = None
         if self.config.class_weights is not None:
-            given["weight"] = torch.as_tensor(self._weights, dtype=logits.dtype, device=logits.device)
-        return cross_entropy(logits, labels, ignore_index=IGNORE, **given)
+            weight = torch.as_tensor(self._class_weights, dtype=logits.dtype, device=logits.device)
+        smoothing = self.config.label_smoothing
+        return cross_entropy(
+            logits, labels, weight, ignore_index=IGNORE, label_smoothing=smoothing, reduction=reduction
+        )
 
-    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
-        return self.loss_of(self.logits(model, batch), batch)
+    def loss(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, float]":
+        return self._cross_entropy(logits, labels, "sum"), float(self._weights(labels).sum())
 
-    def loss_of(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
-        labels = batch["labels"]
-        return self._entropy(logits, labels, "sum"), float(self._weighed(labels).sum())
-
-    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
-        labels, logits = batch["labels"], self.logits(model, batch)
-        loss = self._entropy(logits, labels, "none")
-        return {"loss": loss, "weight": self._weighed(labels), "label": labels, "logits": logits}
+    def predict(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "dict[str, torch.Tensor]":
+        loss = self._cross_entropy(logits, labels, "none")
+        return {"loss": loss, "weight": self._weights(labels), "label": labels, "logits": logits}
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        truth, found = _choices(outputs)
-        out = {
-            "loss": _exact_sums.mean_loss(outputs),
-            "accuracy": float(np.mean(truth == found)) if len(truth) else 0.0,
+        """Return accuracy, and precision, recall and F1 of each class with their means."""
+        truth, predicted = _labelled(outputs)
+        metrics = {
+            "loss": _metrics.mean_loss(outputs),
+            "accuracy": float(np.mean(truth == predicted)) if len(truth) else 0.0,
         }
-        each = _scores(truth, found, len(self.facts.labels))
-        there = np.union1d(truth, found)  # a class that is neither there nor named does not lower the means
-        out |= {n: float(each[n][there].mean()) if len(there) else 0.0 for n in ("precision", "recall", "f1")}
-        for name in ("precision", "recall", "f1"):
-            out |= {f"{name}/{label}": float(v) for label, v in zip(self.facts.labels, each[name], strict=True)}
-        return out
+        scores = _class_scores(truth, predicted, self.output_size)
+        seen = np.union1d(truth, predicted)  # a class that neither occurs nor is predicted does not lower the means
+        metrics |= {name: float(scores[name][seen].mean()) if len(seen) else 0.0 for name in SCORES}
+        return metrics | by_class(scores, self.facts.labels)
 
     def directions(self) -> Directions:
         return {"loss": "min", "accuracy": "max", "precision": "max", "recall": "max", "f1": "max"}
 
-    def report(self, outputs: Outputs) -> dict[str, Any]:
+    def report(self, outputs: Outputs) -> JsonObject:
         from sklearn.metrics import confusion_matrix
 
-        truth, found = _choices(outputs)
-        each, labels = _scores(truth, found, len(self.facts.labels)), self.facts.labels
-        counts = confusion_matrix(truth, found, labels=range(len(labels))) if len(truth) else np.zeros((0, 0))
-        names = ("precision", "recall", "f1", "support")
-        classes = {label: {name: float(each[name][n]) for name in names} for n, label in enumerate(labels)}
-        return {"classes": classes, "confusion": counts.tolist(), "labels": labels}
+        truth, predicted = _labelled(outputs)
+        labels = self.facts.labels
+        classes = class_report(_class_scores(truth, predicted, len(labels)), labels)
+        confusion = np.zeros((0, 0))
+        if len(truth):
+            confusion = confusion_matrix(truth, predicted, labels=range(len(labels)))
+        return {"classes": classes, "confusion": confusion.tolist(), "labels": labels}
 
-    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
-        """The most probable class and its probability."""
-        return [dict(best) for (best,) in self.ranked(outputs, 1)]
+    def predictions(self, outputs: Outputs) -> list[JsonObject]:
+        """Return the most probable class and its probability."""
+        return [best for (best,) in self.top_predictions(outputs, 1)]
 
-    def ranked(self, outputs: Outputs, most: int) -> list[list[dict[str, Any]]]:
-        """The most probable classes of each sample, `most` of them, with their probabilities."""
-        shares = self._probabilities(np.stack(outputs["logits"]).astype(np.float64))
-        order = np.argsort(-shares, axis=1, kind="stable")[:, :most]
-        return [
-            [{"label": self.facts.labels[n], "probability": float(f"{p[n]:.6g}")} for n in row]
-            for row, p in zip(order, shares, strict=True)
-        ]
-
-    def _probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of each class, shape (samples, classes)."""
+    def top_predictions(self, outputs: Outputs, count: int) -> list[list[JsonObject]]:
+        logits = np.stack(outputs["logits"]).astype(np.float64)
         shares = np.exp(logits - logits.max(1, keepdims=True))
-        return np.asarray(shares / shares.sum(1, keepdims=True))
+        return _labels.top_predictions(shares / shares.sum(1, keepdims=True), self.facts.labels, count)
+
+    def text(self, target: Array) -> str:
+        return self.facts.labels[int(target[0])]
 
 
-def _counts(labels: pa.ChunkedArray, classes: int) -> NDArray[np.int64]:
-    numbers = labels.to_numpy()
-    return np.bincount(numbers[numbers != IGNORE], minlength=classes)
+def by_class(scores: Mapping[str, Array], labels: Sequence[str]) -> dict[str, float]:
+    """Return the metrics of single classes, such as `f1/cat`."""
+    return {
+        f"{name}/{label}": float(value) for name in SCORES for label, value in zip(labels, scores[name], strict=True)
+    }
 
 
-def _choices(outputs: Outputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """True and found classes of the samples that have a label."""
+def class_report(scores: Mapping[str, Array], labels: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return precision, recall, F1 and support by label."""
+    return {label: {name: float(scores[name][n]) for name in SCORES_AND_SUPPORT} for n, label in enumerate(labels)}
+
+
+def _labelled(outputs: Outputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return true and predicted classes of the samples with a label."""
     truth = np.array(outputs["label"], dtype=np.int64)
-    found = np.array([logits.argmax() for logits in outputs["logits"]], dtype=np.int64)
-    return truth[truth != IGNORE], found[truth != IGNORE]
+    predicted = np.array([logits.argmax() for logits in outputs["logits"]], dtype=np.int64)
+    return truth[truth != IGNORE], predicted[truth != IGNORE]
 
 
-def _scores(truth: NDArray[np.int64], found: NDArray[np.int64], classes: int) -> dict[str, NDArray[np.float64]]:
-    """Of each class; 0 where a share is of nothing."""
+def _class_scores(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> dict[str, Array]:
+    """Return arrays of shape (classes,) by score; 0 where a score is not defined."""
     from sklearn.metrics import precision_recall_fscore_support
 
     if not len(truth):
-        return dict.fromkeys(("precision", "recall", "f1", "support"), np.zeros(classes))
-    given: dict[str, Any] = {"labels": range(classes), "zero_division": 0.0}
-    values = precision_recall_fscore_support(truth, found, **given)
-    return dict(zip(("precision", "recall", "f1", "support"), map(np.asarray, values), strict=True))
+        return dict.fromkeys(SCORES_AND_SUPPORT, np.zeros(classes))
+    scores = precision_recall_fscore_support(truth, predicted, labels=range(classes), zero_division=0.0)
+    return dict(zip(SCORES_AND_SUPPORT, map(np.asarray, scores), strict=True))

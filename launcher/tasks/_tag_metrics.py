@@ -1,11 +1,14 @@
-"""Scores of tagged words: of entities where the tags follow an entity scheme, else of the tags themselves."""
+"""Scores of tagged words: over entities where the tags follow an entity scheme, else over tags."""
 
 import re
 import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+Tags = Sequence[Sequence[str]]
+"""The tags of the words of each sequence."""
 
 _NAMES = ("precision", "recall", "f1", "support")
 
@@ -13,25 +16,26 @@ _SCHEMES = (
     ("IO", "I"), ("IOB", "BI"), ("IOE", "IE"), ("BIOES", "BIES"), ("BILOU", "BILU"), ("BMES", "BMES"),
     ("BMEWO", "BMEW"),
 )  # fmt: skip
-"""Entity schemes with the letters of their prefixes beside O; the first that has all of a data set's is its scheme."""
+"""Entity schemes with their prefixes beside O. The first that has all prefixes of a data set is its scheme."""
 
-_AS_SEQEVAL = {"L": "E", "U": "S", "M": "I", "W": "S"}
+_SEQEVAL_PREFIXES = {"L": "E", "U": "S", "M": "I", "W": "S"}
 
 
 class Scheme(NamedTuple):
-    """`tags`: each label as seqeval reads it, such as S-PER for U-PER."""
+    """`tags`: seqeval's tag for each label, such as S-PER for U-PER."""
 
     name: str
     tags: dict[str, str]
 
     @property
     def types(self) -> list[str]:
-        """The types of the entities; `_` where tags name none."""
+        """The entity types, sorted; `_` where tags have no type."""
         return sorted({tag[2:] or "_" if "-" in tag else "_" for tag in self.tags.values() if tag != "O"})
 
 
 def scheme(labels: Sequence[str]) -> Scheme | None:
-    """The entity scheme of all labels: O, and a letter with a type (`B-PER`, `B_PER`) or bare (`B`); None: of none."""
+    """Return the entity scheme of labels: O, and a letter with a type (`B-PER`, `B_PER`) or alone (`B`). None: no
+    scheme."""
     tags, letters = {"O": "O"}, set[str]()
     rest = [label for label in labels if label != "O"]
     bare = {"B", "I"} <= set(rest)
@@ -41,67 +45,69 @@ def scheme(labels: Sequence[str]) -> Scheme | None:
             return None
         kind = match[2] if match[3] is None else match[3]
         letters.add(match[1])
-        tags[label] = _AS_SEQEVAL.get(match[1], match[1]) + ("" if kind is None else f"-{kind}")
+        tags[label] = _SEQEVAL_PREFIXES.get(match[1], match[1]) + ("" if kind is None else f"-{kind}")
     return next((Scheme(name, tags) for name, known in _SCHEMES if letters <= set(known)), None)
 
 
 class Scores(NamedTuple):
-    """`total`: precision, recall and f1 of entities, or macro_precision and so on of tags; `classes`: precision, recall
-    and f1 of each entity type or tag with its support."""
+    """`total`: precision, recall and f1 over entities, or macro_precision, macro_recall and macro_f1 over tags.
+    `classes`: precision, recall, f1 and support by entity type or tag."""
 
     total: dict[str, float]
     classes: dict[str, dict[str, float]]
 
 
-def accuracy(truth: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
-    """The share of the words that have the right tag; 0 of none."""
-    right = [t == f for one, two in zip(truth, found, strict=True) for t, f in zip(one, two, strict=True)]
+def accuracy(truth: Tags, predicted: Tags) -> float:
+    """Return the share of correct tags; 0 without words."""
+    right = [t == f for one, two in zip(truth, predicted, strict=True) for t, f in zip(one, two, strict=True)]
     return float(np.mean(right)) if right else 0.0
 
 
-def scores(truth: Sequence[Sequence[str]], found: Sequence[Sequence[str]], labels: Sequence[str]) -> Scores:
-    """Of the tags of sequences. `labels`: all that there are."""
+def scores(truth: Tags, predicted: Tags, labels: Sequence[str]) -> Scores:
+    """Return the scores of the tags of sequences. labels: all tags of the data set."""
     known = scheme(labels)
-    return _of_tags(truth, found, labels) if known is None else _of_entities(truth, found, known)
+    return _tag_scores(truth, predicted, labels) if known is None else _entity_scores(truth, predicted, known)
 
 
 def total_names(labels: Sequence[str]) -> tuple[str, ...]:
-    """The names of the scores over all words: f1 and the like are of entities, of tags only their means are known."""
+    """Return the names in `Scores.total`."""
     prefix = "" if scheme(labels) else "macro_"
     return tuple(prefix + name for name in _NAMES[:3])
 
 
-def _of_entities(truth: Any, found: Any, known: Scheme) -> Scores:
-    """As seqeval has them (in its default mode, as conlleval): over all entities, and by type."""
+def _entity_scores(truth: Tags, predicted: Tags, known: Scheme) -> Scores:
+    """Return seqeval's scores in its default mode, which follows conlleval."""
     from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
 
-    truth, found = ([[known.tags.get(tag, tag) for tag in tags] for tags in side] for side in (truth, found))
+    pair = [[[known.tags.get(tag, tag) for tag in tags] for tags in side] for side in (truth, predicted)]
     types = known.types
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        there = sorted({kind for side in (truth, found) for kind, *_ in get_entities(side)})
-        if not there:
+        seen = sorted({kind for side in pair for kind, *_ in get_entities(side)})
+        if not seen:
             return _scores((0.0, 0.0, 0.0), {}, types)
-        total = precision_recall_fscore_support(truth, found, average="micro", zero_division=0)
-        each = precision_recall_fscore_support(truth, found, average=None, zero_division=0)
-    return _scores(total, dict(zip(there, zip(*each, strict=True), strict=True)), types)
+        total = precision_recall_fscore_support(*pair, average="micro", zero_division=0)
+        each = precision_recall_fscore_support(*pair, average=None, zero_division=0)
+    return _scores(total, dict(zip(seen, zip(*each, strict=True), strict=True)), types)
 
 
-def _of_tags(truth: Any, found: Any, labels: Sequence[str]) -> Scores:
-    """As scikit-learn has them: of each tag, and their means over those that are there or are named."""
+def _tag_scores(truth: Tags, predicted: Tags, labels: Sequence[str]) -> Scores:
+    """Return scikit-learn's scores of each tag, and their means over the tags that occur or are predicted."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    pair = [[tag for tags in side for tag in tags] for side in (truth, found)]
-    there = sorted({*pair[0], *pair[1]} & set(labels))
-    if not there:
+    pair = [[tag for tags in side for tag in tags] for side in (truth, predicted)]
+    seen = sorted({*pair[0], *pair[1]} & set(labels))
+    if not seen:
         return _scores((0.0, 0.0, 0.0), {}, labels, "macro_")
-    each = precision_recall_fscore_support(*pair, labels=there, zero_division=0)
-    by_tag = dict(zip(there, zip(*each, strict=True), strict=True))
+    each = precision_recall_fscore_support(*pair, labels=seen, zero_division=0)
+    by_tag = dict(zip(seen, zip(*each, strict=True), strict=True))
     return _scores([np.mean(one) for one in each], by_tag, labels, "macro_")
 
 
-def _scores(total: Sequence[float], each: dict[str, Sequence[float]], names: Sequence[str], prefix: str = "") -> Scores:
-    """Of these names: 0 for one that is nowhere."""
+def _scores(
+    total: Sequence[float], each: Mapping[str, Sequence[float]], names: Sequence[str], prefix: str = ""
+) -> Scores:
+    """Return the scores by name: 0 for a name without scores."""
     classes = {name: _named(each.get(name, (0.0, 0.0, 0.0, 0.0))) for name in names}
     return Scores({prefix + name: value for name, value in _named(total[:3]).items()}, classes)
 

@@ -1,8 +1,8 @@
-"""A model that teaches another: built beside it, never trained, and asked only for what it knows."""
+"""The teacher of a distillation: its configuration, checks against the prepared data, and the model."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny
 from pydantic_core import PydanticCustomError
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _KINDS = {"run": "run", "name": "pretrained"}
 
 
-def _kind(value: Any) -> Any:
-    """`{run: ...}` is the model of a run, `{name: ...}` a pretrained one."""
+def _with_kind(value: object) -> object:
+    """Convert `{run: ...}` into the Config of a run's model, `{name: ...}` into that of a pretrained one."""
     if isinstance(value, Plugin):
         return value
     if not (isinstance(value, dict) and any(key in value for key in ("kind", *_KINDS))):
@@ -35,44 +35,44 @@ def _kind(value: Any) -> Any:
     return kinds.plugin("models").func({"kind": kind, **value})  # type: ignore[call-arg]
 
 
-Teacher = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(_kind)]
+Teacher = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(_with_kind)]
 
 
 def check(teacher: ModelConfig, auto_class: str, facts: "Facts", folder: Path) -> None:
-    """Raises UserError where the teacher was made for another vocabulary or other labels than the prepared `folder`, or
-    for another kind of task: what it says would mean something else."""
+    """Check that the teacher's outputs have the same meaning as the student's. Raises UserError where its vocabulary or
+    labels differ from those of the prepared `folder`, or where it was trained for another kind of task."""
     problems = list[str | Problem]()
-    there, here = _vocabulary(teacher), _read(folder / "tokenizer")
-    if there is not None and here is not None and there != here:
-        what = f"another vocabulary than the teacher's: {_difference(here, there)} (take the teacher's tokenizer)"
+    theirs, ours = _vocabulary(teacher), _read_vocabulary(folder / "tokenizer")
+    if theirs is not None and ours is not None and theirs != ours:
+        what = f"another vocabulary than the teacher's: {_difference(ours, theirs)} (take the teacher's tokenizer)"
         problems.append(Problem("tokenizer", what))
     labels = _labels(teacher)
     if facts.labels and labels is not None and labels != facts.labels:
-        apart = _difference(_numbered(facts.labels), _numbered(labels))
-        problems.append(Problem("task.teacher", f"other labels than those of the data: {apart}"))
-    learnt = _learnt(teacher)
-    if learnt is not None and learnt != auto_class:
-        problems.append(
-            Problem("task.teacher", f"is a {learnt.removeprefix('AutoModelFor')} model, which knows no such task")
-        )
+        difference = _difference(_numbered(facts.labels), _numbered(labels))
+        problems.append(Problem("task.teacher", f"other labels than those of the data: {difference}"))
+    trained = _trained_auto_class(teacher)
+    if trained is not None and trained != auto_class:
+        what = f"is a {trained.removeprefix('AutoModelFor')} model, which knows no such task"
+        problems.append(Problem("task.teacher", what))
     if problems:
         raise UserError(problems)
 
 
-def build(teacher: ModelConfig, need: "ModelRequirements", like: "torch.nn.Module") -> "torch.nn.Module":
-    """The teacher on the device and in the type of the student. Raises UserError."""
+def build(teacher: ModelConfig, requirements: "ModelRequirements", student: "torch.nn.Module") -> "torch.nn.Module":
+    """Build the teacher, frozen, on the student's device and in its type. Raises UserError."""
     try:
-        model, notes = plugins.model(teacher).build(need)
+        model, notes = plugins.model(teacher).build(requirements)
     except UserError as error:
-        raise UserError([_of_the_teacher(problem) for problem in error.problems]) from None
+        raise UserError([_teacher_problem(problem) for problem in error.problems]) from None
     if new := [note for note in notes if note.startswith("new weights")]:
         raise UserError(Problem("task.teacher", f"{new[0]} (a teacher has learnt the task already)"))
-    one = next(like.parameters())
-    made: torch.nn.Module = model.to(device=one.device, dtype=one.dtype).eval().requires_grad_(False)
-    return made
+    like = next(student.parameters())
+    frozen: torch.nn.Module = model.to(device=like.device, dtype=like.dtype).eval().requires_grad_(False)
+    return frozen
 
 
-def _of_the_teacher(problem: str | Problem) -> str | Problem:
+def _teacher_problem(problem: str | Problem) -> str | Problem:
+    """Rename the recipe keys of a model's problem."""
     if isinstance(problem, Problem) and problem.key.partition(".")[0] == "model":
         what = problem.what.replace("model.trust_remote_code", "task.teacher.trust_remote_code")
         return Problem(f"task.teacher{problem.key.removeprefix('model')}", what)
@@ -80,15 +80,15 @@ def _of_the_teacher(problem: str | Problem) -> str | Problem:
 
 
 def _vocabulary(teacher: ModelConfig) -> dict[str, int] | None:
-    """The teacher's tokens and their ids; None: it brings no tokenizer that can be read."""
+    """Return the teacher's tokens and their ids; None: it has no tokenizer file."""
     where = plugins.model(teacher).tokenizer()
     if where is None:
         return None
     where = where if isinstance(where, PretrainedTokenizer) else PretrainedTokenizer(name=str(where))
-    return _read(Path(cache_root.found(where.name, where.revision)))
+    return _read_vocabulary(Path(cache_root.found(where.name, where.revision)))
 
 
-def _read(folder: Path) -> dict[str, int] | None:
+def _read_vocabulary(folder: Path) -> dict[str, int] | None:
     from tokenizers import Tokenizer
 
     file = folder / "tokenizer.json"
@@ -96,7 +96,7 @@ def _read(folder: Path) -> dict[str, int] | None:
 
 
 def _labels(teacher: ModelConfig) -> list[str] | None:
-    """The labels that a teacher tells apart, in the order of its numbers; None: it does not say."""
+    """Return a teacher's labels in the order of their numbers; None: they are not known."""
     if run := getattr(teacher, "run", None):
         folder = RunDir(Path(cache_root.found(run)))
         return run_facts.of_run(folder.path).labels if strict_json.exists(folder.facts) else None
@@ -105,25 +105,25 @@ def _labels(teacher: ModelConfig) -> list[str] | None:
     return [names[number] for number in sorted(names, key=int)] if names else None
 
 
-def _learnt(teacher: ModelConfig) -> str | None:
-    """The transformers auto class of what the run of a teacher learnt; None: it does not say."""
+def _trained_auto_class(teacher: ModelConfig) -> str | None:
+    """Return the transformers auto class of the task of a teacher's run; None: it is not known."""
     file = RunDir(Path(cache_root.found(getattr(teacher, "run", "")))).recipe
     if not hasattr(teacher, "run") or not file.is_file():
         return None
     task = load.stored(file).value.inner_task
-    return str(plugins.task(task).auto_class)
+    return plugins.task(task).auto_class
 
 
 def _numbered(labels: list[str]) -> dict[str, int]:
     return {label: number for number, label in enumerate(labels)}
 
 
-def _difference(here: dict[str, int], there: dict[str, int]) -> str:
-    """The first few in which they differ, and how many there are."""
-    names = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
-    some = ", ".join(f"{n!r} is {_said(here.get(n))} here and {_said(there.get(n))} there" for n in names[:3])
-    return some + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _difference(ours: dict[str, int], theirs: dict[str, int]) -> str:
+    """Return the first three names with different numbers, and how many more there are."""
+    names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    first = ", ".join(f"{n!r} is {_number(ours.get(n))} here and {_number(theirs.get(n))} there" for n in names[:3])
+    return first + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _said(number: int | None) -> str:
+def _number(number: int | None) -> str:
     return "missing" if number is None else f"number {number}"

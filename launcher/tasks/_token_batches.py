@@ -1,4 +1,4 @@
-"""What text tasks share: token sequences as Arrow tables, and samples padded into micro-batches."""
+"""Token sequences as prepared features, as samples, and padded into micro-batches."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,35 +7,60 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from launcher.tasks import IGNORE, Batch, Sample
+from launcher.tasks import IGNORE, Batch, FeatureContext, Features, Row, Sample
 
 if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
     from launcher.prepare.token_arrays import TokenArrays
 
 
 def integer_type(vocab_size: int) -> pa.DataType:
-    """The smallest type that holds every token id."""
+    """Return the smallest type for the token ids of a vocabulary."""
     return pa.uint16() if vocab_size <= 2**16 else pa.uint32()
 
 
 def table(encoded: "TokenArrays", vocab_size: int, **columns: pa.Array) -> pa.Table:
-    """Token sequences as a table with `input_ids` and `length`."""
+    """Return token sequences as a table with `input_ids`, `length` and further columns."""
     ids = lists(encoded, pa.array(encoded.ids).cast(integer_type(vocab_size)))
     return pa.table({"input_ids": ids, "length": pa.array(encoded.lengths.astype(np.int32)), **columns})
 
 
 def lists(encoded: "TokenArrays", values: pa.Array) -> pa.Array:
-    """A value for each token, as a list for each text."""
+    """Return one list for each text from one value for each token."""
     return pa.ListArray.from_arrays(pa.array(encoded.offsets.astype(np.int32)), values)
 
 
 def cut_rows(lengths: NDArray[np.integer], room: int) -> dict[str, NDArray[np.integer]]:
-    """`Features.cut` of rows of so many tokens, of which `room` are kept."""
+    """Return `Features.cut` for texts of these lengths that are truncated to `room` tokens."""
     return {"rows": (lengths > room).astype(np.int64)}
 
 
+def text_features(batch: pa.RecordBatch, context: FeatureContext, label: pa.Array) -> Features:
+    """Return the texts, or pairs of texts, of a batch as truncated token sequences with a column `label`."""
+    encoder, length = context.encoder, context.max_length
+    columns = {"label": label}
+    if "text_pair" in batch.schema.names:
+        encoded, truncated = encoder.pairs(batch.column("text"), batch.column("text_pair"), length)
+        cut: dict[str, NDArray[np.integer]] = {"rows": truncated.astype(np.int64)}
+        if encoded.types is not None:
+            columns["token_type_ids"] = lists(encoded, pa.array(encoded.types))
+    else:
+        room = length - len(encoder.prefix) - len(encoder.suffix)
+        whole = encoder.encode(batch.column("text"))
+        cut = cut_rows(whole.lengths, room)
+        encoded = whole.truncated(room).between(encoder.prefix, encoder.suffix)
+    return Features(table(encoded, encoder.vocab_size, **columns), cut=cut)
+
+
+def row_inputs(row: Row) -> Sample:
+    """Return the token ids, and the token types where a row has them, as int64."""
+    return {name: row[name].astype(np.int64) for name in ("input_ids", "token_type_ids") if name in row}
+
+
 def pad(arrays: Sequence[NDArray[np.integer]], value: int, least: int = 0) -> NDArray[np.int64]:
-    """Arrays of tokens as one of shape (len(arrays), longest), int64. `least`: no shorter than this."""
+    """Return arrays of tokens as one of shape (len(arrays), longest), int64. least: the minimum of `longest`."""
     longest = max(least, *(len(a) for a in arrays))
     out = np.full((len(arrays), longest), value, dtype=np.int64)
     for row, array in zip(out, arrays, strict=True):
@@ -44,7 +69,8 @@ def pad(arrays: Sequence[NDArray[np.integer]], value: int, least: int = 0) -> ND
 
 
 def inputs(samples: Sequence[Sample], pad_token_id: int) -> Batch:
-    """The model's inputs. The attention mask is left out where nothing is padded: attention is faster without."""
+    """Return a batch with the model's `inputs`. There is no attention mask where nothing is padded, since attention is
+    faster without one."""
     batch: Batch = {"input_ids": pad([s["input_ids"] for s in samples], pad_token_id)}
     if "token_type_ids" in samples[0]:
         batch["token_type_ids"] = pad([s["token_type_ids"] for s in samples], 0)
@@ -54,15 +80,30 @@ def inputs(samples: Sequence[Sample], pad_token_id: int) -> Batch:
     return {"inputs": batch}
 
 
+def weight(sample: Sample) -> float:
+    """Return the number of labels."""
+    return float(np.count_nonzero(sample["labels"] != IGNORE))
+
+
 def zero_weight(sample: Sample) -> Sample:
+    """Return a copy of the sample without labels."""
     return {**sample, "labels": np.full_like(sample["labels"], IGNORE)}
 
 
-def logits_of(output: Any) -> Any:
-    """The logits of a model's output: those of transformers are a map, a plain module may return them as they are."""
-    return getattr(output, "logits", output)
+def model_logits(model: "torch.nn.Module", inputs: dict[str, Any]) -> "torch.Tensor":
+    """Run the model and return its logits, in at least fp32. transformers' models return a map with `logits`, a plain
+    module may return a tensor."""
+    output = model(**inputs)
+    return full_precision(getattr(output, "logits", output))
 
 
-def full_precision(logits: Any) -> Any:
-    """Half-precision logits as fp32, since a loss is summed over many; fp32 and fp64 as they are."""
+def full_precision(logits: "torch.Tensor") -> "torch.Tensor":
+    """Convert half-precision logits to fp32, since losses are summed over many values; others stay as they are."""
     return logits.float() if logits.dtype.itemsize < 4 else logits
+
+
+def render(tokens: NDArray[np.integer], tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return tokens as rich markup, separated by blanks."""
+    from rich.markup import escape
+
+    return escape(" ".join(tokenizer.convert_ids_to_tokens(tokens.tolist())))

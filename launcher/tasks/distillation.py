@@ -1,14 +1,14 @@
-"""Distillation: another task, learnt from its labels and from what a trained model makes of the same samples (Hinton,
+"""Distillation: learn another task from its labels and from the outputs of a trained model on the same samples (Hinton,
 Vinyals and Dean, 2015).
 
-What samples, metrics and predictions are is the inner task's: a student is compared with one that learnt alone.
+Samples, metrics and predictions are those of the inner task, so that a student can be compared with a model trained
+without a teacher.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
@@ -21,13 +21,25 @@ from launcher.config.model import ModelConfig
 from launcher.config.types import TaskConfig
 from launcher.contract.random import Draw
 from launcher.plan.model_requirements import ModelRequirements
-from launcher.tasks import IGNORE, Batch, Directions, Features, Outputs, Row, Sample, _teacher_model
+from launcher.tasks import (
+    IGNORE,
+    Batch,
+    Directions,
+    FeatureContext,
+    Features,
+    JsonObject,
+    Outputs,
+    Row,
+    Sample,
+    _teacher_model,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from launcher.plan.facts import Facts
-    from launcher.prepare.encode import Encoder
 
 
 class Config(TaskConfig):
@@ -53,7 +65,7 @@ class Config(TaskConfig):
 
     @field_validator("task")
     @classmethod
-    def _of_classes(cls, value: TaskConfig) -> TaskConfig:
+    def _check_distillable(cls, value: TaskConfig) -> TaskConfig:
         if not plugins.task(value).distillable:
             what = "{kind} cannot be distilled: it does not choose one of several classes at each place"
             raise PydanticCustomError("distilled", what, {"kind": value.kind})
@@ -62,51 +74,48 @@ class Config(TaskConfig):
         return value
 
 
-class Task(tasks.Task):
-    """The inner task with another loss. The teacher is no part of the student: no strategy shards it, no checkpoint
-    holds it. Preparation asks the inner task itself, but for `check`."""
+class Task(tasks.Task[Config]):
+    """The inner task with another loss. The teacher is not part of the student: no strategy shards it, no checkpoint
+    has it. Preparation calls only `check` here, and the inner task for the rest."""
 
     @staticmethod
     def check(config: Config, facts: "Facts", folder: Path) -> None:
-        inner = _inner(config)
+        inner = plugins.task(config.task)
         inner.check(config.task, facts, folder)
         _teacher_model.check(config.teacher, inner.auto_class, facts, folder)
 
     def __init__(self, config: Config, facts: "Facts"):
-        self.config, self.facts = config, facts
-        self.inner: tasks.Task = plugins.task(config.task)(config.task, facts)
-        for name in ("columns", "targets", "surveyed", "tokenized", "auto_class", "relative", "ranks_answers"):
-            setattr(self, name, getattr(self.inner, name))
-        self._teacher: Any = None
-        self._asked: Any = None
+        super().__init__(config, facts)
+        self.inner = inner = plugins.task(config.task)(config.task, facts)
+        self.columns, self.target_columns, self.survey_columns = (
+            inner.columns, inner.target_columns, inner.survey_columns,
+        )  # fmt: skip
+        self.tokenized, self.auto_class = inner.tokenized, inner.auto_class
+        self.needs_initial_model, self.has_top_predictions = inner.needs_initial_model, inner.has_top_predictions
+        self._teacher: torch.nn.Module | None = None
+        self._teacher_task = inner
+        """A second instance of the inner task, prepared for the teacher."""
 
     @staticmethod
-    def prepared(config: Config) -> dict[str, Any]:
-        return _inner(config).prepared(config.task)
+    def preparation_key(config: Config) -> JsonObject:
+        return plugins.task(config.task).preparation_key(config.task)
 
     @staticmethod
-    def features(
-        config: Config,
-        rows: Iterable[pa.RecordBatch],
-        survey: dict[str, Any],
-        encoder: "Encoder",
-        length: int,
-        key: str,
-    ) -> Iterator[Features]:
-        return _inner(config).features(config.task, rows, survey, encoder, length, key)
+    def features(config: Config, rows: Iterable[pa.RecordBatch], context: FeatureContext) -> Iterator[Features]:
+        return plugins.task(config.task).features(config.task, rows, context)
 
     @staticmethod
     def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-        return _inner(config).baseline(config.task, validation, special_ids)
+        return plugins.task(config.task).baseline(config.task, validation, special_ids)
 
-    def options(self) -> dict[str, Any]:
-        return self.inner.options()
+    def model_options(self) -> JsonObject:
+        return self.inner.model_options()
 
-    def generation(self) -> dict[str, Any]:
-        return self.inner.generation()
+    def generation_options(self) -> JsonObject:
+        return self.inner.generation_options()
 
-    def outputs(self, length: int) -> float:
-        return self.inner.outputs(length)
+    def output_size(self, length: int) -> float:
+        return self.inner.output_size(length)
 
     def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: Draw) -> list[Sample]:
         return self.inner.samples(rows, epochs, ids, draw)
@@ -117,8 +126,8 @@ class Task(tasks.Task):
     def zero_weight(self, sample: Sample) -> Sample:
         return self.inner.zero_weight(sample)
 
-    def join(self, samples: Sequence[Sample]) -> Sample:
-        return self.inner.join(samples)
+    def pack(self, samples: Sequence[Sample]) -> Sample:
+        return self.inner.pack(samples)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return self.inner.collate(samples)
@@ -132,76 +141,75 @@ class Task(tasks.Task):
     def directions(self) -> Directions:
         return self.inner.directions()
 
-    def generate(self, model: Any, batch: Batch) -> list[NDArray[np.int64]]:
+    def generate(self, model: "PreTrainedModel", batch: Batch) -> "list[NDArray[np.int64]]":
         return self.inner.generate(model, batch)
 
-    def scores(self, outputs: Outputs, tokenizer: Any) -> dict[str, float]:
-        return self.inner.scores(outputs, tokenizer)
+    def generation_metrics(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
+        return self.inner.generation_metrics(outputs, tokenizer)
 
-    def joined(self, predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        return self.inner.joined(predictions)
+    def merge_predictions(self, predictions: Sequence[JsonObject]) -> JsonObject:
+        return self.inner.merge_predictions(predictions)
 
-    def report(self, outputs: Outputs) -> dict[str, Any]:
+    def report(self, outputs: Outputs) -> JsonObject:
         return self.inner.report(outputs)
 
-    def ranked(self, outputs: Outputs, most: int) -> list[list[dict[str, Any]]]:
-        return self.inner.ranked(outputs, most)
+    def top_predictions(self, outputs: Outputs, count: int) -> list[list[JsonObject]]:
+        return self.inner.top_predictions(outputs, count)
 
-    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
         return self.inner.predictions(outputs, tokenizer)
 
-    def show(self, sample: Sample, tokenizer: Any) -> str:
-        return self.inner.show(sample, tokenizer)
+    def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
+        return self.inner.render(sample, tokenizer)
 
-    def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
-        """The inner task to the student; another one like it to the teacher, which may need other means."""
-        notes: list[str] = self.inner.attach(model, batch)
+    def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
+        """Prepare the student with the inner task, and the teacher with a second instance of it."""
+        notes = self.inner.prepare_model(model, batch)
         facts = self.facts
-        fit = (facts.vocab_size, facts.pad_token_id, facts.longest, facts.shape)
-        self._teacher = _teacher_model.build(
-            self.config.teacher, ModelRequirements(self.auto_class, self.options(), *fit), model
+        requirements = ModelRequirements(
+            self.auto_class, self.model_options(), facts.vocab_size, facts.pad_token_id, facts.longest, facts.shape
         )
-        self._asked = plugins.task(self.config.task)(self.config.task, facts)
-        notes += [f"teacher: {note}" for note in self._asked.attach(self._teacher, batch)]
-        self._compare(model, batch)
+        self._teacher = _teacher_model.build(self.config.teacher, requirements, model)
+        self._teacher_task = plugins.task(self.config.task)(self.config.task, facts)
+        notes += [f"teacher: {note}" for note in self._teacher_task.prepare_model(self._teacher, batch)]
+        self._check_classes(model, batch)
         return notes
 
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
-        """alpha * L + (1 - alpha) * T^2 * sum of KL(teacher || student) over the labelled places, with both softened
-        by T; the weight is that of L."""
-        import torch
-
+        """Return alpha * L + (1 - alpha) * T^2 * sum of KL(teacher || student) over the labels, with both models'
+        logits divided by T. The weight is that of L."""
         student = self.inner.logits(model, batch)
-        with torch.no_grad():
-            teacher = self._asked.logits(self._teacher, batch)
-        own, weight = self.inner.loss_of(student, batch)
-        there = batch["labels"] != IGNORE
-        taught = divergence(teacher[there], student[there], self.config.temperature)
-        return self.config.alpha * own + (1 - self.config.alpha) * taught, weight
+        teacher = self._teacher_logits(batch)
+        loss, weight = self.inner.loss_from_logits(student, batch)
+        labelled = batch["labels"] != IGNORE
+        distance = divergence(teacher[labelled], student[labelled], self.config.temperature)
+        return self.config.alpha * loss + (1 - self.config.alpha) * distance, weight
 
     def frozen_models(self) -> list["torch.nn.Module"]:
-        return [self._teacher]
+        return [] if self._teacher is None else [self._teacher]
 
-    def _compare(self, model: "torch.nn.Module", batch: Batch) -> None:
-        """Raises UserError where the two do not tell the same number of classes apart."""
+    def _teacher_logits(self, batch: Batch) -> "torch.Tensor":
+        import torch
+
+        assert self._teacher is not None, "prepare_model comes first"
+        with torch.no_grad():
+            return self._teacher_task.logits(self._teacher, batch)
+
+    def _check_classes(self, model: "torch.nn.Module", batch: Batch) -> None:
+        """Raises UserError where student and teacher have different numbers of classes."""
         import torch
 
         with torch.no_grad():
-            here = self.inner.logits(model, batch).shape[-1]
-            there = self._asked.logits(self._teacher, batch).shape[-1]
-        if here != there:
-            what = f"tells {there} classes apart, and the student {here}"
+            student = self.inner.logits(model, batch).shape[-1]
+        teacher = self._teacher_logits(batch).shape[-1]
+        if student != teacher:
+            what = f"tells {teacher} classes apart, and the student {student}"
             raise UserError(Problem("task.teacher", f"{what} (for texts: model.vocab_size)"))
 
 
-def _inner(config: Config) -> type[tasks.Task]:
-    found: type[tasks.Task] = plugins.task(config.task)
-    return found
-
-
 def divergence(teacher: "torch.Tensor", student: "torch.Tensor", temperature: float) -> "torch.Tensor":
-    """T^2 * sum of KL(softmax(teacher / T) || softmax(student / T)) over the rows, a scalar: times T^2 since its
-    gradient shrinks by as much (Hinton et al., 2015). Logits: shape (n, classes)."""
+    """Return T^2 * sum of KL(softmax(teacher / T) || softmax(student / T)) over the rows, a scalar. The factor T^2
+    compensates for the gradient's factor of 1 / T^2 (Hinton et al., 2015). Logits: shape (n, classes)."""
     from torch.nn.functional import kl_div, log_softmax
 
     p, q = (log_softmax(logits / temperature, dim=-1) for logits in (teacher, student))

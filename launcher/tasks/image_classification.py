@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +12,28 @@ from pydantic_core import PydanticCustomError
 
 from launcher.config.errors import Problem, UserError
 from launcher.contract.random import Draw, Stream
-from launcher.tasks import Features, Row, Sample, _array_samples, _image_augmentation, _images, _single_label
+from launcher.tasks import (
+    Batch,
+    FeatureContext,
+    Features,
+    JsonObject,
+    Row,
+    Sample,
+    _array_inputs,
+    _heads,
+    _image_augmentation,
+    _images,
+    _single_label,
+)
 
 if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
     from launcher.plan.facts import Facts
-    from launcher.prepare.encode import Encoder
 
 
-def _size(value: Any) -> Any:
+def _size(value: object) -> object:
     sides = value if isinstance(value, list | tuple) else [value, value]
     if value is not None and not (len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)):
         raise PydanticCustomError("size", "should be a number of pixels, or [height, width]")
@@ -46,54 +60,69 @@ class Config(_single_label.SingleLabelConfig):
         return self.mean, self.std
 
 
-class Task(_array_samples.ArraySamples, _single_label.SingleLabel):
+class Task(_heads.HeadTask[Config]):
     columns = ("image", "label")
-    surveyed = ("image", "label")
+    survey_columns = ("image", "label")
+    tokenized = False
     auto_class = "AutoModelForImageClassification"
-    given = "pixel_values"
+    distillable = True
+    has_top_predictions = True
 
     @staticmethod
-    def prepared(config: Config) -> dict[str, Any]:
+    def preparation_key(config: Config) -> JsonObject:
         return {"features": "image_classification", "size": config.size and [*config.size], "channels": config.channels}
 
     @staticmethod
-    def shape(config: Config) -> tuple[int, ...]:
+    def sample_shape(config: Config) -> tuple[int, ...]:
         return (config.channels or 3, *(config.size or (32, 32)))
 
     @staticmethod
-    def survey(config: Config, values: Mapping[str, set[str]]) -> dict[str, Any]:
-        labels = _single_label.survey(values["label"])
+    def survey(config: Config, values: Mapping[str, set[str]]) -> JsonObject:
+        labels = _single_label.survey(values)
         return {"labels": labels, "shape": list(_images.shape(values["image"], config.size, config.channels))}
 
     @staticmethod
-    def features(
-        config: Config,
-        rows: Iterable[pa.RecordBatch],
-        survey: dict[str, Any],
-        encoder: "Encoder | None",
-        length: int,
-        key: str,
-    ) -> Iterator[Features]:
-        fixed = config.size is not None, config.channels is not None
+    def features(config: Config, rows: Iterable[pa.RecordBatch], context: FeatureContext) -> Iterator[Features]:
+        resized, shape = _images.Resized(config.size is not None, config.channels is not None), context.survey["shape"]
         for batch in rows:
-            label, start = _single_label.numbered(batch, survey["labels"], key), 0
-            for pixels in _images.pieces(batch.column("image"), tuple(survey["shape"]), fixed, key):
-                yield _array_samples.features("pixels", pixels, label[start : start + len(pixels)])
+            label, start = _single_label.numbers(batch, context.survey["labels"], context.key), 0
+            for pixels in _images.resize(batch.column("image"), tuple(shape), resized, context.key):
+                yield _array_inputs.features("pixels", pixels, label[start : start + len(pixels)])
                 start += len(pixels)
 
     @staticmethod
+    def count_labels(config: Config, training: Iterable[pa.Table], classes: int) -> list[int]:
+        return _single_label.count_labels((table["label"] for table in training), classes)
+
+    @staticmethod
+    def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
+        return _single_label.baseline(validation)
+
+    @staticmethod
+    def describe_labels(config: Config, facts: "Facts") -> str:
+        return _single_label.describe_labels(facts)
+
+    @staticmethod
     def check(config: Config, facts: "Facts", folder: Path) -> None:
-        _single_label.SingleLabel.check(config, facts, folder)
+        _single_label.check(config, facts, folder)
         channels = facts.shape[0]
-        wrong = [name for name in ("mean", "std") if len(getattr(config, name)) not in (1, channels)]
-        if wrong:
-            of = "1 channel" if channels == 1 else f"{channels} channels"
-            told = f"numbers, the images have {of} (one for each, or one for all)"
-            raise UserError([Problem(f"task.{name}", f"{len(getattr(config, name))} {told}") for name in wrong])
+        of_images = "1 channel" if channels == 1 else f"{channels} channels"
+        counts = {"mean": len(config.mean), "std": len(config.std)}
+        problems = [
+            Problem(f"task.{name}", f"{count} numbers, the images have {of_images} (one for each, or one for all)")
+            for name, count in counts.items()
+            if count not in (1, channels)
+        ]
+        if problems:
+            raise UserError(problems)
+
+    def __init__(self, config: Config, facts: "Facts"):
+        super().__init__(config, facts)
+        self.head = _single_label.SingleLabelHead(config, facts)
 
     @property
     def _scale(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean and deviation of each channel."""
+        """Mean and standard deviation of each channel."""
         mean, std = np.array(self.config.mean, np.float32), np.array(self.config.std, np.float32)
         return np.broadcast_to(mean, self.facts.shape[0]), np.broadcast_to(std, self.facts.shape[0])
 
@@ -101,13 +130,18 @@ class Task(_array_samples.ArraySamples, _single_label.SingleLabel):
         channels, height, width = self.facts.shape
         images = np.array([row["pixels"] for row in rows], np.uint8).reshape(len(rows), height, width, channels)
         if draw.stream != Stream.EVALUATE:
-            images = _image_augmentation.augmented(images, self.config.augment, epochs, ids, draw)
-        values = _images.normalised(images, *self._scale)
-        labels = [np.array([row["label"]], np.int64) for row in rows]
+            images = _image_augmentation.augment(images, self.config.augment, epochs, ids, draw)
+        values = _images.normalize(images, *self._scale)
+        labels = [self.head.target(row["label"]) for row in rows]
         return [{"pixel_values": one, "labels": label} for one, label in zip(values, labels, strict=True)]
 
-    def show(self, sample: Sample, tokenizer: Any) -> str:
-        from rich.markup import escape
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        labels = self.head.collate([sample["labels"] for sample in samples])
+        return {**_array_inputs.inputs("pixel_values", [s["pixel_values"] for s in samples]), "labels": labels}
 
-        label = self.facts.labels[int(sample["labels"][0])]
-        return f"{_images.drawn(sample['pixel_values'], *self._scale)}\n→ [bold reverse]{escape(label)}[/]"
+    def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
+        """Return logits of shape (samples, classes)."""
+        return _array_inputs.logits(model, batch)
+
+    def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
+        return f"{_images.render(sample['pixel_values'], *self._scale)}\n{self.head.markup(sample['labels']).strip()}"

@@ -1,30 +1,33 @@
 """Masked language modelling (Devlin et al., 2019): predict the tokens that were masked.
 
-The mask is a function of (seed, epoch, sample id, position), and of the step alone where its rate has a schedule: the
-same sample gets the same mask on whichever rank it lands, and another one in another epoch. The head runs on the masked
-positions alone where that is exact.
+The mask is a function of (seed, epoch, sample id, position), and of the step where its rate has a schedule. A sample
+has the same mask on any rank, and another one in another epoch. The head runs on the masked positions alone where that
+is exact.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Strict
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Row, Sample, _masking, _pretraining, _token_batches
+from launcher.tasks import IGNORE, Batch, Row, Sample, _language_modeling, _masking, _token_batches
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from launcher.plan.facts import Facts
+    from launcher.tasks._masked_head import MaskedHead
 
 _ATTEMPTS = 2**31
-"""Positions from here on are no tokens but attempts to place a span."""
+"""The first random counter of the attempts to place a span; those below belong to token positions."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -47,7 +50,7 @@ class Span(Strict):
     """Maximum length in words."""
 
 
-class Config(_pretraining.PretrainingConfig):
+class Config(_language_modeling.PretrainingConfig):
     """Masked language modeling."""
 
     kind: Literal["mlm"] = "mlm"
@@ -65,121 +68,127 @@ class Config(_pretraining.PretrainingConfig):
 
     @field_validator("split")
     @classmethod
-    def _shares(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+    def _check_split(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
         if min(value) < 0 or abs(sum(value) - 1) > 1e-6:
             raise PydanticCustomError("split", "the three shares should be at least 0 and add up to 1")
         return value
 
     def rate(self, progress: float) -> float:
-        """The mask rate when this part of the run's steps is done."""
+        """Return the mask rate. progress: the completed share of the run's steps, from 0 to 1."""
         if not isinstance(self.mask_rate, RateSchedule):
             return self.mask_rate
         return self.mask_rate.start + (self.mask_rate.end - self.mask_rate.start) * progress
 
 
-class Task(_pretraining.Pretraining):
+class Task(_language_modeling.PretrainingTask[Config]):
     auto_class = "AutoModelForMaskedLM"
 
     @staticmethod
-    def tokens(config: Config) -> Sequence[str]:
+    def named_tokens(config: Config) -> Sequence[str]:
         return config.never
 
     def __init__(self, config: Config, facts: "Facts"):
+        super().__init__(config, facts)
         if facts.mask_token_id is None:
             raise UserError(Problem("tokenizer", "has no mask token, which masked language modelling needs"))
-        self.config, self.facts = config, facts
         never = [facts.token_ids[name] for name in config.never if name in facts.token_ids]
+        self._mask_token_id = facts.mask_token_id
         self._protected = _masking.protected(facts.vocab_size, [*facts.special_ids, *never])
-        self._head: Any = None
+        self._head: MaskedHead | None = None
 
-    def options(self) -> dict[str, Any]:
-        return {}
-
-    def outputs(self, length: int) -> float:
+    def output_size(self, length: int) -> float:
         return float(max(self.config.rate(0), self.config.rate(1)) * length * self.facts.vocab_size)
 
     def samples(
         self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw
     ) -> list[Sample]:
+        """Mask all rows in one pass over their concatenated tokens."""
         if not rows:
             return []
         lengths = [len(row["input_ids"]) for row in rows]
         tokens = np.concatenate([row["input_ids"] for row in rows]).astype(np.int64)
         begins = np.concatenate([row["begins"] for row in rows])
         cuts = np.cumsum(lengths)[:-1]
-        begins[np.concatenate([[0], cuts])] = True  # a chunk may begin in the middle of a word
-        where = np.repeat(np.asarray(epochs), lengths), np.repeat(np.asarray(ids), lengths)
+        begins[np.concatenate([[0], cuts])] = True  # a chunk may begin inside a word
+        sample = np.repeat(np.asarray(epochs), lengths), np.repeat(np.asarray(ids), lengths)
         position = np.concatenate([np.arange(n) for n in lengths])
-        words = random.draws(draw.seed, draw.stream, *where, position)
-        kind, rate = random.uniform(words[1]), self.config.rate(draw.progress)
+        words = random.draws(draw.seed, draw.stream, *sample, position)
+        action, rate = random.uniform(words[1]), self.config.rate(draw.progress)
         if self.config.mask == "spans":
-            draws = random.draws(draw.seed, draw.stream, *where, position + _ATTEMPTS)
-            chosen, owner = self._spans(draws, begins, tokens, cuts, rate)
-            kind = kind[owner]
+            attempts = random.draws(draw.seed, draw.stream, *sample, position + _ATTEMPTS)
+            selected, first = self._spans(attempts, begins, tokens, cuts, rate)
+            action = action[first]
         elif self.config.mask == "words":
-            chosen = _masking.whole_words(words[0], begins, rate)
+            selected = _masking.whole_words(words[0], begins, rate)
         else:
-            chosen = _masking.tokens(words[0], rate)
-        masked, labels = self._mask(tokens, chosen & ~self._protected[tokens], kind, words[2])
+            selected = _masking.tokens(words[0], rate)
+        masked, labels = self._mask(tokens, selected & ~self._protected[tokens], action, words[2])
         return [
             {"input_ids": one, "labels": two}
             for one, two in zip(np.split(masked, cuts), np.split(labels, cuts), strict=True)
         ]
 
-    def _spans(self, draws: tuple[Any, ...], begins: Any, tokens: Any, cuts: Any, rate: float) -> tuple[Any, Any]:
-        """Spans in each sample; positions count through all of them."""
+    def _spans(
+        self,
+        draws: tuple[random.UInt, ...],
+        begins: _masking.Bools,
+        tokens: _masking.Ints,
+        cuts: _masking.Ints,
+        rate: float,
+    ) -> tuple[_masking.Bools, _masking.Ints]:
+        """Select spans in each sample. Returns the selection, and for each token the first one of its span."""
         free, span = ~self._protected[tokens], self.config.span
         parts = [slice(first, end) for first, end in pairwise([0, *cuts.tolist(), len(tokens)])]
-        found = [
+        spans = [
             _masking.spans(tuple(d[part] for d in draws), begins[part], free[part], rate, span.p, span.longest)
             for part in parts
         ]
-        owners = [owner + part.start for (_, owner), part in zip(found, parts, strict=True)]
-        return np.concatenate([chosen for chosen, _ in found]), np.concatenate(owners)
+        firsts = [first + part.start for (_, first), part in zip(spans, parts, strict=True)]
+        return np.concatenate([selected for selected, _ in spans]), np.concatenate(firsts)
 
-    def _mask(self, tokens: Any, chosen: Any, kind: Any, words: Any) -> tuple[Any, Any]:
-        """Tokens with the mask applied, and the labels, same shape: IGNORE where nothing is to be predicted."""
+    def _mask(
+        self, tokens: _masking.Ints, selected: _masking.Bools, action: NDArray[np.float64], words: random.UInt
+    ) -> tuple[_masking.Ints, _masking.Ints]:
+        """Return the masked tokens and the labels, IGNORE for tokens that are not selected. action: a number in [0, 1)
+        for each token, compared with `split`; words: 32 random bits for each token."""
         mask_share, random_share, _ = self.config.split
-        out = np.where(chosen & (kind < mask_share), self.facts.mask_token_id, tokens)
-        swap = chosen & (kind >= mask_share) & (kind < mask_share + random_share)
-        out = np.where(swap, random.below(words, self.facts.vocab_size), out)
-        return out, np.where(chosen, tokens, IGNORE)
+        out = np.where(selected & (action < mask_share), self._mask_token_id, tokens)
+        replaced = selected & (action >= mask_share) & (action < mask_share + random_share)
+        out = np.where(replaced, random.below(words, self.facts.vocab_size), out)
+        return out, np.where(selected, tokens, IGNORE)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Add `places`: flat indices of the labels into (samples, longest)."""
         labels = _token_batches.pad([s["labels"] for s in samples], IGNORE).ravel()
         places = np.flatnonzero(labels != IGNORE)
-        places = places if len(places) else np.zeros(1, dtype=np.int64)  # a head has to see at least one row
+        places = places if len(places) else np.zeros(1, dtype=np.int64)  # the head needs at least one position
         rows = places // (len(labels) // len(samples))
-        return {**self._padded(samples), "places": places, "rows": rows, "labels": labels[places]}
+        return {**self._padded_inputs(samples), "places": places, "rows": rows, "labels": labels[places]}
 
-    def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
+    def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         from launcher.tasks import _masked_head
 
-        self._try_packing(model, batch)
-        self._head = _masked_head.attach(model, self._inputs(batch), batch["places"])
+        self._prepare_packing(model, batch)
+        self._head = _masked_head.attach(model, self._model_inputs(batch), batch["places"])
         if self._head is None:
-            return [
-                f"{type(model).__name__}: the head runs on all positions (on the masked ones alone it is not exact)"
-            ]
+            name = type(model).__name__
+            return [f"{name}: the head runs on all positions (on the masked ones alone it is not exact)"]
         return []
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
-        """Logits of the places to be predicted, shape (n, vocabulary)."""
+        """Return the logits of the masked positions, shape (n, vocabulary)."""
         from launcher.tasks import _masked_head
 
-        return _token_batches.full_precision(
-            _masked_head.logits(model, self._inputs(batch), batch["places"], self._head)
-        )
+        return _masked_head.logits(model, self._model_inputs(batch), batch["places"], self._head)
 
-    def show(self, sample: Sample, tokenizer: Any) -> str:
-        """Each masked position as was→is."""
+    def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
+        """Mark each masked position as original→replacement."""
         from rich.markup import escape
 
         out = []
         for token, label in zip(sample["input_ids"].tolist(), sample["labels"].tolist(), strict=True):
             text = escape(tokenizer.convert_ids_to_tokens(token))
             if label != IGNORE:
-                was = escape(tokenizer.convert_ids_to_tokens(label))
-                text = f"[bold reverse]{was}→{text}[/]"
+                text = f"[bold reverse]{escape(tokenizer.convert_ids_to_tokens(label))}→{text}[/]"
             out.append(text)
         return " ".join(out)

@@ -1,16 +1,20 @@
-"""Regression: a number for a text, or for a pair of texts."""
+"""Regression: a number for a text or a pair of texts."""
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import pyarrow as pa
 
 from launcher.config.columns import Column
 from launcher.config.types import TaskConfig
-from launcher.tasks import Features, Sample, _regression_targets, _text_inputs
-
-if TYPE_CHECKING:
-    from launcher.prepare.encode import Encoder
+from launcher.tasks import (
+    FeatureContext,
+    Features,
+    JsonObject,
+    _heads,
+    _regression_targets,
+    _token_batches,
+)
 
 
 class Config(TaskConfig):
@@ -19,25 +23,20 @@ class Config(TaskConfig):
     kind: Literal["regression"] = "regression"
 
 
-class Task(_text_inputs.TextInputs, _regression_targets.RegressionTargets):
+class Task(_heads.HeadTask[Config]):
     columns = ("text", "text_pair", Column("label", "number"))
-    surveyed = ()
+    auto_class = "AutoModelForSequenceClassification"
+    head = _regression_targets.RegressionHead()
 
     @staticmethod
-    def prepared(config: Config) -> dict[str, Any]:
+    def preparation_key(config: Config) -> JsonObject:
         return {"features": "regression"}
 
     @staticmethod
-    def features(
-        config: Config,
-        rows: Iterable[pa.RecordBatch],
-        survey: dict[str, Any],
-        encoder: "Encoder",
-        length: int,
-        key: str,
-    ) -> Iterator[Features]:
+    def features(config: Config, rows: Iterable[pa.RecordBatch], context: FeatureContext) -> Iterator[Features]:
         for batch in rows:
-            yield _text_inputs.features(batch, encoder, length, {"label": _regression_targets.numbers(batch)})
+            yield _token_batches.text_features(batch, context, _regression_targets.numbers(batch))
 
-    def show(self, sample: Sample, tokenizer: Any) -> str:
-        return self._shown(sample, tokenizer, f"{sample['labels'][0]:g}")
+    @staticmethod
+    def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
+        return _regression_targets.baseline(validation)

@@ -1,13 +1,13 @@
-"""Policy gradients: a small causal language model writes completions of prompts, and learns to write what a function of
-the user's scores higher, without leaving the model that it was.
+"""Policy gradients: a small causal language model samples completions of prompts, and learns to score higher in a
+user's reward function while it stays close to its initial weights.
 
-REINFORCE, with the mean reward of the other completions of the same prompt as baseline (RLOO: Kool, van Hoof and
-Welling, 2019): a prompt's loss is its own, whatever it shares a batch with. All that is sampled is a function of
-(seed, epoch, prompt, completion, position), and of the model.
+REINFORCE with the mean reward of the other completions of the same prompt as baseline (RLOO: Kool, van Hoof and
+Welling, 2019). A prompt's loss does not depend on the rest of its batch. All samples are a function of (seed, epoch,
+prompt, completion, position) and of the model.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,21 +25,24 @@ from launcher.storage import cache_root
 from launcher.tasks import (
     Batch,
     Directions,
+    FeatureContext,
     Features,
+    JsonObject,
     Outputs,
     Row,
     Sample,
-    _causality_probe,
-    _exact_sums,
+    _metrics,
+    _model_probes,
+    _policy_gradient,
     _token_batches,
 )
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
-    from launcher.plan.facts import Facts
-    from launcher.prepare.encode import Encoder
-    from launcher.tasks._completion_sampling import CompletionSampler
+    from launcher.tasks._completion_sampling import Completions
+    from launcher.tasks._masked_head import MaskedHead
 
 
 class Config(TaskConfig):
@@ -65,7 +68,7 @@ class Config(TaskConfig):
 
     @field_validator("reward")
     @classmethod
-    def _is_there(cls, value: str) -> str:
+    def _check_function(cls, value: str) -> str:
         try:
             kinds.function(value)
         except ValueError as error:
@@ -73,72 +76,63 @@ class Config(TaskConfig):
         return value
 
 
-class Task(tasks.Task):
-    uses_tokenizer = True
+class Task(tasks.Task[Config]):
+    """A sample is a prompt, with the random numbers for its completions."""
+
     columns = ("text",)
-    targets = ()
-    surveyed = ()
-    tokenized = True
     auto_class = "AutoModelForCausalLM"
-    relative = True
+    needs_initial_model = True
+    uses_tokenizer = True
+    _head: "MaskedHead | None" = None
+    _reference: "torch.nn.Module | None" = None
+    _reference_head: "MaskedHead | None" = None
 
     @staticmethod
-    def prepared(config: Config) -> dict[str, Any]:
+    def preparation_key(config: Config) -> JsonObject:
         return {"features": "prompts", "room": config.max_new_tokens}
 
     @staticmethod
-    def features(
-        config: Config,
-        rows: Iterable[pa.RecordBatch],
-        survey: dict[str, Any],
-        encoder: "Encoder",
-        length: int,
-        key: str,
-    ) -> Iterator[Features]:
-        """Prompts with the special tokens before a text, not those after it: a completion goes on from there."""
+    def features(config: Config, rows: Iterable[pa.RecordBatch], context: FeatureContext) -> Iterator[Features]:
+        """Return prompts with the special tokens before a text, without those after it, where the completion begins."""
+        encoder, length = context.encoder, context.max_length
         room = length - config.max_new_tokens - len(encoder.prefix)
         if room < 1:
             what = f"{config.max_new_tokens} leave no room for a prompt in {length} tokens (see data.max_length)"
             raise UserError(Problem("task.max_new_tokens", what))
         for batch in rows:
             encoded = encoder.encode(batch.column("text"))
-            there = encoded.lengths > 0
-            made = encoded.select(there).truncated(room).between(encoder.prefix, encoder.suffix[:0])
+            nonempty = encoded.lengths > 0
+            prompts = encoded.select(nonempty).truncated(room).between(encoder.prefix, encoder.suffix[:0])
             cut = _token_batches.cut_rows(encoded.lengths, room)
-            yield Features(_token_batches.table(made, encoder.vocab_size), int(np.count_nonzero(~there)), cut)
+            yield Features(_token_batches.table(prompts, encoder.vocab_size), int(np.count_nonzero(~nonempty)), cut)
 
     @staticmethod
     def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-        """None: what a model without learning is worth, its first evaluation tells (evaluate.at_start)."""
+        """Return nothing: the reward of the untrained model is that of its first evaluation (evaluate.at_start)."""
         return {}
 
-    def __init__(self, config: Config, facts: "Facts"):
-        self.config, self.facts = config, facts
-        self._head: Any = None
-        self._reference: Any = None
-        self._reference_head: Any = None
-
-    def options(self) -> dict[str, Any]:
+    def model_options(self) -> JsonObject:
         return {"is_decoder": True, "use_cache": False}
 
-    def generation(self) -> dict[str, Any]:
-        """Completions are sampled from the whole distribution, as in training."""
-        shape = {"max_new_tokens": self.config.max_new_tokens, "temperature": self.config.temperature}
-        return {"do_sample": True, "use_cache": True, "top_k": 0, **shape}
+    def generation_options(self) -> JsonObject:
+        """Sample completions from the whole distribution, as in training."""
+        limits = {"max_new_tokens": self.config.max_new_tokens, "temperature": self.config.temperature}
+        return {"do_sample": True, "use_cache": True, "top_k": 0, **limits}
 
-    def outputs(self, length: int) -> float:
+    def output_size(self, length: int) -> float:
         return float(self.config.completions * self.config.max_new_tokens * self.facts.vocab_size)
 
     def samples(
         self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw
     ) -> list[Sample]:
-        """Prompts, with the numbers in [0, 1) that their completions are sampled by: shape (completions, steps)."""
+        """Return prompts with `draws`, the numbers in [0, 1) for sampling, shape (completions, steps), and `counts`,
+        the weight."""
         shape = (self.config.completions, self.config.max_new_tokens)
         counters = np.reshape(epochs, (-1, 1)), np.reshape(ids, (-1, 1)), np.arange(shape[0] * shape[1])
         draws = random.uniform(random.draws(draw.seed, draw.stream, *counters)[0]).reshape(-1, *shape)
         return [
-            {"input_ids": row["input_ids"].astype(np.int64), "draws": drawn, "counts": np.ones(1)}
-            for row, drawn in zip(rows, draws, strict=True)
+            {"input_ids": row["input_ids"].astype(np.int64), "draws": of_row, "counts": np.ones(1)}
+            for row, of_row in zip(rows, draws, strict=True)
         ]
 
     def weight(self, sample: Sample) -> float:
@@ -155,16 +149,16 @@ class Task(tasks.Task):
             "counts": np.concatenate([sample["counts"] for sample in samples]),
         }
 
-    def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
-        """Take the model as it is for the reference: before a checkpoint is loaded, so the same after a resume."""
+    def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
+        """Copy the model as the reference. A checkpoint is loaded later, so that a resumed run has the same one."""
         import copy
 
         from launcher.tasks import _completion_sampling, _masked_head
 
         ids = batch["inputs"]["input_ids"]
-        _causality_probe.check(model, ids)
-        self._check_length(model, ids)
-        notes = _completion_sampling.without_dropout(model, ids)
+        _model_probes.check_causal(model, ids)
+        self._check_positions(model, ids)
+        notes = _completion_sampling.remove_dropout(model, ids)
         self._reference = copy.deepcopy(model).eval().requires_grad_(False)
         self._head, self._reference_head = (
             _masked_head.attach(one, {"input_ids": ids}, batch["lengths"][:1] - 1) for one in (model, self._reference)
@@ -172,108 +166,108 @@ class Task(tasks.Task):
         return notes
 
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
-        return self._played(model, batch)["loss"].sum(), float(batch["counts"].sum())
+        return self._rollout(model, batch)["loss"].sum(), float(batch["counts"].sum())
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
-        played = self._played(model, batch)
         prompts = zip(batch["inputs"]["input_ids"].cpu().numpy(), batch["lengths"].tolist(), strict=True)
-        return {**played, "weight": batch["counts"], "prompt": [ids[:length] for ids, length in prompts]}
+        prompt = [ids[:length] for ids, length in prompts]
+        return {**self._rollout(model, batch), "weight": batch["counts"], "prompt": prompt}
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        """`reward`: the mean of all completions; `kl`: the mean of their tokens; `length`: the mean of their tokens'
-        number."""
-        prompts, tokens = (_exact_sums.total(outputs, name) for name in ("weight", "tokens"))
+        """Return `reward`, the mean over completions; `kl`, the mean over their tokens; and `length`, the mean number
+        of their tokens."""
+        prompts, tokens = (_metrics.total(outputs, name) for name in ("weight", "tokens"))
         rewards = math.fsum(float(one.mean()) * w for one, w in zip(outputs["rewards"], outputs["weight"], strict=True))
         return {
-            "loss": _exact_sums.mean_loss(outputs),
+            "loss": _metrics.mean_loss(outputs),
             "reward": rewards / max(1.0, prompts),
-            "kl": _exact_sums.total(outputs, "kl") / max(1.0, tokens),
+            "kl": _metrics.total(outputs, "kl") / max(1.0, tokens),
             "length": tokens / max(1.0, prompts * self.config.completions),
         }
 
     def directions(self) -> Directions:
         return {"loss": "min", "reward": "max", "kl": "min", "length": "min"}
 
-    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
-        """Each prompt and its completions with their rewards."""
+    def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
+        """Return each prompt and its completions with their rewards."""
         names = ("prompt", "completions", "rewards")
         return [
             {
-                "prompt": _decoded(tokenizer, prompt),
-                "completions": [_decoded(tokenizer, ids[ids >= 0]) for ids in completions],
+                "prompt": _decode(tokenizer, prompt),
+                "completions": [_decode(tokenizer, ids[ids >= 0]) for ids in completions],
                 "rewards": [float(reward) for reward in rewards],
             }
             for prompt, completions, rewards in zip(*(outputs[name] for name in names), strict=True)
         ]
 
-    def show(self, sample: Sample, tokenizer: Any) -> str:
-        from rich.markup import escape
+    def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
+        return _token_batches.render(sample["input_ids"], tokenizer) + " [bold reverse]…[/]"
 
-        return escape(" ".join(tokenizer.convert_ids_to_tokens(sample["input_ids"].tolist()))) + " [bold reverse]…[/]"
-
-    def _played(self, model: "torch.nn.Module", batch: Batch) -> "dict[str, torch.Tensor]":
-        """Completions of a micro-batch's prompts and what becomes of them, by prompt: `loss`, `kl` (estimated by k3,
-        summed over tokens), `tokens`; `rewards` (n, completions); `completions` (n, completions, steps), -1 where there
-        is no token."""
+    def _rollout(self, model: "torch.nn.Module", batch: Batch) -> "dict[str, torch.Tensor]":
+        """Sample completions of a micro-batch's prompts. Returns for each prompt `loss`; `kl`, estimated by k3 and
+        summed over tokens; `tokens`, their number; `rewards`, shape (n, completions); and `completions`, shape (n,
+        completions, steps), with -1 where there is no token."""
         import torch
 
-        from launcher.tasks import _policy_gradient
-        from launcher.tasks._completion_sampling import TokenProbabilities, complete
+        from launcher.tasks import _completion_sampling
+        from launcher.tasks._completion_sampling import TokenLogProbabilities
 
-        many, counts = self.config.completions, batch["counts"]
+        assert self._reference is not None, "prepare_model comes first"
+        many, counts, temperature = self.config.completions, batch["counts"], self.config.temperature
         prompts, lengths = (v.repeat_interleave(many, 0) for v in (batch["inputs"]["input_ids"], batch["lengths"]))
-        policy = TokenProbabilities(model, self._head, self.config.temperature)
-        ends, padding = self._ends, self.facts.pad_token_id
-        made = complete(policy, prompts, lengths, batch["draws"].flatten(0, 1), ends, padding)
-        logs = policy.of(made)
+        policy = TokenLogProbabilities(model, self._head, temperature)
+        draws, padding = batch["draws"].flatten(0, 1), self.facts.pad_token_id
+        completions = _completion_sampling.sample(policy, prompts, lengths, draws, self._ends, padding)
+        logs = policy.of(completions)
         with torch.no_grad():
-            before = TokenProbabilities(self._reference, self._reference_head, self.config.temperature).of(made)
-        rewards = self._rewards(batch, made)
-        there = made.there.to(logs.dtype)
-        lost = _policy_gradient.surrogate(logs, before, there, rewards.flatten().to(logs), self.config.kl, many)
-        apart = _policy_gradient.k3(logs.detach(), before) * there
+            reference = TokenLogProbabilities(self._reference, self._reference_head, temperature).of(completions)
+        rewards = self._rewards(batch, completions)
+        mask = completions.mask.to(logs.dtype)
+        loss = _policy_gradient.surrogate(logs, reference, mask, rewards.flatten().to(logs), self.config.kl, many)
+        kl = _policy_gradient.k3(logs.detach(), reference) * mask
+        steps = completions.tokens.shape[1]
         return {
-            "loss": lost * counts.to(lost.dtype),
-            "kl": apart.sum(1).view(-1, many).sum(1) * counts,
-            "tokens": there.sum(1).view(-1, many).sum(1) * counts,
+            "loss": loss * counts.to(loss.dtype),
+            "kl": kl.sum(1).view(-1, many).sum(1) * counts,
+            "tokens": mask.sum(1).view(-1, many).sum(1) * counts,
             "rewards": rewards,
-            "completions": torch.where(made.there, made.tokens, -1).view(-1, many, made.tokens.shape[1]),
+            "completions": torch.where(completions.mask, completions.tokens, -1).view(-1, many, steps),
         }
 
-    def _rewards(self, batch: Batch, made: "CompletionSampler") -> "torch.Tensor":
-        """The user's scores, shape (n, completions), fp64; 0 where the prompt has no weight."""
+    def _rewards(self, batch: Batch, completions: "Completions") -> "torch.Tensor":
+        """Return the rewards, shape (n, completions), fp64; 0 where the prompt has no weight."""
         import torch
 
         many = self.config.completions
         ids, lengths = batch["inputs"]["input_ids"].tolist(), batch["lengths"].tolist()
-        found = np.zeros((len(ids), many))
+        rewards = np.zeros((len(ids), many))
         for number in np.flatnonzero(batch["counts"].cpu().numpy()).tolist():
-            prompt = _decoded(self.tokenizer, ids[number][: lengths[number]])
+            prompt = _decode(self.tokenizer, ids[number][: lengths[number]])
             for which in range(many):
                 row = number * many + which
-                completion = _decoded(self.tokenizer, made.tokens[row][made.there[row]].tolist())
-                found[number, which] = scored(self._score, self.config.reward, prompt, completion)
-        return torch.from_numpy(found).to(made.rows.device)
+                text = _decode(self.tokenizer, completions.tokens[row][completions.mask[row]].tolist())
+                rewards[number, which] = _policy_gradient.reward(self._function, self.config.reward, prompt, text)
+        return torch.from_numpy(rewards).to(completions.rows.device)
 
-    def _check_length(self, model: "torch.nn.Module", ids: "torch.Tensor") -> None:
-        """Raises UserError where the longest prompt and its completion are too long for the model."""
+    def _check_positions(self, model: "torch.nn.Module", ids: "torch.Tensor") -> None:
+        """Raises UserError where the longest prompt with its completion is too long for the model."""
         import torch
 
-        most = self.facts.longest + self.config.max_new_tokens
+        length = self.facts.longest + self.config.max_new_tokens
         try:
             with torch.no_grad():
-                model(input_ids=ids[:1, :1].expand(1, most))
+                model(input_ids=ids[:1, :1].expand(1, length))
         except (IndexError, RuntimeError, ValueError):
             what = f"prompts of {self.facts.longest} tokens and {self.config.max_new_tokens} more are too long for it"
             raise UserError(Problem("model", f"{what} (shorter ones, or more positions)")) from None
 
     @cached_property
-    def _score(self) -> Callable[[str, str], Any]:
+    def _function(self) -> _policy_gradient.RewardFunction:
         return kinds.function(self.config.reward)
 
     @cached_property
-    def tokenizer(self) -> Any:
-        """That of the prepared data, which its digest names; who has another one sets it."""
+    def tokenizer(self) -> "PreTrainedTokenizerBase":  # type: ignore[override]
+        """The tokenizer of the prepared data. A caller that has another one assigns it."""
         from transformers import AutoTokenizer
 
         folder = cache_root.prepared(self.facts.digest) / "tokenizer"
@@ -282,23 +276,9 @@ class Task(tasks.Task):
     @cached_property
     def _ends(self) -> list[int]:
         """Tokens that end a text."""
-        known = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
-        return [number for number in known if number is not None]
+        tokens = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
+        return [token for token in tokens if token is not None]
 
 
-def scored(score: Callable[[str, str], Any], name: str, prompt: str, completion: str) -> float:
-    """The reward of a completion. Raises UserError with what the function was given where it gives no number."""
-    given = f"{name}({prompt[-80:]!r}, {completion[:80]!r})"
-    try:
-        value = score(prompt, completion)
-        number = float(value)
-    except Exception as error:  # the code of a user may raise anything
-        what = f"{given} raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise UserError(Problem("task.reward", what)) from None
-    if not math.isfinite(number):
-        raise UserError(Problem("task.reward", f"{given} gave {value}, which is no finite number"))
-    return number
-
-
-def _decoded(tokenizer: Any, ids: Any) -> str:
+def _decode(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True))

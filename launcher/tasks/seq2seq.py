@@ -1,4 +1,4 @@
-"""From one text to another, by an encoder and a decoder (T5, BART): summaries, translations."""
+"""Text-to-text tasks with an encoder and a decoder (T5, BART), such as summarization and translation."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,16 +10,30 @@ from pydantic import Field
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import TaskConfig
-from launcher.contract import random
+from launcher.contract.random import Draw
 from launcher.prepare.token_arrays import prefixed
-from launcher.tasks import IGNORE, Batch, Features, Outputs, Row, Sample, _generation, _rouge, _token_batches
-from launcher.tasks._language_modeling import LanguageModeling, unigram_entropy
+from launcher.tasks import (
+    IGNORE,
+    Batch,
+    FeatureContext,
+    Features,
+    JsonObject,
+    Outputs,
+    Row,
+    Sample,
+    _generation,
+    _language_modeling,
+    _metrics,
+    _token_batches,
+)
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from launcher.plan.facts import Facts
     from launcher.prepare.encode import Encoder
+    from launcher.prepare.token_arrays import TokenArrays
 
 
 class Config(TaskConfig):
@@ -42,138 +56,115 @@ class Config(TaskConfig):
         return self.generate is not None
 
 
-class Task(LanguageModeling):
-    """`labels` of a sample: the tokens of its target. Its length counts both texts."""
+class Task(_language_modeling.LanguageModelingTask[Config]):
+    """`labels` of a sample are the tokens of its target. The length of a sample counts both texts."""
 
     columns = ("text", "target")
-    targets = ("target",)
-    surveyed = ()
-    tokenized = True
+    target_columns = ("target",)
     auto_class = "AutoModelForSeq2SeqLM"
 
     @staticmethod
-    def prepared(config: Config) -> dict[str, Any]:
+    def preparation_key(config: Config) -> JsonObject:
         return {"features": "seq2seq", "prefix": config.prefix, "target": config.max_target_length}
 
     @staticmethod
-    def features(
-        config: Config,
-        rows: Iterable[pa.RecordBatch],
-        survey: dict[str, Any],
-        encoder: "Encoder",
-        length: int,
-        key: str,
-    ) -> Iterator[Features]:
-        around = len(encoder.prefix) + len(encoder.suffix)
-
-        def tokens(texts: pa.Array, most: int) -> tuple[Any, NDArray[np.integer]]:
-            whole, room = encoder.encode(texts), max(0, most - around)
-            kept = whole.truncated(room).between(encoder.prefix, encoder.suffix)
-            return kept, _token_batches.cut_rows(whole.lengths, room)["rows"]
-
+    def features(config: Config, rows: Iterable[pa.RecordBatch], context: FeatureContext) -> Iterator[Features]:
+        encoder = context.encoder
         for batch in rows:
-            text, cut_texts = tokens(prefixed(config.prefix, batch.column("text")), length)
+            texts = prefixed(config.prefix, batch.column("text"))
+            text, cut_texts = _truncated(texts, context.max_length, encoder)
             cut = {"rows": cut_texts}
             table = _token_batches.table(text, encoder.vocab_size)
             if "target" in batch.schema.names:
-                target, cut["targets"] = tokens(batch.column("target"), config.max_target_length)
+                target, cut["targets"] = _truncated(batch.column("target"), config.max_target_length, encoder)
                 ids = _token_batches.lists(target, pa.array(target.ids.astype(np.int32)))
-                both = pa.array((text.lengths + target.lengths).astype(np.int32))
+                lengths = pa.array((text.lengths + target.lengths).astype(np.int32))
             else:
-                ids, both = pa.array([[IGNORE]] * batch.num_rows, pa.list_(pa.int32())), table["length"]
-            yield Features(table.set_column(1, "length", both).append_column("target", ids), cut=cut)
+                ids, lengths = pa.array([[IGNORE]] * batch.num_rows, pa.list_(pa.int32())), table["length"]
+            yield Features(table.set_column(1, "length", lengths).append_column("target", ids), cut=cut)
 
     @staticmethod
     def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-        return {"unigram_entropy": unigram_entropy((table["target"] for table in validation), special_ids)}
+        return _language_modeling.unigram_baseline((table["target"] for table in validation), special_ids)
 
     def __init__(self, config: Config, facts: "Facts"):
-        self.config, self.facts = config, facts
-        self._start = facts.pad_token_id
+        super().__init__(config, facts)
+        self._decoder_start = facts.pad_token_id
 
-    def options(self) -> dict[str, Any]:
-        return {}
-
-    def generation(self) -> dict[str, Any]:
+    def generation_options(self) -> JsonObject:
         return self.config.generate.options() if self.config.generate else {}
 
-    def outputs(self, length: int) -> float:
+    def output_size(self, length: int) -> float:
         return float(min(length, self.config.max_target_length) * self.facts.vocab_size)
 
-    def samples(
-        self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw
-    ) -> list[Sample]:
-        names = {"input_ids": "input_ids", "labels": "target"}
-        return [{name: row[column].astype(np.int64) for name, column in names.items()} for row in rows]
-
-    def weight(self, sample: Sample) -> float:
-        return float(np.count_nonzero(sample["labels"] != IGNORE))
-
-    def zero_weight(self, sample: Sample) -> Sample:
-        return _token_batches.zero_weight(sample)
+    def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: Draw) -> list[Sample]:
+        columns = {"input_ids": "input_ids", "labels": "target"}
+        return [{name: row[column].astype(np.int64) for name, column in columns.items()} for row in rows]
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         labels = _token_batches.pad([s["labels"] for s in samples], IGNORE, least=1)
         rows = np.repeat(np.arange(len(labels)), labels.shape[1])
         return {**_token_batches.inputs(samples, self.facts.pad_token_id), "rows": rows, "labels": labels.ravel()}
 
-    def attach(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
-        """Raises UserError for a model that is no encoder with a decoder."""
+    def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
+        """Find the decoder's start token. Raises UserError for a model without encoder or decoder."""
         if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
             what = f"{type(model).__name__} is no encoder with a decoder (take t5 or bart)"
             raise UserError(Problem("model", what))
-        said = [getattr(one, "decoder_start_token_id", None) for one in (model.config, model.generation_config)]
-        known = [start for start in said if start is not None and start < self.facts.vocab_size]
-        self._start = known[0] if known else self.facts.pad_token_id  # as T5 begins
+        starts = [getattr(one, "decoder_start_token_id", None) for one in (model.config, model.generation_config)]
+        valid = [start for start in starts if start is not None and start < self.facts.vocab_size]
+        self._decoder_start = valid[0] if valid else self.facts.pad_token_id  # T5's default
         return []
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
-        """The decoder is given the target one place late."""
+        """Run the decoder on the target shifted right by one token."""
         labels = batch["labels"].view(len(batch["inputs"]["input_ids"]), -1)
-        given = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == IGNORE, self.facts.pad_token_id)
-        given[:, 0] = self._start
-        made = model(**batch["inputs"], decoder_input_ids=given, use_cache=False)
-        return _token_batches.full_precision(made.logits.flatten(0, 1))
+        shifted = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == IGNORE, self.facts.pad_token_id)
+        shifted[:, 0] = self._decoder_start
+        output = model(**batch["inputs"], decoder_input_ids=shifted, use_cache=False)
+        return _token_batches.full_precision(output.logits.flatten(0, 1))
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
         labels = batch["labels"].view(len(batch["inputs"]["input_ids"]), -1).cpu().numpy()
         return {**super().predict(model, batch), "target": [row[row != IGNORE] for row in labels]}
 
-    def generate(self, model: Any, batch: Batch) -> list[NDArray[np.int64]]:
+    def generate(self, model: "PreTrainedModel", batch: Batch) -> list[NDArray[np.int64]]:
         import torch
 
-        inputs = {"attention_mask": torch.ones_like(batch["inputs"]["input_ids"]), **batch["inputs"]}
-        given = {"decoder_start_token_id": self._start}
         assert self.config.generate is not None
-        return _generation.generated(model, self.config.generate, self.facts, inputs, **given)
+        inputs = {"attention_mask": torch.ones_like(batch["inputs"]["input_ids"]), **batch["inputs"]}
+        start = self._decoder_start
+        return _generation.generate(model, self.config.generate, self.facts, inputs, decoder_start_token_id=start)
 
-    def scores(self, outputs: Outputs, tokenizer: Any) -> dict[str, float]:
-        """Of generated texts beside their targets as far as these were prepared, means over the samples that have
-        one."""
-        found, truth = (_generation.texts(outputs[name], tokenizer) for name in ("generated", "target"))
-        pairs = [(t, f) for t, f, weight in zip(truth, found, outputs["weight"], strict=True) if weight]
-        by_name: dict[str, Callable[[str, str], float]] = {
-            "rouge1": _rouge.rouge1,
-            "rougeL": _rouge.rouge_l,
-            "exact_match": _equal,
+    def generation_metrics(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
+        """Compare generated texts with their truncated targets: means over the samples that have a target."""
+        texts = [_generation.texts(outputs[name], tokenizer) for name in ("target", "generated")]
+        pairs = [(t, p) for t, p, weight in zip(*texts, outputs["weight"], strict=True) if weight]
+        scores: dict[str, Callable[[str, str], float]] = {
+            "rouge1": _metrics.rouge1,
+            "rougeL": _metrics.rouge_l,
+            "exact_match": _exact_match,
         }
-        return {name: float(np.mean([score(*pair) for pair in pairs] or [0.0])) for name, score in by_name.items()}
+        return {name: float(np.mean([score(*pair) for pair in pairs] or [0.0])) for name, score in scores.items()}
 
-    def predictions(self, outputs: Outputs, tokenizer: Any) -> list[dict[str, Any]]:
-        """The generated text of each sample, where there is one; else the loss of its target."""
+    def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
+        """Return the generated text of each sample where there is one, else the loss of its target."""
         if "generated" not in outputs:
             return super().predictions(outputs, tokenizer)
         return [{"target": text} for text in _generation.texts(outputs["generated"], tokenizer)]
 
-    def show(self, sample: Sample, tokenizer: Any) -> str:
-        from rich.markup import escape
-
+    def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
         target = sample["labels"][sample["labels"] != IGNORE]
-        text, target = (
-            " ".join(tokenizer.convert_ids_to_tokens(ids.tolist())) for ids in (sample["input_ids"], target)
-        )
-        return f"{escape(text)} → [bold reverse]{escape(target)}[/]"
+        text, marked = (_token_batches.render(ids, tokenizer) for ids in (sample["input_ids"], target))
+        return f"{text} → [bold reverse]{marked}[/]"
 
 
-def _equal(text: str, other: str) -> float:
-    return float(text == other)
+def _truncated(texts: pa.Array, length: int, encoder: "Encoder") -> "tuple[TokenArrays, NDArray[np.integer]]":
+    """Return token sequences of at most `length` tokens, and whether each was cut."""
+    whole, room = encoder.encode(texts), max(0, length - len(encoder.prefix) - len(encoder.suffix))
+    kept = whole.truncated(room).between(encoder.prefix, encoder.suffix)
+    return kept, _token_batches.cut_rows(whole.lengths, room)["rows"]
+
+
+def _exact_match(truth: str, predicted: str) -> float:
+    return float(truth == predicted)

@@ -1,20 +1,26 @@
-"""Sequence classification: one label for a text or for a pair of texts, or any number of labels."""
+"""Sequence classification: one label, or any number of labels, for a text or a pair of texts."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import pyarrow as pa
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.columns import Column
-from launcher.contract import random
-from launcher.tasks import Batch, Features, Row, Sample, _multi_label, _single_label, _text_inputs
+from launcher.tasks import (
+    FeatureContext,
+    Features,
+    JsonObject,
+    _heads,
+    _multi_label,
+    _single_label,
+    _token_batches,
+)
 
 if TYPE_CHECKING:
     from launcher.plan.facts import Facts
-    from launcher.prepare.encode import Encoder
 
 
 class Config(_single_label.SingleLabelConfig):
@@ -29,68 +35,60 @@ class Config(_single_label.SingleLabelConfig):
         return self.labels == "multi"
 
     @model_validator(mode="after")
-    def _of_single_labels(self) -> "Config":
-        if self.labels == "multi" and (self.class_weights is not None or self.label_smoothing):
-            told = "class_weights and label_smoothing are for labels: single"
-            raise PydanticCustomError("labels", told)
+    def _check_single_label_keys(self) -> "Config":
+        if self.multi_label and (self.class_weights is not None or self.label_smoothing):
+            raise PydanticCustomError("labels", "class_weights and label_smoothing are for labels: single")
         return self
 
 
-class Task(_text_inputs.TextInputs, _single_label.SingleLabel):
-    """That of single labels; made for several, it is one of those."""
+class Task(_heads.HeadTask[Config]):
+    columns = ("text", "text_pair", "label")
+    survey_columns = ("label",)
+    auto_class = "AutoModelForSequenceClassification"
+    distillable = True
+    has_top_predictions = True
 
-    surveyed = ("label",)
-
-    def __new__(cls, config: Config, facts: "Facts") -> "Task":
-        return super().__new__(_Several if config.labels == "multi" else cls)
+    @classmethod
+    def required_columns(cls, config: Config) -> tuple[str, ...]:
+        return ("text", "text_pair", Column("label", "names") if config.multi_label else "label")
 
     @staticmethod
-    def required_columns(config: Config) -> tuple[str, ...]:
-        return ("text", "text_pair", Column("label", "names") if config.labels == "multi" else "label")
-
-    @staticmethod
-    def prepared(config: Config) -> dict[str, Any]:
+    def preparation_key(config: Config) -> JsonObject:
         return {"features": "sequence_classification", "labels": config.labels}
 
     @staticmethod
-    def features(
-        config: Config,
-        rows: Iterable[pa.RecordBatch],
-        survey: dict[str, Any],
-        encoder: "Encoder",
-        length: int,
-        key: str,
-    ) -> Iterator[Features]:
-        numbered = _multi_label.numbered if config.labels == "multi" else _single_label.numbered
-        for batch in rows:
-            yield _text_inputs.features(batch, encoder, length, {"label": numbered(batch, survey["labels"], key)})
+    def survey(config: Config, values: Mapping[str, set[str]]) -> JsonObject:
+        return {"labels": _single_label.survey(values)}
 
     @staticmethod
-    def counts(config: Config, training: Iterable[pa.Table], classes: int) -> list[int]:
-        return _kind(config).counts(config, training, classes)
+    def features(config: Config, rows: Iterable[pa.RecordBatch], context: FeatureContext) -> Iterator[Features]:
+        numbers = _multi_label.numbers if config.multi_label else _single_label.numbers
+        for batch in rows:
+            labels = numbers(batch, context.survey["labels"], context.key)
+            yield _token_batches.text_features(batch, context, labels)
+
+    @staticmethod
+    def count_labels(config: Config, training: Iterable[pa.Table], classes: int) -> list[int]:
+        if config.multi_label:
+            return _multi_label.count_labels(training, classes)
+        return _single_label.count_labels((table["label"] for table in training), classes)
 
     @staticmethod
     def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-        return _kind(config).baseline(config, validation, special_ids)
+        return _multi_label.baseline(validation) if config.multi_label else _single_label.baseline(validation)
 
-    def show(self, sample: Sample, tokenizer: Any) -> str:
-        return self._shown(sample, tokenizer, self.facts.labels[int(sample["labels"][0])])
+    @staticmethod
+    def describe_labels(config: Config, facts: "Facts") -> str:
+        return _single_label.describe_labels(facts)
 
+    @staticmethod
+    def check(config: Config, facts: "Facts", folder: Path) -> None:
+        _single_label.check(config, facts, folder)
 
-class _Several(_multi_label.MultiLabel, Task):
-    def samples(
-        self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw
-    ) -> list[Sample]:
-        made = super().samples(rows, epochs, ids, draw)
-        return [{**sample, "labels": self.marked(sample["labels"])} for sample in made]
-
-    def collate(self, samples: Sequence[Sample]) -> Batch:
-        return {**super().collate(samples), "labels": np.stack([sample["labels"] for sample in samples])}
-
-    def show(self, sample: Sample, tokenizer: Any) -> str:
-        names = [self.facts.labels[n] for n in np.flatnonzero(sample["labels"] == 1)]
-        return self._shown(sample, tokenizer, ", ".join(names) or "none")
-
-
-def _kind(config: Config) -> type[_single_label.SingleLabel]:
-    return _multi_label.MultiLabel if config.labels == "multi" else _single_label.SingleLabel
+    def __init__(self, config: Config, facts: "Facts"):
+        super().__init__(config, facts)
+        self.head = (
+            _multi_label.MultiLabelHead(facts.labels)
+            if config.multi_label
+            else _single_label.SingleLabelHead(config, facts)
+        )

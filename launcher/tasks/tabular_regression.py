@@ -1,7 +1,7 @@
 """Tabular regression: a number for a list of numbers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +10,21 @@ from launcher.config.columns import Column
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import TaskConfig
 from launcher.contract.random import Draw
-from launcher.tasks import Features, Row, Sample, _array_samples, _regression_targets
+from launcher.tasks import (
+    Batch,
+    FeatureContext,
+    Features,
+    JsonObject,
+    Row,
+    Sample,
+    _array_inputs,
+    _heads,
+    _regression_targets,
+)
 
 if TYPE_CHECKING:
-    from launcher.prepare.encode import Encoder
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 
 class Config(TaskConfig):
@@ -22,56 +33,59 @@ class Config(TaskConfig):
     kind: Literal["tabular_regression"] = "tabular_regression"
 
 
-class Task(_array_samples.ArraySamples, _regression_targets.RegressionTargets):
+class Task(_heads.HeadTask[Config]):
     columns = ("features", Column("label", "number"))
-    surveyed = ("features",)
-    auto_class = ""
-    given = "features"
+    survey_columns = ("features",)
+    tokenized = False
+    head = _regression_targets.RegressionHead()
 
     @staticmethod
-    def prepared(config: Config) -> dict[str, Any]:
+    def preparation_key(config: Config) -> JsonObject:
         return {"features": "tabular_regression"}
 
     @staticmethod
-    def shape(config: Config) -> tuple[int, ...]:
+    def sample_shape(config: Config) -> tuple[int, ...]:
         return (1,)
 
     @staticmethod
-    def survey(config: Config, values: Mapping[str, set[str]]) -> dict[str, Any]:
+    def survey(config: Config, values: Mapping[str, set[str]]) -> JsonObject:
         counts = sorted(map(int, values["features"]))
         if not counts:
-            raise UserError(
-                Problem("data.train", "there is no row in it (is the path, the column or the split right?)")
-            )
+            what = "there is no row in it (is the path, the column or the split right?)"
+            raise UserError(Problem("data.train", what))
         if len(counts) > 1:
             what = f"rows of {counts[0]} and of {counts[1]} numbers in the training data: all need as many"
             raise UserError(Problem("data.train.features", what))
         return {"shape": counts}
 
     @staticmethod
-    def features(
-        config: Config,
-        rows: Iterable[pa.RecordBatch],
-        survey: dict[str, Any],
-        encoder: "Encoder | None",
-        length: int,
-        key: str,
-    ) -> Iterator[Features]:
-        (count,) = survey["shape"]
+    def features(config: Config, rows: Iterable[pa.RecordBatch], context: FeatureContext) -> Iterator[Features]:
+        (count,) = context.survey["shape"]
         for batch in rows:
             column = batch.column("features")
             if other := set(column.value_lengths().to_pylist()) - {count}:
                 what = f"a row of {min(other)} numbers, those of the training data have {count}"
-                raise UserError(Problem(f"{key}.features", what))
+                raise UserError(Problem(f"{context.key}.features", what))
             values = column.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(-1, count)
-            yield _array_samples.features("features", values, _regression_targets.numbers(batch))
+            yield _array_inputs.features("features", values, _regression_targets.numbers(batch))
+
+    @staticmethod
+    def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
+        return _regression_targets.baseline(validation)
 
     def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: Draw) -> list[Sample]:
         return [
-            {"features": row["features"].astype(np.float32), "labels": np.array([row["label"]], np.float64)}
+            {"features": row["features"].astype(np.float32), "labels": self.head.target(float(row["label"]))}
             for row in rows
         ]
 
-    def show(self, sample: Sample, tokenizer: Any) -> str:
-        numbers = " ".join(f"{value:g}" for value in sample["features"])
-        return f"{numbers} → [bold reverse]{sample['labels'][0]:g}[/]"
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        labels = self.head.collate([sample["labels"] for sample in samples])
+        return {**_array_inputs.inputs("features", [sample["features"] for sample in samples]), "labels": labels}
+
+    def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
+        """Return logits of shape (samples, 1)."""
+        return _array_inputs.logits(model, batch)
+
+    def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
+        return " ".join(f"{value:g}" for value in sample["features"]) + self.head.markup(sample["labels"])

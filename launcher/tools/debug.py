@@ -107,7 +107,7 @@ def _show(prepared: run_setup.PreparedRun, run: "loop.Run", shown: int, console:
     batches = run.batches.dataset
     samples = Table.grid(padding=(0, 2))
     for number, sample in enumerate(batches.shown(0, shown)):
-        samples.add_row(f"[bold]sample {number}[/]", run.task.show(sample, words))
+        samples.add_row(f"[bold]sample {number}[/]", run.task.render(sample, words))
     console.print(samples)
     table = Table("micro-batch", "shape", "dtype", "range", box=None, pad_edge=False)
     for name, tensor in _flat(batches[0].micro_batches[0]):

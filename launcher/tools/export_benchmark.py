@@ -41,7 +41,7 @@ class Benchmark:
     def __init__(self, trained: TrainedModel):
         from launcher.plan import model_requirements
         from launcher.prepare.samples import Samples
-        from launcher.tasks import _padding_side
+        from launcher.tasks import _model_probes
         from launcher.train.evaluation import Parts
 
         recipe, facts, task = trained.recipe, trained.facts, trained.task()
@@ -49,8 +49,8 @@ class Benchmark:
         if not prepared.is_dir():
             prepared = run_setup.reopen(trained.folder.path, 1).prepared
         self.side = "validation" if "validation" in facts.samples else "train"
-        self._trained, self._samples, self._relative = trained, Samples(prepared, self.side), task.relative
-        equal_lengths = _padding_side.equal_lengths(task, trained.model, model_requirements.of(recipe, facts))
+        self._trained, self._samples, self._relative = trained, Samples(prepared, self.side), task.needs_initial_model
+        equal_lengths = _model_probes.needs_equal_lengths(task, trained.model, model_requirements.of(recipe, facts))
         self._batches: Parts = Parts(
             self._samples, task, recipe.seed, 0, 1, recipe.train.max_tokens, equal_lengths=equal_lengths
         )
@@ -125,7 +125,7 @@ class Benchmark:
         makes training cheaper, and an ONNX session has none of it."""
         task = self._trained.task()
         if is_encoder_decoder(model):
-            task.attach(model, self._batches[0].batch)
+            task.prepare_model(model, self._batches[0].batch)
         return task
 
 

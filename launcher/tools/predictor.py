@@ -50,7 +50,7 @@ class Predictor:
         self._encoder = Encoder(folder) if tokenized else None
         self._tokenizer = tokenizer.load(str(folder), "tokenizer") if tokenized else None
         self._filler = self._mask_filler()
-        if top_k is not None and self._filler is None and not self._task.ranks_answers:
+        if top_k is not None and self._filler is None and not self._task.has_top_predictions:
             kind = trained.recipe.inner_task.kind
             raise UserError(Problem("--top-k", f"task {kind} does not choose among classes or tokens (leave it out)"))
         self.truncated = 0
@@ -72,7 +72,7 @@ class Predictor:
     @property
     def columns(self) -> tuple[str, ...]:
         """The required columns of a row, without targets."""
-        return tuple(column for column in self._task.columns if column not in self._task.targets)
+        return tuple(column for column in self._task.columns if column not in self._task.target_columns)
 
     def predict(self, chunk: Sequence[Row | BadRow]) -> list[Prediction]:
         """A line for each row: the kept columns and the prediction, with `truncated` where the model did not see the
@@ -121,11 +121,12 @@ class Predictor:
 
     def _encode_batch(self, batch: "pa.RecordBatch") -> "tuple[pa.Table | None, int, list[bool]]":
         """The samples of a batch of rows as a table; how many rows have none; and which rows are truncated."""
+        from launcher.prepare.feature_context import FeatureContext
+
         recipe, facts = self._trained.recipe, self._trained.facts
         survey = {"labels": facts.labels, "shape": list(facts.shape)}
-        features = list(
-            self._task.features(recipe.inner_task, [batch], survey, self._encoder, recipe.data.max_length, KEY)
-        )
+        context = FeatureContext(survey, recipe.data.max_length, KEY, self._encoder)
+        features = list(self._task.features(recipe.inner_task, [batch], context))
         cut = np.zeros(batch.num_rows, dtype=np.bool_)
         for one in features:
             for name in one.cut.keys() & _INPUTS_CUT:
@@ -151,23 +152,23 @@ class Predictor:
         predictions: list[Prediction] = task.predictions(outputs, self._tokenizer)
         if self._top_k is None or self._filler is not None:
             return predictions
-        ranked = task.ranked(outputs, self._top_k)
+        ranked = task.top_predictions(outputs, self._top_k)
         return [{**one, "scores": scores} for one, scores in zip(predictions, ranked, strict=True)]
 
     def _attach(self, batch: "Batch") -> bool:
         """Attach the task to the model. Returns whether the samples of a micro-batch need one length."""
         from launcher.plan import model_requirements
-        from launcher.tasks import _padding_side
+        from launcher.tasks import _model_probes
         from launcher.train.data_loader import to
 
         trained = self._trained
-        self._task.attach(trained.model, to(batch, self._process.device))
+        self._task.prepare_model(trained.model, to(batch, self._process.device))
         needs = model_requirements.of(trained.recipe, trained.facts)
-        return not trained.recipe.packed and _padding_side.equal_lengths(self._task, trained.model, needs)
+        return not trained.recipe.packed and _model_probes.needs_equal_lengths(self._task, trained.model, needs)
 
     def _join(self, predictions: list[Prediction]) -> Prediction:
         """The prediction of a row from those of its samples."""
-        return self._task.joined(predictions) if predictions else {"error": "there is no token in it"}
+        return self._task.merge_predictions(predictions) if predictions else {"error": "there is no token in it"}
 
 
 def _concatenated(tables: "Sequence[pa.Table | None]") -> "pa.Table | None":

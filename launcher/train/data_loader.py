@@ -168,7 +168,7 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
         return SampleRows(torch.from_numpy(padded[0]), of_step, torch.from_numpy(padded[1].astype(np.int32)))
 
     def _join(self, samples: Any) -> Any:
-        return samples[0] if self.row is None else self.task.join(samples)
+        return samples[0] if self.row is None else self.task.pack(samples)
 
     def _samples(self, epochs: Ids, ids: Ids, step: int) -> Any:
         progress = 1.0 if self.steps is None else step / self.steps

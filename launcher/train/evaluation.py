@@ -69,7 +69,7 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
         draw = Draw(self.seed, Stream.EVALUATE)
         made = self.task.samples(self.samples.rows(asked), [0] * len(asked), (asked + self.first).tolist(), draw)
         made = made if len(ids) else [self.task.zero_weight(one) for one in made]
-        return Part(ids, tensors(self.task.collate([self.task.join([one]) for one in made] if self.joined else made)))
+        return Part(ids, tensors(self.task.collate([self.task.pack([one]) for one in made] if self.joined else made)))
 
 
 @dataclass(frozen=True)

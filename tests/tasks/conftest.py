@@ -95,7 +95,7 @@ def tiny():
         torch.manual_seed(0)
         known, images = task.facts, "Image" in task.auto_class
         wanted = ModelRequirements(
-            task.auto_class, task.options(), known.vocab_size, known.pad_token_id, known.longest, known.shape
+            task.auto_class, task.model_options(), known.vocab_size, known.pad_token_id, known.longest, known.shape
         )
         if not task.auto_class:
             return small.Model(small.Config(type="mlp", hidden=[8])).build(wanted)[0].double().eval()

@@ -12,7 +12,7 @@ from tasks.measuring import measured
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
-from launcher.tasks import IGNORE, causal_lm
+from launcher.tasks import IGNORE, FeatureContext, causal_lm
 from launcher.train.data_loader import tensors
 
 Task = causal_lm.Task
@@ -78,11 +78,11 @@ def test_labels_are_the_next_tokens_and_none_at_the_end(task):
 
 def test_no_document_predicts_the_next_one_in_a_row(facts_of):
     task = Task(causal_lm.Config(samples="packed"), facts_of(vocab_size=50))
-    row = task.join(samples_of(task, [5, 6, 7], [8, 9]))
+    row = task.pack(samples_of(task, [5, 6, 7], [8, 9]))
     assert row["labels"].tolist() == [6, 7, IGNORE, 9, IGNORE]
 
 
-def test_samples_know_neither_seed_nor_epoch(task):
+def test_samples_do_not_depend_on_seed_or_epoch(task):
     row = {"input_ids": np.array([5, 6, 7], dtype=np.uint16), "length": 3}
     found = [task.samples([row], [epoch], [4], Draw(seed, Stream.MASK))[0] for seed, epoch in ((0, 0), (9, 4))]
     assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
@@ -105,19 +105,19 @@ def test_metrics_are_those_computed_by_hand(task):
 def test_a_model_that_sees_what_it_should_predict_is_refused(task, encoder_model, length):
     batch = tensors(task.collate(samples_of(task, [5 + n % 40 for n in range(length)])))
     with pytest.raises(UserError, match=r"^model: BertForMaskedLM sees the tokens that it should predict \(a decoder"):
-        task.attach(encoder_model.train(), batch)
+        task.prepare_model(encoder_model.train(), batch)
     assert encoder_model.training
 
 
 @pytest.mark.parametrize("ids", [[5], [5, 6], range(5, 45), [49] * 9], ids=len)
-def test_a_decoder_is_taken(task, decoder, ids):
-    assert task.attach(decoder, tensors(task.collate(samples_of(task, ids)))) == []
+def test_a_decoder_is_accepted(task, decoder, ids):
+    assert task.prepare_model(decoder, tensors(task.collate(samples_of(task, ids)))) == []
 
 
-def test_an_encoder_is_made_a_decoder_where_it_can_be_one(task, tiny):
+def test_an_encoder_that_supports_it_is_configured_as_a_decoder(task, tiny):
     model = tiny(task)
     assert type(model).__name__ == "BertLMHeadModel"
-    assert task.attach(model, tensors(task.collate(samples_of(task, range(5, 20))))) == []
+    assert task.prepare_model(model, tensors(task.collate(samples_of(task, range(5, 20))))) == []
 
 
 # Features
@@ -125,11 +125,11 @@ def test_an_encoder_is_made_a_decoder_where_it_can_be_one(task, tiny):
 
 def features(texts, encoder, length, **keys):
     batch = pa.record_batch({"text": pa.array(texts, pa.large_string())})
-    found = Task.features(causal_lm.Config(**keys), iter([batch]), {}, encoder, length, "data.train")
+    found = Task.features(causal_lm.Config(**keys), iter([batch]), FeatureContext({}, length, "data.train", encoder))
     return [ids for one in found for ids in one.table["input_ids"].to_pylist()]
 
 
-def test_documents_end_with_the_end_token_where_a_tokenizer_puts_nothing_around_them(endless, texts):
+def test_documents_end_with_the_end_token_without_other_special_tokens(endless, texts):
     plain = [endless.backend.encode(text).ids for text in texts]
     end = endless.backend.token_to_id("<|end|>")
     assert not any(end in ids for ids in plain)
@@ -138,6 +138,6 @@ def test_documents_end_with_the_end_token_where_a_tokenizer_puts_nothing_around_
     assert [token for chunk in chunks for token in chunk] == [token for ids in plain for token in [*ids, end]]
 
 
-def test_a_sample_is_shown_as_its_tokens(task, words):
+def test_a_sample_is_rendered_as_its_tokens(task, words):
     (sample,) = samples_of(task, words("the step")["input_ids"])
-    assert Text.from_markup(task.show(sample, words)).plain == "[CLS] the step [SEP]"
+    assert Text.from_markup(task.render(sample, words)).plain == "[CLS] the step [SEP]"

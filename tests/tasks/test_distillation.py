@@ -45,7 +45,7 @@ def learning(encoder, facts_of, tiny):
         batch = tensors(task.collate(task.samples(rows, [0] * 4, range(4), Draw(1, Stream.MASK))))
         batch["labels"][0] = IGNORE
         student = tiny(task)
-        task.attach(student, batch)
+        task.prepare_model(student, batch)
         return task, student, batch
 
     return make
@@ -71,7 +71,7 @@ def test_alpha_1_is_the_task_alone(learning):
     assert whole == pytest.approx(own, rel=1e-12)
 
 
-def test_the_teacher_is_no_part_of_the_student_and_never_trains(learning):
+def test_the_teacher_is_not_part_of_the_student_and_is_frozen(learning):
     task, student, batch = learning()
     before = {name: value.clone() for name, value in task._teacher.state_dict().items()}
     mine = {id(value) for value in task._teacher.parameters()}
@@ -84,8 +84,8 @@ def test_the_teacher_is_no_part_of_the_student_and_never_trains(learning):
 
 def test_both_heads_run_on_the_masked_places_alone(learning):
     task, _, _ = learning()
-    assert task.inner._head is not None and task._asked._head is not None
-    assert task.inner._head is not task._asked._head
+    assert task.inner._head is not None and task._teacher_task._head is not None
+    assert task.inner._head is not task._teacher_task._head
 
 
 def test_a_teacher_of_other_classes_is_refused(learning):
@@ -94,13 +94,13 @@ def test_a_teacher_of_other_classes_is_refused(learning):
 
 
 @pytest.mark.parametrize("kind", ["regression", "reward"])
-def test_what_does_not_choose_one_of_several_classes_is_refused(kind):
+def test_a_task_without_classes_is_refused(kind):
     task = {"kind": "reward", "reward": "launcher.tasks._rewards:the"} if kind == "reward" else kind
     with pytest.raises(ValidationError, match=f"{kind} cannot be distilled"):
         config(task)
 
 
-def test_several_labels_of_a_sample_are_no_classes_to_choose_from():
+def test_multiple_labels_are_refused():
     with pytest.raises(ValidationError, match=r"cannot be distilled with labels: multi \(take single\)"):
         config({"kind": "sequence_classification", "labels": "multi"})
 
@@ -153,7 +153,7 @@ def test_another_vocabulary_is_refused_and_named(named, facts_of, tmp_path):
         checked(teacher, facts)
 
 
-def test_a_checkpoint_of_the_teacher_is_pinned_and_one_that_is_missing_is_told(workspace):
+def test_a_checkpoint_of_the_teacher_is_pinned_and_a_missing_one_is_reported(workspace):
     """What `latest` is is decided when the student is first started, however far its teacher has gone since."""
     task = {"kind": "distillation", "task": {"kind": "mlm"}, "teacher": {"run": "runs/teacher"}}
     recipe = load.recipe(support.write(support.mlm("student", task=task))).value
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_the_teacher_is_pinned_and_one_that_is_missing_is_told(w
     ],
     ids=str,
 )
-def test_a_step_that_is_gone_is_told_where_its_weights_are_needed(workspace, keys, resumes, told):
+def test_a_missing_step_is_reported_where_its_weights_are_needed(workspace, keys, resumes, told):
     model = {"kind": "run", "run": "runs/first", "checkpoint": 10, **keys}
     recipe = load.recipe(support.write(support.mlm("second", model=model, tokenizer=None))).value
     assert checkpoint_references.missing(recipe, resumes) == [], "of a run that is not there, its builder tells"
@@ -194,7 +194,7 @@ def test_a_step_that_is_gone_is_told_where_its_weights_are_needed(workspace, key
 
 
 @pytest.mark.parametrize(("task", "expected"), [("causal_lm", True), ("reward", False)])
-def test_a_reference_is_the_model_as_it_began(workspace, task, expected):
+def test_the_reference_is_the_initial_model(workspace, task, expected):
     task = {"kind": "reward", "reward": "launcher.tasks._rewards:vowels"} if task == "reward" else task
     model = {"kind": "run", "run": "runs/first"}
     recipe = load.recipe(support.write(support.mlm("second", model=model, task=task, tokenizer=None))).value

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.contract.random import Draw, Stream
-from launcher.tasks._image_augmentation import Augment, augmented
+from launcher.tasks._image_augmentation import Augment, augment
 
 DRAW = Draw(5, Stream.MASK)
 ALL = Augment(crop=2, flip=True, rotate=30, erase=0.5)
@@ -18,7 +18,7 @@ def images(count=40, shape=(9, 7, 3), low=1):
 
 def changed(given, epochs=0, draw=DRAW, config=ALL, first=0):
     ids = range(first, first + len(given))
-    return augmented(given, config, [epochs] * len(given), list(ids), draw)
+    return augment(given, config, [epochs] * len(given), list(ids), draw)
 
 
 @settings(deadline=None, max_examples=25)
@@ -29,15 +29,15 @@ def changed(given, epochs=0, draw=DRAW, config=ALL, first=0):
     st.integers(0, 2**63 - 1),
     st.sampled_from([1, 3]),
 )
-def test_an_image_is_changed_alike_in_whatever_order_and_company(order, cut, epoch, seed, channels):
+def test_changes_do_not_depend_on_order_or_batch(order, cut, epoch, seed, channels):
     given, draw = images(12, (6, 8, channels)), Draw(seed, Stream.MASK)
-    whole = augmented(given, ALL, [epoch] * 12, list(range(12)), draw)
+    whole = augment(given, ALL, [epoch] * 12, list(range(12)), draw)
     for some in (order[:cut], order[cut:]):
-        part = augmented(given[some], ALL, [epoch] * len(some), list(some), draw)
+        part = augment(given[some], ALL, [epoch] * len(some), list(some), draw)
         assert np.array_equal(part, whole[some])
 
 
-def test_what_is_given_stays_as_it_was_and_without_changes_nothing_changes():
+def test_the_input_stays_unchanged_and_so_does_the_output_without_changes():
     given = images()
     before = given.copy()
     assert np.array_equal(changed(given, config=Augment()), before)
@@ -46,7 +46,7 @@ def test_what_is_given_stays_as_it_was_and_without_changes_nothing_changes():
     assert (made.shape, made.dtype) == (given.shape, given.dtype)
 
 
-def test_another_epoch_seed_stream_and_sample_change_an_image_otherwise():
+def test_epoch_seed_stream_and_sample_each_affect_the_changes():
     given = np.repeat(images(1), 40, axis=0)
     first = changed(given)
     others = [changed(given, 1), changed(given, draw=Draw(6, Stream.MASK)), changed(given, draw=Draw(5, Stream.ORDER))]
@@ -54,7 +54,7 @@ def test_another_epoch_seed_stream_and_sample_change_an_image_otherwise():
     assert len({one.tobytes() for one in first}) > 38
 
 
-def test_a_crop_is_a_window_of_the_image_in_zeros_anywhere():
+def test_a_crop_is_a_random_window_of_the_padded_image():
     given, seen = images(400, (5, 6, 1)), set()
     for image, made in zip(given, changed(given, config=Augment(crop=2)), strict=True):
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
@@ -72,7 +72,7 @@ def test_half_of_the_images_are_flipped_left_to_right():
     assert 0.42 < flipped.mean() < 0.58
 
 
-def test_a_rotation_is_at_most_so_many_degrees_and_zeros_come_in_at_the_corners():
+def test_a_rotation_is_limited_and_fills_corners_with_zeros():
     given = np.full((60, 21, 21, 1), 200, dtype=np.uint8)
     little, much = (changed(given, config=Augment(rotate=degrees)) for degrees in (2, 45))
     assert (much[:, 10, 10] == 200).all()
@@ -82,7 +82,7 @@ def test_a_rotation_is_at_most_so_many_degrees_and_zeros_come_in_at_the_corners(
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_rectangle_of_noise_is_erased_as_often_as_is_said(channels):
+def test_a_rectangle_is_erased_with_the_configured_probability(channels):
     given = np.zeros((600, 20, 30, channels), dtype=np.uint8)
     other = changed(given, config=Augment(erase=0.3)).any(3)
     hit = other.any((1, 2))
@@ -95,7 +95,7 @@ def test_a_rectangle_of_noise_is_erased_as_often_as_is_said(channels):
     assert {bool(image[:, :3].any()) for image in other[hit]} == {True, False}
 
 
-def test_turning_one_change_on_leaves_the_others_as_they_were():
+def test_enabling_one_change_does_not_affect_the_others():
     given = images(40, (8, 8, 3))
     flipped = changed(given, config=Augment(flip=True))
     both = changed(given, config=Augment(flip=True, erase=0.5))
@@ -103,7 +103,7 @@ def test_turning_one_change_on_leaves_the_others_as_they_were():
     assert 0.3 < alike.mean() < 0.7
 
 
-def test_what_cannot_be_is_refused():
+def test_impossible_values_are_refused():
     for wrong in ({"crop": -1}, {"rotate": 181}, {"erase": 1.5}, {"mirror": True}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Augment(**wrong)

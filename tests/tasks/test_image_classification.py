@@ -11,6 +11,7 @@ from rich.text import Text
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
 from launcher.prepare.source_shards import batch_of
+from launcher.tasks import FeatureContext
 from launcher.tasks.image_classification import Config, Task
 from launcher.train.data_loader import tensors
 
@@ -28,7 +29,8 @@ def surveyed(config, *shapes):
 def prepared(config, images, shape, key="data.train"):
     """Rows as they are stored, of images brought to this shape."""
     survey = {"labels": ["0", "1"], "shape": list(shape)}
-    table = pa.concat_tables([made.table for made in Task.features(config, [batch(images)], survey, None, 128, key)])
+    context = FeatureContext(survey, 128, key, None)
+    table = pa.concat_tables([made.table for made in Task.features(config, [batch(images)], context)])
     return [{**row, "pixels": np.array(row["pixels"], np.uint8)} for row in table.to_pylist()]
 
 
@@ -42,14 +44,14 @@ def samples(task, images, draw=TRAIN, epoch=0):
     return task.samples(rows, [epoch] * len(rows), list(range(len(rows))), draw)
 
 
-def test_the_shape_of_samples_is_that_of_all_images_or_what_they_are_brought_to():
+def test_the_shape_of_samples_is_the_common_or_the_configured_one():
     assert surveyed(Config(), "28x30x1")["shape"] == [1, 28, 30]
     assert surveyed(Config(size=[8, 9]), "28x30x1", "5x5x1")["shape"] == [1, 8, 9]
     assert surveyed(Config(size=8, channels=3), "28x30x1", "5x5x3")["shape"] == [3, 8, 8]
     assert surveyed(Config(channels=1), "5x5x1", "5x5x3")["shape"] == [1, 5, 5]
 
 
-def test_images_of_different_shapes_are_refused_with_what_to_do():
+def test_images_of_different_shapes_are_refused_with_a_hint():
     with pytest.raises(UserError) as told:
         surveyed(Config(), "28x28x1", "32x30x1", "9x9x3")
     assert str(told.value).splitlines() == [
@@ -81,25 +83,25 @@ def test_images_are_stored_as_they_are_or_as_pillow_resizes_and_converts_them():
         assert np.array_equal(row["pixels"].reshape(5, 5), np.asarray(expected))
 
 
-def test_many_small_images_that_become_large_are_made_in_pieces(monkeypatch):
+def test_small_images_that_become_large_are_resized_in_chunks(monkeypatch):
     from launcher.tasks import _images
 
     config, images = Config(size=9), [pictures.pixels(n, (2, 2)) for n in range(10)]
     whole = prepared(config, images, (1, 9, 9))
-    monkeypatch.setattr(_images, "_AT_ONCE", 250)
+    monkeypatch.setattr(_images, "_CHUNK_BYTES", 250)
     rows = prepared(config, images, (1, 9, 9))
     assert [row["pixels"].tolist() for row in rows] == [row["pixels"].tolist() for row in whole]
     assert [row["label"] for row in rows] == [n % 2 for n in range(10)]
 
 
 def test_only_size_and_channels_prepare_again():
-    said = Task.prepared(Config())
-    assert Task.prepared(Config(mean=[0.5], std=[0.2], augment={"crop": 4, "flip": True})) == said
-    assert Task.prepared(Config(size=8)) != said != Task.prepared(Config(channels=3))
-    assert Task.prepared(Config(size=8)) == Task.prepared(Config(size=[8, 8]))
+    said = Task.preparation_key(Config())
+    assert Task.preparation_key(Config(mean=[0.5], std=[0.2], augment={"crop": 4, "flip": True})) == said
+    assert Task.preparation_key(Config(size=8)) != said != Task.preparation_key(Config(channels=3))
+    assert Task.preparation_key(Config(size=8)) == Task.preparation_key(Config(size=[8, 8]))
 
 
-def test_pixels_are_given_from_0_to_1_or_normalised_by_channel(task_of):
+def test_pixels_are_from_0_to_1_or_normalized_by_channel(task_of):
     image = np.array([[[0, 255, 51]]], dtype=np.uint8)
     (sample,) = samples(task_of(Config(), (3, 1, 1)), [image])
     assert sample["pixel_values"].dtype == np.float32
@@ -142,13 +144,13 @@ def test_a_mean_or_deviation_for_each_channel_or_one_for_all(facts_of, tmp_path)
         ({"std": [0]}, "std"),
     ],
 )
-def test_a_configuration_that_says_nothing_of_use_is_refused(keys, told):
+def test_an_invalid_configuration_is_refused(keys, told):
     with pytest.raises(ValueError, match=told):
         Config(**keys)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_model_is_given_images_in_its_own_precision(task_of, dtype):
+def test_images_have_the_type_of_the_model(task_of, dtype):
     task = task_of(Config(), (1, 4, 4))
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).to(dtype)
     model.forward = lambda pixel_values: torch.nn.Sequential.forward(model, pixel_values)
@@ -157,12 +159,12 @@ def test_a_model_is_given_images_in_its_own_precision(task_of, dtype):
     assert (loss.dtype, weight) == (dtype, 3.0)
 
 
-def test_an_image_is_drawn_with_its_label_and_a_large_one_smaller(task_of):
+def test_an_image_is_rendered_with_its_label_and_a_large_one_smaller(task_of):
     image = np.zeros((4, 6, 1), np.uint8)
     image[1, 2] = 255
     task = task_of(Config(mean=[0.3], std=[0.2]), (1, 4, 6))
-    shown = Text.from_markup(task.show(samples(task, [image])[0], None))
+    shown = Text.from_markup(task.render(samples(task, [image])[0], None))
     assert shown.plain.splitlines() == [" " * 12, " " * 4 + "██" + " " * 6, " " * 12, " " * 12, "→ 0"]
     task = task_of(Config(), (3, 100, 60))
-    lines = Text.from_markup(task.show(samples(task, [pictures.pixels(1, (100, 60), 3)])[0], None)).plain.splitlines()
+    lines = Text.from_markup(task.render(samples(task, [pictures.pixels(1, (100, 60), 3)])[0], None)).plain.splitlines()
     assert len(lines) == 26 and {len(line) for line in lines[:-1]} == {30}

@@ -22,6 +22,7 @@ from launcher.config import kinds
 from launcher.config.types import Plugin
 from launcher.contract.random import Draw, Stream
 from launcher.prepare import shards, source_shards
+from launcher.tasks import FeatureContext
 from launcher.train.data_loader import tensors
 
 COUNT, MAX_LENGTH = 24, 16
@@ -42,9 +43,7 @@ class Made:
         self.config = self.module.Config(**NEEDED.get(kind, {}), **keys)
         self.inner = getattr(self.config, "task", self.config)  # what samples are is asked of the task that is held
         self.asked = kinds.of("tasks", self.inner).Task
-        columns = (
-            self.asked.required_columns(self.inner) if hasattr(self.asked, "required_columns") else self.asked.columns
-        )
+        columns = self.asked.required_columns(self.inner)
         self.encoder = encoder if self.asked.tokenized else None
         known = [
             {"text": text, "text_pair": text[::2], "label": f"label {n % 3}", "question": text, "context": text}
@@ -56,8 +55,8 @@ class Made:
         asked = [{str(name): _wanted(name, row) for name in columns if name in row} for row in known]
         batch = source_shards.batch_of(asked)
         self.rows = pa.Table.from_batches([batch])
-        self.values = {name: set(shards._values(batch.column(name))) for name in self.asked.surveyed}
-        self.survey = self.asked.survey(self.inner, self.values) if self.asked.surveyed else {}
+        self.values = {name: set(shards._values(batch.column(name))) for name in self.asked.survey_columns}
+        self.survey = self.asked.survey(self.inner, self.values) if self.asked.survey_columns else {}
         found = {"labels": self.survey.get("labels", []), "shape": self.survey.get("shape", ())}
         self.facts = facts_of(**found, longest=MAX_LENGTH if self.encoder else 1)
         self.table = self.features()
@@ -69,8 +68,8 @@ class Made:
         """The table of the rows, read in batches of these sizes and the rest."""
         cuts = [0, *np.cumsum(sizes).tolist(), self.rows.num_rows]
         batches = [b for one, two in pairwise(cuts) for b in self.rows.slice(one, two - one).to_batches()]
-        given = self.inner, iter(batches), self.survey, self.encoder, MAX_LENGTH, "data.train"
-        return pa.concat_tables([found.table for found in self.asked.features(*given)])
+        context = FeatureContext(self.survey, MAX_LENGTH, "data.train", self.encoder)
+        return pa.concat_tables([found.table for found in self.asked.features(self.inner, iter(batches), context)])
 
     def row(self, number):
         values = self.table.slice(number, 1).to_pydict()
@@ -120,7 +119,7 @@ def packing(request, texts, encoder, facts_of):
 @pytest.fixture(scope="module")
 def model(made, tiny):
     model = tiny(made.task)
-    made.task.attach(model, made.batch(made.samples[:1]))
+    made.task.prepare_model(model, made.batch(made.samples[:1]))
     return model
 
 
@@ -139,26 +138,26 @@ def test_it_refuses_a_key_it_does_not_know(made):
 
 
 def test_its_survey_is_json_and_the_same_each_time(made):
-    if made.asked.surveyed:
+    if made.asked.survey_columns:
         assert made.survey == made.asked.survey(made.inner, made.values)
     assert json.loads(json.dumps(made.survey)) == made.survey
 
 
-def test_what_prepared_samples_depend_on_is_json_with_a_name(made):
-    said = made.asked.prepared(made.inner)
+def test_the_preparation_key_is_json_with_a_name(made):
+    said = made.asked.preparation_key(made.inner)
     assert json.loads(json.dumps(said)) == said
     assert isinstance(said["features"], str)
-    assert said == made.asked.prepared(type(made.inner)(**made.inner.model_dump()))
+    assert said == made.asked.preparation_key(type(made.inner)(**made.inner.model_dump()))
 
 
-def test_the_tokens_that_its_configuration_names_are_none_unless_some_are_named(made):
-    assert not hasattr(made.asked, "tokens") or list(made.asked.tokens(made.inner)) == []
+def test_no_tokens_are_named_by_default(made):
+    assert list(made.asked.named_tokens(made.inner)) == []
 
 
 def test_columns_that_are_surveyed_or_predicted_are_columns(made):
     task = made.asked
-    assert set(task.surveyed) <= set(task.columns)
-    assert set(task.targets) < set(task.columns)
+    assert set(task.survey_columns) <= set(task.columns)
+    assert set(task.target_columns) < set(task.columns)
 
 
 def test_its_features_are_token_ids_with_their_lengths_or_have_a_length_of_1(made):
@@ -180,7 +179,7 @@ def test_its_features_are_the_same_each_time(made):
 
 @settings(deadline=None, max_examples=10)
 @given(st.lists(st.integers(1, 40), max_size=3))
-def test_its_features_do_not_know_in_what_batches_the_rows_were_read(made, sizes):
+def test_its_features_do_not_depend_on_the_batches_of_rows(made, sizes):
     assert made.features(*sizes).combine_chunks().equals(made.table.combine_chunks())
 
 
@@ -190,7 +189,7 @@ def test_its_baseline_is_numbers_by_name(made):
     assert all(isinstance(name, str) and np.isfinite(value) for name, value in found.items())
 
 
-def test_its_baseline_does_not_know_how_samples_were_cut_into_tables(made):
+def test_its_baseline_does_not_depend_on_the_split_into_tables(made):
     ids = made.facts.special_ids
     whole = made.asked.baseline(made.inner, iter([made.table]), ids)
     tables = (made.table.slice(first, 7) for first in range(0, made.table.num_rows, 7))
@@ -199,14 +198,14 @@ def test_its_baseline_does_not_know_how_samples_were_cut_into_tables(made):
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, COUNT - 1), max_size=COUNT), st.integers(0, 2**40), st.integers(0, 2**63 - 1))
-def test_a_sample_is_the_same_in_whatever_batch_it_is_drawn(made, ids, epoch, seed):
+def test_a_sample_does_not_depend_on_its_batch(made, ids, epoch, seed):
     whole = made.draw(range(COUNT), [epoch] * COUNT, seed)
     part = made.draw(ids, [epoch] * len(ids), seed)
     assert len(part) == len(ids)
     assert all(same(sample, whole[number]) for sample, number in zip(part, ids, strict=True))
 
 
-def test_drawing_samples_leaves_their_rows_as_they_were(made):
+def test_samples_leaves_rows_unchanged(made):
     before = [{name: np.array(value) for name, value in row.items()} for row in made.features_of]
     made.draw(range(COUNT), seed=3)
     assert all(same(one, other) for one, other in zip(before, made.features_of, strict=True))
@@ -218,7 +217,7 @@ def test_samples_are_arrays_of_numbers_without_padding(made):
         assert not made.task.tokenized or len(sample["input_ids"]) + len(row.get("target", ())) == row["length"]
 
 
-def test_a_muted_sample_has_no_weight_and_the_same_input(made):
+def test_zero_weight_keeps_the_input(made):
     for sample in made.samples:
         before = {name: array.copy() for name, array in sample.items()}
         muted = made.task.zero_weight(sample)
@@ -227,7 +226,7 @@ def test_a_muted_sample_has_no_weight_and_the_same_input(made):
         assert same(sample, before)
 
 
-def test_a_batch_is_as_long_as_its_longest_sample_or_of_their_one_shape(made):
+def test_a_batch_is_padded_to_its_longest_sample(made):
     inputs = made.task.collate(made.samples)["inputs"]
     if not made.task.tokenized:
         assert [(array.shape, array.dtype.kind) for array in inputs.values()] == [((COUNT, *made.facts.shape), "f")]
@@ -256,7 +255,7 @@ def test_losses_weights_and_gradients_of_micro_batches_add_up_to_those_of_the_ba
     assert torch.allclose(sum(p[2] for p in pieces), grads, rtol=1e-8, atol=1e-10)
 
 
-def test_a_muted_sample_adds_nothing_to_loss_weight_and_gradient(made, model):
+def test_a_sample_without_weight_adds_nothing_to_loss_weight_and_gradient(made, model):
     muted = [made.task.zero_weight(sample) for sample in made.samples[4:8]]
     loss, weight, grads = gradient(made, model, made.samples[:4])
     more_loss, more_weight, more_grads = gradient(made, model, [*made.samples[:4], *muted])
@@ -265,7 +264,7 @@ def test_a_muted_sample_adds_nothing_to_loss_weight_and_gradient(made, model):
     assert torch.allclose(more_grads, grads, rtol=1e-8, atol=1e-10)
 
 
-def test_a_batch_of_muted_samples_has_a_loss_of_zero_that_reaches_the_weights(made, model):
+def test_a_batch_without_weight_has_zero_loss_with_a_gradient(made, model):
     muted = [made.task.zero_weight(sample) for sample in made.samples[:3]]
     loss, weight, grads = gradient(made, model, muted)
     assert (loss, weight) == (0.0, 0.0)
@@ -278,7 +277,7 @@ def metrics(made, model, groups):
 
 @settings(deadline=None, max_examples=10)
 @given(cuts, st.permutations(range(COUNT)))
-def test_metrics_do_not_know_how_samples_were_cut_nor_muted_ones(made, model, cuts, order):
+def test_metrics_do_not_depend_on_micro_batches_or_samples_without_weight(made, model, cuts, order):
     whole = metrics(made, model, [made.samples])
     pieces = [[made.samples[n] for n in order[a:b]] for a, b in pairwise(cuts)]
     pieces.append([made.task.zero_weight(made.samples[0])])
@@ -292,12 +291,12 @@ def test_the_metric_called_loss_is_the_loss_over_the_weight(made, model):
     assert metrics(made, model, [made.samples])["loss"] == pytest.approx(loss / weight, rel=1e-6)
 
 
-def test_metrics_are_numbers_even_where_nothing_was_measured(made, model):
+def test_metrics_are_numbers_without_labels(made, model):
     for groups in ([[made.task.zero_weight(made.samples[0])]], [made.samples]):
         assert all(isinstance(value, float) for value in metrics(made, model, groups).values())
 
 
-def test_every_metric_is_known_to_be_better_when_less_or_more(made, model):
+def test_every_metric_has_a_direction(made, model):
     directions = made.task.directions()
     names = metrics(made, model, [made.samples])
     assert set(directions.values()) <= {"min", "max"}
@@ -306,15 +305,15 @@ def test_every_metric_is_known_to_be_better_when_less_or_more(made, model):
     assert directions["loss"] == "min"
 
 
-def test_what_is_predicted_is_an_object_for_each_sample(made, model, words):
+def test_predictions_are_one_object_for_each_sample(made, model, words):
     told = made.task.predictions(outputs(made.task, model, [made.samples]), words)
     assert len(told) == COUNT
     assert all(isinstance(one, dict) and json.loads(json.dumps(one)) == one for one in told)
 
 
-def test_a_sample_is_shown_as_markup_that_holds_its_tokens(made, words):
+def test_a_sample_is_rendered_with_its_tokens(made, words):
     for sample in made.samples[:5]:
-        shown = Text.from_markup(made.task.show(sample, words if made.task.tokenized else None)).plain
+        shown = Text.from_markup(made.task.render(sample, words if made.task.tokenized else None)).plain
         tokens = words.convert_ids_to_tokens(sample["input_ids"].tolist()) if made.task.tokenized else ["→"]
         assert all(token in shown for token in tokens)
 
@@ -324,33 +323,35 @@ def test_a_sample_is_shown_as_markup_that_holds_its_tokens(made, words):
 
 def test_packed_samples_are_prepared_as_documents_are(packing):
     config = packing.module.Config
-    said = {shape: packing.module.Task.prepared(config(samples=shape)) for shape in ("chunks", "documents", "packed")}
+    said = {
+        shape: packing.module.Task.preparation_key(config(samples=shape)) for shape in ("chunks", "documents", "packed")
+    }
     assert said["packed"] == said["documents"] != said["chunks"]
 
 
-def test_language_models_share_their_samples_whatever_they_are_trained_to_do():
+def test_language_models_share_prepared_data():
     for keys in ({}, {"samples": "documents", "overflow": "split", "stride": 2}):
         mlm, causal = (kinds.module("tasks", kind) for kind in ("mlm", "causal_lm"))
-        assert mlm.Task.prepared(mlm.Config(**keys)) == causal.Task.prepared(causal.Config(**keys))
+        assert mlm.Task.preparation_key(mlm.Config(**keys)) == causal.Task.preparation_key(causal.Config(**keys))
 
 
-def test_a_row_is_its_samples_one_after_the_other_with_positions_of_their_own(packing):
+def test_a_packed_row_concatenates_samples_and_restarts_positions(packing):
     some = packing.samples[:3]
     lengths = [len(sample["input_ids"]) for sample in some]
-    row = packing.task.join(some)
+    row = packing.task.pack(some)
     for name in some[0]:
         assert np.array_equal(row[name], np.concatenate([sample[name] for sample in some]))
     assert row["position"].tolist() == [n for length in lengths for n in range(length)]
     assert row["document"].tolist() == [n + 1 for n, length in enumerate(lengths) for _ in range(length)]
 
 
-def test_a_row_weighs_what_its_samples_do(packing):
-    assert packing.task.weight(packing.task.join(packing.samples)) == sum(map(packing.task.weight, packing.samples))
-    assert packing.task.weight(packing.task.join([packing.task.zero_weight(s) for s in packing.samples[:2]])) == 0
+def test_a_packed_row_has_the_weight_of_its_samples(packing):
+    assert packing.task.weight(packing.task.pack(packing.samples)) == sum(map(packing.task.weight, packing.samples))
+    assert packing.task.weight(packing.task.pack([packing.task.zero_weight(s) for s in packing.samples[:2]])) == 0
 
 
 def test_rows_are_padded_with_document_0(packing):
-    rows = [packing.task.join(packing.samples[:3]), packing.task.join(packing.samples[3:4])]
+    rows = [packing.task.pack(packing.samples[:3]), packing.task.pack(packing.samples[3:4])]
     batch = packing.task.collate(rows)
     lengths = [len(row["input_ids"]) for row in rows]
     assert batch["inputs"]["input_ids"].shape == batch["documents"].shape == (2, max(lengths))

@@ -83,7 +83,7 @@ def dense(model, batch):
 
 
 def attached(task, model, samples):
-    return task.attach(model, tensors(task.collate(samples[:1])))
+    return task.prepare_model(model, tensors(task.collate(samples[:1])))
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -151,7 +151,7 @@ def test_the_hook_is_off_again_after_a_forward_that_fails(task_of, samples):
     assert model.base_model(**batch["inputs"])[0].shape == (4, 12, 16)
 
 
-def test_trying_it_leaves_no_gradient_and_the_model_in_the_mode_it_was_in(task_of, samples):
+def test_attaching_leaves_no_gradient_and_keeps_the_mode(task_of, samples):
     for mode in (True, False):
         task, model = task_of(), model_of("bert").train(mode)
         attached(task, model, samples)
@@ -159,7 +159,7 @@ def test_trying_it_leaves_no_gradient_and_the_model_in_the_mode_it_was_in(task_o
         assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_taking_the_hook_away_gives_the_model_as_it_was(task_of, samples):
+def test_removing_the_hook_restores_the_model(task_of, samples):
     model = model_of("bert")
     batch = tensors(task_of().collate(samples))
     head = _masked_head.attach(model, batch["inputs"], batch["places"])
@@ -192,7 +192,7 @@ class GlobalBatchInfo(torch.nn.Module):
 
 
 @pytest.mark.parametrize("head", [Mixed, GlobalBatchInfo])
-def test_a_head_for_which_it_is_not_exact_runs_on_all_positions_with_a_note(head, task_of, samples):
+def test_an_inexact_head_runs_on_all_positions_with_a_note(head, task_of, samples):
     task, model = task_of(), model_of("bert")
     model.cls = head(model.cls)
     (note,) = attached(task, model, samples)

@@ -68,7 +68,7 @@ def test_a_word_is_masked_where_the_number_of_its_first_token_says(begins, seed,
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.15, 0.4])
-def test_as_many_words_are_masked_as_the_rate_says_and_each_of_them_wholly(task_of, rate):
+def test_whole_words_are_masked_at_the_rate(task_of, rate):
     rows, masked, whole = rows_of(), 0, 0
     for row, sample in zip(rows, drawn(task_of(mask="words", mask_rate=rate), rows), strict=True):
         chosen = sample["labels"] != IGNORE
@@ -223,7 +223,7 @@ def test_spans_begin_anywhere_alike():
     assert stats.chisquare(np.bincount(firsts, minlength=40)).pvalue > P_VALUE
 
 
-def test_nothing_is_chosen_where_nothing_may_be():
+def test_no_span_without_free_tokens():
     draws = words32(5, 0)
     for begins, free in ((np.ones(5, bool), np.zeros(5, bool)), (np.zeros(5, bool), np.ones(5, bool))):
         chosen, owner = _masking.spans(draws, begins, free, 0.9, 0.2, 10)
@@ -258,7 +258,7 @@ def test_a_span_is_replaced_as_a_whole_in_the_shares_of_the_split(task_of):
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(0, 11), max_size=6), st.integers(0, 2**40), st.integers(0, 2**40))
 @pytest.mark.parametrize("mask", ["words", "spans"])
-def test_a_sample_has_the_same_mask_in_whatever_batch_it_is_drawn(task_of, mask, numbers, epoch, seed):
+def test_the_mask_does_not_depend_on_the_batch(task_of, mask, numbers, epoch, seed):
     task, rows = task_of(mask=mask, mask_rate=0.3), rows_of(12, 30)
     for number, row in enumerate(rows):
         rows[number] = {name: value[: 12 + number] if name != "length" else 12 + number for name, value in row.items()}
@@ -289,7 +289,7 @@ def test_a_schedule_moves_the_rate_of_words_and_spans_too(task_of, mask):
         assert np.mean(labels != IGNORE) == pytest.approx(rate, abs=0.012)
 
 
-def test_drawing_leaves_the_rows_as_they_were(task_of):
+def test_masking_leaves_rows_unchanged(task_of):
     rows = rows_of(5)
     rows[0]["begins"][0] = False
     before = [{name: np.copy(value) for name, value in row.items()} for row in rows]

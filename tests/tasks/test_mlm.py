@@ -15,7 +15,7 @@ from tasks.bigrams import Bigrams
 from tasks.measuring import measured
 
 from launcher.contract.random import Draw, Stream
-from launcher.tasks import IGNORE, mlm
+from launcher.tasks import IGNORE, FeatureContext, mlm
 from launcher.train.data_loader import tensors
 
 P_VALUE = 1e-4
@@ -68,7 +68,7 @@ def plain(task_of):
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.15, 0.4])
-def test_as_many_tokens_are_masked_as_the_rate_says(task_of, rate):
+def test_the_share_of_masked_tokens_is_the_rate(task_of, rate):
     _, labels = drawn(task_of(mask_rate=rate), np.full((ROWS, LENGTH), 7))
     masked = np.count_nonzero(labels != IGNORE)
     assert expected([masked, labels.size - masked], [rate, 1 - rate]) > P_VALUE
@@ -131,10 +131,10 @@ def test_special_tokens_are_never_masked(task_of):
     assert np.count_nonzero(labels[~special] != IGNORE) > 0.85 * np.sum(~special)
 
 
-def test_tokens_that_are_named_are_never_masked(facts_of):
+def test_named_tokens_are_never_masked(facts_of):
     known = facts_of(vocab_size=VOCABULARY, mask_token_id=MASK, special_ids=SPECIAL, token_ids={"the": 9, "##s": 11})
     config = mlm.Config(mask_rate=0.9, never=["the", "##s"])
-    assert list(mlm.Task.tokens(config)) == ["the", "##s"]
+    assert list(mlm.Task.named_tokens(config)) == ["the", "##s"]
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (ROWS, 50))
     masked, labels = drawn(mlm.Task(config, known), tokens)
     spared = np.isin(tokens, [*SPECIAL, 9, 11])
@@ -147,7 +147,7 @@ def test_tokens_that_are_named_are_never_masked(facts_of):
 
 
 @pytest.mark.parametrize(("progress", "rate"), [(0.0, 0.5), (0.25, 0.4), (0.5, 0.3), (0.9, 0.14), (1.0, 0.1)])
-def test_a_rate_with_a_schedule_goes_in_a_line_over_the_steps(task_of, progress, rate):
+def test_a_scheduled_rate_is_linear_in_the_steps(task_of, progress, rate):
     task = task_of(mask_rate={"start": 0.5, "end": 0.1})
     _, labels = drawn(task, np.full((ROWS, LENGTH), 7), progress=progress)
     masked = np.count_nonzero(labels != IGNORE)
@@ -165,7 +165,7 @@ def test_a_rate_with_a_schedule_masks_more_or_less_of_the_same_and_memory_is_for
     task = task_of(mask_rate={"start": 0.5, "end": 0.1})
     early, late = (drawn(task, np.full((2, LENGTH), 7), progress=p)[1] != IGNORE for p in (0.2, 0.7))
     assert np.all(early | ~late) and early.sum() > late.sum()
-    assert task.outputs(100) == task_of(mask_rate=0.5).outputs(100)
+    assert task.output_size(100) == task_of(mask_rate=0.5).output_size(100)
 
 
 # What it is a function of
@@ -176,7 +176,7 @@ token_lists = st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_
 
 @properties
 @given(token_lists, st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.data())
-def test_the_mask_of_a_sample_does_not_know_what_it_is_drawn_beside(task_of, tokens, seed, epoch, data):
+def test_the_mask_of_a_sample_does_not_depend_on_its_batch(task_of, tokens, seed, epoch, data):
     task, ids = task_of(mask_rate=0.5), [3 + 1000 * n for n in range(len(tokens))]
     epochs = [epoch + n % 2 for n in range(len(tokens))]
     whole = task.samples(rows_of(tokens), epochs, ids, Draw(seed, Stream.MASK))
@@ -190,7 +190,7 @@ def test_the_mask_of_a_sample_does_not_know_what_it_is_drawn_beside(task_of, tok
 
 @properties
 @given(token_lists, st.integers(0, 100))
-def test_what_is_not_masked_stays_and_labels_are_what_was_there(task_of, tokens, seed):
+def test_other_tokens_stay_and_labels_are_the_original_tokens(task_of, tokens, seed):
     samples = task_of(mask_rate=0.5).samples(
         rows_of(tokens), [0] * len(tokens), list(range(len(tokens))), Draw(seed, Stream.MASK)
     )
@@ -217,7 +217,7 @@ def test_a_higher_rate_masks_what_a_lower_one_does_and_more(task_of, seed):
     assert np.all((few == IGNORE) | (many != IGNORE))
 
 
-def test_no_rows_are_no_samples(task_of):
+def test_no_rows_give_no_samples(task_of):
     assert task_of().samples([], [], [], Draw(0, Stream.MASK)) == []
 
 
@@ -277,7 +277,9 @@ def test_the_weight_is_the_number_of_labels(task_of):
 def features(rows, encoder, max_length, **keys):
     """The token ids of all samples, and how many rows gave none. Read in batches of 1,000 rows."""
     texts = pa.table({"text": pa.array(rows, pa.large_string())}).to_batches(max_chunksize=1000)
-    found = list(mlm.Task.features(mlm.Config(**keys), iter(texts), {}, encoder, max_length, "data.train"))
+    found = list(
+        mlm.Task.features(mlm.Config(**keys), iter(texts), FeatureContext({}, max_length, "data.train", encoder))
+    )
     return pa.concat_tables([f.table for f in found])["input_ids"].to_pylist(), sum(f.empty for f in found)
 
 
@@ -322,7 +324,7 @@ def test_blank_documents_are_left_out_and_counted(encoder):
 def test_a_word_begins_where_its_first_token_is(words, encoder, texts):
     """Each special token is a word of its own."""
     batch = pa.record_batch({"text": pa.array(texts, pa.large_string())})
-    given = mlm.Config(samples="documents"), iter([batch]), {}, encoder, 64, "data.train"
+    given = mlm.Config(samples="documents"), iter([batch]), FeatureContext({}, 64, "data.train", encoder)
     (found,) = mlm.Task.features(*given)
     for text, begins in zip(texts, found.table["begins"].to_pylist(), strict=True):
         inside = [not token.startswith("##") for token in words.tokenize(text)]
@@ -334,7 +336,7 @@ def test_a_word_begins_where_its_first_token_is(words, encoder, texts):
     [({"overflow": "split"}, "overflow is for documents"), ({"stride": 3}, "needs overflow: split")]
     + [({"samples": "documents", "stride": -1}, "stride")],
 )
-def test_an_overflow_that_means_nothing_is_refused(keys, told):
+def test_an_overflow_without_effect_is_refused(keys, told):
     with pytest.raises(ValidationError, match=told):
         mlm.Config(**keys)
 
@@ -382,10 +384,10 @@ def test_the_loss_is_the_sum_over_the_labels_and_in_full_precision(task_of):
     assert task.loss(model.bfloat16(), batch)[0].dtype == torch.float32
 
 
-def test_a_sample_is_shown_with_each_masked_token_beside_what_it_was(words, facts_of):
+def test_a_sample_is_rendered_with_the_original_of_each_masked_token(words, facts_of):
     task = mlm.Task(mlm.Config(), facts_of())
     the, step, mask = words.convert_tokens_to_ids(["the", "step", "[MASK]"])
-    shown = task.show(sample([1, mask, step, 2], [IGNORE, the, IGNORE, IGNORE]), words)
+    shown = task.render(sample([1, mask, step, 2], [IGNORE, the, IGNORE, IGNORE]), words)
     assert Text.from_markup(shown).plain == "[CLS] the→[MASK] step [SEP]"
     (span,) = Text.from_markup(shown).spans
     assert (span.start, span.end) == (6, 16)

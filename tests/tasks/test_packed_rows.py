@@ -44,7 +44,7 @@ REFUSED = {
 
 def built(type_, task, keys):
     torch.manual_seed(0)
-    wanted = ModelRequirements(task.auto_class, task.options(), VOCABULARY, task.facts.pad_token_id, LONGEST)
+    wanted = ModelRequirements(task.auto_class, task.model_options(), VOCABULARY, task.facts.pad_token_id, LONGEST)
     return config.Model(config.Config(type=type_, **keys)).build(wanted)[0].eval()
 
 
@@ -79,13 +79,13 @@ class Pair:
         self.model, self.other = (built(type_, task, keys) for task in (self.alone, self.packed))
         self.other.load_state_dict(self.model.state_dict())
         example = documents(self.alone, [LONGEST])
-        self.alone.attach(self.model, tensors(self.alone.collate(example)))
-        self.packed.attach(self.other, tensors(self.packed.collate([self.packed.join(example)])))
+        self.alone.prepare_model(self.model, tensors(self.alone.collate(example)))
+        self.packed.prepare_model(self.other, tensors(self.packed.collate([self.packed.pack(example)])))
 
     def rows(self, samples):
         """The samples packed into rows, as a micro-batch."""
         rows = pack([len(sample["input_ids"]) for sample in samples], LONGEST)
-        return self.packed.collate([self.packed.join([samples[n] for n in row]) for row in rows])
+        return self.packed.collate([self.packed.pack([samples[n] for n in row]) for row in rows])
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -132,13 +132,13 @@ def logits(pair, rows):
         return pair.other(**pair.packed._packing.inputs(batch)).logits
 
 
-def test_another_document_in_its_place_leaves_the_others_logits_as_they_are(pair):
+def test_logits_do_not_depend_on_other_documents_in_the_row(pair):
     samples = documents(pair.packed, [15, 16, 17])
     other = documents(pair.packed, [15, 16, 17], seed=9)
-    before = logits(pair, [pair.packed.join(samples)])
+    before = logits(pair, [pair.packed.pack(samples)])
     for number, place in enumerate((slice(0, 15), slice(15, 31), slice(31, 48))):
         changed = [other[n] if n == number else samples[n] for n in range(3)]
-        off = (logits(pair, [pair.packed.join(changed)]) - before)[0].abs().amax(-1)
+        off = (logits(pair, [pair.packed.pack(changed)]) - before)[0].abs().amax(-1)
         assert off[place].min() > 1e-3
         off[place] = 0
         assert off.max() <= 1e-6 * before.abs().max()
@@ -146,24 +146,24 @@ def test_another_document_in_its_place_leaves_the_others_logits_as_they_are(pair
 
 def test_padding_gives_numbers_and_changes_nothing(pair):
     long, short = documents(pair.packed, [40, 5])
-    rows = [pair.packed.join([long]), pair.packed.join([short])]
+    rows = [pair.packed.pack([long]), pair.packed.pack([short])]
     both = logits(pair, rows)
     assert both.isfinite().all()
     alone = logits(pair, rows[1:])
     assert torch.allclose(both[1, :5], alone[0], rtol=1e-5, atol=1e-5 * float(alone.abs().max()))
 
 
-def test_a_row_that_is_muted_has_a_loss_of_zero_that_reaches_the_weights(pair):
-    muted = [pair.packed.join([pair.packed.zero_weight(sample)]) for sample in documents(pair.packed, [12, 5])]
+def test_a_row_without_weight_has_zero_loss_with_a_gradient(pair):
+    muted = [pair.packed.pack([pair.packed.zero_weight(sample)]) for sample in documents(pair.packed, [12, 5])]
     loss, weight, grads = gradient(pair.packed, pair.other, pair.packed.collate(muted))
     assert (loss, weight) == (0.0, 0)
     assert not grads.any()
 
 
 @pytest.mark.parametrize("type_", ["bert", "roberta", "gpt2"])
-def test_positions_begin_where_the_model_begins_them(task_of, type_):
+def test_positions_begin_at_the_first_position_of_the_model(task_of, type_):
     pair = Pair(type_, task_of)
-    (row,) = [pair.packed.join(documents(pair.packed, [3, 4]))]
+    (row,) = [pair.packed.pack(documents(pair.packed, [3, 4]))]
     given = pair.packed._packing.inputs(tensors(pair.packed.collate([row])))
     first = 2 if type_ == "roberta" else 0
     assert given["position_ids"].tolist() == [[first + n for n in (0, 1, 2, 0, 1, 2, 3)]]
@@ -185,13 +185,13 @@ def test_a_padding_token_within_a_document_is_counted_as_the_model_counts_it(tas
 
 
 @pytest.mark.parametrize("type_", REFUSED)
-def test_a_model_that_takes_no_packed_rows_is_refused_with_the_reason(task_of, type_):
+def test_a_model_without_packed_rows_is_refused_with_the_reason(task_of, type_):
     reason, keys = REFUSED[type_]
     task = task_of(mlm, "packed")
     model = built(type_, task, keys).train()
-    batch = tensors(task.collate([task.join(documents(task, [LONGEST]))]))
+    batch = tensors(task.collate([task.pack(documents(task, [LONGEST]))]))
     with pytest.raises(UserError) as told:
-        task.attach(model, batch)
+        task.prepare_model(model, batch)
     assert re.match(rf"task\.samples: {reason}.* \(take documents\)$", str(told.value))
     assert model.training
 
@@ -201,7 +201,7 @@ def test_a_sample_of_a_few_tokens_is_enough_to_try(task_of, length):
     task = task_of(mlm, "packed")
     model = built("bert", task, SMALL)
     assert isinstance(
-        _packed_rows.attach(model, tensors(task.collate([task.join(documents(task, [length]))])), 0, causal=False),
+        _packed_rows.prepare(model, tensors(task.collate([task.pack(documents(task, [length]))])), 0, causal=False),
         _packed_rows.Packing,
     )
 
@@ -211,7 +211,9 @@ def test_a_window_that_is_not_given_is_noticed(task_of, monkeypatch):
     task = task_of(mlm, "packed")
     model = built("modernbert", task, WINDOWS)
     ids = [torch.tensor(sample["input_ids"]) for sample in documents(task, [30, 10])]
-    assert _packed_rows.refusal(model, ids, 0, causal=False) is None
+    assert _packed_rows.packing_error(model, ids, 0, causal=False) is None
     mask = _packed_rows.Packing._mask
     monkeypatch.setattr(_packed_rows.Packing, "_mask", lambda self, documents: mask(self, documents)["full_attention"])
-    assert "does not keep the documents of a packed row apart" in _packed_rows.refusal(model, ids, 0, causal=False)
+    assert "does not keep the documents of a packed row apart" in _packed_rows.packing_error(
+        model, ids, 0, causal=False
+    )

@@ -10,7 +10,7 @@ from tasks.measuring import measured, outputs
 
 from launcher.config.errors import UserError
 from launcher.prepare.source_shards import batch_of
-from launcher.tasks import IGNORE, _squad_metrics
+from launcher.tasks import IGNORE, FeatureContext, _metrics
 from launcher.tasks.question_answering import Config, Task
 
 CONTEXT = "the head gives a batch, the model takes; every step counts the order of one layer and the field of it"
@@ -18,7 +18,7 @@ QUESTION = "order takes"
 
 
 def table(encoder, rows, length=16, **keys):
-    given = Config(**keys), [batch_of(rows)], {}, encoder, length, "data.train"
+    given = Config(**keys), [batch_of(rows)], FeatureContext({}, length, "data.train", encoder)
     return pa.concat_tables([made.table for made in Task.features(*given)])
 
 
@@ -72,7 +72,7 @@ def test_a_long_question_leaves_half_of_the_room_to_the_context(encoder):
     assert (spans[:, 0] >= 0).sum() == 16 - 3 - 6
 
 
-def test_a_stride_that_a_question_leaves_no_room_for_is_told(encoder):
+def test_a_stride_without_room_is_reported(encoder):
     what = r"^task\.stride: 7 of 16 tokens: a question of 6 tokens leaves 7 for a window of its context "
     with pytest.raises(UserError, match=what):
         table(encoder, [answered("the model", question="the " * 6)], stride=7)
@@ -101,17 +101,17 @@ def test_the_answer_is_the_best_of_all_windows_and_its_characters_are_those_of_t
     assert (found["exact_match"], found["f1"]) == (0.5, 0.5)
     assert found == pytest.approx(measured(task, model, [made[::-1]]))
     told = task.predictions(outputs(task, model, [made[: len(made) // 2]]), None)
-    assert task.joined(told) == {"answer": "model takes", "score": 6.0, "no_answer_score": 2.0}
+    assert task.merge_predictions(told) == {"answer": "model takes", "score": 6.0, "no_answer_score": 2.0}
     sceptic = Pointing(words, "model", "takes", none=4.0)
     assert measured(task, sceptic, [made])["exact_match"] == 0.5
-    assert task.joined(task.predictions(outputs(task, sceptic, [made]), None))["answer"] == ""
+    assert task.merge_predictions(task.predictions(outputs(task, sceptic, [made]), None))["answer"] == ""
 
 
 def test_no_answer_is_longer_than_allowed(encoder, words, facts_of):
     task = Task(Config(max_answer_length=1), facts_of())
     made = samples_of(task, table(encoder, [answered("model takes")]))
     told = task.predictions(outputs(task, Pointing(words, "model", "takes"), [made]), None)
-    assert task.joined(told)["answer"] in ("model", "takes")
+    assert task.merge_predictions(told)["answer"] in ("model", "takes")
 
 
 def test_padding_is_no_choice(encoder, words, facts_of):
@@ -138,19 +138,19 @@ def test_the_loss_is_half_of_both_entropies(encoder, words, facts_of):
 
 
 def test_answers_are_compared_without_case_marks_and_articles():
-    assert _squad_metrics.exact("The  Model, takes.", "model takes") == 1.0
-    assert _squad_metrics.exact("a theme", "theme") == 1.0
-    assert _squad_metrics.exact("them", "the m") == 0.0
+    assert _metrics.squad_exact_match("The  Model, takes.", "model takes") == 1.0
+    assert _metrics.squad_exact_match("a theme", "theme") == 1.0
+    assert _metrics.squad_exact_match("them", "the m") == 0.0
 
 
 def test_f1_is_of_shared_words():
-    assert _squad_metrics.f1("red green blue", "red blue blue") == pytest.approx(2 / 3)
-    assert _squad_metrics.f1("red", "blue") == 0.0
-    assert _squad_metrics.f1("", "the") == 1.0
-    assert _squad_metrics.f1("", "word") == 0.0
+    assert _metrics.squad_f1("red green blue", "red blue blue") == pytest.approx(2 / 3)
+    assert _metrics.squad_f1("red", "blue") == 0.0
+    assert _metrics.squad_f1("", "the") == 1.0
+    assert _metrics.squad_f1("", "word") == 0.0
 
 
 def test_the_best_true_answer_counts_and_without_any_nothing_is_right():
-    assert _squad_metrics.best(_squad_metrics.f1, ["red", "red green"], "red green") == 1.0
-    assert _squad_metrics.best(_squad_metrics.exact, ["the"], "") == 1.0
-    assert _squad_metrics.best(_squad_metrics.exact, [], "red") == 0.0
+    assert _metrics.squad_best(_metrics.squad_f1, ["red", "red green"], "red green") == 1.0
+    assert _metrics.squad_best(_metrics.squad_exact_match, ["the"], "") == 1.0
+    assert _metrics.squad_best(_metrics.squad_exact_match, [], "red") == 0.0

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from tasks.measuring import measured, outputs
 
-from launcher.tasks import regression
+from launcher.tasks import _metrics, regression
 from launcher.train.data_loader import tensors
 
 Task = regression.Task
@@ -74,7 +75,7 @@ def test_what_is_not_defined_is_0(task, samples):
     assert (found["r2"], found["pearson"]) == (0.0, 0.0)
 
 
-def test_a_model_that_has_diverged_is_told_not_raised(task):
+def test_a_diverged_model_has_nan_metrics(task):
     found = measured(task, ByFirstToken([np.nan, 1.0, 1.0]), [SAMPLES])
     assert all(np.isnan(value) for value in found.values())
 
@@ -86,6 +87,16 @@ def test_the_baseline_is_the_error_of_the_mean():
     assert Task.baseline(None, tables, []) == {"mse_of_the_mean": pytest.approx((4 + 1 + 9) / 3)}
 
 
-def test_a_number_is_told_and_shown(task, words):
+def test_a_number_is_predicted_and_rendered(task, words):
     assert task.predictions(outputs(task, ByFirstToken(VALUES), [SAMPLES]), None) == [{"value": v} for v in VALUES]
-    assert "2.5" in task.show(sample(7, 2.5), words)
+    assert "2.5" in task.render(sample(7, 2.5), words)
+
+
+@pytest.mark.parametrize("count", [2, 3, 50, 1001])
+def test_the_correlation_is_that_of_scipy(count):
+    draw = np.random.default_rng(count)
+    truth = draw.normal(size=count).round(1) * 1e3
+    predicted = truth + draw.normal(size=count) * 500
+    assert _metrics.pearson(truth, predicted) == pytest.approx(stats.pearsonr(truth, predicted).statistic, abs=1e-15)
+    assert _metrics.pearson(truth * 1e250, predicted * 1e-250) == pytest.approx(_metrics.pearson(truth, predicted))
+    assert _metrics.pearson(truth, np.ones(count)) == 0.0

@@ -74,13 +74,13 @@ def playing(facts_of, tiny):
         rows = [{"input_ids": np.arange(20, 21 + n)} for n in range(5)]
         samples = task.samples(rows, [0] * 5, range(5), Draw(4, Stream.MASK))
         model = tiny(task, initializer_range=0.2)
-        task.attach(model, tensors(task.collate(samples[:1])))
+        task.prepare_model(model, tensors(task.collate(samples[:1])))
         return task, model, samples
 
     return make
 
 
-def test_a_completion_does_not_know_what_it_was_sampled_beside(playing):
+def test_a_completion_does_not_depend_on_its_batch(playing):
     task, model, samples = playing()
     together = outputs(task, model, [samples])
     alone = outputs(task, model, [[sample] for sample in samples])
@@ -99,7 +99,7 @@ def test_a_completion_ends_at_the_end_token_and_what_follows_does_not_count(play
     assert (found == -1).any() and (found[:, -1] >= 0).any()
 
 
-def test_the_reference_stays_what_the_model_was(playing):
+def test_the_reference_does_not_train(playing):
     task, model, samples = playing()
     assert measured(task, model, [samples])["kl"] == 0
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_the_reference_stays_what_the_model_was(playing):
     assert measured(task, model, [samples])["kl"] > 0
 
 
-def test_the_reward_that_is_told_is_that_of_the_texts(playing, words):
+def test_the_reported_reward_is_that_of_the_texts(playing, words):
     task, model, samples = playing()
     made = outputs(task, model, [samples])
     told = task.predictions(made, words)
@@ -117,11 +117,11 @@ def test_the_reward_that_is_told_is_that_of_the_texts(playing, words):
     assert measured(task, model, [samples])["reward"] == pytest.approx(np.mean(scores))
 
 
-def test_dropout_is_taken_out_since_what_samples_is_what_learns(facts_of, tiny):
+def test_dropout_is_removed(facts_of, tiny):
     task = reward.Task(reward.Config(**KEYS), facts_of(longest=8))
     model = tiny(task, dropout=0.5)
     batch = tensors(task.collate(task.samples([{"input_ids": np.arange(5)}], [0], [0], Draw(1, Stream.MASK))))
-    assert any("dropout is off" in note for note in task.attach(model.train(), batch))
+    assert any("dropout is off" in note for note in task.prepare_model(model.train(), batch))
     assert model.training
     with torch.no_grad():
         assert float(task.loss(model, batch)[0]) == float(task.loss(model.eval(), batch)[0])
@@ -135,7 +135,7 @@ def test_dropout_is_taken_out_since_what_samples_is_what_learns(facts_of, tiny):
         ("vowels", "is no path to a function"),
     ],
 )
-def test_a_path_to_no_function_is_told(path, told):
+def test_a_path_without_a_function_is_reported(path, told):
     with pytest.raises(ValidationError, match=told):
         reward.Config(reward=path)
 
@@ -149,9 +149,9 @@ def test_a_path_to_no_function_is_told(path, told):
         (lambda: None, "raised TypeError"),
     ],
 )
-def test_a_reward_that_is_no_number_is_told_with_what_it_was_given(value, told):
+def test_a_reward_that_is_no_number_is_reported_with_the_arguments(value, told):
     with pytest.raises(UserError, match=rf"task\.reward: mine:score\('once upon', 'a time'\) {told}"):
-        reward.scored(lambda prompt, completion: value(), "mine:score", "once upon", "a time")
+        _policy_gradient.reward(lambda prompt, completion: value(), "mine:score", "once upon", "a time")
 
 
 def test_the_rewards_of_the_package():
@@ -163,4 +163,4 @@ def test_a_model_that_is_too_short_for_a_completion_is_refused(facts_of, tiny):
     task = reward.Task(reward.Config(**{**KEYS, "max_new_tokens": 30}), facts_of(longest=8))
     batch = tensors(task.collate(task.samples([{"input_ids": np.arange(5)}], [0], [0], Draw(1, Stream.MASK))))
     with pytest.raises(UserError, match="prompts of 8 tokens and 30 more are too long for it"):
-        task.attach(tiny(task, max_position_embeddings=32), batch)
+        task.prepare_model(tiny(task, max_position_embeddings=32), batch)

@@ -15,7 +15,7 @@ from tasks.measuring import measured
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
-from launcher.tasks import IGNORE, sequence_classification
+from launcher.tasks import IGNORE, FeatureContext, sequence_classification
 from launcher.train.data_loader import tensors
 
 CONFIG = sequence_classification.Config()
@@ -50,7 +50,9 @@ def test_fewer_than_two_labels_are_refused(labels):
 
 def features(rows, encoder, labels, max_length=16):
     batch = pa.RecordBatch.from_pylist(rows, pa.schema([(name, pa.large_string()) for name in rows[0]]))
-    found = Task.features(CONFIG, iter([batch]), {"labels": labels}, encoder, max_length, "data.validation")
+    found = Task.features(
+        CONFIG, iter([batch]), FeatureContext({"labels": labels}, max_length, "data.validation", encoder)
+    )
     return pa.concat_tables([one.table for one in found]).to_pylist()
 
 
@@ -78,7 +80,7 @@ def test_types_are_left_out_for_a_tokenizer_that_has_none(words, encoder, encode
     assert "token_type_ids" not in features(rows, encoder_of(untyped), ["a", "b"])[0]
 
 
-def test_a_label_that_training_has_not_is_told_with_its_key(encoder):
+def test_an_unknown_label_is_reported_with_its_key(encoder):
     with pytest.raises(UserError, match=r"^data\.validation\.label: 'spotr' stands in .* \(did you mean sport\?\)"):
         features([{"text": "a", "label": "spotr"}], encoder, ["art", "sport"])
 
@@ -97,8 +99,8 @@ def sample(token, label, length=2):
     return {"input_ids": np.array([token] * length), "labels": np.array([label])}
 
 
-def test_the_model_is_told_the_names_of_the_labels(task):
-    assert task.options() == {
+def test_the_model_gets_the_names_of_the_labels(task):
+    assert task.model_options() == {
         "problem_type": "single_label_classification",
         "num_labels": 3,
         "id2label": {0: "art", 1: "film", 2: "sport"},
@@ -167,7 +169,7 @@ def test_metrics_are_those_computed_by_hand(task):
         assert measured(task, ByFirstToken(TABLE), groups) == pytest.approx(expected)
 
 
-def test_a_class_that_is_neither_there_nor_named_does_not_lower_the_means(task):
+def test_a_class_that_neither_occurs_nor_is_predicted_does_not_lower_the_means(task):
     found = measured(task, ByFirstToken(TABLE), [[sample(0, 0), sample(1, 1), sample(1, 0)]])
     _, scores = by_hand([0, 1, 0], [0, 1, 1], 2)
     assert found["f1"] == pytest.approx(scores["f1"].mean())
@@ -181,13 +183,13 @@ def test_the_loss_is_a_sum_over_samples_with_a_label(task):
     assert weight == 2
 
 
-def test_the_weight_of_a_sample_is_one_unless_it_is_muted(task):
+def test_the_weight_of_a_sample_is_one_or_zero(task):
     assert task.weight(sample(0, 0)) == 1
     muted = task.zero_weight(sample(0, 0))
     assert task.weight(muted) == 0
     assert muted["labels"].tolist() == [IGNORE]
 
 
-def test_a_sample_is_shown_with_its_label(task, words):
-    shown = task.show({"input_ids": np.array(words("the step")["input_ids"]), "labels": np.array([2])}, words)
+def test_a_sample_is_rendered_with_its_label(task, words):
+    shown = task.render({"input_ids": np.array(words("the step")["input_ids"]), "labels": np.array([2])}, words)
     assert Text.from_markup(shown).plain == "[CLS] the step [SEP] → sport"

@@ -11,7 +11,7 @@ from tasks.measuring import measured, outputs
 from torch.nn.functional import cross_entropy
 
 from launcher.config.errors import UserError
-from launcher.tasks import IGNORE
+from launcher.tasks import IGNORE, FeatureContext
 from launcher.tasks.sequence_classification import Config, Task
 from launcher.train.data_loader import tensors
 
@@ -62,7 +62,7 @@ def test_loss_over_weight_is_the_mean_that_torch_takes(facts_of, weights, known,
     assert measured(task, model, [SINGLE[:1], SINGLE[1:]])["loss"] == pytest.approx(expected, rel=1e-12)
 
 
-def test_weights_of_labels_that_are_none_are_told(facts_of, tmp_path):
+def test_weights_of_unknown_labels_are_reported(facts_of, tmp_path):
     facts = facts_of(labels=LABELS)
     with pytest.raises(UserError, match=r"^task\.class_weights\.spotr: no such label \(did you mean sport\?\)$"):
         Task.check(Config(class_weights={"spotr": 2.0}), facts, tmp_path)
@@ -74,16 +74,16 @@ def test_labels_that_are_numbers_may_be_weighed_as_numbers():
 
 
 @pytest.mark.parametrize("keys", [{"class_weights": "balanced"}, {"label_smoothing": 0.1}])
-def test_what_is_for_single_labels_is_refused_for_several(keys):
+def test_keys_of_single_labels_are_refused_for_several(keys):
     with pytest.raises(ValidationError, match="are for labels: single"):
         Config(labels="multi", **keys)
 
 
 def test_labels_are_counted_without_those_that_are_not_known():
     tables = (pa.table({"label": labels}) for labels in ([0, 2, IGNORE], [2]))
-    assert Task.counts(Config(), tables, 3) == [1, 0, 2]
+    assert Task.count_labels(Config(), tables, 3) == [1, 0, 2]
     several = (pa.table({"label": pa.array(labels)}) for labels in ([[0, 2], []], [[2]]))
-    assert Task.counts(Config(labels="multi"), several, 3) == [1, 0, 2]
+    assert Task.count_labels(Config(labels="multi"), several, 3) == [1, 0, 2]
 
 
 # Several labels
@@ -121,7 +121,7 @@ def test_metrics_of_several_labels_are_those_computed_by_hand(several):
     assert "confusion" not in report
 
 
-def test_what_is_said_of_several_labels_is_told(several):
+def test_predictions_of_several_labels(several):
     told = several.predictions(outputs(several, ByFirstToken(), [SEVERAL[:1]]), None)[0]
     assert told["labels"] == ["art", "sport"]
     assert told["probabilities"]["art"] == pytest.approx(1 / (1 + np.exp(-2)))
@@ -130,8 +130,8 @@ def test_what_is_said_of_several_labels_is_told(several):
 def test_a_row_may_have_any_number_of_labels(several, encoder):
     rows = [{"text": "the", "label": ["sport", "art"]}, {"text": "a", "label": []}]
     columns = {"text": pa.array(["the", "a"], pa.large_string()), "label": pa.array([r["label"] for r in rows])}
-    given = several.config, [pa.RecordBatch.from_pydict(columns)], {"labels": LABELS}, encoder, 16, "data.train"
-    (made,) = Task.features(*given)
+    context = FeatureContext({"labels": LABELS}, 16, "data.train", encoder)
+    (made,) = Task.features(several.config, [pa.RecordBatch.from_pydict(columns)], context)
     assert made.table["label"].to_pylist() == [[2, 0], []]
     samples = several.samples([{"input_ids": np.array([1]), "label": np.array(n)} for n in ([2, 0], [])], [], [], None)
     assert [s["labels"].tolist() for s in samples] == [[1, 0, 1], [0, 0, 0]]

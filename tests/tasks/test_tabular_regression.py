@@ -6,6 +6,7 @@ import pytest
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
 from launcher.prepare.source_shards import batch_of
+from launcher.tasks import FeatureContext
 from launcher.tasks.tabular_regression import Config, Task
 
 CONFIG = Config()
@@ -13,7 +14,8 @@ CONFIG = Config()
 
 def features(lists, count=2, key="data.train"):
     batch = batch_of([{"features": numbers, "label": float(n)} for n, numbers in enumerate(lists)])
-    return [made.table for made in Task.features(CONFIG, [batch], {"shape": [count]}, None, 128, key)]
+    context = FeatureContext({"shape": [count]}, 128, key, None)
+    return [made.table for made in Task.features(CONFIG, [batch], context)]
 
 
 def test_the_shape_of_samples_is_how_many_numbers_there_are():
@@ -29,7 +31,7 @@ def test_lists_of_different_lengths_are_refused():
         features([[1.0, 2.0], [1.0, 2.0, 3.0]], key="data.validation")
 
 
-def test_no_row_at_all_is_told():
+def test_no_row_is_reported():
     with pytest.raises(UserError, match=r"^data\.train: there is no row in it"):
         Task.survey(CONFIG, {"features": set()})
 
@@ -41,12 +43,12 @@ def test_samples_are_the_numbers_with_their_label(facts_of):
     samples = task.samples(rows, [0, 0], [0, 1], Draw(0, Stream.MASK))
     assert [sample["features"].tolist() for sample in samples] == [[1.5, -2.0], [0.25, 4.0]]
     assert [sample["labels"].tolist() for sample in samples] == [[0.0], [1.0]]
-    assert task.show(samples[1], None) == "0.25 4 → [bold reverse]1[/]"
+    assert task.render(samples[1], None) == "0.25 4 → [bold reverse]1[/]"
 
 
 def test_rows_without_a_label_weigh_nothing(facts_of):
     batch = batch_of([{"features": [1.0, 2.0]}])
-    (made,) = Task.features(CONFIG, [batch], {"shape": [2]}, None, 128, "data.train")
+    (made,) = Task.features(CONFIG, [batch], FeatureContext({"shape": [2]}, 128, "data.train", None))
     rows = [{**row, "features": np.array(row["features"])} for row in made.table.to_pylist()]
     task = Task(CONFIG, facts_of(shape=(2,)))
     assert task.weight(task.samples(rows, [0], [0], Draw(0, Stream.MASK))[0]) == 0

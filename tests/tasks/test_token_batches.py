@@ -64,7 +64,7 @@ def test_logits_of_half_precision_become_single_and_others_stay(given_type, kept
     assert _token_batches.full_precision(torch.ones(2, dtype=given_type)).dtype == kept
 
 
-def test_muting_takes_the_labels_away_and_nothing_else():
+def test_zero_weight_removes_only_the_labels():
     sample = {"input_ids": np.array([1, 2]), "labels": np.array([3, IGNORE])}
     muted = _token_batches.zero_weight(sample)
     assert muted["labels"].tolist() == [IGNORE, IGNORE]

@@ -13,7 +13,7 @@ from tasks.measuring import measured, outputs
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
 from launcher.prepare.samples import Samples
-from launcher.tasks import IGNORE, _tag_metrics
+from launcher.tasks import IGNORE, FeatureContext, _tag_metrics
 from launcher.tasks.token_classification import Config, Task
 
 LABELS = ["O", "B-LOC", "B-PER", "I-PER"]
@@ -24,7 +24,7 @@ def features(encoder, words, labels=None, length=16, **keys):
     if labels is not None:
         columns["labels"] = pa.array(labels, pa.list_(pa.string()))
     batch = pa.RecordBatch.from_pydict(columns)
-    (made,) = Task.features(Config(**keys), [batch], {"labels": LABELS}, encoder, length, "data.train")
+    (made,) = Task.features(Config(**keys), [batch], FeatureContext({"labels": LABELS}, length, "data.train", encoder))
     return made
 
 
@@ -37,7 +37,7 @@ def test_one_label_is_refused():
         Task.survey(Config(), {"labels": {"O"}})
 
 
-def test_a_label_that_training_has_not_is_told_with_its_key(encoder):
+def test_an_unknown_label_is_reported_with_its_key(encoder):
     with pytest.raises(UserError, match=r"^data\.train\.labels: 'B-PRE' stands in .* \(did you mean B-PER\?\)"):
         features(encoder, [["the"]], [["B-PRE"]])
 
@@ -71,7 +71,7 @@ def test_the_other_tokens_of_a_word_may_learn_its_inside(encoder):
     assert rest == {3, 1}  # there is no I-LOC
 
 
-def test_spaces_tell_words_for_a_tokenizer_of_bytes(endless):
+def test_a_byte_tokenizer_finds_words_by_spaces(endless):
     """As with add_prefix_space: each word has one before it."""
     made = features(endless, [["the", "step"]], [["O", "B-PER"]]).table.to_pylist()[0]
     assert endless.backend.decode(made["input_ids"]) == " the step"
@@ -87,7 +87,7 @@ def test_long_rows_are_cut_and_those_without_a_token_left_out(encoder):
 def test_rows_without_labels_weigh_nothing(encoder, facts_of):
     made = features(encoder, [["the", "step"]]).table.to_pylist()[0]
     task = Task(Config(), facts_of(labels=LABELS))
-    (sample,) = task.samples([{k: np.array(v) for k, v in made.items()}], [0], [0], None)
+    (sample,) = task.samples([{k: np.array(v) for k, v in made.items()}], [0], [0], Draw(0, Stream.MASK))
     assert task.weight(sample) == 0
     assert [w for w in sample["words"] if w >= 0] == [0, 1]
 
@@ -148,7 +148,7 @@ def test_no_entity_anywhere_is_0():
     assert _tag_metrics.scores([["O"]], [["O"]], LABELS).total == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
 
 
-def test_each_word_is_told_its_tag(facts_of):
+def test_each_word_has_a_predicted_tag(facts_of):
     task = Task(Config(), facts_of(labels=LABELS))
     one = {**SAMPLES[0], "words": np.array([-1, 0, 1, 3, -1, 4, -1])}
     assert task.predictions(outputs(task, ByToken(), [[one]]), None) == [
@@ -243,7 +243,7 @@ class Perfect(torch.nn.Module):
         return SimpleNamespace(logits=torch.nn.functional.one_hot(shown, 4).double() * 5)
 
 
-def test_what_is_cut_of_entities_counts_as_missed(encoder, facts_of):
+def test_truncated_entities_count_as_missed(encoder, facts_of):
     words = [["the"] * 10, ["the", "step"], ["a", "", "the"]]
     labels = [["B-PER"] + ["O"] * 6 + ["B-PER", "I-PER", "B-LOC"], ["O", "B-LOC"], ["O", "B-PER", "O"]]
     made, task, samples = evaluated(encoder, facts_of, words, labels, 8)
@@ -260,7 +260,7 @@ def test_what_is_cut_of_entities_counts_as_missed(encoder, facts_of):
     assert task.predictions(found, None)[2]["tags"] == ["O", None, "O"]
 
 
-def test_what_training_sees_does_not_hold_what_is_cut(encoder, facts_of):
+def test_training_samples_do_not_contain_truncated_labels(encoder, facts_of):
     made = features(encoder, [["the"] * 10], [["O"] * 10], 8).table
     task = Task(Config(), facts_of(labels=LABELS))
     rows = Samples.of(made).rows([0])
@@ -268,7 +268,7 @@ def test_what_training_sees_does_not_hold_what_is_cut(encoder, facts_of):
     assert set(sample) == {"input_ids", "labels", "words"}
 
 
-def test_a_folder_of_an_earlier_version_is_evaluated_as_before(encoder, facts_of):
+def test_data_of_an_earlier_version_is_evaluated_as_before(encoder, facts_of):
     made = features(encoder, [["the"] * 10], [["O"] * 10], 8).table.drop_columns("row_labels")
     task = Task(Config(), facts_of(labels=LABELS))
     samples = task.samples(Samples.of(made).rows([0]), [0], [0], Draw(0, Stream.EVALUATE))

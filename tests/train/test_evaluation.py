@@ -42,7 +42,7 @@ class Task:
     def zero_weight(self, sample):
         return {"id": np.array(-1)}
 
-    def join(self, samples):
+    def pack(self, samples):
         return {"id": samples[0]["id"]}
 
     def collate(self, samples):

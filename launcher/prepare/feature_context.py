@@ -1,0 +1,25 @@
+"""The arguments of `launcher.tasks.Task.features` besides the rows."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from launcher.prepare.encode import Encoder
+
+
+class FeatureContext:
+    """What `Task.features` depends on besides the rows.
+
+    survey: the result of `Task.survey`.
+    max_length: the largest number of tokens in a sample.
+    key: the recipe key of the source, such as data.train, for messages.
+    """
+
+    def __init__(self, survey: dict[str, Any], max_length: int, key: str, encoder: "Encoder | None"):
+        self.survey, self.max_length, self.key, self._encoder = survey, max_length, key, encoder
+
+    @property
+    def encoder(self) -> "Encoder":
+        """The tokenizer. Raises TypeError where the task is not tokenized."""
+        if self._encoder is None:
+            raise TypeError("a task that is not tokenized has no encoder")
+        return self._encoder

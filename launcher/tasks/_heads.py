@@ -1,0 +1,129 @@
+"""Tasks with one target for each sample, and the heads that define loss and metrics of such a target."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from launcher.tasks import Array, Batch, ConfigT, Directions, JsonObject, Outputs, Row, Sample, Task, _token_batches
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from launcher.contract.random import Draw
+
+
+class Head(ABC):
+    """What is predicted for a sample: a class, a set of labels or a number. Methods without a docstring do the same as
+    those of that name in Task. Logits have the shape (samples, output_size)."""
+
+    output_size: int
+
+    @abstractmethod
+    def model_options(self) -> JsonObject: ...
+
+    def target(self, label: object) -> Array:
+        """Return the target of a sample from its row's column `label`, shape (1,) or (classes,)."""
+        return np.atleast_1d(np.asarray(label))
+
+    def collate(self, targets: Sequence[Array]) -> Array:
+        """Return the targets of a micro-batch as one array."""
+        return np.concatenate(targets)
+
+    @abstractmethod
+    def weight(self, target: Array) -> float: ...
+
+    @abstractmethod
+    def zero_weight(self, target: Array) -> Array: ...
+
+    @abstractmethod
+    def loss(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, float]":
+        """Return the summed loss of a micro-batch and its weight."""
+
+    @abstractmethod
+    def predict(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "dict[str, torch.Tensor]": ...
+
+    @abstractmethod
+    def metrics(self, outputs: Outputs) -> dict[str, float]: ...
+
+    @abstractmethod
+    def directions(self) -> Directions: ...
+
+    def report(self, outputs: Outputs) -> JsonObject:
+        return {}
+
+    @abstractmethod
+    def predictions(self, outputs: Outputs) -> list[JsonObject]: ...
+
+    def top_predictions(self, outputs: Outputs, count: int) -> list[list[JsonObject]]:
+        raise NotImplementedError
+
+    @abstractmethod
+    def text(self, target: Array) -> str:
+        """Return a target as text for a person."""
+
+    def markup(self, target: Array) -> str:
+        """Return a target as the end of a sample's rich markup."""
+        from rich.markup import escape
+
+        return f" → [bold reverse]{escape(self.text(target))}[/]"
+
+
+class HeadTask(Task[ConfigT]):
+    """A task whose `head` defines everything that depends on the target. Inputs are token sequences, unless a kind
+    overrides samples, collate, logits and render."""
+
+    head: Head
+    target_columns = ("label",)
+
+    def model_options(self) -> JsonObject:
+        return self.head.model_options()
+
+    def output_size(self, length: int) -> float:
+        return float(self.head.output_size)
+
+    def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: "Draw") -> list[Sample]:
+        return [{**_token_batches.row_inputs(row), "labels": self.head.target(row["label"])} for row in rows]
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        labels = self.head.collate([sample["labels"] for sample in samples])
+        return {**_token_batches.inputs(samples, self.facts.pad_token_id), "labels": labels}
+
+    def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
+        """Return logits of shape (samples, head.output_size)."""
+        return _token_batches.model_logits(model, batch["inputs"])
+
+    def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
+        return _token_batches.render(sample["input_ids"], tokenizer) + self.head.markup(sample["labels"])
+
+    def weight(self, sample: Sample) -> float:
+        return self.head.weight(sample["labels"])
+
+    def zero_weight(self, sample: Sample) -> Sample:
+        return {**sample, "labels": self.head.zero_weight(sample["labels"])}
+
+    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
+        return self.loss_from_logits(self.logits(model, batch), batch)
+
+    def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
+        return self.head.loss(logits, batch["labels"])
+
+    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
+        return self.head.predict(self.logits(model, batch), batch["labels"])
+
+    def metrics(self, outputs: Outputs) -> dict[str, float]:
+        return self.head.metrics(outputs)
+
+    def directions(self) -> Directions:
+        return self.head.directions()
+
+    def report(self, outputs: Outputs) -> JsonObject:
+        return self.head.report(outputs)
+
+    def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
+        return self.head.predictions(outputs)
+
+    def top_predictions(self, outputs: Outputs, count: int) -> list[list[JsonObject]]:
+        return self.head.top_predictions(outputs, count)

@@ -1,0 +1,60 @@
+"""Properties of a model that are tested by running it, instead of a list of architectures."""
+
+from typing import TYPE_CHECKING
+
+from launcher.config.errors import Problem, UserError
+from launcher.plan import _tiny_model
+from launcher.plan.model_requirements import ModelRequirements
+from launcher.plan.padding_probe import Padding
+
+if TYPE_CHECKING:
+    import torch
+
+    from launcher.tasks import Task
+
+_PROBE_TOKENS = 64
+"""Length of the probe. Among thousands of tokens the influence of a later one would hardly show."""
+
+
+def check_causal(model: "torch.nn.Module", tokens: "torch.Tensor") -> None:
+    """Check that later tokens do not influence earlier logits. Raises UserError. tokens: shape (samples, length)."""
+    if looks_ahead(model, tokens):
+        what = f"{type(model).__name__} sees the tokens that it should predict (a decoder such as gpt2 does not)"
+        raise UserError(Problem("model", what))
+
+
+def looks_ahead(model: "torch.nn.Module", tokens: "torch.Tensor") -> bool:
+    """Return whether another last token changes the logits of the tokens before it by more than rounding. The change is
+    compared with that at the last token itself, since the logits of a new model are small. tokens: shape (samples,
+    length)."""
+    import torch
+
+    training = model.training
+    model.eval()
+    probe = tokens[:, :_PROBE_TOKENS] if tokens.shape[1] > 1 else tokens.repeat(1, 2)
+    changed = probe.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % model.get_input_embeddings().num_embeddings
+    with torch.no_grad():
+        difference = (model(input_ids=probe).logits - model(input_ids=changed).logits).abs()
+    model.train(training)
+    return bool(difference[:, :-1].max() > 1e-5 * difference[:, -1].max())
+
+
+def needs_equal_lengths(task: "Task", model: "torch.nn.Module", requirements: ModelRequirements) -> bool:
+    """Return whether padding changes the outputs of the model, or of a frozen model of the task. The samples of a
+    micro-batch must then have one length. A model of which no tiny copy can be built counts as one that may be padded.
+    Raises UserError where samples have two lengths."""
+    models = [model, *task.frozen_models()]
+    if all(_padding(one, requirements) is Padding.RIGHT for one in models):
+        return False
+    if requirements.auto_class == "AutoModelForSeq2SeqLM":
+        what = f"padding changes the outputs of {type(model).__name__}, whose samples have two lengths"
+        raise UserError(Problem("model", f"{what} (take another model)"))
+    return True
+
+
+def _padding(model: "torch.nn.Module", requirements: ModelRequirements) -> Padding:
+    try:
+        return _tiny_model.padding(model, requirements) or Padding.RIGHT
+    except UserError:  # the plan reports it; a trained model takes its samples
+        return Padding.RIGHT
