@@ -204,9 +204,13 @@ def test_runs_that_watch_different_metrics_have_no_best_until_one_is_named(sweep
 
 @pytest.mark.parametrize("kind", [kind for kind in kinds.available("tasks") if kind != "distillation"])
 def test_directions_are_those_of_the_tasks(kind):
+    module = kinds.module("tasks", kind)
     for labels in (["O", "B-X"], ["noun", "verb"]):  # the metrics of tags go by their scheme
-        task = SimpleNamespace(facts=SimpleNamespace(labels=labels))
-        directions = kinds.module("tasks", kind).Task.directions(task)
+        facts = Facts(
+            digest="", vocab_size=9, pad_token_id=0, mask_token_id=1, special_ids=[0], labels=labels, longest=1,
+            samples={"train": 1}, tokens={"train": 1}, baseline={},
+        )  # fmt: skip
+        directions = module.Task(module.Config.model_construct(reward="builtins:len"), facts).directions()
         assert {name: "min" if name in LESS_IS_BETTER else "max" for name in directions} == directions
 
 
