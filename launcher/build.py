@@ -69,7 +69,7 @@ def build(
     compile_and_recompute.dress(found.layers.values(), recipe.train, randomness)
     if not found.layers and (recipe.train.compile or recipe.train.checkpointed_every):
         notes.append("no layer of this model runs just once: compile and activation_checkpointing do nothing")
-    bare = UnwrappedModel(model, found, recipe.optimizer, recipe.train.precision, at)
+    bare = UnwrappedModel(model, found, plugins.optimizer(recipe.optimizer), recipe.train.precision, at)
     engine = plugins.strategy(recipe.strategy).wrap(bare)
     _rehearse(engine, task, example, at, recipe)
     if at.tensor_parallel > 1:
@@ -91,6 +91,7 @@ def build(
         randomness=randomness,
         batches=loader(batches, progress.step, steps, count, pin),
         validation=None if validation is None else loader(validation, 0, len(validation), count, pin),
+        schedule=plugins.schedule(recipe.schedule, steps),
         steps=steps,
         until=_until(recipe, progress.step, steps),
         data=facts.digest,

@@ -22,6 +22,7 @@ import torch
 from launcher.build import build
 from launcher.config import kinds, load, plugins
 from launcher.config.errors import UserError
+from launcher.config.types import Plugin
 from launcher.distributed import (
     failure,
     launch_env,
@@ -90,10 +91,8 @@ def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, Any]:
     if built.validation is None:
         raise UserError(f"{run.folder.recipe}: data.validation: there is nothing to evaluate on (add it to the recipe)")
     task = built.task
-    if generates:
-        bare = getattr(built.engine.module, "module", built.engine.module)  # replicated: each rank has it whole
-        built = dataclasses.replace(built, task=evaluation.Generating(task, bare))
-    made = loop.outputs(built)
+    bare = getattr(built.engine.module, "module", built.engine.module)  # replicated: each rank has it whole
+    made = loop.outputs(built, evaluation.Generating(task, bare) if generates else task)
     metrics = task.metrics(made)
     if generates:
         metrics |= task.scores(made, tokenizer.load(str(run.folder.tokenizer), "tokenizer"))
@@ -153,7 +152,7 @@ def _part(run: run_setup.PreparedRun, at: Process, stop: Stop, heartbeat: Heartb
         _close(built.sinks, finished, failing=sys.exc_info()[0] is not None)
 
 
-def _close(sinks: Sequence[Sink], finished: bool, failing: bool) -> None:
+def _close(sinks: Sequence[Sink[Plugin]], finished: bool, failing: bool) -> None:
     """Close every sink, then raise what the first of them raised; `failing`: another error is on its way, and speaks
     first."""
     errors = list[Exception]()
@@ -166,7 +165,7 @@ def _close(sinks: Sequence[Sink], finished: bool, failing: bool) -> None:
         raise errors[0]
 
 
-def _sinks(run: run_setup.PreparedRun, built: loop.Run, notes: list[str]) -> list[Any]:
+def _sinks(run: run_setup.PreparedRun, built: loop.Run, notes: list[str]) -> list[Sink[Plugin]]:
     recipe, progress = run.recipe, built.progress
     about = RunInfo(
         name=recipe.name, folder=run.folder.path, recipe=recipe.model_dump(mode="json"), steps=built.steps,

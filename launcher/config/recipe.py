@@ -6,15 +6,25 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
+from launcher.config import kinds
 from launcher.config.kinds import TrustRemoteCode, plugin
-from launcher.config.optimizers import Optimizer
-from launcher.config.schedules import Constant, Schedule
-from launcher.config.types import Plugin, StrategyConfig, Strict, TaskConfig, matching, one_of
+from launcher.config.types import (
+    OptimizerConfig,
+    Plugin,
+    ScheduleConfig,
+    StrategyConfig,
+    Strict,
+    TaskConfig,
+    matching,
+    one_of,
+)
 
 Model = Annotated[SerializeAsAny[Plugin], plugin("models")]
 Source = Annotated[SerializeAsAny[Plugin], plugin("data")]
 Task = Annotated[SerializeAsAny[TaskConfig], plugin("tasks", TaskConfig)]
 Strategy = Annotated[SerializeAsAny[StrategyConfig], plugin("strategies", StrategyConfig)]
+Optimizer = Annotated[SerializeAsAny[OptimizerConfig], plugin("optimizers", OptimizerConfig)]
+Schedule = Annotated[SerializeAsAny[ScheduleConfig], plugin("lr_schedules", ScheduleConfig)]
 Sink = Annotated[SerializeAsAny[Plugin], plugin("sinks")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -175,7 +185,7 @@ class Recipe(Strict):
     task: Task
     train: Train
     optimizer: Optimizer
-    schedule: Schedule = Constant()
+    schedule: Schedule = "constant"  # type: ignore[assignment]
     strategy: Strategy = "ddp"  # type: ignore[assignment]
     checkpoint: Checkpoint = Checkpoint()
     evaluate: Evaluate = Evaluate()
@@ -213,7 +223,8 @@ def trajectory(recipe: dict[str, Any]) -> dict[str, Any]:
         return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}").items()}
 
     flat = flatten(recipe, "")
-    steered = recipe["schedule"]["kind"] == "plateau" or recipe["evaluate"].get("patience") is not None
+    schedule = kinds.module("lr_schedules", recipe["schedule"]["kind"]).Config
+    steered = schedule.uses_evaluations or recipe["evaluate"].get("patience") is not None
     free = [key for key in PERFORMANCE if not (steered and key == "evaluate")]  # then evaluations decide what is learnt
     free += ["evaluate.save_best"]
     for key in ("task.samples", "task.task.samples"):

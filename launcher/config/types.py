@@ -3,13 +3,14 @@
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
@@ -140,6 +141,55 @@ class TaskConfig(Plugin):
     def normalization(self) -> tuple[list[float], list[float]] | None:
         """Means and deviations of an image's channels; None: samples are no images."""
         return None
+
+
+class OptimizerConfig(Plugin):
+    """The Config of an optimiser.
+
+    `lr`: the learning rate, which the schedule multiplies. `weight_decay`: the decay of all parameters but biases and
+    norms. `clip`: the largest norm of the gradient; null for no limit. `layer_decay`: the learning rate of a layer
+    divided by that of the layer after it (Howard and Ruder, 2018; Clark et al., 2020). The head has `lr`, the
+    embeddings have the lowest rate.
+    """
+
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float | None = Field(1.0, gt=0)
+    layer_decay: float | None = Field(None, gt=0, le=1)
+
+    elementwise: ClassVar[bool] = True
+    """Whether each number is updated independently of the others, so that a shard is updated as in the whole tensor."""
+
+    def moments(self, in_layers: float) -> float:
+        """The size of the optimiser's state over that of the weights. `in_layers`: fraction of the weights that belong
+        to repeated layers."""
+        return 2.0
+
+
+def _whole_steps(value: float) -> float:
+    if value >= 1 and value != int(value):
+        raise PydanticCustomError("span", "is a fraction below 1 or a whole number of steps")
+    return value
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""A decay rate of a running mean."""
+Span = Annotated[float, Field(ge=0), AfterValidator(_whole_steps)]
+"""A part of a run: a fraction of its steps (below 1), or a number of steps."""
+Floor = Annotated[float, Field(ge=0, le=1)]
+"""The lowest factor of the learning rate."""
+
+
+class ScheduleConfig(Plugin):
+    """The Config of a learning-rate schedule.
+
+    `warmup`: steps over which the rate climbs linearly to `optimizer.lr`, as a fraction of the run or as their number.
+    """
+
+    warmup: Span = 0.0
+
+    uses_evaluations: ClassVar[bool] = False
+    """Whether the factor depends on the results of evaluations."""
 
 
 def matching(pattern: str, what: str) -> AfterValidator:

@@ -27,7 +27,7 @@ _MOST_WAITING = 2**24
 """Bytes of lines that wait for room; a run that writes more has been without room for too long to be trusted."""
 
 
-class Sink(sinks.Sink):
+class Sink(sinks.Sink[Config]):
     def __init__(self, config: Config, about: RunInfo):
         self._path = about.folder / "metrics.jsonl"
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -37,7 +37,7 @@ _BLOCK = 2**15
 """Bytes that wandb writes at once."""
 
 
-class Sink(sinks.Sink):
+class Sink(sinks.Sink[Config]):
     def __init__(self, config: Config, about: RunInfo):
         import wandb
 

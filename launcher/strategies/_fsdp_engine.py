@@ -19,7 +19,6 @@ from torch.distributed.tensor import DTensor
 from launcher.distributed.process_group import Process
 from launcher.strategies import UnwrappedModel, _tensor_parallel
 from launcher.strategies._torch_engine import TorchEngine, local
-from launcher.train import optim
 
 
 class FsdpEngine(TorchEngine):
@@ -94,7 +93,7 @@ def wrap(
         fully_shard(layer, **options)
     fully_shard(bare.model, **options)
     _prefetch(list(layers.values()), prefetch)
-    return FsdpEngine(bare.model, optim.make(bare.optimizer, bare.model), fused)
+    return FsdpEngine(bare.model, bare.optimizer.for_model(bare.model), fused)
 
 
 def _prefetch(layers: list[Any], ahead: int) -> None:

@@ -21,7 +21,6 @@ from torch.distributed.tensor import DTensor, Shard
 from launcher.config.errors import Problem, UserError
 from launcher.strategies import Engine, UnwrappedModel
 from launcher.strategies._torch_engine import TorchEngine
-from launcher.train import optim
 
 _SHM = "deepspeed_shm_comm"
 """An operation for inference on CPUs, which would be compiled at the first start, by g++ or not at all."""
@@ -45,7 +44,7 @@ def wrap(stage: int, settings: dict[str, Any], bare: UnwrappedModel) -> Engine:
     bare.process.group()
     engine, *_ = deepspeed.initialize(
         model=bare.model,
-        optimizer=optim.make(bare.optimizer, bare.model),
+        optimizer=bare.optimizer.for_model(bare.model),
         config=settings,
         dist_init_required=False,
     )
@@ -84,7 +83,7 @@ class _Partitioned(_Boundary):
         self._zero.custom_loss_scaler, self._zero.external_loss_scale = True, 1.0
         self._mesh = init_device_mesh(bare.process.device.type, (bare.process.world,))
         self._trained = {name: p for name, p in bare.model.named_parameters() if p.requires_grad}
-        names = optim.kept(bare.optimizer)
+        names = bare.optimizer.state_names()
         self._counts, self._moments = "step" in names, [name for name in names if name != "step"]
         self._prime()
 

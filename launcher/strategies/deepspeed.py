@@ -65,16 +65,13 @@ class Config(StrategyConfig):
     extra: dict[str, Any] = {}
 
 
-class Strategy(strategies.Strategy):
+class Strategy(strategies.Strategy[Config]):
     libraries = ("deepspeed",)
 
-    def __init__(self, config: Config):
-        self._config = config
-
     def check(self, ranks: int) -> str | None:
-        if self._config.offload != "none" and self._config.zero < (3 if self._config.offload == "all" else 1):
-            least = "3" if self._config.offload == "all" else "1, 2 or 3"
-            return f"offload: {self._config.offload} needs zero: {least}, not {self._config.zero}"
+        if self.config.offload != "none" and self.config.zero < (3 if self.config.offload == "all" else 1):
+            least = "3" if self.config.offload == "all" else "1, 2 or 3"
+            return f"offload: {self.config.offload} needs zero: {least}, not {self.config.zero}"
         return None
 
     def refusals(self, recipe: "Recipe", heads: int) -> list[tuple[str, str]]:
@@ -82,41 +79,41 @@ class Strategy(strategies.Strategy):
             (f"strategy.extra.{key}", f"is decided by {_DECIDED[key]} (set it there)")
             if key in _DECIDED
             else (f"strategy.extra.{key}", f"is none that changes speed alone ({hint(key, _SPEED)})")
-            for key in _keys(self._config.extra)
+            for key in _keys(self.config.extra)
             if key not in _SPEED
         ]
-        if not isinstance(self._config.extra.get("zero_optimization", {}), dict):
+        if not isinstance(self.config.extra.get("zero_optimization", {}), dict):
             out.append(("strategy.extra.zero_optimization", "should be a map of keys and values"))
         if recipe.train.precision == "fp64":
             out.append(("strategy", "DeepSpeed keeps parameters in fp32: train.precision fp64 needs ddp or fsdp"))
-        if self._config.zero == 3 and recipe.train.compile:
+        if self.config.zero == 3 and recipe.train.compile:
             out.append(("train.compile", "zero: 3 gathers parameters in the middle of a layer (take fsdp, or zero: 2)"))
-        if self._config.zero and getattr(recipe.model, "unfreeze_at", None):
+        if self.config.zero and getattr(recipe.model, "unfreeze_at", None):
             what = (
                 "DeepSpeed counts one number of steps for all parameters, wrong for those that thaw (take ddp or fsdp)"
             )
             out.append(("model.unfreeze_at", what))
-        return out + (whole(recipe, "ddp") if self._config.zero else [])
+        return out + (whole(recipe, "ddp") if self.config.zero else [])
 
     @staticmethod
     def layouts(ranks: int) -> list[Config]:
         return [Config(zero=stage) for stage in (0, 1, 2, 3)] if ranks > 1 else []
 
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
-        share, bucket = 1 / ranks, int(self._config.bucket_mb * 2**20)
-        if self._config.zero == 0:
+        share, bucket = 1 / ranks, int(self.config.bucket_mb * 2**20)
+        if self.config.zero == 0:
             return MemoryShare(gradients=2.0)  # all of them are copied into one tensor to be reduced
         # Whole parameters (ZeRO 1, 2) or a share of them (3), and an updated copy of this rank's. ZeRO 2 adds up
         # micro-batches in a second copy. Of what travels there are a bucket and its copy.
-        whole = {1: 1.0, 2: 1.0, 3: share}[self._config.zero]
-        host = {"none": 0.0, "optimizer": 2 * share, "all": 3 * share}[self._config.offload]
-        on_host = self._config.offload != "none"
+        whole = {1: 1.0, 2: 1.0, 3: share}[self.config.zero]
+        host = {"none": 0.0, "optimizer": 2 * share, "all": 3 * share}[self.config.offload]
+        on_host = self.config.offload != "none"
         return MemoryShare(
-            weights=0.0 if self._config.offload == "all" else whole + share * (not on_host),
-            gradients={1: 1.0, 2: 2 * share, 3: share}[self._config.zero],
+            weights=0.0 if self.config.offload == "all" else whole + share * (not on_host),
+            gradients={1: 1.0, 2: 2 * share, 3: share}[self.config.zero],
             optimizer=share * (not on_host),
-            gathered=shape.parameters - shape.in_layers + 2 * shape.largest_layer if self._config.zero == 3 else 0,
-            flat=(4 if self._config.zero == 3 else 2) * bucket,
+            gathered=shape.parameters - shape.in_layers + 2 * shape.largest_layer if self.config.zero == 3 else 0,
+            flat=(4 if self.config.zero == 3 else 2) * bucket,
             host=host,
             moved=share * on_host,
         )
@@ -129,7 +126,7 @@ class Strategy(strategies.Strategy):
     def wrap(self, bare: UnwrappedModel) -> Engine:
         from launcher.strategies import _zero_engine
 
-        return _zero_engine.wrap(self._config.zero, settings(self._config, bare.precision), bare)
+        return _zero_engine.wrap(self.config.zero, settings(self.config, bare.precision), bare)
 
 
 def settings(config: Config, precision: str) -> dict[str, Any]:

@@ -14,10 +14,7 @@ class Config(StrategyConfig):
     kind: Literal["single"] = "single"
 
 
-class Strategy(strategies.Strategy):
-    def __init__(self, config: Config):
-        self._config = config
-
+class Strategy(strategies.Strategy[Config]):
     def check(self, ranks: int) -> str | None:
         return None if ranks == 1 else f"single is one process, not {ranks} ranks (take ddp, or --ranks 1)"
 
@@ -30,6 +27,5 @@ class Strategy(strategies.Strategy):
 
     def wrap(self, bare: UnwrappedModel) -> Engine:
         from launcher.strategies._torch_engine import TorchEngine
-        from launcher.train import optim
 
-        return TorchEngine(bare.model, bare.model, optim.make(bare.optimizer, bare.model))
+        return TorchEngine(bare.model, bare.model, bare.optimizer.for_model(bare.model))

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from launcher.config import load
 from launcher.config.format import human
-from launcher.config.schedules import Constant
 from launcher.distributed import private_tmp
+from launcher.lr_schedules import constant
 from launcher.plan import writable_folders
 from launcher.prepare import run_setup
 from launcher.storage.run_dir import RunDir
@@ -51,8 +51,7 @@ def _session(made: run_setup.PreparedRun, steps: int, overfit: bool, shown: int,
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     _show(made, run, shown, console)
     if overfit:
-        recipe = run.recipe.model_copy(update={"schedule": Constant()})
-        run = replace(run, recipe=recipe, steps=steps)
+        run = replace(run, schedule=constant.Schedule(constant.Config(), steps), steps=steps)
     first, losses = next(iter(run.batches)), []
     overflows = run.recipe.train.precision == "fp16"  # they are expected, and the step is taken again
     with torch.autograd.set_detect_anomaly(True, check_nan=not overflows):

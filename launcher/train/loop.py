@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,11 +19,18 @@ from launcher.distributed.signals import STOPPED as STOPPED
 from launcher.distributed.signals import Reason
 from launcher.storage.run_dir import RunDir
 from launcher.tasks import Outputs
-from launcher.train import checkpoint, early_stopping, evaluation, lr_schedule, optim
+from launcher.train import checkpoint, early_stopping, evaluation
 from launcher.train.data_loader import RankBatch, to
 from launcher.train.evaluation import Part
 from launcher.train.precision import LossScale, autocast
 from launcher.train.sample_randomness import ModelRandomness
+
+if TYPE_CHECKING:
+    from launcher.config.types import Plugin, ScheduleConfig
+    from launcher.lr_schedules import Schedule
+    from launcher.sinks import Sink
+    from launcher.strategies import Engine
+    from launcher.tasks import Task
 
 DONE = 0
 
@@ -105,16 +112,17 @@ class Run:
     recipe: Recipe
     folder: RunDir
     process: Process
-    task: Any
-    engine: Any
+    task: "Task"
+    engine: "Engine"
     randomness: ModelRandomness
     batches: Iterable[RankBatch]
     validation: Iterable[Part] | None
+    schedule: "Schedule[ScheduleConfig]"
     steps: int
     until: int
     data: str
     progress: Progress
-    sinks: Sequence[Any]
+    sinks: "Sequence[Sink[Plugin]]"
     stop: Stop
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
@@ -161,10 +169,10 @@ def step(run: Run, batch: RankBatch, whole: GlobalBatchInfo, begin: float) -> di
     gradient that is not finite changes nothing on any rank: its step goes by without an update."""
     recipe, progress = run.recipe, run.progress
     loss, norm = _gradient(run, batch, whole.weight)
-    lr = recipe.optimizer.lr * lr_schedule.factor(recipe.schedule, progress.step, run.steps, progress.history)
+    lr = recipe.optimizer.lr * run.schedule.factor(progress.step, progress.history)
     run.heartbeat.beat(Stage.UPDATING, progress.step + 1)
     if math.isfinite(norm):
-        run.engine.update(lr, optim.clipping(norm, recipe.optimizer.clip) / progress.scale.value)
+        run.engine.update(lr, _clip_factor(norm, recipe.optimizer.clip) / progress.scale.value)
         progress.scale.succeed(dynamic=recipe.train.precision == "fp16")
         progress.skipped_in_a_row = 0
     else:
@@ -251,7 +259,7 @@ def agree(
 def evaluate(run: Run) -> dict[str, Any]:
     """The metrics of the validation samples, the same whatever the number of ranks."""
     run.heartbeat.beat(Stage.EVALUATING, run.progress.step)
-    made, progress = outputs(run), run.progress
+    made, progress = outputs(run, run.task), run.progress
     found = run.task.metrics(made)
     metrics = {f"eval/{name}": value for name, value in found.items()}
     progress.evaluation = {**metrics, "step": progress.step}
@@ -263,10 +271,10 @@ def evaluate(run: Run) -> dict[str, Any]:
     return {"step": progress.step, **metrics}
 
 
-def outputs(run: Run) -> Outputs:
-    """What the model makes of every validation sample."""
+def outputs(run: Run, predictor: evaluation.Predictor) -> Outputs:
+    """The predictions for all validation samples. `predictor`: the task of the run, or one that wraps it."""
     assert run.validation is not None
-    return evaluation.outputs(run.engine.module, run.task, run.validation, run.process, run.recipe.train.precision)
+    return evaluation.outputs(run.engine.module, predictor, run.validation, run.process, run.recipe.train.precision)
 
 
 def save(run: Run) -> None:
@@ -309,6 +317,11 @@ def _accumulate(run: Run, batch: RankBatch, weight: float) -> float:
     beat(Stage.REDUCING, at)
     counted = total if process.leads else 0.0
     return float(process.gather(np.array(counted)).sum()) / weight if weight else 0.0
+
+
+def _clip_factor(norm: float, largest: float | None) -> float:
+    """The factor that brings a gradient of this norm to at most `largest` (Pascanu et al., 2013)."""
+    return 1.0 if largest is None else min(1.0, largest / (norm + 1e-6))
 
 
 def _falls(step: int, every: int | None) -> bool:

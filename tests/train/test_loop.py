@@ -242,3 +242,10 @@ def test_what_is_advised_is_not_what_a_resume_refuses(precision, other):
     assert not changed(train__abort_after=70)
     assert changed(optimizer__lr=1e-4)
     assert precision == "bf16" or changed(train__precision="bf16")
+
+
+def test_a_gradient_is_clipped_to_the_largest_norm():
+    from launcher.train import loop
+
+    assert [loop._clip_factor(norm, 1.0) for norm in (0.5, 4.0)] == [1.0, pytest.approx(0.25)]
+    assert loop._clip_factor(4.0, None) == 1.0

@@ -1,0 +1,35 @@
+"""Repeated half cosines after the warmup (Loshchilov and Hutter, 2017)."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from launcher import lr_schedules
+from launcher.config.types import Floor, ScheduleConfig, Span
+from launcher.lr_schedules import Evaluation, half_cosine, span_steps
+
+
+class Config(ScheduleConfig):
+    """In each period the factor falls from 1 to `floor`. `period`: the length of the first one, as a fraction of the
+    run or a number of steps. Each period is `factor` times as long as the one before."""
+
+    kind: Literal["cosine_restarts"] = "cosine_restarts"
+    period: Annotated[Span, Field(gt=0)]
+    factor: float = Field(1.0, ge=1)
+    floor: Floor = 0.0
+
+
+class Schedule(lr_schedules.Schedule[Config]):
+    def after_warmup(self, step: int, evaluations: Sequence[Evaluation]) -> float:
+        length, after = max(1, span_steps(self.config.period, self.steps)), step - self.warmup
+        return half_cosine(1.0, self.config.floor, _progress_in_period(after, length, self.config.factor))
+
+
+def _progress_in_period(step: float, length: float, growth: float) -> float:
+    """The fraction of its period that is done before a step. `length`: of the first period."""
+    if growth == 1:
+        return step % length / length
+    while step >= length:
+        step, length = step - length, length * growth
+    return step / length

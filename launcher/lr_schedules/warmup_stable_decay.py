@@ -1,0 +1,24 @@
+"""A constant rate after the warmup, and a linear decay at the end (Hu et al., 2024)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from launcher import lr_schedules
+from launcher.config.types import Floor, ScheduleConfig
+from launcher.lr_schedules import Evaluation
+
+
+class Config(ScheduleConfig):
+    """`decay`: the fraction of the run, at its end, in which the factor falls to `floor`."""
+
+    kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
+    decay: float = Field(0.2, gt=0, le=1)
+    floor: Floor = 0.0
+
+
+class Schedule(lr_schedules.Schedule[Config]):
+    def after_warmup(self, step: int, evaluations: Sequence[Evaluation]) -> float:
+        begin = self.steps - round(self.config.decay * self.steps)
+        return 1 - (1 - self.config.floor) * max(0.0, (step - begin) / max(1, self.steps - begin))
