@@ -20,7 +20,8 @@ from launcher.plan.facts import total_steps
 from launcher.prepare import checkpoint_references, run_setup
 from launcher.prepare.samples import Samples
 from launcher.storage import cache_root
-from launcher.storage.run_dir import RunDir, SavedCheckpoint
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_dir import RunDir
 from launcher.strategies import UnwrappedModel
 from launcher.tasks import _padding_side
 from launcher.train import (

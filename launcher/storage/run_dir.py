@@ -9,79 +9,21 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import xxhash
 
 from launcher.config import load, strict_json
 from launcher.config.atomic_files import allocated_bytes, is_file
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe, trajectory
 from launcher.config.strict_json import DamagedFile, Wrong
-from launcher.storage.run_files import CheckpointFiles, CheckpointState, check_metrics
+from launcher.storage import checkpoint_format
+from launcher.storage.checkpoint_format import COMPLETE, SavedCheckpoint
+from launcher.storage.run_files import check_metrics
 
-COMPLETE = "COMPLETE"
-_NAME = r"step-[0-9]+"
 _BLOCK = 1 << 16
 _LINE = "take this line out, or move the file away"
-
-
-def checksum(file: Path) -> str:
-    """The XXH3 128-bit hash of a file's bytes, in hexadecimal."""
-    state = xxhash.xxh3_128()
-    with file.open("rb") as data:
-        while block := data.read(1 << 22):
-            state.update(block)
-    return str(state.hexdigest())
-
-
-@dataclass(frozen=True)
-class SavedCheckpoint:
-    """A whole checkpoint."""
-
-    path: Path
-
-    @cached_property
-    def step(self) -> int:
-        return int(self.path.name.removeprefix("step-"))
-
-    @property
-    def advice(self) -> str:
-        """What to do about a damaged one."""
-        return f"move {self.path} away to go on from the checkpoint before it"
-
-    @cached_property
-    def state(self) -> dict[str, Any]:
-        """step, samples, tokens, seconds, data (the digest of the prepared data), evaluation (see CheckpointState).
-        Raises DamagedFile."""
-        file = self.path / "state.json"
-        value = strict_json.read_object(file, self.advice)
-        try:
-            strict_json.check(value, CheckpointState)
-        except Wrong as error:
-            raise strict_json.damage(file, error, self.advice) from None
-        return value
-
-    def verify(self) -> None:
-        """Raises DamagedFile naming the first file that is not as it was written."""
-        mark = self.path / COMPLETE
-        try:
-            files = strict_json.read(mark, CheckpointFiles, self.advice).files
-        except DamagedFile:
-            raise strict_json.damage(mark, "not what was written", self.advice) from None
-        for name, (size, digest) in files.items():
-            file = self.path / name
-            if not is_file(file):
-                raise DamagedFile(f"{file}: missing from the checkpoint ({self.advice})")
-            try:
-                same = file.stat().st_size == size and checksum(file) == digest
-            except OSError as error:
-                raise strict_json.damage(file, f"cannot be read: {error.strerror}", self.advice) from None
-            if not same:
-                raise strict_json.damage(file, "its content is not what was written", self.advice)
 
 
 @dataclass(frozen=True)
@@ -137,13 +79,13 @@ class RunDir:
 
     def whole(self) -> list[SavedCheckpoint]:
         """The whole checkpoints, the oldest first."""
-        found = [path for path in self._checkpoints(_NAME) if is_file(path / COMPLETE)]
+        found = [path for path in self._checkpoints(checkpoint_format.NAME) if is_file(path / COMPLETE)]
         return sorted(map(SavedCheckpoint, found), key=lambda saved: saved.step)
 
     def half_written(self) -> list[Path]:
         """What a killed save left behind: never looked at, taken away by the next save. Folders with other names are
         the user's own."""
-        found = self._checkpoints(rf"{_NAME}|\.{_NAME}(\.[0-9a-f]+)?\.partial")
+        found = self._checkpoints(checkpoint_format.HALF_WRITTEN)
         return sorted(p for p in found if p.is_dir() and not is_file(p / COMPLETE))
 
     def _checkpoints(self, names: str) -> list[Path]:

@@ -28,7 +28,8 @@ from launcher.models import _transformers
 from launcher.plan import model_requirements, remote_code
 from launcher.plan.facts import of_run
 from launcher.storage import disk_full
-from launcher.storage.run_dir import RunDir, SavedCheckpoint
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_dir import RunDir
 from launcher.tools import model_card
 from launcher.tools.export_inputs import add_inputs
 

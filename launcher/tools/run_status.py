@@ -15,7 +15,8 @@ from launcher.distributed import hostlist
 from launcher.plan import plan
 from launcher.schedulers import slurm_queue
 from launcher.storage import job_log, lease, lease_holder
-from launcher.storage.run_dir import RunDir, SavedCheckpoint, over
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_dir import RunDir, over
 from launcher.storage.run_files import PlanSummary
 from launcher.tools import run_state
 from launcher.tools.run_state import State
