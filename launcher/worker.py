@@ -49,7 +49,9 @@ from launcher.storage import disk_full, lease
 from launcher.storage.run_dir import RunDir
 from launcher.train import early_stopping, evaluation, loop
 from launcher.train.checkpoint import RunReplaced
+from launcher.train.global_batch import sync_step_info
 from launcher.train.memory_meter import Peak
+from launcher.train.training_run import Run
 
 _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
 """What DeepSpeed's launcher puts before the arguments."""
@@ -112,10 +114,10 @@ def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]
     run, _ = build(made, at, stop, None, workers=0)
     begin, records, stopped = time.perf_counter(), [], False
     for _, batch in zip(range(steps), run.batches, strict=False):
-        whole = loop.agree(run.process, batch, time.perf_counter() - begin, stop=stop.requested())
-        if stopped := bool(whole.stop):
+        info = sync_step_info(run.process, batch, time.perf_counter() - begin, stop=stop.requested())
+        if stopped := bool(info.stop):
             break
-        records.append(loop.step(run, batch, whole, begin))
+        records.append(loop.step(run, batch, info, begin))
         begin = time.perf_counter()
     return {"records": records, "memory": int(at.gather(np.array(peak.bytes())).max()), "stopped": stopped}
 
@@ -165,7 +167,7 @@ def _close(sinks: Sequence[Sink[Plugin]], finished: bool, failing: bool) -> None
         raise errors[0]
 
 
-def _sinks(run: run_setup.PreparedRun, built: loop.Run, notes: list[str]) -> list[Sink[Plugin]]:
+def _sinks(run: run_setup.PreparedRun, built: Run, notes: list[str]) -> list[Sink[Plugin]]:
     recipe, progress = run.recipe, built.progress
     about = RunInfo(
         name=recipe.name, folder=run.folder.path, recipe=recipe.model_dump(mode="json"), steps=built.steps,

@@ -144,18 +144,17 @@ class TaskConfig(Plugin):
 
 
 class OptimizerConfig(Plugin):
-    """The Config of an optimiser.
-
-    `lr`: the learning rate, which the schedule multiplies. `weight_decay`: the decay of all parameters but biases and
-    norms. `clip`: the largest norm of the gradient; null for no limit. `layer_decay`: the learning rate of a layer
-    divided by that of the layer after it (Howard and Ruder, 2018; Clark et al., 2020). The head has `lr`, the
-    embeddings have the lowest rate.
-    """
+    """Keys of every optimiser. Biases and normalization weights have no weight decay."""
 
     lr: float = Field(gt=0)
+    """Learning rate, which the schedule multiplies."""
     weight_decay: float = Field(0.0, ge=0)
+    """Weight decay, with no effect on biases and normalization weights."""
     clip: float | None = Field(1.0, gt=0)
+    """Maximum norm of the gradient over all parameters; null: no clipping."""
     layer_decay: float | None = Field(None, gt=0, le=1)
+    """Ratio of a layer's learning rate to that of the next layer (Howard and Ruder, 2018; Clark et al., 2020). The head
+    has `lr`, the embeddings the smallest rate."""
 
     elementwise: ClassVar[bool] = True
     """Whether each number is updated independently of the others, so that a shard is updated as in the whole tensor."""
@@ -181,12 +180,10 @@ Floor = Annotated[float, Field(ge=0, le=1)]
 
 
 class ScheduleConfig(Plugin):
-    """The Config of a learning-rate schedule.
-
-    `warmup`: steps over which the rate climbs linearly to `optimizer.lr`, as a fraction of the run or as their number.
-    """
+    """Keys of every schedule. A schedule is a factor of the learning rate."""
 
     warmup: Span = 0.0
+    """Length of a linear warmup from 0 to `lr`: a fraction of the run's steps (below 1) or a number of steps."""
 
     uses_evaluations: ClassVar[bool] = False
     """Whether the factor depends on the results of evaluations."""

@@ -9,6 +9,8 @@ from launcher.lr_schedules import Evaluation
 
 
 class Config(ScheduleConfig):
+    """The factor 1 after the warmup."""
+
     kind: Literal["constant"] = "constant"
 
 

@@ -9,10 +9,11 @@ from launcher.lr_schedules import Evaluation, half_cosine
 
 
 class Config(ScheduleConfig):
-    """The factor falls to `floor` at the end of the run."""
+    """Half a cosine from 1 after the warmup to `floor` at the last step (Loshchilov and Hutter, 2017)."""
 
     kind: Literal["cosine"] = "cosine"
     floor: Floor = 0.0
+    """Smallest factor."""
 
 
 class Schedule(lr_schedules.Schedule[Config]):

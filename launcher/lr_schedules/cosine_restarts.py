@@ -11,13 +11,15 @@ from launcher.lr_schedules import Evaluation, half_cosine, span_steps
 
 
 class Config(ScheduleConfig):
-    """In each period the factor falls from 1 to `floor`. `period`: the length of the first one, as a fraction of the
-    run or a number of steps. Each period is `factor` times as long as the one before."""
+    """Repeated half cosines from 1 to `floor` (Loshchilov and Hutter, 2017)."""
 
     kind: Literal["cosine_restarts"] = "cosine_restarts"
     period: Annotated[Span, Field(gt=0)]
+    """Length of the first cosine: a fraction of the run's steps (below 1) or a number of steps."""
     factor: float = Field(1.0, ge=1)
+    """Ratio of each cosine's length to that of the one before."""
     floor: Floor = 0.0
+    """Smallest factor."""
 
 
 class Schedule(lr_schedules.Schedule[Config]):

@@ -11,11 +11,13 @@ from launcher.lr_schedules import Evaluation
 
 
 class Config(ScheduleConfig):
-    """The factor is multiplied by `gamma` over `every` steps, by an equal part of it at each."""
+    """Exponential decay after the warmup: by `gamma` in `every` steps."""
 
     kind: Literal["exponential"] = "exponential"
     gamma: float = Field(gt=0, le=1)
+    """Multiplier in the course of `every` steps."""
     every: int = Field(1, gt=0)
+    """Steps in which the factor changes by `gamma`."""
 
 
 class Schedule(lr_schedules.Schedule[Config]):

@@ -9,10 +9,11 @@ from launcher.lr_schedules import Evaluation
 
 
 class Config(ScheduleConfig):
-    """The factor falls to `floor` at the end of the run."""
+    """Linear decay from 1 after the warmup to `floor` at the last step."""
 
     kind: Literal["linear"] = "linear"
     floor: Floor = 0.0
+    """Smallest factor."""
 
 
 class Schedule(lr_schedules.Schedule[Config]):

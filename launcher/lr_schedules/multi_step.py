@@ -14,15 +14,17 @@ from launcher.lr_schedules import Evaluation, span_steps
 
 
 class Config(ScheduleConfig):
-    """The factor is multiplied by `gamma` at each of the `milestones`, which are steps or fractions of the run."""
+    """Multiplied by `gamma` at each of the `milestones`."""
 
     kind: Literal["multi_step"] = "multi_step"
     milestones: tuple[Annotated[Span, Field(gt=0)], ...] = Field(min_length=1)
+    """Steps, or fractions of the run, in ascending order."""
     gamma: float = Field(0.1, gt=0, le=1)
+    """Multiplier."""
 
     @field_validator("milestones")
     @classmethod
-    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+    def _one_after_the_other(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if any(later <= earlier for earlier, later in pairwise(value)):
             raise PydanticCustomError("milestones", "should be in ascending order, each once")
         if value[0] < 1 <= value[-1]:

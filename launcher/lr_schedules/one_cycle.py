@@ -12,18 +12,22 @@ from launcher.lr_schedules import Evaluation, half_cosine
 
 
 class Config(ScheduleConfig):
-    """The factor climbs from `start_factor` to 1 at `peak_at` (a fraction of the run) and falls to `end_factor` at the
-    last step, in half cosines or linearly."""
+    """From `start_factor` up to 1 and down to `end_factor` at the last step, in half cosines or lines (Smith and Topin,
+    2019)."""
 
     kind: Literal["one_cycle"] = "one_cycle"
     peak_at: float = Field(0.3, gt=0, lt=1)
+    """Position of the peak, as a fraction of the run's steps."""
     start_factor: Floor = 0.04
+    """Factor at the first step."""
     end_factor: Floor = 4e-6
+    """Factor at the last step."""
     anneal: Literal["cosine", "linear"] = "cosine"
+    """Shape of both parts."""
 
     @field_validator("warmup")
     @classmethod
-    def _no_other_warmup(cls, value: float) -> float:
+    def _has_its_own(cls, value: float) -> float:
         if value:
             raise PydanticCustomError("warmup", "one_cycle warms up by itself (set peak_at and start_factor instead)")
         return value

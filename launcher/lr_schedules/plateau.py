@@ -12,15 +12,19 @@ from launcher.lr_schedules import Evaluation
 
 
 class Config(ScheduleConfig):
-    """The factor is multiplied by `factor`, down to `floor`, after more than `patience` evaluations in a row that did
-    not improve on the best one by `threshold` (relative). `cooldown`: evaluations after a decay that are ignored."""
+    """Multiplied by `factor` when the monitored metric stops improving."""
 
     kind: Literal["plateau"] = "plateau"
     factor: float = Field(0.1, gt=0, lt=1)
+    """Multiplier."""
     patience: int = Field(3, ge=0)
+    """Consecutive evaluations without improvement that are tolerated."""
     threshold: float = Field(1e-4, ge=0, lt=1)
+    """Minimum relative improvement over the best evaluation."""
     cooldown: int = Field(0, ge=0)
+    """Evaluations after a multiplication that are not counted."""
     floor: Floor = 0.0
+    """Smallest factor."""
 
     uses_evaluations: ClassVar[bool] = True
 

@@ -11,11 +11,13 @@ from launcher.lr_schedules import Evaluation
 
 
 class Config(ScheduleConfig):
-    """The factor falls to `floor` with the remaining fraction of the run to the power of `power`."""
+    """Decay from 1 after the warmup to `floor`, by the remaining share of the run to the power of `power`."""
 
     kind: Literal["polynomial"] = "polynomial"
     power: float = Field(2.0, gt=0)
+    """Exponent."""
     floor: Floor = 0.0
+    """Smallest factor."""
 
 
 class Schedule(lr_schedules.Schedule[Config]):

@@ -11,11 +11,13 @@ from launcher.lr_schedules import Evaluation
 
 
 class Config(ScheduleConfig):
-    """The factor is multiplied by `gamma` every `every` steps."""
+    """Multiplied by `gamma` every `every` steps."""
 
     kind: Literal["step"] = "step"
     every: int = Field(gt=0)
+    """Steps between multiplications."""
     gamma: float = Field(0.1, gt=0, le=1)
+    """Multiplier."""
 
 
 class Schedule(lr_schedules.Schedule[Config]):

@@ -11,11 +11,13 @@ from launcher.lr_schedules import Evaluation
 
 
 class Config(ScheduleConfig):
-    """`decay`: the fraction of the run, at its end, in which the factor falls to `floor`."""
+    """Constant after the warmup, then a linear decay to `floor` (Hu et al., 2024)."""
 
     kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
     decay: float = Field(0.2, gt=0, le=1)
+    """Length of the decay, as a fraction of the run's steps."""
     floor: Floor = 0.0
+    """Smallest factor."""
 
 
 class Schedule(lr_schedules.Schedule[Config]):

@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 
 
 class Config(OptimizerConfig):
-    """The rate of step t is the smaller of `lr` and 1 / sqrt(t), times the root mean square of the parameter or `eps`,
-    whichever is larger. `beta2_decay`: the squares of step t count t ** beta2_decay. `d`: the largest root mean square
-    of an update."""
+    """Adafactor (Shazeer and Stern, 2018), as in torch.optim.Adafactor. For a matrix it stores the mean squares of rows
+    and columns. The learning rate of step t is min(lr, 1 / sqrt(t)) times the root mean square of the parameter."""
 
     kind: Literal["adafactor"] = "adafactor"
     beta2_decay: float = Field(-0.8, le=0)
+    """Exponent of the decay rate: squares of step t are weighted by t ** beta2_decay."""
     eps: float = Field(1e-3, gt=0)
+    """Minimum root mean square of a parameter in its learning rate."""
     d: float = Field(1.0, ge=1)
+    """Maximum root mean square of an update."""
 
     elementwise: ClassVar[bool] = False
 

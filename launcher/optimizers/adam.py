@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 
 class Config(OptimizerConfig):
-    """`weight_decay` is added to the gradient (L2); adamw decays the weights themselves. `betas`: decay rates of the
-    running means of the gradient and its square. `eps`: the number added to the root of the latter."""
+    """Adam (Kingma and Ba, 2015). `weight_decay` is added to the gradient (L2), other than in adamw."""
 
     kind: Literal["adam"] = "adam"
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay rates of the moving averages of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)
+    """Number added to the denominator."""
 
 
 class Optimizer(optimizers.Optimizer[Config]):

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
 
 class Config(OptimizerConfig):
-    """`weight_decay`: the fraction by which a step at `lr` 1 shrinks the weights. `betas`: decay rates of the running
-    means of the gradient and its square. `eps`: the number added to the root of the latter."""
+    """AdamW (Loshchilov and Hutter, 2019)."""
 
     kind: Literal["adamw"] = "adamw"
     weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay, with no effect on biases and normalization weights."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay rates of the moving averages of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)
+    """Number added to the denominator."""
 
 
 class Optimizer(optimizers.Optimizer[Config]):

@@ -13,20 +13,27 @@ if TYPE_CHECKING:
 
 
 class Config(OptimizerConfig):
-    """The momentum of a layer's matrix is orthogonalised by `ns_steps` Newton-Schulz steps. Embeddings, heads, biases
-    and norms are updated by AdamW with `adam_lr` (default: `lr`), `betas` and `eps`. `adjust`: how the shape of a
-    matrix changes its rate. `original` is Muon's own rule. With `match_rms_adamw`, a rate that suits AdamW suits Muon
-    too (Liu et al., 2025)."""
+    """Muon (Jordan et al., 2024) for the matrices of the repeated layers: momentum, orthogonalized by Newton-Schulz
+    steps. All other parameters (embeddings, heads, biases, norms) use AdamW."""
 
     kind: Literal["muon"] = "muon"
     weight_decay: float = Field(0.1, ge=0)
+    """Decoupled weight decay, with no effect on biases and normalization weights."""
     momentum: Beta = 0.95
+    """Momentum factor."""
     nesterov: bool = True
+    """Use Nesterov momentum."""
     ns_steps: int = Field(5, ge=1, lt=100)
+    """Newton-Schulz steps."""
     adjust: Literal["original", "match_rms_adamw"] = "match_rms_adamw"
+    """Scale of the learning rate by a matrix's shape: as in the original, or such that a rate that suits AdamW suits
+    Muon (Liu et al., 2025)."""
     adam_lr: float | None = Field(None, gt=0)
+    """Learning rate of AdamW's parameters. Default: `lr`."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """AdamW's decay rates of the moving averages of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)
+    """Number added to AdamW's denominator."""
 
     elementwise: ClassVar[bool] = False
 

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 
 class Config(OptimizerConfig):
-    """`weight_decay` is added to the gradient (L2). `dampening`: a gradient counts 1 - dampening in the momentum,
-    except the first one, which counts 1."""
+    """Stochastic gradient descent with momentum (Sutskever et al., 2013), as in torch.optim.SGD. `weight_decay` is
+    added to the gradient (L2)."""
 
     kind: Literal["sgd"] = "sgd"
     momentum: Beta = 0.0
+    """Momentum factor."""
     nesterov: bool = False
+    """Use Nesterov momentum."""
     dampening: float = Field(0.0, ge=0, lt=1)
+    """Dampening of the momentum: each gradient but the first is weighted by 1 - dampening."""
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> "Config":

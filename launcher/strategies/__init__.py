@@ -81,7 +81,7 @@ class UnwrappedModel:
     """A model on its device, before anything wraps it, and what will train it."""
 
     model: "torch.nn.Module"
-    trial: "ModelProbe"
+    probe: "ModelProbe"
     optimizer: "Optimizer[OptimizerConfig]"
     precision: str
     process: "Process"
@@ -137,5 +137,5 @@ class Strategy(ABC, Generic[C_co]):
         """Import what it needs beyond torch, for a kind of device."""
 
     @abstractmethod
-    def wrap(self, bare: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
         """The engine of a model that is on its device already."""

@@ -68,7 +68,7 @@ class FsdpEngine(TorchEngine):
 
 
 def wrap(
-    bare: UnwrappedModel,
+    unwrapped: UnwrappedModel,
     axes: dict[str, int],
     *,
     reshard: bool = True,
@@ -79,10 +79,10 @@ def wrap(
     """`axes`: the mesh by name, in this order: `replica` (optional), `shard`, `tensor` (optional). The parameters of
     each layer are gathered as one; what is outside the layers is another group."""
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # nothing here changes an output in place
-    process, layers = bare.process, bare.trial.layers
+    process, layers = unwrapped.process, unwrapped.probe.layers
     process.group()
     mesh = init_device_mesh(process.device.type, tuple(axes.values()), mesh_dim_names=tuple(axes))
-    fused = _tensor_parallel.parallelise(bare, mesh["tensor"]) if "tensor" in axes else {}
+    fused = _tensor_parallel.parallelise(unwrapped, mesh["tensor"]) if "tensor" in axes else {}
     options: dict[str, Any] = {
         "mesh": mesh[tuple(name for name in axes if name != "tensor")],
         "reshard_after_forward": reshard,
@@ -91,9 +91,9 @@ def wrap(
     }
     for layer in layers.values():
         fully_shard(layer, **options)
-    fully_shard(bare.model, **options)
+    fully_shard(unwrapped.model, **options)
     _prefetch(list(layers.values()), prefetch)
-    return FsdpEngine(bare.model, bare.optimizer.for_model(bare.model), fused)
+    return FsdpEngine(unwrapped.model, unwrapped.optimizer.for_model(unwrapped.model), fused)
 
 
 def _prefetch(layers: list[Any], ahead: int) -> None:

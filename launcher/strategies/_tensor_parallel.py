@@ -53,12 +53,12 @@ class FusedLinear:
             held.copy_(pieces[place.get("shard", 0)])
 
 
-def parallelise(bare: UnwrappedModel, mesh: DeviceMesh) -> dict[str, FusedLinear]:
+def parallelise(unwrapped: UnwrappedModel, mesh: DeviceMesh) -> dict[str, FusedLinear]:
     """Deal each layer's heads and units over the ranks of a mesh of one axis. Returns the permuted parameters by name.
     Raises UserError where the layers are not of the form above."""
     fused, ranks = dict[str, FusedLinear](), mesh.size()
-    for name, layer in bare.trial.layers.items():
-        linears = {n: layer.get_submodule(n) for n in bare.trial.linears[name]}
+    for name, layer in unwrapped.probe.layers.items():
+        linears = {n: layer.get_submodule(n) for n in unwrapped.probe.linears[name]}
         columns, rows = _roles(name, linears)
         for inner, parts in columns.items():
             if linears[inner].out_features % (parts * ranks):
@@ -70,7 +70,7 @@ def parallelise(bare: UnwrappedModel, mesh: DeviceMesh) -> dict[str, FusedLinear
                     parameter.data = FusedLinear(parts, ranks).permute(parameter.data).contiguous()
         plan: dict[str, Any] = {n: ColwiseParallel() for n in columns} | {n: RowwiseParallel() for n in rows}
         parallelize_module(layer, mesh, plan)
-    if not bare.trial.layers:
+    if not unwrapped.probe.layers:
         raise UserError(Problem("strategy.tensor_parallel", "no repeated layers were found in this model (take 1)"))
     return fused
 

@@ -11,8 +11,8 @@ from launcher.strategies import Engine
 
 
 class TorchEngine(Engine):
-    """`module` is what is called; `model` the bare one inside, whose names are the canonical ones. As it stands here,
-    each rank holds the whole model and gradients that are equal everywhere."""
+    """`module` is the wrapped model; `model` the unwrapped one, whose parameter names are canonical. In this base class
+    each rank holds the whole model and the same gradients."""
 
     rehearsals = 0
 

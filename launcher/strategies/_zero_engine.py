@@ -37,21 +37,21 @@ def load(device: str) -> Any:
     return deepspeed
 
 
-def wrap(stage: int, settings: dict[str, Any], bare: UnwrappedModel) -> Engine:
+def wrap(stage: int, settings: dict[str, Any], unwrapped: UnwrappedModel) -> Engine:
     """The engine of ZeRO `stage`; `settings`: DeepSpeed's own configuration."""
-    deepspeed = load(bare.process.device.type)
-    os.environ.setdefault("LOCAL_RANK", str(bare.process.device.index or 0))
-    bare.process.group()
+    deepspeed = load(unwrapped.process.device.type)
+    os.environ.setdefault("LOCAL_RANK", str(unwrapped.process.device.index or 0))
+    unwrapped.process.group()
     engine, *_ = deepspeed.initialize(
-        model=bare.model,
-        optimizer=bare.optimizer.for_model(bare.model),
+        model=unwrapped.model,
+        optimizer=unwrapped.optimizer.for_model(unwrapped.model),
         config=settings,
         dist_init_required=False,
     )
     if stage == 0:
         engine.torch_autocast_z0_gradscaler = None  # the loss scale is the launcher's
-        return Zero0(engine, bare.model, engine.optimizer)
-    return (Zero3 if stage == 3 else Zero12)(engine, bare)
+        return Zero0(engine, unwrapped.model, engine.optimizer)
+    return (Zero3 if stage == 3 else Zero12)(engine, unwrapped)
 
 
 class _Boundary(Engine):
@@ -77,13 +77,13 @@ class _Partitioned(_Boundary):
 
     rehearsals = 0
 
-    def __init__(self, engine: Any, bare: UnwrappedModel):
-        self.module, self._model, self._zero = engine, bare.model, engine.optimizer
+    def __init__(self, engine: Any, unwrapped: UnwrappedModel):
+        self.module, self._model, self._zero = engine, unwrapped.model, engine.optimizer
         self._zero.torch_autocast_gradscaler = None  # the loss scale is the launcher's
         self._zero.custom_loss_scaler, self._zero.external_loss_scale = True, 1.0
-        self._mesh = init_device_mesh(bare.process.device.type, (bare.process.world,))
-        self._trained = {name: p for name, p in bare.model.named_parameters() if p.requires_grad}
-        names = bare.optimizer.state_names()
+        self._mesh = init_device_mesh(unwrapped.process.device.type, (unwrapped.process.world,))
+        self._trained = {name: p for name, p in unwrapped.model.named_parameters() if p.requires_grad}
+        names = unwrapped.optimizer.state_names()
         self._counts, self._moments = "step" in names, [name for name in names if name != "step"]
         self._prime()
 

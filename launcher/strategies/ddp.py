@@ -60,22 +60,22 @@ class Strategy(strategies.Strategy[Config]):
             return sharded(shape, 1, self.config.tensor_parallel)
         return MemoryShare(gradients=1.0 if self.config.bucket_view or ranks == 1 else 2.0)
 
-    def wrap(self, bare: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
         from torch.nn.parallel import DistributedDataParallel
 
         from launcher.strategies import _fsdp_engine
         from launcher.strategies._torch_engine import ReplicatedEngine, TorchEngine, in_bf16
 
-        process = bare.process
+        process = unwrapped.process
         if self.config.tensor_parallel > 1:
             mesh = self.axes(process.world)
-            return _fsdp_engine.wrap(bare, {"replica": mesh["replica"], "shard": 1, "tensor": mesh["tensor"]})
-        optimizer = bare.optimizer.for_model(bare.model)
+            return _fsdp_engine.wrap(unwrapped, {"replica": mesh["replica"], "shard": 1, "tensor": mesh["tensor"]})
+        optimizer = unwrapped.optimizer.for_model(unwrapped.model)
         if process.world == 1:
-            return TorchEngine(bare.model, bare.model, optimizer)
+            return TorchEngine(unwrapped.model, unwrapped.model, optimizer)
 
         module = DistributedDataParallel(
-            bare.model,
+            unwrapped.model,
             device_ids=None if process.device.type == "cpu" else [process.device.index],
             bucket_cap_mb=self.config.bucket_mb,
             gradient_as_bucket_view=self.config.bucket_view,
@@ -84,4 +84,4 @@ class Strategy(strategies.Strategy[Config]):
         module.broadcast_buffers = False  # they are equal from the start, and nothing here changes them
         if self.config.compress == "bf16":
             module.register_comm_hook(None, in_bf16)
-        return ReplicatedEngine(module, bare.model, optimizer)
+        return ReplicatedEngine(module, unwrapped.model, optimizer)

@@ -123,10 +123,10 @@ class Strategy(strategies.Strategy[Config]):
 
         _zero_engine.load(device)
 
-    def wrap(self, bare: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
         from launcher.strategies import _zero_engine
 
-        return _zero_engine.wrap(self.config.zero, settings(self.config, bare.precision), bare)
+        return _zero_engine.wrap(self.config.zero, settings(self.config, unwrapped.precision), unwrapped)
 
 
 def settings(config: Config, precision: str) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Strategy(strategies.Strategy[Config]):
             self.config.offload,
         )
 
-    def wrap(self, bare: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
         import torch
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -93,8 +93,8 @@ class Strategy(strategies.Strategy[Config]):
         reduced = torch.bfloat16 if self.config.reduce == "bf16" else torch.float32 if gathered else None
         policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=reduced)
         return _fsdp_engine.wrap(
-            bare,
-            self.axes(bare.process.world),
+            unwrapped,
+            self.axes(unwrapped.process.world),
             reshard=self.config.shard != "grad_op",
             offload=self.config.offload,
             policy=policy,

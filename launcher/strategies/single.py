@@ -25,7 +25,7 @@ class Strategy(strategies.Strategy[Config]):
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
         return MemoryShare()
 
-    def wrap(self, bare: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
         from launcher.strategies._torch_engine import TorchEngine
 
-        return TorchEngine(bare.model, bare.model, bare.optimizer.for_model(bare.model))
+        return TorchEngine(unwrapped.model, unwrapped.model, unwrapped.optimizer.for_model(unwrapped.model))

@@ -45,6 +45,7 @@ def _session(made: run_setup.PreparedRun, steps: int, overfit: bool, shown: int,
     from launcher.distributed import process_group
     from launcher.distributed.shutdown import Stop
     from launcher.train import loop
+    from launcher.train.global_batch import sync_step_info
 
     run, notes = build.build(made, process_group.connect(process_group.Place()), Stop(), None, workers=0)
     for note in [*made.notes, *notes]:
@@ -56,7 +57,7 @@ def _session(made: run_setup.PreparedRun, steps: int, overfit: bool, shown: int,
     overflows = run.recipe.train.precision == "fp16"  # they are expected, and the step is taken again
     with torch.autograd.set_detect_anomaly(True, check_nan=not overflows):
         for number, batch in zip(range(min(steps, run.steps)), _again(first) if overfit else run.batches, strict=False):
-            record = loop.step(run, batch, loop.agree(run.process, batch), time.perf_counter())
+            record = loop.step(run, batch, sync_step_info(run.process, batch), time.perf_counter())
             losses.append(record["loss"])
             if not overfit or number % max(1, steps // 20) == 0:
                 _tell(record, console)
