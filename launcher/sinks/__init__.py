@@ -8,12 +8,13 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from launcher.config.strict_json import Object
 from launcher.config.types import Plugin
 
 C_co = TypeVar("C_co", bound=Plugin, covariant=True)
-Record = dict[str, Any]
+Record = Object
 """An object of metrics.jsonl."""
 
 
@@ -23,7 +24,7 @@ class RunInfo:
 
     name: str
     folder: Path
-    recipe: dict[str, Any]
+    recipe: Object
     steps: int
     start: int
     seconds: float

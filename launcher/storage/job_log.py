@@ -11,14 +11,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from launcher.config import strict_json
 from launcher.config.strict_json import Wrong
 from launcher.storage.run_dir import RunDir
 from launcher.storage.run_files import JobEvent
 
-Event = dict[str, Any]
+Event = strict_json.Object
 _MOST = 20_000
 """Events of a run: some thousand starts."""
 _HINT = "take this line out, or move the file away"
@@ -74,7 +73,7 @@ def file(folder: RunDir) -> Path:
     return folder.path / "jobs.jsonl"
 
 
-def append(folder: RunDir, event: Mapping[str, Any]) -> None:
+def append(folder: RunDir, event: Mapping[str, object]) -> None:
     """Tell an event; the time is now unless it says another. Raises OSError where it cannot be written whole."""
     line = (json.dumps({**event, "time": event.get("time", time.time())}) + "\n").encode()
     handle = os.open(file(folder), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -149,7 +148,7 @@ def _after(job: Job, event: Event) -> Job:
     return job  # told by a newer launcher
 
 
-def _known(job: Job, id: str, how: Any = None) -> Job:
+def _known(job: Job, id: str, how: object = None) -> Job:
     """With this id among those that Slurm knows. A task of an array is known by the array's id and its place there,
     also in an array that was chained to it."""
     _, array, place = job.name.partition("_")
@@ -190,5 +189,5 @@ def _ended(starts: Sequence[Start], event: Event, when: float) -> tuple[Start, .
     return (*starts, start) if at is None else (*starts[:at], start, *starts[at + 1 :])
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else 0.0

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from launcher.config import load, strict_json
 from launcher.config.atomic_files import allocated_bytes, is_file
@@ -137,7 +137,7 @@ class RunDir:
             advice = "choose another name, or move it away"
             raise UserError(f"{self.path}: made by another recipe: {first}{more} ({advice})")
 
-    def lines(self, last: int | None = None) -> Iterator[dict[str, Any]]:
+    def lines(self, last: int | None = None) -> Iterator[strict_json.Object]:
         """The whole lines of the metrics, in the order they were written; of the `last` bytes alone. Raises
         DamagedFile for the first that is."""
         if not strict_json.exists(self.metrics):

@@ -1,7 +1,7 @@
 """What the files of a run hold, as this and earlier launchers wrote them."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
@@ -16,14 +16,14 @@ def _numbers(values: Object) -> Object:
     return values
 
 
-def _entry(value: list[Any]) -> list[Any]:
+def _entry(value: list[object]) -> list[object]:
     match value:
         case [int() as step, int() | float()] if step >= 0 and not any(isinstance(part, bool) for part in value):
             return value
     raise ValueError("should be a step and a number")
 
 
-def _sized(value: list[Any]) -> list[Any]:
+def _sized(value: list[object]) -> list[object]:
     match value:
         case [int() as size, str()] if size >= 0 and not isinstance(size, bool):
             return value
@@ -53,7 +53,7 @@ class CheckpointState(Stored):
     skipped_in_a_row: Count = 0
     overflows: Count = 0
     culprit: str = ""
-    history: list[Annotated[list[Any], AfterValidator(_entry)]] = []
+    history: list[Annotated[list[object], AfterValidator(_entry)]] = []
     scale: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)] = [1.0, 0]
     data: str = ""
     ranks: Count = 0
@@ -68,7 +68,7 @@ class CheckpointState(Stored):
 class CheckpointFiles(Stored):
     """COMPLETE of a checkpoint: the size in bytes and the checksum of each file."""
 
-    files: Annotated[dict[PlainName, Annotated[list[Any], AfterValidator(_sized)]], Field(min_length=1)]
+    files: Annotated[dict[PlainName, Annotated[list[object], AfterValidator(_sized)]], Field(min_length=1)]
 
 
 class PlanSummary(Stored):

@@ -7,7 +7,6 @@ memory. Only the all-reduce between replicas waits for the last.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,9 @@ from launcher.strategies._torch_engine import TorchEngine, local
 class FsdpEngine(TorchEngine):
     """`fused`: permuted parameters of tensor parallelism, by name (see launcher.strategies._tensor_parallel)."""
 
-    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, fused: dict[str, _tensor_parallel.FusedLinear]):
+    def __init__(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, fused: dict[str, _tensor_parallel.FusedLinear]
+    ):
         super().__init__(model, model, optimizer)
         self._fused = fused
 
@@ -83,7 +84,7 @@ def wrap(
     process.group()
     mesh = init_device_mesh(process.device.type, tuple(axes.values()), mesh_dim_names=tuple(axes))
     fused = _tensor_parallel.parallelise(unwrapped, mesh["tensor"]) if "tensor" in axes else {}
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "mesh": mesh[tuple(name for name in axes if name != "tensor")],
         "reshard_after_forward": reshard,
         "mp_policy": policy or MixedPrecisionPolicy(),
@@ -96,7 +97,7 @@ def wrap(
     return FsdpEngine(unwrapped.model, unwrapped.optimizer.for_model(unwrapped.model), fused)
 
 
-def _prefetch(layers: list[Any], ahead: int) -> None:
+def _prefetch(layers: list[torch.nn.Module], ahead: int) -> None:
     """Gather so many layers ahead of the one that computes."""
     if ahead:
         for number, layer in enumerate(layers):

@@ -7,7 +7,6 @@ gate, or not). Whether the parallel model computes what the whole one does is tr
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
@@ -36,7 +35,7 @@ class FusedLinear:
             return tensor
         rows = tensor.full_tensor().unflatten(0, (self.ranks, self.parts, -1)).transpose(0, 1).flatten(0, 2)
         columns = Shard(1) if tensor.ndim > 1 else Replicate()
-        axes: dict[str, Any] = {"tensor": Shard(0), "shard": columns, "replica": Replicate()}
+        axes: dict[str, object] = {"tensor": Shard(0), "shard": columns, "replica": Replicate()}
         placements = [axes[name] for name in tensor.device_mesh.mesh_dim_names or ()]
         return distribute_tensor(rows.contiguous(), tensor.device_mesh, placements, src_data_rank=None)
 
@@ -68,14 +67,14 @@ def parallelise(unwrapped: UnwrappedModel, mesh: DeviceMesh) -> dict[str, FusedL
                 for kind, parameter in linears[inner].named_parameters():
                     fused[f"{name}.{inner}.{kind}"] = FusedLinear(parts, ranks)
                     parameter.data = FusedLinear(parts, ranks).permute(parameter.data).contiguous()
-        plan: dict[str, Any] = {n: ColwiseParallel() for n in columns} | {n: RowwiseParallel() for n in rows}
+        plan: dict[str, object] = {n: ColwiseParallel() for n in columns} | {n: RowwiseParallel() for n in rows}
         parallelize_module(layer, mesh, plan)
     if not unwrapped.probe.layers:
         raise UserError(Problem("strategy.tensor_parallel", "no repeated layers were found in this model (take 1)"))
     return fused
 
 
-def _roles(layer: str, linears: dict[str, Any]) -> tuple[dict[str, int], list[str]]:
+def _roles(layer: str, linears: dict[str, torch.nn.Module]) -> tuple[dict[str, int], list[str]]:
     """Which maps are split by what they make, with the number of things they make, and which by what they take in."""
     names, shapes = list(linears), [(m.in_features, m.out_features) for m in linears.values()]
     wide = shapes[0][0] if shapes else 0

@@ -5,13 +5,14 @@ Its configuration is derived from the recipe; `extra` is for the rest. Accumulat
 checkpoints stay the launcher's, so that they mean the same as under any other strategy.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from launcher import strategies
 from launcher.config.types import StrategyConfig, hint
 from launcher.strategies import Engine, MemoryShare, UnwrappedModel
+from launcher.strategies._deepspeed_settings import Settings
 from launcher.strategies._parallel_degrees import whole
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Config(StrategyConfig):
     zero: Literal[0, 1, 2, 3] = 1
     offload: Literal["none", "optimizer", "all"] = "none"
     bucket_mb: float = Field(50.0, gt=0)
-    extra: dict[str, Any] = {}
+    extra: Settings = {}
 
 
 class Strategy(strategies.Strategy[Config]):
@@ -124,50 +125,13 @@ class Strategy(strategies.Strategy[Config]):
         _zero_engine.load(device)
 
     def wrap(self, unwrapped: UnwrappedModel) -> Engine:
-        from launcher.strategies import _zero_engine
+        from launcher.strategies import _deepspeed_settings, _zero_engine
 
-        return _zero_engine.wrap(self.config.zero, settings(self.config, unwrapped.precision), unwrapped)
-
-
-def settings(config: Config, precision: str) -> dict[str, Any]:
-    """DeepSpeed's own configuration."""
-    numbers = int(config.bucket_mb * 2**18)  # of 4 bytes
-    zero: dict[str, Any] = {
-        "stage": config.zero,
-        "reduce_bucket_size": numbers,
-        "allgather_bucket_size": numbers,
-        "overlap_comm": False,
-    }
-    if config.offload != "none":
-        zero["offload_optimizer"] = {"device": "cpu"}
-    if config.offload == "all":
-        zero["offload_param"] = {"device": "cpu"}
-    if config.zero == 3:
-        # a parameter is let go after its use, a small one too: what DeepSpeed keeps by default is most of an encoder
-        zero |= {"stage3_max_reuse_distance": 0, "stage3_param_persistence_threshold": 0}
-        zero |= {"stage3_prefetch_bucket_size": numbers, "stage3_max_live_parameters": 2 * numbers}
-    half = {"bf16": "bfloat16", "fp16": "float16"}.get(precision)
-    ours: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,  # torch's own fused AdamW runs on the host as well
-    }
-    if half:
-        ours["torch_autocast"] = {"enabled": True, "dtype": half, "lower_precision_safe_modules": []}
-    return _merged(ours, config.extra)
+        settings = _deepspeed_settings.settings(self.config, unwrapped.precision)
+        return _zero_engine.wrap(self.config.zero, settings, unwrapped)
 
 
-def _merged(ours: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    out = dict(ours)
-    for key, value in extra.items():
-        out[key] = _merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
-    return out
-
-
-def _keys(extra: dict[str, Any]) -> list[str]:
+def _keys(extra: Settings) -> list[str]:
     """The keys of a configuration, and those of its zero_optimization as dotted ones."""
     zero = extra.get("zero_optimization", {})
     inner = [f"zero_optimization.{key}" for key in zero] if isinstance(zero, dict) else []

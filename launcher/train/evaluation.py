@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from launcher.contract.random import Draw, Stream
 from launcher.contract.split import micro_batches
 from launcher.distributed.process_group import Process
+from launcher.prepare.samples import Samples
 from launcher.tasks import Batch, Outputs, Task
 from launcher.train.data_loader import tensors, to
 from launcher.train.precision import autocast
@@ -38,7 +39,7 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
     id of the first sample, which what is drawn for it follows, where others were looked at before. `equal_lengths`: the
     samples of a micro-batch have one length."""
 
-    samples: Any
+    samples: Samples
     task: Task
     seed: int
     rank: int
