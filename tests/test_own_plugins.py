@@ -155,7 +155,7 @@ def mine(tmp_path, monkeypatch):
 def test_a_run_uses_them(mine):
     recipe = support.write(support.mlm(train__steps=4, **RECIPE))
     support.launcher("run", recipe, "--ranks", 1)
-    rates = [record["lr"] for record in support.records("runs/tiny")]
+    rates = [record["lr"] for record in support.steps("runs/tiny").values()]
     assert rates == pytest.approx([0.5e-3, 1e-3, 1e-3 * (2 / 3) ** 0.5, 1e-3 * (2 / 4) ** 0.5])
     assert len(Path("runs/tiny/losses.txt").read_text().splitlines()) == 4
 

@@ -19,12 +19,11 @@ import xxhash
 from launcher.config import strict_json
 from launcher.config.atomic_files import flush, is_file
 from launcher.config.strict_json import DamagedFile, Object, Wrong
-from launcher.storage.run_files import CheckpointFiles, CheckpointState
+from launcher.storage.run_files import COMPLETE, RECIPE, STATE, CheckpointFiles, CheckpointState
 
 if TYPE_CHECKING:
     import torch
 
-COMPLETE, STATE, RECIPE = "COMPLETE", "state.json", "recipe.yaml"
 NAME = r"step-[0-9]+"
 HALF_WRITTEN = rf"{NAME}|\.{NAME}(\.[0-9a-f]+)?\.partial"
 

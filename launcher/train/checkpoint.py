@@ -11,9 +11,10 @@ from launcher.config.errors import UserError
 from launcher.config.strict_json import Object
 from launcher.distributed.process_group import Process
 from launcher.storage import checkpoint_format, disk_full
-from launcher.storage.checkpoint_format import COMPLETE, SavedCheckpoint
+from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.lease import Lease, LeaseLost
 from launcher.storage.run_dir import RunDir
+from launcher.storage.run_files import COMPLETE
 
 StateDict = dict[str, torch.Tensor]
 _BESIDE_TENSORS = 2**16
