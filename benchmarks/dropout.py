@@ -94,10 +94,11 @@ def _by_torch(run: Any) -> Any:
 
 def _steps(run: Any) -> Callable[[int], None]:
     from launcher.train import loop
+    from launcher.train.global_batch import sync_step_info
 
     def step(number: int) -> None:
         batch = run.batches.dataset[number]
-        loop.step(run, batch, loop.agree(run.process, batch), time.perf_counter())
+        loop.step(run, batch, sync_step_info(run.process, batch), time.perf_counter())
 
     return step
 

@@ -22,6 +22,7 @@ import torch
 from launcher.build import build
 from launcher.config import load, plugins, trust
 from launcher.config.errors import UserError
+from launcher.config.types import Plugin
 from launcher.distributed import (
     failure,
     launch_env,
@@ -48,7 +49,9 @@ from launcher.storage import disk_full, lease
 from launcher.storage.run_dir import RunDir
 from launcher.train import early_stopping, evaluation, loop
 from launcher.train.checkpoint import RunReplaced
+from launcher.train.global_batch import sync_step_info
 from launcher.train.memory_meter import Peak
+from launcher.train.training_run import Run
 
 _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
 """What DeepSpeed's launcher puts before the arguments."""
@@ -90,10 +93,8 @@ def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, Any]:
     if built.validation is None:
         raise UserError(f"{run.folder.recipe}: data.validation: there is nothing to evaluate on (add it to the recipe)")
     task = built.task
-    if generates:
-        bare = getattr(built.engine.module, "module", built.engine.module)  # replicated: each rank has it whole
-        built = dataclasses.replace(built, task=evaluation.Generating(task, bare))
-    made = loop.outputs(built)
+    bare = getattr(built.engine.module, "module", built.engine.module)  # replicated: each rank has it whole
+    made = loop.outputs(built, evaluation.Generating(task, bare) if generates else task)
     metrics = task.metrics(made)
     if generates:
         metrics |= task.generation_metrics(made, tokenizer.load(str(run.folder.tokenizer), "tokenizer"))
@@ -113,10 +114,10 @@ def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]
     run, _ = build(made, at, stop, None, workers=0)
     begin, records, stopped = time.perf_counter(), [], False
     for _, batch in zip(range(steps), run.batches, strict=False):
-        whole = loop.agree(run.process, batch, time.perf_counter() - begin, stop=stop.requested())
-        if stopped := bool(whole.stop):
+        info = sync_step_info(run.process, batch, time.perf_counter() - begin, stop=stop.requested())
+        if stopped := bool(info.stop):
             break
-        records.append(loop.step(run, batch, whole, begin))
+        records.append(loop.step(run, batch, info, begin))
         begin = time.perf_counter()
     return {"records": records, "memory": int(at.gather(np.array(peak.bytes())).max()), "stopped": stopped}
 
@@ -153,7 +154,7 @@ def _part(run: run_setup.PreparedRun, at: Process, stop: Stop, heartbeat: Heartb
         _close(built.sinks, finished, failing=sys.exc_info()[0] is not None)
 
 
-def _close(sinks: Sequence[Sink], finished: bool, failing: bool) -> None:
+def _close(sinks: Sequence[Sink[Plugin]], finished: bool, failing: bool) -> None:
     """Close every sink, then raise what the first of them raised; `failing`: another error is on its way, and speaks
     first."""
     errors = list[Exception]()
@@ -166,7 +167,7 @@ def _close(sinks: Sequence[Sink], finished: bool, failing: bool) -> None:
         raise errors[0]
 
 
-def _sinks(run: run_setup.PreparedRun, built: loop.Run, notes: list[str]) -> list[Any]:
+def _sinks(run: run_setup.PreparedRun, built: Run, notes: list[str]) -> list[Sink[Plugin]]:
     recipe, progress = run.recipe, built.progress
     about = RunInfo(
         name=recipe.name, folder=run.folder.path, recipe=recipe.model_dump(mode="json"), steps=built.steps,

@@ -37,11 +37,11 @@ def refusal(process: Any, folder: Any, strategy: dict[str, Any]) -> str:
 
 def take(run: Any, steps: int) -> list[dict[str, Any]]:
     """The records of the next steps."""
-    from launcher.train import loop
+    from launcher.train import global_batch, loop
 
-    begin = run.progress.step
+    begin, sync = run.progress.step, global_batch.sync_step_info
     batches = (run.batches.dataset[step] for step in range(begin, begin + steps))
-    return [loop.step(run, batch, loop.agree(run.process, batch), time.perf_counter()) for batch in batches]
+    return [loop.step(run, batch, sync(run.process, batch), time.perf_counter()) for batch in batches]
 
 
 def whole(state: dict[str, Any]) -> dict[str, Any]:

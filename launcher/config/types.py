@@ -3,13 +3,14 @@
 import difflib
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
@@ -162,6 +163,52 @@ class TaskConfig(Plugin):
     def normalization(self) -> tuple[list[float], list[float]] | None:
         """Means and standard deviations of image channels; None: samples are no images."""
         return None
+
+
+class OptimizerConfig(Plugin):
+    """Keys of every optimiser. Biases and normalization weights have no weight decay."""
+
+    lr: float = Field(gt=0)
+    """Learning rate, which the schedule multiplies."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Weight decay, with no effect on biases and normalization weights."""
+    clip: float | None = Field(1.0, gt=0)
+    """Maximum norm of the gradient over all parameters; null: no clipping."""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """Ratio of a layer's learning rate to that of the next layer (Howard and Ruder, 2018; Clark et al., 2020). The head
+    has `lr`, the embeddings the smallest rate."""
+
+    elementwise: ClassVar[bool] = True
+    """Whether each number is updated independently of the others, so that a shard is updated as in the whole tensor."""
+
+    def moments(self, in_layers: float) -> float:
+        """The size of the optimiser's state over that of the weights. `in_layers`: fraction of the weights that belong
+        to repeated layers."""
+        return 2.0
+
+
+def _whole_steps(value: float) -> float:
+    if value >= 1 and value != int(value):
+        raise PydanticCustomError("span", "is a fraction below 1 or a whole number of steps")
+    return value
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""A decay rate of a running mean."""
+Span = Annotated[float, Field(ge=0), AfterValidator(_whole_steps)]
+"""A part of a run: a fraction of its steps (below 1), or a number of steps."""
+Floor = Annotated[float, Field(ge=0, le=1)]
+"""The lowest factor of the learning rate."""
+
+
+class ScheduleConfig(Plugin):
+    """Keys of every schedule. A schedule is a factor of the learning rate."""
+
+    warmup: Span = 0.0
+    """Length of a linear warmup from 0 to `lr`: a fraction of the run's steps (below 1) or a number of steps."""
+
+    uses_evaluations: ClassVar[bool] = False
+    """Whether the factor depends on the results of evaluations."""
 
 
 def matching(pattern: str, what: str) -> AfterValidator:

@@ -102,7 +102,7 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
     evaluate, out = recipe.evaluate, Found()
     if recipe.data.validation is None and (evaluate.every or evaluate.at_start or evaluate.patience):
         out.append(Problem("evaluate", "there is nothing to evaluate on (add data.validation)"))
-    dependent = {"evaluate.patience": evaluate.patience, "schedule": recipe.schedule.kind == "plateau"}
+    dependent = {"evaluate.patience": evaluate.patience, "schedule": recipe.schedule.uses_evaluations}
     for key, needed in dependent.items():
         if needed and not evaluate.every:
             out.append(Problem(key, "goes by evaluations, and only the last step is evaluated (set evaluate.every)"))

@@ -28,7 +28,8 @@ from launcher.config.types import hint
 from launcher.plan import facts, layout, plan, topology, writable_folders
 from launcher.prepare import bundle, checkpoint_references, hub, prepared_data, source_preview
 from launcher.storage import cache, disk_full, lease
-from launcher.storage.run_dir import RunDir, SavedCheckpoint
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_dir import RunDir
 
 _TOLD = ("torch", "transformers", "tokenizers", "datasets", "numpy", "accelerate", "deepspeed", "wandb", "launcher")
 

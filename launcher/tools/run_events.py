@@ -14,7 +14,8 @@ from launcher.config.errors import UserError
 from launcher.config.strict_json import DamagedFile, shown
 from launcher.schedulers import slurm_queue
 from launcher.storage import job_log, lease
-from launcher.storage.run_dir import RunDir, SavedCheckpoint, over
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_dir import RunDir, over
 from launcher.storage.run_files import PlanSummary
 
 _TAIL = 1 << 16

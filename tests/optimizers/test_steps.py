@@ -5,8 +5,15 @@ import torch
 from pydantic import ValidationError
 from transformers import BertConfig, BertForMaskedLM
 
-from launcher.config.optimizers import SGD, Adafactor, Adam, AdamW, Muon
-from launcher.train import optim
+from launcher.config import plugins
+from launcher.optimizers import adafactor, adam, adamw, muon, sgd
+from launcher.optimizers._parameter_groups import depths
+
+SGD, Adam, AdamW, Adafactor, Muon = sgd.Config, adam.Config, adamw.Config, adafactor.Config, muon.Config
+
+
+def build(config, model):
+    return plugins.optimizer(config).for_model(model)
 
 
 def bert(layers=2):
@@ -25,7 +32,7 @@ def mlp():
 def scales(model, **keys):
     """The scale of each parameter's group by name."""
     names = {p: name for name, p in model.named_parameters()}
-    groups = optim.make(AdamW(lr=0.1, **keys), model).param_groups
+    groups = build(AdamW(lr=0.1, **keys), model).param_groups
     return {names[p]: group["scale"] for group in groups for p in group["params"]}
 
 
@@ -35,7 +42,7 @@ def scales(model, **keys):
 def test_biases_and_norms_do_not_decay_and_the_frozen_are_left_out():
     model = mlp()
     model[2].weight.requires_grad_(False)
-    groups = optim.make(AdamW(lr=0.1, weight_decay=0.3), model).param_groups
+    groups = build(AdamW(lr=0.1, weight_decay=0.3), model).param_groups
     assert [(len(g["params"]), g["weight_decay"], g["fused"]) for g in groups] == [(1, 0.3, True), (4, 0.0, True)]
 
 
@@ -52,7 +59,7 @@ def test_each_layer_has_a_share_of_the_rate_of_the_next():
 def test_without_layers_or_without_decay_all_have_the_same_rate():
     assert set(scales(mlp(), layer_decay=0.5).values()) == {1.0}
     assert set(scales(bert()).values()) == set(scales(bert(), layer_decay=1.0).values()) == {1.0}
-    assert len(optim.make(AdamW(lr=0.1), bert()).param_groups) == 2
+    assert len(build(AdamW(lr=0.1), bert()).param_groups) == 2
 
 
 def test_layers_are_below_a_head_that_is_not_there_too():
@@ -64,7 +71,7 @@ def test_layers_are_below_a_head_that_is_not_there_too():
 def test_what_stands_between_layers_has_the_depth_of_the_next():
     listed, last = torch.nn.ModuleList([torch.nn.Linear(2, 2)]), torch.nn.ModuleList([torch.nn.Linear(2, 2)])
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), listed, torch.nn.LayerNorm(2), last, torch.nn.Linear(2, 1))
-    assert list(optim.depths(model).values()) == [0, 0, 1, 1, 2, 2, 2, 2, 3, 3]
+    assert list(depths(model).values()) == [0, 0, 1, 1, 2, 2, 2, 2, 3, 3]
 
 
 # Steps
@@ -104,7 +111,7 @@ OWN = [
 def test_steps_are_torchs_own_to_the_last_bit(config, own):
     ours, theirs = mlp(), mlp()
     expected = walked(own(parted(theirs, config.weight_decay)), theirs)
-    assert torch.equal(walked(optim.make(config, ours), ours), expected)
+    assert torch.equal(walked(build(config, ours), ours), expected)
 
 
 def test_a_step_is_that_of_the_paper():
@@ -113,14 +120,14 @@ def test_a_step_is_that_of_the_paper():
     model = torch.nn.Linear(2, 1, bias=False, dtype=torch.float64)
     model.weight.data.copy_(weight)
     model.weight.grad = gradient.clone()
-    optim.make(AdamW(lr=0.1, weight_decay=0.3), model).step()
+    build(AdamW(lr=0.1, weight_decay=0.3), model).step()
     expected = weight * (1 - 0.1 * 0.3) - 0.1 * gradient / (gradient.abs() + 1e-8)
     assert torch.allclose(model.weight.data, expected, rtol=1e-12)
 
 
 def test_muon_is_for_the_matrices_of_the_layers_and_adamw_for_all_else():
     ours, theirs = bert(), bert()
-    made = optim.make(Muon(lr=0.1, adam_lr=0.02, weight_decay=0.2, adjust="original"), ours)
+    made = build(Muon(lr=0.1, adam_lr=0.02, weight_decay=0.2, adjust="original"), ours)
     for group in made.param_groups:
         group["lr"] = 0.1 * group["scale"]
     matrices = [p for name, p in theirs.named_parameters() if ".layer." in name and p.ndim == 2]
@@ -148,16 +155,16 @@ def test_muon_is_for_the_matrices_of_the_layers_and_adamw_for_all_else():
 
 def test_muon_without_layers_is_adamw():
     ours, theirs = mlp(), mlp()
-    expected = walked(optim.make(AdamW(lr=0.1, weight_decay=0.1), theirs), theirs)
-    assert torch.equal(walked(optim.make(Muon(lr=0.1), ours), ours), expected)
+    expected = walked(build(AdamW(lr=0.1, weight_decay=0.1), theirs), theirs)
+    assert torch.equal(walked(build(Muon(lr=0.1), ours), ours), expected)
 
 
 def test_a_momentum_that_was_there_before_the_first_step_changes_nothing():
     """Zeros and no steps, as a state is made where it is asked for early."""
     config, plain = SGD(lr=0.1, momentum=0.9, dampening=0.5), mlp()
-    expected = walked(optim.make(config, plain), plain)
+    expected = walked(build(config, plain), plain)
     early = mlp()
-    made = optim.make(config, early)
+    made = build(config, early)
     for p in early.parameters():
         made.state[p] = {"momentum_buffer": torch.zeros_like(p), "step": torch.zeros(())}
     assert torch.equal(walked(made, early), expected)
@@ -168,7 +175,7 @@ def test_a_momentum_that_was_there_before_the_first_step_changes_nothing():
 def test_the_first_gradient_of_what_trains_later_is_not_dampened_either(early):
     config, model = SGD(lr=0.1, momentum=0.9, dampening=0.5), torch.nn.Linear(1, 2, bias=False)
     model.later = torch.nn.Linear(1, 2, bias=False)
-    made, later = optim.make(config, model), model.later.weight
+    made, later = build(config, model), model.later.weight
     if early:
         made.state[later] = {"momentum_buffer": torch.zeros_like(later), "step": torch.zeros(())}
     model.weight.grad = torch.ones_like(model.weight)
@@ -190,12 +197,7 @@ def test_the_first_gradient_of_what_trains_later_is_not_dampened_either(early):
     ],
 )
 def test_what_is_kept_is_found_by_a_step(config, names):
-    assert sorted(optim.kept(config)) == names
-
-
-def test_a_gradient_is_clipped_to_the_largest_norm():
-    assert [optim.clipping(norm, 1.0) for norm in (0.5, 4.0)] == [1.0, pytest.approx(0.25)]
-    assert optim.clipping(4.0, None) == 1.0
+    assert sorted(plugins.optimizer(config).state_names()) == names
 
 
 # What is refused

@@ -4,25 +4,29 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch.optim import lr_scheduler
 
-from launcher.config.schedules import (
-    Constant,
-    Cosine,
-    CosineRestarts,
-    Exponential,
-    Linear,
-    MultiStep,
-    OneCycle,
-    Plateau,
-    Polynomial,
-    StepDecay,
-    WarmupStableDecay,
-)
-from launcher.train.lr_schedule import factor
+from launcher.config import kinds
+
+NAMES = (
+    "constant", "linear", "cosine", "cosine_restarts", "polynomial", "exponential", "warmup_stable_decay", "step",
+    "multi_step", "one_cycle", "plateau",
+)  # fmt: skip
+(
+    Constant, Linear, Cosine, CosineRestarts, Polynomial, Exponential, WarmupStableDecay, StepDecay, MultiStep,
+    OneCycle, Plateau,
+) = (kinds.module("lr_schedules", name).Config for name in NAMES)  # fmt: skip
+
+
+CLASSES = {name: kinds.module("lr_schedules", name).Schedule for name in NAMES}
+
+
+def factor(config, step, steps, evaluations=()):
+    return CLASSES[config.kind](config, steps).factor(step, evaluations)
+
 
 KINDS = [
     Constant,
@@ -39,6 +43,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", [*KINDS, lambda warmup: OneCycle(peak_at=max(0.01, warmup))])
+@settings(deadline=None)
 @given(st.integers(1, 3000), st.floats(0, 0.9), st.data())
 def test_a_factor_is_in_0_to_1_and_a_function_of_the_step(kind, steps, warmup, data):
     schedule, step = kind(warmup=warmup), data.draw(st.integers(0, steps - 1))
@@ -116,6 +121,7 @@ def test_every_step_is_that_of_torch(ours, own):
 
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["less is better", "more is better"])
+@settings(deadline=None)
 @given(
     values=st.lists(st.floats(0.01, 5), max_size=40),
     patience=st.integers(0, 3),
