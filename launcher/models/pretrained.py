@@ -10,6 +10,7 @@ from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.kinds import TrustRemoteCode
 from launcher.config.recipe import PretrainedTokenizer
+from launcher.config.types import HubRepository
 from launcher.models._adaptation import adapted
 from launcher.models._transformers import TransformersConfig, check_length, complete, fit, make, renew, renewed
 from launcher.plan import remote_code
@@ -25,6 +26,10 @@ class Config(TransformersConfig):
     name: str
     revision: str | None = None
     trust_remote_code: TrustRemoteCode = False
+
+    @property
+    def hub_repository(self) -> HubRepository:
+        return HubRepository(self.name, self.revision, self.trust_remote_code)
 
 
 class Model(models.Model):

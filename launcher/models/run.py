@@ -10,6 +10,7 @@ from launcher import models
 from launcher.config import kinds, load, messages, plugins
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.kinds import TrustRemoteCode
+from launcher.config.types import RunReference
 from launcher.models._adaptation import adapted, group, plain
 from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed, take_generation
 from launcher.plan import remote_code
@@ -27,6 +28,10 @@ class Config(TransformersConfig):
     checkpoint: Literal["latest", "best"] | int = "latest"
     weights: Literal["trained", "random"] = "trained"
     trust_remote_code: TrustRemoteCode = False
+
+    @property
+    def run_reference(self) -> RunReference:
+        return RunReference(self.run, self.checkpoint, self.weights == "trained", self.adapter is not None)
 
     @model_validator(mode="after")
     def _allowed_run(self) -> Self:

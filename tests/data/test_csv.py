@@ -77,7 +77,7 @@ def test_columns_may_have_other_names_and_each_file_another_order(tmp_path):
     ],
 )
 def test_a_row_that_cannot_be_used_is_told_with_its_first_line(tmp_path, monkeypatch, line, message):
-    monkeypatch.setattr(_columns, "ROW", 60)
+    monkeypatch.setattr(_columns, "MAX_ROW", 60)
     file = written(tmp_path, "text,label", '"fine\n""text""",x', "", line, "after,y")
     found = read(file, "text", "label")
     assert found[0] == {"text": 'fine\n"text"', "label": "x"}

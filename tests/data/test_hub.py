@@ -7,7 +7,7 @@ from data.reading import read as read_source
 from data.reading import told
 
 from launcher.config.errors import UserError
-from launcher.data import _source, hub
+from launcher.data import _files, hub
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_large_data_set_is_read_in_parts_and_bad_rows_keep_their_numbers(folde
     rows = [json.dumps({"text": f"text {n}" if n != 7 else None}) for n in range(10)]
     (folder / "train.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     (folder / "test.jsonl").unlink()
-    monkeypatch.setattr(_source, "PART", 40)
+    monkeypatch.setattr(_files, "PART", 40)
     assert len(hub.Source(hub.Config(name=str(folder))).parts("data.train")) > 2
     found = read(folder)
     assert [row["text"] for row in found[:7] + found[8:]] == [f"text {n}" for n in range(10) if n != 7]

@@ -16,7 +16,7 @@ from launcher import data
 from launcher.config import kinds
 from launcher.config.columns import Column
 from launcher.config.errors import UserError
-from launcher.data import BadRow, Part, _columns, _source
+from launcher.data import BadRow, Part, _columns, _files
 from launcher.data._source import SourceConfig
 
 ROWS = [{"text": f"document {n} has words", "label": ["odd", "even"][n % 2 == 0]} for n in range(12)]
@@ -156,7 +156,7 @@ def test_its_parts_are_cut_by_the_content_alone_and_give_the_rows_of_the_whole_i
     whole = read(module, config, *columns)
     if module.Source.parts is data.Source.parts:
         return
-    monkeypatch.setattr(_source, "PART", 40)
+    monkeypatch.setattr(_files, "PART", 40)
     parts = module.Source(config).parts("data.train")
     assert parts == module.Source(config).parts("data.validation")
     assert all(isinstance(part, Part) and pickle.loads(pickle.dumps(part)) == part for part in parts)
@@ -179,7 +179,7 @@ def test_its_labels_come_with_its_texts_where_it_has_any(texts, tmp_path):
 def test_what_is_wrong_with_a_row_stands_in_its_place_and_says_where(kind, tmp_path, monkeypatch):
     if kind == "python_docs" or kind in OWN:  # for images see test_image_folder
         return
-    monkeypatch.setattr(_columns, "ROW", 20)
+    monkeypatch.setattr(_columns, "MAX_ROW", 20)
     module, config = configured(kind, tmp_path)
     rows = read(module, config)
     bad = [n for n, row in enumerate(rows) if isinstance(row, BadRow)]
