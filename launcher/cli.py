@@ -126,7 +126,7 @@ def plan(
     from launcher.tools import tables
 
     profile, overrides = _profile(cluster, overrides)
-    made = run_setup.look(recipe, overrides, profile, ranks)
+    made = run_setup.dry_run(recipe, overrides, profile, ranks)
     if json:
         print(output_streams.as_json(made.model_dump_json(indent=1)))
     else:

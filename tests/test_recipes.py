@@ -215,6 +215,6 @@ def test_it_is_planned_on_every_cluster_of_other_machines(trained, name):
     assert len(ELSEWHERE) == 5
     for cluster in ELSEWHERE:
         profile = load.cluster(cluster, ["devices_per_node=2"] if cluster == "two-hosts-ssh" else []).value
-        plan = run_setup.look(name, [*data_of(name), "name=planned", "train.global_batch=64"], profile, None)
+        plan = run_setup.dry_run(name, [*data_of(name), "name=planned", "train.global_batch=64"], profile, None)
         assert (plan.nodes, plan.ranks) == (2, 2 * profile.devices_per_node)
         assert plan.parameters > 0 and sum(plan.memory.values()) < plan.memory_per_device

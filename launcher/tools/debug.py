@@ -33,7 +33,7 @@ def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown:
     wrong = writable_folders.temporary()  # of the folder that was asked for
     private_tmp.enter()
     ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # no run of the user's has this name
-    made = run_setup.check(file, [*overrides, *ours], load.cluster("local").value, 1, wrong)
+    made = run_setup.validate(file, [*overrides, *ours], load.cluster("local").value, 1, wrong)
     with tempfile.TemporaryDirectory(prefix="launcher-debug-") as folder:
         return _session(replace(made, folder=RunDir(Path(folder)), resume=None), steps, overfit, shown, console)
 

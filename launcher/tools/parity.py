@@ -67,7 +67,7 @@ def parity(
     known = load.recipe(file, ours).value
     if not (wrong := writable_folders.ranks(known, cluster, max(ranks, default=1))):
         execute.warm_up(launch_spec.imports(known))
-    made = run_setup.check(file, ours, cluster, 1, wrong)
+    made = run_setup.validate(file, ours, cluster, 1, wrong)
     todo = [(recipe, count) for count in ranks for recipe in _layouts(made, file, ours, strategies, count)]
     if not todo:
         raise UserError(f"--strategies: no layout of {strategies} runs on {', '.join(map(str, ranks))} ranks")
@@ -133,7 +133,7 @@ class _Bench:
         """What rank 0 tells of some steps of a recipe. Raises UserError."""
         folder = RunDir(self.folder / str(len(list(self.folder.iterdir()))))
         planned = self._plan(recipe, ranks).model_copy(update={"folder": str(folder.path)})
-        run_setup.write(
+        run_setup.create(
             replace(self.made, recipe=recipe, plan=planned, folder=folder, resume=None, start=None)
         ).release()
         outcome = execute.execute(launch_spec.measure(planned, self.cluster.env, self.steps))

@@ -145,7 +145,7 @@ class Predictor:
         """The samples of rows, in their order; how many each row gives, and whether it is cut."""
         import pyarrow as pa
 
-        from launcher.prepare.source_shards import batch_of
+        from launcher.prepare.row_batches import batch_of
 
         if not self._trained.recipe.inner_task.joins_documents:  # those are cut from rows joined
             table, empty, cut = self._features(batch_of(list(good)))
@@ -232,7 +232,7 @@ def _chunks(every: Iterator[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
 
 
 def _size(row: Row | BadRow) -> int:
-    from launcher.prepare.source_shards import size_of
+    from launcher.prepare.row_batches import size_of
 
     return 0 if isinstance(row, BadRow) else size_of(row)
 

@@ -78,14 +78,14 @@ def _ready(
         os.environ.update(launch_spec.environment(profile))  # before anything that reads it is imported
         if not (wrong := [*wrong, *writable_folders.ranks(known, profile, ranks)]):
             execute.warm_up(launch_spec.imports(known))
-    made = run_setup.check(recipe, overrides, profile, ranks, wrong)
+    made = run_setup.validate(recipe, overrides, profile, ranks, wrong)
     if resume and made.resume is None:
         raise UserError(
             f"--resume: {made.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)"
         )
     if over(made.resume, made.plan.steps):
         return made
-    made = run_setup.write(made)
+    made = run_setup.create(made)
     if via != "elastic":
         made.release()  # rank 0 of the other starter comes the whole way itself, and takes it
     tables.plan(made.plan, Console(stderr=True))

@@ -61,7 +61,7 @@ def submit(
     points = [list(overrides)] if file is None else [[*overrides, *own] for own in sweep_grid.read(file, known.name)]
     sweep = _Sweep(recipe, profile, known.name, points, file is not None)
     sweep_grid.every(points, lambda point: load.recipe(recipe, point))
-    plans = sweep_grid.every(points, lambda point: run_setup.look(recipe, point, profile, None))
+    plans = sweep_grid.every(points, lambda point: run_setup.dry_run(recipe, point, profile, None))
     script = _script(sweep, plans[0], range(len(plans)))
     tables.plan(plans[0], console)
     if sweep.array:
@@ -218,10 +218,10 @@ def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
 def _begin(sweep: _Sweep, point: int, fresh: list[Path]) -> run_setup.PreparedRun:
     """Prepare a point and write its run folder, with the right to start it, which another submit may have had
     meanwhile. A folder that is made goes among the `fresh`. Raises UserError where a job of it lives by now."""
-    checked = run_setup.check(sweep.recipe, sweep.points[point], sweep.profile, None)
+    checked = run_setup.validate(sweep.recipe, sweep.points[point], sweep.profile, None)
     there = checked.folder.path.exists()
     with run_setup.hold(checked.folder, ".start"):
         if not there and not checked.folder.plan.is_file():
             fresh.append(checked.folder.path)
         _refuse_living(checked.folder)
-        return run_setup.write(checked)  # which takes the right over
+        return run_setup.create(checked)  # which takes the right over

@@ -29,7 +29,7 @@ def cluster(nodes):
 def folder(name, nodes=2, steps=4000, of=support.small, **changes):
     """A run folder as submit writes it."""
     recipe = of(name, train__steps=steps, train__precision="fp64", checkpoint__every=5, **changes)
-    made = run_setup.write(run_setup.check(support.write(recipe, f"{name}.yaml"), (), cluster(nodes), None))
+    made = run_setup.create(run_setup.validate(support.write(recipe, f"{name}.yaml"), (), cluster(nodes), None))
     made.release()
     return made.folder
 

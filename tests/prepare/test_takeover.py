@@ -78,7 +78,7 @@ def undisturbed(slow, monkeypatch):
     def prepare():
         with monkeypatch.context() as patch:
             patch.setenv("LAUNCHER_CACHE", str(slow / "undisturbed"))
-            run_setup.prepare("recipe.yaml", [], most=1)
+            run_setup.prepare("recipe.yaml", [], processes=1)
         Path("reads").unlink()
         return content("undisturbed")
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.prepare.token_arrays import TokenArrays, concatenate, interleave, join, nothing, take
+from launcher.prepare.token_arrays import TokenArrays, concatenate, interleave, join, no_texts, take
 
 properties = settings(deadline=None, max_examples=100)
 texts = st.lists(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=9), max_size=6)
@@ -92,7 +92,7 @@ def test_between(lists, prefix, suffix):
 def test_after_and_concatenate(one, other):
     assert told(made(one).after(made(other))) == other + one
     assert told(concatenate(made(one), made(other))) == one + other
-    assert told(concatenate(nothing(), made(one))) == told(concatenate(made(one), nothing())) == one
+    assert told(concatenate(no_texts(), made(one))) == told(concatenate(made(one), no_texts())) == one
 
 
 @properties
