@@ -82,13 +82,13 @@ class BadRow(NamedTuple):
 
 
 class Source(ABC):
-    """Reads the rows of one Config.
+    """Reads the rows of one Config. A kind declares its type: `config: Config`.
 
     `key` is the place of the Config in the recipe, such as data.train: messages begin with it.
     """
 
-    @abstractmethod
-    def __init__(self, config: Any): ...
+    def __init__(self, config: Any):
+        self.config = config
 
     @abstractmethod
     def fingerprint(self, key: str) -> str:

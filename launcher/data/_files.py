@@ -8,6 +8,7 @@ from pathlib import Path
 
 import xxhash
 
+from launcher import data
 from launcher.config.atomic_files import exists, expanded, write
 from launcher.config.errors import Problem, UserError
 from launcher.data import Part
@@ -51,6 +52,15 @@ def _matches(pattern: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     rest = pattern.relative_to(literal)
     found = glob.glob(str(Path(glob.escape(str(literal))) / rest), recursive=True)  # noqa: PTH207
     return [Path(name) for name in found]
+
+
+class FilesSource(data.Source):
+    """A source of files whose names have no effect."""
+
+    config: FilesConfig
+
+    def fingerprint(self, key: str) -> str:
+        return fingerprint_files(self.config, key)
 
 
 def fingerprint_files(config: FilesConfig, key: str) -> str:

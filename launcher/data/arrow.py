@@ -30,8 +30,7 @@ class Config(SourceConfig):
 
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
         return f"{fingerprint_folder(_folder(self.config, key))} {self.config.split}"

@@ -4,10 +4,8 @@ import csv
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from io import StringIO
-from itertools import chain
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import (
@@ -19,12 +17,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from launcher import data
 from launcher.config.columns import KeptColumn, resolved
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import plural
 from launcher.data import TEXTS, BadRow, Part, Row, _columns
-from launcher.data._files import files, fingerprint_files
+from launcher.data._files import FilesSource, files
 from launcher.data._lines import LONE_RETURNS, UTF_16, file_parts, read_lines
 from launcher.data._source import FilesConfig, canonical_row, check_columns, source_columns
 
@@ -67,55 +64,40 @@ class Config(FilesConfig):
         return {k: v for k, v in dump(self).items() if not (older and (k, v) == ("quote", '"'))}
 
 
-class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
-        self._quoted: dict[str, _QuotedLineBreaks] = {}  # of each file that has been read to its end
+class Source(FilesSource):
+    config: Config
 
-    def fingerprint(self, key: str) -> str:
-        return fingerprint_files(self.config, key)
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self._notes: dict[str, list[str]] = {}  # of each file that has been read to its end
 
     def parts(self, key: str) -> list[Part]:
         """Group whole files: whether an end of line also ends a row depends on all quotes before it."""
         return file_parts(files(self.config, key), ranges=False)
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-        return chain.from_iterable(_rows(self.config, columns, key, file, self._records(file)) for file in part.files)
+        for file in part.files:
+            yield from _rows(self.config, columns, key, file, self._records(file, key))
 
     def notes(self, key: str, part: Part) -> list[str]:
         """Note each file in which quoted fields hold line breaks: a lone quote joins rows that do not belong
         together."""
-        if not self.config.quote:
-            return []
         for file in part.files:
-            if file not in self._quoted:
-                deque(self._records(file), maxlen=0)
-        return [note for file in part.files if (note := self._quoted[file].note(file, key))]
+            if self.config.quote and file not in self._notes:
+                deque(self._records(file, key), maxlen=0)
+        return [note for file in part.files for note in self._notes.get(file, [])]
 
-    def _records(self, file: str) -> "Iterator[_Record | BadRow]":
-        """Yield each record of a file, and count the line breaks inside quotes."""
-        quoted = _QuotedLineBreaks()
+    def _records(self, file: str, key: str) -> "Iterator[_Record | BadRow]":
+        """Yield each record of a file, and note line breaks inside quotes."""
+        rows, lines, first = 0, 0, ""
         for record in _records(file, self.config):
             if isinstance(record, _Record) and record.lines > 1:
-                quoted.rows, quoted.lines = quoted.rows + 1, quoted.lines + record.lines
-                quoted.first = quoted.first or record.where
+                rows, lines, first = rows + 1, lines + record.lines, first or record.where
             yield record
-        self._quoted[file] = quoted
-
-
-@dataclass
-class _QuotedLineBreaks:
-    """The rows of a file that span several lines. `rows`: their number; `lines`: of all of them; `first`: file:line."""
-
-    rows: int = 0
-    lines: int = 0
-    first: str = ""
-
-    def note(self, file: str, key: str) -> str | None:
-        if not self.rows:
-            return None
-        what = f"line breaks inside quotes in {plural(self.rows, 'row')} of {file} ({self.lines:,} lines"
-        return f"{what}, the first at {self.first}); where quotes are part of the text, set {key}.quote: none"
+        self._notes[file] = []
+        if rows and self.config.quote:
+            what = f"line breaks inside quotes in {plural(rows, 'row')} of {file} ({lines:,} lines, the first at"
+            self._notes[file] = [f"{what} {first}); where quotes are part of the text, set {key}.quote: none"]
 
 
 def _rows(

@@ -15,8 +15,7 @@ class Config(SourceConfig):
 
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
         return "digits 1797"

@@ -21,8 +21,7 @@ class Config(FilesConfig):
 
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
         """Hash the bytes of the images and their names below the folders of `path`."""

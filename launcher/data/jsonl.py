@@ -8,9 +8,8 @@ from typing import Literal
 
 from pydantic_core import from_json
 
-from launcher import data
 from launcher.data import BadRow, Part, Row
-from launcher.data._files import files, fingerprint_files
+from launcher.data._files import FilesSource, files
 from launcher.data._lines import LONE_RETURNS, file_parts, read_lines
 from launcher.data._source import FilesConfig, canonical_row
 
@@ -19,12 +18,8 @@ class Config(FilesConfig):
     kind: Literal["jsonl"] = "jsonl"
 
 
-class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
-
-    def fingerprint(self, key: str) -> str:
-        return fingerprint_files(self.config, key)
+class Source(FilesSource):
+    config: Config
 
     def parts(self, key: str) -> list[Part]:
         return file_parts(files(self.config, key))

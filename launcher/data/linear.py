@@ -30,8 +30,7 @@ class Config(SourceConfig):
 
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
         config = self.config

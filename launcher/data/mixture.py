@@ -52,8 +52,7 @@ class Config(Plugin):
 
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
         """Hash the fingerprints of the sources, in their order. Weights change no row, so they have no effect. Raises

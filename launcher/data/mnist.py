@@ -36,8 +36,7 @@ class Config(SourceConfig):
 
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
         return fingerprint_of(file_hash(_file(self.config, what, key)) for what in _MAGIC)

@@ -7,11 +7,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from launcher import data
 from launcher.config.columns import resolved
 from launcher.config.errors import UserError, first_line
 from launcher.data import BadRow, Part, Row, _files
-from launcher.data._files import files, fingerprint_files, group_files
+from launcher.data._files import FilesSource, files, group_files
 from launcher.data._source import FilesConfig, check_columns, source_columns
 from launcher.data._tables import batch_rows, table_rows
 
@@ -23,12 +22,8 @@ class Config(FilesConfig):
     kind: Literal["parquet"] = "parquet"
 
 
-class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
-
-    def fingerprint(self, key: str) -> str:
-        return fingerprint_files(self.config, key)
+class Source(FilesSource):
+    config: Config
 
     def parts(self, key: str) -> list[Part]:
         """Divide large files by row groups, and group small ones. Raises UserError if a file is no parquet."""

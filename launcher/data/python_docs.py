@@ -37,8 +37,7 @@ class Config(SourceConfig):
 
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
         """Identify installed distributions by their versions, and all other modules by their content: those of the

@@ -6,10 +6,9 @@ from functools import partial
 from itertools import chain
 from typing import Literal
 
-from launcher import data
 from launcher.config.errors import Problem, UserError
 from launcher.data import BadRow, Part, Row, _columns
-from launcher.data._files import files, fingerprint_files
+from launcher.data._files import FilesSource, files
 from launcher.data._lines import check_line_ends, file_parts, follows_blank_line, read_lines, strip_returns
 from launcher.data._source import FilesConfig
 
@@ -23,12 +22,8 @@ class Config(FilesConfig):
     document: Literal["paragraph", "line", "file"] = "paragraph"
 
 
-class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
-
-    def fingerprint(self, key: str) -> str:
-        return fingerprint_files(self.config, key)
+class Source(FilesSource):
+    config: Config
 
     def parts(self, key: str) -> list[Part]:
         return file_parts(files(self.config, key), ranges=self.config.document != "file")

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from launcher.data import Row
+
 if TYPE_CHECKING:
     import datasets
-
-Row = dict[str, Any]
 
 
 class Samples:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -137,14 +137,7 @@ def _form(name: str) -> "normalizers.Normalizer":
     return form
 
 
-class _TrainerOptions(TypedDict):
-    vocab_size: int
-    min_frequency: int
-    special_tokens: list[str]
-    show_progress: bool
-
-
-def _options(config: TrainTokenizer, *more: str) -> _TrainerOptions:
+def _options(config: TrainTokenizer, *more: str) -> dict[str, Any]:
     """Return the options of a trainer of `tokenizers`. `more`: further special tokens."""
     return {
         "vocab_size": config.vocab_size,

@@ -1,4 +1,4 @@
-"""Folders that `save_to_disk` of `datasets` has written."""
+"""Folders written by `save_to_disk` of `datasets`."""
 
 import pytest
 from data.reading import read as read_source

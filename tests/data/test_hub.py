@@ -1,4 +1,4 @@
-"""Data sets that `datasets` can load, here from local folders: the hub itself is never asked."""
+"""Datasets that `datasets` loads, here from local folders, without the hub."""
 
 import json
 
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def labelled(tmp_path):
-    """A parquet folder whose labels are numbers that stand for names; the last row has none."""
+    """A parquet folder with labels as class numbers; the last row has no label."""
     from datasets import ClassLabel, Dataset, Features, Value
 
     features = Features({"text": Value("string"), "topic": ClassLabel(names=["sport", "art"])})

@@ -63,7 +63,7 @@ def test_an_image_is_turned_the_way_its_camera_was_held(orientation):
 
 
 def test_broken_exif_is_passed_over():
-    """An entry that cannot be written again beside a quarter to the right; and one that cannot be read."""
+    """EXIF with a rotation beside an entry that cannot be rewritten, and EXIF that cannot be read."""
     width, turn = struct.pack("<HHIi", 0x0100, 9, 1, -1), struct.pack("<HHII", 0x0112, 3, 1, 6)
     broken = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + width + turn + bytes(4)
     assert _images.decode(encoded(Image.new("L", (3, 2)), "JPEG", exif=broken)).shape == (3, 2, 1)

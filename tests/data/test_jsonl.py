@@ -1,4 +1,4 @@
-"""Rows of JSON lines."""
+"""JSON Lines files."""
 
 import json
 import re

@@ -175,7 +175,7 @@ def test_a_name_that_promises_what_the_content_does_not_hold_is_told(tmp_path, n
 
 
 def zeros(file, kind):
-    """A good line, one of 100 MB and a good line."""
+    """Write a file with a line of 100 MB between two short ones."""
     opened = partial(open, file, "wb") if kind is None else partial(pa.CompressedOutputStream, str(file), kind)
     with opened() as out:
         out.write(b"good\n")

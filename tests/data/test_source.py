@@ -1,4 +1,4 @@
-"""Files, lines and columns: what sources share."""
+"""Files of sources, and the names of columns."""
 
 import os
 import re
@@ -118,7 +118,7 @@ def test_a_byte_that_moves_from_one_file_to_the_next_changes_the_fingerprint(tmp
 
 @pytest.fixture
 def hashed(here, monkeypatch):
-    """Every file that is read for its hash, in order; all files are old enough to be remembered."""
+    """The files that are read for their hashes, in order. All files are old enough for the cache."""
     monkeypatch.setenv("LAUNCHER_CACHE", str(here / "cache"))
     monkeypatch.setattr(_files, "_MTIME_RESOLUTION", -60)
     seen, opened = [], Path.open

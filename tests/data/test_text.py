@@ -1,4 +1,4 @@
-"""Documents of plain text files."""
+"""Plain text files."""
 
 import pytest
 from data.reading import read as read_source
@@ -77,7 +77,7 @@ contents = st.lists(st.sampled_from(pieces), max_size=25).map(b"".join)
 @example(b"\xef\xbb\xbf \nword", 2, 3, 1000)
 @example(b"a\n\nword\nword\n\na", 4, 3, 1000)
 def test_the_documents_of_the_parts_are_those_of_the_file(tmp_path_factory, document, content, size, block, row):
-    """Whatever the content, wherever it is cut and however little is read at once; what is bad is told alike."""
+    """Any content, part size and block size give the same documents and the same bad rows."""
     file = tmp_path_factory.mktemp("parts") / "a.txt"
     file.write_bytes(content)
     config = text.Config(path=str(file), document=document)
@@ -92,7 +92,7 @@ def test_the_documents_of_the_parts_are_those_of_the_file(tmp_path_factory, docu
 @properties
 @given(contents)
 def test_paragraphs_are_those_that_a_line_at_a_time_finds(tmp_path_factory, content):
-    """The plainest way to say what a paragraph is."""
+    """The simplest definition of a paragraph."""
     file = tmp_path_factory.mktemp("plainly") / "a.txt"
     content = content.replace(b"\xff", b"")
     file.write_bytes(content)

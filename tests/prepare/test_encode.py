@@ -1,4 +1,4 @@
-"""Texts to tokens: piece by piece, and yet what the tokenizer itself would give, always."""
+"""Encoding by pieces gives the tokens of the tokenizer itself."""
 
 import json
 
@@ -41,7 +41,7 @@ def trained(algorithm, **options):
 
 
 def fast(model, trainer, pre_tokenizer, normalizer=None, around=None, **special):
-    """A tokenizer of parts. `around`: the special tokens before and after a text."""
+    """Build a tokenizer. `around`: the special tokens before and after a text."""
     backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizer
     if normalizer is not None:
@@ -100,7 +100,7 @@ def raw_added():
 
 
 def first_word_apart():
-    """A pre-tokenizer that marks a text's first word: no piece may be taken for another place's."""
+    """A pre-tokenizer that marks the first word of a text: its pieces depend on their place."""
     parts = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="first")]
     return whitespace(pre_tokenizers.Sequence(parts))
 
@@ -135,7 +135,7 @@ WHOLE = ["unigram", "unigram of sentencepiece", "a rule of its own", "first word
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """The folder of a tokenizer, made when it is first asked for."""
+    """Return the folder of a tokenizer, built on first use."""
     known = {}
 
     def folder(name):

@@ -1,4 +1,4 @@
-"""What a preparation counts and notes beside its samples."""
+"""The counts and notes of a preparation."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From sources to a prepared folder that is named by its content."""
+"""Prepared folders, named by their content."""
 
 import json
 import re
@@ -62,13 +62,13 @@ def decoded(folder, side):
 
 
 def left():
-    """What is in the cache."""
+    """List the prepared folders in the cache."""
     root = cache.path("x").parent
     return sorted(root.iterdir()) if root.is_dir() else []
 
 
 def held_out(fraction, *texts):
-    """Which rows are held out, given by their columns."""
+    """Return which rows are held out."""
     names = ("text", "text_pair")
     columns = {name: pa.array(values, pa.large_string()) for name, values in zip(names, texts, strict=False)}
     return row_batches.held_out(pa.RecordBatch.from_pydict(columns), fraction).tolist()
@@ -88,26 +88,26 @@ def known(config):
 
 
 def prepared_anew(config, monkeypatch, name, processes=None):
-    """A folder in a cache of its own."""
+    """Prepare a folder in a cache of its own."""
     with monkeypatch.context() as patch:
         patch.setenv("LAUNCHER_CACHE", name)
         return prepared_data.prepare(config, processes=processes)
 
 
 def content(folder):
-    """The bytes of every file in a folder, wherever it is."""
+    """Return the bytes of every file in a folder."""
     return {str(Path(name).relative_to(folder)): held for name, held in support.tree(folder).items()}
 
 
 @pytest.fixture
 def finely(monkeypatch):
-    """Sources are cut finely."""
+    """Divide sources into many small parts."""
     monkeypatch.setattr(_files, "PART", 1500)
 
 
 @pytest.fixture
 def spread(finely, monkeypatch):
-    """No work is too little for several processes."""
+    """Use several processes for little work, too."""
     monkeypatch.setattr(process_pool, "SMALL", 0)
 
 
@@ -370,7 +370,7 @@ def rows(*numbers, **more):
 
 
 def mixed(**changes):
-    """Two sources that share rows, with rows that are empty or cannot be used."""
+    """Two sources with common rows, empty rows and bad rows."""
     first = jsonl("first.jsonl", [*rows(*range(60)), {"text": ""}, *rows(*range(10)), {"text": 5}])
     second = jsonl("second.jsonl", [{"text": None}, *rows(*range(50, 90)), {"text": ""}, {"txt": ""}, *rows(3, 95)])
     train = mixture(a={**first, "on_bad_row": "skip"}, b={**second, "on_bad_row": "skip"})
@@ -635,7 +635,7 @@ def test_a_step_whose_file_was_emptied_by_a_power_failure_is_done_again(monkeypa
 
 
 def test_who_was_taken_over_waits_for_the_other(monkeypatch):
-    """Its lease is lost in the middle; the other one has made the folder by the time it looks again."""
+    """The lease is lost in the middle, and the other process has finished the folder by the next check."""
     config, make = recipe(), Preparation._join_shards
 
     def late(self, jobs, side):
@@ -652,7 +652,7 @@ def test_who_was_taken_over_waits_for_the_other(monkeypatch):
 
 @pytest.fixture
 def disk(own, monkeypatch):
-    """Makes a small file system that holds the cache, and makes it larger or smaller."""
+    """Mount a small file system for the cache, or change its size."""
     there = own / "disk"
     there.mkdir()
 
@@ -674,7 +674,7 @@ def long_corpus():
 
 
 def full(config):
-    """The words of the refusal, or None where there was room."""
+    """Return the message about the full disk, or None if there was room."""
     try:
         prepared_data.prepare(config)
     except UserError as error:
@@ -716,7 +716,7 @@ def test_a_full_disk_is_the_users_to_mend_and_another_disk_will_do(disk, monkeyp
 
 
 def test_rows_held_out_whose_file_another_has_swept_are_not_taken_for_none(monkeypatch):
-    """As with one that was frozen, taken over, and goes on: it must not leave a shard that looks finished."""
+    """A process that was suspended and taken over must not leave a shard that looks finished."""
     own, held = shards._own_rows, []
 
     def swept(job, stats, source, file):
@@ -751,7 +751,7 @@ def test_a_cache_that_cannot_be_made_is_told(monkeypatch):
 
 
 def test_a_tokenizer_is_trained_from_long_texts_in_pieces(monkeypatch):
-    """Cut at spaces, as its words are: the vocabulary is the same."""
+    """They are cut at spaces, so the vocabulary is the same."""
     config = recipe(data__train={"kind": "text", "path": "corpus.txt", "document": "file"}, data__validation=None)
     whole = (prepared_data.prepare(config) / "tokenizer" / "tokenizer.json").read_bytes()
     monkeypatch.setattr(preparation, "_MAX_TRAINING_TEXT", 200)

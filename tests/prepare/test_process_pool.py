@@ -1,4 +1,4 @@
-"""One function over many pieces of work, in one process or several."""
+"""A function mapped over items, in one process or several."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ class WorkItem:
 
 
 class LeaseHeld:
-    """A lease that is lost after so many looks."""
+    """A lease that is lost after so many checks."""
 
     def __init__(self, looks=10**6):
         self.looks = looks
@@ -32,7 +32,7 @@ class LeaseHeld:
 
 
 def note(piece):
-    """A line for each piece: its name and who worked on it."""
+    """Write the name of an item and the process that it ran in."""
     with Path("done").open("a") as out:
         out.write(f"{piece.name} {os.getpid()}\n")
 

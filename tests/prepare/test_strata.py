@@ -1,4 +1,4 @@
-"""A share of each label held out for validation."""
+"""Stratified validation: a share of each label is held out."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def batch(rows):
 
 
 def split(rows, fraction, folder, parts=1):
-    """Which rows are held out, with the rows spread over `parts` shards."""
+    """Return the strata and which rows are held out, with the rows divided into `parts` shards."""
     files = [folder / f"{n}.arrow" for n in range(parts)]
     for n, file in enumerate(files):
         strata.save(file, [strata.hashed_labels(batch(rows[n::parts]))])
