@@ -69,14 +69,14 @@ def _run(precision: str, dropout: float, attention: float) -> Any:
     from launcher import worker
     from launcher.config import load
     from launcher.distributed import process_group
-    from launcher.distributed.shutdown import Stop
+    from launcher.distributed.shutdown import StopMonitor
     from launcher.prepare import run_setup
 
     name = f"d{dropout}-{attention}-{precision}"
     text = RECIPE.format(name=name, dropout=dropout, attention=attention, precision=precision)
     Path(f"{name}.yaml").write_text(text, encoding="utf-8")
     made = run_setup.write(run_setup.check(f"{name}.yaml", ["strategy=single"], load.cluster("local").value, 1))
-    return worker.build(made, process_group.connect(process_group.Place(), "cpu"), Stop(), None, workers=0)[0]
+    return worker.build(made, process_group.connect(process_group.RankInfo(), "cpu"), StopMonitor(), None, workers=0)[0]
 
 
 class _Generator:

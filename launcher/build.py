@@ -11,8 +11,8 @@ from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
-from launcher.distributed.process_group import Process
-from launcher.distributed.shutdown import Stop
+from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.shutdown import StopMonitor
 from launcher.models._adaptation import ModelConfig, frozen
 from launcher.models._transformers import save_configuration
 from launcher.plan import layout, mixture, model_requirements, padding_probe, remote_code
@@ -38,7 +38,11 @@ from launcher.train.sample_randomness import ModelRandomness
 
 
 def build(
-    run: run_setup.PreparedRun, at: Process, stop: Stop, resume: SavedCheckpoint | None, workers: int | None = None
+    run: run_setup.PreparedRun,
+    at: ProcessGroup,
+    stop: StopMonitor,
+    resume: SavedCheckpoint | None,
+    workers: int | None = None,
 ) -> tuple[loop.Run, list[str]]:
     """Everything the loop needs but its sinks, and notes for the user. `resume`: the checkpoint to go on from; its step
     decides which parameters train (see launcher.models._adaptation)."""
@@ -52,7 +56,9 @@ def build(
     probes = batches.probe_batches().to(at.device)
     example = probes.one.batch
     notes += task.attach(model, example)
-    if not recipe.packed and at.share(_padding_side.equal_lengths(task, model, model_requirements.of(recipe, facts))):
+    if not recipe.packed and at.broadcast(
+        _padding_side.equal_lengths(task, model, model_requirements.of(recipe, facts))
+    ):
         notes.append(padding_probe.note(type(model).__name__))
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
@@ -139,7 +145,7 @@ def _freeze(model: torch.nn.Module, unreached: list[str]) -> list[str]:
 
 
 def _randomness(
-    model: torch.nn.Module, task: Any, probes: ProbeBatches, recipe: Recipe, at: Process
+    model: torch.nn.Module, task: Any, probes: ProbeBatches, recipe: Recipe, at: ProcessGroup
 ) -> tuple[ModelRandomness, list[str]]:
     """Have the model draw by the contract. Raises UserError where it cannot, under a strict contract; else a note says
     what depends on the layout."""
@@ -162,7 +168,7 @@ def _find_shards(randomness: ModelRandomness, engine: Any, task: Any, one: Probe
     randomness.finding_shards = False
 
 
-def _rehearse(engine: Any, task: Any, example: dict[str, Any], at: Process, recipe: Recipe) -> None:
+def _rehearse(engine: Any, task: Any, example: dict[str, Any], at: ProcessGroup, recipe: Recipe) -> None:
     """Backwards whose gradients are dropped. DDP orders its buckets by the first that it sees; after these a resumed
     run reduces in the order of the run that was never stopped, to the last bit."""
     engine.module.eval()
@@ -175,7 +181,7 @@ def _rehearse(engine: Any, task: Any, example: dict[str, Any], at: Process, reci
     engine.module.train()
 
 
-def _compare(engine: Any, task: Any, example: dict[str, Any], at: Process, expected: float) -> None:
+def _compare(engine: Any, task: Any, example: dict[str, Any], at: ProcessGroup, expected: float) -> None:
     """Raises UserError where a model dealt over ranks does not compute what the whole one did, nor its gradients: found
     by trying, in the precision that parameters are stored in."""
     engine.module.eval()
@@ -197,7 +203,7 @@ def _compare(engine: Any, task: Any, example: dict[str, Any], at: Process, expec
         raise UserError(Problem("strategy.tensor_parallel", what))
 
 
-def _batches(run: run_setup.PreparedRun, task: Any, at: Process) -> tuple[Batches, Parts | None]:
+def _batches(run: run_setup.PreparedRun, task: Any, at: ProcessGroup) -> tuple[Batches, Parts | None]:
     """The global batches of training, and the validation samples; this rank's part of them."""
     recipe, facts = run.recipe, run.facts
     place = at.data_parallel_rank, at.data_parallel_size
@@ -213,7 +219,7 @@ def _batches(run: run_setup.PreparedRun, task: Any, at: Process) -> tuple[Batche
 
 
 def _model(
-    recipe: Recipe, run: run_setup.PreparedRun, at: Process, step: int, weights: bool
+    recipe: Recipe, run: run_setup.PreparedRun, at: ProcessGroup, step: int, weights: bool
 ) -> tuple[torch.nn.Module, list[str]]:
     torch.manual_seed(seed_for(recipe.seed, Stream.INIT, 0))
     wanted = model_requirements.of(recipe, run.facts)
@@ -235,7 +241,7 @@ def _save_configuration(model: torch.nn.Module, config: Any, folder: RunDir) -> 
     aside.rename(folder.model)
 
 
-def _workers(recipe: Recipe, at: Process) -> int:
+def _workers(recipe: Recipe, at: ProcessGroup) -> int:
     """Loader processes of a rank: on a CPU they would only take its cores."""
     if recipe.train.workers == "auto":
         return 0 if at.device.type == "cpu" else 2

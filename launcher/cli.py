@@ -14,10 +14,12 @@ import typer.core
 from rich.console import Console
 
 from launcher import __version__
+from launcher.config import env_vars
 from launcher.config.atomic_files import check_current_folder
 from launcher.config.errors import UserError, of_path, shown
 from launcher.distributed import output_streams
-from launcher.distributed.signals import STOPPED, StopRequested, say
+from launcher.distributed.exit_codes import FAILED, INVALID_INPUT, STOPPED
+from launcher.distributed.signals import StopRequested, say
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
@@ -390,7 +392,7 @@ def _profile(cluster: str, overrides: list[str] | None, more: Sequence[str] = ()
     of_recipe, of_cluster = load.parted(overrides or [])
     profile = load.cluster(cluster, [*of_cluster, *more]).value
     if profile.scratch.shared is not None and Path(profile.scratch.shared).is_dir():
-        os.environ.setdefault("LAUNCHER_CACHE", profile.scratch.shared)
+        os.environ.setdefault(env_vars.CACHE, profile.scratch.shared)
     return profile, of_recipe
 
 
@@ -405,7 +407,7 @@ def _of_bundle(bundle: Path | None, recipe: str | None, overrides: list[str]) ->
     from launcher.prepare import bundle as bundles
 
     file = bundles.recipe_of(bundle)
-    os.environ["LAUNCHER_CACHE"] = str(bundle.absolute())
+    os.environ[env_vars.CACHE] = str(bundle.absolute())
     return str(file), [*([recipe] if recipe else []), *overrides]
 
 
@@ -472,25 +474,25 @@ def main() -> None:
         sys.exit(_call())
     except UserError as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
+        sys.exit(INVALID_INPUT)
     except StopRequested as error:
         say(str(error))
         sys.exit(STOPPED)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # as under `| head`
-        sys.exit(1)
+        sys.exit(FAILED)
     except Exception as error:
         from launcher.storage import disk_full
 
         full = str(error) if isinstance(error, disk_full.DiskFull) else disk_full.unexpected(error)
         if full is None and (line := of_path(error)):
             print(line, file=sys.stderr)
-            sys.exit(2)
+            sys.exit(INVALID_INPUT)
         if full is None:
             raise
         print(full, file=sys.stderr)
-        sys.exit(1)
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from launcher.config.errors import UserError
-from launcher.distributed import parent_death, signals
+from launcher.distributed import signals
 from launcher.plan import topology, writable_folders
 from launcher.storage.lease import Lease
 
@@ -59,7 +59,7 @@ def _spread(function: Callable[[P], Any], pieces: Sequence[P], count: int, progr
     options: dict[str, Any] = {"mp_context": context, "initializer": _begin, "initargs": (os.getpid(),)}
     pool = ProcessPoolExecutor(count, **options)
     try:
-        with signals.waiting_in_children():
+        with signals.blocked_in_children():
             waiting: dict[Future[Any], int] = {pool.submit(function, piece): piece.size for piece in largest}
         while waiting:
             done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -82,7 +82,7 @@ def _spread(function: Callable[[P], Any], pieces: Sequence[P], count: int, progr
 
 def _begin(started_by: int) -> None:
     """In each process: it ends with the one that started it, and is ended by Ctrl-C without a word."""
-    parent_death.signal_at_its_death(signal.SIGKILL)
+    signals.signal_on_parent_death(signal.SIGKILL)
     if os.getppid() != started_by:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

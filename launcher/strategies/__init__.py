@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from launcher.config.optimizers import AnyOptimizer
     from launcher.config.recipe import Recipe
     from launcher.config.types import StrategyConfig
-    from launcher.distributed.process_group import Process
+    from launcher.distributed.process_group import ProcessGroup
     from launcher.plan.model_spec import Architecture
     from launcher.train.model_probe import ModelProbe
 
@@ -76,7 +76,7 @@ class UnwrappedModel:
     trial: "ModelProbe"
     optimizer: "AnyOptimizer"
     precision: str
-    process: "Process"
+    process: "ProcessGroup"
 
 
 @dataclass(frozen=True)

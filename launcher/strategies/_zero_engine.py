@@ -42,7 +42,7 @@ def wrap(stage: int, settings: dict[str, Any], bare: UnwrappedModel) -> Engine:
     """The engine of ZeRO `stage`; `settings`: DeepSpeed's own configuration."""
     deepspeed = load(bare.process.device.type)
     os.environ.setdefault("LOCAL_RANK", str(bare.process.device.index or 0))
-    bare.process.group()
+    bare.process.ensure_initialized()
     engine, *_ = deepspeed.initialize(
         model=bare.model,
         optimizer=optim.make(bare.optimizer, bare.model),

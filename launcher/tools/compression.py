@@ -235,13 +235,13 @@ class _Samples:
     def _outputs(self, model: Any, task: Any, parts: Any) -> Any:
         import torch
 
-        from launcher.distributed.process_group import Process
+        from launcher.distributed.process_group import ProcessGroup
         from launcher.train import evaluation
 
         if self._relative:
             with torch.no_grad():
                 return [model(**part.batch["inputs"]) for part in parts]
-        return evaluation.outputs(model, task, parts, Process(0, 1, torch.device("cpu")), "fp32")
+        return evaluation.outputs(model, task, parts, ProcessGroup(0, 1, torch.device("cpu")), "fp32")
 
     def _task(self, model: Any) -> Any:
         """The run's task, which is told how a decoder begins. What else it could find of a model is to make training

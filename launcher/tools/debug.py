@@ -43,10 +43,10 @@ def _session(made: run_setup.PreparedRun, steps: int, overfit: bool, shown: int,
 
     from launcher import build
     from launcher.distributed import process_group
-    from launcher.distributed.shutdown import Stop
+    from launcher.distributed.shutdown import StopMonitor
     from launcher.train import loop
 
-    run, notes = build.build(made, process_group.connect(process_group.Place()), Stop(), None, workers=0)
+    run, notes = build.build(made, process_group.connect(process_group.RankInfo()), StopMonitor(), None, workers=0)
     for note in [*made.notes, *notes]:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     _show(made, run, shown, console)

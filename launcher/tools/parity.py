@@ -137,11 +137,11 @@ class _Bench:
             replace(self.made, recipe=recipe, plan=planned, folder=folder, resume=None, start=None)
         ).release()
         outcome = execute.execute(launch_spec.measure(planned, self.cluster.env, self.steps))
-        if outcome.told.get("stopped"):
+        if outcome.result.get("stopped"):
             raise KeyboardInterrupt
         if outcome.code:
             raise UserError(outcome.problems or f"{label(recipe)}: the ranks failed (told above)")
-        return outcome.told
+        return dict(outcome.result)
 
     def row(self, recipe: Recipe, ranks: int, told: dict[str, Any], alone: dict[str, Any]) -> Row:
         pairs = list(zip(told["records"], alone["records"], strict=True))

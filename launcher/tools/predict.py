@@ -82,7 +82,7 @@ class Predictor:
         from launcher.prepare.encode import Encoder
 
         self._trained, self._task = trained, trained.task()
-        self._process = process_group.connect(process_group.Place())
+        self._process = process_group.connect(process_group.RankInfo())
         trained.model.to(self._process.device)
         words = self._task.tokenized
         self._encoder = Encoder(trained.folder.tokenizer) if words else None

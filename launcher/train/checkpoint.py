@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from launcher.config.atomic_files import flush, free_bytes
 from launcher.config.errors import UserError
-from launcher.distributed.process_group import Process
+from launcher.distributed.process_group import ProcessGroup
 from launcher.storage import disk_full
 from launcher.storage.lease import Lease, LeaseLost
 from launcher.storage.run_dir import COMPLETE, RunDir, SavedCheckpoint, checksum
@@ -39,13 +39,18 @@ class RunReplaced(RuntimeError):
 
 
 def save(
-    folder: RunDir, tensors: Tensors, state: dict[str, Any], keep: int, process: Process, lease: Lease | None = None
+    folder: RunDir,
+    tensors: Tensors,
+    state: dict[str, Any],
+    keep: int,
+    process: ProcessGroup,
+    lease: Lease | None = None,
 ) -> Path:
     """Save a checkpoint of `state["step"]`; all ranks call it. The `keep` newest stay, and the best one. `lease`: rank
     0's right to write. Raises RunReplaced, on every rank, where another has it by now, and DiskFull; nothing
     half-written is left then, and earlier checkpoints are as they were."""
     final = folder.checkpoints / f"step-{state['step']:08d}"
-    aside = final.with_name(process.share(f".{final.name}.{secrets.token_hex(4)}.partial"))  # no other start's too
+    aside = final.with_name(process.broadcast(f".{final.name}.{secrets.token_hex(4)}.partial"))  # no other start's too
     _agree(folder, process, _still_ours(lease))
     needed = sum(tensor.nbytes for tensor in tensors.values()) + _BESIDE_TENSORS
     with disk_full.reported(folder.checkpoints, needed):
@@ -82,7 +87,7 @@ def _complete(folder: RunDir, state: dict[str, Any], aside: Path, final: Path, l
     return _publish(aside, final, lease)
 
 
-def _clear(aside: Path, final: Path, process: Process, lease: Lease | None) -> None:
+def _clear(aside: Path, final: Path, process: ProcessGroup, lease: Lease | None) -> None:
     """Leave nothing of a save that failed. Each rank does so: one may still write when another has removed its part."""
     shutil.rmtree(aside, ignore_errors=True)
     if process.rank == 0 and not (final / COMPLETE).is_file() and _still_ours(lease):
@@ -99,8 +104,8 @@ def _still_ours(lease: Lease | None) -> bool:
     return True
 
 
-def _agree(folder: RunDir, process: Process, ours: bool) -> None:
-    if not process.share(ours):
+def _agree(folder: RunDir, process: ProcessGroup, ours: bool) -> None:
+    if not process.broadcast(ours):
         raise RunReplaced(folder)
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from launcher.contract.random import Draw, Stream
 from launcher.contract.split import micro_batches
-from launcher.distributed.process_group import Process
+from launcher.distributed.process_group import ProcessGroup
 from launcher.train.data_loader import tensors, to
 from launcher.train.precision import autocast
 
@@ -83,7 +83,7 @@ class Generating:
         return {**self.task.predict(model, batch), "generated": self.task.generate(self.model, batch)}
 
 
-def outputs(model: torch.nn.Module, task: Any, parts: Iterable[Part], process: Process, precision: str) -> Outputs:
+def outputs(model: torch.nn.Module, task: Any, parts: Iterable[Part], process: ProcessGroup, precision: str) -> Outputs:
     """What the model makes of every sample, in their order, on every rank."""
     ids, mine = list[int](), Outputs()
     training = model.training
@@ -96,7 +96,11 @@ def outputs(model: torch.nn.Module, task: Any, parts: Iterable[Part], process: P
                 for name, values in made.items():
                     mine.setdefault(name, []).extend(_rows(values))
     model.train(training)
-    every = [told for told in process.collect((ids, mine) if process.leads else None) if told is not None and told[0]]
+    every = [
+        told
+        for told in process.all_gather_objects((ids, mine) if process.leads else None)
+        if told is not None and told[0]
+    ]
     return _in_order([one for of_rank, _ in every for one in of_rank], [made for _, made in every])
 
 

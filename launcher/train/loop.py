@@ -12,11 +12,11 @@ import torch
 from launcher.config.recipe import Recipe, seconds
 from launcher.contract import digest, dropout
 from launcher.contract.random import Stream, seed_for
+from launcher.distributed.exit_codes import DONE, STOPPED
 from launcher.distributed.heartbeat import Heartbeat, Stage
-from launcher.distributed.process_group import Process
-from launcher.distributed.shutdown import Stop
-from launcher.distributed.signals import STOPPED as STOPPED
-from launcher.distributed.signals import Reason
+from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.shutdown import StopMonitor
+from launcher.distributed.signals import StopReason
 from launcher.storage.run_dir import RunDir
 from launcher.tasks import Outputs
 from launcher.train import checkpoint, early_stopping, evaluation, lr_schedule, optim
@@ -24,8 +24,6 @@ from launcher.train.data_loader import RankBatch, to
 from launcher.train.evaluation import Part
 from launcher.train.precision import LossScale, autocast
 from launcher.train.sample_randomness import ModelRandomness
-
-DONE = 0
 
 _SHARE = np.dtype(
     [
@@ -54,7 +52,7 @@ class GlobalBatchInfo:
     tokens: int
     padded: int
     wait: float
-    stop: Reason
+    stop: StopReason
     due: bool
 
 
@@ -104,7 +102,7 @@ class Run:
 
     recipe: Recipe
     folder: RunDir
-    process: Process
+    process: ProcessGroup
     task: Any
     engine: Any
     randomness: ModelRandomness
@@ -115,7 +113,7 @@ class Run:
     data: str
     progress: Progress
     sinks: Sequence[Any]
-    stop: Stop
+    stop: StopMonitor
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
 
@@ -136,8 +134,8 @@ def train(run: Run) -> int:
         due = isinstance(every, str) and time.monotonic() - saved_at >= seconds(every)
         wait = time.perf_counter() - begin
         whole = agree(run.process, batch, wait, stop=run.stop.requested(), due=due)
-        run.stop.heed(whole.stop)
-        if whole.stop is Reason.REPLACED:
+        run.stop.agree(whole.stop)
+        if whole.stop is StopReason.REPLACED:
             raise checkpoint.RunReplaced(run.folder)
         if whole.stop or whole.due:
             save(run)
@@ -209,7 +207,7 @@ def _skip(run: Run) -> None:
     """Drop a gradient that is not finite. Raises NotFinite after `abort_after` of them in a row."""
     progress, named = run.progress, run.engine.nonfinite()
     run.engine.clear()
-    gathered = run.process.gather(np.array(list(named.values())))
+    gathered = run.process.all_gather(np.array(list(named.values())))
     every: list[bool] = np.asarray(gathered.any(axis=0)).tolist()
     bad = [name for name, told in zip(named, every, strict=True) if told]
     progress.skipped += 1
@@ -232,18 +230,18 @@ def _advice(recipe: Recipe) -> str:
 
 
 def agree(
-    process: Process, batch: RankBatch, wait: float = 0.0, stop: Reason = Reason.NONE, due: bool = False
+    process: ProcessGroup, batch: RankBatch, wait: float = 0.0, stop: StopReason = StopReason.NONE, due: bool = False
 ) -> GlobalBatchInfo:
     """What the ranks' shares add up to. One rank's stop becomes everyone's. `wait`: seconds that this rank waited."""
     counted = (batch.weight, batch.digest, batch.tokens, batch.padded) if process.leads else (0.0, 0, 0, 0)
-    every = process.gather(np.array((*counted, wait, stop, due), dtype=_SHARE))
+    every = process.all_gather(np.array((*counted, wait, stop, due), dtype=_SHARE))
     return GlobalBatchInfo(
         weight=float(every["weight"].sum()),
         digest=digest.total(every["digest"].tolist()),
         tokens=int(every["tokens"].sum()),
         padded=int(every["padded"].sum()),
         wait=float(every["wait"].max()),
-        stop=Reason(int(every["stop"].max())),
+        stop=StopReason(int(every["stop"].max())),
         due=bool(every["due"].any()),
     )
 
@@ -308,7 +306,7 @@ def _accumulate(run: Run, batch: RankBatch, weight: float) -> float:
         total += float(loss.detach())
     beat(Stage.REDUCING, at)
     counted = total if process.leads else 0.0
-    return float(process.gather(np.array(counted)).sum()) / weight if weight else 0.0
+    return float(process.all_gather(np.array(counted)).sum()) / weight if weight else 0.0
 
 
 def _falls(step: int, every: int | None) -> bool:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from launcher.config.errors import UserError
-from launcher.distributed.launch_env import Place, contradictions, place
+from launcher.distributed.launch_env import RankInfo, contradictions, rank_info
 from launcher.distributed.process_group import device_index, require
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
@@ -18,7 +18,7 @@ SLURM = {
     "SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_STEP_ID": "0",
     "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_TASKS_PER_NODE": "2(x4)", "SLURM_JOB_NUM_NODES": "4",
 }  # fmt: skip
-THERE = Place(rank=3, world=8, local_rank=1, local_world=2)
+THERE = RankInfo(rank=3, world=8, local_rank=1, local_world=2)
 
 
 def task(number, tasks, **more):
@@ -33,20 +33,20 @@ def task(number, tasks, **more):
 
 @pytest.mark.parametrize("told", [TORCHRUN, DEEPSPEED, OPEN_MPI, MPICH, SLURM])
 def test_a_rank_finds_its_place_by_what_started_it(told):
-    assert place(told) == THERE
+    assert rank_info(told) == THERE
 
 
 @pytest.mark.parametrize(
     ("told", "where"),
     [
-        ({}, Place()),
-        ({**SLURM, "SLURM_STEP_ID": str(0xFFFFFFFB)}, Place()),  # a batch script
-        ({**SLURM, "SLURM_STEP_ID": str(0xFFFFFFFA)}, Place()),  # the shell of salloc
-        ({k: v for k, v in SLURM.items() if k != "SLURM_STEP_ID"}, Place()),
+        ({}, RankInfo()),
+        ({**SLURM, "SLURM_STEP_ID": str(0xFFFFFFFB)}, RankInfo()),  # a batch script
+        ({**SLURM, "SLURM_STEP_ID": str(0xFFFFFFFA)}, RankInfo()),  # the shell of salloc
+        ({k: v for k, v in SLURM.items() if k != "SLURM_STEP_ID"}, RankInfo()),
         ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "3,2,1(x3)"}, THERE),
         ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "1,2(x3),1"}, THERE),
         ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "", "SLURM_NTASKS_PER_NODE": "2"}, THERE),
-        ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": ""}, Place(3, 8, 1, 8)),
+        ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": ""}, RankInfo(3, 8, 1, 8)),
         ({**SLURM, "PMI_RANK": "3", "PMI_SIZE": "8"}, THERE),  # srun --mpi=pmi2
         ({**task(1, 4), **MPICH}, THERE),  # mpirun whose proxies were started by srun
         ({**task(1, 4), **OPEN_MPI}, THERE),
@@ -54,13 +54,13 @@ def test_a_rank_finds_its_place_by_what_started_it(told):
     ],
 )
 def test_of_several_starters_the_innermost_counts(told, where):
-    assert place(told) == where
+    assert rank_info(told) == where
 
 
 @pytest.mark.parametrize("told", [{"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"}])
 def test_nonsense_is_told_with_its_variables(told):
     with pytest.raises(UserError, match=r"RANK=.*WORLD_SIZE=2: no rank of a world \(set by torchrun\?\)"):
-        place(told)
+        rank_info(told)
 
 
 AGENT = {"GROUP_WORLD_SIZE": "1", "RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": "0"}
@@ -114,11 +114,11 @@ def test_what_may_be_is_left_alone(told):
 @pytest.mark.parametrize(
     ("at", "count", "told", "index"),
     [
-        (Place(5, 8, 1, 4), 4, {}, 1),
-        (Place(1, 2, 1, 2), 4, {}, 1),
-        (Place(0, 1, 0, 1), 1, {}, 0),
-        (Place(1, 2, 1, 2), 1, {"SLURM_GPUS_ON_NODE": "2"}, 0),  # srun --gpus-per-task=1
-        (Place(1, 2, 1, 2), 1, {"OMPI_COMM_WORLD_RANK": "1", "CUDA_VISIBLE_DEVICES": "1"}, 0),
+        (RankInfo(5, 8, 1, 4), 4, {}, 1),
+        (RankInfo(1, 2, 1, 2), 4, {}, 1),
+        (RankInfo(0, 1, 0, 1), 1, {}, 0),
+        (RankInfo(1, 2, 1, 2), 1, {"SLURM_GPUS_ON_NODE": "2"}, 0),  # srun --gpus-per-task=1
+        (RankInfo(1, 2, 1, 2), 1, {"OMPI_COMM_WORLD_RANK": "1", "CUDA_VISIBLE_DEVICES": "1"}, 0),
     ],
 )
 def test_a_rank_takes_the_device_of_its_own(at, count, told, index):
@@ -130,7 +130,7 @@ def test_a_rank_takes_the_device_of_its_own(at, count, told, index):
 )
 def test_ranks_that_outnumber_devices_are_told(count, told):
     with pytest.raises(UserError, match=rf"4 ranks on this host for {count} cuda device\(s\) \("):
-        device_index(Place(0, 4, 0, 4), count, "cuda", told)
+        device_index(RankInfo(0, 4, 0, 4), count, "cuda", told)
 
 
 def test_what_was_planned_for_a_gpu_does_not_train_on_the_cpu(monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 from launcher.config.errors import UserError
 from launcher.distributed.local_run_record import recorded
-from launcher.distributed.signals import Reason
+from launcher.distributed.signals import StopReason
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 
@@ -22,12 +22,12 @@ def last(folder):
 @pytest.mark.parametrize(
     ("code", "reason", "why"),
     [
-        (0, Reason.NONE, "done"),
-        (75, Reason.STOP, "told"),
-        (75, Reason.MAKE_WAY, "time"),
-        (1, Reason.REPLACED, "replaced"),
-        (1, Reason.NONE, "failed"),
-        (2, Reason.NONE, "failed"),
+        (0, StopReason.NONE, "done"),
+        (75, StopReason.STOP, "told"),
+        (75, StopReason.MAKE_WAY, "time"),
+        (1, StopReason.REPLACED, "replaced"),
+        (1, StopReason.NONE, "failed"),
+        (2, StopReason.NONE, "failed"),
     ],
 )
 def test_why_a_start_ended(tmp_path, code, reason, why):

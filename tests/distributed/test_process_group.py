@@ -13,7 +13,7 @@ from launcher.distributed.process_group import exchange
 def gathered(process):
     record = np.array((process.rank + 0.5, 2**64 - 1 - process.rank), dtype=[("a", "f8"), ("b", "u8")])
     process.barrier()
-    return process.gather(record), process.share({"from": process.rank})
+    return process.all_gather(record), process.broadcast({"from": process.rank})
 
 
 @pytest.mark.parametrize("world", [1, 3])

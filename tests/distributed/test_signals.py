@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from launcher.distributed import signals
-from launcher.distributed.signals import SIGNALS, ForcedStop, Reason, StopRequested
+from launcher.distributed.signals import SIGNALS, ForcedStop, StopReason, StopRequested
 
 TERM, INT, HUP, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
 
@@ -37,24 +37,24 @@ def later(monkeypatch):
 @pytest.mark.parametrize(
     ("numbers", "heard", "forced"),
     [
-        ([TERM], [Reason.STOP], False),
-        ([USR1], [Reason.MAKE_WAY], False),
-        ([TERM, TERM], [Reason.STOP], True),
-        ([INT, TERM], [Reason.STOP], True),
-        ([USR1, USR1], [Reason.MAKE_WAY], True),
-        ([USR1, TERM], [Reason.MAKE_WAY, Reason.STOP], False),
-        ([TERM, USR1], [Reason.STOP, Reason.STOP], False),
-        ([USR1, TERM, INT], [Reason.MAKE_WAY, Reason.STOP], True),
-        ([HUP, HUP], [Reason.MAKE_WAY, Reason.MAKE_WAY], False),
-        ([TERM, HUP], [Reason.STOP, Reason.STOP], False),
-        ([HUP, USR1], [Reason.MAKE_WAY], True),
+        ([TERM], [StopReason.STOP], False),
+        ([USR1], [StopReason.MAKE_WAY], False),
+        ([TERM, TERM], [StopReason.STOP], True),
+        ([INT, TERM], [StopReason.STOP], True),
+        ([USR1, USR1], [StopReason.MAKE_WAY], True),
+        ([USR1, TERM], [StopReason.MAKE_WAY, StopReason.STOP], False),
+        ([TERM, USR1], [StopReason.STOP, StopReason.STOP], False),
+        ([USR1, TERM, INT], [StopReason.MAKE_WAY, StopReason.STOP], True),
+        ([HUP, HUP], [StopReason.MAKE_WAY, StopReason.MAKE_WAY], False),
+        ([TERM, HUP], [StopReason.STOP, StopReason.STOP], False),
+        ([HUP, USR1], [StopReason.MAKE_WAY], True),
     ],
 )
 def test_the_first_is_passed_on_and_a_second_of_its_meaning_forces(later, numbers, heard, forced):
     passed = []
 
     def take():
-        with signals.passing_on(passed.append):
+        with signals.forwarding(passed.append):
             for number in numbers:
                 signal.raise_signal(number)
 
@@ -67,7 +67,7 @@ def test_the_first_is_passed_on_and_a_second_of_its_meaning_forces(later, number
 
 
 def test_a_hangup_that_comes_later_is_a_second_one(later):
-    with pytest.raises(ForcedStop), signals.passing_on(lambda reason: None):
+    with pytest.raises(ForcedStop), signals.forwarding(lambda reason: None):
         signal.raise_signal(HUP)
         later(1.5)
         signal.raise_signal(HUP)
@@ -75,15 +75,15 @@ def test_a_hangup_that_comes_later_is_a_second_one(later):
 
 def test_a_terminal_that_closes_forces_nothing_after_another_signal(later):
     passed = []
-    with signals.passing_on(passed.append):
+    with signals.forwarding(passed.append):
         signal.raise_signal(USR1)
         later(100)
         signal.raise_signal(HUP)
-    assert passed == [Reason.MAKE_WAY] * 2
+    assert passed == [StopReason.MAKE_WAY] * 2
 
 
 def test_a_third_does_not_interrupt_the_end():
-    with pytest.raises(ForcedStop), signals.passing_on(lambda reason: None):
+    with pytest.raises(ForcedStop), signals.forwarding(lambda reason: None):
         try:
             signal.raise_signal(TERM)
             signal.raise_signal(TERM)
@@ -93,15 +93,15 @@ def test_a_third_does_not_interrupt_the_end():
 
 def test_nobody_is_forced_where_a_second_one_is_usual():
     passed = []
-    with signals.passing_on(passed.append, forces=False):
+    with signals.forwarding(passed.append, second_forces=False):
         signal.raise_signal(TERM)
         signal.raise_signal(TERM)
-    assert passed == [Reason.STOP, Reason.STOP]
+    assert passed == [StopReason.STOP, StopReason.STOP]
 
 
 def test_an_agent_is_forced_by_one_word_whatever_it_has_heard():
     for before in ([], [USR1]):
-        with pytest.raises(ForcedStop), signals.passing_on(lambda reason: None):
+        with pytest.raises(ForcedStop), signals.forwarding(lambda reason: None):
             for number in before:
                 signal.raise_signal(number)
             signals.force()
@@ -112,19 +112,19 @@ def test_one_that_came_before_is_passed_on():
     signals.listen()
     signal.raise_signal(USR1)
     passed = []
-    with signals.passing_on(passed.append):
-        assert passed == [Reason.MAKE_WAY]
+    with signals.forwarding(passed.append):
+        assert passed == [StopReason.MAKE_WAY]
 
 
 def test_before_and_after_nothing_changes():
     signals.listen()
     passed = []
-    with signals.passing_on(passed.append):
+    with signals.forwarding(passed.append):
         pass
     for _ in range(3):
         signal.raise_signal(TERM)
     assert passed == []
-    assert signals.requested() is Reason.STOP
+    assert signals.requested() is StopReason.STOP
 
 
 def never():
@@ -185,7 +185,7 @@ def test_a_later_one_ends_a_process_that_cleans_up_for_too_long():
 
 def test_what_was_ignored_stays_ignored():
     signal.signal(HUP, signal.SIG_IGN)
-    with signals.passing_on(lambda reason: pytest.fail("heard")):
+    with signals.forwarding(lambda reason: pytest.fail("heard")):
         signal.raise_signal(HUP)
     assert signal.getsignal(HUP) is signal.SIG_IGN
 
@@ -194,12 +194,12 @@ def test_what_a_starter_has_ignored_for_a_while_is_heard():
     signal.signal(USR1, signal.SIG_IGN)
     signals.listen(even_ignored=[USR1])
     signal.raise_signal(USR1)
-    assert signals.requested() is Reason.MAKE_WAY
+    assert signals.requested() is StopReason.MAKE_WAY
 
 
 def test_a_process_that_did_not_listen_is_as_before():
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    with signals.passing_on(lambda reason: None):
+    with signals.forwarding(lambda reason: None):
         assert signal.getsignal(TERM) == signals._record.receive
     with signals.interrupting(never):
         assert signal.getsignal(TERM) == signals._record.receive

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from launcher.config.errors import UserError
-from launcher.distributed import rendezvous
-from launcher.distributed.launch_env import Place, UnreachablePeer
+from launcher.distributed import rank_rendezvous
+from launcher.distributed.launch_env import RankInfo, UnreachablePeer
+from launcher.distributed.rendezvous import serve_store
+from launcher.distributed.shutdown import StoppedBeforeTraining
 
 
 def by_mpi(job="7"):
@@ -43,8 +45,8 @@ def alone(tmp_path, monkeypatch):
 def test_ranks_that_share_a_folder_meet_and_leave_nothing_there(local_world):
     def one(rank):
         time.sleep(0.3 * (rank == 0))
-        return rendezvous.meet(
-            Place(rank, 3, 0, local_world), lambda: False, {**by_mpi(), "SLURMD_NODENAME": f"n{rank}"}
+        return rank_rendezvous.join(
+            RankInfo(rank, 3, 0, local_world), lambda: False, {**by_mpi(), "SLURMD_NODENAME": f"n{rank}"}
         )
 
     met = each(3, one)
@@ -56,32 +58,32 @@ def test_ranks_that_share_a_folder_meet_and_leave_nothing_there(local_world):
 
 @pytest.mark.parametrize("port", ["dead", "of another"])
 def test_what_a_start_that_died_has_left_fools_nobody(port):
-    other = rendezvous._publish(Path("other"), ["127.0.0.1"])
-    rendezvous.FOLDER.mkdir(parents=True)
-    stale = {"hosts": ["127.0.0.1"], "port": 1 if port == "dead" else other.port, "token": "old"}
-    (rendezvous.FOLDER / "openmpi-7-").write_text(json.dumps(stale))
+    _other, other_port = serve_store(socket.create_server(("127.0.0.1", 0)), "127.0.0.1")
+    rank_rendezvous.FOLDER.mkdir(parents=True)
+    stale = {"hosts": ["127.0.0.1"], "port": 1 if port == "dead" else other_port, "token": "old"}
+    (rank_rendezvous.FOLDER / "openmpi-7-.json").write_text(json.dumps(stale))
 
     def one(rank):
         time.sleep(rank == 0)
-        return rendezvous.meet(Place(rank, 2, rank, 2), lambda: False, by_mpi()).hosts
+        return rank_rendezvous.join(RankInfo(rank, 2, rank, 2), lambda: False, by_mpi()).hosts
 
     assert len({str(hosts) for hosts in each(2, one)}) == 1
 
 
 def test_which_ranks_share_a_host_is_found_where_no_starter_told():
-    met = rendezvous.RendezvousResult(None, ["a", "b", "a"])
-    assert [met.among(Place(rank, 3, 0, 3)) for rank in range(3)] == [
-        Place(0, 3, 0, 2),
-        Place(1, 3, 0, 1),
-        Place(2, 3, 1, 2),
+    met = rank_rendezvous.RendezvousResult(None, ["a", "b", "a"])
+    assert [met.with_local_ranks(RankInfo(rank, 3, 0, 3)) for rank in range(3)] == [
+        RankInfo(0, 3, 0, 2),
+        RankInfo(1, 3, 0, 1),
+        RankInfo(2, 3, 1, 2),
     ]
-    assert met.among(Place(2, 3, 0, 1)) == Place(2, 3, 0, 1)
+    assert met.with_local_ranks(RankInfo(2, 3, 0, 1)) == RankInfo(2, 3, 0, 1)
 
 
 def test_starts_side_by_side_do_not_meet():
     def one(rank):
-        return rendezvous.meet(
-            Place(rank // 2, 2, 0, 2), lambda: False, {**by_mpi(str(rank % 2)), "SLURMD_NODENAME": str(rank)}
+        return rank_rendezvous.join(
+            RankInfo(rank // 2, 2, 0, 2), lambda: False, {**by_mpi(str(rank % 2)), "SLURMD_NODENAME": str(rank)}
         )
 
     assert [met.hosts for met in each(4, one)] == [["0", "2"], ["1", "3"], ["0", "2"], ["1", "3"]]
@@ -92,54 +94,58 @@ def test_who_is_told_to_leave_while_waiting_takes_the_others_along(who):
     begin = time.monotonic()
 
     def one(rank):
-        return rendezvous.meet(Place(rank, 3, rank, 3), lambda: rank == who and time.monotonic() > begin + 1, by_mpi())
+        return rank_rendezvous.join(
+            RankInfo(rank, 3, rank, 3), lambda: rank == who and time.monotonic() > begin + 1, by_mpi()
+        )
 
     said = each(2, one)  # the third never comes
-    assert [type(error) for error in said] == [rendezvous.StoppedBeforeTraining, rendezvous.StoppedBeforeTraining]
+    assert [type(error) for error in said] == [StoppedBeforeTraining, StoppedBeforeTraining]
     assert time.monotonic() < begin + 10
 
 
 def test_one_that_waits_for_rank_0_alone_can_be_told_to_leave():
-    with pytest.raises(rendezvous.StoppedBeforeTraining):
-        rendezvous.meet(Place(1, 2, 1, 2), lambda: True, by_mpi())
-    with pytest.raises(rendezvous.StoppedBeforeTraining):
-        rendezvous.meet(Place(1, 2, 1, 2), lambda: True, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"})
+    with pytest.raises(StoppedBeforeTraining):
+        rank_rendezvous.join(RankInfo(1, 2, 1, 2), lambda: True, by_mpi())
+    with pytest.raises(StoppedBeforeTraining):
+        rank_rendezvous.join(RankInfo(1, 2, 1, 2), lambda: True, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"})
 
 
 def test_who_never_comes_is_named():
     with pytest.raises(UnreachablePeer, match=r"rank 0 on a has waited 1 s for rank\(s\) 1, 2$"):
-        rendezvous.meet(Place(0, 3, 0, 3), lambda: False, {**by_mpi(), "SLURMD_NODENAME": "a"}, timedelta(seconds=1))
+        rank_rendezvous.join(
+            RankInfo(0, 3, 0, 3), lambda: False, {**by_mpi(), "SLURMD_NODENAME": "a"}, timedelta(seconds=1)
+        )
 
 
 def test_a_name_that_leads_nowhere_is_told_within_seconds(monkeypatch):
-    monkeypatch.setattr(rendezvous, "_SECONDS_FOR_A_NAME", 1)
+    monkeypatch.setattr(rank_rendezvous, "_NAME_SECONDS", 1)
     told = {"MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "1234", "SLURMD_NODENAME": "b"}
     with pytest.raises(UnreachablePeer, match=r"^rank 1 on b cannot reach rank 0 at MASTER_ADDR=nowhere\.invalid: "):
-        rendezvous.meet(Place(1, 2, 0, 1), lambda: False, told)
+        rank_rendezvous.join(RankInfo(1, 2, 0, 1), lambda: False, told)
 
 
 def test_a_folder_that_is_not_shared_is_told(monkeypatch):
-    monkeypatch.setattr(rendezvous, "_SECONDS_FOR_A_FILE", 1)
+    monkeypatch.setattr(rank_rendezvous, "_MESSAGE_SECONDS", 1)
     with pytest.raises(UnreachablePeer, match=r"rank 1 on .*\(do all nodes share this folder\? else set MASTER_ADDR"):
-        rendezvous.meet(Place(1, 2, 0, 1), lambda: False, by_mpi())
+        rank_rendezvous.join(RankInfo(1, 2, 0, 1), lambda: False, by_mpi())
 
 
 def test_a_port_that_is_taken_is_told():
-    taken = rendezvous._publish(Path("taken"), ["127.0.0.1"])
-    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.port)}
-    with pytest.raises(UserError, match=rf"cannot serve MASTER_PORT={taken.port}: .*choose another"):
-        rendezvous.meet(Place(0, 2, 0, 2), lambda: False, told)
+    _store, port = serve_store(socket.create_server(("127.0.0.1", 0)), "127.0.0.1")
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with pytest.raises(UserError, match=rf"cannot serve MASTER_PORT={port}: .*choose another"):
+        rank_rendezvous.join(RankInfo(0, 2, 0, 2), lambda: False, told)
 
 
 def test_without_anything_to_tell_starts_apart_the_user_is_asked():
     with pytest.raises(UserError, match="set MASTER_ADDR to the host of rank 0, and MASTER_PORT"):
-        rendezvous.meet(Place(0, 2, 0, 2), lambda: False, {"RANK": "0", "WORLD_SIZE": "2"})
+        rank_rendezvous.join(RankInfo(0, 2, 0, 2), lambda: False, {"RANK": "0", "WORLD_SIZE": "2"})
 
 
 def test_a_requeued_job_and_each_of_its_steps_meet_elsewhere():
     step = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "5", "SLURM_STEP_ID": "0"}
     others = [step, {**step, "SLURM_STEP_ID": "1"}, {**step, "SLURM_RESTART_COUNT": "1"}, {**step, "SLURM_JOB_ID": "6"}]
-    assert len({rendezvous._key(one) for one in others}) == 4
+    assert len({rank_rendezvous._key(one) for one in others}) == 4
 
 
 @pytest.mark.parametrize("way", ["given", "file"])
@@ -147,9 +153,11 @@ def test_one_that_another_service_answers_can_be_told_to_leave(way):
     """The port is open, and nobody behind it speaks as a store does."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        rendezvous.FOLDER.mkdir(parents=True)
-        (rendezvous.FOLDER / "openmpi-7-").write_text(json.dumps({"hosts": ["127.0.0.1"], "port": port, "token": "a"}))
+        rank_rendezvous.FOLDER.mkdir(parents=True)
+        (rank_rendezvous.FOLDER / "openmpi-7-.json").write_text(
+            json.dumps({"hosts": ["127.0.0.1"], "port": port, "token": "a"})
+        )
         where = by_mpi() if way == "file" else {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         begin = time.monotonic()
-        with pytest.raises(rendezvous.StoppedBeforeTraining):
-            rendezvous.meet(Place(1, 2, 1, 2), lambda: time.monotonic() > begin + 0.5, where)
+        with pytest.raises(StoppedBeforeTraining):
+            rank_rendezvous.join(RankInfo(1, 2, 1, 2), lambda: time.monotonic() > begin + 0.5, where)

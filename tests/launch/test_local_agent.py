@@ -84,7 +84,7 @@ def test_the_rank_that_stood_still_is_named_and_not_the_one_that_gave_up(workspa
     recipe = support.write(support.small("x", train__steps=20, task__kind="own.misbehaving"))
     monkeypatch.setenv("WHAT", "stands")
     words = ["run", recipe, "--ranks", "2", "cluster.timeout=0.3"]
-    impatient = "from launcher.distributed import stall_report\nstall_report.SILENCE = 5\n"
+    impatient = "from launcher.distributed import heartbeat\nheartbeat.SILENCE = 5\n"
     impatient += "from launcher.__main__ import main\nmain()\n"
     command = [sys.executable, "-c", impatient, *words]
     failed = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
