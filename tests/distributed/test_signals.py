@@ -171,7 +171,7 @@ with signals.interrupting(lambda: print("cleaned", flush=True)):
     try:
         signal.raise_signal(signal.SIGUSR1)
     finally:  # which takes long
-        signals._record.first -= 2
+        signals._record.first_signal -= 2
         signal.raise_signal(signal.SIGTERM)
         print("never")
 """
