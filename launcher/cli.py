@@ -14,12 +14,10 @@ import typer.core
 from rich.console import Console
 
 from launcher import __version__
-from launcher.config import env_vars
 from launcher.config.atomic_files import check_current_folder
 from launcher.config.errors import UserError, of_path, shown
-from launcher.distributed import output_streams
-from launcher.distributed.exit_codes import FAILED, INVALID_INPUT, STOPPED
-from launcher.distributed.signals import StopRequested, say
+from launcher.distributed import logs, output_streams
+from launcher.distributed.signals import STOPPED, StopRequested, say
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
@@ -68,8 +66,11 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what the launcher does.")] = False,
 ) -> None:
-    """What every command takes."""
+    """Options of every command."""
+    if verbose:
+        logs.set_verbose()
 
 
 def _trust(names: list[str] | None) -> list[str]:
@@ -392,7 +393,7 @@ def _profile(cluster: str, overrides: list[str] | None, more: Sequence[str] = ()
     of_recipe, of_cluster = load.parted(overrides or [])
     profile = load.cluster(cluster, [*of_cluster, *more]).value
     if profile.scratch.shared is not None and Path(profile.scratch.shared).is_dir():
-        os.environ.setdefault(env_vars.CACHE, profile.scratch.shared)
+        os.environ.setdefault("LAUNCHER_CACHE", profile.scratch.shared)
     return profile, of_recipe
 
 
@@ -407,7 +408,7 @@ def _of_bundle(bundle: Path | None, recipe: str | None, overrides: list[str]) ->
     from launcher.prepare import bundle as bundles
 
     file = bundles.recipe_of(bundle)
-    os.environ[env_vars.CACHE] = str(bundle.absolute())
+    os.environ["LAUNCHER_CACHE"] = str(bundle.absolute())
     return str(file), [*([recipe] if recipe else []), *overrides]
 
 
@@ -474,25 +475,25 @@ def main() -> None:
         sys.exit(_call())
     except UserError as error:
         print(error, file=sys.stderr)
-        sys.exit(INVALID_INPUT)
+        sys.exit(2)
     except StopRequested as error:
         say(str(error))
         sys.exit(STOPPED)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # as under `| head`
-        sys.exit(FAILED)
+        sys.exit(1)
     except Exception as error:
         from launcher.storage import disk_full
 
         full = str(error) if isinstance(error, disk_full.DiskFull) else disk_full.unexpected(error)
         if full is None and (line := of_path(error)):
             print(line, file=sys.stderr)
-            sys.exit(INVALID_INPUT)
+            sys.exit(2)
         if full is None:
             raise
         print(full, file=sys.stderr)
-        sys.exit(FAILED)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from launcher.config import env_vars, load, plugins, strict_json
+from launcher.config import load, plugins, strict_json
 from launcher.config.atomic_files import write as write_file
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
@@ -154,7 +154,7 @@ def _plan(
     prepared = prepared_data.find(identity) if identity and not missing else None
     if identity and prepared is None and not missing:
         wrong += source_preview.problems(recipe)
-    if cluster.scratch.shared is None or env_vars.CACHE in os.environ:  # else that folder is created at submission
+    if cluster.scratch.shared is None or "LAUNCHER_CACHE" in os.environ:  # else that folder is created at submission
         wrong += _cache(recipe, prepared)
     known = _known(recipe, prepared) if prepared else None
     return identity, plan.make(

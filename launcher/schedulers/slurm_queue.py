@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from launcher.config import env_vars
 from launcher.config.errors import UserError
 
 ASK, SUBMIT = 20.0, 120.0
@@ -26,7 +25,7 @@ LEAVING = frozenset({"COMPLETING"})
 
 _OWN_LINE = ("Command", "WorkDir", "Comment", "StdErr", "StdIn", "StdOut", "AdminComment", "SystemComment", "Power")
 _FIELD = re.compile(r"(?:^| )([A-Za-z][\w:/]*)=(.*?)(?= [A-Za-z][\w:/]*=|$)")
-_OURS = (env_vars.JOB, env_vars.START, env_vars.DEADLINE, "SLURM_RESTART_COUNT")
+_OURS = ("LAUNCHER_JOB", "LAUNCHER_START", "LAUNCHER_CHAIN", "LAUNCHER_DEADLINE", "SLURM_RESTART_COUNT")
 _SACCT = ("JobID", "State", "ExitCode", "NodeList", "Submit", "Start", "End", "JobName")
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from launcher.config import env_vars, load
+from launcher.config import load
 from launcher.config.cluster import Cluster, Container, Slurm
 from launcher.config.errors import UserError
-from launcher.distributed import exit_codes
 from launcher.plan.plan import Plan
 
 TEMPLATE = "job.sbatch.j2"
@@ -91,7 +90,6 @@ def render(
         program=agent.program,
         around=agent.around,
         command=agent.command,
-        exit_codes=exit_codes,
     )
     return Script(text, folder / "jobs" / f"submit-{number}.sbatch")
 
@@ -177,10 +175,12 @@ def _mounts(inside: Container, cluster: Cluster, own: list[Path]) -> list[str]:
 
 def _environment(cluster: Cluster, cache: Path) -> dict[str, str]:
     """The variables of the agents and their ranks; the user's own come last."""
-    env = {env_vars.CACHE: str(cache)}
+    env = {"LAUNCHER_CACHE": str(cache)}
     if cluster.scratch.local is not None:
         env["TMPDIR"] = cluster.scratch.local
-    return env | env_vars.of_interface(cluster.interface) | cluster.env
+    if cluster.interface != "auto":
+        env |= {"GLOO_SOCKET_IFNAME": cluster.interface, "NCCL_SOCKET_IFNAME": cluster.interface}
+    return env | cluster.env
 
 
 def _devices(plan: Plan, slurm: Slurm) -> dict[str, str | None]:

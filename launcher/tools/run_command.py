@@ -11,7 +11,7 @@ from launcher.config import load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.distributed import private_tmp, signals
-from launcher.distributed.exit_codes import STOPPED
+from launcher.distributed.signals import STOPPED
 from launcher.launch import execute, launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import plan, writable_folders

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launcher.config import env_vars, load
+from launcher.config import load
 from launcher.config.atomic_files import write
 from launcher.config.cluster import Cluster, Slurm, time_limit
 from launcher.config.errors import UserError
@@ -126,7 +126,7 @@ def _script(sweep: _Sweep, made: Plan, points: Sequence[int]) -> Script:
 def _cache(profile: Cluster) -> Path:
     """Where the nodes look for what is prepared: in $LAUNCHER_CACHE, else in the profile's folder, else at home."""
     shared = profile.scratch.shared
-    return (cache_root.root() if shared is None or env_vars.CACHE in os.environ else Path(shared)).absolute()
+    return (cache_root.root() if shared is None or "LAUNCHER_CACHE" in os.environ else Path(shared)).absolute()
 
 
 def _share(profile: Cluster) -> None:
@@ -137,7 +137,7 @@ def _share(profile: Cluster) -> None:
     except OSError as error:
         what = f"--cluster {profile.given}: scratch.shared: {folder}: cannot be written from here: {error.strerror}"
         raise UserError(f"{what} (or set LAUNCHER_CACHE)") from None
-    os.environ[env_vars.CACHE] = str(folder)
+    os.environ["LAUNCHER_CACHE"] = str(folder)
 
 
 def _here() -> Path:
