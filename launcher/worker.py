@@ -12,7 +12,6 @@ import os
 import re
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -72,9 +71,7 @@ def main(arguments: list[str]) -> int:
     end = _run(arguments, stop, launcher)
     if launcher is None:
         return end.code
-    trace = "".join(traceback.format_exception(end.error)) if end.error else ""
-    error = f"{type(end.error).__name__}: {end.error}" if end.error else ""
-    launcher.report(end.rank, end.code, stop.agreed, end.problems, error, trace)
+    launcher.report(end.rank, end.code, stop.agreed, end.problems, end.error)
     return int(end.code == FAILED)  # a starter knows success and failure; the launcher behind it reads the report
 
 
@@ -146,8 +143,7 @@ def _wait_for_preparation(arguments: list[str], group: ProcessGroup, stop: StopM
         except StopRequested:
             stop.received = StopReason.STOP
             prepared = "", []
-    shared = interruptible(lambda: group.broadcast(prepared), lambda: bool(stop.received), _BROADCAST_SECONDS)
-    folder, problems = shared
+    folder, problems = interruptible(lambda: group.broadcast(prepared), lambda: bool(stop.received), _BROADCAST_SECONDS)
     if problems:
         raise UserError(problems)
     if not folder:
@@ -276,8 +272,7 @@ def _reports_for_host() -> bool:
 
 
 def _report(error: BaseException, rank: str, stop: StopMonitor) -> None:
-    """Report an error and its traceback. A rank that only lost a peer waits to be ended by its starter, and lets that
-    peer report the cause."""
+    """Report an error and its traceback. A rank that only lost a peer waits to be ended by its starter."""
     if not failure.lost_a_peer(str(error)):
         _log.error("%s %s", rank, failure.describe(error), exc_info=error)
         return

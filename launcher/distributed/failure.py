@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import ProcessFailure
 
-_ECHOES = (
+_LOST_PEER_WORDS = (
     "connection closed by peer",
     "connection reset",
     "connection refused",
@@ -50,7 +50,7 @@ class Failure:
 
 def lost_a_peer(message: str) -> bool:
     """Whether an error message only means that another rank is gone."""
-    return any(word in message.lower() for word in _ECHOES)
+    return any(word in message.lower() for word in _LOST_PEER_WORDS)
 
 
 def first(failures: Mapping[int, "ProcessFailure"]) -> Failure:

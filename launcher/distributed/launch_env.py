@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -137,9 +138,16 @@ class LauncherInfo:
             env_vars.TIMEOUT: str(self.timeout),
         }
 
-    def report(self, rank: int, code: int, reason: StopReason, problems: Sequence[str], error: str, trace: str) -> None:
+    def report(
+        self, rank: int, code: int, reason: StopReason, problems: Sequence[str], error: BaseException | None
+    ) -> None:
         """Write how a rank ended, for the launcher: torchrun knows success and failure only."""
-        end = {"code": code, "reason": int(reason), "problems": list(problems), "error": error, "traceback": trace}
+        end = {"code": code, "reason": int(reason), "problems": list(problems), "error": "", "traceback": ""}
+        if error is not None:
+            end |= {
+                "error": f"{type(error).__name__}: {error}",
+                "traceback": "".join(traceback.format_exception(error)),
+            }
         with suppress(OSError):
             write(self.folder / f"ended-{rank}.json", json.dumps(end))
 

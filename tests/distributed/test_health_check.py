@@ -24,7 +24,7 @@ def test_a_name_that_leads_to_another_node_is_found():
         )
 
 
-def test_a_name_that_does_not_resolve_says_nothing_of_who_lives_there():
+def test_an_agent_whose_name_does_not_resolve_is_not_dead():
     with socket.create_server(("127.0.1.1", 0)) as closed:
         free = closed.getsockname()
     assert health_check.dead_agents({1: ("nowhere.invalid", 1), 2: free}) == {1: False, 2: True}
@@ -56,7 +56,7 @@ def test_the_cpu_is_not_tried(monkeypatch):
     assert health_check.device_problem("cpu", 4) is None
 
 
-def test_a_node_without_a_usable_device_says_so():
+def test_a_node_without_a_usable_device_has_a_problem():
     """With torch itself, which takes some seconds to import."""
     assert health_check.device_problem("mps", 1) == "has no mps device that torch can use"
 

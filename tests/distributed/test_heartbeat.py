@@ -70,18 +70,18 @@ def test_the_one_that_is_behind_is_waited_for(less, more):
 
 
 @given(st.lists(st.builds(at, st.integers(0, 3), st.integers(0, 2), st.sampled_from(Stage), st.integers(0, 9))))
-def test_those_behind_are_at_one_place_and_all_others_are_further(positions):
+def test_ranks_behind_have_the_same_progress_and_all_others_have_more(positions):
     behind = heartbeat.behind(positions)
     assert len({position.progress for position in behind}) == bool(positions)
     assert all(other.progress > behind[0].progress for other in positions if other not in behind)
 
 
-def test_a_place_is_a_sentence():
+def test_a_position_is_printed_as_a_sentence():
     assert str(at(4, 1, Stage.FORWARD)) == "at step 4 (in the forward pass)"
     assert str(at(0, 0, Stage.STARTING)) == "starting"
 
 
-def test_every_stage_has_words():
+def test_every_stage_has_a_description():
     assert all(str(at(1, stage=stage)) for stage in Stage)
 
 
@@ -120,11 +120,11 @@ def test_a_beat_after_a_report_lets_the_next_silence_be_reported(clock, caplog):
     assert report_times(clock, [0, 75], range(0, 500, 10), caplog) == [70, 460]  # five times the longest pause
 
 
-def test_long_steps_are_given_more_time(clock, caplog):
+def test_long_steps_delay_the_report(clock, caplog):
     assert report_times(clock, [0, 40, 80], range(0, 400, 10), caplog) == [290]
 
 
-def test_ranks_that_have_not_begun_are_given_time(clock, caplog):
+def test_ranks_that_are_starting_do_not_stall(clock, caplog):
     stalls = StallReport()
     clock[0] = 10_000
     stalls.update([])

@@ -28,7 +28,7 @@ def join_all(folder, hosts, least=None, absent=(), should_stop=lambda: False):
         return {i: future.result(timeout=60) for i, future in found.items()}
 
 
-def test_all_find_the_same_store(tmp_path):
+def test_all_nodes_get_the_same_store(tmp_path):
     found = join_all(tmp_path, HERE)
     assert {(place.host, place.port) for place in found.values()} == {("127.0.1.1", found[0].port)}
     with socket.create_connection(("127.0.1.1", found[0].port), timeout=5):  # it is served when it is told
@@ -60,7 +60,7 @@ def test_a_node_that_never_comes_is_named(tmp_path, monkeypatch):
         assert list(error.why) == ["127.0.1.2"] and error.why["127.0.1.2"].startswith("has not reported in 1 s")
 
 
-def test_who_is_waited_for_long_is_told_once_and_for_what(tmp_path, monkeypatch, caplog):
+def test_missing_nodes_are_logged_once_with_the_purpose(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr(node_rendezvous, "NOTICE_SECONDS", 0.2)
     assert list(node_rendezvous._wait(MessageFolder(tmp_path), "report", HERE[:2], 0.6, lambda: False)) == []
@@ -71,7 +71,7 @@ def test_who_is_waited_for_long_is_told_once_and_for_what(tmp_path, monkeypatch,
     assert caplog.messages == []
 
 
-def test_a_disk_that_takes_nothing_is_named(tmp_path, monkeypatch):
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
         health_check, "disk_problem", lambda: None if threading.current_thread().name.endswith("_0") else "full"
     )
@@ -80,7 +80,7 @@ def test_a_disk_that_takes_nothing_is_named(tmp_path, monkeypatch):
     assert all(isinstance(error, node_rendezvous.UnhealthyNodes) for error in found.values())
 
 
-def test_a_node_that_knows_itself_unfit_is_left_out(tmp_path):
+def test_a_node_that_reports_a_problem_is_left_out(tmp_path):
     def one(index):
         try:
             unfit = "has no cuda device that torch can use" if index == 2 else None
@@ -94,12 +94,12 @@ def test_a_node_that_knows_itself_unfit_is_left_out(tmp_path):
     assert isinstance(found[2], node_rendezvous.NodeNotNeeded)
 
 
-def test_being_told_to_leave_ends_the_waiting(tmp_path):
+def test_a_stop_request_ends_the_waiting(tmp_path):
     stopped = join_all(tmp_path, HERE, absent=[1], should_stop=lambda: True)
     assert all(isinstance(error, StoppedBeforeTraining) for error in stopped.values())
 
 
-def test_how_nodes_ended_and_what_was_concluded(tmp_path, monkeypatch):
+def test_outcomes_and_the_conclusion_reach_the_other_nodes(tmp_path, monkeypatch):
     monkeypatch.setattr(node_rendezvous, "OUTCOME_SECONDS", 0.5)
     node_rendezvous.post_outcome(tmp_path, Node(0, HERE), {"code": 0})
     node_rendezvous.post_outcome(tmp_path, Node(2, HERE), {"code": 75})
@@ -113,7 +113,7 @@ def test_how_nodes_ended_and_what_was_concluded(tmp_path, monkeypatch):
     assert node_rendezvous.wait_for_conclusion(tmp_path, gone, 69) == 75
 
 
-def test_how_those_ended_that_took_part_without_one_between_them(tmp_path):
+def test_outcomes_are_those_of_the_nodes_that_took_part(tmp_path):
     node_rendezvous.post_outcome(tmp_path, Node(0, HERE), {"code": 0})
     node_rendezvous.post_outcome(tmp_path, Node(2, HERE), {"code": 0})
     assert list(node_rendezvous.wait_for_outcomes(tmp_path, Node(0, HERE), (HERE[0], HERE[2]), True)) == [
@@ -122,7 +122,7 @@ def test_how_those_ended_that_took_part_without_one_between_them(tmp_path):
     ]
 
 
-def test_who_is_gone_is_not_waited_for_and_who_answers_is(tmp_path, monkeypatch):
+def test_dead_agents_are_not_waited_for_and_living_ones_are(tmp_path, monkeypatch):
     """The second node answers no more, as when its agent was killed; the third is slow to end."""
     monkeypatch.setattr(node_rendezvous, "OUTCOME_SECONDS", 1000.0)
     folder, found = tmp_path / "job-0", join_all(tmp_path, HERE)
@@ -140,7 +140,7 @@ def test_who_is_gone_is_not_waited_for_and_who_answers_is(tmp_path, monkeypatch)
     late.join()
 
 
-def test_half_written_words_are_not_read(tmp_path, monkeypatch):
+def test_a_half_written_message_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(node_rendezvous, "OUTCOME_SECONDS", 0.3)
     (tmp_path / "ended-0.json").write_text('{"code"')
     assert node_rendezvous.wait_for_outcomes(tmp_path, Node(0, HERE[:1]), HERE[:1], False) == {}

@@ -57,7 +57,7 @@ def test_ranks_that_share_a_folder_meet_and_leave_nothing_there(local_world):
 
 
 @pytest.mark.parametrize("port", ["dead", "of another"])
-def test_what_a_start_that_died_has_left_fools_nobody(port):
+def test_messages_of_a_dead_start_are_not_used(port):
     _other, other_port = serve_store(socket.create_server(("127.0.0.1", 0)), "127.0.0.1")
     rank_rendezvous.FOLDER.mkdir(parents=True)
     stale = {"hosts": ["127.0.0.1"], "port": 1 if port == "dead" else other_port, "token": "old"}
@@ -70,7 +70,7 @@ def test_what_a_start_that_died_has_left_fools_nobody(port):
     assert len({str(hosts) for hosts in each(2, one)}) == 1
 
 
-def test_which_ranks_share_a_host_is_found_where_no_starter_told():
+def test_local_ranks_are_found_where_no_starter_sets_them():
     met = rank_rendezvous.RendezvousResult(None, ["a", "b", "a"])
     assert [met.with_local_ranks(RankInfo(rank, 3, 0, 3)) for rank in range(3)] == [
         RankInfo(0, 3, 0, 2),
@@ -90,7 +90,7 @@ def test_starts_side_by_side_do_not_meet():
 
 
 @pytest.mark.parametrize("who", [0, 1])
-def test_who_is_told_to_leave_while_waiting_takes_the_others_along(who):
+def test_a_rank_that_is_stopped_while_waiting_stops_the_others(who):
     begin = time.monotonic()
 
     def one(rank):
@@ -103,41 +103,41 @@ def test_who_is_told_to_leave_while_waiting_takes_the_others_along(who):
     assert time.monotonic() < begin + 10
 
 
-def test_one_that_waits_for_rank_0_alone_can_be_told_to_leave():
+def test_a_rank_that_waits_for_rank_0_can_be_stopped():
     with pytest.raises(StoppedBeforeTraining):
         rank_rendezvous.join(RankInfo(1, 2, 1, 2), lambda: True, by_mpi())
     with pytest.raises(StoppedBeforeTraining):
         rank_rendezvous.join(RankInfo(1, 2, 1, 2), lambda: True, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"})
 
 
-def test_who_never_comes_is_named():
+def test_missing_ranks_are_named():
     with pytest.raises(UnreachablePeer, match=r"rank 0 on a has waited 1 s for rank\(s\) 1, 2$"):
         rank_rendezvous.join(
             RankInfo(0, 3, 0, 3), lambda: False, {**by_mpi(), "SLURMD_NODENAME": "a"}, timedelta(seconds=1)
         )
 
 
-def test_a_name_that_leads_nowhere_is_told_within_seconds(monkeypatch):
+def test_a_name_that_does_not_resolve_is_reported_within_seconds(monkeypatch):
     monkeypatch.setattr(rank_rendezvous, "_NAME_SECONDS", 1)
     told = {"MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "1234", "SLURMD_NODENAME": "b"}
     with pytest.raises(UnreachablePeer, match=r"^rank 1 on b cannot reach rank 0 at MASTER_ADDR=nowhere\.invalid: "):
         rank_rendezvous.join(RankInfo(1, 2, 0, 1), lambda: False, told)
 
 
-def test_a_folder_that_is_not_shared_is_told(monkeypatch):
+def test_a_folder_that_is_not_shared_is_reported(monkeypatch):
     monkeypatch.setattr(rank_rendezvous, "_MESSAGE_SECONDS", 1)
     with pytest.raises(UnreachablePeer, match=r"rank 1 on .*\(do all nodes share this folder\? else set MASTER_ADDR"):
         rank_rendezvous.join(RankInfo(1, 2, 0, 1), lambda: False, by_mpi())
 
 
-def test_a_port_that_is_taken_is_told():
+def test_a_port_that_is_taken_is_reported():
     _store, port = serve_store(socket.create_server(("127.0.0.1", 0)), "127.0.0.1")
     told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with pytest.raises(UserError, match=rf"cannot serve MASTER_PORT={port}: .*choose another"):
         rank_rendezvous.join(RankInfo(0, 2, 0, 2), lambda: False, told)
 
 
-def test_without_anything_to_tell_starts_apart_the_user_is_asked():
+def test_without_a_name_for_the_start_the_user_is_asked_for_an_address():
     with pytest.raises(UserError, match="set MASTER_ADDR to the host of rank 0, and MASTER_PORT"):
         rank_rendezvous.join(RankInfo(0, 2, 0, 2), lambda: False, {"RANK": "0", "WORLD_SIZE": "2"})
 
@@ -149,7 +149,7 @@ def test_a_requeued_job_and_each_of_its_steps_meet_elsewhere():
 
 
 @pytest.mark.parametrize("way", ["given", "file"])
-def test_one_that_another_service_answers_can_be_told_to_leave(way):
+def test_a_rank_that_another_service_answers_can_be_stopped(way):
     """The port is open, and nobody behind it speaks as a store does."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
