@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from launcher.distributed import output_streams
+from launcher.distributed import logs, output_streams
 from launcher.tools import command_line
 from launcher.tools import command_options as options
 
@@ -21,8 +21,10 @@ app = typer.Typer(
 
 
 @app.callback()
-def _program(version: options.Version = False) -> None:
+def _program(version: options.Version = False, verbose: options.Verbose = False) -> None:
     """Options of the program itself."""
+    if verbose:
+        logs.set_verbose()
 
 
 @app.command()

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from launcher.config import env_vars
 from launcher.config.cluster import Cluster, Ssh
 from launcher.config.errors import UserError
 from launcher.distributed import signals
-from launcher.distributed.signals import ForcedStop, Reason
+from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT, NODE_FAILURE, STOPPED
+from launcher.distributed.signals import ForcedStop, StopReason
 from launcher.launch import launch_spec
-from launcher.launch.execute import Outcome, saved
-from launcher.launch.job_outcome import DONE, FAILED, STOPPED, UNFIT, WRONG
+from launcher.launch.execute import Outcome, describe_checkpoint
 from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir
 
@@ -47,7 +48,7 @@ _TAKEN = (
 _SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 """Words in the names of variables that are not taken along: a command line is seen by everyone on a machine. Those of
 the profile an agent reads in the run folder."""
-_WORST = (WRONG, FAILED, UNFIT, STOPPED, DONE)
+_WORST = (INVALID_INPUT, FAILED, NODE_FAILURE, STOPPED, DONE)
 _UNREACHABLE = 255
 """The exit code of ssh itself."""
 
@@ -84,7 +85,7 @@ def execute(run: Path, cluster: Cluster, environment: Mapping[str, str] = os.env
                 host.tell("NOW")
             code = STOPPED if _wait(hosts, cluster.nodes[0]) == STOPPED else FAILED
             if code == STOPPED:
-                print(f"stopped at once: {saved(RunDir(run))}", file=sys.stderr, flush=True)
+                print(f"stopped at once: {describe_checkpoint(RunDir(run))}", file=sys.stderr, flush=True)
             return Outcome(code, {}, [])
     return Outcome(code, {}, [])
 
@@ -95,20 +96,20 @@ def command(run: Path, index: int, names: list[str], ssh: Ssh, environment: Mapp
     told = [f"{name}={value}" for name, value in environment.items()]
     agent = [ssh.python or sys.executable, "-m", "launcher.launch.node", str(run.absolute())]
     agent += ["--node", str(index), "--hosts", hosts, "--lifeline"]
-    return f"cd {shlex.quote(str(Path.cwd()))} || exit {UNFIT}; exec {shlex.join(['env', *told, *agent])}"
+    return f"cd {shlex.quote(str(Path.cwd()))} || exit {NODE_FAILURE}; exec {shlex.join(['env', *told, *agent])}"
 
 
 def _environment(cluster: Cluster, environment: Mapping[str, str]) -> dict[str, str]:
     """What an agent is to know: this start's name, where the cache is, and what the user has set here for libraries."""
     taken = {name: value for name, value in environment.items() if name.startswith(_TAKEN)}
-    job = {"LAUNCHER_JOB": f"ssh-{int(time.time())}-{os.getpid()}", "LAUNCHER_START": "0"}
+    job = {env_vars.JOB: f"ssh-{int(time.time())}-{os.getpid()}", env_vars.START: "0"}
     own = {} if cluster.scratch.local is None else {"TMPDIR": cluster.scratch.local}
     told = {
         **taken,
         **own,
         **launch_spec.environment(cluster),
         **job,
-        "LAUNCHER_CACHE": str(cache_root.root().absolute()),
+        env_vars.CACHE: str(cache_root.root().absolute()),
     }
     return {name: value for name, value in told.items() if not any(word in name for word in _SECRET)}
 
@@ -150,7 +151,7 @@ def _wait(hosts: list[_Host], least: int) -> int:
             if host.name not in ended and (code := host.ssh.poll()) is not None:
                 ended[host.name] = _code(host, code)
         failed = [code for code in ended.values() if code != DONE]
-        if not told and (len(hosts) - len(failed) < least or {FAILED, WRONG} & set(failed)):
+        if not told and (len(hosts) - len(failed) < least or {FAILED, INVALID_INPUT} & set(failed)):
             told = True
             for host in hosts:
                 host.tell("TERM")
@@ -159,7 +160,7 @@ def _wait(hosts: list[_Host], least: int) -> int:
 
 def _worst(codes: list[int], least: int) -> int:
     """Of the hosts' exit codes that which counts. An elastic run does without those that were lost."""
-    if codes.count(DONE) >= least and set(codes) <= {DONE, UNFIT}:
+    if codes.count(DONE) >= least and set(codes) <= {DONE, NODE_FAILURE}:
         return DONE
     return next(code for code in _WORST if code in codes)
 
@@ -173,17 +174,17 @@ def _code(host: _Host, code: int) -> int:
     why = " ".join(line for line in host.last if line) or f"exit code {code}"
     what = "cannot be reached, or was lost" if code == _UNREACHABLE else "could not start the launcher, or lost it"
     print(f"{host.name} {what}: {why}", file=sys.stderr, flush=True)
-    return UNFIT
+    return NODE_FAILURE
 
 
 @contextmanager
 def _forwarding(hosts: list[_Host]) -> Iterator[None]:
     """Signals are passed on to all agents, whose ranks agree on the step at which they leave."""
 
-    def stop(reason: Reason) -> None:
+    def stop(reason: StopReason) -> None:
         for host in hosts:
-            host.tell("TERM" if reason is Reason.STOP else "USR1")
-        os.write(2, b"stopping: all hosts leave at the end of this step (once more ends them at once)\n")
+            host.tell("TERM" if reason is StopReason.STOP else "USR1")
+        signals.announce("hosts")
 
-    with signals.passing_on(stop):
+    with signals.forwarding(stop):
         yield
