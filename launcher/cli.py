@@ -183,11 +183,9 @@ def submit(
     recipe: RecipeFile,
     overrides: Overrides = None,
     cluster: Annotated[
-        str | None, typer.Option("--cluster", help="A profile of kind slurm: a file, or the name of a shipped one.")
+        str | None, typer.Option("--cluster", help="A profile with a queue: a file, or the name of a shipped one.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the batch script; write and submit nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the job; write and submit nothing.")] = False,
     max_requeues: Annotated[
         int | None, typer.Option("--max-requeues", min=0, help="How often the job may start again.")
     ] = None,
@@ -196,7 +194,7 @@ def submit(
     ] = None,
     trust: Trust = None,
 ) -> None:
-    """Plan, prepare and hand the run to Slurm; the job requeues itself and goes on until all steps are done."""
+    """Plan, prepare and submit the run to a queue; the job requeues itself and goes on until all steps are done."""
     from launcher.tools import submit as tool
 
     if cluster is None:
@@ -345,6 +343,7 @@ def status(
         list[str] | None, typer.Argument(metavar="RUN", help="Runs, such as runs/quickstart-pretrain (all here).")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print what is known as JSON.")] = False,
+    trust: Trust = None,
 ) -> None:
     """What runs, how far, how well; of one run the history of its job."""
     from launcher.tools import status as tool
@@ -357,6 +356,7 @@ def cancel(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="A run that was submitted, such as runs/quickstart-pretrain.")
     ],
+    trust: Trust = None,
 ) -> None:
     """End a run's job, waiting or running, for good. A running one saves a checkpoint first."""
     from launcher.tools import cancel as tool

@@ -1,56 +1,49 @@
-"""The cluster profile: where to train."""
+"""The cluster profile: where to train. The section that is named after the kind is the Config of its scheduler."""
 
 import os
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from launcher.config import kinds
 from launcher.config.atomic_files import expanded
-from launcher.config.types import Strict, matching
+from launcher.config.types import SchedulerConfig, Strict, error_details, hint, matching
 
 Auto = Literal["auto"]
-GlobalBatchInfo = Annotated[int, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
 Number = Annotated[float, Field(gt=0, le=1e12)]
-_MOST_NODES = 10_000
-
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<fields>\d+(?::\d+){0,2})")
+_MAX_NODES = 10_000
 
 
-def time_limit(text: str) -> int:
-    """The seconds of a time limit as Slurm reads it: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
-    days-hours:minutes or days-hours:minutes:seconds. Raises ValueError."""
-    found = _TIME.fullmatch(text)
-    if not found:
-        raise ValueError(f"{text!r} is no time limit (such as 90, 12:00:00 or 2-00:00:00)")
-    fields = [int(field) for field in found["fields"].split(":")]
-    units = (3600, 60, 1) if found["days"] or len(fields) == 3 else (60, 1)
-    return int(found["days"] or 0) * 86400 + sum(n * unit for n, unit in zip(fields, units, strict=False))
-
-
-def _is_time(value: str) -> str:
-    if value.upper() not in ("UNLIMITED", "INFINITE"):
-        time_limit(value)
-    return value
-
-
-def _range(value: Any) -> Any:
-    """`2:4`: at least 2, at most 4."""
+def _node_range(value: Any) -> Any:
+    """Parse a number of nodes, or a minimum and a maximum such as `2:4`, as (minimum, maximum)."""
     found = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
     if isinstance(value, bool) or (not isinstance(value, int | tuple | list) and not found):
         raise PydanticCustomError("nodes", "a number of nodes, or the least and the most, such as 2:4")
     if isinstance(value, tuple | list):
         if len(value) != 2 or not all(type(bound) is int for bound in value):
             return tuple(value)
-        least, most = value
+        minimum, maximum = value
     else:
-        least, most = (int(found[1]), int(found[2])) if found else (value, value)
-    if not 0 < least <= most:
+        minimum, maximum = (int(found[1]), int(found[2])) if found else (value, value)
+    if not 0 < minimum <= maximum:
         raise PydanticCustomError("nodes", "at least 1, and the least before the most, such as 2:4")
-    if most > _MOST_NODES:
-        raise PydanticCustomError("nodes", "{most} at the most", {"most": _MOST_NODES})
-    return least, most
+    if maximum > _MAX_NODES:
+        raise PydanticCustomError("nodes", "{most} at the most", {"most": _MAX_NODES})
+    return minimum, maximum
 
 
 def _one_line(value: str) -> str:
@@ -62,16 +55,16 @@ def _one_line(value: str) -> str:
 _VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)\}|([A-Za-z_]\w*))")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 STORED = "stored"
-"""In the context of a validation: whether variables have been filled in before, as in the profile of a run's folder."""
+"""Key of the validation context: the profile is that of a run folder, whose variables are already expanded."""
 
 
-def _filled(value: str, info: ValidationInfo) -> str:
-    """With variables of this shell in the place of $NAME and ${NAME}, and $ in that of $$: what is quoted in a script
-    is not expanded there. Raises ValueError for one that is not set, and for one that is a secret by its name."""
+def _expand_variables(value: str, info: ValidationInfo) -> str:
+    """Expand $NAME and ${NAME} from this shell's environment, and $$ to $. Scripts quote the result, so that nothing is
+    expanded later. Raises PydanticCustomError for a variable that is not set, or whose name is that of a secret."""
     if (info.context or {}).get(STORED):
         return value
 
-    def fill(found: re.Match[str]) -> str:
+    def expand(found: re.Match[str]) -> str:
         if found[1]:
             return "$"
         name = found[2] or found[3]
@@ -83,167 +76,179 @@ def _filled(value: str, info: ValidationInfo) -> str:
             raise PydanticCustomError("variable", "{what}", {"what": f"${name} is not set here ({advice})"})
         return os.environ[name]
 
-    return _VARIABLE.sub(fill, value)
+    return _VARIABLE.sub(expand, value)
 
 
-def _home(value: str) -> str:
+def _expand_home(value: str) -> str:
     return str(expanded(value)) if value.startswith("~") else value
 
 
-def _unexpanded(value: str) -> str:
+Line = Annotated[str, AfterValidator(_one_line)]
+"""A value in one line. Scripts quote it."""
+Filled = Annotated[Line, AfterValidator(_expand_variables)]
+"""A line with variables of this shell."""
+Where = Annotated[Filled, AfterValidator(_expand_home)]
+"""A path, with variables of this shell and ~ for the home folder."""
+Variable = Annotated[
+    str,
+    matching(r"[A-Za-z_][A-Za-z0-9_]*", "should be the name of a variable: letters, digits and _, no digit first"),
+]
+Nodes = Annotated[tuple[int, int], BeforeValidator(_node_range)]
+
+
+def refuse_variables(value: str) -> str:
+    """Raise PydanticCustomError where a value holds a variable, which Slurm would not expand."""
     if found := next((one for one in _VARIABLE.finditer(value) if not one[1]), None):
         what = f"{found[0]} would stay as it is: Slurm expands no variables (write its value)"
         raise PydanticCustomError("variable", "{what}", {"what": what})
     return value
 
 
-Line = Annotated[str, AfterValidator(_one_line)]
-"""A value that stands in a script: one line; it is quoted there."""
-Filled = Annotated[Line, AfterValidator(_filled)]
-"""One in which variables of this shell are filled in."""
-Where = Annotated[Filled, AfterValidator(_home)]
-"""A path, with ~ for the home folder too."""
-Option = Annotated[Line, AfterValidator(_unexpanded)]
-"""A value that Slurm itself reads."""
-Time = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v), AfterValidator(_is_time)]
-Variable = Annotated[
-    str,
-    matching(r"[A-Za-z_][A-Za-z0-9_]*", "should be the name of a variable: letters, digits and _, no digit first"),
-]
-Nodes = Annotated[tuple[int, int], BeforeValidator(_range)]
-
-
-class Container(Strict):
-    """What the ranks run in. apptainer: `image` is a file or a URI; pyxis: what `srun --container-image` takes.
-    `mounts`: `/path` or `/path:/inside`; the run folder, the current folder and the cache are mounted by themselves.
-    `python`: the interpreter inside that has the launcher."""
-
-    kind: Literal["apptainer", "pyxis"]
-    image: Where
-    mounts: list[Where] = []
-    python: Where = "python3"
-    options: list[Line] = []
-
-
-class Mail(Strict):
-    user: Option
-    type: Option = "END,FAIL"
-
-
-class Slurm(Strict):
-    """What Slurm is asked for. `gres`: a GRES such as gpu:a100:8, in the form of `--gres`; auto: gpu:<devices_per_node>
-    where the device is cuda (`gpus_per_node` asks with --gpus-per-node instead; none: not at all). `setup`: lines of
-    shell that run on the first node before anything else, as they stand; `modules`: loaded before them. `leave`:
-    seconds before the end of the time limit at which the run saves and makes way. `requeue`: how it comes back: by
-    `scontrol requeue`, by a job chained to this one where a site forbids that, or never. `spares`: nodes held in
-    reserve, as far as they are free, for those that are lost. `max_running`: runs of an array at a time. `options`:
-    further options of sbatch, as they stand."""
-
-    partition: Option | None = None
-    account: Option | None = None
-    qos: Option | None = None
-    time: Time | None = None
-    constraint: Option | None = None
-    gres: Option = "auto"
-    exclusive: bool = False
-    cpus_per_node: GlobalBatchInfo | None = None
-    memory_per_node: Option | None = None
-    mail: Mail | None = None
-    modules: list[Line] = []
-    setup: list[Line] = []
-    container: Container | None = None
-    python: Where | None = None
-    leave: GlobalBatchInfo = 120
-    requeue: Literal["requeue", "chain", "never"] = "requeue"
-    max_requeues: int = Field(100, ge=0)
-    spares: int = Field(0, ge=0)
-    max_running: GlobalBatchInfo | None = None
-    options: list[Option] = []
-
-
-class Ssh(Strict):
-    """The hosts, by the names that they call each other, the first the one that others meet at. `options`: of ssh, such
-    as -p or -i. `python`: the interpreter there (default: the path of the one here); the current folder and the cache
-    are on a disk that all of them share."""
-
-    hosts: list[Line] = Field(min_length=1)
-    options: list[Line] = []
-    python: Where | None = None
-
-
 class Scratch(Strict):
-    """`shared`: a folder that all nodes see, for the cache of prepared data; `local`: one that each node has for
-    itself, for what lives as long as a job."""
+    """Folders for temporary and cached files."""
 
     shared: Where | None = None
+    """Folder that all nodes share, for the cache of prepared data."""
     local: Where | None = None
+    """Folder on each node's own disk, for files that live as long as the job."""
 
 
 class Links(Strict):
-    """Bytes between two devices, in gigabytes a second and one way: of one node, and of two. No plan counts with them:
-    how much of the communication shows depends on the strategy and on what it overlaps with."""
+    """Bandwidths of the network. No estimate uses them: the visible cost of communication depends on the strategy and
+    on what it overlaps with."""
 
     within_node: Number | None = None
+    """GB per second and direction between two devices of one node."""
     between_nodes: Number | None = None
+    """GB per second and direction between devices of two nodes."""
 
 
 class Cluster(Strict):
-    """`nodes`: how many, or the least and the most, such as 2:4: a job that shrinks when nodes are lost.
-    `memory_per_device` in GiB (of the whole machine for cpu; auto: found on this machine, and not checked for others);
-    `peak_tflops` of one device in the precision of the
-    recipe; `interface`: the network interface for gloo and NCCL; `timeout`: minutes that ranks wait for each other
-    before they give up; `hours_between_failures`: of one node, the mean."""
+    """Where to train."""
 
     name: str = "local"
-    kind: Literal["local", "slurm", "ssh"] = "local"
+    """Name of the profile."""
+    kind: str = "local"
+    """Scheduler that starts the ranks: a module of launcher/schedulers, or a dotted path to your own module."""
     nodes: Nodes = (1, 1)
-    devices_per_node: Auto | GlobalBatchInfo = "auto"
+    """Number of nodes, or the minimum and the maximum, such as 2:4. A job with a range continues on fewer nodes when
+    some are lost."""
+    devices_per_node: Auto | PositiveInt = "auto"
+    """Ranks of a node. `auto`: one for each device found on this machine."""
     device: Auto | Literal["cpu", "cuda", "xpu", "mps"] = "auto"
+    """Device type. `auto`: the one found on this machine."""
     memory_per_device: Auto | Number = "auto"
+    """GiB of device memory; host memory of the whole machine for cpu. `auto`: measured on this machine, and not checked
+    on others."""
     peak_tflops: Auto | Number = "auto"
+    """Peak TFLOP/s of one device in the recipe's precision, for MFU and estimates. `auto`: measured."""
     interface: Line = "auto"
+    """Network interface for gloo and NCCL, or `auto`."""
     env: dict[Variable, Filled | Literal[""]] = {}
+    """Environment variables of the ranks."""
     max_restarts: int = Field(0, ge=0)
+    """Maximum number of restarts after a failed rank."""
     timeout: Number = 30
+    """Minutes that ranks wait for each other before they fail."""
     hours_between_failures: Number | None = None
+    """Mean hours between failures of one node."""
     links: Links = Links()
+    """Network bandwidths."""
     scratch: Scratch = Scratch()
-    slurm: Slurm | None = None
-    ssh: Ssh | None = None
+    """Folders for temporary and cached files."""
+    _scheduler: SchedulerConfig = PrivateAttr()
     _given: str = PrivateAttr("local")
     _overrides: tuple[str, ...] = PrivateAttr(())
 
     @property
+    def scheduler(self) -> SchedulerConfig:
+        """The section of the kind, such as `slurm`."""
+        return self._scheduler
+
+    @property
     def given(self) -> str:
-        """What --cluster said."""
+        """The value of --cluster."""
         return self._given
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """What was said beside it, such as cluster.slurm.time=30."""
+        """Overrides of the profile on the command line, such as cluster.slurm.time=30."""
         return self._overrides
 
     @property
     def elastic(self) -> bool:
+        """Whether the job continues on fewer nodes when some are lost."""
         return self.nodes[0] < self.nodes[1]
 
-    @model_validator(mode="after")
-    def _fits(self) -> "Cluster":
-        """What belongs together. A login node cannot look at the devices of the others."""
-        for kind in ("slurm", "ssh"):
-            given = getattr(self, kind) is not None
-            if given and self.kind != kind:
-                raise PydanticCustomError("kind", "{kind}: is of a cluster of kind {kind}", {"kind": kind})
-        if self.kind == "local" and self.nodes != (1, 1):
-            raise PydanticCustomError("nodes", "nodes: a local cluster is one node (kind: slurm or ssh have more)")
-        if self.kind != "local":
-            needed = ("device", "devices_per_node")
-            missing = ", ".join(key for key in needed if getattr(self, key) == "auto")
-            if missing:
-                what = "{missing}: cannot be found from here for a cluster of kind {kind} (write them down)"
-                raise PydanticCustomError("auto", what, {"missing": missing, "kind": self.kind})
-        if self.kind == "ssh" and self.ssh is None:
-            raise PydanticCustomError("ssh", "ssh: missing (its hosts)")
-        if self.ssh is not None and not self.nodes[1] <= len(self.ssh.hosts):
-            raise PydanticCustomError("nodes", "nodes: more than there are hosts")
-        return self
+    @classmethod
+    def _sections(cls) -> set[str]:
+        return set(kinds.available("schedulers")) - {"local"}  # which has no options
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_scheduler(
+        cls, value: Any, handler: ModelWrapValidatorHandler["Cluster"], info: ValidationInfo
+    ) -> "Cluster":
+        """Validate the scheduler's section beside the other keys, so that all mistakes are reported at once."""
+        kind = value.get("kind", "local") if isinstance(value, dict) else None
+        if not isinstance(kind, str):
+            return handler(value)
+        section = kind.rpartition(".")[2]
+        sections = {name: value[name] for name in {*cls._sections(), section} if name in value}
+        errors, cluster, scheduler = list[InitErrorDetails](), None, None
+        try:
+            cluster = handler({key: item for key, item in value.items() if key not in sections})
+        except ValidationError as error:
+            errors += error_details(error)
+        try:
+            scheduler = _scheduler(kind, sections.get(section), info.context)
+        except ValidationError as error:
+            errors += error_details(error, section)
+        except kinds.KindError as error:
+            unknown = PydanticCustomError("kind", "{what}", {"what": str(error)})
+            errors.append(InitErrorDetails(type=unknown, loc=("kind",), input=kind))
+        if errors or cluster is None or scheduler is None:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        cluster._scheduler = scheduler
+        others = [name for name, item in sections.items() if name != section and item is not None]
+        if what := cluster._conflict(others):
+            raise PydanticCustomError("cluster", "{what}", {"what": what})
+        return cluster
+
+    def _conflict(self, others: list[str]) -> str | None:
+        """A sentence on keys that contradict each other, or None. `others`: sections of other kinds."""
+        if others:
+            return f"{others[0]}: is of a cluster of kind {others[0]}"
+        if what := self.scheduler.check_nodes(*self.nodes):
+            return f"nodes: {what}"
+        missing = [key for key in ("device", "devices_per_node") if getattr(self, key) == "auto"]
+        if missing and not self.scheduler.on_this_machine:
+            what = f"cannot be found from here for a cluster of kind {self.kind} (write them down)"
+            return f"{', '.join(missing)}: {what}"
+        return None
+
+    @model_serializer(mode="wrap")
+    def _with_section(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        section = self.scheduler.model_dump(mode="json", exclude={"kind"})
+        return {**handler(self), **({self.kind.rpartition(".")[2]: section} if section else {})}
+
+
+def _scheduler(kind: str, section: Any, context: Any) -> SchedulerConfig:
+    """The Config of a kind from its section. Raises kinds.KindError, or ValidationError for mistakes in the section."""
+    config = kinds.config_class("schedulers", kind, SchedulerConfig)
+    name = kind.rpartition(".")[2]
+    if name in Cluster.model_fields:
+        raise kinds.KindError(f"kind {kind!r}: {name} is another key of a profile (rename the module)")
+    required = [key for key, field in config.model_fields.items() if field.is_required()]
+    if section is None and required:
+        missing = PydanticCustomError("missing", "missing (its {keys})", {"keys": ", ".join(required)})
+        details = InitErrorDetails(type=missing, loc=(), input=None)
+        raise ValidationError.from_exception_data(config.__name__, [details])
+    if isinstance(section, dict) and "kind" in section:
+        advice = hint("kind", {*config.model_fields} - {"kind"})
+        unknown = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": advice})
+        raise ValidationError.from_exception_data(
+            config.__name__, [InitErrorDetails(type=unknown, loc=("kind",), input=None)]
+        )
+    keys = {"kind": kind} if section is None else {**section, "kind": kind} if isinstance(section, dict) else section
+    return config.model_validate(keys, context=context)

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError
 from launcher.config import code_origin
 from launcher.config.types import Plugin, hint
 
+P = TypeVar("P", bound=Plugin)
 _DOTTED = re.compile(r"[^\W\d]\w*([.:][^\W\d]\w*)+")
 
 
@@ -206,6 +207,22 @@ def of(folder: str, config: Plugin) -> ModuleType:
     return module(folder, config.kind)
 
 
+class KindError(ValueError):
+    """A kind that does not exist, or whose module is no plug-in."""
+
+
+def config_class(folder: str, kind: str, base: type[P]) -> type[P]:
+    """The Config of a kind, a `base`. Raises KindError."""
+    try:
+        found = module(folder, kind).Config
+    except ValueError as error:
+        raise KindError(str(error)) from error
+    if not issubclass(found, base):
+        raise KindError(f"kind {kind!r}: its Config is no {base.__name__} (see launcher/{folder}/__init__.py)")
+    config: type[P] = found
+    return config
+
+
 def plugin(folder: str, base: type[Plugin] = Plugin) -> BeforeValidator:
     """A pydantic annotation: a map with `kind` (or the bare name of one) becomes that kind's Config, a `base`."""
 
@@ -219,12 +236,8 @@ def plugin(folder: str, base: type[Plugin] = Plugin) -> BeforeValidator:
                 "kind", "needs a kind ({known})", {"known": "there are: " + ", ".join(available(folder))}
             )
         try:
-            config = module(folder, value["kind"]).Config
-        except ValueError as error:
+            return config_class(folder, value["kind"], base).model_validate(value)
+        except KindError as error:
             raise PydanticCustomError("kind", "{what}", {"what": str(error)}) from error
-        if not issubclass(config, base):
-            what = f"kind {value['kind']!r}: its Config is no {base.__name__} (see launcher/{folder}/__init__.py)"
-            raise PydanticCustomError("kind", "{what}", {"what": what})
-        return config.model_validate(value)
 
     return BeforeValidator(parse)

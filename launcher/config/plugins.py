@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING
 
 from launcher.config import kinds
-from launcher.config.types import Plugin, StrategyConfig, TaskConfig
+from launcher.config.types import Plugin, SchedulerConfig, StrategyConfig, TaskConfig
 
 if TYPE_CHECKING:
     from launcher.data import Source
     from launcher.models import Model
+    from launcher.schedulers import RenderedJob, Scheduler
     from launcher.sinks import RunInfo, Sink
     from launcher.strategies import Strategy
     from launcher.tasks import Task
@@ -40,4 +41,10 @@ def model(config: Plugin) -> "Model":
 def sink(config: Plugin, run: "RunInfo") -> "Sink":
     """The sink of a Config, opened for a run, or for its continuation where `run.start` is above 0."""
     built: Sink = kinds.of("sinks", config).Sink(config, run)
+    return built
+
+
+def scheduler(config: SchedulerConfig) -> "Scheduler[RenderedJob]":
+    """The scheduler of a Config."""
+    built: Scheduler[RenderedJob] = kinds.of("schedulers", config).Scheduler(config)
     return built

@@ -94,7 +94,7 @@ def make(
     those that have been found already."""
     world, folder = topology.world(cluster, ranks), RunDir(RUNS / recipe.name)
     (least, nodes), device, count = cluster.nodes, world.devices.kind, world.sizes[-1]
-    if ranks and cluster.kind != "local":
+    if ranks and not cluster.scheduler.on_this_machine:
         wrong = [*wrong, "--ranks: is of one machine (nodes and devices_per_node of the cluster say how many)"]
     shape = checks.check(recipe, world, facts, folder, wrong)
     known, steps = facts or guess(recipe), steps_of(recipe, facts)
@@ -169,9 +169,9 @@ def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, .
     where = [] if cluster.given == "local" else ["--cluster", cluster.given]
     where += [word for name in kinds.given() for word in ("--trust", name)]
     overrides = (*overrides, *cluster.overrides)
-    if cluster.kind == "slurm":
+    if cluster.scheduler.queued:
         return ["launcher", "submit", *_named(file), *where, *overrides]
-    many = ["--ranks", str(per_node)] if cluster.kind == "local" else []
+    many = ["--ranks", str(per_node)] if cluster.scheduler.on_this_machine else []
     return ["launcher", "run", *_named(file), *where, *many, *overrides]
 
 

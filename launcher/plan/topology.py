@@ -53,7 +53,7 @@ class World:
         cluster, found = self.cluster, self.devices
         if found.kind != "cuda" or self.per_node <= found.count:
             return None
-        if cluster.kind == "local" and not found.count:
+        if cluster.scheduler.on_this_machine and not found.count:
             what = f"--cluster {cluster.given}: device: cuda, and nvidia-smi finds no GPU on this machine"
             return f"{what} (look at CUDA_VISIBLE_DEVICES, or cluster.device=cpu trains on the CPU)"
         there = f"{found.count} GPU{'' if found.count == 1 else 's'}"
@@ -69,7 +69,7 @@ def world(cluster: Cluster, ranks: int | None) -> World:
 def find(cluster: Cluster) -> Devices:
     """The devices of this machine that the profile allows; where there is no accelerator, its CPU as one device, and
     none where it asks for GPUs. Those of other machines are what the profile says."""
-    if cluster.kind != "local":
+    if not cluster.scheduler.on_this_machine:
         assert cluster.devices_per_node != "auto"
         size = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
         return Devices(cluster.device, cluster.devices_per_node, size)
@@ -97,9 +97,7 @@ def cores() -> int:
 
 def cores_of_a_node(cluster: Cluster) -> int | None:
     """The processors that the ranks of a node share; None where only the node knows."""
-    if cluster.kind == "local":
-        return cores()
-    return cluster.slurm.cpus_per_node if cluster.slurm else None
+    return cores() if cluster.scheduler.on_this_machine else cluster.scheduler.cores_per_node
 
 
 def _nvidia() -> list[int]:

@@ -226,7 +226,7 @@ def read(folder: Path) -> PreparedRun:
     run = RunDir(folder)
     made = strict_json.read(run.plan, plan.Plan, "launcher run writes it again")
     known = facts.of_run(folder)
-    recipe, cluster = load.checked(run.recipe).value, load.cluster(run.cluster, stored=True).value
+    recipe, cluster = load.checked(run.recipe).value, load.checked_cluster(run.cluster).value
     return PreparedRun(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
 
 

@@ -19,6 +19,8 @@ from launcher.storage.run_dir import RunDir
 from launcher.storage.run_files import JobEvent
 
 Event = dict[str, Any]
+STARTS_PER_JOB = 1000
+"""Numbers of starts for each job of a chain: a start's number is this times the jobs before it, plus its restarts."""
 _MOST = 20_000
 """Events of a run: some thousand starts."""
 _HINT = "take this line out, or move the file away"
@@ -48,10 +50,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Job:
-    """A job over all its starts. `ids`: what Slurm calls it and those that were chained to it, the newest last."""
+    """A job over all its starts. `scheduler`: the kind that knows it, if any. `ids`: the scheduler's ids of it and of
+    the jobs that were chained to it, the newest last."""
 
     name: str
     cluster: str = ""
+    scheduler: str = ""
     script: str = ""
     submitted: float | None = None
     cancelled: float | None = None
@@ -137,9 +141,12 @@ def _after(job: Job, event: Event) -> Job:
     match event["event"]:
         case "submitted":
             cluster, script = str(event.get("cluster", "")), str(event.get("script", ""))
-            return replace(job, cluster=cluster, script=script, submitted=when)
+            kind = str(event.get("scheduler", "slurm"))  # earlier launchers knew no other
+            return replace(job, cluster=cluster, scheduler=kind, script=script, submitted=when)
         case "started":
-            return _known(replace(job, starts=(*job.starts, _start(event, when))), str(event.get("slurm", "")))
+            id = str(event.get("slurm", ""))
+            kind = job.scheduler or ("slurm" if id else "")
+            return _known(replace(job, starts=(*job.starts, _start(event, when)), scheduler=kind), id)
         case "ended":
             return replace(job, starts=_ended(job.starts, event, when))
         case "requeued":

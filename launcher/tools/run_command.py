@@ -4,10 +4,11 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
-from launcher.config import load
+from launcher.config import load, plugins
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.distributed import private_tmp, signals
@@ -16,7 +17,8 @@ from launcher.launch import execute, launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import plan, writable_folders
 from launcher.prepare import run_setup
-from launcher.schedulers import ssh
+from launcher.schedulers import JobRequest
+from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir, over
 from launcher.tools import run_summary, tables
 
@@ -24,12 +26,12 @@ from launcher.tools import run_summary, tables
 def begins_here(recipe: str, overrides: Sequence[str], profile: Cluster) -> None:
     """Raises UserError where a run waits for its turn, with the command for that. One that begins inside an allocation
     of several nodes is on one of them: this is told."""
-    if profile.kind == "slurm":
+    if profile.scheduler.queued:
         words = ["launcher", "submit", recipe, "--cluster", profile.given, *overrides, *profile.overrides]
-        told = f"of kind slurm, where runs wait for their turn ({shlex.join(words)})"
+        told = f"of kind {profile.kind}, where runs wait for their turn ({shlex.join(words)})"
         raise UserError(f"--cluster {profile.given}: {told}")
     nodes = os.environ.get("SLURM_JOB_NUM_NODES", "")
-    if profile.kind == "local" and nodes.isdecimal() and int(nodes) > 1:
+    if profile.scheduler.on_this_machine and nodes.isdecimal() and int(nodes) > 1:
         what = f"this allocation has {nodes} nodes, and this run uses the one it is on"
         print(f"note: {what} (launcher submit, or srun python -m launcher.worker, uses all)", file=sys.stderr)
 
@@ -46,9 +48,11 @@ def train(
     if why := over(made.resume, made.plan.steps):
         print(f"{made.folder.path}: {why}")
         return Outcome(0, {}, [])
-    if profile.kind == "ssh":
-        return ssh.execute(made.folder.path, profile)
-    return _end(made, execute.execute(launch_spec.train(made.plan, profile, via)))
+    scheduler = plugins.scheduler(profile.scheduler)
+    request = JobRequest(made.plan, profile, Path.cwd(), cache_root.root().absolute(), via=via)
+    outcome = scheduler.submit(scheduler.render(request)).outcome
+    assert outcome is not None, "the job of a scheduler without a queue has ended"
+    return _end(made, outcome) if profile.scheduler.on_this_machine else outcome
 
 
 def _end(made: run_setup.PreparedRun, outcome: Outcome) -> Outcome:
@@ -71,10 +75,10 @@ def _ready(
 ) -> run_setup.PreparedRun:
     """Plan, prepare and write the run, unless nothing is left to train. Raises UserError."""
     known = load.recipe(recipe, overrides).value  # a mistake in it is told before anything is started
-    if via != "elastic" and profile.kind == "ssh":
+    if via != "elastic" and not profile.scheduler.on_this_machine:
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
     wrong = [*wrong, *writable_folders.run(RunDir(plan.RUNS / known.name))]
-    if via == "elastic" and profile.kind == "local":
+    if via == "elastic" and profile.scheduler.on_this_machine:
         os.environ.update(launch_spec.environment(profile))  # before anything that reads it is imported
         if not (wrong := [*wrong, *writable_folders.ranks(known, profile, ranks)]):
             execute.warm_up(launch_spec.imports(known))

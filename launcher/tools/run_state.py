@@ -1,10 +1,10 @@
-"""In what state a run is, and how its job's starts ended: what is known from Slurm, from the job's own story and from
-the run folder, put together. Pure functions, since each of the three may be missing."""
+"""The state of a run, and how its job's starts ended, from the scheduler's report, the job's own events and the run
+folder. Pure functions, since each of the three may be missing."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from launcher.schedulers import slurm_queue
+from launcher.schedulers import JobState
 from launcher.storage import job_log
 
 Name = Literal[
@@ -12,20 +12,13 @@ Name = Literal[
     "cancelled", "failed", "replaced", "killed",
 ]  # fmt: skip
 """ready: planned, and not begun. requeued: waits to be started again. stopped: told to. made way: saved and left,
-at USR1 or before its time was over; time over: ended by Slurm at its time limit. Neither comes back by itself.
+at USR1 or before its time was over; time over: ended by the scheduler at its time limit. Neither comes back by itself.
 replaced: another start of the run took over. killed: a start by hand that has left no word of its end."""
 
 _WHY: dict[str, Name] = {
     "done": "done", "failed": "failed", "time": "made way", "told": "stopped", "node": "node lost",
     "replaced": "replaced",
 }  # fmt: skip
-_SLURM: dict[str, Name] = {
-    "CANCELLED": "cancelled", "TIMEOUT": "time over", "DEADLINE": "time over", "PREEMPTED": "preempted",
-    "NODE_FAIL": "node lost", "BOOT_FAIL": "node lost", "OUT_OF_MEMORY": "failed", "REVOKED": "cancelled",
-}  # fmt: skip
-_REASONS = {"OUT_OF_MEMORY": "out of memory", "BOOT_FAIL": "a node did not start"}
-_NOT_STARTED = 53
-"""Slurm's own "signal" of a job whose script it could not start."""
 HISTORY = {
     "done": "done", "failed": "failed", "time": "made way", "told": "told to stop", "node": "node unfit or lost",
     "replaced": "replaced by a later start",
@@ -35,17 +28,17 @@ HISTORY = {
 
 @dataclass(frozen=True)
 class State:
-    """`reason`: what is known beside the name, such as why Slurm has it wait. `since`: in seconds since the epoch."""
+    """`reason`: what is known beside the name, such as why it waits. `since`: in seconds since the epoch."""
 
     name: Name
     reason: str = ""
     since: float | None = None
 
 
-def of(job: job_log.Job | None, known: slurm_queue.Job | None, *, asked: bool, alive: bool, finished: bool) -> State:
-    """`job`: the story of the run's newest; `known`: the same to Slurm; `asked`: whether Slurm could be asked. `alive`:
-    a rank holds the right to write. `finished`: the newest checkpoint is of the last step."""
-    if known is not None and known.living:
+def of(job: job_log.Job | None, known: JobState | None, *, asked: bool, alive: bool, finished: bool) -> State:
+    """`job`: the run's newest; `known`: its scheduler's report of it; `asked`: whether the scheduler answered.
+    `alive`: a rank holds the right to write. `finished`: the newest checkpoint is of the last step."""
+    if known is not None and known.alive:
         return _living(job, known)
     last = job.starts[-1] if job and job.starts else None
     if last is not None and last.why == "done":
@@ -59,31 +52,32 @@ def of(job: job_log.Job | None, known: slurm_queue.Job | None, *, asked: bool, a
     return _ended(job, known, asked)
 
 
-def _living(job: job_log.Job | None, known: slurm_queue.Job) -> State:
+def _living(job: job_log.Job | None, known: JobState) -> State:
     again = bool(job and job.starts) or known.restarts > 0
     last = job.starts[-1] if job and job.starts else None
-    if known.state in slurm_queue.WAITING:
+    if known.phase == "waiting":
         waiting = (last.ended or last.begun) if last else known.submitted
         return State("requeued" if again else "pending", known.reason, waiting)
-    if known.state not in slurm_queue.LEAVING:
+    if known.phase == "running":
         return State("running", _phase(job, last, known), known.start)
     if job is not None and job.cancelled is not None and (last is None or job.cancelled >= last.begun):
         return State("cancelled", "leaving", job.cancelled)
-    if last is not None and known.restarts > last.number % 1000:
+    if last is not None and known.restarts > last.number % job_log.STARTS_PER_JOB:
         return State("requeued", "leaving", last.ended)
     if last is not None and last.why:
         return State(_WHY.get(last.why, "stopped"), "leaving", last.ended)
     return State("running", "leaving", known.start)
 
 
-def _phase(job: job_log.Job | None, last: job_log.Start | None, known: slurm_queue.Job) -> str:
+def _phase(job: job_log.Job | None, last: job_log.Start | None, known: JobState) -> str:
     """What a running job does where it does not train. Starts are told apart by their numbers, not by clocks."""
-    if job is None or last is None or last.number != 1000 * (len(job.ids) - 1) + known.restarts:
+    number = job_log.STARTS_PER_JOB * (len(job.ids) - 1) + known.restarts if job else 0
+    if job is None or last is None or last.number != number:
         return "starting"
     return "leaving" if last.ended is not None else ""
 
 
-def _ended(job: job_log.Job, known: slurm_queue.Job | None, asked: bool) -> State:
+def _ended(job: job_log.Job, known: JobState | None, asked: bool) -> State:
     """Of a job that lives no more, and is not done."""
     last = job.starts[-1] if job.starts else None
     why = last.why if last is not None else ""
@@ -92,39 +86,31 @@ def _ended(job: job_log.Job, known: slurm_queue.Job | None, asked: bool) -> Stat
         return State("cancelled", since=job.cancelled)
     if not asked and last and last.ended and job.requeued and job.requeued[-1] >= last.ended:
         return State("requeued", since=last.ended)
-    if known is not None and why not in ("failed", "replaced"):
-        if known.state in _SLURM:
-            return State(_SLURM[known.state], _REASONS.get(known.state, ""), known.end or since)
-        if known.preempted is not None:
-            return State("preempted", since=known.end or since)
+    if known is not None and known.ended and why not in ("failed", "replaced"):
+        return State(known.ended, known.reason, known.end or since)
     if why:
         excluded = f"without {', '.join(last.excluded)}" if last and last.excluded else ""
         return State(_WHY.get(why, "stopped"), excluded, since)
     if known is not None:
-        return State("failed", _code(known), since)
+        code = f"exit code {known.code}" if known.code else "it never began to train"
+        return State("failed", known.reason or code, since)
     return _unknown(job, last, asked, since)
 
 
 def _unknown(job: job_log.Job, last: job_log.Start | None, asked: bool, since: float | None) -> State:
-    """Of a job that has not told its end, and that Slurm does not know of."""
+    """Of a job that has not told its end, and that its scheduler does not know of."""
     if not job.scheduled:
         return State("killed", "it left no word of its end: killed, or its machine went down", since)
     if last is not None:
         return State("node lost", "it has not told its end", since)
-    return State("failed", "Slurm does not know of it any more", since) if asked else State("pending", "", since)
-
-
-def _code(known: slurm_queue.Job) -> str:
-    if known.reason == "JobLaunchFailure" and known.signal == _NOT_STARTED:
-        return "Slurm could not start its script: look for its log's folder on the nodes"
-    if known.signal:
-        return f"killed by signal {known.signal}"
-    return f"exit code {known.code}" if known.code else "it never began to train"
+    return (
+        State("failed", "its scheduler does not know of it any more", since) if asked else State("pending", "", since)
+    )
 
 
 def how(start: job_log.Start, later: job_log.Start | None, current: State, scheduled: bool = True) -> str:
     """How a start ended, in words. `later`: the one after it; `current`: the run's state, if there is none.
-    `scheduled`: by Slurm, which starts it again by itself."""
+    `scheduled`: by a scheduler, which starts it again by itself."""
     if later is not None and not scheduled:
         return HISTORY.get(start.why, start.why) if start.why else "killed"
     if later is not None and start.why == "told":

@@ -1,5 +1,5 @@
-"""One run as it is now: what its folder and the story of its job tell, and Slurm where it is there. Nothing is written;
-Slurm is asked only of a job that is not known to be done."""
+"""One run as it is now: what its folder, its job's events and its scheduler report. Nothing is written, and a scheduler
+is asked only about a job that is not known to be done."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,11 +13,11 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.strict_json import DamagedFile, shown
 from launcher.distributed import hostlist
 from launcher.plan import plan
-from launcher.schedulers import slurm_queue
+from launcher.schedulers import JobState
 from launcher.storage import job_log, lease, lease_holder
 from launcher.storage.run_dir import RunDir, SavedCheckpoint, over
 from launcher.storage.run_files import PlanSummary
-from launcher.tools import run_state
+from launcher.tools import job_scheduler, run_state
 from launcher.tools.run_state import State
 
 _TAIL = 1 << 16
@@ -31,7 +31,7 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Status:
     """One run. `step`: that a run has come to that runs, else of what it goes on from; `steps`: in all. `metric`,
-    `value`: what is watched, where the newest checkpoint was made at an evaluation. `id`: what Slurm calls its job now.
+    `value`: what is watched, where the newest checkpoint was made at an evaluation. `id`: its job's, to the scheduler.
     `limit`: when a running job's time is over. `error`: the first line of what the last start that failed, or whose
     nodes were unfit or lost, has told, after its place in the history; `log`: the job's, where there is one. `damaged`:
     what is wrong with the run's files; what is known without them stands here."""
@@ -57,19 +57,22 @@ class Status:
     damaged: tuple[str, ...] = ()
 
 
-class Slurm:
-    """Slurm as far as it answers: after it has not, it is not asked again."""
+class JobStates:
+    """The states of jobs as their schedulers report them. `trouble`: why a scheduler did not answer, by kind; it is not
+    asked again."""
 
     def __init__(self) -> None:
-        self.trouble: str | None = None
+        self.trouble: dict[str, str] = {}
 
-    def job(self, id: str) -> tuple[slurm_queue.Job | None, bool]:
-        """What is known of a job, and whether Slurm could be asked."""
-        if self.trouble is None:
+    def newest(self, folder: RunDir, job: job_log.Job) -> tuple[JobState | None, bool]:
+        """The state of the newest of a job's ids, and whether its scheduler answered."""
+        if not job.scheduler:
+            return None, True
+        if job.scheduler not in self.trouble:
             try:
-                return slurm_queue.job(id), True
+                return job_scheduler.of(folder, job).state(job.ids[-1], folder.path), True
             except UserError as error:
-                self.trouble = str(error)
+                self.trouble[job.scheduler] = str(error)
         return None, False
 
 
@@ -110,25 +113,15 @@ def scheduled(folder: RunDir) -> job_log.Job | None:
     return next((job for job in reversed(job_log.story(job_log.read(folder))) if job.ids), None)
 
 
-def mine(known: slurm_queue.Job | None, folder: RunDir) -> slurm_queue.Job | None:
-    """The job as Slurm knows it, unless it is another's: ids begin anew where a Slurm is set up again."""
-    if known is None:
-        return None
-    here = f"{folder.path.absolute()}/"
-    paths = [known.fields.get(name, "") for name in ("StdOut", "StdErr", "Command")]
-    named = any(path.startswith(here) or f"/{folder.path.name}/" in path for path in paths)
-    return known if named or known.name == folder.path.name else None
-
-
-def at(folder: RunDir, slurm: Slurm) -> Status:
+def at(folder: RunDir, states: JobStates) -> Status:
     """One run as it is now."""
-    return every([folder], slurm)[0]
+    return every([folder], states)[0]
 
 
-def every(folders: Sequence[RunDir], slurm: Slurm) -> list[Status]:
+def every(folders: Sequence[RunDir], states: JobStates) -> list[Status]:
     """Runs as they are now, whatever their files hold."""
     writers = lease_holder.holders([folder.path for folder in folders], ".writer")
-    return [_at(folder, slurm, writers.get(folder.path)) for folder in folders]
+    return [_at(folder, states, writers.get(folder.path)) for folder in folders]
 
 
 @dataclass
@@ -145,7 +138,7 @@ class _Reading:
             return instead
 
 
-def _at(folder: RunDir, slurm: Slurm, holder: lease.Holder | None) -> Status:
+def _at(folder: RunDir, states: JobStates, holder: lease.Holder | None) -> Status:
     reading, whole = _Reading(), folder.whole()
     steps = reading.of(lambda: _steps(folder), None)
     job = reading.of(lambda: current(folder), None)
@@ -155,8 +148,7 @@ def _at(folder: RunDir, slurm: Slurm, holder: lease.Holder | None) -> Status:
         job = None  # it was started here since
     known, asked = None, True
     if job is not None and job.ids and not (job.starts and job.starts[-1].why == "done"):
-        known, asked = slurm.job(job.ids[-1])
-        known = mine(known, folder)
+        known, asked = states.newest(folder, job)
     now = run_state.of(job, known, asked=asked, alive=holder is not None, finished=_finished(newest, steps))
     kept, last = newest.step if newest else 0, job.starts[-1] if job and job.starts else None
     told = _last(folder, None if now.name == "running" else kept, reading)
@@ -166,7 +158,7 @@ def _at(folder: RunDir, slurm: Slurm, holder: lease.Holder | None) -> Status:
     if now.since is None:
         now = State(now.name, now.reason, _touched(folder))
     metric, value = _watched(saved)
-    running = known is not None and known.state in slurm_queue.RUNNING
+    running = known is not None and known.phase == "running"
     return Status(
         name=shown(folder.path.name, 255), folder=shown(str(folder.path), 4096), state=now, step=step, steps=steps,
         metric=metric, value=value, loss=told.get("loss"), checkpoint=newest.step if newest else None,
@@ -237,7 +229,7 @@ def _last(folder: RunDir, most: int | None, reading: _Reading) -> dict[str, Any]
     return found
 
 
-def _nodes(known: slurm_queue.Job | None, last: job_log.Start | None, holder: lease.Holder | None) -> tuple[str, ...]:
+def _nodes(known: JobState | None, last: job_log.Start | None, holder: lease.Holder | None) -> tuple[str, ...]:
     """Where it runs, or ran last."""
     if known is not None and known.nodes:
         with suppress(ValueError):

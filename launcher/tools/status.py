@@ -26,8 +26,8 @@ _COLOURS = {
 def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
     """Raises UserError where a folder holds no run."""
     folders = [run_status.named(run) for run in runs] if runs else run_status.found()
-    slurm = run_status.Slurm()
-    looked = run_status.every(folders, slurm)
+    states = run_status.JobStates()
+    looked = run_status.every(folders, states)
     if as_json:
         print(json.dumps([asdict(one) for one in looked], indent=1))
         return
@@ -39,8 +39,8 @@ def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
         console.print(f"[red]{escape(what)}[/]", soft_wrap=True, highlight=False)
     if len(runs) == 1:
         _details(looked[0], console)
-    if slurm.trouble is not None:
-        console.print(f"[yellow]note[/]: {escape(slurm.trouble)}", soft_wrap=True, highlight=False)
+    for trouble in states.trouble.values():
+        console.print(f"[yellow]note[/]: {escape(trouble)}", soft_wrap=True, highlight=False)
 
 
 def table(looked: Sequence[Status]) -> Table:

@@ -1,55 +1,56 @@
-"""A sweep: a grid file says which values the recipe's keys take, and each point of it is a run of its own."""
+"""A sweep: a grid file lists values of the recipe's keys, and each point of the grid is a run of its own."""
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from launcher.config import document
 from launcher.config.document import Key, Override
 from launcher.config.errors import Problem, UserError
 
-MOST = 500
-"""Points of a sweep: each is planned before any is submitted."""
-_OURS = ("name", "seeds")
+T = TypeVar("T")
+MAX_POINTS = 500
+"""Maximum number of points. Each is planned before any is submitted."""
+_RESERVED_KEYS = ("name", "seeds")
 
 
 def read(file: Path, name: str) -> list[list[str]]:
-    """The overrides of each point, the name of its run among them: `name` with -0, -1, ... A map of keys to lists of
-    values is their product, the last key changing fastest; a list of maps is its points, as they are. Raises UserError
+    """The overrides of each point, among them the name of its run: `name` with -0, -1, ... A map of keys to lists of
+    values is their product, in which the last key changes fastest. A list of maps is a list of points. Raises UserError
     with every mistake in the file."""
     value, origins = document.plain(file)
-    problems = list(_wrong(value, origins))
+    problems = list(_mistakes(value, origins))
     if problems:
         raise UserError(problems)
     count = math.prod(map(len, value.values())) if isinstance(value, dict) else len(value)
-    if count > MOST:
-        raise UserError(f"{file}: {count} points ({MOST} at the most)")
-    points = _product(value, origins) if isinstance(value, dict) else _listed(value, origins)
+    if count > MAX_POINTS:
+        raise UserError(f"{file}: {count} points ({MAX_POINTS} at the most)")
+    points = _product_points(value, origins) if isinstance(value, dict) else _point_list(value, origins)
     return [[*point, Override(f"name={name}-{i}", f"{file}")] for i, point in enumerate(points)]
 
 
-def every(points: Sequence[Sequence[str]], check: Any) -> list[Any]:
-    """What `check` makes of each point. Raises UserError with the mistakes of all of them, each told once."""
-    made, wrong = [], dict[str | Problem, None]()
+def map_points(points: Sequence[Sequence[str]], function: Callable[[Sequence[str]], T]) -> list[T]:
+    """The result of a function for each point. Raises UserError with the mistakes of all points, each once."""
+    results, problems = list[T](), dict[str | Problem, None]()
     for point in points:
         try:
-            made.append(check(point))
+            results.append(function(point))
         except UserError as error:
-            wrong |= dict.fromkeys(error.problems)
-    if wrong:
-        raise UserError(list(wrong))
-    return made
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise UserError(list(problems))
+    return results
 
 
-def _product(value: dict[str, list[Any]], origins: dict[Key, str]) -> list[list[str]]:
+def _product_points(value: dict[str, list[Any]], origins: dict[Key, str]) -> list[list[str]]:
     sides = [[_override(key, item, origins[key, i]) for i, item in enumerate(items)] for key, items in value.items()]
     return [list(point) for point in product(*sides)]
 
 
-def _listed(value: list[dict[str, Any]], origins: dict[Key, str]) -> list[list[str]]:
+def _point_list(value: list[dict[str, Any]], origins: dict[Key, str]) -> list[list[str]]:
     return [[_override(key, item, origins[i, key]) for key, item in point.items()] for i, point in enumerate(value)]
 
 
@@ -57,8 +58,8 @@ def _override(key: str, value: Any, origin: str) -> str:
     return Override(f"{key}={json.dumps(value, ensure_ascii=False)}", origin)
 
 
-def _wrong(value: Any, origins: dict[Key, str]) -> Iterator[str]:
-    """What is no grid."""
+def _mistakes(value: Any, origins: dict[Key, str]) -> Iterator[str]:
+    """Mistakes in a grid."""
     if isinstance(value, dict):
         keys = [(key, origins[key,]) for key in value]
         for key, items in value.items():
@@ -76,5 +77,5 @@ def _wrong(value: Any, origins: dict[Key, str]) -> Iterator[str]:
     for key, where in keys:
         if key.split(".")[0] == "cluster":
             yield f"{where}: {key}: all points are one job, of one cluster"
-        elif key in _OURS:
+        elif key in _RESERVED_KEYS:
             yield f"{where}: {key}: each point is a run with a name of its own (seed: [1, 2, 3] for several seeds)"

@@ -3,7 +3,7 @@
 import pytest
 
 from launcher.config.errors import UserError
-from launcher.schedulers import slurm_queue
+from launcher.schedulers import _slurm_queue as slurm_queue
 
 RUNNING = """JobId=11 ArrayJobId=10 ArrayTaskId=1 JobName=a JobState=BAR b
    UserId=root(0) GroupId=root(0) MCS_label=N/A
@@ -53,7 +53,7 @@ ENDED = """JobId=12 JobName=quickstart
 def test_a_job_is_read_whatever_its_name_and_paths_hold():
     (job,) = slurm_queue.parse(RUNNING)
     assert (job.id, job.name, job.state, job.reason) == ("10_1", "a JobState=BAR b", "RUNNING", "")
-    assert (job.nodes, job.restarts, job.code, job.living) == ("n1-[1-2]", 2, 0, True)
+    assert (job.nodes, job.restarts, job.code, job.alive) == ("n1-[1-2]", 2, 0, True)
     assert (job.submitted, job.start, job.end, job.preempted) == (1795353697, 1795353697, 1795354297, None)
     assert job.fields["Command"] == "/w/g JobState=X.sbatch"
     assert job.fields["WorkDir"] == "/w/a b"
@@ -62,10 +62,10 @@ def test_a_job_is_read_whatever_its_name_and_paths_hold():
 def test_jobs_that_wait_and_that_have_ended_are_read():
     waiting, ended = slurm_queue.parse(PENDING + "\n" + ENDED)
     assert (waiting.state, waiting.reason, waiting.nodes, waiting.start) == ("PENDING", "Resources", "", None)
-    assert waiting.living
+    assert waiting.alive
     assert waiting.submitted > 1.7e9
     assert (ended.state, ended.code, ended.signal, ended.preempted) == ("FAILED", 75, 9, 1795353697)
-    assert not ended.living
+    assert not ended.alive
 
 
 def test_nothing_is_read_from_nothing():
@@ -105,7 +105,7 @@ def _tool(folder, name, text):
 def test_a_slurm_that_does_not_answer_is_told_of(monkeypatch, tmp_path):
     _tool(tmp_path, "scontrol", "exec sleep 60")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(slurm_queue, "ASK", 0.3)
+    monkeypatch.setattr(slurm_queue, "QUERY_TIMEOUT", 0.3)
     with pytest.raises(slurm_queue.SlurmTimeout, match="took longer"):
         slurm_queue.job("1")
     _tool(tmp_path, "scontrol", "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")

@@ -19,7 +19,8 @@ from launcher.config import load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.plan.plan import Plan
-from launcher.schedulers import slurm_script
+from launcher.schedulers import JobRequest, slurm
+from launcher.schedulers import _slurm_script as slurm_script
 
 GOLDEN = Path(__file__).parent / "golden"
 RECIPES = [file.stem for file in load.shipped("recipes")]
@@ -56,7 +57,12 @@ def planned(name, cluster):
 
 def script(recipe, profile, *overrides, points=None):
     cluster = load.cluster(profile, overrides).value
-    return slurm_script.render(planned(recipe, cluster), cluster, cwd=HERE, cache=CACHE, points=points)
+    return rendered(planned(recipe, cluster), cluster, HERE, points=points)
+
+
+def rendered(plan, cluster, folder, cache=CACHE, config=None, points=None):
+    request = JobRequest(plan, cluster, folder, cache, points=points)
+    return slurm.Scheduler(config or cluster.scheduler).render(request)
 
 
 def golden(name, text):
@@ -90,7 +96,7 @@ def test_recipes_differ_by_their_names_alone(recipe, profile):
 
 def test_the_commands():
     made = [script(recipe, profile) for profile in CLUSTERS for recipe in RECIPES]
-    text = "".join(f"{shlex.join(one.argv)}\n{shlex.join(one.test)}\n" for one in made)
+    text = "".join(f"{shlex.join(one.argv)}\n{shlex.join(one.test_argv)}\n" for one in made)
     assert text == golden("argv.txt", text)
 
 
@@ -113,7 +119,7 @@ def test_every_recipe_and_every_profile_is_looked_at():
 def options(**changes):
     profile = {"kind": "slurm", "device": "cuda", "devices_per_node": 4, "memory_per_device": 80, **changes}
     cluster = Cluster.model_validate(profile)
-    return slurm_script.wanted(planned("a", cluster), cluster, HERE)
+    return slurm_script.sbatch_options(JobRequest(planned("a", cluster), cluster, HERE, CACHE), cluster.scheduler)
 
 
 def test_devices_are_asked_for_as_the_site_wants_it():
@@ -172,14 +178,14 @@ def test_a_folder_that_a_container_cannot_mount_is_refused(kind):
     with pytest.raises(
         UserError, match=f"/a,b: a folder with a comma or a colon in its name cannot be mounted by {kind}"
     ):
-        slurm_script.render(planned("a", profile), profile, cwd=Path("/a,b"), cache=CACHE)
+        rendered(planned("a", profile), profile, Path("/a,b"))
 
 
 @pytest.mark.parametrize("name", ["100%j", "back\\slash"])
 def test_a_folder_that_slurm_reads_as_something_else_is_refused(name):
     profile = load.cluster("slurm-cpu").value
     with pytest.raises(UserError, match="a job's log cannot be here"):
-        slurm_script.render(planned("a", profile), profile, cwd=Path("/home") / name, cache=CACHE)
+        rendered(planned("a", profile), profile, Path("/home") / name)
 
 
 # Run by bash
@@ -242,7 +248,7 @@ def bash(tmp_path):
 
     def run(*arguments, overrides=(), points=None, wait=True, **environment):
         cluster = load.cluster("slurm-cpu", overrides).value
-        made = slurm_script.render(planned("run", cluster), cluster, cwd=tmp_path, cache=CACHE, points=points)
+        made = rendered(planned("run", cluster), cluster, tmp_path, points=points)
         (tmp_path / "runs/run").mkdir(parents=True, exist_ok=True)
         (tmp_path / "runs/run-1").mkdir(exist_ok=True)
         ran = Bash(tmp_path / f"bash-{time.monotonic_ns()}", made.text, *arguments, **environment)
@@ -538,11 +544,11 @@ def test_whatever_stands_in_a_profile_reaches_the_ranks_as_it_is(
     place = tmp_path_factory.mktemp("bash") / folder
     place.mkdir()
     cluster = load.cluster("slurm-cpu").value
-    given = cluster.slurm.model_copy(
+    config = cluster.scheduler.model_copy(
         update={"python": python, "modules": [module], "account": account, "options": [value]}
     )
-    cluster = cluster.model_copy(update={"env": {"VALUE": value}, "interface": value, "slurm": given})
-    made = slurm_script.render(planned("run", cluster), cluster, cwd=place, cache=place)
+    cluster = cluster.model_copy(update={"env": {"VALUE": value}, "interface": value})
+    made = rendered(planned("run", cluster), cluster, place, place, config)
     ran = Bash(place.parent / "stand-in", made.text)
     assert (ran.end(), ran.warned, ran.said) == (0, "", "")
     assert ran.calls("srun")[1][9:] == [python, "-m", "launcher.launch.node", f"{place}/runs/run", "--batch"]

@@ -14,7 +14,8 @@ import pytest
 import support
 
 from launcher.config.cluster import Cluster
-from launcher.schedulers import ssh
+from launcher.plan.plan import Plan
+from launcher.schedulers import JobRequest, ssh
 from slurm import lab
 
 MARK = "# launcher-sshd"
@@ -201,8 +202,9 @@ def test_the_command_is_quoted_and_tells_no_secrets(tmp_path, monkeypatch):
          "ssh": {"hosts": ["me@a", "b"], "python": "/opt/a b/python"}}
     )  # fmt: skip
     here = {"OMP_NUM_THREADS": "2", "NCCL_API_KEY": "hush", "HF_TOKEN": "hush", "HOME": "/root"}
-    told = ssh._environment(given, here)
-    line = ssh.command(Path("runs/x y"), 1, given.ssh.hosts, given.ssh, told)
+    request = JobRequest(Plan.model_construct(folder="runs/x y"), given, tmp_path, tmp_path / "cache")
+    job = ssh.Scheduler(given.scheduler).render(request, here)
+    line = job.commands["b"][-1]
     assert "hush" not in line
     out = subprocess.run(["sh", "-c", line.replace("exec env", "exec printf '%s\\n'")], capture_output=True, text=True)
     words = out.stdout.splitlines()

@@ -5,7 +5,7 @@ from rich.console import Console
 from tools.stories import SUBMITTED, ended, requeued, run, started
 
 from launcher.config.errors import UserError
-from launcher.schedulers import slurm_queue
+from launcher.schedulers import _slurm_queue as slurm_queue
 from launcher.storage import job_log, lease
 from launcher.tools import cancel
 

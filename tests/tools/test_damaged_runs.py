@@ -96,7 +96,7 @@ def test_several_damaged_files_are_all_shown(bad):
     bad.plan.write_text("[")
     state(bad, "{")
     add(bad.metrics, "{}")
-    one = run_status.at(bad, run_status.Slurm())
+    one = run_status.at(bad, run_status.JobStates())
     assert [what.split(": ")[0].removeprefix("runs/bad/") for what in one.damaged] == [
         "plan.json", "checkpoints/step-00000040/state.json", "metrics.jsonl:3",
     ]  # fmt: skip
@@ -106,7 +106,7 @@ def test_several_damaged_files_are_all_shown(bad):
 def test_what_a_kill_leaves_is_no_damage(bad):
     bad.metrics.write_bytes(bad.metrics.read_bytes() + b'{"step": 44, "lo')
     job_log.file(bad).write_text('{"event": "sta')
-    assert run_status.at(bad, run_status.Slurm()).damaged == ()
+    assert run_status.at(bad, run_status.JobStates()).damaged == ()
 
 
 def test_a_name_in_the_story_of_a_job_is_no_markup(bad, printed):
@@ -130,7 +130,7 @@ def test_a_run_that_may_not_be_read_is_shown_as_such(monkeypatch):
         Path("runs/closed").chmod(0)
         os.seteuid(65534)
         try:
-            closed, good = run_status.every(run_status.found(), run_status.Slurm())
+            closed, good = run_status.every(run_status.found(), run_status.JobStates())
         finally:
             os.seteuid(0)
     assert (good.name, good.damaged, good.step) == ("good", (), 40)

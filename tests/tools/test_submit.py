@@ -167,7 +167,7 @@ def test_what_is_submitted_is_recorded(submit, slurm, workspace, capsys):
         "event": "submitted", "job": "12", "cluster": "lab", "script": "runs/tiny/jobs/submit-1.sbatch",
     }  # fmt: skip
     assert "restarts >= 4" in (folder.jobs / "submit-1.sbatch").read_text()
-    assert load.cluster(folder.cluster).value.slurm.max_requeues == 4
+    assert load.stored_cluster(folder.cluster).value.scheduler.max_requeues == 4
 
 
 def test_the_next_script_has_the_next_number(submit, slurm, workspace):

@@ -4,15 +4,13 @@ import support
 from launcher.config import load
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
-from launcher.plan import scheduler_limits
 
 
 def found(every=None, **slurm):
     profile = {"kind": "slurm", "device": "cuda", "devices_per_node": 4, "memory_per_device": 80, "slurm": slurm}
     recipe = support.mlm(checkpoint={"every": every})
-    return [
-        str(what) for what in scheduler_limits.problems(Recipe.model_validate(recipe), Cluster.model_validate(profile))
-    ]
+    cluster = Cluster.model_validate(profile)
+    return [str(what) for what in cluster.scheduler.problems(Recipe.model_validate(recipe), cluster)]
 
 
 def test_an_ordinary_profile_has_no_problem():
@@ -66,6 +64,6 @@ def test_an_override_of_the_cluster_is_read_without_its_prefix_and_told_with_it(
         {"kind": "slurm", "device": "cpu", "devices_per_node": 1, "memory_per_device": 1}, tmp_path / "c.yaml"
     )
     given = load.cluster(file, ["cluster.slurm.time=30", "max_restarts=2"]).value
-    assert (given.slurm.time, given.max_restarts, given.overrides) == ("30", 2, ("cluster.slurm.time=30",))
+    assert (given.scheduler.time, given.max_restarts, given.overrides) == ("30", 2, ("cluster.slurm.time=30",))
     with pytest.raises(Exception, match=r"^'cluster\.slurm\.tme=30': slurm\.tme: unknown key"):
         load.cluster(file, ["cluster.slurm.tme=30"])
