@@ -184,7 +184,7 @@ class Cluster(Strict):
     def _sections(cls) -> set[str]:
         return set(kinds.available("schedulers")) - {"local"}  # which has no options
 
-    @model_validator(mode="wrap")
+    @model_validator(mode="wrap")  # type: ignore[arg-type]  # mypy infers no model where the function takes `info`
     @classmethod
     def _with_scheduler(
         cls, value: Any, handler: ModelWrapValidatorHandler["Cluster"], info: ValidationInfo

@@ -41,14 +41,13 @@ class Scheduler(schedulers.Scheduler[SpoolJob]):
     def render(self, request: JobRequest) -> SpoolJob:
         variables = {**launch_spec.environment(request.cluster), "LAUNCHER_CACHE": str(request.cache)}
         variables["LAUNCHER_JOB"] = f"spool-{request.token}"
+        environment = [f"{name}={value}" for name, value in variables.items()]
         hosts = self.config.hosts[: request.cluster.nodes[1]]
         lines = [f"cd {shlex.quote(str(request.working_directory))}"]
         for i, host in enumerate(hosts):
             agent = [sys.executable, "-m", "launcher.launch.node", str(request.run_folder)]
-            words = [*agent, "--node", str(i), "--hosts", ",".join(hosts)]
-            lines.append(
-                shlex.join(["on", host, "env", *(f"{key}={value}" for key, value in variables.items()), *words])
-            )
+            agent += ["--node", str(i), "--hosts", ",".join(hosts)]
+            lines.append(shlex.join(["on", host, "env", *environment, *agent]))
         return SpoolJob("\n".join(lines) + "\n", run=request.run_folder)
 
     def validate(self, job: SpoolJob) -> str:

@@ -200,7 +200,7 @@ squeue*%e) echo "${END-2000}" ;;
 squeue*%x) echo "${EXCLUDED-}" ;;
 squeue*%T) echo "${STATE-RUNNING}" ;;
 sbatch*) echo "77;cluster"; env -0 >"$STAND_IN/env-sbatch" ;;
-srun*" look "*)
+srun*" check "*)
     eval "${LOOK:-:}" || exit 1
     for host in $HOSTS; do [[ " $UNFIT " == *" $host "* ]] || echo "$host"; done ;;
 srun*) env -0 >"$STAND_IN/env"; eval "${AGENT:-exit 0}" ;;
