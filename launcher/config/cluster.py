@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -28,17 +28,18 @@ Number = Annotated[float, Field(gt=0, le=1e12)]
 _MAX_NODES = 10_000
 
 
-def _node_range(value: Any) -> Any:
+def _node_range(value: object) -> object:
     """Parse a number of nodes, or a minimum and a maximum such as `2:4`, as (minimum, maximum)."""
-    found = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
-    if isinstance(value, bool) or (not isinstance(value, int | tuple | list) and not found):
-        raise PydanticCustomError("nodes", "a number of nodes, or the least and the most, such as 2:4")
     if isinstance(value, tuple | list):
         if len(value) != 2 or not all(type(bound) is int for bound in value):
             return tuple(value)
         minimum, maximum = value
+    elif isinstance(value, int) and not isinstance(value, bool):
+        minimum = maximum = value
+    elif isinstance(value, str) and (found := re.fullmatch(r"(\d+):(\d+)", value)):
+        minimum, maximum = int(found[1]), int(found[2])
     else:
-        minimum, maximum = (int(found[1]), int(found[2])) if found else (value, value)
+        raise PydanticCustomError("nodes", "a number of nodes, or the least and the most, such as 2:4")
     if not 0 < minimum <= maximum:
         raise PydanticCustomError("nodes", "at least 1, and the least before the most, such as 2:4")
     if maximum > _MAX_NODES:
@@ -157,7 +158,7 @@ class Cluster(Strict):
     scratch: Scratch = Scratch()
     """Folders for temporary and cached files."""
     _scheduler: SchedulerConfig = PrivateAttr()
-    _given: str = PrivateAttr("local")
+    _reference: str = PrivateAttr("local")
     _overrides: tuple[str, ...] = PrivateAttr(())
 
     @property
@@ -166,9 +167,9 @@ class Cluster(Strict):
         return self._scheduler
 
     @property
-    def given(self) -> str:
-        """The value of --cluster."""
-        return self._given
+    def reference(self) -> str:
+        """The value of --cluster: a file, or the name of a shipped profile."""
+        return self._reference
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -187,11 +188,10 @@ class Cluster(Strict):
     @model_validator(mode="wrap")  # type: ignore[arg-type]  # mypy infers no model where the function takes `info`
     @classmethod
     def _with_scheduler(
-        cls, value: Any, handler: ModelWrapValidatorHandler["Cluster"], info: ValidationInfo
+        cls, value: object, handler: ModelWrapValidatorHandler["Cluster"], info: ValidationInfo
     ) -> "Cluster":
         """Validate the scheduler's section beside the other keys, so that all mistakes are reported at once."""
-        kind = value.get("kind", "local") if isinstance(value, dict) else None
-        if not isinstance(kind, str):
+        if not isinstance(value, dict) or not isinstance(kind := value.get("kind", "local"), str):
             return handler(value)
         section = kind.rpartition(".")[2]
         sections = {name: value[name] for name in {*cls._sections(), section} if name in value}
@@ -228,12 +228,12 @@ class Cluster(Strict):
         return None
 
     @model_serializer(mode="wrap")
-    def _with_section(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _with_section(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         section = self.scheduler.model_dump(mode="json", exclude={"kind"})
         return {**handler(self), **({self.kind.rpartition(".")[2]: section} if section else {})}
 
 
-def _scheduler(kind: str, section: Any, context: Any) -> SchedulerConfig:
+def _scheduler(kind: str, section: object, context: object) -> SchedulerConfig:
     """The Config of a kind from its section. Raises kinds.KindError, or ValidationError for mistakes in the section."""
     config = kinds.config_class("schedulers", kind, SchedulerConfig)
     name = kind.rpartition(".")[2]
@@ -247,8 +247,8 @@ def _scheduler(kind: str, section: Any, context: Any) -> SchedulerConfig:
     if isinstance(section, dict) and "kind" in section:
         advice = hint("kind", {*config.model_fields} - {"kind"})
         unknown = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": advice})
-        raise ValidationError.from_exception_data(
-            config.__name__, [InitErrorDetails(type=unknown, loc=("kind",), input=None)]
-        )
-    keys = {"kind": kind} if section is None else {**section, "kind": kind} if isinstance(section, dict) else section
+        details = InitErrorDetails(type=unknown, loc=("kind",), input=None)
+        raise ValidationError.from_exception_data(config.__name__, [details])
+    options = {} if section is None else section
+    keys = {**options, "kind": kind} if isinstance(options, dict) else options
     return config.model_validate(keys, context=context)

@@ -75,7 +75,7 @@ def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
     plain = [Override(text.lstrip().removeprefix(_CLUSTER), documents.origin_of(text)) for text in overrides]
     with kinds.reading(_artefact(document), _dotted_paths(overrides)):
         loaded = _typed(Cluster, document, plain)
-    loaded.value._given, loaded.value._overrides = str(file), tuple(parted(overrides)[1])
+    loaded.value._reference, loaded.value._overrides = str(file), tuple(parted(overrides)[1])
     return loaded
 
 

@@ -166,7 +166,7 @@ def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[s
 
 def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, ...]) -> list[str]:
     """What starts the run."""
-    where = [] if cluster.given == "local" else ["--cluster", cluster.given]
+    where = [] if cluster.reference == "local" else ["--cluster", cluster.reference]
     where += [word for name in kinds.given() for word in ("--trust", name)]
     overrides = (*overrides, *cluster.overrides)
     if cluster.scheduler.queued:

@@ -54,7 +54,7 @@ class World:
         if found.kind != "cuda" or self.per_node <= found.count:
             return None
         if cluster.scheduler.on_this_machine and not found.count:
-            what = f"--cluster {cluster.given}: device: cuda, and nvidia-smi finds no GPU on this machine"
+            what = f"--cluster {cluster.reference}: device: cuda, and nvidia-smi finds no GPU on this machine"
             return f"{what} (look at CUDA_VISIBLE_DEVICES, or cluster.device=cpu trains on the CPU)"
         there = f"{found.count} GPU{'' if found.count == 1 else 's'}"
         return f"--ranks: {self.per_node} ranks for {there} (one each at the most, or --cluster with device: cpu)"

@@ -14,9 +14,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from launcher.config.errors import UserError
+from launcher.config.types import SchedulerConfig
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
@@ -117,7 +118,7 @@ class Scheduler(ABC, Generic[J]):
     supports_arrays: bool = False
     """Whether a job may have several runs (`JobRequest.points`)."""
 
-    def __init__(self, config: Any):
+    def __init__(self, config: SchedulerConfig):
         self.config = config
 
     @abstractmethod

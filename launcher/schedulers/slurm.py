@@ -149,7 +149,7 @@ class Config(SchedulerConfig):
 
     def problems(self, recipe: "Recipe", cluster: "Cluster") -> list[str | Problem]:
         found = [*self._time_problems(recipe), *self._device_problems(cluster), *self._option_problems()]
-        return [one if isinstance(one, Problem) else f"--cluster {cluster.given}: {one}" for one in found]
+        return [one if isinstance(one, Problem) else f"--cluster {cluster.reference}: {one}" for one in found]
 
     def _time_problems(self, recipe: "Recipe") -> list[str | Problem]:
         from launcher.config.recipe import seconds

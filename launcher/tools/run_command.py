@@ -27,9 +27,9 @@ def begins_here(recipe: str, overrides: Sequence[str], profile: Cluster) -> None
     """Raises UserError where a run waits for its turn, with the command for that. One that begins inside an allocation
     of several nodes is on one of them: this is told."""
     if profile.scheduler.queued:
-        words = ["launcher", "submit", recipe, "--cluster", profile.given, *overrides, *profile.overrides]
+        words = ["launcher", "submit", recipe, "--cluster", profile.reference, *overrides, *profile.overrides]
         told = f"of kind {profile.kind}, where runs wait for their turn ({shlex.join(words)})"
-        raise UserError(f"--cluster {profile.given}: {told}")
+        raise UserError(f"--cluster {profile.reference}: {told}")
     nodes = os.environ.get("SLURM_JOB_NUM_NODES", "")
     if profile.scheduler.on_this_machine and nodes.isdecimal() and int(nodes) > 1:
         what = f"this allocation has {nodes} nodes, and this run uses the one it is on"

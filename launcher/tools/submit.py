@@ -90,7 +90,7 @@ def submit(
 def _sweep(recipe: str, overrides: Sequence[str], profile: Cluster, grid: Path | None) -> _Sweep:
     """The runs to submit. Raises UserError for a profile or a recipe that cannot be submitted."""
     if not profile.scheduler.queued:
-        what = f"--cluster {profile.given}: of kind {profile.kind}, where there is no queue"
+        what = f"--cluster {profile.reference}: of kind {profile.kind}, where there is no queue"
         raise UserError(f"{what} (launcher run trains there; {_queues()})")
     if grid is not None and not plugins.scheduler(profile.scheduler).supports_arrays:
         raise UserError(f"--grid: a cluster of kind {profile.kind} has no job arrays (submit each run by itself)")
@@ -137,7 +137,7 @@ def _use_shared_cache(profile: Cluster) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        what = f"--cluster {profile.given}: scratch.shared: {folder}: cannot be written from here: {error.strerror}"
+        what = f"--cluster {profile.reference}: scratch.shared: {folder}: cannot be written from here: {error.strerror}"
         raise UserError(f"{what} (or set LAUNCHER_CACHE)") from None
     os.environ["LAUNCHER_CACHE"] = str(folder)
 
@@ -178,7 +178,7 @@ def _validated(sweep: _Sweep, job: RenderedJob) -> str:
     try:
         return sweep.scheduler.validate(job)
     except JobRefused as refused:
-        raise UserError(f"{refused} (--cluster {sweep.profile.given})") from None
+        raise UserError(f"{refused} (--cluster {sweep.profile.reference})") from None
 
 
 def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from launcher.config import document
 from launcher.config.document import Key, Override
@@ -45,20 +45,20 @@ def map_points(points: Sequence[Sequence[str]], function: Callable[[Sequence[str
     return results
 
 
-def _product_points(value: dict[str, list[Any]], origins: dict[Key, str]) -> list[list[str]]:
+def _product_points(value: dict[str, list[object]], origins: dict[Key, str]) -> list[list[str]]:
     sides = [[_override(key, item, origins[key, i]) for i, item in enumerate(items)] for key, items in value.items()]
     return [list(point) for point in product(*sides)]
 
 
-def _point_list(value: list[dict[str, Any]], origins: dict[Key, str]) -> list[list[str]]:
+def _point_list(value: list[dict[str, object]], origins: dict[Key, str]) -> list[list[str]]:
     return [[_override(key, item, origins[i, key]) for key, item in point.items()] for i, point in enumerate(value)]
 
 
-def _override(key: str, value: Any, origin: str) -> str:
+def _override(key: str, value: object, origin: str) -> str:
     return Override(f"{key}={json.dumps(value, ensure_ascii=False)}", origin)
 
 
-def _mistakes(value: Any, origins: dict[Key, str]) -> Iterator[str]:
+def _mistakes(value: object, origins: dict[Key, str]) -> Iterator[str]:
     """Mistakes in a grid."""
     if isinstance(value, dict):
         keys = [(key, origins[key,]) for key in value]

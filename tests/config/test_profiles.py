@@ -14,7 +14,7 @@ PROFILES = load.shipped("cluster")
 @pytest.mark.parametrize("file", PROFILES, ids=lambda file: file.stem)
 def test_it_loads_and_is_named_as_its_file(file):
     cluster = load.cluster(file.stem).value
-    assert (cluster.name, cluster.given) == (file.stem, file.stem)
+    assert (cluster.name, cluster.reference) == (file.stem, file.stem)
 
 
 def test_there_are_these_and_the_index_names_them():

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from launcher import schedulers
 from launcher.config.errors import UserError
@@ -57,29 +57,33 @@ class Scheduler(schedulers.Scheduler[SpoolJob]):
 
     def submit(self, job: SpoolJob) -> SubmittedJob:
         id = f"spool-{len(self._files()) + 1}"
-        self._write(id, {"phase": "waiting", "run": str(job.run), "text": job.text})
+        self._write(id, "waiting", job.run, job.text)
         return SubmittedJob(id)
 
     def state(self, id: str, run: Path) -> JobState | None:
-        job = self._read(id)
-        if job is None or job["run"] != str(run.absolute()):
+        phase, folder, _ = self._read(id)
+        if folder != str(run.absolute()):
             return None
-        ended: schedulers.EndReason = "cancelled" if job.get("cancelled") else ""
-        return JobState(id, job["phase"], ended=ended, nodes=",".join(self.config.hosts))
+        if phase == "cancelled":
+            return JobState(id, "ended", ended="cancelled")
+        return JobState(id, "running" if phase == "running" else "waiting", nodes=",".join(self.config.hosts))
 
     def cancel(self, ids: Sequence[str]) -> None:
         for id in ids:
-            job = self._read(id)
-            if job is None:
+            phase, run, text = self._read(id)
+            if not phase:
                 raise UserError(f"{id}: no such job in {self.config.folder}")
-            self._write(id, {**job, "phase": "ended", "cancelled": True})
+            self._write(id, "cancelled", Path(run), text)
 
     def _files(self) -> list[Path]:
         return sorted(Path(self.config.folder).glob("spool-*.json"))
 
-    def _read(self, id: str) -> dict[str, Any] | None:
+    def _read(self, id: str) -> tuple[str, str, str]:
+        """Phase, run folder and text of a job; empty for an unknown one."""
         file = Path(self.config.folder) / f"{id}.json"
-        return dict(json.loads(file.read_text())) if file.is_file() else None
+        job = json.loads(file.read_text()) if file.is_file() else {}
+        return job.get("phase", ""), job.get("run", ""), job.get("text", "")
 
-    def _write(self, id: str, job: dict[str, Any]) -> None:
+    def _write(self, id: str, phase: str, run: Path, text: str) -> None:
+        job = {"phase": phase, "run": str(run), "text": text}
         (Path(self.config.folder) / f"{id}.json").write_text(json.dumps(job))
