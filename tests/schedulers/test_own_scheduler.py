@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 import support
 
+from launcher.config import kinds
+from launcher.config.errors import UserError
+from launcher.storage import job_log
+from launcher.storage.run_dir import RunDir
+from launcher.tools import job_scheduler
+
 SCHEDULER = Path(__file__).parent / "spool_scheduler.py"
 ROOT = Path(__file__).parent.parent.parent
 PROFILE = {
@@ -73,6 +79,24 @@ def test_its_mistakes_and_refusals_are_one_line(here):
     assert refused.startswith(
         "--cluster spool.yaml: of kind own.spool, where runs wait for their turn (launcher submit"
     )
+
+
+def test_the_code_of_somebody_elses_run_is_imported_only_where_it_is_trusted(tmp_path, monkeypatch):
+    theirs = tmp_path / "outside" / "theirs"
+    theirs.mkdir(parents=True)
+    (theirs / "spool.py").write_text(SCHEDULER.read_text(encoding="utf-8").replace("own.spool", "theirs.spool"))
+    monkeypatch.syspath_prepend(str(tmp_path / "outside"))
+    monkeypatch.setattr(kinds, "_named", {})
+    run = RunDir(tmp_path / "here/runs/one")
+    run.path.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    support.write({**PROFILE, "kind": "theirs.spool"}, run.cluster)
+    job = job_log.Job("spool-1", scheduler="theirs.spool", ids=("spool-1",))
+    with pytest.raises(UserError, match=r"names it, not you \(--trust theirs\.spool runs it\)$"):
+        job_scheduler.of(run, job)
+    assert "theirs.spool" not in sys.modules
+    kinds.trust(["theirs.spool"])
+    assert job_scheduler.of(run, job).config.folder == "queue"
 
 
 def test_a_type_checker_accepts_it():
