@@ -221,7 +221,8 @@ class Cluster(Strict):
             return f"{others[0]}: is of a cluster of kind {others[0]}"
         if what := self.scheduler.check_nodes(*self.nodes):
             return f"nodes: {what}"
-        missing = [key for key in ("device", "devices_per_node") if getattr(self, key) == "auto"]
+        needed = {"device": self.device, "devices_per_node": self.devices_per_node}
+        missing = [key for key, value in needed.items() if value == "auto"]
         if missing and not self.scheduler.on_this_machine:
             what = f"cannot be found from here for a cluster of kind {self.kind} (write them down)"
             return f"{', '.join(missing)}: {what}"
