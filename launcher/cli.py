@@ -96,7 +96,7 @@ def submit(
     grid: options.GridFile = None,
     trust: options.Trust = None,
 ) -> None:
-    """Plan, prepare and hand the run to Slurm; the job requeues itself and goes on until all steps are done."""
+    """Plan, prepare and submit the run to a queue; the job requeues itself and goes on until all steps are done."""
     from launcher.tools import command_inputs
     from launcher.tools import submit as tool
 
@@ -207,7 +207,7 @@ def export(
 
 
 @app.command()
-def status(runs: options.AnyRunFolders = None, json: options.Json = False) -> None:
+def status(runs: options.AnyRunFolders = None, json: options.Json = False, trust: options.Trust = None) -> None:
     """What runs, how far, how well; of one run the history of its job."""
     from launcher.tools import status as tool
 
@@ -215,7 +215,7 @@ def status(runs: options.AnyRunFolders = None, json: options.Json = False) -> No
 
 
 @app.command()
-def cancel(run: options.SubmittedRun) -> None:
+def cancel(run: options.SubmittedRun, trust: options.Trust = None) -> None:
     """End a run's job, waiting or running, for good. A running one saves a checkpoint first."""
     from launcher.tools import cancel as tool
 

@@ -162,7 +162,7 @@ def here(tmp_path_factory):
     byte_tokenizer(folder / "padded", eos_token="<|end|>", pad_token="<|pad|>")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(model_spec, "_asked", lambda question: _model_spec_process._answer(json.loads(question)))
+        patch.setattr(model_spec, "_run_child", lambda question: _model_spec_process._answer(json.loads(question)))
         yield folder
 
 
