@@ -69,16 +69,16 @@ def _run(precision: str, dropout: float, attention: float) -> Any:
     from launcher import worker
     from launcher.config import load
     from launcher.distributed import process_group
-    from launcher.distributed.shutdown import Stop
+    from launcher.distributed.shutdown import StopMonitor
     from launcher.prepare import run_setup
 
     name = f"d{dropout}-{attention}-{precision}"
     text = RECIPE.format(name=name, dropout=dropout, attention=attention, precision=precision)
     Path(f"{name}.yaml").write_text(text, encoding="utf-8")
-    made = run_setup.write(
-        run_setup.check(load.recipe(f"{name}.yaml", ["strategy=single"]), load.cluster("local").value, 1)
+    made = run_setup.create(
+        run_setup.validate(load.recipe(f"{name}.yaml", ["strategy=single"]), load.cluster("local").value, 1)
     )
-    return worker.build(made, process_group.connect(process_group.Place(), "cpu"), Stop(), None, workers=0)[0]
+    return worker.build(made, process_group.connect(process_group.RankInfo(), "cpu"), StopMonitor(), None, workers=0)[0]
 
 
 class _Generator:
@@ -94,10 +94,11 @@ def _by_torch(run: Any) -> Any:
 
 def _steps(run: Any) -> Callable[[int], None]:
     from launcher.train import loop
+    from launcher.train.global_batch import sync_step_info
 
     def step(number: int) -> None:
         batch = run.batches.dataset[number]
-        loop.step(run, batch, loop.agree(run.process, batch), time.perf_counter())
+        loop.step(run, batch, sync_step_info(run.process, batch), time.perf_counter())
 
     return step
 

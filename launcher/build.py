@@ -1,33 +1,33 @@
-"""One rank: everything the loop needs, built from a run that is ready, in the order in which it depends on itself."""
+"""Build what the training loop of one rank needs, from a prepared run."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from launcher.config import plugins
 from launcher.config.errors import Problem, UserError, first_line
+from launcher.config.model import ModelConfig
 from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
-from launcher.distributed.process_group import Process
-from launcher.distributed.shutdown import Stop
+from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.shutdown import StopMonitor
 from launcher.models._adaptation import frozen
 from launcher.models._transformers import save_configuration
 from launcher.plan import layout, mixture, model_requirements, padding_probe, remote_code
-from launcher.plan.facts import total_steps
+from launcher.plan.facts import Facts, total_steps
 from launcher.prepare import checkpoint_references, run_setup
 from launcher.prepare.samples import Samples
 from launcher.storage import cache_root
-from launcher.storage.run_dir import RunDir, SavedCheckpoint
-from launcher.strategies import UnwrappedModel
-from launcher.tasks import _model_probes
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_dir import RunDir
+from launcher.strategies import Engine, UnwrappedModel
+from launcher.tasks import Batch, Task, _model_probes
 from launcher.train import (
     attention_dropout_cost,
     checkpoint,
     compile_and_recompute,
-    loop,
     model_probe,
     randomness_probe,
 )
@@ -35,64 +35,50 @@ from launcher.train.data_loader import Batches, ProbeBatch, ProbeBatches, loader
 from launcher.train.evaluation import Parts
 from launcher.train.precision import STORED, LossScale, autocast
 from launcher.train.sample_randomness import ModelRandomness
+from launcher.train.training_run import Progress, Run
 
 
 def build(
-    run: run_setup.PreparedRun, at: Process, stop: Stop, resume: SavedCheckpoint | None, workers: int | None = None
-) -> tuple[loop.Run, list[str]]:
-    """Everything the loop needs but its sinks, and notes for the user. `resume`: the checkpoint to go on from; its step
-    decides which parameters train (see launcher.models._adaptation)."""
+    run: run_setup.PreparedRun,
+    process: ProcessGroup,
+    stop: StopMonitor,
+    resume: SavedCheckpoint | None,
+    workers: int | None = None,
+) -> tuple[Run, list[str]]:
+    """Build a rank's run without its sinks. Returns it with notes for the user. `resume`: the checkpoint to continue
+    from; its step decides which parameters train. Raises UserError."""
     recipe, facts = run.recipe, run.facts
-    start = resume.step if resume else 0
-    at = dataclasses.replace(at, tensor_parallel=recipe.tensor_parallel)
+    process = dataclasses.replace(process, tensor_parallel=recipe.tensor_parallel)
     task = plugins.task(recipe.task)(recipe.task, facts)
-    batches, validation = _batches(run, task, at)
-    model, notes = _model(recipe, run, at, start, weights=resume is None or not checkpoint_references.replaced(recipe))
+    batches, validation = _batches(run, task, process)
+    start, weights = resume.step if resume else 0, resume is None or not checkpoint_references.replaced(recipe)
+    model, notes = _model(run, process, start, weights)
     names = [name for name, _ in model.named_parameters()]
-    probes = batches.probe_batches().to(at.device)
-    example = probes.one.batch
-    notes += task.prepare_model(model, example)
-    if not recipe.packed and at.share(
-        _model_probes.needs_equal_lengths(task, model, model_requirements.of(recipe, facts))
-    ):
+    probes = batches.probe_batches().to(process.device)
+    notes += task.prepare_model(model, probes.one.batch)
+    requirements = model_requirements.of(recipe, facts)
+    if not recipe.packed and process.broadcast(_model_probes.needs_equal_lengths(task, model, requirements)):
         notes.append(padding_probe.note(type(model).__name__))
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
-        probes = batches.probe_batches().to(at.device)
-    with autocast(recipe.train.precision, at.device):
-        found = model_probe.run(model, task, example)
-    whole = model_probe.loss(model, task, example) if at.tensor_parallel > 1 else 0.0
-    notes += _freeze(model, found.unreached)
-    randomness, told = _randomness(model, task, probes, recipe, at)
-    notes += told
-    if at.rank == 0:
-        samples, length = layout.micro(recipe, at.world, facts.longest)[1], facts.longest
-        notes += attention_dropout_cost.note(model, samples, length, recipe.train.precision, at.device)
-    compile_and_recompute.dress(found.layers.values(), recipe.train, randomness)
-    if not found.layers and (recipe.train.compile or recipe.train.checkpointed_every):
-        notes.append("no layer of this model runs just once: compile and activation_checkpointing do nothing")
-    bare = UnwrappedModel(model, found, recipe.optimizer, recipe.train.precision, at)
-    engine = plugins.strategy(recipe.strategy).wrap(bare)
-    _rehearse(engine, task, example, at, recipe)
-    if at.tensor_parallel > 1:
-        _compare(engine, task, example, at, whole)
-        _find_shards(randomness, engine, task, probes.one)
-
-    progress, changed = _progress(recipe, engine, resume, names)
-    if changed and randomness.modules:
-        notes.append(f"dropout is drawn by sample from step {start + 1} on, not as in the launcher that began the run")
-    steps = total_steps(recipe, facts)
-    count = _workers(recipe, at) if workers is None else workers
-    pin = at.device.type != "cpu"
-    built = loop.Run(
+        probes = batches.probe_batches().to(process.device)
+    engine, randomness, engine_notes = _engine(recipe, facts, process, task, model, probes)
+    progress, other_dropout = _progress(recipe, engine, resume, names)
+    if other_dropout and randomness.modules:
+        what = f"dropout is drawn by sample from step {start + 1} on, not as in the launcher that began the run"
+        engine_notes.append(what)
+    steps, pin = total_steps(recipe, facts), process.device.type != "cpu"
+    count = _workers(recipe, process) if workers is None else workers
+    built = Run(
         recipe=recipe,
         folder=run.folder,
-        process=at,
+        process=process,
         task=task,
         engine=engine,
         randomness=randomness,
         batches=loader(batches, progress.step, steps, count, pin),
         validation=None if validation is None else loader(validation, 0, len(validation), count, pin),
+        schedule=plugins.schedule(recipe.schedule, steps),
         steps=steps,
         until=_until(recipe, progress.step, steps),
         data=facts.digest,
@@ -100,36 +86,78 @@ def build(
         sinks=[],
         stop=stop,
     )
-    return built, notes
+    return built, notes + engine_notes
 
 
-def _progress(
-    recipe: Recipe, engine: Any, resume: SavedCheckpoint | None, names: list[str]
-) -> tuple[loop.Progress, bool]:
-    """How far the run is, with the engine in the state of its checkpoint; and whether the steps before were drawn by
-    another definition of dropout. `names`: those of the parameters."""
-    if resume is None:
-        return loop.Progress(scale=LossScale.of(recipe.train.precision)), False
-    state = engine.state_dict()
-    # of parameters that begin to train here, the checkpoint has no moments
-    thawed = frozen(recipe.model, names) if resume.step == recipe.model.unfreeze_at else []
-    checkpoint.load(state, resume, new=tuple(f"optimizer.{name}." for name in thawed))
-    engine.load_state_dict(state)
-    progress = loop.Progress.of(resume.state, recipe.train.precision)
-    if resume.state.get("metric") != recipe.evaluate.metric:  # another one is watched from here on
-        progress.history = []
-    return progress, resume.state.get("draws") != dropout.VERSION
+def _batches(run: run_setup.PreparedRun, task: Task, process: ProcessGroup) -> tuple[Batches, Parts | None]:
+    """This rank's part of the global batches of training, and of the validation samples."""
+    recipe, facts = run.recipe, run.facts
+    rank, world = process.data_parallel_rank, process.data_parallel_size
+    training = Batches(
+        Samples(run.prepared, "train"), mixture.order(recipe, facts), task, recipe.train.global_batch, recipe.seed,
+        Stream.MASK, rank, world, recipe.train.max_tokens, recipe.data.max_length if recipe.packed else None,
+        total_steps(recipe, facts),
+    )  # fmt: skip
+    if "validation" not in facts.samples:
+        return training, None
+    samples = Samples(run.prepared, "validation")
+    return training, Parts(samples, task, recipe.seed, rank, world, recipe.train.max_tokens, recipe.packed)
 
 
-def _until(recipe: Recipe, step: int, steps: int) -> int:
-    """The step at which other parameters begin to train, or the last."""
-    thaw = getattr(recipe.model, "unfreeze_at", None)
-    return thaw if thaw is not None and step < thaw < steps else steps
+def _model(
+    run: run_setup.PreparedRun, process: ProcessGroup, step: int, weights: bool
+) -> tuple[torch.nn.Module, list[str]]:
+    """The model on the device, as it trains from `step` on, and notes. Rank 0 writes its configuration to RUN/model.
+    `weights`: False where a checkpoint replaces them all."""
+    recipe = run.recipe
+    torch.manual_seed(seed_for(recipe.seed, Stream.INIT, 0))
+    config = recipe.model.at(step)
+    model, notes = plugins.model(config).build(model_requirements.of(recipe, run.facts), weights)
+    is_transformers = hasattr(getattr(model, "config", None), "save_pretrained")
+    if process.rank == 0 and is_transformers and not run.folder.model.is_dir():
+        _save_configuration(model, config, run.folder)
+    return model.to(device=process.device, dtype=STORED[recipe.train.precision]).train(), notes
+
+
+def _save_configuration(model: torch.nn.Module, config: ModelConfig, folder: RunDir) -> None:
+    """Write RUN/model, with the code of the model where the user trusts it: a run is loaded without its source."""
+    partial = folder.path / ".model.partial"
+    save_configuration(model, partial)
+    if config.trusted_source is not None and config.source is not None:
+        name, revision, file = config.source
+        remote_code.copy_code(Path(cache_root.found(name, revision), file).parent, partial)
+    partial.rename(folder.model)
+
+
+def _engine(
+    recipe: Recipe, facts: Facts, process: ProcessGroup, task: Task, model: torch.nn.Module, probes: ProbeBatches
+) -> tuple[Engine, ModelRandomness, list[str]]:
+    """Probe the model, make it draw by the contract, compile it and wrap it. Returns notes too. Raises UserError."""
+    example, precision = probes.one.batch, recipe.train.precision
+    with autocast(precision, process.device):
+        probe = model_probe.run(model, task, example)
+    expected = model_probe.loss(model, task, example) if process.tensor_parallel > 1 else 0.0
+    notes = _freeze(model, probe.unreached)
+    randomness, more = _randomness(model, task, probes, recipe, process)
+    notes += more
+    if process.rank == 0:
+        samples = layout.micro(recipe, process.world, facts.longest)[1]
+        notes += attention_dropout_cost.note(model, samples, facts.longest, precision, process.device)
+    compile_and_recompute.dress(probe.layers.values(), recipe.train, randomness)
+    if not probe.layers and (recipe.train.compile or recipe.train.checkpointed_every):
+        notes.append("no layer of this model runs just once: compile and activation_checkpointing do nothing")
+    optimizer = plugins.optimizer(recipe.optimizer)
+    engine = plugins.strategy(recipe.strategy).wrap(UnwrappedModel(model, probe, optimizer, precision, process))
+    _rehearse(engine, task, example, process, precision)
+    if process.tensor_parallel > 1:
+        _check_tensor_parallel(engine, task, example, process, expected)
+        _find_shards(randomness, engine, task, probes.one)
+    return engine, randomness, notes
 
 
 def _freeze(model: torch.nn.Module, unreached: list[str]) -> list[str]:
-    """Take the parameters that the loss does not depend on out of training (poolers, contact heads). No strategy waits
-    for their gradients then, and no optimiser decays them."""
+    """Take the parameters that the loss does not depend on (poolers, contact heads) out of training, so that no
+    strategy waits for their gradients and no optimiser decays them. Returns a note."""
     for name in unreached:
         model.get_parameter(name).requires_grad_(False)
     if not unreached:
@@ -139,45 +167,41 @@ def _freeze(model: torch.nn.Module, unreached: list[str]) -> list[str]:
 
 
 def _randomness(
-    model: torch.nn.Module, task: Any, probes: ProbeBatches, recipe: Recipe, at: Process
+    model: torch.nn.Module, task: Task, probes: ProbeBatches, recipe: Recipe, process: ProcessGroup
 ) -> tuple[ModelRandomness, list[str]]:
-    """Have the model draw by the contract. Raises UserError where it cannot, under a strict contract; else a note says
-    what depends on the layout."""
-    made = randomness_probe.take_over(model, lambda batch: task.loss(model, batch)[0], probes, recipe.train.precision)
-    made.tensor_parallel, made.tensor_parallel_rank = at.tensor_parallel, at.rank % at.tensor_parallel
-    if not made.unreproducible:
-        return made, []
-    what = "; ".join(made.unreproducible)
+    """Make the model draw random numbers by the contract. Returns a note on what still depends on the layout. Raises
+    UserError for that under a strict contract."""
+    randomness = randomness_probe.take_over(
+        model, lambda batch: task.loss(model, batch)[0], probes, recipe.train.precision
+    )
+    randomness.tensor_parallel = process.tensor_parallel
+    randomness.tensor_parallel_rank = process.rank % process.tensor_parallel
+    if not randomness.unreproducible:
+        return randomness, []
+    what = "; ".join(randomness.unreproducible)
     if recipe.train.strict_contract:
         advice = "train.strict_contract: false trains it all the same"
         raise UserError(Problem("train.strict_contract", f"{what}: ranks and micro-batches change the run ({advice})"))
-    return made, [f"{what}: so the run depends on its ranks and micro-batches (train.strict_contract refuses this)"]
+    advice = "so the run depends on its ranks and micro-batches (train.strict_contract refuses this)"
+    return randomness, [f"{what}: {advice}"]
 
 
-def _find_shards(randomness: ModelRandomness, engine: Any, task: Any, one: ProbeBatch) -> None:
-    """Run a forward in which each draw learns of which axes a tensor-parallel rank has a part."""
-    randomness.finding_shards = True
-    with torch.no_grad(), randomness.drawing(one.rows), engine.accumulating(last=True) as model:
-        task.loss(model, one.batch)
-    randomness.finding_shards = False
-
-
-def _rehearse(engine: Any, task: Any, example: dict[str, Any], at: Process, recipe: Recipe) -> None:
-    """Backwards whose gradients are dropped. DDP orders its buckets by the first that it sees; after these a resumed
-    run reduces in the order of the run that was never stopped, to the last bit."""
+def _rehearse(engine: Engine, task: Task, example: Batch, process: ProcessGroup, precision: str) -> None:
+    """Run backwards and drop their gradients. DDP orders its buckets by the first backward. After these, a resumed run
+    reduces in the same order as an uninterrupted one, to the last bit."""
     engine.module.eval()
     for _ in range(engine.rehearsals):
         with engine.accumulating(last=True) as model:
-            with autocast(recipe.train.precision, at.device):
+            with autocast(precision, process.device):
                 loss, _ = task.loss(model, example)
             engine.backward(loss)
         engine.clear()
     engine.module.train()
 
 
-def _compare(engine: Any, task: Any, example: dict[str, Any], at: Process, expected: float) -> None:
-    """Raises UserError where a model dealt over ranks does not compute what the whole one did, nor its gradients: found
-    by trying, in the precision that parameters are stored in."""
+def _check_tensor_parallel(engine: Engine, task: Task, example: Batch, process: ProcessGroup, expected: float) -> None:
+    """Compare loss and gradients with those of the whole model, in the precision of the parameters. Raises UserError
+    where they differ. `expected`: the loss of the whole model."""
     engine.module.eval()
     try:
         with engine.accumulating(last=True) as model:
@@ -186,7 +210,7 @@ def _compare(engine: Any, task: Any, example: dict[str, Any], at: Process, expec
     except (RuntimeError, ValueError, TypeError) as error:
         what = f"{type(engine.module).__name__} cannot be dealt over ranks: {first_line(error)[:200]} (take 1)"
         raise UserError(Problem("strategy.tensor_parallel", what)) from None
-    partial = engine.partial(at)
+    partial = engine.partial(process)
     engine.clear()
     engine.module.train()
     if partial:
@@ -197,46 +221,40 @@ def _compare(engine: Any, task: Any, example: dict[str, Any], at: Process, expec
         raise UserError(Problem("strategy.tensor_parallel", what))
 
 
-def _batches(run: run_setup.PreparedRun, task: Any, at: Process) -> tuple[Batches, Parts | None]:
-    """The global batches of training, and the validation samples; this rank's part of them."""
-    recipe, facts = run.recipe, run.facts
-    place = at.data_parallel_rank, at.data_parallel_size
-    training = Batches(
-        Samples(run.prepared, "train"), mixture.order(recipe, facts), task, recipe.train.global_batch, recipe.seed,
-        Stream.MASK, *place, recipe.train.max_tokens, recipe.data.max_length if recipe.packed else None,
-        total_steps(recipe, facts),
-    )  # fmt: skip
-    if "validation" not in facts.samples:
-        return training, None
-    held = Samples(run.prepared, "validation")
-    return training, Parts(held, task, recipe.seed, *place, recipe.train.max_tokens, recipe.packed)
+def _find_shards(randomness: ModelRandomness, engine: Engine, task: Task, one: ProbeBatch) -> None:
+    """Run a forward in which each random draw finds the axes of which a tensor-parallel rank holds a part."""
+    randomness.finding_shards = True
+    with torch.no_grad(), randomness.drawing(one.rows), engine.accumulating(last=True) as model:
+        task.loss(model, one.batch)
+    randomness.finding_shards = False
 
 
-def _model(
-    recipe: Recipe, run: run_setup.PreparedRun, at: Process, step: int, weights: bool
-) -> tuple[torch.nn.Module, list[str]]:
-    torch.manual_seed(seed_for(recipe.seed, Stream.INIT, 0))
-    wanted = model_requirements.of(recipe, run.facts)
-    config = recipe.model.at(step) if hasattr(recipe.model, "at") else recipe.model
-    model, notes = plugins.model(config).build(wanted, weights)
-    if at.rank == 0 and hasattr(getattr(model, "config", None), "save_pretrained") and not run.folder.model.is_dir():
-        _save_configuration(model, config, run.folder)
-    return model.to(device=at.device, dtype=STORED[recipe.train.precision]).train(), notes
+def _progress(
+    recipe: Recipe, engine: Engine, resume: SavedCheckpoint | None, names: list[str]
+) -> tuple[Progress, bool]:
+    """Load the checkpoint into the engine. Returns the progress of the run, and whether its earlier steps used another
+    definition of dropout. `names`: those of all parameters."""
+    if resume is None:
+        return Progress(scale=LossScale.of(recipe.train.precision)), False
+    state = engine.state_dict()
+    # the parameters that begin to train here: the checkpoint has no moments of these
+    thawed = frozen(recipe.model, names) if resume.step == recipe.model.unfreeze_at else []
+    checkpoint.load(state, resume, new=tuple(f"optimizer.{name}." for name in thawed))
+    engine.load_state_dict(state)
+    progress = Progress.of(resume.state, recipe.train.precision)
+    if resume.state.get("metric") != recipe.evaluate.metric:  # the watched metric has changed
+        progress.history = []
+    return progress, resume.state.get("draws") != dropout.VERSION
 
 
-def _save_configuration(model: torch.nn.Module, config: Any, folder: RunDir) -> None:
-    """Write RUN/model, with the code that it names where that is trusted: a run is loaded without its source."""
-    aside = folder.path / ".model.partial"
-    save_configuration(model, aside)
-    if getattr(config, "trust_remote_code", False):
-        run = getattr(config, "run", None)
-        source = Path(cache_root.found(run), "model") if run else Path(cache_root.found(config.name, config.revision))
-        remote_code.copy_code(source, aside)
-    aside.rename(folder.model)
+def _until(recipe: Recipe, step: int, steps: int) -> int:
+    """The step at which other parameters begin to train, or the last one."""
+    unfreeze_at = recipe.model.unfreeze_at
+    return unfreeze_at if unfreeze_at is not None and step < unfreeze_at < steps else steps
 
 
-def _workers(recipe: Recipe, at: Process) -> int:
-    """Loader processes of a rank: on a CPU they would only take its cores."""
+def _workers(recipe: Recipe, process: ProcessGroup) -> int:
+    """The number of loader processes of this rank. On a CPU they would take cores from training."""
     if recipe.train.workers == "auto":
-        return 0 if at.device.type == "cpu" else 2
+        return 0 if process.device.type == "cpu" else 2
     return recipe.train.workers

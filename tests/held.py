@@ -65,18 +65,18 @@ class Task(tabular_regression.Task):
         return super().metrics(outputs)
 """
 SINK = '''
-"""Of rank 0. Half-way through a save is where all is written, but not renamed."""
+"""On rank 0. A save is held when the tensors are written, before the folder is completed and renamed."""
 from own import gate
 from launcher import sinks
 from launcher.config.types import Plugin
-from launcher.train import checkpoint
+from launcher.storage import checkpoint_format
 
 class Config(Plugin):
     kind: str
 
 class Sink(sinks.Sink):
     def __init__(self, config, about):
-        checkpoint._publish = publish
+        checkpoint_format.publish = publish
         gate.hold("building")
 
     def write(self, record):
@@ -85,7 +85,7 @@ class Sink(sinks.Sink):
     def close(self, finished):
         gate.hold("ending")
 
-def publish(*arguments, publish=checkpoint._publish):
+def publish(*arguments, publish=checkpoint_format.publish):
     if gate.step == 4:
         gate.hold("saving")
     return publish(*arguments)

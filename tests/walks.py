@@ -13,15 +13,15 @@ def build(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, 
     `task` in `more`."""
     from launcher import worker
     from launcher.config import kinds
-    from launcher.distributed.shutdown import Stop
+    from launcher.distributed.shutdown import StopMonitor
     from launcher.prepare import run_setup
 
-    made = run_setup.read(folder)
+    made = run_setup.load(folder)
     chosen = kinds.module("strategies", strategy["kind"]).Config.model_validate(strategy)
     kept = made.recipe.train.model_copy(update=train or {})
     task = made.recipe.task.model_copy(update=more.get("task", {}))
     recipe = made.recipe.model_copy(update={"strategy": chosen, "train": kept, "task": task})
-    return worker.build(replace(made, recipe=recipe), process, Stop(), more.get("resume"), workers=0)[0]
+    return worker.build(replace(made, recipe=recipe), process, StopMonitor(), more.get("resume"), workers=0)[0]
 
 
 def refusal(process: Any, folder: Any, strategy: dict[str, Any]) -> str:
@@ -37,11 +37,11 @@ def refusal(process: Any, folder: Any, strategy: dict[str, Any]) -> str:
 
 def take(run: Any, steps: int) -> list[dict[str, Any]]:
     """The records of the next steps."""
-    from launcher.train import loop
+    from launcher.train import global_batch, loop
 
-    begin = run.progress.step
+    begin, sync = run.progress.step, global_batch.sync_step_info
     batches = (run.batches.dataset[step] for step in range(begin, begin + steps))
-    return [loop.step(run, batch, loop.agree(run.process, batch), time.perf_counter()) for batch in batches]
+    return [loop.step(run, batch, sync(run.process, batch), time.perf_counter()) for batch in batches]
 
 
 def whole(state: dict[str, Any]) -> dict[str, Any]:

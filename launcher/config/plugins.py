@@ -4,19 +4,29 @@ from typing import TYPE_CHECKING
 
 from launcher.config import kinds
 from launcher.config.model import ModelConfig
-from launcher.config.types import Plugin, StrategyConfig, TaskConfig
+from launcher.config.types import (
+    OptimizerConfig,
+    Plugin,
+    ScheduleConfig,
+    SchedulerConfig,
+    StrategyConfig,
+    TaskConfig,
+)
 
 if TYPE_CHECKING:
     from launcher.data import Source
+    from launcher.lr_schedules import Schedule
     from launcher.models import Model
+    from launcher.optimizers import Optimizer
+    from launcher.schedulers import RenderedJob, Scheduler
     from launcher.sinks import RunInfo, Sink
     from launcher.strategies import Strategy
     from launcher.tasks import Task
 
 
-def strategy(config: StrategyConfig) -> "Strategy":
+def strategy(config: StrategyConfig) -> "Strategy[StrategyConfig]":
     """Build the strategy of a Config."""
-    built: Strategy = kinds.of("strategies", config).Strategy(config)
+    built: Strategy[StrategyConfig] = kinds.of("strategies", config).Strategy(config)
     return built
 
 
@@ -38,7 +48,25 @@ def model(config: ModelConfig) -> "Model[ModelConfig]":
     return built
 
 
-def sink(config: Plugin, run: "RunInfo") -> "Sink":
+def sink(config: Plugin, run: "RunInfo") -> "Sink[Plugin]":
     """Open the sink of a Config for a run, or for a resumed run where `run.start` is above 0."""
-    built: Sink = kinds.of("sinks", config).Sink(config, run)
+    built: Sink[Plugin] = kinds.of("sinks", config).Sink(config, run)
+    return built
+
+
+def optimizer(config: OptimizerConfig) -> "Optimizer[OptimizerConfig]":
+    """Build the optimiser of a Config."""
+    built: Optimizer[OptimizerConfig] = kinds.of("optimizers", config).Optimizer(config)
+    return built
+
+
+def schedule(config: ScheduleConfig, steps: int) -> "Schedule[ScheduleConfig]":
+    """Build the learning-rate schedule of a Config, for a run of so many steps."""
+    built: Schedule[ScheduleConfig] = kinds.of("lr_schedules", config).Schedule(config, steps)
+    return built
+
+
+def scheduler(config: SchedulerConfig) -> "Scheduler[RenderedJob]":
+    """The scheduler of a Config."""
+    built: Scheduler[RenderedJob] = kinds.of("schedulers", config).Scheduler(config)
     return built

@@ -6,17 +6,28 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
+from launcher.config import kinds
 from launcher.config.kinds import plugin
 from launcher.config.model import ModelConfig
-from launcher.config.optimizers import Optimizer
-from launcher.config.schedules import Constant, Schedule
 from launcher.config.trust import TrustRemoteCode
-from launcher.config.types import JsonObject, Plugin, StrategyConfig, Strict, TaskConfig, matching, one_of
+from launcher.config.types import (
+    JsonObject,
+    OptimizerConfig,
+    Plugin,
+    ScheduleConfig,
+    StrategyConfig,
+    Strict,
+    TaskConfig,
+    matching,
+    one_of,
+)
 
 Model = Annotated[SerializeAsAny[ModelConfig], plugin("models", ModelConfig)]
 Source = Annotated[SerializeAsAny[Plugin], plugin("data")]
 Task = Annotated[SerializeAsAny[TaskConfig], plugin("tasks", TaskConfig)]
 Strategy = Annotated[SerializeAsAny[StrategyConfig], plugin("strategies", StrategyConfig)]
+Optimizer = Annotated[SerializeAsAny[OptimizerConfig], plugin("optimizers", OptimizerConfig)]
+Schedule = Annotated[SerializeAsAny[ScheduleConfig], plugin("lr_schedules", ScheduleConfig)]
 Sink = Annotated[SerializeAsAny[Plugin], plugin("sinks")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -215,7 +226,7 @@ class Recipe(Strict):
     """Global batch, length and precision of the run."""
     optimizer: Optimizer
     """Optimiser of the weights."""
-    schedule: Schedule = Constant()
+    schedule: Schedule = "constant"  # type: ignore[assignment]
     """Learning-rate schedule."""
     strategy: Strategy = "ddp"  # type: ignore[assignment]
     """How the model and its batches are distributed over ranks."""
@@ -258,7 +269,8 @@ def trajectory(recipe: JsonObject) -> JsonObject:
         return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}").items()}
 
     flat = flatten(recipe, "")
-    steered = recipe["schedule"]["kind"] == "plateau" or recipe["evaluate"].get("patience") is not None
+    schedule = kinds.module("lr_schedules", recipe["schedule"]["kind"]).Config
+    steered = schedule.uses_evaluations or recipe["evaluate"].get("patience") is not None
     free = [key for key in PERFORMANCE if not (steered and key == "evaluate")]  # then evaluations decide what is learnt
     free += ["evaluate.save_best"]
     for key in ("task.samples", "task.task.samples"):

@@ -3,13 +3,14 @@
 import difflib
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
@@ -20,7 +21,10 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 from launcher.config import messages, strict_numbers
 
 if TYPE_CHECKING:
+    from launcher.config.cluster import Cluster
+    from launcher.config.errors import Problem
     from launcher.config.model import ModelConfig
+    from launcher.config.recipe import Recipe
 
 
 JsonObject = dict[str, Any]
@@ -34,6 +38,18 @@ def hint(word: str, known: Iterable[str]) -> str:
     very_close, close = (difflib.get_close_matches(word, names, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6))
     candidates = very_close or containing or close
     return f"did you mean {' or '.join(candidates)}?" if candidates else f"there are: {', '.join(names)}"
+
+
+def error_details(error: ValidationError, *prefix: str) -> list[InitErrorDetails]:
+    """The errors with the messages of `launcher.config.messages`. `prefix`: keys above those of the locations."""
+    return [
+        InitErrorDetails(
+            type=PydanticCustomError(one["type"], "{what}", {"what": messages.of(one)}),
+            loc=(*prefix, *one["loc"]),
+            input=one["input"],
+        )
+        for one in error.errors()
+    ]
 
 
 class Strict(BaseModel):
@@ -55,6 +71,11 @@ class Strict(BaseModel):
         ]
         return f"did you mean {nested[0]}.{key}?" if nested else ""
 
+    @classmethod
+    def _sections(cls) -> set[str]:
+        """Further keys that a subclass validates itself, for the hint to a wrong key."""
+        return set()
+
     @model_validator(mode="wrap")
     @classmethod
     def _refuse_unknown_keys(cls, value: object, handler: ModelWrapValidatorHandler["Strict"]) -> "Strict":
@@ -64,16 +85,13 @@ class Strict(BaseModel):
             raise PydanticCustomError("map", "should be a map of keys and values")
         known, errors = set(cls.model_fields), list[InitErrorDetails]()
         for key in [key for key in value if key not in known]:
-            advice = cls._nested_hint(str(key)) or hint(str(key), known)
+            advice = cls._nested_hint(str(key)) or hint(str(key), known | cls._sections())
             unknown = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": advice})
             errors.append(InitErrorDetails(type=unknown, loc=(str(key),), input=None))
         try:
             validated = handler({key: item for key, item in value.items() if key in known})
         except ValidationError as error:
-            for detail in error.errors():
-                message = messages.of(detail)
-                reworded = PydanticCustomError(detail["type"], "{what}", {"what": message})
-                errors.append(InitErrorDetails(type=reworded, loc=detail["loc"], input=detail["input"]))
+            errors += error_details(error)
         if errors:
             raise ValidationError.from_exception_data(cls.__name__, errors)
         return validated
@@ -94,11 +112,41 @@ class Strict(BaseModel):
         return schema
 
 
+class HubRepository(NamedTuple):
+    """A repository of the Hugging Face hub, or a local folder in its place. `revision`: a branch, tag or commit."""
+
+    name: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+class RunReference(NamedTuple):
+    """A checkpoint of another run. `weights`: whether its weights are loaded, not only its architecture. `adapter`:
+    whether an adapter is trained beside these weights."""
+
+    run: str
+    checkpoint: Literal["latest", "best"] | int = "latest"
+    weights: bool = True
+    adapter: bool = False
+
+
 class Plugin(Strict):
     """Configuration of a plug-in."""
 
     kind: str
     """Name of the kind, which is its module's name, or a dotted path to your own module."""
+
+    @property
+    def hub_repository(self) -> HubRepository | None:
+        """The repository that the plug-in loads, if any: a Config with the keys `name` and `revision`. It is pinned to
+        a commit when a run is first started."""
+        return None
+
+    @property
+    def run_reference(self) -> RunReference | None:
+        """The checkpoint that the plug-in loads, if any: a Config with the keys `run` and `checkpoint`. It is pinned to
+        a step when a run is first started."""
+        return None
 
 
 class StrategyConfig(Plugin):
@@ -108,6 +156,28 @@ class StrategyConfig(Plugin):
     def tensor_degree(self) -> int:
         """Number of neighbouring ranks that share each sample."""
         return 1
+
+
+class SchedulerConfig(Plugin):
+    """The Config of a scheduler: the section of a cluster profile that is named after its kind."""
+
+    queued: ClassVar[bool] = True
+    """Whether `launcher submit` hands a job to a queue. Otherwise `launcher run` starts it and waits for it."""
+    on_this_machine: ClassVar[bool] = False
+    """Whether the ranks run on this machine, whose devices can be detected."""
+
+    @property
+    def cores_per_node(self) -> int | None:
+        """CPU cores that the ranks of a node share; None: unknown."""
+        return None
+
+    def check_nodes(self, minimum: int, maximum: int) -> str | None:
+        """Why a job cannot have this number of nodes; None: it can."""
+        return None
+
+    def problems(self, recipe: "Recipe", cluster: "Cluster") -> "list[str | Problem]":
+        """Conflicts between the recipe, the profile and the scheduler's own limits."""
+        return []
 
 
 class TaskConfig(Plugin):
@@ -162,6 +232,52 @@ class TaskConfig(Plugin):
     def normalization(self) -> tuple[list[float], list[float]] | None:
         """Means and standard deviations of image channels; None: samples are no images."""
         return None
+
+
+class OptimizerConfig(Plugin):
+    """Keys of every optimiser. Biases and normalization weights have no weight decay."""
+
+    lr: float = Field(gt=0)
+    """Learning rate, which the schedule multiplies."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Weight decay, with no effect on biases and normalization weights."""
+    clip: float | None = Field(1.0, gt=0)
+    """Maximum norm of the gradient over all parameters; null: no clipping."""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """Ratio of a layer's learning rate to that of the next layer (Howard and Ruder, 2018; Clark et al., 2020). The head
+    has `lr`, the embeddings the smallest rate."""
+
+    elementwise: ClassVar[bool] = True
+    """Whether each number is updated independently of the others, so that a shard is updated as in the whole tensor."""
+
+    def moments(self, in_layers: float) -> float:
+        """The size of the optimiser's state over that of the weights. `in_layers`: fraction of the weights that belong
+        to repeated layers."""
+        return 2.0
+
+
+def _whole_steps(value: float) -> float:
+    if value >= 1 and value != int(value):
+        raise PydanticCustomError("span", "is a fraction below 1 or a whole number of steps")
+    return value
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""A decay rate of a running mean."""
+Span = Annotated[float, Field(ge=0), AfterValidator(_whole_steps)]
+"""A part of a run: a fraction of its steps (below 1), or a number of steps."""
+Floor = Annotated[float, Field(ge=0, le=1)]
+"""The lowest factor of the learning rate."""
+
+
+class ScheduleConfig(Plugin):
+    """Keys of every schedule. A schedule is a factor of the learning rate."""
+
+    warmup: Span = 0.0
+    """Length of a linear warmup from 0 to `lr`: a fraction of the run's steps (below 1) or a number of steps."""
+
+    uses_evaluations: ClassVar[bool] = False
+    """Whether the factor depends on the results of evaluations."""
 
 
 def matching(pattern: str, what: str) -> AfterValidator:

@@ -1,5 +1,6 @@
 """Remarks of a plan that are no mistakes."""
 
+from launcher.config import plugins
 from launcher.config.atomic_files import allocated_bytes, free_bytes
 from launcher.config.format import human
 from launcher.config.recipe import Recipe
@@ -20,7 +21,7 @@ def of(recipe: Recipe, shape: Architecture, folder: RunDir, known: Facts | None,
         *remote_code.notes(recipe),
         *_disk(recipe, shape, folder),
         *_model(recipe, shape),
-        *_warmup(recipe, steps),
+        *(plugins.schedule(recipe.schedule, steps).notes(recipe.optimizer.lr) if steps else []),
         *of_data,
     ]
 
@@ -42,15 +43,6 @@ def _model(recipe: Recipe, shape: Architecture) -> list[str]:
     if recipe.packed and shape.packs is None:
         notes.append(f"task.samples: whether {shape.name} takes packed rows is tried when the run starts")
     return notes
-
-
-def _warmup(recipe: Recipe, steps: int | None) -> list[str]:
-    """A run that ends before its learning rate is reached."""
-    warmup = recipe.schedule.warmup
-    if not steps or warmup < max(1, steps):
-        return []
-    what = f"schedule.warmup: {int(warmup):,} steps, and the run has {steps:,}"
-    return [f"{what}: the learning rate never gets to {recipe.optimizer.lr:g}"]
 
 
 def _epochs(recipe: Recipe, known: Facts, steps: int | None) -> list[str]:

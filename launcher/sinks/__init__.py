@@ -8,9 +8,14 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
-Record = dict[str, Any]
+from launcher.config.strict_json import Object
+from launcher.config.types import Plugin
+
+C_co = TypeVar("C_co", bound=Plugin, covariant=True)
+Record = Object
+"""An object of metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class RunInfo:
 
     name: str
     folder: Path
-    recipe: dict[str, Any]
+    recipe: Object
     steps: int
     start: int
     seconds: float
@@ -36,12 +41,12 @@ def warn(line: str) -> None:
         print(line, flush=True)
 
 
-class Sink(ABC):
+class Sink(ABC, Generic[C_co]):
     """Where the numbers of one run go. `config`: its Config; `about`: the run, or its continuation where `about.start`
     is above 0."""
 
     @abstractmethod
-    def __init__(self, config: Any, about: RunInfo): ...
+    def __init__(self, config: C_co, about: RunInfo) -> None: ...
 
     @abstractmethod
     def write(self, record: Record) -> None:

@@ -46,7 +46,7 @@ class StepPace:
         return f"{seconds:.0f} s" if seconds < 120 else duration(seconds)
 
 
-class Sink(sinks.Sink):
+class Sink(sinks.Sink[Config]):
     def __init__(self, config: Config, about: RunInfo):
         self._every, self._steps = config.every, about.steps
         self._rich = Rich(highlight=False)

@@ -16,6 +16,7 @@ from launcher.config.strict_json import Wrong
 from launcher.config.types import Plugin
 from launcher.sinks import Record, RunInfo, warn
 from launcher.storage import disk_full
+from launcher.storage.run_dir import RunDir
 from launcher.storage.run_files import check_metrics
 
 
@@ -29,9 +30,9 @@ _MOST_WAITING = 2**24
 """Bytes of lines that wait for room; a run that writes more has been without room for too long to be trusted."""
 
 
-class Sink(sinks.Sink):
+class Sink(sinks.Sink[Config]):
     def __init__(self, config: Config, about: RunInfo):
-        self._path = about.folder / "metrics.jsonl"
+        self._path = RunDir(about.folder).metrics
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._waiting, self._warned = b"", False
 

@@ -18,7 +18,7 @@ from launcher import sinks
 from launcher.config.atomic_files import free_bytes
 from launcher.config.types import Plugin
 from launcher.sinks import Record, RunInfo, warn
-from launcher.storage import disk_full
+from launcher.storage import disk_full, run_files
 from launcher.storage.run_dir import RunDir
 
 
@@ -42,7 +42,7 @@ _BLOCK = 2**15
 """Bytes that wandb writes at once."""
 
 
-class Sink(sinks.Sink):
+class Sink(sinks.Sink[Config]):
     def __init__(self, config: Config, about: RunInfo):
         import wandb
 
@@ -88,9 +88,9 @@ def _earlier(about: RunInfo) -> list[Record]:
 
 
 def _id(about: RunInfo) -> str:
-    file = about.folder / "wandb.id"
+    file = about.folder / run_files.WANDB_ID
     if not file.is_file():
-        aside = about.folder / ".wandb.id.partial"
+        aside = file.with_name(f".{file.name}.partial")
         aside.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
         aside.replace(file)
     return file.read_text(encoding="utf-8").strip()

@@ -1,1 +1,1 @@
-"""What is on disk, and who may write it: run folders, the cache, and leases on both."""
+"""Files on disk and the right to write them: run folders, checkpoints, the cache, and leases."""

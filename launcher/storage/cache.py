@@ -1,5 +1,5 @@
-"""A cache of folders named by their content. One process makes a folder, the others wait; it appears whole or not
-at all. What a killed one had finished, in parts, is gone on with by the next."""
+"""A cache of folders named by their content. One process creates a folder while others wait, and it appears complete or
+not at all. If a process is killed, the next one continues with the parts that are finished."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,28 +14,29 @@ from launcher.storage import cache_root, lease
 
 @dataclass(frozen=True)
 class FolderCreation:
-    """A folder in the making. `work`: what outlives a kill, for the next to go on with; `whole`: what will get the
-    folder's name."""
+    """A folder that is being created. `work`: the folder of finished parts, which outlives a killed process; `whole`:
+    the folder that is renamed at the end."""
 
     work: Path
     whole: Path
     lease: lease.Lease
 
     def forget(self) -> None:
-        """Leave nothing to go on with. Raises lease.LeaseLost where it is another's by now."""
+        """Delete the finished parts. Raises lease.LeaseLost where another process holds the lease."""
         self.lease.check()
         shutil.rmtree(self.work, ignore_errors=True)
 
 
 def path(name: str) -> Path:
-    """Where the folder of this name is, or will be."""
+    """The path of the folder with this name, whether or not it exists."""
     return cache_root.prepared(name)
 
 
 @contextmanager
 def making(name: str) -> Iterator[FolderCreation | None]:
-    """None where the folder is there, be it that another process made it meanwhile; else a folder to make, which gets
-    its name when the block ends without error. Raises lease.LeaseLost where this process was taken to be dead."""
+    """Create a folder in the block, which gets its name when the block ends without an error. Yields None where the
+    folder exists, also if another process has created it meanwhile. Raises lease.LeaseLost where another process took
+    this one for dead."""
     final = path(name)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -50,9 +51,9 @@ def making(name: str) -> Iterator[FolderCreation | None]:
     whole = final.with_name(f".{name}.whole-{held.number:06}")
     try:
         work.mkdir(exist_ok=True)
-        for half in [path for path in work.glob(".*") if path.is_file()]:  # of one that was killed: only in the way
+        for half in [path for path in work.glob(".*") if path.is_file()]:  # half-written by a killed process
             half.unlink(missing_ok=True)
-        shutil.rmtree(whole, ignore_errors=True)  # of an earlier one with this number, which is dead
+        shutil.rmtree(whole, ignore_errors=True)  # of a dead process with the same number
         whole.mkdir()
         yield FolderCreation(work, whole, held)
         flush_tree(whole)
@@ -60,8 +61,8 @@ def making(name: str) -> Iterator[FolderCreation | None]:
         whole.rename(final)
         sweep(name)
     except OSError:
-        if not final.is_dir():  # else another, which took over, was faster and has swept up
-            held.check()  # or it has taken over, and what is missing here is its doing
+        if not final.is_dir():  # else another process took over and has finished
+            held.check()  # or it took over and has removed the missing files
             raise
     finally:
         shutil.rmtree(whole, ignore_errors=True)
@@ -69,8 +70,8 @@ def making(name: str) -> Iterator[FolderCreation | None]:
 
 
 def sweep(name: str) -> None:
-    """Take away what is left of all attempts, once the folder is there: not before, since one that is taken to be dead
-    may not be, and may yet give its folder the name."""
+    """Remove the remains of all attempts after the folder exists. Not earlier: a process that was taken for dead may
+    still be alive and finish the folder."""
     final = path(name)
     for old in final.parent.glob(f".{final.name}.whole-*"):
         shutil.rmtree(old, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Where everything that can be made again is kept: prepared data, models of the hub, what was counted and resolved.
+"""The cache: prepared data, models of the hub, and resolved facts. All of it can be created again.
 
-A bundle, which is carried to a cluster without internet, is such a folder, with what one recipe needs.
+A bundle is such a folder with what one recipe needs, for a cluster without internet.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from launcher.config import code_origin
 from launcher.config.atomic_files import expanded, is_dir
 
 BUNDLE = "bundle.json"
-"""The file that makes a bundle of such a folder."""
+"""The file that marks a bundle."""
 
 
 def root() -> Path:
@@ -20,18 +20,18 @@ def root() -> Path:
 
 
 def prepared(name: str) -> Path:
-    """Where the prepared data of this name is, or will be."""
+    """The folder of the prepared data with this name, whether or not it exists."""
     return root() / "prepared" / name
 
 
 def kept(name: str, revision: str | None = None) -> Path:
-    """Where the copy of a model is, or will be: of a hub name, or in a bundle of a folder as the recipe names it."""
+    """The folder of the copy of a model, whether or not it exists. `name`: of the hub, or a folder in a recipe."""
     digest = hashlib.blake2b(f"{name}\0{revision or ''}".encode(), digest_size=8).hexdigest()
     return root() / "models" / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-')[-60:]}-{digest}"
 
 
 def found(name: str, revision: str | None = None) -> str:
-    """What to load a model from: its copy, or the folder itself, or else the hub by this name."""
+    """The place to load a model from: its copy, else the folder of this name, else the name on the hub."""
     copy, folder = kept(name, revision), expanded(name)
     if copy.is_dir():
         return str(copy)

@@ -1,5 +1,5 @@
-"""A full disk, an exhausted quota and a limit on file sizes: recognised whichever library reports them, and reported
-in one sentence."""
+"""Recognise a full disk, an exhausted quota and a limit on file sizes in the errors of any library, and report them in
+one sentence."""
 
 import errno
 import os
@@ -13,24 +13,24 @@ from launcher.config.errors import UserError
 from launcher.config.format import human
 
 _SHARED_MEMORY = Path("/dev/shm")
-"""Where Linux keeps what processes share; its errors name no path that leads there."""
+"""Shared memory on Linux. Its errors name no path in this folder."""
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiskFull(RuntimeError):
-    """There is no room to write what a run has to write. The message is the whole sentence."""
+    """There is no room for the files of a run. The message is a complete sentence."""
 
 
 def number(error: BaseException) -> int | None:
-    """ENOSPC, EDQUOT or EFBIG where `error` is one of them; else None. Several libraries raise errors of their own,
-    which carry the system's words alone."""
+    """The number of `error` if it is ENOSPC, EDQUOT or EFBIG, else None. Some libraries raise errors of their own with
+    the system's message."""
     if isinstance(error, OSError) and error.errno in _NUMBERS:
         return error.errno
     return next((each for each in _NUMBERS if os.strerror(each) in str(error)), None)
 
 
 def cause(folder: Path, number: int) -> str:
-    """What is exhausted, for a file that was to be written in `folder`."""
+    """The exhausted resource, for a file in `folder`."""
     if number == errno.EDQUOT:
         return f"the quota on the disk of {folder} is used up"
     if number == errno.EFBIG:
@@ -44,7 +44,7 @@ def cause(folder: Path, number: int) -> str:
 
 
 def sentence(folder: Path, number: int, needed: int | None = None, advice: str = "make room there") -> str:
-    """What is exhausted, how much is needed and free in bytes, and what to do."""
+    """The exhausted resource, the bytes that are needed and free, and advice."""
     if number == errno.EFBIG:
         return f"{cause(folder, number)} (raise that limit, or use another disk)"
     sizes = f"{human(free_bytes(folder))} are free"
@@ -54,7 +54,7 @@ def sentence(folder: Path, number: int, needed: int | None = None, advice: str =
 
 
 def unexpected(error: Exception) -> str | None:
-    """The sentence for an error that nobody was prepared for; None where it is of another kind."""
+    """The sentence for an error that was not expected; None for other kinds of errors."""
     found = number(error)
     if found is None:
         return None
@@ -64,7 +64,7 @@ def unexpected(error: Exception) -> str | None:
 
 
 def _place(error: Exception, folder: Path) -> Path:
-    """`folder`, or that of the file that `error` names, where this is on another disk."""
+    """`folder`, or the folder of the file that `error` names if it is on another disk."""
     if "shm" in str(error) or "shared memory" in str(error):
         return _SHARED_MEMORY
     if isinstance(error, OSError) and isinstance(error.filename, str):
@@ -81,8 +81,8 @@ def reported(
     advice: str = "make room there",
     kind: Callable[[str], Exception] = DiskFull,
 ) -> Iterator[None]:
-    """Raise an exception of `kind` with the sentence, and with the notes of the original, where the block meets a full
-    disk. `needed`: bytes that the block writes in all; `folder`: where."""
+    """Replace an error of a full disk in the block by an exception of `kind` with the sentence and the original's
+    notes. `folder`: where the block writes; `needed`: bytes that it writes."""
     try:
         yield
     except (DiskFull, UserError):

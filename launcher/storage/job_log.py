@@ -1,8 +1,8 @@
-"""The story of a run's jobs: RUN/jobs.jsonl, a line for each event, told by whoever sees it happen.
+"""The log of a run's jobs: RUN/jobs.jsonl, a line for each event. Every process that observes an event appends it.
 
-Events are `submitted`, `started`, `ended`, `requeued` and `cancelled`. Each has `job`, a name that stays the same
-however often the job is requeued, and `time` in seconds since the epoch. A start that has no end was killed, or its
-node was lost.
+Events are `submitted`, `started`, `ended`, `requeued` and `cancelled`. Each has the name of its `job`, which stays the
+same when the job is requeued, and its `time` in seconds since the epoch. A start without an end was killed, or its node
+was lost.
 """
 
 import json
@@ -11,25 +11,30 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from launcher.config import strict_json
 from launcher.config.strict_json import Wrong
 from launcher.storage.run_dir import RunDir
 from launcher.storage.run_files import JobEvent
 
-Event = dict[str, Any]
+Event = strict_json.Object
+STARTS_PER_JOB = 1000
+"""Numbers of starts for each job of a chain: a start's number is this times the jobs before it, plus its restarts."""
 _MOST = 20_000
-"""Events of a run: some thousand starts."""
+"""The largest number of events of a run: some thousand starts."""
 _HINT = "take this line out, or move the file away"
 
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a job. `number` counts them, though not by one; `slurm` is the id that Slurm knows it by. `first`,
-    `last`: the steps of the newest checkpoints at its begin and its end. `why` it ended: done, failed, time (it made
-    way), told (to stop), node (unfit or lost), replaced; empty where it has not said so. `error`, `rank`: of a start by
-    hand that failed, why, and which rank was the first."""
+    """One start of a job.
+
+    `number`: increases with every start, not always by one. `slurm`: the Slurm job id. `begun`, `ended`: seconds since
+    the epoch. `first`, `last`: the steps of the newest checkpoints at its start and its end. `code`: the exit code.
+    `why`: the reason of its end: done, failed, time (its time limit), told (asked to stop), node (unhealthy or lost),
+    replaced; empty if unknown. `excluded`: nodes that were left out. `error`, `rank`: of a failed start by hand, the
+    message and the rank that failed first.
+    """
 
     number: int
     slurm: str = ""
@@ -48,10 +53,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Job:
-    """A job over all its starts. `ids`: what Slurm calls it and those that were chained to it, the newest last."""
+    """A job over all its starts. `scheduler`: the kind of scheduler that knows it, if any. `ids`: the scheduler's ids
+    of the job and of those chained to it, the newest last. `submitted`, `cancelled`, `requeued`: seconds since the
+    epoch."""
 
     name: str
     cluster: str = ""
+    scheduler: str = ""
     script: str = ""
     submitted: float | None = None
     cancelled: float | None = None
@@ -61,26 +69,28 @@ class Job:
 
     @property
     def scheduled(self) -> bool:
-        """Whether a scheduler, or whoever started it on several hosts, gave it a name."""
+        """Whether it has a name from a scheduler, or from a start on several hosts."""
         return self.name != BY_HAND
 
     @property
     def requeues(self) -> int:
-        """How often it has been started again, or is about to be. Slurm requeues without a word when a node is lost."""
+        """The number of restarts, including one that is about to happen. Slurm logs no event when it requeues a job
+        whose node was lost."""
         return max(len(self.requeued), len({start.number for start in self.starts}) - 1)
 
 
 def file(folder: RunDir) -> Path:
-    return folder.path / "jobs.jsonl"
+    return folder.job_log
 
 
-def append(folder: RunDir, event: Mapping[str, Any]) -> None:
-    """Tell an event; the time is now unless it says another. Raises OSError where it cannot be written whole."""
+def append(folder: RunDir, event: Mapping[str, object]) -> None:
+    """Append an event. Its time is now unless it has one. Raises OSError where the line cannot be written
+    completely."""
     line = (json.dumps({**event, "time": event.get("time", time.time())}) + "\n").encode()
     handle = os.open(file(folder), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         size = os.fstat(handle).st_size
-        if size and os.pread(handle, 1, size - 1) != b"\n":  # whoever wrote last was killed in the middle of it
+        if size and os.pread(handle, 1, size - 1) != b"\n":  # the last writer was killed while it wrote
             line = b"\n" + line
         if os.write(handle, line) != len(line):
             raise OSError(f"{file(folder)}: an event could not be written whole")
@@ -89,8 +99,8 @@ def append(folder: RunDir, event: Mapping[str, Any]) -> None:
 
 
 def read(folder: RunDir) -> list[Event]:
-    """The events in the order they were told. A line that was cut in the middle is none, nor is what another launcher
-    may have written. Raises DamagedFile for an event that is."""
+    """The events in their order. Incomplete lines, and lines that are no events, are ignored. Raises DamagedFile for a
+    damaged event."""
     there, found = file(folder), list[Event]()
     if not strict_json.exists(there):
         return found
@@ -106,7 +116,7 @@ def read(folder: RunDir) -> list[Event]:
 
 
 def _event(line: bytes) -> Event | None:
-    """The event of a line. Raises Wrong for one with values that no launcher writes."""
+    """Parse a line; None where it is no event. Raises Wrong for an event with invalid values."""
     try:
         event = strict_json.parse(line)
     except Wrong:
@@ -118,7 +128,7 @@ def _event(line: bytes) -> Event | None:
 
 
 def story(events: Iterable[Event]) -> list[Job]:
-    """The jobs, in the order they are first spoken of."""
+    """The jobs, in the order of their first events."""
     jobs = dict[str, Job]()
     for event in events:
         name = event["job"]
@@ -128,30 +138,33 @@ def story(events: Iterable[Event]) -> list[Job]:
 
 
 BY_HAND = "by-hand"
-"""The job of a start that no scheduler knows of."""
+"""The job name of starts without a scheduler."""
 
 
 def _after(job: Job, event: Event) -> Job:
-    """The job after what an event tells."""
+    """The job after an event."""
     when = _number(event.get("time"))
     match event["event"]:
         case "submitted":
             cluster, script = str(event.get("cluster", "")), str(event.get("script", ""))
-            return replace(job, cluster=cluster, script=script, submitted=when)
+            kind = str(event.get("scheduler", "slurm"))  # earlier launchers knew no other
+            return replace(job, cluster=cluster, scheduler=kind, script=script, submitted=when)
         case "started":
-            return _known(replace(job, starts=(*job.starts, _start(event, when))), str(event.get("slurm", "")))
+            id = str(event.get("slurm", ""))
+            kind = job.scheduler or ("slurm" if id else "")
+            return _known(replace(job, starts=(*job.starts, _start(event, when)), scheduler=kind), id)
         case "ended":
             return replace(job, starts=_ended(job.starts, event, when))
         case "requeued":
             return _known(replace(job, requeued=(*job.requeued, when)), str(event.get("next", "")), event.get("how"))
         case "cancelled":
             return replace(job, cancelled=when)
-    return job  # told by a newer launcher
+    return job  # an event of a newer launcher
 
 
-def _known(job: Job, id: str, how: Any = None) -> Job:
-    """With this id among those that Slurm knows. A task of an array is known by the array's id and its place there,
-    also in an array that was chained to it."""
+def _known(job: Job, id: str, how: object = None) -> Job:
+    """The job with one more Slurm id. The id of an array task is that of its array with its index, also in an array
+    that was chained to the first."""
     _, array, place = job.name.partition("_")
     if array:
         id = f"{id.partition('_')[0]}_{place}" if how == "chain" and id else job.name
@@ -172,7 +185,7 @@ def _start(event: Event, when: float) -> Start:
 
 
 def _ended(starts: Sequence[Start], event: Event, when: float) -> tuple[Start, ...]:
-    """The newest start of that number has ended; one that was never told of ended before it began."""
+    """The starts after the end of the newest one with the event's number. One without a `started` event is added."""
     number = int(_number(event.get("start")))
     step, code = event.get("step"), event.get("code")
     at = next((i for i in reversed(range(len(starts))) if starts[i].number == number), None)
@@ -190,5 +203,5 @@ def _ended(starts: Sequence[Start], event: Event, when: float) -> tuple[Start, .
     return (*starts, start) if at is None else (*starts[:at], start, *starts[at + 1 :])
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else 0.0

@@ -1,9 +1,9 @@
-"""The right to do something alone, among processes of any number of machines that share a folder.
+"""Leases: an exclusive right among processes on any number of machines that share a folder.
 
-The holder's heart beats into a file. One that has not beaten for a while is taken to be dead, and another takes over
-by making the file of the next number, which only one can. Whoever was taken to be dead and was not finds a newer file,
-and knows. Beats are counted, not dated: the clocks of machines need not agree. File locks are no help here: on a shared
-disk they outlive a lost machine, or do nothing.
+The holder writes heartbeats into a file. A holder without a heartbeat for a while is taken for dead, and another
+process takes over by creating the file with the next number, which only one process can. A holder that was wrongly
+taken for dead finds the newer file. Heartbeats are counters, not times, because the clocks of machines may differ. File
+locks do not work here: on a shared disk they outlive a lost machine, or have no effect.
 """
 
 import json
@@ -23,7 +23,7 @@ from typing import Annotated
 import psutil
 from pydantic import Field
 
-from launcher.config import strict_json
+from launcher.config import env_vars, strict_json
 from launcher.config.strict_json import DamagedFile, Stored, Word
 
 BEAT = 2.0
@@ -33,18 +33,19 @@ SILENCE = 10.0
 
 
 class LeaseLost(Exception):
-    """Another process has taken over: this one was silent for too long, its file or folder is gone, or a later start of
-    its job is there."""
+    """Another process has taken over: this one sent no heartbeat for too long, its file or folder is gone, or its job
+    has a later start."""
 
 
 class LeaseHeld(Exception):
-    """Another process holds it, and lives."""
+    """Another process holds the lease and is alive."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease, as its file says. `here`: the machine and process namespace that `pid` belongs to; `job`,
-    `start`: of a scheduler's job, and which of its starts."""
+    """The holder of a lease, as its file describes it. `here`: the machine and process namespace of `pid`; `born`: the
+    start time of the process; `nonce`: unique for each holder; `job`, `start`: the scheduler's job and the number of
+    its start; `beat`: the count of heartbeats."""
 
     host: str
     here: str
@@ -57,27 +58,27 @@ class Holder:
 
     @classmethod
     def this(cls) -> "Holder":
-        pid, job = os.getpid(), os.environ.get("LAUNCHER_JOB", "")
-        start = int(os.environ.get("LAUNCHER_START") or 0)
+        pid, job = os.getpid(), os.environ.get(env_vars.JOB, "")
+        start = int(os.environ.get(env_vars.START) or 0)
         return cls(socket.gethostname(), _namespace(), pid, _born(pid), uuid.uuid4().hex, job, start)
 
     def line(self) -> bytes:
-        """As it stands in the file: as long at each beat, so that a beat needs no room on a full disk."""
+        """The content of the file. Its length is constant, so that a heartbeat needs no space on a full disk."""
         return json.dumps({**vars(self), "beat": f"{self.beat:012}"}).encode()
 
     def replaces(self, other: "Holder") -> bool:
-        """Whether this is a later start of the same job, or a later attempt of the same start: the other may live on
-        where nobody can end it, on a node that its scheduler has lost sight of. Or it is this very process."""
+        """Whether this holder may take over from a live `other`: it is a later start of the same job, a later attempt
+        of the same start, or the same process. The other one may still run on a node that its scheduler has lost."""
         if (self.here, self.pid, self.born) == (other.here, other.pid, other.born):
             return True
         return self.job != "" and self.job == other.job and self.start >= other.start
 
     def local(self) -> bool:
-        """Whether its process is seen from here."""
+        """Whether its process is visible from this one."""
         return self.here == _namespace()
 
     def dead(self) -> bool:
-        """Whether it is seen from here that its process has ended; elsewhere only silence tells."""
+        """Whether its process has certainly ended. False for a process on another machine."""
         if not self.local():
             return False
         try:
@@ -93,7 +94,7 @@ class Holder:
 
 
 class Lease:
-    """A lease that is held, beating from a thread of its own until it is released."""
+    """A lease that this process holds. A thread writes its heartbeats until it is released."""
 
     def __init__(self, file: Path, holder: Holder):
         self._file, self.holder, self._over = file, holder, threading.Event()
@@ -107,14 +108,14 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether another has taken over, as far as one look at the file shows, which whoever takes over removes: cheap
-        enough for every step. `check` is certain."""
-        with suppress(OSError):  # a disk that does not answer for a moment
+        """Whether another process has probably taken over: it removes this file. Cheap enough for every step; `check`
+        is certain."""
+        with suppress(OSError):  # a disk that does not respond for a moment
             return self._lost or not self._file.exists()
         return self._lost
 
     def check(self) -> None:
-        """Raises LeaseLost where another holds it by now."""
+        """Raises LeaseLost where another process holds it."""
         found = read(self._file)
         if found is None and not self._file.parent.is_dir():
             raise LeaseLost(f"{self._file.parent} is gone: deleted, or moved away")
@@ -138,7 +139,7 @@ class Lease:
         count = 0
         while not self._over.wait(BEAT):
             count += 1
-            with suppress(OSError):  # a disk that hangs for a moment: silence is what others judge by
+            with suppress(OSError):  # a disk that hangs for a moment is no reason to give up
                 try:
                     self.check()
                 except LeaseLost:
@@ -150,8 +151,8 @@ class Lease:
 
 
 def acquire(folder: Path, name: str, done: Path, what: str) -> Lease | None:
-    """The lease of this name in a folder, waited for; None as soon as `done` exists. `what`: what the holder does, told
-    to whoever waits."""
+    """Wait for the lease of this name in a folder. Returns None as soon as `done` exists. `what`: the holder's task,
+    for the message to the waiting user."""
     seen, since, told = None, time.monotonic(), None
     while not done.exists():
         newest = _newest(folder, name)
@@ -163,7 +164,7 @@ def acquire(folder: Path, name: str, done: Path, what: str) -> Lease | None:
             lease = _take(folder / f"{name}.lease-{(_number(newest) if newest else 0) + 1:06}")
             if lease is not None and not done.exists():
                 return lease
-            if lease is not None:  # the holder before has finished, and swept up, since we looked
+            if lease is not None:  # the previous holder has finished meanwhile
                 lease.release()
         elif holder is not None and told != holder.nonce:
             told = holder.nonce
@@ -173,9 +174,9 @@ def acquire(folder: Path, name: str, done: Path, what: str) -> Lease | None:
 
 
 def claim(folder: Path, name: str) -> Lease:
-    """The lease of this name in a folder: from whoever is dead, silent, or of an earlier start of this job. A holder
-    that lives is given as long as silence would take to leave. Raises LeaseHeld where it stays, LeaseLost where it is
-    of a later start of this job."""
+    """Take the lease of this name in a folder from a holder that is dead, sends no heartbeats, or is an earlier start
+    of this job. Waits up to SILENCE for a live holder to release it. Raises LeaseHeld where it does not, LeaseLost
+    where it is a later start of this job."""
     mine, seen, begun = Holder.this(), None, time.monotonic()
     since = begun
     while True:
@@ -197,14 +198,14 @@ def claim(folder: Path, name: str) -> Lease:
 
 
 def sweep(folder: Path, name: str) -> None:
-    """Take away the files of holders that are gone, after `done` has come to exist."""
+    """Remove the files of former holders, after `done` exists."""
     for file in folder.glob(f"{name}.lease-*"):
         with suppress(OSError):
             file.unlink()
 
 
 def read(file: Path) -> Holder | None:
-    """What a lease's file says; None where it is not there, or not written yet."""
+    """Read the holder from the file of a lease; None where it does not exist or is incomplete."""
     try:
         line = strict_json.read(file, _Line, "")
     except DamagedFile:
@@ -226,7 +227,7 @@ class _Line(Stored):
 
 
 def held(folder: Path, name: str) -> tuple[Path, Holder] | None:
-    """The newest lease of this name in a folder, and who holds it, dead or alive."""
+    """The newest lease of this name in a folder, and its holder, dead or alive."""
     file = _newest(folder, name)
     holder = None if file is None else read(file)
     return None if file is None or holder is None else (file, holder)
@@ -239,11 +240,11 @@ def _take(file: Path) -> Lease | None:
             new.write(holder.line())
     except FileExistsError:
         return None
-    except OSError:  # a full disk: others would wait for nobody
+    except OSError:  # a full disk: others would wait for an empty file
         file.unlink(missing_ok=True)
         raise
     for older in file.parent.glob(f"{_named(file)[1]}.lease-*"):
-        if _number(older) < _number(file):  # whoever held it is not to hold it again when this one is released
+        if _number(older) < _number(file):  # an earlier holder must not hold it again when this one is released
             older.unlink(missing_ok=True)
     return Lease(file, holder)
 
@@ -262,7 +263,7 @@ def _number(file: Path) -> int:
 
 
 def _born(pid: int) -> float:
-    """When a process was started, on Linux by a clock that nobody sets: ticks since the machine was."""
+    """The start time of a process; on Linux in ticks since the boot of the machine, which no clock change affects."""
     if sys.platform == "linux":
         return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     return psutil.Process(pid).create_time()
@@ -270,7 +271,7 @@ def _born(pid: int) -> float:
 
 @cache
 def _namespace() -> str:
-    """This boot of this machine, and its process namespace: a container has numbers of its own."""
+    """An id of this boot of this machine and of its process namespace: a container has its own process ids."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts += [

@@ -1,6 +1,6 @@
-"""Who holds a lease and lives, as one sees it who does not wait for the lease.
+"""Find live holders of leases without waiting for the leases.
 
-No two clocks are compared: a clock of this machine and one of the disk's server may be hours apart.
+The clocks of this machine and of the disk's server are never compared: they may differ by hours.
 """
 
 import math
@@ -14,12 +14,12 @@ from launcher.storage import lease
 from launcher.storage.lease import Holder
 
 RECENT = 30.0
-"""Seconds since its last beat within which a holder on another machine is taken to live."""
+"""Seconds after its last heartbeat during which a holder on another machine is taken for alive."""
 
 
 def holders(folders: Iterable[Path], name: str) -> dict[Path, Holder]:
-    """The living holders of the lease of this name, by folder. Whether a process of this machine lives is seen. One
-    elsewhere has beaten lately by the clock of the folder's file system; where that cannot be asked, it beats now."""
+    """The live holders of the lease of this name, by folder. A holder on another machine has to have a recent
+    heartbeat, by the clock of the folder's file system, or a new one now where that clock cannot be read."""
     found = {folder: held for folder in folders if (held := lease.held(folder, name)) and not held[1].dead()}
     silent, unknown = set[Path](), dict[Path, Path]()
     for folder, (file, holder) in found.items():
@@ -36,7 +36,7 @@ def holders(folders: Iterable[Path], name: str) -> dict[Path, Holder]:
 
 
 def _heard(files: Collection[Path]) -> set[Path]:
-    """Those of these leases that are seen to beat within the time of three beats."""
+    """The leases that get a new heartbeat within the time of three."""
     first, heard = {file: lease.read(file) for file in files}, set[Path]()
     end = time.monotonic() + 3 * lease.BEAT
     while len(heard) < len(first) and time.monotonic() < end:
@@ -46,7 +46,7 @@ def _heard(files: Collection[Path]) -> set[Path]:
 
 
 def _disk_time(folder: Path) -> float | None:
-    """The time now by the clock of a folder's file system, in seconds since the epoch; None where none can be asked."""
+    """The time by the clock of a folder's file system, in seconds since the epoch; None where it cannot be read."""
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             return os.fstat(probe.fileno()).st_mtime
@@ -55,7 +55,7 @@ def _disk_time(folder: Path) -> float | None:
 
 
 def _beaten(file: Path) -> float:
-    """When the last beat was written, by the same clock."""
+    """The time of the last heartbeat, by the same clock."""
     try:
         return file.stat().st_mtime
     except OSError:

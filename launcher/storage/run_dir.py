@@ -1,6 +1,6 @@
-"""A run's folder as it is found: which checkpoints are whole, what recipe made it, where its metrics end.
+"""A run folder: its checkpoints, its recipe and its metrics.
 
-Nothing here writes, except `mend_metrics`, which takes away a last line that was cut in the middle.
+Nothing here writes, except `mend_metrics`, which removes an incomplete last line.
 """
 
 import os
@@ -9,166 +9,120 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from math import isfinite
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import xxhash
+from typing import BinaryIO
 
 from launcher.config import load, strict_json
 from launcher.config.atomic_files import allocated_bytes, is_file
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe, trajectory
 from launcher.config.strict_json import DamagedFile, Wrong
-from launcher.storage.run_files import CheckpointFiles, CheckpointState, check_metrics
+from launcher.storage import checkpoint_format, run_files
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_files import COMPLETE, check_metrics
 
-COMPLETE = "COMPLETE"
-_NAME = r"step-[0-9]+"
 _BLOCK = 1 << 16
 _LINE = "take this line out, or move the file away"
 
 
-def checksum(file: Path) -> str:
-    """The XXH3 128-bit hash of a file's bytes, in hexadecimal."""
-    state = xxhash.xxh3_128()
-    with file.open("rb") as data:
-        while block := data.read(1 << 22):
-            state.update(block)
-    return str(state.hexdigest())
-
-
-@dataclass(frozen=True)
-class SavedCheckpoint:
-    """A whole checkpoint."""
-
-    path: Path
-
-    @cached_property
-    def step(self) -> int:
-        return int(self.path.name.removeprefix("step-"))
-
-    @property
-    def advice(self) -> str:
-        """What to do about a damaged one."""
-        return f"move {self.path} away to go on from the checkpoint before it"
-
-    @cached_property
-    def state(self) -> dict[str, Any]:
-        """step, samples, tokens, seconds, data (the digest of the prepared data), evaluation (see CheckpointState).
-        Raises DamagedFile."""
-        file = self.path / "state.json"
-        value = strict_json.read_object(file, self.advice)
-        try:
-            strict_json.check(value, CheckpointState)
-        except Wrong as error:
-            raise strict_json.damage(file, error, self.advice) from None
-        return value
-
-    def verify(self) -> None:
-        """Raises DamagedFile naming the first file that is not as it was written."""
-        mark = self.path / COMPLETE
-        try:
-            files = strict_json.read(mark, CheckpointFiles, self.advice).files
-        except DamagedFile:
-            raise strict_json.damage(mark, "not what was written", self.advice) from None
-        for name, (size, digest) in files.items():
-            file = self.path / name
-            if not is_file(file):
-                raise DamagedFile(f"{file}: missing from the checkpoint ({self.advice})")
-            try:
-                same = file.stat().st_size == size and checksum(file) == digest
-            except OSError as error:
-                raise strict_json.damage(file, f"cannot be read: {error.strerror}", self.advice) from None
-            if not same:
-                raise strict_json.damage(file, "its content is not what was written", self.advice)
-
-
 @dataclass(frozen=True)
 class RunDir:
+    """The folder of a run (see launcher.storage.run_files)."""
+
     path: Path
 
     @property
     def recipe(self) -> Path:
-        return self.path / "recipe.yaml"
+        return self.path / run_files.RECIPE
 
     @property
     def plan(self) -> Path:
-        return self.path / "plan.json"
+        return self.path / run_files.PLAN
 
     @property
     def cluster(self) -> Path:
-        """The profile that the run was last started with."""
-        return self.path / "cluster.yaml"
+        """The cluster profile of the last start."""
+        return self.path / run_files.CLUSTER
 
     @property
     def jobs(self) -> Path:
-        """Scripts of jobs, and what the nodes of each start tell each other; jobs.jsonl beside it tells their story."""
-        return self.path / "jobs"
+        """The scripts of jobs, and the files by which the nodes of a start find each other."""
+        return self.path / run_files.JOBS
 
     @property
     def facts(self) -> Path:
-        return self.path / "facts.json"
+        return self.path / run_files.FACTS
+
+    @property
+    def job_log(self) -> Path:
+        """The events of the run's jobs (see launcher.storage.job_log)."""
+        return self.path / run_files.JOB_LOG
+
+    @property
+    def environment(self) -> Path:
+        """The versions of Python and of the libraries."""
+        return self.path / run_files.ENVIRONMENT
 
     @property
     def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / run_files.METRICS
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / run_files.CHECKPOINTS
 
     @property
     def logs(self) -> Path:
-        return self.path / "logs"
+        return self.path / run_files.LOGS
 
     @property
     def report(self) -> Path:
-        return self.path / "report"
+        return self.path / run_files.REPORT
 
     @property
     def tokenizer(self) -> Path:
-        return self.path / "tokenizer"
+        return self.path / run_files.TOKENIZER
 
     @property
     def model(self) -> Path:
-        """The model's configuration, as transformers writes it."""
-        return self.path / "model"
+        """The configuration of the model, as transformers writes it."""
+        return self.path / run_files.MODEL
 
     def whole(self) -> list[SavedCheckpoint]:
-        """The whole checkpoints, the oldest first."""
-        found = [path for path in self._checkpoints(_NAME) if is_file(path / COMPLETE)]
+        """The complete checkpoints, the oldest first."""
+        found = [path for path in self._checkpoints(checkpoint_format.NAME) if is_file(path / COMPLETE)]
         return sorted(map(SavedCheckpoint, found), key=lambda saved: saved.step)
 
     def half_written(self) -> list[Path]:
-        """What a killed save left behind: never looked at, taken away by the next save. Folders with other names are
-        the user's own."""
-        found = self._checkpoints(rf"{_NAME}|\.{_NAME}(\.[0-9a-f]+)?\.partial")
+        """The remains of killed saves, which the next save removes. Folders with other names belong to the user."""
+        found = self._checkpoints(checkpoint_format.HALF_WRITTEN)
         return sorted(p for p in found if p.is_dir() and not is_file(p / COMPLETE))
 
     def _checkpoints(self, names: str) -> list[Path]:
-        """What has such a name among the checkpoints; nothing where their folder cannot be read."""
+        """The entries of the checkpoints folder with such a name; none where it cannot be read."""
         try:
             return [path for path in self.checkpoints.iterdir() if re.fullmatch(names, path.name)]
         except OSError:
             return []
 
     def superseded(self, keep: int) -> list[SavedCheckpoint]:
-        """The whole checkpoints that are neither among the `keep` newest nor the best."""
+        """The complete checkpoints that are neither among the `keep` newest nor the best one."""
         whole = self.whole()
         kept = [*whole[-keep:], best(whole)]
         return [saved for saved in whole if saved not in kept]
 
     def spare(self, keep: int) -> list[SavedCheckpoint]:
-        """What a save may remove before it writes, where room is short, instead of afterwards: never the newest."""
+        """The checkpoints that a save may remove before it writes, if the disk is full; never the newest."""
         return self.superseded(max(1, keep - 1))
 
     def reclaimable_bytes(self, keep: int) -> int:
-        """Disk that a save frees before it writes, where room is short."""
+        """Bytes that a save can free before it writes."""
         return sum(map(allocated_bytes, [*self.half_written(), *(saved.path for saved in self.spare(keep))]))
 
     def saved(self, which: str | int) -> SavedCheckpoint:
-        """latest, best (by the metric that is watched), or a step. Raises UserError listing those that exist."""
+        """The checkpoint `latest`, `best` (by the watched metric) or of a step. Raises UserError that lists those that
+        exist."""
         whole = self.whole()
         if not whole:
             raise UserError(f"{self.checkpoints}: no whole checkpoint in it (train this run first)")
@@ -183,7 +137,7 @@ class RunDir:
         raise UserError(f"{self.checkpoints}: no whole checkpoint of step {which} (there are: {steps}, latest, best)")
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raises UserError where the folder was made by a recipe with another trajectory."""
+        """Raises UserError where a recipe with another trajectory has trained in this folder."""
         if not self.recipe.is_file() or not (self.whole() or self.metrics.is_file()):
             return
         there = trajectory(load.stored(self.recipe).value.model_dump(mode="json"))
@@ -195,9 +149,9 @@ class RunDir:
             advice = "choose another name, or move it away"
             raise UserError(f"{self.path}: made by another recipe: {first}{more} ({advice})")
 
-    def lines(self, last: int | None = None) -> Iterator[dict[str, Any]]:
-        """The whole lines of the metrics, in the order they were written; of the `last` bytes alone. Raises
-        DamagedFile for the first that is."""
+    def lines(self, last: int | None = None) -> Iterator[strict_json.Object]:
+        """The records of the metrics in their order, without an incomplete last line; only those in the `last` bytes of
+        the file, if given. Raises DamagedFile for the first damaged one."""
         if not strict_json.exists(self.metrics):
             return
         begin = 0 if last is None else max(0, strict_json.size(self.metrics, _LINE) - last)
@@ -212,8 +166,8 @@ class RunDir:
             yield record
 
     def check_files(self) -> None:
-        """Raises DamagedFile with what a start would stumble over: in the metrics, or in the newest checkpoint's
-        state."""
+        """Raises DamagedFile for damage in the metrics or in the state of the newest checkpoint, which a start
+        reads."""
         problems = list[str | Problem]()
         for read in (lambda: deque(self.lines(), maxlen=0), lambda: [saved.state for saved in self.whole()[-1:]]):
             try:
@@ -224,8 +178,8 @@ class RunDir:
             raise DamagedFile(problems)
 
     def mend_metrics(self) -> str | None:
-        """Take away a last line that a kill cut in the middle. Returns a note where there was one. Raises DamagedFile
-        where the metrics are no file."""
+        """Remove an incomplete last line, which a killed process leaves. Returns a note if there was one. Raises
+        DamagedFile where the metrics are no file."""
         if not strict_json.exists(self.metrics):
             return None
         with strict_json.opened(self.metrics, _LINE) as data:
@@ -238,7 +192,7 @@ class RunDir:
 
 
 def _after_newline(data: BinaryIO, end: int) -> int:
-    """The offset after the last newline before `end`; 0 where there is none."""
+    """The offset after the last newline before `end`; 0 without one."""
     while end > 0:
         begin = max(0, end - _BLOCK)
         data.seek(begin)
@@ -249,7 +203,8 @@ def _after_newline(data: BinaryIO, end: int) -> int:
 
 
 def over(newest: SavedCheckpoint | None, steps: int | None) -> str | None:
-    """Why there is nothing left to train after the newest checkpoint. `steps`: of the whole run, where known."""
+    """The reason why nothing is left to train after the newest checkpoint, if so. `steps`: of the whole run, if
+    known."""
     if newest is not None and newest.state.get("enough"):
         return f"stopped early at step {newest.step} (another name starts another run)"
     if newest is not None and steps is not None and newest.step >= steps:
@@ -258,12 +213,15 @@ def over(newest: SavedCheckpoint | None, steps: int | None) -> str | None:
 
 
 def best(whole: list[SavedCheckpoint]) -> SavedCheckpoint | None:
-    """The checkpoint with the best watched metric, among those made at an evaluation: of the metric that was watched
-    last. A damaged one is none."""
+    """The checkpoint with the best value of the metric that was watched last, among those saved at an evaluation.
+    Damaged ones are ignored."""
     found = dict[SavedCheckpoint, tuple[str, float]]()
     for saved in whole:
         with suppress(DamagedFile, ValueError, KeyError, TypeError):
-            loss = {"metric": "eval/loss", "value": saved.state["evaluation"].get("eval/loss")}  # before one was named
+            loss = {
+                "metric": "eval/loss",
+                "value": saved.state["evaluation"].get("eval/loss"),
+            }  # of an earlier launcher
             watched = saved.state.get("watched", loss)
             found[saved] = str(watched["metric"]), float(watched["value"])
     metric = next((metric for metric, _ in reversed(found.values())), "")

@@ -1,29 +1,35 @@
-"""What the files of a run hold, as this and earlier launchers wrote them."""
+"""The files of a run folder: their names, and the types of their content, as this and earlier launchers wrote them."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from launcher.config.strict_json import Count, Object, PlainName, Seconds, Stored, Time, Word, Wrong, shown
 
+RECIPE, CLUSTER, PLAN, FACTS, ENVIRONMENT = "recipe.yaml", "cluster.yaml", "plan.json", "facts.json", "environment.json"
+METRICS, JOB_LOG, WANDB_ID = "metrics.jsonl", "jobs.jsonl", "wandb.id"
+CHECKPOINTS, TOKENIZER, MODEL, JOBS, LOGS, REPORT = "checkpoints", "tokenizer", "model", "jobs", "logs", "report"
+COMPLETE, STATE = "COMPLETE", "state.json"
+"""Files of each checkpoint beside its tensors and its recipe."""
+
 
 def _numbers(values: Object) -> Object:
-    """By name. One that is not finite is a number here."""
+    """Check that every value is a number; it may be infinite or nan."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{shown(name)}: should be a number")
     return values
 
 
-def _entry(value: list[Any]) -> list[Any]:
+def _entry(value: list[object]) -> list[object]:
     match value:
         case [int() as step, int() | float()] if step >= 0 and not any(isinstance(part, bool) for part in value):
             return value
     raise ValueError("should be a step and a number")
 
 
-def _sized(value: list[Any]) -> list[Any]:
+def _sized(value: list[object]) -> list[object]:
     match value:
         case [int() as size, str()] if size >= 0 and not isinstance(size, bool):
             return value
@@ -34,15 +40,16 @@ RegressionTargets = Annotated[Object, AfterValidator(_numbers)]
 
 
 class WatchedMetric(Stored):
-    """The metric that decides which checkpoint is the best, turned so that less is better."""
+    """The watched metric, which decides on the best checkpoint. Lower values are better."""
 
     metric: Word = ""
     value: Annotated[float, Field(allow_inf_nan=True)] = math.inf
 
 
 class CheckpointState(Stored):
-    """state.json of a checkpoint: how far the run was. `history`: the step and the watched value of each evaluation;
-    `scale`: the loss scale, and the steps since it changed; `draws`: the version of dropout."""
+    """state.json of a checkpoint: the progress of the run. `history`: the step and the watched value of each
+    evaluation. `scale`: the loss scale, and the steps since it changed. `draws`: the version of the dropout
+    algorithm."""
 
     step: Count
     samples: Count = 0
@@ -53,7 +60,7 @@ class CheckpointState(Stored):
     skipped_in_a_row: Count = 0
     overflows: Count = 0
     culprit: str = ""
-    history: list[Annotated[list[Any], AfterValidator(_entry)]] = []
+    history: list[Annotated[list[object], AfterValidator(_entry)]] = []
     scale: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)] = [1.0, 0]
     data: str = ""
     ranks: Count = 0
@@ -68,11 +75,11 @@ class CheckpointState(Stored):
 class CheckpointFiles(Stored):
     """COMPLETE of a checkpoint: the size in bytes and the checksum of each file."""
 
-    files: Annotated[dict[PlainName, Annotated[list[Any], AfterValidator(_sized)]], Field(min_length=1)]
+    files: Annotated[dict[PlainName, Annotated[list[object], AfterValidator(_sized)]], Field(min_length=1)]
 
 
 class PlanSummary(Stored):
-    """What a list of runs shows of plan.json, whichever version of the launcher made it."""
+    """The part of plan.json that a list of runs shows, of any version of the launcher."""
 
     steps: Count | None = None
 
@@ -92,13 +99,14 @@ def _no_option(text: str) -> str:
 
 
 class JobEvent(Stored):
-    """A line of jobs.jsonl; which keys it has depends on the event. Names of jobs become parts of paths and words of
-    Slurm's commands."""
+    """A line of jobs.jsonl; its keys depend on the event. Job names become parts of paths and arguments of Slurm's
+    commands."""
 
     event: Word
     job: Annotated[PlainName, AfterValidator(_no_option)]
     time: Time = 0.0
     cluster: Word = ""
+    scheduler: Word = ""
     script: Word = ""
     slurm: Annotated[Word, AfterValidator(_no_option)] = ""
     start: Count = 0
@@ -115,7 +123,7 @@ class JobEvent(Stored):
 
 
 def check_metrics(record: Object) -> None:
-    """Check a line of metrics.jsonl, where a number that is not finite stands as null. Raises Wrong."""
+    """Check a record of metrics.jsonl, in which null stands for a number that is not finite. Raises Wrong."""
     if "step" not in record:
         raise Wrong("step: missing")
     for name, value in record.items():

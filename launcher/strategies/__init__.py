@@ -12,17 +12,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from launcher.config.types import OptimizerConfig, StrategyConfig
 
 if TYPE_CHECKING:
     import torch
 
-    from launcher.config.optimizers import AnyOptimizer
     from launcher.config.recipe import Recipe
-    from launcher.config.types import StrategyConfig
-    from launcher.distributed.process_group import Process
+    from launcher.distributed.process_group import ProcessGroup
+    from launcher.optimizers import Optimizer
     from launcher.plan.model_spec import Architecture
     from launcher.train.model_probe import ModelProbe
+
+C_co = TypeVar("C_co", bound=StrategyConfig, covariant=True)
 
 
 class Engine(ABC):
@@ -58,6 +61,11 @@ class Engine(ABC):
     def clear(self) -> None:
         """Drop the gradients."""
 
+    def partial(self, process: "ProcessGroup") -> list[str]:
+        """The parameters whose gradient is only a part of the whole on each rank, by name. All ranks call it after a
+        backward."""
+        return []
+
     @abstractmethod
     def state_dict(self) -> "dict[str, torch.Tensor]":
         """`model.<name>` and `optimizer.<name>.<moment>`: canonical names and shapes whatever wraps the model, each
@@ -73,10 +81,10 @@ class UnwrappedModel:
     """A model on its device, before anything wraps it, and what will train it."""
 
     model: "torch.nn.Module"
-    trial: "ModelProbe"
-    optimizer: "AnyOptimizer"
+    probe: "ModelProbe"
+    optimizer: "Optimizer[OptimizerConfig]"
     precision: str
-    process: "Process"
+    process: "ProcessGroup"
 
 
 @dataclass(frozen=True)
@@ -95,14 +103,14 @@ class MemoryShare:
     moved: float = 0.0
 
 
-class Strategy(ABC):
+class Strategy(ABC, Generic[C_co]):
     """How one Config spreads a model."""
 
     libraries: tuple[str, ...] = ()
     """What it imports that the launcher does not come with."""
 
-    @abstractmethod
-    def __init__(self, config: Any): ...
+    def __init__(self, config: C_co) -> None:
+        self.config = config
 
     @staticmethod
     @abstractmethod
@@ -125,9 +133,9 @@ class Strategy(ABC):
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
         """What a device holds of a model of this shape."""
 
-    def load(self, device: str) -> None:  # noqa: B027 most need nothing beyond torch
+    def load(self, device: str) -> None:
         """Import what it needs beyond torch, for a kind of device."""
 
     @abstractmethod
-    def wrap(self, bare: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
         """The engine of a model that is on its device already."""

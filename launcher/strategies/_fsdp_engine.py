@@ -7,7 +7,6 @@ memory. Only the all-reduce between replicas waits for the last.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +15,17 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from launcher.distributed.process_group import Process
+from launcher.distributed.process_group import ProcessGroup
 from launcher.strategies import UnwrappedModel, _tensor_parallel
 from launcher.strategies._torch_engine import TorchEngine, local
-from launcher.train import optim
 
 
 class FsdpEngine(TorchEngine):
     """`fused`: permuted parameters of tensor parallelism, by name (see launcher.strategies._tensor_parallel)."""
 
-    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, fused: dict[str, _tensor_parallel.FusedLinear]):
+    def __init__(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, fused: dict[str, _tensor_parallel.FusedLinear]
+    ):
         super().__init__(model, model, optimizer)
         self._fused = fused
 
@@ -43,12 +43,12 @@ class FsdpEngine(TorchEngine):
         dist.all_reduce(total)
         return float(total.sqrt())
 
-    def partial(self, process: Process) -> list[str]:
+    def partial(self, process: ProcessGroup) -> list[str]:
         """The parameters of which neighbours on the tensor axis hold the same piece, but not the same gradient: each
         has a part of it, and nothing adds them up. All ranks call it."""
         named = [(n, p) for n, p in self._model.named_parameters() if p.grad is not None and not _dealt(p)]
         norms = np.array([float(local(p.grad).double().norm()) for _, p in named])
-        every = process.gather(norms).reshape(-1, process.tensor_parallel, len(named))
+        every = process.all_gather(norms).reshape(-1, process.tensor_parallel, len(named))
         apart = np.ptp(every, axis=1) > 1e-3 * every.max(axis=1) + 1e-12
         return [name for (name, _), bad in zip(named, apart.any(axis=0), strict=True) if bad]
 
@@ -69,7 +69,7 @@ class FsdpEngine(TorchEngine):
 
 
 def wrap(
-    bare: UnwrappedModel,
+    unwrapped: UnwrappedModel,
     axes: dict[str, int],
     *,
     reshard: bool = True,
@@ -80,11 +80,11 @@ def wrap(
     """`axes`: the mesh by name, in this order: `replica` (optional), `shard`, `tensor` (optional). The parameters of
     each layer are gathered as one; what is outside the layers is another group."""
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # nothing here changes an output in place
-    process, layers = bare.process, bare.trial.layers
-    process.group()
+    process, layers = unwrapped.process, unwrapped.probe.layers
+    process.ensure_initialized()
     mesh = init_device_mesh(process.device.type, tuple(axes.values()), mesh_dim_names=tuple(axes))
-    fused = _tensor_parallel.parallelise(bare, mesh["tensor"]) if "tensor" in axes else {}
-    options: dict[str, Any] = {
+    fused = _tensor_parallel.parallelise(unwrapped, mesh["tensor"]) if "tensor" in axes else {}
+    options: dict[str, object] = {
         "mesh": mesh[tuple(name for name in axes if name != "tensor")],
         "reshard_after_forward": reshard,
         "mp_policy": policy or MixedPrecisionPolicy(),
@@ -92,12 +92,12 @@ def wrap(
     }
     for layer in layers.values():
         fully_shard(layer, **options)
-    fully_shard(bare.model, **options)
+    fully_shard(unwrapped.model, **options)
     _prefetch(list(layers.values()), prefetch)
-    return FsdpEngine(bare.model, optim.make(bare.optimizer, bare.model), fused)
+    return FsdpEngine(unwrapped.model, unwrapped.optimizer.for_model(unwrapped.model), fused)
 
 
-def _prefetch(layers: list[Any], ahead: int) -> None:
+def _prefetch(layers: list[torch.nn.Module], ahead: int) -> None:
     """Gather so many layers ahead of the one that computes."""
     if ahead:
         for number, layer in enumerate(layers):

@@ -1,10 +1,11 @@
 """What plans ask of parallel degrees: whether the ranks fill them, and what a device then holds. Torch-free."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from launcher.strategies import MemoryShare
 
 if TYPE_CHECKING:
+    from launcher.config.recipe import Recipe
     from launcher.plan.model_spec import Architecture
 
 
@@ -29,7 +30,7 @@ def whole_heads(tensor_parallel: int, count: int) -> list[tuple[str, str]]:
     return [("strategy.tensor_parallel", f"{tensor_parallel} does not divide the {count} heads (these do: {possible})")]
 
 
-def whole(recipe: Any, instead: str) -> list[tuple[str, str]]:
+def whole(recipe: "Recipe", instead: str) -> list[tuple[str, str]]:
     """Optimisers that look at whole matrices cannot update the pieces of one: as DTensors torch's Adafactor fails, and
     Muon adds up in bf16 what the ranks hold (torch 2.13). `instead`: the strategy that can."""
     if recipe.optimizer.elementwise:
@@ -40,7 +41,7 @@ def whole(recipe: Any, instead: str) -> list[tuple[str, str]]:
     return [("optimizer.kind", what)]
 
 
-def compiled(tensor_parallel: int, recipe: Any) -> list[tuple[str, str]]:
+def compiled(tensor_parallel: int, recipe: "Recipe") -> list[tuple[str, str]]:
     """torch.compile cannot trace the DTensors of tensor parallelism yet (torch 2.13)."""
     if tensor_parallel == 1 or not recipe.train.compile:
         return []

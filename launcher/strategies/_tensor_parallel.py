@@ -7,7 +7,6 @@ gate, or not). Whether the parallel model computes what the whole one does is tr
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
@@ -36,7 +35,7 @@ class FusedLinear:
             return tensor
         rows = tensor.full_tensor().unflatten(0, (self.ranks, self.parts, -1)).transpose(0, 1).flatten(0, 2)
         columns = Shard(1) if tensor.ndim > 1 else Replicate()
-        axes: dict[str, Any] = {"tensor": Shard(0), "shard": columns, "replica": Replicate()}
+        axes: dict[str, object] = {"tensor": Shard(0), "shard": columns, "replica": Replicate()}
         placements = [axes[name] for name in tensor.device_mesh.mesh_dim_names or ()]
         return distribute_tensor(rows.contiguous(), tensor.device_mesh, placements, src_data_rank=None)
 
@@ -53,12 +52,12 @@ class FusedLinear:
             held.copy_(pieces[place.get("shard", 0)])
 
 
-def parallelise(bare: UnwrappedModel, mesh: DeviceMesh) -> dict[str, FusedLinear]:
+def parallelise(unwrapped: UnwrappedModel, mesh: DeviceMesh) -> dict[str, FusedLinear]:
     """Deal each layer's heads and units over the ranks of a mesh of one axis. Returns the permuted parameters by name.
     Raises UserError where the layers are not of the form above."""
     fused, ranks = dict[str, FusedLinear](), mesh.size()
-    for name, layer in bare.trial.layers.items():
-        linears = {n: layer.get_submodule(n) for n in bare.trial.linears[name]}
+    for name, layer in unwrapped.probe.layers.items():
+        linears = {n: layer.get_submodule(n) for n in unwrapped.probe.linears[name]}
         columns, rows = _roles(name, linears)
         for inner, parts in columns.items():
             if linears[inner].out_features % (parts * ranks):
@@ -68,14 +67,14 @@ def parallelise(bare: UnwrappedModel, mesh: DeviceMesh) -> dict[str, FusedLinear
                 for kind, parameter in linears[inner].named_parameters():
                     fused[f"{name}.{inner}.{kind}"] = FusedLinear(parts, ranks)
                     parameter.data = FusedLinear(parts, ranks).permute(parameter.data).contiguous()
-        plan: dict[str, Any] = {n: ColwiseParallel() for n in columns} | {n: RowwiseParallel() for n in rows}
+        plan: dict[str, object] = {n: ColwiseParallel() for n in columns} | {n: RowwiseParallel() for n in rows}
         parallelize_module(layer, mesh, plan)
-    if not bare.trial.layers:
+    if not unwrapped.probe.layers:
         raise UserError(Problem("strategy.tensor_parallel", "no repeated layers were found in this model (take 1)"))
     return fused
 
 
-def _roles(layer: str, linears: dict[str, Any]) -> tuple[dict[str, int], list[str]]:
+def _roles(layer: str, linears: dict[str, torch.nn.Module]) -> tuple[dict[str, int], list[str]]:
     """Which maps are split by what they make, with the number of things they make, and which by what they take in."""
     names, shapes = list(linears), [(m.in_features, m.out_features) for m in linears.values()]
     wide = shapes[0][0] if shapes else 0

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
@@ -11,8 +10,8 @@ from launcher.strategies import Engine
 
 
 class TorchEngine(Engine):
-    """`module` is what is called; `model` the bare one inside, whose names are the canonical ones. As it stands here,
-    each rank holds the whole model and gradients that are equal everywhere."""
+    """`module` is the wrapped model; `model` the unwrapped one, whose parameter names are canonical. In this base class
+    each rank holds the whole model and the same gradients."""
 
     rehearsals = 0
 
@@ -105,7 +104,7 @@ class ReplicatedEngine(TorchEngine):
         self._optimizer.zero_grad(set_to_none=False)
 
 
-def in_bf16(state: Any, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def in_bf16(state: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """torch's own hook under another name: by its own, DDP refuses it on gloo, which reduces bf16 as well."""
     return bf16_compress_hook(state, bucket)
 

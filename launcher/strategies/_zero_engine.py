@@ -11,7 +11,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
 
 import torch
 import torch.distributed as dist
@@ -20,14 +20,14 @@ from torch.distributed.tensor import DTensor, Shard
 
 from launcher.config.errors import Problem, UserError
 from launcher.strategies import Engine, UnwrappedModel
+from launcher.strategies._deepspeed_settings import Settings
 from launcher.strategies._torch_engine import TorchEngine
-from launcher.train import optim
 
 _SHM = "deepspeed_shm_comm"
 """An operation for inference on CPUs, which would be compiled at the first start, by g++ or not at all."""
 
 
-def load(device: str) -> Any:
+def load(device: str) -> ModuleType:
     """DeepSpeed, quiet, for this kind of device."""
     os.environ.setdefault("DS_ACCELERATOR", device)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # its calls, not ours
@@ -35,33 +35,34 @@ def load(device: str) -> Any:
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__[_SHM] = False
-    return deepspeed
+    module: ModuleType = deepspeed
+    return module
 
 
-def wrap(stage: int, settings: dict[str, Any], bare: UnwrappedModel) -> Engine:
+def wrap(stage: int, settings: Settings, unwrapped: UnwrappedModel) -> Engine:
     """The engine of ZeRO `stage`; `settings`: DeepSpeed's own configuration."""
-    deepspeed = load(bare.process.device.type)
-    os.environ.setdefault("LOCAL_RANK", str(bare.process.device.index or 0))
-    bare.process.group()
+    deepspeed = load(unwrapped.process.device.type)
+    os.environ.setdefault("LOCAL_RANK", str(unwrapped.process.device.index or 0))
+    unwrapped.process.ensure_initialized()
     engine, *_ = deepspeed.initialize(
-        model=bare.model,
-        optimizer=optim.make(bare.optimizer, bare.model),
+        model=unwrapped.model,
+        optimizer=unwrapped.optimizer.for_model(unwrapped.model),
         config=settings,
         dist_init_required=False,
     )
     if stage == 0:
         engine.torch_autocast_z0_gradscaler = None  # the loss scale is the launcher's
-        return Zero0(engine, bare.model, engine.optimizer)
-    return (Zero3 if stage == 3 else Zero12)(engine, bare)
+        return Zero0(engine, unwrapped.model, engine.optimizer)
+    return (Zero3 if stage == 3 else Zero12)(engine, unwrapped)
 
 
 class _Boundary(Engine):
     """A micro-batch of DeepSpeed's engine: it is told whether it is the last of its step."""
 
-    module: Any
+    module: torch.nn.Module
 
     @contextmanager
-    def accumulating(self, last: bool) -> Iterator[Any]:
+    def accumulating(self, last: bool) -> Iterator[torch.nn.Module]:
         self.module.set_gradient_accumulation_boundary(is_boundary=last)
         yield self.module
 
@@ -78,30 +79,30 @@ class _Partitioned(_Boundary):
 
     rehearsals = 0
 
-    def __init__(self, engine: Any, bare: UnwrappedModel):
-        self.module, self._model, self._zero = engine, bare.model, engine.optimizer
+    def __init__(self, engine: torch.nn.Module, unwrapped: UnwrappedModel):
+        self.module, self._model, self._zero = engine, unwrapped.model, engine.optimizer
         self._zero.torch_autocast_gradscaler = None  # the loss scale is the launcher's
         self._zero.custom_loss_scaler, self._zero.external_loss_scale = True, 1.0
-        self._mesh = init_device_mesh(bare.process.device.type, (bare.process.world,))
-        self._trained = {name: p for name, p in bare.model.named_parameters() if p.requires_grad}
-        names = optim.kept(bare.optimizer)
+        self._mesh = init_device_mesh(unwrapped.process.device.type, (unwrapped.process.world,))
+        self._trained = {name: p for name, p in unwrapped.model.named_parameters() if p.requires_grad}
+        names = unwrapped.optimizer.state_names()
         self._counts, self._moments = "step" in names, [name for name in names if name != "step"]
         self._prime()
 
     @abstractmethod
-    def _weight(self, parameter: Any) -> torch.Tensor:
+    def _weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
         """A parameter, whole."""
 
     @abstractmethod
-    def _set_weight(self, parameter: Any, whole: torch.Tensor) -> None:
+    def _set_weight(self, parameter: torch.nn.Parameter, whole: torch.Tensor) -> None:
         """Set a parameter on every rank from a whole tensor."""
 
     @abstractmethod
-    def _moment(self, parameter: Any, moment: str) -> torch.Tensor:
+    def _moment(self, parameter: torch.nn.Parameter, moment: str) -> torch.Tensor:
         """A moment of the optimizer for a parameter, whole."""
 
     @abstractmethod
-    def _set_moment(self, parameter: Any, moment: str, whole: torch.Tensor) -> None:
+    def _set_moment(self, parameter: torch.nn.Parameter, moment: str, whole: torch.Tensor) -> None:
         """Set a moment on every rank from a whole tensor."""
 
     @abstractmethod
@@ -154,12 +155,12 @@ class _Partitioned(_Boundary):
         for entry in self._zero.optimizer.state.values() if self._counts else ():
             entry["step"].fill_(steps[0])
 
-    def _rows(self, whole: torch.Tensor, parameter: Any) -> DTensor:
+    def _rows(self, whole: torch.Tensor, parameter: torch.nn.Parameter) -> DTensor:
         """This rank's rows of a tensor that every rank has whole for a moment."""
         pieces = whole.chunk(self._mesh.size()) if whole.ndim else (whole,)
         mine = self._mesh.get_local_rank()
         held = pieces[mine].clone() if mine < len(pieces) else whole[:0].clone()
-        options: dict[str, Any] = {"run_check": False, "shape": whole.shape, "stride": whole.stride()}
+        options: dict[str, object] = {"run_check": False, "shape": whole.shape, "stride": whole.stride()}
         return DTensor.from_local(held, self._mesh, [Shard(0)], **options)
 
     def _prime(self) -> None:
@@ -181,21 +182,21 @@ class Zero12(_Partitioned):
     def norm(self) -> float:
         return float(self._zero.scaled_global_norm())
 
-    def _weight(self, parameter: Any) -> torch.Tensor:
+    def _weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
         return parameter.detach()
 
-    def _set_weight(self, parameter: Any, whole: torch.Tensor) -> None:
+    def _set_weight(self, parameter: torch.nn.Parameter, whole: torch.Tensor) -> None:
         from deepspeed.utils import safe_set_full_fp32_param
 
         parameter.data.copy_(whole)
         safe_set_full_fp32_param(parameter, whole)
 
-    def _moment(self, parameter: Any, moment: str) -> torch.Tensor:
+    def _moment(self, parameter: torch.nn.Parameter, moment: str) -> torch.Tensor:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         return safe_get_full_optimizer_state(parameter, moment)
 
-    def _set_moment(self, parameter: Any, moment: str, whole: torch.Tensor) -> None:
+    def _set_moment(self, parameter: torch.nn.Parameter, moment: str, whole: torch.Tensor) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         safe_set_full_optimizer_state(parameter, whole, moment)
@@ -218,30 +219,30 @@ class Zero3(_Partitioned):
         norm = float(combine_grad_norm_groups(self._zero._get_norm_groups()))
         return norm if norm**2 <= torch.finfo(torch.float32).max else math.inf  # as in fp32, in which the others add up
 
-    def _weight(self, parameter: Any) -> torch.Tensor:
+    def _weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
         held = parameter.ds_tensor.detach().flatten()
         every = held.new_empty(held.numel() * self._mesh.size())
         dist.all_gather_into_tensor(every, held)
         return every[: parameter.ds_numel].view(parameter.ds_shape)
 
-    def _set_weight(self, parameter: Any, whole: torch.Tensor) -> None:
+    def _set_weight(self, parameter: torch.nn.Parameter, whole: torch.Tensor) -> None:
         from deepspeed.utils import safe_set_local_fp32_param
 
         mine = self._mine(parameter, whole)
         parameter.ds_tensor.data.copy_(mine.view_as(parameter.ds_tensor))
         safe_set_local_fp32_param(parameter, mine)
 
-    def _moment(self, parameter: Any, moment: str) -> torch.Tensor:
+    def _moment(self, parameter: torch.nn.Parameter, moment: str) -> torch.Tensor:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         return safe_get_full_optimizer_state(parameter, moment)
 
-    def _set_moment(self, parameter: Any, moment: str, whole: torch.Tensor) -> None:
+    def _set_moment(self, parameter: torch.nn.Parameter, moment: str, whole: torch.Tensor) -> None:
         from deepspeed.utils import safe_set_local_optimizer_state
 
         safe_set_local_optimizer_state(parameter, self._mine(parameter, whole), moment)
 
-    def _mine(self, parameter: Any, whole: torch.Tensor) -> torch.Tensor:
+    def _mine(self, parameter: torch.nn.Parameter, whole: torch.Tensor) -> torch.Tensor:
         """This rank's partition of a whole tensor, padded."""
         size, flat = parameter.ds_tensor.numel(), whole.flatten()
         padded = torch.nn.functional.pad(flat, (0, size * self._mesh.size() - flat.numel()))

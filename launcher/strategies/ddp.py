@@ -38,24 +38,21 @@ class Config(StrategyConfig):
         return self.tensor_parallel
 
 
-class Strategy(strategies.Strategy):
-    def __init__(self, config: Config):
-        self._config = config
-
+class Strategy(strategies.Strategy[Config]):
     def check(self, ranks: int) -> str | None:
-        return divides(self._config.tensor_parallel, ranks)
+        return divides(self.config.tensor_parallel, ranks)
 
     def refusals(self, recipe: "Recipe", heads: int) -> list[tuple[str, str]]:
-        out = whole_heads(self._config.tensor_parallel, heads)
-        if self._config.tensor_parallel > 1 and (self._config.compress != "none" or self._config.static_graph):
+        out = whole_heads(self.config.tensor_parallel, heads)
+        if self.config.tensor_parallel > 1 and (self.config.compress != "none" or self.config.static_graph):
             out.append(("strategy", "compress and static_graph are DDP's own: without tensor_parallel"))
-        if self._config.tensor_parallel > 1:
+        if self.config.tensor_parallel > 1:
             out += whole(recipe, "tensor_parallel: 1")
-        return out + compiled(self._config.tensor_parallel, recipe)
+        return out + compiled(self.config.tensor_parallel, recipe)
 
     def axes(self, ranks: int) -> dict[str, int]:
-        mesh = {"replica": ranks // self._config.tensor_parallel}
-        return mesh | ({"tensor": self._config.tensor_parallel} if self._config.tensor_parallel > 1 else {})
+        mesh = {"replica": ranks // self.config.tensor_parallel}
+        return mesh | ({"tensor": self.config.tensor_parallel} if self.config.tensor_parallel > 1 else {})
 
     @staticmethod
     def layouts(ranks: int) -> list[Config]:
@@ -63,33 +60,32 @@ class Strategy(strategies.Strategy):
         return [Config(), *tensor] if ranks > 1 else []
 
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
-        if self._config.tensor_parallel > 1:
-            return sharded(shape, 1, self._config.tensor_parallel)
-        return MemoryShare(gradients=1.0 if self._config.bucket_view or ranks == 1 else 2.0)
+        if self.config.tensor_parallel > 1:
+            return sharded(shape, 1, self.config.tensor_parallel)
+        return MemoryShare(gradients=1.0 if self.config.bucket_view or ranks == 1 else 2.0)
 
-    def wrap(self, bare: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
         from torch.nn.parallel import DistributedDataParallel
 
         from launcher.strategies import _fsdp_engine
         from launcher.strategies._torch_engine import ReplicatedEngine, TorchEngine, in_bf16
-        from launcher.train import optim
 
-        process = bare.process
-        if self._config.tensor_parallel > 1:
+        process = unwrapped.process
+        if self.config.tensor_parallel > 1:
             mesh = self.axes(process.world)
-            return _fsdp_engine.wrap(bare, {"replica": mesh["replica"], "shard": 1, "tensor": mesh["tensor"]})
-        optimizer = optim.make(bare.optimizer, bare.model)
+            return _fsdp_engine.wrap(unwrapped, {"replica": mesh["replica"], "shard": 1, "tensor": mesh["tensor"]})
+        optimizer = unwrapped.optimizer.for_model(unwrapped.model)
         if process.world == 1:
-            return TorchEngine(bare.model, bare.model, optimizer)
+            return TorchEngine(unwrapped.model, unwrapped.model, optimizer)
 
         module = DistributedDataParallel(
-            bare.model,
+            unwrapped.model,
             device_ids=None if process.device.type == "cpu" else [process.device.index],
-            bucket_cap_mb=self._config.bucket_mb,
-            gradient_as_bucket_view=self._config.bucket_view,
-            static_graph=self._config.static_graph,
+            bucket_cap_mb=self.config.bucket_mb,
+            gradient_as_bucket_view=self.config.bucket_view,
+            static_graph=self.config.static_graph,
         )
         module.broadcast_buffers = False  # they are equal from the start, and nothing here changes them
-        if self._config.compress == "bf16":
+        if self.config.compress == "bf16":
             module.register_comm_hook(None, in_bf16)
-        return ReplicatedEngine(module, bare.model, optimizer)
+        return ReplicatedEngine(module, unwrapped.model, optimizer)

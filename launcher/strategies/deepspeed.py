@@ -5,13 +5,14 @@ Its configuration is derived from the recipe; `extra` is for the rest. Accumulat
 checkpoints stay the launcher's, so that they mean the same as under any other strategy.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from launcher import strategies
 from launcher.config.types import StrategyConfig, hint
 from launcher.strategies import Engine, MemoryShare, UnwrappedModel
+from launcher.strategies._deepspeed_settings import Settings
 from launcher.strategies._parallel_degrees import whole
 
 if TYPE_CHECKING:
@@ -64,20 +65,17 @@ class Config(StrategyConfig):
     """What host memory holds: nothing, the optimiser state (zero 1 to 3), or the parameters too (zero 3)."""
     bucket_mb: float = Field(50.0, gt=0)
     """MiB of gradients or parameters in one communication."""
-    extra: dict[str, Any] = {}
+    extra: Settings = {}
     """Keys of DeepSpeed's own configuration."""
 
 
-class Strategy(strategies.Strategy):
+class Strategy(strategies.Strategy[Config]):
     libraries = ("deepspeed",)
 
-    def __init__(self, config: Config):
-        self._config = config
-
     def check(self, ranks: int) -> str | None:
-        if self._config.offload != "none" and self._config.zero < (3 if self._config.offload == "all" else 1):
-            least = "3" if self._config.offload == "all" else "1, 2 or 3"
-            return f"offload: {self._config.offload} needs zero: {least}, not {self._config.zero}"
+        if self.config.offload != "none" and self.config.zero < (3 if self.config.offload == "all" else 1):
+            least = "3" if self.config.offload == "all" else "1, 2 or 3"
+            return f"offload: {self.config.offload} needs zero: {least}, not {self.config.zero}"
         return None
 
     def refusals(self, recipe: "Recipe", heads: int) -> list[tuple[str, str]]:
@@ -85,41 +83,41 @@ class Strategy(strategies.Strategy):
             (f"strategy.extra.{key}", f"is decided by {_DECIDED[key]} (set it there)")
             if key in _DECIDED
             else (f"strategy.extra.{key}", f"is none that changes speed alone ({hint(key, _SPEED)})")
-            for key in _keys(self._config.extra)
+            for key in _keys(self.config.extra)
             if key not in _SPEED
         ]
-        if not isinstance(self._config.extra.get("zero_optimization", {}), dict):
+        if not isinstance(self.config.extra.get("zero_optimization", {}), dict):
             out.append(("strategy.extra.zero_optimization", "should be a map of keys and values"))
         if recipe.train.precision == "fp64":
             out.append(("strategy", "DeepSpeed keeps parameters in fp32: train.precision fp64 needs ddp or fsdp"))
-        if self._config.zero == 3 and recipe.train.compile:
+        if self.config.zero == 3 and recipe.train.compile:
             out.append(("train.compile", "zero: 3 gathers parameters in the middle of a layer (take fsdp, or zero: 2)"))
-        if self._config.zero and recipe.model.unfreeze_at:
+        if self.config.zero and recipe.model.unfreeze_at:
             what = (
                 "DeepSpeed counts one number of steps for all parameters, wrong for those that thaw (take ddp or fsdp)"
             )
             out.append(("model.unfreeze_at", what))
-        return out + (whole(recipe, "ddp") if self._config.zero else [])
+        return out + (whole(recipe, "ddp") if self.config.zero else [])
 
     @staticmethod
     def layouts(ranks: int) -> list[Config]:
         return [Config(zero=stage) for stage in (0, 1, 2, 3)] if ranks > 1 else []
 
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
-        share, bucket = 1 / ranks, int(self._config.bucket_mb * 2**20)
-        if self._config.zero == 0:
+        share, bucket = 1 / ranks, int(self.config.bucket_mb * 2**20)
+        if self.config.zero == 0:
             return MemoryShare(gradients=2.0)  # all of them are copied into one tensor to be reduced
         # Whole parameters (ZeRO 1, 2) or a share of them (3), and an updated copy of this rank's. ZeRO 2 adds up
         # micro-batches in a second copy. Of what travels there are a bucket and its copy.
-        whole = {1: 1.0, 2: 1.0, 3: share}[self._config.zero]
-        host = {"none": 0.0, "optimizer": 2 * share, "all": 3 * share}[self._config.offload]
-        on_host = self._config.offload != "none"
+        whole = {1: 1.0, 2: 1.0, 3: share}[self.config.zero]
+        host = {"none": 0.0, "optimizer": 2 * share, "all": 3 * share}[self.config.offload]
+        on_host = self.config.offload != "none"
         return MemoryShare(
-            weights=0.0 if self._config.offload == "all" else whole + share * (not on_host),
-            gradients={1: 1.0, 2: 2 * share, 3: share}[self._config.zero],
+            weights=0.0 if self.config.offload == "all" else whole + share * (not on_host),
+            gradients={1: 1.0, 2: 2 * share, 3: share}[self.config.zero],
             optimizer=share * (not on_host),
-            gathered=shape.parameters - shape.in_layers + 2 * shape.largest_layer if self._config.zero == 3 else 0,
-            flat=(4 if self._config.zero == 3 else 2) * bucket,
+            gathered=shape.parameters - shape.in_layers + 2 * shape.largest_layer if self.config.zero == 3 else 0,
+            flat=(4 if self.config.zero == 3 else 2) * bucket,
             host=host,
             moved=share * on_host,
         )
@@ -129,51 +127,14 @@ class Strategy(strategies.Strategy):
 
         _zero_engine.load(device)
 
-    def wrap(self, bare: UnwrappedModel) -> Engine:
-        from launcher.strategies import _zero_engine
+    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
+        from launcher.strategies import _deepspeed_settings, _zero_engine
 
-        return _zero_engine.wrap(self._config.zero, settings(self._config, bare.precision), bare)
-
-
-def settings(config: Config, precision: str) -> dict[str, Any]:
-    """DeepSpeed's own configuration."""
-    numbers = int(config.bucket_mb * 2**18)  # of 4 bytes
-    zero: dict[str, Any] = {
-        "stage": config.zero,
-        "reduce_bucket_size": numbers,
-        "allgather_bucket_size": numbers,
-        "overlap_comm": False,
-    }
-    if config.offload != "none":
-        zero["offload_optimizer"] = {"device": "cpu"}
-    if config.offload == "all":
-        zero["offload_param"] = {"device": "cpu"}
-    if config.zero == 3:
-        # a parameter is let go after its use, a small one too: what DeepSpeed keeps by default is most of an encoder
-        zero |= {"stage3_max_reuse_distance": 0, "stage3_param_persistence_threshold": 0}
-        zero |= {"stage3_prefetch_bucket_size": numbers, "stage3_max_live_parameters": 2 * numbers}
-    half = {"bf16": "bfloat16", "fp16": "float16"}.get(precision)
-    ours: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,  # torch's own fused AdamW runs on the host as well
-    }
-    if half:
-        ours["torch_autocast"] = {"enabled": True, "dtype": half, "lower_precision_safe_modules": []}
-    return _merged(ours, config.extra)
+        settings = _deepspeed_settings.settings(self.config, unwrapped.precision)
+        return _zero_engine.wrap(self.config.zero, settings, unwrapped)
 
 
-def _merged(ours: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    out = dict(ours)
-    for key, value in extra.items():
-        out[key] = _merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
-    return out
-
-
-def _keys(extra: dict[str, Any]) -> list[str]:
+def _keys(extra: Settings) -> list[str]:
     """The keys of a configuration, and those of its zero_optimization as dotted ones."""
     zero = extra.get("zero_optimization", {})
     inner = [f"zero_optimization.{key}" for key in zero] if isinstance(zero, dict) else []

@@ -51,24 +51,21 @@ class Config(StrategyConfig):
         return self.tensor_parallel
 
 
-class Strategy(strategies.Strategy):
-    def __init__(self, config: Config):
-        self._config = config
-
+class Strategy(strategies.Strategy[Config]):
     def check(self, ranks: int) -> str | None:
-        return divides(self._config.tensor_parallel, ranks, self._config.replicas or 1)
+        return divides(self.config.tensor_parallel, ranks, self.config.replicas or 1)
 
     def refusals(self, recipe: "Recipe", heads: int) -> list[tuple[str, str]]:
-        out = whole_heads(self._config.tensor_parallel, heads)
-        if self._config.offload and self._config.tensor_parallel > 1:
+        out = whole_heads(self.config.tensor_parallel, heads)
+        if self.config.offload and self.config.tensor_parallel > 1:
             out.append(("strategy.offload", "not together with tensor_parallel (leave one of them out)"))
-        if recipe.train.precision == "fp64" and "bf16" in (self._config.gather, self._config.reduce):
+        if recipe.train.precision == "fp64" and "bf16" in (self.config.gather, self.config.reduce):
             out.append(("strategy", "gather and reduce in bf16 would round the fp64 that train.precision asks for"))
-        return out + whole(recipe, "ddp") + compiled(self._config.tensor_parallel, recipe)
+        return out + whole(recipe, "ddp") + compiled(self.config.tensor_parallel, recipe)
 
     def axes(self, ranks: int) -> dict[str, int]:
-        replicas, tensor = self._config.replicas or 1, self._config.tensor_parallel
-        mesh = {"replica": replicas} if self._config.shard == "hybrid" else {}
+        replicas, tensor = self.config.replicas or 1, self.config.tensor_parallel
+        mesh = {"replica": replicas} if self.config.shard == "hybrid" else {}
         mesh |= {"shard": ranks // (replicas * tensor)}
         return mesh | ({"tensor": tensor} if tensor > 1 else {})
 
@@ -82,30 +79,30 @@ class Strategy(strategies.Strategy):
         return out
 
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
-        shards = ranks // (self._config.tensor_parallel * (self._config.replicas or 1))
+        shards = ranks // (self.config.tensor_parallel * (self.config.replicas or 1))
         return sharded(
             shape,
             shards,
-            self._config.tensor_parallel,
-            self._config.shard == "grad_op",
-            self._config.prefetch,
-            self._config.offload,
+            self.config.tensor_parallel,
+            self.config.shard == "grad_op",
+            self.config.prefetch,
+            self.config.offload,
         )
 
-    def wrap(self, bare: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
         import torch
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
         from launcher.strategies import _fsdp_engine
 
-        gathered = torch.bfloat16 if self._config.gather == "bf16" else None
-        reduced = torch.bfloat16 if self._config.reduce == "bf16" else torch.float32 if gathered else None
+        gathered = torch.bfloat16 if self.config.gather == "bf16" else None
+        reduced = torch.bfloat16 if self.config.reduce == "bf16" else torch.float32 if gathered else None
         policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=reduced)
         return _fsdp_engine.wrap(
-            bare,
-            self.axes(bare.process.world),
-            reshard=self._config.shard != "grad_op",
-            offload=self._config.offload,
+            unwrapped,
+            self.axes(unwrapped.process.world),
+            reshard=self.config.shard != "grad_op",
+            offload=self.config.offload,
             policy=policy,
-            prefetch=self._config.prefetch,
+            prefetch=self.config.prefetch,
         )

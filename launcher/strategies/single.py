@@ -16,10 +16,7 @@ class Config(StrategyConfig):
     kind: Literal["single"] = "single"
 
 
-class Strategy(strategies.Strategy):
-    def __init__(self, config: Config):
-        self._config = config
-
+class Strategy(strategies.Strategy[Config]):
     def check(self, ranks: int) -> str | None:
         return None if ranks == 1 else f"single is one process, not {ranks} ranks (take ddp, or --ranks 1)"
 
@@ -30,8 +27,7 @@ class Strategy(strategies.Strategy):
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
         return MemoryShare()
 
-    def wrap(self, bare: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
         from launcher.strategies._torch_engine import TorchEngine
-        from launcher.train import optim
 
-        return TorchEngine(bare.model, bare.model, optim.make(bare.optimizer, bare.model))
+        return TorchEngine(unwrapped.model, unwrapped.model, unwrapped.optimizer.for_model(unwrapped.model))

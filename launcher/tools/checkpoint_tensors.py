@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from launcher.config.errors import UserError
-from launcher.storage.run_dir import SavedCheckpoint
+from launcher.storage.checkpoint_format import SavedCheckpoint
 
 if TYPE_CHECKING:
     import torch

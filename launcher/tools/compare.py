@@ -18,7 +18,8 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.strict_json import shown
 from launcher.config.types import hint
 from launcher.plan.facts import of_run
-from launcher.storage.run_dir import RunDir, SavedCheckpoint
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_dir import RunDir
 from launcher.tools import recipe_differences
 
 _PREFERRED = ("accuracy", "f1")

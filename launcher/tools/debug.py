@@ -17,8 +17,8 @@ from rich.table import Table
 
 from launcher.config import load, strict_json
 from launcher.config.format import human
-from launcher.config.schedules import Constant
 from launcher.distributed import private_tmp
+from launcher.lr_schedules import constant
 from launcher.plan import writable_folders
 from launcher.prepare import run_setup
 from launcher.storage.run_dir import RunDir
@@ -26,8 +26,8 @@ from launcher.storage.run_dir import RunDir
 if TYPE_CHECKING:
     import torch
 
-    from launcher.train import loop
     from launcher.train.data_loader import RankBatch
+    from launcher.train.training_run import Run
 
 _LEARNT = 0.1
 """Fraction of its first loss below which a batch counts as learnt by heart."""
@@ -41,7 +41,7 @@ def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown:
     private_tmp.enter()
     ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # a name that no run of the user has
     recipe = load.recipe(file, [*overrides, *ours])
-    prepared = run_setup.check(recipe, load.cluster("local").value, 1, problems)
+    prepared = run_setup.validate(recipe, load.cluster("local").value, 1, problems)
     with tempfile.TemporaryDirectory(prefix="launcher-debug-") as folder:
         return _session(replace(prepared, folder=RunDir(Path(folder)), resume=None), steps, overfit, shown, console)
 
@@ -51,23 +51,23 @@ def _session(prepared: run_setup.PreparedRun, steps: int, overfit: bool, shown: 
 
     from launcher import build
     from launcher.distributed import process_group
-    from launcher.distributed.shutdown import Stop
+    from launcher.distributed.shutdown import StopMonitor
     from launcher.train import loop
+    from launcher.train.global_batch import sync_step_info
 
-    run, notes = build.build(prepared, process_group.connect(process_group.Place()), Stop(), None, workers=0)
+    run, notes = build.build(prepared, process_group.connect(process_group.RankInfo()), StopMonitor(), None, workers=0)
     for note in [*prepared.notes, *notes]:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     _show(prepared, run, shown, console)
     if overfit:
-        recipe = run.recipe.model_copy(update={"schedule": Constant()})
-        run = replace(run, recipe=recipe, steps=steps)
+        run = replace(run, schedule=constant.Schedule(constant.Config(), steps), steps=steps)
     first, losses = next(iter(run.batches)), list[float]()
     overflows = run.recipe.train.precision == "fp16"  # expected there: the step is repeated
     with torch.autograd.set_detect_anomaly(True, check_nan=not overflows):
         for number, batch in zip(
             range(min(steps, run.steps)), _repeat(first) if overfit else run.batches, strict=False
         ):
-            record = loop.step(run, batch, loop.agree(run.process, batch), time.perf_counter())
+            record = loop.step(run, batch, sync_step_info(run.process, batch), time.perf_counter())
             losses.append(record["loss"])
             if not overfit or number % max(1, steps // 20) == 0:
                 _print_step(record, console)
@@ -95,7 +95,7 @@ def _verdict(losses: list[float], console: Console) -> int:
     return 1
 
 
-def _show(prepared: run_setup.PreparedRun, run: "loop.Run", shown: int, console: Console) -> None:
+def _show(prepared: run_setup.PreparedRun, run: "Run", shown: int, console: Console) -> None:
     """Print samples as the model gets them, then the shapes and types of a micro-batch."""
     from torch.utils.data import DataLoader
 
@@ -126,4 +126,4 @@ def _resident() -> int:
     """The resident set of this process in bytes."""
     import psutil
 
-    return int(psutil.Process().memory_info().rss)
+    return int(psutil.ProcessGroup().memory_info().rss)

@@ -16,7 +16,8 @@ from launcher.config.recipe import Recipe
 from launcher.models import _transformers
 from launcher.plan import model_requirements, remote_code
 from launcher.plan.facts import of_run
-from launcher.storage.run_dir import RunDir, SavedCheckpoint
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_dir import RunDir
 from launcher.tools import export_folder, model_card
 from launcher.tools.checkpoint_tensors import LoadedTensors, ModelTensors, StoredTensors, write_shards
 from launcher.tools.compression import CompressedExporter, CompressionOptions

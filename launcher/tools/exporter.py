@@ -9,7 +9,8 @@ from rich.console import Console
 from launcher.config import strict_json
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.storage.run_dir import RunDir, SavedCheckpoint
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
     import torch

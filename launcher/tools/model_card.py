@@ -10,7 +10,8 @@ from launcher.config import plugins, strict_json
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts, of_run
 from launcher.plan.padding_probe import Padding
-from launcher.storage.run_dir import RunDir, SavedCheckpoint
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_dir import RunDir
 from launcher.storage.run_files import Environment
 from launcher.tools.card_snippets import PIPELINES, load_lines
 from launcher.tools.export_inputs import padding_side

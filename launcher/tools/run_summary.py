@@ -16,7 +16,8 @@ from rich.table import Table
 from launcher.config import plugins
 from launcher.config.strict_json import DamagedFile, shown
 from launcher.prepare.run_setup import PreparedRun
-from launcher.storage.run_dir import RunDir, SavedCheckpoint, best
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_dir import RunDir, best
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,8 @@ from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.plan import model_requirements
 from launcher.plan.facts import Facts, of_run
-from launcher.storage.run_dir import RunDir, SavedCheckpoint
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,6 @@ own dropout alone; with the contract's, attention is written out."""
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -33,18 +32,18 @@ def note(model: torch.nn.Module, samples: int, length: int, precision: str, devi
     ]
 
 
-def cost(config: Any, rate: float, samples: int, length: int, precision: str, device: torch.device) -> float:
+def cost(config: object, rate: float, samples: int, length: int, precision: str, device: torch.device) -> float:
     """By which share of a layer's time, forward and backward, attention with dropout takes longer than the fused one
     without. 0 where the configuration does not name its widths."""
     hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
     if not (isinstance(hidden, int) and isinstance(heads, int)):
         return 0.0
-    given: dict[str, Any] = {"dtype": COMPUTED.get(precision, STORED[precision]), "device": device}
+    options: dict[str, object] = {"dtype": COMPUTED.get(precision, STORED[precision]), "device": device}
     inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
     tokens, up, down = (
-        torch.ones(shape, **given) for shape in ((samples * length, hidden), (hidden, 4 * hidden), (hidden, inner))
+        torch.ones(shape, **options) for shape in ((samples * length, hidden), (hidden, 4 * hidden), (hidden, inner))
     )
-    states = torch.ones((samples, heads, length, hidden // heads), **given).requires_grad_()
+    states = torch.ones((samples, heads, length, hidden // heads), **options).requires_grad_()
     up, down = up.requires_grad_(), down.requires_grad_()
     linear = _seconds(lambda: (tokens @ up).sum() + ((tokens @ down) @ down.T).sum(), device)
     fused = _seconds(lambda: scaled_dot_product_attention(states, states, states).sum(), device)

@@ -1,35 +1,28 @@
-"""Checkpoints: safetensors written by torch.distributed.checkpoint, each rank its share; no pickle in them.
+"""Saving and loading checkpoints, all ranks together (launcher.storage.checkpoint_format has the format)."""
 
-A checkpoint is written aside, flushed, renamed, and gets its COMPLETE file last, with the size and checksum of every
-other file. Anything may be killed at any instant: what has no COMPLETE is never looked at.
-"""
-
-import json
 import secrets
 import shutil
-import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.api import CheckpointException
 
-from launcher.config.atomic_files import flush, free_bytes
+from launcher.config.atomic_files import free_bytes
 from launcher.config.errors import UserError
-from launcher.distributed.process_group import Process
-from launcher.storage import disk_full
+from launcher.config.strict_json import Object
+from launcher.distributed.process_group import ProcessGroup
+from launcher.storage import checkpoint_format, disk_full
+from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.lease import Lease, LeaseLost
-from launcher.storage.run_dir import COMPLETE, RunDir, SavedCheckpoint, checksum
+from launcher.storage.run_dir import RunDir
+from launcher.storage.run_files import COMPLETE
 
-Tensors = dict[str, torch.Tensor]
+StateDict = dict[str, torch.Tensor]
 _BESIDE_TENSORS = 2**16
-"""Bytes of a checkpoint beside its tensors, about."""
+"""Bytes of a checkpoint besides its tensors, about."""
 
 
 class RunReplaced(RuntimeError):
-    """A newer start of the run has taken over, or its folder is gone: what this one would save is not wanted."""
+    """A newer start of the run has taken over, or the run's folder is gone: this start must not save any more."""
 
     def __init__(self, folder: RunDir) -> None:
         what = "another start of this run has taken over: this one leaves, and saves nothing"
@@ -39,58 +32,61 @@ class RunReplaced(RuntimeError):
 
 
 def save(
-    folder: RunDir, tensors: Tensors, state: dict[str, Any], keep: int, process: Process, lease: Lease | None = None
+    folder: RunDir, tensors: StateDict, state: Object, keep: int, process: ProcessGroup, lease: Lease | None = None
 ) -> Path:
-    """Save a checkpoint of `state["step"]`; all ranks call it. The `keep` newest stay, and the best one. `lease`: rank
-    0's right to write. Raises RunReplaced, on every rank, where another has it by now, and DiskFull; nothing
-    half-written is left then, and earlier checkpoints are as they were."""
-    final = folder.checkpoints / f"step-{state['step']:08d}"
-    aside = final.with_name(process.share(f".{final.name}.{secrets.token_hex(4)}.partial"))  # no other start's too
-    _agree(folder, process, _still_ours(lease))
+    """Save a checkpoint of `state["step"]`, and remove all others but the `keep` newest and the best one. All ranks
+    call it. `lease`: the right of rank 0 to write.
+
+    Raises RunReplaced, on every rank, where another start holds the lease, and DiskFull. Nothing half-written is left
+    then, and earlier checkpoints are unchanged.
+    """
+    step = state["step"]
+    final = folder.checkpoints / checkpoint_format.folder_name(step)
+    partial = final.with_name(process.broadcast(checkpoint_format.partial_name(step, secrets.token_hex(4))))
+    _agree(folder, process, _holds(lease))
     needed = sum(tensor.nbytes for tensor in tensors.values()) + _BESIDE_TENSORS
     with disk_full.reported(folder.checkpoints, needed):
         try:
             if process.rank == 0:
                 _make_room(folder, keep, needed)
-                aside.mkdir(parents=True)
+                partial.mkdir(parents=True)
             process.barrier()
-            _quietly(dcp.save, tensors, storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True))
+            checkpoint_format.write_tensors(tensors, partial)
             process.barrier()
-            ours = process.rank != 0 or _complete(folder, state, aside, final, lease)
+            ours = process.rank != 0 or checkpoint_format.publish(
+                partial, final, state, folder.recipe, lambda: _holds(lease)
+            )
         except BaseException:
-            _clear(aside, final, process, lease)
+            _remove_failed(partial, final, process, lease)
             raise
     _agree(folder, process, ours)
     if process.rank == 0:
-        _remove(folder.superseded(keep))
+        for saved in folder.superseded(keep):
+            saved.remove()
     process.barrier()
     return final
 
 
 def _make_room(folder: RunDir, keep: int, needed: int) -> None:
-    """Remove what is half-written, and where `needed` bytes do not fit, what this save would remove afterwards."""
+    """Remove half-written checkpoints and, where `needed` bytes are not free, those that this save would remove at its
+    end."""
     for left in folder.half_written():
         shutil.rmtree(left)
     if free_bytes(folder.checkpoints) < needed:
-        _remove(folder.spare(keep))
+        for saved in folder.spare(keep):
+            saved.remove()
 
 
-def _complete(folder: RunDir, state: dict[str, Any], aside: Path, final: Path, lease: Lease | None) -> bool:
-    """Add what describes the tensors, and publish. Returns False where it is not ours to do any more."""
-    (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    shutil.copyfile(folder.recipe, aside / "recipe.yaml")
-    return _publish(aside, final, lease)
-
-
-def _clear(aside: Path, final: Path, process: Process, lease: Lease | None) -> None:
-    """Leave nothing of a save that failed. Each rank does so: one may still write when another has removed its part."""
-    shutil.rmtree(aside, ignore_errors=True)
-    if process.rank == 0 and not (final / COMPLETE).is_file() and _still_ours(lease):
+def _remove_failed(partial: Path, final: Path, process: ProcessGroup, lease: Lease | None) -> None:
+    """Remove what a failed save has written. Every rank calls it: one may still write after another has removed its
+    files."""
+    shutil.rmtree(partial, ignore_errors=True)
+    if process.rank == 0 and not (final / COMPLETE).is_file() and _holds(lease):
         shutil.rmtree(final, ignore_errors=True)
 
 
-def _still_ours(lease: Lease | None) -> bool:
-    """Whether nobody has taken over the right to write, as this rank sees it."""
+def _holds(lease: Lease | None) -> bool:
+    """Whether this start still has the right to write, as far as this rank knows."""
     try:
         if lease is not None:
             lease.check()
@@ -99,82 +95,37 @@ def _still_ours(lease: Lease | None) -> bool:
     return True
 
 
-def _agree(folder: RunDir, process: Process, ours: bool) -> None:
-    if not process.share(ours):
+def _agree(folder: RunDir, process: ProcessGroup, ours: bool) -> None:
+    """Raises RunReplaced on every rank unless rank 0 passes True."""
+    if not process.broadcast(ours):
         raise RunReplaced(folder)
 
 
-def load(tensors: Tensors, saved: SavedCheckpoint, new: tuple[str, ...] = ()) -> None:
-    """Read a checkpoint into these tensors, each rank what it holds. Those whose names begin with one of `new` may
-    be missing from it, and stay as they are. Raises UserError where names or shapes differ."""
-    there = {name: tuple(entry.size) for name, entry in _entries(saved).items()}
-    tensors = {name: t for name, t in tensors.items() if name in there or not name.startswith(new)}
+def load(tensors: StateDict, saved: SavedCheckpoint, new: tuple[str, ...] = ()) -> None:
+    """Read a checkpoint into these tensors, each rank its shards. All ranks call it. `new`: prefixes of names that may
+    be missing from the checkpoint; such tensors keep their values. Raises UserError where names or shapes differ."""
+    shapes = {name: entry.shape for name, entry in saved.tensors().items()}
+    tensors = {name: t for name, t in tensors.items() if name in shapes or not name.startswith(new)}
     wrong = [
-        f"{name}: {there.get(name, 'missing')} there, {tuple(tensor.shape)} here"
+        f"{name}: {shapes.get(name, 'missing')} there, {tuple(tensor.shape)} here"
         for name, tensor in tensors.items()
-        if there.get(name) != tuple(tensor.shape)
+        if shapes.get(name) != tuple(tensor.shape)
     ]
     if wrong:
         raise UserError(f"{saved.path}: a checkpoint of another model: {'; '.join(wrong[:5])}")
-    _quietly(dcp.load, tensors, storage_reader=HuggingFaceStorageReader(str(saved.path)))
+    saved.read_into(tensors, all_ranks=True)
 
 
 def load_weights(model: torch.nn.Module, saved: SavedCheckpoint) -> list[str]:
-    """Read those weights and buffers of a checkpoint whose names and shapes the model has. Returns the names of the
-    weights it had to leave new. A model takes on the fp64 of a checkpoint, so that nothing is rounded on the way."""
-    entries = _entries(saved)
-    there = {name: tuple(entry.size) for name, entry in entries.items()}
-    if any(entry.properties.dtype == torch.float64 for entry in entries.values()):
+    """Read the weights and buffers whose names and shapes are those of the model. Returns the names of the weights that
+    were not read. A checkpoint in fp64 makes the model fp64, so that nothing is rounded."""
+    entries = saved.tensors()
+    if any(entry.dtype == torch.float64 for entry in entries.values()):
         model.double()
-    weights, kept = dict(model.named_parameters()), model.state_dict().keys()
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    weights, persistent = dict(model.named_parameters()), model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
     own = {f"model.{name}": tensor.detach() for name, tensor in (weights | buffers).items()}
-    taken = {name: tensor for name, tensor in own.items() if there.get(name) == tuple(tensor.shape)}
-    if taken:
-        _quietly(dcp.load, taken, storage_reader=HuggingFaceStorageReader(str(saved.path)), no_dist=True)
-    return sorted(name for name in weights if f"model.{name}" not in taken)
-
-
-def _entries(saved: SavedCheckpoint) -> dict[str, Any]:
-    """The size and the type of each tensor of a checkpoint."""
-    return dict(HuggingFaceStorageReader(str(saved.path)).read_metadata().state_dict_metadata)
-
-
-def _publish(aside: Path, final: Path, lease: Lease | None) -> bool:
-    """Flush, rename, and say that it is whole: in this order. Returns False where it is not ours to do any more."""
-    files = {}
-    for file in sorted(aside.iterdir()):
-        flush(file)
-        files[file.name] = [file.stat().st_size, checksum(file)]
-    flush(aside)
-    if not _still_ours(lease):
-        shutil.rmtree(aside, ignore_errors=True)
-        return False
-    if final.exists():  # whole, and of a start that was lost sight of and saved once more before it knew
-        (final / COMPLETE).unlink(missing_ok=True)  # what is half removed counts as half written
-        shutil.rmtree(final)
-    aside.rename(final)
-    flush(final.parent)
-    mark = final / f".{COMPLETE}.partial"
-    mark.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    flush(mark)
-    mark.rename(final / COMPLETE)
-    flush(final)
-    return True
-
-
-def _remove(checkpoints: list[SavedCheckpoint]) -> None:
-    """Remove whole checkpoints; first the mark, so that what is half removed counts as half written."""
-    for saved in checkpoints:
-        (saved.path / COMPLETE).unlink()
-        shutil.rmtree(saved.path)
-
-
-def _quietly(action: Any, *args: Any, **options: Any) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a single process has no group is no news
-        try:
-            action(*args, **options)
-        except CheckpointException as error:  # no Exception in torch: it would pass by all who tell of failures
-            first = next(iter(error.failures.values()), (error,))[0]
-            raise RuntimeError(f"{type(first).__name__}: {first}") from None
+    read = {name: t for name, t in own.items() if name in entries and entries[name].shape == tuple(t.shape)}
+    if read:
+        saved.read_into(read, all_ranks=False)
+    return sorted(name for name in weights if f"model.{name}" not in read)

@@ -6,7 +6,7 @@ compute steps ahead in any order.
 
 import signal
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,8 +18,11 @@ from launcher.contract.packing import capacity, pack
 from launcher.contract.random import Draw, Stream
 from launcher.contract.split import split
 from launcher.distributed.signals import SIGNALS
+from launcher.prepare.samples import Samples
+from launcher.tasks import Batch, Sample, Task
 from launcher.train.counter_dropout import SampleRows
 
+T = TypeVar("T")
 Ids = NDArray[np.int64]
 
 
@@ -27,7 +30,7 @@ Ids = NDArray[np.int64]
 class ProbeBatch:
     """A micro-batch and what its rows are."""
 
-    batch: dict[str, Any]
+    batch: Batch
     rows: SampleRows
 
     def to(self, device: torch.device) -> "ProbeBatch":
@@ -61,7 +64,7 @@ class RankBatch:
     """A rank's share of a global batch. `rows`: what those of each micro-batch are. Weight, digest and tokens are the
     share's; all ranks' add up to the batch's. `padded`: the positions that the model computes for them."""
 
-    micro_batches: list[dict[str, Any]]
+    micro_batches: list[Batch]
     rows: list[SampleRows]
     weight: float
     digest: int
@@ -75,9 +78,9 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
     tokens of a row that several samples may share; None: each has a row of its own. `steps`: of the whole run.
     `equal_lengths`: the samples of a micro-batch have one length."""
 
-    samples: Any
+    samples: Samples
     order: Order
-    task: Any
+    task: Task
     global_batch: int
     seed: int
     stream: Stream
@@ -121,7 +124,7 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
         copies = [self._samples(epochs[:1], ids[:1], 0)[0]] * 2
         copy_keys, copy_lengths = dropout.sample_keys(self.seed, 0, np.arange(2)), np.repeat(lengths[:1], 2)
 
-        def batch_of(rows: list[list[int]], samples: list[Any], keys: Ids, lengths: Ids) -> ProbeBatch:
+        def batch_of(rows: list[list[int]], samples: list[Sample], keys: Ids, lengths: Ids) -> ProbeBatch:
             batch = self.task.collate([self._join([samples[n] for n in row]) for row in rows])
             return ProbeBatch(tensors(batch), self._sample_rows([np.array(row) for row in rows], keys, lengths, 0))
 
@@ -143,7 +146,7 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
         values, counts = np.unique(lengths, return_counts=True)
         return np.resize(np.flatnonzero(lengths == values[counts.argmax()]), 2)
 
-    def shown(self, step: int, count: int) -> list[dict[str, Any]]:
+    def shown(self, step: int, count: int) -> list[Sample]:
         """The first samples of a step, in the order of the batch, for a person to look at."""
         epochs, ids = self.order.step(step, self.global_batch)
         return list(self._samples(epochs[:count], ids[:count], step))
@@ -167,15 +170,15 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
             padded[1, number, : len(of_tokens)] = np.concatenate(positions)
         return SampleRows(torch.from_numpy(padded[0]), of_step, torch.from_numpy(padded[1].astype(np.int32)))
 
-    def _join(self, samples: Any) -> Any:
+    def _join(self, samples: list[Sample]) -> Sample:
         return samples[0] if self.row is None else self.task.pack(samples)
 
-    def _samples(self, epochs: Ids, ids: Ids, step: int) -> Any:
+    def _samples(self, epochs: Ids, ids: Ids, step: int) -> list[Sample]:
         progress = 1.0 if self.steps is None else step / self.steps
         draw = Draw(self.seed, self.stream, progress)
         return self.task.samples(self.samples.rows(ids), epochs.tolist(), ids.tolist(), draw)
 
-    def _blank(self, epochs: Ids, ids: Ids, step: int) -> Any:
+    def _blank(self, epochs: Ids, ids: Ids, step: int) -> Sample:
         """What an empty micro-batch holds, since all ranks need the same number: a sample without weight."""
         return self.task.zero_weight(self._samples(epochs[:1], ids[:1], step)[0])
 
@@ -195,15 +198,19 @@ def loader(batches: Batches, start: int, stop: int, workers: int, pin: bool) -> 
     )
 
 
-def to(batch: Any, device: torch.device) -> Any:
-    """A micro-batch on a device."""
-    if isinstance(batch, dict):
-        return {name: to(value, device) for name, value in batch.items()}
-    return batch.to(device, non_blocking=True) if isinstance(batch, torch.Tensor) else batch
+def to(batch: Batch, device: torch.device) -> Batch:
+    """Copy a micro-batch to a device."""
+
+    def copy(value: object) -> object:
+        if isinstance(value, dict):
+            return to(value, device)
+        return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+    return {name: copy(value) for name, value in batch.items()}
 
 
-def tensors(batch: dict[str, Any]) -> dict[str, Any]:
-    """A micro-batch of numpy arrays as tensors."""
+def tensors(batch: Batch) -> Batch:
+    """Convert a micro-batch of numpy arrays to tensors, which share their memory."""
     return {k: tensors(v) if isinstance(v, dict) else torch.from_numpy(v) for k, v in batch.items()}
 
 
@@ -212,5 +219,5 @@ def _leave_signals_to_the_rank(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _as_is(item: Any) -> Any:
+def _as_is(item: T) -> T:
     return item

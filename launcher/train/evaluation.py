@@ -7,7 +7,7 @@ samples are computed together however many ranks there are, so that a metric doe
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from torch.utils.data import Dataset
 
 from launcher.contract.random import Draw, Stream
 from launcher.contract.split import micro_batches
-from launcher.distributed.process_group import Process
+from launcher.distributed.process_group import ProcessGroup
+from launcher.prepare.samples import Samples
+from launcher.tasks import Batch, Outputs, Task
 from launcher.train.data_loader import tensors, to
 from launcher.train.precision import autocast
-
-Outputs = dict[str, list[Any]]
 
 _MOST = 32
 """Samples of a micro-batch: so few that ranks share small sets too."""
@@ -30,7 +30,7 @@ class Part(NamedTuple):
     """A micro-batch and its samples: none where this rank only computes along, since all do the same number."""
 
     ids: NDArray[np.int64]
-    batch: dict[str, Any]
+    batch: Batch
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
     id of the first sample, which what is drawn for it follows, where others were looked at before. `equal_lengths`: the
     samples of a micro-batch have one length."""
 
-    samples: Any
-    task: Any
+    samples: Samples
+    task: Task
     seed: int
     rank: int
     world: int
@@ -72,19 +72,28 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
         return Part(ids, tensors(self.task.collate([self.task.pack([one]) for one in made] if self.joined else made)))
 
 
+class Predictor(Protocol):
+    """A task, or what stands for one in an evaluation."""
+
+    def predict(self, model: torch.nn.Module, batch: Batch) -> dict[str, Any]:
+        """The predictions for a micro-batch (see launcher.tasks.Task.predict)."""
+
+
 @dataclass(frozen=True)
 class Generating:
-    """A task of which the bare `model`, whose weights this rank has whole, is asked for what it generates too."""
+    """A task whose predictions include generated token ids. `model`: the unwrapped model, whole on this rank."""
 
-    task: Any
+    task: Task
     model: torch.nn.Module
 
-    def predict(self, model: torch.nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
+    def predict(self, model: torch.nn.Module, batch: Batch) -> dict[str, Any]:
         return {**self.task.predict(model, batch), "generated": self.task.generate(self.model, batch)}
 
 
-def outputs(model: torch.nn.Module, task: Any, parts: Iterable[Part], process: Process, precision: str) -> Outputs:
-    """What the model makes of every sample, in their order, on every rank."""
+def outputs(
+    model: torch.nn.Module, task: Predictor, parts: Iterable[Part], process: ProcessGroup, precision: str
+) -> Outputs:
+    """The predictions for all samples, in the order of the samples, on every rank."""
     ids, mine = list[int](), Outputs()
     training = model.training
     model.eval()
@@ -96,8 +105,11 @@ def outputs(model: torch.nn.Module, task: Any, parts: Iterable[Part], process: P
                 for name, values in made.items():
                     mine.setdefault(name, []).extend(_rows(values))
     model.train(training)
-    every = [told for told in process.collect((ids, mine) if process.leads else None) if told is not None and told[0]]
-    return _in_order([one for of_rank, _ in every for one in of_rank], [made for _, made in every])
+    gathered = process.all_gather_objects((ids, mine) if process.leads else None)
+    parts_of_ranks = [part for part in gathered if part is not None and part[0]]
+    return _in_order(
+        [sample for ids_of_rank, _ in parts_of_ranks for sample in ids_of_rank], [part for _, part in parts_of_ranks]
+    )
 
 
 def _rows(values: Any) -> list[Any]:

@@ -1,131 +1,30 @@
-"""The training loop, from top to bottom: batch, accumulate, step, measure, evaluate, save, leave."""
+"""The training loop, from top to bottom: load a batch, synchronise, step, evaluate, save, stop."""
 
 import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-import torch
-
-from launcher.config.recipe import Recipe, seconds
+from launcher.config.recipe import seconds
 from launcher.contract import digest, dropout
-from launcher.contract.random import Stream, seed_for
-from launcher.distributed.heartbeat import Heartbeat, Stage
-from launcher.distributed.process_group import Process
-from launcher.distributed.shutdown import Stop
+from launcher.distributed.heartbeat import Stage
 from launcher.distributed.signals import STOPPED as STOPPED
-from launcher.distributed.signals import Reason
-from launcher.storage.run_dir import RunDir
+from launcher.distributed.signals import StopReason
+from launcher.sinks import Record
 from launcher.tasks import Outputs
-from launcher.train import checkpoint, early_stopping, evaluation, lr_schedule, optim
-from launcher.train.data_loader import RankBatch, to
-from launcher.train.evaluation import Part
-from launcher.train.precision import LossScale, autocast
-from launcher.train.sample_randomness import ModelRandomness
+from launcher.train import checkpoint, early_stopping, evaluation, gradient
+from launcher.train.data_loader import RankBatch
+from launcher.train.global_batch import GlobalBatchInfo, sync_step_info
+from launcher.train.training_run import Run
 
 DONE = 0
 
-_SHARE = np.dtype(
-    [
-        ("weight", "f8"),
-        ("digest", "u8"),
-        ("tokens", "i8"),
-        ("padded", "i8"),
-        ("wait", "f8"),
-        ("stop", "i8"),
-        ("due", "i8"),
-    ]
-)
-
-
-class NotFinite(RuntimeError):
-    """Step after step has a gradient that is infinite or not a number."""
-
-
-@dataclass(frozen=True)
-class GlobalBatchInfo:
-    """A global batch as all ranks know it. `padded`: the positions computed for its tokens. `wait`: seconds that the
-    slowest rank waited for it. `stop`: why any rank was told to leave; `due`: whether any finds a save due."""
-
-    weight: float
-    digest: int
-    tokens: int
-    padded: int
-    wait: float
-    stop: Reason
-    due: bool
-
-
-@dataclass
-class Progress:
-    """How far a run is, over all its resumes: kept in each checkpoint. `history`: the steps that were evaluated, each
-    with the metric that is watched, turned so that less is better."""
-
-    step: int = 0
-    samples: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-    evaluation: dict[str, float] = field(default_factory=dict)
-    history: list[tuple[int, float]] = field(default_factory=list)
-    saved: int = -1
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    culprit: str = ""
-    overflows: int = 0
-    scale: LossScale = field(default_factory=LossScale)
-
-    def kept(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
-        names = (
-            "step", "samples", "tokens", "seconds", "waited", "skipped", "skipped_in_a_row", "culprit", "overflows",
-            "history",
-        )  # fmt: skip
-        return {**{name: getattr(self, name) for name in names}, "scale": [self.scale.value, self.scale.good]}
-
-    @classmethod
-    def of(cls, state: dict[str, Any], precision: str) -> "Progress":
-        """That of a checkpoint's state."""
-        made = cls(saved=state["step"], scale=LossScale.of(precision))
-        for name in made.kept().keys() & state.keys() - {"scale"}:
-            setattr(made, name, state[name])
-        if "scale" in state and precision == "fp16":
-            made.scale = LossScale(*state["scale"])
-        return made
-
-
-@dataclass
-class Run:
-    """What a rank trains with. `randomness`: what the model draws. `batches` yields the global batches from
-    `progress.step` on, until the step at which another part of the model is to train, or the last of all `steps`;
-    `stop` knows of signals; the launcher sees the `heartbeat`."""
-
-    recipe: Recipe
-    folder: RunDir
-    process: Process
-    task: Any
-    engine: Any
-    randomness: ModelRandomness
-    batches: Iterable[RankBatch]
-    validation: Iterable[Part] | None
-    steps: int
-    until: int
-    data: str
-    progress: Progress
-    sinks: Sequence[Any]
-    stop: Stop
-    heartbeat: Heartbeat = field(default_factory=Heartbeat)
-
 
 def train(run: Run) -> int:
-    """Train to `until`, or until any rank is told to stop. Returns the exit code: 0 or 75."""
+    """Train to step `until`, or until any rank has to stop. Returns the exit code: 0 or 75."""
     recipe, progress = run.recipe, run.progress
     every = recipe.checkpoint.every
     saved_at = time.monotonic()
     if recipe.evaluate.at_start and progress.step == 0:
-        _tell(run, evaluate(run))
+        _log(run, evaluate(run))
 
     batches, beat = iter(run.batches), run.heartbeat.beat
     while progress.step < run.until and not early_stopping.enough(progress.history, recipe.evaluate):
@@ -135,188 +34,99 @@ def train(run: Run) -> int:
         beat(Stage.AGREEING, progress.step + 1)
         due = isinstance(every, str) and time.monotonic() - saved_at >= seconds(every)
         wait = time.perf_counter() - begin
-        whole = agree(run.process, batch, wait, stop=run.stop.requested(), due=due)
-        run.stop.heed(whole.stop)
-        if whole.stop is Reason.REPLACED:
+        info = sync_step_info(run.process, batch, wait, stop=run.stop.requested(), due=due)
+        run.stop.agree(info.stop)
+        if info.stop is StopReason.REPLACED:
             raise checkpoint.RunReplaced(run.folder)
-        if whole.stop or whole.due:
+        if info.stop or info.due:
             save(run)
             saved_at = time.monotonic()
-        if whole.stop:
+        if info.stop:
             return STOPPED
 
-        _tell(run, step(run, batch, whole, begin))
+        _log(run, step(run, batch, info, begin))
 
-        if run.validation is not None and (progress.step == run.steps or _falls(progress.step, recipe.evaluate.every)):
-            _tell(run, evaluate(run))
+        at_end = progress.step == run.steps
+        if run.validation is not None and (at_end or _divides(recipe.evaluate.every, progress.step)):
+            _log(run, evaluate(run))
         best = recipe.evaluate.save_best and early_stopping.best_so_far(progress.history, progress.step)
-        if best or (isinstance(every, int) and _falls(progress.step, every)):
+        if best or (isinstance(every, int) and _divides(every, progress.step)):
             save(run)
     save(run)
     return DONE
 
 
-def step(run: Run, batch: RankBatch, whole: GlobalBatchInfo, begin: float) -> dict[str, Any]:
-    """One optimiser step. Returns its record, as it stands in metrics.jsonl; `begin`: when its batch was asked for. A
-    gradient that is not finite changes nothing on any rank: its step goes by without an update."""
+def step(run: Run, batch: RankBatch, info: GlobalBatchInfo, begin: float) -> Record:
+    """Take one optimiser step. Returns its record in metrics.jsonl. `begin`: when its batch was requested, by
+    time.perf_counter. A gradient that is not finite updates nothing on any rank, and still counts as a step."""
     recipe, progress = run.recipe, run.progress
-    loss, norm = _gradient(run, batch, whole.weight)
-    lr = recipe.optimizer.lr * lr_schedule.factor(recipe.schedule, progress.step, run.steps, progress.history)
+    loss, norm = gradient.compute(run, batch, info.weight)
+    lr = recipe.optimizer.lr * run.schedule.factor(progress.step, progress.history)
     run.heartbeat.beat(Stage.UPDATING, progress.step + 1)
     if math.isfinite(norm):
-        run.engine.update(lr, optim.clipping(norm, recipe.optimizer.clip) / progress.scale.value)
+        run.engine.update(lr, gradient.clip_factor(norm, recipe.optimizer.clip) / progress.scale.value)
         progress.scale.succeed(dynamic=recipe.train.precision == "fp16")
         progress.skipped_in_a_row = 0
     else:
-        _skip(run)
+        gradient.skip(run)
     progress.step += 1
     progress.samples += recipe.train.global_batch
-    progress.tokens += whole.tokens
+    progress.tokens += info.tokens
     progress.seconds += time.perf_counter() - begin
-    progress.waited += whole.wait
+    progress.waited += info.wait
     scale = {"scale": progress.scale.value, "overflows": progress.overflows} if recipe.train.precision == "fp16" else {}
     return {
         "step": progress.step, "loss": loss, "grad_norm": norm, "lr": lr, "samples": progress.samples,
-        "tokens": progress.tokens, "seconds": round(progress.seconds, 4), "data": digest.text(whole.digest),
+        "tokens": progress.tokens, "seconds": round(progress.seconds, 4), "data": digest.text(info.digest),
         "skipped": progress.skipped, "waited": round(progress.waited, 4),
-        "fill": round(whole.tokens / max(1, whole.padded), 4), **scale,
+        "fill": round(info.tokens / max(1, info.padded), 4), **scale,
     }  # fmt: skip
 
 
-def _gradient(run: Run, batch: RankBatch, weight: float) -> tuple[float, float]:
-    """The loss of the global batch and the norm of its gradient, which the engine now holds under the loss scale.
-
-    Where fp16 gradients overflow under the scale, no step is taken: the same batch comes again under half of it, so
-    that the scale never decides what a run learns from.
-    """
-    scale = run.progress.scale
-    before = scale.value
-    while True:
-        # nothing draws from it that is known; what does all the same is repeated by a resume on as many ranks
-        torch.manual_seed(seed_for(run.recipe.seed, Stream.STEP, run.progress.step, run.process.data_parallel_rank))
-        loss = _accumulate(run, batch, weight)
-        norm = run.engine.norm() / scale.value
-        if math.isfinite(norm):
-            return loss, norm
-        if not math.isfinite(loss) or not scale.shrink():
-            scale.value = before  # it was not what made this gradient overflow
-            return loss, norm
-        run.engine.clear()
-        run.progress.overflows += 1
-
-
-def _skip(run: Run) -> None:
-    """Drop a gradient that is not finite. Raises NotFinite after `abort_after` of them in a row."""
-    progress, named = run.progress, run.engine.nonfinite()
-    run.engine.clear()
-    gathered = run.process.gather(np.array(list(named.values())))
-    every: list[bool] = np.asarray(gathered.any(axis=0)).tolist()
-    bad = [name for name, told in zip(named, every, strict=True) if told]
-    progress.skipped += 1
-    progress.skipped_in_a_row += 1
-    if progress.skipped_in_a_row == 1:  # a backward goes from the last parameter to the first
-        progress.culprit = f"{bad[-1]} ({len(bad)} of {len(named)} parameters)" if bad else "the norm alone"
-    if progress.skipped_in_a_row >= run.recipe.train.abort_after:
-        first = progress.step + 2 - progress.skipped_in_a_row
-        raise NotFinite(
-            f"the gradient was not finite in {progress.skipped_in_a_row} steps in a row, from step {first} on, where "
-            f"{progress.culprit} went first ({_advice(run.recipe)})"
-        )
-
-
-def _advice(recipe: Recipe) -> str:
-    """What helps against gradients that are not finite. A resume refuses what changes the trajectory."""
-    other = " or train.precision=bf16" if recipe.train.precision == "fp16" else ""
-    advice = f"a new run may do better: another name, with a lower optimizer.lr{other}"
-    return f"{advice}; train.abort_after={10 * recipe.train.abort_after} lets this one go through more such steps"
-
-
-def agree(
-    process: Process, batch: RankBatch, wait: float = 0.0, stop: Reason = Reason.NONE, due: bool = False
-) -> GlobalBatchInfo:
-    """What the ranks' shares add up to. One rank's stop becomes everyone's. `wait`: seconds that this rank waited."""
-    counted = (batch.weight, batch.digest, batch.tokens, batch.padded) if process.leads else (0.0, 0, 0, 0)
-    every = process.gather(np.array((*counted, wait, stop, due), dtype=_SHARE))
-    return GlobalBatchInfo(
-        weight=float(every["weight"].sum()),
-        digest=digest.total(every["digest"].tolist()),
-        tokens=int(every["tokens"].sum()),
-        padded=int(every["padded"].sum()),
-        wait=float(every["wait"].max()),
-        stop=Reason(int(every["stop"].max())),
-        due=bool(every["due"].any()),
-    )
-
-
-def evaluate(run: Run) -> dict[str, Any]:
-    """The metrics of the validation samples, the same whatever the number of ranks."""
-    run.heartbeat.beat(Stage.EVALUATING, run.progress.step)
-    made, progress = outputs(run), run.progress
-    found = run.task.metrics(made)
-    metrics = {f"eval/{name}": value for name, value in found.items()}
-    progress.evaluation = {**metrics, "step": progress.step}
+def evaluate(run: Run) -> Record:
+    """Evaluate on the validation samples. Returns the record of the metrics, which do not depend on the number of
+    ranks."""
+    progress = run.progress
+    run.heartbeat.beat(Stage.EVALUATING, progress.step)
+    metrics = run.task.metrics(outputs(run, run.task))
+    watched = early_stopping.value(metrics, run.recipe.evaluate, run.task.directions())
+    record = {f"eval/{name}": value for name, value in metrics.items()}
+    progress.evaluation = {**record, "step": progress.step}
     earlier = [entry for entry in progress.history if entry[0] < progress.step]
-    progress.history = [
-        *earlier,
-        (progress.step, early_stopping.value(found, run.recipe.evaluate, run.task.directions())),
-    ]
-    return {"step": progress.step, **metrics}
+    progress.history = [*earlier, (progress.step, watched)]
+    return {"step": progress.step, **record}
 
 
-def outputs(run: Run) -> Outputs:
-    """What the model makes of every validation sample."""
+def outputs(run: Run, predictor: evaluation.Predictor) -> Outputs:
+    """The predictions for all validation samples. `predictor`: the task of the run, or one that wraps it."""
     assert run.validation is not None
-    return evaluation.outputs(run.engine.module, run.task, run.validation, run.process, run.recipe.train.precision)
+    return evaluation.outputs(run.engine.module, predictor, run.validation, run.process, run.recipe.train.precision)
 
 
 def save(run: Run) -> None:
-    """A checkpoint of where the run is, unless there is one."""
-    progress = run.progress
+    """Save a checkpoint of this step, unless there is one."""
+    progress, recipe = run.progress, run.recipe
     if progress.saved == progress.step:
         return
     run.heartbeat.beat(Stage.SAVING, progress.step)
-    here = progress.evaluation.get("step") == progress.step
-    watched = {"metric": f"eval/{run.recipe.evaluate.metric}", "value": progress.history[-1][1]} if here else {}
+    evaluated = progress.evaluation.get("step") == progress.step
+    watched = {"metric": f"eval/{recipe.evaluate.metric}", "value": progress.history[-1][1]} if evaluated else {}
     state = {
-        **progress.kept(), "data": run.data, "ranks": run.process.world, "strategy": run.recipe.strategy.kind,
-        "evaluation": progress.evaluation if here else {}, "watched": watched,
-        "metric": run.recipe.evaluate.metric, "enough": early_stopping.enough(progress.history, run.recipe.evaluate),
+        **progress.state(), "data": run.data, "ranks": run.process.world, "strategy": recipe.strategy.kind,
+        "evaluation": progress.evaluation if evaluated else {}, "watched": watched,
+        "metric": recipe.evaluate.metric, "enough": early_stopping.enough(progress.history, recipe.evaluate),
         "draws": dropout.VERSION,
     }  # fmt: skip
-    keep, lease = run.recipe.checkpoint.keep, run.stop.lease
-    checkpoint.save(run.folder, run.engine.state_dict(), state, keep, run.process, lease)
+    checkpoint.save(run.folder, run.engine.state_dict(), state, recipe.checkpoint.keep, run.process, run.stop.lease)
     progress.saved = progress.step
 
 
-def _accumulate(run: Run, batch: RankBatch, weight: float) -> float:
-    """Add up the gradients of d(sum of losses) / weight. Returns the loss of the global batch, on every rank.
-
-    Gradients are averaged over the ranks (those that share no sample), so that each backward is scaled by their number
-    / weight.
-    """
-    process, total, beat, at = run.process, 0.0, run.heartbeat.beat, run.progress.step + 1
-    scale = process.data_parallel_size / weight * run.progress.scale.value if weight else 0.0
-    for number, (micro, rows) in enumerate(zip(batch.micro_batches, batch.rows, strict=True), start=1):
-        left = len(batch.micro_batches) - number
-        drawing = run.randomness.drawing(rows.to(process.device))
-        with drawing, run.engine.accumulating(last=left == 0) as model:
-            beat(Stage.FORWARD, at, left)
-            with autocast(run.recipe.train.precision, process.device):
-                loss, _ = run.task.loss(model, to(micro, process.device))
-            beat(Stage.BACKWARD, at, left)
-            run.engine.backward(loss * scale)
-        total += float(loss.detach())
-    beat(Stage.REDUCING, at)
-    counted = total if process.leads else 0.0
-    return float(process.gather(np.array(counted)).sum()) / weight if weight else 0.0
-
-
-def _falls(step: int, every: int | None) -> bool:
+def _divides(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
 
 
-def _tell(run: Run, record: dict[str, Any]) -> None:
+def _log(run: Run, record: Record) -> None:
     if run.stop.lease is not None and run.stop.lease.lost:
-        return  # the sinks are another start's by now
+        return  # another start has taken over the sinks' files
     for sink in run.sinks:
         sink.write(record)

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
 from launcher.plan.layer_blocks import blocks
+from launcher.tasks import Batch, Task
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ModelProbe:
     unreached: list[str]
 
 
-def run(model: nn.Module, task: Any, example: dict[str, Any]) -> ModelProbe:
+def run(model: nn.Module, task: Task, example: Batch) -> ModelProbe:
     """One forward without dropout. No gradient is made: what the loss reaches is read off its graph."""
     names = {module: name for name, module in model.named_modules()}
     candidates = blocks(model)
@@ -48,7 +48,7 @@ def run(model: nn.Module, task: Any, example: dict[str, Any]) -> ModelProbe:
     )
 
 
-def loss(model: nn.Module, task: Any, example: dict[str, Any]) -> float:
+def loss(model: nn.Module, task: Task, example: Batch) -> float:
     """The loss of one sample without dropout."""
     training = model.training
     model.eval()
@@ -58,7 +58,7 @@ def loss(model: nn.Module, task: Any, example: dict[str, Any]) -> float:
     return value
 
 
-def _note(order: list[nn.Module], module: nn.Module, inputs: Any) -> None:
+def _note(order: list[nn.Module], module: nn.Module, inputs: object) -> None:
     """A call that a backward will come back to: a task may ask a model before, without gradients, what it says."""
     if torch.is_grad_enabled():
         order.append(module)
@@ -66,7 +66,7 @@ def _note(order: list[nn.Module], module: nn.Module, inputs: Any) -> None:
 
 def _leaves(loss: torch.Tensor) -> set[torch.Tensor]:
     """The tensors that a backward from here would give a gradient to."""
-    seen, todo, found = set[Any](), [loss.grad_fn], set[torch.Tensor]()
+    seen, todo, found = set[object](), [loss.grad_fn], set[torch.Tensor]()
     while todo:
         node = todo.pop()
         if node is None or node in seen:

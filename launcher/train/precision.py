@@ -6,7 +6,6 @@ by autocast.
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -16,10 +15,10 @@ COMPUTED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FIRST, _GROW_AFTER, _LARGEST = 2.0**16, 2000, 2.0**24
 
 
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Autocast for bf16 and fp16; fp32 and fp64 compute in their own type."""
     if precision in COMPUTED:
-        context: contextlib.AbstractContextManager[Any] = torch.autocast(device.type, dtype=COMPUTED[precision])
+        context: contextlib.AbstractContextManager[object] = torch.autocast(device.type, dtype=COMPUTED[precision])
         return context
     return contextlib.nullcontext()
 

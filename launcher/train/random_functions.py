@@ -16,6 +16,9 @@ from torch.overrides import TorchFunctionMode
 
 from launcher.contract.dropout import kept
 
+Options = dict[str, object]
+"""Keyword arguments of a function of torch, such as dtype and device."""
+
 
 class Draws(Protocol):
     def keep(self, shape: Sequence[int], rate: float, device: torch.device) -> torch.Tensor:
@@ -33,7 +36,13 @@ class Interception(TorchFunctionMode):  # type: ignore[misc]
         super().__init__()
         self.draws = draws
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., torch.Tensor],
+        types: object,
+        args: Sequence[object] = (),
+        kwargs: Options | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func in COMPOSED:
             with self:
@@ -104,42 +113,42 @@ def attention(
     return mixed if blind is None else mixed.masked_fill(blind, 0.0)
 
 
-def rand(draws: Draws, *size: Any, **given: Any) -> torch.Tensor:
-    return _uniform(draws, _size(size, given), given, torch.get_default_dtype(), torch.get_default_device())
+def rand(draws: Draws, *size: object, **options: object) -> torch.Tensor:
+    return _uniform(draws, _size(size, options), options, torch.get_default_dtype(), torch.get_default_device())
 
 
-def randn(draws: Draws, *size: Any, **given: Any) -> torch.Tensor:
-    return _normal(draws, _size(size, given), given, torch.get_default_dtype(), torch.get_default_device())
+def randn(draws: Draws, *size: object, **options: object) -> torch.Tensor:
+    return _normal(draws, _size(size, options), options, torch.get_default_dtype(), torch.get_default_device())
 
 
-def rand_like(draws: Draws, input: torch.Tensor, **given: Any) -> torch.Tensor:
-    return _uniform(draws, input.shape, given, input.dtype, input.device)
+def rand_like(draws: Draws, input: torch.Tensor, **options: object) -> torch.Tensor:
+    return _uniform(draws, input.shape, options, input.dtype, input.device)
 
 
-def randn_like(draws: Draws, input: torch.Tensor, **given: Any) -> torch.Tensor:
-    return _normal(draws, input.shape, given, input.dtype, input.device)
+def randn_like(draws: Draws, input: torch.Tensor, **options: object) -> torch.Tensor:
+    return _normal(draws, input.shape, options, input.dtype, input.device)
 
 
-def bernoulli(draws: Draws, input: torch.Tensor, p: float | None = None, **given: Any) -> torch.Tensor:
+def bernoulli(draws: Draws, input: torch.Tensor, p: float | None = None, **options: object) -> torch.Tensor:
     share = input if p is None else p
     return (draws.uniform(input.shape, input.device) < share).to(input.dtype)
 
 
-def bernoulli_(draws: Draws, self: torch.Tensor, p: torch.Tensor | float = 0.5, **given: Any) -> torch.Tensor:
+def bernoulli_(draws: Draws, self: torch.Tensor, p: torch.Tensor | float = 0.5, **options: object) -> torch.Tensor:
     return self.copy_(draws.uniform(self.shape, self.device) < p)
 
 
-def uniform_(draws: Draws, self: torch.Tensor, begin: float = 0.0, end: float = 1.0, **given: Any) -> torch.Tensor:
-    low, high = given.get("from", begin), given.get("to", end)
+def uniform_(draws: Draws, self: torch.Tensor, begin: float = 0.0, end: float = 1.0, **options: float) -> torch.Tensor:
+    low, high = options.get("from", begin), options.get("to", end)
     self.copy_(draws.uniform(self.shape, self.device) * (high - low) + low)
     return self.masked_fill_(self >= high, low)  # what has been rounded up to the end
 
 
-def normal_(draws: Draws, self: torch.Tensor, mean: float = 0.0, std: float = 1.0, **given: Any) -> torch.Tensor:
+def normal_(draws: Draws, self: torch.Tensor, mean: float = 0.0, std: float = 1.0, **options: object) -> torch.Tensor:
     return self.copy_(_gaussian(draws.uniform(self.shape, self.device)) * std + mean)
 
 
-def exponential_(draws: Draws, self: torch.Tensor, lambd: float = 1.0, **given: Any) -> torch.Tensor:
+def exponential_(draws: Draws, self: torch.Tensor, lambd: float = 1.0, **options: object) -> torch.Tensor:
     return self.copy_(-draws.uniform(self.shape, self.device).log() / lambd)
 
 
@@ -155,19 +164,19 @@ def _dropped(
 
 
 def _uniform(
-    draws: Draws, shape: Sequence[int], given: dict[str, Any], dtype: torch.dtype, device: torch.device
+    draws: Draws, shape: Sequence[int], options: Options, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    dtype, device = given.get("dtype") or dtype, _device(given, device)
+    dtype, device = options.get("dtype") or dtype, _device(options, device)
     made = draws.uniform(shape, device).to(dtype).clamp_(max=1 - torch.finfo(dtype).eps / 2)
-    return made.requires_grad_(bool(given.get("requires_grad")))
+    return made.requires_grad_(bool(options.get("requires_grad")))
 
 
 def _normal(
-    draws: Draws, shape: Sequence[int], given: dict[str, Any], dtype: torch.dtype, device: torch.device
+    draws: Draws, shape: Sequence[int], options: Options, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    dtype, device = given.get("dtype") or dtype, _device(given, device)
+    dtype, device = options.get("dtype") or dtype, _device(options, device)
     made = _gaussian(draws.uniform(shape, device)).to(dtype)
-    return made.requires_grad_(bool(given.get("requires_grad")))
+    return made.requires_grad_(bool(options.get("requires_grad")))
 
 
 def _gaussian(uniform: torch.Tensor) -> torch.Tensor:
@@ -175,17 +184,17 @@ def _gaussian(uniform: torch.Tensor) -> torch.Tensor:
     return math.sqrt(2) * torch.erfinv(2 * uniform - 1)
 
 
-def _size(size: tuple[Any, ...], given: dict[str, Any]) -> tuple[int, ...]:
-    found = given.get("size", size)
-    return tuple(found[0]) if len(found) == 1 and isinstance(found[0], list | tuple) else tuple(found)
+def _size(size: tuple[object, ...], options: Options) -> tuple[int, ...]:
+    sizes: Any = options.get("size", size)
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], list | tuple) else tuple(sizes)
 
 
-def _device(given: dict[str, Any], default: torch.device) -> torch.device:
-    return default if given.get("device") is None else torch.device(given["device"])
+def _device(options: Options, default: torch.device) -> torch.device:
+    return default if options.get("device") is None else torch.device(options["device"])
 
 
 @cache
-def _undispatched(function: Any) -> Any:
+def _undispatched(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """A Python function of torch without the look for a mode that it begins with, so that its body runs inside the
     mode: the same code over globals in which no argument has one."""
     nothing = dict.fromkeys(("has_torch_function", "has_torch_function_unary"), lambda *arguments: False)
@@ -197,7 +206,7 @@ def _undispatched(function: Any) -> Any:
 COMPOSED = frozenset({F.multi_head_attention_forward, F.gumbel_softmax})
 """Functions whose own code calls those of REPLACEMENTS."""
 
-REPLACEMENTS: dict[Any, Callable[..., torch.Tensor]] = {
+REPLACEMENTS: dict[object, Callable[..., torch.Tensor]] = {
     F.dropout: dropout,
     torch.dropout: torch_dropout,
     F.dropout1d: channel_dropout(1),

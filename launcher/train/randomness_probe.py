@@ -8,7 +8,6 @@ is verified: the loss of a sample must change neither with the state of any gene
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import nn
 
 from launcher.config.errors import Problem, UserError
 from launcher.contract.dropout import threshold
+from launcher.tasks import Batch
 from launcher.train.data_loader import ProbeBatch, ProbeBatches
 from launcher.train.precision import autocast
 from launcher.train.random_functions import Interception
@@ -24,7 +24,7 @@ from launcher.train.sample_randomness import DrawMismatch, DrawSite, Kind, Model
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-5, "fp16": 2**-7}
 """The largest relative difference between the loss of two samples together and the sum of their losses."""
 
-Loss = Callable[[dict[str, Any]], torch.Tensor]
+Loss = Callable[[Batch], torch.Tensor]
 Shape = tuple[int, ...]
 Record = dict[str | None, list[list[Shape]]]
 """The drawn shapes of each invocation by module; None: outside of the model."""
@@ -71,18 +71,18 @@ class _Recording:
         return torch.full(tuple(shape), 1 - 2.0**-10, device=device)
 
 
-def _record(model: nn.Module, loss: Loss, batch: dict[str, Any]) -> Record:
+def _record(model: nn.Module, loss: Loss, batch: Batch) -> Record:
     """The draws of one forward."""
     stack, found = list[str](), Record({None: [[]]})
 
     def enter(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any) -> None:
+        def hook(module: nn.Module, inputs: object) -> None:
             stack.append(name)
             found.setdefault(name, []).append([])
 
         return hook
 
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+    def leave(module: nn.Module, inputs: object, output: object) -> None:
         stack.pop()
 
     handles = []
@@ -217,7 +217,7 @@ def _first_to_differ(model: nn.Module, run: Callable[[], float]) -> str:
     return next((here[0] for here, there in pairs if here[1] == there[1] and here[2] != there[2]), "the task")
 
 
-def _sum(value: Any) -> float:
+def _sum(value: object) -> float:
     """A sum over all tensors of a value, weighed by their places."""
     if isinstance(value, torch.Tensor):
         flat = value.detach().double().flatten().nan_to_num()

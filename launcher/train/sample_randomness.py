@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -100,7 +100,7 @@ class ModuleDraws:
         self.invocation = 0
         self.place = torch.tensor(key - 2**64 if key >= 2**63 else key)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ModuleDraws":
+    def __deepcopy__(self, memo: dict[int, object]) -> "ModuleDraws":
         """A copy of a model draws as the model does."""
         return self
 
@@ -166,7 +166,7 @@ class _DrawingForward:
 
     draws_of_samples: ModuleDraws
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         rows = self.draws_of_samples.randomness.rows
         if rows is None:
             return super().forward(*args, **kwargs)  # type: ignore[misc]

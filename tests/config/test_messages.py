@@ -6,7 +6,7 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from launcher.config import cluster, kinds, messages, optimizers, recipe, schedules
+from launcher.config import cluster, kinds, messages, recipe
 from launcher.config.types import Strict
 
 WRONG = (
@@ -20,8 +20,8 @@ RAW = re.compile(
 
 
 def _classes():
-    modules = [recipe, cluster, optimizers, schedules]
-    folders = ("data", "models", "sinks", "strategies", "tasks")
+    modules = [recipe, cluster]
+    folders = ("data", "lr_schedules", "models", "optimizers", "schedulers", "sinks", "strategies", "tasks")
     modules += [kinds.module(folder, kind) for folder in folders for kind in kinds.available(folder)]
     found = {one for module in modules for _, one in inspect.getmembers(module, inspect.isclass)}
     return sorted((one for one in found if issubclass(one, Strict)), key=lambda one: (one.__module__, one.__name__))

@@ -6,7 +6,7 @@ import torch
 
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.strategies import _zero_engine, deepspeed
+from launcher.strategies import _deepspeed_settings, _zero_engine, deepspeed
 
 OURS = {
     "train_micro_batch_size_per_gpu": 1,
@@ -46,13 +46,13 @@ def refusals(strategy, **changes):
 
 @pytest.mark.parametrize(("keys", "zero"), GOLDEN)
 def test_settings_follow_from_the_recipe(keys, zero):
-    assert deepspeed.settings(config(**keys), "fp32") == {**OURS, "zero_optimization": zero}
+    assert _deepspeed_settings.settings(config(**keys), "fp32") == {**OURS, "zero_optimization": zero}
 
 
 @pytest.mark.parametrize(("precision", "half"), [("bf16", "bfloat16"), ("fp16", "float16")])
 def test_half_precision_is_its_autocast(precision, half):
     """As everywhere: parameters, gradients and moments stay in fp32."""
-    assert deepspeed.settings(config(zero=1), precision) == {
+    assert _deepspeed_settings.settings(config(zero=1), precision) == {
         **OURS,
         "zero_optimization": {"stage": 1, **PLAIN},
         "torch_autocast": {"enabled": True, "dtype": half, "lower_precision_safe_modules": []},
@@ -60,14 +60,14 @@ def test_half_precision_is_its_autocast(precision, half):
 
 
 def test_a_bucket_is_told_in_numbers_of_four_bytes():
-    zero = deepspeed.settings(config(zero=3, bucket_mb=0.5), "fp32")["zero_optimization"]
+    zero = _deepspeed_settings.settings(config(zero=3, bucket_mb=0.5), "fp32")["zero_optimization"]
     assert {zero[key] for key in zero if key.endswith("bucket_size")} == {0.5 * 2**20 / 4}
 
 
 def test_what_is_extra_is_merged_and_beside_ours():
     extra = {"wall_clock_breakdown": True, "zero_optimization": {"round_robin_gradients": True, "overlap_comm": True}}
     assert refusals({"extra": extra}) == []
-    assert deepspeed.settings(config(extra=extra), "fp32") == {
+    assert _deepspeed_settings.settings(config(extra=extra), "fp32") == {
         **OURS,
         "wall_clock_breakdown": True,
         "zero_optimization": {"stage": 1, **PLAIN, "round_robin_gradients": True, "overlap_comm": True},

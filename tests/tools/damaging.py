@@ -21,7 +21,8 @@ from launcher.config.recipe import Recipe
 from launcher.plan import facts, plan
 from launcher.prepare import bundle
 from launcher.storage import job_log, lease
-from launcher.storage.run_dir import COMPLETE, RunDir
+from launcher.storage.run_dir import RunDir
+from launcher.storage.run_files import COMPLETE
 from launcher.tools import compare, model_card, run_events, run_status, seeds, status
 
 RUN = RunDir(Path("runs/run"))
@@ -47,7 +48,7 @@ RAW = [
 
 def listed() -> None:
     """The table of runs, and the details of one."""
-    queue = run_events.SlurmQueue()
+    queue = run_events.JobSchedulers()
     queue.trouble = "Slurm does not answer"
     statuses = run_status.read_statuses([RUN], queue)
     out = io.StringIO()

@@ -10,7 +10,8 @@ import support
 from safetensors.numpy import load_file
 
 from launcher.config.errors import UserError
-from launcher.storage.run_dir import RunDir, SavedCheckpoint
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.run_dir import RunDir
 
 
 def state(step, **more):
@@ -71,24 +72,25 @@ def test_the_newest_and_the_best_are_kept(folder):
 
 def save_beside_a_ghost(process, folder):
     """A start that was replaced is about to publish the same step, while the newer one writes it."""
-    from launcher.storage import lease
+    from launcher.storage import checkpoint_format, lease
     from launcher.train import checkpoint
 
-    run, write = RunDir(Path(folder)), checkpoint._quietly
+    run, write = RunDir(Path(folder)), checkpoint_format.write_tensors
     old = lease.claim(run.path, ".writer")
     aside = run.checkpoints / ".step-00000001.partial"
 
-    def ghost(action, *args, **options):
+    def ghost(*arguments):
         nonlocal aside
-        write(action, *args, **options)
+        write(*arguments)
         here = next(run.checkpoints.glob(".step-*"))
         if new is None:
             aside = here
         else:
             aside.mkdir(exist_ok=True)
-            assert not checkpoint._publish(aside, run.checkpoints / "step-00000001", old)
+            final = run.checkpoints / "step-00000001"
+            assert not checkpoint_format.publish(aside, final, {}, run.recipe, lambda: checkpoint._holds(old))
 
-    checkpoint._quietly = ghost
+    checkpoint_format.write_tensors = ghost
     new = None
     save(process, folder, [1], 2)
     shutil.rmtree(run.checkpoints / "step-00000001")
@@ -147,10 +149,10 @@ def fail_at(process, folder, where):
     """A save that fails with ENOSPC at one of its last steps: when it is renamed, or when it is marked as whole."""
     import os
 
+    from launcher.storage import checkpoint_format
     from launcher.storage.disk_full import DiskFull
-    from launcher.train import checkpoint
 
-    flush = checkpoint.flush
+    flush = checkpoint_format.flush
 
     def full(path):
         if path.name.endswith(where):
@@ -158,7 +160,7 @@ def fail_at(process, folder, where):
         flush(path)
 
     save(process, folder, [1], 2)
-    checkpoint.flush = full
+    checkpoint_format.flush = full
     with pytest.raises(DiskFull):
         save(process, folder, [2], 2)
 

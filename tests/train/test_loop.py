@@ -116,13 +116,13 @@ def test_what_follows_does_not_know_on_how_many_ranks_it_was(told, strategy):
 
 def again(process, folder, strategy):
     """From the second step on no gradient is a number: what is raised, and after how many steps."""
-    from launcher.train import loop
+    from launcher.train import gradient
 
     run = walks.build(process, folder, strategy, {"abort_after": 3})
     poison(run, lambda step: step >= 1 and process.rank == process.world - 1)
     try:
         walks.take(run, 6)
-    except loop.NotFinite as error:
+    except gradient.NotFinite as error:
         return str(error), run.progress.step
     return "", run.progress.step
 
@@ -196,15 +196,15 @@ def waiting(process, folder):
     """Four steps, for which each rank waited another time: their records, what was agreed on, and what is kept."""
     import time
 
-    from launcher.train import loop
+    from launcher.train import global_batch, loop
 
     run = walks.build(process, folder, {"kind": "ddp"})
     told = []
     for step in range(4):
         batch = run.batches.dataset[step]
-        whole = loop.agree(process, batch, wait=0.5 + process.rank)
+        whole = global_batch.sync_step_info(process, batch, wait=0.5 + process.rank)
         told.append((loop.step(run, batch, whole, time.perf_counter()), whole, batch.tokens, batch.padded))
-    return told, run.progress.kept()
+    return told, run.progress.state()
 
 
 def test_a_record_tells_the_time_waited_and_the_part_of_the_computed_positions_that_holds_tokens(folders):
@@ -228,12 +228,12 @@ def test_a_record_tells_the_time_waited_and_the_part_of_the_computed_positions_t
 def test_what_is_advised_is_not_what_a_resume_refuses(precision, other):
     """What changes a run is advised for another name alone, and what is advised for this one changes nothing of it."""
     from launcher.config.recipe import Recipe, trajectory
-    from launcher.train import loop
+    from launcher.train import gradient
 
     recipe = Recipe.model_validate(support.mlm(train__precision=precision, train__abort_after=7))
     this = "train.abort_after=70 lets this one go through more such steps"
     expected = f"a new run may do better: another name, with a lower optimizer.lr{other}; {this}"
-    assert loop._advice(recipe) == expected
+    assert gradient._advice(recipe) == expected
 
     def changed(**keys):
         new = Recipe.model_validate(support.mlm(**{"train__precision": precision, **keys}))
@@ -242,3 +242,10 @@ def test_what_is_advised_is_not_what_a_resume_refuses(precision, other):
     assert not changed(train__abort_after=70)
     assert changed(optimizer__lr=1e-4)
     assert precision == "bf16" or changed(train__precision="bf16")
+
+
+def test_a_gradient_is_clipped_to_the_largest_norm():
+    from launcher.train import gradient
+
+    assert [gradient.clip_factor(norm, 1.0) for norm in (0.5, 4.0)] == [1.0, pytest.approx(0.25)]
+    assert gradient.clip_factor(4.0, None) == 1.0

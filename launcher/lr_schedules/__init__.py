@@ -1,0 +1,60 @@
+"""Learning-rate schedules. A kind is one module here with a `Config` (a subclass of
+`launcher.config.types.ScheduleConfig`) and a class `Schedule` that extends the one below; the file is the registration.
+Do not import torch: a plan reads every Config on a login node.
+
+A schedule is a pure function of the step, and of the evaluations made until then. It keeps no state, so that a resumed
+run continues with the same rates.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from launcher.config.types import ScheduleConfig
+
+C_co = TypeVar("C_co", bound=ScheduleConfig, covariant=True)
+Evaluation = tuple[int, float]
+"""The step of an evaluation, and the watched metric with its sign such that lower is better."""
+
+
+class Schedule(ABC, Generic[C_co]):
+    """The factor of the learning rate at each step of a run of `steps` steps. `warmup`: the steps of its warmup."""
+
+    def __init__(self, config: C_co, steps: int) -> None:
+        self.config, self.steps = config, steps
+        self.warmup = span_steps(config.warmup, steps)
+
+    @abstractmethod
+    def after_warmup(self, step: int, evaluations: Sequence[Evaluation]) -> float:
+        """The factor at `step` (from 0, and at least `warmup`), between 0 and 1. `evaluations`: those made until
+        then."""
+
+    def factor(self, step: int, evaluations: Sequence[Evaluation] = ()) -> float:
+        """The factor at `step` (from 0). The warmup climbs from 1/n to 1. Later `evaluations` than `step` are
+        ignored."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        return self.after_warmup(step, [entry for entry in evaluations if entry[0] <= step])
+
+    def progress(self, step: int) -> float:
+        """The fraction of the steps after the warmup that are done before `step`, at most 1."""
+        return min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+
+    def notes(self, lr: float) -> list[str]:
+        """Notes for the user about this schedule in a run of so many steps. `lr`: the highest rate."""
+        warmup = self.config.warmup
+        if warmup < max(1, self.steps):
+            return []
+        what = f"schedule.warmup: {int(warmup):,} steps, and the run has {self.steps:,}"
+        return [f"{what}: the learning rate never gets to {lr:g}"]
+
+
+def span_steps(span: float, steps: int) -> int:
+    """The number of steps of a `launcher.config.types.Span` of a run of `steps` steps."""
+    return round(span * steps) if span < 1 else int(span)
+
+
+def half_cosine(start: float, end: float, progress: float) -> float:
+    """A point of the half cosine from `start` (at progress 0) to `end` (at progress 1)."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,32 @@
+"""AdamW (Loshchilov and Hutter, 2019), fused, as in torch."""
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from launcher import optimizers
+from launcher.config.types import Beta, OptimizerConfig
+from launcher.optimizers import ParameterGroup
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Config(OptimizerConfig):
+    """AdamW (Loshchilov and Hutter, 2019)."""
+
+    kind: Literal["adamw"] = "adamw"
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay, with no effect on biases and normalization weights."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay rates of the moving averages of the gradient and of its square."""
+    eps: float = Field(1e-8, gt=0)
+    """Number added to the denominator."""
+
+
+class Optimizer(optimizers.Optimizer[Config]):
+    def build(self, groups: list[ParameterGroup]) -> "torch.optim.Optimizer":
+        import torch
+
+        config = self.config
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)

@@ -1,0 +1,55 @@
+"""What all ranks know about a global batch before they compute its gradient: weight, digest, requests to stop."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from launcher.contract import digest
+from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.signals import StopReason
+from launcher.train.data_loader import RankBatch
+
+_RANK_INFO = np.dtype(
+    [
+        ("weight", "f8"),
+        ("digest", "u8"),
+        ("tokens", "i8"),
+        ("padded", "i8"),
+        ("wait", "f8"),
+        ("stop", "i8"),
+        ("due", "i8"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class GlobalBatchInfo:
+    """A global batch over all ranks. `padded`: the positions computed for its tokens. `wait`: seconds that the slowest
+    rank waited for its share. `stop`: the strongest reason to stop that any rank has. `due`: whether a checkpoint is
+    due on any rank."""
+
+    weight: float
+    digest: int
+    tokens: int
+    padded: int
+    wait: float
+    stop: StopReason
+    due: bool
+
+
+def sync_step_info(
+    process: ProcessGroup, batch: RankBatch, wait: float = 0.0, stop: StopReason = StopReason.NONE, due: bool = False
+) -> GlobalBatchInfo:
+    """Gather the ranks' shares of a global batch in one exchange; all ranks call it. `wait`: seconds that this rank
+    waited for its share. `stop`, `due`: as in GlobalBatchInfo, of this rank."""
+    counts = (batch.weight, batch.digest, batch.tokens, batch.padded) if process.leads else (0.0, 0, 0, 0)
+    ranks = process.all_gather(np.array((*counts, wait, stop, due), dtype=_RANK_INFO))
+    return GlobalBatchInfo(
+        weight=float(ranks["weight"].sum()),
+        digest=digest.total(ranks["digest"].tolist()),
+        tokens=int(ranks["tokens"].sum()),
+        padded=int(ranks["padded"].sum()),
+        wait=float(ranks["wait"].max()),
+        stop=StopReason(int(ranks["stop"].max())),
+        due=bool(ranks["due"].any()),
+    )

@@ -1,0 +1,127 @@
+"""Ranks that end without a word, or stand still: the right one is named, in seconds, with its own error."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import support
+
+# Rank 1 misbehaves at its third loss in the training loop, as WHAT says.
+MISBEHAVING = """
+import os, sys, threading, time, traceback
+from launcher.tasks import tabular_regression as _base
+
+class Config(_base.Config):
+    kind: str = "own.misbehaving"
+
+class Task(_base.Task):
+    calls = 0
+
+    @staticmethod
+    def preparation_key(config):
+        return _base.Task.preparation_key(_base.Config())
+
+    def loss(self, model, batch):
+        Task.calls += any(frame.name == "_accumulate" for frame in traceback.extract_stack())
+        if os.environ.get("RANK") == "1" and Task.calls == 3:
+            getattr(self, os.environ["WHAT"])()
+        return super().loss(model, batch)
+
+    def exits(self): sys.exit(0)
+    def exits_with_words(self): sys.exit("no more")
+    def leaves(self): os._exit(0)
+    def raises(self): raise BaseException("the base of all")
+    def stands(self): time.sleep(600)
+    def raises_beside_a_thread(self):
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        raise RuntimeError("with a thread")
+"""
+SAID = {
+    "exits": "rank 1 failed at step {step}: RuntimeError: its code called exit(0); no checkpoint",
+    "exits_with_words": "rank 1 failed at step {step}: RuntimeError: its code called exit('no more'); no checkpoint",
+    "leaves": "rank 1 failed: it left with exit code 0 before the others had finished (does its code call exit?); no",
+    "raises": "rank 1 failed at step {step}: BaseException: the base of all; no checkpoint",
+    "raises_beside_a_thread": "rank 1 failed at step {step}: RuntimeError: with a thread; no checkpoint",
+}
+
+
+def misbehave(what, monkeypatch, *words):
+    support.plugin("misbehaving", MISBEHAVING)
+    recipe = support.write(support.small("x", train__steps=20, task__kind="own.misbehaving"))
+    monkeypatch.setenv("WHAT", what)
+    return support.launcher("run", recipe, "--ranks", 2, *words, code=1, timeout=100)
+
+
+@pytest.mark.parametrize("what", list(SAID))
+def test_a_rank_that_leaves_early_is_named_with_its_error(workspace, monkeypatch, what):
+    """Each would be waited for until cluster.timeout, 30 minutes, if its end were not seen."""
+    failed = misbehave(what, monkeypatch)
+    first = next(line for line in failed.stderr.splitlines() if line.startswith("rank "))
+    wanted = [SAID[what].format(step=step) for step in range(1, 5)]
+    assert any(first.startswith(sentence) for sentence in wanted), first
+    if what.startswith("raises"):
+        assert "test_local_agent" not in first
+        log = Path("runs/x/logs/rank1.log").read_text()
+        assert "Traceback" in log
+        assert SAID[what].split(": ")[2].split(";")[0] in log
+
+
+@pytest.mark.parametrize("via", ["torchrun", "accelerate"])
+def test_a_rank_under_another_starter_is_named_with_its_error(workspace, monkeypatch, via):
+    failed = misbehave("raises_beside_a_thread", monkeypatch, "--via", via)
+    told = [line for line in failed.stderr.splitlines() if line.startswith("rank 1")]
+    assert len(told) == 1
+    assert "RuntimeError: with a thread; no checkpoint" in told[0]
+    assert "torch/distributed/elastic" not in failed.stderr
+    assert "with a thread" in Path("runs/x/logs/rank1.log").read_text()
+
+
+def test_the_stalled_rank_is_named_and_not_the_one_that_gave_up(workspace, monkeypatch):
+    """What the heartbeats are for: the rank that fails is the one that waited."""
+    support.plugin("misbehaving", MISBEHAVING)
+    recipe = support.write(support.small("x", train__steps=20, task__kind="own.misbehaving"))
+    monkeypatch.setenv("WHAT", "stands")
+    words = ["run", recipe, "--ranks", "2", "cluster.timeout=0.3"]
+    impatient = "from launcher.distributed import heartbeat\nheartbeat.SILENCE = 5\n"
+    impatient += "from launcher.__main__ import main\nmain()\n"
+    command = [sys.executable, "-c", impatient, *words]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert failed.returncode == 1, failed.stderr
+    lines = failed.stderr.splitlines()
+    note = next(line for line in lines if line.startswith("note: no rank has moved on for "))
+    assert note.endswith(" (in the forward pass); the others wait")
+    assert ": rank 1 is at step " in note
+    first = next(line for line in lines if line.startswith("rank "))
+    assert first.startswith("rank 1 failed: it stood still at step ")
+    assert "until the others gave up waiting (cluster.timeout)" in first
+
+
+def test_each_failure_before_a_restart_is_reported(workspace, monkeypatch):
+    failed = misbehave("raises", monkeypatch, "--max-restarts", 2)
+    again = [line for line in failed.stderr.splitlines() if "; starting the ranks again (" in line]
+    assert [line.rpartition("again ")[2] for line in again] == ["(1 of 2)", "(2 of 2)"]
+    assert all("BaseException: the base of all" in line for line in again)
+
+
+def test_a_fork_server_that_is_killed_while_it_starts_is_reported(workspace):
+    """Out of memory while everything is imported: it has imported nothing yet, and no rank is there."""
+    killed = (
+        "import os, signal\n"
+        "from multiprocessing import forkserver\n"
+        "from launcher.launch import elastic_agent\n"
+        "warm_up = elastic_agent.warm_up\n"
+        "def warm_up_and_kill(*words):\n"
+        "    warm_up(*words)\n"
+        "    forkserver._forkserver.ensure_running = lambda: None\n"
+        "    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)\n"
+        "elastic_agent.warm_up = warm_up_and_kill\n"
+        "from launcher.__main__ import main\nmain()\n"
+    )
+    recipe = support.write(support.small("x"))
+    command = [sys.executable, "-c", killed, "run", recipe, "--ranks", "2"]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=dict(os.environ))
+    assert failed.returncode == 1, failed.stderr
+    assert "rank 0 failed: the server that it was forked from is gone" in failed.stderr
+    assert "Aborted" not in failed.stderr
