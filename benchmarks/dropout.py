@@ -75,8 +75,8 @@ def _run(precision: str, dropout: float, attention: float) -> Any:
     name = f"d{dropout}-{attention}-{precision}"
     text = RECIPE.format(name=name, dropout=dropout, attention=attention, precision=precision)
     Path(f"{name}.yaml").write_text(text, encoding="utf-8")
-    made = run_setup.write(
-        run_setup.check(load.recipe(f"{name}.yaml", ["strategy=single"]), load.cluster("local").value, 1)
+    made = run_setup.create(
+        run_setup.validate(load.recipe(f"{name}.yaml", ["strategy=single"]), load.cluster("local").value, 1)
     )
     return worker.build(made, process_group.connect(process_group.Place(), "cpu"), Stop(), None, workers=0)[0]
 

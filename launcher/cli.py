@@ -39,7 +39,7 @@ def plan(
     from launcher.tools import command_inputs, tables
 
     loaded, profile = command_inputs.load_both(recipe, overrides, cluster)
-    decided = run_setup.look(loaded, profile, ranks)
+    decided = run_setup.dry_run(loaded, profile, ranks)
     if json:
         print(output_streams.as_json(decided.model_dump_json(indent=1)))
     else:

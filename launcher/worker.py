@@ -62,7 +62,7 @@ _SECONDS_TO_SHARE = 1.0
 def train(folder: Path, at: Process, stop: Stop, heartbeat: Heartbeat | None = None) -> int:
     """Train the run of a folder that `launcher.prepare.run_setup` has written. Returns 0, or 75 when told to stop."""
     stop.trains = True
-    run = run_setup.read(folder)
+    run = run_setup.load(folder)
     with disk_full.reported(folder), contextlib.ExitStack() as held:
         problems, steps = at.share(_enter(run, held, stop) if at.rank == 0 else None)
         if problems:  # told to all ranks, so that none waits for one that has left
@@ -86,7 +86,7 @@ def _enter(run: run_setup.PreparedRun, held: contextlib.ExitStack, stop: Stop) -
 
 def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, Any]:
     """The `metrics` of a checkpoint on the run's validation data, the same on every rank, and the task's `report`."""
-    run = run_setup.read(folder)
+    run = run_setup.load(folder)
     generates = run.recipe.inner_task.generates
     run = dataclasses.replace(run, recipe=layout.runnable(run.recipe, at.world, whole=generates))
     built, _ = build(run, at, Stop(), run.folder.saved(which))
@@ -106,7 +106,7 @@ def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, Any]:
 def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]:
     """The records of the first steps, and the most memory that any rank needed for them, in bytes. Nothing is saved;
     `stopped`: told to leave before the last."""
-    made = run_setup.read(folder)
+    made = run_setup.load(folder)
     plugins.strategy(made.recipe.strategy).load(at.device.type)
     with torch.device("meta"):  # code is no memory of the model's: have it loaded before
         plugins.model(made.recipe.model).build(model_requirements.of(made.recipe, made.facts), weights=False)
@@ -317,8 +317,8 @@ def _ready(arguments: list[str], at: Process) -> tuple[str, list[str]]:
     try:
         recipe = load.recipe(arguments[0], arguments[1:])
         folder = RunDir(plan.RUNS / recipe.value.name)
-        checked = run_setup.check(recipe, here, at.world // nodes, writable_folders.run(folder))
-        made = run_setup.write(dataclasses.replace(checked, cluster=cluster))
+        checked = run_setup.validate(recipe, here, at.world // nodes, writable_folders.run(folder))
+        made = run_setup.create(dataclasses.replace(checked, cluster=cluster))
     except UserError as error:
         return "", [str(problem) for problem in error.problems]
     for note in made.notes:

@@ -89,7 +89,7 @@ def ready(recipe: str, *overrides: str, ranks: int = 1) -> Path:
     from launcher.prepare import run_setup
 
     loaded = load.recipe(recipe, overrides)
-    return run_setup.write(run_setup.check(loaded, load.cluster("local").value, ranks)).folder.path
+    return run_setup.create(run_setup.validate(loaded, load.cluster("local").value, ranks)).folder.path
 
 
 def built(process: Any, folder: Path, max_tokens: int | None = None) -> Any:
@@ -100,7 +100,7 @@ def built(process: Any, folder: Path, max_tokens: int | None = None) -> Any:
     from launcher.distributed.shutdown import Stop
     from launcher.prepare import run_setup
 
-    made = run_setup.read(folder)
+    made = run_setup.load(folder)
     train = made.recipe.train.model_copy(update={"max_tokens": max_tokens})
     made = replace(made, recipe=made.recipe.model_copy(update={"train": train}))
     return worker.build(made, process, Stop(), made.resume, workers=0)[0]

@@ -56,7 +56,7 @@ def told_by_check(*overrides: str, ranks: int = 1) -> list[str]:
     """The same within this process."""
     before = support.tree(".")
     with pytest.raises(UserError) as told:
-        run_setup.check(load.recipe("recipe.yaml", overrides), load.cluster("local").value, ranks)
+        run_setup.validate(load.recipe("recipe.yaml", overrides), load.cluster("local").value, ranks)
     assert support.tree(".") == before
     return str(told.value).splitlines()
 
@@ -286,7 +286,7 @@ def test_a_file_missing_from_a_checkpoint_is_refused(trained):
 def test_the_advice_for_a_damaged_checkpoint_helps(trained):
     (FOURTH / "state.json").write_text("{")
     FOURTH.rename(FOURTH.with_name("damaged"))
-    assert run_setup.check(load.recipe("recipe.yaml"), load.cluster("local").value, 1).resume.path == SECOND
+    assert run_setup.validate(load.recipe("recipe.yaml"), load.cluster("local").value, 1).resume.path == SECOND
 
 
 def test_metrics_damaged_in_the_middle_are_refused(trained):

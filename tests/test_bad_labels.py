@@ -31,7 +31,7 @@ def told(task, good, bad, held=None, **changes):
         data["validation"] = {**source, "path": "held.jsonl"}
     support.write(support.mlm(task={**task, **changes}, data=data))
     with pytest.raises(UserError) as error:
-        run_setup.prepare(load.recipe("recipe.yaml"), most=1)
+        run_setup.prepare(load.recipe("recipe.yaml"), processes=1)
     return re.sub(r"^recipe\.yaml:\d+: ", "", str(error.value))
 
 
@@ -106,7 +106,7 @@ def test_a_label_that_is_none_is_refused_with_its_row(workspace, kind, task, lab
         rows("train.jsonl", [bad, *good])
     support.write(support.mlm(task=task, data={"train": source, "validation": {"fraction": 0.5}, "max_length": 16}))
     with pytest.raises(UserError) as error:
-        run_setup.prepare(load.recipe("recipe.yaml"), most=1)
+        run_setup.prepare(load.recipe("recipe.yaml"), processes=1)
     assert str(error.value) == f"{where}: data.train.label: {what}{OR_SKIP}"
 
 
@@ -119,7 +119,7 @@ def test_a_label_that_is_none_is_refused_in_a_table(workspace, ending, delimiter
     source = {"kind": "csv", "path": f"train.{ending}", "delimiter": delimiter}
     support.write(support.mlm(task=CLASSES, data={"train": source, "validation": {"fraction": 0.5}}))
     with pytest.raises(UserError) as error:
-        run_setup.prepare(load.recipe("recipe.yaml"), most=1)
+        run_setup.prepare(load.recipe("recipe.yaml"), processes=1)
     assert str(error.value) == f"train.{ending}:3: data.train.label: {what}{OR_SKIP}"
 
 
@@ -163,7 +163,7 @@ def test_a_word_marked_by_minus_100_is_excluded(workspace, mark):
     rows("train.jsonl", some)
     source = {"kind": "jsonl", "path": "train.jsonl"}
     support.write(support.mlm(task=TAGS, data={"train": source, "validation": source, "max_length": 16}))
-    folder, facts = run_setup.prepare(load.recipe("recipe.yaml"), most=1)
+    folder, facts = run_setup.prepare(load.recipe("recipe.yaml"), processes=1)
     assert facts.labels == ["0", "1"]
     (first, *_) = Samples(folder, "train").rows([0])
     assert first["labels"][first["words"] >= 0].tolist() == [IGNORE, 0, 1]
@@ -173,11 +173,11 @@ def test_labels_of_an_earlier_version_that_are_none_are_refused(workspace):
     rows("train.jsonl", [{"words": ["a", "b"], "labels": ["O", "X"]}] * 2)
     source = {"kind": "jsonl", "path": "train.jsonl"}
     support.write(support.mlm(task=TAGS, data={"train": source, "validation": source, "max_length": 16}))
-    folder, facts = run_setup.prepare(load.recipe("recipe.yaml"), most=1)
+    folder, facts = run_setup.prepare(load.recipe("recipe.yaml"), processes=1)
     old = facts.model_copy(update={"labels": ["O", "-100"]})
     (folder / "facts.json").write_text(old.model_dump_json())
     with pytest.raises(UserError, match=r"labels: the data in .* was prepared with a class '-100', which is no label"):
-        run_setup.prepare(load.recipe("recipe.yaml"), most=1)
+        run_setup.prepare(load.recipe("recipe.yaml"), processes=1)
 
 
 def test_a_label_of_the_validation_side_that_training_never_had(workspace):

@@ -176,7 +176,7 @@ def without(process, folder, changes):
     from launcher.distributed.shutdown import Stop
     from launcher.prepare import run_setup
 
-    made = run_setup.read(folder)
+    made = run_setup.load(folder)
     told = []
     for change in ({}, *changes):
         recipe = Recipe.model_validate(support.changed(made.recipe.model_dump(mode="json"), **change))

@@ -21,7 +21,7 @@ from launcher.plan.model_requirements import ModelRequirements
 from launcher.prepare import tokenizer
 from launcher.prepare.encode import Encoder
 from launcher.prepare.feature_context import FeatureContext
-from launcher.prepare.source_shards import batch_of
+from launcher.prepare.row_batches import batch_of
 
 COUNT, WORLDS = 37, (1, 2, 3)
 TAGS = ["O", "B-LOC", "B-PER", "I-PER"]

@@ -144,7 +144,7 @@ def test_numbers_of_a_table_are_learnt_from_its_columns(here):
     Path("table.jsonl").write_text("\n".join(rows) + "\n")
     source = {"kind": "jsonl", "path": "table.jsonl", "features": ["x", "y"], "label": "price"}
     support.write(line(name="table", data__train=source, train__steps=2))
-    made = run_setup.check(load.recipe("recipe.yaml"), load.cluster("local").value, 1)
+    made = run_setup.validate(load.recipe("recipe.yaml"), load.cluster("local").value, 1)
     assert made.facts.shape == (2,)
     assert made.plan.parameters == 3
 
@@ -167,7 +167,7 @@ def told(recipe, *overrides):
     support.write(recipe)
     before = support.tree(".")
     with pytest.raises(UserError) as error:
-        run_setup.check(load.recipe("recipe.yaml", overrides), load.cluster("local").value, 2)
+        run_setup.validate(load.recipe("recipe.yaml", overrides), load.cluster("local").value, 2)
     assert support.tree(".") == before
     return [re.sub(r"^recipe\.yaml:\d+: ", "", line) for line in str(error.value).splitlines()]
 
@@ -179,7 +179,7 @@ def test_images_of_different_sizes_are_told(album):
         "give the size that all of them are brought to"
     ]
     support.write(folder(task__size=8))
-    assert run_setup.check(load.recipe("recipe.yaml"), load.cluster("local").value, 2).facts.shape == (1, 8, 8)
+    assert run_setup.validate(load.recipe("recipe.yaml"), load.cluster("local").value, 2).facts.shape == (1, 8, 8)
 
 
 def test_a_broken_image_is_named_and_may_be_left_out(album):
@@ -188,7 +188,9 @@ def test_a_broken_image_is_named_and_may_be_left_out(album):
     (line,) = told(folder())
     assert line.startswith("pictures/dark/002.png: is a broken image: ")
     assert line.endswith(" (or data.train.on_bad_row: skip, to leave such rows out)")
-    made = run_setup.check(load.recipe("recipe.yaml", ["data.train.on_bad_row=skip"]), load.cluster("local").value, 2)
+    made = run_setup.validate(
+        load.recipe("recipe.yaml", ["data.train.on_bad_row=skip"]), load.cluster("local").value, 2
+    )
     assert made.facts.left_out == {"bad": 1}
 
 

@@ -216,6 +216,6 @@ def test_it_is_planned_on_every_cluster_of_other_machines(trained, name):
     for cluster in ELSEWHERE:
         profile = load.cluster(cluster, ["devices_per_node=2"] if cluster == "two-hosts-ssh" else []).value
         recipe = load.recipe(name, [*data_of(name), "name=planned", "train.global_batch=64"])
-        plan = run_setup.look(recipe, profile, None)
+        plan = run_setup.dry_run(recipe, profile, None)
         assert (plan.nodes, plan.ranks) == (2, 2 * profile.devices_per_node)
         assert plan.parameters > 0 and sum(plan.memory.values()) < plan.memory_per_device

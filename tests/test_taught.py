@@ -40,7 +40,7 @@ def walked(name, world, recipe, steps, **changes):
 def walk(process, folder, steps):
     from launcher.train import loop
 
-    run = walks.build(process, folder, run_setup.read(folder).recipe.strategy.model_dump(), resume=newest(folder))
+    run = walks.build(process, folder, run_setup.load(folder).recipe.strategy.model_dump(), resume=newest(folder))
     before = None if run.progress.step else loop.evaluate(run)
     records = walks.take(run, steps)
     after = loop.evaluate(run)
@@ -90,7 +90,7 @@ def test_a_student_under_fsdp_walks_as_alone_and_keeps_the_step_of_its_teacher(p
 def test_a_teacher_that_is_not_there_is_told_by_the_plan(place, changes, told):
     with pytest.raises(UserError, match=told):
         recipe = load.recipe(support.write(student("none", **changes), "none.yaml"))
-        run_setup.look(recipe, load.cluster("local").value, 1)
+        run_setup.dry_run(recipe, load.cluster("local").value, 1)
 
 
 def test_a_teacher_of_another_vocabulary_is_refused_before_anything_starts(place):

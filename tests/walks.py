@@ -16,7 +16,7 @@ def build(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, 
     from launcher.distributed.shutdown import Stop
     from launcher.prepare import run_setup
 
-    made = run_setup.read(folder)
+    made = run_setup.load(folder)
     chosen = kinds.module("strategies", strategy["kind"]).Config.model_validate(strategy)
     kept = made.recipe.train.model_copy(update=train or {})
     task = made.recipe.task.model_copy(update=more.get("task", {}))

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -95,11 +95,41 @@ class Strict(BaseModel):
         return schema
 
 
+class HubRepository(NamedTuple):
+    """A repository of the Hugging Face hub, or a local folder in its place. `revision`: a branch, tag or commit."""
+
+    name: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+class RunReference(NamedTuple):
+    """A checkpoint of another run. `weights`: whether its weights are loaded, not only its architecture. `adapter`:
+    whether an adapter is trained beside these weights."""
+
+    run: str
+    checkpoint: Literal["latest", "best"] | int = "latest"
+    weights: bool = True
+    adapter: bool = False
+
+
 class Plugin(Strict):
     """Configuration of a plug-in."""
 
     kind: str
     """Name of the kind, which is its module's name, or a dotted path to your own module."""
+
+    @property
+    def hub_repository(self) -> HubRepository | None:
+        """The repository that the plug-in loads, if any: a Config with the keys `name` and `revision`. It is pinned to
+        a commit when a run is first started."""
+        return None
+
+    @property
+    def run_reference(self) -> RunReference | None:
+        """The checkpoint that the plug-in loads, if any: a Config with the keys `run` and `checkpoint`. It is pinned to
+        a step when a run is first started."""
+        return None
 
 
 class StrategyConfig(Plugin):

@@ -1,32 +1,67 @@
-"""Where rows come from. A kind is one module here with a `Config` (a subclass of `launcher.data._source.SourceConfig`)
-and a class `Source` that extends the one below; the file is the registration. Import heavy libraries inside functions:
-a plan reads every Config on a login node. Rows are plain dicts with the canonical column names a task asks for (`text`,
-`text_pair`, `label`), whatever the columns are called in the source; an image is an array of shape (height, width,
-channels), uint8.
+"""Data sources: plug-ins that read rows.
 
-A source is read in parts, in parallel processes, each part by one of them. Parts are cut by the content alone, so that
-however many processes read them, and in whatever order, the same rows come out.
+A kind is one module in this folder, or a module of your own that the recipe names by its dotted path. It has a class
+`Config(SourceConfig)`, whose fields are the keys of the recipe, and a class `Source(data.Source)`, which reads the
+rows. The file is the registration. Import heavy libraries inside functions: a plan reads every Config on a login node.
+
+A row is a dict under the canonical column names that the task requires (`text`, `text_pair`, `label`, ...), whatever
+the columns are called in the source. An image is an array of shape (height, width, channels), uint8.
+
+Parallel processes read the parts of a source. The content alone decides where parts begin and end, so that any number
+of processes reads the same rows.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
 
 from launcher.config.columns import Column as Column
 from launcher.config.types import Plugin
 
 Row = dict[str, Any]
+"""Canonical column name -> value."""
 
+TEXTS = ("text", "text_pair", "question", "context", "target")
+"""The columns that hold one text."""
 
 INPUTS = ("text", "text_pair", "words", "question", "context", "features", "image")
-"""The columns that a model is given: what rows are held out and told apart by."""
+"""The columns that a model sees. Their content decides which rows are held out for validation."""
+
+
+class SourceConfig(Plugin):
+    """`limit`: the number of rows to read, from the first. `on_bad_row`: a row that cannot be used ends the preparation
+    (fail), or is left out and counted (skip). The other keys are the names of columns in the source: `text: body` reads
+    the text from column body."""
+
+    limit: int | None = Field(None, gt=0)
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    target: str = "target"
+    words: str = "words"
+    labels: str = "labels"
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+    features: list[str] | str = "features"
+    image: str = "image"
+
+    @property
+    def reads_local_files(self) -> bool:
+        """Whether the rows come from files of the user, so that a plan may read the first ones: quickly, and without a
+        download."""
+        return False
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a source that can be read by itself. `files`, `start` and `stop` mean what the kind makes of them (all
-    of these files; bytes or rows of one); `size`: bytes it holds, about, for progress and for what disk it takes."""
+    """A piece of a source that can be read by itself. Each kind gives `files`, `start` and `stop` its own meaning:
+    whole files, or the bytes or rows [start, stop) of one. `size`: approximate bytes, for progress and the disk space
+    needed."""
 
     files: tuple[str, ...] = ()
     start: int = 0
@@ -35,8 +70,8 @@ class Part:
 
 
 class BadRow(NamedTuple):
-    """What stands in the place of a row that cannot be used. `where`: file:line or the like; `missing`: the canonical
-    column, or the kept one, that it does not have."""
+    """A row that cannot be used, yielded in its place. `where`: its place, such as file:line. `what`: the mistake.
+    `missing`: the canonical or kept column that the row lacks, if that is the mistake."""
 
     where: str
     what: str
@@ -47,30 +82,35 @@ class BadRow(NamedTuple):
 
 
 class Source(ABC):
-    """The rows of one Config."""
+    """Reads the rows of one Config. A kind declares its type: `config: Config`.
 
-    @abstractmethod
-    def __init__(self, config: Any): ...
+    `key` is the place of the Config in the recipe, such as data.train: messages begin with it.
+    """
+
+    def __init__(self, config: Any):
+        self.config = config
 
     @abstractmethod
     def fingerprint(self, key: str) -> str:
-        """The identity of the content (bytes, revision or versions): equal fingerprints give equal rows. `key`: the
-        recipe key of this source, for messages. Raises UserError."""
+        """Identify the content by its bytes, revision or versions: equal fingerprints mean equal rows. Raises UserError
+        if the source cannot be found or read."""
 
     def parts(self, key: str) -> Sequence[Part]:
-        """The parts in a fixed order, of some 32 MiB each where the source can be cut; by itself it is read as one.
-        Raises UserError."""
+        """Divide the source into parts of some 32 MiB, in a fixed order. The default is a single part. Raises UserError
+        if the source cannot be read."""
         return [Part()]
 
     @abstractmethod
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-        """The rows of a part in a fixed order, without regard to `limit` and `on_bad_row`, which its reader sees to.
-        Raises UserError for what makes the whole source unusable (a column that no row has, a truncated archive)."""
+        """Yield the rows of a part in a fixed order. The caller applies `limit` and `on_bad_row`. Raises UserError if
+        the whole source is unusable: a column that no row has, a truncated archive."""
 
     def notes(self, key: str, part: Part) -> Sequence[str]:
-        """What the user should know of how a part is read."""
+        """Return notes for the user on how a part is read. Called on the same object after `rows` where both are
+        needed, so that a source can collect them while it reads."""
         return []
 
     def mixed(self) -> Mapping[str, tuple[Plugin, float]]:
-        """Of a mixture: its sources by name, each with its weight. Such a kind has no rows of its own."""
+        """Return the sources of a mixture by name, each with its weight; the weights add up to 1. A mixture has no rows
+        of its own. Any other kind returns nothing."""
         return {}

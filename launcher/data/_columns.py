@@ -1,4 +1,4 @@
-"""What the canonical columns hold, and what makes a value of one useless."""
+"""Checks of the values in canonical columns."""
 
 import math
 from collections.abc import Mapping
@@ -7,38 +7,43 @@ from typing import Any
 
 import numpy as np
 
-from launcher.data._images import image
+from launcher.config.columns import Column
+from launcher.data import TEXTS
+from launcher.data._images import as_pixels
 
-ROW = 16 * 2**20
-"""The longest row that is read: bytes of a line, characters of a text."""
+MAX_ROW = 16 * 2**20
+"""The maximal length of a row: bytes of a line, characters of a text."""
 
 _IGNORED = ("-100", "-100.0")
 """A label that excludes its word from training and metrics (torch's ignore_index)."""
 
-TEXTS = ("text", "text_pair", "question", "context", "target")
+Name = str | list[str]
+"""The name of a column in the source, or the names of several that make up one canonical column."""
 
 
-def value(column: str, name: Any, given: Any) -> Any:
-    """What a row holds in a column that is called `name` in the source. Raises ValueError with what is wrong."""
+def checked_value(column: str, name: Name, value: object) -> object:
+    """Return the value of a canonical column in its usual type. `name`: what the source calls the column. Raises
+    ValueError with the mistake."""
+    wants = column.wants if isinstance(column, Column) else None
     if column in TEXTS:
-        return _text(name, given)
-    if given is None:
+        return _text(name, value)
+    if value is None:
         raise ValueError(f"column {name!r} is empty")
     if column == "words":
-        return _names(name, given)
+        return [_text(name, word) if isinstance(word, str) else str(_label(name, word)) for word in _list(name, value)]
     if column == "labels":
-        return _tags(name, given)
-    if column == "label" and getattr(column, "wants", "") == "names":
-        return _several(name, given)
+        return _tags(name, value)
+    if column == "label" and wants == "names":
+        return _label_names(name, value)
     if column == "label":
-        return _number(name, given) if getattr(column, "wants", "") == "number" else _label(name, given)
+        return _number(name, value) if wants == "number" else _label(name, value)
     if column == "features":
-        return _numbers(name, given)
-    return image(name, given) if column == "image" else _answers(name, given)
+        return _numbers(name, value)
+    return as_pixels(name, value) if column == "image" else _answers(name, value)
 
 
-def together(row: Mapping[str, Any]) -> str | None:
-    """What is wrong between the columns of a row, if anything."""
+def inconsistency(row: Mapping[str, Any]) -> str | None:
+    """Describe a mistake between the columns of a row, if there is one."""
     if {"words", "labels"} <= row.keys() and len(row["words"]) != len(row["labels"]):
         return f"{len(row['words'])} words and {len(row['labels'])} labels: one for each is needed"
     if {"context", "answers"} <= row.keys():
@@ -49,8 +54,8 @@ def together(row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def half_a_character(text: str) -> str | None:
-    """Tells of a lone surrogate, which JSON can write as \\ud83d and UTF-8 cannot."""
+def lone_surrogate(text: str) -> str | None:
+    """Describe the first lone surrogate of a text, if there is one: JSON can write it (\\ud83d), UTF-8 cannot."""
     if text.isascii():
         return None
     try:
@@ -60,41 +65,37 @@ def half_a_character(text: str) -> str | None:
     return None
 
 
-def _text(name: Any, given: Any) -> str:
-    if not isinstance(given, str):
-        raise ValueError(f"column {name!r} is no text but {type(given).__name__}")
-    if len(given) > ROW:
-        told = f"column {name!r} has {len(given):,} characters, more than the {ROW:,} that a row may have: split it"
-        raise ValueError(told)
-    if what := half_a_character(given):
-        raise ValueError(what)
-    return given
+def _text(name: Name, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"column {name!r} is no text but {type(value).__name__}")
+    if len(value) > MAX_ROW:
+        what = f"{len(value):,} characters, more than the {MAX_ROW:,} that a row may have"
+        raise ValueError(f"column {name!r} has {what}: split it")
+    if mistake := lone_surrogate(value):
+        raise ValueError(mistake)
+    return value
 
 
-def _names(name: Any, given: Any) -> list[str]:
-    return [_text(name, one) if isinstance(one, str) else str(_label(name, one)) for one in _list(name, given)]
+def _list(name: Name, value: object) -> list[object]:
+    if not isinstance(value, list | tuple | np.ndarray):
+        raise ValueError(f"column {name!r} is no list but {type(value).__name__}")
+    return list(value)
 
 
-def _list(name: Any, given: Any) -> list[Any]:
-    if not isinstance(given, list | tuple | np.ndarray):
-        raise ValueError(f"column {name!r} is no list but {type(given).__name__}")
-    return list(given)
-
-
-def _tags(name: Any, given: Any) -> list[str | None]:
-    """A label for each word: None where it is -100, which excludes the word from training and metrics."""
+def _tags(name: Name, value: object) -> list[str | None]:
+    """Return the label of each word, or None for -100, which excludes the word from training and metrics."""
     tags: list[str | None] = []
-    for number, one in enumerate(_list(name, given), start=1):
+    for number, tag in enumerate(_list(name, value), start=1):
         try:
-            tags.append(None if _is_ignored(one) else str(_label(name, one)))
+            tags.append(None if _is_ignored(tag) else str(_label(name, tag)))
         except ValueError as error:
             raise ValueError(f"{error} (label {number})") from None
     return tags
 
 
-def _several(name: Any, given: Any) -> list[str]:
-    """The names of a row's labels. Raises ValueError for a 0 or 1 for each class, which would be read as names."""
-    values = _list(name, given)
+def _label_names(name: Name, value: object) -> list[str]:
+    """Return the labels of a row. Raises ValueError for a list with a 0 or 1 for each class, which looks like names."""
+    values = _list(name, value)
     names = [str(_label(name, one)) for one in values]
     flags = any(isinstance(one, bool) for one in values) or set(names) <= {"0", "1"}
     if flags and (len(set(names)) < len(names) or "True" in names or "False" in names):
@@ -104,55 +105,56 @@ def _several(name: Any, given: Any) -> list[str]:
     return names
 
 
-def _is_ignored(given: Any) -> bool:
-    return not isinstance(given, list | dict) and str(given) in _IGNORED
+def _is_ignored(value: object) -> bool:
+    return not isinstance(value, list | dict) and str(value) in _IGNORED
 
 
-def _brief(given: Any) -> str:
-    return shorten(repr(given), 80, placeholder=" ...")
+def _brief(value: object) -> str:
+    return shorten(repr(value), 80, placeholder=" ...")
 
 
-def _label(name: Any, given: Any) -> Any:
-    """A name or a whole number. Raises ValueError for what stands for no label."""
-    if given is None or (isinstance(given, str) and not given.strip()):
+def _label(name: Name, value: object) -> object:
+    """Return a name or a whole number. Raises ValueError for anything that is no label."""
+    if value is None or (isinstance(value, str) and not value.strip()):
         raise ValueError(f"column {name!r} is empty")
-    if _is_ignored(given):
-        raise ValueError(f"column {name!r} is {given!r}, which marks a row without a label: leave it out")
-    if isinstance(given, str):
-        return _text(name, given)
-    if isinstance(given, float) and given == int(given if math.isfinite(given) else 0.5):
-        return int(given)
-    if not isinstance(given, int | np.integer):
-        many = " (several in a row: task.labels: multi)" if isinstance(given, list) else ""
-        raise ValueError(f"column {name!r} is {_brief(given)}: a label is a name or a whole number{many}")
-    return given
+    if _is_ignored(value):
+        raise ValueError(f"column {name!r} is {value!r}, which marks a row without a label: leave it out")
+    if isinstance(value, str):
+        return _text(name, value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, int | np.integer):
+        hint = " (several in a row: task.labels: multi)" if isinstance(value, list) else ""
+        raise ValueError(f"column {name!r} is {_brief(value)}: a label is a name or a whole number{hint}")
+    return value
 
 
-def _numbers(name: Any, given: Any) -> list[float]:
-    """Of a column that holds a list, or of several columns."""
-    many = list(given) if isinstance(given, list | tuple | np.ndarray) else [given]
-    if not many:
+def _numbers(name: Name, value: object) -> list[float]:
+    """Return the numbers of one column that holds a list, or of several columns."""
+    values = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+    if not values:
         raise ValueError(f"column {name!r} has no number")
-    names = name if isinstance(name, list) else [name] * len(many)
-    return [_number(one, value) for one, value in zip(names, many, strict=True)]
+    names = name if isinstance(name, list) else [name] * len(values)
+    return [_number(one, number) for one, number in zip(names, values, strict=True)]
 
 
-def _number(name: Any, given: Any) -> float:
-    if given is None:
+def _number(name: Name, value: Any) -> float:
+    if value is None:
         raise ValueError(f"column {name!r} is empty")
     try:
-        found = float(given)
+        number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"column {name!r} is {given!r}: should be a number") from None
-    if not math.isfinite(found):
-        raise ValueError(f"column {name!r} is {given!r}: should be a finite number")
-    return found
+        raise ValueError(f"column {name!r} is {value!r}: should be a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"column {name!r} is {value!r}: should be a finite number")
+    return number
 
 
-def _answers(name: Any, given: Any) -> dict[str, list[Any]]:
-    """As in SQuAD: `text` and `answer_start`, in characters, for each; empty where there is no answer."""
+def _answers(name: Name, value: Any) -> dict[str, list[str] | list[int]]:
+    """Return answers in the form of SQuAD: `text` and `answer_start` (in characters), a list of each. The lists are
+    empty for a question without an answer."""
     try:
-        texts, starts = given["text"], given["answer_start"]
+        texts, starts = value["text"], value["answer_start"]
         pairs = [(_text(name, text), int(start)) for text, start in zip(texts, starts, strict=True)]
     except (TypeError, KeyError, ValueError):
         raise ValueError(f"column {name!r} should hold text and answer_start, a list of each") from None

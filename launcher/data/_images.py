@@ -2,24 +2,27 @@
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
-"""Shape (height, width, channels), with 1 channel or 3."""
+if TYPE_CHECKING:
+    from PIL import Image
 
-_TURNS = {
+Pixels = NDArray[np.uint8]
+"""Shape (height, width, channels), with 1 or 3 channels."""
+
+_TRANSPOSITIONS = {
     2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
     8: "ROTATE_90",
 }  # fmt: skip
-"""What brings an image upright, by its orientation in EXIF."""
+"""EXIF orientation -> the transposition of Pillow that turns the image upright."""
 
 
-def decoded(content: bytes | Path) -> Pixels:
-    """The image of a file, or of its bytes, the way up that its camera was held. Raises ValueError with what is wrong
-    with it, and OSError for a file that cannot be read."""
+def decode(content: bytes | Path) -> Pixels:
+    """Decode an image file, or its bytes, and turn it upright. Raises ValueError for a broken image, and OSError for a
+    file that cannot be read."""
     from PIL import Image, UnidentifiedImageError
 
     stream = io.BytesIO(content.read_bytes() if isinstance(content, Path) else content)
@@ -31,46 +34,46 @@ def decoded(content: bytes | Path) -> Pixels:
         raise ValueError("is no image of a known format" if stream.getbuffer().nbytes else "is empty") from None
     except MemoryError:
         raise
-    except Exception as error:  # what a decoder may raise at broken bytes is not listed anywhere
+    except Exception as error:  # decoders document no list of what they raise for broken bytes
         raise ValueError(f"is a broken image: {error}") from None
 
 
-def image(name: Any, given: Any) -> Pixels:
-    """What a column holds: an array, the bytes of a file, or a map of `bytes` and `path`, as `datasets` has it. Raises
-    ValueError."""
-    if isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3:
-        return given
-    if isinstance(given, dict) and (content := given.get("bytes") or _file(given.get("path"))):
-        given = content
-    if not isinstance(given, bytes | Path):
-        raise ValueError(f"column {name!r} is no image but {type(given).__name__}")
+def as_pixels(name: object, value: object) -> Pixels:
+    """Return the image of a cell: an array, the bytes of a file, or a map of `bytes` and `path` as in `datasets`.
+    Raises ValueError. `name`: the column, for the message."""
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3:
+        return value
+    if isinstance(value, dict) and (content := value.get("bytes") or _path(value.get("path"))):
+        value = content
+    if not isinstance(value, bytes | Path):
+        raise ValueError(f"column {name!r} is no image but {type(value).__name__}")
     try:
-        return decoded(given)
+        return decode(value)
     except (OSError, ValueError) as error:
         raise ValueError(f"column {name!r} {error}") from None
 
 
-def _file(path: Any) -> Path | None:
+def _path(path: object) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _upright(image: Any) -> Any:
-    """The image as EXIF says it was held; as it is where that cannot be read. (Pillow's own exif_transpose writes EXIF
-    anew, and fails where any other entry is broken.)"""
+def _upright(image: "Image.Image") -> "Image.Image":
+    """Turn the image as its EXIF orientation says; leave it unchanged if that cannot be read. (Pillow's exif_transpose
+    also rewrites EXIF, and fails if any other entry is broken.)"""
     from PIL import ExifTags, Image
 
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        transposition = _TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation) or 1)
     except MemoryError:
         raise
     except Exception:
-        turn = None
-    return image.transpose(Image.Transpose[turn]) if turn else image
+        transposition = None
+    return image.transpose(Image.Transpose[transposition]) if transposition else image
 
 
-def _pixels(image: Any) -> Pixels:
-    """Palettes become colours, 16 bits 8, and what is transparent lies on white. Of 32 bits, which do not tell their
-    range, 8 are taken for all where they suffice, and else 16."""
+def _pixels(image: "Image.Image") -> Pixels:
+    """Convert palettes to colours, 16 bits to 8, and transparency to white. An image of 32 bits does not declare its
+    range: all its values are taken for 8 bits if they fit, else for 16."""
     from PIL import Image
 
     if image.mode.startswith("I"):

@@ -1,8 +1,8 @@
-"""Lines of UTF-8 files, plain or compressed by gzip or zstd, as a stream in bounded memory.
+"""Lines of UTF-8 files, plain or compressed by gzip or zstd, read as a stream in bounded memory.
 
-A plain file is read in ranges of bytes: a line belongs to the range in which it begins. Lines come by the block,
-decoded at once, since a step for each line would cost more than all else; only around a byte that is wrong are they
-looked at one by one. What is wrong with a line stands in its place.
+A plain file is read in ranges of bytes: a line belongs to the range in which it begins. Lines are decoded by the block,
+since a step for each line would take most of the time. Only a block with invalid bytes is decoded line by line. A
+`BadRow` takes the place of a line that cannot be used.
 """
 
 import re
@@ -11,32 +11,36 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 from launcher.config.errors import UserError
-from launcher.data import BadRow, Part, _columns, _source
-from launcher.data._source import grouped
+from launcher.data import BadRow, Part, _columns, _files
+from launcher.data._files import group_files
 
 BLOCK = 2**18
 """Bytes that are read, decoded and split at once."""
 
-_SHORT = 1024
+_SHORT_FILE = 1024
 """Bytes of a file that may well be one line."""
 
-_EXPANDED = 4
-"""Bytes of text in a byte of a compressed file, about."""
+_EXPANSION = 4
+"""Approximate bytes of text in a byte of a compressed file."""
 
 LONE_RETURNS = r"lines that end with \r alone? tr '\r' '\n' < OLD > NEW"
 UTF_16 = "iconv -f utf-16 -t utf-8 OLD > NEW"
-_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _RETURNS = re.compile(r"(?<!\r)\r++(?=\n|\Z)")
-_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # neither can begin a text in UTF-8
-_ENDINGS = {".gz": "gzip", ".zst": "zstd"}
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # no text in UTF-8 begins with these
+_SUFFIXES = {".gz": "gzip", ".zst": "zstd"}
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
 
 class Lines(NamedTuple):
-    """Neighbouring lines of a file, each with its end (the last of a file may lack it), or a bad line in their place.
-    `beyond`: they begin after the range. `where(n)`: file:line of the n-th of them, from 0."""
+    """Neighbouring lines of a file, or a bad line in their place. `text`: the lines, each with its end (the last of a
+    file may lack it). `beyond`: they begin after the range. `where(n)`: returns file:line of line n, from 0."""
 
     text: str
     bad: BadRow | None
@@ -44,83 +48,83 @@ class Lines(NamedTuple):
     where: Callable[[int], str]
 
 
-def cut(files: Sequence[Path], ranges: bool = True) -> list[Part]:
-    """The parts of the files: ranges of a large plain file, several small ones together. `ranges`: False where a file
-    has to be read as one, as a compressed one always has."""
-    return grouped(((file, _size(file)) for file in files), _ranges if ranges else _one)
+def file_parts(files: Sequence[Path], ranges: bool = True) -> list[Part]:
+    """Divide files into parts: a large plain file into ranges of bytes, small neighbours together. `ranges`: False for
+    a format in which a file must be read from its start. A compressed file always is."""
+    return group_files(((file, _text_size(file)) for file in files), _byte_ranges if ranges else _whole_file)
 
 
-def _one(file: Path) -> list[Part]:
-    return [Part((str(file),), size=_size(file))]
+def _whole_file(file: Path) -> list[Part]:
+    return [Part((str(file),), size=_text_size(file))]
 
 
-def _size(file: Path) -> int:
-    """Bytes of text in a file, about."""
-    return file.stat().st_size * (_EXPANDED if compression(file) else 1)
+def _text_size(file: Path) -> int:
+    """Estimate the bytes of text in a file."""
+    return file.stat().st_size * (_EXPANSION if compression(file) else 1)
 
 
-def _ranges(file: Path) -> list[Part]:
+def _byte_ranges(file: Path) -> list[Part]:
     if compression(file):
-        return _one(file)
-    size, step = file.stat().st_size, _source.PART
+        return _whole_file(file)
+    size, step = file.stat().st_size, _files.PART
     return [Part((str(file),), at, min(at + step, size), min(step, size - at)) for at in range(0, size, step)]
 
 
 def compression(file: Path) -> str | None:
-    """How a file is compressed, by its first bytes: its name is no part of the content. Raises UserError for a name
-    that promises what the content does not hold."""
+    """Detect the compression of a file by its first bytes. Raises UserError if its suffix says otherwise."""
     with file.open("rb") as stream:
         head = stream.read(4)
     found = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
-    named = _ENDINGS.get(file.suffix)
+    named = _SUFFIXES.get(file.suffix)
     if named and found != named:
         raise UserError(f"{file}: is not compressed by {named}, as its name says: get it again, or rename it")
     return found
 
 
-def read(
-    file: str, start: int = 0, stop: int | None = None, on: bool = False, errors: str = "strict"
+def read_lines(
+    file: str, start: int = 0, stop: int | None = None, beyond: bool = False, errors: str = "strict"
 ) -> Iterator[Lines]:
-    """The lines that begin at the bytes [start, stop) of a file. `on`: then those beyond, for what goes on there.
-    `errors`: what becomes of bytes that are not UTF-8, as in bytes.decode; strict: a bad line. Raises UserError for a
-    compressed file that is cut off or damaged, and for a plain one of UTF-16."""
+    """Yield the lines that begin at the bytes [start, stop) of a file. `beyond`: go on with the lines after them.
+    `errors`: what becomes of invalid bytes, as in bytes.decode; strict yields a bad line. Raises UserError for a
+    compressed file that is truncated or damaged, and for a plain file in UTF-16."""
     path = Path(file)
     if kind := compression(path):
-        yield from _compressed(path, kind, errors)
+        yield from _compressed_lines(path, kind, errors)
         return
     with path.open("rb") as stream:
-        if stream.read(2) in _MARKS:
+        if stream.read(2) in _UTF_16_MARKS:
             raise UserError(f"{path}: is UTF-16, not UTF-8 (convert it: {UTF_16})")
         begin = _line_start(stream, start, stop)
         if stop is not None and begin >= stop:
             return
         end = None if stop is None else _line_start(stream, stop)
         count = 0
-        for first, last, beyond in ((begin, end, False), (end, None, True)):
-            if first is None or (beyond and not on):
+        for first, last, is_beyond in ((begin, end, False), (end, None, True)):
+            if first is None or (is_beyond and not beyond):
                 return
             stream.seek(first)
-            for lines, number in _decoded(path, begin, _blocks(_chunks(stream, first, last)), count, beyond, errors):
+            blocks = _blocks(_chunks(stream, first, last))
+            for lines, number in _decode(path, begin, blocks, count, is_beyond, errors):
                 count = number
                 yield lines
 
 
-def check_ends(file: str) -> None:
-    """Raises UserError for a file whose lines end with carriage returns alone, which would be one line."""
+def check_line_ends(file: str) -> None:
+    """Raises UserError if lines end with carriage returns alone, so that the whole file would be one line."""
     if compression(Path(file)):
         return
     with Path(file).open("rb") as stream:
         head = stream.read(BLOCK)
-    if len(head) > _SHORT and b"\n" not in head and head.count(b"\r") > 1:
+    if len(head) > _SHORT_FILE and b"\n" not in head and head.count(b"\r") > 1:
         raise UserError(f"{file}: has no end of line ({LONE_RETURNS})")
 
 
-def _compressed(path: Path, kind: str, errors: str) -> Iterator[Lines]:
+def _compressed_lines(path: Path, kind: str, errors: str) -> Iterator[Lines]:
     import pyarrow as pa
 
     count = 0
     with pa.OSFile(str(path)) as raw, pa.CompressedInputStream(raw, kind) as stream:
-        decoded = _decoded(path, 0, _blocks(_chunks(stream, 0, None)), 0, False, errors)
+        decoded = _decode(path, 0, _blocks(_chunks(stream, 0, None)), 0, False, errors)
         while True:
             try:
                 lines, count = next(decoded)
@@ -131,16 +135,18 @@ def _compressed(path: Path, kind: str, errors: str) -> Iterator[Lines]:
             yield lines
 
 
-def _chunks(stream: Any, at: int, end: int | None) -> Iterator[bytes]:
-    """The bytes of a stream from where it stands (`at`) to an end, without a mark of byte order at the file's start."""
-    largest = min(BLOCK, _columns.ROW)
+def _chunks(stream: _Readable, at: int, end: int | None) -> Iterator[bytes]:
+    """Yield the bytes of a stream from its position `at` to `end`, without a byte order mark at the start of the
+    file."""
+    largest = min(BLOCK, _columns.MAX_ROW)
     while chunk := stream.read(largest if end is None else min(largest, end - at)):
         yield chunk.removeprefix(BOM_UTF8) if at == 0 else chunk
         at += len(chunk)
 
 
 def _line_start(stream: BinaryIO, at: int, until: int | None = None) -> int:
-    """Where the first line begins at or after a byte, which may be the file's end; `until` or more: not before that."""
+    """Find the start of the first line at or after the byte `at`; it may be the end of the file. The search ends at
+    `until`: a larger result only means that no line begins before it."""
     if at == 0:
         return 0
     stream.seek(at - 1)
@@ -153,80 +159,82 @@ def _line_start(stream: BinaryIO, at: int, until: int | None = None) -> int:
 
 
 def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes | int]:
-    """Chunks cut anew at the ends of lines. Of a line longer than ROW the length alone, since it is not held."""
+    """Regroup chunks into blocks of whole lines. A line longer than MAX_ROW is not kept: its length is yielded
+    instead."""
     held, size = list[bytes](), 0  # the beginning of a line
     for chunk in chunks:
         cut = chunk.rfind(b"\n") + 1
         if not cut:
-            held, size = [*held, chunk] if size <= _columns.ROW else [], size + len(chunk)
+            held, size = [*held, chunk] if size <= _columns.MAX_ROW else [], size + len(chunk)
             continue
-        if size:  # a block of its own, so that none is longer than a row, or than a chunk
+        if size:  # a block of its own, so that no block is longer than a row or a chunk
             first = chunk.find(b"\n") + 1
             length = size + first - 1
-            yield length if length > _columns.ROW else b"".join([*held, chunk[:first]])
+            yield length if length > _columns.MAX_ROW else b"".join([*held, chunk[:first]])
             chunk, cut = chunk[first:], cut - first
         if cut:
             yield chunk[:cut]
         held, size = [chunk[cut:]], len(chunk) - cut
     if size:
-        yield size if size > _columns.ROW else b"".join(held)
+        yield size if size > _columns.MAX_ROW else b"".join(held)
 
 
-def _decoded(
+def _decode(
     path: Path, begin: int, blocks: Iterator[bytes | int], count: int, beyond: bool, errors: str
 ) -> Iterator[tuple[Lines, int]]:
-    """Blocks as text, each with the lines from `begin` to its end. `count`: those before the first block."""
+    """Decode blocks. Yields each with the number of lines from the byte `begin` to the end of the block. `count`: the
+    lines between `begin` and the first block."""
     for block in blocks:
-        where = partial(_where, path, begin, count)
+        where = partial(_place, path, begin, count)
         if isinstance(block, int):
-            long = f"a line of {block:,} bytes, more than the {_columns.ROW:,} that a row may have: split it"
+            what = f"a line of {block:,} bytes, more than the {_columns.MAX_ROW:,} that a row may have: split it"
             count += 1
-            yield Lines("", BadRow(where(0), long), beyond, where), count
+            yield Lines("", BadRow(where(0), what), beyond, where), count
             continue
         lines = block.count(b"\n")
         lines += not block.endswith(b"\n")
         try:
-            whole = Lines(block.decode(errors=errors), None, beyond, where)
+            decoded = Lines(block.decode(errors=errors), None, beyond, where)
         except UnicodeDecodeError:
-            yield from _one_by_one(path, begin, block, count, beyond)
+            yield from _decode_by_line(path, begin, block, count, beyond)
             count += lines
         else:
             count += lines
-            yield whole, count
+            yield decoded, count
 
 
-def _one_by_one(path: Path, begin: int, block: bytes, count: int, beyond: bool) -> Iterator[tuple[Lines, int]]:
-    """The lines of a block in which something is no UTF-8: good neighbours stay together."""
-    good = list[str]()
+def _decode_by_line(path: Path, begin: int, block: bytes, count: int, beyond: bool) -> Iterator[tuple[Lines, int]]:
+    """Decode a block with invalid bytes: neighbouring valid lines stay together."""
+    valid = list[str]()
     for number, line in enumerate(BytesIO(block), start=count):
         try:
-            good.append(line.decode())
+            valid.append(line.decode())
         except UnicodeDecodeError as error:
-            if good:
-                yield Lines("".join(good), None, beyond, partial(_where, path, begin, number - len(good))), number
-                good = []
-            where = partial(_where, path, begin, number)
-            yield Lines("", BadRow(where(0), _no_text(line, error)), beyond, where), number + 1
-    if good:
-        yield Lines("".join(good), None, beyond, partial(_where, path, begin, number + 1 - len(good))), number + 1
+            if valid:
+                yield Lines("".join(valid), None, beyond, partial(_place, path, begin, number - len(valid))), number
+                valid = []
+            where = partial(_place, path, begin, number)
+            yield Lines("", BadRow(where(0), _not_utf8(line, error)), beyond, where), number + 1
+    if valid:
+        yield Lines("".join(valid), None, beyond, partial(_place, path, begin, number + 1 - len(valid))), number + 1
 
 
-def _no_text(line: bytes, error: UnicodeDecodeError) -> str:
+def _not_utf8(line: bytes, error: UnicodeDecodeError) -> str:
     at = f"byte 0x{line[error.start]:02x} at {error.start + 1}"
     return f"not UTF-8 ({at}): convert the file, for example by iconv -f latin1 -t utf-8"
 
 
-def _where(path: Path, begin: int, count: int, number: int) -> str:
-    """file:line of a line that is `count + number` lines after the byte `begin`."""
+def _place(path: Path, begin: int, count: int, number: int) -> str:
+    """Return file:line of the line that is `count + number` lines after the byte `begin`."""
     return f"{path}:{_lines_before(path, begin) + count + number + 1}"
 
 
 def _lines_before(path: Path, offset: int) -> int:
-    """Counted only when a message needs it, and each piece of a file once."""
-    step, stat = _source.PART, path.stat()
-    whole = [_newlines(path, at, at + step, stat.st_mtime_ns, stat.st_size) for at in range(0, offset - step + 1, step)]
-    rest = len(whole) * step
-    return sum(whole) + _newlines(path, rest, offset, stat.st_mtime_ns, stat.st_size)
+    """Count the lines before a byte. Only a message needs this, so the counts of whole parts are cached."""
+    step, stat = _files.PART, path.stat()
+    version = (stat.st_mtime_ns, stat.st_size)
+    counts = [_newlines(path, at, at + step, *version) for at in range(0, offset - step + 1, step)]
+    return sum(counts) + _newlines(path, len(counts) * step, offset, *version)
 
 
 @lru_cache(maxsize=2**16)
@@ -236,15 +244,15 @@ def _newlines(path: Path, start: int, stop: int, *_version: int) -> int:
         return sum(chunk.count(b"\n") for chunk in _chunks(stream, start, stop))
 
 
-def after_blank(file: str, start: int, stop: int | None = None) -> bool:
-    """Whether the line before the first one that begins at the bytes [start, stop) is blank, or there is none."""
+def follows_blank_line(file: str, start: int, stop: int | None = None) -> bool:
+    """Whether the line before the first one in the bytes [start, stop) is blank, or does not exist."""
     with Path(file).open("rb") as stream:
         end = _line_start(stream, start, stop)
-        return end == 0 or not _tail(stream, end - 1).strip()
+        return end == 0 or not _line_before(stream, end - 1).strip()
 
 
-def _tail(stream: BinaryIO, end: int) -> str:
-    """The text of the line whose end is at a byte, or enough of it to see that it is not blank."""
+def _line_before(stream: BinaryIO, end: int) -> str:
+    """Read the line that ends at a byte, or any other text if that line is not blank."""
     size = 64
     while True:
         begin = max(end - size, 0)
@@ -253,14 +261,14 @@ def _tail(stream: BinaryIO, end: int) -> str:
         if begin == 0 or b"\n" in seen:
             line = seen[seen.rfind(b"\n") + 1 :]
             line = line.removeprefix(BOM_UTF8) if len(line) == end else line
-            return line.decode(errors="replace") if len(line) <= _columns.ROW else "not blank"
-        if size > _columns.ROW or seen.decode("ascii", "ignore").strip():
+            return line.decode(errors="replace") if len(line) <= _columns.MAX_ROW else "not blank"
+        if size > _columns.MAX_ROW or seen.decode("ascii", "ignore").strip():
             return "not blank"
         size *= 2
 
 
-def unix(text: str) -> str:
-    """Lines without the carriage returns before their ends."""
+def strip_returns(text: str) -> str:
+    """Remove the carriage returns before the ends of lines."""
     if "\r" in text:
         text = text.replace("\r\n", "\n")
     return _RETURNS.sub("", text) if "\r" in text else text

@@ -1,17 +1,20 @@
-"""A folder that `save_to_disk` of `datasets` has written."""
+"""Folders written by `save_to_disk` of `datasets`."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from launcher import data
 from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.types import hint
-from launcher.data import BadRow, Part, Row
-from launcher.data._source import SourceConfig, fingerprint_folder
+from launcher.data import BadRow, Part, Row, SourceConfig
+from launcher.data._files import fingerprint_folder
 from launcher.data._tables import dataset_parts, dataset_rows
+
+if TYPE_CHECKING:
+    import datasets
 
 
 class Config(SourceConfig):
@@ -23,10 +26,13 @@ class Config(SourceConfig):
     split: str | None = None
     """Split to read, where the folder holds several."""
 
+    @property
+    def reads_local_files(self) -> bool:
+        return True
+
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
         return f"{fingerprint_folder(_folder(self.config, key))} {self.config.split}"
@@ -35,8 +41,8 @@ class Source(data.Source):
         return dataset_parts(_load(self.config, key))
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-        what = self.config.path if self.config.split is None else f"{self.config.path}[{self.config.split}]"
-        return dataset_rows(_load(self.config, key), what, self.config, columns, key, part)
+        name = self.config.path if self.config.split is None else f"{self.config.path}[{self.config.split}]"
+        return dataset_rows(_load(self.config, key), name, self.config, columns, key, part)
 
 
 def _folder(config: Config, key: str) -> Path:
@@ -46,26 +52,26 @@ def _folder(config: Config, key: str) -> Path:
     return folder
 
 
-def _load(config: Config, key: str) -> Any:
-    found = _loaded(_folder(config, key), Source(config).fingerprint(key), key)
-    splits = sorted(found) if isinstance(found, dict) else []
+def _load(config: Config, key: str) -> "datasets.Dataset":
+    """Load the split of the Config. Raises UserError if there is none, or no dataset in the folder."""
+    loaded = _load_cached(_folder(config, key), Source(config).fingerprint(key), key)
+    splits = sorted(loaded) if isinstance(loaded, dict) else []
     if splits and config.split is None:
         raise UserError(Problem(f"{key}.split", f"{config.path} has several: choose one ({', '.join(splits)})"))
     if splits and config.split not in splits:
         raise UserError(Problem(f"{key}.split", f"unknown split {config.split!r} ({hint(str(config.split), splits)})"))
     if not splits and config.split is not None:
         raise UserError(Problem(f"{key}.split", f"{config.path} has no splits: leave it out"))
-    return found[config.split] if splits else found
+    return loaded[config.split] if splits else loaded
 
 
 @lru_cache(maxsize=8)
-def _loaded(folder: Path, _content: str, key: str) -> Any:
-    """The data set of a folder, opened once a process."""
+def _load_cached(folder: Path, _content: str, key: str) -> "datasets.Dataset | datasets.DatasetDict":
+    """Load a folder once per process. `_content`: its fingerprint, so that a changed folder is loaded again."""
     import datasets
 
     try:
         return datasets.load_from_disk(str(folder))
-    except Exception as error:  # whatever arrow and datasets make of files that are not theirs
-        first = first_line(error)
-        what = f"{folder}: is not what datasets' save_to_disk writes, or is damaged: {first}"
+    except Exception as error:  # arrow and datasets raise many types for files of another format
+        what = f"{folder}: is not what datasets' save_to_disk writes, or is damaged: {first_line(error)}"
         raise UserError(Problem(f"{key}.path", what)) from None

@@ -1,12 +1,12 @@
-"""Tables as text, with the names of the columns in the first line."""
+"""CSV and TSV files, with the names of the columns in the first line."""
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from io import StringIO
-from itertools import chain
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import (
     BeforeValidator,
@@ -17,25 +17,25 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from launcher import data
 from launcher.config.columns import KeptColumn, resolved
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import plural
-from launcher.data import BadRow, Part, Row, _columns
-from launcher.data._columns import TEXTS
-from launcher.data._lines import LONE_RETURNS, UTF_16, cut, read
-from launcher.data._source import FilesConfig, check_columns, columns_of, files, fingerprint_files, pick
+from launcher.data import TEXTS, BadRow, Part, Row, _columns
+from launcher.data._files import FilesSource, files
+from launcher.data._lines import LONE_RETURNS, UTF_16, file_parts, read_lines
+from launcher.data._source import FilesConfig, canonical_row, check_columns, source_columns
 
 
-def _delimiter(value: Any) -> Any:
-    """One character; the two of an escaped tab, which YAML leaves as they are in single quotes, are a tab."""
+def _delimiter(value: object) -> str:
+    """Check a delimiter: one character, or \\t, which YAML does not unescape in single quotes."""
     value = "\t" if value == r"\t" else value
     if not (isinstance(value, str) and len(value) == 1 and value not in '"\r\n'):
         raise PydanticCustomError("delimiter", 'should be one character, no quote and no line break (a tab is "\\t")')
     return value
 
 
-def _quote(value: Any) -> Any:
+def _quote(value: object) -> str | None:
+    """Check a quote: one character, or none."""
     value = None if value == "none" else value
     if not (value is None or (isinstance(value, str) and len(value) == 1 and value not in "\r\n")):
         raise PydanticCustomError("quote", "should be one character, or none: quotes are read as they are")
@@ -52,56 +52,64 @@ class Config(FilesConfig):
     """Character around fields that contain delimiters or line breaks; none: no quoting, as in most TSV files."""
 
     @model_validator(mode="after")
-    def _differ(self) -> "Config":
+    def _check_difference(self) -> "Config":
         if self.quote == self.delimiter:
             raise PydanticCustomError("quote", "quote and delimiter should differ")
         return self
 
     @model_serializer(mode="wrap")
-    def _without_default(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        """Without the default quote where names of prepared folders are formed, which are older than the key."""
+    def _without_default(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, object]:
+        """Leave out the default quote where the name of a prepared folder is computed: the names are older than the
+        key."""
         older = isinstance(info.context, dict) and info.context.get("identity")
         return {k: v for k, v in dump(self).items() if not (older and (k, v) == ("quote", '"'))}
 
 
-class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+class Source(FilesSource):
+    config: Config
 
-    def fingerprint(self, key: str) -> str:
-        return fingerprint_files(self.config, key)
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self._notes: dict[str, list[str]] = {}  # of each file that has been read to its end
 
     def parts(self, key: str) -> list[Part]:
-        """A file is never cut: whether an end of line is also the end of a row depends on all quotes before it."""
-        return cut(files(self.config, key), ranges=False)
+        """Group whole files: whether an end of line also ends a row depends on all quotes before it."""
+        return file_parts(files(self.config, key), ranges=False)
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-        return chain.from_iterable(_rows(self.config, columns, key, file) for file in part.files)
+        for file in part.files:
+            yield from _rows(self.config, columns, key, file, self._records(file, key))
 
     def notes(self, key: str, part: Part) -> list[str]:
-        """A note for each file in which quoted fields hold line breaks: a lone quote joins rows that are no one row."""
-        return [note for file in part.files if self.config.quote for note in _spanning(self.config, file, key)]
+        """Note each file in which quoted fields hold line breaks: a lone quote joins rows that do not belong
+        together."""
+        for file in part.files:
+            if self.config.quote and file not in self._notes:
+                deque(self._records(file, key), maxlen=0)
+        return [note for file in part.files for note in self._notes.get(file, [])]
+
+    def _records(self, file: str, key: str) -> "Iterator[_Record | BadRow]":
+        """Yield each record of a file, and note line breaks inside quotes."""
+        rows, lines, first = 0, 0, ""
+        for record in _records(file, self.config):
+            if isinstance(record, _Record) and record.lines > 1:
+                rows, lines, first = rows + 1, lines + record.lines, first or record.where
+            yield record
+        self._notes[file] = []
+        if rows and self.config.quote:
+            what = f"line breaks inside quotes in {plural(rows, 'row')} of {file} ({lines:,} lines, the first at"
+            self._notes[file] = [f"{what} {first}); where quotes are part of the text, set {key}.quote: none"]
 
 
-def _spanning(config: Config, file: str, key: str) -> list[str]:
-    rows, lines, first = 0, 0, ""
-    for one in _records(file, config):
-        if isinstance(one, _Record) and one.lines > 1:
-            rows, lines, first = rows + 1, lines + one.lines, first or one.where
-    if not rows:
-        return []
-    what = f"line breaks inside quotes in {plural(rows, 'row')} of {file} ({lines:,} lines, the first at {first})"
-    return [f"{what}; where quotes are part of the text, set {key}.quote: none"]
-
-
-def _rows(config: Config, columns: Sequence[str], key: str, file: str) -> Iterator[Row | BadRow]:
-    records = _records(file, config)
+def _rows(
+    config: Config, columns: Sequence[str], key: str, file: str, records: "Iterator[_Record | BadRow]"
+) -> Iterator[Row | BadRow]:
     header = _header(next(records, None), file)
     columns = resolved(columns, header)
-    wanted = columns_of(config, columns)
+    wanted = source_columns(config, columns)
     _check_delimiter(config, wanted, header, file, key)
     check_columns(config, columns, header, file, key)
-    _check_once(wanted, header, file, key)
+    _check_unique(wanted, header, file, key)
     plain = {column for column in wanted if column in TEXTS or isinstance(column, KeptColumn)}
     for record in records:
         if isinstance(record, BadRow):
@@ -113,13 +121,13 @@ def _rows(config: Config, columns: Sequence[str], key: str, file: str) -> Iterat
             why = lone if lines > 1 else f"is a {config.delimiter!r} without quotes?"
             yield BadRow(where, f"has {len(fields)} fields, the header {len(header)} ({why})")
             continue
-        row = {wanted[c]: fields[header.index(wanted[c])] or ("" if c in plain else None) for c in wanted}
-        picked = pick(row, config, columns, partial(str, where), key)
-        yield (_not_utf8(row, where) or picked) if isinstance(picked, BadRow) else picked
+        cells = {wanted[c]: fields[header.index(wanted[c])] or ("" if c in plain else None) for c in wanted}
+        row = canonical_row(cells, config, columns, partial(str, where), key)
+        yield (_not_utf8(cells, where) or row) if isinstance(row, BadRow) else row
 
 
 class _Record(NamedTuple):
-    """`where`: file:line of its first line. `lines`: how many it takes."""
+    """A row of a file. `where`: file:line of its first line. `lines`: the number of its lines."""
 
     where: str
     fields: list[str]
@@ -127,10 +135,9 @@ class _Record(NamedTuple):
 
 
 def _records(file: str, config: Config) -> Iterator[_Record | BadRow]:
-    """Each record. Raises UserError for a compressed file that is damaged, a file that is not UTF-8 throughout, or a
-    quote that is never closed."""
-    csv.field_size_limit(max(_columns.ROW, csv.field_size_limit()))  # of the whole process: never lower
-    feed = _Feed(file)
+    """Yield each record. Raises UserError for a damaged compressed file and for a quote that is never closed."""
+    csv.field_size_limit(max(_columns.MAX_ROW, csv.field_size_limit()))  # a limit of the whole process: only raise it
+    feed = _LineFeed(file)
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if config.quote else csv.QUOTE_NONE
     reader = csv.reader(feed, delimiter=config.delimiter, quotechar=config.quote, quoting=quoting, strict=True)
     while True:
@@ -168,15 +175,15 @@ class _TooLongError(Exception):
         self.bad = bad
 
 
-class _Feed:
-    """A file's lines for csv.reader, and how many it has taken. Bytes that are not UTF-8 go through it as lone
-    surrogates, so that a quote which spans lines keeps its end; a line that is too long is raised in its place."""
+class _LineFeed:
+    """The lines of a file for csv.reader. `count`: the lines it has taken. Invalid UTF-8 becomes lone surrogates, so
+    that a quoted field over several lines keeps its end. Raises _TooLongError in place of a line that is too long."""
 
     def __init__(self, file: str):
         self.count = 0
         self._lines = self._split(file)
 
-    def __iter__(self) -> "_Feed":
+    def __iter__(self) -> "_LineFeed":
         return self
 
     def __next__(self) -> str:
@@ -187,7 +194,7 @@ class _Feed:
         return line
 
     def _split(self, file: str) -> Iterator[str | BadRow]:
-        for lines in read(file, errors="surrogateescape"):
+        for lines in read_lines(file, errors="surrogateescape"):
             yield from [lines.bad] if lines.bad else StringIO(lines.text, newline="\n")
 
 
@@ -200,7 +207,7 @@ def _header(record: _Record | BadRow | None, file: str) -> list[str]:
 
 
 def _check_delimiter(config: Config, wanted: dict[str, str], header: list[str], file: str, key: str) -> None:
-    """Raises UserError for a header that another delimiter would cut into columns, where one is missing."""
+    """Raises UserError if a column is missing and another delimiter would split the header."""
     if set(wanted.values()) <= set(header):
         return
     if any("\0" in name for name in header):
@@ -214,15 +221,17 @@ def _check_delimiter(config: Config, wanted: dict[str, str], header: list[str], 
         raise UserError(Problem(f"{key}.delimiter", f"{what} (delimiter: {json.dumps(other)})"))
 
 
-def _check_once(wanted: dict[str, str], header: list[str], file: str, key: str) -> None:
-    """Raises UserError for a name that two columns share."""
-    twice = [(column, name) for column, name in wanted.items() if header.count(name) > 1]
-    if twice:
-        raise UserError([Problem(f"{key}.{c}", f"{file}: has {header.count(n)} columns named {n!r}") for c, n in twice])
+def _check_unique(wanted: dict[str, str], header: list[str], file: str, key: str) -> None:
+    """Raises UserError if two columns of the file have the name of a requested one."""
+    repeated = [(column, name) for column, name in wanted.items() if header.count(name) > 1]
+    if repeated:
+        problems = {column: f"{file}: has {header.count(name)} columns named {name!r}" for column, name in repeated}
+        raise UserError([Problem(f"{key}.{column}", problem) for column, problem in problems.items()])
 
 
-def _not_utf8(row: Row, where: str) -> BadRow | None:
-    for name, value in row.items():
+def _not_utf8(cells: Mapping[str, str | None], where: str) -> BadRow | None:
+    """Report the first byte of a row that is not UTF-8, if there is one."""
+    for name, value in cells.items():
         for character in value or "":
             if "\udc80" <= character <= "\udcff":
                 at = f"byte 0x{ord(character) - 0xDC00:02x} in column {name!r}"

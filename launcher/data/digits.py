@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits of 8x8 pixels (Alpaydin and Kaynak, 1998), which are on every machine."""
+"""scikit-learn's 1,797 handwritten digits of 8x8 pixels (Alpaydin and Kaynak, 1998), without a download."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 
 from launcher import data
-from launcher.data import BadRow, Part, Row, _own_columns
-from launcher.data._source import SourceConfig
+from launcher.data import BadRow, Part, Row, SourceConfig
+from launcher.data._source import check_fixed_columns, fixed_row
 
 
 class Config(SourceConfig):
@@ -17,18 +17,17 @@ class Config(SourceConfig):
 
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
         return "digits 1797"
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-        """Their pixels are from 0 to 16, and brought to 0 to 255."""
+        """Yield the digits, their pixels scaled from 0..16 to 0..255."""
         from sklearn.datasets import load_digits
 
-        _own_columns.check(self.config, columns, ("image", "label"), key)
-        found = load_digits()
-        images = np.rint(found.images * (255 / 16)).astype(np.uint8)[..., None]
-        for number, (image, label) in enumerate(zip(images, found.target.tolist(), strict=True)):
-            yield _own_columns.row({"image": image, "label": label}, columns, f"digit {number}")
+        check_fixed_columns(self.config, columns, ("image", "label"), key)
+        digits = load_digits()
+        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+        for number, (image, label) in enumerate(zip(images, digits.target.tolist(), strict=True)):
+            yield fixed_row({"image": image, "label": label}, columns, f"digit {number}")

@@ -1,18 +1,22 @@
-"""A data set of the Hugging Face hub, or a local folder that `datasets.load_dataset` can read."""
+"""Datasets of the Hugging Face hub, or of a local folder that `datasets.load_dataset` reads."""
 
 import glob
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from launcher import data
 from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.data import BadRow, Part, Row
-from launcher.data._source import SourceConfig, fingerprint_folder
+from launcher.config.types import HubRepository
+from launcher.data import BadRow, Part, Row, SourceConfig
+from launcher.data._files import fingerprint_folder
 from launcher.data._tables import dataset_parts, dataset_rows
+
+if TYPE_CHECKING:
+    import datasets
 
 
 class Config(SourceConfig):
@@ -28,10 +32,13 @@ class Config(SourceConfig):
     revision: str | None = None
     """Branch, tag or commit."""
 
+    @property
+    def hub_repository(self) -> HubRepository:
+        return HubRepository(self.name, self.revision)
+
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
         folder = expanded(self.config.name)
@@ -44,28 +51,31 @@ class Source(data.Source):
         return dataset_parts(_load(self.config, key))
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-        return dataset_rows(
-            _load(self.config, key), f"{self.config.name}[{self.config.split}]", self.config, columns, key, part
-        )
+        name = f"{self.config.name}[{self.config.split}]"
+        return dataset_rows(_load(self.config, key), name, self.config, columns, key, part)
 
 
 def _check_readable(folder: Path, key: str) -> None:
-    """Raises UserError for a folder whose path `datasets` would take for a pattern: it resolves links before."""
+    """Raises UserError if `datasets`, which resolves links first, would take the path of the folder for a pattern."""
     if glob.has_magic(str(folder.resolve())):
         what = f"{folder}: datasets takes one of * ? [ in the path of a folder for a pattern"
         todo = "rename the folder, or name its files as a source of kind jsonl, csv or parquet"
         raise UserError(Problem(f"{key}.name", f"{what} ({todo})"))
 
 
-def _load(config: Config, key: str) -> Any:
+def _load(config: Config, key: str) -> "datasets.Dataset":
     folder = expanded(config.name)
-    asked = (str(folder) if is_dir(folder) else config.name, config.config, config.split, config.revision)
-    return _loaded(*asked, key, str(Path.cwd()), Source(config).fingerprint(key))
+    name = str(folder) if is_dir(folder) else config.name
+    content = str(Path.cwd()), Source(config).fingerprint(key)
+    return _load_cached(name, config.config, config.split, config.revision, key, *content)
 
 
 @lru_cache(maxsize=8)
-def _loaded(name: str, config: str | None, split: str, revision: str | None, key: str, *_content: str) -> Any:
-    """The data set, opened once a process."""
+def _load_cached(
+    name: str, config: str | None, split: str, revision: str | None, key: str, *_content: str
+) -> "datasets.Dataset":
+    """Load a dataset once per process. `_content`: identifies it, so that a changed one is loaded again. Raises
+    UserError if it cannot be loaded."""
     import datasets
 
     datasets.disable_progress_bars()

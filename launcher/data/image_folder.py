@@ -1,4 +1,4 @@
-"""Images in folders: the folder that one lies in is its label."""
+"""Image files in one folder per label."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,11 +6,12 @@ from typing import Literal
 
 from launcher import data
 from launcher.config.errors import Problem, UserError
-from launcher.data import BadRow, Part, Row, _own_columns
-from launcher.data._images import decoded
-from launcher.data._source import FilesConfig, file_hash, fingerprint_of, folders, grouped
+from launcher.data import BadRow, Part, Row
+from launcher.data._files import file_hash, fingerprint_of, folders, group_files
+from launcher.data._images import decode
+from launcher.data._source import FilesConfig, check_fixed_columns, fixed_row
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
 class Config(FilesConfig):
@@ -20,19 +21,18 @@ class Config(FilesConfig):
 
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
-        """A hash of the images' bytes and of their names below a folder, wherever it is."""
+        """Hash the bytes of the images and their names below the folders of `path`."""
         return fingerprint_of((name.as_posix(), file_hash(root / name)) for root, name in _images(self.config, key))
 
     def parts(self, key: str) -> list[Part]:
         files = (root / name for root, name in _images(self.config, key))
-        return grouped((file, file.stat().st_size or 1) for file in files)
+        return group_files((file, file.stat().st_size or 1) for file in files)
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-        _own_columns.check(self.config, columns, ("image", "label"), key)
+        check_fixed_columns(self.config, columns, ("image", "label"), key)
         roots = folders(self.config, key)
         for file in map(Path, part.files):
             root = next(root for root in reversed(roots) if file.is_relative_to(root))
@@ -44,7 +44,7 @@ def _row(file: Path, label: str | None, columns: Sequence[str]) -> Row | BadRow:
     if label is None and "label" in columns:
         return BadRow(str(file), "lies in no folder that could be its label")
     try:
-        return _own_columns.row({"image": decoded(file), "label": label}, columns, str(file))
+        return fixed_row({"image": decode(file), "label": label}, columns, str(file))
     except OSError as error:
         return BadRow(str(file), f"cannot be read: {error.strerror}")
     except ValueError as error:
@@ -52,12 +52,12 @@ def _row(file: Path, label: str | None, columns: Sequence[str]) -> Row | BadRow:
 
 
 def _images(config: Config, key: str) -> list[tuple[Path, Path]]:
-    """Every image once, sorted: a folder, and the name below it. Raises UserError where there is none."""
+    """Return every image once, sorted, as (folder of `path`, name below it). Raises UserError if there is none."""
     roots, found = folders(config, key), dict[Path, tuple[Path, Path]]()
     for root in roots:
-        files = (path for path in root.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+        files = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
         found |= {file: (root, file.relative_to(root)) for file in sorted(files)}
     if not found:
-        what = f"{', '.join(map(str, roots))}: no image is in it (looked for LABEL/*{', *'.join(ENDINGS)})"
+        what = f"{', '.join(map(str, roots))}: no image is in it (looked for LABEL/*{', *'.join(SUFFIXES)})"
         raise UserError(Problem(f"{key}.path", what))
     return list(found.values())

@@ -1,17 +1,17 @@
-"""JSON lines: an object a line."""
+"""JSON Lines files: one object per line."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic_core import from_json
 
-from launcher import data
 from launcher.data import BadRow, Part, Row
-from launcher.data._lines import LONE_RETURNS, cut, read
-from launcher.data._source import FilesConfig, files, fingerprint_files, pick
+from launcher.data._files import FilesSource, files
+from launcher.data._lines import LONE_RETURNS, file_parts, read_lines
+from launcher.data._source import FilesConfig, canonical_row
 
 
 class Config(FilesConfig):
@@ -20,44 +20,41 @@ class Config(FilesConfig):
     kind: Literal["jsonl"] = "jsonl"
 
 
-class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
-
-    def fingerprint(self, key: str) -> str:
-        return fingerprint_files(self.config, key)
+class Source(FilesSource):
+    config: Config
 
     def parts(self, key: str) -> list[Part]:
-        return cut(files(self.config, key))
+        return file_parts(files(self.config, key))
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
         return chain.from_iterable(_rows(self.config, columns, key, file, part) for file in part.files)
 
 
 def _rows(config: Config, columns: Sequence[str], key: str, file: str, part: Part) -> Iterator[Row | BadRow]:
-    for lines in read(file, part.start, part.stop):
+    for lines in read_lines(file, part.start, part.stop):
         if lines.bad:
             yield lines.bad
         for number, line in enumerate(lines.text.split("\n")):
             if line and not line.isspace():
                 where = partial(lines.where, number)
-                row = _object(line, where)
-                yield row if isinstance(row, BadRow) else pick(row, config, columns, where, key)
+                row = _parse(line, where)
+                yield row if isinstance(row, BadRow) else canonical_row(row, config, columns, where, key)
 
 
-def _object(line: str, where: Callable[[], str]) -> Row | BadRow:
+def _parse(line: str, where: Callable[[], str]) -> Row | BadRow:
     try:
-        row = from_json(line, cache_strings="keys")  # twice as fast, but it reads less and says less
+        row = from_json(line, cache_strings="keys")  # twice as fast as json, but stricter, with poorer messages
     except ValueError:
-        row = _slowly(line, where)
-    return (
-        row if isinstance(row, dict | BadRow) else BadRow(where(), f"should be a JSON object, not {type(row).__name__}")
-    )
+        row = _parse_slowly(line, where)
+    if isinstance(row, dict | BadRow):
+        return row
+    return BadRow(where(), f"should be a JSON object, not {type(row).__name__}")
 
 
-def _slowly(line: str, where: Callable[[], str]) -> Any:
+def _parse_slowly(line: str, where: Callable[[], str]) -> object:
     try:
-        return json.loads(line)
+        value: object = json.loads(line)
+        return value
     except json.JSONDecodeError as error:
         returns = f" ({LONE_RETURNS})" if "\r" in line.strip() else ""
         return BadRow(where(), f"not valid JSON: {error.msg} at column {error.colno}{returns}")

@@ -1,4 +1,4 @@
-"""Points around a plane: y = w x + b, with noise. What a regression should find is known."""
+"""Points around a known plane, y = w x + b + noise, to test a regression with."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -9,10 +9,11 @@ from pydantic import Field
 
 from launcher import data
 from launcher.contract.random import Stream, draws, uniform
-from launcher.data import BadRow, Part, Row, _own_columns, _source
-from launcher.data._source import SourceConfig
+from launcher.data import BadRow, Part, Row, SourceConfig
+from launcher.data._files import row_ranges
+from launcher.data._source import check_fixed_columns, fixed_row
 
-_AT_ONCE = 2**14
+_BATCH = 2**14
 """Points that are drawn together."""
 
 
@@ -33,33 +34,28 @@ class Config(SourceConfig):
 
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
-        return (
-            f"linear {self.config.weights} {self.config.bias} {self.config.noise} {self.config.rows} {self.config.seed}"
-        )
+        config = self.config
+        return f"linear {config.weights} {config.bias} {config.noise} {config.rows} {config.seed}"
 
     def parts(self, key: str) -> list[Part]:
-        each = 8 * len(self.config.weights) + 8
-        step = max(1, _source.PART // each)
-        cuts = [(at, min(at + step, self.config.rows)) for at in range(0, self.config.rows, step)]
-        return [Part((), start, stop, (stop - start) * each) for start, stop in cuts]
+        return row_ranges(self.config.rows, 8 * len(self.config.weights) + 8)
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-        _own_columns.check(self.config, columns, ("features", "label"), key)
+        check_fixed_columns(self.config, columns, ("features", "label"), key)
         stop = self.config.rows if part.stop is None else part.stop
-        for start in range(part.start, stop, _AT_ONCE):
-            numbers = np.arange(start, min(start + _AT_ONCE, stop))
+        for start in range(part.start, stop, _BATCH):
+            numbers = np.arange(start, min(start + _BATCH, stop))
             x, y = _points(self.config, numbers)
             for number, features, label in zip(numbers.tolist(), x.tolist(), y.tolist(), strict=True):
-                yield _own_columns.row({"features": features, "label": label}, columns, f"point {number}")
+                yield fixed_row({"features": features, "label": label}, columns, f"point {number}")
 
 
 def _points(config: Config, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """x, shape (points, features), and y, shape (points,); a point is a function of its number. Noise by Box and Muller
-    (1958)."""
+    """Compute x, shape (points, features), and y, shape (points,). A point depends on its number alone. Noise by Box
+    and Muller (1958)."""
     count = len(config.weights)
     words, others, _, _ = draws(config.seed, Stream.POINTS, 0, numbers[:, None], np.arange(count + 1))
     x = 2 * uniform(words[:, :count]) - 1

@@ -1,11 +1,11 @@
-"""Several sources with weights. It has no rows of its own: whoever reads it reads its sources, by their weights.
+"""Several sources with weights. A mixture has no rows of its own: its sources are read one by one.
 
-`limit`, `on_bad_row` and the names of columns belong to each source, so a mixture has none.
+`limit`, `on_bad_row` and the names of columns are keys of each source, so a mixture has none.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -14,7 +14,7 @@ from launcher import data
 from launcher.config import kinds, plugins
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import Plugin, hint
-from launcher.data._source import fingerprint_of
+from launcher.data._files import fingerprint_of
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 _Source = Annotated[SerializeAsAny[Plugin], kinds.plugin("data")]
@@ -31,19 +31,19 @@ class Config(Plugin):
 
     @field_validator("sources")
     @classmethod
-    def _several(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _check_sources(cls, value: dict[str, Plugin]) -> dict[str, Plugin]:
         if len(value) < 2:
             raise PydanticCustomError("sources", "a mixture needs two sources or more")
         nested = [name for name, source in value.items() if plugins.source(source).mixed()]
         if nested:
-            told = {"names": ", ".join(nested)}
-            raise PydanticCustomError("sources", "{names}: a mixture in a mixture: name its sources here", told)
+            what = "{names}: a mixture in a mixture: name its sources here"
+            raise PydanticCustomError("sources", what, {"names": ", ".join(nested)})
         return value
 
     @field_validator("weights")
     @classmethod
-    def _of_the_sources(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
-        sources = info.data.get("sources")  # absent where they are wrong themselves
+    def _check_weights(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        sources = info.data.get("sources")  # None if they are invalid themselves
         if sources is not None:
             wrong = [f"no weight for {name}" for name in sources if name not in value]
             wrong += [f"no source is called {name} ({hint(name, sources)})" for name in value if name not in sources]
@@ -53,11 +53,11 @@ class Config(Plugin):
 
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
-        """Of its sources in their order; weights change no row. Raises UserError with the mistakes of all of them."""
+        """Hash the fingerprints of the sources, in their order. Weights change no row, so they have no effect. Raises
+        UserError with the mistakes of all sources."""
         found: list[str] = []
         problems: list[str | Problem] = []
         for name, source in self.config.sources.items():
@@ -70,7 +70,6 @@ class Source(data.Source):
         return fingerprint_of(found)
 
     def mixed(self) -> Mapping[str, tuple[Plugin, float]]:
-        """Its sources in their order, each with its weight; the weights add up to 1."""
         total = math.fsum(self.config.weights.values())
         return {name: (source, self.config.weights[name] / total) for name, source in self.config.sources.items()}
 

@@ -5,14 +5,17 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from launcher import data
 from launcher.config.columns import resolved
 from launcher.config.errors import UserError, first_line
-from launcher.data import BadRow, Part, Row, _source
-from launcher.data._source import FilesConfig, check_columns, columns_of, files, fingerprint_files, grouped
-from launcher.data._tables import batch_rows, rows_of
+from launcher.data import BadRow, Part, Row, _files
+from launcher.data._files import FilesSource, files, group_files
+from launcher.data._source import FilesConfig, check_columns, source_columns
+from launcher.data._tables import batch_rows, table_rows
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 
 class Config(FilesConfig):
@@ -21,16 +24,12 @@ class Config(FilesConfig):
     kind: Literal["parquet"] = "parquet"
 
 
-class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
-
-    def fingerprint(self, key: str) -> str:
-        return fingerprint_files(self.config, key)
+class Source(FilesSource):
+    config: Config
 
     def parts(self, key: str) -> list[Part]:
-        """Row groups of a file, or several small files. Raises UserError for a file that is no parquet."""
-        return grouped(((file, sum(_sizes(file))) for file in files(self.config, key)), _row_groups)
+        """Divide large files by row groups, and group small ones. Raises UserError if a file is no parquet."""
+        return group_files(((file, sum(_sizes(file))) for file in files(self.config, key)), _row_group_parts)
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
         return chain.from_iterable(_rows(self.config, columns, key, file, part) for file in part.files)
@@ -40,23 +39,23 @@ def _rows(config: Config, columns: Sequence[str], key: str, file: str, part: Par
     with _opened(file) as opened:
         columns = resolved(columns, opened.schema_arrow.names)
         check_columns(config, columns, opened.schema_arrow.names, file, key)
-        names = list(dict.fromkeys(columns_of(config, columns).values()))
+        names = list(dict.fromkeys(source_columns(config, columns).values()))
         groups = [opened.metadata.row_group(n) for n in range(opened.num_row_groups)]
         at = sum(group.num_rows for group in groups[: part.start])
         chosen = range(len(groups))[part.start : part.stop]
         size = batch_rows(opened.metadata.num_rows, sum(group.total_byte_size for group in groups))
         for batch in opened.iter_batches(batch_size=size, row_groups=list(chosen), columns=names):
-            yield from rows_of(batch, config, columns, key, partial(_where, file, at))
+            yield from table_rows(batch, config, columns, key, partial(_place, file, at))
             at += batch.num_rows
 
 
-def _where(file: str, before: int, number: int) -> str:
+def _place(file: str, before: int, number: int) -> str:
     return f"{file} row {before + number + 1}"
 
 
 @contextmanager
-def _opened(file: str | Path) -> Iterator[Any]:
-    """A pyarrow ParquetFile. Raises UserError where it cannot be read."""
+def _opened(file: str | Path) -> "Iterator[pq.ParquetFile]":
+    """Open a parquet file. Raises UserError if it cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -68,19 +67,19 @@ def _opened(file: str | Path) -> Iterator[Any]:
 
 
 def _sizes(file: Path) -> list[int]:
-    """Bytes of the row groups, before their compression."""
+    """Return the uncompressed bytes of each row group."""
     with _opened(file) as opened:
         return [opened.metadata.row_group(n).total_byte_size for n in range(opened.num_row_groups)]
 
 
-def _row_groups(file: Path) -> list[Part]:
-    """Neighbouring row groups of a file, up to the size of a part together."""
+def _row_group_parts(file: Path) -> list[Part]:
+    """Divide a file into parts of neighbouring row groups."""
     parts: list[Part] = []
-    start, together = 0, 0
+    start, part_size = 0, 0
     sizes = _sizes(file)
     for number, size in enumerate(sizes):
-        if number > start and together + size > _source.PART:
-            parts.append(Part((str(file),), start, number, together))
-            start, together = number, 0
-        together += size
-    return [*parts, Part((str(file),), start, len(sizes), together)]
+        if number > start and part_size + size > _files.PART:
+            parts.append(Part((str(file),), start, number, part_size))
+            start, part_size = number, 0
+        part_size += size
+    return [*parts, Part((str(file),), start, len(sizes), part_size)]

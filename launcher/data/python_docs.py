@@ -1,7 +1,6 @@
-"""Docstrings of Python packages: text that is on every machine, with the package as a natural label.
+"""Docstrings of Python packages: texts that need no download, labelled by their package.
 
-The standard library alone has some 6,500 docstrings of 1.6 MB; installed packages add theirs. Modules are parsed, never
-imported.
+The standard library has some 6,500 docstrings of 1.6 MB. Modules are parsed, never imported.
 """
 
 import ast
@@ -21,11 +20,11 @@ from pydantic import Field
 from launcher import data
 from launcher.config.errors import Problem, UserError
 from launcher.config.types import hint
-from launcher.data import BadRow, Part, Row
-from launcher.data._columns import half_a_character
-from launcher.data._source import SourceConfig, fingerprint_of
+from launcher.data import BadRow, Part, Row, SourceConfig
+from launcher.data._columns import lone_surrogate
+from launcher.data._files import fingerprint_of
 
-_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
+_EXCLUDED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
 
 
 class Config(SourceConfig):
@@ -39,12 +38,11 @@ class Config(SourceConfig):
 
 
 class Source(data.Source):
-    def __init__(self, config: Config):
-        self.config = config
+    config: Config
 
     def fingerprint(self, key: str) -> str:
-        """The versions of Python and of installed distributions; the content of all else: Python's own modules, which
-        not every system has all of, and modules of the user's."""
+        """Identify installed distributions by their versions, and all other modules by their content: those of the
+        user, and those of Python, which some systems have only a part of."""
         known = metadata.packages_distributions()
         parts = ["python", platform.python_version(), *self.config.packages]
         for package in self.config.packages:
@@ -62,28 +60,29 @@ class Source(data.Source):
 
 
 def _roots(package: str, key: str) -> list[tuple[str, Path]]:
-    """(label, file or folder) of a package; all modules for stdlib."""
+    """Return (label, file or folder) of a package, or of each module of stdlib. Raises UserError if it is not
+    installed."""
     library = Path(sysconfig.get_paths()["stdlib"])
     if package == "stdlib":
-        entries = sorted(path for path in library.iterdir() if path.name not in _LEFT_OUT)
+        entries = sorted(path for path in library.iterdir() if path.name not in _EXCLUDED)
         return [(path.stem, path) for path in entries if path.is_dir() or path.suffix == ".py"]
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         names = {"stdlib", *sys.stdlib_module_names, *metadata.packages_distributions()}
-        what = f"{package}: no Python package of this name is installed ({_close(package, names)})"
+        what = f"{package}: no Python package of this name is installed ({_suggestion(package, names)})"
         raise UserError(Problem(f"{key}.packages", what))
     origin = Path(spec.origin)
     return [(package, origin.parent if origin.name == "__init__.py" else origin)]
 
 
-def _close(package: str, names: set[str]) -> str:
+def _suggestion(package: str, names: set[str]) -> str:
     found = hint(package, names)
     return found if found.startswith("did") else "pip install it, or leave it out"
 
 
 def _files(root: Path) -> list[Path]:
     found = [root] if root.is_file() else sorted(root.rglob("*.py"))
-    return [file for file in found if not _LEFT_OUT.intersection(file.relative_to(root).parts)]
+    return [file for file in found if not _EXCLUDED.intersection(file.relative_to(root).parts)]
 
 
 def _hash(roots: list[Path]) -> str:
@@ -95,28 +94,29 @@ def _hash(roots: list[Path]) -> str:
 
 
 def _version(root: Path) -> str:
-    """Changes with the files of a root, so that what is remembered of them is not taken for what they are now."""
+    """Identify the present state of a root by its file sizes and times, as a key of the cache below."""
     found = [(str(file), file.stat()) for file in _files(root)]
     return fingerprint_of((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
 
 
 @cache
 def _docstrings(root: Path, _version: str) -> tuple[str, ...]:
-    """Parsed once a process, since a source is read more than once. One with half a character is left out."""
-    found: list[str] = []
+    """Return the docstrings of a root, without those that hold a lone surrogate. Cached, since a source is read more
+    than once."""
+    docstrings: list[str] = []
     for file in _files(root):
         try:
             tree = ast.parse(file.read_bytes())
-        except (SyntaxError, ValueError, OSError):  # a template, or code for another Python
+        except (SyntaxError, ValueError, OSError):  # a template, or code for another version of Python
             continue
-        found += [text for text in _of_tree(tree) if not half_a_character(text)]
-    return tuple(found)
+        docstrings += [text for text in _tree_docstrings(tree) if not lone_surrogate(text)]
+    return tuple(docstrings)
 
 
-def _of_tree(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+def _tree_docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
     text = ast.get_docstring(node)
     if text:
         yield text
     for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _of_tree(child)
+            yield from _tree_docstrings(child)

@@ -116,7 +116,7 @@ class Start:
 
 def _attend(start: Start, own: Path, batch: bool) -> int:
     """Meet, run, conclude. `own`: a folder of this node; `batch`: the script has the last word."""
-    run = run_setup.read(start.folder.path)
+    run = run_setup.load(start.folder.path)
     launch = replace(launch_spec.train(run.plan, run.cluster), folder=start.folder.path)
     os.environ.update(launch.env, LAUNCHER_JOB=start.job, LAUNCHER_START=str(start.number))
     elastic_agent.warm_up(launch_spec.imports(run.recipe))

@@ -11,6 +11,7 @@ from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.model import ModelSource
 from launcher.config.recipe import PretrainedTokenizer
 from launcher.config.trust import TrustRemoteCode
+from launcher.config.types import HubRepository
 from launcher.models._adaptation import adapted
 from launcher.models._transformers import TransformersConfig, check_length, complete, fit, make, renew, renewed
 from launcher.plan import remote_code
@@ -42,6 +43,10 @@ class Config(TransformersConfig):
     @property
     def trusted_source(self) -> str | None:
         return self.name if self.trust_remote_code else None
+
+    @property
+    def hub_repository(self) -> HubRepository:
+        return HubRepository(self.name, self.revision, self.trust_remote_code)
 
 
 class Model(models.Model[Config]):

@@ -11,6 +11,7 @@ from launcher.config import kinds, load, messages, plugins, trust
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.model import ModelConfig, ModelSource
 from launcher.config.trust import TrustRemoteCode
+from launcher.config.types import RunReference
 from launcher.models._adaptation import adapted, group, plain
 from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed, take_generation
 from launcher.plan import remote_code
@@ -42,6 +43,10 @@ class Config(TransformersConfig):
     @property
     def trusted_source(self) -> str | None:
         return self.run if self.trust_remote_code else None
+
+    @property
+    def run_reference(self) -> RunReference:
+        return RunReference(self.run, self.checkpoint, self.weights == "trained", self.adapter is not None)
 
     @model_validator(mode="after")
     def _allowed_run(self) -> Self:

@@ -1,1 +1,1 @@
-"""Data, tokenizers and weights, brought and made once; ranks only read."""
+"""Preparation, once for all ranks: data, tokenizers, and downloads from the hub. Ranks only read the results."""

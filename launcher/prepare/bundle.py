@@ -1,7 +1,7 @@
-"""Everything that one recipe needs, in a folder to carry to a cluster without internet.
+"""Bundles: folders with everything that one recipe needs, for a cluster without internet.
 
-A bundle is a cache (launcher.storage.cache_root) with one recipe: `launcher run --from FOLDER` uses it as such. It says
-by what its data was made, so that nobody has to read the sources again, which are not there.
+A bundle is a cache (launcher.storage.cache_root) with one recipe: `launcher run --from FOLDER` uses it as the cache. It
+records which configuration its data was prepared with, since the sources, which are not in it, cannot be read again.
 """
 
 import hashlib
@@ -13,31 +13,31 @@ from pathlib import Path
 from launcher.config import load, plugins, strict_json
 from launcher.config.atomic_files import expanded, flush_tree, is_dir, is_file
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.recipe import Recipe
+from launcher.config.recipe import PretrainedTokenizer, Recipe
 from launcher.config.strict_json import PlainName, Stored
 from launcher.prepare import tokenizer
 from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir
 
 RECIPE = "recipe.yaml"
-_AGAIN = "`launcher prepare R --to FOLDER` makes one"
+_ADVICE = "`launcher prepare R --to FOLDER` makes one"
 
 
 class _Bundle(Stored):
-    """bundle.json. `data`: a digest of what the recipe says of its data; `prepared`: the prepared folder's name."""
+    """bundle.json. `data`: a digest of the data's configuration; `prepared`: the name of the prepared folder."""
 
     data: str
     prepared: PlainName
 
 
 def check_room(to: Path) -> None:
-    """Raises UserError where something is in a bundle's place."""
+    """Raises UserError if there is something at the path of a new bundle."""
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"--to {to}: is there already (another name, or move it away)")
 
 
 def make(recipe: Recipe, prepared: Path, to: Path) -> None:
-    """The bundle of a pinned recipe whose data is prepared and whose model is fetched. Raises UserError."""
+    """Write the bundle of a pinned recipe whose data is prepared and whose models are downloaded. Raises UserError."""
     check_room(to)
     to = to.absolute()
     aside = to.with_name(f".{to.name}.partial")
@@ -59,36 +59,36 @@ def _fill(folder: Path, recipe: Recipe, prepared: Path) -> None:
     _copy_model(recipe, folder / "models")
     _copy_tokenizer(recipe, folder / "models")
     load.dump(recipe, folder / RECIPE)
-    said = {"data": _made_by(recipe), "prepared": prepared.name}
-    (folder / cache_root.BUNDLE).write_text(json.dumps(said), encoding="utf-8")
+    content = {"data": _data_digest(recipe), "prepared": prepared.name}
+    (folder / cache_root.BUNDLE).write_text(json.dumps(content), encoding="utf-8")
     flush_tree(folder)
 
 
 def recipe_of(folder: Path) -> Path:
-    """The recipe of a bundle. Raises UserError where there is none, and for one that is not whole or leads out of its
-    folder."""
+    """Return the recipe file of a bundle. Raises UserError if there is no bundle, or if it is incomplete or has a link
+    that leads out of it."""
     if not strict_json.exists(folder / cache_root.BUNDLE):
-        raise UserError(f"--from {folder}: no bundle is there ({_AGAIN})")
+        raise UserError(f"--from {folder}: no bundle is there ({_ADVICE})")
     _read(folder)
     if not is_file(folder / RECIPE):
-        raise strict_json.damage(folder / RECIPE, "it is missing", _AGAIN)
-    if link := _leaving(folder):
-        raise strict_json.damage(link, f"a link that leads out of {folder}", _AGAIN)
+        raise strict_json.damage(folder / RECIPE, "it is missing", _ADVICE)
+    if link := _outward_link(folder):
+        raise strict_json.damage(link, f"a link that leads out of {folder}", _ADVICE)
     return folder / RECIPE
 
 
 def _read(folder: Path) -> _Bundle:
-    """What bundle.json says. Raises DamagedFile, also where the folder that it names is not in the bundle."""
+    """Read bundle.json. Raises DamagedFile, also if the folder that it names is not in the bundle."""
     file = folder / cache_root.BUNDLE
-    bundle = strict_json.read(file, _Bundle, _AGAIN)
+    bundle = strict_json.read(file, _Bundle, _ADVICE)
     if not is_dir(folder / "prepared" / bundle.prepared):
         what = f"prepared: no folder {strict_json.shown(bundle.prepared)} is in {folder / 'prepared'}"
-        raise strict_json.damage(file, what, _AGAIN)
+        raise strict_json.damage(file, what, _ADVICE)
     return bundle
 
 
-def _leaving(folder: Path) -> Path | None:
-    """The first link within a bundle that leads to somewhere else."""
+def _outward_link(folder: Path) -> Path | None:
+    """Return the first link in a bundle that leads out of it, if there is one."""
     inside = folder.resolve()
     for path, folders, files in os.walk(folder):
         for name in sorted([*folders, *files]):
@@ -99,11 +99,12 @@ def _leaving(folder: Path) -> Path | None:
 
 
 def identity(recipe: Recipe) -> str | None:
-    """The name of the prepared folder that the cache, if it is a bundle, holds for this recipe. Raises UserError."""
+    """Return the name of the prepared folder for a recipe, if the cache is a bundle. Raises UserError if the bundle was
+    made for other data."""
     if not strict_json.exists(cache_root.root() / cache_root.BUNDLE):
         return None
     bundle = _read(cache_root.root())
-    if bundle.data == _made_by(recipe):
+    if bundle.data == _data_digest(recipe):
         return bundle.prepared
     what = f"the bundle {cache_root.root()} holds data that was prepared otherwise"
     raise UserError(
@@ -111,47 +112,46 @@ def identity(recipe: Recipe) -> str | None:
     )
 
 
-def _made_by(recipe: Recipe) -> str:
-    """What the recipe says of its data, without reading any of it."""
+def _data_digest(recipe: Recipe) -> str:
+    """Hash the configuration that prepared data depends on, without reading the sources."""
     task = plugins.task(recipe.inner_task).preparation_key(recipe.inner_task)
-    said = recipe.model_dump(mode="json", include={"data", "tokenizer"})
-    said["data"]["train"].pop("weights", None)
-    (said["tokenizer"] or {}).pop("trust_remote_code", None)  # the code is of the same revision
-    own = (
-        None if recipe.tokenizer else recipe.model.model_dump(mode="json", include={"kind", "name", "run", "revision"})
-    )
-    return hashlib.blake2b(json.dumps([task, said, own], sort_keys=True).encode(), digest_size=16).hexdigest()
+    data = recipe.model_dump(mode="json", include={"data", "tokenizer"})
+    data["data"]["train"].pop("weights", None)
+    (data["tokenizer"] or {}).pop("trust_remote_code", None)  # the code is of the same revision
+    model = None
+    if not recipe.tokenizer:
+        model = recipe.model.model_dump(mode="json", include={"kind", "name", "run", "revision"})
+    return hashlib.blake2b(json.dumps([task, data, model], sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _copy_model(recipe: Recipe, to: Path) -> None:
-    """The files of the models that are loaded: of the cache's copy, of a folder, or of a run."""
-    for model in (recipe.model, getattr(recipe.task, "teacher", None)):
-        name, revision = getattr(model, "name", None), getattr(model, "revision", None)
-        if name:
-            copy = to / cache_root.kept(name, revision).name
-            shutil.copytree(cache_root.found(name, revision), copy, dirs_exist_ok=True)
-        if run := getattr(model, "run", None):
-            folder, checkpoint = RunDir(Path(cache_root.found(run))), getattr(model, "checkpoint", "latest")
-            _copy_run(folder, checkpoint, to / cache_root.kept(run).name)
+    """Copy the models that are loaded: from the cache, from a local folder, or from a run."""
+    for model in (recipe.model, recipe.task.teacher_model):
+        if model is not None and (repository := model.hub_repository):
+            copy = to / cache_root.kept(repository.name, repository.revision).name
+            shutil.copytree(cache_root.found(repository.name, repository.revision), copy, dirs_exist_ok=True)
+        if model is not None and (reference := model.run_reference):
+            folder = RunDir(Path(cache_root.found(reference.run)))
+            _copy_run(folder, reference.checkpoint, to / cache_root.kept(reference.run).name)
 
 
 def _copy_tokenizer(recipe: Recipe, to: Path) -> None:
-    """The files of a tokenizer that is a folder here; one of the hub is not asked for again."""
-    name = getattr(recipe.tokenizer, "name", None)
-    if name is None or not is_dir(expanded(name)):
+    """Copy a tokenizer from a local folder. One of the hub is part of the prepared data, and not needed again."""
+    own = recipe.tokenizer
+    if not isinstance(own, PretrainedTokenizer) or not is_dir(expanded(own.name)):
         return
-    copy = to / cache_root.kept(name).name
+    copy = to / cache_root.kept(own.name).name
     copy.mkdir(exist_ok=True)
-    for file in tokenizer.files(name, code=bool(getattr(recipe.tokenizer, "trust_remote_code", False))):
+    for file in tokenizer.files(own.name, code=own.trust_remote_code):
         shutil.copy2(file, copy)
 
 
 def _copy_run(folder: RunDir, checkpoint: str | int, to: Path) -> None:
-    """A run with the one checkpoint that is asked for."""
+    """Copy a run with one of its checkpoints."""
     saved, copy = folder.saved(checkpoint), RunDir(to)
     saved.verify()
     for source, target in ((folder.tokenizer, copy.tokenizer), (folder.model, copy.model)):
-        if source.is_dir():  # samples without tokens need no tokenizer, models of one's own no configuration
+        if source.is_dir():  # samples without tokens need no tokenizer, models of the user no configuration
             shutil.copytree(source, target, dirs_exist_ok=True)
     shutil.copytree(saved.path, copy.checkpoints / saved.path.name, dirs_exist_ok=True)
     for file in (folder.recipe, folder.facts):

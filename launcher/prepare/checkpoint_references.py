@@ -1,81 +1,88 @@
-"""Other runs whose checkpoints a recipe takes: `latest` and `best` are resolved to a step when a run is first started,
-so that a resume finds what the start found, however far the other run has gone meanwhile."""
+"""Checkpoints of other runs that a recipe starts from.
+
+`latest` and `best` are resolved to a step when a run is first started. A resume finds the same checkpoint, even if the
+other run has gone on meanwhile.
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from launcher.config import load, plugins
 from launcher.config.errors import Problem, UserError
-from launcher.config.model import ModelConfig
 from launcher.config.recipe import Recipe
+from launcher.config.types import Plugin, RunReference
 from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir
 
+C = TypeVar("C", bound=Plugin)
+
 
 def pin(recipe: Recipe, folder: RunDir) -> Recipe:
-    """The recipe with the step of each checkpoint: that of the run in `folder` where it has begun. One that is not
-    there stays as it is (see `missing`)."""
-    earlier = begun(folder)
-    model = _pinned(recipe.model, earlier and earlier.model)
+    """Return the recipe with the step of each checkpoint: the one in `folder`, if that run has begun, else the present
+    one. A checkpoint that does not exist is left as it is (see `missing`)."""
+    earlier = started_recipe(folder)
+    model = _pinned(recipe.model, earlier.model if earlier else None)
     recipe = recipe.model_copy(update={"model": model})
     if (teacher := recipe.task.teacher_model) is None:
         return recipe
-    teacher = _pinned(teacher, earlier and earlier.task.teacher_model)
+    teacher = _pinned(teacher, earlier.task.teacher_model if earlier else None)
     return recipe.model_copy(update={"task": recipe.task.model_copy(update={"teacher": teacher})})
 
 
 def missing(recipe: Recipe, resumes: bool = False) -> list[str | Problem]:
-    """Why the checkpoint of a teacher cannot be taken, or that step of a model. (Whether the run of a model is there,
-    the one that builds it tells.) `resumes`: the run has a checkpoint of its own."""
-    teacher, model = recipe.task.teacher_model, recipe.model
-    out = list[str | Problem]()
-    if getattr(teacher, "run", None) is not None:
-        out += _missing("task.teacher", teacher)
-    if isinstance(getattr(model, "checkpoint", None), int) and not (resumes and replaced(recipe)):
-        out += [problem for problem in _missing("model", model) if problem.key != "model.run"]
-    return out
+    """Report the checkpoint of a teacher, or the numbered checkpoint of a model, that cannot be loaded. (A missing run
+    of a model is reported where the model is built.) `resumes`: whether the run has a checkpoint of its own."""
+    teacher = recipe.task.teacher_model.run_reference if recipe.task.teacher_model else None
+    model = recipe.model.run_reference
+    problems = list[str | Problem]()
+    if teacher is not None:
+        problems += _missing("task.teacher", teacher)
+    if model is not None and isinstance(model.checkpoint, int) and not (resumes and replaced(recipe)):
+        problems += [problem for problem in _missing("model", model) if problem.key != "model.run"]
+    return problems
 
 
 def replaced(recipe: Recipe) -> bool:
-    """Whether a checkpoint of its own has all that a run took from another one: not where an adapter is beside weights
-    that the other one lacks, nor where the task looks back at the model as it began."""
-    model, task = recipe.model, plugins.task(recipe.task)
-    return model.kind == "run" and getattr(model, "adapter", None) is None and not task.needs_initial_model
+    """Whether a run's own checkpoint replaces the other run's. It does not if an adapter is trained beside the other
+    run's weights, or if the task compares the model with its start."""
+    model = recipe.model.run_reference
+    return model is not None and not model.adapter and not plugins.task(recipe.task).needs_initial_model
 
 
-def _missing(key: str, config: Any) -> list[Problem]:
-    """Why the checkpoint of a configuration that names a run cannot be taken."""
-    folder = RunDir(Path(cache_root.found(config.run)))
-    if getattr(config, "weights", None) == "random":
+def _missing(key: str, reference: RunReference) -> list[Problem]:
+    folder = RunDir(Path(cache_root.found(reference.run)))
+    if not reference.weights:
         return []
     if not folder.path.is_dir():
-        return [Problem(f"{key}.run", f"{config.run}: no run is there (train it first: its recipe names the folder)")]
+        what = f"{reference.run}: no run is there (train it first: its recipe names the folder)"
+        return [Problem(f"{key}.run", what)]
     try:
-        folder.saved(config.checkpoint)
+        folder.saved(reference.checkpoint)
     except UserError as error:
         return [Problem(f"{key}.checkpoint", str(problem)) for problem in error.problems]
     return []
 
 
-def _pinned(config: ModelConfig, earlier: Any) -> ModelConfig:
-    """A configuration that names a run, with the step of its checkpoint; any other as it is."""
-    run, checkpoint = getattr(config, "run", None), getattr(config, "checkpoint", None)
-    if run is None or checkpoint not in ("latest", "best") or getattr(config, "weights", None) == "random":
+def _pinned(config: C, earlier: Plugin | None) -> C:
+    """Return a Config that loads a checkpoint with its step, and any other unchanged. `earlier`: the Config of the run
+    that has begun."""
+    reference, before = config.run_reference, earlier.run_reference if earlier else None
+    if reference is None or reference.checkpoint not in ("latest", "best") or not reference.weights:
         return config
-    if getattr(earlier, "run", None) == run:
-        return config.model_copy(update={"checkpoint": earlier.checkpoint})
+    if before is not None and before.run == reference.run:
+        return config.model_copy(update={"checkpoint": before.checkpoint})
     try:
-        step = RunDir(Path(cache_root.found(run))).saved(checkpoint).step
+        step = RunDir(Path(cache_root.found(reference.run))).saved(reference.checkpoint).step
     except UserError:
         return config
     return config.model_copy(update={"checkpoint": step})
 
 
-def begun(folder: RunDir) -> Recipe | None:
-    """The recipe of a run that has begun."""
+def started_recipe(folder: RunDir) -> Recipe | None:
+    """Return the recipe of a run that has begun, if it has."""
     if not folder.recipe.is_file() or not (folder.whole() or folder.metrics.is_file()):
         return None
     try:
         return load.stored(folder.recipe).value
-    except UserError:  # its own check tells
+    except UserError:  # reported where the run is resumed
         return None

@@ -1,8 +1,9 @@
-"""Texts to token ids, a batch at a time, in arrays: no Python list of tokens is made but for words not met before.
+"""Encoding of texts to token ids, a batch at a time.
 
-A text is cut at whitespace where its tokenizer provably treats the two sides apart; each distinct piece is encoded
-once, and the rest is a lookup. Natural text repeats its words so often that this is several times faster than encoding
-every text. Where a tokenizer or a text gives no such guarantee, it is encoded whole: the ids are the same either way.
+A text is split where its tokenizer provably treats the two sides separately, mostly at whitespace. Each distinct piece
+is encoded once; all others are lookups in arrays. Natural text repeats its words so often that this is several times
+faster than encoding every text. A tokenizer or text without this guarantee is encoded whole. The ids are the same
+either way.
 """
 
 import json
@@ -18,17 +19,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from launcher.prepare.token_arrays import Frame, TokenArrays, concatenate, interleave, join, nothing, prefixed, take
+from launcher.prepare.token_arrays import Frame, TokenArrays, concatenate, interleave, join, no_texts, prefixed, take
 
 _MOST_PIECES, _MOST_CHARACTERS = 2**19, 2**24
-"""Pieces that are remembered, about, at some 150 bytes each, and their characters: a text without a space is one."""
+"""Limits of the cache: pieces, of some 150 bytes each, and their characters. A text without a space is one piece."""
 
 TRAINING_SUFFIX = "training_suffix"
-"""The key of tokenizer_config.json under which an exported tokenizer has the token that training adds after a text,
-where it adds none itself: a model that goes on with texts is given them without."""
+"""A key of tokenizer_config.json in an export: the token that training adds after a text. The exported tokenizer itself
+adds none, since a model that continues texts must see them without."""
+
+_Spec = dict[str, Any]
+"""A part of tokenizer.json."""
 
 _AT_ONCE = 2**19
-"""Characters that the tokenizer is given at a time, and the longest text that it is given whole."""
+"""Characters that the tokenizer encodes at a time, and the length of the longest text that it encodes whole."""
 
 _LOCAL_NORMALIZERS = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
 _BYTE = np.arange(256)
@@ -39,7 +43,7 @@ _LETTER = ((_BYTE >= 65) & (_BYTE < 91)) | ((_BYTE >= 97) & (_BYTE < 123))
 _IDEOGRAPH = (_BYTE >= 0xE5) & (_BYTE <= 0xE9)  # the first byte of U+5000 to U+9FFF in UTF-8
 _MARK = (_BYTE > 32) & (_BYTE < 127) & ~_DIGIT & ~_LETTER
 
-# Texts that the two ways of encoding are tried on before the faster one is used.
+# Texts on which both ways of encoding are compared before the faster one is used.
 _TRICKY = (
     "Two  words,\tthree\r\n\r\nlines ", " don't \u03a3\u0391\u03a3 \u03a3 e\u0301\u00a0x\u3000y  ",
     "a\x0bb\x0cc\x1cd \u2028e", "\u4e2d\u6587 \u5b57 x\u4e2d \u00e9 \U0001f642 \U0001f469\u200d\U0001f467 1,000.5",
@@ -49,8 +53,8 @@ _TRICKY = (
 
 
 class Encoder:
-    """The tokenizer of a folder. `prefix` and `suffix`: the special tokens around a text. `special_words`: a pattern of
-    what is read as a special token inside of one."""
+    """The tokenizer of a folder. `prefix` and `suffix`: the special tokens around a text. `special_words`: a pattern
+    that matches special tokens inside a text."""
 
     _known: dict[str, int]
     _pieces: TokenArrays
@@ -70,9 +74,9 @@ class Encoder:
         spec = json.loads(self.backend.to_str())
         self._rule = _rule(spec)
         byte_level = [one for one in _parts(spec["pre_tokenizer"]) if one["type"] == "ByteLevel"]
-        self._spaced = any(not one.get("add_prefix_space") for one in byte_level)  # such words are told by a space
+        self._spaced = any(not one.get("add_prefix_space") for one in byte_level)  # whose words begin with a space
         names = [re.escape(token["content"]) for token in spec["added_tokens"]]
-        self._whole = "|".join(names) or r"[^\s\S]"  # what a cut might keep from being seen
+        self._whole = "|".join(names) or r"[^\s\S]"  # words that a split might divide
         special = [re.escape(token["content"]) for token in spec["added_tokens"] if token["special"]]
         self.special_words = "|".join(special) or r"[^\s\S]"
         self._forget()
@@ -80,18 +84,18 @@ class Encoder:
             self._rule = None
 
     def encode(self, texts: pa.Array) -> TokenArrays:
-        """The tokens of texts (large_string), without special tokens."""
+        """Encode texts (large_string), without special tokens."""
         if self._rule is None or not len(texts):
-            return self._plainly(texts.to_pylist())
+            return self._encode_whole(texts.to_pylist())
         whole = pc.match_substring_regex(texts, self._whole, ignore_case=True)
         if not pc.any(whole).as_py():
-            return self._by_pieces(texts)
-        apart = self._plainly(texts.filter(whole).to_pylist())
-        return interleave(self._by_pieces(texts.filter(pc.invert(whole))), apart, np.asarray(whole))
+            return self._encode_by_pieces(texts)
+        apart = self._encode_whole(texts.filter(whole).to_pylist())
+        return interleave(self._encode_by_pieces(texts.filter(pc.invert(whole))), apart, np.asarray(whole))
 
     def words(self, rows: pa.ListArray) -> tuple[TokenArrays, NDArray[np.int64]]:
-        """The tokens of texts that come as lists of words, each encoded by itself, without special tokens; and of each
-        token the number of its word in the text, from 1."""
+        """Encode texts that are lists of words, each word by itself, without special tokens. Returns the tokens, and
+        for each token the number of its word in the text, from 1."""
         words, counts = rows.flatten().cast(pa.large_string()), rows.value_lengths().to_numpy()
         each = self.encode(prefixed(" ", words) if self._spaced else words)
         first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -99,8 +103,8 @@ class Encoder:
         return TokenArrays(each.ids, each.offsets[first], each.begins), np.repeat(numbers, each.lengths)
 
     def spans(self, texts: Sequence[str]) -> tuple[TokenArrays, NDArray[np.int64]]:
-        """The tokens of texts, without special tokens, and the characters that each stands for, shape (tokens, 2)."""
-        made, found = nothing(), [np.empty((0, 2), dtype=np.int64)]
+        """Encode texts without special tokens. Returns the tokens and their character ranges, shape (tokens, 2)."""
+        made, found = no_texts(), [np.empty((0, 2), dtype=np.int64)]
         for group in _groups(texts):
             encodings = self.backend.encode_batch(group, add_special_tokens=False)
             made = concatenate(made, join(encodings))
@@ -108,7 +112,7 @@ class Encoder:
         return made, np.concatenate(found)
 
     def frame(self) -> Frame:
-        """What stands around a pair of texts."""
+        """Return the special tokens around a pair of texts."""
         made = self.backend.encode("a", "a")
         sides = np.array([-1 if side is None else side for side in made.sequence_ids])
         first, second = np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)
@@ -120,7 +124,8 @@ class Encoder:
         )
 
     def pairs(self, texts: pa.Array, others: pa.Array, max_length: int) -> tuple[TokenArrays, NDArray[np.bool_]]:
-        """The tokens of pairs of texts with special tokens, the longer one truncated first; and which pairs were."""
+        """Encode pairs of texts with special tokens. The longer text is truncated first. Returns the tokens, and
+        whether each pair was truncated."""
         self.backend.enable_truncation(max_length)
         try:
             made = self.backend.encode_batch(list(zip(texts.to_pylist(), others.to_pylist(), strict=True)))
@@ -133,9 +138,11 @@ class Encoder:
         truncated = np.array([bool(e.overflowing) for e in made], dtype=np.bool_)
         return TokenArrays(encoded.ids, encoded.offsets, encoded.begins, types), truncated
 
-    def _around(self, end: Any, suffix: str | None) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """The special tokens around a text; where there are none (GPT-2), the end token after it. `suffix`: what stands
-        after a text in training alone."""
+    def _around(
+        self, end: dict[str, str] | str | None, suffix: str | None
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Return the special tokens before and after a text. A tokenizer without any (GPT-2) gets its end token after
+        the text. `suffix`: a token that only training adds after a text."""
         bare = self.backend.encode("a", add_special_tokens=False).ids
         full = self.backend.encode("a").ids
         at = next(n for n in range(len(full)) if full[n : n + len(bare)] == bare)
@@ -147,36 +154,39 @@ class Encoder:
             after = [eos]
         return np.asarray(before, dtype=np.uint32), np.asarray(after, dtype=np.uint32)
 
-    def _plainly(self, texts: Sequence[str]) -> TokenArrays:
-        """Each text by the tokenizer itself, a bounded number of characters at a time: it takes some 300 bytes each."""
+    def _encode_whole(self, texts: Sequence[str]) -> TokenArrays:
+        """Encode each text by the tokenizer itself, a limited number of characters at a time: each takes some 300
+        bytes."""
         cut = [pieces(text, _AT_ONCE) for text in texts]
         first = np.cumsum([0, *map(len, cut)])
-        made = nothing()
+        made = no_texts()
         for group in _groups([piece for parts in cut for piece in parts]):
-            more = join(self.backend.encode_batch(group, add_special_tokens=False))  # the fast one knows no words
+            more = join(
+                self.backend.encode_batch(group, add_special_tokens=False)
+            )  # encode_batch_fast returns no word ids
             made = concatenate(made, more) if len(made) else more
         return take(made, np.arange(len(made)), first)
 
-    def _by_pieces(self, texts: pa.Array) -> TokenArrays:
+    def _encode_by_pieces(self, texts: pa.Array) -> TokenArrays:
         assert self._rule is not None
         pieces, first = self._rule.cut(texts)
         distinct = pieces.dictionary_encode()
-        encoded, numbers = self._encoded(distinct.dictionary.to_pylist())
+        encoded, numbers = self._encode_pieces(distinct.dictionary.to_pylist())
         return take(encoded, numbers[np.asarray(distinct.indices)], first)
 
-    def _encoded(self, words: list[str]) -> tuple[TokenArrays, NDArray[np.int64]]:
-        """Pieces encoded, these among them, and where each of these stands there. Those met first are remembered: in
-        natural text they are the frequent ones. Where most are strange, what is remembered is of another text."""
+    def _encode_pieces(self, words: list[str]) -> tuple[TokenArrays, NDArray[np.int64]]:
+        """Encode pieces. Returns encoded pieces, and the index of each word among them. The first pieces stay in the
+        cache, since they are the frequent ones of natural text. The cache is emptied if most words are new to it."""
         new = [word for word in words if word not in self._known]
         if self._full() and len(new) > len(words) / 2:
             self._forget()
             new = words
-        pieces = concatenate(self._pieces, self._plainly(new)) if new else self._pieces
-        known, strange = self._known, dict(zip(new, range(len(self._known), len(pieces)), strict=True))
-        numbers = (known[word] if word in known else strange[word] for word in words)
+        pieces = concatenate(self._pieces, self._encode_whole(new)) if new else self._pieces
+        known, added = self._known, dict(zip(new, range(len(self._known), len(pieces)), strict=True))
+        numbers = (known[word] if word in known else added[word] for word in words)
         found = np.fromiter(numbers, dtype=np.int64, count=len(words))
         if not self._full():
-            known.update(strange)
+            known.update(added)
             self._pieces = pieces
             self._characters += sum(map(len, new))
         return pieces, found
@@ -186,26 +196,26 @@ class Encoder:
 
     def _forget(self) -> None:
         self._known = dict[str, int]()
-        self._pieces, self._characters = nothing(), 0
+        self._pieces, self._characters = no_texts(), 0
 
     def _exact(self) -> bool:
         texts = pa.array(_TRICKY, pa.large_string())
-        fast, plain = self.encode(texts), self._plainly(_TRICKY)
+        fast, plain = self.encode(texts), self._encode_whole(_TRICKY)
         self._forget()
         return all(np.array_equal(getattr(fast, name), getattr(plain, name)) for name in ("ids", "offsets", "begins"))
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """Where a text may be cut. `space`: before a byte that is followed by another one; `between`: between two bytes;
-    tables of shape (256, 256). `blank`: whitespace is only what lies between words, and need not stay on a piece."""
+    """Where a text may be split. `space`: before the first byte of a pair; `between`: between the bytes of a pair;
+    tables of shape (256, 256). `blank`: whether whitespace only separates words, and can be removed from pieces."""
 
     space: NDArray[np.bool_]
     between: NDArray[np.bool_]
     blank: bool
 
     def cut(self, texts: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
-        """The pieces of all texts, and the number of the first piece of each text, shape (texts + 1,)."""
+        """Split texts. Returns the pieces of all, and the index of the first piece of each text, shape (texts + 1,)."""
         offsets = np.frombuffer(texts.buffers()[1], dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
         data = np.frombuffer(texts.buffers()[2], dtype=np.uint8)[offsets[0] : offsets[-1]]
         offsets = offsets - offsets[0]
@@ -213,9 +223,9 @@ class _Rule:
         if len(data) > 1:
             pair = (data[:-1].astype(np.uint16) << 8) | data[1:]
             here[:-2] = self.space.ravel()[pair]
-            here[offsets[1:] - 1] = False  # the byte after a text's last one is another text's
+            here[offsets[1:] - 1] = False  # the next byte belongs to another text
             here[1:-1] |= self.between.ravel()[pair]
-        here[offsets] = True  # an empty text shares its cut with the next, and so has no piece
+        here[offsets] = True  # an empty text has no piece: it begins where the next one does
         cuts = np.flatnonzero(here)
         buffers = pa.py_buffer(cuts.astype(np.int64)), pa.py_buffer(data)
         pieces = pa.LargeStringArray.from_buffers(len(cuts) - 1, *buffers)
@@ -223,8 +233,8 @@ class _Rule:
 
 
 def pieces(text: str, most: int) -> list[str]:
-    """A text whole; one of more than `most` characters, which is more than a tokenizer can be given, cut at spaces as
-    far as there are any. There alone its tokens may be others than those of the whole."""
+    """Split a text of more than `most` characters, which a tokenizer cannot encode whole, at spaces if there are any.
+    Only at these places may its tokens differ from those of the whole text."""
     found, start = [], 0
     while len(text) - start > most:
         space = text.rfind(" ", start + 1, start + most)
@@ -235,7 +245,7 @@ def pieces(text: str, most: int) -> list[str]:
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in order, so many at a time."""
+    """Group texts, in their order, up to a number of characters."""
     group, size = list[str](), 0
     for text in texts:
         if group and size + len(text) > _AT_ONCE:
@@ -247,12 +257,12 @@ def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _rule(spec: dict[str, Any]) -> _Rule | None:
-    """How texts may be cut for the tokenizer of this specification (tokenizer.json); None: not at all.
+def _rule(spec: _Spec) -> _Rule | None:
+    """Determine where texts may be split for a tokenizer; None: nowhere. `spec`: the content of tokenizer.json.
 
-    BERT's pre-tokenizer drops whitespace and sets punctuation marks apart, as its normalizer does ideographs. That of
-    GPT-2 puts one space before a word to the word, so that a cut before it changes nothing for what comes before: there
-    the whitespace went on, here it ends; and no word goes on into a mark, but for the apostrophe of a contraction.
+    BERT's pre-tokenizer drops whitespace and isolates punctuation marks; its normalizer isolates ideographs. GPT-2's
+    pre-tokenizer attaches one space to the word after it, so that a split before that space changes nothing; and a word
+    does not continue into a punctuation mark, except for the apostrophe of a contraction.
     """
     normalizers, splitters = _types(spec["normalizer"]), _parts(spec["pre_tokenizer"])
     if not set(normalizers) <= _LOCAL_NORMALIZERS or any(token["normalized"] for token in spec["added_tokens"]):
@@ -272,13 +282,13 @@ def _rule(spec: dict[str, Any]) -> _Rule | None:
     return None
 
 
-def _parts(component: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """A normalizer or pre-tokenizer and, where it is a sequence, its parts."""
+def _parts(component: _Spec | None) -> list[_Spec]:
+    """Return the parts of a normalizer or pre-tokenizer that is a sequence, else the component itself."""
     if component is None:
         return []
     inner = component.get("normalizers", component.get("pretokenizers"))
     return [component] if inner is None else [part for one in inner for part in _parts(one)]
 
 
-def _types(component: dict[str, Any] | None) -> list[str]:
+def _types(component: _Spec | None) -> list[str]:
     return [part["type"] for part in _parts(component)]

@@ -1,4 +1,4 @@
-"""One function over many pieces of work, in processes of this machine, with a progress bar."""
+"""Map a function over many items in processes of this machine, with a progress bar."""
 
 import multiprocessing
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,47 +20,48 @@ from launcher.plan import topology, writable_folders
 from launcher.storage.lease import Lease
 
 SMALL = 4 * 2**20
-"""Bytes of work that are not worth the start of another process."""
-_QUIET = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Bytes of items for which starting another process is not worth the time."""
+_LOG_INTERVAL = 30.0
+"""Seconds between two lines of progress without a terminal."""
 
 
 class WorkItem(Protocol):
     @property
     def size(self) -> int:
-        """Bytes, about: to show progress, and to start the largest first."""
+        """Approximate bytes: for the progress bar, and to start with the largest."""
 
 
 P = TypeVar("P", bound=WorkItem)
 
 
-def run(function: Callable[[P], Any], pieces: Sequence[P], what: str, lease: Lease, most: int | None) -> None:
-    """Call `function` for each piece, in up to `most` processes (None: as many as there are processors). It has to be a
-    function of a module, and leave its result in a file. Raises what it raises, and lease.LeaseLost."""
-    count = min(most or topology.cores(), len(pieces))
-    if sum(piece.size for piece in pieces) < SMALL:
+def run(function: Callable[[P], object], items: Sequence[P], what: str, lease: Lease, processes: int | None) -> None:
+    """Call a function for each item, in at most `processes` processes (None: one per processor). The function is one of
+    a module, and writes its result to a file. Raises what it raises, and lease.LeaseLost."""
+    count = min(processes or topology.cores(), len(items))
+    if sum(item.size for item in items) < SMALL:
         count = 1
-    with _progress(what, sum(piece.size for piece in pieces)) as progress:
+    with _progress(what, sum(item.size for item in items)) as progress:
         if count <= 1:
-            for piece in pieces:
-                function(piece)
-                progress(piece.size)
+            for item in items:
+                function(item)
+                progress(item.size)
                 lease.check()
         else:
-            _spread(function, pieces, count, progress, lease)
+            _run_in_processes(function, items, count, progress, lease)
 
 
-def _spread(function: Callable[[P], Any], pieces: Sequence[P], count: int, progress: Any, lease: Lease) -> None:
+def _run_in_processes(
+    function: Callable[[P], object], items: Sequence[P], count: int, progress: Callable[[int], None], lease: Lease
+) -> None:
     if wrong := writable_folders.semaphores(count, 0):
         raise UserError(wrong)
-    largest = sorted(pieces, key=lambda piece: -piece.size)
+    largest = sorted(items, key=lambda item: -item.size)
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # this process has threads, which a fork would cut off
-    options: dict[str, Any] = {"mp_context": context, "initializer": _begin, "initargs": (os.getpid(),)}
-    pool = ProcessPoolExecutor(count, **options)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
     try:
         with signals.waiting_in_children():
-            waiting: dict[Future[Any], int] = {pool.submit(function, piece): piece.size for piece in largest}
+            waiting: dict[Future[object], int] = {pool.submit(function, item): item.size for item in largest}
         while waiting:
             done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
             for future in done:
@@ -72,7 +73,7 @@ def _spread(function: Callable[[P], Any], pieces: Sequence[P], count: int, progr
             "a process that prepared data was killed (out of memory?); the same command goes on where it was, and "
             "--processes 1 takes the least memory"
         ) from None
-    except BaseException:  # what is finished outlives this: nobody waits for the rest
+    except BaseException:  # finished items have left their files: do not wait for the others
         for process in set(multiprocessing.active_children()) - before:
             process.kill()
         raise
@@ -81,7 +82,7 @@ def _spread(function: Callable[[P], Any], pieces: Sequence[P], count: int, progr
 
 
 def _begin(started_by: int) -> None:
-    """In each process: it ends with the one that started it, and is ended by Ctrl-C without a word."""
+    """Initialise a process: it ends with the one that started it, and Ctrl-C ends it without a traceback."""
     parent_death.signal_at_its_death(signal.SIGKILL)
     if os.getppid() != started_by:
         os._exit(1)
@@ -91,7 +92,7 @@ def _begin(started_by: int) -> None:
 
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; elsewhere a line now and then."""
+    """Yield a function that adds bytes to the progress: a bar on a terminal, else a line now and then."""
     console = Console(file=sys.stderr)
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -99,13 +100,13 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
             task = bar.add_task(what, total=total)
             yield lambda size: bar.advance(task, size)
         return
-    done, told = 0, time.monotonic()
+    done, logged = 0, time.monotonic()
 
-    def tell(size: int) -> None:
-        nonlocal done, told
+    def advance(size: int) -> None:
+        nonlocal done, logged
         done += size
-        if time.monotonic() - told > _QUIET:
-            told = time.monotonic()
+        if time.monotonic() - logged > _LOG_INTERVAL:
+            logged = time.monotonic()
             print(f"{what}: {done / max(1, total):.0%} of {total / 2**20:,.0f} MiB", file=sys.stderr, flush=True)
 
-    yield tell
+    yield advance

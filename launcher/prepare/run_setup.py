@@ -1,42 +1,34 @@
-"""Everything before the first rank: plan, prepare, look at the run folder, and write down what will be run.
+"""Set up a run before the first rank starts: plan it, prepare its data, check the run folder, and write its files.
 
-Every way to start a run comes through here, so that each finds the same mistakes and leaves the same files.
+Every way to start a run goes through this module, so that each reports the same mistakes and leaves the same files.
 """
 
 import atexit
-import json
 import os
-import platform
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from launcher.config import load, plugins, strict_json
-from launcher.config.atomic_files import write as write_file
+from launcher.config import load as config_files
+from launcher.config import plugins, strict_json
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
 from launcher.config.types import hint
 from launcher.plan import facts, layout, plan, topology, writable_folders
-from launcher.prepare import bundle, checkpoint_references, hub, prepared_data, source_preview
+from launcher.prepare import bundle, checkpoint_references, hub, prepared_data, run_folder, source_shards
 from launcher.storage import cache, disk_full, lease
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
 
-_TOLD = ("torch", "transformers", "tokenizers", "datasets", "numpy", "accelerate", "deepspeed", "wandb", "launcher")
-
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that may start: its folder holds the resolved recipe and the plan, and `resume` is verified."""
+    """A run that may start. `folder`: the run folder; `prepared`: the folder of its data; `resume`: the checkpoint to
+    go on from, verified; `start`: the right to start the run."""
 
     recipe: Recipe
     cluster: Cluster
@@ -49,13 +41,13 @@ class PreparedRun:
     start: lease.Lease | None = None
 
     def release(self) -> None:
-        """Give up the right to start this run, for another process to take."""
+        """Give up the right to start this run."""
         if self.start is not None:
             self.start.release()
 
 
-def look(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> plan.Plan:
-    """The plan alone, with the facts of prepared data where there are any. Nothing is made."""
+def dry_run(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> plan.Plan:
+    """Return the plan alone, with the facts of the data if it is prepared. Nothing is written. Raises UserError."""
     wrong = [*writable_folders.run(_folder(loaded.value)), *writable_folders.ranks(loaded.value, cluster, ranks)]
     try:
         with _readable(wrong):
@@ -65,76 +57,76 @@ def look(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> plan.Pl
         raise loaded.located(error) from None
 
 
-def prepare(loaded: Loaded[Recipe], most: int | None = None, to: Path | None = None) -> tuple[Path, facts.Facts]:
-    """The prepared folder of a recipe, and what it holds. `most`: processes to make it with; `to`: a bundle to make."""
+def prepare(loaded: Loaded[Recipe], processes: int | None = None, to: Path | None = None) -> tuple[Path, facts.Facts]:
+    """Prepare the data of a recipe. Returns the prepared folder and its facts. `processes`: the maximal number of
+    processes; `to`: a bundle to write. Raises UserError."""
     wrong = []
     if to is not None:
         bundle.check_room(to)
         wrong = writable_folders.unusable(to.absolute().parent, f"--to {to}", "name another folder")
     try:
         recipe = _pin(loaded.value)
-        if wrong := [*wrong, *_cache(recipe, prepared_data.find(prepared_data.identity(recipe)))]:
+        if wrong := [*wrong, *_cache_problems(recipe, prepared_data.find(prepared_data.identity(recipe)))]:
             raise UserError(wrong)
         hub.fetch(recipe)
-        prepared = prepared_data.prepare(recipe, most=most)
+        prepared = prepared_data.prepare(recipe, processes=processes)
         if to is not None:
             bundle.make(recipe, prepared, to)
-        return prepared, _known(recipe, prepared)
+        return prepared, _facts_with_token_ids(recipe, prepared)
     except UserError as error:
         raise loaded.located(error) from None
 
 
-def check(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, wrong: Sequence[str] = ()) -> PreparedRun:
-    """Plan and prepare, and look at the run folder; nothing is written there. `wrong`: what has been found already.
-    Raises UserError."""
+def validate(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, wrong: Sequence[str] = ()) -> PreparedRun:
+    """Plan the run, prepare its data and check its folder; nothing is written there. `wrong`: mistakes that are known
+    already, to report with the others. Raises UserError."""
     try:
         with _readable(wrong):
-            return _check(loaded, cluster, ranks, wrong)
+            return _validate(loaded, cluster, ranks, wrong)
     except UserError as error:
         raise loaded.located(error) from None
 
 
-def write(checked: PreparedRun) -> PreparedRun:
-    """Write the run folder: resolved recipe, plan, environment, tokenizer. What is returned holds the right to start
-    this run until it is released, or this process ends. Raises UserError where another start has it, or a rank still
-    writes."""
-    with disk_full.reported(checked.folder.path, kind=UserError):
-        checked = replace(checked, start=hold(checked.folder, ".start"))
-        atexit.register(checked.release)
-        return _written(checked)
+def create(validated: PreparedRun) -> PreparedRun:
+    """Write the run folder. The returned run holds the right to start until it is released, or this process ends.
+    Raises UserError if another start holds the right, or if a rank still writes."""
+    with disk_full.reported(validated.folder.path, kind=UserError):
+        run = replace(validated, start=hold(validated.folder, ".start"))
+        atexit.register(run.release)
+        with hold(run.folder):
+            return _write(run)
 
 
-def _written(checked: PreparedRun) -> PreparedRun:
-    """A run whose folder has been written, without what a killed save left there."""
-    with hold(checked.folder):
-        for left in checked.folder.half_written():
-            shutil.rmtree(left)
-        if mended := checked.folder.mend_metrics():
-            notes = [*checked.notes, mended]
-            checked = replace(checked, notes=notes, plan=checked.plan.model_copy(update={"notes": notes}))
-        _write(checked)
-    return checked
+def _write(run: PreparedRun) -> PreparedRun:
+    """Write the files of a run folder, and remove what a killed save left there."""
+    for left in run.folder.half_written():
+        shutil.rmtree(left)
+    if mended := run.folder.mend_metrics():
+        notes = [*run.notes, mended]
+        run = replace(run, notes=notes, plan=run.plan.model_copy(update={"notes": notes}))
+    run_folder.write(run.folder, run.recipe, run.cluster, run.plan, run.facts, run.prepared)
+    return run
 
 
 @contextmanager
 def _readable(wrong: Sequence[str]) -> Iterator[None]:
-    """Report a file that may not be read, with what has been found already."""
+    """Report a file without permission to read it, with the mistakes that are known already."""
     try:
         yield
     except PermissionError as error:
         raise UserError([*wrong, f"{error.filename}: cannot be read: {error.strerror}"]) from None
 
 
-def _cache(recipe: Recipe, prepared: Path | None) -> list[str]:
-    """Why what is missing in the cache cannot be brought there: a cache that has everything may be read-only."""
+def _cache_problems(recipe: Recipe, prepared: Path | None) -> list[str]:
+    """Report a cache that is not writable. A cache that has everything may be read-only."""
     return writable_folders.cache() if prepared is None or hub.missing(recipe) else []
 
 
 def _plan(
     recipe: Recipe, loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, found: Sequence[str]
 ) -> tuple[str, plan.Plan]:
-    """The identity of the recipe's data, and the plan, with the facts where they are prepared. `found`: mistakes that
-    have been found already. Raises UserError."""
+    """Return the identity of the recipe's data, and the plan, with the facts if the data is prepared. `found`: mistakes
+    that are known already. Raises UserError."""
     identity, wrong = "", list[str | Problem](found)
     try:
         identity = prepared_data.identity(recipe)
@@ -143,14 +135,14 @@ def _plan(
     wrong += (missing := checkpoint_references.missing(recipe, bool(_folder(recipe).whole())))
     prepared = prepared_data.find(identity) if identity and not missing else None
     if identity and prepared is None and not missing:
-        wrong += source_preview.problems(recipe)
+        wrong += source_shards.preview_problems(recipe)
     if cluster.scratch.shared is None or "LAUNCHER_CACHE" in os.environ:  # else that folder is created at submission
-        wrong += _cache(recipe, prepared)
-    known = _known(recipe, prepared) if prepared else None
-    return identity, _make(recipe, loaded, cluster, ranks, known, prepared, wrong)
+        wrong += _cache_problems(recipe, prepared)
+    known = _facts_with_token_ids(recipe, prepared) if prepared else None
+    return identity, _make_plan(recipe, loaded, cluster, ranks, known, prepared, wrong)
 
 
-def _make(
+def _make_plan(
     recipe: Recipe,
     loaded: Loaded[Recipe],
     cluster: Cluster,
@@ -159,15 +151,15 @@ def _make(
     prepared: Path | None,
     wrong: Sequence[str | Problem] = (),
 ) -> plan.Plan:
-    """The plan of a pinned recipe, with the command that names its file and its overrides."""
+    """Plan a pinned recipe. The plan's command names the file and the overrides that it was loaded from."""
     return plan.make(
         recipe, cluster, file=loaded.file, ranks=ranks, facts=known, prepared=prepared, overrides=loaded.overrides,
         wrong=wrong,
     )  # fmt: skip
 
 
-def _known(recipe: Recipe, prepared: Path) -> facts.Facts:
-    """The facts of a prepared folder, with the ids of the tokens that the recipe names. Raises UserError."""
+def _facts_with_token_ids(recipe: Recipe, prepared: Path) -> facts.Facts:
+    """Read the facts of a prepared folder, and add the ids of the tokens that the recipe names. Raises UserError."""
     known = facts.read(prepared)
     task = plugins.task(recipe.task)
     task.check(recipe.task, known, prepared)
@@ -180,7 +172,7 @@ def _known(recipe: Recipe, prepared: Path) -> facts.Facts:
     backend = Tokenizer.from_file(str(prepared / "tokenizer" / "tokenizer.json"))
     ids = {token: backend.token_to_id(token) for token in named}
     problems = [
-        Problem("task.never", f"{token!r} is not in the vocabulary ({_close(token, backend.get_vocab())})")
+        Problem("task.never", f"{token!r} is not in the vocabulary ({_suggestion(token, backend.get_vocab())})")
         for token, number in ids.items()
         if number is None
     ]
@@ -189,7 +181,7 @@ def _known(recipe: Recipe, prepared: Path) -> facts.Facts:
     return known.model_copy(update={"token_ids": ids})
 
 
-def _close(token: str, known: Iterable[str]) -> str:
+def _suggestion(token: str, known: Iterable[str]) -> str:
     found = hint(token, known)
     return found if found.startswith("did") else "its tokens stand in tokenizer.json"
 
@@ -199,53 +191,55 @@ def _folder(recipe: Recipe) -> RunDir:
 
 
 def _pin(recipe: Recipe, strict: bool = True) -> Recipe:
-    """The recipe with what must not change between a start and a resume: commits of the hub, steps of other runs."""
+    """Pin what must not change between a start and a resume: commits of the hub, and steps of other runs."""
     folder = _folder(recipe)
     return checkpoint_references.pin(hub.pin(recipe, folder, strict), folder)
 
 
-def _check(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, wrong: Sequence[str]) -> PreparedRun:
+def _validate(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, wrong: Sequence[str]) -> PreparedRun:
     recipe = _pin(loaded.value)
-    identity, made = _plan(recipe, loaded, cluster, ranks, wrong)  # mistakes: before the data is touched
+    identity, made = _plan(recipe, loaded, cluster, ranks, wrong)  # reports mistakes before data is prepared
     hub.fetch(recipe)
     prepared = prepared_data.prepare(recipe, identity)
-    known = _known(recipe, prepared)
+    known = _facts_with_token_ids(recipe, prepared)
     if made.prepared is None:
-        made = _make(recipe, loaded, cluster, ranks, known, prepared)
+        made = _make_plan(recipe, loaded, cluster, ranks, known, prepared)
     folder = RunDir(Path(made.folder))
     return PreparedRun(recipe, cluster, known, made, folder, prepared, _resume(folder, known), made.notes)
 
 
-def read(folder: Path) -> PreparedRun:
-    """A run folder that `write` wrote, as the ranks read it. What it resumes from is told by the rank that holds it.
-    Raises UserError, also for a damaged file."""
+def load(folder: Path) -> PreparedRun:
+    """Load a run from the folder that `create` wrote, for a rank. `resume` is None: the rank that holds the folder
+    finds the checkpoint. Raises UserError, also for a damaged file."""
     run = RunDir(folder)
     made = strict_json.read(run.plan, plan.Plan, "launcher run writes it again")
     known = facts.of_run(folder)
-    recipe, cluster = load.checked(run.recipe).value, load.cluster(run.cluster, stored=True).value
+    recipe = config_files.checked(run.recipe).value
+    cluster = config_files.cluster(run.cluster, stored=True).value
     return PreparedRun(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
 
 
 def reopen(folder: Path, ranks: int | None, wrong: Sequence[str] = ()) -> PreparedRun:
-    """A run that was trained before, as it would run here now: for evaluation. Nothing is written. `wrong`: what has
-    been found already."""
+    """Load a run that was trained before, as it would run on this machine, for an evaluation. Nothing is written.
+    `wrong`: mistakes that are known already. Raises UserError."""
     run = RunDir(folder)
     if not run.recipe.is_file():
         raise UserError(f"{folder}: no run is there (it has no recipe.yaml)")
-    loaded = load.stored(run.recipe)
+    loaded = config_files.stored(run.recipe)
     try:
-        cluster = load.cluster("local").value
+        cluster = config_files.cluster("local").value
         recipe = layout.runnable(loaded.value, ranks or topology.count(cluster))
         wrong = [*wrong, *writable_folders.ranks(recipe, cluster, ranks)]
-        checked = _check(replace(loaded, value=recipe), cluster, ranks, wrong)
+        validated = _validate(replace(loaded, value=recipe), cluster, ranks, wrong)
     except UserError as error:
         raise loaded.located(error) from None
-    return replace(checked, folder=run, plan=checked.plan.model_copy(update={"folder": str(folder)}))
+    return replace(validated, folder=run, plan=validated.plan.model_copy(update={"folder": str(folder)}))
 
 
 def hold(folder: RunDir, name: str = ".writer") -> lease.Lease:
-    """The right to write into a run folder, on whichever machine it is seen, until released or its holder dies; a later
-    start of the same job takes it. Raises UserError where it is held, lease.LeaseLost where by a later start."""
+    """Acquire the right to write into a run folder, on any machine, until it is released or this process dies. A later
+    start of the same job may take it over. Raises UserError if another holds it, lease.LeaseLost if a later start does.
+    """
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
         return lease.claim(folder.path, name)
@@ -255,7 +249,7 @@ def hold(folder: RunDir, name: str = ".writer") -> lease.Lease:
 
 
 def _resume(folder: RunDir, known: facts.Facts) -> SavedCheckpoint | None:
-    """The newest whole checkpoint, verified."""
+    """Return the newest whole checkpoint, verified. Raises UserError if it was trained on other data."""
     whole = folder.whole()
     if not whole:
         return None
@@ -265,42 +259,3 @@ def _resume(folder: RunDir, known: facts.Facts) -> SavedCheckpoint | None:
         what = f"{folder.path} was trained on other prepared data: {why} (choose another name)"
         raise UserError(Problem("data", what))
     return whole[-1]
-
-
-def _write(run: PreparedRun) -> None:
-    folder = run.folder
-    folder.checkpoints.mkdir(exist_ok=True)
-    folder.logs.mkdir(exist_ok=True)
-    load.dump(run.recipe, folder.recipe)
-    load.dump(run.cluster, folder.cluster)
-    write_file(folder.plan, run.plan.model_dump_json(indent=1))
-    write_file(folder.facts, run.facts.model_dump_json(indent=1))
-    write_file(folder.path / "environment.json", json.dumps(environment(), indent=1))
-    if not folder.whole():  # what an earlier start left before it had saved anything may be of another recipe
-        shutil.rmtree(folder.tokenizer, ignore_errors=True)
-        shutil.rmtree(folder.model, ignore_errors=True)
-    if not folder.tokenizer.is_dir() and (run.prepared / "tokenizer").is_dir():
-        aside = folder.path / ".tokenizer.partial"
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(run.prepared / "tokenizer", aside)
-        aside.rename(folder.tokenizer)
-
-
-def environment() -> dict[str, Any]:
-    """Versions, host and git commit. No variables of the environment: they hold secrets."""
-    tool = shutil.which("git")
-    git = subprocess.run([tool, "rev-parse", "HEAD"], capture_output=True, text=True, check=False) if tool else None
-    versions = {}
-    for name in _TOLD:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "host": socket.gethostname(),
-        "platform": platform.platform(),
-        "python": sys.version.split()[0],
-        "cores": os.cpu_count(),
-        "git": (git.stdout.strip() if git else "") or None,
-        "versions": versions,
-    }

@@ -1,17 +1,21 @@
-"""The samples of a prepared folder, read by number from memory-mapped Arrow files."""
+"""Samples of a prepared folder, read by number from memory-mapped Arrow files."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-Row = dict[str, Any]
+from launcher.data import Row
+
+if TYPE_CHECKING:
+    import datasets
 
 
 class Samples:
-    """One side of a prepared folder. Opening it reads no sample; a rank holds what it asks for, and no more."""
+    """One side of a prepared folder. Opening it reads no sample; only the requested samples are held in memory."""
 
     def __init__(self, folder: Path, side: str):
         import datasets
@@ -19,38 +23,39 @@ class Samples:
         self._open(datasets.Dataset.from_file(str(folder / f"{side}.arrow")))
 
     @classmethod
-    def of(cls, table: Any) -> "Samples":
-        """The samples of an Arrow table in memory."""
+    def of(cls, table: pa.Table) -> "Samples":
+        """Wrap the samples of an Arrow table in memory."""
         import datasets
 
-        made = cls.__new__(cls)
-        made._open(datasets.Dataset(table))
-        return made
+        samples = cls.__new__(cls)
+        samples._open(datasets.Dataset(table))
+        return samples
 
-    def _open(self, data: Any) -> None:
-        self._data = data.with_format("arrow")
-        self._lengths = self._data.select_columns("length")
+    def _open(self, dataset: "datasets.Dataset") -> None:
+        self._dataset = dataset.with_format("arrow")
+        self._lengths = self._dataset.select_columns("length")
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self._dataset)
 
     def lengths(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tokens of these samples, shape (len(ids),)."""
-        found: NDArray[np.int64] = self._lengths[np.asarray(ids).tolist()]["length"].to_numpy().astype(np.int64)
-        return found
+        """Return the number of tokens of these samples, shape (len(ids),)."""
+        lengths: NDArray[np.int64] = self._lengths[np.asarray(ids).tolist()]["length"].to_numpy().astype(np.int64)
+        return lengths
 
     def rows(self, ids: Sequence[int] | NDArray[np.int64]) -> list[Row]:
-        """These samples, in this order; lists as numpy arrays."""
+        """Return these samples, in this order, with lists as numpy arrays."""
         if not len(ids):
             return []
-        table = self._data[np.asarray(ids).tolist()]
-        columns = {name: _split(table[name].combine_chunks()) for name in table.column_names}
+        table = self._dataset[np.asarray(ids).tolist()]
+        columns = {name: _values(table[name].combine_chunks()) for name in table.column_names}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _split(column: Any) -> Sequence[Any]:
-    """A column's values one by one."""
-    if not hasattr(column, "value_lengths"):
+def _values(column: pa.Array) -> Sequence[object]:
+    """Return the values of a column; those of a list column as numpy arrays."""
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         return list(column.to_numpy(zero_copy_only=False))
     cuts = np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False))[:-1]
     return np.split(column.flatten().to_numpy(zero_copy_only=False), cuts)

@@ -1,51 +1,45 @@
-"""The sources of a recipe, cut into shards, and the rows of a shard as Arrow batches."""
+"""The sources of a recipe, divided into shards, and the rows of a shard."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from itertools import islice
+from typing import Literal, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import xxhash
-from numpy.typing import NDArray
 
 from launcher.config import plugins
-from launcher.config.errors import UserError
-from launcher.config.recipe import Data
+from launcher.config.errors import Problem, UserError
+from launcher.config.recipe import Data, Recipe
 from launcher.config.types import Plugin, TaskConfig
-from launcher.data import INPUTS, BadRow, Part
-from launcher.data._columns import TEXTS
+from launcher.data import BadRow, Part, Row, Source, SourceConfig
+from launcher.prepare.row_batches import batch_of, size_of
 
 Side = Literal["train", "validation"]
+SIDES: tuple[Side, ...] = ("train", "validation")
 
-_BATCH = 4 * 2**20
-"""Characters and bytes of a batch of rows, about."""
-_ROWS = 20_000
-_NAMES = pa.list_(pa.string())
-_LISTS = {  # what lists hold, where all of them are empty too
-    "words": _NAMES, "labels": _NAMES, "features": pa.list_(pa.float64()),
-    "answers": pa.struct({"text": _NAMES, "answer_start": pa.list_(pa.int64())}.items()),
-}  # fmt: skip
-_IMAGE = pa.struct(
-    {"data": pa.large_binary(), "height": pa.int32(), "width": pa.int32(), "channels": pa.int32()}.items()
-)
+_BATCH_SIZE = 4 * 2**20
+"""Approximate characters and bytes of a batch of rows."""
+_BATCH_ROWS = 20_000
+_PREVIEW_ROWS, _PREVIEW_SECONDS = 100, 0.5
+"""Limits on what a plan reads of a source."""
 
 
 @dataclass(frozen=True)
 class LeafSource:
-    """A source that is read, under its name in the recipe. `key`: where it stands there."""
+    """A source with rows: no mixture, but one of its sources. `name`: its name in the mixture, or its kind; `key`: its
+    place in the recipe."""
 
     name: str
     key: str
-    config: Any
+    config: SourceConfig
     side: Side
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What one process reads and tokenises at a time. Cut by the content, so that the samples of a corpus do not depend
-    on how many processes there are."""
+    """The parts of a source that one process reads and tokenises at a time. The content alone decides what they are, so
+    that samples do not depend on the number of processes."""
 
     number: int
     leaf: LeafSource
@@ -56,145 +50,119 @@ class Shard:
         return sum(part.size for part in self.parts)
 
 
-class Read(NamedTuple):
-    """Rows, and how many could not be used among them, with the first such told."""
+class ShardBatch(NamedTuple):
+    """Some rows of a shard. `bad`: the number of unusable rows among them; `example`: the message about the first."""
 
-    batch: pa.RecordBatch
+    rows: pa.RecordBatch
     bad: int
     example: str
 
 
 def leaves(data: Data) -> list[LeafSource]:
-    """The sources of both sides; those of a mixture one by one."""
+    """List the sources of both sides, and those of a mixture in its place."""
     found = _leaves(data.train, "data.train", "train")
     if isinstance(data.validation, Plugin):
         found += _leaves(data.validation, "data.validation", "validation")
     return found
 
 
-def shards(found: Sequence[LeafSource]) -> list[Shard]:
-    """All shards in their order. A source with a limit is read by one process, which counts. Raises UserError."""
-    made: list[Shard] = []
-    for leaf in found:
+def _leaves(config: Plugin, key: str, side: Side) -> list[LeafSource]:
+    mixed = plugins.source(config).mixed()
+    if not mixed:
+        return [LeafSource(config.kind, key, _source_config(config, key), side)]
+    keys = {name: f"{key}.sources.{name}" for name in mixed}
+    return [LeafSource(name, keys[name], _source_config(inner, keys[name]), side) for name, (inner, _) in mixed.items()]
+
+
+def _source_config(config: Plugin, key: str) -> SourceConfig:
+    if not isinstance(config, SourceConfig):
+        what = f"kind {config.kind!r}: its Config is no SourceConfig (see launcher/data/__init__.py)"
+        raise UserError(Problem(f"{key}.kind", what))
+    return config
+
+
+def shards(sources: Sequence[LeafSource]) -> list[Shard]:
+    """Divide sources into shards. A source with a limit is one shard, since its rows are counted in order. Raises
+    UserError."""
+    found: list[Shard] = []
+    for leaf in sources:
         parts = tuple(parts_of(leaf.config, leaf.key))
         groups = [(part,) for part in parts] if parts and not leaf.config.limit else [parts]
-        made += [Shard(len(made) + n, leaf, group) for n, group in enumerate(groups)]
-    return made
+        found += [Shard(len(found) + n, leaf, group) for n, group in enumerate(groups)]
+    return found
 
 
-def read(shard: Shard, columns: Sequence[str]) -> Iterator[Read]:
-    """The rows of a shard. Raises UserError at the first that cannot be used, unless the source says to skip them."""
+def parts_of(config: Plugin, key: str) -> list[Part]:
+    """Return the parts of a source, in their order. Raises UserError."""
+    return list(plugins.source(config).parts(key))
+
+
+def notes(config: Plugin, key: str, parts: Sequence[Part], source: Source | None = None) -> list[str]:
+    """Return notes for the user on how parts are read. `source`: the object that has read their rows, if any."""
+    source = source or plugins.source(config)
+    return [note for part in parts for note in source.notes(key, part)]
+
+
+def columns_of(task: TaskConfig) -> tuple[str, ...]:
+    """Return the columns that a task requires."""
+    return tuple(plugins.task(task).required_columns(task))
+
+
+def read(shard: Shard, columns: Sequence[str], source: Source | None = None) -> Iterator[ShardBatch]:
+    """Yield the rows of a shard. `source`: the object to read them with. Raises UserError at the first row that cannot
+    be used, unless the source skips such rows."""
     config = shard.leaf.config
-    left, rows = config.limit, list[dict[str, Any]]()
+    left, rows = config.limit, list[Row]()
     size, bad, example = 0, 0, ""
-    for row in _rows(shard, columns):
+    for row in _rows(shard.leaf, shard.parts, columns, source):
         if left == 0:
             break
         if isinstance(row, BadRow):
             if config.on_bad_row == "fail":
-                raise UserError(refused(row, shard.leaf))
+                raise UserError(_refusal(row, shard.leaf))
             bad, example = bad + 1, example or str(row)
             continue
         rows.append(row)
         size += size_of(row)
         left = None if left is None else left - 1
-        if size >= _BATCH or len(rows) == _ROWS:
-            yield Read(batch_of(rows), bad, example)
+        if size >= _BATCH_SIZE or len(rows) == _BATCH_ROWS:
+            yield ShardBatch(batch_of(rows), bad, example)
             rows, size, bad, example = [], 0, 0, ""
     if rows or bad:
-        yield Read(batch_of(rows), bad, example)
+        yield ShardBatch(batch_of(rows), bad, example)
 
 
-def refused(row: BadRow, leaf: LeafSource) -> str:
-    """The message about a row that ends a preparation."""
+def _rows(
+    leaf: LeafSource, parts: Sequence[Part], columns: Sequence[str], source: Source | None = None
+) -> Iterator[Row | BadRow]:
+    source = source or plugins.source(leaf.config)
+    for part in parts:
+        yield from source.rows(columns, leaf.key, part)
+
+
+def _refusal(row: BadRow, leaf: LeafSource) -> str:
     return f"{row} (or {leaf.key}.on_bad_row: skip, to leave such rows out)"
 
 
-def parts_of(config: Any, key: str) -> list[Part]:
-    """The parts of a source in their order, each with its size in bytes, about. Raises UserError."""
-    return list(plugins.source(config).parts(key))
-
-
-def notes(config: Any, key: str, parts: Sequence[Part]) -> list[str]:
-    """What the user should know of how parts of a source are read."""
-    source = plugins.source(config)
-    return [note for part in parts for note in source.notes(key, part)]
-
-
-def columns_of(task: TaskConfig) -> tuple[str, ...]:
-    """The columns that a task reads."""
-    kind = plugins.task(task)
-    return tuple(kind.required_columns(task))
-
-
-def hashes(batch: pa.RecordBatch, names: Sequence[str]) -> NDArray[np.uint64]:
-    """128 bits over these columns of each row, shape (rows, 2)."""
-    columns = [list(map(_text, batch.column(name).to_pylist())) for name in names if name in batch.schema.names]
-    if len(columns) == 1:
-        texts = columns[0]
-    else:  # with their lengths, since a text may hold any character
-        texts = ["\0".join((*map(str, map(len, row)), *row)) for row in zip(*columns, strict=True)]
-    digests = b"".join(xxhash.xxh3_128_digest(text.encode(errors="surrogateescape")) for text in texts)
-    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
-
-
-def held_out(batch: pa.RecordBatch, fraction: float) -> NDArray[np.bool_]:
-    """Which rows belong to validation: by a hash of what a model is given of them, so that equal ones are never on both
-    sides, and one is on the same side whatever else there is."""
-    found: NDArray[np.bool_] = hashes(batch, INPUTS)[:, 0] < np.uint64(min(int(fraction * 2**64), 2**64 - 1))
+def preview_problems(recipe: Recipe) -> list[str | Problem]:
+    """Read the first rows of each source of local files, for a plan. Returns the first mistake of each source: a
+    missing column, a value of the wrong type, another encoding."""
+    columns, found = columns_of(recipe.inner_task), list[str | Problem]()
+    for leaf in leaves(recipe.data):
+        if leaf.config.reads_local_files:
+            try:
+                found += _preview(leaf, columns)
+            except UserError as error:
+                found += error.problems
     return found
 
 
-def _leaves(source: Any, key: str, side: Side) -> list[LeafSource]:
-    mixed = plugins.source(source).mixed()
-    if not mixed:
-        return [LeafSource(source.kind, key, source, side)]
-    return [LeafSource(name, f"{key}.sources.{name}", inner, side) for name, (inner, _) in mixed.items()]
-
-
-def _rows(shard: Shard, columns: Sequence[str]) -> Iterator[Any]:
-    source = plugins.source(shard.leaf.config)
-    for part in shard.parts:
-        yield from source.rows(columns, shard.leaf.key, part)
-
-
-def batch_of(rows: list[dict[str, Any]]) -> pa.RecordBatch:
-    """Rows with the same columns as Arrow."""
-    names = rows[0] if rows else ()
-    columns = {name: _column(name, [row[name] for row in rows]) for name in names}
-    return pa.RecordBatch.from_pydict(columns)
-
-
-def _column(name: str, values: list[Any]) -> pa.Array:
-    """Texts as large strings, whose buffers are not bounded; labels as text, since they are names, unless a number is
-    wanted; images with their shapes."""
-    if name in TEXTS:
-        return pa.array(values, pa.large_string())
-    if name == "image":
-        return pa.array([_image(value) for value in values], _IMAGE)
-    if name in _LISTS or (name == "label" and isinstance(values[0], list)):
-        return pa.array(values, _LISTS.get(name, _NAMES))
-    if name == "label" and not isinstance(values[0], float):
-        return pa.array(map(str, values), pa.string())
-    return pa.array(values)
-
-
-def _image(array: NDArray[np.uint8]) -> dict[str, Any]:
-    height, width, channels = array.shape
-    return {"data": array.tobytes(), "height": height, "width": width, "channels": channels}
-
-
-def size_of(row: Mapping[str, Any]) -> int:
-    """What a model is given of a row: characters of a text, bytes of an image, entries of a list."""
-    values = (row[name] for name in INPUTS if name in row)
-    return sum(value.nbytes if isinstance(value, np.ndarray) else len(value) for value in values)
-
-
-def _text(value: Any) -> str:
-    """A value as what is hashed of it; a text as it is."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict) and "data" in value:
-        shape = [value[name] for name in ("height", "width", "channels")]
-        return f"{shape} {value['data'].decode('utf-8', 'surrogateescape')}"
-    return json.dumps(value)
+def _preview(leaf: LeafSource, columns: Sequence[str]) -> list[str]:
+    end = time.monotonic() + _PREVIEW_SECONDS
+    rows = _rows(leaf, parts_of(leaf.config, leaf.key), columns)
+    for row in islice(rows, min(_PREVIEW_ROWS, leaf.config.limit or _PREVIEW_ROWS)):
+        if isinstance(row, BadRow) and leaf.config.on_bad_row == "fail":
+            return [_refusal(row, leaf)]
+        if time.monotonic() > end:
+            break
+    return []

@@ -1,19 +1,23 @@
-"""Texts as tokens: one array for all of them, so that what is done to texts is done to arrays."""
+"""Tokens of many texts in flat arrays, so that operations on texts are operations on arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
 
 @dataclass(frozen=True)
 class TokenArrays:
-    """Texts as tokens: text i is `ids[offsets[i]:offsets[i + 1]]`. `begins`: whether a word begins at a token (a word
-    is what the tokenizer's pre-tokenizer takes for one). `types`: the token type ids of pairs."""
+    """The tokens of texts. `ids`: token ids, shape (tokens,); `offsets`: text i is `ids[offsets[i]:offsets[i + 1]]`;
+    `begins`: whether a word of the pre-tokenizer begins at a token, shape (tokens,); `types`: token type ids of
+    pairs."""
 
     ids: NDArray[np.uint32]
     offsets: NDArray[np.int64]
@@ -28,7 +32,7 @@ class TokenArrays:
         return np.diff(self.offsets)
 
     def slices(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> "TokenArrays":
-        """New texts, made of these ranges of the tokens."""
+        """Return these ranges of the tokens as new texts."""
         lengths = stops - starts
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         where = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
@@ -36,15 +40,16 @@ class TokenArrays:
         return TokenArrays(self.ids[where], offsets, self.begins[where], types)
 
     def select(self, chosen: NDArray[np.bool_]) -> "TokenArrays":
-        """The texts that the mask chooses."""
+        """Return the texts that a mask selects."""
         return self.slices(self.offsets[:-1][chosen], self.offsets[1:][chosen])
 
     def truncated(self, most: int) -> "TokenArrays":
-        """The first `most` tokens of each text."""
+        """Return the first `most` tokens of each text."""
         return self.slices(self.offsets[:-1], np.minimum(self.offsets[1:], self.offsets[:-1] + most))
 
     def windows(self, most: int, stride: int) -> "TokenArrays":
-        """Each text in pieces of at most `most` tokens, of which neighbours share `stride` (below `most`)."""
+        """Split each text into windows of at most `most` tokens. Neighbours share `stride` tokens, fewer than
+        `most`."""
         step = most - stride
         counts = 1 + np.maximum(0, -(-(self.lengths - most) // step))
         number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -52,7 +57,7 @@ class TokenArrays:
         return self.slices(starts, np.minimum(starts + most, np.repeat(self.offsets[1:], counts)))
 
     def between(self, prefix: NDArray[np.uint32], suffix: NDArray[np.uint32]) -> "TokenArrays":
-        """Each text with these tokens before and after it; each of them begins a word."""
+        """Add tokens before and after each text. Each of them begins a word."""
         around = len(prefix) + len(suffix)
         if not around:
             return self
@@ -67,12 +72,12 @@ class TokenArrays:
         return TokenArrays(ids, offsets, begins)
 
     def after(self, earlier: "TokenArrays") -> "TokenArrays":
-        """The texts of both, the earlier ones first."""
+        """Return the texts of both, the earlier ones first."""
         return concatenate(earlier, self)
 
     def cut(self, length: int, last: bool) -> "tuple[TokenArrays, TokenArrays]":
-        """All texts joined and cut into pieces of `length` tokens, and what remains, joined. `last`: nothing remains
-        but in a shorter piece."""
+        """Join all texts and cut them into pieces of `length` tokens. Returns the pieces, and the remaining tokens as
+        one text. `last`: the remaining tokens become a shorter piece."""
         total = len(self.ids)
         whole = total if last else total // length * length
         offsets = np.minimum(np.arange(-(-whole // length) + 1, dtype=np.int64) * length, whole)
@@ -82,8 +87,8 @@ class TokenArrays:
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around two texts in a sample: `special` tokens before, between and after them; `types` of these three
-    and the texts, in their order, None for a model that has none."""
+    """The tokens around a pair of texts in a sample. `special`: those before, between and after the texts; `types`:
+    token type ids of these three and the two texts, in their order, or None for a model without types."""
 
     special: tuple[NDArray[np.uint32], ...]
     types: tuple[NDArray[np.uint8], ...] | None
@@ -92,24 +97,25 @@ class Frame:
         return sum(map(len, self.special))
 
     def around(self, one: NDArray[np.uint32], other: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Return the sample of two texts."""
         before, between, after = self.special
         return np.concatenate([before, one, between, other, after])
 
     def types_of(self, one: int, other: int) -> NDArray[np.uint8]:
-        """The token types around texts of so many tokens."""
+        """Return the token type ids of a sample of two texts with so many tokens."""
         assert self.types is not None
         before, first, between, second, after = self.types
         return np.concatenate([before, np.repeat(first[:1], one), between, np.repeat(second[:1], other), after])
 
 
 def prefixed(prefix: str, texts: pa.Array) -> pa.Array:
-    """Each text with this before it."""
-    first, nothing = (pa.scalar(text, texts.type) for text in (prefix, ""))
-    return pc.binary_join_element_wise(first, texts, nothing)
+    """Add a prefix to each text."""
+    first, separator = (pa.scalar(text, texts.type) for text in (prefix, ""))
+    return pc.binary_join_element_wise(first, texts, separator)
 
 
-def join(encodings: Sequence[Any]) -> TokenArrays:
-    """What `tokenizers` returns, as arrays."""
+def join(encodings: "Sequence[Encoding]") -> TokenArrays:
+    """Convert encodings of `tokenizers`."""
     lengths = np.array([len(e) for e in encodings], dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = np.fromiter((i for e in encodings for i in e.ids), dtype=np.uint32, count=offsets[-1])
@@ -122,18 +128,19 @@ def join(encodings: Sequence[Any]) -> TokenArrays:
     return TokenArrays(ids, offsets, begins)
 
 
-def nothing() -> TokenArrays:
-    """No text."""
+def no_texts() -> TokenArrays:
+    """Return arrays without a text."""
     return TokenArrays(np.empty(0, np.uint32), np.zeros(1, np.int64), np.empty(0, np.bool_))
 
 
 def concatenate(one: TokenArrays, other: TokenArrays) -> TokenArrays:
+    """Return the texts of both."""
     offsets = np.concatenate([one.offsets, other.offsets[1:] + one.offsets[-1]])
     return TokenArrays(np.concatenate([one.ids, other.ids]), offsets, np.concatenate([one.begins, other.begins]))
 
 
 def take(pieces: TokenArrays, numbers: NDArray[np.int64], first: NDArray[np.int64]) -> TokenArrays:
-    """Texts made of pieces: text i of those numbered `numbers[first[i]:first[i + 1]]`."""
+    """Join pieces to texts: text i consists of the pieces `numbers[first[i]:first[i + 1]]`."""
     lengths = pieces.lengths[numbers]
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     where = np.arange(ends[-1]) + np.repeat(pieces.offsets[numbers] - ends[:-1], lengths)
@@ -141,7 +148,7 @@ def take(pieces: TokenArrays, numbers: NDArray[np.int64], first: NDArray[np.int6
 
 
 def interleave(one: TokenArrays, other: TokenArrays, from_other: NDArray[np.bool_]) -> TokenArrays:
-    """The texts of both, in the order that the mask tells."""
+    """Merge the texts of both in the order of a mask. `from_other`: whether a text is the next of `other`."""
     both = concatenate(one, other)
     numbers = np.empty(len(from_other), dtype=np.int64)
     numbers[~from_other] = np.arange(len(one))

@@ -1,9 +1,9 @@
-"""Tokenizers: trained from the data, or loaded."""
+"""Tokenizers: trained on the data, or loaded."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -13,6 +13,13 @@ from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
 from launcher.plan import remote_code, vocabulary_size
 from launcher.prepare import unigram
 from launcher.storage import cache_root
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer, normalizers
+    from transformers import PreTrainedTokenizerBase
+
+Texts = Callable[[], Iterable[str]]
+"""Returns the texts to train from; a trainer reads them more than once."""
 
 _FILE = "tokenizer_config.json"
 _SPECIAL = {
@@ -25,7 +32,8 @@ _SPECIAL = {
 
 
 def source(recipe: Recipe) -> TrainTokenizer | PretrainedTokenizer:
-    """How the recipe gets its tokenizer: its own word, or the model's tokenizer. Raises UserError for neither."""
+    """Return the tokenizer's configuration: the one in the recipe, or the model's own. Raises UserError if there is
+    none."""
     found = recipe.tokenizer or vocabulary_size.of_model(recipe)
     if found is None:
         what = f"missing: a model of kind {recipe.model.kind} brings none (train or pretrained)"
@@ -34,7 +42,7 @@ def source(recipe: Recipe) -> TrainTokenizer | PretrainedTokenizer:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """The identity of the tokenizer: its configuration, its files' content, or its hub name and revision."""
+    """Identify the tokenizer by its configuration, the content of its files, or its name and revision on the hub."""
     where = source(recipe)
     if isinstance(where, TrainTokenizer):
         return where.model_dump_json()
@@ -48,19 +56,20 @@ def fingerprint(recipe: Recipe) -> str:
 
 
 def files(name: str, code: bool) -> list[Path]:
-    """The files of a tokenizer's folder, sorted; none of what is no folder. `code`: those of Python too."""
+    """Return the files of a tokenizer's folder, sorted; none if there is no such folder. `code`: with Python files."""
     found = expanded(name).glob("*") if is_dir(expanded(name)) else []
     suffixes = (".json", ".txt", ".model", *((".py",) if code else ()))
     return [path for path in sorted(found) if path.suffix in suffixes]
 
 
-def load(where: PretrainedTokenizer | str, key: str) -> Any:
-    """A fast transformers tokenizer of the hub, or of a folder (a folder's name alone will do). Raises UserError."""
+def load(where: PretrainedTokenizer | str, key: str) -> "PreTrainedTokenizerBase":
+    """Load a fast transformers tokenizer of the hub, or of a folder. `key`: its place in the recipe. Raises
+    UserError."""
     from transformers import AutoTokenizer
 
     where = PretrainedTokenizer(name=where) if isinstance(where, str) else where
     name = cache_root.found(where.name, where.revision)
-    allow = "model" if key == "tokenizer" else "tokenizer"  # the model's own has no name in the recipe
+    allow = "model" if key == "tokenizer" else "tokenizer"  # the model's own tokenizer has no key in the recipe
     options = {"revision": where.revision or "main", "trust_remote_code": where.trust_remote_code}
     if where.trust_remote_code:
         remote_code.elsewhere(where.name, _FILE, key, where.revision)
@@ -69,22 +78,21 @@ def load(where: PretrainedTokenizer | str, key: str) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **options)
     except (OSError, ValueError) as error:
         raise UserError(Problem(key, f"no tokenizer at {where.name}: {first_line(error)}")) from None
-    _without_code(tokenizer)
+    _remove_code(tokenizer)
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(Problem(key, f"{where.name}: has no fast tokenizer (tokenizer.json)"))
     return tokenizer
 
 
-def _without_code(tokenizer: Any) -> None:
-    """What is saved of it from here on names no code, and loads without any: tokens are what its tokenizer.json makes
-    them."""
+def _remove_code(tokenizer: "PreTrainedTokenizerBase | None") -> None:
+    """Remove references to custom code, so that a saved copy loads without it. tokenizer.json defines the tokens."""
     if tokenizer is not None:
         tokenizer._auto_class = None
         getattr(tokenizer, "init_kwargs", {}).pop("auto_map", None)
 
 
-def train(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> Any:
-    """A BERT-like tokenizer (special tokens, pairs and all) trained from texts, the same whenever it is trained."""
+def train(config: TrainTokenizer, texts: Texts) -> "PreTrainedTokenizerBase":
+    """Train a tokenizer with the special tokens of BERT. The same texts give the same tokenizer each time."""
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
@@ -97,12 +105,12 @@ def train(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=inputs, **_SPECIAL)
 
 
-def _normaliser(config: TrainTokenizer) -> Any:
-    """What is done to a text before it is cut into words: its unicode form, then accents and case."""
+def _normaliser(config: TrainTokenizer) -> "normalizers.Normalizer":
+    """Build the normaliser of texts: their Unicode form, then accents and case."""
     from tokenizers import Regex, normalizers
 
-    by_itself = {"wordpiece": "none", "bpe": "none" if config.lowercase else "nfc", "unigram": "nfkc"}
-    form = config.unicode or by_itself[config.algorithm]
+    defaults = {"wordpiece": "none", "bpe": "none" if config.lowercase else "nfc", "unigram": "nfkc"}
+    form = config.unicode or defaults[config.algorithm]
     strip = config.strip_accents
     if strip is None:
         strip = config.lowercase and config.algorithm != "bpe"
@@ -110,11 +118,11 @@ def _normaliser(config: TrainTokenizer) -> Any:
     if config.algorithm == "wordpiece":
         steps.append(normalizers.BertNormalizer(lowercase=config.lowercase, strip_accents=config.strip_accents))
     elif strip:
-        alone = {"clean_text": False, "handle_chinese_chars": False}
-        steps.append(normalizers.BertNormalizer(**alone, strip_accents=True, lowercase=config.lowercase))
+        others = {"clean_text": False, "handle_chinese_chars": False}
+        steps.append(normalizers.BertNormalizer(**others, strip_accents=True, lowercase=config.lowercase))
     elif config.lowercase:
         steps.append(normalizers.Lowercase())
-    if strip and form in ("nfc", "nfkc"):  # accents are stripped from letters taken apart
+    if strip and form in ("nfc", "nfkc"):  # stripping accents decomposes letters
         steps.append(normalizers.NFC())
     if config.algorithm == "unigram":
         one_space = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
@@ -122,13 +130,15 @@ def _normaliser(config: TrainTokenizer) -> Any:
     return steps[0] if len(steps) == 1 else normalizers.Sequence(steps)
 
 
-def _form(name: str) -> Any:
+def _form(name: str) -> "normalizers.Normalizer":
     from tokenizers import normalizers
 
-    return getattr(normalizers, name.upper())()
+    form: normalizers.Normalizer = getattr(normalizers, name.upper())()
+    return form
 
 
 def _options(config: TrainTokenizer, *more: str) -> dict[str, Any]:
+    """Return the options of a trainer of `tokenizers`. `more`: further special tokens."""
     return {
         "vocab_size": config.vocab_size,
         "min_frequency": config.min_frequency,
@@ -137,21 +147,24 @@ def _options(config: TrainTokenizer, *more: str) -> dict[str, Any]:
     }
 
 
-def _wordpiece(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> Any:
-    """The trainer numbers characters inside words as a hash map gives them, and breaks ties by number: another
-    vocabulary each time. Given as special tokens they are numbered here; in what is made of them they are none."""
+def _wordpiece(config: TrainTokenizer, texts: Texts) -> "Tokenizer":
+    """Train WordPiece. The trainer numbers the characters inside words in the order of a hash map, and breaks ties by
+    number, so that each training gives another vocabulary. Here they are numbered in advance, as special tokens of the
+    trainer; the resulting tokenizer has them as usual tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    def like_bert(model: Any) -> Any:
-        made = Tokenizer(model)
-        made.normalizer = _normaliser(config)
-        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        made.decoder = decoders.WordPiece()
-        return made
+    def like_bert(model: models.Model) -> Tokenizer:
+        backend = Tokenizer(model)
+        backend.normalizer = _normaliser(config)
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece()
+        return backend
 
-    texts = _of_frequent_characters(texts, config.vocab_size)
+    texts = _without_rare_characters(texts, config.vocab_size)
     trained = like_bert(models.WordPiece(unk_token="[UNK]"))
-    seen = map(trained.normalizer.normalize_str, texts()) if config.unicode else texts()  # a form joins characters
+    seen = (
+        map(trained.normalizer.normalize_str, texts()) if config.unicode else texts()
+    )  # a Unicode form may combine characters
     inside = [f"##{character}" for character in _inside_words(trained, seen)]
     trained.train_from_iterator(texts(), trainers.WordPieceTrainer(**_options(config, *inside)))
     made = like_bert(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
@@ -159,9 +172,9 @@ def _wordpiece(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> An
     return made
 
 
-def _of_frequent_characters(texts: Callable[[], Iterable[str]], vocab_size: int) -> Callable[[], Iterable[str]]:
-    """The texts without their rarest characters, where a vocabulary cannot hold all, at the beginning of words and
-    inside them: they will be unknown."""
+def _without_rare_characters(texts: Texts, vocab_size: int) -> Texts:
+    """Replace the rarest characters by spaces if the vocabulary cannot hold all characters twice: at the beginning of
+    words and inside them. The tokenizer will not know the rare ones."""
     seen: set[str] = set()
     for text in texts():
         seen.update(text)
@@ -176,20 +189,20 @@ def _of_frequent_characters(texts: Callable[[], Iterable[str]], vocab_size: int)
     return lambda: (text.translate(rare) for text in texts())
 
 
-def _inside_words(backend: Any, texts: Iterable[str]) -> list[str]:
-    """The normalised characters of the texts that may stand in a word after its first, sorted."""
+def _inside_words(backend: "Tokenizer", texts: Iterable[str]) -> list[str]:
+    """Return the normalised characters of the texts that may follow the first one of a word, sorted."""
     seen: set[str] = set()
     for text in texts:
         seen.update(text)
     found: set[str] = set()
-    for character in seen:  # after a q, which no accent joins
+    for character in seen:  # tried after a q, which combines with no accent
         words = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(f"q{character}"))
         if len(words) == 1:
             found.update(words[0][0][1:])
     return sorted(found)
 
 
-def _bpe(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> Any:
+def _bpe(config: TrainTokenizer, texts: Texts) -> "Tokenizer":
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     made = Tokenizer(models.BPE(unk_token="[UNK]"))
@@ -201,17 +214,19 @@ def _bpe(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> Any:
     return made
 
 
-def _unigram(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> Any:
-    """As SentencePiece has it: a piece holds no more than one word's beginning, and letters or punctuation, not both.
-    So words may be cut in two at each change while it is trained, and texts need not be when it is used."""
+def _unigram(config: TrainTokenizer, texts: Texts) -> "Tokenizer":
+    """Train a unigram model as SentencePiece does: a piece holds the beginning of at most one word, and either letters
+    or punctuation. So training may split words between letters and punctuation, and the tokenizer need not."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     proposed = Tokenizer(models.BPE())
     proposed.normalizer = _normaliser(config)
     parts = pre_tokenizers.Split(Regex(r"▁?\w+|▁?[^\w▁]+"), "isolated")
     proposed.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), parts])
-    options = {**_options(config), "vocab_size": 2 * config.vocab_size, "special_tokens": [], "max_token_length": 16}
-    proposed.train_from_iterator(texts(), trainers.BpeTrainer(**options))
+    trainer = trainers.BpeTrainer(
+        vocab_size=2 * config.vocab_size, min_frequency=config.min_frequency, max_token_length=16, show_progress=False
+    )
+    proposed.train_from_iterator(texts(), trainer)
     words, size = _words(proposed, texts()), config.vocab_size - len(_SPECIAL)
     special = [(name, 0.0) for name in _SPECIAL.values()]
     made = Tokenizer(models.Unigram([*special, *unigram.pieces(words, proposed.get_vocab(), size)], unk_id=0))
@@ -221,8 +236,8 @@ def _unigram(config: TrainTokenizer, texts: Callable[[], Iterable[str]]) -> Any:
     return made
 
 
-def _words(backend: Any, texts: Iterable[str]) -> dict[str, int]:
-    """How often each word of the texts is seen. What stands between two spaces is cut only once: that takes time."""
+def _words(backend: "Tokenizer", texts: Iterable[str]) -> dict[str, int]:
+    """Count each word of the texts. Each different string between two spaces is split only once, which saves time."""
     between, found = Counter[str](), Counter[str]()
     for text in texts:
         between.update(backend.normalizer.normalize_str(text).split(" "))

@@ -1,34 +1,41 @@
-"""The unigram language model of subwords (Kudo, 2018), the same whenever it is trained.
+"""Training of the unigram language model of subwords (Kudo, 2018), with the same result each time.
 
-The trainer of `tokenizers` is not: it adds up probabilities in the order of a hash map that is another in each process,
-so rounding tells apart pieces that are equally good, and the rarest characters get their scores by their place in it.
-Here what decides is a whole number or is rounded first, and the text of a piece settles what is left. To that end the
-seeds are given (the merges of BPE, as the paper suggests beside frequent substrings), and a piece counts where the best
-segmentation of a word uses it, in place of a sum over all segmentations. So that the parts of words are not lost while
-the whole words are still there, a piece also lends a share of its count to those that would take its place.
+The trainer of `tokenizers` is not deterministic: it adds up probabilities in the order of a hash map, which differs in
+each process. Rounding then decides between pieces that are equally good, and the rarest characters get scores by their
+place in the map. Here whole or rounded numbers decide, and ties are broken by the text of a piece.
+
+For that, the seeds are the merges of BPE (the paper suggests them beside frequent substrings), and a piece is counted
+where the best segmentation of a word uses it, not over all segmentations. A piece also lends a share of its count to
+the pieces that would replace it, so that the parts of words survive the rounds in which the whole words are still
+there.
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
 _KEPT = 0.75
-"""The share of the longer pieces that one round leaves, after so many counts: as in SentencePiece."""
+"""The share of the longer pieces that one round keeps, as in SentencePiece."""
 _COUNTS = 2
+"""Counts in each round, as in SentencePiece."""
 _LENT = 0.1
+"""The share of its count that a piece lends to the pieces that would replace it."""
 _BATCH = 10_000
+"""Words that are segmented at a time."""
 
 Counts = Mapping[str, float]
 Scores = dict[str, float]
 
 
 def pieces(words: Mapping[str, int], seeds: Iterable[str], size: int) -> list[tuple[str, float]]:
-    """At most `size` pieces with their log probabilities, the likeliest first. `words`: how often each is seen;
-    `seeds`: candidates of two characters and more. Single characters come first, the frequent before the rare."""
+    """Return at most `size` pieces with their log probabilities, the most probable first.
+
+    words: word -> frequency. seeds: candidates of two or more characters. Single characters take precedence, the
+    frequent ones before the rare.
+    """
     words = dict(sorted(words.items()))
     characters = _characters(words)[:size]
     longer = sorted({seed for seed in seeds if len(seed) > 1 and set(seed) <= set(characters)})
@@ -57,13 +64,14 @@ def _characters(words: Mapping[str, int]) -> list[str]:
 
 
 def _scores(counts: Counts) -> Scores:
-    """Log probabilities, rounded: the last bits of a logarithm are the machine's. What is not used stays possible."""
+    """Compute log probabilities, rounded, since the last bits of a logarithm depend on the machine. An unused piece
+    keeps a small probability."""
     total = max(1, sum(counts.values()))
     return {piece: round(math.log(max(count, 0.5) / total), 6) for piece, count in counts.items()}
 
 
 def _covered(words: Mapping[str, int], candidates: list[str]) -> Counts:
-    """How many characters of the words each candidate would cover: the first guess, as in SentencePiece."""
+    """Count the characters of the words that each candidate would cover: the initial counts, as in SentencePiece."""
     found, longest = dict.fromkeys(candidates, 0), max(map(len, candidates), default=0)
     for word, count in words.items():
         for start in range(len(word)):
@@ -74,10 +82,10 @@ def _covered(words: Mapping[str, int], candidates: list[str]) -> Counts:
 
 
 def _used(words: Mapping[str, int], scores: Scores) -> Counts:
-    """How often each piece stands in the best segmentations of the words."""
+    """Count each piece in the best segmentations of the words."""
     from tokenizers import Tokenizer, models
 
-    backend: Any = Tokenizer(models.Unigram([("", 0.0), *scores.items()], unk_id=0))
+    backend = Tokenizer(models.Unigram([("", 0.0), *scores.items()], unk_id=0))
     found, left = np.zeros(len(scores) + 1, dtype=np.int64), iter(words.items())
     while batch := list(islice(left, _BATCH)):
         ids = [encoding.ids for encoding in backend.encode_batch_fast([word for word, _ in batch])]
@@ -86,7 +94,7 @@ def _used(words: Mapping[str, int], scores: Scores) -> Counts:
 
 
 def _lent(pieces: list[str], counts: Counts, scores: Scores) -> Counts:
-    """The counts, with what longer pieces lend to the parts that would take their places."""
+    """Return the counts, with those that longer pieces lend to the pieces that would replace them."""
     found = dict(counts)
     for piece in sorted(pieces, key=lambda piece: (-len(piece), piece)):
         for part in _without(piece, scores)[1]:
@@ -95,12 +103,12 @@ def _lent(pieces: list[str], counts: Counts, scores: Scores) -> Counts:
 
 
 def _missed(piece: str, count: float, scores: Scores) -> float:
-    """What the log likelihood loses without a piece."""
+    """Compute the loss of log likelihood without a piece."""
     return round(count * (scores[piece] - _without(piece, scores)[0]), 6)
 
 
 def _without(piece: str, scores: Scores) -> tuple[float, list[str]]:
-    """The best segmentation of a piece into others, and its log probability."""
+    """Find the best segmentation of a piece into others. Returns its log probability and its pieces."""
     best, begins = [0.0] + [-math.inf] * len(piece), [0] * (len(piece) + 1)
     for end in range(1, len(piece) + 1):
         for start in range(end):

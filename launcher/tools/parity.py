@@ -66,7 +66,7 @@ def parity(
     commas between them; None: all. Raises UserError before anything starts."""
     if not (problems := writable_folders.ranks(loaded.value, cluster, max(ranks, default=1))):
         execute.warm_up(launch_spec.imports(loaded.value))
-    prepared = run_setup.check(loaded, cluster, 1, problems)
+    prepared = run_setup.validate(loaded, cluster, 1, problems)
     todo = [(recipe, count) for count in ranks for recipe in _layouts(prepared, loaded, strategies, count)]
     if not todo:
         raise UserError(f"--strategies: no layout of {strategies} runs on {', '.join(map(str, ranks))} ranks")
@@ -159,7 +159,7 @@ class _ShortRuns:
         """The records of rank 0, and its memory. Raises UserError."""
         folder = RunDir(self.folder / str(len(list(self.folder.iterdir()))))
         planned = self._plan(recipe, ranks).model_copy(update={"folder": str(folder.path)})
-        run_setup.write(
+        run_setup.create(
             replace(self.prepared, recipe=recipe, plan=planned, folder=folder, resume=None, start=None)
         ).release()
         outcome = execute.execute(launch_spec.measure(planned, self.cluster.env, self.steps))

@@ -13,7 +13,8 @@ from launcher.config.format import plural
 from launcher.data import BadRow, Row
 from launcher.distributed import output_streams
 from launcher.plan import writable_folders
-from launcher.prepare.source_shards import notes, parts_of, size_of
+from launcher.prepare.row_batches import size_of
+from launcher.prepare.source_shards import notes, parts_of
 from launcher.storage import disk_full
 from launcher.tools import prediction_lines
 from launcher.tools.input_rows import KEY, read_rows, source_config

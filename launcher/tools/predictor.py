@@ -109,7 +109,7 @@ class Predictor:
 
     def _encode(self, rows: Sequence[Row]) -> _Encoded:
         """The samples of rows, in their order. Rows are encoded together where each gives one sample."""
-        from launcher.prepare.source_shards import batch_of
+        from launcher.prepare.row_batches import batch_of
 
         if not self._trained.recipe.inner_task.joins_documents:  # such a task would join the rows
             table, empty, cut = self._encode_batch(batch_of(list(rows)))

@@ -73,13 +73,13 @@ def _prepare(
         os.environ.update(launch_spec.environment(profile))  # before an import reads it
         if not (problems := [*problems, *writable_folders.ranks(known, profile, ranks)]):
             execute.warm_up(launch_spec.imports(known))
-    run = run_setup.check(recipe, profile, ranks, problems)
+    run = run_setup.validate(recipe, profile, ranks, problems)
     if resume and run.resume is None:
         what = f"{run.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)"
         raise UserError(f"--resume: {what}")
     if over(run.resume, run.plan.steps):
         return run
-    run = run_setup.write(run)
+    run = run_setup.create(run)
     if via != "elastic":
         run.release()  # rank 0 of another starter acquires the lease itself
     tables.print_plan(run.plan, Console(stderr=True))

@@ -60,7 +60,7 @@ def submit(recipe: Loaded[Recipe], profile: Cluster, file: Path | None, dry_run:
     own = [[]] if file is None else sweep_grid.read(file, known.name)
     points = sweep_grid.every(own, lambda overrides: recipe.override(*overrides) if overrides else recipe)
     sweep = _Sweep(profile, known.name, points, file is not None)
-    plans = sweep_grid.every(points, lambda point: run_setup.look(point, profile, None))
+    plans = sweep_grid.every(points, lambda point: run_setup.dry_run(point, profile, None))
     script = _script(sweep, plans[0], range(len(plans)))
     tables.print_plan(plans[0], console)
     if sweep.array:
@@ -217,10 +217,10 @@ def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
 def _begin(sweep: _Sweep, point: int, fresh: list[Path]) -> run_setup.PreparedRun:
     """Prepare a point and write its run folder, with the right to start it, which another submit may have had
     meanwhile. A folder that is made goes among the `fresh`. Raises UserError where a job of it lives by now."""
-    checked = run_setup.check(sweep.points[point], sweep.profile, None)
+    checked = run_setup.validate(sweep.points[point], sweep.profile, None)
     there = checked.folder.path.exists()
     with run_setup.hold(checked.folder, ".start"):
         if not there and not checked.folder.plan.is_file():
             fresh.append(checked.folder.path)
         _refuse_living(checked.folder)
-        return run_setup.write(checked)  # which takes the right over
+        return run_setup.create(checked)  # which takes the right over

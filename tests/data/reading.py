@@ -1,4 +1,4 @@
-"""How a test reads a source: whole, as it is prepared."""
+"""Read the rows of a source as a preparation does."""
 
 import pickle
 
@@ -6,7 +6,7 @@ from launcher.data import BadRow
 
 
 def read(module, config, *columns, key="data.train"):
-    """All rows of a source, part after part, bad ones among them. Parts go through pickle, as to another process."""
+    """Return all rows of a source, part by part, with the bad ones. Parts are pickled, as for another process."""
     parts = pickle.loads(pickle.dumps(list(module.Source(config).parts(key))))
     return [row for part in parts for row in module.Source(config).rows(columns or ("text",), key, part)]
 
@@ -16,5 +16,5 @@ def texts(rows):
 
 
 def told(rows):
-    """The messages of the bad ones among rows."""
+    """Return the messages of the bad rows."""
     return [str(row) for row in rows if isinstance(row, BadRow)]

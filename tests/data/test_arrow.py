@@ -1,4 +1,4 @@
-"""Folders that `save_to_disk` of `datasets` has written."""
+"""Folders written by `save_to_disk` of `datasets`."""
 
 import pytest
 from data.reading import read as read_source
@@ -6,7 +6,7 @@ from data.reading import told
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from launcher.config.errors import UserError
-from launcher.data import _source, arrow
+from launcher.data import _files, arrow
 
 ROWS = {"text": ["a", "b", "c", "d"], "topic": [1, 0, -1, 1]}
 FEATURES = Features({"text": Value("string"), "topic": ClassLabel(names=["sport", "art"])})
@@ -55,7 +55,7 @@ def test_a_split_that_is_not_there_is_told(where, split, message, request):
 def test_parts_are_ranges_of_rows_in_order_even_of_a_selection(tmp_path, monkeypatch):
     chosen = Dataset.from_dict({"text": [f"text {n}" for n in range(40)]}).select(range(39, -1, -2))
     chosen.save_to_disk(tmp_path / "chosen")
-    monkeypatch.setattr(_source, "PART", 60)
+    monkeypatch.setattr(_files, "PART", 60)
     assert len(arrow.Source(arrow.Config(path=str(tmp_path / "chosen"))).parts("data.train")) > 3
     assert [row["text"] for row in read(tmp_path / "chosen")] == [f"text {n}" for n in range(39, -1, -2)]
 

@@ -1,4 +1,4 @@
-"""Tables as text."""
+"""CSV and TSV files."""
 
 import csv as standard
 import gzip
@@ -77,7 +77,7 @@ def test_columns_may_have_other_names_and_each_file_another_order(tmp_path):
     ],
 )
 def test_a_row_that_cannot_be_used_is_told_with_its_first_line(tmp_path, monkeypatch, line, message):
-    monkeypatch.setattr(_columns, "ROW", 60)
+    monkeypatch.setattr(_columns, "MAX_ROW", 60)
     file = written(tmp_path, "text,label", '"fine\n""text""",x', "", line, "after,y")
     found = read(file, "text", "label")
     assert found[0] == {"text": 'fine\n"text"', "label": "x"}
@@ -86,7 +86,7 @@ def test_a_row_that_cannot_be_used_is_told_with_its_first_line(tmp_path, monkeyp
 
 
 def test_a_quote_that_is_never_closed_is_told_where_it_is_opened(tmp_path):
-    """And ends the reading also where bad rows are skipped, since what follows is lost in it."""
+    """It also ends the reading if bad rows are skipped: the rows after the quote are lost in it."""
     file = written(tmp_path, "text,n", "fine,1", 'an "inch,2', '"open,3', "swallowed,4", "and this,5")
     what = "a quote is opened here and never closed, so that 3 lines to the end are one row"
     with pytest.raises(UserError, match=re.escape(f"{tmp_path}/rows.csv:4: {what} {AS_THEY_ARE}")):
@@ -141,7 +141,7 @@ def test_a_quote_that_can_be_none_is_refused(quote):
 
 
 def test_the_default_quote_is_no_part_of_the_name_of_prepared_data():
-    """Which is older than the key."""
+    """Prepared folders are older than the key `quote`."""
     assert "quote" not in csv.Config(path="a.csv").model_dump(mode="json", context={"identity": True})
     assert csv.Config(path="a.csv").model_dump(mode="json")["quote"] == '"'
     assert csv.Config(path="a.csv", quote="none").model_dump(mode="json")["quote"] is None

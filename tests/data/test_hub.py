@@ -1,4 +1,4 @@
-"""Data sets that `datasets` can load, here from local folders: the hub itself is never asked."""
+"""Datasets that `datasets` loads, here from local folders, without the hub."""
 
 import json
 
@@ -7,7 +7,7 @@ from data.reading import read as read_source
 from data.reading import told
 
 from launcher.config.errors import UserError
-from launcher.data import _source, hub
+from launcher.data import _files, hub
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def labelled(tmp_path):
-    """A parquet folder whose labels are numbers that stand for names; the last row has none."""
+    """A parquet folder with labels as class numbers; the last row has no label."""
     from datasets import ClassLabel, Dataset, Features, Value
 
     features = Features({"text": Value("string"), "topic": ClassLabel(names=["sport", "art"])})
@@ -103,7 +103,7 @@ def test_a_large_data_set_is_read_in_parts_and_bad_rows_keep_their_numbers(folde
     rows = [json.dumps({"text": f"text {n}" if n != 7 else None}) for n in range(10)]
     (folder / "train.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     (folder / "test.jsonl").unlink()
-    monkeypatch.setattr(_source, "PART", 40)
+    monkeypatch.setattr(_files, "PART", 40)
     assert len(hub.Source(hub.Config(name=str(folder))).parts("data.train")) > 2
     found = read(folder)
     assert [row["text"] for row in found[:7] + found[8:]] == [f"text {n}" for n in range(10) if n != 7]

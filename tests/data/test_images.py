@@ -14,7 +14,7 @@ from data.reading import read, told
 from PIL import Image, ImageOps
 
 from launcher.config.errors import UserError
-from launcher.data import BadRow, _images, _source, arrow, hub, image_folder, jsonl, mnist, parquet
+from launcher.data import BadRow, _files, _images, arrow, hub, image_folder, jsonl, mnist, parquet
 
 COLUMNS = ("image", "label")
 
@@ -41,7 +41,7 @@ def encoded(image, format_="PNG", **options):
     ],
 )
 def test_an_image_is_8_bits_of_grey_or_of_three_colours(mode, pixel, expected):
-    found = _images.decoded(encoded(Image.new(mode, (3, 2), pixel)))
+    found = _images.decode(encoded(Image.new(mode, (3, 2), pixel)))
     assert found.dtype == np.uint8
     assert found.tolist() == [[expected] * 3] * 2
 
@@ -49,8 +49,8 @@ def test_an_image_is_8_bits_of_grey_or_of_three_colours(mode, pixel, expected):
 def test_a_palette_becomes_its_colours_and_cmyk_is_colour():
     palette = Image.new("RGB", (3, 2), (10, 20, 30)).quantize(4)
     assert palette.mode == "P"
-    assert _images.decoded(encoded(palette))[0, 0].tolist() == [10, 20, 30]
-    assert _images.decoded(encoded(Image.new("CMYK", (3, 2)), "TIFF"))[0, 0].tolist() == [255, 255, 255]
+    assert _images.decode(encoded(palette))[0, 0].tolist() == [10, 20, 30]
+    assert _images.decode(encoded(Image.new("CMYK", (3, 2)), "TIFF"))[0, 0].tolist() == [255, 255, 255]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -59,32 +59,32 @@ def test_an_image_is_turned_the_way_its_camera_was_held(orientation):
     exif[0x0112] = orientation
     given = encoded(Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3)), exif=exif)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(given))))
-    assert np.array_equal(_images.decoded(given)[..., 0], expected)
+    assert np.array_equal(_images.decode(given)[..., 0], expected)
 
 
 def test_broken_exif_is_passed_over():
-    """An entry that cannot be written again beside a quarter to the right; and one that cannot be read."""
+    """EXIF with a rotation beside an entry that cannot be rewritten, and EXIF that cannot be read."""
     width, turn = struct.pack("<HHIi", 0x0100, 9, 1, -1), struct.pack("<HHII", 0x0112, 3, 1, 6)
     broken = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + width + turn + bytes(4)
-    assert _images.decoded(encoded(Image.new("L", (3, 2)), "JPEG", exif=broken)).shape == (3, 2, 1)
+    assert _images.decode(encoded(Image.new("L", (3, 2)), "JPEG", exif=broken)).shape == (3, 2, 1)
     with mock.patch.object(Image.Image, "getexif", side_effect=struct.error):
-        assert _images.decoded(encoded(Image.new("L", (3, 2)), "JPEG", exif=broken)).shape == (2, 3, 1)
+        assert _images.decode(encoded(Image.new("L", (3, 2)), "JPEG", exif=broken)).shape == (2, 3, 1)
 
 
 def test_whatever_a_decoder_raises_makes_a_broken_image_but_a_want_of_memory():
     content = encoded(Image.new("L", (3, 2)))
     for error, becomes in ((KeyError, ValueError), (MemoryError, MemoryError)):
         with mock.patch.object(Image.Image, "convert", side_effect=error), pytest.raises(becomes):
-            _images.decoded(content)
+            _images.decode(content)
 
 
 @pytest.mark.parametrize(("pixel", "expected"), [(200, 200), (515, 2), (65535, 255), (2**20, 255)])
 def test_whole_numbers_of_32_bits_may_be_bytes(pixel, expected):
-    assert _images.decoded(encoded(Image.new("I", (3, 2), pixel), "TIFF")).tolist() == [[[expected]] * 3] * 2
+    assert _images.decode(encoded(Image.new("I", (3, 2), pixel), "TIFF")).tolist() == [[[expected]] * 3] * 2
 
 
 def test_grey_of_which_one_shade_is_transparent_stays_grey():
-    found = _images.decoded(encoded(Image.new("L", (3, 2), 7), transparency=7))
+    found = _images.decode(encoded(Image.new("L", (3, 2), 7), transparency=7))
     assert found.tolist() == [[[255]] * 3] * 2
 
 
@@ -100,7 +100,7 @@ def test_grey_of_which_one_shade_is_transparent_stays_grey():
 )
 def test_what_is_wrong_with_a_file_is_told(content, what):
     with pytest.raises(ValueError, match=what):
-        _images.decoded(content)
+        _images.decode(content)
 
 
 # Folders
@@ -110,11 +110,11 @@ def test_a_folder_that_ends_like_an_image_is_none_and_a_file_that_cannot_be_read
     pictures.folder(tmp_path, 2)
     (tmp_path / "dark/odd.png").mkdir()
     assert len(read(image_folder, of_folder(tmp_path), *COLUMNS)) == 2
-    with mock.patch.object(image_folder, "decoded", side_effect=PermissionError(13, "Permission denied")):
+    with mock.patch.object(image_folder, "decode", side_effect=PermissionError(13, "Permission denied")):
         first = told(read(image_folder, of_folder(tmp_path), *COLUMNS))[0]
     assert first == f"{tmp_path}/dark/000.png: cannot be read: Permission denied"
     with pytest.raises(UserError, match=r"gone\.png: cannot be read: No such file or directory"):
-        _source.file_hash(tmp_path / "gone.png")
+        _files.file_hash(tmp_path / "gone.png")
 
 
 def of_folder(path):

@@ -1,4 +1,4 @@
-"""Rows of JSON lines."""
+"""JSON Lines files."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from data.reading import told
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.data import _source, jsonl
+from launcher.data import _files, jsonl
 
 properties = settings(deadline=None, max_examples=40)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -105,7 +105,7 @@ def test_half_a_character_is_told_since_no_file_can_hold_it(tmp_path):
 def test_the_rows_of_the_parts_are_those_of_the_file(tmp_path_factory, rows, size):
     file = written(tmp_path_factory.mktemp("parts"), *(json.dumps(row, ensure_ascii=False) for row in rows))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_source, "PART", size)
+        patch.setattr(_files, "PART", size)
         assert read(file) == rows
 
 

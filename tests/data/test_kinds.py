@@ -1,4 +1,4 @@
-"""What every source keeps to, whatever its kind: a new one is covered by being there."""
+"""Rules for every kind of source. A new kind is tested without a change here."""
 
 import json
 import pickle
@@ -16,14 +16,14 @@ from launcher import data
 from launcher.config import kinds
 from launcher.config.columns import Column
 from launcher.config.errors import UserError
-from launcher.data import BadRow, Part, _columns, _source
+from launcher.data import BadRow, Part, _columns, _files
 from launcher.data._source import SourceConfig
 
 ROWS = [{"text": f"document {n} has words", "label": ["odd", "even"][n % 2 == 0]} for n in range(12)]
 KINDS = [kind for kind in kinds.available("data") if kinds.module("data", kind).Source.mixed is data.Source.mixed]
 IMAGES, NUMBERS = ("image", "label"), ("features", Column("label", "number"))
 OWN = {"digits": IMAGES, "image_folder": IMAGES, "mnist": IMAGES, "linear": NUMBERS}
-"""What the kinds give whose rows are no texts."""
+"""The columns of the kinds without texts."""
 
 
 @pytest.fixture(params=KINDS)
@@ -33,19 +33,19 @@ def kind(request, here):
 
 @pytest.fixture(params=[kind for kind in KINDS if kind not in OWN])
 def texts(request, here):
-    """A kind whose rows are texts."""
+    """A kind with texts."""
     return here(request.param)
 
 
 @pytest.fixture(params=OWN)
 def own(request, here):
-    """A kind whose rows are something else."""
+    """A kind without texts."""
     return here(request.param)
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """In a folder with the same rows in many formats."""
+    """Change to a folder with the same rows in many formats."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     texts = "\n\n".join(row["text"] for row in ROWS)
@@ -65,7 +65,7 @@ def here(tmp_path, monkeypatch):
 
 
 def _with(folder, kind):
-    """The rows as this kind has them, where making them takes time."""
+    """Write the rows in the format of a kind that takes time to write."""
     if kind == "arrow":
         import datasets
 
@@ -74,7 +74,7 @@ def _with(folder, kind):
 
 
 def configured(kind, tmp_path, **keys):
-    """The smallest configuration of a kind: `path` or `name` where it has one, and little to read."""
+    """Return the module and a small configuration of a kind: with its `path` or `name`, if it has one."""
     module = kinds.module("data", kind)
     file = next((n for n in (f"rows.{kind}",) if (tmp_path / n).exists()), "rows.txt")
     given = {"path": file, "name": "./folder", "packages": ["json"]}
@@ -83,7 +83,7 @@ def configured(kind, tmp_path, **keys):
 
 
 def plain(rows):
-    """Rows that can be compared: arrays as lists, with their types."""
+    """Make rows comparable: arrays become lists, with their types."""
     known = {np.ndarray: lambda array: [str(array.dtype), array.tolist()]}
     return [
         row if isinstance(row, BadRow) else {name: known.get(type(v), lambda v: v)(v) for name, v in row.items()}
@@ -156,7 +156,7 @@ def test_its_parts_are_cut_by_the_content_alone_and_give_the_rows_of_the_whole_i
     whole = read(module, config, *columns)
     if module.Source.parts is data.Source.parts:
         return
-    monkeypatch.setattr(_source, "PART", 40)
+    monkeypatch.setattr(_files, "PART", 40)
     parts = module.Source(config).parts("data.train")
     assert parts == module.Source(config).parts("data.validation")
     assert all(isinstance(part, Part) and pickle.loads(pickle.dumps(part)) == part for part in parts)
@@ -179,7 +179,7 @@ def test_its_labels_come_with_its_texts_where_it_has_any(texts, tmp_path):
 def test_what_is_wrong_with_a_row_stands_in_its_place_and_says_where(kind, tmp_path, monkeypatch):
     if kind == "python_docs" or kind in OWN:  # for images see test_image_folder
         return
-    monkeypatch.setattr(_columns, "ROW", 20)
+    monkeypatch.setattr(_columns, "MAX_ROW", 20)
     module, config = configured(kind, tmp_path)
     rows = read(module, config)
     bad = [n for n, row in enumerate(rows) if isinstance(row, BadRow)]

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from launcher.config.errors import UserError
-from launcher.data import Part, _columns, _lines, _source, jsonl
+from launcher.data import Part, _columns, _files, _lines, jsonl
 from launcher.data import text as documents
 
 properties = settings(deadline=None, max_examples=60)
@@ -22,7 +22,7 @@ properties = settings(deadline=None, max_examples=60)
 def flat(blocks):
     """(file:line without the folder, line or what is wrong with it) of every line."""
     for lines in blocks:
-        texts = [lines.bad.what] if lines.bad else _lines.unix(lines.text).removesuffix("\n").split("\n")
+        texts = [lines.bad.what] if lines.bad else _lines.strip_returns(lines.text).removesuffix("\n").split("\n")
         for number, text in enumerate(texts):
             yield Path(lines.where(number)).name, text
         if lines.bad:
@@ -30,7 +30,9 @@ def flat(blocks):
 
 
 def of(parts):
-    return [line for part in parts for file in part.files for line in flat(_lines.read(file, part.start, part.stop))]
+    return [
+        line for part in parts for file in part.files for line in flat(_lines.read_lines(file, part.start, part.stop))
+    ]
 
 
 def compressed(path, kind, content):
@@ -47,16 +49,16 @@ def file(tmp_path):
 def test_lines_are_numbered_from_one_and_have_no_ends(file):
     file.write_bytes("eins\r\nzwei é\n\nvier\u2028fünf".encode())
     found = [("a.txt:1", "eins"), ("a.txt:2", "zwei é"), ("a.txt:3", ""), ("a.txt:4", "vier\u2028fünf")]
-    assert of(_lines.cut([file])) == found
+    assert of(_lines.file_parts([file])) == found
 
 
 def test_carriage_returns_go_from_the_ends_of_lines_alone():
-    assert _lines.unix("a\r\r\n\rb\rc\r\n\r\r") == "a\n\rb\rc\n"
+    assert _lines.strip_returns("a\r\r\n\rb\rc\r\n\r\r") == "a\n\rb\rc\n"
 
 
 def test_a_byte_order_mark_is_no_text_at_the_start_of_a_file_and_text_after_it(file):
     file.write_bytes(b"\xef\xbb\xbfone\n\xef\xbb\xbftwo")
-    assert [text for _, text in of(_lines.cut([file]))] == ["one", "\ufefftwo"]
+    assert [text for _, text in of(_lines.file_parts([file]))] == ["one", "\ufefftwo"]
 
 
 pieces = [b"\n", b"\r\n", b"\r", b" ", b"a", "é".encode(), b"\xff", b"\xef\xbb\xbf", b"some words", b"x" * 9]
@@ -73,8 +75,8 @@ def test_ranges_give_the_lines_of_the_whole(tmp_path_factory, content, size, blo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_lines, "BLOCK", block)
         assert of([Part((str(file),))]) == whole
-        patch.setattr(_source, "PART", size)
-        parts = _lines.cut([file])
+        patch.setattr(_files, "PART", size)
+        parts = _lines.file_parts([file])
         assert of(parts) == whole
     assert sum(part.size for part in parts) == len(content)
 
@@ -85,7 +87,7 @@ def test_a_line_that_is_too_long_is_told_wherever_it_is_cut(tmp_path_factory, co
     file = tmp_path_factory.mktemp("long") / "a.txt"
     file.write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_columns, "ROW", 7)
+        patch.setattr(_columns, "MAX_ROW", 7)
         found = []
         for size in (block, 20):
             patch.setattr(_lines, "BLOCK", size)
@@ -98,28 +100,28 @@ def test_a_line_that_is_too_long_is_told_wherever_it_is_cut(tmp_path_factory, co
 
 def test_the_lines_that_go_on_after_a_range_are_marked(file):
     file.write_bytes(b"one\ntwo\nthree\nfour\n")
-    found = [(lines.text, lines.beyond) for lines in _lines.read(str(file), 2, 5, on=True)]
+    found = [(lines.text, lines.beyond) for lines in _lines.read_lines(str(file), 2, 5, beyond=True)]
     assert found == [("two\n", False), ("three\nfour\n", True)]
 
 
 def test_bytes_that_are_not_utf_8_are_told_with_line_and_byte_and_their_neighbours_are_read(file):
     file.write_bytes(b"fine\ncaf\xe9\nalso\nfine\n\xff")
-    lines = of(_lines.cut([file]))
+    lines = of(_lines.file_parts([file]))
     assert [where for where, _ in lines] == [f"a.txt:{n}" for n in range(1, 6)]
     assert [lines[n][1] for n in (0, 2, 3)] == ["fine", "also", "fine"]
     assert lines[1][1].startswith("not UTF-8 (byte 0xe9 at 4): convert the file, for example by iconv")
 
 
 def test_small_files_are_one_part_and_large_ones_several_in_the_order_of_the_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(_source, "PART", 10)
+    monkeypatch.setattr(_files, "PART", 10)
     sizes = {"a": 4, "b": 5, "c": 25, "d": 1, "e": 10, "f": 0}
     for name, size in sizes.items():
         (tmp_path / name).write_bytes(b"x" * size)
-    parts = _lines.cut([tmp_path / name for name in sizes])
+    parts = _lines.file_parts([tmp_path / name for name in sizes])
     names = [("".join(Path(file).name for file in part.files), part.start, part.stop, part.size) for part in parts]
     ranges = [("c", 0, 10, 10), ("c", 10, 20, 10), ("c", 20, 25, 5)]
     assert names == [("ab", 0, None, 9), *ranges, ("d", 0, None, 1), ("ef", 0, None, 10)]
-    assert [part.files for part in _lines.cut([tmp_path / "c"], ranges=False)] == [(str(tmp_path / "c"),)]
+    assert [part.files for part in _lines.file_parts([tmp_path / "c"], ranges=False)] == [(str(tmp_path / "c"),)]
 
 
 CONTENT = b"".join(f"line {n} {n * n * 7919 % 10007}\n".encode() for n in range(30000))
@@ -127,16 +129,16 @@ CONTENT = b"".join(f"line {n} {n * n * 7919 % 10007}\n".encode() for n in range(
 
 @pytest.mark.parametrize(("name", "kind"), [("a.gz", "gzip"), ("a.zst", "zstd"), ("plainly-named", "zstd")])
 def test_a_compressed_file_gives_the_lines_of_the_plain_one_and_is_never_cut(tmp_path, monkeypatch, name, kind):
-    monkeypatch.setattr(_source, "PART", 200_000)
+    monkeypatch.setattr(_files, "PART", 200_000)
     (tmp_path / "plain").write_bytes(CONTENT)
-    parts = _lines.cut([compressed(tmp_path / name, kind, CONTENT)])
+    parts = _lines.file_parts([compressed(tmp_path / name, kind, CONTENT)])
     assert len(parts) == 1
-    assert [text for _, text in of(parts)] == [text for _, text in of(_lines.cut([tmp_path / "plain"]))]
+    assert [text for _, text in of(parts)] == [text for _, text in of(_lines.file_parts([tmp_path / "plain"]))]
 
 
 def test_archives_one_after_the_other_in_a_file_are_all_read(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"one\n") + gzip.compress(b"two\n"))
-    assert of(_lines.cut([tmp_path / "a.gz"])) == [("a.gz:1", "one"), ("a.gz:2", "two")]
+    assert of(_lines.file_parts([tmp_path / "a.gz"])) == [("a.gz:1", "one"), ("a.gz:2", "two")]
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
@@ -149,7 +151,7 @@ def test_a_compressed_file_that_is_cut_off_is_told_with_what_was_good(tmp_path, 
         seen = []
         what = r"a\.archive: cut off or damaged after line \d+ \(.*\): get it again"
         with pytest.raises(UserError, match=what) as told:
-            seen.extend(flat(_lines.read(str(file))))
+            seen.extend(flat(_lines.read_lines(str(file))))
         assert f"after line {len(seen)} " in str(told.value)
         assert [text for _, text in seen] == CONTENT.decode().split("\n")[: len(seen)]
         assert length == 5 or len(seen) > 1000
@@ -161,7 +163,7 @@ def test_a_damaged_gzip_file_is_told(tmp_path):
     damaged[len(damaged) // 2] ^= 0x55
     file.write_bytes(damaged)
     with pytest.raises(UserError, match=r"a\.gz: cut off or damaged after line"):
-        of(_lines.cut([file]))
+        of(_lines.file_parts([file]))
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.txt.gz", "gzip"), ("a.zst", "zstd")])
@@ -169,11 +171,11 @@ def test_a_damaged_gzip_file_is_told(tmp_path):
 def test_a_name_that_promises_what_the_content_does_not_hold_is_told(tmp_path, name, kind, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name}: is not compressed by {kind}, as its name says: get it again"):
-        _lines.cut([tmp_path / name])
+        _lines.file_parts([tmp_path / name])
 
 
 def zeros(file, kind):
-    """A good line, one of 100 MB and a good line."""
+    """Write a file with a line of 100 MB between two short ones."""
     opened = partial(open, file, "wb") if kind is None else partial(pa.CompressedOutputStream, str(file), kind)
     with opened() as out:
         out.write(b"good\n")
@@ -195,16 +197,16 @@ def test_a_line_of_100_mb_is_told_and_never_held(file, kind):
         "a.txt:2",
         "a line of 100,000,000 bytes, more than the 16,777,216 that a row may have: split it",
     )
-    assert most < 2.5 * _columns.ROW
-    assert pa.total_allocated_bytes() - before < _columns.ROW
+    assert most < 2.5 * _columns.MAX_ROW
+    assert pa.total_allocated_bytes() - before < _columns.MAX_ROW
 
 
 def test_line_numbers_are_counted_again_when_a_file_has_changed(file, monkeypatch):
-    monkeypatch.setattr(_source, "PART", 4)
+    monkeypatch.setattr(_files, "PART", 4)
     for content, number in ((b"a\nb\nc\nd\ne\n\xff\n", 6), (b"\n\n\n\n\n\n\n\n\n\xff\n", 10)):
         file.write_bytes(content)
         os.utime(file, ns=(number, number))
-        assert [where for where, text in of(_lines.cut([file])) if text.startswith("not")] == [f"a.txt:{number}"]
+        assert [where for where, text in of(_lines.file_parts([file])) if text.startswith("not")] == [f"a.txt:{number}"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Numbers from tables, and points that are drawn."""
+"""Numbers from tables, and random points."""
 
 import json
 
@@ -14,7 +14,7 @@ COLUMNS = ("features", Column("label", "number"))
 
 @pytest.fixture
 def table(tmp_path):
-    """A table of the lines given, as a file of each kind."""
+    """Write lines as a table, in a file of each kind."""
 
     def make(*rows):
         names = list(rows[0])

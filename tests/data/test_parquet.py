@@ -7,7 +7,7 @@ from data.reading import read as read_source
 from data.reading import told
 
 from launcher.config.errors import UserError
-from launcher.data import _source, parquet
+from launcher.data import _files, parquet
 
 
 def read(path, *columns, **keys):
@@ -31,7 +31,7 @@ def test_columns_may_have_other_names_and_the_others_are_not_read(tmp_path):
 
 
 def test_row_groups_of_a_large_file_are_parts_and_small_files_are_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(_source, "PART", 25_000)
+    monkeypatch.setattr(_files, "PART", 25_000)
     written(tmp_path, numbered(100), "b.parquet", row_group_size=10)
     for name in ("a", "c", "d"):
         written(tmp_path, numbered(2), f"{name}.parquet")
@@ -45,7 +45,7 @@ def test_row_groups_of_a_large_file_are_parts_and_small_files_are_one(tmp_path, 
 
 @pytest.mark.parametrize("value", [None, 7, b"bytes"])
 def test_a_value_that_is_no_text_is_told_with_file_and_row(tmp_path, monkeypatch, value):
-    monkeypatch.setattr(_source, "PART", 100)
+    monkeypatch.setattr(_files, "PART", 100)
     column = pa.array(["a", "b", "c", "d", "e"] if value is None else [value] * 5)
     column = pa.array(["a", "b", "c", None, "e"]) if value is None else column
     file = written(tmp_path, pa.table({"text": column}), row_group_size=2)

@@ -15,7 +15,7 @@ LONG = "Long enough to be kept, since it has more than forty characters"
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package of one's own that cannot be imported."""
+    """A package of the user that cannot be imported."""
     folder = tmp_path / "unimportable"
     (folder / "inner").mkdir(parents=True)
     (folder / "tests").mkdir()

@@ -1,4 +1,4 @@
-"""Files, lines and columns: what sources share."""
+"""Files of sources, and the names of columns."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.config.errors import UserError
-from launcher.data import _columns, _source
+from launcher.data import _columns, _files, _source
 from launcher.data._source import FilesConfig, SourceConfig
 
 properties = settings(deadline=None, max_examples=40)
@@ -21,7 +21,7 @@ def config(path, **keys):
 
 
 def names(path):
-    return [file.name for file in _source.files(config(path), "data.train")]
+    return [file.name for file in _files.files(config(path), "data.train")]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_what_exists_under_its_name_is_no_glob(here, name):
         (here / "odd" / decoy / "d.txt").write_text("decoy", encoding="utf-8")
 
     def found(path):
-        return [str(file.relative_to(here)) for file in _source.files(config(str(path)), "data.train")]
+        return [str(file.relative_to(here)) for file in _files.files(config(str(path)), "data.train")]
 
     assert found(here / "odd" / f"{name}.txt") == [f"odd/{name}.txt"]
     assert found(here / "odd" / name / "d.txt") == [f"odd/{name}/d.txt"]
@@ -86,10 +86,10 @@ def test_a_pattern_without_a_file_is_named(here):
 
 
 def test_the_fingerprint_does_not_know_the_names_of_the_files(here):
-    before = _source.fingerprint_files(config("*.txt"), "data.train")
+    before = _files.fingerprint_files(config("*.txt"), "data.train")
     (here / "a.txt").rename(here / "aa.txt")
-    assert _source.fingerprint_files(config("a*.txt"), "data.train") != before  # b.txt is left out
-    assert _source.fingerprint_files(config("*.txt"), "data.train") == before
+    assert _files.fingerprint_files(config("a*.txt"), "data.train") != before  # b.txt is left out
+    assert _files.fingerprint_files(config("*.txt"), "data.train") == before
 
 
 @properties
@@ -103,7 +103,7 @@ def test_fingerprints_are_equal_exactly_where_the_files_bytes_are(tmp_path_facto
         folder = tmp_path_factory.mktemp("files")
         for number, content in enumerate(contents):
             (folder / f"{number}.txt").write_bytes(content)
-        found.append(_source.fingerprint_files(config(str(folder / "*")), "data.train"))
+        found.append(_files.fingerprint_files(config(str(folder / "*")), "data.train"))
     assert (found[0] == found[1]) == (one == other)
 
 
@@ -112,15 +112,15 @@ def test_a_byte_that_moves_from_one_file_to_the_next_changes_the_fingerprint(tmp
     for cut in range(4):
         (tmp_path / "1.txt").write_bytes(b"abc"[:cut])
         (tmp_path / "2.txt").write_bytes(b"abc"[cut:])
-        found.add(_source.fingerprint_files(config(str(tmp_path / "*")), "data.train"))
+        found.add(_files.fingerprint_files(config(str(tmp_path / "*")), "data.train"))
     assert len(found) == 4
 
 
 @pytest.fixture
 def hashed(here, monkeypatch):
-    """Every file that is read for its hash, in order; all files are old enough to be remembered."""
+    """The files that are read for their hashes, in order. All files are old enough for the cache."""
     monkeypatch.setenv("LAUNCHER_CACHE", str(here / "cache"))
-    monkeypatch.setattr(_source, "_RACY", -60)
+    monkeypatch.setattr(_files, "_MTIME_RESOLUTION", -60)
     seen, opened = [], Path.open
 
     def spy(path, mode="r", *rest, **keys):
@@ -137,54 +137,54 @@ def notes(here):
 
 
 def test_a_file_is_hashed_once_until_it_changes(here, hashed):
-    found = [_source.fingerprint_files(config(["a.txt", "b.txt"]), "data.train") for _ in range(2)]
+    found = [_files.fingerprint_files(config(["a.txt", "b.txt"]), "data.train") for _ in range(2)]
     assert (found[0], hashed) == (found[1], ["a.txt", "b.txt"])
     (here / "b.txt").write_text("B.txt", encoding="utf-8")
-    assert _source.fingerprint_files(config(["a.txt", "b.txt"]), "data.train") != found[0]
+    assert _files.fingerprint_files(config(["a.txt", "b.txt"]), "data.train") != found[0]
     assert hashed == ["a.txt", "b.txt", "b.txt"]
     assert len(notes(here)) == 2
 
 
 def test_a_file_that_was_put_in_the_place_of_another_is_hashed_again(here, hashed):
-    before, stat = _source.file_hash(here / "a.txt"), (here / "a.txt").stat()
+    before, stat = _files.file_hash(here / "a.txt"), (here / "a.txt").stat()
     (here / "other").write_text("A.txt", encoding="utf-8")
     os.utime(here / "other", ns=(stat.st_atime_ns, stat.st_mtime_ns))
     (here / "other").replace(here / "a.txt")
-    assert _source.file_hash(here / "a.txt") != before
+    assert _files.file_hash(here / "a.txt") != before
 
 
 def test_a_file_that_was_just_written_is_not_remembered(here, hashed, monkeypatch):
-    monkeypatch.setattr(_source, "_RACY", 2.0)
-    _source.file_hash(here / "a.txt")
+    monkeypatch.setattr(_files, "_MTIME_RESOLUTION", 2.0)
+    _files.file_hash(here / "a.txt")
     assert notes(here) == []
     old = time.time() - 3
     os.utime(here / "a.txt", (old, old))
-    _source.file_hash(here / "a.txt")
+    _files.file_hash(here / "a.txt")
     assert len(notes(here)) == 1
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"hash": "0"}', None], ids=repr)
 def test_a_damaged_note_is_never_believed(here, hashed, damage):
-    right = _source.file_hash(here / "a.txt")
+    right = _files.file_hash(here / "a.txt")
     (note,) = notes(here)
     whole = note.read_text(encoding="utf-8")
     wrong = right.replace(right[0], "0" if right[0] != "0" else "1")
     note.write_text(whole.replace(right, wrong) if damage is None else damage, encoding="utf-8")
-    assert _source.file_hash(here / "a.txt") == right
+    assert _files.file_hash(here / "a.txt") == right
     assert note.read_text(encoding="utf-8") == whole
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(here, hashed, monkeypatch):
     (here / "no-folder").touch()
     monkeypatch.setenv("LAUNCHER_CACHE", str(here / "no-folder"))
-    assert _source.file_hash(here / "a.txt") == _source.file_hash(here / "a.txt")
+    assert _files.file_hash(here / "a.txt") == _files.file_hash(here / "a.txt")
 
 
 ROW = {"body": "a text", "second": "another", "class": 3, "number": 7, "nothing": None}
 
 
 def pick(columns, **names):
-    return _source.pick(ROW, SourceConfig(kind="any", **names), columns, lambda: "rows.jsonl:4", "data.train")
+    return _source.canonical_row(ROW, SourceConfig(kind="any", **names), columns, lambda: "rows.jsonl:4", "data.train")
 
 
 def test_columns_are_picked_under_their_canonical_names():
@@ -217,7 +217,7 @@ def test_a_column_that_cannot_be_used_is_told_with_its_place(columns, names, mes
 
 
 def test_a_text_that_is_too_long_is_told(monkeypatch):
-    monkeypatch.setattr(_columns, "ROW", 5)
+    monkeypatch.setattr(_columns, "MAX_ROW", 5)
     assert "column 'body' has 6 characters, more than the 5 that a row may have" in str(pick(("text",), text="body"))
 
 

@@ -1,4 +1,4 @@
-"""Numbers that stand for names in tables of the hub, alone and in lists."""
+"""Class numbers in datasets of the hub, single and in lists."""
 
 import datasets
 import pytest

@@ -1,4 +1,4 @@
-"""Documents of plain text files."""
+"""Plain text files."""
 
 import pytest
 from data.reading import read as read_source
@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from launcher.config.errors import UserError
-from launcher.data import Part, _columns, _lines, _source, text
+from launcher.data import Part, _columns, _files, _lines, text
 
 properties = settings(deadline=None, max_examples=40)
 words = st.text(st.sampled_from("ab é.\t"), min_size=1, max_size=6).filter(str.strip)
@@ -77,22 +77,22 @@ contents = st.lists(st.sampled_from(pieces), max_size=25).map(b"".join)
 @example(b"\xef\xbb\xbf \nword", 2, 3, 1000)
 @example(b"a\n\nword\nword\n\na", 4, 3, 1000)
 def test_the_documents_of_the_parts_are_those_of_the_file(tmp_path_factory, document, content, size, block, row):
-    """Whatever the content, wherever it is cut and however little is read at once; what is bad is told alike."""
+    """Any content, part size and block size give the same documents and the same bad rows."""
     file = tmp_path_factory.mktemp("parts") / "a.txt"
     file.write_bytes(content)
     config = text.Config(path=str(file), document=document)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_columns, "ROW", row)
+        patch.setattr(_columns, "MAX_ROW", row)
         whole = list(text.Source(config).rows(("text",), "data.train", Part((str(file),))))
         patch.setattr(_lines, "BLOCK", block)
-        patch.setattr(_source, "PART", size)
+        patch.setattr(_files, "PART", size)
         assert read_source(text, config) == whole
 
 
 @properties
 @given(contents)
 def test_paragraphs_are_those_that_a_line_at_a_time_finds(tmp_path_factory, content):
-    """The plainest way to say what a paragraph is."""
+    """The simplest definition of a paragraph."""
     file = tmp_path_factory.mktemp("plainly") / "a.txt"
     content = content.replace(b"\xff", b"")
     file.write_bytes(content)
@@ -118,7 +118,7 @@ def test_a_bad_line_makes_its_document_bad_and_no_other(tmp_path):
 
 
 def test_a_document_that_is_too_long_is_told_with_its_first_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(_columns, "ROW", 20)
+    monkeypatch.setattr(_columns, "MAX_ROW", 20)
     (tmp_path / "a.txt").write_bytes(b"short\n\nshort too\n\n" + b"nine char\n" * 30 + b"\nlast\n")
     found = read_source(text, text.Config(path=str(tmp_path / "a.txt")))
     assert texts([found[0], found[1], found[3]]) == ["short", "short too", "last"]
@@ -129,7 +129,7 @@ def test_a_document_that_is_too_long_is_told_with_its_first_line(tmp_path, monke
 
 
 def test_a_paragraph_of_exactly_the_longest_length_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(_columns, "ROW", 9)
+    monkeypatch.setattr(_columns, "MAX_ROW", 9)
     (tmp_path / "a.txt").write_bytes(b"four\nfour\n\nfour\nfive5\n")
     found = read(tmp_path / "a.txt")
     assert found[0] == "four\nfour"

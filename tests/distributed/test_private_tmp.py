@@ -205,7 +205,7 @@ def node(recipe):
     """A node's agent alone, as a job of one node starts it."""
     from launcher.config import load
 
-    made = run_setup.write(run_setup.check(load.recipe(recipe), load.cluster("local").value, 2))
+    made = run_setup.create(run_setup.validate(load.recipe(recipe), load.cluster("local").value, 2))
     made.release()
     words = [sys.executable, "-m", "launcher.launch.node", str(made.folder.path), "--hosts", "127.0.0.1"]
     own = {**os.environ, "LAUNCHER_JOB": "alone"}

@@ -94,7 +94,7 @@ def node(recipe):
     """The agent of a cluster of one machine."""
     profile = {"name": "one", "kind": "ssh", "nodes": 1, "devices_per_node": 2, "device": "cpu", "memory_per_device": 8}
     one = Cluster.model_validate({**profile, "ssh": {"hosts": ["127.0.0.1"]}})
-    made = run_setup.write(run_setup.check(load.recipe(recipe), one, None))
+    made = run_setup.create(run_setup.validate(load.recipe(recipe), one, None))
     made.release()
     words = [sys.executable, "-m", "launcher.launch.node", str(made.folder.path), "--hosts", "127.0.0.1"]
     environment = {**os.environ, "LAUNCHER_JOB": "7"}

@@ -32,7 +32,7 @@ def folder(name, nodes=2, steps=4000, of=support.small, **changes):
     """A run folder as submit writes it."""
     recipe = of(name, train__steps=steps, train__precision="fp64", checkpoint__every=5, **changes)
     loaded = load.recipe(support.write(recipe, f"{name}.yaml"))
-    made = run_setup.write(run_setup.check(loaded, cluster(nodes), None))
+    made = run_setup.create(run_setup.validate(loaded, cluster(nodes), None))
     made.release()
     return made.folder
 

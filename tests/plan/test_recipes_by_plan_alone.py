@@ -178,7 +178,7 @@ RIGHT = {
 
 
 def planned(recipe: dict[str, Any]) -> Any:
-    return run_setup.look(load.recipe(support.write(recipe)), load.cluster("local").value, 2)
+    return run_setup.dry_run(load.recipe(support.write(recipe)), load.cluster("local").value, 2)
 
 
 @pytest.mark.parametrize("name", sorted(WRONG))

@@ -110,8 +110,8 @@ def test_every_folder_is_told_with_the_other_mistakes(monkeypatch):
     monkeypatch.setenv("LAUNCHER_CACHE", "cache")
     monkeypatch.setenv("TMPDIR", "/nowhere")
     starts = {
-        "look": lambda: run_setup.look(load.recipe(file), LOCAL, 2),
-        "check": lambda: run_setup.check(load.recipe(file), LOCAL, 2, writable_folders.temporary()),
+        "look": lambda: run_setup.dry_run(load.recipe(file), LOCAL, 2),
+        "check": lambda: run_setup.validate(load.recipe(file), LOCAL, 2, writable_folders.temporary()),
     }
     for name, start in starts.items():
         with pytest.raises(UserError) as told:
@@ -129,12 +129,12 @@ def test_a_cache_that_has_everything_may_be_read_only(monkeypatch):
     file = support.write(support.small())
     monkeypatch.setenv("LAUNCHER_CACHE", "cache")
     with support.tmpfs(Path("cache"), "1m") as remount:
-        run_setup.check(load.recipe(file), LOCAL, 1)
+        run_setup.validate(load.recipe(file), LOCAL, 1)
         remount("1m,ro")
-        assert run_setup.look(load.recipe(file), LOCAL, 1).prepared is not None
+        assert run_setup.dry_run(load.recipe(file), LOCAL, 1).prepared is not None
         support.write(support.small(data__train__rows=99))
         with pytest.raises(UserError, match=r"^the cache: cache\S* cannot be written: Read-only file system"):
-            run_setup.look(load.recipe(file), LOCAL, 1)
+            run_setup.dry_run(load.recipe(file), LOCAL, 1)
 
 
 def unshared(script, *arguments):

@@ -1,4 +1,4 @@
-"""A folder with everything that one recipe needs, carried to where neither its sources nor a network are."""
+"""Bundles, used without the sources and without a network."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from launcher.prepare import bundle, tokenizer
 
 @pytest.fixture(scope="module")
 def carried(tmp_path_factory):
-    """A bundle of a small recipe, away from its corpus."""
+    """A bundle of a small recipe, without its corpus."""
     home = tmp_path_factory.mktemp("home")
     support.corpus(home)
     recipe = support.mlm("carried", data__train__path=str(home / "corpus.txt"))
@@ -27,7 +27,7 @@ def carried(tmp_path_factory):
 
 @pytest.fixture
 def away(carried, tmp_path, monkeypatch):
-    """In a folder that holds the bundle alone, with an empty cache."""
+    """Change to a folder with the bundle alone, and an empty cache."""
     shutil.copytree(carried / "bundle", tmp_path / "bundle")
     monkeypatch.setenv("LAUNCHER_CACHE", str(tmp_path / "empty"))
     monkeypatch.chdir(tmp_path)
@@ -119,7 +119,7 @@ def test_one_that_was_cut_off_is_none(tmp_path):
 
 @pytest.fixture
 def there(tmp_path, monkeypatch):
-    """What looks like a bundle, in a folder with a secret beside it."""
+    """A false bundle, in a folder with a secret beside it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prepared" / "elsewhere").mkdir(parents=True)
     (tmp_path / "bundle" / "prepared" / "abc").mkdir(parents=True)
@@ -132,7 +132,7 @@ AGAIN = "(`launcher prepare R --to FOLDER` makes one)"
 
 
 def refused(there: Path) -> str:
-    """By whoever uses it as a bundle."""
+    """Return the message that refuses a bundle."""
     with pytest.raises(UserError) as error:
         bundle.recipe_of(there)
     (line,) = str(error.value).splitlines()

@@ -1,4 +1,4 @@
-"""Texts to tokens: piece by piece, and yet what the tokenizer itself would give, always."""
+"""Encoding by pieces gives the tokens of the tokenizer itself."""
 
 import json
 
@@ -41,7 +41,7 @@ def trained(algorithm, **options):
 
 
 def fast(model, trainer, pre_tokenizer, normalizer=None, around=None, **special):
-    """A tokenizer of parts. `around`: the special tokens before and after a text."""
+    """Build a tokenizer. `around`: the special tokens before and after a text."""
     backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizer
     if normalizer is not None:
@@ -100,7 +100,7 @@ def raw_added():
 
 
 def first_word_apart():
-    """A pre-tokenizer that marks a text's first word: no piece may be taken for another place's."""
+    """A pre-tokenizer that marks the first word of a text: its pieces depend on their place."""
     parts = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="first")]
     return whitespace(pre_tokenizers.Sequence(parts))
 
@@ -135,7 +135,7 @@ WHOLE = ["unigram", "unigram of sentencepiece", "a rule of its own", "first word
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """The folder of a tokenizer, made when it is first asked for."""
+    """Return the folder of a tokenizer, built on first use."""
     known = {}
 
     def folder(name):
@@ -173,7 +173,7 @@ def test_it_equals_the_tokenizers_own_encoding(encoders, name):
     @example(["the \x0b a\u2028the\xa0a\x0c \x1cthe  ", "\u0301 \u0301a", " \u0301"])
     @example(["a [MASK] b", "the <mask>", " <mask> a", "[mask]"])
     def check(texts):
-        assert equal(encoder.encode(array(texts)), encoder._plainly(texts)), texts
+        assert equal(encoder.encode(array(texts)), encoder._encode_whole(texts)), texts
 
     check()
 
@@ -193,7 +193,7 @@ def test_a_slice_of_an_array_is_encoded_as_what_it_holds(encoders, name):
     texts = ["the first", "", "  the second", "a [MASK] <mask>", "the last "]
     for start in range(len(texts)):
         found = encoders(name).encode(array(texts)[start : start + 2])
-        assert equal(found, encoders(name)._plainly(texts[start : start + 2]))
+        assert equal(found, encoders(name)._encode_whole(texts[start : start + 2]))
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -236,7 +236,7 @@ def test_pairs_leave_single_texts_as_they_were(encoders):
     before = encoder.encode(long)
     encoder.pairs(long, long, 8)
     assert equal(encoder.encode(long), before)
-    assert equal(encoder._plainly(long.to_pylist()), before)
+    assert equal(encoder._encode_whole(long.to_pylist()), before)
 
 
 def strange(count, size=4):
@@ -248,7 +248,7 @@ def test_no_more_than_so_many_pieces_are_remembered(saved, monkeypatch, limit, m
     monkeypatch.setattr(encode, limit, most)
     encoder, texts = Encoder(saved("wordpiece")), strange(100)
     for at in range(0, 100, 2):
-        assert equal(encoder.encode(texts[at : at + 2]), encoder._plainly(texts[at : at + 2].to_pylist()))
+        assert equal(encoder.encode(texts[at : at + 2]), encoder._encode_whole(texts[at : at + 2].to_pylist()))
         assert len(encoder._known) == len(encoder._pieces) <= 50 + 20
         assert sum(map(len, encoder._known)) <= 200 + 20 * 4
 
@@ -257,14 +257,14 @@ def test_long_pieces_are_not_remembered_for_long(saved, monkeypatch):
     monkeypatch.setattr(encode, "_MOST_CHARACTERS", 10_000)
     encoder = Encoder(saved("bpe"))
     for text in ("".join(map(chr, range(at, at + 3000))) for at in range(0x4E00, 0x9000, 3000)):
-        assert equal(encoder.encode(array([text])), encoder._plainly([text]))
+        assert equal(encoder.encode(array([text])), encoder._encode_whole([text]))
         assert sum(map(len, encoder._known)) <= 13_000
 
 
 def test_each_piece_is_encoded_once(saved, monkeypatch):
     encoder, seen = Encoder(saved("wordpiece")), []
-    plainly = encoder._plainly
-    monkeypatch.setattr(encoder, "_plainly", lambda texts: seen.extend(texts) or plainly(texts))
+    plainly = encoder._encode_whole
+    monkeypatch.setattr(encoder, "_encode_whole", lambda texts: seen.extend(texts) or plainly(texts))
     for _ in range(3):
         encoder.encode(array(["the first and  the last", "the last"] * 20))
     assert sorted(seen) == ["and", "first", "last", "the"]
@@ -293,7 +293,7 @@ def test_decoders_play_no_part(saved, tmp_path):
 def test_texts_are_given_to_the_tokenizer_some_at_a_time(saved, monkeypatch, name):
     monkeypatch.setattr(encode, "_AT_ONCE", 40)
     encoder, texts = Encoder(saved(name)), [*TEXTS, "", "rank " * 30, "x" * 35]
-    assert equal(encoder._plainly(texts), join_whole(encoder, texts))
+    assert equal(encoder._encode_whole(texts), join_whole(encoder, texts))
 
 
 def join_whole(encoder, texts):

@@ -1,5 +1,4 @@
-"""What comes from the hub: pinned to a commit, brought once, and never asked for by a rank. The hub here is a small one
-on the loopback, since there is no other."""
+"""Repositories of the hub: pinned to a commit, and downloaded once. The hub is a small server on the loopback."""
 
 import json
 import os
@@ -14,7 +13,7 @@ from launcher.config import load
 
 @pytest.fixture
 def hub(workspace, monkeypatch, tmp_path):
-    """A hub with a model and a data set, and a cache and a home of one's own."""
+    """A hub with a model and a dataset, and an own cache and home."""
     from transformers import BertConfig, BertForMaskedLM
 
     from launcher.config.recipe import TrainTokenizer

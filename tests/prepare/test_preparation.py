@@ -1,4 +1,4 @@
-"""What a preparation counts and notes beside its samples."""
+"""The counts and notes of a preparation."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_texts_with_words_that_are_special_tokens_are_noted(workspace):
     source = {"kind": "jsonl", "path": "rows.jsonl"}
     task = {"kind": "sequence_classification"}
     support.write(support.mlm(task=task, data={"train": source, "validation": source, "max_length": 16}))
-    _, facts = run_setup.prepare(load.recipe("recipe.yaml"), most=1)
+    _, facts = run_setup.prepare(load.recipe("recipe.yaml"), processes=1)
     (note,) = facts.notes
     what = "8 texts with words that the tokenizer reads as special tokens, the first: 'a step [SEP] of the node 1'"
     assert note.startswith(what)
@@ -62,7 +62,7 @@ def test_what_max_length_cuts_is_counted(workspace, task, rows, cut):
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (rows, short, short)))
     source = {"kind": "jsonl", "path": "rows.jsonl", **({"text_pair": "text_pair"} if "text_pair" in rows else {})}
     support.write(support.mlm(task=task, data={"train": source, "validation": source, "max_length": 8}))
-    _, facts = run_setup.prepare(load.recipe("recipe.yaml"), most=1)
+    _, facts = run_setup.prepare(load.recipe("recipe.yaml"), processes=1)
     assert facts.cut == dict.fromkeys(("train", "validation"), TruncationCounts(tokens=8, of=3, **cut))
     told = cut_notes(facts)
     assert len(told) == (2 if cut else 0)

@@ -1,4 +1,4 @@
-"""From sources to a prepared folder that is named by its content."""
+"""Prepared folders, named by their content."""
 
 import json
 import re
@@ -15,9 +15,18 @@ from hypothesis import strategies as st
 
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.data import _source
+from launcher.data import _files
 from launcher.plan import facts
-from launcher.prepare import duplicates, preparation, prepared_data, process_pool, shards, source_shards, tokenizer
+from launcher.prepare import (
+    duplicates,
+    preparation,
+    prepared_data,
+    process_pool,
+    row_batches,
+    shards,
+    source_shards,
+    tokenizer,
+)
 from launcher.prepare.preparation import Preparation
 from launcher.prepare.samples import Samples
 from launcher.storage import cache
@@ -53,16 +62,16 @@ def decoded(folder, side):
 
 
 def left():
-    """What is in the cache."""
+    """List the prepared folders in the cache."""
     root = cache.path("x").parent
     return sorted(root.iterdir()) if root.is_dir() else []
 
 
 def held_out(fraction, *texts):
-    """Which rows are held out, given by their columns."""
+    """Return which rows are held out."""
     names = ("text", "text_pair")
     columns = {name: pa.array(values, pa.large_string()) for name, values in zip(names, texts, strict=False)}
-    return source_shards.held_out(pa.RecordBatch.from_pydict(columns), fraction).tolist()
+    return row_batches.held_out(pa.RecordBatch.from_pydict(columns), fraction).tolist()
 
 
 def jsonl(file, rows):
@@ -78,27 +87,27 @@ def known(config):
     return facts.read(prepared_data.prepare(config))
 
 
-def prepared_anew(config, monkeypatch, name, most=None):
-    """A folder in a cache of its own."""
+def prepared_anew(config, monkeypatch, name, processes=None):
+    """Prepare a folder in a cache of its own."""
     with monkeypatch.context() as patch:
         patch.setenv("LAUNCHER_CACHE", name)
-        return prepared_data.prepare(config, most=most)
+        return prepared_data.prepare(config, processes=processes)
 
 
 def content(folder):
-    """The bytes of every file in a folder, wherever it is."""
+    """Return the bytes of every file in a folder."""
     return {str(Path(name).relative_to(folder)): held for name, held in support.tree(folder).items()}
 
 
 @pytest.fixture
 def finely(monkeypatch):
-    """Sources are cut finely."""
-    monkeypatch.setattr(_source, "PART", 1500)
+    """Divide sources into many small parts."""
+    monkeypatch.setattr(_files, "PART", 1500)
 
 
 @pytest.fixture
 def spread(finely, monkeypatch):
-    """No work is too little for several processes."""
+    """Use several processes for little work, too."""
     monkeypatch.setattr(process_pool, "SMALL", 0)
 
 
@@ -361,7 +370,7 @@ def rows(*numbers, **more):
 
 
 def mixed(**changes):
-    """Two sources that share rows, with rows that are empty or cannot be used."""
+    """Two sources with common rows, empty rows and bad rows."""
     first = jsonl("first.jsonl", [*rows(*range(60)), {"text": ""}, *rows(*range(10)), {"text": 5}])
     second = jsonl("second.jsonl", [{"text": None}, *rows(*range(50, 90)), {"text": ""}, {"txt": ""}, *rows(3, 95)])
     train = mixture(a={**first, "on_bad_row": "skip"}, b={**second, "on_bad_row": "skip"})
@@ -375,7 +384,7 @@ def mixed(**changes):
 )
 def test_the_number_of_processes_changes_no_byte(spread, monkeypatch, made):
     cut = source_shards.shards(source_shards.leaves(made().data))
-    one, two = (prepared_anew(made(), monkeypatch, f"with-{most}", most) for most in (1, 2))
+    one, two = (prepared_anew(made(), monkeypatch, f"with-{processes}", processes) for processes in (1, 2))
     assert len(cut) > 3
     assert one.name == two.name
     assert content(one) == content(two)
@@ -384,7 +393,7 @@ def test_the_number_of_processes_changes_no_byte(spread, monkeypatch, made):
 def test_the_cuts_change_no_document(finely, monkeypatch):
     """Nor the tokenizer. Chunks, joined of documents, end with a shard."""
     one = prepared_anew(mixed(), monkeypatch, "finely")
-    monkeypatch.setattr(_source, "PART", 2**20)
+    monkeypatch.setattr(_files, "PART", 2**20)
     other = prepared_anew(mixed(), monkeypatch, "whole")
     assert facts.read(one) == facts.read(other)
     assert content(one / "tokenizer") == content(other / "tokenizer")
@@ -394,8 +403,8 @@ def test_the_cuts_change_no_document(finely, monkeypatch):
 
 def test_a_shard_of_very_many_samples_is_written_a_part_at_a_time(monkeypatch):
     whole = prepared_anew(labelled(), monkeypatch, "whole")
-    monkeypatch.setattr(source_shards, "_ROWS", 10)
-    monkeypatch.setattr(shards, "_AT_ONCE", 1500)
+    monkeypatch.setattr(source_shards, "_BATCH_ROWS", 10)
+    monkeypatch.setattr(shards, "_TABLE_BYTES", 1500)
     apart = prepared_anew(labelled(), monkeypatch, "apart")
     assert facts.read(whole) == facts.read(apart)
     assert decoded(whole, "train") == decoded(apart, "train")
@@ -419,7 +428,7 @@ def test_the_facts_of_a_mixture_are_told_by_source(finely):
 
 @pytest.mark.parametrize("at_once", [2**23, 7, 1])
 def test_of_rows_with_equal_content_the_first_is_kept(finely, monkeypatch, at_once):
-    monkeypatch.setattr(duplicates, "AT_ONCE", at_once)
+    monkeypatch.setattr(duplicates, "ROWS_AT_ONCE", at_once)
     written = [f"document {n % 23} of {n % 5}" for n in range(200)]
     train = jsonl("rows.jsonl", [{"text": text} for text in written])
     folder = prepared_data.prepare(recipe(data__train=train, data__validation=None, data__deduplicate=True))
@@ -545,7 +554,7 @@ def test_a_bad_row_is_told_with_what_to_do():
 
 
 def test_a_source_that_changes_while_it_is_prepared_is_told(monkeypatch):
-    before, make = prepared_data.identity(recipe()), Preparation._tokenizer
+    before, make = prepared_data.identity(recipe()), Preparation._make_tokenizer
 
     def meanwhile(self, jobs):
         with Path("corpus.txt").open("a") as file:
@@ -553,7 +562,7 @@ def test_a_source_that_changes_while_it_is_prepared_is_told(monkeypatch):
         make(self, jobs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Preparation, "_tokenizer", meanwhile)
+        patch.setattr(Preparation, "_make_tokenizer", meanwhile)
         assert mistake(recipe()) == "data.train: the source changed while it was being prepared (start again)"
     after = prepared_data.prepare(recipe())
     assert after.name != before
@@ -600,12 +609,12 @@ def test_a_process_of_several_that_is_killed_is_told_and_the_next_command_goes_o
     pretrained = {"kind": "pretrained", "name": str(prepared_data.prepare(recipe()) / "tokenizer")}
     config = recipe(data__train={"kind": "fragile.source"}, tokenizer=pretrained)
     with pytest.raises(RuntimeError, match=r"^a process that prepared data was killed \(out of memory\?\)"):
-        prepared_data.prepare(config, most=2)
+        prepared_data.prepare(config, processes=2)
     finished = len(list(cache.path(f".{prepared_data.identity(config)}.work").glob("shard-*.json")))
     Path("mended").touch()
     Path("reads").unlink()
     assert finished > 0
-    folder = prepared_data.prepare(config, most=1)
+    folder = prepared_data.prepare(config, processes=1)
     assert len(Path("reads").read_text()) == 6 - finished
     assert content(folder) == content(prepared_anew(config, monkeypatch, "undisturbed", 1))
     assert folder in left()
@@ -613,37 +622,37 @@ def test_a_process_of_several_that_is_killed_is_told_and_the_next_command_goes_o
 
 
 def test_a_step_whose_file_was_emptied_by_a_power_failure_is_done_again(monkeypatch):
-    def off(self, jobs, counted):
+    def off(self, jobs, side):
         for file in [*self.work.glob("shard-*.json"), *self.work.glob("look-*.json")]:
             file.write_text("")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Preparation, "_check", off)
+        patch.setattr(Preparation, "_join_shards", off)
         with pytest.raises(KeyboardInterrupt):
             prepared_data.prepare(labelled())
     assert content(prepared_data.prepare(labelled())) == content(prepared_anew(labelled(), monkeypatch, "undisturbed"))
 
 
 def test_who_was_taken_over_waits_for_the_other(monkeypatch):
-    """Its lease is lost in the middle; the other one has made the folder by the time it looks again."""
-    config, make = recipe(), Preparation._join
+    """The lease is lost in the middle, and the other process has finished the folder by the next check."""
+    config, make = recipe(), Preparation._join_shards
 
     def late(self, jobs, side):
-        monkeypatch.setattr(Preparation, "_join", make)
+        monkeypatch.setattr(Preparation, "_join_shards", make)
         undisturbed = prepared_anew(config, monkeypatch, "undisturbed")
         (self.whole.parent / f".{self.name}.lease-000002").touch()
         shutil.copytree(undisturbed, cache.path(self.name))
         self.lease.check()
 
-    monkeypatch.setattr(Preparation, "_join", late)
+    monkeypatch.setattr(Preparation, "_join_shards", late)
     folder = prepared_data.prepare(config)
     assert left() == [folder]
 
 
 @pytest.fixture
 def disk(own, monkeypatch):
-    """Makes a small file system that holds the cache, and makes it larger or smaller."""
+    """Mount a small file system for the cache, or change its size."""
     there = own / "disk"
     there.mkdir()
 
@@ -665,7 +674,7 @@ def long_corpus():
 
 
 def full(config):
-    """The words of the refusal, or None where there was room."""
+    """Return the message about the full disk, or None if there was room."""
     try:
         prepared_data.prepare(config)
     except UserError as error:
@@ -674,7 +683,7 @@ def full(config):
 
 
 def test_a_full_disk_is_told_wherever_it_is_met_and_the_same_command_goes_on(disk, monkeypatch):
-    monkeypatch.setattr(_source, "PART", 50_000)
+    monkeypatch.setattr(_files, "PART", 50_000)
     config = long_corpus()
     undisturbed = content(prepared_anew(config, monkeypatch, "undisturbed"))
     told = {}
@@ -707,17 +716,16 @@ def test_a_full_disk_is_the_users_to_mend_and_another_disk_will_do(disk, monkeyp
 
 
 def test_rows_held_out_whose_file_another_has_swept_are_not_taken_for_none(monkeypatch):
-    """As with one that was frozen, taken over, and goes on: it must not leave a shard that looks finished."""
-    own, held = shards._own, []
+    """A process that was suspended and taken over must not leave a shard that looks finished."""
+    own, held = shards._own_rows, []
 
-    def swept(job, counted, file):
-        yield from own(job, counted, file)
-        if file is not None:
-            held.append(counted.documents["validation"])
-            file.unlink()
+    def swept(job, stats, source, file):
+        yield from own(job, stats, source, file)
+        held.append(stats.documents["validation"])
+        file.unlink()
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "_own", swept)
+        patch.setattr(shards, "_own_rows", swept)
         with pytest.raises(FileNotFoundError):
             prepared_data.prepare(recipe())
     assert held[0] > 0
@@ -726,13 +734,13 @@ def test_rows_held_out_whose_file_another_has_swept_are_not_taken_for_none(monke
 
 
 def test_a_file_that_is_taken_away_while_it_is_prepared_is_told(monkeypatch):
-    make = Preparation._tokenizer
+    make = Preparation._make_tokenizer
 
     def meanwhile(self, jobs):
         make(self, jobs)
         Path("corpus.txt").unlink()
 
-    monkeypatch.setattr(Preparation, "_tokenizer", meanwhile)
+    monkeypatch.setattr(Preparation, "_make_tokenizer", meanwhile)
     assert "corpus.txt: is gone: the source changed while it was being prepared" in mistake(recipe())
 
 
@@ -743,8 +751,8 @@ def test_a_cache_that_cannot_be_made_is_told(monkeypatch):
 
 
 def test_a_tokenizer_is_trained_from_long_texts_in_pieces(monkeypatch):
-    """Cut at spaces, as its words are: the vocabulary is the same."""
+    """They are cut at spaces, so the vocabulary is the same."""
     config = recipe(data__train={"kind": "text", "path": "corpus.txt", "document": "file"}, data__validation=None)
     whole = (prepared_data.prepare(config) / "tokenizer" / "tokenizer.json").read_bytes()
-    monkeypatch.setattr(preparation, "_TRAINED_AT_ONCE", 200)
+    monkeypatch.setattr(preparation, "_MAX_TRAINING_TEXT", 200)
     assert (prepared_anew(config, monkeypatch, "cut") / "tokenizer" / "tokenizer.json").read_bytes() == whole

@@ -1,4 +1,4 @@
-"""One function over many pieces of work, in one process or several."""
+"""A function mapped over items, in one process or several."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ class WorkItem:
 
 
 class LeaseHeld:
-    """A lease that is lost after so many looks."""
+    """A lease that is lost after so many checks."""
 
     def __init__(self, looks=10**6):
         self.looks = looks
@@ -32,7 +32,7 @@ class LeaseHeld:
 
 
 def note(piece):
-    """A line for each piece: its name and who worked on it."""
+    """Write the name of an item and the process that it ran in."""
     with Path("done").open("a") as out:
         out.write(f"{piece.name} {os.getpid()}\n")
 
@@ -90,7 +90,7 @@ def test_nothing_to_do_is_done():
 
 
 def test_progress_is_told_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(process_pool, "_QUIET", -1.0)
+    monkeypatch.setattr(process_pool, "_LOG_INTERVAL", -1.0)
     run(note, [WorkItem(str(n), 2**18) for n in range(4)], 1)
     assert capsys.readouterr().err.splitlines() == [f"working: {done}% of 1 MiB" for done in (25, 50, 75, 100)]
 

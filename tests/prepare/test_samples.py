@@ -1,4 +1,4 @@
-"""Samples read by number: what was written, in the order that is asked for."""
+"""Samples read by number, in the requested order."""
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ VOCABULARY, COUNT = 300, 2400
 
 
 def written(folder, pieces, batch, vocabulary=VOCABULARY, **columns):
-    """A side of a prepared folder, so many samples in an Arrow batch."""
+    """Write a side of a prepared folder. `batch`: samples of an Arrow batch."""
     whole = _token_batches.table(encoded(pieces), vocabulary, **columns)
     with pa.ipc.new_stream(folder / "train.arrow", whole.schema) as writer:
         writer.write_table(whole, max_chunksize=batch)

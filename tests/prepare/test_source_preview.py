@@ -10,7 +10,7 @@ import support
 
 from launcher.config import load
 from launcher.config.errors import UserError
-from launcher.prepare import run_setup, source_preview
+from launcher.prepare import run_setup, source_shards
 
 CLASSES, TAGS = {"kind": "sequence_classification"}, {"kind": "token_classification"}
 GOOD = [{"text": f"the node {n}", "label": "ab"[n % 2]} for n in range(4)]
@@ -19,7 +19,7 @@ OR_SKIP = " (or data.train.on_bad_row: skip, to leave such rows out)"
 
 def problems(task, **source):
     support.write(support.mlm(task=task, data={"train": source, "validation": {"fraction": 0.5}, "max_length": 16}))
-    return [str(one) for one in source_preview.problems(load.recipe("recipe.yaml", ()).value)]
+    return [str(one) for one in source_shards.preview_problems(load.recipe("recipe.yaml", ()).value)]
 
 
 def jsonl(*rows):
@@ -94,7 +94,7 @@ def test_a_plan_reports_them_beside_other_mistakes(workspace):
     data = {"train": source, "validation": {**source, "label": "gone"}, "max_length": 16}
     support.write(support.mlm(task=CLASSES, data=data))
     with pytest.raises(UserError) as error:
-        run_setup.look(load.recipe("recipe.yaml", ["train.max_tokens=3"]), load.cluster("local").value, 1)
+        run_setup.dry_run(load.recipe("recipe.yaml", ["train.max_tokens=3"]), load.cluster("local").value, 1)
     told = str(error.value).splitlines()
     assert told[0].startswith("d.jsonl:1: data.train.label: column 'label' is 0.5: a label is a name")
     assert told[1].startswith("d.jsonl:1: data.validation.label: no column 'gone' (there are: text, label)")

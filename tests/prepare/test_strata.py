@@ -1,4 +1,4 @@
-"""A share of each label held out for validation."""
+"""Stratified validation: a share of each label is held out."""
 
 import json
 import shutil
@@ -33,11 +33,11 @@ def batch(rows):
 
 
 def split(rows, fraction, folder, parts=1):
-    """Which rows are held out, with the rows spread over `parts` shards."""
+    """Return the strata and which rows are held out, with the rows divided into `parts` shards."""
     files = [folder / f"{n}.arrow" for n in range(parts)]
     for n, file in enumerate(files):
-        strata.save(file, [strata.rows(batch(rows[n::parts]))])
-    found = strata.of(files, fraction)
+        strata.save(file, [strata.hashed_labels(batch(rows[n::parts]))])
+    found = strata.split(files, fraction)
     return found, [bool(held) for held in found.held_out(batch(rows))]
 
 
@@ -72,7 +72,7 @@ def prepared(rows, **changes):
     config = support.classification(
         data__train={"kind": "jsonl", "path": "rows.jsonl"}, data__validation={"fraction": 0.1, **changes}
     )
-    folder = prepared_data.prepare(Recipe.model_validate(config), most=1)
+    folder = prepared_data.prepare(Recipe.model_validate(config), processes=1)
     words, known = tokenizer.load(str(folder / "tokenizer"), "tokenizer"), facts.read(folder)
     sides = {}
     for side in ("train", "validation"):

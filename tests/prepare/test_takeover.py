@@ -1,4 +1,4 @@
-"""Commands that prepare one corpus at the same time, and are killed in the middle: made once, and never broken."""
+"""Processes that prepare the same data at the same time, and are killed in the middle."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from launcher.config.recipe import Recipe
 from launcher.prepare import prepared_data, run_setup
 
 TAKEOVER = 15.0
-"""Seconds within which another goes on with the work of one that was killed."""
+"""Seconds until another process continues the work of a killed one."""
 
 # A source of eight parts, large enough for several processes; a line in `reads` for each part that is read, a pause
 # within it. It stands in a folder of the user, as plug-ins do.
@@ -54,7 +54,7 @@ class Source(data.Source):
 
 @pytest.fixture(scope="session")
 def words(tmp_path_factory):
-    """The folder of a tokenizer: one that is not trained from the source, which is then read once."""
+    """The folder of a tokenizer that is not trained on the source, so that the source is read once."""
     folder = support.corpus(tmp_path_factory.mktemp("words"))
     train = {"kind": "text", "path": str(folder / "corpus.txt"), "document": "line"}
     return prepared_data.prepare(Recipe.model_validate(support.mlm(data__train=train))) / "tokenizer"
@@ -73,13 +73,13 @@ def slow(workspace, monkeypatch, words):
 
 @pytest.fixture
 def undisturbed(slow, monkeypatch):
-    """What the folder holds if nothing happens."""
+    """The files of a preparation without a kill."""
     monkeypatch.syspath_prepend(slow)
 
     def prepare():
         with monkeypatch.context() as patch:
             patch.setenv("LAUNCHER_CACHE", str(slow / "undisturbed"))
-            run_setup.prepare(load.recipe("recipe.yaml"), most=1)
+            run_setup.prepare(load.recipe("recipe.yaml"), processes=1)
         Path("reads").unlink()
         return content("undisturbed")
 
@@ -92,14 +92,14 @@ def prepared(cache="cache"):
 
 
 def content(cache="cache"):
-    """The bytes of every file of the one folder in a cache, with nothing beside it."""
+    """Return the bytes of every file of the single folder in a cache. Fails if there is anything beside it."""
     (folder,) = prepared(cache)
     assert not folder.name.startswith(".")
     return {name: held for path, held in support.tree(folder).items() if (name := str(Path(path).relative_to(folder)))}
 
 
 def reads():
-    """Part, process and time of each reading."""
+    """Return part, process and time of each reading."""
     file = Path("reads")
     lines = file.read_text().splitlines() if file.exists() else []
     return [(int(part), int(pid), float(when)) for part, pid, when in map(str.split, lines)]
@@ -152,7 +152,7 @@ def test_another_goes_on_with_the_work_of_a_killed_one(slow, undisturbed):
 
 
 def test_a_mistake_in_the_data_is_told_by_each_of_several_commands(slow):
-    """One that has told it takes away its own work, and nobody else's."""
+    """A process that reports a mistake removes its own work, and no other's."""
     source, row = Path("slow/source.py"), SLOW.rpartition("yield ")[2]
     bad = 'BadRow(f"part {part.files[0]}", "is wrong")\n'
     source.write_text(
@@ -168,7 +168,7 @@ def test_a_mistake_in_the_data_is_told_by_each_of_several_commands(slow):
 
 
 def phase():
-    """What is being done, by the files that are there."""
+    """Determine the present step by the files in the cache."""
     while True:
         try:
             return _phase()
@@ -194,7 +194,7 @@ PHASES = ["starting", "looking", "training the tokenizer", "tokenising", "joinin
 
 
 def killed_in(draw, longest):
-    """Start the command and kill it, at any time or as soon as some phase is seen. The phase, as it was left."""
+    """Start the command and kill it, at a random time or in a phase. Returns the phase."""
     wanted = draw.choice([None, *PHASES[1:]])
     process, end = support.start("prepare", "recipe.yaml"), time.monotonic() + draw.uniform(0, longest)
     while process.poll() is None and time.monotonic() < (end if wanted is None else end + longest):

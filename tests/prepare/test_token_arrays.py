@@ -1,11 +1,11 @@
-"""Texts as tokens in arrays: what is done to arrays is what would be done to lists."""
+"""Operations on token arrays give the same as operations on lists."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.prepare.token_arrays import TokenArrays, concatenate, interleave, join, nothing, take
+from launcher.prepare.token_arrays import TokenArrays, concatenate, interleave, join, no_texts, take
 
 properties = settings(deadline=None, max_examples=100)
 texts = st.lists(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=9), max_size=6)
@@ -13,7 +13,7 @@ tokens = st.lists(st.integers(10, 19), max_size=3)
 
 
 def made(lists):
-    """Texts given as lists of (id, whether a word begins)."""
+    """Build texts from lists of (id, whether a word begins)."""
     flat = [token for text in lists for token in text]
     offsets = np.concatenate([[0], np.cumsum([len(text) for text in lists])]).astype(np.int64)
     ids, begins = np.array([i for i, _ in flat], np.uint32), np.array([b for _, b in flat], bool)
@@ -21,7 +21,7 @@ def made(lists):
 
 
 def told(encoded):
-    """The other way."""
+    """Return texts as lists of (id, whether a word begins)."""
     assert encoded.offsets[0] == 0
     assert encoded.offsets[-1] == len(encoded.ids) == len(encoded.begins)
     pairs = list(zip(encoded.ids.tolist(), encoded.begins.tolist(), strict=True))
@@ -63,7 +63,7 @@ def test_truncated(lists, most):
 
 
 def windows(text, most, stride):
-    """Pieces until one reaches the end."""
+    """Windows, up to the first that reaches the end."""
     pieces, at = [text[:most]], 0
     while at + most < len(text):
         at += most - stride
@@ -92,7 +92,7 @@ def test_between(lists, prefix, suffix):
 def test_after_and_concatenate(one, other):
     assert told(made(one).after(made(other))) == other + one
     assert told(concatenate(made(one), made(other))) == one + other
-    assert told(concatenate(nothing(), made(one))) == told(concatenate(made(one), nothing())) == one
+    assert told(concatenate(no_texts(), made(one))) == told(concatenate(made(one), no_texts())) == one
 
 
 @properties
@@ -108,7 +108,7 @@ def test_cut(lists, length, last):
 @properties
 @given(st.lists(texts, max_size=5), st.integers(1, 7))
 def test_what_remains_goes_on_with_the_next_texts(batches, length):
-    """Chunks of a stream of batches are the chunks of all of it."""
+    """The chunks of a stream of batches are those of the whole."""
     found, rest = [], None
     for batch in batches:
         joined = made(batch) if rest is None else made(batch).after(rest)
@@ -139,7 +139,7 @@ def test_interleave(marked):
 
 
 class FromTokenizers:
-    """What `tokenizers` returns: ids and, for each, the number of its word (None: a special token)."""
+    """An encoding as of `tokenizers`: ids, and the number of each one's word (None: a special token)."""
 
     def __init__(self, ids, word_ids):
         self.ids, self.word_ids = ids, word_ids

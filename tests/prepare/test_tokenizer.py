@@ -1,4 +1,4 @@
-"""Tokenizers that are trained, the same each time, and tokenizers that are loaded."""
+"""Trained tokenizers, the same each time, and loaded ones."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ print(json.dumps(found))
 
 
 def texts():
-    """Made-up words in some scripts, with accents, punctuation and characters that are words of their own."""
+    """Random words in several scripts, with accents, punctuation and ideographs."""
     draw = random.Random(5)
     words = ["".join(draw.choices("abcdefghijäöéñжщяβλδ", k=draw.randint(1, 7))) for _ in range(120)]
     return [" ".join(draw.choices([*words, "İ", "don't", "東京", "😀"], k=12)).title() for _ in range(150)]
@@ -54,7 +54,7 @@ def made(request):
 
 
 def elsewhere(given, configs, **variables):
-    """The digests of the files that another process saves."""
+    """Train in another process. Returns the digests of the saved files."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONHASHSEED"} | variables
     command = [sys.executable, "-c", TRAINED, json.dumps(configs)]
     answer = subprocess.run(
@@ -64,7 +64,7 @@ def elsewhere(given, configs, **variables):
 
 
 def rare():
-    """Words of equal counts, made of parts of equal counts: pieces that are equally good, everywhere."""
+    """Words of equal counts with parts of equal counts, so that many pieces are equally good."""
     draw = random.Random(1)
     parts = ["".join(draw.choices("abcdefgh", k=draw.choice([1, 2, 3]))) for _ in range(60)]
     words = ["".join(draw.choices(parts, k=draw.randint(1, 4))) for _ in range(1500)]

@@ -1,11 +1,11 @@
-"""What tests of processes that are stopped, continued and killed share."""
+"""Helpers for tests of processes that are stopped, continued and killed."""
 
 import time
 from pathlib import Path
 
 
 def until(true, *processes, seconds=60):
-    """Wait for something to come true, as long as a process that could do it lives. Returns what came."""
+    """Wait until a condition returns a true value, and return it. Fails if all processes have ended."""
     end = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < end, "it did not come true"
@@ -15,5 +15,5 @@ def until(true, *processes, seconds=60):
 
 
 def said():
-    """What all of them wrote to their errors."""
+    """Return the standard errors of all processes."""
     return "".join(file.read_text() for file in Path().glob("stderr-*"))

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
-from launcher.prepare.source_shards import batch_of
+from launcher.prepare.row_batches import batch_of
 from launcher.tasks import FeatureContext
 from launcher.tasks.image_classification import Config, Task
 from launcher.train.data_loader import tensors

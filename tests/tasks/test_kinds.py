@@ -21,7 +21,7 @@ from tasks.measuring import measured, outputs
 from launcher.config import kinds
 from launcher.config.types import Plugin
 from launcher.contract.random import Draw, Stream
-from launcher.prepare import shards, source_shards
+from launcher.prepare import row_batches, shards
 from launcher.tasks import FeatureContext
 from launcher.train.data_loader import tensors
 
@@ -53,9 +53,9 @@ class Made:
             for n, text in enumerate(texts)
         ]
         asked = [{str(name): _wanted(name, row) for name in columns if name in row} for row in known]
-        batch = source_shards.batch_of(asked)
+        batch = row_batches.batch_of(asked)
         self.rows = pa.Table.from_batches([batch])
-        self.values = {name: set(shards._values(batch.column(name))) for name in self.asked.survey_columns}
+        self.values = {name: set(shards.surveyed_values(batch.column(name))) for name in self.asked.survey_columns}
         self.survey = self.asked.survey(self.inner, self.values) if self.asked.survey_columns else {}
         found = {"labels": self.survey.get("labels", []), "shape": self.survey.get("shape", ())}
         self.facts = facts_of(**found, longest=MAX_LENGTH if self.encoder else 1)

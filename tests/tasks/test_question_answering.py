@@ -9,7 +9,7 @@ import torch
 from tasks.measuring import measured, outputs
 
 from launcher.config.errors import UserError
-from launcher.prepare.source_shards import batch_of
+from launcher.prepare.row_batches import batch_of
 from launcher.tasks import IGNORE, FeatureContext, _metrics
 from launcher.tasks.question_answering import Config, Task
 

@@ -8,7 +8,7 @@ from tasks.measuring import outputs
 from launcher.config.errors import UserError
 from launcher.models import config
 from launcher.plan.model_requirements import ModelRequirements
-from launcher.prepare.source_shards import batch_of
+from launcher.prepare.row_batches import batch_of
 from launcher.tasks import IGNORE, FeatureContext, _metrics, causal_lm
 from launcher.tasks.seq2seq import Config, Task
 from launcher.train.data_loader import tensors

@@ -5,7 +5,7 @@ import pytest
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
-from launcher.prepare.source_shards import batch_of
+from launcher.prepare.row_batches import batch_of
 from launcher.tasks import FeatureContext
 from launcher.tasks.tabular_regression import Config, Task
 

@@ -66,8 +66,8 @@ def test_a_metric_no_better_than_its_baseline_is_noted(metrics, baseline, begins
 def test_a_run_without_validation_is_measured_by_the_texts_it_was_trained_on(workspace, printed):
     """Six steps with a tiny learning rate: the loss stays that of guessing."""
     changes = {"data__validation": None, "optimizer__lr": 1e-9, "sinks": ["jsonl"]}
-    made = run_setup.check(load.recipe(support.write(support.mlm(**changes))), load.cluster("local").value, 1)
-    run_setup.write(made).release()
+    made = run_setup.validate(load.recipe(support.write(support.mlm(**changes))), load.cluster("local").value, 1)
+    run_setup.create(made).release()
     save(made.folder, 6)
     made.folder.metrics.write_text("".join(f'{{"step": {step}, "loss": 9.5}}\n' for step in range(1, 7)))
     lines = printed(lambda console: run_summary.summarize(made, console), width=500)

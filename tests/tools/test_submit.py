@@ -197,7 +197,7 @@ def test_another_job_of_the_same_id_is_no_reason_to_refuse(submit, slurm, monkey
 
 
 def test_of_two_submits_at_once_one_goes_in(submit, slurm, monkeypatch, workspace):
-    check, before = tool.run_setup.check, {}
+    check, before = tool.run_setup.validate, {}
 
     def meanwhile(*arguments):
         """Another goes in after this one was not refused."""
@@ -207,7 +207,7 @@ def test_of_two_submits_at_once_one_goes_in(submit, slurm, monkeypatch, workspac
         return checked
 
     monkeypatch.setenv("STATE", "PENDING")
-    monkeypatch.setattr(tool.run_setup, "check", meanwhile)
+    monkeypatch.setattr(tool.run_setup, "validate", meanwhile)
     with pytest.raises(UserError, match=r"^runs/tiny: job 12 is pending"):
         submit("optimizer.lr=0.5")
     assert before and support.tree(workspace / "runs") == before  # the other's folder is as it was
