@@ -69,7 +69,7 @@ def _run(precision: str, dropout: float, attention: float) -> Any:
     from launcher import worker
     from launcher.config import load
     from launcher.distributed import process_group
-    from launcher.distributed.shutdown import Stop
+    from launcher.distributed.shutdown import StopMonitor
     from launcher.prepare import run_setup
 
     name = f"d{dropout}-{attention}-{precision}"
@@ -78,7 +78,7 @@ def _run(precision: str, dropout: float, attention: float) -> Any:
     made = run_setup.create(
         run_setup.validate(load.recipe(f"{name}.yaml", ["strategy=single"]), load.cluster("local").value, 1)
     )
-    return worker.build(made, process_group.connect(process_group.Place(), "cpu"), Stop(), None, workers=0)[0]
+    return worker.build(made, process_group.connect(process_group.RankInfo(), "cpu"), StopMonitor(), None, workers=0)[0]
 
 
 class _Generator:

@@ -69,7 +69,7 @@ def save(path: Path, size: dict[str, int], rank: int, ranks: int, store: str) ->
     for moment in ("exp_avg", "exp_avg_sq"):
         tensors |= {f"optimizer.{name}.{moment}": torch.zeros_like(p) for name, p in model.named_parameters()}
     at = process_group.connect(
-        process_group.Place(rank, ranks, rank, ranks), "cpu", dist.FileStore(f"{store}/store", ranks)
+        process_group.RankInfo(rank, ranks, rank, ranks), "cpu", dist.FileStore(f"{store}/store", ranks)
     )
     if ranks > 1:
         mesh = init_device_mesh("cpu", (ranks,))

@@ -2,7 +2,7 @@
 
 import sys
 
-from launcher.distributed import output_streams, signals
+from launcher.distributed import logs, output_streams, signals
 
 _LASTING = ("run", "prepare", "submit", "cancel", "export")
 """Commands that are called for what they do: the others for what they print, and end with whoever reads it."""
@@ -13,6 +13,7 @@ def main() -> None:
     if listens:
         signals.listen()
     output_streams.set_up(lasting=next(iter(sys.argv[1:]), "") in _LASTING)
+    logs.set_up()
     from launcher import cli
 
     try:

@@ -11,8 +11,8 @@ from launcher.config.model import ModelConfig
 from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
-from launcher.distributed.process_group import Process
-from launcher.distributed.shutdown import Stop
+from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.shutdown import StopMonitor
 from launcher.models._adaptation import frozen
 from launcher.models._transformers import save_configuration
 from launcher.plan import layout, mixture, model_requirements, padding_probe, remote_code
@@ -39,7 +39,11 @@ from launcher.train.training_run import Progress, Run
 
 
 def build(
-    run: run_setup.PreparedRun, process: Process, stop: Stop, resume: SavedCheckpoint | None, workers: int | None = None
+    run: run_setup.PreparedRun,
+    process: ProcessGroup,
+    stop: StopMonitor,
+    resume: SavedCheckpoint | None,
+    workers: int | None = None,
 ) -> tuple[Run, list[str]]:
     """Build a rank's run without its sinks. Returns it with notes for the user. `resume`: the checkpoint to continue
     from; its step decides which parameters train. Raises UserError."""
@@ -53,7 +57,7 @@ def build(
     probes = batches.probe_batches().to(process.device)
     notes += task.prepare_model(model, probes.one.batch)
     requirements = model_requirements.of(recipe, facts)
-    if not recipe.packed and process.share(_model_probes.needs_equal_lengths(task, model, requirements)):
+    if not recipe.packed and process.broadcast(_model_probes.needs_equal_lengths(task, model, requirements)):
         notes.append(padding_probe.note(type(model).__name__))
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
@@ -85,7 +89,7 @@ def build(
     return built, notes + engine_notes
 
 
-def _batches(run: run_setup.PreparedRun, task: Task, process: Process) -> tuple[Batches, Parts | None]:
+def _batches(run: run_setup.PreparedRun, task: Task, process: ProcessGroup) -> tuple[Batches, Parts | None]:
     """This rank's part of the global batches of training, and of the validation samples."""
     recipe, facts = run.recipe, run.facts
     rank, world = process.data_parallel_rank, process.data_parallel_size
@@ -100,7 +104,9 @@ def _batches(run: run_setup.PreparedRun, task: Task, process: Process) -> tuple[
     return training, Parts(samples, task, recipe.seed, rank, world, recipe.train.max_tokens, recipe.packed)
 
 
-def _model(run: run_setup.PreparedRun, process: Process, step: int, weights: bool) -> tuple[torch.nn.Module, list[str]]:
+def _model(
+    run: run_setup.PreparedRun, process: ProcessGroup, step: int, weights: bool
+) -> tuple[torch.nn.Module, list[str]]:
     """The model on the device, as it trains from `step` on, and notes. Rank 0 writes its configuration to RUN/model.
     `weights`: False where a checkpoint replaces them all."""
     recipe = run.recipe
@@ -124,7 +130,7 @@ def _save_configuration(model: torch.nn.Module, config: ModelConfig, folder: Run
 
 
 def _engine(
-    recipe: Recipe, facts: Facts, process: Process, task: Task, model: torch.nn.Module, probes: ProbeBatches
+    recipe: Recipe, facts: Facts, process: ProcessGroup, task: Task, model: torch.nn.Module, probes: ProbeBatches
 ) -> tuple[Engine, ModelRandomness, list[str]]:
     """Probe the model, make it draw by the contract, compile it and wrap it. Returns notes too. Raises UserError."""
     example, precision = probes.one.batch, recipe.train.precision
@@ -161,7 +167,7 @@ def _freeze(model: torch.nn.Module, unreached: list[str]) -> list[str]:
 
 
 def _randomness(
-    model: torch.nn.Module, task: Task, probes: ProbeBatches, recipe: Recipe, process: Process
+    model: torch.nn.Module, task: Task, probes: ProbeBatches, recipe: Recipe, process: ProcessGroup
 ) -> tuple[ModelRandomness, list[str]]:
     """Make the model draw random numbers by the contract. Returns a note on what still depends on the layout. Raises
     UserError for that under a strict contract."""
@@ -180,7 +186,7 @@ def _randomness(
     return randomness, [f"{what}: {advice}"]
 
 
-def _rehearse(engine: Engine, task: Task, example: Batch, process: Process, precision: str) -> None:
+def _rehearse(engine: Engine, task: Task, example: Batch, process: ProcessGroup, precision: str) -> None:
     """Run backwards and drop their gradients. DDP orders its buckets by the first backward. After these, a resumed run
     reduces in the same order as an uninterrupted one, to the last bit."""
     engine.module.eval()
@@ -193,7 +199,7 @@ def _rehearse(engine: Engine, task: Task, example: Batch, process: Process, prec
     engine.module.train()
 
 
-def _check_tensor_parallel(engine: Engine, task: Task, example: Batch, process: Process, expected: float) -> None:
+def _check_tensor_parallel(engine: Engine, task: Task, example: Batch, process: ProcessGroup, expected: float) -> None:
     """Compare loss and gradients with those of the whole model, in the precision of the parameters. Raises UserError
     where they differ. `expected`: the loss of the whole model."""
     engine.module.eval()
@@ -247,7 +253,7 @@ def _until(recipe: Recipe, step: int, steps: int) -> int:
     return unfreeze_at if unfreeze_at is not None and step < unfreeze_at < steps else steps
 
 
-def _workers(recipe: Recipe, process: Process) -> int:
+def _workers(recipe: Recipe, process: ProcessGroup) -> int:
     """The number of loader processes of this rank. On a CPU they would take cores from training."""
     if recipe.train.workers == "auto":
         return 0 if process.device.type == "cpu" else 2

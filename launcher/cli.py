@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from launcher.distributed import output_streams
+from launcher.distributed import logs, output_streams
 from launcher.tools import command_line
 from launcher.tools import command_options as options
 
@@ -21,8 +21,10 @@ app = typer.Typer(
 
 
 @app.callback()
-def _program(version: options.Version = False) -> None:
+def _program(version: options.Version = False, verbose: options.Verbose = False) -> None:
     """Options of the program itself."""
+    if verbose:
+        logs.set_verbose()
 
 
 @app.command()
@@ -94,7 +96,7 @@ def submit(
     grid: options.GridFile = None,
     trust: options.Trust = None,
 ) -> None:
-    """Plan, prepare and hand the run to Slurm; the job requeues itself and goes on until all steps are done."""
+    """Plan, prepare and submit the run to a queue; the job requeues itself and goes on until all steps are done."""
     from launcher.tools import command_inputs
     from launcher.tools import submit as tool
 
@@ -205,7 +207,7 @@ def export(
 
 
 @app.command()
-def status(runs: options.AnyRunFolders = None, json: options.Json = False) -> None:
+def status(runs: options.AnyRunFolders = None, json: options.Json = False, trust: options.Trust = None) -> None:
     """What runs, how far, how well; of one run the history of its job."""
     from launcher.tools import status as tool
 
@@ -213,7 +215,7 @@ def status(runs: options.AnyRunFolders = None, json: options.Json = False) -> No
 
 
 @app.command()
-def cancel(run: options.SubmittedRun) -> None:
+def cancel(run: options.SubmittedRun, trust: options.Trust = None) -> None:
     """End a run's job, waiting or running, for good. A running one saves a checkpoint first."""
     from launcher.tools import cancel as tool
 

@@ -1,152 +1,241 @@
-"""One rank: a run folder in, everything built, the loop called.
+"""One rank: from a run folder to the last step.
 
-`launcher run` starts `train` on each rank. By hand, `python -m launcher.worker RECIPE [key=value ...]` does the same
-under torchrun, accelerate, srun or mpirun, or alone: rank 0 plans and prepares first, and the others wait for it.
+Ranks that the launcher starts call `train`. By hand, `python -m launcher.worker RECIPE
+[key=value ...]` does the same under torchrun, accelerate, srun or mpirun, or alone: rank 0 plans and prepares
+first, and the others wait for it.
 """
 
 import contextlib
 import dataclasses
+import logging
 import os
 import re
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
-
-import numpy as np
-import torch
+from typing import NoReturn
 
 from launcher.build import build
-from launcher.config import load, plugins, trust
+from launcher.config import env_vars, load, plugins, trust
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
 from launcher.distributed import (
     failure,
     launch_env,
     local_run_record,
+    logs,
     output_streams,
     private_tmp,
     process_group,
-    rank_log,
-    rendezvous,
+    rank_rendezvous,
     signals,
-    starter_handshake,
 )
+from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT, STOPPED
 from launcher.distributed.heartbeat import Heartbeat
-from launcher.distributed.interruptible_wait import StoppedBeforeTraining, patiently
-from launcher.distributed.launch_env import UnreachablePeer
-from launcher.distributed.process_group import Process
-from launcher.distributed.shutdown import Stop
-from launcher.distributed.signals import Reason, StopRequested
-from launcher.distributed.starter_handshake import Started
-from launcher.plan import layout, model_requirements, plan, writable_folders
-from launcher.prepare import run_setup, tokenizer
+from launcher.distributed.launch_env import LauncherInfo, UnreachablePeer
+from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.rendezvous import file_store
+from launcher.distributed.shutdown import StopMonitor, StoppedBeforeTraining, interruptible
+from launcher.distributed.signals import StopReason, StopRequested
+from launcher.plan import plan, writable_folders
+from launcher.prepare import run_setup
+from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink
 from launcher.storage import disk_full, lease
 from launcher.storage.run_dir import RunDir
-from launcher.train import early_stopping, evaluation, loop
+from launcher.train import early_stopping, loop
 from launcher.train.checkpoint import RunReplaced
-from launcher.train.global_batch import sync_step_info
-from launcher.train.memory_meter import Peak
 from launcher.train.training_run import Run
 
 _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
-"""What DeepSpeed's launcher puts before the arguments."""
-_SECONDS_TO_SHARE = 1.0
-"""What rank 0 gets to tell the others that it leaves."""
+"""The option that DeepSpeed's launcher puts before the arguments."""
+_BROADCAST_SECONDS = 1.0
+"""Seconds for rank 0 to tell the others that it leaves."""
+
+_log = logging.getLogger(__name__)
 
 
-def train(folder: Path, at: Process, stop: Stop, heartbeat: Heartbeat | None = None) -> int:
-    """Train the run of a folder that `launcher.prepare.run_setup` has written. Returns 0, or 75 when told to stop."""
-    stop.trains = True
+def main(arguments: list[str]) -> int:
+    """Run a rank by hand: `[--trust KIND ...] RECIPE [key=value ...]`, with the rank's number in the environment."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    arguments = [word for word in arguments if not _LOCAL_RANK.fullmatch(word)]
+    while arguments[:1] == ["--trust"]:
+        trust.trust(arguments[1:2])
+        arguments = arguments[2:]
+    if not arguments or arguments[0].startswith("-"):
+        print("usage: python -m launcher.worker [--trust KIND ...] RECIPE [key=value ...]", file=sys.stderr)
+        return INVALID_INPUT
+    launcher = LauncherInfo.of(os.environ)
+    stop = StopMonitor(launcher.folder / "stop" if launcher else None)
+    stop.listen(launcher.pid if launcher else None)
+    end = _run(arguments, stop, launcher)
+    if launcher is None:
+        return end.code
+    launcher.report(end.rank, end.code, stop.agreed, end.problems, end.error)
+    return int(end.code == FAILED)  # a starter knows success and failure; the launcher behind it reads the report
+
+
+@dataclasses.dataclass(frozen=True)
+class _RankEnd:
+    """How a rank ended. `problems`: mistakes of the user."""
+
+    rank: int
+    code: int
+    problems: list[str] = dataclasses.field(default_factory=list)
+    error: BaseException | None = None
+
+
+def _run(arguments: list[str], stop: StopMonitor, launcher: LauncherInfo | None) -> _RankEnd:
+    """Join the others, prepare, and train. An error is reported here where no launcher does so."""
+    group, rank = None, int(os.environ.get("RANK") or 0)
+    try:
+        private_tmp.enter()
+        group = _join(arguments[0], stop, launcher)
+        rank = group.rank
+        folder = _wait_for_preparation(arguments, group, stop)
+        code = _train_and_record(folder, group, stop, launcher)
+        group.close()
+        return _RankEnd(rank, code)
+    except StoppedBeforeTraining:
+        before = "all ranks had met" if group is None else "training began"
+        _log.warning("told to leave before %s: nothing was trained", before)
+        return _RankEnd(rank, STOPPED)
+    except UserError as error:
+        if launcher is None and (rank == 0 if group is not None else _reports_for_host()):
+            _log.error(error)
+        return _RankEnd(rank, INVALID_INPUT, [str(problem) for problem in error.problems])
+    except (UnreachablePeer, RunReplaced) as error:
+        _log.error(error)
+        return _RankEnd(rank, FAILED, error=error)
+    except BaseException as error:
+        cause = failure.explain_exit(error)
+        _report(cause, "a rank" if group is None else f"rank {rank}", stop)
+        return _RankEnd(rank, FAILED, error=cause)
+
+
+def _join(recipe: str, stop: StopMonitor, launcher: LauncherInfo | None) -> ProcessGroup:
+    """Connect to the other ranks of a start that the launcher's own agent did not make.
+
+    Raises UserError, UnreachablePeer or StoppedBeforeTraining.
+    """
+    if problems := launch_env.contradictions():
+        raise UserError(problems)
+    info = launch_env.rank_info()
+    if info.world == 1:
+        return process_group.connect(info)
+    if Path(recipe).suffix and not Path(recipe).exists():
+        what = f"rank {info.rank} on {launch_env.host_name()} sees no such file in {Path.cwd()}"
+        raise UserError(f"{recipe}: {what} (of several nodes each needs to see this folder)")
+    if launcher is not None:
+        timeout = timedelta(minutes=launcher.timeout)
+        return process_group.connect(info, store=file_store(launcher.folder, info.world), timeout=timeout)
+    return rank_rendezvous.connect(info, lambda: bool(stop.requested()))
+
+
+def _wait_for_preparation(arguments: list[str], group: ProcessGroup, stop: StopMonitor) -> Path:
+    """Return the run folder that rank 0 prepares while the others wait. Raises UserError or StoppedBeforeTraining on
+    every rank."""
+    prepared: tuple[str, list[str]] | None = None
+    if group.rank == 0:
+        try:
+            with signals.interrupting(private_tmp.leave):
+                prepared = ("", []) if stop.received else _prepare(arguments, group)
+        except StopRequested:
+            stop.received = StopReason.STOP
+            prepared = "", []
+    folder, problems = interruptible(lambda: group.broadcast(prepared), lambda: bool(stop.received), _BROADCAST_SECONDS)
+    if problems:
+        raise UserError(problems)
+    if not folder:
+        raise StoppedBeforeTraining
+    return Path(folder)
+
+
+def _prepare(arguments: list[str], group: ProcessGroup) -> tuple[str, list[str]]:
+    """Plan and prepare, as rank 0. Returns the run folder, and what is wrong, which all ranks then raise."""
+    local_world = launch_env.rank_info().local_world
+    nodes = 1 if group.world % local_world else group.world // local_world  # one: the ranks are not spread evenly
+    cluster = load.cluster("local").value
+    spread = cluster.model_copy(update={"nodes": (nodes, nodes)})
+    try:
+        recipe = load.recipe(arguments[0], arguments[1:])
+        wrong = writable_folders.run(RunDir(plan.RUNS / recipe.value.name))
+        validated = run_setup.validate(recipe, spread, group.world // nodes, wrong)
+        run = run_setup.create(dataclasses.replace(validated, cluster=cluster))
+    except UserError as error:
+        return "", [str(problem) for problem in error.problems]
+    for note in run.notes:
+        _log.info("note: %s", note)
+    return str(run.folder.path), []
+
+
+def _train_and_record(folder: Path, group: ProcessGroup, stop: StopMonitor, launcher: LauncherInfo | None) -> int:
+    """Train with the rank's log open. Rank 0 of a start by hand records it in the run's job log."""
+    if launcher is not None:
+        logs.redirect_rank(folder, group.rank)
+        local_rank = launch_env.rank_info().local_rank
+        return train(folder, group, stop, Heartbeat(launcher.folder / "heartbeats", local_rank, group.rank))
+    logs.copy_rank(folder, group.rank)
+    if group.rank > 0 or env_vars.JOB in os.environ:
+        return train(folder, group, stop)
+    with local_run_record.recorded(RunDir(folder), group.world) as record:
+        code = train(folder, group, stop)
+        record.end(code, stop.agreed)
+    return code
+
+
+def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heartbeat | None = None) -> int:
+    """Train the run of a folder that `launcher.prepare.run_setup` has written. Returns the exit code, DONE or STOPPED.
+
+    Raises UserError on all ranks, so that none waits for one that has left.
+    """
+    stop.training = True
     run = run_setup.load(folder)
     with disk_full.reported(folder), contextlib.ExitStack() as held:
-        problems, steps = at.share(_enter(run, held, stop) if at.rank == 0 else None)
-        if problems:  # told to all ranks, so that none waits for one that has left
+        problems, steps = group.broadcast(_take_lease(run, held, stop) if group.rank == 0 else None)
+        if problems:
             raise UserError(problems)
-        resume = run.folder.saved(steps[-1]) if steps else None
-        return _train(dataclasses.replace(run, resume=resume), at, stop, heartbeat or Heartbeat())
+        run = dataclasses.replace(run, resume=run.folder.saved(steps[-1]) if steps else None)
+        while True:
+            step, code = _train_part(run, group, stop, heartbeat or Heartbeat())
+            if step is None:
+                return code
+            run = dataclasses.replace(run, resume=run.folder.saved(step))  # other parameters train from here on
 
 
-def _enter(run: run_setup.PreparedRun, held: contextlib.ExitStack, stop: Stop) -> tuple[list[str], list[int]]:
-    """Rank 0 takes the right to write, and then looks which checkpoints are whole, for all ranks."""
+def _take_lease(run: PreparedRun, held: contextlib.ExitStack, stop: StopMonitor) -> tuple[list[str], list[int]]:
+    """Take the right to write, as rank 0. Returns what is wrong, and the steps of the complete checkpoints."""
     try:
         stop.lease = held.enter_context(run_setup.hold(run.folder))
-        run.folder.mend_metrics()  # of a start before, that was killed, when a scheduler began this one
+        run.folder.mend_metrics()  # of an earlier start that was killed, where a scheduler began this one
     except lease.LeaseLost as error:
-        stop.heed(Reason.REPLACED)
+        stop.agree(StopReason.REPLACED)
         return [str(error)], []
     except UserError as error:
         return [str(problem) for problem in error.problems], []
     return [], [saved.step for saved in run.folder.whole()]
 
 
-def evaluate(folder: Path, at: Process, which: str | int) -> dict[str, Any]:
-    """The `metrics` of a checkpoint on the run's validation data, the same on every rank, and the task's `report`."""
-    run = run_setup.load(folder)
-    generates = run.recipe.inner_task.generates
-    run = dataclasses.replace(run, recipe=layout.runnable(run.recipe, at.world, whole=generates))
-    built, _ = build(run, at, Stop(), run.folder.saved(which))
-    if built.validation is None:
-        raise UserError(f"{run.folder.recipe}: data.validation: there is nothing to evaluate on (add it to the recipe)")
-    task = built.task
-    bare = getattr(built.engine.module, "module", built.engine.module)  # replicated: each rank has it whole
-    made = loop.outputs(built, evaluation.Generating(task, bare) if generates else task)
-    metrics = task.metrics(made)
-    if generates:
-        metrics |= task.generation_metrics(made, tokenizer.load(str(run.folder.tokenizer), "tokenizer"))
-    report = task.report(made)
-    named = {f"eval/{name}": value for name, value in metrics.items()}
-    return {"metrics": {"step": built.progress.step, **named}, "report": report}
-
-
-def measure(folder: Path, at: Process, stop: Stop, steps: int) -> dict[str, Any]:
-    """The records of the first steps, and the most memory that any rank needed for them, in bytes. Nothing is saved;
-    `stopped`: told to leave before the last."""
-    made = run_setup.load(folder)
-    plugins.strategy(made.recipe.strategy).load(at.device.type)
-    with torch.device("meta"):  # code is no memory of the model's: have it loaded before
-        plugins.model(made.recipe.model).build(model_requirements.of(made.recipe, made.facts), weights=False)
-    peak = Peak(at.device)
-    run, _ = build(made, at, stop, None, workers=0)
-    begin, records, stopped = time.perf_counter(), [], False
-    for _, batch in zip(range(steps), run.batches, strict=False):
-        info = sync_step_info(run.process, batch, time.perf_counter() - begin, stop=stop.requested())
-        if stopped := bool(info.stop):
-            break
-        records.append(loop.step(run, batch, info, begin))
-        begin = time.perf_counter()
-    return {"records": records, "memory": int(at.gather(np.array(peak.bytes())).max()), "stopped": stopped}
-
-
-def _train(run: run_setup.PreparedRun, at: Process, stop: Stop, heartbeat: Heartbeat) -> int:
-    """To the last step; where other parameters begin to train on the way, the model is built again there."""
-    while True:
-        step, code = _part(run, at, stop, heartbeat)
-        if step is None:
-            return code
-        run = dataclasses.replace(run, resume=run.folder.saved(step))
-
-
-def _part(run: run_setup.PreparedRun, at: Process, stop: Stop, heartbeat: Heartbeat) -> tuple[int | None, int]:
-    """Train as long as the same parameters do. Returns the step to go on from, if any, and the exit code."""
-    built, notes = build(run, at, stop, run.resume)
+def _train_part(
+    run: PreparedRun, group: ProcessGroup, stop: StopMonitor, heartbeat: Heartbeat
+) -> tuple[int | None, int]:
+    """Train for as long as the same parameters do. Returns the step to go on from, if any, and the exit code."""
+    built, notes = build(run, group, stop, run.resume)
     built = dataclasses.replace(built, heartbeat=heartbeat)
     if built.progress.step == run.recipe.model.unfreeze_at:
         notes = ["what was frozen trains from here on"]
-    if at.rank == 0:
-        built = dataclasses.replace(built, sinks=_sinks(run, built, notes))
+    if group.rank == 0:
+        built = dataclasses.replace(built, sinks=_open_sinks(run, built, notes))
     finished = False
     try:
         code = loop.train(built)
-        more = code == loop.DONE and built.progress.step == built.until < built.steps
-        finished = code == loop.DONE and not more
-        if at.rank == 0 and finished and built.progress.step < built.steps:
+        goes_on = code == DONE and built.progress.step == built.until < built.steps
+        finished = code == DONE and not goes_on
+        if group.rank == 0 and finished and built.progress.step < built.steps:
             print(early_stopping.told(built.progress.history, run.recipe.evaluate), flush=True)
-        return (built.progress.step if more else None), code
+        return (built.progress.step if goes_on else None), code
     except BaseException as error:
         error.add_note(f"at step {built.progress.step + 1}")
         raise
@@ -154,9 +243,18 @@ def _part(run: run_setup.PreparedRun, at: Process, stop: Stop, heartbeat: Heartb
         _close(built.sinks, finished, failing=sys.exc_info()[0] is not None)
 
 
+def _open_sinks(run: PreparedRun, built: Run, notes: list[str]) -> list[Sink[Plugin]]:
+    recipe, progress = run.recipe, built.progress
+    info = RunInfo(
+        name=recipe.name, folder=run.folder.path, recipe=recipe.model_dump(mode="json"), steps=built.steps,
+        start=progress.step, seconds=progress.seconds, tokens=progress.tokens, equation=run.plan.equation, notes=notes,
+        skipped=progress.skipped, overflows=progress.overflows,
+    )  # fmt: skip
+    return [plugins.sink(sink, info) for sink in recipe.sinks]
+
+
 def _close(sinks: Sequence[Sink[Plugin]], finished: bool, failing: bool) -> None:
-    """Close every sink, then raise what the first of them raised; `failing`: another error is on its way, and speaks
-    first."""
+    """Close every sink, then raise the first error of one, unless another error is on its way (`failing`)."""
     errors = list[Exception]()
     for sink in sinks:
         try:
@@ -167,172 +265,27 @@ def _close(sinks: Sequence[Sink[Plugin]], finished: bool, failing: bool) -> None
         raise errors[0]
 
 
-def _sinks(run: run_setup.PreparedRun, built: Run, notes: list[str]) -> list[Sink[Plugin]]:
-    recipe, progress = run.recipe, built.progress
-    about = RunInfo(
-        name=recipe.name, folder=run.folder.path, recipe=recipe.model_dump(mode="json"), steps=built.steps,
-        start=progress.step, seconds=progress.seconds, tokens=progress.tokens, equation=run.plan.equation, notes=notes,
-        skipped=progress.skipped, overflows=progress.overflows,
-    )  # fmt: skip
-    return [plugins.sink(sink, about) for sink in recipe.sinks]
-
-
-def main(arguments: list[str]) -> int:
-    """By hand: `[--trust KIND ...] RECIPE [key=value ...]`, the place told by the environment."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    arguments = [word for word in arguments if not _LOCAL_RANK.fullmatch(word)]
-    while arguments[:1] == ["--trust"]:
-        trust.trust(arguments[1:2])
-        arguments = arguments[2:]
-    if not arguments or arguments[0].startswith("-"):
-        print("usage: python -m launcher.worker [--trust KIND ...] RECIPE [key=value ...]", file=sys.stderr)
-        return 2
-    started = Started.of(os.environ)
-    stop = Stop(started.folder / "stop" if started else None)
-    stop.listen(started.launcher if started else None)
-    end = _live(arguments, stop, started)
-    if started is None:
-        return end.code
-    trace = "".join(traceback.format_exception(end.error)) if end.error else ""
-    error = f"{type(end.error).__name__}: {end.error}" if end.error else ""
-    started.report(end.rank, end.code, stop.heeded, end.problems, error, trace)
-    return int(end.code == 1)  # a starter knows success and failure: the rest is for the launcher behind it
-
-
-@dataclasses.dataclass(frozen=True)
-class _End:
-    """How a rank ended."""
-
-    rank: int
-    code: int
-    problems: list[str] = dataclasses.field(default_factory=list)
-    error: BaseException | None = None
-
-
-def _live(arguments: list[str], stop: Stop, started: Started | None) -> _End:
-    """From joining the others to the end, which is reported here where no launcher does it."""
-    at, rank = None, int(os.environ.get("RANK") or 0)
+def _reports_for_host() -> bool:
+    """Whether this rank reports a mistake while the ranks have not met: one rank of each host does."""
     try:
-        private_tmp.enter()
-        at = _join(arguments[0], stop, started)
-        rank = at.rank
-        folder = _prepared(arguments, at, stop)
-        beats = None
-        if started is None:
-            rank_log.copy(Path(folder), at.rank)
-        else:
-            rank_log.redirect(Path(folder), at.rank)
-            beats = Heartbeat(started.folder / "heartbeats", launch_env.place().local_rank, at.rank)
-        by_hand = started is None and at.rank == 0 and "LAUNCHER_JOB" not in os.environ
-        with (
-            local_run_record.recorded(RunDir(Path(folder)), at.world) if by_hand else contextlib.nullcontext() as record
-        ):
-            code = train(Path(folder), at, stop, beats)
-            if record is not None:
-                record.end(code, stop.heeded)
-        at.close()
-        return _End(rank, code)
-    except StoppedBeforeTraining:
-        before = "all ranks had met" if at is None else "training began"
-        print(f"told to leave before {before}: nothing was trained", file=sys.stderr, flush=True)
-        return _End(rank, loop.STOPPED)
-    except UserError as error:
-        if started is None and (at.rank == 0 if at is not None else _speaks()):
-            print(error, file=sys.stderr, flush=True)
-        return _End(rank, 2, [str(problem) for problem in error.problems])
-    except (UnreachablePeer, RunReplaced) as error:
-        print(error, file=sys.stderr, flush=True)
-        return _End(rank, 1, error=error)
-    except BaseException as caught:
-        cause = failure.of_exit(caught)
-        _say(cause, at, stop)
-        return _End(rank, 1, error=cause)
-
-
-def _speaks() -> bool:
-    """Of ranks that have not met, one on each host says what is wrong."""
-    try:
-        return launch_env.place().local_rank == 0
+        return launch_env.rank_info().local_rank == 0
     except UserError:
         return True
 
 
-def _join(recipe: str, stop: Stop, started: Started | None) -> Process:
-    """Find the other ranks of a start that the launcher's own agent did not make; each has to hear all others."""
-    if wrong := launch_env.contradictions():
-        raise UserError(wrong)
-    here = launch_env.place()
-    if here.world == 1:
-        return process_group.connect(here)
-    if Path(recipe).suffix and not Path(recipe).exists():
-        what = f"rank {here.rank} on {rendezvous.host()} sees no such file in {Path.cwd()}"
-        raise UserError(f"{recipe}: {what} (of several nodes each needs to see this folder)")
-    if started is not None:
-        store = starter_handshake.file_store(started.folder, here.world)
-        return process_group.connect(here, store=store, timeout=timedelta(minutes=started.timeout))
-    met = rendezvous.meet(here, lambda: bool(stop.requested()))
-    at = process_group.connect(met.among(here), store=met.store, told=lambda: bool(stop.requested()))
-    patiently(lambda: process_group.exchange(at, met.hosts), lambda: bool(stop.requested()))
-    return at
-
-
-def _say(error: BaseException, at: Process | None, stop: Stop) -> None:
-    """The sentence, then the details. A rank that only lost another lets that one speak, and is ended
-    by its starter."""
-    rank = "a rank" if at is None else f"rank {at.rank}"
-    if failure.lost_a_peer(str(error)):
-        end = time.monotonic() + 5
-        while time.monotonic() < end and not stop.told:
-            time.sleep(0.02)
-        if not stop.told:
-            print(f"{rank} ended since it lost another, whose own words say why", file=sys.stderr, flush=True)
+def _report(error: BaseException, rank: str, stop: StopMonitor) -> None:
+    """Report an error and its traceback. A rank that only lost a peer waits to be ended by its starter."""
+    if not failure.lost_a_peer(str(error)):
+        _log.error("%s %s", rank, failure.describe(error), exc_info=error)
         return
-    print(f"{rank} {failure.described(error)}", file=sys.stderr, flush=True)
-    traceback.print_exception(error)
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and not stop.received:
+        time.sleep(0.02)
+    if not stop.received:
+        _log.error("%s ended since it lost another, whose own words say why", rank)
 
 
-def _prepared(arguments: list[str], at: Process, stop: Stop) -> str:
-    """The run folder that rank 0 has prepared, which the others wait for. Raises UserError, or StoppedBeforeTraining
-    on every rank."""
-    made: tuple[str, list[str]] | None = None
-    if at.rank == 0:
-        try:
-            with signals.interrupting(private_tmp.leave):
-                made = ("", []) if stop.told else _ready(arguments, at)
-        except StopRequested:
-            stop.told = Reason.STOP
-            made = "", []
-    folder, problems = patiently(lambda: at.share(made), lambda: bool(stop.told), _SECONDS_TO_SHARE)
-    if problems:
-        raise UserError(problems)
-    if not folder:
-        raise StoppedBeforeTraining
-    return str(folder)
-
-
-def _ready(arguments: list[str], at: Process) -> tuple[str, list[str]]:
-    """Rank 0 plans and prepares; what is wrong is told once, and every rank leaves with the same code."""
-    cluster, nodes = load.cluster("local").value, _nodes(at)
-    here = cluster.model_copy(update={"nodes": (nodes, nodes)})
-    try:
-        recipe = load.recipe(arguments[0], arguments[1:])
-        folder = RunDir(plan.RUNS / recipe.value.name)
-        checked = run_setup.validate(recipe, here, at.world // nodes, writable_folders.run(folder))
-        made = run_setup.create(dataclasses.replace(checked, cluster=cluster))
-    except UserError as error:
-        return "", [str(problem) for problem in error.problems]
-    for note in made.notes:
-        print(f"note: {note}", file=sys.stderr, flush=True)
-    return str(made.folder.path), []
-
-
-def _nodes(at: Process) -> int:
-    """Over how many machines the ranks are spread; one where they are not spread evenly."""
-    here = launch_env.place()
-    return 1 if at.world % here.local_world else at.world // here.local_world
-
-
-def _leave(code: int) -> NoReturn:
+def _exit(code: int) -> NoReturn:
     """End this process also where a thread of the user's code lives on."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -342,4 +295,5 @@ def _leave(code: int) -> NoReturn:
 
 if __name__ == "__main__":
     output_streams.set_up(lasting=True)
-    _leave(main(sys.argv[1:]))
+    logs.set_up()
+    _exit(main(sys.argv[1:]))

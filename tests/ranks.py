@@ -17,7 +17,7 @@ IMPORTS = (
 )  # fmt: skip
 multiprocessing.set_forkserver_preload(
     [
-        *elastic_agent._IMPORTS,
+        *elastic_agent.IMPORTS,
         *IMPORTS,
         *(f"transformers.models.{name}.modeling_{name}" for name in ARCHITECTURES),
     ]
@@ -74,7 +74,9 @@ def _child(rank: int, world: int, store: str, answer: Any, function: Any, argume
     stacks = _crash(Path(store).parent, rank).open("w")
     faulthandler.enable(stacks)
     try:
-        at = process_group.connect(process_group.Place(rank, world, rank, world), "cpu", dist.FileStore(store, world))
+        at = process_group.connect(
+            process_group.RankInfo(rank, world, rank, world), "cpu", dist.FileStore(store, world)
+        )
         value = function(at, *arguments)
         answer.send((None, value))
         at.close()
@@ -97,10 +99,10 @@ def built(process: Any, folder: Path, max_tokens: int | None = None) -> Any:
     from dataclasses import replace
 
     from launcher import worker
-    from launcher.distributed.shutdown import Stop
+    from launcher.distributed.shutdown import StopMonitor
     from launcher.prepare import run_setup
 
     made = run_setup.load(folder)
     train = made.recipe.train.model_copy(update={"max_tokens": max_tokens})
     made = replace(made, recipe=made.recipe.model_copy(update={"train": train}))
-    return worker.build(made, process, Stop(), made.resume, workers=0)[0]
+    return worker.build(made, process, StopMonitor(), made.resume, workers=0)[0]

@@ -173,14 +173,14 @@ def without(process, folder, changes):
 
     from launcher import worker
     from launcher.config.recipe import Recipe
-    from launcher.distributed.shutdown import Stop
+    from launcher.distributed.shutdown import StopMonitor
     from launcher.prepare import run_setup
 
     made = run_setup.load(folder)
     told = []
     for change in ({}, *changes):
         recipe = Recipe.model_validate(support.changed(made.recipe.model_dump(mode="json"), **change))
-        run = worker.build(replace(made, recipe=recipe), process, Stop(), None, workers=0)[0]
+        run = worker.build(replace(made, recipe=recipe), process, StopMonitor(), None, workers=0)[0]
         told.append(walks.take(run, 1)[0]["loss"])
     return told
 

@@ -157,7 +157,7 @@ def trained(place):
 
 def _train(process, folders):
     from launcher import worker
-    from launcher.distributed.shutdown import Stop
+    from launcher.distributed.shutdown import StopMonitor
 
     drawn, build = [], worker.build
 
@@ -168,7 +168,7 @@ def _train(process, folders):
 
     worker.build = counting
     for folder in map(Path, folders):
-        assert worker.train(folder, process, Stop()) == 0
+        assert worker.train(folder, process, StopMonitor()) == 0
     assert len(drawn) == len(folders)
     return drawn
 

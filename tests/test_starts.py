@@ -109,7 +109,7 @@ def test_each_start_command_trains_what_launcher_run_trains(runs, way):
     support.same_run("runs/here", f"runs/{way.__name__}", 1e-13)
     plan = json.loads(Path(f"runs/{way.__name__}/plan.json").read_text())
     assert (plan["ranks"], plan["nodes"]) == (2, 2 if "hosts" in way.__name__ else 1)
-    assert not Path("runs/.meeting").exists()
+    assert not Path("runs/.rendezvous").exists()
 
 
 def test_alone_it_is_one_rank(runs):

@@ -13,7 +13,7 @@ def build(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, 
     `task` in `more`."""
     from launcher import worker
     from launcher.config import kinds
-    from launcher.distributed.shutdown import Stop
+    from launcher.distributed.shutdown import StopMonitor
     from launcher.prepare import run_setup
 
     made = run_setup.load(folder)
@@ -21,7 +21,7 @@ def build(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, 
     kept = made.recipe.train.model_copy(update=train or {})
     task = made.recipe.task.model_copy(update=more.get("task", {}))
     recipe = made.recipe.model_copy(update={"strategy": chosen, "train": kept, "task": task})
-    return worker.build(replace(made, recipe=recipe), process, Stop(), more.get("resume"), workers=0)[0]
+    return worker.build(replace(made, recipe=recipe), process, StopMonitor(), more.get("resume"), workers=0)[0]
 
 
 def refusal(process: Any, folder: Any, strategy: dict[str, Any]) -> str:

@@ -1,56 +1,50 @@
-"""The cluster profile: where to train."""
+"""The cluster profile: where to train. The section that is named after the kind is the Config of its scheduler."""
 
 import os
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from launcher.config import kinds
 from launcher.config.atomic_files import expanded
-from launcher.config.types import Strict, matching
+from launcher.config.types import SchedulerConfig, Strict, error_details, hint, matching
 
 Auto = Literal["auto"]
-GlobalBatchInfo = Annotated[int, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
 Number = Annotated[float, Field(gt=0, le=1e12)]
-_MOST_NODES = 10_000
-
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<fields>\d+(?::\d+){0,2})")
+_MAX_NODES = 10_000
 
 
-def time_limit(text: str) -> int:
-    """The seconds of a time limit as Slurm reads it: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
-    days-hours:minutes or days-hours:minutes:seconds. Raises ValueError."""
-    found = _TIME.fullmatch(text)
-    if not found:
-        raise ValueError(f"{text!r} is no time limit (such as 90, 12:00:00 or 2-00:00:00)")
-    fields = [int(field) for field in found["fields"].split(":")]
-    units = (3600, 60, 1) if found["days"] or len(fields) == 3 else (60, 1)
-    return int(found["days"] or 0) * 86400 + sum(n * unit for n, unit in zip(fields, units, strict=False))
-
-
-def _is_time(value: str) -> str:
-    if value.upper() not in ("UNLIMITED", "INFINITE"):
-        time_limit(value)
-    return value
-
-
-def _range(value: Any) -> Any:
-    """`2:4`: at least 2, at most 4."""
-    found = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
-    if isinstance(value, bool) or (not isinstance(value, int | tuple | list) and not found):
-        raise PydanticCustomError("nodes", "a number of nodes, or the least and the most, such as 2:4")
+def _node_range(value: object) -> object:
+    """Parse a number of nodes, or a minimum and a maximum such as `2:4`, as (minimum, maximum)."""
     if isinstance(value, tuple | list):
         if len(value) != 2 or not all(type(bound) is int for bound in value):
             return tuple(value)
-        least, most = value
+        minimum, maximum = value
+    elif isinstance(value, int) and not isinstance(value, bool):
+        minimum = maximum = value
+    elif isinstance(value, str) and (found := re.fullmatch(r"(\d+):(\d+)", value)):
+        minimum, maximum = int(found[1]), int(found[2])
     else:
-        least, most = (int(found[1]), int(found[2])) if found else (value, value)
-    if not 0 < least <= most:
+        raise PydanticCustomError("nodes", "a number of nodes, or the least and the most, such as 2:4")
+    if not 0 < minimum <= maximum:
         raise PydanticCustomError("nodes", "at least 1, and the least before the most, such as 2:4")
-    if most > _MOST_NODES:
-        raise PydanticCustomError("nodes", "{most} at the most", {"most": _MOST_NODES})
-    return least, most
+    if maximum > _MAX_NODES:
+        raise PydanticCustomError("nodes", "{most} at the most", {"most": _MAX_NODES})
+    return minimum, maximum
 
 
 def _one_line(value: str) -> str:
@@ -62,16 +56,16 @@ def _one_line(value: str) -> str:
 _VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)\}|([A-Za-z_]\w*))")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 STORED = "stored"
-"""In the context of a validation: whether variables have been filled in before, as in the profile of a run's folder."""
+"""Key of the validation context: the profile is that of a run folder, whose variables are already expanded."""
 
 
-def _filled(value: str, info: ValidationInfo) -> str:
-    """With variables of this shell in the place of $NAME and ${NAME}, and $ in that of $$: what is quoted in a script
-    is not expanded there. Raises ValueError for one that is not set, and for one that is a secret by its name."""
+def _expand_variables(value: str, info: ValidationInfo) -> str:
+    """Expand $NAME and ${NAME} from this shell's environment, and $$ to $. Scripts quote the result, so that nothing is
+    expanded later. Raises PydanticCustomError for a variable that is not set, or whose name is that of a secret."""
     if (info.context or {}).get(STORED):
         return value
 
-    def fill(found: re.Match[str]) -> str:
+    def expand(found: re.Match[str]) -> str:
         if found[1]:
             return "$"
         name = found[2] or found[3]
@@ -83,117 +77,32 @@ def _filled(value: str, info: ValidationInfo) -> str:
             raise PydanticCustomError("variable", "{what}", {"what": f"${name} is not set here ({advice})"})
         return os.environ[name]
 
-    return _VARIABLE.sub(fill, value)
+    return _VARIABLE.sub(expand, value)
 
 
-def _home(value: str) -> str:
+def _expand_home(value: str) -> str:
     return str(expanded(value)) if value.startswith("~") else value
 
 
-def _unexpanded(value: str) -> str:
-    if found := next((one for one in _VARIABLE.finditer(value) if not one[1]), None):
-        what = f"{found[0]} would stay as it is: Slurm expands no variables (write its value)"
-        raise PydanticCustomError("variable", "{what}", {"what": what})
-    return value
-
-
 Line = Annotated[str, AfterValidator(_one_line)]
-"""A value that stands in a script: one line; it is quoted there."""
-Filled = Annotated[Line, AfterValidator(_filled)]
-"""One in which variables of this shell are filled in."""
-Where = Annotated[Filled, AfterValidator(_home)]
-"""A path, with ~ for the home folder too."""
-Option = Annotated[Line, AfterValidator(_unexpanded)]
-"""A value that Slurm itself reads."""
-Time = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v), AfterValidator(_is_time)]
+"""A value in one line. Scripts quote it."""
+Filled = Annotated[Line, AfterValidator(_expand_variables)]
+"""A line with variables of this shell."""
+Where = Annotated[Filled, AfterValidator(_expand_home)]
+"""A path, with variables of this shell and ~ for the home folder."""
 Variable = Annotated[
     str,
     matching(r"[A-Za-z_][A-Za-z0-9_]*", "should be the name of a variable: letters, digits and _, no digit first"),
 ]
-Nodes = Annotated[tuple[int, int], BeforeValidator(_range)]
+Nodes = Annotated[tuple[int, int], BeforeValidator(_node_range)]
 
 
-class Container(Strict):
-    """The container that ranks run in. The run folder, the current folder and the cache are mounted without being
-    listed."""
-
-    kind: Literal["apptainer", "pyxis"]
-    """Container runtime."""
-    image: Where
-    """Image: a file or URI (apptainer), or a value of `srun --container-image` (pyxis)."""
-    mounts: list[Where] = []
-    """Mounted folders, each as `/path` or `/path:/inside`."""
-    python: Where = "python3"
-    """Python interpreter inside the container, with the launcher installed."""
-    options: list[Line] = []
-    """Further options of the container runtime."""
-
-
-class Mail(Strict):
-    """Mail that Slurm sends about a job."""
-
-    user: Option
-    """Mail address, or user name."""
-    type: Option = "END,FAIL"
-    """Events, as in `sbatch --mail-type`."""
-
-
-class Slurm(Strict):
-    """Options of a Slurm job."""
-
-    partition: Option | None = None
-    """Partition."""
-    account: Option | None = None
-    """Account that is charged."""
-    qos: Option | None = None
-    """Quality of service."""
-    time: Time | None = None
-    """Time limit in Slurm's notation, such as 12:00:00 or 2-00:00:00."""
-    constraint: Option | None = None
-    """Node features, as in `sbatch --constraint`."""
-    gres: Option = "auto"
-    """Generic resources of a node, such as gpu:a100:8. `auto`: gpu:<devices_per_node> for cuda devices;
-    `gpus_per_node`: request them with --gpus-per-node; `none`: no request."""
-    exclusive: bool = False
-    """Allocate whole nodes."""
-    cpus_per_node: GlobalBatchInfo | None = None
-    """CPU cores of a node. Default: as the partition allocates."""
-    memory_per_node: Option | None = None
-    """Host memory of a node, as in `sbatch --mem`."""
-    mail: Mail | None = None
-    """Mail about the job."""
-    modules: list[Line] = []
-    """Environment modules to load, before the lines of `setup`."""
-    setup: list[Line] = []
-    """Shell lines that run on the first node before the ranks start. They are not quoted."""
-    container: Container | None = None
-    """Container that ranks run in."""
-    python: Where | None = None
-    """Python interpreter on the nodes. Default: the path of the current one."""
-    leave: GlobalBatchInfo = 120
-    """Seconds before the time limit at which the run saves a checkpoint and ends."""
-    requeue: Literal["requeue", "chain", "never"] = "requeue"
-    """How an interrupted job continues: `requeue` (scontrol requeue), `chain` (a dependent job, where a site forbids
-    requeueing), or `never`."""
-    max_requeues: int = Field(100, ge=0)
-    """Maximum number of times that a job continues."""
-    spares: int = Field(0, ge=0)
-    """Reserve nodes, allocated where free, that replace lost ones."""
-    max_running: GlobalBatchInfo | None = None
-    """Maximum number of array tasks that run at a time."""
-    options: list[Option] = []
-    """Further options of sbatch, unchanged."""
-
-
-class Ssh(Strict):
-    """Hosts that are reached by ssh. They share a disk with the current folder and the cache."""
-
-    hosts: list[Line] = Field(min_length=1)
-    """Host names, by which the hosts also reach each other. The first one is the rendezvous."""
-    options: list[Line] = []
-    """Options of ssh, such as -p or -i."""
-    python: Where | None = None
-    """Python interpreter on the hosts. Default: the path of the current one."""
+def refuse_variables(value: str) -> str:
+    """Raise PydanticCustomError where a value holds a variable, which Slurm would not expand."""
+    if found := next((one for one in _VARIABLE.finditer(value) if not one[1]), None):
+        what = f"{found[0]} would stay as it is: Slurm expands no variables (write its value)"
+        raise PydanticCustomError("variable", "{what}", {"what": what})
+    return value
 
 
 class Scratch(Strict):
@@ -220,12 +129,12 @@ class Cluster(Strict):
 
     name: str = "local"
     """Name of the profile."""
-    kind: Literal["local", "slurm", "ssh"] = "local"
-    """Scheduler that starts the ranks."""
+    kind: str = "local"
+    """Scheduler that starts the ranks: a module of launcher/schedulers, or a dotted path to your own module."""
     nodes: Nodes = (1, 1)
     """Number of nodes, or the minimum and the maximum, such as 2:4. A job with a range continues on fewer nodes when
     some are lost."""
-    devices_per_node: Auto | GlobalBatchInfo = "auto"
+    devices_per_node: Auto | PositiveInt = "auto"
     """Ranks of a node. `auto`: one for each device found on this machine."""
     device: Auto | Literal["cpu", "cuda", "xpu", "mps"] = "auto"
     """Device type. `auto`: the one found on this machine."""
@@ -248,44 +157,99 @@ class Cluster(Strict):
     """Network bandwidths."""
     scratch: Scratch = Scratch()
     """Folders for temporary and cached files."""
-    slurm: Slurm | None = None
-    """Options of a cluster of kind slurm."""
-    ssh: Ssh | None = None
-    """Hosts of a cluster of kind ssh."""
-    _given: str = PrivateAttr("local")
+    _scheduler: SchedulerConfig = PrivateAttr()
+    _reference: str = PrivateAttr("local")
     _overrides: tuple[str, ...] = PrivateAttr(())
 
     @property
-    def given(self) -> str:
-        """What --cluster said."""
-        return self._given
+    def scheduler(self) -> SchedulerConfig:
+        """The section of the kind, such as `slurm`."""
+        return self._scheduler
+
+    @property
+    def reference(self) -> str:
+        """The value of --cluster: a file, or the name of a shipped profile."""
+        return self._reference
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """What was said beside it, such as cluster.slurm.time=30."""
+        """Overrides of the profile on the command line, such as cluster.slurm.time=30."""
         return self._overrides
 
     @property
     def elastic(self) -> bool:
+        """Whether the job continues on fewer nodes when some are lost."""
         return self.nodes[0] < self.nodes[1]
 
-    @model_validator(mode="after")
-    def _fits(self) -> "Cluster":
-        """What belongs together. A login node cannot look at the devices of the others."""
-        for kind in ("slurm", "ssh"):
-            given = getattr(self, kind) is not None
-            if given and self.kind != kind:
-                raise PydanticCustomError("kind", "{kind}: is of a cluster of kind {kind}", {"kind": kind})
-        if self.kind == "local" and self.nodes != (1, 1):
-            raise PydanticCustomError("nodes", "nodes: a local cluster is one node (kind: slurm or ssh have more)")
-        if self.kind != "local":
-            needed = ("device", "devices_per_node")
-            missing = ", ".join(key for key in needed if getattr(self, key) == "auto")
-            if missing:
-                what = "{missing}: cannot be found from here for a cluster of kind {kind} (write them down)"
-                raise PydanticCustomError("auto", what, {"missing": missing, "kind": self.kind})
-        if self.kind == "ssh" and self.ssh is None:
-            raise PydanticCustomError("ssh", "ssh: missing (its hosts)")
-        if self.ssh is not None and not self.nodes[1] <= len(self.ssh.hosts):
-            raise PydanticCustomError("nodes", "nodes: more than there are hosts")
-        return self
+    @classmethod
+    def _sections(cls) -> set[str]:
+        return set(kinds.available("schedulers")) - {"local"}  # which has no options
+
+    @model_validator(mode="wrap")  # type: ignore[arg-type]  # mypy infers no model where the function takes `info`
+    @classmethod
+    def _with_scheduler(
+        cls, value: object, handler: ModelWrapValidatorHandler["Cluster"], info: ValidationInfo
+    ) -> "Cluster":
+        """Validate the scheduler's section beside the other keys, so that all mistakes are reported at once."""
+        if not isinstance(value, dict) or not isinstance(kind := value.get("kind", "local"), str):
+            return handler(value)
+        section = kind.rpartition(".")[2]
+        sections = {name: value[name] for name in {*cls._sections(), section} if name in value}
+        errors, cluster, scheduler = list[InitErrorDetails](), None, None
+        try:
+            cluster = handler({key: item for key, item in value.items() if key not in sections})
+        except ValidationError as error:
+            errors += error_details(error)
+        try:
+            scheduler = _scheduler(kind, sections.get(section), info.context)
+        except ValidationError as error:
+            errors += error_details(error, section)
+        except kinds.KindError as error:
+            unknown = PydanticCustomError("kind", "{what}", {"what": str(error)})
+            errors.append(InitErrorDetails(type=unknown, loc=("kind",), input=kind))
+        if errors or cluster is None or scheduler is None:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        cluster._scheduler = scheduler
+        others = [name for name, item in sections.items() if name != section and item is not None]
+        if what := cluster._conflict(others):
+            raise PydanticCustomError("cluster", "{what}", {"what": what})
+        return cluster
+
+    def _conflict(self, others: list[str]) -> str | None:
+        """A sentence on keys that contradict each other, or None. `others`: sections of other kinds."""
+        if others:
+            return f"{others[0]}: is of a cluster of kind {others[0]}"
+        if what := self.scheduler.check_nodes(*self.nodes):
+            return f"nodes: {what}"
+        needed = {"device": self.device, "devices_per_node": self.devices_per_node}
+        missing = [key for key, value in needed.items() if value == "auto"]
+        if missing and not self.scheduler.on_this_machine:
+            what = f"cannot be found from here for a cluster of kind {self.kind} (write them down)"
+            return f"{', '.join(missing)}: {what}"
+        return None
+
+    @model_serializer(mode="wrap")
+    def _with_section(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        section = self.scheduler.model_dump(mode="json", exclude={"kind"})
+        return {**handler(self), **({self.kind.rpartition(".")[2]: section} if section else {})}
+
+
+def _scheduler(kind: str, section: object, context: object) -> SchedulerConfig:
+    """The Config of a kind from its section. Raises kinds.KindError, or ValidationError for mistakes in the section."""
+    config = kinds.config_class("schedulers", kind, SchedulerConfig)
+    name = kind.rpartition(".")[2]
+    if name in Cluster.model_fields:
+        raise kinds.KindError(f"kind {kind!r}: {name} is another key of a profile (rename the module)")
+    required = [key for key, field in config.model_fields.items() if field.is_required()]
+    if section is None and required:
+        missing = PydanticCustomError("missing", "missing (its {keys})", {"keys": ", ".join(required)})
+        details = InitErrorDetails(type=missing, loc=(), input=None)
+        raise ValidationError.from_exception_data(config.__name__, [details])
+    if isinstance(section, dict) and "kind" in section:
+        advice = hint("kind", {*config.model_fields} - {"kind"})
+        unknown = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": advice})
+        details = InitErrorDetails(type=unknown, loc=("kind",), input=None)
+        raise ValidationError.from_exception_data(config.__name__, [details])
+    options = {} if section is None else section
+    keys = {**options, "kind": kind} if isinstance(options, dict) else options
+    return config.model_validate(keys, context=context)

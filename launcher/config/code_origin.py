@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
+from launcher.config import env_vars
 from launcher.config.atomic_files import expanded
 from launcher.config.errors import UserError
 
@@ -24,9 +25,9 @@ _CACHED = ("architectures", "commits", "fingerprints", "models", "prepared")
 
 
 def cache() -> Path:
-    """The cache folder: $LAUNCHER_CACHE, else ~/.cache/launcher. Raises UserError where the home folder is
-    not known."""
-    folder = expanded(os.environ.get("LAUNCHER_CACHE", "~/.cache/launcher"))
+    """The folder for what can be made again: $LAUNCHER_CACHE, else ~/.cache/launcher. Raises UserError where nobody
+    knows which folder ~ is."""
+    folder = expanded(os.environ.get(env_vars.CACHE, "~/.cache/launcher"))
     if folder.parts[:1] and folder.parts[0].startswith("~"):
         raise UserError(f"the cache: {folder}: the home folder is not known (set HOME, or LAUNCHER_CACHE)")
     return folder

@@ -9,13 +9,15 @@ import pkgutil
 import traceback
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from launcher.config import trust
 from launcher.config.types import Plugin, hint
+
+P = TypeVar("P", bound=Plugin)
 
 
 def available(folder: str) -> list[str]:
@@ -89,6 +91,22 @@ def of(folder: str, config: Plugin) -> ModuleType:
     return module(folder, config.kind)
 
 
+class KindError(ValueError):
+    """A kind that does not exist, or whose module is no plug-in."""
+
+
+def config_class(folder: str, kind: str, base: type[P]) -> type[P]:
+    """The Config of a kind, a `base`. Raises KindError."""
+    try:
+        found = module(folder, kind).Config
+    except ValueError as error:
+        raise KindError(str(error)) from error
+    if not issubclass(found, base):
+        raise KindError(f"kind {kind!r}: its Config is no {base.__name__} (see launcher/{folder}/__init__.py)")
+    config: type[P] = found
+    return config
+
+
 def plugin(folder: str, base: type[Plugin] = Plugin) -> BeforeValidator:
     """A pydantic annotation that validates a map with `kind`, or the bare name of a kind, as the Config of that kind.
     The Config is a subclass of `base`."""
@@ -103,13 +121,8 @@ def plugin(folder: str, base: type[Plugin] = Plugin) -> BeforeValidator:
                 "kind", "needs a kind ({known})", {"known": "there are: " + ", ".join(available(folder))}
             )
         try:
-            config = module(folder, value["kind"]).Config
-        except ValueError as error:
+            return config_class(folder, value["kind"], base).model_validate(value)
+        except KindError as error:
             raise PydanticCustomError("kind", "{what}", {"what": str(error)}) from error
-        if not issubclass(config, base):
-            what = f"kind {value['kind']!r}: its Config is no {base.__name__} (see launcher/{folder}/__init__.py)"
-            raise PydanticCustomError("kind", "{what}", {"what": what})
-        validated: Plugin = config.model_validate(value)
-        return validated
 
     return BeforeValidator(parse)

@@ -80,13 +80,26 @@ def plain(file: Path) -> JsonObject:
     return documents.read(file, _RESOLVED).value
 
 
-def cluster(file: str | Path, overrides: Sequence[str] = (), stored: bool = False) -> Loaded[Cluster]:
-    """Load the cluster profile of a file, or the shipped one of this name. `stored`: the profile is that of a run
-    folder, whose variables are already expanded. Raises UserError with every mistake."""
+def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
+    """Load the cluster profile of a file, or the shipped one of this name. Raises UserError with every mistake."""
+    path = _find(file, "cluster")
+    document = _read(path)
     plain = [Override(text.lstrip().removeprefix(_CLUSTER), documents.origin_of(text)) for text in overrides]
-    loaded = _typed(Cluster, _read(_find(file, "cluster")), plain, {STORED: stored})
-    loaded.value._given, loaded.value._overrides = str(file), tuple(parted(overrides)[1])
+    with trust.loading(_artefact(document), _dotted_paths(overrides)):
+        loaded = _typed(Cluster, document, plain)
+    loaded.value._reference, loaded.value._overrides = str(file), tuple(parted(overrides)[1])
     return loaded
+
+
+def stored_cluster(file: Path) -> Loaded[Cluster]:
+    """The profile of a run, which may be somebody else's. Its variables are already expanded. Raises UserError."""
+    with trust.loading(file):
+        return checked_cluster(file)
+
+
+def checked_cluster(file: Path) -> Loaded[Cluster]:
+    """The profile of a run as its ranks read it: the launcher that started them has checked what it names."""
+    return _typed(Cluster, _read(file), (), {STORED: True})
 
 
 def parted(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -130,16 +143,20 @@ def _find(name: str | Path, folder: str) -> Path:
 def _recipe(file: Path, overrides: Sequence[str], stored: bool) -> Loaded[Recipe]:
     """`stored`: the file may be somebody else's. A file that it inherits from may be so in any case."""
     document = _read(file, _RESOLVED if stored else 1)
-    written = {Path(where.rpartition(":")[0]) for where in document.origins.values()}
-    whose = next((path for path in written if code_origin.artefact(path)), file if stored else None)
-    typed = [word for text in overrides for word in _words(text.partition("=")[2])]
-    with trust.loading(whose, typed):
+    whose = _artefact(document) or (file if stored else None)
+    with trust.loading(whose, _dotted_paths(overrides)):
         return _typed(Recipe, document, overrides)
 
 
-def _words(value: str) -> list[str]:
-    """Words in an override's value that may be dotted paths."""
-    return re.findall(r"[\w.:]+", value)
+def _artefact(document: Document) -> Path | None:
+    """A file of the document that lies in a run folder or a bundle, and may be somebody else's."""
+    written = {Path(where.rpartition(":")[0]) for where in document.origins.values()}
+    return next((path for path in written if code_origin.artefact(path)), None)
+
+
+def _dotted_paths(overrides: Sequence[str]) -> list[str]:
+    """Words in the values of overrides that may be dotted paths."""
+    return [word for text in overrides for word in re.findall(r"[\w.:]+", text.partition("=")[2])]
 
 
 def _typed(

@@ -4,13 +4,21 @@ from typing import TYPE_CHECKING
 
 from launcher.config import kinds
 from launcher.config.model import ModelConfig
-from launcher.config.types import OptimizerConfig, Plugin, ScheduleConfig, StrategyConfig, TaskConfig
+from launcher.config.types import (
+    OptimizerConfig,
+    Plugin,
+    ScheduleConfig,
+    SchedulerConfig,
+    StrategyConfig,
+    TaskConfig,
+)
 
 if TYPE_CHECKING:
     from launcher.data import Source
     from launcher.lr_schedules import Schedule
     from launcher.models import Model
     from launcher.optimizers import Optimizer
+    from launcher.schedulers import RenderedJob, Scheduler
     from launcher.sinks import RunInfo, Sink
     from launcher.strategies import Strategy
     from launcher.tasks import Task
@@ -55,4 +63,10 @@ def optimizer(config: OptimizerConfig) -> "Optimizer[OptimizerConfig]":
 def schedule(config: ScheduleConfig, steps: int) -> "Schedule[ScheduleConfig]":
     """Build the learning-rate schedule of a Config, for a run of so many steps."""
     built: Schedule[ScheduleConfig] = kinds.of("lr_schedules", config).Schedule(config, steps)
+    return built
+
+
+def scheduler(config: SchedulerConfig) -> "Scheduler[RenderedJob]":
+    """The scheduler of a Config."""
+    built: Scheduler[RenderedJob] = kinds.of("schedulers", config).Scheduler(config)
     return built

@@ -21,7 +21,10 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 from launcher.config import messages, strict_numbers
 
 if TYPE_CHECKING:
+    from launcher.config.cluster import Cluster
+    from launcher.config.errors import Problem
     from launcher.config.model import ModelConfig
+    from launcher.config.recipe import Recipe
 
 
 JsonObject = dict[str, Any]
@@ -35,6 +38,18 @@ def hint(word: str, known: Iterable[str]) -> str:
     very_close, close = (difflib.get_close_matches(word, names, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6))
     candidates = very_close or containing or close
     return f"did you mean {' or '.join(candidates)}?" if candidates else f"there are: {', '.join(names)}"
+
+
+def error_details(error: ValidationError, *prefix: str) -> list[InitErrorDetails]:
+    """The errors with the messages of `launcher.config.messages`. `prefix`: keys above those of the locations."""
+    return [
+        InitErrorDetails(
+            type=PydanticCustomError(one["type"], "{what}", {"what": messages.of(one)}),
+            loc=(*prefix, *one["loc"]),
+            input=one["input"],
+        )
+        for one in error.errors()
+    ]
 
 
 class Strict(BaseModel):
@@ -56,6 +71,11 @@ class Strict(BaseModel):
         ]
         return f"did you mean {nested[0]}.{key}?" if nested else ""
 
+    @classmethod
+    def _sections(cls) -> set[str]:
+        """Further keys that a subclass validates itself, for the hint to a wrong key."""
+        return set()
+
     @model_validator(mode="wrap")
     @classmethod
     def _refuse_unknown_keys(cls, value: object, handler: ModelWrapValidatorHandler["Strict"]) -> "Strict":
@@ -65,16 +85,13 @@ class Strict(BaseModel):
             raise PydanticCustomError("map", "should be a map of keys and values")
         known, errors = set(cls.model_fields), list[InitErrorDetails]()
         for key in [key for key in value if key not in known]:
-            advice = cls._nested_hint(str(key)) or hint(str(key), known)
+            advice = cls._nested_hint(str(key)) or hint(str(key), known | cls._sections())
             unknown = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": advice})
             errors.append(InitErrorDetails(type=unknown, loc=(str(key),), input=None))
         try:
             validated = handler({key: item for key, item in value.items() if key in known})
         except ValidationError as error:
-            for detail in error.errors():
-                message = messages.of(detail)
-                reworded = PydanticCustomError(detail["type"], "{what}", {"what": message})
-                errors.append(InitErrorDetails(type=reworded, loc=detail["loc"], input=detail["input"]))
+            errors += error_details(error)
         if errors:
             raise ValidationError.from_exception_data(cls.__name__, errors)
         return validated
@@ -139,6 +156,28 @@ class StrategyConfig(Plugin):
     def tensor_degree(self) -> int:
         """Number of neighbouring ranks that share each sample."""
         return 1
+
+
+class SchedulerConfig(Plugin):
+    """The Config of a scheduler: the section of a cluster profile that is named after its kind."""
+
+    queued: ClassVar[bool] = True
+    """Whether `launcher submit` hands a job to a queue. Otherwise `launcher run` starts it and waits for it."""
+    on_this_machine: ClassVar[bool] = False
+    """Whether the ranks run on this machine, whose devices can be detected."""
+
+    @property
+    def cores_per_node(self) -> int | None:
+        """CPU cores that the ranks of a node share; None: unknown."""
+        return None
+
+    def check_nodes(self, minimum: int, maximum: int) -> str | None:
+        """Why a job cannot have this number of nodes; None: it can."""
+        return None
+
+    def problems(self, recipe: "Recipe", cluster: "Cluster") -> "list[str | Problem]":
+        """Conflicts between the recipe, the profile and the scheduler's own limits."""
+        return []
 
 
 class TaskConfig(Plugin):

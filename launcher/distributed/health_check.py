@@ -1,23 +1,36 @@
-"""Doors: each node of a start answers at one for as long as its agent lives, and the others knock there by its name."""
+"""Health checks: does a peer answer, do this host's disk and devices work, and which nodes to leave out otherwise.
 
+Each agent of a start answers at a port for as long as it lives; the others connect to it there by its host's name.
+"""
+
+import os
+import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from launcher.distributed.launch_env import LOOPBACK
+from launcher.distributed.signals import SIGNALS
 
-KNOCK = 5.0
+ANSWER_SECONDS = 5.0
 """Seconds in which a node has to answer another."""
+DEVICE_SECONDS = 40.0
+"""Seconds for loading torch from a shared disk and for the first device to compute, with 2 more for each device."""
+_MARK = "launcher.health_check: "
+"""Beginning of the device check's result: a site may print lines of its own."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One of a start's nodes: its place among the `hosts`."""
+    """One of a start's nodes: its index in `hosts`."""
 
     index: int
     hosts: tuple[str, ...]
@@ -27,96 +40,190 @@ class Node:
         return self.hosts[self.index]
 
 
-def listening(hosts: tuple[str, ...], index: int, start: str) -> socket.socket:
-    """A socket at which a thread answers who knocks, for as long as it is open."""
-    door = bound(hosts, index)
+def serve_answers(node: Node, start: str) -> socket.socket:
+    """Return a listening socket at which a thread answers health checks for as long as it is open."""
+    listening = listen(node.hosts, node.index)
 
     def answer() -> None:
         while True:
             try:
-                guest, _ = door.accept()
+                connection, _ = listening.accept()
             except OSError:
-                if door.fileno() < 0:
+                if listening.fileno() < 0:
                     return
-                time.sleep(0.1)  # too many open files, say: it has to be there as long as the agent is
+                time.sleep(0.1)  # too many open files, say: it has to answer for as long as the agent lives
                 continue
-            with guest, suppress(OSError):
-                guest.settimeout(KNOCK)
-                guest.sendall(f"{start} {index}\n".encode())
+            with connection, suppress(OSError):
+                connection.settimeout(ANSWER_SECONDS)
+                connection.sendall(f"{start} {node.index}\n".encode())
 
-    threading.Thread(target=answer, name="door", daemon=True).start()
-    return door
+    threading.Thread(target=answer, name="health check", daemon=True).start()
+    return listening
 
 
-def knock(node: Node, ports: Mapping[int, int], start: str) -> dict[int, str]:
-    """The nodes that do not answer, and why, all tried at once: a name may take its time to resolve."""
-    found = dict[int, str | None]()
+def unreachable_peers(node: Node, ports: Mapping[int, int], start: str) -> dict[int, str]:
+    """Return the nodes that do not answer, each with the reason. All are tried at once: resolving a name may be slow.
 
-    def one(other: int, port: int) -> None:
-        found[other] = missed(node, other, port, start)
+    `ports`: port of each node's `serve_answers`, by index.
+    """
+    problems = dict[int, str | None]()
 
-    threads = [threading.Thread(target=one, args=item, daemon=True) for item in ports.items()]
+    def check(other: int, port: int) -> None:
+        problems[other] = peer_problem(node, other, port, start)
+
+    threads = [threading.Thread(target=check, args=item, daemon=True) for item in ports.items()]
     for thread in threads:
         thread.start()
-    until = time.monotonic() + KNOCK + 1
+    deadline = time.monotonic() + ANSWER_SECONDS + 1
     for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
-    slow = f"its name does not resolve on {node.name} in {KNOCK:.0f} s"
-    return {i: what for i in ports if (what := found.get(i, slow)) is not None}
+        thread.join(max(0.0, deadline - time.monotonic()))
+    slow = f"its name does not resolve on {node.name} in {ANSWER_SECONDS:.0f} s"
+    return {i: problem for i in ports if (problem := problems.get(i, slow)) is not None}
 
 
-def missed(node: Node, other: int, port: int, start: str) -> str | None:
-    """Why a node does not answer this one; None: it does."""
+def peer_problem(node: Node, other: int, port: int, start: str) -> str | None:
+    """Return why another node does not answer this one; None where it does."""
     host = node.hosts[other]
     try:
-        said = _said(host, port)
+        answer = _answer(host, port)
     except socket.gaierror as error:
         return f"its name does not resolve on {node.name} ({error.strerror})"
     except OSError as error:
-        return f"does not answer {node.name} at {address(host)}, port {port} ({error})"
-    if said != f"{start} {other}":
-        return f"its name leads elsewhere on {node.name}, to {address(host)}, where another answers"
+        return f"does not answer {node.name} at {_address(host)}, port {port} ({error})"
+    if answer != f"{start} {other}":
+        return f"its name leads elsewhere on {node.name}, to {_address(host)}, where another answers"
     return None
 
 
-def _said(host: str, port: int) -> str:
-    """What is answered at a door; nothing where nobody is behind it. Raises OSError."""
-    with socket.create_connection((host, port), timeout=KNOCK) as door:
-        door.settimeout(KNOCK)
-        return door.makefile(errors="replace").readline().strip()
+def dead_agents(endpoints: Mapping[int, tuple[str, int]]) -> dict[int, bool]:
+    """Return for each node whether no agent answers at its host and port any more. All are tried at once.
 
+    A name that does not resolve tells nothing about the agent.
+    """
 
-def gone(doors: Mapping[int, tuple[str, int]]) -> dict[int, bool]:
-    """Behind which of these doors (host, port) nobody is any more, all tried at once. A name that does not resolve says
-    nothing about who lives there."""
-
-    def shut(where: tuple[str, int]) -> bool:
+    def is_dead(endpoint: tuple[str, int]) -> bool:
         try:
-            return not _said(*where)
+            return not _answer(*endpoint)
         except socket.gaierror:
             return False
         except OSError:
             return True
 
-    with ThreadPoolExecutor(max(1, min(64, len(doors)))) as pool:
-        return dict(zip(doors, pool.map(shut, doors.values()), strict=True))
+    with ThreadPoolExecutor(max(1, min(64, len(endpoints)))) as pool:
+        return dict(zip(endpoints, pool.map(is_dead, endpoints.values()), strict=True))
 
 
-def bound(hosts: tuple[str, ...], index: int) -> socket.socket:
-    """A socket that listens: on the loopback where one host is alone, or where that is where the hosts are; else on
-    every interface."""
+def first_reachable(hosts: Iterable[str], port: int, seconds: float = 3.0) -> tuple[str, str]:
+    """Return the first of a host's names and addresses that accepts a connection, or an empty one and why none does."""
+    problems = []
+    for host in hosts:
+        try:
+            socket.create_connection((host, port), timeout=seconds).close()
+            return host, ""
+        except socket.gaierror:
+            problems.append(f"the name {host} leads nowhere here")
+        except OSError as error:
+            problems.append(f"{host}:{port}: {error.strerror or error}")
+    return "", "; ".join(problems)
+
+
+def listen(hosts: Sequence[str], index: int = 0) -> socket.socket:
+    """Return a socket that listens on a free port.
+
+    It listens on the loopback where there is a single host, or where the hosts' names lead there; else everywhere.
+    """
     if len(hosts) == 1:
         return socket.create_server((LOOPBACK, 0), backlog=1024)
-    addresses = [address(host) for host in {hosts[index], *hosts[:2]}]
-    if all(a is not None and ip_address(a).is_loopback for a in addresses):
-        return socket.create_server((address(hosts[index]), 0), backlog=1024)
+    addresses = [_address(host) for host in {hosts[index], *hosts[:2]}]
+    if all(address is not None and ip_address(address).is_loopback for address in addresses):
+        return socket.create_server((_address(hosts[index]), 0), backlog=1024)
+    return listen_everywhere()
+
+
+def listen_everywhere() -> socket.socket:
+    """Return a socket that listens on every interface, on a free port."""
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
     return socket.create_server(("", 0), backlog=1024)
 
 
-def address(host: str) -> str | None:
-    """Of a name, where it resolves."""
+def nodes_to_exclude(unreached: Mapping[int, Mapping[int, str]], nodes: Iterable[int]) -> dict[int, str]:
+    """Return the fewest nodes without which every node reaches every other, each with a reason.
+
+    `unreached`: the nodes that each node did not reach, with the reasons. Of a pair, the unreached node is excluded.
+    """
+    pairs = {(i, j): reason for i, peers in unreached.items() for j, reason in peers.items()}
+    excluded = dict[int, str]()
+    while pairs:
+        count = {n: sum(n in pair for pair in pairs) for n in nodes}
+        worst = max(count, key=lambda n: (count[n], sum(n == j for _, j in pairs), n))
+        reasons = [reason for (_, j), reason in pairs.items() if j == worst] or [
+            f"reaches none of {len(pairs)} others: {next(iter(pairs.values()))}"
+        ]
+        excluded[worst] = reasons[0] if len(reasons) == 1 else f"{reasons[0]}, and {len(reasons) - 1} more say so"
+        pairs = {pair: reason for pair, reason in pairs.items() if worst not in pair}
+    return excluded
+
+
+def disk_problem() -> str | None:
+    """Return what is wrong with the disk of this host's temporary files; None where it can be written to."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"its temporary folder {tempfile.gettempdir()} cannot be written to ({error.strerror})"
+    return None
+
+
+def device_problem(device: str, count: int) -> str | None:
+    """Return what is wrong with this host's devices; None where `count` of them compute, or the ranks use the CPU.
+
+    They are tried in a process of its own, since a driver may hang.
+    """
+    if device == "cpu":
+        return None
+    command, seconds = [sys.executable, "-P", "-c", _TRY_DEVICES, device, str(count), _MARK], DEVICE_SECONDS + 2 * count
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return f"its {device} devices have not answered in {seconds:.0f} s"
+    lines = done.stdout.decode(errors="replace").splitlines()
+    problem = next((line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)), None)
+    ended_with_this_process = -done.returncode in (*SIGNALS, signal.SIGKILL)  # what comes next reports it
+    if problem is None and done.returncode and not ended_with_this_process:
+        return f"its {device} devices could not be tried (exit code {done.returncode})"
+    return problem
+
+
+_TRY_DEVICES = """
+import sys, torch
+device, count, mark = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+found = torch.accelerator.current_accelerator(check_available=True)
+if found is None or found.type != device:
+    print(f"{mark}has no {device} device that torch can use")
+elif torch.accelerator.device_count() < count:
+    print(f"{mark}has {torch.accelerator.device_count()} of the {count} {device} devices that its ranks need")
+else:
+    for index in range(count):
+        try:
+            torch.ones(2, device=f"{device}:{index}").sum().item()
+        except RuntimeError as error:
+            print(f"{mark}its {device}:{index} does not compute: {str(error).strip().splitlines()[0][:200]}")
+            break
+"""
+
+
+def _answer(host: str, port: int) -> str:
+    """Return the line that is sent at a port; an empty one where nobody answers. Raises OSError."""
+    with socket.create_connection((host, port), timeout=ANSWER_SECONDS) as connection:
+        connection.settimeout(ANSWER_SECONDS)
+        return connection.makefile(errors="replace").readline().strip()
+
+
+def _address(host: str) -> str | None:
+    """Return the address of a name, where it resolves."""
     try:
         return socket.gethostbyname(host)
     except OSError:

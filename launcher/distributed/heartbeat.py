@@ -1,6 +1,9 @@
-"""How far each rank of a machine is, in a file that the ranks and their launcher map into memory: a rank that stands
-still can say nothing, and its launcher sees where it stands. A beat costs a few writes to memory."""
+"""How far each rank of a machine is, in a file that the ranks and their launcher map into memory, and stall reports.
 
+A rank that is stuck cannot report anything, but its launcher sees where it is. A beat costs a few writes to memory.
+"""
+
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +14,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+SILENCE = 60.0
+"""Seconds without a beat of any rank after which a stall is reported."""
+_LONG_STEP = 5
+"""A stall is not reported before this many times the longest pause between beats so far."""
+
+_log = logging.getLogger(__name__)
+
 
 class Stage(IntEnum):
-    """Within a step, in the order in which a rank goes through them."""
+    """The stages of a step, in the order in which a rank goes through them."""
 
     STARTING = 0
     LOADING = 1
@@ -27,7 +37,7 @@ class Stage(IntEnum):
     LEAVING = 9
 
 
-_DOING = {
+_DESCRIPTIONS = {
     Stage.STARTING: "starting", Stage.LOADING: "waiting for data", Stage.AGREEING: "waiting for the other ranks",
     Stage.FORWARD: "in the forward pass", Stage.BACKWARD: "in the backward pass", Stage.REDUCING: "adding up losses",
     Stage.UPDATING: "updating the parameters", Stage.EVALUATING: "evaluating", Stage.SAVING: "saving a checkpoint",
@@ -37,8 +47,11 @@ _DOING = {
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """Where a rank is: less is less far. `left`: minus the number of micro-batches that follow in its step. `time`: of
-    the beat, in seconds of the machine's monotonic clock."""
+    """The position of a rank in training; a smaller one is further behind.
+
+    `left`: minus the number of micro-batches that follow in the step. `time`: of the beat, in seconds of the machine's
+    monotonic clock.
+    """
 
     step: int
     left: int
@@ -47,17 +60,19 @@ class Position:
     time: float
 
     @property
-    def place(self) -> tuple[int, int, Stage]:
-        """What is compared between ranks."""
+    def progress(self) -> tuple[int, int, Stage]:
+        """The part that is compared between ranks."""
         return self.step, self.left, self.stage
 
     def __str__(self) -> str:
-        return f"at step {self.step} ({_DOING[self.stage]})" if self.step else _DOING[self.stage]
+        return f"at step {self.step} ({_DESCRIPTIONS[self.stage]})" if self.step else _DESCRIPTIONS[self.stage]
 
 
 class Heartbeat:
-    """The beats of one rank. `file`: as `create` made it; without one they go nowhere. `row`: its number among the
-    ranks of this machine."""
+    """The beats of one rank.
+
+    `file`: as `create` made it; without one, beats go nowhere. `row`: the rank's number on this machine.
+    """
 
     def __init__(self, file: Path | None = None, row: int = 0, rank: int = 0):
         rows = np.zeros((1, 5), dtype=np.int64) if file is None else _map(file, "r+")
@@ -66,26 +81,56 @@ class Heartbeat:
         self.beat(Stage.STARTING)
 
     def beat(self, stage: Stage, step: int = 0, left: int = 0) -> None:
-        """`left`: how many micro-batches follow in this step."""
+        """Record the position. `left`: number of micro-batches that follow in this step."""
         self._row[:3] = step, -left, stage
         self._row[4] = time.monotonic_ns()
 
 
 def create(file: Path, ranks: int) -> None:
-    """Make the file for so many ranks of this machine."""
+    """Create the file for this many ranks."""
     np.zeros((ranks, 5), dtype=np.int64).tofile(file)
 
 
 def read(file: Path) -> list[Position]:
-    """Where each rank of this machine is that has begun."""
+    """Return the position of each rank of this machine that has started."""
     rows = _map(file, "r").tolist()
     return [Position(row[0], row[1], Stage(row[2]), row[3], row[4] / 1e9) for row in rows if row[4]]
 
 
 def behind(positions: Sequence[Position]) -> list[Position]:
-    """The ranks that are the least far, for which the others wait."""
-    least = min((position.place for position in positions), default=None)
-    return [position for position in positions if position.place == least]
+    """Return the ranks that are furthest behind: the others wait for them."""
+    least = min((position.progress for position in positions), default=None)
+    return [position for position in positions if position.progress == least]
+
+
+class StallReport:
+    """Reports that no rank of this machine has moved on for a while, and which of them the others wait for."""
+
+    def __init__(self) -> None:
+        self._newest, self._longest_pause, self._reported = 0.0, 0.0, 0.0
+
+    def update(self, positions: list[Position]) -> None:
+        """Log a stall where there is one. `positions`: of all ranks of this machine that have started."""
+        begun = [position for position in positions if position.stage is not Stage.STARTING]
+        newest = max((position.time for position in begun), default=0.0)
+        if newest > self._newest:
+            if self._newest:
+                self._longest_pause = max(self._longest_pause, newest - self._newest)
+            self._newest, self._reported = newest, 0.0
+            return
+        silent = time.monotonic() - newest
+        if begun and silent > max(SILENCE, _LONG_STEP * self._longest_pause, 2 * self._reported):
+            self._reported = silent
+            _log.warning("note: %s", describe_stall(positions, silent))
+
+
+def describe_stall(positions: list[Position], seconds: float) -> str:
+    """Return a sentence that names the ranks furthest behind."""
+    slowest = behind(positions)
+    names = ", ".join(str(position.rank) for position in slowest)
+    who = f"rank {names} is" if len(slowest) == 1 else f"ranks {names} are"
+    waiting = "; the others wait" if len(slowest) < len(positions) else ""
+    return f"no rank has moved on for {seconds:.0f} s: {who} {slowest[0]}{waiting}"
 
 
 def _map(file: Path, mode: Literal["r", "r+"]) -> NDArray[np.int64]:

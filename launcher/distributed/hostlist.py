@@ -1,4 +1,4 @@
-"""A list of nodes as Slurm writes it, taken apart without Slurm: a container has no scontrol."""
+"""Parse lists of nodes in Slurm's notation without Slurm: a container has no scontrol."""
 
 import itertools
 import re
@@ -6,20 +6,20 @@ import re
 _NAME = re.compile(r"(?:[^\s,\[\]]|\[[^\]]*\])+")
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
-_MOST = 65536
-"""Nodes of one range: Slurm's own limit."""
+_MAX_RANGE = 65536
+"""Limit of the nodes in one range: Slurm's own."""
 
 
 def expand(nodelist: str) -> list[str]:
-    """The names that `scontrol show hostnames` prints, in its order: `a[01-02,7],b` is a01, a02, a7, b.
+    """Return the names that `scontrol show hostnames` prints, in its order: `a[01-02,7],b` is a01, a02, a7, b.
 
-    Raises ValueError with the place of what is no list of nodes. Stricter than Slurm 22.05 where that makes names up
-    (it reads `a[` as a node called `a]`).
+    Raises ValueError with the position of a mistake. Stricter than Slurm 22.05 where that invents names (it reads `a[`
+    as a node called `a]`).
     """
     _check_brackets(nodelist)
     names = list[str]()
-    for found in _NAME.finditer(nodelist):
-        names += _one(nodelist, found.start(), found[0])
+    for match in _NAME.finditer(nodelist):
+        names += _expand_one(nodelist, match.start(), match[0])
     return names
 
 
@@ -36,8 +36,8 @@ def _check_brackets(nodelist: str) -> None:
         raise _error(nodelist, opened, "'[' is never closed")
 
 
-def _one(nodelist: str, begin: int, name: str) -> list[str]:
-    """The names of one element, such as r[1-2]n[01-03]."""
+def _expand_one(nodelist: str, begin: int, name: str) -> list[str]:
+    """Return the names of one element, such as r[1-2]n[01-03]."""
     texts, choices, at = list[str](), list[list[str]](), 0
     for found in _BRACKETS.finditer(name):
         texts.append(name[at : found.start()])
@@ -47,17 +47,18 @@ def _one(nodelist: str, begin: int, name: str) -> list[str]:
         return [name]
     if at < len(name):
         raise _error(nodelist, begin + at, "text after the last bracket")
-    return ["".join(map("".join, zip(texts, chosen, strict=True))) for chosen in _combined(choices)]
+    return ["".join(map("".join, zip(texts, chosen, strict=True))) for chosen in _combinations(choices)]
 
 
-def _combined(choices: list[list[str]]) -> list[tuple[str, ...]]:
-    """One of each, in Slurm's order: the last changes first, then the first, the second and so on."""
+def _combinations(choices: list[list[str]]) -> list[tuple[str, ...]]:
+    """Return the combinations of one choice each, in Slurm's order: the last changes first, then the first, the second
+    and so on."""
     *others, last = choices
     return [(*reversed(chosen), end) for chosen in itertools.product(*reversed(others)) for end in last]
 
 
 def _choices(nodelist: str, at: int, inside: str) -> list[str]:
-    """What the ranges between two brackets stand for. A number has at least the digits of the first of its range."""
+    """Expand the ranges between two brackets. A number has at least as many digits as the first of its range."""
     numbers = list[str]()
     for part in inside.split(","):
         found = _RANGE.fullmatch(part)
@@ -66,8 +67,8 @@ def _choices(nodelist: str, at: int, inside: str) -> list[str]:
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
             raise _error(nodelist, at, f"the range {part} runs backwards")
-        if last - first >= _MOST:
-            raise _error(nodelist, at, f"the range {part} has more than {_MOST} nodes")
+        if last - first >= _MAX_RANGE:
+            raise _error(nodelist, at, f"the range {part} has more than {_MAX_RANGE} nodes")
         numbers += [f"{number:0{len(found[1])}d}" for number in range(first, last + 1)]
         at += len(part) + 1
     return numbers

@@ -1,20 +1,33 @@
-"""Where a rank stands among the others, as told by what started it, and what in its environment cannot be true."""
+"""The launch environment of a rank: what torchrun, srun, an MPI or this launcher tell it in environment variables."""
 
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import socket
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from launcher.config import env_vars
+from launcher.config.atomic_files import write
 from launcher.config.errors import UserError
+from launcher.distributed.signals import StopReason
+
+LOOPBACK = "127.0.0.1"
+_LAST_STEP = 0xFFFFFFF0
+"""Slurm uses the step numbers from here on for what is no step of srun: the batch script, an interactive shell."""
+_COUNTS = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
 class UnreachablePeer(Exception):
-    """Ranks that do not find or hear each other: a sentence that names them."""
+    """Ranks that do not find or cannot reach each other. The message names them."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a rank stands, by what started it."""
+class RankInfo:
+    """The number of a rank among all ranks (`world` of them), and among those of its host."""
 
     rank: int = 0
     world: int = 1
@@ -24,7 +37,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Starter:
-    """The variables in which a starter tells a rank its place; of several for the same thing the first that is set."""
+    """The variables in which a program that starts ranks describes them; where there are several for one value, the
+    first that is set counts."""
 
     name: str
     rank: str
@@ -32,16 +46,16 @@ class Starter:
     local_rank: str
     local_world: tuple[str, ...]
 
-    def has(self, environment: Mapping[str, str]) -> bool:
+    def is_set(self, environment: Mapping[str, str]) -> bool:
         return self.rank in environment and any(name in environment for name in self.world)
 
-    def told(self, environment: Mapping[str, str]) -> tuple[str, str]:
-        """The rank and the world, as they are written."""
-        return environment[self.rank], environment[_first(self.world, environment)]
+    def rank_and_world(self, environment: Mapping[str, str]) -> tuple[str, str]:
+        """Return the rank and the world size as they are written."""
+        return environment[self.rank], environment[_first_set(self.world, environment)]
 
 
 TORCHRUN = Starter("torchrun", "RANK", ("WORLD_SIZE",), "LOCAL_RANK", ("LOCAL_WORLD_SIZE", "LOCAL_SIZE"))
-"""And accelerate, which speaks its language, and DeepSpeed's launcher, in whose dialect it is LOCAL_SIZE."""
+"""Also accelerate, which sets the same variables, and DeepSpeed's launcher, which sets LOCAL_SIZE."""
 OPEN_MPI = Starter(
     "Open MPI", "OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",),
     "OMPI_COMM_WORLD_LOCAL_RANK", ("OMPI_COMM_WORLD_LOCAL_SIZE",),
@@ -52,92 +66,134 @@ SLURM = Starter(
     "Slurm", "SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
     "SLURM_LOCALID", ("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE"),
 )  # fmt: skip
-_LAST_STEP = 0xFFFFFFF0
-"""Above are the numbers that Slurm has for what is no step of srun: the batch script, an interactive shell."""
-_COUNTS = re.compile(r"(\d+)(?:\(x(\d+)\))?")
-
-
-LOOPBACK = "127.0.0.1"
 
 
 def starter(environment: Mapping[str, str] = os.environ) -> Starter | None:
-    """What started this rank: the innermost where there are several; None where it was started alone."""
-    if TORCHRUN.has(environment):
+    """Return the program that started this rank, the innermost of several; None where the rank was started alone."""
+    if TORCHRUN.is_set(environment):
         return TORCHRUN
-    if OPEN_MPI.has(environment):
+    if OPEN_MPI.is_set(environment):
         return OPEN_MPI
-    by_srun, by_pmi = _in_step(environment) and SLURM.has(environment), MPI.has(environment)
-    if by_srun and by_pmi:  # srun speaks PMI too, and knows more than it says there
-        return SLURM if SLURM.told(environment) == MPI.told(environment) else MPI
+    by_srun, by_pmi = _in_step(environment) and SLURM.is_set(environment), MPI.is_set(environment)
+    if by_srun and by_pmi:  # srun sets the variables of PMI too, and its own hold more
+        return SLURM if SLURM.rank_and_world(environment) == MPI.rank_and_world(environment) else MPI
     return SLURM if by_srun else MPI if by_pmi else None
 
 
-def place(environment: Mapping[str, str] = os.environ) -> Place:
-    """The place told by torchrun (accelerate, DeepSpeed's launcher), an MPI, or Slurm's srun; alone where none does.
-    Raises UserError where what is told is no place."""
+def rank_info(environment: Mapping[str, str] = os.environ) -> RankInfo:
+    """Read the rank from the variables of torchrun (accelerate, DeepSpeed's launcher), an MPI, or srun.
+
+    Without them the rank is alone. Raises UserError where the variables hold no rank of a world.
+    """
     by = starter(environment)
     if by is None:
-        return Place()
-    rank, world = by.told(environment)
+        return RankInfo()
+    rank, world = by.rank_and_world(environment)
     if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
-        names = f"{by.rank}={rank}, {_first(by.world, environment)}={world}"
+        names = f"{by.rank}={rank}, {_first_set(by.world, environment)}={world}"
         raise UserError(f"{names}: no rank of a world (set by {by.name}?)")
     local_rank = environment.get(by.local_rank, "")
-    every = environment.get(_first(by.local_world, environment), "")
     node = environment.get("SLURM_NODEID", "") if by is SLURM else ""
-    counts = list(_counts(every))
+    counts = list(_counts(environment.get(_first_set(by.local_world, environment), "")))
     local_world = counts[min(int(node) if node.isdecimal() else 0, len(counts) - 1)] if counts else int(world)
-    return Place(int(rank), int(world), int(local_rank) if local_rank.isdecimal() else 0, local_world)
+    return RankInfo(int(rank), int(world), int(local_rank) if local_rank.isdecimal() else 0, local_world)
 
 
-def one_host(at: Place, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the starter has said that all ranks share this host; what it leaves out may be otherwise."""
+def one_host(rank: RankInfo, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the environment says that all ranks share this host. Without such a variable they may or may not."""
     by = starter(environment)
-    said = by is not None and bool(environment.get(_first(by.local_world, environment)))
-    return said and at.world == at.local_world
+    known = by is not None and bool(environment.get(_first_set(by.local_world, environment)))
+    return known and rank.world == rank.local_world
+
+
+def host_name(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the name by which other nodes know this one. HOSTNAME may be that of the node that the job began on."""
+    return environment.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+@dataclass(frozen=True)
+class LauncherInfo:
+    """What a rank behind torchrun or accelerate knows of the launcher that started those.
+
+    `folder`: of the start. `pid`: of the launcher. `timeout`: minutes for which ranks wait for each other.
+    """
+
+    folder: Path
+    pid: int
+    timeout: float
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "LauncherInfo | None":
+        """Read the launcher's variables; None where a person has called torchrun or accelerate."""
+        if env_vars.START_FOLDER not in environment:
+            return None
+        folder = Path(environment[env_vars.START_FOLDER])
+        return cls(folder, int(environment[env_vars.LAUNCHER_PID]), float(environment[env_vars.TIMEOUT]))
+
+    def variables(self) -> dict[str, str]:
+        """Return the variables that `of` reads."""
+        return {
+            env_vars.START_FOLDER: str(self.folder),
+            env_vars.LAUNCHER_PID: str(self.pid),
+            env_vars.TIMEOUT: str(self.timeout),
+        }
+
+    def report(
+        self, rank: int, code: int, reason: StopReason, problems: Sequence[str], error: BaseException | None
+    ) -> None:
+        """Write how a rank ended, for the launcher: torchrun knows success and failure only."""
+        end = {"code": code, "reason": int(reason), "problems": list(problems), "error": "", "traceback": ""}
+        if error is not None:
+            end |= {
+                "error": f"{type(error).__name__}: {error}",
+                "traceback": "".join(traceback.format_exception(error)),
+            }
+        with suppress(OSError):
+            write(self.folder / f"ended-{rank}.json", json.dumps(end))
 
 
 def contradictions(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """What in the environment of a worker cannot be true together: one sentence each, with what to do."""
-    found = [_half(environment), _two_starters(environment), _left_alone(environment), _half_an_address(environment)]
-    return [what for what in found if what]
+    """Find variables that cannot be true together: one sentence each, with what to do."""
+    checks = _half_a_rank, _two_starters, _started_alone, _half_an_address
+    return [sentence for check in checks if (sentence := check(environment))]
 
 
-def _half(environment: Mapping[str, str]) -> str:
-    """RANK without WORLD_SIZE, or the reverse: unless it is only what another starter says too."""
+def _half_a_rank(environment: Mapping[str, str]) -> str:
+    """RANK without WORLD_SIZE, or the reverse: unless another starter sets the same value."""
     names = ("RANK", "WORLD_SIZE")
-    given = [name for name in names if name in environment]
-    if len(given) != 1:
+    present = [name for name in names if name in environment]
+    if len(present) != 1:
         return ""
     by = starter(environment)
-    if by is not None and environment[given[0]] == by.told(environment)[names.index(given[0])]:
+    if by is not None and environment[present[0]] == by.rank_and_world(environment)[names.index(present[0])]:
         return ""
-    missing = next(name for name in names if name not in given)
-    what = f"{given[0]}={environment[given[0]]} is set and {missing} is not"
-    return f"{what} (left over from another start? unset {given[0]}, or set both)"
+    missing = next(name for name in names if name not in present)
+    what = f"{present[0]}={environment[present[0]]} is set and {missing} is not"
+    return f"{what} (left over from another start? unset {present[0]}, or set both)"
 
 
 def _two_starters(environment: Mapping[str, str]) -> str:
-    """A world within each process of another, whose processes know nothing of each other."""
-    if not TORCHRUN.has(environment):
+    """A world of torchrun within each process of mpirun or srun, whose processes know nothing of each other."""
+    if not TORCHRUN.is_set(environment):
         return ""
     agents = environment.get("GROUP_WORLD_SIZE", environment.get("CROSS_SIZE", ""))
-    restarted = environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # with fewer agents, it may be
+    restarted = environment.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # perhaps with fewer agents
     for by, command in ((OPEN_MPI, "mpirun"), (MPI, "mpirun"), (SLURM, "srun")):
-        if not by.has(environment) or (by is SLURM and not _in_step(environment)) or restarted:
+        if not by.is_set(environment) or (by is SLURM and not _in_step(environment)) or restarted:
             continue
-        rank, tasks = by.told(environment)
+        rank, tasks = by.rank_and_world(environment)
         if agents.isdecimal() and tasks.isdecimal() and int(tasks) > int(agents):
             what = f"{command} started {tasks} tasks, and torchrun in each a world of {agents} agent(s) of its own"
             return f"{what} (one task a node and torchrun --nnodes, or {command} python -m launcher.worker R)"
-        if not agents and tasks != "1" and (rank, tasks) != TORCHRUN.told(environment):
-            mine = "RANK={} of WORLD_SIZE={}".format(*TORCHRUN.told(environment))
-            what = f"{mine}, but {by.rank}={rank} of {_first(by.world, environment)}={tasks}"
+        if not agents and tasks != "1" and (rank, tasks) != TORCHRUN.rank_and_world(environment):
+            mine = "RANK={} of WORLD_SIZE={}".format(*TORCHRUN.rank_and_world(environment))
+            what = f"{mine}, but {by.rank}={rank} of {_first_set(by.world, environment)}={tasks}"
             return f"{what}: two starters that do not know each other (unset RANK and WORLD_SIZE)"
     return ""
 
 
-def _left_alone(environment: Mapping[str, str]) -> str:
+def _started_alone(environment: Mapping[str, str]) -> str:
+    """A single worker in a Slurm allocation of several nodes."""
     nodes = environment.get("SLURM_JOB_NUM_NODES", environment.get("SLURM_NNODES", ""))
     if not nodes.isdecimal() or int(nodes) < 2 or starter(environment) is not None:
         return ""
@@ -146,31 +202,32 @@ def _left_alone(environment: Mapping[str, str]) -> str:
 
 
 def _half_an_address(environment: Mapping[str, str]) -> str:
+    """MASTER_ADDR without MASTER_PORT, the reverse, or a port that is none."""
     names = ("MASTER_ADDR", "MASTER_PORT")
-    given = [name for name in names if environment.get(name)]
+    present = [name for name in names if environment.get(name)]
     if starter(environment) is None:
         return ""
-    if len(given) == 1:
-        missing = next(name for name in names if name not in given)
-        what = f"{given[0]}={environment[given[0]]} is set and {missing} is not"
+    if len(present) == 1:
+        missing = next(name for name in names if name not in present)
+        what = f"{present[0]}={environment[present[0]]} is set and {missing} is not"
         return f"{what} (both or none: ranks of srun and mpirun meet without them)"
     port = environment.get("MASTER_PORT", "")
-    if given and not (port.isdecimal() and 0 < int(port) < 65536):
+    if present and not (port.isdecimal() and 0 < int(port) < 65536):
         return f"MASTER_PORT={port} is no port (1 to 65535)"
     return ""
 
 
 def _in_step(environment: Mapping[str, str]) -> bool:
-    """A batch script has Slurm's names too, and is no rank."""
+    """Whether this is a step of srun. A batch script has Slurm's variables too, and is no rank."""
     step = environment.get("SLURM_STEP_ID", "")
     return step.isdecimal() and int(step) < _LAST_STEP
 
 
-def _counts(every: str) -> Iterator[int]:
-    """The tasks of each node in Slurm's way of writing: 2(x3),1 is 2, 2, 2, 1."""
-    for number, times in _COUNTS.findall(every):
+def _counts(tasks_per_node: str) -> Iterator[int]:
+    """Yield the tasks of each node from Slurm's notation: 2(x3),1 is 2, 2, 2, 1."""
+    for number, times in _COUNTS.findall(tasks_per_node):
         yield from [int(number)] * int(times or 1)
 
 
-def _first(names: tuple[str, ...], environment: Mapping[str, str]) -> str:
+def _first_set(names: tuple[str, ...], environment: Mapping[str, str]) -> str:
     return next((name for name in names if environment.get(name)), names[0])

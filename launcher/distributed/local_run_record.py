@@ -1,67 +1,67 @@
-"""A start on this machine alone, in the run's story: a run that was started by hand reports its end as a job does."""
+"""The record of a start on this machine in the run's job log: a run started by hand reports its end as a job does."""
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from launcher.config.errors import UserError
 from launcher.config.strict_json import shown
 from launcher.distributed import failure
-from launcher.distributed.signals import STOPPED, Reason
+from launcher.distributed.exit_codes import DONE, FAILED, STOPPED
+from launcher.distributed.signals import StopReason
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 
-_LONGEST = 400
+_LONGEST_ERROR = 400
 """Characters of an error that are kept."""
 
 
 class LocalStart:
-    """One start. What cannot be written, as on a full disk, is left out."""
+    """One start. Lines that cannot be written, as on a full disk, are left out."""
 
     def __init__(self, folder: RunDir, ranks: int):
         self._folder, self._ended = folder, False
         self._append("started", nodes=[socket.gethostname()], ranks=ranks)
 
-    def end(self, code: int, reason: Reason, error: str = "", rank: int | None = None) -> None:
-        """`reason`: why it left before its end. `error`: what went wrong, and on which rank first."""
+    def end(self, code: int, reason: StopReason, error: str = "", rank: int | None = None) -> None:
+        """Record the end, once. `reason`: why the run left early. `rank`: the one that failed first."""
         if self._ended:
             return
         self._ended = True
         known = {} if rank is None or rank < 0 else {"rank": rank}
-        line = shown(" ".join(error.split()), _LONGEST)
+        line = shown(" ".join(error.split()), _LONGEST_ERROR)
         self._append("ended", code=code, why=_why(code, reason), error=line, **known)
 
-    def _append(self, event: str, **what: Any) -> None:
-        whole = self._folder.whole()
+    def _append(self, event: str, **details: object) -> None:
+        complete = self._folder.whole()
         with suppress(OSError):
-            step = whole[-1].step if whole else 0
-            job_log.append(self._folder, {"event": event, "job": job_log.BY_HAND, "start": 0, "step": step, **what})
+            step = complete[-1].step if complete else 0
+            job_log.append(self._folder, {"event": event, "job": job_log.BY_HAND, "start": 0, "step": step, **details})
 
 
 @contextmanager
 def recorded(folder: RunDir, ranks: int) -> Iterator[LocalStart]:
-    """A start from here to the end of the block, which has failed where that raises."""
+    """Record a start from here to the end of the block. It has failed where the block raises."""
     start = LocalStart(folder, ranks)
     try:
         yield start
-    except BaseException as caught:
-        start.end(1, Reason.NONE, _text(failure.of_exit(caught)))
+    except BaseException as error:
+        start.end(FAILED, StopReason.NONE, _describe(failure.explain_exit(error)))
         raise
-    start.end(0, Reason.NONE)
+    start.end(DONE, StopReason.NONE)
 
 
-def _text(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     if failure.lost_a_peer(str(error)):
         return "a rank lost another, whose own log says why"
-    return failure.described(error)
+    return failure.describe(error)
 
 
-def _why(code: int, reason: Reason) -> str:
-    if reason is Reason.REPLACED:
+def _why(code: int, reason: StopReason) -> str:
+    if reason is StopReason.REPLACED:
         return "replaced"
     if code == STOPPED:
-        return "time" if reason is Reason.MAKE_WAY else "told"
+        return "time" if reason is StopReason.MAKE_WAY else "told"
     return "failed" if code else "done"

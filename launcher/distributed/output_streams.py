@@ -1,7 +1,7 @@
-"""Standard output and error of a process: any encoding, and a reader, a terminal or a disk that goes away.
+"""Standard output and error that survive any encoding and the loss of their reader, terminal or disk.
 
-A stream that is set up as lasting ends nobody who writes to it: what a full disk has no room for is dropped, and what
-has lost its reader is sent to nowhere; the log reports it once. Imports nothing but the standard library.
+Writing to a stream that is set up as lasting never fails. Output that does not fit on a full disk is dropped, and
+output without a reader goes nowhere; the log reports the loss once. Imports the standard library only.
 """
 
 import codecs
@@ -12,14 +12,15 @@ import re
 import select
 import stat
 import sys
-from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO, cast
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _TEXT, _JSON = "launcher.text", "launcher.json"
-"""Error handlers of encodings: for people, and for JSON, which loses nothing."""
+"""Encoding error handlers: readable text, and JSON escapes that lose nothing."""
 _PLAIN = {
     **dict(zip("…→←≤≥\xd7·\u2013—▁░▒▓█", ("...", "->", "<-", "<=", ">=", *"x.--_.+#@"), strict=True)),
     **dict.fromkeys("━─╸╺", "-"), **dict.fromkeys("│┃", "|"),
@@ -29,12 +30,14 @@ _LONGEST_LINE = 1 << 16
 
 
 def set_up(lasting: bool) -> None:
-    """Have both streams take any text, and have their descriptors open. Standard error lasts in any case: it carries no
-    answers. `lasting`: so does standard output."""
+    """Make both streams accept any text, and open descriptors that are closed.
+
+    Standard error is lasting in any case: it carries no answers. `lasting`: whether standard output is, too.
+    """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
-        except OSError:  # else the next file that is opened would get what is printed
+        except OSError:  # else the next file that is opened would receive the output
             os.open(os.devnull, os.O_RDWR)
     sys.stderr = _lasting(sys.stderr, 2)
     if lasting or sys.stdout is None:
@@ -44,26 +47,38 @@ def set_up(lasting: bool) -> None:
 
 
 def copy_to(log: int, *numbers: int) -> None:
-    """Copy each line of these streams (1, 2), set up as lasting, to a log, without what only draws on a terminal.
-    `log`: a descriptor, which stays the caller's to keep open."""
+    """Copy each line of these streams (1, 2) to a log, without control sequences of terminals.
+
+    `log`: a descriptor, which the caller keeps open.
+    """
     set_up(lasting=True)
     for number in numbers:
-        _descriptor(sys.stdout if number == 1 else sys.stderr).copy_to(log)
+        descriptor = _descriptor(sys.stdout if number == 1 else sys.stderr)
+        assert descriptor is not None
+        descriptor.copy_to(log)
+
+
+def write_error(text: str) -> None:
+    """Write to standard error, but not to a log that it is copied to. Raises OSError or ValueError."""
+    descriptor = _descriptor(sys.stderr)
+    with descriptor.not_copied() if descriptor is not None else nullcontext():
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def as_json(text: str) -> str:
-    """JSON text with escapes in the place of what standard output cannot encode."""
+    """Replace characters of JSON text that standard output cannot encode with escapes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, _JSON).decode(encoding)
 
 
 def drop_output() -> None:
-    """Send what standard output still holds to nowhere: its reader is gone, or its disk is full."""
+    """Discard the buffered standard output: its reader is gone, or its disk is full."""
     _to_nowhere(1)
 
 
 class _Descriptor(io.RawIOBase):
-    """A descriptor whose loss is no error of whoever writes to it."""
+    """A file descriptor to which writing never fails. Its lines can be copied to a log."""
 
     def __init__(self, number: int):
         self.name = f"<{'stdout' if number == 1 else 'stderr'}>"
@@ -75,6 +90,14 @@ class _Descriptor(io.RawIOBase):
     def copy_to(self, log: int) -> None:
         self._log = log
         self._report()
+
+    @contextmanager
+    def not_copied(self) -> Iterator[None]:
+        log, self._log = self._log, None
+        try:
+            yield
+        finally:
+            self._log = log
 
     def writable(self) -> bool:
         return True
@@ -90,7 +113,7 @@ class _Descriptor(io.RawIOBase):
         while rest:
             try:
                 rest = rest[os.write(self._number, rest) :]
-            except BlockingIOError:  # another process of the terminal has made it so
+            except BlockingIOError:  # another process of the terminal has made it non-blocking
                 select.select([], [self._number], [])
             except OSError as error:
                 self._lose(error)
@@ -100,7 +123,7 @@ class _Descriptor(io.RawIOBase):
 
     def _lose(self, error: OSError) -> None:
         self._lost = self._lost or os.strerror(error.errno or errno.EIO)
-        if not _is_file(self._number):  # a disk may have room again
+        if not _is_file(self._number):  # a full disk may have room again
             _to_nowhere(self._number)
         self._report()
 
@@ -120,23 +143,23 @@ class _Descriptor(io.RawIOBase):
 
 
 def _lasting(stream: TextIO | None, number: int) -> TextIO:
-    """The stream, written through a descriptor that may be lost."""
+    """Return the stream, written through a `_Descriptor`."""
     if isinstance(stream, io.TextIOWrapper):
-        if isinstance(getattr(stream.buffer, "raw", None), _Descriptor):
+        if _descriptor(stream) is not None:
             return stream
         with suppress(OSError):
             stream.flush()
     elif stream is not None:
-        return stream  # a test's, in memory
+        return stream  # in memory, in tests
     encoding = "utf-8" if stream is None else stream.encoding
     buffer = io.BufferedWriter(_Descriptor(number))
     return io.TextIOWrapper(buffer, encoding=encoding, errors=_TEXT, line_buffering=True)
 
 
-def _descriptor(stream: TextIO) -> _Descriptor:
-    raw = cast(io.BufferedWriter, stream.buffer).raw
-    assert isinstance(raw, _Descriptor)
-    return raw
+def _descriptor(stream: TextIO) -> _Descriptor | None:
+    """Return the `_Descriptor` of a lasting stream."""
+    raw = getattr(stream.buffer, "raw", None) if isinstance(stream, io.TextIOWrapper) else None
+    return raw if isinstance(raw, _Descriptor) else None
 
 
 def _is_file(number: int) -> bool:

@@ -1,6 +1,6 @@
-"""A temporary folder that no other user can reach, for everything that a start writes for a while.
+"""A private temporary folder for each start, which no other user can reach.
 
-torch's error files, which are read as pickles, the sockets of multiprocessing and the ranks' meeting point would else
+Otherwise torch's error files, which are read as pickles, the sockets of multiprocessing and the ranks' rendezvous would
 lie in a folder where any user of the machine may write. Compiled code outlives a start: it goes to the user's cache.
 """
 
@@ -20,19 +20,22 @@ from launcher.config.errors import UserError
 
 _PREFIX = "launcher-"
 _LOCK = ".lock"
-_LONGEST = 51
-"""Characters of the folder around it: a socket's path has 107 at most, and multiprocessing adds 31 to 25 of ours."""
+_MAX_PARENT = 51
+"""Characters of the parent folder: a socket's path has 107 at most, the folder adds 25 and multiprocessing 31."""
 _AFTER_SOCKETS = -200
-"""Priority at the exit: multiprocessing removes its own folder, which is in ours, at -100."""
+"""Priority of the clean-up at the exit: multiprocessing removes its own folder, which is inside, at -100."""
 _OVERFLOW_USER = 65534
-"""Who owns what belongs to a user that a container does not know, such as root outside."""
+"""Owner, in a container, of files of users that it does not know, such as root outside."""
 _locks: dict[Path, int] = {}
 _ours: list[Path] = []
 
 
 def enter() -> Path:
-    """Give this process and those it starts a temporary folder of their own, and return it. It is removed at the exit;
-    one whose processes were all killed, by the next start. Raises UserError where there is no place for it."""
+    """Create the temporary folder of this process and of those it starts, or enter an inherited one, and return it.
+
+    It is removed at the exit; where all of its processes were killed, by the next start. Raises UserError where no
+    folder can be used.
+    """
     inherited = Path(os.environ.get("TMPDIR", ""))
     if inherited.name.startswith(_PREFIX) and (inherited / _LOCK).is_file():
         hold(inherited)
@@ -47,20 +50,23 @@ def enter() -> Path:
 
 
 def leave() -> None:
-    """Remove the folder that this process made, if it made one: at the exit, or before an exit without ceremony."""
+    """Remove the folder if this process created it: at the exit, or before os._exit."""
     while _ours:
         shutil.rmtree(_ours.pop(), ignore_errors=True)
 
 
 def hold(folder: Path) -> None:
-    """Keep the folder from being removed by another start for as long as this process lives."""
+    """Keep other starts from removing the folder for as long as this process lives."""
     if folder not in _locks:
         _lock(folder)
 
 
 def _lock(folder: Path, new: bool = False) -> None:
-    """Take a share of the folder's lock, which the kernel gives back when the process dies. A `new` lock has its name
-    only when it is held, so that nobody takes the folder for one that was left."""
+    """Take a shared lock of the folder, which the kernel releases when the process dies.
+
+    `new`: create the lock file. It gets its name only when it is locked, so that no other start takes the folder for an
+    abandoned one.
+    """
     file = folder / (f"{_LOCK}.new" if new else _LOCK)
     _locks[folder] = os.open(file, os.O_RDONLY | (os.O_CREAT if new else 0), 0o600)
     fcntl.flock(_locks[folder], fcntl.LOCK_SH)
@@ -69,10 +75,10 @@ def _lock(folder: Path, new: bool = False) -> None:
 
 
 def _create() -> Path:
-    """A new folder, locked, in the first usual place that is safe, short enough for sockets, and knows locks."""
-    asked, why = os.environ.get("TMPDIR", ""), "no temporary folder can be used"
-    for place in filter(None, (asked, "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR"))):
-        if len(place) > _LONGEST or not _safe(Path(place)):
+    """Create a locked folder in the first usual place that is safe, short enough for sockets, and supports locks."""
+    wanted, why = os.environ.get("TMPDIR", ""), "no temporary folder can be used"
+    for place in filter(None, (wanted, "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR"))):
+        if len(place) > _MAX_PARENT or not _safe(Path(place)):
             why = f"{place} is too long, or other users can replace what is in it"
             continue
         try:
@@ -83,7 +89,7 @@ def _create() -> Path:
 
 
 def _create_in(place: Path) -> Path:
-    """Raises OSError, and leaves nothing then."""
+    """Create a locked folder. Raises OSError, and leaves nothing behind then."""
     _sweep(place)
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{_machine()}-", dir=place))
     try:
@@ -98,7 +104,7 @@ def _create_in(place: Path) -> Path:
 
 @cache
 def _machine() -> str:
-    """Six digits for this machine since its boot: a disk that machines share may know locks of each machine alone."""
+    """Return six digits for this machine since its boot: on a shared disk a lock may hold on its own machine alone."""
     name = socket.gethostname()
     with suppress(OSError):
         name += Path("/proc/sys/kernel/random/boot_id").read_text()
@@ -106,7 +112,7 @@ def _machine() -> str:
 
 
 def _safe(folder: Path) -> bool:
-    """Whether only this user and root can rename or remove what this user makes there."""
+    """Whether only this user and root can rename or remove this user's files there."""
     with suppress(OSError):
         found = folder.stat()
         shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
@@ -130,7 +136,7 @@ def _sweep(around: Path) -> None:
 
 
 def _compiled() -> Path | None:
-    """The folder of this user's compiled code; None where there is no place that belongs to this user alone."""
+    """Return the cache of this user's compiled code; None where no folder belongs to this user alone."""
     with suppress(OSError, RuntimeError):  # no home, or one that cannot be written to
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache / "launcher" / "torchinductor"

@@ -1,4 +1,4 @@
-"""One rank among the others: who it is, on which device, and how ranks agree."""
+"""The process group of a rank: its number and device, and the collectives by which ranks exchange values."""
 
 import os
 import socket
@@ -6,28 +6,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from launcher.config.env_vars import GLOO_INTERFACE
 from launcher.config.errors import UserError, first_line
-from launcher.distributed.interruptible_wait import patiently
-from launcher.distributed.launch_env import Place as Place
+from launcher.distributed.launch_env import RankInfo as RankInfo
 from launcher.distributed.launch_env import UnreachablePeer
-from launcher.distributed.launch_env import place as place
+from launcher.distributed.shutdown import interruptible
 from launcher.plan.topology import cores
 
+T = TypeVar("T")
+Record = TypeVar("Record", bound=np.generic)
 TIMEOUT = timedelta(minutes=30)
-_GREETING = timedelta(seconds=20)
-_ADVICE = "(set GLOO_SOCKET_IFNAME to the network interface by which the hosts reach each other)"
+_EXCHANGE_TIMEOUT = timedelta(seconds=20)
+_ADVICE = f"(set {GLOO_INTERFACE} to the network interface by which the hosts reach each other)"
 
 
 @dataclass(frozen=True)
-class Process:
-    """A rank whose group is connected (world 1 has none). `tensor_parallel` neighbouring ranks share each sample."""
+class ProcessGroup:
+    """The connected group as one rank sees it; a world of 1 has no group. `tensor_parallel`: the number of neighbouring
+    ranks that split each sample's computation."""
 
     rank: int
     world: int
@@ -36,22 +39,24 @@ class Process:
 
     @property
     def data_parallel_size(self) -> int:
-        """How many shares a global batch falls into."""
+        """Number of shares that a global batch is split into."""
         return self.world // self.tensor_parallel
 
     @property
     def data_parallel_rank(self) -> int:
-        """Which of them this rank works on."""
+        """Index of the share that this rank works on."""
         return self.rank // self.tensor_parallel
 
     @property
     def leads(self) -> bool:
-        """Whether this rank, of those that work on its share, is the one that counts it."""
+        """Whether this rank is the one that counts its share, among the ranks that work on the same one."""
         return self.rank % self.tensor_parallel == 0
 
-    def gather(self, record: NDArray[Any]) -> NDArray[Any]:
-        """Every rank's record, in the order of ranks: shape (world, *record.shape). What is decided from it is decided
-        alike everywhere."""
+    def all_gather(self, record: NDArray[Record]) -> NDArray[Record]:
+        """Return every rank's record in the order of ranks: shape (world, *record.shape).
+
+        The result is the same on every rank, and so is what a rank decides from it.
+        """
         if self.world == 1:
             return record[None]
         mine = torch.frombuffer(bytearray(record.tobytes()), dtype=torch.uint8)
@@ -60,40 +65,42 @@ class Process:
         joined = torch.cat(every).numpy().tobytes()
         return np.frombuffer(joined, dtype=record.dtype).reshape(self.world, *record.shape)
 
-    def share(self, value: Any) -> Any:
-        """Rank 0's value on every rank."""
-        if self.world == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-        return box[0]
+    def broadcast(self, value: T | None) -> T:
+        """Return rank 0's value. `value`: only that of rank 0 counts."""
+        values = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return cast(T, values[0])
 
-    def collect(self, value: Any) -> list[Any]:
-        """Every rank's value, of any size, in the order of ranks."""
+    def all_gather_objects(self, value: T) -> list[T]:
+        """Return every rank's value, of any size, in the order of ranks."""
         if self.world == 1:
             return [value]
-        every: list[Any] = [None] * self.world
-        dist.all_gather_object(every, value)
-        return every
+        values: list[T | None] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return cast(list[T], values)
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world > 1:
-            self.gather(np.zeros(1, dtype=np.int8))
+            self.all_gather(np.zeros(1, dtype=np.int8))
 
-    def group(self) -> None:
-        """Have a process group also where this rank is alone, for libraries that ask for one; nothing listens."""
+    def ensure_initialized(self) -> None:
+        """Create a process group also where this rank is alone, for libraries that require one. No port is opened."""
         if not dist.is_initialized():
             dist.init_process_group(_backend(self.device), store=dist.HashStore(), rank=0, world_size=1)
 
     def close(self) -> None:
+        """Destroy the group, if there is one."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
 def require(device: str) -> None:
-    """Raises RuntimeError where this host has no such device: what was planned for a GPU does not train on the CPU. (No
-    UserError, which would let the ranks of other hosts wait for this one.)"""
+    """Check that this host has a device: a run that was planned for a GPU does not train on the CPU.
+
+    Raises RuntimeError, and no UserError: after that the ranks of other hosts would wait for this one.
+    """
     found = None if device == "cpu" else torch.accelerator.current_accelerator(check_available=True)
     if device != "cpu" and (found is None or found.type != device):
         what = f"{socket.gethostname()} has no {device} device that torch can use"
@@ -101,52 +108,61 @@ def require(device: str) -> None:
 
 
 def connect(
-    at: Place,
+    info: RankInfo,
     device: str | None = None,
     store: dist.Store | None = None,
     timeout: timedelta = TIMEOUT,
-    told: Callable[[], bool] | None = None,
-) -> Process:
-    """Join the group. `device`: cpu to leave an accelerator alone. `store`: where the ranks meet; without one they meet
-    as the environment says (MASTER_ADDR, MASTER_PORT). `timeout`: for which a rank waits for the others before it gives
-    up; `told`: whether to leave meanwhile, which raises Told. The cores are shared out, unless OMP_NUM_THREADS says how
-    many each rank gets."""
+    should_stop: Callable[[], bool] | None = None,
+) -> ProcessGroup:
+    """Connect the process group. The host's cores are divided among its ranks, unless OMP_NUM_THREADS is set.
+
+    `device`: cpu to leave an accelerator alone. `store`: where the ranks meet; without one, MASTER_ADDR and MASTER_PORT
+    say where. `timeout`: for which a rank waits for the others. Raises UnreachablePeer, UserError where ranks outnumber
+    devices, and StoppedBeforeTraining where `should_stop` becomes true meanwhile.
+    """
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, cores() // at.local_world))
+        torch.set_num_threads(max(1, cores() // info.local_world))
     accelerator = None if device == "cpu" else torch.accelerator.current_accelerator(check_available=True)
-    if at.world > 1:
-        if at.local_world == at.world:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        where: dict[str, Any] = {"init_method": "env://"} if store is None else {"store": store}
-        where |= {"rank": at.rank, "world_size": at.world, "timeout": timeout}
+    if info.world > 1:
+        if info.local_world == info.world:
+            os.environ.setdefault(GLOO_INTERFACE, "lo")
+        initialize = partial(
+            dist.init_process_group, _backend(accelerator), init_method="env://" if store is None else None,
+            store=store, rank=info.rank, world_size=info.world, timeout=timeout,
+        )  # fmt: skip
         try:
-            join = partial(dist.init_process_group, _backend(accelerator), **where)
-            join() if told is None else patiently(join, told)
+            initialize() if should_stop is None else interruptible(initialize, should_stop)
         except RuntimeError as error:
-            raise UnreachablePeer(_unconnected(at, error)) from error
+            what = f"rank {info.rank} could not connect to the others: {first_line(error)} {_ADVICE}"
+            raise UnreachablePeer(what) from error
     if accelerator is None:
-        return Process(at.rank, at.world, torch.device("cpu"))
-    index = device_index(at, torch.accelerator.device_count(), accelerator.type)
+        return ProcessGroup(info.rank, info.world, torch.device("cpu"))
+    index = device_index(info, torch.accelerator.device_count(), accelerator.type)
     torch.accelerator.set_device_index(index)
-    return Process(at.rank, at.world, torch.device(accelerator.type, index))
+    return ProcessGroup(info.rank, info.world, torch.device(accelerator.type, index))
 
 
-def device_index(at: Place, count: int, kind: str, environment: Mapping[str, str] = os.environ) -> int:
-    """Which of the devices that a rank sees is its own: of several the one with its local number; a single one where
-    its starter gave each rank one of its own. Raises UserError where ranks outnumber devices."""
-    if at.local_rank < count and at.local_world <= count:
-        return at.local_rank
+def device_index(info: RankInfo, count: int, kind: str, environment: Mapping[str, str] = os.environ) -> int:
+    """Return which of the devices that a rank sees is its own.
+
+    That is the one with the rank's local number, or the only one where each rank sees only its own. Raises UserError
+    where ranks outnumber devices.
+    """
+    if info.local_rank < count and info.local_world <= count:
+        return info.local_rank
     on_node = environment.get("SLURM_GPUS_ON_NODE", "")
-    given = on_node.isdecimal() and int(on_node) >= at.local_world
-    if count == 1 and (given or ("CUDA_VISIBLE_DEVICES" in environment and "OMPI_COMM_WORLD_RANK" in environment)):
+    enough = on_node.isdecimal() and int(on_node) >= info.local_world
+    if count == 1 and (enough or ("CUDA_VISIBLE_DEVICES" in environment and "OMPI_COMM_WORLD_RANK" in environment)):
         return 0
-    what = f"{at.local_world} ranks on this host for {count} {kind} device(s)"
+    what = f"{info.local_world} ranks on this host for {count} {kind} device(s)"
     raise UserError(f"{what} (one rank a device at the most; CUDA_VISIBLE_DEVICES= for the CPU)")
 
 
-def exchange(process: Process, hosts: Sequence[str], timeout: timedelta = _GREETING) -> None:
-    """Every pair of ranks exchanges a message, so that a way that is closed is found now and not in an hour. `hosts`:
-    where each rank runs. Raises UnreachablePeer that names the two."""
+def exchange(process: ProcessGroup, hosts: Sequence[str], timeout: timedelta = _EXCHANGE_TIMEOUT) -> None:
+    """Exchange a message between every pair of ranks, so that a blocked connection is found now and not in an hour.
+
+    `hosts`: the host of each rank. Raises UnreachablePeer that names both ranks.
+    """
     mine, theirs = torch.tensor([process.rank]), torch.zeros(1, dtype=torch.long)
     for apart in range(1, process.world):
         to, by = (process.rank + apart) % process.world, (process.rank - apart) % process.world
@@ -162,12 +178,8 @@ def exchange(process: Process, hosts: Sequence[str], timeout: timedelta = _GREET
             raise UnreachablePeer(f"{pair} cannot exchange a message: {first_line(error)} {_ADVICE}") from error
 
 
-def _unconnected(at: Place, error: Exception) -> str:
-    return f"rank {at.rank} could not connect to the others: {first_line(error)} {_ADVICE}"
-
-
 def _backend(device: torch.device | None) -> str:
-    """What ranks talk through: gloo, and beside it what suits an accelerator's tensors."""
+    """Return the backend: gloo, and beside it the one for an accelerator's tensors."""
     if device is None or device.type == "cpu":
         return "gloo"
     return f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device.type)}"

@@ -1,84 +1,168 @@
-"""Being told to leave: by a signal to this rank, by a file that the launcher makes, or by the clock. Heeded at a step's
-boundary, by all ranks at once.
+"""How a rank learns that it should stop, how it waits without missing that, and how a process ends its descendants.
 
-USR1, the deadline, and the death of whoever started a rank ask it to make way: it saves, leaves, and comes back where
-it can. TERM and INT ask it to stop: it saves, leaves, and stays away.
+A rank is asked to stop by a signal, by a file that the launcher writes, by the deadline, or by the loss of its lease.
+All ranks agree at a step's boundary and leave together. USR1, the deadline and the death of the parent ask them to make
+way: save, leave, and come back where that is possible. TERM and INT ask them to stop: save, leave, and stay away.
 """
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
-from launcher.distributed import parent_death
-from launcher.distributed.signals import PARENT_DIED, SIGNALS, STOPPED, Reason
+from launcher.config import env_vars
+from launcher.distributed import signals
+from launcher.distributed.exit_codes import STOPPED
+from launcher.distributed.signals import PARENT_DIED, SIGNALS, StopReason
 from launcher.storage.lease import Lease
 
+T = TypeVar("T")
+_POLL_SECONDS = 0.1
+_KILL_SECONDS = 5.0
+"""Seconds to wait for killed processes to be gone."""
 
-def tell(file: Path, reason: Reason) -> None:
-    """Have the ranks of this machine leave: they look for the file at each step."""
+
+class StoppedBeforeTraining(Exception):
+    """A stop was requested before training began."""
+
+
+def write_stop_file(file: Path, reason: StopReason) -> None:
+    """Ask the ranks of this machine to stop: they read the file at each step. Raises OSError."""
     aside = file.with_name(f"{file.name}.partial")
     aside.write_text(reason.name)
     aside.replace(file)
 
 
-class Stop:
-    """`file`: asked for once a step, since a launcher cannot know the moment at which a rank can take a signal.
-    `deadline`: in seconds since the epoch. `lease`: of the rank that writes, its right to. `trains`: all ranks are
-    there, and will agree on when to leave."""
+class StopMonitor:
+    """The stop requests that reach one rank, and the stop that all ranks have agreed on.
+
+    `file`: the stop file, read once a step since a launcher cannot know when a rank can handle a signal.
+    `deadline`: seconds since the epoch.
+    """
 
     def __init__(self, file: Path | None = None, deadline: float | None = None):
         self._file, self._deadline = file, deadline
-        self.told = Reason.NONE
-        self.heeded = Reason.NONE
-        self.trains = False
+        self.received = StopReason.NONE
+        """What signals have asked of this rank."""
+        self.agreed = StopReason.NONE
+        """What all ranks have agreed on."""
+        self.training = False
+        """Whether all ranks have joined, and will agree on when to leave."""
         self.lease: Lease | None = None
+        """The right to write into the run folder, of the rank that writes."""
 
     @classmethod
-    def of(cls, file: Path | None = None, environment: Mapping[str, str] = os.environ) -> "Stop":
-        """With the deadline that a job's script has told."""
-        deadline = environment.get("LAUNCHER_DEADLINE", "")
+    def of(cls, file: Path | None = None, environment: Mapping[str, str] = os.environ) -> "StopMonitor":
+        """Create a monitor with the deadline that the batch script has set."""
+        deadline = environment.get(env_vars.DEADLINE, "")
         return cls(file, float(deadline) if deadline.isdigit() else None)
 
-    def listen(self, starter: int | None = None) -> None:
-        """Take the signals; also the one that Linux sends when the process that started this one dies. `starter`: the
-        launcher's process, which may be dead by now."""
+    def listen(self, launcher: int | None = None) -> None:
+        """Handle the signals, and the death of the parent where there is a launcher.
+
+        `launcher`: process id of the launcher, which may be dead by now.
+        """
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, self._note)
-        if starter is not None:
-            signal.signal(PARENT_DIED, self._note)
-            parent_death.signal_at_its_death(PARENT_DIED)
-            if not psutil.pid_exists(starter):
-                self._note(PARENT_DIED, None)
+                signal.signal(number, self._receive)
+        if launcher is not None:
+            signal.signal(PARENT_DIED, self._receive)
+            signals.signal_on_parent_death(PARENT_DIED)
+            if not psutil.pid_exists(launcher):
+                self._receive(PARENT_DIED, None)
 
-    def requested(self) -> Reason:
-        """What this rank has been told by now."""
-        late = self._deadline is not None and time.time() >= self._deadline
-        lost = self.lease is not None and self.lease.lost
+    def requested(self) -> StopReason:
+        """Return what this rank has been asked for by now."""
+        past_deadline = self._deadline is not None and time.time() >= self._deadline
+        lease_lost = self.lease is not None and self.lease.lost
         return max(
-            self.told,
-            self._in_file(),
-            Reason.MAKE_WAY if late else Reason.NONE,
-            Reason.REPLACED if lost else Reason.NONE,
+            self.received,
+            self._from_file(),
+            StopReason.MAKE_WAY if past_deadline else StopReason.NONE,
+            StopReason.REPLACED if lease_lost else StopReason.NONE,
         )
 
-    def heed(self, reason: Reason) -> None:
-        """All ranks have agreed to leave."""
-        self.heeded = reason
+    def agree(self, reason: StopReason) -> None:
+        """Record that all ranks leave for this reason."""
+        self.agreed = reason
 
-    def _in_file(self) -> Reason:
+    def _from_file(self) -> StopReason:
         if self._file is None:
-            return Reason.NONE
+            return StopReason.NONE
         with suppress(OSError, KeyError):
-            return Reason[self._file.read_text()]
-        return Reason.NONE
+            return StopReason[self._file.read_text()]
+        return StopReason.NONE
 
-    def _note(self, number: int, frame: object) -> None:
-        if number == PARENT_DIED and not self.trains:  # the others may never come, and there is nothing to save
+    def _receive(self, number: int, frame: object) -> None:
+        if number == PARENT_DIED and not self.training:  # the other ranks may never join, and there is nothing to save
             os._exit(STOPPED)
-        self.told = max(self.told, SIGNALS.get(signal.Signals(number), Reason.MAKE_WAY))
+        self.received = max(self.received, SIGNALS.get(signal.Signals(number), StopReason.MAKE_WAY))
+
+
+def interruptible(call: Callable[[], T], should_stop: Callable[[], bool], grace: float = 0.0) -> T:
+    """Return or raise what `call` does, on a thread of its own: it may block outside of Python, where no signal is
+    handled.
+
+    Raises StoppedBeforeTraining where `should_stop` becomes true meanwhile. `grace`: seconds in which the call may then
+    still end. A call that does not is left behind, to end with the process.
+    """
+    results, errors = list[T](), list[BaseException]()
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="interruptible", daemon=True)
+    thread.start()
+    leave_at: float | None = None
+    while thread.is_alive():
+        thread.join(_POLL_SECONDS)
+        if leave_at is None and should_stop():
+            leave_at = time.monotonic() + grace
+        if leave_at is not None and time.monotonic() >= leave_at and thread.is_alive():
+            raise StoppedBeforeTraining
+    if errors and (leave_at is not None or should_stop()):
+        raise StoppedBeforeTraining from errors[0]
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def kill_descendants() -> None:
+    """Kill all processes that this one has started, and all that those have started.
+
+    Ranks of torchrun have a session each, and a rank's own workers outlive it for seconds: no process group holds all.
+    """
+    family = set[psutil.Process]()
+    while new := _living_descendants() - family:
+        family |= new
+        for process in new:  # a suspended process starts nothing more
+            with suppress(psutil.Error):
+                process.suspend()
+    for process in family:
+        with suppress(psutil.Error):
+            process.kill()
+    end = time.monotonic() + _KILL_SECONDS
+    while any(map(_is_alive, family)) and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def _living_descendants() -> set[psutil.Process]:
+    return {process for process in psutil.Process().children(recursive=True) if _is_alive(process)}
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs. A zombie does not: its parent may be busy or dead. Multiprocessing's resource tracker
+    does not count, since it cleans up after all others and ends by itself."""
+    with suppress(psutil.Error):
+        is_tracker = any("multiprocessing.resource_tracker" in word for word in process.cmdline())
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE and not is_tracker
+    return False

@@ -1,103 +1,116 @@
-"""The signals that ask a process to leave, and what the launcher does with them at each time of its life.
+"""Signals that ask a process to stop, and what the launcher does with them at each time of its life.
 
-Handlers are of a process, so this module keeps one record for it. After `listen` a signal is recorded and never lost;
-`interrupting` has it end what runs before there are ranks, `passing_on` hands it to the ranks. Outside of both, and so
-from the end of the ranks to `ignore`, just before the exit, a signal changes nothing any more. One that was ignored
-when the process began, as under nohup, stays ignored. Imports nothing but the standard library: it is the first thing
-that the launcher does.
+Signal handlers belong to the process, so this module keeps one record for it. After `listen` a signal is recorded and
+never lost. Inside `interrupting` (before there are ranks) it ends the work, inside `forwarding` it is forwarded to the
+ranks, and a second one there ends them at once. Outside of both, and so from the end of the ranks to `ignore`, just
+before the exit, a signal changes nothing. A signal that was ignored when the process began, as under nohup, stays
+ignored. Imports the standard library only: this is the first thing that the launcher runs.
 """
 
+import ctypes
 import os
 import select
 import signal
 import stat
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import NoReturn
 
+from launcher.distributed.exit_codes import STOPPED as STOPPED
 
-class Reason(IntEnum):
-    """Why a run leaves before its end; of several the greatest counts."""
+
+class StopReason(IntEnum):
+    """Why a run leaves early. The greatest of several wins."""
 
     NONE = 0
     MAKE_WAY = 1
+    """Save, leave, and come back where that is possible."""
     STOP = 2
+    """Save, leave, and stay away."""
     REPLACED = 3
     """A newer start of the run writes into its folder: nothing may be saved any more."""
 
 
-SIGNALS: Mapping[signal.Signals, Reason] = {
-    signal.SIGUSR1: Reason.MAKE_WAY,
-    signal.SIGHUP: Reason.MAKE_WAY,
-    signal.SIGTERM: Reason.STOP,
-    signal.SIGINT: Reason.STOP,
+SIGNALS: Mapping[signal.Signals, StopReason] = {
+    signal.SIGUSR1: StopReason.MAKE_WAY,
+    signal.SIGHUP: StopReason.MAKE_WAY,
+    signal.SIGTERM: StopReason.STOP,
+    signal.SIGINT: StopReason.STOP,
 }
 PARENT_DIED = signal.SIGUSR2
-"""What the kernel sends to a rank whose starter has died: a signal that nohup does not have ignored."""
-STOPPED = 75
-"""The exit code of whoever left because it was asked to."""
-_ONE_HANGUP = 1.0
-"""Seconds in which a second HUP counts as part of the first: a terminal that closes sends it twice."""
-_CLEAN_UP = 1.0
-"""Seconds that cleaning up gets after the first signal, before another one ends the process."""
+"""Signal that the kernel sends to a rank whose parent has died: one that nohup does not ignore."""
+_PR_SET_PDEATHSIG = 1
+_HANGUP_WINDOW = 1.0
+"""Seconds within which a second SIGHUP belongs to the first: a terminal that closes sends it twice."""
+_CLEAN_UP_SECONDS = 1.0
+"""Seconds for cleaning up after the first signal, before another one ends the process."""
 
 
 class StopRequested(BaseException):
-    """A signal asked this process to leave while there were no ranks. (No Exception, which libraries may swallow, and
-    no KeyboardInterrupt, which the command line library turns into an exit code of its own.)"""
+    """A signal asked this process to stop while there were no ranks.
+
+    Not an Exception, which libraries may swallow, and not a KeyboardInterrupt, which the command line library turns
+    into an exit code of its own.
+    """
 
     def __str__(self) -> str:
         return "stopped before training began: start it again and it goes on where it was"
 
 
 class ForcedStop(BaseException):
-    """The same was asked for twice: the ranks are to end at once."""
+    """A second signal asked for the same stop: end the ranks at once."""
 
 
 class _Record:
-    """What this process has been asked for, and what it does about it."""
+    """The signals received by this process, and the current reaction to them."""
 
     def __init__(self) -> None:
-        self.reason = Reason.NONE
-        self.first = 0.0
-        self.hung_up: float | None = None
-        self.at_once: Callable[[], None] | None = None
-        self.pass_on: Callable[[Reason], None] | None = None
-        self.forces = False
+        self.reason = StopReason.NONE
+        self.first_signal = 0.0
+        self.first_hangup: float | None = None
+        self.clean_up: Callable[[], None] | None = None
+        self.forward: Callable[[StopReason], None] | None = None
+        self.second_forces = False
 
     def receive(self, number: int, frame: object) -> None:
+        """Handle a signal. Raises StopRequested or ForcedStop as the current block asks."""
         name = signal.Signals(number)
         if name is signal.SIGHUP:
             leave_terminal()
-        first, again = self.reason is Reason.NONE, self._again(name)
-        if name is signal.SIGHUP and self.hung_up is None:
-            self.hung_up = time.monotonic()
-        if first:
-            self.first = time.monotonic()
+        is_first, is_repeated = self.reason is StopReason.NONE, self._repeats(name)
+        if name is signal.SIGHUP and self.first_hangup is None:
+            self.first_hangup = time.monotonic()
+        if is_first:
+            self.first_signal = time.monotonic()
         self.reason = max(self.reason, SIGNALS[name])
-        if self.at_once is not None:
-            if first:
+        if self.clean_up is not None:
+            if is_first:
                 raise StopRequested
-            if time.monotonic() - self.first > _CLEAN_UP:
-                self._end(self.at_once)
-        if self.pass_on is not None:
-            if again and self.forces:
-                self.forces = False  # a third one must not interrupt the end
+            if time.monotonic() - self.first_signal > _CLEAN_UP_SECONDS:
+                self._exit_now(self.clean_up)
+        if self.forward is not None:
+            if is_repeated and self.second_forces:
+                self.second_forces = False  # a third one must not interrupt the end
                 raise ForcedStop
-            self.pass_on(self.reason)
+            self.forward(self.reason)
 
-    def _again(self, name: signal.Signals) -> bool:
-        """Whether this asks for what was asked for before. The HUP of a terminal that closes, or of a service manager,
-        does not where another signal came first."""
-        if name is signal.SIGHUP and (self.hung_up is None or time.monotonic() - self.hung_up < _ONE_HANGUP):
+    def _repeats(self, name: signal.Signals) -> bool:
+        """Whether this signal asks for the same stop again.
+
+        The SIGHUP of a terminal that closes, or of a service manager, does not repeat another signal that came first.
+        """
+        if name is signal.SIGHUP and (
+            self.first_hangup is None or time.monotonic() - self.first_hangup < _HANGUP_WINDOW
+        ):
             return False
         return self.reason is SIGNALS[name]
 
-    def _end(self, at_once: Callable[[], None]) -> NoReturn:
+    def _exit_now(self, clean_up: Callable[[], None]) -> NoReturn:
         with suppress(Exception):
-            at_once()
+            clean_up()
         say(str(StopRequested()))
         os._exit(STOPPED)
 
@@ -106,47 +119,55 @@ _record = _Record()
 
 
 def listen(even_ignored: Collection[signal.Signals] = ()) -> None:
-    """Record signals from here on, but those that were ignored when this process began. `even_ignored`: those that a
-    starter has ignored only until this process can take them."""
+    """Record signals from here on, except those that were ignored when this process began.
+
+    `even_ignored`: signals that a parent has ignored only until this process can handle them.
+    """
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN or number in even_ignored:
             signal.signal(number, _record.receive)
 
 
-def requested() -> Reason:
-    """What has been asked for by now."""
+def requested() -> StopReason:
+    """Return what the signals received so far ask for."""
     return _record.reason
 
 
 def force() -> None:
-    """From any thread: as if STOP had been asked for twice. Two signals at once may be taken for one."""
-    _record.reason = max(_record.reason, Reason.STOP)
+    """From any thread, act as if STOP had been asked for twice. Two signals at once may arrive as one."""
+    _record.reason = max(_record.reason, StopReason.STOP)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def ignore() -> None:
-    """Nothing is left that a signal could end: Python itself would die of one in the last part of its exit."""
+    """Ignore signals in the last part of the exit, where Python itself would die of one."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
+def signal_on_parent_death(number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when its parent dies. On Linux only; elsewhere nothing happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
+
+
 def say(text: str) -> None:
-    """Write a line to standard error, from a handler too. The terminal may be gone, whose end is one of the signals."""
+    """Write a line to standard error, also from a signal handler. The terminal may be gone."""
     with suppress(OSError):
         os.write(2, f"{text}\n".encode())
 
 
 def leave_terminal() -> bool:
-    """Send what this process prints to nowhere, where it goes to a terminal that is gone. Returns whether one is."""
-    gone = [number for number in (1, 2) if _hung_up(number)]
-    for number in gone:
+    """Redirect standard output and error to nowhere where their terminal is gone. Returns whether one is."""
+    closed = [number for number in (1, 2) if _is_hung_up(number)]
+    for number in closed:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, number)
         os.close(nowhere)
-    return bool(gone)
+    return bool(closed)
 
 
-def _hung_up(number: int) -> bool:
+def _is_hung_up(number: int) -> bool:
     with suppress(OSError):
         if stat.S_ISCHR(os.fstat(number).st_mode):
             poll = select.poll()
@@ -156,36 +177,49 @@ def _hung_up(number: int) -> bool:
 
 
 @contextmanager
-def interrupting(at_once: Callable[[], None]) -> Iterator[None]:
-    """Have a signal raise StopRequested, also one that came before. `at_once`: what is to be done before the process
-    ends, where a later signal finds that it takes too long."""
+def interrupting(clean_up: Callable[[], None]) -> Iterator[None]:
+    """Have a signal raise StopRequested, also one that came before the block.
+
+    `clean_up`: called before the process ends, where a later signal finds that ending takes too long.
+    """
     with _listening():
-        _record.at_once = at_once
+        _record.clean_up = clean_up
         try:
-            _heed()
+            _raise_if_requested()
             yield
-            _heed()  # an exception that is raised within a destructor gets lost
+            _raise_if_requested()  # an exception that is raised within a destructor gets lost
         finally:
-            _record.at_once = None
+            _record.clean_up = None
 
 
 @contextmanager
-def passing_on(to: Callable[[Reason], None], forces: bool = True) -> Iterator[None]:
-    """Have a signal call `to`, also one that came before. `forces`: a second one raises ForcedStop."""
+def forwarding(send: Callable[[StopReason], None], second_forces: bool = True) -> Iterator[None]:
+    """Have a signal call `send`, also one that came before the block.
+
+    `second_forces`: whether a second signal raises ForcedStop.
+    """
     with _listening():
-        _record.pass_on, _record.forces = to, forces
+        _record.forward, _record.second_forces = send, second_forces
         try:
-            if _record.reason is not Reason.NONE:
-                to(_record.reason)
+            if _record.reason is not StopReason.NONE:
+                send(_record.reason)
             yield
         finally:
-            _record.pass_on = None
+            _record.forward = None
+
+
+def announce(where: str, second_forces: bool = True, error: str = "") -> None:
+    """Report on the terminal, from a handler, that a stop was forwarded to `where` (all ranks, all hosts)."""
+    again = " (once more ends them at once)" if second_forces else ""
+    say(f"{error or f'stopping: all {where} leave at the end of this step'}{again}")
 
 
 @contextmanager
-def waiting_in_children() -> Iterator[None]:
-    """Have the signals blocked in processes that this thread starts meanwhile, until they can take them and unblock
-    them: a signal may be for all processes of a group, as from Slurm or a terminal."""
+def blocked_in_children() -> Iterator[None]:
+    """Block the signals in processes that this thread starts meanwhile, until they can handle and unblock them.
+
+    A signal may be sent to a whole process group, as by Slurm or a terminal.
+    """
     from multiprocessing import resource_tracker
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -197,14 +231,14 @@ def waiting_in_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _heed() -> None:
-    if _record.reason is not Reason.NONE:
+def _raise_if_requested() -> None:
+    if _record.reason is not StopReason.NONE:
         raise StopRequested
 
 
 @contextmanager
 def _listening() -> Iterator[None]:
-    """Listen for a while, in a process that did not before."""
+    """Listen within the block, in a process that did not before."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     listen()
     try:

@@ -1,20 +1,20 @@
-"""Imported first by the server that ranks are forked from: it dies with the launcher, and its ranks hear of that.
+"""Set-up of the server that ranks are forked from, which imports this module first: the server dies with the launcher,
+and leaves signals to its ranks.
 
-The server would else live as long as a rank does. See launcher.distributed.shutdown for the ranks' side.
+Without it the server would live as long as a rank does. See launcher.distributed.shutdown for the ranks' side.
 """
 
 import signal
 
-from launcher.distributed import parent_death
-from launcher.distributed.signals import SIGNALS
+from launcher.distributed.signals import SIGNALS, signal_on_parent_death
 
 
-def _leave_it_to_the_rank(number: int, frame: object) -> None:
-    """A signal to the whole group is for the ranks, which take it themselves: but not one that is ignored here."""
+def _leave_to_ranks(number: int, frame: object) -> None:
+    """Do nothing: a signal to the whole group is for the ranks, which inherit no ignored signal."""
 
 
-parent_death.signal_at_its_death(signal.SIGKILL)
+signal_on_parent_death(signal.SIGKILL)
 for _number in SIGNALS:
     if signal.getsignal(_number) is not signal.SIG_IGN:
-        signal.signal(_number, _leave_it_to_the_rank)
-signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher has them wait while this process starts
+        signal.signal(_number, _leave_to_ranks)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher blocks them while this process starts

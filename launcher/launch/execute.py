@@ -1,66 +1,71 @@
 """Execute a Launch: the one place where the ranks of this machine are started.
 
-The launcher owns the signals: each becomes a stop that all ranks agree on at a step's boundary, where they save. A
-second one ends the ranks at once.
+The launcher handles the signals: each becomes a stop request on which all ranks agree at a step's boundary, where they
+save. A second signal ends the ranks at once.
 """
 
-import sys
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from launcher.config.errors import UserError
-from launcher.distributed import failure, local_run_record, private_tmp, process_tree, signals
+from launcher.distributed import failure, local_run_record, private_tmp, signals
+from launcher.distributed.exit_codes import DONE, FAILED, STOPPED
 from launcher.distributed.local_run_record import LocalStart
-from launcher.distributed.signals import STOPPED, ForcedStop, Reason
-from launcher.launch import Launch, elastic_agent, starter
-from launcher.launch.agent_types import RanksEnded, RendezvousSpec
+from launcher.distributed.shutdown import kill_descendants
+from launcher.distributed.signals import ForcedStop, StopReason
+from launcher.launch import Launch, RankResult, RanksEnded, RendezvousSpec, elastic_agent, starter
 from launcher.launch.elastic_agent import warm_up
 from launcher.storage.run_dir import RunDir, over
 
 __all__ = ["Outcome", "execute", "warm_up"]
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """The exit code, and what rank 0 found out (`told`) or what the user got wrong (`problems`)."""
+    """The exit code, what rank 0 returned, and the mistakes of the user."""
 
     code: int
-    told: dict[str, Any]
+    result: RankResult
     problems: list[str]
 
 
 def execute(launch: Launch) -> Outcome:
-    """Start the ranks and wait for them. Those that train are asked to leave by a signal; those that only look have
-    nothing to save, and end with this process."""
-    if launch.ranks > 1 and launch.device == "cpu" and not _loopback():
+    """Start the ranks and wait for them. Raises UserError where the loopback is down.
+
+    A signal asks ranks that train to stop. Those that evaluate or measure have nothing to save, and end with this
+    process.
+    """
+    if launch.ranks > 1 and launch.device == "cpu" and not _has_loopback():
         raise UserError("the loopback interface is down, over which the ranks of a machine talk (ip link set lo up)")
     private_tmp.enter()
     run = RunDir(launch.folder)
     with tempfile.TemporaryDirectory() as name:
         if launch.job != "train":
-            return _outcome(run, _start(launch, Path(name)))
+            return _report(run, _start(launch, Path(name)))
         with local_run_record.recorded(run, launch.ranks) as record:
             return _train(launch, Path(name), run, record)
 
 
 def _train(launch: Launch, folder: Path, run: RunDir, record: LocalStart) -> Outcome:
-    """Start the ranks; a signal makes the stop file in `folder`."""
+    """Start the ranks; a signal writes the stop file in `folder`."""
     try:
-        with elastic_agent.stop_on_signal(folder / "stop"):
+        with elastic_agent.stop_on_signal(RendezvousSpec(folder).stop_file):
             ended = _start(launch, folder)
     except ForcedStop:
-        process_tree.end()  # it may have come while the agent was waiting for its ranks to end
-        outcome = _stopped_at_once(run, launch.steps)
-        record.end(STOPPED if outcome.code else 0, Reason.STOP)
+        kill_descendants()  # the agent may have been waiting for its ranks to end
+        outcome = _forced_outcome(run, launch.steps)
+        record.end(STOPPED if outcome.code else DONE, StopReason.STOP)
         return outcome
     failed = ended.failed
     error = "; ".join(ended.problems) if failed is None else failure.sentence(failed)
     record.end(ended.code, ended.reason, error, failed.rank if failed is not None else None)
-    return _outcome(run, ended)
+    return _report(run, ended)
 
 
 def _start(launch: Launch, folder: Path) -> RanksEnded:
@@ -69,36 +74,40 @@ def _start(launch: Launch, folder: Path) -> RanksEnded:
     return start(launch, RendezvousSpec(folder))
 
 
-def _outcome(run: RunDir, ended: RanksEnded) -> Outcome:
-    """What the ranks came to, which is reported where it is no success."""
+def _report(run: RunDir, ended: RanksEnded) -> Outcome:
+    """Return the outcome, and report a failure or a stop."""
     if ended.failed is not None:
-        print(told(ended.failed, run), file=sys.stderr, flush=True)
+        _log.error(describe_failure(ended.failed, run))
     if ended.code == STOPPED:
-        signals.say(f"stopped: {saved(run)}")
-    return Outcome(ended.code, ended.told, ended.problems)
+        signals.say(f"stopped: {describe_checkpoint(run)}")
+    return Outcome(ended.code, ended.result, ended.problems)
 
 
-def _stopped_at_once(run: RunDir, steps: int) -> Outcome:
-    """What a second signal has left: a run that is done, or has a checkpoint that it goes on from. `steps`: of the
-    whole run, 0 where nobody knows."""
-    whole = run.whole()
-    done = over(whole[-1] if whole else None, steps or None)
-    signals.say(f"stopped at once: the ranks were ended; {done or saved(run)}")
-    return Outcome(0 if done else STOPPED if whole else 1, {}, [])
+def _forced_outcome(run: RunDir, steps: int) -> Outcome:
+    """Return the outcome after a second signal: the run is done, or resumes from a checkpoint, or has none.
+
+    `steps`: of the whole run, 0 where they are not known.
+    """
+    complete = run.whole()
+    done = over(complete[-1] if complete else None, steps or None)
+    signals.say(f"stopped at once: the ranks were ended; {done or describe_checkpoint(run)}")
+    return Outcome(DONE if done else STOPPED if complete else FAILED, {}, [])
 
 
-def saved(run: RunDir) -> str:
-    """Which step a run goes on from."""
-    whole = run.whole()
-    return f"step {whole[-1].step} is saved (start it again and it goes on)" if whole else "no checkpoint was saved"
+def describe_checkpoint(run: RunDir) -> str:
+    """Describe from which step a run resumes."""
+    complete = run.whole()
+    return (
+        f"step {complete[-1].step} is saved (start it again and it goes on)" if complete else "no checkpoint was saved"
+    )
 
 
-def told(failed: failure.Failure, folder: RunDir) -> str:
-    """What is said of a failed rank."""
-    whole = folder.whole()
-    return failure.say(failed, folder.logs, whole[-1].step if whole else None)
+def describe_failure(failed: failure.Failure, run: RunDir) -> str:
+    """Describe a failed rank, and from which step the run resumes."""
+    complete = run.whole()
+    return failure.report(failed, run.logs, complete[-1].step if complete else None)
 
 
-def _loopback() -> bool:
-    found = psutil.net_if_stats()
-    return found["lo"].isup if "lo" in found else True
+def _has_loopback() -> bool:
+    interfaces = psutil.net_if_stats()
+    return interfaces["lo"].isup if "lo" in interfaces else True

@@ -1,77 +1,85 @@
-"""From how each node of a start ended to how the start did: the exit code, why, whether it should come back."""
+"""From how the nodes of a start ended to how the start did: the exit code, why, and whether it should start again."""
 
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from launcher.distributed.signals import STOPPED as STOPPED
-from launcher.distributed.signals import Reason
-
-DONE, FAILED, WRONG, UNFIT = 0, 1, 2, 69
-"""Exit codes, beside STOPPED. UNFIT: a node was lost, or not fit to begin: nothing is wrong with the recipe."""
+from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT, NODE_FAILURE, STOPPED
+from launcher.distributed.node_rendezvous import NodeFailure, NodeOutcome
+from launcher.distributed.signals import StopReason
 
 Why = Literal["done", "failed", "time", "told", "node", "replaced"]
 
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """`again`: it should be started again, without the hosts `excluded`. `text`: what a person reads last."""
+    """`restart`: whether it should start again, without the hosts `excluded`. `text`: what a person reads last."""
 
     code: int
     why: Why
-    again: bool = False
+    restart: bool = False
     text: str = ""
     excluded: Sequence[str] = field(default_factory=tuple)
 
 
 def of(
-    hosts: Sequence[str], ends: Mapping[str, Mapping[str, Any]], least: int, before: int, after: int, late: bool
+    hosts: Sequence[str],
+    outcomes: Mapping[str, NodeOutcome],
+    least: int,
+    before: int,
+    after: int,
+    past_deadline: bool,
 ) -> JobOutcome:
-    """`ends`: what each host said of its end (see launcher.launch.node); a host that is not among them is lost, which
-    counts where fewer than the `least` are there. `before`, `after`: the steps of the newest checkpoints at the
-    beginning and now. `late`: the deadline is over."""
-    said = [end for end in ends.values() if not end["closed"]]
-    gone = [host for host in hosts if host not in ends]
-    lost = gone if len(ends) < least else []
-    reason = max((Reason(end["reason"]) for end in said), default=Reason.NONE)
-    problems: list[str] = next((end["problems"] for end in said if end["problems"]), [])
-    if reason is Reason.REPLACED:
+    """Decide how a start ended.
+
+    `outcomes`: of the hosts; one that is missing is lost, which counts where fewer than `least` remain. `before`,
+    `after`: steps of the newest checkpoint at the beginning and now.
+    """
+    needed = [outcome for outcome in outcomes.values() if not outcome["closed"]]
+    missing = [host for host in hosts if host not in outcomes]
+    lost = missing if len(outcomes) < least else []
+    reason = max((StopReason(outcome["reason"]) for outcome in needed), default=StopReason.NONE)
+    problems: list[str] = next((outcome["problems"] for outcome in needed if outcome["problems"]), [])
+    if reason is StopReason.REPLACED:
         return JobOutcome(FAILED, "replaced", text="\n".join(problems))
     if problems:
-        return JobOutcome(WRONG, "failed", text="\n".join(problems))
-    failed = sorted((end["failed"] for end in said if end["failed"]), key=lambda f: (f["echo"], f["time"]))
+        return JobOutcome(INVALID_INPUT, "failed", text="\n".join(problems))
+    failures = [outcome["failed"] for outcome in needed if outcome["failed"]]
+    failed = sorted(failures, key=lambda failure: (failure["echo"], failure["time"]))
     if failed and not failed[0]["echo"] and not (lost and failed[0]["code"] == -signal.SIGTERM):
         return JobOutcome(FAILED, "failed", text=failed[0]["text"])
-    if said and all(end["code"] == DONE for end in said):
+    if needed and all(outcome["code"] == DONE for outcome in needed):
         return JobOutcome(DONE, "done")
-    if reason is Reason.STOP:
+    if reason is StopReason.STOP:
         return JobOutcome(STOPPED, "told")
     if lost or failed:
-        again = bool(gone) or after > before  # ranks that never hear each other would not the next time
-        return JobOutcome(UNFIT, "node", again=again, text=_lost(lost, failed))
-    if late and after <= before:
+        restart = bool(missing) or after > before  # ranks that cannot reach each other would not the next time either
+        return JobOutcome(NODE_FAILURE, "node", restart=restart, text=_describe_loss(lost, failed))
+    if past_deadline and after <= before:
         what = "it was time to leave before a step was saved: the time limit is too short, or slurm.leave too long"
         return JobOutcome(FAILED, "failed", text=what)
-    return JobOutcome(STOPPED, "time", again=True)
+    return JobOutcome(STOPPED, "time", restart=True)
 
 
-def left(reason: Reason) -> JobOutcome:
-    """A start that was told to leave while its nodes were still meeting."""
-    if reason is Reason.MAKE_WAY:
-        return JobOutcome(STOPPED, "time", again=True)
+def stopped_early(reason: StopReason) -> JobOutcome:
+    """Return the outcome of a start that was asked to stop while its nodes were still meeting."""
+    if reason is StopReason.MAKE_WAY:
+        return JobOutcome(STOPPED, "time", restart=True)
     return JobOutcome(STOPPED, "told")
 
 
-def unfit(hosts: Sequence[str], why: Mapping[str, str]) -> JobOutcome:
-    """A start that too few nodes were fit for. It comes back without them, unless they are half of all: then it is not
-    the nodes."""
-    text = "\n".join(f"{host} is not fit to begin: {what}" for host, what in why.items())
-    few = 2 * len(why) < len(hosts)
-    return JobOutcome(UNFIT, "node", again=few, text=text, excluded=tuple(why) if few else ())
+def unhealthy(hosts: Sequence[str], why: Mapping[str, str]) -> JobOutcome:
+    """Return the outcome of a start that had too few healthy nodes.
+
+    It starts again without the unhealthy ones, unless they are half of all: then the nodes are not the cause.
+    """
+    text = "\n".join(f"{host} is not fit to begin: {problem}" for host, problem in why.items())
+    are_few = 2 * len(why) < len(hosts)
+    return JobOutcome(NODE_FAILURE, "node", restart=are_few, text=text, excluded=tuple(why) if are_few else ())
 
 
-def _lost(lost: Sequence[str], failed: Sequence[Mapping[str, Any]]) -> str:
+def _describe_loss(lost: Sequence[str], failed: Sequence[NodeFailure]) -> str:
     if lost:
         are = f"{', '.join(lost)} {'is' if len(lost) == 1 else 'are'}"
         return f"{are} lost: powered off, cut off, or the launcher there was killed"

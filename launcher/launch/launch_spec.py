@@ -1,26 +1,25 @@
-"""From a plan to a Launch: in-process by default, or through torchrun or accelerate."""
+"""From a plan to a Launch: by an elastic agent in this process, or by torchrun or accelerate."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from launcher.config import plugins, trust
+from launcher.config import env_vars, plugins, trust
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
 from launcher.launch import Launch
 from launcher.plan.plan import Plan
 
 Via = Literal["elastic", "torchrun", "accelerate"]
-_INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 def imports(recipe: Recipe) -> tuple[str, ...]:
-    """What its ranks import beside what all do: the kind of its model may name it."""
+    """Return the modules that the recipe's ranks import beside those of every rank."""
     return plugins.model(recipe.model).imports
 
 
 def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:
-    """The ranks of this machine, of as many machines as the plan has."""
+    """Return the launch of this machine's ranks that train, of as many machines as the plan has."""
     return Launch(
         folder=Path(plan.folder),
         ranks=plan.devices_per_node,
@@ -35,31 +34,25 @@ def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:
 
 
 def environment(cluster: Cluster) -> dict[str, str]:
-    """What the profile sets in the environment of launchers and ranks."""
-    named = {} if cluster.interface == "auto" else dict.fromkeys(_INTERFACES, cluster.interface)
-    return {**named, **cluster.env}
+    """Return the variables that a profile sets for launchers and ranks."""
+    return env_vars.of_interface(cluster.interface) | cluster.env
 
 
 def evaluate(plan: Plan, env: Mapping[str, str], checkpoint: str | int) -> Launch:
-    return Launch(
-        Path(plan.folder),
-        plan.ranks,
-        plan.device,
-        plan.threads or 1,
-        job="evaluate",
-        checkpoint=checkpoint,
-        env=dict(env),
-    )
+    """Return the launch of ranks that evaluate a checkpoint."""
+    folder, threads = Path(plan.folder), plan.threads or 1
+    return Launch(folder, plan.ranks, plan.device, threads, job="evaluate", checkpoint=checkpoint, env=dict(env))
 
 
 def measure(plan: Plan, env: Mapping[str, str], steps: int) -> Launch:
-    return Launch(
-        Path(plan.folder), plan.ranks, plan.device, plan.threads or 1, job="measure", steps=steps, env=dict(env)
-    )
+    """Return the launch of ranks that measure some steps."""
+    folder, threads = Path(plan.folder), plan.threads or 1
+    return Launch(folder, plan.ranks, plan.device, threads, job="measure", steps=steps, env=dict(env))
 
 
 def _argv(plan: Plan, via: Via) -> tuple[str, ...]:
-    """The module of a starter and its words. Its agent and the ranks meet at a file (see launcher.launch.starter)."""
+    """Return the module that starts ranks and its arguments. Its agent and the ranks meet at a file (see
+    launcher.launch.starter)."""
     # the worker loads the stored recipe of the run folder
     trusted = [word for name in trust.all_names() for word in ("--trust", name)]
     worker = ["-m", "launcher.worker", *trusted, str(Path(plan.folder) / "recipe.yaml")]
@@ -68,8 +61,8 @@ def _argv(plan: Plan, via: Via) -> tuple[str, ...]:
         starter += ["--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file"]
         starter += ["--max-restarts", str(plan.max_restarts), *worker]
     else:
-        many = ["--multi_gpu"] if plan.ranks > 1 else []
-        starter = ["accelerate.commands.launch", *many, "--num_processes", str(plan.ranks), "--num_machines", "1"]
+        several = ["--multi_gpu"] if plan.ranks > 1 else []
+        starter = ["accelerate.commands.launch", *several, "--num_processes", str(plan.ranks), "--num_machines", "1"]
         starter += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
         starter += ["--rdzv_backend", "c10d", "--rdzv_conf", "store_type=file", *worker]
     return tuple(starter)

@@ -1,48 +1,72 @@
-"""What runs on a rank that the launcher started: its log, its place, then the worker."""
+"""The process of a rank that the launcher's agent starts: its log and its process group, then the worker."""
 
+import logging
 import os
 import signal
 import sys
 import time
 import traceback
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import psutil
 
 from launcher.config.errors import UserError
-from launcher.distributed import failure, output_streams, private_tmp, rank_log, starter_handshake
-from launcher.distributed.signals import PARENT_DIED
-from launcher.launch import Launch
-from launcher.launch.agent_types import RendezvousSpec
+from launcher.distributed import failure, logs, output_streams, private_tmp
+from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT
+from launcher.distributed.signals import PARENT_DIED, StopReason
+from launcher.launch import Launch, RankResult, RendezvousSpec
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+    from launcher.distributed.launch_env import RankInfo
+    from launcher.distributed.shutdown import StopMonitor
+
+_log = logging.getLogger(__name__)
 
 
-def entry(launch: Launch, meeting: RendezvousSpec) -> dict[str, Any]:
-    """Called by the elastic agent on each rank. Returns what the launcher needs to know: `code`, the `reason` for
-    leaving early, and `problems` or what was `told`. An error ends the process here: Python would first wait for every
-    thread that lives, and the error would be heard when they end, or never."""
+@dataclass(frozen=True)
+class RankReport:
+    """What a rank returns to the launcher. `reason`: why it left early. `result`: of an evaluation or a measurement.
+    `problems`: mistakes of the user."""
+
+    code: int
+    reason: StopReason = StopReason.NONE
+    result: RankResult = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def entry(launch: Launch, spec: RendezvousSpec) -> RankReport:
+    """Run a rank; the elastic agent calls this in each rank's process.
+
+    An error ends the process here: Python would first wait for every thread that lives, and the agent would learn of
+    the error when they end, or never.
+    """
     output_streams.set_up(lasting=True)
-    started_by = os.getppid()
+    logs.set_up()
+    parent = os.getppid()
     try:
-        told = _live(launch, meeting)
+        report = _run(launch, spec)
     except BaseException as error:
-        _fail(error)
-    # where the launcher is dead, or dies from here on, nobody would ever read what is returned
-    signal.signal(PARENT_DIED, lambda number, frame: os._exit(told["code"]))
-    if os.getppid() != started_by or not psutil.pid_exists(meeting.launcher):
-        os._exit(told["code"])
-    return told
+        _exit_failed(error)
+    # where the launcher is dead, or dies from here on, nobody would ever read the report
+    signal.signal(PARENT_DIED, lambda number, frame: os._exit(report.code))
+    if os.getppid() != parent or not psutil.pid_exists(spec.launcher):
+        os._exit(report.code)
+    return report
 
 
-def _fail(error: BaseException) -> NoReturn:
-    """Write the error into the rank's log and into the file that the agent reads, and end."""
+def _exit_failed(error: BaseException) -> NoReturn:
+    """Write the error into the rank's log and into the file that the agent reads, and end the process."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-    error = failure.of_exit(error)
+    error = failure.explain_exit(error)
     with suppress(OSError):  # the log's disk is full
         traceback.print_exception(error)
-    with suppress(OSError):  # so is that of the file: the exit code is all that can be told
+    with suppress(OSError):  # the disk of the error file is full: the exit code is all that the agent gets
         try:
             raise error  # which torch's handler formats
         except BaseException:
@@ -50,72 +74,78 @@ def _fail(error: BaseException) -> NoReturn:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(1)
+    os._exit(FAILED)
 
 
-def _live(launch: Launch, meeting: RendezvousSpec) -> dict[str, Any]:
+def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     os.environ.update(launch.env)
     from launcher import worker
     from launcher.distributed import process_group
     from launcher.distributed.heartbeat import Heartbeat
-    from launcher.distributed.shutdown import Stop
-    from launcher.distributed.signals import Reason
+    from launcher.distributed.launch_env import rank_info
+    from launcher.distributed.shutdown import StopMonitor
+    from launcher.launch import rank_jobs
     from launcher.train.checkpoint import RunReplaced
 
-    stop = Stop.of(meeting.folder / "stop")
-    stop.listen(meeting.launcher)
-    at = process_group.place()
-    rank_log.redirect(launch.folder, at.rank)
+    stop = StopMonitor.of(spec.stop_file)
+    stop.listen(spec.launcher)
+    info = rank_info()
+    logs.redirect_rank(launch.folder, info.rank)
     private_tmp.enter()
-    heartbeat = Heartbeat(meeting.heartbeats, at.local_rank, at.rank)
-    connected = None
+    heartbeat = Heartbeat(spec.heartbeats, info.local_rank, info.rank)
+    group = None
     try:
         if launch.job == "train":
             process_group.require(launch.device)
-        store = _store(meeting, at.world)
-        connected = process_group.connect(at, launch.device, store, timedelta(minutes=launch.timeout))
-        if meeting.port:
-            process_group.exchange(connected, _hosts(store, at, meeting.name))
+        store = _store(spec, info.world)
+        group = process_group.connect(info, launch.device, store, timedelta(minutes=launch.timeout))
+        if spec.port:
+            process_group.exchange(group, _hosts(store, info, spec.name))
         if launch.job == "evaluate":
-            return {"code": 0, "told": worker.evaluate(launch.folder, connected, launch.checkpoint)}
+            return RankReport(DONE, result=rank_jobs.evaluate(launch.folder, group, launch.checkpoint))
         if launch.job == "measure":
-            return {"code": 0, "told": worker.measure(launch.folder, connected, stop, launch.steps)}
-        return {"code": worker.train(launch.folder, connected, stop, heartbeat), "reason": int(stop.heeded)}
+            return RankReport(DONE, result=rank_jobs.measure(launch.folder, group, stop, launch.steps))
+        code = worker.train(launch.folder, group, stop, heartbeat)
+        return RankReport(code, stop.agreed)
     except UserError as error:
-        print(error, file=sys.stderr, flush=True)  # into its log; the launcher says it to the user
-        return {"code": 2, "reason": int(stop.heeded), "problems": [str(problem) for problem in error.problems]}
+        _log.error(error)  # the launcher reports it to the user
+        return RankReport(INVALID_INPUT, stop.agreed, problems=[str(problem) for problem in error.problems])
     except RunReplaced as error:
-        return {"code": 1, "reason": int(Reason.REPLACED), "problems": [str(error)]}
+        return RankReport(FAILED, StopReason.REPLACED, problems=[str(error)])
     except Exception as error:
         if failure.lost_a_peer(str(error)):
-            _let_the_cause_be_seen(stop, meeting)
+            _let_the_cause_fail_first(stop, spec)
         raise
     finally:
-        if connected is not None and sys.exc_info()[0] is None:
-            connected.close()
+        if group is not None and sys.exc_info()[0] is None:
+            group.close()
 
 
-def _store(meeting: RendezvousSpec, world: int) -> Any:
-    """Where this attempt's ranks meet: a file of this machine, or what the first node serves. Each attempt has one of
-    its own, without the addresses of ranks that are dead. Agents count attempts each for itself; what they agree on is
-    the port that the first of them draws."""
+def _store(spec: RendezvousSpec, world: int) -> "dist.Store":
+    """Return the store of this attempt's ranks: a file of this machine, or the store that the first node serves.
+
+    Each attempt has one of its own, without the addresses of dead ranks. Each agent counts attempts for itself; what
+    all of them share is the port that the first agent draws.
+    """
     import torch.distributed as dist
 
-    if not meeting.port:
-        return starter_handshake.file_store(meeting.folder, world)
-    served = dist.TCPStore(meeting.host, meeting.port, is_master=False, timeout=timedelta(minutes=5))
+    from launcher.distributed.rendezvous import file_store
+
+    if not spec.port:
+        return file_store(spec.folder, world)
+    served = dist.TCPStore(spec.host, spec.port, is_master=False, timeout=timedelta(minutes=5))
     return dist.PrefixStore(f"ranks-{os.environ['MASTER_PORT']}-{world}", served)
 
 
-def _hosts(store: Any, at: Any, name: str) -> list[str]:
-    """The host of each rank."""
-    store.set(f"host-{at.rank}", name)
-    return [store.get(f"host-{rank}").decode() for rank in range(at.world)]
+def _hosts(store: "dist.Store", info: "RankInfo", name: str) -> list[str]:
+    """Return the host of each rank."""
+    store.set(f"host-{info.rank}", name)
+    return [store.get(f"host-{rank}").decode() for rank in range(info.world)]
 
 
-def _let_the_cause_be_seen(stop: Any, meeting: RendezvousSpec) -> None:
-    """The agent names the first rank that it finds dead: one that only lost a peer waits until it is told to end. Where
-    there are other nodes the cause may well be there."""
-    end = time.monotonic() + (1.5 if meeting.nodes[1] > 1 else 5)
-    while time.monotonic() < end and not stop.told:
+def _let_the_cause_fail_first(stop: "StopMonitor", spec: RendezvousSpec) -> None:
+    """Wait, as a rank that only lost a peer, until the agent ends this process: it reports the first dead rank that it
+    finds. The wait is short where there are other nodes, since the cause may be there."""
+    deadline = time.monotonic() + (1.5 if spec.nodes[1] > 1 else 5)
+    while time.monotonic() < deadline and not stop.received:
         time.sleep(0.02)

@@ -1,9 +1,9 @@
-"""Ranks that torchrun or accelerate start, as a child of the launcher, with the promises of the launcher's own agent.
+"""Ranks that torchrun or accelerate start as a child of the launcher, with the guarantees of the launcher's own agent.
 
-The child and its ranks are a process group of their own: the launcher alone hears the terminal, and tells the ranks by
-the stop file. A rank reports how it ended in a file, since a starter knows success and failure only. When the launcher
-dies the kernel kills the starter, and its ranks save and leave. They meet through files: nothing listens beyond the
-loopback.
+The child and its ranks are a process group of their own: the terminal signals the launcher alone, which stops the ranks
+by the stop file. A rank reports in a file how it ended, since a starter knows success and failure only. When the
+launcher dies the kernel kills the starter, and its ranks save and leave. They meet through files: no port is opened
+beyond the loopback.
 """
 
 import json
@@ -14,88 +14,101 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from launcher.distributed import failure, heartbeat, parent_death, process_tree
-from launcher.distributed.signals import PARENT_DIED, SIGNALS, Reason
-from launcher.distributed.stall_report import StallReport
-from launcher.distributed.starter_handshake import FOLDER, LAUNCHER, TIMEOUT
-from launcher.launch import Launch
-from launcher.launch.agent_types import RanksEnded, RendezvousSpec
-from launcher.launch.elastic_agent import DEFAULTS
+from launcher.config import env_vars
+from launcher.distributed import heartbeat
+from launcher.distributed.exit_codes import FAILED, INVALID_INPUT
+from launcher.distributed.failure import Failure
+from launcher.distributed.heartbeat import StallReport
+from launcher.distributed.launch_env import LauncherInfo
+from launcher.distributed.shutdown import kill_descendants
+from launcher.distributed.signals import PARENT_DIED, SIGNALS, StopReason, signal_on_parent_death
+from launcher.launch import Launch, RanksEnded, RendezvousSpec
 
 _LOG = "starter.log"
-_UNSAID = "it was killed, or left, before it could say why (logs/starter.log may know)"
-_LOOK = 0.2
-"""Seconds between two looks at the child."""
+_NO_REPORT = f"it was killed, or left, before it could say why (logs/{_LOG} may know)"
+_POLL_SECONDS = 0.2
 
 
-def run(launch: Launch, meeting: RendezvousSpec) -> RanksEnded:
+class RankEnd(TypedDict):
+    """How a rank ended, as `LauncherInfo.report` writes it."""
+
+    code: int
+    reason: int
+    problems: list[str]
+    error: str
+    traceback: str
+
+
+def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     """Start the command and wait for it and its ranks. Raises ForcedStop."""
     own = {
-        FOLDER: str(meeting.folder), LAUNCHER: str(meeting.launcher), TIMEOUT: str(launch.timeout),
+        **LauncherInfo(spec.folder, spec.launcher, launch.timeout).variables(),
         "OMP_NUM_THREADS": str(launch.threads), "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT",
-        "PET_RDZV_ENDPOINT": str(meeting.folder / "rendezvous"),
+        "PET_RDZV_ENDPOINT": str(spec.folder / "rendezvous"),
     }  # fmt: skip
-    heartbeat.create(meeting.heartbeats, launch.ranks)
+    heartbeat.create(spec.heartbeats, launch.ranks)
     logs = launch.folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, "-m", "launcher.launch.starter", *launch.argv]
-    environment = {**os.environ, **DEFAULTS, **own, **launch.env}
-    with (logs / _LOG).open("wb") as log:  # its own traceback after that of a rank says nothing more
-        child = subprocess.Popen(words, env=environment, stderr=log, process_group=0)
-    code = _wait(child, meeting.heartbeats)
-    return _ended(code, _ends(meeting.folder), launch.ranks)
+    command = [sys.executable, "-m", "launcher.launch.starter", *launch.argv]
+    environment = {**os.environ, **env_vars.RANK_DEFAULTS, **own, **launch.env}
+    with (logs / _LOG).open("wb") as log:  # the starter's own traceback after that of a rank adds nothing
+        child = subprocess.Popen(command, env=environment, stderr=log, process_group=0)
+    code = _wait(child, spec.heartbeats)
+    return _combine(code, _read_ends(spec.folder), launch.ranks)
 
 
 def _wait(child: "subprocess.Popen[bytes]", heartbeats: Path) -> int:
-    """The exit code of the child, which no exception leaves behind."""
-    silence = StallReport()
+    """Return the exit code of the child. An exception kills the child and its ranks first."""
+    stalls = StallReport()
     try:
         while True:
             with suppress(subprocess.TimeoutExpired):
-                return child.wait(_LOOK)
-            silence.look(heartbeat.read(heartbeats))
+                return child.wait(_POLL_SECONDS)
+            stalls.update(heartbeat.read(heartbeats))
     except BaseException:
-        process_tree.end()
+        kill_descendants()
         raise
 
 
-def _ends(folder: Path) -> dict[int, dict[str, Any]]:
-    """What each rank said, by rank."""
+def _read_ends(folder: Path) -> dict[int, RankEnd]:
+    """Return how each rank ended, by rank."""
     files = folder.glob("ended-*.json")
     return {int(file.stem.partition("-")[2]): json.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
-def _ended(code: int, ends: Mapping[int, Mapping[str, Any]], ranks: int) -> RanksEnded:
-    """How the start ended: as its ranks say, where all of them do and the starter does not say otherwise."""
+def _combine(code: int, ends: Mapping[int, RankEnd], ranks: int) -> RanksEnded:
+    """Combine the reports of the ranks. They count where all ranks reported, unless the starter failed itself."""
     problems: list[str] = next((end["problems"] for _, end in sorted(ends.items()) if end["problems"]), [])
-    reason = Reason(max((end["reason"] for end in ends.values()), default=0))
+    reason = StopReason(max((end["reason"] for end in ends.values()), default=0))
     if problems:
-        return RanksEnded(2, reason, problems=problems)
+        return RanksEnded(INVALID_INPUT, reason, problems=problems)
     if code == 0 and len(ends) == ranks:
         return RanksEnded(max(end["code"] for end in ends.values()), reason)
-    found = [failure.Failure(rank, 1, end["error"], end["traceback"], 0) for rank, end in ends.items() if end["error"]]
-    unsaid = [failure.Failure(rank, 1, _UNSAID, "", 0) for rank in range(ranks) if rank not in ends]
-    causes = sorted(found, key=lambda failed: failed.echo)
-    if causes and (not causes[0].echo or not unsaid):
-        return RanksEnded(1, reason, failed=causes[0])
-    return RanksEnded(1, reason, failed=unsaid[0])
+    failures = [Failure(rank, 1, end["error"], end["traceback"], 0) for rank, end in ends.items() if end["error"]]
+    silent = [Failure(rank, 1, _NO_REPORT, "", 0) for rank in range(ranks) if rank not in ends]
+    causes = sorted(failures, key=lambda failed: failed.echo)
+    if causes and (not causes[0].echo or not silent):
+        return RanksEnded(FAILED, reason, failed=causes[0])
+    return RanksEnded(FAILED, reason, failed=silent[0])
 
 
-def _become(words: list[str]) -> None:
-    """Run a starter's module in this process, bound to the life of the launcher; signals are for the ranks. Handlers,
-    other than ignoring, are not inherited by what it starts."""
-    parent_death.signal_at_its_death(signal.SIGKILL)
-    if os.getppid() != int(os.environ[LAUNCHER]):
-        os._exit(1)
+def _become(argv: list[str]) -> None:
+    """Run a starter's module in this process, which dies with the launcher, and leave signals to the ranks.
+
+    What the starter starts inherits no handler, but inherits that a signal is ignored.
+    """
+    signal_on_parent_death(signal.SIGKILL)
+    if os.getppid() != int(os.environ[env_vars.LAUNCHER_PID]):
+        os._exit(FAILED)
     for number in (*SIGNALS, PARENT_DIED):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: None)
     import runpy
 
-    sys.argv = words
-    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    sys.argv = argv
+    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.format import human
 from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
 from launcher.config.types import hint
-from launcher.plan import facts, layout, memory, model_requirements, model_spec, scheduler_limits
+from launcher.plan import facts, layout, memory, model_requirements, model_spec
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
 from launcher.plan.topology import World
@@ -29,7 +29,7 @@ def check(
     ranks = world.misfit()
     problems = [
         *wrong, *([ranks] if ranks else []), *_batch(recipe, world), *_evaluation(recipe, known), *_text(recipe),
-        *_training(recipe, known), *scheduler_limits.problems(recipe, world.cluster),
+        *_training(recipe, known), *world.cluster.scheduler.problems(recipe, world.cluster),
         *next(filter(None, (layout.misfits(recipe, size) for size in world.sizes)), []),
     ]  # fmt: skip
     shape, assumed = None, known or facts.guess(recipe)

@@ -155,7 +155,7 @@ def make(
     """Plan a run. Raises UserError with every mistake that can be found without starting anything. `wrong`: mistakes
     that were found before."""
     world, folder = topology.world(cluster, ranks), RunDir(RUNS / recipe.name)
-    if ranks and cluster.kind != "local":
+    if ranks and not cluster.scheduler.on_this_machine:
         wrong = [*wrong, "--ranks: is of one machine (nodes and devices_per_node of the cluster say how many)"]
     shape = checks.check(recipe, world, facts, folder, wrong)
     known, total, count, device = (
@@ -209,12 +209,12 @@ def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[s
 
 def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, ...]) -> list[str]:
     """The words of the command that starts the run."""
-    where = [] if cluster.given == "local" else ["--cluster", cluster.given]
+    where = [] if cluster.reference == "local" else ["--cluster", cluster.reference]
     where += [word for name in trust.names_of_option() for word in ("--trust", name)]
     overrides = (*overrides, *cluster.overrides)
-    if cluster.kind == "slurm":
+    if cluster.scheduler.queued:
         return ["launcher", "submit", *_named(file), *where, *overrides]
-    many = ["--ranks", str(per_node)] if cluster.kind == "local" else []
+    many = ["--ranks", str(per_node)] if cluster.scheduler.on_this_machine else []
     return ["launcher", "run", *_named(file), *where, *many, *overrides]
 
 

@@ -63,8 +63,8 @@ class World:
         cluster, devices = self.cluster, self.devices
         if devices.kind != "cuda" or self.per_node <= devices.count:
             return None
-        if cluster.kind == "local" and not devices.count:
-            what = f"--cluster {cluster.given}: device: cuda, and nvidia-smi finds no GPU on this machine"
+        if cluster.scheduler.on_this_machine and not devices.count:
+            what = f"--cluster {cluster.reference}: device: cuda, and nvidia-smi finds no GPU on this machine"
             return f"{what} (look at CUDA_VISIBLE_DEVICES, or cluster.device=cpu trains on the CPU)"
         available = f"{devices.count} GPU{'' if devices.count == 1 else 's'}"
         return f"--ranks: {self.per_node} ranks for {available} (one each at the most, or --cluster with device: cpu)"
@@ -79,7 +79,7 @@ def world(cluster: Cluster, ranks: int | None) -> World:
 def find(cluster: Cluster) -> Devices:
     """The devices of this machine that the profile allows. Without an accelerator, the CPU is one device, or there is
     none where the profile requires GPUs. Devices of other machines are those of the profile."""
-    if cluster.kind != "local":
+    if not cluster.scheduler.on_this_machine:
         assert cluster.devices_per_node != "auto"
         size = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
         return Devices(cluster.device, cluster.devices_per_node, size)
@@ -107,9 +107,7 @@ def cores() -> int:
 
 def cores_of_a_node(cluster: Cluster) -> int | None:
     """CPU cores that the ranks of a node share; None: only the node knows."""
-    if cluster.kind == "local":
-        return cores()
-    return cluster.slurm.cpus_per_node if cluster.slurm else None
+    return cores() if cluster.scheduler.on_this_machine else cluster.scheduler.cores_per_node
 
 
 def _nvidia() -> list[int]:

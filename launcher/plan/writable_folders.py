@@ -53,7 +53,7 @@ def temporary() -> list[str]:
 
 def ranks(recipe: Recipe, cluster: Cluster, count: int | None) -> list[str]:
     """Problems of ranks on this machine. `count`: requested number of ranks."""
-    if cluster.kind != "local":
+    if not cluster.scheduler.on_this_machine:
         return []
     world = topology.world(cluster, count)
     workers = recipe.train.workers if recipe.train.workers != "auto" else 0 if world.devices.kind == "cpu" else 2

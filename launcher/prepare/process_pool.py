@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from launcher.config.errors import UserError
-from launcher.distributed import parent_death, signals
+from launcher.distributed import signals
 from launcher.plan import topology, writable_folders
 from launcher.storage.lease import Lease
 
@@ -60,7 +60,7 @@ def _run_in_processes(
     context = multiprocessing.get_context("spawn")  # this process has threads, which a fork would cut off
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
     try:
-        with signals.waiting_in_children():
+        with signals.blocked_in_children():
             waiting: dict[Future[object], int] = {pool.submit(function, item): item.size for item in largest}
         while waiting:
             done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -83,7 +83,7 @@ def _run_in_processes(
 
 def _begin(started_by: int) -> None:
     """Initialise a process: it ends with the one that started it, and Ctrl-C ends it without a traceback."""
-    parent_death.signal_at_its_death(signal.SIGKILL)
+    signals.signal_on_parent_death(signal.SIGKILL)
     if os.getppid() != started_by:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -214,8 +214,7 @@ def load(folder: Path) -> PreparedRun:
     run = RunDir(folder)
     made = strict_json.read(run.plan, plan.Plan, "launcher run writes it again")
     known = facts.of_run(folder)
-    recipe = config_files.checked(run.recipe).value
-    cluster = config_files.cluster(run.cluster, stored=True).value
+    recipe, cluster = config_files.checked(run.recipe).value, config_files.checked_cluster(run.cluster).value
     return PreparedRun(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
 
 

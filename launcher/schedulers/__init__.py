@@ -1,1 +1,159 @@
-"""What a cluster starts jobs with: Slurm's queue, or ssh where there is none."""
+"""Where jobs run. A kind is one module here, or a user's own by dotted path (`kind: mypkg.sky` in a cluster profile).
+It holds a `Config` (a subclass of `launcher.config.types.SchedulerConfig`), which is the section of the profile that is
+named after the last part of the kind, and a class `Scheduler` that extends the one below; the file is the registration.
+Import heavy libraries inside functions: each rank reads its profile's Config.
+
+A job trains the run of a folder RUN that exists already. It starts `python -m launcher.launch.node RUN --node I --hosts
+A,B` on each node, with the variables of `launcher.launch.launch_spec.environment` and with LAUNCHER_JOB, a name that is
+the same on all nodes. `launcher status` looks for the output of a queued job in RUN/logs/job-ID.log.
+"""
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+
+from launcher.config.errors import UserError
+from launcher.config.types import SchedulerConfig
+
+if TYPE_CHECKING:
+    from launcher.config.cluster import Cluster
+    from launcher.launch.execute import Outcome
+    from launcher.launch.launch_spec import Via
+    from launcher.plan.plan import Plan
+
+Phase = Literal["waiting", "running", "leaving", "ended"]
+EndReason = Literal["", "cancelled", "failed", "node lost", "preempted", "time over"]
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """The training that a scheduler is asked for."""
+
+    plan: "Plan"
+    """Plan of the run. For an array, that of its first run, with the name and the folder of the sweep."""
+    cluster: "Cluster"
+    """Profile of the cluster."""
+    working_directory: Path
+    """Current folder of the job, which the run folder is relative to."""
+    cache: Path
+    """Folder of the prepared data."""
+    number: int = 1
+    """Number of this submission of the run."""
+    points: Sequence[int] | None = None
+    """Indices of an array's runs, whose folders are the plan's with -0, -1, ... None: a single run."""
+    via: "Via" = "elastic"
+    """Program that starts the ranks of this machine."""
+    token: str = field(default_factory=lambda: f"{int(time.time())}-{os.getpid()}")
+    """Unique name of this submission, for schedulers without ids of their own."""
+
+    @property
+    def run_folder(self) -> Path:
+        """Absolute path of the run folder."""
+        return self.working_directory / self.plan.folder
+
+
+@dataclass(frozen=True)
+class RenderedJob:
+    """A job that can be submitted. `text`: exactly what is started, as a dry run prints it. `file`: path at which the
+    scheduler keeps the text when it is submitted."""
+
+    text: str
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class SubmittedJob:
+    """`id`: the scheduler's name of a queued job. `outcome`: the result of a job that was not queued and has ended."""
+
+    id: str = ""
+    outcome: "Outcome | None" = None
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job as its scheduler reports it. Times are in seconds since the epoch."""
+
+    id: str
+    phase: Phase
+    state: str = ""
+    """State in the scheduler's own words."""
+    reason: str = ""
+    """Reason why the job waits or has ended."""
+    ended: EndReason = ""
+    """Why the scheduler, not the job itself, ended it."""
+    nodes: str = ""
+    """Nodes, separated by commas or in Slurm's notation."""
+    restarts: int = 0
+    """Number of times that the scheduler has started the job again."""
+    code: int | None = None
+    """Exit code."""
+    submitted: float | None = None
+    start: float | None = None
+    end: float | None = None
+    """End of the job, or of its time limit while it runs."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the job waits or runs."""
+        return self.phase != "ended"
+
+
+J = TypeVar("J", bound=RenderedJob)
+
+
+class JobRefused(UserError):
+    """The scheduler refuses a job."""
+
+
+class Scheduler(ABC, Generic[J]):
+    """The scheduler of one Config."""
+
+    supports_arrays: bool = False
+    """Whether a job may have several runs (`JobRequest.points`)."""
+
+    def __init__(self, config: SchedulerConfig):
+        self.config = config
+
+    @abstractmethod
+    def render(self, request: JobRequest) -> J:
+        """Build the job without side effects. Raises UserError for a request that it cannot express."""
+
+    @abstractmethod
+    def submit(self, job: J) -> SubmittedJob:
+        """Start a job of `render`, or add it to the queue. A job that is not queued has ended when this returns. Raises
+        UserError where the job is refused; then nothing of it is left."""
+
+    @abstractmethod
+    def state(self, id: str, run: Path) -> JobState | None:
+        """The state of a run's job; None where the scheduler does not know it. `run`: the run folder, by which an id
+        that has been given to another job is recognised. Raises UserError where the scheduler does not answer."""
+
+    @abstractmethod
+    def cancel(self, ids: Sequence[str]) -> None:
+        """End jobs, waiting or running, without a restart. Raises UserError where that is refused."""
+
+    def validate(self, job: J) -> str:
+        """Ask the scheduler about a job before anything is prepared or written. Returns its answer as a sentence for
+        the user, or an empty string. Raises JobRefused."""
+        return ""
+
+    def notes(self) -> list[str]:
+        """Sentences about the scheduler's limits that are shown beside the plan."""
+        return []
+
+
+class ForegroundScheduler(Scheduler[J]):
+    """A scheduler without a queue: `submit` waits for the job, and a signal to this process ends it."""
+
+    def state(self, id: str, run: Path) -> JobState | None:
+        return None
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        raise UserError(f"{', '.join(ids)}: no job of a queue (stop it where it was started, with Ctrl-C)")

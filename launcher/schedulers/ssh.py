@@ -1,7 +1,8 @@
-"""A cluster without a queue: the agent of each node (launcher.launch.node) is started over ssh, and spoken to there.
+"""Hosts without a queue: the agent of each node (launcher.launch.node) is started over ssh.
 
-An agent's standard input is its lifeline: a line says TERM, USR1 or NOW, and its end that the launcher is gone. So
-nothing runs on where nobody waits for it, and nothing has to be killed by its number on another machine.
+The standard input of an agent is its lifeline. A line TERM, USR1 or NOW is a signal, and the end of the input means
+that the launcher is gone. So no agent outlives the launcher, and no process has to be killed by its number on another
+machine.
 """
 
 import os
@@ -12,178 +13,216 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar, Literal
 
-from launcher.config.cluster import Cluster, Ssh
+from pydantic import Field
+
+from launcher.config import env_vars
+from launcher.config.cluster import Line, Where
 from launcher.config.errors import UserError
+from launcher.config.types import SchedulerConfig
 from launcher.distributed import signals
-from launcher.distributed.signals import ForcedStop, Reason
+from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT, NODE_FAILURE, STOPPED
+from launcher.distributed.signals import ForcedStop, StopReason
 from launcher.launch import launch_spec
-from launcher.launch.execute import Outcome, saved
-from launcher.launch.job_outcome import DONE, FAILED, STOPPED, UNFIT, WRONG
-from launcher.storage import cache_root
+from launcher.launch.execute import Outcome, describe_checkpoint
+from launcher.schedulers import ForegroundScheduler, JobRequest, RenderedJob, SubmittedJob
 from launcher.storage.run_dir import RunDir
 
-_SSH = (
+_SSH_OPTIONS = (
     "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
     "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4",
 )  # fmt: skip
-_TAKEN = (
-    "LAUNCHER_",
-    "OMP_",
-    "MKL_",
-    "GLOO_",
-    "NCCL_",
-    "TORCH_",
-    "PYTHON",
-    "LD_LIBRARY_PATH",
-    "CUDA_",
-    "HF_HUB_OFFLINE",
-)
-_SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
-"""Words in the names of variables that are not taken along: a command line is seen by everyone on a machine. Those of
-the profile an agent reads in the run folder."""
-_WORST = (WRONG, FAILED, UNFIT, STOPPED, DONE)
+_FORWARDED_VARIABLES = (
+    "LAUNCHER_", "OMP_", "MKL_", "GLOO_", "NCCL_", "TORCH_", "PYTHON", "LD_LIBRARY_PATH", "CUDA_", "HF_HUB_OFFLINE",
+)  # fmt: skip
+"""Prefixes of the variables that are forwarded to the hosts."""
+_SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+"""Parts of the names of variables that are not forwarded, since every user of a machine sees its command lines. The
+agents read those of the profile in the run folder."""
+_EXIT_CODES = (INVALID_INPUT, FAILED, NODE_FAILURE, STOPPED, DONE)
+"""Exit codes of agents, the most severe first."""
 _UNREACHABLE = 255
-"""The exit code of ssh itself."""
+"""Exit code of ssh itself."""
+
+
+class Config(SchedulerConfig):
+    """Hosts that are reached by ssh. They share a disk with the current folder and the cache."""
+
+    kind: Literal["ssh"] = "ssh"
+    hosts: list[Line] = Field(min_length=1)
+    """Host names, by which the hosts also reach each other. The first one is the rendezvous."""
+    options: list[Line] = []
+    """Options of ssh, such as -p or -i."""
+    python: Where | None = None
+    """Python interpreter on the hosts. Default: the path of the current one."""
+
+    queued: ClassVar[bool] = False
+
+    def check_nodes(self, minimum: int, maximum: int) -> str | None:
+        return None if maximum <= len(self.hosts) else "more than there are hosts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SshJob(RenderedJob):
+    """`commands`: the ssh command of each host. `run`: the run folder. `minimum`: hosts that the run needs."""
+
+    commands: dict[str, tuple[str, ...]]
+    run: Path
+    minimum: int
+
+
+class Scheduler(ForegroundScheduler[SshJob]):
+    config: Config
+
+    def render(self, request: JobRequest, environment: Mapping[str, str] = os.environ) -> SshJob:
+        """`environment`: the variables here, of which some are forwarded."""
+        minimum, maximum = request.cluster.nodes
+        hosts = self.config.hosts[:maximum]
+        variables = forwarded(request, environment)
+        commands = {
+            host: ("ssh", *self.config.options, *_SSH_OPTIONS, "--", host, self._agent(request, i, hosts, variables))
+            for i, host in enumerate(hosts)
+        }
+        text = "".join(f"{shlex.join(command)}\n" for command in commands.values())
+        return SshJob(text, commands=commands, run=request.run_folder, minimum=minimum)
+
+    def submit(self, job: SshJob) -> SubmittedJob:
+        if shutil.which("ssh") is None:
+            raise UserError("ssh is not installed here, by which a cluster of kind ssh is reached")
+        agents = [_start(host, argv, is_first=i == 0) for i, (host, argv) in enumerate(job.commands.items())]
+        with _forwarding_signals(agents):
+            try:
+                code = _wait(agents, job.minimum)
+            except ForcedStop:
+                code = _stop_at_once(agents, job)
+        return SubmittedJob(outcome=Outcome(code, {}, []))
+
+    def _agent(self, request: JobRequest, index: int, hosts: Sequence[str], variables: Mapping[str, str]) -> str:
+        """The shell command of a host that starts its agent."""
+        addresses = ",".join(name.rpartition("@")[2] for name in hosts)
+        words = ["env", *(f"{name}={value}" for name, value in variables.items())]
+        words += [self.config.python or sys.executable, "-m", "launcher.launch.node", str(request.run_folder)]
+        words += ["--node", str(index), "--hosts", addresses, "--lifeline"]
+        return f"cd {shlex.quote(str(request.working_directory))} || exit {NODE_FAILURE}; exec {shlex.join(words)}"
+
+
+def forwarded(request: JobRequest, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of the agents: those of the profile and the job, and those that the user has set here for
+    libraries."""
+    local = request.cluster.scratch.local
+    variables = {
+        **{name: value for name, value in environment.items() if name.startswith(_FORWARDED_VARIABLES)},
+        **({} if local is None else {"TMPDIR": local}),
+        **launch_spec.environment(request.cluster),
+        env_vars.JOB: f"ssh-{request.token}",
+        env_vars.START: "0",
+        env_vars.CACHE: str(request.cache),
+    }
+    return {name: value for name, value in variables.items() if not any(word in name for word in _SECRET_WORDS)}
 
 
 @dataclass
-class _Host:
-    """A host, the ssh to it, and the last that was said on its standard error."""
+class _Agent:
+    """The agent of a host, the ssh process to it, and the last lines of its standard error."""
 
-    name: str
+    host: str
     ssh: subprocess.Popen[bytes]
-    last: deque[str]
-    pumps: list[threading.Thread]
+    last_lines: deque[str]
+    readers: list[threading.Thread]
 
-    def tell(self, word: str) -> None:
+    def send(self, word: str) -> None:
+        """Send a line to the agent's lifeline."""
         if self.ssh.stdin is not None:
             with suppress(OSError):
                 self.ssh.stdin.write(f"{word}\n".encode())
                 self.ssh.stdin.flush()
 
 
-def execute(run: Path, cluster: Cluster, environment: Mapping[str, str] = os.environ) -> Outcome:
-    """Start an agent on each host, pass on what they say, and wait for them. Raises UserError where there is no ssh."""
-    assert cluster.ssh is not None
-    if shutil.which("ssh") is None:
-        raise UserError("ssh is not installed here, by which a cluster of kind ssh is reached")
-    names = cluster.ssh.hosts[: cluster.nodes[1]]
-    told = _environment(cluster, environment)
-    hosts = [_start(i, names, cluster.ssh, command(run, i, names, cluster.ssh, told)) for i in range(len(names))]
-    with _forwarding(hosts):
-        try:
-            code = _wait(hosts, cluster.nodes[0])
-        except ForcedStop:
-            for host in hosts:
-                host.tell("NOW")
-            code = STOPPED if _wait(hosts, cluster.nodes[0]) == STOPPED else FAILED
-            if code == STOPPED:
-                print(f"stopped at once: {saved(RunDir(run))}", file=sys.stderr, flush=True)
-            return Outcome(code, {}, [])
-    return Outcome(code, {}, [])
-
-
-def command(run: Path, index: int, names: list[str], ssh: Ssh, environment: Mapping[str, str]) -> str:
-    """What the shell of a host is asked to do."""
-    hosts = ",".join(name.rpartition("@")[2] for name in names)
-    told = [f"{name}={value}" for name, value in environment.items()]
-    agent = [ssh.python or sys.executable, "-m", "launcher.launch.node", str(run.absolute())]
-    agent += ["--node", str(index), "--hosts", hosts, "--lifeline"]
-    return f"cd {shlex.quote(str(Path.cwd()))} || exit {UNFIT}; exec {shlex.join(['env', *told, *agent])}"
-
-
-def _environment(cluster: Cluster, environment: Mapping[str, str]) -> dict[str, str]:
-    """What an agent is to know: this start's name, where the cache is, and what the user has set here for libraries."""
-    taken = {name: value for name, value in environment.items() if name.startswith(_TAKEN)}
-    job = {"LAUNCHER_JOB": f"ssh-{int(time.time())}-{os.getpid()}", "LAUNCHER_START": "0"}
-    own = {} if cluster.scratch.local is None else {"TMPDIR": cluster.scratch.local}
-    told = {
-        **taken,
-        **own,
-        **launch_spec.environment(cluster),
-        **job,
-        "LAUNCHER_CACHE": str(cache_root.root().absolute()),
-    }
-    return {name: value for name, value in told.items() if not any(word in name for word in _SECRET)}
-
-
-def _start(index: int, names: list[str], ssh: Ssh, words: str) -> _Host:
-    """Start an agent. A session of its own: Ctrl-C is for the launcher, which tells all agents what it means."""
-    host = subprocess.Popen(
-        ["ssh", *ssh.options, *_SSH, "--", names[index], words],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    last: deque[str] = deque(maxlen=5)
-    mark = f"{names[index]}: " if index else ""
-    assert host.stdout is not None and host.stderr is not None
-    pumps = [
-        threading.Thread(target=_pump, args=(host.stdout, sys.stdout, mark, deque[str](maxlen=1)), daemon=True),
-        threading.Thread(target=_pump, args=(host.stderr, sys.stderr, mark, last), daemon=True),
+def _start(host: str, argv: Sequence[str], is_first: bool) -> _Agent:
+    """Start an agent. It is in a session of its own, since Ctrl-C is for the launcher, which signals all agents."""
+    ssh = subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    last_lines: deque[str] = deque(maxlen=5)
+    mark = "" if is_first else f"{host}: "
+    assert ssh.stdout is not None and ssh.stderr is not None
+    readers = [
+        threading.Thread(target=_copy_lines, args=(ssh.stdout, sys.stdout, mark, deque[str](maxlen=1)), daemon=True),
+        threading.Thread(target=_copy_lines, args=(ssh.stderr, sys.stderr, mark, last_lines), daemon=True),
     ]
-    for pump in pumps:
-        pump.start()
-    return _Host(names[index], host, last, pumps)
+    for reader in readers:
+        reader.start()
+    return _Agent(host, ssh, last_lines, readers)
 
 
-def _pump(source: IO[bytes], to: IO[str], mark: str, last: deque[str]) -> None:
-    """Pass on what a host says, line by line; all hosts but the first by name."""
+def _copy_lines(source: IO[bytes], to: IO[str], mark: str, last_lines: deque[str]) -> None:
+    """Print the output of a host line by line, after its mark."""
     for line in source:
         text = line.decode(errors="replace")
-        last.append(text.strip())
+        last_lines.append(text.strip())
         to.write(f"{mark}{text}")
         to.flush()
 
 
-def _wait(hosts: list[_Host], least: int) -> int:
-    """Until all have ended. Where too few are left the others are told to stop."""
-    ended: dict[str, int] = {}
-    told = False
-    while len(ended) < len(hosts):
+def _wait(agents: Sequence[_Agent], minimum: int) -> int:
+    """Wait until all agents have ended. Where too few are left, the others are stopped. Returns the job's exit code."""
+    codes: dict[str, int] = {}
+    stopped = False
+    while len(codes) < len(agents):
         time.sleep(0.05)
-        for host in hosts:
-            if host.name not in ended and (code := host.ssh.poll()) is not None:
-                ended[host.name] = _code(host, code)
-        failed = [code for code in ended.values() if code != DONE]
-        if not told and (len(hosts) - len(failed) < least or {FAILED, WRONG} & set(failed)):
-            told = True
-            for host in hosts:
-                host.tell("TERM")
-    return _worst(list(ended.values()), least)
+        for agent in agents:
+            if agent.host not in codes and (code := agent.ssh.poll()) is not None:
+                codes[agent.host] = _exit_code(agent, code)
+        failed = [code for code in codes.values() if code != DONE]
+        if not stopped and (len(agents) - len(failed) < minimum or {FAILED, INVALID_INPUT} & set(failed)):
+            stopped = True
+            for agent in agents:
+                agent.send("TERM")
+    return _most_severe(list(codes.values()), minimum)
 
 
-def _worst(codes: list[int], least: int) -> int:
-    """Of the hosts' exit codes that which counts. An elastic run does without those that were lost."""
-    if codes.count(DONE) >= least and set(codes) <= {DONE, UNFIT}:
+def _most_severe(codes: list[int], minimum: int) -> int:
+    """The exit code of a job whose agents ended with these. An elastic run continues without lost hosts."""
+    if codes.count(DONE) >= minimum and set(codes) <= {DONE, NODE_FAILURE}:
         return DONE
-    return next(code for code in _WORST if code in codes)
+    return next(code for code in _EXIT_CODES if code in codes)
 
 
-def _code(host: _Host, code: int) -> int:
-    """How an agent has ended; where not as agents do, why is told."""
-    for pump in host.pumps:
-        pump.join(5)
-    if code in _WORST:
+def _exit_code(agent: _Agent, code: int) -> int:
+    """The exit code of an agent. Where ssh or the host failed, print why and return that of a lost node."""
+    for reader in agent.readers:
+        reader.join(5)
+    if code in _EXIT_CODES:
         return code
-    why = " ".join(line for line in host.last if line) or f"exit code {code}"
+    why = " ".join(line for line in agent.last_lines if line) or f"exit code {code}"
     what = "cannot be reached, or was lost" if code == _UNREACHABLE else "could not start the launcher, or lost it"
-    print(f"{host.name} {what}: {why}", file=sys.stderr, flush=True)
-    return UNFIT
+    print(f"{agent.host} {what}: {why}", file=sys.stderr, flush=True)
+    return NODE_FAILURE
+
+
+def _stop_at_once(agents: Sequence[_Agent], job: SshJob) -> int:
+    """End the ranks of all hosts without a further checkpoint. Returns the job's exit code."""
+    for agent in agents:
+        agent.send("NOW")
+    if _wait(agents, job.minimum) != STOPPED:
+        return FAILED
+    print(f"stopped at once: {describe_checkpoint(RunDir(job.run))}", file=sys.stderr, flush=True)
+    return STOPPED
 
 
 @contextmanager
-def _forwarding(hosts: list[_Host]) -> Iterator[None]:
-    """Signals are passed on to all agents, whose ranks agree on the step at which they leave."""
+def _forwarding_signals(agents: Sequence[_Agent]) -> Iterator[None]:
+    """Forward signals to all agents, whose ranks agree on the step at which they stop."""
 
-    def stop(reason: Reason) -> None:
-        for host in hosts:
-            host.tell("TERM" if reason is Reason.STOP else "USR1")
-        os.write(2, b"stopping: all hosts leave at the end of this step (once more ends them at once)\n")
+    def stop(reason: StopReason) -> None:
+        for agent in agents:
+            agent.send("TERM" if reason is StopReason.STOP else "USR1")
+        signals.announce("hosts")
 
-    with signals.passing_on(stop):
+    with signals.forwarding(stop):
         yield

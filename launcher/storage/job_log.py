@@ -18,6 +18,8 @@ from launcher.storage.run_dir import RunDir
 from launcher.storage.run_files import JobEvent
 
 Event = strict_json.Object
+STARTS_PER_JOB = 1000
+"""Numbers of starts for each job of a chain: a start's number is this times the jobs before it, plus its restarts."""
 _MOST = 20_000
 """The largest number of events of a run: some thousand starts."""
 _HINT = "take this line out, or move the file away"
@@ -51,11 +53,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Job:
-    """A job over all its starts. `ids`: the Slurm ids of the job and of those chained to it, the newest last.
-    `submitted`, `cancelled`, `requeued`: seconds since the epoch."""
+    """A job over all its starts. `scheduler`: the kind of scheduler that knows it, if any. `ids`: the scheduler's ids
+    of the job and of those chained to it, the newest last. `submitted`, `cancelled`, `requeued`: seconds since the
+    epoch."""
 
     name: str
     cluster: str = ""
+    scheduler: str = ""
     script: str = ""
     submitted: float | None = None
     cancelled: float | None = None
@@ -143,9 +147,12 @@ def _after(job: Job, event: Event) -> Job:
     match event["event"]:
         case "submitted":
             cluster, script = str(event.get("cluster", "")), str(event.get("script", ""))
-            return replace(job, cluster=cluster, script=script, submitted=when)
+            kind = str(event.get("scheduler", "slurm"))  # earlier launchers knew no other
+            return replace(job, cluster=cluster, scheduler=kind, script=script, submitted=when)
         case "started":
-            return _known(replace(job, starts=(*job.starts, _start(event, when))), str(event.get("slurm", "")))
+            id = str(event.get("slurm", ""))
+            kind = job.scheduler or ("slurm" if id else "")
+            return _known(replace(job, starts=(*job.starts, _start(event, when)), scheduler=kind), id)
         case "ended":
             return replace(job, starts=_ended(job.starts, event, when))
         case "requeued":

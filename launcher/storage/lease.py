@@ -23,7 +23,7 @@ from typing import Annotated
 import psutil
 from pydantic import Field
 
-from launcher.config import strict_json
+from launcher.config import env_vars, strict_json
 from launcher.config.strict_json import DamagedFile, Stored, Word
 
 BEAT = 2.0
@@ -58,8 +58,8 @@ class Holder:
 
     @classmethod
     def this(cls) -> "Holder":
-        pid, job = os.getpid(), os.environ.get("LAUNCHER_JOB", "")
-        start = int(os.environ.get("LAUNCHER_START") or 0)
+        pid, job = os.getpid(), os.environ.get(env_vars.JOB, "")
+        start = int(os.environ.get(env_vars.START) or 0)
         return cls(socket.gethostname(), _namespace(), pid, _born(pid), uuid.uuid4().hex, job, start)
 
     def line(self) -> bytes:

@@ -106,6 +106,7 @@ class JobEvent(Stored):
     job: Annotated[PlainName, AfterValidator(_no_option)]
     time: Time = 0.0
     cluster: Word = ""
+    scheduler: Word = ""
     script: Word = ""
     slurm: Annotated[Word, AfterValidator(_no_option)] = ""
     start: Count = 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from launcher.config.recipe import Recipe
-    from launcher.distributed.process_group import Process
+    from launcher.distributed.process_group import ProcessGroup
     from launcher.optimizers import Optimizer
     from launcher.plan.model_spec import Architecture
     from launcher.train.model_probe import ModelProbe
@@ -61,7 +61,7 @@ class Engine(ABC):
     def clear(self) -> None:
         """Drop the gradients."""
 
-    def partial(self, process: "Process") -> list[str]:
+    def partial(self, process: "ProcessGroup") -> list[str]:
         """The parameters whose gradient is only a part of the whole on each rank, by name. All ranks call it after a
         backward."""
         return []
@@ -84,7 +84,7 @@ class UnwrappedModel:
     probe: "ModelProbe"
     optimizer: "Optimizer[OptimizerConfig]"
     precision: str
-    process: "Process"
+    process: "ProcessGroup"
 
 
 @dataclass(frozen=True)

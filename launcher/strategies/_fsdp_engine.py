@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from launcher.distributed.process_group import Process
+from launcher.distributed.process_group import ProcessGroup
 from launcher.strategies import UnwrappedModel, _tensor_parallel
 from launcher.strategies._torch_engine import TorchEngine, local
 
@@ -43,12 +43,12 @@ class FsdpEngine(TorchEngine):
         dist.all_reduce(total)
         return float(total.sqrt())
 
-    def partial(self, process: Process) -> list[str]:
+    def partial(self, process: ProcessGroup) -> list[str]:
         """The parameters of which neighbours on the tensor axis hold the same piece, but not the same gradient: each
         has a part of it, and nothing adds them up. All ranks call it."""
         named = [(n, p) for n, p in self._model.named_parameters() if p.grad is not None and not _dealt(p)]
         norms = np.array([float(local(p.grad).double().norm()) for _, p in named])
-        every = process.gather(norms).reshape(-1, process.tensor_parallel, len(named))
+        every = process.all_gather(norms).reshape(-1, process.tensor_parallel, len(named))
         apart = np.ptp(every, axis=1) > 1e-3 * every.max(axis=1) + 1e-12
         return [name for (name, _), bad in zip(named, apart.any(axis=0), strict=True) if bad]
 
@@ -81,7 +81,7 @@ def wrap(
     each layer are gathered as one; what is outside the layers is another group."""
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # nothing here changes an output in place
     process, layers = unwrapped.process, unwrapped.probe.layers
-    process.group()
+    process.ensure_initialized()
     mesh = init_device_mesh(process.device.type, tuple(axes.values()), mesh_dim_names=tuple(axes))
     fused = _tensor_parallel.parallelise(unwrapped, mesh["tensor"]) if "tensor" in axes else {}
     options: dict[str, object] = {

@@ -43,7 +43,7 @@ def wrap(stage: int, settings: Settings, unwrapped: UnwrappedModel) -> Engine:
     """The engine of ZeRO `stage`; `settings`: DeepSpeed's own configuration."""
     deepspeed = load(unwrapped.process.device.type)
     os.environ.setdefault("LOCAL_RANK", str(unwrapped.process.device.index or 0))
-    unwrapped.process.group()
+    unwrapped.process.ensure_initialized()
     engine, *_ = deepspeed.initialize(
         model=unwrapped.model,
         optimizer=unwrapped.optimizer.for_model(unwrapped.model),

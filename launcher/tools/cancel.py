@@ -1,4 +1,4 @@
-"""End a run's job for good: waiting or running, and whatever was chained to it meanwhile."""
+"""`launcher cancel`: end a run's job, waiting or running, and the jobs that are chained to it meanwhile."""
 
 import time
 from collections.abc import Collection
@@ -6,67 +6,72 @@ from collections.abc import Collection
 from rich.console import Console
 
 from launcher.config.errors import UserError
-from launcher.schedulers import slurm_queue
+from launcher.schedulers import JobState
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
-from launcher.tools import run_events, run_status
+from launcher.tools import job_scheduler, run_events, run_status
 
-PATIENCE = 60.0
-"""Seconds that a job is given to save and leave. Slurm ends it by itself when its own patience, KillWait, is over."""
-_EVERY = 2.0
-"""Seconds between two looks at the queue, which is not only ours."""
+_MAX_WAIT = 60.0
+"""Seconds that a job gets to save a checkpoint and leave. Its scheduler may end it earlier."""
+_INTERVAL = 2.0
+"""Seconds between two queries of the queue, which other users share."""
 
 
 def cancel(run: str, console: Console) -> None:
-    """Cancel the job, and wait until it has left: what comes back meanwhile is cancelled too. Raises UserError where no
-    job of the run lives, or Slurm refuses."""
+    """Cancel the job and wait until it has left. What its scheduler starts again meanwhile is cancelled too. Raises
+    UserError where no job of the run is alive, or its scheduler refuses."""
     folder = run_status.find_run(run)
     job = run_status.newest_scheduled_job(folder)
-    if job is None:
-        raise UserError(f"{folder.path}: it is no job of Slurm's (stop it where it was started, with Ctrl-C)")
-    living = _living(folder)
-    if not living:
-        at = run_status.read_status(folder, run_events.SlurmQueue())
-        if at.id != job.ids[-1] and at.state.name == "running":
-            raise UserError(f"{folder.path}: it runs now where it was started (stop it there, with Ctrl-C)")
-        raise UserError(f"{folder.path}: job {job.ids[-1]} is over already: {at.state.name}")
-    slurm_queue.cancel(list(living))
+    if job is None or not job.scheduler:
+        raise UserError(f"{folder.path}: it is no job of a queue (stop it where it was started, with Ctrl-C)")
+    alive = _alive(folder, job)
+    if not alive:
+        raise UserError(_why_not_alive(folder, job))
+    job_scheduler.of(folder, job).cancel(list(alive))
     job_log.append(folder, {"event": "cancelled", "job": job.name})
-    for id, known in living.items():
-        was = "was waiting" if known.state in slurm_queue.WAITING else f"was running on {known.nodes}"
-        console.print(f"job {id} is cancelled: it {was}", highlight=False, markup=False, soft_wrap=True)
-    if any(known.state not in slurm_queue.WAITING for known in living.values()):
-        _see_it_leave(folder, set(living), console)
+    for id, state in alive.items():
+        before = "was waiting" if state.phase == "waiting" else f"was running on {state.nodes}"
+        _print(console, f"job {id} is cancelled: it {before}")
+    if any(state.phase != "waiting" for state in alive.values()):
+        _wait(folder, set(alive), console)
     whole = folder.whole()
     kept = f"its newest checkpoint is of step {whole[-1].step}" if whole else "no checkpoint had been made"
-    console.print(
-        f"{kept}; launcher submit or launcher run goes on with it", highlight=False, markup=False, soft_wrap=True
-    )
+    _print(console, f"{kept}; launcher submit or launcher run goes on with it")
 
 
-def _living(folder: RunDir, among: Collection[str] | None = None) -> dict[str, slurm_queue.Job]:
-    """The run's jobs that live, by the ids that they are cancelled by: `among` these and the newest, or all."""
-    job = run_status.newest_scheduled_job(folder)
-    if job is None:
-        return {}
-    asked = [id for id in job.ids if among is None or id in among or id == job.ids[-1]]
-    known = slurm_queue.jobs(asked)
-    return {id: one for id, one in known.items() if one.living and run_events.belongs_to(one, folder)}
+def _print(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _see_it_leave(folder: RunDir, watched: set[str], console: Console) -> None:
-    """Wait until none of the jobs `watched` lives, nor the newest: one that was about to be requeued, or to chain
+def _why_not_alive(folder: RunDir, job: job_log.Job) -> str:
+    status = run_status.read_status(folder, run_events.JobSchedulers())
+    if status.id != job.ids[-1] and status.state.name == "running":
+        return f"{folder.path}: it runs now where it was started (stop it there, with Ctrl-C)"
+    return f"{folder.path}: job {job.ids[-1]} is over already: {status.state.name}"
+
+
+def _alive(folder: RunDir, job: job_log.Job, among: Collection[str] | None = None) -> dict[str, JobState]:
+    """The states of a job's ids that are alive: `among` these and the newest, or of all."""
+    ids = [id for id in job.ids if among is None or id in among or id == job.ids[-1]]
+    scheduler = job_scheduler.of(folder, job)
+    states = {id: scheduler.state(id, folder.path) for id in ids}
+    return {id: state for id, state in states.items() if state is not None and state.alive}
+
+
+def _wait(folder: RunDir, watched: set[str], console: Console) -> None:
+    """Wait until none of the `watched` jobs is alive, nor the newest: a job that was about to be requeued, or to chain
     another to it, may just have done so."""
     what = "it saves a checkpoint and leaves"
-    if not console.is_terminal:  # where a spinner is not shown
-        console.print(
-            f"{what}: this waits for it, {PATIENCE:.0f} s at the most", highlight=False, markup=False, soft_wrap=True
-        )
-    end = time.monotonic() + PATIENCE
+    if not console.is_terminal:  # which shows no spinner
+        _print(console, f"{what}: this waits for it, {_MAX_WAIT:.0f} s at the most")
+    end = time.monotonic() + _MAX_WAIT
     with console.status(what):
-        while (living := _living(folder, watched)) and time.monotonic() < end:
-            again = [id for id, known in living.items() if known.state not in slurm_queue.LEAVING]
+        while (job := run_status.newest_scheduled_job(folder)) and time.monotonic() < end:
+            alive = _alive(folder, job, watched)
+            if not alive:
+                break
+            again = [id for id, state in alive.items() if state.phase != "leaving"]
             if again:
-                slurm_queue.cancel(again)
-            watched |= set(living)
-            time.sleep(_EVERY)
+                job_scheduler.of(folder, job).cancel(again)
+            watched |= set(alive)
+            time.sleep(_INTERVAL)

@@ -68,6 +68,7 @@ class ExportFormat(StrEnum):
 Version = Annotated[
     bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
 ]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Log what the launcher does.")]
 RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
 OptionalRecipeFile = Annotated[
     str | None, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")

@@ -51,11 +51,11 @@ def _session(prepared: run_setup.PreparedRun, steps: int, overfit: bool, shown: 
 
     from launcher import build
     from launcher.distributed import process_group
-    from launcher.distributed.shutdown import Stop
+    from launcher.distributed.shutdown import StopMonitor
     from launcher.train import loop
     from launcher.train.global_batch import sync_step_info
 
-    run, notes = build.build(prepared, process_group.connect(process_group.Place()), Stop(), None, workers=0)
+    run, notes = build.build(prepared, process_group.connect(process_group.RankInfo()), StopMonitor(), None, workers=0)
     for note in [*prepared.notes, *notes]:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     _show(prepared, run, shown, console)
@@ -126,4 +126,4 @@ def _resident() -> int:
     """The resident set of this process in bytes."""
     import psutil
 
-    return int(psutil.Process().memory_info().rss)
+    return int(psutil.ProcessGroup().memory_info().rss)

@@ -28,7 +28,7 @@ def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, conso
     outcome = execute.execute(launch_spec.evaluate(prepared.plan, {}, saved.step))
     if outcome.code:
         return outcome
-    metrics, report = outcome.told["metrics"], outcome.told["report"]
+    metrics, report = outcome.result["metrics"], outcome.result["report"]
     if as_json:
         print(json.dumps(metrics), flush=True)
     else:

@@ -110,11 +110,11 @@ class Benchmark:
         """The task's outputs for all samples; nothing for a task whose metrics are not computed."""
         import torch
 
-        from launcher.distributed.process_group import Process
+        from launcher.distributed.process_group import ProcessGroup
         from launcher.train import evaluation
 
         if not self._relative:
-            return evaluation.outputs(model, task, batches, Process(0, 1, torch.device("cpu")), "fp32")
+            return evaluation.outputs(model, task, batches, ProcessGroup(0, 1, torch.device("cpu")), "fp32")
         with torch.no_grad():
             for batch in batches:
                 model(**batch.batch["inputs"])

@@ -163,11 +163,11 @@ class _ShortRuns:
             replace(self.prepared, recipe=recipe, plan=planned, folder=folder, resume=None, start=None)
         ).release()
         outcome = execute.execute(launch_spec.measure(planned, self.cluster.env, self.steps))
-        if outcome.told.get("stopped"):
+        if outcome.result.get("stopped"):
             raise KeyboardInterrupt
         if outcome.code:
             raise UserError(outcome.problems or f"{label(recipe)}: the ranks failed (see above)")
-        return outcome.told
+        return dict(outcome.result)
 
     def compare(self, recipe: Recipe, ranks: int, measured: strict_json.Object, single: strict_json.Object) -> Row:
         """The result of a layout beside the single process."""

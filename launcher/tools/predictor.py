@@ -44,7 +44,7 @@ class Predictor:
         from launcher.prepare.encode import Encoder
 
         self._trained, self._task, self._keep, self._top_k = trained, trained.task(), keep, top_k
-        self._process = process_group.connect(process_group.Place())
+        self._process = process_group.connect(process_group.RankInfo())
         trained.model.to(self._process.device)
         tokenized, folder = self._task.tokenized, trained.folder.tokenizer
         self._encoder = Encoder(folder) if tokenized else None

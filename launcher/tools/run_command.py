@@ -4,9 +4,11 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
+from launcher.config import plugins
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.load import Loaded
@@ -17,7 +19,8 @@ from launcher.launch import execute, launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import plan, writable_folders
 from launcher.prepare import run_setup
-from launcher.schedulers import ssh
+from launcher.schedulers import JobRequest
+from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir, over
 from launcher.tools import run_summary, tables
 
@@ -25,12 +28,13 @@ from launcher.tools import run_summary, tables
 def check_starts_here(recipe: Loaded[Recipe], profile: Cluster) -> None:
     """Raises UserError, with the command to submit, for a cluster with a queue. Prints a note where the run uses one
     node of an allocation of several."""
-    if profile.kind == "slurm":
-        words = ["launcher", "submit", recipe.file, "--cluster", profile.given, *recipe.overrides, *profile.overrides]
-        what = f"of kind slurm, where runs wait for their turn ({shlex.join(words)})"
-        raise UserError(f"--cluster {profile.given}: {what}")
+    if profile.scheduler.queued:
+        own = [*recipe.overrides, *profile.overrides]
+        words = ["launcher", "submit", recipe.file, "--cluster", profile.reference, *own]
+        what = f"of kind {profile.kind}, where runs wait for their turn ({shlex.join(words)})"
+        raise UserError(f"--cluster {profile.reference}: {what}")
     nodes = os.environ.get("SLURM_JOB_NUM_NODES", "")
-    if profile.kind == "local" and nodes.isdecimal() and int(nodes) > 1:
+    if profile.scheduler.on_this_machine and nodes.isdecimal() and int(nodes) > 1:
         what = f"this allocation has {nodes} nodes, and this run uses the one it is on"
         print(f"note: {what} (launcher submit, or srun python -m launcher.worker, uses all)", file=sys.stderr)
 
@@ -45,9 +49,12 @@ def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: b
     if why := over(run.resume, run.plan.steps):
         print(f"{run.folder.path}: {why}")
         return Outcome(0, {}, [])
-    if profile.kind == "ssh":
-        return ssh.execute(run.folder.path, profile)
-    outcome = execute.execute(launch_spec.train(run.plan, profile, via))
+    scheduler = plugins.scheduler(profile.scheduler)
+    request = JobRequest(run.plan, profile, Path.cwd(), cache_root.root().absolute(), via=via)
+    outcome = scheduler.submit(scheduler.render(request)).outcome
+    assert outcome is not None, "the job of a scheduler without a queue has ended"
+    if not profile.scheduler.on_this_machine:
+        return outcome
     if outcome.code == 0:
         run_summary.summarize(run, Console())
     elif outcome.code == STOPPED and run.folder.whole():
@@ -66,10 +73,10 @@ def _prepare(
     """Plan, prepare and write the run, unless nothing is left to train. `problems`: those found before. Raises
     UserError."""
     known = recipe.value
-    if via != "elastic" and profile.kind == "ssh":
+    if via != "elastic" and not profile.scheduler.on_this_machine:
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
     problems = [*problems, *writable_folders.run(RunDir(plan.RUNS / known.name))]
-    if via == "elastic" and profile.kind == "local":
+    if via == "elastic" and profile.scheduler.on_this_machine:
         os.environ.update(launch_spec.environment(profile))  # before an import reads it
         if not (problems := [*problems, *writable_folders.ranks(known, profile, ranks)]):
             execute.warm_up(launch_spec.imports(known))

@@ -1,4 +1,4 @@
-"""Events of one run, from three sources: the files of its ranks, the log of its jobs, and Slurm's queue.
+"""Events of one run, from three sources: the files of its ranks, the log of its jobs, and its job's scheduler.
 
 Sources only read. A damaged file ends the source that reads it with a `FileDamaged` event.
 """
@@ -12,11 +12,12 @@ from launcher.config import strict_json
 from launcher.config.atomic_files import is_file
 from launcher.config.errors import UserError
 from launcher.config.strict_json import DamagedFile, shown
-from launcher.schedulers import slurm_queue
+from launcher.schedulers import JobState
 from launcher.storage import job_log, lease
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir, over
 from launcher.storage.run_files import PlanSummary
+from launcher.tools import job_scheduler
 
 _TAIL = 1 << 16
 """Bytes at the end of the metrics that are read."""
@@ -69,14 +70,14 @@ class JobLogged(NamedTuple):
     log: str = ""
 
 
-class JobQueued(NamedTuple):
-    """The newest job as Slurm knows it."""
+class JobReported(NamedTuple):
+    """The newest job as its scheduler reports it."""
 
-    job: slurm_queue.Job
+    job: JobState
 
 
-class QueueUnreachable(NamedTuple):
-    """Slurm did not answer, or is not installed."""
+class SchedulerUnreachable(NamedTuple):
+    """The scheduler of the newest job did not answer, or is not installed."""
 
 
 class FileDamaged(NamedTuple):
@@ -86,41 +87,35 @@ class FileDamaged(NamedTuple):
 
 
 Event = (
-    Planned | CheckpointSaved | StepTrained | FilesWritten | WriterAlive | JobLogged | JobQueued | QueueUnreachable
-    | FileDamaged
+    Planned | CheckpointSaved | StepTrained | FilesWritten | WriterAlive | JobLogged | JobReported
+    | SchedulerUnreachable | FileDamaged
 )  # fmt: skip
 
 
-class SlurmQueue:
-    """Slurm's queue. After the first question without an answer it is not asked again; `trouble` says why."""
+class JobSchedulers:
+    """The schedulers of jobs. After the first question without an answer a kind is not asked again; `trouble` says why,
+    by kind."""
 
     def __init__(self) -> None:
-        self.trouble: str | None = None
+        self.trouble: dict[str, str] = {}
 
     def events(self, job: job_log.Job | None, folder: RunDir) -> Iterator[Event]:
-        """What Slurm knows of a run's job. Nothing is asked about a job without an id, or one that is done."""
-        if job is None or not job.ids or (job.starts and job.starts[-1].why == "done"):
+        """What its scheduler knows of a run's job. Nothing is asked about a job without an id, or one that is done."""
+        if job is None or not job.ids or not job.scheduler or (job.starts and job.starts[-1].why == "done"):
             return
-        if self.trouble is None:
+        state = None
+        if job.scheduler not in self.trouble:
             try:
-                found = slurm_queue.job(job.ids[-1])
+                state = job_scheduler.of(folder, job).state(job.ids[-1], folder.path)
             except UserError as error:
-                self.trouble = str(error)
-        if self.trouble is not None:
-            yield QueueUnreachable()
-        elif found is not None and belongs_to(found, folder):
-            yield JobQueued(found)
+                self.trouble[job.scheduler] = str(error)
+        if job.scheduler in self.trouble:
+            yield SchedulerUnreachable()
+        elif state is not None:
+            yield JobReported(state)
 
 
-def belongs_to(job: slurm_queue.Job, folder: RunDir) -> bool:
-    """Whether a job of Slurm's is this run's. Ids start again from 1 where a Slurm is set up again."""
-    here = f"{folder.path.absolute()}/"
-    paths = [job.fields.get(name, "") for name in ("StdOut", "StdErr", "Command")]
-    named = any(path.startswith(here) or f"/{folder.path.name}/" in path for path in paths)
-    return named or job.name == folder.path.name
-
-
-def collect(folder: RunDir, queue: SlurmQueue, writer: lease.Holder | None) -> list[Event]:
+def collect(folder: RunDir, schedulers: JobSchedulers, writer: lease.Holder | None) -> list[Event]:
     """The events of all sources. `writer`: the living holder of the run folder's lease."""
     plan, log = list(_until_damaged(_plan_events(folder))), list(_until_damaged(_job_log_events(folder, writer)))
     steps = next((event.steps for event in plan if isinstance(event, Planned)), None)
@@ -131,7 +126,7 @@ def collect(folder: RunDir, queue: SlurmQueue, writer: lease.Holder | None) -> l
         *_checkpoint_events(folder, steps),
         *_until_damaged(_metrics_events(folder)),
         *([WriterAlive(writer.host)] if writer is not None else []),
-        *queue.events(job, folder),
+        *schedulers.events(job, folder),
     ]
 
 

@@ -1,12 +1,12 @@
 """The state of a run, and how each start of its job ended.
 
-Pure functions of what Slurm, the job log and the run folder know; each of the three may be missing.
+Pure functions of what its scheduler, the job log and the run folder know; each of the three may be missing.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-from launcher.schedulers import slurm_queue
+from launcher.schedulers import JobState
 from launcher.storage import job_log
 
 Name = Literal[
@@ -14,45 +14,36 @@ Name = Literal[
     "cancelled", "failed", "replaced", "killed",
 ]  # fmt: skip
 """ready: planned, not started. requeued: waits for its next start. stopped: on request. made way: saved and left, on
-USR1 or before its time limit; time over: ended by Slurm at its time limit. Neither of the two starts again by itself.
-replaced: another start of the run took over. killed: a start by hand that did not log its end."""
+USR1 or before its time limit; time over: ended by the scheduler at its time limit. Neither of the two starts again by
+itself. replaced: another start of the run took over. killed: a start by hand that did not log its end."""
 
 _WHY: dict[str, Name] = {
     "done": "done", "failed": "failed", "time": "made way", "told": "stopped", "node": "node lost",
     "replaced": "replaced",
 }  # fmt: skip
-_SLURM: dict[str, Name] = {
-    "CANCELLED": "cancelled", "TIMEOUT": "time over", "DEADLINE": "time over", "PREEMPTED": "preempted",
-    "NODE_FAIL": "node lost", "BOOT_FAIL": "node lost", "OUT_OF_MEMORY": "failed", "REVOKED": "cancelled",
-}  # fmt: skip
-_REASONS = {"OUT_OF_MEMORY": "out of memory", "BOOT_FAIL": "a node did not start"}
-_NOT_STARTED = 53
-"""Slurm's "signal" of a job whose script it could not start."""
 _ENDINGS = {
     "done": "done", "failed": "failed", "time": "made way", "told": "told to stop", "node": "node unfit or lost",
     "replaced": "replaced by a later start",
 }  # fmt: skip
-"""The end of a start in words, by the `why` of its event."""
+"""How a start ended, in words."""
 
 
 @dataclass(frozen=True)
 class State:
-    """`reason`: a detail, such as why Slurm has the job wait. `since`: seconds since the epoch."""
+    """`reason`: a detail, such as why the job waits. `since`: seconds since the epoch."""
 
     name: Name
     reason: str = ""
     since: float | None = None
 
 
-def derive(
-    job: job_log.Job | None, queued: slurm_queue.Job | None, *, reachable: bool, alive: bool, finished: bool
-) -> State:
-    """The state of a run. `job`: its newest job in the log; `queued`: the same job in Slurm's queue; `reachable`:
-    whether Slurm answered. `alive`: a rank holds the run's lease. `finished`: nothing is left to train after the newest
-    checkpoint."""
-    if queued is not None and queued.living:
-        return _living(job, queued)
-    last = _last_start(job)
+def derive(job: job_log.Job | None, known: JobState | None, *, reachable: bool, alive: bool, finished: bool) -> State:
+    """The state of a run. `job`: its newest job in the log; `known`: its scheduler's report of the same job;
+    `reachable`: whether the scheduler answered. `alive`: a rank holds the run's lease. `finished`: nothing is left to
+    train after the newest checkpoint."""
+    if known is not None and known.alive:
+        return _living(job, known)
+    last = job.starts[-1] if job and job.starts else None
     if last is not None and last.why == "done":
         return State("done", since=last.ended)
     if alive:
@@ -61,91 +52,76 @@ def derive(
         return State("done", since=last.ended if last else None)
     if job is None:
         return State("stopped")
-    return _ended(job, queued, reachable)
+    return _ended(job, known, reachable)
 
 
-def _last_start(job: job_log.Job | None) -> job_log.Start | None:
-    return job.starts[-1] if job and job.starts else None
-
-
-def _cancelled(job: job_log.Job) -> bool:
-    """Whether the job was cancelled after its last start."""
-    last = _last_start(job)
-    return job.cancelled is not None and (last is None or job.cancelled >= last.begun)
-
-
-def _living(job: job_log.Job | None, queued: slurm_queue.Job) -> State:
-    last = _last_start(job)
-    if queued.state in slurm_queue.WAITING:
-        waiting = (last.ended or last.begun) if last else queued.submitted
-        return State("requeued" if last or queued.restarts > 0 else "pending", queued.reason, waiting)
-    if queued.state not in slurm_queue.LEAVING:
-        return State("running", _phase(job, queued), queued.start)
-    if job is not None and _cancelled(job):
+def _living(job: job_log.Job | None, known: JobState) -> State:
+    again = bool(job and job.starts) or known.restarts > 0
+    last = job.starts[-1] if job and job.starts else None
+    if known.phase == "waiting":
+        waiting = (last.ended or last.begun) if last else known.submitted
+        return State("requeued" if again else "pending", known.reason, waiting)
+    if known.phase == "running":
+        return State("running", _phase(job, last, known), known.start)
+    if job is not None and job.cancelled is not None and (last is None or job.cancelled >= last.begun):
         return State("cancelled", "leaving", job.cancelled)
-    if last is not None and queued.restarts > last.number % 1000:
+    if last is not None and known.restarts > last.number % job_log.STARTS_PER_JOB:
         return State("requeued", "leaving", last.ended)
     if last is not None and last.why:
         return State(_WHY.get(last.why, "stopped"), "leaving", last.ended)
-    return State("running", "leaving", queued.start)
+    return State("running", "leaving", known.start)
 
 
-def _phase(job: job_log.Job | None, queued: slurm_queue.Job) -> str:
+def _phase(job: job_log.Job | None, last: job_log.Start | None, known: JobState) -> str:
     """`starting` or `leaving` where a running job does not train. Starts are matched by number: clocks may differ."""
-    last = _last_start(job)
-    if job is None or last is None or last.number != 1000 * (len(job.ids) - 1) + queued.restarts:
+    number = job_log.STARTS_PER_JOB * (len(job.ids) - 1) + known.restarts if job else 0
+    if job is None or last is None or last.number != number:
         return "starting"
     return "leaving" if last.ended is not None else ""
 
 
-def _ended(job: job_log.Job, queued: slurm_queue.Job | None, reachable: bool) -> State:
-    """The state of a job that has left the queue and is not done."""
-    last = _last_start(job)
+def _ended(job: job_log.Job, known: JobState | None, reachable: bool) -> State:
+    """The state of a job that is not alive and not done."""
+    last = job.starts[-1] if job.starts else None
     why = last.why if last is not None else ""
-    ended = (last.ended if last else None) or (queued.end if queued else None)
-    since = ended or (last.begun if last else job.submitted)
-    if _cancelled(job):
+    since = (last.ended if last else None) or (known.end if known else None) or (last.begun if last else job.submitted)
+    if job.cancelled is not None and (last is None or job.cancelled >= last.begun):
         return State("cancelled", since=job.cancelled)
     if not reachable and last and last.ended and job.requeued and job.requeued[-1] >= last.ended:
         return State("requeued", since=last.ended)
-    if queued is not None and why not in ("failed", "replaced"):
-        if queued.state in _SLURM:
-            return State(_SLURM[queued.state], _REASONS.get(queued.state, ""), queued.end or since)
-        if queued.preempted is not None:
-            return State("preempted", since=queued.end or since)
+    if known is not None and known.ended and why not in ("failed", "replaced"):
+        return State(known.ended, known.reason, known.end or since)
     if why:
         excluded = f"without {', '.join(last.excluded)}" if last and last.excluded else ""
         return State(_WHY.get(why, "stopped"), excluded, since)
-    if queued is not None:
-        return State("failed", _exit_reason(queued), since)
-    return _unexplained(job, reachable, since)
+    if known is not None:
+        code = f"exit code {known.code}" if known.code else "it never began to train"
+        return State("failed", known.reason or code, since)
+    return _unexplained(job, last, reachable, since)
 
 
-def _unexplained(job: job_log.Job, reachable: bool, since: float | None) -> State:
-    """The state of a job that did not log its end and that Slurm does not know."""
+def _unexplained(job: job_log.Job, last: job_log.Start | None, reachable: bool, since: float | None) -> State:
+    """The state of a job that did not log its end and that its scheduler does not know."""
     if not job.scheduled:
         return State("killed", "it left no word of its end: killed, or its machine went down", since)
-    if job.starts:
+    if last is not None:
         return State("node lost", "it has not told its end", since)
-    return State("failed", "Slurm does not know of it any more", since) if reachable else State("pending", "", since)
-
-
-def _exit_reason(queued: slurm_queue.Job) -> str:
-    if queued.reason == "JobLaunchFailure" and queued.signal == _NOT_STARTED:
-        return "Slurm could not start its script: look for its log's folder on the nodes"
-    if queued.signal:
-        return f"killed by signal {queued.signal}"
-    return f"exit code {queued.code}" if queued.code else "it never began to train"
+    forgotten = State("failed", "its scheduler does not know of it any more", since)
+    return forgotten if reachable else State("pending", "", since)
 
 
 def describe_end(start: job_log.Start, later: job_log.Start | None, current: State, scheduled: bool = True) -> str:
     """How a start ended, in words. `later`: the start after it; `current`: the state of the run. `scheduled`: whether
-    the job is Slurm's, which starts it again by itself."""
-    ending = _ENDINGS.get(start.why, start.why)
-    if later is not None:
-        if not scheduled:
-            return ending or "killed"
-        return "preempted or requeued" if start.why == "told" else ending or "lost: it has not told its end"
-    if current.name in ("cancelled", "preempted", "time over", "node lost", "killed") and start.why != "failed":
+    a scheduler starts the job again by itself."""
+    if later is not None and not scheduled:
+        return _ENDINGS.get(start.why, start.why) if start.why else "killed"
+    if later is not None and start.why == "told":
+        return "preempted or requeued"
+    if later is not None and not start.why:
+        return "lost: it has not told its end"
+    lost = ("cancelled", "preempted", "time over", "node lost", "killed")
+    if later is None and current.name in lost and start.why != "failed":
         return current.name
-    return ending or current.name
+    if start.why:
+        return _ENDINGS.get(start.why, start.why)
+    return current.name

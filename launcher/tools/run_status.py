@@ -1,4 +1,4 @@
-"""The status of a run: one reduction over its events, which come from its files, its job log and Slurm."""
+"""The status of a run: one reduction over its events, which come from its files, its job log and its scheduler."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,11 +12,10 @@ from launcher.config.errors import UserError
 from launcher.config.strict_json import shown
 from launcher.distributed import hostlist
 from launcher.plan import plan
-from launcher.schedulers import slurm_queue
 from launcher.storage import job_log, lease_holder
 from launcher.storage.run_dir import RunDir
 from launcher.tools import run_events, run_state
-from launcher.tools.run_events import Event, SlurmQueue
+from launcher.tools.run_events import Event, JobSchedulers
 from launcher.tools.run_state import State
 
 E = TypeVar("E", bound=Event)
@@ -25,7 +24,7 @@ E = TypeVar("E", bound=Event)
 @dataclass(frozen=True)
 class RunStatus:
     """One run. `step`: the step that a running run has reached, or that another one resumes from; `steps`: optimiser
-    steps in all. `metric`, `value`: the watched metric at the newest checkpoint. `id`: Slurm's newest id of the job.
+    steps in all. `metric`, `value`: the watched metric at the newest checkpoint. `id`: the job's newest id.
     `limit`: end of a running job's time limit, in seconds since the epoch. `error`: the first line of the error of the
     last start that failed or lost a node. `log`: the job's log file. `damaged`: problems with the run's files; the
     other fields hold what is known without them."""
@@ -82,22 +81,24 @@ def newest_scheduled_job(folder: RunDir) -> job_log.Job | None:
     return next((job for job in reversed(job_log.story(job_log.read(folder))) if job.ids), None)
 
 
-def read_status(folder: RunDir, queue: SlurmQueue) -> RunStatus:
+def read_status(folder: RunDir, schedulers: JobSchedulers) -> RunStatus:
     """The status of one run."""
-    return read_statuses([folder], queue)[0]
+    return read_statuses([folder], schedulers)[0]
 
 
-def read_statuses(folders: Sequence[RunDir], queue: SlurmQueue) -> list[RunStatus]:
+def read_statuses(folders: Sequence[RunDir], schedulers: JobSchedulers) -> list[RunStatus]:
     """The status of each run. A damaged file is part of the status, not an error."""
     writers = lease_holder.holders([folder.path for folder in folders], ".writer")
-    return [reduce_events(folder, run_events.collect(folder, queue, writers.get(folder.path))) for folder in folders]
+    return [
+        reduce_events(folder, run_events.collect(folder, schedulers, writers.get(folder.path))) for folder in folders
+    ]
 
 
 def reduce_events(folder: RunDir, events: Sequence[Event]) -> RunStatus:
     """The status that follows from the events of a run; a pure function. `folder`: for its name only."""
     saved, logged = _last(events, run_events.CheckpointSaved), _last(events, run_events.JobLogged)
-    queued, planned = _last(events, run_events.JobQueued), _last(events, run_events.Planned)
-    limit = queued.job.end if queued and queued.job.state in slurm_queue.RUNNING else None
+    known, planned = _last(events, run_events.JobReported), _last(events, run_events.Planned)
+    limit = known.job.end if known and known.job.phase == "running" else None
     state, job = _state(events), logged.job if logged else job_log.Job("")
     newest = saved.step if saved else 0
     trained = [one for one in events if isinstance(one, run_events.StepTrained)]
@@ -131,12 +132,12 @@ def _last(events: Sequence[Event], kind: type[E]) -> E | None:
 
 
 def _state(events: Sequence[Event]) -> State:
-    logged, queued = _last(events, run_events.JobLogged), _last(events, run_events.JobQueued)
+    logged, known = _last(events, run_events.JobLogged), _last(events, run_events.JobReported)
     saved, files = _last(events, run_events.CheckpointSaved), _last(events, run_events.FilesWritten)
     state = run_state.derive(
         logged.job if logged else None,
-        queued.job if queued else None,
-        reachable=_last(events, run_events.QueueUnreachable) is None,
+        known.job if known else None,
+        reachable=_last(events, run_events.SchedulerUnreachable) is None,
         alive=_last(events, run_events.WriterAlive) is not None,
         finished=saved is not None and saved.finished,
     )
@@ -147,10 +148,10 @@ def _state(events: Sequence[Event]) -> State:
 
 def _nodes(events: Sequence[Event]) -> tuple[str, ...]:
     """The nodes of a running job, else those of the last start, else the host of the writer."""
-    queued, logged = _last(events, run_events.JobQueued), _last(events, run_events.JobLogged)
-    if queued and queued.job.state in slurm_queue.RUNNING and queued.job.nodes:
+    known, logged = _last(events, run_events.JobReported), _last(events, run_events.JobLogged)
+    if known and known.job.phase == "running" and known.job.nodes:
         with suppress(ValueError):
-            return tuple(hostlist.expand(queued.job.nodes))
+            return tuple(hostlist.expand(known.job.nodes))
     if logged and logged.job.starts:
         return logged.job.starts[-1].nodes
     writer = _last(events, run_events.WriterAlive)

@@ -12,7 +12,7 @@ from rich.table import Table
 from launcher.plan import plan
 from launcher.storage import job_log
 from launcher.tools import run_state, run_status
-from launcher.tools.run_events import SlurmQueue
+from launcher.tools.run_events import JobSchedulers
 from launcher.tools.run_state import State
 from launcher.tools.run_status import RunStatus
 
@@ -27,8 +27,8 @@ _COLOURS = {
 def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
     """Print the status of these runs; without any, of all below runs/. Raises UserError where a folder holds no run."""
     folders = [run_status.find_run(run) for run in runs] if runs else run_status.list_runs()
-    queue = SlurmQueue()
-    statuses = run_status.read_statuses(folders, queue)
+    schedulers = JobSchedulers()
+    statuses = run_status.read_statuses(folders, schedulers)
     if as_json:
         print(json.dumps([asdict(one) for one in statuses], indent=1))
         return
@@ -40,8 +40,8 @@ def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
         console.print(f"[red]{escape(problem)}[/]", soft_wrap=True, highlight=False)
     if len(runs) == 1:
         print_details(statuses[0], console)
-    if queue.trouble is not None:
-        console.print(f"[yellow]note[/]: {escape(queue.trouble)}", soft_wrap=True, highlight=False)
+    for trouble in schedulers.trouble.values():
+        console.print(f"[yellow]note[/]: {escape(trouble)}", soft_wrap=True, highlight=False)
 
 
 def table(statuses: Sequence[RunStatus]) -> Table:

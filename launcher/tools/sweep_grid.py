@@ -1,11 +1,11 @@
-"""A sweep: a grid file says which values the recipe's keys take, and each point of it is a run of its own."""
+"""A sweep: a grid file lists values of the recipe's keys, and each point of the grid is a run of its own."""
 
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from launcher.config import document
 from launcher.config.document import Key, Override
@@ -13,55 +13,54 @@ from launcher.config.errors import Problem, UserError
 
 P = TypeVar("P")
 T = TypeVar("T")
-
-MOST = 500
-"""Points of a sweep: each is planned before any is submitted."""
-_OURS = ("name", "seeds")
+MAX_POINTS = 500
+"""Maximum number of points. Each is planned before any is submitted."""
+_RESERVED_KEYS = ("name", "seeds")
 
 
 def read(file: Path, name: str) -> list[list[str]]:
-    """The overrides of each point, the name of its run among them: `name` with -0, -1, ... A map of keys to lists of
-    values is their product, the last key changing fastest; a list of maps is its points, as they are. Raises UserError
+    """The overrides of each point, among them the name of its run: `name` with -0, -1, ... A map of keys to lists of
+    values is their product, in which the last key changes fastest. A list of maps is a list of points. Raises UserError
     with every mistake in the file."""
     value, origins = document.plain(file)
-    problems = list(_wrong(value, origins))
+    problems = list(_mistakes(value, origins))
     if problems:
         raise UserError(problems)
     count = math.prod(map(len, value.values())) if isinstance(value, dict) else len(value)
-    if count > MOST:
-        raise UserError(f"{file}: {count} points ({MOST} at the most)")
-    points = _product(value, origins) if isinstance(value, dict) else _listed(value, origins)
+    if count > MAX_POINTS:
+        raise UserError(f"{file}: {count} points ({MAX_POINTS} at the most)")
+    points = _product_points(value, origins) if isinstance(value, dict) else _point_list(value, origins)
     return [[*point, Override(f"name={name}-{i}", f"{file}")] for i, point in enumerate(points)]
 
 
-def every(points: Sequence[P], function: Callable[[P], T]) -> list[T]:
-    """Apply a function to each point. Raises UserError with the mistakes of all points, each reported once."""
-    results, wrong = list[T](), dict[str | Problem, None]()
+def map_points(points: Sequence[P], function: Callable[[P], T]) -> list[T]:
+    """The result of a function for each point. Raises UserError with the mistakes of all points, each once."""
+    results, problems = list[T](), dict[str | Problem, None]()
     for point in points:
         try:
             results.append(function(point))
         except UserError as error:
-            wrong |= dict.fromkeys(error.problems)
-    if wrong:
-        raise UserError(list(wrong))
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise UserError(list(problems))
     return results
 
 
-def _product(value: dict[str, list[Any]], origins: dict[Key, str]) -> list[list[str]]:
+def _product_points(value: dict[str, list[object]], origins: dict[Key, str]) -> list[list[str]]:
     sides = [[_override(key, item, origins[key, i]) for i, item in enumerate(items)] for key, items in value.items()]
     return [list(point) for point in product(*sides)]
 
 
-def _listed(value: list[dict[str, Any]], origins: dict[Key, str]) -> list[list[str]]:
+def _point_list(value: list[dict[str, object]], origins: dict[Key, str]) -> list[list[str]]:
     return [[_override(key, item, origins[i, key]) for key, item in point.items()] for i, point in enumerate(value)]
 
 
-def _override(key: str, value: Any, origin: str) -> str:
+def _override(key: str, value: object, origin: str) -> str:
     return Override(f"{key}={json.dumps(value, ensure_ascii=False)}", origin)
 
 
-def _wrong(value: Any, origins: dict[Key, str]) -> Iterator[str]:
-    """What is no grid."""
+def _mistakes(value: object, origins: dict[Key, str]) -> Iterator[str]:
+    """Mistakes in a grid."""
     if isinstance(value, dict):
         keys = [(key, origins[key,]) for key in value]
         for key, items in value.items():
@@ -79,5 +78,5 @@ def _wrong(value: Any, origins: dict[Key, str]) -> Iterator[str]:
     for key, where in keys:
         if key.split(".")[0] == "cluster":
             yield f"{where}: {key}: all points are one job, of one cluster"
-        elif key in _OURS:
+        elif key in _RESERVED_KEYS:
             yield f"{where}: {key}: each point is a run with a name of its own (seed: [1, 2, 3] for several seeds)"

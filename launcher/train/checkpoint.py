@@ -9,7 +9,7 @@ import torch
 from launcher.config.atomic_files import free_bytes
 from launcher.config.errors import UserError
 from launcher.config.strict_json import Object
-from launcher.distributed.process_group import Process
+from launcher.distributed.process_group import ProcessGroup
 from launcher.storage import checkpoint_format, disk_full
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.lease import Lease, LeaseLost
@@ -32,7 +32,7 @@ class RunReplaced(RuntimeError):
 
 
 def save(
-    folder: RunDir, tensors: StateDict, state: Object, keep: int, process: Process, lease: Lease | None = None
+    folder: RunDir, tensors: StateDict, state: Object, keep: int, process: ProcessGroup, lease: Lease | None = None
 ) -> Path:
     """Save a checkpoint of `state["step"]`, and remove all others but the `keep` newest and the best one. All ranks
     call it. `lease`: the right of rank 0 to write.
@@ -42,7 +42,7 @@ def save(
     """
     step = state["step"]
     final = folder.checkpoints / checkpoint_format.folder_name(step)
-    partial = final.with_name(process.share(checkpoint_format.partial_name(step, secrets.token_hex(4))))
+    partial = final.with_name(process.broadcast(checkpoint_format.partial_name(step, secrets.token_hex(4))))
     _agree(folder, process, _holds(lease))
     needed = sum(tensor.nbytes for tensor in tensors.values()) + _BESIDE_TENSORS
     with disk_full.reported(folder.checkpoints, needed):
@@ -77,7 +77,7 @@ def _make_room(folder: RunDir, keep: int, needed: int) -> None:
             saved.remove()
 
 
-def _remove_failed(partial: Path, final: Path, process: Process, lease: Lease | None) -> None:
+def _remove_failed(partial: Path, final: Path, process: ProcessGroup, lease: Lease | None) -> None:
     """Remove what a failed save has written. Every rank calls it: one may still write after another has removed its
     files."""
     shutil.rmtree(partial, ignore_errors=True)
@@ -95,9 +95,9 @@ def _holds(lease: Lease | None) -> bool:
     return True
 
 
-def _agree(folder: RunDir, process: Process, ours: bool) -> None:
+def _agree(folder: RunDir, process: ProcessGroup, ours: bool) -> None:
     """Raises RunReplaced on every rank unless rank 0 passes True."""
-    if not process.share(ours):
+    if not process.broadcast(ours):
         raise RunReplaced(folder)
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from launcher.contract.random import Draw, Stream
 from launcher.contract.split import micro_batches
-from launcher.distributed.process_group import Process
+from launcher.distributed.process_group import ProcessGroup
 from launcher.prepare.samples import Samples
 from launcher.tasks import Batch, Outputs, Task
 from launcher.train.data_loader import tensors, to
@@ -91,7 +91,7 @@ class Generating:
 
 
 def outputs(
-    model: torch.nn.Module, task: Predictor, parts: Iterable[Part], process: Process, precision: str
+    model: torch.nn.Module, task: Predictor, parts: Iterable[Part], process: ProcessGroup, precision: str
 ) -> Outputs:
     """The predictions for all samples, in the order of the samples, on every rank."""
     ids, mine = list[int](), Outputs()
@@ -105,7 +105,7 @@ def outputs(
                 for name, values in made.items():
                     mine.setdefault(name, []).extend(_rows(values))
     model.train(training)
-    gathered = process.collect((ids, mine) if process.leads else None)
+    gathered = process.all_gather_objects((ids, mine) if process.leads else None)
     parts_of_ranks = [part for part in gathered if part is not None and part[0]]
     return _in_order(
         [sample for ids_of_rank, _ in parts_of_ranks for sample in ids_of_rank], [part for _, part in parts_of_ranks]

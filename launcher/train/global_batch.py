@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from launcher.contract import digest
-from launcher.distributed.process_group import Process
-from launcher.distributed.signals import Reason
+from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.signals import StopReason
 from launcher.train.data_loader import RankBatch
 
 _RANK_INFO = np.dtype(
@@ -33,23 +33,23 @@ class GlobalBatchInfo:
     tokens: int
     padded: int
     wait: float
-    stop: Reason
+    stop: StopReason
     due: bool
 
 
 def sync_step_info(
-    process: Process, batch: RankBatch, wait: float = 0.0, stop: Reason = Reason.NONE, due: bool = False
+    process: ProcessGroup, batch: RankBatch, wait: float = 0.0, stop: StopReason = StopReason.NONE, due: bool = False
 ) -> GlobalBatchInfo:
     """Gather the ranks' shares of a global batch in one exchange; all ranks call it. `wait`: seconds that this rank
     waited for its share. `stop`, `due`: as in GlobalBatchInfo, of this rank."""
     counts = (batch.weight, batch.digest, batch.tokens, batch.padded) if process.leads else (0.0, 0, 0, 0)
-    ranks = process.gather(np.array((*counts, wait, stop, due), dtype=_RANK_INFO))
+    ranks = process.all_gather(np.array((*counts, wait, stop, due), dtype=_RANK_INFO))
     return GlobalBatchInfo(
         weight=float(ranks["weight"].sum()),
         digest=digest.total(ranks["digest"].tolist()),
         tokens=int(ranks["tokens"].sum()),
         padded=int(ranks["padded"].sum()),
         wait=float(ranks["wait"].max()),
-        stop=Reason(int(ranks["stop"].max())),
+        stop=StopReason(int(ranks["stop"].max())),
         due=bool(ranks["due"].any()),
     )

@@ -59,7 +59,7 @@ def accumulate(run: Run, batch: RankBatch, weight: float) -> float:
         total += float(loss.detach())
     beat(Stage.REDUCING, step)
     counted = total if process.leads else 0.0
-    return float(process.gather(np.array(counted)).sum()) / weight if weight else 0.0
+    return float(process.all_gather(np.array(counted)).sum()) / weight if weight else 0.0
 
 
 def clip_factor(norm: float, largest: float | None) -> float:
@@ -71,7 +71,7 @@ def skip(run: Run) -> None:
     """Drop a gradient that is not finite. Raises NotFinite after `abort_after` of them in a row."""
     progress, nonfinite = run.progress, run.engine.nonfinite()
     run.engine.clear()
-    ranks = run.process.gather(np.array(list(nonfinite.values())))
+    ranks = run.process.all_gather(np.array(list(nonfinite.values())))
     any_rank: list[bool] = np.asarray(ranks.any(axis=0)).tolist()
     bad = [name for name, is_bad in zip(nonfinite, any_rank, strict=True) if is_bad]
     progress.skipped += 1

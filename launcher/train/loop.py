@@ -7,7 +7,7 @@ from launcher.config.recipe import seconds
 from launcher.contract import digest, dropout
 from launcher.distributed.heartbeat import Stage
 from launcher.distributed.signals import STOPPED as STOPPED
-from launcher.distributed.signals import Reason
+from launcher.distributed.signals import StopReason
 from launcher.sinks import Record
 from launcher.tasks import Outputs
 from launcher.train import checkpoint, early_stopping, evaluation, gradient
@@ -35,8 +35,8 @@ def train(run: Run) -> int:
         due = isinstance(every, str) and time.monotonic() - saved_at >= seconds(every)
         wait = time.perf_counter() - begin
         info = sync_step_info(run.process, batch, wait, stop=run.stop.requested(), due=due)
-        run.stop.heed(info.stop)
-        if info.stop is Reason.REPLACED:
+        run.stop.agree(info.stop)
+        if info.stop is StopReason.REPLACED:
             raise checkpoint.RunReplaced(run.folder)
         if info.stop or info.due:
             save(run)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from launcher.config.recipe import Recipe
 from launcher.config.strict_json import Object
 from launcher.distributed.heartbeat import Heartbeat
-from launcher.distributed.process_group import Process
-from launcher.distributed.shutdown import Stop
+from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.shutdown import StopMonitor
 from launcher.storage.run_dir import RunDir
 from launcher.train.data_loader import RankBatch
 from launcher.train.evaluation import Part
@@ -77,7 +77,7 @@ class Run:
 
     recipe: Recipe
     folder: RunDir
-    process: Process
+    process: ProcessGroup
     task: "Task"
     engine: "Engine"
     randomness: ModelRandomness
@@ -89,5 +89,5 @@ class Run:
     data: str
     progress: Progress
     sinks: "Sequence[Sink[Plugin]]"
-    stop: Stop
+    stop: StopMonitor
     heartbeat: Heartbeat = field(default_factory=Heartbeat)

@@ -21,7 +21,7 @@ RAW = re.compile(
 
 def _classes():
     modules = [recipe, cluster]
-    folders = ("data", "lr_schedules", "models", "optimizers", "sinks", "strategies", "tasks")
+    folders = ("data", "lr_schedules", "models", "optimizers", "schedulers", "sinks", "strategies", "tasks")
     modules += [kinds.module(folder, kind) for folder in folders for kind in kinds.available(folder)]
     found = {one for module in modules for _, one in inspect.getmembers(module, inspect.isclass)}
     return sorted((one for one in found if issubclass(one, Strict)), key=lambda one: (one.__module__, one.__name__))

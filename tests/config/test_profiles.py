@@ -3,8 +3,10 @@
 import pytest
 
 from launcher.config import load
-from launcher.config.cluster import Cluster, Container, Links, Mail, Scratch, Slurm
+from launcher.config.cluster import Cluster, Links, Scratch
 from launcher.config.errors import UserError
+from launcher.schedulers.slurm import Config as Slurm
+from launcher.schedulers.slurm import Container, Mail
 
 PROFILES = load.shipped("cluster")
 
@@ -12,7 +14,7 @@ PROFILES = load.shipped("cluster")
 @pytest.mark.parametrize("file", PROFILES, ids=lambda file: file.stem)
 def test_it_loads_and_is_named_as_its_file(file):
     cluster = load.cluster(file.stem).value
-    assert (cluster.name, cluster.given) == (file.stem, file.stem)
+    assert (cluster.name, cluster.reference) == (file.stem, file.stem)
 
 
 def test_there_are_these_and_the_index_names_them():
@@ -65,8 +67,8 @@ def test_variables_of_this_shell_are_filled_into_paths_and_the_environment(monke
     made = profile(top=top, container=container, python="~/venv/bin/python")
     assert (made.scratch.shared, made.scratch.local) == ("/scratch/ada/cache", "/home/ada/tmp")
     assert made.env == {"HF_HOME": "/w/ada", "P": "5$", "Q": "$HOME"}
-    assert (made.slurm.container.image, made.slurm.container.mounts) == ("/home/ada/x.sif", ["/data/ada:/d"])
-    assert made.slurm.python == "/home/ada/venv/bin/python"
+    assert (made.scheduler.container.image, made.scheduler.container.mounts) == ("/home/ada/x.sif", ["/data/ada:/d"])
+    assert made.scheduler.python == "/home/ada/venv/bin/python"
 
 
 def test_a_profile_is_filled_in_once(monkeypatch, tmp_path):
@@ -75,7 +77,7 @@ def test_a_profile_is_filled_in_once(monkeypatch, tmp_path):
     made = profile(top={"env": {"P": "$ODD", "Q": "$$NOT_SET"}})
     load.dump(made, tmp_path / "cluster.yaml")
     monkeypatch.delenv("ODD")
-    assert load.cluster(tmp_path / "cluster.yaml", stored=True).value.env == {"P": "a$b", "Q": "$NOT_SET"}
+    assert load.stored_cluster(tmp_path / "cluster.yaml").value.env == {"P": "a$b", "Q": "$NOT_SET"}
 
 
 @pytest.mark.parametrize(

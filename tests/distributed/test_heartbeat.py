@@ -1,4 +1,4 @@
-"""Where ranks are, as another process reads it."""
+"""Positions of ranks, as another process reads them, and reports that no rank moves on."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.distributed import heartbeat
-from launcher.distributed.heartbeat import Heartbeat, Position, Stage
+from launcher.distributed.heartbeat import Heartbeat, Position, Stage, StallReport, describe_stall
 
 
 @pytest.fixture
@@ -70,16 +70,75 @@ def test_the_one_that_is_behind_is_waited_for(less, more):
 
 
 @given(st.lists(st.builds(at, st.integers(0, 3), st.integers(0, 2), st.sampled_from(Stage), st.integers(0, 9))))
-def test_those_behind_are_at_one_place_and_all_others_are_further(positions):
+def test_ranks_behind_have_the_same_progress_and_all_others_have_more(positions):
     behind = heartbeat.behind(positions)
-    assert len({position.place for position in behind}) == bool(positions)
-    assert all(other.place > behind[0].place for other in positions if other not in behind)
+    assert len({position.progress for position in behind}) == bool(positions)
+    assert all(other.progress > behind[0].progress for other in positions if other not in behind)
 
 
-def test_a_place_is_a_sentence():
+def test_a_position_is_printed_as_a_sentence():
     assert str(at(4, 1, Stage.FORWARD)) == "at step 4 (in the forward pass)"
     assert str(at(0, 0, Stage.STARTING)) == "starting"
 
 
-def test_every_stage_has_words():
+def test_every_stage_has_a_description():
     assert all(str(at(1, stage=stage)) for stage in Stage)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    return now
+
+
+def beat_at(time, step=3, stage=Stage.FORWARD, rank=0):
+    return Position(step, 0, stage, rank, time)
+
+
+def report_times(clock, beats, checks, caplog):
+    """The times at which a stall is reported. `beats`: times of one rank's beats; `checks`: times of updates."""
+    stalls, times = StallReport(), []
+    for now in checks:
+        clock[0] = 1000 + now
+        stalls.update([beat_at(1000 + max(beat for beat in beats if beat <= now))])
+        if caplog.messages:
+            times.append(now)
+            caplog.clear()
+    return times
+
+
+def test_a_minute_without_a_beat_is_reported_and_then_ever_more_rarely(clock, caplog):
+    assert report_times(clock, [0], range(0, 600, 10), caplog) == [70, 150, 310]
+
+
+def test_beats_start_the_minute_again(clock, caplog):
+    assert report_times(clock, [0, 50, 100, 150], range(0, 220, 10), caplog) == []
+
+
+def test_a_beat_after_a_report_lets_the_next_silence_be_reported(clock, caplog):
+    assert report_times(clock, [0, 75], range(0, 500, 10), caplog) == [70, 460]  # five times the longest pause
+
+
+def test_long_steps_delay_the_report(clock, caplog):
+    assert report_times(clock, [0, 40, 80], range(0, 400, 10), caplog) == [290]
+
+
+def test_ranks_that_are_starting_do_not_stall(clock, caplog):
+    stalls = StallReport()
+    clock[0] = 10_000
+    stalls.update([])
+    stalls.update([beat_at(1000, 0, Stage.STARTING)])
+    assert caplog.messages == []
+
+
+def test_who_is_behind_is_named():
+    one, other = beat_at(0, 3, Stage.FORWARD, 1), beat_at(0, 3, Stage.REDUCING, 0)
+    assert describe_stall([one, other], 61.4) == (
+        "no rank has moved on for 61 s: rank 1 is at step 3 (in the forward pass); the others wait"
+    )
+
+
+def test_all_of_them_may_stand_still():
+    both = [beat_at(0, 3, Stage.SAVING, rank) for rank in (0, 1)]
+    assert describe_stall(both, 120) == "no rank has moved on for 120 s: ranks 0, 1 are at step 3 (saving a checkpoint)"

@@ -128,7 +128,7 @@ def test_the_names_are_those_of_scontrol(nodelist):
 
 
 @pytest.mark.parametrize("nodelist", [*REFUSED, *MADE_UP])
-def test_what_is_no_list_is_refused_with_its_place(nodelist):
+def test_an_invalid_list_is_refused_with_the_position(nodelist):
     with pytest.raises(ValueError, match=f"at character {(REFUSED | MADE_UP)[nodelist]}$"):
         expand(nodelist)
 
@@ -150,7 +150,7 @@ def scontrol(tmp_path_factory):
     return show
 
 
-def test_they_are_those_of_the_scontrol_that_is_here(scontrol):
+def test_the_names_are_those_of_the_installed_scontrol(scontrol):
     for nodelist in SCONTROL:
         assert expand(nodelist) == scontrol(nodelist), nodelist
     assert [nodelist for nodelist in REFUSED if scontrol(nodelist)] == []
@@ -173,7 +173,7 @@ def elements(draw):
 
 
 @given(st.lists(elements(), min_size=1, max_size=5), st.sampled_from([",", ", ", " ", "\n", ",,"]))
-def test_what_is_written_is_read_back(listed, between):
+def test_a_written_list_is_read_back(listed, between):
     assert expand(between.join(written for written, _ in listed)) == [name for _, names in listed for name in names]
 
 

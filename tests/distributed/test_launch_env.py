@@ -1,11 +1,13 @@
+import json
 import re
 
 import pytest
 import torch
 
 from launcher.config.errors import UserError
-from launcher.distributed.launch_env import Place, contradictions, place
+from launcher.distributed.launch_env import LauncherInfo, RankInfo, contradictions, rank_info
 from launcher.distributed.process_group import device_index, require
+from launcher.distributed.signals import StopReason
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 DEEPSPEED = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", "CROSS_SIZE": "4"}
@@ -18,7 +20,7 @@ SLURM = {
     "SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_STEP_ID": "0",
     "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_TASKS_PER_NODE": "2(x4)", "SLURM_JOB_NUM_NODES": "4",
 }  # fmt: skip
-THERE = Place(rank=3, world=8, local_rank=1, local_world=2)
+THERE = RankInfo(rank=3, world=8, local_rank=1, local_world=2)
 
 
 def task(number, tasks, **more):
@@ -32,21 +34,21 @@ def task(number, tasks, **more):
 
 
 @pytest.mark.parametrize("told", [TORCHRUN, DEEPSPEED, OPEN_MPI, MPICH, SLURM])
-def test_a_rank_finds_its_place_by_what_started_it(told):
-    assert place(told) == THERE
+def test_a_rank_reads_the_variables_of_each_starter(told):
+    assert rank_info(told) == THERE
 
 
 @pytest.mark.parametrize(
     ("told", "where"),
     [
-        ({}, Place()),
-        ({**SLURM, "SLURM_STEP_ID": str(0xFFFFFFFB)}, Place()),  # a batch script
-        ({**SLURM, "SLURM_STEP_ID": str(0xFFFFFFFA)}, Place()),  # the shell of salloc
-        ({k: v for k, v in SLURM.items() if k != "SLURM_STEP_ID"}, Place()),
+        ({}, RankInfo()),
+        ({**SLURM, "SLURM_STEP_ID": str(0xFFFFFFFB)}, RankInfo()),  # a batch script
+        ({**SLURM, "SLURM_STEP_ID": str(0xFFFFFFFA)}, RankInfo()),  # the shell of salloc
+        ({k: v for k, v in SLURM.items() if k != "SLURM_STEP_ID"}, RankInfo()),
         ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "3,2,1(x3)"}, THERE),
         ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "1,2(x3),1"}, THERE),
         ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "", "SLURM_NTASKS_PER_NODE": "2"}, THERE),
-        ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": ""}, Place(3, 8, 1, 8)),
+        ({**SLURM, "SLURM_STEP_TASKS_PER_NODE": ""}, RankInfo(3, 8, 1, 8)),
         ({**SLURM, "PMI_RANK": "3", "PMI_SIZE": "8"}, THERE),  # srun --mpi=pmi2
         ({**task(1, 4), **MPICH}, THERE),  # mpirun whose proxies were started by srun
         ({**task(1, 4), **OPEN_MPI}, THERE),
@@ -54,13 +56,13 @@ def test_a_rank_finds_its_place_by_what_started_it(told):
     ],
 )
 def test_of_several_starters_the_innermost_counts(told, where):
-    assert place(told) == where
+    assert rank_info(told) == where
 
 
 @pytest.mark.parametrize("told", [{"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"}])
-def test_nonsense_is_told_with_its_variables(told):
+def test_an_impossible_rank_is_reported_with_its_variables(told):
     with pytest.raises(UserError, match=r"RANK=.*WORLD_SIZE=2: no rank of a world \(set by torchrun\?\)"):
-        place(told)
+        rank_info(told)
 
 
 AGENT = {"GROUP_WORLD_SIZE": "1", "RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": "0"}
@@ -84,7 +86,7 @@ AGENT = {"GROUP_WORLD_SIZE": "1", "RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_
         ({**TORCHRUN, "MASTER_ADDR": "a", "MASTER_PORT": "x"}, "MASTER_PORT=x is no port"),
     ],
 )
-def test_what_cannot_be_true_is_told_in_a_sentence_with_what_to_do(told, what):
+def test_contradictions_are_reported_with_what_to_do(told, what):
     (said,) = contradictions(told)
     assert re.search(what, said), said
     assert said.endswith(")")
@@ -107,18 +109,18 @@ def test_what_cannot_be_true_is_told_in_a_sentence_with_what_to_do(told, what):
         {**SLURM, "MASTER_ADDR": "a", "MASTER_PORT": "29500"},
     ],
 )  # fmt: skip
-def test_what_may_be_is_left_alone(told):
+def test_valid_environments_have_no_contradictions(told):
     assert contradictions(told) == []
 
 
 @pytest.mark.parametrize(
     ("at", "count", "told", "index"),
     [
-        (Place(5, 8, 1, 4), 4, {}, 1),
-        (Place(1, 2, 1, 2), 4, {}, 1),
-        (Place(0, 1, 0, 1), 1, {}, 0),
-        (Place(1, 2, 1, 2), 1, {"SLURM_GPUS_ON_NODE": "2"}, 0),  # srun --gpus-per-task=1
-        (Place(1, 2, 1, 2), 1, {"OMPI_COMM_WORLD_RANK": "1", "CUDA_VISIBLE_DEVICES": "1"}, 0),
+        (RankInfo(5, 8, 1, 4), 4, {}, 1),
+        (RankInfo(1, 2, 1, 2), 4, {}, 1),
+        (RankInfo(0, 1, 0, 1), 1, {}, 0),
+        (RankInfo(1, 2, 1, 2), 1, {"SLURM_GPUS_ON_NODE": "2"}, 0),  # srun --gpus-per-task=1
+        (RankInfo(1, 2, 1, 2), 1, {"OMPI_COMM_WORLD_RANK": "1", "CUDA_VISIBLE_DEVICES": "1"}, 0),
     ],
 )
 def test_a_rank_takes_the_device_of_its_own(at, count, told, index):
@@ -128,9 +130,9 @@ def test_a_rank_takes_the_device_of_its_own(at, count, told, index):
 @pytest.mark.parametrize(
     ("count", "told"), [(2, {}), (1, {"SLURM_GPUS_ON_NODE": "1"}), (1, {"CUDA_VISIBLE_DEVICES": "0"})]
 )
-def test_ranks_that_outnumber_devices_are_told(count, told):
+def test_ranks_that_outnumber_devices_are_refused(count, told):
     with pytest.raises(UserError, match=rf"4 ranks on this host for {count} cuda device\(s\) \("):
-        device_index(Place(0, 4, 0, 4), count, "cuda", told)
+        device_index(RankInfo(0, 4, 0, 4), count, "cuda", told)
 
 
 def test_what_was_planned_for_a_gpu_does_not_train_on_the_cpu(monkeypatch):
@@ -142,3 +144,13 @@ def test_what_was_planned_for_a_gpu_does_not_train_on_the_cpu(monkeypatch):
     require("cuda")
     with pytest.raises(RuntimeError, match="has no xpu device"):
         require("xpu")
+
+
+def test_the_report_of_a_rank_reaches_the_launcher(tmp_path):
+    info = LauncherInfo(tmp_path, 7, 0.5)
+    assert LauncherInfo.of(info.variables()) == info
+    assert LauncherInfo.of({}) is None
+    info.report(3, 1, StopReason.NONE, [], ValueError("no"))
+    end = json.loads((tmp_path / "ended-3.json").read_text())
+    assert (end["code"], end["reason"], end["problems"], end["error"]) == (1, 0, [], "ValueError: no")
+    assert end["traceback"] == "ValueError: no\n"

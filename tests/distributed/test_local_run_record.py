@@ -4,7 +4,7 @@ import pytest
 
 from launcher.config.errors import UserError
 from launcher.distributed.local_run_record import recorded
-from launcher.distributed.signals import Reason
+from launcher.distributed.signals import StopReason
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 
@@ -22,12 +22,12 @@ def last(folder):
 @pytest.mark.parametrize(
     ("code", "reason", "why"),
     [
-        (0, Reason.NONE, "done"),
-        (75, Reason.STOP, "told"),
-        (75, Reason.MAKE_WAY, "time"),
-        (1, Reason.REPLACED, "replaced"),
-        (1, Reason.NONE, "failed"),
-        (2, Reason.NONE, "failed"),
+        (0, StopReason.NONE, "done"),
+        (75, StopReason.STOP, "told"),
+        (75, StopReason.MAKE_WAY, "time"),
+        (1, StopReason.REPLACED, "replaced"),
+        (1, StopReason.NONE, "failed"),
+        (2, StopReason.NONE, "failed"),
     ],
 )
 def test_why_a_start_ended(tmp_path, code, reason, why):
@@ -48,14 +48,14 @@ def test_why_a_start_ended(tmp_path, code, reason, why):
         (RuntimeError("[gloo] Connection closed by peer [127.0.0.1]"), "a rank lost another, whose own log says why"),
     ],
 )
-def test_what_is_raised_is_why(tmp_path, error, text):
+def test_an_error_is_recorded_as_the_cause(tmp_path, error, text):
     with pytest.raises(type(error)), recorded(RunDir(tmp_path), 1):
         raise error
     end = last(RunDir(tmp_path))
     assert (end.why, end.error) == ("failed", text)
 
 
-def test_a_block_that_ends_is_done_and_each_start_has_its_own_end(tmp_path):
+def test_a_block_that_ends_is_done_and_each_start_is_recorded(tmp_path):
     for _ in range(2):
         with recorded(RunDir(tmp_path), 1):
             pass
@@ -63,6 +63,6 @@ def test_a_block_that_ends_is_done_and_each_start_has_its_own_end(tmp_path):
     assert ([start.why for start in job.starts], job.requeues, job.ids) == (["done", "done"], 0, ())
 
 
-def test_a_story_that_cannot_be_written_ends_nothing(tmp_path):
+def test_a_record_that_cannot_be_written_raises_nothing(tmp_path):
     with recorded(RunDir(tmp_path / "gone"), 1):
         pass

@@ -61,7 +61,7 @@ sys.stdout.flush()
 
 
 @pytest.mark.parametrize("lost", ["pipe", "disk", "closed"])
-def test_output_that_is_lost_ends_nothing_and_the_log_reports_it_once(tmp_path, monkeypatch, lost):
+def test_lost_output_raises_nothing_and_the_log_reports_it_once(tmp_path, monkeypatch, lost):
     monkeypatch.chdir(tmp_path)
     if lost == "closed":
         shell = [
@@ -83,14 +83,14 @@ def test_output_that_is_lost_ends_nothing_and_the_log_reports_it_once(tmp_path, 
     assert Path("log").read_text().splitlines() == [*note, "line 0", "line 1", "line 2"]
 
 
-def test_a_log_that_is_full_ends_nothing():
+def test_a_log_on_a_full_disk_raises_nothing():
     code = 'output_streams.set_up(True)\nimport os; output_streams.copy_to(os.open("/dev/full", os.O_WRONLY), 1, 2)'
     code += '; print("line")'
     done = process(code)
     assert (done.returncode, done.stdout) == (0, b"line\n")
 
 
-def test_a_log_has_lines_without_what_a_terminal_draws(tmp_path, monkeypatch):
+def test_a_log_has_lines_without_control_sequences(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     drawn = "\\r\\x1b[2Kstep 1 ----\\r\\x1b[2Kstep 2 ----\\r\\x1b[2K\\x1b[1mtiny\\x1b[0m: 6 steps\\r\\nstep 3 ---"
     process(f'{LINES}\nsys.stdout.write("{drawn}"); sys.stdout.flush()')

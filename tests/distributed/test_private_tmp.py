@@ -52,21 +52,21 @@ def begin(code, folder):
     return process, Path(process.stdout.readline().strip())
 
 
-def test_it_is_ours_alone_and_gone_at_the_exit(shared):
+def test_the_folder_is_private_and_removed_at_the_exit(shared):
     look = ENTER + "import os\nprint(oct(os.stat(os.environ['TMPDIR']).st_mode & 0o777))\n"
     folder, mode = python(look, shared)
     assert (Path(folder).parent, mode) == (shared, "0o700")
     assert list(shared.iterdir()) == []
 
 
-def test_processes_that_are_started_share_it_and_leave_it_there(shared):
+def test_child_processes_share_the_folder_and_do_not_remove_it(shared):
     child = ENTER + f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {ENTER!r}], check=True)\n"
     folder, inherited = python(child + "from pathlib import Path\nassert Path(private_tmp.enter()).is_dir()\n", shared)
     assert folder == inherited
     assert list(shared.iterdir()) == []
 
 
-def test_what_a_killed_start_left_is_removed_by_the_next_one_and_nothing_else(shared):
+def test_the_folder_of_a_killed_start_is_removed_by_the_next_one_and_nothing_else(shared):
     (shared / "launcher-not-ours").mkdir()
     killed, left = begin(WAIT, shared)
     living, kept = begin(WAIT, shared)
@@ -100,7 +100,7 @@ def test_a_folder_too_deep_for_sockets_is_not_used(tmp_path):
     assert Path(folder).parent == Path("/tmp")
 
 
-def test_a_disk_that_knows_no_locks_is_told(shared):
+def test_a_disk_without_locks_is_reported(shared):
     without = "import errno, fcntl\ndef flock(*words): raise OSError(errno.ENOSYS, 'Function not implemented')\n"
     told = ENTER.replace("print(", "try: print(") + (
         "except Exception as error: print(type(error).__name__, str(error).replace(' ', '_'))\n"
@@ -189,7 +189,7 @@ def test_nothing_of_a_start_lies_where_others_may_write(workspace, shared, monke
     assert list(shared.iterdir()) == []
 
 
-def test_nothing_of_a_look_in_a_debugger_lies_there_either(workspace, shared, monkeypatch):
+def test_nothing_of_a_debugging_session_lies_where_others_may_write(workspace, shared, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(shared))
     recipe = support.write(support.small("x"))
     with names_in(shared) as names:

@@ -1,19 +1,22 @@
-"""What a rank does when whoever started it dies, or is dead already."""
+"""Stop requests that reach a rank, and calls that they interrupt."""
 
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
 
+from launcher.distributed.shutdown import StoppedBeforeTraining, interruptible
+
 RANK = """
 import os, signal, sys
 from launcher.distributed.signals import PARENT_DIED
-from launcher.distributed.shutdown import Stop
+from launcher.distributed.shutdown import StopMonitor
 
 starter, trains, dies = int(sys.argv[1]), *(word == "True" for word in sys.argv[2:])
-stop = Stop()
-stop.trains = trains
+stop = StopMonitor()
+stop.training = trains
 stop.listen(starter)
 if dies:
     signal.raise_signal(PARENT_DIED)
@@ -34,16 +37,63 @@ def dead():
     return process.pid
 
 
-def test_a_rank_that_trains_makes_way(dead):
+def test_a_training_rank_makes_way_when_its_parent_dies(dead):
     assert rank(1, trains=True, dies=True).stdout == "MAKE_WAY\n"
     assert rank(dead, trains=True, dies=False).stdout == "MAKE_WAY\n"
 
 
-def test_one_that_waits_for_others_or_only_looks_ends_at_once(dead):
+def test_a_rank_that_does_not_train_ends_at_once(dead):
     """The others may never come: it would wait for half an hour."""
     for done in (rank(1, trains=False, dies=True), rank(dead, trains=False, dies=False)):
         assert (done.returncode, done.stdout) == (75, "")
 
 
-def test_one_whose_starter_lives_goes_on():
+def test_a_rank_whose_parent_lives_continues():
     assert rank(1, trains=False, dies=False).stdout == "NONE\n"
+
+
+def test_the_result_or_error_of_the_call_is_passed_on():
+    assert interruptible(lambda: 3, lambda: False) == 3
+    with pytest.raises(ValueError, match=r"^no$"):
+        interruptible(lambda: (_ for _ in ()).throw(ValueError("no")), lambda: False)
+
+
+def test_a_blocked_call_is_left_after_a_stop_request():
+    never = threading.Event()
+    with pytest.raises(StoppedBeforeTraining):
+        interruptible(never.wait, lambda: True)
+    never.set()
+
+
+def test_the_call_may_end_within_the_grace():
+    requested = threading.Event()
+
+    def should_stop():
+        requested.set()
+        return True
+
+    assert interruptible(lambda: requested.wait(30), should_stop, grace=30)
+
+
+def test_an_error_after_a_stop_request_counts_as_stopped():
+    requested = threading.Event()
+
+    def lose():
+        requested.wait(30)
+        raise RuntimeError("connection closed by peer")
+
+    def should_stop():
+        requested.set()
+        return True
+
+    with pytest.raises(StoppedBeforeTraining):
+        interruptible(lose, should_stop, grace=30)
+
+
+def test_an_immediate_error_after_a_stop_request_counts_as_stopped():
+    def lost():
+        raise RuntimeError("connection closed by peer")
+
+    for _ in range(100):
+        with pytest.raises(StoppedBeforeTraining):
+            interruptible(lost, lambda: True)

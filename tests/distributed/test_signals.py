@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from launcher.distributed import signals
-from launcher.distributed.signals import SIGNALS, ForcedStop, Reason, StopRequested
+from launcher.distributed.signals import SIGNALS, ForcedStop, StopReason, StopRequested
 
 TERM, INT, HUP, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
 
@@ -37,24 +37,24 @@ def later(monkeypatch):
 @pytest.mark.parametrize(
     ("numbers", "heard", "forced"),
     [
-        ([TERM], [Reason.STOP], False),
-        ([USR1], [Reason.MAKE_WAY], False),
-        ([TERM, TERM], [Reason.STOP], True),
-        ([INT, TERM], [Reason.STOP], True),
-        ([USR1, USR1], [Reason.MAKE_WAY], True),
-        ([USR1, TERM], [Reason.MAKE_WAY, Reason.STOP], False),
-        ([TERM, USR1], [Reason.STOP, Reason.STOP], False),
-        ([USR1, TERM, INT], [Reason.MAKE_WAY, Reason.STOP], True),
-        ([HUP, HUP], [Reason.MAKE_WAY, Reason.MAKE_WAY], False),
-        ([TERM, HUP], [Reason.STOP, Reason.STOP], False),
-        ([HUP, USR1], [Reason.MAKE_WAY], True),
+        ([TERM], [StopReason.STOP], False),
+        ([USR1], [StopReason.MAKE_WAY], False),
+        ([TERM, TERM], [StopReason.STOP], True),
+        ([INT, TERM], [StopReason.STOP], True),
+        ([USR1, USR1], [StopReason.MAKE_WAY], True),
+        ([USR1, TERM], [StopReason.MAKE_WAY, StopReason.STOP], False),
+        ([TERM, USR1], [StopReason.STOP, StopReason.STOP], False),
+        ([USR1, TERM, INT], [StopReason.MAKE_WAY, StopReason.STOP], True),
+        ([HUP, HUP], [StopReason.MAKE_WAY, StopReason.MAKE_WAY], False),
+        ([TERM, HUP], [StopReason.STOP, StopReason.STOP], False),
+        ([HUP, USR1], [StopReason.MAKE_WAY], True),
     ],
 )
-def test_the_first_is_passed_on_and_a_second_of_its_meaning_forces(later, numbers, heard, forced):
+def test_the_first_signal_is_forwarded_and_a_second_of_its_meaning_forces(later, numbers, heard, forced):
     passed = []
 
     def take():
-        with signals.passing_on(passed.append):
+        with signals.forwarding(passed.append):
             for number in numbers:
                 signal.raise_signal(number)
 
@@ -66,8 +66,8 @@ def test_the_first_is_passed_on_and_a_second_of_its_meaning_forces(later, number
     assert passed == heard
 
 
-def test_a_hangup_that_comes_later_is_a_second_one(later):
-    with pytest.raises(ForcedStop), signals.passing_on(lambda reason: None):
+def test_a_later_hangup_counts_as_a_second_signal(later):
+    with pytest.raises(ForcedStop), signals.forwarding(lambda reason: None):
         signal.raise_signal(HUP)
         later(1.5)
         signal.raise_signal(HUP)
@@ -75,15 +75,15 @@ def test_a_hangup_that_comes_later_is_a_second_one(later):
 
 def test_a_terminal_that_closes_forces_nothing_after_another_signal(later):
     passed = []
-    with signals.passing_on(passed.append):
+    with signals.forwarding(passed.append):
         signal.raise_signal(USR1)
         later(100)
         signal.raise_signal(HUP)
-    assert passed == [Reason.MAKE_WAY] * 2
+    assert passed == [StopReason.MAKE_WAY] * 2
 
 
-def test_a_third_does_not_interrupt_the_end():
-    with pytest.raises(ForcedStop), signals.passing_on(lambda reason: None):
+def test_a_third_signal_does_not_interrupt_the_end():
+    with pytest.raises(ForcedStop), signals.forwarding(lambda reason: None):
         try:
             signal.raise_signal(TERM)
             signal.raise_signal(TERM)
@@ -91,47 +91,47 @@ def test_a_third_does_not_interrupt_the_end():
             signal.raise_signal(TERM)
 
 
-def test_nobody_is_forced_where_a_second_one_is_usual():
+def test_a_second_signal_forces_nothing_where_it_is_usual():
     passed = []
-    with signals.passing_on(passed.append, forces=False):
+    with signals.forwarding(passed.append, second_forces=False):
         signal.raise_signal(TERM)
         signal.raise_signal(TERM)
-    assert passed == [Reason.STOP, Reason.STOP]
+    assert passed == [StopReason.STOP, StopReason.STOP]
 
 
-def test_an_agent_is_forced_by_one_word_whatever_it_has_heard():
+def test_force_ends_an_agent_whatever_it_has_received():
     for before in ([], [USR1]):
-        with pytest.raises(ForcedStop), signals.passing_on(lambda reason: None):
+        with pytest.raises(ForcedStop), signals.forwarding(lambda reason: None):
             for number in before:
                 signal.raise_signal(number)
             signals.force()
             pytest.fail("not forced")
 
 
-def test_one_that_came_before_is_passed_on():
+def test_an_earlier_signal_is_forwarded():
     signals.listen()
     signal.raise_signal(USR1)
     passed = []
-    with signals.passing_on(passed.append):
-        assert passed == [Reason.MAKE_WAY]
+    with signals.forwarding(passed.append):
+        assert passed == [StopReason.MAKE_WAY]
 
 
-def test_before_and_after_nothing_changes():
+def test_signals_outside_of_a_block_are_only_recorded():
     signals.listen()
     passed = []
-    with signals.passing_on(passed.append):
+    with signals.forwarding(passed.append):
         pass
     for _ in range(3):
         signal.raise_signal(TERM)
     assert passed == []
-    assert signals.requested() is Reason.STOP
+    assert signals.requested() is StopReason.STOP
 
 
 def never():
     raise AssertionError("nothing is to be done at once")
 
 
-def test_one_that_came_before_interrupts():
+def test_an_earlier_signal_interrupts():
     signals.listen()
     signal.raise_signal(TERM)
     with pytest.raises(StopRequested), signals.interrupting(never):
@@ -139,7 +139,7 @@ def test_one_that_came_before_interrupts():
 
 
 @pytest.mark.parametrize("second", [TERM, HUP, USR1])
-def test_one_interrupts_and_cleaning_up_is_left_alone_for_a_while(second):
+def test_a_signal_interrupts_and_a_second_leaves_time_for_cleaning_up(second):
     cleaned = []
     with pytest.raises(StopRequested), signals.interrupting(never):
         try:
@@ -159,7 +159,7 @@ class Swallows:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_one_that_a_destructor_swallows_is_heeded_at_the_end():
+def test_a_signal_that_a_destructor_swallows_interrupts_at_the_end():
     with pytest.raises(StopRequested), signals.interrupting(never):
         Swallows()
 
@@ -171,35 +171,35 @@ with signals.interrupting(lambda: print("cleaned", flush=True)):
     try:
         signal.raise_signal(signal.SIGUSR1)
     finally:  # which takes long
-        signals._record.first -= 2
+        signals._record.first_signal -= 2
         signal.raise_signal(signal.SIGTERM)
         print("never")
 """
 
 
-def test_a_later_one_ends_a_process_that_cleans_up_for_too_long():
+def test_a_later_signal_ends_a_process_that_cleans_up_for_too_long():
     done = subprocess.run([sys.executable, "-c", END], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (75, "cleaned\n")
     assert done.stderr.startswith("stopped before training began")
 
 
-def test_what_was_ignored_stays_ignored():
+def test_ignored_signals_stay_ignored():
     signal.signal(HUP, signal.SIG_IGN)
-    with signals.passing_on(lambda reason: pytest.fail("heard")):
+    with signals.forwarding(lambda reason: pytest.fail("heard")):
         signal.raise_signal(HUP)
     assert signal.getsignal(HUP) is signal.SIG_IGN
 
 
-def test_what_a_starter_has_ignored_for_a_while_is_heard():
+def test_signals_that_a_parent_ignored_for_a_while_are_recorded():
     signal.signal(USR1, signal.SIG_IGN)
     signals.listen(even_ignored=[USR1])
     signal.raise_signal(USR1)
-    assert signals.requested() is Reason.MAKE_WAY
+    assert signals.requested() is StopReason.MAKE_WAY
 
 
-def test_a_process_that_did_not_listen_is_as_before():
+def test_handlers_are_restored_after_a_block():
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    with signals.passing_on(lambda reason: None):
+    with signals.forwarding(lambda reason: None):
         assert signal.getsignal(TERM) == signals._record.receive
     with signals.interrupting(never):
         assert signal.getsignal(TERM) == signals._record.receive
@@ -222,7 +222,7 @@ signals.ignore()
 """
 
 
-def test_none_ends_a_process_that_is_leaving():
+def test_no_signal_ends_a_process_that_is_exiting():
     """Python puts back the default of every handler long before it has taken its modules apart."""
     done = subprocess.run([sys.executable, "-c", EXIT], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "lived", "")

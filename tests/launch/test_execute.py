@@ -121,7 +121,7 @@ def test_nothing_listens_beyond_the_loopback(workspace, how):
     assert found <= {"127.0.0.1", "::1"}
 
 
-def test_threads_are_shared_out(workspace, monkeypatch):
+def test_threads_are_divided_among_ranks(workspace, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     support.plugin(
         "threads",

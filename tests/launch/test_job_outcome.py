@@ -4,11 +4,11 @@ import signal
 
 import pytest
 
-from launcher.distributed.signals import Reason
+from launcher.distributed.signals import StopReason
 from launcher.launch import job_outcome
 
 
-def end(code=0, reason=Reason.NONE, problems=(), failed=None, closed=False):
+def end(code=0, reason=StopReason.NONE, problems=(), failed=None, closed=False):
     return {"code": code, "reason": int(reason), "problems": list(problems), "failed": failed, "closed": closed}
 
 
@@ -28,74 +28,74 @@ def test_all_steps_are_done():
 
 
 @pytest.mark.parametrize(
-    "reason, code, why, again", [(Reason.MAKE_WAY, 75, "time", True), (Reason.STOP, 75, "told", False)]
+    "reason, code, why, again", [(StopReason.MAKE_WAY, 75, "time", True), (StopReason.STOP, 75, "told", False)]
 )
-def test_what_was_asked_decides_whether_it_comes_back(reason, code, why, again):
+def test_the_stop_reason_decides_whether_a_job_starts_again(reason, code, why, again):
     found = concluded(end(75, reason), end(75, reason))
-    assert (found.code, found.why, found.again) == (code, why, again)
+    assert (found.code, found.why, found.restart) == (code, why, again)
 
 
 def test_a_stop_counts_more_than_making_way():
-    assert concluded(end(75, Reason.MAKE_WAY), end(75, Reason.STOP)).why == "told"
+    assert concluded(end(75, StopReason.MAKE_WAY), end(75, StopReason.STOP)).why == "told"
 
 
-def test_a_start_that_saves_nothing_does_not_come_back_for_ever():
-    ends = end(75, Reason.MAKE_WAY), end(75, Reason.MAKE_WAY)
+def test_a_start_that_saves_nothing_does_not_start_again_for_ever():
+    ends = end(75, StopReason.MAKE_WAY), end(75, StopReason.MAKE_WAY)
     found = concluded(*ends, before=5, after=5, late=True)
-    assert (found.code, found.again) == (1, False)
+    assert (found.code, found.restart) == (1, False)
     assert found.text.startswith("it was time to leave before a step was saved")
-    assert concluded(*ends, before=5, after=5).again  # it made way for another job, and its own turn comes
+    assert concluded(*ends, before=5, after=5).restart  # it made way for another job, and its own turn comes
 
 
-def test_whoever_is_told_to_leave_while_the_nodes_meet():
-    assert job_outcome.left(Reason.MAKE_WAY) == job_outcome.JobOutcome(75, "time", again=True)
-    assert job_outcome.left(Reason.STOP) == job_outcome.JobOutcome(75, "told")
+def test_a_start_that_is_stopped_while_the_nodes_meet():
+    assert job_outcome.stopped_early(StopReason.MAKE_WAY) == job_outcome.JobOutcome(75, "time", restart=True)
+    assert job_outcome.stopped_early(StopReason.STOP) == job_outcome.JobOutcome(75, "told")
 
 
-def test_the_cause_is_told_not_its_echoes():
+def test_the_cause_is_reported_not_its_echoes():
     echo = end(1, failed=failed("lost a peer", echo=True, time=1))
     assert concluded(echo, end(1, failed=failed("rank 3 failed", time=2))) == job_outcome.JobOutcome(
         1, "failed", text="rank 3 failed"
     )
 
 
-def test_a_lost_node_is_no_fault_of_the_recipe():
+def test_a_lost_node_is_a_node_failure():
     for how in (
         end(1, failed=failed(echo=True)),
-        end(75, Reason.MAKE_WAY),
+        end(75, StopReason.MAKE_WAY),
         end(1, failed=failed(code=-signal.SIGTERM)),
     ):
         found = concluded(how, None)
-        assert (found.code, found.why, found.again, found.text.split(":")[0]) == (69, "node", True, "b is lost")
-    assert concluded(end(75, Reason.STOP), None).why == "told"
-    assert concluded(end(75, Reason.MAKE_WAY), None, least=1).why == "time"
+        assert (found.code, found.why, found.restart, found.text.split(":")[0]) == (69, "node", True, "b is lost")
+    assert concluded(end(75, StopReason.STOP), None).why == "told"
+    assert concluded(end(75, StopReason.MAKE_WAY), None, least=1).why == "time"
 
 
 def test_ranks_that_lost_each_other():
     found = concluded(end(1, failed=failed("x", echo=True)), end(1, failed=failed("y", echo=True)))
-    assert (found.code, found.why, found.again) == (69, "node", True)
+    assert (found.code, found.why, found.restart) == (69, "node", True)
 
 
-def test_ranks_that_never_heard_each_other_do_not_come_back_for_ever():
+def test_ranks_that_never_reached_each_other_do_not_start_again_for_ever():
     echo = end(1, failed=failed("gloo: no such interface", echo=True))
     found = concluded(echo, echo, before=5, after=5)
-    assert (found.code, found.why, found.again) == (69, "node", False)
-    assert concluded(echo, None, before=5, after=5).again  # there a node is lost
+    assert (found.code, found.why, found.restart) == (69, "node", False)
+    assert concluded(echo, None, before=5, after=5).restart  # there a node is lost
 
 
-def test_a_mistake_of_the_user_is_told_as_it_is():
+def test_a_mistake_of_the_user_is_reported_unchanged():
     wrong = end(2, problems=["recipe.yaml:3: no"])
     assert concluded(wrong, wrong) == job_outcome.JobOutcome(2, "failed", text="recipe.yaml:3: no")
 
 
-def test_a_start_that_was_replaced_never_comes_back():
-    ghost = end(1, Reason.REPLACED, problems=["another start has taken over"])
+def test_a_replaced_start_does_not_start_again():
+    ghost = end(1, StopReason.REPLACED, problems=["another start has taken over"])
     assert concluded(ghost, None) == job_outcome.JobOutcome(1, "replaced", text="another start has taken over")
 
 
-def test_unfit_nodes_are_left_out_unless_they_are_half():
-    few = job_outcome.unfit(("a", "b", "c"), {"c": "no name"})
-    assert (few.code, few.again, few.excluded) == (69, True, ("c",))
+def test_unhealthy_nodes_are_left_out_unless_they_are_half():
+    few = job_outcome.unhealthy(("a", "b", "c"), {"c": "no name"})
+    assert (few.code, few.restart, few.excluded) == (69, True, ("c",))
     assert few.text == "c is not fit to begin: no name"
-    half = job_outcome.unfit(("a", "b"), {"b": "no name"})
-    assert (half.again, half.excluded) == (False, ())
+    half = job_outcome.unhealthy(("a", "b"), {"b": "no name"})
+    assert (half.restart, half.excluded) == (False, ())

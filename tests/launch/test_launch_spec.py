@@ -28,7 +28,7 @@ def test_by_default_an_agent_in_this_process_starts_the_ranks(plan):
     assert made.env == {"NCCL_DEBUG": "INFO"}
 
 
-def test_torchrun_is_given_the_resolved_recipe(plan):
+def test_torchrun_gets_the_resolved_recipe(plan):
     assert list(launch_spec.train(plan, Cluster(), "torchrun").argv) == [
         "torch.distributed.run", "--nproc-per-node", "3", "--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file",
         "--max-restarts", "4", "-m", "launcher.worker", "runs/a b/recipe.yaml",
@@ -44,7 +44,7 @@ def test_a_starters_ranks_trust_what_the_launcher_does(plan):
     ]
 
 
-def test_accelerate_is_given_the_resolved_recipe_and_nothing_of_the_users_own_configuration(plan):
+def test_accelerate_gets_the_resolved_recipe_and_nothing_of_the_users_configuration(plan):
     assert list(launch_spec.train(plan, Cluster(), "accelerate").argv) == [
         "accelerate.commands.launch", "--multi_gpu", "--num_processes", "3", "--num_machines", "1",
         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
@@ -56,7 +56,7 @@ def test_a_small_model_is_trained_without_transformers():
     """Of the ranks' server all is imported but the module that ties its life to the launcher's."""
     small, bert = (Recipe.model_validate(made) for made in (support.small(), support.mlm()))
     assert launch_spec.imports(bert) == ("transformers.modeling_utils",)
-    named = [name for name in (*elastic_agent._IMPORTS, *launch_spec.imports(small)) if not name.endswith("_server")]
+    named = [name for name in (*elastic_agent.IMPORTS, *launch_spec.imports(small)) if not name.endswith("_server")]
     code = f"import sys; [__import__(name) for name in {named}]; print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "False\n"

@@ -128,7 +128,7 @@ def test_the_deadline_is_kept_by_the_clock(job):
     assert story(run)[-1] == ("ended", "time", 75) and came_back(run) == []
 
 
-def test_a_failing_rank_is_the_last_thing_that_is_said(job):
+def test_a_failing_rank_is_the_last_message(job):
     support.plugin("faulty", support.FAULTY)
     run = folder("faulty", task__kind="own.faulty")
     codes, said = job(run, 2).ended()
@@ -187,7 +187,7 @@ def test_a_machine_that_falls_silent_is_not_waited_for(job, nodes, restarts):
     assert came_back(run) == (None if restarts else [])
 
 
-def test_agents_leave_when_whoever_started_them_is_gone(job):
+def test_agents_leave_when_their_parent_is_gone(job):
     run = folder("lifeline")
     agents = job(run, 2, lifeline=True)
     agents.at_step(6)
@@ -197,7 +197,7 @@ def test_agents_leave_when_whoever_started_them_is_gone(job):
     assert run.whole()[-1].step == max(support.steps(run.path))
 
 
-def test_a_ghost_is_fenced_off(job):
+def test_an_older_start_that_lives_on_cannot_write(job):
     """The job is started again while its first start lives on, unseen: it must never save again."""
     run = folder("ghost", nodes=1)
     ghost = job(run, 1)
@@ -228,7 +228,7 @@ def test_a_start_that_is_behind_does_not_begin(job):
     assert newer.ended()[0] == [75]
 
 
-def test_a_run_folder_that_is_not_there_is_told_by_the_node_that_misses_it(workspace):
+def test_a_missing_run_folder_is_reported_by_its_node(workspace):
     done = subprocess.run(
         [sys.executable, "-m", "launcher.launch.node", "runs/none", "--hosts", "127.0.1.1"],
         capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
@@ -247,7 +247,7 @@ def test_a_start_without_a_name_is_refused(workspace):
     assert done.returncode == 2 and done.stderr.startswith("LAUNCHER_JOB is not set: a name for this start")
 
 
-def test_outside_of_a_step_it_says_what_is_missing(workspace):
+def test_outside_of_a_step_the_missing_variable_is_named(workspace):
     done = subprocess.run(
         [sys.executable, "-m", "launcher.launch.node", "runs/none"],
         capture_output=True,

@@ -6,7 +6,7 @@ import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from launcher.config.recipe import TrainTokenizer
-from launcher.distributed.process_group import Process
+from launcher.distributed.process_group import ProcessGroup
 from launcher.models import config
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.prepare import tokenizer
@@ -87,7 +87,7 @@ def saved(tmp_path_factory, bert, words):
 def trained(tmp_path_factory, bert, words):
     """The folder of a run with checkpoints of steps 2, 4 and 6, of which 4 is the best; and their weights."""
     folder = RunDir(tmp_path_factory.mktemp("runs") / "one")
-    process, weights = Process(0, 1, torch.device("cpu")), {}
+    process, weights = ProcessGroup(0, 1, torch.device("cpu")), {}
     folder.checkpoints.mkdir(parents=True)
     folder.recipe.write_text("name: one\n", encoding="utf-8")
     for step, loss in ((2, 3.0), (4, 1.0), (6, 2.0)):

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from launcher.config import kinds
 from launcher.config.errors import UserError
-from launcher.distributed.process_group import Process
+from launcher.distributed.process_group import ProcessGroup
 from launcher.models import run
 from launcher.storage.run_dir import RunDir
 from launcher.train import checkpoint
@@ -123,7 +123,7 @@ def ran(tmp_path):
         tensors = {
             f"model.{name}": t.detach().clone() for name, t in [*model.named_parameters(), *model.named_buffers()]
         }
-        checkpoint.save(folder, tensors, json.loads(json.dumps(state)), 1, Process(0, 1, torch.device("cpu")))
+        checkpoint.save(folder, tensors, json.loads(json.dumps(state)), 1, ProcessGroup(0, 1, torch.device("cpu")))
         if hasattr(model, "config"):
             model.config.save_pretrained(folder.model)
         return folder, model.eval()

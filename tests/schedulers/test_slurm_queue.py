@@ -1,9 +1,9 @@
-"""What Slurm prints is read as it was meant; a machine without Slurm is told of."""
+"""Parsing of Slurm's output, and the errors of a machine without Slurm."""
 
 import pytest
 
 from launcher.config.errors import UserError
-from launcher.schedulers import slurm_queue
+from launcher.schedulers import _slurm_queue as slurm_queue
 
 RUNNING = """JobId=11 ArrayJobId=10 ArrayTaskId=1 JobName=a JobState=BAR b
    UserId=root(0) GroupId=root(0) MCS_label=N/A
@@ -50,31 +50,31 @@ ENDED = """JobId=12 JobName=quickstart
 """
 
 
-def test_a_job_is_read_whatever_its_name_and_paths_hold():
+def test_a_job_with_any_name_and_paths_is_parsed():
     (job,) = slurm_queue.parse(RUNNING)
     assert (job.id, job.name, job.state, job.reason) == ("10_1", "a JobState=BAR b", "RUNNING", "")
-    assert (job.nodes, job.restarts, job.code, job.living) == ("n1-[1-2]", 2, 0, True)
+    assert (job.nodes, job.restarts, job.code, job.alive) == ("n1-[1-2]", 2, 0, True)
     assert (job.submitted, job.start, job.end, job.preempted) == (1795353697, 1795353697, 1795354297, None)
     assert job.fields["Command"] == "/w/g JobState=X.sbatch"
     assert job.fields["WorkDir"] == "/w/a b"
 
 
-def test_jobs_that_wait_and_that_have_ended_are_read():
+def test_waiting_and_ended_jobs_are_parsed():
     waiting, ended = slurm_queue.parse(PENDING + "\n" + ENDED)
     assert (waiting.state, waiting.reason, waiting.nodes, waiting.start) == ("PENDING", "Resources", "", None)
-    assert waiting.living
+    assert waiting.alive
     assert waiting.submitted > 1.7e9
     assert (ended.state, ended.code, ended.signal, ended.preempted) == ("FAILED", 75, 9, 1795353697)
-    assert not ended.living
+    assert not ended.alive
 
 
-def test_nothing_is_read_from_nothing():
+def test_empty_output_has_no_jobs():
     assert slurm_queue.parse("") == []
     assert slurm_queue.parse("No jobs in the system\n") == []
     assert slurm_queue.parse_accounted("") == []
 
 
-def test_accounting_is_read():
+def test_accounting_is_parsed():
     cancelled = "12|CANCELLED by 1000|0:15|n1-[1-2]|1795353600|1795353605|1795353700|a|b\n"
     first, second = slurm_queue.parse_accounted(cancelled + "13|PENDING|0:0|None assigned|1|Unknown|Unknown|c\n")
     assert (first.id, first.name, first.state, first.nodes) == ("12", "a|b", "CANCELLED", "n1-[1-2]")
@@ -91,7 +91,7 @@ def test_accounting_is_read():
         lambda: slurm_queue.cancel(["1"]),
     ],
 )
-def test_a_machine_without_slurm_is_told_of(ask, monkeypatch, tmp_path):
+def test_a_machine_without_slurm_is_reported(ask, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(slurm_queue.SlurmMissing, match=r"^s\w+: not found: .* \(run this where Slurm's commands are"):
         ask()
@@ -102,10 +102,10 @@ def _tool(folder, name, text):
     (folder / name).chmod(0o755)
 
 
-def test_a_slurm_that_does_not_answer_is_told_of(monkeypatch, tmp_path):
+def test_a_slurm_that_does_not_answer_is_reported(monkeypatch, tmp_path):
     _tool(tmp_path, "scontrol", "exec sleep 60")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(slurm_queue, "ASK", 0.3)
+    monkeypatch.setattr(slurm_queue, "QUERY_TIMEOUT", 0.3)
     with pytest.raises(slurm_queue.SlurmTimeout, match="took longer"):
         slurm_queue.job("1")
     _tool(tmp_path, "scontrol", "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")
@@ -113,7 +113,7 @@ def test_a_slurm_that_does_not_answer_is_told_of(monkeypatch, tmp_path):
         slurm_queue.job("1")
 
 
-def test_a_command_that_cannot_be_run_is_told_of(monkeypatch, tmp_path):
+def test_a_command_that_cannot_be_run_is_reported(monkeypatch, tmp_path):
     (tmp_path / "scontrol").write_text("no program")
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -134,7 +134,7 @@ def test_a_job_inherits_nothing_of_the_job_that_submits_it(monkeypatch, tmp_path
     assert "SLURM_RESTART_COUNT" not in seen
 
 
-def test_what_is_no_utf8_is_shown_all_the_same(monkeypatch, tmp_path):
+def test_output_that_is_not_utf8_is_shown(monkeypatch, tmp_path):
     _tool(tmp_path, "sbatch", r"printf 'sbatch: error: \377\n' >&2; exit 1")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(slurm_queue.SlurmRefusal) as refused:

@@ -1,5 +1,5 @@
-"""The batch script: whole, as text, beside the golden one; and run by a real bash whose Slurm is a stand-in that notes
-what it is asked. tests/slurm has the real one."""
+"""The batch script as text, compared with golden files, and run by bash with a stand-in for Slurm's commands that logs
+their arguments. tests/slurm has the real Slurm."""
 
 import os
 import re
@@ -19,7 +19,8 @@ from launcher.config import load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.plan.plan import Plan
-from launcher.schedulers import slurm_script
+from launcher.schedulers import JobRequest, slurm
+from launcher.schedulers import _slurm_script as slurm_script
 
 GOLDEN = Path(__file__).parent / "golden"
 RECIPES = [file.stem for file in load.shipped("recipes")]
@@ -48,7 +49,7 @@ def python(monkeypatch):
 
 
 def planned(name, cluster):
-    """As much of a plan as a script is made from."""
+    """The part of a plan that a script depends on."""
     return Plan.model_construct(
         name=name, folder=f"runs/{name}", device=cluster.device, devices_per_node=cluster.devices_per_node
     )
@@ -56,11 +57,16 @@ def planned(name, cluster):
 
 def script(recipe, profile, *overrides, points=None):
     cluster = load.cluster(profile, overrides).value
-    return slurm_script.render(planned(recipe, cluster), cluster, cwd=HERE, cache=CACHE, points=points)
+    return rendered(planned(recipe, cluster), cluster, HERE, points=points)
+
+
+def rendered(plan, cluster, folder, cache=CACHE, config=None, points=None):
+    request = JobRequest(plan, cluster, folder, cache, points=points)
+    return slurm.Scheduler(config or cluster.scheduler).render(request)
 
 
 def golden(name, text):
-    """The text that is expected; UPDATE_GOLDEN=1 writes it anew, for the diff to be read."""
+    """The expected text. UPDATE_GOLDEN=1 overwrites it, so that the diff can be read."""
     file = GOLDEN / name
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.mkdir(exist_ok=True)
@@ -90,7 +96,7 @@ def test_recipes_differ_by_their_names_alone(recipe, profile):
 
 def test_the_commands():
     made = [script(recipe, profile) for profile in CLUSTERS for recipe in RECIPES]
-    text = "".join(f"{shlex.join(one.argv)}\n{shlex.join(one.test)}\n" for one in made)
+    text = "".join(f"{shlex.join(one.argv)}\n{shlex.join(one.test_argv)}\n" for one in made)
     assert text == golden("argv.txt", text)
 
 
@@ -101,29 +107,29 @@ def test_bash_reads_it(name):
         subprocess.run(["shellcheck", "-S", "warning", GOLDEN / f"{name}.sbatch"], check=True, timeout=60)
 
 
-def test_every_recipe_and_every_profile_is_looked_at():
+def test_every_recipe_and_every_profile_is_covered():
     assert (len(RECIPES), len(CLUSTERS)) == (22, 4)
     wanted = {*(f"{name}.sbatch" for name in (*CLUSTERS, *VARIANTS)), "argv.txt"}
     assert {file.name for file in GOLDEN.iterdir()} == wanted
 
 
-# What is asked for
+# Options of sbatch
 
 
 def options(**changes):
     profile = {"kind": "slurm", "device": "cuda", "devices_per_node": 4, "memory_per_device": 80, **changes}
     cluster = Cluster.model_validate(profile)
-    return slurm_script.wanted(planned("a", cluster), cluster, HERE)
+    return slurm_script.sbatch_options(JobRequest(planned("a", cluster), cluster, HERE, CACHE), cluster.scheduler)
 
 
-def test_devices_are_asked_for_as_the_site_wants_it():
+def test_the_option_that_requests_devices():
     assert options()["gres"] == "gpu:4"
     assert options(slurm={"gres": "gpu:a100:4"})["gres"] == "gpu:a100:4"
     assert options(slurm={"gres": "gpus_per_node"})["gpus-per-node"] == "4"
     assert not {"gres", "gpus-per-node"} & {*options(slurm={"gres": "none"}), *options(device="cpu")}
 
 
-def test_a_rank_on_a_cpu_has_a_cpu():
+def test_a_rank_on_the_cpu_gets_a_core():
     assert options(device="cpu")["cpus-per-task"] == "4"
     assert options(device="cpu", slurm={"cpus_per_node": 9})["cpus-per-task"] == "9"
     assert not {"cpus-per-task"} & {*options(), *options(device="cpu", slurm={"exclusive": True})}
@@ -137,7 +143,7 @@ def test_nodes_and_spares():
 
 
 @pytest.mark.parametrize(("leave", "asked"), [(1, 1), (20, 5), (60, 15), (120, 60), (300, 240)])
-def test_slurms_own_signal_does_not_come_before_the_deadline(leave, asked):
+def test_slurms_signal_does_not_come_before_the_deadline(leave, asked):
     assert options(slurm={"leave": leave})["signal"] == f"B:USR1@{asked}"
 
 
@@ -160,7 +166,7 @@ def test_a_value_of_an_option(value, told):
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\0b", "a\x1bb", "a\u2028b"])
-def test_what_no_line_can_hold_is_refused(value):
+def test_a_value_that_a_line_cannot_hold_is_refused(value):
     for quote in (slurm_script.quote, slurm_script.shell):
         with pytest.raises(UserError, match="cannot stand in a batch script"):
             quote(value)
@@ -172,14 +178,14 @@ def test_a_folder_that_a_container_cannot_mount_is_refused(kind):
     with pytest.raises(
         UserError, match=f"/a,b: a folder with a comma or a colon in its name cannot be mounted by {kind}"
     ):
-        slurm_script.render(planned("a", profile), profile, cwd=Path("/a,b"), cache=CACHE)
+        rendered(planned("a", profile), profile, Path("/a,b"))
 
 
 @pytest.mark.parametrize("name", ["100%j", "back\\slash"])
 def test_a_folder_that_slurm_reads_as_something_else_is_refused(name):
     profile = load.cluster("slurm-cpu").value
     with pytest.raises(UserError, match="a job's log cannot be here"):
-        slurm_script.render(planned("a", profile), profile, cwd=Path("/home") / name, cache=CACHE)
+        rendered(planned("a", profile), profile, Path("/home") / name)
 
 
 # Run by bash
@@ -194,7 +200,7 @@ squeue*%e) echo "${END-2000}" ;;
 squeue*%x) echo "${EXCLUDED-}" ;;
 squeue*%T) echo "${STATE-RUNNING}" ;;
 sbatch*) echo "77;cluster"; env -0 >"$STAND_IN/env-sbatch" ;;
-srun*" look "*)
+srun*" check "*)
     eval "${LOOK:-:}" || exit 1
     for host in $HOSTS; do [[ " $UNFIT " == *" $host "* ]] || echo "$host"; done ;;
 srun*) env -0 >"$STAND_IN/env"; eval "${AGENT:-exit 0}" ;;
@@ -203,7 +209,7 @@ esac
 
 
 class Bash:
-    """A rendered script, and what it asked of Slurm when it ran."""
+    """A rendered script that runs, and its calls of Slurm's commands."""
 
     def __init__(self, folder, text, *arguments, **environment):
         self.folder = folder
@@ -238,11 +244,11 @@ class Bash:
 
 @pytest.fixture
 def bash(tmp_path):
-    """Renders a script of a run in tmp_path and runs it to its end. `starts`: the lines of an agent."""
+    """Renders the script of a run in tmp_path and runs it to its end."""
 
     def run(*arguments, overrides=(), points=None, wait=True, **environment):
         cluster = load.cluster("slurm-cpu", overrides).value
-        made = slurm_script.render(planned("run", cluster), cluster, cwd=tmp_path, cache=CACHE, points=points)
+        made = rendered(planned("run", cluster), cluster, tmp_path, points=points)
         (tmp_path / "runs/run").mkdir(parents=True, exist_ok=True)
         (tmp_path / "runs/run-1").mkdir(exist_ok=True)
         ran = Bash(tmp_path / f"bash-{time.monotonic_ns()}", made.text, *arguments, **environment)
@@ -257,7 +263,7 @@ AGAIN = 'mkdir -p "$RUN/jobs/{0}" && printf "{1}" >"$RUN/jobs/{0}/again"; exit {
 
 
 def agent(start, hosts="", code=75, run="run"):
-    """An agent that wants its job to come back."""
+    """Shell lines of an agent that requests another start."""
     return AGAIN.format(start, hosts, code).replace("$RUN", f"runs/{run}")
 
 
@@ -267,7 +273,7 @@ def inside(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_one_agent_a_node_is_told_the_run(bash, inside):
+def test_the_agent_of_a_node_gets_the_run(bash, inside):
     ran = bash()
     assert (ran.process.returncode, ran.warned) == (0, "")
     assert ran.calls("srun")[1] == [
@@ -303,7 +309,7 @@ def test_it_requeues_itself_when_the_agent_says_so(bash, inside):
 
 
 @pytest.mark.parametrize(("code", "requeued"), [(75, [["requeue", "12"]]), (0, []), (1, [])])
-def test_what_leaves_within_its_grace_time_comes_back(bash, inside, code, requeued):
+def test_a_job_that_leaves_within_its_grace_time_comes_back(bash, inside, code, requeued):
     ran = bash(AGENT=f"exit {code}", PREEMPTED="2026-11-22T13:43:28")
     assert [call for call in ran.calls("scontrol") if call[0] == "requeue"] == requeued
 
@@ -313,7 +319,7 @@ def test_the_agents_own_code_counts_where_there_is_one(bash, inside):
     assert ran.process.returncode == 1
 
 
-def test_why_it_failed_is_the_last_thing_in_the_log(bash, inside):
+def test_the_reason_of_a_failure_is_the_last_line_of_the_log(bash, inside):
     ran = bash(
         AGENT='mkdir -p runs/run/jobs/12-0; echo "rank 1 failed" >runs/run/jobs/12-0/error; echo noise >&2; exit 1'
     )
@@ -333,7 +339,7 @@ def test_where_the_first_agent_was_killed_it_comes_back(bash, inside, said, code
     assert [call for call in ran.calls("scontrol") if call[0] == "requeue"] == requeued
 
 
-def test_what_another_job_of_this_number_left_is_gone(bash, inside):
+def test_files_of_another_job_with_the_same_id_are_removed(bash, inside):
     left = inside / "runs/run/jobs/12-0"
     left.mkdir(parents=True)
     (left / "again").touch()
@@ -342,7 +348,7 @@ def test_what_another_job_of_this_number_left_is_gone(bash, inside):
     assert ran.process.returncode == 0 and ran.calls("scontrol") == [["show", "hostnames"]] and not left.exists()
 
 
-def test_a_shell_that_another_node_took_for_lost_does_nothing_more(bash, inside):
+def test_a_shell_whose_node_was_taken_for_lost_does_nothing_more(bash, inside):
     ran = bash(AGENT=f"mkdir -p runs/run/jobs/12-0/orphaned; {agent('12-0')}")
     assert ran.process.returncode == 75 and ran.calls("scontrol") == [["show", "hostnames"]]
 
@@ -358,7 +364,7 @@ HELD = ("nodes=2:4",)
         (("slurm.spares=1",), 0, "scontrol requeue 12"),
     ],
 )  # fmt: skip
-def test_a_job_that_outlives_its_nodes_is_given_back_by_any_of_them(bash, inside, overrides, restarts, rescue):
+def test_any_node_can_release_a_job_that_survives_lost_nodes(bash, inside, overrides, restarts, rescue):
     ran = bash(overrides=overrides, SLURM_RESTART_COUNT=str(restarts))
     words = ran.calls("srun")[1]
     at = words.index("sh")
@@ -372,8 +378,8 @@ def test_a_job_that_outlives_its_nodes_is_given_back_by_any_of_them(bash, inside
         (1, 69, ("orphaned",), False), (0, 69, (), False), (0, 137, (), False),
     ],
 )  # fmt: skip
-def test_one_survivor_acts_where_the_first_node_left_no_word(bash, inside, node, code, there, called):
-    """The shell around an agent itself, as a node's sh runs it."""
+def test_one_node_releases_the_job_where_the_first_node_is_lost(bash, inside, node, code, there, called):
+    """Runs the shell around an agent as a node does."""
     words = bash(overrides=HELD).calls("srun")[1]
     task = words[words.index("sh") :][:3]
     (inside / "meeting").mkdir()
@@ -386,7 +392,7 @@ def test_one_survivor_acts_where_the_first_node_left_no_word(bash, inside, node,
     assert (inside / "meeting/left").exists() == (node == 0 or "left" in there)
 
 
-def test_the_shell_around_an_agent_outlives_what_its_agent_is_told(bash, inside):
+def test_the_shell_around_an_agent_survives_the_agents_signals(bash, inside):
     words = bash(overrides=HELD).calls("srun")[1]
     task = words[words.index("sh") :][:3]
     told = "trap 'sleep 0.3; exit 75' TERM; kill -USR1 $PPID; kill -TERM $PPID $$; sleep 5"
@@ -396,7 +402,7 @@ def test_the_shell_around_an_agent_outlives_what_its_agent_is_told(bash, inside)
     assert done.returncode == 75 and (inside / "meeting/left").exists()
 
 
-def test_hosts_are_excluded_beside_those_that_are(bash, inside):
+def test_hosts_are_excluded_in_addition_to_earlier_ones(bash, inside):
     ran = bash(AGENT=agent("12-3", "b\\nd\\n", 69), EXCLUDED="x[1-2]", SLURM_RESTART_COUNT="3")
     assert ran.process.returncode == 69
     assert ran.calls("scontrol")[1:] == [["requeue", "12"], ["update", "JobId=12", "ExcNodeList=x[1-2],b,d"]]
@@ -412,7 +418,7 @@ def test_a_job_follows_where_it_cannot_be_requeued(bash, inside, overrides):
     assert '"job":"9","start":4002,"how":"chain","next":"77"' in (inside / "runs/run/jobs.jsonl").read_text()
 
 
-def test_a_task_of_an_array_is_only_itself(bash, inside):
+def test_a_task_of_an_array_requeues_only_itself(bash, inside):
     task = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_ID": "13", "points": (0, 1)}
     ran = bash(**task, AGENT=agent("12_1-0", run="run-1"))
     assert ran.calls("srun")[1][-2:] == [f"{inside}/runs/run-1", "--batch"]
@@ -423,13 +429,13 @@ def test_a_task_of_an_array_is_only_itself(bash, inside):
     assert ran.calls("sbatch") == [["--parsable", "--dependency=afterany:12_1", "--array=1", script, "12_1", "1"]]
 
 
-def test_what_an_array_left_in_the_environment_is_nothing_to_a_single_job(bash, inside):
+def test_a_single_job_ignores_variables_of_an_array(bash, inside):
     ran = bash(SLURM_ARRAY_JOB_ID="3", SLURM_ARRAY_TASK_ID="1", LAUNCHER_JOB="3_1")
     assert ran.environment()["LAUNCHER_JOB"] == "12"
 
 
 @pytest.mark.parametrize("overrides", [("slurm.requeue=never",), ("slurm.max_requeues=2",)])
-def test_it_does_not_come_back_for_ever(bash, inside, overrides):
+def test_the_number_of_requeues_is_limited(bash, inside, overrides):
     ran = bash(overrides=overrides, AGENT=agent("12-2"), SLURM_RESTART_COUNT="2")
     assert ran.process.returncode == 75
     assert ran.calls("scontrol") == [["show", "hostnames"]]
@@ -461,8 +467,8 @@ def test_srun_may_fail_once(bash, inside):
     assert ran.process.returncode == 0 and len(ran.calls("srun")) == 3
 
 
-def test_the_look_finds_what_is_missing(bash, inside):
-    """The look itself, as a node's sh runs it."""
+def test_the_node_check_reports_what_is_missing(bash, inside):
+    """Runs the check as a node does."""
     ran = bash(overrides=[f"scratch.local={inside}/scratch"])
     look = ran.calls("srun")[0]
     words, env = look[look.index("sh") :], {**os.environ, "SLURMD_NODENAME": "n1", "TMPDIR": f"{inside}/scratch"}
@@ -518,7 +524,7 @@ def test_term_goes_to_the_steps_and_the_job_does_not_come_back(bash, inside, sta
     assert ran.calls("scontrol") == [["show", "hostnames"]]
 
 
-# Nothing that a user may write changes what the shell does
+# Values of users never run as shell
 
 HOSTILE = [
     "$(touch PWNED)", "`touch PWNED`", "'; touch PWNED; '", '"; touch PWNED; "', "a\\", "$HOME", "*", "~", "!!", "-n",
@@ -532,17 +538,15 @@ NAMES = WORDS.filter(lambda text: not set("/%\\") & set(text) and text not in ("
 
 @settings(max_examples=40, deadline=None)
 @given(folder=NAMES, value=WORDS, python=WORDS, module=WORDS, account=WORDS)
-def test_whatever_stands_in_a_profile_reaches_the_ranks_as_it_is(
-    tmp_path_factory, folder, value, python, module, account
-):
+def test_values_of_a_profile_reach_the_ranks_unchanged(tmp_path_factory, folder, value, python, module, account):
     place = tmp_path_factory.mktemp("bash") / folder
     place.mkdir()
     cluster = load.cluster("slurm-cpu").value
-    given = cluster.slurm.model_copy(
+    config = cluster.scheduler.model_copy(
         update={"python": python, "modules": [module], "account": account, "options": [value]}
     )
-    cluster = cluster.model_copy(update={"env": {"VALUE": value}, "interface": value, "slurm": given})
-    made = slurm_script.render(planned("run", cluster), cluster, cwd=place, cache=place)
+    cluster = cluster.model_copy(update={"env": {"VALUE": value}, "interface": value})
+    made = rendered(planned("run", cluster), cluster, place, place, config)
     ran = Bash(place.parent / "stand-in", made.text)
     assert (ran.end(), ran.warned, ran.said) == (0, "", "")
     assert ran.calls("srun")[1][9:] == [python, "-m", "launcher.launch.node", f"{place}/runs/run", "--batch"]

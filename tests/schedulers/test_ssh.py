@@ -1,4 +1,4 @@
-"""Hosts over a real sshd on the loopback, which has two names."""
+"""Two hosts: a real sshd on the loopback under two names."""
 
 import os
 import shutil
@@ -14,14 +14,15 @@ import pytest
 import support
 
 from launcher.config.cluster import Cluster
-from launcher.schedulers import ssh
+from launcher.plan.plan import Plan
+from launcher.schedulers import JobRequest, ssh
 from slurm import lab
 
 MARK = "# launcher-sshd"
 
 
 def missing():
-    """Why there can be no sshd of ours on this machine."""
+    """Why no sshd can be started on this machine, or None."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "two names for the loopback in /etc/hosts need root on Linux"
     absent = [tool for tool in ("sshd", "ssh", "ssh-keygen") if shutil.which(tool, path=PATH) is None]
@@ -33,7 +34,7 @@ PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory):
-    """An sshd with keys of its own, at two names. Returns them and the options that ssh needs."""
+    """The names of an sshd with keys of its own, and the options that ssh needs."""
     support.needs(missing())
     folder, number = tmp_path_factory.mktemp("sshd"), os.getpid() % 250 + 1
     names = [f"ssh{number}-{letter}" for letter in "ab"]
@@ -125,7 +126,7 @@ def test_a_host_without_this_python_is_named(here, hosts):
     assert "/no/such/python" in done.stderr
 
 
-def test_a_rank_that_fails_fails_the_run_and_is_told(here, monkeypatch):
+def test_a_failing_rank_fails_the_run_and_is_reported(here, monkeypatch):
     Path("mine").mkdir()
     Path("mine/burning.py").write_text(
         "from launcher.config.types import Plugin\nfrom typing import Literal\n"
@@ -171,7 +172,7 @@ def test_a_second_ctrl_c_ends_all_hosts_at_once(here, when):
     lab.until(lambda: _still(Path.cwd()) == [], 60, "the agents have left")
 
 
-def test_a_launcher_that_is_killed_takes_its_hosts_along(here):
+def test_killing_the_launcher_ends_all_hosts(here):
     started = support.start("run", "recipe.yaml", "--cluster", "hosts.yaml", "train.steps=100000")
     support.wait_for_step("runs/two", 3, started)
     support.kill_group(started)
@@ -181,19 +182,19 @@ def test_a_launcher_that_is_killed_takes_its_hosts_along(here):
 
 
 def _ranks(folder):
-    """The ranks of a folder's agents: who writes into a rank's log."""
+    """The ranks of a folder's agents: the processes that write into a rank's log."""
     children = [child for agent in _still(folder) for child in psutil.Process(agent).children(recursive=True)]
     return {child for child in children if any("/logs/rank" in file.path for file in child.open_files())}
 
 
 def _still(folder):
-    """Agents of a folder that live."""
+    """Process ids of the agents of a folder that are alive."""
     return [
         p.pid for p in psutil.process_iter(["cmdline"]) if f"{folder}/runs/two" in " ".join(p.info["cmdline"] or [])
     ]
 
 
-def test_the_command_is_quoted_and_tells_no_secrets(tmp_path, monkeypatch):
+def test_the_command_is_quoted_and_holds_no_secrets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = Cluster.model_validate(
         {"kind": "ssh", "nodes": 2, "devices_per_node": 1, "device": "cpu", "memory_per_device": 1,
@@ -201,8 +202,9 @@ def test_the_command_is_quoted_and_tells_no_secrets(tmp_path, monkeypatch):
          "ssh": {"hosts": ["me@a", "b"], "python": "/opt/a b/python"}}
     )  # fmt: skip
     here = {"OMP_NUM_THREADS": "2", "NCCL_API_KEY": "hush", "HF_TOKEN": "hush", "HOME": "/root"}
-    told = ssh._environment(given, here)
-    line = ssh.command(Path("runs/x y"), 1, given.ssh.hosts, given.ssh, told)
+    request = JobRequest(Plan.model_construct(folder="runs/x y"), given, tmp_path, tmp_path / "cache")
+    job = ssh.Scheduler(given.scheduler).render(request, here)
+    line = job.commands["b"][-1]
     assert "hush" not in line
     out = subprocess.run(["sh", "-c", line.replace("exec env", "exec printf '%s\\n'")], capture_output=True, text=True)
     words = out.stdout.splitlines()

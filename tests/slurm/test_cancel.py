@@ -49,7 +49,7 @@ def begin(folder, id, **fields):
 
 
 def at(folder):
-    found = run_status.read_status(folder, run_events.SlurmQueue()).state
+    found = run_status.read_status(folder, run_events.JobSchedulers()).state
     return found.name, found.reason
 
 
@@ -74,7 +74,7 @@ def test_a_running_job_saves_leaves_and_stays_away(lab, here, capsys):
     lab.wait_log(id, "started")
     begin(folder, id)
     node = lab.job(id)["NodeList"]
-    one = run_status.read_status(folder, run_events.SlurmQueue())
+    one = run_status.read_status(folder, run_events.JobSchedulers())
     assert (one.state.name, one.nodes, one.id, one.requeues) == ("running", (node,), id, 0)
     cancel.cancel(str(folder.path), Console(width=200))
     assert capsys.readouterr().out.splitlines()[:2] == [

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from launcher.schedulers import slurm_queue
+from launcher.schedulers import _slurm_queue as slurm_queue
 
 WAITS = "#!/bin/bash\nsleep 300\n"
 
@@ -32,7 +32,7 @@ def test_a_job_from_submission_to_its_end(slurm_here, tmp_path):
     job = slurm_queue.job(id)
     assert (job.id, job.name, job.state, job.code, job.nodes) == (id, name, "FAILED", 3, ended["NodeList"])
     assert before - 2 < job.submitted <= job.start <= job.end < time.time() + 2
-    assert not job.living
+    assert not job.alive
 
 
 def test_why_a_job_waits(slurm_here, tmp_path):
@@ -49,7 +49,7 @@ def test_a_task_of_an_array_is_asked_for_and_cancelled_alone(slurm_here, tmp_pat
         slurm_here.wait(f"{id}_{place}", "RUNNING")
     slurm_queue.cancel([f"{id}_1"])
     slurm_here.over(f"{id}_1")
-    known = slurm_queue.jobs([f"{id}_0", f"{id}_1"])
+    known = {name: slurm_queue.job(name) for name in (f"{id}_0", f"{id}_1")}
     assert {name: job.state for name, job in known.items()} == {f"{id}_0": "RUNNING", f"{id}_1": "CANCELLED"}
     assert [job.id for job in known.values()] == list(known)
 
@@ -78,7 +78,6 @@ def test_slurms_own_words_are_shown_where_it_refuses(slurm_here, options, said):
 
 def test_a_job_that_slurm_does_not_know(slurm_here):
     assert slurm_queue.job("99999") is None
-    assert slurm_queue.jobs(["99999"]) == {}
     slurm_queue.cancel(["99999"])  # Slurm says nothing of it
     with pytest.raises(slurm_queue.SlurmRefusal, match="Invalid job id nonsense"):
         slurm_queue.cancel(["nonsense"])

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from launcher.schedulers.slurm_script import quote
+from launcher.schedulers._slurm_script import quote
 
 VALUES = [
     "plain", "two words", "a  b", 'a "quoted" word', "it's", "back\\slash", "ends with \\", "$(touch PWNED)", "`id`",

@@ -8,7 +8,7 @@ from slurm.lab import until
 
 from launcher.config import load
 from launcher.plan.plan import Plan
-from launcher.schedulers import slurm_script
+from launcher.schedulers import JobRequest, slurm
 
 AGENT = """#!/bin/bash
 cd "$3" && mkdir -p "jobs/$LAUNCHER_JOB-$LAUNCHER_START"
@@ -32,7 +32,7 @@ def job(lab, tmp_path):
         small = ("slurm.cpus_per_node=1", "slurm.memory_per_node=100M", "slurm.time=10", f"slurm.python={agent}")
         cluster = load.cluster("slurm-cpu", [*small, *overrides]).value
         made = Plan.model_construct(name="run", folder="runs/run", device="cpu", devices_per_node=1)
-        script = slurm_script.render(made, cluster, cwd=tmp_path, cache=tmp_path, points=points)
+        script = slurm.Scheduler(cluster.scheduler).render(JobRequest(made, cluster, tmp_path, tmp_path, points=points))
         return lab.sbatch(script.text, *options, cwd=tmp_path)
 
     return submit

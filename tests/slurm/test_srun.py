@@ -39,7 +39,7 @@ def test_every_rank_by_srun_on_one_node_and_on_two(lab, here):
         assert lab.over(id, 120)["JobState"] == "COMPLETED", lab.log(id)
     same("runs/here", "runs/one")
     same("runs/here", "runs/two")
-    assert not Path("runs/.meeting").exists()
+    assert not Path("runs/.rendezvous").exists()
 
 
 def test_steps_of_a_job_side_by_side_meet_each_on_their_own(lab, here):

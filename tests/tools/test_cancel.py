@@ -1,18 +1,18 @@
-"""How often Slurm is asked while a job leaves, and what is said meanwhile. tests/slurm has jobs that run."""
+"""Queries while a job leaves, with a stand-in for Slurm. tests/slurm has jobs that run."""
 
 import pytest
 from rich.console import Console
 from tools.stories import SUBMITTED, ended, requeued, run, started
 
 from launcher.config.errors import UserError
-from launcher.schedulers import slurm_queue
+from launcher.schedulers import _slurm_queue as slurm_queue
 from launcher.storage import job_log, lease
 from launcher.tools import cancel
 
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Slurm's answers by id, the ids that were asked for, and those that were cancelled."""
+    """States of jobs by id, the ids that were queried, and those that were cancelled."""
     known, asked, cancelled = {}, [], []
 
     def job(id):
@@ -25,7 +25,7 @@ def slurm(tmp_path, monkeypatch):
     return known, asked, cancelled
 
 
-def test_of_a_long_chain_only_what_may_live_is_asked_for_every_two_seconds(slurm, tmp_path, monkeypatch, capsys):
+def test_only_jobs_of_a_chain_that_may_be_alive_are_queried(slurm, tmp_path, monkeypatch, capsys):
     known, asked, cancelled = slurm
     events = [SUBMITTED, started()]
     for number in range(5):
@@ -50,7 +50,7 @@ def test_of_a_long_chain_only_what_may_live_is_asked_for_every_two_seconds(slurm
     assert capsys.readouterr().out.count("it saves a checkpoint and leaves: this waits for it, 60 s at the most\n") == 1
 
 
-def test_a_run_that_was_started_here_since_is_not_called_over(slurm, tmp_path):
+def test_a_run_that_was_started_here_since_is_not_reported_as_over(slurm, tmp_path):
     folder = run(tmp_path / "runs/one", events=[SUBMITTED, started(), ended("told", 0)])
     with pytest.raises(UserError, match=r"^runs/one: job 12 is over already: stopped$"):
         cancel.cancel("one", Console())

@@ -33,7 +33,7 @@ def finished(sorter, tmp_path_factory):
     (home / "recipe.json").write_text(recipe.model_dump_json())
     (home / "bundle" / "prepared" / "abc").mkdir(parents=True)
     load.dump(recipe, home / "bundle" / "recipe.yaml")
-    (home / "bundle" / "bundle.json").write_text(json.dumps({"data": bundle._made_by(recipe), "prepared": "abc"}))
+    (home / "bundle" / "bundle.json").write_text(json.dumps({"data": bundle._data_digest(recipe), "prepared": "abc"}))
     return home
 
 

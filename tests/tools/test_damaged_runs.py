@@ -96,7 +96,7 @@ def test_several_damaged_files_are_all_shown(bad):
     bad.plan.write_text("[")
     state(bad, "{")
     add(bad.metrics, "{}")
-    one = run_status.read_status(bad, run_events.SlurmQueue())
+    one = run_status.read_status(bad, run_events.JobSchedulers())
     assert [what.split(": ")[0].removeprefix("runs/bad/") for what in one.damaged] == [
         "plan.json", "checkpoints/step-00000040/state.json", "metrics.jsonl:3",
     ]  # fmt: skip
@@ -106,7 +106,7 @@ def test_several_damaged_files_are_all_shown(bad):
 def test_a_line_that_a_kill_cut_off_is_no_damage(bad):
     bad.metrics.write_bytes(bad.metrics.read_bytes() + b'{"step": 44, "lo')
     job_log.file(bad).write_text('{"event": "sta')
-    assert run_status.read_status(bad, run_events.SlurmQueue()).damaged == ()
+    assert run_status.read_status(bad, run_events.JobSchedulers()).damaged == ()
 
 
 def test_names_in_the_job_log_are_no_markup(bad, printed):
@@ -130,7 +130,7 @@ def test_a_run_without_read_permission_is_listed(monkeypatch):
         Path("runs/closed").chmod(0)
         os.seteuid(65534)
         try:
-            closed, good = run_status.read_statuses(run_status.list_runs(), run_events.SlurmQueue())
+            closed, good = run_status.read_statuses(run_status.list_runs(), run_events.JobSchedulers())
         finally:
             os.seteuid(0)
     assert (good.name, good.damaged, good.step) == ("good", (), 40)

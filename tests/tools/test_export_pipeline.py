@@ -23,8 +23,8 @@ from rich.console import Console
 
 from launcher import worker
 from launcher.config import kinds
-from launcher.distributed.process_group import Place, connect
-from launcher.distributed.shutdown import Stop
+from launcher.distributed.process_group import RankInfo, connect
+from launcher.distributed.shutdown import StopMonitor
 from launcher.plan import _model_spec_process, model_spec
 from launcher.prepare.encode import Encoder
 from launcher.tools import card_snippets, predict
@@ -162,7 +162,7 @@ def here(tmp_path_factory):
     byte_tokenizer(folder / "padded", eos_token="<|end|>", pad_token="<|pad|>")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(model_spec, "_asked", lambda question: _model_spec_process._answer(json.loads(question)))
+        patch.setattr(model_spec, "_run_child", lambda question: _model_spec_process._answer(json.loads(question)))
         yield folder
 
 
@@ -189,7 +189,7 @@ def exported(name):
     for begin in (case.model.get("run"), case.model.get("name"), teacher):
         if begin:
             exported(Path(begin).name)
-    worker.train(ranks.ready(support.write(recipe(case), f"{name}.yaml")), connect(Place()), Stop())
+    worker.train(ranks.ready(support.write(recipe(case), f"{name}.yaml")), connect(RankInfo()), StopMonitor())
     export(f"runs/{name}", "latest", to, "1GiB", Console(quiet=True))
     return to
 

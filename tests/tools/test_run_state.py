@@ -3,7 +3,8 @@
 import pytest
 from tools.stories import CANCELLED, NOW, SUBMITTED, ended, requeued, started
 
-from launcher.schedulers import slurm_queue
+from launcher.schedulers import _slurm_queue as slurm_queue
+from launcher.schedulers.slurm import job_state
 from launcher.storage import job_log
 from launcher.tools import run_state
 
@@ -14,7 +15,7 @@ def story(*events):
 
 
 def slurm(name, **known):
-    return slurm_queue.Job("12", "run", name, start=NOW + 60, **known)
+    return job_state(slurm_queue.Job("12", "run", name, start=NOW + 60, **known))
 
 
 def of(job, known=None, reachable=True, alive=False, finished=False):
@@ -65,7 +66,7 @@ TOLD = (*BEGUN, ended("told", 40))
         ((*BEGUN, ended("node", 0, code=69, excluded=["b"])), slurm("FAILED"), "node lost", "without b"),
         ((*BEGUN, ended("replaced", 40, code=1)), None, "replaced", ""),
         ((*BEGUN, ended("done", 100, code=0)), slurm("COMPLETED"), "done", ""),
-        ((SUBMITTED,), None, "failed", "Slurm does not know of it any more"),
+        ((SUBMITTED,), None, "failed", "its scheduler does not know of it any more"),
         (BEGUN, None, "node lost", "it has not told its end"),
     ],
 )

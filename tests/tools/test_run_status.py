@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.schedulers import slurm_queue
+from launcher.schedulers import JobState
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 from launcher.tools.run_events import (
@@ -12,9 +12,9 @@ from launcher.tools.run_events import (
     FileDamaged,
     FilesWritten,
     JobLogged,
-    JobQueued,
+    JobReported,
     Planned,
-    QueueUnreachable,
+    SchedulerUnreachable,
     StepTrained,
     WriterAlive,
 )
@@ -40,8 +40,8 @@ def test_without_an_event_a_run_is_ready():
         ([], "stopped", 40, 2.0),
         ([WriterAlive("b")], "running", 43, 1.0),
         ([LOGGED], "node lost", 40, 2.0),
-        ([LOGGED, QueueUnreachable()], "node lost", 40, 2.0),
-        ([LOGGED, JobQueued(slurm_queue.Job("12", "one", "RUNNING", nodes="c", end=9.0))], "running", 43, 1.0),
+        ([LOGGED, SchedulerUnreachable()], "node lost", 40, 2.0),
+        ([LOGGED, JobReported(JobState("12", "running", nodes="c", end=9.0))], "running", 43, 1.0),
     ],
 )
 def test_steps_after_the_checkpoint_count_only_while_the_run_runs(events, state, step, loss):
@@ -50,9 +50,9 @@ def test_steps_after_the_checkpoint_count_only_while_the_run_runs(events, state,
     assert (status.metric, status.value, status.checkpoint) == ("f1", 0.9, 40)
 
 
-def test_a_running_job_has_its_nodes_and_its_limit_from_slurm():
-    queued = slurm_queue.Job("12", "one", "RUNNING", nodes="c[1-2]", end=9.0)
-    status = reduce_events(FOLDER, [LOGGED, JobQueued(queued)])
+def test_a_running_job_has_its_nodes_and_its_limit_from_its_scheduler():
+    known = JobState("12", "running", nodes="c[1-2]", end=9.0)
+    status = reduce_events(FOLDER, [LOGGED, JobReported(known)])
     assert (status.nodes, status.limit) == (("c1", "c2"), 9.0)
     status = reduce_events(FOLDER, [LOGGED])
     assert (status.nodes, status.limit, status.error, status.log) == (("a",), None, "an error", "a log")

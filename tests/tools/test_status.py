@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from launcher import cli
 from launcher.config.errors import UserError
-from launcher.schedulers import slurm_queue
+from launcher.schedulers import _slurm_queue as slurm_queue
 from launcher.storage import job_log, lease
 from launcher.tools import run_events, run_status, status
 
@@ -42,10 +42,10 @@ def known(name, state, **fields):
 
 def test_steps_after_the_checkpoint_do_not_count_for_a_stopped_run(here, slurm):
     folder = run(here / "one", events=[SUBMITTED, started()], checkpoint=40, loss=2.0)
-    one = run_status.read_status(folder, run_events.SlurmQueue())
+    one = run_status.read_status(folder, run_events.JobSchedulers())
     assert (one.state.name, one.step, one.loss) == ("node lost", 40, 2.0)
     slurm[0]["12"] = known("one", "RUNNING")
-    one = run_status.read_status(folder, run_events.SlurmQueue())
+    one = run_status.read_status(folder, run_events.JobSchedulers())
     assert (one.state.name, one.step) == ("running", 43)
 
 
@@ -131,25 +131,25 @@ def test_another_job_of_the_same_id_is_not_this_runs(here, slurm):
     answers, _ = slurm
     folder = run(here / "old", events=[SUBMITTED, started(), ended("failed", 0, code=1)])
     answers["12"] = known("another", "RUNNING", fields={"StdOut": "/elsewhere/logs/job-12.log"})
-    assert run_status.read_status(folder, run_events.SlurmQueue()).state.name == "failed"
+    assert run_status.read_status(folder, run_events.JobSchedulers()).state.name == "failed"
     answers["12"] = known("another", "RUNNING", fields={"StdOut": f"{folder.path}/logs/job-12.log"})
-    assert run_status.read_status(folder, run_events.SlurmQueue()).state.name == "running"
+    assert run_status.read_status(folder, run_events.JobSchedulers()).state.name == "running"
 
 
 def test_a_run_with_a_writer_runs(here, monkeypatch):
     folder = run(here / "local", events=[SUBMITTED, started(), ended("failed", 0, code=1)], checkpoint=4)
     with lease.claim(folder.path, ".writer"):
         monkeypatch.setattr(time, "time", time.monotonic)  # later than no file
-        one = run_status.read_status(folder, run_events.SlurmQueue())
+        one = run_status.read_status(folder, run_events.JobSchedulers())
     assert one.state.name == "running"
     assert one.job == ""  # it was started here since
     assert one.nodes
-    assert run_status.read_status(folder, run_events.SlurmQueue()).state.name == "failed"
+    assert run_status.read_status(folder, run_events.JobSchedulers()).state.name == "failed"
 
 
 def test_a_run_that_stopped_early_is_done(here):
     folder = run(here / "early", checkpoint=40, enough=True)
-    assert run_status.read_status(folder, run_events.SlurmQueue()).state.name == "done"
+    assert run_status.read_status(folder, run_events.JobSchedulers()).state.name == "done"
 
 
 def test_damaged_files_do_no_harm(here):
@@ -159,7 +159,7 @@ def test_damaged_files_do_no_harm(here):
     job_log.file(folder).write_text('{"event": "sta')
     save(folder, 60)
     (folder.checkpoints / "step-00000060" / "state.json").write_text("{")
-    one = run_status.read_status(folder, run_events.SlurmQueue())
+    one = run_status.read_status(folder, run_events.JobSchedulers())
     assert (one.state.name, one.step, one.steps, one.loss) == ("stopped", 60, None, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""What `launcher submit` refuses before Slurm is asked, and what it shows. tests/slurm has jobs that run."""
+"""Refusals, output and records of `launcher submit`, with a stand-in for Slurm. tests/slurm has jobs that run."""
 
 import pytest
 import support
@@ -65,7 +65,7 @@ def test_the_profiles_with_a_queue_are_listed(submit, workspace):
     )
 
 
-def test_how_long_a_job_may_go_on_is_shown(submit, capsys):
+def test_the_maximum_running_time_is_shown(submit, capsys):
     submit("cluster.slurm.max_requeues=4", "cluster.slurm.time=1-00:00:00", dry_run=True)
     line = "until all steps are done the job may start 5 times, 5.0 days of running time (--max-requeues)"
     assert line in capsys.readouterr().err
@@ -73,7 +73,7 @@ def test_how_long_a_job_may_go_on_is_shown(submit, capsys):
     assert "may start" not in capsys.readouterr().err
 
 
-def test_an_array_runs_so_many_at_a_time(submit, workspace, capsys):
+def test_max_running_limits_an_array(submit, workspace, capsys):
     (workspace / "grid.yaml").write_text("seed: [1, 2, 3]\n")
     submit("cluster.slurm.max_running=2", grid=workspace / "grid.yaml", dry_run=True)
     assert "#SBATCH --array=0-2%2\n" in capsys.readouterr().out
@@ -84,7 +84,7 @@ def test_unknown_memory_is_not_checked_and_the_plan_says_so_once(submit, capsys)
     assert capsys.readouterr().err.count("not checked: memory_per_device is unknown") == 1
 
 
-def test_a_run_here_on_a_cluster_with_a_queue_is_refused(workspace):
+def test_launcher_run_refuses_a_cluster_with_a_queue(workspace):
     support.write(support.mlm())
     support.write(PROFILE, "lab.yaml")
     words = ("--max-restarts", 2, "--cluster", "lab.yaml", "cluster.slurm.time=30", "data.train={kind: csv}")
@@ -110,7 +110,7 @@ def test_several_seeds_are_a_sweep(submit):
         submit("seeds=3")
 
 
-def test_what_is_prepared_goes_where_all_nodes_see_it(submit, slurm, workspace, monkeypatch, capsys):
+def test_data_is_prepared_in_the_shared_folder(submit, slurm, workspace, monkeypatch, capsys):
     monkeypatch.delenv("LAUNCHER_CACHE")
     submit(f"cluster.scratch.shared={workspace}/shared", dry_run=True)
     assert f"export LAUNCHER_CACHE={workspace}/shared\n" in capsys.readouterr().out
@@ -122,14 +122,14 @@ def test_what_is_prepared_goes_where_all_nodes_see_it(submit, slurm, workspace, 
         submit("name=other", "cluster.scratch.shared=/proc/no")
 
 
-def test_a_machine_without_sbatch_is_told_and_nothing_is_left(submit, workspace, monkeypatch):
+def test_a_machine_without_sbatch_is_reported_and_nothing_is_left(submit, workspace, monkeypatch):
     monkeypatch.setenv("PATH", str(workspace))
     with pytest.raises(UserError, match=r"^sbatch: not found"):
         submit()
     assert not (workspace / "runs").exists()
 
 
-def test_limits_are_told_beside_mistakes_of_the_recipe(submit):
+def test_limits_are_reported_with_mistakes_of_the_recipe(submit):
     with pytest.raises(UserError) as told:
         submit("checkpoint.every=1h", "train.max_tokens=5", "cluster.slurm.options=[oops]")
     found = "\n".join(map(str, told.value.problems))
@@ -149,7 +149,7 @@ esac
 
 @pytest.fixture
 def slurm(workspace, monkeypatch):
-    """A stand-in that takes every job."""
+    """A stand-in for Slurm that accepts every job."""
     (workspace / "bin").mkdir()
     for name in ("sbatch", "scontrol"):
         (workspace / "bin" / name).write_text(SAYS)
@@ -157,7 +157,7 @@ def slurm(workspace, monkeypatch):
     monkeypatch.setenv("PATH", f"{workspace / 'bin'}:/usr/bin:/bin")
 
 
-def test_what_is_submitted_is_recorded(submit, slurm, workspace, capsys):
+def test_a_submitted_job_is_recorded(submit, slurm, workspace, capsys):
     submit("cluster.slurm.max_requeues=4")
     shown = capsys.readouterr()
     assert shown.out == "job 12: runs/tiny/jobs/submit-1.sbatch, runs/tiny/logs/job-12.log\n"
@@ -168,7 +168,7 @@ def test_what_is_submitted_is_recorded(submit, slurm, workspace, capsys):
         "event": "submitted", "job": "12", "cluster": "lab", "script": "runs/tiny/jobs/submit-1.sbatch",
     }  # fmt: skip
     assert "restarts >= 4" in (folder.jobs / "submit-1.sbatch").read_text()
-    assert load.cluster(folder.cluster).value.slurm.max_requeues == 4
+    assert load.stored_cluster(folder.cluster).value.scheduler.max_requeues == 4
 
 
 def test_the_next_script_has_the_next_number(submit, slurm, workspace):
@@ -181,14 +181,14 @@ def test_the_next_script_has_the_next_number(submit, slurm, workspace):
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING"])
-def test_a_run_whose_job_lives_is_refused(submit, slurm, monkeypatch, workspace, state):
+def test_a_run_whose_job_is_alive_is_refused(submit, slurm, monkeypatch, workspace, state):
     submit()
     monkeypatch.setenv("STATE", state)
     with pytest.raises(UserError, match=rf"^runs/tiny: job 12 is {state.lower()} \(launcher cancel runs/tiny ends it"):
         submit()
 
 
-def test_another_job_of_the_same_id_is_no_reason_to_refuse(submit, slurm, monkeypatch, workspace):
+def test_another_job_with_the_same_id_does_not_block_a_submission(submit, slurm, monkeypatch, workspace):
     submit()
     monkeypatch.setenv("STATE", "RUNNING")
     monkeypatch.setenv("NAME", "another")
@@ -196,7 +196,7 @@ def test_another_job_of_the_same_id_is_no_reason_to_refuse(submit, slurm, monkey
     assert len(job_log.read(RunDir(workspace / "runs/tiny"))) == 2
 
 
-def test_of_two_submits_at_once_one_goes_in(submit, slurm, monkeypatch, workspace):
+def test_one_of_two_simultaneous_submits_is_accepted(submit, slurm, monkeypatch, workspace):
     check, before = tool.run_setup.validate, {}
 
     def meanwhile(*arguments):
@@ -215,7 +215,7 @@ def test_of_two_submits_at_once_one_goes_in(submit, slurm, monkeypatch, workspac
     assert event["event"] == "submitted"
 
 
-def test_what_sbatch_refuses_in_the_end_leaves_nothing(submit, slurm, monkeypatch, workspace):
+def test_a_job_that_sbatch_refuses_leaves_nothing(submit, slurm, monkeypatch, workspace):
     monkeypatch.setenv("REFUSED", "1")
     with pytest.raises(UserError, match="QOSMaxSubmitJobPerUserLimit"):
         submit()

@@ -84,7 +84,7 @@ def test_mistakes_of_the_recipe_are_told_once_at_the_line_of_the_grid(written, w
     recipe = support.write(support.mlm())
     file = written("optimizer.lr: [fast, 1e-3]\nseed: [1, 2]\ntrain.stepz: [5]\n")
     with pytest.raises(UserError) as told:
-        sweep_grid.every(sweep_grid.read(file, "run"), lambda point: load.recipe(recipe, point))
+        sweep_grid.map_points(sweep_grid.read(file, "run"), lambda point: load.recipe(recipe, point))
     found = sorted(str(problem) for problem in told.value.problems)
     assert len(found) == 2
     assert found[0].startswith(f"{file}:1: optimizer.lr: ") and found[1].startswith(

@@ -33,7 +33,7 @@ def folders(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "digits"])
 def test_no_random_operation_and_no_generator_is_used_in_a_step(folders, name):
-    alone = process_group.connect(process_group.Place(), "cpu")
+    alone = process_group.connect(process_group.RankInfo(), "cpu")
     run = walks.build(alone, folders[name], {"kind": "single"})
     assert run.randomness.unreproducible == [] and run.randomness.modules
     with torch.profiler.profile() as profile:

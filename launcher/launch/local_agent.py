@@ -1,9 +1,10 @@
-"""torch's elastic agent for the ranks of one machine, which sees every way in which a rank can end or stand still.
+"""torch's elastic agent for the ranks of one machine, which notices every way in which a rank can end or stall.
 
-torch's own takes a rank that leaves with exit code 0 in mid-run for one that is still there, waits 30 s for the others
-of one that failed, and keeps the failures of the last attempt only.
+torch's own agent takes a rank that leaves with exit code 0 in mid-run for one that is still there, waits 30 s for the
+others of one that failed, and keeps the failures of the last attempt only.
 """
 
+import logging
 import signal
 import sys
 import time
@@ -13,48 +14,51 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import ProcessFailure
 
-from launcher.distributed import failure, heartbeat, process_tree
+from launcher.distributed import failure, heartbeat
+from launcher.distributed.heartbeat import StallReport
+from launcher.distributed.shutdown import kill_descendants
 from launcher.distributed.signals import ForcedStop
-from launcher.distributed.stall_report import StallReport
 
 _SECONDS_TO_FOLLOW = 5.0
-"""What the other ranks get to end by themselves after one has failed."""
+"""Seconds for the other ranks to end by themselves after one has failed."""
+
+_log = logging.getLogger(__name__)
 
 
 class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
-    """`heartbeats`: the file in which its ranks say where they are (see launcher.distributed.heartbeat)."""
+    """`heartbeats`: the file of its ranks' positions (see launcher.distributed.heartbeat)."""
 
     heartbeats: Path
-    _silence: StallReport
+    _stalls: StallReport
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        """The state of this machine's ranks: failed as soon as one has ended before all have finished."""
-        self._silence.look(heartbeat.read(self.heartbeats))
+        """Return the state of this machine's ranks: failed as soon as one has ended before all have finished."""
+        self._stalls.update(heartbeat.read(self.heartbeats))
         dead = self._dead()
         if not dead:
             return super()._monitor_workers(worker_group)
         failures = {worker_group.workers[row].global_rank: self._failure(row) for row in dead}
         if self._remaining_restarts > 0:
-            attempt = worker_group.spec.max_restarts - self._remaining_restarts + 1
-            what = failure.sentence(failure.first(failures))
-            print(f"{what}; starting the ranks again ({attempt} of {worker_group.spec.max_restarts})", file=sys.stderr)
+            most = worker_group.spec.max_restarts
+            attempt, what = most - self._remaining_restarts + 1, failure.sentence(failure.first(failures))
+            _log.warning("%s; starting the ranks again (%d of %d)", what, attempt, most)
         self._end_the_others()
         return RunResult(state=WorkerState.FAILED, failures=failures)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, str]:
         heartbeat.create(self.heartbeats, worker_group.spec.local_world_size)
-        self._silence = StallReport()
+        self._stalls = StallReport()
         started: dict[int, str] = super()._start_workers(worker_group)
         return started
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         """End the ranks; after a second signal at once, also those that are only just being started."""
         if isinstance(sys.exception(), (ForcedStop, KeyboardInterrupt)):
-            process_tree.end()
+            kill_descendants()
         super()._shutdown(death_sig, timeout)
 
     def _dead(self) -> list[int]:
-        """The ranks of this machine, by their local numbers, that have ended: one that has finished waits for all."""
+        """Return the local numbers of ranks whose process has ended: one that has finished waits for all others."""
         context = self._pcontext
         if context is None or context._pc is None:
             return []
@@ -65,14 +69,14 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         return ProcessFailure(row, process.pid, process.exitcode, self._pcontext.error_files[row])
 
     def _end_the_others(self) -> None:
-        """Ranks that wait for a dead one hear no signal before it has been noticed."""
+        """End all ranks. Those that wait for a dead one handle no signal before they notice."""
         processes = self._pcontext._pc.processes
         for process in processes:
             if process.is_alive():
                 process.terminate()
-        end = time.monotonic() + _SECONDS_TO_FOLLOW
+        deadline = time.monotonic() + _SECONDS_TO_FOLLOW
         for process in processes:
-            process.join(max(0.0, end - time.monotonic()))
+            process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()

@@ -4,15 +4,13 @@ import support
 from launcher.config import load
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
-from launcher.plan import scheduler_limits
 
 
 def found(every=None, **slurm):
     profile = {"kind": "slurm", "device": "cuda", "devices_per_node": 4, "memory_per_device": 80, "slurm": slurm}
     recipe = support.mlm(checkpoint={"every": every})
-    return [
-        str(what) for what in scheduler_limits.problems(Recipe.model_validate(recipe), Cluster.model_validate(profile))
-    ]
+    cluster = Cluster.model_validate(profile)
+    return [str(what) for what in cluster.scheduler.problems(Recipe.model_validate(recipe), cluster)]
 
 
 def test_an_ordinary_profile_has_no_problem():
@@ -34,12 +32,12 @@ def test_nothing_left_to_train_in():
 
 
 @pytest.mark.parametrize("gres", ["gpu:a100:2", "gpu:2", "gpu", "gpu:a100"])
-def test_more_devices_than_are_asked_for(gres):
+def test_more_devices_than_are_requested(gres):
     assert "4 ranks on a node that is asked for" in found(gres=gres)[0]
 
 
 @pytest.mark.parametrize("gres", ["gpu:a100:4", "gpu:8", "auto", "gpus_per_node", "none", "gpu:a100:1,gpu:b:3"])
-def test_as_many_devices_as_are_asked_for(gres):
+def test_as_many_devices_as_are_requested(gres):
     assert found(gres=gres) == []
 
 
@@ -56,16 +54,16 @@ def test_options_are_single_and_not_the_scripts_own():
 # Overrides of the cluster beside those of the recipe
 
 
-def test_overrides_are_parted():
+def test_overrides_of_recipe_and_cluster_are_separated():
     recipe, cluster = load.parted(["seed=1", "cluster.slurm.time=30", "train.steps=2", " cluster.nodes=2"])
     assert (recipe, cluster) == (["seed=1", "train.steps=2"], ["cluster.slurm.time=30", " cluster.nodes=2"])
 
 
-def test_an_override_of_the_cluster_is_read_without_its_prefix_and_told_with_it(tmp_path):
+def test_a_mistake_in_an_override_of_the_cluster_names_the_whole_override(tmp_path):
     file = support.write(
         {"kind": "slurm", "device": "cpu", "devices_per_node": 1, "memory_per_device": 1}, tmp_path / "c.yaml"
     )
     given = load.cluster(file, ["cluster.slurm.time=30", "max_restarts=2"]).value
-    assert (given.slurm.time, given.max_restarts, given.overrides) == ("30", 2, ("cluster.slurm.time=30",))
+    assert (given.scheduler.time, given.max_restarts, given.overrides) == ("30", 2, ("cluster.slurm.time=30",))
     with pytest.raises(Exception, match=r"^'cluster\.slurm\.tme=30': slurm\.tme: unknown key"):
         load.cluster(file, ["cluster.slurm.tme=30"])

@@ -69,7 +69,7 @@ def test_a_rank_that_leaves_early_is_named_with_its_error(workspace, monkeypatch
 
 
 @pytest.mark.parametrize("via", ["torchrun", "accelerate"])
-def test_so_is_one_under_another_starter(workspace, monkeypatch, via):
+def test_a_rank_under_another_starter_is_named_with_its_error(workspace, monkeypatch, via):
     failed = misbehave("raises_beside_a_thread", monkeypatch, "--via", via)
     told = [line for line in failed.stderr.splitlines() if line.startswith("rank 1")]
     assert len(told) == 1
@@ -78,13 +78,13 @@ def test_so_is_one_under_another_starter(workspace, monkeypatch, via):
     assert "with a thread" in Path("runs/x/logs/rank1.log").read_text()
 
 
-def test_the_rank_that_stood_still_is_named_and_not_the_one_that_gave_up(workspace, monkeypatch):
+def test_the_stalled_rank_is_named_and_not_the_one_that_gave_up(workspace, monkeypatch):
     """What the heartbeats are for: the rank that fails is the one that waited."""
     support.plugin("misbehaving", MISBEHAVING)
     recipe = support.write(support.small("x", train__steps=20, task__kind="own.misbehaving"))
     monkeypatch.setenv("WHAT", "stands")
     words = ["run", recipe, "--ranks", "2", "cluster.timeout=0.3"]
-    impatient = "from launcher.distributed import stall_report\nstall_report.SILENCE = 5\n"
+    impatient = "from launcher.distributed import heartbeat\nheartbeat.SILENCE = 5\n"
     impatient += "from launcher.__main__ import main\nmain()\n"
     command = [sys.executable, "-c", impatient, *words]
     failed = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
@@ -98,14 +98,14 @@ def test_the_rank_that_stood_still_is_named_and_not_the_one_that_gave_up(workspa
     assert "until the others gave up waiting (cluster.timeout)" in first
 
 
-def test_each_failure_before_a_restart_is_told(workspace, monkeypatch):
+def test_each_failure_before_a_restart_is_reported(workspace, monkeypatch):
     failed = misbehave("raises", monkeypatch, "--max-restarts", 2)
     again = [line for line in failed.stderr.splitlines() if "; starting the ranks again (" in line]
     assert [line.rpartition("again ")[2] for line in again] == ["(1 of 2)", "(2 of 2)"]
     assert all("BaseException: the base of all" in line for line in again)
 
 
-def test_a_server_of_ranks_that_is_killed_while_it_starts_is_told(workspace):
+def test_a_fork_server_that_is_killed_while_it_starts_is_reported(workspace):
     """Out of memory while everything is imported: it has imported nothing yet, and no rank is there."""
     killed = (
         "import os, signal\n"

@@ -1,0 +1,37 @@
+"""Environment variables that the launcher defines, and the library variables that it sets for nodes and ranks."""
+
+from collections.abc import Mapping
+
+CACHE = "LAUNCHER_CACHE"
+"""Folder of prepared data and downloaded models. Set by users, profiles (scratch.shared) and bundles."""
+JOB = "LAUNCHER_JOB"
+"""Name of a job, the same for all of its starts. Set by the batch script or the ssh scheduler for nodes."""
+START = "LAUNCHER_START"
+"""Number of a job's start: the highest owns the run folder."""
+DEADLINE = "LAUNCHER_DEADLINE"
+"""Time at which a run saves and leaves, in seconds since the epoch. Set by the batch script."""
+START_FOLDER = "LAUNCHER_START_FOLDER"
+"""Folder that the launcher shares with ranks behind torchrun or accelerate (stop file, heartbeats, reports)."""
+LAUNCHER_PID = "LAUNCHER_PID"
+"""Process id of the launcher behind torchrun or accelerate."""
+TIMEOUT = "LAUNCHER_TIMEOUT"
+"""Minutes for which ranks behind torchrun or accelerate wait for each other."""
+LOG_LEVEL = "LAUNCHER_LOG_LEVEL"
+"""Level of the launcher's log (DEBUG, INFO ...). Set by --verbose, for the ranks too."""
+
+RANK_DEFAULTS: Mapping[str, str] = {
+    "TOKENIZERS_PARALLELISM": "false",  # ranks fork loader workers
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # a shared store still holds the addresses of an attempt's dead ranks
+}
+"""Set for every rank and its agent."""
+OFFLINE: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+"""Set for ranks: preparation has downloaded everything, and a node may have no internet access."""
+
+GLOO_INTERFACE, NCCL_INTERFACE = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
+"""Names of the network interface that collectives use."""
+
+
+def of_interface(interface: str) -> dict[str, str]:
+    """Return the variables that select a network interface; none for `auto`."""
+    return {} if interface == "auto" else dict.fromkeys((GLOO_INTERFACE, NCCL_INTERFACE), interface)

@@ -1,0 +1,85 @@
+"""torch's elastic agent of one node of several, which also watches the other nodes.
+
+A machine that loses its power closes no connection, and a rank that fails under NCCL informs nobody: the ranks of other
+nodes would wait until the group's timeout. The agents notice within seconds.
+"""
+
+import json
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
+from torch.distributed.elastic.rendezvous import RendezvousError
+
+from launcher.distributed.shutdown import StopMonitor
+from launcher.distributed.signals import StopReason
+from launcher.launch.local_agent import LocalAgent
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.rendezvous import RendezvousHandler
+
+_LEAVE_SECONDS = 30.0
+"""Seconds for ranks to leave after a stop request, before a rendezvous that still waits for other nodes is closed."""
+
+
+class NodeAgent(LocalAgent):
+    """`start_folder`: the folder in which nodes post how they ended."""
+
+    start_folder: Path
+    _last_check = 0.0
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        """Return the state of this node's ranks: unhealthy as soon as another node is gone.
+
+        Raises RendezvousError where a node has failed, or where no restart is left.
+        """
+        result: RunResult = super()._monitor_workers(worker_group)
+        if result.state is not WorkerState.HEALTHY or time.monotonic() - self._last_check < 1:
+            return result
+        self._last_check = time.monotonic()
+        finished, failed = _outcomes(self.start_folder)
+        alive = _alive_nodes(worker_group.spec.rdzv_handler)
+        if not failed and (alive is None or alive + finished >= worker_group.group_world_size):
+            return result
+        if failed or self._remaining_restarts == 0:
+            raise RendezvousError("a node has failed" if failed else "a node is not heard of any more")
+        if self._pcontext is not None:
+            self._pcontext.close(signal.SIGKILL)  # they wait for the dead, and handle no signal meanwhile
+        return RunResult(state=WorkerState.UNHEALTHY)
+
+
+def close_after_stop(rendezvous: "RendezvousHandler", stop: StopMonitor, ended: threading.Event) -> None:
+    """Close a rendezvous at which an agent still waits some time after a stop request.
+
+    Too few nodes may ever come, or this one is a reserve. `ended`: set when the agent has ended.
+    """
+    while not ended.wait(1):
+        if stop.requested() is not StopReason.NONE:
+            if not ended.wait(_LEAVE_SECONDS):
+                with suppress(RendezvousError):
+                    rendezvous.set_closed()
+            return
+
+
+def _outcomes(folder: Path) -> tuple[int, bool]:
+    """Return how many nodes have finished as they should, and whether one has failed."""
+    finished, failed = 0, False
+    for file in folder.glob("ended-*.json"):
+        with suppress(OSError, ValueError):
+            outcome = json.loads(file.read_text(encoding="utf-8"))
+            failed = failed or outcome["failed"] is not None
+            finished += outcome["failed"] is None
+    return finished, failed
+
+
+def _alive_nodes(rendezvous: "RendezvousHandler") -> int | None:
+    """Return how many nodes of this round are alive; None where this version of torch does not tell."""
+    try:
+        state = rendezvous._state_holder.state
+        return len(state.participants) if state.complete else None
+    except AttributeError:
+        return None

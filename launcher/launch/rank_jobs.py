@@ -1,0 +1,74 @@
+"""The jobs of a rank beside training: evaluate a checkpoint, or measure the first steps."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+
+from launcher.build import build
+from launcher.config import plugins
+from launcher.config.errors import UserError
+from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.shutdown import StopMonitor
+from launcher.plan import layout, model_requirements
+from launcher.prepare import run_setup, tokenizer
+from launcher.train import evaluation, loop
+from launcher.train.global_batch import sync_step_info
+from launcher.train.memory_meter import Peak
+
+
+class Evaluation(TypedDict):
+    """The metrics of a checkpoint, as a line of metrics.jsonl has them, and the task's report."""
+
+    metrics: dict[str, Any]
+    report: object
+
+
+class Measurement(TypedDict):
+    """The records of the first steps. `memory`: most bytes that any rank needed. `stopped`: a stop was requested."""
+
+    records: list[dict[str, Any]]
+    memory: int
+    stopped: bool
+
+
+def evaluate(folder: Path, group: ProcessGroup, which: str | int) -> Evaluation:
+    """Return the metrics of a checkpoint on the run's validation data, the same on every rank. Raises UserError."""
+    run = run_setup.load(folder)
+    generates = run.recipe.inner_task.generates
+    run = dataclasses.replace(run, recipe=layout.runnable(run.recipe, group.world, whole=generates))
+    built, _ = build(run, group, StopMonitor(), run.folder.saved(which))
+    if built.validation is None:
+        raise UserError(f"{run.folder.recipe}: data.validation: there is nothing to evaluate on (add it to the recipe)")
+    task = built.task
+    unwrapped = getattr(built.engine.module, "module", built.engine.module)  # replicated: each rank has it whole
+    outputs = loop.outputs(built, evaluation.Generating(task, unwrapped) if generates else task)
+    metrics = task.metrics(outputs)
+    if generates:
+        metrics |= task.generation_metrics(outputs, tokenizer.load(str(run.folder.tokenizer), "tokenizer"))
+    named = {f"eval/{name}": value for name, value in metrics.items()}
+    return {"metrics": {"step": built.progress.step, **named}, "report": task.report(outputs)}
+
+
+def measure(folder: Path, group: ProcessGroup, stop: StopMonitor, steps: int) -> Measurement:
+    """Train some steps and measure time and memory. Nothing is saved."""
+    prepared = run_setup.load(folder)
+    plugins.strategy(prepared.recipe.strategy).load(group.device.type)
+    with torch.device("meta"):  # load the code before: it is no memory of the model
+        plugins.model(prepared.recipe.model).build(
+            model_requirements.of(prepared.recipe, prepared.facts), weights=False
+        )
+    peak = Peak(group.device)
+    run, _ = build(prepared, group, stop, None, workers=0)
+    begin, records, stopped = time.perf_counter(), list[dict[str, Any]](), False
+    for _, batch in zip(range(steps), run.batches, strict=False):
+        info = sync_step_info(run.process, batch, time.perf_counter() - begin, stop=stop.requested())
+        if stopped := bool(info.stop):
+            break
+        records.append(loop.step(run, batch, info, begin))
+        begin = time.perf_counter()
+    memory = int(group.all_gather(np.array(peak.bytes())).max())
+    return {"records": records, "memory": memory, "stopped": stopped}

@@ -1,0 +1,267 @@
+"""Slurm: a batch script that sbatch queues. slurm/README.md explains the script."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from launcher.config.atomic_files import write
+from launcher.config.cluster import Line, PositiveInt, Where, refuse_variables
+from launcher.config.errors import Problem
+from launcher.config.types import SchedulerConfig, Strict
+from launcher.schedulers import (
+    EndReason,
+    JobRefused,
+    JobRequest,
+    JobState,
+    Phase,
+    SubmittedJob,
+    _slurm_queue,
+    _slurm_script,
+)
+from launcher.schedulers import Scheduler as SchedulerBase
+from launcher.schedulers._slurm_script import BatchScript
+
+if TYPE_CHECKING:
+    from launcher.config.cluster import Cluster
+    from launcher.config.recipe import Recipe
+
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<fields>\d+(?::\d+){0,2})")
+_UNLIMITED = ("UNLIMITED", "INFINITE")
+_SCRIPT_OPTIONS = (
+    "array", "chdir", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable", "signal", "test-only",
+    "wrap", "a", "D", "N", "n", "o",
+)  # fmt: skip
+"""Options of sbatch that the batch script depends on."""
+_END_REASONS: dict[str, EndReason] = {
+    "CANCELLED": "cancelled", "TIMEOUT": "time over", "DEADLINE": "time over", "PREEMPTED": "preempted",
+    "NODE_FAIL": "node lost", "BOOT_FAIL": "node lost", "OUT_OF_MEMORY": "failed", "REVOKED": "cancelled",
+}  # fmt: skip
+_END_DETAILS = {"OUT_OF_MEMORY": "out of memory", "BOOT_FAIL": "a node did not start"}
+_SCRIPT_NOT_STARTED = 53
+"""Slurm's own "signal" of a job whose script it could not start."""
+
+
+def time_limit(text: str) -> int:
+    """Seconds of a time limit in Slurm's notation: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
+    days-hours:minutes or days-hours:minutes:seconds. Raises ValueError."""
+    found = _TIME.fullmatch(text)
+    if not found:
+        raise ValueError(f"{text!r} is no time limit (such as 90, 12:00:00 or 2-00:00:00)")
+    fields = [int(field) for field in found["fields"].split(":")]
+    units = (3600, 60, 1) if found["days"] or len(fields) == 3 else (60, 1)
+    return int(found["days"] or 0) * 86400 + sum(n * unit for n, unit in zip(fields, units, strict=False))
+
+
+def _check_time(value: str) -> str:
+    if value.upper() not in _UNLIMITED:
+        time_limit(value)
+    return value
+
+
+Option = Annotated[Line, AfterValidator(refuse_variables)]
+"""A value of an option of sbatch, which expands no variables."""
+Time = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v), AfterValidator(_check_time)]
+
+
+class Container(Strict):
+    """The container that ranks run in. The run folder, the current folder and the cache are mounted without being
+    listed."""
+
+    kind: Literal["apptainer", "pyxis"]
+    """Container runtime."""
+    image: Where
+    """Image: a file or URI (apptainer), or a value of `srun --container-image` (pyxis)."""
+    mounts: list[Where] = []
+    """Mounted folders, each as `/path` or `/path:/inside`."""
+    python: Where = "python3"
+    """Python interpreter inside the container, with the launcher installed."""
+    options: list[Line] = []
+    """Further options of the container runtime."""
+
+
+class Mail(Strict):
+    """Mail that Slurm sends about a job."""
+
+    user: Option
+    """Mail address, or user name."""
+    type: Option = "END,FAIL"
+    """Events, as in `sbatch --mail-type`."""
+
+
+class Config(SchedulerConfig):
+    """Options of a Slurm job."""
+
+    kind: Literal["slurm"] = "slurm"
+    partition: Option | None = None
+    """Partition."""
+    account: Option | None = None
+    """Account that is charged."""
+    qos: Option | None = None
+    """Quality of service."""
+    time: Time | None = None
+    """Time limit in Slurm's notation, such as 12:00:00 or 2-00:00:00."""
+    constraint: Option | None = None
+    """Node features, as in `sbatch --constraint`."""
+    gres: Option = "auto"
+    """Generic resources of a node, such as gpu:a100:8. `auto`: gpu:<devices_per_node> for cuda devices;
+    `gpus_per_node`: request them with --gpus-per-node; `none`: no request."""
+    exclusive: bool = False
+    """Allocate whole nodes."""
+    cpus_per_node: PositiveInt | None = None
+    """CPU cores of a node. Default: as the partition allocates."""
+    memory_per_node: Option | None = None
+    """Host memory of a node, as in `sbatch --mem`."""
+    mail: Mail | None = None
+    """Mail about the job."""
+    modules: list[Line] = []
+    """Environment modules to load, before the lines of `setup`."""
+    setup: list[Line] = []
+    """Shell lines that run on the first node before the ranks start. They are not quoted."""
+    container: Container | None = None
+    """Container that ranks run in."""
+    python: Where | None = None
+    """Python interpreter on the nodes. Default: the path of the current one."""
+    leave: PositiveInt = 120
+    """Seconds before the time limit at which the run saves a checkpoint and ends."""
+    requeue: Literal["requeue", "chain", "never"] = "requeue"
+    """How an interrupted job continues: `requeue` (scontrol requeue), `chain` (a dependent job, where a site forbids
+    requeueing), or `never`."""
+    max_requeues: int = Field(100, ge=0)
+    """Maximum number of times that a job continues."""
+    spares: int = Field(0, ge=0)
+    """Reserve nodes, allocated where free, that replace lost ones."""
+    max_running: PositiveInt | None = None
+    """Maximum number of array tasks that run at a time."""
+    options: list[Option] = []
+    """Further options of sbatch, unchanged."""
+
+    @property
+    def cores_per_node(self) -> int | None:
+        return self.cpus_per_node
+
+    @property
+    def seconds(self) -> int | None:
+        """Seconds of the time limit; None: no limit is known."""
+        return None if self.time is None or self.time.upper() in _UNLIMITED else time_limit(self.time)
+
+    def problems(self, recipe: "Recipe", cluster: "Cluster") -> list[str | Problem]:
+        found = [*self._time_problems(recipe), *self._device_problems(cluster), *self._option_problems()]
+        return [one if isinstance(one, Problem) else f"--cluster {cluster.reference}: {one}" for one in found]
+
+    def _time_problems(self, recipe: "Recipe") -> list[str | Problem]:
+        from launcher.config.recipe import seconds
+
+        limit, every = self.seconds, recipe.checkpoint.every
+        if limit is None:
+            return []
+        if self.leave >= limit:
+            what = f"the run would leave {self.leave} s before the end of {limit} s: no time is left to train"
+            return [f"slurm.leave: {what} (cluster.slurm.leave={limit // 3}, or a longer slurm.time)"]
+        if isinstance(every, str) and seconds(every) > limit - self.leave:
+            what = f"{every} is more than the {limit - self.leave} s that a job trains for ({self.time} of slurm.time"
+            return [Problem("checkpoint.every", f"{what}, less slurm.leave): a job that dies would have saved nothing")]
+        return []
+
+    def _device_problems(self, cluster: "Cluster") -> list[str]:
+        """A GRES is `name[:type][:count]`. One that names several types is not checked."""
+        found = re.fullmatch(r"gpu(?::[A-Za-z][^:,]*)?(?::(\d+))?", self.gres)
+        ranks = cluster.devices_per_node
+        if not found or ranks == "auto" or ranks <= (count := int(found[1] or 1)):
+            return []
+        what = f"{ranks} ranks on a node that is asked for {count} of its GPUs (slurm.gres: {self.gres})"
+        return [f"devices_per_node: {what}"]
+
+    def _option_problems(self) -> list[str]:
+        problems = []
+        for option in self.options:
+            found = re.fullmatch(r"--([a-z][a-z-]*)(=.*)?|-([a-zA-Z])\S*", option)
+            if not found:
+                problems.append(f"slurm.options: {option!r}: should be as in --comment=text, each for itself")
+            elif (found[1] or found[3]) in _SCRIPT_OPTIONS:
+                name = f"--{found[1]}" if found[1] else f"-{found[3]}"
+                problems.append(f"slurm.options: {name} is set by the launcher")
+        return problems
+
+
+class Scheduler(SchedulerBase[BatchScript]):
+    config: Config
+    supports_arrays = True
+
+    def render(self, request: JobRequest) -> BatchScript:
+        return _slurm_script.render(request, self.config)
+
+    def submit(self, job: BatchScript) -> SubmittedJob:
+        assert job.file is not None
+        job.file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(job.file, job.text)
+            return SubmittedJob(_slurm_queue.submit(job.argv))
+        except BaseException:
+            job.file.unlink(missing_ok=True)
+            raise
+
+    def validate(self, job: BatchScript) -> str:
+        try:
+            answer = _slurm_queue.test(job.test_argv, job.text)
+        except _slurm_queue.SlurmRefusal as refusal:
+            raise JobRefused(f"Slurm refuses this job: {refusal.said}") from None
+        # sbatch prints the id of its trial, which the job will not have
+        return f"Slurm: {re.sub(r'^Job [0-9]+ to start', 'the job is to start', answer)}"
+
+    def state(self, id: str, run: Path) -> JobState | None:
+        job = _slurm_queue.job(id)
+        return job_state(job) if job is not None and _is_of_run(job, run) else None
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        _slurm_queue.cancel(ids)
+
+    def notes(self) -> list[str]:
+        """How long a job and its requeues may run."""
+        from launcher.plan.run_estimates import duration
+
+        if self.config.requeue == "never" or not self.config.max_requeues:
+            return []
+        starts, limit = 1 + self.config.max_requeues, self.config.seconds
+        most = "as long as their time limits allow" if limit is None else f"{duration(starts * limit)} of running time"
+        return [f"until all steps are done the job may start {starts} times, {most} (--max-requeues)"]
+
+
+def _is_of_run(job: _slurm_queue.Job, run: Path) -> bool:
+    """Whether a job is of this run folder. Ids start anew where Slurm is installed again."""
+    folder = f"{run.absolute()}/"
+    paths = [job.fields.get(name, "") for name in ("StdOut", "StdErr", "Command")]
+    in_run = any(path.startswith(folder) or f"/{run.name}/" in path for path in paths)
+    return in_run or job.name == run.name
+
+
+def job_state(job: _slurm_queue.Job) -> JobState:
+    """A job of Slurm in the words of all schedulers."""
+    ended: EndReason = _END_REASONS.get(job.state, "")
+    if not ended and job.preempted is not None:
+        ended = "preempted"
+    return JobState(
+        id=job.id, phase=_phase(job.state), state=job.state, reason=_reason(job, ended), ended=ended, nodes=job.nodes,
+        restarts=job.restarts, code=job.code, submitted=job.submitted, start=job.start, end=job.end,
+    )  # fmt: skip
+
+
+def _phase(state: str) -> Phase:
+    if state in _slurm_queue.WAITING:
+        return "waiting"
+    if state in _slurm_queue.RUNNING:
+        return "running"
+    return "leaving" if state in _slurm_queue.LEAVING else "ended"
+
+
+def _reason(job: _slurm_queue.Job, ended: EndReason) -> str:
+    """Why a job waits, or what is known of its end."""
+    if job.alive:
+        return job.reason
+    if ended:
+        return _END_DETAILS.get(job.state, "")
+    if job.reason == "JobLaunchFailure" and job.signal == _SCRIPT_NOT_STARTED:
+        return "Slurm could not start its script: look for its log's folder on the nodes"
+    return f"killed by signal {job.signal}" if job.signal else ""

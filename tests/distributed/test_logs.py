@@ -1,0 +1,64 @@
+"""Lines of the launcher's log, on the console and in the log file of a rank."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROCESS = """
+import logging, sys
+from pathlib import Path
+from launcher.distributed import logs, output_streams
+output_streams.set_up(lasting=True)
+logs.set_up()
+log = logging.getLogger("launcher.somewhere")
+{set_up}
+log.info("note: 100% of it")
+log.debug("in detail")
+logging.getLogger("another.library").info("not the launcher's")
+print("printed", file=sys.stderr)
+"""
+
+
+def run(set_up="", **environment):
+    command = [sys.executable, "-c", PROCESS.format(set_up=set_up)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=True, env={**os.environ, **environment}
+    )
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def without_times(text):
+    return re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}", "TIME", text, flags=re.M).splitlines()
+
+
+def test_a_line_on_the_console_is_the_message_alone():
+    assert run().stderr == "note: 100% of it\nprinted\n"
+
+
+@pytest.mark.parametrize(("set_up", "level"), [("logs.set_verbose()", ""), ("", "DEBUG")])
+def test_verbose_logs_debug_messages_also_of_processes_that_are_started(set_up, level):
+    assert run(set_up, LAUNCHER_LOG_LEVEL=level).stderr == "note: 100% of it\nin detail\nprinted\n"
+
+
+def test_the_log_of_a_redirected_rank_has_time_and_rank():
+    assert run('logs.redirect_rank(Path("run"), 3)').stderr == ""
+    log = Path("run/logs/rank3.log").read_text()
+    assert without_times(log) == ["TIME rank 3 INFO note: 100% of it", "printed"]
+
+
+def test_a_rank_that_is_copied_shows_the_message_and_logs_it_with_time_and_rank():
+    assert run('logs.copy_rank(Path("run"), 0)').stderr == "note: 100% of it\nprinted\n"
+    log = Path("run/logs/rank0.log").read_text()
+    assert without_times(log) == ["TIME rank 0 INFO note: 100% of it", "printed"]
+
+
+def test_a_console_that_is_gone_ends_nothing():
+    assert run("import os; os.close(2)").returncode == 0

@@ -1,0 +1,105 @@
+"""A user's own scheduler in one file (spool_scheduler.py), named by a dotted path in a cluster profile."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import support
+
+from launcher.config import trust
+from launcher.config.errors import UserError
+from launcher.storage import job_log
+from launcher.storage.run_dir import RunDir
+from launcher.tools import job_scheduler
+
+SCHEDULER = Path(__file__).parent / "spool_scheduler.py"
+ROOT = Path(__file__).parent.parent.parent
+PROFILE = {
+    "name": "spool", "kind": "own.spool", "nodes": 2, "device": "cpu", "devices_per_node": 2, "memory_per_device": 8,
+    "env": {"WORD": "two words"}, "spool": {"folder": "queue", "hosts": ["a", "b"]},
+}  # fmt: skip
+
+
+@pytest.fixture
+def here(workspace):
+    """A recipe, a profile of the spool, and its queue."""
+    support.plugin("spool", SCHEDULER.read_text(encoding="utf-8"))
+    support.write(support.small())
+    support.write(PROFILE, "spool.yaml")
+    (workspace / "queue").mkdir()
+    return workspace
+
+
+def launcher(*words, code=0):
+    return support.launcher(*words, code=code)
+
+
+def status():
+    (one,) = json.loads(launcher("status", "runs/tiny", "--json").stdout)
+    return one["state"]["name"], one["id"], tuple(one["nodes"])
+
+
+def test_commands_work_with_it(here):
+    planned = launcher("plan", "recipe.yaml", "--cluster", "spool.yaml").stdout
+    assert "4 ranks (2 nodes x 2)" in planned and "launcher submit recipe.yaml --cluster spool.yaml" in planned
+    before = support.tree(here)
+    dry = launcher("submit", "recipe.yaml", "--cluster", "spool.yaml", "--dry-run").stdout
+    assert dry.startswith(f"cd {here}\non a env 'WORD=two words' ") and dry.endswith("--node 1 --hosts a,b\n")
+    assert support.tree(here) == before
+    submitted = launcher("submit", "recipe.yaml", "--cluster", "spool.yaml")
+    assert "spool: 0 jobs are before this one" in submitted.stderr
+    assert submitted.stdout == "job spool-1: runs/tiny/logs/job-spool-1.log\n"
+    queued = json.loads((here / "queue/spool-1.json").read_text())
+    assert queued["text"].splitlines()[0] == dry.splitlines()[0]
+    assert status() == ("pending", "spool-1", ())
+    refused = launcher("submit", "recipe.yaml", "--cluster", "spool.yaml", code=2)
+    assert refused.stderr.splitlines()[-1].startswith("runs/tiny: job spool-1 is waiting (launcher cancel runs/tiny")
+    cancelled = launcher("cancel", "runs/tiny").stdout
+    assert cancelled.startswith("job spool-1 is cancelled: it was waiting\n")
+    assert status()[0] == "cancelled"
+    over = launcher("cancel", "runs/tiny", code=2)
+    assert over.stderr == "runs/tiny: job spool-1 is over already: cancelled\n"
+
+
+def test_its_mistakes_and_refusals_are_one_line(here):
+    words = ("submit", "recipe.yaml", "--cluster", "spool.yaml")
+    assert launcher(*words, "cluster.spool.hosts=[a]", code=2).stderr == (
+        "spool.yaml:1: nodes: 2 is more than the spool's 1 hosts\n"
+    )
+    assert launcher(*words, "cluster.spool.host=a", code=2).stderr == (
+        "'cluster.spool.host=a': spool.host: unknown key (did you mean hosts?)\n"
+    )
+    assert launcher(*words, "cluster.spool.folder=none", code=2).stderr.splitlines()[-1] == (
+        "none: no spool folder (--cluster spool.yaml)"
+    )
+    assert not (here / "runs").exists()
+    refused = launcher("run", "recipe.yaml", "--cluster", "spool.yaml", code=2).stderr
+    assert refused.startswith(
+        "--cluster spool.yaml: of kind own.spool, where runs wait for their turn (launcher submit"
+    )
+
+
+def test_the_code_of_somebody_elses_run_is_imported_only_where_it_is_trusted(tmp_path, monkeypatch):
+    theirs = tmp_path / "outside" / "theirs"
+    theirs.mkdir(parents=True)
+    (theirs / "spool.py").write_text(SCHEDULER.read_text(encoding="utf-8").replace("own.spool", "theirs.spool"))
+    monkeypatch.syspath_prepend(str(tmp_path / "outside"))
+    monkeypatch.setattr(trust, "_trusted", {})
+    run = RunDir(tmp_path / "here/runs/one")
+    run.path.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    support.write({**PROFILE, "kind": "theirs.spool"}, run.cluster)
+    job = job_log.Job("spool-1", scheduler="theirs.spool", ids=("spool-1",))
+    with pytest.raises(UserError, match=r"names it, not you \(--trust theirs\.spool runs it\)$"):
+        job_scheduler.of(run, job)
+    assert "theirs.spool" not in sys.modules
+    trust.trust(["theirs.spool"])
+    assert job_scheduler.of(run, job).config.folder == "queue"
+
+
+def test_a_type_checker_accepts_it():
+    checked = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(SCHEDULER)]
+    done = subprocess.run(checked, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout
