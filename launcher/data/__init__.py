@@ -32,23 +32,34 @@ INPUTS = ("text", "text_pair", "words", "question", "context", "features", "imag
 
 
 class SourceConfig(Plugin):
-    """`limit`: the number of rows to read, from the first. `on_bad_row`: a row that cannot be used ends the preparation
-    (fail), or is left out and counted (skip). The other keys are the names of columns in the source: `text: body` reads
-    the text from column body."""
+    """Keys of every source. `text: body` reads the text from column body."""
 
     limit: int | None = Field(None, gt=0)
+    """Number of rows to read, from the first on. Default: all."""
     on_bad_row: Literal["fail", "skip"] = "fail"
+    """What happens at an unusable row: the preparation fails, or the row is skipped and counted."""
     text: str = "text"
+    """Column of the text."""
     text_pair: str | None = None
+    """Column of a second text."""
     label: str = "label"
+    """Column of the label or number."""
     target: str = "target"
+    """Column of the target text or number."""
     words: str = "words"
+    """Column of a list of words."""
     labels: str = "labels"
+    """Column of a list of labels."""
     question: str = "question"
+    """Column of the question."""
     context: str = "context"
+    """Column of the context."""
     answers: str = "answers"
+    """Column of the answers."""
     features: list[str] | str = "features"
+    """Column of a list of numbers, or a list of columns of numbers."""
     image: str = "image"
+    """Column of the image."""
 
     @property
     def reads_local_files(self) -> bool:
