@@ -218,6 +218,10 @@ def test_the_reference_is_the_generated_one() -> None:
     assert PAGES["docs/reference.md"] == key_reference.reference()
 
 
+def test_every_key_has_a_description() -> None:
+    assert [line for line in PAGES["docs/reference.md"].splitlines() if line.endswith("|  |")] == []
+
+
 @pytest.mark.parametrize("file", [*load.shipped("recipes"), *load.shipped("cluster")], ids=lambda file: file.stem)
 def test_the_reference_has_every_key_of_a_shipped_file(file: Path) -> None:
     sections = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))

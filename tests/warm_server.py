@@ -24,7 +24,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _IMPORTS = (
     "launcher.cli", "launcher.worker", "launcher.launch.rank_entry", "launcher.tools.run_command",
-    "launcher.tools.tables", "launcher.launch.agent_types", "launcher.plan._model_spec_process",
+    "launcher.tools.tables", "launcher.plan._model_spec_process",
     "torch.distributed", "torch._dynamo", "torch.distributed.elastic.agent.server", "datasets",
     "transformers.modeling_utils", "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert",
 )  # fmt: skip

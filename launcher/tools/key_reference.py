@@ -3,7 +3,6 @@
 `python -m launcher.tools.key_reference > docs/reference.md` writes the file of the documentation.
 """
 
-import importlib
 import inspect
 import json
 import types
@@ -49,18 +48,19 @@ def reference() -> str:
     parts = [_PREFACE, "## Recipe\n", _table(_rows(Recipe, depth=0))]
     for key, field in Recipe.model_fields.items():
         parts += _recipe_section(key, field)
-    parts += ["## Cluster profile\n", *_text(Cluster), _table(_rows(Cluster, depth=0))]
     sections = {key: config for key, field in Cluster.model_fields.items() for config in _maps(field.annotation)}
-    for key, config in (sections | _schedulers()).items():
+    schedulers = _schedulers()
+    rows = _rows(Cluster, depth=0)
+    rows += [(kind, "map", "", f"Options of a cluster of kind {kind}.") for kind in schedulers]
+    parts += ["## Cluster profile\n", *_text(Cluster), _table(rows)]
+    for key, config in (sections | schedulers).items():
         parts += [f"### {key}\n", *_text(config), _table(_rows(config, f"{key}."))]
     return "\n".join(parts)
 
 
 def _schedulers() -> dict[str, type[Strict]]:
     """The Config of each scheduler with keys of its own: the section of a profile that is named after the kind."""
-    modules = {kind: importlib.import_module(f"launcher.schedulers.{kind}") for kind in kinds.available("schedulers")}
-    configs = {kind: vars(module).get("Config") for kind, module in modules.items()}
-    return {kind: config for kind, config in configs.items() if config is not None and _rows(config)}
+    return {kind: config for kind, config in _configs("schedulers").items() if _rows(config)}
 
 
 def _recipe_section(key: str, field: FieldInfo) -> Iterator[str]:
@@ -68,17 +68,16 @@ def _recipe_section(key: str, field: FieldInfo) -> Iterator[str]:
     if len(maps) > 1:
         yield from _family(key, {str(config.model_fields["kind"].default): config for config in maps})
     elif key in _FAMILIES:
-        yield from _family(key, _configs(key))
+        yield from _family(key, _configs(_FAMILIES[key]))
     elif maps:
         yield from (f"## {key}\n", *_text(maps[0]), _table(_rows(maps[0], f"{key}.")))
-        for name in maps[0].model_fields:
-            if f"{key}.{name}" in _FAMILIES:
-                yield from _family(f"{key}.{name}", _configs(f"{key}.{name}"))
+        for inner in (f"{key}.{name}" for name in maps[0].model_fields):
+            if inner in _FAMILIES:
+                yield from _family(inner, _configs(_FAMILIES[inner]))
 
 
-def _configs(key: str) -> dict[str, type[Strict]]:
-    """The Config of each kind that a key may name."""
-    folder = _FAMILIES[key]
+def _configs(folder: str) -> dict[str, type[Strict]]:
+    """The Config of each kind of a plug-in folder."""
     return {kind: kinds.module(folder, kind).Config for kind in kinds.available(folder)}
 
 
