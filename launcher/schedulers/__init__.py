@@ -31,7 +31,7 @@ EndReason = Literal["", "cancelled", "failed", "node lost", "preempted", "time o
 
 @dataclass(frozen=True)
 class JobRequest:
-    """The training that a scheduler is asked for."""
+    """A request to train a run."""
 
     plan: "Plan"
     """Plan of the run. For an array, that of its first run, with the name and the folder of the sweep."""

@@ -40,11 +40,11 @@ class SlurmTimeout(UserError):
 
 
 class SlurmRefusal(UserError):
-    """Slurm refuses a command. `said`: its message."""
+    """Slurm refuses a command. `message`: its own words."""
 
-    def __init__(self, said: str):
-        self.said = said
-        super().__init__(said)
+    def __init__(self, message: str):
+        self.message = message
+        super().__init__(message)
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ class Scheduler(SchedulerBase[BatchScript]):
         try:
             answer = _slurm_queue.test(job.test_argv, job.text)
         except _slurm_queue.SlurmRefusal as refusal:
-            raise JobRefused(f"Slurm refuses this job: {refusal.said}") from None
+            raise JobRefused(f"Slurm refuses this job: {refusal.message}") from None
         # sbatch prints the id of its trial, which the job will not have
         return f"Slurm: {re.sub(r'^Job [0-9]+ to start', 'the job is to start', answer)}"
 

@@ -139,4 +139,4 @@ def test_output_that_is_not_utf8_is_shown(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(slurm_queue.SlurmRefusal) as refused:
         slurm_queue.test(["sbatch"], "")
-    assert refused.value.said == "\ufffd"
+    assert refused.value.message == "\ufffd"

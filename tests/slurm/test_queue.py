@@ -72,8 +72,8 @@ def test_slurm_says_when_a_job_would_start_and_takes_nothing(slurm_here, tmp_pat
 def test_slurms_own_words_are_shown_where_it_refuses(slurm_here, options, said):
     with pytest.raises(slurm_queue.SlurmRefusal) as refused:
         slurm_queue.test(["sbatch", "--test-only", *options], WAITS)
-    assert said in refused.value.said
-    assert not refused.value.said.startswith("sbatch:")
+    assert said in refused.value.message
+    assert not refused.value.message.startswith("sbatch:")
 
 
 def test_a_job_that_slurm_does_not_know(slurm_here):
