@@ -35,10 +35,11 @@ def plan(
     trust: options.Trust = None,
 ) -> None:
     """Decide every number, find every mistake, start nothing."""
+    from launcher.config import load
     from launcher.prepare import run_setup
-    from launcher.tools import command_inputs, tables
+    from launcher.tools import tables
 
-    loaded, profile = command_inputs.load_both(recipe, overrides, cluster)
+    loaded, profile = load.recipe_and_profile(recipe, overrides or [], cluster)
     decided = run_setup.look(loaded, profile, ranks)
     if json:
         print(output_streams.as_json(decided.model_dump_json(indent=1)))
@@ -76,12 +77,14 @@ def run(
     trust: options.Trust = None,
 ) -> None:
     """Plan, prepare and train here, once for each of the seeds. A run folder with a checkpoint is gone on with."""
-    from launcher.tools import command_inputs, seeds
+    from launcher.config import load
+    from launcher.tools import run_command, seeds
 
-    file, overrides = command_inputs.unpack(bundle, recipe, overrides)
+    file, overrides = command_line.recipe_of(bundle, recipe, overrides or [])
     restarts = [] if max_restarts is None else [f"cluster.max_restarts={max_restarts}"]
-    loaded, profile = command_inputs.load_both(file, overrides, cluster, *restarts)
-    command_line.leave(seeds.run(loaded, profile, ranks, resume, via.value))
+    loaded, profile = load.recipe_and_profile(file, overrides, cluster, *restarts)
+    run_recipe = seeds.run if loaded.value.seeds > 1 else run_command.run
+    command_line.leave(run_recipe(loaded, profile, ranks, resume, via.value))
 
 
 @app.command()
@@ -95,13 +98,13 @@ def submit(
     trust: options.Trust = None,
 ) -> None:
     """Plan, prepare and hand the run to Slurm; the job requeues itself and goes on until all steps are done."""
-    from launcher.tools import command_inputs
+    from launcher.config import load
     from launcher.tools import submit as tool
 
     if cluster is None:
         raise tool.missing_cluster()
     requeues = [] if max_requeues is None else [f"slurm.max_requeues={max_requeues}"]
-    loaded, profile = command_inputs.load_both(recipe, overrides, cluster, *requeues)
+    loaded, profile = load.recipe_and_profile(recipe, overrides or [], cluster, *requeues)
     tool.submit(loaded, profile, grid, dry_run, Console(stderr=True))
 
 
@@ -114,10 +117,9 @@ def evaluate(
     trust: options.Trust = None,
 ) -> None:
     """The metrics of a checkpoint on its run's validation data, with a report in RUN/report."""
-    from launcher.tools import command_inputs
     from launcher.tools import evaluate as tool
 
-    command_line.leave(tool.evaluate(run, command_inputs.checkpoint(checkpoint), ranks, json, Console()))
+    command_line.leave(tool.evaluate(run, options.checkpoint(checkpoint), ranks, json, Console()))
 
 
 @app.command()
@@ -131,10 +133,9 @@ def predict(
     trust: options.Trust = None,
 ) -> None:
     """Predict for new rows: a JSON object, or a row of a table, for each, in their order."""
-    from launcher.tools import command_inputs
     from launcher.tools import predict as tool
 
-    tool.predict(run, command_inputs.checkpoint(checkpoint), data, to, Console(stderr=True), keep, top_k)
+    tool.predict(run, options.checkpoint(checkpoint), data, to, Console(stderr=True), keep, top_k)
 
 
 @app.command()
@@ -165,11 +166,11 @@ def parity(
     trust: options.Trust = None,
 ) -> None:
     """The same steps under each layout, beside one process. Exit 1 where they differ."""
-    from launcher.tools import command_inputs
+    from launcher.config import load
     from launcher.tools import parity as tool
 
     counts = tool.rank_counts(ranks)
-    profile, overrides = command_inputs.load_profile(cluster, overrides)
+    profile, overrides = load.profile(cluster, overrides or [])
     loaded = tool.load_recipe(recipe, overrides)
     raise typer.Exit(tool.report(loaded, strategies, counts, steps, profile, json))
 
@@ -195,11 +196,11 @@ def export(
     trust: options.Trust = None,
 ) -> None:
     """A checkpoint as a folder that plain transformers loads; or pruned, quantised, as ONNX, and what that costs."""
-    from launcher.tools import command_inputs, compression
+    from launcher.tools import compression
 
     onnx = format is options.ExportFormat.onnx
     compress = compression.CompressionOptions(prune, quantize is not None, onnx)
-    chosen = command_inputs.checkpoint(checkpoint)
+    chosen = options.checkpoint(checkpoint)
     print(compression.export(run, chosen, to, shard_size, compress, Console(stderr=True), benchmark))
 
 

@@ -89,6 +89,26 @@ def cluster(file: str | Path, overrides: Sequence[str] = (), stored: bool = Fals
     return loaded
 
 
+def profile(file: str, overrides: Sequence[str], *more: str) -> tuple[Cluster, list[str]]:
+    """Load the cluster profile of a command. Returns it with those of the overrides that belong to the recipe. `more`:
+    further overrides of the profile. Where the profile names a shared folder, prepared data is cached there. Raises
+    UserError."""
+    of_recipe, of_cluster = parted(overrides)
+    loaded = cluster(file, [*of_cluster, *more]).value
+    if loaded.scratch.shared is not None and Path(loaded.scratch.shared).is_dir():
+        os.environ.setdefault("LAUNCHER_CACHE", loaded.scratch.shared)
+    return loaded, of_recipe
+
+
+def recipe_and_profile(
+    file: str, overrides: Sequence[str], profile_file: str, *more: str
+) -> tuple[Loaded[Recipe], Cluster]:
+    """Load the recipe and the cluster profile of a command. `more`: further overrides of the profile. Raises
+    UserError."""
+    loaded, of_recipe = profile(profile_file, overrides, *more)
+    return recipe(file, of_recipe), loaded
+
+
 def parted(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split overrides into those of the recipe and those of the cluster profile, which begin with `cluster.`."""
     ours = [text.lstrip().startswith(_CLUSTER) for text in overrides]

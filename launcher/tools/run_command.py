@@ -35,6 +35,12 @@ def begins_here(recipe: Loaded[Recipe], profile: Cluster) -> None:
         print(f"note: {what} (launcher submit, or srun python -m launcher.worker, uses all)", file=sys.stderr)
 
 
+def run(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
+    """Train a recipe on this machine, or on the hosts of the profile. Raises UserError."""
+    begins_here(recipe, profile)
+    return train(recipe, profile, ranks, resume, via)
+
+
 def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
     """Train to the last step, or say that this was done already. `resume`: refuse to start from the beginning. Raises
     UserError."""

@@ -23,12 +23,10 @@ from launcher.tools.run_command import begins_here, train
 
 
 def run(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
-    """Train the recipe, or all of its seeds one after the other; the first that does not come to its end is the last.
-    `resume`: those that were begun are gone on with, and at least one was. Raises UserError."""
+    """Train a recipe once for each of its seeds. The first run that fails or is stopped is the last. `resume`: refuse
+    to start where no run has a checkpoint. Raises UserError."""
     begins_here(recipe, profile)
     known = recipe.value
-    if known.seeds == 1:
-        return train(recipe, profile, ranks, resume, via)
     names = {seed: f"{known.name}-seed{seed}" for seed in range(known.seed, known.seed + known.seeds)}
     for seed, name in names.items():
         own = recipe.override("seeds=1", f"seed={seed}", f"name={name}")
