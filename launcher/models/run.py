@@ -12,7 +12,8 @@ from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.model import ModelConfig, ModelSource
 from launcher.config.trust import TrustRemoteCode
 from launcher.models._adaptation import adapted, group, plain
-from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed, take_generation
+from launcher.models._new_weights import renew, renewed
+from launcher.models._transformers import TransformersConfig, fit, make, take_generation
 from launcher.plan import remote_code
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.storage import cache_root

@@ -383,6 +383,19 @@ def test_an_override_of_a_kind_drops_the_keys_of_the_other_kind_in_the_file():
     assert loaded(text, "schedule.kind=constant").schedule.warmup == 0
 
 
+def test_further_overrides_are_added_without_reading_the_file_again():
+    first = load.recipe(write(RECIPE), ["optimizer.lr=0.5"])
+    Path("recipe.yaml").unlink()
+    second = first.override("optimizer={kind: sgd}", "seed=7")
+    assert (second.value.optimizer.kind, second.value.optimizer.lr, second.value.seed) == ("sgd", 0.5, 7)
+    assert (first.value.optimizer.kind, first.value.seed) == ("adamw", 3)
+    assert second.overrides == ("optimizer.lr=0.5", "optimizer={kind: sgd}", "seed=7")
+    assert second.file == first.file == "recipe.yaml"
+    with pytest.raises(UserError) as raised:
+        first.override("train.steps=x")
+    assert str(raised.value).startswith("'train.steps=x': train.steps: ")
+
+
 def test_overrides_of_a_kind_and_of_its_keys_may_come_in_any_order():
     one = loaded(RECIPE, "schedule.kind=cosine", "schedule.warmup=3")
     two = loaded(RECIPE, "schedule.warmup=3", "schedule.kind=cosine")
