@@ -39,8 +39,8 @@ def plan(
     from launcher.prepare import run_setup
     from launcher.tools import tables
 
-    loaded, profile = load.recipe_and_profile(recipe, overrides or [], cluster)
-    decided = run_setup.look(loaded, profile, ranks)
+    profile, overrides = load.profile(cluster, overrides or [])
+    decided = run_setup.look(load.recipe(recipe, overrides), profile, ranks)
     if json:
         print(output_streams.as_json(decided.model_dump_json(indent=1)))
     else:
@@ -82,9 +82,11 @@ def run(
 
     file, overrides = command_line.recipe_of(bundle, recipe, overrides or [])
     restarts = [] if max_restarts is None else [f"cluster.max_restarts={max_restarts}"]
-    loaded, profile = load.recipe_and_profile(file, overrides, cluster, *restarts)
-    run_recipe = seeds.run if loaded.value.seeds > 1 else run_command.run
-    command_line.leave(run_recipe(loaded, profile, ranks, resume, via.value))
+    profile, overrides = load.profile(cluster, overrides, *restarts)
+    run_command.begins_here(file, overrides, profile)
+    loaded = load.recipe(file, overrides)
+    train = seeds.train if loaded.value.seeds > 1 else run_command.train
+    command_line.leave(train(loaded, profile, ranks, resume, via.value))
 
 
 @app.command()
@@ -104,8 +106,9 @@ def submit(
     if cluster is None:
         raise tool.missing_cluster()
     requeues = [] if max_requeues is None else [f"slurm.max_requeues={max_requeues}"]
-    loaded, profile = load.recipe_and_profile(recipe, overrides or [], cluster, *requeues)
-    tool.submit(loaded, profile, grid, dry_run, Console(stderr=True))
+    profile, overrides = load.profile(cluster, overrides or [], *requeues)
+    tool.check_queue(profile)
+    tool.submit(load.recipe(recipe, overrides), profile, grid, dry_run, Console(stderr=True))
 
 
 @app.command()

@@ -100,15 +100,6 @@ def profile(file: str, overrides: Sequence[str], *more: str) -> tuple[Cluster, l
     return loaded, of_recipe
 
 
-def recipe_and_profile(
-    file: str, overrides: Sequence[str], profile_file: str, *more: str
-) -> tuple[Loaded[Recipe], Cluster]:
-    """Load the recipe and the cluster profile of a command. `more`: further overrides of the profile. Raises
-    UserError."""
-    loaded, of_recipe = profile(profile_file, overrides, *more)
-    return recipe(file, of_recipe), loaded
-
-
 def parted(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split overrides into those of the recipe and those of the cluster profile, which begin with `cluster.`."""
     ours = [text.lstrip().startswith(_CLUSTER) for text in overrides]

@@ -22,23 +22,17 @@ from launcher.storage.run_dir import RunDir, over
 from launcher.tools import run_summary, tables
 
 
-def begins_here(recipe: Loaded[Recipe], profile: Cluster) -> None:
+def begins_here(recipe: str, overrides: Sequence[str], profile: Cluster) -> None:
     """Raises UserError where a run waits for its turn, with the command for that. One that begins inside an allocation
     of several nodes is on one of them: this is told."""
     if profile.kind == "slurm":
-        words = ["launcher", "submit", recipe.file, "--cluster", profile.given, *recipe.overrides, *profile.overrides]
+        words = ["launcher", "submit", recipe, "--cluster", profile.given, *overrides, *profile.overrides]
         told = f"of kind slurm, where runs wait for their turn ({shlex.join(words)})"
         raise UserError(f"--cluster {profile.given}: {told}")
     nodes = os.environ.get("SLURM_JOB_NUM_NODES", "")
     if profile.kind == "local" and nodes.isdecimal() and int(nodes) > 1:
         what = f"this allocation has {nodes} nodes, and this run uses the one it is on"
         print(f"note: {what} (launcher submit, or srun python -m launcher.worker, uses all)", file=sys.stderr)
-
-
-def run(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
-    """Train a recipe on this machine, or on the hosts of the profile. Raises UserError."""
-    begins_here(recipe, profile)
-    return train(recipe, profile, ranks, resume, via)
 
 
 def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:

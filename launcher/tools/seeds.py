@@ -19,19 +19,18 @@ from launcher.launch import launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import plan
 from launcher.storage.run_dir import RunDir
-from launcher.tools.run_command import begins_here, train
+from launcher.tools import run_command
 
 
-def run(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
+def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
     """Train a recipe once for each of its seeds. The first run that fails or is stopped is the last. `resume`: refuse
     to start where no run has a checkpoint. Raises UserError."""
-    begins_here(recipe, profile)
     known = recipe.value
     names = {seed: f"{known.name}-seed{seed}" for seed in range(known.seed, known.seed + known.seeds)}
     for seed, name in names.items():
         own = recipe.override("seeds=1", f"seed={seed}", f"name={name}")
         begun = bool(RunDir(plan.RUNS / name).whole())
-        outcome = train(own, profile, ranks, resume and (begun or seed == known.seed), via)
+        outcome = run_command.train(own, profile, ranks, resume and (begun or seed == known.seed), via)
         if outcome.code:
             return outcome
     found = _found(known, names)

@@ -51,9 +51,6 @@ class _Sweep:
 def submit(recipe: Loaded[Recipe], profile: Cluster, file: Path | None, dry_run: bool, console: Console) -> None:
     """Submit a run, or with a grid `file` a run for each of its points as one job array. `dry_run`: print the script
     alone. Raises UserError."""
-    if profile.kind != "slurm":
-        what = f"--cluster {profile.given}: of kind {profile.kind}, where there is no queue"
-        raise UserError(f"{what} (launcher run trains there; {_queues()})")
     known = recipe.value
     if known.seeds > 1:
         raise UserError(f"seeds: {known.seeds}, and a job trains one (--grid FILE, with seed: [1, 2, 3] in it)")
@@ -79,6 +76,13 @@ def submit(recipe: Loaded[Recipe], profile: Cluster, file: Path | None, dry_run:
     console.print(f"Slurm: {_tried(script, profile)}", highlight=False, markup=False, soft_wrap=True)
     _share(profile)
     _submit(sweep, open_, plans[0])
+
+
+def check_queue(profile: Cluster) -> None:
+    """Raise UserError for a profile without a queue."""
+    if profile.kind != "slurm":
+        what = f"--cluster {profile.given}: of kind {profile.kind}, where there is no queue"
+        raise UserError(f"{what} (launcher run trains there; {_queues()})")
 
 
 def missing_cluster() -> UserError:
