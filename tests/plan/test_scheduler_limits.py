@@ -34,12 +34,12 @@ def test_nothing_left_to_train_in():
 
 
 @pytest.mark.parametrize("gres", ["gpu:a100:2", "gpu:2", "gpu", "gpu:a100"])
-def test_more_devices_than_are_asked_for(gres):
+def test_more_devices_than_are_requested(gres):
     assert "4 ranks on a node that is asked for" in found(gres=gres)[0]
 
 
 @pytest.mark.parametrize("gres", ["gpu:a100:4", "gpu:8", "auto", "gpus_per_node", "none", "gpu:a100:1,gpu:b:3"])
-def test_as_many_devices_as_are_asked_for(gres):
+def test_as_many_devices_as_are_requested(gres):
     assert found(gres=gres) == []
 
 
@@ -61,7 +61,7 @@ def test_overrides_are_parted():
     assert (recipe, cluster) == (["seed=1", "train.steps=2"], ["cluster.slurm.time=30", " cluster.nodes=2"])
 
 
-def test_an_override_of_the_cluster_is_read_without_its_prefix_and_told_with_it(tmp_path):
+def test_an_override_of_the_cluster_is_read_without_its_prefix_and_reported_with_it(tmp_path):
     file = support.write(
         {"kind": "slurm", "device": "cpu", "devices_per_node": 1, "memory_per_device": 1}, tmp_path / "c.yaml"
     )
