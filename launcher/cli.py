@@ -34,7 +34,7 @@ def plan(
     json: options.Json = False,
     trust: options.Trust = None,
 ) -> None:
-    """Decide every number, find every mistake, start nothing."""
+    """Show every number and every mistake of a run, and start nothing."""
     from launcher.config import load
     from launcher.prepare import run_setup
     from launcher.tools import tables
@@ -55,7 +55,7 @@ def prepare(
     to: options.BundleToMake = None,
     trust: options.Trust = None,
 ) -> None:
-    """Read, tokenise and store the recipe's data once; bring its model."""
+    """Read, tokenise and store the recipe's data once; download its model."""
     from launcher.config import load
     from launcher.prepare import run_setup
     from launcher.tools import tables
@@ -76,7 +76,7 @@ def run(
     bundle: options.Bundle = None,
     trust: options.Trust = None,
 ) -> None:
-    """Plan, prepare and train here, once for each of the seeds. A run folder with a checkpoint is gone on with."""
+    """Plan, prepare and train here, once for each seed. A run folder with a checkpoint is resumed."""
     from launcher.config import load
     from launcher.tools import run_command, seeds
 
@@ -99,7 +99,7 @@ def submit(
     grid: options.GridFile = None,
     trust: options.Trust = None,
 ) -> None:
-    """Plan, prepare and hand the run to Slurm; the job requeues itself and goes on until all steps are done."""
+    """Plan, prepare and submit the run to Slurm. The job requeues itself until all steps are done."""
     from launcher.config import load
     from launcher.tools import submit as tool
 
@@ -119,7 +119,7 @@ def evaluate(
     json: options.Json = False,
     trust: options.Trust = None,
 ) -> None:
-    """The metrics of a checkpoint on its run's validation data, with a report in RUN/report."""
+    """Compute the metrics of a checkpoint on validation data, with a report in RUN/report."""
     from launcher.tools import evaluate as tool
 
     command_line.leave(tool.evaluate(run, options.checkpoint(checkpoint), ranks, json, Console()))
@@ -150,7 +150,7 @@ def debug(
     show: options.ShownSamples = 3,
     trust: options.Trust = None,
 ) -> None:
-    """One process on one device, this one: breakpoint() works. Shows the first batch, then trains some steps."""
+    """Train some steps in this process, where breakpoint() works, after showing the first batch."""
     from launcher.tools import debug as tool
 
     code = tool.debug(recipe, overrides or [], steps or (200 if overfit else 3), overfit, show, Console())
@@ -168,7 +168,7 @@ def parity(
     json: options.Json = False,
     trust: options.Trust = None,
 ) -> None:
-    """The same steps under each layout, beside one process. Exit 1 where they differ."""
+    """Compare the first steps of each layout with a single process. Exit 1 where they differ."""
     from launcher.config import load
     from launcher.tools import parity as tool
 
@@ -180,7 +180,7 @@ def parity(
 
 @app.command()
 def compare(runs: options.RunFolders, sort: options.SortMetric = None, csv: options.Csv = False) -> None:
-    """Runs side by side: the keys in which they differ, first and last evaluation, the best of all, the baseline."""
+    """Compare runs: keys in which they differ, first, last and best evaluation, and the baseline."""
     from launcher.tools import compare as tool
 
     tool.compare(runs, Console(), sort, csv)
@@ -198,7 +198,7 @@ def export(
     benchmark: options.Benchmark = True,
     trust: options.Trust = None,
 ) -> None:
-    """A checkpoint as a folder that plain transformers loads; or pruned, quantised, as ONNX, and what that costs."""
+    """Export a checkpoint for plain transformers; or pruned, quantised or as ONNX, and what that costs."""
     from launcher.tools import compression
 
     onnx = format is options.ExportFormat.onnx
@@ -209,7 +209,7 @@ def export(
 
 @app.command()
 def status(runs: options.AnyRunFolders = None, json: options.Json = False) -> None:
-    """What runs, how far, how well; of one run the history of its job."""
+    """Show the state and progress of runs; for one run, the history of its job."""
     from launcher.tools import status as tool
 
     tool.status(runs or [], json, Console())
@@ -217,7 +217,7 @@ def status(runs: options.AnyRunFolders = None, json: options.Json = False) -> No
 
 @app.command()
 def cancel(run: options.SubmittedRun) -> None:
-    """End a run's job, waiting or running, for good. A running one saves a checkpoint first."""
+    """Cancel a run's job, waiting or running. A running one saves a checkpoint first."""
     from launcher.tools import cancel as tool
 
     tool.cancel(run, Console())
