@@ -36,12 +36,13 @@ def plan(
     json: options.Json = False,
     trust: options.Trust = None,
 ) -> None:
-    """Decide every number, find every mistake, start nothing."""
+    """Show every number and every mistake of a run, and start nothing."""
+    from launcher.config import load
     from launcher.prepare import run_setup
-    from launcher.tools import command_inputs, tables
+    from launcher.tools import tables
 
-    loaded, profile = command_inputs.load_both(recipe, overrides, cluster)
-    decided = run_setup.dry_run(loaded, profile, ranks)
+    profile, overrides = load.profile(cluster, overrides or [])
+    decided = run_setup.dry_run(load.recipe(recipe, overrides), profile, ranks)
     if json:
         print(output_streams.as_json(decided.model_dump_json(indent=1)))
     else:
@@ -56,7 +57,7 @@ def prepare(
     to: options.BundleToMake = None,
     trust: options.Trust = None,
 ) -> None:
-    """Read, tokenise and store the recipe's data once; bring its model."""
+    """Read, tokenise and store the recipe's data once; download its model."""
     from launcher.config import load
     from launcher.prepare import run_setup
     from launcher.tools import tables
@@ -77,13 +78,17 @@ def run(
     bundle: options.Bundle = None,
     trust: options.Trust = None,
 ) -> None:
-    """Plan, prepare and train here, once for each of the seeds. A run folder with a checkpoint is gone on with."""
-    from launcher.tools import command_inputs, seeds
+    """Plan, prepare and train here, once for each seed. A run folder with a checkpoint is resumed."""
+    from launcher.config import load
+    from launcher.tools import run_command, seeds
 
-    file, overrides = command_inputs.unpack(bundle, recipe, overrides)
+    file, overrides = command_line.recipe_of(bundle, recipe, overrides or [])
     restarts = [] if max_restarts is None else [f"cluster.max_restarts={max_restarts}"]
-    loaded, profile = command_inputs.load_both(file, overrides, cluster, *restarts)
-    command_line.leave(seeds.run(loaded, profile, ranks, resume, via.value))
+    profile, overrides = load.profile(cluster, overrides, *restarts)
+    run_command.check_starts_here(file, overrides, profile)
+    loaded = load.recipe(file, overrides)
+    train = seeds.train if loaded.value.seeds > 1 else run_command.train
+    command_line.leave(train(loaded, profile, ranks, resume, via.value))
 
 
 @app.command()
@@ -96,15 +101,16 @@ def submit(
     grid: options.GridFile = None,
     trust: options.Trust = None,
 ) -> None:
-    """Plan, prepare and submit the run to a queue; the job requeues itself and goes on until all steps are done."""
-    from launcher.tools import command_inputs
+    """Plan, prepare and submit the run to a queue. The job requeues itself until all steps are done."""
+    from launcher.config import load
     from launcher.tools import submit as tool
 
     if cluster is None:
         raise tool.missing_cluster()
     requeues = [] if max_requeues is None else [f"slurm.max_requeues={max_requeues}"]
-    loaded, profile = command_inputs.load_both(recipe, overrides, cluster, *requeues)
-    tool.submit(loaded, profile, grid, dry_run, Console(stderr=True))
+    profile, overrides = load.profile(cluster, overrides or [], *requeues)
+    tool.check_queue(profile)
+    tool.submit(load.recipe(recipe, overrides), profile, grid, dry_run, Console(stderr=True))
 
 
 @app.command()
@@ -115,11 +121,10 @@ def evaluate(
     json: options.Json = False,
     trust: options.Trust = None,
 ) -> None:
-    """The metrics of a checkpoint on its run's validation data, with a report in RUN/report."""
-    from launcher.tools import command_inputs
+    """Compute the metrics of a checkpoint on validation data, with a report in RUN/report."""
     from launcher.tools import evaluate as tool
 
-    command_line.leave(tool.evaluate(run, command_inputs.checkpoint(checkpoint), ranks, json, Console()))
+    command_line.leave(tool.evaluate(run, options.checkpoint(checkpoint), ranks, json, Console()))
 
 
 @app.command()
@@ -133,10 +138,9 @@ def predict(
     trust: options.Trust = None,
 ) -> None:
     """Predict for new rows: a JSON object, or a row of a table, for each, in their order."""
-    from launcher.tools import command_inputs
     from launcher.tools import predict as tool
 
-    tool.predict(run, command_inputs.checkpoint(checkpoint), data, to, Console(stderr=True), keep, top_k)
+    tool.predict(run, options.checkpoint(checkpoint), data, to, Console(stderr=True), keep, top_k)
 
 
 @app.command()
@@ -148,7 +152,7 @@ def debug(
     show: options.ShownSamples = 3,
     trust: options.Trust = None,
 ) -> None:
-    """One process on one device, this one: breakpoint() works. Shows the first batch, then trains some steps."""
+    """Train some steps in this process, where breakpoint() works, after showing the first batch."""
     from launcher.tools import debug as tool
 
     code = tool.debug(recipe, overrides or [], steps or (200 if overfit else 3), overfit, show, Console())
@@ -166,19 +170,19 @@ def parity(
     json: options.Json = False,
     trust: options.Trust = None,
 ) -> None:
-    """The same steps under each layout, beside one process. Exit 1 where they differ."""
-    from launcher.tools import command_inputs
+    """Compare the first steps of each layout with a single process. Exit 1 where they differ."""
+    from launcher.config import load
     from launcher.tools import parity as tool
 
     counts = tool.rank_counts(ranks)
-    profile, overrides = command_inputs.load_profile(cluster, overrides)
+    profile, overrides = load.profile(cluster, overrides or [])
     loaded = tool.load_recipe(recipe, overrides)
     raise typer.Exit(tool.report(loaded, strategies, counts, steps, profile, json))
 
 
 @app.command()
 def compare(runs: options.RunFolders, sort: options.SortMetric = None, csv: options.Csv = False) -> None:
-    """Runs side by side: the keys in which they differ, first and last evaluation, the best of all, the baseline."""
+    """Compare runs: keys in which they differ, first, last and best evaluation, and the baseline."""
     from launcher.tools import compare as tool
 
     tool.compare(runs, Console(), sort, csv)
@@ -196,19 +200,18 @@ def export(
     benchmark: options.Benchmark = True,
     trust: options.Trust = None,
 ) -> None:
-    """A checkpoint as a folder that plain transformers loads; or pruned, quantised, as ONNX, and what that costs."""
-    from launcher.tools import command_inputs
+    """Export a checkpoint for plain transformers; or pruned, quantised or as ONNX, and what that costs."""
     from launcher.tools import export as tool
     from launcher.tools.compression import CompressionOptions
 
     compress = CompressionOptions(prune, quantize is not None, format is options.ExportFormat.onnx)
-    chosen = command_inputs.checkpoint(checkpoint)
+    chosen = options.checkpoint(checkpoint)
     print(tool.export(run, chosen, to, shard_size, Console(stderr=True), compress, benchmark))
 
 
 @app.command()
 def status(runs: options.AnyRunFolders = None, json: options.Json = False, trust: options.Trust = None) -> None:
-    """What runs, how far, how well; of one run the history of its job."""
+    """Show the state and progress of runs; for one run, the history of its job."""
     from launcher.tools import status as tool
 
     tool.status(runs or [], json, Console())
@@ -216,7 +219,7 @@ def status(runs: options.AnyRunFolders = None, json: options.Json = False, trust
 
 @app.command()
 def cancel(run: options.SubmittedRun, trust: options.Trust = None) -> None:
-    """End a run's job, waiting or running, for good. A running one saves a checkpoint first."""
+    """Cancel a run's job, waiting or running. A running one saves a checkpoint first."""
     from launcher.tools import cancel as tool
 
     tool.cancel(run, Console())

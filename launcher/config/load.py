@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from launcher.config import code_origin, messages, trust
+from launcher.config import code_origin, env_vars, messages, trust
 from launcher.config import document as documents
 from launcher.config.atomic_files import is_file, write
 from launcher.config.cluster import STORED, Cluster
@@ -92,14 +92,25 @@ def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
 
 
 def stored_cluster(file: Path) -> Loaded[Cluster]:
-    """The profile of a run, which may be somebody else's. Its variables are already expanded. Raises UserError."""
+    """Load the profile of a run, which may be somebody else's. Its variables are already expanded. Raises UserError."""
     with trust.loading(file):
         return checked_cluster(file)
 
 
 def checked_cluster(file: Path) -> Loaded[Cluster]:
-    """The profile of a run as its ranks read it: the launcher that started them has checked what it names."""
+    """Load the profile of a run on its ranks. The launcher that started them has checked the names in it."""
     return _typed(Cluster, _read(file), (), {STORED: True})
+
+
+def profile(file: str, overrides: Sequence[str], *more: str) -> tuple[Cluster, list[str]]:
+    """Load the cluster profile of a command. Returns it with those of the overrides that belong to the recipe. `more`:
+    further overrides of the profile. Where the profile names a shared folder, prepared data is cached there. Raises
+    UserError."""
+    of_recipe, of_cluster = parted(overrides)
+    loaded = cluster(file, [*of_cluster, *more]).value
+    if loaded.scratch.shared is not None and Path(loaded.scratch.shared).is_dir():
+        os.environ.setdefault(env_vars.CACHE, loaded.scratch.shared)
+    return loaded, of_recipe
 
 
 def parted(overrides: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -8,14 +8,11 @@ from pydantic import Field, field_validator
 
 from launcher.config import trust
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.format import some
 from launcher.config.model import ModelConfig
 from launcher.plan import remote_code
-from launcher.plan.layer_blocks import blocks
 from launcher.plan.model_requirements import ModelRequirements
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
 _USUAL = ("bert", "modernbert", "roberta", "gpt2", "t5", "bart", "vit", "resnet")
@@ -277,38 +274,3 @@ def check_shape(model: "PreTrainedModel", requirements: ModelRequirements) -> No
         raise UserError(Problem("model", what)) from None
     finally:
         model.train()
-
-
-def renew(model: "PreTrainedModel", config: TransformersConfig) -> list[str]:
-    """Initialise the head and the topmost layers anew where the recipe requires it, by the model's own initialiser and
-    torch's generator. Returns the names of new parameters. Raises UserError."""
-    encoder, layers = model.base_model, blocks(model.base_model)
-    if config.reinit_layers > len(layers):
-        what = f"{config.reinit_layers}, but {type(encoder).__name__} has {len(layers)} layers"
-        raise UserError(Problem("model.reinit_layers", what))
-    if config.head and encoder is model:
-        raise UserError(Problem("model.head", f"{type(model).__name__} has none outside of its encoder"))
-    inside = set(encoder.modules())
-    fresh = {module for module in model.modules() if config.head and module not in inside}
-    fresh |= {module for layer in layers[len(layers) - config.reinit_layers :] for module in layer.modules()}
-    tensors = {id(t) for module in fresh for t in [*module.parameters(recurse=False), *module.buffers(recurse=False)]}
-    tensors -= {id(t) for module in inside if module not in fresh for t in module.parameters(recurse=False)}
-    _draw(model, fresh, tensors)
-    return [name for name, parameter in model.named_parameters() if id(parameter) in tensors]
-
-
-def _draw(model: "PreTrainedModel", fresh: "set[torch.nn.Module]", tensors: set[int]) -> None:
-    """Initialise modules and tensors. transformers initialises those without its mark; tied tensors belong to several
-    modules."""
-    if not tensors:
-        return
-    for module in model.modules():
-        module._is_hf_initialized = module not in fresh
-    for tensor in [*model.parameters(), *model.buffers()]:
-        tensor._is_hf_initialized = id(tensor) not in tensors
-    model.initialize_weights()
-
-
-def renewed(names: list[str]) -> list[str]:
-    """The note on parameters that `renew` initialised."""
-    return [f"new weights, as the recipe says: {some(names)}"] if names else []

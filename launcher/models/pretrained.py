@@ -13,7 +13,8 @@ from launcher.config.recipe import PretrainedTokenizer
 from launcher.config.trust import TrustRemoteCode
 from launcher.config.types import HubRepository
 from launcher.models._adaptation import adapted
-from launcher.models._transformers import TransformersConfig, check_length, complete, fit, make, renew, renewed
+from launcher.models._new_weights import renew, renewed
+from launcher.models._transformers import TransformersConfig, check_length, complete, fit, make
 from launcher.plan import remote_code
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.storage import cache_root

@@ -13,7 +13,8 @@ from launcher.config.model import ModelConfig, ModelSource
 from launcher.config.trust import TrustRemoteCode
 from launcher.config.types import RunReference
 from launcher.models._adaptation import adapted, group, plain
-from launcher.models._transformers import TransformersConfig, fit, make, renew, renewed, take_generation
+from launcher.models._new_weights import renew, renewed
+from launcher.models._transformers import TransformersConfig, fit, make, take_generation
 from launcher.plan import remote_code
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.storage import cache_root
@@ -57,8 +58,9 @@ class Config(TransformersConfig):
                 with trust.loading(folder.recipe):
                     _recorded_config(folder)
             except UserError as error:
-                told = str(getattr(error.problems[0], "what", error.problems[0]))
-                raise PydanticCustomError("run", "{what}", {"what": told}) from None
+                first = error.problems[0]
+                message = first.what if isinstance(first, Problem) else first
+                raise PydanticCustomError("run", "{what}", {"what": message}) from None
         return self
 
 
@@ -79,9 +81,9 @@ class Model(models.Model[Config]):
         model = plain(model)
         new = [name for name in (n.replace(".base_layer", "") for n in new) if name in dict(model.named_parameters())]
         drawn = renew(model, self.config) if hasattr(model, "base_model") else _nothing_to_renew(model, self.config)
-        model, told = adapted(model, self.config, [*new, *drawn])
+        model, adaptations = adapted(model, self.config, [*new, *drawn])
         notes += [f"new weights, not in it: {', '.join(new)}"] if new else []
-        return model, notes + renewed(drawn) + told if weights else []
+        return model, notes + renewed(drawn) + adaptations if weights else []
 
 
 def _made(folder: RunDir, config: Config, requirements: ModelRequirements) -> "torch.nn.Module":

@@ -52,8 +52,10 @@ class Config(ModelConfig):
         name = str(info.field_name)
         keys = _DEFAULTS.get(info.data.get("type", ""), {name: value})
         if value is not None and name not in keys:
-            told = {"type": info.data["type"], "keys": ", ".join(keys) or "none"}
-            raise PydanticCustomError("unused", "a {type} model does not use it (of these keys it uses: {keys})", told)
+            context = {"type": info.data["type"], "keys": ", ".join(keys) or "none"}
+            raise PydanticCustomError(
+                "unused", "a {type} model does not use it (of these keys it uses: {keys})", context
+            )
         return keys.get(name) if value is None else value
 
 

@@ -24,7 +24,7 @@ def size(recipe: Recipe) -> int:
     file = Path(cache_root.found(where.name, where.revision)) / "tokenizer.json"
     try:
         return _counted(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError):  # whoever loads it tells what is wrong with it
+    except (OSError, ValueError, TypeError, KeyError):  # loading it reports the mistake
         return 0
 
 

@@ -60,6 +60,22 @@ def leave(outcome: "Outcome") -> NoReturn:
     raise typer.Exit(outcome.code)
 
 
+def recipe_of(bundle: Path | None, recipe: str | None, overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """The recipe file to run and its overrides. A bundle becomes the cache of this process and of the ranks. Raises
+    UserError."""
+    if bundle is None:
+        if recipe is None:
+            raise UserError("RECIPE: missing (a recipe file, the name of a shipped one, or --from BUNDLE)")
+        return recipe, list(overrides)
+    if recipe is not None and "=" not in recipe:
+        raise UserError(f"{recipe}: a bundle has a recipe of its own (leave it out; key=value overrides it)")
+    from launcher.prepare import bundle as bundles
+
+    file = bundles.recipe_of(bundle)
+    os.environ["LAUNCHER_CACHE"] = str(bundle.absolute())
+    return str(file), [*([recipe] if recipe else []), *overrides]
+
+
 def check_words(words: Sequence[str]) -> None:
     """Raise UserError for a key of the recipe that is written like an option."""
     for number, word in enumerate(itertools.takewhile(lambda word: word != "--", words)):

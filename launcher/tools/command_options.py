@@ -44,6 +44,11 @@ def _trust(names: list[str] | None) -> list[str]:
     return names or []
 
 
+def checkpoint(name: str) -> str | int:
+    """The value of a checkpoint option: a step as a number, or latest or best."""
+    return int(name) if name.isdigit() else name
+
+
 class Starter(StrEnum):
     """Programs that start the ranks."""
 

@@ -25,12 +25,11 @@ from launcher.storage.run_dir import RunDir, over
 from launcher.tools import run_summary, tables
 
 
-def check_starts_here(recipe: Loaded[Recipe], profile: Cluster) -> None:
-    """Raises UserError, with the command to submit, for a cluster with a queue. Prints a note where the run uses one
-    node of an allocation of several."""
+def check_starts_here(recipe: str, overrides: Sequence[str], profile: Cluster) -> None:
+    """Raise UserError, with the command to submit, for a cluster with a queue. Print a note where the run uses one node
+    of an allocation of several."""
     if profile.scheduler.queued:
-        own = [*recipe.overrides, *profile.overrides]
-        words = ["launcher", "submit", recipe.file, "--cluster", profile.reference, *own]
+        words = ["launcher", "submit", recipe, "--cluster", profile.reference, *overrides, *profile.overrides]
         what = f"of kind {profile.kind}, where runs wait for their turn ({shlex.join(words)})"
         raise UserError(f"--cluster {profile.reference}: {what}")
     nodes = os.environ.get("SLURM_JOB_NUM_NODES", "")

@@ -19,21 +19,18 @@ from launcher.launch import launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import plan
 from launcher.storage.run_dir import RunDir
-from launcher.tools.run_command import check_starts_here, train
+from launcher.tools import run_command
 
 
-def run(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
-    """Train the recipe, or its seeds one after the other up to the first that does not finish. `resume`: at least one
-    run must have a checkpoint to resume from. Raises UserError."""
-    check_starts_here(recipe, profile)
+def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
+    """Train a recipe once for each of its seeds. The first run that fails or is stopped is the last. `resume`: refuse
+    to start where no run has a checkpoint. Raises UserError."""
     known = recipe.value
-    if known.seeds == 1:
-        return train(recipe, profile, ranks, resume, via)
     names = {seed: f"{known.name}-seed{seed}" for seed in range(known.seed, known.seed + known.seeds)}
     for seed, name in names.items():
         own = recipe.override("seeds=1", f"seed={seed}", f"name={name}")
         saved = bool(RunDir(plan.RUNS / name).whole())
-        outcome = train(own, profile, ranks, resume and (saved or seed == known.seed), via)
+        outcome = run_command.train(own, profile, ranks, resume and (saved or seed == known.seed), via)
         if outcome.code:
             return outcome
     summary = _summarize(known, names)

@@ -88,9 +88,6 @@ def submit(recipe: Loaded[Recipe], profile: Cluster, grid: Path | None, dry_run:
 
 def _sweep(recipe: Loaded[Recipe], profile: Cluster, grid: Path | None) -> _Sweep:
     """The runs to submit. Raises UserError for a profile or a recipe that cannot be submitted."""
-    if not profile.scheduler.queued:
-        what = f"--cluster {profile.reference}: of kind {profile.kind}, where there is no queue"
-        raise UserError(f"{what} (launcher run trains there; {_queues()})")
     if grid is not None and not plugins.scheduler(profile.scheduler).supports_arrays:
         raise UserError(f"--grid: a cluster of kind {profile.kind} has no job arrays (submit each run by itself)")
     known = recipe.value
@@ -100,6 +97,13 @@ def _sweep(recipe: Loaded[Recipe], profile: Cluster, grid: Path | None) -> _Swee
         return _Sweep(profile, known.name, [recipe], is_array=False)
     points = sweep_grid.map_points(sweep_grid.read(grid, known.name), lambda own: recipe.override(*own))
     return _Sweep(profile, known.name, points, is_array=True)
+
+
+def check_queue(profile: Cluster) -> None:
+    """Raise UserError for a profile without a queue."""
+    if not profile.scheduler.queued:
+        what = f"--cluster {profile.reference}: of kind {profile.kind}, where there is no queue"
+        raise UserError(f"{what} (launcher run trains there; {_queues()})")
 
 
 def missing_cluster() -> UserError:

@@ -125,7 +125,7 @@ def test_a_validator_of_a_users_own_plugin_says_what_it_says(here):
     assert told == "data.train.times: {times} should be odd"
 
 
-def test_a_dotted_path_without_a_module_is_told(here):
+def test_a_dotted_path_without_a_module_is_reported(here):
     plugin(SOURCE)
     told = mistake(data__train={"kind": "mine.row"})
     assert told == "data.train: kind 'mine.row' cannot be imported: No module named 'mine.row'"
@@ -139,7 +139,7 @@ def test_a_dotted_path_without_a_module_is_told(here):
         ("x = 1\n\nx / 0", "{file}:3: ZeroDivisionError: division by zero"),
     ],
 )
-def test_a_users_own_plugin_that_does_not_run_is_told_with_its_line(here, code, told):
+def test_a_users_own_plugin_that_does_not_run_is_reported_with_its_line(here, code, told):
     plugin(code)
     said = mistake(data__train={"kind": "mine.rows"})
     assert said == f"data.train: kind 'mine.rows' cannot be imported: {told.format(file=here / 'mine' / 'rows.py')}"

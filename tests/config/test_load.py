@@ -99,7 +99,7 @@ def test_a_file_comes_before_a_shipped_recipe_of_its_name():
 # Mistakes
 
 
-def test_all_mistakes_are_told_at_once_each_with_its_line():
+def test_all_mistakes_are_reported_at_once_each_with_its_line():
     text = """\
 name: tiny
 sed: 3
@@ -184,7 +184,7 @@ def kinds_of(folder: str) -> str:
          "schedule.warmup: is a fraction below 1 or a whole number of steps"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_in_one_line_with_its_key(number, line, told):
+def test_a_mistake_is_reported_in_one_line_with_its_key(number, line, told):
     assert mistakes(with_line(line, number)) == [f"recipe.yaml:{number}: {told}"]
 
 
@@ -205,7 +205,7 @@ def test_a_mistake_is_told_in_one_line_with_its_key(number, line, told):
         (b"name: tiny\n# d\xe9j\xe0 vu\n", "recipe.yaml:2: not UTF-8 (byte 0xe9)"),
     ],
 )  # fmt: skip
-def test_what_is_no_yaml_is_told_with_its_line(text, told):
+def test_what_is_no_yaml_is_reported_with_its_line(text, told):
     assert mistakes(text) == [told]
 
 
@@ -224,7 +224,7 @@ def test_what_is_no_yaml_is_told_with_its_line(text, told):
         ('data: {train: {path: "a\\0b"}}\n', "recipe.yaml:1: not valid YAML: character U+0000 is not allowed"),
     ],
 )  # fmt: skip
-def test_what_a_file_may_not_hold_is_told_with_its_line(text, told):
+def test_what_a_file_may_not_hold_is_reported_with_its_line(text, told):
     assert mistakes(text) == [told]
 
 
@@ -241,7 +241,7 @@ def test_what_a_file_may_not_hold_is_told_with_its_line(text, told):
         ("se\udcffed=1", "'se\\udcffed=1': an override has the form key.path=value"),
     ],
 )  # fmt: skip
-def test_what_an_override_may_not_hold_is_told_with_its_words(override, told):
+def test_what_an_override_may_not_hold_is_reported_with_its_words(override, told):
     assert mistakes(RECIPE, override) == [told]
 
 
@@ -256,14 +256,14 @@ def test_a_file_that_never_ends_is_not_read_to_its_end():
         load.recipe("/dev/zero")
 
 
-def test_a_name_that_no_file_can_have_is_told():
+def test_a_name_that_no_file_can_have_is_reported():
     with pytest.raises(UserError, match=r"cannot be read: File name too long$"):
         load.recipe("x" * 300 + ".yaml")
     with pytest.raises(UserError, match="no such file, nor a shipped one"):
         load.recipe("x" * 300)
 
 
-def test_a_file_that_is_not_there_is_told():
+def test_a_file_that_is_not_there_is_reported():
     with pytest.raises(UserError, match=r"^other.yaml: no such file$"):
         load.recipe("other.yaml")
 
@@ -362,7 +362,7 @@ def test_a_mistake_in_an_override_names_it_in_place_of_file_and_line():
     ]
 
 
-def test_overrides_without_the_form_are_told_beside_all_other_mistakes():
+def test_overrides_without_the_form_are_reported_beside_all_other_mistakes():
     overrides = ["train.steps", "=3", "train..steps=3", "seed=[1", "seed={a: 1, a: 2}", "name=2024-13-01"]
     overrides += ["train.steps=x"]
     assert mistakes(with_line("seed: x", 2), *overrides) == [
@@ -381,6 +381,19 @@ def test_an_override_of_a_kind_drops_the_keys_of_the_other_kind_in_the_file():
     text = RECIPE + "schedule: {kind: linear, floor: 0.5, warmup: 3}\n"
     assert loaded(text, "schedule.kind=linear").schedule.warmup == 3
     assert loaded(text, "schedule.kind=constant").schedule.warmup == 0
+
+
+def test_further_overrides_are_added_without_reading_the_file_again():
+    first = load.recipe(write(RECIPE), ["optimizer.lr=0.5"])
+    Path("recipe.yaml").unlink()
+    second = first.override("optimizer={kind: sgd}", "seed=7")
+    assert (second.value.optimizer.kind, second.value.optimizer.lr, second.value.seed) == ("sgd", 0.5, 7)
+    assert (first.value.optimizer.kind, first.value.seed) == ("adamw", 3)
+    assert second.overrides == ("optimizer.lr=0.5", "optimizer={kind: sgd}", "seed=7")
+    assert second.file == first.file == "recipe.yaml"
+    with pytest.raises(UserError) as raised:
+        first.override("train.steps=x")
+    assert str(raised.value).startswith("'train.steps=x': train.steps: ")
 
 
 def test_overrides_of_a_kind_and_of_its_keys_may_come_in_any_order():
@@ -465,7 +478,7 @@ def test_a_replaced_map_leaves_no_line_behind():
         ("base: a.yaml\n", {"a.yaml": "seed: *a\n"}, "a.yaml:1: not valid YAML: found undefined alias 'a'"),
     ],
 )  # fmt: skip
-def test_a_base_that_cannot_be_had_is_told_where_it_is_named(text, files, told):
+def test_a_base_that_is_missing_is_reported_where_it_is_named(text, files, told):
     for file, content in files.items():
         write(content, file)
     assert mistakes(text) == [told]

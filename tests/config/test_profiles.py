@@ -45,7 +45,7 @@ def test_figures_are_those_of_the_datasheets(name, tflops, within, between):
     assert (cluster.peak_tflops, cluster.links.within_node, cluster.links.between_nodes) == (tflops, within, between)
 
 
-def test_what_a_whole_profile_lacks_is_told_without_an_empty_key(tmp_path):
+def test_what_a_whole_profile_lacks_is_reported_without_an_empty_key(tmp_path):
     file = tmp_path / "ours.yaml"
     file.write_text("kind: slurm\nnodes: 2\n", encoding="utf-8")
     with pytest.raises(UserError) as told:

@@ -90,7 +90,7 @@ def test_a_name_is_a_plain_name_of_a_folder(name):
         recipe(name=name)
 
 
-def test_a_word_close_to_a_known_one_is_asked_for_and_else_all_are_listed():
+def test_a_hint_names_a_close_word_or_lists_all():
     assert hint("stps", ["steps", "epochs"]) == "did you mean steps?"
     kinds = ["sequence_classification", "token_classification", "mlm"]
     assert hint("classification", kinds) == "did you mean sequence_classification or token_classification?"

@@ -58,7 +58,7 @@ def test_values_are_those_of_yaml(text, value):
         ("%YAML 1.1\n---\na: yes", "2: not valid YAML: of another version (values are read by YAML 1.2)"),
     ],
 )  # fmt: skip
-def test_what_no_text_may_hold_is_told_with_its_line(text, told):
+def test_what_no_text_may_hold_is_reported_with_its_line(text, told):
     with pytest.raises(YamlMistake) as error:
         parse(text)
     assert str(error.value) == told

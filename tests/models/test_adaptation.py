@@ -60,7 +60,7 @@ def test_what_is_frozen_is_what_the_patterns_match(bert, patterns):
         assert trained(model) == set(names) - set().union(*hits.values())
 
 
-def test_a_pattern_that_matches_nothing_is_told_with_what_there_is(bert):
+def test_a_pattern_that_matches_nothing_is_reported_with_what_there_is(bert):
     told = mistake(bert(labels=True), freeze=["bert.embeddings", "bert.encodr", "head"])
     glob = "a pattern is a glob such as bert.encoder.layer.[0-3], no regular expression"
     there = f"(names begin with: bert.embeddings, bert.encoder, bert.pooler, classifier; {glob})"
@@ -89,7 +89,7 @@ def test_the_note_says_what_is_frozen_and_what_trains(bert):
     assert adapt(bert())[1] == []
 
 
-def test_new_weights_that_are_frozen_are_told(bert):
+def test_new_weights_that_are_frozen_are_reported(bert):
     _, notes = adapted(bert(labels=True), settings(freeze=["bert"]), ["bert.pooler.dense.bias", "classifier.bias"])
     assert notes[1:] == ["new, and frozen as they were drawn: bert.pooler.dense.bias"]
 
@@ -223,16 +223,16 @@ def test_targets_are_the_ends_of_names_or_one_expression(bert, targets, layers):
     ],
     ids=str,
 )
-def test_mistakes_in_an_adapter_are_told(bert, keys, told):
+def test_mistakes_in_an_adapter_are_reported(bert, keys, told):
     assert mistake(bert(labels=True), adapter=keys).startswith(told)
 
 
-def test_an_unknown_adapter_is_told_with_all_there_are(bert):
+def test_an_unknown_adapter_is_reported_with_all_there_are(bert):
     told = mistake(bert(), adapter={"kind": "zzzzz"})
     assert all(kind in told for kind in ("lora", "ia3", "adalora", "loha", "lokr", "oft"))
 
 
-def test_a_rank_that_is_not_allocated_anew_is_told(bert):
+def test_a_rank_that_is_not_allocated_anew_is_reported(bert):
     _, notes = adapt(bert(), adapter={"kind": "adalora", "total_step": 9, "r": 3})
     assert notes[0] == "adalora on 4 layers: query, value (each keeps the rank that it begins with)"
 
@@ -284,7 +284,7 @@ def test_a_frozen_batch_norm_keeps_its_statistics_and_knows_no_training(resnet, 
     assert not any(norm is other for norm, other in zip(norms, resnet.modules(), strict=False))
 
 
-def test_statistics_of_which_nothing_was_learnt_are_told(resnet):
+def test_statistics_of_which_nothing_was_learnt_are_reported(resnet):
     told = "batch norms normalise nothing, with frozen means of 0 and variances of 1 (batch_norm: group does): "
     assert adapt(Sub(), batch_norm="frozen")[1] == [f"{told}first.1, last.2"]
     assert adapt(Sub(), freeze=["first", "last.2"])[1][0] == f"{told}first.1, last.2"

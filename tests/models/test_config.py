@@ -17,11 +17,11 @@ def mistake(need, **keys):
 @pytest.mark.parametrize(
     ("kind", "hint"), [("brt", "did you mean bert?"), ("qqqqq", "see the transformers documentation")]
 )
-def test_an_unknown_type_is_told_with_a_hint(need, kind, hint):
+def test_an_unknown_type_is_reported_with_a_hint(need, kind, hint):
     assert mistake(need(), type=kind) == f"model.type: unknown type {kind!r} ({hint})"
 
 
-def test_all_unknown_keys_are_told_at_once_with_hints(need):
+def test_all_unknown_keys_are_reported_at_once_with_hints(need):
     told = mistake(need(), type="bert", hiden_size=16, hidden_size=16, zzzzzzzz=1)
     assert told.splitlines() == [
         "model.hiden_size: unknown key of BertConfig (did you mean hidden_size?)",
@@ -36,20 +36,20 @@ def test_all_unknown_keys_are_told_at_once_with_hints(need):
         ({"hidden_size": 10, "num_attention_heads": 3}, "The hidden size (10) is not a multiple of the number"),
     ],
 )
-def test_values_that_transformers_refuses_are_told_in_its_words(need, keys, what):
+def test_values_that_transformers_refuses_are_reported_in_its_words(need, keys, what):
     told = mistake(need(), type="bert", **{**support.TINY, **keys})
     assert told.startswith("model: ")
     assert what in told
     assert "\n" not in told
 
 
-def test_an_architecture_without_the_tasks_head_is_told(need):
+def test_an_architecture_without_the_tasks_head_is_reported(need):
     told = "gpt2 has no model for this task, AutoModelForMaskedLM (take one such as bert, modernbert, roberta, bart)"
     assert mistake(need(), type="gpt2") == f"model: {told}"
 
 
 @pytest.mark.parametrize("keys", [{"head": "new"}, {"reinit_layers": 1}], ids=str)
-def test_what_cannot_be_newer_than_new_is_told(need, keys):
+def test_what_cannot_be_newer_than_new_is_reported(need, keys):
     _, notes = config.Model(config.Config(type="bert", **support.TINY, **keys)).build(need())
     assert notes == [f"model.{next(iter(keys))} does nothing: every weight of a new model is new"]
 

@@ -97,7 +97,7 @@ def test_code_that_needs_numbers_is_counted_all_the_same(mine, images):
     assert build(images((9,)), "mine.models:counts").weight.device.type == "cpu"
 
 
-def test_inputs_that_a_forward_of_one_does_not_take_are_told(mine, need):
+def test_inputs_that_a_forward_of_one_does_not_take_are_reported(mine, need):
     model = build(need(labels=True), "mine.models:counts")
     with pytest.raises(UserError) as told:
         model(input_ids=torch.ones(1, 9), attention_mask=torch.ones(1, 9))

@@ -57,7 +57,7 @@ def test_the_shape_of_images_goes_to_the_configuration_unless_it_is_given(images
     assert made(images(), **VIT, patch_size=8, image_size=64)[0].config.image_size == 64
 
 
-def test_images_that_a_model_does_not_take_are_told_when_it_is_counted(images):
+def test_images_that_a_model_does_not_take_are_reported_when_it_is_counted(images):
     with torch.device("meta"):
         told = mistake(images(), **VIT, patch_size=8, image_size=64)
         assert told.startswith("model: ViTForImageClassification does not take images of 3 x 32 x 32: Input image size")

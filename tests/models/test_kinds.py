@@ -108,7 +108,7 @@ def test_its_weights_are_of_single_precision(made, fits):
 
 
 @pytest.mark.parametrize("made", TRANSFORMERS, indirect=True)
-def test_a_classifier_is_told_its_labels(made, need):
+def test_a_classifier_is_reported_its_labels(made, need):
     module, config = made
     model, _ = module.Model(config()).build(need(labels=True))
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}

@@ -27,7 +27,7 @@ def test_weights_of_half_precision_become_single(saved, need, tmp_path):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_a_new_head_on_the_same_encoder_is_told(saved, need):
+def test_a_new_head_on_the_same_encoder_is_reported(saved, need):
     model, (note,) = build(saved, need(labels=True))
     before = BertForMaskedLM.from_pretrained(saved).bert.state_dict()
     encoder = {name: tensor for name, tensor in model.bert.state_dict().items() if "pooler" not in name}
@@ -38,7 +38,7 @@ def test_a_new_head_on_the_same_encoder_is_told(saved, need):
     assert "bert.encoder" not in note
 
 
-def test_a_head_of_another_number_of_labels_is_made_anew_and_told(need, bert, tmp_path):
+def test_a_head_of_another_number_of_labels_is_made_anew_and_reported(need, bert, tmp_path):
     bert(labels=True).save_pretrained(tmp_path)
     four = {"num_labels": 4, "id2label": dict(enumerate("abcd")), "label2id": {c: n for n, c in enumerate("abcd")}}
     model, notes = build(tmp_path, need(labels=True, options=four))
@@ -75,23 +75,23 @@ def test_a_folder_that_is_not_there_is_named(need, tmp_path):
             build(name, need())
 
 
-def test_a_folder_without_a_model_is_told(need, tmp_path):
+def test_a_folder_without_a_model_is_reported(need, tmp_path):
     with pytest.raises(UserError, match=r"^model"):
         build(tmp_path, need())
 
 
-def test_a_model_of_the_hub_that_cannot_be_had_is_told_with_what_to_do(need):
+def test_a_model_of_the_hub_that_is_missing_is_reported_with_what_to_do(need):
     with pytest.raises(UserError, match=r"^model\.name: nobody/nothing: .*launcher prepare"):
         build("nobody/nothing", need())
 
 
-def test_an_attention_that_there_is_not_is_told(saved, need):
+def test_an_attention_that_there_is_not_is_reported(saved, need):
     with pytest.raises(UserError, match=r"^model: "):
         build(saved, need(), attention="no_such_attention")
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_the_attention_is_the_one_that_is_asked_for(saved, need, attention):
+def test_the_attention_is_the_one_requested(saved, need, attention):
     model, _ = build(saved, need(), attention=attention)
     assert model.config._attn_implementation == attention
 

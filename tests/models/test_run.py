@@ -72,12 +72,12 @@ def test_the_architecture_is_found_without_any_checkpoint(trained, need, tmp_pat
         build(tmp_path, need())
 
 
-def test_a_checkpoint_that_is_not_there_is_told_with_those_there_are(trained, need):
+def test_a_checkpoint_that_is_not_there_is_reported_with_those_there_are(trained, need):
     with pytest.raises(UserError, match=r"^model\.checkpoint: .*step 5 \(there are: 2, 4, 6, latest, best\)"):
         build(trained[0], need(), checkpoint=5)
 
 
-def test_a_folder_without_a_run_is_told(need, tmp_path):
+def test_a_folder_without_a_run_is_reported(need, tmp_path):
     with pytest.raises(UserError, match=rf"^model\.run: {tmp_path}: no run is there \(train it first"):
         build(tmp_path, need())
 
@@ -183,7 +183,7 @@ def test_a_run_of_another_kind_of_model_goes_on(images, ran, keys):
     assert run.Model(run.Config(run=str(folder.path))).tokenizer() is None
 
 
-def test_what_only_transformers_models_can_be_told_is_refused_for_others(images, ran):
+def test_what_only_transformers_models_can_use_is_refused_for_others(images, ran):
     folder, _ = ran(images((5,)), kind="small", type="mlp")
     for keys, told in (
         ({"head": "new"}, r"^model\.head: Small is no transformers model"),

@@ -33,14 +33,14 @@ def mistake(need, **keys):
     ],
     ids=str,
 )  # fmt: skip
-def test_its_weights_are_those_that_are_asked_for_and_it_gives_a_logit_for_each_label(images, keys, shape, weights):
+def test_its_weights_are_those_requested_and_it_gives_a_logit_for_each_label(images, keys, shape, weights):
     model = build(images(shape), **keys)
     found = {name: tuple(p.shape) for name, p in model.named_parameters() if name.endswith("weight")}
     assert found == {f"{name}.weight": size for name, size in weights.items()}
     assert model(anything=torch.randn(2, *shape)).shape == (2, 3)
 
 
-def test_activation_and_dropout_are_those_that_are_asked_for(images):
+def test_activation_and_dropout_are_those_requested(images):
     model = build(images((5,)), type="mlp", hidden=[4], activation="gelu", dropout=0.25)
     assert [type(m).__name__ for m in model] == ["Flatten", "Linear", "GELU", "Dropout", "Linear"]
     assert model.hidden0_dropout.p == 0.25
@@ -71,7 +71,7 @@ def test_mistakes_are_refused(keys):
         small.Config(**keys)
 
 
-def test_what_does_not_fit_is_told(images, need):
+def test_what_does_not_fit_is_reported(images, need):
     assert mistake(images((5,)), type="cnn") == (
         "model.type: a cnn needs channels x height x width, a sample is 5 (take mlp)"
     )

@@ -92,7 +92,7 @@ def test_a_model_without_a_table_of_positions_takes_any_length(kind):
 
 @pytest.mark.parametrize(("keys", "rows"), [({}, 40), ({"vocab_size": 40}, 40), ({"vocab_size": 64}, 64)])
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "modernbert"])
-def test_a_vocabulary_has_the_rows_that_are_asked_for_and_else_as_many_as_the_tokenizer(kind, keys, rows):
+def test_a_vocabulary_has_the_rows_requested_and_else_as_many_as_the_tokenizer(kind, keys, rows):
     with torch.device("meta"):
         model, _ = config.Model(config.Config(type=kind, **ARCHITECTURES[kind], **keys)).build(need())
     assert model.get_input_embeddings().num_embeddings == model.config.vocab_size == rows
@@ -113,7 +113,7 @@ def test_a_vocabulary_that_is_not_known_yet_is_the_architectures_own(keys, rows)
     assert model.get_input_embeddings().num_embeddings == rows
 
 
-def test_a_sample_too_long_is_told_with_what_to_do(bert):
+def test_a_sample_too_long_is_reported_with_what_to_do(bert):
     model = bert(max_position_embeddings=16)
     with pytest.raises(UserError) as told:
         _transformers.check_length(model, need(max_length=17))

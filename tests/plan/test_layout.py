@@ -151,7 +151,7 @@ def test_an_architecture_that_does_not_tell_its_heads_is_not_refused_for_them():
     assert layout.refusals(recipe(strategy={"kind": "fsdp", "tensor_parallel": 5}), silent) == []
 
 
-def test_a_library_that_is_not_installed_is_told_and_never_proposed(monkeypatch):
+def test_a_library_that_is_not_installed_is_reported_and_never_proposed(monkeypatch):
     found = layout.find_spec
     monkeypatch.setattr(layout, "find_spec", lambda name: None if name == "deepspeed" else found(name))
     told = "deepspeed is not installed (pip install deepspeed, or take ddp or fsdp)"

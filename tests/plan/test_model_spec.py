@@ -53,7 +53,7 @@ def test_gradients_and_moments_are_of_what_trains_alone():
     assert memory.checkpoint(recipe, shape) == 4 * (shape.parameters + 2 * shape.trained + shape.buffers)
 
 
-def test_mistakes_that_need_the_model_are_told_by_the_plan():
+def test_mistakes_that_need_the_model_are_reported_by_the_plan():
     for changes, told in (
         ({"model__freeze": ["brt"]}, r"^model\.freeze: 'brt' matches no parameter \(names begin with: bert\.emb"),
         ({"model__adapter": {"kind": "lora", "rank": 2}}, r"^model\.adapter\.rank: unknown key of LoraConfig \("),

@@ -134,7 +134,7 @@ def test_a_less_reduced_copy_is_tried_where_a_small_one_cannot_be_made(monkeypat
     assert tried == [32, 32, 64]  # with fewer layers and with all
 
 
-def test_nothing_is_told_where_no_copy_can_be_made(monkeypatch):
+def test_nothing_is_reported_where_no_copy_can_be_made(monkeypatch):
     monkeypatch.setattr(_tiny_model, "_PARAMETERS", 10)
     assert told("bert") is None
     assert _tiny_model.packs(torch.nn.Linear(2, 2), ModelRequirements("AutoModelForMaskedLM", {}, 9, 0, 8), MLM) is None

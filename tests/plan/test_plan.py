@@ -211,7 +211,7 @@ def test_more_ranks_than_gpus_are_refused(workspace, monkeypatch):
 
 
 @pytest.mark.parametrize("count", ["auto", 2])
-def test_a_machine_without_the_gpus_that_its_profile_asks_for_is_told(workspace, monkeypatch, count):
+def test_a_machine_without_the_gpus_that_its_profile_asks_for_is_reported(workspace, monkeypatch, count):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     told = "--cluster local: device: cuda, and nvidia-smi finds no GPU on this machine "
     advice = "(look at CUDA_VISIBLE_DEVICES, or cluster.device=cpu trains on the CPU)"
@@ -230,7 +230,7 @@ def test_a_plan_that_does_not_fit_is_refused(workspace):
 # Mistakes where keys meet
 
 
-def test_all_that_is_wrong_is_told_at_once(workspace):
+def test_all_that_is_wrong_is_reported_at_once(workspace):
     assert mistakes(
         ranks=16, train__max_tokens=16, evaluate={"every": 2}, data__validation=None, model__hidden_sise=4,
         tokenizer={"kind": "pretrained", "name": "./nowhere"},
@@ -259,17 +259,17 @@ def test_all_that_is_wrong_is_told_at_once(workspace):
          "data.validation.fraction: more than half of the data would be held out"),
     ],
 )  # fmt: skip
-def test_a_model_that_cannot_be_built_is_told_with_its_key(workspace, changes, told):
+def test_a_model_that_cannot_be_built_is_reported_with_its_key(workspace, changes, told):
     assert mistakes(**changes) == [told]
 
 
-def test_a_disk_too_small_for_a_checkpoint_is_told(workspace, monkeypatch):
+def test_a_disk_too_small_for_a_checkpoint_is_reported(workspace, monkeypatch):
     monkeypatch.setattr(plan.checks, "free_bytes", lambda path: 1000)  # a real small disk: tests/test_bad_input.py
     told = "checkpoint: a checkpoint takes 180.3 KiB, 1000 B are free at runs/tiny/checkpoints (make room there)"
     assert mistakes() == [told]
 
 
-def test_what_has_been_found_before_is_told_first(workspace):
+def test_what_has_been_found_before_is_reported_first(workspace):
     recipe = Recipe.model_validate(support.mlm())
     with pytest.raises(UserError) as told:
         plan.make(recipe, CLUSTER, file="recipe.yaml", ranks=13, wrong=["data.train.path: gone"])

@@ -45,7 +45,7 @@ def test_the_size_of_a_local_tokenizer_is_that_of_the_tokenizer_that_is_loaded(a
     assert vocabulary_size.size(of(tmp_path)) == size == len(tokenizer.load(str(tmp_path), "tokenizer"))
 
 
-def test_the_size_of_a_tokenizer_to_be_trained_is_the_one_that_is_asked_for():
+def test_the_size_of_a_tokenizer_to_be_trained_is_the_one_requested():
     assert vocabulary_size.size(recipe()) == 120
 
 

@@ -80,7 +80,7 @@ def test_each_folder_of_a_run_is_tried(culprit):
     assert writable_folders.run(RunDir(Path("runs/r"))) == told
 
 
-def test_temporary_files_go_where_they_are_asked_for_or_nowhere(monkeypatch, here):
+def test_temporary_files_go_where_requested_or_nowhere(monkeypatch, here):
     monkeypatch.setenv("TMPDIR", "/nowhere")
     assert writable_folders.temporary() == [
         "TMPDIR: /nowhere does not exist (create it, or set TMPDIR to another folder)"
@@ -102,7 +102,7 @@ def test_a_home_that_nobody_knows(monkeypatch):
         cache_root.root()
 
 
-def test_every_folder_is_told_with_the_other_mistakes(monkeypatch):
+def test_every_folder_is_reported_with_the_other_mistakes(monkeypatch):
     """At once, by the plan and by the start; of a cache nothing is asked where all is there already."""
     file = support.write(support.small(train__global_batch=1))
     Path("runs").symlink_to("nowhere")

@@ -59,7 +59,7 @@ def test_overrides_of_recipe_and_cluster_are_separated():
     assert (recipe, cluster) == (["seed=1", "train.steps=2"], ["cluster.slurm.time=30", " cluster.nodes=2"])
 
 
-def test_a_mistake_in_an_override_of_the_cluster_names_the_whole_override(tmp_path):
+def test_an_override_of_the_cluster_is_read_without_its_prefix_and_reported_with_it(tmp_path):
     file = support.write(
         {"kind": "slurm", "device": "cpu", "devices_per_node": 1, "memory_per_device": 1}, tmp_path / "c.yaml"
     )

@@ -24,6 +24,7 @@ def submit(workspace):
     def call(*overrides, cluster="lab.yaml", grid=None, dry_run=False):
         ours, theirs = load.parted(overrides)
         profile = load.cluster(cluster, theirs).value
+        tool.check_queue(profile)
         tool.submit(load.recipe(recipe, ours), profile, grid, dry_run, Console(stderr=True, width=200))
 
     return call
