@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from launcher.config.env_vars import OFFLINE, RANK_DEFAULTS
 from launcher.distributed import failure, heartbeat, logs, private_tmp, signals
-from launcher.distributed.exit_codes import FAILED
+from launcher.distributed.exit_codes import DONE, FAILED
 from launcher.distributed.shutdown import StopMonitor, write_stop_file
 from launcher.distributed.signals import StopReason
 from launcher.launch import Launch, RanksEnded, RendezvousSpec
@@ -80,12 +80,14 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     try:
         result = agent.run()
     except RendezvousClosedError:
-        return RanksEnded(0, closed=True)
+        return RanksEnded(DONE, closed=True)
     except (EOFError, ConnectionError):  # of the server that ranks are forked from
         return RanksEnded(FAILED, failed=failure.Failure(0, 255, "", "", int(time.time())))
     finally:
         ended.set()
         rendezvous.shutdown()
+    if result is None:  # torch's answer for a reserve that was never needed
+        return RanksEnded(DONE, closed=True)
     if result.is_failed():
         return RanksEnded(FAILED, failed=_cause(result.failures, spec))
     return _combine(result.return_values)
