@@ -1,8 +1,8 @@
-"""torch's FSDP2 (`fully_shard`): parameters, gradients and moments are dealt over the ranks, layer by layer.
+"""torch's FSDP2 (`fully_shard`): parameters, gradients and optimiser state are sharded over the ranks, layer by layer.
 
-`full` frees a layer's gathered parameters after its forward and gathers them again in the backward (as ZeRO-3 does);
-`grad_op` keeps them until the backward is through (ZeRO-2); `hybrid` shards inside each of `replicas` groups of ranks
-and averages between the groups: the mesh is replica x shard.
+`full` frees the gathered parameters of a layer after its forward and gathers them again in the backward (as ZeRO-3).
+`grad_op` keeps them until the end of the backward (as ZeRO-2). `hybrid` shards inside each of `replicas` groups of
+ranks and averages between the groups: the mesh is replica x shard.
 """
 
 from typing import TYPE_CHECKING, Literal

@@ -149,10 +149,10 @@ def fail_at(process, folder, where):
     """A save that fails with ENOSPC at one of its last steps: when it is renamed, or when it is marked as whole."""
     import os
 
+    from launcher.storage import checkpoint_format
     from launcher.storage.disk_full import DiskFull
-    from launcher.train import checkpoint
 
-    flush = checkpoint.flush
+    flush = checkpoint_format.flush
 
     def full(path):
         if path.name.endswith(where):
@@ -160,7 +160,7 @@ def fail_at(process, folder, where):
         flush(path)
 
     save(process, folder, [1], 2)
-    checkpoint.flush = full
+    checkpoint_format.flush = full
     with pytest.raises(DiskFull):
         save(process, folder, [2], 2)
 
