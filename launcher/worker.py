@@ -145,7 +145,7 @@ def _part(run: run_setup.PreparedRun, at: Process, stop: Stop, heartbeat: Heartb
         more = code == loop.DONE and built.progress.step == built.until < built.steps
         finished = code == loop.DONE and not more
         if at.rank == 0 and finished and built.progress.step < built.steps:
-            print(early_stopping.told(built.progress.history, run.recipe.evaluate), flush=True)
+            print(early_stopping.message(built.progress.history, run.recipe.evaluate), flush=True)
         return (built.progress.step if more else None), code
     except BaseException as error:
         error.add_note(f"at step {built.progress.step + 1}")

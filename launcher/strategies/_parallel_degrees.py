@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from launcher.plan.model_spec import Architecture
 
 
-def divides(tensor_parallel: int, ranks: int, replicas: int = 1) -> str | None:
+def check_ranks(tensor_parallel: int, ranks: int, replicas: int = 1) -> str | None:
     """The reason why replicas x shards x tensor_parallel cannot be the number of ranks; None: it can."""
     if ranks % (replicas * tensor_parallel) == 0:
         return None
@@ -22,7 +22,7 @@ def divides(tensor_parallel: int, ranks: int, replicas: int = 1) -> str | None:
     return f"{subject} not {' x '.join(axes)} (a multiple of {replicas * tensor_parallel} is)"
 
 
-def whole_heads(tensor_parallel: int, count: int) -> list[tuple[str, str]]:
+def check_heads(tensor_parallel: int, count: int) -> list[tuple[str, str]]:
     """Refuse a degree that does not divide the attention heads. `count`: of heads, 0 if unknown."""
     if tensor_parallel == 1 or count == 0 or count % tensor_parallel == 0:
         return []
@@ -30,7 +30,7 @@ def whole_heads(tensor_parallel: int, count: int) -> list[tuple[str, str]]:
     return [("strategy.tensor_parallel", f"{tensor_parallel} does not divide the {count} heads (these do: {possible})")]
 
 
-def whole(recipe: "Recipe", instead: str) -> list[tuple[str, str]]:
+def refuse_sharded_matrices(recipe: "Recipe", instead: str) -> list[tuple[str, str]]:
     """Refuse optimisers that need whole matrices, of which a rank has a shard. With DTensors, torch's Adafactor fails,
     and Muon adds up the shards in bf16 (torch 2.13). `instead`: a strategy that supports them."""
     if recipe.optimizer.elementwise:
@@ -41,14 +41,14 @@ def whole(recipe: "Recipe", instead: str) -> list[tuple[str, str]]:
     return [("optimizer.kind", what)]
 
 
-def compiled(tensor_parallel: int, recipe: "Recipe") -> list[tuple[str, str]]:
+def refuse_compile(tensor_parallel: int, recipe: "Recipe") -> list[tuple[str, str]]:
     """Refuse torch.compile, which cannot trace the DTensors of tensor parallelism yet (torch 2.13)."""
     if tensor_parallel == 1 or not recipe.train.compile:
         return []
     return [("train.compile", "not together with strategy.tensor_parallel (leave one of them out)")]
 
 
-def sharded(
+def sharded_memory(
     shape: "Architecture", shards: int, tensor: int, keep: bool = False, prefetch: int = 0, offload: bool = False
 ) -> MemoryShare:
     """The memory share of a device under `fully_shard`. `keep`: gathered layers stay until the end of the backward.

@@ -13,7 +13,7 @@ from launcher import strategies
 from launcher.config.types import StrategyConfig, hint
 from launcher.strategies import Engine, MemoryShare, UnwrappedModel
 from launcher.strategies._deepspeed_settings import Settings
-from launcher.strategies._parallel_degrees import whole
+from launcher.strategies._parallel_degrees import refuse_sharded_matrices
 
 if TYPE_CHECKING:
     from launcher.config.recipe import Recipe
@@ -94,7 +94,7 @@ class Strategy(strategies.Strategy[Config]):
                 "DeepSpeed counts one number of steps for all parameters, wrong for those that thaw (take ddp or fsdp)"
             )
             out.append(("model.unfreeze_at", what))
-        return out + (whole(recipe, "ddp") if self.config.zero else [])
+        return out + (refuse_sharded_matrices(recipe, "ddp") if self.config.zero else [])
 
     @staticmethod
     def layouts(ranks: int) -> list[Config]:

@@ -12,7 +12,7 @@ from launcher.config.recipe import Train
 from launcher.train.sample_randomness import ModelRandomness
 
 
-def dress(layers: Iterable[nn.Module], train: Train, randomness: ModelRandomness) -> None:
+def apply(layers: Iterable[nn.Module], train: Train, randomness: ModelRandomness) -> None:
     """Compile each layer, and checkpoint the activations of every n-th one, as the recipe requires. Shapes are compiled
     as variables, because lengths vary between micro-batches."""
     every = train.checkpointed_every

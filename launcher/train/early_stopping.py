@@ -36,7 +36,7 @@ def best_so_far(history: Sequence[tuple[int, float]], step: int) -> bool:
     return any(found < min(before, default=math.inf) for at, found in history if at == step)
 
 
-def told(history: Sequence[tuple[int, float]], evaluate: Evaluate) -> str:
+def message(history: Sequence[tuple[int, float]], evaluate: Evaluate) -> str:
     """The message about an early end of the run."""
     step, _ = min(history, key=lambda entry: (entry[1], entry[0]))
     since = f"no better {evaluate.metric} in {evaluate.patience} evaluations"
