@@ -143,7 +143,7 @@ def _engine(
     if process.rank == 0:
         samples = layout.micro(recipe, process.world, facts.longest)[1]
         notes += attention_dropout_cost.note(model, samples, facts.longest, precision, process.device)
-    compile_and_recompute.dress(probe.layers.values(), recipe.train, randomness)
+    compile_and_recompute.apply(probe.layers.values(), recipe.train, randomness)
     if not probe.layers and (recipe.train.compile or recipe.train.checkpointed_every):
         notes.append("no layer of this model runs just once: compile and activation_checkpointing do nothing")
     optimizer = plugins.optimizer(recipe.optimizer)

@@ -231,11 +231,11 @@ def _train_part(
     finished = False
     try:
         code = loop.train(built)
-        goes_on = code == DONE and built.progress.step == built.until < built.steps
-        finished = code == DONE and not goes_on
+        more = code == DONE and built.progress.step == built.until < built.steps
+        finished = code == DONE and not more
         if group.rank == 0 and finished and built.progress.step < built.steps:
-            print(early_stopping.told(built.progress.history, run.recipe.evaluate), flush=True)
-        return (built.progress.step if goes_on else None), code
+            print(early_stopping.message(built.progress.history, run.recipe.evaluate), flush=True)
+        return (built.progress.step if more else None), code
     except BaseException as error:
         error.add_note(f"at step {built.progress.step + 1}")
         raise

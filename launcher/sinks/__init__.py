@@ -1,7 +1,7 @@
-"""Where numbers go. A kind is one module here with a `Config` (a subclass of `launcher.config.types.Plugin`) and a
-class `Sink` that extends the one below; the file is the registration. Only rank 0 has sinks. A record is one object of
+"""Sinks: where metrics go. A kind is one module here with a `Config` (a subclass of `launcher.config.types.Plugin`) and
+a class `Sink` that extends the one below; the file is the registration. Only rank 0 has sinks. A record is an object of
 metrics.jsonl: a training step (`step, loss, grad_norm, lr, samples, tokens, seconds, data, skipped`) or an evaluation
-(`step` and `eval/<metric>`). After a resume a step may be written twice: the later record counts.
+(`step` and `eval/<metric>`). After a resume a step may be written twice; the later record is valid.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +20,8 @@ Record = Object
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a sink may want to know of the run. `recipe` is the resolved one; `equation` the batch equation."""
+    """A run, for its sinks. `recipe`: the resolved one. `steps`: of the whole run; `start`: the step that it continues
+    from. `seconds`, `tokens`, `skipped`, `overflows`: until then. `equation`: of the global batch."""
 
     name: str
     folder: Path
@@ -36,22 +37,22 @@ class RunInfo:
 
 
 def warn(line: str) -> None:
-    """Print a line to the user. Standard output that takes none, such as on a full disk, ends no training."""
+    """Print a line for the user. An error of standard output, such as a full disk, is ignored."""
     with suppress(OSError):
         print(line, flush=True)
 
 
 class Sink(ABC, Generic[C_co]):
-    """Where the numbers of one run go. `config`: its Config; `about`: the run, or its continuation where `about.start`
-    is above 0."""
+    """The sink of one Config for one run. `about`: the run, which continues an earlier start where `about.start` is
+    above 0."""
 
     @abstractmethod
     def __init__(self, config: C_co, about: RunInfo) -> None: ...
 
     @abstractmethod
     def write(self, record: Record) -> None:
-        """Take one record."""
+        """Write a record."""
 
     @abstractmethod
     def close(self, finished: bool) -> None:
-        """The run leaves; `finished`: all its steps are done."""
+        """Close the sink at the end of a start. `finished`: all steps of the run are done."""

@@ -1,4 +1,4 @@
-"""A progress bar with loss, tokens/s and time left; plain lines where the output is no terminal."""
+"""A progress bar with loss, tokens/s and remaining time; plain lines where the output is no terminal."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ from launcher.plan.run_estimates import duration
 from launcher.sinks import Record, RunInfo
 
 _RECENT, _OUTLIER = 100, 5
-"""Steps that the time left goes by, and how many times their median counts at most."""
+"""The number of recent steps for the remaining time, and the limit of a step's time over their median."""
 
 
 class Config(Plugin):
@@ -27,8 +27,8 @@ class Config(Plugin):
 
 
 class StepPace:
-    """Seconds of a step, as the recent ones took: without the first of a start, which may compile, and with little
-    weight for the few that took many times as long as others."""
+    """The time of recent steps. The first step of a start is left out, because it may compile, and outliers are
+    limited."""
 
     def __init__(self) -> None:
         self._recent, self._first = deque[float](maxlen=_RECENT), True
@@ -40,9 +40,9 @@ class StepPace:
         self._recent.append(seconds)
 
     def left(self, steps: int) -> str:
-        """How long so many steps will take."""
-        most = _OUTLIER * statistics.median(self._recent)
-        seconds = steps * statistics.fmean(min(each, most) for each in self._recent)
+        """The expected time of so many steps, as text."""
+        limit = _OUTLIER * statistics.median(self._recent)
+        seconds = steps * statistics.fmean(min(each, limit) for each in self._recent)
         return f"{seconds:.0f} s" if seconds < 120 else duration(seconds)
 
 
@@ -50,7 +50,7 @@ class Sink(sinks.Sink[Config]):
     def __init__(self, config: Config, about: RunInfo):
         self._every, self._steps = config.every, about.steps
         self._rich = Rich(highlight=False)
-        self._seconds, self._tokens, self._speed, self._told = about.seconds, about.tokens, 0.0, 0.0
+        self._seconds, self._tokens, self._speed, self._printed_at = about.seconds, about.tokens, 0.0, 0.0
         self._skipped, self._overflows, self._pace = about.skipped, about.overflows, StepPace()
         start = f", from step {about.start}" if about.start else ""
         self._say(f"[bold]{about.name}[/]: {about.steps} steps{start}; global batch {about.equation}")
@@ -82,16 +82,16 @@ class Sink(sinks.Sink[Config]):
         self._speed = 0.9 * self._speed + 0.1 * now if self._speed else now
         self._pace.add(seconds)
         text = f"loss {record['loss']:.4f}  lr {record['lr']:.2e}  {self._speed:,.0f} tokens/s"
-        self._tell_of_trouble(record)
+        self._warn_of_trouble(record)
         if self._bar is not None:
             self._bar.update(self._task, completed=record["step"], description=text)
-        elif time.monotonic() - self._told >= self._every or record["step"] == self._steps:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._printed_at >= self._every or record["step"] == self._steps:
+            self._printed_at = time.monotonic()
             left = self._pace.left(self._steps - record["step"])
             self._say(f"step {record['step']:>6}/{self._steps}  {text}  {left} left")
 
-    def _tell_of_trouble(self, record: Record) -> None:
-        """Steps without an update, and steps that were taken again under a smaller loss scale."""
+    def _warn_of_trouble(self, record: Record) -> None:
+        """Print a warning about steps without an update and steps repeated with a smaller loss scale."""
         if record.get("skipped", 0) > self._skipped:
             self._say(f"step {record['step']:>6}  [yellow]skipped[/]: the gradient was not finite, nothing was updated")
         if record.get("overflows", 0) > self._overflows:

@@ -1,8 +1,7 @@
-"""metrics.jsonl in the run folder: an object a line, each written whole. A number that is not finite is null: JSON has
-no other way to say it.
+"""metrics.jsonl in the run folder, with an object in each line. Numbers that are not finite are null.
 
-On a full disk training goes on, and lines wait in memory until there is room: none is lost or written in part, unless
-the run ends before that, which is then its failure.
+On a full disk training continues, and lines are kept in memory until there is room. They are lost only if the run ends
+before that, and then the run fails.
 """
 
 import json
@@ -27,7 +26,7 @@ class Config(Plugin):
 
 
 _MOST_WAITING = 2**24
-"""Bytes of lines that wait for room; a run that writes more has been without room for too long to be trusted."""
+"""Bytes of lines that may wait for room before the run fails."""
 
 
 class Sink(sinks.Sink[Config]):
@@ -37,8 +36,8 @@ class Sink(sinks.Sink[Config]):
         self._waiting, self._warned = b"", False
 
     def write(self, record: Record) -> None:
-        """One system call a line: a process killed at any instant leaves whole lines. Raises DiskFull where too many
-        wait for room."""
+        """Write a line by one system call, so that a killed process leaves complete lines. Raises DiskFull where too
+        many lines wait for room."""
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         try:
             check_metrics(plain)
@@ -61,8 +60,8 @@ class Sink(sinks.Sink[Config]):
             raise disk_full.DiskFull(f"{lines} of {self._path} could not be written: {full}")
 
     def _flush(self) -> str | None:
-        """Write what waits. Returns what is exhausted where that is impossible now. What a full disk cuts a line to is
-        completed as soon as there is room."""
+        """Write the waiting lines. Returns a description of the full disk where there is no room. A line that was
+        written in part is completed later."""
         try:
             while self._waiting:
                 self._waiting = self._waiting[os.write(self._file, self._waiting) :]

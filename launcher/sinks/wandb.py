@@ -1,11 +1,11 @@
-"""Weights & Biases, online or offline: the resolved recipe as config, one run over all resumes.
+"""Weights & Biases, online or offline: one wandb run over all starts, with the resolved recipe as its config.
 
-The run's id is kept in the run folder. Offline, each start leaves a folder of its own under <run>/wandb with that same
-id. A rank that is killed takes with it what wandb had not yet written, so a start that goes on first tells wandb what
-metrics.jsonl holds: the newest folder has the whole history, and is the one to sync.
+The run folder has the wandb id. Offline, each start creates a folder under <run>/wandb with that id. A killed rank
+loses the records that wandb had not written yet. So a resumed run first logs the records of metrics.jsonl again: the
+newest folder has the whole history, and is the one to sync.
 
-wandb writes from a process of its own, which does not report what it loses: here a folder that is gone, and a disk
-without room, are noticed before each record. Training goes on.
+wandb writes in another process, which does not report losses. A missing folder and a full disk are therefore checked
+before each record, with a warning. Training continues.
 """
 
 import errno
@@ -39,14 +39,14 @@ class Config(Plugin):
 
 
 _BLOCK = 2**15
-"""Bytes that wandb writes at once."""
+"""Bytes that wandb writes in one block."""
 
 
 class Sink(sinks.Sink[Config]):
     def __init__(self, config: Config, about: RunInfo):
         import wandb
 
-        os.environ.pop(wandb.env.SERVICE, None)  # type: ignore[attr-defined]  # another's would keep the run's id taken after this rank is killed
+        os.environ.pop(wandb.env.SERVICE, None)  # type: ignore[attr-defined]  # the service of another process would keep the id in use after this rank is killed
         self._run: Any = wandb.init(
             id=_id(about), resume="allow", name=about.name, dir=about.folder, config=about.recipe, mode=config.mode,
             project=config.project, entity=config.entity, group=config.group, tags=config.tags,
@@ -64,7 +64,7 @@ class Sink(sinks.Sink[Config]):
         self._run.log(record)
 
     def _warn_of_losses(self, step: int) -> None:
-        """Say once that what is logged from here on may be lost, and where it is kept all the same."""
+        """Warn once that records may be lost from here on, and where they are kept."""
         if not self._folder.is_dir():
             what = f"{self._folder.parent} was deleted"
         elif free_bytes(self._folder) < _BLOCK:
@@ -82,12 +82,13 @@ class Sink(sinks.Sink[Config]):
 
 
 def _earlier(about: RunInfo) -> list[Record]:
-    """What metrics.jsonl holds up to the step that this start goes on from; of a record told twice, the later."""
-    told = {(line["step"], "loss" in line): line for line in RunDir(about.folder).lines()}
-    return [line for (step, _), line in told.items() if step <= about.start]
+    """The records of metrics.jsonl up to the step that this start continues from; the later one of duplicates."""
+    records = {(line["step"], "loss" in line): line for line in RunDir(about.folder).lines()}
+    return [line for (step, _), line in records.items() if step <= about.start]
 
 
 def _id(about: RunInfo) -> str:
+    """The wandb id in the run folder, created at the first start."""
     file = about.folder / run_files.WANDB_ID
     if not file.is_file():
         aside = file.with_name(f".{file.name}.partial")

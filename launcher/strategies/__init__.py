@@ -1,11 +1,11 @@
-"""How a model is spread over ranks. A kind is one module here with a `Config` (a subclass of
+"""Strategies: how a model is distributed over ranks. A kind is one module here with a `Config` (a subclass of
 `launcher.config.types.StrategyConfig`) and a class `Strategy` that extends the one below; the file is the registration.
 Import torch inside functions: a plan reads every Config on a login node.
 
-The seam is the Engine: whether a micro-batch is the last of its step must be known before its forward (DDP decides
-there whether to reduce), so a micro-batch runs inside `accumulating`. An engine tells the norm of the gradients before
-it updates anything: whether to take the step, and the factor of clipping and loss scale, is decided in the loop, once
-for every strategy.
+A strategy wraps a model into an Engine. A micro-batch runs inside `accumulating`, because DDP decides before the
+forward whether to reduce in the backward. An engine returns the norm of the gradient before it updates anything. The
+training loop decides for all strategies whether to take the step, and with which factor for clipping and the loss
+scale.
 """
 
 from abc import ABC, abstractmethod
@@ -29,33 +29,34 @@ C_co = TypeVar("C_co", bound=StrategyConfig, covariant=True)
 
 
 class Engine(ABC):
-    """A model that trains, wrapped."""
+    """A wrapped model and its optimiser."""
 
     module: "torch.nn.Module"
-    """What to call; evaluation uses it too."""
+    """The wrapped model, for training and evaluation."""
     rehearsals: int = 0
-    """Backwards it wants to see, and drop, before the first step."""
+    """The number of backwards to run, and drop, before the first step."""
 
     @abstractmethod
     def accumulating(self, last: bool) -> "AbstractContextManager[torch.nn.Module]":
-        """A micro-batch: its forward and `backward` belong inside. Gradients are averaged over ranks at the last."""
+        """The context of the forward and the `backward` of a micro-batch; yields the model to call. Gradients are
+        averaged over ranks at the last one of a step."""
 
     @abstractmethod
     def backward(self, loss: "torch.Tensor") -> None:
-        """Add the gradients of a loss."""
+        """Add the gradients of a loss to those of the step."""
 
     @abstractmethod
     def norm(self) -> float:
-        """The norm of the whole gradient, the same on every rank; all ranks call it."""
+        """The norm of the whole gradient, the same on every rank. All ranks call it."""
 
     @abstractmethod
     def nonfinite(self) -> dict[str, bool]:
-        """For each trained parameter, in the model's order, whether what this rank holds of its gradient is not finite.
+        """Whether this rank's part of the gradient is infinite or nan, for each trained parameter in the model's order.
         All ranks call it."""
 
     @abstractmethod
     def update(self, lr: float, factor: float) -> None:
-        """Multiply the gradients, step, and clear them."""
+        """Multiply the gradients by `factor`, take an optimiser step with the rate `lr`, and clear the gradients."""
 
     @abstractmethod
     def clear(self) -> None:
@@ -68,17 +69,18 @@ class Engine(ABC):
 
     @abstractmethod
     def state_dict(self) -> "dict[str, torch.Tensor]":
-        """`model.<name>` and `optimizer.<name>.<moment>`: canonical names and shapes whatever wraps the model, each
-        rank its share (DTensor). Loading writes into these tensors and then calls `load_state_dict`."""
+        """The state by canonical names: `model.<name>` and `optimizer.<name>.<moment>`. Shapes are those of the
+        unwrapped model, each rank has its shard (DTensor). A load writes into these tensors and then calls
+        `load_state_dict`."""
 
     @abstractmethod
     def load_state_dict(self, state: "dict[str, torch.Tensor]") -> None:
-        """Take over what has been loaded into the tensors of `state_dict`."""
+        """Apply the values that were loaded into the tensors of `state_dict`."""
 
 
 @dataclass(frozen=True)
 class UnwrappedModel:
-    """A model on its device, before anything wraps it, and what will train it."""
+    """A model on its device before a strategy wraps it. `optimizer`: builds its torch optimiser (`for_model`)."""
 
     model: "torch.nn.Module"
     probe: "ModelProbe"
@@ -89,10 +91,12 @@ class UnwrappedModel:
 
 @dataclass(frozen=True)
 class MemoryShare:
-    """What share of a model one device holds, between steps: 1 is all of it, 0 none. `gathered`: parameters that are
-    there whole for a moment while it computes, over what it holds. `flat`: bytes of buffers of the strategy's own.
-    `host`: what is on the host instead, for each rank, in sizes of the whole weights, and `moved`: what share of the
-    optimiser's moments is there as well."""
+    """The fractions of weights, gradients and optimiser state that one device holds between steps, from 0 to 1.
+
+    `gathered`: parameters that are gathered while it computes, besides those that it holds. `flat`: bytes of the
+    strategy's own buffers. `host`: data in host memory for each rank, over the size of the weights; `moved`: the
+    fraction of the optimiser state that is in host memory too.
+    """
 
     weights: float = 1.0
     gradients: float = 1.0
@@ -104,10 +108,10 @@ class MemoryShare:
 
 
 class Strategy(ABC, Generic[C_co]):
-    """How one Config spreads a model."""
+    """The strategy of one Config."""
 
     libraries: tuple[str, ...] = ()
-    """What it imports that the launcher does not come with."""
+    """Optional packages that it imports."""
 
     def __init__(self, config: C_co) -> None:
         self.config = config
@@ -115,27 +119,28 @@ class Strategy(ABC, Generic[C_co]):
     @staticmethod
     @abstractmethod
     def layouts(ranks: int) -> "Sequence[StrategyConfig]":
-        """The Configs worth trying on so many ranks: what `parity` compares and a plan proposes."""
+        """The Configs to consider for so many ranks: `parity` compares them, and a plan proposes them."""
 
     def check(self, ranks: int) -> str | None:
-        """Why it cannot run on so many ranks, for the plan; None: it can."""
+        """The reason why it cannot run on so many ranks; None: it can."""
         return None
 
     def refusals(self, recipe: "Recipe", heads: int) -> list[tuple[str, str]]:
-        """Keys of a recipe that it cannot do, each with why and what else. `heads`: of the model's attention."""
+        """The keys of a recipe that it does not support, each with the reason and an alternative. `heads`: number of
+        the model's attention heads, 0 if unknown."""
         return []
 
     def axes(self, ranks: int) -> dict[str, int]:
-        """The mesh of ranks by the names of its axes, the outermost first: `replica`, `shard`, `tensor`."""
+        """The sizes of the axes of the device mesh by name, the outermost first: `replica`, `shard`, `tensor`."""
         return {}
 
     @abstractmethod
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
-        """What a device holds of a model of this shape."""
+        """The part of a model of this shape that a device holds."""
 
     def load(self, device: str) -> None:
-        """Import what it needs beyond torch, for a kind of device."""
+        """Import its optional packages, for a type of device."""
 
     @abstractmethod
     def wrap(self, unwrapped: UnwrappedModel) -> Engine:
-        """The engine of a model that is on its device already."""
+        """Wrap a model that is on its device."""

@@ -10,7 +10,7 @@ Settings = dict[str, Any]
 
 
 def settings(config: "Config", precision: str) -> Settings:
-    """DeepSpeed's own configuration."""
+    """The configuration of DeepSpeed for a strategy and a precision."""
     numbers = int(config.bucket_mb * 2**18)  # of 4 bytes
     zero: Settings = {
         "stage": config.zero,
@@ -23,7 +23,7 @@ def settings(config: "Config", precision: str) -> Settings:
     if config.offload == "all":
         zero["offload_param"] = {"device": "cpu"}
     if config.zero == 3:
-        # a parameter is let go after its use, a small one too: what DeepSpeed keeps by default is most of an encoder
+        # free all parameters after use: by default DeepSpeed keeps small ones, which are most of an encoder
         zero |= {"stage3_max_reuse_distance": 0, "stage3_param_persistence_threshold": 0}
         zero |= {"stage3_prefetch_bucket_size": numbers, "stage3_max_live_parameters": 2 * numbers}
     half = {"bf16": "bfloat16", "fp16": "float16"}.get(precision)
@@ -33,7 +33,7 @@ def settings(config: "Config", precision: str) -> Settings:
         "gradient_clipping": 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,  # torch's own fused AdamW runs on the host as well
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW runs on the host too
     }
     if half:
         ours["torch_autocast"] = {"enabled": True, "dtype": half, "lower_precision_safe_modules": []}
@@ -41,6 +41,7 @@ def settings(config: "Config", precision: str) -> Settings:
 
 
 def _merged(ours: Settings, extra: Settings) -> Settings:
+    """Merge nested maps; `extra` wins."""
     out = dict(ours)
     for key, value in extra.items():
         out[key] = _merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value

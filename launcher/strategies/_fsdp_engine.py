@@ -1,7 +1,7 @@
-"""The engine of FSDP2 (`fully_shard`), layer by layer, alone or with tensor parallelism as a second axis of the mesh.
+"""The engine of FSDP2 (`fully_shard`) for each layer, alone or with tensor parallelism as another axis of the mesh.
 
-Gradients are reduced to shards after each micro-batch, never kept whole until the last one: sharding is there to save
-memory. Only the all-reduce between replicas waits for the last.
+Gradients are reduced to shards after each micro-batch to save memory. Only the all-reduce between replicas is done at
+the last one.
 """
 
 import warnings
@@ -21,7 +21,8 @@ from launcher.strategies._torch_engine import TorchEngine, local
 
 
 class FsdpEngine(TorchEngine):
-    """`fused`: permuted parameters of tensor parallelism, by name (see launcher.strategies._tensor_parallel)."""
+    """The engine of a model under `fully_shard`. `fused`: the permuted parameters of tensor parallelism by name (see
+    launcher.strategies._tensor_parallel)."""
 
     def __init__(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, fused: dict[str, _tensor_parallel.FusedLinear]
@@ -35,7 +36,7 @@ class FsdpEngine(TorchEngine):
         yield self.module
 
     def norm(self) -> float:
-        """Each rank adds what it holds, divided by the number of ranks that hold the same."""
+        """Sum the squares of all ranks, each divided by the number of ranks that hold the same part."""
         parameters = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms = torch.stack(torch._foreach_norm([local(p.grad) for p in parameters])) if parameters else torch.zeros(1)
         copies = torch.tensor([_copies(p.grad) for p in parameters], dtype=norms.dtype, device=norms.device)
@@ -44,9 +45,9 @@ class FsdpEngine(TorchEngine):
         return float(total.sqrt())
 
     def partial(self, process: ProcessGroup) -> list[str]:
-        """The parameters of which neighbours on the tensor axis hold the same piece, but not the same gradient: each
-        has a part of it, and nothing adds them up. All ranks call it."""
-        named = [(n, p) for n, p in self._model.named_parameters() if p.grad is not None and not _dealt(p)]
+        """The parameters that ranks of the tensor axis hold in common, but with different gradients: each rank has a
+        part of the gradient, and nothing adds them up. All ranks call it."""
+        named = [(n, p) for n, p in self._model.named_parameters() if p.grad is not None and not _is_tensor_sharded(p)]
         norms = np.array([float(local(p.grad).double().norm()) for _, p in named])
         every = process.all_gather(norms).reshape(-1, process.tensor_parallel, len(named))
         apart = np.ptp(every, axis=1) > 1e-3 * every.max(axis=1) + 1e-12
@@ -55,7 +56,7 @@ class FsdpEngine(TorchEngine):
     def state_dict(self) -> dict[str, torch.Tensor]:
         for module in self.module.modules():
             if isinstance(module, FSDPModule):
-                module.reshard()  # a forward without a backward, as evaluation is one, may have left it gathered
+                module.reshard()  # a forward without a backward, as in evaluation, may have left it gathered
         state = super().state_dict()
         for key in state:
             if fused := self._fused.get(_parameter(key)):
@@ -77,9 +78,10 @@ def wrap(
     policy: MixedPrecisionPolicy | None = None,
     prefetch: int = 0,
 ) -> FsdpEngine:
-    """`axes`: the mesh by name, in this order: `replica` (optional), `shard`, `tensor` (optional). The parameters of
-    each layer are gathered as one; what is outside the layers is another group."""
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # nothing here changes an output in place
+    """Wrap a model with `fully_shard`. The parameters of each layer are gathered together, and those outside the layers
+    as another group. `axes`: the sizes of the mesh axes in this order: `replica` (optional), `shard`, `tensor`
+    (optional). `prefetch`: layers to gather ahead."""
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # no output is changed in place here
     process, layers = unwrapped.process, unwrapped.probe.layers
     process.ensure_initialized()
     mesh = init_device_mesh(process.device.type, tuple(axes.values()), mesh_dim_names=tuple(axes))
@@ -98,21 +100,21 @@ def wrap(
 
 
 def _prefetch(layers: list[torch.nn.Module], ahead: int) -> None:
-    """Gather so many layers ahead of the one that computes."""
+    """Gather so many layers ahead of the computing one."""
     if ahead:
         for number, layer in enumerate(layers):
             layer.set_modules_to_forward_prefetch(layers[number + 1 : number + 1 + ahead])
             layer.set_modules_to_backward_prefetch(layers[max(0, number - ahead) : number][::-1])
 
 
-def _dealt(tensor: torch.Tensor) -> bool:
-    """Whether the ranks of the tensor axis hold different pieces of it."""
+def _is_tensor_sharded(tensor: torch.Tensor) -> bool:
+    """Whether it is sharded over the tensor axis."""
     names = tensor.device_mesh.mesh_dim_names or () if isinstance(tensor, DTensor) else ()
     return "tensor" in names
 
 
 def _copies(tensor: torch.Tensor) -> int:
-    """How many ranks hold the same piece of a tensor."""
+    """The number of ranks that hold the same part of a tensor."""
     if not isinstance(tensor, DTensor):
         return int(dist.get_world_size())
     mesh = tensor.device_mesh
@@ -124,6 +126,6 @@ def _copies(tensor: torch.Tensor) -> int:
 
 
 def _parameter(key: str) -> str:
-    """The parameter that a key of the state belongs to: `optimizer.<name>.<moment>` or `model.<name>`."""
+    """The parameter name in a key of the state: `optimizer.<name>.<moment>` or `model.<name>`."""
     kind, _, name = key.partition(".")
     return name if kind == "model" else name.rpartition(".")[0]

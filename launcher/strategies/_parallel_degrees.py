@@ -1,4 +1,4 @@
-"""What plans ask of parallel degrees: whether the ranks fill them, and what a device then holds. Torch-free."""
+"""Checks of parallel degrees, and the memory share of a sharded model. Torch-free."""
 
 from typing import TYPE_CHECKING
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from launcher.plan.model_spec import Architecture
 
 
-def divides(tensor_parallel: int, ranks: int, replicas: int = 1) -> str | None:
-    """Whether replicas x shards x tensor_parallel can be the number of ranks, told as the whole equation."""
+def check_ranks(tensor_parallel: int, ranks: int, replicas: int = 1) -> str | None:
+    """The reason why replicas x shards x tensor_parallel cannot be the number of ranks; None: it can."""
     if ranks % (replicas * tensor_parallel) == 0:
         return None
     axes = (
@@ -18,21 +18,21 @@ def divides(tensor_parallel: int, ranks: int, replicas: int = 1) -> str | None:
         + ["shards"]
         + [f"tensor_parallel {tensor_parallel}"] * (tensor_parallel > 1)
     )
-    told = "1 rank is" if ranks == 1 else f"{ranks} ranks are"
-    return f"{told} not {' x '.join(axes)} (a multiple of {replicas * tensor_parallel} is)"
+    subject = "1 rank is" if ranks == 1 else f"{ranks} ranks are"
+    return f"{subject} not {' x '.join(axes)} (a multiple of {replicas * tensor_parallel} is)"
 
 
-def whole_heads(tensor_parallel: int, count: int) -> list[tuple[str, str]]:
-    """Whether the attention heads of a model can be dealt. `count`: 0 where the architecture does not tell."""
+def check_heads(tensor_parallel: int, count: int) -> list[tuple[str, str]]:
+    """Refuse a degree that does not divide the attention heads. `count`: of heads, 0 if unknown."""
     if tensor_parallel == 1 or count == 0 or count % tensor_parallel == 0:
         return []
     possible = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
     return [("strategy.tensor_parallel", f"{tensor_parallel} does not divide the {count} heads (these do: {possible})")]
 
 
-def whole(recipe: "Recipe", instead: str) -> list[tuple[str, str]]:
-    """Optimisers that look at whole matrices cannot update the pieces of one: as DTensors torch's Adafactor fails, and
-    Muon adds up in bf16 what the ranks hold (torch 2.13). `instead`: the strategy that can."""
+def refuse_sharded_matrices(recipe: "Recipe", instead: str) -> list[tuple[str, str]]:
+    """Refuse optimisers that need whole matrices, of which a rank has a shard. With DTensors, torch's Adafactor fails,
+    and Muon adds up the shards in bf16 (torch 2.13). `instead`: a strategy that supports them."""
     if recipe.optimizer.elementwise:
         return []
     what = (
@@ -41,20 +41,20 @@ def whole(recipe: "Recipe", instead: str) -> list[tuple[str, str]]:
     return [("optimizer.kind", what)]
 
 
-def compiled(tensor_parallel: int, recipe: "Recipe") -> list[tuple[str, str]]:
-    """torch.compile cannot trace the DTensors of tensor parallelism yet (torch 2.13)."""
+def refuse_compile(tensor_parallel: int, recipe: "Recipe") -> list[tuple[str, str]]:
+    """Refuse torch.compile, which cannot trace the DTensors of tensor parallelism yet (torch 2.13)."""
     if tensor_parallel == 1 or not recipe.train.compile:
         return []
     return [("train.compile", "not together with strategy.tensor_parallel (leave one of them out)")]
 
 
-def sharded(
+def sharded_memory(
     shape: "Architecture", shards: int, tensor: int, keep: bool = False, prefetch: int = 0, offload: bool = False
 ) -> MemoryShare:
-    """What a device holds under `fully_shard`. `keep`: gathered layers stay until the backward is through.
+    """The memory share of a device under `fully_shard`. `keep`: gathered layers stay until the end of the backward.
 
-    What is outside the layers is gathered all the time; at the end of the backward its gradient is there too, and a
-    copy to be reduced. Of a layer there are the gathered, the travelling, the gradient and its copy.
+    Parameters outside the layers are always gathered. At the end of the backward there are also their gradient and a
+    copy of it to be reduced. A layer needs its gathered parameters, those in transfer, the gradient and its copy.
     """
     share = (1 - shape.in_layers / shape.parameters * (1 - 1 / tensor)) / shards
     outside, layer = shape.parameters - shape.in_layers, shape.largest_layer / tensor

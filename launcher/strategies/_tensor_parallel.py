@@ -1,9 +1,9 @@
-"""Tensor parallelism (Shoeybi et al., 2019) of encoder layers by DTensor: heads and feed-forward units are dealt over
-the ranks of a mesh axis, and all-reduces after the attention and after the feed-forward add up what they make.
+"""Tensor parallelism (Shoeybi et al., 2019) of encoder layers with DTensor. Heads and feed-forward units are sharded
+over a mesh axis, and all-reduces after the attention and after the feed-forward add up the results.
 
-A layer is known by the linear maps that ran in it, in their order and by their shapes, not by its name: queries, keys
-and values (three maps, or one fused), the attention's output, then the feed-forward's two (the first fused with its
-gate, or not). Whether the parallel model computes what the whole one does is tried on a sample when the run starts.
+A layer is recognised by the order and the shapes of the linear modules that ran in it, not by names: queries, keys and
+values (three modules or a fused one), the attention's output, and two of the feed-forward (the first one may be fused
+with its gate). The start of a run compares the parallel model with the whole one on a sample.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,9 @@ from launcher.strategies import UnwrappedModel
 
 @dataclass(frozen=True)
 class FusedLinear:
-    """A map that makes several things at once, such as queries, keys and values. Its rows are kept in the order (rank,
-    part, row) here, so that an equal share of each part is one contiguous shard; canonical is (part, rank, row)."""
+    """A linear module with several outputs in one matrix, such as queries, keys and values. Its rows are stored in the
+    order (rank, part, row), so that an equal share of each part is one contiguous shard. The canonical order is (part,
+    rank, row)."""
 
     parts: int
     ranks: int
@@ -29,8 +30,8 @@ class FusedLinear:
         return rows.unflatten(0, (self.parts, self.ranks, -1)).transpose(0, 1).flatten(0, 2)
 
     def canonical(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy in canonical order: rows dealt over the tensor axis, columns over the shards. Scalars (an optimiser's
-        step) stay."""
+        """A copy in canonical order, with rows sharded over the tensor axis and columns over the shard axis. Scalars
+        (an optimiser's step) are returned as they are."""
         if not isinstance(tensor, DTensor):
             return tensor
         rows = tensor.full_tensor().unflatten(0, (self.ranks, self.parts, -1)).transpose(0, 1).flatten(0, 2)
@@ -40,7 +41,7 @@ class FusedLinear:
         return distribute_tensor(rows.contiguous(), tensor.device_mesh, placements, src_data_rank=None)
 
     def take(self, live: torch.Tensor, loaded: torch.Tensor) -> None:
-        """Write what was loaded in canonical order into the live tensor."""
+        """Write a tensor that was loaded in canonical order into the tensor of the model."""
         if not isinstance(live, DTensor) or not isinstance(loaded, DTensor):
             return
         mesh, rows = live.device_mesh, self.permute(loaded.full_tensor())
@@ -53,8 +54,8 @@ class FusedLinear:
 
 
 def parallelise(unwrapped: UnwrappedModel, mesh: DeviceMesh) -> dict[str, FusedLinear]:
-    """Deal each layer's heads and units over the ranks of a mesh of one axis. Returns the permuted parameters by name.
-    Raises UserError where the layers are not of the form above."""
+    """Shard the heads and units of each layer over a mesh of one axis. Returns the permuted parameters by name. Raises
+    UserError for layers of another form."""
     fused, ranks = dict[str, FusedLinear](), mesh.size()
     for name, layer in unwrapped.probe.layers.items():
         linears = {n: layer.get_submodule(n) for n in unwrapped.probe.linears[name]}
@@ -75,7 +76,7 @@ def parallelise(unwrapped: UnwrappedModel, mesh: DeviceMesh) -> dict[str, FusedL
 
 
 def _roles(layer: str, linears: dict[str, torch.nn.Module]) -> tuple[dict[str, int], list[str]]:
-    """Which maps are split by what they make, with the number of things they make, and which by what they take in."""
+    """The modules that are sharded by output, with the number of outputs in each, and those sharded by input."""
     names, shapes = list(linears), [(m.in_features, m.out_features) for m in linears.values()]
     wide = shapes[0][0] if shapes else 0
     attention = 4 if shapes[:4] == [(wide, wide)] * 4 else 2 if shapes[:2] == [(wide, 3 * wide), (wide, wide)] else 0

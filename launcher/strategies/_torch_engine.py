@@ -1,4 +1,4 @@
-"""The engine of strategies whose parameters and optimiser are torch's own."""
+"""Engines for torch parameters and a torch optimiser."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,16 +57,16 @@ class TorchEngine(Engine):
         return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Nothing is left to do: the tensors of `state_dict` are the live ones."""
+        """Do nothing: the tensors of `state_dict` are those of the model and the optimiser."""
 
     def _gradients(self) -> list[torch.Tensor]:
-        """What this rank holds of the gradients."""
+        """This rank's parts of the gradients."""
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         return [local(p.grad) for p in parameters if p.grad is not None]
 
     def _prime(self) -> None:
-        """Have the optimiser make its moments: a step with a learning rate and gradients of zero changes no weight. All
-        begin with zeros: what weights that decay (L2) leave in them is wiped."""
+        """Create the optimiser's state by a step with zero gradients and a zero learning rate, which changes no weight.
+        Set it to zero afterwards, because L2 weight decay adds to it."""
         groups = self._optimizer.param_groups
         missing = [p for g in groups for p in g["params"] if p not in self._optimizer.state]
         if not missing:
@@ -82,11 +82,11 @@ class TorchEngine(Engine):
         for parameter, gradient in zip(missing, held, strict=True):
             for moment in self._optimizer.state.get(parameter, {}).values():
                 moment.zero_()
-            parameter.grad = gradient  # DDP's own view of its bucket: another tensor is averaged with another rounding
+            parameter.grad = gradient  # DDP's view of its bucket: another tensor would be averaged with other rounding
 
 
 class ReplicatedEngine(TorchEngine):
-    """DistributedDataParallel: it orders its buckets by the first backward, and rebuilds them at the second forward."""
+    """DistributedDataParallel. It orders its buckets by the first backward, and rebuilds them at the second forward."""
 
     rehearsals = 2
 
@@ -99,16 +99,16 @@ class ReplicatedEngine(TorchEngine):
                 yield self.module
 
     def clear(self) -> None:
-        """Gradients stay where they are, in DDP's buckets: new ones of the micro-batches before the last would be kept
-        beside them."""
+        """Set gradients to zero in DDP's buckets. Otherwise those of the micro-batches before the last would be new
+        tensors besides the buckets."""
         self._optimizer.zero_grad(set_to_none=False)
 
 
 def in_bf16(state: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """torch's own hook under another name: by its own, DDP refuses it on gloo, which reduces bf16 as well."""
+    """torch's hook under another name. DDP refuses it by its own name on gloo, although gloo can reduce bf16."""
     return bf16_compress_hook(state, bucket)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """What this rank holds of a tensor: the whole of a plain one."""
+    """This rank's part of a tensor: its shard of a DTensor, otherwise the whole."""
     return tensor.to_local() if isinstance(tensor, torch.distributed.tensor.DTensor) else tensor

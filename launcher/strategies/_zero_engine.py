@@ -1,7 +1,7 @@
 """The engine of DeepSpeed's ZeRO, with the launcher's accumulation, clipping, loss scale and checkpoints.
 
-Its flat partitions become tensors of canonical names and shapes one parameter at a time, each rank keeping its rows
-(DTensor): the whole state is never on one host, and any other layout can load what is saved.
+Its flat partitions are converted to tensors with canonical names and shapes one parameter at a time, of which each rank
+keeps its rows (DTensor). So no host ever has the whole state, and any other layout can load it.
 """
 
 import logging
@@ -24,11 +24,11 @@ from launcher.strategies._deepspeed_settings import Settings
 from launcher.strategies._torch_engine import TorchEngine
 
 _SHM = "deepspeed_shm_comm"
-"""An operation for inference on CPUs, which would be compiled at the first start, by g++ or not at all."""
+"""An operation for inference on CPUs, which DeepSpeed would compile with g++ at the first start."""
 
 
 def load(device: str) -> ModuleType:
-    """DeepSpeed, quiet, for this kind of device."""
+    """Import DeepSpeed for this type of device, without its log messages."""
     os.environ.setdefault("DS_ACCELERATOR", device)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # its calls, not ours
     import deepspeed
@@ -40,7 +40,7 @@ def load(device: str) -> ModuleType:
 
 
 def wrap(stage: int, settings: Settings, unwrapped: UnwrappedModel) -> Engine:
-    """The engine of ZeRO `stage`; `settings`: DeepSpeed's own configuration."""
+    """Wrap a model with ZeRO of this stage. `settings`: DeepSpeed's configuration."""
     deepspeed = load(unwrapped.process.device.type)
     os.environ.setdefault("LOCAL_RANK", str(unwrapped.process.device.index or 0))
     unwrapped.process.ensure_initialized()
@@ -57,7 +57,7 @@ def wrap(stage: int, settings: Settings, unwrapped: UnwrappedModel) -> Engine:
 
 
 class _Boundary(Engine):
-    """A micro-batch of DeepSpeed's engine: it is told whether it is the last of its step."""
+    """The accumulation of micro-batches in DeepSpeed's engine."""
 
     module: torch.nn.Module
 
@@ -71,11 +71,11 @@ class _Boundary(Engine):
 
 
 class Zero0(_Boundary, TorchEngine):
-    """Nothing is sharded: after the last backward each rank holds the averaged gradients."""
+    """ZeRO 0: nothing is sharded. Each rank holds the averaged gradients after the last backward."""
 
 
 class _Partitioned(_Boundary):
-    """ZeRO 1 to 3: the optimiser's tensors are flat partitions of all parameters of a group."""
+    """ZeRO 1 to 3: the tensors of the optimiser are flat partitions of all parameters of a group."""
 
     rehearsals = 0
 
@@ -111,7 +111,7 @@ class _Partitioned(_Boundary):
 
     @abstractmethod
     def _link(self) -> None:
-        """Have DeepSpeed find the moments of every parameter in those of its partition."""
+        """Let DeepSpeed find the moments of every parameter in those of its partition."""
 
     def nonfinite(self) -> dict[str, bool]:
         from deepspeed.utils import safe_get_full_grad
@@ -126,7 +126,8 @@ class _Partitioned(_Boundary):
         self._zero.external_loss_scale = 1.0
 
     def clear(self) -> None:
-        """Only gradients that are not finite are dropped here, and those DeepSpeed's own step drops."""
+        """Let DeepSpeed's step drop the gradients. It does so because `clear` is only called where they are not
+        finite."""
         self.module.step()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -156,7 +157,7 @@ class _Partitioned(_Boundary):
             entry["step"].fill_(steps[0])
 
     def _rows(self, whole: torch.Tensor, parameter: torch.nn.Parameter) -> DTensor:
-        """This rank's rows of a tensor that every rank has whole for a moment."""
+        """This rank's rows of a tensor that every rank has."""
         pieces = whole.chunk(self._mesh.size()) if whole.ndim else (whole,)
         mine = self._mesh.get_local_rank()
         held = pieces[mine].clone() if mine < len(pieces) else whole[:0].clone()
@@ -164,8 +165,8 @@ class _Partitioned(_Boundary):
         return DTensor.from_local(held, self._mesh, [Shard(0)], **options)
 
     def _prime(self) -> None:
-        """Make the moments, as the optimiser would at its first step: a state is asked for before that, and at the
-        end of that step DeepSpeed 0.19 links those of the first group alone."""
+        """Create the moments before the first step, for `state_dict`. (DeepSpeed 0.19 itself links only those of the
+        first group at the end of that step.)"""
         for flat in self._flat():
             made = {moment: torch.zeros_like(flat.data) for moment in self._moments}
             step = {"step": torch.zeros((), dtype=torch.float32, device=flat.device)} if self._counts else {}
@@ -177,7 +178,7 @@ class _Partitioned(_Boundary):
 
 
 class Zero12(_Partitioned):
-    """ZeRO 1 and 2: each rank has the whole parameters, and updates its partition of them."""
+    """ZeRO 1 and 2: each rank has all parameters and updates its partition of them."""
 
     def norm(self) -> float:
         return float(self._zero.scaled_global_norm())
@@ -206,18 +207,19 @@ class Zero12(_Partitioned):
         return [flat for group in self._zero.optimizer.param_groups for flat in group["params"]]
 
     def _link(self) -> None:
-        """What DeepSpeed does at its first step: have each parameter find its part of the flat moments."""
+        """Do what DeepSpeed does at its first step: each parameter finds its part of the flat moments."""
         self._zero._lazy_init_hp_params_optimizer_state()
 
 
 class Zero3(_Partitioned):
-    """ZeRO 3: parameters are partitions too, padded to the same length on each rank."""
+    """ZeRO 3: parameters are partitioned too, padded to the same length on each rank."""
 
     def norm(self) -> float:
         from deepspeed.runtime.utils import combine_grad_norm_groups
 
         norm = float(combine_grad_norm_groups(self._zero._get_norm_groups()))
-        return norm if norm**2 <= torch.finfo(torch.float32).max else math.inf  # as in fp32, in which the others add up
+        overflows = norm**2 > torch.finfo(torch.float32).max  # in fp32, in which the other engines sum
+        return math.inf if overflows or math.isnan(norm) else norm
 
     def _weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
         held = parameter.ds_tensor.detach().flatten()
@@ -249,11 +251,12 @@ class Zero3(_Partitioned):
         return padded[size * self._mesh.get_local_rank() :][:size]
 
     def _flat(self) -> list[torch.Tensor]:
-        """The partitions that this rank updates: torch's optimiser is shown each of them during its step only."""
+        """The partitions that this rank updates. DeepSpeed passes each of them to the torch optimiser during a step
+        only."""
         return list(self._zero.fp32_partitioned_groups_flat)
 
     def _link(self) -> None:
-        """Nothing: parameters find their moments by their place."""
+        """Do nothing: parameters find their moments by their offset."""
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,13 @@ from pydantic import Field
 from launcher import strategies
 from launcher.config.types import StrategyConfig
 from launcher.strategies import Engine, MemoryShare, UnwrappedModel
-from launcher.strategies._parallel_degrees import compiled, divides, sharded, whole, whole_heads
+from launcher.strategies._parallel_degrees import (
+    check_heads,
+    check_ranks,
+    refuse_compile,
+    refuse_sharded_matrices,
+    sharded_memory,
+)
 
 if TYPE_CHECKING:
     from launcher.config.recipe import Recipe
@@ -40,15 +46,15 @@ class Config(StrategyConfig):
 
 class Strategy(strategies.Strategy[Config]):
     def check(self, ranks: int) -> str | None:
-        return divides(self.config.tensor_parallel, ranks)
+        return check_ranks(self.config.tensor_parallel, ranks)
 
     def refusals(self, recipe: "Recipe", heads: int) -> list[tuple[str, str]]:
-        out = whole_heads(self.config.tensor_parallel, heads)
+        out = check_heads(self.config.tensor_parallel, heads)
         if self.config.tensor_parallel > 1 and (self.config.compress != "none" or self.config.static_graph):
             out.append(("strategy", "compress and static_graph are DDP's own: without tensor_parallel"))
         if self.config.tensor_parallel > 1:
-            out += whole(recipe, "tensor_parallel: 1")
-        return out + compiled(self.config.tensor_parallel, recipe)
+            out += refuse_sharded_matrices(recipe, "tensor_parallel: 1")
+        return out + refuse_compile(self.config.tensor_parallel, recipe)
 
     def axes(self, ranks: int) -> dict[str, int]:
         mesh = {"replica": ranks // self.config.tensor_parallel}
@@ -61,7 +67,7 @@ class Strategy(strategies.Strategy[Config]):
 
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
         if self.config.tensor_parallel > 1:
-            return sharded(shape, 1, self.config.tensor_parallel)
+            return sharded_memory(shape, 1, self.config.tensor_parallel)
         return MemoryShare(gradients=1.0 if self.config.bucket_view or ranks == 1 else 2.0)
 
     def wrap(self, unwrapped: UnwrappedModel) -> Engine:

@@ -1,8 +1,8 @@
-"""DeepSpeed's ZeRO (Rajbhandari et al., 2020): 0 shards nothing, 1 the moments, 2 also the gradients, 3 also the
-parameters.
+"""DeepSpeed's ZeRO (Rajbhandari et al., 2020): stage 0 shards nothing, 1 the optimiser state, 2 also the gradients, 3
+also the parameters.
 
-Its configuration is derived from the recipe; `extra` is for the rest. Accumulation, clipping, loss scale, schedule and
-checkpoints stay the launcher's, so that they mean the same as under any other strategy.
+Its configuration is derived from the recipe; `extra` adds keys. Accumulation, clipping, loss scale, schedule and
+checkpoints are the launcher's, so that they are the same as under any other strategy.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +13,7 @@ from launcher import strategies
 from launcher.config.types import StrategyConfig, hint
 from launcher.strategies import Engine, MemoryShare, UnwrappedModel
 from launcher.strategies._deepspeed_settings import Settings
-from launcher.strategies._parallel_degrees import whole
+from launcher.strategies._parallel_degrees import refuse_sharded_matrices
 
 if TYPE_CHECKING:
     from launcher.config.recipe import Recipe
@@ -41,7 +41,7 @@ _DECIDED = {
     "activation_checkpointing": "train.activation_checkpointing",
     "seed": "seed",
 }
-"""Keys of DeepSpeed that the recipe decides, and where."""
+"""Keys of DeepSpeed that follow from the recipe, with the key of the recipe."""
 _SPEED = {
     "aio", "comms_logger", "dump_state", "flops_profiler", "memory_breakdown", "steps_per_print",
     "wall_clock_breakdown", "zero_optimization.allgather_partitions", "zero_optimization.contiguous_gradients",
@@ -52,7 +52,7 @@ _SPEED = {
     "zero_optimization.stage3_use_all_reduce_for_fetch_params", "zero_optimization.sub_group_size",
     "zero_optimization.use_multi_rank_bucket_allreduce",
 }  # fmt: skip
-"""Keys that change how fast a step is made and what is told of it, and not what it computes."""
+"""Keys that change the speed and the log of a step, not its result."""
 
 
 class Config(StrategyConfig):
@@ -97,7 +97,7 @@ class Strategy(strategies.Strategy[Config]):
                 "DeepSpeed counts one number of steps for all parameters, wrong for those that thaw (take ddp or fsdp)"
             )
             out.append(("model.unfreeze_at", what))
-        return out + (whole(recipe, "ddp") if self.config.zero else [])
+        return out + (refuse_sharded_matrices(recipe, "ddp") if self.config.zero else [])
 
     @staticmethod
     def layouts(ranks: int) -> list[Config]:
@@ -106,7 +106,7 @@ class Strategy(strategies.Strategy[Config]):
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
         share, bucket = 1 / ranks, int(self.config.bucket_mb * 2**20)
         if self.config.zero == 0:
-            return MemoryShare(gradients=2.0)  # all of them are copied into one tensor to be reduced
+            return MemoryShare(gradients=2.0)  # they are copied into one tensor to be reduced
         # Whole parameters (ZeRO 1, 2) or a share of them (3), and an updated copy of this rank's. ZeRO 2 adds up
         # micro-batches in a second copy. Of what travels there are a bucket and its copy.
         whole = {1: 1.0, 2: 1.0, 3: share}[self.config.zero]
@@ -135,7 +135,7 @@ class Strategy(strategies.Strategy[Config]):
 
 
 def _keys(extra: Settings) -> list[str]:
-    """The keys of a configuration, and those of its zero_optimization as dotted ones."""
+    """The keys of a configuration, with dotted ones for those of zero_optimization."""
     zero = extra.get("zero_optimization", {})
     inner = [f"zero_optimization.{key}" for key in zero] if isinstance(zero, dict) else []
     return [key for key in extra if key != "zero_optimization"] + inner

@@ -1,8 +1,8 @@
-"""torch's FSDP2 (`fully_shard`): parameters, gradients and moments are dealt over the ranks, layer by layer.
+"""torch's FSDP2 (`fully_shard`): parameters, gradients and optimiser state are sharded over the ranks, layer by layer.
 
-`full` frees a layer's gathered parameters after its forward and gathers them again in the backward (as ZeRO-3 does);
-`grad_op` keeps them until the backward is through (ZeRO-2); `hybrid` shards inside each of `replicas` groups of ranks
-and averages between the groups: the mesh is replica x shard.
+`full` frees the gathered parameters of a layer after its forward and gathers them again in the backward (as ZeRO-3).
+`grad_op` keeps them until the end of the backward (as ZeRO-2). `hybrid` shards inside each of `replicas` groups of
+ranks and averages between the groups: the mesh is replica x shard.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +13,13 @@ from pydantic_core import PydanticCustomError
 from launcher import strategies
 from launcher.config.types import StrategyConfig
 from launcher.strategies import Engine, MemoryShare, UnwrappedModel
-from launcher.strategies._parallel_degrees import compiled, divides, sharded, whole, whole_heads
+from launcher.strategies._parallel_degrees import (
+    check_heads,
+    check_ranks,
+    refuse_compile,
+    refuse_sharded_matrices,
+    sharded_memory,
+)
 
 if TYPE_CHECKING:
     from launcher.config.recipe import Recipe
@@ -53,15 +59,15 @@ class Config(StrategyConfig):
 
 class Strategy(strategies.Strategy[Config]):
     def check(self, ranks: int) -> str | None:
-        return divides(self.config.tensor_parallel, ranks, self.config.replicas or 1)
+        return check_ranks(self.config.tensor_parallel, ranks, self.config.replicas or 1)
 
     def refusals(self, recipe: "Recipe", heads: int) -> list[tuple[str, str]]:
-        out = whole_heads(self.config.tensor_parallel, heads)
+        out = check_heads(self.config.tensor_parallel, heads)
         if self.config.offload and self.config.tensor_parallel > 1:
             out.append(("strategy.offload", "not together with tensor_parallel (leave one of them out)"))
         if recipe.train.precision == "fp64" and "bf16" in (self.config.gather, self.config.reduce):
             out.append(("strategy", "gather and reduce in bf16 would round the fp64 that train.precision asks for"))
-        return out + whole(recipe, "ddp") + compiled(self.config.tensor_parallel, recipe)
+        return out + refuse_sharded_matrices(recipe, "ddp") + refuse_compile(self.config.tensor_parallel, recipe)
 
     def axes(self, ranks: int) -> dict[str, int]:
         replicas, tensor = self.config.replicas or 1, self.config.tensor_parallel
@@ -80,7 +86,7 @@ class Strategy(strategies.Strategy[Config]):
 
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
         shards = ranks // (self.config.tensor_parallel * (self.config.replicas or 1))
-        return sharded(
+        return sharded_memory(
             shape,
             shards,
             self.config.tensor_parallel,

@@ -1,5 +1,5 @@
-"""Measure what dropout of attention weights costs on the device that trains. The fused kernels of torch have torch's
-own dropout alone; with the contract's, attention is written out."""
+"""Measure the cost of attention dropout on the training device. The contract's dropout needs attention without torch's
+fused kernels, which only support their own dropout."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from launcher.train import counter_dropout, random_functions
 from launcher.train.precision import COMPUTED, STORED
 
 _REPEATS, _SHORT, _TOKENS = 3, 64, 512
-"""Shorter samples are not measured: their attention takes a small part of the time. Tokens: of what is measured."""
+"""Repetitions, the shortest samples that are measured (attention is cheap for shorter ones), and tokens."""
 _WORTH_A_NOTE = 0.05
 
 
 def note(model: torch.nn.Module, samples: int, length: int, precision: str, device: torch.device) -> list[str]:
-    """A note where the cost matters. `samples`, `length`: of a micro-batch of the longest samples."""
+    """A note if the cost is high. `samples`, `length`: of a micro-batch of the longest samples."""
     config = getattr(model, "config", None)
     rates, fused = attention_dropout(config), getattr(config, "_attn_implementation", None) == "sdpa"
     if length < _SHORT or not rates or not fused:
@@ -33,8 +33,8 @@ def note(model: torch.nn.Module, samples: int, length: int, precision: str, devi
 
 
 def cost(config: object, rate: float, samples: int, length: int, precision: str, device: torch.device) -> float:
-    """By which share of a layer's time, forward and backward, attention with dropout takes longer than the fused one
-    without. 0 where the configuration does not name its widths."""
+    """The extra time of attention with dropout compared with fused attention without, as a fraction of the time of a
+    layer (forward and backward). 0 where the configuration has no known widths."""
     hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
     if not (isinstance(hidden, int) and isinstance(heads, int)):
         return 0.0
@@ -53,7 +53,7 @@ def cost(config: object, rate: float, samples: int, length: int, precision: str,
 
 
 class _Zeros:
-    """Draws for samples whose keys are 0: they take as long as any."""
+    """Draws for samples with key 0, which take as long as any other."""
 
     def keep(self, shape: Sequence[int], rate: float, device: torch.device) -> torch.Tensor:
         keys = torch.zeros(shape[0], dtype=torch.int64, device=device)

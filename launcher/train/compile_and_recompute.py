@@ -1,5 +1,5 @@
-"""What is done to each repeated layer of a model, whatever wraps the model later: compiling, and recomputing in the
-backward. Both replace the layer's `forward` alone: names stay the bare model's, and a strategy's hooks stay outside."""
+"""Compile the repeated layers of a model, and recompute their activations in the backward. Both replace only `forward`
+of a layer, so that parameter names do not change and the hooks of a strategy stay outside."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -12,9 +12,9 @@ from launcher.config.recipe import Train
 from launcher.train.sample_randomness import ModelRandomness
 
 
-def dress(layers: Iterable[nn.Module], train: Train, randomness: ModelRandomness) -> None:
-    """Compile each layer and checkpoint the activations of every n-th, as the recipe says. Lengths vary from one
-    micro-batch to the next, so that shapes are compiled as variables."""
+def apply(layers: Iterable[nn.Module], train: Train, randomness: ModelRandomness) -> None:
+    """Compile each layer, and checkpoint the activations of every n-th one, as the recipe requires. Shapes are compiled
+    as variables, because lengths vary between micro-batches."""
     every = train.checkpointed_every
     for number, layer in enumerate(layers):
         if train.compile:

@@ -1,8 +1,8 @@
-"""The draws of `launcher.contract.dropout` in torch: the same bits on every device, and no generator.
+"""The random draws of `launcher.contract.dropout` in torch: the same bits on every device, without a generator.
 
-torch shifts int32 arithmetically and cannot shift uint32, so that the bits that a shift brings in are masked off. On a
-CPU the words of a tensor are made in blocks that stay in its cache. On an accelerator, where each operation is a kernel
-of its own, a mask is compiled into one where torch can do that.
+torch shifts int32 arithmetically and cannot shift uint32, so the upper bits are masked after a shift. On a CPU, words
+are computed in blocks that fit into the cache. On an accelerator, the operations of a mask are compiled into one kernel
+where torch supports it.
 """
 
 import logging
@@ -20,14 +20,15 @@ from launcher.contract import dropout as definition
 State = tuple[torch.Tensor, torch.Tensor]
 
 _BLOCK = 2**16
-"""Words of a block for each thread: 256 KiB, and as much again for a temporary."""
+"""Words of a block for each thread: 256 KiB, and the same for a temporary."""
 
 
 @dataclass(frozen=True)
 class SampleRows:
-    """What each row of a micro-batch is. `keys`: of its sample, int64, shape (rows,); where samples share rows that of
-    each token, (rows, tokens), with the `positions` of the tokens in their samples, int32. `step`: the key of the step,
-    shape (1,), which stays on the CPU: few models draw by it, some of them there."""
+    """The samples of the rows of a micro-batch. `keys`: the key of each row's sample, int64, shape (rows,). Where
+    samples share rows: the key of each token's sample, shape (rows, tokens), with the `positions` of the tokens in
+    their samples, int32. `step`: the key of the step, shape (1,), on the CPU: few models use it, and some on the
+    CPU."""
 
     keys: torch.Tensor
     step: torch.Tensor
@@ -39,8 +40,8 @@ class SampleRows:
 
 
 class Axis(NamedTuple):
-    """An axis within a sample. `by_token`: its coordinates are the positions of the row's tokens; else they count from
-    `first`, which is not 0 where another rank has those before."""
+    """An axis within a sample. `by_token`: its coordinates are the positions of the row's tokens. Otherwise they count
+    from `first`, which is above 0 where another rank has the part before."""
 
     by_token: bool
     size: int
@@ -55,8 +56,8 @@ def keep_mask(
     positions: torch.Tensor | None,
     rate: float,
 ) -> torch.Tensor:
-    """Whether each value of a tensor of shape (keys, *sizes of the axes) is kept, bool. `keys` as in SampleRows;
-    `place`: the key of the module, int64, a scalar; `call`: that of launcher.contract.dropout; at least one axis."""
+    """The mask of kept values, bool, shape (keys, *sizes of the axes). `keys`: as in SampleRows; `place`: the key of
+    the module, an int64 scalar; `call`: as in launcher.contract.dropout; `axes`: at least one; `rate`: of dropout."""
     make = _keep_mask if _as_it_is(keys) else _fused(_keep_mask, keys.device.type)
     return make(keys, place, call, axes, positions, definition.threshold(rate))
 
@@ -64,13 +65,13 @@ def keep_mask(
 def uniform_numbers(
     keys: torch.Tensor, place: torch.Tensor, call: int, axes: tuple[Axis, ...], positions: torch.Tensor | None
 ) -> torch.Tensor:
-    """Numbers in (0, 1), fp32, in a tensor as that of `keep_mask`."""
+    """Uniform numbers in (0, 1), fp32, with the arguments and the shape of `keep_mask`."""
     make = _uniform_numbers if _as_it_is(keys) else _fused(_uniform_numbers, keys.device.type)
     return make(keys, place, call, axes, positions)
 
 
 def _as_it_is(keys: torch.Tensor) -> bool:
-    """Whether a mask is made operation by operation: on a CPU, and inside of compiled code."""
+    """Whether a mask is computed without torch.compile: on a CPU, and in code that is compiled already."""
     return bool(keys.device.type == "cpu" or torch.compiler.is_compiling())
 
 
@@ -101,8 +102,9 @@ def _uniform_numbers(
 def _states(
     keys: torch.Tensor, place: torch.Tensor, call: int, axes: tuple[Axis, ...], positions: torch.Tensor | None
 ) -> State:
-    """The states of all coordinates but the last, with an axis for each, of one value where it changes nothing."""
-    if keys.ndim == 2:  # of tokens, which the first axis of tokens counts
+    """The states of all coordinates but the last one, with an axis for each coordinate (of size 1 where it has no
+    effect)."""
+    if keys.ndim == 2:  # keys of tokens: they belong to the first axis of tokens
         tokens = next(number for number, axis in enumerate(axes) if axis.by_token)
         keys = keys.view(len(keys), *[1] * tokens, keys.shape[1], *[1] * (len(axes) - 1 - tokens))
     else:

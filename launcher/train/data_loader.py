@@ -1,7 +1,7 @@
-"""A rank's batches: a pure function of the step, read through torch's DataLoader.
+"""A rank's share of the global batches, as a pure function of the step, read through torch's DataLoader.
 
-Nothing here remembers where it was. Step t is computed from t alone, so a resume asks for t + 1, and loader workers may
-compute steps ahead in any order.
+There is no state: step t is computed from t alone. So a resume needs no position, and loader workers may compute steps
+ahead in any order.
 """
 
 import signal
@@ -28,7 +28,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ProbeBatch:
-    """A micro-batch and what its rows are."""
+    """A micro-batch, with the samples of its rows."""
 
     batch: Batch
     rows: SampleRows
@@ -39,9 +39,9 @@ class ProbeBatch:
 
 @dataclass(frozen=True)
 class ProbeBatches:
-    """Micro-batches of few samples: `one` sample; `two` rows of that sample, and where samples share rows one row of
-    two of it (`packed`); two of some samples alone, as far apart in length as samples of a micro-batch may be, and
-    `together` in one."""
+    """Micro-batches of few samples, to test a model with. `one`: a sample; `two`: two rows of that sample; `packed`:
+    one row of it twice, if samples share rows. `short` and `long`: two samples alone, as far apart in length as those
+    of a micro-batch may be; `together`: both in one micro-batch."""
 
     one: ProbeBatch
     two: ProbeBatch
@@ -55,14 +55,17 @@ class ProbeBatches:
 
 
 class Order(Protocol):
+    """The order of the samples over a run."""
+
     def step(self, step: int, global_batch: int) -> tuple[Ids, Ids]:
-        """Epochs and sample ids."""
+        """The epochs and ids of the samples of a step, shape (global_batch,) each."""
 
 
 @dataclass(frozen=True)
 class RankBatch:
-    """A rank's share of a global batch. `rows`: what those of each micro-batch are. Weight, digest and tokens are the
-    share's; all ranks' add up to the batch's. `padded`: the positions that the model computes for them."""
+    """A rank's share of a global batch. `rows`: the samples of the rows of each micro-batch. `weight`, `digest`,
+    `tokens`: of the share; their sums over the ranks are those of the global batch. `padded`: the positions that the
+    model computes for it."""
 
     micro_batches: list[Batch]
     rows: list[SampleRows]
@@ -74,9 +77,9 @@ class RankBatch:
 
 @dataclass(frozen=True)
 class Batches(Dataset[RankBatch]):  # type: ignore[misc]
-    """`samples`: the prepared samples; `order` picks those of a step; `task` makes them what the model is given. `row`:
-    tokens of a row that several samples may share; None: each has a row of its own. `steps`: of the whole run.
-    `equal_lengths`: the samples of a micro-batch have one length."""
+    """A rank's shares of the global batches, by step. `order`: selects the samples of a step; `task`: turns them into
+    model inputs. `row`: tokens of a row that samples share; None: each sample has its own row. `steps`: of the whole
+    run. `equal_lengths`: all samples of a micro-batch have the same length."""
 
     samples: Samples
     order: Order
@@ -115,7 +118,7 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
         )
 
     def probe_batches(self) -> ProbeBatches:
-        """Small micro-batches to try a model on: the same on every rank."""
+        """Small micro-batches to test a model with, the same on every rank."""
         epochs, ids = self.order.step(0, max(2, self.global_batch))
         lengths = self.samples.lengths(ids)
         ends = self._pair(lengths)
@@ -139,26 +142,26 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
         )
 
     def _pair(self, lengths: Ids) -> Ids:
-        """The places of two samples that may share a micro-batch: the shortest and the longest, or two of one length
-        (the same one twice where no two have)."""
+        """The indices of two samples that may share a micro-batch: the shortest and the longest one, or two of the same
+        length (or one twice)."""
         if not self.equal_lengths:
             return np.array([lengths.argmin(), len(lengths) - 1 - lengths[::-1].argmax()])
         values, counts = np.unique(lengths, return_counts=True)
         return np.resize(np.flatnonzero(lengths == values[counts.argmax()]), 2)
 
     def shown(self, step: int, count: int) -> list[Sample]:
-        """The first samples of a step, in the order of the batch, for a person to look at."""
+        """The first samples of a step, in the order of the batch, to be shown."""
         epochs, ids = self.order.step(step, self.global_batch)
         return list(self._samples(epochs[:count], ids[:count], step))
 
     def _rows(self, lengths: Ids) -> list[Ids]:
-        """The places that share each row."""
+        """The indices of the samples of each row."""
         if self.row is None:
             return list(np.arange(len(lengths)).reshape(-1, 1))
         return pack(lengths, capacity(lengths, self.world, self.row))
 
     def _sample_rows(self, owners: list[Ids], keys: Ids, lengths: Ids, step: int) -> SampleRows:
-        """What the rows of a micro-batch are. `owners`: the samples of each row, as indices into keys and lengths."""
+        """The samples of the rows of a micro-batch. `owners`: those of each row, as indices into keys and lengths."""
         of_step = torch.from_numpy(dropout.step_key(self.seed, step))
         if self.row is None:
             return SampleRows(torch.from_numpy(keys[np.concatenate(owners)]), of_step)
@@ -179,12 +182,12 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
         return self.task.samples(self.samples.rows(ids), epochs.tolist(), ids.tolist(), draw)
 
     def _blank(self, epochs: Ids, ids: Ids, step: int) -> Sample:
-        """What an empty micro-batch holds, since all ranks need the same number: a sample without weight."""
+        """A sample without weight, for a rank that has fewer micro-batches than others."""
         return self.task.zero_weight(self._samples(epochs[:1], ids[:1], step)[0])
 
 
 def loader(batches: Batches, start: int, stop: int, workers: int, pin: bool) -> DataLoader[RankBatch]:
-    """The batches of steps [start, stop) in order; `workers` processes compute ahead."""
+    """Load the batches of steps [start, stop) in order. `workers`: processes that compute ahead; `pin`: pin memory."""
     return DataLoader(
         batches,
         batch_size=None,
@@ -193,7 +196,7 @@ def loader(batches: Batches, start: int, stop: int, workers: int, pin: bool) -> 
         collate_fn=_as_is,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
-        multiprocessing_context="fork" if workers else None,  # a rank's own default is the launcher's fork server
+        multiprocessing_context="fork" if workers else None,  # the default of a rank is the launcher's fork server
         worker_init_fn=_leave_signals_to_the_rank,
     )
 

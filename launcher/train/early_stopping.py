@@ -1,4 +1,5 @@
-"""The metric that is watched: pure functions of the evaluations made so far, alike on every rank and after a resume."""
+"""The watched metric: pure functions of the evaluations so far, with the same result on every rank and after a
+resume."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,8 @@ from launcher.config.types import hint
 
 
 def value(metrics: Mapping[str, float], evaluate: Evaluate, directions: Mapping[str, str]) -> float:
-    """The watched metric, turned so that less is better. One that is not a number is as bad as can be. Raises UserError
-    where there is none of this name."""
+    """The watched metric, with its sign such that lower is better; inf for nan. Raises UserError where no metric has
+    this name."""
     if evaluate.metric not in metrics:
         raise UserError(Problem("evaluate.metric", f"no metric {evaluate.metric!r} ({hint(evaluate.metric, metrics)})"))
     found = metrics[evaluate.metric]
@@ -19,7 +20,7 @@ def value(metrics: Mapping[str, float], evaluate: Evaluate, directions: Mapping[
 
 
 def enough(history: Sequence[tuple[int, float]], evaluate: Evaluate) -> bool:
-    """Whether the last `patience` evaluations were none better than the best before them."""
+    """Whether none of the last `patience` evaluations was better than the best before them."""
     if evaluate.patience is None:
         return False
     best, since = math.inf, 0
@@ -30,13 +31,13 @@ def enough(history: Sequence[tuple[int, float]], evaluate: Evaluate) -> bool:
 
 
 def best_so_far(history: Sequence[tuple[int, float]], step: int) -> bool:
-    """Whether there was an evaluation at this step, better than all before it."""
+    """Whether the evaluation at this step, if any, is better than all before it."""
     before = [found for at, found in history if at < step]
     return any(found < min(before, default=math.inf) for at, found in history if at == step)
 
 
-def told(history: Sequence[tuple[int, float]], evaluate: Evaluate) -> str:
-    """Why a run ends early, for a person."""
+def message(history: Sequence[tuple[int, float]], evaluate: Evaluate) -> str:
+    """The message about an early end of the run."""
     step, _ = min(history, key=lambda entry: (entry[1], entry[0]))
     since = f"no better {evaluate.metric} in {evaluate.patience} evaluations"
     return f"stopped early at step {history[-1][0]}: {since} (the best was at step {step})"

@@ -1,7 +1,7 @@
-"""Evaluation: what the model makes of every sample of a side, gathered in the order of the samples.
+"""Evaluation: the predictions for every validation sample, gathered in the order of the samples.
 
-Samples are cut into micro-batches by their lengths alone, and whole micro-batches are dealt to the ranks: the same
-samples are computed together however many ranks there are, so that a metric does not know of them.
+Micro-batches depend on the lengths of the samples alone, and ranks share whole micro-batches. So the same samples are
+computed together on any number of ranks, and metrics do not depend on it.
 """
 
 from collections.abc import Iterable
@@ -22,12 +22,13 @@ from launcher.tasks import Batch, Outputs, Task
 from launcher.train.data_loader import tensors, to
 from launcher.train.precision import autocast
 
-_MOST = 32
-"""Samples of a micro-batch: so few that ranks share small sets too."""
+_LARGEST = 32
+"""The largest number of samples of a micro-batch: small, so that ranks share small sets too."""
 
 
 class Part(NamedTuple):
-    """A micro-batch and its samples: none where this rank only computes along, since all do the same number."""
+    """A micro-batch and the ids of its samples. There are no ids where the rank has a batch only because all ranks need
+    the same number."""
 
     ids: NDArray[np.int64]
     batch: Batch
@@ -35,9 +36,9 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts(Dataset[Part]):  # type: ignore[misc]
-    """This rank's micro-batches of all `samples`. `joined`: samples stand in rows that several may share. `first`: the
-    id of the first sample, which what is drawn for it follows, where others were looked at before. `equal_lengths`: the
-    samples of a micro-batch have one length."""
+    """This rank's micro-batches of the validation samples. `joined`: the task packs rows. `first`: the id of the first
+    sample, for random draws; above 0 for a later part of a set. `equal_lengths`: all samples of a micro-batch have the
+    same length."""
 
     samples: Samples
     task: Task
@@ -51,10 +52,10 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
 
     @cached_property
     def pieces(self) -> list[NDArray[np.int64]]:
-        """The samples of each micro-batch, of all ranks; the longest first."""
+        """The samples of each micro-batch of all ranks, the longest first."""
         lengths = self.samples.lengths(np.arange(len(self.samples)))
         return micro_batches(
-            np.argsort(-lengths, kind="stable"), lengths, self.max_tokens, self.equal_lengths, most=_MOST
+            np.argsort(-lengths, kind="stable"), lengths, self.max_tokens, self.equal_lengths, most=_LARGEST
         )
 
     def __len__(self) -> int:
@@ -65,11 +66,12 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
             raise IndexError(turn)
         number = turn * self.world + self.rank
         ids = self.pieces[number] if number < len(self.pieces) else np.empty(0, dtype=np.int64)
-        asked = ids if len(ids) else self.pieces[-1][:1]
+        shown = ids if len(ids) else self.pieces[-1][:1]
         draw = Draw(self.seed, Stream.EVALUATE)
-        made = self.task.samples(self.samples.rows(asked), [0] * len(asked), (asked + self.first).tolist(), draw)
-        made = made if len(ids) else [self.task.zero_weight(one) for one in made]
-        return Part(ids, tensors(self.task.collate([self.task.pack([one]) for one in made] if self.joined else made)))
+        samples = self.task.samples(self.samples.rows(shown), [0] * len(shown), (shown + self.first).tolist(), draw)
+        samples = samples if len(ids) else [self.task.zero_weight(sample) for sample in samples]
+        rows = [self.task.pack([sample]) for sample in samples] if self.joined else samples
+        return Part(ids, tensors(self.task.collate(rows)))
 
 
 class Predictor(Protocol):
@@ -99,10 +101,10 @@ def outputs(
     model.eval()
     with torch.no_grad(), autocast(precision, process.device):
         for part in parts:
-            made = task.predict(model, to(part.batch, process.device))
+            predictions = task.predict(model, to(part.batch, process.device))
             if len(part.ids):
                 ids += part.ids.tolist()
-                for name, values in made.items():
+                for name, values in predictions.items():
                     mine.setdefault(name, []).extend(_rows(values))
     model.train(training)
     gathered = process.all_gather_objects((ids, mine) if process.leads else None)
@@ -113,7 +115,7 @@ def outputs(
 
 
 def _rows(values: Any) -> list[Any]:
-    """One value or array for each sample."""
+    """Split predictions into one value or array for each sample."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
@@ -121,7 +123,8 @@ def _rows(values: Any) -> list[Any]:
     return list(values)
 
 
-def _in_order(ids: list[int], every: list[Outputs]) -> Outputs:
-    places = np.argsort(np.array(ids, dtype=np.int64), kind="stable").tolist()
-    joined = {name: [value for made in every for value in made[name]] for name in every[0]}
-    return {name: [values[place] for place in places] for name, values in joined.items()}
+def _in_order(ids: list[int], parts: list[Outputs]) -> Outputs:
+    """Join the predictions of the ranks, in the order of the sample ids."""
+    order = np.argsort(np.array(ids, dtype=np.int64), kind="stable").tolist()
+    joined = {name: [value for part in parts for value in part[name]] for name in parts[0]}
+    return {name: [values[index] for index in order] for name, values in joined.items()}

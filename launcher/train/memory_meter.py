@@ -1,4 +1,4 @@
-"""How much memory a rank needs at its fullest, over what it had when counting began."""
+"""Measure the peak memory of a rank."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ _PROC = Path("/proc/self")
 
 
 class Peak:
-    """Counts from where it is made: what an accelerator allocates, or on a CPU the resident set of this process."""
+    """The peak since its creation: of the memory that an accelerator allocates, or of the resident set on a CPU."""
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -20,10 +20,10 @@ class Peak:
         else:
             self._before = psutil.Process().memory_info().rss
             if (_PROC / "clear_refs").exists():
-                (_PROC / "clear_refs").write_text("5")  # sets the high-water mark to where it is (Linux)
+                (_PROC / "clear_refs").write_text("5")  # resets the high-water mark (Linux)
 
     def bytes(self) -> int:
-        """The most since then, less what was there."""
+        """The peak since then, minus the use at that time."""
         if self._device.type != "cpu":
             return int(torch.accelerator.max_memory_allocated()) - self._before
         return _high_water() - self._before

@@ -1,4 +1,4 @@
-"""What a model does with one sample, found by trying before it is wrapped: never kept in a table of architectures."""
+"""Find the layers of a model, and the parameters that train, from one forward. There is no table of architectures."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +12,9 @@ from launcher.tasks import Batch, Task
 
 @dataclass(frozen=True)
 class ModelProbe:
-    """`layers`: the repeated blocks by name, each called exactly once. `linears`: the names of a layer's linear maps in
-    the order in which they ran. `unreached`: parameters that the loss does not depend on."""
+    """The result of a probe. `layers`: the repeated blocks that ran exactly once, by name. `linears`: the linear
+    modules of each layer in the order in which they ran. `unreached`: the parameters that the loss does not depend
+    on."""
 
     layers: dict[str, nn.Module]
     linears: dict[str, list[str]]
@@ -21,7 +22,8 @@ class ModelProbe:
 
 
 def run(model: nn.Module, task: Task, example: Batch) -> ModelProbe:
-    """One forward without dropout. No gradient is made: what the loss reaches is read off its graph."""
+    """Run one forward without dropout. The parameters that the loss depends on are read from its graph, without a
+    backward."""
     names = {module: name for name, module in model.named_modules()}
     candidates = blocks(model)
     order: list[nn.Module] = []
@@ -59,13 +61,13 @@ def loss(model: nn.Module, task: Task, example: Batch) -> float:
 
 
 def _note(order: list[nn.Module], module: nn.Module, inputs: object) -> None:
-    """A call that a backward will come back to: a task may ask a model before, without gradients, what it says."""
+    """Note a call with gradients. A task may also call the model without them, for predictions."""
     if torch.is_grad_enabled():
         order.append(module)
 
 
 def _leaves(loss: torch.Tensor) -> set[torch.Tensor]:
-    """The tensors that a backward from here would give a gradient to."""
+    """The leaf tensors that a backward from this loss would reach."""
     seen, todo, found = set[object](), [loss.grad_fn], set[torch.Tensor]()
     while todo:
         node = todo.pop()

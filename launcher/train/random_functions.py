@@ -1,7 +1,7 @@
-"""The functions of torch by which models draw random numbers, each computed from draws that are handed in.
+"""The random functions of torch, computed from given draws.
 
-Inside `Interception`, `F.dropout`, `torch.rand` and their like use the draws of its `Draws` object. Every other
-function runs as it is, and so does one that is given a generator or an output.
+Inside `Interception`, functions such as `F.dropout` and `torch.rand` use its `Draws`. All other functions are
+unchanged, and so are calls with a generator or an output tensor.
 """
 
 import math
@@ -21,16 +21,18 @@ Options = dict[str, object]
 
 
 class Draws(Protocol):
+    """A source of random numbers."""
+
     def keep(self, shape: Sequence[int], rate: float, device: torch.device) -> torch.Tensor:
-        """Whether each value is kept under dropout of this rate, bool."""
+        """A dropout mask of this rate: True for the values that are kept."""
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
-        """Numbers in (0, 1), fp32."""
+        """Uniform numbers in (0, 1), fp32."""
 
 
 class Interception(TorchFunctionMode):  # type: ignore[misc]
-    """Inside it random functions take their numbers from `draws`. torch leaves a mode while it is handling a call, so
-    that the functions below call torch's own."""
+    """A mode in which random functions take their numbers from `draws`. torch disables a mode while it handles a call,
+    so the functions below call torch's own."""
 
     def __init__(self, draws: Draws):
         super().__init__()
@@ -64,7 +66,7 @@ def torch_dropout(draws: Draws, input: torch.Tensor, p: float, train: bool) -> t
 
 
 def channel_dropout(dimensions: int) -> Callable[..., torch.Tensor]:
-    """Dropout of whole channels, each of so many dimensions, of a batch (samples, channels, ...) or of one sample."""
+    """Dropout of whole channels of so many dimensions, for a batch (samples, channels, ...) or one sample."""
 
     def dropout(
         draws: Draws, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
@@ -86,9 +88,9 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """Scaled dot-product attention: torch's fused kernels without dropout, else written out. A position that sees none
-    gets zeros, as from torch."""
-    if not dropout_p or (is_causal and attn_mask is not None):  # of which torch says that they exclude each other
+    """Scaled dot-product attention: by torch's fused kernels without dropout, else in single operations. A position
+    whose mask excludes all others gets zeros, as in torch."""
+    if not dropout_p or (is_causal and attn_mask is not None):  # torch raises an error for both together
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
@@ -141,7 +143,7 @@ def bernoulli_(draws: Draws, self: torch.Tensor, p: torch.Tensor | float = 0.5, 
 def uniform_(draws: Draws, self: torch.Tensor, begin: float = 0.0, end: float = 1.0, **options: float) -> torch.Tensor:
     low, high = options.get("from", begin), options.get("to", end)
     self.copy_(draws.uniform(self.shape, self.device) * (high - low) + low)
-    return self.masked_fill_(self >= high, low)  # what has been rounded up to the end
+    return self.masked_fill_(self >= high, low)  # values that rounding moved to the end
 
 
 def normal_(draws: Draws, self: torch.Tensor, mean: float = 0.0, std: float = 1.0, **options: object) -> torch.Tensor:
@@ -180,7 +182,7 @@ def _normal(
 
 
 def _gaussian(uniform: torch.Tensor) -> torch.Tensor:
-    """Numbers in (0, 1) as normally distributed ones, by the inverse of the distribution."""
+    """Transform uniform numbers in (0, 1) to a normal distribution, by its inverse distribution function."""
     return math.sqrt(2) * torch.erfinv(2 * uniform - 1)
 
 
@@ -195,8 +197,8 @@ def _device(options: Options, default: torch.device) -> torch.device:
 
 @cache
 def _undispatched(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A Python function of torch without the look for a mode that it begins with, so that its body runs inside the
-    mode: the same code over globals in which no argument has one."""
+    """A copy of a Python function of torch without the check for modes at its begin, so that its body runs inside the
+    mode."""
     nothing = dict.fromkeys(("has_torch_function", "has_torch_function_unary"), lambda *arguments: False)
     body = FunctionType(function.__code__, {**function.__globals__, **nothing}, function.__name__)
     body.__defaults__, body.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
@@ -204,7 +206,7 @@ def _undispatched(function: Callable[..., torch.Tensor]) -> Callable[..., torch.
 
 
 COMPOSED = frozenset({F.multi_head_attention_forward, F.gumbel_softmax})
-"""Functions whose own code calls those of REPLACEMENTS."""
+"""Functions whose Python code calls those of REPLACEMENTS."""
 
 REPLACEMENTS: dict[object, Callable[..., torch.Tensor]] = {
     F.dropout: dropout,
@@ -224,4 +226,4 @@ REPLACEMENTS: dict[object, Callable[..., torch.Tensor]] = {
     torch.Tensor.normal_: normal_,
     torch.Tensor.exponential_: exponential_,
 }
-"""What draws, and what computes it from given draws instead."""
+"""Random functions, with the functions that compute them from given draws."""

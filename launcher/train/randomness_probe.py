@@ -1,8 +1,8 @@
-"""Find what a model draws in a training step by trying it, before anything wraps it: no table of architectures is kept.
+"""Find the random draws of a model in a training step by test forwards. There is no table of architectures.
 
-A sample goes through the model in training mode, alone and twice in a micro-batch. The calls of random functions are
-recorded with the modules that make them, and how the shapes grow tells what each axis of a draw counts. Then the result
-is verified: the loss of a sample must change neither with the state of any generator nor beside another sample.
+A sample is passed through the model in training mode, alone and twice in a micro-batch. The calls of random functions
+are recorded with their modules, and the growth of the shapes shows what each axis of a draw stands for. Then the result
+is verified: the loss of a sample must depend neither on a generator nor on other samples.
 """
 
 import random
@@ -27,15 +27,15 @@ TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-5, "fp16": 2**-7}
 Loss = Callable[[Batch], torch.Tensor]
 Shape = tuple[int, ...]
 Record = dict[str | None, list[list[Shape]]]
-"""The drawn shapes of each invocation by module; None: outside of the model."""
+"""The drawn shapes of each invocation, by module; None: outside the model."""
 
 _OWN = "draws random numbers of its own"
 
 
 def take_over(model: nn.Module, loss: Loss, batches: ProbeBatches, precision: str) -> ModelRandomness:
-    """Make the modules of a model draw by the contract; describe in `unreproducible` what remains.
+    """Make the modules of a model draw by the contract. `unreproducible` of the result describes the draws that remain.
 
-    loss: that of a micro-batch, computed by the model. Raises UserError for a dropout rate outside of [0, 1).
+    `loss`: computes the loss of a micro-batch with the model. Raises UserError for a dropout rate outside [0, 1).
     """
     randomness, training, device = ModelRandomness(), model.training, batches.one.rows.keys.device
     model.train()
@@ -52,7 +52,8 @@ def take_over(model: nn.Module, loss: Loss, batches: ProbeBatches, precision: st
 
 
 class _Recording:
-    """Record the shapes of draws by module. Every value is kept, and numbers are near 1, so that nothing is skipped."""
+    """Record the shapes of draws by module. All values are kept, and numbers are near 1, so that no layer is
+    skipped."""
 
     def __init__(self, stack: list[str], found: Record):
         self.stack, self.found = stack, found
@@ -99,7 +100,7 @@ def _record(model: nn.Module, loss: Loss, batch: Batch) -> Record:
 
 
 def _assign(model: nn.Module, randomness: ModelRandomness, records: list[Record]) -> None:
-    """Take over the modules whose draws can be attributed to samples."""
+    """Take over the modules whose draws belong to samples."""
     for name in dict.fromkeys(name for record in records for name in record):
         if name is None:
             randomness.unreproducible.append(f"the task {_OWN}")
@@ -120,8 +121,8 @@ def _assign(model: nn.Module, randomness: ModelRandomness, records: list[Record]
 
 
 def _site(one: Shape, two: Shape, packed: Shape | None = None) -> DrawSite | None:
-    """What the axes of a draw count, from its shapes for one row, two rows, and one row of two samples; None: unclear.
-    In rows that samples share, a draw has to be one of each token."""
+    """The meaning of the axes of a draw, from its shapes for one row, two rows, and one row of two samples; None:
+    unclear. Where samples share rows, each draw has to belong to a token."""
     if len({len(shape) for shape in (one, two, one if packed is None else packed)}) > 1:
         return None
     sizes = zip(one, two, one if packed is None else packed, strict=True)
@@ -148,8 +149,8 @@ def _axis(one: int, two: int, packed: int) -> Kind | None:
 def _verify(
     model: nn.Module, randomness: ModelRandomness, loss: Loss, batches: ProbeBatches, precision: str
 ) -> DrawMismatch | None:
-    """Describe randomness that remains, and a loss that depends on the other samples of a micro-batch. Returns the
-    module whose draws are not those that were recorded, if any."""
+    """Describe remaining randomness, and a loss that depends on the other samples of a micro-batch. Returns the module
+    whose draws differ from the recorded ones, if any."""
 
     def value(batch: ProbeBatch, kind: str = precision) -> float:
         with randomness.drawing(batch.rows), autocast(kind, batch.rows.keys.device):
@@ -174,15 +175,15 @@ def _verify(
 
 
 def _mixing(model: nn.Module, value: Callable[..., float], batches: ProbeBatches, precision: str) -> list[str]:
-    """Whether a sample gets another loss beside another one. In half precision that would hide in rounding: the check
-    runs in fp32 where the model can."""
+    """Describe a loss that depends on the other sample of a micro-batch. The check runs in fp32 where the model can,
+    because rounding would hide a difference in half precision."""
     kind = "fp32" if precision in ("bf16", "fp16") else precision
     try:
         apart, together = value(batches.short, kind) + value(batches.long, kind), value(batches.together, kind)
     except RuntimeError as error:
         if isinstance(error, DrawMismatch):
             raise
-        kind = precision  # a kernel of half precision alone
+        kind = precision  # a kernel without fp32 support
         apart, together = value(batches.short) + value(batches.long), value(batches.together)
     if _near(apart, together, TOLERANCE[kind]):
         return []
@@ -191,14 +192,14 @@ def _mixing(model: nn.Module, value: Callable[..., float], batches: ProbeBatches
 
 
 def _near(one: float, other: float, tolerance: float) -> bool:
-    """True also where a loss is not finite, which proves nothing."""
+    """Whether two losses are equal within a relative tolerance; True where one is not finite."""
     if not (np.isfinite(one) and np.isfinite(other)):
         return True
     return abs(one - other) <= tolerance * max(abs(one), abs(other), 1e-3)
 
 
 def _first_to_differ(model: nn.Module, run: Callable[[], float]) -> str:
-    """The first module to finish whose output depends on the seed while its input does not, or the task."""
+    """The first finished module whose output depends on the seed while its input does not, else the task."""
     sums = list[list[tuple[str, float, float]]]()
 
     def note(name: str) -> Callable[..., None]:
@@ -218,7 +219,7 @@ def _first_to_differ(model: nn.Module, run: Callable[[], float]) -> str:
 
 
 def _sum(value: object) -> float:
-    """A sum over all tensors of a value, weighed by their places."""
+    """A weighted sum over all tensors of a value."""
     if isinstance(value, torch.Tensor):
         flat = value.detach().double().flatten().nan_to_num()
         return float((flat * torch.linspace(1, 2, len(flat), dtype=flat.dtype, device=flat.device)).sum())
@@ -228,7 +229,7 @@ def _sum(value: object) -> float:
 
 
 def _modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules that take hooks, by name."""
+    """The modules that support hooks, by name."""
     return [(n, m) for n, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
 
 
@@ -240,7 +241,7 @@ def _seed(seed: int) -> None:
 
 @contextmanager
 def _state_restored(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Leave the generators of torch, numpy and Python, and the model's buffers, as they were."""
+    """Restore the generators of torch, numpy and Python, and the model's buffers, after the block."""
     of_numpy, of_python = np.random.get_state(), random.getstate()
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=_accelerator(device)):

@@ -1,8 +1,8 @@
-"""The random numbers of a model in a training step: functions of the sample, not of a generator's state.
+"""The random numbers of a model in a training step, as functions of the sample instead of a generator.
 
-Modules that draw have been found by `launcher.train.randomness_probe`. Each of them gets a subclass of its class, of
-the same name, whose forward computes the draws of the micro-batch (`launcher.train.counter_dropout`) wherever it
-calls a random function of torch. Names, parameters and state dicts stay the bare model's, whatever wraps it later.
+`launcher.train.randomness_probe` finds the modules that draw. The class of each is replaced by a subclass of the same
+name. Its forward computes the draws of the micro-batch (`launcher.train.counter_dropout`) wherever it calls a random
+function of torch. Module names, parameters and state dicts do not change.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from launcher.train.counter_dropout import Axis, SampleRows
 from launcher.train.random_functions import Interception
 
 Kind = Literal["sample", "position", "other", "sample x position", "sample x other"]
-"""What an axis of a drawn tensor counts: rows of the micro-batch, tokens of a row, anything else (features, heads), or
-rows and one of the others flattened into one axis, the rows outside."""
+"""The meaning of an axis of a drawn tensor: rows of the micro-batch, tokens of a row, anything else (features, heads),
+or rows and one of the others flattened into one axis, rows first."""
 
 
 @dataclass
 class DrawSite:
-    """One draw of a module. `axes`: what those of the drawn tensor are; `shape`: its shape for a micro-batch of the one
-    row it was found with; `sharded`: the axes of which each tensor-parallel rank has an equal part."""
+    """One draw of a module. `axes`: the meaning of the axes; `shape`: for a micro-batch of one row; `sharded`: the axes
+    of which each tensor-parallel rank has an equal part."""
 
     axes: tuple[Kind, ...]
     shape: tuple[int, ...]
@@ -39,7 +39,7 @@ class DrawSite:
 
 
 class DrawMismatch(RuntimeError):
-    """A module draws otherwise than it was recorded to. `name`: that of the module."""
+    """A module draws other numbers than it was recorded to. `name`: of the module."""
 
     def __init__(self, name: str, what: str):
         super().__init__(f"{name} {what}")
@@ -48,9 +48,9 @@ class DrawMismatch(RuntimeError):
 
 @dataclass
 class ModelRandomness:
-    """What a model draws. `unreproducible`: descriptions of what depends on ranks and micro-batches all the same.
-    `rows`: those of the current micro-batch; None outside of training steps, where modules use torch's generator.
-    `finding_shards`: a forward is under way in which each draw learns which of its axes are sharded."""
+    """The random draws of a model. `unreproducible`: descriptions of draws that depend on ranks and micro-batches.
+    `rows`: of the current micro-batch; None outside training steps, where modules use torch's generator.
+    `finding_shards`: True in the forward in which each draw finds its sharded axes."""
 
     tensor_parallel_rank: int = 0
     tensor_parallel: int = 1
@@ -60,7 +60,7 @@ class ModelRandomness:
     finding_shards: bool = False
 
     def take_over(self, name: str, module: nn.Module, sites: list[list[DrawSite]]) -> None:
-        """Make a module draw by the contract. sites: its draws, by invocation in a forward."""
+        """Make a module draw by the contract. `sites`: its draws in each invocation of a forward."""
         key = definition.place_key(name)
         if any(key == other.key for other in self.modules.values()):
             raise RuntimeError(f"two modules with the same place key: {name}")
@@ -75,8 +75,8 @@ class ModelRandomness:
 
     @contextlib.contextmanager
     def drawing(self, rows: SampleRows | None, invocations: Mapping[str, int] | None = None) -> Iterator[None]:
-        """A micro-batch: its forward and its backward belong inside. `invocations`: by module how often it has run in
-        the step already; 0 where it is not given."""
+        """The context of the forward and the backward of a micro-batch. `invocations`: how often each module has run in
+        the forward already (default: 0)."""
         before, self.rows = self.rows, rows
         for name, module in self.modules.items():
             module.invocation = (invocations or {}).get(name, 0)
@@ -86,14 +86,14 @@ class ModelRandomness:
             self.rows = before
 
     def recomputation(self) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-        """The contexts of a checkpointed forward and of its recomputation, which draws the same again."""
+        """The contexts of a checkpointed forward and of its recomputation, which repeats the draws."""
         invocations = {name: one.invocation for name, one in self.modules.items()}
         return contextlib.nullcontext(), self.drawing(self.rows, invocations)
 
 
 class ModuleDraws:
-    """The draws of one module. `sites`: by invocation in a forward, in the order in which it makes them; further
-    invocations draw as the last one. `place`: its key, on the CPU, from where a scalar goes along to any device."""
+    """The draws of one module. `sites`: the draws of each invocation in a forward, in order; further invocations draw
+    as the last one. `place`: its key, as a scalar on the CPU, which works with tensors of any device."""
 
     def __init__(self, randomness: ModelRandomness, name: str, key: int, sites: list[list[DrawSite]]):
         self.randomness, self.name, self.key, self.sites = randomness, name, key, sites
@@ -101,7 +101,7 @@ class ModuleDraws:
         self.place = torch.tensor(key - 2**64 if key >= 2**63 else key)
 
     def __deepcopy__(self, memo: dict[int, object]) -> "ModuleDraws":
-        """A copy of a model draws as the model does."""
+        """Share it: a copy of a model draws the same numbers."""
         return self
 
     def begin(self, rows: SampleRows) -> "CounterDraws":
@@ -144,7 +144,8 @@ class CounterDraws:
         return site, definition.call(self.invocation, number)
 
     def _keys(self, site: DrawSite, device: torch.device) -> torch.Tensor:
-        """On the device of the draw: a model on an accelerator may draw on the CPU, as for layers that it skips."""
+        """The keys on the device of the draw. A model on an accelerator may draw on the CPU, such as for skipped
+        layers."""
         return (self.rows.keys if site.of_samples else self.rows.step).to(device, non_blocking=True)
 
     def _axes(self, site: DrawSite, shape: Sequence[int]) -> tuple[tuple[Axis, ...], torch.Tensor | None]:
@@ -162,7 +163,7 @@ class CounterDraws:
 
 
 class _DrawingForward:
-    """Mixed into the class of a module that draws."""
+    """The forward of a module that draws, for subclasses."""
 
     draws_of_samples: ModuleDraws
 
@@ -176,13 +177,13 @@ class _DrawingForward:
 
 @cache
 def _drawing(kind: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of a module's class, of the same name: one for all modules of the class, so that compiled layers
-    share their code."""
+    """The subclass of a module's class, with the same name. There is one for all modules of the class, so that compiled
+    layers share their code."""
     return type(kind.__name__, (_DrawingForward, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
 def _arranged(draws: torch.Tensor, site: DrawSite, shape: Sequence[int]) -> torch.Tensor:
-    """Move the axis of samples, which is the first, to its place. Draws of no sample have an axis of one there."""
+    """Move the axis of samples from the front to its place. Draws without samples have an axis of size 1 there."""
     at = next((n for n, axis in enumerate(site.axes) if axis.startswith("sample")), None)
     if at is None:
         return draws.reshape(tuple(shape))

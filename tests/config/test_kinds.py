@@ -13,7 +13,7 @@ from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.config.types import Plugin
 
-FOLDERS = ("data", "models", "sinks", "strategies", "tasks")
+FOLDERS = ("data", "lr_schedules", "models", "optimizers", "sinks", "strategies", "tasks")
 
 SOURCE = """
 from launcher.config.types import Plugin

@@ -31,7 +31,7 @@ def made(how, foreign=()):
     if not foreign:
         randomness = randomness_probe.take_over(model, lambda batch: loss(model, batch["x"]), BATCHES, "fp32")
         assert not randomness.unreproducible
-    compile_and_recompute.dress(blocks(model), Train(global_batch=1, steps=1, activation_checkpointing=how), randomness)
+    compile_and_recompute.apply(blocks(model), Train(global_batch=1, steps=1, activation_checkpointing=how), randomness)
     return model, randomness
 
 
