@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import support
-import warm
+from support import warm_start
 
 from launcher.config import trust
 from launcher.distributed.signals import SIGNALS
@@ -23,7 +23,7 @@ for number in SIGNALS:  # where the tests themselves run under nohup, or in a sh
         signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
 
 
-warm.fork_code()
+warm_start.fork_code()
 
 
 def pytest_collection_modifyitems(items):
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _starts(request, monkeypatch):
     """Processes start as a user's do in a test that is marked `cold_start`; else many are forked from a warm server."""
-    monkeypatch.setattr(warm, "cold", request.node.get_closest_marker("cold_start") is not None)
+    monkeypatch.setattr(warm_start, "cold", request.node.get_closest_marker("cold_start") is not None)
 
 
 @pytest.fixture(autouse=True)

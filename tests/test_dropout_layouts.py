@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-import ranks
 import support
-import walks
+from support import ranks, strategy_steps
 from test_exact_loss import ARCHITECTURES
 
 STEPS = 5
@@ -114,7 +113,7 @@ def _records(process, folder, how, case, steps):
     strategy, train = case
     train = train | {"precision": "fp32"} if how == "fp32" else train
     task = {"samples": "packed"} if how == "packed" else {}
-    return walks.take(walks.build(process, folder, strategy, train, task=task), steps)
+    return strategy_steps.take(strategy_steps.build(process, folder, strategy, train, task=task), steps)
 
 
 def split(name):
@@ -181,7 +180,7 @@ def without(process, folder, changes):
     for change in ({}, *changes):
         recipe = Recipe.model_validate(support.changed(made.recipe.model_dump(mode="json"), **change))
         run = worker.build(replace(made, recipe=recipe), process, StopMonitor(), None, workers=0)[0]
-        told.append(walks.take(run, 1)[0]["loss"])
+        told.append(strategy_steps.take(run, 1)[0]["loss"])
     return told
 
 

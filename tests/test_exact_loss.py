@@ -1,8 +1,8 @@
 """The same global batch gives the same gradients, however it falls on ranks and micro-batches."""
 
 import pytest
-import ranks
 import support
+from support import ranks
 
 ROBERTA = {"max_position_embeddings": 64}
 DISTILBERT = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "dropout": 0.0}

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
-import ranks
 import support
 from seqeval import metrics as entities
 from sklearn import metrics as known
+from support import ranks
 
 from launcher.config import kinds
 from launcher.config.recipe import TrainTokenizer

@@ -5,12 +5,10 @@ import re
 import shutil
 from pathlib import Path
 
-import pictures
 import pytest
-import ranks
 import support
-import walks
 from safetensors.torch import load_file
+from support import image_files, ranks, strategy_steps
 from typer.testing import CliRunner
 
 from launcher import cli
@@ -71,7 +69,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def album(here):
-    return pictures.folder(here / "pictures", 48, size=(16, 12))
+    return image_files.folder(here / "pictures", 48, size=(16, 12))
 
 
 def weights(run):
@@ -122,8 +120,8 @@ def test_strategies_agree_on_images(album):
         ({"kind": "fsdp"}, {}),
         ({"kind": "ddp"}, {"max_tokens": 2}),
     ]
-    (alone,) = ranks.on_ranks(1, walks.records, made, cases[:1], 3)
-    together = ranks.on_ranks(2, walks.records, made, cases[1:], 3)[0]
+    (alone,) = ranks.on_ranks(1, strategy_steps.records, made, cases[:1], 3)
+    together = ranks.on_ranks(2, strategy_steps.records, made, cases[1:], 3)[0]
     for records in together:
         assert [r["data"] for r in records] == [r["data"] for r in alone[0]]
         assert [r["loss"] for r in records] == pytest.approx([r["loss"] for r in alone[0]], rel=1e-5)
@@ -173,7 +171,7 @@ def told(recipe, *overrides):
 
 
 def test_images_of_different_sizes_are_told(album):
-    pictures.save(pictures.pixels(1, (9, 8)), album / "light/odd.png")
+    image_files.save(image_files.pixels(1, (9, 8)), album / "light/odd.png")
     assert told(folder()) == [
         "task.size: the training data has images of 2 sizes, such as 9x8 and 16x12 (height x width): "
         "give the size that all of them are brought to"
@@ -201,7 +199,7 @@ def test_a_folder_without_images_is_told(here):
 
 
 def test_a_label_that_stands_in_the_validation_data_alone_is_told(album):
-    pictures.save(pictures.pixels(1, (16, 12)), Path("others/grey/0.png"))
+    image_files.save(image_files.pixels(1, (16, 12)), Path("others/grey/0.png"))
     assert told(folder(data__validation={"kind": "image_folder", "path": "others"})) == [
         "data.validation.label: 'grey' stands in the validation data and not in the training data "
         "(there are: dark, light)"
@@ -232,7 +230,7 @@ def test_a_model_of_texts_for_numbers_is_told(here):
 
 
 def test_a_model_that_does_not_take_images_of_this_size_is_told_when_it_is_known(here):
-    pictures.folder(here / "pictures", 48, size=(6, 6))
+    image_files.folder(here / "pictures", 48, size=(6, 6))
     model = {"kind": "small", "type": "cnn", "channels": [4, 4, 4]}
     assert told(folder(model=model)) == ["model.channels: halved 3 times, nothing is left of 1 x 6 x 6"]
 

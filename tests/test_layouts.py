@@ -3,9 +3,8 @@
 import json
 
 import pytest
-import ranks
 import support
-import walks
+from support import ranks, strategy_steps
 
 NEOX = {
     "kind": "config", "type": "gpt_neox", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -35,7 +34,7 @@ def test_a_model_that_is_dealt_wrongly_is_refused_in_any_precision(workspace, pr
     """GPT-NeoX fuses queries, keys and values head by head: rows dealt by part are others' heads."""
     recipe = support.classification(model=NEOX, train__precision=precision)
     folder = ranks.ready(support.write(recipe))
-    for told in ranks.on_ranks(2, walks.refusal, folder, {"kind": "ddp", "tensor_parallel": 2}):
+    for told in ranks.on_ranks(2, strategy_steps.refusal, folder, {"kind": "ddp", "tensor_parallel": 2}):
         assert told.startswith("strategy.tensor_parallel: the loss of a sample is ")
 
 
@@ -51,7 +50,7 @@ def share(process, folder, strategy):
     """What this rank holds of the whole state, by count of numbers."""
     from launcher.strategies._torch_engine import local
 
-    state = walks.build(process, folder, strategy).engine.state_dict()
+    state = strategy_steps.build(process, folder, strategy).engine.state_dict()
     return sum(local(t).numel() for t in state.values()) / sum(t.numel() for t in state.values())
 
 

@@ -5,12 +5,10 @@ import json
 import os
 from pathlib import Path
 
-import fakehub
 import pytest
-import ranks
 import support
-import textbook
-from textbook import TEXT, TINY
+from support import local_hub, ranks, recipe_data
+from support.recipe_data import TEXT, TINY
 
 from launcher.config import load
 from launcher.prepare import run_setup
@@ -124,10 +122,10 @@ def _configurations():
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with the data and the tiny models; in it, a hub that has the configurations."""
-    folder, before = textbook.write(tmp_path_factory.mktemp("recipes")), Path.cwd()
+    folder, before = recipe_data.write(tmp_path_factory.mktemp("recipes")), Path.cwd()
     os.chdir(folder)
     patch = pytest.MonkeyPatch()
-    with fakehub.serving() as hub:
+    with local_hub.serving() as hub:
         for name, config in _configurations().items():
             config.save_pretrained(folder / "hub" / name)
             hub.repositories[f"models/{name}"] = folder / "hub" / name

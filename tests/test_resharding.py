@@ -5,9 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import ranks
 import support
-import walks
+from support import ranks, strategy_steps
 
 FSDP, DDP, ZERO = {"kind": "fsdp"}, {"kind": "ddp"}, {"kind": "deepspeed"}
 TENSOR = {**FSDP, "tensor_parallel": 2}
@@ -43,11 +42,11 @@ def first(process, folder):
     """Ten steps, a checkpoint, and the twenty steps after it of the run that is never changed."""
     from launcher.train import loop
 
-    run = walks.build(process, folder, FSDP)
-    walks.take(run, CHANGED)
-    state = walks.whole(run.engine.state_dict())
+    run = strategy_steps.build(process, folder, FSDP)
+    strategy_steps.take(run, CHANGED)
+    state = strategy_steps.whole(run.engine.state_dict())
     loop.save(run)
-    records = walks.take(run, LAST - CHANGED)
+    records = strategy_steps.take(run, LAST - CHANGED)
     return (state, records) if process.rank == 0 else None
 
 
@@ -60,13 +59,13 @@ def _changed(process, folder, strategy):
     from launcher.storage.run_dir import RunDir
     from launcher.train import loop
 
-    run = walks.build(process, folder, strategy, resume=RunDir(folder).saved("latest"))
-    loaded, begin = walks.whole(run.engine.state_dict()), run.progress.step
-    records = walks.take(run, BACK - begin) if begin < BACK else []
-    saved = walks.whole(run.engine.state_dict())
+    run = strategy_steps.build(process, folder, strategy, resume=RunDir(folder).saved("latest"))
+    loaded, begin = strategy_steps.whole(run.engine.state_dict()), run.progress.step
+    records = strategy_steps.take(run, BACK - begin) if begin < BACK else []
+    saved = strategy_steps.whole(run.engine.state_dict())
     if begin < BACK:
         loop.save(run)
-    records += walks.take(run, LAST - BACK)
+    records += strategy_steps.take(run, LAST - BACK)
     return {"loaded": loaded, "begin": begin, "saved": saved, "records": records} if process.rank == 0 else None
 
 

@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-import held
 import pytest
 import support
+from support import paused_run
 
 WORKER = ("-m", "launcher.worker", "recipe.yaml")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
@@ -147,7 +147,7 @@ def test_a_rank_that_waits_for_the_others_heeds_a_signal(runs):
 def test_ranks_heed_a_signal_while_rank_0_prepares(workspace, tmp_path, first):
     """Rank 0 takes the other along; that one leaves alone, from a broadcast that has not come. 6 s each, since no other
     test has ranks that wait for data."""
-    held.write(seed=sum(map(ord, str(tmp_path))))
+    paused_run.write(seed=sum(map(ord, str(tmp_path))))
     Path("hold-preparing").touch()
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port())}
     ranks = [

@@ -12,9 +12,9 @@ import termios
 import time
 from pathlib import Path
 
-import held
 import pytest
 import support
+from support import paused_run
 
 BEFORE = "stopped before training began"
 AT_ONCE = "stopped at once: the ranks were ended; "
@@ -60,8 +60,8 @@ def expected(phase, number, times):
 
 def check(start, phase, number, times, table, temporary, group=False, resume=False, workers=0):
     code, newest, said = expected(phase, number, times)
-    held.write(seed=sum(map(ord, f"{temporary}")) if phase == "preparing" else 0, workers=workers)
-    end = held.LeaseHeld(start, phase).begin().send(number, times, group).end()
+    paused_run.write(seed=sum(map(ord, f"{temporary}")) if phase == "preparing" else 0, workers=workers)
+    end = paused_run.LeaseHeld(start, phase).begin().send(number, times, group).end()
     name = f"{'group ' if group else ''}{number.name[3:]}"
     table.append((start, phase, name, times, end.code, str(max(end.saved, default="-")), end.seconds, len(end.orphans)))
     assert (end.code, max(end.saved, default=None), end.orphans) == (code, newest, []), end.said
@@ -72,14 +72,14 @@ def check(start, phase, number, times, table, temporary, group=False, resume=Fal
     if number is not signal.SIGKILL:
         assert list(temporary.iterdir()) == []
     if resume:
-        support.launcher("run", "recipe.yaml", "--ranks", 2, *held.STARTS[start])
+        support.launcher("run", "recipe.yaml", "--ranks", 2, *paused_run.STARTS[start])
         assert list(support.steps("runs/held")) == [1, 2, 3, 4, 5, 6]
-        assert held.saved()[-1] == 6
+        assert paused_run.saved()[-1] == 6
         assert list(Path("runs/held/checkpoints").glob(".*")) == []
         assert list(temporary.iterdir()) == []
 
 
-TERM, INT, HUP, USR1, KILL = held.SIGNALS
+TERM, INT, HUP, USR1, KILL = paused_run.SIGNALS
 SHORT = [
     ("run", "starting", TERM, 1),
     ("run", "preparing", HUP, 1),
@@ -103,9 +103,9 @@ def test_a_signal_at_any_time_saves_and_leaves_nothing_behind(workspace, tempora
 
 @pytest.mark.soak
 @pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("number", held.SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("phase", held.PHASES)
-@pytest.mark.parametrize("start", held.STARTS)
+@pytest.mark.parametrize("number", paused_run.SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("phase", paused_run.PHASES)
+@pytest.mark.parametrize("start", paused_run.STARTS)
 def test_every_start_phase_and_signal(workspace, temporary, table, start, phase, number, times):
     if number is KILL and times == 2:
         pytest.skip("there is nobody left to get it")
@@ -114,8 +114,8 @@ def test_every_start_phase_and_signal(workspace, temporary, table, start, phase,
 
 @pytest.mark.soak
 @pytest.mark.parametrize("number", [TERM, INT, HUP, USR1], ids=lambda number: number.name)
-@pytest.mark.parametrize("phase", held.PHASES)
-@pytest.mark.parametrize("start", held.STARTS)
+@pytest.mark.parametrize("phase", paused_run.PHASES)
+@pytest.mark.parametrize("start", paused_run.STARTS)
 def test_a_signal_to_the_whole_group(workspace, temporary, table, start, phase, number):
     """As Ctrl-C at a terminal, or Slurm, sends it; with loader workers."""
     check(start, phase, number, 1, table, temporary, group=True, workers=1)
@@ -125,11 +125,12 @@ def test_a_signal_to_the_whole_group(workspace, temporary, table, start, phase, 
 def test_a_terminal_that_closes_takes_nothing_with_it(workspace, temporary, start):
     """Whoever writes to it gets an error from then on: the console of rank 0, and the launcher's last words. 6 s each,
     since the starters differ: the ranks of torchrun hear of no terminal."""
-    held.write(sinks=["console", "jsonl", {"kind": "own.sink"}])
+    paused_run.write(sinks=["console", "jsonl", {"kind": "own.sink"}])
     Path("hold-step").touch()
     mine, its = pty.openpty()
     run = subprocess.Popen(
-        support.command("run", "recipe.yaml", "--ranks", 2, *held.STARTS[start]), stdin=its, stdout=its, stderr=its,
+        support.command("run", "recipe.yaml", "--ranks", 2, *paused_run.STARTS[start]),
+        stdin=its, stdout=its, stderr=its,
         start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
     os.close(its)
@@ -139,8 +140,8 @@ def test_a_terminal_that_closes_takes_nothing_with_it(workspace, temporary, star
     os.close(mine)
     time.sleep(0.2)
     Path("hold-step").unlink()
-    assert (run.wait(120), held.saved()) == (75, [2, 3])
-    support.wait_for(lambda: not held.left())
+    assert (run.wait(120), paused_run.saved()) == (75, [2, 3])
+    support.wait_for(lambda: not paused_run.left())
     assert list(temporary.iterdir()) == []
 
 
@@ -156,15 +157,15 @@ def test_a_terminal_that_closes_takes_nothing_with_it(workspace, temporary, star
 def test_what_only_looks_ends_at_once(workspace, temporary, words, phase, number, code):
     """Its ranks have nothing to save, and no step at whose end they would look for a signal; 8 s each, since a rank has
     to be met at work."""
-    held.write()
+    paused_run.write()
     if words[0] == "evaluate":
         support.launcher("run", "recipe.yaml", "--ranks", 1)
     Path(f"hold-{phase}").touch()
-    looks = subprocess.Popen(support.command(*words), start_new_session=True, preexec_fn=held.hear)
+    looks = subprocess.Popen(support.command(*words), start_new_session=True, preexec_fn=paused_run.hear)
     support.wait_for(Path(f"at-{phase}").exists, 180)
     (os.killpg if number is INT else os.kill)(looks.pid, number)
     assert looks.wait(30) == code
-    support.wait_for(lambda: not held.left(), 15)
+    support.wait_for(lambda: not paused_run.left(), 15)
     if number is INT:
         assert list(temporary.iterdir()) == []
 
@@ -172,9 +173,9 @@ def test_what_only_looks_ends_at_once(workspace, temporary, words, phase, number
 @pytest.mark.parametrize(("number", "group"), [(TERM, False), (INT, True), (HUP, True), (KILL, False)])
 def test_processes_that_prepare_end_with_the_launcher(workspace, temporary, number, group):
     """Much data is prepared in processes of their own; 3 s each."""
-    held.write(seed=sum(map(ord, f"{temporary}")), rows=1_500_000)
-    end = held.LeaseHeld("run", "preparing").begin()
-    assert any("--multiprocessing-fork" in line for line in held.left())
+    paused_run.write(seed=sum(map(ord, f"{temporary}")), rows=1_500_000)
+    end = paused_run.LeaseHeld("run", "preparing").begin()
+    assert any("--multiprocessing-fork" in line for line in paused_run.left())
     end.send(number, 2 if number is TERM else 1, group).end()
     assert (end.code, end.orphans) == (-KILL if number is KILL else 75, []), end.said
     assert "Traceback" not in end.said

@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-import ranks
 import support
-import walks
+from support import ranks, strategy_steps
 from test_exact_loss import LAYOUTS, compare
 
 from launcher.config import load
@@ -40,9 +39,11 @@ def walked(name, world, recipe, steps, **changes):
 def walk(process, folder, steps):
     from launcher.train import loop
 
-    run = walks.build(process, folder, run_setup.load(folder).recipe.strategy.model_dump(), resume=newest(folder))
+    run = strategy_steps.build(
+        process, folder, run_setup.load(folder).recipe.strategy.model_dump(), resume=newest(folder)
+    )
     before = None if run.progress.step else loop.evaluate(run)
-    records = walks.take(run, steps)
+    records = strategy_steps.take(run, steps)
     after = loop.evaluate(run)
     loop.save(run)
     return {"before": before, "records": {record["step"]: record for record in records}, "after": after}

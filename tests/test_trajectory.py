@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import support
-import wandbfile
 from safetensors.numpy import load_file
+from support import wandb_file
 
 DEADLY = '''
 """A sink that ends its rank, or all of them, when a step is told."""
@@ -144,10 +144,10 @@ def test_a_lost_rank_is_restarted_where_restarts_are_allowed_and_wandb_has_one_r
     same(support.steps("runs/one"), support.steps("runs/again"))
 
     files = sorted(Path("runs/again/wandb").glob("offline-run-*/*.wandb"))  # by when they were begun
-    starts = [[*wandbfile.records(file)] for file in files]
+    starts = [[*wandb_file.records(file)] for file in files]
     (run_id,) = {r.run.run_id for start in starts for r in start if r.WhichOneof("record_type") == "run"}
     assert len(starts) == 3 and Path("runs/again/wandb.id").read_text() == run_id
-    logged = {row["step"]: row["loss"] for row in wandbfile.history(starts[-1]) if "loss" in row}
+    logged = {row["step"]: row["loss"] for row in wandb_file.history(starts[-1]) if "loss" in row}
     assert logged == {step: record["loss"] for step, record in support.steps("runs/again").items()}
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml_fuzz
+from support import yaml_fuzz
 
 from launcher.config import load
 from launcher.config.errors import UserError

@@ -6,12 +6,12 @@ import struct
 from unittest import mock
 
 import numpy as np
-import pictures
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from data.reading import read, told
 from PIL import Image, ImageOps
+from support import image_files
 
 from launcher.config.errors import UserError
 from launcher.data import BadRow, _files, _images, arrow, hub, image_folder, jsonl, mnist, parquet
@@ -107,7 +107,7 @@ def test_what_is_wrong_with_a_file_is_told(content, what):
 
 
 def test_a_folder_that_ends_like_an_image_is_none_and_a_file_that_cannot_be_read_is_a_bad_row(tmp_path):
-    pictures.folder(tmp_path, 2)
+    image_files.folder(tmp_path, 2)
     (tmp_path / "dark/odd.png").mkdir()
     assert len(read(image_folder, of_folder(tmp_path), *COLUMNS)) == 2
     with mock.patch.object(image_folder, "decode", side_effect=PermissionError(13, "Permission denied")):
@@ -122,18 +122,18 @@ def of_folder(path):
 
 
 def test_a_folder_is_the_label_of_its_images_however_deep_they_lie(tmp_path):
-    pictures.folder(tmp_path / "set", 4)
-    pictures.save(pictures.pixels(9, channels=3), tmp_path / "set/light/more/deep.PNG")
+    image_files.folder(tmp_path / "set", 4)
+    image_files.save(image_files.pixels(9, channels=3), tmp_path / "set/light/more/deep.PNG")
     (tmp_path / "set/light/notes.txt").write_text("no image")
     rows = read(image_folder, of_folder(tmp_path / "set"), *COLUMNS)
     assert [row["label"] for row in rows] == ["dark"] * 2 + ["light"] * 3
     assert [row["image"].shape[2] for row in rows] == [1, 1, 1, 1, 3]
-    assert all(np.array_equal(row["image"], pictures.pixels(n)) for row, n in zip(rows, (0, 2, 1, 3), strict=False))
+    assert all(np.array_equal(row["image"], image_files.pixels(n)) for row, n in zip(rows, (0, 2, 1, 3), strict=False))
 
 
 def test_several_folders_are_read_one_after_the_other(tmp_path):
     for name, count in (("b", 2), ("a", 4)):
-        pictures.folder(tmp_path / name, count)
+        image_files.folder(tmp_path / name, count)
     assert [row["label"] for row in read(image_folder, of_folder(f"{tmp_path}/*"), *COLUMNS)] == [
         *["dark", "dark", "light", "light"],
         *["dark", "light"],
@@ -141,22 +141,22 @@ def test_several_folders_are_read_one_after_the_other(tmp_path):
 
 
 def test_the_fingerprint_knows_labels_and_content_and_not_the_place(tmp_path):
-    pictures.folder(tmp_path / "one")
+    image_files.folder(tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / "two")
-    pictures.folder(tmp_path / "one")
+    image_files.folder(tmp_path / "one")
     found = [image_folder.Source(of_folder(tmp_path / name)).fingerprint("data.train") for name in ("one", "two")]
     assert found[0] == found[1]
     (tmp_path / "two/light").rename(tmp_path / "two/bright")
-    pictures.save(pictures.pixels(99), tmp_path / "one/dark/000.png")
+    image_files.save(image_files.pixels(99), tmp_path / "one/dark/000.png")
     changed = {image_folder.Source(of_folder(tmp_path / name)).fingerprint("data.train") for name in ("one", "two")}
     assert len({*changed, found[0]}) == 3
 
 
 def test_an_image_that_is_broken_or_has_no_label_stands_in_its_place_and_is_named(tmp_path):
-    pictures.folder(tmp_path, 4)
+    image_files.folder(tmp_path, 4)
     file = tmp_path / "dark/000.png"
     file.write_bytes(file.read_bytes()[:60])
-    pictures.save(pictures.pixels(1), tmp_path / "stray.png")
+    image_files.save(image_files.pixels(1), tmp_path / "stray.png")
     rows = read(image_folder, of_folder(tmp_path), *COLUMNS)
     assert [isinstance(row, BadRow) for row in rows] == [True, False, False, False, True]
     assert told(rows)[0].startswith(f"{file}: is a broken image: ")
@@ -176,10 +176,10 @@ def test_a_folder_that_is_not_there_or_holds_no_image_is_told(tmp_path):
 @pytest.mark.parametrize("names", ["{}-{}-idx{}-ubyte", "{}-{}.idx{}-ubyte", "{}-{}-idx{}-ubyte.gz"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_idx_files_are_found_by_their_usual_names(tmp_path, names, split):
-    pictures.idx(tmp_path, names=names.replace("{}", {"train": "train", "test": "t10k"}[split], 1))
+    image_files.idx(tmp_path, names=names.replace("{}", {"train": "train", "test": "t10k"}[split], 1))
     rows = read(mnist, mnist.Config(path=str(tmp_path), split=split), *COLUMNS)
     assert [row["label"] for row in rows] == [n % 10 for n in range(12)]
-    assert all(np.array_equal(row["image"], pictures.pixels(n, (4, 4))) for n, row in enumerate(rows))
+    assert all(np.array_equal(row["image"], image_files.pixels(n, (4, 4))) for n, row in enumerate(rows))
 
 
 def test_files_that_are_missing_are_told_by_every_name_that_is_looked_for(tmp_path):
@@ -220,13 +220,13 @@ def changed(folder, what, change):
     ],
 )
 def test_idx_files_that_are_damaged_are_told(tmp_path, names, what, change, told):
-    changed(pictures.idx(tmp_path, names=names), what, change)
+    changed(image_files.idx(tmp_path, names=names), what, change)
     with pytest.raises(UserError, match=told):
         read(mnist, mnist.Config(path=str(tmp_path)), *COLUMNS)
 
 
 def test_a_compressed_one_that_ends_early_is_told(tmp_path):
-    pictures.idx(tmp_path, names="train-{}-idx{}-ubyte.gz")
+    image_files.idx(tmp_path, names="train-{}-idx{}-ubyte.gz")
     file = next(tmp_path.glob("train-images*"))
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz: cut off or damaged \(.*\): get it again$"):
@@ -238,7 +238,7 @@ def test_a_compressed_one_that_ends_early_is_told(tmp_path):
 
 @pytest.fixture
 def rows():
-    return [{"photo": pictures.pixels(n, (5, 4), 3), "label": n % 2} for n in range(6)]
+    return [{"photo": image_files.pixels(n, (5, 4), 3), "label": n % 2} for n in range(6)]
 
 
 @pytest.fixture

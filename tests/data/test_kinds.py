@@ -5,12 +5,12 @@ import pickle
 from functools import partial
 
 import numpy as np
-import pictures
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from data.reading import read
 from pydantic import ValidationError
+from support import image_files
 
 from launcher import data
 from launcher.config import kinds
@@ -59,8 +59,8 @@ def here(tmp_path, monkeypatch):
     for name, content in files.items():
         (tmp_path / name).write_text(content + "\n", encoding="utf-8")
     pa.parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet", row_group_size=2)
-    pictures.folder(tmp_path / "rows.image_folder")
-    pictures.idx(tmp_path / "rows.mnist")
+    image_files.folder(tmp_path / "rows.image_folder")
+    image_files.idx(tmp_path / "rows.mnist")
     return partial(_with, tmp_path)
 
 

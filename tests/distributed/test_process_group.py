@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-import ranks
+from support import ranks
 
 from launcher.distributed.launch_env import UnreachablePeer
 from launcher.distributed.process_group import exchange

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import support
-import warm
+from support import warm_start
 
 from launcher.config import load
 from launcher.config.cluster import Cluster
@@ -45,7 +45,7 @@ class Job:
         told = {"LAUNCHER_JOB": "7", "LAUNCHER_START": str(start), "OMP_NUM_THREADS": "1", **env}
         argv = [run.path, "--hosts", ",".join(self.hosts), *(["--lifeline"] if lifeline else [])]
         self.agents = [
-            warm.start(
+            warm_start.start(
                 [*argv, "--node", i], module="launcher.launch.node", environment=told, stdin=subprocess.PIPE
             )
             for i in range(nodes)

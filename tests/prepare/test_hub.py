@@ -4,9 +4,9 @@ import json
 import os
 import time
 
-import fakehub
 import pytest
 import support
+from support import local_hub
 
 from launcher.config import load
 
@@ -28,7 +28,7 @@ def hub(workspace, monkeypatch, tmp_path):
     data.mkdir()
     rows = [json.dumps({"text": f"a rank reads batch number {n} of tokens"}) for n in range(40)]
     (data / "train.jsonl").write_text("\n".join(rows) + "\n")
-    with fakehub.serving() as served:
+    with local_hub.serving() as served:
         served.repositories = {"models/org/tiny": model, "datasets/org/texts": data}
         for name, value in {
             "HF_ENDPOINT": served.endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home"),

@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 import support
+from support import slurm_lab
 
 from launcher.config.cluster import Cluster
 from launcher.plan.plan import Plan
 from launcher.schedulers import JobRequest, ssh
-from slurm import lab
 
 MARK = "# launcher-sshd"
 
@@ -38,7 +38,7 @@ def hosts(tmp_path_factory):
     support.needs(missing())
     folder, number = tmp_path_factory.mktemp("sshd"), os.getpid() % 250 + 1
     names = [f"ssh{number}-{letter}" for letter in "ab"]
-    with lab._hosts() as lines:
+    with slurm_lab._hosts() as lines:
         lines += [f"127.78.{number}.{i} {name} {MARK} {folder}" for i, name in enumerate(names, start=1)]
     port = _free()
     for key in ("host", "user"):
@@ -57,12 +57,12 @@ def hosts(tmp_path_factory):
     with (folder / "log").open("wb") as log:
         sshd = subprocess.Popen([shutil.which("sshd", path=PATH), "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
     try:
-        lab.until(lambda: _listens(names[0], port) and _listens(names[1], port), 20, (folder / "log").read_text())
+        slurm_lab.until(lambda: _listens(names[0], port) and _listens(names[1], port), 20, (folder / "log").read_text())
         yield names, ["-F", str(folder / "ssh_config")]
     finally:
         sshd.terminate()
         sshd.wait(10)
-        with lab._hosts() as lines:
+        with slurm_lab._hosts() as lines:
             lines[:] = [line for line in lines if not line.endswith(f"{MARK} {folder}")]
 
 
@@ -160,7 +160,7 @@ def test_a_second_ctrl_c_ends_all_hosts_at_once(here, when):
         for rank in _ranks(Path.cwd()):  # those that hang never come to the end of their step
             rank.suspend()
     else:
-        lab.until(lambda: list(Path("runs/two/jobs").glob("*/report-*")), 60, "the agents meet")
+        slurm_lab.until(lambda: list(Path("runs/two/jobs").glob("*/report-*")), 60, "the agents meet")
     started.send_signal(signal.SIGINT)
     time.sleep(0.3)
     started.send_signal(signal.SIGINT)
@@ -169,14 +169,14 @@ def test_a_second_ctrl_c_ends_all_hosts_at_once(here, when):
         assert (started.returncode, said.count("stopped at once")) == (1, 1), said
     else:  # the hosts may have left already at the first
         assert started.returncode in (1, 75), said
-    lab.until(lambda: _still(Path.cwd()) == [], 60, "the agents have left")
+    slurm_lab.until(lambda: _still(Path.cwd()) == [], 60, "the agents have left")
 
 
 def test_killing_the_launcher_ends_all_hosts(here):
     started = support.start("run", "recipe.yaml", "--cluster", "hosts.yaml", "train.steps=100000")
     support.wait_for_step("runs/two", 3, started)
     support.kill_group(started)
-    lab.until(lambda: _still(Path.cwd()) == [], 60, "the agents have left")
+    slurm_lab.until(lambda: _still(Path.cwd()) == [], 60, "the agents have left")
     saved = max(Path("runs/two/checkpoints").glob("step-*"))
     assert (saved / "COMPLETE").exists()
 

@@ -8,9 +8,9 @@ from contextlib import suppress
 
 import pytest
 import support
-import wandbfile
 from google.protobuf.message import DecodeError
 from pydantic import ValidationError
+from support import wandb_file
 
 from launcher.sinks import wandb as sink
 
@@ -29,7 +29,7 @@ def settled(file):
     end = time.monotonic() + 60
     while time.monotonic() < end:
         with suppress(DecodeError):
-            records = list(wandbfile.records(file))
+            records = list(wandb_file.records(file))
             if any(record.WhichOneof("record_type") == "exit" for record in records):
                 return records
         time.sleep(0.02)
@@ -41,7 +41,7 @@ def runs(about):
     found = []
     for file in sorted((about.folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda f: f.stat().st_mtime_ns):
         records = settled(file)
-        rows = wandbfile.history(records)
+        rows = wandb_file.history(records)
         (run,) = (r.run for r in records if r.WhichOneof("record_type") == "run")
         (end,) = (r.exit for r in records if r.WhichOneof("record_type") == "exit")
         found.append((rows, run, end.exit_code))

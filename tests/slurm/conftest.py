@@ -2,7 +2,7 @@
 
 import pytest
 import support
-from slurm.lab import Lab, missing
+from support.slurm_lab import Lab, missing
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from rich.console import Console
-from tools import stories
+from support import job_stories
 
 from launcher.config.errors import UserError
 from launcher.storage import job_log
@@ -35,7 +35,7 @@ srun bash -c "trap 'exit 75' TERM; echo started; sleep 300 & wait"
 
 def submitted(lab, here, script=SAVES, *options):
     """A run that was submitted, with a script in the place of training."""
-    folder = stories.run(here / "one", checkpoint=40)
+    folder = job_stories.run(here / "one", checkpoint=40)
     (folder.path / "logs").mkdir()
     log = f"--output={folder.path}/logs/job-%j.log"
     id = lab.sbatch(script, log, "--job-name=one", "--mem=10", "--nodes=1", *options)
@@ -134,7 +134,7 @@ def test_a_job_that_is_chained_at_the_last_moment_is_cancelled(lab, here):
 
 
 def test_one_task_of_an_array_is_cancelled(lab, here):
-    folder = stories.run(here / "one-1")
+    folder = job_stories.run(here / "one-1")
     log = f"--output={here}/one-1/job-%A_%a.log"
     id = lab.sbatch(SAVES, "--array=0-1", "--mem=10", "--job-name=one", log)
     job_log.append(folder, {"event": "submitted", "job": f"{id}_1", "cluster": "big", "script": "none"})
@@ -154,7 +154,7 @@ def test_a_job_of_another_run_is_let_alone(lab, here):
 
 
 def test_runs_that_are_no_jobs(here):
-    stories.run(here / "local", checkpoint=3)
+    job_stories.run(here / "local", checkpoint=3)
     with pytest.raises(UserError, match="it is no job"):
         cancel.cancel("local", Console())
     with pytest.raises(UserError, match="no run is there"):

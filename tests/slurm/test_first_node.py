@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import support
-from slurm.submitted import Submitted, profile, slow
+from support.submitted_run import Submitted, profile, slow
 
 SOAK = pytest.mark.soak  # another way to the same end, which a test of the script holds in seconds
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import support
-from slurm.submitted import Submitted, profile, slow, weights
+from support.submitted_run import Submitted, profile, slow, weights
 
 DROPOUT = {"model__dropout": 0.1}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from slurm.lab import HOSTS, Broken, Lab, until
+from support.slurm_lab import HOSTS, Broken, Lab, until
 
 
 def test_a_job_runs_on_two_nodes_each_with_its_own_name(lab):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from slurm.lab import until
+from support.slurm_lab import until
 
 from launcher.config import load
 from launcher.plan.plan import Plan

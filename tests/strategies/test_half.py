@@ -11,9 +11,8 @@ import os
 from pathlib import Path
 
 import pytest
-import ranks
 import support
-import walks
+from support import ranks, strategy_steps
 
 SINGLE = {"kind": "single"}
 UNIT = {"bf16": 2**-8, "fp16": 2**-11}
@@ -40,9 +39,9 @@ def walked(tmp_path_factory):
     os.chdir(place)
     folder = place / ranks.ready(support.write(support.mlm()))
     plain = [(SINGLE, {"precision": precision}) for precision in ("bf16", "fp16", "fp32")]
-    alone = ranks.on_ranks(1, walks.records, folder, plain, STEPS)[0]
+    alone = ranks.on_ranks(1, strategy_steps.records, folder, plain, STEPS)[0]
     yield (
-        ranks.on_ranks(2, walks.records, folder, CASES, STEPS),
+        ranks.on_ranks(2, strategy_steps.records, folder, CASES, STEPS),
         {train["precision"]: told for (_, train), told in zip(plain, alone, strict=True)},
     )
     os.chdir(before)

@@ -5,11 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
-import ranks
 import support
-import walks
 from pydantic import ValidationError
 from ruamel.yaml import YAML
+from support import ranks, strategy_steps
 
 from launcher.config import kinds
 from launcher.config.recipe import Recipe
@@ -100,11 +99,11 @@ def walked(prepared):
 
     @functools.cache
     def every(recipe, world):
-        return ranks.on_ranks(world, walks.walks, prepared[recipe], CASES[recipe, world], STEPS)
+        return ranks.on_ranks(world, strategy_steps.walks, prepared[recipe], CASES[recipe, world], STEPS)
 
     @functools.cache
     def alone(recipe):
-        return ranks.on_ranks(1, walks.walks, prepared[recipe], [(SINGLE, {})], STEPS)[0][0]
+        return ranks.on_ranks(1, strategy_steps.walks, prepared[recipe], [(SINGLE, {})], STEPS)[0][0]
 
     def find(recipe, world, case):
         at = CASES[recipe, world].index(case)
@@ -148,8 +147,8 @@ def test_the_state_of_every_layout_has_the_names_shapes_and_values_of_the_single
     for name in there:
         if name.endswith(".step"):
             assert here[name] == there[name] == STEPS
-    assert walks.apart(there, here, ".exp_avg") < 1e-5
-    assert walks.apart(there, here, "model.") < 1e-6
+    assert strategy_steps.apart(there, here, ".exp_avg") < 1e-5
+    assert strategy_steps.apart(there, here, "model.") < 1e-6
 
 
 @pytest.mark.parametrize(("recipe", "world", "case"), CONTRACT)
@@ -190,7 +189,7 @@ def test_the_shares_that_are_compared_are_unequal(prepared):
 
 
 def step_lengths(process, folder):
-    batches = walks.build(process, folder, SINGLE).batches.dataset
+    batches = strategy_steps.build(process, folder, SINGLE).batches.dataset
     return [batches.samples.lengths(batches.order.step(step, batches.global_batch)[1]) for step in range(STEPS)]
 
 
@@ -198,7 +197,7 @@ def test_compiled_layers_walk_the_same_way(prepared, walked):
     """In fp32; compiled kernels round in another order, and fuse a product and a sum into one rounding."""
     train = {"compile": True, "activation_checkpointing": "every 2"}
     alone = walked("bert", 2, CASES["bert", 2][0])[0]["records"]
-    for rank in ranks.on_ranks(2, walks.walks, prepared["bert"], [(FSDP, train)], 1):
+    for rank in ranks.on_ranks(2, strategy_steps.walks, prepared["bert"], [(FSDP, train)], 1):
         for there, here in zip(alone, rank[0]["records"], strict=False):
             assert here["loss"] == pytest.approx(there["loss"], rel=1e-5)
             assert here["grad_norm"] == pytest.approx(there["grad_norm"], rel=1e-5)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ranks
 import support
-import walks
 from ruamel.yaml import YAML
+from support import ranks, strategy_steps
 
 from launcher.config import kinds
 from launcher.config.recipe import Recipe
@@ -60,12 +59,12 @@ def straight(process, cases):
 
 
 def _steps(process, folder, strategy):
-    run = walks.build(process, folder, strategy)
-    return run, walks.take(run, STEPS)
+    run = strategy_steps.build(process, folder, strategy)
+    return run, strategy_steps.take(run, STEPS)
 
 
 def _state(process, run, records):
-    state = walks.whole(run.engine.state_dict())
+    state = strategy_steps.whole(run.engine.state_dict())
     return (state, records) if process.rank == 0 else None
 
 
@@ -80,21 +79,21 @@ def _interrupted(process, folder, strategy, another):
     from launcher.train import loop
 
     told = {}
-    run = walks.build(process, folder, strategy)
+    run = strategy_steps.build(process, folder, strategy)
     begins = run.recipe.optimizer.kind == "sgd" and run.recipe.optimizer.dampening > 0
     if begins:
         loop.save(run)
-    walks.take(run, MIDDLE)
-    told["saved"] = walks.whole(run.engine.state_dict())
+    strategy_steps.take(run, MIDDLE)
+    told["saved"] = strategy_steps.whole(run.engine.state_dict())
     loop.save(run)
-    told["records"] = walks.take(run, STEPS - MIDDLE)
-    told["last"] = walks.whole(run.engine.state_dict())
+    told["records"] = strategy_steps.take(run, STEPS - MIDDLE)
+    told["last"] = strategy_steps.whole(run.engine.state_dict())
     goes_on = [("resumed", strategy, MIDDLE), ("moved", another, MIDDLE)]
     for name, chosen, step in [*goes_on, ("anew", strategy, 0)] if begins else goes_on:
-        run = walks.build(process, folder, chosen, resume=RunDir(folder).saved(step))
-        told[f"{name}.begin"] = walks.whole(run.engine.state_dict()) if name == "moved" else {}
-        walks.take(run, STEPS - step)
-        told[name] = walks.whole(run.engine.state_dict())
+        run = strategy_steps.build(process, folder, chosen, resume=RunDir(folder).saved(step))
+        told[f"{name}.begin"] = strategy_steps.whole(run.engine.state_dict()) if name == "moved" else {}
+        strategy_steps.take(run, STEPS - step)
+        told[name] = strategy_steps.whole(run.engine.state_dict())
     return told if process.rank == 0 else None
 
 
@@ -136,9 +135,9 @@ def near(there, here, optimizer):
     numbers are then rounded to the other side (2^-8)."""
     assert {n: a.shape for n, a in there.items()} == {n: a.shape for n, a in here.items()}
     rel = 1e-4 if optimizer == "muon" else 1e-5
-    assert walks.apart(there, here, "model.") < rel
+    assert strategy_steps.apart(there, here, "model.") < rel
     if any(".momentum_buffer" in name for name in there):
-        assert walks.apart(there, here, ".momentum_buffer") < 20 * rel
+        assert strategy_steps.apart(there, here, ".momentum_buffer") < 20 * rel
 
 
 @NAMED

@@ -3,12 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
-import ranks
 import support
 import torch
-import walks
 from hypothesis import given
 from hypothesis import strategies as st
+from support import ranks, strategy_steps
 
 from launcher.config.errors import UserError
 from launcher.strategies import _tensor_parallel
@@ -118,7 +117,7 @@ def test_another_form_is_refused_with_its_shapes(shapes):
 
 def told(model, strategy, world=2, **changes):
     folder = ranks.ready(support.write(support.mlm(model={"kind": "config", **support.TINY, **model}, **changes)))
-    (said,) = set(ranks.on_ranks(world, walks.refusal, folder, strategy))
+    (said,) = set(ranks.on_ranks(world, strategy_steps.refusal, folder, strategy))
     return said
 
 

@@ -1,12 +1,12 @@
 """Image classification: images of one shape, what a model is given of them, and what is told."""
 
 import numpy as np
-import pictures
 import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 from rich.text import Text
+from support import image_files
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
@@ -62,7 +62,7 @@ def test_images_of_different_shapes_are_refused_with_a_hint():
 
 
 def test_an_image_of_another_shape_in_the_validation_data_is_refused():
-    images = [pictures.pixels(n, (4, 5)) for n in range(3)] + [pictures.pixels(0, (6, 5), 3)]
+    images = [image_files.pixels(n, (4, 5)) for n in range(3)] + [image_files.pixels(0, (6, 5), 3)]
     with pytest.raises(UserError) as told:
         prepared(Config(), images, (1, 4, 5), "data.validation")
     assert str(told.value).splitlines() == [
@@ -74,7 +74,7 @@ def test_an_image_of_another_shape_in_the_validation_data_is_refused():
 
 
 def test_images_are_stored_as_they_are_or_as_pillow_resizes_and_converts_them():
-    images = [pictures.pixels(n, (6, 4), 3) for n in range(3)]
+    images = [image_files.pixels(n, (6, 4), 3) for n in range(3)]
     for row, image in zip(prepared(Config(), images, (3, 6, 4)), images, strict=True):
         assert np.array_equal(row["pixels"].reshape(6, 4, 3), image)
         assert row["length"] == 1
@@ -86,7 +86,7 @@ def test_images_are_stored_as_they_are_or_as_pillow_resizes_and_converts_them():
 def test_small_images_that_become_large_are_resized_in_chunks(monkeypatch):
     from launcher.tasks import _images
 
-    config, images = Config(size=9), [pictures.pixels(n, (2, 2)) for n in range(10)]
+    config, images = Config(size=9), [image_files.pixels(n, (2, 2)) for n in range(10)]
     whole = prepared(config, images, (1, 9, 9))
     monkeypatch.setattr(_images, "_CHUNK_BYTES", 250)
     rows = prepared(config, images, (1, 9, 9))
@@ -111,7 +111,7 @@ def test_pixels_are_from_0_to_1_or_normalized_by_channel(task_of):
 
 
 def test_training_images_are_augmented_and_those_of_an_evaluation_are_not(task_of):
-    images = [pictures.pixels(n, (6, 6)) for n in range(20)]
+    images = [image_files.pixels(n, (6, 6)) for n in range(20)]
     plain, task = task_of(Config(), (1, 6, 6)), task_of(Config(augment={"crop": 2, "flip": True}), (1, 6, 6))
     before = [sample["pixel_values"] for sample in samples(plain, images)]
     assert all(
@@ -154,7 +154,7 @@ def test_images_have_the_type_of_the_model(task_of, dtype):
     task = task_of(Config(), (1, 4, 4))
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).to(dtype)
     model.forward = lambda pixel_values: torch.nn.Sequential.forward(model, pixel_values)
-    given = tensors(task.collate(samples(task, [pictures.pixels(n, (4, 4)) for n in range(3)])))
+    given = tensors(task.collate(samples(task, [image_files.pixels(n, (4, 4)) for n in range(3)])))
     loss, weight = task.loss(model, given)
     assert (loss.dtype, weight) == (dtype, 3.0)
 
@@ -166,5 +166,7 @@ def test_an_image_is_rendered_with_its_label_and_a_large_one_smaller(task_of):
     shown = Text.from_markup(task.render(samples(task, [image])[0], None))
     assert shown.plain.splitlines() == [" " * 12, " " * 4 + "██" + " " * 6, " " * 12, " " * 12, "→ 0"]
     task = task_of(Config(), (3, 100, 60))
-    lines = Text.from_markup(task.render(samples(task, [pictures.pixels(1, (100, 60), 3)])[0], None)).plain.splitlines()
+    lines = Text.from_markup(
+        task.render(samples(task, [image_files.pixels(1, (100, 60), 3)])[0], None)
+    ).plain.splitlines()
     assert len(lines) == 26 and {len(line) for line in lines[:-1]} == {30}

@@ -2,7 +2,7 @@
 
 import pytest
 from rich.console import Console
-from tools.stories import SUBMITTED, ended, requeued, run, started
+from support.job_stories import SUBMITTED, ended, requeued, run, started
 
 from launcher.config.errors import UserError
 from launcher.schedulers import _slurm_queue as slurm_queue

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 
-import pictures
 import pytest
 import support
 import torch
@@ -12,6 +11,7 @@ import transformers
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support import image_files
 
 from launcher.config.errors import UserError
 from launcher.storage.run_dir import RunDir
@@ -211,7 +211,7 @@ RESNET = {
 def album(tmp_path_factory):
     """A folder with a run of a small ResNet with frozen batch norms, and one with group norms in their place."""
     folder = tmp_path_factory.mktemp("album")
-    pictures.folder(folder / "pictures", 24, size=(16, 12))
+    image_files.folder(folder / "pictures", 24, size=(16, 12))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, norms in (("frozen", {"freeze": ["resnet"]}), ("group", {"batch_norm": "group"})):

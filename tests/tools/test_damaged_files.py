@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tools.stories import NOW, SUBMITTED, ended, requeued, started
+from support.job_stories import NOW, SUBMITTED, ended, requeued, started
 
 from launcher.config import load
 from launcher.prepare import bundle
@@ -42,7 +42,7 @@ def damaged(request, finished):
     """The number of cases, and the results by reader. A case may take 500 MiB and a minute."""
     root = Path(__file__).parents[2]
     there = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
-    command = [sys.executable, "-m", "tools.damaging", str(finished), "suite", str(request.param), *READERS]
+    command = [sys.executable, "-m", "support.damaged_files", str(finished), "suite", str(request.param), *READERS]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=there)
     assert done.returncode == 0, done.stdout + done.stderr
     return request.param, json.loads(done.stdout)

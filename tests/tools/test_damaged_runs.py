@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from tools.stories import NOW, SUBMITTED, run, started
+from support.job_stories import NOW, SUBMITTED, run, started
 from typer.testing import CliRunner
 
 from launcher import cli

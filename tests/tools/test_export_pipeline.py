@@ -13,13 +13,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pictures
 import pytest
-import ranks
 import support
 import torch
 import transformers
 from rich.console import Console
+from support import image_files, ranks
 
 from launcher import worker
 from launcher.config import kinds
@@ -157,7 +156,7 @@ def here(tmp_path_factory):
     """A folder with the data and the tokenizers, where runs are trained as tests ask for them, in this process."""
     folder = tmp_path_factory.mktemp("pipelines")
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows(60))) + "\n")
-    pictures.folder(folder / "images", channels=3)
+    image_files.folder(folder / "images", channels=3)
     byte_tokenizer(folder / "endless", eos_token="<|end|>")
     byte_tokenizer(folder / "padded", eos_token="<|end|>", pad_token="<|pad|>")
     with pytest.MonkeyPatch.context() as patch:
@@ -330,7 +329,7 @@ def seen(name, folder):
     """Images of other sizes than those that the model was trained on, too."""
     sizes = ((8, 8), (12, 9), (5, 16))
     for number, size in enumerate(sizes):
-        pictures.save(pictures.pixels(number, size, channels=3), Path("new", "dark", f"{number}.png"))
+        image_files.save(image_files.pixels(number, size, channels=3), Path("new", "dark", f"{number}.png"))
     Path("seen.jsonl").unlink(missing_ok=True)
     predict.predict(
         f"runs/{name}", "latest", "{kind: image_folder, path: new}", Path("seen.jsonl"), Console(quiet=True)

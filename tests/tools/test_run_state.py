@@ -1,7 +1,7 @@
 """The state of a run from Slurm, the job log and the run folder."""
 
 import pytest
-from tools.stories import CANCELLED, NOW, SUBMITTED, ended, requeued, started
+from support.job_stories import CANCELLED, NOW, SUBMITTED, ended, requeued, started
 
 from launcher.schedulers import _slurm_queue as slurm_queue
 from launcher.schedulers.slurm import job_state

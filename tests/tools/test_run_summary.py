@@ -1,6 +1,6 @@
 import pytest
 import support
-from tools.stories import run, save
+from support.job_stories import run, save
 
 from launcher.config import load
 from launcher.prepare import run_setup

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from tools.stories import NOW, SUBMITTED, ended, requeued, run, save, started
+from support.job_stories import NOW, SUBMITTED, ended, requeued, run, save, started
 from typer.testing import CliRunner
 
 from launcher import cli

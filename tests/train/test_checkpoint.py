@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ranks
 import support
 from safetensors.numpy import load_file
+from support import ranks
 
 from launcher.config.errors import UserError
 from launcher.storage.checkpoint_format import SavedCheckpoint

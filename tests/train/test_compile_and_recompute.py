@@ -1,10 +1,10 @@
 """Checkpointed activations change nothing but when they are computed."""
 
 import numpy as np
-import probe_batches
 import pytest
 import torch
 import transformers
+from support import probe_batches
 
 from launcher.config.recipe import Train
 from launcher.plan.layer_blocks import blocks

@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-import ranks
 import support
-import walks
+from support import ranks, strategy_steps
 
 SINGLE = {"kind": "single"}
 SPREAD = {
@@ -62,18 +61,21 @@ def once(process, folder, strategies):
 
 
 def _once(process, folder, strategy):
-    run = walks.build(process, folder, strategy)
+    run = strategy_steps.build(process, folder, strategy)
     poison(run, lambda step: step == 1 and process.rank == process.world - 1)
-    records = walks.take(run, 1)
-    before = walks.held(run.engine.state_dict()), walks.own(run)
-    records += walks.take(run, 1)
-    after = walks.held(run.engine.state_dict()), walks.own(run)
-    records += walks.take(run, 2)
+    records = strategy_steps.take(run, 1)
+    before = strategy_steps.held(run.engine.state_dict()), strategy_steps.own(run)
+    records += strategy_steps.take(run, 1)
+    after = strategy_steps.held(run.engine.state_dict()), strategy_steps.own(run)
+    records += strategy_steps.take(run, 2)
     last = run.engine.state_dict()
     return {
-        "records": records, "unchanged": before == after, "moved": walks.held(last) != after[0], "own": walks.own(run),
-        "steps": {float(value) for name, value in walks.whole(last).items() if name.endswith(".step")},
-    }  # fmt: skip
+        "records": records,
+        "unchanged": before == after,
+        "moved": strategy_steps.held(last) != after[0],
+        "own": strategy_steps.own(run),
+        "steps": {float(value) for name, value in strategy_steps.whole(last).items() if name.endswith(".step")},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +120,10 @@ def again(process, folder, strategy):
     """From the second step on no gradient is a number: what is raised, and after how many steps."""
     from launcher.train import gradient
 
-    run = walks.build(process, folder, strategy, {"abort_after": 3})
+    run = strategy_steps.build(process, folder, strategy, {"abort_after": 3})
     poison(run, lambda step: step >= 1 and process.rank == process.world - 1)
     try:
-        walks.take(run, 6)
+        strategy_steps.take(run, 6)
     except gradient.NotFinite as error:
         return str(error), run.progress.step
     return "", run.progress.step
@@ -160,10 +162,10 @@ def overflow(process, folder, strategies):
 
 
 def _from(process, folder, strategy, scale):
-    run = walks.build(process, folder, strategy, {"precision": "fp16"})
+    run = strategy_steps.build(process, folder, strategy, {"precision": "fp16"})
     run.progress.scale.value = scale
-    records = walks.take(run, 2)
-    return records, {name: array.tobytes() for name, array in walks.whole(run.engine.state_dict()).items()}
+    records = strategy_steps.take(run, 2)
+    return records, {name: array.tobytes() for name, array in strategy_steps.whole(run.engine.state_dict()).items()}
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +200,7 @@ def waiting(process, folder):
 
     from launcher.train import global_batch, loop
 
-    run = walks.build(process, folder, {"kind": "ddp"})
+    run = strategy_steps.build(process, folder, {"kind": "ddp"})
     told = []
     for step in range(4):
         batch = run.batches.dataset[step]

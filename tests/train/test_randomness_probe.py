@@ -4,10 +4,10 @@ import copy
 import random
 
 import numpy as np
-import probe_batches
 import pytest
 import support
 import torch
+from support import probe_batches
 from tasks.test_masked_head import ARCHITECTURES, PADDING, VOCABULARY, sample
 from torch import nn
 from torch.nn import functional

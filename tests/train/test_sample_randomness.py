@@ -4,12 +4,10 @@ import json
 import os
 from pathlib import Path
 
-import probe_batches
 import pytest
-import ranks
 import support
 import torch
-import walks
+from support import probe_batches, ranks, strategy_steps
 from test_dropout_layouts import RECIPES
 
 from launcher.contract.random import Stream, seed_for
@@ -34,10 +32,10 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("name", ["bert", "distilbert", "digits"])
 def test_no_random_operation_and_no_generator_is_used_in_a_step(folders, name):
     alone = process_group.connect(process_group.RankInfo(), "cpu")
-    run = walks.build(alone, folders[name], {"kind": "single"})
+    run = strategy_steps.build(alone, folders[name], {"kind": "single"})
     assert run.randomness.unreproducible == [] and run.randomness.modules
     with torch.profiler.profile() as profile:
-        walks.take(run, 2)
+        strategy_steps.take(run, 2)
     after = torch.get_rng_state()
     torch.manual_seed(seed_for(run.recipe.seed, Stream.STEP, 1))
     assert torch.equal(after, torch.get_rng_state()), "as it was when the step began"

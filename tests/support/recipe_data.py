@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 import support
 
 TEXT = "{kind: text, path: corpus.txt, document: line}"

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import support
 from safetensors.numpy import load_file
 
+import support
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 

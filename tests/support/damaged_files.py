@@ -1,5 +1,5 @@
 """Damage to the files of a run, by bytes and by structure, and all that reads them, in a process of its own: called as
-`python -m tools.damaging FOLDER SEED CASES READER...`, with a folder that holds a finished run and a bundle."""
+`python -m support.damaged_files FOLDER SEED CASES READER...`, with a folder that holds a finished run and a bundle."""
 
 import io
 import json

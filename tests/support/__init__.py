@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import warm
 from ruamel.yaml import YAML
+
+from support import warm_start
 
 WORDS = (  # noqa: SIM905
     "the a rank step batch loss model token mask gradient node cluster sample seed order split epoch weight bias layer "
@@ -157,7 +158,7 @@ def starts(recipe: str, ranks: int) -> dict[str, list[str]]:
 
 def launcher(*arguments: object, code: int | None = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """The command as a user types it; fails with its output where the exit code is another."""
-    done = warm.run(arguments, timeout)
+    done = warm_start.run(arguments, timeout)
     if code is not None:
         assert done.returncode == code, f"exit {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}"
     return done
@@ -165,7 +166,7 @@ def launcher(*arguments: object, code: int | None = 0, timeout: float = 240) -> 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
     """The command in the background, at the head of a process group of its own."""
-    started: subprocess.Popen[str] = warm.start(arguments)
+    started: subprocess.Popen[str] = warm_start.start(arguments)
     return started
 
 

@@ -4,7 +4,7 @@ Each node is a slurmd with a host name, processes and mounts of its own (Linux n
 loopback that no other lab has. So labs live side by side: each claims a number by its lines in /etc/hosts, and its
 names (n1-2: the second node of lab 1), addresses and ports follow from that. Everything else is in the lab's folder.
 
-It needs root, Slurm, munge and util-linux. By hand: `python tests/slurm/lab.py up 3`, `... down`, `... --help`.
+It needs root, Slurm, munge and util-linux. By hand: `python tests/support/slurm_lab.py up 3`, `... down`, `... --help`.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A process that has imported what the launcher and its ranks need, and forks one for each command of a test.
 
-Run as a script: `python warm_server.py SOCKET`. A request is a JSON object (`module`, `argv`, `cwd`, `env`,
+Run as a script: `python warm_start_server.py SOCKET`. A request is a JSON object (`module`, `argv`, `cwd`, `env`,
 `session`) with three descriptors for the child's standard streams. The answers are its pid, and its wait status when
 it has ended. A child differs from `python -m module` only in that it does not import again. The servers that
 multiprocessing starts from it are forked as well.
@@ -16,9 +16,11 @@ import struct
 import sys
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
-import warm
+sys.path[0] = str(Path(__file__).parents[1])
+from support import warm_start  # noqa: E402
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -106,8 +108,8 @@ def _become(request: dict[str, Any], streams: list[int]) -> NoReturn:
     sys.path[0] = request["cwd"]
     importlib.invalidate_caches()
     util.spawnv_passfds = _fork_instead
-    warm.attach(_path)
-    warm.fork_code()
+    warm_start.attach(_path)
+    warm_start.fork_code()
     if "code" in request:
         _end(request["code"])
     warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)

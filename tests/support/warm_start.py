@@ -38,7 +38,7 @@ class Server:
             return
         self.folder = tempfile.mkdtemp(prefix="warm-")
         self.path = f"{self.folder}/socket"
-        words = [sys.executable, str(Path(__file__).with_name("warm_server.py")), self.path]
+        words = [sys.executable, str(Path(__file__).with_name("warm_start_server.py")), self.path]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == b"ready\n"
