@@ -97,21 +97,22 @@ def _read_vocabulary(folder: Path) -> dict[str, int] | None:
 
 def _labels(teacher: ModelConfig) -> list[str] | None:
     """Return a teacher's labels in the order of their numbers; None: they are not known."""
-    if run := getattr(teacher, "run", None):
-        folder = RunDir(Path(cache_root.found(run)))
+    if reference := teacher.run_reference:
+        folder = RunDir(Path(cache_root.found(reference.run)))
         return run_facts.of_run(folder.path).labels if strict_json.exists(folder.facts) else None
-    file = Path(cache_root.found(getattr(teacher, "name", ""), getattr(teacher, "revision", None))) / "config.json"
+    if teacher.source is None:
+        return None
+    file = Path(cache_root.found(teacher.source.name, teacher.source.revision)) / teacher.source.file
     names = json.loads(file.read_text(encoding="utf-8")).get("id2label") if file.is_file() else None
     return [names[number] for number in sorted(names, key=int)] if names else None
 
 
 def _trained_auto_class(teacher: ModelConfig) -> str | None:
     """Return the transformers auto class of the task of a teacher's run; None: it is not known."""
-    file = RunDir(Path(cache_root.found(getattr(teacher, "run", "")))).recipe
-    if not hasattr(teacher, "run") or not file.is_file():
+    if teacher.run_reference is None:
         return None
-    task = load.stored(file).value.inner_task
-    return plugins.task(task).auto_class
+    file = RunDir(Path(cache_root.found(teacher.run_reference.run))).recipe
+    return plugins.task(load.stored(file).value.inner_task).auto_class if file.is_file() else None
 
 
 def _numbered(labels: list[str]) -> dict[str, int]:
