@@ -20,7 +20,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from launcher.config import kinds
 from launcher.config.atomic_files import expanded
-from launcher.config.types import SchedulerConfig, Strict, error_details, hint, matching
+from launcher.config.base_model import Strict, error_details, hint, matching
+from launcher.config.types import SchedulerConfig
 
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(gt=0)]

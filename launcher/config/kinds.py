@@ -15,7 +15,8 @@ from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from launcher.config import trust
-from launcher.config.types import Plugin, hint
+from launcher.config.base_model import hint
+from launcher.config.types import Plugin
 
 P = TypeVar("P", bound=Plugin)
 

@@ -16,11 +16,12 @@ from ruamel.yaml import YAML
 from launcher.config import code_origin, env_vars, messages, trust
 from launcher.config import document as documents
 from launcher.config.atomic_files import is_file, write
+from launcher.config.base_model import Strict, hint
 from launcher.config.cluster import STORED, Cluster
 from launcher.config.document import Document, Key, Override, Value
 from launcher.config.errors import Problem, UserError, one_line, shown
 from launcher.config.recipe import Recipe
-from launcher.config.types import JsonObject, Strict, hint
+from launcher.config.types import JsonObject
 
 T = TypeVar("T", bound=Strict)
 _CLUSTER = "cluster."

@@ -4,14 +4,7 @@ from typing import TYPE_CHECKING
 
 from launcher.config import kinds
 from launcher.config.model import ModelConfig
-from launcher.config.types import (
-    OptimizerConfig,
-    Plugin,
-    ScheduleConfig,
-    SchedulerConfig,
-    StrategyConfig,
-    TaskConfig,
-)
+from launcher.config.types import OptimizerConfig, Plugin, ScheduleConfig, SchedulerConfig, StrategyConfig, TaskConfig
 
 if TYPE_CHECKING:
     from launcher.data import Source

@@ -7,20 +7,11 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config import kinds
+from launcher.config.base_model import Strict, matching, one_of
 from launcher.config.kinds import plugin
 from launcher.config.model import ModelConfig
 from launcher.config.trust import TrustRemoteCode
-from launcher.config.types import (
-    JsonObject,
-    OptimizerConfig,
-    Plugin,
-    ScheduleConfig,
-    StrategyConfig,
-    Strict,
-    TaskConfig,
-    matching,
-    one_of,
-)
+from launcher.config.types import JsonObject, OptimizerConfig, Plugin, ScheduleConfig, StrategyConfig, TaskConfig
 
 Model = Annotated[SerializeAsAny[ModelConfig], plugin("models", ModelConfig)]
 Source = Annotated[SerializeAsAny[Plugin], plugin("data")]

@@ -1,24 +1,14 @@
-"""Base classes of all configuration types. They are frozen, and refuse unknown keys with a hint."""
+"""The base classes of plug-ins' Configs, with what others need to know of each; a kind overrides what differs."""
 
-import difflib
-import re
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    GetCoreSchemaHandler,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    model_validator,
 )
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from launcher.config import messages, strict_numbers
+from launcher.config.base_model import Strict as Strict
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
@@ -29,87 +19,6 @@ if TYPE_CHECKING:
 
 JsonObject = dict[str, Any]
 """A JSON object: texts as keys, and values of JSON."""
-
-
-def hint(word: str, known: Iterable[str]) -> str:
-    """A hint for an unknown word: 'did you mean x?' where a known word is close, else the list of known words."""
-    names = sorted(known)
-    containing = [name for name in names if f"_{word}_" in f"_{name}_"][:3]
-    very_close, close = (difflib.get_close_matches(word, names, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6))
-    candidates = very_close or containing or close
-    return f"did you mean {' or '.join(candidates)}?" if candidates else f"there are: {', '.join(names)}"
-
-
-def error_details(error: ValidationError, *prefix: str) -> list[InitErrorDetails]:
-    """The errors with the messages of `launcher.config.messages`. `prefix`: keys above those of the locations."""
-    return [
-        InitErrorDetails(
-            type=PydanticCustomError(one["type"], "{what}", {"what": messages.of(one)}),
-            loc=(*prefix, *one["loc"]),
-            input=one["input"],
-        )
-        for one in error.errors()
-    ]
-
-
-class Strict(BaseModel):
-    """A frozen map of keys. Unknown keys are reported together with all other mistakes of the same map. Numbers are
-    strict (see launcher.config.strict_numbers). A docstring below a field is the field's description."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    @classmethod
-    def _nested_hint(cls, key: str) -> str:
-        """A hint where a nested map has the key; else an empty text."""
-        fields = ((name, field.annotation) for name, field in cls.model_fields.items())
-        nested = [
-            name
-            for name, kind in fields
-            if isinstance(kind, type) and issubclass(kind, Strict) and key in kind.model_fields
-        ]
-        return f"did you mean {nested[0]}.{key}?" if nested else ""
-
-    @classmethod
-    def _sections(cls) -> set[str]:
-        """Further keys that a subclass validates itself, for the hint to a wrong key."""
-        return set()
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _refuse_unknown_keys(cls, value: object, handler: ModelWrapValidatorHandler["Strict"]) -> "Strict":
-        if isinstance(value, cls) or (isinstance(value, dict) and cls.model_config.get("extra") != "forbid"):
-            return handler(value)
-        if not isinstance(value, dict):
-            raise PydanticCustomError("map", "should be a map of keys and values")
-        known, errors = set(cls.model_fields), list[InitErrorDetails]()
-        for key in [key for key in value if key not in known]:
-            advice = cls._nested_hint(str(key)) or hint(str(key), known | cls._sections())
-            unknown = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": advice})
-            errors.append(InitErrorDetails(type=unknown, loc=(str(key),), input=None))
-        try:
-            validated = handler({key: item for key, item in value.items() if key in known})
-        except ValidationError as error:
-            errors += error_details(error)
-        if errors:
-            raise ValidationError.from_exception_data(cls.__name__, errors)
-        return validated
-
-    @classmethod
-    def _inherit_descriptions(cls) -> None:
-        """Let a field that a subclass declares again, such as `kind`, keep the description of the base class."""
-        bases = [base for base in cls.__mro__[1:] if issubclass(base, BaseModel)]
-        for name, field in cls.model_fields.items():
-            if field.description is None:
-                declared = (base.model_fields[name] for base in bases if name in base.model_fields)
-                field.description = next((one.description for one in declared), None)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
-        cls._inherit_descriptions()
-        schema: CoreSchema = strict_numbers.strict(handler(source))
-        return schema
 
 
 class HubRepository(NamedTuple):
@@ -278,31 +187,3 @@ class ScheduleConfig(Plugin):
 
     uses_evaluations: ClassVar[bool] = False
     """Whether the factor depends on the results of evaluations."""
-
-
-def matching(pattern: str, what: str) -> AfterValidator:
-    """A pydantic annotation for a text that a pattern matches as a whole. `what`: message where it does not."""
-
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise PydanticCustomError("form", "{what}", {"what": what})
-        return value
-
-    return AfterValidator(check)
-
-
-def one_of(types: dict[str, type[Strict]]) -> BeforeValidator:
-    """A pydantic annotation for a value whose `kind` selects one of these types."""
-
-    def parse(value: object) -> object:
-        if value is None or isinstance(value, tuple(types.values())):
-            return value
-        kind = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
-        if not isinstance(kind, str):
-            raise PydanticCustomError("kind", "needs a kind ({hint})", {"hint": hint("", types)})
-        if kind not in types:
-            what = "unknown kind {kind} ({hint})"
-            raise PydanticCustomError("kind", what, {"kind": repr(kind), "hint": hint(kind, types)})
-        return types[kind].model_validate({"kind": kind} if isinstance(value, str) else value)
-
-    return BeforeValidator(parse)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from launcher import data
 from launcher.config.atomic_files import expanded, is_dir
+from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.types import hint
 from launcher.data import BadRow, Part, Row, SourceConfig
 from launcher.data._files import fingerprint_folder
 from launcher.data._tables import dataset_parts, dataset_rows

@@ -12,8 +12,9 @@ from pydantic_core import PydanticCustomError
 
 from launcher import data
 from launcher.config import kinds, plugins
+from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import Plugin, hint
+from launcher.config.types import Plugin
 from launcher.data._files import fingerprint_of
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]

@@ -18,8 +18,8 @@ import xxhash
 from pydantic import Field
 
 from launcher import data
+from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import hint
 from launcher.data import BadRow, Part, Row, SourceConfig
 from launcher.data._columns import lone_surrogate
 from launcher.data._files import fingerprint_of

@@ -11,9 +11,10 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from transformers.pytorch_utils import Conv1D
 
+from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.format import some
-from launcher.config.types import JsonObject, hint
+from launcher.config.types import JsonObject
 
 if TYPE_CHECKING:
     from launcher.config.model import Adapter

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ConfigDict
 
 from launcher import models
+from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import hint
 from launcher.models._adaptation import adapted
 from launcher.models._transformers import TransformersConfig, fit, make
 from launcher.plan.model_requirements import ModelRequirements

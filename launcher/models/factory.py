@@ -10,10 +10,11 @@ from pydantic import field_validator
 
 from launcher import models
 from launcher.config import kinds, trust
+from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import some
 from launcher.config.model import ModelConfig
-from launcher.config.types import JsonObject, hint
+from launcher.config.types import JsonObject
 from launcher.models._adaptation import adapted
 from launcher.plan.model_requirements import ModelRequirements
 

@@ -39,7 +39,7 @@ def _answer(question: JsonObject) -> JsonObject:
         config = model_module.Config.model_validate(question["model"])
         with torch.device("meta"):
             model, _ = model_module.Model(config).build(requirements, weights=False)
-            if getattr(config, "unfreeze_at", None):  # the fullest moment is after it
+            if config.unfreeze_at:  # the fullest moment is after it
                 model, _ = model_module.Model(config.at(config.unfreeze_at)).build(requirements, weights=False)
         padding = _tiny_model.padding(model, requirements)
     except UserError as error:

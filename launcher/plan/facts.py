@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import model_validator
 
 from launcher.config import plugins, strict_json
+from launcher.config.base_model import Strict
 from launcher.config.format import plural
 from launcher.config.recipe import Recipe
 from launcher.config.strict_json import Count
-from launcher.config.types import Strict
 from launcher.plan import vocabulary_size
 
 Side = Literal["train", "validation"]

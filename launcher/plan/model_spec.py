@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.config.atomic_files import is_file, write
+from launcher.config.base_model import Strict
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
-from launcher.config.types import JsonObject, Strict
+from launcher.config.types import JsonObject
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.plan.padding_probe import Padding
 from launcher.storage import cache_root

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from launcher.config import code_origin, plugins, trust
 from launcher.config.atomic_files import free_bytes
+from launcher.config.base_model import Strict
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem
 from launcher.config.format import plural
 from launcher.config.recipe import Recipe
-from launcher.config.types import Strict
 from launcher.plan import checks, layout, memory, mixture, notes, padding_estimate, run_estimates, topology
 from launcher.plan.facts import Facts, guess, steps_of
 from launcher.plan.model_spec import Architecture

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from launcher.config import load as config_files
 from launcher.config import plugins, strict_json
+from launcher.config.base_model import hint
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
-from launcher.config.types import hint
 from launcher.plan import facts, layout, plan, topology, writable_folders
 from launcher.prepare import bundle, checkpoint_references, hub, prepared_data, run_folder, source_shards
 from launcher.storage import cache, disk_full, lease

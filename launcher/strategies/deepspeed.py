@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from launcher import strategies
-from launcher.config.types import StrategyConfig, hint
+from launcher.config.base_model import hint
+from launcher.config.types import StrategyConfig
 from launcher.strategies import Engine, MemoryShare, UnwrappedModel
 from launcher.strategies._deepspeed_settings import Settings
 from launcher.strategies._parallel_degrees import refuse_sharded_matrices

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from launcher.config.types import Strict
+from launcher.config.base_model import Strict
 from launcher.tasks import JsonObject
 
 if TYPE_CHECKING:

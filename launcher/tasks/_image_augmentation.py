@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from launcher.config.types import Strict
+from launcher.config.base_model import Strict
 from launcher.contract.random import Draw, UInt, below, draws, uniform
 
 Images = NDArray[np.uint8]

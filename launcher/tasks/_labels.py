@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import hint
 from launcher.tasks import IGNORE, JsonObject
 
 _BOOLEANS = {"true": "1", "false": "0"}

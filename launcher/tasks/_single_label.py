@@ -11,8 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
+from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import TaskConfig, hint
+from launcher.config.types import TaskConfig
 from launcher.plan.facts import label_counts
 from launcher.tasks import IGNORE, Array, Directions, JsonObject, Outputs, _labels, _metrics
 from launcher.tasks._heads import Head

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from launcher.config.base_model import Strict
 from launcher.config.errors import Problem, UserError
-from launcher.config.types import Strict
 from launcher.contract import random
 from launcher.tasks import IGNORE, Batch, Row, Sample, _language_modeling, _masking, _token_batches
 

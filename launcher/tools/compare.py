@@ -14,9 +14,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from launcher.config import load, strict_json
+from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
 from launcher.config.strict_json import shown
-from launcher.config.types import hint
 from launcher.plan.facts import of_run
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir

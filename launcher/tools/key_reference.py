@@ -14,10 +14,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from launcher.config import kinds
+from launcher.config.base_model import Strict
 from launcher.config.cluster import Cluster
 from launcher.config.model import ModelConfig
 from launcher.config.recipe import Recipe
-from launcher.config.types import Plugin, Strict
+from launcher.config.types import Plugin
 
 _FAMILIES = {
     "model": "models", "data.train": "data", "task": "tasks", "optimizer": "optimizers", "schedule": "lr_schedules",

@@ -4,9 +4,9 @@ resume."""
 import math
 from collections.abc import Mapping, Sequence
 
+from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Evaluate
-from launcher.config.types import hint
 
 
 def value(metrics: Mapping[str, float], evaluate: Evaluate, directions: Mapping[str, str]) -> float:

@@ -5,9 +5,10 @@ from typing import Literal
 import pytest
 
 from launcher.config import kinds
+from launcher.config.base_model import Strict
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
-from launcher.config.types import Plugin, Strict
+from launcher.config.types import Plugin
 from launcher.plan.plan import Plan
 
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from launcher.config import cluster, kinds, messages, recipe
-from launcher.config.types import Strict
+from launcher.config.base_model import Strict
 
 WRONG = (
     None, True, 0, 1, -1, 2**70, 0.5, -0.5, float("nan"), float("inf"), "", "x", "5", "1e-4", "a b\n", "x" * 500,

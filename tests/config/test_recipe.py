@@ -4,8 +4,8 @@ import pytest
 import support
 from pydantic import ValidationError
 
+from launcher.config.base_model import hint
 from launcher.config.recipe import Fraction, Recipe, seconds, trajectory
-from launcher.config.types import hint
 
 
 def recipe(**changes) -> Recipe:

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from launcher.config.types import Strict
+from launcher.config.base_model import Strict
 from launcher.plan.facts import Facts
 
 
