@@ -43,7 +43,7 @@ def test_two_nodes_of_two_ranks_do_what_one_rank_does(lab, workspace):
     assert run.told()["state"]["name"] == "done"
 
 
-@pytest.mark.parametrize("steps, leave", [(160, 25), pytest.param(600, 25, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("steps, leave", [(200, 12), pytest.param(600, 25, marks=pytest.mark.soak)])
 def test_a_run_longer_than_its_time_limit_ends_by_itself(lab, workspace, steps, leave):
     profile(nodes=1, ranks=2, time=1, leave=leave)
     changes = {"train__steps": steps, "checkpoint__every": 1000, **DROPOUT, **slow(0.25)}
