@@ -22,6 +22,7 @@ train: setup
 	$(BIN)/launcher compare runs/quickstart-pretrain runs/quickstart-finetune runs/quickstart-from-random
 
 test: setup
+	$(BIN)/python -m compileall -q launcher
 	$(BIN)/python -m pytest
 
 soak: setup

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import NoReturn
 
-from launcher.distributed.exit_codes import STOPPED as STOPPED
+from launcher.distributed.exit_codes import STOPPED
 
 
 class StopReason(IntEnum):

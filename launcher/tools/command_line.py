@@ -13,7 +13,8 @@ import typer
 from launcher.config.atomic_files import check_current_folder
 from launcher.config.errors import UserError, of_path, shown
 from launcher.distributed import output_streams
-from launcher.distributed.signals import STOPPED, StopRequested, say
+from launcher.distributed.exit_codes import STOPPED
+from launcher.distributed.signals import StopRequested, say
 
 if TYPE_CHECKING:
     from launcher.launch.execute import Outcome

@@ -14,7 +14,7 @@ from launcher.config.errors import UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
 from launcher.distributed import private_tmp, signals
-from launcher.distributed.signals import STOPPED
+from launcher.distributed.exit_codes import STOPPED
 from launcher.launch import execute, launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import plan, writable_folders

@@ -5,8 +5,8 @@ import time
 
 from launcher.config.recipe import seconds
 from launcher.contract import digest, dropout
+from launcher.distributed.exit_codes import DONE, STOPPED
 from launcher.distributed.heartbeat import Stage
-from launcher.distributed.signals import STOPPED as STOPPED
 from launcher.distributed.signals import StopReason
 from launcher.sinks import Record
 from launcher.tasks import Outputs
@@ -15,11 +15,9 @@ from launcher.train.data_loader import RankBatch
 from launcher.train.global_batch import GlobalBatchInfo, sync_step_info
 from launcher.train.training_run import Run
 
-DONE = 0
-
 
 def train(run: Run) -> int:
-    """Train to step `until`, or until any rank has to stop. Returns the exit code: 0 or 75."""
+    """Train to step `until`, or until any rank has to stop. Returns the exit code: DONE or STOPPED."""
     recipe, progress = run.recipe, run.progress
     every = recipe.checkpoint.every
     saved_at = time.monotonic()
