@@ -102,9 +102,8 @@ def test_without_dropout_too(place):
 def test_kills_and_resumes_on_fewer_ranks_change_nothing(place):
     chain = ["run", "one.yaml", "name=chain"]
 
-    off = subprocess.run(
-        support.command(*chain, deadly(37, "power"), "--ranks", 4), start_new_session=True, check=False
-    )
+    off = support.start(*chain, deadly(37, "power"), "--ranks", 4)
+    off.communicate(timeout=240)
     assert off.returncode == -9
     assert max(support.steps("runs/chain")) == 37
 
@@ -157,8 +156,9 @@ def test_a_resume_repeats_dropout_to_the_last_bit(place):
     support.write(sixty("wet", model=model, train__precision="fp32"), "wet.yaml")
     whole, cut, ranks = "whole", "cut", 3
     support.launcher("run", "wet.yaml", f"name={whole}", "--ranks", ranks)
-    command = support.command("run", "wet.yaml", f"name={cut}", deadly(37, "power"), "--ranks", ranks)
-    assert subprocess.run(command, start_new_session=True, check=False).returncode == -9
+    off = support.start("run", "wet.yaml", f"name={cut}", deadly(37, "power"), "--ranks", ranks)
+    off.communicate(timeout=240)
+    assert off.returncode == -9
     support.launcher("run", "wet.yaml", f"name={cut}", "--ranks", ranks)
     there, here = weights(f"runs/{whole}"), weights(f"runs/{cut}")
     assert there.keys() == here.keys() and len(there) > 50
