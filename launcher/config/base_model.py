@@ -101,7 +101,7 @@ class Strict(BaseModel):
 
 
 def matching(pattern: str, what: str) -> AfterValidator:
-    """A pydantic annotation for a text that a pattern matches as a whole. `what`: message where it does not."""
+    """A pydantic validator: a whole string must match `pattern`. `what`: the message of the error."""
 
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):

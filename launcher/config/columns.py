@@ -5,8 +5,8 @@ from typing import Literal
 
 
 class Column(str):
-    """A canonical column by its name, with values of another type than usual. `wants`: number instead of a label's
-    name, or a list of names."""
+    """The name of a canonical column whose values are not of its default type. `wants`: `number` for a label that is a
+    number instead of a class name, or a list of names."""
 
     wants: Literal["number", "names"]
 

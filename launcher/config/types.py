@@ -1,4 +1,8 @@
-"""The base classes of plug-ins' Configs, with what others need to know of each; a kind overrides what differs."""
+"""Base classes of the Configs of plug-ins.
+
+Their properties tell the launcher what it needs to know before a plug-in is loaded. A kind overrides the defaults that
+do not fit it.
+"""
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 

@@ -107,7 +107,8 @@ def one_host(rank: RankInfo, environment: Mapping[str, str] = os.environ) -> boo
 
 
 def host_name(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the name by which other nodes know this one. HOSTNAME may be that of the node that the job began on."""
+    """Return the name by which other nodes reach this one. HOSTNAME is not used: Slurm may pass on that of the node on
+    which the job began."""
     return environment.get("SLURMD_NODENAME") or socket.gethostname()
 
 

@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RendezvousResult:
+class JoinedRanks:
     """The store that all ranks have joined, and the host of each rank."""
 
     store: dist.Store
@@ -69,7 +69,7 @@ def join(
     should_stop: Callable[[], bool],
     environment: Mapping[str, str] = os.environ,
     timeout: timedelta = _LONG,
-) -> RendezvousResult:
+) -> JoinedRanks:
     """Wait until all ranks have joined.
 
     Raises UserError where the environment does not tell where to meet, StoppedBeforeTraining, or UnreachablePeer.
@@ -184,11 +184,11 @@ class _Rank:
         what = f"{self} has waited {_MESSAGE_SECONDS} s for rank 0 to say in {where} where the ranks meet"
         raise UnreachablePeer(f"{what} (do all nodes share this folder? else set MASTER_ADDR and MASTER_PORT)")
 
-    def gather(self, store: dist.Store) -> RendezvousResult:
+    def gather(self, store: dist.Store) -> JoinedRanks:
         """Join the store and wait for the others. A rank that stops tells the others, unless the store is silent."""
         return interruptible(lambda: self._gather(store), self.should_stop, _LEAVE_SECONDS)
 
-    def _gather(self, store: dist.Store) -> RendezvousResult:
+    def _gather(self, store: dist.Store) -> JoinedRanks:
         names = [f"host/{rank}" for rank in range(self.info.world)]
         begin, wait = time.monotonic(), 0.01
         try:
@@ -208,7 +208,7 @@ class _Rank:
                 time.sleep(wait)
                 wait = min(_LONGEST_PAUSE, wait * 1.5)
                 joined = store.add("come", 0)
-            return RendezvousResult(store, [name.decode() for name in store.multi_get(names)])
+            return JoinedRanks(store, [name.decode() for name in store.multi_get(names)])
         except dist.DistError as error:
             if self.should_stop():
                 raise StoppedBeforeTraining from None

@@ -10,7 +10,8 @@ from launcher.distributed.signals import SIGNALS, signal_on_parent_death
 
 
 def _leave_to_ranks(number: int, frame: object) -> None:
-    """Do nothing: a signal to the whole group is for the ranks, which inherit no ignored signal."""
+    """Do nothing at a signal, which the ranks get and handle too. SIG_IGN is not used, since the ranks would inherit
+    it."""
 
 
 signal_on_parent_death(signal.SIGKILL)

@@ -23,7 +23,7 @@ C = TypeVar("C", bound=ModelConfig)
 
 
 class Model(ABC, Generic[C]):
-    """The model of one Config."""
+    """Builds a model and names its tokenizer. Base class of the models; each is built from the Config of its kind."""
 
     imports: tuple[str, ...] = ()
     """Modules that take seconds to import and do not use a device. The ranks of a machine are forked from a process

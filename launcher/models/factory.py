@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 
 class Config(ModelConfig):
-    """A model that a function of your own builds. The function is called with `options`, and with those of num_labels,
-    vocab_size, pad_token_id, max_length and shape that it takes. The module takes the task's inputs by name, or one
-    tensor, and returns logits or an object with `.logits`.
+    """A model that a function of your own builds. The function is called with `options` as keyword arguments, and with
+    those of num_labels, vocab_size, pad_token_id, max_length and shape that its signature names and the task provides.
+    The module that it returns takes the task's inputs by name, or a single tensor, and returns logits or an object with
+    `.logits`.
 
     A run records the name of the function, not its code: a resume needs the same code to be there.
     """

@@ -29,7 +29,7 @@ class ParameterGroup(TypedDict):
 
 
 class Optimizer(ABC, Generic[C_co]):
-    """The optimiser of one Config."""
+    """Builds a torch optimiser. Base class of the optimisers; each is built from the Config of its kind."""
 
     def __init__(self, config: C_co) -> None:
         self.config = config

@@ -1,4 +1,4 @@
-"""Estimate of the share of computed positions that are tokens."""
+"""Estimate of the fraction of the positions in a batch that hold tokens, not padding."""
 
 import numpy as np
 

@@ -155,8 +155,8 @@ class Encoder:
         return np.asarray(before, dtype=np.uint32), np.asarray(after, dtype=np.uint32)
 
     def _encode_whole(self, texts: Sequence[str]) -> TokenArrays:
-        """Encode each text by the tokenizer itself, a limited number of characters at a time: each takes some 300
-        bytes."""
+        """Encode each text with the tokenizer alone, without the cache of pieces. Texts are passed in groups with a
+        limited number of characters, since encoding takes about 300 bytes of memory for each character."""
         cut = [pieces(text, _AT_ONCE) for text in texts]
         first = np.cumsum([0, *map(len, cut)])
         made = no_texts()

@@ -209,8 +209,8 @@ def _validate(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, wrong
 
 
 def load(folder: Path) -> PreparedRun:
-    """Load a run from the folder that `create` wrote, for a rank. `resume` is None: the rank that holds the folder
-    finds the checkpoint. Raises UserError, also for a damaged file."""
+    """Load a run from the folder that `create` wrote. `resume` is None: the rank that holds the right to write finds
+    the checkpoint. Raises UserError, also for a damaged file."""
     run = RunDir(folder)
     made = strict_json.read(run.plan, plan.Plan, "launcher run writes it again")
     known = facts.of_run(folder)

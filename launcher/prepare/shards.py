@@ -182,7 +182,8 @@ def make_samples(job: ShardJob) -> None:
 
 
 def _own_rows(job: ShardJob, stats: ShardStats, source: Source, held: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of the side that the source is for. The rows that are held out of it are written to a file."""
+    """Yield the rows that stay on the source's own side, train or validation. Write those that are held out for
+    validation to the file `held`."""
     with ExitStack() as open_file:
         writer = None
         for own, other in _split_rows(job, stats, source):

@@ -51,7 +51,8 @@ class Strata:
 
 
 def stratified(data: Data, columns: Sequence[str]) -> bool:
-    """Whether the same share of each label is held out. `columns`: the columns that the task requires."""
+    """Whether the validation split holds out the same fraction of each label: `stratify: auto` of a task with one class
+    label. `columns`: the columns that the task requires."""
     one = any(column == "label" and not isinstance(column, Column) for column in columns)  # neither lists nor numbers
     return isinstance(data.validation, Fraction) and data.validation.stratify == "auto" and one
 

@@ -113,7 +113,7 @@ class JobRefused(UserError):
 
 
 class Scheduler(ABC, Generic[J]):
-    """The scheduler of one Config."""
+    """Submits, queries and cancels jobs. Base class of the schedulers; each is built from the Config of its kind."""
 
     supports_arrays: bool = False
     """Whether a job may have several runs (`JobRequest.points`)."""

@@ -239,7 +239,7 @@ def _is_of_run(job: _slurm_queue.Job, run: Path) -> bool:
 
 
 def job_state(job: _slurm_queue.Job) -> JobState:
-    """A job of Slurm in the words of all schedulers."""
+    """Convert a job of Slurm to the JobState of all schedulers."""
     ended: EndReason = _END_REASONS.get(job.state, "")
     if not ended and job.preempted is not None:
         ended = "preempted"

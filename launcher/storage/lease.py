@@ -271,7 +271,8 @@ def _born(pid: int) -> float:
 
 @cache
 def _namespace() -> str:
-    """An id of this boot of this machine and of its process namespace: a container has its own process ids."""
+    """Identify the host, its boot and the PID namespace. A process id is unique only within these: a container has its
+    own."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts += [

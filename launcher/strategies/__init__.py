@@ -51,8 +51,8 @@ class Engine(ABC):
 
     @abstractmethod
     def nonfinite(self) -> dict[str, bool]:
-        """Whether this rank's part of the gradient is infinite or nan, for each trained parameter in the model's order.
-        All ranks call it."""
+        """For each trained parameter, in the model's order: whether the gradient that this rank holds (a shard, or the
+        whole) contains inf or nan. A collective: every rank must call it."""
 
     @abstractmethod
     def update(self, lr: float, factor: float) -> None:
@@ -108,7 +108,8 @@ class MemoryShare:
 
 
 class Strategy(ABC, Generic[C_co]):
-    """The strategy of one Config."""
+    """How a model and its training state are distributed over the ranks. Base class of the strategies; each is built
+    from the Config of its kind."""
 
     libraries: tuple[str, ...] = ()
     """Optional packages that it imports."""

@@ -117,7 +117,8 @@ class Task(ABC, Generic[ConfigT]):
 
     @staticmethod
     def sample_shape(config: ConfigT) -> tuple[int, ...]:
-        """Return the expected shape of a sample without tokens, for a plan before `survey`."""
+        """Return the expected shape of a sample of a task without a tokenizer, for a plan that is made before the data
+        is read."""
         return ()
 
     @staticmethod

@@ -51,7 +51,8 @@ def _why_not_alive(folder: RunDir, job: job_log.Job) -> str:
 
 
 def _alive(folder: RunDir, job: job_log.Job, among: Collection[str] | None = None) -> dict[str, JobState]:
-    """The states of a job's ids that are alive: `among` these and the newest, or of all."""
+    """The states of those of a job's ids that are pending or running. `among`: check only these ids and the newest
+    (default: all)."""
     ids = [id for id in job.ids if among is None or id in among or id == job.ids[-1]]
     scheduler = job_scheduler.of(folder, job)
     states = {id: scheduler.state(id, folder.path) for id in ids}

@@ -118,7 +118,7 @@ class StoredTensors(ModelTensors):
                 yield _Slice(file, key, (slice(first, first + step),), into[first : first + step])
 
 
-class LoadedTensors(ModelTensors):
+class InMemoryTensors(ModelTensors):
     """The tensors of a model in memory, such as one whose adapter was merged."""
 
     def __init__(self, model: "torch.nn.Module"):

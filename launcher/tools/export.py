@@ -19,7 +19,7 @@ from launcher.plan.facts import of_run
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
 from launcher.tools import export_folder, model_card
-from launcher.tools.checkpoint_tensors import LoadedTensors, ModelTensors, StoredTensors, write_shards
+from launcher.tools.checkpoint_tensors import InMemoryTensors, ModelTensors, StoredTensors, write_shards
 from launcher.tools.compression import CompressedExporter, CompressionOptions
 from launcher.tools.export_inputs import add_inputs
 from launcher.tools.exporter import Exporter, check_norms
@@ -136,4 +136,4 @@ def _tensors(folder: RunDir, recipe: Recipe, saved: SavedCheckpoint) -> ModelTen
     stored.check_names(model, saved)
     checkpoint.load_weights(model, saved)
     _peft.merge(model)
-    return LoadedTensors(model)
+    return InMemoryTensors(model)

@@ -49,7 +49,7 @@ class StepTrained(NamedTuple):
     loss: float | None
 
 
-class FilesWritten(NamedTuple):
+class LastWrite(NamedTuple):
     """`time`: last write to the metrics or the plan, in seconds since the epoch. `trained`: whether metrics exist."""
 
     time: float | None
@@ -87,7 +87,7 @@ class FileDamaged(NamedTuple):
 
 
 Event = (
-    Planned | CheckpointSaved | StepTrained | FilesWritten | WriterAlive | JobLogged | JobReported
+    Planned | CheckpointSaved | StepTrained | LastWrite | WriterAlive | JobLogged | JobReported
     | SchedulerUnreachable | FileDamaged
 )  # fmt: skip
 
@@ -168,7 +168,7 @@ def _watched(saved: SavedCheckpoint) -> tuple[str, float | None]:
 
 
 def _metrics_events(folder: RunDir) -> Iterator[Event]:
-    yield FilesWritten(_last_write(folder), strict_json.exists(folder.metrics))
+    yield LastWrite(_last_write(folder), strict_json.exists(folder.metrics))
     for record in folder.lines(last=_TAIL):
         if "loss" in record:
             yield StepTrained(record["step"], record["loss"])

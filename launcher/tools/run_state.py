@@ -101,7 +101,7 @@ def _ended(job: job_log.Job, known: JobState | None, reachable: bool) -> State:
 
 
 def _unexplained(job: job_log.Job, last: job_log.Start | None, reachable: bool, since: float | None) -> State:
-    """The state of a job that did not log its end and that its scheduler does not know."""
+    """The state of a job whose end was not logged and that its scheduler no longer lists."""
     if not job.scheduled:
         return State("killed", "it left no word of its end: killed, or its machine went down", since)
     if last is not None:

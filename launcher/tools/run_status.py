@@ -133,7 +133,7 @@ def _last(events: Sequence[Event], kind: type[E]) -> E | None:
 
 def _state(events: Sequence[Event]) -> State:
     logged, known = _last(events, run_events.JobLogged), _last(events, run_events.JobReported)
-    saved, files = _last(events, run_events.CheckpointSaved), _last(events, run_events.FilesWritten)
+    saved, files = _last(events, run_events.CheckpointSaved), _last(events, run_events.LastWrite)
     state = run_state.derive(
         logged.job if logged else None,
         known.job if known else None,

@@ -23,8 +23,8 @@ from launcher.tools import run_command
 
 
 def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
-    """Train a recipe once for each of its seeds. The first run that fails or is stopped is the last. `resume`: refuse
-    to start where no run has a checkpoint. Raises UserError."""
+    """Train a recipe once for each seed, in order, until a run fails or is stopped. `resume`: refuse to start if the
+    run of the first seed has no checkpoint. Raises UserError."""
     known = recipe.value
     names = {seed: f"{known.name}-seed{seed}" for seed in range(known.seed, known.seed + known.seeds)}
     for seed, name in names.items():

@@ -165,7 +165,8 @@ def _is_done(planned: Plan) -> bool:
 
 
 def _refuse_alive(folder: RunDir) -> None:
-    """Raise UserError where a job of this run waits or runs. Only the last two of a chain may be alive."""
+    """Raise UserError if a job of this run is pending or running. Only the last two of its chained jobs are checked:
+    the earlier ones have ended."""
     job = run_status.newest_scheduled_job(folder)
     if job is None or not job.scheduler:
         return
@@ -223,8 +224,9 @@ def _write_index(sweep: _Sweep, points: Sequence[int], runs: Sequence[run_setup.
 
 
 def _prepare(sweep: _Sweep, point: int, fresh: list[Path]) -> run_setup.PreparedRun:
-    """Prepare a run and write its folder. Returns it with the right to start it, which another submission may have had
-    meanwhile. A folder that is created is added to `fresh`. Raises UserError where a job of the run is alive by now."""
+    """Prepare a run and write its folder. Returns it with the right to start it, which is acquired before the check for
+    jobs that are alive: another submission may have started one meanwhile. The folder is added to `fresh` if it is new.
+    Raises UserError if a job of the run is pending or running."""
     checked = run_setup.validate(sweep.points[point], sweep.profile, None)
     exists = checked.folder.path.exists()
     with run_setup.hold(checked.folder, ".start"):

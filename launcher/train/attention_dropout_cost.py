@@ -47,13 +47,13 @@ def cost(config: object, rate: float, samples: int, length: int, precision: str,
     up, down = up.requires_grad_(), down.requires_grad_()
     linear = _seconds(lambda: (tokens @ up).sum() + ((tokens @ down) @ down.T).sum(), device)
     fused = _seconds(lambda: scaled_dot_product_attention(states, states, states).sum(), device)
-    draws = _Zeros()
+    draws = _ZeroKeyDraws()
     written = _seconds(lambda: random_functions.attention(draws, states, states, states, dropout_p=rate).sum(), device)
     return max(0.0, written - fused) / (linear + written)
 
 
-class _Zeros:
-    """Draws for samples with key 0, which take as long as any other."""
+class _ZeroKeyDraws:
+    """A source of dropout masks for timing. Every sample has key 0, which takes as long as real keys."""
 
     def keep(self, shape: Sequence[int], rate: float, device: torch.device) -> torch.Tensor:
         keys = torch.zeros(shape[0], dtype=torch.int64, device=device)

@@ -134,7 +134,7 @@ def begin(keys: torch.Tensor, place: torch.Tensor, call: int) -> State:
 
 
 def fold(state: State, coordinate: torch.Tensor) -> State:
-    """The states with one more coordinate, int32, broadcast together."""
+    """Mix one more coordinate (int32) into the states; both are broadcast. Defined in launcher.contract.dropout."""
     low, high = state
     high = _mix(high ^ (coordinate * _signed(definition.GOLDEN)))
     return _mix(low + high), high
@@ -160,7 +160,8 @@ def uniform(state: State, last: torch.Tensor) -> torch.Tensor:
 
 
 def word(state: State, index: torch.Tensor) -> torch.Tensor:
-    """A word for each state and index (int32), broadcast together."""
+    """Hash each state and index (int32, broadcast together) to 32 random bits, as launcher.contract.dropout.word
+    does."""
     low, high = state
     value = low + index * _signed(definition.GOLDEN)
     return _finish(_scramble(value, definition.SHIFTS[0], definition.FIRST) ^ high)

@@ -74,7 +74,7 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
         return Part(ids, tensors(self.task.collate(rows)))
 
 
-class Predictor(Protocol):
+class BatchPredictor(Protocol):
     """A task, or what stands for one in an evaluation."""
 
     def predict(self, model: torch.nn.Module, batch: Batch) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Generating:
 
 
 def outputs(
-    model: torch.nn.Module, task: Predictor, parts: Iterable[Part], process: ProcessGroup, precision: str
+    model: torch.nn.Module, task: BatchPredictor, parts: Iterable[Part], process: ProcessGroup, precision: str
 ) -> Outputs:
     """The predictions for all samples, in the order of the samples, on every rank."""
     ids, mine = list[int](), Outputs()

@@ -18,11 +18,11 @@ class NotFinite(RuntimeError):
 
 
 def compute(run: Run, batch: RankBatch, weight: float) -> tuple[float, float]:
-    """Compute the gradient, which the engine then holds multiplied by the loss scale. Returns the loss of the global
-    batch and the norm of its gradient (without the loss scale). `weight`: of the global batch.
+    """Compute the gradient of the global batch. Returns its loss and the norm of the gradient, both without the loss
+    scale, which the engine's gradients still contain. `weight`: that of the global batch.
 
-    Where fp16 gradients overflow, the same batch is computed again with half the scale. So the scale never decides what
-    a run learns from.
+    If fp16 gradients overflow, the same batch is computed again with half the scale, so that the scale does not decide
+    which batches train the model.
     """
     scale = run.progress.scale
     before = scale.value
@@ -41,9 +41,11 @@ def compute(run: Run, batch: RankBatch, weight: float) -> tuple[float, float]:
 
 
 def accumulate(run: Run, batch: RankBatch, weight: float) -> float:
-    """Add up the gradients of d(sum of losses) / weight. Returns the loss of the global batch, on every rank.
+    """Add up the gradients of (sum of losses) / weight over the micro-batches. Returns the loss of the global batch, on
+    every rank.
 
-    Gradients are averaged over the data-parallel ranks, so each backward is scaled by their number / weight.
+    The engine averages gradients over the data-parallel ranks. So each loss is multiplied by their number / weight, and
+    by the loss scale, before its backward.
     """
     process, total, beat, step = run.process, 0.0, run.heartbeat.beat, run.progress.step + 1
     scale = process.data_parallel_size / weight * run.progress.scale.value if weight else 0.0

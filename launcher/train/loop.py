@@ -95,7 +95,7 @@ def evaluate(run: Run) -> Record:
     return {"step": progress.step, **record}
 
 
-def outputs(run: Run, predictor: evaluation.Predictor) -> Outputs:
+def outputs(run: Run, predictor: evaluation.BatchPredictor) -> Outputs:
     """The predictions for all validation samples. `predictor`: the task of the run, or one that wraps it."""
     assert run.validation is not None
     return evaluation.outputs(run.engine.module, predictor, run.validation, run.process, run.recipe.train.precision)

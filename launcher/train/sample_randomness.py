@@ -177,8 +177,8 @@ class _DrawingForward:
 
 @cache
 def _drawing(kind: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of a module's class, with the same name. There is one for all modules of the class, so that compiled
-    layers share their code."""
+    """Return the subclass, of the same name, of a module class that draws by sample. Cached, so that all layers of a
+    class share one subclass and its compiled code."""
     return type(kind.__name__, (_DrawingForward, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 

@@ -71,7 +71,7 @@ def test_messages_of_a_dead_start_are_not_used(port):
 
 
 def test_local_ranks_are_found_where_no_starter_sets_them():
-    met = rank_rendezvous.RendezvousResult(None, ["a", "b", "a"])
+    met = rank_rendezvous.JoinedRanks(None, ["a", "b", "a"])
     assert [met.with_local_ranks(RankInfo(rank, 3, 0, 3)) for rank in range(3)] == [
         RankInfo(0, 3, 0, 2),
         RankInfo(1, 3, 0, 1),
