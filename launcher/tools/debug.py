@@ -126,4 +126,4 @@ def _resident() -> int:
     """The resident set of this process in bytes."""
     import psutil
 
-    return int(psutil.ProcessGroup().memory_info().rss)
+    return int(psutil.Process().memory_info().rss)

@@ -24,7 +24,7 @@ class Task(_base.Task):
         return _base.Task.preparation_key(_base.Config())
 
     def loss(self, model, batch):
-        Task.calls += any(frame.name == "_accumulate" for frame in traceback.extract_stack())
+        Task.calls += any(frame.name == "accumulate" for frame in traceback.extract_stack())
         if os.environ.get("RANK") == "1" and Task.calls == 3:
             getattr(self, os.environ["WHAT"])()
         return super().loss(model, batch)
