@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support import slurm_lab
 from support.slurm_lab import HOSTS, Broken, Lab, until
 
 
@@ -72,8 +73,8 @@ def test_two_labs_live_side_by_side_and_leave_nothing(lab, tmp_path_factory):
 
 def test_the_next_lab_ends_one_whose_owner_was_killed(lab, tmp_path_factory):
     folder = tmp_path_factory.mktemp("orphan") / "lab"
-    code = "import sys,os,pathlib; from lab import Lab; Lab.start(pathlib.Path(sys.argv[1]), 1); os._exit(9)"
-    here = Path(__file__).parent
+    code = "import sys,os,pathlib; from slurm_lab import Lab; Lab.start(pathlib.Path(sys.argv[1]), 1); os._exit(9)"
+    here = Path(slurm_lab.__file__).parent
     assert subprocess.run([sys.executable, "-c", code, str(folder)], cwd=here, timeout=60, check=False).returncode == 9
     assert str(folder) in HOSTS.read_text()
     Lab.start(tmp_path_factory.mktemp("next"), 1).end()
