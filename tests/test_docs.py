@@ -32,7 +32,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMANDS = typer.main.get_command(cli.app).commands
 TIMEOUT = 600
 """Seconds that a command may take on a busy machine. Most take one."""
-STARTERS = ("launcher", "make", "python", "pip", "torchrun", "accelerate", "deepspeed", "srun", "mpirun", "sbatch")
+STARTERS = (".", "launcher", "make", "python", "pip", "torchrun", "accelerate", "deepspeed", "srun", "mpirun", "sbatch")
 
 
 def blocks(page: str, language: str) -> list[str]:

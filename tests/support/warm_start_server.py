@@ -31,6 +31,8 @@ _IMPORTS = (
     "transformers.modeling_utils", "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert",
 )  # fmt: skip
 _path = ""
+_inherited: list[object] = []
+"""Streams that a thread of the process before a fork may have locked: they are neither used nor closed."""
 
 
 def serve(path: str) -> None:
@@ -132,6 +134,8 @@ def _become_instead(arguments: list[str], passfds: list[int]) -> NoReturn:
         if fd not in keep:
             with suppress(OSError):
                 os.close(fd)
+    _inherited.append(sys.stdin)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.argv = ["-c", *arguments[arguments.index("-c") + 2 :]]
     _end(command)
 
