@@ -293,12 +293,12 @@ import launcher
 def walk(name):
     module = importlib.import_module(name)
     for inner in pkgutil.iter_modules(getattr(module, "__path__", [])):
-        if f"{name}.{inner.name}" != "launcher.plan._model_spec_process":
+        if f"{name}.{inner.name}" not in ("launcher.plan._model_spec_process", "launcher.launch.rank_jobs"):
             walk(f"{name}.{inner.name}")
 
 for package in ("config", "contract", "storage", "plan", "launch", "schedulers", "cli"):
     walk(f"launcher.{package}")
-for folder in ("data", "models", "sinks", "strategies", "tasks"):
+for folder in ("data", "lr_schedules", "models", "optimizers", "sinks", "strategies", "tasks"):
     package = importlib.import_module(f"launcher.{folder}")
     for inner in pkgutil.iter_modules(package.__path__):
         if not inner.name.startswith("_"):

@@ -61,6 +61,7 @@ def here(tmp_path_factory):
     (folder / "wide.csv").write_text("text,label\na b,x,z\n" * 9)
     (folder / "utf16.csv").write_bytes(("text,label\n" + "a b,x\n" * 9).encode("utf-16"))
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAUNCHER_CACHE", str(folder / "cache"))  # in which nothing is prepared
         patch.setattr(model_spec, "_run_child", lambda question: _model_spec_process._answer(json.loads(question)))
         yield folder
 
