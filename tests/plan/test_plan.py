@@ -290,10 +290,15 @@ TORCH_FREE = """
 import importlib, pkgutil, sys
 import launcher
 
+STARTED_ONLY = {  # by whoever starts ranks, and in ranks
+    "launcher.plan._model_spec_process", "launcher.launch.local_agent", "launcher.launch.node_agent",
+    "launcher.launch.rank_jobs",
+}
+
 def walk(name):
     module = importlib.import_module(name)
     for inner in pkgutil.iter_modules(getattr(module, "__path__", [])):
-        if f"{name}.{inner.name}" not in ("launcher.plan._model_spec_process", "launcher.launch.rank_jobs"):
+        if f"{name}.{inner.name}" not in STARTED_ONLY:
             walk(f"{name}.{inner.name}")
 
 for package in ("config", "contract", "storage", "plan", "launch", "schedulers", "cli"):
