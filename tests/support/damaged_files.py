@@ -49,7 +49,7 @@ RAW = [
 def listed() -> None:
     """The table of runs, and the details of one."""
     queue = run_events.JobSchedulers()
-    queue.trouble = "Slurm does not answer"
+    queue.trouble = {"slurm": "Slurm does not answer"}
     statuses = run_status.read_statuses([RUN], queue)
     out = io.StringIO()
     console = Console(file=out, width=100)
