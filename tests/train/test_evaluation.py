@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from launcher.train import evaluation
 from launcher.train.evaluation import Parts
 
-PROCESS = SimpleNamespace(device=torch.device("cpu"), leads=True, collect=lambda value: [value])
+PROCESS = SimpleNamespace(device=torch.device("cpu"), leads=True, all_gather_objects=lambda value: [value])
 
 
 class Memory:
@@ -62,10 +62,10 @@ def ran(every):
     told = []
     for mine in every:
         model, process = torch.nn.Linear(1, 1), SimpleNamespace(device=torch.device("cpu"), leads=True)
-        process.collect = lambda value: told.append(value) or [value]
+        process.all_gather_objects = lambda value: told.append(value) or [value]
         if any(len(part.ids) for part in mine):
             evaluation.outputs(model, mine.task, mine, process, "fp32")
-    process = SimpleNamespace(device=torch.device("cpu"), leads=True, collect=lambda value: told)
+    process = SimpleNamespace(device=torch.device("cpu"), leads=True, all_gather_objects=lambda value: told)
     return evaluation.outputs(torch.nn.Linear(1, 1), Task(), every[0], process, "fp32")
 
 
