@@ -32,13 +32,13 @@ def facts(**given):
 def built(task, type_, **keys):
     torch.manual_seed(0)
     known = task.facts
-    need = ModelRequirements(task.auto_class, task.options(), known.vocab_size, known.pad_token_id, 16, known.shape)
+    need = ModelRequirements(task.auto_class, task.model_options(), known.vocab_size, known.pad_token_id, 16, known.shape)
     return config.Model(config.Config(type=type_, **{"dropout": 0.1, **keys})).build(need)[0].double().train()
 
 
 def taken_over(task, model, short, long=None, precision="fp64"):
     tried = probe_batches.of(task, short, long)
-    task.attach(model, tried.one.batch)
+    task.prepare_model(model, tried.one.batch)
     return tried, randomness_probe.take_over(model, lambda batch: task.loss(model, batch)[0], tried, precision)
 
 
