@@ -32,7 +32,9 @@ def facts(**given):
 def built(task, type_, **keys):
     torch.manual_seed(0)
     known = task.facts
-    need = ModelRequirements(task.auto_class, task.model_options(), known.vocab_size, known.pad_token_id, 16, known.shape)
+    need = ModelRequirements(
+        task.auto_class, task.model_options(), known.vocab_size, known.pad_token_id, 16, known.shape
+    )
     return config.Model(config.Config(type=type_, **{"dropout": 0.1, **keys})).build(need)[0].double().train()
 
 
