@@ -25,6 +25,8 @@ _AT_START = (
 _server: "Server | None" = None
 cold = False
 """Whether every process is started by its command line."""
+_session: dict[str, str] = {}
+"""The session's values of the variables in `_AT_START`."""
 _run = subprocess.run
 
 
@@ -32,7 +34,6 @@ class Server:
     """`path`: the socket of one that is there already, for a process that it has forked."""
 
     def __init__(self, path: str | None = None) -> None:
-        self.environment = _at_start(os.environ)
         if path is not None:
             self.path = path
             return
@@ -61,14 +62,14 @@ def attach(path: str) -> None:
 
 
 def server(environment: Mapping[str, str]) -> Server | None:
-    """The server of this process, started at the first call; None where it has started in another environment, or a
+    """The server of this process, started at the first call; None in another environment than the session's, or where a
     test wants processes that start as a user's do (`cold`)."""
     global _server
-    if cold:
+    if cold or _at_start(environment) != _session:
         return None
     if _server is None:
         _server = Server()
-    return _server if _at_start(environment) == _server.environment else None
+    return _server
 
 
 class Process:
@@ -183,6 +184,8 @@ def run(arguments: Sequence[object], timeout: float) -> "subprocess.CompletedPro
 
 def fork_code() -> None:
     """Let subprocess.run of `python -P -c CODE` with captured text, as the launcher asks for a model's size, fork."""
+    global _session
+    _session = _at_start(os.environ)
     subprocess.run = _run_code  # type: ignore[assignment]
 
 
