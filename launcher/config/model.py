@@ -68,7 +68,11 @@ class ModelConfig(Plugin):
 
     @property
     def source(self) -> ModelSource | None:
-        """Origin of the architecture; None: the recipe defines it."""
+        """Origin of the architecture: the repository or the run that is loaded; None: the recipe defines it."""
+        if self.hub_repository is not None:
+            return ModelSource(self.hub_repository.name, self.hub_repository.revision, "config.json")
+        if self.run_reference is not None:
+            return ModelSource(self.run_reference.run, None, "model/config.json")
         return None
 
     @property

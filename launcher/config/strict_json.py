@@ -29,8 +29,6 @@ MOST_VALUES = 300_000
 _BLOCK = 1 << 20
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
-Object = JsonObject
-
 
 class DamagedFile(UserError):
     """A file does not hold what the launcher writes. The message is `file[:line]: damaged: what (hint)`."""
@@ -81,7 +79,7 @@ def read(file: Path, model: type[T], hint: str) -> T:
         raise damage(file, error, hint) from None
 
 
-def read_object(file: Path, hint: str, limit: int = MOST_BYTES) -> Object:
+def read_object(file: Path, hint: str, limit: int = MOST_BYTES) -> JsonObject:
     """Read a document that is a JSON object of at most `most` bytes. Raises DamagedFile, also for a missing file."""
     with opened(file, hint) as data:
         content = data.read(limit + 1)
@@ -93,7 +91,7 @@ def read_object(file: Path, hint: str, limit: int = MOST_BYTES) -> Object:
         raise damage(file, error, hint) from None
 
 
-def check(value: Object, model: type[T]) -> T:
+def check(value: JsonObject, model: type[T]) -> T:
     """Validate a value as this type. Raises Wrong with the first wrong key."""
     try:
         return model.model_validate(value)
@@ -105,7 +103,7 @@ def check(value: Object, model: type[T]) -> T:
     raise Wrong(f"{shown(key)}: {message}" if key else message)
 
 
-def parse(text: bytes) -> Object:
+def parse(text: bytes) -> JsonObject:
     """Parse a JSON object. Raises Wrong."""
     if sum(text.count(sign) for sign in (b",", b"[", b"{")) > MOST_VALUES:
         raise Wrong(f"more than {MOST_VALUES:,} values")
@@ -196,7 +194,7 @@ def shown(text: str, limit: int = 80) -> str:
     return f"{plain[:limit]}..." if len(plain) > limit else plain
 
 
-def _object(pairs: Sequence[tuple[str, object]]) -> Object:
+def _object(pairs: Sequence[tuple[str, object]]) -> JsonObject:
     value = dict(pairs)
     if len(value) < len(pairs):
         ((key, _),) = Counter(key for key, _ in pairs).most_common(1)

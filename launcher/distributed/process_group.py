@@ -66,7 +66,7 @@ class ProcessGroup:
         return np.frombuffer(joined, dtype=record.dtype).reshape(self.world, *record.shape)
 
     def broadcast(self, value: T | None) -> T:
-        """Return rank 0's value. `value`: only that of rank 0 counts."""
+        """Broadcast the value of rank 0 to all ranks, and return it. `value`: ignored on other ranks."""
         values = [value]
         if self.world > 1:
             dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from launcher import models
 from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.model import ModelSource
 from launcher.config.recipe import PretrainedTokenizer
 from launcher.config.trust import TrustRemoteCode
 from launcher.config.types import HubRepository
@@ -36,10 +35,6 @@ class Config(TransformersConfig):
     """Branch, tag or commit on the hub. Default: its main branch."""
     trust_remote_code: TrustRemoteCode = False
     """Run code that the model's folder brings, with your permissions."""
-
-    @property
-    def source(self) -> ModelSource:
-        return ModelSource(self.name, self.revision, "config.json")
 
     @property
     def trusted_source(self) -> str | None:

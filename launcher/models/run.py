@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from launcher import models
 from launcher.config import kinds, load, messages, plugins, trust
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.model import ModelConfig, ModelSource
+from launcher.config.model import ModelConfig
 from launcher.config.trust import TrustRemoteCode
 from launcher.config.types import RunReference
 from launcher.models._adaptation import adapted, group, plain
@@ -36,10 +36,6 @@ class Config(TransformersConfig):
     """`trained`: the checkpoint's weights; `random`: the architecture and the tokenizer only, as a baseline."""
     trust_remote_code: TrustRemoteCode = False
     """Run code that the run took from elsewhere, with your permissions."""
-
-    @property
-    def source(self) -> ModelSource:
-        return ModelSource(self.run, None, "model/config.json")
 
     @property
     def trusted_source(self) -> str | None:

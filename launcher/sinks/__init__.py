@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from launcher.config.strict_json import Object
-from launcher.config.types import Plugin
+from launcher.config.types import JsonObject, Plugin
 
 C_co = TypeVar("C_co", bound=Plugin, covariant=True)
-Record = Object
+Record = JsonObject
 """An object of metrics.jsonl."""
 
 
@@ -25,7 +24,7 @@ class RunInfo:
 
     name: str
     folder: Path
-    recipe: Object
+    recipe: JsonObject
     steps: int
     start: int
     seconds: float

@@ -18,7 +18,8 @@ import xxhash
 
 from launcher.config import strict_json
 from launcher.config.atomic_files import flush, is_file
-from launcher.config.strict_json import DamagedFile, Object, Wrong
+from launcher.config.strict_json import DamagedFile, Wrong
+from launcher.config.types import JsonObject
 from launcher.storage.run_files import COMPLETE, RECIPE, STATE, CheckpointFiles, CheckpointState
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class SavedCheckpoint:
         return f"move {self.path} away to go on from the checkpoint before it"
 
     @cached_property
-    def state(self) -> Object:
+    def state(self) -> JsonObject:
         """The content of state.json (see CheckpointState). Raises DamagedFile."""
         file = self.path / STATE
         value = strict_json.read_object(file, self.advice)
@@ -128,7 +129,7 @@ def write_tensors(tensors: "dict[str, torch.Tensor]", partial: Path) -> None:
     _run(lambda: dcp.save(tensors, storage_writer=writer))
 
 
-def publish(partial: Path, final: Path, state: Object, recipe: Path, still_ours: Callable[[], bool]) -> bool:
+def publish(partial: Path, final: Path, state: JsonObject, recipe: Path, still_ours: Callable[[], bool]) -> bool:
     """Complete the folder `partial` and rename it to `final`: write the state and the recipe, flush, rename, and write
     COMPLETE, in this order. Returns False, without a checkpoint, where `still_ours` returns False before the rename."""
     (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from launcher.config import strict_json
 from launcher.config.strict_json import Wrong
+from launcher.config.types import JsonObject
 from launcher.storage.run_dir import RunDir
 from launcher.storage.run_files import JobEvent
 
-Event = strict_json.Object
+Event = JsonObject
 STARTS_PER_JOB = 1000
 """Numbers of starts for each job of a chain: a start's number is this times the jobs before it, plus its restarts."""
 _MOST = 20_000

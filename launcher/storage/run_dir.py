@@ -18,6 +18,7 @@ from launcher.config.atomic_files import allocated_bytes, is_file
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe, trajectory
 from launcher.config.strict_json import DamagedFile, Wrong
+from launcher.config.types import JsonObject
 from launcher.storage import checkpoint_format, run_files
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_files import COMPLETE, check_metrics
@@ -149,7 +150,7 @@ class RunDir:
             advice = "choose another name, or move it away"
             raise UserError(f"{self.path}: made by another recipe: {first}{more} ({advice})")
 
-    def lines(self, last: int | None = None) -> Iterator[strict_json.Object]:
+    def lines(self, last: int | None = None) -> Iterator[JsonObject]:
         """The records of the metrics in their order, without an incomplete last line; only those in the `last` bytes of
         the file, if given. Raises DamagedFile for the first damaged one."""
         if not strict_json.exists(self.metrics):

@@ -5,7 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from launcher.config.strict_json import Count, Object, PlainName, Seconds, Stored, Time, Word, Wrong, shown
+from launcher.config.strict_json import Count, PlainName, Seconds, Stored, Time, Word, Wrong, shown
+from launcher.config.types import JsonObject
 
 RECIPE, CLUSTER, PLAN, FACTS, ENVIRONMENT = "recipe.yaml", "cluster.yaml", "plan.json", "facts.json", "environment.json"
 METRICS, JOB_LOG, WANDB_ID = "metrics.jsonl", "jobs.jsonl", "wandb.id"
@@ -14,7 +15,7 @@ COMPLETE, STATE = "COMPLETE", "state.json"
 """Files of each checkpoint beside its tensors and its recipe."""
 
 
-def _numbers(values: Object) -> Object:
+def _numbers(values: JsonObject) -> JsonObject:
     """Check that every value is a number; it may be infinite or nan."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -36,7 +37,7 @@ def _sized(value: list[object]) -> list[object]:
     raise ValueError("should be a size and a checksum")
 
 
-RegressionTargets = Annotated[Object, AfterValidator(_numbers)]
+RegressionTargets = Annotated[JsonObject, AfterValidator(_numbers)]
 
 
 class WatchedMetric(Stored):
@@ -122,7 +123,7 @@ class JobEvent(Stored):
     next: Annotated[Word, AfterValidator(_no_option)] = ""
 
 
-def check_metrics(record: Object) -> None:
+def check_metrics(record: JsonObject) -> None:
     """Check a record of metrics.jsonl, in which null stands for a number that is not finite. Raises Wrong."""
     if "step" not in record:
         raise Wrong("step: missing")

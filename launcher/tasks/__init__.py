@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypeVar
 
+from launcher.config.types import JsonObject as JsonObject
 from launcher.config.types import TaskConfig
 from launcher.prepare.feature_context import FeatureContext as FeatureContext
 
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from launcher.contract.random import Draw
     from launcher.plan.facts import Facts
 
-JsonObject = dict[str, Any]
-"""A map that can be written as JSON."""
 Row = dict[str, Any]
 """One row of prepared features: numpy arrays of list columns, scalars of the others."""
 Array = NDArray[Any]

@@ -17,6 +17,7 @@ from launcher.config import load, strict_json
 from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
 from launcher.config.strict_json import shown
+from launcher.config.types import JsonObject
 from launcher.plan.facts import of_run
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
@@ -43,7 +44,7 @@ class EvaluatedRun:
     metric of its checkpoints."""
 
     name: str
-    recipe: strict_json.Object
+    recipe: JsonObject
     evaluations: dict[int, Values]
     baseline: dict[str, float]
     kept: frozenset[int]
@@ -72,7 +73,7 @@ class EvaluatedRun:
         return str(task.get("kind")) if isinstance(task, dict) else None
 
     @property
-    def _evaluate(self) -> strict_json.Object:
+    def _evaluate(self) -> JsonObject:
         evaluate = self.recipe.get("evaluate")
         return evaluate if isinstance(evaluate, dict) else {}
 

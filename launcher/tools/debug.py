@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.config import load, strict_json
+from launcher.config import load
 from launcher.config.format import human
+from launcher.config.types import JsonObject
 from launcher.distributed import private_tmp
 from launcher.lr_schedules import constant
 from launcher.plan import writable_folders
@@ -80,7 +81,7 @@ def _repeat(batch: "RankBatch") -> "Iterator[RankBatch]":
         yield batch
 
 
-def _print_step(record: strict_json.Object, console: Console) -> None:
+def _print_step(record: JsonObject, console: Console) -> None:
     text = "step {step:>3}  loss {loss:.6f}  grad_norm {grad_norm:.4f}  lr {lr:.2e}  data {data}".format(**record)
     console.print(text, highlight=False)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launcher.config import strict_json
 from launcher.config.atomic_files import write
+from launcher.config.types import JsonObject
 from launcher.launch import execute, launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import writable_folders
@@ -43,7 +43,7 @@ def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, conso
 
 
 def _show(
-    step: int, baseline: dict[str, float], metrics: dict[str, float], report: strict_json.Object, console: Console
+    step: int, baseline: dict[str, float], metrics: dict[str, float], report: JsonObject, console: Console
 ) -> None:
     console.print(f"checkpoint of step {step}", highlight=False)
     tables.print_metrics(metrics, baseline, console, classes="classes" not in report)
@@ -53,7 +53,7 @@ def _show(
         confusion.show(report["confusion"], report["labels"], console)
 
 
-def _write(folder: RunDir, step: int, evaluation: strict_json.Object) -> list[Path]:
+def _write(folder: RunDir, step: int, evaluation: JsonObject) -> list[Path]:
     """Write the files of an evaluation. Returns their paths."""
     folder.report.mkdir(exist_ok=True)
     file = folder.report / f"evaluation-{step}.json"

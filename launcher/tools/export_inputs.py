@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.config import plugins, strict_json
+from launcher.config import plugins
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
+from launcher.config.types import JsonObject
 from launcher.plan import _tiny_model, model_requirements
 from launcher.plan.facts import Facts, of_run
 from launcher.plan.padding_probe import Padding
@@ -80,7 +81,7 @@ def _adapt_tokenizer(folder: RunDir, recipe: Recipe, model: "torch.nn.Module", t
     file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _special_tokens(settings: strict_json.Object, encoder: Encoder, recipe: Recipe, facts: Facts) -> dict[str, str]:
+def _special_tokens(settings: JsonObject, encoder: Encoder, recipe: Recipe, facts: Facts) -> dict[str, str]:
     """The special tokens that the files lack: begin and end tokens for a generating model, and a padding token. A
     classifier finds the last token of a text by the padding token, so it gets none but that of training."""
     auto_class, name = plugins.task(recipe.inner_task).auto_class, encoder.backend.id_to_token
@@ -139,7 +140,7 @@ def _set_prefix_space(backend: "Tokenizer") -> bool:
     return True
 
 
-def _pre_tokenizers(component: strict_json.Object | None) -> Iterator[strict_json.Object]:
+def _pre_tokenizers(component: JsonObject | None) -> Iterator[JsonObject]:
     """A pre-tokenizer and, of a sequence, its parts."""
     if component is not None:
         yield component

@@ -7,15 +7,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from launcher.config import document as documents
-from launcher.config import kinds, messages, plugins, strict_json
+from launcher.config import kinds, messages, plugins
 from launcher.config.columns import KeptColumn
 from launcher.config.errors import UserError
-from launcher.config.types import Plugin
+from launcher.config.types import JsonObject, Plugin
 from launcher.data import BadRow, Part, Row, csv
 from launcher.data._source import SourceConfig
 
 KEY = "--data"
-_SOURCES: dict[str, strict_json.Object] = {
+_SOURCES: dict[str, JsonObject] = {
     ".jsonl": {"kind": "jsonl"},
     ".csv": {"kind": "csv"},
     ".tsv": {"kind": "csv", "delimiter": "\t"},
@@ -77,14 +77,14 @@ def _part_rows(config: SourceConfig, columns: tuple[str, ...], part: Part) -> It
     )
 
 
-def _parse_map(text: str) -> strict_json.Object:
+def _parse_map(text: str) -> JsonObject:
     keys = documents.of_text(text, KEY)
     if not isinstance(keys, dict) or not isinstance(keys.get("kind"), str):
         raise UserError(f"{KEY} {text}: needs a kind (there are: {', '.join(kinds.available('data'))})")
     return keys
 
 
-def _file_source(path: Path) -> strict_json.Object:
+def _file_source(path: Path) -> JsonObject:
     if path.is_dir():
         return {"kind": "image_folder", "path": str(path)}
     if not path.is_file():

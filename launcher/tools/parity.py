@@ -15,11 +15,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from launcher.config import kinds, load, strict_json
+from launcher.config import kinds, load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
+from launcher.config.types import JsonObject
 from launcher.distributed import output_streams
 from launcher.launch import execute, launch_spec
 from launcher.plan import layout, model_requirements, model_spec, plan, writable_folders
@@ -155,7 +156,7 @@ class _ShortRuns:
     steps: int
     folder: Path
 
-    def measure(self, recipe: Recipe, ranks: int) -> strict_json.Object:
+    def measure(self, recipe: Recipe, ranks: int) -> JsonObject:
         """The records of rank 0, and its memory. Raises UserError."""
         folder = RunDir(self.folder / str(len(list(self.folder.iterdir()))))
         planned = self._plan(recipe, ranks).model_copy(update={"folder": str(folder.path)})
@@ -169,7 +170,7 @@ class _ShortRuns:
             raise UserError(outcome.problems or f"{label(recipe)}: the ranks failed (see above)")
         return dict(outcome.result)
 
-    def compare(self, recipe: Recipe, ranks: int, measured: strict_json.Object, single: strict_json.Object) -> Row:
+    def compare(self, recipe: Recipe, ranks: int, measured: JsonObject, single: JsonObject) -> Row:
         """The result of a layout beside the single process."""
         records = measured["records"]
         pairs = list(zip(records, single["records"], strict=True))

@@ -10,11 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from launcher.config import strict_json
 from launcher.config.atomic_files import write
 from launcher.config.cluster import Cluster
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
+from launcher.config.types import JsonObject
 from launcher.launch import launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import plan
@@ -41,7 +41,7 @@ def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: b
     return outcome
 
 
-def _summarize(recipe: Recipe, names: dict[int, str]) -> strict_json.Object:
+def _summarize(recipe: Recipe, names: dict[int, str]) -> JsonObject:
     """Mean and standard deviation of each metric of the last evaluations. `names`: of the runs, by seed."""
     last = [last_evaluation(RunDir(plan.RUNS / name)) for name in names.values()]
     metrics = {}
@@ -56,11 +56,11 @@ def last_evaluation(folder: RunDir) -> dict[str, float | None]:
     """The metrics at the last evaluated step, which runs of one recipe share, whichever checkpoint is the best. None: a
     value that is not finite. Raises DamagedFile."""
     evaluations = [line for line in folder.lines() if "loss" not in line]
-    newest: strict_json.Object = max(reversed(evaluations), key=lambda line: line["step"], default={})
+    newest: JsonObject = max(reversed(evaluations), key=lambda line: line["step"], default={})
     return {name.removeprefix("eval/"): value for name, value in newest.items() if name.startswith("eval/")}
 
 
-def _show(summary: strict_json.Object, file: Path, console: Console) -> None:
+def _show(summary: JsonObject, file: Path, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("metric", no_wrap=True)
     for name in ("mean", "std", "least", "most"):

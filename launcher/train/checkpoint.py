@@ -8,7 +8,7 @@ import torch
 
 from launcher.config.atomic_files import free_bytes
 from launcher.config.errors import UserError
-from launcher.config.strict_json import Object
+from launcher.config.types import JsonObject
 from launcher.distributed.process_group import ProcessGroup
 from launcher.storage import checkpoint_format, disk_full
 from launcher.storage.checkpoint_format import SavedCheckpoint
@@ -32,7 +32,7 @@ class RunReplaced(RuntimeError):
 
 
 def save(
-    folder: RunDir, tensors: StateDict, state: Object, keep: int, process: ProcessGroup, lease: Lease | None = None
+    folder: RunDir, tensors: StateDict, state: JsonObject, keep: int, process: ProcessGroup, lease: Lease | None = None
 ) -> Path:
     """Save a checkpoint of `state["step"]`, and remove all others but the `keep` newest and the best one. All ranks
     call it. `lease`: the right of rank 0 to write.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from launcher.config.recipe import Recipe
-from launcher.config.strict_json import Object
+from launcher.config.types import JsonObject
 from launcher.distributed.heartbeat import Heartbeat
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.shutdown import StopMonitor
@@ -52,12 +52,12 @@ class Progress:
     overflows: int = 0
     scale: LossScale = field(default_factory=LossScale)
 
-    def state(self) -> Object:
+    def state(self) -> JsonObject:
         """The part of it that a checkpoint holds."""
         return {**{name: getattr(self, name) for name in _COUNTERS}, "scale": [self.scale.value, self.scale.good]}
 
     @classmethod
-    def of(cls, state: Object, precision: str) -> "Progress":
+    def of(cls, state: JsonObject, precision: str) -> "Progress":
         """The progress in the state of a checkpoint, of this or an earlier launcher."""
         progress = cls(saved=state["step"], scale=LossScale.of(precision))
         for name in state.keys() & set(_COUNTERS):
