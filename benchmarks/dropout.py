@@ -69,7 +69,7 @@ def _run(precision: str, dropout: float, attention: float) -> Any:
     from launcher import worker
     from launcher.config import load
     from launcher.distributed import process_group
-    from launcher.distributed.shutdown import StopMonitor
+    from launcher.distributed.stop_requests import StopMonitor
     from launcher.prepare import run_setup
 
     name = f"d{dropout}-{attention}-{precision}"
@@ -94,7 +94,7 @@ def _by_torch(run: Any) -> Any:
 
 def _steps(run: Any) -> Callable[[int], None]:
     from launcher.train import loop
-    from launcher.train.global_batch import sync_step_info
+    from launcher.train.step_sync import sync_step_info
 
     def step(number: int) -> None:
         batch = run.batches.dataset[number]

@@ -73,7 +73,7 @@ import sys, time
 from pathlib import Path
 import datasets
 from launcher.contract.order import Order
-from launcher.prepare.samples import Samples
+from launcher.prepare.prepared_samples import PreparedSamples
 begin = time.perf_counter()
 samples = Samples(Path(sys.argv[1]), "train")
 opened = time.perf_counter()

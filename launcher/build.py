@@ -12,17 +12,17 @@ from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
 from launcher.distributed.process_group import ProcessGroup
-from launcher.distributed.shutdown import StopMonitor
+from launcher.distributed.stop_requests import StopMonitor
 from launcher.models._adaptation import frozen
 from launcher.models._transformers import save_configuration
-from launcher.plan import layout, mixture, model_requirements, padding_probe, remote_code
+from launcher.plan import layout, model_requirements, padding_probe, sample_order
 from launcher.plan.facts import Facts, total_steps
-from launcher.prepare import checkpoint_references, run_setup
-from launcher.prepare.samples import Samples
+from launcher.prepare import checkpoint_references, remote_code, run_setup
+from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.storage import cache_root
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
-from launcher.strategies import Engine, UnwrappedModel
+from launcher.strategies import Engine, EngineParts
 from launcher.tasks import Batch, Task, _model_probes
 from launcher.train import (
     attention_dropout_cost,
@@ -94,13 +94,13 @@ def _batches(run: run_setup.PreparedRun, task: Task, process: ProcessGroup) -> t
     recipe, facts = run.recipe, run.facts
     rank, world = process.data_parallel_rank, process.data_parallel_size
     training = Batches(
-        Samples(run.prepared, "train"), mixture.order(recipe, facts), task, recipe.train.global_batch, recipe.seed,
-        Stream.MASK, rank, world, recipe.train.max_tokens, recipe.data.max_length if recipe.packed else None,
-        total_steps(recipe, facts),
+        PreparedSamples(run.prepared, "train"), sample_order.order(recipe, facts), task, recipe.train.global_batch,
+        recipe.seed, Stream.MASK, rank, world, recipe.train.max_tokens,
+        recipe.data.max_length if recipe.packed else None, total_steps(recipe, facts),
     )  # fmt: skip
     if "validation" not in facts.samples:
         return training, None
-    samples = Samples(run.prepared, "validation")
+    samples = PreparedSamples(run.prepared, "validation")
     return training, Parts(samples, task, recipe.seed, rank, world, recipe.train.max_tokens, recipe.packed)
 
 
@@ -147,7 +147,7 @@ def _engine(
     if not probe.layers and (recipe.train.compile or recipe.train.checkpointed_every):
         notes.append("no layer of this model runs just once: compile and activation_checkpointing do nothing")
     optimizer = plugins.optimizer(recipe.optimizer)
-    engine = plugins.strategy(recipe.strategy).wrap(UnwrappedModel(model, probe, optimizer, precision, process))
+    engine = plugins.strategy(recipe.strategy).wrap(EngineParts(model, probe, optimizer, precision, process))
     _rehearse(engine, task, example, process, precision)
     if process.tensor_parallel > 1:
         _check_tensor_parallel(engine, task, example, process, expected)

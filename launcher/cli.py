@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from launcher.distributed import logs, output_streams
-from launcher.tools import command_line
+from launcher.tools import command_exit
 from launcher.tools import command_options as options
 
 app = typer.Typer(
@@ -82,13 +82,13 @@ def run(
     from launcher.config import load
     from launcher.tools import run_command, seeds
 
-    file, overrides = command_line.recipe_of(bundle, recipe, overrides or [])
+    file, overrides = command_exit.recipe_of(bundle, recipe, overrides or [])
     restarts = [] if max_restarts is None else [f"cluster.max_restarts={max_restarts}"]
     profile, overrides = load.profile(cluster, overrides, *restarts)
     run_command.check_starts_here(file, overrides, profile)
     loaded = load.recipe(file, overrides)
     train = seeds.train if loaded.value.seeds > 1 else run_command.train
-    command_line.leave(train(loaded, profile, ranks, resume, via.value))
+    command_exit.leave(train(loaded, profile, ranks, resume, via.value))
 
 
 @app.command()
@@ -124,7 +124,7 @@ def evaluate(
     """Compute the metrics of a checkpoint on validation data, with a report in RUN/report."""
     from launcher.tools import evaluate as tool
 
-    command_line.leave(tool.evaluate(run, options.checkpoint(checkpoint), ranks, json, Console()))
+    command_exit.leave(tool.evaluate(run, options.checkpoint(checkpoint), ranks, json, Console()))
 
 
 @app.command()
@@ -242,7 +242,7 @@ for _registered in app.registered_commands:
 
 def main() -> None:
     """Run the command that sys.argv names, and exit with its code."""
-    command_line.execute(app)
+    command_exit.execute(app)
 
 
 if __name__ == "__main__":

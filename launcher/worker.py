@@ -37,8 +37,8 @@ from launcher.distributed.heartbeat import Heartbeat
 from launcher.distributed.launch_env import LauncherInfo, UnreachablePeer
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.rendezvous import file_store
-from launcher.distributed.shutdown import StopMonitor, StoppedBeforeTraining, interruptible
 from launcher.distributed.signals import StopReason, StopRequested
+from launcher.distributed.stop_requests import StopMonitor, StoppedBeforeTraining, interruptible
 from launcher.plan import plan, writable_folders
 from launcher.prepare import run_setup
 from launcher.prepare.run_setup import PreparedRun

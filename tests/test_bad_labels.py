@@ -13,7 +13,7 @@ import support
 from launcher.config import load
 from launcher.config.errors import UserError
 from launcher.prepare import run_setup
-from launcher.prepare.samples import Samples
+from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.tasks import IGNORE
 
 OR_SKIP = " (or data.train.on_bad_row: skip, to leave such rows out)"
@@ -170,7 +170,7 @@ def test_a_word_marked_by_minus_100_is_excluded(workspace, mark):
     support.write(support.mlm(task=TAGS, data={"train": source, "validation": source, "max_length": 16}))
     folder, facts = run_setup.prepare(load.recipe("recipe.yaml"), processes=1)
     assert facts.labels == ["0", "1"]
-    (first, *_) = Samples(folder, "train").rows([0])
+    (first, *_) = PreparedSamples(folder, "train").rows([0])
     assert first["labels"][first["words"] >= 0].tolist() == [IGNORE, 0, 1]
 
 

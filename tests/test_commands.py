@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from launcher import __version__, cli
 from launcher.config.errors import UserError
-from launcher.tools import command_line
+from launcher.tools import command_exit
 
 COMMANDS = sorted(command.callback.__name__ for command in cli.app.registered_commands)
 
@@ -39,7 +39,7 @@ def test_the_version_is_printed():
 )
 def test_a_key_like_an_option_is_answered_with_how_it_is_written(words, word, right):
     with pytest.raises(UserError) as raised:
-        command_line.check_words(words.split())
+        command_exit.check_words(words.split())
     assert str(raised.value) == f"{word}: no such option; a key is changed without dashes: {right}"
 
 
@@ -47,7 +47,7 @@ def test_a_key_like_an_option_is_answered_with_how_it_is_written(words, word, ri
     "words", ["run r.yaml optimizer.lr=1e-4", "plan r --ranks 2 --json", "run -- --a.b", "predict r --to a.b"]
 )
 def test_options_and_overrides_are_let_through(words):
-    command_line.check_words(words.split())
+    command_exit.check_words(words.split())
 
 
 def called(monkeypatch, capsys, *words):

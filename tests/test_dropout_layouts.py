@@ -172,7 +172,7 @@ def without(process, folder, changes):
 
     from launcher import worker
     from launcher.config.recipe import Recipe
-    from launcher.distributed.shutdown import StopMonitor
+    from launcher.distributed.stop_requests import StopMonitor
     from launcher.prepare import run_setup
 
     made = run_setup.load(folder)

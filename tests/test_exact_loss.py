@@ -17,11 +17,11 @@ LAYOUTS = {"2 ranks x 4 x 8": (2, 256), "4 ranks x 4 x 4": (4, 128)}
 
 def gradients(process, folder, max_tokens, step):
     """Gradients of one global batch by name, its loss, this rank's weight, and the shape of its share."""
-    from launcher.train import global_batch, gradient
+    from launcher.train import gradient, step_sync
 
     run = ranks.built(process, folder, max_tokens)
     batch = run.batches.dataset[step]
-    whole = global_batch.sync_step_info(process, batch)
+    whole = step_sync.sync_step_info(process, batch)
     loss = gradient.accumulate(run, batch, whole.weight)
     bare = getattr(run.engine.module, "module", run.engine.module)
     found = {n: p.grad.double().numpy() for n, p in bare.named_parameters() if p.grad is not None}

@@ -74,7 +74,7 @@ def said(process, made):
     import torch
 
     from launcher.models import config as models
-    from launcher.prepare.samples import Samples
+    from launcher.prepare.prepared_samples import PreparedSamples
     from launcher.train import evaluation
 
     torch.set_num_threads(1)  # threads share a sum in another order
@@ -87,7 +87,7 @@ def said(process, made):
         )
         given = models.Config(type="bert", **support.TINY, initializer_range=0.5)  # a new one says the same of all
         model = models.Model(given).build(wanted)[0]
-        parts = evaluation.Parts(Samples.of(table), task, 3, process.rank, process.world, max_tokens=64)
+        parts = evaluation.Parts(PreparedSamples.of(table), task, 3, process.rank, process.world, max_tokens=64)
         outputs = evaluation.outputs(model, task, (parts[n] for n in range(len(parts))), process, "fp32")
         answers[name] = task.metrics(outputs), outputs
     return answers

@@ -8,7 +8,7 @@ import support
 
 from launcher.config import load
 from launcher.contract.order import Mixture
-from launcher.plan import mixture
+from launcher.plan import sample_order
 from launcher.prepare import prepared_data, run_setup
 
 STEPS, BATCH = 24, 10
@@ -86,7 +86,7 @@ def test_sources_go_by_their_names_whatever_their_order_in_the_recipe(recipe):
     known, config = run_setup.prepare(loaded)[1], loaded.value
     turned = dict(reversed(config.data.train.sources.items()))
     data = config.data.model_copy(update={"train": config.data.train.model_copy(update={"sources": turned})})
-    assert mixture.order(config, known) == mixture.order(config.model_copy(update={"data": data}), known)
+    assert sample_order.order(config, known) == sample_order.order(config.model_copy(update={"data": data}), known)
 
 
 def test_every_thousand_samples_hold_the_shares(recipe):

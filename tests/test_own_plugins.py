@@ -76,7 +76,7 @@ STRATEGY = '''
 from launcher import strategies
 from launcher.config.types import StrategyConfig
 from launcher.plan.model_spec import Architecture
-from launcher.strategies import Engine, MemoryShare, UnwrappedModel
+from launcher.strategies import Engine, MemoryShare, EngineParts
 
 
 class Config(StrategyConfig):
@@ -94,7 +94,7 @@ class Strategy(strategies.Strategy[Config]):
     def memory_share(self, shape: Architecture, ranks: int) -> MemoryShare:
         return MemoryShare()
 
-    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: EngineParts) -> Engine:
         from launcher.strategies._torch_engine import TorchEngine
 
         class CountingEngine(TorchEngine):

@@ -155,7 +155,7 @@ def trained(place):
 
 def _train(process, folders):
     from launcher import worker
-    from launcher.distributed.shutdown import StopMonitor
+    from launcher.distributed.stop_requests import StopMonitor
 
     drawn, build = [], worker.build
 

@@ -50,7 +50,7 @@ def files(name: str) -> list[Path]:
 
 
 def _spec(name: str, part: str, search_path: Sequence[str] | None) -> ModuleSpec | None:
-    """The spec of a module. `where`: search path of its package; None: it is at the top level."""
+    """Find the spec of a module. `search_path`: that of its package; None: the module is at the top level."""
     if (loaded := sys.modules.get(name)) is not None:
         return loaded.__spec__
     if search_path is not None:

@@ -161,7 +161,10 @@ def _recipe(file: Path, overrides: Sequence[str], stored: bool) -> Loaded[Recipe
 
 
 def _artefact(document: Document) -> Path | None:
-    """A file of the document that lies in a run folder or a bundle, and may be somebody else's."""
+    """Return one of the document's files that is part of an artefact (see code_origin.artefact); None: none is.
+
+    A document has several files if it inherits. A file in an artefact may be somebody else's.
+    """
     written = {Path(where.rpartition(":")[0]) for where in document.origins.values()}
     return next((path for path in written if code_origin.artefact(path)), None)
 

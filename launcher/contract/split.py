@@ -39,7 +39,11 @@ def split(
 
 
 def _deal(tokens: Places, ranks: int) -> list[Places]:
-    """The places of each rank in descending length. Samples of equal length keep their order."""
+    """Give each sample, the longest first, to the rank with the fewest tokens so far.
+
+    Returns the places (indices into `tokens`) of each rank, in descending length. Samples of equal length keep their
+    order.
+    """
     shares: list[list[int]] = [[] for _ in range(ranks)]
     load = [(0, 0, rank) for rank in range(ranks)]
     for place in np.argsort(-tokens, kind="stable").tolist():

@@ -182,8 +182,11 @@ def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes | int]:
 def _decode(
     path: Path, begin: int, blocks: Iterator[bytes | int], count: int, beyond: bool, errors: str
 ) -> Iterator[tuple[Lines, int]]:
-    """Decode blocks. Yields each with the number of lines from the byte `begin` to the end of the block. `count`: the
-    lines between `begin` and the first block."""
+    """Decode blocks. Yields (lines, n): n is the number of lines from the byte `begin` to the end of these.
+
+    `count`: the number of lines between `begin` and the first block. A block that is an int is the length of a line
+    that is too long: it yields a bad line, as do invalid bytes if `errors` is strict.
+    """
     for block in blocks:
         where = partial(_place, path, begin, count)
         if isinstance(block, int):

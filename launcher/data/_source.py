@@ -20,8 +20,11 @@ class FilesConfig(SourceConfig):
 
 
 def source_columns(config: SourceConfig, columns: Sequence[str]) -> dict[str, str]:
-    """Map each requested column to its name in the source. A column that is made of several has an entry for each, and
-    one without a name has none."""
+    """Map each requested column to its name in the source.
+
+    A column that combines several source columns has the keys `column[0]`, `column[1]` and so on. A column that the
+    configuration does not name is left out.
+    """
     names = dict[str, str]()
     for column in columns:
         name = _source_name(config, column)

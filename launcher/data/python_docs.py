@@ -41,8 +41,11 @@ class Source(data.Source):
     config: Config
 
     def fingerprint(self, key: str) -> str:
-        """Identify installed distributions by their versions, and all other modules by their content: those of the
-        user, and those of Python, which some systems have only a part of."""
+        """Identify installed distributions by their versions, and all other modules by a hash of their files.
+
+        The Python version does not identify the standard library: some systems install only a part of it. Raises
+        UserError for a package that is not installed.
+        """
         known = metadata.packages_distributions()
         parts = ["python", platform.python_version(), *self.config.packages]
         for package in self.config.packages:

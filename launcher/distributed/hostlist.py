@@ -51,8 +51,10 @@ def _expand_one(nodelist: str, begin: int, name: str) -> list[str]:
 
 
 def _combinations(choices: list[list[str]]) -> list[tuple[str, ...]]:
-    """Return the combinations of one choice each, in Slurm's order: the last changes first, then the first, the second
-    and so on."""
+    """Return all combinations of one choice from each list, in Slurm's order.
+
+    The last list varies fastest, then the first, the second and so on.
+    """
     *others, last = choices
     return [(*reversed(chosen), end) for chosen in itertools.product(*reversed(others)) for end in last]
 

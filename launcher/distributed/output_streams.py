@@ -143,7 +143,10 @@ class _Descriptor(io.RawIOBase):
 
 
 def _lasting(stream: TextIO | None, number: int) -> TextIO:
-    """Return the stream, written through a `_Descriptor`."""
+    """Wrap standard output or error so that writing to it never fails (see `_Descriptor`).
+
+    `number`: its file descriptor. A stream that is wrapped already, or in memory, is returned as it is.
+    """
     if isinstance(stream, io.TextIOWrapper):
         if _descriptor(stream) is not None:
             return stream

@@ -17,7 +17,7 @@ from launcher.config.env_vars import GLOO_INTERFACE
 from launcher.config.errors import UserError, first_line
 from launcher.distributed.launch_env import RankInfo as RankInfo
 from launcher.distributed.launch_env import UnreachablePeer
-from launcher.distributed.shutdown import interruptible
+from launcher.distributed.stop_requests import interruptible
 from launcher.plan.topology import cores
 
 T = TypeVar("T")

@@ -26,7 +26,7 @@ from launcher.distributed import health_check, launch_env, process_group
 from launcher.distributed.launch_env import LOOPBACK, RankInfo, UnreachablePeer
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.rendezvous import Message, MessageFolder, pause, serve_store
-from launcher.distributed.shutdown import StoppedBeforeTraining, interruptible
+from launcher.distributed.stop_requests import StoppedBeforeTraining, interruptible
 from launcher.plan.plan import RUNS
 
 FOLDER = RUNS / ".rendezvous"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.config.atomic_files import write
-from launcher.distributed.shutdown import StoppedBeforeTraining
+from launcher.distributed.stop_requests import StoppedBeforeTraining
 
 if TYPE_CHECKING:
     import torch.distributed as dist

@@ -238,7 +238,7 @@ def _raise_if_requested() -> None:
 
 @contextmanager
 def _listening() -> Iterator[None]:
-    """Listen within the block, in a process that did not before."""
+    """Handle signals as `listen` does within the block, then restore the previous handlers."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     listen()
     try:

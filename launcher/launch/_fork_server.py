@@ -1,7 +1,7 @@
 """Set-up of the server that ranks are forked from, which imports this module first: the server dies with the launcher,
 and leaves signals to its ranks.
 
-Without it the server would live as long as a rank does. See launcher.distributed.shutdown for the ranks' side.
+Without it the server would live as long as a rank does. See launcher.distributed.stop_requests for the ranks' side.
 """
 
 import signal

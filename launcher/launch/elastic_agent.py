@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from launcher.config.env_vars import OFFLINE, RANK_DEFAULTS
 from launcher.distributed import failure, heartbeat, logs, private_tmp, signals
 from launcher.distributed.exit_codes import DONE, FAILED
-from launcher.distributed.shutdown import StopMonitor, write_stop_file
 from launcher.distributed.signals import StopReason
+from launcher.distributed.stop_requests import StopMonitor, write_stop_file
 from launcher.launch import Launch, RanksEnded, RendezvousSpec
 
 if TYPE_CHECKING:

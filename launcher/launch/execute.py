@@ -13,9 +13,9 @@ import psutil
 
 from launcher.config.errors import UserError
 from launcher.distributed import failure, local_run_record, private_tmp, signals
+from launcher.distributed.descendants import kill_descendants
 from launcher.distributed.exit_codes import DONE, FAILED, STOPPED
 from launcher.distributed.local_run_record import LocalStart
-from launcher.distributed.shutdown import kill_descendants
 from launcher.distributed.signals import ForcedStop, StopReason
 from launcher.launch import Launch, RankResult, RanksEnded, RendezvousSpec, elastic_agent, starter
 from launcher.launch.elastic_agent import warm_up

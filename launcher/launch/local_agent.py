@@ -15,8 +15,8 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing import ProcessFailure
 
 from launcher.distributed import failure, heartbeat
+from launcher.distributed.descendants import kill_descendants
 from launcher.distributed.heartbeat import StallReport
-from launcher.distributed.shutdown import kill_descendants
 from launcher.distributed.signals import ForcedStop
 
 _SECONDS_TO_FOLLOW = 5.0

@@ -23,8 +23,8 @@ from launcher.config.errors import UserError, first_line
 from launcher.distributed import health_check, hostlist, logs, node_rendezvous, output_streams, private_tmp, signals
 from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT, NODE_FAILURE, STOPPED
 from launcher.distributed.node_rendezvous import Node, NodeFailure, NodeOutcome, Rendezvous
-from launcher.distributed.shutdown import StopMonitor, StoppedBeforeTraining
 from launcher.distributed.signals import ForcedStop, StopReason
+from launcher.distributed.stop_requests import StopMonitor, StoppedBeforeTraining
 from launcher.launch import Launch, RanksEnded, RendezvousSpec, elastic_agent, execute, job_outcome, launch_spec
 from launcher.launch.job_outcome import JobOutcome
 from launcher.plan.plan import Plan

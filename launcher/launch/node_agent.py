@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.rendezvous import RendezvousError
 
-from launcher.distributed.shutdown import StopMonitor
 from launcher.distributed.signals import StopReason
+from launcher.distributed.stop_requests import StopMonitor
 from launcher.launch.local_agent import LocalAgent
 
 if TYPE_CHECKING:

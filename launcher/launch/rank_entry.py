@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
     from launcher.distributed.launch_env import RankInfo
-    from launcher.distributed.shutdown import StopMonitor
+    from launcher.distributed.stop_requests import StopMonitor
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     from launcher.distributed import process_group
     from launcher.distributed.heartbeat import Heartbeat
     from launcher.distributed.launch_env import rank_info
-    from launcher.distributed.shutdown import StopMonitor
+    from launcher.distributed.stop_requests import StopMonitor
     from launcher.launch import rank_jobs
     from launcher.train.checkpoint import RunReplaced
 

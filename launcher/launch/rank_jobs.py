@@ -12,12 +12,12 @@ from launcher.build import build
 from launcher.config import plugins
 from launcher.config.errors import UserError
 from launcher.distributed.process_group import ProcessGroup
-from launcher.distributed.shutdown import StopMonitor
+from launcher.distributed.stop_requests import StopMonitor
 from launcher.plan import layout, model_requirements
 from launcher.prepare import run_setup, tokenizer
 from launcher.train import evaluation, loop
-from launcher.train.global_batch import sync_step_info
 from launcher.train.memory_meter import Peak
+from launcher.train.step_sync import sync_step_info
 
 
 class Evaluation(TypedDict):

@@ -18,11 +18,11 @@ from typing import TypedDict
 
 from launcher.config import env_vars
 from launcher.distributed import heartbeat
+from launcher.distributed.descendants import kill_descendants
 from launcher.distributed.exit_codes import FAILED, INVALID_INPUT
 from launcher.distributed.failure import Failure
 from launcher.distributed.heartbeat import StallReport
 from launcher.distributed.launch_env import LauncherInfo
-from launcher.distributed.shutdown import kill_descendants
 from launcher.distributed.signals import PARENT_DIED, SIGNALS, StopReason, signal_on_parent_death
 from launcher.launch import Launch, RanksEnded, RendezvousSpec
 

@@ -29,7 +29,11 @@ class Schedule(lr_schedules.Schedule[Config]):
 
 
 def _progress_in_period(step: float, length: float, growth: float) -> float:
-    """The fraction of its period that is done before a step. `length`: of the first period."""
+    """Compute the fraction of the current period that is done before a step.
+
+    `step`: steps after the warmup. `length`: steps of the first period. `growth`: ratio of a period's length to that
+    of the one before.
+    """
     if growth == 1:
         return step % length / length
     while step >= length:

@@ -52,7 +52,10 @@ def frozen(config: ModelConfig, names: list[str]) -> list[str]:
 
 
 def plain(model: "torch.nn.Module") -> "torch.nn.Module":
-    """Merge the adapters of a model into its weights, and let everything train. Group normalization stays."""
+    """Merge a model's adapters into its weights, and let all parameters and batch norm statistics train again.
+
+    A GroupNorm that has replaced a BatchNorm is kept.
+    """
     if any(hasattr(module, "base_layer") for module in model.modules()):
         from launcher.models import _peft
 

@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 from launcher.config import trust
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.model import ModelConfig
-from launcher.plan import remote_code
 from launcher.plan.model_requirements import ModelRequirements
+from launcher.prepare import remote_code
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -14,8 +14,8 @@ from launcher.config.types import HubRepository
 from launcher.models._adaptation import adapted
 from launcher.models._new_weights import renew, renewed
 from launcher.models._transformers import TransformersConfig, check_length, complete, fit, make
-from launcher.plan import remote_code
 from launcher.plan.model_requirements import ModelRequirements
+from launcher.prepare import remote_code
 from launcher.storage import cache_root
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from launcher.config.types import RunReference
 from launcher.models._adaptation import adapted, group, plain
 from launcher.models._new_weights import renew, renewed
 from launcher.models._transformers import TransformersConfig, fit, make, take_generation
-from launcher.plan import remote_code
 from launcher.plan.model_requirements import ModelRequirements
+from launcher.prepare import remote_code
 from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir
 

@@ -61,7 +61,7 @@ class Config(ModelConfig):
 
 class Model(models.Model[Config]):
     def build(self, requirements: ModelRequirements, weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
-        from launcher.models import _small_module
+        from launcher.models import _conv_mlp
 
         labels = requirements.options.get("num_labels")
         if not requirements.shape or labels is None:
@@ -70,7 +70,7 @@ class Model(models.Model[Config]):
         if self.config.type == "cnn":
             _check_images(self.config, requirements)
         hidden, channels = self.config.hidden or [], self.config.channels or []
-        made = _small_module.Small(
+        made = _conv_mlp.ConvMlp(
             requirements.shape, channels, hidden, labels, self.config.activation or "relu", self.config.dropout or 0.0
         )
         model, notes = adapted(made, self.config)

@@ -63,5 +63,8 @@ def _answer(question: JsonObject) -> JsonObject:
 
 
 def _packs(model: "PreTrainedModel", requirements: ModelRequirements, kind: str | None) -> str | None:
-    """Why a tiny copy cannot take packed rows of a task of this kind; None: not tested."""
+    """Return why the model cannot take packed rows, tested on a tiny copy; empty: it can; None: not tested.
+
+    `kind`: that of the task if it packs rows, else None.
+    """
     return _tiny_model.packs(model, requirements, kinds.module("tasks", kind).Task) if kind else None

@@ -11,7 +11,7 @@ from launcher.config.base_model import Strict
 from launcher.config.format import plural
 from launcher.config.recipe import Recipe
 from launcher.config.strict_json import Count
-from launcher.plan import vocabulary_size
+from launcher.plan import expected_vocabulary
 
 Side = Literal["train", "validation"]
 FILE = "facts.json"
@@ -131,7 +131,9 @@ def guess(recipe: Recipe) -> Facts:
     """Facts before the data is prepared: the vocabulary size where known, two labels, and for a task without tokens a
     possible shape."""
     task = plugins.task(recipe.inner_task)
-    vocab, shape = (vocabulary_size.size(recipe), ()) if task.tokenized else (0, task.sample_shape(recipe.inner_task))
+    vocab, shape = (
+        (expected_vocabulary.size(recipe), ()) if task.tokenized else (0, task.sample_shape(recipe.inner_task))
+    )
     return Facts(
         digest="", vocab_size=vocab, pad_token_id=0, mask_token_id=0, special_ids=[], labels=["0", "1"],
         longest=recipe.data.max_length if not shape else 1, samples={}, tokens={}, baseline={}, shape=shape,

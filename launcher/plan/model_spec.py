@@ -61,8 +61,10 @@ class Architecture(Strict):
 
 
 def count(recipe: Recipe, requirements: ModelRequirements) -> Architecture:
-    """The architecture of the recipe's model, from the cache where possible. Raises UserError for a model that cannot
-    be built."""
+    """Determine the parameter counts, widths and abilities of the recipe's model, from the cache where possible.
+
+    Raises UserError for a model that cannot be built.
+    """
     model, packed = recipe.model.model_dump(mode="json"), recipe.inner_task.kind if recipe.packed else None
     question = json.dumps({"model": model, "need": asdict(requirements), "packed": packed}, sort_keys=True)
     file = _file(recipe, question)

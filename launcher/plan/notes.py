@@ -3,8 +3,8 @@
 from launcher.config import plugins
 from launcher.config.atomic_files import allocated_bytes, free_bytes
 from launcher.config.format import human
-from launcher.config.recipe import Recipe
-from launcher.plan import memory, padding_probe, remote_code
+from launcher.config.recipe import PretrainedTokenizer, Recipe
+from launcher.plan import memory, padding_probe
 from launcher.plan.facts import Facts, cut_notes
 from launcher.plan.model_spec import Architecture
 from launcher.plan.padding_probe import Padding
@@ -18,7 +18,7 @@ def of(recipe: Recipe, shape: Architecture, folder: RunDir, known: Facts | None,
     """All remarks. `known`: facts of prepared data; `steps`: optimiser steps of the run, where known."""
     of_data = [] if known is None else [*_epochs(recipe, known, steps), *cut_notes(known), *known.notes]
     return [
-        *remote_code.notes(recipe),
+        *_remote_code(recipe),
         *_disk(recipe, shape, folder),
         *_model(recipe, shape),
         *(plugins.schedule(recipe.schedule, steps).notes(recipe.optimizer.lr) if steps else []),
@@ -52,3 +52,14 @@ def _epochs(recipe: Recipe, known: Facts, steps: int | None) -> list[str]:
         return []
     what = f"each of the {available:,} training samples is seen {samples // available:,} times"
     return [f"train.steps: {what} (a model learns them by heart: fewer steps, or more data)"]
+
+
+def _remote_code(recipe: Recipe) -> list[str]:
+    """Name the models and tokenizers whose own code will be run."""
+    tokenizer = recipe.tokenizer if isinstance(recipe.tokenizer, PretrainedTokenizer) else None
+    trusting = {"model": recipe.model, "tokenizer": tokenizer, "task.teacher": recipe.task.teacher_model}
+    return [
+        f"REMOTE CODE: {key}.trust_remote_code: the code that {config.trusted_source} brings runs as you, on every node"
+        for key, config in trusting.items()
+        if config is not None and config.trusted_source is not None
+    ]

@@ -12,7 +12,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem
 from launcher.config.format import plural
 from launcher.config.recipe import Recipe
-from launcher.plan import checks, layout, memory, mixture, notes, padding_estimate, run_estimates, topology
+from launcher.plan import checks, layout, memory, notes, padding_estimate, run_estimates, sample_order, topology
 from launcher.plan.facts import Facts, guess, steps_of
 from launcher.plan.model_spec import Architecture
 from launcher.storage import cache_root
@@ -199,7 +199,7 @@ def _labels(recipe: Recipe, facts: Facts | None) -> str:
 
 def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[str, tuple[float, float | None]]:
     """For each source of a mixture, its share of the samples and its epochs."""
-    shares = mixture.weights(recipe.data.train)
+    shares = sample_order.weights(recipe.data.train)
     counts = facts.sources if facts else {}
     return {
         name: (share, samples * share / counts[name] if samples and counts.get(name) else None)

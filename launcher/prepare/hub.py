@@ -19,8 +19,7 @@ from launcher.config.atomic_files import expanded, flush_tree, is_dir, write
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.recipe import PretrainedTokenizer, Recipe
 from launcher.config.types import HubRepository
-from launcher.plan import remote_code
-from launcher.prepare import checkpoint_references, source_shards
+from launcher.prepare import checkpoint_references, remote_code, source_shards
 from launcher.storage import cache_root, lease
 from launcher.storage.run_dir import RunDir
 

@@ -92,8 +92,10 @@ def prepare(recipe: Recipe, name: str | None = None, processes: int | None = Non
 
 
 def _run(preparation: Preparation, making: cache.FolderCreation) -> None:
-    """Run a preparation. After a mistake in the data, intermediate files are removed: the corrected data has another
-    name. Raises UserError, also if a source changes meanwhile."""
+    """Run a preparation. Raises UserError for mistakes in the data, and for a source that changes while it is read.
+
+    After a UserError the intermediate files are removed: corrected data has another identity, and cannot use them.
+    """
     try:
         preparation.run()
         if identity(preparation.recipe) != preparation.name:

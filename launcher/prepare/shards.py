@@ -204,7 +204,10 @@ def _held_rows(file: Path, stats: ShardStats) -> Iterator[pa.RecordBatch]:
 def _split_rows(
     job: ShardJob, stats: ShardStats, source: Source | None = None
 ) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-    """Yield the rows of the side that the source is for, and those that are held out of it, without duplicates."""
+    """Split each batch of a shard into pairs (own, held out), without duplicates, and count the rows in `stats`.
+
+    own: the rows that stay on the source's side. held out: its training rows that validation gets. One may be empty.
+    """
     there = job.dropped_file.is_file()
     dropped = np.load(job.dropped_file, allow_pickle=False) if there else np.empty(0, dtype=np.int64)
     seen = 0

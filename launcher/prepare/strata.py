@@ -51,8 +51,10 @@ class Strata:
 
 
 def stratified(data: Data, columns: Sequence[str]) -> bool:
-    """Whether the validation split holds out the same fraction of each label: `stratify: auto` of a task with one class
-    label. `columns`: the columns that the task requires."""
+    """Return whether the validation split holds out the same fraction of each label.
+
+    It does if `stratify` is auto and each row of the task has one label. `columns`: the columns that the task requires.
+    """
     one = any(column == "label" and not isinstance(column, Column) for column in columns)  # neither lists nor numbers
     return isinstance(data.validation, Fraction) and data.validation.stratify == "auto" and one
 

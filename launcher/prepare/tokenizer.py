@@ -10,8 +10,8 @@ import xxhash
 from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
-from launcher.plan import remote_code, vocabulary_size
-from launcher.prepare import unigram
+from launcher.plan import expected_vocabulary
+from launcher.prepare import remote_code, unigram
 from launcher.storage import cache_root
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _SPECIAL = {
 def source(recipe: Recipe) -> TrainTokenizer | PretrainedTokenizer:
     """Return the tokenizer's configuration: the one in the recipe, or the model's own. Raises UserError if there is
     none."""
-    found = recipe.tokenizer or vocabulary_size.of_model(recipe)
+    found = recipe.tokenizer or expected_vocabulary.model_tokenizer(recipe)
     if found is None:
         what = f"missing: a model of kind {recipe.model.kind} brings none (train or pretrained)"
         raise UserError(Problem("tokenizer", what))

@@ -94,7 +94,10 @@ def _used(words: Mapping[str, int], scores: Scores) -> Counts:
 
 
 def _lent(pieces: list[str], counts: Counts, scores: Scores) -> Counts:
-    """Return the counts, with those that longer pieces lend to the pieces that would replace them."""
+    """Add a share `_LENT` of each piece's count to the pieces of its best segmentation without itself.
+
+    Long pieces come first, so that what they lend is lent on. The count of the lender stays.
+    """
     found = dict(counts)
     for piece in sorted(pieces, key=lambda piece: (-len(piece), piece)):
         for part in _without(piece, scores)[1]:

@@ -231,7 +231,10 @@ class Scheduler(SchedulerBase[BatchScript]):
 
 
 def _is_of_run(job: _slurm_queue.Job, run: Path) -> bool:
-    """Whether a job is of this run folder. Ids start anew where Slurm is installed again."""
+    """Return whether a job belongs to this run folder, by its output paths, its script or its name.
+
+    The id alone is not enough: a reinstalled Slurm gives the same ids again.
+    """
     folder = f"{run.absolute()}/"
     paths = [job.fields.get(name, "") for name in ("StdOut", "StdErr", "Command")]
     in_run = any(path.startswith(folder) or f"/{run.name}/" in path for path in paths)

@@ -187,7 +187,10 @@ def _wait(agents: Sequence[_Agent], minimum: int) -> int:
 
 
 def _most_severe(codes: list[int], minimum: int) -> int:
-    """The exit code of a job whose agents ended with these. An elastic run continues without lost hosts."""
+    """Return the exit code of a job from those of its agents: the most severe one.
+
+    It is DONE if at least `minimum` agents are done and all others were lost: an elastic run continues without them.
+    """
     if codes.count(DONE) >= minimum and set(codes) <= {DONE, NODE_FAILURE}:
         return DONE
     return next(code for code in _EXIT_CODES if code in codes)

@@ -25,7 +25,10 @@ def prepared(name: str) -> Path:
 
 
 def kept(name: str, revision: str | None = None) -> Path:
-    """The folder of the copy of a model, whether or not it exists. `name`: of the hub, or a folder in a recipe."""
+    """Return the cache folder for the copy of a model, whether or not it exists.
+
+    `name`: its name on the hub, or its folder as the recipe names it.
+    """
     digest = hashlib.blake2b(f"{name}\0{revision or ''}".encode(), digest_size=8).hexdigest()
     return root() / "models" / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-')[-60:]}-{digest}"
 

@@ -79,7 +79,7 @@ class Engine(ABC):
 
 
 @dataclass(frozen=True)
-class UnwrappedModel:
+class EngineParts:
     """A model on its device before a strategy wraps it. `optimizer`: builds its torch optimiser (`for_model`)."""
 
     model: "torch.nn.Module"
@@ -143,5 +143,5 @@ class Strategy(ABC, Generic[C_co]):
         """Import its optional packages, for a type of device."""
 
     @abstractmethod
-    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: EngineParts) -> Engine:
         """Wrap a model that is on its device."""

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor
 
 from launcher.distributed.process_group import ProcessGroup
-from launcher.strategies import UnwrappedModel, _tensor_parallel
+from launcher.strategies import EngineParts, _tensor_parallel
 from launcher.strategies._torch_engine import TorchEngine, local
 
 
@@ -70,7 +70,7 @@ class FsdpEngine(TorchEngine):
 
 
 def wrap(
-    unwrapped: UnwrappedModel,
+    unwrapped: EngineParts,
     axes: dict[str, int],
     *,
     reshard: bool = True,

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from launcher.config.errors import Problem, UserError
-from launcher.strategies import UnwrappedModel
+from launcher.strategies import EngineParts
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class FusedLinear:
             held.copy_(pieces[place.get("shard", 0)])
 
 
-def parallelise(unwrapped: UnwrappedModel, mesh: DeviceMesh) -> dict[str, FusedLinear]:
+def parallelise(unwrapped: EngineParts, mesh: DeviceMesh) -> dict[str, FusedLinear]:
     """Shard the heads and units of each layer over a mesh of one axis. Returns the permuted parameters by name. Raises
     UserError for layers of another form."""
     fused, ranks = dict[str, FusedLinear](), mesh.size()

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from launcher.config.errors import Problem, UserError
-from launcher.strategies import Engine, UnwrappedModel
+from launcher.strategies import Engine, EngineParts
 from launcher.strategies._deepspeed_settings import Settings
 from launcher.strategies._torch_engine import TorchEngine
 
@@ -39,7 +39,7 @@ def load(device: str) -> ModuleType:
     return module
 
 
-def wrap(stage: int, settings: Settings, unwrapped: UnwrappedModel) -> Engine:
+def wrap(stage: int, settings: Settings, unwrapped: EngineParts) -> Engine:
     """Wrap a model with ZeRO of this stage. `settings`: DeepSpeed's configuration."""
     deepspeed = load(unwrapped.process.device.type)
     os.environ.setdefault("LOCAL_RANK", str(unwrapped.process.device.index or 0))
@@ -79,7 +79,7 @@ class _Partitioned(_Boundary):
 
     rehearsals = 0
 
-    def __init__(self, engine: torch.nn.Module, unwrapped: UnwrappedModel):
+    def __init__(self, engine: torch.nn.Module, unwrapped: EngineParts):
         self.module, self._model, self._zero = engine, unwrapped.model, engine.optimizer
         self._zero.torch_autocast_gradscaler = None  # the loss scale is the launcher's
         self._zero.custom_loss_scaler, self._zero.external_loss_scale = True, 1.0

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from launcher import strategies
 from launcher.config.types import StrategyConfig
-from launcher.strategies import Engine, MemoryShare, UnwrappedModel
+from launcher.strategies import Engine, EngineParts, MemoryShare
 from launcher.strategies._parallel_degrees import (
     check_heads,
     check_ranks,
@@ -70,7 +70,7 @@ class Strategy(strategies.Strategy[Config]):
             return sharded_memory(shape, 1, self.config.tensor_parallel)
         return MemoryShare(gradients=1.0 if self.config.bucket_view or ranks == 1 else 2.0)
 
-    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: EngineParts) -> Engine:
         from torch.nn.parallel import DistributedDataParallel
 
         from launcher.strategies import _fsdp_engine

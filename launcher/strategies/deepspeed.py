@@ -12,7 +12,7 @@ from pydantic import Field
 from launcher import strategies
 from launcher.config.base_model import hint
 from launcher.config.types import StrategyConfig
-from launcher.strategies import Engine, MemoryShare, UnwrappedModel
+from launcher.strategies import Engine, EngineParts, MemoryShare
 from launcher.strategies._deepspeed_settings import Settings
 from launcher.strategies._parallel_degrees import refuse_sharded_matrices
 
@@ -128,7 +128,7 @@ class Strategy(strategies.Strategy[Config]):
 
         _zero_engine.load(device)
 
-    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: EngineParts) -> Engine:
         from launcher.strategies import _deepspeed_settings, _zero_engine
 
         settings = _deepspeed_settings.settings(self.config, unwrapped.precision)

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from launcher import strategies
 from launcher.config.types import StrategyConfig
-from launcher.strategies import Engine, MemoryShare, UnwrappedModel
+from launcher.strategies import Engine, EngineParts, MemoryShare
 from launcher.strategies._parallel_degrees import (
     check_heads,
     check_ranks,
@@ -95,7 +95,7 @@ class Strategy(strategies.Strategy[Config]):
             self.config.offload,
         )
 
-    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: EngineParts) -> Engine:
         import torch
         from torch.distributed.fsdp import MixedPrecisionPolicy
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from launcher import strategies
 from launcher.config.types import StrategyConfig
-from launcher.strategies import Engine, MemoryShare, UnwrappedModel
+from launcher.strategies import Engine, EngineParts, MemoryShare
 
 if TYPE_CHECKING:
     from launcher.plan.model_spec import Architecture
@@ -27,7 +27,7 @@ class Strategy(strategies.Strategy[Config]):
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
         return MemoryShare()
 
-    def wrap(self, unwrapped: UnwrappedModel) -> Engine:
+    def wrap(self, unwrapped: EngineParts) -> Engine:
         from launcher.strategies._torch_engine import TorchEngine
 
         return TorchEngine(unwrapped.model, unwrapped.model, unwrapped.optimizer.for_model(unwrapped.model))

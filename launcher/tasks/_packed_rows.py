@@ -120,8 +120,11 @@ def _tensors(value: Any, device: "torch.device") -> Any:
 
 
 def _roberta_positions(input_ids: "torch.Tensor", position_ids: "torch.Tensor", padding: int) -> "torch.Tensor":
-    """Return positions in each document as RoBERTa-like models count them, without padding tokens. Masking may insert
-    those as random tokens. padding: the id of the padding token."""
+    """Return positions within each document as RoBERTa-like models count them, shape (rows, length).
+
+    Padding tokens are not counted and have the position `padding`; masking may insert some as random tokens.
+    padding: the id of the padding token.
+    """
     import torch
 
     counted = (input_ids != padding).long()

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from launcher.config.base_model import Strict
 from launcher.config.errors import Problem, UserError
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Row, Sample, _language_modeling, _masking, _token_batches
+from launcher.tasks import IGNORE, Batch, Row, Sample, _language_modeling, _mask_selection, _token_batches
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +93,7 @@ class Task(_language_modeling.PretrainingTask[Config]):
             raise UserError(Problem("tokenizer", "has no mask token, which masked language modelling needs"))
         never = [facts.token_ids[name] for name in config.never if name in facts.token_ids]
         self._mask_token_id = facts.mask_token_id
-        self._protected = _masking.protected(facts.vocab_size, [*facts.special_ids, *never])
+        self._protected = _mask_selection.protected(facts.vocab_size, [*facts.special_ids, *never])
         self._head: MaskedHead | None = None
 
     def output_size(self, length: int) -> float:
@@ -119,9 +119,9 @@ class Task(_language_modeling.PretrainingTask[Config]):
             selected, first = self._spans(attempts, begins, tokens, cuts, rate)
             action = action[first]
         elif self.config.mask == "words":
-            selected = _masking.whole_words(words[0], begins, rate)
+            selected = _mask_selection.whole_words(words[0], begins, rate)
         else:
-            selected = _masking.tokens(words[0], rate)
+            selected = _mask_selection.tokens(words[0], rate)
         masked, labels = self._mask(tokens, selected & ~self._protected[tokens], action, words[2])
         return [
             {"input_ids": one, "labels": two}
@@ -131,24 +131,28 @@ class Task(_language_modeling.PretrainingTask[Config]):
     def _spans(
         self,
         draws: tuple[random.UInt, ...],
-        begins: _masking.Bools,
-        tokens: _masking.Ints,
-        cuts: _masking.Ints,
+        begins: _mask_selection.Bools,
+        tokens: _mask_selection.Ints,
+        cuts: _mask_selection.Ints,
         rate: float,
-    ) -> tuple[_masking.Bools, _masking.Ints]:
+    ) -> tuple[_mask_selection.Bools, _mask_selection.Ints]:
         """Select spans in each sample. Returns the selection, and for each token the first one of its span."""
         free, span = ~self._protected[tokens], self.config.span
         parts = [slice(first, end) for first, end in pairwise([0, *cuts.tolist(), len(tokens)])]
         spans = [
-            _masking.spans(tuple(d[part] for d in draws), begins[part], free[part], rate, span.p, span.longest)
+            _mask_selection.spans(tuple(d[part] for d in draws), begins[part], free[part], rate, span.p, span.longest)
             for part in parts
         ]
         firsts = [first + part.start for (_, first), part in zip(spans, parts, strict=True)]
         return np.concatenate([selected for selected, _ in spans]), np.concatenate(firsts)
 
     def _mask(
-        self, tokens: _masking.Ints, selected: _masking.Bools, action: NDArray[np.float64], words: random.UInt
-    ) -> tuple[_masking.Ints, _masking.Ints]:
+        self,
+        tokens: _mask_selection.Ints,
+        selected: _mask_selection.Bools,
+        action: NDArray[np.float64],
+        words: random.UInt,
+    ) -> tuple[_mask_selection.Ints, _mask_selection.Ints]:
         """Return the masked tokens and the labels, IGNORE for tokens that are not selected. action: a number in [0, 1)
         for each token, compared with `split`; words: 32 random bits for each token."""
         mask_share, random_share, _ = self.config.split

@@ -43,8 +43,10 @@ best = max(answers)
 
 
 def load_lines(auto: str, recipe: Recipe, facts: Facts) -> list[str]:
-    """Load the model and its tokenizer or image processor, and predict, by a pipeline where there is one. `auto`: the
-    transformers auto class."""
+    """Return lines of Python that load the model and its tokenizer or image processor, and predict.
+
+    They use a pipeline where there is one. `auto`: the transformers auto class.
+    """
     processors = {"image_processor": "AutoImageProcessor"} if facts.shape else {"tokenizer": "AutoTokenizer"}
     if facts.shape and facts.shape[0] != 3:
         processors = {}  # transformers has no image processor for one channel
@@ -61,7 +63,10 @@ def load_lines(auto: str, recipe: Recipe, facts: Facts) -> list[str]:
 
 
 def compressed_lines(auto: str, tokenized: bool, onnx: bool, int8: bool) -> list[str]:
-    """Load a compressed export, and call it with a text where it takes token ids."""
+    """Return lines of Python that load a compressed export and, if it takes token ids, call it with a text.
+
+    `auto`: the transformers auto class. `tokenized`: whether the model takes token ids.
+    """
     imports, folder, call = list[str](), ['folder = "path/to/this/folder"'], list[str]()
     if tokenized:
         imports = ["from transformers import AutoTokenizer"]

@@ -52,9 +52,9 @@ def _session(prepared: run_setup.PreparedRun, steps: int, overfit: bool, shown: 
 
     from launcher import build
     from launcher.distributed import process_group
-    from launcher.distributed.shutdown import StopMonitor
+    from launcher.distributed.stop_requests import StopMonitor
     from launcher.train import loop
-    from launcher.train.global_batch import sync_step_info
+    from launcher.train.step_sync import sync_step_info
 
     run, notes = build.build(prepared, process_group.connect(process_group.RankInfo()), StopMonitor(), None, workers=0)
     for note in [*prepared.notes, *notes]:

@@ -14,8 +14,9 @@ from launcher.config.errors import UserError
 from launcher.config.format import human, plural
 from launcher.config.recipe import Recipe
 from launcher.models import _transformers
-from launcher.plan import model_requirements, remote_code
+from launcher.plan import model_requirements
 from launcher.plan.facts import of_run
+from launcher.prepare import remote_code
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
 from launcher.tools import export_folder, model_card

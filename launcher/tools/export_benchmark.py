@@ -40,7 +40,7 @@ class Benchmark:
 
     def __init__(self, trained: TrainedModel):
         from launcher.plan import model_requirements
-        from launcher.prepare.samples import Samples
+        from launcher.prepare.prepared_samples import PreparedSamples
         from launcher.tasks import _model_probes
         from launcher.train.evaluation import Parts
 
@@ -49,7 +49,11 @@ class Benchmark:
         if not prepared.is_dir():
             prepared = run_setup.reopen(trained.folder.path, 1).prepared
         self.side = "validation" if "validation" in facts.samples else "train"
-        self._trained, self._samples, self._relative = trained, Samples(prepared, self.side), task.needs_initial_model
+        self._trained, self._samples, self._relative = (
+            trained,
+            PreparedSamples(prepared, self.side),
+            task.needs_initial_model,
+        )
         equal_lengths = _model_probes.needs_equal_lengths(task, trained.model, model_requirements.of(recipe, facts))
         self._batches: Parts = Parts(
             self._samples, task, recipe.seed, 0, 1, recipe.train.max_tokens, equal_lengths=equal_lengths

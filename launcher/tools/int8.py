@@ -10,7 +10,7 @@ import torch
 
 from launcher.config.errors import UserError
 from launcher.models._transformers import save_configuration
-from launcher.plan import remote_code
+from launcher.prepare import remote_code
 
 FILE = "model.int8.safetensors"
 _SCALE = ".weight_scale"

@@ -111,7 +111,10 @@ def _dynamic_axes(tensor: torch.Tensor) -> dict[int, object]:
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Ignore warnings, and log messages of these loggers below errors. `root`: the root logger."""
+    """Suppress warnings, and the messages of the named loggers below level ERROR, within the block.
+
+    The name `root` stands for the root logger.
+    """
     loggers = [logging.getLogger(None if name == "root" else name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:

@@ -93,7 +93,7 @@ def label(recipe: Recipe) -> str:
 
 
 def rank_counts(text: str) -> list[int]:
-    """Parse numbers of ranks such as `2,4`. Raises UserError."""
+    """Parse rank counts such as `2,4`. Raises UserError."""
     words = text.split(",")
     if not all(word.strip().isdigit() and int(word) > 0 for word in words):
         raise UserError(f"--ranks {text}: numbers with commas between them, such as 2,4")

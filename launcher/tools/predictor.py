@@ -18,7 +18,7 @@ from launcher.tools.trained_model import TrainedModel
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from launcher.prepare.samples import Samples
+    from launcher.prepare.prepared_samples import PreparedSamples
     from launcher.tasks import Batch
 
 _INPUTS_CUT = {"rows", "questions"}
@@ -100,10 +100,10 @@ class Predictor:
 
     def _predict_rows(self, rows: Sequence[Row]) -> list[Prediction]:
         """One prediction per row, joined from those of its samples."""
-        from launcher.prepare.samples import Samples
+        from launcher.prepare.prepared_samples import PreparedSamples
 
         encoded = self._encode(rows)
-        predictions = iter(self._predict_samples(Samples.of(encoded.table)) if sum(encoded.counts) else [])
+        predictions = iter(self._predict_samples(PreparedSamples.of(encoded.table)) if sum(encoded.counts) else [])
         joined = [self._join([next(predictions) for _ in range(count)]) for count in encoded.counts]
         return [{**one, "truncated": True} if cut else one for one, cut in zip(joined, encoded.cut, strict=True)]
 
@@ -133,7 +133,7 @@ class Predictor:
                 cut |= one.cut[name] > 0
         return _concatenated([one.table for one in features]), sum(one.empty for one in features), cut.tolist()
 
-    def _predict_samples(self, samples: "Samples") -> list[Prediction]:
+    def _predict_samples(self, samples: "PreparedSamples") -> list[Prediction]:
         """One prediction per sample, with `scores` of the top answers where they were requested."""
         from launcher.train import evaluation
         from launcher.train.evaluation import Parts

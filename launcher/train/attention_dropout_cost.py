@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from launcher.plan.model_spec import attention_dropout
-from launcher.train import counter_dropout, random_functions
+from launcher.train import counter_dropout, random_interception
 from launcher.train.precision import COMPUTED, STORED
 
 _REPEATS, _SHORT, _TOKENS = 3, 64, 512
@@ -48,7 +48,9 @@ def cost(config: object, rate: float, samples: int, length: int, precision: str,
     linear = _seconds(lambda: (tokens @ up).sum() + ((tokens @ down) @ down.T).sum(), device)
     fused = _seconds(lambda: scaled_dot_product_attention(states, states, states).sum(), device)
     draws = _ZeroKeyDraws()
-    written = _seconds(lambda: random_functions.attention(draws, states, states, states, dropout_p=rate).sum(), device)
+    written = _seconds(
+        lambda: random_interception.attention(draws, states, states, states, dropout_p=rate).sum(), device
+    )
     return max(0.0, written - fused) / (linear + written)
 
 

@@ -18,7 +18,7 @@ from launcher.contract.packing import capacity, pack
 from launcher.contract.random import Draw, Stream
 from launcher.contract.split import split
 from launcher.distributed.signals import SIGNALS
-from launcher.prepare.samples import Samples
+from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.tasks import Batch, Sample, Task
 from launcher.train.counter_dropout import SampleRows
 
@@ -81,7 +81,7 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
     model inputs. `row`: tokens of a row that samples share; None: each sample has its own row. `steps`: of the whole
     run. `equal_lengths`: all samples of a micro-batch have the same length."""
 
-    samples: Samples
+    samples: PreparedSamples
     order: Order
     task: Task
     global_batch: int

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from launcher.contract.random import Draw, Stream
 from launcher.contract.split import micro_batches
 from launcher.distributed.process_group import ProcessGroup
-from launcher.prepare.samples import Samples
+from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.tasks import Batch, Outputs, Task
 from launcher.train.data_loader import tensors, to
 from launcher.train.precision import autocast
@@ -40,7 +40,7 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
     sample, for random draws; above 0 for a later part of a set. `equal_lengths`: all samples of a micro-batch have the
     same length."""
 
-    samples: Samples
+    samples: PreparedSamples
     task: Task
     seed: int
     rank: int

@@ -89,7 +89,10 @@ def skip(run: Run) -> None:
 
 
 def _advice(recipe: Recipe) -> str:
-    """What the user can do. A resume refuses changes of what decides the trajectory."""
+    """Suggest what to do about non-finite gradients: a new run, or a higher `train.abort_after`.
+
+    A resume does not accept other values of keys that affect training, such as the learning rate.
+    """
     other = " or train.precision=bf16" if recipe.train.precision == "fp16" else ""
     advice = f"a new run may do better: another name, with a lower optimizer.lr{other}"
     return f"{advice}; train.abort_after={10 * recipe.train.abort_after} lets this one go through more such steps"

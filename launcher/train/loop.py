@@ -12,7 +12,7 @@ from launcher.sinks import Record
 from launcher.tasks import Outputs
 from launcher.train import checkpoint, early_stopping, evaluation, gradient
 from launcher.train.data_loader import RankBatch
-from launcher.train.global_batch import GlobalBatchInfo, sync_step_info
+from launcher.train.step_sync import StepInfo, sync_step_info
 from launcher.train.training_run import Run
 
 
@@ -54,7 +54,7 @@ def train(run: Run) -> int:
     return DONE
 
 
-def step(run: Run, batch: RankBatch, info: GlobalBatchInfo, begin: float) -> Record:
+def step(run: Run, batch: RankBatch, info: StepInfo, begin: float) -> Record:
     """Take one optimiser step. Returns its record in metrics.jsonl. `begin`: when its batch was requested, by
     time.perf_counter. A gradient that is not finite updates nothing on any rank, and still counts as a step."""
     recipe, progress = run.recipe, run.progress

@@ -18,7 +18,7 @@ from launcher.contract.dropout import threshold
 from launcher.tasks import Batch
 from launcher.train.data_loader import ProbeBatch, ProbeBatches
 from launcher.train.precision import autocast
-from launcher.train.random_functions import Interception
+from launcher.train.random_interception import Interception
 from launcher.train.sample_randomness import DrawMismatch, DrawSite, Kind, ModelRandomness
 
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-5, "fp16": 2**-7}

@@ -17,7 +17,7 @@ from torch import nn
 from launcher.contract import dropout as definition
 from launcher.train import counter_dropout
 from launcher.train.counter_dropout import Axis, SampleRows
-from launcher.train.random_functions import Interception
+from launcher.train.random_interception import Interception
 
 Kind = Literal["sample", "position", "other", "sample x position", "sample x other"]
 """The meaning of an axis of a drawn tensor: rows of the micro-batch, tokens of a row, anything else (features, heads),
@@ -86,7 +86,10 @@ class ModelRandomness:
             self.rows = before
 
     def recomputation(self) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-        """The contexts of a checkpointed forward and of its recomputation, which repeats the draws."""
+        """Return the contexts of a forward under activation checkpointing and of its recomputation (`context_fn`).
+
+        The recomputation repeats the random draws of the forward.
+        """
         invocations = {name: one.invocation for name, one in self.modules.items()}
         return contextlib.nullcontext(), self.drawing(self.rows, invocations)
 
@@ -112,7 +115,7 @@ class ModuleDraws:
 
 
 class CounterDraws:
-    """The draws of an invocation of a module (see launcher.train.random_functions.Draws)."""
+    """The draws of an invocation of a module (see launcher.train.random_interception.Draws)."""
 
     def __init__(self, module: ModuleDraws, rows: SampleRows, invocation: int):
         self.module, self.rows, self.invocation, self.number = module, rows, invocation, 0

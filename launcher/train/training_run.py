@@ -8,7 +8,7 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import JsonObject
 from launcher.distributed.heartbeat import Heartbeat
 from launcher.distributed.process_group import ProcessGroup
-from launcher.distributed.shutdown import StopMonitor
+from launcher.distributed.stop_requests import StopMonitor
 from launcher.storage.run_dir import RunDir
 from launcher.train.data_loader import RankBatch
 from launcher.train.evaluation import Part

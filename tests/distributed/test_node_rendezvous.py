@@ -9,7 +9,7 @@ import time
 from launcher.distributed import health_check, node_rendezvous
 from launcher.distributed.node_rendezvous import Node
 from launcher.distributed.rendezvous import MessageFolder
-from launcher.distributed.shutdown import StoppedBeforeTraining
+from launcher.distributed.stop_requests import StoppedBeforeTraining
 
 HERE = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
 

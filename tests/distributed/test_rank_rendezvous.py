@@ -11,7 +11,7 @@ from launcher.config.errors import UserError
 from launcher.distributed import rank_rendezvous
 from launcher.distributed.launch_env import RankInfo, UnreachablePeer
 from launcher.distributed.rendezvous import serve_store
-from launcher.distributed.shutdown import StoppedBeforeTraining
+from launcher.distributed.stop_requests import StoppedBeforeTraining
 
 
 def by_mpi(job="7"):

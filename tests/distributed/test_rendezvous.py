@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from launcher.distributed.rendezvous import MessageFolder, serve_store
-from launcher.distributed.shutdown import StoppedBeforeTraining
+from launcher.distributed.stop_requests import StoppedBeforeTraining
 
 
 def never():

@@ -28,7 +28,7 @@ from launcher.prepare import (
     tokenizer,
 )
 from launcher.prepare.preparation import Preparation
-from launcher.prepare.samples import Samples
+from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.storage import cache
 
 properties = settings(deadline=None, max_examples=60)
@@ -56,7 +56,7 @@ def lines(file="corpus.txt"):
 
 def decoded(folder, side):
     words = tokenizer.load(str(folder / "tokenizer"), "tokenizer")
-    samples = Samples(folder, side)
+    samples = PreparedSamples(folder, side)
     rows = samples.rows(range(len(samples)))
     return [words.decode(row["input_ids"].tolist(), skip_special_tokens=True) for row in rows]
 
@@ -287,7 +287,7 @@ def test_the_facts_are_those_of_the_samples():
     assert (known.pad_token_id, known.mask_token_id) == (words.pad_token_id, words.mask_token_id)
     longest = 0
     for side in ("train", "validation"):
-        samples = Samples(folder, side)
+        samples = PreparedSamples(folder, side)
         lengths = samples.lengths(range(len(samples)))
         assert known.samples[side] == len(samples)
         assert known.tokens[side] == lengths.sum()
@@ -349,7 +349,7 @@ def test_labels_may_be_numbers_and_keep_their_order():
     Path("corpus.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     folder = prepared_data.prepare(labelled(data__validation=None))
     assert facts.read(folder).labels == [str(n) for n in range(12)]
-    assert [row["label"] for row in Samples(folder, "train").rows(range(60))] == [n % 12 for n in range(60)]
+    assert [row["label"] for row in PreparedSamples(folder, "train").rows(range(60))] == [n % 12 for n in range(60)]
 
 
 def test_a_pretrained_tokenizer_is_used_as_it_is(own):
@@ -358,7 +358,7 @@ def test_a_pretrained_tokenizer_is_used_as_it_is(own):
     folder = prepared_data.prepare(recipe(tokenizer={"kind": "pretrained", "name": name}))
     assert folder != first
     for side in ("train", "validation"):
-        one, other = ([row["input_ids"] for row in Samples(f, side).rows(range(9))] for f in (first, folder))
+        one, other = ([row["input_ids"] for row in PreparedSamples(f, side).rows(range(9))] for f in (first, folder))
         assert all(map(np.array_equal, one, other))
 
 

@@ -15,7 +15,7 @@ from launcher.config import plugins
 from launcher.config.recipe import Recipe
 from launcher.plan import facts
 from launcher.prepare import prepared_data, strata, tokenizer
-from launcher.prepare.samples import Samples
+from launcher.prepare.prepared_samples import PreparedSamples
 
 contents = st.lists(st.tuples(st.text("abc", max_size=3), st.sampled_from(["x", "y", "z"])), min_size=1, max_size=60)
 
@@ -76,7 +76,7 @@ def prepared(rows, **changes):
     words, known = tokenizer.load(str(folder / "tokenizer"), "tokenizer"), facts.read(folder)
     sides = {}
     for side in ("train", "validation"):
-        samples = Samples(folder, side)
+        samples = PreparedSamples(folder, side)
         found = samples.rows(range(len(samples)))
         texts = [words.decode(row["input_ids"].tolist(), skip_special_tokens=True) for row in found]
         sides[side] = sorted(zip(texts, (known.labels[int(row["label"])] for row in found), strict=True))

@@ -99,7 +99,7 @@ def built(process: Any, folder: Path, max_tokens: int | None = None) -> Any:
     from dataclasses import replace
 
     from launcher import worker
-    from launcher.distributed.shutdown import StopMonitor
+    from launcher.distributed.stop_requests import StopMonitor
     from launcher.prepare import run_setup
 
     made = run_setup.load(folder)

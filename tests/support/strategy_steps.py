@@ -13,7 +13,7 @@ def build(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, 
     `task` in `more`."""
     from launcher import worker
     from launcher.config import kinds
-    from launcher.distributed.shutdown import StopMonitor
+    from launcher.distributed.stop_requests import StopMonitor
     from launcher.prepare import run_setup
 
     made = run_setup.load(folder)
@@ -37,9 +37,9 @@ def refusal(process: Any, folder: Any, strategy: dict[str, Any]) -> str:
 
 def take(run: Any, steps: int) -> list[dict[str, Any]]:
     """The records of the next steps."""
-    from launcher.train import global_batch, loop
+    from launcher.train import loop, step_sync
 
-    begin, sync = run.progress.step, global_batch.sync_step_info
+    begin, sync = run.progress.step, step_sync.sync_step_info
     batches = (run.batches.dataset[step] for step in range(begin, begin + steps))
     return [loop.step(run, batch, sync(run.process, batch), time.perf_counter()) for batch in batches]
 

@@ -180,7 +180,7 @@ class Mixed(torch.nn.Module):
         return self.head(hidden.cumsum(1))
 
 
-class GlobalBatchInfo(torch.nn.Module):
+class WholeHead(torch.nn.Module):
     """A head that only takes as many positions as a sample has."""
 
     def __init__(self, head):
@@ -191,7 +191,7 @@ class GlobalBatchInfo(torch.nn.Module):
         return self.head(hidden * self.scale)
 
 
-@pytest.mark.parametrize("head", [Mixed, GlobalBatchInfo])
+@pytest.mark.parametrize("head", [Mixed, WholeHead])
 def test_an_inexact_head_runs_on_all_positions_with_a_note(head, task_of, samples):
     task, model = task_of(), model_of("bert")
     model.cls = head(model.cls)

@@ -12,7 +12,7 @@ from tasks.measuring import measured, outputs
 
 from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
-from launcher.prepare.samples import Samples
+from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.tasks import IGNORE, FeatureContext, _tag_metrics
 from launcher.tasks.token_classification import Config, Task
 
@@ -225,7 +225,7 @@ def evaluated(encoder, facts_of, words, labels, length):
     """The outputs of rows as an evaluation has them, by a model that always says O."""
     made = features(encoder, words, labels, length)
     table = made.table.combine_chunks()
-    rows = Samples.of(table).rows(range(table.num_rows))
+    rows = PreparedSamples.of(table).rows(range(table.num_rows))
     task = Task(Config(), facts_of(labels=LABELS))
     samples = task.samples(rows, [0] * len(rows), range(len(rows)), Draw(0, Stream.EVALUATE))
     return made, task, samples
@@ -263,7 +263,7 @@ def test_truncated_entities_count_as_missed(encoder, facts_of):
 def test_training_samples_do_not_contain_truncated_labels(encoder, facts_of):
     made = features(encoder, [["the"] * 10], [["O"] * 10], 8).table
     task = Task(Config(), facts_of(labels=LABELS))
-    rows = Samples.of(made).rows([0])
+    rows = PreparedSamples.of(made).rows([0])
     (sample,) = task.samples(rows, [0], [0], Draw(0, Stream.MASK))
     assert set(sample) == {"input_ids", "labels", "words"}
 
@@ -271,5 +271,5 @@ def test_training_samples_do_not_contain_truncated_labels(encoder, facts_of):
 def test_data_of_an_earlier_version_is_evaluated_as_before(encoder, facts_of):
     made = features(encoder, [["the"] * 10], [["O"] * 10], 8).table.drop_columns("row_labels")
     task = Task(Config(), facts_of(labels=LABELS))
-    samples = task.samples(Samples.of(made).rows([0]), [0], [0], Draw(0, Stream.EVALUATE))
+    samples = task.samples(PreparedSamples.of(made).rows([0]), [0], [0], Draw(0, Stream.EVALUATE))
     assert len(task.predictions(outputs(task, ByToken(), [samples]), None)[0]["tags"]) == 6

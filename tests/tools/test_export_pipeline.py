@@ -23,7 +23,7 @@ from support import image_files, ranks
 from launcher import worker
 from launcher.config import kinds
 from launcher.distributed.process_group import RankInfo, connect
-from launcher.distributed.shutdown import StopMonitor
+from launcher.distributed.stop_requests import StopMonitor
 from launcher.plan import _model_spec_process, model_spec
 from launcher.prepare.encode import Encoder
 from launcher.tools import card_snippets, predict

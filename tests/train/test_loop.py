@@ -198,13 +198,13 @@ def waiting(process, folder):
     """Four steps, for which each rank waited another time: their records, what was agreed on, and what is kept."""
     import time
 
-    from launcher.train import global_batch, loop
+    from launcher.train import loop, step_sync
 
     run = strategy_steps.build(process, folder, {"kind": "ddp"})
     told = []
     for step in range(4):
         batch = run.batches.dataset[step]
-        whole = global_batch.sync_step_info(process, batch, wait=0.5 + process.rank)
+        whole = step_sync.sync_step_info(process, batch, wait=0.5 + process.rank)
         told.append((loop.step(run, batch, whole, time.perf_counter()), whole, batch.tokens, batch.padded))
     return told, run.progress.state()
 

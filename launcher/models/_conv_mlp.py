@@ -7,7 +7,7 @@ import torch
 _ACTIVATIONS = {"relu": torch.nn.ReLU, "gelu": torch.nn.GELU, "tanh": torch.nn.Tanh}
 
 
-class Small(torch.nn.Sequential):  # type: ignore[misc]
+class ConvMlp(torch.nn.Sequential):  # type: ignore[misc]
     """Convolutions over `shape` where there are `channels`, hidden layers, and a head of `labels` outputs.
 
     Takes the task's one tensor by any name, of shape (samples, *shape), and returns logits of shape (samples, labels).

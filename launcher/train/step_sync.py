@@ -23,7 +23,7 @@ _RANK_INFO = np.dtype(
 
 
 @dataclass(frozen=True)
-class GlobalBatchInfo:
+class StepInfo:
     """A global batch over all ranks. `padded`: the positions computed for its tokens. `wait`: seconds that the slowest
     rank waited for its share. `stop`: the strongest reason to stop that any rank has. `due`: whether a checkpoint is
     due on any rank."""
@@ -39,12 +39,12 @@ class GlobalBatchInfo:
 
 def sync_step_info(
     process: ProcessGroup, batch: RankBatch, wait: float = 0.0, stop: StopReason = StopReason.NONE, due: bool = False
-) -> GlobalBatchInfo:
+) -> StepInfo:
     """Gather the ranks' shares of a global batch in one exchange; all ranks call it. `wait`: seconds that this rank
-    waited for its share. `stop`, `due`: as in GlobalBatchInfo, of this rank."""
+    waited for its share. `stop`, `due`: as in StepInfo, of this rank."""
     counts = (batch.weight, batch.digest, batch.tokens, batch.padded) if process.leads else (0.0, 0, 0, 0)
     ranks = process.all_gather(np.array((*counts, wait, stop, due), dtype=_RANK_INFO))
-    return GlobalBatchInfo(
+    return StepInfo(
         weight=float(ranks["weight"].sum()),
         digest=digest.total(ranks["digest"].tolist()),
         tokens=int(ranks["tokens"].sum()),

@@ -1,4 +1,4 @@
-"""How a rank learns that it should stop, how it waits without missing that, and how a process ends its descendants.
+"""Stop requests to a rank, and blocking calls that they can interrupt.
 
 A rank is asked to stop by a signal, by a file that the launcher writes, by the deadline, or by the loss of its lease.
 All ranks agree at a step's boundary and leave together. USR1, the deadline and the death of the parent ask them to make
@@ -24,8 +24,6 @@ from launcher.storage.lease import Lease
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.1
-_KILL_SECONDS = 5.0
-"""Seconds to wait for killed processes to be gone."""
 
 
 class StoppedBeforeTraining(Exception):
@@ -134,35 +132,3 @@ def interruptible(call: Callable[[], T], should_stop: Callable[[], bool], grace:
     if errors:
         raise errors[0]
     return results[0]
-
-
-def kill_descendants() -> None:
-    """Kill all processes that this one has started, and all that those have started.
-
-    Ranks of torchrun have a session each, and a rank's own workers outlive it for seconds: no process group holds all.
-    """
-    family = set[psutil.Process]()
-    while new := _living_descendants() - family:
-        family |= new
-        for process in new:  # a suspended process starts nothing more
-            with suppress(psutil.Error):
-                process.suspend()
-    for process in family:
-        with suppress(psutil.Error):
-            process.kill()
-    end = time.monotonic() + _KILL_SECONDS
-    while any(map(_is_alive, family)) and time.monotonic() < end:
-        time.sleep(0.01)
-
-
-def _living_descendants() -> set[psutil.Process]:
-    return {process for process in psutil.Process().children(recursive=True) if _is_alive(process)}
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs. A zombie does not: its parent may be busy or dead. Multiprocessing's resource tracker
-    does not count, since it cleans up after all others and ends by itself."""
-    with suppress(psutil.Error):
-        is_tracker = any("multiprocessing.resource_tracker" in word for word in process.cmdline())
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE and not is_tracker
-    return False

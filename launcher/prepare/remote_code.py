@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from launcher.config.errors import Problem, UserError
-from launcher.config.recipe import PretrainedTokenizer, Recipe
 from launcher.config.types import JsonObject
 from launcher.storage import cache_root
 
@@ -73,17 +72,6 @@ def _kernels(value: object, named: bool = False) -> set[str]:
     if isinstance(value, list):
         return set().union(*(_kernels(one, named) for one in value))
     return {value} if named and isinstance(value, str) and "/" in value else set()
-
-
-def notes(recipe: Recipe) -> list[str]:
-    """Notes of a plan on code of models and tokenizers that will be run."""
-    tokenizer = recipe.tokenizer if isinstance(recipe.tokenizer, PretrainedTokenizer) else None
-    trusting = {"model": recipe.model, "tokenizer": tokenizer, "task.teacher": recipe.task.teacher_model}
-    return [
-        f"REMOTE CODE: {key}.trust_remote_code: the code that {config.trusted_source} brings runs as you, on every node"
-        for key, config in trusting.items()
-        if config is not None and config.trusted_source is not None
-    ]
 
 
 def copy_code(folder: Path, to: Path) -> None:

@@ -1,4 +1,4 @@
-"""Samples of a prepared folder, read by number from memory-mapped Arrow files."""
+"""PreparedSamples of a prepared folder, read by number from memory-mapped Arrow files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import datasets
 
 
-class Samples:
+class PreparedSamples:
     """One side of a prepared folder. Opening it reads no sample; only the requested samples are held in memory."""
 
     def __init__(self, folder: Path, side: str):
@@ -23,7 +23,7 @@ class Samples:
         self._open(datasets.Dataset.from_file(str(folder / f"{side}.arrow")))
 
     @classmethod
-    def of(cls, table: pa.Table) -> "Samples":
+    def of(cls, table: pa.Table) -> "PreparedSamples":
         """Wrap the samples of an Arrow table in memory."""
         import datasets
 

@@ -1,4 +1,4 @@
-"""Samples read by number, in the requested order."""
+"""PreparedSamples read by number, in the requested order."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.prepare.samples import Samples
+from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.prepare.token_arrays import TokenArrays
 from launcher.tasks import _token_batches
 
@@ -18,7 +18,7 @@ def written(folder, pieces, batch, vocabulary=VOCABULARY, **columns):
     whole = _token_batches.table(encoded(pieces), vocabulary, **columns)
     with pa.ipc.new_stream(folder / "train.arrow", whole.schema) as writer:
         writer.write_table(whole, max_chunksize=batch)
-    return Samples(folder, "train")
+    return PreparedSamples(folder, "train")
 
 
 def encoded(pieces):

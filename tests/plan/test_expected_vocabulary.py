@@ -10,7 +10,7 @@ import support
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe, TrainTokenizer
-from launcher.plan import plan, vocabulary_size
+from launcher.plan import expected_vocabulary, plan
 from launcher.prepare import tokenizer
 
 CLUSTER = Cluster(name="two", device="cpu", devices_per_node=2, memory_per_device=16)
@@ -42,35 +42,35 @@ def saved(folder, algorithm="wordpiece", added=0):
 @pytest.mark.parametrize("added", [0, 3])
 def test_the_size_of_a_local_tokenizer_is_that_of_the_tokenizer_that_is_loaded(algorithm, added, tmp_path):
     size = saved(tmp_path, algorithm, added)
-    assert vocabulary_size.size(of(tmp_path)) == size == len(tokenizer.load(str(tmp_path), "tokenizer"))
+    assert expected_vocabulary.size(of(tmp_path)) == size == len(tokenizer.load(str(tmp_path), "tokenizer"))
 
 
 def test_the_size_of_a_tokenizer_to_be_trained_is_the_one_requested():
-    assert vocabulary_size.size(recipe()) == 120
+    assert expected_vocabulary.size(recipe()) == 120
 
 
 def test_a_size_that_cannot_be_known_is_none(tmp_path):
-    assert vocabulary_size.size(of("some/words")) == 0
-    assert vocabulary_size.size(recipe(tokenizer=None)) == 0
+    assert expected_vocabulary.size(of("some/words")) == 0
+    assert expected_vocabulary.size(recipe(tokenizer=None)) == 0
     for text in ("", "[]", "{}", '{"model": {"vocab": 3}}', '{"model": {"vocab": ["a"]}}', '"x"'):
         (tmp_path / "tokenizer.json").write_text(text)
-        assert vocabulary_size.size(of(tmp_path)) == 0
+        assert expected_vocabulary.size(of(tmp_path)) == 0
 
 
 def test_a_models_own_folder_is_looked_into(tmp_path):
     size = saved(tmp_path / "model")
     assert (
-        vocabulary_size.size(recipe(tokenizer=None, model={"kind": "pretrained", "name": str(tmp_path / "model")}))
+        expected_vocabulary.size(recipe(tokenizer=None, model={"kind": "pretrained", "name": str(tmp_path / "model")}))
         == size
     )
     (tmp_path / "model").rename(tmp_path / "tokenizer")
-    assert vocabulary_size.size(recipe(tokenizer=None, model={"kind": "run", "run": str(tmp_path)})) == size
+    assert expected_vocabulary.size(recipe(tokenizer=None, model={"kind": "run", "run": str(tmp_path)})) == size
 
 
 def test_a_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     size = saved(tmp_path / "words")
-    assert vocabulary_size.size(of("~/words")) == size
+    assert expected_vocabulary.size(of("~/words")) == size
 
 
 def test_it_is_read_without_torch_or_transformers(tmp_path):
@@ -78,8 +78,8 @@ def test_it_is_read_without_torch_or_transformers(tmp_path):
     code = (
         "import json, sys\n"
         "from launcher.config.recipe import Recipe\n"
-        "from launcher.plan import vocabulary_size\n"
-        "assert vocabulary_size.size(Recipe.model_validate(json.loads(sys.argv[1]))) > 0\n"
+        "from launcher.plan import expected_vocabulary\n"
+        "assert expected_vocabulary.size(Recipe.model_validate(json.loads(sys.argv[1]))) > 0\n"
         "assert not {'torch', 'transformers', 'tokenizers'} & set(sys.modules)\n"
     )
     given = support.mlm(tokenizer={"kind": "pretrained", "name": str(tmp_path)})

@@ -9,7 +9,7 @@ from launcher.config.types import JsonObject
 from launcher.storage import cache_root
 
 
-def of_model(recipe: Recipe) -> PretrainedTokenizer | None:
+def model_tokenizer(recipe: Recipe) -> PretrainedTokenizer | None:
     """The model's own tokenizer; None: it has none."""
     where = plugins.model(recipe.model).tokenizer()
     return where if where is None or isinstance(where, PretrainedTokenizer) else PretrainedTokenizer(name=str(where))
@@ -18,7 +18,7 @@ def of_model(recipe: Recipe) -> PretrainedTokenizer | None:
 def size(recipe: Recipe) -> int:
     """Number of tokens, added ones included: as the recipe says, or counted in a folder's tokenizer.json; 0: not known
     before `launcher prepare`."""
-    where = recipe.tokenizer or of_model(recipe)
+    where = recipe.tokenizer or model_tokenizer(recipe)
     if where is None or isinstance(where, TrainTokenizer):
         return where.vocab_size if where else 0
     file = Path(cache_root.found(where.name, where.revision)) / "tokenizer.json"

@@ -14,7 +14,7 @@ from torch import nn
 from torch.overrides import resolve_name
 
 from launcher.contract.dropout import kept
-from launcher.train.random_functions import COMPOSED, REPLACEMENTS, Interception
+from launcher.train.random_interception import COMPOSED, REPLACEMENTS, Interception
 
 P_VALUE = 1e-6
 MANY = 2**17

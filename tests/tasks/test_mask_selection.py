@@ -8,7 +8,7 @@ from scipy import stats
 
 from launcher.contract import random
 from launcher.contract.random import Draw, Stream
-from launcher.tasks import IGNORE, _masking, mlm
+from launcher.tasks import IGNORE, _mask_selection, mlm
 
 P_VALUE = 1e-4
 VOCABULARY, MASK, SPECIAL, SPARED = 200, 4, [0, 1, 2, 3, 4], 50
@@ -62,7 +62,7 @@ def words32(count, seed):
 def test_a_word_is_masked_where_the_number_of_its_first_token_says(begins, seed, rate):
     begins[0] = True
     draws = words32(len(begins), seed)[0]
-    found = _masking.whole_words(draws, np.array(begins), rate)
+    found = _mask_selection.whole_words(draws, np.array(begins), rate)
     for word in words_of(begins):
         assert found[word].tolist() == [bool(draws[word[0]] / 2**32 < rate)] * len(word)
 
@@ -117,8 +117,8 @@ def test_protected_tokens_are_never_chosen(task_of, mask):
 
 
 def test_a_table_of_protected_tokens():
-    assert _masking.protected(6, [0, 4]).tolist() == [True, False, False, False, True, False]
-    assert not _masking.protected(3, []).any()
+    assert _mask_selection.protected(6, [0, 4]).tolist() == [True, False, False, False, True, False]
+    assert not _mask_selection.protected(3, []).any()
 
 
 # Spans
@@ -156,14 +156,14 @@ def test_spans_are_those_of_the_definition_written_out(tokens, seed, rate, p, lo
     begins, free = (np.array(column) for column in zip(*tokens, strict=True))
     begins[0] = True
     draws = words32(len(begins), seed)
-    chosen, owner = _masking.spans(draws, begins, free, rate, p, longest)
+    chosen, owner = _mask_selection.spans(draws, begins, free, rate, p, longest)
     expected = naive_spans([d.tolist() for d in draws], begins.tolist(), free.tolist(), rate, p, longest)
     assert (chosen.tolist(), owner.tolist()) == expected
 
 
 @pytest.mark.parametrize(("p", "longest"), [(0.2, 10), (0.5, 4), (0.9, 3), (0.2, 1)])
 def test_lengths_are_geometric_and_cut_off(p, longest):
-    lengths = _masking.span_lengths(words32(100_000, 3)[0], p, longest)
+    lengths = _mask_selection.span_lengths(words32(100_000, 3)[0], p, longest)
     counts = np.bincount(lengths, minlength=longest + 1)
     assert counts[0] == 0 and len(counts) == longest + 1
     shares = p * (1 - p) ** np.arange(longest)
@@ -173,13 +173,13 @@ def test_lengths_are_geometric_and_cut_off(p, longest):
 
 def test_the_lengths_at_the_ends_of_the_range_of_a_word():
     ends = np.array([0, 2**32 - 1], dtype=np.uint64)
-    assert _masking.span_lengths(ends, 0.2, 10).tolist() == [1, 10]
-    assert _masking.span_lengths(ends, 1e-9, 10).tolist() == [1, 10]
+    assert _mask_selection.span_lengths(ends, 0.2, 10).tolist() == [1, 10]
+    assert _mask_selection.span_lengths(ends, 1e-9, 10).tolist() == [1, 10]
 
 
 def test_the_mean_length_is_that_of_the_paper():
     """Joshi et al. (2020), section 3.1: p = 0.2 and at most 10 give a mean of 3.8 words."""
-    lengths = _masking.span_lengths(words32(100_000, 1)[0], 0.2, 10)
+    lengths = _mask_selection.span_lengths(words32(100_000, 1)[0], 0.2, 10)
     assert lengths.mean() == pytest.approx(3.8, abs=0.03)
 
 
@@ -209,7 +209,7 @@ def test_a_sample_is_masked_to_its_budget_and_at_most_the_rest_of_a_word_beyond(
 def test_the_budget_of_short_samples_is_rounded_so_that_its_mean_is_the_rate():
     begins, count = np.ones(10, bool), 4000
     draws = [words32(10, seed) for seed in range(count)]
-    masked = [_masking.spans(d, begins, begins, 0.15, 0.2, 10)[0].sum() for d in draws]
+    masked = [_mask_selection.spans(d, begins, begins, 0.15, 0.2, 10)[0].sum() for d in draws]
     assert set(masked) == {1, 2}
     assert stats.binomtest(int(sum(masked)) - count, count, 0.5).pvalue > P_VALUE
 
@@ -218,7 +218,7 @@ def test_spans_begin_anywhere_alike():
     begins = np.ones(40, bool)
     firsts = []
     for seed in range(4000):
-        chosen, owner = _masking.spans(words32(40, seed), begins, begins, 0.025, 0.9, 1)
+        chosen, owner = _mask_selection.spans(words32(40, seed), begins, begins, 0.025, 0.9, 1)
         firsts += owner[chosen].tolist()
     assert stats.chisquare(np.bincount(firsts, minlength=40)).pvalue > P_VALUE
 
@@ -226,11 +226,11 @@ def test_spans_begin_anywhere_alike():
 def test_no_span_without_free_tokens():
     draws = words32(5, 0)
     for begins, free in ((np.ones(5, bool), np.zeros(5, bool)), (np.zeros(5, bool), np.ones(5, bool))):
-        chosen, owner = _masking.spans(draws, begins, free, 0.9, 0.2, 10)
+        chosen, owner = _mask_selection.spans(draws, begins, free, 0.9, 0.2, 10)
         assert not chosen.any()
         assert owner.tolist() == list(range(5))
     none = np.zeros(0, bool)
-    assert _masking.spans(words32(0, 0), none, none, 0.5, 0.2, 10)[0].shape == (0,)
+    assert _mask_selection.spans(words32(0, 0), none, none, 0.5, 0.2, 10)[0].shape == (0,)
 
 
 def test_a_span_is_replaced_as_a_whole_in_the_shares_of_the_split(task_of):
@@ -240,7 +240,7 @@ def test_a_span_is_replaced_as_a_whole_in_the_shares_of_the_split(task_of):
     for number, (row, sample) in enumerate(zip(rows, samples, strict=True)):
         draws = random.draws(5, Stream.MASK, 0, number, np.arange(LENGTH) + 2**31)
         free = ~np.isin(row["input_ids"], SPECIAL)
-        chosen, owner = _masking.spans(draws, row["begins"], free, 0.15, 0.2, 10)
+        chosen, owner = _mask_selection.spans(draws, row["begins"], free, 0.15, 0.2, 10)
         assert np.array_equal(chosen, sample["labels"] != IGNORE)
         for first in np.unique(owner[chosen]):
             here = chosen & (owner == first)

@@ -7,12 +7,12 @@ import threading
 import psutil
 import pytest
 
-from launcher.distributed.shutdown import StoppedBeforeTraining, interruptible
+from launcher.distributed.stop_requests import StoppedBeforeTraining, interruptible
 
 RANK = """
 import os, signal, sys
 from launcher.distributed.signals import PARENT_DIED
-from launcher.distributed.shutdown import StopMonitor
+from launcher.distributed.stop_requests import StopMonitor
 
 starter, trains, dies = int(sys.argv[1]), *(word == "True" for word in sys.argv[2:])
 stop = StopMonitor()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from launcher.config.errors import UserError
-from launcher.plan import remote_code
+from launcher.prepare import remote_code
 
 EVIL = "evil/kernel"
 
