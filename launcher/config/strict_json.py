@@ -80,7 +80,7 @@ def read(file: Path, model: type[T], hint: str) -> T:
 
 
 def read_object(file: Path, hint: str, limit: int = MOST_BYTES) -> JsonObject:
-    """Read a document that is a JSON object of at most `most` bytes. Raises DamagedFile, also for a missing file."""
+    """Read a document that is a JSON object of at most `limit` bytes. Raises DamagedFile, also for a missing file."""
     with opened(file, hint) as data:
         content = data.read(limit + 1)
     if len(content) > limit:

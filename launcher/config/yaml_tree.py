@@ -67,7 +67,7 @@ class Node:
 
 
 def parse(text: str, limit: int = NODES) -> Node:
-    """Parse a text with one document of at most `most` values. An empty text is null. Raises YamlMistake."""
+    """Parse a text with one document of at most `limit` values. An empty text is null. Raises YamlMistake."""
     try:
         return _Builder(text, limit).document()
     except ReaderError as error:

@@ -165,8 +165,8 @@ def _positions_counted() -> AbstractContextManager[object]:
 
 
 def lengths(limit: int, window: int) -> list[int]:
-    """Tokens of three documents in a row of at most `most` tokens. Where possible, the first is longer than a window,
-    or than half of one."""
+    """Lengths in tokens of three documents in a row of at most `limit` tokens. If possible, the first is longer than
+    a window, or than half of one."""
     total = min(limit, _LONGEST, max(1024, 3 * window))
     reach = window if window + 2 < total else window // 2
     short = max(1, min(total // 8, (total - reach - 1) // 2))

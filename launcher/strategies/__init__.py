@@ -120,7 +120,7 @@ class Strategy(ABC, Generic[C_co]):
     @staticmethod
     @abstractmethod
     def layouts(ranks: int) -> "Sequence[StrategyConfig]":
-        """The Configs to consider for so many ranks: `parity` compares them, and a plan proposes them."""
+        """The Configs to consider for so many ranks: `launcher parity` compares them, and a plan proposes them."""
 
     def check(self, ranks: int) -> str | None:
         """The reason why it cannot run on so many ranks; None: it can."""

@@ -79,8 +79,8 @@ def wrap(
     prefetch: int = 0,
 ) -> FsdpEngine:
     """Wrap a model with `fully_shard`. The parameters of each layer are gathered together, and those outside the layers
-    as another group. `axes`: the sizes of the mesh axes in this order: `replica` (optional), `shard`, `tensor`
-    (optional). `prefetch`: layers to gather ahead."""
+    as another group. `axes`: the sizes of the mesh axes, as `Strategy.axes` returns them. `prefetch`: layers to gather
+    ahead."""
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # no output is changed in place here
     process, layers = unwrapped.process, unwrapped.probe.layers
     process.ensure_initialized()

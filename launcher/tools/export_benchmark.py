@@ -125,8 +125,8 @@ class Benchmark:
         return {}
 
     def _task(self, model: "torch.nn.Module") -> "Task":
-        """The run's task. It is attached only to learn how a decoder starts: everything else that `attach` sets up
-        makes training cheaper, and an ONNX session has none of it."""
+        """The run's task. The model is prepared only to learn how a decoder starts: everything else that
+        `prepare_model` sets up makes training cheaper, and an ONNX session has none of it."""
         task = self._trained.task()
         if is_encoder_decoder(model):
             task.prepare_model(model, self._batches[0].batch)

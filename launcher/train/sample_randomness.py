@@ -86,7 +86,7 @@ class ModelRandomness:
             self.rows = before
 
     def recomputation(self) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-        """Return the contexts of a forward under activation checkpointing and of its recomputation (`context_fn`).
+        """Return the contexts of a checkpointed forward and of its recomputation, as torch.utils.checkpoint takes them.
 
         The recomputation repeats the random draws of the forward.
         """
