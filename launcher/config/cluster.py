@@ -143,7 +143,8 @@ class Cluster(Strict):
     """GiB of device memory; host memory of the whole machine for cpu. `auto`: measured on this machine, and not checked
     on others."""
     peak_tflops: Auto | Number = "auto"
-    """Peak TFLOP/s of one device in the recipe's precision, for the estimate of the training time. `auto`: no estimate."""
+    """Peak TFLOP/s of one device in the recipe's precision, from which the plan estimates the training time. `auto`: no
+    estimate."""
     interface: Line = "auto"
     """Network interface for gloo and NCCL, or `auto`."""
     env: dict[Variable, Filled | Literal[""]] = {}
