@@ -242,7 +242,7 @@ def _scheduler(kind: str, section: object, context: object) -> SchedulerConfig:
     name = kind.rpartition(".")[2]
     if name in Cluster.model_fields:
         raise kinds.KindError(f"kind {kind!r}: {name} is another key of a profile (rename the module)")
-    required = [key for key, field in config.model_fields.items() if field.is_required()]
+    required = [key for key, field in config.model_fields.items() if field.is_required() and key != "kind"]
     if section is None and required:
         missing = PydanticCustomError("missing", "missing (its {keys})", {"keys": ", ".join(required)})
         details = InitErrorDetails(type=missing, loc=(), input=None)
