@@ -1,4 +1,4 @@
-"""The commands. Exit codes: 0 done; 1 the run failed; 2 the input is wrong; 75 stopped on request with a checkpoint."""
+"""The commands. launcher.distributed.exit_codes has their exit codes: 0, 1, 2, 69 and 75."""
 
 from pathlib import Path
 

@@ -315,6 +315,15 @@ def test_the_ways_through_the_code_are_short_and_exist(title: str, most: int) ->
         assert first and re.search(rf"^ *def {first[1]}\b", source, re.MULTILINE), f"{file}: {text}"
 
 
+def test_the_modules_that_import_torch_at_once_are_named() -> None:
+    (section,) = re.findall(r"^`config`, .*?\n\n", PAGES["docs/architecture.md"], re.DOTALL | re.MULTILINE)
+    packages = re.findall(r"`(\w+)`", section)
+    files = [file for package in packages for file in (ROOT / "launcher" / package).glob("*.py")]
+    files = [file for file in [*files, ROOT / "launcher/cli.py"] if file.is_file()]
+    at_once = {file for file in files if re.search(r"^(?:import|from) torch\b", file.read_text("utf-8"), re.MULTILINE)}
+    assert {str(file.relative_to(ROOT)) for file in at_once} == set(re.findall(r"`(launcher/[\w/]+\.py)`", section))
+
+
 # --- docs/plugins.md
 
 

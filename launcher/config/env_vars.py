@@ -17,7 +17,7 @@ LAUNCHER_PID = "LAUNCHER_PID"
 TIMEOUT = "LAUNCHER_TIMEOUT"
 """Minutes for which ranks behind torchrun or accelerate wait for each other."""
 LOG_LEVEL = "LAUNCHER_LOG_LEVEL"
-"""Level of the launcher's log (DEBUG, INFO ...). Set by --verbose, for the ranks too."""
+"""DEBUG: log at that level; any other value: at INFO. Set by --verbose, for the ranks too."""
 
 RANK_DEFAULTS: Mapping[str, str] = {
     "TOKENIZERS_PARALLELISM": "false",  # ranks fork loader workers
