@@ -208,7 +208,7 @@ def _check_tensor_parallel(engine: Engine, task: Task, example: Batch, process: 
             loss, _ = task.loss(model, example)
             engine.backward(loss)
     except (RuntimeError, ValueError, TypeError) as error:
-        what = f"{type(engine.module).__name__} cannot be dealt over ranks: {first_line(error)[:200]} (take 1)"
+        what = f"{type(engine.module).__name__} cannot be split over ranks: {first_line(error)[:200]} (take 1)"
         raise UserError(Problem("strategy.tensor_parallel", what)) from None
     partial = engine.partial(process)
     engine.clear()
@@ -217,7 +217,7 @@ def _check_tensor_parallel(engine: Engine, task: Task, example: Batch, process: 
         what = f"{', '.join(partial[:3])} would get a part of its gradient on each rank (take 1)"
         raise UserError(Problem("strategy.tensor_parallel", what))
     if not abs(float(loss.detach()) - expected) <= 1e-4 * max(1.0, abs(expected)):
-        what = f"the loss of a sample is {float(loss.detach()):.6f} dealt over ranks and {expected:.6f} whole (take 1)"
+        what = f"the loss of a sample is {float(loss.detach()):.6f} split over ranks and {expected:.6f} whole (take 1)"
         raise UserError(Problem("strategy.tensor_parallel", what))
 
 

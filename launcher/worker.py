@@ -99,8 +99,8 @@ def _run(arguments: list[str], stop: StopMonitor, launcher: LauncherInfo | None)
         group.close()
         return _RankEnd(rank, code)
     except StoppedBeforeTraining:
-        before = "all ranks had met" if group is None else "training began"
-        _log.warning("told to leave before %s: nothing was trained", before)
+        before = "all ranks had joined" if group is None else "training began"
+        _log.warning("asked to stop before %s: nothing was trained", before)
         return _RankEnd(rank, STOPPED)
     except UserError as error:
         if launcher is None and (rank == 0 if group is not None else _reports_for_host()):
@@ -266,7 +266,7 @@ def _close(sinks: Sequence[Sink[Plugin]], finished: bool, failing: bool) -> None
 
 
 def _reports_for_host() -> bool:
-    """Whether this rank reports a mistake while the ranks have not met: one rank of each host does."""
+    """Whether this rank reports a mistake before the ranks have joined: one rank of each host does."""
     try:
         return launch_env.rank_info().local_rank == 0
     except UserError:
@@ -282,7 +282,7 @@ def _report(error: BaseException, rank: str, stop: StopMonitor) -> None:
     while time.monotonic() < deadline and not stop.received:
         time.sleep(0.02)
     if not stop.received:
-        _log.error("%s ended since it lost another, whose own words say why", rank)
+        _log.error("%s ended because it lost another rank (see the log of that rank)", rank)
 
 
 def _exit(code: int) -> NoReturn:

@@ -386,7 +386,7 @@ def test_a_half_written_checkpoint_is_ignored_with_a_note(trained, original):
     (aside / "state.json").write_text("{")
     words = gone_on(original, support.tree(SECOND))
     for left in (aside, FOURTH):
-        assert f"note: {left}: half-written, never looked at (the next save replaces it)" in words
+        assert f"note: {left}: incomplete and ignored (the next save replaces it)" in words
     assert not aside.exists()
 
 

@@ -1,4 +1,4 @@
-"""Docstrings name parameters, fields and keys that exist."""
+"""Docstrings name parameters, fields and keys that exist, and texts use the field's words."""
 
 import ast
 import re
@@ -65,3 +65,21 @@ def unknown(file: Path) -> list[str]:
 @pytest.mark.parametrize("folder", sorted({file.parent for file in FILES}), ids=lambda path: path.name)
 def test_docstrings_name_what_exists(folder: Path) -> None:
     assert [line for file in FILES if file.parent == folder for line in unknown(file)] == []
+
+
+OWN_WORDS = re.compile(r"(?<![`\"])\b(?:dealt|unfit|told|(?:have|has|had|not) met|meets? (?:at|through|the others))\b")
+
+
+def texts(file: Path) -> list[str]:
+    """The sentences of a page, or of the strings of a module; a single word may be a value of a stored file."""
+    text = file.read_text(encoding="utf-8")
+    nodes = ast.walk(ast.parse(text)) if file.suffix == ".py" else [ast.Constant(text)]
+    strings = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [one for one in strings if " " in one]
+
+
+def test_texts_use_the_words_of_the_field() -> None:
+    pages = [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md"), ROOT / "README.md"]
+    assert [
+        (file.name, word) for file in [*FILES, *pages] for one in texts(file) for word in OWN_WORDS.findall(one)
+    ] == []

@@ -138,7 +138,7 @@ def test_a_rank_that_waits_for_the_others_heeds_a_signal(runs):
         assert time.monotonic() < listens
         time.sleep(0.1)
     one.terminate()
-    assert one.communicate(timeout=30)[1] == "told to leave before all ranks had met: nothing was trained\n"
+    assert one.communicate(timeout=30)[1] == "asked to stop before all ranks had joined: nothing was trained\n"
     assert one.returncode == 75
     assert not Path("runs/waits").exists()
 
@@ -166,7 +166,7 @@ def test_ranks_heed_a_signal_while_rank_0_prepares(workspace, tmp_path, first):
     finally:
         for rank in ranks:
             rank.kill()
-    assert said == ["told to leave before training began: nothing was trained\n"] * 2
+    assert said == ["asked to stop before training began: nothing was trained\n"] * 2
     assert [rank.returncode for rank in ranks] == [75, 75]
     assert not Path("runs/held/metrics.jsonl").exists()
 

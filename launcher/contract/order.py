@@ -4,7 +4,7 @@ Epoch e visits every sample once, in the order of a keyed pseudo-random permutat
 a batch may hold the end of one epoch and the beginning of the next. The permutation is a Feistel network over pairs of
 digits in base b = ceil(sqrt(size)), with cycle walking (Black and Rogaway, 2002) for the few pairs that stand for no
 sample. Four rounds make a strong pseudo-random permutation (Luby and Rackoff, 1988) of a large set; on sets of some
-hundred samples six are needed before the spread over epochs cannot be told from a shuffle's.
+hundred samples six are needed before the spread over epochs cannot be distinguished from a shuffle's.
 """
 
 import math

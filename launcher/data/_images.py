@@ -81,7 +81,7 @@ def _pixels(image: "Image.Image") -> Pixels:
         wide = image.mode != "I" or values.max(initial=0) > 255
         return (values >> 8 if wide else values).astype(np.uint8)[..., None]
     if image.mode == "F":
-        raise ValueError("its pixels are fractions, in units that it does not tell")
+        raise ValueError("its pixels are fractions, of an unknown unit")
     if image.has_transparency_data:
         grey = image.mode in ("1", "L", "LA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))

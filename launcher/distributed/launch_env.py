@@ -211,7 +211,7 @@ def _half_an_address(environment: Mapping[str, str]) -> str:
     if len(present) == 1:
         missing = next(name for name in names if name not in present)
         what = f"{present[0]}={environment[present[0]]} is set and {missing} is not"
-        return f"{what} (both or none: ranks of srun and mpirun meet without them)"
+        return f"{what} (both or none: ranks of srun and mpirun need neither)"
     port = environment.get("MASTER_PORT", "")
     if present and not (port.isdecimal() and 0 < int(port) < 65536):
         return f"MASTER_PORT={port} is no port (1 to 65535)"

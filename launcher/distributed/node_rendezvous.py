@@ -1,7 +1,7 @@
-"""The nodes of a start meet in the run folder before any of them starts a rank, and once more when their ranks ended.
+"""The rendezvous of the nodes of a start in the run folder: before any of them starts a rank, and after their end.
 
 Each node reports where its agent answers, checks that every other answers by its name, and reports whom it did not
-reach. The first node decides which nodes take part, serves the store at which agents and ranks meet, and posts where.
+reach. The first node decides which nodes take part, serves the store of the agents and ranks, and posts its address.
 At the end it waits for the outcome of each node, unless no agent answers there any more.
 """
 
@@ -32,8 +32,8 @@ NOTICE_SECONDS = 20.0
 _DEAD_CHECKS = 2
 """Failed health checks in a row after which an agent counts as dead."""
 _PURPOSE = {
-    "report": "to report", "reached": "to say which others answer", "verdict": "to say who takes part",
-    "ended": "to say how training ended there", "concluded": "to conclude how the run ended",
+    "report": "to report", "reached": "to report which others answer", "verdict": "to report which nodes take part",
+    "ended": "to report how training ended there", "concluded": "to conclude how the run ended",
 }  # fmt: skip
 
 _log = logging.getLogger(__name__)
@@ -61,8 +61,9 @@ class NodeOutcome(TypedDict):
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where the agents of a start meet. `excluded`: the hosts that do not take part, with the reasons. `answering`: the
-    socket at which this node's agent answers health checks. `store`: the one that the first node serves."""
+    """The rendezvous of the agents of a start. `excluded`: the hosts that do not take part, with the reasons.
+    `answering`: the socket at which this node's agent answers health checks. `store`: the one that the first node
+    serves."""
 
     host: str
     port: int
@@ -169,7 +170,7 @@ def _decide(
     host = LOOPBACK if len(node.hosts) == 1 else node.name
     store, port = serve_store(health_check.listen(node.hosts, node.index), host)
     messages.post("verdict-0", {"host": host, "port": port, "left": unhealthy})
-    _log.debug("the nodes meet at %s, port %d", host, port)
+    _log.debug("the rendezvous of the nodes is at %s, port %d", host, port)
     return Rendezvous(host, port, unhealthy, store=store)
 
 
@@ -180,7 +181,7 @@ def _unhealthy(
     silent = f"has not reported in {REPORT_SECONDS:.0f} s: it does not see {folder}, or its agent did not start"
     why = {i: silent for i in range(len(node.hosts)) if i not in reports}
     why |= {i: report["unfit"] for i, report in reports.items() if report["unfit"]}
-    why |= {i: "has stopped while the nodes were meeting" for i in reports if i not in reached}
+    why |= {i: "has stopped during the rendezvous" for i in reports if i not in reached}
     healthy = {i for i in reports if i not in why}
     unreached = {
         i: {int(j): problem for j, problem in problems.items() if int(j) in healthy}
@@ -197,7 +198,7 @@ def _follow(
     seconds = REPORT_SECONDS + 3 * health_check.ANSWER_SECONDS
     verdicts = _wait(messages, "verdict", node.hosts[:1], seconds, should_stop)
     if not verdicts:
-        raise UnhealthyNodes({node.hosts[0]: "is the first node, and has not said who takes part"})
+        raise UnhealthyNodes({node.hosts[0]: "is the first node, and has not reported which nodes take part"})
     verdict = verdicts[0]
     if "unfit" in verdict:
         raise UnhealthyNodes(verdict["unfit"])

@@ -116,8 +116,8 @@ def connect(
 ) -> ProcessGroup:
     """Connect the process group. The host's cores are divided among its ranks, unless OMP_NUM_THREADS is set.
 
-    `device`: cpu to leave an accelerator alone. `store`: where the ranks meet; without one, MASTER_ADDR and MASTER_PORT
-    say where. `timeout`: for which a rank waits for the others. Raises UnreachablePeer, UserError where ranks outnumber
+    `device`: cpu to leave an accelerator alone. `store`: of the rendezvous; without one, MASTER_ADDR and MASTER_PORT
+    name it. `timeout`: for which a rank waits for the others. Raises UnreachablePeer, UserError where ranks outnumber
     devices, and StoppedBeforeTraining where `should_stop` becomes true meanwhile.
     """
     if "OMP_NUM_THREADS" not in os.environ:

@@ -1,8 +1,8 @@
 """The rendezvous of ranks that the launcher did not start itself: by torchrun, srun, an MPI or by hand.
 
-Where MASTER_ADDR and MASTER_PORT are set, the ranks meet there. Else rank 0 serves a store and posts where, in a folder
-that all ranks see, under a name that all ranks of a start share and no other start has. Messages of a start that died
-do no harm: a message names a token, and the store has to know it.
+Where MASTER_ADDR and MASTER_PORT are set, they name the rendezvous. Otherwise rank 0 serves a store and posts its
+address in a folder that all ranks see, under a name that all ranks of a start share and no other start has. Messages of
+a start that died do no harm: a message has a token, and the store has to know it.
 
 A rank waits so that it notices a signal: nothing has been trained, so it leaves, and the others with it.
 """
@@ -72,7 +72,7 @@ def join(
 ) -> JoinedRanks:
     """Wait until all ranks have joined.
 
-    Raises UserError where the environment does not tell where to meet, StoppedBeforeTraining, or UnreachablePeer.
+    Raises UserError where the environment names no rendezvous, StoppedBeforeTraining, or UnreachablePeer.
     """
     by_address = bool(environment.get("MASTER_ADDR"))
     if not by_address:  # one command has started all ranks
@@ -82,7 +82,9 @@ def join(
         return rank.gather(rank.store_at_address())
     key = _key(environment)
     if not key:
-        raise UserError(f"{rank}: where do the ranks meet? (set MASTER_ADDR to the host of rank 0, and MASTER_PORT)")
+        raise UserError(
+            f"{rank}: there is no rendezvous for the ranks (set MASTER_ADDR to the host of rank 0, and MASTER_PORT)"
+        )
     messages = MessageFolder(FOLDER)
     if info.rank > 0:
         return rank.gather(rank.find_store(messages, key))
@@ -119,7 +121,7 @@ class _Rank:
         try:  # whoever answers may be no store
             store = interruptible(partial(self._connect, host, port, serve=False), self.should_stop)
         except (dist.DistNetworkError, OSError) as error:
-            raise UnreachablePeer(f"{self} cannot meet the others at {host}:{port}: {first_line(error)}") from error
+            raise UnreachablePeer(f"{self} cannot join the others at {host}:{port}: {first_line(error)}") from error
         attempt = self.environment.get("TORCHELASTIC_RESTART_COUNT", "0")
         return dist.PrefixStore(f"/worker/attempt_{attempt}/of_{self.info.world}", store) if by_agent else store
 
@@ -181,7 +183,7 @@ class _Rank:
                     raise UnreachablePeer(f"{self} cannot reach rank 0 at {' or '.join(message['hosts'])}: {why}")
             pause(0.05, self.should_stop)
         where = messages.path.absolute()
-        what = f"{self} has waited {_MESSAGE_SECONDS} s for rank 0 to say in {where} where the ranks meet"
+        what = f"{self} has waited {_MESSAGE_SECONDS} s for rank 0 to post the address of the rendezvous in {where}"
         raise UnreachablePeer(f"{what} (do all nodes share this folder? else set MASTER_ADDR and MASTER_PORT)")
 
     def gather(self, store: dist.Store) -> JoinedRanks:
@@ -212,7 +214,7 @@ class _Rank:
         except dist.DistError as error:
             if self.should_stop():
                 raise StoppedBeforeTraining from None
-            raise UnreachablePeer(f"{self} lost rank 0 before all had met: {first_line(error)}") from error
+            raise UnreachablePeer(f"{self} lost rank 0 before all had joined: {first_line(error)}") from error
 
 
 def _verified_store(host: str, message: Message) -> dist.Store | None:
@@ -251,8 +253,8 @@ def _file_name(text: str) -> str:
 
 
 def _pmi_name(number: int) -> str:
-    """Ask the process manager for the name of the space in which an MPI's processes meet (PMI 1, section 5 of Balaji et
-    al., PMI: A Scalable Parallel Process-Management Interface). `number`: of an open socket to it."""
+    """Ask the process manager for the name of the key-value space that an MPI's processes share (PMI 1, section 5 of
+    Balaji et al., PMI: A Scalable Parallel Process-Management Interface). `number`: of an open socket to it."""
     with socket.socket(fileno=os.dup(number)) as manager, manager.makefile("rw", encoding="ascii") as lines:
         replies = []
         for command in ("init pmi_version=1 pmi_subversion=1", "get_my_kvsname", "finalize"):

@@ -1,4 +1,4 @@
-"""The rendezvous of a start's processes: messages in a folder that all of them see, and stores at which they then meet.
+"""The rendezvous of a start's processes: messages in a folder that all of them see, and then a store.
 
 The first process opens a port, and only then posts where it is; the others wait for that message. Nodes of a job
 (`node_rendezvous`) and ranks that srun or mpirun started (`rank_rendezvous`) both work so. A shared folder is needed in

@@ -46,7 +46,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class RendezvousSpec:
-    """Where the agents of a start meet.
+    """The rendezvous of the agents of a start.
 
     `folder`: of this machine and this start alone, with the stop file. `nodes`: least and greatest number. `index`: of
     this node. `host`, `port`: of the store that the first node serves (0: a file in the folder, for one machine).

@@ -1,7 +1,7 @@
 """torch's elastic agent in this process: it starts the ranks of this machine, alone or as one node of a job.
 
-Ranks are forked from a server that has imported once what all of them need. On one machine they meet through a file, so
-that no port is opened; the agents of several machines meet at a store that the first one serves.
+Ranks are forked from a server that has imported once what all of them need. On one machine the rendezvous is a file, so
+that no port is opened. On several machines it is a store that the first agent serves.
 """
 
 import logging

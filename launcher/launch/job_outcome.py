@@ -74,7 +74,7 @@ def unhealthy(hosts: Sequence[str], why: Mapping[str, str]) -> JobOutcome:
 
     It starts again without the unhealthy ones, unless they are half of all: then the nodes are not the cause.
     """
-    text = "\n".join(f"{host} is not fit to begin: {problem}" for host, problem in why.items())
+    text = "\n".join(f"{host} did not pass the health check: {problem}" for host, problem in why.items())
     are_few = 2 * len(why) < len(hosts)
     return JobOutcome(NODE_FAILURE, "node", restart=are_few, text=text, excluded=tuple(why) if are_few else ())
 

@@ -51,8 +51,8 @@ def measure(plan: Plan, env: Mapping[str, str], steps: int) -> Launch:
 
 
 def _argv(plan: Plan, via: Via) -> tuple[str, ...]:
-    """Return the module that starts ranks and its arguments. Its agent and the ranks meet at a file (see
-    launcher.launch.starter)."""
+    """Return the module that starts ranks and its arguments. The rendezvous of its agent and the ranks is a
+    file (see launcher.launch.starter)."""
     # the worker loads the stored recipe of the run folder
     trusted = [word for name in trust.all_names() for word in ("--trust", name)]
     worker = ["-m", "launcher.worker", *trusted, str(Path(plan.folder) / "recipe.yaml")]

@@ -1,7 +1,7 @@
 """The launcher on one node of a job: an elastic agent among those of the other nodes.
 
 `python -m launcher.launch.node RUN` in a Slurm step of one task a node, or `... --node I --hosts A,B --lifeline` by
-whoever starts it on each host. It meets the others, starts this node's ranks, and leaves with the exit code that the
+whoever starts it on each host. It joins the others, starts this node's ranks, and leaves with the exit code that the
 first node concludes from how all of them ended. A signal makes all ranks of all nodes leave at a step's boundary.
 """
 
@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace, node: Node, own: Path) -> int:
         _log.error("%s: %s is not there: a run folder is on a disk that all nodes share", node.name, folder.path)
         return NODE_FAILURE
     try:
-        return _meet_and_train(Start.of(folder, node, os.environ), own, options.batch)
+        return _join_and_train(Start.of(folder, node, os.environ), own, options.batch)
     except ForcedStop:  # before its ranks were there
         if node.index == 0:
             _log.error(_FORCED)
@@ -113,7 +113,7 @@ class Start:
 
     @property
     def folder(self) -> Path:
-        """The folder in which the nodes of this start meet."""
+        """The folder of the rendezvous of this start's nodes."""
         return self.run.jobs / f"{self.job}-{self.number}"
 
     def record(self, event: str, **details: object) -> None:
@@ -121,8 +121,8 @@ class Start:
         job_log.append(self.run, {"event": event, "job": self.job, "start": self.number, **details})
 
 
-def _meet_and_train(start: Start, own: Path, batch: bool) -> int:
-    """Meet the other nodes, then train. `batch`: the batch script prints the last message."""
+def _join_and_train(start: Start, own: Path, batch: bool) -> int:
+    """Join the other nodes, then train. `batch`: the batch script prints the last message."""
     run = run_setup.load(start.run.path)
     launch = replace(launch_spec.train(run.plan, run.cluster), folder=start.run.path)
     os.environ.update(launch.env)

@@ -2,8 +2,8 @@
 
 The child and its ranks are a process group of their own: the terminal signals the launcher alone, which stops the ranks
 by the stop file. A rank reports in a file how it ended, since a starter knows success and failure only. When the
-launcher dies the kernel kills the starter, and its ranks save and leave. They meet through files: no port is opened
-beyond the loopback.
+launcher dies the kernel kills the starter, and its ranks save and leave. Their rendezvous is a file: no port is
+opened beyond the loopback.
 """
 
 import json

@@ -107,7 +107,7 @@ def _made(folder: RunDir, config: Config, requirements: ModelRequirements) -> "t
         raise UserError(Problem("model.run", what))
     for key in ("dropout", "attention_dropout", "attention"):
         if getattr(config, key) is not None:
-            what = f"the model of {config.run} is a {recorded.kind} one: only transformers models can be told this"
+            what = f"the model of {config.run} is a {recorded.kind} one: only transformers models have this key"
             raise UserError(Problem(f"model.{key}", what))
     return plugins.model(recorded).build(requirements, weights=False)[0]
 
@@ -151,7 +151,5 @@ def _load(model: "torch.nn.Module", folder: RunDir, config: Config) -> tuple[lis
 def _nothing_to_renew(model: "torch.nn.Module", config: Config) -> list[str]:
     if config.head or config.reinit_layers:
         key = "model.head" if config.head else "model.reinit_layers"
-        raise UserError(
-            Problem(key, f"{type(model).__name__} is no transformers model, whose head could be told apart")
-        )
+        raise UserError(Problem(key, f"{type(model).__name__} is no transformers model, so its head is not known"))
     return []

@@ -58,8 +58,9 @@ def needed(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, device
 
 
 def nearest(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, available: int, device: str) -> str:
-    """Advice for a layout that does not fit into `available` bytes of a device: the fitting layout with the least sharing,
-    on these ranks, else with smaller micro-batches, else on more devices. More ranks on a CPU do not add memory."""
+    """Advice for a layout that does not fit into `available` bytes of a device: the fitting layout with the least
+    sharding, on these ranks, else with smaller micro-batches, else on more devices. More ranks on a CPU do not add
+    memory."""
     for count in _counts(ranks) if device != "cpu" else [ranks]:
         for smaller in (False, True):
             fitting = list(_fitting(recipe, shape, facts, count, available, device, smaller))

@@ -17,7 +17,7 @@ def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples
     size = shape.parameters * width
     trained = shape.trained / shape.parameters
     moments = recipe.optimizer.moments(shape.in_layers / shape.parameters) * trained
-    # Gradients of tied embeddings meet: gathering counts one of them already, but for DTensors (benchmarks/memory.py).
+    # Gradients of tied embeddings are summed: gathering counts one of them, but for DTensors (benchmarks/memory.py).
     tied = shape.largest_parameter * (1 if share.gathered and recipe.tensor_parallel == 1 else 2)
     return {
         "weights": round(share.weights * size),

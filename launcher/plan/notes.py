@@ -28,7 +28,7 @@ def of(recipe: Recipe, shape: Architecture, folder: RunDir, known: Facts | None,
 
 def _disk(recipe: Recipe, shape: Architecture, folder: RunDir) -> list[str]:
     half_written = folder.half_written()
-    notes = [f"{path}: half-written, never looked at (the next save replaces it)" for path in half_written]
+    notes = [f"{path}: incomplete and ignored (the next save replaces it)" for path in half_written]
     size, count = memory.checkpoint(recipe, shape), recipe.checkpoint.keep + 1
     free = free_bytes(folder.path) + sum(map(allocated_bytes, half_written))
     if size * count > free:  # the newest is written before the oldest is deleted

@@ -32,7 +32,7 @@ class Start:
 
     `number`: increases with every start, not always by one. `slurm`: the Slurm job id. `begun`, `ended`: seconds since
     the epoch. `first`, `last`: the steps of the newest checkpoints at its start and its end. `code`: the exit code.
-    `why`: the reason of its end: done, failed, time (its time limit), told (asked to stop), node (unhealthy or lost),
+    `why`: the reason of its end: done, failed, time (its time limit), "told" (asked to stop), node (unhealthy or lost),
     replaced; empty if unknown. `excluded`: nodes that were left out. `error`, `rank`: of a failed start by hand, the
     message and the rank that failed first.
     """

@@ -51,7 +51,7 @@ def refuse_compile(tensor_parallel: int, recipe: "Recipe") -> list[tuple[str, st
 def sharded_memory(
     shape: "Architecture", shards: int, tensor: int, keep: bool = False, prefetch: int = 0, offload: bool = False
 ) -> MemoryShare:
-    """The memory share of a device under FSDP2 (fully_shard). `keep`: gathered layers stay until the end of the backward.
+    """The memory share of a device under FSDP2. `keep`: gathered layers stay until the end of the backward.
 
     Parameters outside the layers are always gathered. At the end of the backward there are also their gradient and a
     copy of it to be reduced. A layer needs its gathered parameters, those in transfer, the gradient and its copy.

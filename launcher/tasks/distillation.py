@@ -203,7 +203,7 @@ class Task(tasks.Task[Config]):
             student = self.inner.logits(model, batch).shape[-1]
         teacher = self._teacher_logits(batch).shape[-1]
         if student != teacher:
-            what = f"tells {teacher} classes apart, and the student {student}"
+            what = f"has {teacher} classes, and the student {student}"
             raise UserError(Problem("task.teacher", f"{what} (for texts: model.vocab_size)"))
 
 

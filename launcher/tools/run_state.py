@@ -22,7 +22,7 @@ _WHY: dict[str, Name] = {
     "replaced": "replaced",
 }  # fmt: skip
 _ENDINGS = {
-    "done": "done", "failed": "failed", "time": "made way", "told": "told to stop", "node": "node unfit or lost",
+    "done": "done", "failed": "failed", "time": "made way", "told": "stopped on request", "node": "node failure",
     "replaced": "replaced by a later start",
 }  # fmt: skip
 """How a start ended, in words."""
@@ -103,9 +103,9 @@ def _ended(job: job_log.Job, known: JobState | None, reachable: bool) -> State:
 def _unexplained(job: job_log.Job, last: job_log.Start | None, reachable: bool, since: float | None) -> State:
     """The state of a job whose end was not logged and that its scheduler no longer lists."""
     if not job.scheduled:
-        return State("killed", "it left no word of its end: killed, or its machine went down", since)
+        return State("killed", "its end was not recorded: killed, or its machine went down", since)
     if last is not None:
-        return State("node lost", "it has not told its end", since)
+        return State("node lost", "its end was not recorded", since)
     forgotten = State("failed", "its scheduler does not know of it any more", since)
     return forgotten if reachable else State("pending", "", since)
 
@@ -118,7 +118,7 @@ def describe_end(start: job_log.Start, later: job_log.Start | None, current: Sta
     if later is not None and start.why == "told":
         return "preempted or requeued"
     if later is not None and not start.why:
-        return "lost: it has not told its end"
+        return "lost: its end was not recorded"
     lost = ("cancelled", "preempted", "time over", "node lost", "killed")
     if later is None and current.name in lost and start.why != "failed":
         return current.name

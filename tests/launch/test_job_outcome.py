@@ -96,6 +96,6 @@ def test_a_replaced_start_does_not_start_again():
 def test_unhealthy_nodes_are_left_out_unless_they_are_half():
     few = job_outcome.unhealthy(("a", "b", "c"), {"c": "no name"})
     assert (few.code, few.restart, few.excluded) == (69, True, ("c",))
-    assert few.text == "c is not fit to begin: no name"
+    assert few.text == "c did not pass the health check: no name"
     half = job_outcome.unhealthy(("a", "b"), {"b": "no name"})
     assert (half.restart, half.excluded) == (False, ())

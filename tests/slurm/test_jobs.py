@@ -220,8 +220,8 @@ def test_a_node_whose_name_the_others_do_not_know_is_named(lab, workspace):
     for node in lab.nodes[:2]:
         lab.forget(node, lab.nodes[2])
     run = Submitted(lab, "unknown")
-    support.wait_for(lambda: "is not fit to begin" in run.log() if run.folder.logs.is_dir() else False, 90)
-    assert f"{lab.nodes[2]} is not fit to begin: its name does not resolve on" in run.log()
+    support.wait_for(lambda: "did not pass the health check" in run.log() if run.folder.logs.is_dir() else False, 90)
+    assert f"{lab.nodes[2]} did not pass the health check: its name does not resolve on" in run.log()
     support.wait_for(lambda: lab.job(run.id).get("ExcNodeList") == lab.nodes[2], 30)
 
 

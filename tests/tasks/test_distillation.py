@@ -89,7 +89,7 @@ def test_both_heads_run_on_the_masked_places_alone(learning):
 
 
 def test_a_teacher_of_other_classes_is_refused(learning):
-    with pytest.raises(UserError, match=r"task\.teacher: tells 130 classes apart, and the student 120"):
+    with pytest.raises(UserError, match=r"task\.teacher: has 130 classes, and the student 120"):
         learning(teacher={**TEACHER, "vocab_size": 130})
 
 

@@ -47,7 +47,7 @@ def test_a_run_that_was_stopped_killed_and_finished(workspace):
     one = status("tiny")
     assert (one["state"]["name"], one["checkpoint"]) == ("killed", max(support.steps("runs/tiny")))
     lines = support.launcher("status", "tiny").stdout
-    assert "it left no word of its end: killed, or its machine went down" in lines
+    assert "its end was not recorded: killed, or its machine went down" in lines
     assert f"it goes on from step {one['checkpoint']}" in lines
 
     support.launcher(*words, "sinks=[jsonl]")

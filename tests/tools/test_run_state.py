@@ -67,7 +67,7 @@ TOLD = (*BEGUN, ended("told", 40))
         ((*BEGUN, ended("replaced", 40, code=1)), None, "replaced", ""),
         ((*BEGUN, ended("done", 100, code=0)), slurm("COMPLETED"), "done", ""),
         ((SUBMITTED,), None, "failed", "its scheduler does not know of it any more"),
-        (BEGUN, None, "node lost", "it has not told its end"),
+        (BEGUN, None, "node lost", "its end was not recorded"),
     ],
 )
 def test_a_job(events, known, name, reason):
@@ -105,13 +105,13 @@ def test_how_each_start_ended():
         for start, later in zip(job.starts, [*job.starts[1:], None], strict=True)
     ]
     assert words == [
-        "made way", "preempted or requeued", "lost: it has not told its end", "node unfit or lost", "running",
+        "made way", "preempted or requeued", "lost: its end was not recorded", "node failure", "running",
     ]  # fmt: skip
     by_hand = [
         run_state.describe_end(start, job.starts[-1], of(job, slurm("RUNNING")), scheduled=False)
         for start in job.starts[:3]
     ]
-    assert by_hand == ["made way", "told to stop", "killed"], "nothing starts it again but a person"
+    assert by_hand == ["made way", "stopped on request", "killed"], "nothing starts it again but a person"
     alone = story(*TIME)
     assert run_state.describe_end(alone.starts[0], None, of(alone, slurm("FAILED", code=75))) == "made way"
     assert run_state.describe_end(alone.starts[0], None, of(alone, slurm("TIMEOUT"))) == "time over"

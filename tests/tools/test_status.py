@@ -93,7 +93,7 @@ def test_one_run_has_a_history(here, slurm, printed):
     history = [line.split() for line in lines[lines.index("") + 1 :]]
     assert history[0] == ["start", "begun", "where", "steps", "ended"]
     assert [line[0] for line in history[1:]] == ["0", "1", "2"]
-    assert "node unfit or lost" in text
+    assert "node failure" in text
     assert "then without b" in text
     assert "a, c, d +2" in text
     assert lines[-1].rstrip().endswith("40-43  running")
@@ -104,7 +104,7 @@ def test_why_a_run_failed_and_where_its_log_is(here, slurm, printed):
     sentence = "rank 1 on b failed at step 7: ValueError: a sentence that is longer than a line of a terminal is wide"
     told = [SUBMITTED, started(), ended("node", 0, 0, 69, excluded=["b"]), requeued(), started(1)]
     folder = run(here / "one", events=[*told, ended("failed", 0, 1, 1)])
-    for number, error in enumerate(("b is not fit to begin: its disk is full", f"{sentence}\nTraceback")):
+    for number, error in enumerate(("b did not pass the health check: its disk is full", f"{sentence}\nTraceback")):
         (folder.jobs / f"12-{number}").mkdir(parents=True)
         (folder.jobs / f"12-{number}" / "error").write_text(f"{error}\n")
     folder.logs.mkdir()
@@ -113,10 +113,10 @@ def test_why_a_run_failed_and_where_its_log_is(here, slurm, printed):
     assert lines[-2:] == [f"start 1: {sentence}", "its log is runs/one/logs/job-12.log"]
     folder = run(here / "again", events=told)
     (folder.jobs / "12-0").mkdir(parents=True)
-    (folder.jobs / "12-0" / "error").write_text("b is not fit to begin: its disk is full\n")
+    (folder.jobs / "12-0" / "error").write_text("b did not pass the health check: its disk is full\n")
     slurm[0]["12"] = known("again", "RUNNING")
     lines = printed(lambda console: status.status(["again"], False, console))
-    assert lines[-1] == "start 0: b is not fit to begin: its disk is full"
+    assert lines[-1] == "start 0: b did not pass the health check: its disk is full"
 
 
 def test_a_missing_slurm_is_reported_once(here, printed):
