@@ -93,10 +93,9 @@ def ended(commands, *overrides):
 def runs(tmp_path_factory):
     """A folder with a run of two ranks by `launcher run`."""
     folder = tmp_path_factory.mktemp("starts")
-    support.corpus(folder)
     before = Path.cwd()
     os.chdir(folder)
-    support.write(support.mlm("here", train__precision="fp64"))
+    support.write(support.small("here", train__precision="fp64"))
     support.launcher("run", "recipe.yaml", "--ranks", 2)
     yield folder
     os.chdir(before)

@@ -7,6 +7,7 @@ that no port is opened. On several machines it is a store that the first agent s
 import logging
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,6 +94,14 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     return _combine(result.return_values)
 
 
+def _calling_method(depth: int = 2) -> str:
+    """Return the name of the method `depth` calls up, for an event of torch's rendezvous.
+
+    torch's own function reads the source of all frames and searches all loaded modules for it: half a second a start.
+    """
+    return sys._getframe(depth).f_code.co_name
+
+
 def _combine(reports: Mapping[int, "RankReport"]) -> RanksEnded:
     """Combine what the ranks returned."""
     problems: list[str] = next((report.problems for _, report in sorted(reports.items()) if report.problems), [])
@@ -120,7 +129,7 @@ def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec) -> fa
 def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
+    from torch.distributed.elastic.rendezvous import RendezvousParameters, dynamic_rendezvous, registry
 
     from launcher.launch import rank_entry
     from launcher.launch.local_agent import LocalAgent
@@ -130,6 +139,7 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
     if not several:
         logs.silence_elastic_agent()
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+    dynamic_rendezvous.get_method_name = _calling_method
     address = f"{spec.index:05}.{spec.name}" if several else spec.name  # the order of ranks follows it
     parameters = RendezvousParameters(
         backend="c10d",

@@ -122,7 +122,8 @@ def test_a_signal_to_one_node_is_agreed_on_by_all(job, number, why, back):
 
 
 def test_the_deadline_is_kept_by_the_clock(job):
-    run = folder("late")
+    support.plugin("slow", support.SLOW)
+    run = folder("late", sinks=["jsonl", {"kind": "own.slow"}])
     agents = job(run, 2, LAUNCHER_DEADLINE=str(int(time.time()) + 40))
     assert agents.ended()[0] == [75, 75]
     assert story(run)[-1] == ("ended", "time", 75) and came_back(run) == []

@@ -24,7 +24,9 @@ def goes_on_from_a_checkpoint(run, steps):
     assert set(said) == set(range(1, steps + 1)) and len(said) < steps + 12
 
 
-@pytest.mark.parametrize("nodes", [{"nodes": "2:3"}, {"nodes": 2, "spares": 1}], ids=["elastic", "spares"])
+@pytest.mark.parametrize(
+    "nodes", [{"nodes": "2:3"}, pytest.param({"nodes": 2, "spares": 1}, marks=SOAK)], ids=["elastic", "spares"]
+)
 def test_a_job_that_outlives_its_nodes_is_started_again_without_its_first(lab, workspace, nodes):
     profile(**nodes, ranks=1)
     run = Submitted(lab, "first", train__steps=60, **slow(0.1))
@@ -46,7 +48,7 @@ def test_where_it_cannot_be_requeued_its_nodes_are_given_back(lab, workspace, ho
     support.wait_for(lambda: all(state == "idle" for node, state in lab.states().items() if node != first), 60)
 
 
-@pytest.mark.parametrize("nodes", [2, "2:3"], ids=["fixed", "elastic"])
+@pytest.mark.parametrize("nodes", [pytest.param(2, marks=SOAK), "2:3"], ids=["fixed", "elastic"])
 def test_where_the_first_agent_alone_is_killed_the_job_comes_back(lab, workspace, nodes):
     profile(nodes=nodes, ranks=1)
     run = Submitted(lab, "killed", train__steps=60, **slow(0.1))
@@ -60,19 +62,3 @@ def test_where_the_first_agent_alone_is_killed_the_job_comes_back(lab, workspace
     assert not (run.folder.jobs / f"{run.id}-0" / "orphaned").exists()
     assert '"event":"requeued"' in (run.folder.path / "jobs.jsonl").read_text()  # by the batch shell
     goes_on_from_a_checkpoint(run, 60)
-
-
-@pytest.mark.parametrize("how", ["srun", "batch", "cancel"])
-def test_the_shell_around_an_agent_is_not_in_the_way_of_signals(lab, workspace, how):
-    profile(nodes="2:3", ranks=1)
-    run = Submitted(lab, "signals", train__steps=40, checkpoint__every=1000, **slow(0.1))
-    run.at_step(8)
-    if how == "cancel":
-        lab.run("scancel", run.id)
-    else:
-        lab.run("scancel", *(["--batch"] if how == "batch" else []), "--signal=USR1", run.id)
-    assert run.over(180)["JobState"] == ("CANCELLED" if how == "cancel" else "COMPLETED"), run.log()
-    assert run.starts() == ([(0, "told")] if how == "cancel" else [(0, "time"), (1, "done")])
-    assert not list(run.folder.jobs.glob("*/orphaned"))
-    said = [record["step"] for record in support.records(run.folder.path) if "loss" in record]
-    assert run.folder.whole()[-1].step == max(said) and len(said) == len(set(said))

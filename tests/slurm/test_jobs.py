@@ -150,13 +150,22 @@ def test_a_requeue_by_hand_goes_on_where_it_was(lab, workspace):
     assert weights("runs/whole") == weights(run.folder.path)
 
 
+def no_gaps_and_no_orphans(run):
+    """The steps of all starts are without a gap or a repetition up to the newest checkpoint, and no agent was lost."""
+    assert not list(run.folder.jobs.glob("*/orphaned"))
+    logged = [record["step"] for record in support.records(run.folder.path) if "loss" in record]
+    assert run.folder.whole()[-1].step == max(logged) and logged == list(range(1, max(logged) + 1))
+
+
 def test_usr1_makes_way_and_comes_back(lab, workspace):
-    profile(nodes=2, ranks=1)
+    """Each agent of an elastic job has a shell around it, which passes signals on."""
+    profile(nodes="2:3", ranks=1)
     run = Submitted(lab, "usr1", train__steps=40, checkpoint__every=1000, **slow(0.1))
     run.at_step(8)
     lab.run("scancel", "--signal=USR1", run.id)
     assert run.over(180)["JobState"] == "COMPLETED", run.log()
     assert run.starts() == [(0, "time"), (1, "done")]
+    no_gaps_and_no_orphans(run)
 
 
 def test_usr1_to_the_batch_shell_makes_way_too(lab, workspace):
@@ -190,16 +199,15 @@ def test_where_requeue_is_not_wanted_a_chained_job_follows(lab, workspace):
 
 
 def test_a_cancelled_job_stays_cancelled_and_its_last_checkpoint_is_whole(lab, workspace):
-    profile(nodes=2, ranks=1)
+    profile(nodes="2:3", ranks=1)
     run = Submitted(lab, "cancelled", train__steps=400, checkpoint__every=1000, **slow(0.1))
     run.at_step(8)
     lab.run("scancel", run.id)
     assert run.over()["JobState"] == "CANCELLED"
     time.sleep(10)  # it would have been back by now
     assert lab.job(run.id)["JobState"] == "CANCELLED" and len(run.starts()) == 1
-    newest = run.folder.whole()[-1]
-    newest.verify()
-    assert newest.step == max(support.steps(run.folder.path))
+    run.folder.whole()[-1].verify()
+    no_gaps_and_no_orphans(run)
     assert run.told()["state"]["name"] == "cancelled"
 
 
@@ -236,7 +244,7 @@ def test_a_run_folder_that_a_node_does_not_see_is_told_in_seconds(lab, workspace
     assert f"the run folder {run.folder.path.absolute()} is not there, or cannot be written" in run.log()
 
 
-@pytest.mark.parametrize("many", [4, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("many", [2, pytest.param(20, marks=pytest.mark.soak)])
 def test_jobs_side_by_side_on_one_node_do_not_collide(lab, workspace, many):
     profile(nodes=1, ranks=2, cpus_per_node=1, memory_per_node="10M", options=["--overcommit", "--oversubscribe"])
     lab.run("scontrol", "update", f"nodename={lab.nodes[0]}", "state=resume", check=False)
@@ -249,13 +257,13 @@ def test_jobs_side_by_side_on_one_node_do_not_collide(lab, workspace, many):
 
 def test_of_an_array_only_the_task_that_was_requeued_starts_again(lab, workspace):
     profile(nodes=1, ranks=1, cpus_per_node=1)
-    support.write({"optimizer.lr": [1e-3, 2e-3, 3e-3]}, "points.yaml")
+    support.write({"optimizer.lr": [1e-3, 2e-3]}, "points.yaml")
     run = Submitted(lab, "grid", "--grid", "points.yaml", train__steps=60, checkpoint__every=1000, **slow(0.1))
-    points = [f"runs/grid-{i}" for i in range(3)]
+    points = [f"runs/grid-{i}" for i in range(2)]
     support.wait_for(lambda: all(max(support.steps(p), default=0) > 8 for p in points), 120)
-    lab.run("scontrol", "requeue", f"{run.id}_2")
+    lab.run("scontrol", "requeue", f"{run.id}_1")
     support.wait_for(lambda: {job["JobState"] for job in lab.jobs(run.id)} == {"COMPLETED"}, 180)
     begun = [sum('"started"' in line for line in Path(p, "jobs.jsonl").read_text().splitlines()) for p in points]
-    assert begun == [1, 1, 2]
+    assert begun == [1, 2]
     assert all(max(support.steps(p)) == 60 for p in points)
     assert "SLURM_CONF" not in os.environ

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 _AT_START = (
     "PYTHON", "LD_", "LC_", "LANG", "OMP_", "MKL_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "TORCH_", "DATASETS_",
-    "CUDA_",    "XDG_", "HOME", "TMPDIR",
+    "CUDA_", "XDG_", "HOME",
 )  # fmt: skip
 """Beginnings of variables that are read while an interpreter starts, or a library is imported."""
 

@@ -6,6 +6,8 @@ it has ended. A child differs from `python -m module` only in that it does not i
 multiprocessing starts from it are forked as well.
 """
 
+import atexit
+import gc
 import json
 import os
 import runpy
@@ -14,7 +16,11 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
+import threading
+import traceback
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,6 +47,8 @@ def serve(path: str) -> None:
     _path = path
     for name in _IMPORTS:
         __import__(name)
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy the memory that it shares with this process
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen()
@@ -109,14 +117,14 @@ def _become(request: dict[str, Any], streams: list[int]) -> NoReturn:
     sys.argv = [request.get("module", "-c"), *request["argv"]]
     sys.path[0] = request["cwd"]
     importlib.invalidate_caches()
+    tempfile.tempdir = None  # TMPDIR is read again
     util.spawnv_passfds = _fork_instead
     warm_start.attach(_path)
     warm_start.fork_code()
-    if "code" in request:
-        _end(request["code"])
     warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
-    raise SystemExit(0)
+    if "code" in request:
+        _end(lambda: exec(request["code"], {"__name__": "__main__"}))
+    _end(lambda: runpy.run_module(request["module"], run_name="__main__", alter_sys=True))
 
 
 def _fork_instead(path: bytes, arguments: list[str], passfds: list[int]) -> int:
@@ -137,26 +145,35 @@ def _become_instead(arguments: list[str], passfds: list[int]) -> NoReturn:
     _inherited.append(sys.stdin)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.argv = ["-c", *arguments[arguments.index("-c") + 2 :]]
-    _end(command)
+    _end(lambda: exec(command, {"__name__": "__main__"}))
 
 
-def _end(command: str) -> NoReturn:
-    """Run Python code as `python -c` does, and leave."""
+def _end(program: Callable[[], object]) -> NoReturn:
+    """Run a program, and leave as an interpreter does, but for clearing the imported modules: that takes a second, and
+    copies the memory that is shared with the server."""
     code = 1
     try:
-        exec(command, {"__name__": "__main__"})
+        program()
         code = 0
     except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        import traceback
-
+    except BaseException as error:
         traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(ValueError, OSError):  # closed: the helper of multiprocessing does so
-                stream.flush()
-        os._exit(code)
+        if isinstance(error, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except ValueError:  # closed: the helper of multiprocessing does so
+            pass
+        except OSError:
+            code = 120
+    os._exit(code)
 
 
 if __name__ == "__main__":
