@@ -161,7 +161,7 @@ def test_what_only_looks_ends_at_once(workspace, temporary, words, phase, number
     if words[0] == "evaluate":
         support.launcher("run", "recipe.yaml", "--ranks", 1)
     Path(f"hold-{phase}").touch()
-    looks = support.start(*words)
+    looks = subprocess.Popen(support.command(*words), start_new_session=True, preexec_fn=paused_run.hear)
     support.wait_for(Path(f"at-{phase}").exists, 180)
     (os.killpg if number is INT else os.kill)(looks.pid, number)
     assert looks.wait(30) == code
