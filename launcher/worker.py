@@ -33,12 +33,12 @@ from launcher.distributed import (
     signals,
 )
 from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT, STOPPED
-from launcher.distributed.heartbeat import Heartbeat
+from launcher.distributed.heartbeat import HEARTBEATS, Heartbeat
 from launcher.distributed.launch_env import LauncherInfo, UnreachablePeer
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.rendezvous import file_store
 from launcher.distributed.signals import StopReason, StopRequested
-from launcher.distributed.stop_requests import StopMonitor, StoppedBeforeTraining, interruptible
+from launcher.distributed.stop_requests import STOP_FILE, StopMonitor, StoppedBeforeTraining, interruptible
 from launcher.plan import plan, writable_folders
 from launcher.prepare import run_setup
 from launcher.prepare.run_setup import PreparedRun
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m launcher.worker [--trust KIND ...] RECIPE [key=value ...]", file=sys.stderr)
         return INVALID_INPUT
     launcher = LauncherInfo.of(os.environ)
-    stop = StopMonitor(launcher.folder / "stop" if launcher else None)
+    stop = StopMonitor(launcher.folder / STOP_FILE if launcher else None)
     stop.listen(launcher.pid if launcher else None)
     end = _run(arguments, stop, launcher)
     if launcher is None:
@@ -176,7 +176,7 @@ def _train_and_record(folder: Path, group: ProcessGroup, stop: StopMonitor, laun
     if launcher is not None:
         logs.redirect_rank(folder, group.rank)
         local_rank = launch_env.rank_info().local_rank
-        return train(folder, group, stop, Heartbeat(launcher.folder / "heartbeats", local_rank, group.rank))
+        return train(folder, group, stop, Heartbeat(launcher.folder / HEARTBEATS, local_rank, group.rank))
     logs.copy_rank(folder, group.rank)
     if group.rank > 0 or env_vars.JOB in os.environ:
         return train(folder, group, stop)

@@ -19,6 +19,9 @@ TIMEOUT = "LAUNCHER_TIMEOUT"
 LOG_LEVEL = "LAUNCHER_LOG_LEVEL"
 """DEBUG: log at that level; any other value: at INFO. Set by --verbose, for the ranks too."""
 
+OF_JOB = (JOB, START, DEADLINE)
+"""Set for the nodes of a job."""
+
 RANK_DEFAULTS: Mapping[str, str] = {
     "TOKENIZERS_PARALLELISM": "false",  # ranks fork loader workers
     "TRANSFORMERS_VERBOSITY": "error",

@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+HEARTBEATS = "heartbeats"
+"""Name of the file in the folder that a launcher shares with its ranks."""
 SILENCE = 60.0
 """Seconds without a beat of any rank after which a stall is reported."""
 _LONG_STEP = 5

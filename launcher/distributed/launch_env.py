@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from launcher.config import env_vars
 from launcher.config.atomic_files import write
@@ -112,6 +113,16 @@ def host_name(environment: Mapping[str, str] = os.environ) -> str:
     return environment.get("SLURMD_NODENAME") or socket.gethostname()
 
 
+class RankEnd(TypedDict):
+    """How a rank ended. `reason`: why it left early."""
+
+    code: int
+    reason: int
+    problems: list[str]
+    error: str
+    traceback: str
+
+
 @dataclass(frozen=True)
 class LauncherInfo:
     """What a rank behind torchrun or accelerate knows of the launcher that started those.
@@ -143,14 +154,22 @@ class LauncherInfo:
         self, rank: int, code: int, reason: StopReason, problems: Sequence[str], error: BaseException | None
     ) -> None:
         """Write how a rank ended, for the launcher: torchrun knows success and failure only."""
-        end = {"code": code, "reason": int(reason), "problems": list(problems), "error": "", "traceback": ""}
+        end = RankEnd(code=code, reason=int(reason), problems=list(problems), error="", traceback="")
         if error is not None:
-            end |= {
-                "error": f"{type(error).__name__}: {error}",
-                "traceback": "".join(traceback.format_exception(error)),
-            }
+            end["error"] = f"{type(error).__name__}: {error}"
+            end["traceback"] = "".join(traceback.format_exception(error))
         with suppress(OSError):
-            write(self.folder / f"ended-{rank}.json", json.dumps(end))
+            write(self.folder / _rank_end(rank), json.dumps(end))
+
+
+def rank_ends(folder: Path) -> dict[int, RankEnd]:
+    """Return how the ranks of a start ended, by rank, as `LauncherInfo.report` wrote it into the start's folder."""
+    files = folder.glob(_rank_end("*"))
+    return {int(file.stem.rpartition("-")[2]): json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def _rank_end(rank: int | str) -> str:
+    return f"rank-end-{rank}.json"
 
 
 def contradictions(environment: Mapping[str, str] = os.environ) -> list[str]:

@@ -5,11 +5,13 @@ reach. The first node decides which nodes take part, serves the store of the age
 At the end it waits for the outcome of each node, unless no agent answers there any more.
 """
 
+import json
 import logging
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, cast
@@ -18,6 +20,7 @@ from launcher.distributed import health_check
 from launcher.distributed.health_check import Node as Node
 from launcher.distributed.launch_env import LOOPBACK
 from launcher.distributed.rendezvous import Message, MessageFolder, serve_store
+from launcher.storage.run_files import NODE_OUTCOME, NODE_REPORT, NODE_VERDICT, message_file, node_message
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -32,8 +35,9 @@ NOTICE_SECONDS = 20.0
 _DEAD_CHECKS = 2
 """Failed health checks in a row after which an agent counts as dead."""
 _PURPOSE = {
-    "report": "to report", "reached": "to report which others answer", "verdict": "to report which nodes take part",
-    "ended": "to report how training ended there", "concluded": "to conclude how the run ended",
+    NODE_REPORT: "to report", "reached": "to report which others answer",
+    NODE_VERDICT: "to report which nodes take part", NODE_OUTCOME: "to report how training ended there",
+    "concluded": "to conclude how the run ended",
 }  # fmt: skip
 
 _log = logging.getLogger(__name__)
@@ -97,11 +101,11 @@ def join(
     answering = health_check.serve_answers(node, folder.name)
     try:
         port, problem = answering.getsockname()[1], problem or health_check.disk_problem()
-        messages.post(f"report-{node.index}", {"host": node.name, "port": port, "unfit": problem})
-        reports = _wait(messages, "report", node.hosts, REPORT_SECONDS, should_stop)
+        messages.post(node_message(NODE_REPORT, node.index), {"host": node.name, "port": port, "unfit": problem})
+        reports = _wait(messages, NODE_REPORT, node.hosts, REPORT_SECONDS, should_stop)
         ports = {i: reports[i]["port"] for i in reports if i != node.index}
         unreached = health_check.unreachable_peers(node, ports, folder.name)
-        messages.post(f"reached-{node.index}", {str(i): problem for i, problem in unreached.items()})
+        messages.post(node_message("reached", node.index), {str(i): problem for i, problem in unreached.items()})
         decide = _decide if node.index == 0 else _follow
         found = decide(messages, node, reports, least, should_stop)
     except BaseException:
@@ -112,7 +116,16 @@ def join(
 
 def post_outcome(folder: Path, node: Node, outcome: NodeOutcome) -> None:
     """Post how this node ended. Raises OSError."""
-    MessageFolder(folder).post(f"ended-{node.index}", {"host": node.name, **outcome})
+    MessageFolder(folder).post(node_message(NODE_OUTCOME, node.index), {"host": node.name, **outcome})
+
+
+def posted_outcomes(folder: Path) -> list[NodeOutcome]:
+    """Return the outcomes that nodes have posted, without those that cannot be read at present."""
+    outcomes = list[NodeOutcome]()
+    for file in folder.glob(message_file(node_message(NODE_OUTCOME, "*"))):
+        with suppress(OSError, ValueError):
+            outcomes.append(json.loads(file.read_text(encoding="utf-8")))
+    return outcomes
 
 
 def wait_for_outcomes(folder: Path, node: Node, took_part: Collection[str], failed: bool) -> dict[str, NodeOutcome]:
@@ -123,15 +136,15 @@ def wait_for_outcomes(folder: Path, node: Node, took_part: Collection[str], fail
     messages = MessageFolder(folder)
     outcomes, failures, noticed = dict[int, Message](), Counter[int](), False
     wanted = {i for i, host in enumerate(node.hosts) if host in took_part}
-    reports = _wait(messages, "report", node.hosts, 0, _never, only=wanted)
+    reports = _wait(messages, NODE_REPORT, node.hosts, 0, _never, only=wanted)
     begin, most = time.monotonic(), 3 * OUTCOME_SECONDS if failed else OUTCOME_SECONDS
     while missing := {i for i in wanted - set(outcomes) if failures[i] < _DEAD_CHECKS}:
-        outcomes |= _wait(messages, "ended", node.hosts, 1.0, _never, only=missing)
+        outcomes |= _wait(messages, NODE_OUTCOME, node.hosts, 1.0, _never, only=missing)
         waited, missing = time.monotonic() - begin, missing - set(outcomes)
         if waited > most:
             break
         if waited > NOTICE_SECONDS and missing and not noticed:
-            _notice("ended", [node.hosts[i] for i in sorted(missing)])
+            _notice(NODE_OUTCOME, [node.hosts[i] for i in sorted(missing)])
             noticed = True
         endpoints = {i: (node.hosts[i], reports[i]["port"]) for i in missing - {node.index} if i in reports}
         for i, is_dead in health_check.dead_agents(endpoints).items():
@@ -141,7 +154,7 @@ def wait_for_outcomes(folder: Path, node: Node, took_part: Collection[str], fail
 
 def post_conclusion(folder: Path, code: int) -> None:
     """Post, as the first node, the exit code of all nodes. Raises OSError."""
-    MessageFolder(folder).post("concluded-0", {"code": code})
+    MessageFolder(folder).post(node_message("concluded", 0), {"code": code})
 
 
 def wait_for_conclusion(folder: Path, found: Rendezvous, default: int) -> int:
@@ -165,11 +178,11 @@ def _decide(
     why = _unhealthy(messages.path, node, reports, reached)
     unhealthy = {node.hosts[i]: problem for i, problem in sorted(why.items())}
     if 0 in why or len(node.hosts) - len(why) < least:
-        messages.post("verdict-0", {"unfit": unhealthy})
+        messages.post(node_message(NODE_VERDICT, 0), {"unfit": unhealthy})
         raise UnhealthyNodes(unhealthy)
     host = LOOPBACK if len(node.hosts) == 1 else node.name
     store, port = serve_store(health_check.listen(node.hosts, node.index), host)
-    messages.post("verdict-0", {"host": host, "port": port, "left": unhealthy})
+    messages.post(node_message(NODE_VERDICT, 0), {"host": host, "port": port, "left": unhealthy})
     _log.debug("the rendezvous of the nodes is at %s, port %d", host, port)
     return Rendezvous(host, port, unhealthy, store=store)
 
@@ -196,7 +209,7 @@ def _follow(
 ) -> Rendezvous:
     """The part of every other node: wait for the first node's decision."""
     seconds = REPORT_SECONDS + 3 * health_check.ANSWER_SECONDS
-    verdicts = _wait(messages, "verdict", node.hosts[:1], seconds, should_stop)
+    verdicts = _wait(messages, NODE_VERDICT, node.hosts[:1], seconds, should_stop)
     if not verdicts:
         raise UnhealthyNodes({node.hosts[0]: "is the first node, and has not reported which nodes take part"})
     verdict = verdicts[0]
@@ -219,7 +232,7 @@ def _wait(
 
     `only`: the nodes to wait for. The log names the missing ones once. Raises StoppedBeforeTraining.
     """
-    names = {f"{kind}-{i}": i for i in (range(len(hosts)) if only is None else sorted(only))}
+    names = {node_message(kind, i): i for i in (range(len(hosts)) if only is None else sorted(only))}
     noticed = list[str]()
 
     def late(waited: float, missing: list[str]) -> None:

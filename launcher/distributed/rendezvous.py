@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.config.atomic_files import write
 from launcher.distributed.stop_requests import StoppedBeforeTraining
+from launcher.storage.run_files import message_file
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -89,7 +90,7 @@ class MessageFolder:
             self.path.parent.rmdir()
 
     def _file(self, name: str) -> Path:
-        return self.path / f"{name}.json"
+        return self.path / message_file(name)
 
 
 def pause(seconds: float, should_stop: Callable[[], bool]) -> None:

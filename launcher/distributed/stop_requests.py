@@ -23,6 +23,8 @@ from launcher.distributed.signals import PARENT_DIED, SIGNALS, StopReason
 from launcher.storage.lease import Lease
 
 T = TypeVar("T")
+STOP_FILE = "stop"
+"""Name of the stop file in the folder that a launcher shares with its ranks."""
 _POLL_SECONDS = 0.1
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher.distributed.failure import Failure
+from launcher.distributed.heartbeat import HEARTBEATS
 from launcher.distributed.launch_env import LOOPBACK
 from launcher.distributed.signals import StopReason
+from launcher.distributed.stop_requests import STOP_FILE
 
 RankResult = Mapping[str, Any]
 """What rank 0 returns to the command: of an evaluation or a measurement (see launcher.launch.rank_jobs)."""
@@ -67,12 +69,12 @@ class RendezvousSpec:
     @property
     def stop_file(self) -> Path:
         """The file that asks the ranks to stop."""
-        return self.folder / "stop"
+        return self.folder / STOP_FILE
 
     @property
     def heartbeats(self) -> Path:
         """The file of the ranks' positions."""
-        return self.folder / "heartbeats"
+        return self.folder / HEARTBEATS
 
     @property
     def options(self) -> dict[str, str | int]:

@@ -29,7 +29,7 @@ from launcher.launch import Launch, RanksEnded, RendezvousSpec, elastic_agent, e
 from launcher.launch.job_outcome import JobOutcome
 from launcher.plan.plan import Plan
 from launcher.prepare import run_setup
-from launcher.storage import job_log
+from launcher.storage import job_log, run_files
 from launcher.storage.run_dir import RunDir
 
 _FORCED = "stopped at once: the ranks were ended without a checkpoint"
@@ -114,7 +114,7 @@ class Start:
     @property
     def folder(self) -> Path:
         """The folder of the rendezvous of this start's nodes."""
-        return self.run.jobs / f"{self.job}-{self.number}"
+        return self.run.start_folder(self.job, self.number)
 
     def record(self, event: str, **details: object) -> None:
         """Append an event to the run's job log."""
@@ -211,10 +211,10 @@ def _leave(start: Start, outcome: JobOutcome, batch: bool) -> int:
     excluded, step = list(outcome.excluded), _newest_step(start.run)
     start.record("ended", code=outcome.code, why=outcome.why, excluded=excluded, step=step)
     if outcome.restart:
-        write(start.folder / "again", "".join(f"{host}\n" for host in excluded))
+        write(start.folder / run_files.RESTART, "".join(f"{host}\n" for host in excluded))
     if outcome.text:
-        write(start.folder / "error", f"{outcome.text}\n")
-    write(start.folder / "code", f"{outcome.code}\n")
+        write(start.folder / run_files.ERROR, f"{outcome.text}\n")
+    write(start.folder / run_files.EXIT_CODE, f"{outcome.code}\n")
     node_rendezvous.post_conclusion(start.folder, outcome.code)
     if outcome.text and not batch:
         time.sleep(0.5)  # after what other nodes still print

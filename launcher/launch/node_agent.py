@@ -4,7 +4,6 @@ A machine that loses its power closes no connection, and a rank that fails under
 nodes would wait until the group's timeout. The agents notice within seconds.
 """
 
-import json
 import signal
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.rendezvous import RendezvousError
 
+from launcher.distributed import node_rendezvous
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.launch.local_agent import LocalAgent
@@ -41,9 +41,10 @@ class NodeAgent(LocalAgent):
         if result.state is not WorkerState.HEALTHY or time.monotonic() - self._last_check < 1:
             return result
         self._last_check = time.monotonic()
-        finished, failed = _outcomes(self.start_folder)
+        outcomes = node_rendezvous.posted_outcomes(self.start_folder)
+        failed = any(outcome["failed"] is not None for outcome in outcomes)
         alive = _alive_nodes(worker_group.spec.rdzv_handler)
-        if not failed and (alive is None or alive + finished >= worker_group.group_world_size):
+        if not failed and (alive is None or alive + len(outcomes) >= worker_group.group_world_size):
             return result
         if failed or self._remaining_restarts == 0:
             raise RendezvousError("a node has failed" if failed else "a node is not heard of any more")
@@ -63,17 +64,6 @@ def close_after_stop(rendezvous: "RendezvousHandler", stop: StopMonitor, ended: 
                 with suppress(RendezvousError):
                     rendezvous.set_closed()
             return
-
-
-def _outcomes(folder: Path) -> tuple[int, bool]:
-    """Return how many nodes have finished as they should, and whether one has failed."""
-    finished, failed = 0, False
-    for file in folder.glob("ended-*.json"):
-        with suppress(OSError, ValueError):
-            outcome = json.loads(file.read_text(encoding="utf-8"))
-            failed = failed or outcome["failed"] is not None
-            finished += outcome["failed"] is None
-    return finished, failed
 
 
 def _alive_nodes(rendezvous: "RendezvousHandler") -> int | None:

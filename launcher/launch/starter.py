@@ -6,7 +6,6 @@ launcher dies the kernel kills the starter, and its ranks save and leave. Their 
 opened beyond the loopback.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -14,31 +13,20 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TypedDict
 
 from launcher.config import env_vars
-from launcher.distributed import heartbeat
+from launcher.distributed import heartbeat, launch_env
 from launcher.distributed.descendants import kill_descendants
 from launcher.distributed.exit_codes import FAILED, INVALID_INPUT
 from launcher.distributed.failure import Failure
 from launcher.distributed.heartbeat import StallReport
-from launcher.distributed.launch_env import LauncherInfo
+from launcher.distributed.launch_env import LauncherInfo, RankEnd
 from launcher.distributed.signals import PARENT_DIED, SIGNALS, StopReason, signal_on_parent_death
 from launcher.launch import Launch, RanksEnded, RendezvousSpec
 
 _LOG = "starter.log"
 _NO_REPORT = f"it was killed, or left, before it could say why (logs/{_LOG} may know)"
 _POLL_SECONDS = 0.2
-
-
-class RankEnd(TypedDict):
-    """How a rank ended, as `LauncherInfo.report` writes it."""
-
-    code: int
-    reason: int
-    problems: list[str]
-    error: str
-    traceback: str
 
 
 def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
@@ -56,7 +44,7 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     with (logs / _LOG).open("wb") as log:  # the starter's own traceback after that of a rank adds nothing
         child = subprocess.Popen(command, env=environment, stderr=log, process_group=0)
     code = _wait(child, spec.heartbeats)
-    return _combine(code, _read_ends(spec.folder), launch.ranks)
+    return _combine(code, launch_env.rank_ends(spec.folder), launch.ranks)
 
 
 def _wait(child: "subprocess.Popen[bytes]", heartbeats: Path) -> int:
@@ -70,12 +58,6 @@ def _wait(child: "subprocess.Popen[bytes]", heartbeats: Path) -> int:
     except BaseException:
         kill_descendants()
         raise
-
-
-def _read_ends(folder: Path) -> dict[int, RankEnd]:
-    """Return how each rank ended, by rank."""
-    files = folder.glob("ended-*.json")
-    return {int(file.stem.partition("-")[2]): json.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
 def _combine(code: int, ends: Mapping[int, RankEnd], ranks: int) -> RanksEnded:

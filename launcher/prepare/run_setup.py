@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from launcher.config import env_vars, plugins, strict_json
 from launcher.config import load as config_files
-from launcher.config import plugins, strict_json
 from launcher.config.base_model import hint
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
@@ -136,7 +136,7 @@ def _plan(
     prepared = prepared_data.find(identity) if identity and not missing else None
     if identity and prepared is None and not missing:
         wrong += source_shards.preview_problems(recipe)
-    if cluster.scratch.shared is None or "LAUNCHER_CACHE" in os.environ:  # else that folder is created at submission
+    if cluster.scratch.shared is None or env_vars.CACHE in os.environ:  # else that folder is created at submission
         wrong += _cache_problems(recipe, prepared)
     known = _facts_with_token_ids(recipe, prepared) if prepared else None
     return identity, _make_plan(recipe, loaded, cluster, ranks, known, prepared, wrong)

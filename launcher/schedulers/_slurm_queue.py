@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from launcher.config import env_vars
 from launcher.config.errors import UserError
 
 QUERY_TIMEOUT, SUBMIT_TIMEOUT = 20.0, 120.0
@@ -27,7 +28,7 @@ _FREE_TEXT_LINES = (
     "Command", "WorkDir", "Comment", "StdErr", "StdIn", "StdOut", "AdminComment", "SystemComment", "Power",
 )  # fmt: skip
 _FIELD = re.compile(r"(?:^| )([A-Za-z][\w:/]*)=(.*?)(?= [A-Za-z][\w:/]*=|$)")
-_JOB_VARIABLES = ("LAUNCHER_JOB", "LAUNCHER_START", "LAUNCHER_CHAIN", "LAUNCHER_DEADLINE", "SLURM_RESTART_COUNT")
+_JOB_VARIABLES = (*env_vars.OF_JOB, "SLURM_RESTART_COUNT")
 _SACCT_FIELDS = ("JobID", "State", "ExitCode", "NodeList", "Submit", "Start", "End", "JobName")
 
 

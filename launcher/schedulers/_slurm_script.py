@@ -20,7 +20,8 @@ from launcher.config.errors import UserError
 from launcher.distributed.exit_codes import INVALID_INPUT, NODE_FAILURE, STOPPED
 from launcher.launch import launch_spec
 from launcher.schedulers import JobRequest, RenderedJob
-from launcher.storage import job_log
+from launcher.storage import job_log, run_files
+from launcher.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
     from launcher.schedulers.slurm import Config, Container
@@ -90,19 +91,42 @@ def render(request: JobRequest, config: "Config") -> BatchScript:
         srun_options=agent.srun_options,
         command=agent.command,
         starts_per_job=job_log.STARTS_PER_JOB,
+        files=_files(),
+        variables={
+            "job": env_vars.JOB,
+            "start": env_vars.START,
+            "deadline": env_vars.DEADLINE,
+            "cache": env_vars.CACHE,
+        },
         exit_codes={"stopped": STOPPED, "unfit": NODE_FAILURE, "wrong": INVALID_INPUT},
     )
-    return BatchScript(text, request.run_folder / "jobs" / f"submit-{request.number}.sbatch")
+    return BatchScript(text, RunDir(request.run_folder).jobs / run_files.submitted_script(request.number))
+
+
+def _files() -> dict[str, str]:
+    """The files of a run folder that the script knows, and those in the folder of a start, where the agents write."""
+    report, verdict = (run_files.node_message(kind, 0) for kind in (run_files.NODE_REPORT, run_files.NODE_VERDICT))
+    return {
+        "plan": run_files.PLAN,
+        "job_log": run_files.JOB_LOG,
+        "start": f"{run_files.JOBS}/{run_files.start_name(f'${env_vars.JOB}', f'${env_vars.START}')}",
+        "report": run_files.message_file(report),
+        "verdict": run_files.message_file(verdict),
+        "code": run_files.EXIT_CODE,
+        "error": run_files.ERROR,
+        "restart": run_files.RESTART,
+    }
 
 
 def sbatch_options(request: JobRequest, config: "Config") -> dict[str, str | None]:
     """The options of sbatch besides the user's own `options`; None: an option without a value."""
     plan, mail, array = request.plan, config.mail, request.points is not None
+    id = "%A_%a" if array else "%j"
     throttle = f"%{config.max_running}" if config.max_running else ""
     values = {
         "job-name": plan.name,
         "chdir": str(request.working_directory),
-        "output": f"{plan.folder}-%a/logs/job-%A_%a.log" if array else f"{plan.folder}/logs/job-%j.log",
+        "output": f"{plan.folder}{'-%a' if array else ''}/{run_files.LOGS}/{run_files.job_output(id)}",
         "open-mode": "append",
         "nodes": _nodes(request.cluster, config),
         "array": None if request.points is None else f"{_ranges(request.points)}{throttle}",

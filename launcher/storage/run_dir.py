@@ -51,6 +51,10 @@ class RunDir:
         """The scripts of jobs, and the files by which the nodes of a start find each other."""
         return self.path / run_files.JOBS
 
+    def start_folder(self, job: str, number: int) -> Path:
+        """The folder of the rendezvous of the nodes of a start."""
+        return self.jobs / run_files.start_name(job, number)
+
     @property
     def facts(self) -> Path:
         return self.path / run_files.FACTS
@@ -76,6 +80,10 @@ class RunDir:
     @property
     def logs(self) -> Path:
         return self.path / run_files.LOGS
+
+    def job_output(self, id: str) -> Path:
+        """The output of a job, by its scheduler's id."""
+        return self.logs / run_files.job_output(id)
 
     @property
     def report(self) -> Path:

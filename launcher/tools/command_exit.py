@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from launcher.config import env_vars
 from launcher.config.atomic_files import check_current_folder
 from launcher.config.errors import UserError, of_path, shown
 from launcher.distributed import output_streams
@@ -73,7 +74,7 @@ def recipe_of(bundle: Path | None, recipe: str | None, overrides: Sequence[str])
     from launcher.prepare import bundle as bundles
 
     file = bundles.recipe_of(bundle)
-    os.environ["LAUNCHER_CACHE"] = str(bundle.absolute())
+    os.environ[env_vars.CACHE] = str(bundle.absolute())
     return str(file), [*([recipe] if recipe else []), *overrides]
 
 

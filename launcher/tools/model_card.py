@@ -114,12 +114,9 @@ def _data(recipe: Recipe, facts: Facts) -> str:
 
 def environment(folder: RunDir) -> Environment:
     """The versions and the commit of the last start; empty where none were recorded. Raises DamagedFile."""
-    file = folder.path / "environment.json"
-    return (
-        strict_json.read(file, Environment, "launcher run writes it again")
-        if strict_json.exists(file)
-        else Environment()
-    )
+    if not strict_json.exists(folder.environment):
+        return Environment()
+    return strict_json.read(folder.environment, Environment, "launcher run writes it again")
 
 
 def software_section(folder: RunDir) -> str:

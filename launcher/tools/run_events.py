@@ -16,7 +16,7 @@ from launcher.schedulers import JobState
 from launcher.storage import job_log, lease
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir, over
-from launcher.storage.run_files import PlanSummary
+from launcher.storage.run_files import ERROR, PlanSummary
 from launcher.tools import job_scheduler
 
 _TAIL = 1 << 16
@@ -199,7 +199,7 @@ def _last_error(folder: RunDir, job: job_log.Job) -> str:
     for number, start in reversed(list(enumerate(job.starts))):
         if start.why not in ("failed", "node"):
             continue
-        error = _node_error(folder.jobs / f"{job.name}-{start.number}" / "error") if job.scheduled else start.error
+        error = _node_error(folder.start_folder(job.name, start.number) / ERROR) if job.scheduled else start.error
         numbered = job.scheduled or len(job.starts) > 1
         return f"start {number}: {error}" if error and numbered else error
     return ""
@@ -215,7 +215,7 @@ def _node_error(file: Path) -> str:
 
 def _log_file(folder: RunDir, job: job_log.Job) -> str:
     """The log of the newest id that has one. Of a start by hand: that of the rank that failed first, or of rank 0."""
-    files = [folder.logs / f"job-{id}.log" for id in reversed(job.ids)]
+    files = [folder.job_output(id) for id in reversed(job.ids)]
     if not job.scheduled:
         files = [folder.logs / f"rank{job.starts[-1].rank or 0 if job.starts else 0}.log"]
     return next((str(file) for file in files if is_file(file)), "")

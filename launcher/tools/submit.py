@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launcher.config import load, plugins
+from launcher.config import env_vars, load, plugins
 from launcher.config.atomic_files import write
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
@@ -25,7 +25,7 @@ from launcher.plan import plan
 from launcher.plan.plan import Plan
 from launcher.prepare import run_setup
 from launcher.schedulers import JobRefused, JobRequest, RenderedJob, Scheduler
-from launcher.storage import cache_root, job_log
+from launcher.storage import cache_root, job_log, run_files
 from launcher.storage.run_dir import RunDir, over
 from launcher.tools import job_scheduler, run_status, sweep_grid, tables
 
@@ -56,7 +56,7 @@ class _Sweep:
             cluster=self.profile,
             working_directory=_working_directory(),
             cache=_cache(self.profile),
-            number=1 + len(list(self.folder.jobs.glob("submit-*"))),
+            number=1 + len(list(self.folder.jobs.glob(run_files.submitted_script("*")))),
             points=points if self.is_array else None,
         )
         return self.scheduler.render(request)
@@ -132,7 +132,7 @@ def _cache(profile: Cluster) -> Path:
     """The folder in which nodes look for prepared data: $LAUNCHER_CACHE, else the profile's, else that of the home
     folder."""
     shared = profile.scratch.shared
-    return (cache_root.root() if shared is None or "LAUNCHER_CACHE" in os.environ else Path(shared)).absolute()
+    return (cache_root.root() if shared is None or env_vars.CACHE in os.environ else Path(shared)).absolute()
 
 
 def _use_shared_cache(profile: Cluster) -> None:
@@ -143,7 +143,7 @@ def _use_shared_cache(profile: Cluster) -> None:
     except OSError as error:
         what = f"--cluster {profile.reference}: scratch.shared: {folder}: cannot be written from here: {error.strerror}"
         raise UserError(f"{what} (or set LAUNCHER_CACHE)") from None
-    os.environ["LAUNCHER_CACHE"] = str(folder)
+    os.environ[env_vars.CACHE] = str(folder)
 
 
 def _working_directory() -> Path:

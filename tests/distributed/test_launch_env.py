@@ -1,10 +1,10 @@
-import json
 import re
 
 import pytest
 import torch
 
 from launcher.config.errors import UserError
+from launcher.distributed import launch_env
 from launcher.distributed.launch_env import LauncherInfo, RankInfo, contradictions, rank_info
 from launcher.distributed.process_group import device_index, require
 from launcher.distributed.signals import StopReason
@@ -151,6 +151,8 @@ def test_the_report_of_a_rank_reaches_the_launcher(tmp_path):
     assert LauncherInfo.of(info.variables()) == info
     assert LauncherInfo.of({}) is None
     info.report(3, 1, StopReason.NONE, [], ValueError("no"))
-    end = json.loads((tmp_path / "ended-3.json").read_text())
+    ends = launch_env.rank_ends(tmp_path)
+    assert list(ends) == [3]
+    end = ends[3]
     assert (end["code"], end["reason"], end["problems"], end["error"]) == (1, 0, [], "ValueError: no")
     assert end["traceback"] == "ValueError: no\n"

@@ -100,6 +100,13 @@ def test_the_commands():
     assert text == golden("argv.txt", text)
 
 
+def test_the_template_spells_no_file_and_no_variable_of_the_launcher():
+    """A name that is changed in Python alone would end the requeues without a word."""
+    template = (slurm_script._templates() / slurm_script.TEMPLATE).read_text(encoding="utf-8")
+    assert "LAUNCHER_" not in template
+    assert [name for name in slurm_script._files().values() if f"/{name}" in template] == []
+
+
 @pytest.mark.parametrize("name", [*CLUSTERS, *VARIANTS])
 def test_bash_reads_it(name):
     subprocess.run(["bash", "-n", GOLDEN / f"{name}.sbatch"], check=True, timeout=20)
