@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from launcher.config import kinds
+from launcher.config import env_vars, kinds
 from launcher.config.atomic_files import expanded
 from launcher.config.base_model import Strict, error_details, hint, matching
 from launcher.config.types import SchedulerConfig
@@ -55,7 +55,6 @@ def _one_line(value: str) -> str:
 
 
 _VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)\}|([A-Za-z_]\w*))")
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 STORED = "stored"
 """Key of the validation context: the profile is that of a run folder, whose variables are already expanded."""
 
@@ -70,7 +69,7 @@ def _expand_variables(value: str, info: ValidationInfo) -> str:
         if found[1]:
             return "$"
         name = found[2] or found[3]
-        if _SECRET.search(name):
+        if env_vars.is_secret(name):
             what = f"${name} would stand in files of the run (have slurm.setup read it from a file of your own)"
             raise PydanticCustomError("variable", "{what}", {"what": what})
         if name not in os.environ:

@@ -1,5 +1,6 @@
 """Environment variables that the launcher defines, and the library variables that it sets for nodes and ranks."""
 
+import re
 from collections.abc import Mapping
 
 CACHE = "LAUNCHER_CACHE"
@@ -33,6 +34,13 @@ OFFLINE: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 GLOO_INTERFACE, NCCL_INTERFACE = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 """Names of the network interface that collectives use."""
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL", re.IGNORECASE)
+
+
+def is_secret(name: str) -> bool:
+    """Return whether a variable or a key may hold a secret, by its name. Such a value is stored nowhere but where the
+    user wrote it, and stands on no command line, which every user of a machine sees."""
+    return _SECRET.search(name) is not None
 
 
 def of_interface(interface: str) -> dict[str, str]:

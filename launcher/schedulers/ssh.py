@@ -41,9 +41,6 @@ _FORWARDED_VARIABLES = (
     "LAUNCHER_", "OMP_", "MKL_", "GLOO_", "NCCL_", "TORCH_", "PYTHON", "LD_LIBRARY_PATH", "CUDA_", "HF_HUB_OFFLINE",
 )  # fmt: skip
 """Prefixes of the variables that are forwarded to the hosts."""
-_SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD")
-"""Parts of the names of variables that are not forwarded, since every user of a machine sees its command lines. The
-agents read those of the profile in the run folder."""
 _EXIT_CODES = (INVALID_INPUT, FAILED, NODE_FAILURE, STOPPED, DONE)
 """Exit codes of agents, the most severe first."""
 _UNREACHABLE = 255
@@ -113,7 +110,8 @@ class Scheduler(ForegroundScheduler[SshJob]):
 
 def forwarded(request: JobRequest, environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of the agents: those of the profile and the job, and those that the user has set here for
-    libraries."""
+    libraries. Secrets are left out, since every user of a machine sees its command lines: the agents read those of the
+    profile in the run folder."""
     local = request.cluster.scratch.local
     variables = {
         **{name: value for name, value in environment.items() if name.startswith(_FORWARDED_VARIABLES)},
@@ -123,7 +121,7 @@ def forwarded(request: JobRequest, environment: Mapping[str, str]) -> dict[str, 
         env_vars.START: "0",
         env_vars.CACHE: str(request.cache),
     }
-    return {name: value for name, value in variables.items() if not any(word in name for word in _SECRET_WORDS)}
+    return {name: value for name, value in variables.items() if not env_vars.is_secret(name)}
 
 
 @dataclass

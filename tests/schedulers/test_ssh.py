@@ -198,10 +198,16 @@ def test_the_command_is_quoted_and_holds_no_secrets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = Cluster.model_validate(
         {"kind": "ssh", "nodes": 2, "devices_per_node": 1, "device": "cpu", "memory_per_device": 1,
-         "env": {"A": "it's $(b)\\", "WANDB_API_KEY": "hush"},
+         "env": {"A": "it's $(b)\\", "WANDB_API_KEY": "hush", "db_password": "hush", "GCP_CREDENTIALS": "hush"},
          "ssh": {"hosts": ["me@a", "b"], "python": "/opt/a b/python"}}
     )  # fmt: skip
-    here = {"OMP_NUM_THREADS": "2", "NCCL_API_KEY": "hush", "HF_TOKEN": "hush", "HOME": "/root"}
+    here = {
+        "OMP_NUM_THREADS": "2",
+        "NCCL_API_KEY": "hush",
+        "LAUNCHER_credentials": "hush",
+        "HF_TOKEN": "hush",
+        "HOME": "/root",
+    }
     request = JobRequest(Plan.model_construct(folder="runs/x y"), given, tmp_path, tmp_path / "cache")
     job = ssh.Scheduler(given.scheduler).render(request, here)
     line = job.commands["b"][-1]
