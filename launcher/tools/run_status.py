@@ -24,10 +24,10 @@ E = TypeVar("E", bound=Event)
 @dataclass(frozen=True)
 class RunStatus:
     """One run. `step`: the step that a running run has reached, or that another one resumes from; `steps`: optimiser
-    steps in all. `metric`, `value`: the watched metric at the newest checkpoint. `id`: the job's newest id.
-    `limit`: end of a running job's time limit, in seconds since the epoch. `error`: the first line of the error of the
-    last start that failed or lost a node. `log`: the job's log file. `damaged`: problems with the run's files; the
-    other fields hold what is known without them."""
+    steps in all. `metric`, `value`: the watched metric at the newest checkpoint. `job`: name of the job; empty for starts
+    by hand. `id`: the job's newest id. `limit`: end of a running job's time limit, in seconds since the epoch. `error`:
+    the first line of the error of the last start that failed or lost a node. `log`: the job's log file. `damaged`:
+    problems with the run's files; the other fields hold what is known without them."""
 
     name: str
     folder: str

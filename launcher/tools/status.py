@@ -10,7 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.plan import plan
-from launcher.storage import job_log
 from launcher.tools import run_state, run_status
 from launcher.tools.run_events import JobSchedulers
 from launcher.tools.run_state import State
@@ -99,7 +98,7 @@ def _history(one: RunStatus) -> Table:
     for number, start in enumerate(one.starts):
         later = one.starts[number + 1] if number + 1 < len(one.starts) else None
         last = start.last if start.last is not None else later.first if later else one.step
-        ended = run_state.describe_end(start, later, one.state, scheduled=one.job != job_log.BY_HAND)
+        ended = run_state.describe_end(start, later, one.state, scheduled=bool(one.job))
         ended += f" {_clock(start.ended, start.begun)}" if start.ended else ""
         ended += f", then without {_shortened(start.excluded)}" if start.excluded else ""
         history.add_row(

@@ -100,6 +100,15 @@ def test_one_run_has_a_history(here, slurm, printed):
     assert max(map(len, lines)) <= 80
 
 
+def test_nothing_starts_a_run_by_hand_again_but_a_person(here, printed):
+    told = [started(), ended("told", 40), started(0, 40), started(0, 40), ended("done", 100, code=0)]
+    by_hand = [(event, {**fields, "job": job_log.BY_HAND, "slurm": ""}) for event, fields in told]
+    run(here / "one", events=by_hand, checkpoint=100)
+    lines = printed(lambda console: status.status(["one"], False, console), width=200)
+    ends = [line.rstrip().split("  ")[-1] for line in lines[lines.index("") + 2 :]]
+    assert [end.strip(" :0123456789") for end in ends] == ["stopped on request", "killed", "done"]
+
+
 def test_why_a_run_failed_and_where_its_log_is(here, slurm, printed):
     sentence = "rank 1 on b failed at step 7: ValueError: a sentence that is longer than a line of a terminal is wide"
     told = [SUBMITTED, started(), ended("node", 0, 0, 69, excluded=["b"]), requeued(), started(1)]
