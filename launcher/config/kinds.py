@@ -108,6 +108,13 @@ def config_class(folder: str, kind: str, base: type[P]) -> type[P]:
     return config
 
 
+def check_class(folder: str, kind: str, name: str) -> None:
+    """Raise KindError where the module of a kind has no class of this name that extends the one of the folder."""
+    found, base = vars(module(folder, kind)).get(name), vars(importlib.import_module(f"launcher.{folder}"))[name]
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise KindError(f"kind {kind!r}: its module has no class {name} that extends launcher.{folder}.{name}")
+
+
 def plugin(folder: str, base: type[Plugin] = Plugin) -> BeforeValidator:
     """A pydantic annotation that validates a map with `kind`, or the bare name of a kind, as the Config of that kind.
     The Config is a subclass of `base`."""

@@ -59,6 +59,12 @@ def schedule(config: ScheduleConfig, steps: int) -> "Schedule[ScheduleConfig]":
     return built
 
 
+def is_queued(config: SchedulerConfig) -> bool:
+    """Whether the scheduler of a Config has a queue, which `launcher submit` hands jobs to."""
+    found: type[Scheduler[RenderedJob]] = kinds.of("schedulers", config).Scheduler
+    return found.queued
+
+
 def scheduler(config: SchedulerConfig) -> "Scheduler[RenderedJob]":
     """The scheduler of a Config."""
     built: Scheduler[RenderedJob] = kinds.of("schedulers", config).Scheduler(config)

@@ -74,8 +74,6 @@ class StrategyConfig(Plugin):
 class SchedulerConfig(Plugin):
     """The Config of a scheduler: the section of a cluster profile that is named after its kind."""
 
-    queued: ClassVar[bool] = True
-    """Whether `launcher submit` hands a job to a queue. Otherwise `launcher run` starts it and waits for it."""
     on_this_machine: ClassVar[bool] = False
     """Whether the ranks run on this machine, whose devices can be detected."""
 

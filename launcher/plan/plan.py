@@ -212,7 +212,7 @@ def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, .
     where = [] if cluster.reference == "local" else ["--cluster", cluster.reference]
     where += [word for name in trust.names_of_option() for word in ("--trust", name)]
     overrides = (*overrides, *cluster.overrides)
-    if cluster.scheduler.queued:
+    if plugins.is_queued(cluster.scheduler):
         return ["launcher", "submit", *_named(file), *where, *overrides]
     many = ["--ranks", str(per_node)] if cluster.scheduler.on_this_machine else []
     return ["launcher", "run", *_named(file), *where, *many, *overrides]

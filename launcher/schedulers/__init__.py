@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 from launcher.config.errors import UserError
 from launcher.config.types import SchedulerConfig
@@ -115,7 +115,10 @@ class JobRefused(UserError):
 class Scheduler(ABC, Generic[J]):
     """Submits, queries and cancels jobs. Base class of the schedulers; each is built from the Config of its kind."""
 
-    supports_arrays: bool = False
+    queued: ClassVar[bool] = True
+    """Whether `launcher submit` hands a job to a queue. Otherwise `launcher run` starts it and waits for it
+    (ForegroundScheduler)."""
+    supports_arrays: ClassVar[bool] = False
     """Whether a job may have several runs (`JobRequest.points`)."""
 
     def __init__(self, config: SchedulerConfig):
@@ -151,6 +154,8 @@ class Scheduler(ABC, Generic[J]):
 
 class ForegroundScheduler(Scheduler[J]):
     """A scheduler without a queue: `submit` waits for the job, and a signal to this process ends it."""
+
+    queued = False
 
     def state(self, id: str, run: Path) -> JobState | None:
         return None

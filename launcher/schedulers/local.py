@@ -16,7 +16,6 @@ class Config(SchedulerConfig):
 
     kind: Literal["local"] = "local"
 
-    queued: ClassVar[bool] = False
     on_this_machine: ClassVar[bool] = True
 
     def check_nodes(self, minimum: int, maximum: int) -> str | None:

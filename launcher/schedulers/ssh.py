@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, ClassVar, Literal
+from typing import IO, Literal
 
 from pydantic import Field
 
@@ -57,8 +57,6 @@ class Config(SchedulerConfig):
     """Options of ssh, such as -p or -i."""
     python: Where | None = None
     """Python interpreter on the hosts. Default: the path of the current one."""
-
-    queued: ClassVar[bool] = False
 
     def check_nodes(self, minimum: int, maximum: int) -> str | None:
         return None if maximum <= len(self.hosts) else "more than there are hosts"

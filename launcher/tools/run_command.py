@@ -28,7 +28,7 @@ from launcher.tools import run_summary, tables
 def check_starts_here(recipe: str, overrides: Sequence[str], profile: Cluster) -> None:
     """Raise UserError, with the command to submit, for a cluster with a queue. Print a note where the run uses one node
     of an allocation of several."""
-    if profile.scheduler.queued:
+    if plugins.is_queued(profile.scheduler):
         words = ["launcher", "submit", recipe, "--cluster", profile.reference, *overrides, *profile.overrides]
         what = f"of kind {profile.kind}, where runs wait for their turn ({shlex.join(words)})"
         raise UserError(f"--cluster {profile.reference}: {what}")

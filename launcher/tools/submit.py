@@ -101,7 +101,7 @@ def _sweep(recipe: Loaded[Recipe], profile: Cluster, grid: Path | None) -> _Swee
 
 def check_queue(profile: Cluster) -> None:
     """Raise UserError for a profile without a queue."""
-    if not profile.scheduler.queued:
+    if not plugins.is_queued(profile.scheduler):
         what = f"--cluster {profile.reference}: of kind {profile.kind}, where there is no queue"
         raise UserError(f"{what} (launcher run trains there; {_queues()})")
 
@@ -125,7 +125,7 @@ def _queued_kind(file: Path) -> str | None:
         profile = load.cluster(file).value
     except UserError:  # such as for a recipe
         return None
-    return profile.kind if profile.scheduler.queued else None
+    return profile.kind if plugins.is_queued(profile.scheduler) else None
 
 
 def _cache(profile: Cluster) -> Path:

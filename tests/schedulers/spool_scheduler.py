@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from launcher import schedulers
 from launcher.config.errors import UserError
@@ -23,8 +23,6 @@ class Config(SchedulerConfig):
     """Folder of the queue."""
     hosts: list[str]
     """Host names."""
-
-    queued: ClassVar[bool] = True
 
     def check_nodes(self, minimum: int, maximum: int) -> str | None:
         return None if maximum <= len(self.hosts) else f"{maximum} is more than the spool's {len(self.hosts)} hosts"

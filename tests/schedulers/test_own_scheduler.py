@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import support
+from pydantic import ValidationError
 
-from launcher.config import trust
+from launcher.config import plugins, trust
+from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
@@ -30,6 +32,10 @@ def here(workspace):
     support.write(PROFILE, "spool.yaml")
     (workspace / "queue").mkdir()
     return workspace
+
+
+def cluster(**keys):
+    return Cluster.model_validate({"device": "cpu", "devices_per_node": 1, "memory_per_device": 1, **keys})
 
 
 def launcher(*words, code=0):
@@ -97,6 +103,32 @@ def test_the_code_of_somebody_elses_run_is_imported_only_where_it_is_trusted(tmp
     assert "theirs.spool" not in sys.modules
     trust.trust(["theirs.spool"])
     assert job_scheduler.of(run, job).config.folder == "queue"
+
+
+BARE = """
+from launcher import schedulers
+from launcher.config.types import SchedulerConfig
+class Config(SchedulerConfig):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "queued"),
+    [("queue", "schedulers.Scheduler", True), ("foreground", "schedulers.ForegroundScheduler", False)],
+)
+def test_whether_it_has_a_queue_follows_from_its_class(workspace, name, text, queued):
+    support.plugin(name, f"{BARE}class Scheduler({text}):\n    pass\n")
+    config = cluster(kind=f"own.{name}").scheduler
+    assert plugins.is_queued(config) is queued
+
+
+@pytest.mark.parametrize(("name", "text"), [("none", ""), ("other", "class Scheduler:\n    pass\n")])
+def test_a_module_without_a_scheduler_is_reported_with_the_profile(workspace, name, text):
+    support.plugin(name, BARE + text)
+    told = f"kind 'own.{name}': its module has no class Scheduler that extends launcher.schedulers.Scheduler"
+    with pytest.raises(ValidationError, match=told):
+        cluster(kind=f"own.{name}")
 
 
 def test_a_type_checker_accepts_it():
