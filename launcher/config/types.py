@@ -4,6 +4,7 @@ Their properties tell the launcher what it needs to know before a plug-in is loa
 do not fit it.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import (
@@ -77,10 +78,18 @@ class SchedulerConfig(Plugin):
     on_this_machine: ClassVar[bool] = False
     """Whether the ranks run on this machine, whose devices can be detected."""
 
+    deadline_advice: ClassVar[str] = ""
+    """What may be wrong with the profile of a job that has to leave before its first checkpoint."""
+
     @property
     def cores_per_node(self) -> int | None:
         """CPU cores that the ranks of a node share; None: unknown."""
         return None
+
+    def job_id(self, environment: Mapping[str, str]) -> str:
+        """The scheduler's id of the job that a node belongs to, for schedulers that continue a job under other ids;
+        empty: the one that it was submitted as. `environment`: the variables of the node."""
+        return ""
 
     def check_nodes(self, minimum: int, maximum: int) -> str | None:
         """Why a job cannot have this number of nodes; None: it can."""

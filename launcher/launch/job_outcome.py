@@ -30,11 +30,13 @@ def of(
     before: int,
     after: int,
     past_deadline: bool,
+    advice: str = "",
 ) -> JobOutcome:
     """Decide how a start ended.
 
     `outcomes`: of the hosts; one that is missing is lost, which counts where fewer than `least` remain. `before`,
-    `after`: steps of the newest checkpoint at the beginning and now.
+    `after`: steps of the newest checkpoint at the beginning and now. `advice`: for a job that was past its deadline
+    before it had saved a step.
     """
     needed = [outcome for outcome in outcomes.values() if not outcome["closed"]]
     missing = [host for host in hosts if host not in outcomes]
@@ -57,8 +59,8 @@ def of(
         restart = bool(missing) or after > before  # ranks that cannot reach each other would not the next time either
         return JobOutcome(NODE_FAILURE, "node", restart=restart, text=_describe_loss(lost, failed))
     if past_deadline and after <= before:
-        what = "it was time to leave before a step was saved: the time limit is too short, or slurm.leave too long"
-        return JobOutcome(FAILED, "failed", text=what)
+        what = "it was time to leave before a step was saved"
+        return JobOutcome(FAILED, "failed", text=": ".join(filter(None, (what, advice))))
     return JobOutcome(STOPPED, "time", restart=True)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from launcher.config import env_vars
 from launcher.config.atomic_files import write
 from launcher.config.errors import UserError, first_line
+from launcher.config.types import SchedulerConfig
 from launcher.distributed import health_check, hostlist, logs, node_rendezvous, output_streams, private_tmp, signals
 from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT, NODE_FAILURE, STOPPED
 from launcher.distributed.node_rendezvous import Node, NodeFailure, NodeOutcome, Rendezvous
@@ -142,15 +143,15 @@ def _join_and_train(start: Start, own: Path, batch: bool) -> int:
     except OSError as error:
         _log.error("%s: %s cannot be written to: %s", start.node.name, start.folder, error.strerror)
         return NODE_FAILURE
-    return _train(start, launch, run.plan, found, own, batch)
+    return _train(start, launch, run, found, own, batch)
 
 
-def _train(start: Start, launch: Launch, plan: Plan, found: Rendezvous, own: Path, batch: bool) -> int:
+def _train(start: Start, launch: Launch, run: run_setup.PreparedRun, found: Rendezvous, own: Path, batch: bool) -> int:
     """Train on the nodes that take part. The first of them concludes the exit code from how all of them ended."""
-    node = start.node
+    node, plan = start.node, run.plan
     hosts = tuple(host for host in node.hosts if host not in found.excluded)
     if node.index == 0:
-        _record_start(start, found, hosts, plan)
+        _record_start(start, found, hosts, plan, run.cluster.scheduler)
     nodes, reserve = (plan.least_nodes, plan.nodes), max(0, len(hosts) - plan.nodes)
     spare = len(hosts) - plan.least_nodes
     launch = replace(launch, max_restarts=plan.max_restarts + spare)  # one more for each node that may be lost
@@ -161,8 +162,9 @@ def _train(start: Start, launch: Launch, plan: Plan, found: Rendezvous, own: Pat
         return node_rendezvous.wait_for_conclusion(start.folder, found, NODE_FAILURE)
     outcomes = node_rendezvous.wait_for_outcomes(start.folder, node, hosts, outcome["failed"] is not None)
     past_deadline = StopMonitor.of().requested() is StopReason.MAKE_WAY
-    after = _newest_step(start.run)
-    return _leave(start, job_outcome.of(hosts, outcomes, plan.least_nodes, start.before, after, past_deadline), batch)
+    after, advice = _newest_step(start.run), run.cluster.scheduler.deadline_advice
+    ended = job_outcome.of(hosts, outcomes, plan.least_nodes, start.before, after, past_deadline, advice)
+    return _leave(start, ended, batch)
 
 
 def _run_ranks(launch: Launch, spec: RendezvousSpec, run: RunDir) -> NodeOutcome:
@@ -195,13 +197,16 @@ def _no_rank(text: str, echo: bool) -> NodeFailure:
     return NodeFailure(rank=-1, code=FAILED, echo=echo, time=int(time.time()), text=text)
 
 
-def _record_start(start: Start, found: Rendezvous, nodes: Sequence[str], plan: Plan) -> None:
+def _record_start(
+    start: Start, found: Rendezvous, nodes: Sequence[str], plan: Plan, scheduler: SchedulerConfig
+) -> None:
     """Report, as the first node, which nodes take part."""
     for host, why in found.excluded.items():
         _log.warning("%s does not take part: %s", host, why)
-    job_id = os.environ.get("SLURM_JOB_ID", "")
+    id = scheduler.job_id(os.environ)
+    known = {"id": id, "scheduler": scheduler.kind} if id else {}
     ranks = plan.devices_per_node * min(len(nodes), plan.nodes)  # the others are a reserve
-    start.record("started", slurm=job_id, nodes=list(nodes), ranks=ranks, step=start.before)
+    start.record("started", **known, nodes=list(nodes), ranks=ranks, step=start.before)
 
 
 def _leave(start: Start, outcome: JobOutcome, batch: bool) -> int:

@@ -4,8 +4,10 @@ named after the last part of the kind, and a class `Scheduler` that extends the 
 Import heavy libraries inside functions: each rank reads its profile's Config.
 
 A job trains the run of a folder RUN that exists already. It starts `python -m launcher.launch.node RUN --node I --hosts
-A,B` on each node, with the variables of `launcher.launch.launch_spec.environment` and with LAUNCHER_JOB, a name that is
-the same on all nodes. `launcher status` looks for the output of a queued job in RUN/logs/job-ID.log.
+A,B` on each node, with the variables of `JobRequest.variables`. One of them is LAUNCHER_JOB, the name under which the
+nodes log what happens to the job: the same on all of them, and either `RenderedJob.name` or, where that is empty, the
+id that `submit` returns. Where the nodes have another name, status and cancel do not find the job. `launcher status`
+looks for the output of a queued job in RUN/logs/job-ID.log.
 """
 
 import os
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
+from launcher.config import env_vars
 from launcher.config.errors import UserError
 from launcher.config.types import SchedulerConfig
 
@@ -48,21 +51,37 @@ class JobRequest:
     via: "Via" = "elastic"
     """Program that starts the ranks of this machine."""
     token: str = field(default_factory=lambda: f"{int(time.time())}-{os.getpid()}")
-    """Unique name of this submission, for schedulers without ids of their own."""
+    """Unique name of this submission, for jobs whose scheduler names them too late or not at all."""
 
     @property
     def run_folder(self) -> Path:
         """Absolute path of the run folder."""
         return self.working_directory / self.plan.folder
 
+    def variables(self, job: str = "") -> dict[str, str]:
+        """The environment variables of the job's nodes. `job`: name of a job that its scheduler starts once; without
+        it, the job itself sets LAUNCHER_JOB, and LAUNCHER_START to a number that increases with each start. Those of
+        the profile may hold secrets (`launcher.config.env_vars.is_secret`), which may be left out."""
+        from launcher.launch import launch_spec
+
+        local = self.cluster.scratch.local
+        return {
+            env_vars.CACHE: str(self.cache),
+            **({} if local is None else {"TMPDIR": local}),
+            **launch_spec.environment(self.cluster),
+            **({env_vars.JOB: job, env_vars.START: "0"} if job else {}),
+        }
+
 
 @dataclass(frozen=True)
 class RenderedJob:
     """A job that can be submitted. `text`: exactly what is started, as a dry run prints it. `file`: path at which the
-    scheduler keeps the text when it is submitted."""
+    scheduler keeps the text when it is submitted. `name`: LAUNCHER_JOB of its nodes; empty: they set it to the id that
+    `submit` returns."""
 
     text: str
     file: Path | None = None
+    name: str = ""
 
     def __str__(self) -> str:
         return self.text
@@ -70,7 +89,8 @@ class RenderedJob:
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """`id`: the scheduler's name of a queued job. `outcome`: the result of a job that was not queued and has ended."""
+    """`id`: the scheduler's id of a queued job, or of an array as a whole. `outcome`: the result of a job that was not
+    queued and has ended."""
 
     id: str = ""
     outcome: "Outcome | None" = None
@@ -146,6 +166,10 @@ class Scheduler(ABC, Generic[J]):
         """Ask the scheduler about a job before anything is prepared or written. Returns its answer as a sentence for
         the user, or an empty string. Raises JobRefused."""
         return ""
+
+    def task_id(self, id: str, point: int | Literal["*"]) -> str:
+        """The id of one run of an array, or with `*` a pattern of all. `id`: that of the array."""
+        raise NotImplementedError(f"{type(self).__name__} supports no arrays")
 
     def notes(self) -> list[str]:
         """Sentences about the scheduler's limits that are shown beside the plan."""

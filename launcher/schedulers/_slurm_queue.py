@@ -105,6 +105,11 @@ def job(id: str) -> Job | None:
     return _accounted(id)
 
 
+def task_id(array: str, index: str) -> str:
+    """The id of a task of an array."""
+    return f"{array}_{index}"
+
+
 def cancel(ids: Sequence[str]) -> None:
     """End jobs, waiting or running, without a requeue. Raises SlurmMissing, SlurmTimeout or SlurmRefusal."""
     done = _run(["scancel", *ids], "a job is cancelled with it", QUERY_TIMEOUT, _query_environment())
@@ -175,7 +180,7 @@ def _job(fields: Mapping[str, str]) -> Job:
     code, signal = _exit_code(fields.get("ExitCode", ""))
     nodes = fields.get("NodeList", "")
     return Job(
-        id=f"{array}_{index}" if array and index else fields["JobId"],
+        id=task_id(array, index) if array and index else fields["JobId"],
         name=fields["JobName"],
         state=fields.get("JobState", ""),
         reason="" if fields.get("Reason", "None") == "None" else fields["Reason"],

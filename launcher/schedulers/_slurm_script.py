@@ -18,7 +18,6 @@ from launcher.config import env_vars
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.distributed.exit_codes import INVALID_INPUT, NODE_FAILURE, STOPPED
-from launcher.launch import launch_spec
 from launcher.schedulers import JobRequest, RenderedJob
 from launcher.storage import job_log, run_files
 from launcher.storage.run_dir import RunDir
@@ -82,7 +81,7 @@ def render(request: JobRequest, config: "Config") -> BatchScript:
         array=request.points is not None,
         slurm=config,
         sbatch_options=sbatch_options(request, config),
-        env=_environment(cluster, request.cache),
+        env=request.variables(),
         has_local_scratch=cluster.scratch.local is not None,
         cpus='--cpus-per-task="$SLURM_CPUS_PER_TASK"' if _cpus(request, config) else "--cpu-bind=none",
         survives_lost_nodes=survives,
@@ -197,12 +196,6 @@ def _mounts(container: "Container", cluster: Cluster, needed: list[Path]) -> lis
                 f"{folder}: a folder with a comma or a colon in its name cannot be mounted by {container.kind}"
             )
     return [*dict.fromkeys(folders), *container.mounts]
-
-
-def _environment(cluster: Cluster, cache: Path) -> dict[str, str]:
-    """The variables of agents and ranks. Those of the profile come last."""
-    local = {} if cluster.scratch.local is None else {"TMPDIR": cluster.scratch.local}
-    return {env_vars.CACHE: str(cache), **local, **launch_spec.environment(cluster)}
 
 
 def _devices(request: JobRequest, config: "Config") -> dict[str, str | None]:

@@ -1,9 +1,9 @@
 """Slurm: a batch script that sbatch queues. slurm/README.md explains the script."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -139,9 +139,15 @@ class Config(SchedulerConfig):
     options: list[Option] = []
     """Further options of sbatch, unchanged."""
 
+    deadline_advice: ClassVar[str] = "the time limit is too short, or slurm.leave too long"
+
     @property
     def cores_per_node(self) -> int | None:
         return self.cpus_per_node
+
+    def job_id(self, environment: Mapping[str, str]) -> str:
+        array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+        return _slurm_queue.task_id(array, index) if array and index else environment.get("SLURM_JOB_ID", "")
 
     @property
     def seconds(self) -> int | None:
@@ -218,6 +224,9 @@ class Scheduler(SchedulerBase[BatchScript]):
 
     def cancel(self, ids: Sequence[str]) -> None:
         _slurm_queue.cancel(ids)
+
+    def task_id(self, id: str, point: int | Literal["*"]) -> str:
+        return _slurm_queue.task_id(id, str(point))
 
     def notes(self) -> list[str]:
         """How long a job and its requeues may run."""

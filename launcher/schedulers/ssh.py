@@ -28,7 +28,6 @@ from launcher.config.types import SchedulerConfig
 from launcher.distributed import signals
 from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT, NODE_FAILURE, STOPPED
 from launcher.distributed.signals import ForcedStop, StopReason
-from launcher.launch import launch_spec
 from launcher.launch.execute import Outcome, describe_checkpoint
 from launcher.schedulers import ForegroundScheduler, JobRequest, RenderedJob, SubmittedJob
 from launcher.storage.run_dir import RunDir
@@ -110,15 +109,8 @@ def forwarded(request: JobRequest, environment: Mapping[str, str]) -> dict[str, 
     """The variables of the agents: those of the profile and the job, and those that the user has set here for
     libraries. Secrets are left out, since every user of a machine sees its command lines: the agents read those of the
     profile in the run folder."""
-    local = request.cluster.scratch.local
-    variables = {
-        **{name: value for name, value in environment.items() if name.startswith(_FORWARDED_VARIABLES)},
-        **({} if local is None else {"TMPDIR": local}),
-        **launch_spec.environment(request.cluster),
-        env_vars.JOB: f"ssh-{request.token}",
-        env_vars.START: "0",
-        env_vars.CACHE: str(request.cache),
-    }
+    here = {name: value for name, value in environment.items() if name.startswith(_FORWARDED_VARIABLES)}
+    variables = here | request.variables(f"ssh-{request.token}")
     return {name: value for name, value in variables.items() if not env_vars.is_secret(name)}
 
 

@@ -1,8 +1,8 @@
 """The log of a run's jobs: RUN/jobs.jsonl, a line for each event. Every process that observes an event appends it.
 
-Events are `submitted`, `started`, `ended`, `requeued` and `cancelled`. Each has the name of its `job`, which stays the
-same when the job is requeued, and its `time` in seconds since the epoch. A start without an end was killed, or its node
-was lost.
+Events are `submitted`, `started`, `ended`, `requeued` and `cancelled`. Each has the name of its `job`, LAUNCHER_JOB of
+its nodes, which stays the same when the job is requeued, and its `time` in seconds since the epoch. `submitted` and
+`started` have the `id` by which its scheduler knows it then. A start without an end was killed, or its node was lost.
 """
 
 import json
@@ -30,15 +30,15 @@ _HINT = "take this line out, or move the file away"
 class Start:
     """One start of a job.
 
-    `number`: increases with every start, not always by one. `slurm`: the Slurm job id. `begun`, `ended`: seconds since
-    the epoch. `first`, `last`: the steps of the newest checkpoints at its start and its end. `code`: the exit code.
-    `why`: the reason of its end: done, failed, time (its time limit), "told" (asked to stop), node (unhealthy or lost),
-    replaced; empty if unknown. `excluded`: nodes that were left out. `error`, `rank`: of a failed start by hand, the
-    message and the rank that failed first.
+    `number`: increases with every start, not always by one. `id`: the scheduler's id of the job at this start, if the
+    node knew it. `begun`, `ended`: seconds since the epoch. `first`, `last`: the steps of the newest checkpoints at its
+    start and its end. `code`: the exit code. `why`: the reason of its end: done, failed, time (its time limit), "told"
+    (asked to stop), node (unhealthy or lost), replaced; empty if unknown. `excluded`: nodes that were left out.
+    `error`, `rank`: of a failed start by hand, the message and the rank that failed first.
     """
 
     number: int
-    slurm: str = ""
+    id: str = ""
     nodes: tuple[str, ...] = ()
     ranks: int = 0
     begun: float = 0.0
@@ -149,35 +149,40 @@ def _after(job: Job, event: Event) -> Job:
         case "submitted":
             cluster, script = str(event.get("cluster", "")), str(event.get("script", ""))
             kind = str(event.get("scheduler", "slurm"))  # earlier launchers knew no other
-            return replace(job, cluster=cluster, scheduler=kind, script=script, submitted=when)
+            id = str(event.get("id") or job.name)
+            ids = (id, *(one for one in job.ids if one not in (id, job.name)))
+            return replace(job, cluster=cluster, scheduler=kind, script=script, submitted=when, ids=ids)
         case "started":
-            id = str(event.get("slurm", ""))
-            kind = job.scheduler or ("slurm" if id else "")
-            return _known(replace(job, starts=(*job.starts, _start(event, when)), scheduler=kind), id)
+            start = _start(job, event, when)
+            kind = job.scheduler or str(event.get("scheduler", "slurm" if start.id else ""))
+            return _with_id(replace(job, starts=(*job.starts, start), scheduler=kind), start.id)
         case "ended":
             return replace(job, starts=_ended(job.starts, event, when))
         case "requeued":
-            return _known(replace(job, requeued=(*job.requeued, when)), str(event.get("next", "")), event.get("how"))
+            return _with_id(replace(job, requeued=(*job.requeued, when)), _slurm_id(job, event.get("next"), event))
         case "cancelled":
             return replace(job, cancelled=when)
     return job  # an event of a newer launcher
 
 
-def _known(job: Job, id: str, how: object = None) -> Job:
-    """The job with one more Slurm id. The id of an array task is that of its array with its index, also in an array
-    that was chained to the first."""
-    _, array, place = job.name.partition("_")
-    if array:
-        id = f"{id.partition('_')[0]}_{place}" if how == "chain" and id else job.name
-    if not id or id in job.ids:
-        return job
-    return replace(job, ids=(*job.ids, id))
+def _with_id(job: Job, id: str) -> Job:
+    """The job with one more id, unless that is empty or known."""
+    return job if not id or id in job.ids else replace(job, ids=(*job.ids, id))
 
 
-def _start(event: Event, when: float) -> Start:
+def _slurm_id(job: Job, id: object, event: Event) -> str:
+    """The id in an event of Slurm's batch script, or of an earlier launcher. That of an array's task is its array with
+    its index, also in an array that was chained to the first; the event has another number of the task."""
+    _, array, index = job.name.partition("_")
+    if not id or not array:
+        return str(id or "")
+    return f"{str(id).partition('_')[0]}_{index}" if event.get("how") == "chain" else job.name
+
+
+def _start(job: Job, event: Event, when: float) -> Start:
     return Start(
         number=int(_number(event.get("start"))),
-        slurm=str(event.get("slurm", "")),
+        id=str(event.get("id", "")) or _slurm_id(job, event.get("slurm"), event),
         nodes=tuple(map(str, event.get("nodes", ()))),
         ranks=int(_number(event.get("ranks"))),
         begun=when,

@@ -14,8 +14,8 @@ CHECKPOINTS, TOKENIZER, MODEL, JOBS, LOGS, REPORT = "checkpoints", "tokenizer", 
 COMPLETE, STATE = "COMPLETE", "state.json"
 """Files of each checkpoint beside its tensors and its recipe."""
 EXIT_CODE, ERROR, RESTART = "code", "error", "again"
-"""Files of a start (see `start_name`) by which the agent of the first node tells the batch script how it ended: the exit
-code, the last message, and the hosts to leave out where it should start again."""
+"""Files of a start (see `start_name`) by which the agent of the first node tells the batch script how it ended: the
+exit code, the last message, and the hosts to leave out where it should start again."""
 NODE_REPORT, NODE_VERDICT, NODE_OUTCOME = "report", "verdict", "ended"
 """Messages of a start that other modules than launcher.distributed.node_rendezvous look for."""
 
@@ -130,8 +130,8 @@ def _no_option(text: str) -> str:
 
 
 class JobEvent(Stored):
-    """A line of jobs.jsonl; its keys depend on the event. Job names become parts of paths and arguments of Slurm's
-    commands."""
+    """A line of jobs.jsonl; its keys depend on the event. Job names and ids become parts of paths and arguments of a
+    scheduler's commands."""
 
     event: Word
     job: Annotated[PlainName, AfterValidator(_no_option)]
@@ -139,7 +139,8 @@ class JobEvent(Stored):
     cluster: Word = ""
     scheduler: Word = ""
     script: Word = ""
-    slurm: Annotated[Word, AfterValidator(_no_option)] = ""
+    id: Annotated[Word, AfterValidator(_no_option)] = ""
+    slurm: Annotated[Word, AfterValidator(_no_option)] = ""  # of earlier launchers
     start: Count = 0
     nodes: list[Word] = []
     ranks: Count = 0

@@ -22,7 +22,7 @@ def cancel(run: str, console: Console) -> None:
     UserError where no job of the run is alive, or its scheduler refuses."""
     folder = run_status.find_run(run)
     job = run_status.newest_scheduled_job(folder)
-    if job is None or not job.scheduler:
+    if job is None:
         raise UserError(f"{folder.path}: it is no job of a queue (stop it where it was started, with Ctrl-C)")
     alive = _alive(folder, job)
     if not alive:

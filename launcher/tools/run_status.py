@@ -24,10 +24,10 @@ E = TypeVar("E", bound=Event)
 @dataclass(frozen=True)
 class RunStatus:
     """One run. `step`: the step that a running run has reached, or that another one resumes from; `steps`: optimiser
-    steps in all. `metric`, `value`: the watched metric at the newest checkpoint. `job`: name of the job; empty for starts
-    by hand. `id`: the job's newest id. `limit`: end of a running job's time limit, in seconds since the epoch. `error`:
-    the first line of the error of the last start that failed or lost a node. `log`: the job's log file. `damaged`:
-    problems with the run's files; the other fields hold what is known without them."""
+    steps in all. `metric`, `value`: the watched metric at the newest checkpoint. `job`: name of the job; empty for
+    starts by hand. `id`: the job's newest id. `limit`: end of a running job's time limit, in seconds since the epoch.
+    `error`: the first line of the error of the last start that failed or lost a node. `log`: the job's log file.
+    `damaged`: problems with the run's files; the other fields hold what is known without them."""
 
     name: str
     folder: str
@@ -78,7 +78,7 @@ def _is_run(folder: RunDir) -> bool:
 
 def newest_scheduled_job(folder: RunDir) -> job_log.Job | None:
     """The newest job that a scheduler knows. Raises DamagedFile."""
-    return next((job for job in reversed(job_log.story(job_log.read(folder))) if job.ids), None)
+    return next((job for job in reversed(job_log.story(job_log.read(folder))) if job.ids and job.scheduler), None)
 
 
 def read_status(folder: RunDir, schedulers: JobSchedulers) -> RunStatus:

@@ -168,7 +168,7 @@ def _refuse_alive(folder: RunDir) -> None:
     """Raise UserError if a job of this run is pending or running. Only the last two of its chained jobs are checked:
     the earlier ones have ended."""
     job = run_status.newest_scheduled_job(folder)
-    if job is None or not job.scheduler:
+    if job is None:
         return
     scheduler = job_scheduler.of(folder, job)
     for id in job.ids[-2:]:
@@ -197,7 +197,7 @@ def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
         job = sweep.render(first, points)
         if sweep.is_array:
             _write_index(sweep, points, runs)
-        id = sweep.scheduler.submit(job).id
+        submitted = sweep.scheduler.submit(job)
     except BaseException:
         for run in runs:
             run.release()
@@ -207,11 +207,13 @@ def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
     script = "" if job.file is None else str(job.file.relative_to(_working_directory()))
     event = {"event": "submitted", "cluster": sweep.profile.name, "scheduler": sweep.profile.kind, "script": script}
     for i, run in zip(points, runs, strict=True):
-        job_log.append(run.folder, {**event, "job": f"{id}_{i}" if sweep.is_array else id})
+        id = sweep.scheduler.task_id(submitted.id, i) if sweep.is_array else submitted.id
+        job_log.append(run.folder, {**event, "job": job.name or id, "id": id})
         run.release()
-    path = sweep.folder.path
-    log = f"{path}-*/logs/job-{id}_*.log" if sweep.is_array else f"{path}/logs/job-{id}.log"
-    print(f"job {id}: {', '.join(filter(None, (script, log)))}")
+    log = sweep.folder.job_output(submitted.id)
+    if sweep.is_array:
+        log = RunDir(Path(f"{sweep.folder.path}-*")).job_output(sweep.scheduler.task_id(submitted.id, "*"))
+    print(f"job {submitted.id}: {', '.join(filter(None, (script, str(log))))}")
 
 
 def _write_index(sweep: _Sweep, points: Sequence[int], runs: Sequence[run_setup.PreparedRun]) -> None:

@@ -43,7 +43,9 @@ def test_a_start_that_saves_nothing_does_not_start_again_for_ever():
     ends = end(75, StopReason.MAKE_WAY), end(75, StopReason.MAKE_WAY)
     found = concluded(*ends, before=5, after=5, late=True)
     assert (found.code, found.restart) == (1, False)
-    assert found.text.startswith("it was time to leave before a step was saved")
+    assert found.text == "it was time to leave before a step was saved"
+    advised = job_outcome.of(("a",), {"a": ends[0]}, 1, 5, 5, True, "its limit is too short")
+    assert advised.text == f"{found.text}: its limit is too short"
     assert concluded(*ends, before=5, after=5).restart  # it made way for another job, and its own turn comes
 
 

@@ -11,7 +11,6 @@ from typing import Literal
 from launcher import schedulers
 from launcher.config.errors import UserError
 from launcher.config.types import SchedulerConfig
-from launcher.launch import launch_spec
 from launcher.schedulers import JobRefused, JobRequest, JobState, RenderedJob, SubmittedJob
 
 
@@ -37,16 +36,15 @@ class Scheduler(schedulers.Scheduler[SpoolJob]):
     config: Config
 
     def render(self, request: JobRequest) -> SpoolJob:
-        variables = {**launch_spec.environment(request.cluster), "LAUNCHER_CACHE": str(request.cache)}
-        variables["LAUNCHER_JOB"] = f"spool-{request.token}"
-        environment = [f"{name}={value}" for name, value in variables.items()]
+        name = f"spooled-{request.token}"
+        environment = [f"{name}={value}" for name, value in request.variables(name).items()]
         hosts = self.config.hosts[: request.cluster.nodes[1]]
         lines = [f"cd {shlex.quote(str(request.working_directory))}"]
         for i, host in enumerate(hosts):
             agent = [sys.executable, "-m", "launcher.launch.node", str(request.run_folder)]
             agent += ["--node", str(i), "--hosts", ",".join(hosts)]
             lines.append(shlex.join(["on", host, "env", *environment, *agent]))
-        return SpoolJob("\n".join(lines) + "\n", run=request.run_folder)
+        return SpoolJob("\n".join(lines) + "\n", name=name, run=request.run_folder)
 
     def validate(self, job: SpoolJob) -> str:
         if not Path(self.config.folder).is_dir():
@@ -62,8 +60,8 @@ class Scheduler(schedulers.Scheduler[SpoolJob]):
         phase, folder, _ = self._read(id)
         if folder != str(run.absolute()):
             return None
-        if phase == "cancelled":
-            return JobState(id, "ended", ended="cancelled")
+        if phase in ("cancelled", "ended"):
+            return JobState(id, "ended", ended="cancelled" if phase == "cancelled" else "")
         return JobState(id, "running" if phase == "running" else "waiting", nodes=",".join(self.config.hosts))
 
     def cancel(self, ids: Sequence[str]) -> None:

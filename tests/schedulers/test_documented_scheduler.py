@@ -34,7 +34,7 @@ PROFILE = {
     "kind": "mypkg.spooler",
     "device": "cpu",
     "devices_per_node": 1,
-    "env": {"WORD": "two words"},
+    "env": {"WORD": "two words", "api_key": "hush"},
 }
 
 
@@ -82,6 +82,7 @@ def test_a_job_starts_the_agent_of_its_node(profile: Cluster, tmp_path: Path, mo
     scheduler = plugins.scheduler(profile.scheduler)
     job = scheduler.render(JobRequest(plan, profile, Path.cwd(), tmp_path / "the cache"))
     id = scheduler.submit(job).id
+    assert id == job.name and "hush" not in str(job)
     assert shlex.split(str(job))[:5] == ["tsp", "-L", id, "sh", "-c"]
     *printed, _, module, folder, first, second = (run.logs / f"job-{id}.log").read_text().splitlines()
     assert printed == [str(Path.cwd()), id, str(tmp_path / "the cache"), "two words"]

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import support
 from pydantic import ValidationError
+from rich.console import Console
 
-from launcher.config import plugins, trust
+from launcher.config import load, plugins, trust
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
-from launcher.tools import job_scheduler
+from launcher.tools import cancel, job_scheduler, run_events, run_status, submit
 
 SCHEDULER = Path(__file__).parent / "spool_scheduler.py"
 ROOT = Path(__file__).parent.parent.parent
@@ -52,7 +53,8 @@ def test_commands_work_with_it(here):
     assert "4 ranks (2 nodes x 2)" in planned and "launcher submit recipe.yaml --cluster spool.yaml" in planned
     before = support.tree(here)
     dry = launcher("submit", "recipe.yaml", "--cluster", "spool.yaml", "--dry-run").stdout
-    assert dry.startswith(f"cd {here}\non a env 'WORD=two words' ") and dry.endswith("--node 1 --hosts a,b\n")
+    assert dry.startswith(f"cd {here}\non a env LAUNCHER_CACHE=") and dry.endswith("--node 1 --hosts a,b\n")
+    assert dry.count(" 'WORD=two words' LAUNCHER_JOB=spooled-") == 2
     assert support.tree(here) == before
     submitted = launcher("submit", "recipe.yaml", "--cluster", "spool.yaml")
     assert "spool: 0 jobs are before this one" in submitted.stderr
@@ -67,6 +69,31 @@ def test_commands_work_with_it(here):
     assert status()[0] == "cancelled"
     over = launcher("cancel", "runs/tiny", code=2)
     assert over.stderr == "runs/tiny: job spool-1 is over already: cancelled\n"
+
+
+def test_a_job_is_followed_from_its_submission_to_its_end(here, capfd):
+    """The one test that runs the job of an own scheduler, some 10 s on an idle machine: it is over its deadline."""
+    words = ["nodes=1", "devices_per_node=1", "spool.hosts=[localhost]"]
+    profile, recipe, console = load.cluster("spool.yaml", words).value, load.recipe("recipe.yaml"), Console(stderr=True)
+
+    def queued(phase):
+        file = here / "queue/spool-1.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "phase": phase}))
+        return json.loads(file.read_text())["text"]
+
+    submit.submit(recipe, profile, None, False, console)
+    node = f'on() {{ shift; LAUNCHER_DEADLINE=1 "$@"; }}\n{queued("running")}'
+    assert subprocess.run(["bash", "-c", node], timeout=240, check=False).returncode == 1
+    run = RunDir(Path("runs/tiny"))
+    assert [event["event"] for event in job_log.read(run)] == ["submitted", "started", "ended"]
+    with pytest.raises(UserError, match=r"^runs/tiny: job spool-1 is running"):
+        submit.submit(recipe, profile, None, False, console)
+    queued("ended")
+    one = run_status.read_status(run, run_events.JobSchedulers())
+    assert (one.state.name, one.id, len(one.starts)) == ("failed", "spool-1", 1)
+    assert one.error == "start 0: it was time to leave before a step was saved"
+    with pytest.raises(UserError, match=r"^runs/tiny: job spool-1 is over already: failed$"):
+        cancel.cancel("tiny", console)
 
 
 def test_its_mistakes_and_refusals_are_one_line(here):

@@ -4,6 +4,7 @@ import pytest
 
 from launcher.config.errors import UserError
 from launcher.schedulers import _slurm_queue as slurm_queue
+from launcher.schedulers import slurm
 
 RUNNING = """JobId=11 ArrayJobId=10 ArrayTaskId=1 JobName=a JobState=BAR b
    UserId=root(0) GroupId=root(0) MCS_label=N/A
@@ -140,3 +141,11 @@ def test_output_that_is_not_utf8_is_shown(monkeypatch, tmp_path):
     with pytest.raises(slurm_queue.SlurmRefusal) as refused:
         slurm_queue.test(["sbatch"], "")
     assert refused.value.message == "\ufffd"
+
+
+def test_the_id_of_a_job_that_a_node_is_in():
+    config = slurm.Config()
+    assert config.job_id({}) == ""
+    assert config.job_id({"SLURM_JOB_ID": "12"}) == "12"
+    of_array = {"SLURM_JOB_ID": "13", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "1"}
+    assert config.job_id(of_array) == "12_1" == slurm.Scheduler(config).task_id("12", 1)

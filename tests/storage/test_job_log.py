@@ -103,6 +103,27 @@ def test_a_task_of_an_array_is_known_by_its_place_in_it():
     assert job.ids == ("12_1", "15_1")
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2)], ids=["submitted first", "started first"])
+def test_the_id_of_a_job_whose_nodes_log_under_another_name(order):
+    """A scheduler may start a job before `submit` has returned its id."""
+    events = [
+        {"event": "submitted", "job": "our_name", "id": "spool_1", "scheduler": "own.spool", "time": 1},
+        {"event": "started", "job": "our_name", "start": 0, "time": 2},
+        {"event": "ended", "job": "our_name", "start": 0, "why": "failed", "time": 3},
+    ]
+    (job,) = job_log.story(events[i] for i in order)
+    assert (job.name, job.ids, job.scheduler) == ("our_name", ("spool_1",), "own.spool")
+    assert [start.why for start in job.starts] == ["failed"]
+
+
+def test_ids_of_starts_as_nodes_log_them_now():
+    begun = {"event": "started", "start": 0, "scheduler": "mine.slurm"}
+    (job,) = job_log.story([{**begun, "job": "12", "id": "12"}, {**begun, "job": "12", "id": "15", "start": 1000}])
+    assert (job.ids, job.scheduler, [start.id for start in job.starts]) == (("12", "15"), "mine.slurm", ["12", "15"])
+    (job,) = job_log.story([{**begun, "job": "12_1", "id": "15_1"}])
+    assert job.ids == ("12_1", "15_1")
+
+
 def test_an_end_belongs_to_the_newest_start_of_its_number():
     events = [{"event": e, "job": "by-hand", "start": 0, "step": s} for e in ("started", "ended") for s in (1,)]
     (job,) = job_log.story([*events, *events])
