@@ -54,14 +54,15 @@ class Start:
 
 @dataclass(frozen=True)
 class Job:
-    """A job over all its starts. `scheduler`: the kind of scheduler that knows it, if any. `ids`: the scheduler's ids
-    of the job and of those chained to it, the newest last. `submitted`, `cancelled`, `requeued`: seconds since the
-    epoch."""
+    """A job over all its starts. `scheduler`: the kind of scheduler that knows it, if any; `options`: its section of
+    the profile, if recorded. `ids`: the scheduler's ids of the job and of those chained to it, the newest last.
+    `submitted`, `cancelled`, `requeued`: seconds since the epoch."""
 
     name: str
     cluster: str = ""
     scheduler: str = ""
     script: str = ""
+    options: JsonObject | None = None
     submitted: float | None = None
     cancelled: float | None = None
     ids: tuple[str, ...] = ()
@@ -151,7 +152,8 @@ def _after(job: Job, event: Event) -> Job:
             kind = str(event.get("scheduler", "slurm"))  # earlier launchers knew no other
             id = str(event.get("id") or job.name)
             ids = (id, *(one for one in job.ids if one not in (id, job.name)))
-            return replace(job, cluster=cluster, scheduler=kind, script=script, submitted=when, ids=ids)
+            job = replace(job, cluster=cluster, scheduler=kind, options=event.get("options"), script=script)
+            return replace(job, submitted=when, ids=ids)
         case "started":
             start = _start(job, event, when)
             kind = job.scheduler or str(event.get("scheduler", "slurm" if start.id else ""))

@@ -138,6 +138,7 @@ class JobEvent(Stored):
     time: Time = 0.0
     cluster: Word = ""
     scheduler: Word = ""
+    options: JsonObject | None = None
     script: Word = ""
     id: Annotated[Word, AfterValidator(_no_option)] = ""
     slurm: Annotated[Word, AfterValidator(_no_option)] = ""  # of earlier launchers

@@ -1,32 +1,58 @@
 """The scheduler of a job that was submitted before."""
 
+from typing import cast
+
 from pydantic import ValidationError
 
-from launcher.config import kinds, load, plugins, trust
+from launcher.config import env_vars, kinds, load, plugins, trust
+from launcher.config.cluster import STORED
 from launcher.config.errors import UserError
-from launcher.config.types import SchedulerConfig
+from launcher.config.types import JsonObject, SchedulerConfig
 from launcher.schedulers import RenderedJob, Scheduler
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 
 
+def options(config: SchedulerConfig) -> JsonObject:
+    """The options of a scheduler as they are recorded with a job: without secrets and variables."""
+    return cast(JsonObject, _without_secrets(config.model_dump(mode="json", exclude={"kind"})))
+
+
 def of(folder: RunDir, job: job_log.Job) -> Scheduler[RenderedJob]:
-    """The scheduler that knows a job of a run, with the options of the run's profile. Raises UserError where its code
-    is not trusted, since the run may be somebody else's."""
+    """The scheduler that knows a job of a run, with the options that it was submitted with. Raises UserError where its
+    code is not trusted, since the run may be somebody else's."""
+    last = _of_last_start(folder)  # which may have another profile
+    if last is not None and last.kind == job.scheduler and job.options in (None, options(last)):
+        return plugins.scheduler(last)
+    return plugins.scheduler(_recorded(folder, job))
+
+
+def _of_last_start(folder: RunDir) -> SchedulerConfig | None:
     try:
-        config = load.stored_cluster(folder.cluster).value.scheduler
+        return load.stored_cluster(folder.cluster).value.scheduler
     except UserError:  # reported below where the profile is needed
-        config = None
-    if config is None or config.kind != job.scheduler:  # a later start of the run may have another profile
-        config = _without_options(folder, job.scheduler)
-    return plugins.scheduler(config)
+        return None
 
 
-def _without_options(folder: RunDir, kind: str) -> SchedulerConfig:
+def _recorded(folder: RunDir, job: job_log.Job) -> SchedulerConfig:
+    """The options in the job log; without any, as of an earlier launcher, the defaults of the kind."""
+    keys = {**(job.options or {}), "kind": job.scheduler}
     try:
-        with trust.loading(folder.cluster):
-            return kinds.config_class("schedulers", kind, SchedulerConfig).model_validate({"kind": kind})
+        with trust.loading(folder.job_log):
+            config = kinds.config_class("schedulers", job.scheduler, SchedulerConfig)
+            kinds.check_class("schedulers", job.scheduler, "Scheduler")
+            return config.model_validate(keys, context={STORED: True})
     except ValidationError:
-        raise UserError(f"{folder.cluster}: no profile of kind {kind}, which its job was submitted to") from None
+        raise UserError(
+            f"{folder.cluster}: no profile of kind {job.scheduler}, which its job was submitted to"
+        ) from None
     except kinds.KindError as error:
         raise UserError(f"{folder.path}: the scheduler of its job: {error}") from None
+
+
+def _without_secrets(value: object) -> object:
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_secrets(item) for key, item in value.items() if key != "env" and not env_vars.is_secret(key)}

@@ -93,25 +93,33 @@ Event = (
 
 
 class JobSchedulers:
-    """The schedulers of jobs. After the first question without an answer a kind is not asked again; `trouble` says why,
-    by kind."""
+    """The schedulers of jobs. `trouble`: why a scheduler did not answer, by kind, which is not asked again; `unusable`:
+    why the scheduler of a single run cannot be asked."""
 
     def __init__(self) -> None:
         self.trouble: dict[str, str] = {}
+        self.unusable: list[str] = []
 
     def events(self, job: job_log.Job | None, folder: RunDir) -> Iterator[Event]:
         """What its scheduler knows of a run's job. Nothing is asked about a job without an id, or one that is done."""
         if job is None or not job.ids or not job.scheduler or (job.starts and job.starts[-1].why == "done"):
             return
-        state = None
-        if job.scheduler not in self.trouble:
-            try:
-                state = job_scheduler.of(folder, job).state(job.ids[-1], folder.path)
-            except UserError as error:
-                self.trouble[job.scheduler] = str(error)
         if job.scheduler in self.trouble:
             yield SchedulerUnreachable()
-        elif state is not None:
+            return
+        try:
+            scheduler = job_scheduler.of(folder, job)
+        except UserError as error:
+            self.unusable.append(str(error))
+            yield SchedulerUnreachable()
+            return
+        try:
+            state = scheduler.state(job.ids[-1], folder.path)
+        except UserError as error:
+            self.trouble[job.scheduler] = str(error)
+            yield SchedulerUnreachable()
+            return
+        if state is not None:
             yield JobReported(state)
 
 

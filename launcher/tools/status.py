@@ -39,7 +39,7 @@ def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
         console.print(f"[red]{escape(problem)}[/]", soft_wrap=True, highlight=False)
     if len(runs) == 1:
         print_details(statuses[0], console)
-    for trouble in schedulers.trouble.values():
+    for trouble in (*schedulers.trouble.values(), *schedulers.unusable):
         console.print(f"[yellow]note[/]: {escape(trouble)}", soft_wrap=True, highlight=False)
 
 

@@ -205,7 +205,10 @@ def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     script = "" if job.file is None else str(job.file.relative_to(_working_directory()))
-    event = {"event": "submitted", "cluster": sweep.profile.name, "scheduler": sweep.profile.kind, "script": script}
+    event = {
+        "event": "submitted", "cluster": sweep.profile.name, "scheduler": sweep.profile.kind,
+        "options": job_scheduler.options(sweep.profile.scheduler), "script": script,
+    }  # fmt: skip
     for i, run in zip(points, runs, strict=True):
         id = sweep.scheduler.task_id(submitted.id, i) if sweep.is_array else submitted.id
         job_log.append(run.folder, {**event, "job": job.name or id, "id": id})

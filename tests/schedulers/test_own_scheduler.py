@@ -16,6 +16,7 @@ from launcher.config.errors import UserError
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 from launcher.tools import cancel, job_scheduler, run_events, run_status, submit
+from launcher.tools import status as status_tool
 
 SCHEDULER = Path(__file__).parent / "spool_scheduler.py"
 ROOT = Path(__file__).parent.parent.parent
@@ -112,6 +113,51 @@ def test_its_mistakes_and_refusals_are_one_line(here):
     assert refused.startswith(
         "--cluster spool.yaml: of kind own.spool, where runs wait for their turn (launcher submit"
     )
+
+
+def submitted(name, folder="queue", phase="waiting", recorded=True):
+    """A run of which a job was put into a queue, and that was then started on this machine."""
+    run = RunDir(Path("runs") / name)
+    run.path.mkdir(parents=True)
+    profile = load.cluster("spool.yaml", [f"spool.folder={folder}"]).value
+    options = {"options": job_scheduler.options(profile.scheduler)} if recorded else {}
+    about = {"job": name, "id": "spool-1", "scheduler": profile.kind}
+    job_log.append(run, {"event": "submitted", **about, **options})
+    Path(folder).mkdir(exist_ok=True)
+    job = {"phase": phase, "run": str(run.path.absolute()), "text": ""}
+    (Path(folder) / "spool-1.json").write_text(json.dumps(job))
+    load.dump(load.cluster("local").value, run.cluster)
+    return run
+
+
+def test_a_job_is_asked_after_with_the_options_that_it_was_submitted_with(here):
+    run = submitted("one", "another-queue")
+    assert run_status.read_status(run, run_events.JobSchedulers()).state.name == "pending"
+    cancel.cancel("one", Console(stderr=True))
+    assert json.loads((here / "another-queue/spool-1.json").read_text())["phase"] == "cancelled"
+
+
+def test_a_run_whose_scheduler_cannot_be_asked_hinders_no_other(here, capsys):
+    """A launcher before this one recorded no options, which this kind cannot be without."""
+    runs = [submitted("old", recorded=False), submitted("new", "another-queue", "cancelled")]
+    schedulers = run_events.JobSchedulers()
+    assert [one.state.name for one in run_status.read_statuses(runs, schedulers)] == ["pending", "cancelled"]
+    assert schedulers.trouble == {}
+    note = "runs/old/cluster.yaml: no profile of kind own.spool, which its job was submitted to"
+    assert schedulers.unusable == [note]
+    status_tool.status([], False, Console(width=200))
+    assert capsys.readouterr().out.splitlines()[-1] == f"note: {note}"
+
+
+def test_recorded_options_hold_no_secrets(here):
+    text = SCHEDULER.read_text(encoding="utf-8").replace("folder: str\n", "folder: str\n    api_token: str = ''\n", 1)
+    support.plugin("pool", text.replace("own.spool", "own.pool"))
+    scheduler = cluster(kind="own.pool", pool={"folder": "q", "hosts": ["a"], "api_token": "hush"}).scheduler
+    assert job_scheduler.options(scheduler) == {"folder": "q", "hosts": ["a"]}
+    run = RunDir(here)
+    job = job_log.Job("1", scheduler="own.pool", ids=("1",), options=job_scheduler.options(scheduler))
+    load.dump(cluster(kind="own.pool", pool=scheduler.model_dump(exclude={"kind"})), run.cluster)
+    assert job_scheduler.of(run, job).config.api_token == "hush"
 
 
 def test_the_code_of_somebody_elses_run_is_imported_only_where_it_is_trusted(tmp_path, monkeypatch):
