@@ -105,11 +105,7 @@ def submit(
     from launcher.config import load
     from launcher.tools import submit as tool
 
-    if cluster is None:
-        raise tool.missing_cluster()
-    requeues = [] if max_requeues is None else [f"slurm.max_requeues={max_requeues}"]
-    profile, overrides = load.profile(cluster, overrides or [], *requeues)
-    tool.check_queue(profile)
+    profile, overrides = tool.load_profile(cluster, overrides or [], max_requeues)
     tool.submit(load.recipe(recipe, overrides), profile, grid, dry_run, Console(stderr=True))
 
 

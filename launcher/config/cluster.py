@@ -168,6 +168,11 @@ class Cluster(Strict):
         return self._scheduler
 
     @property
+    def section(self) -> str:
+        """The key of the scheduler's options."""
+        return self.kind.rpartition(".")[2]
+
+    @property
     def reference(self) -> str:
         """The value of --cluster: a file, or the name of a shipped profile."""
         return self._reference
@@ -232,7 +237,7 @@ class Cluster(Strict):
     @model_serializer(mode="wrap")
     def _with_section(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         section = self.scheduler.model_dump(mode="json", exclude={"kind"})
-        return {**handler(self), **({self.kind.rpartition(".")[2]: section} if section else {})}
+        return {**handler(self), **({self.section: section} if section else {})}
 
 
 def _scheduler(kind: str, section: object, context: object) -> SchedulerConfig:

@@ -123,6 +123,12 @@ class RankEnd(TypedDict):
     traceback: str
 
 
+def allocated_nodes(environment: Mapping[str, str] = os.environ) -> int:
+    """Return the number of nodes of the Slurm allocation that this process is in; 0 outside of one."""
+    nodes = environment.get("SLURM_JOB_NUM_NODES", environment.get("SLURM_NNODES", ""))
+    return int(nodes) if nodes.isdecimal() else 0
+
+
 @dataclass(frozen=True)
 class LauncherInfo:
     """What a rank behind torchrun or accelerate knows of the launcher that started those.
@@ -214,8 +220,8 @@ def _two_starters(environment: Mapping[str, str]) -> str:
 
 def _started_alone(environment: Mapping[str, str]) -> str:
     """A single worker in a Slurm allocation of several nodes."""
-    nodes = environment.get("SLURM_JOB_NUM_NODES", environment.get("SLURM_NNODES", ""))
-    if not nodes.isdecimal() or int(nodes) < 2 or starter(environment) is not None:
+    nodes = allocated_nodes(environment)
+    if nodes < 2 or starter(environment) is not None:
         return ""
     what = f"this allocation has {nodes} nodes and the worker was started alone on one of them"
     return f"{what} (srun python -m launcher.worker R; srun -N 1 -n 1 for one rank)"

@@ -81,7 +81,7 @@ OptionalRecipeFile = Annotated[
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides: key.path=value.")]
 ClusterFile = Annotated[str, typer.Option("--cluster", help="A cluster profile: a file, or the name of a shipped one.")]
 QueueFile = Annotated[
-    str | None, typer.Option("--cluster", help="A profile of kind slurm: a file, or the name of a shipped one.")
+    str | None, typer.Option("--cluster", help="A cluster profile with a queue: a file, or the name of a shipped one.")
 ]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart-pretrain.")]
 RunFolders = Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders.")]

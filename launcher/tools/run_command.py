@@ -13,7 +13,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
-from launcher.distributed import private_tmp, signals
+from launcher.distributed import launch_env, private_tmp, signals
 from launcher.distributed.exit_codes import STOPPED
 from launcher.launch import execute, launch_spec
 from launcher.launch.execute import Outcome
@@ -32,8 +32,8 @@ def check_starts_here(recipe: str, overrides: Sequence[str], profile: Cluster) -
         words = ["launcher", "submit", recipe, "--cluster", profile.reference, *overrides, *profile.overrides]
         what = f"of kind {profile.kind}, where runs wait for their turn ({shlex.join(words)})"
         raise UserError(f"--cluster {profile.reference}: {what}")
-    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "")
-    if profile.scheduler.on_this_machine and nodes.isdecimal() and int(nodes) > 1:
+    nodes = launch_env.allocated_nodes()
+    if profile.scheduler.on_this_machine and nodes > 1:
         what = f"this allocation has {nodes} nodes, and this run uses the one it is on"
         print(f"note: {what} (launcher submit, or srun python -m launcher.worker, uses all)", file=sys.stderr)
 

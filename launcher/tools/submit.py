@@ -29,6 +29,8 @@ from launcher.storage import cache_root, job_log, run_files
 from launcher.storage.run_dir import RunDir, over
 from launcher.tools import job_scheduler, run_status, sweep_grid, tables
 
+_MAX_REQUEUES = "max_requeues"
+
 
 @dataclass(frozen=True)
 class _Sweep:
@@ -97,6 +99,23 @@ def _sweep(recipe: Loaded[Recipe], profile: Cluster, grid: Path | None) -> _Swee
         return _Sweep(profile, known.name, [recipe], is_array=False)
     points = sweep_grid.map_points(sweep_grid.read(grid, known.name), lambda own: recipe.override(*own))
     return _Sweep(profile, known.name, points, is_array=True)
+
+
+def load_profile(
+    file: str | None, overrides: Sequence[str], max_requeues: int | None = None
+) -> tuple[Cluster, list[str]]:
+    """Load the profile to submit to. Returns it with the overrides of the recipe. `max_requeues`: overrides the key of
+    this name, where the scheduler has it. Raises UserError, also for a profile without a queue."""
+    if file is None:
+        raise missing_cluster()
+    profile, of_recipe = load.profile(file, overrides)
+    check_queue(profile)
+    if max_requeues is None:
+        return profile, of_recipe
+    if _MAX_REQUEUES not in type(profile.scheduler).model_fields:
+        what = f"a cluster of kind {profile.kind} has no key {profile.section}.{_MAX_REQUEUES}"
+        raise UserError(f"--max-requeues: {what} (leave it out)")
+    return load.profile(file, [*overrides, f"cluster.{profile.section}.{_MAX_REQUEUES}={max_requeues}"])
 
 
 def check_queue(profile: Cluster) -> None:

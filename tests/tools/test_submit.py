@@ -1,11 +1,14 @@
 """Refusals, output and records of `launcher submit`, with a stand-in for Slurm. tests/slurm has jobs that run."""
 
+from pathlib import Path
+
 import pytest
 import support
 from rich.console import Console
 
 from launcher.config import load
 from launcher.config.errors import UserError
+from launcher.schedulers import slurm as slurm_kind
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 from launcher.tools import submit as tool
@@ -14,6 +17,9 @@ PROFILE = {
     "name": "lab", "kind": "slurm", "nodes": 2, "device": "cpu", "devices_per_node": 2, "memory_per_device": 8,
     "slurm": {"time": 10},
 }  # fmt: skip
+
+
+SPOOL = Path(__file__).parent.parent / "schedulers" / "spool_scheduler.py"
 
 
 @pytest.fixture
@@ -72,6 +78,23 @@ def test_the_maximum_running_time_is_shown(submit, capsys):
     assert line in capsys.readouterr().err
     submit("cluster.slurm.requeue=never", dry_run=True)
     assert "may start" not in capsys.readouterr().err
+
+
+def test_max_requeues_is_part_of_the_command_and_of_the_section_of_any_kind(submit, workspace):
+    profile, recipe = tool.load_profile("lab.yaml", ["seed=1", "cluster.slurm.time=30"], 4)
+    assert (profile.scheduler.max_requeues, recipe) == (4, ["seed=1"])
+    assert profile.overrides == ("cluster.slurm.time=30", "cluster.slurm.max_requeues=4")
+    text = Path(slurm_kind.__file__).read_text(encoding="utf-8").replace('"slurm"', '"own.lab"')
+    support.plugin("lab", text)
+    support.write({**PROFILE, "kind": "own.lab", "slurm": None, "lab": {}}, "own.yaml")
+    assert tool.load_profile("own.yaml", [], 4)[0].scheduler.max_requeues == 4
+    support.plugin("spool", SPOOL.read_text(encoding="utf-8"))
+    section = {"folder": "queue", "hosts": ["a", "b"]}
+    support.write({**PROFILE, "kind": "own.spool", "slurm": None, "spool": section}, "spool.yaml")
+    with pytest.raises(UserError, match=r"^--max-requeues: a cluster of kind own.spool has no key spool.max_requeues"):
+        tool.load_profile("spool.yaml", [], 4)
+    with pytest.raises(UserError, match=r"^--cluster local: of kind local, where there is no queue"):
+        tool.load_profile("local", [], 4)
 
 
 def test_max_running_limits_an_array(submit, workspace, capsys):
