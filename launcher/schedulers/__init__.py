@@ -75,11 +75,11 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class RenderedJob:
-    """A job that can be submitted. `text`: exactly what is started, as a dry run prints it. `file`: path at which the
-    scheduler keeps the text when it is submitted. `name`: LAUNCHER_JOB of its nodes; empty: they set it to the id that
-    `submit` returns."""
+    """A job that can be submitted. `text`: exactly what is queued, as a dry run prints it; empty for a job that is not
+    queued. `file`: path at which the scheduler keeps the text when it is submitted. `name`: LAUNCHER_JOB of its nodes;
+    empty: they set it to the id that `submit` returns."""
 
-    text: str
+    text: str = ""
     file: Path | None = None
     name: str = ""
 

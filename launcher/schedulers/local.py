@@ -1,6 +1,5 @@
 """This machine: its ranks are started at once."""
 
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -33,22 +32,9 @@ class Scheduler(ForegroundScheduler[LocalJob]):
     def render(self, request: JobRequest) -> LocalJob:
         from launcher.launch import launch_spec
 
-        launch = launch_spec.train(request.plan, request.cluster, request.via)
-        return LocalJob(_printed(launch), launch=launch)
+        return LocalJob(launch=launch_spec.train(request.plan, request.cluster, request.via))
 
     def submit(self, job: LocalJob) -> SubmittedJob:
         from launcher.launch import execute
 
         return SubmittedJob(outcome=execute.execute(job.launch))
-
-
-def _printed(launch: "Launch") -> str:
-    """The ranks as a shell would start them: by torchrun or accelerate, or each by itself, as the agent in this process
-    does."""
-    variables = [f"{name}={value}" for name, value in launch.env.items()]
-    words = ["env", *variables, "python"] if variables else ["python"]
-    if launch.argv:
-        return f"{shlex.join([*words, '-m', *launch.argv])}\n"
-    line = shlex.join([*words, "-m", "launcher.worker", str(launch.folder / "recipe.yaml")])
-    settings = f"{launch.device}, {launch.threads} threads, {launch.max_restarts} restarts"
-    return f"# {launch.ranks} ranks ({settings})\n{line}\n"

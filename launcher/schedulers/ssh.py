@@ -82,8 +82,7 @@ class Scheduler(ForegroundScheduler[SshJob]):
             host: ("ssh", *self.config.options, *_SSH_OPTIONS, "--", host, self._agent(request, i, hosts, variables))
             for i, host in enumerate(hosts)
         }
-        text = "".join(f"{shlex.join(command)}\n" for command in commands.values())
-        return SshJob(text, commands=commands, run=request.run_folder, minimum=minimum)
+        return SshJob(commands=commands, run=request.run_folder, minimum=minimum)
 
     def submit(self, job: SshJob) -> SubmittedJob:
         if shutil.which("ssh") is None:
