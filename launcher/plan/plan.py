@@ -151,19 +151,20 @@ def make(
     prepared: Path | None = None,
     overrides: tuple[str, ...] = (),
     wrong: Sequence[str | Problem] = (),
+    folder: RunDir | None = None,
+    trains: bool = True,
 ) -> Plan:
     """Plan a run. Raises UserError with every mistake that can be found without starting anything. `wrong`: mistakes
-    that were found before."""
-    world, folder = topology.world(cluster, ranks), RunDir(RUNS / recipe.name)
+    that were found before. `folder`: the run folder, where it is not the one that the recipe names. `trains`: whether
+    the run is to go on in its folder; otherwise it is only evaluated."""
+    world = topology.world(cluster, ranks)
+    folder = folder or RunDir(RUNS / recipe.name)
     if ranks and not cluster.scheduler.on_this_machine:
         wrong = [*wrong, "--ranks: is of one machine (nodes and devices_per_node of the cluster say how many)"]
-    shape = checks.check(recipe, world, facts, folder, wrong)
-    known, total, count, device = (
-        facts or guess(recipe),
-        _Totals.of(recipe, shape, facts),
-        world.max_ranks,
-        world.device,
-    )
+    shape = checks.check(recipe, world, facts, folder if trains else None, wrong)
+    known = facts or guess(recipe)
+    total = _Totals.of(recipe, shape, facts)
+    count, device = world.max_ranks, world.device
     micro_batches, micro_samples = layout.micro(recipe, count, known.longest)
     checkpoints = folder.whole()
     return Plan(
