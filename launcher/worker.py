@@ -157,9 +157,9 @@ def _prepare(arguments: list[str], group: ProcessGroup) -> tuple[str, list[str]]
     """Plan and prepare, as rank 0. Returns the run folder, and what is wrong, which all ranks then raise."""
     local_world = launch_env.rank_info().local_world
     nodes = 1 if group.world % local_world else group.world // local_world  # one: the ranks are not spread evenly
-    cluster = load.cluster("local").value
-    spread = cluster.model_copy(update={"nodes": (nodes, nodes)})
     try:
+        cluster = load.local_cluster()
+        spread = cluster.model_copy(update={"nodes": (nodes, nodes)})
         recipe = load.recipe(arguments[0], arguments[1:])
         wrong = writable_folders.run(RunDir(plan.RUNS / recipe.value.name))
         validated = run_setup.validate(recipe, spread, group.world // nodes, wrong)

@@ -231,7 +231,7 @@ def load(folder: Path) -> PreparedRun:
     run = RunDir(folder)
     made = strict_json.read(run.plan, plan.Plan, "launcher run writes it again")
     known = facts.of_run(folder)
-    recipe, cluster = config_files.checked(run.recipe).value, config_files.checked_cluster(run.cluster).value
+    recipe, cluster = config_files.trusted(run.recipe).value, config_files.trusted_cluster(run.cluster).value
     return PreparedRun(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
 
 
@@ -243,7 +243,7 @@ def reopen(folder: Path, ranks: int | None, wrong: Sequence[str] = ()) -> Prepar
         raise UserError(f"{folder}: no run is there (it has no recipe.yaml)")
     loaded = config_files.stored(run.recipe)
     try:
-        cluster = config_files.cluster("local").value
+        cluster = config_files.local_cluster()
         recipe = layout.runnable(loaded.value, ranks or topology.count(cluster))
         wrong = [*wrong, *writable_folders.ranks(recipe, cluster, ranks)]
         reopened = _validate(_Request(replace(loaded, value=recipe), cluster, ranks, run, trains=False), wrong)
