@@ -7,6 +7,7 @@ installed package or of the current folder, never of a run folder, a bundle or t
 import importlib
 import pkgutil
 import traceback
+from abc import ABCMeta
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeVar
@@ -20,6 +21,16 @@ from launcher.config.types import Plugin
 
 P = TypeVar("P", bound=Plugin)
 
+_CLASSES = {
+    "data": "Source", "lr_schedules": "Schedule", "models": "Model", "optimizers": "Optimizer",
+    "schedulers": "Scheduler", "sinks": "Sink", "strategies": "Strategy", "tasks": "Task",
+}  # fmt: skip
+"""The class of a kind beside its Config, by plug-in folder. The folder's package has its base, of the same name."""
+
+
+class KindError(ValueError):
+    """A kind that does not exist, or whose module is no plug-in."""
+
 
 def available(folder: str) -> list[str]:
     """The kinds of a plug-in folder such as 'tasks': its modules without a leading underscore."""
@@ -28,22 +39,36 @@ def available(folder: str) -> list[str]:
 
 
 def module(folder: str, kind: str) -> ModuleType:
-    """Import the module of a kind. Raises ValueError with a hint for an unknown kind, or the reason why the import
-    fails."""
+    """Import the module of a kind. Raises KindError with a hint for an unknown kind, the reason why the import fails,
+    or what the module lacks."""
     if "." in kind and all(part.isidentifier() for part in kind.split(".")):
         name = kind
     elif kind in available(folder):
         name = f"launcher.{folder}.{kind}"
     else:
-        raise ValueError(f"unknown kind {kind!r} ({hint(kind, available(folder))})")
+        raise KindError(f"unknown kind {kind!r} ({hint(kind, available(folder))})")
     try:
         imported_module = imported(name, kind)
     except ValueError as error:
-        raise ValueError(f"kind {kind!r} {error}") from error
-    config, advice = getattr(imported_module, "Config", None), f"see launcher/{folder}/__init__.py"
-    if not (isinstance(config, type) and issubclass(config, Plugin)):
-        raise ValueError(f"kind {kind!r}: no class Config(Plugin) in {imported_module.__file__} ({advice})")
+        raise KindError(f"kind {kind!r} {error}") from error
+    if lacks := _missing(folder, imported_module):
+        raise KindError(f"kind {kind!r}: {lacks} (see launcher/{folder}/__init__.py)")
     return imported_module
+
+
+def _missing(folder: str, plugin_module: ModuleType) -> str | None:
+    """What a module lacks to be a plug-in of a folder; None: nothing."""
+    config, file = getattr(plugin_module, "Config", None), plugin_module.__file__
+    if not (isinstance(config, type) and issubclass(config, Plugin)):
+        return f"no class Config(Plugin) in {file}"
+    name = _CLASSES[folder]
+    base: type = getattr(importlib.import_module(f"launcher.{folder}"), name)
+    found = getattr(plugin_module, name, None)
+    if not (isinstance(found, ABCMeta) and issubclass(found, base)):
+        return f"no class {name}(launcher.{folder}.{name}) in {file}"
+    if abstract := sorted(found.__abstractmethods__):
+        return f"its class {name} in {file} has no {', '.join(abstract)}"
+    return None
 
 
 def imported(name: str, named: str) -> ModuleType:
@@ -92,16 +117,9 @@ def of(folder: str, config: Plugin) -> ModuleType:
     return module(folder, config.kind)
 
 
-class KindError(ValueError):
-    """A kind that does not exist, or whose module is no plug-in."""
-
-
 def config_class(folder: str, kind: str, base: type[P]) -> type[P]:
     """The Config of a kind, a `base`. Raises KindError."""
-    try:
-        found = module(folder, kind).Config
-    except ValueError as error:
-        raise KindError(str(error)) from error
+    found = module(folder, kind).Config
     if not issubclass(found, base):
         raise KindError(f"kind {kind!r}: its Config is no {base.__name__} (see launcher/{folder}/__init__.py)")
     config: type[P] = found
