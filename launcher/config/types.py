@@ -50,6 +50,11 @@ class Plugin(Strict):
     """Name of the kind, which is its module's name, or a dotted path to your own module."""
 
     @property
+    def runs_own_code(self) -> bool:
+        """Whether it runs code of the user's own, so that its results are valid only for as long as that stays."""
+        return "." in self.kind
+
+    @property
     def hub_repository(self) -> HubRepository | None:
         """The repository that the plug-in loads, if any: a Config with the keys `name` and `revision`. It is pinned to
         a commit when a run is first started."""
