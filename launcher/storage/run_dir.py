@@ -141,8 +141,8 @@ class RunDir:
         """Raises UserError where a recipe with another trajectory has trained in this folder."""
         if not self.recipe.is_file() or not (self.whole() or self.metrics.is_file()):
             return
-        there = trajectory(load.stored(self.recipe).value.model_dump(mode="json"))
-        here = trajectory(recipe.model_dump(mode="json"))
+        there = trajectory(load.stored(self.recipe).value)
+        here = trajectory(recipe)
         names = [key for key in {**there, **here} if there.get(key) != here.get(key)]
         if names:
             first = "; ".join(f"{k}: {there.get(k)} there, {here.get(k)} here" for k in names[:4])
