@@ -4,7 +4,7 @@ Their properties tell the launcher what it needs to know before a plug-in is loa
 do not fit it.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -108,8 +108,21 @@ class TaskConfig(Plugin):
 
     @property
     def teacher_model(self) -> "ModelConfig | None":
-        """The Config of another model that the task evaluates, such as a teacher."""
+        """The Config of another model that the task evaluates, such as a teacher: the value of one of its keys."""
         return None
+
+    @property
+    def teacher_key(self) -> str:
+        """The key whose value `teacher_model` is. Raises TypeError where there is none: a plug-in has to tell it."""
+        teacher = self.teacher_model
+        for name, value in self:
+            if value is teacher:
+                return name
+        raise TypeError(f"{type(self).__name__}.teacher_model is the value of no key (override teacher_key)")
+
+    def with_teacher(self, teacher: "ModelConfig") -> Self:
+        """The same task with another `teacher_model`."""
+        return self.model_copy(update={self.teacher_key: teacher})
 
     @property
     def joins_documents(self) -> bool:
