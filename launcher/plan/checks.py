@@ -130,11 +130,8 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
 
 def _model(recipe: Recipe, shape: Architecture) -> Found:
     """Features that the model or the strategy does not support."""
-    wrong = [Problem("task.samples", f"{shape.packs} (take documents)")] if shape.packs else []
-    if recipe.tensor_parallel > 1 and recipe.model.adapter:
-        what = "tensor parallelism does not split the linear maps of an adapter (take 1; kind: fsdp shards them)"
-        wrong.append(Problem("strategy.tensor_parallel", what))
-    return [*layout.refusals(recipe, shape), *wrong]
+    packed = [Problem("task.samples", f"{shape.packs} (take documents)")] if shape.packs else []
+    return [*layout.refusals(recipe, shape), *packed]
 
 
 def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -> Found:
