@@ -2,6 +2,10 @@
 
 The file is the registration. A user's own plug-in is named by a dotted path (`kind: mypkg.tasks.ranking`) of an
 installed package or of the current folder, never of a run folder, a bundle or the cache (see launcher.config.trust).
+
+Here, and through launcher.config.plugins, a floor reaches modules above its own, which the import contract does not
+see. Of the launcher's own modules only those of the plug-in folders are loaded so; tests/test_imports.py holds that
+nothing else in the package imports by name.
 """
 
 import importlib
@@ -34,14 +38,21 @@ class KindError(ValueError):
 
 def available(folder: str) -> list[str]:
     """The kinds of a plug-in folder such as 'tasks': its modules without a leading underscore."""
-    package = importlib.import_module(f"launcher.{folder}")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    modules = pkgutil.iter_modules(_package(folder).__path__)
+    return sorted(found.name for found in modules if not found.name.startswith("_"))
+
+
+def _package(folder: str) -> ModuleType:
+    """The package of a plug-in folder. Raises ValueError for another folder."""
+    if folder not in _CLASSES:
+        raise ValueError(f"launcher/{folder} is no plug-in folder")
+    return importlib.import_module(f"launcher.{folder}")
 
 
 def module(folder: str, kind: str) -> ModuleType:
     """Import the module of a kind. Raises KindError with a hint for an unknown kind, the reason why the import fails,
     or what the module lacks."""
-    if "." in kind and all(part.isidentifier() for part in kind.split(".")):
+    if _is_dotted(kind) and (not kind.startswith("launcher.") or kind.startswith(f"launcher.{folder}.")):
         name = kind
     elif kind in available(folder):
         name = f"launcher.{folder}.{kind}"
@@ -56,15 +67,19 @@ def module(folder: str, kind: str) -> ModuleType:
     return imported_module
 
 
+def _is_dotted(kind: str) -> bool:
+    return "." in kind and all(part.isidentifier() for part in kind.split("."))
+
+
 def _missing(folder: str, plugin_module: ModuleType) -> str | None:
     """What a module lacks to be a plug-in of a folder; None: nothing."""
     config, file = getattr(plugin_module, "Config", None), plugin_module.__file__
     if not (isinstance(config, type) and issubclass(config, Plugin)):
         return f"no class Config(Plugin) in {file}"
     name = _CLASSES[folder]
-    base: type = getattr(importlib.import_module(f"launcher.{folder}"), name)
+    base: type = getattr(_package(folder), name)
     found = getattr(plugin_module, name, None)
-    if not (isinstance(found, ABCMeta) and issubclass(found, base)):
+    if not (isinstance(found, ABCMeta) and base in found.__mro__):
         return f"no class {name}(launcher.{folder}.{name}) in {file}"
     if abstract := sorted(found.__abstractmethods__):
         return f"its class {name} in {file} has no {', '.join(abstract)}"
