@@ -81,8 +81,8 @@ class Source(FilesSource):
             yield from _rows(self.config, columns, key, file, self._records(file))
 
     def notes(self, key: str, part: Part) -> list[str]:
-        """Note each file in which quoted fields hold line breaks, as far as it was read: a lone quote joins rows that do
-        not belong together."""
+        """Note each file in which quoted fields hold line breaks, as far as it was read: a lone quote joins rows that
+        do not belong together."""
         found = {file: self._breaks[file] for file in part.files if self.config.quote and file in self._breaks}
         return [breaks.note(file, key) for file, breaks in found.items() if breaks.rows]
 
