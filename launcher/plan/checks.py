@@ -1,6 +1,6 @@
 """Mistakes between keys, and between the recipe and the devices or the disk. All are found before anything starts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -52,8 +52,10 @@ def check(
 
 def _resumed_files(recipe: Recipe, folder: RunDir, mistaken: bool) -> Found:
     """Damage in a run folder, and a run of another recipe in it. `mistaken`: a mistake makes it another recipe."""
-    out = Found()
-    for file_check in [*([] if mistaken else [partial(folder.check_recipe, recipe)]), folder.check_files]:
+    out, file_checks = Found(), list[Callable[[], None]]()
+    if not mistaken:
+        file_checks.append(partial(folder.check_recipe, recipe))
+    for file_check in [*file_checks, folder.check_files]:
         try:
             file_check()
         except UserError as error:

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.config import kinds
+from launcher.config import kinds, paths
 from launcher.config.atomic_files import is_file, write
 from launcher.config.base_model import Strict
 from launcher.config.errors import Problem, UserError
@@ -120,7 +120,7 @@ def _file(recipe: Recipe, question: str) -> Path | None:
     versions = metadata.version("transformers") + metadata.version("peft")
     code = "".join(_code(folder, config) for folder, config in asked.items())
     digest = hashlib.blake2b((_FORM + question + versions + code + configuration).encode(), digest_size=16).hexdigest()
-    return cache_root.root() / "architectures" / f"{digest}.json"
+    return paths.cache() / paths.ARCHITECTURES / f"{digest}.json"
 
 
 def _code(folder: str, config: Plugin) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import xxhash
 
+from launcher.config import paths
 from launcher.config.atomic_files import expanded, flush_tree, is_dir, write
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.model import ModelConfig
@@ -209,4 +210,4 @@ def _is_local(name: str) -> bool:
 
 def _cache_entry(repository: Repository) -> Path:
     query = f"{repository.kind}\0{repository.name}\0{repository.revision or ''}"
-    return cache_root.root() / "commits" / f"{xxhash.xxh3_128_hexdigest(query.encode())}.json"
+    return paths.cache() / paths.COMMITS / f"{xxhash.xxh3_128_hexdigest(query.encode())}.json"

@@ -30,7 +30,7 @@ def write(folder: RunDir, recipe: Recipe, cluster: Cluster, plan: Plan, facts: F
     load.dump(cluster, folder.cluster)
     write_file(folder.plan, plan.model_dump_json(indent=1))
     write_file(folder.facts, facts.model_dump_json(indent=1))
-    write_file(folder.path / "environment.json", json.dumps(environment(), indent=1))
+    write_file(folder.environment, json.dumps(environment(), indent=1))
     if not folder.whole():  # an earlier start without a checkpoint may have been of another recipe
         shutil.rmtree(folder.tokenizer, ignore_errors=True)
         shutil.rmtree(folder.model, ignore_errors=True)

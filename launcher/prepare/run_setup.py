@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.config import load as config_files
-from launcher.config import plugins, strict_json
+from launcher.config import paths, plugins, strict_json
 from launcher.config.base_model import hint
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
@@ -204,7 +204,7 @@ def _suggestion(token: str, known: Iterable[str]) -> str:
 
 
 def _folder(recipe: Recipe) -> RunDir:
-    return RunDir(plan.RUNS / recipe.name)
+    return RunDir(paths.RUNS / recipe.name)
 
 
 def _pin(recipe: Recipe, folder: RunDir, strict: bool = True) -> Recipe:

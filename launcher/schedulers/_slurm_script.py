@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import launcher
-from launcher.config import env_vars
+from launcher.config import env_vars, paths
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.distributed.exit_codes import INVALID_INPUT, NODE_FAILURE, STOPPED
@@ -92,7 +92,7 @@ def render(request: JobRequest, config: "Config") -> BatchScript:
         starts_per_job=job_log.STARTS_PER_JOB,
         exit_codes={"stopped": STOPPED, "unfit": NODE_FAILURE, "wrong": INVALID_INPUT},
     )
-    return BatchScript(text, request.run_folder / "jobs" / f"submit-{request.number}.sbatch")
+    return BatchScript(text, request.run_folder / paths.JOBS / f"submit-{request.number}.sbatch")
 
 
 def sbatch_options(request: JobRequest, config: "Config") -> dict[str, str | None]:

@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from launcher.config import paths
 from launcher.config.types import SchedulerConfig
 from launcher.schedulers import ForegroundScheduler, JobRequest, RenderedJob, SubmittedJob
 
@@ -50,6 +51,6 @@ def _printed(launch: "Launch") -> str:
     words = ["env", *variables, "python"] if variables else ["python"]
     if launch.argv:
         return f"{shlex.join([*words, '-m', *launch.argv])}\n"
-    line = shlex.join([*words, "-m", "launcher.worker", str(launch.folder / "recipe.yaml")])
+    line = shlex.join([*words, "-m", "launcher.worker", str(launch.folder / paths.RECIPE)])
     settings = f"{launch.device}, {launch.threads} threads, {launch.max_restarts} restarts"
     return f"# {launch.ranks} ranks ({settings})\n{line}\n"

@@ -1,4 +1,5 @@
-"""The files of a run folder: their names, and the types of their content, as this and earlier launchers wrote them."""
+"""The types of what is in the files of a run folder, as this and earlier launchers wrote them. The names of the files
+are in launcher.config.paths."""
 
 import math
 from typing import Annotated
@@ -7,12 +8,6 @@ from pydantic import AfterValidator, Field
 
 from launcher.config.strict_json import Count, PlainName, Seconds, Stored, Time, Word, Wrong, shown
 from launcher.config.types import JsonObject
-
-RECIPE, CLUSTER, PLAN, FACTS, ENVIRONMENT = "recipe.yaml", "cluster.yaml", "plan.json", "facts.json", "environment.json"
-METRICS, JOB_LOG, WANDB_ID = "metrics.jsonl", "jobs.jsonl", "wandb.id"
-CHECKPOINTS, TOKENIZER, MODEL, JOBS, LOGS, REPORT = "checkpoints", "tokenizer", "model", "jobs", "logs", "report"
-COMPLETE, STATE = "COMPLETE", "state.json"
-"""Files of each checkpoint beside its tensors and its recipe."""
 
 
 def _numbers(values: JsonObject) -> JsonObject:

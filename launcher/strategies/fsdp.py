@@ -16,8 +16,8 @@ from launcher.strategies import Engine, EngineParts, MemoryShare
 from launcher.strategies._parallel_degrees import (
     check_heads,
     check_ranks,
-    refuse_tensor_parallel,
     refuse_sharded_matrices,
+    refuse_tensor_parallel,
     sharded_memory,
 )
 

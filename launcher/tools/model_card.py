@@ -114,7 +114,7 @@ def _data(recipe: Recipe, facts: Facts) -> str:
 
 def environment(folder: RunDir) -> Environment:
     """The versions and the commit of the last start; empty where none were recorded. Raises DamagedFile."""
-    file = folder.path / "environment.json"
+    file = folder.environment
     return (
         strict_json.read(file, Environment, "launcher run writes it again")
         if strict_json.exists(file)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launcher.config import load, plugins
+from launcher.config import load, paths, plugins
 from launcher.config.atomic_files import write
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
@@ -21,11 +21,10 @@ from launcher.config.format import plural
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
 from launcher.config.strict_json import DamagedFile
-from launcher.plan import plan
 from launcher.plan.plan import Plan
 from launcher.prepare import run_setup
 from launcher.schedulers import JobRefused, JobRequest, RenderedJob, Scheduler
-from launcher.storage import cache_root, job_log
+from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir, over
 from launcher.tools import job_scheduler, run_status, sweep_grid, tables
 
@@ -47,7 +46,7 @@ class _Sweep:
     @property
     def folder(self) -> RunDir:
         """The folder of the job's script."""
-        return RunDir(plan.RUNS / self.name)
+        return RunDir(paths.RUNS / self.name)
 
     def render(self, first: Plan, points: Sequence[int]) -> RenderedJob:
         """The job of these points. `first`: the plan of a run."""
@@ -132,7 +131,7 @@ def _cache(profile: Cluster) -> Path:
     """The folder in which nodes look for prepared data: $LAUNCHER_CACHE, else the profile's, else that of the home
     folder."""
     shared = profile.scratch.shared
-    return (cache_root.root() if shared is None or "LAUNCHER_CACHE" in os.environ else Path(shared)).absolute()
+    return (paths.cache() if shared is None or "LAUNCHER_CACHE" in os.environ else Path(shared)).absolute()
 
 
 def _use_shared_cache(profile: Cluster) -> None:

@@ -6,12 +6,12 @@ import pytest
 import support
 
 from launcher import models, tasks
+from launcher.config import paths
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.plan import memory, model_spec
 from launcher.plan import model_requirements as needs
 from launcher.plan.facts import guess
-from launcher.storage import cache_root
 
 pytestmark = pytest.mark.cold_start
 
@@ -23,7 +23,7 @@ def asked(**changes):
 
 
 def kept():
-    return len(list((cache_root.root() / "architectures").glob("*.json")))
+    return len(list((paths.cache() / "architectures").glob("*.json")))
 
 
 def test_what_trains_is_counted_after_freezing_and_adapters():
