@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from launcher.build import build
-from launcher.config import env_vars, load, plugins, trust
+from launcher.config import env_vars, load, paths, plugins, trust
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
 from launcher.distributed import (
@@ -39,7 +39,7 @@ from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.rendezvous import file_store
 from launcher.distributed.signals import StopReason, StopRequested
 from launcher.distributed.stop_requests import STOP_FILE, StopMonitor, StoppedBeforeTraining, interruptible
-from launcher.plan import plan, writable_folders
+from launcher.plan import writable_folders
 from launcher.prepare import run_setup
 from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink
@@ -157,11 +157,11 @@ def _prepare(arguments: list[str], group: ProcessGroup) -> tuple[str, list[str]]
     """Plan and prepare, as rank 0. Returns the run folder, and what is wrong, which all ranks then raise."""
     local_world = launch_env.rank_info().local_world
     nodes = 1 if group.world % local_world else group.world // local_world  # one: the ranks are not spread evenly
-    cluster = load.cluster("local").value
-    spread = cluster.model_copy(update={"nodes": (nodes, nodes)})
     try:
+        cluster = load.local_cluster()
+        spread = cluster.model_copy(update={"nodes": (nodes, nodes)})
         recipe = load.recipe(arguments[0], arguments[1:])
-        wrong = writable_folders.run(RunDir(plan.RUNS / recipe.value.name))
+        wrong = writable_folders.run(RunDir(paths.RUNS / recipe.value.name))
         validated = run_setup.validate(recipe, spread, group.world // nodes, wrong)
         run = run_setup.create(dataclasses.replace(validated, cluster=cluster))
     except UserError as error:

@@ -15,9 +15,9 @@ import support
 
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
+from launcher.config.paths import COMPLETE
 from launcher.prepare import run_setup
 from launcher.storage import lease
-from launcher.storage.run_files import COMPLETE
 
 RUN = Path("runs/tiny")
 OR_SKIP = "(or data.train.on_bad_row: skip, to leave such rows out)"

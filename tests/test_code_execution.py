@@ -168,6 +168,18 @@ def test_an_override_is_the_users_word(here):
     assert ran()
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_point_of_a_sweep_that_names_code_is_gone_on_with(here, own):
+    """Of a recipe of the user's, and of a stored one: the words of the grid are the user's."""
+    code("site/site-packages/installed_pkg/task.py")
+    sys.path.insert(0, str(here / "site" / "site-packages"))
+    file = support.write(support.small()) if own else run_folder("runs/first") / "recipe.yaml"
+    point = load.recipe(file).override("task.kind=installed_pkg.task", "name=point")
+    assert ran() and trust.all_names() == ["installed_pkg.task"]
+    load.dump(point.value, run_folder("runs/point") / "recipe.yaml")
+    assert load.stored(Path("runs/point/recipe.yaml")).value == point.value
+
+
 @pytest.mark.parametrize(
     "factory", ["subprocess.call", "os:system", "own.models:run", "launcher.config.atomic_files:write"]
 )
@@ -201,7 +213,7 @@ def test_runs_that_name_each_other_are_told(here):
 def test_ranks_read_what_the_launcher_has_checked(here):
     code("site/site-packages/installed_pkg/task.py")
     sys.path.insert(0, str(here / "site" / "site-packages"))
-    load.checked(run_folder(task={"kind": "installed_pkg.task"}) / "recipe.yaml")
+    load.trusted(run_folder(task={"kind": "installed_pkg.task"}) / "recipe.yaml")
 
 
 def test_every_command_that_takes_a_run_refuses_its_code_in_one_line(here):

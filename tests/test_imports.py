@@ -1,10 +1,17 @@
-"""No module of the package imports itself by way of others, also where it does so inside of a function."""
+"""No module of the package imports itself by way of others, also where it does so inside of a function.
+
+The import contract in pyproject.toml sees import statements alone. Plug-ins are exempt from it: launcher.config.kinds,
+and launcher.config.plugins through it, load them by name from every floor. Nothing else imports by name.
+"""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import launcher
+from launcher.config import kinds
 
 ROOT = Path(launcher.__file__).parent
 
@@ -69,3 +76,48 @@ def test_a_circle_is_found():
     assert circle({name: imported(source, known) for name, source in sources.items()}) == ["a", "b", "c", "a"]
     sources["c"] = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a"
     assert circle({name: imported(source, known) for name, source in sources.items()}) == []
+
+
+BY_NAME = {
+    "import_module", "__import__", "run_module", "run_path", "entry_points", "spec_from_file_location", "exec",
+}  # fmt: skip
+FOLDERS = {"data", "lr_schedules", "models", "optimizers", "schedulers", "sinks", "strategies", "tasks"}
+
+
+def called(source: str) -> Iterator[tuple[str, list[ast.expr]]]:
+    """The last name of what each call calls, and its arguments."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=arguments):
+                yield name, arguments
+
+
+def test_modules_are_loaded_by_name_in_one_place():
+    """The other is the starter, which runs torchrun or accelerate in its own process."""
+    found = {
+        name: loads
+        for name, file in modules().items()
+        if (loads := {call for call, _ in called(file.read_text(encoding="utf-8"))} & BY_NAME)
+    }
+    assert found == {"launcher.config.kinds": {"import_module"}, "launcher.launch.starter": {"run_module"}}
+
+
+def test_what_is_loaded_by_name_is_of_a_plugin_folder():
+    named = set()
+    for file in modules().values():
+        source = file.read_text(encoding="utf-8")
+        if "kinds" in source:
+            lookups = [args for name, args in called(source) if name in ("available", "module", "of", "config_class")]
+            named |= {args[0].value for args in lookups if args and isinstance(args[0], ast.Constant)}
+    assert named and named <= FOLDERS
+    for folder in sorted({path.parent.name for path in modules().values()} - FOLDERS):
+        with pytest.raises(ValueError, match="is no plug-in folder"):
+            kinds.available(folder)
+    with pytest.raises(kinds.KindError, match=r"^unknown kind 'launcher\.tools\.export' \("):
+        kinds.module("tasks", "launcher.tools.export")
+    assert kinds.module("tasks", "launcher.tasks.mlm") is kinds.module("tasks", "mlm")
+
+
+def test_a_load_by_name_is_found():
+    loads = [name for name, _ in called("import importlib as i\ni.import_module(x)\nf(__import__(y).z)")]
+    assert loads == ["import_module", "f", "__import__"]

@@ -12,7 +12,12 @@ from pathlib import Path
 
 import pytest
 import support
+import torch
 from support import paused_run
+
+from launcher import worker
+from launcher.config import load
+from launcher.distributed.process_group import ProcessGroup
 
 WORKER = ("-m", "launcher.worker", "recipe.yaml")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
@@ -196,3 +201,10 @@ def test_a_rank_that_fails_is_heard_before_those_that_lost_it(runs):
     assert codes == [1], said
     assert "rank 1 failed at step 3: OSError: the disk is on fire\n" in said
     assert said.count("failed at step") == 1
+
+
+def test_a_launcher_without_its_shipped_profile_is_reported_to_the_ranks_that_wait(monkeypatch):
+    monkeypatch.setattr(load, "shipped", lambda folder: [])
+    folder, problems = worker._prepare(["recipe.yaml"], ProcessGroup(0, 1, torch.device("cpu")))
+    assert folder == ""
+    assert [line.partition(" (")[0] for line in problems] == ["local: no such file, nor a shipped one of cluster/"]

@@ -113,8 +113,8 @@ def test_a_run_of_an_earlier_launcher_goes_on_and_is_told_what_changes(workspace
 
 def _forget_the_definition(folder):
     """As an earlier launcher has written the checkpoint."""
+    from launcher.config.paths import COMPLETE
     from launcher.storage.checkpoint_format import checksum
-    from launcher.storage.run_files import COMPLETE
 
     file = folder / "state.json"
     state = json.loads(file.read_text())

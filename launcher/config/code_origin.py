@@ -8,29 +8,14 @@ from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
-from launcher.config import env_vars
-from launcher.config.atomic_files import expanded
-from launcher.config.errors import UserError
+from launcher.config import paths
 
-RUNS = Path("runs")
-"""Folder of run folders, in the current folder."""
 _MARKS = (
-    ("a run folder", ("recipe.yaml",), ("plan.json", "facts.json", "metrics.jsonl", "environment.json", "jobs.jsonl")),
-    ("a bundle", ("recipe.yaml",), ("bundle.json",)),
-    ("a checkpoint", ("COMPLETE",), ("state.json", ".metadata")),
+    ("a run folder", (paths.RECIPE,), (paths.PLAN, paths.FACTS, paths.METRICS, paths.ENVIRONMENT, paths.JOB_LOG)),
+    ("a bundle", (paths.RECIPE,), (paths.BUNDLE,)),
+    ("a checkpoint", (paths.COMPLETE,), (paths.STATE, ".metadata")),  # the latter is of torch's own format
 )
 """Files by which an artefact is recognised: all of the first group, and one of the second."""
-_CACHED = ("architectures", "commits", "fingerprints", "models", "prepared")
-"""Folders that belong to the cache. A project may be in the same parent folder."""
-
-
-def cache() -> Path:
-    """The folder for what can be made again: $LAUNCHER_CACHE, else ~/.cache/launcher. Raises UserError where nobody
-    knows which folder ~ is."""
-    folder = expanded(os.environ.get(env_vars.CACHE, "~/.cache/launcher"))
-    if folder.parts[:1] and folder.parts[0].startswith("~"):
-        raise UserError(f"the cache: {folder}: the home folder is not known (set HOME, or LAUNCHER_CACHE)")
-    return folder
 
 
 def files(name: str) -> list[Path]:
@@ -76,10 +61,10 @@ def _what(folder: Path) -> str | None:
             os.path.lexists(folder / name) for name in optional
         ):
             return what
-    if folder == Path.cwd() / RUNS:
+    if folder == Path.cwd() / paths.RUNS:
         return "the folder of runs"
-    root = cache().absolute()
-    cached = folder.name in _CACHED and folder.parent in (root, root.resolve())
+    root = paths.cache().absolute()
+    cached = folder.name in paths.CACHED and folder.parent in (root, root.resolve())
     return "a part of the cache" if cached else None
 
 

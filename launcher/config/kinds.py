@@ -2,11 +2,16 @@
 
 The file is the registration. A user's own plug-in is named by a dotted path (`kind: mypkg.tasks.ranking`) of an
 installed package or of the current folder, never of a run folder, a bundle or the cache (see launcher.config.trust).
+
+Here, and through launcher.config.plugins, a floor reaches modules above its own, which the import contract does not
+see. Of the launcher's own modules only those of the plug-in folders are loaded so; tests/test_imports.py holds that
+nothing else in the package imports by name.
 """
 
 import importlib
 import pkgutil
 import traceback
+from abc import ABCMeta
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeVar
@@ -20,30 +25,65 @@ from launcher.config.types import Plugin
 
 P = TypeVar("P", bound=Plugin)
 
+_CLASSES = {
+    "data": "Source", "lr_schedules": "Schedule", "models": "Model", "optimizers": "Optimizer",
+    "schedulers": "Scheduler", "sinks": "Sink", "strategies": "Strategy", "tasks": "Task",
+}  # fmt: skip
+"""The class of a kind beside its Config, by plug-in folder. The folder's package has its base, of the same name."""
+
+
+class KindError(ValueError):
+    """A kind that does not exist, or whose module is no plug-in."""
+
 
 def available(folder: str) -> list[str]:
     """The kinds of a plug-in folder such as 'tasks': its modules without a leading underscore."""
-    package = importlib.import_module(f"launcher.{folder}")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    modules = pkgutil.iter_modules(_package(folder).__path__)
+    return sorted(found.name for found in modules if not found.name.startswith("_"))
+
+
+def _package(folder: str) -> ModuleType:
+    """The package of a plug-in folder. Raises ValueError for another folder."""
+    if folder not in _CLASSES:
+        raise ValueError(f"launcher/{folder} is no plug-in folder")
+    return importlib.import_module(f"launcher.{folder}")
 
 
 def module(folder: str, kind: str) -> ModuleType:
-    """Import the module of a kind. Raises ValueError with a hint for an unknown kind, or the reason why the import
-    fails."""
-    if "." in kind and all(part.isidentifier() for part in kind.split(".")):
+    """Import the module of a kind. Raises KindError with a hint for an unknown kind, the reason why the import fails,
+    or what the module lacks."""
+    if _is_dotted(kind) and (not kind.startswith("launcher.") or kind.startswith(f"launcher.{folder}.")):
         name = kind
     elif kind in available(folder):
         name = f"launcher.{folder}.{kind}"
     else:
-        raise ValueError(f"unknown kind {kind!r} ({hint(kind, available(folder))})")
+        raise KindError(f"unknown kind {kind!r} ({hint(kind, available(folder))})")
     try:
         imported_module = imported(name, kind)
     except ValueError as error:
-        raise ValueError(f"kind {kind!r} {error}") from error
-    config, advice = getattr(imported_module, "Config", None), f"see launcher/{folder}/__init__.py"
-    if not (isinstance(config, type) and issubclass(config, Plugin)):
-        raise ValueError(f"kind {kind!r}: no class Config(Plugin) in {imported_module.__file__} ({advice})")
+        raise KindError(f"kind {kind!r} {error}") from error
+    if lacks := _missing(folder, imported_module):
+        raise KindError(f"kind {kind!r}: {lacks} (see launcher/{folder}/__init__.py)")
     return imported_module
+
+
+def _is_dotted(kind: str) -> bool:
+    return "." in kind and all(part.isidentifier() for part in kind.split("."))
+
+
+def _missing(folder: str, plugin_module: ModuleType) -> str | None:
+    """What a module lacks to be a plug-in of a folder; None: nothing."""
+    config, file = getattr(plugin_module, "Config", None), plugin_module.__file__
+    if not (isinstance(config, type) and issubclass(config, Plugin)):
+        return f"no class Config(Plugin) in {file}"
+    name = _CLASSES[folder]
+    base: type = getattr(_package(folder), name)
+    found = getattr(plugin_module, name, None)
+    if not (isinstance(found, ABCMeta) and base in found.__mro__):
+        return f"no class {name}(launcher.{folder}.{name}) in {file}"
+    if abstract := sorted(found.__abstractmethods__):
+        return f"its class {name} in {file} has no {', '.join(abstract)}"
+    return None
 
 
 def imported(name: str, named: str) -> ModuleType:
@@ -92,16 +132,9 @@ def of(folder: str, config: Plugin) -> ModuleType:
     return module(folder, config.kind)
 
 
-class KindError(ValueError):
-    """A kind that does not exist, or whose module is no plug-in."""
-
-
 def config_class(folder: str, kind: str, base: type[P]) -> type[P]:
     """The Config of a kind, a `base`. Raises KindError."""
-    try:
-        found = module(folder, kind).Config
-    except ValueError as error:
-        raise KindError(str(error)) from error
+    found = module(folder, kind).Config
     if not issubclass(found, base):
         raise KindError(f"kind {kind!r}: its Config is no {base.__name__} (see launcher/{folder}/__init__.py)")
     config: type[P] = found

@@ -44,11 +44,14 @@ class Loaded(Generic[T]):
     """Overrides of the command line."""
     file: str = ""
     """File as the user named it."""
+    stored: Path | None = None
+    """One of its files that may be somebody else's, if any is (see launcher.config.trust)."""
 
     def override(self, *overrides: str) -> "Loaded[T]":
         """Add overrides to those that there are. The file is not read again, and kinds that it names stay allowed.
         Raises UserError with every mistake found."""
-        return replace(_typed(type(self.value), self.written, (*self.overrides, *overrides)), file=self.file)
+        loaded = _checked(type(self.value), self.written, (*self.overrides, *overrides), self.stored)
+        return replace(loaded, file=self.file)
 
     def located(self, error: UserError) -> UserError:
         """The same mistakes, with the file and line (or the override) before those that belong to a key."""
@@ -71,8 +74,9 @@ def stored(file: Path) -> Loaded[Recipe]:
     return replace(_recipe(file, (), stored=True), file=str(file))
 
 
-def checked(file: Path) -> Loaded[Recipe]:
-    """Load the recipe of a run on its ranks. The launcher that started them has checked the names in it."""
+def trusted(file: Path) -> Loaded[Recipe]:
+    """Load the recipe of a run on its ranks, without a check of the names in it: the launcher that started the ranks
+    has checked them."""
     return _typed(Recipe, _read(file, _RESOLVED), ())
 
 
@@ -83,23 +87,30 @@ def plain(file: Path) -> JsonObject:
 
 def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
     """Load the cluster profile of a file, or the shipped one of this name. Raises UserError with every mistake."""
-    path = _find(file, "cluster")
+    return _cluster(_find(file, "cluster"), str(file), overrides)
+
+
+def local_cluster() -> Cluster:
+    """Load the shipped profile `local`, also where the current folder has a file of this name. Raises UserError."""
+    return _cluster(_shipped_file("local", "cluster"), "local", ()).value
+
+
+def _cluster(path: Path, reference: str, overrides: Sequence[str]) -> Loaded[Cluster]:
     document = _read(path)
     plain = [Override(text.lstrip().removeprefix(_CLUSTER), documents.origin_of(text)) for text in overrides]
-    with trust.loading(_artefact(document), _dotted_paths(overrides)):
-        loaded = _typed(Cluster, document, plain)
-    loaded.value._reference, loaded.value._overrides = str(file), tuple(parted(overrides)[1])
+    loaded = _checked(Cluster, document, plain, _artefact(document))
+    loaded.value._reference, loaded.value._overrides = reference, tuple(parted(overrides)[1])
     return loaded
 
 
 def stored_cluster(file: Path) -> Loaded[Cluster]:
     """Load the profile of a run, which may be somebody else's. Its variables are already expanded. Raises UserError."""
     with trust.loading(file):
-        return checked_cluster(file)
+        return trusted_cluster(file)
 
 
-def checked_cluster(file: Path) -> Loaded[Cluster]:
-    """Load the profile of a run on its ranks. The launcher that started them has checked the names in it."""
+def trusted_cluster(file: Path) -> Loaded[Cluster]:
+    """Load the profile of a run on its ranks, without a check of the names in it (see `trusted`)."""
     return _typed(Cluster, _read(file), (), {STORED: True})
 
 
@@ -143,21 +154,32 @@ def dump(config: Strict, file: Path) -> None:
 
 
 def _find(name: str | Path, folder: str) -> Path:
+    """The file that a user names. The name of a shipped file means a file of the user's only where that is a regular
+    one: a folder `local` is no profile. Raises UserError."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or os.path.lexists(path):
+    if is_file(path) or path.suffix in (".yaml", ".yml"):
         return path
+    known = {file.stem for file in shipped(folder)}
+    return path if os.path.lexists(path) and str(name) not in known else _shipped_file(str(name), folder)
+
+
+def _shipped_file(name: str, folder: str) -> Path:
     known = {file.stem: file for file in shipped(folder)}
-    if str(name) not in known:
-        raise UserError(f"{shown(str(name))}: no such file, nor a shipped one of {folder}/ ({hint(str(name), known)})")
-    return known[str(name)]
+    if name not in known:
+        raise UserError(f"{shown(name)}: no such file, nor a shipped one of {folder}/ ({hint(name, known)})")
+    return known[name]
 
 
 def _recipe(file: Path, overrides: Sequence[str], stored: bool) -> Loaded[Recipe]:
     """`stored`: the file may be somebody else's. A file that it inherits from may be so in any case."""
     document = _read(file, _RESOLVED if stored else 1)
-    whose = _artefact(document) or (file if stored else None)
-    with trust.loading(whose, _dotted_paths(overrides)):
-        return _typed(Recipe, document, overrides)
+    return _checked(Recipe, document, overrides, _artefact(document) or (file if stored else None))
+
+
+def _checked(kind: type[T], document: Document, overrides: Sequence[str], stored: Path | None) -> Loaded[T]:
+    """Validate a document, and check the names of code in it. `stored`: a file of it that may be somebody else's."""
+    with trust.loading(stored, _dotted_paths(overrides)):
+        return replace(_typed(kind, document, overrides), stored=stored)
 
 
 def _artefact(document: Document) -> Path | None:

@@ -81,6 +81,10 @@ class ModelConfig(Plugin):
         return None
 
     @property
+    def runs_own_code(self) -> bool:
+        return super().runs_own_code or self.trusted_source is not None
+
+    @property
     def attention_kernel(self) -> str | None:
         """Name of the attention implementation in transformers; None: the default one."""
         return None

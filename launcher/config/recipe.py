@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config import kinds
 from launcher.config.base_model import Strict, matching, one_of
 from launcher.config.kinds import plugin
 from launcher.config.model import ModelConfig
@@ -251,17 +250,16 @@ PERFORMANCE = (
 )  # fmt: skip
 
 
-def trajectory(recipe: JsonObject) -> JsonObject:
-    """Flatten a resolved recipe to dotted keys, without the keys of PERFORMANCE."""
+def trajectory(recipe: Recipe) -> JsonObject:
+    """Flatten a recipe to dotted keys in the resolved form, without the keys of PERFORMANCE."""
 
     def flatten(value: object, path: str) -> JsonObject:
         if not (isinstance(value, dict) and value):
             return {path.removeprefix("."): value}
         return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}").items()}
 
-    flat = flatten(recipe, "")
-    schedule = kinds.module("lr_schedules", recipe["schedule"]["kind"]).Config
-    steered = schedule.uses_evaluations or recipe["evaluate"].get("patience") is not None
+    flat = flatten(recipe.model_dump(mode="json"), "")
+    steered = recipe.schedule.uses_evaluations or recipe.evaluate.patience is not None
     free = [key for key in PERFORMANCE if not (steered and key == "evaluate")]  # then evaluations decide what is learnt
     free += ["evaluate.save_best"]
     for key in ("task.samples", "task.task.samples"):

@@ -5,7 +5,7 @@ do not fit it.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -49,6 +49,11 @@ class Plugin(Strict):
 
     kind: str
     """Name of the kind, which is its module's name, or a dotted path to your own module."""
+
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether it runs code of the user's own, so that its results are valid only for as long as that stays."""
+        return "." in self.kind
 
     @property
     def hub_repository(self) -> HubRepository | None:
@@ -110,8 +115,21 @@ class TaskConfig(Plugin):
 
     @property
     def teacher_model(self) -> "ModelConfig | None":
-        """The Config of another model that the task evaluates, such as a teacher."""
+        """The Config of another model that the task evaluates, such as a teacher: the value of one of its keys."""
         return None
+
+    @property
+    def teacher_key(self) -> str:
+        """The key whose value `teacher_model` is. Raises TypeError where there is none: a plug-in has to tell it."""
+        teacher = self.teacher_model
+        for name, value in self:
+            if value is teacher:
+                return name
+        raise TypeError(f"{type(self).__name__}.teacher_model is the value of no key (override teacher_key)")
+
+    def with_teacher(self, teacher: "ModelConfig") -> Self:
+        """The same task with another `teacher_model`."""
+        return self.model_copy(update={self.teacher_key: teacher})
 
     @property
     def joins_documents(self) -> bool:

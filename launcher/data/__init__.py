@@ -117,8 +117,8 @@ class Source(ABC):
         the whole source is unusable: a column that no row has, a truncated archive."""
 
     def notes(self, key: str, part: Part) -> Sequence[str]:
-        """Return notes for the user on how a part is read. Called on the same object after `rows` where both are
-        needed, so that a source can collect them while it reads."""
+        """Return notes for the user on how a part was read. Called on the same object after `rows`, so that a source
+        collects them while it reads. With a `limit`, not all rows of the part were."""
         return []
 
     def mixed(self) -> Mapping[str, tuple[Plugin, float]]:

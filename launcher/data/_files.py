@@ -9,11 +9,11 @@ from pathlib import Path
 import xxhash
 
 from launcher import data
+from launcher.config import paths
 from launcher.config.atomic_files import exists, expanded, write
 from launcher.config.errors import Problem, UserError
 from launcher.data import Part
 from launcher.data._source import FilesConfig
-from launcher.storage import cache_root
 
 PART = 32 * 2**20
 """Approximate bytes of a part."""
@@ -90,7 +90,7 @@ def file_hash(path: Path) -> str:
 
 def _file_hash(path: Path) -> str:
     begin, identity = time.time(), _identity(path)
-    entry = cache_root.root() / "fingerprints" / f"{xxhash.xxh3_128_hexdigest(str(path.absolute()).encode())}.json"
+    entry = paths.cache() / paths.FINGERPRINTS / f"{xxhash.xxh3_128_hexdigest(str(path.absolute()).encode())}.json"
     if cached := _cached_hash(entry, identity):
         return cached
     state = xxhash.xxh3_128()

@@ -2,8 +2,8 @@
 
 import csv
 import json
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from typing import Annotated, Literal, NamedTuple
@@ -70,7 +70,7 @@ class Source(FilesSource):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self._notes: dict[str, list[str]] = {}  # of each file that has been read to its end
+        self._breaks: dict[str, _QuotedBreaks] = {}  # of each file that has been read, as far as it has
 
     def parts(self, key: str) -> list[Part]:
         """Group whole files: whether an end of line also ends a row depends on all quotes before it."""
@@ -78,27 +78,37 @@ class Source(FilesSource):
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
         for file in part.files:
-            yield from _rows(self.config, columns, key, file, self._records(file, key))
+            yield from _rows(self.config, columns, key, file, self._records(file))
 
     def notes(self, key: str, part: Part) -> list[str]:
-        """Note each file in which quoted fields hold line breaks: a lone quote joins rows that do not belong
-        together."""
-        for file in part.files:
-            if self.config.quote and file not in self._notes:
-                deque(self._records(file, key), maxlen=0)
-        return [note for file in part.files for note in self._notes.get(file, [])]
+        """Note each file in which quoted fields hold line breaks, as far as it was read: a lone quote joins rows that
+        do not belong together."""
+        found = {file: self._breaks[file] for file in part.files if self.config.quote and file in self._breaks}
+        return [breaks.note(file, key) for file, breaks in found.items() if breaks.rows]
 
-    def _records(self, file: str, key: str) -> "Iterator[_Record | BadRow]":
-        """Yield each record of a file, and note line breaks inside quotes."""
-        rows, lines, first = 0, 0, ""
+    def _records(self, file: str) -> "Iterator[_Record | BadRow]":
+        """Yield each record of a file, and count line breaks inside quotes."""
+        breaks = self._breaks[file] = _QuotedBreaks()
         for record in _records(file, self.config):
             if isinstance(record, _Record) and record.lines > 1:
-                rows, lines, first = rows + 1, lines + record.lines, first or record.where
+                breaks.rows, breaks.lines = breaks.rows + 1, breaks.lines + record.lines
+                breaks.first = breaks.first or record.where
             yield record
-        self._notes[file] = []
-        if rows and self.config.quote:
-            what = f"line breaks inside quotes in {plural(rows, 'row')} of {file} ({lines:,} lines, the first at"
-            self._notes[file] = [f"{what} {first}); where quotes are part of the text, set {key}.quote: none"]
+
+
+@dataclass
+class _QuotedBreaks:
+    """Line breaks inside quotes. `rows`: the number of rows that have any; `lines`: of all their lines; `first`: the
+    place of the first such row."""
+
+    rows: int = 0
+    lines: int = 0
+    first: str = ""
+
+    def note(self, file: str, key: str) -> str:
+        """The note about a file for the user."""
+        what = f"line breaks inside quotes in {plural(self.rows, 'row')} of {file} ({self.lines:,} lines, the first at"
+        return f"{what} {self.first}); where quotes are part of the text, set {key}.quote: none"
 
 
 def _rows(

@@ -10,3 +10,5 @@ NODE_FAILURE = 69
 """A node was lost or did not pass its health check: nothing is wrong with the recipe."""
 STOPPED = 75
 """The run stopped early on request with a checkpoint saved: start it again to resume."""
+INTERRUPTED = 130
+"""Ctrl-C ended a command that starts no ranks. It is 128 plus the signal's number, as of a program in a shell."""

@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from launcher.config import env_vars
+from launcher.config import env_vars, paths
 from launcher.distributed import output_streams
 
 ELASTIC_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing")
@@ -117,8 +117,8 @@ def _with_time(handler: logging.Handler, rank: int) -> logging.Handler:
 def _open_log(folder: Path, rank: int) -> int:
     """Open the log of a rank. A full disk that has no room for it ends no training: the log then goes nowhere."""
     try:
-        folder.joinpath("logs").mkdir(parents=True, exist_ok=True)
-        return os.open(folder / "logs" / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        folder.joinpath(paths.LOGS).mkdir(parents=True, exist_ok=True)
+        return os.open(folder / paths.LOGS / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

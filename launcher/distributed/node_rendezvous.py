@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, cast
 
+from launcher.config.paths import NODE_OUTCOME, NODE_REPORT, NODE_VERDICT, message_file, node_message
 from launcher.distributed import health_check
 from launcher.distributed.health_check import Node as Node
 from launcher.distributed.launch_env import LOOPBACK
 from launcher.distributed.rendezvous import Message, MessageFolder, serve_store
-from launcher.storage.run_files import NODE_OUTCOME, NODE_REPORT, NODE_VERDICT, message_file, node_message
 
 if TYPE_CHECKING:
     import torch.distributed as dist

@@ -21,15 +21,15 @@ from functools import partial
 import psutil
 import torch.distributed as dist
 
+from launcher.config import paths
 from launcher.config.errors import UserError, first_line
 from launcher.distributed import health_check, launch_env, process_group
 from launcher.distributed.launch_env import LOOPBACK, RankInfo, UnreachablePeer
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.rendezvous import Message, MessageFolder, pause, serve_store
 from launcher.distributed.stop_requests import StoppedBeforeTraining, interruptible
-from launcher.plan.plan import RUNS
 
-FOLDER = RUNS / ".rendezvous"
+FOLDER = paths.RUNS / ".rendezvous"
 _MESSAGE_SECONDS = 120
 _CONNECTION_SECONDS = 15
 _NAME_SECONDS = 10

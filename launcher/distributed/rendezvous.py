@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.config.atomic_files import write
+from launcher.config.paths import message_file
 from launcher.distributed.stop_requests import StoppedBeforeTraining
-from launcher.storage.run_files import message_file
 
 if TYPE_CHECKING:
     import torch.distributed as dist

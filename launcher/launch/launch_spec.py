@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from launcher.config import env_vars, plugins, trust
+from launcher.config import env_vars, paths, plugins, trust
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
 from launcher.launch import Launch
@@ -55,7 +55,7 @@ def _argv(plan: Plan, via: Via) -> tuple[str, ...]:
     file (see launcher.launch.starter)."""
     # the worker loads the stored recipe of the run folder
     trusted = [word for name in trust.all_names() for word in ("--trust", name)]
-    worker = ["-m", "launcher.worker", *trusted, str(Path(plan.folder) / "recipe.yaml")]
+    worker = ["-m", "launcher.worker", *trusted, str(Path(plan.folder) / paths.RECIPE)]
     if via == "torchrun":
         starter = ["torch.distributed.run", "--nproc-per-node", str(plan.ranks)]
         starter += ["--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file"]

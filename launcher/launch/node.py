@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from launcher.config import env_vars
+from launcher.config import env_vars, paths
 from launcher.config.atomic_files import write
 from launcher.config.errors import UserError, first_line
 from launcher.config.types import SchedulerConfig
@@ -30,7 +30,7 @@ from launcher.launch import Launch, RanksEnded, RendezvousSpec, elastic_agent, e
 from launcher.launch.job_outcome import JobOutcome
 from launcher.plan.plan import Plan
 from launcher.prepare import run_setup
-from launcher.storage import job_log, run_files
+from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 
 _FORCED = "stopped at once: the ranks were ended without a checkpoint"
@@ -216,10 +216,10 @@ def _leave(start: Start, outcome: JobOutcome, batch: bool) -> int:
     excluded, step = list(outcome.excluded), _newest_step(start.run)
     start.record("ended", code=outcome.code, why=outcome.why, excluded=excluded, step=step)
     if outcome.restart:
-        write(start.folder / run_files.RESTART, "".join(f"{host}\n" for host in excluded))
+        write(start.folder / paths.RESTART, "".join(f"{host}\n" for host in excluded))
     if outcome.text:
-        write(start.folder / run_files.ERROR, f"{outcome.text}\n")
-    write(start.folder / run_files.EXIT_CODE, f"{outcome.code}\n")
+        write(start.folder / paths.ERROR, f"{outcome.text}\n")
+    write(start.folder / paths.EXIT_CODE, f"{outcome.code}\n")
     node_rendezvous.post_conclusion(start.folder, outcome.code)
     if outcome.text and not batch:
         time.sleep(0.5)  # after what other nodes still print

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from launcher.config import env_vars
+from launcher.config import env_vars, paths
 from launcher.distributed import heartbeat, launch_env
 from launcher.distributed.descendants import kill_descendants
 from launcher.distributed.exit_codes import FAILED, INVALID_INPUT
@@ -37,7 +37,7 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
         "PET_RDZV_ENDPOINT": str(spec.folder / "rendezvous"),
     }  # fmt: skip
     heartbeat.create(spec.heartbeats, launch.ranks)
-    logs = launch.folder / "logs"
+    logs = launch.folder / paths.LOGS
     logs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "launcher.launch.starter", *launch.argv]
     environment = {**os.environ, **env_vars.RANK_DEFAULTS, **own, **launch.env}

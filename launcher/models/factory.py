@@ -41,6 +41,10 @@ class Config(ModelConfig):
     def origin(self) -> str:
         return self.factory
 
+    @property
+    def runs_own_code(self) -> bool:
+        return True
+
     @field_validator("factory")
     @classmethod
     def _allowed_factory(cls, value: str) -> str:

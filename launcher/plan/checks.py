@@ -1,6 +1,6 @@
 """Mistakes between keys, and between the recipe and the devices or the disk. All are found before anything starts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +22,11 @@ Found = list[str | Problem]
 
 
 def check(
-    recipe: Recipe, world: World, known: Facts | None, folder: RunDir, wrong: Sequence[str | Problem]
+    recipe: Recipe, world: World, known: Facts | None, folder: RunDir | None, wrong: Sequence[str | Problem]
 ) -> Architecture:
     """Find every mistake that needs no start. Returns the architecture of the model. Raises UserError with all
-    mistakes. `known`: facts of prepared data; `wrong`: mistakes that were found before."""
+    mistakes. `known`: facts of prepared data; `folder`: the folder to train in, None for an evaluation; `wrong`:
+    mistakes that were found before."""
     ranks = world.misfit()
     problems = [
         *wrong, *([ranks] if ranks else []), *_batch(recipe, world), *_evaluation(recipe, known), *_text(recipe),
@@ -38,20 +39,28 @@ def check(
         problems += _model(recipe, shape)
         if not problems:
             problems += _memory(recipe, shape, assumed, world)
-        problems += _disk(recipe, shape, folder)
+        if folder is not None:
+            problems += _disk(recipe, shape, folder)
     except UserError as error:
         problems += error.problems
-    file_checks = [folder.check_files]
-    if not problems:  # a mistake makes it another recipe
-        file_checks.insert(0, partial(folder.check_recipe, recipe))
-    for file_check in file_checks:
-        try:
-            file_check()
-        except UserError as error:
-            problems += error.problems
+    if folder is not None:
+        problems += _resumed_files(recipe, folder, mistaken=bool(problems))
     if problems or shape is None:
         raise UserError(problems)
     return shape
+
+
+def _resumed_files(recipe: Recipe, folder: RunDir, mistaken: bool) -> Found:
+    """Damage in a run folder, and a run of another recipe in it. `mistaken`: a mistake makes it another recipe."""
+    out, file_checks = Found(), list[Callable[[], None]]()
+    if not mistaken:
+        file_checks.append(partial(folder.check_recipe, recipe))
+    for file_check in [*file_checks, folder.check_files]:
+        try:
+            file_check()
+        except UserError as error:
+            out += error.problems
+    return out
 
 
 def _batch(recipe: Recipe, world: World) -> Found:
@@ -123,11 +132,8 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
 
 def _model(recipe: Recipe, shape: Architecture) -> Found:
     """Features that the model or the strategy does not support."""
-    wrong = [Problem("task.samples", f"{shape.packs} (take documents)")] if shape.packs else []
-    if recipe.tensor_parallel > 1 and recipe.model.adapter:
-        what = "tensor parallelism does not split the linear maps of an adapter (take 1; kind: fsdp shards them)"
-        wrong.append(Problem("strategy.tensor_parallel", what))
-    return [*layout.refusals(recipe, shape), *wrong]
+    packed = [Problem("task.samples", f"{shape.packs} (take documents)")] if shape.packs else []
+    return [*layout.refusals(recipe, shape), *packed]
 
 
 def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -> Found:

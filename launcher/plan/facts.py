@@ -2,19 +2,16 @@
 
 import math
 from pathlib import Path
-from typing import Literal
 
 from pydantic import model_validator
 
-from launcher.config import plugins, strict_json
+from launcher.config import paths, plugins, strict_json
 from launcher.config.base_model import Strict
 from launcher.config.format import plural
 from launcher.config.recipe import Recipe
 from launcher.config.strict_json import Count
 from launcher.plan import expected_vocabulary
 
-Side = Literal["train", "validation"]
-FILE = "facts.json"
 _LABELS = 20
 """Maximum number of labels that are listed with their counts."""
 
@@ -115,7 +112,7 @@ def label_counts(known: Facts) -> str:
 
 def read(folder: Path) -> Facts:
     """Read the facts of a prepared folder. Raises DamagedFile."""
-    file, hint = folder / FILE, f"move {folder} away: its data is prepared again"
+    file, hint = folder / paths.FACTS, f"move {folder} away: its data is prepared again"
     known = strict_json.read(file, Facts, hint)
     if not known.samples.get("train"):
         raise strict_json.damage(file, "samples.train: missing", hint)
@@ -124,7 +121,7 @@ def read(folder: Path) -> Facts:
 
 def of_run(folder: Path) -> Facts:
     """Read the facts of a run folder. Raises DamagedFile."""
-    return strict_json.read(folder / FILE, Facts, "launcher run writes it again")
+    return strict_json.read(folder / paths.FACTS, Facts, "launcher run writes it again")
 
 
 def guess(recipe: Recipe) -> Facts:

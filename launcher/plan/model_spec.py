@@ -10,11 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.config import kinds, paths
 from launcher.config.atomic_files import is_file, write
 from launcher.config.base_model import Strict
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
-from launcher.config.types import JsonObject
+from launcher.config.types import JsonObject, Plugin
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.plan.padding_probe import Padding
 from launcher.storage import cache_root
@@ -112,23 +113,33 @@ def attention_dropout(config: "PretrainedConfig | None") -> dict[str, float]:
 
 def _file(recipe: Recipe, question: str) -> Path | None:
     """The file of a cached answer; None: the answer depends on the user's own code, and is not cached."""
+    asked = {"models": recipe.model} | ({"tasks": recipe.inner_task} if recipe.packed else {})
     configuration = _local_configuration(recipe)
-    if configuration is None:
+    if configuration is None or any(config.runs_own_code for config in asked.values()):
         return None
     versions = metadata.version("transformers") + metadata.version("peft")
-    digest = hashlib.blake2b((_FORM + question + versions + configuration).encode(), digest_size=16).hexdigest()
-    return cache_root.root() / "architectures" / f"{digest}.json"
+    code = "".join(_code(folder, config) for folder, config in asked.items())
+    digest = hashlib.blake2b((_FORM + question + versions + code + configuration).encode(), digest_size=16).hexdigest()
+    return paths.cache() / paths.ARCHITECTURES / f"{digest}.json"
+
+
+def _code(folder: str, config: Plugin) -> str:
+    """A digest of the modules beside a plug-in's: a user's own may be among those of the launcher, and a kind shares
+    code with others."""
+    files = sorted(Path(str(kinds.of(folder, config).__file__)).parent.glob("*.py"))
+    state = hashlib.blake2b(digest_size=16)
+    for file in files:
+        state.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return state.hexdigest()
 
 
 def _local_configuration(recipe: Recipe) -> str | None:
-    """The content of a local model's configuration, since its folder's name does not identify it. None: code or weights
-    that no file identifies."""
+    """The content of a local model's configuration, since its folder's name does not identify it. None: a model that no
+    file identifies."""
     model = recipe.model
-    if model.kind == "factory" or "." in model.kind or model.trusted_source is not None:
-        return None
     if model.source is None:
         return ""
     file = Path(cache_root.found(model.source.name, model.source.revision)) / model.source.file
     if is_file(file):
         return file.read_text(encoding="utf-8")
-    return None if model.kind == "run" else ""
+    return None if model.run_reference is not None else ""

@@ -57,7 +57,9 @@ def _epochs(recipe: Recipe, known: Facts, steps: int | None) -> list[str]:
 def _remote_code(recipe: Recipe) -> list[str]:
     """Name the models and tokenizers whose own code will be run."""
     tokenizer = recipe.tokenizer if isinstance(recipe.tokenizer, PretrainedTokenizer) else None
-    trusting = {"model": recipe.model, "tokenizer": tokenizer, "task.teacher": recipe.task.teacher_model}
+    trusting = {"model": recipe.model, "tokenizer": tokenizer}
+    if recipe.task.teacher_model is not None:
+        trusting[f"task.{recipe.task.teacher_key}"] = recipe.task.teacher_model
     return [
         f"REMOTE CODE: {key}.trust_remote_code: the code that {config.trusted_source} brings runs as you, on every node"
         for key, config in trusting.items()

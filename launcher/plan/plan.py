@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.config import code_origin, plugins, trust
+from launcher.config import paths, plugins, trust
 from launcher.config.atomic_files import free_bytes
 from launcher.config.base_model import Strict
 from launcher.config.cluster import Cluster
@@ -15,10 +15,7 @@ from launcher.config.recipe import Recipe
 from launcher.plan import checks, layout, memory, notes, padding_estimate, run_estimates, sample_order, topology
 from launcher.plan.facts import Facts, guess, steps_of
 from launcher.plan.model_spec import Architecture
-from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir
-
-RUNS = code_origin.RUNS
 
 
 class Plan(Strict):
@@ -151,19 +148,20 @@ def make(
     prepared: Path | None = None,
     overrides: tuple[str, ...] = (),
     wrong: Sequence[str | Problem] = (),
+    folder: RunDir | None = None,
+    trains: bool = True,
 ) -> Plan:
     """Plan a run. Raises UserError with every mistake that can be found without starting anything. `wrong`: mistakes
-    that were found before."""
-    world, folder = topology.world(cluster, ranks), RunDir(RUNS / recipe.name)
+    that were found before. `folder`: the run folder, where it is not the one that the recipe names. `trains`: whether
+    the run is to go on in its folder; otherwise it is only evaluated."""
+    world = topology.world(cluster, ranks)
+    folder = folder or RunDir(paths.RUNS / recipe.name)
     if ranks and not cluster.scheduler.on_this_machine:
         wrong = [*wrong, "--ranks: is of one machine (nodes and devices_per_node of the cluster say how many)"]
-    shape = checks.check(recipe, world, facts, folder, wrong)
-    known, total, count, device = (
-        facts or guess(recipe),
-        _Totals.of(recipe, shape, facts),
-        world.max_ranks,
-        world.device,
-    )
+    shape = checks.check(recipe, world, facts, folder if trains else None, wrong)
+    known = facts or guess(recipe)
+    total = _Totals.of(recipe, shape, facts)
+    count, device = world.max_ranks, world.device
     micro_batches, micro_samples = layout.micro(recipe, count, known.longest)
     checkpoints = folder.whole()
     return Plan(
@@ -220,6 +218,6 @@ def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, .
 
 def _named(file: str) -> list[str]:
     """The words that name a recipe: its file, or the bundle that it is part of."""
-    folder, cache = Path(file).parent, cache_root.root()
-    bundled = (cache / cache_root.BUNDLE).is_file() and folder.resolve() == cache.resolve()
+    folder, cache = Path(file).parent, paths.cache()
+    bundled = (cache / paths.BUNDLE).is_file() and folder.resolve() == cache.resolve()
     return ["--from", str(folder)] if bundled else [file]

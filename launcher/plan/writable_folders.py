@@ -9,11 +9,12 @@ import os
 import tempfile
 from pathlib import Path
 
+from launcher.config import paths
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.plan import topology
-from launcher.storage import cache_root, disk_full
+from launcher.storage import disk_full
 from launcher.storage.run_dir import RunDir
 
 _OF_A_RANK = 2
@@ -25,7 +26,7 @@ _OF_A_LOADER, _OF_A_WORKER = 8, 3
 def cache() -> list[str]:
     """Problems of the cache folder."""
     try:
-        return unusable(cache_root.root(), "the cache", "set LAUNCHER_CACHE to another folder")
+        return unusable(paths.cache(), "the cache", "set LAUNCHER_CACHE to another folder")
     except UserError as error:
         return [str(problem) for problem in error.problems]
 

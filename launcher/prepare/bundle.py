@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-from launcher.config import load, plugins, strict_json
+from launcher.config import load, paths, plugins, strict_json
 from launcher.config.atomic_files import expanded, flush_tree, is_dir, is_file
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.recipe import PretrainedTokenizer, Recipe
@@ -19,7 +19,6 @@ from launcher.prepare import tokenizer
 from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir
 
-RECIPE = "recipe.yaml"
 _ADVICE = "`launcher prepare R --to FOLDER` makes one"
 
 
@@ -54,35 +53,35 @@ def make(recipe: Recipe, prepared: Path, to: Path) -> None:
 
 
 def _fill(folder: Path, recipe: Recipe, prepared: Path) -> None:
-    (folder / "models").mkdir(parents=True)
-    shutil.copytree(prepared, folder / "prepared" / prepared.name)
-    _copy_model(recipe, folder / "models")
-    _copy_tokenizer(recipe, folder / "models")
-    load.dump(recipe, folder / RECIPE)
+    (folder / paths.MODELS).mkdir(parents=True)
+    shutil.copytree(prepared, folder / paths.PREPARED / prepared.name)
+    _copy_model(recipe, folder / paths.MODELS)
+    _copy_tokenizer(recipe, folder / paths.MODELS)
+    load.dump(recipe, folder / paths.RECIPE)
     content = {"data": _data_digest(recipe), "prepared": prepared.name}
-    (folder / cache_root.BUNDLE).write_text(json.dumps(content), encoding="utf-8")
+    (folder / paths.BUNDLE).write_text(json.dumps(content), encoding="utf-8")
     flush_tree(folder)
 
 
 def recipe_of(folder: Path) -> Path:
     """Return the recipe file of a bundle. Raises UserError if there is no bundle, or if it is incomplete or has a link
     that leads out of it."""
-    if not strict_json.exists(folder / cache_root.BUNDLE):
+    if not strict_json.exists(folder / paths.BUNDLE):
         raise UserError(f"--from {folder}: no bundle is there ({_ADVICE})")
     _read(folder)
-    if not is_file(folder / RECIPE):
-        raise strict_json.damage(folder / RECIPE, "it is missing", _ADVICE)
+    if not is_file(folder / paths.RECIPE):
+        raise strict_json.damage(folder / paths.RECIPE, "it is missing", _ADVICE)
     if link := _outward_link(folder):
         raise strict_json.damage(link, f"a link that leads out of {folder}", _ADVICE)
-    return folder / RECIPE
+    return folder / paths.RECIPE
 
 
 def _read(folder: Path) -> _Bundle:
     """Read bundle.json. Raises DamagedFile, also if the folder that it names is not in the bundle."""
-    file = folder / cache_root.BUNDLE
+    file = folder / paths.BUNDLE
     bundle = strict_json.read(file, _Bundle, _ADVICE)
-    if not is_dir(folder / "prepared" / bundle.prepared):
-        what = f"prepared: no folder {strict_json.shown(bundle.prepared)} is in {folder / 'prepared'}"
+    if not is_dir(folder / paths.PREPARED / bundle.prepared):
+        what = f"prepared: no folder {strict_json.shown(bundle.prepared)} is in {folder / paths.PREPARED}"
         raise strict_json.damage(file, what, _ADVICE)
     return bundle
 
@@ -101,12 +100,12 @@ def _outward_link(folder: Path) -> Path | None:
 def identity(recipe: Recipe) -> str | None:
     """Return the name of the prepared folder for a recipe, if the cache is a bundle. Raises UserError if the bundle was
     made for other data."""
-    if not strict_json.exists(cache_root.root() / cache_root.BUNDLE):
+    if not strict_json.exists(paths.cache() / paths.BUNDLE):
         return None
-    bundle = _read(cache_root.root())
+    bundle = _read(paths.cache())
     if bundle.data == _data_digest(recipe):
         return bundle.prepared
-    what = f"the bundle {cache_root.root()} holds data that was prepared otherwise"
+    what = f"the bundle {paths.cache()} holds data that was prepared otherwise"
     raise UserError(
         Problem("data", f"{what} (leave data, tokenizer and the shape of samples as they are in its recipe)")
     )

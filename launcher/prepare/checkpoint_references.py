@@ -26,17 +26,16 @@ def pin(recipe: Recipe, folder: RunDir) -> Recipe:
     if (teacher := recipe.task.teacher_model) is None:
         return recipe
     teacher = _pinned(teacher, earlier.task.teacher_model if earlier else None)
-    return recipe.model_copy(update={"task": recipe.task.model_copy(update={"teacher": teacher})})
+    return recipe.model_copy(update={"task": recipe.task.with_teacher(teacher)})
 
 
 def missing(recipe: Recipe, resumes: bool = False) -> list[str | Problem]:
     """Report the checkpoint of a teacher, or the numbered checkpoint of a model, that cannot be loaded. (A missing run
     of a model is reported where the model is built.) `resumes`: whether the run has a checkpoint of its own."""
-    teacher = recipe.task.teacher_model.run_reference if recipe.task.teacher_model else None
-    model = recipe.model.run_reference
+    teacher, model = recipe.task.teacher_model, recipe.model.run_reference
     problems = list[str | Problem]()
-    if teacher is not None:
-        problems += _missing("task.teacher", teacher)
+    if teacher is not None and teacher.run_reference is not None:
+        problems += _missing(f"task.{recipe.task.teacher_key}", teacher.run_reference)
     if model is not None and isinstance(model.checkpoint, int) and not (resumes and replaced(recipe)):
         problems += [problem for problem in _missing("model", model) if problem.key != "model.run"]
     return problems

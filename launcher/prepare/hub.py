@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 import xxhash
 
+from launcher.config import paths
 from launcher.config.atomic_files import expanded, flush_tree, is_dir, write
 from launcher.config.errors import Problem, UserError, first_line
+from launcher.config.model import ModelConfig
 from launcher.config.recipe import PretrainedTokenizer, Recipe
 from launcher.config.types import HubRepository
 from launcher.prepare import checkpoint_references, remote_code, source_shards
@@ -43,9 +45,7 @@ class Repository:
 
 def repositories(recipe: Recipe) -> Iterator[Repository]:
     """Yield the models, tokenizers and datasets of a recipe that are not local folders."""
-    models = {"model": recipe.model.hub_repository}
-    if teacher := recipe.task.teacher_model:
-        models["task.teacher"] = teacher.hub_repository
+    models = {key: model.hub_repository for key, model in _models(recipe).items()}
     if isinstance(own := recipe.tokenizer, PretrainedTokenizer):
         models["tokenizer"] = HubRepository(own.name, own.revision, own.trust_remote_code)
     datasets = {leaf.key: leaf.config.hub_repository for leaf in source_shards.leaves(recipe.data)}
@@ -54,19 +54,26 @@ def repositories(recipe: Recipe) -> Iterator[Repository]:
             yield Repository(key, "model" if key in models else "dataset", *repository)
 
 
+def _models(recipe: Recipe) -> dict[str, ModelConfig]:
+    """The models of a recipe by their place there: the one to train, and that which its task evaluates."""
+    teacher = recipe.task.teacher_model
+    return {"model": recipe.model} | ({f"task.{recipe.task.teacher_key}": teacher} if teacher is not None else {})
+
+
 def pin(recipe: Recipe, folder: RunDir, strict: bool = True) -> Recipe:
     """Return the recipe with the commit of each repository, so that a branch that moves never changes a run: the commit
     of the run in `folder`, if it has begun, else what the hub answers now, or answered last. Raises UserError with each
-    repository whose commit is unknown. If not `strict`, datasets may stay unpinned: a plan does not need them."""
+    repository whose commit is unknown. If not `strict`, all but the model may stay unpinned where the hub cannot be
+    reached: a plan does not need them."""
     pinned = _pinned_commits(folder)
-    problems: list[str | Problem] = []
+    problems, needed = list[str | Problem](), strict
     for repository in list(repositories(recipe)):
         earlier = pinned.get((repository.key, repository.name)) if repository.revision is None else None
         try:
             recipe = _with_revision(recipe, repository.key.split("."), earlier or commit(repository))
         except UserError as error:
             problems += error.problems
-    needed = strict or any(isinstance(problem, Problem) and problem.key.startswith("model.") for problem in problems)
+            needed = needed or repository.key == "model" or not isinstance(error, _Unreachable)
     if problems and needed:
         raise UserError(problems)
     return recipe
@@ -91,16 +98,16 @@ def commit(repository: Repository) -> str:
 
 def missing(recipe: Recipe) -> list[Repository]:
     """Return the models of the hub that are not in the cache."""
-    return [found for found in _models(recipe) if not cache_root.kept(found.name, found.revision).is_dir()]
+    return [found for found in _model_repositories(recipe) if not cache_root.kept(found.name, found.revision).is_dir()]
 
 
-def _models(recipe: Recipe) -> list[Repository]:
-    return [found for found in repositories(recipe) if found.key in ("model", "task.teacher")]
+def _model_repositories(recipe: Recipe) -> list[Repository]:
+    return [found for found in repositories(recipe) if found.key in _models(recipe)]
 
 
 def fetch(recipe: Recipe) -> None:
     """Download the missing models into the cache. Raises UserError."""
-    for repository in _models(recipe):
+    for repository in _model_repositories(recipe):
         final = cache_root.kept(repository.name, repository.revision)
         if final.is_dir():
             _add_code(repository, final)
@@ -151,7 +158,7 @@ def _download(repository: Repository) -> Path:
 def _query(repository: Repository) -> str:
     """Ask the hub for the commit of a revision. Raises UserError."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         info = HfApi().repo_info(
@@ -164,15 +171,22 @@ def _query(repository: Repository) -> str:
         advice = "a typing error, or it is private and HF_TOKEN is not set"
         what = f"no folder here, and no {repository.kind} of this name on the hub ({advice})"
         raise UserError(Problem(f"{repository.key}.name", f"{repository.name}: {what}")) from None
+    except HFValidationError as error:
+        what = f"no folder here, and no name of the hub: {first_line(error)[:160]}"
+        raise UserError(Problem(f"{repository.key}.name", f"{repository.name}: {what}")) from None
     except Exception as error:  # dozens of types: of the network
         raise _unreachable(repository, error) from None
     return str(info.sha)
 
 
-def _unreachable(repository: Repository, error: Exception) -> UserError:
+class _Unreachable(UserError):
+    """The hub gave no answer, so that nothing is known about a repository."""
+
+
+def _unreachable(repository: Repository, error: Exception) -> _Unreachable:
     why = first_line(error)[:160]
     what = f"no folder here, and the hub cannot be asked for it: {why} ({_ADVICE})"
-    return UserError(Problem(f"{repository.key}.name", f"{repository.name}: {what}"))
+    return _Unreachable(Problem(f"{repository.key}.name", f"{repository.name}: {what}"))
 
 
 def _pinned_commits(folder: RunDir) -> dict[tuple[str, str], str]:
@@ -185,9 +199,8 @@ def _with_revision(value: Any, path: Sequence[str], revision: str) -> Any:
     """Return a configuration (or a map in it) with another revision at a path of keys."""
     if not path:
         return value.model_copy(update={"revision": revision})
-    if isinstance(value, dict):
-        return {**value, path[0]: _with_revision(value[path[0]], path[1:], revision)}
-    return value.model_copy(update={path[0]: _with_revision(getattr(value, path[0]), path[1:], revision)})
+    changed = {path[0]: _with_revision(dict(value)[path[0]], path[1:], revision)}
+    return {**value, **changed} if isinstance(value, dict) else value.model_copy(update=changed)
 
 
 def _is_local(name: str) -> bool:
@@ -197,4 +210,4 @@ def _is_local(name: str) -> bool:
 
 def _cache_entry(repository: Repository) -> Path:
     query = f"{repository.kind}\0{repository.name}\0{repository.revision or ''}"
-    return cache_root.root() / "commits" / f"{xxhash.xxh3_128_hexdigest(query.encode())}.json"
+    return paths.cache() / paths.COMMITS / f"{xxhash.xxh3_128_hexdigest(query.encode())}.json"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from launcher.config import plugins
+from launcher.config import paths, plugins
 from launcher.config.atomic_files import flush_tree, write
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
@@ -151,7 +151,7 @@ class Preparation:
             found["baseline"] = task.baseline(config, _tables(validation), known.special_ids)
         found["notes"] = [*shard_stats.reading_notes(counted), *(jobs[0].strata.notes() if jobs[0].strata else [])]
         facts = known.model_copy(update=found)
-        (self.whole / "facts.json").write_text(facts.model_dump_json(indent=1), encoding="utf-8")
+        (self.whole / paths.FACTS).write_text(facts.model_dump_json(indent=1), encoding="utf-8")
 
     def _known_facts(self, jobs: Sequence[ShardJob]) -> Facts:
         """Return the facts that are known before the first sample is made."""

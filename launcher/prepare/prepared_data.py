@@ -11,7 +11,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from launcher.config import plugins
+from launcher.config import paths, plugins
 from launcher.config.atomic_files import free_bytes
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import human, plural
@@ -19,7 +19,7 @@ from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
 from launcher.prepare import bundle, source_shards, strata, tokenizer
 from launcher.prepare.preparation import Preparation
 from launcher.prepare.source_shards import SIDES
-from launcher.storage import cache, cache_root, disk_full
+from launcher.storage import cache, disk_full
 from launcher.storage.lease import LeaseLost
 
 VERSION = 5
@@ -112,7 +112,7 @@ def _run(preparation: Preparation, making: cache.FolderCreation) -> None:
 
 def _is_cached(file: object) -> bool:
     """Whether a file belongs to the cache, or is unknown."""
-    return not isinstance(file, str) or Path(file).absolute().is_relative_to(cache_root.root().absolute())
+    return not isinstance(file, str) or Path(file).absolute().is_relative_to(paths.cache().absolute())
 
 
 def _disk_full_message(final: Path, number: int) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from launcher.config import env_vars, plugins, strict_json
+from launcher.config import env_vars, paths, plugins, strict_json
 from launcher.config import load as config_files
 from launcher.config.base_model import hint
 from launcher.config.cluster import Cluster
@@ -46,13 +46,34 @@ class PreparedRun:
             self.start.release()
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What to plan. `ranks`: the requested number on this machine; `folder`: the run folder; `trains`: whether the run
+    is to go on there, so that its checkpoint, recipe and free disk matter; otherwise it is only evaluated."""
+
+    loaded: Loaded[Recipe]
+    cluster: Cluster
+    ranks: int | None
+    folder: RunDir
+    trains: bool = True
+
+    @classmethod
+    def training(cls, loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> "_Request":
+        """The request to train in the folder that the recipe names."""
+        return cls(loaded, cluster, ranks, _folder(loaded.value))
+
+    def pinned(self, strict: bool = True) -> Recipe:
+        """The recipe with what must not change between a start and a resume: commits and steps of other runs."""
+        return _pin(self.loaded.value, self.folder, strict)
+
+
 def dry_run(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> plan.Plan:
     """Return the plan alone, with the facts of the data if it is prepared. Nothing is written. Raises UserError."""
-    wrong = [*writable_folders.run(_folder(loaded.value)), *writable_folders.ranks(loaded.value, cluster, ranks)]
+    request = _Request.training(loaded, cluster, ranks)
+    wrong = [*writable_folders.run(request.folder), *writable_folders.ranks(loaded.value, cluster, ranks)]
     try:
         with _readable(wrong):
-            recipe = _pin(loaded.value, strict=False)
-            return _plan(recipe, loaded, cluster, ranks, wrong)[1]
+            return _plan(request, request.pinned(strict=False), wrong)[1]
     except UserError as error:
         raise loaded.located(error) from None
 
@@ -65,7 +86,7 @@ def prepare(loaded: Loaded[Recipe], processes: int | None = None, to: Path | Non
         bundle.check_room(to)
         wrong = writable_folders.unusable(to.absolute().parent, f"--to {to}", "name another folder")
     try:
-        recipe = _pin(loaded.value)
+        recipe = _pin(loaded.value, _folder(loaded.value))
         if wrong := [*wrong, *_cache_problems(recipe, prepared_data.find(prepared_data.identity(recipe)))]:
             raise UserError(wrong)
         hub.fetch(recipe)
@@ -82,7 +103,7 @@ def validate(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, wrong:
     already, to report with the others. Raises UserError."""
     try:
         with _readable(wrong):
-            return _validate(loaded, cluster, ranks, wrong)
+            return _validate(_Request.training(loaded, cluster, ranks), wrong)
     except UserError as error:
         raise loaded.located(error) from None
 
@@ -122,39 +143,35 @@ def _cache_problems(recipe: Recipe, prepared: Path | None) -> list[str]:
     return writable_folders.cache() if prepared is None or hub.missing(recipe) else []
 
 
-def _plan(
-    recipe: Recipe, loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, found: Sequence[str]
-) -> tuple[str, plan.Plan]:
-    """Return the identity of the recipe's data, and the plan, with the facts if the data is prepared. `found`: mistakes
-    that are known already. Raises UserError."""
+def _plan(request: _Request, recipe: Recipe, found: Sequence[str]) -> tuple[str, plan.Plan]:
+    """Return the identity of a pinned recipe's data, and the plan, with the facts if the data is prepared. `found`:
+    mistakes that are known already. Raises UserError."""
     identity, wrong = "", list[str | Problem](found)
     try:
         identity = prepared_data.identity(recipe)
     except UserError as error:
         wrong += error.problems
-    wrong += (missing := checkpoint_references.missing(recipe, bool(_folder(recipe).whole())))
+    wrong += (missing := checkpoint_references.missing(recipe, bool(request.folder.whole())))
     prepared = prepared_data.find(identity) if identity and not missing else None
     if identity and prepared is None and not missing:
         wrong += source_shards.preview_problems(recipe)
-    if cluster.scratch.shared is None or env_vars.CACHE in os.environ:  # else that folder is created at submission
+    if request.cluster.scratch.shared is None or env_vars.CACHE in os.environ:  # else created at submission
         wrong += _cache_problems(recipe, prepared)
     known = _facts_with_token_ids(recipe, prepared) if prepared else None
-    return identity, _make_plan(recipe, loaded, cluster, ranks, known, prepared, wrong)
+    return identity, _make_plan(request, recipe, known, prepared, wrong)
 
 
 def _make_plan(
+    request: _Request,
     recipe: Recipe,
-    loaded: Loaded[Recipe],
-    cluster: Cluster,
-    ranks: int | None,
     known: facts.Facts | None,
     prepared: Path | None,
     wrong: Sequence[str | Problem] = (),
 ) -> plan.Plan:
     """Plan a pinned recipe. The plan's command names the file and the overrides that it was loaded from."""
     return plan.make(
-        recipe, cluster, file=loaded.file, ranks=ranks, facts=known, prepared=prepared, overrides=loaded.overrides,
-        wrong=wrong,
+        recipe, request.cluster, file=request.loaded.file, ranks=request.ranks, facts=known, prepared=prepared,
+        overrides=request.loaded.overrides, wrong=wrong, folder=request.folder, trains=request.trains,
     )  # fmt: skip
 
 
@@ -187,25 +204,25 @@ def _suggestion(token: str, known: Iterable[str]) -> str:
 
 
 def _folder(recipe: Recipe) -> RunDir:
-    return RunDir(plan.RUNS / recipe.name)
+    return RunDir(paths.RUNS / recipe.name)
 
 
-def _pin(recipe: Recipe, strict: bool = True) -> Recipe:
+def _pin(recipe: Recipe, folder: RunDir, strict: bool = True) -> Recipe:
     """Pin what must not change between a start and a resume: commits of the hub, and steps of other runs."""
-    folder = _folder(recipe)
     return checkpoint_references.pin(hub.pin(recipe, folder, strict), folder)
 
 
-def _validate(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, wrong: Sequence[str]) -> PreparedRun:
-    recipe = _pin(loaded.value)
-    identity, made = _plan(recipe, loaded, cluster, ranks, wrong)  # reports mistakes before data is prepared
+def _validate(request: _Request, wrong: Sequence[str]) -> PreparedRun:
+    recipe = request.pinned()
+    identity, made = _plan(request, recipe, wrong)  # reports mistakes before data is prepared
     hub.fetch(recipe)
     prepared = prepared_data.prepare(recipe, identity)
     known = _facts_with_token_ids(recipe, prepared)
     if made.prepared is None:
-        made = _make_plan(recipe, loaded, cluster, ranks, known, prepared)
-    folder = RunDir(Path(made.folder))
-    return PreparedRun(recipe, cluster, known, made, folder, prepared, _resume(folder, known), made.notes)
+        made = _make_plan(request, recipe, known, prepared)
+    folder = request.folder
+    resume = _resume(folder, known) if request.trains else None
+    return PreparedRun(recipe, request.cluster, known, made, folder, prepared, resume, made.notes)
 
 
 def load(folder: Path) -> PreparedRun:
@@ -214,25 +231,26 @@ def load(folder: Path) -> PreparedRun:
     run = RunDir(folder)
     made = strict_json.read(run.plan, plan.Plan, "launcher run writes it again")
     known = facts.of_run(folder)
-    recipe, cluster = config_files.checked(run.recipe).value, config_files.checked_cluster(run.cluster).value
+    recipe, cluster = config_files.trusted(run.recipe).value, config_files.trusted_cluster(run.cluster).value
     return PreparedRun(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
 
 
 def reopen(folder: Path, ranks: int | None, wrong: Sequence[str] = ()) -> PreparedRun:
-    """Load a run that was trained before, as it would run on this machine, for an evaluation. Nothing is written.
-    `wrong`: mistakes that are known already. Raises UserError."""
+    """Load a run that was trained before, as it would run on this machine, for an evaluation. Nothing is written, and
+    nothing is resumed: `resume` is None. `wrong`: mistakes that are known already. Raises UserError."""
     run = RunDir(folder)
     if not run.recipe.is_file():
         raise UserError(f"{folder}: no run is there (it has no recipe.yaml)")
     loaded = config_files.stored(run.recipe)
     try:
-        cluster = config_files.cluster("local").value
+        cluster = config_files.local_cluster()
         recipe = layout.runnable(loaded.value, ranks or topology.count(cluster))
         wrong = [*wrong, *writable_folders.ranks(recipe, cluster, ranks)]
-        validated = _validate(replace(loaded, value=recipe), cluster, ranks, wrong)
+        reopened = _validate(_Request(replace(loaded, value=recipe), cluster, ranks, run, trains=False), wrong)
+        _check_data(run, facts.of_run(folder).digest, reopened.facts)
     except UserError as error:
         raise loaded.located(error) from None
-    return replace(validated, folder=run, plan=validated.plan.model_copy(update={"folder": str(folder)}))
+    return reopened
 
 
 def hold(folder: RunDir, name: str = ".writer") -> lease.Lease:
@@ -253,8 +271,13 @@ def _resume(folder: RunDir, known: facts.Facts) -> SavedCheckpoint | None:
     if not whole:
         return None
     whole[-1].verify()
-    if whole[-1].state.get("data") != known.digest:
+    _check_data(folder, whole[-1].state.get("data"), known)
+    return whole[-1]
+
+
+def _check_data(folder: RunDir, digest: object, known: facts.Facts) -> None:
+    """Raise UserError where a run was trained on data of another digest."""
+    if digest != known.digest:
         why = "its source has changed since, or another version of the launcher prepared it"
         what = f"{folder.path} was trained on other prepared data: {why} (choose another name)"
         raise UserError(Problem("data", what))
-    return whole[-1]

@@ -177,7 +177,7 @@ def make_samples(job: ShardJob) -> None:
             _write_samples(job, side, _features(job, rows, stats), stats)
     finally:
         held.unlink(missing_ok=True)
-    stats.notes = source_shards.notes(leaf.config, leaf.key, job.shard.parts, source)
+    stats.notes = source_shards.notes(source, leaf.key, job.shard.parts)
     write(job.stats_file, stats.json())
 
 

@@ -97,9 +97,8 @@ def parts_of(config: Plugin, key: str) -> list[Part]:
     return list(plugins.source(config).parts(key))
 
 
-def notes(config: Plugin, key: str, parts: Sequence[Part], source: Source | None = None) -> list[str]:
-    """Return notes for the user on how parts are read. `source`: the object that has read their rows, if any."""
-    source = source or plugins.source(config)
+def notes(source: Source, key: str, parts: Sequence[Part]) -> list[str]:
+    """Return notes for the user on how parts were read. `source`: the object that has read their rows."""
     return [note for part in parts for note in source.notes(key, part)]
 
 
@@ -109,14 +108,12 @@ def columns_of(task: TaskConfig) -> tuple[str, ...]:
 
 
 def read(shard: Shard, columns: Sequence[str], source: Source | None = None) -> Iterator[ShardBatch]:
-    """Yield the rows of a shard. `source`: the object to read them with. Raises UserError at the first row that cannot
-    be used, unless the source skips such rows."""
+    """Yield the rows of a shard. `source`: the object to read them with. Nothing is read behind the last row of a
+    limit. Raises UserError at the first row that cannot be used, unless the source skips such rows."""
     config = shard.leaf.config
     left, rows = config.limit, list[Row]()
     size, bad, example = 0, 0, ""
     for row in _rows(shard.leaf, shard.parts, columns, source):
-        if left == 0:
-            break
         if isinstance(row, BadRow):
             if config.on_bad_row == "fail":
                 raise UserError(_refusal(row, shard.leaf))
@@ -125,6 +122,8 @@ def read(shard: Shard, columns: Sequence[str], source: Source | None = None) -> 
         rows.append(row)
         size += size_of(row)
         left = None if left is None else left - 1
+        if left == 0:
+            break
         if size >= _BATCH_SIZE or len(rows) == _BATCH_ROWS:
             yield ShardBatch(batch_of(rows), bad, example)
             rows, size, bad, example = [], 0, 0, ""

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import launcher
-from launcher.config import env_vars
+from launcher.config import env_vars, paths
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.distributed.exit_codes import INVALID_INPUT, NODE_FAILURE, STOPPED
 from launcher.schedulers import JobRequest, RenderedJob
-from launcher.storage import job_log, run_files
+from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -99,21 +99,21 @@ def render(request: JobRequest, config: "Config") -> BatchScript:
         },
         exit_codes={"stopped": STOPPED, "unfit": NODE_FAILURE, "wrong": INVALID_INPUT},
     )
-    return BatchScript(text, RunDir(request.run_folder).jobs / run_files.submitted_script(request.number))
+    return BatchScript(text, RunDir(request.run_folder).jobs / paths.submitted_script(request.number))
 
 
 def _files() -> dict[str, str]:
     """The files of a run folder that the script knows, and those in the folder of a start, where the agents write."""
-    report, verdict = (run_files.node_message(kind, 0) for kind in (run_files.NODE_REPORT, run_files.NODE_VERDICT))
+    report, verdict = (paths.node_message(kind, 0) for kind in (paths.NODE_REPORT, paths.NODE_VERDICT))
     return {
-        "plan": run_files.PLAN,
-        "job_log": run_files.JOB_LOG,
-        "start": f"{run_files.JOBS}/{run_files.start_name(f'${env_vars.JOB}', f'${env_vars.START}')}",
-        "report": run_files.message_file(report),
-        "verdict": run_files.message_file(verdict),
-        "code": run_files.EXIT_CODE,
-        "error": run_files.ERROR,
-        "restart": run_files.RESTART,
+        "plan": paths.PLAN,
+        "job_log": paths.JOB_LOG,
+        "start": f"{paths.JOBS}/{paths.start_name(f'${env_vars.JOB}', f'${env_vars.START}')}",
+        "report": paths.message_file(report),
+        "verdict": paths.message_file(verdict),
+        "code": paths.EXIT_CODE,
+        "error": paths.ERROR,
+        "restart": paths.RESTART,
     }
 
 
@@ -125,7 +125,7 @@ def sbatch_options(request: JobRequest, config: "Config") -> dict[str, str | Non
     values = {
         "job-name": plan.name,
         "chdir": str(request.working_directory),
-        "output": f"{plan.folder}{'-%a' if array else ''}/{run_files.LOGS}/{run_files.job_output(id)}",
+        "output": f"{plan.folder}{'-%a' if array else ''}/{paths.LOGS}/{paths.job_output(id)}",
         "open-mode": "append",
         "nodes": _nodes(request.cluster, config),
         "array": None if request.points is None else f"{_ranges(request.points)}{throttle}",

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher import sinks
+from launcher.config import paths
 from launcher.config.atomic_files import free_bytes
 from launcher.config.types import Plugin
 from launcher.sinks import Record, RunInfo, warn
-from launcher.storage import disk_full, run_files
+from launcher.storage import disk_full
 from launcher.storage.run_dir import RunDir
 
 
@@ -89,7 +90,7 @@ def _earlier(about: RunInfo) -> list[Record]:
 
 def _id(about: RunInfo) -> str:
     """The wandb id in the run folder, created at the first start."""
-    file = about.folder / run_files.WANDB_ID
+    file = about.folder / paths.WANDB_ID
     if not file.is_file():
         aside = file.with_name(f".{file.name}.partial")
         aside.write_text(uuid.uuid4().hex[:16], encoding="utf-8")

@@ -7,21 +7,13 @@ import hashlib
 import re
 from pathlib import Path
 
-from launcher.config import code_origin
+from launcher.config import paths
 from launcher.config.atomic_files import expanded, is_dir
-
-BUNDLE = "bundle.json"
-"""The file that marks a bundle."""
-
-
-def root() -> Path:
-    """$LAUNCHER_CACHE, else ~/.cache/launcher."""
-    return code_origin.cache()
 
 
 def prepared(name: str) -> Path:
     """The folder of the prepared data with this name, whether or not it exists."""
-    return root() / "prepared" / name
+    return paths.cache() / paths.PREPARED / name
 
 
 def kept(name: str, revision: str | None = None) -> Path:
@@ -30,7 +22,7 @@ def kept(name: str, revision: str | None = None) -> Path:
     `name`: its name on the hub, or its folder as the recipe names it.
     """
     digest = hashlib.blake2b(f"{name}\0{revision or ''}".encode(), digest_size=8).hexdigest()
-    return root() / "models" / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-')[-60:]}-{digest}"
+    return paths.cache() / paths.MODELS / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-')[-60:]}-{digest}"
 
 
 def found(name: str, revision: str | None = None) -> str:

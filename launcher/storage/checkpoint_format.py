@@ -18,9 +18,10 @@ import xxhash
 
 from launcher.config import strict_json
 from launcher.config.atomic_files import flush, is_file
+from launcher.config.paths import COMPLETE, RECIPE, STATE
 from launcher.config.strict_json import DamagedFile, Wrong
 from launcher.config.types import JsonObject
-from launcher.storage.run_files import COMPLETE, RECIPE, STATE, CheckpointFiles, CheckpointState
+from launcher.storage.run_files import CheckpointFiles, CheckpointState
 
 if TYPE_CHECKING:
     import torch

@@ -13,15 +13,16 @@ from math import isfinite
 from pathlib import Path
 from typing import BinaryIO
 
-from launcher.config import load, strict_json
+from launcher.config import load, paths, strict_json
 from launcher.config.atomic_files import allocated_bytes, is_file
 from launcher.config.errors import Problem, UserError
+from launcher.config.paths import COMPLETE
 from launcher.config.recipe import Recipe, trajectory
 from launcher.config.strict_json import DamagedFile, Wrong
 from launcher.config.types import JsonObject
-from launcher.storage import checkpoint_format, run_files
+from launcher.storage import checkpoint_format
 from launcher.storage.checkpoint_format import SavedCheckpoint
-from launcher.storage.run_files import COMPLETE, check_metrics
+from launcher.storage.run_files import check_metrics
 
 _BLOCK = 1 << 16
 _LINE = "take this line out, or move the file away"
@@ -29,74 +30,74 @@ _LINE = "take this line out, or move the file away"
 
 @dataclass(frozen=True)
 class RunDir:
-    """The folder of a run (see launcher.storage.run_files)."""
+    """The folder of a run (see launcher.config.paths)."""
 
     path: Path
 
     @property
     def recipe(self) -> Path:
-        return self.path / run_files.RECIPE
+        return self.path / paths.RECIPE
 
     @property
     def plan(self) -> Path:
-        return self.path / run_files.PLAN
+        return self.path / paths.PLAN
 
     @property
     def cluster(self) -> Path:
         """The cluster profile of the last start."""
-        return self.path / run_files.CLUSTER
+        return self.path / paths.CLUSTER
 
     @property
     def jobs(self) -> Path:
         """The scripts of jobs, and the files by which the nodes of a start find each other."""
-        return self.path / run_files.JOBS
+        return self.path / paths.JOBS
 
     def start_folder(self, job: str, number: int) -> Path:
         """The folder of the rendezvous of the nodes of a start."""
-        return self.jobs / run_files.start_name(job, number)
+        return self.jobs / paths.start_name(job, number)
 
     @property
     def facts(self) -> Path:
-        return self.path / run_files.FACTS
+        return self.path / paths.FACTS
 
     @property
     def job_log(self) -> Path:
         """The events of the run's jobs (see launcher.storage.job_log)."""
-        return self.path / run_files.JOB_LOG
+        return self.path / paths.JOB_LOG
 
     @property
     def environment(self) -> Path:
         """The versions of Python and of the libraries."""
-        return self.path / run_files.ENVIRONMENT
+        return self.path / paths.ENVIRONMENT
 
     @property
     def metrics(self) -> Path:
-        return self.path / run_files.METRICS
+        return self.path / paths.METRICS
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / run_files.CHECKPOINTS
+        return self.path / paths.CHECKPOINTS
 
     @property
     def logs(self) -> Path:
-        return self.path / run_files.LOGS
+        return self.path / paths.LOGS
 
     def job_output(self, id: str) -> Path:
         """The output of a job, by its scheduler's id."""
-        return self.logs / run_files.job_output(id)
+        return self.logs / paths.job_output(id)
 
     @property
     def report(self) -> Path:
-        return self.path / run_files.REPORT
+        return self.path / paths.REPORT
 
     @property
     def tokenizer(self) -> Path:
-        return self.path / run_files.TOKENIZER
+        return self.path / paths.TOKENIZER
 
     @property
     def model(self) -> Path:
         """The configuration of the model, as transformers writes it."""
-        return self.path / run_files.MODEL
+        return self.path / paths.MODEL
 
     def whole(self) -> list[SavedCheckpoint]:
         """The complete checkpoints, the oldest first."""
@@ -149,8 +150,8 @@ class RunDir:
         """Raises UserError where a recipe with another trajectory has trained in this folder."""
         if not self.recipe.is_file() or not (self.whole() or self.metrics.is_file()):
             return
-        there = trajectory(load.stored(self.recipe).value.model_dump(mode="json"))
-        here = trajectory(recipe.model_dump(mode="json"))
+        there = trajectory(load.stored(self.recipe).value)
+        here = trajectory(recipe)
         names = [key for key in {**there, **here} if there.get(key) != here.get(key)]
         if names:
             first = "; ".join(f"{k}: {there.get(k)} there, {here.get(k)} here" for k in names[:4])

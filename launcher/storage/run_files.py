@@ -1,4 +1,5 @@
-"""The files of a run folder: their names, and the types of their content, as this and earlier launchers wrote them."""
+"""The types of what is in the files of a run folder, as this and earlier launchers wrote them. The names of the files
+are in launcher.config.paths."""
 
 import math
 from typing import Annotated
@@ -7,42 +8,6 @@ from pydantic import AfterValidator, Field
 
 from launcher.config.strict_json import Count, PlainName, Seconds, Stored, Time, Word, Wrong, shown
 from launcher.config.types import JsonObject
-
-RECIPE, CLUSTER, PLAN, FACTS, ENVIRONMENT = "recipe.yaml", "cluster.yaml", "plan.json", "facts.json", "environment.json"
-METRICS, JOB_LOG, WANDB_ID = "metrics.jsonl", "jobs.jsonl", "wandb.id"
-CHECKPOINTS, TOKENIZER, MODEL, JOBS, LOGS, REPORT = "checkpoints", "tokenizer", "model", "jobs", "logs", "report"
-COMPLETE, STATE = "COMPLETE", "state.json"
-"""Files of each checkpoint beside its tensors and its recipe."""
-EXIT_CODE, ERROR, RESTART = "code", "error", "again"
-"""Files of a start (see `start_name`) by which the agent of the first node tells the batch script how it ended: the
-exit code, the last message, and the hosts to leave out where it should start again."""
-NODE_REPORT, NODE_VERDICT, NODE_OUTCOME = "report", "verdict", "ended"
-"""Messages of a start that other modules than launcher.distributed.node_rendezvous look for."""
-
-
-def start_name(job: str, number: int | str) -> str:
-    """Name of the folder of a start below `jobs`, in which its nodes meet."""
-    return f"{job}-{number}"
-
-
-def node_message(kind: str, node: int | str) -> str:
-    """Name of the message of a node."""
-    return f"{kind}-{node}"
-
-
-def message_file(message: str) -> str:
-    """File of a message."""
-    return f"{message}.json"
-
-
-def submitted_script(number: int | str) -> str:
-    """Name of the script of a submission below `jobs`."""
-    return f"submit-{number}.sbatch"
-
-
-def job_output(id: str) -> str:
-    """Name of the output of a job below `logs`. `id`: as its scheduler names it."""
-    return f"job-{id}.log"
 
 
 def _numbers(values: JsonObject) -> JsonObject:

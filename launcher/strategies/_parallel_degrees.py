@@ -41,11 +41,16 @@ def refuse_sharded_matrices(recipe: "Recipe", instead: str) -> list[tuple[str, s
     return [("optimizer.kind", what)]
 
 
-def refuse_compile(tensor_parallel: int, recipe: "Recipe") -> list[tuple[str, str]]:
-    """Refuse torch.compile, which cannot trace the DTensors of tensor parallelism yet (torch 2.13)."""
-    if tensor_parallel == 1 or not recipe.train.compile:
-        return []
-    return [("train.compile", "not together with strategy.tensor_parallel (leave one of them out)")]
+def refuse_tensor_parallel(tensor_parallel: int, recipe: "Recipe") -> list[tuple[str, str]]:
+    """Refuse what tensor parallelism does not support: torch.compile, which cannot trace its DTensors yet (torch 2.13),
+    and adapters, whose linear maps no plan of it names."""
+    out = list[tuple[str, str]]()
+    if tensor_parallel > 1 and recipe.train.compile:
+        out.append(("train.compile", "not together with strategy.tensor_parallel (leave one of them out)"))
+    if tensor_parallel > 1 and recipe.model.adapter:
+        what = "tensor parallelism does not split the linear maps of an adapter (take 1; kind: fsdp shards them)"
+        out.append(("strategy.tensor_parallel", what))
+    return out
 
 
 def sharded_memory(

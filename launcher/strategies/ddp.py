@@ -14,8 +14,8 @@ from launcher.strategies import Engine, EngineParts, MemoryShare
 from launcher.strategies._parallel_degrees import (
     check_heads,
     check_ranks,
-    refuse_compile,
     refuse_sharded_matrices,
+    refuse_tensor_parallel,
     sharded_memory,
 )
 
@@ -54,7 +54,7 @@ class Strategy(strategies.Strategy[Config]):
             out.append(("strategy", "compress and static_graph are DDP's own: without tensor_parallel"))
         if self.config.tensor_parallel > 1:
             out += refuse_sharded_matrices(recipe, "tensor_parallel: 1")
-        return out + refuse_compile(self.config.tensor_parallel, recipe)
+        return out + refuse_tensor_parallel(self.config.tensor_parallel, recipe)
 
     def axes(self, ranks: int) -> dict[str, int]:
         mesh = {"replica": ranks // self.config.tensor_parallel}

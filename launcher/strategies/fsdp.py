@@ -16,8 +16,8 @@ from launcher.strategies import Engine, EngineParts, MemoryShare
 from launcher.strategies._parallel_degrees import (
     check_heads,
     check_ranks,
-    refuse_compile,
     refuse_sharded_matrices,
+    refuse_tensor_parallel,
     sharded_memory,
 )
 
@@ -67,7 +67,9 @@ class Strategy(strategies.Strategy[Config]):
             out.append(("strategy.offload", "not together with tensor_parallel (leave one of them out)"))
         if recipe.train.precision == "fp64" and "bf16" in (self.config.gather, self.config.reduce):
             out.append(("strategy", "gather and reduce in bf16 would round the fp64 that train.precision asks for"))
-        return out + refuse_sharded_matrices(recipe, "ddp") + refuse_compile(self.config.tensor_parallel, recipe)
+        return (
+            out + refuse_sharded_matrices(recipe, "ddp") + refuse_tensor_parallel(self.config.tensor_parallel, recipe)
+        )
 
     def axes(self, ranks: int) -> dict[str, int]:
         replicas, tensor = self.config.replicas or 1, self.config.tensor_parallel

@@ -14,7 +14,7 @@ from launcher.config import env_vars
 from launcher.config.atomic_files import check_current_folder
 from launcher.config.errors import UserError, of_path, shown
 from launcher.distributed import output_streams
-from launcher.distributed.exit_codes import STOPPED
+from launcher.distributed.exit_codes import FAILED, INTERRUPTED, INVALID_INPUT, STOPPED
 from launcher.distributed.signals import StopRequested, say
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ def execute(app: Callable[..., object]) -> NoReturn:
         sys.exit(_call(app))
     except UserError as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
+        sys.exit(INVALID_INPUT)
     except StopRequested as error:
         say(str(error))
         sys.exit(STOPPED)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:  # as under `| head`
-        sys.exit(1)
+        sys.exit(FAILED)
     except Exception as error:
         from launcher.storage import disk_full
 
@@ -52,7 +52,7 @@ def execute(app: Callable[..., object]) -> NoReturn:
         if line is None:
             raise
         print(line, file=sys.stderr)
-        sys.exit(1 if full else 2)
+        sys.exit(FAILED if full else INVALID_INPUT)
 
 
 def leave(outcome: "Outcome") -> NoReturn:
@@ -104,7 +104,7 @@ def _call(app: Callable[..., object]) -> int:
         return code if isinstance(code, int) else 0
     except _UsageError as error:
         if not (message := error.format_message()):  # help was printed: no command is named
-            return 2
+            return INVALID_INPUT
         command = error.ctx.command_path if error.ctx is not None else "launcher"
         raise UserError(f"{command}: {message.replace('Value error, ', '').rstrip('.')} (--help)") from None
     finally:

@@ -42,7 +42,7 @@ def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown:
     private_tmp.enter()
     ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # a name that no run of the user has
     recipe = load.recipe(file, [*overrides, *ours])
-    prepared = run_setup.validate(recipe, load.cluster("local").value, 1, problems)
+    prepared = run_setup.validate(recipe, load.local_cluster(), 1, problems)
     with tempfile.TemporaryDirectory(prefix="launcher-debug-") as folder:
         return _session(replace(prepared, folder=RunDir(Path(folder)), resume=None), steps, overfit, shown, console)
 

@@ -1,6 +1,6 @@
 """The rows of `--data`: a file, a folder of images, or any source of a recipe."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from launcher.config import kinds, messages, plugins
 from launcher.config.columns import KeptColumn
 from launcher.config.errors import UserError
 from launcher.config.types import JsonObject, Plugin
-from launcher.data import BadRow, Part, Row, csv
+from launcher.data import BadRow, Part, Row, Source, csv
 from launcher.data._source import SourceConfig
 
 KEY = "--data"
@@ -49,10 +49,13 @@ def source_config(data: str, train: Plugin) -> SourceConfig:
     return config
 
 
-def read_rows(config: SourceConfig, parts: list[Part], columns: tuple[str, ...]) -> Iterator[Row | BadRow]:
-    """The rows in their order; those of an image folder with their `file`. Raises UserError for a bad row, unless the
-    source skips them."""
-    for row in islice((row for part in parts for row in _part_rows(config, columns, part)), config.limit):
+def read_rows(
+    config: SourceConfig, source: Source, parts: Sequence[Part], columns: tuple[str, ...]
+) -> Iterator[Row | BadRow]:
+    """The rows in their order; those of an image folder with their `file`. `source`: that of the Config. Raises
+    UserError for a bad row, unless the source skips them."""
+    every = (row for part in parts for row in _part_rows(config, source.rows(columns, KEY, part), part))
+    for row in islice(every, config.limit):
         if isinstance(row, BadRow) and (isinstance(row.missing, KeptColumn) or config.on_bad_row == "fail"):
             raise UserError(f"{row}{_advice(row, config)}")
         yield row
@@ -68,8 +71,7 @@ def _advice(row: BadRow, config: SourceConfig) -> str:
     return f" (or {KEY} '{{..., on_bad_row: skip}}', to report it in its line)"
 
 
-def _part_rows(config: SourceConfig, columns: tuple[str, ...], part: Part) -> Iterator[Row | BadRow]:
-    rows = plugins.source(config).rows(columns, KEY, part)
+def _part_rows(config: SourceConfig, rows: Iterator[Row | BadRow], part: Part) -> Iterator[Row | BadRow]:
     if config.kind != "image_folder":
         return rows
     return (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from launcher.config import plugins
 from launcher.config.atomic_files import flush
 from launcher.config.errors import UserError
 from launcher.config.format import plural
@@ -14,7 +15,7 @@ from launcher.data import BadRow, Row
 from launcher.distributed import output_streams
 from launcher.plan import writable_folders
 from launcher.prepare.row_batches import size_of
-from launcher.prepare.source_shards import notes, parts_of
+from launcher.prepare.source_shards import notes
 from launcher.storage import disk_full
 from launcher.tools import prediction_lines
 from launcher.tools.input_rows import KEY, read_rows, source_config
@@ -44,17 +45,17 @@ def predict(
     kept = prediction_lines.kept_columns(keep)
     trained = load_run(run, which)
     report_best(trained.folder, trained.saved, which, console)
-    source = source_config(data, trained.recipe.data.train)
-    parts, predictor = parts_of(source, KEY), Predictor(trained, kept, top_k)
-    for note in notes(source, KEY, parts):
-        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
-    done = 0
+    config = source_config(data, trained.recipe.data.train)
+    source, predictor = plugins.source(config), Predictor(trained, kept, top_k)
+    parts, done = source.parts(KEY), 0
     with _line_writer(to) as write_line, progress(console, "rows", sum(part.size for part in parts)) as advance:
-        for chunk in _chunks(read_rows(source, parts, (*kept, *predictor.columns))):
+        for chunk in _chunks(read_rows(config, source, parts, (*kept, *predictor.columns))):
             for line in predictor.predict(chunk):
                 write_line(prediction_lines.as_json(line))
             done += len(chunk)
             advance(sum(map(_size, chunk)), done)
+    for note in notes(source, KEY, parts):
+        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     if predictor.truncated:
         what = f"{predictor.truncated:,} of {done:,} rows are cut at {trained.recipe.data.max_length} tokens"
         console.print(f"note: {what} (`truncated` in their lines)", highlight=False, soft_wrap=True)

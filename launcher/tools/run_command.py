@@ -8,19 +8,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launcher.config import plugins
+from launcher.config import paths, plugins
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
 from launcher.distributed import launch_env, private_tmp, signals
-from launcher.distributed.exit_codes import STOPPED
+from launcher.distributed.exit_codes import DONE, STOPPED
 from launcher.launch import execute, launch_spec
 from launcher.launch.execute import Outcome
-from launcher.plan import plan, writable_folders
+from launcher.plan import writable_folders
 from launcher.prepare import run_setup
 from launcher.schedulers import JobRequest
-from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir, over
 from launcher.tools import run_summary, tables
 
@@ -49,12 +48,12 @@ def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: b
         print(f"{run.folder.path}: {why}")
         return Outcome(0, {}, [])
     scheduler = plugins.scheduler(profile.scheduler)
-    request = JobRequest(run.plan, profile, Path.cwd(), cache_root.root().absolute(), via=via)
+    request = JobRequest(run.plan, profile, Path.cwd(), paths.cache().absolute(), via=via)
     outcome = scheduler.submit(scheduler.render(request)).outcome
     assert outcome is not None, "the job of a scheduler without a queue has ended"
     if not profile.scheduler.on_this_machine:
         return outcome
-    if outcome.code == 0:
+    if outcome.code == DONE:
         run_summary.summarize(run, Console())
     elif outcome.code == STOPPED and run.folder.whole():
         signals.say(f"to go on: {run.plan.command}")
@@ -74,7 +73,7 @@ def _prepare(
     known = recipe.value
     if via != "elastic" and not profile.scheduler.on_this_machine:
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
-    problems = [*problems, *writable_folders.run(RunDir(plan.RUNS / known.name))]
+    problems = [*problems, *writable_folders.run(RunDir(paths.RUNS / known.name))]
     if via == "elastic" and profile.scheduler.on_this_machine:
         os.environ.update(launch_spec.environment(profile))  # before an import reads it
         if not (problems := [*problems, *writable_folders.ranks(known, profile, ranks)]):

@@ -11,12 +11,13 @@ from typing import NamedTuple
 from launcher.config import strict_json
 from launcher.config.atomic_files import is_file
 from launcher.config.errors import UserError
+from launcher.config.paths import ERROR
 from launcher.config.strict_json import DamagedFile, shown
 from launcher.schedulers import JobState
 from launcher.storage import job_log, lease
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir, over
-from launcher.storage.run_files import ERROR, PlanSummary
+from launcher.storage.run_files import PlanSummary
 from launcher.tools import job_scheduler
 
 _TAIL = 1 << 16

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from launcher.config import strict_json
+from launcher.config import paths, strict_json
 from launcher.config.atomic_files import is_dir
 from launcher.config.errors import UserError
 from launcher.config.strict_json import shown
 from launcher.distributed import hostlist
-from launcher.plan import plan
 from launcher.storage import job_log, lease_holder
 from launcher.storage.run_dir import RunDir
 from launcher.tools import run_events, run_state
@@ -53,8 +52,8 @@ class RunStatus:
 def find_run(run: str) -> RunDir:
     """A run by its folder, or by its name below runs/. Raises UserError where there is none."""
     folder = RunDir(Path(run))
-    if not folder.path.is_dir() and RunDir(plan.RUNS / run).path.is_dir():
-        folder = RunDir(plan.RUNS / run)
+    if not folder.path.is_dir() and RunDir(paths.RUNS / run).path.is_dir():
+        folder = RunDir(paths.RUNS / run)
     if not _is_run(folder):
         raise UserError(f"{run}: no run is there (a run folder is named, such as runs/quickstart-pretrain)")
     return folder
@@ -62,13 +61,13 @@ def find_run(run: str) -> RunDir:
 
 def list_runs() -> list[RunDir]:
     """The run folders below runs/, sorted by name. Raises UserError where that cannot be read."""
-    if not is_dir(plan.RUNS):
+    if not is_dir(paths.RUNS):
         return []
     try:
-        paths = sorted(plan.RUNS.iterdir())
+        folders = sorted(paths.RUNS.iterdir())
     except OSError as error:
-        raise UserError(f"{plan.RUNS}: cannot be read: {error.strerror}") from None
-    return [folder for folder in map(RunDir, paths) if _is_run(folder)]
+        raise UserError(f"{paths.RUNS}: cannot be read: {error.strerror}") from None
+    return [folder for folder in map(RunDir, folders) if _is_run(folder)]
 
 
 def _is_run(folder: RunDir) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from launcher.config import paths
 from launcher.config.atomic_files import write
 from launcher.config.cluster import Cluster
 from launcher.config.load import Loaded
@@ -17,7 +18,6 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import JsonObject
 from launcher.launch import launch_spec
 from launcher.launch.execute import Outcome
-from launcher.plan import plan
 from launcher.storage.run_dir import RunDir
 from launcher.tools import run_command
 
@@ -29,12 +29,12 @@ def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: b
     names = {seed: f"{known.name}-seed{seed}" for seed in range(known.seed, known.seed + known.seeds)}
     for seed, name in names.items():
         own = recipe.override("seeds=1", f"seed={seed}", f"name={name}")
-        saved = bool(RunDir(plan.RUNS / name).whole())
+        saved = bool(RunDir(paths.RUNS / name).whole())
         outcome = run_command.train(own, profile, ranks, resume and (saved or seed == known.seed), via)
         if outcome.code:
             return outcome
     summary = _summarize(known, names)
-    folder = plan.RUNS / known.name
+    folder = paths.RUNS / known.name
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "seeds.json", json.dumps(summary, indent=1))
     _show(summary, folder / "seeds.json", Console())
@@ -43,7 +43,7 @@ def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: b
 
 def _summarize(recipe: Recipe, names: dict[int, str]) -> JsonObject:
     """Mean and standard deviation of each metric of the last evaluations. `names`: of the runs, by seed."""
-    last = [last_evaluation(RunDir(plan.RUNS / name)) for name in names.values()]
+    last = [last_evaluation(RunDir(paths.RUNS / name)) for name in names.values()]
     metrics = {}
     for name in last[0]:
         values = [value for metrics_of_run in last if (value := metrics_of_run.get(name)) is not None]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.plan import plan
+from launcher.config import paths
 from launcher.tools import run_state, run_status
 from launcher.tools.run_events import JobSchedulers
 from launcher.tools.run_state import State
@@ -32,7 +32,7 @@ def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
         print(json.dumps([asdict(one) for one in statuses], indent=1))
         return
     if not statuses:
-        console.print(f"no run is in {plan.RUNS}/ (launcher run, or launcher submit, begins one)", highlight=False)
+        console.print(f"no run is in {paths.RUNS}/ (launcher run, or launcher submit, begins one)", highlight=False)
         return
     console.print(table(statuses))
     for problem in (problem for one in statuses for problem in one.damaged):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launcher.config import env_vars, load, plugins
+from launcher.config import env_vars, load, paths, plugins
 from launcher.config.atomic_files import write
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
@@ -21,11 +21,10 @@ from launcher.config.format import plural
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
 from launcher.config.strict_json import DamagedFile
-from launcher.plan import plan
 from launcher.plan.plan import Plan
 from launcher.prepare import run_setup
 from launcher.schedulers import JobRefused, JobRequest, RenderedJob, Scheduler
-from launcher.storage import cache_root, job_log, run_files
+from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir, over
 from launcher.tools import job_scheduler, run_status, sweep_grid, tables
 
@@ -49,7 +48,7 @@ class _Sweep:
     @property
     def folder(self) -> RunDir:
         """The folder of the job's script."""
-        return RunDir(plan.RUNS / self.name)
+        return RunDir(paths.RUNS / self.name)
 
     def render(self, first: Plan, points: Sequence[int]) -> RenderedJob:
         """The job of these points. `first`: the plan of a run."""
@@ -58,7 +57,7 @@ class _Sweep:
             cluster=self.profile,
             working_directory=_working_directory(),
             cache=_cache(self.profile),
-            number=1 + len(list(self.folder.jobs.glob(run_files.submitted_script("*")))),
+            number=1 + len(list(self.folder.jobs.glob(paths.submitted_script("*")))),
             points=points if self.is_array else None,
         )
         return self.scheduler.render(request)
@@ -151,7 +150,7 @@ def _cache(profile: Cluster) -> Path:
     """The folder in which nodes look for prepared data: $LAUNCHER_CACHE, else the profile's, else that of the home
     folder."""
     shared = profile.scratch.shared
-    return (cache_root.root() if shared is None or env_vars.CACHE in os.environ else Path(shared)).absolute()
+    return (paths.cache() if shared is None or env_vars.CACHE in os.environ else Path(shared)).absolute()
 
 
 def _use_shared_cache(profile: Cluster) -> None:

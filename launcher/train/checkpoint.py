@@ -8,13 +8,13 @@ import torch
 
 from launcher.config.atomic_files import free_bytes
 from launcher.config.errors import UserError
+from launcher.config.paths import COMPLETE
 from launcher.config.types import JsonObject
 from launcher.distributed.process_group import ProcessGroup
 from launcher.storage import checkpoint_format, disk_full
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.lease import Lease, LeaseLost
 from launcher.storage.run_dir import RunDir
-from launcher.storage.run_files import COMPLETE
 
 StateDict = dict[str, torch.Tensor]
 _BESIDE_TENSORS = 2**16

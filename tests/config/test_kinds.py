@@ -13,10 +13,15 @@ from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.config.types import Plugin
 
-FOLDERS = ("data", "lr_schedules", "models", "optimizers", "sinks", "strategies", "tasks")
+FOLDERS = ("data", "lr_schedules", "models", "optimizers", "schedulers", "sinks", "strategies", "tasks")
 
 SOURCE = """
+from launcher import data
 from launcher.config.types import Plugin
+
+class Source(data.Source):
+    def fingerprint(self, key): return ""
+    def rows(self, columns, key, part): return iter([])
 
 class Config(Plugin):
     kind: str
@@ -150,3 +155,50 @@ def test_a_module_without_a_config_is_no_plugin(here, code):
     plugin(code)
     told = f"kind 'mine.rows': no class Config(Plugin) in {here}/mine/rows.py (see launcher/data/__init__.py)"
     assert mistake(data__train={"kind": "mine.rows"}) == f"data.train: {told}"
+
+
+CLASSES = {
+    "data": ("Source", "fingerprint, rows"),
+    "lr_schedules": ("Schedule", "after_warmup"),
+    "models": ("Model", "build"),
+    "optimizers": ("Optimizer", "build"),
+    "schedulers": ("Scheduler", "cancel, render, state, submit"),
+    "sinks": ("Sink", "__init__, close, write"),
+    "strategies": ("Strategy", "layouts, memory_share, wrap"),
+    "tasks": (
+        "Task", "baseline, collate, directions, features, loss, metrics, output_size, predict, predictions, "
+        "preparation_key, render, samples, weight, zero_weight",
+    ),
+}  # fmt: skip
+"""The class of a family beside `Config`, and the members that it must have, as docs/plugins.md lists them."""
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("code", ["", "{name} = 3", "class {name}: pass", "def {name}(config): pass"])
+def test_a_module_without_the_class_of_its_family_is_no_plugin(here, folder, code):
+    name, _ = CLASSES[folder]
+    plugin("from launcher.config.types import Plugin\nclass Config(Plugin): pass\n" + code.format(name=name))
+    with pytest.raises(kinds.KindError) as told:
+        kinds.module(folder, "mine.rows")
+    what = f"no class {name}(launcher.{folder}.{name}) in {here}/mine/rows.py"
+    assert str(told.value) == f"kind 'mine.rows': {what} (see launcher/{folder}/__init__.py)"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_class_without_the_members_of_its_family_is_no_plugin(here, folder):
+    name, members = CLASSES[folder]
+    plugin(
+        f"from launcher.{folder} import {name} as Base\nfrom launcher.config.types import Plugin\n"
+        f"class Config(Plugin): pass\nclass {name}(Base): pass\n"
+    )
+    with pytest.raises(kinds.KindError) as told:
+        kinds.module(folder, "mine.rows")
+    what = f"its class {name} in {here}/mine/rows.py has no {members}"
+    assert str(told.value) == f"kind 'mine.rows': {what} (see launcher/{folder}/__init__.py)"
+
+
+def test_a_plugin_that_lacks_something_is_reported_with_its_line(here):
+    plugin(SOURCE.replace("def rows", "def columns"))
+    told = mistake(data__train={"kind": "mine.rows"})
+    what = f"its class Source in {here}/mine/rows.py has no rows (see launcher/data/__init__.py)"
+    assert told == f"data.train: kind 'mine.rows': {what}"

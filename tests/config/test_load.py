@@ -96,6 +96,19 @@ def test_a_file_comes_before_a_shipped_recipe_of_its_name():
     assert load.recipe("quickstart-pretrain").value.name == "tiny"
 
 
+def test_a_folder_with_the_name_of_a_shipped_file_is_passed_over():
+    Path("local").mkdir()
+    Path("quickstart-pretrain").mkdir()
+    assert load.cluster("local").value == load.local_cluster()
+    assert load.recipe("quickstart-pretrain").value.name == "quickstart-pretrain"
+
+
+def test_the_shipped_profile_is_loaded_beside_a_file_of_its_name():
+    write("name: mine\nkind: local\nenv: {A: b}\n", "local")
+    assert load.cluster("local").value.name == "mine"
+    assert (load.local_cluster().name, load.local_cluster().reference) == ("local", "local")
+
+
 # Mistakes
 
 

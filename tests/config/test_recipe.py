@@ -101,7 +101,7 @@ def test_a_hint_names_a_close_word_or_lists_all():
 
 
 def flat(**changes) -> dict:
-    return trajectory(recipe(**changes).model_dump(mode="json"))
+    return trajectory(recipe(**changes))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import csv as standard
 import gzip
 import io
 import re
+from itertools import islice
 
 import pytest
 from data.reading import read as read_source
@@ -27,6 +28,14 @@ def written(tmp_path, *lines, name="rows.csv"):
     content = b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines) + b"\n"
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     return tmp_path / name
+
+
+def notes(config, rows=None):
+    """The notes of a source after its first rows, or all, have been read."""
+    source = csv.Source(config)
+    (part,) = source.parts("data.train")
+    list(islice(source.rows(("text",), "data.train", part), rows))
+    return source.notes("data.train", part)
 
 
 AS_THEY_ARE = "(quote: none reads quotes as they are)"
@@ -158,9 +167,7 @@ def test_without_quoting_each_line_is_a_row(tmp_path_factory, rows, quote):
     file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
     config = csv.Config(path=str(file), delimiter="\t", quote=quote)
     assert read_source(csv, config, "text", "label") == [{"text": text, "label": label} for label, text in rows]
-    assert [
-        note for part in csv.Source(config).parts("data.train") for note in csv.Source(config).notes("data.train", part)
-    ] == []
+    assert notes(config) == []
 
 
 def test_another_quote(tmp_path):
@@ -170,13 +177,22 @@ def test_another_quote(tmp_path):
 def test_rows_that_quotes_join_over_lines_are_noted(tmp_path):
     file = written(tmp_path, "text,n", "fine,1", '"two', 'lines",2', '"a', "b", 'c",3', '"quoted",4')
     config = csv.Config(path=str(file))
-    (note,) = [
-        note for part in csv.Source(config).parts("data.train") for note in csv.Source(config).notes("data.train", part)
-    ]
+    (note,) = notes(config)
     assert note == (
         f"line breaks inside quotes in 2 rows of {file} (5 lines, the first at {file}:3); where quotes are part of "
         "the text, set data.train.quote: none"
     )
+
+
+def test_what_is_noted_is_what_was_read(tmp_path):
+    """A file that a limit cuts short is not read to its end for the notes."""
+    file = written(tmp_path, "text,n", '"two', 'lines",1', "fine,2", '"a', "b", 'c",3', '"never closed,4')
+    config = csv.Config(path=str(file))
+    assert notes(config, rows=0) == []
+    (note,) = notes(config, rows=2)
+    assert note.startswith(f"line breaks inside quotes in 1 row of {file} (2 lines, the first at {file}:2)")
+    with pytest.raises(UserError, match="never closed"):
+        notes(config)
 
 
 def test_a_lone_quote_that_swallows_columns_is_told(tmp_path):

@@ -138,12 +138,22 @@ def test_ranks_fill_the_mesh(strategy, ranks, told):
          [("train.compile", "zero: 3 gathers parameters in the middle of a layer (take fsdp, or zero: 2)")]),
         ({"kind": "deepspeed"}, {"train__precision": "fp64"},
          [("strategy", "DeepSpeed keeps parameters in fp32: train.precision fp64 needs ddp or fsdp")]),
+        *(({"kind": kind, "tensor_parallel": 2}, {"model__adapter": {"kind": "lora"}},
+           [("strategy.tensor_parallel",
+             "tensor parallelism does not split the linear maps of an adapter (take 1; kind: fsdp shards them)")])
+          for kind in ("ddp", "fsdp")),
+        ({"kind": "fsdp"}, {"model__adapter": {"kind": "lora"}}, []),
         ({"kind": "fsdp", "tensor_parallel": 4}, {}, []),
         ({"kind": "deepspeed", "zero": 2}, {"train__compile": True}, []),
     ],
 )  # fmt: skip
 def test_what_a_strategy_cannot_do_is_refused_with_its_key(strategy, train, told):
     assert layout.refusals(recipe(strategy=strategy, **train), BASE) == told
+
+
+def test_a_layout_that_refuses_a_recipe_is_not_proposed_for_it():
+    adapted = layout.layouts(recipe(model__adapter={"kind": "lora"}), BASE, 2)
+    assert {other.strategy.tensor_degree for other in adapted} == {1}
 
 
 def test_an_architecture_that_does_not_tell_its_heads_is_not_refused_for_them():

@@ -1,14 +1,17 @@
 """What is counted of a model, and when the count is kept."""
 
+from pathlib import Path
+
 import pytest
 import support
 
+from launcher import models, tasks
+from launcher.config import paths
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.plan import memory, model_spec
 from launcher.plan import model_requirements as needs
 from launcher.plan.facts import guess
-from launcher.storage import cache_root
 
 pytestmark = pytest.mark.cold_start
 
@@ -20,7 +23,7 @@ def asked(**changes):
 
 
 def kept():
-    return len(list((cache_root.root() / "architectures").glob("*.json")))
+    return len(list((paths.cache() / "architectures").glob("*.json")))
 
 
 def test_what_trains_is_counted_after_freezing_and_adapters():
@@ -74,3 +77,36 @@ def test_what_a_users_own_code_makes_is_counted_each_time(tmp_path, monkeypatch)
     (tmp_path / "own_models.py").write_text(code.format(10))
     assert asked(model=model)[2].parameters == 1200
     assert kept() == before
+
+
+OWN = {
+    models: "from launcher.models import small\nModel = small.Model\nclass Config(small.Config):\n    kind: str\n",
+    tasks: "from launcher.tasks import mlm\nTask = mlm.Task\nclass Config(mlm.Config):\n    kind: str\n",
+}
+
+
+def cached(**changes) -> Path | None:
+    return model_spec._file(Recipe.model_validate(support.mlm(**changes)), "question")
+
+
+@pytest.mark.parametrize("package", OWN)
+def test_a_module_among_those_of_the_launcher_is_counted_again_when_it_has_changed(package, tmp_path, monkeypatch):
+    """A file launcher/models/mine.py, as docs/plugins.md recommends it; of a task where rows are packed."""
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    name = f"mine_{tmp_path.name[-1]}_{package.__name__.rpartition('.')[2]}"
+    (tmp_path / f"{name}.py").write_text(OWN[package])
+    changes = {
+        models: {"model": {"kind": name, "type": "mlp", "hidden": [16]}},
+        tasks: {"task": {"kind": name, "samples": "packed"}},
+    }[package]
+    before = cached(**changes)
+    assert before is not None and before == cached(**changes)
+    (tmp_path / "_helper.py").write_text("")
+    assert cached(**changes) != before
+
+
+@pytest.mark.parametrize(("samples", "kept"), [("packed", False), ("documents", True)])
+def test_whether_a_users_own_task_packs_rows_is_asked_each_time(tmp_path, monkeypatch, samples, kept):
+    monkeypatch.chdir(tmp_path)
+    support.plugin("packer", OWN[tasks])
+    assert (cached(task={"kind": "own.packer", "samples": samples}) is not None) == kept

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import support
 
-from launcher.config import load
+from launcher.config import load, paths
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.plan import writable_folders
 from launcher.prepare import run_setup
-from launcher.storage import cache_root
 from launcher.storage.run_dir import RunDir
 
 LOCAL = Cluster(device="cpu")
@@ -99,7 +98,7 @@ def test_a_home_that_nobody_knows(monkeypatch):
     told = "the cache: ~/.cache/launcher: the home folder is not known (set HOME, or LAUNCHER_CACHE)"
     assert writable_folders.cache() == [told]
     with pytest.raises(UserError, match="the home folder is not known"):
-        cache_root.root()
+        paths.cache()
 
 
 def test_every_folder_is_reported_with_the_other_mistakes(monkeypatch):

@@ -3,12 +3,44 @@
 import json
 import os
 import time
+from pathlib import Path
 
+import httpx
 import pytest
 import support
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from support import local_hub
 
 from launcher.config import load
+from launcher.config.errors import UserError
+from launcher.config.recipe import Recipe
+from launcher.config.types import TaskConfig
+from launcher.models import pretrained
+from launcher.prepare import checkpoint_references
+from launcher.prepare import hub as repositories
+from launcher.storage.run_dir import RunDir
+
+JUDGED = """
+from launcher.tasks import _teacher_model, mlm
+
+class Config(mlm.Config):
+    kind: str
+    judge: _teacher_model.Teacher
+
+    @property
+    def teacher_model(self):
+        return self.judge
+
+Task = mlm.Task
+"""
+
+
+class Judge(TaskConfig):
+    kind: str = "judge"
+
+    @property
+    def teacher_model(self) -> pretrained.Config:
+        return pretrained.Config(name="org/judge")
 
 
 @pytest.fixture
@@ -95,3 +127,54 @@ def test_without_a_network_it_is_said_soon_what_to_run_where(hub, monkeypatch, e
         assert f"{key}: no folder here, and the hub cannot be asked for it" in done.stderr
     assert "launcher prepare" in done.stderr
     assert not os.path.exists("runs")  # noqa: PTH110
+
+
+def refused(error):
+    """What a plan says where the hub answers so for every name, of a local model with pretrained parts beside it."""
+
+    def answer(*_, **__):
+        raise error
+
+    parts = {"tokenizer": {"kind": "pretrained", "name": "org/words"}, "data__train": {"kind": "hub", "name": "org/d"}}
+    task = {"kind": "distillation", "task": {"kind": "mlm"}, "teacher": {"name": "org/teacher"}}
+    found = Recipe.model_validate(support.mlm(task=task, **parts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.HfApi.repo_info", answer)
+        try:
+            repositories.pin(found, RunDir(Path("runs/none")), strict=False)
+        except UserError as told:
+            return [problem.key for problem in told.problems]
+    return []
+
+
+def test_a_plan_tolerates_a_hub_without_an_answer_and_never_a_name_that_it_does_not_know(workspace):
+    keys = ["task.teacher", "tokenizer", "data.train"]
+    response = httpx.Response(404, request=httpx.Request("GET", "http://hub"))
+    assert refused(ConnectionError("no route to host")) == []
+    assert refused(RepositoryNotFoundError("no", response=response)) == [f"{key}.name" for key in keys]
+    assert refused(HFValidationError("Repo id must be in the form")) == [f"{key}.name" for key in keys]
+    assert refused(RevisionNotFoundError("no", response=response)) == [f"{key}.revision" for key in keys]
+
+
+def test_the_teacher_of_a_users_own_task_is_pinned_under_the_key_that_it_has(workspace, monkeypatch):
+    support.plugin("judged", JUDGED)
+    found = load.recipe(support.write(support.mlm(task={"kind": "own.judged", "judge": {"name": "org/judge"}}))).value
+    monkeypatch.setattr(repositories, "commit", lambda repository: "c" * 40)
+    pinned = repositories.pin(found, RunDir(Path("runs/none")))
+    assert [one.key for one in repositories.missing(pinned)] == ["task.judge"]
+    assert pinned.task.judge.revision == "c" * 40
+    task = {"kind": "own.judged", "judge": {"run": "runs/judge"}}
+    found = load.recipe(support.write(support.mlm(task=task))).value
+    assert [problem.key for problem in checkpoint_references.missing(found)] == ["task.judge.run"]
+    step = Path("runs/judge/checkpoints/step-00000010")
+    step.mkdir(parents=True)
+    for name, content in (("COMPLETE", '{"files": {}}'), ("state.json", '{"step": 10}')):
+        (step / name).write_text(content)
+    task = checkpoint_references.pin(found, RunDir(Path("runs/none"))).task
+    assert task.judge.checkpoint == 10 and set(dict(task)) == set(type(task).model_fields)
+
+
+def test_a_task_without_a_key_for_its_teacher_is_told_how_to_name_it():
+    config = Judge()
+    with pytest.raises(TypeError, match=r"^Judge\.teacher_model is the value of no key \(override teacher_key\)$"):
+        config.with_teacher(config.teacher_model)

@@ -474,6 +474,19 @@ def test_a_limit_takes_the_first_rows_that_can_be_used(finely):
     assert facts.read(folder).left_out == {"bad": 2}
 
 
+def test_behind_the_last_row_of_a_limit_nothing_is_read(workspace):
+    """The quote that is never closed, and the text that is no JSON, are of rows that nobody asked for."""
+    Path("a.csv").write_text("text\n" + "".join(f"{row['text']}\n" for row in rows(*range(60))) + '"never closed\n' * 9)
+    lines = [json.dumps(row) for row in rows(*range(60))]
+    Path("a.jsonl").write_text("\n".join([*lines, "{"]))
+    for kind in ("csv", "jsonl"):
+        train = {"kind": kind, "path": f"a.{kind}", "limit": 60}
+        folder = prepared_data.prepare(recipe(data__train=train, data__validation=None, data__max_length=64))
+        assert decoded(folder, "train") == [row["text"] for row in rows(*range(60))]
+        with pytest.raises(UserError, match=f"a.{kind}:6[12]: "):
+            prepared_data.prepare(recipe(data__train=train | {"limit": 61}, data__validation=None))
+
+
 def test_a_mixture_of_pairs_and_single_texts_is_refused():
     pairs = [{"text": "a", "text_pair": "b", "label": n} for n in range(4)]
     sources = {"a": jsonl("a.jsonl", pairs) | {"text_pair": "text_pair"}, "b": jsonl("b.jsonl", pairs)}

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from launcher.config import load
 from launcher.config.atomic_files import allocated_bytes
 from launcher.config.errors import UserError
+from launcher.config.paths import COMPLETE
 from launcher.config.recipe import Recipe
 from launcher.storage.checkpoint_format import SavedCheckpoint, checksum
 from launcher.storage.run_dir import RunDir, best
-from launcher.storage.run_files import COMPLETE
 
 
 @pytest.fixture

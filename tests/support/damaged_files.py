@@ -17,12 +17,12 @@ from rich.console import Console
 
 from launcher.config import strict_json
 from launcher.config.errors import UserError
+from launcher.config.paths import COMPLETE
 from launcher.config.recipe import Recipe
 from launcher.plan import facts, plan
 from launcher.prepare import bundle
 from launcher.storage import job_log, lease
 from launcher.storage.run_dir import RunDir
-from launcher.storage.run_files import COMPLETE
 from launcher.tools import compare, model_card, run_events, run_status, seeds, status
 
 RUN = RunDir(Path("runs/run"))

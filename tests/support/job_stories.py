@@ -2,9 +2,9 @@
 
 import json
 
+from launcher.config.paths import COMPLETE
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
-from launcher.storage.run_files import COMPLETE
 
 NOW = 1_800_000_000.0
 

@@ -252,3 +252,12 @@ def test_a_row_without_a_token_takes_no_prediction_of_a_row_with_two_samples(tmp
     assert len(first["parts"]) == 2
     assert none == {"text": "", "error": "there is no token in it"}
     assert "loss" in last
+
+
+def test_what_quotes_join_is_noted_once_the_rows_were_read(tmp_path, printed):
+    (tmp_path / "a.csv").write_text('text\none row\n"of two\nlines"\n')
+    out = printed(
+        lambda console: tool.predict("runs/sorter", "latest", str(tmp_path / "a.csv"), tmp_path / "o", console)
+    )
+    assert [line.startswith("note: line breaks inside quotes in 1 row of ") for line in out[:-1]].count(True) == 1
+    assert "where quotes are part of the text, set --data.quote: none" in "".join(out)
