@@ -150,7 +150,7 @@ class LauncherInfo:
                 "traceback": "".join(traceback.format_exception(error)),
             }
         with suppress(OSError):
-            write(self.folder / f"ended-{rank}.json", json.dumps(end))
+            write(self.folder / f"ended-{rank}.json", json.dumps(end), flushed=False)
 
 
 def contradictions(environment: Mapping[str, str] = os.environ) -> list[str]:

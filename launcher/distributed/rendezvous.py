@@ -37,7 +37,7 @@ class MessageFolder:
         for is_last in (False, False, True):
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                write(self._file(name), json.dumps(message))
+                write(self._file(name), json.dumps(message), flushed=False)
                 return
             except FileNotFoundError:  # another start removed the folder in between
                 if is_last:
