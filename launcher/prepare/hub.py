@@ -6,7 +6,6 @@ Ranks never connect to the hub.
 import json
 import re
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,12 +14,13 @@ from typing import Any, Literal
 
 import xxhash
 
-from launcher.config.atomic_files import expanded, flush_tree, is_dir, write
+from launcher.config.atomic_files import expanded, is_dir, write
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.recipe import PretrainedTokenizer, Recipe
 from launcher.config.types import HubRepository
 from launcher.prepare import checkpoint_references, remote_code, source_shards
 from launcher.storage import cache_root, lease
+from launcher.storage.partial_folder import filling
 from launcher.storage.run_dir import RunDir
 
 _TIMEOUT = 5.0
@@ -116,17 +116,13 @@ def fetch(recipe: Recipe) -> None:
 
 def _download_to(repository: Repository, final: Path) -> None:
     """Copy the files of a repository to a folder, which appears whole. Raises UserError."""
-    aside = final.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        shutil.copytree(_download(repository), aside)
-        flush_tree(aside)
-        aside.rename(final)
+        with filling(final) as aside:
+            shutil.copytree(_download(repository), aside, dirs_exist_ok=True)
     except (OSError, shutil.Error) as error:
         if not final.is_dir():  # else another process has copied it meanwhile
             why = first_line(error)[-300:]
             raise UserError(f"{repository.name} cannot be copied to {final.parent}: {why}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _add_code(repository: Repository, final: Path) -> None:

@@ -43,7 +43,7 @@ class Holder:
     def this(cls) -> "Holder":
         pid, job = os.getpid(), os.environ.get(env_vars.JOB, "")
         start = int(os.environ.get(env_vars.START) or 0)
-        return cls(socket.gethostname(), _namespace(), pid, _born(pid), uuid.uuid4().hex, job, start)
+        return cls(socket.gethostname(), process_namespace(), pid, _born(pid), uuid.uuid4().hex, job, start)
 
     def line(self) -> bytes:
         """The content of the file. Its length is constant, so that a heartbeat needs no space on a full disk."""
@@ -58,7 +58,7 @@ class Holder:
 
     def local(self) -> bool:
         """Whether its process is visible from this one."""
-        return self.here == _namespace()
+        return self.here == process_namespace()
 
     def dead(self) -> bool:
         """Whether its process has certainly ended. False for a process on another machine."""
@@ -143,7 +143,7 @@ def _born(pid: int) -> float:
 
 
 @cache
-def _namespace() -> str:
+def process_namespace() -> str:
     """Identify the host, its boot and the PID namespace. A process id is unique only within these: a container has its
     own."""
     parts = [socket.gethostname()]
