@@ -80,13 +80,22 @@ def commit(repository: Repository) -> str:
     try:
         found = _query(repository)
     except UserError:
-        if not entry.is_file():
+        if (cached := _cached_commit(entry)) is None:
             raise
-        return str(json.loads(entry.read_text(encoding="utf-8"))["commit"])
+        return cached
     with suppress(OSError):  # a cache that cannot be written only matters without a network
         entry.parent.mkdir(parents=True, exist_ok=True)
         write(entry, json.dumps({"name": repository.name, "revision": repository.revision, "commit": found}))
     return found
+
+
+def _cached_commit(entry: Path) -> str | None:
+    """The commit in an entry of the cache; None where it is missing or damaged."""
+    try:
+        found = json.loads(entry.read_bytes())["commit"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) and re.fullmatch(_COMMIT, found) else None
 
 
 def missing(recipe: Recipe) -> list[Repository]:

@@ -9,6 +9,8 @@ import support
 from support import local_hub
 
 from launcher.config import load
+from launcher.config.errors import UserError
+from launcher.prepare import hub as hub_module
 
 
 @pytest.fixture
@@ -95,3 +97,20 @@ def test_without_a_network_it_is_said_soon_what_to_run_where(hub, monkeypatch, e
         assert f"{key}: no folder here, and the hub cannot be asked for it" in done.stderr
     assert "launcher prepare" in done.stderr
     assert not os.path.exists("runs")  # noqa: PTH110
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b"\xff", b'{"commit": 5}', b'{"commit": "main"}'])
+def test_a_damaged_entry_of_a_commit_is_none(tmp_path, monkeypatch, damage):
+    def gone(repository):
+        raise UserError("the hub is gone")
+
+    monkeypatch.setenv("LAUNCHER_CACHE", str(tmp_path))
+    repository = hub_module.Repository("model", "model", "org/tiny", None)
+    monkeypatch.setattr(hub_module, "_query", lambda repository: "a" * 40)
+    hub_module.commit(repository)
+    monkeypatch.setattr(hub_module, "_query", gone)
+    assert hub_module.commit(repository) == "a" * 40
+    (entry,) = (tmp_path / "commits").iterdir()
+    entry.write_bytes(damage)
+    with pytest.raises(UserError, match="the hub is gone"):
+        hub_module.commit(repository)
