@@ -9,10 +9,11 @@ _LASTING = ("run", "prepare", "submit", "cancel", "export")
 
 
 def main() -> None:
-    listens = sys.argv[1:2] == ["run"]  # the others end by a signal as any program does
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")  # no option before it takes a value
+    listens = command == "run"  # the others end by a signal as any program does
     if listens:
         signals.listen()
-    output_streams.set_up(lasting=next(iter(sys.argv[1:]), "") in _LASTING)
+    output_streams.set_up(lasting=command in _LASTING)
     logs.set_up()
     from launcher import cli
 

@@ -1,11 +1,12 @@
 """Build what the training loop of one rank needs, from a prepared run."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import torch
 
-from launcher.config import plugins
+from launcher.config import plugins, strict_json
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.model import ModelConfig
 from launcher.config.recipe import Recipe
@@ -21,6 +22,7 @@ from launcher.prepare import checkpoint_references, remote_code, run_setup
 from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.storage import cache_root
 from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.storage.partial_folder import filling
 from launcher.storage.run_dir import RunDir
 from launcher.strategies import Engine, EngineParts
 from launcher.tasks import Batch, Task, _model_probes
@@ -114,19 +116,28 @@ def _model(
     config = recipe.model.at(step)
     model, notes = plugins.model(config).build(model_requirements.of(recipe, run.facts), weights)
     is_transformers = hasattr(getattr(model, "config", None), "save_pretrained")
-    if process.rank == 0 and is_transformers and not run.folder.model.is_dir():
+    if process.rank == 0 and is_transformers and not _has_configuration(run.folder):
         _save_configuration(model, config, run.folder)
     return model.to(device=process.device, dtype=STORED[recipe.train.precision]).train(), notes
 
 
 def _save_configuration(model: torch.nn.Module, config: ModelConfig, folder: RunDir) -> None:
     """Write RUN/model, with the code of the model where the user trusts it: a run is loaded without its source."""
-    partial = folder.path / ".model.partial"
-    save_configuration(model, partial)
-    if config.trusted_source is not None and config.source is not None:
-        name, revision, file = config.source
-        remote_code.copy_code(Path(cache_root.found(name, revision), file).parent, partial)
-    partial.rename(folder.model)
+    shutil.rmtree(folder.model, ignore_errors=True)  # a damaged one
+    with filling(folder.model) as partial:
+        save_configuration(model, partial)
+        if config.trusted_source is not None and config.source is not None:
+            name, revision, file = config.source
+            remote_code.copy_code(Path(cache_root.found(name, revision), file).parent, partial)
+
+
+def _has_configuration(folder: RunDir) -> bool:
+    """Whether RUN/model is there, with a configuration that is not damaged."""
+    try:
+        strict_json.read_object(folder.model / "config.json", "")
+    except strict_json.DamagedFile:
+        return False
+    return True
 
 
 def _engine(

@@ -9,10 +9,12 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import support
 
+from launcher import build
 from launcher.config import kinds, load
 from launcher.config.errors import UserError
 from launcher.config.paths import COMPLETE
@@ -294,6 +296,28 @@ def test_metrics_damaged_in_the_middle_are_refused(trained):
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([lines[0], lines[1][: len(lines[1]) // 2] + b"\n", *lines[2:]]))
     refused("run", f"{file}:2: damaged: not a JSON object (take this line out, or move the file away)")
+
+
+def test_a_damaged_tokenizer_is_written_again_at_a_resume(trained):
+    original, damaged = support.tree(RUN / "tokenizer"), RUN / "tokenizer/tokenizer.json"
+    for damage in (lambda: damaged.write_text(""), damaged.unlink, lambda: shutil.rmtree(RUN / "tokenizer")):
+        damage()
+        run_setup.create(run_setup.validate(load.recipe("recipe.yaml"), load.cluster("local").value, 1)).release()
+        assert support.tree(RUN / "tokenizer") == original
+    assert list(RUN.glob("*.partial")) == []
+
+
+def test_a_damaged_model_configuration_is_written_again_at_a_resume(trained):
+    from torch import device
+
+    original, damaged = support.tree(RUN / "model"), RUN / "model/config.json"
+    rank = SimpleNamespace(rank=0, device=device("cpu"))
+    (RUN / ".model.partial").mkdir()  # of a start that was killed, with a file that is not of this model
+    (RUN / ".model.partial/other.json").touch()
+    for damage in (lambda: damaged.write_text(""), damaged.unlink, lambda: shutil.rmtree(RUN / "model")):
+        damage()
+        build._model(run_setup.load(RUN), rank, 2, weights=False)
+        assert support.tree(RUN / "model") == original
 
 
 def test_a_run_folder_in_use_by_another_process_is_refused(trained):

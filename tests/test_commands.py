@@ -6,8 +6,9 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from launcher import __version__, cli
+from launcher import __main__, __version__, cli
 from launcher.config.errors import UserError
+from launcher.distributed import logs, output_streams, signals
 from launcher.tools import command_exit
 
 COMMANDS = sorted(command.callback.__name__ for command in cli.app.registered_commands)
@@ -115,3 +116,23 @@ def test_a_wrong_option_is_one_line(words, line, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert (raised.value.code, said.count("\n")) == (2, 1)
     assert said.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("words", "listens", "lasting"),
+    [
+        (["run", "R"], True, True), (["--verbose", "run", "R"], True, True), (["--verbose", "export"], False, True),
+        (["plan", "run"], False, False), (["--verbose", "plan", "run"], False, False), (["--help"], False, False),
+        ([], False, False),
+    ],
+)  # fmt: skip
+def test_options_before_the_command_change_nothing_about_signals_and_output(monkeypatch, words, listens, lasting):
+    done = []
+    monkeypatch.setattr(sys, "argv", ["launcher", *words])
+    monkeypatch.setattr(signals, "listen", lambda: done.append("listen"))
+    monkeypatch.setattr(signals, "ignore", lambda: done.append("ignore"))
+    monkeypatch.setattr(output_streams, "set_up", lambda lasting: done.append(lasting))
+    monkeypatch.setattr(logs, "set_up", lambda: None)
+    monkeypatch.setattr(cli, "main", lambda: done.append("main"))
+    __main__.main()
+    assert done == (["listen", lasting, "main", "ignore"] if listens else [lasting, "main"])

@@ -2,20 +2,39 @@
 
 import os
 import shutil
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from launcher.config.errors import UserError
 
 
-def write(file: Path, text: str) -> None:
-    """Write a text file atomically: to a temporary name, then renamed. Nothing is left of a failed write."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
+def write(file: Path, text: str, flushed: bool = True) -> None:
+    """Write a text file atomically. `flushed`: False for a message that only living processes read, or an entry of a
+    cache that is checked when it is read; after a power failure, the file may then be there without its content."""
+    with write_aside(file, flushed) as aside:
         aside.write_text(text, encoding="utf-8")
-        aside.replace(file)
+
+
+@contextmanager
+def write_aside(file: Path, flushed: bool = True) -> Iterator[Path]:
+    """Yield a temporary name to write a file under, which is flushed and renamed when the block ends without an error.
+    Nothing is left of a failed write, and there is no file if the block writes nothing."""
+    aside = partial_name(file)
+    try:
+        yield aside
+        if aside.exists():
+            if flushed:
+                flush(aside)
+            aside.replace(file)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def partial_name(file: Path) -> Path:
+    """A hidden name beside a file that no other process uses, on any machine."""
+    return file.with_name(f".{file.name}.{uuid.uuid4().hex[:16]}.partial")
 
 
 def expanded(name: str) -> Path:

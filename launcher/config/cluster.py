@@ -191,7 +191,7 @@ class Cluster(Strict):
     def _sections(cls) -> set[str]:
         return set(kinds.available("schedulers")) - {"local"}  # which has no options
 
-    @model_validator(mode="wrap")  # type: ignore[arg-type]  # mypy infers no model where the function takes `info`
+    @model_validator(mode="wrap")  # type: ignore[arg-type, unused-ignore]  # with `info`, mypy infers no model, or does
     @classmethod
     def _with_scheduler(
         cls, value: object, handler: ModelWrapValidatorHandler["Cluster"], info: ValidationInfo

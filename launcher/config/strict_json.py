@@ -156,7 +156,8 @@ def size(file: Path, hint: str) -> int:
 
 @contextmanager
 def opened(file: Path, hint: str) -> Iterator[BinaryIO]:
-    """Open a regular file for reading, without blocking on a pipe in its place. Raises DamagedFile."""
+    """Open a regular file for reading, without blocking on a pipe in its place. Raises DamagedFile, from the OSError
+    of a file that cannot be read."""
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as data:
@@ -170,7 +171,7 @@ def opened(file: Path, hint: str) -> Iterator[BinaryIO]:
     except IsADirectoryError:
         raise damage(file, "a folder is in its place", hint) from None
     except OSError as error:
-        raise damage(file, f"cannot be read: {error.strerror}", hint) from None
+        raise damage(file, f"cannot be read: {error.strerror}", hint) from error
 
 
 def exists(file: Path) -> bool:

@@ -121,7 +121,9 @@ def _cached_hash(entry: Path, identity: str) -> str | None:
 def _cache_hash(entry: Path, identity: str, digest: str) -> None:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        write(entry, json.dumps({"file": identity, "hash": digest, "check": _checksum(identity, digest)}))
+        write(
+            entry, json.dumps({"file": identity, "hash": digest, "check": _checksum(identity, digest)}), flushed=False
+        )
     except (OSError, UnicodeEncodeError):  # a cache that cannot be written costs time only
         return
 

@@ -165,7 +165,7 @@ class LauncherInfo:
             end["error"] = f"{type(error).__name__}: {error}"
             end["traceback"] = "".join(traceback.format_exception(error))
         with suppress(OSError):
-            write(self.folder / _rank_end(rank), json.dumps(end))
+            write(self.folder / _rank_end(rank), json.dumps(end), flushed=False)
 
 
 def rank_ends(folder: Path) -> dict[int, RankEnd]:

@@ -41,6 +41,9 @@ class _LogFile(logging.Handler):
 def set_up() -> None:
     """Log to the console. Replaces what was set up before."""
     _attach(_Console())
+    for logger in map(logging.getLogger, ELASTIC_LOGGERS):
+        for handler in [handler for handler in logger.handlers if isinstance(handler, _Console)]:
+            logger.removeHandler(handler)
     if verbose():
         _log_elastic(_Console())
 

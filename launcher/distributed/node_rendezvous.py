@@ -175,7 +175,7 @@ def _decide(
     """The part of the first node: decide who takes part, serve the store, and post both."""
     seconds = 2 * health_check.ANSWER_SECONDS
     reached = _wait(messages, "reached", node.hosts, seconds, should_stop, only=set(reports))
-    why = _unhealthy(messages.path, node, reports, reached)
+    why = _unhealthy(messages, node, reports, reached)
     unhealthy = {node.hosts[i]: problem for i, problem in sorted(why.items())}
     if 0 in why or len(node.hosts) - len(why) < least:
         messages.post(node_message(NODE_VERDICT, 0), {"unfit": unhealthy})
@@ -188,10 +188,11 @@ def _decide(
 
 
 def _unhealthy(
-    folder: Path, node: Node, reports: Mapping[int, Message], reached: Mapping[int, Message]
+    messages: MessageFolder, node: Node, reports: Mapping[int, Message], reached: Mapping[int, Message]
 ) -> dict[int, str]:
     """Return the nodes that cannot take part, each with the reason."""
-    silent = f"has not reported in {REPORT_SECONDS:.0f} s: it does not see {folder}, or its agent did not start"
+    silent = f"has not reported in {REPORT_SECONDS:.0f} s: it does not see {messages.path}, or its agent did not start"
+    silent += _trouble(messages)
     why = {i: silent for i in range(len(node.hosts)) if i not in reports}
     why |= {i: report["unfit"] for i, report in reports.items() if report["unfit"]}
     why |= {i: "has stopped during the rendezvous" for i in reports if i not in reached}
@@ -211,7 +212,8 @@ def _follow(
     seconds = REPORT_SECONDS + 3 * health_check.ANSWER_SECONDS
     verdicts = _wait(messages, NODE_VERDICT, node.hosts[:1], seconds, should_stop)
     if not verdicts:
-        raise UnhealthyNodes({node.hosts[0]: "is the first node, and has not reported which nodes take part"})
+        what = "is the first node, and has not reported which nodes take part"
+        raise UnhealthyNodes({node.hosts[0]: what + _trouble(messages)})
     verdict = verdicts[0]
     if "unfit" in verdict:
         raise UnhealthyNodes(verdict["unfit"])
@@ -246,6 +248,10 @@ def _wait(
 
 def _notice(kind: str, hosts: Sequence[str]) -> None:
     _log.info("waiting for %s %s", ", ".join(hosts[:10]), _PURPOSE[kind])
+
+
+def _trouble(messages: MessageFolder) -> str:
+    return f" ({messages.trouble})" if messages.trouble else ""
 
 
 def _never() -> bool:

@@ -184,6 +184,8 @@ class _Rank:
             pause(0.05, self.should_stop)
         where = messages.path.absolute()
         what = f"{self} has waited {_MESSAGE_SECONDS} s for rank 0 to post the address of the rendezvous in {where}"
+        if messages.trouble:
+            raise UnreachablePeer(f"{what}: {messages.trouble}")
         raise UnreachablePeer(f"{what} (do all nodes share this folder? else set MASTER_ADDR and MASTER_PORT)")
 
     def gather(self, store: dist.Store) -> JoinedRanks:

@@ -9,8 +9,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 """A JSON object, as one process of a start posts it for the others."""
 _POLL_SECONDS = 0.05
+_ATTEMPTS = 20
+"""Attempts to post a message while other starts remove the folder that they share."""
 
 
 class MessageFolder:
@@ -32,32 +34,46 @@ class MessageFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self.trouble = ""
+        """Why the folder could not be read the last time; empty: it could be, or was not there."""
+        self._made_parent = False
 
     def post(self, name: str, message: Message) -> None:
         """Write a message, whole or not at all. Raises OSError."""
-        for is_last in (False, False, True):
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
+                self._made_parent |= not self.path.parent.exists()
                 self.path.mkdir(parents=True, exist_ok=True)
-                write(self._file(name), json.dumps(message))
+                write(self._file(name), json.dumps(message), flushed=False)
                 return
-            except FileNotFoundError:  # another start removed the folder in between
-                if is_last:
+            except (FileNotFoundError, FileExistsError):  # another start removed the folder in between
+                if attempt == _ATTEMPTS:
                     raise
 
     def read(self, names: Collection[str]) -> dict[str, Message]:
         """Return the messages that are there, by name.
 
         The folder is listed each time: a network disk may remember for a minute that a name was not there, and may show
-        a file before its content.
+        a file before its content. What cannot be read for a moment is not there yet.
         """
         messages = dict[str, Message]()
-        with suppress(FileNotFoundError):
+        self.trouble, present = "", set[str]()
+        with self._noting_errors():
             present = set(os.listdir(self.path))  # noqa: PTH208 (names alone)
-            for name in names:
-                if self._file(name).name in present:
-                    with suppress(OSError, ValueError):
-                        messages[name] = json.loads(self._file(name).read_text(encoding="utf-8"))
+        for name in names:
+            if self._file(name).name in present:
+                with self._noting_errors(), suppress(ValueError):
+                    messages[name] = json.loads(self._file(name).read_text(encoding="utf-8"))
         return messages
+
+    @contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.trouble = f"{error.filename or self.path} cannot be read: {error.strerror}"
 
     def wait(
         self,
@@ -83,11 +99,13 @@ class MessageFolder:
         return messages
 
     def remove(self, name: str) -> None:
-        """Remove a message, then the folder and the one around it where they are empty."""
+        """Remove a message, then the folder where no other start has a message there, and the one around it where this
+        start has created it and it is empty."""
         with suppress(OSError):
             self._file(name).unlink()
             self.path.rmdir()
-            self.path.parent.rmdir()
+            if self._made_parent:
+                self.path.parent.rmdir()
 
     def _file(self, name: str) -> Path:
         return self.path / message_file(name)

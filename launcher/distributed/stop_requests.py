@@ -17,6 +17,7 @@ from typing import TypeVar
 import psutil
 
 from launcher.config import env_vars
+from launcher.config.atomic_files import write
 from launcher.distributed import signals
 from launcher.distributed.exit_codes import STOPPED
 from launcher.distributed.signals import PARENT_DIED, SIGNALS, StopReason
@@ -34,9 +35,7 @@ class StoppedBeforeTraining(Exception):
 
 def write_stop_file(file: Path, reason: StopReason) -> None:
     """Ask the ranks of this machine to stop: they read the file at each step. Raises OSError."""
-    aside = file.with_name(f"{file.name}.partial")
-    aside.write_text(reason.name)
-    aside.replace(file)
+    write(file, reason.name, flushed=False)
 
 
 class StopMonitor:

@@ -60,9 +60,11 @@ def _offline() -> Iterator[None]:
     """Set the offline variables for the server and its ranks. The launcher itself may still have to download."""
     before = {name: os.environ.get(name) for name in OFFLINE}
     os.environ.update(OFFLINE)
-    yield
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:

@@ -69,8 +69,8 @@ def count(recipe: Recipe, requirements: ModelRequirements) -> Architecture:
     model, packed = recipe.model.model_dump(mode="json"), recipe.inner_task.kind if recipe.packed else None
     question = json.dumps({"model": model, "need": asdict(requirements), "packed": packed}, sort_keys=True)
     file = _file(recipe, question)
-    if file is not None and file.is_file():
-        return Architecture.model_validate_json(file.read_text(encoding="utf-8"))
+    if file is not None and (cached := _cached(file)):
+        return cached
     answer = _run_child(question)
     if "problems" in answer:
         raise UserError([Problem(*p) if isinstance(p, list) else p for p in answer["problems"]])
@@ -79,6 +79,14 @@ def count(recipe: Recipe, requirements: ModelRequirements) -> Architecture:
             file.parent.mkdir(parents=True, exist_ok=True)
             write(file, json.dumps(answer))
     return Architecture.model_validate(answer)
+
+
+def _cached(file: Path) -> Architecture | None:
+    """The answer in an entry of the cache; None where it is missing or damaged."""
+    try:
+        return Architecture.model_validate_json(file.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def _run_child(question: str) -> JsonObject:

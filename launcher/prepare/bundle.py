@@ -11,12 +11,13 @@ import shutil
 from pathlib import Path
 
 from launcher.config import load, paths, plugins, strict_json
-from launcher.config.atomic_files import expanded, flush_tree, is_dir, is_file
+from launcher.config.atomic_files import expanded, is_dir, is_file
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.recipe import PretrainedTokenizer, Recipe
 from launcher.config.strict_json import PlainName, Stored
 from launcher.prepare import tokenizer
 from launcher.storage import cache_root
+from launcher.storage.partial_folder import filling
 from launcher.storage.run_dir import RunDir
 
 _ADVICE = "`launcher prepare R --to FOLDER` makes one"
@@ -39,28 +40,21 @@ def make(recipe: Recipe, prepared: Path, to: Path) -> None:
     """Write the bundle of a pinned recipe whose data is prepared and whose models are downloaded. Raises UserError."""
     check_room(to)
     to = to.absolute()
-    aside = to.with_name(f".{to.name}.partial")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        _fill(aside, recipe, prepared)
-        if to.is_dir():
-            to.rmdir()
-        aside.rename(to)
+        with filling(to) as aside:
+            _fill(aside, recipe, prepared)
     except (OSError, shutil.Error) as error:
         raise UserError(f"--to {to}: cannot be written: {first_line(error)[-300:]}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _fill(folder: Path, recipe: Recipe, prepared: Path) -> None:
-    (folder / paths.MODELS).mkdir(parents=True)
+    (folder / paths.MODELS).mkdir()
     shutil.copytree(prepared, folder / paths.PREPARED / prepared.name)
     _copy_model(recipe, folder / paths.MODELS)
     _copy_tokenizer(recipe, folder / paths.MODELS)
     load.dump(recipe, folder / paths.RECIPE)
     content = {"data": _data_digest(recipe), "prepared": prepared.name}
     (folder / paths.BUNDLE).write_text(json.dumps(content), encoding="utf-8")
-    flush_tree(folder)
 
 
 def recipe_of(folder: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from launcher.prepare.shard_files import write_aside
+from launcher.config.atomic_files import write_aside
 
 ROWS_AT_ONCE = 2**21
 """Rows that are compared at a time, at some 100 bytes each."""

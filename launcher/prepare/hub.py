@@ -6,7 +6,6 @@ Ranks never connect to the hub.
 import json
 import re
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ from typing import Any, Literal
 import xxhash
 
 from launcher.config import paths
-from launcher.config.atomic_files import expanded, flush_tree, is_dir, write
+from launcher.config.atomic_files import expanded, is_dir, write
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.model import ModelConfig
 from launcher.config.recipe import PretrainedTokenizer, Recipe
 from launcher.config.types import HubRepository
 from launcher.prepare import checkpoint_references, remote_code, source_shards
 from launcher.storage import cache_root, lease
+from launcher.storage.partial_folder import filling
 from launcher.storage.run_dir import RunDir
 
 _TIMEOUT = 5.0
@@ -87,13 +87,22 @@ def commit(repository: Repository) -> str:
     try:
         found = _query(repository)
     except UserError:
-        if not entry.is_file():
+        if (cached := _cached_commit(entry)) is None:
             raise
-        return str(json.loads(entry.read_text(encoding="utf-8"))["commit"])
+        return cached
     with suppress(OSError):  # a cache that cannot be written only matters without a network
         entry.parent.mkdir(parents=True, exist_ok=True)
         write(entry, json.dumps({"name": repository.name, "revision": repository.revision, "commit": found}))
     return found
+
+
+def _cached_commit(entry: Path) -> str | None:
+    """The commit in an entry of the cache; None where it is missing or damaged."""
+    try:
+        found = json.loads(entry.read_bytes())["commit"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) and re.fullmatch(_COMMIT, found) else None
 
 
 def missing(recipe: Recipe) -> list[Repository]:
@@ -123,17 +132,13 @@ def fetch(recipe: Recipe) -> None:
 
 def _download_to(repository: Repository, final: Path) -> None:
     """Copy the files of a repository to a folder, which appears whole. Raises UserError."""
-    aside = final.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        shutil.copytree(_download(repository), aside)
-        flush_tree(aside)
-        aside.rename(final)
+        with filling(final) as aside:
+            shutil.copytree(_download(repository), aside, dirs_exist_ok=True)
     except (OSError, shutil.Error) as error:
         if not final.is_dir():  # else another process has copied it meanwhile
             why = first_line(error)[-300:]
             raise UserError(f"{repository.name} cannot be copied to {final.parent}: {why}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _add_code(repository: Repository, final: Path) -> None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from launcher.config import paths, plugins
+from launcher.config import paths, plugins, strict_json
 from launcher.config.atomic_files import flush_tree, write
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
+from launcher.config.strict_json import DamagedFile, Stored
 from launcher.plan.facts import Facts
 from launcher.prepare import duplicates, process_pool, shard_stats, shards, source_shards, strata, tokenizer
 from launcher.prepare.encode import pieces
@@ -30,7 +31,22 @@ if TYPE_CHECKING:
 _MAX_TRAINING_TEXT = 2**16
 """Characters of the longest text that a tokenizer is trained from as a whole."""
 
-_NO_TOKEN_IDS: dict[str, object] = {"vocab_size": 0, "pad_token_id": 0, "mask_token_id": None, "special_ids": []}
+_TOKEN_IDS = "ids.json"
+"""The file of a tokenizer's ids, in its folder of intermediate files."""
+
+
+class _TokenIds(Stored):
+    """The fields of Facts that describe a tokenizer."""
+
+    vocab_size: int
+    pad_token_id: int
+    mask_token_id: int | None
+    special_ids: list[int]
+    begin_token_id: int | None = None
+    end_token_id: int | None = None
+
+
+_NO_TOKEN_IDS = _TokenIds(vocab_size=0, pad_token_id=0, mask_token_id=None, special_ids=[])
 
 
 @dataclass(frozen=True)
@@ -87,7 +103,7 @@ class Preparation:
     def _make_tokenizer(self, jobs: Sequence[ShardJob]) -> None:
         """Train the tokenizer, or load it, and write down the ids of its special tokens."""
         folder, aside = self.work / "tokenizer", self.work / ".tokenizer"
-        if folder.is_dir():
+        if self._known_token_ids() is not None:
             return
         config = tokenizer.source(self.recipe)
         if isinstance(config, TrainTokenizer):
@@ -97,8 +113,10 @@ class Preparation:
             built = tokenizer.load(config, "tokenizer" if self.recipe.tokenizer is None else "tokenizer.name")
         shutil.rmtree(aside, ignore_errors=True)
         built.save_pretrained(aside)
+        (aside / _TOKEN_IDS).write_text(_token_ids(built).model_dump_json(), encoding="utf-8")
         flush_tree(aside)
-        write(self.work / "ids.json", json.dumps(_token_ids(built)))
+        self.lease.check()
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         aside.rename(folder)
         (self.work / "sample.arrow").unlink(missing_ok=True)
 
@@ -144,7 +162,8 @@ class Preparation:
         known = self._known_facts(jobs)
         config, task = self.recipe.inner_task, plugins.task(self.recipe.inner_task)
         if task.tokenized:
-            shutil.copytree(self.work / "tokenizer", self.whole / "tokenizer")
+            ignored = shutil.ignore_patterns(_TOKEN_IDS)
+            shutil.copytree(self.work / "tokenizer", self.whole / "tokenizer", ignore=ignored)
         found = shard_stats.counts(self.recipe.data, counted)
         found["counts"] = task.count_labels(config, _tables(self.whole / "train.arrow"), len(known.labels))
         if (validation := self.whole / "validation.arrow").is_file():
@@ -155,10 +174,16 @@ class Preparation:
 
     def _known_facts(self, jobs: Sequence[ShardJob]) -> Facts:
         """Return the facts that are known before the first sample is made."""
-        file, survey = self.work / "ids.json", jobs[0].survey
-        ids = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else _NO_TOKEN_IDS
+        ids, survey = self._known_token_ids() or _NO_TOKEN_IDS, jobs[0].survey
         surveyed = {"labels": survey.get("labels", []), "shape": tuple(survey.get("shape", ()))}
-        return Facts(digest=self.name, **ids, **surveyed, longest=1, samples={}, tokens={}, baseline={})
+        return Facts(digest=self.name, **dict(ids), **surveyed, longest=1, samples={}, tokens={}, baseline={})
+
+    def _known_token_ids(self) -> _TokenIds | None:
+        """Return the ids that the tokenizer's folder holds; None where there is no tokenizer yet, or a damaged one."""
+        try:
+            return strict_json.read(self.work / "tokenizer" / _TOKEN_IDS, _TokenIds, "")
+        except DamagedFile:
+            return None
 
 
 def _surveyed_values(jobs: Sequence[ShardJob]) -> dict[str, set[str]]:
@@ -170,17 +195,16 @@ def _surveyed_values(jobs: Sequence[ShardJob]) -> dict[str, set[str]]:
     return values
 
 
-def _token_ids(tokenizer: "PreTrainedTokenizerBase") -> dict[str, object]:
-    """Return the fields of Facts that describe a tokenizer."""
+def _token_ids(tokenizer: "PreTrainedTokenizerBase") -> _TokenIds:
     special = sorted(tokenizer.all_special_ids)
-    return {
-        "vocab_size": max(len(tokenizer), max(special, default=0) + 1),
-        "pad_token_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
-        "mask_token_id": tokenizer.mask_token_id,
-        "special_ids": special,
-        "begin_token_id": tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
-        "end_token_id": tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
-    }
+    return _TokenIds(
+        vocab_size=max(len(tokenizer), max(special, default=0) + 1),
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+        mask_token_id=tokenizer.mask_token_id,
+        special_ids=special,
+        begin_token_id=tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
+        end_token_id=tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
+    )
 
 
 def _training_texts(file: Path) -> Iterator[str]:

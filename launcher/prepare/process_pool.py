@@ -1,5 +1,6 @@
 """Map a function over many items in processes of this machine, with a progress bar."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,8 @@ SMALL = 4 * 2**20
 """Bytes of items for which starting another process is not worth the time."""
 _LOG_INTERVAL = 30.0
 """Seconds between two lines of progress without a terminal."""
+
+_log = logging.getLogger(__name__)
 
 
 class WorkItem(Protocol):
@@ -107,6 +110,6 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         done += size
         if time.monotonic() - logged > _LOG_INTERVAL:
             logged = time.monotonic()
-            print(f"{what}: {done / max(1, total):.0%} of {total / 2**20:,.0f} MiB", file=sys.stderr, flush=True)
+            _log.info("%s: %.0f%% of %s MiB", what, 100 * done / max(1, total), f"{total / 2**20:,.0f}")
 
     yield advance

@@ -1,5 +1,6 @@
 """The files that a run folder holds before the first step."""
 
+import filecmp
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts
 from launcher.plan.plan import Plan
+from launcher.storage.partial_folder import filling
 from launcher.storage.run_dir import RunDir
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "accelerate", "deepspeed", "wandb", "launcher")
@@ -34,11 +36,16 @@ def write(folder: RunDir, recipe: Recipe, cluster: Cluster, plan: Plan, facts: F
     if not folder.whole():  # an earlier start without a checkpoint may have been of another recipe
         shutil.rmtree(folder.tokenizer, ignore_errors=True)
         shutil.rmtree(folder.model, ignore_errors=True)
-    if not folder.tokenizer.is_dir() and (prepared / "tokenizer").is_dir():
-        aside = folder.path / ".tokenizer.partial"
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(prepared / "tokenizer", aside)
-        aside.rename(folder.tokenizer)
+    if (prepared / "tokenizer").is_dir() and not _has_files_of(prepared / "tokenizer", folder.tokenizer):
+        shutil.rmtree(folder.tokenizer, ignore_errors=True)
+        with filling(folder.tokenizer) as aside:
+            shutil.copytree(prepared / "tokenizer", aside, dirs_exist_ok=True)
+
+
+def _has_files_of(folder: Path, copy: Path) -> bool:
+    """Whether a copy of a folder has all of its files, undamaged."""
+    names = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
+    return all((copy / name).is_file() and filecmp.cmp(folder / name, copy / name, shallow=False) for name in names)
 
 
 def environment() -> dict[str, object]:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from launcher.config import plugins
-from launcher.config.atomic_files import write
+from launcher.config.atomic_files import partial_name, write, write_aside
 from launcher.config.recipe import Data, Fraction
 from launcher.config.types import TaskConfig
 from launcher.data import TEXTS, Source
@@ -27,7 +27,7 @@ from launcher.prepare import duplicates, source_shards, strata
 from launcher.prepare.encode import Encoder
 from launcher.prepare.feature_context import FeatureContext
 from launcher.prepare.row_batches import hashes, held_out
-from launcher.prepare.shard_files import aside_name, is_complete, open_batches, write_aside
+from launcher.prepare.shard_files import is_complete, open_batches
 from launcher.prepare.shard_stats import ShardStats
 from launcher.prepare.source_shards import Shard, Side
 from launcher.prepare.strata import Strata
@@ -168,7 +168,7 @@ def make_samples(job: ShardJob) -> None:
         return
     stats, leaf = ShardStats(), job.shard.leaf
     source = plugins.source(leaf.config)
-    held = aside_name(job.work / f"held-{job.shard.number:06}.arrow")
+    held = partial_name(job.work / f"held-{job.shard.number:06}.arrow")
     sides = [(leaf.side, _own_rows(job, stats, source, held))]
     if leaf.side == "train":
         sides.append(("validation", _held_rows(held, stats)))

@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from launcher.config.atomic_files import write_aside
 from launcher.config.format import plural
 from launcher.config.recipe import Data, Fraction
 from launcher.data import INPUTS, Column
 from launcher.prepare.row_batches import hashes
-from launcher.prepare.shard_files import open_batches, write_aside
+from launcher.prepare.shard_files import open_batches
 
 _FEW_ROWS = 10
 """Rows of a label, below which its share of the validation data says little."""

@@ -5,6 +5,7 @@ that the launcher is gone. So no agent outlives the launcher, and no process has
 machine.
 """
 
+import logging
 import os
 import shlex
 import shutil
@@ -44,6 +45,8 @@ _EXIT_CODES = (INVALID_INPUT, FAILED, NODE_FAILURE, STOPPED, DONE)
 """Exit codes of agents, the most severe first."""
 _UNREACHABLE = 255
 """Exit code of ssh itself."""
+
+_log = logging.getLogger(__name__)
 
 
 class Config(SchedulerConfig):
@@ -184,14 +187,14 @@ def _most_severe(codes: list[int], minimum: int) -> int:
 
 
 def _exit_code(agent: _Agent, code: int) -> int:
-    """The exit code of an agent. Where ssh or the host failed, print why and return that of a lost node."""
+    """The exit code of an agent. Where ssh or the host failed, log why and return that of a lost node."""
     for reader in agent.readers:
         reader.join(5)
     if code in _EXIT_CODES:
         return code
     why = " ".join(line for line in agent.last_lines if line) or f"exit code {code}"
     what = "cannot be reached, or was lost" if code == _UNREACHABLE else "could not start the launcher, or lost it"
-    print(f"{agent.host} {what}: {why}", file=sys.stderr, flush=True)
+    _log.error("%s %s: %s", agent.host, what, why)
     return NODE_FAILURE
 
 
@@ -201,7 +204,7 @@ def _stop_at_once(agents: Sequence[_Agent], job: SshJob) -> int:
         agent.send("NOW")
     if _wait(agents, job.minimum) != STOPPED:
         return FAILED
-    print(f"stopped at once: {describe_checkpoint(RunDir(job.run))}", file=sys.stderr, flush=True)
+    _log.warning("stopped at once: %s", describe_checkpoint(RunDir(job.run)))
     return STOPPED
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from launcher import sinks
 from launcher.config import paths
-from launcher.config.atomic_files import free_bytes
+from launcher.config.atomic_files import free_bytes, write
 from launcher.config.types import Plugin
 from launcher.sinks import Record, RunInfo, warn
 from launcher.storage import disk_full
@@ -92,7 +92,5 @@ def _id(about: RunInfo) -> str:
     """The wandb id in the run folder, created at the first start."""
     file = about.folder / paths.WANDB_ID
     if not file.is_file():
-        aside = file.with_name(f".{file.name}.partial")
-        aside.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
-        aside.replace(file)
+        write(file, uuid.uuid4().hex[:16])
     return file.read_text(encoding="utf-8").strip()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import xxhash
 
 from launcher.config import strict_json
-from launcher.config.atomic_files import flush, is_file
+from launcher.config.atomic_files import flush, is_file, write
 from launcher.config.paths import COMPLETE, RECIPE, STATE
 from launcher.config.strict_json import DamagedFile, Wrong
 from launcher.config.types import JsonObject
@@ -147,10 +147,7 @@ def publish(partial: Path, final: Path, state: JsonObject, recipe: Path, still_o
         SavedCheckpoint(final).remove()
     partial.rename(final)
     flush(final.parent)
-    mark = final / f".{COMPLETE}.partial"
-    mark.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    flush(mark)
-    mark.rename(final / COMPLETE)
+    write(final / COMPLETE, json.dumps({"files": files}, indent=1))
     flush(final)
     return True
 

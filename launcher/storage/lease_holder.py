@@ -8,10 +8,11 @@ import os
 import tempfile
 import time
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from launcher.storage import lease
-from launcher.storage.lease import Holder
+from launcher.storage import lease, lease_file
+from launcher.storage.lease_file import Holder
 
 RECENT = 30.0
 """Seconds after its last heartbeat during which a holder on another machine is taken for alive."""
@@ -20,7 +21,7 @@ RECENT = 30.0
 def holders(folders: Iterable[Path], name: str) -> dict[Path, Holder]:
     """The live holders of the lease of this name, by folder. A holder on another machine has to have a recent
     heartbeat, by the clock of the folder's file system, or a new one now where that clock cannot be read."""
-    found = {folder: held for folder in folders if (held := lease.held(folder, name)) and not held[1].dead()}
+    found = {folder: held for folder in folders if (held := _held(folder, name)) and not held[1].dead()}
     silent, unknown = set[Path](), dict[Path, Path]()
     for folder, (file, holder) in found.items():
         if holder.local():
@@ -35,14 +36,26 @@ def holders(folders: Iterable[Path], name: str) -> dict[Path, Holder]:
     return {folder: holder for folder, (_, holder) in found.items() if folder not in silent}
 
 
+def _held(folder: Path, name: str) -> tuple[Path, Holder] | None:
+    with suppress(OSError):  # of one of many folders
+        return lease_file.held(folder, name)
+    return None
+
+
 def _heard(files: Collection[Path]) -> set[Path]:
     """The leases that get a new heartbeat within the time of three."""
-    first, heard = {file: lease.read(file) for file in files}, set[Path]()
+    first, heard = {file: _read(file) for file in files}, set[Path]()
     end = time.monotonic() + 3 * lease.BEAT
     while len(heard) < len(first) and time.monotonic() < end:
         time.sleep(lease.BEAT / 20)
-        heard |= {file for file, before in first.items() if lease.read(file) not in (None, before)}
+        heard |= {file for file, before in first.items() if _read(file) not in (None, before)}
     return heard
+
+
+def _read(file: Path) -> Holder | None:
+    with suppress(OSError):
+        return lease_file.read(file)
+    return None
 
 
 def _disk_time(folder: Path) -> float | None:

@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from launcher.config.atomic_files import write_aside
+
 _PAIRS = 10
 """Confusions to print where the matrix does not fit."""
 _MAX_CLASSES = 40
@@ -61,12 +63,8 @@ def draw(counts: Sequence[Sequence[int]], labels: Sequence[str], title: str, fil
             dark = shares[row, column] > 0.5
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color="w" if dark else "k")
     figure.colorbar(image, ax=axes, label="share of the truth", shrink=0.7)
-    aside = file.with_name(f".{file.name}.partial")
-    try:
+    with write_aside(file) as aside:
         figure.savefig(aside, format="png")
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _table(counts: Sequence[Sequence[int]], rows: Sequence[str], columns: Sequence[str]) -> Table:

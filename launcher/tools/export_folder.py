@@ -3,13 +3,14 @@
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
-from launcher.config.atomic_files import flush_tree
 from launcher.config.errors import UserError
 from launcher.config.format import human
 from launcher.storage import disk_full
+from launcher.storage.partial_folder import filling
 
 _UNITS = {"": 1, "b": 1, **{f"{letter}b": 1000**n for n, letter in enumerate("kmgt", start=1)}}
 _UNITS |= {f"{letter}ib": 1024**n for n, letter in enumerate("kmgt", start=1)}
@@ -43,23 +44,21 @@ def check_space(size: int, final: Path, to: Path) -> None:
 @contextmanager
 def staged(final: Path, to: Path) -> Iterator[Path]:
     """A hidden folder to fill. It is renamed to `final` when the block ends without an error, else removed. `to`: the
-    path that the user gave, for messages. Raises UserError where it cannot be created or the disk is full."""
-    aside = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)  # from an export that was killed
-    try:
-        aside.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{to}: cannot be made: {error.strerror}: {error.filename}") from None
-    try:
-        with disk_full.reported(aside, advice=f"make room there, or {_ANOTHER}", kind=UserError):
-            yield aside
-            flush_tree(aside)
+    path that the user gave, for messages. Raises UserError where it cannot be created or the disk is full, and where
+    another export has made it meanwhile."""
+    with ExitStack() as stack:
         try:
-            aside.rename(final)
+            aside = stack.enter_context(filling(final))
+        except OSError as error:
+            raise UserError(f"{to}: cannot be made: {error.strerror}: {error.filename}") from None
+        reported = partial(disk_full.reported, aside, advice=f"make room there, or {_ANOTHER}", kind=UserError)
+        with reported():
+            yield aside
+        try:
+            with reported():
+                stack.close()
         except OSError as error:
             raise UserError(f"{to}: cannot be made: {error.strerror} ({_ANOTHER})") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def share_mode(folder: Path) -> None:

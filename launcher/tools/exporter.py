@@ -45,7 +45,8 @@ class Exporter(ABC):
 
 def check_norms(folder: RunDir) -> None:
     """Raises UserError for a transformers model whose batch norms became group norms."""
-    config = strict_json.read_object(folder.model / "config.json", "launcher run writes it again")
+    advice = "a run of this recipe under another name writes one to copy"
+    config = strict_json.read_object(folder.model / "config.json", advice)
     if config.get("batch_norm") == "group":
         what = "its model has groups in place of its batch norms (batch_norm: group)"
         raise UserError(f"{folder.path}: {what}, which plain transformers does not know (take --format onnx)")

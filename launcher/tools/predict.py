@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from launcher.config import plugins
-from launcher.config.atomic_files import flush
+from launcher.config.atomic_files import write_aside
 from launcher.config.errors import UserError
 from launcher.config.format import plural
 from launcher.data import BadRow, Row
@@ -100,16 +100,12 @@ def _line_writer(to: Path | None) -> Iterator[Callable[[str], object]]:
     if to is None:
         yield lambda line: print(output_streams.as_json(line))
         return
-    aside, table = (to.with_name(f".{to.name}.{os.getpid()}.{part}") for part in ("partial", "table.partial"))
-    try:
-        with disk_full.reported(to.parent, advice="make room there, or name another file: --to", kind=UserError):
-            with aside.open("w", encoding="utf-8") as file:
-                yield lambda line: file.write(f"{line}\n")
-            if to.suffix in prediction_lines.DELIMITERS:
+    with (
+        disk_full.reported(to.parent, advice="make room there, or name another file: --to", kind=UserError),
+        write_aside(to) as aside,
+    ):
+        with aside.open("w", encoding="utf-8") as file:
+            yield lambda line: file.write(f"{line}\n")
+        if to.suffix in prediction_lines.DELIMITERS:
+            with write_aside(aside, flushed=False) as table:
                 prediction_lines.write_table(aside, table, prediction_lines.DELIMITERS[to.suffix])
-                table.replace(aside)
-            flush(aside)
-            aside.replace(to)
-    finally:
-        aside.unlink(missing_ok=True)
-        table.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """`launcher run`: plan, prepare and train on this machine. A run with a checkpoint resumes."""
 
+import logging
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from launcher.schedulers import JobRequest
 from launcher.storage.run_dir import RunDir, over
 from launcher.tools import run_summary, tables
 
+_log = logging.getLogger(__name__)
+
 
 def check_starts_here(recipe: str, overrides: Sequence[str], profile: Cluster) -> None:
-    """Raise UserError, with the command to submit, for a cluster with a queue. Print a note where the run uses one node
+    """Raise UserError, with the command to submit, for a cluster with a queue. Log a note where the run uses one node
     of an allocation of several."""
     if plugins.is_queued(profile.scheduler):
         words = ["launcher", "submit", recipe, "--cluster", profile.reference, *overrides, *profile.overrides]
@@ -34,7 +36,7 @@ def check_starts_here(recipe: str, overrides: Sequence[str], profile: Cluster) -
     nodes = launch_env.allocated_nodes()
     if profile.scheduler.on_this_machine and nodes > 1:
         what = f"this allocation has {nodes} nodes, and this run uses the one it is on"
-        print(f"note: {what} (launcher submit, or srun python -m launcher.worker, uses all)", file=sys.stderr)
+        _log.info("note: %s (launcher submit, or srun python -m launcher.worker, uses all)", what)
 
 
 def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:

@@ -14,7 +14,7 @@ from launcher.config.errors import UserError
 from launcher.config.paths import ERROR
 from launcher.config.strict_json import DamagedFile, shown
 from launcher.schedulers import JobState
-from launcher.storage import job_log, lease
+from launcher.storage import job_log, lease_file
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir, over
 from launcher.storage.run_files import PlanSummary
@@ -124,7 +124,7 @@ class JobSchedulers:
             yield JobReported(state)
 
 
-def collect(folder: RunDir, schedulers: JobSchedulers, writer: lease.Holder | None) -> list[Event]:
+def collect(folder: RunDir, schedulers: JobSchedulers, writer: lease_file.Holder | None) -> list[Event]:
     """The events of all sources. `writer`: the living holder of the run folder's lease."""
     plan, log = list(_until_damaged(_plan_events(folder))), list(_until_damaged(_job_log_events(folder, writer)))
     steps = next((event.steps for event in plan if isinstance(event, Planned)), None)
@@ -190,7 +190,7 @@ def _last_write(folder: RunDir) -> float | None:
     return None
 
 
-def _job_log_events(folder: RunDir, writer: lease.Holder | None) -> Iterator[Event]:
+def _job_log_events(folder: RunDir, writer: lease_file.Holder | None) -> Iterator[Event]:
     """The newest job, unless the run was started outside of it since."""
     job = newest_job(folder)
     if job is not None and (writer is None or writer.job == (job.name if job.scheduled else "")):

@@ -48,6 +48,26 @@ def test_verbose_logs_debug_messages_also_of_processes_that_are_started(set_up, 
     assert run(set_up, LAUNCHER_LOG_LEVEL=level).stderr == "note: 100% of it\nin detail\nprinted\n"
 
 
+ELASTIC = 'logging.getLogger("torch.distributed.elastic.agent").info("of the agent")'
+
+
+@pytest.mark.parametrize(
+    ("set_up", "level", "times"),
+    [
+        ("logs.set_verbose()", "DEBUG", 1), ("logs.set_verbose()", "", 1), ("logs.set_up()", "DEBUG", 1),
+        ("logs.set_up()", "", 0),
+    ],
+)  # fmt: skip
+def test_a_line_of_the_elastic_agent_is_shown_once_where_verbose(set_up, level, times):
+    assert run(f"{set_up}\n{ELASTIC}", LAUNCHER_LOG_LEVEL=level).stderr.count("of the agent") == times
+
+
+def test_a_node_logs_the_elastic_agent_beside_the_console():
+    set_up = f'logs.set_verbose()\nlogs.set_up_node(Path("run"), "a")\n{ELASTIC}'
+    assert run(set_up).stderr.count("of the agent") == 1
+    assert Path("run/node-a.log").read_text().count("of the agent") == 1
+
+
 def test_the_log_of_a_redirected_rank_has_time_and_rank():
     assert run('logs.redirect_rank(Path("run"), 3)').stderr == ""
     log = Path("run/logs/rank3.log").read_text()

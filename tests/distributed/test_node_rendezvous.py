@@ -60,6 +60,17 @@ def test_a_node_that_never_comes_is_named(tmp_path, monkeypatch):
         assert list(error.why) == ["127.0.1.2"] and error.why["127.0.1.2"].startswith("has not reported in 1 s")
 
 
+def test_a_node_is_told_why_it_sees_no_report(tmp_path, monkeypatch):
+    def broken(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(node_rendezvous, "REPORT_SECONDS", 0.2)
+    monkeypatch.setattr(health_check, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr("launcher.distributed.rendezvous.os.listdir", broken)
+    (error,) = join_all(tmp_path, HERE[:1]).values()
+    assert error.why["127.0.1.1"].endswith(f"({tmp_path}/job-0 cannot be read: Input/output error)")
+
+
 def test_missing_nodes_are_logged_once_with_the_purpose(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setattr(node_rendezvous, "NOTICE_SECONDS", 0.2)

@@ -130,6 +130,16 @@ def test_a_folder_that_is_not_shared_is_reported(monkeypatch):
         rank_rendezvous.join(RankInfo(1, 2, 0, 1), lambda: False, by_mpi())
 
 
+def test_a_folder_that_cannot_be_read_is_reported_with_the_reason(monkeypatch):
+    def broken(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(rank_rendezvous, "_MESSAGE_SECONDS", 0.2)
+    monkeypatch.setattr("launcher.distributed.rendezvous.os.listdir", broken)
+    with pytest.raises(UnreachablePeer, match=r"runs/.rendezvous cannot be read: Input/output error$"):
+        rank_rendezvous.join(RankInfo(1, 2, 0, 1), lambda: False, by_mpi())
+
+
 def test_a_port_that_is_taken_is_reported():
     _store, port = serve_store(socket.create_server(("127.0.0.1", 0)), "127.0.0.1")
     told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -169,6 +169,18 @@ assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 """
 
 
+def test_a_server_that_cannot_start_leaves_the_launcher_online(monkeypatch):
+    from launcher.launch import elastic_agent
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
+    before = dict(os.environ)
+    with pytest.raises(OSError, match="no more processes"), elastic_agent._offline():
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+        raise OSError("no more processes")
+    assert dict(os.environ) == before
+
+
 def test_signals_that_slurm_sends_to_all_processes_leave_the_helper_of_multiprocessing_alive():
     done = subprocess.run([sys.executable, "-c", HELPER], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr

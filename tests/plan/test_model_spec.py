@@ -110,3 +110,16 @@ def test_whether_a_users_own_task_packs_rows_is_asked_each_time(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     support.plugin("packer", OWN[tasks])
     assert (cached(task={"kind": "own.packer", "samples": samples}) is not None) == kept
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", b'{"name": "bert", "parameters": "many"}'])
+def test_a_damaged_entry_of_the_cache_is_counted_anew(monkeypatch, tmp_path, damage):
+    monkeypatch.setenv("LAUNCHER_CACHE", str(tmp_path))
+    monkeypatch.setattr(model_spec, "_run_child", lambda question: {**counted})
+    counted = {"name": "bert", "parameters": 3, "trained": 2, "buffers": 0}
+    first = asked()[2]
+    (entry,) = (tmp_path / "architectures").glob("*.json")
+    whole = entry.read_bytes()
+    entry.write_bytes(damage)
+    assert asked()[2] == first
+    assert entry.read_bytes() == whole

@@ -178,3 +178,20 @@ def test_a_task_without_a_key_for_its_teacher_is_told_how_to_name_it():
     config = Judge()
     with pytest.raises(TypeError, match=r"^Judge\.teacher_model is the value of no key \(override teacher_key\)$"):
         config.with_teacher(config.teacher_model)
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b"\xff", b'{"commit": 5}', b'{"commit": "main"}'])
+def test_a_damaged_entry_of_a_commit_is_none(tmp_path, monkeypatch, damage):
+    def gone(repository):
+        raise UserError("the hub is gone")
+
+    monkeypatch.setenv("LAUNCHER_CACHE", str(tmp_path))
+    repository = repositories.Repository("model", "model", "org/tiny", None)
+    monkeypatch.setattr(repositories, "_query", lambda repository: "a" * 40)
+    repositories.commit(repository)
+    monkeypatch.setattr(repositories, "_query", gone)
+    assert repositories.commit(repository) == "a" * 40
+    (entry,) = (tmp_path / "commits").iterdir()
+    entry.write_bytes(damage)
+    with pytest.raises(UserError, match="the hub is gone"):
+        repositories.commit(repository)

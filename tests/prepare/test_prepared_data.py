@@ -634,8 +634,10 @@ def test_a_process_of_several_that_is_killed_is_told_and_the_next_command_goes_o
     assert not [path for path in left() if path.name.startswith(".")]
 
 
-def test_a_step_whose_file_was_emptied_by_a_power_failure_is_done_again(monkeypatch):
+@pytest.mark.parametrize("damage", ["", "[]", '{"vocab_size": "x"}'])
+def test_a_step_whose_file_was_emptied_by_a_power_failure_is_done_again(monkeypatch, damage):
     def off(self, jobs, side):
+        (self.work / "tokenizer/ids.json").write_text(damage)
         for file in [*self.work.glob("shard-*.json"), *self.work.glob("look-*.json")]:
             file.write_text("")
         raise KeyboardInterrupt

@@ -89,10 +89,11 @@ def test_nothing_to_do_is_done():
     assert not Path("done").exists()
 
 
-def test_progress_is_told_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
+def test_progress_is_told_now_and_then_where_there_is_no_terminal(monkeypatch, caplog):
+    caplog.set_level("INFO")
     monkeypatch.setattr(process_pool, "_LOG_INTERVAL", -1.0)
     run(note, [WorkItem(str(n), 2**18) for n in range(4)], 1)
-    assert capsys.readouterr().err.splitlines() == [f"working: {done}% of 1 MiB" for done in (25, 50, 75, 100)]
+    assert caplog.messages == [f"working: {done}% of 1 MiB" for done in (25, 50, 75, 100)]
 
 
 def note_mask(piece):

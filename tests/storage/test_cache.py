@@ -15,8 +15,10 @@ from launcher.storage import cache, lease
 MAKER = """
 import os, time
 from pathlib import Path
+from launcher.distributed import logs
 from launcher.storage import cache, lease
 
+logs.set_up()
 lease.BEAT, lease.SILENCE = 0.05, 0.6
 try:
     with cache.making("x") as making:

@@ -1,5 +1,6 @@
 """A lease: one holder at a time, whatever becomes of the others."""
 
+import errno
 import json
 import os
 import signal
@@ -10,9 +11,15 @@ from pathlib import Path
 import pytest
 from prepare.workers import said, until
 
+from launcher.storage import lease, lease_file
+
+FAST = """
+from launcher.distributed import logs
 from launcher.storage import lease
 
-FAST = "from launcher.storage import lease\nlease.BEAT, lease.SILENCE = 0.05, 0.6\n"
+logs.set_up()
+lease.BEAT, lease.SILENCE = 0.05, 0.6
+"""
 
 # Takes the lease, adds its number and process to `held`, gives it back when `go` is there, and tells what came of it.
 HOLDER = (
@@ -121,7 +128,8 @@ def test_only_one_process_holds_it(start):
     assert files() == []
 
 
-def test_who_waits_tells_once_for_whom(capsys):
+def test_who_waits_tells_once_for_whom(caplog):
+    caplog.set_level("INFO")
     held, made = acquire(), []
     waiting = threading.Thread(target=lambda: made.append(acquire("prepare the data")))
     waiting.start()
@@ -129,15 +137,18 @@ def test_who_waits_tells_once_for_whom(capsys):
     assert made == []
     held.release()
     waiting.join()
-    assert capsys.readouterr().err.count("waiting for process") == 1
+    assert [record.getMessage().partition(" on ")[0] for record in caplog.records] == [
+        f"waiting for process {os.getpid()}"
+    ]
     made[0].release()
 
 
-def test_what_is_told_names_process_machine_and_work(capsys):
+def test_what_is_told_names_process_machine_and_work(caplog):
+    caplog.set_level("INFO")
     holder = elsewhere(pid=77)
     taken_after()
     assert str(holder) == "process 77 on elsewhere"
-    assert capsys.readouterr().err == "waiting for process 77 on elsewhere to work\n"
+    assert caplog.messages == ["waiting for process 77 on elsewhere to work"]
 
 
 def test_who_waits_leaves_when_it_is_done():
@@ -337,3 +348,79 @@ def test_whoever_was_taken_over_sees_it_without_waiting_for_a_beat(monkeypatch):
     assert (first.lost, second.lost) == (True, False)
     second.release()
     first._over.set()
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """A disk that gives an error whenever a file is opened, or a folder listed, while `failing` has a number."""
+    failing = {"number": 0, "call": "open"}
+
+    def broken(name):
+        call = getattr(os, name)
+
+        def attempt(path, *arguments, **options):
+            if failing["number"] and failing["call"] == name and "proc" not in str(path):
+                raise OSError(failing["number"], os.strerror(failing["number"]), str(path))
+            return call(path, *arguments, **options)
+
+        monkeypatch.setattr(os, name, attempt)
+
+    for name in ("open", "listdir"):
+        broken(name)
+    return failing
+
+
+@pytest.mark.parametrize("call", ["open", "listdir"])
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EACCES])
+def test_a_moment_in_which_the_disk_gives_errors_loses_nothing(disk, monkeypatch, number, call):
+    monkeypatch.setattr(lease, "SILENCE", 30.0)
+    held = acquire()
+    disk.update(number=number, call=call)
+    held.check()
+    time.sleep(3 * lease.BEAT)
+    assert not held.lost
+    disk["number"] = 0
+    held.check()
+    held.release()
+    assert files() == []
+
+
+def test_a_disk_that_only_gives_errors_loses_it_after_the_silence(disk, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT", 3600)
+    held = acquire()
+    disk["number"] = errno.EIO
+    held.check()
+    time.sleep(lease.SILENCE + 0.1)
+    with pytest.raises(lease.LeaseLost, match=r"cannot be read for 1 s: Input/output error; another process may have"):
+        held.check()
+    disk["number"] = 0
+    held.check()
+    held._over.set()
+
+
+def test_errors_of_the_disk_are_no_silence_of_the_holder(disk):
+    """Who wants the lease hears no beat meanwhile, as the holder's own machine may write them."""
+    holder = elsewhere()
+    newest = lease._NewestLease(Path(), "x")
+    assert newest.update()
+    time.sleep(lease.SILENCE / 2)
+    disk["number"] = errno.ESTALE
+    assert not newest.update()
+    time.sleep(lease.SILENCE * 0.7)
+    disk["number"] = 0
+    assert newest.update()
+    assert newest.holder == holder
+    assert newest.silence < lease.SILENCE
+
+
+@pytest.mark.parametrize("take", [acquire, lambda: lease.claim(Path(), "x")])
+def test_a_lease_that_can_never_be_read_ends_the_waiting(disk, take):
+    elsewhere()
+    disk["number"] = errno.EACCES
+    with pytest.raises(OSError, match="Permission denied"):
+        take()
+
+
+def test_a_link_in_a_circle_is_no_lease():
+    Path("x.lease-000003").symlink_to("x.lease-000003")
+    assert lease_file.read(Path("x.lease-000003")) is None

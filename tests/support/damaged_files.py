@@ -21,7 +21,7 @@ from launcher.config.paths import COMPLETE
 from launcher.config.recipe import Recipe
 from launcher.plan import facts, plan
 from launcher.prepare import bundle
-from launcher.storage import job_log, lease
+from launcher.storage import job_log, lease_file
 from launcher.storage.run_dir import RunDir
 from launcher.tools import compare, model_card, run_events, run_status, seeds, status
 
@@ -73,9 +73,9 @@ def bundled() -> None:
 
 
 def read_lease() -> None:
-    if (held := lease.held(RUN.path, ".writer")) is None:
+    if (held := lease_file.held(RUN.path, ".writer")) is None:
         raise UserError("it is nobody's")
-    str(held[1]), held[1].dead(), lease.Holder.this().replaces(held[1])
+    str(held[1]), held[1].dead(), lease_file.Holder.this().replaces(held[1])
 
 
 def progress() -> None:

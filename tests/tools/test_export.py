@@ -302,6 +302,11 @@ def test_a_checkpoint_of_another_class_than_the_tasks_is_refused(copied):
     refused(copied, r"its weights are not those of BertForMaskedLM: bert\.encoder\.layer\.2\..* and 13 more$")
 
 
+def test_a_damaged_configuration_is_refused_with_where_to_get_another(copied):
+    (copied.model / "config.json").write_text("{")
+    refused(copied, r"config\.json: damaged: not a JSON object \(a run of this recipe under another name writes one to")
+
+
 def test_where_the_disk_is_too_small_nothing_is_written(copied, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     refused(copied, rf"^{copied.path}/export: \d+\.\d KiB to write, 10 B free on its disk")
@@ -341,7 +346,8 @@ def test_a_killed_export_leaves_a_hidden_folder_that_the_next_one_removes(tmp_pa
     child.start()
     child.join(120)
     assert child.exitcode == -signal.SIGKILL
-    assert [path.name for path in tmp_path.iterdir()] == [".out.partial"]
+    (left,) = tmp_path.iterdir()
+    assert re.fullmatch(rf"\.out\.[0-9a-f]+-{child.pid}-[0-9a-f]+\.partial", left.name)
     exported("bert", to)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

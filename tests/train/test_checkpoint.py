@@ -149,23 +149,24 @@ def fail_at(process, folder, where):
     """A save that fails with ENOSPC at one of its last steps: when it is renamed, or when it is marked as whole."""
     import os
 
+    from launcher.config import atomic_files
     from launcher.storage import checkpoint_format
     from launcher.storage.disk_full import DiskFull
 
-    flush = checkpoint_format.flush
+    flush = atomic_files.flush
 
     def full(path):
-        if path.name.endswith(where):
+        if re.search(where, path.name):
             raise OSError(28, os.strerror(28), str(path))
         flush(path)
 
     save(process, folder, [1], 2)
-    checkpoint_format.flush = full
+    checkpoint_format.flush = atomic_files.flush = full
     with pytest.raises(DiskFull):
         save(process, folder, [2], 2)
 
 
-@pytest.mark.parametrize("where", ["state.json", ".partial", "checkpoints", ".COMPLETE.partial"])
+@pytest.mark.parametrize("where", ["^state.json$", r"^\.step-.*\.partial$", "^checkpoints$", r"^\.COMPLETE\."])
 def test_wherever_a_save_fails_nothing_of_it_stays(folder, where):
     ranks.on_ranks(1, fail_at, folder, where)
     (saved,) = RunDir(Path(folder)).whole()
