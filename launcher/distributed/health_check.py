@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from launcher.distributed.launch_env import LOOPBACK
 from launcher.distributed.signals import SIGNALS
@@ -113,18 +114,28 @@ def dead_agents(endpoints: Mapping[int, tuple[str, int]]) -> dict[int, bool]:
         return dict(zip(endpoints, pool.map(is_dead, endpoints.values()), strict=True))
 
 
-def first_reachable(hosts: Iterable[str], port: int, seconds: float = 3.0) -> tuple[str, str]:
-    """Return the first of a host's names and addresses that accepts a connection, or an empty one and why none does."""
-    problems = []
+class Reached(NamedTuple):
+    """The first name or address of a host that accepts a connection, empty where none does. `problem`: why none does.
+    `unresolved`: whether that is since a name does not resolve."""
+
+    host: str
+    problem: str = ""
+    unresolved: bool = False
+
+
+def first_reachable(hosts: Iterable[str], port: int, seconds: float = 3.0) -> Reached:
+    """Try a host's names and addresses until one accepts a connection."""
+    problems, unresolved = [], False
     for host in hosts:
         try:
             socket.create_connection((host, port), timeout=seconds).close()
-            return host, ""
+            return Reached(host)
         except socket.gaierror:
             problems.append(f"the name {host} leads nowhere here")
+            unresolved = True
         except OSError as error:
             problems.append(f"{host}:{port}: {error.strerror or error}")
-    return "", "; ".join(problems)
+    return Reached("", "; ".join(problems), unresolved)
 
 
 def listen(hosts: Sequence[str], index: int = 0) -> socket.socket:

@@ -163,7 +163,7 @@ def wait_for_conclusion(folder: Path, found: Rendezvous, default: int) -> int:
     The first node may have much to do: a rank there may still be sending its last metrics somewhere.
     """
     while True:
-        is_alive = health_check.first_reachable([found.host], found.port, health_check.ANSWER_SECONDS)[0]
+        is_alive = health_check.first_reachable([found.host], found.port, health_check.ANSWER_SECONDS).host
         concluded = _wait(MessageFolder(folder), "concluded", (found.host,), 2.0, _never)
         if concluded or not is_alive:
             return int(concluded[0]["code"]) if concluded else default

@@ -144,11 +144,11 @@ class _Rank:
         """Wait for an address that the user gave, and for its name to resolve only some seconds."""
         begin, most = time.monotonic(), self.timeout.total_seconds()
         while True:
-            found, why = health_check.first_reachable([host], port)
-            if found:
+            reached = health_check.first_reachable([host], port)
+            if reached.host:
                 return
-            if time.monotonic() - begin > (min(most, _NAME_SECONDS) if "nowhere" in why else most):
-                raise UnreachablePeer(f"{self} cannot reach rank 0 at MASTER_ADDR={host}: {why}")
+            if time.monotonic() - begin > (min(most, _NAME_SECONDS) if reached.unresolved else most):
+                raise UnreachablePeer(f"{self} cannot reach rank 0 at MASTER_ADDR={host}: {reached.problem}")
             pause(0.1, self.should_stop)
 
     def post_store(self, messages: MessageFolder, key: str) -> dist.Store:
@@ -175,12 +175,15 @@ class _Rank:
         end, first_tried = time.monotonic() + _MESSAGE_SECONDS, dict[str, float]()
         while time.monotonic() < end:
             if message := messages.read([key]).get(key):
-                host, why = health_check.first_reachable(message["hosts"], message["port"])
-                if host and (store := interruptible(partial(_verified_store, host, message), self.should_stop)):
+                reached = health_check.first_reachable(message["hosts"], message["port"])
+                verify = partial(_verified_store, reached.host, message)
+                if reached.host and (store := interruptible(verify, self.should_stop)):
                     return store
                 since = first_tried.setdefault(message["token"], time.monotonic())
                 if time.monotonic() - since > _CONNECTION_SECONDS:
-                    raise UnreachablePeer(f"{self} cannot reach rank 0 at {' or '.join(message['hosts'])}: {why}")
+                    raise UnreachablePeer(
+                        f"{self} cannot reach rank 0 at {' or '.join(message['hosts'])}: {reached.problem}"
+                    )
             pause(0.05, self.should_stop)
         where = messages.path.absolute()
         what = f"{self} has waited {_MESSAGE_SECONDS} s for rank 0 to post the address of the rendezvous in {where}"

@@ -24,6 +24,16 @@ def test_a_name_that_leads_to_another_node_is_found():
         )
 
 
+def test_only_a_name_that_does_not_resolve_counts_as_one_whatever_the_host_is_called(monkeypatch):
+    def refuse(address, timeout):
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    assert health_check.first_reachable(["nowhere.invalid"], 1).unresolved
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    reached = health_check.first_reachable(["nowhere-1"], 7)
+    assert reached == ("", "nowhere-1:7: Connection refused", False)
+
+
 def test_an_agent_whose_name_does_not_resolve_is_not_dead():
     with socket.create_server(("127.0.1.1", 0)) as closed:
         free = closed.getsockname()
