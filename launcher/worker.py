@@ -12,7 +12,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -29,6 +28,7 @@ from launcher.distributed import (
     output_streams,
     private_tmp,
     process_group,
+    rank_end,
     rank_rendezvous,
     signals,
 )
@@ -42,7 +42,7 @@ from launcher.distributed.stop_requests import STOP_FILE, StopMonitor, StoppedBe
 from launcher.plan import writable_folders
 from launcher.prepare import run_setup
 from launcher.prepare.run_setup import PreparedRun
-from launcher.sinks import RunInfo, Sink
+from launcher.sinks import RunInfo, Sink, close_all
 from launcher.storage import disk_full, lease
 from launcher.storage.run_dir import RunDir
 from launcher.train import early_stopping, loop
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     end = _run(arguments, stop, launcher)
     if launcher is None:
         return end.code
-    launcher.report(end.rank, end.code, stop.agreed, end.problems, end.error)
+    rank_end.write(launcher.folder, end.rank, end.code, stop.agreed, end.problems, end.error)
     return int(end.code == FAILED)  # a starter knows success and failure; the launcher behind it reads the report
 
 
@@ -103,8 +103,8 @@ def _run(arguments: list[str], stop: StopMonitor, launcher: LauncherInfo | None)
         _log.warning("asked to stop before %s: nothing was trained", before)
         return _RankEnd(rank, STOPPED)
     except UserError as error:
-        if launcher is None and (rank == 0 if group is not None else _reports_for_host()):
-            _log.error(error)
+        if launcher is not None or (_reports_for_host() if group is None else group.first_to_claim("user-error")):
+            _log.error(error)  # behind a launcher: into the log of the rank or the starter
         return _RankEnd(rank, INVALID_INPUT, [str(problem) for problem in error.problems])
     except (UnreachablePeer, RunReplaced) as error:
         _log.error(error)
@@ -194,8 +194,9 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
     stop.training = True
     run = run_setup.load(folder)
     with disk_full.reported(folder), contextlib.ExitStack() as held:
-        problems, steps = group.broadcast(_take_lease(run, held, stop) if group.rank == 0 else None)
+        problems, steps, reason = group.broadcast(_take_lease(run, held, stop) if group.rank == 0 else None)
         if problems:
+            stop.agree(reason)
             raise UserError(problems)
         run = dataclasses.replace(run, resume=run.folder.saved(steps[-1]) if steps else None)
         while True:
@@ -205,17 +206,19 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
             run = dataclasses.replace(run, resume=run.folder.saved(step))  # other parameters train from here on
 
 
-def _take_lease(run: PreparedRun, held: contextlib.ExitStack, stop: StopMonitor) -> tuple[list[str], list[int]]:
-    """Take the right to write, as rank 0. Returns what is wrong, and the steps of the complete checkpoints."""
+def _take_lease(
+    run: PreparedRun, held: contextlib.ExitStack, stop: StopMonitor
+) -> tuple[list[str], list[int], StopReason]:
+    """Take the right to write, as rank 0. Returns what is wrong, the steps of the complete checkpoints, and why all
+    ranks leave where something is wrong."""
     try:
         stop.lease = held.enter_context(run_setup.hold(run.folder))
         run.folder.mend_metrics()  # of an earlier start that was killed, where a scheduler began this one
     except lease.LeaseLost as error:
-        stop.agree(StopReason.REPLACED)
-        return [str(error)], []
+        return [str(error)], [], StopReason.REPLACED
     except UserError as error:
-        return [str(problem) for problem in error.problems], []
-    return [], [saved.step for saved in run.folder.whole()]
+        return [str(problem) for problem in error.problems], [], StopReason.NONE
+    return [], [saved.step for saved in run.folder.whole()], StopReason.NONE
 
 
 def _train_part(
@@ -240,7 +243,7 @@ def _train_part(
         error.add_note(f"at step {built.progress.step + 1}")
         raise
     finally:
-        _close(built.sinks, finished, failing=sys.exc_info()[0] is not None)
+        close_all(built.sinks, finished, failing=sys.exc_info()[0] is not None)
 
 
 def _open_sinks(run: PreparedRun, built: Run, notes: list[str]) -> list[Sink[Plugin]]:
@@ -251,18 +254,6 @@ def _open_sinks(run: PreparedRun, built: Run, notes: list[str]) -> list[Sink[Plu
         skipped=progress.skipped, overflows=progress.overflows,
     )  # fmt: skip
     return [plugins.sink(sink, info) for sink in recipe.sinks]
-
-
-def _close(sinks: Sequence[Sink[Plugin]], finished: bool, failing: bool) -> None:
-    """Close every sink, then raise the first error of one, unless another error is on its way (`failing`)."""
-    errors = list[Exception]()
-    for sink in sinks:
-        try:
-            sink.close(finished)
-        except Exception as error:
-            errors.append(error)
-    if errors and not failing:
-        raise errors[0]
 
 
 def _reports_for_host() -> bool:

@@ -1,20 +1,14 @@
 """The launch environment of a rank: what torchrun, srun, an MPI or this launcher tell it in environment variables."""
 
-import json
 import os
 import re
 import socket
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 from launcher.config import env_vars
-from launcher.config.atomic_files import write
 from launcher.config.errors import UserError
-from launcher.distributed.signals import StopReason
 
 LOOPBACK = "127.0.0.1"
 _LAST_STEP = 0xFFFFFFF0
@@ -113,16 +107,6 @@ def host_name(environment: Mapping[str, str] = os.environ) -> str:
     return environment.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-class RankEnd(TypedDict):
-    """How a rank ended. `reason`: why it left early."""
-
-    code: int
-    reason: int
-    problems: list[str]
-    error: str
-    traceback: str
-
-
 def allocated_nodes(environment: Mapping[str, str] = os.environ) -> int:
     """Return the number of nodes of the Slurm allocation that this process is in; 0 outside of one."""
     nodes = environment.get("SLURM_JOB_NUM_NODES", environment.get("SLURM_NNODES", ""))
@@ -155,27 +139,6 @@ class LauncherInfo:
             env_vars.LAUNCHER_PID: str(self.pid),
             env_vars.TIMEOUT: str(self.timeout),
         }
-
-    def report(
-        self, rank: int, code: int, reason: StopReason, problems: Sequence[str], error: BaseException | None
-    ) -> None:
-        """Write how a rank ended, for the launcher: torchrun knows success and failure only."""
-        end = RankEnd(code=code, reason=int(reason), problems=list(problems), error="", traceback="")
-        if error is not None:
-            end["error"] = f"{type(error).__name__}: {error}"
-            end["traceback"] = "".join(traceback.format_exception(error))
-        with suppress(OSError):
-            write(self.folder / _rank_end(rank), json.dumps(end), flushed=False)
-
-
-def rank_ends(folder: Path) -> dict[int, RankEnd]:
-    """Return how the ranks of a start ended, by rank, as `LauncherInfo.report` wrote it into the start's folder."""
-    files = folder.glob(_rank_end("*"))
-    return {int(file.stem.rpartition("-")[2]): json.loads(file.read_text(encoding="utf-8")) for file in files}
-
-
-def _rank_end(rank: int | str) -> str:
-    return f"rank-end-{rank}.json"
 
 
 def contradictions(environment: Mapping[str, str] = os.environ) -> list[str]:

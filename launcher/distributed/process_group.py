@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import TypeVar, cast
@@ -30,12 +30,13 @@ _ADVICE = f"(set {GLOO_INTERFACE} to the network interface by which the hosts re
 @dataclass(frozen=True)
 class ProcessGroup:
     """The connected group as one rank sees it; a world of 1 has no group. `tensor_parallel`: the number of neighbouring
-    ranks that split each sample's computation."""
+    ranks that split each sample's computation. `store`: the one at which the ranks met."""
 
     rank: int
     world: int
     device: torch.device
     tensor_parallel: int = 1
+    store: dist.Store | None = field(default=None, compare=False, repr=False)
 
     @property
     def data_parallel_size(self) -> int:
@@ -79,6 +80,18 @@ class ProcessGroup:
         values: list[T | None] = [None] * self.world
         dist.all_gather_object(values, value)
         return cast(list[T], values)
+
+    def first_to_claim(self, name: str) -> bool:
+        """Whether no rank has claimed this name before. No collective: other ranks may be waiting in one.
+
+        False also where the store is gone: it ends with rank 0, which has then reported by itself why it ended.
+        """
+        if self.store is None:
+            return True
+        try:
+            return bool(self.store.add(f"claimed/{name}", 1) == 1)
+        except dist.DistError:
+            return False
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -136,10 +149,10 @@ def connect(
             what = f"rank {info.rank} could not connect to the others: {first_line(error)} {_ADVICE}"
             raise UnreachablePeer(what) from error
     if accelerator is None:
-        return ProcessGroup(info.rank, info.world, torch.device("cpu"))
+        return ProcessGroup(info.rank, info.world, torch.device("cpu"), store=store)
     index = device_index(info, torch.accelerator.device_count(), accelerator.type)
     torch.accelerator.set_device_index(index)
-    return ProcessGroup(info.rank, info.world, torch.device(accelerator.type, index))
+    return ProcessGroup(info.rank, info.world, torch.device(accelerator.type, index), store=store)
 
 
 def device_index(info: RankInfo, count: int, kind: str, environment: Mapping[str, str] = os.environ) -> int:

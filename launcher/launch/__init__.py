@@ -15,6 +15,7 @@ from typing import Any, Literal
 from launcher.distributed.failure import Failure
 from launcher.distributed.heartbeat import HEARTBEATS
 from launcher.distributed.launch_env import LOOPBACK
+from launcher.distributed.rank_end import RankEnd
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import STOP_FILE
 
@@ -108,3 +109,13 @@ class RanksEnded:
     problems: list[str] = field(default_factory=list)
     failed: Failure | None = None
     closed: bool = False
+
+    @classmethod
+    def refused(cls, ends: Mapping[int, RankEnd]) -> "RanksEnded | None":
+        """Return the end of ranks of which one at least has met a mistake of the user, whatever befell the others;
+        None where none has."""
+        mistaken = [end for end in ends.values() if end["problems"]]
+        if not mistaken:
+            return None
+        reason = StopReason(max(end["reason"] for end in mistaken))
+        return cls(max(end["code"] for end in mistaken), reason, problems=mistaken[0]["problems"])

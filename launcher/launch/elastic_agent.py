@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.config.env_vars import OFFLINE, RANK_DEFAULTS
-from launcher.distributed import failure, heartbeat, logs, private_tmp, signals
+from launcher.distributed import failure, heartbeat, logs, private_tmp, rank_end, signals
 from launcher.distributed.exit_codes import DONE, FAILED
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import StopMonitor, write_stop_file
@@ -89,6 +89,8 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     finally:
         ended.set()
         rendezvous.shutdown()
+    if (refused := RanksEnded.refused(rank_end.read(spec.folder))) is not None:
+        return refused
     if result is None:  # torch's answer for a reserve that was never needed
         return RanksEnded(DONE, closed=True)
     if result.is_failed():
@@ -106,10 +108,9 @@ def _calling_method(depth: int = 2) -> str:
 
 def _combine(reports: Mapping[int, "RankReport"]) -> RanksEnded:
     """Combine what the ranks returned."""
-    problems: list[str] = next((report.problems for _, report in sorted(reports.items()) if report.problems), [])
     reason = max((report.reason for report in reports.values()), default=StopReason.NONE)
     code = max((report.code for report in reports.values()), default=0)
-    return RanksEnded(code, reason, reports[0].result if 0 in reports else {}, problems)
+    return RanksEnded(code, reason, reports[0].result if 0 in reports else {})
 
 
 def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec) -> failure.Failure:
@@ -170,9 +171,7 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
         exit_barrier_timeout=1,  # the nodes learn in the run folder how each ended, and wait for no dead one
         shutdown_timeout=_SECONDS_TO_LEAVE,
     )
-    agent.heartbeats = spec.heartbeats
-    if isinstance(agent, NodeAgent):
-        agent.start_folder = spec.start_folder
+    agent.rendezvous = spec
     return agent
 
 

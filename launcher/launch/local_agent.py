@@ -8,16 +8,16 @@ import logging
 import signal
 import sys
 import time
-from pathlib import Path
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import ProcessFailure
 
-from launcher.distributed import failure, heartbeat
+from launcher.distributed import failure, heartbeat, rank_end
 from launcher.distributed.descendants import kill_descendants
 from launcher.distributed.heartbeat import StallReport
 from launcher.distributed.signals import ForcedStop
+from launcher.launch import RendezvousSpec
 
 _SECONDS_TO_FOLLOW = 5.0
 """Seconds for the other ranks to end by themselves after one has failed."""
@@ -26,27 +26,38 @@ _log = logging.getLogger(__name__)
 
 
 class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
-    """`heartbeats`: the file of its ranks' positions (see launcher.distributed.heartbeat)."""
+    """`rendezvous`: where its ranks leave their positions and how they ended."""
 
-    heartbeats: Path
+    rendezvous: RendezvousSpec
     _stalls: StallReport
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        """Return the state of this machine's ranks: failed as soon as one has ended before all have finished."""
-        self._stalls.update(heartbeat.read(self.heartbeats))
+        """Return the state of this machine's ranks: failed as soon as one has ended before all have finished.
+
+        Ranks of which one has met a mistake of the user are not started again.
+        """
+        self._stalls.update(heartbeat.read(self.rendezvous.heartbeats))
         dead = self._dead()
-        if not dead:
-            return super()._monitor_workers(worker_group)
+        result = self._fail(worker_group, dead) if dead else super()._monitor_workers(worker_group)
+        if result.is_failed() and self._refused():
+            self._remaining_restarts = 0
+        return result
+
+    def _fail(self, worker_group: WorkerGroup, dead: list[int]) -> RunResult:
+        """End all ranks after the death of some. `dead`: their local numbers."""
         failures = {worker_group.workers[row].global_rank: self._failure(row) for row in dead}
-        if self._remaining_restarts > 0:
+        if self._remaining_restarts > 0 and not self._refused():
             most = worker_group.spec.max_restarts
             attempt, what = most - self._remaining_restarts + 1, failure.sentence(failure.first(failures))
             _log.warning("%s; starting the ranks again (%d of %d)", what, attempt, most)
         self._end_the_others()
         return RunResult(state=WorkerState.FAILED, failures=failures)
 
+    def _refused(self) -> bool:
+        return bool(rank_end.problems(rank_end.read(self.rendezvous.folder)))
+
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, str]:
-        heartbeat.create(self.heartbeats, worker_group.spec.local_world_size)
+        heartbeat.create(self.rendezvous.heartbeats, worker_group.spec.local_world_size)
         self._stalls = StallReport()
         started: dict[int, str] = super()._start_workers(worker_group)
         return started

@@ -8,13 +8,13 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.rendezvous import RendezvousError
 
 from launcher.distributed import node_rendezvous
+from launcher.distributed.node_rendezvous import NodeOutcome
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.launch.local_agent import LocalAgent
@@ -27,9 +27,6 @@ _LEAVE_SECONDS = 30.0
 
 
 class NodeAgent(LocalAgent):
-    """`start_folder`: the folder in which nodes post how they ended."""
-
-    start_folder: Path
     _last_check = 0.0
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -41,8 +38,8 @@ class NodeAgent(LocalAgent):
         if result.state is not WorkerState.HEALTHY or time.monotonic() - self._last_check < 1:
             return result
         self._last_check = time.monotonic()
-        outcomes = node_rendezvous.posted_outcomes(self.start_folder)
-        failed = any(outcome["failed"] is not None for outcome in outcomes)
+        outcomes = node_rendezvous.posted_outcomes(self.rendezvous.start_folder)
+        failed = any(map(has_failed, outcomes))
         alive = _alive_nodes(worker_group.spec.rdzv_handler)
         if not failed and (alive is None or alive + len(outcomes) >= worker_group.group_world_size):
             return result
@@ -64,6 +61,11 @@ def close_after_stop(rendezvous: "RendezvousHandler", stop: StopMonitor, ended: 
                 with suppress(RendezvousError):
                     rendezvous.set_closed()
             return
+
+
+def has_failed(outcome: NodeOutcome) -> bool:
+    """Whether ranks of a node have failed or met a mistake of the user: those of other nodes would wait for them."""
+    return outcome["failed"] is not None or bool(outcome["problems"])
 
 
 def _alive_nodes(rendezvous: "RendezvousHandler") -> int | None:

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import psutil
 
 from launcher.config.errors import UserError
-from launcher.distributed import failure, logs, output_streams, private_tmp
+from launcher.distributed import failure, logs, output_streams, private_tmp, rank_end
 from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT
 from launcher.distributed.signals import PARENT_DIED, StopReason
 from launcher.launch import Launch, RankResult, RendezvousSpec
@@ -30,13 +31,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RankReport:
-    """What a rank returns to the launcher. `reason`: why it left early. `result`: of an evaluation or a measurement.
-    `problems`: mistakes of the user."""
+    """What a rank returns to the launcher when all ranks have. `reason`: why it left early. `result`: of an evaluation
+    or a measurement."""
 
     code: int
     reason: StopReason = StopReason.NONE
     result: RankResult = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
 
 
 def entry(launch: Launch, spec: RendezvousSpec) -> RankReport:
@@ -71,10 +71,22 @@ def _exit_failed(error: BaseException) -> NoReturn:
             raise error  # which torch's handler formats
         except BaseException:
             get_error_handler().record_exception(error)
+    _exit(FAILED)
+
+
+def _exit_refused(
+    spec: RendezvousSpec, rank: int, code: int, reason: StopReason, problems: Sequence[object]
+) -> NoReturn:
+    """Report mistakes of the user and end the process: other ranks, which met none, may wait for this one."""
+    rank_end.write(spec.folder, rank, code, reason, problems)
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(FAILED)
+    os._exit(code)
 
 
 def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
@@ -109,9 +121,9 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
         return RankReport(code, stop.agreed)
     except UserError as error:
         _log.error(error)  # the launcher reports it to the user
-        return RankReport(INVALID_INPUT, stop.agreed, problems=[str(problem) for problem in error.problems])
+        _exit_refused(spec, info.rank, INVALID_INPUT, stop.agreed, error.problems)
     except RunReplaced as error:
-        return RankReport(FAILED, StopReason.REPLACED, problems=[str(error)])
+        _exit_refused(spec, info.rank, FAILED, StopReason.REPLACED, [error])
     except Exception as error:
         if failure.lost_a_peer(str(error)):
             _let_the_cause_fail_first(stop, spec)

@@ -6,27 +6,32 @@ launcher dies the kernel kills the starter, and its ranks save and leave. Their 
 opened beyond the loopback.
 """
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 
 from launcher.config import env_vars, paths
-from launcher.distributed import heartbeat, launch_env
+from launcher.distributed import heartbeat, rank_end
 from launcher.distributed.descendants import kill_descendants
-from launcher.distributed.exit_codes import FAILED, INVALID_INPUT
+from launcher.distributed.exit_codes import FAILED
 from launcher.distributed.failure import Failure
 from launcher.distributed.heartbeat import StallReport
-from launcher.distributed.launch_env import LauncherInfo, RankEnd
+from launcher.distributed.launch_env import LauncherInfo
+from launcher.distributed.rank_end import RankEnd
 from launcher.distributed.signals import PARENT_DIED, SIGNALS, StopReason, signal_on_parent_death
 from launcher.launch import Launch, RanksEnded, RendezvousSpec
 
 _LOG = "starter.log"
 _NO_REPORT = f"it was killed, or left, before it could say why (logs/{_LOG} may know)"
 _POLL_SECONDS = 0.2
+_SECONDS_TO_FOLLOW = 4.0
+"""Seconds for the other ranks to end after one has met a mistake of the user: fewer than a rank that lost another waits
+to be ended (launcher.worker), so that no starter starts them again."""
 
 
 def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
@@ -43,18 +48,22 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     environment = {**os.environ, **env_vars.RANK_DEFAULTS, **own, **launch.env}
     with (logs / _LOG).open("wb") as log:  # the starter's own traceback after that of a rank adds nothing
         child = subprocess.Popen(command, env=environment, stderr=log, process_group=0)
-    code = _wait(child, spec.heartbeats)
-    return _combine(code, launch_env.rank_ends(spec.folder), launch.ranks)
+    code = _wait(child, spec)
+    return _combine(code, rank_end.read(spec.folder), launch.ranks)
 
 
-def _wait(child: "subprocess.Popen[bytes]", heartbeats: Path) -> int:
-    """Return the exit code of the child. An exception kills the child and its ranks first."""
-    stalls = StallReport()
+def _wait(child: "subprocess.Popen[bytes]", spec: RendezvousSpec) -> int:
+    """Return the exit code of the child. A mistake of the user and an exception kill the child and its ranks first."""
+    stalls, refused_at = StallReport(), math.inf
     try:
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return child.wait(_POLL_SECONDS)
-            stalls.update(heartbeat.read(heartbeats))
+            stalls.update(heartbeat.read(spec.heartbeats))
+            if refused_at == math.inf and rank_end.problems(rank_end.read(spec.folder)):
+                refused_at = time.monotonic()
+            if time.monotonic() - refused_at > _SECONDS_TO_FOLLOW:
+                kill_descendants()
     except BaseException:
         kill_descendants()
         raise
@@ -62,10 +71,9 @@ def _wait(child: "subprocess.Popen[bytes]", heartbeats: Path) -> int:
 
 def _combine(code: int, ends: Mapping[int, RankEnd], ranks: int) -> RanksEnded:
     """Combine the reports of the ranks. They count where all ranks reported, unless the starter failed itself."""
-    problems: list[str] = next((end["problems"] for _, end in sorted(ends.items()) if end["problems"]), [])
+    if (refused := RanksEnded.refused(ends)) is not None:
+        return refused
     reason = StopReason(max((end["reason"] for end in ends.values()), default=0))
-    if problems:
-        return RanksEnded(INVALID_INPUT, reason, problems=problems)
     if code == 0 and len(ends) == ranks:
         return RanksEnded(max(end["code"] for end in ends.values()), reason)
     failures = [Failure(rank, 1, end["error"], end["traceback"], 0) for rank, end in ends.items() if end["error"]]

@@ -5,6 +5,7 @@ metrics.jsonl: a training step (`step, loss, grad_norm, lr, samples, tokens, sec
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,3 +56,15 @@ class Sink(ABC, Generic[C_co]):
     @abstractmethod
     def close(self, finished: bool) -> None:
         """Close the sink at the end of a start. `finished`: all steps of the run are done."""
+
+
+def close_all(sinks: Sequence[Sink[Plugin]], finished: bool, failing: bool) -> None:
+    """Close every sink, then raise the first error of one, unless another error is on its way (`failing`)."""
+    errors = list[Exception]()
+    for sink in sinks:
+        try:
+            sink.close(finished)
+        except Exception as error:
+            errors.append(error)
+    if errors and not failing:
+        raise errors[0]

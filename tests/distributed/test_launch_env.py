@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from launcher.config.errors import UserError
-from launcher.distributed import launch_env
 from launcher.distributed.launch_env import LauncherInfo, RankInfo, contradictions, rank_info
 from launcher.distributed.process_group import device_index, require
-from launcher.distributed.signals import StopReason
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 DEEPSPEED = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", "CROSS_SIZE": "4"}
@@ -146,13 +144,7 @@ def test_what_was_planned_for_a_gpu_does_not_train_on_the_cpu(monkeypatch):
         require("xpu")
 
 
-def test_the_report_of_a_rank_reaches_the_launcher(tmp_path):
+def test_a_rank_behind_another_starter_knows_its_launcher(tmp_path):
     info = LauncherInfo(tmp_path, 7, 0.5)
     assert LauncherInfo.of(info.variables()) == info
     assert LauncherInfo.of({}) is None
-    info.report(3, 1, StopReason.NONE, [], ValueError("no"))
-    ends = launch_env.rank_ends(tmp_path)
-    assert list(ends) == [3]
-    end = ends[3]
-    assert (end["code"], end["reason"], end["problems"], end["error"]) == (1, 0, [], "ValueError: no")
-    assert end["traceback"] == "ValueError: no\n"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from support import ranks
 
-from launcher.distributed.launch_env import UnreachablePeer
+from launcher.distributed import process_group
+from launcher.distributed.launch_env import RankInfo, UnreachablePeer
 from launcher.distributed.process_group import exchange
 
 
@@ -44,3 +45,19 @@ def test_a_silent_rank_is_named_with_its_host():
     said = ranks.on_ranks(3, greeted, 1)
     assert all(re.match(rf"rank {r} on n{r} and rank \d on n\d cannot exchange a message: ", said[r]) for r in (0, 2))
     assert any("rank 1 on n1" in one for one in said)
+
+
+def claimed(process):
+    said = process.first_to_claim("a"), process.first_to_claim("b" if process.rank else "c")
+    process.barrier()  # a rank that leaves closes connections that others may still be making
+    return said
+
+
+def test_one_rank_claims_a_name():
+    said = ranks.on_ranks(3, claimed)
+    assert sorted(first for first, _ in said) == [False, False, True]
+    assert sorted(second for _, second in said) == [False, True, True]
+
+
+def test_a_rank_alone_claims_every_name():
+    assert process_group.connect(RankInfo(), "cpu").first_to_claim("a")

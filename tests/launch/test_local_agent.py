@@ -11,6 +11,7 @@ import support
 # Rank 1 misbehaves at its third loss in the training loop, as WHAT says.
 MISBEHAVING = """
 import os, sys, threading, time, traceback
+from launcher.config.errors import Problem, UserError
 from launcher.tasks import tabular_regression as _base
 
 class Config(_base.Config):
@@ -34,6 +35,7 @@ class Task(_base.Task):
     def leaves(self): os._exit(0)
     def raises(self): raise BaseException("the base of all")
     def stands(self): time.sleep(600)
+    def meets_a_mistake(self): raise UserError(Problem("task.own", "no number"))
     def raises_beside_a_thread(self):
         threading.Thread(target=time.sleep, args=(600,)).start()
         raise RuntimeError("with a thread")
@@ -76,6 +78,32 @@ def test_a_rank_under_another_starter_is_named_with_its_error(workspace, monkeyp
     assert "RuntimeError: with a thread; no checkpoint" in told[0]
     assert "torch/distributed/elastic" not in failed.stderr
     assert "with a thread" in Path("runs/x/logs/rank1.log").read_text()
+
+
+STARTS = {
+    "run": [*support.command("run", "recipe.yaml", "--ranks", 2, "--max-restarts", 1)],
+    "via torchrun": [*support.command("run", "recipe.yaml", "--ranks", 2, "--max-restarts", 1, "--via", "torchrun")],
+    "by hand": support.starts("recipe.yaml", 2)["by hand"],
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_mistake_of_the_user_that_one_rank_meets_is_read_once_and_nothing_is_started_again(
+    workspace, monkeypatch, start
+):
+    """Some 8 s each. What each start alone proves: that the mistake of a rank reaches the user past the failures of the
+    ranks that lost it. torchrun itself exits with 1 for every failure."""
+    support.plugin("misbehaving", MISBEHAVING)
+    support.write(support.small("x", train__steps=20, task__kind="own.misbehaving"))
+    monkeypatch.setenv("WHAT", "meets_a_mistake")
+    failed = subprocess.run(STARTS[start], capture_output=True, text=True, timeout=100, check=False)
+    assert failed.returncode == (1 if start == "by hand" else 2), failed.stderr
+    said = [line for line in failed.stderr.splitlines() if "task.own: no number" in line]
+    assert said == ["task.own: no number"], failed.stderr
+    for words in ("starting the ranks again", "Connection closed", "rank 0"):
+        assert start == "by hand" or words not in failed.stderr
+    log = Path("runs/x/logs/rank1.log").read_text()
+    assert log.count("task.own: no number") == 1
 
 
 def test_the_stalled_rank_is_named_and_not_the_one_that_gave_up(workspace, monkeypatch):
