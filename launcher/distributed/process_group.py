@@ -101,7 +101,9 @@ class ProcessGroup:
     def ensure_initialized(self) -> None:
         """Create a process group also where this rank is alone, for libraries that require one. No port is opened."""
         if not dist.is_initialized():
-            dist.init_process_group(_backend(self.device), store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(
+                _backend(self.device), store=dist.HashStore(), rank=0, world_size=1, device_id=_device_id(self.device)
+            )
 
     def close(self) -> None:
         """Destroy the group, if there is one."""
@@ -135,24 +137,31 @@ def connect(
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() // info.local_world))
-    accelerator = None if device == "cpu" else torch.accelerator.current_accelerator(check_available=True)
+    own = _own_device(info, device)
+    if own.type != "cpu":
+        torch.accelerator.set_device_index(own.index)
     if info.world > 1:
         if info.local_world == info.world:
             os.environ.setdefault(GLOO_INTERFACE, "lo")
         initialize = partial(
-            dist.init_process_group, _backend(accelerator), init_method="env://" if store is None else None,
-            store=store, rank=info.rank, world_size=info.world, timeout=timeout,
+            dist.init_process_group, _backend(own), init_method="env://" if store is None else None,
+            store=store, rank=info.rank, world_size=info.world, timeout=timeout, device_id=_device_id(own),
         )  # fmt: skip
         try:
             initialize() if should_stop is None else interruptible(initialize, should_stop)
         except RuntimeError as error:
             what = f"rank {info.rank} could not connect to the others: {first_line(error)} {_ADVICE}"
             raise UnreachablePeer(what) from error
+    return ProcessGroup(info.rank, info.world, own, store=store)
+
+
+def _own_device(info: RankInfo, device: str | None) -> torch.device:
+    """Return the device of this rank. Raises UserError."""
+    accelerator = None if device == "cpu" else torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
-        return ProcessGroup(info.rank, info.world, torch.device("cpu"), store=store)
+        return torch.device("cpu")
     index = device_index(info, torch.accelerator.device_count(), accelerator.type)
-    torch.accelerator.set_device_index(index)
-    return ProcessGroup(info.rank, info.world, torch.device(accelerator.type, index), store=store)
+    return torch.device(accelerator.type, index)
 
 
 def device_index(info: RankInfo, count: int, kind: str, environment: Mapping[str, str] = os.environ) -> int:
@@ -191,8 +200,14 @@ def exchange(process: ProcessGroup, hosts: Sequence[str], timeout: timedelta = _
             raise UnreachablePeer(f"{pair} cannot exchange a message: {first_line(error)} {_ADVICE}") from error
 
 
-def _backend(device: torch.device | None) -> str:
+def _device_id(device: torch.device) -> torch.device | None:
+    """Return the device that a group is bound to, so that NCCL connects at once, and on the right one; None for a
+    CPU."""
+    return None if device.type == "cpu" else device
+
+
+def _backend(device: torch.device) -> str:
     """Return the backend: gloo, and beside it the one for an accelerator's tensors."""
-    if device is None or device.type == "cpu":
+    if device.type == "cpu":
         return "gloo"
     return f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device.type)}"

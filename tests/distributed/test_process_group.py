@@ -4,6 +4,8 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
 from support import ranks
 
 from launcher.distributed import process_group
@@ -61,3 +63,19 @@ def test_one_rank_claims_a_name():
 
 def test_a_rank_alone_claims_every_name():
     assert process_group.connect(RankInfo(), "cpu").first_to_claim("a")
+
+
+def test_a_group_is_bound_to_the_device_of_its_rank_which_is_set_before(monkeypatch):
+    """No GPU is needed: which calls are made, and in which order."""
+    calls = []
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", lambda index: calls.append(("set", index)))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **kw: calls.append((backend, kw["device_id"])))
+    group = process_group.connect(RankInfo(5, 8, 1, 4), store=dist.HashStore())
+    assert calls == [("set", 1), ("cpu:gloo,cuda:nccl", torch.device("cuda", 1))]
+    assert group.device == torch.device("cuda", 1)
+    calls.clear()
+    process_group.ProcessGroup(0, 1, torch.device("cuda", 0)).ensure_initialized()
+    process_group.ProcessGroup(0, 1, torch.device("cpu")).ensure_initialized()
+    assert calls == [("cpu:gloo,cuda:nccl", torch.device("cuda", 0)), ("gloo", None)]
