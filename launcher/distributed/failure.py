@@ -10,13 +10,17 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import ProcessFailure
 
 _LOST_PEER_WORDS = (
-    "connection closed by peer",
-    "connection reset",
-    "connection refused",
-    "broken pipe",
-    "socket timeout",
-    "gloo",
-)
+    # gloo (transport/tcp/pair.cc, unbound_buffer.cc)
+    "connection closed by peer", "connection reset", "connection refused", "broken pipe",
+    "ms for recv operation to complete", "ms for send operation to complete", "application timeout caused pair closure",
+    "connectfullmesh failed with",
+    # NCCL (ncclGetErrorString, and its last error) and ProcessGroupNCCL
+    "ncclremoteerror", "remote process exited or there was a network error", "closed by remote peer",
+    "got completion from peer", "watchdog caught collective operation timeout", "nccl communicator was aborted",
+    # torch's stores
+    "socket timeout", "wait timeout", "connection was likely closed", "remote peer closed the connection",
+)  # fmt: skip
+"""Sentences of the libraries' errors in a rank that another one has left waiting, in lower case."""
 _NO_ERROR_FILE = "To enable traceback see"
 """Beginning of torch's message for a rank that died before it could write an error file."""
 
@@ -46,6 +50,11 @@ class Failure:
     def echo(self) -> bool:
         """Whether this rank only lost a peer, and is not the cause."""
         return self.code >= 0 and lost_a_peer(self.message)
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether this rank may only have waited in vain: NCCL's watchdog aborts the process after the timeout."""
+        return self.echo or self.code == -signal.SIGABRT
 
 
 def lost_a_peer(message: str) -> bool:

@@ -114,13 +114,13 @@ def _combine(reports: Mapping[int, "RankReport"]) -> RanksEnded:
 
 
 def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec) -> failure.Failure:
-    """Return the rank that failed first. Where those that failed only lost a peer, return the one they waited for."""
+    """Return the rank that failed first. Where those that failed only waited for another, return that one."""
     first = failure.first(failures)
     positions = heartbeat.read(spec.heartbeats)
     behind = heartbeat.behind(positions)
     stalled = min((time.monotonic() - position.time for position in behind), default=0.0)
     if (
-        not first.echo
+        not first.gave_up
         or stalled < _STALL_SECONDS
         or len(behind) == len(positions)
         or failures.keys() & {position.rank for position in behind}

@@ -1,7 +1,11 @@
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
-from launcher.distributed import failure
+import pytest
+
+from launcher.distributed import failure, heartbeat
+from launcher.launch import RendezvousSpec, elastic_agent
 
 
 def told(code=1, message="", traceback="", time=0):
@@ -44,3 +48,49 @@ def test_a_rank_that_died_without_an_error_file_is_reported_without_torchs_advic
         "rank 2 failed: exit code 1 before it could say why (look at what was printed before); start it again and it "
         "goes on from step 40\n  its log: logs/rank2.log"
     )
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "RuntimeError: [/pytorch/third_party/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.2]:7",
+        "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting "
+        "1800000ms for recv operation to complete",
+        "RuntimeError: Gloo connectFullMesh failed with [../third_party/gloo/gloo/transport/tcp/pair.cc:144] no error",
+        "DistBackendError: NCCL error in: NCCLUtils.hpp:268, remote process exited or there was a network error, "
+        "NCCL version 2.21.5\nncclRemoteError: A call failed possibly due to a network error or a remote process "
+        "exiting prematurely.",
+        "RuntimeError: Last error:\nNET/IB : Got completion from peer 10.0.0.2<38129> with error 12, opcode 0, len 0",
+        "DistBackendError: NCCL error in: NCCLUtils.hpp:317, internal error - please report this issue to the NCCL "
+        "developers, NCCL version 2.18.1\nLast error:\nNet : Connection closed by remote peer b<47861>",
+        "DistBackendError: [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, OpType=ALLREDUCE, "
+        "Timeout(ms)=600000) ran for 600081 milliseconds before timing out.",
+        "DistBackendError: NCCL communicator was aborted on rank 0.",
+    ],
+)
+def test_the_errors_of_gloo_and_nccl_in_a_rank_that_another_has_left_are_echoes(message):
+    assert failure.first({0: told(message=message, time=1), 1: told(message="ValueError: mine", time=2)}).rank == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "FileNotFoundError: [Errno 2] No such file or directory: '/data/gloo/train.txt'",
+        "ModuleNotFoundError: No module named 'my_gloo_tools'",
+        "DistBackendError: NCCL error in: NCCLUtils.hpp:268, unhandled cuda error, NCCL version 2.21.5\n"
+        "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'",
+    ],
+)
+def test_an_error_that_only_names_a_library_is_a_cause(message):
+    assert not failure.lost_a_peer(message)
+
+
+@pytest.mark.parametrize(("code", "named"), [(-signal.SIGABRT, 1), (-signal.SIGKILL, 0)])
+def test_a_rank_that_nccls_watchdog_has_aborted_waited_for_the_stalled_one(tmp_path, code, named):
+    spec = RendezvousSpec(tmp_path)
+    heartbeat.create(spec.heartbeats, 2)
+    for rank, step in ((0, 3), (1, 2)):
+        heartbeat.Heartbeat(spec.heartbeats, rank, rank).beat(heartbeat.Stage.FORWARD, step)
+    rows = heartbeat._map(spec.heartbeats, "r+")
+    rows[:, 4] -= 3600 * 10**9
+    assert elastic_agent._cause({0: told(code=code)}, spec).rank == named
