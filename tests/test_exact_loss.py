@@ -23,8 +23,8 @@ def gradients(process, folder, max_tokens, step):
     batch = run.batches.dataset[step]
     whole = step_sync.sync_step_info(process, batch)
     loss = gradient.accumulate(run, batch, whole.weight)
-    bare = getattr(run.engine.module, "module", run.engine.module)
-    found = {n: p.grad.double().numpy() for n, p in bare.named_parameters() if p.grad is not None}
+    named = run.engine.unwrapped.named_parameters()
+    found = {n: p.grad.double().numpy() for n, p in named if p.grad is not None}
     shape = [len(m["inputs"]["input_ids"]) for m in batch.micro_batches]
     return {"gradients": found, "loss": loss, "weight": batch.weight, "shape": shape, "digest": whole.digest}
 

@@ -44,8 +44,7 @@ def evaluate(folder: Path, group: ProcessGroup, which: str | int) -> Evaluation:
     if built.validation is None:
         raise UserError(f"{run.folder.recipe}: data.validation: there is nothing to evaluate on (add it to the recipe)")
     task = built.task
-    unwrapped = getattr(built.engine.module, "module", built.engine.module)  # replicated: each rank has it whole
-    outputs = loop.outputs(built, evaluation.Generating(task, unwrapped) if generates else task)
+    outputs = loop.outputs(built, evaluation.Generating(task, built.engine.unwrapped) if generates else task)
     metrics = task.metrics(outputs)
     if generates:
         metrics |= task.generation_metrics(outputs, tokenizer.load(str(run.folder.tokenizer), "tokenizer"))

@@ -33,6 +33,9 @@ class Engine(ABC):
 
     module: "torch.nn.Module"
     """The wrapped model, for training and evaluation."""
+    unwrapped: "torch.nn.Module"
+    """The model itself, whose parameter names are canonical: what a forward of its own, such as `generate`, is called
+    on."""
     rehearsals: int = 0
     """The number of backwards to run, and drop, before the first step."""
 

@@ -47,7 +47,8 @@ class FsdpEngine(TorchEngine):
     def partial(self, process: ProcessGroup) -> list[str]:
         """The parameters that ranks of the tensor axis hold in common, but with different gradients: each rank has a
         part of the gradient, and nothing adds them up. All ranks call it."""
-        named = [(n, p) for n, p in self._model.named_parameters() if p.grad is not None and not _is_tensor_sharded(p)]
+        trained = [(n, p) for n, p in self.unwrapped.named_parameters() if p.grad is not None]
+        named = [(n, p) for n, p in trained if not _is_tensor_sharded(p)]
         norms = np.array([float(local(p.grad).double().norm()) for _, p in named])
         every = process.all_gather(norms).reshape(-1, process.tensor_parallel, len(named))
         apart = np.ptp(every, axis=1) > 1e-3 * every.max(axis=1) + 1e-12

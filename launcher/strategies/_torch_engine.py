@@ -10,13 +10,10 @@ from launcher.strategies import Engine
 
 
 class TorchEngine(Engine):
-    """`module` is the wrapped model; `model` the unwrapped one, whose parameter names are canonical. In this base class
-    each rank holds the whole model and the same gradients."""
+    """In this base class each rank holds the whole model and the same gradients."""
 
-    rehearsals = 0
-
-    def __init__(self, module: torch.nn.Module, model: torch.nn.Module, optimizer: torch.optim.Optimizer):
-        self.module, self._model, self._optimizer = module, model, optimizer
+    def __init__(self, module: torch.nn.Module, unwrapped: torch.nn.Module, optimizer: torch.optim.Optimizer):
+        self.module, self.unwrapped, self._optimizer = module, unwrapped, optimizer
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[torch.nn.Module]:
@@ -31,7 +28,7 @@ class TorchEngine(Engine):
     def nonfinite(self) -> dict[str, bool]:
         return {
             name: p.grad is not None and not bool(torch.isfinite(local(p.grad)).all())
-            for name, p in self._model.named_parameters()
+            for name, p in self.unwrapped.named_parameters()
             if p.requires_grad
         }
 
@@ -48,10 +45,10 @@ class TorchEngine(Engine):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         self._prime()
-        state = {f"model.{name}": p.detach() for name, p in self._model.named_parameters()}
-        kept = self._model.state_dict().keys()
-        state |= {f"model.{name}": b for name, b in self._model.named_buffers() if name in kept}
-        for name, parameter in self._model.named_parameters():
+        state = {f"model.{name}": p.detach() for name, p in self.unwrapped.named_parameters()}
+        kept = self.unwrapped.state_dict().keys()
+        state |= {f"model.{name}": b for name, b in self.unwrapped.named_buffers() if name in kept}
+        for name, parameter in self.unwrapped.named_parameters():
             for moment, value in self._optimizer.state.get(parameter, {}).items():
                 state[f"optimizer.{name}.{moment}"] = value
         return state

@@ -77,10 +77,8 @@ class Zero0(_Boundary, TorchEngine):
 class _Partitioned(_Boundary):
     """ZeRO 1 to 3: the tensors of the optimiser are flat partitions of all parameters of a group."""
 
-    rehearsals = 0
-
     def __init__(self, engine: torch.nn.Module, unwrapped: EngineParts):
-        self.module, self._model, self._zero = engine, unwrapped.model, engine.optimizer
+        self.module, self.unwrapped, self._zero = engine, unwrapped.model, engine.optimizer
         self._zero.torch_autocast_gradscaler = None  # the loss scale is the launcher's
         self._zero.custom_loss_scaler, self._zero.external_loss_scale = True, 1.0
         self._mesh = init_device_mesh(unwrapped.process.device.type, (unwrapped.process.world,))
@@ -132,10 +130,10 @@ class _Partitioned(_Boundary):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         state = dict[str, torch.Tensor]()
-        for name, parameter in self._model.named_parameters():
+        for name, parameter in self.unwrapped.named_parameters():
             state[f"model.{name}"] = self._rows(self._weight(parameter), parameter)
-        kept = self._model.state_dict().keys()
-        state |= {f"model.{name}": b for name, b in self._model.named_buffers() if name in kept}
+        kept = self.unwrapped.state_dict().keys()
+        state |= {f"model.{name}": b for name, b in self.unwrapped.named_buffers() if name in kept}
         for name, parameter in self._trained.items():
             for moment in self._moments:
                 state[f"optimizer.{name}.{moment}"] = self._rows(self._moment(parameter, moment), parameter)
@@ -148,7 +146,7 @@ class _Partitioned(_Boundary):
         if len(set(steps)) > 1:
             what = f"DeepSpeed counts one number of steps for all parameters, these have {min(steps):.0f} to"
             raise UserError(Problem("strategy", f"{what} {max(steps):.0f} (take ddp or fsdp to go on from here)"))
-        for name, parameter in self._model.named_parameters():
+        for name, parameter in self.unwrapped.named_parameters():
             self._set_weight(parameter, _whole(state[f"model.{name}"]))
         for name, parameter in self._trained.items():
             for moment in self._moments:
