@@ -53,7 +53,7 @@ class Sink(sinks.Sink[Config]):
         self._seconds, self._tokens, self._speed, self._printed_at = about.seconds, about.tokens, 0.0, 0.0
         self._skipped, self._overflows, self._pace = about.skipped, about.overflows, StepPace()
         start = f", from step {about.start}" if about.start else ""
-        self._say(f"[bold]{about.name}[/]: {about.steps} steps{start}; global batch {about.equation}")
+        self._say(f"[bold]{escape(about.name)}[/]: {about.steps} steps{start}; global batch {escape(about.equation)}")
         for note in about.notes:
             self._say(f"[yellow]note[/]: {escape(note)}")
         self._bar: Progress | None = None
@@ -72,7 +72,7 @@ class Sink(sinks.Sink[Config]):
             self._train(record)
         else:
             names = [key for key in record if key.startswith("eval/") and key.count("/") == 1]
-            values = "  ".join(f"{key.removeprefix('eval/')} {record[key]:.4g}" for key in names)
+            values = "  ".join(f"{escape(key.removeprefix('eval/'))} {record[key]:.4g}" for key in names)
             self._say(f"step {record['step']:>6}  [bold]evaluation[/]  {values}")
 
     def _train(self, record: Record) -> None:

@@ -83,7 +83,7 @@ def _repeat(batch: "RankBatch") -> "Iterator[RankBatch]":
 
 def _print_step(record: JsonObject, console: Console) -> None:
     text = "step {step:>3}  loss {loss:.6f}  grad_norm {grad_norm:.4f}  lr {lr:.2e}  data {data}".format(**record)
-    console.print(text, highlight=False)
+    console.print(text, highlight=False, markup=False)
 
 
 def _verdict(losses: list[float], console: Console) -> int:
@@ -112,10 +112,10 @@ def _show(prepared: run_setup.PreparedRun, run: "Run", shown: int, console: Cons
     console.print(samples)
     table = Table("micro-batch", "shape", "dtype", "range", box=None, pad_edge=False)
     for name, tensor in _flat(batches[0].micro_batches[0]):
-        table.add_row(name, str(tuple(tensor.shape)), str(tensor.dtype), f"{tensor.min():g} … {tensor.max():g}")
+        table.add_row(escape(name), str(tuple(tensor.shape)), str(tensor.dtype), f"{tensor.min():g} … {tensor.max():g}")
     console.print(table)
-    console.print(f"{type(run.engine.module).__name__} on {run.process.device}", highlight=False)
-    console.print(f"global batch {prepared.plan.equation}", highlight=False)
+    console.print(f"{type(run.engine.module).__name__} on {run.process.device}", highlight=False, markup=False)
+    console.print(f"global batch {prepared.plan.equation}", highlight=False, markup=False)
 
 
 def _flat(batch: "Mapping[str, torch.Tensor | Mapping[str, torch.Tensor]]") -> "list[tuple[str, torch.Tensor]]":

@@ -34,7 +34,7 @@ def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, conso
     else:
         _show(saved.step, baseline, metrics, report, console)
         if cut := str(prepared.facts.cut.get("validation", "")):
-            console.print(f"note: {cut}", highlight=False, soft_wrap=True)
+            console.print(f"note: {cut}", highlight=False, markup=False, soft_wrap=True)
     with disk_full.reported(prepared.folder.report):
         files = _write(prepared.folder, saved.step, {"metrics": metrics, "baseline": baseline, "report": report})
     if not as_json:

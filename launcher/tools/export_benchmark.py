@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from launcher.prepare import run_setup
@@ -149,9 +150,9 @@ def show(rows: Sequence[MeasuredModel], notes: Sequence[str], console: Console) 
     table = Table(box=None, pad_edge=False)
     table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name.replace("_", " "), justify="right", overflow="fold")
+        table.add_column(escape(name.replace("_", " ")), justify="right", overflow="fold")
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(escape, line))
     console.print(table)
     for note in notes:
-        console.print(note, highlight=False)
+        console.print(note, highlight=False, markup=False)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from launcher.config import kinds, load
@@ -126,12 +127,12 @@ def show(rows: Sequence[Row], precision: str, console: Console) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     for row in rows:
-        verdict = "[green]same[/]" if row.ok else f"[red]{row.wrong or 'differs'}[/]"
+        verdict = "[green]same[/]" if row.ok else f"[red]{escape(row.wrong or 'differs')}[/]"
         cells = [""] * 6
         if row.losses:
             cells = [f"{row.losses[-1]:.4f}", f"{row.grad_norms[-1]:.4f}", f"{row.first:.0e}", f"{row.largest:.0e}"]
             cells += [f"{row.tokens_per_second:,.0f}", f"{row.memory / 2**20:,.0f}"]
-        table.add_row(row.layout, str(row.ranks), *cells, verdict)
+        table.add_row(escape(row.layout), str(row.ranks), *cells, verdict)
     console.print(table)
     console.print(
         f"loss and gradient norm of the last step; in {precision}, how far both are from one process, relatively: at "

@@ -16,7 +16,7 @@ def show(console: Console) -> None:
     """Print one row per recipe with the first sentence of its comment."""
     table = Table("recipe", "what", box=None, pad_edge=False)
     for file in load.shipped("recipes"):
-        table.add_row(file.stem, escape(first_sentence(file.read_text(encoding="utf-8"))))
+        table.add_row(escape(file.stem), escape(first_sentence(file.read_text(encoding="utf-8"))))
     console.print(table)
 
 

@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from launcher.config import paths
@@ -68,7 +69,7 @@ def _show(summary: JsonObject, file: Path, console: Console) -> None:
     for name, metric in summary["metrics"].items():
         if "/" not in name:
             numbers = metric["mean"], metric["std"], min(metric["values"]), max(metric["values"])
-            table.add_row(name, *(f"{number:.4f}" for number in numbers))
+            table.add_row(escape(name), *(f"{number:.4f}" for number in numbers))
     if table.row_count:
         console.print("the last evaluation of each run")
         console.print(table)

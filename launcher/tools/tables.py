@@ -108,10 +108,12 @@ def print_facts(known: Facts, folder: object, console: Console) -> None:
     for column, justify in (("side", "left"), ("samples", "right"), ("tokens", "right"), ("a sample", "right")):
         table.add_column(column, justify="left" if justify == "left" else "right")
     for side, count in known.samples.items():
-        table.add_row(side, f"{count:,}", f"{known.tokens[side]:,}", f"{known.tokens[side] / max(1, count):.1f}")
+        table.add_row(
+            escape(side), f"{count:,}", f"{known.tokens[side]:,}", f"{known.tokens[side] / max(1, count):.1f}"
+        )
     console.print(table)
     if known.left_out:
-        console.print(f"left out: {_left_out(known.left_out)}", highlight=False)
+        console.print(f"left out: {_left_out(known.left_out)}", highlight=False, markup=False)
     for note in [*cut_notes(known), *known.notes]:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     if known.counts:
@@ -133,7 +135,7 @@ def print_metrics(
     table.add_column()
     table.add_column(justify="right")
     for name, value in {**plain, **baseline}.items():
-        table.add_row(name.removeprefix("eval/").replace("_", " "), f"{value:.4f}")
+        table.add_row(escape(name.removeprefix("eval/").replace("_", " ")), f"{value:.4f}")
     console.print(table)
     scores = [name.removeprefix("eval/") for name in plain if any(k.startswith(f"{name}/") for k in values)]
     labels = [k.split("/", 2)[2] for k in values if scores and k.startswith(f"eval/{scores[0]}/")]
@@ -155,7 +157,7 @@ def _by_class(rows: Mapping[str, Mapping[str, float]], console: Console) -> None
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
     for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(escape(name), justify="right", no_wrap=True)
     for label, values in rows.items():
         table.add_row(escape(label), *(f"{values[n]:,.0f}" if n == "support" else f"{values[n]:.4f}" for n in names))
     console.print(table)

@@ -114,3 +114,8 @@ def test_the_time_left_does_not_go_by_the_steps_that_compile_or_stand_out(lines,
     assert left[0] == "18 h left"
     assert left[9] == "26 min left"
     assert {line.split()[0] for line in left[9:]} <= {"26", "27", "28", "29"}
+
+
+def test_names_of_runs_and_metrics_are_told_as_they_are(lines):
+    found = lines([{"step": 1, "eval/top[bold]": 0.5}], name="run[red]")
+    assert found[0].startswith("run[red]: 6 steps") and found[1].endswith("top[bold] 0.5")
