@@ -1,5 +1,6 @@
 """A progress bar with loss, tokens/s and remaining time; plain lines where the output is no terminal."""
 
+import math
 import statistics
 import time
 from collections import deque
@@ -50,7 +51,7 @@ class Sink(sinks.Sink[Config]):
     def __init__(self, config: Config, about: RunInfo):
         self._every, self._steps = config.every, about.steps
         self._rich = Rich(highlight=False)
-        self._seconds, self._tokens, self._speed, self._printed_at = about.seconds, about.tokens, 0.0, 0.0
+        self._seconds, self._tokens, self._speed, self._printed_at = about.seconds, about.tokens, 0.0, -math.inf
         self._skipped, self._overflows, self._pace = about.skipped, about.overflows, StepPace()
         start = f", from step {about.start}" if about.start else ""
         self._say(f"[bold]{escape(about.name)}[/]: {about.steps} steps{start}; global batch {escape(about.equation)}")
