@@ -1,6 +1,7 @@
 """Labels of words as labels of tokens."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -12,43 +13,86 @@ from launcher.tasks import IGNORE, FeatureContext, Features, _labels, _token_bat
 Ints = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class _Alignment:
+    """The words of rows as truncated token sequences, special tokens included.
+
+    tokens: of the rows that have any. words: the number of each token's word in its row, -1 for a special token.
+    begins: whether a token is the first of its word. nonempty, truncated: whether a row has tokens, and whether it is
+    cut, for every row of the batch.
+    """
+
+    tokens: TokenArrays
+    words: Ints
+    begins: NDArray[np.bool_]
+    nonempty: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
 def features(batch: pa.RecordBatch, context: FeatureContext, label_all: bool) -> Features:
     """Return rows of words as truncated token sequences with labels, without rows that have no token. label_all:
     whether further tokens of a word get its label too."""
-    encoder, words = context.encoder, batch.column("words")
+    words = batch.column("words")
+    aligned = _align(words, context)
+    counts = words.value_lengths().to_numpy().astype(np.int64)
+    names: list[str] = context.survey["labels"]
+    known = np.full(counts.sum(), IGNORE, dtype=np.int64)
+    labels = np.full(len(aligned.words), IGNORE, dtype=np.int64)
+    if "labels" in batch.schema.names:
+        known = _labels.indices(batch.column("labels").flatten(), names, f"{context.key}.labels").to_numpy()
+        labels = _token_labels(aligned, known, counts, names, label_all)
+    last, seen = _reached(aligned)
+    columns = {"labels": labels, "words": np.where(aligned.begins, aligned.words, -1)}
+    lists = {
+        name: _token_batches.lists(aligned.tokens, pa.array(values.astype(np.int32)))
+        for name, values in columns.items()
+    }
+    lists["row_labels"] = _row_labels(known, counts, aligned.nonempty, seen[aligned.nonempty])
+    table = _token_batches.table(aligned.tokens, context.encoder.vocab_size, **lists)
+    empty = int(np.count_nonzero(~aligned.nonempty))
+    return Features(table, empty, _cut(known, counts, aligned.truncated, last, names))
+
+
+def _align(words: pa.Array, context: FeatureContext) -> _Alignment:
+    """Encode rows of words, and find the word of each token."""
+    encoder = context.encoder
     encoded, numbers = encoder.words(words)
     nonempty = encoded.lengths > 0
     room = context.max_length - len(encoder.prefix) - len(encoder.suffix)
     truncated = encoded.lengths > room
     words_of_tokens = TokenArrays(numbers.astype(np.uint32), encoded.offsets, encoded.begins)  # cut as the tokens are
     zeros = [np.zeros_like(tokens) for tokens in (encoder.prefix, encoder.suffix)]
-    encoded = encoded.select(nonempty).truncated(room).between(encoder.prefix, encoder.suffix)
+    tokens = encoded.select(nonempty).truncated(room).between(encoder.prefix, encoder.suffix)
     words_of_tokens = words_of_tokens.select(nonempty).truncated(room).between(*zeros)
     number = words_of_tokens.ids.astype(np.int64) - 1
     begins = np.diff(number, prepend=-1) != 0
     begins[words_of_tokens.offsets[:-1]] = True
     begins &= number >= 0
-    counts = words.value_lengths().to_numpy().astype(np.int64)
-    labels: list[str] = context.survey["labels"]
-    known, label = np.full(counts.sum(), IGNORE, dtype=np.int64), np.full(len(number), IGNORE, dtype=np.int64)
-    if "labels" in batch.schema.names:
-        known = _labels.indices(batch.column("labels").flatten(), labels, f"{context.key}.labels").to_numpy()
-        starts = np.concatenate([[0], np.cumsum(counts)])[:-1][nonempty]
-        word = np.repeat(starts, words_of_tokens.lengths) + number
-        label[begins] = known[word[begins]]
-        if label_all:
-            rest = ~begins & (number >= 0)
-            of_word = known[word[rest]]
-            label[rest] = np.where(of_word == IGNORE, IGNORE, _inside(labels)[np.maximum(of_word, 0)])
-    columns = {"labels": label, "words": np.where(begins, number, -1)}
-    lists = {name: _token_batches.lists(encoded, pa.array(values.astype(np.int32))) for name, values in columns.items()}
-    last, seen = np.zeros((2, len(counts)), np.int64)
-    if len(number):
-        last[nonempty] = np.maximum.reduceat(number + 1, words_of_tokens.offsets[:-1])
-        seen[nonempty] = np.add.reduceat(begins.astype(np.int64), words_of_tokens.offsets[:-1])
-    lists["row_labels"] = _row_labels(known, counts, nonempty, seen[nonempty])
-    table = _token_batches.table(encoded, encoder.vocab_size, **lists)
-    return Features(table, int(np.count_nonzero(~nonempty)), _cut(known, counts, truncated, last, labels))
+    return _Alignment(tokens, number, begins, nonempty, truncated)
+
+
+def _token_labels(aligned: _Alignment, known: Ints, counts: Ints, names: Sequence[str], label_all: bool) -> Ints:
+    """Return the label of each token. known: labels of all words; counts: words in each row; names: of the labels."""
+    starts = np.concatenate([[0], np.cumsum(counts)])[:-1][aligned.nonempty]
+    word = np.repeat(starts, aligned.tokens.lengths) + aligned.words
+    labels = np.full(len(word), IGNORE, dtype=np.int64)
+    labels[aligned.begins] = known[word[aligned.begins]]
+    if label_all:
+        rest = ~aligned.begins & (aligned.words >= 0)
+        of_word = known[word[rest]]
+        labels[rest] = np.where(of_word == IGNORE, IGNORE, _inside(names)[np.maximum(of_word, 0)])
+    return labels
+
+
+def _reached(aligned: _Alignment) -> tuple[Ints, Ints]:
+    """Return, for every row of the batch, the number of words up to the last one with a token, and that of the words
+    with a token."""
+    last, seen = np.zeros((2, len(aligned.nonempty)), np.int64)
+    if len(aligned.words):
+        starts = aligned.tokens.offsets[:-1]
+        last[aligned.nonempty] = np.maximum.reduceat(aligned.words + 1, starts)
+        seen[aligned.nonempty] = np.add.reduceat(aligned.begins.astype(np.int64), starts)
+    return last, seen
 
 
 def _row_labels(known: Ints, counts: Ints, nonempty: NDArray[np.bool_], seen: Ints) -> pa.Array:

@@ -24,6 +24,8 @@ from launcher.train.counter_dropout import SampleRows
 
 T = TypeVar("T")
 Ids = NDArray[np.int64]
+_FIRST = np.zeros(1, dtype=np.int64)
+"""The row of the first sample alone, which stands in for a micro-batch without rows."""
 
 
 @dataclass(frozen=True)
@@ -95,27 +97,42 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
     equal_lengths: bool = False
 
     def __getitem__(self, step: int) -> RankBatch:
-        epochs, ids = self.order.step(step, self.global_batch)
-        lengths = self.samples.lengths(ids)
-        rows = self._rows(lengths)
-        of_rows = np.array([lengths[row].sum() for row in rows], dtype=np.int64)
-        pieces = split(of_rows, self.world, self.max_tokens, self.equal_lengths)[self.rank]
-        places = np.concatenate([*(rows[row] for piece in pieces for row in piece), np.empty(0, dtype=np.int64)])
-        made = dict(zip(places.tolist(), self._samples(epochs[places], ids[places], step), strict=True))
-        hashes = [digest.sample(place, int(epochs[place]), int(ids[place]), sample) for place, sample in made.items()]
-        groups = [[self._join([made[place] for place in rows[row].tolist()]) for row in piece] for piece in pieces]
-        groups = [group or [self._join([self._blank(epochs, ids, step)])] for group in groups]
-        owners = [[rows[row] for row in piece] or [np.zeros(1, dtype=np.int64)] for piece in pieces]
-        keys = dropout.sample_keys(self.seed, epochs, ids)
-        longest = [of_rows[piece].max() if len(piece) else lengths[0] for piece in pieces]
+        chosen = self._choose(step)
+        share = self._share(chosen)
+        drawn = self._draw(share, chosen)
+        keys, lengths = dropout.sample_keys(self.seed, chosen.epochs, chosen.ids), chosen.lengths
+        filled = [rows or [_FIRST] for rows in share]
         return RankBatch(
-            micro_batches=[tensors(self.task.collate(group)) for group in groups],
-            rows=[self._sample_rows(owner, keys, lengths, step) for owner in owners],
-            weight=float(sum(self.task.weight(sample) for sample in made.values())),
-            digest=digest.total(hashes),
-            tokens=int(lengths[places].sum()),
-            padded=int(sum(len(group) * most for group, most in zip(groups, longest, strict=True))),
+            micro_batches=[tensors(self.task.collate(self._group(rows, drawn, chosen))) for rows in share],
+            rows=[self._sample_rows(rows, keys, lengths, step) for rows in filled],
+            weight=float(sum(self.task.weight(sample) for sample in drawn.values())),
+            digest=_digest(drawn, chosen),
+            tokens=int(lengths[np.array([*drawn], dtype=np.int64)].sum()),
+            padded=int(sum(len(rows) * lengths[rows[0]].sum() for rows in filled)),
         )
+
+    def _choose(self, step: int) -> "_ChosenSamples":
+        epochs, ids = self.order.step(step, self.global_batch)
+        return _ChosenSamples(step, epochs, ids, self.samples.lengths(ids))
+
+    def _share(self, chosen: "_ChosenSamples") -> list[list[Ids]]:
+        """The rows of each of this rank's micro-batches, the longest first: the places of their samples. A micro-batch
+        may have none."""
+        rows = self._rows(chosen.lengths)
+        row_lengths = np.array([chosen.lengths[row].sum() for row in rows], dtype=np.int64)
+        pieces = split(row_lengths, self.world, self.max_tokens, self.equal_lengths)[self.rank]
+        return [[rows[row] for row in piece] for piece in pieces]
+
+    def _draw(self, share: list[list[Ids]], chosen: "_ChosenSamples") -> dict[int, Sample]:
+        """The samples of the share, by place."""
+        places = np.concatenate([*(row for rows in share for row in rows), np.empty(0, dtype=np.int64)])
+        samples = self._samples(chosen.epochs[places], chosen.ids[places], chosen.step)
+        return dict(zip(places.tolist(), samples, strict=True))
+
+    def _group(self, rows: list[Ids], drawn: dict[int, Sample], chosen: "_ChosenSamples") -> list[Sample]:
+        """The samples that a micro-batch is collated from, one for each row: at least one, which may have no weight."""
+        group = [self._join([drawn[place] for place in row.tolist()]) for row in rows]
+        return group or [self._join([self._blank(chosen)])]
 
     def probe_batches(self) -> ProbeBatches:
         """Small micro-batches to test a model with, the same on every rank."""
@@ -181,9 +198,29 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
         draw = Draw(self.seed, self.stream, progress)
         return self.task.samples(self.samples.rows(ids), epochs.tolist(), ids.tolist(), draw)
 
-    def _blank(self, epochs: Ids, ids: Ids, step: int) -> Sample:
-        """A sample without weight, for a rank that has fewer micro-batches than others."""
-        return self.task.zero_weight(self._samples(epochs[:1], ids[:1], step)[0])
+    def _blank(self, chosen: "_ChosenSamples") -> Sample:
+        """The first sample without weight, for a rank that has fewer micro-batches than others."""
+        return self.task.zero_weight(self._samples(chosen.epochs[:1], chosen.ids[:1], chosen.step)[0])
+
+
+@dataclass(frozen=True)
+class _ChosenSamples:
+    """The samples of a step's global batch: their epochs, ids and lengths in tokens, shape (global_batch,) each. A
+    place is an index into these."""
+
+    step: int
+    epochs: Ids
+    ids: Ids
+    lengths: Ids
+
+
+def _digest(drawn: dict[int, Sample], chosen: _ChosenSamples) -> int:
+    """The digest of a share. `drawn`: its samples by place."""
+    hashes = [
+        digest.sample(place, int(chosen.epochs[place]), int(chosen.ids[place]), sample)
+        for place, sample in drawn.items()
+    ]
+    return digest.total(hashes)
 
 
 def loader(batches: Batches, start: int, stop: int, workers: int, pin: bool) -> DataLoader[RankBatch]:
