@@ -45,6 +45,9 @@ Sample = dict[str, Array]
 Batch = dict[str, Any]
 """A micro-batch: arrays, or maps of arrays. `inputs` are the keyword arguments of the model's forward. `collate`
 returns numpy arrays; the other methods get torch tensors."""
+BatchOutputs = dict[str, Any]
+"""What `Task.predict` returns for a micro-batch: by name a tensor of shape (samples, ...), or a list with an array for
+each sample. `loss`, summed over the sample, and `weight` are among them."""
 Outputs = dict[str, list[Any]]
 """What `Task.predict` returned for many samples: by name one value or array for each, in the order of the samples."""
 Directions = dict[str, Literal["min", "max"]]
@@ -222,9 +225,8 @@ class Task(ABC, Generic[ConfigT]):
         raise NotImplementedError
 
     @abstractmethod
-    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
-        """Return outputs for each sample of a micro-batch, by name: tensors of shape (samples, ...), or lists with an
-        array for each. They include `loss` (summed over the sample) and `weight`."""
+    def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
+        """Return outputs for each sample of a micro-batch."""
 
     @abstractmethod
     def metrics(self, outputs: Outputs) -> dict[str, float]:

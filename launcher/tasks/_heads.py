@@ -2,11 +2,23 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from launcher.tasks import Array, Batch, ConfigT, Directions, JsonObject, Outputs, Row, Sample, Task, _token_batches
+from launcher.tasks import (
+    Array,
+    Batch,
+    BatchOutputs,
+    ConfigT,
+    Directions,
+    JsonObject,
+    Outputs,
+    Row,
+    Sample,
+    Task,
+    _token_batches,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +122,7 @@ class HeadTask(Task[ConfigT]):
     def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
         return self.head.loss(logits, batch["labels"])
 
-    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
+    def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
         return self.head.predict(self.logits(model, batch), batch["labels"])
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:

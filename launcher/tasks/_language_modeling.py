@@ -14,6 +14,7 @@ from launcher.config.types import TaskConfig
 from launcher.tasks import (
     IGNORE,
     Batch,
+    BatchOutputs,
     ConfigT,
     Directions,
     FeatureContext,
@@ -76,7 +77,7 @@ class LanguageModelingTask(Task[ConfigT]):
     def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
         return summed_loss(logits, batch["labels"])
 
-    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
+    def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
         """Return the summed loss, the number of labels and of correct predictions of each sample."""
         import torch
         from torch.nn.functional import cross_entropy

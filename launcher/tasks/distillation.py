@@ -5,39 +5,22 @@ Samples, metrics and predictions are those of the inner task, so that a student 
 without a teacher.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from launcher import tasks
 from launcher.config import plugins, recipe
 from launcher.config.errors import Problem, UserError
 from launcher.config.model import ModelConfig
 from launcher.config.types import TaskConfig
-from launcher.contract.random import Draw
 from launcher.plan.model_requirements import ModelRequirements
-from launcher.tasks import (
-    IGNORE,
-    Batch,
-    Directions,
-    FeatureContext,
-    Features,
-    JsonObject,
-    Outputs,
-    Row,
-    Sample,
-    _teacher_model,
-)
+from launcher.tasks import IGNORE, Batch, _teacher_model
+from launcher.tasks._wrapping_task import WrappingTask
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from launcher.plan.facts import Facts
 
@@ -74,9 +57,9 @@ class Config(TaskConfig):
         return value
 
 
-class Task(tasks.Task[Config]):
+class Task(WrappingTask[Config]):
     """The inner task with another loss. The teacher is not part of the student: no strategy shards it, no checkpoint
-    has it. Preparation calls only `check` here, and the inner task for the rest."""
+    has it."""
 
     @staticmethod
     def check(config: Config, facts: "Facts", folder: Path) -> None:
@@ -86,81 +69,9 @@ class Task(tasks.Task[Config]):
 
     def __init__(self, config: Config, facts: "Facts"):
         super().__init__(config, facts)
-        self.inner = inner = plugins.task(config.task)(config.task, facts)
-        self.columns, self.target_columns, self.survey_columns = (
-            inner.columns, inner.target_columns, inner.survey_columns,
-        )  # fmt: skip
-        self.tokenized, self.auto_class = inner.tokenized, inner.auto_class
-        self.needs_initial_model, self.has_top_predictions = inner.needs_initial_model, inner.has_top_predictions
         self._teacher: torch.nn.Module | None = None
-        self._teacher_task = inner
+        self._teacher_task = self.inner
         """A second instance of the inner task, prepared for the teacher."""
-
-    @staticmethod
-    def preparation_key(config: Config) -> JsonObject:
-        return plugins.task(config.task).preparation_key(config.task)
-
-    @staticmethod
-    def features(config: Config, rows: Iterable[pa.RecordBatch], context: FeatureContext) -> Iterator[Features]:
-        return plugins.task(config.task).features(config.task, rows, context)
-
-    @staticmethod
-    def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-        return plugins.task(config.task).baseline(config.task, validation, special_ids)
-
-    def model_options(self) -> JsonObject:
-        return self.inner.model_options()
-
-    def generation_options(self) -> JsonObject:
-        return self.inner.generation_options()
-
-    def output_size(self, length: int) -> float:
-        return self.inner.output_size(length)
-
-    def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: Draw) -> list[Sample]:
-        return self.inner.samples(rows, epochs, ids, draw)
-
-    def weight(self, sample: Sample) -> float:
-        return self.inner.weight(sample)
-
-    def zero_weight(self, sample: Sample) -> Sample:
-        return self.inner.zero_weight(sample)
-
-    def pack(self, samples: Sequence[Sample]) -> Sample:
-        return self.inner.pack(samples)
-
-    def collate(self, samples: Sequence[Sample]) -> Batch:
-        return self.inner.collate(samples)
-
-    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
-        return self.inner.predict(model, batch)
-
-    def metrics(self, outputs: Outputs) -> dict[str, float]:
-        return self.inner.metrics(outputs)
-
-    def directions(self) -> Directions:
-        return self.inner.directions()
-
-    def generate(self, model: "PreTrainedModel", batch: Batch) -> "list[NDArray[np.int64]]":
-        return self.inner.generate(model, batch)
-
-    def generation_metrics(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
-        return self.inner.generation_metrics(outputs, tokenizer)
-
-    def merge_predictions(self, predictions: Sequence[JsonObject]) -> JsonObject:
-        return self.inner.merge_predictions(predictions)
-
-    def report(self, outputs: Outputs) -> JsonObject:
-        return self.inner.report(outputs)
-
-    def top_predictions(self, outputs: Outputs, count: int) -> list[list[JsonObject]]:
-        return self.inner.top_predictions(outputs, count)
-
-    def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
-        return self.inner.predictions(outputs, tokenizer)
-
-    def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
-        return self.inner.render(sample, tokenizer)
 
     def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         """Prepare the student with the inner task, and the teacher with a second instance of it."""

@@ -5,7 +5,7 @@ no answer in a window is the same sum at the window's first token (Devlin et al.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from launcher.tasks import (
     IGNORE,
     Array,
     Batch,
+    BatchOutputs,
     Directions,
     FeatureContext,
     Features,
@@ -125,7 +126,7 @@ class Task(tasks.Task[Config]):
         losses = _losses(_scores(model, batch), batch["labels"])
         return losses.sum(), float((batch["labels"][:, 0] != IGNORE).sum())
 
-    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
+    def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
         """Return the best answer of each window with its score, and the score of no answer."""
         scores = _scores(model, batch)
         first, last = (side.double().cpu().numpy() for side in scores)

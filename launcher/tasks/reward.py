@@ -9,7 +9,7 @@ prompt, completion, position) and of the model.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from launcher.contract import random
 from launcher.storage import cache_root
 from launcher.tasks import (
     Batch,
+    BatchOutputs,
     Directions,
     FeatureContext,
     Features,
@@ -168,7 +169,7 @@ class Task(tasks.Task[Config]):
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
         return self._rollout(model, batch)["loss"].sum(), float(batch["counts"].sum())
 
-    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
+    def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
         prompts = zip(batch["inputs"]["input_ids"].cpu().numpy(), batch["lengths"].tolist(), strict=True)
         prompt = [ids[:length] for ids, length in prompts]
         return {**self._rollout(model, batch), "weight": batch["counts"], "prompt": prompt}

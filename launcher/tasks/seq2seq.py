@@ -1,7 +1,7 @@
 """Text-to-text tasks with an encoder and a decoder (T5, BART), such as summarization and translation."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from launcher.prepare.token_arrays import prefixed
 from launcher.tasks import (
     IGNORE,
     Batch,
+    BatchOutputs,
     FeatureContext,
     Features,
     JsonObject,
@@ -124,7 +125,7 @@ class Task(_language_modeling.LanguageModelingTask[Config]):
         output = model(**batch["inputs"], decoder_input_ids=shifted, use_cache=False)
         return _token_batches.full_precision(output.logits.flatten(0, 1))
 
-    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
+    def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
         labels = batch["labels"].view(len(batch["inputs"]["input_ids"]), -1).cpu().numpy()
         return {**super().predict(model, batch), "target": [row[row != IGNORE] for row in labels]}
 

@@ -8,7 +8,7 @@ token, such as one beyond max_length, counts as predicted O.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from launcher.contract.random import Draw, Stream
 from launcher.tasks import (
     IGNORE,
     Batch,
+    BatchOutputs,
     Directions,
     FeatureContext,
     Features,
@@ -137,7 +138,7 @@ class Task(tasks.Task[Config]):
     def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
         return _language_modeling.summed_loss(logits, batch["labels"])
 
-    def predict(self, model: "torch.nn.Module", batch: Batch) -> dict[str, Any]:
+    def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
         """Return for each sample `word`, the numbers of the words with a token, in order; the true `label` and the
         `found` label of each; and `row_label`, as `row_labels` of the samples."""
         from torch.nn.functional import cross_entropy

@@ -18,7 +18,7 @@ from launcher.contract.random import Draw, Stream
 from launcher.contract.split import micro_batches
 from launcher.distributed.process_group import ProcessGroup
 from launcher.prepare.prepared_samples import PreparedSamples
-from launcher.tasks import Batch, Outputs, Task
+from launcher.tasks import Batch, BatchOutputs, Outputs, Task
 from launcher.train.data_loader import tensors, to
 from launcher.train.precision import autocast
 
@@ -77,7 +77,7 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
 class BatchPredictor(Protocol):
     """A task, or what stands for one in an evaluation."""
 
-    def predict(self, model: torch.nn.Module, batch: Batch) -> dict[str, Any]:
+    def predict(self, model: torch.nn.Module, batch: Batch) -> BatchOutputs:
         """The predictions for a micro-batch (see launcher.tasks.Task.predict)."""
 
 
@@ -88,7 +88,7 @@ class Generating:
     task: Task
     model: torch.nn.Module
 
-    def predict(self, model: torch.nn.Module, batch: Batch) -> dict[str, Any]:
+    def predict(self, model: torch.nn.Module, batch: Batch) -> BatchOutputs:
         return {**self.task.predict(model, batch), "generated": self.task.generate(self.model, batch)}
 
 
