@@ -19,7 +19,7 @@ from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
 from launcher.prepare import bundle, source_shards, strata, tokenizer
 from launcher.prepare.preparation import Preparation
 from launcher.prepare.source_shards import SIDES
-from launcher.storage import cache, disk_full
+from launcher.storage import cache, cache_root, disk_full
 from launcher.storage.lease import LeaseLost
 
 VERSION = 5
@@ -63,7 +63,7 @@ def identity(recipe: Recipe) -> str:
 
 def find(name: str) -> Path | None:
     """Return the prepared folder of this name, if it exists."""
-    folder = cache.path(name)
+    folder = cache_root.prepared(name)
     return folder if folder.is_dir() else None
 
 
@@ -86,9 +86,9 @@ def prepare(recipe: Recipe, name: str | None = None, processes: int | None = Non
         except Exception as error:
             if (number := disk_full.number(error)) is None:
                 raise
-            raise UserError(_disk_full_message(cache.path(name), number)) from None
+            raise UserError(_disk_full_message(cache_root.prepared(name), number)) from None
     cache.sweep(name)  # a process may have been killed between finishing the folder and cleaning up
-    return cache.path(name)
+    return cache_root.prepared(name)
 
 
 def _run(preparation: Preparation, making: cache.FolderCreation) -> None:

@@ -20,7 +20,7 @@ from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
 from launcher.plan import facts, layout, plan, topology, writable_folders
 from launcher.prepare import bundle, checkpoint_references, hub, prepared_data, run_folder, source_shards
-from launcher.storage import cache, disk_full, lease
+from launcher.storage import cache_root, disk_full, lease
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
 
@@ -232,7 +232,7 @@ def load(folder: Path) -> PreparedRun:
     made = strict_json.read(run.plan, plan.Plan, "launcher run writes it again")
     known = facts.of_run(folder)
     recipe, cluster = config_files.trusted(run.recipe).value, config_files.trusted_cluster(run.cluster).value
-    return PreparedRun(recipe, cluster, known, made, run, cache.path(known.digest), None, made.notes)
+    return PreparedRun(recipe, cluster, known, made, run, cache_root.prepared(known.digest), None, made.notes)
 
 
 def reopen(folder: Path, ranks: int | None, wrong: Sequence[str] = ()) -> PreparedRun:

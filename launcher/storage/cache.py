@@ -27,17 +27,12 @@ class FolderCreation:
         shutil.rmtree(self.work, ignore_errors=True)
 
 
-def path(name: str) -> Path:
-    """The path of the folder with this name, whether or not it exists."""
-    return cache_root.prepared(name)
-
-
 @contextmanager
 def making(name: str) -> Iterator[FolderCreation | None]:
     """Create a folder in the block, which gets its name when the block ends without an error. Yields None where the
     folder exists, also if another process has created it meanwhile. Raises lease.LeaseLost where another process took
     this one for dead."""
-    final = path(name)
+    final = cache_root.prepared(name)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,7 +67,7 @@ def making(name: str) -> Iterator[FolderCreation | None]:
 def sweep(name: str) -> None:
     """Remove the remains of all attempts after the folder exists. Not earlier: a process that was taken for dead may
     still be alive and finish the folder."""
-    final = path(name)
+    final = cache_root.prepared(name)
     for old in final.parent.glob(f".{final.name}.whole-*"):
         shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(final.with_name(f".{final.name}.work"), ignore_errors=True)

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from launcher.config import strict_json
 from launcher.config.strict_json import Wrong
@@ -81,21 +80,17 @@ class Job:
         return max(len(self.requeued), len({start.number for start in self.starts}) - 1)
 
 
-def file(folder: RunDir) -> Path:
-    return folder.job_log
-
-
 def append(folder: RunDir, event: Mapping[str, object]) -> None:
     """Append an event. Its time is now unless it has one. Raises OSError where the line cannot be written
     completely."""
     line = (json.dumps({**event, "time": event.get("time", time.time())}) + "\n").encode()
-    handle = os.open(file(folder), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(folder.job_log, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":  # the last writer was killed while it wrote
             line = b"\n" + line
         if os.write(handle, line) != len(line):
-            raise OSError(f"{file(folder)}: an event could not be written whole")
+            raise OSError(f"{folder.job_log}: an event could not be written whole")
     finally:
         os.close(handle)
 
@@ -103,7 +98,7 @@ def append(folder: RunDir, event: Mapping[str, object]) -> None:
 def read(folder: RunDir) -> list[Event]:
     """The events in their order. Incomplete lines, and lines that are no events, are ignored. Raises DamagedFile for a
     damaged event."""
-    there, found = file(folder), list[Event]()
+    there, found = folder.job_log, list[Event]()
     if not strict_json.exists(there):
         return found
     for offset, line in strict_json.lines(there, _HINT):

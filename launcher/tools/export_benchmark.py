@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.prepare import run_setup
-from launcher.storage import cache
+from launcher.storage import cache_root
 from launcher.tools.trained_model import TrainedModel, is_encoder_decoder
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Benchmark:
         from launcher.train.evaluation import Parts
 
         recipe, facts, task = trained.recipe, trained.facts, trained.task()
-        prepared = cache.path(facts.digest)
+        prepared = cache_root.prepared(facts.digest)
         if not prepared.is_dir():
             prepared = run_setup.reopen(trained.folder.path, 1).prepared
         self.side = "validation" if "validation" in facts.samples else "train"

@@ -72,7 +72,7 @@ def list_runs() -> list[RunDir]:
 
 def _is_run(folder: RunDir) -> bool:
     """Whether a run was planned or submitted here, or cannot be ruled out since the folder is unreadable."""
-    return strict_json.exists(folder.plan) or strict_json.exists(job_log.file(folder))
+    return strict_json.exists(folder.plan) or strict_json.exists(folder.job_log)
 
 
 def newest_scheduled_job(folder: RunDir) -> job_log.Job | None:

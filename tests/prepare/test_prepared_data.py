@@ -29,7 +29,7 @@ from launcher.prepare import (
 )
 from launcher.prepare.preparation import Preparation
 from launcher.prepare.prepared_samples import PreparedSamples
-from launcher.storage import cache
+from launcher.storage import cache_root
 
 properties = settings(deadline=None, max_examples=60)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -63,7 +63,7 @@ def decoded(folder, side):
 
 def left():
     """List the prepared folders in the cache."""
-    root = cache.path("x").parent
+    root = cache_root.prepared("x").parent
     return sorted(root.iterdir()) if root.is_dir() else []
 
 
@@ -623,7 +623,7 @@ def test_a_process_of_several_that_is_killed_is_told_and_the_next_command_goes_o
     config = recipe(data__train={"kind": "fragile.source"}, tokenizer=pretrained)
     with pytest.raises(RuntimeError, match=r"^a process that prepared data was killed \(out of memory\?\)"):
         prepared_data.prepare(config, processes=2)
-    finished = len(list(cache.path(f".{prepared_data.identity(config)}.work").glob("shard-*.json")))
+    finished = len(list(cache_root.prepared(f".{prepared_data.identity(config)}.work").glob("shard-*.json")))
     Path("mended").touch()
     Path("reads").unlink()
     assert finished > 0
@@ -657,7 +657,7 @@ def test_who_was_taken_over_waits_for_the_other(monkeypatch):
         monkeypatch.setattr(Preparation, "_join_shards", make)
         undisturbed = prepared_anew(config, monkeypatch, "undisturbed")
         (self.whole.parent / f".{self.name}.lease-000002").touch()
-        shutil.copytree(undisturbed, cache.path(self.name))
+        shutil.copytree(undisturbed, cache_root.prepared(self.name))
         self.lease.check()
 
     monkeypatch.setattr(Preparation, "_join_shards", late)
@@ -715,7 +715,7 @@ def test_a_full_disk_is_told_wherever_it_is_met_and_the_same_command_goes_on(dis
     for said in filter(None, told.values()):
         number, unit = re.search(r"about ([\d.]+) (KiB|MiB) are needed in all", said).groups()
         assert 0.5 * enough < float(number) * {"KiB": 1, "MiB": 1024}[unit] < 2 * enough
-    assert left() == [cache.path(prepared_data.identity(config))]
+    assert left() == [cache_root.prepared(prepared_data.identity(config))]
     assert content(*left()) == undisturbed
 
 
@@ -744,7 +744,7 @@ def test_rows_held_out_whose_file_another_has_swept_are_not_taken_for_none(monke
         with pytest.raises(FileNotFoundError):
             prepared_data.prepare(recipe())
     assert held[0] > 0
-    assert not list(cache.path(f".{prepared_data.identity(recipe())}.work").glob("shard-*.json"))
+    assert not list(cache_root.prepared(f".{prepared_data.identity(recipe())}.work").glob("shard-*.json"))
     assert content(prepared_data.prepare(recipe())) == content(prepared_anew(recipe(), monkeypatch, "undisturbed"))
 
 

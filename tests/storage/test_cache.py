@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from prepare.workers import said, until
 
-from launcher.storage import cache, lease
+from launcher.storage import cache, cache_root, lease
 
 # Makes the folder "x", told how by the files in its own folder; a line in `made` for each who begins to.
 MAKER = """
 import os, time
 from pathlib import Path
 from launcher.distributed import logs
-from launcher.storage import cache, lease
+from launcher.storage import cache, cache_root, lease
 
 logs.set_up()
 lease.BEAT, lease.SILENCE = 0.05, 0.6
@@ -30,7 +30,7 @@ try:
             while not Path("go").exists():
                 time.sleep(0.01)
             (making.whole / "half").rename(making.whole / "whole")
-    print(sorted(p.name for p in cache.path("x").iterdir()))
+    print(sorted(p.name for p in cache_root.prepared("x").iterdir()))
 except lease.LeaseLost:
     print("lost")
 """
@@ -51,7 +51,7 @@ def began():
 
 def left():
     """What is in the cache beside whole folders."""
-    return sorted(path.name for path in cache.path("x").parent.glob(".*"))
+    return sorted(path.name for path in cache_root.prepared("x").parent.glob(".*"))
 
 
 def ended(*makers):
@@ -65,8 +65,8 @@ def test_what_is_made_gets_its_name_when_it_is_whole():
         (making.whole / "deep").mkdir()
         (making.whole / "deep" / "file").write_text("content")
         (making.work / "shard").write_text("finished")
-        assert not cache.path("x").exists()
-    assert (cache.path("x") / "deep" / "file").read_text() == "content"
+        assert not cache_root.prepared("x").exists()
+    assert (cache_root.prepared("x") / "deep" / "file").read_text() == "content"
     assert left() == []
 
 
@@ -76,7 +76,7 @@ def test_what_is_there_is_not_made_again():
             if making is not None:
                 (making.whole / "first").touch()
     assert making is None
-    assert [p.name for p in cache.path("x").iterdir()] == ["first"]
+    assert [p.name for p in cache_root.prepared("x").iterdir()] == ["first"]
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, SystemExit])
@@ -85,12 +85,12 @@ def test_an_error_leaves_nothing_but_finished_work_and_the_next_one_may_try(erro
         (making.whole / "half").touch()
         (making.work / "shard").touch()
         raise error
-    assert not cache.path("x").exists()
+    assert not cache_root.prepared("x").exists()
     assert left() == [".x.work"]
     with cache.making("x") as making:
         assert list(making.whole.iterdir()) == []
         assert [path.name for path in making.work.iterdir()] == ["shard"]
-    assert cache.path("x").is_dir()
+    assert cache_root.prepared("x").is_dir()
     assert left() == []
 
 
@@ -121,14 +121,14 @@ def test_two_names_are_made_beside_each_other():
     with cache.making("x") as one, cache.making("y") as other:
         (one.whole / "file").touch()
         (other.whole / "file").touch()
-    assert cache.path("x").is_dir()
-    assert cache.path("y").is_dir()
+    assert cache_root.prepared("x").is_dir()
+    assert cache_root.prepared("y").is_dir()
 
 
 def taken_over(making):
     """As if this process had been silent for too long, and the other had not noticed its end yet."""
     making.lease._over.set()
-    made = lease._take(cache.path("x").parent / ".x.lease-000002")
+    made = lease._take(cache_root.prepared("x").parent / ".x.lease-000002")
     (making.whole.parent / ".x.lease-000001").write_bytes(lease.read(made._file).line())
     return made
 
@@ -137,10 +137,10 @@ def test_who_was_taken_over_leaves_the_others_folder_alone():
     with pytest.raises(lease.LeaseLost), cache.making("x") as making:
         (making.whole / "old").touch()
         other = taken_over(making)
-        whole = cache.path("x").with_name(".x.whole-000002")
+        whole = cache_root.prepared("x").with_name(".x.whole-000002")
         whole.mkdir()
         (whole / "new").touch()
-    assert not cache.path("x").exists()
+    assert not cache_root.prepared("x").exists()
     assert (whole / "new").exists()
     assert not making.whole.exists()
     other.check()
@@ -159,12 +159,12 @@ def test_who_was_taken_over_and_is_late_takes_what_the_other_made():
     with cache.making("x") as making:
         (making.whole / "late").touch()
         other = taken_over(making)
-        cache.path("x").mkdir()
-        (cache.path("x") / "first").touch()
+        cache_root.prepared("x").mkdir()
+        (cache_root.prepared("x") / "first").touch()
         other.release()
         cache.sweep("x")
         (making.work / "shard").touch()  # fails: the work is swept up
-    assert [path.name for path in cache.path("x").iterdir()] == ["first"]
+    assert [path.name for path in cache_root.prepared("x").iterdir()] == ["first"]
     assert left() == []
 
 
@@ -213,12 +213,12 @@ def test_what_a_killed_maker_had_finished_is_there_and_what_it_had_half_is_not(s
     until(began, killed)
     killed.kill()
     killed.wait()
-    assert not cache.path("x").exists()
+    assert not cache_root.prepared("x").exists()
     with cache.making("x") as making:
         assert list(making.whole.iterdir()) == []
         assert (making.work / "shard").read_text() == "finished"
         (making.whole / "new").touch()
-    assert [p.name for p in cache.path("x").iterdir()] == ["new"]
+    assert [p.name for p in cache_root.prepared("x").iterdir()] == ["new"]
     assert left() == []
 
 
@@ -244,7 +244,7 @@ def test_a_stopped_maker_that_goes_on_before_the_other_is_done_is_lost(start):
         Path("go").touch()
         assert ended(stopped) == ["lost"]
         (making.whole / "new").touch()
-    assert [p.name for p in cache.path("x").iterdir()] == ["new"]
+    assert [p.name for p in cache_root.prepared("x").iterdir()] == ["new"]
     assert left() == []
 
 
@@ -252,4 +252,4 @@ def test_sweeping_leaves_other_names_alone():
     with cache.making("x") as making:
         cache.sweep("other")
         (making.whole / "file").touch()
-    assert [p.name for p in cache.path("x").iterdir()] == ["file"]
+    assert [p.name for p in cache_root.prepared("x").iterdir()] == ["file"]

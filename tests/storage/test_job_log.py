@@ -25,8 +25,8 @@ def test_what_is_told_is_read_in_its_order(folder):
 
 def test_a_line_that_was_cut_is_passed_over_and_spoils_none_after_it(folder):
     job_log.append(folder, {"event": "submitted", "job": "12"})
-    whole = job_log.file(folder).read_bytes()
-    job_log.file(folder).write_bytes(whole + whole[: len(whole) // 2])
+    whole = folder.job_log.read_bytes()
+    folder.job_log.write_bytes(whole + whole[: len(whole) // 2])
     assert len(job_log.read(folder)) == 1
     job_log.append(folder, {"event": "cancelled", "job": "12"})
     assert [event["event"] for event in job_log.read(folder)] == ["submitted", "cancelled"]
@@ -34,7 +34,7 @@ def test_a_line_that_was_cut_is_passed_over_and_spoils_none_after_it(folder):
 
 @pytest.mark.parametrize("line", ["3", "[]", '{"event": 3, "job": "1"}', '{"event": "started"}', "\xff"])
 def test_what_is_no_event_is_passed_over(folder, line):
-    job_log.file(folder).write_text(line + "\n", encoding="latin1")
+    folder.job_log.write_text(line + "\n", encoding="latin1")
     assert job_log.read(folder) == []
 
 
@@ -143,4 +143,4 @@ def test_an_end_that_was_never_begun_and_words_of_a_newer_launcher_do_no_harm():
 
 def test_events_are_json_lines(folder):
     job_log.append(folder, {"event": "started", "job": "ä", "nodes": ["a"]})
-    assert json.loads(job_log.file(folder).read_text())["job"] == "ä"
+    assert json.loads(folder.job_log.read_text())["job"] == "ä"

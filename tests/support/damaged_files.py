@@ -103,7 +103,7 @@ READERS: dict[str, tuple[Callable[[], Path], list[Read]]] = {
         ],
     ),
     "jobs": (
-        lambda: job_log.file(RUN),
+        lambda: RUN.job_log,
         [lambda: job_log.story(job_log.read(RUN)), lambda: run_events.newest_job(RUN), listed],
     ),
     "plan": (lambda: RUN.plan, [lambda: strict_json.read(RUN.plan, plan.Plan, "x").equation, listed]),

@@ -60,15 +60,15 @@ CASES = [
     (lambda bad: add(bad.metrics, "\0"), f"metrics.jsonl:3: damaged: not a JSON object ({LINE})"),
     (lambda bad: replaced_by_a_pipe(bad.metrics),
      f"metrics.jsonl: damaged: a pipe or a device is in its place ({LINE})"),
-    (lambda bad: add(job_log.file(bad), json.dumps({**EVENT, "nodes": 5})),
+    (lambda bad: add(bad.job_log, json.dumps({**EVENT, "nodes": 5})),
      f"jobs.jsonl:1: damaged: nodes: should be a valid list ({LINE})"),
-    (lambda bad: add(job_log.file(bad), json.dumps({**EVENT, "start": float("inf")})),
+    (lambda bad: add(bad.job_log, json.dumps({**EVENT, "start": float("inf")})),
      f"jobs.jsonl:1: damaged: start: should be a valid integer ({LINE})"),
-    (lambda bad: add(job_log.file(bad), json.dumps({**EVENT, "job": "../../x"})),
+    (lambda bad: add(bad.job_log, json.dumps({**EVENT, "job": "../../x"})),
      f"jobs.jsonl:1: damaged: job: should be a name without a path ({LINE})"),
-    (lambda bad: add(job_log.file(bad), json.dumps({**EVENT, "slurm": "--help"})),
+    (lambda bad: add(bad.job_log, json.dumps({**EVENT, "slurm": "--help"})),
      f"jobs.jsonl:1: damaged: slurm: begins with a dash ({LINE})"),
-    (lambda bad: add(job_log.file(bad), json.dumps({**EVENT, "time": 1e300})),
+    (lambda bad: add(bad.job_log, json.dumps({**EVENT, "time": 1e300})),
      f"jobs.jsonl:1: damaged: time: should be less than 250000000000 ({LINE})"),
     (lambda bad: bad.plan.write_text('{"steps": "x"}'),
      "plan.json: damaged: steps: should be a valid integer (launcher run writes it again)"),
@@ -105,7 +105,7 @@ def test_several_damaged_files_are_all_shown(bad):
 
 def test_a_line_that_a_kill_cut_off_is_no_damage(bad):
     bad.metrics.write_bytes(bad.metrics.read_bytes() + b'{"step": 44, "lo')
-    job_log.file(bad).write_text('{"event": "sta')
+    bad.job_log.write_text('{"event": "sta')
     assert run_status.read_status(bad, run_events.JobSchedulers()).damaged == ()
 
 

@@ -165,7 +165,7 @@ def test_damaged_files_do_no_harm(here):
     folder = run(here / "bad", checkpoint=40, loss=1.0)
     folder.plan.write_text("[")
     folder.metrics.write_bytes(folder.metrics.read_bytes() + b'{"step": 99, "lo')
-    job_log.file(folder).write_text('{"event": "sta')
+    folder.job_log.write_text('{"event": "sta')
     save(folder, 60)
     (folder.checkpoints / "step-00000060" / "state.json").write_text("{")
     one = run_status.read_status(folder, run_events.JobSchedulers())
