@@ -3,11 +3,12 @@ ranks on local data of the same form, where it learns."""
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import support
-from support import local_hub, ranks, recipe_data
+from support import local_hub, plain_environment, ranks, recipe_data
 from support.recipe_data import TEXT, TINY
 
 from launcher.config import load
@@ -217,3 +218,34 @@ def test_it_is_planned_on_every_cluster_of_other_machines(trained, name):
         plan = run_setup.dry_run(recipe, profile, None)
         assert (plan.nodes, plan.ranks) == (2, 2 * profile.devices_per_node)
         assert plan.parameters > 0 and sum(plan.memory.values()) < plan.memory_per_device
+
+
+# In an environment without extras
+
+EXTRA = {"bert-large-mlm-zero2", "bert-large-mlm-zero3-offload"}
+"""Recipes that need an extra: deepspeed."""
+TRAIN = """
+import sys
+from pathlib import Path
+from launcher import worker
+from launcher.distributed import process_group
+from launcher.distributed.stop_requests import StopMonitor
+
+process = process_group.connect(process_group.RankInfo(0, 1, 0, 1), "cpu", None)
+assert [worker.train(Path(folder), process, StopMonitor()) for folder in sys.argv[1:]] == [0] * len(sys.argv[1:])
+"""
+
+
+def test_recipes_that_need_no_extra_run_where_none_is_installed(place):
+    """In a virtual environment of its own; 30 s, since no other test lacks the packages of the extras and the tests."""
+    python = plain_environment.create(place / "plain")
+    short = [*SHORT, "train.steps=2", "train.strict_contract=false"]
+    first, *others = ["quickstart-pretrain", *(name for name in NAMES if name not in {"quickstart-pretrain", *EXTRA})]
+    command = [python, "-m", "launcher", "run", first, *LOCAL[first], *short, f"name={first}", "--ranks", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    alone = {"bert-base-mlm-hsdp": ["strategy={kind: single}"], "bert-base-mlm-fsdp": ["strategy={kind: single}"]}
+    folders = [ranks.ready(name, *LOCAL[name], *short, *alone.get(name, []), f"name=plain-{name}") for name in others]
+    done = subprocess.run([python, "-c", TRAIN, *folders], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all((folder / "checkpoints" / "step-00000002" / "COMPLETE").is_file() for folder in folders)
