@@ -39,8 +39,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _starts(request, monkeypatch):
-    """Processes start as a user's do in a test that is marked `cold_start`; else many are forked from a warm server."""
-    monkeypatch.setattr(warm_start, "cold", request.node.get_closest_marker("cold_start") is not None)
+    """Processes start as a user's do in a test that is marked `cold_start`; else many are forked from a warm server.
+    `cold_start(False)`: of a test in a file that is marked."""
+    marker = request.node.get_closest_marker("cold_start")
+    monkeypatch.setattr(warm_start, "cold", marker is not None and marker.args != (False,))
 
 
 @pytest.fixture(autouse=True)

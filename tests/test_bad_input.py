@@ -381,7 +381,7 @@ def test_what_a_killed_save_left_counts_as_free_and_is_removed(tmp_path, monkeyp
         left.mkdir(parents=True)
         (left / "shard").write_bytes(bytes(2**20))
         done = support.launcher("run", file)
-        assert f"note: {left}: half-written, never looked at" in done.stderr
+        assert f"note: {left}: incomplete and ignored" in done.stderr
         assert [path.name for path in left.parent.iterdir()] == ["step-00000006"]
 
 

@@ -216,6 +216,7 @@ def test_ranks_read_what_the_launcher_has_checked(here):
     load.trusted(run_folder(task={"kind": "installed_pkg.task"}) / "recipe.yaml")
 
 
+@pytest.mark.cold_start(False)
 def test_every_command_that_takes_a_run_refuses_its_code_in_one_line(here):
     """The commands themselves: no other test sees that each of them looks first, and that those which only read numbers
     import nothing."""
@@ -334,6 +335,7 @@ def test_the_code_of_a_tokenizer_is_not_run_and_told_with_its_file(remote):
     assert not ran()
 
 
+@pytest.mark.cold_start(False)
 def test_code_that_the_recipe_trusts_is_run_and_the_plan_shouts_it(remote):
     """Training, evaluation with --trust, and export of a model whose architecture transformers does not know."""
     weights()
@@ -388,6 +390,7 @@ def test_a_stored_recipe_trusts_no_code_of_itself(here):
     assert ["(--trust ./m runs it)" in str(told.value), "(--trust ./tk runs it)" in str(told.value)] == [True, True]
 
 
+@pytest.mark.cold_start(False)
 def test_what_libraries_print_is_no_answer_of_the_process_that_counts(here):
     code("own/models.py", "import torch\nprint('noise')\ndef make(num_labels):\n    return torch.nn.Linear(3, 1)\n")
     model = {"kind": "factory", "factory": "own.models:make"}

@@ -1,12 +1,10 @@
 """An optimiser, a schedule, a strategy and a sink of a user: one file each, named by a dotted path, and typed."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import support
+from support import type_check
 
 OPTIMIZER = '''
 """Lion (Chen et al., 2023)."""
@@ -161,8 +159,4 @@ def test_a_run_uses_them(mine):
 
 
 def test_mypy_passes_on_them(mine):
-    root = Path(__file__).parent.parent
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(root / "pyproject.toml"), "mine"]
-    environment = {**os.environ, "MYPYPATH": str(root)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stdout
+    type_check.assert_accepted("mine")

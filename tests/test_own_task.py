@@ -1,12 +1,11 @@
 """A user's own task is one file, named by its dotted path."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import support
+from support import type_check
 
 RANKING = '''
 """Predict which of two texts is longer. Each is scored by itself, and pairs are learnt (Burges et al., 2005)."""
@@ -118,7 +117,6 @@ class Task(tasks.Task[Config]):
     def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
         return " ".join(tokenizer.convert_ids_to_tokens(sample["input_ids"].tolist()))
 '''
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -172,7 +170,5 @@ def test_unknown_key_of_own_task_is_refused_with_a_hint(own):
 def test_own_task_is_type_checked(tmp_path, wrong, right):
     """mypy in strict mode accepts the task, and finds a key that its Config does not have."""
     (tmp_path / "ranking.py").write_text(RANKING.replace(wrong, right) if wrong else RANKING, encoding="utf-8")
-    options = ["--config-file", ROOT / "pyproject.toml", "--cache-dir", ROOT / ".mypy_cache"]
-    command = [sys.executable, "-m", "mypy", *options, tmp_path / "ranking.py"]
-    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    checked = type_check.mypy(tmp_path / "ranking.py")
     assert (checked.returncode, "has no attribute" in checked.stdout) == ((1, True) if wrong else (0, False)), checked

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import support
-from support import local_hub, plain_environment, ranks, recipe_data
+from support import local_hub, plain_environment, ranks, recipe_data, warm_start
 from support.recipe_data import TEXT, TINY
 
 from launcher.config import load
@@ -130,10 +130,16 @@ def place(tmp_path_factory):
         for name, config in _configurations().items():
             config.save_pretrained(folder / "hub" / name)
             hub.repositories[f"models/{name}"] = folder / "hub" / name
+        (folder / "hub" / "data").mkdir()
+        for source in (load.recipe(file).value.data.train for file in RECIPES):
+            if source.kind == "hub":
+                hub.repositories[f"datasets/{source.name}"] = folder / "hub" / "data"
+        hub.commits["refs%2Fconvert%2Fparquet"] = "b" * 40
         patch.setenv("HF_ENDPOINT", hub.endpoint)
         patch.setenv("HF_HUB_OFFLINE", "0")
         patch.setenv("HF_HOME", str(folder / "home"))
-        yield folder
+        with warm_start.in_this_environment():
+            yield folder
     patch.undo()
     os.chdir(before)
 
@@ -236,12 +242,12 @@ assert [worker.train(Path(folder), process, StopMonitor()) for folder in sys.arg
 """
 
 
-def test_recipes_that_need_no_extra_run_where_none_is_installed(place):
+def test_recipes_that_need_no_extra_run_where_none_is_installed(place, trained):
     """In a virtual environment of its own; 30 s, since no other test lacks the packages of the extras and the tests."""
     python = plain_environment.create(place / "plain")
     short = [*SHORT, "train.steps=2", "train.strict_contract=false"]
     first, *others = ["quickstart-pretrain", *(name for name in NAMES if name not in {"quickstart-pretrain", *EXTRA})]
-    command = [python, "-m", "launcher", "run", first, *LOCAL[first], *short, f"name={first}", "--ranks", "1"]
+    command = [python, "-m", "launcher", "run", first, *LOCAL[first], *short, "name=plain-first", "--ranks", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     alone = {"bert-base-mlm-hsdp": ["strategy={kind: single}"], "bert-base-mlm-fsdp": ["strategy={kind: single}"]}

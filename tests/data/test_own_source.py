@@ -1,12 +1,8 @@
 """A source of the user: one file outside of the launcher, found by its dotted path, that passes mypy --strict."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import support
+from support import type_check
 
-import launcher
 from launcher.config.recipe import Recipe
 from launcher.plan import facts
 from launcher.prepare import prepared_data
@@ -49,12 +45,6 @@ class Source(data.Source):
     def notes(self, key: str, part: Part) -> list[str]:
         return [f"numbers from {part.start}"]
 '''
-CONFIG = """
-[mypy]
-strict = true
-plugins = pydantic.mypy
-follow_imports = silent
-"""
 
 
 def test_a_source_of_the_user_is_one_file_that_mypy_accepts_and_a_recipe_names(workspace, monkeypatch):
@@ -72,15 +62,4 @@ def test_a_source_of_the_user_is_one_file_that_mypy_accepts_and_a_recipe_names(w
         "numbers from 0",
         "numbers from 60",
     ]
-    _check_types(file)
-
-
-def _check_types(file: Path) -> None:
-    """Run mypy --strict on a file, with the launcher's own sources beside it."""
-    config = file.with_name("mypy.ini")
-    config.write_text(CONFIG, encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", "--config-file", config, "--cache-dir", file.with_name("cache"), file]
-    checked = subprocess.run(
-        command, cwd=Path(launcher.__file__).parents[1], capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    type_check.assert_accepted(file)

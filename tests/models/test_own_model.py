@@ -1,18 +1,15 @@
 """A model of the user's own is one file: it is found by a dotted path, and mypy accepts it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import support
 import torch
+from support import type_check
 
 from launcher.config import load, plugins
 from launcher.plan import model_requirements, model_spec
 from launcher.plan.facts import guess
 
-ROOT = Path(__file__).parents[2]
 BAG_OF_WORDS = '''
 """The mean of a text's embeddings, with a linear layer for its labels."""
 
@@ -76,7 +73,4 @@ def test_a_recipe_names_it_by_a_dotted_path(workspace, monkeypatch):
 
 
 def test_mypy_accepts_it(workspace):
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", ROOT / "pyproject.toml", own_model()]
-    environment = {**os.environ, "MYPYPATH": str(ROOT), "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stdout
+    type_check.assert_accepted(own_model())

@@ -9,6 +9,7 @@ import pytest
 import support
 from pydantic import ValidationError
 from rich.console import Console
+from support import type_check
 
 from launcher.config import load, plugins, trust
 from launcher.config.cluster import Cluster
@@ -19,7 +20,6 @@ from launcher.tools import cancel, job_scheduler, run_events, run_status, submit
 from launcher.tools import status as status_tool
 
 SCHEDULER = Path(__file__).parent / "spool_scheduler.py"
-ROOT = Path(__file__).parent.parent.parent
 PROFILE = {
     "name": "spool", "kind": "own.spool", "nodes": 2, "device": "cpu", "devices_per_node": 2, "memory_per_device": 8,
     "env": {"WORD": "two words"}, "spool": {"folder": "queue", "hosts": ["a", "b"]},
@@ -205,6 +205,4 @@ def test_a_module_without_a_scheduler_is_reported_with_the_profile(workspace, na
 
 
 def test_a_type_checker_accepts_it():
-    checked = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(SCHEDULER)]
-    done = subprocess.run(checked, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stdout
+    type_check.assert_accepted(SCHEDULER)

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,6 +70,21 @@ def server(environment: Mapping[str, str]) -> Server | None:
     if _server is None:
         _server = Server()
     return _server
+
+
+@contextmanager
+def in_this_environment() -> Iterator[None]:
+    """Fork from another server within the block, for many commands with other values of the variables in `_AT_START`."""
+    global _server, _session
+    before = _server, _session
+    _server, _session = None, _at_start(os.environ)
+    try:
+        yield
+    finally:
+        if _server is not None:
+            atexit.unregister(_server.close)
+            _server.close()
+        _server, _session = before
 
 
 class Process:
