@@ -11,16 +11,22 @@ from launcher.config.errors import UserError
 
 
 def write(file: Path, text: str, flushed: bool = True) -> None:
-    """Write a text file atomically. `flushed`: False for a message that only living processes read, or an entry of a
-    cache that is checked when it is read; after a power failure, the file may then be there without its content."""
+    """Write a text file atomically.
+
+    `flushed`: whether the text is flushed to disk before the rename. If not, a power failure may leave an empty file:
+    this is enough for messages between running processes and for cache entries that are checked when they are read.
+    """
     with write_aside(file, flushed) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def write_aside(file: Path, flushed: bool = True) -> Iterator[Path]:
-    """Yield a temporary name to write a file under, which is flushed and renamed when the block ends without an error.
-    Nothing is left of a failed write, and there is no file if the block writes nothing."""
+    """Yield a temporary path to write to, and rename it to `file` when the block ends without an error.
+
+    `flushed`: whether it is flushed to disk before the rename. If the block fails or writes nothing, `file` stays as it
+    was. The temporary file never remains.
+    """
     aside = partial_name(file)
     try:
         yield aside
@@ -33,28 +39,28 @@ def write_aside(file: Path, flushed: bool = True) -> Iterator[Path]:
 
 
 def partial_name(file: Path) -> Path:
-    """A hidden name beside a file that no other process uses, on any machine."""
+    """Return a hidden name in the folder of `file` that is unique over all processes and machines."""
     return file.with_name(f".{file.name}.{uuid.uuid4().hex[:16]}.partial")
 
 
 def expanded(name: str) -> Path:
-    """Expand ~ in a path. The ~ of an unknown user stays."""
-    return Path(os.path.expanduser(name))  # noqa: PTH111 pathlib's raises there
+    """Expand ~ in a path. If the user is unknown, ~ stays."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111  (pathlib raises for an unknown user)
 
 
 def is_file(path: Path) -> bool:
-    """Whether the file exists. A name that the system refuses, such as a very long one, does not."""
-    return os.path.isfile(path)  # noqa: PTH113 pathlib's raises there
+    """Return whether the file exists; False for a name that the system refuses, such as a very long one."""
+    return os.path.isfile(path)  # noqa: PTH113  (pathlib raises for a refused name)
 
 
 def exists(path: Path) -> bool:
-    """Whether the path exists. A name that the system refuses does not."""
-    return os.path.exists(path)  # noqa: PTH110 pathlib's raises there
+    """Return whether the path exists; False for a name that the system refuses."""
+    return os.path.exists(path)  # noqa: PTH110  (pathlib raises for a refused name)
 
 
 def is_dir(path: Path) -> bool:
-    """Whether the folder exists. A name that the system refuses does not."""
-    return os.path.isdir(path)  # noqa: PTH112 pathlib's raises there
+    """Return whether the folder exists; False for a name that the system refuses."""
+    return os.path.isdir(path)  # noqa: PTH112  (pathlib raises for a refused name)
 
 
 def flush(path: Path) -> None:
@@ -73,9 +79,9 @@ def flush_tree(folder: Path) -> None:
 
 
 def check_current_folder() -> None:
-    """Raise UserError where the current folder does not exist, or cannot be entered."""
+    """Raise UserError if the current folder does not exist or cannot be entered."""
     try:
-        os.stat(f"{Path.cwd()}/.")  # noqa: PTH116  (pathlib drops the dot, by which the right to enter is tried)
+        os.stat(f"{Path.cwd()}/.")  # noqa: PTH116  (pathlib drops the dot, which tests the right to enter)
     except FileNotFoundError:
         raise UserError("the current folder does not exist any more (cd to another)") from None
     except OSError as error:
@@ -83,22 +89,22 @@ def check_current_folder() -> None:
 
 
 def nearest(path: Path) -> Path:
-    """The path, or the nearest existing folder above it."""
-    while not os.path.exists(path):  # noqa: PTH110  (this one is False also where its parent cannot be entered)
+    """Return the path if it exists, else the nearest existing folder above it."""
+    while not os.path.exists(path):  # noqa: PTH110  (False also if the parent cannot be entered)
         path = path.parent
     return path
 
 
 def free_bytes(path: Path) -> int:
-    """Free bytes on the disk of a path, which may not exist yet."""
+    """Return the free bytes on the disk of a path. The path need not exist."""
     return shutil.disk_usage(nearest(path)).free
 
 
 def allocated_bytes(folder: Path) -> int:
-    """Bytes of disk that the files below a folder occupy."""
+    """Return the bytes of disk that the files below a folder occupy."""
     blocks = 0
     for parent, _, names in os.walk(folder):
         for name in names:
-            with suppress(OSError):  # a save that goes on renames its files
+            with suppress(OSError):  # a concurrent save renames its files
                 blocks += os.lstat(Path(parent, name)).st_blocks
     return 512 * blocks

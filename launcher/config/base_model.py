@@ -1,4 +1,4 @@
-"""The base class of all configuration types, frozen, which refuses unknown keys with a hint; and its validators."""
+"""Base class of all configuration types, and validators for them. Configurations are frozen and refuse unknown keys."""
 
 import difflib
 import re
@@ -20,7 +20,7 @@ from launcher.config import messages, strict_numbers
 
 
 def hint(word: str, known: Iterable[str]) -> str:
-    """A hint for an unknown word: 'did you mean x?' where a known word is close, else the list of known words."""
+    """Return a hint for an unknown word: 'did you mean x?' if a known word is similar, else the list of known words."""
     names = sorted(known)
     containing = [name for name in names if f"_{word}_" in f"_{name}_"][:3]
     very_close, close = (difflib.get_close_matches(word, names, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6))
@@ -29,7 +29,7 @@ def hint(word: str, known: Iterable[str]) -> str:
 
 
 def error_details(error: ValidationError, *prefix: str) -> list[InitErrorDetails]:
-    """The errors with the messages of `launcher.config.messages`. `prefix`: keys above those of the locations."""
+    """Return the errors with the messages of `launcher.config.messages`. `prefix`: keys to put before each location."""
     return [
         InitErrorDetails(
             type=PydanticCustomError(one["type"], "{what}", {"what": messages.of(one)}),
@@ -50,7 +50,7 @@ class Strict(BaseModel):
 
     @classmethod
     def _nested_hint(cls, key: str) -> str:
-        """A hint where a nested map has the key; else an empty text."""
+        """Return a hint that names the nested map with this key; empty if no nested map has it."""
         fields = ((name, field.annotation) for name, field in cls.model_fields.items())
         nested = [
             name
@@ -61,7 +61,7 @@ class Strict(BaseModel):
 
     @classmethod
     def _sections(cls) -> set[str]:
-        """Further keys that a subclass validates itself, for the hint to a wrong key."""
+        """Return further keys that a subclass validates itself. Hints for unknown keys suggest them too."""
         return set()
 
     @model_validator(mode="wrap")
@@ -86,7 +86,7 @@ class Strict(BaseModel):
 
     @classmethod
     def _inherit_descriptions(cls) -> None:
-        """Let a field that a subclass declares again, such as `kind`, keep the description of the base class."""
+        """Copy the base class's description to each field that is redeclared without one, such as `kind`."""
         bases = [base for base in cls.__mro__[1:] if issubclass(base, BaseModel)]
         for name, field in cls.model_fields.items():
             if field.description is None:
@@ -101,7 +101,7 @@ class Strict(BaseModel):
 
 
 def matching(pattern: str, what: str) -> AfterValidator:
-    """A pydantic validator: a whole string must match `pattern`. `what`: the message of the error."""
+    """Return a pydantic validator that requires the whole string to match `pattern`. `what`: the error message."""
 
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
@@ -112,7 +112,7 @@ def matching(pattern: str, what: str) -> AfterValidator:
 
 
 def one_of(types: dict[str, type[Strict]]) -> BeforeValidator:
-    """A pydantic annotation for a value whose `kind` selects one of these types."""
+    """Return a pydantic annotation for a value whose `kind` selects one of these types."""
 
     def parse(value: object) -> object:
         if value is None or isinstance(value, tuple(types.values())):

@@ -1,4 +1,4 @@
-"""The cluster profile: where to train. The section that is named after the kind is the Config of its scheduler."""
+"""The cluster profile: where to train. The section named like the kind, such as `slurm`, configures the scheduler."""
 
 import os
 import re
@@ -30,7 +30,7 @@ _MAX_NODES = 10_000
 
 
 def _node_range(value: object) -> object:
-    """Parse a number of nodes, or a minimum and a maximum such as `2:4`, as (minimum, maximum)."""
+    """Convert a number of nodes, or a range such as `2:4`, to (minimum, maximum). Raises PydanticCustomError."""
     if isinstance(value, tuple | list):
         if len(value) != 2 or not all(type(bound) is int for bound in value):
             return tuple(value)
@@ -56,12 +56,16 @@ def _one_line(value: str) -> str:
 
 _VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)\}|([A-Za-z_]\w*))")
 STORED = "stored"
-"""Key of the validation context: the profile is that of a run folder, whose variables are already expanded."""
+"""Key of the validation context. True: the profile is read from a run folder, and its variables are already
+expanded."""
 
 
 def _expand_variables(value: str, info: ValidationInfo) -> str:
-    """Expand $NAME and ${NAME} from this shell's environment, and $$ to $. Scripts quote the result, so that nothing is
-    expanded later. Raises PydanticCustomError for a variable that is not set, or whose name is that of a secret."""
+    """Expand $NAME and ${NAME} from this shell's environment, and $$ to $.
+
+    Scripts quote the result, so that nothing is expanded a second time. The value of a stored profile is returned
+    unchanged. Raises PydanticCustomError if a variable is not set or has the name of a secret.
+    """
     if (info.context or {}).get(STORED):
         return value
 
@@ -87,9 +91,9 @@ def _expand_home(value: str) -> str:
 Line = Annotated[str, AfterValidator(_one_line)]
 """A value in one line. Scripts quote it."""
 Filled = Annotated[Line, AfterValidator(_expand_variables)]
-"""A line with variables of this shell."""
+"""A line in which variables of this shell are expanded."""
 Where = Annotated[Filled, AfterValidator(_expand_home)]
-"""A path, with variables of this shell and ~ for the home folder."""
+"""A path in which variables of this shell and ~ are expanded."""
 Variable = Annotated[
     str,
     matching(r"[A-Za-z_][A-Za-z0-9_]*", "should be the name of a variable: letters, digits and _, no digit first"),
@@ -98,7 +102,7 @@ Nodes = Annotated[tuple[int, int], BeforeValidator(_node_range)]
 
 
 def refuse_variables(value: str) -> str:
-    """Raise PydanticCustomError where a value holds a variable, which Slurm would not expand."""
+    """Return the value. Raises PydanticCustomError if it holds a variable, because Slurm expands none."""
     if found := next((one for one in _VARIABLE.finditer(value) if not one[1]), None):
         what = f"{found[0]} would stay as it is: Slurm expands no variables (write its value)"
         raise PydanticCustomError("variable", "{what}", {"what": what})
@@ -139,8 +143,8 @@ class Cluster(Strict):
     device: Auto | Literal["cpu", "cuda", "xpu", "mps"] = "auto"
     """Device type. `auto`: the one found on this machine."""
     memory_per_device: Auto | Number = "auto"
-    """GiB of device memory; host memory of the whole machine for cpu. `auto`: measured on this machine, and not checked
-    on others."""
+    """GiB of memory of a device; for cpu, of the whole machine. `auto`: measured on this machine, not checked on
+    others."""
     peak_tflops: Auto | Number = "auto"
     """Peak TFLOP/s of one device in the recipe's precision, from which the plan estimates the training time. `auto`: no
     estimate."""
@@ -164,12 +168,12 @@ class Cluster(Strict):
 
     @property
     def scheduler(self) -> SchedulerConfig:
-        """The section of the kind, such as `slurm`."""
+        """Config of the scheduler: the section with the name of the kind, such as `slurm`."""
         return self._scheduler
 
     @property
     def section(self) -> str:
-        """The key of the scheduler's options."""
+        """Name of the section with the scheduler's options."""
         return self.kind.rpartition(".")[2]
 
     @property
@@ -189,14 +193,14 @@ class Cluster(Strict):
 
     @classmethod
     def _sections(cls) -> set[str]:
-        return set(kinds.available("schedulers")) - {"local"}  # which has no options
+        return set(kinds.available("schedulers")) - {"local"}  # local has no options
 
-    @model_validator(mode="wrap")  # type: ignore[arg-type, unused-ignore]  # with `info`, mypy infers no model, or does
+    @model_validator(mode="wrap")  # type: ignore[arg-type, unused-ignore]  # whether mypy infers the model varies
     @classmethod
     def _with_scheduler(
         cls, value: object, handler: ModelWrapValidatorHandler["Cluster"], info: ValidationInfo
     ) -> "Cluster":
-        """Validate the scheduler's section beside the other keys, so that all mistakes are reported at once."""
+        """Validate the scheduler's section and the other keys, and report all mistakes at once."""
         if not isinstance(value, dict) or not isinstance(kind := value.get("kind", "local"), str):
             return handler(value)
         section = kind.rpartition(".")[2]
@@ -222,7 +226,7 @@ class Cluster(Strict):
         return cluster
 
     def _conflict(self, others: list[str]) -> str | None:
-        """A sentence on keys that contradict each other, or None. `others`: sections of other kinds."""
+        """Return a message about keys that contradict each other, or None. `others`: sections of other kinds."""
         if others:
             return f"{others[0]}: is of a cluster of kind {others[0]}"
         if what := self.scheduler.check_nodes(*self.nodes):
@@ -241,7 +245,10 @@ class Cluster(Strict):
 
 
 def _scheduler(kind: str, section: object, context: object) -> SchedulerConfig:
-    """The Config of a kind from its section. Raises kinds.KindError, or ValidationError for mistakes in the section."""
+    """Validate a scheduler's section as the Config of its kind.
+
+    `section`: None if the profile has none. Raises kinds.KindError, or ValidationError for mistakes in the section.
+    """
     config = kinds.config_class("schedulers", kind, SchedulerConfig)
     kinds.check_class("schedulers", kind, "Scheduler")
     name = kind.rpartition(".")[2]

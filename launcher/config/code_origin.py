@@ -1,5 +1,7 @@
-"""Origin of code: the files behind a dotted path, located without importing them, and the folders that no code is taken
-from because somebody else may have written them: run folders, checkpoints, bundles, the cache."""
+"""Locate the code of a module without importing it, and recognise folders that no code is imported from.
+
+Somebody else may have written the content of these folders: run folders, checkpoints, bundles, the cache.
+"""
 
 import os
 import sys
@@ -13,18 +15,21 @@ from launcher.config import paths
 _MARKS = (
     ("a run folder", (paths.RECIPE,), (paths.PLAN, paths.FACTS, paths.METRICS, paths.ENVIRONMENT, paths.JOB_LOG)),
     ("a bundle", (paths.RECIPE,), (paths.BUNDLE,)),
-    ("a checkpoint", (paths.COMPLETE,), (paths.STATE, ".metadata")),  # the latter is of torch's own format
+    ("a checkpoint", (paths.COMPLETE,), (paths.STATE, ".metadata")),  # torch writes .metadata
 )
 """Files by which an artefact is recognised: all of the first group, and one of the second."""
 
 
 def files(name: str) -> list[Path]:
-    """The files that importing a module executes, its packages first. Nothing is imported. Raises ImportError where a
-    part of the path does not exist."""
+    """Return the files that importing a module would execute, packages first. Nothing is imported.
+
+    If a package computes where its modules are, the list ends with the package's file. Raises ImportError if a part of
+    the path is not found and no file was located before it.
+    """
     located, parts, search_path = list[Path](), name.split("."), None
     for number, part in enumerate(parts):
         spec = _spec(".".join(parts[: number + 1]), part, search_path)
-        if spec is None and located:  # a package may compute the places of its modules; its own code is located
+        if spec is None and located:  # a package may compute where its modules are
             return located
         if spec is None:
             raise ModuleNotFoundError(f"No module named {name!r}")
@@ -35,19 +40,24 @@ def files(name: str) -> list[Path]:
 
 
 def _spec(name: str, part: str, search_path: Sequence[str] | None) -> ModuleSpec | None:
-    """Find the spec of a module. `search_path`: that of its package; None: the module is at the top level."""
+    """Return the spec of a module; None: not found.
+
+    `search_path`: that of its package; None for a module at the top level.
+    """
     if (loaded := sys.modules.get(name)) is not None:
         return loaded.__spec__
     if search_path is not None:
-        # by its last part, since for a whole path the finder requires the package to be imported
+        # only the last part of the name: for a whole name, the finder requires that the package is imported
         return PathFinder.find_spec(part, search_path)
     specs = (finder.find_spec(part, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
     return next((spec for spec in specs if spec is not None), None)
 
 
 def artefact(path: Path) -> str | None:
-    """The artefact that a path is part of, such as 'runs/r, a run folder'; None: no artefact. The path is tested as it
-    is named and with links resolved."""
+    """Return a description of the artefact that contains a path, such as 'runs/r, a run folder'; None: no artefact.
+
+    The path is tested as it is written and with links resolved.
+    """
     for full in dict.fromkeys((path.absolute(), path.resolve())):
         for folder in (full, *full.parents):
             if what := _what(folder):
@@ -69,8 +79,11 @@ def _what(folder: Path) -> str | None:
 
 
 def owned(file: Path, recipe: Path) -> bool:
-    """Whether a file belongs to the project in the current folder: it is not part of an installation, and not below the
-    same top-level folder as the stored `recipe`."""
+    """Return whether a file belongs to the project in the current folder.
+
+    The file must be below the current folder, not part of an installation, and not below the same top-level folder as
+    the stored `recipe`.
+    """
     project, resolved = Path.cwd().resolve(), file.resolve()
     if not resolved.is_relative_to(project) or any(resolved.is_relative_to(folder) for folder in _installed()):
         return False
@@ -88,5 +101,5 @@ def _installed() -> Iterator[Path]:
 
 
 def short(folder: Path) -> Path:
-    """The path relative to the current folder, where it is below it."""
+    """Return the path relative to the current folder if it is below it, else unchanged."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

@@ -5,8 +5,10 @@ from typing import Literal
 
 
 class Column(str):
-    """The name of a canonical column whose values are not of its default type. `wants`: `number` for a label that is a
-    number instead of a class name, or a list of names."""
+    """Name of a canonical column whose values are not of the column's default type.
+
+    `wants`: `number` for a label that is a number in place of a class name, `names` for a list of names.
+    """
 
     wants: Literal["number", "names"]
 
@@ -20,8 +22,7 @@ class Column(str):
 
 
 class KeptColumn(str):
-    """A column of the source that is passed through unchanged beside the canonical ones. `name`: its name there; `*`:
-    all columns."""
+    """A source column that is passed through unchanged. `name`: its name in the source; `*`: every column."""
 
     name: str
 
@@ -36,9 +37,9 @@ class KeptColumn(str):
 
 EVERY = KeptColumn("*")
 KEPT = "kept"
-"""Key of a row that holds the kept columns as a map."""
+"""Key under which a row holds its kept columns, as a map."""
 
 
 def resolved(columns: Sequence[str], available: Sequence[str]) -> list[str]:
-    """The columns, with EVERY replaced by each column of the table."""
+    """Return the columns, with EVERY replaced by a KeptColumn for each of the `available` ones."""
     return [one for column in columns for one in (map(KeptColumn, available) if column == EVERY else (column,))]

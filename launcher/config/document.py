@@ -21,22 +21,25 @@ SIZE = 2**20
 
 @dataclass
 class Document:
-    """A merged document. `value`: its plain values; `origins`: where each key path was written; `dropped`: keys of a
-    map that a map of another kind replaced, each with its origin and its kind."""
+    """Plain values of merged YAML files and overrides.
+
+    `origins`: file and line, or override, of each key path. `dropped`: keys that were lost because a map of another
+    kind replaced their map, each with its origin and the kind of the lost map.
+    """
 
     value: JsonObject
     origins: dict[Key, str] = field(default_factory=dict)
     dropped: dict[Key, tuple[str, str]] = field(default_factory=dict)
 
     def origin(self, path: Key) -> str:
-        """Origin of the value at `path`, or of the nearest map around it."""
+        """Return the origin of the value at `path`, or of the nearest map around it."""
         while path not in self.origins:
             path = path[:-1]
         return self.origins[path]
 
 
 class Override(str):
-    """An override `key.path=value`. `origin`: beginning of a message about it."""
+    """An override `key.path=value`. `origin`: text with which a message about it begins."""
 
     origin: str
 
@@ -64,7 +67,7 @@ def plain(file: Path, times: int = 1) -> tuple[Value, dict[Key, str]]:
 
 
 def of_text(text: str, where: str) -> Value:
-    """Parse a text that is no file, such as an option's value. `where`: beginning of a message. Raises UserError."""
+    """Parse a YAML value that is not in a file, such as an option's. `where`: begins the message. Raises UserError."""
     return _plain(_parse_value(text, where), (), "", {})
 
 
@@ -86,21 +89,22 @@ def of_override(text: str) -> Document:
 
 
 def origin_of(override: str) -> str:
-    """Origin of an override: its own words, or a line of a file."""
+    """Return what a message about an override begins with: the line of the file that has it, or its text."""
     return override.origin if isinstance(override, Override) else shown(repr(override))
 
 
 def merge(below: Document, above: Document, parts: bool = False) -> Document:
-    """Merge two documents. Maps merge, and all other values are replaced. A map of another kind is replaced too, since
-    its keys mean something else. `parts`: a map without a kind merges with a map of any kind, so that the order of
-    overrides does not matter."""
+    """Merge two documents. Values of `above` replace those of `below`.
+
+    Two maps are merged key by key if they are of the same kind, or if the map in `above` has no kind. A map of another
+    kind is replaced as a whole, because its keys have another meaning. `parts`: a map without a kind in `below` merges
+    with a map of any kind, so that the order of overrides does not matter.
+    """
     replaced = set[Key]()
     dropped = {**below.dropped, **above.dropped}
 
     def kind(map_: JsonObject) -> object:
-        return map_.get(
-            "kind", "fraction" if "fraction" in map_ else None
-        )  # a held-out share, where a source may stand
+        return map_.get("kind", "fraction" if "fraction" in map_ else None)  # a held-out share has no kind
 
     def same(low: JsonObject, high: JsonObject) -> bool:
         return kind(high) is None or kind(high) == (kind(low) or (kind(high) if parts else None))
@@ -124,7 +128,7 @@ def merge(below: Document, above: Document, parts: bool = False) -> Document:
     }
     for path, where in above.origins.items():
         if path and path in origins and _is_map(below.value, path) and _is_map(value, path):
-            continue  # a map that both wrote keeps the line of the lower one; its keys have their own
+            continue  # a map in both keeps its line in `below`; its keys have their own lines
         origins[path] = where
     return Document(value, origins, dropped)
 
@@ -147,7 +151,7 @@ def _text(file: Path, limit: int) -> str:
 
 
 def _parse_value(value: str, where: str) -> Node:
-    """The tree of a value on the command line. `where`: beginning of a message. Raises UserError."""
+    """Parse a value of the command line as a tree. `where`: begins the message. Raises UserError."""
     try:
         return yaml_tree.parse(value)
     except NotYaml:

@@ -8,7 +8,7 @@ CACHE = "LAUNCHER_CACHE"
 JOB = "LAUNCHER_JOB"
 """Name of a job, the same for all of its starts. Set by the batch script or the ssh scheduler for nodes."""
 START = "LAUNCHER_START"
-"""Number of a job's start: the highest owns the run folder."""
+"""Number of a job's start. The start with the highest number owns the run folder."""
 DEADLINE = "LAUNCHER_DEADLINE"
 """Time at which a run saves and leaves, in seconds since the epoch. Set by the batch script."""
 START_FOLDER = "LAUNCHER_START_FOLDER"
@@ -18,28 +18,30 @@ LAUNCHER_PID = "LAUNCHER_PID"
 TIMEOUT = "LAUNCHER_TIMEOUT"
 """Minutes for which ranks behind torchrun or accelerate wait for each other."""
 LOG_LEVEL = "LAUNCHER_LOG_LEVEL"
-"""DEBUG: log at that level; any other value: at INFO. Set by --verbose, for the ranks too."""
+"""Log level: DEBUG, or INFO for any other value. Set by --verbose, and inherited by the ranks."""
 
 OF_JOB = (JOB, START, DEADLINE)
-"""Set for the nodes of a job."""
+"""Variables that are set for the nodes of a job."""
 
 RANK_DEFAULTS: Mapping[str, str] = {
     "TOKENIZERS_PARALLELISM": "false",  # ranks fork loader workers
     "TRANSFORMERS_VERBOSITY": "error",
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # a shared store still holds the addresses of an attempt's dead ranks
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # a shared store keeps the addresses of dead ranks
 }
-"""Set for every rank and its agent."""
+"""Variables that are set for every rank and its agent."""
 OFFLINE: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-"""Set for ranks: preparation has downloaded everything, and a node may have no internet access."""
+"""Variables that are set for ranks: preparation has downloaded everything, and a node may have no internet access."""
 
 GLOO_INTERFACE, NCCL_INTERFACE = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
-"""Names of the network interface that collectives use."""
+"""Variables that select the network interface of collectives."""
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL", re.IGNORECASE)
 
 
 def is_secret(name: str) -> bool:
-    """Return whether a variable or a key may hold a secret, by its name. Such a value is stored nowhere but where the
-    user wrote it, and stands on no command line, which every user of a machine sees."""
+    """Return whether the name of a variable or key suggests that its value is a secret.
+
+    A secret is neither copied to other files nor put on a command line, which every user of a machine can read.
+    """
     return _SECRET.search(name) is not None
 
 

@@ -20,7 +20,7 @@ def shown(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that is not blank, or the error's type where it has no text."""
+    """Return the first line of an error's text that is not blank; without one, the name of the error's type."""
     return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
 
 
@@ -32,7 +32,7 @@ _UNUSABLE = (
 
 
 def of_path(error: BaseException) -> str | None:
-    """A message about the path that an OSError names; None for any other error."""
+    """Return a message about the path of an OSError; None for an error that no path causes."""
     if not isinstance(error, OSError) or error.errno not in _UNUSABLE or not isinstance(error.filename, str | bytes):
         return None
     what = (error.strerror or "cannot be used").lower()
@@ -40,7 +40,7 @@ def of_path(error: BaseException) -> str | None:
 
 
 class Problem(NamedTuple):
-    """One mistake. `key`: key of the recipe, before which its file and line are printed; `what`: description."""
+    """One mistake. `key`: its key in the recipe; messages begin with the key's file and line. `what`: description."""
 
     key: str
     what: str

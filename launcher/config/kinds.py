@@ -3,9 +3,9 @@
 The file is the registration. A user's own plug-in is named by a dotted path (`kind: mypkg.tasks.ranking`) of an
 installed package or of the current folder, never of a run folder, a bundle or the cache (see launcher.config.trust).
 
-Here, and through launcher.config.plugins, a floor reaches modules above its own, which the import contract does not
-see. Of the launcher's own modules only those of the plug-in folders are loaded so; tests/test_imports.py holds that
-nothing else in the package imports by name.
+This module, also through launcher.config.plugins, imports modules of higher layers by name, which the import contract
+does not see. Of the launcher's own modules it imports only plug-ins; tests/test_imports.py checks that no other module
+of the package imports by name.
 """
 
 import importlib
@@ -29,29 +29,32 @@ _CLASSES = {
     "data": "Source", "lr_schedules": "Schedule", "models": "Model", "optimizers": "Optimizer",
     "schedulers": "Scheduler", "sinks": "Sink", "strategies": "Strategy", "tasks": "Task",
 }  # fmt: skip
-"""The class of a kind beside its Config, by plug-in folder. The folder's package has its base, of the same name."""
+"""Class that a plug-in defines beside its Config, by folder. The folder's package has the base class of the same
+name."""
 
 
 class KindError(ValueError):
-    """A kind that does not exist, or whose module is no plug-in."""
+    """Error: a kind does not exist, or its module is not a plug-in."""
 
 
 def available(folder: str) -> list[str]:
-    """The kinds of a plug-in folder such as 'tasks': its modules without a leading underscore."""
+    """Return the kinds of a plug-in folder such as 'tasks': its modules without a leading underscore."""
     modules = pkgutil.iter_modules(_package(folder).__path__)
     return sorted(found.name for found in modules if not found.name.startswith("_"))
 
 
 def _package(folder: str) -> ModuleType:
-    """The package of a plug-in folder. Raises ValueError for another folder."""
+    """Return the package of a plug-in folder. Raises ValueError for another folder."""
     if folder not in _CLASSES:
         raise ValueError(f"launcher/{folder} is no plug-in folder")
     return importlib.import_module(f"launcher.{folder}")
 
 
 def module(folder: str, kind: str) -> ModuleType:
-    """Import the module of a kind. Raises KindError with a hint for an unknown kind, the reason why the import fails,
-    or what the module lacks."""
+    """Import the module of a kind. Raises KindError if that fails.
+
+    The message has a hint for an unknown kind, the reason why the import fails, or what the module lacks.
+    """
     if _is_dotted(kind) and (not kind.startswith("launcher.") or kind.startswith(f"launcher.{folder}.")):
         name = kind
     elif kind in available(folder):
@@ -72,7 +75,7 @@ def _is_dotted(kind: str) -> bool:
 
 
 def _missing(folder: str, plugin_module: ModuleType) -> str | None:
-    """What a module lacks to be a plug-in of a folder; None: nothing."""
+    """Return what a module lacks to be a plug-in of a folder; None: nothing."""
     config, file = getattr(plugin_module, "Config", None), plugin_module.__file__
     if not (isinstance(config, type) and issubclass(config, Plugin)):
         return f"no class Config(Plugin) in {file}"
@@ -87,8 +90,10 @@ def _missing(folder: str, plugin_module: ModuleType) -> str | None:
 
 
 def imported(name: str, named: str) -> ModuleType:
-    """Import a module by its dotted path, in the current folder too. `named`: the words of the recipe for it. Raises
-    ValueError with the line that fails, or with the reason why it is not imported."""
+    """Import a module by its dotted path, in the current folder too. `named`: its name as the recipe writes it.
+
+    Raises ValueError with the line that fails, or with the reason why it must not be imported.
+    """
     if not name.startswith("launcher."):
         trust.check_module(named, name)
     try:
@@ -103,8 +108,10 @@ def imported(name: str, named: str) -> ModuleType:
 
 
 def function(path: str) -> Callable[..., Any]:
-    """Import a user's function by its path, mypkg.models:make or mypkg.models.make. Raises ValueError with the reason
-    where that fails."""
+    """Import a user's function by its path, mypkg.models:make or mypkg.models.make.
+
+    Raises ValueError with the reason if that fails.
+    """
     module_name, name = _split(path)
     try:
         if module_name.partition(".")[0] == "launcher":
@@ -115,7 +122,7 @@ def function(path: str) -> Callable[..., Any]:
     if not callable(function_ := getattr(owner, name, None)):
         functions = [key for key, value in vars(owner).items() if callable(value) and not key.startswith("_")]
         raise ValueError(f"{owner.__file__} has no function {name} ({hint(name, functions)})")
-    if trust.stored_recipe() is not None:  # the user's module may import a function such as subprocess.run
+    if trust.stored_recipe() is not None:  # it may be a function that the user's module imports, such as subprocess.run
         trust.check_module(path, getattr(function_, "__module__", None) or "builtins")
     return function_  # type: ignore[no-any-return]
 
@@ -128,12 +135,12 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def of(folder: str, config: Plugin) -> ModuleType:
-    """The module of a validated Config."""
+    """Return the module of a validated Config."""
     return module(folder, config.kind)
 
 
 def config_class(folder: str, kind: str, base: type[P]) -> type[P]:
-    """The Config of a kind, a `base`. Raises KindError."""
+    """Return the Config of a kind. Raises KindError, also if it is no subclass of `base`."""
     found = module(folder, kind).Config
     if not issubclass(found, base):
         raise KindError(f"kind {kind!r}: its Config is no {base.__name__} (see launcher/{folder}/__init__.py)")
@@ -142,15 +149,17 @@ def config_class(folder: str, kind: str, base: type[P]) -> type[P]:
 
 
 def check_class(folder: str, kind: str, name: str) -> None:
-    """Raise KindError where the module of a kind has no class of this name that extends the one of the folder."""
+    """Raise KindError unless the module of a kind has a class `name` that extends the folder's class of that name."""
     found, base = vars(module(folder, kind)).get(name), vars(importlib.import_module(f"launcher.{folder}"))[name]
     if not (isinstance(found, type) and issubclass(found, base)):
         raise KindError(f"kind {kind!r}: its module has no class {name} that extends launcher.{folder}.{name}")
 
 
 def plugin(folder: str, base: type[Plugin] = Plugin) -> BeforeValidator:
-    """A pydantic annotation that validates a map with `kind`, or the bare name of a kind, as the Config of that kind.
-    The Config is a subclass of `base`."""
+    """Return a pydantic annotation that validates a value as the Config of its kind, a subclass of `base`.
+
+    The value is a map with `kind`, or the bare name of a kind.
+    """
 
     def parse(value: object) -> Plugin:
         if isinstance(value, Plugin):

@@ -33,28 +33,28 @@ _CHAIN = 32
 
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
-    """A validated document: the recipe or the cluster profile that travels from the command to the run."""
+    """A validated recipe or cluster profile, with the document that it was read from."""
 
     value: T
     document: Document
     """Values with the file and line of each key."""
     written: Document
-    """The same without the overrides."""
+    """The document before the overrides."""
     overrides: tuple[str, ...] = ()
     """Overrides of the command line."""
     file: str = ""
     """File as the user named it."""
     stored: Path | None = None
-    """One of its files that may be somebody else's, if any is (see launcher.config.trust)."""
+    """File of the document that somebody else may have written; None: there is none (see launcher.config.trust)."""
 
     def override(self, *overrides: str) -> "Loaded[T]":
-        """Add overrides to those that there are. The file is not read again, and kinds that it names stay allowed.
-        Raises UserError with every mistake found."""
+        """Return the document with further overrides. The file is not read again, and the kinds that it names stay
+        allowed. Raises UserError with every mistake found."""
         loaded = _checked(type(self.value), self.written, (*self.overrides, *overrides), self.stored)
         return replace(loaded, file=self.file)
 
     def located(self, error: UserError) -> UserError:
-        """The same mistakes, with the file and line (or the override) before those that belong to a key."""
+        """Return the same mistakes. Each that has a key begins with the key's file and line, or with its override."""
         lines = [
             one_line(f"{self.document.origin(tuple(p.key.split('.')))}: {p}") if isinstance(p, Problem) else p
             for p in error.problems
@@ -63,35 +63,35 @@ class Loaded(Generic[T]):
 
 
 def recipe(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Recipe]:
-    """Load the recipe of a file, or the shipped one of this name. A file in a run folder or a bundle is treated as a
-    stored recipe (see launcher.config.trust). Raises UserError with every mistake."""
+    """Load the recipe in a file, or the shipped recipe with this name. A file in a run folder or a bundle is treated as
+    a stored recipe (see launcher.config.trust). Raises UserError with every mistake."""
     path = _find(file, "recipes")
     return replace(_recipe(path, overrides, stored=code_origin.artefact(path) is not None), file=str(file))
 
 
 def stored(file: Path) -> Loaded[Recipe]:
-    """Load the recipe of a run, which may be somebody else's (see launcher.config.trust). Raises UserError."""
+    """Load a run's recipe. Somebody else may have written it (see launcher.config.trust). Raises UserError."""
     return replace(_recipe(file, (), stored=True), file=str(file))
 
 
 def trusted(file: Path) -> Loaded[Recipe]:
-    """Load the recipe of a run on its ranks, without a check of the names in it: the launcher that started the ranks
-    has checked them."""
+    """Load a run's recipe on its ranks. Names in it are not checked, since the launcher that started the ranks has done
+    so."""
     return _typed(Recipe, _read(file, _RESOLVED), ())
 
 
 def plain(file: Path) -> JsonObject:
-    """Read a resolved recipe without validation, for readers of numbers: no plug-in is imported. Raises UserError."""
+    """Read a resolved recipe without validating it or importing plug-ins. Raises UserError."""
     return documents.read(file, _RESOLVED).value
 
 
 def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
-    """Load the cluster profile of a file, or the shipped one of this name. Raises UserError with every mistake."""
+    """Load the cluster profile in a file, or the shipped one with this name. Raises UserError with every mistake."""
     return _cluster(_find(file, "cluster"), str(file), overrides)
 
 
 def local_cluster() -> Cluster:
-    """Load the shipped profile `local`, also where the current folder has a file of this name. Raises UserError."""
+    """Load the shipped profile `local`, even if the current folder has a file of this name. Raises UserError."""
     return _cluster(_shipped_file("local", "cluster"), "local", ()).value
 
 
@@ -104,19 +104,19 @@ def _cluster(path: Path, reference: str, overrides: Sequence[str]) -> Loaded[Clu
 
 
 def stored_cluster(file: Path) -> Loaded[Cluster]:
-    """Load the profile of a run, which may be somebody else's. Its variables are already expanded. Raises UserError."""
+    """Load a run's profile. Somebody else may have written it. Variables are not expanded again. Raises UserError."""
     with trust.loading(file):
         return trusted_cluster(file)
 
 
 def trusted_cluster(file: Path) -> Loaded[Cluster]:
-    """Load the profile of a run on its ranks, without a check of the names in it (see `trusted`)."""
+    """Load a run's profile on its ranks. Names in it are not checked (see `trusted`)."""
     return _typed(Cluster, _read(file), (), {STORED: True})
 
 
 def profile(file: str, overrides: Sequence[str], *more: str) -> tuple[Cluster, list[str]]:
-    """Load the cluster profile of a command. Returns it with those of the overrides that belong to the recipe. `more`:
-    further overrides of the profile. Where the profile names a shared folder, prepared data is cached there. Raises
+    """Load the cluster profile of a command. Returns the profile and the overrides of the recipe. `more`: further
+    overrides of the profile. If the profile names an existing shared folder, prepared data is cached there. Raises
     UserError."""
     of_recipe, of_cluster = parted(overrides)
     loaded = cluster(file, [*of_cluster, *more]).value
@@ -126,7 +126,7 @@ def profile(file: str, overrides: Sequence[str], *more: str) -> tuple[Cluster, l
 
 
 def parted(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split overrides into those of the recipe and those of the cluster profile, which begin with `cluster.`."""
+    """Split overrides into those of the recipe and those of the profile. The latter begin with `cluster.`."""
     ours = [text.lstrip().startswith(_CLUSTER) for text in overrides]
     return (
         [text for text, of_cluster in zip(overrides, ours, strict=True) if not of_cluster],
@@ -135,7 +135,7 @@ def parted(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def shipped(folder: str) -> list[Path]:
-    """YAML files of the launcher, in a checkout or in an installed package."""
+    """Return the shipped YAML files of a folder, in a checkout or an installed package; empty if it is missing."""
     package = Path(__file__).parent.parent
     for root in (package.parent / folder, package / "_shipped" / folder):
         if root.is_dir():
@@ -144,9 +144,9 @@ def shipped(folder: str) -> list[Path]:
 
 
 def dump(config: Strict, file: Path) -> None:
-    """Write the resolved form atomically: with every default, and without inheritance."""
+    """Write a configuration atomically in its resolved form: with every default, and without inheritance."""
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False  # the other style writes texts (such as ?0) that it cannot read
+    yaml.default_flow_style = False  # flow style writes texts (such as ?0) that it cannot read back
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     text = StringIO()
     yaml.dump(config.model_dump(mode="json"), text)
@@ -154,8 +154,8 @@ def dump(config: Strict, file: Path) -> None:
 
 
 def _find(name: str | Path, folder: str) -> Path:
-    """The file that a user names. The name of a shipped file means a file of the user's only where that is a regular
-    one: a folder `local` is no profile. Raises UserError."""
+    """Return the file that a user's name means: a path, or a shipped file. A folder with the name of a shipped file,
+    such as `local`, is ignored. Raises UserError."""
     path = Path(name)
     if is_file(path) or path.suffix in (".yaml", ".yml"):
         return path
@@ -171,28 +171,30 @@ def _shipped_file(name: str, folder: str) -> Path:
 
 
 def _recipe(file: Path, overrides: Sequence[str], stored: bool) -> Loaded[Recipe]:
-    """`stored`: the file may be somebody else's. A file that it inherits from may be so in any case."""
+    """Load a recipe. `stored`: somebody else may have written the file. Files that it inherits from are checked in any
+    case."""
     document = _read(file, _RESOLVED if stored else 1)
     return _checked(Recipe, document, overrides, _artefact(document) or (file if stored else None))
 
 
 def _checked(kind: type[T], document: Document, overrides: Sequence[str], stored: Path | None) -> Loaded[T]:
-    """Validate a document, and check the names of code in it. `stored`: a file of it that may be somebody else's."""
+    """Validate a document and check the names of code in it. `stored`: its file that somebody else may have written, if
+    any."""
     with trust.loading(stored, _dotted_paths(overrides)):
         return replace(_typed(kind, document, overrides), stored=stored)
 
 
 def _artefact(document: Document) -> Path | None:
-    """Return one of the document's files that is part of an artefact (see code_origin.artefact); None: none is.
+    """Return a file of the document that is part of an artefact (see code_origin.artefact); None: there is none.
 
-    A document has several files if it inherits. A file in an artefact may be somebody else's.
+    A document that inherits has several files. Somebody else may have written a file in an artefact.
     """
     written = {Path(where.rpartition(":")[0]) for where in document.origins.values()}
     return next((path for path in written if code_origin.artefact(path)), None)
 
 
 def _dotted_paths(overrides: Sequence[str]) -> list[str]:
-    """Words in the values of overrides that may be dotted paths."""
+    """Return the words in the values of overrides that may be dotted paths."""
     return [word for text in overrides for word in re.findall(r"[\w.:]+", text.partition("=")[2])]
 
 
@@ -217,8 +219,8 @@ def _typed(
 
 
 def _lines(document: Document, error: ValidationError) -> list[str]:
-    """Messages `file:line: key: what`, one for each key. Where a value may have several types, the messages of all
-    types are joined. A mistake inside a value replaces those of the value as a whole."""
+    """Return a message `file:line: key: what` for each key. If a value may have several types, the messages of all
+    types are joined. A value with a mistake inside it has no message of its own."""
     by_path: dict[Key, list[str]] = {}
     for detail in error.errors():
         message = messages.of(detail)
@@ -240,7 +242,7 @@ def _lines(document: Document, error: ValidationError) -> list[str]:
 
 
 def _path(document: Document, loc: Key) -> Key:
-    """The keys of a pydantic location, without the names of union branches."""
+    """Return the keys of a pydantic location without the names of union branches."""
     path: Key = ()
     value: Value = document.value
     for part in loc:
@@ -268,7 +270,7 @@ def _read(file: Path, times: int = 1) -> Document:
 
 
 def _base(document: Document, file: Path) -> Path | None:
-    """Remove `base` from a document. Returns the file that it names, or None. Raises UserError where that file does not
+    """Remove `base` from a document. Returns the file that it names, or None. Raises UserError if the file does not
     exist."""
     base = document.value.pop("base", None)
     if base is None:
@@ -277,7 +279,7 @@ def _base(document: Document, file: Path) -> Path | None:
     if not isinstance(base, str):
         raise UserError(f"{where}: should be the name of a file")
     below = file.parent / base
-    if not is_file(below):  # a copy of a shipped recipe inherits from a shipped one
+    if not is_file(below):  # for a user's copy of a shipped recipe
         below = {f.name: f for f in (*shipped("recipes"), *shipped("cluster"))}.get(base, below)
     if not is_file(below):
         raise UserError(f"{where}: {shown(str(below))}: no such file")

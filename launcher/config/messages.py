@@ -1,4 +1,4 @@
-"""Messages for values that pydantic refuses: one sentence in the words of this project."""
+"""Messages for values that pydantic refuses: one sentence in the words of the documentation."""
 
 import re
 from collections.abc import Callable
@@ -11,13 +11,12 @@ Context = dict[str, Any]
 
 
 def of(error: ErrorDetails) -> str:
-    """The message of an entry of ValidationError.errors()."""
+    """Return the message for an entry of ValidationError.errors()."""
     return plain(error["type"], error["msg"], error.get("ctx", {}))
 
 
 def plain(kind: str, message: str, context: Context) -> str:
-    """The message of a pydantic error by its type and context. A message that was rewritten before is returned
-    unchanged."""
+    """Return the message for a pydantic error by its type and context. A message that was rewritten before stays."""
     rewrite = _REWRITTEN.get(kind)
     if rewrite is not None and (written := rewrite(context)):
         return written

@@ -18,8 +18,10 @@ class ModelSource(NamedTuple):
 
 
 class Adapter(Plugin):
-    """An adapter of peft. `kind` is the lower-case name of its type, such as lora. Further keys go to peft's
-    configuration, and are checked against it when the plan counts parameters."""
+    """An adapter of peft. `kind` is the lower-case name of its type, such as lora.
+
+    Further keys are passed to peft's configuration, which checks them when the plan counts parameters.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -30,23 +32,23 @@ class Adapter(Plugin):
     dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout rate of the adapter. Default: peft's."""
     targets: list[str] | str | None = Field(None, min_length=1)
-    """Layers of the encoder that are adapted, by the ends of their names, or one regular expression. Default: peft's
-    choice for the architecture, or every linear layer."""
+    """Layers of the encoder to adapt: endings of their names, or one regular expression. Default: peft's choice for the
+    architecture, or every linear layer."""
 
 
 class ModelConfig(Plugin):
     """Keys of every model."""
 
     freeze: list[str] = []
-    """Patterns of parameters that do not train. Each is matched against a parameter's name and against the name's
-    beginnings up to a dot."""
+    """Patterns of parameters that do not train. A pattern is matched against a parameter's name and against the names
+    of the modules around it."""
     unfreeze_at: int | None = Field(None, gt=0)
     """Step from which frozen parameters train. Default: never."""
     adapter: Adapter | None = None
-    """Adapter that trains in place of the encoder's parameters. `unfreeze_at` does not unfreeze those."""
+    """Adapter that trains in place of the encoder's parameters, which stay frozen also from `unfreeze_at` on."""
     batch_norm: Literal["frozen", "group"] | None = None
     """`frozen`: keep the statistics; `group`: replace batch normalization by group normalization (Wu and He, 2018).
-    Default: refuse a model that has any."""
+    Default: refuse a model with batch normalization."""
 
     @field_validator("unfreeze_at")
     @classmethod
@@ -56,7 +58,7 @@ class ModelConfig(Plugin):
         return value
 
     def at(self, step: int) -> Self:
-        """The configuration from step `step` on."""
+        """Return the configuration in effect from step `step` on."""
         if self.unfreeze_at is None or step < self.unfreeze_at:
             return self
         return self.model_copy(update={"freeze": [], "unfreeze_at": None})

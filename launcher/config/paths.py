@@ -1,5 +1,4 @@
-"""Names of the files and folders that the launcher writes. The types of what is in a run folder's files are in
-launcher.storage.run_files."""
+"""Names of files and folders that the launcher writes. launcher.storage.run_files has the types of their content."""
 
 import os
 from pathlib import Path
@@ -18,10 +17,10 @@ CHECKPOINTS, TOKENIZER, MODEL, JOBS, LOGS, REPORT = "checkpoints", "tokenizer", 
 COMPLETE, STATE = "COMPLETE", "state.json"
 """Files of each checkpoint beside its tensors and its recipe."""
 EXIT_CODE, ERROR, RESTART = "code", "error", "again"
-"""Files of a start (see `start_name`) by which the agent of the first node tells the batch script how it ended: the
-exit code, the last message, and the hosts to leave out where it should start again."""
+"""Files of a start (see `start_name`) that the agent of the first node writes for the batch script: the exit code, the
+last message, and, if the job should start again, the hosts to leave out."""
 NODE_REPORT, NODE_VERDICT, NODE_OUTCOME = "report", "verdict", "ended"
-"""Messages of a start that other modules than launcher.distributed.node_rendezvous look for."""
+"""Kinds of messages of a start that modules other than launcher.distributed.node_rendezvous read."""
 
 BUNDLE = "bundle.json"
 """The file that marks a bundle."""
@@ -29,12 +28,14 @@ ARCHITECTURES, COMMITS, FINGERPRINTS, MODELS, PREPARED = (
     "architectures", "commits", "fingerprints", "models", "prepared",
 )  # fmt: skip
 CACHED = (ARCHITECTURES, COMMITS, FINGERPRINTS, MODELS, PREPARED)
-"""Folders of the cache. A project may be in the same parent folder."""
+"""Folders of the cache. They are listed because the cache may share its parent folder with a project."""
 
 
 def cache() -> Path:
-    """The folder for what can be made again: $LAUNCHER_CACHE, else ~/.cache/launcher. Raises UserError where nobody
-    knows which folder ~ is."""
+    """Return the folder of files that can be created again: $LAUNCHER_CACHE, else ~/.cache/launcher.
+
+    Raises UserError if the home folder is not known.
+    """
     folder = expanded(os.environ.get(env_vars.CACHE, "~/.cache/launcher"))
     if folder.parts[:1] and folder.parts[0].startswith("~"):
         raise UserError(f"the cache: {folder}: the home folder is not known (set HOME, or LAUNCHER_CACHE)")
@@ -42,25 +43,25 @@ def cache() -> Path:
 
 
 def start_name(job: str, number: int | str) -> str:
-    """Name of the folder of a start below `jobs`, in which its nodes meet."""
+    """Return the name of a start's folder below `jobs`, in which its nodes exchange messages."""
     return f"{job}-{number}"
 
 
 def node_message(kind: str, node: int | str) -> str:
-    """Name of the message of a node."""
+    """Return the name of a node's message of this kind."""
     return f"{kind}-{node}"
 
 
 def message_file(message: str) -> str:
-    """File of a message."""
+    """Return the file name of a message."""
     return f"{message}.json"
 
 
 def submitted_script(number: int | str) -> str:
-    """Name of the script of a submission below `jobs`."""
+    """Return the name of a submission's script below `jobs`."""
     return f"submit-{number}.sbatch"
 
 
 def job_output(id: str) -> str:
-    """Name of the output of a job below `logs`. `id`: as its scheduler names it."""
+    """Return the name of a job's output file below `logs`. `id`: the scheduler's id of the job."""
     return f"job-{id}.log"

@@ -1,4 +1,4 @@
-"""Plug-ins of Configs, with their types (see launcher.config.kinds)."""
+"""Typed access to the plug-in of a Config (see launcher.config.kinds)."""
 
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ def strategy(config: StrategyConfig) -> "Strategy[StrategyConfig]":
 
 
 def task(config: TaskConfig) -> "type[Task]":
-    """The task class of a Config."""
+    """Return the task class of a Config."""
     found: type[Task] = kinds.of("tasks", config).Task
     return found
 
@@ -42,7 +42,7 @@ def model(config: ModelConfig) -> "Model[ModelConfig]":
 
 
 def sink(config: Plugin, run: "RunInfo") -> "Sink[Plugin]":
-    """Open the sink of a Config for a run, or for a resumed run where `run.start` is above 0."""
+    """Open the sink of a Config for a run. If `run.start` is above 0, the run is a resumed one."""
     built: Sink[Plugin] = kinds.of("sinks", config).Sink(config, run)
     return built
 
@@ -54,18 +54,18 @@ def optimizer(config: OptimizerConfig) -> "Optimizer[OptimizerConfig]":
 
 
 def schedule(config: ScheduleConfig, steps: int) -> "Schedule[ScheduleConfig]":
-    """Build the learning-rate schedule of a Config, for a run of so many steps."""
+    """Build the learning-rate schedule of a Config, for a run of `steps` steps."""
     built: Schedule[ScheduleConfig] = kinds.of("lr_schedules", config).Schedule(config, steps)
     return built
 
 
 def is_queued(config: SchedulerConfig) -> bool:
-    """Whether the scheduler of a Config has a queue, which `launcher submit` hands jobs to."""
+    """Return whether the scheduler of a Config has a queue for `launcher submit`."""
     found: type[Scheduler[RenderedJob]] = kinds.of("schedulers", config).Scheduler
     return found.queued
 
 
 def scheduler(config: SchedulerConfig) -> "Scheduler[RenderedJob]":
-    """The scheduler of a Config."""
+    """Build the scheduler of a Config."""
     built: Scheduler[RenderedJob] = kinds.of("schedulers", config).Scheduler(config)
     return built

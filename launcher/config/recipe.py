@@ -43,7 +43,7 @@ StepsOrTime = Annotated[Annotated[int, Field(gt=0)] | str, BeforeValidator(_inte
 
 
 class TrainTokenizer(Strict):
-    """A tokenizer trained from the training side of the data. The same data and keys give the same tokenizer."""
+    """A tokenizer trained on the training data. The same data and keys give the same tokenizer."""
 
     kind: Literal["train"] = "train"
     """`train`: train a tokenizer."""
@@ -90,7 +90,7 @@ class Fraction(Strict):
     fraction: float = Field(gt=0, lt=1)
     """Share of the documents, between 0 and 1."""
     stratify: Literal["none", "auto"] = "none"
-    """`auto`: hold out the same share of each label, where rows have one label; `none`: ignore labels."""
+    """`auto`: hold out the same share of each label, if rows have one label; `none`: ignore labels."""
 
 
 def _validation(value: object) -> object:
@@ -139,7 +139,7 @@ class Train(Strict):
     activation_checkpointing: Annotated[str, BeforeValidator(_checkpointing)] = "none"
     """Layers that recompute their activations in the backward pass: `none`, `layers` (all) or `every N`."""
     abort_after: int = Field(10, gt=0)
-    """Consecutive steps with a gradient that is not finite, after which the run fails."""
+    """Number of consecutive steps with a gradient that is not finite after which the run fails."""
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Processes of a rank that load data, or `auto`."""
     strict_contract: bool = False
@@ -153,7 +153,7 @@ class Train(Strict):
 
     @property
     def checkpointed_every(self) -> int:
-        """One of this many layers recomputes its activations; 0: none does."""
+        """Distance between layers that recompute their activations: 1 means every layer, 0 means none."""
         words = self.activation_checkpointing
         return {"none": 0, "layers": 1}[words] if " " not in words else int(words.split()[1])
 
@@ -167,11 +167,11 @@ class Checkpoint(Strict):
     every: StepsOrTime | None = None
     """Interval between checkpoints: steps, or a time such as 10m. Default: no interval."""
     keep: int = Field(2, ge=1)
-    """Number of newest checkpoints to keep. The best one is kept beside them."""
+    """Number of newest checkpoints to keep. The best checkpoint is kept in addition."""
 
 
 class Evaluate(Strict):
-    """When evaluations run, and what follows from them. One also runs at the end."""
+    """When evaluations run, and how their results are used. An evaluation also runs at the end."""
 
     every: int | None = Field(None, gt=0)
     """Steps between evaluations. Default: at the end only."""
@@ -223,7 +223,7 @@ class Recipe(Strict):
     checkpoint: Checkpoint = Checkpoint()
     """When checkpoints are saved, and how many are kept."""
     evaluate: Evaluate = Evaluate()
-    """When evaluations run, and what follows from them."""
+    """When evaluations run, and how their results are used."""
     sinks: list[Sink] = ["console", "jsonl"]  # type: ignore[list-item]
     """Where metrics go."""
 
@@ -234,7 +234,7 @@ class Recipe(Strict):
 
     @property
     def inner_task(self) -> TaskConfig:
-        """The task that defines the samples: the task itself, or the inner one of a task that wraps another."""
+        """The task that defines the samples: `task` itself, or the inner task if `task` wraps another."""
         return self.task.held
 
     @property
@@ -243,7 +243,7 @@ class Recipe(Strict):
         return self.strategy.tensor_degree
 
 
-# What may change between a start and a resume: how fast a run goes and what it tells, never where it goes.
+# Keys that may change between a start and a resume: they affect speed and output, never what is learnt.
 PERFORMANCE = (
     "seeds", "strategy", "checkpoint", "evaluate", "sinks", "train.max_tokens", "train.workers", "train.compile",
     "train.activation_checkpointing", "train.abort_after", "train.strict_contract",
@@ -251,7 +251,11 @@ PERFORMANCE = (
 
 
 def trajectory(recipe: Recipe) -> JsonObject:
-    """Flatten a recipe to dotted keys in the resolved form, without the keys of PERFORMANCE."""
+    """Return the keys of a recipe that decide its training trajectory, in the resolved form.
+
+    The result maps dotted keys to values. It leaves out the keys of PERFORMANCE; `evaluate` stays if evaluations affect
+    training.
+    """
 
     def flatten(value: object, path: str) -> JsonObject:
         if not (isinstance(value, dict) and value):
@@ -260,9 +264,9 @@ def trajectory(recipe: Recipe) -> JsonObject:
 
     flat = flatten(recipe.model_dump(mode="json"), "")
     steered = recipe.schedule.uses_evaluations or recipe.evaluate.patience is not None
-    free = [key for key in PERFORMANCE if not (steered and key == "evaluate")]  # then evaluations decide what is learnt
+    free = [key for key in PERFORMANCE if not (steered and key == "evaluate")]  # evaluations affect training
     free += ["evaluate.save_best"]
     for key in ("task.samples", "task.task.samples"):
-        if flat.get(key) == "packed":  # which documents share a row is a matter of speed
+        if flat.get(key) == "packed":  # packing affects speed only
             flat[key] = "documents"
     return {k: v for k, v in flat.items() if not any(k == p or k.startswith(p + ".") for p in free)}

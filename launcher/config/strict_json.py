@@ -1,7 +1,7 @@
-"""Checked reading of JSON that the launcher wrote.
+"""Read JSON files of the launcher, and check them.
 
-Reading any file ends in a value or in `DamagedFile`. It never blocks, accepts no number beyond 64 bits, and needs at
-most a few hundred MiB of memory.
+Reading returns a value or raises `DamagedFile`, whatever the file holds. It never blocks, accepts no number beyond 64
+bits, and needs at most a few hundred MiB of memory.
 """
 
 import json
@@ -31,11 +31,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class DamagedFile(UserError):
-    """A file does not hold what the launcher writes. The message is `file[:line]: damaged: what (hint)`."""
+    """Error: a file does not hold what the launcher writes. The message is `file[:line]: damaged: what (hint)`."""
 
 
 class Wrong(ValueError):
-    """A value is wrong. The message follows the place of the value."""
+    """Error: a value is wrong. The caller puts the location of the value before the message."""
 
 
 class Stored(BaseModel):
@@ -71,7 +71,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def read(file: Path, model: type[T], hint: str) -> T:
-    """Read a document of this type. Raises DamagedFile, also for a missing file."""
+    """Read a document of type `model`. `hint`: advice for the message. Raises DamagedFile, also for a missing file."""
     value = read_object(file, hint)
     try:
         return check(value, model)
@@ -92,7 +92,7 @@ def read_object(file: Path, hint: str, limit: int = MOST_BYTES) -> JsonObject:
 
 
 def check(value: JsonObject, model: type[T]) -> T:
-    """Validate a value as this type. Raises Wrong with the first wrong key."""
+    """Validate a value as `model`. Raises Wrong with the first wrong key."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -123,8 +123,10 @@ def parse(text: bytes) -> JsonObject:
 
 
 def lines(file: Path, hint: str, begin: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file with their offsets in bytes. `begin`: offset from which lines may start. A truncated
-    last line has no newline. Raises DamagedFile for a line that is too long."""
+    """Yield (offset in bytes, line) for each line of a file. A truncated last line has no newline.
+
+    `begin`: lines that start before this offset are left out. Raises DamagedFile for a line that is too long.
+    """
     with opened(file, hint) as data:
         if begin > 0:
             data.seek(begin - 1)
@@ -139,7 +141,7 @@ def lines(file: Path, hint: str, begin: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def place(file: Path, offset: int) -> str:
-    """`file:line` of the line at an offset."""
+    """Return `file:line` for the line at an offset."""
     number = 1
     with file.open("rb") as data:
         while offset > 0 and (block := data.read(min(_BLOCK, offset))):
@@ -149,15 +151,17 @@ def place(file: Path, offset: int) -> str:
 
 
 def size(file: Path, hint: str) -> int:
-    """Size of a regular file in bytes. Raises DamagedFile."""
+    """Return the size of a regular file in bytes. Raises DamagedFile."""
     with opened(file, hint) as data:
         return os.fstat(data.fileno()).st_size
 
 
 @contextmanager
 def opened(file: Path, hint: str) -> Iterator[BinaryIO]:
-    """Open a regular file for reading, without blocking on a pipe in its place. Raises DamagedFile, from the OSError
-    of a file that cannot be read."""
+    """Open a regular file for reading. If a pipe has its name, opening does not block.
+
+    Raises DamagedFile; if the system cannot read the file, the OSError is its cause.
+    """
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as data:
@@ -175,7 +179,7 @@ def opened(file: Path, hint: str) -> Iterator[BinaryIO]:
 
 
 def exists(file: Path) -> bool:
-    """Whether any entry has this name, also a broken link, or one in a folder that cannot be searched."""
+    """Return whether an entry has this name, even a broken link; True also if its folder cannot be searched."""
     try:
         file.lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -10,16 +10,19 @@ _WORDS = ("true", "false", "yes", "no", "on", "off")
 """Texts that pydantic accepts as booleans: YAML 1.1 parses the last four as booleans, YAML 1.2 as texts."""
 _NAMES = {"int": "integer", "float": "number"}
 _OPAQUE = ("default", "metadata", "function", "serialization", "expected", "keys_schema")
-"""Parts of a schema that describe no value of the document. Keys of a map are always texts."""
+"""Parts of a schema that describe no value of the document. Keys of a map need no check: they are always texts."""
 
 
 def strict(schema: Any) -> Any:
-    """Change a schema so that numbers refuse booleans and texts, and booleans accept only booleans and their words."""
+    """Return the schema with strict types: numbers refuse booleans and texts, booleans refuse numbers.
+
+    Booleans still accept the texts in _WORDS.
+    """
     if isinstance(schema, list | tuple):
         return type(schema)(map(strict, schema))
     if not isinstance(schema, dict):
         return schema
-    kind = schema["type"] if isinstance(schema.get("type"), str) else None  # else a map of fields, one called type
+    kind = schema["type"] if isinstance(schema.get("type"), str) else None  # else a map with a field called type
     if kind == "function-before" and schema["function"].get("function") in _CHECKS.values():
         return schema
     inner: CoreSchema = {key: value if key in _OPAQUE else strict(value) for key, value in schema.items()}

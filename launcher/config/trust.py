@@ -1,7 +1,10 @@
-"""Whose code may run. A recipe of the user's may name any installed module, or one of the current folder. A recipe that
-is stored in a run folder or a bundle may be somebody else's: code that it names outside of the current folder's project
-runs only where the user allows it by name. This is decided once, while the launcher loads the recipe. Ranks and other
-child processes load recipes that it has checked.
+"""Decide which code a recipe may run.
+
+A user's own recipe may name any installed module, or a module of the current folder. Somebody else may have written a
+recipe that is stored in a run folder or a bundle. Code that it names runs only if it belongs to the project in the
+current folder, or if the user allows its name.
+
+The launcher checks the names once, while it loads the recipe. Ranks and other child processes do not check them again.
 """
 
 import re
@@ -26,14 +29,14 @@ class _Loading:
     """A recipe that is being loaded."""
 
     stored: Path | None
-    """Its file, where that lies in a run folder or a bundle."""
+    """File of the recipe if it is in a run folder or a bundle, else None."""
     outer: tuple[Path | None, ...] = ()
-    """Files of the recipes that refer to it, the outermost first."""
+    """Files of the recipes that refer to this one, the outermost first."""
 
 
 _loading: ContextVar[_Loading | None] = ContextVar("loading", default=None)
 _trusted: dict[str, bool] = {}
-"""Names of code that may run; True: the --trust option named it, False: a recipe or an override of the user's."""
+"""Names of code that may run. True: the --trust option names it; False: the user's recipe or an override does."""
 
 
 def trust(names: Iterable[str]) -> None:
@@ -42,20 +45,22 @@ def trust(names: Iterable[str]) -> None:
 
 
 def names_of_option() -> list[str]:
-    """The names of the --trust option."""
+    """Return the names of the --trust option."""
     return [name for name, by_option in _trusted.items() if by_option]
 
 
 def all_names() -> list[str]:
-    """All names that may run: those of the --trust option, and those in the user's recipes."""
+    """Return all names that may run: those of the --trust option, and those in the user's recipes."""
     return list(_trusted)
 
 
 @contextmanager
 def loading(stored: Path | None, typed: Iterable[str] = ()) -> Iterator[None]:
-    """Check the names of a recipe that is loaded in this context. `stored`: the file of one that may be somebody
-    else's. `typed`: values on the command line, which are trusted. Raises ValueError for a recipe that refers to
-    itself."""
+    """Check the names of code in a recipe that is loaded in the block.
+
+    `stored`: the recipe's file if somebody else may have written it, else None. `typed`: values on the command line,
+    which are trusted. Raises ValueError for a recipe that refers to itself.
+    """
     outside = _loading.get()
     outer = () if outside is None else (*outside.outer, outside.stored)
     if stored is not None and stored in outer:
@@ -69,19 +74,22 @@ def loading(stored: Path | None, typed: Iterable[str] = ()) -> Iterator[None]:
 
 
 def stored_recipe() -> Path | None:
-    """The file of the stored recipe that is being loaded."""
+    """Return the file of the stored recipe that is being loaded; None: no recipe, or the user's own."""
     current = _loading.get()
     return current.stored if current else None
 
 
 def is_loading() -> bool:
-    """Whether a recipe is being loaded, so that its names are checked."""
+    """Return whether a recipe is being loaded, so that its names are checked."""
     return _loading.get() is not None
 
 
 def check(name: str, what: str, own: bool = False) -> None:
-    """Raise ValueError where a stored recipe names code that the user has not allowed. `what`: description of the code,
-    such as "code of the hub". `own`: the code belongs to the project in the current folder."""
+    """Raise ValueError if a stored recipe names code that the user has not allowed.
+
+    `what`: description of the code, such as "code of the hub". `own`: the code belongs to the project in the current
+    folder.
+    """
     current = _loading.get()
     if current is None or own or name in _trusted:
         return
@@ -94,8 +102,11 @@ def check(name: str, what: str, own: bool = False) -> None:
 
 
 def check_module(named: str, name: str) -> None:
-    """Check a module's files before it is imported. `named`: the words of the recipe for it. Raises ValueError where
-    they lie in a folder that no code is taken from, or are not allowed (see `check`)."""
+    """Check the files of a module before it is imported. `named`: its name as the recipe writes it.
+
+    Raises ValueError if a file is missing, is in an artefact (see code_origin.artefact), or is not allowed (see
+    `check`).
+    """
     if not is_loading() and name in sys.modules:
         return
     _search_current_folder()
@@ -113,7 +124,7 @@ def check_module(named: str, name: str) -> None:
 
 
 def _search_current_folder() -> None:
-    """Search modules in the current folder too. `python -m` does so by itself, a console script does not."""
+    """Add the current folder to the search path of modules, as `python -m` does."""
     here = Path.cwd()
     if str(here) not in sys.path and code_origin.artefact(here) is None:
         sys.path.append(str(here))
@@ -127,4 +138,4 @@ def _check_remote(value: bool, info: ValidationInfo) -> bool:
 
 
 TrustRemoteCode = Annotated[bool, AfterValidator(_check_remote)]
-"""Whether the code in a model's or a tokenizer's folder may run. The Config names the folder as `name` or `run`."""
+"""Whether code in the folder of a model or tokenizer may run. The Config has the folder in its key `name` or `run`."""

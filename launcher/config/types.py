@@ -1,7 +1,6 @@
 """Base classes of the Configs of plug-ins.
 
-Their properties tell the launcher what it needs to know before a plug-in is loaded. A kind overrides the defaults that
-do not fit it.
+The launcher reads their properties before it loads a plug-in. A kind overrides the defaults that do not fit it.
 """
 
 from collections.abc import Mapping
@@ -52,19 +51,25 @@ class Plugin(Strict):
 
     @property
     def runs_own_code(self) -> bool:
-        """Whether it runs code of the user's own, so that its results are valid only for as long as that stays."""
+        """Whether the plug-in runs the user's own code, so that facts about it must not be cached."""
         return "." in self.kind
 
     @property
     def hub_repository(self) -> HubRepository | None:
-        """The repository that the plug-in loads, if any: a Config with the keys `name` and `revision`. It is pinned to
-        a commit when a run is first started."""
+        """Hub repository that the plug-in loads; None: no repository.
+
+        The Config must have the keys `name` and `revision`: when a run first starts, the revision is pinned to a
+        commit.
+        """
         return None
 
     @property
     def run_reference(self) -> RunReference | None:
-        """The checkpoint that the plug-in loads, if any: a Config with the keys `run` and `checkpoint`. It is pinned to
-        a step when a run is first started."""
+        """Checkpoint of another run that the plug-in loads; None: no checkpoint.
+
+        The Config must have the keys `run` and `checkpoint`: when a run first starts, the checkpoint is pinned to a
+        step.
+        """
         return None
 
 
@@ -78,13 +83,13 @@ class StrategyConfig(Plugin):
 
 
 class SchedulerConfig(Plugin):
-    """The Config of a scheduler: the section of a cluster profile that is named after its kind."""
+    """The Config of a scheduler: the section of a cluster profile with the name of its kind."""
 
     on_this_machine: ClassVar[bool] = False
-    """Whether the ranks run on this machine, whose devices can be detected."""
+    """Whether the ranks run on this machine, so that its devices can be detected."""
 
     deadline_advice: ClassVar[str] = ""
-    """What may be wrong with the profile of a job that has to leave before its first checkpoint."""
+    """What may be wrong in the profile if a job reaches its deadline before its first checkpoint."""
 
     @property
     def cores_per_node(self) -> int | None:
@@ -92,35 +97,40 @@ class SchedulerConfig(Plugin):
         return None
 
     def job_id(self, environment: Mapping[str, str]) -> str:
-        """The scheduler's id of the job that a node belongs to, for schedulers that continue a job under other ids;
-        empty: the one that it was submitted as. `environment`: the variables of the node."""
+        """Return the scheduler's id of a node's job; empty: the id that the job was submitted under.
+
+        A scheduler that continues a job under other ids overrides it. `environment`: variables of the node.
+        """
         return ""
 
     def check_nodes(self, minimum: int, maximum: int) -> str | None:
-        """Why a job cannot have this number of nodes; None: it can."""
+        """Return why a job cannot have this number of nodes; None: it can."""
         return None
 
     def problems(self, recipe: "Recipe", cluster: "Cluster") -> "list[str | Problem]":
-        """Conflicts between the recipe, the profile and the scheduler's own limits."""
+        """Return the conflicts between the recipe, the profile and the scheduler's own limits."""
         return []
 
 
 class TaskConfig(Plugin):
-    """Configuration of a task, with the properties that other modules depend on. A kind overrides those that differ."""
+    """Configuration of a task. Other modules read its properties. A kind overrides the defaults that do not fit it."""
 
     @property
     def held(self) -> "TaskConfig":
-        """The task that defines the samples: this one, or the inner task of one that wraps another."""
+        """The task that defines the samples: this one, or the inner task if this one wraps another."""
         return self
 
     @property
     def teacher_model(self) -> "ModelConfig | None":
-        """The Config of another model that the task evaluates, such as a teacher: the value of one of its keys."""
+        """Config of another model that the task evaluates, such as a teacher; None: no such model.
+
+        The Config is the value of one of the task's keys.
+        """
         return None
 
     @property
     def teacher_key(self) -> str:
-        """The key whose value `teacher_model` is. Raises TypeError where there is none: a plug-in has to tell it."""
+        """Key that holds `teacher_model`. Raises TypeError if none does: the task then has to override this."""
         teacher = self.teacher_model
         for name, value in self:
             if value is teacher:
@@ -128,7 +138,7 @@ class TaskConfig(Plugin):
         raise TypeError(f"{type(self).__name__}.teacher_model is the value of no key (override teacher_key)")
 
     def with_teacher(self, teacher: "ModelConfig") -> Self:
-        """The same task with another `teacher_model`."""
+        """Return the same task with another `teacher_model`."""
         return self.model_copy(update={self.teacher_key: teacher})
 
     @property
@@ -186,11 +196,14 @@ class OptimizerConfig(Plugin):
     has `lr`, the embeddings the smallest rate."""
 
     elementwise: ClassVar[bool] = True
-    """Whether each number is updated independently of the others, so that a shard is updated as in the whole tensor."""
+    """Whether each number is updated independently of the others, so that updating a shard equals updating the whole
+    tensor."""
 
     def moments(self, in_layers: float) -> float:
-        """The size of the optimiser's state over that of the weights. `in_layers`: fraction of the weights that belong
-        to repeated layers."""
+        """Return the size of the optimiser's state, relative to the size of the weights.
+
+        `in_layers`: fraction of the weights that belong to repeated layers.
+        """
         return 2.0
 
 

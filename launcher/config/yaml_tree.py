@@ -1,7 +1,7 @@
 """YAML text as a tree of plain values, each with its line.
 
-The tree is built from the parser's events, within limits of depth and size, so that no text takes more memory or time
-than its length explains: aliases count as often as they are used. Values are what JSON has; tags are refused.
+The tree is built from the parser's events, within limits of depth and size, so that a short text cannot take much
+memory or time: values behind an alias count each time it is used. Values have the types of JSON; tags are refused.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from ruamel.yaml.reader import ReaderError
 DEPTH = 32
 """Maximum nesting of lists and maps."""
 NODES = 20_000
-"""Maximum number of values and keys of a document. Those behind an alias are counted each time."""
+"""Maximum number of values and keys of a document. Values behind an alias count each time it is used."""
 _BITS = 64
 """Maximum size of an integer."""
 _MERGE = "<<"
@@ -38,7 +38,7 @@ Scalar = None | bool | int | float | str
 
 
 class YamlMistake(Exception):
-    """A text holds something that is not allowed, or is no YAML (NotYaml). `line`: number of the line, from 1."""
+    """Error: a text holds something that is not allowed, or is no YAML (NotYaml). `line`: line number, from 1."""
 
     def __init__(self, line: int, what: str):
         super().__init__(f"{line}: {what}")
@@ -46,7 +46,7 @@ class YamlMistake(Exception):
 
 
 class NotYaml(YamlMistake):
-    """A text is not valid YAML."""
+    """Error: a text is not valid YAML."""
 
 
 class Item(NamedTuple):
@@ -79,8 +79,10 @@ def parse(text: str, limit: int = NODES) -> Node:
 
 
 class _Builder:
-    """Builds a tree from the events of a text. `nodes`: number of values so far; `anchors`: nodes by anchor, None while
-    they are incomplete."""
+    """Builder of a tree from the events of a text.
+
+    `nodes`: number of values so far. `anchors`: nodes by anchor; None while a node is incomplete.
+    """
 
     def __init__(self, text: str, limit: int):
         self.limit = limit
@@ -90,7 +92,7 @@ class _Builder:
         self.anchors = dict[str, Node | None]()
 
     def parsed(self, text: str) -> Iterator[Event]:
-        """Yield the parser's events. Raises NotYaml for an error that the scanner reports in another way."""
+        """Yield the parser's events. Raises NotYaml, also for a ValueError or an OverflowError of the scanner."""
         line = 1
         try:
             for event in self.yaml.parse(text):
@@ -161,7 +163,7 @@ class _Builder:
         return items
 
     def map(self, level: int) -> dict[str, Item]:
-        """Build a map. Keys are texts as written. Keys of the map replace those that `<<` merges."""
+        """Build a map. Keys are texts as written, and take precedence over keys that `<<` merges."""
         items, merged = dict[str, Item](), dict[str, Item]()
         while not isinstance(event := next(self.events), MappingEndEvent):
             key, plain = self.key(event)
@@ -220,7 +222,10 @@ def _check_depth(event: Event, level: int) -> None:
 
 
 def _merged(item: Item) -> dict[str, Item]:
-    """The keys of `<<`: those of a map, or of a list of maps, of which earlier ones take precedence."""
+    """Return the keys that `<<` merges: of a map, or of a list of maps, in which earlier maps take precedence.
+
+    Raises YamlMistake if a value is no map.
+    """
     value = item.node.value
     maps = [part.node.value for part in value] if isinstance(value, list) else [value]
     merged = dict[str, Item]()

@@ -1,8 +1,8 @@
 """The digest of a step: 64 bits that identify its samples, whichever ranks they were on.
 
 Each sample is hashed with its place in the global batch, its epoch, its id and its arrays, masked positions included.
-Hashes are added modulo 2^64. Each rank adds those of its own samples, and the order of the sum does not matter, since
-each term includes its place.
+Each rank adds the hashes of its own samples modulo 2^64. Samples may be added in any order, since each hash includes
+the sample's place.
 """
 
 import hashlib
@@ -15,8 +15,10 @@ MODULUS = 2**64
 
 
 def sample(place: int, epoch: int, sample_id: int, arrays: Mapping[str, NDArray[np.generic]]) -> int:
-    """Hash of one sample before padding. Arrays are hashed in the order of their names, integers as int64 and others as
-    float64."""
+    """Return the hash of one sample before padding.
+
+    Arrays are hashed in the order of their names, integers as int64 and others as float64.
+    """
     state = hashlib.blake2b(np.array([place, epoch, sample_id], dtype="<i8").tobytes(), digest_size=8)
     for name in sorted(arrays):
         array = arrays[name]
@@ -27,10 +29,10 @@ def sample(place: int, epoch: int, sample_id: int, arrays: Mapping[str, NDArray[
 
 
 def total(parts: list[int]) -> int:
-    """Sum of the hashes of samples or ranks."""
+    """Return the sum of the hashes of samples or ranks, modulo 2^64."""
     return sum(parts) % MODULUS
 
 
 def text(value: int) -> str:
-    """A digest as 16 hexadecimal digits, as in metrics.jsonl."""
+    """Return a digest as 16 hexadecimal digits, as in metrics.jsonl."""
     return f"{value:016x}"

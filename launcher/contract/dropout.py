@@ -1,21 +1,20 @@
-"""Counter-based dropout: each number that a model draws in a training step is a hash of what it is drawn for.
+"""Counter-based dropout: each number that a model draws in a training step is a hash of the purpose of the draw.
 
 The definition, in unsigned 32-bit words. A state is a pair of words (low, high):
 
-    key of the sample     Philox of (seed, stream, epoch, sample id); of (seed, stream, step) for what no sample owns
+    key of the sample     Philox of (seed, stream, epoch, sample id); of (seed, stream, step) if all samples share it
     place in the model    exclusive or with the 64-bit BLAKE2b of the module's path
     call                  fold(state, invocation of the module in the step * 2^16 + draw within the invocation)
-    coordinate            fold(state, c) for each coordinate of the element in its sample but the last one
-    draw                  half of word(state, last // 2) as a signed number: the low one where `last` is even, else the
-                          high one
+    coordinate            fold(state, c) for each coordinate of the element in its sample, except the last one
+    draw                  a half of word(state, last // 2) as a signed number: the low half if `last` is even, else
+                          the high half
 
-A value is dropped where its draw is below `threshold(rate)`, so that rates are exact to 2^-17, and what is kept is
-divided by `kept(rate)`, the share that is kept on average. Numbers in (0, 1) take the 23 highest bits of
-word(state, last).
+A value is dropped if its draw is below `threshold(rate)`. Rates are therefore exact to 2^-17. Kept values are divided
+by `kept(rate)`, the mean share of kept values. Numbers in (0, 1) take the 23 highest bits of word(state, last).
 
-`mix` is the finaliser lowbias32 (Wellons, Prospecting for Hash Functions, 2018), a bijection of 32-bit words of two
-multiplications. Position and feature are coordinates of their own, never a flat index: padding does not move a draw.
-`launcher.train.counter_dropout` computes the same bits with torch.
+`mix` is the finaliser lowbias32 (Wellons, Prospecting for Hash Functions, 2018), a bijection of 32-bit words with two
+multiplications. Position and feature are separate coordinates, not one flat index, so that padding does not change a
+draw. `launcher.train.counter_dropout` computes the same bits with torch.
 """
 
 import hashlib
@@ -37,37 +36,39 @@ VERSION = 1
 
 
 def sample_keys(seed: int, epochs: ArrayLike, samples: ArrayLike) -> NDArray[np.int64]:
-    """Keys of samples in epochs: 64 bits as signed integers."""
+    """Return the keys of samples in epochs: 64 bits as signed integers."""
     return _joined(random.draws(seed, random.Stream.DROPOUT, epochs, samples, 0))
 
 
 def step_key(seed: int, step: int) -> NDArray[np.int64]:
-    """Key of shape (1,) for draws that all samples of a step share, such as skipped layers."""
+    """Return the key, of shape (1,), for draws that all samples of a step share, such as skipped layers."""
     return _joined(random.draws(seed, random.Stream.DROPOUT, [step], [0], 1))
 
 
 @cache
 def place_key(path: str) -> int:
-    """The 64-bit key of a module's path in the model."""
+    """Return the 64-bit key of a module's path in the model."""
     return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "little")
 
 
 def state(keys: ArrayLike, path: str, invocation: int = 0, draw: int = 0) -> State:
-    """States of keys (int64) at a place of the model, before any coordinate."""
+    """Return the states of keys (int64) at a place of the model, before any coordinate."""
     words = np.asarray(keys, dtype=np.int64).view(np.uint64) ^ np.uint64(place_key(path))
     low, high = (words & np.uint64(0xFFFFFFFF)).astype(np.uint32), (words >> np.uint64(32)).astype(np.uint32)
     return fold((low, high), call(invocation, draw))
 
 
 def call(invocation: int, draw: int) -> int:
-    """Coordinate of a draw by its number in an invocation of its module, which may run several times. Raises ValueError
-    for more than 2^16 draws of an invocation, or 2^15 invocations in a step."""
+    """Return the coordinate of a draw in an invocation of its module: invocation * 2^16 + draw.
+
+    A module may run several times in a step. Raises ValueError for a `draw` from 2^16 or an `invocation` from 2^15 on.
+    """
     if not (0 <= draw < 2**16 and 0 <= invocation < 2**15):
         raise ValueError(f"draw {draw} of invocation {invocation} has no number of its own")
     return (invocation << 16) + draw
 
 
-@np.errstate(over="ignore")  # of scalars, where numpy warns
+@np.errstate(over="ignore")  # numpy warns of the overflow of scalars
 def fold(pair: State, coordinate: ArrayLike) -> State:
     """Add a coordinate (below 2^32) to states, broadcast together."""
     low, high = pair
@@ -77,7 +78,7 @@ def fold(pair: State, coordinate: ArrayLike) -> State:
 
 @np.errstate(over="ignore")
 def word(pair: State, index: ArrayLike) -> Words:
-    """A 32-bit word for each state and index, broadcast together."""
+    """Return a 32-bit word for each state and index, broadcast together."""
     low, high = pair
     value = low + np.asarray(index).astype(np.uint32) * np.uint32(GOLDEN)
     value = (value ^ (value >> np.uint32(SHIFTS[0]))) * np.uint32(FIRST)
@@ -89,41 +90,44 @@ def word(pair: State, index: ArrayLike) -> Words:
 
 @np.errstate(over="ignore")
 def mix(value: Words) -> Words:
-    """A bijection of 32-bit words in which each bit of the input moves every bit of the output."""
+    """Map 32-bit words by a bijection in which each bit of the input affects every bit of the output."""
     value = (value ^ (value >> np.uint32(SHIFTS[0]))) * np.uint32(FIRST)
     value = (value ^ (value >> np.uint32(SHIFTS[1]))) * np.uint32(SECOND)
     return value ^ (value >> np.uint32(SHIFTS[2]))
 
 
 def draws(pair: State, last: ArrayLike) -> NDArray[np.int64]:
-    """Draws in [-2^15, 2^15) for each state and last coordinate, broadcast together."""
+    """Return draws in [-2^15, 2^15) for each state and last coordinate, broadcast together."""
     index = np.asarray(last, dtype=np.int64)
     halves = word(pair, index // 2) >> (16 * (index % 2)).astype(np.uint32)
     return halves.astype(np.uint16).view(np.int16).astype(np.int64)
 
 
 def uniform(pair: State, last: ArrayLike) -> NDArray[np.float64]:
-    """Numbers in (0, 1), of 23 bits (exact in fp32), for each state and last coordinate, broadcast together."""
+    """Return numbers in (0, 1) for each state and last coordinate, broadcast together. 23 bits: exact in fp32."""
     return ((word(pair, last) >> np.uint32(9)).astype(np.float64) + 0.5) * 2.0**-23
 
 
 def keep(pair: State, last: ArrayLike, rate: float) -> NDArray[np.bool_]:
-    """Whether values are kept under dropout of this rate."""
+    """Return whether values are kept under dropout of this rate.
+
+    The result has a boolean for each state and last coordinate, broadcast together.
+    """
     return draws(pair, last) >= threshold(rate)
 
 
 def threshold(rate: float) -> int:
-    """Draws below this number are dropped. Raises ValueError for a rate outside of [0, 1)."""
+    """Return the number below which draws are dropped. Raises ValueError for a rate outside of [0, 1)."""
     return _dropped(rate) - DRAWS // 2
 
 
 def kept(rate: float) -> float:
-    """Mean share of kept values, by which kept values are divided."""
+    """Return the mean share of kept values, by which kept values are divided."""
     return 1 - _dropped(rate) / DRAWS
 
 
 def _dropped(rate: float) -> int:
-    """Number of the 2^16 draws that are dropped, at most 2^16 - 1."""
+    """Return how many of the 2^16 possible draws are dropped, at most 2^16 - 1."""
     if not 0 <= rate < 1:
         raise ValueError(f"a dropout rate is at least 0 and below 1, not {rate}")
     return min(round(rate * DRAWS), DRAWS - 1)

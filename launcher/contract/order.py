@@ -1,10 +1,10 @@
-"""The order of samples: step -> sample ids, a pure function with no list and no state.
+"""The order of samples: step -> sample ids, a pure function without a stored list or state.
 
-Epoch e visits every sample once, in the order of a keyed pseudo-random permutation; the stream of epochs has no seam:
-a batch may hold the end of one epoch and the beginning of the next. The permutation is a Feistel network over pairs of
-digits in base b = ceil(sqrt(size)), with cycle walking (Black and Rogaway, 2002) for the few pairs that stand for no
-sample. Four rounds make a strong pseudo-random permutation (Luby and Rackoff, 1988) of a large set; on sets of some
-hundred samples six are needed before the spread over epochs cannot be distinguished from a shuffle's.
+Epoch e visits every sample once, in the order of a keyed pseudo-random permutation. Epochs follow each other without a
+gap: a batch may hold the end of one epoch and the beginning of the next. The permutation is a Feistel network over
+pairs of digits in base b = ceil(sqrt(size)). Cycle walking (Black and Rogaway, 2002) replaces the few pairs that are no
+sample. Four rounds make a strong pseudo-random permutation (Luby and Rackoff, 1988) of a large set. On sets of a few
+hundred samples, six rounds are needed until the spread over epochs cannot be distinguished from that of a shuffle.
 """
 
 import math
@@ -32,7 +32,7 @@ class Order:
             raise ValueError(f"an order needs between 1 and 2^48 samples, not {self.size}")
 
     def step(self, step: int, global_batch: int) -> tuple[Ids, Ids]:
-        """Epochs and sample ids of a step, both int64 of shape (global_batch,)."""
+        """Return the epochs and sample ids of a step, both int64 of shape (global_batch,)."""
         first = step * global_batch
         epoch, start = divmod(first, self.size)
         places = start + np.arange(global_batch, dtype=np.int64)
@@ -40,7 +40,7 @@ class Order:
         return epochs, self.permute(epochs, places % self.size)
 
     def permute(self, epochs: Ids, places: Ids) -> Ids:
-        """Samples at these places of these epochs, in the same shape."""
+        """Return the samples at these places of these epochs, in the same shape."""
         samples = self._walk(epochs, places)
         while np.any(outside := samples >= self.size):
             samples[outside] = self._walk(epochs[outside], samples[outside])
@@ -58,10 +58,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The order of several sources' samples, mixed by weight. Every prefix of the stream holds each source's share, to
-    within half a sample for each source and the rounding of shares to 2^-33. Each source has epochs of its own.
-    Sample ids continue from source to source. A pure function of the place in the stream, O(sources) in time and
-    memory.
+    """The order of several sources' samples, mixed by weight. O(sources) in time and memory for any step.
+
+    Every prefix of the stream holds each source's share, to within half a sample for each source and the rounding of
+    shares to 2^-33. Each source has its own epochs. Sample ids continue from source to source.
 
     sizes: samples of each source. weights: positive, with any sum.
     """
@@ -75,7 +75,10 @@ class Mixture:
             raise ValueError(f"a mixture needs a positive weight for each source, not {self.weights}")
 
     def step(self, step: int, global_batch: int) -> tuple[Ids, Ids]:
-        """Epochs (of each sample's own source) and sample ids of a step, both int64 of shape (global_batch,)."""
+        """Return the epochs and sample ids of a step, both int64 of shape (global_batch,).
+
+        An epoch is a pass over the source of the sample.
+        """
         sources, turns = self.sources(step * global_batch + np.arange(global_batch, dtype=np.int64))
         epochs, ids = np.empty_like(turns), np.empty_like(turns)
         for number, size in enumerate(self.sizes):
@@ -86,7 +89,7 @@ class Mixture:
         return epochs, ids
 
     def sources(self, places: Ids) -> tuple[Ids, Ids]:
-        """The source of each place of the stream, and the number of earlier places of that source.
+        """Return the source of each place of the stream, and the number of earlier places of that source.
 
         The places of the first source are spread evenly by its share, as in a Bresenham line. The remaining places form
         the stream of the other sources, and so on.
@@ -104,7 +107,10 @@ class Mixture:
 
 
 def _taken(places: Ids, share: float) -> Ids:
-    """round(places * share), exact for places below 2^48: in integers, with the share in units of 2^-32."""
+    """Return round(places * share), exact for places below 2^48.
+
+    It is computed in integers, with the share in units of 2^-32.
+    """
     parts, scaled = round(share * 2**32), places.astype(np.uint64)
     high, low = scaled >> np.uint64(32), scaled & np.uint64(0xFFFFFFFF)
     taken: Ids = (high * np.uint64(parts) + ((low * np.uint64(parts) + np.uint64(2**31)) >> np.uint64(32))).astype(

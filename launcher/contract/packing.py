@@ -14,8 +14,11 @@ Places = NDArray[np.int64]
 
 
 def capacity(lengths: Sequence[int] | NDArray[np.integer], ranks: int, longest: int) -> int:
-    """Length of a row: `longest`, or less where ranks would otherwise have no row, but at least the longest sample.
-    Rows of at most a rank's share of tokens, rounded down, are no fewer than the ranks."""
+    """Return the length of a row in tokens: `longest`, or less if some ranks would otherwise have no row.
+
+    A row is at least as long as the longest sample. A row of at most a rank's mean share of tokens, rounded down, gives
+    at least as many rows as ranks. Without samples, the result is `longest`.
+    """
     tokens = np.asarray(lengths, dtype=np.int64)
     if not len(tokens):
         return longest
@@ -23,15 +26,15 @@ def capacity(lengths: Sequence[int] | NDArray[np.integer], ranks: int, longest: 
 
 
 def pack(lengths: Sequence[int] | NDArray[np.integer], capacity: int) -> list[Places]:
-    """Rows of places (indices into `lengths`), each of at most `capacity` tokens. Every place is in one row.
+    """Return rows of places (indices into `lengths`), each of at most `capacity` tokens. Every place is in one row.
 
-    Raises ValueError where a sample is longer than a row.
+    Raises ValueError if a sample is longer than a row.
     """
     tokens = np.asarray(lengths, dtype=np.int64)
     if len(tokens) and tokens.max() > capacity:
         raise ValueError(f"a sample of {tokens.max()} tokens does not fit into a row of {capacity}")
     rows: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # what is left of each row, and which, sorted
+    rooms: list[tuple[int, int]] = []  # (free tokens of a row, row), sorted
     for place in np.argsort(-tokens, kind="stable").tolist():
         at = bisect_left(rooms, (int(tokens[place]), -1))
         if at == len(rooms):

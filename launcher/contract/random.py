@@ -33,8 +33,10 @@ class Stream(IntEnum):
 
 @dataclass(frozen=True)
 class Draw:
-    """Random inputs of a sample's augmentation. `progress`: share of the run's steps that are done, from 0 to 1; 1 in
-    an evaluation."""
+    """Random inputs of a sample's augmentation.
+
+    `progress`: fraction of the run's steps that are done, from 0 to 1; 1 in an evaluation.
+    """
 
     seed: int
     stream: Stream
@@ -42,7 +44,7 @@ class Draw:
 
 
 def philox(counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], key: int) -> tuple[UInt, UInt, UInt, UInt]:
-    """Four 32-bit words (as uint64 arrays) for each counter.
+    """Return four 32-bit words (as uint64 arrays) for each counter.
 
     counter: four words of 32 bits, scalars or arrays that broadcast. key: 64 bits.
     """
@@ -59,7 +61,7 @@ def philox(counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], key: int)
 
 @cache
 def key(seed: int, stream: Stream) -> int:
-    """A 64-bit Philox key for a recipe's seed (below 2^64) and a stream."""
+    """Return the 64-bit Philox key for a recipe's seed (below 2^64) and a stream."""
     low, high, _, _ = philox((seed & 0xFFFFFFFF, seed >> 32, int(stream), 0x4C41554E), 0)
     return int(low) | int(high) << 32
 
@@ -67,7 +69,7 @@ def key(seed: int, stream: Stream) -> int:
 def draws(
     seed: int, stream: Stream, epoch: ArrayLike, sample: ArrayLike, position: ArrayLike
 ) -> tuple[UInt, UInt, UInt, UInt]:
-    """Four independent uniform 32-bit words for each (epoch, sample id, position).
+    """Return four independent uniform 32-bit words for each (epoch, sample id, position).
 
     Raises ValueError for epochs or sample ids from 2^48 on and positions from 2^32 on, which would repeat numbers.
     """
@@ -89,12 +91,14 @@ def uniform(words: UInt) -> NDArray[np.float64]:
 
 
 def below(words: UInt, bound: int) -> NDArray[np.int64]:
-    """Convert 32-bit words to integers in [0, bound), for a bound from 1 to 2^32 (Lemire, 2019, without rejection: the
-    bias is below bound / 2^32)."""
+    """Convert 32-bit words to integers in [0, bound), for a bound from 1 to 2^32.
+
+    The method is that of Lemire (2019) without rejection: the bias is below bound / 2^32.
+    """
     return ((words * np.uint64(bound)) >> _SHIFT).astype(np.int64)
 
 
 def seed_for(seed: int, stream: Stream, step: int, rank: int = 0) -> int:
-    """A 63-bit seed for a library's own generator (dropout, weights): a function of (seed, step, rank)."""
+    """Return a 63-bit seed for a library's own generator (dropout, weights): a function of (seed, step, rank)."""
     low, high, _, _ = draws(seed, stream, step, rank, 0)
     return (int(low) | int(high) << 32) >> 1

@@ -1,10 +1,9 @@
-"""The split of a global batch into ranks and micro-batches. It affects performance only, since the loss does not depend
-on it.
+"""The split of a global batch into ranks and micro-batches. The loss does not depend on it: only performance does.
 
 Every rank computes the whole split from the sample lengths. Samples are assigned in descending length to the rank with
 the fewest tokens (LPT; Graham, 1969), so that ranks finish together. Each rank's share is cut into micro-batches of
-similar lengths under a budget of padded tokens. All ranks have the same number of micro-batches, which strategies that
-communicate in the forward pass need. Where a share is too small, the last ones are empty.
+similar lengths under a budget of padded tokens. All ranks have the same number of micro-batches, because some
+strategies communicate in the forward pass. If a rank has too few samples, its last micro-batches are empty.
 """
 
 import heapq
@@ -22,11 +21,11 @@ def split(
     max_tokens: int | None = None,
     equal_lengths: bool = False,
 ) -> list[list[Places]]:
-    """The micro-batches of each rank: arrays of places (indices into `lengths`) in descending length.
+    """Return the micro-batches of each rank: arrays of places (indices into `lengths`) in descending length.
 
     lengths: tokens of each sample of the global batch. max_tokens: budget of a micro-batch, samples x longest sample.
-    equal_lengths: whether the samples of a micro-batch have one length, for models whose outputs padding changes.
-    Raises ValueError without a rank, and where a sample exceeds the budget.
+    equal_lengths: whether the samples of a micro-batch have one length, for models whose outputs change with padding.
+    Raises ValueError if there is no rank, or if a sample exceeds the budget.
     """
     if ranks < 1:
         raise ValueError(f"a batch needs a rank to fall on, not {ranks}")
@@ -39,7 +38,7 @@ def split(
 
 
 def _deal(tokens: Places, ranks: int) -> list[Places]:
-    """Give each sample, the longest first, to the rank with the fewest tokens so far.
+    """Assign each sample, the longest first, to the rank with the fewest tokens so far.
 
     Returns the places (indices into `tokens`) of each rank, in descending length. Samples of equal length keep their
     order.
@@ -56,8 +55,11 @@ def _deal(tokens: Places, ranks: int) -> list[Places]:
 def micro_batches(
     share: Places, tokens: Places, max_tokens: int | None, equal_lengths: bool = False, most: int | None = None
 ) -> list[Places]:
-    """Cut a share in descending length greedily: as many samples as the budget allows, at least one and at
-    most `most`."""
+    """Cut a rank's share, places in descending length, into micro-batches.
+
+    Each takes as many samples as `max_tokens` allows, but at least one and at most `most`. `equal_lengths`: the samples
+    of a micro-batch have one length.
+    """
     pieces, start, lengths = [], 0, tokens[share]
     while start < len(share):
         longest = int(lengths[start])
@@ -72,8 +74,7 @@ def micro_batches(
 
 
 def _pad(pieces: list[Places], tokens: Places, count: int) -> list[Places]:
-    """Exactly `count` pieces: the piece with the most padded tokens is halved repeatedly, then empty pieces
-    are added."""
+    """Return exactly `count` pieces: halve the piece with the most padded tokens repeatedly, then add empty pieces."""
     pieces = list(pieces)
     while len(pieces) < count:
         costs = [len(p) * int(tokens[p[0]]) if len(p) > 1 else -1 for p in pieces]

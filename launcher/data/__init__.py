@@ -63,16 +63,20 @@ class SourceConfig(Plugin):
 
     @property
     def reads_local_files(self) -> bool:
-        """Whether the rows come from files of the user, so that a plan may read the first ones: quickly, and without a
-        download."""
+        """Whether the rows come from files of the user.
+
+        A plan may then read the first rows, since that is quick and needs no download.
+        """
         return False
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a source that can be read by itself. Each kind gives `files`, `start` and `stop` its own meaning:
-    whole files, or the bytes or rows [start, stop) of one. `size`: approximate bytes, for progress and the disk space
-    needed."""
+    """A piece of a source that can be read by itself.
+
+    Each kind gives `files`, `start` and `stop` its own meaning: whole files, or the bytes or rows [start, stop) of one
+    file. `size`: approximate bytes, for progress and the disk space needed.
+    """
 
     files: tuple[str, ...] = ()
     start: int = 0
@@ -81,8 +85,11 @@ class Part:
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be used, yielded in its place. `where`: its place, such as file:line. `what`: the mistake.
-    `missing`: the canonical or kept column that the row lacks, if that is the mistake."""
+    """A mistake, yielded in place of a row that cannot be used.
+
+    `where`: place of the row, such as file:line. `what`: the mistake. `missing`: the canonical or kept column that the
+    row lacks, if that is the mistake.
+    """
 
     where: str
     what: str
@@ -93,9 +100,9 @@ class BadRow(NamedTuple):
 
 
 class Source(ABC):
-    """Reads the rows of one Config. A kind declares its type: `config: Config`.
+    """A reader of the rows of one Config. A kind declares its type: `config: Config`.
 
-    `key` is the place of the Config in the recipe, such as data.train: messages begin with it.
+    `key` is the key of the Config in the recipe, such as data.train. Messages begin with it.
     """
 
     def __init__(self, config: Any):
@@ -103,25 +110,36 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint(self, key: str) -> str:
-        """Identify the content by its bytes, revision or versions: equal fingerprints mean equal rows. Raises UserError
-        if the source cannot be found or read."""
+        """Identify the content by its bytes, revision or versions: equal fingerprints mean equal rows.
+
+        Raises UserError if the source cannot be found or read.
+        """
 
     def parts(self, key: str) -> Sequence[Part]:
-        """Divide the source into parts of some 32 MiB, in a fixed order. The default is a single part. Raises UserError
-        if the source cannot be read."""
+        """Divide the source into parts of some 32 MiB, in a fixed order. The default is a single part.
+
+        Raises UserError if the source cannot be read.
+        """
         return [Part()]
 
     @abstractmethod
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-        """Yield the rows of a part in a fixed order. The caller applies `limit` and `on_bad_row`. Raises UserError if
-        the whole source is unusable: a column that no row has, a truncated archive."""
+        """Yield the rows of a part in a fixed order. The caller applies `limit` and `on_bad_row`.
+
+        Raises UserError if the whole source is unusable: a column that no row has, a truncated archive.
+        """
 
     def notes(self, key: str, part: Part) -> Sequence[str]:
-        """Return notes for the user on how a part was read. Called on the same object after `rows`, so that a source
-        collects them while it reads. With a `limit`, not all rows of the part were."""
+        """Return notes for the user on how a part was read; empty: none.
+
+        The call follows `rows` on the same object, so that a source can collect notes while it reads. With a `limit`,
+        some rows of the part may not have been read.
+        """
         return []
 
     def mixed(self) -> Mapping[str, tuple[Plugin, float]]:
-        """Return the sources of a mixture by name, each with its weight; the weights add up to 1. A mixture has no rows
-        of its own. Any other kind returns nothing."""
+        """Return the sources of a mixture by name, each with its weight; empty for any other kind.
+
+        The weights add up to 1. A mixture has no rows of its own.
+        """
         return {}

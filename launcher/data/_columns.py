@@ -12,18 +12,20 @@ from launcher.data import TEXTS
 from launcher.data._images import as_pixels
 
 MAX_ROW = 16 * 2**20
-"""The maximal length of a row: bytes of a line, characters of a text."""
+"""Maximum length of a row: bytes of a line, characters of a text."""
 
 _IGNORED = ("-100", "-100.0")
-"""A label that excludes its word from training and metrics (torch's ignore_index)."""
+"""Notations of a label that excludes its word from training and metrics (torch's ignore_index)."""
 
 Name = str | list[str]
-"""The name of a column in the source, or the names of several that make up one canonical column."""
+"""Name of a column in the source, or names of several columns that make up one canonical column."""
 
 
 def checked_value(column: str, name: Name, value: object) -> object:
-    """Return the value of a canonical column in its usual type. `name`: what the source calls the column. Raises
-    ValueError with the mistake."""
+    """Return the value of a canonical column in its usual type. Raises ValueError with the mistake.
+
+    `name`: the name of the column in the source.
+    """
     wants = column.wants if isinstance(column, Column) else None
     if column in TEXTS:
         return _text(name, value)
@@ -43,7 +45,7 @@ def checked_value(column: str, name: Name, value: object) -> object:
 
 
 def inconsistency(row: Mapping[str, Any]) -> str | None:
-    """Describe a mistake between the columns of a row, if there is one."""
+    """Return a description of a mistake between the columns of a row; None: there is none."""
     if {"words", "labels"} <= row.keys() and len(row["words"]) != len(row["labels"]):
         return f"{len(row['words'])} words and {len(row['labels'])} labels: one for each is needed"
     if {"context", "answers"} <= row.keys():
@@ -55,7 +57,10 @@ def inconsistency(row: Mapping[str, Any]) -> str | None:
 
 
 def lone_surrogate(text: str) -> str | None:
-    """Describe the first lone surrogate of a text, if there is one: JSON can write it (\\ud83d), UTF-8 cannot."""
+    """Return a description of the first lone surrogate of a text; None: there is none.
+
+    JSON can write a lone surrogate (\\ud83d), UTF-8 cannot.
+    """
     if text.isascii():
         return None
     try:

@@ -19,7 +19,7 @@ PART = 32 * 2**20
 """Approximate bytes of a part."""
 
 _MTIME_RESOLUTION = 2.0
-"""Seconds in which a file may change twice with one modification time, on coarse file systems."""
+"""Seconds within which a file may change twice without a new modification time, on coarse file systems."""
 
 
 def files(config: FilesConfig, key: str) -> list[Path]:
@@ -28,8 +28,10 @@ def files(config: FilesConfig, key: str) -> list[Path]:
 
 
 def folders(config: FilesConfig, key: str) -> list[Path]:
-    """Return every folder of `path`, sorted, so that a folder comes before those inside it. Raises UserError if a
-    pattern matches no folder."""
+    """Return every folder of `path`, sorted, so that a folder comes before the folders inside it.
+
+    Raises UserError if a pattern matches no folder.
+    """
     return _matched(config.path, Path.is_dir, "folder", key)
 
 
@@ -80,8 +82,10 @@ def fingerprint_of(values: Iterable[object]) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """Hash the bytes of a file. The cache keeps the hash until the file changes, so that planning again does not read a
-    large corpus again. Raises UserError if the file cannot be read."""
+    """Return the hash of the bytes of a file. Raises UserError if the file cannot be read.
+
+    The cache keeps the hash until the file changes, so that another plan does not read a large corpus again.
+    """
     try:
         return _file_hash(path)
     except OSError as error:
@@ -109,7 +113,7 @@ def _identity(path: Path) -> str:
 
 
 def _cached_hash(entry: Path, identity: str) -> str | None:
-    """Return the cached hash of a file with this identity. A damaged cache entry is ignored."""
+    """Return the cached hash of a file with this identity; None: it is missing or damaged."""
     try:
         content = json.loads(entry.read_text(encoding="utf-8"))
         valid = content["check"] == _checksum(identity, content["hash"])

@@ -34,7 +34,7 @@ def decode(content: bytes | Path) -> Pixels:
         raise ValueError("is no image of a known format" if stream.getbuffer().nbytes else "is empty") from None
     except MemoryError:
         raise
-    except Exception as error:  # decoders document no list of what they raise for broken bytes
+    except Exception as error:  # decoders do not document what they raise for broken bytes
         raise ValueError(f"is a broken image: {error}") from None
 
 
@@ -72,8 +72,11 @@ def _upright(image: "Image.Image") -> "Image.Image":
 
 
 def _pixels(image: "Image.Image") -> Pixels:
-    """Convert palettes to colours, 16 bits to 8, and transparency to white. An image of 32 bits does not declare its
-    range: all its values are taken for 8 bits if they fit, else for 16."""
+    """Convert palettes to colours, 16 bits to 8, and transparency to white. Raises ValueError for fractions.
+
+    An image of 32 bits does not declare its range: if all its values fit into 8 bits, they are used as 8 bits, else as
+    16.
+    """
     from PIL import Image
 
     if image.mode.startswith("I"):

@@ -21,7 +21,7 @@ BLOCK = 2**18
 """Bytes that are read, decoded and split at once."""
 
 _SHORT_FILE = 1024
-"""Bytes of a file that may well be one line."""
+"""Bytes up to which a file may consist of a single line."""
 
 _EXPANSION = 4
 """Approximate bytes of text in a byte of a compressed file."""
@@ -39,8 +39,11 @@ class _Readable(Protocol):
 
 
 class Lines(NamedTuple):
-    """Neighbouring lines of a file, or a bad line in their place. `text`: the lines, each with its end (the last of a
-    file may lack it). `beyond`: they begin after the range. `where(n)`: returns file:line of line n, from 0."""
+    """Neighbouring lines of a file, or a bad line in their place.
+
+    `text`: the lines, each with its end (the last line of a file may lack it). `beyond`: whether they begin after the
+    range. `where(n)`: returns file:line of line n, from 0.
+    """
 
     text: str
     bad: BadRow | None
@@ -49,8 +52,10 @@ class Lines(NamedTuple):
 
 
 def file_parts(files: Sequence[Path], ranges: bool = True) -> list[Part]:
-    """Divide files into parts: a large plain file into ranges of bytes, small neighbours together. `ranges`: False for
-    a format in which a file must be read from its start. A compressed file always is."""
+    """Divide files into parts: a large plain file into ranges of bytes, small neighbours together.
+
+    `ranges`: False for a format whose files must be read from the start. A compressed file is never divided.
+    """
     return group_files(((file, _text_size(file)) for file in files), _byte_ranges if ranges else _whole_file)
 
 
@@ -71,7 +76,10 @@ def _byte_ranges(file: Path) -> list[Part]:
 
 
 def compression(file: Path) -> str | None:
-    """Detect the compression of a file by its first bytes. Raises UserError if its suffix says otherwise."""
+    """Return the compression of a file by its first bytes; None: a plain file.
+
+    Raises UserError if the suffix of the file names another compression.
+    """
     with file.open("rb") as stream:
         head = stream.read(4)
     found = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
@@ -84,9 +92,12 @@ def compression(file: Path) -> str | None:
 def read_lines(
     file: str, start: int = 0, stop: int | None = None, beyond: bool = False, errors: str = "strict"
 ) -> Iterator[Lines]:
-    """Yield the lines that begin at the bytes [start, stop) of a file. `beyond`: go on with the lines after them.
-    `errors`: what becomes of invalid bytes, as in bytes.decode; strict yields a bad line. Raises UserError for a
-    compressed file that is truncated or damaged, and for a plain file in UTF-16."""
+    """Yield the lines that begin at the bytes [start, stop) of a file.
+
+    `beyond`: continue with the lines after them. `errors`: treatment of invalid bytes, as in bytes.decode; strict
+    yields a bad line. Raises UserError for a compressed file that is truncated or damaged, and for a plain file in
+    UTF-16.
+    """
     path = Path(file)
     if kind := compression(path):
         yield from _compressed_lines(path, kind, errors)
@@ -110,7 +121,7 @@ def read_lines(
 
 
 def check_line_ends(file: str) -> None:
-    """Raises UserError if lines end with carriage returns alone, so that the whole file would be one line."""
+    """Raise UserError if lines end with carriage returns alone, so that the whole file would be one line."""
     if compression(Path(file)):
         return
     with Path(file).open("rb") as stream:
@@ -145,8 +156,10 @@ def _chunks(stream: _Readable, at: int, end: int | None) -> Iterator[bytes]:
 
 
 def _line_start(stream: BinaryIO, at: int, until: int | None = None) -> int:
-    """Find the start of the first line at or after the byte `at`; it may be the end of the file. The search ends at
-    `until`: a larger result only means that no line begins before it."""
+    """Return the start of the first line at or after the byte `at`; it may be the end of the file.
+
+    The search ends at `until`: a larger result only means that no line begins before it.
+    """
     if at == 0:
         return 0
     stream.seek(at - 1)
@@ -159,8 +172,7 @@ def _line_start(stream: BinaryIO, at: int, until: int | None = None) -> int:
 
 
 def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes | int]:
-    """Regroup chunks into blocks of whole lines. A line longer than MAX_ROW is not kept: its length is yielded
-    instead."""
+    """Regroup chunks into blocks of whole lines. In place of a line longer than MAX_ROW, its length is yielded."""
     held, size = list[bytes](), 0  # the beginning of a line
     for chunk in chunks:
         cut = chunk.rfind(b"\n") + 1
@@ -182,10 +194,10 @@ def _blocks(chunks: Iterator[bytes]) -> Iterator[bytes | int]:
 def _decode(
     path: Path, begin: int, blocks: Iterator[bytes | int], count: int, beyond: bool, errors: str
 ) -> Iterator[tuple[Lines, int]]:
-    """Decode blocks. Yields (lines, n): n is the number of lines from the byte `begin` to the end of these.
+    """Decode blocks. Yields (lines, n), where n is the number of lines from the byte `begin` to the end of `lines`.
 
     `count`: the number of lines between `begin` and the first block. A block that is an int is the length of a line
-    that is too long: it yields a bad line, as do invalid bytes if `errors` is strict.
+    that is too long. It yields a bad line, as do invalid bytes if `errors` is strict.
     """
     for block in blocks:
         where = partial(_place, path, begin, count)
@@ -207,7 +219,7 @@ def _decode(
 
 
 def _decode_by_line(path: Path, begin: int, block: bytes, count: int, beyond: bool) -> Iterator[tuple[Lines, int]]:
-    """Decode a block with invalid bytes: neighbouring valid lines stay together."""
+    """Decode a block with invalid bytes. Yields as `_decode`; neighbouring valid lines stay together."""
     valid = list[str]()
     for number, line in enumerate(BytesIO(block), start=count):
         try:
@@ -233,7 +245,10 @@ def _place(path: Path, begin: int, count: int, number: int) -> str:
 
 
 def _lines_before(path: Path, offset: int) -> int:
-    """Count the lines before a byte. Only a message needs this, so the counts of whole parts are cached."""
+    """Return the number of lines before a byte.
+
+    Only a message needs this. The counts of whole parts are therefore cached.
+    """
     step, stat = _files.PART, path.stat()
     version = (stat.st_mtime_ns, stat.st_size)
     counts = [_newlines(path, at, at + step, *version) for at in range(0, offset - step + 1, step)]
@@ -248,14 +263,14 @@ def _newlines(path: Path, start: int, stop: int, *_version: int) -> int:
 
 
 def follows_blank_line(file: str, start: int, stop: int | None = None) -> bool:
-    """Whether the line before the first one in the bytes [start, stop) is blank, or does not exist."""
+    """Return whether the first line in the bytes [start, stop) follows a blank line, or is the first of the file."""
     with Path(file).open("rb") as stream:
         end = _line_start(stream, start, stop)
         return end == 0 or not _line_before(stream, end - 1).strip()
 
 
 def _line_before(stream: BinaryIO, end: int) -> str:
-    """Read the line that ends at a byte, or any other text if that line is not blank."""
+    """Return the line that ends at a byte. In place of a long line that is not blank, another text is returned."""
     size = 64
     while True:
         begin = max(end - size, 0)

@@ -47,8 +47,10 @@ def _column_key(key: str, column: str) -> str:
 
 
 def check_columns(config: SourceConfig, columns: Sequence[str], present: Sequence[str], table: str, key: str) -> None:
-    """Raises UserError if a table lacks a requested column. `present`: its columns; `table`: its name for the
-    message."""
+    """Raise UserError if a table lacks a requested column.
+
+    `present`: its columns; `table`: its name for the message.
+    """
     missing = [(column, name) for column, name in source_columns(config, columns).items() if name not in present]
     if missing:
         known = ", ".join(present)
@@ -59,7 +61,10 @@ def check_columns(config: SourceConfig, columns: Sequence[str], present: Sequenc
 def canonical_row(
     row: Mapping[str, object], config: SourceConfig, columns: Sequence[str], where: Callable[[], str], key: str
 ) -> Row | BadRow:
-    """Rename and check the requested columns of a row. `where`: returns its place, which only a bad row needs."""
+    """Rename and check the requested columns of a row. Returns a BadRow for a mistake.
+
+    `where`: returns the place of the row; it is called for a bad row only.
+    """
     picked: Row = {}
     kept: Row = {}
     for column in columns:
@@ -87,8 +92,10 @@ def canonical_row(
 
 
 def check_fixed_columns(config: SourceConfig, columns: Sequence[str], fixed: Sequence[str], key: str) -> None:
-    """Raises UserError if a kind whose column names are `fixed` does not have a requested column. Keys such as
-    `image: photo` have no effect on such a kind."""
+    """Raise UserError if a kind with the column names `fixed` lacks a requested column.
+
+    Keys such as `image: photo` have no effect on such a kind.
+    """
     canonical = [column for column in columns if not isinstance(column, KeptColumn)]
     missing = [column for column in canonical if column not in fixed and _source_name(config, column) is not None]
     if missing:
@@ -97,7 +104,7 @@ def check_fixed_columns(config: SourceConfig, columns: Sequence[str], fixed: Seq
 
 
 def fixed_row(row: Mapping[str, object], columns: Sequence[str], where: str) -> Row | BadRow:
-    """Pick and check the requested columns of a row whose names are canonical already."""
+    """Pick and check the requested columns of a row with canonical names. Returns a BadRow for a mistake."""
     try:
         return {
             str(column): _columns.checked_value(column, str(column), row[column]) for column in columns if column in row

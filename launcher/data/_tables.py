@@ -29,8 +29,10 @@ def table_rows(
     where: Callable[[int], str],
     labels: Mapping[str, Sequence[str]] | None = None,
 ) -> Iterator[Row | BadRow]:
-    """Yield the rows of a table. `where(n)`: returns the place of row n. `labels`: canonical column -> the names of the
-    classes that the numbers in it stand for."""
+    """Yield the rows of a table. `where(n)`: returns the place of row n.
+
+    `labels`: canonical column -> names of the classes, which replace the numbers in the column.
+    """
     names = list(dict.fromkeys(source_columns(config, columns).values()))
     for number, values in enumerate(zip(*(_values(table.column(name)) for name in names), strict=True)):
         row = canonical_row(dict(zip(names, values, strict=True)), config, columns, partial(where, number), key)
@@ -38,7 +40,7 @@ def table_rows(
 
 
 def _values(column: "pa.Array | pa.ChunkedArray") -> list[object]:
-    """Return the values of a column; bytes for a text that is not UTF-8, which Arrow does not check."""
+    """Return the values of a column. Arrow does not check UTF-8: a text with other bytes is returned as bytes."""
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
@@ -61,14 +63,16 @@ def _with_label_names(
     for column, names in labels.items():
         try:
             named[column] = _names(row[column], names)
-        except LookupError as error:  # the hub writes -1 where there is no label
+        except LookupError as error:  # the hub writes -1 for a missing label
             return BadRow(where(), f"{key}.{column}: has no label ({error}): choose another split")
     return named
 
 
 def _names(value: Any, names: Sequence[str]) -> object:
-    """Replace a number, or each of a list, by the name of its class. A number may be written in digits. Raises
-    LookupError for a number without a name."""
+    """Return the name of the class of a number, or the names of a list of numbers.
+
+    A number may be written in digits. Raises LookupError for a number without a name.
+    """
     if value is None:  # a word whose label is -100
         return None
     if isinstance(value, list):
@@ -106,7 +110,7 @@ def _wants_number(column: str) -> bool:
 
 
 def _class_names(feature: object) -> Sequence[str] | None:
-    """Return the names of a ClassLabel of `datasets`, or of a list of them."""
+    """Return the class names of a ClassLabel of `datasets`, or of a list of them; None for any other feature."""
     inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
     return getattr(inner, "names", None)
 

@@ -24,7 +24,7 @@ class Config(SourceConfig):
     path: str
     """Folder of the dataset."""
     split: str | None = None
-    """Split to read, where the folder holds several."""
+    """Split to read, if the folder holds several."""
 
     @property
     def reads_local_files(self) -> bool:
@@ -53,7 +53,7 @@ def _folder(config: Config, key: str) -> Path:
 
 
 def _load(config: Config, key: str) -> "datasets.Dataset":
-    """Load the split of the Config. Raises UserError if there is none, or no dataset in the folder."""
+    """Load the split of the Config. Raises UserError if the split, or a dataset in the folder, is missing."""
     loaded = _load_cached(_folder(config, key), Source(config).fingerprint(key), key)
     splits = sorted(loaded) if isinstance(loaded, dict) else []
     if splits and config.split is None:

@@ -27,7 +27,10 @@ from launcher.data._source import FilesConfig, canonical_row, check_columns, sou
 
 
 def _delimiter(value: object) -> str:
-    """Check a delimiter: one character, or \\t, which YAML does not unescape in single quotes."""
+    """Return a delimiter: one character, or a tab for \\t, which YAML does not unescape in single quotes.
+
+    Raises PydanticCustomError for any other value.
+    """
     value = "\t" if value == r"\t" else value
     if not (isinstance(value, str) and len(value) == 1 and value not in '"\r\n'):
         raise PydanticCustomError("delimiter", 'should be one character, no quote and no line break (a tab is "\\t")')
@@ -35,7 +38,7 @@ def _delimiter(value: object) -> str:
 
 
 def _quote(value: object) -> str | None:
-    """Check a quote: one character, or none."""
+    """Return a quote: one character, or None for none. Raises PydanticCustomError for any other value."""
     value = None if value == "none" else value
     if not (value is None or (isinstance(value, str) and len(value) == 1 and value not in "\r\n")):
         raise PydanticCustomError("quote", "should be one character, or none: quotes are read as they are")
@@ -59,8 +62,10 @@ class Config(FilesConfig):
 
     @model_serializer(mode="wrap")
     def _without_default(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, object]:
-        """Leave out the default quote where the name of a prepared folder is computed: the names are older than the
-        key."""
+        """Leave out the default quote when the name of a prepared folder is computed.
+
+        Such names are older than the key.
+        """
         older = isinstance(info.context, dict) and info.context.get("identity")
         return {k: v for k, v in dump(self).items() if not (older and (k, v) == ("quote", '"'))}
 
@@ -70,7 +75,7 @@ class Source(FilesSource):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self._breaks: dict[str, _QuotedBreaks] = {}  # of each file that has been read, as far as it has
+        self._breaks: dict[str, _QuotedBreaks] = {}  # by file, as far as it has been read
 
     def parts(self, key: str) -> list[Part]:
         """Group whole files: whether an end of line also ends a row depends on all quotes before it."""
@@ -81,8 +86,10 @@ class Source(FilesSource):
             yield from _rows(self.config, columns, key, file, self._records(file))
 
     def notes(self, key: str, part: Part) -> list[str]:
-        """Note each file in which quoted fields hold line breaks, as far as it was read: a lone quote joins rows that
-        do not belong together."""
+        """Return a note on each file whose quoted fields hold line breaks, as far as the file was read.
+
+        The cause may be a lone quote, which joins rows that do not belong together.
+        """
         found = {file: self._breaks[file] for file in part.files if self.config.quote and file in self._breaks}
         return [breaks.note(file, key) for file, breaks in found.items() if breaks.rows]
 
@@ -98,15 +105,18 @@ class Source(FilesSource):
 
 @dataclass
 class _QuotedBreaks:
-    """Line breaks inside quotes. `rows`: the number of rows that have any; `lines`: of all their lines; `first`: the
-    place of the first such row."""
+    """Line breaks inside quotes.
+
+    `rows`: number of rows with such a break. `lines`: number of all lines of these rows. `first`: place of the first
+    such row.
+    """
 
     rows: int = 0
     lines: int = 0
     first: str = ""
 
     def note(self, file: str, key: str) -> str:
-        """The note about a file for the user."""
+        """Return the note about a file for the user."""
         what = f"line breaks inside quotes in {plural(self.rows, 'row')} of {file} ({self.lines:,} lines, the first at"
         return f"{what} {self.first}); where quotes are part of the text, set {key}.quote: none"
 
@@ -137,7 +147,7 @@ def _rows(
 
 
 class _Record(NamedTuple):
-    """A row of a file. `where`: file:line of its first line. `lines`: the number of its lines."""
+    """A row of a file. `where`: file:line of its first line. `lines`: number of its lines."""
 
     where: str
     fields: list[str]
@@ -146,7 +156,7 @@ class _Record(NamedTuple):
 
 def _records(file: str, config: Config) -> Iterator[_Record | BadRow]:
     """Yield each record. Raises UserError for a damaged compressed file and for a quote that is never closed."""
-    csv.field_size_limit(max(_columns.MAX_ROW, csv.field_size_limit()))  # a limit of the whole process: only raise it
+    csv.field_size_limit(max(_columns.MAX_ROW, csv.field_size_limit()))  # the limit of the process is never lowered
     feed = _LineFeed(file)
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if config.quote else csv.QUOTE_NONE
     reader = csv.reader(feed, delimiter=config.delimiter, quotechar=config.quote, quoting=quoting, strict=True)
@@ -186,8 +196,11 @@ class _TooLongError(Exception):
 
 
 class _LineFeed:
-    """The lines of a file for csv.reader. `count`: the lines it has taken. Invalid UTF-8 becomes lone surrogates, so
-    that a quoted field over several lines keeps its end. Raises _TooLongError in place of a line that is too long."""
+    """The lines of a file for csv.reader. `count`: number of lines that the reader has taken.
+
+    Invalid UTF-8 becomes lone surrogates, so that a quoted field over several lines keeps its end. In place of a line
+    that is too long, _TooLongError is raised.
+    """
 
     def __init__(self, file: str):
         self.count = 0
@@ -217,7 +230,7 @@ def _header(record: _Record | BadRow | None, file: str) -> list[str]:
 
 
 def _check_delimiter(config: Config, wanted: dict[str, str], header: list[str], file: str, key: str) -> None:
-    """Raises UserError if a column is missing and another delimiter would split the header."""
+    """Raise UserError if a column is missing and another delimiter would split the header."""
     if set(wanted.values()) <= set(header):
         return
     if any("\0" in name for name in header):
@@ -232,7 +245,7 @@ def _check_delimiter(config: Config, wanted: dict[str, str], header: list[str], 
 
 
 def _check_unique(wanted: dict[str, str], header: list[str], file: str, key: str) -> None:
-    """Raises UserError if two columns of the file have the name of a requested one."""
+    """Raise UserError if two columns of the file have the name of a requested column."""
     repeated = [(column, name) for column, name in wanted.items() if header.count(name) > 1]
     if repeated:
         problems = {column: f"{file}: has {header.count(name)} columns named {name!r}" for column, name in repeated}
@@ -240,7 +253,7 @@ def _check_unique(wanted: dict[str, str], header: list[str], file: str, key: str
 
 
 def _not_utf8(cells: Mapping[str, str | None], where: str) -> BadRow | None:
-    """Report the first byte of a row that is not UTF-8, if there is one."""
+    """Return a BadRow for the first byte of a row that is not UTF-8; None: there is none."""
     for name, value in cells.items():
         for character in value or "":
             if "\udc80" <= character <= "\udcff":

@@ -56,7 +56,10 @@ class Source(data.Source):
 
 
 def _check_readable(folder: Path, key: str) -> None:
-    """Raises UserError if `datasets`, which resolves links first, would take the path of the folder for a pattern."""
+    """Raise UserError if `datasets` would take the path of the folder for a pattern.
+
+    It resolves links in the path first.
+    """
     if glob.has_magic(str(folder.resolve())):
         what = f"{folder}: datasets takes one of * ? [ in the path of a folder for a pattern"
         todo = "rename the folder, or name its files as a source of kind jsonl, csv or parquet"
@@ -74,8 +77,10 @@ def _load(config: Config, key: str) -> "datasets.Dataset":
 def _load_cached(
     name: str, config: str | None, split: str, revision: str | None, key: str, *_content: str
 ) -> "datasets.Dataset":
-    """Load a dataset once per process. `_content`: identifies it, so that a changed one is loaded again. Raises
-    UserError if it cannot be loaded."""
+    """Load a dataset once per process. Raises UserError if it cannot be loaded.
+
+    `_content`: identifies the content, so that a changed dataset is loaded again.
+    """
     import datasets
 
     datasets.disable_progress_bars()

@@ -52,7 +52,7 @@ def _row(file: Path, label: str | None, columns: Sequence[str]) -> Row | BadRow:
 
 
 def _images(config: Config, key: str) -> list[tuple[Path, Path]]:
-    """Return every image once, sorted, as (folder of `path`, name below it). Raises UserError if there is none."""
+    """Return every image once, sorted, as (folder of `path`, name below it). Raises UserError if there is no image."""
     roots, found = folders(config, key), dict[Path, tuple[Path, Path]]()
     for root in roots:
         files = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())

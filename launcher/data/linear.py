@@ -1,4 +1,4 @@
-"""Points around a known plane, y = w x + b + noise, to test a regression with."""
+"""Points around a known plane, y = w x + b + noise, for tests of regression."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -54,8 +54,10 @@ class Source(data.Source):
 
 
 def _points(config: Config, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute x, shape (points, features), and y, shape (points,). A point depends on its number alone. Noise by Box
-    and Muller (1958)."""
+    """Compute x, shape (points, features), and y, shape (points,).
+
+    A point depends on its number only. The noise is computed as by Box and Muller (1958).
+    """
     count = len(config.weights)
     words, others, _, _ = draws(config.seed, Stream.POINTS, 0, numbers[:, None], np.arange(count + 1))
     x = 2 * uniform(words[:, :count]) - 1

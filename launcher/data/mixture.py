@@ -57,8 +57,10 @@ class Source(data.Source):
     config: Config
 
     def fingerprint(self, key: str) -> str:
-        """Hash the fingerprints of the sources, in their order. Weights change no row, so they have no effect. Raises
-        UserError with the mistakes of all sources."""
+        """Hash the fingerprints of the sources, in their order. Raises UserError with the mistakes of all sources.
+
+        Weights are not part of it, because they change no row.
+        """
         found: list[str] = []
         problems: list[str | Problem] = []
         for name, source in self.config.sources.items():

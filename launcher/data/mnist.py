@@ -20,7 +20,7 @@ from launcher.data._source import check_fixed_columns, fixed_row
 _MAGIC = {"images": 2051, "labels": 2049}
 _PREFIX = {"train": "train", "test": "t10k"}
 _DIMENSIONS = {"images": 3, "labels": 1}
-"""Sizes in the header of a file, after its magic number."""
+"""Number of sizes in the header of a file, after its magic number."""
 
 
 class Config(SourceConfig):
@@ -61,7 +61,7 @@ class Source(data.Source):
 
 
 def _file(config: Config, what: str, key: str) -> Path:
-    """Find the file of images or labels under one of its usual names. Raises UserError if there is none."""
+    """Return the file of images or labels under one of its usual names. Raises UserError if there is none."""
     folder, numbers = expanded(config.path), _DIMENSIONS[what]
     stem = f"{_PREFIX[config.split]}-{what}"
     names = [f"{stem}{dot}idx{numbers}-ubyte{end}" for dot, end in product("-.", ("", ".gz"))]
@@ -72,8 +72,10 @@ def _file(config: Config, what: str, key: str) -> Path:
 
 
 def _sizes(file: Path, what: str) -> tuple[int, ...]:
-    """Read the header of a file: the number of items, and for images their height and width. Raises UserError if the
-    file holds something else."""
+    """Return the sizes in the header of a file: the number of items, and for images their height and width.
+
+    Raises UserError if the file holds something else.
+    """
     magic, *sizes = np.frombuffer(_read(file, 0, 4 + 4 * _DIMENSIONS[what]), ">u4").tolist()
     if magic != _MAGIC[what]:
         raise UserError(f"{file}: holds no {what}: its magic number is {magic}, not {_MAGIC[what]}")

@@ -43,7 +43,7 @@ class Source(data.Source):
     def fingerprint(self, key: str) -> str:
         """Identify installed distributions by their versions, and all other modules by a hash of their files.
 
-        The Python version does not identify the standard library: some systems install only a part of it. Raises
+        The Python version does not identify the standard library, since some systems install only a part of it. Raises
         UserError for a package that is not installed.
         """
         known = metadata.packages_distributions()
@@ -63,8 +63,10 @@ class Source(data.Source):
 
 
 def _roots(package: str, key: str) -> list[tuple[str, Path]]:
-    """Return (label, file or folder) of a package, or of each module of stdlib. Raises UserError if it is not
-    installed."""
+    """Return (label, file or folder) of a package, or of each module of stdlib.
+
+    Raises UserError if the package is not installed.
+    """
     library = Path(sysconfig.get_paths()["stdlib"])
     if package == "stdlib":
         entries = sorted(path for path in library.iterdir() if path.name not in _EXCLUDED)
@@ -97,15 +99,17 @@ def _hash(roots: list[Path]) -> str:
 
 
 def _version(root: Path) -> str:
-    """Identify the present state of a root by its file sizes and times, as a key of the cache below."""
+    """Return a key for the cache below: a hash of the sizes and times of a root's files."""
     found = [(str(file), file.stat()) for file in _files(root)]
     return fingerprint_of((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
 
 
 @cache
 def _docstrings(root: Path, _version: str) -> tuple[str, ...]:
-    """Return the docstrings of a root, without those that hold a lone surrogate. Cached, since a source is read more
-    than once."""
+    """Return the docstrings of a root. Docstrings with a lone surrogate are left out.
+
+    The result is cached, since a source is read more than once.
+    """
     docstrings: list[str] = []
     for file in _files(root):
         try:

@@ -56,8 +56,10 @@ def _whole_file(file: str, start: int, stop: int | None) -> Iterator[Row | BadRo
 
 
 def _paragraphs(file: str, start: int, stop: int | None) -> Iterator[Row | BadRow]:
-    """Yield the paragraphs that begin in the range. One that is open at the start is skipped; one that is open at the
-    stop is read to its end."""
+    """Yield the paragraphs that begin in the range.
+
+    A paragraph that begins before the range is skipped. A paragraph that continues after the range is read to its end.
+    """
     check_line_ends(file)
     document = _Document("paragraph", skipped=not follows_blank_line(file, start, stop))
     for lines in read_lines(file, start, stop, beyond=True):
@@ -89,7 +91,10 @@ def _place_of_last(where: Callable[[int], str], text: str, last: str) -> str:
 
 
 class _Document:
-    """A document that is collected from several blocks. `skipped`: it began in another range, and is not read here."""
+    """A document that is collected from several blocks.
+
+    `skipped`: it began in another range, and is not read here.
+    """
 
     def __init__(self, kind: str, skipped: bool = False):
         self.kind, self.skipped, self.open = kind, skipped, skipped
@@ -99,7 +104,7 @@ class _Document:
         self._where: Callable[[], str] | None = None
 
     def add(self, text: str, where: Callable[[], str], bad: BadRow | None = None) -> None:
-        """Add whole lines (the last may lack its end), or a bad one. `where`: returns their place."""
+        """Add whole lines (the last one may lack its end), or a bad line. `where`: returns their place."""
         self.open, self._where = True, self._where or where
         self._bad = self._bad or bad
         self._size += len(text)
@@ -109,7 +114,7 @@ class _Document:
             self._texts.append(text)
 
     def close(self) -> Iterator[Row | BadRow]:
-        """Yield the document, if there is one, without the end of its last line."""
+        """Yield the document without the end of its last line; nothing is yielded if it is blank or skipped."""
         text = "".join(self._texts)
         size = self._size - text.endswith("\n")
         if self.skipped or not self.open:

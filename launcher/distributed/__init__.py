@@ -1,6 +1,6 @@
-"""One process among others: how ranks and nodes find each other, exchange values, stop together and report failures.
+"""How ranks and nodes find each other, exchange values, stop together and report failures.
 
-`launch_env` reads what started a rank, `rendezvous` (`node_rendezvous`, `rank_rendezvous`) brings processes together
-after a `health_check`, and `process_group` has their collectives. `signals`, `stop_requests` and `descendants` stop a
-run; `exit_codes`, `failure`, `heartbeat`, `local_run_record` and `logs` report how it went.
+`launch_env` reads the environment in which a rank was started. `rendezvous` (`node_rendezvous`, `rank_rendezvous`)
+connects processes after a `health_check`, and `process_group` has their collectives. `signals`, `stop_requests` and
+`descendants` stop a run. `exit_codes`, `failure`, `heartbeat`, `local_run_record` and `logs` report how it went.
 """

@@ -10,9 +10,10 @@ _KILL_SECONDS = 5.0
 
 
 def kill_descendants() -> None:
-    """Kill all processes that this one has started, and all that those have started.
+    """Kill all processes that this one has started, and their descendants.
 
-    Ranks of torchrun have a session each, and a rank's own workers outlive it for seconds: no process group holds all.
+    No process group contains all of them: each rank of torchrun has its own session, and a rank's workers outlive it
+    for seconds.
     """
     family = set[psutil.Process]()
     while new := _living_descendants() - family:
@@ -33,8 +34,11 @@ def _living_descendants() -> set[psutil.Process]:
 
 
 def _is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs. A zombie does not: its parent may be busy or dead. Multiprocessing's resource tracker
-    does not count, since it cleans up after all others and ends by itself."""
+    """Return whether a process runs.
+
+    A zombie does not: its parent may be busy or dead. Multiprocessing's resource tracker does not count, since it
+    cleans up after all others and ends by itself.
+    """
     with suppress(psutil.Error):
         is_tracker = any("multiprocessing.resource_tracker" in word for word in process.cmdline())
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE and not is_tracker

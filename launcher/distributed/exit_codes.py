@@ -11,4 +11,4 @@ NODE_FAILURE = 69
 STOPPED = 75
 """The run stopped early on request with a checkpoint saved: start it again to resume."""
 INTERRUPTED = 130
-"""Ctrl-C ended a command that starts no ranks. It is 128 plus the signal's number, as of a program in a shell."""
+"""Ctrl-C ended a command that starts no ranks. The code is 128 plus the signal's number, as in a shell."""

@@ -1,4 +1,4 @@
-"""Which rank failed first, and the report of it: one sentence, what to do, then the details."""
+"""Find the rank that failed first, and report it: one sentence, what to do, then the details."""
 
 import signal
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _LOST_PEER_WORDS = (
     # torch's stores
     "socket timeout", "wait timeout", "connection was likely closed", "remote peer closed the connection",
 )  # fmt: skip
-"""Sentences of the libraries' errors in a rank that another one has left waiting, in lower case."""
+"""Parts of the messages, in lower case, that libraries raise in a rank after another rank is gone."""
 _NO_ERROR_FILE = "To enable traceback see"
 """Beginning of torch's message for a rank that died before it could write an error file."""
 
@@ -36,7 +36,7 @@ _EXPLANATIONS = {
 class Failure:
     """A rank that failed.
 
-    `code`: exit code, negative for a signal. `message`, `traceback`: empty where the rank wrote no error file. `time`:
+    `code`: exit code, negative for a signal. `message`, `traceback`: empty if the rank wrote no error file. `time`:
     seconds since the epoch.
     """
 
@@ -48,31 +48,38 @@ class Failure:
 
     @property
     def echo(self) -> bool:
-        """Whether this rank only lost a peer, and is not the cause."""
+        """Whether this rank failed only because it lost another rank."""
         return self.code >= 0 and lost_a_peer(self.message)
 
     @property
     def gave_up(self) -> bool:
-        """Whether this rank may only have waited in vain: NCCL's watchdog aborts the process after the timeout."""
+        """Whether this rank may only have waited for another rank until the timeout.
+
+        NCCL's watchdog then aborts the process.
+        """
         return self.echo or self.code == -signal.SIGABRT
 
 
 def lost_a_peer(message: str) -> bool:
-    """Whether an error message only means that another rank is gone."""
+    """Return whether an error message only means that another rank is gone."""
     return any(word in message.lower() for word in _LOST_PEER_WORDS)
 
 
 def first(failures: Mapping[int, "ProcessFailure"]) -> Failure:
-    """Return the cause among failed ranks: one that was killed or raised by itself, before one that lost a peer.
+    """Return the failure that caused the others.
 
-    A rank that the agent ended with SIGTERM, after another had failed, comes last.
+    It is the earliest failure of a rank that was killed or raised an error itself. Without such a rank, it is that of
+    a rank that lost another one. Ranks that the agent ended with SIGTERM, after a failure, come last.
     """
     read = [_read(rank, failure) for rank, failure in failures.items()]
     return min(read, key=lambda f: (f.code == -signal.SIGTERM, f.echo, f.time, f.rank))
 
 
 def report(failure: Failure, logs: Path, resume: int | None) -> str:
-    """Return the sentence, what to do, and the rank's own traceback. `resume`: step of the newest checkpoint."""
+    """Return the sentence, what to do, the log file and the rank's own traceback.
+
+    `resume`: step of the newest checkpoint.
+    """
     again = f"start it again and it goes on from step {resume}" if resume else "no checkpoint had been made yet"
     details = "".join(f"\n  {line}" for line in failure.traceback.strip().splitlines())
     return f"{sentence(failure)}; {again}\n  its log: {logs / f'rank{failure.rank}.log'}{details}"
@@ -88,13 +95,13 @@ def sentence(failure: Failure) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Describe an error of this process in one line, with the step where it is known."""
+    """Describe an error of this process in one line, with the step if it is known."""
     step = f" {error.__notes__[0]}" if getattr(error, "__notes__", None) else ""
     return f"failed{step}: {type(error).__name__}: {error}"
 
 
 def explain_exit(error: BaseException) -> BaseException:
-    """Return the error; for a SystemExit, which the code of a run has raised, a RuntimeError that says so."""
+    """Return the error. A SystemExit that the code of a run has raised is replaced by a RuntimeError that says so."""
     if not isinstance(error, SystemExit):
         return error
     called = RuntimeError(f"its code called exit({'' if error.code is None else repr(error.code)})")

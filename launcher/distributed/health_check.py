@@ -1,6 +1,7 @@
-"""Health checks: does a peer answer, do this host's disk and devices work, and which nodes to leave out otherwise.
+"""Health checks of other nodes and of this host's disk and devices, and the choice of the nodes to exclude.
 
-Each agent of a start answers at a port for as long as it lives; the others connect to it there by its host's name.
+Each agent of a start answers at a port for as long as it lives. The other agents connect to that port by the host's
+name.
 """
 
 import os
@@ -26,12 +27,12 @@ ANSWER_SECONDS = 5.0
 DEVICE_SECONDS = 40.0
 """Seconds for loading torch from a shared disk and for the first device to compute, with 2 more for each device."""
 _MARK = "launcher.health_check: "
-"""Beginning of the device check's result: a site may print lines of its own."""
+"""Prefix of the device check's result, since a site may print other lines when Python starts."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One of a start's nodes: its index in `hosts`."""
+    """A node of a start. `index`: its place in `hosts`."""
 
     index: int
     hosts: tuple[str, ...]
@@ -42,7 +43,7 @@ class Node:
 
 
 def serve_answers(node: Node, start: str) -> socket.socket:
-    """Return a listening socket at which a thread answers health checks for as long as it is open."""
+    """Answer health checks in a thread until the returned socket is closed."""
     listening = listen(node.hosts, node.index)
 
     def answer() -> None:
@@ -52,7 +53,7 @@ def serve_answers(node: Node, start: str) -> socket.socket:
             except OSError:
                 if listening.fileno() < 0:
                     return
-                time.sleep(0.1)  # too many open files, say: it has to answer for as long as the agent lives
+                time.sleep(0.1)  # such as too many open files, for which the thread must not end
                 continue
             with connection, suppress(OSError):
                 connection.settimeout(ANSWER_SECONDS)
@@ -63,9 +64,9 @@ def serve_answers(node: Node, start: str) -> socket.socket:
 
 
 def unreachable_peers(node: Node, ports: Mapping[int, int], start: str) -> dict[int, str]:
-    """Return the nodes that do not answer, each with the reason. All are tried at once: resolving a name may be slow.
+    """Return the nodes that do not answer, each with the reason.
 
-    `ports`: port of each node's `serve_answers`, by index.
+    All are tried at once, since resolving a name may be slow. `ports`: port of each node's `serve_answers`, by index.
     """
     problems = dict[int, str | None]()
 
@@ -83,7 +84,7 @@ def unreachable_peers(node: Node, ports: Mapping[int, int], start: str) -> dict[
 
 
 def peer_problem(node: Node, other: int, port: int, start: str) -> str | None:
-    """Return why another node does not answer this one; None where it does."""
+    """Return why another node does not answer this one; None: it does."""
     host = node.hosts[other]
     try:
         answer = _answer(host, port)
@@ -97,9 +98,9 @@ def peer_problem(node: Node, other: int, port: int, start: str) -> str | None:
 
 
 def dead_agents(endpoints: Mapping[int, tuple[str, int]]) -> dict[int, bool]:
-    """Return for each node whether no agent answers at its host and port any more. All are tried at once.
+    """Return for each node whether its agent has ended: nothing answers at its host and port.
 
-    A name that does not resolve tells nothing about the agent.
+    All are tried at once. If a name does not resolve, this says nothing about the agent, and the result is False.
     """
 
     def is_dead(endpoint: tuple[str, int]) -> bool:
@@ -115,8 +116,11 @@ def dead_agents(endpoints: Mapping[int, tuple[str, int]]) -> dict[int, bool]:
 
 
 class Reached(NamedTuple):
-    """The first name or address of a host that accepts a connection, empty where none does. `problem`: why none does.
-    `unresolved`: whether that is since a name does not resolve."""
+    """The result of trying the names and addresses of a host.
+
+    `host`: the first one that accepts a connection; empty: none does. `problem`: why none does. `unresolved`: whether a
+    name did not resolve.
+    """
 
     host: str
     problem: str = ""
@@ -141,7 +145,8 @@ def first_reachable(hosts: Iterable[str], port: int, seconds: float = 3.0) -> Re
 def listen(hosts: Sequence[str], index: int = 0) -> socket.socket:
     """Return a socket that listens on a free port.
 
-    It listens on the loopback where there is a single host, or where the hosts' names lead there; else everywhere.
+    If there is only one host, or if the hosts' names resolve to the loopback, it listens there, else on every
+    interface.
     """
     if len(hosts) == 1:
         return socket.create_server((LOOPBACK, 0), backlog=1024)
@@ -159,9 +164,10 @@ def listen_everywhere() -> socket.socket:
 
 
 def nodes_to_exclude(unreached: Mapping[int, Mapping[int, str]], nodes: Iterable[int]) -> dict[int, str]:
-    """Return the fewest nodes without which every node reaches every other, each with a reason.
+    """Return the nodes without which every node reaches every other, as few as possible, each with a reason.
 
-    `unreached`: the nodes that each node did not reach, with the reasons. Of a pair, the unreached node is excluded.
+    `unreached`: the nodes that each node did not reach, with the reasons. If only two nodes are concerned, the one that
+    was not reached is excluded.
     """
     pairs = {(i, j): reason for i, peers in unreached.items() for j, reason in peers.items()}
     excluded = dict[int, str]()
@@ -177,7 +183,7 @@ def nodes_to_exclude(unreached: Mapping[int, Mapping[int, str]], nodes: Iterable
 
 
 def disk_problem() -> str | None:
-    """Return what is wrong with the disk of this host's temporary files; None where it can be written to."""
+    """Return what is wrong with the disk of this host's temporary files; None: it can be written to."""
     try:
         with tempfile.TemporaryFile() as file:
             file.write(bytes(4096))
@@ -189,9 +195,9 @@ def disk_problem() -> str | None:
 
 
 def device_problem(device: str, count: int) -> str | None:
-    """Return what is wrong with this host's devices; None where `count` of them compute, or the ranks use the CPU.
+    """Return what is wrong with this host's devices; None: `count` of them compute, or the ranks use the CPU.
 
-    They are tried in a process of its own, since a driver may hang.
+    The devices are tried in a child process, since a driver may hang.
     """
     if device == "cpu":
         return None
@@ -202,7 +208,7 @@ def device_problem(device: str, count: int) -> str | None:
         return f"its {device} devices have not answered in {seconds:.0f} s"
     lines = done.stdout.decode(errors="replace").splitlines()
     problem = next((line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)), None)
-    ended_with_this_process = -done.returncode in (*SIGNALS, signal.SIGKILL)  # what comes next reports it
+    ended_with_this_process = -done.returncode in (*SIGNALS, signal.SIGKILL)  # the stop is reported later
     if problem is None and done.returncode and not ended_with_this_process:
         return f"its {device} devices could not be tried (exit code {done.returncode})"
     return problem
@@ -227,14 +233,14 @@ else:
 
 
 def _answer(host: str, port: int) -> str:
-    """Return the line that is sent at a port; an empty one where nobody answers. Raises OSError."""
+    """Return the line that is sent at a port; empty: the connection sends none. Raises OSError."""
     with socket.create_connection((host, port), timeout=ANSWER_SECONDS) as connection:
         connection.settimeout(ANSWER_SECONDS)
         return connection.makefile(errors="replace").readline().strip()
 
 
 def _address(host: str) -> str | None:
-    """Return the address of a name, where it resolves."""
+    """Return the address of a name; None: it does not resolve."""
     try:
         return socket.gethostbyname(host)
     except OSError:

@@ -1,6 +1,6 @@
-"""How far each rank of a machine is, in a file that the ranks and their launcher map into memory, and stall reports.
+"""The positions of a machine's ranks, in a memory-mapped file that their launcher reads too, and reports of stalls.
 
-A rank that is stuck cannot report anything, but its launcher sees where it is. A beat costs a few writes to memory.
+A rank that is stuck cannot report anything, but its launcher sees its position. A beat costs a few writes to memory.
 """
 
 import logging
@@ -19,7 +19,7 @@ HEARTBEATS = "heartbeats"
 SILENCE = 60.0
 """Seconds without a beat of any rank after which a stall is reported."""
 _LONG_STEP = 5
-"""A stall is not reported before this many times the longest pause between beats so far."""
+"""A stall is reported only after this many times the longest pause between beats so far."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,9 +49,9 @@ _DESCRIPTIONS = {
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """The position of a rank in training; a smaller one is further behind.
+    """The position of a rank in training. Of two positions, the smaller one is further behind.
 
-    `left`: minus the number of micro-batches that follow in the step. `time`: of the beat, in seconds of the machine's
+    `left`: minus the number of micro-batches that remain in the step. `time`: of the beat, in seconds of the machine's
     monotonic clock.
     """
 
@@ -63,7 +63,7 @@ class Position:
 
     @property
     def progress(self) -> tuple[int, int, Stage]:
-        """The part that is compared between ranks."""
+        """The values that are compared between ranks."""
         return self.step, self.left, self.stage
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ class Position:
 class Heartbeat:
     """The beats of one rank.
 
-    `file`: as `create` made it; without one, beats go nowhere. `row`: the rank's number on this machine.
+    `file`: created by `create`; None: beats are dropped. `row`: number of the rank on this machine.
     """
 
     def __init__(self, file: Path | None = None, row: int = 0, rank: int = 0):
@@ -83,7 +83,7 @@ class Heartbeat:
         self.beat(Stage.STARTING)
 
     def beat(self, stage: Stage, step: int = 0, left: int = 0) -> None:
-        """Record the position. `left`: number of micro-batches that follow in this step."""
+        """Record the position. `left`: number of micro-batches that remain in this step."""
         self._row[:3] = step, -left, stage
         self._row[4] = time.monotonic_ns()
 
@@ -106,13 +106,13 @@ def behind(positions: Sequence[Position]) -> list[Position]:
 
 
 class StallReport:
-    """Reports that no rank of this machine has moved on for a while, and which of them the others wait for."""
+    """Reports of stalls. In a stall, no rank of this machine makes progress for a while."""
 
     def __init__(self) -> None:
         self._newest, self._longest_pause, self._reported = 0.0, 0.0, 0.0
 
     def update(self, positions: list[Position]) -> None:
-        """Log a stall where there is one. `positions`: of all ranks of this machine that have started."""
+        """Log a stall if there is one. `positions`: of all ranks of this machine that have started."""
         begun = [position for position in positions if position.stage is not Stage.STARTING]
         newest = max((position.time for position in begun), default=0.0)
         if newest > self._newest:

@@ -1,4 +1,4 @@
-"""Parse lists of nodes in Slurm's notation without Slurm: a container has no scontrol."""
+"""Parse lists of nodes in Slurm's notation without Slurm, because a container has no scontrol."""
 
 import itertools
 import re
@@ -7,14 +7,14 @@ _NAME = re.compile(r"(?:[^\s,\[\]]|\[[^\]]*\])+")
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
 _MAX_RANGE = 65536
-"""Limit of the nodes in one range: Slurm's own."""
+"""Maximum number of nodes in one range, as in Slurm."""
 
 
 def expand(nodelist: str) -> list[str]:
-    """Return the names that `scontrol show hostnames` prints, in its order: `a[01-02,7],b` is a01, a02, a7, b.
+    """Return the names that `scontrol show hostnames` prints, in the same order: `a[01-02,7],b` is a01, a02, a7, b.
 
-    Raises ValueError with the position of a mistake. Stricter than Slurm 22.05 where that invents names (it reads `a[`
-    as a node called `a]`).
+    Raises ValueError with the position of a mistake, also for mistakes that Slurm 22.05 accepts: it reads `a[` as a
+    node called `a]`.
     """
     _check_brackets(nodelist)
     names = list[str]()

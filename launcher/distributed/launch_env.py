@@ -1,4 +1,4 @@
-"""The launch environment of a rank: what torchrun, srun, an MPI or this launcher tell it in environment variables."""
+"""The launch environment of a rank: the variables that torchrun, srun, an MPI or this launcher set for it."""
 
 import os
 import re
@@ -12,17 +12,18 @@ from launcher.config.errors import UserError
 
 LOOPBACK = "127.0.0.1"
 _LAST_STEP = 0xFFFFFFF0
-"""Slurm uses the step numbers from here on for what is no step of srun: the batch script, an interactive shell."""
+"""Upper limit of the step numbers of srun. Slurm uses larger numbers for the batch script, an interactive shell and so
+on."""
 _COUNTS = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
 class UnreachablePeer(Exception):
-    """Ranks that do not find or cannot reach each other. The message names them."""
+    """Error: ranks do not find each other, or cannot reach each other. The message names them."""
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """The number of a rank among all ranks (`world` of them), and among those of its host."""
+    """The number of a rank among all `world` ranks, and among the `local_world` ranks of its host."""
 
     rank: int = 0
     world: int = 1
@@ -32,8 +33,10 @@ class RankInfo:
 
 @dataclass(frozen=True)
 class Starter:
-    """The variables in which a program that starts ranks describes them; where there are several for one value, the
-    first that is set counts."""
+    """The variables in which a program that starts ranks describes them.
+
+    If a value has several variables, the first one that is set counts.
+    """
 
     name: str
     rank: str
@@ -45,12 +48,12 @@ class Starter:
         return self.rank in environment and any(name in environment for name in self.world)
 
     def rank_and_world(self, environment: Mapping[str, str]) -> tuple[str, str]:
-        """Return the rank and the world size as they are written."""
+        """Return the values of the variables for the rank and for the world size."""
         return environment[self.rank], environment[_first_set(self.world, environment)]
 
 
 TORCHRUN = Starter("torchrun", "RANK", ("WORLD_SIZE",), "LOCAL_RANK", ("LOCAL_WORLD_SIZE", "LOCAL_SIZE"))
-"""Also accelerate, which sets the same variables, and DeepSpeed's launcher, which sets LOCAL_SIZE."""
+"""torchrun, accelerate, which sets the same variables, and DeepSpeed's launcher, which sets LOCAL_SIZE."""
 OPEN_MPI = Starter(
     "Open MPI", "OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_SIZE",),
     "OMPI_COMM_WORLD_LOCAL_RANK", ("OMPI_COMM_WORLD_LOCAL_SIZE",),
@@ -64,13 +67,16 @@ SLURM = Starter(
 
 
 def starter(environment: Mapping[str, str] = os.environ) -> Starter | None:
-    """Return the program that started this rank, the innermost of several; None where the rank was started alone."""
+    """Return the program that started this rank; None: the rank was started alone.
+
+    If several programs set their variables, it is the innermost one.
+    """
     if TORCHRUN.is_set(environment):
         return TORCHRUN
     if OPEN_MPI.is_set(environment):
         return OPEN_MPI
     by_srun, by_pmi = _in_step(environment) and SLURM.is_set(environment), MPI.is_set(environment)
-    if by_srun and by_pmi:  # srun sets the variables of PMI too, and its own hold more
+    if by_srun and by_pmi:  # srun sets variables of PMI too, but its own have more
         return SLURM if SLURM.rank_and_world(environment) == MPI.rank_and_world(environment) else MPI
     return SLURM if by_srun else MPI if by_pmi else None
 
@@ -78,7 +84,7 @@ def starter(environment: Mapping[str, str] = os.environ) -> Starter | None:
 def rank_info(environment: Mapping[str, str] = os.environ) -> RankInfo:
     """Read the rank from the variables of torchrun (accelerate, DeepSpeed's launcher), an MPI, or srun.
 
-    Without them the rank is alone. Raises UserError where the variables hold no rank of a world.
+    Without such variables the rank is alone. Raises UserError if the variables hold no rank of a world.
     """
     by = starter(environment)
     if by is None:
@@ -95,29 +101,32 @@ def rank_info(environment: Mapping[str, str] = os.environ) -> RankInfo:
 
 
 def one_host(rank: RankInfo, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment says that all ranks share this host. Without such a variable they may or may not."""
+    """Return whether the environment shows that all ranks share this host. False: they do not, or it is not known."""
     by = starter(environment)
     known = by is not None and bool(environment.get(_first_set(by.local_world, environment)))
     return known and rank.world == rank.local_world
 
 
 def host_name(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the name by which other nodes reach this one. HOSTNAME is not used: Slurm may pass on that of the node on
-    which the job began."""
+    """Return the name by which other nodes reach this one.
+
+    HOSTNAME is not used, because Slurm may pass on its value from the node on which the job began.
+    """
     return environment.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def allocated_nodes(environment: Mapping[str, str] = os.environ) -> int:
-    """Return the number of nodes of the Slurm allocation that this process is in; 0 outside of one."""
+    """Return the number of nodes of this process's Slurm allocation; 0: there is none."""
     nodes = environment.get("SLURM_JOB_NUM_NODES", environment.get("SLURM_NNODES", ""))
     return int(nodes) if nodes.isdecimal() else 0
 
 
 @dataclass(frozen=True)
 class LauncherInfo:
-    """What a rank behind torchrun or accelerate knows of the launcher that started those.
+    """The launcher that has called torchrun or accelerate, as its ranks know it from their environment.
 
-    `folder`: of the start. `pid`: of the launcher. `timeout`: minutes for which ranks wait for each other.
+    `folder`: folder of the start. `pid`: process id of the launcher. `timeout`: minutes for which ranks wait for each
+    other.
     """
 
     folder: Path
@@ -126,7 +135,7 @@ class LauncherInfo:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "LauncherInfo | None":
-        """Read the launcher's variables; None where a person has called torchrun or accelerate."""
+        """Read the launcher's variables; None: a person has called torchrun or accelerate."""
         if env_vars.START_FOLDER not in environment:
             return None
         folder = Path(environment[env_vars.START_FOLDER])
@@ -142,13 +151,16 @@ class LauncherInfo:
 
 
 def contradictions(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Find variables that cannot be true together: one sentence each, with what to do."""
+    """Return one sentence for each contradiction between variables, with what to do."""
     checks = _half_a_rank, _two_starters, _started_alone, _half_an_address
     return [sentence for check in checks if (sentence := check(environment))]
 
 
 def _half_a_rank(environment: Mapping[str, str]) -> str:
-    """RANK without WORLD_SIZE, or the reverse: unless another starter sets the same value."""
+    """Return a message if RANK is set without WORLD_SIZE, or the reverse; empty: no contradiction.
+
+    Another starter may set the same value, which is no contradiction.
+    """
     names = ("RANK", "WORLD_SIZE")
     present = [name for name in names if name in environment]
     if len(present) != 1:
@@ -162,7 +174,10 @@ def _half_a_rank(environment: Mapping[str, str]) -> str:
 
 
 def _two_starters(environment: Mapping[str, str]) -> str:
-    """A world of torchrun within each process of mpirun or srun, whose processes know nothing of each other."""
+    """Return a message if each process of mpirun or srun has started its own world of torchrun; empty: none has.
+
+    The ranks of one world would know nothing of the others.
+    """
     if not TORCHRUN.is_set(environment):
         return ""
     agents = environment.get("GROUP_WORLD_SIZE", environment.get("CROSS_SIZE", ""))
@@ -182,7 +197,7 @@ def _two_starters(environment: Mapping[str, str]) -> str:
 
 
 def _started_alone(environment: Mapping[str, str]) -> str:
-    """A single worker in a Slurm allocation of several nodes."""
+    """Return a message if a single worker was started in a Slurm allocation of several nodes; empty: it was not."""
     nodes = allocated_nodes(environment)
     if nodes < 2 or starter(environment) is not None:
         return ""
@@ -191,7 +206,7 @@ def _started_alone(environment: Mapping[str, str]) -> str:
 
 
 def _half_an_address(environment: Mapping[str, str]) -> str:
-    """MASTER_ADDR without MASTER_PORT, the reverse, or a port that is none."""
+    """Return a message if only one of MASTER_ADDR and MASTER_PORT is set, or the port is not valid; empty: neither."""
     names = ("MASTER_ADDR", "MASTER_PORT")
     present = [name for name in names if environment.get(name)]
     if starter(environment) is None:
@@ -207,7 +222,7 @@ def _half_an_address(environment: Mapping[str, str]) -> str:
 
 
 def _in_step(environment: Mapping[str, str]) -> bool:
-    """Whether this is a step of srun. A batch script has Slurm's variables too, and is no rank."""
+    """Return whether this process is in a step of srun. A batch script has Slurm's variables too, but is no rank."""
     step = environment.get("SLURM_STEP_ID", "")
     return step.isdecimal() and int(step) < _LAST_STEP
 

@@ -1,4 +1,4 @@
-"""The record of a start on this machine in the run's job log: a run started by hand reports its end as a job does."""
+"""Record a start on this machine in the run's job log, so that a run started by hand reports its end as a job does."""
 
 import socket
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 
 _LONGEST_ERROR = 400
-"""Characters of an error that are kept."""
+"""Maximum number of characters of a recorded error."""
 
 
 class LocalStart:
-    """One start. Lines that cannot be written, as on a full disk, are left out."""
+    """One start in the job log. Events that cannot be written, as on a full disk, are left out."""
 
     def __init__(self, folder: RunDir, ranks: int):
         self._folder, self._ended = folder, False
         self._append("started", nodes=[socket.gethostname()], ranks=ranks)
 
     def end(self, code: int, reason: StopReason, error: str = "", rank: int | None = None) -> None:
-        """Record the end, once. `reason`: why the run left early. `rank`: the one that failed first."""
+        """Record the end, once. `reason`: why the run ended early. `rank`: the rank that failed first."""
         if self._ended:
             return
         self._ended = True
@@ -41,7 +41,7 @@ class LocalStart:
 
 @contextmanager
 def recorded(folder: RunDir, ranks: int) -> Iterator[LocalStart]:
-    """Record a start from here to the end of the block. It has failed where the block raises."""
+    """Record a start at the beginning of the block, and its end after it. If the block raises, the start has failed."""
     start = LocalStart(folder, ranks)
     try:
         yield start

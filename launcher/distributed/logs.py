@@ -1,7 +1,7 @@
 """Set up Python's logging for the launcher, for the agents of nodes and for ranks, and open the log file of each rank.
 
-A line on the console is the message alone: a person reads it. A line in a log file begins with the time, with the rank
-or node, and with the level. The level is INFO, or DEBUG with --verbose.
+A line on the console has only the message. A line in a log file begins with the time, the rank or node, and the level.
+The level is INFO, or DEBUG with --verbose.
 """
 
 import errno
@@ -19,7 +19,7 @@ _ROOT = logging.getLogger("launcher")
 
 
 class _Console(logging.Handler):
-    """Writes to the current standard error. Output that is lost ends no training."""
+    """A handler that writes to the current standard error. Errors are ignored, so that lost output ends no training."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError, ValueError):
@@ -27,7 +27,7 @@ class _Console(logging.Handler):
 
 
 class _LogFile(logging.Handler):
-    """Writes to an open file descriptor."""
+    """A handler that writes to an open file descriptor."""
 
     def __init__(self, descriptor: int):
         super().__init__()
@@ -39,7 +39,7 @@ class _LogFile(logging.Handler):
 
 
 def set_up() -> None:
-    """Log to the console. Replaces what was set up before."""
+    """Log to the console. Earlier handlers are removed."""
     _attach(_Console())
     for logger in map(logging.getLogger, ELASTIC_LOGGERS):
         for handler in [handler for handler in logger.handlers if isinstance(handler, _Console)]:
@@ -49,7 +49,7 @@ def set_up() -> None:
 
 
 def verbose() -> bool:
-    """Whether debug messages are logged."""
+    """Return whether debug messages are logged."""
     return os.environ.get(env_vars.LOG_LEVEL) == "DEBUG"
 
 
@@ -60,7 +60,7 @@ def set_verbose() -> None:
 
 
 def set_up_node(folder: Path, node: str) -> None:
-    """Send the messages of a node's elastic agent to a log of its own in the run's log folder, beside the console."""
+    """Write the messages of a node's elastic agent to its own file in `folder`, in addition to the console."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / f"node-{node}.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -69,15 +69,17 @@ def set_up_node(folder: Path, node: str) -> None:
 
 
 def silence_elastic_agent() -> None:
-    """Keep the messages of torch's elastic agent back, unless --verbose: the launcher reports failures itself."""
+    """Suppress the messages of torch's elastic agent, unless --verbose. The launcher reports failures itself."""
     if not verbose():
         for name in ELASTIC_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def redirect_rank(folder: Path, rank: int) -> None:
-    """Send all output of this process to its rank's log in a run folder. Rank 0 keeps standard output, where its
-    console sink draws, and the log gets a copy of that."""
+    """Send all output of this process to its rank's log in a run folder.
+
+    Rank 0 keeps standard output, because its console sink draws there. The log gets a copy of it.
+    """
     file = _open_log(folder, rank)
     os.dup2(file, 2)
     if rank > 0:
@@ -89,7 +91,7 @@ def redirect_rank(folder: Path, rank: int) -> None:
 
 
 def copy_rank(folder: Path, rank: int) -> None:
-    """Copy all output of this process to its rank's log: another launcher shows the output where it likes."""
+    """Copy all output of this process to its rank's log. Another launcher decides where the output itself goes."""
     file = _open_log(folder, rank)
     output_streams.copy_to(file, 1, 2)
     _attach(_Console(), _with_time(_LogFile(file), rank))
@@ -101,7 +103,7 @@ def _attach(*handlers: logging.Handler) -> None:
     for handler in handlers:
         _ROOT.addHandler(handler)
     _ROOT.setLevel(logging.DEBUG if verbose() else logging.INFO)
-    _ROOT.propagate = False  # a library that sets up the root logger would have each line printed twice
+    _ROOT.propagate = False  # else a library's handler of the root logger prints lines twice
 
 
 def _log_elastic(handler: logging.Handler) -> None:
@@ -118,7 +120,11 @@ def _with_time(handler: logging.Handler, rank: int) -> logging.Handler:
 
 
 def _open_log(folder: Path, rank: int) -> int:
-    """Open the log of a rank. A full disk that has no room for it ends no training: the log then goes nowhere."""
+    """Open the log of a rank for appending, and return its descriptor.
+
+    If a full disk has no room for the file, the descriptor is that of the null device, so that training goes on. Raises
+    OSError.
+    """
     try:
         folder.joinpath(paths.LOGS).mkdir(parents=True, exist_ok=True)
         return os.open(folder / paths.LOGS / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -1,8 +1,8 @@
-"""The rendezvous of the nodes of a start in the run folder: before any of them starts a rank, and after their end.
+"""The rendezvous of a start's nodes in the run folder, before any of them starts a rank and after all have ended.
 
-Each node reports where its agent answers, checks that every other answers by its name, and reports whom it did not
-reach. The first node decides which nodes take part, serves the store of the agents and ranks, and posts its address.
-At the end it waits for the outcome of each node, unless no agent answers there any more.
+Each node reports where its agent answers, checks that every other agent answers by its host's name, and reports which
+ones do not. The first node decides which nodes take part, serves the store of the agents and ranks, and posts its
+address. At the end it waits for the outcome of each node whose agent still answers.
 """
 
 import json
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 REPORT_SECONDS = 60.0
 """Seconds for nodes to report: Python starts slowly from a shared disk that many read at once."""
 OUTCOME_SECONDS = 10.0
-"""Seconds for nodes to post their outcome after the first has: three times as many where ranks have failed, which other
-nodes may be slow to notice. Dead nodes are not waited for."""
+"""Seconds for the other nodes to post their outcome after the first node has ended. If its ranks have failed, three
+times as many, because other nodes may notice that late. Dead nodes are not waited for."""
 NOTICE_SECONDS = 20.0
-"""Seconds of waiting after which the log names the missing nodes: Python and torch may well take ten to start."""
+"""Seconds of waiting after which the log names the missing nodes. Python and torch may need ten seconds to start."""
 _DEAD_CHECKS = 2
 """Failed health checks in a row after which an agent counts as dead."""
 _PURPOSE = {
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class NodeFailure(TypedDict):
-    """A rank that failed on a node. `echo`: it only lost a peer. `time`: seconds since the epoch."""
+    """A rank that failed on a node. `echo`: whether it only lost another rank. `time`: seconds since the epoch."""
 
     rank: int
     code: int
@@ -54,7 +54,7 @@ class NodeFailure(TypedDict):
 
 
 class NodeOutcome(TypedDict):
-    """How the ranks of a node ended. `closed`: they were not needed any more."""
+    """How the ranks of a node ended. `closed`: whether they ended because they were not needed any more."""
 
     code: int
     reason: int
@@ -65,9 +65,11 @@ class NodeOutcome(TypedDict):
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """The rendezvous of the agents of a start. `excluded`: the hosts that do not take part, with the reasons.
-    `answering`: the socket at which this node's agent answers health checks. `store`: the one that the first node
-    serves."""
+    """The result of the rendezvous of a start's agents.
+
+    `excluded`: hosts that do not take part, with the reasons. `answering`: socket at which this node's agent answers
+    health checks. `store`: the store, on the first node, which serves it.
+    """
 
     host: str
     port: int
@@ -77,7 +79,7 @@ class Rendezvous:
 
 
 class UnhealthyNodes(Exception):
-    """Too few nodes can take part. `why`: the reasons, by host."""
+    """Error: too few nodes can take part. `why`: the reasons, by host."""
 
     def __init__(self, why: Mapping[str, str]):
         super().__init__("; ".join(f"{host}: {what}" for host, what in why.items()))
@@ -85,7 +87,7 @@ class UnhealthyNodes(Exception):
 
 
 class NodeNotNeeded(Exception):
-    """This node is unhealthy, and the others begin without it."""
+    """Error: this node is unhealthy, and the others begin without it."""
 
 
 def join(
@@ -93,8 +95,9 @@ def join(
 ) -> Rendezvous:
     """Agree with the other nodes on which of them take part.
 
-    `folder`: of this start. `least`: number of nodes it needs. `problem`: what this node knows to be wrong with itself.
-    Raises UnhealthyNodes, NodeNotNeeded, StoppedBeforeTraining, and OSError where the folder cannot be written.
+    `folder`: folder of this start. `least`: minimum number of nodes. `problem`: what is wrong with this node, if
+    already known. Raises UnhealthyNodes, NodeNotNeeded, StoppedBeforeTraining, and OSError if the folder cannot be
+    written.
     """
     messages = MessageFolder(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +123,7 @@ def post_outcome(folder: Path, node: Node, outcome: NodeOutcome) -> None:
 
 
 def posted_outcomes(folder: Path) -> list[NodeOutcome]:
-    """Return the outcomes that nodes have posted, without those that cannot be read at present."""
+    """Return the outcomes that nodes have posted. Files that cannot be read at present are left out."""
     outcomes = list[NodeOutcome]()
     for file in folder.glob(message_file(node_message(NODE_OUTCOME, "*"))):
         with suppress(OSError, ValueError):
@@ -129,7 +132,7 @@ def posted_outcomes(folder: Path) -> list[NodeOutcome]:
 
 
 def wait_for_outcomes(folder: Path, node: Node, took_part: Collection[str], failed: bool) -> dict[str, NodeOutcome]:
-    """Return how the nodes that took part ended, by host, without dead ones and those that did not post it in time.
+    """Return how the nodes that took part ended, by host. Nodes that are dead, or did not post in time, are left out.
 
     `failed`: whether ranks of this node have failed. An agent that has posted its outcome lives until the conclusion.
     """
@@ -153,14 +156,14 @@ def wait_for_outcomes(folder: Path, node: Node, took_part: Collection[str], fail
 
 
 def post_conclusion(folder: Path, code: int) -> None:
-    """Post, as the first node, the exit code of all nodes. Raises OSError."""
+    """Post the exit code of all nodes. Only the first node calls this. Raises OSError."""
     MessageFolder(folder).post(node_message("concluded", 0), {"code": code})
 
 
 def wait_for_conclusion(folder: Path, found: Rendezvous, default: int) -> int:
-    """Return the exit code of all nodes, waiting for as long as the first node lives; the default where it does not.
+    """Return the exit code of all nodes; `default`: the first node ended without posting it.
 
-    The first node may have much to do: a rank there may still be sending its last metrics somewhere.
+    There is no time limit while the first node lives: a rank there may still be sending its last metrics.
     """
     while True:
         is_alive = health_check.first_reachable([found.host], found.port, health_check.ANSWER_SECONDS).host
@@ -172,7 +175,7 @@ def wait_for_conclusion(folder: Path, found: Rendezvous, default: int) -> int:
 def _decide(
     messages: MessageFolder, node: Node, reports: Mapping[int, Message], least: int, should_stop: Callable[[], bool]
 ) -> Rendezvous:
-    """The part of the first node: decide who takes part, serve the store, and post both."""
+    """Decide, as the first node, who takes part; serve the store, and post both. Raises UnhealthyNodes."""
     seconds = 2 * health_check.ANSWER_SECONDS
     reached = _wait(messages, "reached", node.hosts, seconds, should_stop, only=set(reports))
     why = _unhealthy(messages, node, reports, reached)
@@ -208,7 +211,7 @@ def _unhealthy(
 def _follow(
     messages: MessageFolder, node: Node, reports: Mapping[int, Message], least: int, should_stop: Callable[[], bool]
 ) -> Rendezvous:
-    """The part of every other node: wait for the first node's decision."""
+    """Wait, as any other node, for the first node's decision. Raises UnhealthyNodes or NodeNotNeeded."""
     seconds = REPORT_SECONDS + 3 * health_check.ANSWER_SECONDS
     verdicts = _wait(messages, NODE_VERDICT, node.hosts[:1], seconds, should_stop)
     if not verdicts:
@@ -230,9 +233,9 @@ def _wait(
     should_stop: Callable[[], bool],
     only: Collection[int] | None = None,
 ) -> dict[int, Message]:
-    """Return the nodes' messages of a kind, by index, as soon as all are there or after so long.
+    """Return the nodes' messages of a kind, by index, as soon as all are posted or after `seconds`.
 
-    `only`: the nodes to wait for. The log names the missing ones once. Raises StoppedBeforeTraining.
+    `only`: the nodes to wait for; None: all. The log names the missing ones once. Raises StoppedBeforeTraining.
     """
     names = {node_message(kind, i): i for i in (range(len(hosts)) if only is None else sorted(only))}
     noticed = list[str]()

@@ -1,7 +1,7 @@
 """Standard output and error that survive any encoding and the loss of their reader, terminal or disk.
 
-Writing to a stream that is set up as lasting never fails. Output that does not fit on a full disk is dropped, and
-output without a reader goes nowhere; the log reports the loss once. Imports the standard library only.
+Writing to a stream that is set up as lasting never fails. Output is dropped if the disk is full or the reader is gone.
+The log reports the loss once. This module imports the standard library only.
 """
 
 import codecs
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _TEXT, _JSON = "launcher.text", "launcher.json"
-"""Encoding error handlers: readable text, and JSON escapes that lose nothing."""
+"""Names of encoding error handlers: one writes readable text, the other JSON escapes that lose nothing."""
 _PLAIN = {
     **dict(zip("…→←≤≥\xd7·\u2013—▁░▒▓█", ("...", "->", "<-", "<=", ">=", *"x.--_.+#@"), strict=True)),
     **dict.fromkeys("━─╸╺", "-"), **dict.fromkeys("│┃", "|"),
@@ -32,7 +32,7 @@ _LONGEST_LINE = 1 << 16
 def set_up(lasting: bool) -> None:
     """Make both streams accept any text, and open descriptors that are closed.
 
-    Standard error is lasting in any case: it carries no answers. `lasting`: whether standard output is, too.
+    Standard error becomes lasting in any case, because it has no results. `lasting`: whether standard output does, too.
     """
     for number in (0, 1, 2):
         try:
@@ -49,7 +49,7 @@ def set_up(lasting: bool) -> None:
 def copy_to(log: int, *numbers: int) -> None:
     """Copy each line of these streams (1, 2) to a log, without control sequences of terminals.
 
-    `log`: a descriptor, which the caller keeps open.
+    `log`: a descriptor, which the caller has to keep open.
     """
     set_up(lasting=True)
     for number in numbers:
@@ -59,7 +59,7 @@ def copy_to(log: int, *numbers: int) -> None:
 
 
 def write_error(text: str) -> None:
-    """Write to standard error, but not to a log that it is copied to. Raises OSError or ValueError."""
+    """Write to standard error without copying the text to the log (see `copy_to`). Raises OSError or ValueError."""
     descriptor = _descriptor(sys.stderr)
     with descriptor.not_copied() if descriptor is not None else nullcontext():
         sys.stderr.write(text)
@@ -73,7 +73,7 @@ def as_json(text: str) -> str:
 
 
 def drop_output() -> None:
-    """Discard the buffered standard output: its reader is gone, or its disk is full."""
+    """Discard the buffered standard output, because its reader is gone or its disk is full."""
     _to_nowhere(1)
 
 
@@ -160,7 +160,7 @@ def _lasting(stream: TextIO | None, number: int) -> TextIO:
 
 
 def _descriptor(stream: TextIO) -> _Descriptor | None:
-    """Return the `_Descriptor` of a lasting stream."""
+    """Return the `_Descriptor` of a lasting stream; None for any other stream."""
     raw = getattr(stream.buffer, "raw", None) if isinstance(stream, io.TextIOWrapper) else None
     return raw if isinstance(raw, _Descriptor) else None
 

@@ -1,7 +1,8 @@
 """A private temporary folder for each start, which no other user can reach.
 
 Otherwise torch's error files, which are read as pickles, the sockets of multiprocessing and the ranks' rendezvous would
-lie in a folder where any user of the machine may write. Compiled code outlives a start: it goes to the user's cache.
+be in a folder where any user of the machine may write. Compiled code should outlive a start, and therefore goes to the
+user's cache.
 """
 
 import fcntl
@@ -21,19 +22,20 @@ from launcher.config.errors import UserError
 _PREFIX = "launcher-"
 _LOCK = ".lock"
 _MAX_PARENT = 51
-"""Characters of the parent folder: a socket's path has 107 at most, the folder adds 25 and multiprocessing 31."""
+"""Maximum number of characters of the parent folder's path. A socket's path has at most 107, of which this folder adds
+25 and multiprocessing 31."""
 _AFTER_SOCKETS = -200
 """Priority of the clean-up at the exit: multiprocessing removes its own folder, which is inside, at -100."""
 _OVERFLOW_USER = 65534
-"""Owner, in a container, of files of users that it does not know, such as root outside."""
+"""Owner that a container shows for files of users unknown to it, such as root outside."""
 _locks: dict[Path, int] = {}
 _ours: list[Path] = []
 
 
 def enter() -> Path:
-    """Create the temporary folder of this process and of those it starts, or enter an inherited one, and return it.
+    """Create the temporary folder of this process and its descendants, or enter an inherited one. Returns the folder.
 
-    It is removed at the exit; where all of its processes were killed, by the next start. Raises UserError where no
+    It is removed at the exit. If all of its processes are killed, the next start removes it. Raises UserError if no
     folder can be used.
     """
     inherited = Path(os.environ.get("TMPDIR", ""))
@@ -50,7 +52,7 @@ def enter() -> Path:
 
 
 def leave() -> None:
-    """Remove the folder if this process created it: at the exit, or before os._exit."""
+    """Remove the folder if this process created it. Called at the exit, or before os._exit."""
     while _ours:
         shutil.rmtree(_ours.pop(), ignore_errors=True)
 
@@ -64,8 +66,8 @@ def hold(folder: Path) -> None:
 def _lock(folder: Path, new: bool = False) -> None:
     """Take a shared lock of the folder, which the kernel releases when the process dies.
 
-    `new`: create the lock file. It gets its name only when it is locked, so that no other start takes the folder for an
-    abandoned one.
+    `new`: create the lock file. It gets its name only after it is locked, because other starts remove folders with a
+    lock file that is not locked.
     """
     file = folder / (f"{_LOCK}.new" if new else _LOCK)
     _locks[folder] = os.open(file, os.O_RDONLY | (os.O_CREAT if new else 0), 0o600)
@@ -75,7 +77,10 @@ def _lock(folder: Path, new: bool = False) -> None:
 
 
 def _create() -> Path:
-    """Create a locked folder in the first usual place that is safe, short enough for sockets, and supports locks."""
+    """Create a locked folder in the first usual place that is safe, short enough for sockets, and supports locks.
+
+    Raises UserError if there is none.
+    """
     wanted, why = os.environ.get("TMPDIR", ""), "no temporary folder can be used"
     for place in filter(None, (wanted, "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR"))):
         if len(place) > _MAX_PARENT or not _safe(Path(place)):
@@ -89,7 +94,7 @@ def _create() -> Path:
 
 
 def _create_in(place: Path) -> Path:
-    """Create a locked folder. Raises OSError, and leaves nothing behind then."""
+    """Create a locked folder in `place`. Raises OSError, and then leaves nothing behind."""
     _sweep(place)
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{_machine()}-", dir=place))
     try:
@@ -104,7 +109,10 @@ def _create_in(place: Path) -> Path:
 
 @cache
 def _machine() -> str:
-    """Return six digits for this machine since its boot: on a shared disk a lock may hold on its own machine alone."""
+    """Return six digits that identify this machine since its boot.
+
+    A lock on a shared disk may exclude only processes of the same machine.
+    """
     name = socket.gethostname()
     with suppress(OSError):
         name += Path("/proc/sys/kernel/random/boot_id").read_text()
@@ -112,7 +120,7 @@ def _machine() -> str:
 
 
 def _safe(folder: Path) -> bool:
-    """Whether only this user and root can rename or remove this user's files there."""
+    """Return whether only this user and root can rename or remove this user's files in a folder."""
     with suppress(OSError):
         found = folder.stat()
         shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
@@ -121,7 +129,7 @@ def _safe(folder: Path) -> bool:
 
 
 def _sweep(around: Path) -> None:
-    """Remove this user's folders whose processes were all killed."""
+    """Remove this user's folders in `around` whose processes were all killed."""
     for folder in around.glob(f"{_PREFIX}{_machine()}-*"):
         with suppress(OSError):
             found = folder.lstat()
@@ -136,7 +144,7 @@ def _sweep(around: Path) -> None:
 
 
 def _compiled() -> Path | None:
-    """Return the cache of this user's compiled code; None where no folder belongs to this user alone."""
+    """Return the cache of this user's compiled code; None: no folder belongs to this user alone."""
     with suppress(OSError, RuntimeError):  # no home, or one that cannot be written to
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache / "launcher" / "torchinductor"

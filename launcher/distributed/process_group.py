@@ -29,8 +29,11 @@ _ADVICE = f"(set {GLOO_INTERFACE} to the network interface by which the hosts re
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The connected group as one rank sees it; a world of 1 has no group. `tensor_parallel`: the number of neighbouring
-    ranks that split each sample's computation. `store`: the one at which the ranks met."""
+    """The connected process group, as one rank sees it. A world of 1 has no group of torch.
+
+    `tensor_parallel`: number of neighbouring ranks that split each sample's computation. `store`: store of the ranks'
+    rendezvous.
+    """
 
     rank: int
     world: int
@@ -50,13 +53,13 @@ class ProcessGroup:
 
     @property
     def leads(self) -> bool:
-        """Whether this rank is the one that counts its share, among the ranks that work on the same one."""
+        """Whether this rank counts its share: it is the first of the ranks that work on the same share."""
         return self.rank % self.tensor_parallel == 0
 
     def all_gather(self, record: NDArray[Record]) -> NDArray[Record]:
         """Return every rank's record in the order of ranks: shape (world, *record.shape).
 
-        The result is the same on every rank, and so is what a rank decides from it.
+        The result is the same on every rank, so that all ranks decide the same from it.
         """
         if self.world == 1:
             return record[None]
@@ -82,9 +85,10 @@ class ProcessGroup:
         return cast(list[T], values)
 
     def first_to_claim(self, name: str) -> bool:
-        """Whether no rank has claimed this name before. No collective: other ranks may be waiting in one.
+        """Return whether no rank has claimed this name before.
 
-        False also where the store is gone: it ends with rank 0, which has then reported by itself why it ended.
+        This is no collective, because other ranks may be waiting in one. It is also False if the store is gone: the
+        store ends with rank 0, which has then reported why it ended.
         """
         if self.store is None:
             return True
@@ -99,7 +103,7 @@ class ProcessGroup:
             self.all_gather(np.zeros(1, dtype=np.int8))
 
     def ensure_initialized(self) -> None:
-        """Create a process group also where this rank is alone, for libraries that require one. No port is opened."""
+        """Create a process group even if this rank is alone, for libraries that require one. No port is opened."""
         if not dist.is_initialized():
             dist.init_process_group(
                 _backend(self.device), store=dist.HashStore(), rank=0, world_size=1, device_id=_device_id(self.device)
@@ -114,7 +118,7 @@ class ProcessGroup:
 def require(device: str) -> None:
     """Check that this host has a device: a run that was planned for a GPU does not train on the CPU.
 
-    Raises RuntimeError, and no UserError: after that the ranks of other hosts would wait for this one.
+    Raises RuntimeError. It does not raise UserError, after which the ranks of other hosts would wait for this one.
     """
     found = None if device == "cpu" else torch.accelerator.current_accelerator(check_available=True)
     if device != "cpu" and (found is None or found.type != device):
@@ -131,9 +135,9 @@ def connect(
 ) -> ProcessGroup:
     """Connect the process group. The host's cores are divided among its ranks, unless OMP_NUM_THREADS is set.
 
-    `device`: cpu to leave an accelerator alone. `store`: of the rendezvous; without one, MASTER_ADDR and MASTER_PORT
-    name it. `timeout`: for which a rank waits for the others. Raises UnreachablePeer, UserError where ranks outnumber
-    devices, and StoppedBeforeTraining where `should_stop` becomes true meanwhile.
+    `device`: `cpu` to use no accelerator. `store`: store of the rendezvous; without one, MASTER_ADDR and MASTER_PORT
+    name it. `timeout`: how long a rank waits for the others. Raises UnreachablePeer, UserError if there are more ranks
+    than devices, and StoppedBeforeTraining if `should_stop` becomes true before the group is connected.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() // info.local_world))
@@ -165,10 +169,10 @@ def _own_device(info: RankInfo, device: str | None) -> torch.device:
 
 
 def device_index(info: RankInfo, count: int, kind: str, environment: Mapping[str, str] = os.environ) -> int:
-    """Return which of the devices that a rank sees is its own.
+    """Return the index of this rank's device, among those that it sees.
 
-    That is the one with the rank's local number, or the only one where each rank sees only its own. Raises UserError
-    where ranks outnumber devices.
+    It is the rank's local number, or 0 if each rank sees only its own device. Raises UserError if there are more ranks
+    than devices.
     """
     if info.local_rank < count and info.local_world <= count:
         return info.local_rank
@@ -201,8 +205,7 @@ def exchange(process: ProcessGroup, hosts: Sequence[str], timeout: timedelta = _
 
 
 def _device_id(device: torch.device) -> torch.device | None:
-    """Return the device that a group is bound to, so that NCCL connects at once, and on the right one; None for a
-    CPU."""
+    """Return the device that a group is bound to, so that NCCL connects at once and on this device; None for a CPU."""
     return None if device.type == "cpu" else device
 
 

@@ -1,5 +1,8 @@
-"""How a rank ended, in a file that its launcher reads: an exit code tells neither the mistakes of a user nor why a rank
-left early, and torchrun passes on success and failure only."""
+"""How a rank ended, in a file that its launcher reads.
+
+The exit code is not enough: it has neither the mistakes of a user nor the reason of an early end, and torchrun passes
+on success and failure only.
+"""
 
 import json
 import traceback
@@ -13,7 +16,7 @@ from launcher.distributed.signals import StopReason
 
 
 class RankEnd(TypedDict):
-    """The end of a rank. `problems`: mistakes of the user. `error`, `traceback`: empty where it raised none."""
+    """The end of a rank. `problems`: mistakes of the user. `error`, `traceback`: empty if it raised no error."""
 
     code: int
     reason: int
@@ -30,7 +33,7 @@ def write(
     problems: Sequence[object] = (),
     error: BaseException | None = None,
 ) -> None:
-    """Write how this rank ended into the folder of its start. A disk that is full leaves no report."""
+    """Write how this rank ended into the folder of its start. If the disk is full, no file is written."""
     end = RankEnd(code=code, reason=int(reason), problems=list(map(str, problems)), error="", traceback="")
     if error is not None:
         end["error"] = f"{type(error).__name__}: {error}"
@@ -47,7 +50,7 @@ def read(folder: Path) -> dict[int, RankEnd]:
 
 
 def problems(ends: Mapping[int, RankEnd]) -> list[str]:
-    """Return the mistakes of the user that the first rank with any has met."""
+    """Return the mistakes of the user from the first rank that reports any; empty: none does."""
     return next((end["problems"] for end in ends.values() if end["problems"]), [])
 
 

@@ -1,10 +1,10 @@
 """The rendezvous of ranks that the launcher did not start itself: by torchrun, srun, an MPI or by hand.
 
-Where MASTER_ADDR and MASTER_PORT are set, they name the rendezvous. Otherwise rank 0 serves a store and posts its
-address in a folder that all ranks see, under a name that all ranks of a start share and no other start has. Messages of
-a start that died do no harm: a message has a token, and the store has to know it.
+If MASTER_ADDR and MASTER_PORT are set, they name the rendezvous. Otherwise rank 0 serves a store and posts its address
+in a folder that all ranks see, under a name that all ranks of a start share and no other start has. Messages of a dead
+start do no harm: each has a token, and the store at its address must have the same one.
 
-A rank waits so that it notices a signal: nothing has been trained, so it leaves, and the others with it.
+A waiting rank handles signals. As nothing has been trained yet, it leaves, and so do the others.
 """
 
 import logging
@@ -49,7 +49,7 @@ class JoinedRanks:
     hosts: list[str]
 
     def with_local_ranks(self, info: RankInfo) -> RankInfo:
-        """Return the rank with its number on its host, where the starter did not set which ranks share a host."""
+        """Return the rank with its number on its host. If the starter has not set that, it is counted from `hosts`."""
         if info.local_world < info.world or len(set(self.hosts)) == 1:
             return info
         local = [rank for rank, host in enumerate(self.hosts) if host == self.hosts[info.rank]]
@@ -72,7 +72,7 @@ def join(
 ) -> JoinedRanks:
     """Wait until all ranks have joined.
 
-    Raises UserError where the environment names no rendezvous, StoppedBeforeTraining, or UnreachablePeer.
+    Raises UserError if the environment names no rendezvous, StoppedBeforeTraining, or UnreachablePeer.
     """
     by_address = bool(environment.get("MASTER_ADDR"))
     if not by_address:  # one command has started all ranks
@@ -97,7 +97,7 @@ def join(
 
 @dataclass(frozen=True)
 class _Rank:
-    """A rank that joins the others. `timeout`: for which it waits for them."""
+    """A rank that joins the others. `timeout`: how long it waits for them."""
 
     info: RankInfo
     should_stop: Callable[[], bool]
@@ -118,7 +118,7 @@ class _Rank:
         if self.info.rank == 0 and not by_agent:
             return self._serve_at(host, port, near)
         self._wait_for(host, port)
-        try:  # whoever answers may be no store
+        try:  # what answers may be no store
             store = interruptible(partial(self._connect, host, port, serve=False), self.should_stop)
         except (dist.DistNetworkError, OSError) as error:
             raise UnreachablePeer(f"{self} cannot join the others at {host}:{port}: {first_line(error)}") from error
@@ -126,7 +126,7 @@ class _Rank:
         return dist.PrefixStore(f"/worker/attempt_{attempt}/of_{self.info.world}", store) if by_agent else store
 
     def _serve_at(self, host: str, port: int, near: bool) -> dist.Store:
-        """Serve a store at the port that the user chose. Raises UserError where it is taken."""
+        """Serve a store at the port that the user chose. Raises UserError if the port is taken."""
         try:
             if near:
                 return serve_store(socket.create_server((LOOPBACK, port), backlog=1024), LOOPBACK, self.timeout)[0]
@@ -141,7 +141,11 @@ class _Rank:
         )
 
     def _wait_for(self, host: str, port: int) -> None:
-        """Wait for an address that the user gave, and for its name to resolve only some seconds."""
+        """Wait until the address that the user gave accepts a connection.
+
+        If the name does not resolve, the wait ends after some seconds. Raises UnreachablePeer and
+        StoppedBeforeTraining.
+        """
         begin, most = time.monotonic(), self.timeout.total_seconds()
         while True:
             reached = health_check.first_reachable([host], port)
@@ -152,7 +156,7 @@ class _Rank:
             pause(0.1, self.should_stop)
 
     def post_store(self, messages: MessageFolder, key: str) -> dist.Store:
-        """Serve a store as rank 0, then post where. Raises UserError where the folder cannot be written."""
+        """Serve a store as rank 0, then post its address. Raises UserError if the folder cannot be written."""
         alone = launch_env.one_host(self.info, self.environment)
         nearest = [LOOPBACK] if self.info.world == self.info.local_world else []
         hosts = [LOOPBACK] if alone else [*nearest, self.host, *_addresses()]
@@ -170,7 +174,8 @@ class _Rank:
     def find_store(self, messages: MessageFolder, key: str) -> dist.Store:
         """Return the store that rank 0 serves.
 
-        The message of a start that died may be read first: then nobody answers, or another process does.
+        The first message may be that of a dead start. Then nothing answers at its address, or another process does, and
+        the message is read again.
         """
         end, first_tried = time.monotonic() + _MESSAGE_SECONDS, dict[str, float]()
         while time.monotonic() < end:
@@ -192,7 +197,7 @@ class _Rank:
         raise UnreachablePeer(f"{what} (do all nodes share this folder? else set MASTER_ADDR and MASTER_PORT)")
 
     def gather(self, store: dist.Store) -> JoinedRanks:
-        """Join the store and wait for the others. A rank that stops tells the others, unless the store is silent."""
+        """Join the store and wait for the others. If this rank has to stop, it reports that in the store."""
         return interruptible(lambda: self._gather(store), self.should_stop, _LEAVE_SECONDS)
 
     def _gather(self, store: dist.Store) -> JoinedRanks:
@@ -223,7 +228,7 @@ class _Rank:
 
 
 def _verified_store(host: str, message: Message) -> dist.Store | None:
-    """Return the store at an address, if it is the one that the message is about."""
+    """Return the store at an address; None: it does not have the token of the message."""
     with suppress(dist.DistError):
         store = dist.TCPStore(host, message["port"], is_master=False, wait_for_workers=False, timeout=_LONG)
         if store.check(["token"]) and store.get("token") == message["token"].encode():
@@ -232,14 +237,14 @@ def _verified_store(host: str, message: Message) -> dist.Store | None:
 
 
 def _addresses() -> list[str]:
-    """Return this host's addresses, in case its name does not lead to it."""
+    """Return this host's addresses, since its name may resolve to another one."""
     up = {name for name, state in psutil.net_if_stats().items() if state.isup}
     found = [address for name, addresses in psutil.net_if_addrs().items() if name in up for address in addresses]
     return [one.address for one in found if one.family == socket.AF_INET and not one.address.startswith("127.")]
 
 
 def _key(environment: Mapping[str, str]) -> str:
-    """Return a name that all ranks of a start share and no other start has; an empty one where there is none."""
+    """Return a name that all ranks of a start share and no other start has; empty: the environment has none."""
     by = launch_env.starter(environment)
     if by is launch_env.SLURM:
         names = ("SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
@@ -258,8 +263,8 @@ def _file_name(text: str) -> str:
 
 
 def _pmi_name(number: int) -> str:
-    """Ask the process manager for the name of the key-value space that an MPI's processes share (PMI 1, section 5 of
-    Balaji et al., PMI: A Scalable Parallel Process-Management Interface). `number`: of an open socket to it."""
+    """Ask the process manager for the name of the key-value space of an MPI's processes (PMI 1, section 5 of Balaji et
+    al., PMI: A Scalable Parallel Process-Management Interface). `number`: descriptor of an open socket to it."""
     with socket.socket(fileno=os.dup(number)) as manager, manager.makefile("rw", encoding="ascii") as lines:
         replies = []
         for command in ("init pmi_version=1 pmi_subversion=1", "get_my_kvsname", "finalize"):

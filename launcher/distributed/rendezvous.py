@@ -1,8 +1,8 @@
 """The rendezvous of a start's processes: messages in a folder that all of them see, and then a store.
 
-The first process opens a port, and only then posts where it is; the others wait for that message. Nodes of a job
-(`node_rendezvous`) and ranks that srun or mpirun started (`rank_rendezvous`) both work so. A shared folder is needed in
-any case. It works while the network between hosts does not, and the messages can be read afterwards.
+The first process opens a port, and only then posts its address. The others wait for that message. This holds for nodes
+of a job (`node_rendezvous`) and for ranks that srun or mpirun started (`rank_rendezvous`). A run needs a shared folder
+in any case. Messages in it arrive even if the network between hosts does not work, and can be read afterwards.
 """
 
 import json
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 Message = dict[str, Any]
-"""A JSON object, as one process of a start posts it for the others."""
+"""A JSON object that one process of a start posts for the others."""
 _POLL_SECONDS = 0.05
 _ATTEMPTS = 20
 """Attempts to post a message while other starts remove the folder that they share."""
 
 
 class MessageFolder:
-    """A folder in which the processes of a start post messages: JSON files, each under a name of its own."""
+    """A folder in which the processes of a start post messages: JSON files, each with its own name."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -39,7 +39,7 @@ class MessageFolder:
         self._made_parent = False
 
     def post(self, name: str, message: Message) -> None:
-        """Write a message, whole or not at all. Raises OSError."""
+        """Write a message atomically. Raises OSError."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 self._made_parent |= not self.path.parent.exists()
@@ -51,10 +51,10 @@ class MessageFolder:
                     raise
 
     def read(self, names: Collection[str]) -> dict[str, Message]:
-        """Return the messages that are there, by name.
+        """Return the posted messages by name. Those that are not posted, or cannot be read at the moment, are left out.
 
-        The folder is listed each time: a network disk may remember for a minute that a name was not there, and may show
-        a file before its content. What cannot be read for a moment is not there yet.
+        The folder is listed each time, because a network disk may remember for a minute that a name did not exist. It
+        may also show a file before its content.
         """
         messages = dict[str, Message]()
         self.trouble, present = "", set[str]()
@@ -82,9 +82,9 @@ class MessageFolder:
         should_stop: Callable[[], bool],
         late: Callable[[float, list[str]], None] = lambda waited, missing: None,
     ) -> dict[str, Message]:
-        """Return these messages as soon as all are there, or those that are there after so long.
+        """Return these messages as soon as all are posted, or those that are posted after `seconds`.
 
-        `late`: called again and again with the seconds waited and the missing names. Raises StoppedBeforeTraining.
+        `late`: called repeatedly with the seconds waited and the missing names. Raises StoppedBeforeTraining.
         """
         messages, begin = dict[str, Message](), time.monotonic()
         while missing := [name for name in names if name not in messages]:
@@ -99,8 +99,10 @@ class MessageFolder:
         return messages
 
     def remove(self, name: str) -> None:
-        """Remove a message, then the folder where no other start has a message there, and the one around it where this
-        start has created it and it is empty."""
+        """Remove a message, then the folder if it is empty.
+
+        The folder around it is removed too if it is empty and this start has created it.
+        """
         with suppress(OSError):
             self._file(name).unlink()
             self.path.rmdir()
@@ -112,7 +114,7 @@ class MessageFolder:
 
 
 def pause(seconds: float, should_stop: Callable[[], bool]) -> None:
-    """Sleep. Raises StoppedBeforeTraining."""
+    """Sleep. Raises StoppedBeforeTraining if `should_stop` is true."""
     if should_stop():
         raise StoppedBeforeTraining
     time.sleep(seconds)
@@ -121,8 +123,11 @@ def pause(seconds: float, should_stop: Callable[[], bool]) -> None:
 def serve_store(
     listening: socket.socket, host: str, timeout: timedelta = timedelta(minutes=5)
 ) -> tuple["dist.TCPStore", int]:
-    """Serve a store at a socket that listens already, so that its port is open when others hear of it. Returns the
-    store and the port. `host`: by which this process reaches it. `timeout`: for a client's wait for a key."""
+    """Serve a store at a listening socket. Returns the store and the port.
+
+    Others can then connect as soon as they know the port. `host`: name by which this process reaches the store.
+    `timeout`: how long a client waits for a key.
+    """
     import torch.distributed as dist
 
     port = listening.getsockname()[1]
@@ -134,7 +139,7 @@ def serve_store(
 
 
 def file_store(folder: Path, world: int) -> "dist.FileStore":
-    """Return the store of one machine's ranks under an agent: a file for each of the agent's attempts."""
+    """Return the store of one machine's ranks under an agent. Each of the agent's attempts has its own file."""
     import torch.distributed as dist
 
     attempt = f"{os.environ['TORCHELASTIC_RESTART_COUNT']}-{os.environ['MASTER_PORT']}-{world}"

@@ -1,10 +1,10 @@
-"""Signals that ask a process to stop, and what the launcher does with them at each time of its life.
+"""Signals that ask a process to stop, and the effect that each has at a given time.
 
-Signal handlers belong to the process, so this module keeps one record for it. After `listen` a signal is recorded and
-never lost. Inside `interrupting` (before there are ranks) it ends the work, inside `forwarding` it is forwarded to the
-ranks, and a second one there ends them at once. Outside of both, and so from the end of the ranks to `ignore`, just
-before the exit, a signal changes nothing. A signal that was ignored when the process began, as under nohup, stays
-ignored. Imports the standard library only: this is the first thing that the launcher runs.
+Signal handlers belong to the process, so this module keeps one record for it. After `listen`, every signal is recorded.
+Before there are ranks, inside `interrupting`, a signal ends the work. Inside `forwarding`, it is forwarded to the
+ranks, and a second one ends them at once. Outside of both, as after the end of the ranks, it is only recorded. After
+`ignore`, just before the exit, it has no effect. A signal that was ignored when the process began, as under nohup,
+stays ignored. This module imports the standard library only, because the launcher runs it first.
 """
 
 import ctypes
@@ -23,13 +23,13 @@ from launcher.distributed.exit_codes import STOPPED
 
 
 class StopReason(IntEnum):
-    """Why a run leaves early. The greatest of several wins."""
+    """Why a run ends early. If there are several reasons, the greatest counts."""
 
     NONE = 0
     MAKE_WAY = 1
-    """Save, leave, and come back where that is possible."""
+    """Save, end, and start again if that is possible."""
     STOP = 2
-    """Save, leave, and stay away."""
+    """Save, end, and do not start again."""
     REPLACED = 3
     """A newer start of the run writes into its folder: nothing may be saved any more."""
 
@@ -41,10 +41,10 @@ SIGNALS: Mapping[signal.Signals, StopReason] = {
     signal.SIGINT: StopReason.STOP,
 }
 PARENT_DIED = signal.SIGUSR2
-"""Signal that the kernel sends to a rank whose parent has died: one that nohup does not ignore."""
+"""Signal that the kernel sends to a rank whose parent has died. nohup does not ignore it."""
 _PR_SET_PDEATHSIG = 1
 _HANGUP_WINDOW = 1.0
-"""Seconds within which a second SIGHUP belongs to the first: a terminal that closes sends it twice."""
+"""Seconds within which a second SIGHUP counts as the first, because a closing terminal sends it twice."""
 _CLEAN_UP_SECONDS = 1.0
 """Seconds for cleaning up after the first signal, before another one ends the process."""
 
@@ -52,8 +52,8 @@ _CLEAN_UP_SECONDS = 1.0
 class StopRequested(BaseException):
     """A signal asked this process to stop while there were no ranks.
 
-    Not an Exception, which libraries may swallow, and not a KeyboardInterrupt, which the command line library turns
-    into an exit code of its own.
+    It is no Exception, which libraries may swallow, and no KeyboardInterrupt, for which the command line library has
+    its own exit code.
     """
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ class _Record:
         self.second_forces = False
 
     def receive(self, number: int, frame: object) -> None:
-        """Handle a signal. Raises StopRequested or ForcedStop as the current block asks."""
+        """Handle a signal. Raises StopRequested inside `interrupting` and ForcedStop inside `forwarding`."""
         name = signal.Signals(number)
         if name is signal.SIGHUP:
             leave_terminal()
@@ -98,9 +98,9 @@ class _Record:
             self.forward(self.reason)
 
     def _repeats(self, name: signal.Signals) -> bool:
-        """Whether this signal asks for the same stop again.
+        """Return whether this signal asks for the same stop again.
 
-        The SIGHUP of a terminal that closes, or of a service manager, does not repeat another signal that came first.
+        The first SIGHUP does not, even after another signal: a closing terminal, or a service manager, sends it too.
         """
         if name is signal.SIGHUP and (
             self.first_hangup is None or time.monotonic() - self.first_hangup < _HANGUP_WINDOW
@@ -121,7 +121,7 @@ _record = _Record()
 def listen(even_ignored: Collection[signal.Signals] = ()) -> None:
     """Record signals from here on, except those that were ignored when this process began.
 
-    `even_ignored`: signals that a parent has ignored only until this process can handle them.
+    `even_ignored`: signals that a parent ignored only until this process can handle them.
     """
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN or number in even_ignored:
@@ -129,36 +129,39 @@ def listen(even_ignored: Collection[signal.Signals] = ()) -> None:
 
 
 def requested() -> StopReason:
-    """Return what the signals received so far ask for."""
+    """Return the stop that the signals received so far ask for."""
     return _record.reason
 
 
 def force() -> None:
-    """From any thread, act as if STOP had been asked for twice. Two signals at once may arrive as one."""
+    """Act as if STOP had been asked for twice. May be called on any thread.
+
+    Only one signal is sent, because two at once may arrive as one.
+    """
     _record.reason = max(_record.reason, StopReason.STOP)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def ignore() -> None:
-    """Ignore signals in the last part of the exit, where Python itself would die of one."""
+    """Ignore signals in the last part of the exit, in which Python itself would be killed by one."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def signal_on_parent_death(number: signal.Signals) -> None:
-    """Have the kernel send this process a signal when its parent dies. On Linux only; elsewhere nothing happens."""
+    """Have the kernel send this process a signal when its parent dies. On other systems than Linux nothing happens."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
 
 
 def say(text: str) -> None:
-    """Write a line to standard error, also from a signal handler. The terminal may be gone."""
+    """Write a line to standard error. Signal handlers may call it. An error, such as a closed terminal, is ignored."""
     with suppress(OSError):
         os.write(2, f"{text}\n".encode())
 
 
 def leave_terminal() -> bool:
-    """Redirect standard output and error to nowhere where their terminal is gone. Returns whether one is."""
+    """Redirect standard output and error to the null device if their terminal is gone. Returns whether one is."""
     closed = [number for number in (1, 2) if _is_hung_up(number)]
     for number in closed:
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -178,23 +181,23 @@ def _is_hung_up(number: int) -> bool:
 
 @contextmanager
 def interrupting(clean_up: Callable[[], None]) -> Iterator[None]:
-    """Have a signal raise StopRequested, also one that came before the block.
+    """Raise StopRequested in the block on a signal; if one came earlier, at the beginning of the block.
 
-    `clean_up`: called before the process ends, where a later signal finds that ending takes too long.
+    `clean_up`: if ending takes too long and another signal arrives, it is called before the process exits.
     """
     with _listening():
         _record.clean_up = clean_up
         try:
             _raise_if_requested()
             yield
-            _raise_if_requested()  # an exception that is raised within a destructor gets lost
+            _raise_if_requested()  # an exception that a handler raised in a destructor is lost
         finally:
             _record.clean_up = None
 
 
 @contextmanager
 def forwarding(send: Callable[[StopReason], None], second_forces: bool = True) -> Iterator[None]:
-    """Have a signal call `send`, also one that came before the block.
+    """Call `send` on each signal in the block; if one came earlier, at the beginning of the block.
 
     `second_forces`: whether a second signal raises ForcedStop.
     """
@@ -209,16 +212,16 @@ def forwarding(send: Callable[[StopReason], None], second_forces: bool = True) -
 
 
 def announce(where: str, second_forces: bool = True, error: str = "") -> None:
-    """Report on the terminal, from a handler, that a stop was forwarded to `where` (all ranks, all hosts)."""
+    """Report on standard error that a stop was forwarded to `where` (all ranks, all hosts). Signal handlers call it."""
     again = " (once more ends them at once)" if second_forces else ""
     say(f"{error or f'stopping: all {where} leave at the end of this step'}{again}")
 
 
 @contextmanager
 def blocked_in_children() -> Iterator[None]:
-    """Block the signals in processes that this thread starts meanwhile, until they can handle and unblock them.
+    """Block the signals in processes that this thread starts in the block, until they can handle and unblock them.
 
-    A signal may be sent to a whole process group, as by Slurm or a terminal.
+    A signal may reach them earlier, because Slurm or a terminal sends it to a whole process group.
     """
     from multiprocessing import resource_tracker
 

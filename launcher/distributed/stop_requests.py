@@ -1,8 +1,8 @@
 """Stop requests to a rank, and blocking calls that they can interrupt.
 
-A rank is asked to stop by a signal, by a file that the launcher writes, by the deadline, or by the loss of its lease.
-All ranks agree at a step's boundary and leave together. USR1, the deadline and the death of the parent ask them to make
-way: save, leave, and come back where that is possible. TERM and INT ask them to stop: save, leave, and stay away.
+A signal, a file that the launcher writes, the deadline, or the loss of its lease asks a rank to stop. All ranks agree
+at the end of a step and leave together. USR1, the deadline and the death of the parent ask to save, leave, and start
+again if that is possible (MAKE_WAY). TERM and INT ask to save, leave, and not start again (STOP).
 """
 
 import os
@@ -34,14 +34,14 @@ class StoppedBeforeTraining(Exception):
 
 
 def write_stop_file(file: Path, reason: StopReason) -> None:
-    """Ask the ranks of this machine to stop: they read the file at each step. Raises OSError."""
+    """Ask the ranks of this machine to stop, by a file that they read at each step. Raises OSError."""
     write(file, reason.name, flushed=False)
 
 
 class StopMonitor:
     """The stop requests that reach one rank, and the stop that all ranks have agreed on.
 
-    `file`: the stop file, read once a step since a launcher cannot know when a rank can handle a signal.
+    `file`: the stop file, read at each step, since a launcher cannot know whether a rank can handle a signal yet.
     `deadline`: seconds since the epoch.
     """
 
@@ -58,12 +58,12 @@ class StopMonitor:
 
     @classmethod
     def of(cls, file: Path | None = None, environment: Mapping[str, str] = os.environ) -> "StopMonitor":
-        """Create a monitor with the deadline that the batch script has set."""
+        """Return a monitor with the deadline that the batch script has set."""
         deadline = environment.get(env_vars.DEADLINE, "")
         return cls(file, float(deadline) if deadline.isdigit() else None)
 
     def listen(self, launcher: int | None = None) -> None:
-        """Handle the signals, and the death of the parent where there is a launcher.
+        """Handle the signals and, if there is a launcher, the death of the parent.
 
         `launcher`: process id of the launcher, which may be dead by now.
         """
@@ -77,7 +77,7 @@ class StopMonitor:
                 self._receive(PARENT_DIED, None)
 
     def requested(self) -> StopReason:
-        """Return what this rank has been asked for by now."""
+        """Return the stop that this rank has been asked for so far."""
         past_deadline = self._deadline is not None and time.time() >= self._deadline
         lease_lost = self.lease is not None and self.lease.lost
         return max(
@@ -105,11 +105,11 @@ class StopMonitor:
 
 
 def interruptible(call: Callable[[], T], should_stop: Callable[[], bool], grace: float = 0.0) -> T:
-    """Return or raise what `call` does, on a thread of its own: it may block outside of Python, where no signal is
-    handled.
+    """Run `call` on another thread, and return its result or raise its error.
 
-    Raises StoppedBeforeTraining where `should_stop` becomes true meanwhile. `grace`: seconds in which the call may then
-    still end. A call that does not is left behind, to end with the process.
+    The call may block outside of Python, where no signal is handled. Raises StoppedBeforeTraining if `should_stop`
+    becomes true before it ends. `grace`: seconds in which the call may then still end. If it does not, its thread ends
+    with the process.
     """
     results, errors = list[T](), list[BaseException]()
 

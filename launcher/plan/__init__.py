@@ -1,1 +1,1 @@
-"""Everything decided before anything starts: recipe x cluster -> Plan. Torch-free: it runs on a login node."""
+"""Everything decided before anything starts: recipe x cluster -> Plan. It runs on a login node, without torch."""

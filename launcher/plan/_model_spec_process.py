@@ -1,8 +1,7 @@
-"""A child process that builds a model on the meta device and describes it as JSON. Only here does planning import
-torch.
+"""A child process that builds a model on the meta device and describes it as JSON.
 
-The question is on standard input, and the answer on standard output. Output of libraries goes to standard error, and
-their standard input is empty.
+Planning imports torch only in this process. The question is on standard input, and the answer on standard output.
+Output of libraries goes to standard error, and their standard input is empty.
 """
 
 import json
@@ -39,7 +38,7 @@ def _answer(question: JsonObject) -> JsonObject:
         config = model_module.Config.model_validate(question["model"])
         with torch.device("meta"):
             model, _ = model_module.Model(config).build(requirements, weights=False)
-            if config.unfreeze_at:  # the fullest moment is after it
+            if config.unfreeze_at:  # memory is highest after this step
                 model, _ = model_module.Model(config.at(config.unfreeze_at)).build(requirements, weights=False)
         padding = _tiny_model.padding(model, requirements)
     except UserError as error:
@@ -65,6 +64,6 @@ def _answer(question: JsonObject) -> JsonObject:
 def _packs(model: "PreTrainedModel", requirements: ModelRequirements, kind: str | None) -> str | None:
     """Return why the model cannot take packed rows, tested on a tiny copy; empty: it can; None: not tested.
 
-    `kind`: that of the task if it packs rows, else None.
+    `kind`: kind of the task if it packs rows, else None.
     """
     return _tiny_model.packs(model, requirements, kinds.module("tasks", kind).Task) if kind else None

@@ -1,5 +1,7 @@
-"""A small copy of a model on the CPU, on which abilities of the model are tested. Without a model of its own, a process
-imports this in a child process only (see `_model_spec_process`)."""
+"""Tests of a model's abilities on a small copy of the model, on the CPU.
+
+The tests import torch. Planning therefore runs them in a child process (see `_model_spec_process`).
+"""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 _LAYERS, _HEADS, _WIDTH, _VOCABULARY = 2, 2, 16, 256
 _LONGEST = 4096
-"""Positions of the longest tested row, for any window."""
+"""Maximum number of tokens of a tested row, whatever the attention window."""
 _PARAMETERS = 50_000_000
 """Maximum number of parameters of a copy."""
 _ANYWHERE = ("eager", "sdpa")
@@ -27,8 +29,10 @@ _ANYWHERE = ("eager", "sdpa")
 
 
 def packs(model: "PreTrainedModel", requirements: ModelRequirements, task: "type[Task]") -> str | None:
-    """Why a model cannot take packed rows, tested on a copy; empty: it can; None: no copy could be tested. `model`: on
-    the meta device."""
+    """Return why a model cannot take packed rows, tested on a copy; empty: it can; None: no copy could be tested.
+
+    `model`: on the meta device.
+    """
     import torch
 
     torch.manual_seed(0)
@@ -41,19 +45,21 @@ def packs(model: "PreTrainedModel", requirements: ModelRequirements, task: "type
             if not small(input_ids=documents[0][None]).logits.isfinite().all():
                 continue
             return task.packing_error(small, documents, config.pad_token_id or 0) or ""
-        except Exception:  # a configuration of any architecture may not bear what was made smaller in it
+        except Exception:  # an architecture may not allow the smaller values
             continue
     return None
 
 
 def padding(model: "PreTrainedModel", requirements: ModelRequirements) -> Padding | None:
-    """The side on which rows of a model may be padded, after a forward at maximum length; None: no copy could be
-    tested. `model`: may be on the meta device, and is not run. Generators of this process do not change. Raises
-    UserError for a model that does not take samples of that length or of this task."""
+    """Return the side on which rows of a model may be padded; None: no copy could be tested.
+
+    The copy runs a sample of maximum length. `model`: may be on the meta device, and is not run. Random generators of
+    this process do not change. Raises UserError if the model does not take samples of that length or of this task.
+    """
     import torch
 
     with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(0)  # torch.manual_seed is for those of all devices
+        torch.default_generator.manual_seed(0)  # torch.manual_seed also seeds all devices
         return _padding(model, requirements)
 
 
@@ -64,7 +70,7 @@ def _padding(model: "PreTrainedModel", requirements: ModelRequirements) -> Paddi
         problem = None
         try:
             small = _built(smaller, requirements.auto_class, attention if attention in _ANYWHERE else _ANYWHERE[0])
-        except Exception:  # a configuration of any architecture may not bear what was made smaller in it
+        except Exception:  # an architecture may not allow the smaller values
             continue
         if small is None:
             continue
@@ -76,7 +82,7 @@ def _padding(model: "PreTrainedModel", requirements: ModelRequirements) -> Paddi
             break
     shaped = (
         requirements.guessed or requirements.auto_class == "AutoModelForQuestionAnswering"
-    )  # of parts, which tokens part
+    )  # the sample here lacks the tokens between its parts
     if problem is not None and (problem.key != "model" or not shaped):
         raise UserError(problem)
     return None
@@ -85,7 +91,7 @@ def _padding(model: "PreTrainedModel", requirements: ModelRequirements) -> Paddi
 def _sample(
     small: "PreTrainedModel", config: "PretrainedConfig", requirements: ModelRequirements
 ) -> "dict[str, torch.Tensor]":
-    """A sample of maximum length, with the end token of the data."""
+    """Return a sample of maximum length; if the data has an end token, it is the last one."""
     import torch
 
     pad, last = (getattr(small.config, name, None) for name in ("pad_token_id", "eos_token_id"))
@@ -101,7 +107,7 @@ def _sample(
 
 
 def _resized(ids: "torch.Tensor", length: int) -> "torch.Tensor":
-    """The tokens of a row, repeated or cut, with the last one at the end. Shape (1, length)."""
+    """Return the tokens of a row, repeated or cut to `length`, with the last one at the end. Shape (1, length)."""
     resized = ids.repeat(1, -(-length // ids.shape[1]))[:, : min(length, _LONGEST)].clone()
     resized[:, -1] = ids[:, -1]
     return resized
@@ -110,7 +116,7 @@ def _resized(ids: "torch.Tensor", length: int) -> "torch.Tensor":
 def _unfit(
     small: "PreTrainedModel", sample: "dict[str, torch.Tensor]", requirements: ModelRequirements
 ) -> Problem | None:
-    """Why a model does not take a sample; None: it does."""
+    """Return why a model does not take a sample; None: it does."""
     import torch
 
     name, length = type(small).__name__, sample["input_ids"].shape[1]
@@ -133,7 +139,7 @@ def _unfit(
 
 
 class _PositionsEnd(Exception):
-    """A table of positions is too short. `usable`: positions of the table; `length`: tokens of the row."""
+    """Error: a table of positions is too short. `usable`: positions of the table; `length`: tokens of the row."""
 
     def __init__(self, usable: int, length: int):
         super().__init__(usable, length)
@@ -141,8 +147,10 @@ class _PositionsEnd(Exception):
 
 
 def _positions_counted() -> AbstractContextManager[object]:
-    """A context in which an embedding of a missing row raises _PositionsEnd. Such a row is a position, counted from 0
-    or, as in RoBERTa and BART, from a larger number."""
+    """Return a context in which an embedding lookup beyond the table raises _PositionsEnd.
+
+    Such a lookup is one of positions, which count from 0 or, as in RoBERTa and BART, from a larger number.
+    """
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -165,8 +173,10 @@ def _positions_counted() -> AbstractContextManager[object]:
 
 
 def lengths(limit: int, window: int) -> list[int]:
-    """Lengths in tokens of three documents in a row of at most `limit` tokens. If possible, the first is longer than
-    a window, or than half of one."""
+    """Return the lengths in tokens of three documents in a row of at most `limit` tokens.
+
+    The first is longer than an attention window if the row has room for it, else, if possible, than half a window.
+    """
     total = min(limit, _LONGEST, max(1024, 3 * window))
     reach = window if window + 2 < total else window // 2
     short = max(1, min(total // 8, (total - reach - 1) // 2))
@@ -174,8 +184,10 @@ def lengths(limit: int, window: int) -> list[int]:
 
 
 def kept(layers: int, lists: list[list[object]]) -> list[int]:
-    """Layers that represent all: the first of each kind, and at least two. `lists`: options with one value for each
-    layer."""
+    """Return the layers that represent all: the first of each kind, and at least two.
+
+    `lists`: options with one value for each layer.
+    """
     kinds = [repr([values[number] for values in lists]) for number in range(layers)]
     first = {kinds.index(kind) for kind in kinds}
     return sorted({*first, *[n for n in range(layers) if n not in first][: max(0, _LAYERS - len(first))]})
@@ -214,8 +226,10 @@ def _fewer_tokens(config: "PretrainedConfig") -> None:
 
 
 def _narrower(config: "PretrainedConfig") -> None:
-    """Set two heads of width 16, and the options that depend on them: as many key and value heads, or fewer in the same
-    way."""
+    """Set two heads of width 16, and the options that depend on them.
+
+    There are as many key and value heads as heads if that was so before, else one.
+    """
     hidden, heads = config.hidden_size, config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", None)
     sizes = {"hidden_size": _HEADS * _WIDTH, "num_attention_heads": _HEADS, "intermediate_size": 2 * _HEADS * _WIDTH}
@@ -233,12 +247,12 @@ def _narrower(config: "PretrainedConfig") -> None:
 
 
 def _built(config: "PretrainedConfig", auto_class: str, attention: str) -> "PreTrainedModel | None":
-    """A model in eval mode with weights that distinguish tokens and positions; None: it is too large."""
+    """Return a model in eval mode with weights that distinguish tokens and positions; None: it is too large."""
     import torch
     import transformers
 
     def make() -> "PreTrainedModel":
-        auto = getattr(transformers, auto_class)  # where the recipe trusts code it has been loaded, and is known by now
+        auto = getattr(transformers, auto_class)  # trusted code has been loaded before
         return auto.from_config(copy.deepcopy(config), attn_implementation=attention, trust_remote_code=False)
 
     with torch.device("meta"):
@@ -252,12 +266,12 @@ def _built(config: "PretrainedConfig", auto_class: str, attention: str) -> "PreT
             torch.nn.init.normal_(parameter, std=1.5 * inputs**-0.5)
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
-            torch.nn.init.zeros_(module.weight[module.padding_idx])  # as torch keeps it
+            torch.nn.init.zeros_(module.weight[module.padding_idx])  # as torch initialises it
     return model
 
 
 def _documents(sizes: list[int], config: "PretrainedConfig") -> "list[torch.Tensor]":
-    """Token ids of documents, without padding tokens."""
+    """Return the token ids of documents, without padding tokens."""
     import torch
 
     ids = [torch.randint(0, config.vocab_size - 1, (size,)) for size in sizes]
@@ -266,7 +280,7 @@ def _documents(sizes: list[int], config: "PretrainedConfig") -> "list[torch.Tens
 
 
 def _window(config: "PretrainedConfig") -> int:
-    """The largest attention window of a configuration; 0: none."""
+    """Return the largest attention window of a configuration; 0: none."""
     names = {"local_attention", *(name for name in dir(config) if "window" in name)}
     values = [getattr(config, name, None) for name in names]
     flat = [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]

@@ -1,4 +1,4 @@
-"""Mistakes between keys, and between the recipe and the devices or the disk. All are found before anything starts."""
+"""Find contradictions between keys, and between the recipe and the devices or the disk, before anything starts."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,9 +24,11 @@ Found = list[str | Problem]
 def check(
     recipe: Recipe, world: World, known: Facts | None, folder: RunDir | None, wrong: Sequence[str | Problem]
 ) -> Architecture:
-    """Find every mistake that needs no start. Returns the architecture of the model. Raises UserError with all
-    mistakes. `known`: facts of prepared data; `folder`: the folder to train in, None for an evaluation; `wrong`:
-    mistakes that were found before."""
+    """Find every mistake that can be found without a start. Returns the architecture of the model.
+
+    `known`: facts of prepared data. `folder`: folder to train in; None: an evaluation. `wrong`: mistakes that were
+    found before. Raises UserError with all mistakes.
+    """
     ranks = world.misfit()
     problems = [
         *wrong, *([ranks] if ranks else []), *_batch(recipe, world), *_evaluation(recipe, known), *_text(recipe),
@@ -51,7 +53,10 @@ def check(
 
 
 def _resumed_files(recipe: Recipe, folder: RunDir, mistaken: bool) -> Found:
-    """Damage in a run folder, and a run of another recipe in it. `mistaken`: a mistake makes it another recipe."""
+    """Return damage in a run folder, and a mistake if another recipe has trained in it.
+
+    `mistaken`: the recipe has a mistake, so that it cannot be compared.
+    """
     out, file_checks = Found(), list[Callable[[], None]]()
     if not mistaken:
         file_checks.append(partial(folder.check_recipe, recipe))
@@ -64,7 +69,7 @@ def _resumed_files(recipe: Recipe, folder: RunDir, mistaken: bool) -> Found:
 
 
 def _batch(recipe: Recipe, world: World) -> Found:
-    """A global batch, or a budget of tokens, that is too small for the ranks."""
+    """Return mistakes if the global batch, or the budget of tokens, is too small for the ranks."""
     train, out = recipe.train, Found()
     if train.global_batch < (shares := max(1, world.sizes[-1] // recipe.tensor_parallel)):
         what = f"{train.global_batch} samples cannot be shared by {shares} ranks"
@@ -77,7 +82,7 @@ def _batch(recipe: Recipe, world: World) -> Found:
 
 
 def _text(recipe: Recipe) -> Found:
-    """Overlap of samples, and the tokenizer."""
+    """Return mistakes in the overlap of samples and in the tokenizer."""
     out = Found()
     if (stride := recipe.inner_task.overlap) > recipe.data.max_length // 2:
         what = f"{stride} of {recipe.data.max_length} tokens: most of a sample would be the one before it again"
@@ -92,7 +97,7 @@ def _text(recipe: Recipe) -> Found:
 
 
 def _training(recipe: Recipe, known: Facts | None) -> Found:
-    """Contradicting keys of training: precision, unfreezing, held-out data."""
+    """Return contradictions between keys of training: precision, unfreezing, held-out data."""
     train, out = recipe.train, Found()
     if train.precision == "fp16" and train.loss_scale == "none":
         what = "fp16 without a loss scale: gradients below 6e-8 would be lost (leave it out, or take precision: bf16)"
@@ -107,7 +112,7 @@ def _training(recipe: Recipe, known: Facts | None) -> Found:
 
 
 def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
-    """Features that need evaluations that do not run, and metrics that the task does not have."""
+    """Return mistakes for features whose evaluations do not run, and for a metric that the task does not have."""
     evaluate, out = recipe.evaluate, Found()
     if recipe.data.validation is None and (evaluate.every or evaluate.at_start or evaluate.patience):
         out.append(Problem("evaluate", "there is nothing to evaluate on (add data.validation)"))
@@ -117,7 +122,7 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
             out.append(Problem(key, "goes by evaluations, and only the last step is evaluated (set evaluate.every)"))
     metrics = plugins.task(recipe.task)(recipe.task, known or facts.guess(recipe)).directions()
     score, _, label = evaluate.metric.partition("/")
-    if known is None:  # whether the tags of words are of an entity scheme is not known yet
+    if known is None:  # it is not known yet whether labels are entity tags
         metrics = {**metrics, **{name.removeprefix("macro_"): way for name, way in metrics.items()}}
     of_all = {score, f"macro_{score}"} if label else {score}
     if not of_all & metrics.keys() or (label and score not in _BY_CLASS):
@@ -131,13 +136,16 @@ def _evaluation(recipe: Recipe, known: Facts | None) -> Found:
 
 
 def _model(recipe: Recipe, shape: Architecture) -> Found:
-    """Features that the model or the strategy does not support."""
+    """Return mistakes for features that the model or the strategy does not support."""
     packed = [Problem("task.samples", f"{shape.packs} (take documents)")] if shape.packs else []
     return [*layout.refusals(recipe, shape), *packed]
 
 
 def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -> Found:
-    """Memory of a device. An elastic run has to fit on its minimum number of nodes."""
+    """Return a mistake if a rank needs more memory than a device has; empty: it fits.
+
+    An elastic run has to fit on its minimum number of nodes.
+    """
     ranks, device, available = world.sizes[0], world.devices.kind, world.memory
     size = sum(layout.needed(recipe, shape, assumed, ranks, device).values())
     if available is None or size <= available:
@@ -148,7 +156,7 @@ def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -
 
 
 def _disk(recipe: Recipe, shape: Architecture, folder: RunDir) -> Found:
-    """Space for a checkpoint."""
+    """Return a mistake if there is no space for a checkpoint; empty: there is."""
     size = memory.checkpoint(recipe, shape)
     free = free_bytes(folder.path) + folder.reclaimable_bytes(recipe.checkpoint.keep)
     if size <= free:
@@ -160,5 +168,5 @@ def _disk(recipe: Recipe, shape: Architecture, folder: RunDir) -> Found:
 
 
 def _tokenized(recipe: Recipe) -> bool:
-    """Whether samples are texts."""
+    """Return whether samples are texts."""
     return bool(plugins.task(recipe.inner_task).tokenized)

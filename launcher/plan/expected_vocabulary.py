@@ -10,14 +10,16 @@ from launcher.storage import cache_root
 
 
 def model_tokenizer(recipe: Recipe) -> PretrainedTokenizer | None:
-    """The model's own tokenizer; None: it has none."""
+    """Return the model's own tokenizer; None: it has none."""
     where = plugins.model(recipe.model).tokenizer()
     return where if where is None or isinstance(where, PretrainedTokenizer) else PretrainedTokenizer(name=str(where))
 
 
 def size(recipe: Recipe) -> int:
-    """Number of tokens, added ones included: as the recipe says, or counted in a folder's tokenizer.json; 0: not known
-    before `launcher prepare`."""
+    """Return the number of tokens, added tokens included; 0: not known before `launcher prepare`.
+
+    The number is that of the recipe, or is counted in a folder's tokenizer.json.
+    """
     where = recipe.tokenizer or model_tokenizer(recipe)
     if where is None or isinstance(where, TrainTokenizer):
         return where.vocab_size if where else 0

@@ -17,7 +17,7 @@ _LABELS = 20
 
 
 class TruncationCounts(Strict):
-    """What `data.max_length` cut from one side of the data."""
+    """Counts of what `data.max_length` cut from the training or from the validation data."""
 
     tokens: Count
     """Maximum number of tokens of a row, special tokens included."""
@@ -35,7 +35,10 @@ class TruncationCounts(Strict):
     """Number of questions that were cut."""
 
     def __str__(self) -> str:
-        """Such as `1,083 of 1,583 rows are cut at 128 tokens (2,040 words, 311 labels other than O)`."""
+        """Return the counts as text; empty: nothing was cut.
+
+        For example, `1,083 of 1,583 rows are cut at 128 tokens (2,040 words, 311 labels other than O)`.
+        """
         lost = f" ({plural(self.words, 'word')}, {plural(self.labels, 'label')} other than O)" if self.words else ""
         parts = [f"{self.rows:,} of {self.of:,} rows are cut at {self.tokens} tokens{lost}"] if self.rows else []
         parts += [f"{self.targets:,} of {self.of:,} targets are cut"] if self.targets else []
@@ -97,12 +100,15 @@ class Facts(Strict):
 
 
 def cut_notes(known: Facts) -> list[str]:
-    """One note for each side of the data that truncation cut."""
+    """Return a note for each side of the data from which truncation cut something."""
     return [f"{side}: {cut}" for side, cut in known.cut.items() if str(cut)]
 
 
 def label_counts(known: Facts) -> str:
-    """Training samples of each label, in descending order. Of many labels, only both ends are listed."""
+    """Return the number of training samples of each label as text, in descending order.
+
+    If there are many labels, only the largest and the smallest are listed.
+    """
     pairs = sorted(zip(known.labels, known.counts, strict=True), key=lambda pair: -pair[1])
     parts = [f"{label} {count:,}" for label, count in pairs]
     if len(parts) > _LABELS:
@@ -125,8 +131,11 @@ def of_run(folder: Path) -> Facts:
 
 
 def guess(recipe: Recipe) -> Facts:
-    """Facts before the data is prepared: the vocabulary size where known, two labels, and for a task without tokens a
-    possible shape."""
+    """Return facts for use before the data is prepared.
+
+    The vocabulary size is that of the recipe or its tokenizer, if known. There are two labels, and for a task without
+    tokens a possible shape.
+    """
     task = plugins.task(recipe.inner_task)
     vocab, shape = (
         (expected_vocabulary.size(recipe), ()) if task.tokenized else (0, task.sample_shape(recipe.inner_task))
@@ -138,7 +147,7 @@ def guess(recipe: Recipe) -> Facts:
 
 
 def total_steps(recipe: Recipe, facts: Facts) -> int:
-    """Optimiser steps of the run."""
+    """Return the optimiser steps of the run."""
     if recipe.train.steps is not None:
         return recipe.train.steps
     assert recipe.train.epochs is not None
@@ -146,5 +155,5 @@ def total_steps(recipe: Recipe, facts: Facts) -> int:
 
 
 def steps_of(recipe: Recipe, facts: Facts | None) -> int | None:
-    """Optimiser steps of the run; None: not known before the data is prepared."""
+    """Return the optimiser steps of the run; None: not known before the data is prepared."""
     return total_steps(recipe, facts) if facts else recipe.train.steps

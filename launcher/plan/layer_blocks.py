@@ -1,5 +1,4 @@
-"""The repeated blocks of a model, recognised by structure: members of its outermost ModuleLists that have
-parameters."""
+"""The repeated blocks of a model: members with parameters of its outermost ModuleLists."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def blocks(module: "torch.nn.Module") -> "list[torch.nn.Module]":
-    """The blocks of a module, in the order of the model."""
+    """Return the blocks of a module, in the order of the model."""
     if _is_list(module):
         members = [b for m in module for b in (blocks(m) if _is_list(m) else [m])]
         return [m for m in members if any(True for _ in m.parameters())]

@@ -1,4 +1,4 @@
-"""Layouts: whether one can run a recipe, whether it fits into memory, and which one would."""
+"""Layouts: which strategies, with which options, can run a recipe and fit into memory."""
 
 import shlex
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _MOST_RANKS = 64
 
 
 def misfits(recipe: Recipe, ranks: int) -> list[str | Problem]:
-    """Mistakes of the recipe's strategy on this number of ranks, for any model."""
+    """Return mistakes of the recipe's strategy on this number of ranks, for any model."""
     strategy = plugins.strategy(recipe.strategy)
     for library in strategy.libraries:
         if find_spec(library) is None:
@@ -26,25 +26,28 @@ def misfits(recipe: Recipe, ranks: int) -> list[str | Problem]:
 
 
 def runnable(recipe: Recipe, ranks: int, whole: bool = False) -> Recipe:
-    """The recipe for an evaluation, which no layout changes: with ddp where its own strategy cannot run on this number
-    of ranks, or where each rank needs the `whole` model."""
+    """Return the recipe for an evaluation: with ddp if its own strategy cannot be used.
+
+    It cannot if it does not run on this number of ranks, or if each rank needs the `whole` model. The result of an
+    evaluation does not depend on the strategy.
+    """
     if not whole and not misfits(recipe, ranks):
         return recipe
     return recipe.model_copy(update={"strategy": kinds.module("strategies", "ddp").Config()})
 
 
 def refusals(recipe: Recipe, shape: Architecture) -> list[str | Problem]:
-    """Keys of the recipe that its strategy does not support for this model."""
+    """Return the keys of the recipe that its strategy does not support for this model, each with the reason."""
     return [Problem(key, what) for key, what in plugins.strategy(recipe.strategy).refusals(recipe, shape.heads)]
 
 
 def mesh(recipe: Recipe, ranks: int) -> dict[str, int]:
-    """Size of each axis of the strategy's mesh; empty: no mesh."""
+    """Return the size of each axis of the strategy's mesh; empty: no mesh."""
     return plugins.strategy(recipe.strategy).axes(ranks)
 
 
 def micro(recipe: Recipe, ranks: int, longest: int) -> tuple[int, int]:
-    """Micro-batches of a rank, and samples of each, for samples of maximum length."""
+    """Return the micro-batches of a rank, and the samples of each, for samples of maximum length."""
     share = -(-recipe.train.global_batch // max(1, ranks // recipe.tensor_parallel))
     if recipe.train.max_tokens is None:
         return 1, share
@@ -53,14 +56,16 @@ def micro(recipe: Recipe, ranks: int, longest: int) -> tuple[int, int]:
 
 
 def needed(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, device: str) -> dict[str, int]:
-    """Bytes of device memory by purpose. On a CPU this includes memory that is offloaded to the host."""
+    """Return the bytes of device memory by purpose. On a CPU this includes memory that is offloaded to the host."""
     return memory.parts(recipe, shape, facts, ranks, micro(recipe, ranks, facts.longest)[1], device)
 
 
 def nearest(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, available: int, device: str) -> str:
-    """Advice for a layout that does not fit into `available` bytes of a device: the fitting layout with the least
-    sharding, on these ranks, else with smaller micro-batches, else on more devices. More ranks on a CPU do not add
-    memory."""
+    """Return advice for a layout that does not fit into `available` bytes of a device.
+
+    It names the fitting layout with the least sharding: on these ranks, else with smaller micro-batches, else on more
+    devices. On a CPU, more ranks do not add memory.
+    """
     for count in _counts(ranks) if device != "cpu" else [ranks]:
         for smaller in (False, True):
             fitting = list(_fitting(recipe, shape, facts, count, available, device, smaller))
@@ -74,7 +79,7 @@ def nearest(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, avail
 
 
 def written(strategy: StrategyConfig) -> str:
-    """A strategy in the notation of a recipe, with the keys that were set."""
+    """Return a strategy in the notation of a recipe, with the keys that were set."""
     keys = {"kind": strategy.kind} | strategy.model_dump(mode="json", exclude_unset=True)
     plain = {key: str(value).lower() if isinstance(value, bool) else value for key, value in keys.items()}
     return "{" + ", ".join(f"{key}: {value}" for key, value in plain.items()) + "}"

@@ -10,11 +10,14 @@ from launcher.plan.facts import Facts
 
 @dataclass(frozen=True)
 class ModelRequirements:
-    """Requirements on a model. `auto_class`: name of a transformers auto class; empty: none takes the task's inputs.
-    `options`: model options of the task, such as num_labels. `shape`: shape of a sample without tokens, such as
-    (channels, height, width) or (features,); `guessed`: the data is not prepared yet, so that the shape may change.
-    `begin_token_id`, `end_token_id`: tokens around a text. `generation`: generation options of the task.
-    `max_length`: tokens of the longest sample; `target_length`: tokens of the longest target of a decoder, else 0."""
+    """Requirements on a model.
+
+    `auto_class`: name of a transformers auto class; empty: no auto class takes the task's inputs. `options`: model
+    options of the task, such as num_labels. `shape`: shape of a sample without tokens, such as (channels, height,
+    width) or (features,). `guessed`: the data is not prepared yet, so that the shape may change. `begin_token_id`,
+    `end_token_id`: tokens around a text. `generation`: generation options of the task. `max_length`: tokens of the
+    longest sample. `target_length`: tokens of the longest target of a decoder, else 0.
+    """
 
     auto_class: str
     options: JsonObject
@@ -30,7 +33,7 @@ class ModelRequirements:
 
 
 def of(recipe: Recipe, facts: Facts) -> ModelRequirements:
-    """The requirements of a recipe."""
+    """Return the requirements of a recipe."""
     task = plugins.task(recipe.task)(recipe.task, facts)
     longest, target = (
         min(facts.longest, limit) for limit in (recipe.data.max_length, recipe.inner_task.longest_target)

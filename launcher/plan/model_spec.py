@@ -31,12 +31,12 @@ _SECONDS = 600
 
 
 class Architecture(Strict):
-    """Sizes and abilities of a model. Widths are 0 where its configuration does not name them."""
+    """Sizes and abilities of a model. A width is 0 if the model's configuration does not name it."""
 
     name: str
     """Name of the model type."""
     parameters: int
-    """Number of parameters, each tied one counted once."""
+    """Number of parameters. Tied parameters count once."""
     trained: int
     """Maximum number of parameters that train."""
     buffers: int
@@ -82,7 +82,7 @@ def count(recipe: Recipe, requirements: ModelRequirements) -> Architecture:
 
 
 def _cached(file: Path) -> Architecture | None:
-    """The answer in an entry of the cache; None where it is missing or damaged."""
+    """Return the answer in an entry of the cache; None: it is missing or damaged."""
     try:
         return Architecture.model_validate_json(file.read_bytes())
     except (OSError, ValueError):
@@ -90,8 +90,10 @@ def _cached(file: Path) -> Architecture | None:
 
 
 def _run_child(question: str) -> JsonObject:
-    """The answer of the child process, whose module path is that of this process. Raises UserError with the last line
-    of its standard error where it gives none."""
+    """Return the answer of the child process, which has the module search path of this process.
+
+    Raises UserError with the last line of the child's standard error if it gives no answer.
+    """
     begin = f"import sys; sys.path[:] = {sys.path!r}; from launcher.plan._model_spec_process import main; main()"
     child = [sys.executable, "-P", "-c", begin]
     try:
@@ -110,7 +112,7 @@ def _run_child(question: str) -> JsonObject:
 
 
 def attention_dropout(config: "PretrainedConfig | None") -> dict[str, float]:
-    """The rates above 0 of attention dropout in a transformers configuration, by key."""
+    """Return the rates above 0 of attention dropout in a transformers configuration, by key."""
     values: JsonObject = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
     return {
         name: value
@@ -120,7 +122,7 @@ def attention_dropout(config: "PretrainedConfig | None") -> dict[str, float]:
 
 
 def _file(recipe: Recipe, question: str) -> Path | None:
-    """The file of a cached answer; None: the answer depends on the user's own code, and is not cached."""
+    """Return the file of a cached answer; None: the answer depends on the user's own code, and is not cached."""
     asked = {"models": recipe.model} | ({"tasks": recipe.inner_task} if recipe.packed else {})
     configuration = _local_configuration(recipe)
     if configuration is None or any(config.runs_own_code for config in asked.values()):
@@ -132,8 +134,10 @@ def _file(recipe: Recipe, question: str) -> Path | None:
 
 
 def _code(folder: str, config: Plugin) -> str:
-    """A digest of the modules beside a plug-in's: a user's own may be among those of the launcher, and a kind shares
-    code with others."""
+    """Return a digest of all modules in the folder of a plug-in.
+
+    The plug-in may share code with other modules of the folder, and a user may have added a module to the launcher's.
+    """
     files = sorted(Path(str(kinds.of(folder, config).__file__)).parent.glob("*.py"))
     state = hashlib.blake2b(digest_size=16)
     for file in files:
@@ -142,8 +146,10 @@ def _code(folder: str, config: Plugin) -> str:
 
 
 def _local_configuration(recipe: Recipe) -> str | None:
-    """The content of a local model's configuration, since its folder's name does not identify it. None: a model that no
-    file identifies."""
+    """Return the configuration of a local model as text; empty: the name identifies the model.
+
+    The name of a folder does not, because its content may change. None: no file identifies the model.
+    """
     model = recipe.model
     if model.source is None:
         return ""

@@ -15,7 +15,7 @@ _MOST_EPOCHS = 1000
 
 
 def of(recipe: Recipe, shape: Architecture, folder: RunDir, known: Facts | None, steps: int | None) -> list[str]:
-    """All remarks. `known`: facts of prepared data; `steps`: optimiser steps of the run, where known."""
+    """Return all remarks. `known`: facts of prepared data; `steps`: optimiser steps of the run, if known."""
     of_data = [] if known is None else [*_epochs(recipe, known, steps), *cut_notes(known), *known.notes]
     return [
         *_remote_code(recipe),
@@ -46,7 +46,7 @@ def _model(recipe: Recipe, shape: Architecture) -> list[str]:
 
 
 def _epochs(recipe: Recipe, known: Facts, steps: int | None) -> list[str]:
-    """An implausible number of epochs."""
+    """Return a remark if the number of epochs is implausible."""
     samples, available = (steps or 0) * recipe.train.global_batch, known.samples["train"]
     if samples <= _MOST_EPOCHS * available:
         return []
@@ -55,7 +55,7 @@ def _epochs(recipe: Recipe, known: Facts, steps: int | None) -> list[str]:
 
 
 def _remote_code(recipe: Recipe) -> list[str]:
-    """Name the models and tokenizers whose own code will be run."""
+    """Return a remark for each model and tokenizer whose own code will run."""
     tokenizer = recipe.tokenizer if isinstance(recipe.tokenizer, PretrainedTokenizer) else None
     trusting = {"model": recipe.model, "tokenizer": tokenizer}
     if recipe.task.teacher_model is not None:

@@ -9,7 +9,7 @@ from launcher.plan.facts import Facts
 
 
 def expected(recipe: Recipe, facts: Facts, ranks: int) -> float | None:
-    """The expected share of a step whose lengths are distributed as in the corpus; None: lengths are not known yet."""
+    """Return the fraction for a step whose lengths are distributed as in the corpus; None: not known yet."""
     if not facts.lengths:
         return None
     lengths = _typical(facts.lengths, recipe.train.global_batch)
@@ -24,7 +24,7 @@ def expected(recipe: Recipe, facts: Facts, ranks: int) -> float | None:
 
 
 def _typical(counts: dict[int, int], number: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """`number` lengths at even quantiles of the corpus' distribution."""
+    """Return `number` lengths at even quantiles of the corpus' distribution."""
     lengths = np.array(sorted(counts), dtype=np.int64)
     cumulative = np.cumsum([counts[length] for length in lengths.tolist()])
     quantiles = (np.arange(number) + 0.5) / number * cumulative[-1]

@@ -1,7 +1,7 @@
-"""A probe for the side on which rows may be padded. A model is run; there is no table of names.
+"""A probe for the side on which rows may be padded. It runs a model, and needs no table of model names.
 
-A model that pools the last position, or that mixes positions without a mask, has another output for a padded sample.
-Its micro-batches hold samples of one length.
+If a model pools the last position, or mixes positions without a mask, a padded sample has another output. The
+micro-batches of such a model hold samples of one length.
 """
 
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ TOLERANCE = 1e-4
 _LONGEST = 4096
 """Tokens of the longest row of the probe."""
 _SHORTEST = 3
-"""Tokens of the shortest row of the probe. In a longer row, the first token of a model that mixes neighbours only does
-not see padding."""
+"""Tokens of the shortest row of the probe. In a longer row, padding does not affect the first token if a model mixes
+neighbours only."""
 _PER_TOKEN = ("input_ids", "token_type_ids")
 
 
 def note(name: str) -> str:
-    """The remark on a model whose outputs padding changes."""
+    """Return the remark on a model whose outputs change with padding."""
     return f"{name}: padding changes its outputs, so a micro-batch has samples of one length"
 
 
 class Padding(StrEnum):
-    """Side on which padding changes no output: `RIGHT`, also where both sides are possible, `LEFT` or `NONE`."""
+    """Side on which padding changes no output: `RIGHT`, also if both sides are possible, `LEFT` or `NONE`."""
 
     RIGHT = "right"
     LEFT = "left"
@@ -35,9 +35,11 @@ class Padding(StrEnum):
 
 
 def probe(model: "torch.nn.Module", inputs: Mapping[str, "torch.Tensor"], pad_token_id: int, longest: int) -> Padding:
-    """Probe a copy of a model, which may be changed by it. `inputs`: keyword arguments of its forward for one sample,
-    with `input_ids` of shape (1, length); its tokens are repeated up to `longest`. A model that cannot run them
-    counts as RIGHT."""
+    """Return the side on which rows of a model may be padded. The call may change the model: pass a copy.
+
+    `inputs`: keyword arguments of its forward for one sample, with `input_ids` of shape (1, length). Tokens are
+    repeated up to `longest`. A model that cannot run them counts as RIGHT.
+    """
     import torch
 
     training = model.training
@@ -49,7 +51,7 @@ def probe(model: "torch.nn.Module", inputs: Mapping[str, "torch.Tensor"], pad_to
             trials = [
                 _Trial(model, dict(inputs), pad_token_id, short, longest) for short in {min(_SHORTEST, half), half}
             ]
-            usable = [trial for trial in trials if trial.runs_alone()]  # the plan or the first step reports others
+            usable = [trial for trial in trials if trial.runs_alone()]  # the plan or the first step reports the others
             exact = (side for side in (Padding.RIGHT, Padding.LEFT) if all(trial.is_exact(side) for trial in usable))
             return next(exact, Padding.NONE)
     finally:
@@ -57,7 +59,7 @@ def probe(model: "torch.nn.Module", inputs: Mapping[str, "torch.Tensor"], pad_to
 
 
 class _Trial:
-    """A short row alone, and beside other rows."""
+    """A comparison of a short row alone with the same row in a batch."""
 
     def __init__(
         self, model: "torch.nn.Module", inputs: dict[str, "torch.Tensor"], pad_token_id: int, short: int, longest: int
@@ -69,7 +71,10 @@ class _Trial:
         self._alone: list[torch.Tensor] = []
 
     def runs_alone(self) -> bool:
-        """Compute the outputs of the short row. A decoder gets tokens of its own where it needs them."""
+        """Compute the outputs of the short row. Returns whether the model can run it.
+
+        If a decoder needs them, it gets tokens of its own.
+        """
         import torch
 
         row = self._row(self._short)
@@ -83,14 +88,17 @@ class _Trial:
         return False
 
     def is_exact(self, side: Padding) -> bool:
-        """Whether the short row has the same output beside a row of one token more, and beside the longest."""
+        """Return whether a batch with a longer row leaves the output of the short row the same.
+
+        The other row is one token longer in one batch, and the longest in another.
+        """
         try:
             return all(self._is_near(self._beside(length, side), side) for length in {self._short + 1, self._longest})
-        except Exception:  # a model without a mask, such as FNet, or of one length alone
+        except Exception:  # the model takes no mask, such as FNet, or one length only
             return False
 
     def _beside(self, length: int, side: Padding) -> list["torch.Tensor"]:
-        """Outputs of the short row, padded, and of a row of `length`."""
+        """Return the outputs of the short row, padded, in a batch with a row of `length` tokens."""
         from torch.nn.functional import pad
 
         row, more = self._row(self._short), length - self._short
@@ -102,7 +110,10 @@ class _Trial:
         return self._outputs([padded | {"attention_mask": masks[0]}, long | {"attention_mask": masks[1]}])
 
     def _row(self, length: int) -> dict[str, "torch.Tensor"]:
-        """The sample's tokens, repeated, with its last token at the end, where some models pool. Shape (1, length)."""
+        """Return the sample's tokens, repeated, with its last token at the end. Shape (1, length).
+
+        Some models pool the last token.
+        """
         row = {}
         for name, values in self._tokens.items():
             body = values[:, : max(1, values.shape[1] - 1)]
@@ -111,7 +122,7 @@ class _Trial:
         return row
 
     def _outputs(self, rows: list[dict[str, "torch.Tensor"]]) -> list["torch.Tensor"]:
-        """The logits of rows of one length, or the tensor that a plain module returns."""
+        """Return the logits of rows of one length, or the tensor that a plain module returns."""
         import torch
 
         inputs = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
@@ -122,7 +133,7 @@ class _Trial:
         return [value for name, value in output.items() if name.endswith("logits")]
 
     def _is_near(self, outputs: list["torch.Tensor"], side: Padding = Padding.RIGHT) -> bool:
-        """Whether the first row has the outputs of the short row alone, at its own tokens."""
+        """Return whether the first row has the outputs of the short row alone, at its own tokens."""
         return all(_near(alone, found[:1], side) for alone, found in zip(self._alone, outputs, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""From a recipe and a cluster to a Plan: every number is decided, every mistake found, and nothing started."""
+"""Plan a run from a recipe and a cluster: decide every number and find every mistake, but start nothing."""
 
 import shlex
 from collections.abc import Sequence
@@ -123,7 +123,7 @@ class _Totals:
 
     @classmethod
     def of(cls, recipe: Recipe, shape: Architecture, facts: Facts | None) -> "_Totals":
-        """The totals of a recipe, from the facts about its data."""
+        """Return the totals of a recipe, from the facts about its data."""
         steps = steps_of(recipe, facts)
         samples = steps * recipe.train.global_batch if steps else None
         if facts is None or samples is None:
@@ -151,9 +151,11 @@ def make(
     folder: RunDir | None = None,
     trains: bool = True,
 ) -> Plan:
-    """Plan a run. Raises UserError with every mistake that can be found without starting anything. `wrong`: mistakes
-    that were found before. `folder`: the run folder, where it is not the one that the recipe names. `trains`: whether
-    the run is to go on in its folder; otherwise it is only evaluated."""
+    """Plan a run. Raises UserError with every mistake that can be found without starting anything.
+
+    `wrong`: mistakes that were found before. `folder`: the run folder; None: the one that the recipe names. `trains`:
+    whether the run continues in its folder; False: it is only evaluated.
+    """
     world = topology.world(cluster, ranks)
     folder = folder or RunDir(paths.RUNS / recipe.name)
     if ranks and not cluster.scheduler.on_this_machine:
@@ -190,13 +192,13 @@ def make(
 
 
 def _labels(recipe: Recipe, facts: Facts | None) -> str:
-    """The labels of the training data in one line; empty: not known yet, or the task has none."""
+    """Return the labels of the training data in one line; empty: not known yet, or the task has none."""
     task = plugins.task(recipe.inner_task)
     return "" if facts is None else str(task.describe_labels(recipe.inner_task, facts))
 
 
 def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[str, tuple[float, float | None]]:
-    """For each source of a mixture, its share of the samples and its epochs."""
+    """Return the share of the samples and the epochs of each source of a mixture; empty: no mixture."""
     shares = sample_order.weights(recipe.data.train)
     counts = facts.sources if facts else {}
     return {
@@ -206,7 +208,7 @@ def _sources(recipe: Recipe, facts: Facts | None, samples: int | None) -> dict[s
 
 
 def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, ...]) -> list[str]:
-    """The words of the command that starts the run."""
+    """Return the words of the command that starts the run."""
     where = [] if cluster.reference == "local" else ["--cluster", cluster.reference]
     where += [word for name in trust.names_of_option() for word in ("--trust", name)]
     overrides = (*overrides, *cluster.overrides)
@@ -217,7 +219,7 @@ def _command(cluster: Cluster, file: str, per_node: int, overrides: tuple[str, .
 
 
 def _named(file: str) -> list[str]:
-    """The words that name a recipe: its file, or the bundle that it is part of."""
+    """Return the words that name a recipe: its file, or the bundle that it is part of."""
     folder, cache = Path(file).parent, paths.cache()
     bundled = (cache / paths.BUNDLE).is_file() and folder.resolve() == cache.resolve()
     return ["--from", str(folder)] if bundled else [file]

@@ -8,8 +8,10 @@ from launcher.plan.model_spec import Architecture
 
 
 def sample_operations(recipe: Recipe, shape: Architecture, facts: Facts) -> float | None:
-    """Floating-point operations of a training sample of mean length: one forward pass, and a backward pass of twice as
-    many. None: the architecture names no layers, or is trained in part.
+    """Return the floating-point operations of a training sample of mean length; None: not known.
+
+    They are those of a forward pass, and of a backward pass with twice as many. They are not known if the architecture
+    names no layers, or if only a part of it is trained.
 
     A token needs 2 operations for each parameter of the layers, and 4 hidden widths times the length for the two
     products of attention in each layer (Kaplan et al., 2020, table 1). Each output of the head needs a product with the
@@ -26,21 +28,22 @@ def sample_operations(recipe: Recipe, shape: Architecture, facts: Facts) -> floa
 
 
 def run_seconds(cluster: Cluster, operations: float | None, ranks: int) -> float | None:
-    """Seconds of computation of so many operations on all ranks, at the devices' peak; None: the number of operations
-    or the peak is not known. Communication is left out, since its visible part depends on strategy, links and
-    overlap."""
+    """Return the seconds that all ranks compute `operations` at the devices' peak; None: a number is not known.
+
+    Communication is left out, since its visible part depends on strategy, links and overlap.
+    """
     if operations is None or cluster.peak_tflops == "auto":
         return None
     return operations / (ranks * cluster.peak_tflops * 1e12)
 
 
 def hours_between_failures(cluster: Cluster) -> float | None:
-    """Mean hours until one of the nodes fails."""
+    """Return the mean hours until one of the nodes fails; None: not known."""
     return cluster.hours_between_failures / cluster.nodes[1] if cluster.hours_between_failures else None
 
 
 def duration(seconds: float) -> str:
-    """Seconds with a suitable unit: 40 s, 12 min, 3.5 h, 2.1 days."""
+    """Return seconds with a suitable unit: 40 s, 12 min, 3.5 h, 2.1 days."""
     for size, unit in ((86400 * 2, "days"), (3600 * 2, "h"), (120, "min")):
         if seconds >= size:
             number = seconds / {"days": 86400, "h": 3600, "min": 60}[unit]

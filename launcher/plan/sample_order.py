@@ -8,14 +8,14 @@ from launcher.plan.facts import Facts
 
 
 def weights(source: Plugin) -> dict[str, float]:
-    """Shares of a mixture's sources; empty for any other source."""
+    """Return the shares of a mixture's sources; empty for any other source."""
     return {name: weight for name, (_, weight) in plugins.source(source).mixed().items()}
 
 
 def order(recipe: Recipe, facts: Facts) -> Order | Mixture:
-    """The order of samples, of one source or of a mixture."""
+    """Return the order of samples, of one source or of a mixture."""
     shares = weights(recipe.data.train)
     if not shares:
         return Order(facts.samples["train"], recipe.seed)
-    names = list(facts.sources)  # as their samples stand in the prepared folder, whatever the order in the recipe
+    names = list(facts.sources)  # in the order of the prepared folder, not of the recipe
     return Mixture(tuple(facts.sources.values()), tuple(shares[name] for name in names), recipe.seed)

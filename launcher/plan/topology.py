@@ -54,12 +54,12 @@ class World:
 
     @property
     def threads(self) -> int | None:
-        """Threads of a rank; None: only the node knows."""
+        """Threads of a rank; None: not known on this machine."""
         node_cores = cores_of_a_node(self.cluster)
         return max(1, node_cores // self.per_node) if node_cores else None
 
     def misfit(self) -> str | None:
-        """Why a node cannot have this number of ranks; None: it can."""
+        """Return why a node cannot have this number of ranks; None: it can."""
         cluster, devices = self.cluster, self.devices
         if devices.kind != "cuda" or self.per_node <= devices.count:
             return None
@@ -71,14 +71,16 @@ class World:
 
 
 def world(cluster: Cluster, ranks: int | None) -> World:
-    """The ranks of a profile. `ranks`: number on each node, in place of the profile's."""
+    """Return the ranks of a profile. `ranks`: number on each node, in place of the profile's."""
     devices = find(cluster)
     return World(cluster, devices, ranks or _each(cluster, devices))
 
 
 def find(cluster: Cluster) -> Devices:
-    """The devices of this machine that the profile allows. Without an accelerator, the CPU is one device, or there is
-    none where the profile requires GPUs. Devices of other machines are those of the profile."""
+    """Return the devices of this machine that the profile allows; for other machines, the devices in the profile.
+
+    Without an accelerator, the CPU is one device; if the profile requires GPUs, there is no device.
+    """
     if not cluster.scheduler.on_this_machine:
         assert cluster.devices_per_node != "auto"
         size = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
@@ -92,7 +94,7 @@ def find(cluster: Cluster) -> Devices:
 
 
 def count(cluster: Cluster) -> int:
-    """Ranks of a node: those of the profile, or one for each device, at least one."""
+    """Return the ranks of a node: the number in the profile, or one for each device, at least one."""
     return _each(cluster, find(cluster))
 
 
@@ -101,17 +103,17 @@ def _each(cluster: Cluster, devices: Devices) -> int:
 
 
 def cores() -> int:
-    """Number of CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores_of_a_node(cluster: Cluster) -> int | None:
-    """CPU cores that the ranks of a node share; None: only the node knows."""
+    """Return the CPU cores that the ranks of a node share; None: not known on this machine."""
     return cores() if cluster.scheduler.on_this_machine else cluster.scheduler.cores_per_node
 
 
 def _nvidia() -> list[int]:
-    """Bytes of memory of each visible NVIDIA GPU."""
+    """Return the bytes of memory of each visible NVIDIA GPU; empty: none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible == "" or not (tool := shutil.which("nvidia-smi")):
         return []

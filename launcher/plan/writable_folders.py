@@ -1,7 +1,7 @@
-"""Tests of folders and semaphores that a command needs, before anything starts: one line for each that cannot be used.
+"""Test the folders and semaphores that a command needs, before anything starts.
 
-A file is created and removed, since permissions are not sufficient: a file system may be mounted read-only, a quota be
-exhausted, and even root be refused.
+Each function returns a line for each that cannot be used. A file is created and removed, because permissions do not
+suffice: a file system may be mounted read-only, a quota may be exhausted, and even root may be refused.
 """
 
 import multiprocessing
@@ -24,7 +24,7 @@ _OF_A_LOADER, _OF_A_WORKER = 8, 3
 
 
 def cache() -> list[str]:
-    """Problems of the cache folder."""
+    """Return problems of the cache folder."""
     try:
         return unusable(paths.cache(), "the cache", "set LAUNCHER_CACHE to another folder")
     except UserError as error:
@@ -32,14 +32,17 @@ def cache() -> list[str]:
 
 
 def run(folder: RunDir) -> list[str]:
-    """Problems of a run folder and of the folders in it."""
+    """Return problems of a run folder and of the folders in it."""
     what, advice = f"the run folder {folder.path}", "repair that, or start the run in another folder"
     lines = [unusable(place, what, advice) for place in (folder.path, folder.checkpoints, folder.logs)]
     return list(dict.fromkeys(line for of_place in lines for line in of_place))
 
 
 def temporary() -> list[str]:
-    """Problems of the folder of temporary files that the environment names. Python would silently use another one."""
+    """Return problems of the folder for temporary files that the environment names.
+
+    If that cannot be used, Python silently uses another one.
+    """
     requested = os.environ.get("TMPDIR")
     if requested:
         if not os.path.lexists(requested):
@@ -53,7 +56,7 @@ def temporary() -> list[str]:
 
 
 def ranks(recipe: Recipe, cluster: Cluster, count: int | None) -> list[str]:
-    """Problems of ranks on this machine. `count`: requested number of ranks."""
+    """Return problems of ranks on this machine. `count`: requested number of ranks."""
     if not cluster.scheduler.on_this_machine:
         return []
     world = topology.world(cluster, count)
@@ -62,10 +65,12 @@ def ranks(recipe: Recipe, cluster: Cluster, count: int | None) -> list[str]:
 
 
 def semaphores(ranks: int, workers: int) -> list[str]:
-    """Problems of the semaphores of a start. `workers`: loader processes of each rank. Linux keeps a semaphore in a
-    page of /dev/shm."""
+    """Return problems of the semaphores of a start. `workers`: loader processes of each rank.
+
+    Linux keeps a semaphore in a page of /dev/shm.
+    """
     count = ranks * (_OF_A_RANK + (_OF_A_LOADER + _OF_A_WORKER * workers if workers else 0))
-    context, created = multiprocessing.get_context("fork"), []  # this one leaves no names behind
+    context, created = multiprocessing.get_context("fork"), []  # fork leaves no names behind
     try:
         for _ in range(count):
             created.append(context.Lock())
@@ -77,7 +82,7 @@ def semaphores(ranks: int, workers: int) -> list[str]:
 
 
 def unusable(folder: Path, what: str, advice: str) -> list[str]:
-    """A line where no file can be created in `folder`, or in its nearest existing parent."""
+    """Return a line if no file can be created in `folder`, or in its nearest existing parent; empty: a file can."""
     existing = folder
     while not os.path.lexists(existing):
         existing = existing.parent

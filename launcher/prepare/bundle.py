@@ -1,7 +1,8 @@
 """Bundles: folders with everything that one recipe needs, for a cluster without internet.
 
-A bundle is a cache (launcher.storage.cache_root) with one recipe: `launcher run --from FOLDER` uses it as the cache. It
-records which configuration its data was prepared with, since the sources, which are not in it, cannot be read again.
+A bundle is a cache (launcher.storage.cache_root) with one recipe: `launcher run --from FOLDER` uses it as the cache.
+The sources are not in it and cannot be read again. It therefore records the configuration with which its data was
+prepared.
 """
 
 import hashlib
@@ -24,14 +25,14 @@ _ADVICE = "`launcher prepare R --to FOLDER` makes one"
 
 
 class _Bundle(Stored):
-    """bundle.json. `data`: a digest of the data's configuration; `prepared`: the name of the prepared folder."""
+    """Content of bundle.json. `data`: digest of the data's configuration; `prepared`: name of the prepared folder."""
 
     data: str
     prepared: PlainName
 
 
 def check_room(to: Path) -> None:
-    """Raises UserError if there is something at the path of a new bundle."""
+    """Raise UserError if the path of a new bundle exists and is no empty folder."""
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"--to {to}: is there already (another name, or move it away)")
 
@@ -58,8 +59,10 @@ def _fill(folder: Path, recipe: Recipe, prepared: Path) -> None:
 
 
 def recipe_of(folder: Path) -> Path:
-    """Return the recipe file of a bundle. Raises UserError if there is no bundle, or if it is incomplete or has a link
-    that leads out of it."""
+    """Return the recipe file of a bundle.
+
+    Raises UserError if there is no bundle, if it is incomplete, or if a link in it leads out of it.
+    """
     if not strict_json.exists(folder / paths.BUNDLE):
         raise UserError(f"--from {folder}: no bundle is there ({_ADVICE})")
     _read(folder)
@@ -81,7 +84,7 @@ def _read(folder: Path) -> _Bundle:
 
 
 def _outward_link(folder: Path) -> Path | None:
-    """Return the first link in a bundle that leads out of it, if there is one."""
+    """Return the first link in a bundle that leads out of it; None: there is none."""
     inside = folder.resolve()
     for path, folders, files in os.walk(folder):
         for name in sorted([*folders, *files]):
@@ -92,8 +95,10 @@ def _outward_link(folder: Path) -> Path | None:
 
 
 def identity(recipe: Recipe) -> str | None:
-    """Return the name of the prepared folder for a recipe, if the cache is a bundle. Raises UserError if the bundle was
-    made for other data."""
+    """Return the name of the prepared folder for a recipe; None: the cache is no bundle.
+
+    Raises UserError if the bundle was made for other data.
+    """
     if not strict_json.exists(paths.cache() / paths.BUNDLE):
         return None
     bundle = _read(paths.cache())
@@ -106,11 +111,11 @@ def identity(recipe: Recipe) -> str | None:
 
 
 def _data_digest(recipe: Recipe) -> str:
-    """Hash the configuration that prepared data depends on, without reading the sources."""
+    """Return a hash of the configuration that prepared data depends on, without reading the sources."""
     task = plugins.task(recipe.inner_task).preparation_key(recipe.inner_task)
     data = recipe.model_dump(mode="json", include={"data", "tokenizer"})
     data["data"]["train"].pop("weights", None)
-    (data["tokenizer"] or {}).pop("trust_remote_code", None)  # the code is of the same revision
+    (data["tokenizer"] or {}).pop("trust_remote_code", None)  # the revision identifies the code
     model = None
     if not recipe.tokenizer:
         model = recipe.model.model_dump(mode="json", include={"kind", "name", "run", "revision"})
@@ -118,7 +123,7 @@ def _data_digest(recipe: Recipe) -> str:
 
 
 def _copy_model(recipe: Recipe, to: Path) -> None:
-    """Copy the models that are loaded: from the cache, from a local folder, or from a run."""
+    """Copy the models that the recipe loads: from the cache, from a local folder, or from a run."""
     for model in (recipe.model, recipe.task.teacher_model):
         if model is not None and (repository := model.hub_repository):
             copy = to / cache_root.kept(repository.name, repository.revision).name
@@ -129,7 +134,7 @@ def _copy_model(recipe: Recipe, to: Path) -> None:
 
 
 def _copy_tokenizer(recipe: Recipe, to: Path) -> None:
-    """Copy a tokenizer from a local folder. One of the hub is part of the prepared data, and not needed again."""
+    """Copy a tokenizer from a local folder. A tokenizer of the hub needs no copy: it is part of the prepared data."""
     own = recipe.tokenizer
     if not isinstance(own, PretrainedTokenizer) or not is_dir(expanded(own.name)):
         return

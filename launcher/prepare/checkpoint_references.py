@@ -1,7 +1,7 @@
 """Checkpoints of other runs that a recipe starts from.
 
 `latest` and `best` are resolved to a step when a run is first started. A resume finds the same checkpoint, even if the
-other run has gone on meanwhile.
+other run has continued since.
 """
 
 from pathlib import Path
@@ -18,8 +18,11 @@ C = TypeVar("C", bound=Plugin)
 
 
 def pin(recipe: Recipe, folder: RunDir) -> Recipe:
-    """Return the recipe with the step of each checkpoint: the one in `folder`, if that run has begun, else the present
-    one. A checkpoint that does not exist is left as it is (see `missing`)."""
+    """Return the recipe with a step in place of each `latest` and `best`.
+
+    If the run in `folder` has begun, its steps are taken, else the present ones. A checkpoint that does not exist is
+    left as it is (see `missing`).
+    """
     earlier = started_recipe(folder)
     model = _pinned(recipe.model, earlier.model if earlier else None)
     recipe = recipe.model_copy(update={"model": model})
@@ -30,8 +33,11 @@ def pin(recipe: Recipe, folder: RunDir) -> Recipe:
 
 
 def missing(recipe: Recipe, resumes: bool = False) -> list[str | Problem]:
-    """Report the checkpoint of a teacher, or the numbered checkpoint of a model, that cannot be loaded. (A missing run
-    of a model is reported where the model is built.) `resumes`: whether the run has a checkpoint of its own."""
+    """Return problems of the teacher's checkpoint, or of the model's numbered one, that cannot be loaded.
+
+    A missing run of a model is reported when the model is built. `resumes`: whether the run has a checkpoint of its
+    own.
+    """
     teacher, model = recipe.task.teacher_model, recipe.model.run_reference
     problems = list[str | Problem]()
     if teacher is not None and teacher.run_reference is not None:
@@ -42,8 +48,11 @@ def missing(recipe: Recipe, resumes: bool = False) -> list[str | Problem]:
 
 
 def replaced(recipe: Recipe) -> bool:
-    """Whether a run's own checkpoint replaces the other run's. It does not if an adapter is trained beside the other
-    run's weights, or if the task compares the model with its start."""
+    """Return whether a run's own checkpoint replaces the other run's.
+
+    It does not if an adapter is trained beside the other run's weights, or if the task compares the model with its
+    start.
+    """
     model = recipe.model.run_reference
     return model is not None and not model.adapter and not plugins.task(recipe.task).needs_initial_model
 
@@ -63,8 +72,10 @@ def _missing(key: str, reference: RunReference) -> list[Problem]:
 
 
 def _pinned(config: C, earlier: Plugin | None) -> C:
-    """Return a Config that loads a checkpoint with its step, and any other unchanged. `earlier`: the Config of the run
-    that has begun."""
+    """Return a Config with the step of the checkpoint that it loads; any other Config is returned unchanged.
+
+    `earlier`: the Config of the run that has begun.
+    """
     reference, before = config.run_reference, earlier.run_reference if earlier else None
     if reference is None or reference.checkpoint not in ("latest", "best") or not reference.weights:
         return config
@@ -78,10 +89,10 @@ def _pinned(config: C, earlier: Plugin | None) -> C:
 
 
 def started_recipe(folder: RunDir) -> Recipe | None:
-    """Return the recipe of a run that has begun, if it has."""
+    """Return the recipe of a run; None: the run has not begun, or the recipe is damaged."""
     if not folder.recipe.is_file() or not (folder.whole() or folder.metrics.is_file()):
         return None
     try:
         return load.stored(folder.recipe).value
-    except UserError:  # reported where the run is resumed
+    except UserError:  # reported when the run is resumed
         return None

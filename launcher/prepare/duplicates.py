@@ -1,4 +1,4 @@
-"""Exact deduplication: of rows with equal content only the first is kept. Takes a byte of memory for each row."""
+"""Exact deduplication: only the first of several rows with equal content is kept. It takes a byte of memory per row."""
 
 import io
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ ROWS_AT_ONCE = 2**21
 
 
 def drop(hashes: Sequence[Path], dropped: Sequence[Path]) -> int:
-    """Find the duplicates. Returns their number.
+    """Write the indices of the duplicates. Returns their number.
 
-    hashes: a .npy file for each shard, shape (rows, 2), uint64. Equal hashes (128 bits) are taken for equal rows.
+    hashes: a .npy file for each shard, shape (rows, 2), uint64. Rows count as equal if their hashes (128 bits) are.
     dropped: the .npy files to write, one for each shard, with the indices of the rows to drop.
     """
     counts = [len(np.load(file, mmap_mode="r", allow_pickle=False)) for file in hashes]
@@ -31,8 +31,10 @@ def drop(hashes: Sequence[Path], dropped: Sequence[Path]) -> int:
 
 
 def save(file: Path, array: NDArray[np.generic]) -> None:
-    """Write a .npy file, which appears whole or not at all. It is built in memory, because numpy does not report the
-    reason when the disk is full."""
+    """Write a .npy file atomically.
+
+    It is built in memory, because numpy does not report the reason if the disk is full.
+    """
     content = io.BytesIO()
     np.save(content, array)
     with write_aside(file) as aside:
@@ -40,7 +42,7 @@ def save(file: Path, array: NDArray[np.generic]) -> None:
 
 
 def _repeated(hashes: Sequence[Path], starts: NDArray[np.int64], bucket: int, buckets: int) -> NDArray[np.int64]:
-    """Return the rows of a bucket of hashes whose content stands in an earlier row, numbered through all shards."""
+    """Return the rows of a bucket of hashes that repeat an earlier row, numbered through all shards."""
     keys, rows = [], []
     for file, start in zip(hashes, starts, strict=False):
         all_keys = np.load(file, mmap_mode="r", allow_pickle=False)

@@ -25,8 +25,8 @@ _MOST_PIECES, _MOST_CHARACTERS = 2**19, 2**24
 """Limits of the cache: pieces, of some 150 bytes each, and their characters. A text without a space is one piece."""
 
 TRAINING_SUFFIX = "training_suffix"
-"""A key of tokenizer_config.json in an export: the token that training adds after a text. The exported tokenizer itself
-adds none, since a model that continues texts must see them without."""
+"""Key of tokenizer_config.json in an export: the token that training adds after a text. The exported tokenizer itself
+adds none, since a model that continues texts must not see it."""
 
 _Spec = dict[str, Any]
 """A part of tokenizer.json."""
@@ -53,7 +53,7 @@ _TRICKY = (
 
 
 class Encoder:
-    """The tokenizer of a folder. `prefix` and `suffix`: the special tokens around a text. `special_words`: a pattern
+    """A tokenizer from a folder. `prefix` and `suffix`: the special tokens around a text. `special_words`: a pattern
     that matches special tokens inside a text."""
 
     _known: dict[str, int]
@@ -74,7 +74,7 @@ class Encoder:
         spec = json.loads(self.backend.to_str())
         self._rule = _rule(spec)
         byte_level = [one for one in _parts(spec["pre_tokenizer"]) if one["type"] == "ByteLevel"]
-        self._spaced = any(not one.get("add_prefix_space") for one in byte_level)  # whose words begin with a space
+        self._spaced = any(not one.get("add_prefix_space") for one in byte_level)  # its words begin with a space
         names = [re.escape(token["content"]) for token in spec["added_tokens"]]
         self._whole = "|".join(names) or r"[^\s\S]"  # words that a split might divide
         special = [re.escape(token["content"]) for token in spec["added_tokens"] if token["special"]]
@@ -94,8 +94,8 @@ class Encoder:
         return interleave(self._encode_by_pieces(texts.filter(pc.invert(whole))), apart, np.asarray(whole))
 
     def words(self, rows: pa.ListArray) -> tuple[TokenArrays, NDArray[np.int64]]:
-        """Encode texts that are lists of words, each word by itself, without special tokens. Returns the tokens, and
-        for each token the number of its word in the text, from 1."""
+        """Encode texts that are lists of words, each word by itself, without special tokens. Returns the tokens and,
+        for each token, the number of its word in the text, from 1."""
         words, counts = rows.flatten().cast(pa.large_string()), rows.value_lengths().to_numpy()
         each = self.encode(prefixed(" ", words) if self._spaced else words)
         first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -141,8 +141,8 @@ class Encoder:
     def _around(
         self, end: dict[str, str] | str | None, suffix: str | None
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """Return the special tokens before and after a text. A tokenizer without any (GPT-2) gets its end token after
-        the text. `suffix`: a token that only training adds after a text."""
+        """Return the special tokens before and after a text. If the tokenizer adds none (GPT-2), its end token follows
+        a text. `suffix`: a token that only training adds after a text."""
         bare = self.backend.encode("a", add_special_tokens=False).ids
         full = self.backend.encode("a").ids
         at = next(n for n in range(len(full)) if full[n : n + len(bare)] == bare)
@@ -176,7 +176,7 @@ class Encoder:
 
     def _encode_pieces(self, words: list[str]) -> tuple[TokenArrays, NDArray[np.int64]]:
         """Encode pieces. Returns encoded pieces, and the index of each word among them. The first pieces stay in the
-        cache, since they are the frequent ones of natural text. The cache is emptied if most words are new to it."""
+        cache, since they are the frequent ones of natural text. If most words are new, a full cache is emptied."""
         new = [word for word in words if word not in self._known]
         if self._full() and len(new) > len(words) / 2:
             self._forget()
@@ -207,15 +207,16 @@ class Encoder:
 
 @dataclass(frozen=True)
 class _Rule:
-    """Where a text may be split. `space`: before the first byte of a pair; `between`: between the bytes of a pair;
-    tables of shape (256, 256). `blank`: whether whitespace only separates words, and can be removed from pieces."""
+    """Pairs of neighbouring bytes at which a text may be split. `space`: before the first byte; `between`: between the
+    bytes; tables of shape (256, 256). `blank`: whether whitespace only separates words, and can be removed from
+    pieces."""
 
     space: NDArray[np.bool_]
     between: NDArray[np.bool_]
     blank: bool
 
     def cut(self, texts: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
-        """Split texts. Returns the pieces of all, and the index of the first piece of each text, shape (texts + 1,)."""
+        """Split texts. Returns all pieces, and the index of the first piece of each text, shape (texts + 1,)."""
         offsets = np.frombuffer(texts.buffers()[1], dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
         data = np.frombuffer(texts.buffers()[2], dtype=np.uint8)[offsets[0] : offsets[-1]]
         offsets = offsets - offsets[0]
@@ -234,7 +235,7 @@ class _Rule:
 
 def pieces(text: str, most: int) -> list[str]:
     """Split a text of more than `most` characters, which a tokenizer cannot encode whole, at spaces if there are any.
-    Only at these places may its tokens differ from those of the whole text."""
+    Tokens may differ from those of the whole text only at these places."""
     found, start = [], 0
     while len(text) - start > most:
         space = text.rfind(" ", start + 1, start + most)
@@ -283,7 +284,8 @@ def _rule(spec: _Spec) -> _Rule | None:
 
 
 def _parts(component: _Spec | None) -> list[_Spec]:
-    """Return the parts of a normalizer or pre-tokenizer that is a sequence, else the component itself."""
+    """Return the parts of a normalizer or pre-tokenizer: those of a sequence, else the component itself; empty for
+    None."""
     if component is None:
         return []
     inner = component.get("normalizers", component.get("pretokenizers"))

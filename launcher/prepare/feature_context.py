@@ -7,11 +7,10 @@ if TYPE_CHECKING:
 
 
 class FeatureContext:
-    """What `Task.features` depends on besides the rows.
+    """The arguments of `Task.features` besides the rows.
 
-    survey: the result of `Task.survey`.
-    max_length: the largest number of tokens in a sample.
-    key: the recipe key of the source, such as data.train, for messages.
+    survey: the result of `Task.survey`. max_length: maximum number of tokens of a sample. key: key of the source in the
+    recipe, such as data.train, for messages.
     """
 
     def __init__(self, survey: dict[str, Any], max_length: int, key: str, encoder: "Encoder | None"):
@@ -19,7 +18,7 @@ class FeatureContext:
 
     @property
     def encoder(self) -> "Encoder":
-        """The tokenizer. Raises TypeError where the task is not tokenized."""
+        """The tokenizer. Raises TypeError if the task is not tokenized."""
         if self._encoder is None:
             raise TypeError("a task that is not tokenized has no encoder")
         return self._encoder

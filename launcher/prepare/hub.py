@@ -34,7 +34,7 @@ _ADVICE = "run `launcher prepare` where the hub can be reached, with `--to FOLDE
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository in a recipe. `key`: its place there; `trust_remote_code`: whether its code may be run."""
+    """A repository in a recipe. `key`: its key there; `trust_remote_code`: whether its code may run."""
 
     key: str
     kind: Literal["model", "dataset"]
@@ -55,16 +55,18 @@ def repositories(recipe: Recipe) -> Iterator[Repository]:
 
 
 def _models(recipe: Recipe) -> dict[str, ModelConfig]:
-    """The models of a recipe by their place there: the one to train, and that which its task evaluates."""
+    """Return the models of a recipe by key: the model to train, and the model that its task evaluates, if any."""
     teacher = recipe.task.teacher_model
     return {"model": recipe.model} | ({f"task.{recipe.task.teacher_key}": teacher} if teacher is not None else {})
 
 
 def pin(recipe: Recipe, folder: RunDir, strict: bool = True) -> Recipe:
-    """Return the recipe with the commit of each repository, so that a branch that moves never changes a run: the commit
-    of the run in `folder`, if it has begun, else what the hub answers now, or answered last. Raises UserError with each
-    repository whose commit is unknown. If not `strict`, all but the model may stay unpinned where the hub cannot be
-    reached: a plan does not need them."""
+    """Return the recipe with the commit of each repository, so that a branch that moves never changes a run.
+
+    It is the commit of the run in `folder` if that has begun, else what the hub answers now, or answered last. Raises
+    UserError with each repository whose commit is not known. If not `strict`, and the hub cannot be reached, only the
+    model has to be pinned: a plan does not need the others.
+    """
     pinned = _pinned_commits(folder)
     problems, needed = list[str | Problem](), strict
     for repository in list(repositories(recipe)):
@@ -80,7 +82,10 @@ def pin(recipe: Recipe, folder: RunDir, strict: bool = True) -> Recipe:
 
 
 def commit(repository: Repository) -> str:
-    """Resolve the revision of a repository to a commit. Raises UserError."""
+    """Return the commit of a repository's revision. Raises UserError.
+
+    If the hub cannot be asked, it is the commit of the last answer.
+    """
     if re.fullmatch(_COMMIT, repository.revision or ""):
         return str(repository.revision)
     entry = _cache_entry(repository)
@@ -97,7 +102,7 @@ def commit(repository: Repository) -> str:
 
 
 def _cached_commit(entry: Path) -> str | None:
-    """The commit in an entry of the cache; None where it is missing or damaged."""
+    """Return the commit in an entry of the cache; None: it is missing or damaged."""
     try:
         found = json.loads(entry.read_bytes())["commit"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -131,18 +136,18 @@ def fetch(recipe: Recipe) -> None:
 
 
 def _download_to(repository: Repository, final: Path) -> None:
-    """Copy the files of a repository to a folder, which appears whole. Raises UserError."""
+    """Copy the files of a repository to a folder, which appears complete or not at all. Raises UserError."""
     try:
         with filling(final) as aside:
             shutil.copytree(_download(repository), aside, dirs_exist_ok=True)
     except (OSError, shutil.Error) as error:
-        if not final.is_dir():  # else another process has copied it meanwhile
+        if not final.is_dir():  # else another process has copied it
             why = first_line(error)[-300:]
             raise UserError(f"{repository.name} cannot be copied to {final.parent}: {why}") from None
 
 
 def _add_code(repository: Repository, final: Path) -> None:
-    """Add the code to a copy that was downloaded when it was not trusted. Raises UserError."""
+    """Add the code to a copy that was downloaded before the recipe trusted it. Raises UserError."""
     code = repository.trust_remote_code and remote_code.named(repository.name, "config.json", repository.revision)
     if not code or any(final.glob("*.py")):
         return
@@ -185,7 +190,7 @@ def _query(repository: Repository) -> str:
 
 
 class _Unreachable(UserError):
-    """The hub gave no answer, so that nothing is known about a repository."""
+    """Error: the hub gave no answer, so that nothing is known about a repository."""
 
 
 def _unreachable(repository: Repository, error: Exception) -> _Unreachable:
@@ -209,7 +214,7 @@ def _with_revision(value: Any, path: Sequence[str], revision: str) -> Any:
 
 
 def _is_local(name: str) -> bool:
-    """Whether a name is a local folder, or one that a bundle has a copy of."""
+    """Return whether a name is a local folder, or has a copy in a bundle."""
     return name.startswith((".", "/", "~")) or is_dir(expanded(name)) or is_dir(cache_root.kept(name))
 
 

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MAX_TRAINING_TEXT = 2**16
-"""Characters of the longest text that a tokenizer is trained from as a whole."""
+"""Maximum number of characters of a text that a tokenizer is trained from. Longer texts are cut."""
 
 _TOKEN_IDS = "ids.json"
-"""The file of a tokenizer's ids, in its folder of intermediate files."""
+"""File with the ids of a tokenizer's special tokens, in its folder of intermediate files."""
 
 
 class _TokenIds(Stored):
@@ -51,9 +51,11 @@ _NO_TOKEN_IDS = _TokenIds(vocab_size=0, pad_token_id=0, mask_token_id=None, spec
 
 @dataclass(frozen=True)
 class Preparation:
-    """One attempt to fill a prepared folder; `run` does it, step by step. `name`: the identity of the content; `work`:
-    a folder for intermediate files, which the next attempt goes on with; `whole`: the folder to fill; `processes`: the
-    maximal number of processes."""
+    """One attempt to fill a prepared folder. `run` takes all steps.
+
+    `name`: identity of the content. `work`: folder for intermediate files, with which the next attempt continues.
+    `whole`: folder to fill. `processes`: maximum number of processes; None: one per processor.
+    """
 
     recipe: Recipe
     name: str
@@ -75,13 +77,16 @@ class Preparation:
         self._write_facts(jobs, counted)
 
     def _shard_sources(self) -> list[ShardJob]:
-        """Divide the sources into shards. Their size is written down, for the message of a full disk."""
+        """Divide the sources into shards. Their total size is written to a file, for the message about a full disk."""
         found: list[Shard] = source_shards.shards(source_shards.leaves(self.recipe.data))
         write(self.work / "size", f"{sum(shard.size for shard in found)} {len(found)}")
         return [ShardJob(shard, self.recipe.data, self.recipe.inner_task, self.work) for shard in found]
 
     def _survey(self, jobs: Sequence[ShardJob]) -> list[ShardJob]:
-        """Read all rows once where something must be known of all of them: labels, duplicates, strata."""
+        """Read all rows once, if labels, duplicates or strata have to be known before samples are made.
+
+        Returns the jobs with these results.
+        """
         config, task, survey = self.recipe.inner_task, plugins.task(self.recipe.inner_task), Survey()
         if task.survey_columns or self.recipe.data.deduplicate:
             self._map(shards.survey_shard, jobs, "looking through")
@@ -101,7 +106,7 @@ class Preparation:
         process_pool.run(function, jobs, what, self.lease, self.processes)
 
     def _make_tokenizer(self, jobs: Sequence[ShardJob]) -> None:
-        """Train the tokenizer, or load it, and write down the ids of its special tokens."""
+        """Train or load the tokenizer, and save it with the ids of its special tokens."""
         folder, aside = self.work / "tokenizer", self.work / ".tokenizer"
         if self._known_token_ids() is not None:
             return
@@ -121,7 +126,7 @@ class Preparation:
         (self.work / "sample.arrow").unlink(missing_ok=True)
 
     def _write_training_texts(self, jobs: Sequence[ShardJob], limit: int | None) -> Path:
-        """Write the texts that the tokenizer is trained from to a file: an equal share of each training shard."""
+        """Write the texts to train the tokenizer from, an equal share of each training shard. Returns the file."""
         train = [job for job in jobs if job.shard.leaf.side == "train"]
         share = 2**62 if limit is None else -(-limit // max(1, len(train)))
         file = self.work / "sample.arrow"
@@ -135,7 +140,7 @@ class Preparation:
     def _make_samples(self, jobs: Sequence[ShardJob]) -> Counted:
         """Make the samples of every shard. Raises UserError for a source without a sample."""
         config, task = self.recipe.inner_task, plugins.task(self.recipe.inner_task)
-        task(config, self._known_facts(jobs))  # a tokenizer that it cannot use is reported before all is tokenised
+        task(config, self._known_facts(jobs))  # raises for an unusable tokenizer before all is tokenised
         self._map(shards.make_samples, jobs, "tokenising" if task.tokenized else "making samples")
         counted = [(job.shard.leaf, ShardStats.read(job.stats_file)) for job in jobs]
         shard_stats.check_not_empty(self.recipe.data, counted)
@@ -179,7 +184,7 @@ class Preparation:
         return Facts(digest=self.name, **dict(ids), **surveyed, longest=1, samples={}, tokens={}, baseline={})
 
     def _known_token_ids(self) -> _TokenIds | None:
-        """Return the ids that the tokenizer's folder holds; None where there is no tokenizer yet, or a damaged one."""
+        """Return the ids in the tokenizer's folder; None: there is no tokenizer yet, or a damaged one."""
         try:
             return strict_json.read(self.work / "tokenizer" / _TOKEN_IDS, _TokenIds, "")
         except DamagedFile:
@@ -187,7 +192,7 @@ class Preparation:
 
 
 def _surveyed_values(jobs: Sequence[ShardJob]) -> dict[str, set[str]]:
-    """Return every value of the surveyed columns, of all shards."""
+    """Return all values of the surveyed columns, over all shards, by column."""
     values: dict[str, set[str]] = {}
     for job in jobs:
         for name, seen in json.loads(job.survey_file.read_text(encoding="utf-8")).items():
@@ -208,8 +213,10 @@ def _token_ids(tokenizer: "PreTrainedTokenizerBase") -> _TokenIds:
 
 
 def _training_texts(file: Path) -> Iterator[str]:
-    """Yield the texts that a tokenizer is trained from. A long one is cut: a trainer takes some hundred bytes of memory
-    for each character."""
+    """Yield the texts that a tokenizer is trained from.
+
+    Long texts are cut, because a trainer takes some hundred bytes of memory for each character.
+    """
     for batch in open_batches(file):
         for text in batch.column("text").to_pylist():
             yield from pieces(text, _MAX_TRAINING_TEXT)

@@ -1,8 +1,8 @@
 """The prepared data of a recipe: a folder of the cache with the tokenizer, the samples as Arrow files, and facts.json.
 
-The name of the folder identifies its content: the bytes or revisions of the sources, the tokenizer, what the samples of
-the task depend on, and the version of this code. Intermediate files of a preparation outlive a kill. The weights of a
-mixture and the masking of tokens are no part of it: they are applied when a step is drawn.
+The name of the folder identifies its content: the bytes or revisions of the sources, the tokenizer, the task's settings
+for samples, and the version of this code. The weights of a mixture and the masking of tokens have no effect on it,
+since they are applied when a step is drawn. If a preparation is killed, its intermediate files stay.
 """
 
 import hashlib
@@ -27,8 +27,10 @@ VERSION = 5
 
 
 def identity(recipe: Recipe) -> str:
-    """Compute the name of the prepared folder. The location of the content has no effect. If the cache is a bundle, the
-    name comes from there. Raises UserError with every source that cannot be read."""
+    """Return the name of the prepared folder. It depends on the content of the sources, not on their location.
+
+    If the cache is a bundle, the bundle has the name. Raises UserError with every source that cannot be read.
+    """
     if bundled := bundle.identity(recipe):
         return bundled
     task = plugins.task(recipe.inner_task)
@@ -62,7 +64,7 @@ def identity(recipe: Recipe) -> str:
 
 
 def find(name: str) -> Path | None:
-    """Return the prepared folder of this name, if it exists."""
+    """Return the prepared folder of this name; None: it does not exist."""
     folder = cache_root.prepared(name)
     return folder if folder.is_dir() else None
 
@@ -70,7 +72,7 @@ def find(name: str) -> Path | None:
 def prepare(recipe: Recipe, name: str | None = None, processes: int | None = None) -> Path:
     """Return the prepared folder, and prepare the data if it does not exist.
 
-    name: its identity, if known: computing it takes reading the sources. processes: the maximal number of processes
+    name: identity of the data, if known; to compute it, the sources are read. processes: maximum number of processes
     (None: one per processor). Raises UserError for mistakes in the data, and for a full disk.
     """
     name = name or identity(recipe)
@@ -79,7 +81,7 @@ def prepare(recipe: Recipe, name: str | None = None, processes: int | None = Non
             with cache.making(name) as making:
                 if making is not None:
                     _run(Preparation(recipe, name, making.work, making.whole, making.lease, processes), making)
-        except LeaseLost:  # this process hung for so long that another has taken over: wait for that one
+        except LeaseLost:  # another process took over because this one hung: wait for it
             continue
         except UserError:
             raise
@@ -94,7 +96,8 @@ def prepare(recipe: Recipe, name: str | None = None, processes: int | None = Non
 def _run(preparation: Preparation, making: cache.FolderCreation) -> None:
     """Run a preparation. Raises UserError for mistakes in the data, and for a source that changes while it is read.
 
-    After a UserError the intermediate files are removed: corrected data has another identity, and cannot use them.
+    After a UserError the intermediate files are removed, because corrected data has another identity and cannot use
+    them.
     """
     try:
         preparation.run()
@@ -111,13 +114,16 @@ def _run(preparation: Preparation, making: cache.FolderCreation) -> None:
 
 
 def _is_cached(file: object) -> bool:
-    """Whether a file belongs to the cache, or is unknown."""
+    """Return whether a file belongs to the cache, or is unknown."""
     return not isinstance(file, str) or Path(file).absolute().is_relative_to(paths.cache().absolute())
 
 
 def _disk_full_message(final: Path, number: int) -> str:
-    """Say how much disk space the preparation needs, and how much there is. Samples are on the disk twice while they
-    are joined, and take about half of their text; the texts that a tokenizer is trained from take up to all of it."""
+    """Return a message with the disk space that the preparation needs, and that is free.
+
+    Samples take about half of the space of their text, and twice as much while they are joined. The texts that a
+    tokenizer is trained from take up to the space of all texts.
+    """
     work = final.with_name(f".{final.name}.work")
     sizes = {file: _size(file) for file in work.rglob("*")}
     samples = sum(size for file, size in sizes.items() if file.name.startswith(SIDES))
@@ -135,7 +141,7 @@ def _disk_full_message(final: Path, number: int) -> str:
 
 
 def _size(file: Path) -> int:
-    """Return the bytes of a file; 0 for a folder, and for a file that another process is just removing."""
+    """Return the bytes of a file; 0 for a folder, and for a file that another process is removing."""
     try:
         return file.stat().st_size if file.is_file() else 0
     except OSError:

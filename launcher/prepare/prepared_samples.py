@@ -1,4 +1,4 @@
-"""PreparedSamples of a prepared folder, read by number from memory-mapped Arrow files."""
+"""The samples of a prepared folder, read by number from memory-mapped Arrow files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PreparedSamples:
-    """One side of a prepared folder. Opening it reads no sample; only the requested samples are held in memory."""
+    """The samples of one side (train or validation). Only the requested samples are held in memory."""
 
     def __init__(self, folder: Path, side: str):
         import datasets
@@ -53,7 +53,7 @@ class PreparedSamples:
 
 
 def _values(column: pa.Array) -> Sequence[object]:
-    """Return the values of a column; those of a list column as numpy arrays."""
+    """Return the values of a column. Lists become numpy arrays."""
     kind = column.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         return list(column.to_numpy(zero_copy_only=False))

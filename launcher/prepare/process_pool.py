@@ -21,7 +21,7 @@ from launcher.plan import topology, writable_folders
 from launcher.storage.lease import Lease
 
 SMALL = 4 * 2**20
-"""Bytes of items for which starting another process is not worth the time."""
+"""Total bytes of items below which no further process is started, since that would take longer."""
 _LOG_INTERVAL = 30.0
 """Seconds between two lines of progress without a terminal."""
 
@@ -31,15 +31,18 @@ _log = logging.getLogger(__name__)
 class WorkItem(Protocol):
     @property
     def size(self) -> int:
-        """Approximate bytes: for the progress bar, and to start with the largest."""
+        """Approximate bytes, for the progress bar, and to start with the largest item."""
 
 
 P = TypeVar("P", bound=WorkItem)
 
 
 def run(function: Callable[[P], object], items: Sequence[P], what: str, lease: Lease, processes: int | None) -> None:
-    """Call a function for each item, in at most `processes` processes (None: one per processor). The function is one of
-    a module, and writes its result to a file. Raises what it raises, and lease.LeaseLost."""
+    """Call a function for each item, in at most `processes` processes (None: one per processor).
+
+    The function is defined at the top level of a module, and writes its result to a file. Raises what the function
+    raises, and lease.LeaseLost.
+    """
     count = min(processes or topology.cores(), len(items))
     if sum(item.size for item in items) < SMALL:
         count = 1
@@ -60,7 +63,7 @@ def _run_in_processes(
         raise UserError(wrong)
     largest = sorted(items, key=lambda item: -item.size)
     before = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")  # this process has threads, which a fork would cut off
+    context = multiprocessing.get_context("spawn")  # a fork would lose the threads of this process
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
     try:
         with signals.blocked_in_children():
@@ -85,7 +88,7 @@ def _run_in_processes(
 
 
 def _begin(started_by: int) -> None:
-    """Initialise a process: it ends with the one that started it, and Ctrl-C ends it without a traceback."""
+    """Initialise a process: it ends with the process that started it, and Ctrl-C ends it without a traceback."""
     signals.signal_on_parent_death(signal.SIGKILL)
     if os.getppid() != started_by:
         os._exit(1)

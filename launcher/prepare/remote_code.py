@@ -1,7 +1,7 @@
-"""Code in the folder of a model or tokenizer, named by `auto_map` in its files. It runs only where the recipe trusts
-it.
+"""Code in the folder of a model or tokenizer, named by `auto_map` in its files.
 
-Every call of transformers passes this decision, since it would otherwise ask on standard input.
+The code runs only if the recipe trusts it. Every call of transformers gets this decision as an option, since it would
+otherwise ask on standard input.
 """
 
 import json
@@ -22,8 +22,11 @@ _REFUSES = "trust_remote_code"
 
 @contextmanager
 def refused(name: str | Path, file: str, key: str, allow: str, revision: str | None = None) -> Iterator[None]:
-    """Translate transformers' refusal to load code in this context to one line. `file`: file that names the code;
-    `key`: key of the recipe; `allow`: map of the recipe that could allow it. Raises UserError."""
+    """Replace transformers' refusal to load code in the block by a UserError of one line.
+
+    `file`: file that names the code; `key`: key of the recipe; `allow`: key of the map whose trust_remote_code would
+    allow it.
+    """
     try:
         yield
     except ValueError as error:
@@ -35,12 +38,12 @@ def refused(name: str | Path, file: str, key: str, allow: str, revision: str | N
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether an error is transformers' refusal to run code."""
+    """Return whether an error is transformers' refusal to run code."""
     return _REFUSES in str(error)
 
 
 def named(name: str, file: str, revision: str | None = None) -> list[str]:
-    """Classes that the `auto_map` of a file names, such as modeling.Model."""
+    """Return the classes that the `auto_map` of a file names, such as modeling.Model; empty: none."""
     auto_map = _read(name, file, revision).get("auto_map")
     values = list(auto_map.values()) if isinstance(auto_map, dict) else [auto_map]
     flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
@@ -48,7 +51,7 @@ def named(name: str, file: str, revision: str | None = None) -> list[str]:
 
 
 def elsewhere(name: str, file: str, key: str, revision: str | None = None) -> None:
-    """Raise UserError where the code is in another repository, which is neither pinned nor bundled."""
+    """Raise UserError if the code is in another repository, which is neither pinned nor bundled."""
     other = [one for one in named(name, file, revision) if "--" in one]
     if other:
         what = f"names code of another repository ({', '.join(other)}), which is not pinned"
@@ -56,8 +59,10 @@ def elsewhere(name: str, file: str, key: str, revision: str | None = None) -> No
 
 
 def refuse_kernels(name: str | Path, key: str, revision: str | None = None) -> None:
-    """Raise UserError where the configuration of a model, or a part of it, names an attention kernel of the hub, which
-    transformers would download and run."""
+    """Raise UserError if a model's configuration, or a part of it, names an attention kernel of the hub.
+
+    Otherwise transformers would download the kernel and run it.
+    """
     kernels = sorted(_kernels(_read(str(name), CONFIG, revision)))
     if kernels:
         what = f"attn_implementation: names code of the hub ({', '.join(kernels)})"
@@ -65,7 +70,7 @@ def refuse_kernels(name: str | Path, key: str, revision: str | None = None) -> N
 
 
 def _kernels(value: object, named: bool = False) -> set[str]:
-    """Texts with a slash below any key that ends with attn_implementation."""
+    """Return the texts with a slash below any key that ends with attn_implementation."""
     if isinstance(value, dict):
         items = value.items()
         return set().union(*(_kernels(one, named or key.endswith(_ATTENTION)) for key, one in items))
@@ -75,7 +80,7 @@ def _kernels(value: object, named: bool = False) -> set[str]:
 
 
 def copy_code(folder: Path, to: Path) -> None:
-    """Copy the code of a model's folder beside its configuration, which names it."""
+    """Copy the Python files of a model's folder to the folder of its configuration, which names them."""
     for file in folder.glob("*.py"):
         shutil.copyfile(file, to / file.name)
 

@@ -27,8 +27,11 @@ def batch_of(rows: Sequence[Row]) -> pa.RecordBatch:
 
 
 def _column(name: str, values: list[object]) -> pa.Array:
-    """Convert a column: texts to large strings, which have no size limit; labels to strings, since they are names,
-    unless they are floats; images to their bytes and shapes."""
+    """Convert a column to an array.
+
+    Texts become large strings, which have no size limit. Labels become strings, since they are names, unless they are
+    floats. Images become their bytes and shapes.
+    """
     if name in TEXTS:
         return pa.array(values, pa.large_string())
     if name == "image":
@@ -53,7 +56,7 @@ def size_of(row: Row) -> int:
 
 
 def hashes(batch: pa.RecordBatch, columns: Sequence[str]) -> NDArray[np.uint64]:
-    """Hash these columns of each row to 128 bits, shape (rows, 2)."""
+    """Return a 128-bit hash of these columns for each row, shape (rows, 2)."""
     values = [list(map(_hashed_text, batch.column(name).to_pylist())) for name in columns if name in batch.schema.names]
     if len(values) == 1:
         texts = values[0]
@@ -73,7 +76,9 @@ def _hashed_text(value: object) -> str:
 
 
 def held_out(batch: pa.RecordBatch, fraction: float) -> NDArray[np.bool_]:
-    """Select the rows that are held out for validation, shape (rows,). A hash of a row's inputs decides: equal rows are
-    on the same side, whatever other rows there are."""
+    """Return which rows are held out for validation, shape (rows,).
+
+    A hash of a row's inputs decides, so that equal rows are on the same side, whatever other rows there are.
+    """
     selected: NDArray[np.bool_] = hashes(batch, INPUTS)[:, 0] < np.uint64(min(int(fraction * 2**64), 2**64 - 1))
     return selected

@@ -1,4 +1,4 @@
-"""The files that a run folder holds before the first step."""
+"""The files of a run folder before the first step."""
 
 import filecmp
 import json
@@ -43,13 +43,13 @@ def write(folder: RunDir, recipe: Recipe, cluster: Cluster, plan: Plan, facts: F
 
 
 def _has_files_of(folder: Path, copy: Path) -> bool:
-    """Whether a copy of a folder has all of its files, undamaged."""
+    """Return whether a copy of a folder has all of its files, undamaged."""
     names = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
     return all((copy / name).is_file() and filecmp.cmp(folder / name, copy / name, shallow=False) for name in names)
 
 
 def environment() -> dict[str, object]:
-    """Describe host, versions and git commit. Environment variables are left out: they hold secrets."""
+    """Return host, versions and git commit. Environment variables are left out, since they hold secrets."""
     tool = shutil.which("git")
     git = subprocess.run([tool, "rev-parse", "HEAD"], capture_output=True, text=True, check=False) if tool else None
     versions = {}

@@ -27,8 +27,11 @@ from launcher.storage.run_dir import RunDir
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that may start. `folder`: the run folder; `prepared`: the folder of its data; `resume`: the checkpoint to
-    go on from, verified; `start`: the right to start the run."""
+    """A run that may start.
+
+    `folder`: the run folder. `prepared`: folder of its data. `resume`: verified checkpoint to resume from; None: there
+    is none. `start`: lease for the right to start the run; None: it is not held.
+    """
 
     recipe: Recipe
     cluster: Cluster
@@ -48,8 +51,8 @@ class PreparedRun:
 
 @dataclass(frozen=True)
 class _Request:
-    """What to plan. `ranks`: the requested number on this machine; `folder`: the run folder; `trains`: whether the run
-    is to go on there, so that its checkpoint, recipe and free disk matter; otherwise it is only evaluated."""
+    """A run to plan. `ranks`: requested number on this machine; `folder`: run folder; `trains`: whether the run
+    continues in the folder, whose checkpoint, recipe and free disk then matter; False: it is only evaluated."""
 
     loaded: Loaded[Recipe]
     cluster: Cluster
@@ -59,16 +62,16 @@ class _Request:
 
     @classmethod
     def training(cls, loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> "_Request":
-        """The request to train in the folder that the recipe names."""
+        """Return the request to train in the folder that the recipe names."""
         return cls(loaded, cluster, ranks, _folder(loaded.value))
 
     def pinned(self, strict: bool = True) -> Recipe:
-        """The recipe with what must not change between a start and a resume: commits and steps of other runs."""
+        """Return the recipe with pinned commits of the hub and steps of other runs, which a resume must not change."""
         return _pin(self.loaded.value, self.folder, strict)
 
 
 def dry_run(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> plan.Plan:
-    """Return the plan alone, with the facts of the data if it is prepared. Nothing is written. Raises UserError."""
+    """Return the plan, with the facts of the data if it is prepared. Nothing is written. Raises UserError."""
     request = _Request.training(loaded, cluster, ranks)
     wrong = [*writable_folders.run(request.folder), *writable_folders.ranks(loaded.value, cluster, ranks)]
     try:
@@ -79,7 +82,7 @@ def dry_run(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> plan
 
 
 def prepare(loaded: Loaded[Recipe], processes: int | None = None, to: Path | None = None) -> tuple[Path, facts.Facts]:
-    """Prepare the data of a recipe. Returns the prepared folder and its facts. `processes`: the maximal number of
+    """Prepare the data of a recipe. Returns the prepared folder and its facts. `processes`: maximum number of
     processes; `to`: a bundle to write. Raises UserError."""
     wrong = []
     if to is not None:
@@ -99,8 +102,8 @@ def prepare(loaded: Loaded[Recipe], processes: int | None = None, to: Path | Non
 
 
 def validate(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, wrong: Sequence[str] = ()) -> PreparedRun:
-    """Plan the run, prepare its data and check its folder; nothing is written there. `wrong`: mistakes that are known
-    already, to report with the others. Raises UserError."""
+    """Plan the run, prepare its data and check its folder, without writing into the folder. `wrong`: mistakes that are
+    known already, to report with the others. Raises UserError."""
     try:
         with _readable(wrong):
             return _validate(_Request.training(loaded, cluster, ranks), wrong)
@@ -131,7 +134,7 @@ def _write(run: PreparedRun) -> PreparedRun:
 
 @contextmanager
 def _readable(wrong: Sequence[str]) -> Iterator[None]:
-    """Report a file without permission to read it, with the mistakes that are known already."""
+    """Replace a PermissionError in the block by a UserError, together with the mistakes that are known already."""
     try:
         yield
     except PermissionError as error:
@@ -139,7 +142,7 @@ def _readable(wrong: Sequence[str]) -> Iterator[None]:
 
 
 def _cache_problems(recipe: Recipe, prepared: Path | None) -> list[str]:
-    """Report a cache that is not writable. A cache that has everything may be read-only."""
+    """Return the problems of a cache that has to be written. If it has everything, it may be read-only."""
     return writable_folders.cache() if prepared is None or hub.missing(recipe) else []
 
 
@@ -208,7 +211,7 @@ def _folder(recipe: Recipe) -> RunDir:
 
 
 def _pin(recipe: Recipe, folder: RunDir, strict: bool = True) -> Recipe:
-    """Pin what must not change between a start and a resume: commits of the hub, and steps of other runs."""
+    """Pin commits of the hub and steps of other runs, which a resume must not change. Raises UserError."""
     return checkpoint_references.pin(hub.pin(recipe, folder, strict), folder)
 
 
@@ -226,8 +229,8 @@ def _validate(request: _Request, wrong: Sequence[str]) -> PreparedRun:
 
 
 def load(folder: Path) -> PreparedRun:
-    """Load a run from the folder that `create` wrote. `resume` is None: the rank that holds the right to write finds
-    the checkpoint. Raises UserError, also for a damaged file."""
+    """Load a run from the folder that `create` wrote. `resume` is None: the rank with the right to write finds the
+    checkpoint. Raises UserError, also for a damaged file."""
     run = RunDir(folder)
     made = strict_json.read(run.plan, plan.Plan, "launcher run writes it again")
     known = facts.of_run(folder)
@@ -236,8 +239,8 @@ def load(folder: Path) -> PreparedRun:
 
 
 def reopen(folder: Path, ranks: int | None, wrong: Sequence[str] = ()) -> PreparedRun:
-    """Load a run that was trained before, as it would run on this machine, for an evaluation. Nothing is written, and
-    nothing is resumed: `resume` is None. `wrong`: mistakes that are known already. Raises UserError."""
+    """Load a run that was trained before, for an evaluation on this machine. Nothing is written. `resume` is None,
+    since nothing is resumed. `wrong`: mistakes that are known already. Raises UserError."""
     run = RunDir(folder)
     if not run.recipe.is_file():
         raise UserError(f"{folder}: no run is there (it has no recipe.yaml)")
@@ -255,8 +258,8 @@ def reopen(folder: Path, ranks: int | None, wrong: Sequence[str] = ()) -> Prepar
 
 def hold(folder: RunDir, name: str = ".writer") -> lease.Lease:
     """Acquire the right to write into a run folder, on any machine, until it is released or this process dies. A later
-    start of the same job may take it over. Raises UserError if another holds it, lease.LeaseLost if a later start does.
-    """
+    start of the same job may take it over. Raises UserError if another run holds it, lease.LeaseLost if a later start
+    does."""
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
         return lease.claim(folder.path, name)
@@ -266,7 +269,7 @@ def hold(folder: RunDir, name: str = ".writer") -> lease.Lease:
 
 
 def _resume(folder: RunDir, known: facts.Facts) -> SavedCheckpoint | None:
-    """Return the newest whole checkpoint, verified. Raises UserError if it was trained on other data."""
+    """Return the newest complete checkpoint, verified; None: there is none. Raises UserError for other data."""
     whole = folder.whole()
     if not whole:
         return None
@@ -276,7 +279,7 @@ def _resume(folder: RunDir, known: facts.Facts) -> SavedCheckpoint | None:
 
 
 def _check_data(folder: RunDir, digest: object, known: facts.Facts) -> None:
-    """Raise UserError where a run was trained on data of another digest."""
+    """Raise UserError if a run was trained on data with another digest."""
     if digest != known.digest:
         why = "its source has changed since, or another version of the launcher prepared it"
         what = f"{folder.path} was trained on other prepared data: {why} (choose another name)"

@@ -1,4 +1,4 @@
-"""Files of a preparation in progress: each is whole, or not there."""
+"""Files of a preparation in progress. Each is complete, or does not exist."""
 
 import json
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ import pyarrow as pa
 
 
 def open_batches(file: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the record batches of an Arrow stream file, memory-mapped. Raises OSError if it is gone."""
+    """Yield the record batches of an Arrow stream file, memory-mapped. Raises OSError if the file does not exist."""
     with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
         yield from stream
 
 
 def is_complete(file: Path) -> bool:
-    """Whether a JSON file exists and is whole: a power failure may empty a file that was not flushed."""
+    """Return whether a JSON file exists and is complete. A power failure may empty a file that was not flushed."""
     try:
         return isinstance(json.loads(file.read_bytes()), dict)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Counts of what became of the rows of a shard, and the facts of a prepared folder that follow from them."""
+"""Counts of the rows and samples of each shard, and the facts of a prepared folder that are computed from them."""
 
 import json
 from collections import Counter
@@ -13,17 +13,20 @@ from launcher.plan.facts import TruncationCounts
 from launcher.prepare.source_shards import SIDES, LeafSource, Side
 
 _MAX_NOTES = 5
-"""Notes on files that are kept."""
+"""Maximum number of notes on files."""
 _NO_DOCUMENT = "there is no document in it (is the path, the column or the split right?)"
 
 
 @dataclass
 class ShardStats:
-    """Counts of one shard. `documents`: rows of each side; `lengths`: samples of each side by their number of tokens;
-    `bad`, `duplicates`, `empty`: rows that gave no sample; `example`: the message about the first bad row; `special`:
-    texts with a word that the tokenizer reads as a special token; `special_word`: the first of these words, with the
-    text around it; `cut`: what truncation removed on each side, by name (see launcher.tasks.Features); `notes`: on how
-    the source is read."""
+    """Counts of one shard.
+
+    `documents`: rows of each side. `lengths`: samples of each side by their number of tokens. `bad`, `duplicates`,
+    `empty`: rows that gave no sample. `example`: message about the first bad row. `special`: number of texts with a
+    word that the tokenizer reads as a special token. `special_word`: the first of these words, with the text around it.
+    `cut`: what truncation removed on each side, by name (see launcher.tasks.Features). `notes`: notes on how the source
+    was read.
+    """
 
     documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SIDES, 0))
     lengths: dict[str, dict[str, int]] = field(default_factory=lambda: {side: {} for side in SIDES})
@@ -55,7 +58,7 @@ Counted = Sequence[tuple[LeafSource, ShardStats]]
 
 
 def check_not_empty(data: Data, counted: Counted) -> None:
-    """Raises UserError if a side, or a source of a mixture, has no sample."""
+    """Raise UserError if a side, or a source of a mixture, has no sample."""
     documents = {side: sum(stats.documents[side] for _, stats in counted) for side in SIDES}
     total, held = sum(documents.values()), documents["validation"]
     if isinstance(data.validation, Fraction) and total and held in (0, total):
@@ -121,7 +124,7 @@ def _truncation(data: Data, stats: Sequence[ShardStats], side: Side) -> Truncati
 
 
 def reading_notes(counted: Counted) -> list[str]:
-    """Return notes for the user on how rows were read, and on those that were left out."""
+    """Return notes for the user on how rows were read, and on rows that were left out."""
     stats = [one for _, one in counted]
     bad, notes = sum(one.bad for one in stats), [note for one in stats for note in one.notes]
     if len(notes) > _MAX_NOTES:

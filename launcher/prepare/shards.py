@@ -1,6 +1,6 @@
 """Steps of a preparation that one process does with one shard.
 
-Each step leaves files that are whole or not there. A preparation that was interrupted goes on with the missing ones.
+Each step leaves complete files or none. After an interruption, a preparation continues with the missing files.
 """
 
 import json
@@ -39,13 +39,13 @@ Survey = dict[str, Any]
 """What the task found in all training rows (see launcher.tasks.Task.survey)."""
 
 _TABLE_BYTES = 2**25
-"""Bytes of samples that are held before they are written: more than most shards have."""
+"""Bytes of samples that are held before they are written. Most shards have fewer."""
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard, and what the steps need besides it. `work`: the folder for files; `strata`: the split of each label, for
-    stratified validation, once it is known."""
+    """A shard, and what the steps need besides it. `work`: folder for files; `strata`: the split of each label for
+    stratified validation; None: it is not known yet, or there is none."""
 
     shard: Shard
     data: Data
@@ -97,8 +97,8 @@ class ShardJob:
         return self.work / f"{name}-{self.shard.number:06}.{suffix}"
 
     def held_out(self, batch: pa.RecordBatch) -> NDArray[np.bool_]:
-        """Select the rows of a training source that are held out for validation. Before the strata are known, none of a
-        stratified source is: each label keeps a row on the training side."""
+        """Return which rows of a training source are held out for validation. Before the strata are known, no row of a
+        stratified source is; this loses no label, since each keeps a training row."""
         if self.strata is not None and self.stratified:
             return self.strata.held_out(batch)
         if self.shard.leaf.side == "train" and isinstance(self.data.validation, Fraction) and not self.stratified:
@@ -133,8 +133,7 @@ def survey_shard(job: ShardJob) -> None:
 
 
 def surveyed_values(column: pa.Array) -> Iterable[str]:
-    """Return the different values of a column: those inside lists, the shapes of images, the lengths of lists of
-    numbers."""
+    """Return the distinct values of a column: entries of lists, shapes of images, or lengths of lists of numbers."""
     if pa.types.is_struct(column.type):
         shapes = zip(*(column.field(name).to_pylist() for name in ("height", "width", "channels")), strict=True)
         return {"x".join(map(str, shape)) for shape in shapes}
@@ -182,8 +181,8 @@ def make_samples(job: ShardJob) -> None:
 
 
 def _own_rows(job: ShardJob, stats: ShardStats, source: Source, held: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the rows that stay on the source's own side, train or validation. Write those that are held out for
-    validation to the file `held`."""
+    """Yield the rows that stay on the source's own side, train or validation. The rows that are held out for validation
+    are written to the file `held`."""
     with ExitStack() as open_file:
         writer = None
         for own, other in _split_rows(job, stats, source):
@@ -195,8 +194,8 @@ def _own_rows(job: ShardJob, stats: ShardStats, source: Source, held: Path) -> I
 
 
 def _held_rows(file: Path, stats: ShardStats) -> Iterator[pa.RecordBatch]:
-    """Yield the rows that were held out. Raises OSError if their file is gone: another process has taken over, and has
-    removed it."""
+    """Yield the rows that were held out. Raises OSError if their file is gone, because another process has taken over
+    and removed it."""
     if stats.documents["validation"]:
         yield from open_batches(file)
 
@@ -226,7 +225,7 @@ def _split_rows(
 
 
 def _features(job: ShardJob, rows: Iterable[pa.RecordBatch], stats: ShardStats) -> "Iterator[Features]":
-    """Yield the samples that the task makes of rows."""
+    """Yield the samples that the task makes from rows."""
     task, encoder = plugins.task(job.task), None
     if task.tokenized:
         encoder = _encoder(job.work / "tokenizer")
@@ -253,14 +252,14 @@ def _count_special_words(
 
 
 def _excerpt(pattern: str, text: str) -> str:
-    """Return the first match in a text, with the characters around it."""
+    """Return the first match in a text with the characters around it; without a match, the text."""
     match = re.search(pattern, text)
     return text if match is None else text[max(0, match.start() - 40) : match.end() + 40]
 
 
 def _write_samples(job: ShardJob, side: Side, features: "Iterable[Features]", stats: ShardStats) -> None:
-    """Write the samples of a shard as one record batch, or several for a very large shard. A file with fewer batches is
-    faster to open."""
+    """Write the samples of a shard as one record batch, or as several for a very large shard. Fewer batches are faster
+    to open."""
     lengths = Counter[int]()
     with write_aside(job.samples_file(side)) as aside, ExitStack() as open_file:
         writer = None

@@ -22,13 +22,15 @@ _BATCH_SIZE = 4 * 2**20
 """Approximate characters and bytes of a batch of rows."""
 _BATCH_ROWS = 20_000
 _PREVIEW_ROWS, _PREVIEW_SECONDS = 100, 0.5
-"""Limits on what a plan reads of a source."""
+"""Maximum number of rows, and maximum seconds, that a plan reads of a source."""
 
 
 @dataclass(frozen=True)
 class LeafSource:
-    """A source with rows: no mixture, but one of its sources. `name`: its name in the mixture, or its kind; `key`: its
-    place in the recipe."""
+    """A source with rows: any source except a mixture, or a source of a mixture.
+
+    `name`: name in the mixture, or kind. `key`: key of the source in the recipe.
+    """
 
     name: str
     key: str
@@ -38,8 +40,10 @@ class LeafSource:
 
 @dataclass(frozen=True)
 class Shard:
-    """The parts of a source that one process reads and tokenises at a time. The content alone decides what they are, so
-    that samples do not depend on the number of processes."""
+    """The parts of a source that one process reads and tokenises at a time.
+
+    The content alone decides where shards begin and end, so that samples do not depend on the number of processes.
+    """
 
     number: int
     leaf: LeafSource
@@ -51,7 +55,7 @@ class Shard:
 
 
 class ShardBatch(NamedTuple):
-    """Some rows of a shard. `bad`: the number of unusable rows among them; `example`: the message about the first."""
+    """Some rows of a shard. `bad`: number of unusable rows among them; `example`: message about the first one."""
 
     rows: pa.RecordBatch
     bad: int
@@ -59,7 +63,7 @@ class ShardBatch(NamedTuple):
 
 
 def leaves(data: Data) -> list[LeafSource]:
-    """List the sources of both sides, and those of a mixture in its place."""
+    """Return the sources of both sides. A mixture is replaced by its sources."""
     found = _leaves(data.train, "data.train", "train")
     if isinstance(data.validation, Plugin):
         found += _leaves(data.validation, "data.validation", "validation")
@@ -82,8 +86,10 @@ def _source_config(config: Plugin, key: str) -> SourceConfig:
 
 
 def shards(sources: Sequence[LeafSource]) -> list[Shard]:
-    """Divide sources into shards. A source with a limit is one shard, since its rows are counted in order. Raises
-    UserError."""
+    """Divide sources into shards. Raises UserError.
+
+    A source with a limit is one shard, since its rows are counted in order.
+    """
     found: list[Shard] = []
     for leaf in sources:
         parts = tuple(parts_of(leaf.config, leaf.key))
@@ -108,8 +114,11 @@ def columns_of(task: TaskConfig) -> tuple[str, ...]:
 
 
 def read(shard: Shard, columns: Sequence[str], source: Source | None = None) -> Iterator[ShardBatch]:
-    """Yield the rows of a shard. `source`: the object to read them with. Nothing is read behind the last row of a
-    limit. Raises UserError at the first row that cannot be used, unless the source skips such rows."""
+    """Yield the rows of a shard. `source`: object to read them with; None: a new one.
+
+    After the last row of a limit, nothing is read. Raises UserError at the first row that cannot be used, unless the
+    source skips such rows.
+    """
     config = shard.leaf.config
     left, rows = config.limit, list[Row]()
     size, bad, example = 0, 0, ""
@@ -144,8 +153,10 @@ def _refusal(row: BadRow, leaf: LeafSource) -> str:
 
 
 def preview_problems(recipe: Recipe) -> list[str | Problem]:
-    """Read the first rows of each source of local files, for a plan. Returns the first mistake of each source: a
-    missing column, a value of the wrong type, another encoding."""
+    """Return the first mistake of each source of local files, found in its first rows, for a plan.
+
+    Such mistakes are a missing column, a value of the wrong type, or another encoding.
+    """
     columns, found = columns_of(recipe.inner_task), list[str | Problem]()
     for leaf in leaves(recipe.data):
         if leaf.config.reads_local_files:

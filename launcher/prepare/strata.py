@@ -1,8 +1,8 @@
 """Stratified validation: the share of each label that is held out, by a hash of the content.
 
 The rows of a label with the lowest hashes are held out: at least one, and never all. Rows of equal content have equal
-hashes and count once. Equal content with several labels counts for the first of these labels, so that it is never on
-both sides.
+hashes and count once. If equal content has several labels, it counts for the first of these labels, so that it is never
+on both sides.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,28 +21,31 @@ from launcher.prepare.row_batches import hashes
 from launcher.prepare.shard_files import open_batches
 
 _FEW_ROWS = 10
-"""Rows of a label, below which its share of the validation data says little."""
+"""Number of rows of a label below which validation says little about it."""
 
 _SCHEMA = pa.schema({"hash": pa.uint64(), "label": pa.large_string()})
 
 
 @dataclass(frozen=True)
 class Strata:
-    """The split of each label. `bounds`: label -> the lowest hash on the training side; `labels`: hash -> the label
-    that counts, for content with several labels; `counts`: label -> number of different contents."""
+    """The split of each label.
+
+    `bounds`: label -> the lowest hash on the training side. `labels`: hash -> the label that counts, for content with
+    several labels. `counts`: label -> number of different contents.
+    """
 
     bounds: dict[str, int]
     labels: dict[int, str]
     counts: dict[str, int]
 
     def held_out(self, batch: pa.RecordBatch) -> NDArray[np.bool_]:
-        """Select the rows of a training source that are held out for validation, shape (rows,)."""
+        """Return which rows of a training source are held out for validation, shape (rows,)."""
         found = hashes(batch, INPUTS)[:, 0].tolist()
         rows = zip(found, batch.column("label").to_pylist(), strict=True)
         return np.array([key < self.bounds.get(self.labels.get(key, label), 0) for key, label in rows], dtype=bool)
 
     def notes(self) -> list[str]:
-        """Note labels with few rows, for the user."""
+        """Return notes for the user on labels with few rows; empty: there are none."""
         few = {label: count for label, count in self.counts.items() if count < _FEW_ROWS}
         if not few:
             return []
@@ -67,14 +70,14 @@ def hashed_labels(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def save(file: Path, batches: Sequence[pa.RecordBatch]) -> None:
-    """Write the results of `hashed_labels` to a file, which appears whole or not at all."""
+    """Write the results of `hashed_labels` to a file atomically."""
     with write_aside(file) as aside, pa.ipc.new_stream(aside, _SCHEMA) as writer:
         for batch in batches:
             writer.write_batch(batch)
 
 
 def split(files: Sequence[Path], fraction: float) -> Strata:
-    """Compute the split of all rows in files that `save` wrote."""
+    """Return the split of all rows in files that `save` wrote."""
     labels: dict[int, str] = {}
     ambiguous = set[int]()
     for key, label in _rows(files):

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenArrays:
-    """The tokens of texts. `ids`: token ids, shape (tokens,); `offsets`: text i is `ids[offsets[i]:offsets[i + 1]]`;
-    `begins`: whether a word of the pre-tokenizer begins at a token, shape (tokens,); `types`: token type ids of
-    pairs."""
+    """The tokens of texts.
+
+    `ids`: token ids, shape (tokens,). `offsets`: text i is `ids[offsets[i]:offsets[i + 1]]`. `begins`: whether a word
+    of the pre-tokenizer begins at a token, shape (tokens,). `types`: token type ids of pairs.
+    """
 
     ids: NDArray[np.uint32]
     offsets: NDArray[np.int64]
@@ -57,7 +59,7 @@ class TokenArrays:
         return self.slices(starts, np.minimum(starts + most, np.repeat(self.offsets[1:], counts)))
 
     def between(self, prefix: NDArray[np.uint32], suffix: NDArray[np.uint32]) -> "TokenArrays":
-        """Add tokens before and after each text. Each of them begins a word."""
+        """Add tokens before and after each text. Each added token begins a word."""
         around = len(prefix) + len(suffix)
         if not around:
             return self
@@ -76,8 +78,10 @@ class TokenArrays:
         return concatenate(earlier, self)
 
     def cut(self, length: int, last: bool) -> "tuple[TokenArrays, TokenArrays]":
-        """Join all texts and cut them into pieces of `length` tokens. Returns the pieces, and the remaining tokens as
-        one text. `last`: the remaining tokens become a shorter piece."""
+        """Join all texts and cut them into pieces of `length` tokens.
+
+        Returns the pieces, and the remaining tokens as one text. `last`: the remaining tokens become a shorter piece.
+        """
         total = len(self.ids)
         whole = total if last else total // length * length
         offsets = np.minimum(np.arange(-(-whole // length) + 1, dtype=np.int64) * length, whole)
@@ -87,8 +91,11 @@ class TokenArrays:
 
 @dataclass(frozen=True)
 class Frame:
-    """The tokens around a pair of texts in a sample. `special`: those before, between and after the texts; `types`:
-    token type ids of these three and the two texts, in their order, or None for a model without types."""
+    """The special tokens around a pair of texts in a sample.
+
+    `special`: tokens before, between and after the texts. `types`: token type ids of these three groups and of the two
+    texts, in the order of the sample; None for a model without types.
+    """
 
     special: tuple[NDArray[np.uint32], ...]
     types: tuple[NDArray[np.uint8], ...] | None
@@ -102,7 +109,7 @@ class Frame:
         return np.concatenate([before, one, between, other, after])
 
     def types_of(self, one: int, other: int) -> NDArray[np.uint8]:
-        """Return the token type ids of a sample of two texts with so many tokens."""
+        """Return the token type ids of a sample of two texts with `one` and `other` tokens."""
         assert self.types is not None
         before, first, between, second, after = self.types
         return np.concatenate([before, np.repeat(first[:1], one), between, np.repeat(second[:1], other), after])
@@ -115,7 +122,7 @@ def prefixed(prefix: str, texts: pa.Array) -> pa.Array:
 
 
 def join(encodings: "Sequence[Encoding]") -> TokenArrays:
-    """Convert encodings of `tokenizers`."""
+    """Convert encodings of `tokenizers` to arrays."""
     lengths = np.array([len(e) for e in encodings], dtype=np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = np.fromiter((i for e in encodings for i in e.ids), dtype=np.uint32, count=offsets[-1])
@@ -134,7 +141,7 @@ def no_texts() -> TokenArrays:
 
 
 def concatenate(one: TokenArrays, other: TokenArrays) -> TokenArrays:
-    """Return the texts of both."""
+    """Return the texts of both, those of `one` first."""
     offsets = np.concatenate([one.offsets, other.offsets[1:] + one.offsets[-1]])
     return TokenArrays(np.concatenate([one.ids, other.ids]), offsets, np.concatenate([one.begins, other.begins]))
 
@@ -148,7 +155,7 @@ def take(pieces: TokenArrays, numbers: NDArray[np.int64], first: NDArray[np.int6
 
 
 def interleave(one: TokenArrays, other: TokenArrays, from_other: NDArray[np.bool_]) -> TokenArrays:
-    """Merge the texts of both in the order of a mask. `from_other`: whether a text is the next of `other`."""
+    """Merge the texts of both. `from_other`: for each text of the result, whether it is the next of `other`."""
     both = concatenate(one, other)
     numbers = np.empty(len(from_other), dtype=np.int64)
     numbers[~from_other] = np.arange(len(one))

@@ -32,8 +32,10 @@ _SPECIAL = {
 
 
 def source(recipe: Recipe) -> TrainTokenizer | PretrainedTokenizer:
-    """Return the tokenizer's configuration: the one in the recipe, or the model's own. Raises UserError if there is
-    none."""
+    """Return the tokenizer's configuration: that of the recipe, or the model's own.
+
+    Raises UserError if there is none.
+    """
     found = recipe.tokenizer or expected_vocabulary.model_tokenizer(recipe)
     if found is None:
         what = f"missing: a model of kind {recipe.model.kind} brings none (train or pretrained)"
@@ -56,15 +58,14 @@ def fingerprint(recipe: Recipe) -> str:
 
 
 def files(name: str, code: bool) -> list[Path]:
-    """Return the files of a tokenizer's folder, sorted; none if there is no such folder. `code`: with Python files."""
+    """Return the files of a tokenizer's folder, sorted; empty: no such folder. `code`: include Python files."""
     found = expanded(name).glob("*") if is_dir(expanded(name)) else []
     suffixes = (".json", ".txt", ".model", *((".py",) if code else ()))
     return [path for path in sorted(found) if path.suffix in suffixes]
 
 
 def load(where: PretrainedTokenizer | str, key: str) -> "PreTrainedTokenizerBase":
-    """Load a fast transformers tokenizer of the hub, or of a folder. `key`: its place in the recipe. Raises
-    UserError."""
+    """Load a fast transformers tokenizer of the hub, or of a folder. `key`: its key in the recipe. Raises UserError."""
     from transformers import AutoTokenizer
 
     where = PretrainedTokenizer(name=where) if isinstance(where, str) else where
@@ -148,9 +149,12 @@ def _options(config: TrainTokenizer, *more: str) -> dict[str, Any]:
 
 
 def _wordpiece(config: TrainTokenizer, texts: Texts) -> "Tokenizer":
-    """Train WordPiece. The trainer numbers the characters inside words in the order of a hash map, and breaks ties by
-    number, so that each training gives another vocabulary. Here they are numbered in advance, as special tokens of the
-    trainer; the resulting tokenizer has them as usual tokens."""
+    """Train WordPiece, with the same vocabulary each time.
+
+    The trainer numbers the characters inside words in the order of a hash map, and breaks ties by number. Each training
+    would therefore give another vocabulary. Here the characters are numbered in advance, as special tokens of the
+    trainer. The resulting tokenizer has them as usual tokens.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     def like_bert(model: models.Model) -> Tokenizer:
@@ -173,8 +177,10 @@ def _wordpiece(config: TrainTokenizer, texts: Texts) -> "Tokenizer":
 
 
 def _without_rare_characters(texts: Texts, vocab_size: int) -> Texts:
-    """Replace the rarest characters by spaces if the vocabulary cannot hold all characters twice: at the beginning of
-    words and inside them. The tokenizer will not know the rare ones."""
+    """Replace the rarest characters by spaces if the vocabulary has no room for all characters.
+
+    Each takes two places: at the beginning of words and inside them. The tokenizer will not know the rare ones.
+    """
     seen: set[str] = set()
     for text in texts():
         seen.update(text)
@@ -215,8 +221,11 @@ def _bpe(config: TrainTokenizer, texts: Texts) -> "Tokenizer":
 
 
 def _unigram(config: TrainTokenizer, texts: Texts) -> "Tokenizer":
-    """Train a unigram model as SentencePiece does: a piece holds the beginning of at most one word, and either letters
-    or punctuation. So training may split words between letters and punctuation, and the tokenizer need not."""
+    """Train a unigram model as SentencePiece does.
+
+    A piece holds the beginning of at most one word, and either letters or punctuation. Training may therefore split
+    words between letters and punctuation, which the tokenizer need not do.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     proposed = Tokenizer(models.BPE())
@@ -237,7 +246,10 @@ def _unigram(config: TrainTokenizer, texts: Texts) -> "Tokenizer":
 
 
 def _words(backend: "Tokenizer", texts: Iterable[str]) -> dict[str, int]:
-    """Count each word of the texts. Each different string between two spaces is split only once, which saves time."""
+    """Return the number of occurrences of each word of the texts.
+
+    Each different string between two spaces is split only once, which saves time.
+    """
     between, found = Counter[str](), Counter[str]()
     for text in texts:
         between.update(backend.normalizer.normalize_str(text).split(" "))

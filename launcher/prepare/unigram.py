@@ -1,13 +1,13 @@
 """Training of the unigram language model of subwords (Kudo, 2018), with the same result each time.
 
 The trainer of `tokenizers` is not deterministic: it adds up probabilities in the order of a hash map, which differs in
-each process. Rounding then decides between pieces that are equally good, and the rarest characters get scores by their
-place in the map. Here whole or rounded numbers decide, and ties are broken by the text of a piece.
+each process. Rounding then decides between pieces that are equally good, and the scores of the rarest characters depend
+on the order. Here whole or rounded numbers decide, and ties are broken by the text of a piece.
 
-For that, the seeds are the merges of BPE (the paper suggests them beside frequent substrings), and a piece is counted
-where the best segmentation of a word uses it, not over all segmentations. A piece also lends a share of its count to
-the pieces that would replace it, so that the parts of words survive the rounds in which the whole words are still
-there.
+To this end, the seeds are the merges of BPE (the paper suggests them beside frequent substrings), and a piece is
+counted where the best segmentation of a word uses it, not over all segmentations. A piece also lends a share of its
+count to the pieces that would replace it. This keeps the parts of words during the rounds in which the whole words are
+still pieces.
 """
 
 import math
@@ -18,11 +18,11 @@ from itertools import islice
 import numpy as np
 
 _KEPT = 0.75
-"""The share of the longer pieces that one round keeps, as in SentencePiece."""
+"""Share of the longer pieces that one round keeps, as in SentencePiece."""
 _COUNTS = 2
 """Counts in each round, as in SentencePiece."""
 _LENT = 0.1
-"""The share of its count that a piece lends to the pieces that would replace it."""
+"""Share of its count that a piece lends to the pieces that would replace it."""
 _BATCH = 10_000
 """Words that are segmented at a time."""
 
@@ -94,9 +94,10 @@ def _used(words: Mapping[str, int], scores: Scores) -> Counts:
 
 
 def _lent(pieces: list[str], counts: Counts, scores: Scores) -> Counts:
-    """Add a share `_LENT` of each piece's count to the pieces of its best segmentation without itself.
+    """Return the counts after each piece has lent a share `_LENT` of its count to others.
 
-    Long pieces come first, so that what they lend is lent on. The count of the lender stays.
+    The others are the pieces of its best segmentation without itself. Long pieces come first, so that pieces also lend
+    what they were lent. The count of the lender stays.
     """
     found = dict(counts)
     for piece in sorted(pieces, key=lambda piece: (-len(piece), piece)):

@@ -1,7 +1,9 @@
-"""Sinks: where metrics go. A kind is one module here with a `Config` (a subclass of `launcher.config.types.Plugin`) and
-a class `Sink` that extends the one below; the file is the registration. Only rank 0 has sinks. A record is an object of
-metrics.jsonl: a training step (`step, loss, grad_norm, lr, samples, tokens, seconds, data, skipped`) or an evaluation
-(`step` and `eval/<metric>`). After a resume a step may be written twice; the later record is valid.
+"""Sinks: where metrics go. Only rank 0 has sinks.
+
+A kind is a module of this package with a `Config` (a subclass of `launcher.config.types.Plugin`) and a class `Sink`
+that extends the one below. The file is the registration. A record is an object of metrics.jsonl: a training step
+(`step, loss, grad_norm, lr, samples, tokens, seconds, data, skipped`) or an evaluation (`step` and `eval/<metric>`).
+After a resume, a step may be written twice; the later record is valid.
 """
 
 from abc import ABC, abstractmethod
@@ -20,8 +22,11 @@ Record = JsonObject
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run, for its sinks. `recipe`: the resolved one. `steps`: of the whole run; `start`: the step that it continues
-    from. `seconds`, `tokens`, `skipped`, `overflows`: until then. `equation`: of the global batch."""
+    """Description of a run for its sinks.
+
+    `recipe`: the resolved recipe. `steps`: steps of the whole run. `start`: step that the run continues from.
+    `seconds`, `tokens`, `skipped`, `overflows`: totals up to that step. `equation`: equation of the global batch.
+    """
 
     name: str
     folder: Path
@@ -43,8 +48,7 @@ def warn(line: str) -> None:
 
 
 class Sink(ABC, Generic[C_co]):
-    """The sink of one Config for one run. `about`: the run, which continues an earlier start where `about.start` is
-    above 0."""
+    """The sink of one Config for one run. `about`: the run, which is a resumed one if `about.start` is above 0."""
 
     @abstractmethod
     def __init__(self, config: C_co, about: RunInfo) -> None: ...
@@ -55,11 +59,14 @@ class Sink(ABC, Generic[C_co]):
 
     @abstractmethod
     def close(self, finished: bool) -> None:
-        """Close the sink at the end of a start. `finished`: all steps of the run are done."""
+        """Close the sink at the end of a start. `finished`: whether all steps of the run are done."""
 
 
 def close_all(sinks: Sequence[Sink[Plugin]], finished: bool, failing: bool) -> None:
-    """Close every sink, then raise the first error of one, unless another error is on its way (`failing`)."""
+    """Close every sink, then raise the first error of a sink.
+
+    `failing`: another error is being raised, and errors of sinks are dropped.
+    """
     errors = list[Exception]()
     for sink in sinks:
         try:

@@ -1,4 +1,4 @@
-"""A progress bar with loss, tokens/s and remaining time; plain lines where the output is no terminal."""
+"""A progress bar with loss, tokens/s and remaining time; plain lines if the output is no terminal."""
 
 import math
 import statistics
@@ -16,7 +16,8 @@ from launcher.plan.run_estimates import duration
 from launcher.sinks import Record, RunInfo
 
 _RECENT, _OUTLIER = 100, 5
-"""The number of recent steps for the remaining time, and the limit of a step's time over their median."""
+"""Number of recent steps from which the remaining time is estimated, and the maximum time of a step relative to their
+median."""
 
 
 class Config(Plugin):
@@ -24,12 +25,14 @@ class Config(Plugin):
 
     kind: Literal["console"] = "console"
     every: float = 10.0
-    """Seconds between lines, where the output is no terminal."""
+    """Seconds between lines if the output is no terminal."""
 
 
 class StepPace:
-    """The time of recent steps. The first step of a start is left out, because it may compile, and outliers are
-    limited."""
+    """The durations of recent steps. Outliers are limited.
+
+    The first step of a start is left out, because it may include compilation.
+    """
 
     def __init__(self) -> None:
         self._recent, self._first = deque[float](maxlen=_RECENT), True
@@ -41,7 +44,7 @@ class StepPace:
         self._recent.append(seconds)
 
     def left(self, steps: int) -> str:
-        """The expected time of so many steps, as text."""
+        """Return the expected duration of so many steps as text."""
         limit = _OUTLIER * statistics.median(self._recent)
         seconds = steps * statistics.fmean(min(each, limit) for each in self._recent)
         return f"{seconds:.0f} s" if seconds < 120 else duration(seconds)

@@ -1,7 +1,7 @@
 """metrics.jsonl in the run folder, with an object in each line. Numbers that are not finite are null.
 
-On a full disk training continues, and lines are kept in memory until there is room. They are lost only if the run ends
-before that, and then the run fails.
+If the disk is full, training continues, and lines are kept in memory until there is room. If the run ends before that,
+lines are lost and the run fails.
 """
 
 import json
@@ -36,8 +36,10 @@ class Sink(sinks.Sink[Config]):
         self._waiting, self._warned = b"", False
 
     def write(self, record: Record) -> None:
-        """Write a line by one system call, so that a killed process leaves complete lines. Raises DiskFull where too
-        many lines wait for room."""
+        """Write a line by one system call, so that a killed process leaves complete lines.
+
+        Raises DiskFull if too many lines wait for room, TypeError for a record that is not valid.
+        """
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         try:
             check_metrics(plain)
@@ -52,7 +54,7 @@ class Sink(sinks.Sink[Config]):
         self._warned = full is not None
 
     def close(self, finished: bool) -> None:
-        """Raises DiskFull where lines are lost."""
+        """Close the file. Raises DiskFull if lines are lost."""
         full = self._flush()
         os.close(self._file)
         if full:
@@ -60,8 +62,10 @@ class Sink(sinks.Sink[Config]):
             raise disk_full.DiskFull(f"{lines} of {self._path} could not be written: {full}")
 
     def _flush(self) -> str | None:
-        """Write the waiting lines. Returns a description of the full disk where there is no room. A line that was
-        written in part is completed later."""
+        """Write the waiting lines. Returns None, or a description of the full disk if there is no room.
+
+        A partly written line is completed later.
+        """
         try:
             while self._waiting:
                 self._waiting = self._waiting[os.write(self._file, self._waiting) :]

@@ -1,11 +1,11 @@
 """Weights & Biases, online or offline: one wandb run over all starts, with the resolved recipe as its config.
 
-The run folder has the wandb id. Offline, each start creates a folder under <run>/wandb with that id. A killed rank
-loses the records that wandb had not written yet. So a resumed run first logs the records of metrics.jsonl again: the
-newest folder has the whole history, and is the one to sync.
+The run folder has the wandb id. Offline, each start creates a folder under <run>/wandb with that id. If a rank is
+killed, records that wandb has not written yet are lost. A resumed run therefore first logs the records of metrics.jsonl
+again. The newest folder then has the whole history: sync that one.
 
-wandb writes in another process, which does not report losses. A missing folder and a full disk are therefore checked
-before each record, with a warning. Training continues.
+wandb writes in another process, which does not report losses. Therefore a missing folder and a full disk are checked
+before each record, and cause a warning. Training continues.
 """
 
 import errno
@@ -30,7 +30,7 @@ class Config(Plugin):
     mode: Literal["online", "offline"] = "online"
     """`offline` writes files for a later upload, without network or key."""
     project: str = "launcher"
-    """Project."""
+    """Name of the project."""
     entity: str | None = None
     """User or team."""
     group: str | None = None
@@ -65,7 +65,7 @@ class Sink(sinks.Sink[Config]):
         self._run.log(record)
 
     def _warn_of_losses(self, step: int) -> None:
-        """Warn once that records may be lost from here on, and where they are kept."""
+        """Warn once for each cause that records may be lost from here on, and say where they are kept."""
         if not self._folder.is_dir():
             what = f"{self._folder.parent} was deleted"
         elif free_bytes(self._folder) < _BLOCK:
@@ -83,13 +83,16 @@ class Sink(sinks.Sink[Config]):
 
 
 def _earlier(about: RunInfo) -> list[Record]:
-    """The records of metrics.jsonl up to the step that this start continues from; the later one of duplicates."""
+    """Return the records of metrics.jsonl up to the step that this start continues from.
+
+    If a step has two records of a kind, the later one is returned.
+    """
     records = {(line["step"], "loss" in line): line for line in RunDir(about.folder).lines()}
     return [line for (step, _), line in records.items() if step <= about.start]
 
 
 def _id(about: RunInfo) -> str:
-    """The wandb id in the run folder, created at the first start."""
+    """Return the wandb id in the run folder. The first start creates it."""
     file = about.folder / paths.WANDB_ID
     if not file.is_file():
         write(file, uuid.uuid4().hex[:16])

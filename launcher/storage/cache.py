@@ -1,5 +1,7 @@
-"""A cache of folders named by their content. One process creates a folder while others wait, and it appears complete or
-not at all. If a process is killed, the next one continues with the parts that are finished."""
+"""A cache of folders named by their content. A folder appears complete or not at all.
+
+One process creates a folder while others wait. If it is killed, the next one continues with the finished parts.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -14,24 +16,28 @@ from launcher.storage import cache_root, lease
 
 @dataclass(frozen=True)
 class FolderCreation:
-    """A folder that is being created. `work`: the folder of finished parts, which outlives a killed process; `whole`:
-    the folder that is renamed at the end."""
+    """A folder that is being created.
+
+    `work`: folder of finished parts, which stays if the process is killed. `whole`: folder that is renamed at the end.
+    """
 
     work: Path
     whole: Path
     lease: lease.Lease
 
     def forget(self) -> None:
-        """Delete the finished parts. Raises lease.LeaseLost where another process holds the lease."""
+        """Delete the finished parts. Raises lease.LeaseLost if another process holds the lease."""
         self.lease.check()
         shutil.rmtree(self.work, ignore_errors=True)
 
 
 @contextmanager
 def making(name: str) -> Iterator[FolderCreation | None]:
-    """Create a folder in the block, which gets its name when the block ends without an error. Yields None where the
-    folder exists, also if another process has created it meanwhile. Raises lease.LeaseLost where another process took
-    this one for dead."""
+    """Create a folder of the cache in the block. It gets its name when the block ends without an error.
+
+    Yields None if the folder exists, also if another process has just created it. Raises lease.LeaseLost if another
+    process has taken over because this one seemed dead, UserError if the cache cannot be created.
+    """
     final = cache_root.prepared(name)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +54,7 @@ def making(name: str) -> Iterator[FolderCreation | None]:
         work.mkdir(exist_ok=True)
         for half in [path for path in work.glob(".*") if path.is_file()]:  # half-written by a killed process
             half.unlink(missing_ok=True)
-        shutil.rmtree(whole, ignore_errors=True)  # of a dead process with the same number
+        shutil.rmtree(whole, ignore_errors=True)  # left by a dead process with the same number
         whole.mkdir()
         yield FolderCreation(work, whole, held)
         flush_tree(whole)
@@ -57,7 +63,7 @@ def making(name: str) -> Iterator[FolderCreation | None]:
         sweep(name)
     except OSError:
         if not final.is_dir():  # else another process took over and has finished
-            held.check()  # or it took over and has removed the missing files
+            held.check()  # raises LeaseLost if another process took over and removed files
             raise
     finally:
         shutil.rmtree(whole, ignore_errors=True)
@@ -65,8 +71,10 @@ def making(name: str) -> Iterator[FolderCreation | None]:
 
 
 def sweep(name: str) -> None:
-    """Remove the remains of all attempts after the folder exists. Not earlier: a process that was taken for dead may
-    still be alive and finish the folder."""
+    """Remove what all attempts have left, after the folder exists.
+
+    Before that, a process that seemed dead may still be alive and finish the folder.
+    """
     final = cache_root.prepared(name)
     for old in final.parent.glob(f".{final.name}.whole-*"):
         shutil.rmtree(old, ignore_errors=True)

@@ -12,7 +12,7 @@ from launcher.config.atomic_files import expanded, is_dir
 
 
 def prepared(name: str) -> Path:
-    """The folder of the prepared data with this name, whether or not it exists."""
+    """Return the folder of the prepared data with this name, whether or not it exists."""
     return paths.cache() / paths.PREPARED / name
 
 
@@ -26,7 +26,7 @@ def kept(name: str, revision: str | None = None) -> Path:
 
 
 def found(name: str, revision: str | None = None) -> str:
-    """The place to load a model from: its copy, else the folder of this name, else the name on the hub."""
+    """Return where to load a model from: its cached copy, else the folder of this name, else the name on the hub."""
     copy, folder = kept(name, revision), expanded(name)
     if copy.is_dir():
         return str(copy)

@@ -1,8 +1,8 @@
-"""The format of a checkpoint: a folder `step-NNNNNNNN` of safetensors files that torch.distributed.checkpoint writes, a
-file for each rank, with `state.json`, `recipe.yaml` and `COMPLETE`. There is no pickle in it.
+"""The format of a checkpoint: a folder `step-NNNNNNNN` of safetensors files, without any pickle.
 
-COMPLETE is written last, with the size and the checksum of every other file. A folder without it is half-written and
-never read, so that a process may be killed at any time.
+torch.distributed.checkpoint writes a safetensors file for each rank. The folder also has state.json, recipe.yaml and
+COMPLETE. COMPLETE is written last, with the size and the checksum of every other file. A folder without it is
+incomplete and never read, so that a process may be killed at any time.
 """
 
 import json
@@ -31,17 +31,17 @@ HALF_WRITTEN = rf"{NAME}|\.{NAME}(\.[0-9a-f]+)?\.partial"
 
 
 def folder_name(step: int) -> str:
-    """The name of the checkpoint of a step."""
+    """Return the folder name of the checkpoint of a step."""
     return f"step-{step:08d}"
 
 
 def partial_name(step: int, token: str) -> str:
-    """The name of a checkpoint that is being written. `token`: hexadecimal, which no other start uses."""
+    """Return the folder name of a checkpoint that is being written. `token`: hexadecimal, used by no other start."""
     return f".{folder_name(step)}.{token}.partial"
 
 
 def checksum(file: Path) -> str:
-    """The XXH3 128-bit hash of a file's bytes, in hexadecimal."""
+    """Return the XXH3 128-bit hash of a file's bytes, in hexadecimal."""
     state = xxhash.xxh3_128()
     with file.open("rb") as data:
         while block := data.read(1 << 22):
@@ -68,7 +68,7 @@ class SavedCheckpoint:
 
     @property
     def advice(self) -> str:
-        """How to continue without this checkpoint where it is damaged."""
+        """Advice for a damaged checkpoint: how to continue without it."""
         return f"move {self.path} away to go on from the checkpoint before it"
 
     @cached_property
@@ -83,8 +83,7 @@ class SavedCheckpoint:
         return value
 
     def verify(self) -> None:
-        """Compare every file with its size and checksum in COMPLETE. Raises DamagedFile that names the first one that
-        differs."""
+        """Compare every file with its size and checksum in COMPLETE. Raises DamagedFile for the first wrong file."""
         mark = self.path / COMPLETE
         try:
             files = strict_json.read(mark, CheckpointFiles, self.advice).files
@@ -102,28 +101,30 @@ class SavedCheckpoint:
                 raise strict_json.damage(file, "its content is not what was written", self.advice)
 
     def tensors(self) -> dict[str, TensorEntry]:
-        """The tensors in it by name: `model.<name>` and `optimizer.<name>.<moment>`."""
+        """Return the shapes and types of the tensors by name: `model.<name>` and `optimizer.<name>.<moment>`."""
         from torch.distributed.checkpoint import HuggingFaceStorageReader
 
         entries = HuggingFaceStorageReader(str(self.path)).read_metadata().state_dict_metadata
         return {name: TensorEntry(tuple(entry.size), entry.properties.dtype) for name, entry in entries.items()}
 
     def read_into(self, tensors: "dict[str, torch.Tensor]", all_ranks: bool) -> None:
-        """Read these tensors in place, each rank its shards. `all_ranks`: every rank of the process group calls it;
-        otherwise this one reads alone."""
+        """Read these tensors in place, each rank its shards.
+
+        `all_ranks`: every rank of the process group makes this call; otherwise this rank reads alone.
+        """
         import torch.distributed.checkpoint as dcp
 
         reader = dcp.HuggingFaceStorageReader(str(self.path))
         _run(lambda: dcp.load(tensors, storage_reader=reader, no_dist=not all_ranks))
 
     def remove(self) -> None:
-        """Remove it, COMPLETE first, so that what is left after a kill counts as half-written."""
+        """Remove the checkpoint, COMPLETE first, so that a killed removal leaves an incomplete checkpoint."""
         (self.path / COMPLETE).unlink(missing_ok=True)
         shutil.rmtree(self.path)
 
 
 def write_tensors(tensors: "dict[str, torch.Tensor]", partial: Path) -> None:
-    """Write the tensors into a new checkpoint's folder, each rank its shards. All ranks call it."""
+    """Write the tensors into the folder of a new checkpoint, each rank its shards. All ranks have to call it."""
     import torch.distributed.checkpoint as dcp
 
     writer = dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True)
@@ -131,8 +132,11 @@ def write_tensors(tensors: "dict[str, torch.Tensor]", partial: Path) -> None:
 
 
 def publish(partial: Path, final: Path, state: JsonObject, recipe: Path, still_ours: Callable[[], bool]) -> bool:
-    """Complete the folder `partial` and rename it to `final`: write the state and the recipe, flush, rename, and write
-    COMPLETE, in this order. Returns False, without a checkpoint, where `still_ours` returns False before the rename."""
+    """Complete the folder `partial` and rename it to `final`. Returns whether the checkpoint exists.
+
+    The state and the recipe are written, everything is flushed, the folder is renamed, and COMPLETE is written, in this
+    order. If `still_ours` returns False before the rename, `partial` is removed and the result is False.
+    """
     (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
     shutil.copyfile(recipe, partial / RECIPE)
     files = {}
@@ -143,7 +147,7 @@ def publish(partial: Path, final: Path, state: JsonObject, recipe: Path, still_o
     if not still_ours():
         shutil.rmtree(partial, ignore_errors=True)
         return False
-    if final.exists():  # complete, saved by a start that had lost the lease and did not know it yet
+    if final.exists():  # saved by a start that did not yet know of its lost lease
         SavedCheckpoint(final).remove()
     partial.rename(final)
     flush(final.parent)
@@ -153,13 +157,13 @@ def publish(partial: Path, final: Path, state: JsonObject, recipe: Path, still_o
 
 
 def _run(action: Callable[[], None]) -> None:
-    """Call torch.distributed.checkpoint. Raises RuntimeError with the first rank's failure."""
+    """Call torch.distributed.checkpoint. Raises RuntimeError with the failure of the first rank that failed."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where there is no process group
+        warnings.simplefilter("ignore")  # it warns if there is no process group
         try:
             action()
-        except CheckpointException as error:  # a BaseException, which no handler of failures expects
+        except CheckpointException as error:  # a BaseException, which handlers of failures do not catch
             first = next(iter(error.failures.values()), (error,))[0]
             raise RuntimeError(f"{type(first).__name__}: {first}") from None

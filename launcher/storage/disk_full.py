@@ -1,5 +1,4 @@
-"""Recognise a full disk, an exhausted quota and a limit on file sizes in the errors of any library, and report them in
-one sentence."""
+"""Recognise full disks, exhausted quotas and file size limits in errors of any library, and report them."""
 
 import errno
 import os
@@ -18,19 +17,21 @@ _NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiskFull(RuntimeError):
-    """There is no room for the files of a run. The message is a complete sentence."""
+    """Error: there is no room for the files of a run. The message is a complete sentence."""
 
 
 def number(error: BaseException) -> int | None:
-    """The number of `error` if it is ENOSPC, EDQUOT or EFBIG, else None. Some libraries raise errors of their own with
-    the system's message."""
+    """Return the number of `error` if it is ENOSPC, EDQUOT or EFBIG, else None.
+
+    Errors of a library's own type are recognised by the system's message in their text.
+    """
     if isinstance(error, OSError) and error.errno in _NUMBERS:
         return error.errno
     return next((each for each in _NUMBERS if os.strerror(each) in str(error)), None)
 
 
 def cause(folder: Path, number: int) -> str:
-    """The exhausted resource, for a file in `folder`."""
+    """Return what is exhausted for a file in `folder`: the quota, the file size limit, the inodes or the disk."""
     if number == errno.EDQUOT:
         return f"the quota on the disk of {folder} is used up"
     if number == errno.EFBIG:
@@ -44,7 +45,7 @@ def cause(folder: Path, number: int) -> str:
 
 
 def sentence(folder: Path, number: int, needed: int | None = None, advice: str = "make room there") -> str:
-    """The exhausted resource, the bytes that are needed and free, and advice."""
+    """Return a sentence with the exhausted resource, the bytes that are needed and free, and advice."""
     if number == errno.EFBIG:
         return f"{cause(folder, number)} (raise that limit, or use another disk)"
     sizes = f"{human(free_bytes(folder))} are free"
@@ -54,7 +55,7 @@ def sentence(folder: Path, number: int, needed: int | None = None, advice: str =
 
 
 def unexpected(error: Exception) -> str | None:
-    """The sentence for an error that was not expected; None for other kinds of errors."""
+    """Return a sentence about an unexpected error that a full disk caused; None for any other error."""
     found = number(error)
     if found is None:
         return None
@@ -64,7 +65,7 @@ def unexpected(error: Exception) -> str | None:
 
 
 def _place(error: Exception, folder: Path) -> Path:
-    """`folder`, or the folder of the file that `error` names if it is on another disk."""
+    """Return the full folder: `folder`, shared memory, or that of the file in `error` if it is on another disk."""
     if "shm" in str(error) or "shared memory" in str(error):
         return _SHARED_MEMORY
     if isinstance(error, OSError) and isinstance(error.filename, str):
@@ -81,8 +82,11 @@ def reported(
     advice: str = "make room there",
     kind: Callable[[str], Exception] = DiskFull,
 ) -> Iterator[None]:
-    """Replace an error of a full disk in the block by an exception of `kind` with the sentence and the original's
-    notes. `folder`: where the block writes; `needed`: bytes that it writes."""
+    """Replace an error of a full disk in the block by an exception of `kind`.
+
+    The exception has the sentence about the full disk and the notes of the error. `folder`: where the block writes;
+    `needed`: bytes that it writes.
+    """
     try:
         yield
     except (DiskFull, UserError):

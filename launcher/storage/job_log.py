@@ -1,8 +1,9 @@
 """The log of a run's jobs: RUN/jobs.jsonl, a line for each event. Every process that observes an event appends it.
 
-Events are `submitted`, `started`, `ended`, `requeued` and `cancelled`. Each has the name of its `job`, LAUNCHER_JOB of
-its nodes, which stays the same when the job is requeued, and its `time` in seconds since the epoch. `submitted` and
-`started` have the `id` by which its scheduler knows it then. A start without an end was killed, or its node was lost.
+Events are `submitted`, `started`, `ended`, `requeued` and `cancelled`. Each has a `job` and a `time`: the name of the
+job, which is LAUNCHER_JOB on its nodes and stays the same when the job is requeued, and seconds since the epoch.
+`submitted` and `started` have an `id`: the scheduler's id of the job at that time. If a start has no `ended` event, it
+was killed, or its node was lost.
 """
 
 import json
@@ -19,9 +20,10 @@ from launcher.storage.run_files import JobEvent
 
 Event = JsonObject
 STARTS_PER_JOB = 1000
-"""Numbers of starts for each job of a chain: a start's number is this times the jobs before it, plus its restarts."""
+"""Start numbers for each job of a chain. The number of a start is the count of earlier jobs times this, plus the count
+of restarts of its job."""
 _MOST = 20_000
-"""The largest number of events of a run: some thousand starts."""
+"""Maximum number of events of a run, enough for thousands of starts."""
 _HINT = "take this line out, or move the file away"
 
 
@@ -29,11 +31,11 @@ _HINT = "take this line out, or move the file away"
 class Start:
     """One start of a job.
 
-    `number`: increases with every start, not always by one. `id`: the scheduler's id of the job at this start, if the
-    node knew it. `begun`, `ended`: seconds since the epoch. `first`, `last`: the steps of the newest checkpoints at its
-    start and its end. `code`: the exit code. `why`: the reason of its end: done, failed, time (its time limit), "told"
-    (asked to stop), node (unhealthy or lost), replaced; empty if unknown. `excluded`: nodes that were left out.
-    `error`, `rank`: of a failed start by hand, the message and the rank that failed first.
+    `number`: increases with every start, not always by one. `id`: the scheduler's id of the job at this start; empty:
+    not known. `begun`, `ended`: seconds since the epoch. `first`, `last`: steps of the newest checkpoint at the
+    beginning and at the end. `code`: exit code. `why`: reason of the end: done, failed, time (time limit), "told"
+    (asked to stop), node (unhealthy or lost), replaced; empty: not known. `excluded`: nodes that were left out.
+    `error`, `rank`: if a start by hand failed, the message and the rank that failed first.
     """
 
     number: int
@@ -53,9 +55,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Job:
-    """A job over all its starts. `scheduler`: the kind of scheduler that knows it, if any; `options`: its section of
-    the profile, if recorded. `ids`: the scheduler's ids of the job and of those chained to it, the newest last.
-    `submitted`, `cancelled`, `requeued`: seconds since the epoch."""
+    """A job over all its starts.
+
+    `scheduler`: kind of its scheduler; empty: none. `options`: the scheduler's section of the profile; None: not
+    recorded. `ids`: the scheduler's ids of the job and of the jobs chained to it, the newest last. `submitted`,
+    `cancelled`, `requeued`: seconds since the epoch.
+    """
 
     name: str
     cluster: str = ""
@@ -70,19 +75,26 @@ class Job:
 
     @property
     def scheduled(self) -> bool:
-        """Whether it has a name from a scheduler, or from a start on several hosts."""
+        """Whether the name comes from a scheduler or from a start on several hosts.
+
+        Otherwise the job was started by hand on this machine.
+        """
         return self.name != BY_HAND
 
     @property
     def requeues(self) -> int:
-        """The number of restarts, including one that is about to happen. Slurm logs no event when it requeues a job
-        whose node was lost."""
+        """Number of restarts, including one that is about to happen.
+
+        Starts count too, because Slurm logs no event when it requeues a job after its node was lost.
+        """
         return max(len(self.requeued), len({start.number for start in self.starts}) - 1)
 
 
 def append(folder: RunDir, event: Mapping[str, object]) -> None:
-    """Append an event. Its time is now unless it has one. Raises OSError where the line cannot be written
-    completely."""
+    """Append an event. If it has no time, the current time is added.
+
+    Raises OSError if the line cannot be written completely.
+    """
     line = (json.dumps({**event, "time": event.get("time", time.time())}) + "\n").encode()
     handle = os.open(folder.job_log, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
@@ -96,8 +108,10 @@ def append(folder: RunDir, event: Mapping[str, object]) -> None:
 
 
 def read(folder: RunDir) -> list[Event]:
-    """The events in their order. Incomplete lines, and lines that are no events, are ignored. Raises DamagedFile for a
-    damaged event."""
+    """Return the events in their order; empty: no log exists.
+
+    Incomplete lines, and lines that are no events, are ignored. Raises DamagedFile for a damaged event.
+    """
     there, found = folder.job_log, list[Event]()
     if not strict_json.exists(there):
         return found
@@ -113,7 +127,7 @@ def read(folder: RunDir) -> list[Event]:
 
 
 def _event(line: bytes) -> Event | None:
-    """Parse a line; None where it is no event. Raises Wrong for an event with invalid values."""
+    """Parse a line. Returns None if it is no event. Raises Wrong for an event with invalid values."""
     try:
         event = strict_json.parse(line)
     except Wrong:
@@ -125,7 +139,7 @@ def _event(line: bytes) -> Event | None:
 
 
 def story(events: Iterable[Event]) -> list[Job]:
-    """The jobs, in the order of their first events."""
+    """Return the jobs, in the order of their first events."""
     jobs = dict[str, Job]()
     for event in events:
         name = event["job"]
@@ -139,12 +153,12 @@ BY_HAND = "by-hand"
 
 
 def _after(job: Job, event: Event) -> Job:
-    """The job after an event."""
+    """Return the job after an event."""
     when = _number(event.get("time"))
     match event["event"]:
         case "submitted":
             cluster, script = str(event.get("cluster", "")), str(event.get("script", ""))
-            kind = str(event.get("scheduler", "slurm"))  # earlier launchers knew no other
+            kind = str(event.get("scheduler", "slurm"))  # earlier launchers had no other scheduler
             id = str(event.get("id") or job.name)
             ids = (id, *(one for one in job.ids if one not in (id, job.name)))
             job = replace(job, cluster=cluster, scheduler=kind, options=event.get("options"), script=script)
@@ -163,13 +177,16 @@ def _after(job: Job, event: Event) -> Job:
 
 
 def _with_id(job: Job, id: str) -> Job:
-    """The job with one more id, unless that is empty or known."""
+    """Return the job with one more id, or unchanged if the id is empty or known."""
     return job if not id or id in job.ids else replace(job, ids=(*job.ids, id))
 
 
 def _slurm_id(job: Job, id: object, event: Event) -> str:
-    """The id in an event of Slurm's batch script, or of an earlier launcher. That of an array's task is its array with
-    its index, also in an array that was chained to the first; the event has another number of the task."""
+    """Return the job's id in an event of Slurm's batch script or of an earlier launcher; empty: none.
+
+    For a task of an array this is ARRAY_INDEX, because the event has the task's own number. A chained array has another
+    ARRAY and the same INDEX.
+    """
     _, array, index = job.name.partition("_")
     if not id or not array:
         return str(id or "")
@@ -188,7 +205,10 @@ def _start(job: Job, event: Event, when: float) -> Start:
 
 
 def _ended(starts: Sequence[Start], event: Event, when: float) -> tuple[Start, ...]:
-    """The starts after the end of the newest one with the event's number. One without a `started` event is added."""
+    """Return the starts, with the end added to the newest one that has the event's number.
+
+    If no start has it, because its `started` event is missing, a start is added.
+    """
     number = int(_number(event.get("start")))
     step, code = event.get("step"), event.get("code")
     at = next((i for i in reversed(range(len(starts))) if starts[i].number == number), None)

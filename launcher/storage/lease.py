@@ -1,9 +1,9 @@
 """Leases: an exclusive right among processes on any number of machines that share a folder.
 
-The holder writes heartbeats into a file. A holder without a heartbeat for a while is taken for dead, and another
-process takes over by creating the file with the next number, which only one process can. A holder that was wrongly
-taken for dead finds the newer file. Heartbeats are counters, not times, because the clocks of machines may differ. File
-locks do not work here: on a shared disk they outlive a lost machine, or have no effect.
+The holder writes heartbeats into a file. If they stop for a while, the holder counts as dead, and another process takes
+over: it creates the file with the next number, which only one process can do. If a holder was wrongly counted as dead,
+it finds the newer file. Heartbeats are counters, not times, because the clocks of machines may differ. File locks do
+not work here: on a shared disk they outlive a lost machine, or have no effect.
 """
 
 import logging
@@ -18,18 +18,21 @@ from launcher.storage.lease_file import newest as _newest
 BEAT = 2.0
 """Seconds between two beats."""
 SILENCE = 10.0
-"""Seconds without a beat after which a holder is taken to be dead."""
+"""Seconds without a beat after which a holder counts as dead."""
 
 _log = logging.getLogger(__name__)
 
 
 class LeaseLost(Exception):
-    """Another process has taken over, or may have: this one sent no heartbeat for too long, its file or folder is gone
-    or cannot be read, or its job has a later start."""
+    """Error: another process has taken over the lease, or may have.
+
+    It may have if this process sent no heartbeat for too long, if the file or folder is gone or cannot be read, or if
+    the job has a later start.
+    """
 
 
 class LeaseHeld(Exception):
-    """Another process holds the lease and is alive."""
+    """Error: another process holds the lease and is alive."""
 
 
 class Lease:
@@ -48,8 +51,10 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether another process has probably taken over: it removes this file. Cheap enough for every step; `check`
-        is certain."""
+        """Whether another process has probably taken over, which removes this file.
+
+        The test is cheap enough for every step. `check` is certain.
+        """
         try:
             self._file.lstat()
         except (FileNotFoundError, NotADirectoryError):
@@ -59,8 +64,10 @@ class Lease:
         return self._lost
 
     def check(self) -> None:
-        """Raises LeaseLost where another process holds it, or may hold it: the disk has only given errors for SILENCE
-        seconds."""
+        """Raise LeaseLost if another process holds the lease, or may hold it.
+
+        It may hold it if the disk has only given errors for SILENCE seconds.
+        """
         try:
             self._confirm()
             self._unknown_since = None
@@ -72,7 +79,7 @@ class Lease:
                 raise LeaseLost(f"{self._file}: {what}; another process may have taken over") from None
 
     def _confirm(self) -> None:
-        """Raises LeaseLost where another process holds it, OSError where the disk does not tell."""
+        """Raise LeaseLost if another process holds the lease, OSError if the disk cannot be read."""
         found, newest = read(self._file), _newest(*split_name(self._file))
         if newest is None and is_gone(self._file.parent):
             raise LeaseLost(f"{self._file.parent} is gone: deleted, or moved away")
@@ -108,8 +115,11 @@ class Lease:
 
 
 def acquire(folder: Path, name: str, done: Path, what: str) -> Lease | None:
-    """Wait for the lease of this name in a folder. Returns None as soon as `done` exists. `what`: the holder's task,
-    for the message to the waiting user. Raises OSError where the folder cannot be read for SILENCE seconds."""
+    """Wait for the lease of this name in a folder. Returns None as soon as `done` exists.
+
+    `what`: the holder's task, for the message to the waiting user. Raises OSError if the folder cannot be read for
+    SILENCE seconds.
+    """
     newest, told = _NewestLease(folder, name), None
     while not done.exists():
         if newest.update():
@@ -118,7 +128,7 @@ def acquire(folder: Path, name: str, done: Path, what: str) -> Lease | None:
                 lease = _take(newest.next_file())
                 if lease is not None and not done.exists():
                     return lease
-                if lease is not None:  # the previous holder has finished meanwhile
+                if lease is not None:  # the previous holder has just finished
                     lease.release()
             elif holder is not None and told != holder.nonce:
                 told = holder.nonce
@@ -128,9 +138,12 @@ def acquire(folder: Path, name: str, done: Path, what: str) -> Lease | None:
 
 
 def claim(folder: Path, name: str) -> Lease:
-    """Take the lease of this name in a folder from a holder that is dead, sends no heartbeats, or is an earlier start
-    of this job. Waits up to SILENCE for a live holder to release it. Raises LeaseHeld where it does not, LeaseLost
-    where it is a later start of this job, OSError where the folder cannot be read for SILENCE seconds."""
+    """Take the lease of this name in a folder. Waits up to SILENCE seconds for a live holder to release it.
+
+    A holder is replaced if it is dead, sends no heartbeats, or is an earlier start of this job. Raises LeaseHeld if it
+    keeps the lease, LeaseLost if it is a later start of this job, OSError if the folder cannot be read for SILENCE
+    seconds.
+    """
     mine, newest, begun = Holder.this(), _NewestLease(folder, name), time.monotonic()
     while True:
         if newest.update():
@@ -149,8 +162,10 @@ def claim(folder: Path, name: str) -> Lease:
 
 
 class _NewestLease:
-    """The newest lease of a name, as a process that waits for it sees it. `file`, `holder`: None where there is none;
-    `silence`: seconds for which it has been read without a change."""
+    """The newest lease of a name, as observed by a process that waits for it.
+
+    `file`, `holder`: None if there is no lease. `silence`: seconds for which it has been read without a change.
+    """
 
     def __init__(self, folder: Path, name: str):
         self._folder, self._name = folder, name
@@ -160,8 +175,10 @@ class _NewestLease:
         self.silence = 0.0
 
     def update(self) -> bool:
-        """Read it again. Returns False where the disk does not tell; the silence then begins anew. Raises OSError after
-        SILENCE seconds of that."""
+        """Read the lease again. Returns False if the disk cannot be read; the silence then starts again from 0.
+
+        Raises OSError if the disk cannot be read for SILENCE seconds.
+        """
         now = time.monotonic()
         try:
             file = _newest(self._folder, self._name)
@@ -181,7 +198,7 @@ class _NewestLease:
 
 
 def sweep(folder: Path, name: str) -> None:
-    """Remove the files of former holders, after `done` exists."""
+    """Remove the files of former holders. The folder `done` of `acquire` has to exist."""
     for file in folder.glob(f"{name}.lease-*"):
         with suppress(OSError):
             file.unlink()

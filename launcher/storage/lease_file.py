@@ -1,4 +1,4 @@
-"""Files of leases: `<name>.lease-<number>`, each with its holder. The one with the highest number is valid."""
+"""Files of leases: `<name>.lease-<number>`, each with its holder. The file with the highest number is valid."""
 
 import errno
 import json
@@ -21,14 +21,16 @@ from launcher.config import env_vars, strict_json
 from launcher.config.strict_json import DamagedFile, Stored, Word
 
 _NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENOTDIR)
-"""Errors by which no regular file has the name of a lease. After any other, nothing is known of it."""
+"""Numbers of errors that show that the name belongs to no regular file. After other errors, nothing is known."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The holder of a lease, as its file describes it. `here`: the machine and process namespace of `pid`; `born`: the
-    start time of the process; `nonce`: unique for each holder; `job`, `start`: the scheduler's job and the number of
-    its start; `beat`: the count of heartbeats."""
+    """The holder of a lease, as its file describes it.
+
+    `here`: machine and process namespace of `pid`. `born`: start time of the process. `nonce`: unique for each holder.
+    `job`, `start`: job of the scheduler and number of its start. `beat`: count of heartbeats.
+    """
 
     host: str
     here: str
@@ -46,22 +48,25 @@ class Holder:
         return cls(socket.gethostname(), process_namespace(), pid, _born(pid), uuid.uuid4().hex, job, start)
 
     def line(self) -> bytes:
-        """The content of the file. Its length is constant, so that a heartbeat needs no space on a full disk."""
+        """Return the content of the file. Its length is constant, so that a heartbeat needs no space on a full disk."""
         return json.dumps({**vars(self), "beat": f"{self.beat:012}"}).encode()
 
     def replaces(self, other: "Holder") -> bool:
-        """Whether this holder may take over from a live `other`: it is a later start of the same job, a later attempt
-        of the same start, or the same process. The other one may still run on a node that its scheduler has lost."""
+        """Return whether this holder may take over from a live `other`.
+
+        It may if it is a later start of the same job, a later attempt of the same start, or the same process. The other
+        one may still run on a node that its scheduler has lost.
+        """
         if (self.here, self.pid, self.born) == (other.here, other.pid, other.born):
             return True
         return self.job != "" and self.job == other.job and self.start >= other.start
 
     def local(self) -> bool:
-        """Whether its process is visible from this one."""
+        """Return whether the holder's process is visible from this process."""
         return self.here == process_namespace()
 
     def dead(self) -> bool:
-        """Whether its process has certainly ended. False for a process on another machine."""
+        """Return whether the holder's process has certainly ended; False for a process on another machine."""
         if not self.local():
             return False
         try:
@@ -77,8 +82,10 @@ class Holder:
 
 
 def read(file: Path) -> Holder | None:
-    """Read the holder from the file of a lease; None where it does not exist or is incomplete. Raises OSError where it
-    cannot be read now."""
+    """Return the holder in the file of a lease; None: the file does not exist or is incomplete.
+
+    Raises OSError if the file cannot be read at the moment.
+    """
     try:
         line = strict_json.read(file, _Line, "")
     except DamagedFile as damaged:
@@ -102,15 +109,20 @@ class _Line(Stored):
 
 
 def held(folder: Path, name: str) -> tuple[Path, Holder] | None:
-    """The newest lease of this name in a folder, and its holder, dead or alive. Raises OSError."""
+    """Return the newest lease of this name in a folder, and its holder, dead or alive; None: no lease.
+
+    Raises OSError.
+    """
     file = newest(folder, name)
     holder = None if file is None else read(file)
     return None if file is None or holder is None else (file, holder)
 
 
 def newest(folder: Path, name: str) -> Path | None:
-    """The lease with the highest number. Raises OSError where the folder cannot be read now (pathlib's glob would find
-    nothing)."""
+    """Return the lease with the highest number; None: no lease.
+
+    Raises OSError if the folder cannot be read at the moment. The glob of pathlib would then find nothing.
+    """
     try:
         names = os.listdir(folder)  # noqa: PTH208 (names alone)
     except (FileNotFoundError, NotADirectoryError):
@@ -120,7 +132,7 @@ def newest(folder: Path, name: str) -> Path | None:
 
 
 def is_gone(folder: Path) -> bool:
-    """Whether there is no such folder. Raises OSError where that is not known."""
+    """Return whether there is no such folder. Raises OSError if this is not known."""
     try:
         return not stat.S_ISDIR(folder.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -136,7 +148,10 @@ def number(file: Path) -> int:
 
 
 def _born(pid: int) -> float:
-    """The start time of a process; on Linux in ticks since the boot of the machine, which no clock change affects."""
+    """Return the start time of a process, in seconds since the epoch; on Linux in ticks since the boot of the machine.
+
+    A change of the clock does not affect the ticks.
+    """
     if sys.platform == "linux":
         return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     return psutil.Process(pid).create_time()
@@ -144,8 +159,10 @@ def _born(pid: int) -> float:
 
 @cache
 def process_namespace() -> str:
-    """Identify the host, its boot and the PID namespace. A process id is unique only within these: a container has its
-    own."""
+    """Return a text that identifies the host, its boot and the PID namespace.
+
+    A process id is unique only within these: a container has its own namespace.
+    """
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts += [

@@ -15,12 +15,15 @@ from launcher.storage import lease, lease_file
 from launcher.storage.lease_file import Holder
 
 RECENT = 30.0
-"""Seconds after its last heartbeat during which a holder on another machine is taken for alive."""
+"""Seconds after its last heartbeat during which a holder on another machine counts as alive."""
 
 
 def holders(folders: Iterable[Path], name: str) -> dict[Path, Holder]:
-    """The live holders of the lease of this name, by folder. A holder on another machine has to have a recent
-    heartbeat, by the clock of the folder's file system, or a new one now where that clock cannot be read."""
+    """Return the live holders of the lease of this name, by folder.
+
+    A holder on another machine is live if its last heartbeat is recent by the clock of the folder's file system. If
+    that clock cannot be read, it is live if it sends a new heartbeat now.
+    """
     found = {folder: held for folder in folders if (held := _held(folder, name)) and not held[1].dead()}
     silent, unknown = set[Path](), dict[Path, Path]()
     for folder, (file, holder) in found.items():
@@ -37,13 +40,13 @@ def holders(folders: Iterable[Path], name: str) -> dict[Path, Holder]:
 
 
 def _held(folder: Path, name: str) -> tuple[Path, Holder] | None:
-    with suppress(OSError):  # of one of many folders
+    with suppress(OSError):  # one folder of many
         return lease_file.held(folder, name)
     return None
 
 
 def _heard(files: Collection[Path]) -> set[Path]:
-    """The leases that get a new heartbeat within the time of three."""
+    """Return the leases that get a new heartbeat within the time of three heartbeats."""
     first, heard = {file: _read(file) for file in files}, set[Path]()
     end = time.monotonic() + 3 * lease.BEAT
     while len(heard) < len(first) and time.monotonic() < end:
@@ -59,7 +62,7 @@ def _read(file: Path) -> Holder | None:
 
 
 def _disk_time(folder: Path) -> float | None:
-    """The time by the clock of a folder's file system, in seconds since the epoch; None where it cannot be read."""
+    """Return the time by the clock of a folder's file system, in seconds since the epoch; None: it cannot be read."""
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             return os.fstat(probe.fileno()).st_mtime
@@ -68,7 +71,7 @@ def _disk_time(folder: Path) -> float | None:
 
 
 def _beaten(file: Path) -> float:
-    """The time of the last heartbeat, by the same clock."""
+    """Return the time of the last heartbeat, by the clock of the file system; minus infinity: it cannot be read."""
     try:
         return file.stat().st_mtime
     except OSError:

@@ -1,4 +1,4 @@
-"""Folders that appear complete or not at all, however many processes write one, and whichever is killed."""
+"""Folders that appear complete or not at all, even if several processes write the same folder, or are killed."""
 
 import hashlib
 import os
@@ -17,9 +17,11 @@ from launcher.storage.lease_file import process_namespace
 
 @contextmanager
 def filling(final: Path) -> Iterator[Path]:
-    """Create a hidden folder beside `final` to fill. When the block ends without an error, it is flushed and renamed to
-    `final`, which has to be missing or empty by then; otherwise it is removed. Those that killed processes of this
-    machine left are removed first. Raises OSError."""
+    """Yield a hidden folder beside `final`, and rename it to `final` when the block ends without an error.
+
+    By then, `final` has to be missing or empty. The folder is flushed before the rename, and removed after an error.
+    Folders that killed processes of this machine have left are removed first. Raises OSError.
+    """
     aside = final.with_name(f".{final.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
     try:
         aside.mkdir(parents=True)
@@ -32,7 +34,7 @@ def filling(final: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(final: Path) -> None:
-    """Remove the hidden folders of processes of this machine that have ended. One on another machine may still live."""
+    """Remove the hidden folders of ended processes of this machine. A process on another machine may still be alive."""
     ours = re.compile(rf"{re.escape(f'.{final.name}.{_machine()}-')}(\d+)-[0-9a-f]+\.partial")
     with suppress(OSError):
         for path in list(final.parent.iterdir()):
@@ -41,5 +43,5 @@ def _remove_abandoned(final: Path) -> None:
 
 
 def _machine() -> str:
-    """A short name of the machine and the container in which the number of this process is unique."""
+    """Return a short name of the machine and container, within which a process id is unique."""
     return hashlib.blake2b(process_namespace().encode(), digest_size=4).hexdigest()

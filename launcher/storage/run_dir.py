@@ -49,11 +49,11 @@ class RunDir:
 
     @property
     def jobs(self) -> Path:
-        """The scripts of jobs, and the files by which the nodes of a start find each other."""
+        """Folder of the scripts of jobs, and of the files through which the nodes of a start find each other."""
         return self.path / paths.JOBS
 
     def start_folder(self, job: str, number: int) -> Path:
-        """The folder of the rendezvous of the nodes of a start."""
+        """Return the folder for the rendezvous of a start's nodes."""
         return self.jobs / paths.start_name(job, number)
 
     @property
@@ -83,7 +83,7 @@ class RunDir:
         return self.path / paths.LOGS
 
     def job_output(self, id: str) -> Path:
-        """The output of a job, by its scheduler's id."""
+        """Return the output file of a job. `id`: the scheduler's id of the job."""
         return self.logs / paths.job_output(id)
 
     @property
@@ -100,39 +100,41 @@ class RunDir:
         return self.path / paths.MODEL
 
     def whole(self) -> list[SavedCheckpoint]:
-        """The complete checkpoints, the oldest first."""
+        """Return the complete checkpoints, the oldest first."""
         found = [path for path in self._checkpoints(checkpoint_format.NAME) if is_file(path / COMPLETE)]
         return sorted(map(SavedCheckpoint, found), key=lambda saved: saved.step)
 
     def half_written(self) -> list[Path]:
-        """The remains of killed saves, which the next save removes. Folders with other names belong to the user."""
+        """Return what killed saves have left, for the next save to remove. Other folders belong to the user."""
         found = self._checkpoints(checkpoint_format.HALF_WRITTEN)
         return sorted(p for p in found if p.is_dir() and not is_file(p / COMPLETE))
 
     def _checkpoints(self, names: str) -> list[Path]:
-        """The entries of the checkpoints folder with such a name; none where it cannot be read."""
+        """Return the entries of the checkpoints folder that match the pattern `names`; empty: it cannot be read."""
         try:
             return [path for path in self.checkpoints.iterdir() if re.fullmatch(names, path.name)]
         except OSError:
             return []
 
     def superseded(self, keep: int) -> list[SavedCheckpoint]:
-        """The complete checkpoints that are neither among the `keep` newest nor the best one."""
+        """Return the complete checkpoints that are neither among the `keep` newest nor the best one."""
         whole = self.whole()
         kept = [*whole[-keep:], best(whole)]
         return [saved for saved in whole if saved not in kept]
 
     def spare(self, keep: int) -> list[SavedCheckpoint]:
-        """The checkpoints that a save may remove before it writes, if the disk is full; never the newest."""
+        """Return the checkpoints that a save may remove before it writes, if the disk is full; never the newest."""
         return self.superseded(max(1, keep - 1))
 
     def reclaimable_bytes(self, keep: int) -> int:
-        """Bytes that a save can free before it writes."""
+        """Return the bytes that a save can free before it writes."""
         return sum(map(allocated_bytes, [*self.half_written(), *(saved.path for saved in self.spare(keep))]))
 
     def saved(self, which: str | int) -> SavedCheckpoint:
-        """The checkpoint `latest`, `best` (by the watched metric) or of a step. Raises UserError that lists those that
-        exist."""
+        """Return the checkpoint of a step, or `latest`, or `best` by the watched metric.
+
+        Raises UserError with a list of the existing ones.
+        """
         whole = self.whole()
         if not whole:
             raise UserError(f"{self.checkpoints}: no whole checkpoint in it (train this run first)")
@@ -147,7 +149,7 @@ class RunDir:
         raise UserError(f"{self.checkpoints}: no whole checkpoint of step {which} (there are: {steps}, latest, best)")
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raises UserError where a recipe with another trajectory has trained in this folder."""
+        """Raise UserError if a recipe with another trajectory has trained in this folder."""
         if not self.recipe.is_file() or not (self.whole() or self.metrics.is_file()):
             return
         there = trajectory(load.stored(self.recipe).value)
@@ -160,8 +162,11 @@ class RunDir:
             raise UserError(f"{self.path}: made by another recipe: {first}{more} ({advice})")
 
     def lines(self, last: int | None = None) -> Iterator[JsonObject]:
-        """The records of the metrics in their order, without an incomplete last line; only those in the `last` bytes of
-        the file, if given. Raises DamagedFile for the first damaged one."""
+        """Yield the records of the metrics in their order, without an incomplete last line.
+
+        `last`: only the records in this many bytes at the end of the file. Raises DamagedFile for the first damaged
+        record.
+        """
         if not strict_json.exists(self.metrics):
             return
         begin = 0 if last is None else max(0, strict_json.size(self.metrics, _LINE) - last)
@@ -176,8 +181,7 @@ class RunDir:
             yield record
 
     def check_files(self) -> None:
-        """Raises DamagedFile for damage in the metrics or in the state of the newest checkpoint, which a start
-        reads."""
+        """Raise DamagedFile if the metrics or the state of the newest checkpoint, which a start reads, are damaged."""
         problems = list[str | Problem]()
         for read in (lambda: deque(self.lines(), maxlen=0), lambda: [saved.state for saved in self.whole()[-1:]]):
             try:
@@ -188,8 +192,10 @@ class RunDir:
             raise DamagedFile(problems)
 
     def mend_metrics(self) -> str | None:
-        """Remove an incomplete last line, which a killed process leaves. Returns a note if there was one. Raises
-        DamagedFile where the metrics are no file."""
+        """Remove an incomplete last line of the metrics, which a killed process leaves.
+
+        Returns a note; None: the last line was complete. Raises DamagedFile if the metrics are no regular file.
+        """
         if not strict_json.exists(self.metrics):
             return None
         with strict_json.opened(self.metrics, _LINE) as data:
@@ -202,7 +208,7 @@ class RunDir:
 
 
 def _after_newline(data: BinaryIO, end: int) -> int:
-    """The offset after the last newline before `end`; 0 without one."""
+    """Return the offset after the last newline before `end`; 0: there is none."""
     while end > 0:
         begin = max(0, end - _BLOCK)
         data.seek(begin)
@@ -213,8 +219,10 @@ def _after_newline(data: BinaryIO, end: int) -> int:
 
 
 def over(newest: SavedCheckpoint | None, steps: int | None) -> str | None:
-    """The reason why nothing is left to train after the newest checkpoint, if so. `steps`: of the whole run, if
-    known."""
+    """Return why nothing is left to train after the newest checkpoint; None: something is left.
+
+    `steps`: steps of the whole run, if known.
+    """
     if newest is not None and newest.state.get("enough"):
         return f"stopped early at step {newest.step} (another name starts another run)"
     if newest is not None and steps is not None and newest.step >= steps:
@@ -223,8 +231,11 @@ def over(newest: SavedCheckpoint | None, steps: int | None) -> str | None:
 
 
 def best(whole: list[SavedCheckpoint]) -> SavedCheckpoint | None:
-    """The checkpoint with the best value of the metric that was watched last, among those saved at an evaluation.
-    Damaged ones are ignored."""
+    """Return the checkpoint with the best value of the watched metric; None: there is none.
+
+    Checkpoints count if they were saved at an evaluation and watched the same metric as the newest one. Damaged ones
+    are ignored.
+    """
     found = dict[SavedCheckpoint, tuple[str, float]]()
     for saved in whole:
         with suppress(DamagedFile, ValueError, KeyError, TypeError):

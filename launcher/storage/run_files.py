@@ -1,5 +1,7 @@
-"""The types of what is in the files of a run folder, as this and earlier launchers wrote them. The names of the files
-are in launcher.config.paths."""
+"""Types of the content of the files in a run folder, as this and earlier launchers wrote them.
+
+The names of the files are in launcher.config.paths.
+"""
 
 import math
 from typing import Annotated
@@ -36,16 +38,18 @@ RegressionTargets = Annotated[JsonObject, AfterValidator(_numbers)]
 
 
 class WatchedMetric(Stored):
-    """The watched metric, which decides on the best checkpoint. Lower values are better."""
+    """The metric that decides on the best checkpoint. Lower values are better."""
 
     metric: Word = ""
     value: Annotated[float, Field(allow_inf_nan=True)] = math.inf
 
 
 class CheckpointState(Stored):
-    """state.json of a checkpoint: the progress of the run. `history`: the step and the watched value of each
-    evaluation. `scale`: the loss scale, and the steps since it changed. `draws`: the version of the dropout
-    algorithm."""
+    """Content of a checkpoint's state.json: the progress of the run.
+
+    `history`: step and watched value of each evaluation. `scale`: loss scale, and number of steps since it changed.
+    `draws`: version of the dropout algorithm.
+    """
 
     step: Count
     samples: Count = 0
@@ -69,19 +73,19 @@ class CheckpointState(Stored):
 
 
 class CheckpointFiles(Stored):
-    """COMPLETE of a checkpoint: the size in bytes and the checksum of each file."""
+    """Content of a checkpoint's COMPLETE: the size in bytes and the checksum of each file."""
 
     files: Annotated[dict[PlainName, Annotated[list[object], AfterValidator(_sized)]], Field(min_length=1)]
 
 
 class PlanSummary(Stored):
-    """The part of plan.json that a list of runs shows, of any version of the launcher."""
+    """The part of plan.json that a list of runs shows. Every version of the launcher writes it."""
 
     steps: Count | None = None
 
 
 class Environment(Stored):
-    """environment.json."""
+    """Content of environment.json."""
 
     python: Word = ""
     git: Word | None = None
@@ -95,8 +99,10 @@ def _no_option(text: str) -> str:
 
 
 class JobEvent(Stored):
-    """A line of jobs.jsonl; its keys depend on the event. Job names and ids become parts of paths and arguments of a
-    scheduler's commands."""
+    """A line of jobs.jsonl. The keys depend on the event.
+
+    Job names and ids become parts of paths and arguments of a scheduler's commands, and are therefore restricted.
+    """
 
     event: Word
     job: Annotated[PlainName, AfterValidator(_no_option)]
