@@ -74,7 +74,7 @@ def server(environment: Mapping[str, str]) -> Server | None:
 
 @contextmanager
 def in_this_environment() -> Iterator[None]:
-    """Fork from another server within the block, for many commands with other values of the variables in `_AT_START`."""
+    """Fork from another server within the block: for many commands with other values of those in `_AT_START`."""
     global _server, _session
     before = _server, _session
     _server, _session = None, _at_start(os.environ)
