@@ -1,9 +1,8 @@
-"""Policy gradients: a small causal language model learns to write completions that a user's reward function scores
-higher.
+"""Policy gradients: a small causal language model learns completions that a user's reward function scores higher.
 
-It stays close to its initial weights. The method is REINFORCE; the baseline is the mean reward of the other completions
-of the same prompt (RLOO: Kool, van Hoof and Welling, 2019). A prompt's loss does not depend on the rest of its batch.
-All samples are a function of (seed, epoch, prompt, completion, position) and of the model.
+The model stays close to its initial weights. The method is REINFORCE; the baseline is the mean reward of the other
+completions of the same prompt (RLOO: Kool, van Hoof and Welling, 2019). A prompt's loss does not depend on the rest of
+its batch. All samples are a function of (seed, epoch, prompt, completion, position) and of the model.
 """
 
 import math
