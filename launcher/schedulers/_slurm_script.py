@@ -105,8 +105,8 @@ def render(request: JobRequest, config: "Config") -> BatchScript:
 
 
 def _files() -> dict[str, str]:
-    """Return the files that the script uses, in a run folder and in the folder of a start, by their names in the
-    script."""
+    """Return the files of a run folder, and of the folder of a start, that the script uses. Keys are names in the
+    template."""
     report, verdict = (paths.node_message(kind, 0) for kind in (paths.NODE_REPORT, paths.NODE_VERDICT))
     return {
         "plan": paths.PLAN,
