@@ -93,8 +93,7 @@ def build(
 
 
 def _batches(run: run_setup.PreparedRun, task: Task, process: ProcessGroup) -> tuple[Batches, Parts | None]:
-    """Return this rank's part of the global batches of training, and of the validation samples (None: there are
-    none)."""
+    """Return this rank's part of the training batches, and of the validation samples (None: there are none)."""
     recipe, facts = run.recipe, run.facts
     rank, world = process.data_parallel_rank, process.data_parallel_size
     training = Batches(

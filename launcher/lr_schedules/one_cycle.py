@@ -34,8 +34,7 @@ class Config(ScheduleConfig):
 
 class Schedule(lr_schedules.Schedule[Config]):
     def after_warmup(self, step: int, evaluations: Sequence[Evaluation]) -> float:
-        """Return the factor as torch's OneCycleLR: its peak is one step before the fraction `peak_at` of the run is
-        complete."""
+        """Return the factor as torch's OneCycleLR: the peak is one step before the end of the fraction `peak_at`."""
         config, last = self.config, self.steps - 1
         anneal = half_cosine if config.anneal == "cosine" else _linear
         peak = max(0.0, config.peak_at * self.steps - 1)

@@ -1,5 +1,4 @@
-"""Functions for all kinds of transformers models: fitting a configuration to the requirements, and building a
-module."""
+"""Functions for all transformers models: fitting a configuration to the requirements, and building a module."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -75,8 +75,8 @@ def _imported(path: str) -> Callable[..., Any]:
 
 
 def _arguments(make: Callable[..., Any], config: Config, requirements: ModelRequirements) -> JsonObject:
-    """Return the arguments of the function: the options, and those that it can receive of the standard ones. Raises
-    UserError for unknown options and missing arguments."""
+    """Return the arguments of the function: the options, and the standard arguments in its signature. Raises UserError
+    for unknown options and missing arguments."""
     parameters = inspect.signature(make).parameters
     words = {
         "vocab_size": requirements.vocab_size,

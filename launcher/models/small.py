@@ -30,8 +30,8 @@ class Config(ModelConfig):
 
     kind: Literal["small"] = "small"
     type: Literal["linear", "mlp", "cnn"]
-    """`linear`, `mlp` (hidden layers), or `cnn`: blocks of a 3 x 3 convolution and a pooling that halves the image,
-    then hidden layers."""
+    """`linear`, `mlp` (hidden layers), or `cnn` (blocks, then hidden layers). A block is a 3 x 3 convolution and a
+    pooling that halves the image."""
     channels: list[Size] | None = Field(None, min_length=1)
     """Channels of each block of a cnn."""
     hidden: list[Size] | None = None

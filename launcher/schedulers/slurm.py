@@ -130,8 +130,8 @@ class Config(SchedulerConfig):
     leave: PositiveInt = 120
     """Seconds before the time limit at which the run saves a checkpoint and ends."""
     requeue: Literal["requeue", "chain", "never"] = "requeue"
-    """How an interrupted job continues: `requeue` (scontrol requeue), `chain` (a dependent job, if the site forbids
-    requeueing), or `never`."""
+    """How an interrupted job continues. `requeue`: by scontrol requeue; `chain`: by a dependent job, if the site
+    forbids requeueing; `never`: not at all."""
     max_requeues: int = Field(100, ge=0)
     """Maximum number of times that a job continues after an interruption."""
     spares: int = Field(0, ge=0)

@@ -89,8 +89,8 @@ class Engine(ABC):
 
 @dataclass(frozen=True)
 class EngineParts:
-    """The parts from which a strategy makes an engine: a model on its device, and an `optimizer`, whose `for_model`
-    builds the torch optimiser."""
+    """A model on its device, before a strategy makes an engine of it. `optimizer`: its `for_model` builds the torch
+    optimiser."""
 
     model: "torch.nn.Module"
     probe: "ModelProbe"
@@ -130,8 +130,7 @@ class Strategy(ABC, Generic[C_co]):
     @staticmethod
     @abstractmethod
     def layouts(ranks: int) -> "Sequence[StrategyConfig]":
-        """Return the Configs to consider for this number of ranks: `launcher parity` compares them, and a plan proposes
-        them."""
+        """Return the Configs for this number of ranks that `launcher parity` compares and a plan proposes."""
 
     def check(self, ranks: int) -> str | None:
         """Return the reason why the strategy cannot run on this number of ranks; None: it can."""

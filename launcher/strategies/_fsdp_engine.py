@@ -46,10 +46,9 @@ class FsdpEngine(TorchEngine):
         return float(total.sqrt())
 
     def partial(self, process: ProcessGroup) -> list[str]:
-        """Return the names of parameters that the tensor axis does not shard, but whose gradients differ between its
-        ranks.
+        """Return the names of parameters that the tensor axis does not shard, but whose gradients differ on it.
 
-        Each of these ranks has a part of the gradient, and nothing adds the parts up. All ranks call it.
+        Each of its ranks has a part of the gradient, and nothing adds the parts up. All ranks call it.
         """
         trained = [(n, p) for n, p in self.unwrapped.named_parameters() if p.grad is not None]
         named = [(n, p) for n, p in trained if not _is_tensor_sharded(p)]

@@ -122,8 +122,7 @@ class Task(ABC, Generic[ConfigT]):
 
     @staticmethod
     def sample_shape(config: ConfigT) -> tuple[int, ...]:
-        """Return the expected shape of a sample without tokens, for a plan made before the data is read; () with
-        tokens."""
+        """Return the expected shape of a sample, for a plan made before the data is read; () for a tokenized task."""
         return ()
 
     @staticmethod

@@ -46,8 +46,8 @@ def summed_loss(logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.
 
 
 def unigram_baseline(columns: Iterable[pa.ChunkedArray], special_ids: Sequence[int]) -> dict[str, float]:
-    """Return the entropy of the token frequencies in nats, which is the loss of a model that only knows them. columns:
-    lists of token ids; special_ids: tokens to leave out."""
+    """Return the entropy of the token frequencies in nats, which is the loss of predicting by these frequencies.
+    columns: lists of token ids; special_ids: tokens to leave out."""
     counts = np.zeros(0, dtype=np.int64)
     for column in columns:
         for chunk in column.chunks:

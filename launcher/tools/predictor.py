@@ -123,8 +123,7 @@ class Predictor:
         return _Encoded(_concatenated([table for table, *_ in single]), counts, [any(cut) for *_, cut in single])
 
     def _encode_batch(self, batch: "pa.RecordBatch") -> "tuple[pa.Table | None, int, list[bool]]":
-        """Return the samples of rows as a table, the number of rows without a sample, and whether each row was
-        truncated.
+        """Return the samples of rows as a table, the number of rows without one, and whether each row is truncated.
 
         The table is None if there are no samples.
         """

@@ -68,8 +68,8 @@ def save(
 
 
 def _make_room(folder: RunDir, keep: int, needed: int) -> None:
-    """Remove half-written checkpoints. If `needed` bytes are still not free, also remove those that this save will
-    supersede."""
+    """Remove half-written checkpoints. If `needed` bytes are still not free, also remove checkpoints that this save
+    will supersede."""
     for left in folder.half_written():
         shutil.rmtree(left)
     if free_bytes(folder.checkpoints) < needed:

@@ -65,8 +65,7 @@ def accumulate(run: Run, batch: RankBatch, weight: float) -> float:
 
 
 def clip_factor(norm: float, largest: float | None) -> float:
-    """Return the factor that reduces a gradient of this norm to `largest`; 1 if it is smaller (Pascanu et al.,
-    2013)."""
+    """Return the factor that reduces a gradient of this norm to at most `largest` (Pascanu et al., 2013)."""
     return 1.0 if largest is None else min(1.0, largest / (norm + 1e-6))
 
 

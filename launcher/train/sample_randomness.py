@@ -42,7 +42,7 @@ class DrawSite:
 
 
 class DrawMismatch(RuntimeError):
-    """A module's draws differ from those that were recorded for it. `name`: of the module."""
+    """The draws of a module differ from its recorded draws. `name`: of the module."""
 
     def __init__(self, name: str, what: str):
         super().__init__(f"{name} {what}")
