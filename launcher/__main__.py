@@ -1,16 +1,16 @@
-"""The command `launcher`. Listens to signals before the slow imports, so that none is lost while Python starts."""
+"""The command `launcher`. It handles signals before the slow imports, so that none is lost while Python starts."""
 
 import sys
 
 from launcher.distributed import logs, output_streams, signals
 
 _LASTING = ("run", "prepare", "submit", "cancel", "export")
-"""Commands that are called for what they do: the others for what they print, and end with whoever reads it."""
+"""Commands with lasting results. The others only print, and so end when the reader of their output ends."""
 
 
 def main() -> None:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")  # no option before it takes a value
-    listens = command == "run"  # the others end by a signal as any program does
+    listens = command == "run"  # a signal ends the others, like any program
     if listens:
         signals.listen()
     output_streams.set_up(lasting=command in _LASTING)

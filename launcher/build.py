@@ -1,4 +1,4 @@
-"""Build what the training loop of one rank needs, from a prepared run."""
+"""Building of everything that the training loop of one rank needs, from a prepared run."""
 
 import dataclasses
 import shutil
@@ -47,8 +47,9 @@ def build(
     resume: SavedCheckpoint | None,
     workers: int | None = None,
 ) -> tuple[Run, list[str]]:
-    """Build a rank's run without its sinks. Returns it with notes for the user. `resume`: the checkpoint to continue
-    from; its step decides which parameters train. Raises UserError."""
+    """Build a rank's run without its sinks, and return it with notes for the user. `resume`: the checkpoint to continue
+    from; its step decides which parameters train. `workers`: loader processes; None: as in the recipe. Raises
+    UserError."""
     recipe, facts = run.recipe, run.facts
     process = dataclasses.replace(process, tensor_parallel=recipe.tensor_parallel)
     task = plugins.task(recipe.task)(recipe.task, facts)
@@ -92,7 +93,7 @@ def build(
 
 
 def _batches(run: run_setup.PreparedRun, task: Task, process: ProcessGroup) -> tuple[Batches, Parts | None]:
-    """This rank's part of the global batches of training, and of the validation samples."""
+    """Return this rank's part of the training batches, and of the validation samples (None: there are none)."""
     recipe, facts = run.recipe, run.facts
     rank, world = process.data_parallel_rank, process.data_parallel_size
     training = Batches(
@@ -109,8 +110,8 @@ def _batches(run: run_setup.PreparedRun, task: Task, process: ProcessGroup) -> t
 def _model(
     run: run_setup.PreparedRun, process: ProcessGroup, step: int, weights: bool
 ) -> tuple[torch.nn.Module, list[str]]:
-    """The model on the device, as it trains from `step` on, and notes. Rank 0 writes its configuration to RUN/model.
-    `weights`: False where a checkpoint replaces them all."""
+    """Return the model on the device, as it trains from `step` on, and notes. Rank 0 writes its configuration to
+    RUN/model. `weights`: False if a checkpoint will replace all weights."""
     recipe = run.recipe
     torch.manual_seed(seed_for(recipe.seed, Stream.INIT, 0))
     config = recipe.model.at(step)
@@ -122,8 +123,9 @@ def _model(
 
 
 def _save_configuration(model: torch.nn.Module, config: ModelConfig, folder: RunDir) -> None:
-    """Write RUN/model, with the code of the model where the user trusts it: a run is loaded without its source."""
-    shutil.rmtree(folder.model, ignore_errors=True)  # a damaged one
+    """Write RUN/model, so that the run can be loaded without the source of the model. It includes the model's code if
+    the user trusts it."""
+    shutil.rmtree(folder.model, ignore_errors=True)  # it may be damaged
     with filling(folder.model) as partial:
         save_configuration(model, partial)
         if config.trusted_source is not None and config.source is not None:
@@ -132,7 +134,7 @@ def _save_configuration(model: torch.nn.Module, config: ModelConfig, folder: Run
 
 
 def _has_configuration(folder: RunDir) -> bool:
-    """Whether RUN/model is there, with a configuration that is not damaged."""
+    """Return whether RUN/model has a configuration that is not damaged."""
     try:
         strict_json.read_object(folder.model / "config.json", "")
     except strict_json.DamagedFile:
@@ -143,7 +145,8 @@ def _has_configuration(folder: RunDir) -> bool:
 def _engine(
     recipe: Recipe, facts: Facts, process: ProcessGroup, task: Task, model: torch.nn.Module, probes: ProbeBatches
 ) -> tuple[Engine, ModelRandomness, list[str]]:
-    """Probe the model, make it draw by the contract, compile it and wrap it. Returns notes too. Raises UserError."""
+    """Probe the model, make it draw by the contract, compile it and wrap it. Returns engine, randomness and notes.
+    Raises UserError."""
     example, precision = probes.one.batch, recipe.train.precision
     with autocast(precision, process.device):
         probe = model_probe.run(model, task, example)
@@ -167,8 +170,10 @@ def _engine(
 
 
 def _freeze(model: torch.nn.Module, unreached: list[str]) -> list[str]:
-    """Take the parameters that the loss does not depend on (poolers, contact heads) out of training, so that no
-    strategy waits for their gradients and no optimiser decays them. Returns a note."""
+    """Freeze the parameters that do not affect the loss (poolers, contact heads). Returns a note.
+
+    Otherwise a strategy would wait for their gradients, and an optimiser would decay them.
+    """
     for name in unreached:
         model.get_parameter(name).requires_grad_(False)
     if not unreached:
@@ -180,8 +185,11 @@ def _freeze(model: torch.nn.Module, unreached: list[str]) -> list[str]:
 def _randomness(
     model: torch.nn.Module, task: Task, probes: ProbeBatches, recipe: Recipe, process: ProcessGroup
 ) -> tuple[ModelRandomness, list[str]]:
-    """Make the model draw random numbers by the contract. Returns a note on what still depends on the layout. Raises
-    UserError for that under a strict contract."""
+    """Make the model draw random numbers by the contract.
+
+    Returns its randomness, and a note on draws that still depend on the layout. With a strict contract, these raise
+    UserError instead.
+    """
     randomness = randomness_probe.take_over(
         model, lambda batch: task.loss(model, batch)[0], probes, recipe.train.precision
     )
@@ -198,8 +206,8 @@ def _randomness(
 
 
 def _rehearse(engine: Engine, task: Task, example: Batch, process: ProcessGroup, precision: str) -> None:
-    """Run backwards and drop their gradients. DDP orders its buckets by the first backward. After these, a resumed run
-    reduces in the same order as an uninterrupted one, to the last bit."""
+    """Run backwards and discard their gradients. DDP orders its buckets by the first backward. After the rehearsals, a
+    resumed run reduces gradients in the same order as an uninterrupted one, to the last bit."""
     engine.module.eval()
     for _ in range(engine.rehearsals):
         with engine.accumulating(last=True) as model:
@@ -211,8 +219,8 @@ def _rehearse(engine: Engine, task: Task, example: Batch, process: ProcessGroup,
 
 
 def _check_tensor_parallel(engine: Engine, task: Task, example: Batch, process: ProcessGroup, expected: float) -> None:
-    """Compare loss and gradients with those of the whole model, in the precision of the parameters. Raises UserError
-    where they differ. `expected`: the loss of the whole model."""
+    """Compare loss and gradients with those of the whole model, in the precision of the parameters. Raises UserError if
+    they differ. `expected`: the loss of the whole model."""
     engine.module.eval()
     try:
         with engine.accumulating(last=True) as model:
@@ -233,7 +241,7 @@ def _check_tensor_parallel(engine: Engine, task: Task, example: Batch, process: 
 
 
 def _find_shards(randomness: ModelRandomness, engine: Engine, task: Task, one: ProbeBatch) -> None:
-    """Run a forward in which each random draw finds the axes of which a tensor-parallel rank holds a part."""
+    """Run a forward in which each random draw detects the axes of which a tensor-parallel rank has a part."""
     randomness.finding_shards = True
     with torch.no_grad(), randomness.drawing(one.rows), engine.accumulating(last=True) as model:
         task.loss(model, one.batch)
@@ -243,12 +251,12 @@ def _find_shards(randomness: ModelRandomness, engine: Engine, task: Task, one: P
 def _progress(
     recipe: Recipe, engine: Engine, resume: SavedCheckpoint | None, names: list[str]
 ) -> tuple[Progress, bool]:
-    """Load the checkpoint into the engine. Returns the progress of the run, and whether its earlier steps used another
-    definition of dropout. `names`: those of all parameters."""
+    """Load the checkpoint into the engine. Returns the progress of the run, and whether earlier steps used another
+    definition of dropout. `names`: of all parameters."""
     if resume is None:
         return Progress(scale=LossScale.of(recipe.train.precision)), False
     state = engine.state_dict()
-    # the parameters that begin to train here: the checkpoint has no moments of these
+    # parameters that begin to train here; the checkpoint has no moments of these
     thawed = frozen(recipe.model, names) if resume.step == recipe.model.unfreeze_at else []
     checkpoint.load(state, resume, new=tuple(f"optimizer.{name}." for name in thawed))
     engine.load_state_dict(state)
@@ -259,13 +267,14 @@ def _progress(
 
 
 def _until(recipe: Recipe, step: int, steps: int) -> int:
-    """The step at which other parameters begin to train, or the last one."""
+    """Return the step at which frozen parameters begin to train, or the last step."""
     unfreeze_at = recipe.model.unfreeze_at
     return unfreeze_at if unfreeze_at is not None and step < unfreeze_at < steps else steps
 
 
 def _workers(recipe: Recipe, process: ProcessGroup) -> int:
-    """The number of loader processes of this rank. On a CPU they would take cores from training."""
+    """Return the number of loader processes of this rank. On a CPU it is 0 by default, because they would take cores
+    from training."""
     if recipe.train.workers == "auto":
         return 0 if process.device.type == "cpu" else 2
     return recipe.train.workers

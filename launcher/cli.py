@@ -1,4 +1,4 @@
-"""The commands. launcher.distributed.exit_codes has their exit codes: 0, 1, 2, 69 and 75."""
+"""The commands. For their exit codes (0, 1, 2, 69 and 75) see launcher.distributed.exit_codes."""
 
 from pathlib import Path
 

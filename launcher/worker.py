@@ -1,8 +1,7 @@
-"""One rank: from a run folder to the last step.
+"""One rank, from a run folder to the last step.
 
-Ranks that the launcher starts call `train`. By hand, `python -m launcher.worker RECIPE
-[key=value ...]` does the same under torchrun, accelerate, srun or mpirun, or alone: rank 0 plans and prepares
-first, and the others wait for it.
+Ranks that the launcher starts call `train`. `python -m launcher.worker RECIPE [key=value ...]` does the same under
+torchrun, accelerate, srun or mpirun, or alone. Then rank 0 plans and prepares first, and the others wait for it.
 """
 
 import contextlib
@@ -50,15 +49,16 @@ from launcher.train.checkpoint import RunReplaced
 from launcher.train.training_run import Run
 
 _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
-"""The option that DeepSpeed's launcher puts before the arguments."""
+"""Option that DeepSpeed's launcher inserts before the arguments."""
 _BROADCAST_SECONDS = 1.0
-"""Seconds for rank 0 to tell the others that it leaves."""
+"""Seconds for rank 0 to inform the others that it leaves."""
 
 _log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> int:
-    """Run a rank by hand: `[--trust KIND ...] RECIPE [key=value ...]`, with the rank's number in the environment."""
+    """Run a rank that the launcher's agent did not start, and return the exit code. `arguments`: `[--trust KIND ...]
+    RECIPE [key=value ...]`. The environment has the rank's number."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     arguments = [word for word in arguments if not _LOCAL_RANK.fullmatch(word)]
     while arguments[:1] == ["--trust"]:
@@ -74,12 +74,12 @@ def main(arguments: list[str]) -> int:
     if launcher is None:
         return end.code
     rank_end.write(launcher.folder, end.rank, end.code, stop.agreed, end.problems, end.error)
-    return int(end.code == FAILED)  # a starter knows success and failure; the launcher behind it reads the report
+    return int(end.code == FAILED)  # a starter only knows success and failure; its launcher reads the report
 
 
 @dataclasses.dataclass(frozen=True)
 class _RankEnd:
-    """How a rank ended. `problems`: mistakes of the user."""
+    """How a rank ended. `problems`: user errors."""
 
     rank: int
     code: int
@@ -88,7 +88,8 @@ class _RankEnd:
 
 
 def _run(arguments: list[str], stop: StopMonitor, launcher: LauncherInfo | None) -> _RankEnd:
-    """Join the others, prepare, and train. An error is reported here where no launcher does so."""
+    """Join the other ranks, prepare, and train. Returns how the rank ended. An error is logged here if no launcher
+    reports it."""
     group, rank = None, int(os.environ.get("RANK") or 0)
     try:
         private_tmp.enter()
@@ -104,7 +105,7 @@ def _run(arguments: list[str], stop: StopMonitor, launcher: LauncherInfo | None)
         return _RankEnd(rank, STOPPED)
     except UserError as error:
         if launcher is not None or (_reports_for_host() if group is None else group.first_to_claim("user-error")):
-            _log.error(error)  # behind a launcher: into the log of the rank or the starter
+            _log.error(error)  # with a launcher, it goes to the log of the rank or the starter
         return _RankEnd(rank, INVALID_INPUT, [str(problem) for problem in error.problems])
     except (UnreachablePeer, RunReplaced) as error:
         _log.error(error)
@@ -116,7 +117,7 @@ def _run(arguments: list[str], stop: StopMonitor, launcher: LauncherInfo | None)
 
 
 def _join(recipe: str, stop: StopMonitor, launcher: LauncherInfo | None) -> ProcessGroup:
-    """Connect to the other ranks of a start that the launcher's own agent did not make.
+    """Connect to the other ranks of a start, if the launcher's own agent did not make it.
 
     Raises UserError, UnreachablePeer or StoppedBeforeTraining.
     """
@@ -135,7 +136,7 @@ def _join(recipe: str, stop: StopMonitor, launcher: LauncherInfo | None) -> Proc
 
 
 def _wait_for_preparation(arguments: list[str], group: ProcessGroup, stop: StopMonitor) -> Path:
-    """Return the run folder that rank 0 prepares while the others wait. Raises UserError or StoppedBeforeTraining on
+    """Return the run folder, which rank 0 prepares while the others wait. Raises UserError or StoppedBeforeTraining, on
     every rank."""
     prepared: tuple[str, list[str]] | None = None
     if group.rank == 0:
@@ -154,9 +155,10 @@ def _wait_for_preparation(arguments: list[str], group: ProcessGroup, stop: StopM
 
 
 def _prepare(arguments: list[str], group: ProcessGroup) -> tuple[str, list[str]]:
-    """Plan and prepare, as rank 0. Returns the run folder, and what is wrong, which all ranks then raise."""
+    """Plan and prepare, as rank 0. Returns the run folder (empty: it failed), and the problems, which all ranks then
+    raise."""
     local_world = launch_env.rank_info().local_world
-    nodes = 1 if group.world % local_world else group.world // local_world  # one: the ranks are not spread evenly
+    nodes = 1 if group.world % local_world else group.world // local_world  # 1 if the ranks are not spread evenly
     try:
         cluster = load.local_cluster()
         spread = cluster.model_copy(update={"nodes": (nodes, nodes)})
@@ -172,7 +174,8 @@ def _prepare(arguments: list[str], group: ProcessGroup) -> tuple[str, list[str]]
 
 
 def _train_and_record(folder: Path, group: ProcessGroup, stop: StopMonitor, launcher: LauncherInfo | None) -> int:
-    """Train with the rank's log open. Rank 0 of a start by hand records it in the run's job log."""
+    """Train with the rank's log open, and return the exit code. If there is no launcher, rank 0 records the start in
+    the run's job log."""
     if launcher is not None:
         logs.redirect_rank(folder, group.rank)
         local_rank = launch_env.rank_info().local_rank
@@ -189,7 +192,7 @@ def _train_and_record(folder: Path, group: ProcessGroup, stop: StopMonitor, laun
 def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heartbeat | None = None) -> int:
     """Train the run of a folder that `launcher.prepare.run_setup` has written. Returns the exit code, DONE or STOPPED.
 
-    Raises UserError on all ranks, so that none waits for one that has left.
+    Raises UserError on all ranks, so that no rank waits for one that has left.
     """
     stop.training = True
     run = run_setup.load(folder)
@@ -203,17 +206,17 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
             step, code = _train_part(run, group, stop, heartbeat or Heartbeat())
             if step is None:
                 return code
-            run = dataclasses.replace(run, resume=run.folder.saved(step))  # other parameters train from here on
+            run = dataclasses.replace(run, resume=run.folder.saved(step))  # frozen parameters train from here on
 
 
 def _take_lease(
     run: PreparedRun, held: contextlib.ExitStack, stop: StopMonitor
 ) -> tuple[list[str], list[int], StopReason]:
-    """Take the right to write, as rank 0. Returns what is wrong, the steps of the complete checkpoints, and why all
-    ranks leave where something is wrong."""
+    """Take the right to write, as rank 0. Returns the problems, the steps of the complete checkpoints, and, if there
+    are problems, the reason why all ranks leave."""
     try:
         stop.lease = held.enter_context(run_setup.hold(run.folder))
-        run.folder.mend_metrics()  # of an earlier start that was killed, where a scheduler began this one
+        run.folder.mend_metrics()  # a killed start may have left half a line, if a scheduler began this one
     except lease.LeaseLost as error:
         return [str(error)], [], StopReason.REPLACED
     except UserError as error:
@@ -224,7 +227,8 @@ def _take_lease(
 def _train_part(
     run: PreparedRun, group: ProcessGroup, stop: StopMonitor, heartbeat: Heartbeat
 ) -> tuple[int | None, int]:
-    """Train for as long as the same parameters do. Returns the step to go on from, if any, and the exit code."""
+    """Train until the run ends, or until frozen parameters begin to train. Returns the step at which training continues
+    (None: it does not), and the exit code."""
     built, notes = build(run, group, stop, run.resume)
     built = dataclasses.replace(built, heartbeat=heartbeat)
     if built.progress.step == run.recipe.model.unfreeze_at:
@@ -257,7 +261,7 @@ def _open_sinks(run: PreparedRun, built: Run, notes: list[str]) -> list[Sink[Plu
 
 
 def _reports_for_host() -> bool:
-    """Whether this rank reports a mistake before the ranks have joined: one rank of each host does."""
+    """Return whether this rank reports a user error before the ranks have joined. One rank of each host does."""
     try:
         return launch_env.rank_info().local_rank == 0
     except UserError:
@@ -265,7 +269,7 @@ def _reports_for_host() -> bool:
 
 
 def _report(error: BaseException, rank: str, stop: StopMonitor) -> None:
-    """Report an error and its traceback. A rank that only lost a peer waits to be ended by its starter."""
+    """Log an error and its traceback. A rank that only lost a peer waits first, because its starter may end it."""
     if not failure.lost_a_peer(str(error)):
         _log.error("%s %s", rank, failure.describe(error), exc_info=error)
         return
@@ -277,7 +281,7 @@ def _report(error: BaseException, rank: str, stop: StopMonitor) -> None:
 
 
 def _exit(code: int) -> NoReturn:
-    """End this process also where a thread of the user's code lives on."""
+    """End this process, even if a thread of the user's code is still running."""
     sys.stdout.flush()
     sys.stderr.flush()
     private_tmp.leave()

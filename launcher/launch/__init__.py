@@ -1,9 +1,9 @@
 """Starting the ranks of a plan on this machine, or on each node of a job.
 
 A plan is rendered as a Launch (`launch_spec`), which `execute` starts on this machine. `elastic_agent` starts the ranks
-from this process: `local_agent` watches those of one machine and `node_agent` those of a job of several nodes, and each
-rank begins in `rank_entry`. `starter` has torchrun or accelerate start them. On a cluster each machine runs a `node`,
-whose `job_outcome` decides how the start ended and whether it should start again.
+from this process: `local_agent` watches the ranks of a single machine, and `node_agent` those of one node of a job.
+Each rank begins in `rank_entry`. `starter` starts the ranks with torchrun or accelerate instead. On a cluster each
+machine runs a `node`. `job_outcome` then decides how the start ended and whether to start again.
 """
 
 import os
@@ -20,18 +20,19 @@ from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import STOP_FILE
 
 RankResult = Mapping[str, Any]
-"""What rank 0 returns to the command: of an evaluation or a measurement (see launcher.launch.rank_jobs)."""
+"""Result of rank 0 for the command, of an evaluation or a measurement (see launcher.launch.rank_jobs)."""
 _JOIN_SECONDS = 120
-"""Seconds in which the nodes of an attempt have to join."""
+"""Seconds for the nodes of an attempt to join."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """The ranks of one machine and what they do.
+    """The ranks of one machine and their job.
 
-    `ranks`: number of them. `threads`: CPU threads of each. `timeout`: minutes for which ranks wait for each other.
-    `checkpoint`: the one to evaluate. `steps`: of the run (0: not known yet), or to measure. `argv`: module that starts
-    the ranks (torchrun, accelerate) and its arguments; empty: an elastic agent in this process starts them.
+    `ranks`: number of ranks. `threads`: CPU threads of each rank. `timeout`: minutes for which ranks wait for each
+    other. `checkpoint`: which one to evaluate. `steps`: number of steps of the run (0: not known yet), or to measure.
+    `argv`: module that starts the ranks (torchrun, accelerate), and its arguments; empty: an elastic agent in this
+    process starts them.
     """
 
     folder: Path
@@ -49,12 +50,12 @@ class Launch:
 
 @dataclass(frozen=True)
 class RendezvousSpec:
-    """The rendezvous of the agents of a start.
+    """Rendezvous of the agents of a start.
 
-    `folder`: of this machine and this start alone, with the stop file. `nodes`: least and greatest number. `index`: of
-    this node. `host`, `port`: of the store that the first node serves (0: a file in the folder, for one machine).
-    `name`: of this node. `start_folder`: the folder in which nodes post how they ended. `reserve`: number of nodes
-    beyond the greatest. `launcher`: id of the process that the ranks are started for.
+    `folder`: a folder for only this machine and this start, which contains the stop file. `nodes`: minimum and maximum
+    number of nodes. `index`, `name`: of this node. `host`, `port`: address of the store that the first node serves
+    (port 0: a file in the folder, for one machine). `start_folder`: folder to which nodes write how they ended.
+    `reserve`: number of nodes above the maximum. `launcher`: id of the process for which the ranks are started.
     """
 
     folder: Path
@@ -69,20 +70,20 @@ class RendezvousSpec:
 
     @property
     def stop_file(self) -> Path:
-        """The file that asks the ranks to stop."""
+        """File that asks the ranks to stop."""
         return self.folder / STOP_FILE
 
     @property
     def heartbeats(self) -> Path:
-        """The file of the ranks' positions."""
+        """File of the ranks' positions."""
         return self.folder / HEARTBEATS
 
     @property
     def options(self) -> dict[str, str | int]:
         """Options of torch's rendezvous.
 
-        A node counts as dead after some seconds without a keep-alive: the fewer, the less an elastic job loses. The
-        clocks of the nodes may differ by as much. A reserve waits for as long as the run lasts.
+        A node counts as dead after some seconds without a keep-alive. With fewer seconds, an elastic job loses less
+        time, but the clocks of the nodes may also differ less. A reserve node waits as long as the run lasts.
         """
         if not self.port:
             return {"store_type": "file"}
@@ -99,8 +100,8 @@ class RendezvousSpec:
 class RanksEnded:
     """How the ranks of this machine ended.
 
-    `reason`: why they left early. `result`: what rank 0 returned. `problems`: mistakes of the user. `failed`: the rank
-    that failed first. `closed`: the ranks were not needed, since the run is over.
+    `reason`: why they left early. `result`: of rank 0. `problems`: user errors. `failed`: the rank that failed first.
+    `closed`: the ranks were not needed, because the run was over.
     """
 
     code: int
@@ -112,8 +113,7 @@ class RanksEnded:
 
     @classmethod
     def refused(cls, ends: Mapping[int, RankEnd]) -> "RanksEnded | None":
-        """Return the end of ranks of which one at least has met a mistake of the user, whatever befell the others;
-        None where none has."""
+        """Return the end of the ranks if at least one had a user error, whatever happened to the others; else None."""
         mistaken = [end for end in ends.values() if end["problems"]]
         if not mistaken:
             return None

@@ -1,7 +1,7 @@
-"""Set-up of the server that ranks are forked from, which imports this module first: the server dies with the launcher,
-and leaves signals to its ranks.
+"""Set-up of the server from which ranks are forked; the server imports this module first.
 
-Without it the server would live as long as a rank does. See launcher.distributed.stop_requests for the ranks' side.
+After it, the server dies with the launcher, and leaves signals to the ranks. Otherwise it would live as long as a rank.
+For the ranks' side see launcher.distributed.stop_requests.
 """
 
 import signal
@@ -10,12 +10,12 @@ from launcher.distributed.signals import SIGNALS, signal_on_parent_death
 
 
 def _leave_to_ranks(number: int, frame: object) -> None:
-    """Do nothing at a signal, which the ranks get and handle too. SIG_IGN is not used, since the ranks would inherit
-    it."""
+    """Do nothing at a signal, because the ranks receive and handle it too. The handler is not SIG_IGN, because the
+    ranks would inherit it."""
 
 
 signal_on_parent_death(signal.SIGKILL)
 for _number in SIGNALS:
     if signal.getsignal(_number) is not signal.SIG_IGN:
         signal.signal(_number, _leave_to_ranks)
-signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher blocks them while this process starts
+signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher had blocked them while it started this process

@@ -1,6 +1,6 @@
 """torch's elastic agent in this process: it starts the ranks of this machine, alone or as one node of a job.
 
-Ranks are forked from a server that has imported once what all of them need. On one machine the rendezvous is a file, so
+Ranks are forked from a server that has imported the common modules once. On one machine the rendezvous is a file, so
 that no port is opened. On several machines it is a store that the first agent serves.
 """
 
@@ -32,19 +32,19 @@ IMPORTS = [
     "launcher.launch._fork_server", "torch.distributed", "torch._dynamo", "datasets",
     "launcher.worker", "launcher.launch.rank_jobs",
 ]  # fmt: skip
-"""Imports of every rank, whatever it trains: torch's optimisers import dynamo at their first step."""
+"""Modules that every rank imports. torch's optimisers import dynamo at their first step."""
 _SECONDS_TO_LEAVE = 10
-"""Seconds for the other ranks to end after one has failed, before they are killed."""
+"""Seconds for the other ranks to end after one has failed; then they are killed."""
 _STALL_SECONDS = 10.0
-"""Seconds without a beat after which a rank counts as the one that the others waited for."""
+"""Seconds without a heartbeat after which a rank counts as stalled, so that the others waited for it."""
 
 _log = logging.getLogger(__name__)
 
 
 def warm_up(imports: Sequence[str] = ()) -> None:
-    """Start the server that ranks are forked from, which imports what they need while this process does something else.
+    """Start the server from which ranks are forked. It imports the ranks' modules while this process continues.
 
-    `imports`: modules beside those of every rank. Does nothing where there is a server already.
+    `imports`: modules in addition to `IMPORTS`. Does nothing if there is a server already.
     """
     from multiprocessing import forkserver
 
@@ -57,7 +57,8 @@ def warm_up(imports: Sequence[str] = ()) -> None:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Set the offline variables for the server and its ranks. The launcher itself may still have to download."""
+    """Set the offline variables inside the context, for the server and its ranks only. The launcher may still have to
+    download."""
     before = {name: os.environ.get(name) for name in OFFLINE}
     os.environ.update(OFFLINE)
     try:
@@ -68,7 +69,8 @@ def _offline() -> Iterator[None]:
 
 
 def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
-    """Start the ranks and wait. Raises ForcedStop, and torch's RendezvousError where the other nodes are lost."""
+    """Start the ranks and wait for them. Returns how they ended. Raises ForcedStop, and torch's RendezvousError if the
+    other nodes are lost."""
     from torch.distributed.elastic.rendezvous import RendezvousClosedError
 
     from launcher.launch import node_agent
@@ -84,14 +86,14 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
         result = agent.run()
     except RendezvousClosedError:
         return RanksEnded(DONE, closed=True)
-    except (EOFError, ConnectionError):  # of the server that ranks are forked from
+    except (EOFError, ConnectionError):  # the server from which ranks are forked has died
         return RanksEnded(FAILED, failed=failure.Failure(0, 255, "", "", int(time.time())))
     finally:
         ended.set()
         rendezvous.shutdown()
     if (refused := RanksEnded.refused(rank_end.read(spec.folder))) is not None:
         return refused
-    if result is None:  # torch's answer for a reserve that was never needed
+    if result is None:  # torch's result for a reserve that was never needed
         return RanksEnded(DONE, closed=True)
     if result.is_failed():
         return RanksEnded(FAILED, failed=_cause(result.failures, spec))
@@ -99,22 +101,24 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
 
 
 def _calling_method(depth: int = 2) -> str:
-    """Return the name of the method `depth` calls up, for an event of torch's rendezvous.
+    """Return the name of the method `depth` frames up, for an event of torch's rendezvous.
 
-    torch's own function reads the source of all frames and searches all loaded modules for it: half a second a start.
+    It replaces a function of torch that reads the source of all frames and searches all loaded modules, which takes
+    half a second at each start.
     """
     return sys._getframe(depth).f_code.co_name
 
 
 def _combine(reports: Mapping[int, "RankReport"]) -> RanksEnded:
-    """Combine what the ranks returned."""
+    """Return how the ranks ended, from the reports of all ranks."""
     reason = max((report.reason for report in reports.values()), default=StopReason.NONE)
     code = max((report.code for report in reports.values()), default=0)
     return RanksEnded(code, reason, reports[0].result if 0 in reports else {})
 
 
 def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec) -> failure.Failure:
-    """Return the rank that failed first. Where those that failed only waited for another, return that one."""
+    """Return the failure of the rank that failed first. If the failed ranks only waited for a stalled one, return that
+    one."""
     first = failure.first(failures)
     positions = heartbeat.read(spec.heartbeats)
     behind = heartbeat.behind(positions)
@@ -143,7 +147,7 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
         logs.silence_elastic_agent()
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
     dynamic_rendezvous.get_method_name = _calling_method
-    address = f"{spec.index:05}.{spec.name}" if several else spec.name  # the order of ranks follows it
+    address = f"{spec.index:05}.{spec.name}" if several else spec.name  # torch orders ranks by it
     parameters = RendezvousParameters(
         backend="c10d",
         endpoint=f"{spec.host}:{spec.port}" if several else str(spec.folder / "rendezvous"),
@@ -168,7 +172,7 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
         workers,
         logs_specs=DefaultLogsSpecs(log_dir=str(spec.folder)),
         start_method="forkserver",
-        exit_barrier_timeout=1,  # the nodes learn in the run folder how each ended, and wait for no dead one
+        exit_barrier_timeout=1,  # nodes read in the run folder how others ended, and wait for no dead one
         shutdown_timeout=_SECONDS_TO_LEAVE,
     )
     agent.rendezvous = spec
@@ -177,7 +181,7 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
 
 @contextmanager
 def stop_on_signal(file: Path, second_forces: bool = True) -> Iterator[None]:
-    """Have a signal write the stop file, which the ranks read at each step.
+    """Write the stop file at a signal inside the context. The ranks read it at each step.
 
     `second_forces`: whether a second signal raises ForcedStop.
     """

@@ -1,7 +1,7 @@
-"""Execute a Launch: the one place where the ranks of this machine are started.
+"""Execution of a Launch: the only place that starts the ranks of this machine.
 
-The launcher handles the signals: each becomes a stop request on which all ranks agree at a step's boundary, where they
-save. A second signal ends the ranks at once.
+The launcher handles the signals. Each becomes a stop request; all ranks then agree on the step before which they save
+and stop. A second signal ends the ranks at once.
 """
 
 import logging
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """The exit code, what rank 0 returned, and the mistakes of the user."""
+    """Exit code, result of rank 0, and user errors."""
 
     code: int
     result: RankResult
@@ -36,9 +36,9 @@ class Outcome:
 
 
 def execute(launch: Launch) -> Outcome:
-    """Start the ranks and wait for them. Raises UserError where the loopback is down.
+    """Start the ranks and wait for them. Returns the outcome. Raises UserError if the loopback interface is down.
 
-    A signal asks ranks that train to stop. Those that evaluate or measure have nothing to save, and end with this
+    A signal asks training ranks to stop. Ranks that evaluate or measure have nothing to save, and end with this
     process.
     """
     if launch.ranks > 1 and launch.device == "cpu" and not _has_loopback():
@@ -53,12 +53,12 @@ def execute(launch: Launch) -> Outcome:
 
 
 def _train(launch: Launch, folder: Path, run: RunDir, record: LocalStart) -> Outcome:
-    """Start the ranks; a signal writes the stop file in `folder`."""
+    """Start training ranks and wait for them. A signal writes the stop file into `folder`."""
     try:
         with elastic_agent.stop_on_signal(RendezvousSpec(folder).stop_file):
             ended = _start(launch, folder)
     except ForcedStop:
-        kill_descendants()  # the agent may have been waiting for its ranks to end
+        kill_descendants()  # the agent may still be waiting for its ranks
         outcome = _forced_outcome(run, launch.steps)
         record.end(STOPPED if outcome.code else DONE, StopReason.STOP)
         return outcome
@@ -69,7 +69,7 @@ def _train(launch: Launch, folder: Path, run: RunDir, record: LocalStart) -> Out
 
 
 def _start(launch: Launch, folder: Path) -> RanksEnded:
-    """Start the ranks and wait for them. `folder`: of this start."""
+    """Start the ranks and wait for them. `folder`: a folder for this start only."""
     start = starter.run if launch.argv else elastic_agent.run
     return start(launch, RendezvousSpec(folder))
 
@@ -86,7 +86,7 @@ def _report(run: RunDir, ended: RanksEnded) -> Outcome:
 def _forced_outcome(run: RunDir, steps: int) -> Outcome:
     """Return the outcome after a second signal: the run is done, or resumes from a checkpoint, or has none.
 
-    `steps`: of the whole run, 0 where they are not known.
+    `steps`: number of steps of the whole run; 0: not known.
     """
     complete = run.whole()
     done = over(complete[-1] if complete else None, steps or None)
@@ -95,7 +95,7 @@ def _forced_outcome(run: RunDir, steps: int) -> Outcome:
 
 
 def describe_checkpoint(run: RunDir) -> str:
-    """Describe from which step a run resumes."""
+    """Return a text about the step from which a run resumes."""
     complete = run.whole()
     return (
         f"step {complete[-1].step} is saved (start it again and it goes on)" if complete else "no checkpoint was saved"
@@ -103,7 +103,7 @@ def describe_checkpoint(run: RunDir) -> str:
 
 
 def describe_failure(failed: failure.Failure, run: RunDir) -> str:
-    """Describe a failed rank, and from which step the run resumes."""
+    """Return a text about a failed rank, and about the step from which the run resumes."""
     complete = run.whole()
     return failure.report(failed, run.logs, complete[-1].step if complete else None)
 

@@ -1,4 +1,4 @@
-"""From how the nodes of a start ended to how the start did: the exit code, why, and whether it should start again."""
+"""The outcome of a start, from how its nodes ended: the exit code, the reason, and whether to start again."""
 
 import signal
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,8 @@ Why = Literal["done", "failed", "time", "told", "node", "replaced"]
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """`restart`: whether it should start again, without the hosts `excluded`. `text`: what a person reads last."""
+    """Outcome of a start. `restart`: whether to start again, without the hosts `excluded`. `text`: last message for the
+    user."""
 
     code: int
     why: Why
@@ -32,11 +33,11 @@ def of(
     past_deadline: bool,
     advice: str = "",
 ) -> JobOutcome:
-    """Decide how a start ended.
+    """Return the outcome of a start.
 
-    `outcomes`: of the hosts; one that is missing is lost, which counts where fewer than `least` remain. `before`,
-    `after`: steps of the newest checkpoint at the beginning and now. `advice`: for a job that was past its deadline
-    before it had saved a step.
+    `outcomes`: by host; a missing host is lost, which matters if fewer than `least` remain. `before`, `after`: steps of
+    the newest checkpoint at the start and now. `advice`: text for a job whose deadline passed before it had saved a
+    step.
     """
     needed = [outcome for outcome in outcomes.values() if not outcome["closed"]]
     missing = [host for host in hosts if host not in outcomes]
@@ -56,7 +57,7 @@ def of(
     if reason is StopReason.STOP:
         return JobOutcome(STOPPED, "told")
     if lost or failed:
-        restart = bool(missing) or after > before  # ranks that cannot reach each other would not the next time either
+        restart = bool(missing) or after > before  # ranks that could not connect would fail again
         return JobOutcome(NODE_FAILURE, "node", restart=restart, text=_describe_loss(lost, failed))
     if past_deadline and after <= before:
         what = "it was time to leave before a step was saved"
@@ -65,7 +66,7 @@ def of(
 
 
 def stopped_early(reason: StopReason) -> JobOutcome:
-    """Return the outcome of a start that was asked to stop while its nodes were still meeting."""
+    """Return the outcome of a start that was asked to stop before all nodes had joined."""
     if reason is StopReason.MAKE_WAY:
         return JobOutcome(STOPPED, "time", restart=True)
     return JobOutcome(STOPPED, "told")
@@ -74,7 +75,7 @@ def stopped_early(reason: StopReason) -> JobOutcome:
 def unhealthy(hosts: Sequence[str], why: Mapping[str, str]) -> JobOutcome:
     """Return the outcome of a start that had too few healthy nodes.
 
-    It starts again without the unhealthy ones, unless they are half of all: then the nodes are not the cause.
+    It is started again without the unhealthy nodes, unless they are at least half of all. Then nodes are not the cause.
     """
     text = "\n".join(f"{host} did not pass the health check: {problem}" for host, problem in why.items())
     are_few = 2 * len(why) < len(hosts)

@@ -1,4 +1,4 @@
-"""From a plan to a Launch: by an elastic agent in this process, or by torchrun or accelerate."""
+"""Rendering of a plan as a Launch, by an elastic agent in this process, or by torchrun or accelerate."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +14,12 @@ Via = Literal["elastic", "torchrun", "accelerate"]
 
 
 def imports(recipe: Recipe) -> tuple[str, ...]:
-    """Return the modules that the recipe's ranks import beside those of every rank."""
+    """Return the modules that the recipe's ranks import, in addition to those of every rank."""
     return plugins.model(recipe.model).imports
 
 
 def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:
-    """Return the launch of this machine's ranks that train, of as many machines as the plan has."""
+    """Return the launch of this machine's training ranks, on as many machines as the plan has."""
     return Launch(
         folder=Path(plan.folder),
         ranks=plan.devices_per_node,
@@ -34,7 +34,7 @@ def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:
 
 
 def environment(cluster: Cluster) -> dict[str, str]:
-    """Return the variables that a profile sets for launchers and ranks."""
+    """Return the environment variables that a profile sets for launchers and ranks."""
     return env_vars.of_interface(cluster.interface) | cluster.env
 
 
@@ -51,7 +51,7 @@ def measure(plan: Plan, env: Mapping[str, str], steps: int) -> Launch:
 
 
 def _argv(plan: Plan, via: Via) -> tuple[str, ...]:
-    """Return the module that starts ranks and its arguments. The rendezvous of its agent and the ranks is a
+    """Return the module that starts the ranks, and its arguments. The rendezvous of its agent and of the ranks is a
     file (see launcher.launch.starter)."""
     # the worker loads the stored recipe of the run folder
     trusted = [word for name in trust.all_names() for word in ("--trust", name)]

@@ -1,7 +1,7 @@
-"""torch's elastic agent for the ranks of one machine, which notices every way in which a rank can end or stall.
+"""torch's elastic agent for the ranks of one machine, which detects every way in which a rank can end or stall.
 
-torch's own agent takes a rank that leaves with exit code 0 in mid-run for one that is still there, waits 30 s for the
-others of one that failed, and keeps the failures of the last attempt only.
+torch's own agent treats a rank that exits with 0 during training as still running. After the failure of a rank it waits
+30 s for the others, and it keeps only the failures of the last attempt.
 """
 
 import logging
@@ -26,7 +26,8 @@ _log = logging.getLogger(__name__)
 
 
 class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
-    """`rendezvous`: where its ranks leave their positions and how they ended."""
+    """Elastic agent of one machine. `rendezvous`: contains the folder in which its ranks record their positions and
+    their end."""
 
     rendezvous: RendezvousSpec
     _stalls: StallReport
@@ -34,7 +35,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Return the state of this machine's ranks: failed as soon as one has ended before all have finished.
 
-        Ranks of which one has met a mistake of the user are not started again.
+        If a rank had a user error, the ranks are not started again.
         """
         self._stalls.update(heartbeat.read(self.rendezvous.heartbeats))
         dead = self._dead()
@@ -44,7 +45,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         return result
 
     def _fail(self, worker_group: WorkerGroup, dead: list[int]) -> RunResult:
-        """End all ranks after the death of some. `dead`: their local numbers."""
+        """End all ranks after the death of some, and return their failures. `dead`: local numbers of the dead ranks."""
         failures = {worker_group.workers[row].global_rank: self._failure(row) for row in dead}
         if self._remaining_restarts > 0 and not self._refused():
             most = worker_group.spec.max_restarts
@@ -63,13 +64,13 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         return started
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
-        """End the ranks; after a second signal at once, also those that are only just being started."""
+        """End the ranks. After a second signal they are killed at once, including ranks that are only being started."""
         if isinstance(sys.exception(), (ForcedStop, KeyboardInterrupt)):
             kill_descendants()
         super()._shutdown(death_sig, timeout)
 
     def _dead(self) -> list[int]:
-        """Return the local numbers of ranks whose process has ended: one that has finished waits for all others."""
+        """Return the local numbers of ranks whose process has ended. A rank that has finished waits for all others."""
         context = self._pcontext
         if context is None or context._pc is None:
             return []
@@ -80,7 +81,8 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         return ProcessFailure(row, process.pid, process.exitcode, self._pcontext.error_files[row])
 
     def _end_the_others(self) -> None:
-        """End all ranks. Those that wait for a dead one handle no signal before they notice."""
+        """End all ranks. Ranks that wait for a dead one handle no signal, so that they are killed after some
+        seconds."""
         processes = self._pcontext._pc.processes
         for process in processes:
             if process.is_alive():

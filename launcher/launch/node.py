@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 def main(arguments: Sequence[str]) -> int:
     """Run this node's part of a start. Returns the exit code."""
     options = _options(arguments)
-    signals.listen(even_ignored=[signal.SIGUSR1])  # the batch script ignores it until this process can handle it
+    signals.listen(even_ignored=[signal.SIGUSR1])  # the batch script ignored it until this process can handle it
     try:
         private_tmp.enter()
     except UserError as error:
@@ -64,21 +64,22 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(options: argparse.Namespace, node: Node, own: Path) -> int:
-    """Run the start in the run folder. `own`: a folder of this node. Raises UserError."""
+    """Run the start in the run folder, and return the exit code. `own`: a folder for only this node. Raises
+    UserError."""
     folder = RunDir(Path(options.run).absolute())
     if not folder.plan.is_file():
         _log.error("%s: %s is not there: a run folder is on a disk that all nodes share", node.name, folder.path)
         return NODE_FAILURE
     try:
         return _join_and_train(Start.of(folder, node, os.environ), own, options.batch)
-    except ForcedStop:  # before its ranks were there
+    except ForcedStop:  # before the ranks had started
         if node.index == 0:
             _log.error(_FORCED)
         return FAILED
 
 
 def this_node(options: argparse.Namespace, environment: Mapping[str, str]) -> Node:
-    """Return this node and the hosts, from the options or from Slurm's step. Raises UserError."""
+    """Return this node among its hosts, from the options or from the Slurm step. Raises UserError."""
     if options.hosts:
         return Node(options.node, tuple(options.hosts.split(",")))
     try:
@@ -93,8 +94,8 @@ def this_node(options: argparse.Namespace, environment: Mapping[str, str]) -> No
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a job, on one of its nodes. `number`: of the start. `before`: step of the checkpoint that it resumes
-    from."""
+    """One start of a job, on one of its nodes. `number`: counts the starts of the job. `before`: step of the checkpoint
+    from which the start resumes."""
 
     run: RunDir
     node: Node
@@ -104,7 +105,7 @@ class Start:
 
     @classmethod
     def of(cls, run: RunDir, node: Node, environment: Mapping[str, str]) -> "Start":
-        """Read the job and the number of the start. Raises UserError where nothing tells starts apart."""
+        """Return the start that this process belongs to. Raises UserError if no variable distinguishes starts."""
         job = environment.get(env_vars.JOB) or environment.get("SLURM_JOB_ID")
         if not job:
             what = "a name for this start, the same on all hosts and of no start before"
@@ -114,7 +115,7 @@ class Start:
 
     @property
     def folder(self) -> Path:
-        """The folder of the rendezvous of this start's nodes."""
+        """Folder for the rendezvous of this start's nodes."""
         return self.run.start_folder(self.job, self.number)
 
     def record(self, event: str, **details: object) -> None:
@@ -123,7 +124,7 @@ class Start:
 
 
 def _join_and_train(start: Start, own: Path, batch: bool) -> int:
-    """Join the other nodes, then train. `batch`: the batch script prints the last message."""
+    """Join the other nodes, then train. Returns the exit code. `batch`: the batch script prints the last message."""
     run = run_setup.load(start.run.path)
     launch = replace(launch_spec.train(run.plan, run.cluster), folder=start.run.path)
     os.environ.update(launch.env)
@@ -147,14 +148,15 @@ def _join_and_train(start: Start, own: Path, batch: bool) -> int:
 
 
 def _train(start: Start, launch: Launch, run: run_setup.PreparedRun, found: Rendezvous, own: Path, batch: bool) -> int:
-    """Train on the nodes that take part. The first of them concludes the exit code from how all of them ended."""
+    """Train on the nodes that take part, and return the exit code. The first node decides it from how all nodes
+    ended."""
     node, plan = start.node, run.plan
     hosts = tuple(host for host in node.hosts if host not in found.excluded)
     if node.index == 0:
         _record_start(start, found, hosts, plan, run.cluster.scheduler)
     nodes, reserve = (plan.least_nodes, plan.nodes), max(0, len(hosts) - plan.nodes)
     spare = len(hosts) - plan.least_nodes
-    launch = replace(launch, max_restarts=plan.max_restarts + spare)  # one more for each node that may be lost
+    launch = replace(launch, max_restarts=plan.max_restarts + spare)  # one more restart for each node that may be lost
     spec = RendezvousSpec(own, nodes, node.index, found.host, found.port, node.name, start.folder, reserve)
     outcome = _run_ranks(launch, spec, start.run)
     node_rendezvous.post_outcome(start.folder, node, outcome)
@@ -168,7 +170,7 @@ def _train(start: Start, launch: Launch, run: run_setup.PreparedRun, found: Rend
 
 
 def _run_ranks(launch: Launch, spec: RendezvousSpec, run: RunDir) -> NodeOutcome:
-    """Run this node's ranks from start to end. Returns how they ended."""
+    """Run this node's ranks until they end. Returns how they ended."""
     from torch.distributed import DistError
     from torch.distributed.elastic.rendezvous import RendezvousError
 
@@ -193,14 +195,14 @@ def _run_ranks(launch: Launch, spec: RendezvousSpec, run: RunDir) -> NodeOutcome
 
 
 def _no_rank(text: str, echo: bool) -> NodeFailure:
-    """Return a failure of the node that is no single rank's."""
+    """Return a failure of the node that is not the failure of a single rank."""
     return NodeFailure(rank=-1, code=FAILED, echo=echo, time=int(time.time()), text=text)
 
 
 def _record_start(
     start: Start, found: Rendezvous, nodes: Sequence[str], plan: Plan, scheduler: SchedulerConfig
 ) -> None:
-    """Report, as the first node, which nodes take part."""
+    """Log which nodes take part, and record the start. Only the first node calls this."""
     for host, why in found.excluded.items():
         _log.warning("%s does not take part: %s", host, why)
     id = scheduler.job_id(os.environ)
@@ -210,7 +212,8 @@ def _record_start(
 
 
 def _leave(start: Start, outcome: JobOutcome, batch: bool) -> int:
-    """Write the outcome, as the first node, for the other nodes, the batch script and the job log."""
+    """Return the exit code. The first node also writes the outcome for the other nodes, the batch script and the job
+    log."""
     if start.node.index > 0:
         return outcome.code
     excluded, step = list(outcome.excluded), _newest_step(start.run)
@@ -222,19 +225,20 @@ def _leave(start: Start, outcome: JobOutcome, batch: bool) -> int:
     write(start.folder / paths.EXIT_CODE, f"{outcome.code}\n")
     node_rendezvous.post_conclusion(start.folder, outcome.code)
     if outcome.text and not batch:
-        time.sleep(0.5)  # after what other nodes still print
+        time.sleep(0.5)  # after the output of other nodes
         _log.error(outcome.text)
     return outcome.code
 
 
 def _newest_step(run: RunDir) -> int:
-    """Return the step of the newest complete checkpoint; 0 where there is none."""
+    """Return the step of the newest complete checkpoint; 0: there is none."""
     complete = run.whole()
     return complete[-1].step if complete else 0
 
 
 def _follow_lifeline() -> None:
-    """Read requests of whoever started this agent from standard input. When it ends, they are gone."""
+    """Handle requests on standard input, sent by the process that started this agent. When the input ends, that process
+    is gone, and this one gets SIGHUP."""
     for line in sys.stdin:
         if line.strip() in ("USR1", "TERM"):
             os.kill(os.getpid(), signal.Signals[f"SIG{line.strip()}"])

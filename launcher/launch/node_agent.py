@@ -1,7 +1,7 @@
-"""torch's elastic agent of one node of several, which also watches the other nodes.
+"""torch's elastic agent of one node among several, which also watches the other nodes.
 
-A machine that loses its power closes no connection, and a rank that fails under NCCL informs nobody: the ranks of other
-nodes would wait until the group's timeout. The agents notice within seconds.
+A machine without power closes no connection, and a rank that fails under NCCL informs no other rank. So the ranks of
+other nodes would wait until the group's timeout. The agents detect both within seconds.
 """
 
 import signal
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousHandler
 
 _LEAVE_SECONDS = 30.0
-"""Seconds for ranks to leave after a stop request, before a rendezvous that still waits for other nodes is closed."""
+"""Seconds for ranks to leave after a stop request. Then a rendezvous that still waits for other nodes is closed."""
 
 
 class NodeAgent(LocalAgent):
@@ -32,7 +32,7 @@ class NodeAgent(LocalAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Return the state of this node's ranks: unhealthy as soon as another node is gone.
 
-        Raises RendezvousError where a node has failed, or where no restart is left.
+        Raises RendezvousError if a node has failed, or if no restart is left.
         """
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state is not WorkerState.HEALTHY or time.monotonic() - self._last_check < 1:
@@ -46,14 +46,14 @@ class NodeAgent(LocalAgent):
         if failed or self._remaining_restarts == 0:
             raise RendezvousError("a node has failed" if failed else "a node is not heard of any more")
         if self._pcontext is not None:
-            self._pcontext.close(signal.SIGKILL)  # they wait for the dead, and handle no signal meanwhile
+            self._pcontext.close(signal.SIGKILL)  # the ranks wait for dead ones, and handle no signal meanwhile
         return RunResult(state=WorkerState.UNHEALTHY)
 
 
 def close_after_stop(rendezvous: "RendezvousHandler", stop: StopMonitor, ended: threading.Event) -> None:
-    """Close a rendezvous at which an agent still waits some time after a stop request.
+    """Close the rendezvous if an agent still waits there some time after a stop request.
 
-    Too few nodes may ever come, or this one is a reserve. `ended`: set when the agent has ended.
+    This happens if too few nodes ever join, or if this node is a reserve. `ended`: set when the agent has ended.
     """
     while not ended.wait(1):
         if stop.requested() is not StopReason.NONE:
@@ -64,12 +64,12 @@ def close_after_stop(rendezvous: "RendezvousHandler", stop: StopMonitor, ended: 
 
 
 def has_failed(outcome: NodeOutcome) -> bool:
-    """Whether ranks of a node have failed or met a mistake of the user: those of other nodes would wait for them."""
+    """Return whether ranks of a node failed or had a user error. The ranks of other nodes would wait for them."""
     return outcome["failed"] is not None or bool(outcome["problems"])
 
 
 def _alive_nodes(rendezvous: "RendezvousHandler") -> int | None:
-    """Return how many nodes of this round are alive; None where this version of torch does not tell."""
+    """Return the number of nodes of this round that are alive; None: this version of torch does not show it."""
     try:
         state = rendezvous._state_holder.state
         return len(state.participants) if state.complete else None

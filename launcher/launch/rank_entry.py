@@ -1,4 +1,4 @@
-"""The process of a rank that the launcher's agent starts: its log and its process group, then the worker."""
+"""Process of a rank that the launcher's agent starts: its log, its process group, and its job."""
 
 import logging
 import os
@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RankReport:
-    """What a rank returns to the launcher when all ranks have. `reason`: why it left early. `result`: of an evaluation
-    or a measurement."""
+    """Report of a rank, which the launcher gets when all ranks have ended. `reason`: why the rank left early. `result`:
+    of an evaluation or a measurement."""
 
     code: int
     reason: StopReason = StopReason.NONE
@@ -40,10 +40,10 @@ class RankReport:
 
 
 def entry(launch: Launch, spec: RendezvousSpec) -> RankReport:
-    """Run a rank; the elastic agent calls this in each rank's process.
+    """Run a rank and return its report. The elastic agent calls this in the process of each rank.
 
-    An error ends the process here: Python would first wait for every thread that lives, and the agent would learn of
-    the error when they end, or never.
+    An error ends the process here. Otherwise Python would first wait for all threads, and the agent would learn of the
+    error late or never.
     """
     output_streams.set_up(lasting=True)
     logs.set_up()
@@ -52,7 +52,7 @@ def entry(launch: Launch, spec: RendezvousSpec) -> RankReport:
         report = _run(launch, spec)
     except BaseException as error:
         _exit_failed(error)
-    # where the launcher is dead, or dies from here on, nobody would ever read the report
+    # if the launcher is dead, or dies from now on, nothing will read the report
     signal.signal(PARENT_DIED, lambda number, frame: os._exit(report.code))
     if os.getppid() != parent or not psutil.pid_exists(spec.launcher):
         os._exit(report.code)
@@ -60,15 +60,15 @@ def entry(launch: Launch, spec: RendezvousSpec) -> RankReport:
 
 
 def _exit_failed(error: BaseException) -> NoReturn:
-    """Write the error into the rank's log and into the file that the agent reads, and end the process."""
+    """Write the error to the rank's log and to the file that the agent reads, and end the process."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     error = failure.explain_exit(error)
     with suppress(OSError):  # the log's disk is full
         traceback.print_exception(error)
-    with suppress(OSError):  # the disk of the error file is full: the exit code is all that the agent gets
+    with suppress(OSError):  # the disk of the error file is full, so that the agent gets only the exit code
         try:
-            raise error  # which torch's handler formats
+            raise error  # torch's handler formats the current exception
         except BaseException:
             get_error_handler().record_exception(error)
     _exit(FAILED)
@@ -77,7 +77,7 @@ def _exit_failed(error: BaseException) -> NoReturn:
 def _exit_refused(
     spec: RendezvousSpec, rank: int, code: int, reason: StopReason, problems: Sequence[object]
 ) -> NoReturn:
-    """Report mistakes of the user and end the process: other ranks, which met none, may wait for this one."""
+    """Report user errors and end the process, because other ranks, which may have none, could wait for this one."""
     rank_end.write(spec.folder, rank, code, reason, problems)
     _exit(code)
 
@@ -136,8 +136,8 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
 def _store(spec: RendezvousSpec, world: int) -> "dist.Store":
     """Return the store of this attempt's ranks: a file of this machine, or the store that the first node serves.
 
-    Each attempt has one of its own, without the addresses of dead ranks. Each agent counts attempts for itself; what
-    all of them share is the port that the first agent draws.
+    Each attempt has a separate store, without the addresses of dead ranks. Agents count attempts independently, so that
+    the name contains the port that the first agent draws for all of them.
     """
     import torch.distributed as dist
 
@@ -150,14 +150,17 @@ def _store(spec: RendezvousSpec, world: int) -> "dist.Store":
 
 
 def _hosts(store: "dist.Store", info: "RankInfo", name: str) -> list[str]:
-    """Return the host of each rank."""
+    """Return the host of each rank, by rank."""
     store.set(f"host-{info.rank}", name)
     return [store.get(f"host-{rank}").decode() for rank in range(info.world)]
 
 
 def _let_the_cause_fail_first(stop: "StopMonitor", spec: RendezvousSpec) -> None:
-    """Wait, as a rank that only lost a peer, until the agent ends this process: it reports the first dead rank that it
-    finds. The wait is short where there are other nodes, since the cause may be there."""
+    """Wait until the agent ends this process, as a rank that only lost a peer.
+
+    The agent reports the first dead rank that it finds, which should be the cause. The wait is short if there are
+    several nodes, because the cause may be on another node.
+    """
     deadline = time.monotonic() + (1.5 if spec.nodes[1] > 1 else 5)
     while time.monotonic() < deadline and not stop.received:
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The jobs of a rank beside training: evaluate a checkpoint, or measure the first steps."""
+"""Jobs of a rank besides training: evaluation of a checkpoint, and measurement of the first steps."""
 
 import dataclasses
 import time
@@ -21,14 +21,15 @@ from launcher.train.step_sync import sync_step_info
 
 
 class Evaluation(TypedDict):
-    """The metrics of a checkpoint, as a line of metrics.jsonl has them, and the task's report."""
+    """Metrics of a checkpoint, in the form of a line of metrics.jsonl, and the task's report."""
 
     metrics: dict[str, Any]
     report: object
 
 
 class Measurement(TypedDict):
-    """The records of the first steps. `memory`: most bytes that any rank needed. `stopped`: a stop was requested."""
+    """Records of the first steps. `memory`: maximum bytes that a rank needed. `stopped`: whether a stop was
+    requested."""
 
     records: list[dict[str, Any]]
     memory: int
@@ -36,7 +37,8 @@ class Measurement(TypedDict):
 
 
 def evaluate(folder: Path, group: ProcessGroup, which: str | int) -> Evaluation:
-    """Return the metrics of a checkpoint on the run's validation data, the same on every rank. Raises UserError."""
+    """Return the metrics of a checkpoint on the run's validation data, the same on every rank. `which`: latest, best,
+    or a step. Raises UserError."""
     run = run_setup.load(folder)
     generates = run.recipe.inner_task.generates
     run = dataclasses.replace(run, recipe=layout.runnable(run.recipe, group.world, whole=generates))
@@ -53,10 +55,10 @@ def evaluate(folder: Path, group: ProcessGroup, which: str | int) -> Evaluation:
 
 
 def measure(folder: Path, group: ProcessGroup, stop: StopMonitor, steps: int) -> Measurement:
-    """Train some steps and measure time and memory. Nothing is saved."""
+    """Train some steps, and return their time and memory. Nothing is saved."""
     prepared = run_setup.load(folder)
     plugins.strategy(prepared.recipe.strategy).load(group.device.type)
-    with torch.device("meta"):  # load the code before: it is no memory of the model
+    with torch.device("meta"):  # import the code first, since it is not memory of the model
         plugins.model(prepared.recipe.model).build(
             model_requirements.of(prepared.recipe, prepared.facts), weights=False
         )

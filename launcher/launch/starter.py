@@ -1,9 +1,9 @@
 """Ranks that torchrun or accelerate start as a child of the launcher, with the guarantees of the launcher's own agent.
 
-The child and its ranks are a process group of their own: the terminal signals the launcher alone, which stops the ranks
-by the stop file. A rank reports in a file how it ended, since a starter knows success and failure only. When the
-launcher dies the kernel kills the starter, and its ranks save and leave. Their rendezvous is a file: no port is
-opened beyond the loopback.
+The child and its ranks are a separate process group. So the terminal signals only the launcher, which stops the ranks
+by the stop file. A rank records in a file how it ended, because a starter distinguishes only success and failure. When
+the launcher dies, the kernel kills the starter, and its ranks save and leave. The rendezvous is a file, so that no port
+is opened except on the loopback.
 """
 
 import math
@@ -30,12 +30,15 @@ _LOG = "starter.log"
 _NO_REPORT = f"it was killed, or left, before it could say why (logs/{_LOG} may know)"
 _POLL_SECONDS = 0.2
 _SECONDS_TO_FOLLOW = 4.0
-"""Seconds for the other ranks to end after one has met a mistake of the user: fewer than a rank that lost another waits
-to be ended (launcher.worker), so that no starter starts them again."""
+"""Seconds for the other ranks to end after one had a user error; then all are killed.
+
+They are fewer than the seconds for which a rank that lost another waits (launcher.worker). So no starter starts the
+ranks again.
+"""
 
 
 def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
-    """Start the command and wait for it and its ranks. Raises ForcedStop."""
+    """Start the command, and wait for it and its ranks. Returns how the ranks ended. Raises ForcedStop."""
     own = {
         **LauncherInfo(spec.folder, spec.launcher, launch.timeout).variables(),
         "OMP_NUM_THREADS": str(launch.threads), "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT",
@@ -46,14 +49,15 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     logs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "launcher.launch.starter", *launch.argv]
     environment = {**os.environ, **env_vars.RANK_DEFAULTS, **own, **launch.env}
-    with (logs / _LOG).open("wb") as log:  # the starter's own traceback after that of a rank adds nothing
+    with (logs / _LOG).open("wb") as log:  # the starter's own traceback adds nothing to that of a rank
         child = subprocess.Popen(command, env=environment, stderr=log, process_group=0)
     code = _wait(child, spec)
     return _combine(code, rank_end.read(spec.folder), launch.ranks)
 
 
 def _wait(child: "subprocess.Popen[bytes]", spec: RendezvousSpec) -> int:
-    """Return the exit code of the child. A mistake of the user and an exception kill the child and its ranks first."""
+    """Return the exit code of the child. After a user error or an exception, the child and its ranks are killed
+    first."""
     stalls, refused_at = StallReport(), math.inf
     try:
         while True:
@@ -70,7 +74,8 @@ def _wait(child: "subprocess.Popen[bytes]", spec: RendezvousSpec) -> int:
 
 
 def _combine(code: int, ends: Mapping[int, RankEnd], ranks: int) -> RanksEnded:
-    """Combine the reports of the ranks. They count where all ranks reported, unless the starter failed itself."""
+    """Return how the ranks ended, from the reports of all ranks. Missing reports, or a failure of the starter, are
+    failures."""
     if (refused := RanksEnded.refused(ends)) is not None:
         return refused
     reason = StopReason(max((end["reason"] for end in ends.values()), default=0))
@@ -85,9 +90,9 @@ def _combine(code: int, ends: Mapping[int, RankEnd], ranks: int) -> RanksEnded:
 
 
 def _become(argv: list[str]) -> None:
-    """Run a starter's module in this process, which dies with the launcher, and leave signals to the ranks.
+    """Run a starter's module in this process. The process dies with the launcher, and leaves signals to the ranks.
 
-    What the starter starts inherits no handler, but inherits that a signal is ignored.
+    Processes that the starter starts inherit no handler, but would inherit that a signal is ignored.
     """
     signal_on_parent_death(signal.SIGKILL)
     if os.getppid() != int(os.environ[env_vars.LAUNCHER_PID]):

@@ -1,9 +1,11 @@
-"""Learning-rate schedules. A kind is one module here with a `Config` (a subclass of
-`launcher.config.types.ScheduleConfig`) and a class `Schedule` that extends the one below; the file is the registration.
-Do not import torch: a plan reads every Config on a login node.
+"""Learning-rate schedules.
 
-A schedule is a pure function of the step, and of the evaluations made until then. It keeps no state, so that a resumed
-run continues with the same rates.
+Each kind is one module of this package. It defines a `Config` (a subclass of `launcher.config.types.ScheduleConfig`)
+and a class `Schedule` that extends the class below. There is no other registration. Do not import torch, because a plan
+imports the module on a login node.
+
+A schedule is a pure function of the step and of the evaluations before it. It keeps no state, so that a resumed run
+continues with the same rates.
 """
 
 import math
@@ -15,11 +17,11 @@ from launcher.config.types import ScheduleConfig
 
 C_co = TypeVar("C_co", bound=ScheduleConfig, covariant=True)
 Evaluation = tuple[int, float]
-"""The step of an evaluation, and the watched metric with its sign such that lower is better."""
+"""The step of an evaluation, and the watched metric, which is negated if higher is better."""
 
 
 class Schedule(ABC, Generic[C_co]):
-    """The factor of the learning rate at each step of a run of `steps` steps. `warmup`: the steps of its warmup."""
+    """The factor of the learning rate at each step of a run of `steps` steps. `warmup`: number of warmup steps."""
 
     def __init__(self, config: C_co, steps: int) -> None:
         self.config, self.steps = config, steps
@@ -27,22 +29,22 @@ class Schedule(ABC, Generic[C_co]):
 
     @abstractmethod
     def after_warmup(self, step: int, evaluations: Sequence[Evaluation]) -> float:
-        """The factor at `step` (from 0, and at least `warmup`), between 0 and 1. `evaluations`: those made until
-        then."""
+        """Return the factor at `step`, between 0 and 1. `step`: from 0, and at least `warmup`; `evaluations`: those up
+        to it."""
 
     def factor(self, step: int, evaluations: Sequence[Evaluation] = ()) -> float:
-        """The factor at `step` (from 0). The warmup climbs from 1/n to 1. Later `evaluations` than `step` are
-        ignored."""
+        """Return the factor at `step` (from 0). During the warmup of n steps it rises from 1/n to 1. Evaluations after
+        `step` are ignored."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         return self.after_warmup(step, [entry for entry in evaluations if entry[0] <= step])
 
     def progress(self, step: int) -> float:
-        """The fraction of the steps after the warmup that are done before `step`, at most 1."""
+        """Return the fraction of the steps after the warmup that precede `step`, at most 1."""
         return min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
 
     def notes(self, lr: float) -> list[str]:
-        """Notes for the user about this schedule in a run of so many steps. `lr`: the highest rate."""
+        """Return notes for the user about this schedule; empty: there are none. `lr`: the highest learning rate."""
         warmup = self.config.warmup
         if warmup < max(1, self.steps):
             return []
@@ -51,10 +53,10 @@ class Schedule(ABC, Generic[C_co]):
 
 
 def span_steps(span: float, steps: int) -> int:
-    """The number of steps of a `launcher.config.types.Span` of a run of `steps` steps."""
+    """Return the number of steps of a `launcher.config.types.Span` in a run of `steps` steps."""
     return round(span * steps) if span < 1 else int(span)
 
 
 def half_cosine(start: float, end: float, progress: float) -> float:
-    """A point of the half cosine from `start` (at progress 0) to `end` (at progress 1)."""
+    """Return a point of the half cosine from `start` (at progress 0) to `end` (at progress 1)."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))

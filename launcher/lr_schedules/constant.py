@@ -9,7 +9,7 @@ from launcher.lr_schedules import Evaluation
 
 
 class Config(ScheduleConfig):
-    """The factor 1 after the warmup."""
+    """Constant rate after the warmup."""
 
     kind: Literal["constant"] = "constant"
 

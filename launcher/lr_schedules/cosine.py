@@ -13,7 +13,7 @@ class Config(ScheduleConfig):
 
     kind: Literal["cosine"] = "cosine"
     floor: Floor = 0.0
-    """Smallest factor."""
+    """Minimum factor."""
 
 
 class Schedule(lr_schedules.Schedule[Config]):

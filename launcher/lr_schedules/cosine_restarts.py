@@ -17,9 +17,9 @@ class Config(ScheduleConfig):
     period: Annotated[Span, Field(gt=0)]
     """Length of the first cosine: a fraction of the run's steps (below 1) or a number of steps."""
     factor: float = Field(1.0, ge=1)
-    """Ratio of each cosine's length to that of the one before."""
+    """Ratio of each cosine's length to the length of the previous one."""
     floor: Floor = 0.0
-    """Smallest factor."""
+    """Minimum factor."""
 
 
 class Schedule(lr_schedules.Schedule[Config]):
@@ -29,10 +29,10 @@ class Schedule(lr_schedules.Schedule[Config]):
 
 
 def _progress_in_period(step: float, length: float, growth: float) -> float:
-    """Compute the fraction of the current period that is done before a step.
+    """Return the fraction of the current period that precedes a step.
 
-    `step`: steps after the warmup. `length`: steps of the first period. `growth`: ratio of a period's length to that
-    of the one before.
+    `step`: number of steps after the warmup. `length`: steps of the first period. `growth`: ratio of a period's length
+    to that of the previous one.
     """
     if growth == 1:
         return step % length / length

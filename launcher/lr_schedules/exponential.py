@@ -15,9 +15,9 @@ class Config(ScheduleConfig):
 
     kind: Literal["exponential"] = "exponential"
     gamma: float = Field(gt=0, le=1)
-    """Multiplier in the course of `every` steps."""
+    """Multiplier of the factor over `every` steps."""
     every: int = Field(1, gt=0)
-    """Steps in which the factor changes by `gamma`."""
+    """Number of steps over which the factor is multiplied by `gamma`."""
 
 
 class Schedule(lr_schedules.Schedule[Config]):

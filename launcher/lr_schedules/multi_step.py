@@ -14,13 +14,13 @@ from launcher.lr_schedules import Evaluation, span_steps
 
 
 class Config(ScheduleConfig):
-    """Multiplied by `gamma` at each of the `milestones`."""
+    """Decay at chosen steps: the factor is multiplied by `gamma` at each of the `milestones`."""
 
     kind: Literal["multi_step"] = "multi_step"
     milestones: tuple[Annotated[Span, Field(gt=0)], ...] = Field(min_length=1)
     """Steps, or fractions of the run, in ascending order."""
     gamma: float = Field(0.1, gt=0, le=1)
-    """Multiplier."""
+    """Multiplier of the factor."""
 
     @field_validator("milestones")
     @classmethod

@@ -1,4 +1,4 @@
-"""A climb to the full rate and a decay after it (Smith and Topin, 2019), as in torch."""
+"""A rise to the full rate and a decay after it (Smith and Topin, 2019), as in torch."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -12,8 +12,7 @@ from launcher.lr_schedules import Evaluation, half_cosine
 
 
 class Config(ScheduleConfig):
-    """From `start_factor` up to 1 and down to `end_factor` at the last step, in half cosines or lines (Smith and Topin,
-    2019)."""
+    """Rise from `start_factor` to 1, then decay to `end_factor` at the last step (Smith and Topin, 2019)."""
 
     kind: Literal["one_cycle"] = "one_cycle"
     peak_at: float = Field(0.3, gt=0, lt=1)
@@ -23,7 +22,7 @@ class Config(ScheduleConfig):
     end_factor: Floor = 4e-6
     """Factor at the last step."""
     anneal: Literal["cosine", "linear"] = "cosine"
-    """Shape of both parts."""
+    """Shape of the rise and the decay."""
 
     @field_validator("warmup")
     @classmethod
@@ -35,7 +34,7 @@ class Config(ScheduleConfig):
 
 class Schedule(lr_schedules.Schedule[Config]):
     def after_warmup(self, step: int, evaluations: Sequence[Evaluation]) -> float:
-        """As in torch's OneCycleLR, the peak is one step before its fraction of the run is done."""
+        """Return the factor as torch's OneCycleLR: the peak is one step before the end of the fraction `peak_at`."""
         config, last = self.config, self.steps - 1
         anneal = half_cosine if config.anneal == "cosine" else _linear
         peak = max(0.0, config.peak_at * self.steps - 1)

@@ -1,4 +1,4 @@
-"""A decay where evaluations stop improving, as in torch."""
+"""A decay when evaluations stop improving, as in torch."""
 
 import math
 from collections.abc import Sequence
@@ -12,27 +12,27 @@ from launcher.lr_schedules import Evaluation
 
 
 class Config(ScheduleConfig):
-    """Multiplied by `factor` when the monitored metric stops improving."""
+    """Decay when the monitored metric stops improving: the rate is multiplied by `factor`."""
 
     kind: Literal["plateau"] = "plateau"
     factor: float = Field(0.1, gt=0, lt=1)
-    """Multiplier."""
+    """Multiplier of the rate."""
     patience: int = Field(3, ge=0)
-    """Consecutive evaluations without improvement that are tolerated."""
+    """Number of consecutive evaluations without improvement that are tolerated."""
     threshold: float = Field(1e-4, ge=0, lt=1)
     """Minimum relative improvement over the best evaluation."""
     cooldown: int = Field(0, ge=0)
-    """Evaluations after a multiplication that are not counted."""
+    """Number of evaluations after a multiplication that are ignored."""
     floor: Floor = 0.0
-    """Smallest factor."""
+    """Minimum factor."""
 
     uses_evaluations: ClassVar[bool] = True
 
 
 class Schedule(lr_schedules.Schedule[Config]):
     def after_warmup(self, step: int, evaluations: Sequence[Evaluation]) -> float:
-        """Follow torch's ReduceLROnPlateau in its relative mode. The best value is negative where higher is better: it
-        also has to improve by `threshold` downwards."""
+        """Return the factor as torch's ReduceLROnPlateau in its relative mode. If higher is better, values are
+        negative; also then the next value has to be lower than the best by `threshold` of it."""
         config = self.config
         rate, best, bad, cooldown = 1.0, math.inf, 0, 0
         for _, value in evaluations:

@@ -17,7 +17,7 @@ class Config(ScheduleConfig):
     power: float = Field(2.0, gt=0)
     """Exponent."""
     floor: Floor = 0.0
-    """Smallest factor."""
+    """Minimum factor."""
 
 
 class Schedule(lr_schedules.Schedule[Config]):

@@ -1,4 +1,4 @@
-"""A decay in equal intervals."""
+"""A decay at equal intervals."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,13 +11,13 @@ from launcher.lr_schedules import Evaluation
 
 
 class Config(ScheduleConfig):
-    """Multiplied by `gamma` every `every` steps."""
+    """Decay at equal intervals: the factor is multiplied by `gamma` every `every` steps."""
 
     kind: Literal["step"] = "step"
     every: int = Field(gt=0)
-    """Steps between multiplications."""
+    """Number of steps between multiplications."""
     gamma: float = Field(0.1, gt=0, le=1)
-    """Multiplier."""
+    """Multiplier of the factor."""
 
 
 class Schedule(lr_schedules.Schedule[Config]):

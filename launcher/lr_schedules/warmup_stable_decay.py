@@ -17,7 +17,7 @@ class Config(ScheduleConfig):
     decay: float = Field(0.2, gt=0, le=1)
     """Length of the decay, as a fraction of the run's steps."""
     floor: Floor = 0.0
-    """Smallest factor."""
+    """Minimum factor."""
 
 
 class Schedule(lr_schedules.Schedule[Config]):

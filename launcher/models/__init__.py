@@ -1,8 +1,9 @@
-"""The models that a recipe may train. A kind is one module here with a `Config` (a subclass of
-`launcher.config.model.ModelConfig`) and a class `Model` that extends the one below; the file is the registration.
-Import torch and transformers inside functions: a plan reads every Config on a login node. `build` also runs on the meta
-device (`weights=False`), to count parameters, and ends with `adapted`: freezing, adapters and normalization are the
-same for every kind.
+"""The models that a recipe may train.
+
+Each kind is one module of this package. It defines a `Config` (a subclass of `launcher.config.model.ModelConfig`) and a
+class `Model` that extends the class below. There is no other registration. Import torch and transformers inside
+functions, because a plan imports the module on a login node. `build` also runs on the meta device (`weights=False`), to
+count parameters. It ends with `adapted`, so that freezing, adapters and normalization are the same for every kind.
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +24,8 @@ C = TypeVar("C", bound=ModelConfig)
 
 
 class Model(ABC, Generic[C]):
-    """Builds a model and names its tokenizer. Base class of the models; each is built from the Config of its kind."""
+    """Builder of a model, which also names the model's tokenizer. Base class of the models; each is created from the
+    Config of its kind."""
 
     imports: tuple[str, ...] = ()
     """Modules that take seconds to import and do not use a device. The ranks of a machine are forked from a process
@@ -33,10 +35,10 @@ class Model(ABC, Generic[C]):
         self.config = config
 
     def tokenizer(self) -> "PretrainedTokenizer | str | None":
-        """The model's own tokenizer: a folder, or a name on the hub with its revision; None: it has none."""
+        """Return the model's own tokenizer: a folder, or a name on the hub with its revision; None: there is none."""
         return None
 
     @abstractmethod
     def build(self, requirements: "ModelRequirements", weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
-        """Build the model on the current device. Returns it with notes for the user. New weights are drawn from torch's
-        generator, which the caller has seeded. `weights=False`: the architecture alone. Raises UserError."""
+        """Build the model on the current device, and return it with notes for the user. New weights are drawn from
+        torch's generator, which the caller has seeded. `weights=False`: the architecture only. Raises UserError."""

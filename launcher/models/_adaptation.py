@@ -1,4 +1,4 @@
-"""Adaptations of any model: parameters that train, adapters, and normalization."""
+"""Adaptations of any model: frozen parameters, adapters, and normalization."""
 
 import functools
 from collections import Counter
@@ -22,8 +22,8 @@ _MIXES = (
 def adapted(
     model: "torch.nn.Module", config: ModelConfig, new: list[str] | None = None
 ) -> "tuple[torch.nn.Module, list[str]]":
-    """Apply the adaptations of a configuration to a model. Returns the model, and notes on its trained parameters.
-    `new`: parameters without pretrained weights, which train in full beside an adapter. Raises UserError."""
+    """Apply the adaptations of a configuration to a model. Returns the model, and notes on the parameters that train.
+    `new`: parameters without pretrained weights, which train in full next to an adapter. Raises UserError."""
     notes = []
     if config.batch_norm == "group":
         group(model)
@@ -46,16 +46,14 @@ def adapted(
 
 
 def frozen(config: ModelConfig, names: list[str]) -> list[str]:
-    """Names of an adapted model's parameters that `freeze` matches."""
+    """Return the names of an adapted model's parameters that `freeze` matches."""
     plain_names = {name: name.replace(".base_layer", "") for name in names}
     return [name for name in names if any(_matches(plain_names[name], pattern) for pattern in config.freeze)]
 
 
 def plain(model: "torch.nn.Module") -> "torch.nn.Module":
-    """Merge a model's adapters into its weights, and let all parameters and batch norm statistics train again.
-
-    A GroupNorm that has replaced a BatchNorm is kept.
-    """
+    """Merge a model's adapters into its weights, and let all parameters and batch norm statistics train again. Returns
+    the model. A GroupNorm that has replaced a BatchNorm remains."""
     if any(hasattr(module, "base_layer") for module in model.modules()):
         from launcher.models import _peft
 
@@ -66,7 +64,7 @@ def plain(model: "torch.nn.Module") -> "torch.nn.Module":
 
 
 def group(model: "torch.nn.Module") -> None:
-    """Replace each BatchNorm by a GroupNorm with its affine weights. A transformers configuration records this for
+    """Replace each BatchNorm by a GroupNorm with the same affine weights. A transformers configuration records this for
     later runs."""
     for name, module in list(model.named_modules()):
         if _is_batch_norm(module):
@@ -80,7 +78,7 @@ def _grouped(norm: "torch.nn.modules.batchnorm._BatchNorm") -> "torch.nn.GroupNo
     import torch
 
     channels = norm.num_features
-    one = isinstance(norm, torch.nn.BatchNorm1d)  # often without further axes: groups of one value would be constant
+    one = isinstance(norm, torch.nn.BatchNorm1d)  # often no further axes: a group of one value would be constant
     groups = 1 if one else max(n for n in range(1, 33) if channels % n == 0)
     group_norm = torch.nn.GroupNorm(groups, channels, eps=norm.eps, affine=norm.affine)
     if norm.affine:
@@ -90,7 +88,7 @@ def _grouped(norm: "torch.nn.modules.batchnorm._BatchNorm") -> "torch.nn.GroupNo
 
 def _settle_batch_norms(model: "torch.nn.Module", frozen: bool) -> list[str]:
     """Freeze the statistics of batch norms. Returns a note on statistics that were never trained. Raises UserError for
-    a BatchNorm that would use statistics of the batch."""
+    a BatchNorm that would use the statistics of a batch."""
     fresh = list[str]()
     for name, module in model.named_modules():
         if not _is_batch_norm(module):
@@ -108,7 +106,7 @@ def _settle_batch_norms(model: "torch.nn.Module", frozen: bool) -> list[str]:
 
 
 def _stay(module: "torch.nn.Module", mode: bool = True) -> "torch.nn.Module":
-    """Replacement of `train` for a module that stays in eval mode."""
+    """Return the module unchanged: the replacement of `train` for a module that stays in eval mode."""
     return module
 
 
@@ -119,7 +117,7 @@ def _is_batch_norm(module: "torch.nn.Module") -> bool:
 
 
 def _matched(patterns: list[str], parameters: "dict[str, torch.nn.Parameter]") -> set[str]:
-    """Names of all parameters that a pattern matches. Raises UserError for patterns that match none."""
+    """Return the names of all parameters that a pattern matches. Raises UserError for patterns that match none."""
     matches = {pattern: {name for name in parameters if _matches(name, pattern)} for pattern in patterns}
     idle = [pattern for pattern, names in matches.items() if not names]
     if idle:
@@ -135,7 +133,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _beginnings(names: Iterable[str]) -> str:
-    """Prefixes of parameter names, two levels deep."""
+    """Return a text with the prefixes of parameter names, two levels deep."""
     prefixes = list(dict.fromkeys(".".join((name.split(".")[:-1] or [name])[:2]) for name in names))
     return some(prefixes, 12)
 

@@ -8,9 +8,10 @@ _ACTIVATIONS = {"relu": torch.nn.ReLU, "gelu": torch.nn.GELU, "tanh": torch.nn.T
 
 
 class ConvMlp(torch.nn.Sequential):  # type: ignore[misc]
-    """Convolutions over `shape` where there are `channels`, hidden layers, and a head of `labels` outputs.
+    """Convolutions over `shape` if there are `channels`, hidden layers, and a head of `labels` outputs.
 
-    Takes the task's one tensor by any name, of shape (samples, *shape), and returns logits of shape (samples, labels).
+    The forward takes the task's one tensor by any name, of shape (samples, *shape), and returns logits of shape
+    (samples, labels).
     """
 
     def __init__(

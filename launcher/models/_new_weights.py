@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 def renew(model: "PreTrainedModel", config: TransformersConfig) -> list[str]:
-    """Initialise the head and the topmost layers anew where the recipe requires it, by the model's own initialiser and
-    torch's generator. Returns the names of new parameters. Raises UserError."""
+    """Initialise the head and the topmost layers again, as far as the recipe requires it.
+
+    The model's own initialiser draws from torch's generator. Returns the names of the new parameters. Raises UserError.
+    """
     encoder, layers = model.base_model, blocks(model.base_model)
     if config.reinit_layers > len(layers):
         what = f"{config.reinit_layers}, but {type(encoder).__name__} has {len(layers)} layers"
@@ -31,8 +33,8 @@ def renew(model: "PreTrainedModel", config: TransformersConfig) -> list[str]:
 
 
 def _draw(model: "PreTrainedModel", fresh: "set[torch.nn.Module]", tensors: set[int]) -> None:
-    """Initialise modules and tensors. transformers initialises those without its mark; tied tensors belong to several
-    modules."""
+    """Initialise the `fresh` modules and the tensors (by id). transformers initialises everything without its mark
+    `_is_hf_initialized`. Tensors are also marked, because a tied tensor belongs to several modules."""
     if not tensors:
         return
     for module in model.modules():
@@ -43,5 +45,5 @@ def _draw(model: "PreTrainedModel", fresh: "set[torch.nn.Module]", tensors: set[
 
 
 def renewed(names: list[str]) -> list[str]:
-    """The note on parameters that `renew` initialised."""
+    """Return the note on parameters that `renew` initialised; empty if there are none."""
     return [f"new weights, as the recipe says: {some(names)}"] if names else []

@@ -1,4 +1,4 @@
-"""Adapters of peft: injected into a model's encoder, and merged into its weights. The model keeps its class."""
+"""Adapters of peft: injected into a model's encoder, or merged into its weights. The model keeps its class."""
 
 import dataclasses
 import warnings
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from launcher.config.model import Adapter
 
 _UNFIT = {"adamss", "boft", "lily", "poly", "shadow", "shira", "trainable_tokens"}
-"""Adapters that peft cannot merge, cannot create on the meta device, or that need more inputs than tokens."""
+"""Adapters that peft cannot merge or cannot create on the meta device, or that need other inputs besides tokens."""
 _LAYERS = (torch.nn.Linear, Conv1D, torch.nn.modules.conv._ConvNd)
 
 
 def kinds() -> dict[str, tuple[type[peft.PeftConfig], type[BaseTuner]]]:
-    """Adapters that fit any model and can be merged: configuration and tuner of peft by kind."""
+    """Return the adapters that fit any model and can be merged: peft's configuration and tuner, by kind."""
     pairs = {
         t.value.lower(): (PEFT_TYPE_TO_CONFIG_MAPPING[t], tuner) for t, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
     }
@@ -38,8 +38,8 @@ def kinds() -> dict[str, tuple[type[peft.PeftConfig], type[BaseTuner]]]:
 
 
 def inject(model: torch.nn.Module, adapter: "Adapter") -> str:
-    """Inject an adapter into a model's encoder, whose own parameters stop training. Parameters outside of the encoder
-    (the head) continue to train. Returns a note. Raises UserError."""
+    """Inject an adapter into a model's encoder, and freeze the encoder's own parameters. Parameters outside of the
+    encoder (the head) continue to train. Returns a note. Raises UserError."""
     if adapter.kind not in kinds():
         raise UserError(Problem("model.adapter.kind", f"unknown kind {adapter.kind!r} ({hint(adapter.kind, kinds())})"))
     config, tuner = kinds()[adapter.kind]
@@ -56,7 +56,7 @@ def inject(model: torch.nn.Module, adapter: "Adapter") -> str:
 
 
 def merge(model: torch.nn.Module) -> None:
-    """Replace every adapted layer by the plain layer with the adapter merged into its weights."""
+    """Replace every adapted layer by the plain layer, with the adapter merged into its weights."""
     with torch.no_grad():
         for name, module in list(model.named_modules()):
             if not isinstance(module, BaseTunerLayer):
@@ -71,13 +71,14 @@ def merge(model: torch.nn.Module) -> None:
 
 
 def _fields(config: type[peft.PeftConfig]) -> set[str]:
-    """Keys of a peft configuration that a recipe may set."""
+    """Return the keys of a peft configuration that a recipe may set."""
     common = {field.name for field in dataclasses.fields(peft.PeftConfig)}
     return {field.name for field in dataclasses.fields(config)} - common - {"modules_to_save"}
 
 
 def _options(adapter: "Adapter", config: type[peft.PeftConfig]) -> JsonObject:
-    """The adapter's keys under peft's names: alpha may be lora_alpha, r may be init_r."""
+    """Return the adapter's keys under peft's names: alpha may be lora_alpha, r may be init_r. Raises UserError for
+    unknown keys."""
     fields = _fields(config) - {"target_modules"}
     names = {field: field for field in fields}
     for key in ("r", "alpha", "dropout"):
@@ -97,12 +98,13 @@ def _options(adapter: "Adapter", config: type[peft.PeftConfig]) -> JsonObject:
 def _targets(
     adapter: "Adapter", tuner: type[BaseTuner], model: torch.nn.Module, encoder: torch.nn.Module
 ) -> list[str] | str | None:
-    """Target layers for peft; None: peft's choice for the architecture."""
+    """Return the target layers for peft; None: peft's choice for the architecture. Raises UserError if there are
+    none."""
     layers = [name for name, module in encoder.named_modules() if isinstance(module, _LAYERS)]
     linear = [name for name in layers if isinstance(encoder.get_submodule(name), torch.nn.Linear | Conv1D)]
     available = hint("", {name.rpartition(".")[2] for name in layers})
     if adapter.targets is None:
-        mapping = getattr(tuner, "target_module_mapping", None)  # IA3 keeps its own, where nobody sees it
+        mapping = getattr(tuner, "target_module_mapping", None)  # IA3 has a mapping of its own, which is not accessible
         known = mapping is None or getattr(getattr(model, "config", None), "model_type", None) in mapping
         if not known and not linear:
             what = f"{type(encoder).__name__} has no linear layer: name some ({available})"
@@ -121,7 +123,7 @@ def _targets(
 
 
 def _translate_errors(action: Callable[[], object]) -> None:
-    """Run an action, and translate errors of peft to UserError."""
+    """Run an action, and translate errors of peft into UserError."""
     try:
         action()
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""Shared by the kinds of transformers models: adapting a configuration to the requirements, and building a module."""
+"""Functions for all transformers models: fitting a configuration to the requirements, and building a module."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _USUAL = ("bert", "modernbert", "roberta", "gpt2", "t5", "bart", "vit", "resnet")
-"""Model types that are named where another type has no model for a task."""
+"""Model types that an error names if transformers has no model of the given type for a task."""
 
 
 _GENERATION = "generation_config.json"
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _BEAMS = ("early_stopping", "length_penalty")
-"""Options of generation that do nothing without sampling, or without beams: transformers refuses to save them then."""
+"""Generation options without effect unless there is sampling (or beams). transformers refuses to save them then."""
 
 
 class TransformersConfig(ModelConfig):
@@ -35,7 +35,7 @@ class TransformersConfig(ModelConfig):
     attention: str | None = None
     """Attention implementation: sdpa, eager, flash_attention_2 and so on."""
     head: Literal["new"] | None = None
-    """`new`: new weights outside of the encoder, even where the checkpoint has them."""
+    """`new`: new weights outside of the encoder, even if the checkpoint has weights there."""
     reinit_layers: int = Field(0, ge=0)
     """Number of topmost layers with new weights (Zhang et al., 2021)."""
 
@@ -46,7 +46,7 @@ class TransformersConfig(ModelConfig):
     @field_validator("attention")
     @classmethod
     def _allowed_kernel(cls, value: str | None) -> str | None:
-        """Check a name with a slash, which is code of the hub."""
+        """Check a name with a slash, which stands for code of the hub."""
         if value is not None and "/" in value:
             trust.check(value, "code of the hub")
         return value
@@ -55,8 +55,8 @@ class TransformersConfig(ModelConfig):
 def fit(
     hf: "PretrainedConfig", config: TransformersConfig, requirements: ModelRequirements, resize: bool
 ) -> "PretrainedConfig":
-    """Adapt a transformers configuration to the task, the data and the recipe. `resize`: also the vocabulary, or the
-    shape of images. Raises UserError."""
+    """Fit a transformers configuration to the task, the data and the recipe, and return it. `resize`: also set the
+    vocabulary, or the shape of images. Raises UserError."""
     if not requirements.auto_class:
         what = "no model of transformers takes lists of numbers (take kind: small, or factory for one of your own)"
         raise UserError(Problem("model.kind", what))
@@ -76,14 +76,14 @@ def fit(
 
 
 def set_options(hf: "PretrainedConfig", requirements: ModelRequirements) -> None:
-    """Set the options of the task, and reset those of the task that a checkpoint was trained for."""
+    """Set the options of the task, and reset those of the task for which a checkpoint was trained."""
     for name, value in {"problem_type": None, **requirements.options}.items():
         setattr(hf, name, value)
 
 
 def set_token_ids(hf: "PretrainedConfig", requirements: ModelRequirements, given: Mapping[str, object]) -> None:
     """Set the ids of the tokens around a text, for a model that is trained with this tokenizer. `given`: keys of the
-    recipe, which do not change."""
+    recipe; they are not changed."""
     ids = {"bos_token_id": requirements.begin_token_id, "eos_token_id": requirements.end_token_id}
     if getattr(hf, "forced_eos_token_id", None) is not None:
         ids["forced_eos_token_id"] = requirements.end_token_id
@@ -93,7 +93,7 @@ def set_token_ids(hf: "PretrainedConfig", requirements: ModelRequirements, given
 
 
 def _set_dropout(hf: "PretrainedConfig", config: TransformersConfig) -> None:
-    """Set the dropout rates of the recipe. Raises UserError where the architecture has no rate for attention
+    """Set the dropout rates of the recipe. Raises UserError if the architecture has no separate rate for attention
     weights."""
     rates = [
         name
@@ -122,7 +122,7 @@ def _check_rates(hf: "PretrainedConfig") -> None:
 
 
 def _check_task(hf: "PretrainedConfig", requirements: ModelRequirements) -> None:
-    """Raise UserError where transformers has no model of this type for the task."""
+    """Raise UserError if transformers has no model of this type for the task."""
     import transformers
 
     able = getattr(transformers, requirements.auto_class)._model_mapping
@@ -147,8 +147,9 @@ def _fit_image(
 
 
 def _embedded(hf: "PretrainedConfig", config: TransformersConfig, requirements: ModelRequirements) -> int:
-    """Size of the embedding: that of the tokenizer, or a larger one of the recipe, such as the next multiple of 64."""
-    if not requirements.vocab_size:  # a tokenizer of the hub is not downloaded yet: the architecture's default
+    """Return the size of the embedding: that of the tokenizer, or a larger one of the recipe, such as a multiple of 64.
+    Raises UserError for a smaller one."""
+    if not requirements.vocab_size:  # the hub's tokenizer is not downloaded yet: the architecture's default
         return int(hf.vocab_size)
     if "vocab_size" not in (config.model_extra or {}):
         return requirements.vocab_size
@@ -162,8 +163,9 @@ def _embedded(hf: "PretrainedConfig", config: TransformersConfig, requirements: 
 def make(
     hf: "PretrainedConfig", config: TransformersConfig, requirements: ModelRequirements, trusted: bool = False
 ) -> "PreTrainedModel":
-    """Build the module of a configuration with new weights on the current device. `trusted`: code that it names may
-    run; otherwise transformers' refusal, a ValueError, is passed on."""
+    """Build the module of a configuration, with new weights, on the current device. `trusted`: code that the
+    configuration names may run; otherwise transformers refuses it with a ValueError, which is not caught. Raises
+    UserError."""
     import transformers
 
     auto = getattr(transformers, requirements.auto_class)
@@ -180,18 +182,18 @@ def make(
 
 
 def complete(model: "PreTrainedModel", requirements: ModelRequirements) -> "PreTrainedModel":
-    """Set the token ids and generation options that the configurations of a model leave open."""
+    """Set the token ids and generation options that are missing in a model's configurations, and return the model."""
     config, ids = model.config, dict[str, int | None]()
     if not requirements.vocab_size:
         return model
     known = {"bos_token_id": requirements.begin_token_id, "eos_token_id": requirements.end_token_id}
     for name in known:
         if isinstance(getattr(config, name, None), int) and getattr(config, name) >= requirements.vocab_size:
-            setattr(config, name, known[name])  # the architecture's default, of another vocabulary
+            setattr(config, name, known[name])  # the architecture's default belongs to another vocabulary
     if getattr(config, "is_encoder_decoder", False):
         config.decoder_start_token_id = ids["decoder_start_token_id"] = decoder_start(model, requirements)
     if "SequenceClassification" in requirements.auto_class and getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = requirements.pad_token_id  # by which a decoder finds the last token of each text
+        config.pad_token_id = requirements.pad_token_id  # with this id, a decoder finds the last token of each text
     if not model.can_generate():
         return model
     ids |= {"pad_token_id": requirements.pad_token_id, "eos_token_id": requirements.end_token_id}
@@ -206,14 +208,14 @@ def complete(model: "PreTrainedModel", requirements: ModelRequirements) -> "PreT
 
 
 def save_configuration(model: "PreTrainedModel", folder: Path) -> None:
-    """Save the configuration files that transformers reads beside the weights."""
+    """Save the configuration files that transformers reads in addition to the weights."""
     model.config.save_pretrained(folder)
     if (generation := getattr(model, "generation_config", None)) is not None:
-        generation.to_json_file(folder / _GENERATION)  # a published one may not be as strict as save_pretrained
+        generation.to_json_file(folder / _GENERATION)  # save_pretrained would refuse some published ones
 
 
 def take_generation(model: "PreTrainedModel", folder: Path, requirements: ModelRequirements) -> None:
-    """Load the generation configuration that a run saved, where there is one."""
+    """Load the generation configuration that a run saved, if there is one."""
     from transformers import GenerationConfig
 
     if model.can_generate() and (folder / _GENERATION).is_file():
@@ -222,7 +224,7 @@ def take_generation(model: "PreTrainedModel", folder: Path, requirements: ModelR
 
 
 def decoder_start(model: "PreTrainedModel", requirements: ModelRequirements) -> int:
-    """Id of the first token of a decoder: the model's own, else that of padding, as in T5."""
+    """Return the id of a decoder's first token: the model's own, else that of padding, as in T5."""
     configs = model.config, getattr(model, "generation_config", None)
     starts = [getattr(one, "decoder_start_token_id", None) for one in configs]
     known = [start for start in starts if start is not None and start < requirements.vocab_size]
@@ -230,8 +232,7 @@ def decoder_start(model: "PreTrainedModel", requirements: ModelRequirements) -> 
 
 
 def check_length(model: "PreTrainedModel", requirements: ModelRequirements) -> None:
-    """Raise UserError where the model's table of positions is shorter than the longest sample, or that of its decoder
-    shorter than the longest target."""
+    """Raise UserError if the model's table of positions is too short for the samples or the targets."""
     import torch
 
     tables = {
@@ -251,22 +252,21 @@ def check_length(model: "PreTrainedModel", requirements: ModelRequirements) -> N
 
 
 def _check_positions(usable: int | None, length: int, name: str, key: str = "data.max_length") -> None:
-    """Raise UserError where a table of `usable` positions is shorter than a row of `length`. None: there is
-    no table."""
+    """Raise UserError if a table of `usable` positions is shorter than a row of `length`. None: there is no table."""
     if usable is not None and usable < length:
         what = f"{length} tokens, but {name} has positions for {usable}"
         raise UserError(Problem(key, f"{what} (shorter samples, or more max_position_embeddings)"))
 
 
 def check_shape(model: "PreTrainedModel", requirements: ModelRequirements) -> None:
-    """Raise UserError where a model on the meta device does not take images of the required shape."""
+    """Raise UserError if a model on the meta device does not take images of the required shape."""
     import torch
 
     if requirements.guessed or len(requirements.shape) != 3 or {p.device.type for p in model.parameters()} != {"meta"}:
         return
     try:
         model.eval()(pixel_values=torch.empty(1, *requirements.shape, device="meta"))
-    except NotImplementedError:  # not everything can be tried without memory
+    except NotImplementedError:  # some operations do not support the meta device
         pass
     except (ValueError, RuntimeError, TypeError) as error:
         shape = " x ".join(map(str, requirements.shape))

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 class Config(TransformersConfig):
-    """A transformers model with new weights. Further keys go to its transformers configuration, and are checked against
-    it when the plan counts parameters."""
+    """A transformers model with new weights. Further keys are passed to the transformers configuration, and are checked
+    against it when the plan counts parameters."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -53,7 +53,7 @@ class Model(models.Model[Config]):
             raise UserError(unknown)
         try:
             hf = kind(**keys)
-        except Exception as error:  # transformers has types of its own for these
+        except Exception as error:  # transformers has its own types of these errors
             raise UserError(Problem("model", str(error).splitlines()[-1].strip())) from None
         model, notes = adapted(
             make(fit(hf, self.config, requirements, resize=True), self.config, requirements), self.config

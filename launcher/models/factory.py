@@ -1,4 +1,4 @@
-"""A model that a function of the user's own returns."""
+"""A model that a user's function returns."""
 
 import inspect
 import traceback
@@ -23,17 +23,16 @@ if TYPE_CHECKING:
 
 
 class Config(ModelConfig):
-    """A model that a function of your own builds. The function is called with `options` as keyword arguments, and with
-    those of num_labels, vocab_size, pad_token_id, max_length and shape that its signature names and the task provides.
-    The module that it returns takes the task's inputs by name, or a single tensor, and returns logits or an object with
-    `.logits`.
+    """A model that your own function builds. Its keyword arguments are `options`, and those of num_labels, vocab_size,
+    pad_token_id, max_length and shape that its signature contains and the task provides. The returned module takes the
+    task's inputs by name, or a single tensor, and returns logits or an object with `.logits`.
 
-    A run records the name of the function, not its code: a resume needs the same code to be there.
+    A run records the name of the function, not its code. So a resume needs the same code.
     """
 
     kind: Literal["factory"] = "factory"
     factory: str
-    """Function, as mypkg.models:make or mypkg.models.make, importable from the current folder too."""
+    """Function, written as mypkg.models:make or mypkg.models.make. Its module may be in the current folder."""
     options: JsonObject = {}
     """Keyword arguments of the function."""
 
@@ -48,8 +47,8 @@ class Config(ModelConfig):
     @field_validator("factory")
     @classmethod
     def _allowed_factory(cls, value: str) -> str:
-        """Check the name while a recipe is loaded, since a stored recipe may name somebody else's function. Whether the
-        function exists is tested when it is called."""
+        """Check the name while a recipe is loaded, because a stored recipe may name a function of somebody else.
+        Whether the function exists is checked when it is called."""
         if trust.stored_recipe() is not None:
             kinds.function(value)
         elif trust.is_loading():
@@ -68,7 +67,7 @@ class Model(models.Model[Config]):
 
 
 def _imported(path: str) -> Callable[..., Any]:
-    """Import the function. Raises UserError."""
+    """Return the function, imported. Raises UserError."""
     try:
         return kinds.function(path)
     except ValueError as error:
@@ -76,7 +75,8 @@ def _imported(path: str) -> Callable[..., Any]:
 
 
 def _arguments(make: Callable[..., Any], config: Config, requirements: ModelRequirements) -> JsonObject:
-    """The options, and further arguments that the function has. Raises UserError for unknown and missing ones."""
+    """Return the arguments of the function: the options, and the standard arguments in its signature. Raises UserError
+    for unknown options and missing arguments."""
     parameters = inspect.signature(make).parameters
     words = {
         "vocab_size": requirements.vocab_size,
@@ -104,13 +104,14 @@ def _arguments(make: Callable[..., Any], config: Config, requirements: ModelRequ
 
 
 def _required(takes: Mapping[str, inspect.Parameter]) -> list[str]:
-    """Names of the arguments without a default."""
+    """Return the names of the arguments without a default."""
     many = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return [name for name, one in takes.items() if one.default is one.empty and one.kind not in many]
 
 
 def _without_weights(make: Callable[..., Any], arguments: JsonObject, config: Config) -> "torch.nn.Module":
-    """The module on the meta device: created there, or moved there where its code needs numbers."""
+    """Return the module on the meta device. It is created there, or, if its code needs numbers, on the CPU and moved
+    there."""
     import torch
 
     if torch.get_default_device().type != "meta":
@@ -123,12 +124,13 @@ def _without_weights(make: Callable[..., Any], arguments: JsonObject, config: Co
 
 
 def _call(make: Callable[..., Any], arguments: JsonObject, config: Config) -> "torch.nn.Module":
-    """Call the function. Raises UserError with the line that fails."""
+    """Call the function, and return the module in fp32. Raises UserError with the line that failed, or if the result is
+    no module."""
     import torch
 
     try:
         model = make(**arguments)
-    except Exception as error:  # the code of a user may raise anything
+    except Exception as error:  # a user's code may raise anything
         frames = traceback.extract_tb(error.__traceback__)[1:]
         own_frames = [frame for frame in frames if frame.filename == inspect.getsourcefile(make)] or frames
         where = f"{own_frames[-1].filename}:{own_frames[-1].lineno}: " if own_frames else ""
@@ -141,7 +143,7 @@ def _call(make: Callable[..., Any], arguments: JsonObject, config: Config) -> "t
 
 
 def _take_by_name(model: "torch.nn.Module") -> None:
-    """Adapt a forward of one argument to tasks, which pass inputs by name."""
+    """Adapt a forward with one argument to tasks, which pass inputs by name."""
     takes = inspect.signature(model.forward).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in takes.values()):
         hook = partial(_by_name, frozenset(takes), len(_required(takes)))
@@ -151,7 +153,10 @@ def _take_by_name(model: "torch.nn.Module") -> None:
 def _by_name(
     names: frozenset[str], needed: int, module: "torch.nn.Module", args: tuple[object, ...], inputs: JsonObject
 ) -> tuple[tuple[object, ...], JsonObject]:
-    """A forward pre-hook. Raises UserError for inputs that the forward does not take."""
+    """Return the arguments for a forward: a single input by position if the forward has another name for it.
+
+    A forward pre-hook. Raises UserError for inputs that the forward does not take.
+    """
     unknown = [name for name in inputs if name not in names]
     if not unknown:
         return args, inputs

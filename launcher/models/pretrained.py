@@ -34,7 +34,7 @@ class Config(TransformersConfig):
     revision: str | None = None
     """Branch, tag or commit on the hub. Default: its main branch."""
     trust_remote_code: TrustRemoteCode = False
-    """Run code that the model's folder brings, with your permissions."""
+    """Run code from the model's folder, with your permissions."""
 
     @property
     def trusted_source(self) -> str | None:
@@ -87,7 +87,8 @@ def _fitted(name: str, config: Config, requirements: ModelRequirements) -> "Pret
 
 
 def _loaded(name: str, config: Config, requirements: ModelRequirements) -> "tuple[torch.nn.Module, list[str]]":
-    """Load the model. Returns it, and the names of parameters that the folder lacks or has in another shape."""
+    """Load the model. Returns it, and the names of the parameters that are missing in the folder or have another shape
+    there."""
     import transformers
 
     options = {"attn_implementation": config.attention} if config.attention else {}
@@ -102,7 +103,7 @@ def _loaded(name: str, config: Config, requirements: ModelRequirements) -> "tupl
 
 
 def _loading(config: Config, action: Callable[[], T]) -> T:
-    """Run an action, and translate errors of transformers and the hub to UserError."""
+    """Run an action, and translate errors of transformers and the hub into UserError."""
     try:
         with remote_code.refused(config.name, remote_code.CONFIG, "model.name", "model", config.revision):
             return action()
@@ -117,7 +118,7 @@ def _loading(config: Config, action: Callable[[], T]) -> T:
 
 
 def _pickled(name: str) -> list[str]:
-    """A note where the weights of a folder are only in a pickle."""
+    """Return a note if the weights of a folder are only in a pickle, else an empty list."""
     folder = Path(name)
     if any(folder.glob("*.safetensors")) or not (files := sorted(folder.glob("*.bin"))):
         return []

@@ -1,4 +1,4 @@
-"""The model of an earlier run: its encoder, and a new head where the task needs another."""
+"""The model of an earlier run: its encoder, and a new head if the task needs another one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -47,7 +47,7 @@ class Config(TransformersConfig):
 
     @model_validator(mode="after")
     def _allowed_run(self) -> Self:
-        """Check the model of the run while a recipe is loaded, since it may be somebody else's code."""
+        """Check the model of the run while a recipe is loaded, because it may be code of somebody else."""
         if trust.is_loading():
             folder = RunDir(Path(cache_root.found(self.run)))
             try:
@@ -65,7 +65,7 @@ class Model(models.Model[Config]):
 
     def tokenizer(self) -> str | None:
         folder = RunDir(Path(cache_root.found(self.config.run)))
-        has_none = folder.recipe.is_file() and not folder.tokenizer.exists()  # its samples were no texts
+        has_none = folder.recipe.is_file() and not folder.tokenizer.exists()  # its samples were not texts
         return None if has_none else str(folder.tokenizer)
 
     def build(self, requirements: ModelRequirements, weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
@@ -83,7 +83,7 @@ class Model(models.Model[Config]):
 
 
 def _made(folder: RunDir, config: Config, requirements: ModelRequirements) -> "torch.nn.Module":
-    """The run's architecture, with its adapter, and new weights."""
+    """Build the run's architecture with new weights and, if it had one, its adapter. Raises UserError."""
     recorded = _recorded_config(folder)
     if (folder.model / "config.json").is_file():
         import transformers
@@ -113,7 +113,8 @@ def _made(folder: RunDir, config: Config, requirements: ModelRequirements) -> "t
 
 
 def _recorded_config(folder: RunDir) -> ModelConfig | None:
-    """The Config of the model in the run's recipe; None: there is no recipe. Raises UserError."""
+    """Return the Config of the model in the run's recipe; None: there is no recipe, or no model in it. Raises
+    UserError."""
     model = load.plain(folder.recipe).get("model") if folder.recipe.is_file() else None
     if model is None:
         return None
@@ -132,7 +133,8 @@ def _first(error: Exception) -> str:
 
 
 def _load(model: "torch.nn.Module", folder: RunDir, config: Config) -> tuple[list[str], list[str]]:
-    """Load the weights of the checkpoint. Returns the names of parameters that stay new, and notes."""
+    """Load the weights of the checkpoint. Returns the names of the parameters that were not loaded, and notes. Raises
+    UserError."""
     from launcher.train import checkpoint
 
     try:

@@ -1,4 +1,4 @@
-"""A small model of numbers or images in plain torch, for tables, digits and experiments."""
+"""A small model for numbers or images in plain torch, for tables, digits and experiments."""
 
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -30,8 +30,8 @@ class Config(ModelConfig):
 
     kind: Literal["small"] = "small"
     type: Literal["linear", "mlp", "cnn"]
-    """`linear`, `mlp` (hidden layers), or `cnn` (blocks of a 3 x 3 convolution and a pooling that halves the image,
-    then hidden layers)."""
+    """`linear`, `mlp` (hidden layers), or `cnn` (blocks, then hidden layers). A block is a 3 x 3 convolution and a
+    pooling that halves the image."""
     channels: list[Size] | None = Field(None, min_length=1)
     """Channels of each block of a cnn."""
     hidden: list[Size] | None = None
@@ -48,7 +48,7 @@ class Config(ModelConfig):
     @field_validator("channels", "hidden", "dropout", "activation")
     @classmethod
     def _of_the_type(cls, value: object, info: ValidationInfo) -> object:
-        """Set the default of the type, or refuse a key that the type does not use."""
+        """Return the value, or the type's default for None. Raises an error for a key that the type does not use."""
         name = str(info.field_name)
         keys = _DEFAULTS.get(info.data.get("type", ""), {name: value})
         if value is not None and name not in keys:

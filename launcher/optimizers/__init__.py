@@ -1,10 +1,12 @@
-"""Optimisers. A kind is one module here with a `Config` (a subclass of `launcher.config.types.OptimizerConfig`) and a
-class `Optimizer` that extends the one below; the file is the registration. Import torch inside functions: a plan reads
-every Config on a login node.
+"""Optimisers.
 
-The training loop clips gradients and applies the loss scale and the schedule, alike for all kinds. The engine sets `lr`
-of each parameter group before a step. A checkpoint holds what the torch optimiser keeps in `state[parameter]`, by name:
-tensors of the shape of the parameter, or scalars.
+Each kind is one module of this package. It defines a `Config` (a subclass of `launcher.config.types.OptimizerConfig`)
+and a class `Optimizer` that extends the class below. There is no other registration. Import torch inside functions,
+because a plan imports the module on a login node.
+
+The training loop clips gradients and applies the loss scale and the schedule in the same way for all kinds. The engine
+sets `lr` of each parameter group before a step. A checkpoint contains the torch optimiser's `state[parameter]` by name:
+tensors of the parameter's shape, or scalars.
 """
 
 from abc import ABC, abstractmethod
@@ -19,8 +21,8 @@ C_co = TypeVar("C_co", bound=OptimizerConfig, covariant=True)
 
 
 class ParameterGroup(TypedDict):
-    """Parameters that are updated alike. `scale`: their learning rate over that of the run; `separate`: they are among
-    those of `Optimizer.separate`."""
+    """Parameters that are updated alike. `scale`: ratio of their learning rate to that of the run; `separate`: whether
+    they are in `Optimizer.separate`."""
 
     params: "list[torch.Tensor]"
     weight_decay: float
@@ -29,27 +31,27 @@ class ParameterGroup(TypedDict):
 
 
 class Optimizer(ABC, Generic[C_co]):
-    """Builds a torch optimiser. Base class of the optimisers; each is built from the Config of its kind."""
+    """Builder of a torch optimiser. Base class of the optimisers; each is created from the Config of its kind."""
 
     def __init__(self, config: C_co) -> None:
         self.config = config
 
     @abstractmethod
     def build(self, groups: list[ParameterGroup]) -> "torch.optim.Optimizer":
-        """The torch optimiser of these parameter groups."""
+        """Return the torch optimiser of these parameter groups."""
 
     def separate(self, model: "torch.nn.Module") -> "set[torch.Tensor]":
-        """Parameters that need groups of their own."""
+        """Return the parameters that need their own groups; empty by default."""
         return set()
 
     def for_model(self, model: "torch.nn.Module") -> "torch.optim.Optimizer":
-        """The torch optimiser of the parameters of a model that train. Biases and norms do not decay."""
+        """Return the torch optimiser of a model's trained parameters. Biases and norms have no weight decay."""
         from launcher.optimizers._parameter_groups import parameter_groups
 
         return self.build(parameter_groups(model, self.config, self.separate(model)))
 
     def state_names(self) -> list[str]:
-        """The names of the state that is kept for a matrix, as the first step of a tiny model creates it."""
+        """Return the names of the state kept for a matrix, such as moments. A step of a tiny model shows them."""
         import torch
 
         probe = torch.nn.Linear(1, 1, bias=False)

@@ -6,7 +6,7 @@ import torch
 
 
 class CombinedOptimizer(torch.optim.Optimizer):  # type: ignore[misc]
-    """Several optimisers, each with its own parameters, with one list of groups and one state."""
+    """Several optimisers with separate parameters, but with one list of groups and one state."""
 
     def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
         super().__init__([group for part in parts for group in part.param_groups], {})

@@ -1,4 +1,4 @@
-"""SGD with dampening whose first momentum may be loaded or created before the first step."""
+"""SGD with dampening. The first momentum may be loaded, or created before the first step."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,9 @@ import torch
 class DampenedSGD(torch.optim.SGD):  # type: ignore[misc]
     """SGD that counts the steps of each parameter.
 
-    torch sets the momentum to the first gradient, undampened, where there is no momentum yet. A state that is requested
-    before the first step has a momentum of zeros: adding the first gradient to it without dampening gives the same.
+    If there is no momentum yet, torch sets it to the first gradient, without dampening. Here a state that is requested
+    before the first step has a momentum of zeros. So the first gradient is added without dampening, which gives the
+    same.
     """
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -20,7 +21,7 @@ class DampenedSGD(torch.optim.SGD):  # type: ignore[misc]
             started = any(state["step"] for state in states)
             group["dampening"] = self.defaults["dampening"] if started else 0.0
             for state in states:
-                if started and not state["step"]:  # this parameter began to train later than others of its group
+                if started and not state["step"]:  # this parameter began to train later than others in its group
                     state["momentum_buffer"] = None
                 state["step"] += 1
         loss: float | None = super().step(closure)

@@ -12,8 +12,8 @@ from launcher.plan.layer_blocks import blocks
 def parameter_groups(
     model: torch.nn.Module, config: OptimizerConfig, separate: set[torch.Tensor]
 ) -> list[ParameterGroup]:
-    """The groups of the parameters that train, in the order of the model. Parameters of fewer than two dimensions
-    (biases and norms) do not decay. `separate`: those that share no group with the others."""
+    """Return groups of the trained parameters, in the order of the model. Parameters with fewer than two dimensions
+    (biases and norms) have no weight decay. `separate`: parameters that must not share a group with others."""
     depth, groups = depths(model), dict[Hashable, ParameterGroup]()
     layers = len(blocks(model))
     top = layers + 1 if layers else 0
@@ -22,7 +22,7 @@ def parameter_groups(
             continue
         scale = 1.0 if config.layer_decay is None else config.layer_decay ** (top - depth[p])
         decay = config.weight_decay if p.ndim >= 2 else 0.0
-        # one fused call cannot update DTensors that are sharded in different ways
+        # a fused update requires DTensors with the same sharding
         sharding = (getattr(p, name, None) for name in ("device_mesh", "placements"))
         key = (p.ndim >= 2, scale, p in separate, *sharding)
         group = ParameterGroup(params=[], weight_decay=decay, scale=scale, separate=p in separate)
@@ -31,7 +31,7 @@ def parameter_groups(
 
 
 def depths(model: torch.nn.Module) -> dict[torch.Tensor, int]:
-    """The depth of each parameter: 0 before the repeated layers, 1 to n in them, and n + 1 after them."""
+    """Return the depth of each parameter: 0 before the repeated layers, 1 to n in them, and n + 1 after them."""
     in_layers = {p: number for number, block in enumerate(blocks(model), start=1) for p in block.parameters()}
     out, last = dict[torch.Tensor, int](), 0
     for p in model.parameters():

@@ -1,4 +1,4 @@
-"""Adafactor (Shazeer and Stern, 2018), as in torch: it keeps the mean squares of the rows and columns of a matrix."""
+"""Adafactor (Shazeer and Stern, 2018), as in torch: it stores the mean squares of the rows and columns of a matrix."""
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -18,9 +18,9 @@ class Config(OptimizerConfig):
 
     kind: Literal["adafactor"] = "adafactor"
     beta2_decay: float = Field(-0.8, le=0)
-    """Exponent of the decay rate: squares of step t are weighted by t ** beta2_decay."""
+    """Exponent of the decay rate: squares of step t have weight t ** beta2_decay."""
     eps: float = Field(1e-3, gt=0)
-    """Minimum root mean square of a parameter in its learning rate."""
+    """Minimum root mean square of a parameter, for the learning rate."""
     d: float = Field(1.0, ge=1)
     """Maximum root mean square of an update."""
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Config(OptimizerConfig):
-    """Adam (Kingma and Ba, 2015). `weight_decay` is added to the gradient (L2), other than in adamw."""
+    """Adam (Kingma and Ba, 2015). Unlike in adamw, `weight_decay` is added to the gradient (L2)."""
 
     kind: Literal["adam"] = "adam"
     betas: tuple[Beta, Beta] = (0.9, 0.999)

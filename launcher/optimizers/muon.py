@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class Config(OptimizerConfig):
-    """Muon (Jordan et al., 2024) for the matrices of the repeated layers: momentum, orthogonalized by Newton-Schulz
-    steps. All other parameters (embeddings, heads, biases, norms) use AdamW."""
+    """Muon (Jordan et al., 2024) for the matrices of the repeated layers. Their momentum is orthogonalized by
+    Newton-Schulz steps. All other parameters (embeddings, heads, biases, norms) use AdamW."""
 
     kind: Literal["muon"] = "muon"
     weight_decay: float = Field(0.1, ge=0)
@@ -24,12 +24,12 @@ class Config(OptimizerConfig):
     nesterov: bool = True
     """Use Nesterov momentum."""
     ns_steps: int = Field(5, ge=1, lt=100)
-    """Newton-Schulz steps."""
+    """Number of Newton-Schulz steps."""
     adjust: Literal["original", "match_rms_adamw"] = "match_rms_adamw"
-    """Scale of the learning rate by a matrix's shape: as in the original, or such that a rate that suits AdamW suits
-    Muon (Liu et al., 2025)."""
+    """Scaling of the learning rate by a matrix's shape. `original`: as in Jordan et al.; `match_rms_adamw`: so that the
+    rates of AdamW are suitable (Liu et al., 2025)."""
     adam_lr: float | None = Field(None, gt=0)
-    """Learning rate of AdamW's parameters. Default: `lr`."""
+    """Learning rate of the parameters that use AdamW. Default: `lr`."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's decay rates of the moving averages of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)
@@ -43,7 +43,7 @@ class Config(OptimizerConfig):
 
 class Optimizer(optimizers.Optimizer[Config]):
     def separate(self, model: "torch.nn.Module") -> "set[torch.Tensor]":
-        """The matrices of the repeated layers, except embeddings."""
+        """Return the matrices of the repeated layers, except embeddings."""
         import torch
 
         from launcher.plan.layer_blocks import blocks

@@ -23,7 +23,7 @@ class Config(OptimizerConfig):
     nesterov: bool = False
     """Use Nesterov momentum."""
     dampening: float = Field(0.0, ge=0, lt=1)
-    """Dampening of the momentum: each gradient but the first is weighted by 1 - dampening."""
+    """Dampening of the momentum: each gradient except the first has weight 1 - dampening."""
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> "Config":

@@ -1,13 +1,15 @@
-"""Where jobs run. A kind is one module here, or a user's own by dotted path (`kind: mypkg.sky` in a cluster profile).
-It holds a `Config` (a subclass of `launcher.config.types.SchedulerConfig`), which is the section of the profile that is
-named after the last part of the kind, and a class `Scheduler` that extends the one below; the file is the registration.
-Import heavy libraries inside functions: each rank reads its profile's Config.
+"""Where jobs run.
 
-A job trains the run of a folder RUN that exists already. It starts `python -m launcher.launch.node RUN --node I --hosts
-A,B` on each node, with the variables of `JobRequest.variables`. One of them is LAUNCHER_JOB, the name under which the
-nodes log what happens to the job: the same on all of them, and either `RenderedJob.name` or, where that is empty, the
-id that `submit` returns. Where the nodes have another name, status and cancel do not find the job. `launcher status`
-looks for the output of a queued job in RUN/logs/job-ID.log.
+Each kind is one module of this package, or a user's own module, named by its dotted path (`kind: mypkg.sky` in a
+cluster profile). It defines a `Config` (a subclass of `launcher.config.types.SchedulerConfig`) and a class `Scheduler`
+that extends the class below. The `Config` is the section of the profile whose key is the last part of the kind. There
+is no other registration. Import heavy libraries inside functions, because each rank reads its profile's Config.
+
+A job trains the run of an existing folder RUN. On each node it starts `python -m launcher.launch.node RUN --node I
+--hosts A,B` with the variables of `JobRequest.variables`. One of them is LAUNCHER_JOB, the name under which the nodes
+log the job's events. It must be the same on all nodes: `RenderedJob.name`, or, if this is empty, the id that `submit`
+returns. Otherwise `launcher status` and `launcher cancel` do not find the job. `launcher status` looks for the output
+of a queued job in RUN/logs/job-ID.log.
 """
 
 import os
@@ -34,24 +36,24 @@ EndReason = Literal["", "cancelled", "failed", "node lost", "preempted", "time o
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A request to train a run."""
+    """Request to train a run."""
 
     plan: "Plan"
-    """Plan of the run. For an array, that of its first run, with the name and the folder of the sweep."""
+    """Plan of the run. For an array: the plan of its first run, with the name and the folder of the sweep."""
     cluster: "Cluster"
     """Profile of the cluster."""
     working_directory: Path
-    """Current folder of the job, which the run folder is relative to."""
+    """Current folder of the job. The run folder is relative to it."""
     cache: Path
     """Folder of the prepared data."""
     number: int = 1
     """Number of this submission of the run."""
     points: Sequence[int] | None = None
-    """Indices of an array's runs, whose folders are the plan's with -0, -1, ... None: a single run."""
+    """Indices of an array's runs, whose folders are that of the plan with -0, -1, ... added. None: a single run."""
     via: "Via" = "elastic"
     """Program that starts the ranks of this machine."""
     token: str = field(default_factory=lambda: f"{int(time.time())}-{os.getpid()}")
-    """Unique name of this submission, for jobs whose scheduler names them too late or not at all."""
+    """Unique name of this submission, for jobs that get no name from their scheduler, or get it too late."""
 
     @property
     def run_folder(self) -> Path:
@@ -59,9 +61,12 @@ class JobRequest:
         return self.working_directory / self.plan.folder
 
     def variables(self, job: str = "") -> dict[str, str]:
-        """The environment variables of the job's nodes. `job`: name of a job that its scheduler starts once; without
-        it, the job itself sets LAUNCHER_JOB, and LAUNCHER_START to a number that increases with each start. Those of
-        the profile may hold secrets (`launcher.config.env_vars.is_secret`), which may be left out."""
+        """Return the environment variables of the job's nodes.
+
+        `job`: name of a job that its scheduler starts only once. Without it, the job itself sets LAUNCHER_JOB, and sets
+        LAUNCHER_START to a number that increases with each start. Variables of the profile may contain secrets
+        (`launcher.config.env_vars.is_secret`), which a caller may leave out.
+        """
         from launcher.launch import launch_spec
 
         local = self.cluster.scratch.local
@@ -75,9 +80,11 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class RenderedJob:
-    """A job that can be submitted. `text`: exactly what is queued, as a dry run prints it; empty for a job that is not
-    queued. `file`: path at which the scheduler keeps the text when it is submitted. `name`: LAUNCHER_JOB of its nodes;
-    empty: they set it to the id that `submit` returns."""
+    """A job that can be submitted.
+
+    `text`: the text that is queued and that a dry run prints; empty for a job that is not queued. `file`: path of the
+    text after submission. `name`: LAUNCHER_JOB of the nodes; empty: nodes set it to the id that `submit` returns.
+    """
 
     text: str = ""
     file: Path | None = None
@@ -89,8 +96,8 @@ class RenderedJob:
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """`id`: the scheduler's id of a queued job, or of an array as a whole. `outcome`: the result of a job that was not
-    queued and has ended."""
+    """A job after `submit`. `id`: the scheduler's id of a queued job, or of a whole array. `outcome`: the outcome of a
+    job that was not queued, and so has ended."""
 
     id: str = ""
     outcome: "Outcome | None" = None
@@ -103,11 +110,11 @@ class JobState:
     id: str
     phase: Phase
     state: str = ""
-    """State in the scheduler's own words."""
+    """State, in the scheduler's words."""
     reason: str = ""
     """Reason why the job waits or has ended."""
     ended: EndReason = ""
-    """Why the scheduler, not the job itself, ended it."""
+    """Reason why the scheduler ended the job; empty if the job itself ended."""
     nodes: str = ""
     """Nodes, separated by commas or in Slurm's notation."""
     restarts: int = 0
@@ -129,14 +136,15 @@ J = TypeVar("J", bound=RenderedJob)
 
 
 class JobRefused(UserError):
-    """The scheduler refuses a job."""
+    """The scheduler refused a job."""
 
 
 class Scheduler(ABC, Generic[J]):
-    """Submits, queries and cancels jobs. Base class of the schedulers; each is built from the Config of its kind."""
+    """Interface to submit, query and cancel jobs. Base class of the schedulers; each is created from the Config of its
+    kind."""
 
     queued: ClassVar[bool] = True
-    """Whether `launcher submit` hands a job to a queue. Otherwise `launcher run` starts it and waits for it
+    """Whether `launcher submit` adds jobs to a queue. Otherwise `launcher run` starts a job and waits for it
     (ForegroundScheduler)."""
     supports_arrays: ClassVar[bool] = False
     """Whether a job may have several runs (`JobRequest.points`)."""
@@ -146,33 +154,36 @@ class Scheduler(ABC, Generic[J]):
 
     @abstractmethod
     def render(self, request: JobRequest) -> J:
-        """Build the job without side effects. Raises UserError for a request that it cannot express."""
+        """Build the job without side effects. Raises UserError for a request that the scheduler does not support."""
 
     @abstractmethod
     def submit(self, job: J) -> SubmittedJob:
         """Start a job of `render`, or add it to the queue. A job that is not queued has ended when this returns. Raises
-        UserError where the job is refused; then nothing of it is left."""
+        UserError if the job is refused; then nothing remains of it."""
 
     @abstractmethod
     def state(self, id: str, run: Path) -> JobState | None:
-        """The state of a run's job; None where the scheduler does not know it. `run`: the run folder, by which an id
-        that has been given to another job is recognised. Raises UserError where the scheduler does not answer."""
+        """Return the state of a run's job; None: the scheduler does not know it.
+
+        `run`: the run folder, which shows whether the id now belongs to another job. Raises UserError if the scheduler
+        does not answer.
+        """
 
     @abstractmethod
     def cancel(self, ids: Sequence[str]) -> None:
-        """End jobs, waiting or running, without a restart. Raises UserError where that is refused."""
+        """End jobs, waiting or running, without a restart. Raises UserError if the scheduler refuses."""
 
     def validate(self, job: J) -> str:
         """Ask the scheduler about a job before anything is prepared or written. Returns its answer as a sentence for
-        the user, or an empty string. Raises JobRefused."""
+        the user; empty: no answer. Raises JobRefused."""
         return ""
 
     def task_id(self, id: str, point: int | Literal["*"]) -> str:
-        """The id of one run of an array, or with `*` a pattern of all. `id`: that of the array."""
+        """Return the id of one run of an array; for `*` a pattern of all. `id`: of the array."""
         raise NotImplementedError(f"{type(self).__name__} supports no arrays")
 
     def notes(self) -> list[str]:
-        """Sentences about the scheduler's limits that are shown beside the plan."""
+        """Return sentences about the scheduler's limits, to be shown with the plan."""
         return []
 
 

@@ -1,8 +1,8 @@
-"""Slurm's commands. They are run here only, each with a time limit, and none through a shell.
+"""Slurm's commands. Only this module runs them, each with a time limit, and none through a shell.
 
-Pure functions parse their output. `scontrol show job` is parsed by lines, without its option -o: text that a user may
-choose (a job's name, paths, a comment) has a line of its own there, or the end of one, and cannot pass for another
-field.
+Pure functions parse their output. `scontrol show job` is parsed by lines, without its option -o. There, text that a
+user may choose (a job's name, paths, a comment) has its own line or the end of one, so that it cannot be mistaken for
+another field.
 """
 
 import os
@@ -17,12 +17,12 @@ from launcher.config import env_vars
 from launcher.config.errors import UserError
 
 QUERY_TIMEOUT, SUBMIT_TIMEOUT = 20.0, 120.0
-"""Seconds that a command may take. Without its configuration, Slurm tries for a minute."""
+"""Maximum seconds of a command. If its configuration is missing, Slurm tries for a minute."""
 
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 RUNNING = frozenset({"CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"})
 LEAVING = frozenset({"COMPLETING"})
-"""States of a job that is alive. All others are final."""
+"""States of a job that is ending. With these, a job is still alive; all other states are final."""
 
 _FREE_TEXT_LINES = (
     "Command", "WorkDir", "Comment", "StdErr", "StdIn", "StdOut", "AdminComment", "SystemComment", "Power",
@@ -37,11 +37,11 @@ class SlurmMissing(UserError):
 
 
 class SlurmTimeout(UserError):
-    """Slurm does not answer, or not in time."""
+    """Slurm does not answer, or too late."""
 
 
 class SlurmRefusal(UserError):
-    """Slurm refuses a command. `message`: its own words."""
+    """Slurm refuses a command. `message`: Slurm's own words."""
 
     def __init__(self, message: str):
         self.message = message
@@ -53,7 +53,7 @@ class Job:
     """A job as Slurm reports it. Times are in seconds since the epoch."""
 
     id: str
-    """Id of the job. Of an array's task, that of the array with the index, such as 12_1."""
+    """Id of the job; for a task of an array, the array's id with the index, such as 12_1."""
     name: str
     state: str
     reason: str = ""
@@ -76,8 +76,11 @@ class Job:
 
 
 def test(argv: Sequence[str], script: str) -> str:
-    """Slurm's answer to a script, such as when its job would start. `argv`: sbatch --test-only and more; the script is
-    its standard input. Raises SlurmMissing, SlurmTimeout or SlurmRefusal."""
+    """Return Slurm's answer to a script, such as when its job would start.
+
+    `argv`: sbatch --test-only and further options; the script is its standard input. Raises SlurmMissing, SlurmTimeout
+    or SlurmRefusal.
+    """
     done = _run(argv, "a job is submitted with it", SUBMIT_TIMEOUT, _submit_environment(), script)
     if done.returncode:
         raise SlurmRefusal(_message(done))
@@ -85,8 +88,8 @@ def test(argv: Sequence[str], script: str) -> str:
 
 
 def submit(argv: Sequence[str]) -> str:
-    """Submit a job and return its id. `argv`: sbatch --parsable and more. Raises SlurmMissing, SlurmTimeout or
-    SlurmRefusal."""
+    """Submit a job and return its id. `argv`: sbatch --parsable and further options. Raises SlurmMissing, SlurmTimeout
+    or SlurmRefusal."""
     done = _run(argv, "a job is submitted with it", SUBMIT_TIMEOUT, _submit_environment())
     id = done.stdout.strip().partition(";")[0]
     if done.returncode or not id:
@@ -95,8 +98,11 @@ def submit(argv: Sequence[str]) -> str:
 
 
 def job(id: str) -> Job | None:
-    """A job by the controller's report. After the controller has forgotten it, by the accounting, if there is one. None
-    for an unknown job. Raises SlurmMissing or SlurmTimeout."""
+    """Return a job as the controller reports it; None: unknown.
+
+    If the controller has forgotten the job, the accounting reports it, if there is one. Raises SlurmMissing or
+    SlurmTimeout.
+    """
     done = _run(["scontrol", "show", "job", id], "the queue is asked with it", QUERY_TIMEOUT, _query_environment())
     if done.returncode == 0:
         return next(iter(parse(done.stdout)), None)
@@ -106,7 +112,7 @@ def job(id: str) -> Job | None:
 
 
 def task_id(array: str, index: str) -> str:
-    """The id of a task of an array."""
+    """Return the id of a task of an array."""
     return f"{array}_{index}"
 
 
@@ -118,7 +124,7 @@ def cancel(ids: Sequence[str]) -> None:
 
 
 def parse(text: str) -> list[Job]:
-    """The jobs in the output of `scontrol show job`."""
+    """Return the jobs in the output of `scontrol show job`."""
     records, lines = list[list[str]](), list[str]()
     for line in text.splitlines():
         if line.startswith("JobId="):
@@ -128,8 +134,8 @@ def parse(text: str) -> list[Job]:
 
 
 def parse_accounted(text: str) -> list[Job]:
-    """The jobs in the output of `sacct --parsable2 --noheader` with the fields above. A name is the last field, since
-    it may hold a bar."""
+    """Return the jobs in the output of `sacct --parsable2 --noheader` with the fields above. The name is the last
+    field, because it may contain a bar."""
     jobs = []
     for line in text.splitlines():
         words = line.split("|", len(_SACCT_FIELDS) - 1)
@@ -166,7 +172,7 @@ def _accounted(id: str) -> Job | None:
 
 
 def _fields(lines: Sequence[str]) -> dict[str, str]:
-    """The fields of one job."""
+    """Return the fields of one job, from its lines."""
     first, _, name = lines[0].partition(" JobName=")
     fields = {"JobName": name, **dict(_FIELD.findall(first))}
     for line in (line.strip() for line in lines[1:]):
@@ -197,13 +203,14 @@ def _job(fields: Mapping[str, str]) -> Job:
 
 
 def _exit_code(text: str) -> tuple[int | None, int]:
-    """The exit code and the signal of `1:9`."""
+    """Return the exit code and the signal from a text such as `1:9`. The exit code is None, and the signal 0, if
+    missing."""
     code, _, signal = text.partition(":")
     return (int(code) if code.isdigit() else None), (int(signal) if signal.isdigit() else 0)
 
 
 def _time(text: str) -> float | None:
-    """A time as Slurm prints it, in seconds since the epoch; None for Unknown, None and N/A."""
+    """Return a time that Slurm printed, in seconds since the epoch; None for Unknown, None and N/A."""
     if text.isdigit():
         return float(text)
     try:
@@ -213,12 +220,12 @@ def _time(text: str) -> float | None:
 
 
 def _query_environment() -> dict[str, str]:
-    """The environment of a query: answers in one language, times in seconds."""
+    """Return the environment of a query, which sets the language of the answer and makes times seconds."""
     return {**os.environ, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
 
 
 def _submit_environment() -> dict[str, str]:
-    """The environment of sbatch, which the job inherits, without the variables of a job that this is called in."""
+    """Return the environment of sbatch, which the job inherits. The variables of an enclosing job are left out."""
     return {name: value for name, value in os.environ.items() if name not in _JOB_VARIABLES}
 
 
@@ -244,7 +251,7 @@ def _run(
 
 
 def _message(done: "subprocess.CompletedProcess[str]") -> str:
-    """The output of a command, without the command's name before each line."""
+    """Return the output of a command, without the command's name at the beginning of each line."""
     lines = (done.stderr + done.stdout).strip().splitlines()
     messages = [re.sub(r"^\w+: (?:error: |fatal: )?", "", line) for line in lines]
     return "\n".join(messages) or f"exit code {done.returncode}"

@@ -1,7 +1,7 @@
 """The batch script of a job, rendered as text without side effects.
 
-slurm/README.md explains the script. Every value from outside is quoted where it stands: for the shell with shlex, in
-an #SBATCH line by Slurm's own rules.
+slurm/README.md explains the script. Every value from outside is quoted: for the shell with shlex, in an #SBATCH line by
+Slurm's own rules.
 """
 
 import re
@@ -31,7 +31,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")
 
 @dataclass(frozen=True)
 class BatchScript(RenderedJob):
-    """A script for sbatch. `test_argv` asks Slurm about the text on standard input."""
+    """A script for sbatch. `test_argv`: command that asks Slurm about the text on standard input."""
 
     test_argv = ("sbatch", "--test-only")
 
@@ -42,9 +42,11 @@ class BatchScript(RenderedJob):
 
 
 def quote(value: str) -> str:
-    """Quote a value of an #SBATCH line. Slurm reads a word between double quotes, where a backslash keeps the character
-    after it. It also removes backslashes between single quotes, and expands nothing. Raises UserError for a value that
-    a line cannot hold."""
+    """Quote a value of an #SBATCH line. Raises UserError for a value that a line cannot contain.
+
+    Slurm reads a word between double quotes, in which a backslash keeps the next character. Slurm expands nothing.
+    Single quotes are not used, because Slurm removes backslashes between them too.
+    """
     if not value.isprintable():
         raise UserError(
             f"{value!r}: cannot stand in a batch script (a line break, or another sign that is not printed)"
@@ -55,14 +57,14 @@ def quote(value: str) -> str:
 
 
 def shell(value: str) -> str:
-    """Quote a value as a word of the shell. Raises UserError for a value that a line cannot hold."""
+    """Quote a value as a word of the shell. Raises UserError for a value that a line cannot contain."""
     if not value.isprintable():
         quote(value)
     return shlex.quote(value)
 
 
 def render(request: JobRequest, config: "Config") -> BatchScript:
-    """The batch script of a job. Raises UserError for what a script cannot express."""
+    """Return the batch script of a job. Raises UserError for a request that a script cannot express."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     plan, cluster, cwd = request.plan, request.cluster, request.working_directory
@@ -103,7 +105,8 @@ def render(request: JobRequest, config: "Config") -> BatchScript:
 
 
 def _files() -> dict[str, str]:
-    """The files of a run folder that the script knows, and those in the folder of a start, where the agents write."""
+    """Return the files of a run folder, and of the folder of a start, that the script uses. Keys are names in the
+    template."""
     report, verdict = (paths.node_message(kind, 0) for kind in (paths.NODE_REPORT, paths.NODE_VERDICT))
     return {
         "plan": paths.PLAN,
@@ -118,7 +121,7 @@ def _files() -> dict[str, str]:
 
 
 def sbatch_options(request: JobRequest, config: "Config") -> dict[str, str | None]:
-    """The options of sbatch besides the user's own `options`; None: an option without a value."""
+    """Return the options of sbatch, without the user's own `options`; None: the option has no value."""
     plan, mail, array = request.plan, config.mail, request.points is not None
     id = "%A_%a" if array else "%j"
     throttle = f"%{config.max_running}" if config.max_running else ""
@@ -152,8 +155,8 @@ def sbatch_options(request: JobRequest, config: "Config") -> dict[str, str | Non
 
 
 def _nodes(cluster: Cluster, config: "Config") -> str:
-    """The number of nodes, or a range. Spares are among them where they are free, so that a job that has lost a node
-    does not wait for another."""
+    """Return the number of nodes, or a range. The range includes spare nodes, so that a job that has lost a node does
+    not wait for another one."""
     minimum, maximum = cluster.nodes
     maximum += config.spares
     return str(minimum) if minimum == maximum else f"{minimum}-{maximum}"
@@ -161,8 +164,8 @@ def _nodes(cluster: Cluster, config: "Config") -> str:
 
 @dataclass(frozen=True)
 class _AgentCommand:
-    """The command of a node's agent. `program`: executable that each node must have. `srun_options`, `command`: words
-    of the shell."""
+    """Command of a node's agent. `program`: executable that each node must have. `srun_options`, `command`: words of
+    the shell."""
 
     program: str
     srun_options: str
@@ -188,7 +191,7 @@ def _agent_command(request: JobRequest, config: "Config") -> _AgentCommand:
 
 
 def _mounts(container: "Container", cluster: Cluster, needed: list[Path]) -> list[str]:
-    """The mounted folders. Raises UserError where a name has a character that separates two."""
+    """Return the mounted folders. Raises UserError for a name with a character that separates folders."""
     folders = [str(folder) for folder in needed] + ([cluster.scratch.local] if cluster.scratch.local else [])
     for folder in [*folders, *container.mounts]:
         if "," in folder or (":" in folder and folder in folders):
@@ -199,7 +202,7 @@ def _mounts(container: "Container", cluster: Cluster, needed: list[Path]) -> lis
 
 
 def _devices(request: JobRequest, config: "Config") -> dict[str, str | None]:
-    """The option that requests the devices of a node."""
+    """Return the option that requests the devices of a node."""
     count = str(request.plan.devices_per_node)
     if config.gres == "auto":
         return {"gres": f"gpu:{count}" if request.plan.device == "cuda" else None}
@@ -209,16 +212,18 @@ def _devices(request: JobRequest, config: "Config") -> dict[str, str | None]:
 
 
 def _cpus(request: JobRequest, config: "Config") -> int | None:
-    """CPU cores of a node; None: as many as the site allocates. A rank on a CPU needs one, and Slurm would allocate one
-    for the node."""
+    """Return the CPU cores of a node; None: the site's default. On a CPU each rank needs a core, but Slurm's default is
+    one for the node."""
     if config.cpus_per_node is None and request.plan.device == "cpu" and not config.exclusive:
         return request.plan.devices_per_node
     return config.cpus_per_node
 
 
 def _signal_seconds(leave: int) -> int:
-    """Seconds before the end at which Slurm should send its signal, which it sends up to a minute early. The deadline
-    is exact and should come first; the signal is for jobs without one."""
+    """Return the seconds before the end at which Slurm should send its signal, for jobs without a deadline.
+
+    Slurm may send it up to a minute early. In jobs with a deadline, the deadline is exact and should come first.
+    """
     return max(leave - 60, leave // 4, 1)
 
 
@@ -227,7 +232,7 @@ def _survives_lost_nodes(cluster: Cluster, config: "Config") -> bool:
 
 
 def _ranges(points: Sequence[int]) -> str:
-    """The indices of an array in Slurm's notation: 0,1,2,5 is 0-2,5."""
+    """Return the indices of an array in Slurm's notation, such as 0-2,5 for 0,1,2,5."""
     ranges = list[str]()
     for _, group in groupby(enumerate(sorted(points)), lambda pair: pair[1] - pair[0]):
         run = [point for _, point in group]
@@ -236,7 +241,7 @@ def _ranges(points: Sequence[int]) -> str:
 
 
 def _templates() -> Path:
-    """The folder of templates, in a checkout or in an installed package."""
+    """Return the folder of templates, in a checkout or in an installed package."""
     package = Path(launcher.__file__).parent
     return next(
         root for root in (package.parent / "slurm", package / "_shipped" / "slurm") if (root / TEMPLATE).is_file()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Config(SchedulerConfig):
-    """This machine has no options of its own."""
+    """This machine. There are no options."""
 
     kind: Literal["local"] = "local"
 

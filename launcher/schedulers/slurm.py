@@ -35,19 +35,22 @@ _SCRIPT_OPTIONS = (
     "array", "chdir", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable", "signal", "test-only",
     "wrap", "a", "D", "N", "n", "o",
 )  # fmt: skip
-"""Options of sbatch that the batch script depends on."""
+"""Options of sbatch that the batch script itself needs."""
 _END_REASONS: dict[str, EndReason] = {
     "CANCELLED": "cancelled", "TIMEOUT": "time over", "DEADLINE": "time over", "PREEMPTED": "preempted",
     "NODE_FAIL": "node lost", "BOOT_FAIL": "node lost", "OUT_OF_MEMORY": "failed", "REVOKED": "cancelled",
 }  # fmt: skip
 _END_DETAILS = {"OUT_OF_MEMORY": "out of memory", "BOOT_FAIL": "a node did not start"}
 _SCRIPT_NOT_STARTED = 53
-"""Slurm's own "signal" of a job whose script it could not start."""
+"""Signal number that Slurm reports for a job whose script could not be started."""
 
 
 def time_limit(text: str) -> int:
-    """Seconds of a time limit in Slurm's notation: minutes, minutes:seconds, hours:minutes:seconds, days-hours,
-    days-hours:minutes or days-hours:minutes:seconds. Raises ValueError."""
+    """Return the seconds of a time limit in Slurm's notation. Raises ValueError for other texts.
+
+    The notations are minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes and
+    days-hours:minutes:seconds.
+    """
     found = _TIME.fullmatch(text)
     if not found:
         raise ValueError(f"{text!r} is no time limit (such as 90, 12:00:00 or 2-00:00:00)")
@@ -63,13 +66,12 @@ def _check_time(value: str) -> str:
 
 
 Option = Annotated[Line, AfterValidator(refuse_variables)]
-"""A value of an option of sbatch, which expands no variables."""
+"""A value of an option of sbatch. Variables in it are not expanded."""
 Time = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v), AfterValidator(_check_time)]
 
 
 class Container(Strict):
-    """The container that ranks run in. The run folder, the current folder and the cache are mounted without being
-    listed."""
+    """Container in which ranks run. The run folder, the current folder and the cache are always mounted."""
 
     kind: Literal["apptainer", "pyxis"]
     """Container runtime."""
@@ -99,7 +101,7 @@ class Config(SchedulerConfig):
     partition: Option | None = None
     """Partition."""
     account: Option | None = None
-    """Account that is charged."""
+    """Account to be charged."""
     qos: Option | None = None
     """Quality of service."""
     time: Time | None = None
@@ -112,7 +114,7 @@ class Config(SchedulerConfig):
     exclusive: bool = False
     """Allocate whole nodes."""
     cpus_per_node: PositiveInt | None = None
-    """CPU cores of a node. Default: as the partition allocates."""
+    """CPU cores of a node. Default: that of the partition."""
     memory_per_node: Option | None = None
     """Host memory of a node, as in `sbatch --mem`."""
     mail: Mail | None = None
@@ -122,22 +124,22 @@ class Config(SchedulerConfig):
     setup: list[Line] = []
     """Shell lines that run on the first node before the ranks start. They are not quoted."""
     container: Container | None = None
-    """Container that ranks run in."""
+    """Container in which ranks run."""
     python: Where | None = None
-    """Python interpreter on the nodes. Default: the path of the current one."""
+    """Python interpreter on the nodes. Default: the path of the current interpreter."""
     leave: PositiveInt = 120
     """Seconds before the time limit at which the run saves a checkpoint and ends."""
     requeue: Literal["requeue", "chain", "never"] = "requeue"
-    """How an interrupted job continues: `requeue` (scontrol requeue), `chain` (a dependent job, where a site forbids
-    requeueing), or `never`."""
+    """How an interrupted job continues. `requeue`: by scontrol requeue; `chain`: by a dependent job, if the site
+    forbids requeueing; `never`: not at all."""
     max_requeues: int = Field(100, ge=0)
-    """Maximum number of times that a job continues."""
+    """Maximum number of times that a job continues after an interruption."""
     spares: int = Field(0, ge=0)
-    """Reserve nodes, allocated where free, that replace lost ones."""
+    """Number of reserve nodes, which replace lost nodes. They are allocated if they are free."""
     max_running: PositiveInt | None = None
-    """Maximum number of array tasks that run at a time."""
+    """Maximum number of array tasks that run at the same time."""
     options: list[Option] = []
-    """Further options of sbatch, unchanged."""
+    """Further options of sbatch, passed unchanged."""
 
     deadline_advice: ClassVar[str] = "the time limit is too short, or slurm.leave too long"
 
@@ -151,7 +153,7 @@ class Config(SchedulerConfig):
 
     @property
     def seconds(self) -> int | None:
-        """Seconds of the time limit; None: no limit is known."""
+        """Seconds of the time limit; None: there is none, or it is not known."""
         return None if self.time is None or self.time.upper() in _UNLIMITED else time_limit(self.time)
 
     def problems(self, recipe: "Recipe", cluster: "Cluster") -> list[str | Problem]:
@@ -173,7 +175,10 @@ class Config(SchedulerConfig):
         return []
 
     def _device_problems(self, cluster: "Cluster") -> list[str]:
-        """A GRES is `name[:type][:count]`. One that names several types is not checked."""
+        """Return a problem if the generic resources have fewer GPUs than ranks, else an empty list.
+
+        A GRES is `name[:type][:count]`. A GRES with several types is not checked.
+        """
         found = re.fullmatch(r"gpu(?::[A-Za-z][^:,]*)?(?::(\d+))?", self.gres)
         ranks = cluster.devices_per_node
         if not found or ranks == "auto" or ranks <= (count := int(found[1] or 1)):
@@ -215,7 +220,7 @@ class Scheduler(SchedulerBase[BatchScript]):
             answer = _slurm_queue.test(job.test_argv, job.text)
         except _slurm_queue.SlurmRefusal as refusal:
             raise JobRefused(f"Slurm refuses this job: {refusal.message}") from None
-        # sbatch prints the id of its trial, which the job will not have
+        # sbatch prints the id of a trial job; the real one gets another id
         return f"Slurm: {re.sub(r'^Job [0-9]+ to start', 'the job is to start', answer)}"
 
     def state(self, id: str, run: Path) -> JobState | None:
@@ -229,7 +234,7 @@ class Scheduler(SchedulerBase[BatchScript]):
         return _slurm_queue.task_id(id, str(point))
 
     def notes(self) -> list[str]:
-        """How long a job and its requeues may run."""
+        """Return a note about how often and how long a job may run with its requeues; empty: it does not requeue."""
         from launcher.plan.run_estimates import duration
 
         if self.config.requeue == "never" or not self.config.max_requeues:
@@ -242,7 +247,7 @@ class Scheduler(SchedulerBase[BatchScript]):
 def _is_of_run(job: _slurm_queue.Job, run: Path) -> bool:
     """Return whether a job belongs to this run folder, by its output paths, its script or its name.
 
-    The id alone is not enough: a reinstalled Slurm gives the same ids again.
+    The id is not enough, because a reinstalled Slurm uses the same ids again.
     """
     folder = f"{run.absolute()}/"
     paths = [job.fields.get(name, "") for name in ("StdOut", "StdErr", "Command")]
@@ -251,7 +256,7 @@ def _is_of_run(job: _slurm_queue.Job, run: Path) -> bool:
 
 
 def job_state(job: _slurm_queue.Job) -> JobState:
-    """Convert a job of Slurm to the JobState of all schedulers."""
+    """Return a job of Slurm as the JobState of all schedulers."""
     ended: EndReason = _END_REASONS.get(job.state, "")
     if not ended and job.preempted is not None:
         ended = "preempted"
@@ -270,7 +275,7 @@ def _phase(state: str) -> Phase:
 
 
 def _reason(job: _slurm_queue.Job, ended: EndReason) -> str:
-    """Why a job waits, or what is known of its end."""
+    """Return the reason why a job waits, or a text about its end; empty: not known."""
     if job.alive:
         return job.reason
     if ended:

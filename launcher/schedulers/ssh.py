@@ -1,8 +1,8 @@
 """Hosts without a queue: the agent of each node (launcher.launch.node) is started over ssh.
 
-The standard input of an agent is its lifeline. A line TERM, USR1 or NOW is a signal, and the end of the input means
-that the launcher is gone. So no agent outlives the launcher, and no process has to be killed by its number on another
-machine.
+The standard input of an agent is its lifeline. A line TERM, USR1 or NOW stands for a signal, and the end of the input
+means that the launcher is gone. So no agent outlives the launcher, and no process on another machine has to be killed
+by its id.
 """
 
 import logging
@@ -40,9 +40,9 @@ _SSH_OPTIONS = (
 _FORWARDED_VARIABLES = (
     "LAUNCHER_", "OMP_", "MKL_", "GLOO_", "NCCL_", "TORCH_", "PYTHON", "LD_LIBRARY_PATH", "CUDA_", "HF_HUB_OFFLINE",
 )  # fmt: skip
-"""Prefixes of the variables that are forwarded to the hosts."""
+"""Prefixes of the environment variables that are forwarded to the hosts."""
 _EXIT_CODES = (INVALID_INPUT, FAILED, NODE_FAILURE, STOPPED, DONE)
-"""Exit codes of agents, the most severe first."""
+"""Exit codes of agents, by decreasing severity."""
 _UNREACHABLE = 255
 """Exit code of ssh itself."""
 
@@ -50,15 +50,15 @@ _log = logging.getLogger(__name__)
 
 
 class Config(SchedulerConfig):
-    """Hosts that are reached by ssh. They share a disk with the current folder and the cache."""
+    """Hosts that are reached by ssh. The current folder and the cache have to be on a disk that they share."""
 
     kind: Literal["ssh"] = "ssh"
     hosts: list[Line] = Field(min_length=1)
-    """Host names, by which the hosts also reach each other. The first one is the rendezvous."""
+    """Host names. The hosts must reach each other by these names. The first one is the rendezvous."""
     options: list[Line] = []
     """Options of ssh, such as -p or -i."""
     python: Where | None = None
-    """Python interpreter on the hosts. Default: the path of the current one."""
+    """Python interpreter on the hosts. Default: the path of the current interpreter."""
 
     def check_nodes(self, minimum: int, maximum: int) -> str | None:
         return None if maximum <= len(self.hosts) else "more than there are hosts"
@@ -66,7 +66,8 @@ class Config(SchedulerConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SshJob(RenderedJob):
-    """`commands`: the ssh command of each host. `run`: the run folder. `minimum`: hosts that the run needs."""
+    """A job on several hosts. `commands`: ssh command of each host. `run`: run folder. `minimum`: number of hosts that
+    the run needs."""
 
     commands: dict[str, tuple[str, ...]]
     run: Path
@@ -77,7 +78,8 @@ class Scheduler(ForegroundScheduler[SshJob]):
     config: Config
 
     def render(self, request: JobRequest, environment: Mapping[str, str] = os.environ) -> SshJob:
-        """`environment`: the variables here, of which some are forwarded."""
+        """Return the job, with the ssh command of each host. `environment`: the variables of this process; some are
+        forwarded."""
         minimum, maximum = request.cluster.nodes
         hosts = self.config.hosts[:maximum]
         variables = forwarded(request, environment)
@@ -99,7 +101,7 @@ class Scheduler(ForegroundScheduler[SshJob]):
         return SubmittedJob(outcome=Outcome(code, {}, []))
 
     def _agent(self, request: JobRequest, index: int, hosts: Sequence[str], variables: Mapping[str, str]) -> str:
-        """The shell command of a host that starts its agent."""
+        """Return the shell command with which a host starts its agent."""
         addresses = ",".join(name.rpartition("@")[2] for name in hosts)
         words = ["env", *(f"{name}={value}" for name, value in variables.items())]
         words += [self.config.python or sys.executable, "-m", "launcher.launch.node", str(request.run_folder)]
@@ -108,9 +110,11 @@ class Scheduler(ForegroundScheduler[SshJob]):
 
 
 def forwarded(request: JobRequest, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of the agents: those of the profile and the job, and those that the user has set here for
-    libraries. Secrets are left out, since every user of a machine sees its command lines: the agents read those of the
-    profile in the run folder."""
+    """Return the environment variables of the agents: of the profile, the job, and this process (for libraries).
+
+    Secrets are left out, because every user of a machine sees its command lines. The agents read the profile's secrets
+    in the run folder.
+    """
     here = {name: value for name, value in environment.items() if name.startswith(_FORWARDED_VARIABLES)}
     variables = here | request.variables(f"ssh-{request.token}")
     return {name: value for name, value in variables.items() if not env_vars.is_secret(name)}
@@ -118,7 +122,7 @@ def forwarded(request: JobRequest, environment: Mapping[str, str]) -> dict[str, 
 
 @dataclass
 class _Agent:
-    """The agent of a host, the ssh process to it, and the last lines of its standard error."""
+    """Agent of a host: the ssh process to it, and the last lines of its standard error."""
 
     host: str
     ssh: subprocess.Popen[bytes]
@@ -134,7 +138,7 @@ class _Agent:
 
 
 def _start(host: str, argv: Sequence[str], is_first: bool) -> _Agent:
-    """Start an agent. It is in a session of its own, since Ctrl-C is for the launcher, which signals all agents."""
+    """Start an agent in its own session. So Ctrl-C reaches only the launcher, which signals all agents."""
     ssh = subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
@@ -151,7 +155,7 @@ def _start(host: str, argv: Sequence[str], is_first: bool) -> _Agent:
 
 
 def _copy_lines(source: IO[bytes], to: IO[str], mark: str, last_lines: deque[str]) -> None:
-    """Print the output of a host line by line, after its mark."""
+    """Print the output of a host line by line, each line after `mark`, and collect its last lines."""
     for line in source:
         text = line.decode(errors="replace")
         last_lines.append(text.strip())
@@ -160,7 +164,8 @@ def _copy_lines(source: IO[bytes], to: IO[str], mark: str, last_lines: deque[str
 
 
 def _wait(agents: Sequence[_Agent], minimum: int) -> int:
-    """Wait until all agents have ended. Where too few are left, the others are stopped. Returns the job's exit code."""
+    """Wait until all agents have ended, and return the job's exit code. If too few can still succeed, the others are
+    stopped."""
     codes: dict[str, int] = {}
     stopped = False
     while len(codes) < len(agents):
@@ -179,7 +184,8 @@ def _wait(agents: Sequence[_Agent], minimum: int) -> int:
 def _most_severe(codes: list[int], minimum: int) -> int:
     """Return the exit code of a job from those of its agents: the most severe one.
 
-    It is DONE if at least `minimum` agents are done and all others were lost: an elastic run continues without them.
+    It is DONE if at least `minimum` agents are done and all others were lost, because an elastic run continues without
+    these.
     """
     if codes.count(DONE) >= minimum and set(codes) <= {DONE, NODE_FAILURE}:
         return DONE
@@ -187,7 +193,8 @@ def _most_severe(codes: list[int], minimum: int) -> int:
 
 
 def _exit_code(agent: _Agent, code: int) -> int:
-    """The exit code of an agent. Where ssh or the host failed, log why and return that of a lost node."""
+    """Return the exit code of an agent. If ssh or the host failed, log the reason and return the code of a lost
+    node."""
     for reader in agent.readers:
         reader.join(5)
     if code in _EXIT_CODES:
@@ -199,7 +206,7 @@ def _exit_code(agent: _Agent, code: int) -> int:
 
 
 def _stop_at_once(agents: Sequence[_Agent], job: SshJob) -> int:
-    """End the ranks of all hosts without a further checkpoint. Returns the job's exit code."""
+    """End the ranks of all hosts without a further checkpoint, and return the job's exit code."""
     for agent in agents:
         agent.send("NOW")
     if _wait(agents, job.minimum) != STOPPED:
@@ -210,7 +217,7 @@ def _stop_at_once(agents: Sequence[_Agent], job: SshJob) -> int:
 
 @contextmanager
 def _forwarding_signals(agents: Sequence[_Agent]) -> Iterator[None]:
-    """Forward signals to all agents, whose ranks agree on the step at which they stop."""
+    """Forward signals to all agents inside the context. Their ranks agree on the step at which they stop."""
 
     def stop(reason: StopReason) -> None:
         for agent in agents:

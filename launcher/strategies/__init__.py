@@ -1,11 +1,13 @@
-"""Strategies: how a model is distributed over ranks. A kind is one module here with a `Config` (a subclass of
-`launcher.config.types.StrategyConfig`) and a class `Strategy` that extends the one below; the file is the registration.
-Import torch inside functions: a plan reads every Config on a login node.
+"""Strategies: how a model is distributed over ranks.
+
+Each kind is one module of this package. It defines a `Config` (a subclass of `launcher.config.types.StrategyConfig`)
+and a class `Strategy` that extends the class below. There is no other registration. Import torch inside functions,
+because a plan imports the module on a login node.
 
 A strategy wraps a model into an Engine. A micro-batch runs inside `accumulating`, because DDP decides before the
-forward whether to reduce in the backward. An engine returns the norm of the gradient before it updates anything. The
-training loop decides for all strategies whether to take the step, and with which factor for clipping and the loss
-scale.
+forward whether to reduce gradients in the backward. The engine returns the norm of the gradient before it updates
+anything. Then the training loop decides, for all strategies, whether to take the step, and with which factor for
+clipping and the loss scale.
 """
 
 from abc import ABC, abstractmethod
@@ -34,15 +36,15 @@ class Engine(ABC):
     module: "torch.nn.Module"
     """The wrapped model, for training and evaluation."""
     unwrapped: "torch.nn.Module"
-    """The model itself, whose parameter names are canonical: what a forward of its own, such as `generate`, is called
-    on."""
+    """The model itself, with canonical parameter names. Methods besides its forward, such as `generate`, are called on
+    it."""
     rehearsals: int = 0
-    """The number of backwards to run, and drop, before the first step."""
+    """Number of backwards to run before the first step. Their gradients are discarded."""
 
     @abstractmethod
     def accumulating(self, last: bool) -> "AbstractContextManager[torch.nn.Module]":
-        """The context of the forward and the `backward` of a micro-batch; yields the model to call. Gradients are
-        averaged over ranks at the last one of a step."""
+        """Yield the model to call, for the forward and the `backward` of a micro-batch. `last`: the last micro-batch of
+        a step, at which gradients are averaged over ranks."""
 
     @abstractmethod
     def backward(self, loss: "torch.Tensor") -> None:
@@ -50,12 +52,14 @@ class Engine(ABC):
 
     @abstractmethod
     def norm(self) -> float:
-        """The norm of the whole gradient, the same on every rank. All ranks call it."""
+        """Return the norm of the whole gradient, the same on every rank. All ranks call it."""
 
     @abstractmethod
     def nonfinite(self) -> dict[str, bool]:
-        """For each trained parameter, in the model's order: whether the gradient that this rank holds (a shard, or the
-        whole) contains inf or nan. A collective: every rank must call it."""
+        """Return for each trained parameter, in the model's order, whether its gradient contains inf or nan.
+
+        Only this rank's gradient counts: a shard, or the whole. All ranks call it.
+        """
 
     @abstractmethod
     def update(self, lr: float, factor: float) -> None:
@@ -63,18 +67,20 @@ class Engine(ABC):
 
     @abstractmethod
     def clear(self) -> None:
-        """Drop the gradients."""
+        """Discard the gradients."""
 
     def partial(self, process: "ProcessGroup") -> list[str]:
-        """The parameters whose gradient is only a part of the whole on each rank, by name. All ranks call it after a
-        backward."""
+        """Return the names of the parameters of which each rank has only a part of the gradient. All ranks call it
+        after a backward."""
         return []
 
     @abstractmethod
     def state_dict(self) -> "dict[str, torch.Tensor]":
-        """The state by canonical names: `model.<name>` and `optimizer.<name>.<moment>`. Shapes are those of the
-        unwrapped model, each rank has its shard (DTensor). A load writes into these tensors and then calls
-        `load_state_dict`."""
+        """Return the state by canonical names: `model.<name>` and `optimizer.<name>.<moment>`.
+
+        Shapes are those of the unwrapped model; each rank has its shard (DTensor). To load a state, a caller writes
+        into these tensors and then calls `load_state_dict`.
+        """
 
     @abstractmethod
     def load_state_dict(self, state: "dict[str, torch.Tensor]") -> None:
@@ -83,7 +89,8 @@ class Engine(ABC):
 
 @dataclass(frozen=True)
 class EngineParts:
-    """A model on its device before a strategy wraps it. `optimizer`: builds its torch optimiser (`for_model`)."""
+    """A model on its device, before a strategy makes an engine of it. `optimizer`: its `for_model` builds the torch
+    optimiser."""
 
     model: "torch.nn.Module"
     probe: "ModelProbe"
@@ -96,9 +103,9 @@ class EngineParts:
 class MemoryShare:
     """The fractions of weights, gradients and optimiser state that one device holds between steps, from 0 to 1.
 
-    `gathered`: parameters that are gathered while it computes, besides those that it holds. `flat`: bytes of the
-    strategy's own buffers. `host`: data in host memory for each rank, over the size of the weights; `moved`: the
-    fraction of the optimiser state that is in host memory too.
+    `gathered`: number of parameters that are gathered during computation, besides those that the device holds. `flat`:
+    bytes of the strategy's own buffers. `host`: data in host memory for each rank, relative to the size of the weights.
+    `moved`: the fraction of the optimiser state that is in host memory.
     """
 
     weights: float = 1.0
@@ -111,11 +118,11 @@ class MemoryShare:
 
 
 class Strategy(ABC, Generic[C_co]):
-    """How a model and its training state are distributed over the ranks. Base class of the strategies; each is built
-    from the Config of its kind."""
+    """Distribution of a model and its training state over the ranks. Base class of the strategies; each is created from
+    the Config of its kind."""
 
     libraries: tuple[str, ...] = ()
-    """Optional packages that it imports."""
+    """Optional packages that the strategy imports."""
 
     def __init__(self, config: C_co) -> None:
         self.config = config
@@ -123,28 +130,28 @@ class Strategy(ABC, Generic[C_co]):
     @staticmethod
     @abstractmethod
     def layouts(ranks: int) -> "Sequence[StrategyConfig]":
-        """The Configs to consider for so many ranks: `launcher parity` compares them, and a plan proposes them."""
+        """Return the Configs for this number of ranks that `launcher parity` compares and a plan proposes."""
 
     def check(self, ranks: int) -> str | None:
-        """The reason why it cannot run on so many ranks; None: it can."""
+        """Return the reason why the strategy cannot run on this number of ranks; None: it can."""
         return None
 
     def refusals(self, recipe: "Recipe", heads: int) -> list[tuple[str, str]]:
-        """The keys of a recipe that it does not support, each with the reason and an alternative. `heads`: number of
-        the model's attention heads, 0 if unknown."""
+        """Return the keys of a recipe that the strategy does not support, each with the reason and an alternative.
+        `heads`: the number of attention heads, 0 if unknown."""
         return []
 
     def axes(self, ranks: int) -> dict[str, int]:
-        """The sizes of the axes of the device mesh by name, the outermost first: `replica`, `shard`, `tensor`."""
+        """Return the size of each axis of the device mesh, the outermost first: `replica`, `shard`, `tensor`."""
         return {}
 
     @abstractmethod
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
-        """The part of a model of this shape that a device holds."""
+        """Return the part of a model of this shape that a device holds."""
 
     def load(self, device: str) -> None:
-        """Import its optional packages, for a type of device."""
+        """Import the optional packages, for a type of device."""
 
     @abstractmethod
     def wrap(self, unwrapped: EngineParts) -> Engine:
-        """Wrap a model that is on its device."""
+        """Wrap a model that is on its device into an engine."""

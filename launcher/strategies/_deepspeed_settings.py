@@ -10,8 +10,8 @@ Settings = dict[str, Any]
 
 
 def settings(config: "Config", precision: str) -> Settings:
-    """The configuration of DeepSpeed for a strategy and a precision."""
-    numbers = int(config.bucket_mb * 2**18)  # of 4 bytes
+    """Return DeepSpeed's configuration for a strategy and a precision."""
+    numbers = int(config.bucket_mb * 2**18)  # each of 4 bytes
     zero: Settings = {
         "stage": config.zero,
         "reduce_bucket_size": numbers,
@@ -23,7 +23,7 @@ def settings(config: "Config", precision: str) -> Settings:
     if config.offload == "all":
         zero["offload_param"] = {"device": "cpu"}
     if config.zero == 3:
-        # free all parameters after use: by default DeepSpeed keeps small ones, which are most of an encoder
+        # free all parameters after use; by default DeepSpeed keeps small ones, which are most of an encoder
         zero |= {"stage3_max_reuse_distance": 0, "stage3_param_persistence_threshold": 0}
         zero |= {"stage3_prefetch_bucket_size": numbers, "stage3_max_live_parameters": 2 * numbers}
     half = {"bf16": "bfloat16", "fp16": "float16"}.get(precision)
@@ -41,7 +41,7 @@ def settings(config: "Config", precision: str) -> Settings:
 
 
 def _merged(ours: Settings, extra: Settings) -> Settings:
-    """Merge nested maps; `extra` wins."""
+    """Return two nested maps merged; on a conflict, `extra` wins."""
     out = dict(ours)
     for key, value in extra.items():
         out[key] = _merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value

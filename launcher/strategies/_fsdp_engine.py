@@ -1,7 +1,7 @@
-"""The engine of FSDP2 (`fully_shard`) for each layer, alone or with tensor parallelism as another axis of the mesh.
+"""The engine of FSDP2 (`fully_shard` for each layer), with tensor parallelism as an optional axis of the mesh.
 
-Gradients are reduced to shards after each micro-batch to save memory. Only the all-reduce between replicas is done at
-the last one.
+Gradients are reduced to shards after each micro-batch, to save memory. Only the all-reduce between replicas waits for
+the last micro-batch.
 """
 
 import warnings
@@ -21,7 +21,7 @@ from launcher.strategies._torch_engine import TorchEngine, local
 
 
 class FsdpEngine(TorchEngine):
-    """The engine of a model under `fully_shard`. `fused`: the permuted parameters of tensor parallelism by name (see
+    """Engine of a model under `fully_shard`. `fused`: the permuted parameters of tensor parallelism by name (see
     launcher.strategies._tensor_parallel)."""
 
     def __init__(
@@ -36,7 +36,8 @@ class FsdpEngine(TorchEngine):
         yield self.module
 
     def norm(self) -> float:
-        """Sum the squares of all ranks, each divided by the number of ranks that hold the same part."""
+        """Return the norm of the whole gradient. Each rank's sum of squares is divided by the number of ranks with the
+        same part."""
         parameters = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms = torch.stack(torch._foreach_norm([local(p.grad) for p in parameters])) if parameters else torch.zeros(1)
         copies = torch.tensor([_copies(p.grad) for p in parameters], dtype=norms.dtype, device=norms.device)
@@ -45,8 +46,10 @@ class FsdpEngine(TorchEngine):
         return float(total.sqrt())
 
     def partial(self, process: ProcessGroup) -> list[str]:
-        """The parameters that ranks of the tensor axis hold in common, but with different gradients: each rank has a
-        part of the gradient, and nothing adds them up. All ranks call it."""
+        """Return the names of parameters that the tensor axis does not shard, but whose gradients differ on it.
+
+        Each of its ranks has a part of the gradient, and nothing adds the parts up. All ranks call it.
+        """
         trained = [(n, p) for n, p in self.unwrapped.named_parameters() if p.grad is not None]
         named = [(n, p) for n, p in trained if not _is_tensor_sharded(p)]
         norms = np.array([float(local(p.grad).double().norm()) for _, p in named])
@@ -79,9 +82,9 @@ def wrap(
     policy: MixedPrecisionPolicy | None = None,
     prefetch: int = 0,
 ) -> FsdpEngine:
-    """Wrap a model with `fully_shard`. The parameters of each layer are gathered together, and those outside the layers
-    as another group. `axes`: the sizes of the mesh axes, as `Strategy.axes` returns them. `prefetch`: layers to gather
-    ahead."""
+    """Wrap a model with `fully_shard`. The parameters of each layer are gathered as a group, and those outside of the
+    layers as another group. `axes`: the sizes of the mesh axes, as returned by `Strategy.axes`. `prefetch`: number of
+    layers to gather ahead."""
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # no output is changed in place here
     process, layers = unwrapped.process, unwrapped.probe.layers
     process.ensure_initialized()
@@ -101,7 +104,7 @@ def wrap(
 
 
 def _prefetch(layers: list[torch.nn.Module], ahead: int) -> None:
-    """Gather so many layers ahead of the computing one."""
+    """Make each layer gather the next `ahead` layers."""
     if ahead:
         for number, layer in enumerate(layers):
             layer.set_modules_to_forward_prefetch(layers[number + 1 : number + 1 + ahead])
@@ -109,13 +112,13 @@ def _prefetch(layers: list[torch.nn.Module], ahead: int) -> None:
 
 
 def _is_tensor_sharded(tensor: torch.Tensor) -> bool:
-    """Whether it is sharded over the tensor axis."""
+    """Return whether a tensor is sharded over the tensor axis."""
     names = tensor.device_mesh.mesh_dim_names or () if isinstance(tensor, DTensor) else ()
     return "tensor" in names
 
 
 def _copies(tensor: torch.Tensor) -> int:
-    """The number of ranks that hold the same part of a tensor."""
+    """Return the number of ranks that hold the same part of a tensor."""
     if not isinstance(tensor, DTensor):
         return int(dist.get_world_size())
     mesh = tensor.device_mesh
@@ -127,6 +130,6 @@ def _copies(tensor: torch.Tensor) -> int:
 
 
 def _parameter(key: str) -> str:
-    """The parameter name in a key of the state: `optimizer.<name>.<moment>` or `model.<name>`."""
+    """Return the parameter name in a key of the state: `optimizer.<name>.<moment>` or `model.<name>`."""
     kind, _, name = key.partition(".")
     return name if kind == "model" else name.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""Checks of parallel degrees, and the memory share of a sharded model. Torch-free."""
+"""Checks of parallel degrees, and the memory share of a sharded model. Does not import torch."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def check_ranks(tensor_parallel: int, ranks: int, replicas: int = 1) -> str | None:
-    """The reason why replicas x shards x tensor_parallel cannot be the number of ranks; None: it can."""
+    """Return the reason why replicas x shards x tensor_parallel cannot be the number of ranks; None: it can."""
     if ranks % (replicas * tensor_parallel) == 0:
         return None
     axes = (
@@ -23,7 +23,8 @@ def check_ranks(tensor_parallel: int, ranks: int, replicas: int = 1) -> str | No
 
 
 def check_heads(tensor_parallel: int, count: int) -> list[tuple[str, str]]:
-    """Refuse a degree that does not divide the attention heads. `count`: of heads, 0 if unknown."""
+    """Return a refusal if the degree does not divide the attention heads, else an empty list. `count`: number of heads,
+    0 if unknown."""
     if tensor_parallel == 1 or count == 0 or count % tensor_parallel == 0:
         return []
     possible = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
@@ -31,8 +32,11 @@ def check_heads(tensor_parallel: int, count: int) -> list[tuple[str, str]]:
 
 
 def refuse_sharded_matrices(recipe: "Recipe", instead: str) -> list[tuple[str, str]]:
-    """Refuse optimisers that need whole matrices, of which a rank has a shard. With DTensors, torch's Adafactor fails,
-    and Muon adds up the shards in bf16 (torch 2.13). `instead`: a strategy that supports them."""
+    """Return a refusal of optimisers that need whole matrices, because a rank has only a shard; else an empty list.
+
+    With DTensors, torch's Adafactor fails, and Muon adds up the shards in bf16 (torch 2.13). `instead`: a strategy that
+    supports them.
+    """
     if recipe.optimizer.elementwise:
         return []
     what = (
@@ -42,8 +46,11 @@ def refuse_sharded_matrices(recipe: "Recipe", instead: str) -> list[tuple[str, s
 
 
 def refuse_tensor_parallel(tensor_parallel: int, recipe: "Recipe") -> list[tuple[str, str]]:
-    """Refuse what tensor parallelism does not support: torch.compile, which cannot trace its DTensors yet (torch 2.13),
-    and adapters, whose linear maps no plan of it names."""
+    """Return refusals of keys that tensor parallelism does not support.
+
+    These are torch.compile, which cannot trace its DTensors yet (torch 2.13), and adapters, whose linear maps it does
+    not shard.
+    """
     out = list[tuple[str, str]]()
     if tensor_parallel > 1 and recipe.train.compile:
         out.append(("train.compile", "not together with strategy.tensor_parallel (leave one of them out)"))
@@ -56,10 +63,11 @@ def refuse_tensor_parallel(tensor_parallel: int, recipe: "Recipe") -> list[tuple
 def sharded_memory(
     shape: "Architecture", shards: int, tensor: int, keep: bool = False, prefetch: int = 0, offload: bool = False
 ) -> MemoryShare:
-    """The memory share of a device under FSDP2. `keep`: gathered layers stay until the end of the backward.
+    """Return the memory share of a device under FSDP2. `keep`: gathered layers stay until the end of the backward.
 
-    Parameters outside the layers are always gathered. At the end of the backward there are also their gradient and a
-    copy of it to be reduced. A layer needs its gathered parameters, those in transfer, the gradient and its copy.
+    Parameters outside of the layers are always gathered. At the end of the backward, their gradient and a copy of it to
+    reduce are there too. A layer needs its gathered parameters, those in transfer, the gradient and the copy of the
+    gradient.
     """
     share = (1 - shape.in_layers / shape.parameters * (1 - 1 / tensor)) / shards
     outside, layer = shape.parameters - shape.in_layers, shape.largest_layer / tensor

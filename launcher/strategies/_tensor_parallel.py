@@ -1,9 +1,10 @@
-"""Tensor parallelism (Shoeybi et al., 2019) of encoder layers with DTensor. Heads and feed-forward units are sharded
-over a mesh axis, and all-reduces after the attention and after the feed-forward add up the results.
+"""Tensor parallelism (Shoeybi et al., 2019) of encoder layers with DTensor.
 
-A layer is recognised by the order and the shapes of the linear modules that ran in it, not by names: queries, keys and
-values (three modules or a fused one), the attention's output, and two of the feed-forward (the first one may be fused
-with its gate). The start of a run compares the parallel model with the whole one on a sample.
+Heads and feed-forward units are sharded over a mesh axis. All-reduces after the attention and after the feed-forward
+add up the results. A layer is recognised not by names, but by the order and the shapes of the linear modules that ran
+in it. These are queries, keys and values (three modules or a fused one), the attention's output, and two modules of the
+feed-forward (the first one may be fused with its gate). When a run starts, the parallel model is compared with the
+whole model on a sample.
 """
 
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from launcher.strategies import EngineParts
 
 @dataclass(frozen=True)
 class FusedLinear:
-    """A linear module with several outputs in one matrix, such as queries, keys and values. Its rows are stored in the
-    order (rank, part, row), so that an equal share of each part is one contiguous shard. The canonical order is (part,
-    rank, row)."""
+    """A linear module with several outputs in one matrix, such as queries, keys and values.
+
+    Its rows are stored in the order (rank, part, row), so that a rank's equal share of each part is one contiguous
+    shard. The canonical order is (part, rank, row).
+    """
 
     parts: int
     ranks: int
@@ -30,8 +33,8 @@ class FusedLinear:
         return rows.unflatten(0, (self.parts, self.ranks, -1)).transpose(0, 1).flatten(0, 2)
 
     def canonical(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy in canonical order, with rows sharded over the tensor axis and columns over the shard axis. Scalars
-        (an optimiser's step) are returned as they are."""
+        """Return a copy in canonical order, with rows sharded over the tensor axis and columns over the shard axis.
+        Scalars (an optimiser's step) are returned unchanged."""
         if not isinstance(tensor, DTensor):
             return tensor
         rows = tensor.full_tensor().unflatten(0, (self.ranks, self.parts, -1)).transpose(0, 1).flatten(0, 2)
@@ -41,7 +44,7 @@ class FusedLinear:
         return distribute_tensor(rows.contiguous(), tensor.device_mesh, placements, src_data_rank=None)
 
     def take(self, live: torch.Tensor, loaded: torch.Tensor) -> None:
-        """Write a tensor that was loaded in canonical order into the tensor of the model."""
+        """Write a tensor in canonical order, which was loaded, into the tensor of the model."""
         if not isinstance(live, DTensor) or not isinstance(loaded, DTensor):
             return
         mesh, rows = live.device_mesh, self.permute(loaded.full_tensor())
@@ -76,7 +79,8 @@ def parallelise(unwrapped: EngineParts, mesh: DeviceMesh) -> dict[str, FusedLine
 
 
 def _roles(layer: str, linears: dict[str, torch.nn.Module]) -> tuple[dict[str, int], list[str]]:
-    """The modules that are sharded by output, with the number of outputs in each, and those sharded by input."""
+    """Return the modules to shard by output, with the number of outputs in each, and the modules to shard by input.
+    Raises UserError for a layer of another form."""
     names, shapes = list(linears), [(m.in_features, m.out_features) for m in linears.values()]
     wide = shapes[0][0] if shapes else 0
     attention = 4 if shapes[:4] == [(wide, wide)] * 4 else 2 if shapes[:2] == [(wide, 3 * wide), (wide, wide)] else 0

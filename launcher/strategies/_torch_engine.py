@@ -1,4 +1,4 @@
-"""Engines for torch parameters and a torch optimiser."""
+"""Engines with torch parameters and a torch optimiser."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from launcher.strategies import Engine
 
 
 class TorchEngine(Engine):
-    """In this base class each rank holds the whole model and the same gradients."""
+    """Engine with a torch optimiser. In this base class, each rank holds the whole model and the same gradients."""
 
     def __init__(self, module: torch.nn.Module, unwrapped: torch.nn.Module, optimizer: torch.optim.Optimizer):
         self.module, self.unwrapped, self._optimizer = module, unwrapped, optimizer
@@ -54,16 +54,16 @@ class TorchEngine(Engine):
         return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Do nothing: the tensors of `state_dict` are those of the model and the optimiser."""
+        """Do nothing, because the tensors of `state_dict` are those of the model and the optimiser."""
 
     def _gradients(self) -> list[torch.Tensor]:
-        """This rank's parts of the gradients."""
+        """Return this rank's parts of the gradients."""
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         return [local(p.grad) for p in parameters if p.grad is not None]
 
     def _prime(self) -> None:
         """Create the optimiser's state by a step with zero gradients and a zero learning rate, which changes no weight.
-        Set it to zero afterwards, because L2 weight decay adds to it."""
+        The state is set to zero afterwards, because L2 weight decay adds to it."""
         groups = self._optimizer.param_groups
         missing = [p for g in groups for p in g["params"] if p not in self._optimizer.state]
         if not missing:
@@ -79,11 +79,12 @@ class TorchEngine(Engine):
         for parameter, gradient in zip(missing, held, strict=True):
             for moment in self._optimizer.state.get(parameter, {}).values():
                 moment.zero_()
-            parameter.grad = gradient  # DDP's view of its bucket: another tensor would be averaged with other rounding
+            parameter.grad = gradient  # keep DDP's view of its bucket: another tensor would be rounded differently
 
 
 class ReplicatedEngine(TorchEngine):
-    """DistributedDataParallel. It orders its buckets by the first backward, and rebuilds them at the second forward."""
+    """Engine of DistributedDataParallel. DDP orders its buckets by the first backward, and rebuilds them in the second
+    forward."""
 
     rehearsals = 2
 
@@ -96,16 +97,17 @@ class ReplicatedEngine(TorchEngine):
                 yield self.module
 
     def clear(self) -> None:
-        """Set gradients to zero in DDP's buckets. Otherwise those of the micro-batches before the last would be new
-        tensors besides the buckets."""
+        """Set the gradients in DDP's buckets to zero. Otherwise the gradients of all micro-batches but the last would
+        be new tensors in addition to the buckets."""
         self._optimizer.zero_grad(set_to_none=False)
 
 
 def in_bf16(state: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """torch's hook under another name. DDP refuses it by its own name on gloo, although gloo can reduce bf16."""
+    """Return the result of torch's hook bf16_compress_hook. DDP on gloo refuses the hook itself, by its name, although
+    gloo can reduce bf16."""
     return bf16_compress_hook(state, bucket)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a tensor: its shard of a DTensor, otherwise the whole."""
+    """Return this rank's part of a tensor: its shard of a DTensor, otherwise the whole tensor."""
     return tensor.to_local() if isinstance(tensor, torch.distributed.tensor.DTensor) else tensor

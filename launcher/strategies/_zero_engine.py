@@ -1,7 +1,7 @@
 """The engine of DeepSpeed's ZeRO, with the launcher's accumulation, clipping, loss scale and checkpoints.
 
-Its flat partitions are converted to tensors with canonical names and shapes one parameter at a time, of which each rank
-keeps its rows (DTensor). So no host ever has the whole state, and any other layout can load it.
+The flat partitions of ZeRO are converted to tensors with canonical names and shapes, one parameter at a time, and each
+rank keeps only its rows (DTensor). So no host ever has the whole state, and any other layout can load it.
 """
 
 import logging
@@ -24,13 +24,13 @@ from launcher.strategies._deepspeed_settings import Settings
 from launcher.strategies._torch_engine import TorchEngine
 
 _SHM = "deepspeed_shm_comm"
-"""An operation for inference on CPUs, which DeepSpeed would compile with g++ at the first start."""
+"""DeepSpeed operation for inference on CPUs. DeepSpeed would compile it with g++ at the first start."""
 
 
 def load(device: str) -> ModuleType:
-    """Import DeepSpeed for this type of device, without its log messages."""
+    """Return DeepSpeed, imported for this type of device and without its log messages."""
     os.environ.setdefault("DS_ACCELERATOR", device)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # its calls, not ours
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -57,7 +57,7 @@ def wrap(stage: int, settings: Settings, unwrapped: EngineParts) -> Engine:
 
 
 class _Boundary(Engine):
-    """The accumulation of micro-batches in DeepSpeed's engine."""
+    """Accumulation of micro-batches in DeepSpeed's engine."""
 
     module: torch.nn.Module
 
@@ -89,7 +89,7 @@ class _Partitioned(_Boundary):
 
     @abstractmethod
     def _weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
-        """A parameter, whole."""
+        """Return a whole parameter."""
 
     @abstractmethod
     def _set_weight(self, parameter: torch.nn.Parameter, whole: torch.Tensor) -> None:
@@ -97,7 +97,7 @@ class _Partitioned(_Boundary):
 
     @abstractmethod
     def _moment(self, parameter: torch.nn.Parameter, moment: str) -> torch.Tensor:
-        """A moment of the optimizer for a parameter, whole."""
+        """Return a whole moment of the optimiser for a parameter."""
 
     @abstractmethod
     def _set_moment(self, parameter: torch.nn.Parameter, moment: str, whole: torch.Tensor) -> None:
@@ -105,11 +105,11 @@ class _Partitioned(_Boundary):
 
     @abstractmethod
     def _flat(self) -> list[torch.Tensor]:
-        """The flat partitions that the optimizer has as parameters."""
+        """Return the flat partitions that the optimiser has as parameters."""
 
     @abstractmethod
     def _link(self) -> None:
-        """Let DeepSpeed find the moments of every parameter in those of its partition."""
+        """Let DeepSpeed find the moments of each parameter in those of the parameter's partition."""
 
     def nonfinite(self) -> dict[str, bool]:
         from deepspeed.utils import safe_get_full_grad
@@ -119,13 +119,13 @@ class _Partitioned(_Boundary):
     def update(self, lr: float, factor: float) -> None:
         for group in self._zero.param_groups:
             group["lr"] = lr * group["scale"]
-        self._zero.external_loss_scale = 1.0 / factor  # it divides the gradients by its loss scale
+        self._zero.external_loss_scale = 1.0 / factor  # DeepSpeed divides the gradients by this scale
         self.module.step()
         self._zero.external_loss_scale = 1.0
 
     def clear(self) -> None:
-        """Let DeepSpeed's step drop the gradients. It does so because `clear` is only called where they are not
-        finite."""
+        """Discard the gradients by a step of DeepSpeed. It updates nothing, because `clear` is only called if gradients
+        are not finite."""
         self.module.step()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -155,7 +155,7 @@ class _Partitioned(_Boundary):
             entry["step"].fill_(steps[0])
 
     def _rows(self, whole: torch.Tensor, parameter: torch.nn.Parameter) -> DTensor:
-        """This rank's rows of a tensor that every rank has."""
+        """Return this rank's rows of a tensor that is whole on every rank."""
         pieces = whole.chunk(self._mesh.size()) if whole.ndim else (whole,)
         mine = self._mesh.get_local_rank()
         held = pieces[mine].clone() if mine < len(pieces) else whole[:0].clone()
@@ -163,8 +163,8 @@ class _Partitioned(_Boundary):
         return DTensor.from_local(held, self._mesh, [Shard(0)], **options)
 
     def _prime(self) -> None:
-        """Create the moments before the first step, for `state_dict`. (DeepSpeed 0.19 itself links only those of the
-        first group at the end of that step.)"""
+        """Create the moments before the first step, for `state_dict`. DeepSpeed 0.19 itself links only the moments of
+        the first group, at the end of that step."""
         for flat in self._flat():
             made = {moment: torch.zeros_like(flat.data) for moment in self._moments}
             step = {"step": torch.zeros((), dtype=torch.float32, device=flat.device)} if self._counts else {}
@@ -201,11 +201,11 @@ class Zero12(_Partitioned):
         safe_set_full_optimizer_state(parameter, whole, moment)
 
     def _flat(self) -> list[torch.Tensor]:
-        """The partitions that this rank updates."""
+        """Return the partitions that this rank updates."""
         return [flat for group in self._zero.optimizer.param_groups for flat in group["params"]]
 
     def _link(self) -> None:
-        """Do what DeepSpeed does at its first step: each parameter finds its part of the flat moments."""
+        """Link each parameter to its part of the flat moments, as DeepSpeed does at its first step."""
         self._zero._lazy_init_hp_params_optimizer_state()
 
 
@@ -216,7 +216,7 @@ class Zero3(_Partitioned):
         from deepspeed.runtime.utils import combine_grad_norm_groups
 
         norm = float(combine_grad_norm_groups(self._zero._get_norm_groups()))
-        overflows = norm**2 > torch.finfo(torch.float32).max  # in fp32, in which the other engines sum
+        overflows = norm**2 > torch.finfo(torch.float32).max  # in fp32, in which the other engines sum squares
         return math.inf if overflows or math.isnan(norm) else norm
 
     def _weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -243,18 +243,18 @@ class Zero3(_Partitioned):
         safe_set_local_optimizer_state(parameter, self._mine(parameter, whole), moment)
 
     def _mine(self, parameter: torch.nn.Parameter, whole: torch.Tensor) -> torch.Tensor:
-        """This rank's partition of a whole tensor, padded."""
+        """Return this rank's partition of a whole tensor, padded."""
         size, flat = parameter.ds_tensor.numel(), whole.flatten()
         padded = torch.nn.functional.pad(flat, (0, size * self._mesh.size() - flat.numel()))
         return padded[size * self._mesh.get_local_rank() :][:size]
 
     def _flat(self) -> list[torch.Tensor]:
-        """The partitions that this rank updates. DeepSpeed passes each of them to the torch optimiser during a step
-        only."""
+        """Return the partitions that this rank updates. DeepSpeed passes each of them to the torch optimiser only
+        during a step."""
         return list(self._zero.fp32_partitioned_groups_flat)
 
     def _link(self) -> None:
-        """Do nothing: parameters find their moments by their offset."""
+        """Do nothing, because parameters find their moments by offset."""
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:

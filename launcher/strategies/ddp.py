@@ -1,7 +1,7 @@
-"""torch's DistributedDataParallel: every rank holds the model, gradients are averaged while the backward runs.
+"""torch's DistributedDataParallel: every rank holds the model, and gradients are averaged while the backward runs.
 
-On one rank there is nothing to average, and the model runs as it is. With tensor parallelism, whose DTensors torch's
-DDP does not know, the replicas are held together by `fully_shard` over shards of one.
+On one rank there is nothing to average, and the model runs without a wrapper. torch's DDP does not support the DTensors
+of tensor parallelism. With it, `fully_shard` averages over the replicas instead, on a mesh whose shard axis has size 1.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -31,7 +31,7 @@ class Config(StrategyConfig):
     bucket_mb: float = Field(25.0, gt=0)
     """MiB of gradients in one reduction."""
     bucket_view: bool = True
-    """Keep gradients in the buckets, without a second copy."""
+    """Keep gradients only in the buckets, without a second copy."""
     static_graph: bool = False
     """Assume that each step uses the same parameters."""
     compress: Literal["none", "bf16"] = "none"
@@ -91,7 +91,7 @@ class Strategy(strategies.Strategy[Config]):
             gradient_as_bucket_view=self.config.bucket_view,
             static_graph=self.config.static_graph,
         )
-        module.broadcast_buffers = False  # they are equal from the start, and nothing here changes them
+        module.broadcast_buffers = False  # buffers are equal from the start, and nothing here changes them
         if self.config.compress == "bf16":
             module.register_comm_hook(None, in_bf16)
         return ReplicatedEngine(module, unwrapped.model, optimizer)

@@ -1,8 +1,8 @@
-"""DeepSpeed's ZeRO (Rajbhandari et al., 2020): stage 0 shards nothing, 1 the optimiser state, 2 also the gradients, 3
-also the parameters.
+"""DeepSpeed's ZeRO (Rajbhandari et al., 2020).
 
-Its configuration is derived from the recipe; `extra` adds keys. Accumulation, clipping, loss scale, schedule and
-checkpoints are the launcher's, so that they are the same as under any other strategy.
+Stage 0 shards nothing, stage 1 the optimiser state, stage 2 also the gradients, stage 3 also the parameters. The
+configuration of DeepSpeed is derived from the recipe; `extra` adds keys. Accumulation, clipping, loss scale, schedule
+and checkpoints are the launcher's, so that they are the same as under any other strategy.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -42,7 +42,7 @@ _DECIDED = {
     "activation_checkpointing": "train.activation_checkpointing",
     "seed": "seed",
 }
-"""Keys of DeepSpeed that follow from the recipe, with the key of the recipe."""
+"""DeepSpeed's keys that follow from the recipe, each with the recipe's key."""
 _SPEED = {
     "aio", "comms_logger", "dump_state", "flops_profiler", "memory_breakdown", "steps_per_print",
     "wall_clock_breakdown", "zero_optimization.allgather_partitions", "zero_optimization.contiguous_gradients",
@@ -53,7 +53,7 @@ _SPEED = {
     "zero_optimization.stage3_use_all_reduce_for_fetch_params", "zero_optimization.sub_group_size",
     "zero_optimization.use_multi_rank_bucket_allreduce",
 }  # fmt: skip
-"""Keys that change the speed and the log of a step, not its result."""
+"""DeepSpeed's keys that affect only the speed and the log of a step, not its result."""
 
 
 class Config(StrategyConfig):
@@ -63,7 +63,7 @@ class Config(StrategyConfig):
     zero: Literal[0, 1, 2, 3] = 1
     """ZeRO stage."""
     offload: Literal["none", "optimizer", "all"] = "none"
-    """What host memory holds: nothing, the optimiser state (zero 1 to 3), or the parameters too (zero 3)."""
+    """Contents of host memory: nothing, the optimiser state (zero 1 to 3), or the parameters too (zero 3)."""
     bucket_mb: float = Field(50.0, gt=0)
     """MiB of gradients or parameters in one communication."""
     extra: Settings = {}
@@ -136,7 +136,7 @@ class Strategy(strategies.Strategy[Config]):
 
 
 def _keys(extra: Settings) -> list[str]:
-    """The keys of a configuration, with dotted ones for those of zero_optimization."""
+    """Return the keys of a configuration; those inside zero_optimization are dotted."""
     zero = extra.get("zero_optimization", {})
     inner = [f"zero_optimization.{key}" for key in zero] if isinstance(zero, dict) else []
     return [key for key in extra if key != "zero_optimization"] + inner

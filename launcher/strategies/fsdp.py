@@ -1,7 +1,7 @@
 """torch's FSDP2 (`fully_shard`): parameters, gradients and optimiser state are sharded over the ranks, layer by layer.
 
 `full` frees the gathered parameters of a layer after its forward and gathers them again in the backward (as ZeRO-3).
-`grad_op` keeps them until the end of the backward (as ZeRO-2). `hybrid` shards inside each of `replicas` groups of
+`grad_op` keeps them until the end of the backward (as ZeRO-2). `hybrid` shards within each of `replicas` groups of
 ranks and averages between the groups: the mesh is replica x shard.
 """
 
@@ -31,8 +31,8 @@ class Config(StrategyConfig):
 
     kind: Literal["fsdp"] = "fsdp"
     shard: Literal["full", "grad_op", "hybrid"] = "full"
-    """What is sharded: everything (full), gradients and optimiser state (grad_op), or everything within replicas
-    (hybrid)."""
+    """`full`: shard everything; `grad_op`: shard gradients and optimiser state; `hybrid`: shard everything within each
+    replica."""
     replicas: int | None = Field(None, ge=1)
     """Replicas of a hybrid mesh, for `shard: hybrid` only."""
     tensor_parallel: int = Field(1, ge=1)
@@ -40,9 +40,9 @@ class Config(StrategyConfig):
     offload: bool = False
     """Keep parameters, gradients and optimiser state in host memory."""
     prefetch: int = Field(0, ge=0)
-    """Layers that are gathered ahead of the computing one."""
+    """Number of layers to gather ahead of the computing layer."""
     gather: Literal["fp32", "bf16"] = "fp32"
-    """Number format in which parameters are gathered and computed with; fp32: unchanged."""
+    """Number format in which parameters are gathered and used in computation; fp32: unchanged."""
     reduce: Literal["fp32", "bf16"] = "fp32"
     """Number format in which gradients are reduced; fp32: unchanged."""
 

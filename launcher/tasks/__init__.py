@@ -1,20 +1,22 @@
 """Tasks: what a model learns.
 
-A kind is one module of this package with a `Config` (a subclass of `launcher.config.types.TaskConfig`) and a class
-`Task` that extends `Task[Config]` below; the file is the registration. A user's own is a module elsewhere, named by its
-dotted path. Import torch inside functions: a plan reads every Config on a login node.
+Each kind is one module of this package. It defines a `Config` (a subclass of `launcher.config.types.TaskConfig`) and a
+class `Task` that extends `Task[Config]` below. There is no other registration. A user's own task is a module elsewhere,
+and a recipe names it by its dotted path. Import torch inside functions, because a plan imports the module on a login
+node.
 
 The contract of a task:
 
-- Samples are dicts of numpy arrays without padding (`input_ids`, `labels`, ...), augmentation included. They are hashed
-  into the digest, so they must be a pure function of the row and its (seed, epoch, id).
-- A task never divides. `loss` returns a sum and `weight` its share of the divisor. Neither ranks nor micro-batches can
-  then change the result.
-- Metrics are computed once, from the outputs for all validation samples, gathered from all ranks in the order of the
-  samples. They are the same to the last digit on any number of ranks.
+- Samples are dicts of numpy arrays (`input_ids`, `labels`, ...) without padding, after augmentation. The digest hashes
+  them. So each must be a pure function of the row and its (seed, epoch, id).
+- A task never divides. `loss` returns a sum, and `weight` what a sample adds to the divisor. So neither the number of
+  ranks nor the micro-batches change the result.
+- Metrics are computed once, from the outputs for all validation samples, which are gathered from all ranks in the order
+  of the samples. So they are equal to the last digit on any number of ranks.
 
-A task that wraps another one (`task` in its Config, such as distillation) leaves the samples to the inner task: of the
-methods for preparation only its `check` is called (see Recipe.inner_task).
+A task that wraps another task (`task` in its Config, as in distillation) uses the samples of the inner task.
+Preparation calls the methods of the inner task, except for `check`, which it calls on the wrapping task (see
+Recipe.inner_task).
 """
 
 from abc import ABC, abstractmethod
@@ -39,22 +41,22 @@ if TYPE_CHECKING:
     from launcher.plan.facts import Facts
 
 Row = dict[str, Any]
-"""One row of prepared features: numpy arrays of list columns, scalars of the others."""
+"""One row of prepared features: a numpy array for each list column, a scalar for each other column."""
 Array = NDArray[Any]
 Sample = dict[str, Array]
 Batch = dict[str, Any]
-"""A micro-batch: arrays, or maps of arrays. `inputs` are the keyword arguments of the model's forward. `collate`
-returns numpy arrays; the other methods get torch tensors."""
+"""A micro-batch: arrays, or maps of arrays, by name. `inputs`: keyword arguments of the model's forward. `collate`
+returns numpy arrays; the other methods receive torch tensors."""
 BatchOutputs = dict[str, Any]
-"""What `Task.predict` returns for a micro-batch: by name a tensor of shape (samples, ...), or a list with an array for
-each sample. `loss`, summed over the sample, and `weight` are among them."""
+"""Outputs of `Task.predict` for a micro-batch, by name. Each is a tensor of shape (samples, ...), or a list of one
+array for each sample. `loss`, summed over each sample, and `weight` are among them."""
 Outputs = dict[str, list[Any]]
-"""What `Task.predict` returned for many samples: by name one value or array for each, in the order of the samples."""
+"""Outputs of `Task.predict` for many samples, by name: lists of one value or array for each sample, in their order."""
 Directions = dict[str, Literal["min", "max"]]
-"""Whether less or more of a metric is better, by the metric's name."""
+"""Whether a lower (`min`) or a higher (`max`) value of a metric is better, by the metric's name."""
 
 IGNORE = -100
-"""A label without weight (torch's own convention)."""
+"""Label without weight in the loss: the default `ignore_index` of torch's cross_entropy."""
 
 ConfigT = TypeVar("ConfigT", bound=TaskConfig, default=TaskConfig)
 
@@ -63,9 +65,9 @@ class Features(NamedTuple):
     """Prepared samples.
 
     table: one row for each sample.
-    empty: number of rows without a token, which have no sample.
+    empty: number of rows without a token; they have no sample.
     cut: what truncation removed from each row of the batch, as arrays of shape (rows,). `rows`, `targets` and
-        `questions`: 1 where they were cut, else 0. `words` and `labels` (other than O): how many were removed.
+        `questions`: 1 if the text was truncated, else 0. `words` and `labels` (other than O): the number removed.
     """
 
     table: "pa.Table"
@@ -74,7 +76,7 @@ class Features(NamedTuple):
 
 
 class Task(ABC, Generic[ConfigT]):
-    """One task on one rank. The static methods are called during preparation; an instance knows the facts of the
+    """A task. Preparation calls its static methods; training creates an instance on each rank, with the facts of the
     prepared data."""
 
     columns: tuple[str, ...]
@@ -82,45 +84,45 @@ class Task(ABC, Generic[ConfigT]):
     target_columns: tuple[str, ...] = ()
     """Columns that only training and evaluation need: rows to predict may lack them."""
     survey_columns: tuple[str, ...] = ()
-    """Columns of which `survey` gets all distinct values, such as labels. The value of an image is its shape
-    (`28x28x1`), that of a list of numbers its length."""
+    """Columns whose distinct values `survey` receives, such as labels. The value of an image is its shape (`28x28x1`),
+    that of a list of numbers its length."""
     tokenized: bool = True
     """Whether samples consist of tokens. If not, there is no tokenizer, and the length of a sample is 1."""
     auto_class: str = ""
-    """The transformers auto class of the model, such as AutoModelForMaskedLM; empty: any that takes the inputs."""
+    """The transformers auto class of the model, such as AutoModelForMaskedLM; empty: any model that takes the
+    inputs."""
     needs_initial_model: bool = False
-    """Whether metrics compare the model with the one at the start of the run. They cannot be computed for an export."""
+    """Whether metrics compare the model with the initial model of the run. If so, an export has no metrics."""
     distillable: bool = False
-    """Whether `logits` and `loss_from_logits` work, with one of several classes for each entry of `batch["labels"]`."""
+    """Whether `logits` and `loss_from_logits` work, and each entry of `batch["labels"]` is one of several classes."""
     has_top_predictions: bool = False
-    """Whether `top_predictions` works."""
+    """Whether `top_predictions` is implemented."""
     uses_tokenizer: bool = False
-    """Whether training decodes tokens, by the attribute `tokenizer`."""
+    """Whether training decodes tokens, with the attribute `tokenizer`."""
     tokenizer: "PreTrainedTokenizerBase | None" = None
 
     # --- preparation
 
     @classmethod
     def required_columns(cls, config: ConfigT) -> tuple[str, ...]:
-        """Return `columns`, or other ones where they depend on the configuration."""
+        """Return the columns that a row needs: `columns`, unless they depend on the configuration."""
         return cls.columns
 
     @staticmethod
     @abstractmethod
     def preparation_key(config: ConfigT) -> JsonObject:
-        """Return what prepared samples depend on, with `features` as the name of their format. Tasks with equal keys
+        """Return the settings that prepared samples depend on. `features` names their format. Tasks with equal settings
         share prepared data."""
 
     @staticmethod
     def survey(config: ConfigT, values: Mapping[str, set[str]]) -> JsonObject:
-        """Return `labels` in their order and the `shape` of samples, as far as they exist, from the distinct training
-        values of `survey_columns`. Raises UserError."""
+        """Return the `labels`, in their order, and the `shape` of samples, if the task has them. values: the distinct
+        training values of each of `survey_columns`. Raises UserError."""
         return {}
 
     @staticmethod
     def sample_shape(config: ConfigT) -> tuple[int, ...]:
-        """Return the expected shape of a sample of a task without a tokenizer, for a plan that is made before the data
-        is read."""
+        """Return the expected shape of a sample, for a plan made before the data is read; () for a tokenized task."""
         return ()
 
     @staticmethod
@@ -128,24 +130,24 @@ class Task(ABC, Generic[ConfigT]):
     def features(config: ConfigT, rows: "Iterable[pa.RecordBatch]", context: FeatureContext) -> Iterator[Features]:
         """Convert rows of the required columns into tables of samples.
 
-        A table has an int32 column `length`, for tokens a list column `input_ids`, and what else `samples` needs. No
-        sample exceeds `context.max_length` tokens. Rows without the target columns get labels without weight. Called
-        once for each part of a source, in parallel processes. Raises UserError.
+        A table has an int32 column `length`, a list column `input_ids` if samples consist of tokens, and the other
+        columns that `samples` reads. No sample exceeds `context.max_length` tokens. Rows without the target columns get
+        labels without weight. Called once for each part of a source, in parallel processes. Raises UserError.
         """
 
     @staticmethod
     def count_labels(config: ConfigT, training: "Iterable[pa.Table]", classes: int) -> list[int]:
-        """Return the number of training samples of each label; empty where there are no labels."""
+        """Return the number of training samples of each label; empty if there are no labels."""
         return []
 
     @staticmethod
     @abstractmethod
     def baseline(config: ConfigT, validation: "Iterable[pa.Table]", special_ids: Sequence[int]) -> dict[str, float]:
-        """Return the score, by name, of a model that knows only frequencies, on the validation samples."""
+        """Return validation scores, by name, of a model that only knows the frequencies of labels or tokens."""
 
     @staticmethod
     def describe_labels(config: ConfigT, facts: "Facts") -> str:
-        """Return one line about the labels of the training data, for a plan."""
+        """Return one line about the labels of the training data, for a plan; empty: there is no line."""
         return ""
 
     @staticmethod
@@ -155,7 +157,8 @@ class Task(ABC, Generic[ConfigT]):
 
     @staticmethod
     def check(config: ConfigT, facts: "Facts", folder: Path) -> None:
-        """Check the configuration against the prepared `folder` (its tokenizer is in tokenizer/). Raises UserError."""
+        """Check the configuration against the prepared data. folder: of the data, with the tokenizer in tokenizer/.
+        Raises UserError."""
 
     # --- training, on each rank
 
@@ -172,30 +175,31 @@ class Task(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def output_size(self, length: int) -> float:
-        """Return how many values the model's head outputs for a sample of `length` tokens, to estimate memory."""
+        """Return the number of values that the head outputs for a sample of `length` tokens, to estimate memory."""
 
     @abstractmethod
     def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: "Draw") -> list[Sample]:
-        """Build one sample from each row."""
+        """Build one sample from each row. epochs, ids: those of each row, which determine its random draws together
+        with `draw`."""
 
     @abstractmethod
     def weight(self, sample: Sample) -> float:
-        """Return what the sample adds to the divisor of the global batch's loss."""
+        """Return the sample's part of the divisor of the global batch's loss."""
 
     @abstractmethod
     def zero_weight(self, sample: Sample) -> Sample:
-        """Return a copy of the sample without weight."""
+        """Return a copy of the sample with weight 0."""
 
     def pack(self, samples: Sequence[Sample]) -> Sample:
-        """Concatenate samples into one row, for a configuration with `samples: packed`."""
+        """Concatenate samples into one row of a micro-batch, for a configuration with `samples: packed`."""
         raise NotImplementedError
 
     @classmethod
     def packing_error(
         cls, model: "torch.nn.Module", documents: "Sequence[torch.Tensor]", pad_token_id: int
     ) -> str | None:
-        """Return why a model in eval mode cannot take packed rows; None: it can. Only for tasks with `pack`; a plan
-        calls it with a tiny copy of the model. documents: token ids, each of shape (length,)."""
+        """Return the reason why a model cannot take packed rows; None: it can. Only for tasks with `pack`. model: in
+        eval mode; a plan passes a tiny copy. documents: token ids, each of shape (length,)."""
         raise NotImplementedError
 
     @abstractmethod
@@ -203,30 +207,30 @@ class Task(ABC, Generic[ConfigT]):
         """Pad samples into a micro-batch of numpy arrays of shape (samples, longest)."""
 
     def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
-        """Adapt the unwrapped model to the task, in place, and return notes for the user. `batch` is a micro-batch for
-        a trial forward. Raises UserError for a model that does not suit the task."""
+        """Adapt the unwrapped model to the task, in place, and return notes for the user. batch: a micro-batch for a
+        trial forward. Raises UserError if the model does not suit the task."""
         return []
 
     def frozen_models(self) -> "list[torch.nn.Module]":
-        """Return the models besides the trained one that run on the same batches, once `prepare_model` was called."""
+        """Return further models that run on the same batches, such as a teacher; empty before `prepare_model`."""
         return []
 
     @abstractmethod
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
-        """Return the summed loss of a micro-batch, a scalar tensor, and its weight."""
+        """Return the summed loss of a micro-batch, a scalar tensor, and the weight of the micro-batch."""
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
-        """Return the model's outputs that the loss is computed from. For a distillable task: shape (n, classes), for
-        the n entries of `batch["labels"]` (IGNORE where there is none)."""
+        """Return the model outputs from which the loss is computed. For a distillable task: shape (n, classes), for the
+        n entries of `batch["labels"]` (IGNORE: no label)."""
         raise NotImplementedError
 
     def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
-        """Return the same as `loss`, from the result of `logits`."""
+        """Return the result of `loss`, given that of `logits`."""
         raise NotImplementedError
 
     @abstractmethod
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
-        """Return outputs for each sample of a micro-batch."""
+        """Return the outputs for each sample of a micro-batch."""
 
     @abstractmethod
     def metrics(self, outputs: Outputs) -> dict[str, float]:
@@ -234,23 +238,23 @@ class Task(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def directions(self) -> Directions:
-        """Return the direction of every metric; metrics of single classes (`f1/cat`) may be left out."""
+        """Return the direction of every metric; metrics of one class (`f1/cat`) may be left out."""
 
     def generate(self, model: "PreTrainedModel", batch: Batch) -> list[NDArray[np.int64]]:
-        """Generate token ids for each sample, with the unwrapped model in eval mode. Called where the configuration
-        `generates`; the result is the output `generated` beside those of `predict`."""
+        """Generate token ids for each sample. model: unwrapped, in eval mode. Called if the configuration has
+        `generates`; the result is added to the outputs of `predict` as `generated`."""
         raise NotImplementedError
 
     def generation_metrics(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
-        """Return further metrics, of the generated texts."""
+        """Return further metrics by name, computed from the generated texts."""
         return {}
 
     @abstractmethod
     def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
-        """Return a prediction for each sample. `tokenizer`: None where the task is not tokenized."""
+        """Return a prediction for each sample. tokenizer: None if the task is not tokenized."""
 
     def merge_predictions(self, predictions: Sequence[JsonObject]) -> JsonObject:
-        """Return the prediction for a row from those of its samples, one or more."""
+        """Return the prediction for a row. predictions: those for the samples of the row, at least one."""
         return predictions[0] if len(predictions) == 1 else {"parts": list(predictions)}
 
     def top_predictions(self, outputs: Outputs, count: int) -> list[list[JsonObject]]:
@@ -258,11 +262,14 @@ class Task(ABC, Generic[ConfigT]):
         raise NotImplementedError
 
     def report(self, outputs: Outputs) -> JsonObject:
-        """Return details beside the metrics: `classes` (label -> precision, recall, f1, support), `confusion` (a row
-        for each true label) with its `labels`, `examples` (list of maps)."""
+        """Return further results by name; each is optional.
+
+        classes: precision, recall, f1 and support by label. confusion: a row for each true label. labels: those of
+        confusion. examples: a list of maps.
+        """
         return {}
 
     @abstractmethod
     def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
-        """Return a sample as rich markup for a person: decoded, with the targets marked. `tokenizer`: None where the
-        task is not tokenized."""
+        """Return a sample as rich markup: decoded, with the targets marked. tokenizer: None if the task is not
+        tokenized."""

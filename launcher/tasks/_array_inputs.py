@@ -1,4 +1,4 @@
-"""Arrays of one shape as prepared features, samples and micro-batches, for tasks without tokens."""
+"""Prepared features, samples and micro-batches that are arrays of one shape, for tasks without tokens."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,18 +14,19 @@ if TYPE_CHECKING:
 
 
 def features(name: str, values: NDArray[np.generic], label: pa.Array) -> Features:
-    """Return a list column `name` with one list for each sample. values: shape (samples, values of one sample)."""
+    """Return a table with the values of each sample as a list in column `name`. values: shape (samples, values of one
+    sample)."""
     offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
     lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
     return Features(pa.table({name: lists, "length": np.ones(len(values), dtype=np.int32), "label": label}))
 
 
 def inputs(name: str, arrays: Sequence[Array]) -> Batch:
-    """Return a batch whose only model input has this name."""
+    """Return a batch with one model input, `name`: the stacked arrays."""
     return {"inputs": {name: np.stack(arrays)}}
 
 
 def logits(model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
-    """Run the model on inputs in the type of its parameters and return its logits, in at least fp32."""
+    """Return the model's logits, in at least fp32. Inputs are converted to the data type of the parameters."""
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     return _token_batches.model_logits(model, {name: array.to(dtype) for name, array in batch["inputs"].items()})

@@ -1,9 +1,9 @@
-"""Completions of prompts, sampled from a causal model with random numbers that were drawn before.
+"""Completions of prompts, sampled from a causal model with random numbers that are drawn beforehand.
 
-A token needs one uniform number, at which the inverse of the cumulative distribution is evaluated. The sum is in fp64,
-since rounding would otherwise decide among rare tokens. The Gumbel-max trick would need a number for each token of the
-vocabulary. A causal model attends only to earlier tokens of the same row, so a completion does not depend on the rest
-of its batch or on padding.
+Each token is sampled from one uniform number, by inverting the cumulative distribution. The cumulative sum is in fp64,
+because rounding in fp32 would affect which rare token is sampled. (The Gumbel-max trick would need a number for each
+token of the vocabulary.) A causal model attends only to earlier tokens of the same row. So a completion depends neither
+on the rest of its batch nor on padding.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Completions:
 
     rows: prompts, each followed by its completion, shape (n, longest prompt + steps).
     tokens: the completions, shape (n, steps).
-    mask: which of their tokens count, up to the end token; the same shape.
+    mask: True for each token up to the end token, inclusive, shape (n, steps).
     places: flat indices into `rows` of the positions that predict the tokens, shape (n * steps,).
     """
 
@@ -41,13 +41,13 @@ class TokenLogProbabilities:
         self.model, self.head, self.temperature = model, head, temperature
 
     def __call__(self, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Return those of all tokens after each place, shape (len(places), vocabulary), fp32 or fp64. places: flat
-        indices into rows."""
+        """Return the log probabilities of the next token at each place, shape (len(places), vocabulary), fp32 or fp64.
+        places: flat indices into `rows`."""
         logits = _masked_head.logits(self.model, {"input_ids": rows}, places, self.head)
         return torch.log_softmax(logits / self.temperature, dim=-1)
 
     def of(self, completions: Completions) -> torch.Tensor:
-        """Return those of the tokens of completions, shape (n, steps)."""
+        """Return the log probabilities of the sampled tokens, shape (n, steps)."""
         logs = self(completions.rows, completions.places).gather(1, completions.tokens.reshape(-1, 1))
         return logs.view(completions.tokens.shape)
 
@@ -61,10 +61,10 @@ def sample(
     ends: list[int],
     padding: int,
 ) -> Completions:
-    """Sample completions, with as many forward passes on every rank as there are steps.
+    """Sample completions, with one forward pass for each step, so that all ranks run the same number.
 
     prompts: shape (n, longest), padded on the right; lengths: shape (n,); draws: numbers in [0, 1), shape (n, steps);
-    ends: tokens that end a completion; padding: the id of the padding token.
+    ends: ids of the tokens that end a completion; padding: the id of the padding token.
     """
     count, steps = draws.shape
     rows = torch.nn.functional.pad(prompts, (0, steps), value=padding)
@@ -84,16 +84,19 @@ def sample(
 
 
 def pick(logs: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """Return the token of each row where the cumulative distribution exceeds the row's number. logs: log probabilities,
-    shape (n, vocabulary); draws: numbers in [0, 1), shape (n,)."""
+    """Return for each row the first token at which the cumulative distribution exceeds the draw, shape (n,). logs: log
+    probabilities, shape (n, vocabulary); draws: numbers in [0, 1), shape (n,)."""
     cumulative = logs.double().exp().cumsum(-1)
     tokens = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True).squeeze(1)
     return tokens.clamp(max=logs.shape[-1] - 1)
 
 
 def remove_dropout(model: torch.nn.Module, ids: torch.Tensor) -> list[str]:
-    """Set every dropout rate of the model to 0, since the sampled and the trained model must be the same, and return
-    notes for the user. Raises UserError where training mode still changes the logits. ids: token ids for a trial."""
+    """Set every dropout rate of the model to 0, and return notes for the user.
+
+    Otherwise the trained model would differ from the model that samples. Raises UserError if the logits in training
+    mode still differ from those in eval mode. ids: token ids for a trial forward.
+    """
     removed = 0
     for module in model.modules():
         dropout = isinstance(module, torch.nn.modules.dropout._DropoutNd)

@@ -1,4 +1,4 @@
-"""Text generation with transformers: greedy or by beam search, so that the result is the same each time."""
+"""Text generation with transformers, by greedy decoding or beam search, which are deterministic."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Generation(Strict):
-    """How texts are generated."""
+    """Settings of text generation."""
 
     max_new_tokens: int = Field(64, gt=0)
     """Maximum number of generated tokens."""
     num_beams: int = Field(1, gt=0)
-    """Beams of the search; 1: greedy."""
+    """Number of beams of the search; 1: greedy decoding."""
 
     def options(self) -> JsonObject:
         """Return the keys of transformers' generation configuration."""
@@ -33,7 +33,7 @@ class Generation(Strict):
 def generate(
     model: "PreTrainedModel", config: Generation, facts: "Facts", inputs: dict[str, "torch.Tensor"], **options: Any
 ) -> list[NDArray[np.int64]]:
-    """Return the new tokens of each sample, up to the end token. model: unwrapped, in eval mode."""
+    """Return the generated token ids of each sample, without the end token. model: unwrapped, in eval mode."""
     import torch
 
     tokens = {"pad_token_id": facts.pad_token_id, "eos_token_id": facts.end_token_id}
@@ -46,7 +46,7 @@ def generate(
 def continuations(
     model: "PreTrainedModel", config: Generation, facts: "Facts", prompts: Sequence[NDArray[np.int64]]
 ) -> list[NDArray[np.int64]]:
-    """Return the continuation of each prompt. Prompts are padded on the left."""
+    """Return the token ids generated after each prompt, without the end token. Prompts are padded on the left."""
     import torch
 
     longest = max(map(len, prompts))
@@ -60,7 +60,7 @@ def continuations(
 
 
 def texts(tokens: Sequence[NDArray[np.int64]], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """Decode token ids, without special tokens."""
+    """Decode each sequence of token ids, without special tokens."""
     return [tokenizer.decode(np.asarray(one).tolist(), skip_special_tokens=True).strip() for one in tokens]
 
 

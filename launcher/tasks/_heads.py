@@ -1,4 +1,4 @@
-"""Tasks with one target for each sample, and the heads that define loss and metrics of such a target."""
+"""Tasks with one target for each sample, and heads, which define the loss and the metrics of a target."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 class Head(ABC):
-    """What is predicted for a sample: a class, a set of labels or a number. Methods without a docstring do the same as
-    those of that name in Task. Logits have the shape (samples, output_size)."""
+    """Kind of target: a class, a set of labels or a number. A method without a docstring does the same as the method of
+    this name in Task. Logits have shape (samples, output_size)."""
 
     output_size: int
 
@@ -37,7 +37,7 @@ class Head(ABC):
     def model_options(self) -> JsonObject: ...
 
     def target(self, label: object) -> Array:
-        """Return the target of a sample from its row's column `label`, shape (1,) or (classes,)."""
+        """Return the target of a sample, shape (1,) or (classes,). label: the value of the row's column `label`."""
         return np.atleast_1d(np.asarray(label))
 
     def collate(self, targets: Sequence[Array]) -> Array:
@@ -74,10 +74,10 @@ class Head(ABC):
 
     @abstractmethod
     def text(self, target: Array) -> str:
-        """Return a target as text for a person."""
+        """Return a target as text."""
 
     def markup(self, target: Array) -> str:
-        """Return a target as the end of a sample's rich markup."""
+        """Return a target as rich markup, to be appended to that of the sample."""
         from rich.markup import escape
 
         return f" → [bold reverse]{escape(self.text(target))}[/]"

@@ -1,6 +1,6 @@
-"""Random changes of images (Krizhevsky et al., 2012; random erasing: Zhong et al., 2020).
+"""Augmentation of images (Krizhevsky et al., 2012; random erasing: Zhong et al., 2020).
 
-The result is a pure function of the image and its (seed, stream, epoch, id). Each kind of change has its own random
+The result is a pure function of the image and its (seed, stream, epoch, id). Each operation has its own random
 counters, so that enabling one does not affect the others.
 """
 
@@ -17,28 +17,30 @@ from launcher.contract.random import Draw, UInt, below, draws, uniform
 Images = NDArray[np.uint8]
 
 _MOVE, _ROTATION, _RECTANGLE, _NOISE = 0, 1, 16, 2**16
-"""The first random counter of each kind of change."""
+"""The first random counter of each operation."""
 _TRIES = 10
-"""Rectangles drawn for an image. The first one that fits inside is erased."""
+"""Number of rectangles drawn for an image. The first that fits into the image is erased."""
 _MIN_AREA, _MAX_AREA, _MIN_ASPECT = 0.02, 0.4, 0.3
-"""The erased share of the area; the ratio of its height to its width, at most 1 / 0.3."""
+"""Minimum and maximum erased share of the image's area; minimum ratio of height to width (maximum: 1 / 0.3)."""
 
 
 class Augment(Strict):
-    """Random changes of training images."""
+    """Augmentation of training images."""
 
     crop: int = Field(0, ge=0)
-    """Pixels of zero padding, of which a window of the image's size is cut."""
+    """Pixels of zero padding on each side. A random window of the image's original size is cut from the padded
+    image."""
     flip: bool = False
     """Mirror half of the images horizontally."""
     rotate: float = Field(0.0, ge=0, le=180)
     """Maximum rotation to each side in degrees."""
     erase: float = Field(0.0, ge=0, le=1)
-    """Probability that a rectangle is filled with noise."""
+    """Probability that a random rectangle of the image is filled with noise."""
 
 
 def augment(images: Images, config: Augment, epochs: Sequence[int], ids: Sequence[int], draw: Draw) -> Images:
-    """Return changed copies of images of shape (samples, height, width, channels)."""
+    """Return augmented copies of images of shape (samples, height, width, channels). epochs, ids: those of the
+    samples."""
     if not len(images):
         return images
     each = np.array(epochs, dtype=np.int64)[:, None], np.array(ids, dtype=np.int64)[:, None]
@@ -75,7 +77,7 @@ def _rotate(image: Images, angle: float) -> Images:
 def _erase(
     images: Images, selected: NDArray[np.int64], epochs: NDArray[np.int64], ids: NDArray[np.int64], draw: Draw
 ) -> Images:
-    """Fill a rectangle of each selected image with noise."""
+    """Return a copy of the images, with a rectangle of each selected image filled with noise."""
     _, height, width, channels = images.shape
     tries = draws(draw.seed, draw.stream, epochs, ids, _RECTANGLE + np.arange(_TRIES))
     size, aspect, down, right = map(uniform, tries)

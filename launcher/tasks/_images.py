@@ -1,4 +1,4 @@
-"""Images converted to one shape, normalized for a model, and rendered for a person.
+"""Conversion of images to one shape, normalization for a model, and rendering as text.
 
 Prepared images are bytes of shape (height, width, channels); a model gets floats of shape (channels, height, width).
 """
@@ -17,21 +17,25 @@ Shape = tuple[int, ...]
 """Channels, height, width."""
 
 _CHUNK_BYTES = 2**24
-"""Bytes of resized images in memory at once, since a small image may become a large one."""
+"""Maximum bytes of resized images in memory. There is a limit because resizing may enlarge images."""
 _RENDERED_SIDE, _SHADES = 32, " ░▒▓█"
-"""The largest side of a rendered image in pixels; characters from dark to bright."""
+"""Maximum side of a rendered image in pixels; characters from dark to bright."""
 
 
 class Resized(NamedTuple):
-    """What the configuration sets, so that other images are converted instead of refused."""
+    """Whether the configuration sets the size and the number of channels. If so, other images are converted, else
+    refused."""
 
     size: bool
     channels: bool
 
 
 def shape(found: Collection[str], size: tuple[int, int] | None, channels: int | None) -> Shape:
-    """Return the one shape of all images. found: the shapes in the training data, such as `28x28x1`. size, channels:
-    the configured ones. Raises UserError where shapes differ and the configuration does not set one."""
+    """Return the shape to which all images are converted: channels, height, width.
+
+    found: shapes in the training data, such as `28x28x1` (height, width, channels); size, channels: of the
+    configuration. Raises UserError if the found shapes differ and the configuration does not set one.
+    """
     shapes = [tuple(map(int, one.split("x"))) for one in found]
     sizes, depths = (sorted({one[part] for one in shapes}) for part in (slice(2), slice(2, None)))
     problems = list[str | Problem]()
@@ -48,8 +52,8 @@ def shape(found: Collection[str], size: tuple[int, int] | None, channels: int | 
 
 
 def resize(images: pa.Array, target: Shape, resized: Resized, key: str) -> Iterator[NDArray[np.uint8]]:
-    """Convert the images of a source's column to the `target` shape and yield arrays of shape (samples, values of one
-    image). Raises UserError for an image of another shape that the configuration does not allow to convert."""
+    """Convert images to the `target` shape, and yield arrays of shape (samples, values of one image). images: a
+    source's column. Raises UserError for an image of another shape that `resized` does not allow to convert."""
     channels, height, width = target
     step = max(1, _CHUNK_BYTES // (channels * height * width))
     for start in range(0, len(images), step):
@@ -67,8 +71,8 @@ def normalize(images: NDArray[np.uint8], mean: NDArray[np.float32], std: NDArray
 
 
 def render(values: Array, mean: NDArray[np.float32], std: NDArray[np.float32]) -> str:
-    """Return a normalized image, (channels, height, width), as rich markup: two characters for each pixel, in its
-    colour, with a denser character for a brighter one."""
+    """Return a normalized image as rich markup: each pixel as two characters in its colour, denser if it is brighter.
+    values: shape (channels, height, width)."""
     pixels = np.clip((values.transpose(1, 2, 0) * std + mean) * 255, 0, 255).astype(int)
     step = -(-max(pixels.shape[:2]) // _RENDERED_SIDE)
     lines = np.broadcast_to(pixels, (*pixels.shape[:2], 3))[::step, ::step].tolist()

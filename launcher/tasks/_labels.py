@@ -1,4 +1,4 @@
-"""The label names of a data set: their order, their numbers, and checks."""
+"""Label names of a data set: their order, numbers and checks."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -17,8 +17,11 @@ _BOOLEANS = {"true": "1", "false": "0"}
 
 
 def check(names: Collection[str], key: str) -> None:
-    """Check the distinct label names of the training data. Raises UserError for fewer than two, and for every two names
-    that differ only by white space, by the decimals of a whole number, or as `true` and `1` do."""
+    """Check the distinct label names of the training data.
+
+    Raises UserError if there are fewer than two. Also raises it for names that are probably spellings of one label:
+    they differ only in white space, in decimals of a whole number (1.0), or as `true` and `1`.
+    """
     if len(names) < 2:
         what = f"{len(names)} label in the training data: a classifier needs two or more"
         raise UserError(Problem(key, what))
@@ -31,20 +34,22 @@ def check(names: Collection[str], key: str) -> None:
 
 
 def in_order(names: Collection[str]) -> list[str]:
-    """Return label names sorted: by value where all are whole numbers, else by their letters."""
+    """Return label names in order: by value if all are whole numbers, else alphabetically."""
     numeric = all(re.fullmatch(r"-?\d+", name) for name in names)
     return sorted(names, key=lambda name: (int(name) if numeric else 0, name))
 
 
 def check_prepared(labels: Collection[str], key: str, folder: Path) -> None:
-    """Check the labels of prepared data. Raises UserError for -100 or a blank, which earlier versions accepted."""
+    """Check the labels of prepared data. Raises UserError for -100 and for a blank label, which earlier versions
+    accepted."""
     if wrong := [name for name in labels if not name.strip() or name == "-100"]:
         what = f"the data in {folder} was prepared with a class {wrong[0]!r}, which is no label"
         raise UserError(Problem(key, f"{what} (move that folder away: the data is prepared again)"))
 
 
 def indices(names: pa.Array, labels: Sequence[str], key: str) -> pa.Array:
-    """Return the number of each name, int64; IGNORE for null. Raises UserError for an unknown one."""
+    """Return the label number of each name, int64; IGNORE for null. Raises UserError for a name that is not in
+    `labels`."""
     numbers = pc.index_in(names, pa.array(labels, names.type))
     unknown = pc.and_(numbers.is_null(), names.is_valid())
     if pc.any(unknown).as_py():
@@ -55,13 +60,14 @@ def indices(names: pa.Array, labels: Sequence[str], key: str) -> pa.Array:
 
 
 def model_options(labels: Sequence[str]) -> JsonObject:
-    """Return the keys of a model's configuration about labels."""
+    """Return the label keys of a model's configuration: num_labels, id2label and label2id."""
     numbers = {label: number for number, label in enumerate(labels)}
     return {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": numbers}
 
 
 def top_predictions(probabilities: NDArray[np.float64], labels: Sequence[str], count: int) -> list[list[JsonObject]]:
-    """Return the `count` most probable labels of each sample. probabilities: shape (samples, classes)."""
+    """Return the `count` most probable labels of each sample with their probabilities, the best first. probabilities:
+    shape (samples, classes)."""
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
     return [
         [{"label": labels[n], "probability": rounded(p[n])} for n in row]
@@ -70,12 +76,12 @@ def top_predictions(probabilities: NDArray[np.float64], labels: Sequence[str], c
 
 
 def rounded(probability: float) -> float:
-    """Return a probability with six significant digits."""
+    """Return a probability rounded to six significant digits."""
     return float(f"{probability:.6g}")
 
 
 def _canonical(name: str) -> str:
-    """Return the same text for all spellings of a label."""
+    """Return a text that is the same for all spellings of a label."""
     plain = " ".join(name.split())
     if re.fullmatch(r"-?\d+\.0+", plain):
         plain = plain.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Language models: the loss and metrics of predicted tokens, and the samples of models trained on plain text."""
+"""Base classes of language-modelling tasks: loss and metrics of predicted tokens, and samples from plain text."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 
 def summed_loss(logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, float]":
-    """Return the summed cross entropy of labels and their number. logits: shape (n, classes); labels: (n,)."""
+    """Return the summed cross entropy and the number of labels without IGNORE. logits: shape (n, classes); labels:
+    (n,)."""
     from torch.nn.functional import cross_entropy
 
     loss = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
@@ -45,8 +46,8 @@ def summed_loss(logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.
 
 
 def unigram_baseline(columns: Iterable[pa.ChunkedArray], special_ids: Sequence[int]) -> dict[str, float]:
-    """Return the entropy of token frequencies in nats, the loss of a model that knows only them. columns: lists of
-    tokens."""
+    """Return the entropy of the token frequencies in nats, which is the loss of predicting by these frequencies.
+    columns: lists of token ids; special_ids: tokens to leave out."""
     counts = np.zeros(0, dtype=np.int64)
     for column in columns:
         for chunk in column.chunks:
@@ -60,8 +61,8 @@ def unigram_baseline(columns: Iterable[pa.ChunkedArray], special_ids: Sequence[i
 
 
 class LanguageModelingTask(Task[ConfigT]):
-    """A task whose classes are the vocabulary. A micro-batch has `labels`, shape (n,), and `rows`, the sample of each
-    label; a kind implements `logits`, of shape (n, vocabulary)."""
+    """A task whose classes are the vocabulary. A micro-batch has `labels`, shape (n,), and `rows`, the index of each
+    label's sample. A kind implements `logits`, which returns shape (n, vocabulary)."""
 
     distillable = True
 
@@ -78,7 +79,7 @@ class LanguageModelingTask(Task[ConfigT]):
         return summed_loss(logits, batch["labels"])
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
-        """Return the summed loss, the number of labels and of correct predictions of each sample."""
+        """Return for each sample the summed loss, the number of labels and the number of correct predictions."""
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -101,19 +102,19 @@ class LanguageModelingTask(Task[ConfigT]):
         return {"loss": "min", "perplexity": "min", "accuracy": "max"}
 
     def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
-        """Return the mean loss of each sample's labels, and their number."""
+        """Return for each sample the mean loss and the number of its labels."""
         pairs = zip(outputs["loss"], outputs["weight"], strict=True)
         return [{"loss": loss / max(1.0, weight), "tokens": int(weight)} for loss, weight in pairs]
 
 
 class PretrainingConfig(TaskConfig):
-    """Keys of the tasks that learn from plain text."""
+    """Keys of tasks that learn from plain text."""
 
     samples: Literal["chunks", "documents", "packed"] = "chunks"
-    """`chunks`: documents, joined and cut at max_length; `documents`: one sample a document; `packed`: the samples of
-    `documents`, several in a row of a micro-batch, which affects speed only."""
+    """`chunks`: documents, joined and cut at max_length; `documents`: one sample for each document; `packed`: the
+    samples of `documents`, with several in each row of a micro-batch, which affects only speed."""
     overflow: Literal["truncate", "split"] = "truncate"
-    """What happens to a document longer than max_length: truncated, or split into several samples."""
+    """Treatment of a document longer than max_length: truncated, or split into several samples."""
     stride: int = Field(0, ge=0)
     """Tokens that neighbouring samples of a split document share."""
 
@@ -146,12 +147,13 @@ class PretrainingTask(LanguageModelingTask[PretrainingConfigT]):
 
     columns = ("text",)
     causal = False
-    """Whether a token attends only to those before it."""
+    """Whether a token attends only to earlier tokens."""
     _packing: _packed_rows.Packing | None = None
 
     @staticmethod
     def preparation_key(config: PretrainingConfigT) -> JsonObject:
-        """Packed samples are prepared as documents, since rows are packed at each step."""
+        """Return the settings of the prepared samples. Packed samples are prepared as documents, because rows are
+        packed at each step."""
         samples = "chunks" if config.samples == "chunks" else "documents"
         return {"features": "text", "samples": samples, "overflow": config.overflow, "stride": config.stride}
 
@@ -159,7 +161,7 @@ class PretrainingTask(LanguageModelingTask[PretrainingConfigT]):
     def features(
         config: PretrainingConfigT, rows: Iterable[pa.RecordBatch], context: FeatureContext
     ) -> Iterator[Features]:
-        """Return documents or chunks, with `begins`: whether a word begins at a token."""
+        """Yield documents or chunks. The column `begins` says for each token whether a word begins there."""
         encoder, length = context.encoder, context.max_length
         room = length - len(encoder.prefix) - len(encoder.suffix)
         remainder = None
@@ -195,12 +197,13 @@ class PretrainingTask(LanguageModelingTask[PretrainingConfigT]):
         return _packed_rows.concatenate(samples)
 
     def _padded_inputs(self, samples: Sequence[Sample]) -> Batch:
-        """Return the inputs of a micro-batch, of single samples or of packed rows."""
+        """Return the padded inputs of a micro-batch of single samples or of packed rows."""
         pad = _packed_rows.inputs if "document" in samples[0] else _token_batches.inputs
         return pad(samples, self.facts.pad_token_id)
 
     def _prepare_packing(self, model: "torch.nn.Module", batch: Batch) -> None:
-        """Make the model take packed rows where the configuration needs them. Raises UserError."""
+        """Prepare the model for packed rows if the configuration uses them. Raises UserError if the model cannot take
+        them."""
         if self.config.packs_rows:
             self._packing = _packed_rows.prepare(model, batch, self.facts.pad_token_id, self.causal)
 

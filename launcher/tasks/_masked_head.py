@@ -1,7 +1,7 @@
-"""The language-model head on the masked positions alone.
+"""Computation of the language-model head on the masked positions only.
 
-A forward hook on `model.base_model` replaces the last hidden state (B, L, H) by the rows of the masked positions,
-(1, n, H), and the model's own head runs on those. Whether that is exact is tested with the model itself.
+A forward hook on `model.base_model` replaces the last hidden state, shape (B, L, H), by the masked positions, shape (1,
+n, H), so that the model's own head runs only on these. `attach` tests whether the logits remain the same.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class MaskedHead:
-    """The hook. Set `places` (flat indices into B x L) before a forward; with None the model is unchanged."""
+    """The forward hook. `places`: flat indices into (B, L), to be set before a forward; None: the hook has no
+    effect."""
 
     def __init__(self, model: "PreTrainedModel"):
         self.places: torch.Tensor | None = None
@@ -37,8 +38,8 @@ class MaskedHead:
 def logits(
     model: torch.nn.Module, inputs: dict[str, Any], places: torch.Tensor, head: MaskedHead | None
 ) -> torch.Tensor:
-    """Return the model's logits at the places, shape (n, classes), in at least fp32. Without a head they are selected
-    from the logits of all positions."""
+    """Return the model's logits at `places`, shape (n, classes), in at least fp32. head: None: compute the logits of
+    all positions and select."""
     if head is None:
         return _token_batches.full_precision(_selected(model(**inputs).logits, places))
     head.places = places
@@ -51,7 +52,8 @@ def logits(
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def attach(model: "PreTrainedModel", inputs: dict[str, Any], places: torch.Tensor) -> MaskedHead | None:
-    """Add the hook to the model. Returns None, without a hook, where it would change the logits."""
+    """Attach the hook to the model and return it. Returns None, and attaches nothing, if the hook would change the
+    logits."""
     if model.base_model is model:
         return None
     training = model.training

@@ -20,13 +20,13 @@ def total(outputs: Outputs, name: str) -> float:
 
 
 def mean_loss(outputs: Outputs) -> float:
-    """Return the total loss over the total weight; 0 without weight."""
+    """Return the total loss divided by the total weight; 0 if the weight is 0."""
     weight = total(outputs, "weight")
     return total(outputs, "loss") / weight if weight else 0.0
 
 
 def pearson(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
-    """Return the correlation coefficient; 0 where one side is constant."""
+    """Return the correlation coefficient; 0 if one side is constant."""
     if not np.ptp(truth) or not np.ptp(predicted):
         return 0.0
     one, other = (_unit_deviations(values) for values in (truth, predicted))
@@ -34,7 +34,7 @@ def pearson(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> float
 
 
 def _unit_deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the deviations from the mean as a vector of length 1, without overflow for huge values."""
+    """Return the deviations from the mean, scaled to a vector of length 1; huge values do not overflow."""
     deviations = values - values.mean()
     largest = np.abs(deviations).max()
     return np.asarray(deviations / (largest * np.linalg.vector_norm(deviations / largest)))
@@ -67,18 +67,18 @@ def _f1(shared: int, one: int, other: int) -> float:
 
 
 def squad_text(text: str) -> str:
-    """Normalize an answer as SQuAD's evaluation does (Rajpurkar et al., 2016): lower-case words without punctuation and
-    articles."""
+    """Return an answer in lower case, without punctuation and articles, as in SQuAD (Rajpurkar et al., 2016)."""
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def squad_exact_match(truth: str, predicted: str) -> float:
-    """Return 1 for answers that are equal once normalized, else 0."""
+    """Return 1 if the normalized answers are equal, else 0."""
     return float(squad_text(truth) == squad_text(predicted))
 
 
 def squad_f1(truth: str, predicted: str) -> float:
-    """Return F1 over the words of two normalized answers; where one has no word, 1 if the other has none either."""
+    """Return F1 over the words of two normalized answers. If one has no words: 1 if the other has none either, else
+    0."""
     one, other = squad_text(truth).split(), squad_text(predicted).split()
     if not one or not other:
         return float(one == other)
@@ -90,7 +90,7 @@ def squad_f1(truth: str, predicted: str) -> float:
 
 
 def squad_best(score: Callable[[str, str], float], truths: Sequence[str], predicted: str) -> float:
-    """Return the best score against any true answer (Rajpurkar et al., 2018). True answers that are empty once
-    normalized do not count; without any other, the true answer is the empty text."""
+    """Return the best score against any of the true answers (Rajpurkar et al., 2018). True answers that are empty after
+    normalization do not count; if no other is left, the true answer is the empty text."""
     answers = [truth for truth in truths if squad_text(truth)] or [""]
     return max(score(truth, predicted) for truth in answers)

@@ -1,4 +1,4 @@
-"""Properties of a model that are tested by running it, instead of a list of architectures."""
+"""Tests of a model's properties: the model is run, instead of looked up in a list of architectures."""
 
 from typing import TYPE_CHECKING
 
@@ -13,20 +13,24 @@ if TYPE_CHECKING:
     from launcher.tasks import Task
 
 _PROBE_TOKENS = 64
-"""Length of the probe. Among thousands of tokens the influence of a later one would hardly show."""
+"""Maximum length of the probe. Among thousands of tokens, the influence of the last one would be too small to
+detect."""
 
 
 def check_causal(model: "torch.nn.Module", tokens: "torch.Tensor") -> None:
-    """Check that later tokens do not influence earlier logits. Raises UserError. tokens: shape (samples, length)."""
+    """Check that later tokens do not influence earlier logits. Raises UserError if they do. tokens: shape (samples,
+    length)."""
     if looks_ahead(model, tokens):
         what = f"{type(model).__name__} sees the tokens that it should predict (a decoder such as gpt2 does not)"
         raise UserError(Problem("model", what))
 
 
 def looks_ahead(model: "torch.nn.Module", tokens: "torch.Tensor") -> bool:
-    """Return whether another last token changes the logits of the tokens before it by more than rounding. The change is
-    compared with that at the last token itself, since the logits of a new model are small. tokens: shape (samples,
-    length)."""
+    """Return whether the last token influences the logits of earlier tokens by more than rounding.
+
+    The influence is compared with that on the logits of the last token, because all logits of a new model are small.
+    tokens: shape (samples, length).
+    """
     import torch
 
     training = model.training
@@ -41,9 +45,11 @@ def looks_ahead(model: "torch.nn.Module", tokens: "torch.Tensor") -> bool:
 
 
 def needs_equal_lengths(task: "Task", model: "torch.nn.Module", requirements: ModelRequirements) -> bool:
-    """Return whether padding changes the outputs of the model, or of a frozen model of the task. The samples of a
-    micro-batch must then have one length. A model of which no tiny copy can be built counts as one that may be padded.
-    Raises UserError where samples have two lengths."""
+    """Return whether padding changes the outputs of the model, or of a frozen model of the task.
+
+    If so, the samples of a micro-batch must have one length. Returns False for a model of which no tiny copy can be
+    built. Raises UserError for a sequence-to-sequence model that needs equal lengths, because its samples have two.
+    """
     models = [model, *task.frozen_models()]
     if all(_padding(one, requirements) is Padding.RIGHT for one in models):
         return False
@@ -56,5 +62,5 @@ def needs_equal_lengths(task: "Task", model: "torch.nn.Module", requirements: Mo
 def _padding(model: "torch.nn.Module", requirements: ModelRequirements) -> Padding:
     try:
         return _tiny_model.padding(model, requirements) or Padding.RIGHT
-    except UserError:  # the plan reports it; a trained model takes its samples
+    except UserError:  # the plan reports it; a trained model has taken its samples already
         return Padding.RIGHT

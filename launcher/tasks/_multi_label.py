@@ -1,4 +1,4 @@
-"""Any number of labels for each sample: preparation and head."""
+"""Targets of any number of labels for each sample: preparation and head."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def numbers(batch: pa.RecordBatch, labels: Sequence[str], key: str) -> pa.Array:
-    """Return the numbers of each row's labels, lists of int64; [IGNORE] where rows have none. Raises UserError for an
-    unknown one."""
+    """Return lists with the numbers of each row's labels, int64; [IGNORE] if there is no column `label`. Raises
+    UserError for an unknown label."""
     if "label" not in batch.schema.names:
         return pa.array([[IGNORE]] * batch.num_rows, pa.list_(pa.int64()))
     names = batch.column("label")
@@ -28,7 +28,7 @@ def numbers(batch: pa.RecordBatch, labels: Sequence[str], key: str) -> pa.Array:
 
 
 def count_labels(training: Iterable[pa.Table], classes: int) -> list[int]:
-    """Return the number of samples with each label. Raises UserError where every sample has every label."""
+    """Return the number of samples with each label. Raises UserError if every sample has every label."""
     rows, total = 0, np.zeros(classes, np.int64)
     for table in training:
         rows += table.num_rows
@@ -47,8 +47,8 @@ def baseline(validation: Iterable[pa.Table]) -> dict[str, float]:
 
 
 class MultiLabelHead(Head):
-    """A target has 1 for each class of the sample and 0 for the others, shape (classes,); IGNORE for all has no
-    weight."""
+    """Head for any number of labels. A target has shape (classes,): 1 for each label of the sample, else 0. A target of
+    IGNORE only has no weight."""
 
     def __init__(self, labels: Sequence[str]):
         self.labels, self.output_size = labels, len(labels)
@@ -81,8 +81,8 @@ class MultiLabelHead(Head):
         return {"loss": _cross_entropies(logits, labels), "weight": weight, "label": labels, "logits": logits}
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        """Return scores of each class, their means, and `micro_` scores over all labels together. `accuracy`: the share
-        of samples without a wrong label."""
+        """Return scores of each class, their means, and `micro_` scores over all labels together. `accuracy` is the
+        share of samples without a wrong label."""
         truth, predicted = self._labelled(outputs)
         exact = (truth == predicted).all(1)
         metrics = {"loss": _metrics.mean_loss(outputs), "accuracy": float(exact.mean()) if len(truth) else 0.0}
@@ -99,7 +99,7 @@ class MultiLabelHead(Head):
         return {"classes": class_report(_scores(*self._labelled(outputs), None), self.labels)}
 
     def predictions(self, outputs: Outputs) -> list[JsonObject]:
-        """Return the labels that are more probable than not, and the probability of each."""
+        """Return for each sample the labels with a probability above 0.5, and the probability of each label."""
         by_label = [dict(zip(self.labels, row.tolist(), strict=True)) for row in _probabilities(outputs)]
         return [
             {
@@ -116,7 +116,7 @@ class MultiLabelHead(Head):
         return ", ".join(self.labels[n] for n in np.flatnonzero(target == 1).tolist()) or "none"
 
     def _labelled(self, outputs: Outputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return true and predicted labels of the samples with a target, shape (samples, classes)."""
+        """Return the true and the predicted labels of the samples with a target, each of shape (samples, classes)."""
         shape = -1, self.output_size
         truth = np.array(outputs["label"], dtype=np.int64).reshape(shape)
         predicted = np.array([logits > 0 for logits in outputs["logits"]], dtype=np.int64).reshape(shape)
@@ -131,7 +131,8 @@ def _probabilities(outputs: Outputs) -> NDArray[np.float64]:
 
 
 def _scores(truth: NDArray[np.int64], predicted: NDArray[np.int64], average: str | None) -> dict[str, Array]:
-    """Return scores of each class, or averaged ones; 0 where a score is not defined."""
+    """Return scores of each class, or their average; 0 for a score that is not defined. average: None, or as in
+    scikit-learn."""
     from sklearn.metrics import precision_recall_fscore_support
 
     if not len(truth):
@@ -141,7 +142,7 @@ def _scores(truth: NDArray[np.int64], predicted: NDArray[np.int64], average: str
 
 
 def _cross_entropies(logits: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-    """Return the binary cross entropies of each sample, summed over its classes; 0 without a target."""
+    """Return the binary cross entropy of each sample, summed over the classes; 0 without a target."""
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
 

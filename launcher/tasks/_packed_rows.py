@@ -1,7 +1,7 @@
-"""Several documents in one row, with attention inside each document and positions that restart in each.
+"""Packed rows: several documents in one row, with separate attention and positions for each document.
 
-Whether a model computes the same for a document in a packed row and alone is tested: with a tiny copy by the plan, with
-the model itself before the first step.
+A test checks that a model computes the same logits for a document in a packed row and alone. A plan runs it with a tiny
+copy of the model, and training runs it with the model itself before the first step.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TOLERANCE = 1e-4
-"""The largest relative difference in fp32 between logits of documents in a packed row and alone."""
+"""Maximum relative difference in fp32 between the logits of documents in a packed row and alone."""
 
 
 def concatenate(samples: Sequence[Sample]) -> Sample:
-    """Return documents as one row, with the number of each token's `document` (from 1) and its `position` there."""
+    """Return documents as one row. `document`: the number of each token's document, from 1; `position`: the token's
+    position in it."""
     lengths = [len(sample["input_ids"]) for sample in samples]
     row: Sample = {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
     row["document"] = np.repeat(np.arange(1, len(samples) + 1), lengths)
@@ -30,21 +31,22 @@ def concatenate(samples: Sequence[Sample]) -> Sample:
 
 
 def inputs(rows: Sequence[Sample], pad_token_id: int) -> Batch:
-    """Return padded rows. Padding is document 0, which no other document attends to."""
+    """Return padded rows. Padding has document number 0, so that no document attends to it."""
     ids = _token_batches.pad([row["input_ids"] for row in rows], pad_token_id)
     batch: Batch = {"input_ids": ids, "position_ids": _token_batches.pad([row["position"] for row in rows], 0)}
     return {"inputs": batch, "documents": _token_batches.pad([row["document"] for row in rows], 0)}
 
 
 class Packing:
-    """Forward arguments for packed rows. `model`: not wrapped by a strategy."""
+    """Forward arguments for packed rows. model: not wrapped by a strategy."""
 
     def __init__(self, model: "PreTrainedModel", causal: bool):
         self._config, self._dtype, self._causal = model.config, next(model.parameters()).dtype, causal
         self._first = _first_position(model)
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
-        """Return the keyword arguments of the model's forward, unchanged for a batch without packed rows."""
+        """Return the keyword arguments of the model's forward; for a batch without packed rows its unchanged
+        `inputs`."""
         if "documents" not in batch:
             return dict(batch["inputs"])
         inputs = batch["inputs"]
@@ -54,7 +56,8 @@ class Packing:
         return {**inputs, "position_ids": positions, "attention_mask": self._mask(batch["documents"])}
 
     def _mask(self, documents: "torch.Tensor") -> "torch.Tensor | dict[str, torch.Tensor]":
-        """Return transformers' attention mask for each kind of layer, restricted to the same document."""
+        """Return transformers' attention mask, in which each token attends only to its own document. A model with
+        layers of several kinds gets a mask for each kind."""
         import torch
         from transformers import masking_utils
 
@@ -76,8 +79,8 @@ class Packing:
 
 
 def prepare(model: "PreTrainedModel", batch: Batch, pad_token_id: int, causal: bool) -> Packing:
-    """Test the model with the first sample of a batch as two documents. Raises UserError where it cannot take packed
-    rows."""
+    """Return the forward arguments of a model for packed rows, after a test of the model. Raises UserError if it cannot
+    take packed rows. batch: its first sample is tested as two documents."""
     ids = batch["inputs"]["input_ids"][0]
     third = max(1, len(ids) // 3)
     training = model.training
@@ -92,8 +95,8 @@ def prepare(model: "PreTrainedModel", batch: Batch, pad_token_id: int, causal: b
 def packing_error(
     model: "PreTrainedModel", documents: "Sequence[torch.Tensor]", pad_token_id: int, causal: bool
 ) -> str | None:
-    """Return why a model in eval mode cannot take packed rows; None: its logits equal those of each document alone.
-    documents: token ids, each of shape (length,)."""
+    """Return the reason why a model cannot take packed rows; None: its logits equal those of each document alone.
+    model: in eval mode. documents: token ids, each of shape (length,)."""
     import torch
 
     name = type(model).__name__
@@ -103,7 +106,7 @@ def packing_error(
         alone = torch.cat([model(input_ids=one[None]).logits[0] for one in documents])
         try:
             together = model(**Packing(model, causal).inputs(batch)).logits[0]
-        except Exception as error:  # a model that does not support them may raise anything
+        except Exception as error:  # a model without support for packed rows may raise anything
             return f"{name} takes no packed rows: {first_line(error)[:160]}"
     off = float((together - alone).abs().max() / alone.abs().max())
     if not off <= TOLERANCE:
@@ -122,8 +125,8 @@ def _tensors(value: Any, device: "torch.device") -> Any:
 def _roberta_positions(input_ids: "torch.Tensor", position_ids: "torch.Tensor", padding: int) -> "torch.Tensor":
     """Return positions within each document as RoBERTa-like models count them, shape (rows, length).
 
-    Padding tokens are not counted and have the position `padding`; masking may insert some as random tokens.
-    padding: the id of the padding token.
+    Padding tokens are not counted and have the position `padding`. They may also occur inside a document, as random
+    tokens of masking. padding: the id of the padding token.
     """
     import torch
 
@@ -134,7 +137,7 @@ def _roberta_positions(input_ids: "torch.Tensor", position_ids: "torch.Tensor", 
 
 
 def _first_position(model: "PreTrainedModel") -> int:
-    """Return the number of the first position. RoBERTa-like models count from the padding index plus 1."""
+    """Return the number of the first position: the padding index plus 1 for RoBERTa-like models, else 0."""
     import torch
 
     for name, module in model.named_modules():

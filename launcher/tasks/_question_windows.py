@@ -1,5 +1,7 @@
-"""Windows of questions and contexts: each has the question and a part of the context. Neighbouring parts overlap by
-`stride` tokens."""
+"""Windows for question answering: each consists of a question and a part of its context.
+
+Consecutive parts overlap by `stride` tokens.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,10 +27,10 @@ Answers = dict[str, list[Any]]
 class Window:
     """One sample.
 
-    ids, types: token ids and token types.
-    label: first and last token of the answer; both 0 where it is not in the window, IGNORE where it is not known.
-    text: the part of the context.
-    spans: characters of `text` that each token stands for, shape (tokens, 2); -1 outside the context.
+    ids, types: token ids and token types; types are None if the tokenizer has none.
+    label: first and last token of the answer; (0, 0) if it is not in the window, IGNORE if it is not known.
+    text: the window's part of the context.
+    spans: begin and end of each token in `text`, in characters, shape (tokens, 2); -1 outside the context.
     """
 
     ids: NDArray[np.uint32]
@@ -39,8 +41,8 @@ class Window:
 
 
 def features(batch: pa.RecordBatch, first: int, encoder: "Encoder", length: int, stride: int | None) -> Features:
-    """Return the windows of a batch of rows. first: the number of its first row in the source. Raises UserError where a
-    question leaves no room for its context."""
+    """Return the windows of a batch of rows. first: the number of the batch's first row in the source. Raises UserError
+    if a question leaves no room for its context."""
     questions, contexts = (batch.column(name).to_pylist() for name in ("question", "context"))
     answers: list[Answers | None] = [None] * len(questions)
     if "answers" in batch.schema.names:
@@ -50,7 +52,7 @@ def features(batch: pa.RecordBatch, first: int, encoder: "Encoder", length: int,
     question_tokens, _ = encoder.spans(questions)
     context_tokens, spans = encoder.spans(distinct)
     frame = encoder.frame()
-    room = (length - len(frame)) // 2  # longer questions are cut, contexts are read in windows
+    room = (length - len(frame)) // 2  # longer questions are truncated, contexts are divided into windows
     windows, examples, texts = list[Window](), list[int](), list[list[str]]()
     for n, (question, context, answer) in enumerate(zip(questions, contexts, answers, strict=True)):
         part = slice(*context_tokens.offsets[number[context] :][:2])
@@ -94,7 +96,7 @@ def _windows(
 
 
 def _label(spans: NDArray[np.int64], answer: Answers, offset: int) -> tuple[int, int]:
-    """Return the first and last token of the first answer; (0, 0) where it is not in the window."""
+    """Return the first and last token of the first answer; (0, 0) if it is not in the window."""
     if not answer["text"] or not answer["text"][0] or not len(spans):
         return 0, 0
     begin = answer["answer_start"][0]
@@ -107,7 +109,7 @@ def _label(spans: NDArray[np.int64], answer: Answers, offset: int) -> tuple[int,
 
 
 def _example_number(number: int, question: str, context: str) -> int:
-    """Return a number that only the windows of one row share. number: of the row in its source."""
+    """Return a number that identifies the windows of one row. number: that of the row in its source."""
     return xxhash.xxh3_64_intdigest(f"{number} {len(question)} {question}{context}".encode()) >> 1
 
 

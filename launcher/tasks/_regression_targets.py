@@ -1,4 +1,4 @@
-"""A number for each sample: preparation and head."""
+"""Targets of one number for each sample: preparation and head."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def numbers(batch: pa.RecordBatch) -> pa.Array:
-    """Return the number of each row, float64; NaN where rows have none."""
+    """Return the number of each row, float64; NaN if there is no column `label`."""
     if "label" not in batch.schema.names:
         return pa.array(np.full(batch.num_rows, np.nan))
     return batch.column("label").cast(pa.float64())
@@ -29,7 +29,7 @@ def baseline(validation: Iterable[pa.Table]) -> dict[str, float]:
 
 
 class RegressionHead(Head):
-    """A target holds the sample's number, float64; NaN has no weight."""
+    """Head for one number. A target is the sample's number, float64, shape (1,); NaN has no weight."""
 
     output_size = 1
 
@@ -57,8 +57,8 @@ class RegressionHead(Head):
         }
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        """Return the metrics in fp64: 0 for one that is not defined (fewer than two samples, or all of them equal), NaN
-        where the model's outputs are not finite."""
+        """Return the metrics in fp64. An undefined metric (fewer than two samples, or only equal ones) is 0. All are
+        NaN if an output of the model is not finite."""
         from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
         truth, predicted = _labelled(outputs)

@@ -1,4 +1,4 @@
-"""One of several classes for each sample: configuration, preparation and head."""
+"""Targets of one class for each sample: configuration, preparation and head."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,8 +52,8 @@ def survey(values: Mapping[str, set[str]]) -> list[str]:
 
 
 def numbers(batch: pa.RecordBatch, labels: Sequence[str], key: str) -> pa.Array:
-    """Return the number of each row's label, int64; IGNORE where rows have none. Raises UserError for an unknown
-    one."""
+    """Return the label number of each row, int64; IGNORE if there is no column `label`. Raises UserError for an unknown
+    label."""
     if "label" not in batch.schema.names:
         return pa.array(np.full(batch.num_rows, IGNORE, dtype=np.int64))
     return _labels.indices(batch.column("label"), labels, f"{key}.label")
@@ -94,7 +94,7 @@ def describe_labels(facts: "Facts") -> str:
 
 
 class SingleLabelHead(Head):
-    """A target holds the number of the sample's class, or IGNORE."""
+    """Head for one class. A target is the number of the sample's class, or IGNORE, shape (1,)."""
 
     def __init__(self, config: SingleLabelConfig, facts: "Facts"):
         self.config, self.facts, self.output_size = config, facts, len(facts.labels)
@@ -145,7 +145,7 @@ class SingleLabelHead(Head):
         return {"loss": loss, "weight": self._weights(labels), "label": labels, "logits": logits}
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        """Return accuracy, and precision, recall and F1 of each class with their means."""
+        """Return the accuracy, and the precision, recall and F1 of each class with their means over classes."""
         truth, predicted = _labelled(outputs)
         metrics = {
             "loss": _metrics.mean_loss(outputs),
@@ -171,7 +171,7 @@ class SingleLabelHead(Head):
         return {"classes": classes, "confusion": confusion.tolist(), "labels": labels}
 
     def predictions(self, outputs: Outputs) -> list[JsonObject]:
-        """Return the most probable class and its probability."""
+        """Return the most probable class of each sample with its probability."""
         return [best for (best,) in self.top_predictions(outputs, 1)]
 
     def top_predictions(self, outputs: Outputs, count: int) -> list[list[JsonObject]]:
@@ -184,7 +184,7 @@ class SingleLabelHead(Head):
 
 
 def by_class(scores: Mapping[str, Array], labels: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of single classes, such as `f1/cat`."""
+    """Return precision, recall and F1 of each class by name, such as `f1/cat`. scores: arrays of shape (classes,)."""
     return {
         f"{name}/{label}": float(value) for name in SCORES for label, value in zip(labels, scores[name], strict=True)
     }
@@ -196,14 +196,14 @@ def class_report(scores: Mapping[str, Array], labels: Sequence[str]) -> dict[str
 
 
 def _labelled(outputs: Outputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return true and predicted classes of the samples with a label."""
+    """Return the true and the predicted classes of the samples with a label."""
     truth = np.array(outputs["label"], dtype=np.int64)
     predicted = np.array([logits.argmax() for logits in outputs["logits"]], dtype=np.int64)
     return truth[truth != IGNORE], predicted[truth != IGNORE]
 
 
 def _class_scores(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> dict[str, Array]:
-    """Return arrays of shape (classes,) by score; 0 where a score is not defined."""
+    """Return arrays of shape (classes,) by score; 0 for a score that is not defined."""
     from sklearn.metrics import precision_recall_fscore_support
 
     if not len(truth):

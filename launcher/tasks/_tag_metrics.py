@@ -1,4 +1,4 @@
-"""Scores of tagged words: over entities where the tags follow an entity scheme, else over tags."""
+"""Scores of tagged words: over entities if the tags follow an entity scheme, else over tags."""
 
 import re
 import warnings
@@ -16,26 +16,27 @@ _SCHEMES = (
     ("IO", "I"), ("IOB", "BI"), ("IOE", "IE"), ("BIOES", "BIES"), ("BILOU", "BILU"), ("BMES", "BMES"),
     ("BMEWO", "BMEW"),
 )  # fmt: skip
-"""Entity schemes with their prefixes beside O. The first that has all prefixes of a data set is its scheme."""
+"""Entity schemes, each with its prefixes other than O. The scheme of a data set is the first that has all its
+prefixes."""
 
 _SEQEVAL_PREFIXES = {"L": "E", "U": "S", "M": "I", "W": "S"}
 
 
 class Scheme(NamedTuple):
-    """`tags`: seqeval's tag for each label, such as S-PER for U-PER."""
+    """An entity scheme. `tags`: seqeval's tag for each label, such as S-PER for U-PER."""
 
     name: str
     tags: dict[str, str]
 
     @property
     def types(self) -> list[str]:
-        """The entity types, sorted; `_` where tags have no type."""
+        """The entity types, sorted; `_` for tags without a type."""
         return sorted({tag[2:] or "_" if "-" in tag else "_" for tag in self.tags.values() if tag != "O"})
 
 
 def scheme(labels: Sequence[str]) -> Scheme | None:
-    """Return the entity scheme of labels: O, and a letter with a type (`B-PER`, `B_PER`) or alone (`B`). None: no
-    scheme."""
+    """Return the entity scheme that the labels follow; None: none. In a scheme, a label is O, or a letter with a type
+    (`B-PER`, `B_PER`) or alone (`B`)."""
     tags, letters = {"O": "O"}, set[str]()
     rest = [label for label in labels if label != "O"]
     bare = {"B", "I"} <= set(rest)
@@ -50,8 +51,8 @@ def scheme(labels: Sequence[str]) -> Scheme | None:
 
 
 class Scores(NamedTuple):
-    """`total`: precision, recall and f1 over entities, or macro_precision, macro_recall and macro_f1 over tags.
-    `classes`: precision, recall, f1 and support by entity type or tag."""
+    """Scores of tagged words. `total`: precision, recall and f1 over entities, or macro_precision, macro_recall and
+    macro_f1 over tags. `classes`: precision, recall, f1 and support by entity type or tag."""
 
     total: dict[str, float]
     classes: dict[str, dict[str, float]]
@@ -107,7 +108,7 @@ def _tag_scores(truth: Tags, predicted: Tags, labels: Sequence[str]) -> Scores:
 def _scores(
     total: Sequence[float], each: Mapping[str, Sequence[float]], names: Sequence[str], prefix: str = ""
 ) -> Scores:
-    """Return the scores by name: 0 for a name without scores."""
+    """Return the scores by name; 0 for each of `names` that `each` lacks."""
     classes = {name: _named(each.get(name, (0.0, 0.0, 0.0, 0.0))) for name in names}
     return Scores({prefix + name: value for name, value in _named(total[:3]).items()}, classes)
 

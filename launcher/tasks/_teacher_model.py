@@ -26,7 +26,7 @@ _KINDS = {"run": "run", "name": "pretrained"}
 
 
 def _with_kind(value: object) -> object:
-    """Convert `{run: ...}` into the Config of a run's model, `{name: ...}` into that of a pretrained one."""
+    """Convert a map into a model's Config: `{run: ...}` into kind run, `{name: ...}` into kind pretrained."""
     if isinstance(value, Plugin):
         return value
     if not (isinstance(value, dict) and any(key in value for key in ("kind", *_KINDS))):
@@ -39,8 +39,8 @@ Teacher = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(_with_kind)]
 
 
 def check(teacher: ModelConfig, auto_class: str, facts: "Facts", folder: Path) -> None:
-    """Check that the teacher's outputs have the same meaning as the student's. Raises UserError where its vocabulary or
-    labels differ from those of the prepared `folder`, or where it was trained for another kind of task."""
+    """Check that the teacher's outputs have the same meaning as the student's. Raises UserError if its vocabulary or
+    labels differ from those of the prepared `folder`, or if it was trained for another kind of task."""
     problems = list[str | Problem]()
     theirs, ours = _vocabulary(teacher), _read_vocabulary(folder / "tokenizer")
     if theirs is not None and ours is not None and theirs != ours:
@@ -59,7 +59,7 @@ def check(teacher: ModelConfig, auto_class: str, facts: "Facts", folder: Path) -
 
 
 def build(teacher: ModelConfig, requirements: "ModelRequirements", student: "torch.nn.Module") -> "torch.nn.Module":
-    """Build the teacher, frozen, on the student's device and in its type. Raises UserError."""
+    """Build the teacher, frozen, on the device and in the data type of the student. Raises UserError."""
     try:
         model, notes = plugins.model(teacher).build(requirements)
     except UserError as error:
@@ -72,7 +72,7 @@ def build(teacher: ModelConfig, requirements: "ModelRequirements", student: "tor
 
 
 def _teacher_problem(problem: str | Problem) -> str | Problem:
-    """Rename the recipe keys of a model's problem."""
+    """Return a problem with the keys of `model` replaced by those of `task.teacher`."""
     if isinstance(problem, Problem) and problem.key.partition(".")[0] == "model":
         what = problem.what.replace("model.trust_remote_code", "task.teacher.trust_remote_code")
         return Problem(f"task.teacher{problem.key.removeprefix('model')}", what)
@@ -80,7 +80,7 @@ def _teacher_problem(problem: str | Problem) -> str | Problem:
 
 
 def _vocabulary(teacher: ModelConfig) -> dict[str, int] | None:
-    """Return the teacher's tokens and their ids; None: it has no tokenizer file."""
+    """Return the teacher's tokens with their ids; None: it has no tokenizer file."""
     where = plugins.model(teacher).tokenizer()
     if where is None:
         return None
@@ -96,7 +96,7 @@ def _read_vocabulary(folder: Path) -> dict[str, int] | None:
 
 
 def _labels(teacher: ModelConfig) -> list[str] | None:
-    """Return a teacher's labels in the order of their numbers; None: they are not known."""
+    """Return the teacher's labels in the order of their numbers; None: they are not known."""
     if reference := teacher.run_reference:
         folder = RunDir(Path(cache_root.found(reference.run)))
         return run_facts.of_run(folder.path).labels if strict_json.exists(folder.facts) else None
@@ -108,7 +108,7 @@ def _labels(teacher: ModelConfig) -> list[str] | None:
 
 
 def _trained_auto_class(teacher: ModelConfig) -> str | None:
-    """Return the transformers auto class of the task of a teacher's run; None: it is not known."""
+    """Return the transformers auto class of the task that the teacher's run trained; None: it is not known."""
     if teacher.run_reference is None:
         return None
     file = RunDir(Path(cache_root.found(teacher.run_reference.run))).recipe
@@ -120,7 +120,7 @@ def _numbered(labels: list[str]) -> dict[str, int]:
 
 
 def _difference(ours: dict[str, int], theirs: dict[str, int]) -> str:
-    """Return the first three names with different numbers, and how many more there are."""
+    """Return a text with the first three names whose numbers differ, and how many more there are."""
     names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     first = ", ".join(f"{n!r} is {_number(ours.get(n))} here and {_number(theirs.get(n))} there" for n in names[:3])
     return first + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""Token sequences as prepared features, as samples, and padded into micro-batches."""
+"""Token sequences: prepared features, samples, and padding into micro-batches."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def integer_type(vocab_size: int) -> pa.DataType:
-    """Return the smallest type for the token ids of a vocabulary."""
+    """Return the smallest integer type for the token ids of a vocabulary."""
     return pa.uint16() if vocab_size <= 2**16 else pa.uint32()
 
 
@@ -28,12 +28,12 @@ def table(encoded: "TokenArrays", vocab_size: int, **columns: pa.Array) -> pa.Ta
 
 
 def lists(encoded: "TokenArrays", values: pa.Array) -> pa.Array:
-    """Return one list for each text from one value for each token."""
+    """Return a column with a list for each text. values: one for each token of the texts."""
     return pa.ListArray.from_arrays(pa.array(encoded.offsets.astype(np.int32)), values)
 
 
 def cut_rows(lengths: NDArray[np.integer], room: int) -> dict[str, NDArray[np.integer]]:
-    """Return `Features.cut` for texts of these lengths that are truncated to `room` tokens."""
+    """Return `Features.cut` for texts truncated to `room` tokens. lengths: tokens of each text before truncation."""
     return {"rows": (lengths > room).astype(np.int64)}
 
 
@@ -55,12 +55,13 @@ def text_features(batch: pa.RecordBatch, context: FeatureContext, label: pa.Arra
 
 
 def row_inputs(row: Row) -> Sample:
-    """Return the token ids, and the token types where a row has them, as int64."""
+    """Return the token ids of a row as int64, and also the token types if it has them."""
     return {name: row[name].astype(np.int64) for name in ("input_ids", "token_type_ids") if name in row}
 
 
 def pad(arrays: Sequence[NDArray[np.integer]], value: int, least: int = 0) -> NDArray[np.int64]:
-    """Return arrays of tokens as one of shape (len(arrays), longest), int64. least: the minimum of `longest`."""
+    """Return arrays of tokens, padded with `value`, as one of shape (len(arrays), longest), int64. least: the minimum
+    of `longest`."""
     longest = max(least, *(len(a) for a in arrays))
     out = np.full((len(arrays), longest), value, dtype=np.int64)
     for row, array in zip(out, arrays, strict=True):
@@ -69,8 +70,8 @@ def pad(arrays: Sequence[NDArray[np.integer]], value: int, least: int = 0) -> ND
 
 
 def inputs(samples: Sequence[Sample], pad_token_id: int) -> Batch:
-    """Return a batch with the model's `inputs`. There is no attention mask where nothing is padded, since attention is
-    faster without one."""
+    """Return a batch with the model's `inputs`. It has an attention mask only if something is padded, because attention
+    is faster without one."""
     batch: Batch = {"input_ids": pad([s["input_ids"] for s in samples], pad_token_id)}
     if "token_type_ids" in samples[0]:
         batch["token_type_ids"] = pad([s["token_type_ids"] for s in samples], 0)
@@ -81,24 +82,24 @@ def inputs(samples: Sequence[Sample], pad_token_id: int) -> Batch:
 
 
 def weight(sample: Sample) -> float:
-    """Return the number of labels."""
+    """Return the number of labels other than IGNORE."""
     return float(np.count_nonzero(sample["labels"] != IGNORE))
 
 
 def zero_weight(sample: Sample) -> Sample:
-    """Return a copy of the sample without labels."""
+    """Return a copy of the sample in which all labels are IGNORE."""
     return {**sample, "labels": np.full_like(sample["labels"], IGNORE)}
 
 
 def model_logits(model: "torch.nn.Module", inputs: dict[str, Any]) -> "torch.Tensor":
-    """Run the model and return its logits, in at least fp32. transformers' models return a map with `logits`, a plain
-    module may return a tensor."""
+    """Return the model's logits, in at least fp32. A model returns an object with `logits`, as in transformers, or a
+    tensor."""
     output = model(**inputs)
     return full_precision(getattr(output, "logits", output))
 
 
 def full_precision(logits: "torch.Tensor") -> "torch.Tensor":
-    """Convert half-precision logits to fp32, since losses are summed over many values; others stay as they are."""
+    """Return half-precision logits as fp32, because losses are summed over many values; return others unchanged."""
     return logits.float() if logits.dtype.itemsize < 4 else logits
 
 

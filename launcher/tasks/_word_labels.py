@@ -1,4 +1,4 @@
-"""Labels of words as labels of tokens."""
+"""Conversion of labels of words to labels of tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Alignment:
-    """The words of rows as truncated token sequences, special tokens included.
+    """The words of rows as truncated token sequences, including special tokens.
 
-    tokens: of the rows that have any. words: the number of each token's word in its row, -1 for a special token.
-    begins: whether a token is the first of its word. nonempty, truncated: whether a row has tokens, and whether it is
-    cut, for every row of the batch.
+    tokens: the sequences of rows that have tokens. words: for each token the number of its word in the row, -1 for a
+    special token. begins: whether a token is the first of its word. nonempty, truncated: for every row of the batch,
+    whether it has tokens, and whether it was truncated.
     """
 
     tokens: TokenArrays
@@ -30,8 +30,8 @@ class _Alignment:
 
 
 def features(batch: pa.RecordBatch, context: FeatureContext, label_all: bool) -> Features:
-    """Return rows of words as truncated token sequences with labels, without rows that have no token. label_all:
-    whether further tokens of a word get its label too."""
+    """Return rows of words as truncated token sequences with labels. Rows without tokens are left out. label_all:
+    whether all tokens of a word are labelled, instead of the first only."""
     words = batch.column("words")
     aligned = _align(words, context)
     counts = words.value_lengths().to_numpy().astype(np.int64)
@@ -60,7 +60,7 @@ def _align(words: pa.Array, context: FeatureContext) -> _Alignment:
     nonempty = encoded.lengths > 0
     room = context.max_length - len(encoder.prefix) - len(encoder.suffix)
     truncated = encoded.lengths > room
-    words_of_tokens = TokenArrays(numbers.astype(np.uint32), encoded.offsets, encoded.begins)  # cut as the tokens are
+    words_of_tokens = TokenArrays(numbers.astype(np.uint32), encoded.offsets, encoded.begins)  # truncated as the tokens
     zeros = [np.zeros_like(tokens) for tokens in (encoder.prefix, encoder.suffix)]
     tokens = encoded.select(nonempty).truncated(room).between(encoder.prefix, encoder.suffix)
     words_of_tokens = words_of_tokens.select(nonempty).truncated(room).between(*zeros)
@@ -85,8 +85,7 @@ def _token_labels(aligned: _Alignment, known: Ints, counts: Ints, names: Sequenc
 
 
 def _reached(aligned: _Alignment) -> tuple[Ints, Ints]:
-    """Return, for every row of the batch, the number of words up to the last one with a token, and that of the words
-    with a token."""
+    """Return two numbers of words for every row of the batch: up to the last word with a token, and with a token."""
     last, seen = np.zeros((2, len(aligned.nonempty)), np.int64)
     if len(aligned.words):
         starts = aligned.tokens.offsets[:-1]
@@ -96,8 +95,12 @@ def _reached(aligned: _Alignment) -> tuple[Ints, Ints]:
 
 
 def _row_labels(known: Ints, counts: Ints, nonempty: NDArray[np.bool_], seen: Ints) -> pa.Array:
-    """Return the labels of all words of each row with a token, as lists of int32; empty where every word has a token.
-    known: labels of all words; counts: words in each row; seen: words with a token in each row that is not empty."""
+    """Return a list of int32 for each row that has tokens: the labels of all its words; empty if every word has a
+    token.
+
+    known: labels of all words; counts: words in each row; nonempty: whether a row has tokens; seen: words with a token
+    in each row that has tokens.
+    """
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     rows = TokenArrays(known.astype(np.uint32), offsets, np.ones(len(known), np.bool_)).select(nonempty)
     kept = rows.slices(rows.offsets[:-1], np.where(seen < rows.lengths, rows.offsets[1:], rows.offsets[:-1]))
@@ -105,8 +108,8 @@ def _row_labels(known: Ints, counts: Ints, nonempty: NDArray[np.bool_], seen: In
 
 
 def _cut(known: Ints, counts: Ints, truncated: NDArray[np.bool_], last: Ints, labels: Sequence[str]) -> dict[str, Ints]:
-    """Return `Features.cut`. known: labels of all words; counts: words in each row; truncated: whether a row is cut;
-    last: the number of words up to the last one with a token."""
+    """Return `Features.cut`. known: labels of all words; counts: words in each row; truncated: whether a row was
+    truncated; last: the number of words up to the last one with a token."""
     row = np.repeat(np.arange(len(counts)), counts)
     number = np.arange(len(known)) - np.repeat(np.cumsum(counts) - counts, counts)
     beyond = truncated[row] & (number >= last[row])
@@ -119,6 +122,6 @@ def _cut(known: Ints, counts: Ints, truncated: NDArray[np.bool_], last: Ints, la
 
 
 def _inside(labels: Sequence[str]) -> Ints:
-    """Return the label of a word's further tokens for each label: I-PER for B-PER, where it exists."""
+    """Return for each label that of the later tokens of a word: I-PER for B-PER if it exists, else the same."""
     inside = [f"I-{label[2:]}" if label.startswith("B-") else label for label in labels]
     return np.array([labels.index(one if one in labels else own) for one, own in zip(inside, labels, strict=True)])

@@ -1,5 +1,4 @@
-"""The base class of a task that changes how another one is learnt: its samples and metrics are those of the inner
-task."""
+"""Base class of a task that changes the loss of another task, and has the same samples and metrics."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 
 
 class WrappingTask(Task[ConfigT]):
-    """A task that does as its `inner` one (`config.held`) does, but for `loss`, which a kind defines. Preparation asks
-    the inner task itself (see Recipe.inner_task), except for `check`."""
+    """A task that delegates to its `inner` task (`config.held`), except for the loss, which a kind defines. Preparation
+    calls the inner task directly (see Recipe.inner_task), except for `check`."""
 
     def __init__(self, config: ConfigT, facts: "Facts"):
         super().__init__(config, facts)

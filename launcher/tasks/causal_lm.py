@@ -1,4 +1,4 @@
-"""Causal language modelling: predict each token from those before it."""
+"""Causal language modelling: predict each token from the tokens before it."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
@@ -30,7 +30,7 @@ class Config(_language_modeling.PretrainingConfig):
 
     kind: Literal["causal_lm"] = "causal_lm"
     generate: _generation.Generation | None = None
-    """How `launcher predict` continues texts; null: it does not."""
+    """Generation settings with which `launcher predict` continues texts; null: no continuation."""
 
     @property
     def generates(self) -> bool:
@@ -51,7 +51,7 @@ class Task(_language_modeling.PretrainingTask[Config]):
         return float(length * self.facts.vocab_size)
 
     def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: Draw) -> list[Sample]:
-        """Label each position with the next token, and the last one with IGNORE."""
+        """Build samples: each position is labelled with the next token, the last position with IGNORE."""
         tokens = [row["input_ids"].astype(np.int64) for row in rows]
         return [{"input_ids": one, "labels": np.append(one[1:], IGNORE)} for one in tokens]
 
@@ -69,7 +69,7 @@ class Task(_language_modeling.PretrainingTask[Config]):
         return _token_batches.full_precision(model(**self._model_inputs(batch)).logits.flatten(0, 1))
 
     def generate(self, model: "PreTrainedModel", batch: Batch) -> list[NDArray[np.int64]]:
-        """Continue each text, without its end token."""
+        """Return the continuation of each text. A text's end token is removed first."""
         assert self.config.generate is not None
         ids, mask = batch["inputs"]["input_ids"], batch["inputs"].get("attention_mask")
         lengths = [ids.shape[1]] * len(ids) if mask is None else mask.sum(1).tolist()
@@ -78,7 +78,7 @@ class Task(_language_modeling.PretrainingTask[Config]):
         return _generation.continuations(model, self.config.generate, self.facts, prompts)
 
     def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
-        """Return the loss of each text, and its continuation where one was generated."""
+        """Return the loss of each text, and its continuation if texts were generated."""
         losses = super().predictions(outputs, tokenizer)
         if "generated" not in outputs:
             return losses

@@ -1,8 +1,7 @@
-"""Distillation: learn another task from its labels and from the outputs of a trained model on the same samples (Hinton,
-Vinyals and Dean, 2015).
+"""Distillation: learn from labels and from the outputs of a trained model (Hinton, Vinyals and Dean, 2015).
 
-Samples, metrics and predictions are those of the inner task, so that a student can be compared with a model trained
-without a teacher.
+Samples, metrics and predictions are those of the inner task. So a student can be compared with a model trained without
+a teacher.
 """
 
 from pathlib import Path
@@ -26,17 +25,17 @@ if TYPE_CHECKING:
 
 
 class Config(TaskConfig):
-    """Another task, learnt from the labels and from a teacher model's logits."""
+    """Another task, learnt from its labels and from a teacher model's logits."""
 
     kind: Literal["distillation"] = "distillation"
     task: recipe.Task
     """Task that teacher and student share."""
     teacher: _teacher_model.Teacher
-    """Teacher: `{run: runs/x, checkpoint: best}`, or `{name: ...}` for a pretrained one."""
+    """Teacher model: `{run: runs/x, checkpoint: best}`, or `{name: ...}` for a pretrained model."""
     temperature: float = Field(2.0, gt=0)
     """Divisor of both models' logits."""
     alpha: float = Field(0.5, ge=0, le=1)
-    """Weight of the task's own loss. The teacher's has 1 - alpha."""
+    """Weight of the task's own loss. The weight of the divergence from the teacher is 1 - alpha."""
 
     @property
     def held(self) -> TaskConfig:
@@ -58,8 +57,8 @@ class Config(TaskConfig):
 
 
 class Task(WrappingTask[Config]):
-    """The inner task with another loss. The teacher is not part of the student: no strategy shards it, no checkpoint
-    has it."""
+    """The inner task with another loss. The teacher is not part of the student: no strategy shards it, and no
+    checkpoint contains it."""
 
     @staticmethod
     def check(config: Config, facts: "Facts", folder: Path) -> None:
@@ -87,8 +86,8 @@ class Task(WrappingTask[Config]):
         return notes
 
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
-        """Return alpha * L + (1 - alpha) * T^2 * sum of KL(teacher || student) over the labels, with both models'
-        logits divided by T. The weight is that of L."""
+        """Return alpha * L + (1 - alpha) * D and the weight of L. L: the loss of the inner task; D: the `divergence` of
+        the labelled entries."""
         student = self.inner.logits(model, batch)
         teacher = self._teacher_logits(batch)
         loss, weight = self.inner.loss_from_logits(student, batch)
@@ -107,7 +106,7 @@ class Task(WrappingTask[Config]):
             return self._teacher_task.logits(self._teacher, batch)
 
     def _check_classes(self, model: "torch.nn.Module", batch: Batch) -> None:
-        """Raises UserError where student and teacher have different numbers of classes."""
+        """Raise UserError if student and teacher have different numbers of classes."""
         import torch
 
         with torch.no_grad():

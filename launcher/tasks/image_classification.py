@@ -45,15 +45,16 @@ class Config(_single_label.SingleLabelConfig):
 
     kind: Literal["image_classification"] = "image_classification"
     size: Annotated[tuple[int, int] | None, BeforeValidator(_size)] = None
-    """Size that images are scaled to: pixels, or [height, width]. Default: all images have one size."""
+    """Size to which images are scaled: pixels, or [height, width]. Default: that of the images, which must be the same
+    for all."""
     channels: Literal[1, 3] | None = None
     """1 (grey) or 3 (colour). Default: as in the images."""
     mean: list[float] = Field([0.0], min_length=1)
-    """Mean of each channel, or one for all, of values in 0..1."""
+    """Mean of each channel, or one number for all channels, of pixel values in 0..1."""
     std: list[Annotated[float, Field(gt=0)]] = Field([1.0], min_length=1)
-    """Standard deviation of each channel, or one for all, of values in 0..1."""
+    """Standard deviation of each channel, or one number for all channels, of pixel values in 0..1."""
     augment: _image_augmentation.Augment = _image_augmentation.Augment()
-    """Random changes of training images."""
+    """Augmentation of training images."""
 
     @property
     def normalization(self) -> tuple[list[float], list[float]]:

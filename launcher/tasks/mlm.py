@@ -1,8 +1,8 @@
-"""Masked language modelling (Devlin et al., 2019): predict the tokens that were masked.
+"""Masked language modelling (Devlin et al., 2019): predict masked tokens.
 
-The mask is a function of (seed, epoch, sample id, position), and of the step where its rate has a schedule. A sample
-has the same mask on any rank, and another one in another epoch. The head runs on the masked positions alone where that
-is exact.
+The mask is a function of (seed, epoch, sample id, position), and of the step if the rate has a schedule. So a sample
+has the same mask on any rank, and a different one in each epoch. The head runs on the masked positions only, unless
+that changes the logits.
 """
 
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from launcher.tasks._masked_head import MaskedHead
 
 _ATTEMPTS = 2**31
-"""The first random counter of the attempts to place a span; those below belong to token positions."""
+"""The first random counter of the attempts to place a span; lower counters belong to token positions."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class RateSchedule(Strict):
-    """A mask rate that changes linearly over the run (as in Ankner et al., 2024). Evaluations mask at `end`."""
+    """A mask rate that changes linearly over the run (as in Ankner et al., 2024). Evaluations use `end`."""
 
     start: Share
     """Rate at the first step."""
@@ -59,8 +59,8 @@ class Config(_language_modeling.PretrainingConfig):
     mask_rate: Share | RateSchedule = 0.15
     """Share of the tokens that is selected, or a schedule with `start` and `end`."""
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of the selected tokens that become the mask token, become a random token, or stay. Spans are treated as
-    wholes."""
+    """Shares of the selected tokens that are replaced by the mask token, replaced by a random token, or kept. All
+    tokens of a span are treated alike."""
     span: Span = Span()
     """Lengths of spans, for `mask: spans`."""
     never: list[str] = []
@@ -102,7 +102,7 @@ class Task(_language_modeling.PretrainingTask[Config]):
     def samples(
         self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw
     ) -> list[Sample]:
-        """Mask all rows in one pass over their concatenated tokens."""
+        """Build masked samples, in one pass over the concatenated tokens of all rows."""
         if not rows:
             return []
         lengths = [len(row["input_ids"]) for row in rows]
@@ -136,7 +136,8 @@ class Task(_language_modeling.PretrainingTask[Config]):
         cuts: _mask_selection.Ints,
         rate: float,
     ) -> tuple[_mask_selection.Bools, _mask_selection.Ints]:
-        """Select spans in each sample. Returns the selection, and for each token the first one of its span."""
+        """Select spans in each sample. Returns the selection, and for each token the index of the first token of its
+        span."""
         free, span = ~self._protected[tokens], self.config.span
         parts = [slice(first, end) for first, end in pairwise([0, *cuts.tolist(), len(tokens)])]
         spans = [
@@ -153,8 +154,8 @@ class Task(_language_modeling.PretrainingTask[Config]):
         action: NDArray[np.float64],
         words: random.UInt,
     ) -> tuple[_mask_selection.Ints, _mask_selection.Ints]:
-        """Return the masked tokens and the labels, IGNORE for tokens that are not selected. action: a number in [0, 1)
-        for each token, compared with `split`; words: 32 random bits for each token."""
+        """Return the masked tokens and the labels, with IGNORE for tokens that are not selected. action: a number in
+        [0, 1) for each token, compared with `split`; words: 32 random bits for each token."""
         mask_share, random_share, _ = self.config.split
         out = np.where(selected & (action < mask_share), self._mask_token_id, tokens)
         replaced = selected & (action >= mask_share) & (action < mask_share + random_share)
@@ -162,7 +163,7 @@ class Task(_language_modeling.PretrainingTask[Config]):
         return out, np.where(selected, tokens, IGNORE)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Add `places`: flat indices of the labels into (samples, longest)."""
+        """Pad samples into a micro-batch. `places`: flat indices of the labels into (samples, longest)."""
         labels = _token_batches.pad([s["labels"] for s in samples], IGNORE).ravel()
         places = np.flatnonzero(labels != IGNORE)
         places = places if len(places) else np.zeros(1, dtype=np.int64)  # the head needs at least one position
@@ -186,7 +187,7 @@ class Task(_language_modeling.PretrainingTask[Config]):
         return _masked_head.logits(model, self._model_inputs(batch), batch["places"], self._head)
 
     def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
-        """Mark each masked position as original→replacement."""
+        """Return a sample in which each masked position is marked as original→replacement."""
         from rich.markup import escape
 
         out = []

@@ -1,7 +1,7 @@
-"""Extractive question answering (Rajpurkar et al., 2016): the span of a context that answers a question.
+"""Extractive question answering (Rajpurkar et al., 2016): find the span of a context that answers a question.
 
-A long context is read in windows. The score of an answer is the sum of the scores of its first and last token; that of
-no answer in a window is the same sum at the window's first token (Devlin et al., 2019).
+A long context is divided into windows. The score of an answer is the sum of the scores of its first and last token. The
+score of no answer in a window is this sum for the window's first token (Devlin et al., 2019).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _NO_SCORE = -1e30
-"""The score of padding, and of an answer where no token of the context can be chosen."""
+"""Score of padding, and of the answer in a window without an allowed one."""
 
 
 class Config(TaskConfig):
@@ -45,12 +45,12 @@ class Config(TaskConfig):
 
     kind: Literal["question_answering"] = "question_answering"
     stride: int | None = Field(None, ge=0)
-    """Tokens that neighbouring windows of a context share. Default: a quarter of max_length, or half of what a question
-    leaves."""
+    """Tokens that consecutive windows of a context share. Default: a quarter of max_length, but at most half of the
+    tokens that the question leaves."""
     max_answer_length: int = Field(30, gt=0)
     """Maximum number of tokens of an answer."""
     n_best: int = Field(20, gt=0)
-    """Number of first and last tokens that are combined."""
+    """Number of best first tokens, and of best last tokens, that are combined to answers."""
     no_answer: bool = False
     """A question may have no answer (SQuAD 2)."""
 
@@ -60,9 +60,12 @@ class Config(TaskConfig):
 
 
 class Task(tasks.Task[Config]):
-    """A sample is a window. `labels`: first and last token of the answer. `spans`: for each token the characters of
-    `text` it stands for. `text` and `answers` (each followed by -1): character codes. `example`: a number that the
-    windows of one question share."""
+    """A sample is a window of a question and a part of its context.
+
+    `labels`: first and last token of the answer. `spans`: begin and end of each token in `text`, in characters. `text`,
+    `answers`: character codes; each answer is followed by -1. `example`: a number that the windows of one question
+    share.
+    """
 
     columns = ("question", "context", "answers")
     target_columns = ("answers",)
@@ -81,7 +84,7 @@ class Task(tasks.Task[Config]):
 
     @staticmethod
     def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-        """Return the share of exact matches of never answering."""
+        """Return the exact match of never answering: the share of questions without an answer."""
         unanswered = dict[int, bool]()
         for table in validation:
             pairs = zip(table["example"].to_pylist(), table["answers"].to_pylist(), strict=True)
@@ -143,8 +146,8 @@ class Task(tasks.Task[Config]):
         }
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        """Return SQuAD's metrics over questions, from 0 to 1."""
-        windows = dict[int, list[int]]()  # of each question with an answer
+        """Return the loss, and SQuAD's metrics over questions, from 0 to 1."""
+        windows = dict[int, list[int]]()  # by question, only those whose answer is known
         for n, (example, weight) in enumerate(zip(outputs["example"], outputs["weight"], strict=True)):
             if weight:
                 windows.setdefault(int(example), []).append(n)
@@ -163,12 +166,12 @@ class Task(tasks.Task[Config]):
         return {"loss": "min", "exact_match": "max", "f1": "max"}
 
     def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
-        """Return the best answer of each window, even where the question may have none."""
+        """Return the best answer of each window, even if the question may have none."""
         return _window_predictions(outputs)
 
     def merge_predictions(self, predictions: Sequence[JsonObject]) -> JsonObject:
-        """Return the best answer of a question's windows. It is the empty text where that is allowed and every window
-        scores no answer higher than the best answer."""
+        """Return the best answer of a question's windows. With `no_answer`, the answer is the empty text if every
+        window scores no answer higher than the best answer."""
         best = max(predictions, key=lambda one: one["score"])
         none = min(one["no_answer_score"] for one in predictions)
         answer = "" if self.config.no_answer and none > best["score"] else best["answer"]
@@ -182,7 +185,8 @@ class Task(tasks.Task[Config]):
         return " ".join(f"[bold reverse]{t}[/]" if 0 < first <= n <= last else t for n, t in enumerate(tokens))
 
     def _best_answer(self, first: Array, last: Array, spans: Array, text: Array) -> tuple[str, float]:
-        """Return the answer with the highest score, and the score. first, last: scores of a window's tokens."""
+        """Return the answer with the highest score, and the score; an empty text and _NO_SCORE if no answer is allowed.
+        first, last: scores of a window's tokens."""
         context = np.flatnonzero(spans[:, 0] >= 0)
         begins, ends = (
             context[np.argsort(-side[context], kind="stable")[: self.config.n_best]] for side in (first, last)
@@ -203,8 +207,8 @@ def _window_predictions(outputs: Outputs) -> list[JsonObject]:
 
 
 def _scores(model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Return the scores of each token as the first and as the last one of the answer, shape (samples, longest). Padding
-    is excluded, so that it does not influence the loss."""
+    """Return the scores of each token as first and as last token of the answer, each of shape (samples, longest).
+    Padding has the score _NO_SCORE, so that it does not influence the loss."""
     import torch
 
     output = model(**batch["inputs"])
@@ -218,7 +222,7 @@ def _scores(model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torc
 
 
 def _losses(scores: "tuple[torch.Tensor, torch.Tensor]", labels: "torch.Tensor") -> "torch.Tensor":
-    """Return the mean of the losses of first and last token for each sample; 0 where the answer is not known."""
+    """Return for each sample the mean of the losses of the first and the last token; 0 if the answer is not known."""
     from torch.nn.functional import cross_entropy
 
     first, last = (
@@ -234,6 +238,6 @@ def _codes(texts: Iterable[str], end: list[int]) -> NDArray[np.int64]:
 
 
 def _texts(codes: NDArray[np.int64]) -> list[str]:
-    """Return the texts of character codes that are each followed by -1."""
+    """Return the texts of character codes. Each text is followed by -1; the rest is padding."""
     ends = np.flatnonzero(codes == -1)
     return ["".join(map(chr, one[one >= 0])) for one in np.split(codes, ends + 1)[:-1]]

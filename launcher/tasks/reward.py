@@ -1,9 +1,8 @@
-"""Policy gradients: a small causal language model samples completions of prompts, and learns to score higher in a
-user's reward function while it stays close to its initial weights.
+"""Policy gradients: a small causal language model learns completions that a user's reward function scores higher.
 
-REINFORCE with the mean reward of the other completions of the same prompt as baseline (RLOO: Kool, van Hoof and
-Welling, 2019). A prompt's loss does not depend on the rest of its batch. All samples are a function of (seed, epoch,
-prompt, completion, position) and of the model.
+The model stays close to its initial weights. The method is REINFORCE; the baseline is the mean reward of the other
+completions of the same prompt (RLOO: Kool, van Hoof and Welling, 2019). A prompt's loss does not depend on the rest of
+its batch. All samples are a function of (seed, epoch, prompt, completion, position) and of the model.
 """
 
 import math
@@ -51,8 +50,8 @@ class Config(TaskConfig):
 
     kind: Literal["reward"] = "reward"
     reward: str
-    """Function `(prompt: str, completion: str) -> float`, as mypkg.rewards:score or mypkg.rewards.score, importable
-    from the current folder too. Both texts are decoded from tokens."""
+    """Function `(prompt: str, completion: str) -> float`, written as mypkg.rewards:score or mypkg.rewards.score. Its
+    module may be in the current folder. Both texts are decoded from tokens."""
     completions: int = Field(4, ge=2)
     """Completions of each prompt."""
     max_new_tokens: int = Field(16, ge=1)
@@ -94,7 +93,8 @@ class Task(tasks.Task[Config]):
 
     @staticmethod
     def features(config: Config, rows: Iterable[pa.RecordBatch], context: FeatureContext) -> Iterator[Features]:
-        """Return prompts with the special tokens before a text, without those after it, where the completion begins."""
+        """Yield prompts with the special tokens before a text. Those after it are left out, because the completion
+        follows."""
         encoder, length = context.encoder, context.max_length
         room = length - config.max_new_tokens - len(encoder.prefix)
         if room < 1:
@@ -109,14 +109,14 @@ class Task(tasks.Task[Config]):
 
     @staticmethod
     def baseline(config: Config, validation: Iterable[pa.Table], special_ids: Sequence[int]) -> dict[str, float]:
-        """Return nothing: the reward of the untrained model is that of its first evaluation (evaluate.at_start)."""
+        """Return no score: evaluate.at_start measures the reward of the untrained model."""
         return {}
 
     def model_options(self) -> JsonObject:
         return {"is_decoder": True, "use_cache": False}
 
     def generation_options(self) -> JsonObject:
-        """Sample completions from the whole distribution, as in training."""
+        """Return options that sample completions from the whole distribution, as in training."""
         limits = {"max_new_tokens": self.config.max_new_tokens, "temperature": self.config.temperature}
         return {"do_sample": True, "use_cache": True, "top_k": 0, **limits}
 
@@ -126,8 +126,8 @@ class Task(tasks.Task[Config]):
     def samples(
         self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: random.Draw
     ) -> list[Sample]:
-        """Return prompts with `draws`, the numbers in [0, 1) for sampling, shape (completions, steps), and `counts`,
-        the weight."""
+        """Build prompts with random numbers. `draws`: numbers in [0, 1) for sampling, shape (completions, steps);
+        `counts`: the weight, shape (1,)."""
         shape = (self.config.completions, self.config.max_new_tokens)
         counters = np.reshape(epochs, (-1, 1)), np.reshape(ids, (-1, 1)), np.arange(shape[0] * shape[1])
         draws = random.uniform(random.draws(draw.seed, draw.stream, *counters)[0]).reshape(-1, *shape)
@@ -151,7 +151,8 @@ class Task(tasks.Task[Config]):
         }
 
     def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
-        """Copy the model as the reference. A checkpoint is loaded later, so that a resumed run has the same one."""
+        """Remove dropout, and copy the model as the reference. A checkpoint is loaded only later, so that a resumed run
+        has the same reference."""
         import copy
 
         from launcher.tasks import _completion_sampling, _masked_head
@@ -175,8 +176,8 @@ class Task(tasks.Task[Config]):
         return {**self._rollout(model, batch), "weight": batch["counts"], "prompt": prompt}
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        """Return `reward`, the mean over completions; `kl`, the mean over their tokens; and `length`, the mean number
-        of their tokens."""
+        """Return the loss and `reward`, the mean over completions; `kl`, the mean over tokens; and `length`, the mean
+        number of tokens of a completion."""
         prompts, tokens = (_metrics.total(outputs, name) for name in ("weight", "tokens"))
         rewards = math.fsum(float(one.mean()) * w for one, w in zip(outputs["rewards"], outputs["weight"], strict=True))
         return {
@@ -205,9 +206,11 @@ class Task(tasks.Task[Config]):
         return _token_batches.render(sample["input_ids"], tokenizer) + " [bold reverse]…[/]"
 
     def _rollout(self, model: "torch.nn.Module", batch: Batch) -> "dict[str, torch.Tensor]":
-        """Sample completions of a micro-batch's prompts. Returns for each prompt `loss`; `kl`, estimated by k3 and
-        summed over tokens; `tokens`, their number; `rewards`, shape (n, completions); and `completions`, shape (n,
-        completions, steps), with -1 where there is no token."""
+        """Sample completions of a micro-batch's prompts, and return results for each prompt.
+
+        `loss`; `kl`: estimated by k3 and summed over tokens; `tokens`: number of sampled tokens; `rewards`: shape (n,
+        completions); `completions`: shape (n, completions, steps), with -1 after the end of a completion.
+        """
         import torch
 
         from launcher.tasks import _completion_sampling
@@ -236,7 +239,7 @@ class Task(tasks.Task[Config]):
         }
 
     def _rewards(self, batch: Batch, completions: "Completions") -> "torch.Tensor":
-        """Return the rewards, shape (n, completions), fp64; 0 where the prompt has no weight."""
+        """Return the rewards, shape (n, completions), fp64; 0 if the prompt has no weight."""
         import torch
 
         many = self.config.completions
@@ -251,7 +254,7 @@ class Task(tasks.Task[Config]):
         return torch.from_numpy(rewards).to(completions.rows.device)
 
     def _check_positions(self, model: "torch.nn.Module", ids: "torch.Tensor") -> None:
-        """Raises UserError where the longest prompt with its completion is too long for the model."""
+        """Raise UserError if the longest prompt with its completion is too long for the model."""
         import torch
 
         length = self.facts.longest + self.config.max_new_tokens
@@ -268,7 +271,7 @@ class Task(tasks.Task[Config]):
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":  # type: ignore[override]
-        """The tokenizer of the prepared data. A caller that has another one assigns it."""
+        """The tokenizer of the prepared data, unless a caller has assigned another one."""
         from transformers import AutoTokenizer
 
         folder = cache_root.prepared(self.facts.digest) / "tokenizer"
@@ -276,7 +279,7 @@ class Task(tasks.Task[Config]):
 
     @cached_property
     def _ends(self) -> list[int]:
-        """Tokens that end a text."""
+        """Ids of the tokens that end a text."""
         tokens = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
         return [token for token in tokens if token is not None]
 

@@ -46,7 +46,7 @@ class Config(TaskConfig):
     max_target_length: int = Field(128, gt=1)
     """Maximum number of tokens of a target."""
     generate: _generation.Generation | None = _generation.Generation()
-    """How `launcher evaluate` and `launcher predict` generate texts; null: they do not."""
+    """Generation settings of `launcher evaluate` and `launcher predict`; null: they generate no texts."""
 
     @property
     def longest_target(self) -> int:
@@ -108,7 +108,7 @@ class Task(_language_modeling.LanguageModelingTask[Config]):
         return {**_token_batches.inputs(samples, self.facts.pad_token_id), "rows": rows, "labels": labels.ravel()}
 
     def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
-        """Find the decoder's start token. Raises UserError for a model without encoder or decoder."""
+        """Find the decoder's start token. Raises UserError if the model is no encoder with a decoder."""
         if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
             what = f"{type(model).__name__} is no encoder with a decoder (take t5 or bart)"
             raise UserError(Problem("model", what))
@@ -118,7 +118,7 @@ class Task(_language_modeling.LanguageModelingTask[Config]):
         return []
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
-        """Run the decoder on the target shifted right by one token."""
+        """Return logits of shape (n, vocabulary). The decoder's input is the target, shifted right by one token."""
         labels = batch["labels"].view(len(batch["inputs"]["input_ids"]), -1)
         shifted = labels.roll(1, dims=1).masked_fill(labels.roll(1, dims=1) == IGNORE, self.facts.pad_token_id)
         shifted[:, 0] = self._decoder_start
@@ -138,7 +138,7 @@ class Task(_language_modeling.LanguageModelingTask[Config]):
         return _generation.generate(model, self.config.generate, self.facts, inputs, decoder_start_token_id=start)
 
     def generation_metrics(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
-        """Compare generated texts with their truncated targets: means over the samples that have a target."""
+        """Return scores of generated texts against truncated targets: means over the samples that have a target."""
         texts = [_generation.texts(outputs[name], tokenizer) for name in ("target", "generated")]
         pairs = [(t, p) for t, p, weight in zip(*texts, outputs["weight"], strict=True) if weight]
         scores: dict[str, Callable[[str, str], float]] = {
@@ -149,7 +149,7 @@ class Task(_language_modeling.LanguageModelingTask[Config]):
         return {name: float(np.mean([score(*pair) for pair in pairs] or [0.0])) for name, score in scores.items()}
 
     def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
-        """Return the generated text of each sample where there is one, else the loss of its target."""
+        """Return the generated text of each sample; if none was generated, the loss of the target."""
         if "generated" not in outputs:
             return super().predictions(outputs, tokenizer)
         return [{"target": text} for text in _generation.texts(outputs["generated"], tokenizer)]

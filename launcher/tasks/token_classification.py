@@ -1,8 +1,8 @@
 """Token classification: a label for each word, such as the names of persons and places.
 
-The label of a word is at its first token. Where labels follow an entity scheme (IOB, IOE, BIOES, BILOU, BMES), metrics
-are over entities, as in conlleval: seqeval's default mode, in which an entity may begin with I-. A word without a
-token, such as one beyond max_length, counts as predicted O.
+The first token of a word has the label of the word. If the labels follow an entity scheme (IOB, IOE, BIOES, BILOU,
+BMES), metrics are over entities, as in conlleval: seqeval's default mode, in which an entity may begin with I-. A word
+without a token, such as a word beyond max_length, counts as predicted O.
 """
 
 from collections import Counter
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from launcher.plan.facts import Facts
 
 _NO_WORD = -1
-"""The padding of `row_labels`."""
+"""Padding value of `row_labels`."""
 
 
 class Config(TaskConfig):
@@ -50,13 +50,16 @@ class Config(TaskConfig):
 
     kind: Literal["token_classification"] = "token_classification"
     label_all: bool = False
-    """Train on all tokens of a word, with I- in place of B- after the first. Metrics use the first token only."""
+    """Train on all tokens of a word. Tokens after the first get I- in place of B-. Metrics use the first token only."""
 
 
 class Task(tasks.Task[Config]):
-    """`labels` of a sample: the label of each token, or IGNORE. `words`: the number of the word in its row, from 0, at
-    its first token, else -1. `row_labels`, only in an evaluation: the labels of all words of a row in which a word has
-    no token, else empty."""
+    """A sample is a row of words.
+
+    `labels`: the label of each token, or IGNORE. `words`: at the first token of each word, the word's number in its
+    row, from 0; else -1. `row_labels`, only in an evaluation: the labels of all words if a word has no token, else
+    empty.
+    """
 
     columns = ("words", "labels")
     target_columns = ("labels",)
@@ -139,8 +142,8 @@ class Task(tasks.Task[Config]):
         return _language_modeling.summed_loss(logits, batch["labels"])
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
-        """Return for each sample `word`, the numbers of the words with a token, in order; the true `label` and the
-        `found` label of each; and `row_label`, as `row_labels` of the samples."""
+        """Return outputs for each sample. `word`: the numbers of the words with a token, in order; `label`, `found`:
+        the true and the predicted label of each; `row_label`: the sample's `row_labels`."""
         from torch.nn.functional import cross_entropy
 
         logits, shape = self.logits(model, batch), batch["words"].shape
@@ -159,8 +162,8 @@ class Task(tasks.Task[Config]):
         }
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        """Return scores over entities and by type (`f1/PER`); without an entity scheme means over tags (`macro_f1`) and
-        scores by tag."""
+        """Return loss, accuracy, scores over entities, and scores by type (`f1/PER`). Without an entity scheme, the
+        scores are means over tags (`macro_f1`) and scores by tag."""
         truth, predicted = self._tags(outputs)
         scores = _tag_metrics.scores(truth, predicted, self.facts.labels)
         accuracy = _tag_metrics.accuracy(truth, predicted)
@@ -176,7 +179,7 @@ class Task(tasks.Task[Config]):
         return {"classes": _tag_metrics.scores(*self._tags(outputs), self.facts.labels).classes}
 
     def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
-        """Return a tag for each word: null for one without a token."""
+        """Return a tag for each word; null for a word without a token."""
         predictions = []
         for words, found, row_labels in zip(outputs["word"], outputs["found"], outputs["row_label"], strict=True):
             tags: list[str | None] = [None] * max(len(row_labels), int(words.max(initial=-1)) + 1)

@@ -1,1 +1,1 @@
-"""The commands: one module each, and what several of them share."""
+"""The commands, one module for each, and the code that several of them share."""

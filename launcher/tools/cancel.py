@@ -1,4 +1,4 @@
-"""`launcher cancel`: end a run's job, waiting or running, and the jobs that are chained to it meanwhile."""
+"""`launcher cancel`: end a run's job, waiting or running, and jobs that are chained to it in the meantime."""
 
 import time
 from collections.abc import Collection
@@ -12,14 +12,14 @@ from launcher.storage.run_dir import RunDir
 from launcher.tools import job_scheduler, run_events, run_status
 
 _MAX_WAIT = 60.0
-"""Seconds that a job gets to save a checkpoint and leave. Its scheduler may end it earlier."""
+"""Maximum seconds to wait until a job has saved a checkpoint and left. Its scheduler may end it earlier."""
 _INTERVAL = 2.0
-"""Seconds between two queries of the queue, which other users share."""
+"""Seconds between two queries of the queue. They are spaced, because other users share the queue."""
 
 
 def cancel(run: str, console: Console) -> None:
-    """Cancel the job and wait until it has left. What its scheduler starts again meanwhile is cancelled too. Raises
-    UserError where no job of the run is alive, or its scheduler refuses."""
+    """Cancel the job and wait until it has left. If its scheduler starts it again in the meantime, it is cancelled
+    again. Raises UserError if no job of the run is alive, or if the scheduler refuses."""
     folder = run_status.find_run(run)
     job = run_status.newest_scheduled_job(folder)
     if job is None:
@@ -51,8 +51,8 @@ def _why_not_alive(folder: RunDir, job: job_log.Job) -> str:
 
 
 def _alive(folder: RunDir, job: job_log.Job, among: Collection[str] | None = None) -> dict[str, JobState]:
-    """The states of those of a job's ids that are pending or running. `among`: check only these ids and the newest
-    (default: all)."""
+    """Return the states of the job's ids that are pending or running, by id. `among`: check only these ids and the
+    newest one (default: all)."""
     ids = [id for id in job.ids if among is None or id in among or id == job.ids[-1]]
     scheduler = job_scheduler.of(folder, job)
     states = {id: scheduler.state(id, folder.path) for id in ids}
@@ -60,10 +60,12 @@ def _alive(folder: RunDir, job: job_log.Job, among: Collection[str] | None = Non
 
 
 def _wait(folder: RunDir, watched: set[str], console: Console) -> None:
-    """Wait until none of the `watched` jobs is alive, nor the newest: a job that was about to be requeued, or to chain
-    another to it, may just have done so."""
+    """Wait until neither a `watched` job nor the newest one is alive, and cancel jobs that begin again.
+
+    A job that was about to be requeued, or to chain another job to it, may just have done so.
+    """
     what = "it saves a checkpoint and leaves"
-    if not console.is_terminal:  # which shows no spinner
+    if not console.is_terminal:  # there is no spinner then
         _print(console, f"{what}: this waits for it, {_MAX_WAIT:.0f} s at the most")
     end = time.monotonic() + _MAX_WAIT
     with console.status(what):

@@ -1,4 +1,4 @@
-"""Lines of Python for a model card, which load an export and predict as `launcher predict` does."""
+"""Generation of Python lines for a model card, which load an export and predict as `launcher predict` does."""
 
 from launcher.config.recipe import Recipe
 from launcher.data._source import SourceConfig
@@ -18,7 +18,7 @@ PIPELINES = {
     "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForImageClassification": "image-classification",
 }
-"""The hub's name of the task of an auto class. transformers has a pipeline for most of them."""
+"""The hub's task name for each auto class. transformers has a pipeline for most of them."""
 _LENGTH = "max_new_tokens=20"
 _ANSWER = """
 question, context = "{text}", "{context}"
@@ -45,11 +45,11 @@ best = max(answers)
 def load_lines(auto: str, recipe: Recipe, facts: Facts) -> list[str]:
     """Return lines of Python that load the model and its tokenizer or image processor, and predict.
 
-    They use a pipeline where there is one. `auto`: the transformers auto class.
+    The lines use a pipeline if there is one. `auto`: the transformers auto class.
     """
     processors = {"image_processor": "AutoImageProcessor"} if facts.shape else {"tokenizer": "AutoTokenizer"}
     if facts.shape and facts.shape[0] != 3:
-        processors = {}  # transformers has no image processor for one channel
+        processors = {}  # transformers only has image processors for three channels
     lines, imports = _prediction_lines(auto, recipe, processors)
     return [
         *(["import torch"] if "torch." in "".join(lines) else []),
@@ -84,7 +84,8 @@ def compressed_lines(auto: str, tokenized: bool, onnx: bool, int8: bool) -> list
 
 
 def _prediction_lines(auto: str, recipe: Recipe, processors: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Lines that predict, and further names to import from transformers."""
+    """Return lines of Python that predict, and the names that they import from transformers. Both are empty if there is
+    neither a tokenizer nor an image processor, or no pipeline."""
     from transformers.pipelines import PIPELINE_REGISTRY
 
     if not processors:
@@ -113,13 +114,13 @@ def _example_input(name: str, recipe: Recipe) -> str:
 
 
 def has_text_pairs(recipe: Recipe) -> bool:
-    """Whether any source of the recipe has a second text in its rows."""
+    """Return whether any source of the recipe has a second text in its rows."""
     configs = [leaf.config for leaf in source_shards.leaves(recipe.data)]
     return any(isinstance(config, SourceConfig) and config.text_pair for config in configs)
 
 
 def _options(name: str, recipe: Recipe) -> list[str]:
-    """The arguments with which the pipeline predicts as the run's task does."""
+    """Return the arguments with which a pipeline predicts in the same way as the run's task."""
     task = recipe.inner_task
     if name == "text-classification":
         return [*(["top_k=None"] if task.multi_label else []), "truncation=True"]
@@ -142,7 +143,7 @@ def _generation_lines(task: seq2seq.Config) -> list[str]:
 
 
 def _answer_lines(task: question_answering.Config, length: int) -> list[str]:
-    """The answer with the highest score in any window."""
+    """Return lines of Python that print the answer with the highest score in any window."""
     stride = length // 4 if task.stride is None else task.stride
     lines = _ANSWER.format(
         text=TEXT, context=CONTEXT, length=length, stride=stride, longest=task.max_answer_length

@@ -1,7 +1,7 @@
 """The model's tensors in a checkpoint, read a few at a time and written as safetensors shards.
 
-Memory stays at one shard of the export. torch's own reader maps all files of a checkpoint until it is done, and each
-page that it touched counts as memory. Here a file is closed again after `_PIECE` bytes.
+So memory never exceeds one shard of the export. torch's own reader maps all files of a checkpoint until it has
+finished, and each page that it has touched counts as memory. Here a file is closed again after `_PIECE` bytes.
 """
 
 import json
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     Tensors = dict[str, torch.Tensor]
 
 _PIECE = 1 << 22
-"""Bytes to read from a file before it is closed."""
+"""Number of bytes to read from a file before it is closed again."""
 _PREFIX = "model."
-"""What the names of the model's tensors in a checkpoint start with."""
+"""Prefix of the names of the model's tensors in a checkpoint."""
 
 
 class ModelTensors(ABC):
-    """The tensors of a model by name. `empty`: the same names with meta tensors of their shapes and types."""
+    """The tensors of a model by name. `empty`: a meta tensor of the same shape and type for each name."""
 
     empty: "Tensors"
 
     @abstractmethod
     def read(self, names: Sequence[str]) -> "Tensors":
-        """These tensors, on the CPU."""
+        """Return these tensors, on the CPU."""
 
     @property
     def nbytes(self) -> int:
@@ -45,14 +45,14 @@ class ModelTensors(ABC):
 
     @property
     def dtype(self) -> "torch.dtype":
-        """The floating-point type that holds all the weights."""
+        """The smallest floating-point type that can represent all weights."""
         import torch
 
         return reduce(torch.promote_types, (t.dtype for t in self.empty.values() if t.is_floating_point()))
 
     def check_names(self, model: "torch.nn.Module", saved: SavedCheckpoint) -> None:
-        """Raises UserError where from_pretrained would leave weights new, or the checkpoint's unused. Buffers may
-        differ: which ones are saved changes with the version of transformers."""
+        """Raise UserError if from_pretrained would leave weights of the model new, or weights of the checkpoint unused.
+        Buffers may differ, because it depends on the version of transformers which ones are saved."""
         here = {name: parameter.shape for name, parameter in model.named_parameters()}
         there = {name: tensor.shape for name, tensor in self.empty.items()}
         buffers = dict(model.named_buffers()).keys()
@@ -63,7 +63,7 @@ class ModelTensors(ABC):
 
 
 class _Slice(NamedTuple):
-    """Rows of a stored tensor. `into`: the view of the result that they are copied to."""
+    """Rows of a stored tensor. `into`: the view of the result to which they are copied."""
 
     file: str
     key: str
@@ -72,7 +72,7 @@ class _Slice(NamedTuple):
 
 
 class StoredTensors(ModelTensors):
-    """The tensors of a checkpoint, which stay on disk until they are read."""
+    """The tensors of a checkpoint. They stay on disk until they are read."""
 
     def __init__(self, saved: SavedCheckpoint):
         import torch
@@ -86,7 +86,7 @@ class StoredTensors(ModelTensors):
         }
 
     def read(self, names: Sequence[str]) -> "Tensors":
-        """These tensors, assembled from the shards of all ranks."""
+        """Return these tensors, assembled from the shards of all ranks."""
         import torch
         from safetensors import safe_open
 
@@ -104,7 +104,7 @@ class StoredTensors(ModelTensors):
         return tensors
 
     def _slices(self, key: str, tensor: "torch.Tensor") -> Iterator[_Slice]:
-        """The pieces of a tensor, of at most `_PIECE` bytes where its rows allow."""
+        """Yield the pieces of a tensor. A piece has at most `_PIECE` bytes, unless a single row is larger."""
         from torch.distributed.checkpoint.metadata import MetadataIndex
 
         for chunk in self._metadata.state_dict_metadata[key].chunks:
@@ -119,7 +119,7 @@ class StoredTensors(ModelTensors):
 
 
 class InMemoryTensors(ModelTensors):
-    """The tensors of a model in memory, such as one whose adapter was merged."""
+    """The tensors of a model in memory, such as a model with a merged adapter."""
 
     def __init__(self, model: "torch.nn.Module"):
         saved = model.state_dict().keys()
@@ -133,7 +133,7 @@ class InMemoryTensors(ModelTensors):
 
 
 def write_shards(tensors: ModelTensors, folder: Path, shard_bytes: int, console: Console) -> None:
-    """Write the safetensors files that from_pretrained reads, and their index where there are several."""
+    """Write the safetensors files that from_pretrained reads, and an index if there are several."""
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
 
@@ -145,7 +145,7 @@ def write_shards(tensors: ModelTensors, folder: Path, shard_bytes: int, console:
             shard = tensors.read(names)
             save_file(shard, folder / name, metadata={"format": "pt"})
             progress.advance(task, sum(tensor.nbytes for tensor in shard.values()))
-            del shard  # free it before the next one is read
+            del shard  # free this shard before the next one is read
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

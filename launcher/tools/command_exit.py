@@ -1,4 +1,4 @@
-"""From the words of the command line to an exit code. No mistake of the user ends in a traceback."""
+"""Execution of a command line, up to the exit code. No user error ends in a traceback."""
 
 import itertools
 import os
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from launcher.launch.execute import Outcome
 
 _UsageError: Any = typer.BadParameter.__mro__[1]
-"""The error of a call with wrong options: click's class, or the copy of it that newer versions of typer have."""
+"""The exception for a call with wrong options: the class of click, or its copy in newer versions of typer."""
 
 _KEY = re.compile(r"--(?P<key>\w+(?:\.\w+)+|seed|seeds|name)(?:=(?P<value>.*))?", re.DOTALL)
-"""A key of a recipe or a profile that is written like an option."""
+"""A recipe or profile key that is written like an option."""
 
 
 def execute(app: Callable[..., object]) -> NoReturn:
@@ -56,15 +56,15 @@ def execute(app: Callable[..., object]) -> NoReturn:
 
 
 def leave(outcome: "Outcome") -> NoReturn:
-    """Print the mistakes that the ranks have found, and exit with their code."""
+    """Print the user errors that the ranks have found, and exit with the ranks' code."""
     for problem in outcome.problems:
         print(problem, file=sys.stderr)
     raise typer.Exit(outcome.code)
 
 
 def recipe_of(bundle: Path | None, recipe: str | None, overrides: Sequence[str]) -> tuple[str, list[str]]:
-    """The recipe file to run and its overrides. A bundle becomes the cache of this process and of the ranks. Raises
-    UserError."""
+    """Return the recipe file to run, and its overrides. A bundle becomes the cache of this process and of the ranks.
+    Raises UserError."""
     if bundle is None:
         if recipe is None:
             raise UserError("RECIPE: missing (a recipe file, the name of a shipped one, or --from BUNDLE)")
@@ -79,7 +79,7 @@ def recipe_of(bundle: Path | None, recipe: str | None, overrides: Sequence[str])
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raise UserError for a key of the recipe that is written like an option."""
+    """Raise UserError for a recipe key that is written like an option."""
     for number, word in enumerate(itertools.takewhile(lambda word: word != "--", words)):
         if found := _KEY.fullmatch(word):
             after = words[number + 1] if number + 1 < len(words) and found["value"] is None else None
@@ -89,7 +89,7 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def _guard_imports() -> None:
-    """In a run folder or a bundle, let no process that is started look for modules in the current folder."""
+    """Prevent child processes from importing modules of the current folder, if it is a run folder or a bundle."""
     from launcher.config import code_origin
 
     if code_origin.artefact(Path.cwd()):
@@ -97,13 +97,13 @@ def _guard_imports() -> None:
 
 
 def _call(app: Callable[..., object]) -> int:
-    """Run the command, and flush what it printed. Returns its exit code. Raises UserError for wrong options and
-    arguments, OSError where the output cannot be written."""
+    """Run the command, flush its output, and return its exit code. Raises UserError for wrong options and arguments,
+    OSError if the output cannot be written."""
     try:
         code = app(prog_name="launcher", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except _UsageError as error:
-        if not (message := error.format_message()):  # help was printed: no command is named
+        if not (message := error.format_message()):  # help was printed, because no command is named
             return INVALID_INPUT
         command = error.ctx.command_path if error.ctx is not None else "launcher"
         raise UserError(f"{command}: {message.replace('Value error, ', '').rstrip('.')} (--help)") from None

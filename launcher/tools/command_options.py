@@ -1,4 +1,4 @@
-"""The arguments and options of the commands, and how their help is printed."""
+"""Arguments and options of the commands, and the format of their help."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -9,14 +9,14 @@ import typer.core
 
 
 class Command(typer.core.TyperCommand):
-    """A command whose help names no type beside an option that takes no value."""
+    """A command whose help shows no type for options without a value."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types(super().get_params(ctx))
 
 
 class Group(typer.core.TyperGroup):
-    """The program, with the same rule for its help."""
+    """The program, with the same change of its help."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _without_types(super().get_params(ctx))
@@ -45,7 +45,7 @@ def _trust(names: list[str] | None) -> list[str]:
 
 
 def checkpoint(name: str) -> str | int:
-    """The value of a checkpoint option: a step as a number, or latest or best."""
+    """Return the value of a checkpoint option: a step as a number, or latest or best."""
     return int(name) if name.isdigit() else name
 
 

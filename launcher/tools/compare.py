@@ -1,5 +1,7 @@
-"""`launcher compare`: a table or CSV of runs, with differing recipe keys, first, last and best evaluations, and
-baselines."""
+"""`launcher compare`: print a table or CSV of runs.
+
+The columns are differing recipe keys, first, last and best evaluations. Baselines follow the table.
+"""
 
 import csv
 import sys
@@ -24,15 +26,15 @@ from launcher.storage.run_dir import RunDir
 from launcher.tools import recipe_differences
 
 _PREFERRED = ("accuracy", "f1")
-"""Metrics to show where a task has them; of other tasks the first two."""
+"""Metrics to show if a task has one of them; for other tasks the first two metrics are shown."""
 _KEYS = 6
 """Maximum columns of recipe keys in the table."""
 _CELL = 24
 """Maximum characters of a recipe key's value in the table."""
 _UNBOUNDED = 10_000
-"""Width of a console on which no table breaks a line."""
+"""Width of a console that breaks no line of a table."""
 LESS_IS_BETTER = ("loss", "perplexity", "mse", "mae", "kl", "length")
-"""Metrics that are better when smaller, as in the tasks' `directions`; no plug-in is imported here."""
+"""Metrics that are better when smaller, as in the tasks' `directions`. (No plug-in is imported here.)"""
 
 Values = dict[str, float | None]
 """Metrics by name, without `eval/`; None for a value that is not finite."""
@@ -40,8 +42,8 @@ Values = dict[str, float | None]
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """`evaluations`: metrics by step, in order. `kept`: steps with a checkpoint. `directions`: min or max, by watched
-    metric of its checkpoints."""
+    """A run with its evaluations. `evaluations`: metrics by step, in order. `kept`: steps with a checkpoint.
+    `directions`: min or max, by metric that a checkpoint watched."""
 
     name: str
     recipe: JsonObject
@@ -78,27 +80,27 @@ class EvaluatedRun:
         return evaluate if isinstance(evaluate, dict) else {}
 
     def as_loss(self, metric: str, value: float) -> float:
-        """The value with the sign that makes smaller better."""
+        """Return the value, negated if higher is better."""
         configured = self._evaluate.get("direction") if metric == self.watched else None
         default = "min" if metric in LESS_IS_BETTER else "max"
         return value if (configured or self.directions.get(metric, default)) == "min" else -value
 
     def best(self, metric: str) -> tuple[float, int] | None:
-        """The best value of a metric, and the first step with it."""
+        """Return the best value of a metric, and the first step with it; None: the run does not have the metric."""
         values = [
             (value, step) for step, metrics in self.evaluations.items() if (value := metrics.get(metric)) is not None
         ]
         return min(values, key=lambda one: (self.as_loss(metric, one[0]), one[1]), default=None)
 
     def rank(self, metric: str) -> tuple[bool, float]:
-        """The key to sort runs by, the best first and those without the metric last."""
+        """Return the key by which to sort runs: the best first, and runs without the metric last."""
         best = self.best(metric)
         return (True, 0.0) if best is None else (False, self.as_loss(metric, best[0]))
 
 
 def compare(paths: Sequence[str], console: Console, sort: str | None = None, as_csv: bool = False) -> None:
-    """Print one row per run. `sort`: sort by the best value of this metric. Raises UserError for a run without an
-    evaluation, or where no run has the metric."""
+    """Print one row for each run. `sort`: sort by the best value of this metric. Raises UserError for a run without an
+    evaluation, or if no run has the metric."""
     runs = _load_runs(paths)
     if sort is not None:
         known = {name for run in runs for values in run.evaluations.values() for name in values}
@@ -121,7 +123,7 @@ def compare(paths: Sequence[str], console: Console, sort: str | None = None, as_
 
 
 def _if_equal(values: Sequence[str]) -> str | None:
-    """The value that all share; None where they differ."""
+    """Return the value that all have in common; None: they differ."""
     return values[0] if len(set(values)) == 1 else None
 
 
@@ -148,7 +150,7 @@ def _table(runs: Sequence[EvaluatedRun], keys: Mapping[str, Mapping[str, str]], 
 def _fitting(
     runs: Sequence[EvaluatedRun], keys: Mapping[str, Mapping[str, str]], by: str | None, console: Console
 ) -> list[str]:
-    """The first keys whose columns fit beside the metrics without a line break."""
+    """Return the first keys whose columns fit next to the metrics without a line break."""
     columns = list[str]()
     for key in keys:
         if len(columns) == _KEYS:
@@ -161,7 +163,7 @@ def _fitting(
 
 
 def _best_of_all(runs: Sequence[EvaluatedRun], by: str | None) -> str | None:
-    """A line on the best evaluation of all runs; of a single run only where it is not the last evaluation."""
+    """Return a line about the best evaluation of all runs; None: there is nothing to add to the table."""
     if by is None:
         watched = ", ".join(sorted({run.watched for run in runs}))
         return f"best: not decided, the runs watch different metrics: {watched} (--sort METRIC)"
@@ -177,7 +179,7 @@ def _best_of_all(runs: Sequence[EvaluatedRun], by: str | None) -> str | None:
 
 
 def _baselines(runs: Sequence[EvaluatedRun]) -> dict[str, list[str]]:
-    """The names of the runs with each baseline, by its text."""
+    """Return the names of the runs with each baseline, by the baseline's text."""
     names: dict[str, list[str]] = {}
     for run in runs:
         for name, value in run.baseline.items():
@@ -186,8 +188,8 @@ def _baselines(runs: Sequence[EvaluatedRun]) -> dict[str, list[str]]:
 
 
 def _write_csv(runs: Sequence[EvaluatedRun], keys: Mapping[str, Mapping[str, str]], by: str | None) -> None:
-    """Print a header and one row per run. Metrics have full precision: NAME at the last evaluation, first/NAME at the
-    first, and best/NAME for the metric that runs are compared by."""
+    """Print a header and one row for each run, with metrics in full precision. NAME is a metric of the last evaluation,
+    first/NAME of the first, and best/NAME of the best one by the metric that runs are compared by."""
     metrics = list(dict.fromkeys(name for run in runs for name in run.last if "/" not in name))
     out = csv.writer(sys.stdout, lineterminator="\n")
     best = [f"best/{by}", "best/step"] if by else []
@@ -200,14 +202,14 @@ def _write_csv(runs: Sequence[EvaluatedRun], keys: Mapping[str, Mapping[str, str
 
 
 def _shown_metrics(run: EvaluatedRun) -> list[str]:
-    """The loss, the watched metric and preferred ones, without those of single classes."""
+    """Return the loss, the watched metric and preferred metrics, without those of single classes."""
     names = [name for name in run.last if name != "loss" and "/" not in name]
     preferred = [name for name in _PREFERRED if name in names] or names[:2]
     return [name for name in dict.fromkeys(["loss", run.watched, *preferred]) if name in run.last]
 
 
 def _load_runs(paths: Sequence[str]) -> list[EvaluatedRun]:
-    """Raises UserError with the problems of all runs."""
+    """Load all runs. Raises UserError with the problems of all runs."""
     runs, problems = [], list[str | Problem]()
     for path in paths:
         try:
@@ -237,8 +239,8 @@ def _load_run(folder: RunDir) -> EvaluatedRun:
 
 
 def metric_directions(whole: Sequence[SavedCheckpoint]) -> dict[str, str]:
-    """min or max, for each metric that a checkpoint watched. A checkpoint stores the value also as a loss, whose sign
-    differs for max."""
+    """Return min or max for each metric that a checkpoint watched. The direction is found by comparison with the value
+    stored as a loss, which is negated for max."""
     directions = {}
     for saved in whole:
         with suppress(strict_json.DamagedFile, KeyError, TypeError):

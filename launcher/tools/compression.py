@@ -1,6 +1,6 @@
-"""A compressed export: pruned, with int8 weights, as ONNX, or several of these.
+"""Compressed exports: pruned, with int8 weights, as ONNX, or with several of these.
 
-Its weights are written and read again, and what was read is measured beside the original model.
+The weights are written and read again. The resulting model is measured next to the original one.
 """
 
 import copy
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompressionOptions:
-    """`prune`: fraction of the entries of matrices that become zero. `int8`: quantise the weights of linear layers.
-    `onnx`: write an ONNX graph. As text, the words of the default folder name; empty without any option."""
+    """Kinds of compression. `prune`: fraction of the entries of matrices to set to zero. `int8`: quantise the weights
+    of linear layers. `onnx`: write an ONNX graph. str() returns words for the default folder name; empty: no
+    compression."""
 
     prune: float | None = None
     int8: bool = False
@@ -45,7 +46,7 @@ class CompressionOptions:
 
 
 class CompressedExporter(Exporter):
-    """A compressed checkpoint. `model`: the original one, in fp32 on the CPU."""
+    """Exporter of a compressed checkpoint. `model`: the original model, in fp32 on the CPU."""
 
     def __init__(self, run: str, which: str | int, options: CompressionOptions, benchmark: bool):
         os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "DS_ACCELERATOR": "cpu"}  # quiet imports
@@ -74,7 +75,7 @@ class CompressedExporter(Exporter):
             self._method.append(self._benchmark.description)
 
     def _convert(self, model: "torch.nn.Module", to: Path, shard_bytes: int) -> "torch.nn.Module":
-        """Write the weights and their configuration. Returns the model that these files give."""
+        """Write the weights and their configuration. Returns the model loaded from these files."""
         if self._options.onnx:
             from launcher.tools import onnx_export
 
@@ -114,7 +115,7 @@ class CompressedExporter(Exporter):
 
 
 def _check(trained: TrainedModel, options: CompressionOptions) -> None:
-    """Raises UserError for options that do not fit the model."""
+    """Raise UserError for options that do not suit the model."""
     import torch
 
     model, name = trained.model, type(trained.model).__name__
@@ -136,7 +137,7 @@ def _check(trained: TrainedModel, options: CompressionOptions) -> None:
 
 def _prune(model: "torch.nn.Module", fraction: float) -> str:
     """Set the smallest entries of all matrices together to zero (global magnitude pruning). An embedding that is also
-    the matrix of the head is left alone. Returns a note."""
+    the matrix of the head is not pruned. Returns a note."""
     import torch
     from torch.nn.utils import prune
     from transformers.pytorch_utils import Conv1D
@@ -153,7 +154,7 @@ def _prune(model: "torch.nn.Module", fraction: float) -> str:
 
 
 def _state_bytes(model: "torch.nn.Module") -> int:
-    """Bytes of the weights in a file; shared tensors count once."""
+    """Return the bytes of the weights in a file. Shared tensors count once."""
     return sum({id(t): t.nbytes for t in model.state_dict(keep_vars=True).values()}.values())
 
 
@@ -162,7 +163,8 @@ def _file_bytes(folder: Path) -> int:
 
 
 def _describe_input(trained: TrainedModel, inputs: "Inputs") -> Sequence[str]:
-    """The input of an ONNX graph of images: plain onnxruntime has no image processor."""
+    """Return a line about the input of an ONNX graph of images, because onnxruntime has no image processor; empty for
+    others."""
     normalization = trained.recipe.inner_task.normalization
     if len(inputs) != 1 or len(trained.facts.shape) != 3 or normalization is None:
         return []

@@ -1,4 +1,4 @@
-"""The confusion matrix of a classifier: as a table, as a list of the most frequent confusions, and as a picture."""
+"""The confusion matrix of a classifier, as a table, a list of the most frequent confusions, or a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from rich.table import Table
 from launcher.config.atomic_files import write_aside
 
 _PAIRS = 10
-"""Confusions to print where the matrix does not fit."""
+"""Number of confusions to print if the matrix does not fit."""
 _MAX_CLASSES = 40
-"""Classes of the largest matrix to print."""
+"""Maximum number of classes of a matrix to print."""
 
 
 def show(counts: Sequence[Sequence[int]], labels: Sequence[str], console: Console) -> None:
-    """Print the matrix, or where it is too wide the most frequent confusions. `counts`: rows are the truth."""
+    """Print the matrix, or the most frequent confusions if it is too wide. `counts`: a row for each true class."""
     numbers = [str(number) for number in range(1, len(labels) + 1)]
     numbered = [f"{number} {label}" for number, label in zip(numbers, labels, strict=True)]
     for rows, columns in ((labels, labels), (numbered, numbers)) if len(labels) < _MAX_CLASSES else ():
@@ -41,7 +41,8 @@ def show(counts: Sequence[Sequence[int]], labels: Sequence[str], console: Consol
 
 
 def draw(counts: Sequence[Sequence[int]], labels: Sequence[str], title: str, file: Path) -> None:
-    """Draw the matrix as PNG. Colours are fractions of a row; numbers are samples, where there is room for them."""
+    """Draw the matrix as PNG. Colours are fractions of a row; numbers of samples are added if there is room for
+    them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -79,7 +80,7 @@ def _table(counts: Sequence[Sequence[int]], rows: Sequence[str], columns: Sequen
 
 
 def _pairs(counts: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """Pairs of a true and another predicted class, the most frequent first."""
+    """Return the pairs of a true and another predicted class that occur, the most frequent first."""
     values = np.array(counts)
     np.fill_diagonal(values, 0)
     order = np.argsort(-values, axis=None, kind="stable")[: np.count_nonzero(values)]

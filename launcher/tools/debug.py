@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from launcher.train.training_run import Run
 
 _LEARNT = 0.1
-"""Fraction of its first loss below which a batch counts as learnt by heart."""
+"""Fraction of the first loss below which a batch counts as memorised."""
 
 
 def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown: int, console: Console) -> int:
-    """Show the first batch, then train some steps. `overfit`: on that batch alone. `shown`: samples to show. Returns
-    the exit code. Raises UserError."""
+    """Show the first batch, then train some steps. Returns the exit code. `overfit`: train only on that batch. `shown`:
+    number of samples to show. Raises UserError."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    problems = writable_folders.temporary()  # before private_tmp replaces the folder
+    problems = writable_folders.temporary()  # must come before private_tmp replaces the folder
     private_tmp.enter()
-    ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # a name that no run of the user has
+    ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # a name that the user's runs do not have
     recipe = load.recipe(file, [*overrides, *ours])
     prepared = run_setup.validate(recipe, load.local_cluster(), 1, problems)
     with tempfile.TemporaryDirectory(prefix="launcher-debug-") as folder:
@@ -63,7 +63,7 @@ def _session(prepared: run_setup.PreparedRun, steps: int, overfit: bool, shown: 
     if overfit:
         run = replace(run, schedule=constant.Schedule(constant.Config(), steps), steps=steps)
     first, losses = next(iter(run.batches)), list[float]()
-    overflows = run.recipe.train.precision == "fp16"  # expected there: the step is repeated
+    overflows = run.recipe.train.precision == "fp16"  # fp16 may overflow: the step is repeated
     with torch.autograd.set_detect_anomaly(True, check_nan=not overflows):
         for number, batch in zip(
             range(min(steps, run.steps)), _repeat(first) if overfit else run.batches, strict=False
@@ -97,7 +97,7 @@ def _verdict(losses: list[float], console: Console) -> int:
 
 
 def _show(prepared: run_setup.PreparedRun, run: "Run", shown: int, console: Console) -> None:
-    """Print samples as the model gets them, then the shapes and types of a micro-batch."""
+    """Print samples in the form that the model gets, then the shapes and types of a micro-batch."""
     from torch.utils.data import DataLoader
 
     from launcher.prepare import tokenizer
@@ -119,12 +119,12 @@ def _show(prepared: run_setup.PreparedRun, run: "Run", shown: int, console: Cons
 
 
 def _flat(batch: "Mapping[str, torch.Tensor | Mapping[str, torch.Tensor]]") -> "list[tuple[str, torch.Tensor]]":
-    """The tensors of a nested batch with their names."""
+    """Return the tensors of a nested batch with their names."""
     return [pair for k, v in batch.items() for pair in (_flat(v) if isinstance(v, Mapping) else [(k, v)])]
 
 
 def _resident() -> int:
-    """The resident set of this process in bytes."""
+    """Return the resident set of this process in bytes."""
     import psutil
 
     return int(psutil.Process().memory_info().rss)

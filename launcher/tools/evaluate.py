@@ -1,4 +1,4 @@
-"""`launcher evaluate`: evaluate a checkpoint on its run's validation data; print tables and write a report."""
+"""`launcher evaluate`: evaluate a checkpoint on its run's validation data, print tables, and write a report."""
 
 import json
 from pathlib import Path
@@ -17,8 +17,10 @@ from launcher.tools import confusion, tables
 
 
 def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, console: Console) -> Outcome:
-    """Evaluate a checkpoint, print its metrics, and write RUN/report/evaluation-<step>.json, with a picture of the
-    confusion matrix for a classifier. Raises UserError."""
+    """Evaluate a checkpoint, print its metrics, and write RUN/report/evaluation-<step>.json. Returns the outcome.
+
+    For a classifier, a picture of the confusion matrix is written too. Raises UserError.
+    """
     folder = RunDir(Path(run)).report
     problems = writable_folders.unusable(folder, f"the folder {folder}", "make it writable, or copy the run")
     prepared = run_setup.reopen(Path(run), ranks, problems)
@@ -54,7 +56,7 @@ def _show(
 
 
 def _write(folder: RunDir, step: int, evaluation: JsonObject) -> list[Path]:
-    """Write the files of an evaluation. Returns their paths."""
+    """Write the files of an evaluation, and return their paths."""
     folder.report.mkdir(exist_ok=True)
     file = folder.report / f"evaluation-{step}.json"
     write(file, json.dumps({"step": step, **evaluation}, indent=1, ensure_ascii=False))

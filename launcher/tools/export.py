@@ -1,7 +1,7 @@
-"""`launcher export`: a checkpoint of a run as a folder of weights, configuration, tokenizer and model card.
+"""`launcher export`: export a checkpoint as a folder of weights, configuration, tokenizer and model card.
 
-There is one path: load the checkpoint, write it into a hidden folder, add its inputs and its card, rename the folder.
-A checkpoint is exported as it is here, streamed tensor by tensor; `launcher.tools.compression` exports it smaller.
+Every export loads the checkpoint, writes it into a hidden folder, adds its inputs and its card, and renames the folder.
+Here a checkpoint is exported unchanged, streamed tensor by tensor. `launcher.tools.compression` exports a smaller one.
 """
 
 from pathlib import Path
@@ -41,9 +41,12 @@ def export(
     options: CompressionOptions = _UNCOMPRESSED,
     benchmark: bool = True,
 ) -> str:
-    """Export a checkpoint (best, latest, or a step). The folder appears complete or not at all. `shard_size`: the
-    largest file of weights, such as 1GiB. `benchmark`: measure a compressed export on the prepared data. Returns a line
-    on what was written. Raises UserError, with nothing changed, for what cannot be exported or is in the way."""
+    """Export a checkpoint (best, latest, or a step). Returns a line about the written folder.
+
+    The folder appears complete or not at all. `shard_size`: maximum size of a file of weights, such as 1GiB.
+    `benchmark`: measure a compressed export on the prepared data. Raises UserError, with nothing changed, if the
+    checkpoint cannot be exported or the folder is in use.
+    """
     shard_bytes = export_folder.shard_bytes(shard_size)
     to = to or Path(run) / (f"export-{options}" if str(options) else "export")
     final = export_folder.vacant(to)
@@ -62,7 +65,7 @@ def export(
 
 
 class CheckpointExporter(Exporter):
-    """A checkpoint of a transformers model, for from_pretrained. An adapter is merged into the weights."""
+    """Exporter of a transformers model for from_pretrained. An adapter is merged into the weights."""
 
     def __init__(self, run: str, which: str | int):
         self.folder = RunDir(Path(run))
@@ -92,7 +95,7 @@ class CheckpointExporter(Exporter):
 
 
 def _check_run(folder: RunDir) -> None:
-    """Raises UserError for a folder without a run, and for a run whose model is not of transformers."""
+    """Raise UserError for a folder without a run, and for a run whose model is not a transformers model."""
     if folder.recipe.is_file() and folder.facts.is_file() and not folder.model.is_dir() and folder.whole():
         model = load.stored(folder.recipe).value.model
         kind = f"{model.kind} {model.origin}".strip()
@@ -107,8 +110,8 @@ def _check_run(folder: RunDir) -> None:
 
 
 def _architecture(folder: RunDir, recipe: Recipe, device: str = "meta") -> "torch.nn.Module":
-    """The task's transformers model with the configuration of the run, by default without memory for weights. Raises
-    UserError where it needs code that is not trusted."""
+    """Return the task's transformers model with the configuration of the run, on the meta device by default. Raises
+    UserError if it needs code that is not trusted."""
     import torch
     import transformers
 
@@ -117,7 +120,7 @@ def _architecture(folder: RunDir, recipe: Recipe, device: str = "meta") -> "torc
         config = transformers.AutoConfig.from_pretrained(folder.model, trust_remote_code=trusted)
         if not trusted:
             remote_code.refuse_kernels(folder.model, "model")
-        config.problem_type = needs.options.get("problem_type")  # runs of older versions did not set it
+        config.problem_type = needs.options.get("problem_type")  # older versions did not set it
         if recipe.model.kind == "config":
             _transformers.set_token_ids(config, needs, given=recipe.model.model_extra or {})
         model = getattr(transformers, needs.auto_class).from_config(config, trust_remote_code=trusted)

@@ -1,4 +1,4 @@
-"""Size, speed and metrics of an exported model beside the original, on this CPU and the run's own data."""
+"""Comparison of size, speed and metrics of an exported model with the original, on this CPU and the run's own data."""
 
 import statistics
 import time
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     Models = Mapping[str, torch.nn.Module]
 
 _TIMED_BATCHES, ROUNDS = 4, 9
-"""Micro-batches to time, and how often; the median of the rounds counts."""
+"""Number of micro-batches to time, and of rounds. The median of the rounds is reported."""
 
 
 @dataclass(frozen=True)
 class MeasuredModel:
-    """`size`: bytes of the weights on disk. `speed`: samples per second; None: not measured."""
+    """A model with its measurements. `size`: bytes of the weights on disk. `speed`: samples per second; None: not
+    measured."""
 
     name: str
     size: int
@@ -37,7 +38,7 @@ class MeasuredModel:
 
 
 class Benchmark:
-    """The samples that models are measured on: those of validation, or of training in a run without any."""
+    """The samples on which models are measured: validation samples, or training samples if there are none."""
 
     def __init__(self, trained: TrainedModel):
         from launcher.plan import model_requirements
@@ -64,7 +65,7 @@ class Benchmark:
 
     @property
     def description(self) -> str:
-        """What was measured, for a person."""
+        """Sentence that describes the measurement."""
         count = sum(len(batch.ids) for batch in self._timed)
         timed = f"{len(self._timed)} micro-batches of {count} {self.side} samples, the median of {ROUNDS} rounds"
         metrics = f"metrics of {len(self._samples):,} samples; " if self.side == "validation" else ""
@@ -73,13 +74,15 @@ class Benchmark:
         return f"in fp32 on this CPU; {metrics}speed of {timed}"
 
     def example_inputs(self) -> "dict[str, torch.Tensor]":
-        """The model inputs of one micro-batch by name, of two samples or more where there are any such."""
+        """Return the model inputs of one micro-batch by name. It has at least two samples, unless all micro-batches
+        have one."""
         batch = next((one.batch for one in self._timed if len(one.ids) > 1), self._batches[0].batch)
         return dict(batch["inputs"])
 
     def measure(self, models: "Models", sizes: Mapping[str, int], report: Callable[[str], None]) -> list[MeasuredModel]:
-        """Speed and metrics of each model. The models take turns, so that other load on the machine affects all of
-        them. `sizes`: bytes on disk by name. `report`: called with the current activity."""
+        """Return the speed and the metrics of each model. The models are timed in turns, so that other load on the
+        machine affects all of them. `sizes`: bytes on disk by name. `report`: called with a text about the current
+        activity."""
         seconds: dict[str, list[float]] = {name: [] for name in models}
         tasks = {name: self._task(model) for name, model in models.items()}
         for turn in range(1 + ROUNDS):
@@ -112,7 +115,7 @@ class Benchmark:
         return {metric: value for metric, value in metrics.items() if "/" not in metric}
 
     def _run(self, model: "torch.nn.Module", task: "Task", batches: "Iterable[Part]") -> dict[str, list[object]]:
-        """The task's outputs for all samples; nothing for a task whose metrics are not computed."""
+        """Return the task's outputs for all samples; empty for a task whose metrics are not computed."""
         import torch
 
         from launcher.distributed.process_group import ProcessGroup
@@ -126,8 +129,8 @@ class Benchmark:
         return {}
 
     def _task(self, model: "torch.nn.Module") -> "Task":
-        """The run's task. The model is prepared only to learn how a decoder starts: everything else that
-        `prepare_model` sets up makes training cheaper, and an ONNX session has none of it."""
+        """Return the run's task. Only an encoder-decoder is prepared, to find the decoder's start token. The rest of
+        `prepare_model` makes training cheaper, and does not apply to an ONNX session."""
         task = self._trained.task()
         if is_encoder_decoder(model):
             task.prepare_model(model, self._batches[0].batch)
@@ -135,7 +138,7 @@ class Benchmark:
 
 
 def cells(rows: Sequence[MeasuredModel]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The head and the rows of a table of models."""
+    """Return the head and the rows of a table of models."""
     speeds = [[] if row.speed is None else [f"{row.speed:,.0f}"] for row in rows]
     head = ("model", "MiB", *(["samples/s"] if speeds[0] else []), *rows[0].metrics)
     return head, [

@@ -1,4 +1,4 @@
-"""The folder of an export: it appears complete or not at all."""
+"""The folder of an export, which appears complete or not at all."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ _ANOTHER = "name another folder: --to"
 
 
 def shard_bytes(text: str) -> int:
-    """A size such as 1GiB, 500MB or 1000000, in bytes. Raises UserError."""
+    """Return a size such as 1GiB, 500MB or 1000000 in bytes. Raises UserError for other texts."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.lower())
     size = int(float(match[1]) * _UNITS.get(match[2], 0)) if match else 0
     if size < 1:
@@ -27,7 +27,8 @@ def shard_bytes(text: str) -> int:
 
 
 def vacant(to: Path) -> Path:
-    """The absolute path of a folder that is still to be created, or is empty. Raises UserError for any other."""
+    """Return the absolute path of a folder that does not exist yet, or is empty. Raises UserError for any other
+    folder."""
     final = to.resolve()
     if final.exists() and not (final.is_dir() and not any(final.iterdir())):
         raise UserError(f"{to}: is there already, and not empty ({_ANOTHER})")
@@ -35,7 +36,7 @@ def vacant(to: Path) -> Path:
 
 
 def check_space(size: int, final: Path, to: Path) -> None:
-    """Raises UserError where the disk has less than `size` bytes free."""
+    """Raise UserError if the disk has less than `size` bytes free."""
     free = shutil.disk_usage(next(parent for parent in final.parents if parent.exists())).free
     if size > free:
         raise UserError(f"{to}: {human(size)} to write, {human(free)} free on its disk ({_ANOTHER})")
@@ -43,9 +44,11 @@ def check_space(size: int, final: Path, to: Path) -> None:
 
 @contextmanager
 def staged(final: Path, to: Path) -> Iterator[Path]:
-    """A hidden folder to fill. It is renamed to `final` when the block ends without an error, else removed. `to`: the
-    path that the user gave, for messages. Raises UserError where it cannot be created or the disk is full, and where
-    another export has made it meanwhile."""
+    """Yield a hidden folder to fill. It is renamed to `final` when the block ends without an error, else removed.
+
+    `to`: the path that the user gave, for messages. Raises UserError if the folder cannot be created, if the disk is
+    full, or if another export has created `final` in the meantime.
+    """
     with ExitStack() as stack:
         try:
             aside = stack.enter_context(filling(final))
@@ -62,7 +65,7 @@ def staged(final: Path, to: Path) -> Iterator[Path]:
 
 
 def share_mode(folder: Path) -> None:
-    """Give all files the mode of the model card: safetensors lets only the owner read its files."""
+    """Give all files the mode of the model card, because safetensors lets only the owner read its files."""
     mode = (folder / "README.md").stat().st_mode
     for file in folder.iterdir():
         if file.is_file():

@@ -1,4 +1,4 @@
-"""The tokenizer or the image processor of an export, with which plain transformers prepares inputs as training did."""
+"""The tokenizer or image processor of an export. With it, plain transformers prepares inputs as in training."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ _TYPES = "token_type_ids"
 
 
 def add_inputs(folder: RunDir, recipe: Recipe, model: "torch.nn.Module", to: Path) -> None:
-    """Write the tokenizer of a run, or its image processor. `model`: the run's, with or without weights."""
+    """Write the tokenizer of a run, or its image processor. `model`: that of the run, with or without weights."""
     if folder.tokenizer.is_dir():
         shutil.copytree(folder.tokenizer, to, dirs_exist_ok=True)
         _adapt_tokenizer(folder, recipe, model, to)
@@ -38,22 +38,22 @@ def add_inputs(folder: RunDir, recipe: Recipe, model: "torch.nn.Module", to: Pat
 
         mean, deviation = (3 // len(values) * values for values in normalization)
         size = {"height": shape[1], "width": shape[2]}
-        bilinear = 2  # PIL's number
+        bilinear = 2  # PIL's number for it
         ViTImageProcessorPil(size=size, image_mean=mean, image_std=deviation, resample=bilinear).save_pretrained(to)
 
 
 def padding_side(recipe: Recipe, model: "torch.nn.Module", facts: Facts) -> Padding | None:
-    """The side on which the texts of a batch may be padded, found with a small copy of the model; None: unknown."""
+    """Return the side on which texts of a batch may be padded, found with a small copy of the model; None: unknown."""
     if not facts.vocab_size or not is_transformers(model):
         return None
     try:
         return _tiny_model.padding(model, model_requirements.of(recipe, facts))
-    except UserError:  # the model was trained, so it takes its samples, whatever the copy does
+    except UserError:  # the model was trained, so that it takes its samples even if the copy fails
         return None
 
 
 def _continues_texts(recipe: Recipe) -> bool:
-    """Whether the model continues its input, which then has no end token."""
+    """Return whether the model continues its input, which then must not have an end token."""
     return plugins.task(recipe.inner_task).auto_class == "AutoModelForCausalLM"
 
 
@@ -82,8 +82,10 @@ def _adapt_tokenizer(folder: RunDir, recipe: Recipe, model: "torch.nn.Module", t
 
 
 def _special_tokens(settings: JsonObject, encoder: Encoder, recipe: Recipe, facts: Facts) -> dict[str, str]:
-    """The special tokens that the files lack: begin and end tokens for a generating model, and a padding token. A
-    classifier finds the last token of a text by the padding token, so it gets none but that of training."""
+    """Return the special tokens that the files lack: begin and end tokens for a generating model, and a padding token.
+
+    A classifier only gets the padding token of training, because it finds the last token of a text by it.
+    """
     auto_class, name = plugins.task(recipe.inner_task).auto_class, encoder.backend.id_to_token
     end, pad = facts.end_token_id, facts.pad_token_id
     tokens = dict[str, str | None]()
@@ -100,7 +102,7 @@ def _special_tokens(settings: JsonObject, encoder: Encoder, recipe: Recipe, fact
 
 
 def _takes_token_types(encoder: Encoder, recipe: Recipe, model: "torch.nn.Module") -> bool:
-    """Whether the model takes token types: training used them, or those of a single text change nothing."""
+    """Return whether the model takes token types: training used them, or those of a single text have no effect."""
     if "question" in plugins.task(recipe.inner_task).columns or has_text_pairs(recipe):
         return encoder.gives_types
     embedded = any(name.endswith("token_type_embeddings") for name, _ in model.named_modules())
@@ -108,7 +110,7 @@ def _takes_token_types(encoder: Encoder, recipe: Recipe, model: "torch.nn.Module
 
 
 def _set_frame(encoder: Encoder, suffix: list[int]) -> bool:
-    """Make the tokenizer put the encoder's prefix and this suffix around a text. Returns whether it had to change."""
+    """Make the tokenizer add the encoder's prefix and this suffix to a text. Returns whether it was changed."""
     from tokenizers import processors
 
     backend, prefix = encoder.backend, encoder.prefix.tolist()
@@ -130,7 +132,7 @@ def _set_frame(encoder: Encoder, suffix: list[int]) -> bool:
 
 
 def _set_prefix_space(backend: "Tokenizer") -> bool:
-    """Make a byte-level tokenizer put a space before the first word of a text too. Returns whether it had to change."""
+    """Make a byte-level tokenizer also put a space before the first word of a text. Returns whether it was changed."""
     spec = json.loads(backend.to_str())
     byte_level = [part for part in _pre_tokenizers(spec["pre_tokenizer"]) if part["type"] == "ByteLevel"]
     if not byte_level or byte_level[0].get("add_prefix_space"):
@@ -141,7 +143,7 @@ def _set_prefix_space(backend: "Tokenizer") -> bool:
 
 
 def _pre_tokenizers(component: JsonObject | None) -> Iterator[JsonObject]:
-    """A pre-tokenizer and, of a sequence, its parts."""
+    """Yield a pre-tokenizer and, if it is a sequence, its parts."""
     if component is not None:
         yield component
         for part in component.get("pretokenizers", []):

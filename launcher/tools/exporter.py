@@ -1,4 +1,4 @@
-"""What every kind of export does: load a checkpoint of a run, write its weights, and describe them in a model card."""
+"""Base class of all exports: load a checkpoint of a run, write its weights, and describe them in a model card."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 class Exporter(ABC):
-    """A checkpoint that is ready to be written. `model`: its architecture, with or without weights. `nbytes`: the size
-    of the weights to write; 0 where it is not known before."""
+    """A checkpoint that is ready to be written. `model`: its architecture, with or without weights. `nbytes`: size of
+    the weights to write; 0: not known yet."""
 
     folder: RunDir
     saved: SavedCheckpoint
@@ -28,23 +28,23 @@ class Exporter(ABC):
 
     @abstractmethod
     def write_weights(self, to: Path, shard_bytes: int, console: Console) -> None:
-        """Write the weights and their configuration into a folder. Raises UserError where the model cannot be
+        """Write the weights and their configuration into a folder. Raises UserError if the model cannot be
         converted."""
 
     @abstractmethod
     def card(self) -> str:
-        """The text of the model card, after the weights were written."""
+        """Return the text of the model card. The weights must have been written."""
 
     @abstractmethod
     def summary(self, to: Path) -> str:
-        """One line on what was written into a folder."""
+        """Return the beginning of a line about the written folder."""
 
     def show(self, console: Console) -> None:  # noqa: B027 most have nothing to show
-        """Print measurements."""
+        """Print measurements, if there are any."""
 
 
 def check_norms(folder: RunDir) -> None:
-    """Raises UserError for a transformers model whose batch norms became group norms."""
+    """Raise UserError for a transformers model whose batch norms were replaced by group norms."""
     advice = "a run of this recipe under another name writes one to copy"
     config = strict_json.read_object(folder.model / "config.json", advice)
     if config.get("batch_norm") == "group":

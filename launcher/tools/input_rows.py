@@ -1,4 +1,4 @@
-"""The rows of `--data`: a file, a folder of images, or any source of a recipe."""
+"""The rows of `--data`, from a file, a folder of images, or any source of a recipe."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -23,13 +23,13 @@ _SOURCES: dict[str, JsonObject] = {
     ".arrow": {"kind": "arrow"},
     ".txt": {"kind": "text", "document": "line"},
 }
-"""The source of a file by its suffix."""
+"""Source of a file, by the file's suffix."""
 _COLUMNS = SourceConfig.model_fields.keys() - {"kind", "limit", "on_bad_row"}
 
 
 def source_config(data: str, train: Plugin) -> SourceConfig:
-    """The Config of the source that `--data` names. By default its columns have the names of the training source.
-    Raises UserError."""
+    """Return the Config of the source that `--data` names. By default, columns have the same names as in the training
+    source. Raises UserError."""
     keys = _parse_map(data) if data.lstrip().startswith("{") else _file_source(Path(data))
     while mixed := plugins.source(train).mixed():
         train = next(iter(mixed.values()))[0]
@@ -52,8 +52,10 @@ def source_config(data: str, train: Plugin) -> SourceConfig:
 def read_rows(
     config: SourceConfig, source: Source, parts: Sequence[Part], columns: tuple[str, ...]
 ) -> Iterator[Row | BadRow]:
-    """The rows in their order; those of an image folder with their `file`. `source`: that of the Config. Raises
-    UserError for a bad row, unless the source skips them."""
+    """Yield the rows in their order. Rows of an image folder have their file name as `file`.
+
+    `source`: the source of the Config. Raises UserError for a bad row, unless the source skips bad rows.
+    """
     every = (row for part in parts for row in _part_rows(config, source.rows(columns, KEY, part), part))
     for row in islice(every, config.limit):
         if isinstance(row, BadRow) and (isinstance(row.missing, KeptColumn) or config.on_bad_row == "fail"):
@@ -62,7 +64,7 @@ def read_rows(
 
 
 def _advice(row: BadRow, config: SourceConfig) -> str:
-    """How to read a bad row, or skip it."""
+    """Return advice on how to read or skip a bad row; may be empty."""
     if isinstance(row.missing, KeptColumn):
         return ""
     if row.missing:

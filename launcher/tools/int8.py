@@ -17,8 +17,8 @@ _SCALE = ".weight_scale"
 
 
 def quantized(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy for the CPU whose linear layers have int8 weights, with a scale per row. Inputs are quantised at run
-    time."""
+    """Return a copy on the CPU whose linear layers have int8 weights, with a scale for each row. Inputs are quantised
+    at run time."""
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
     with _ignored_warnings():
@@ -27,13 +27,13 @@ def quantized(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def layers(model: torch.nn.Module) -> list[str]:
-    """The names of the quantised layers."""
+    """Return the names of the quantised layers."""
     kind = torch.ao.nn.quantized.dynamic.Linear
     return [name for name, module in model.named_modules() if isinstance(module, kind)]
 
 
 def save(model: torch.nn.Module, auto: str, folder: Path) -> None:
-    """Save a quantised transformers model and its configuration. `auto`: its auto class."""
+    """Save a quantised transformers model and its configuration. `auto`: the transformers auto class."""
     from safetensors.torch import save_file
 
     names, tensors = layers(model), dict[str, torch.Tensor]()
@@ -52,8 +52,8 @@ def save(model: torch.nn.Module, auto: str, folder: Path) -> None:
 
 
 def load(folder: str | Path, attention: str | None = None) -> torch.nn.Module:
-    """Load a model that `save` wrote, in eval mode. It is called like the transformers model that was quantised.
-    `attention`: the implementation of attention. Raises UserError for a file that lacks a parameter."""
+    """Load a model that `save` wrote, in eval mode. It is called like the original transformers model. `attention`:
+    implementation of attention. Raises UserError for a file without one of the parameters."""
     import transformers
     from safetensors import safe_open
     from safetensors.torch import load_file
@@ -83,7 +83,7 @@ def load(folder: str | Path, attention: str | None = None) -> torch.nn.Module:
 
 
 def _layer(weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module:
-    """A quantised linear layer. weight: int8, shape (out, in); scale: shape (out,)."""
+    """Return a quantised linear layer. weight: int8, shape (out, in); scale: shape (out,)."""
     layer = torch.ao.nn.quantized.dynamic.Linear(weight.shape[1], weight.shape[0], bias is not None)
     zeros = torch.zeros(len(weight), dtype=torch.int64)
     with _ignored_warnings():
@@ -93,7 +93,7 @@ def _layer(weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None)
 
 @contextmanager
 def _ignored_warnings() -> Iterator[None]:
-    """Ignore torch's warning at each use that torchao will replace this."""
+    """Ignore, inside the block, torch's warning that torchao will replace this."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

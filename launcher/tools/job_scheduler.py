@@ -1,4 +1,4 @@
-"""The scheduler of a job that was submitted before."""
+"""The scheduler of a submitted job."""
 
 from typing import cast
 
@@ -14,14 +14,14 @@ from launcher.storage.run_dir import RunDir
 
 
 def options(config: SchedulerConfig) -> JsonObject:
-    """The options of a scheduler as they are recorded with a job: without secrets and variables."""
+    """Return the options of a scheduler in the form in which a job records them: without secrets and variables."""
     return cast(JsonObject, _without_secrets(config.model_dump(mode="json", exclude={"kind"})))
 
 
 def of(folder: RunDir, job: job_log.Job) -> Scheduler[RenderedJob]:
-    """The scheduler that knows a job of a run, with the options that it was submitted with. Raises UserError where its
-    code is not trusted, since the run may be somebody else's."""
-    last = _of_last_start(folder)  # which may have another profile
+    """Return the scheduler of a run's job, with the options of the submission. Raises UserError if its code is not
+    trusted, because the run may be somebody else's."""
+    last = _of_last_start(folder)  # the last start may have another profile
     if last is not None and last.kind == job.scheduler and job.options in (None, options(last)):
         return plugins.scheduler(last)
     return plugins.scheduler(_recorded(folder, job))
@@ -30,12 +30,12 @@ def of(folder: RunDir, job: job_log.Job) -> Scheduler[RenderedJob]:
 def _of_last_start(folder: RunDir) -> SchedulerConfig | None:
     try:
         return load.stored_cluster(folder.cluster).value.scheduler
-    except UserError:  # reported below where the profile is needed
+    except UserError:  # reported below if the profile is needed
         return None
 
 
 def _recorded(folder: RunDir, job: job_log.Job) -> SchedulerConfig:
-    """The options in the job log; without any, as of an earlier launcher, the defaults of the kind."""
+    """Return the options in the job log; if there are none, as from an earlier launcher, the defaults of the kind."""
     keys = {**(job.options or {}), "kind": job.scheduler}
     try:
         with trust.loading(folder.job_log):

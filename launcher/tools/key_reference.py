@@ -1,6 +1,6 @@
 """The reference of all keys of a recipe and a cluster profile as Markdown, generated from the Configs.
 
-`python -m launcher.tools.key_reference > docs/reference.md` writes the file of the documentation.
+`python -m launcher.tools.key_reference > docs/reference.md` writes the page of the documentation.
 """
 
 import inspect
@@ -24,13 +24,13 @@ _FAMILIES = {
     "model": "models", "data.train": "data", "task": "tasks", "optimizer": "optimizers", "schedule": "lr_schedules",
     "strategy": "strategies", "sinks": "sinks",
 }  # fmt: skip
-"""Plug-in folders by the key of the recipe that names one of their kinds."""
+"""Plug-in folders, by the recipe key that names a kind in the folder."""
 
 _SCALARS: dict[object, str] = {
     int: "integer", float: "number", bool: "true or false", str: "text", dict: "map", type(None): "",
 }  # fmt: skip
 _SHARED_ROWS = 3
-"""Keys that some kinds of a family share are listed once where they are at least this many."""
+"""Minimum number of keys that some kinds of a family share, to list them once."""
 
 _PREFACE = """\
 # Reference of all keys
@@ -45,7 +45,7 @@ Row = tuple[str, str, str, str]
 
 
 def reference() -> str:
-    """The whole page: the recipe, then the cluster profile."""
+    """Return the whole page: the recipe, then the cluster profile."""
     parts = [_PREFACE, "## Recipe\n", _table(_rows(Recipe, depth=0))]
     for key, field in Recipe.model_fields.items():
         parts += _recipe_section(key, field)
@@ -60,7 +60,7 @@ def reference() -> str:
 
 
 def _schedulers() -> dict[str, type[Strict]]:
-    """The Config of each scheduler with keys of its own: the section of a profile that is named after the kind."""
+    """Return the Config of each scheduler that has keys, by kind. The section of a profile is named after the kind."""
     return {kind: config for kind, config in _configs("schedulers").items() if _rows(config)}
 
 
@@ -78,12 +78,12 @@ def _recipe_section(key: str, field: FieldInfo) -> Iterator[str]:
 
 
 def _configs(folder: str) -> dict[str, type[Strict]]:
-    """The Config of each kind of a plug-in folder."""
+    """Return the Config of each kind of a plug-in folder."""
     return {kind: kinds.module(folder, kind).Config for kind in kinds.available(folder)}
 
 
 def _family(key: str, configs: Mapping[str, type[Strict]]) -> Iterator[str]:
-    """A section for each kind, after those keys that several of them share."""
+    """Yield a section for each kind. Keys that several kinds share come first."""
     rows = {kind: _rows(config) for kind, config in configs.items()}
     users: dict[Row, tuple[str, ...]] = {
         row: tuple(kind for kind, listed in rows.items() if row in listed) for listed in rows.values() for row in listed
@@ -114,16 +114,16 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _text(config: type[Strict]) -> Iterator[str]:
-    """The description of a Config, as one paragraph."""
+    """Yield the description of a Config, as one paragraph; nothing if there is none."""
     if text := " ".join(inspect.cleandoc(vars(config).get("__doc__") or "").split()):
         yield text + "\n"
 
 
 def _rows(config: type[Strict], prefix: str = "", depth: int = 2) -> list[Row]:
-    """A row for each key, followed by those of the maps below it. `depth`: levels of maps that are listed here."""
+    """Return a row for each key, followed by the rows of the maps below it. `depth`: levels of maps to list."""
     rows: list[Row] = []
     for name, field in config.model_fields.items():
-        if name == "kind" and len(get_args(field.annotation)) == 1:  # the kind that the section is about
+        if name == "kind" and len(get_args(field.annotation)) == 1:  # the section is about this kind
             continue
         path, maps = prefix + name, _maps(field.annotation)
         rows.append((path, _values(field), _default(field), " ".join((field.description or "").split())))
@@ -134,7 +134,8 @@ def _rows(config: type[Strict], prefix: str = "", depth: int = 2) -> list[Row]:
 
 
 def _maps(annotation: object) -> list[type[Strict]]:
-    """The Configs that an annotation names; not the bases of plug-ins, whose kinds have sections of their own."""
+    """Return the Configs in an annotation. Bases of plug-ins are left out, because their kinds have separate
+    sections."""
     if isinstance(annotation, type) and issubclass(annotation, Strict):
         base = annotation is ModelConfig or annotation.__module__ == Plugin.__module__
         return [] if base else [annotation]
@@ -159,7 +160,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _yaml(value: object) -> str:
-    """A value as a recipe has it, in one line."""
+    """Return a value in one line, as in a recipe."""
     if isinstance(value, str) and value:
         return value
     if isinstance(value, list):
@@ -172,7 +173,7 @@ def _values(field: FieldInfo) -> str:
 
 
 def _named(annotation: object, metadata: Sequence[object] = ()) -> str:
-    """The values that an annotation allows, in words."""
+    """Return the values that an annotation allows, in words."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         inner = [one for extra in parts[1:] for one in (extra.metadata if isinstance(extra, FieldInfo) else [extra])]
@@ -193,13 +194,13 @@ def _named(annotation: object, metadata: Sequence[object] = ()) -> str:
 
 
 def _plural(values: str) -> str:
-    """Such as `numbers > 0` for `number > 0`."""
+    """Return the plural of a description of values, such as `numbers > 0` for `number > 0`."""
     noun, space, rest = values.partition(" ")
     return f"{noun}s{space}{rest}" if noun in ("integer", "number", "text", "map") else values
 
 
 def _bounds(annotation: object, metadata: Sequence[object]) -> str:
-    """The limits of a number, such as ` > 0, ≤ 1`."""
+    """Return the limits of a number, such as ` > 0, ≤ 1`; empty if there are none."""
     if annotation not in (int, float):
         return ""
     limits: dict[str, Any] = {}

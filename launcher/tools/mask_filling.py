@@ -1,7 +1,7 @@
-"""Fill the mask tokens in texts with a masked language model.
+"""Filling of the mask tokens in texts with a masked language model.
 
-Texts of equal length are computed together, without padding. Results equal those of the fill-mask pipeline of
-transformers for each text alone.
+Texts of equal length are computed together, without padding. The results equal those of transformers' fill-mask
+pipeline for each text alone.
 """
 
 from collections import defaultdict
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DEFAULT = 5
-"""Tokens to propose for each mask, as in the pipeline."""
+"""Number of tokens to propose for each mask, as in the pipeline."""
 _ROWS, _TOKENS = 32, 2**14
-"""Maximum texts of a micro-batch, and their tokens."""
+"""Maximum number of texts, and of tokens, in a micro-batch."""
 
 
 class MaskFiller:
-    """`length`: maximum tokens of a text. `top_k`: tokens to propose for a mask. `precision`: that of training."""
+    """A masked language model that fills masks. `length`: maximum tokens of a text. `top_k`: number of tokens to
+    propose for a mask. `precision`: that of training."""
 
     def __init__(
         self, model: "torch.nn.Module", tokenizer: "PreTrainedTokenizerBase", length: int, top_k: int, precision: str,
@@ -34,8 +35,11 @@ class MaskFiller:
         return self._tokenizer.mask_token in text
 
     def fill(self, texts: Sequence[str]) -> list[Prediction]:
-        """For each text `fills`: one list per mask of its most probable tokens, each with `token` (its text), `id` and
-        `probability`. A truncated text has `truncated`; a text with a mask beyond the cut has `error` instead."""
+        """Return a prediction for each text. `fills`: for each mask, a list of its most probable tokens.
+
+        Each token has `token` (its text), `id` and `probability`. A truncated text also has `truncated`. If a mask is
+        cut off, the text has only `error`.
+        """
         if not texts:
             return []
         mask = self._tokenizer.mask_token_id
@@ -58,7 +62,7 @@ class MaskFiller:
         return answers
 
     def _fills(self, rows: Sequence[Sequence[int]]) -> list[list[list[Prediction]]]:
-        """For each row of token ids the proposals for each of its masks. The rows have one length."""
+        """Return for each row of token ids a list of proposals for each of its masks. All rows have the same length."""
         import torch
 
         from launcher.train.precision import autocast

@@ -1,4 +1,4 @@
-"""The model card of an export: model, data, recipe, metrics, and the lines that load it."""
+"""The model card of an export: model, data, recipe, metrics, and lines of Python that load it."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 _TASKS = {"mlm": "masked language modelling", "causal_lm": "causal language modelling", "seq2seq": "texts from texts"}
-"""Kinds of tasks in words, where the kind itself is not clear."""
+"""Descriptions of kinds of tasks whose name is not clear."""
 
 
 def checkpoint_card(folder: RunDir, saved: SavedCheckpoint, recipe: Recipe, model: "torch.nn.Module") -> str:
-    """The card, as Markdown, of a checkpoint for plain transformers."""
+    """Return the Markdown card of a checkpoint that plain transformers can load."""
     facts = of_run(folder.path)
     load = python(load_lines(_auto_class(recipe), recipe, facts))
     if padding_side(recipe, model, facts) is Padding.NONE:
@@ -37,8 +37,11 @@ def checkpoint_card(folder: RunDir, saved: SavedCheckpoint, recipe: Recipe, mode
 def compressed_card(
     trained: TrainedModel, model: "torch.nn.Module", options: str, lines: Sequence[str], paragraphs: Sequence[str]
 ) -> str:
-    """The card of a compressed export. `model`: the original; `options`: how it was compressed; `lines`: Python that
-    loads the folder; `paragraphs`: what changed, and measurements."""
+    """Return the Markdown card of a compressed export.
+
+    `model`: the original model; `options`: how it was compressed; `lines`: Python that loads the folder; `paragraphs`:
+    changes and measurements.
+    """
     section = ["## Made small", f"It is {options}.", *paragraphs]
     return _card(trained.folder, trained.saved, trained.recipe, model, trained.facts, python(lines), section)
 
@@ -79,13 +82,13 @@ def _card(
 
 
 def checkpoint_metrics(saved: SavedCheckpoint) -> dict[str, float]:
-    """The metrics of the evaluation at this checkpoint; empty without one. Raises DamagedFile."""
+    """Return the metrics of the evaluation at this checkpoint; empty: there is none. Raises DamagedFile."""
     values = saved.state.get("evaluation") or {}
     return {key.removeprefix("eval/"): value for key, value in values.items() if key.startswith("eval/")}
 
 
 def metrics_section(saved: SavedCheckpoint, metrics: Mapping[str, float]) -> str:
-    """The metrics of a checkpoint as a table."""
+    """Return the metrics of a checkpoint as a table."""
     if not metrics:
         return f"This checkpoint, of step {saved.step:,}, was not evaluated."
     rows = [(name, f"{value:.4f}") for name, value in metrics.items()]
@@ -113,14 +116,14 @@ def _data(recipe: Recipe, facts: Facts) -> str:
 
 
 def environment(folder: RunDir) -> Environment:
-    """The versions and the commit of the last start; empty where none were recorded. Raises DamagedFile."""
+    """Return the versions and the commit of the last start; empty: none were recorded. Raises DamagedFile."""
     if not strict_json.exists(folder.environment):
         return Environment()
     return strict_json.read(folder.environment, Environment, "launcher run writes it again")
 
 
 def software_section(folder: RunDir) -> str:
-    """The versions of Python and its packages as a table. Raises DamagedFile."""
+    """Return the versions of Python and its packages as a table. Raises DamagedFile."""
     known = environment(folder)
     rows = [("Python", known.python)] if known.python else []
     rows += known.versions.items()
@@ -129,12 +132,12 @@ def software_section(folder: RunDir) -> str:
 
 
 def python(lines: Sequence[str]) -> str:
-    """A Markdown block of Python code."""
+    """Return a Markdown block of Python code."""
     return "\n".join(["```python", *lines, "```"])
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A Markdown table. All columns but the first are aligned to the right."""
+    """Return a Markdown table. All columns except the first are right-aligned."""
     align = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in (head, align, *rows))
 

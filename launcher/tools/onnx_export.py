@@ -1,4 +1,4 @@
-"""Export a model as an ONNX graph, quantise it, and run it like the model."""
+"""Export of a model as an ONNX graph, its quantisation, and inference with the graph."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ Inputs = Mapping[str, torch.Tensor]
 
 
 def check_installed() -> None:
-    """Raises UserError where a package that the export needs is not installed."""
+    """Raise UserError if a package that the export needs is not installed."""
     from importlib.util import find_spec
 
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
@@ -26,8 +26,8 @@ def check_installed() -> None:
 
 
 def write(model: torch.nn.Module, inputs: Inputs, file: Path) -> None:
-    """Export with a variable number of samples, and of tokens where the inputs have any. `inputs`: an example with at
-    least two samples. Raises UserError where torch cannot export the model."""
+    """Export a graph with a variable number of samples and, if the inputs have tokens, of tokens. `inputs`: an example
+    with at least two samples. Raises UserError if torch cannot export the model."""
     inputs = _with_mask(inputs)
     with torch.no_grad():
         outputs = list(_tensors_by_name(model(**inputs)))
@@ -51,14 +51,14 @@ def quantize(file: Path) -> None:
 
     aside = file.with_name(f".{file.name}")
     model = onnx.load(file)
-    del model.graph.value_info[:]  # shapes from before torch folded constants
+    del model.graph.value_info[:]  # these shapes are older than torch's constant folding
     with _quiet("root"):
         quantize_dynamic(model, aside, weight_type=QuantType.QInt8, per_channel=True)
     aside.replace(file)
 
 
 class Session(torch.nn.Module):  # type: ignore[misc]
-    """An ONNX file that is called like the model that it was exported from."""
+    """An ONNX file that is called in the same way as the original model."""
 
     def __init__(self, file: Path):
         import onnxruntime
@@ -79,7 +79,7 @@ class Session(torch.nn.Module):  # type: ignore[misc]
 
 
 class _PositionalModel(torch.nn.Module):  # type: ignore[misc]
-    """A model with positional inputs and a tuple of tensors as its output."""
+    """A model with positional inputs. The output is a tuple of tensors."""
 
     def __init__(self, model: torch.nn.Module, names: list[str]):
         super().__init__()
@@ -90,28 +90,28 @@ class _PositionalModel(torch.nn.Module):  # type: ignore[misc]
 
 
 def _tensors_by_name(output: torch.Tensor | Mapping[str, object]) -> dict[str, torch.Tensor]:
-    """The tensors of a model's output by name; a bare tensor is `logits`."""
+    """Return the tensors of a model's output by name. A bare tensor is named `logits`."""
     if isinstance(output, torch.Tensor):
         return {"logits": output}
     return {name: value for name, value in output.items() if isinstance(value, torch.Tensor)}
 
 
 def _with_mask(inputs: Inputs) -> Inputs:
-    """The inputs with an attention mask, which batches without padding lack."""
+    """Return the inputs with an attention mask, which batches without padding do not have."""
     if "input_ids" in inputs and "attention_mask" not in inputs:
         return {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
     return inputs
 
 
 def _dynamic_axes(tensor: torch.Tensor) -> dict[int, object]:
-    """The axes of variable size: samples, and tokens in a matrix of integers."""
+    """Return the axes of variable size: samples and, in a matrix of integers, tokens."""
     axes = (0, 1) if tensor.ndim == 2 and not tensor.is_floating_point() else (0,)
     return dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
 
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Suppress warnings, and the messages of the named loggers below level ERROR, within the block.
+    """Suppress warnings, and messages of the named loggers below level ERROR, inside the block.
 
     The name `root` stands for the root logger.
     """

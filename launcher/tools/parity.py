@@ -1,6 +1,6 @@
 """`launcher parity`: compare a few steps of each layout with those of a single process.
 
-A layout is a strategy with its options on a number of ranks. It affects speed and memory only: losses, gradient norms
+A layout is a strategy with its options, on a number of ranks. It affects only speed and memory. Losses, gradient norms
 and digests of the data must equal those of one process.
 """
 
@@ -29,16 +29,22 @@ from launcher.prepare import run_setup
 from launcher.storage.run_dir import RunDir
 
 TOLERANCE = {"fp64": (1e-10, 1e-8), "fp32": (1e-5, 1e-4), "fp16": (2**-11, 2**-9), "bf16": (2**-8, 2**-6)}
-"""Allowed relative differences at the first step, and at any step, by precision. Layouts sum the same numbers in
-another order, so they differ by rounding. fp16 and bf16 keep 11 and 8 bits of an activation, and a different padding
-already changes the last one: one unit of it is allowed at the first step, and four at any step."""
+"""Allowed relative differences at the first step, and at any step, by precision.
+
+Layouts add up the same numbers in another order, so that they differ by rounding. fp16 and bf16 keep 11 and 8 bits of
+an activation, and different padding already changes the last one. One unit of the last bit is allowed at the first
+step, and four at any step.
+"""
 
 
 @dataclass(frozen=True)
 class Row:
-    """The result of a layout. `losses`, `grad_norms`: by step. `first`, `largest`: relative difference of either from
-    the single process, at the first step and at any. `data`: whether the digests of the data are equal. `memory`: peak
-    of a rank, in bytes; `estimate`: the plan's. `wrong`: why it failed."""
+    """The result of a layout.
+
+    `losses`, `grad_norms`: by step. `first`, `largest`: maximum relative difference of both from the single process, at
+    the first step and at any step. `data`: whether the digests of the data are equal. `memory`: peak of a rank, in
+    bytes; `estimate`: the plan's estimate of it. `wrong`: why the layout failed.
+    """
 
     layout: str
     ranks: int
@@ -55,8 +61,8 @@ class Row:
 
 
 def load_recipe(file: str, overrides: Sequence[str]) -> Loaded[Recipe]:
-    """The recipe as parity runs it, on a single process. The learning rate is constant, since the first updates of a
-    warmup are too small to change a loss. Raises UserError."""
+    """Return the recipe with the settings of parity, for a single process. The learning rate is constant, because the
+    first updates of a warmup are too small to change a loss. Raises UserError."""
     ours = [f"name=parity-{os.getpid()}", "strategy=single", "sinks=[]", "schedule=constant"]
     return load.recipe(file, ["train.strict_contract=true", *overrides, *ours])
 
@@ -64,8 +70,11 @@ def load_recipe(file: str, overrides: Sequence[str]) -> Loaded[Recipe]:
 def parity(
     loaded: Loaded[Recipe], strategies: str | None, ranks: Sequence[int], steps: int, cluster: Cluster
 ) -> Iterator[Row]:
-    """The single process, then each layout on each number of ranks. `strategies`: layouts as `label` prints them, with
-    commas between them; None: all. Raises UserError before anything starts."""
+    """Yield the result of the single process, then of each layout on each number of ranks.
+
+    `strategies`: layouts in the form of `label`, separated by commas; None: all. Raises UserError before anything
+    starts.
+    """
     if not (problems := writable_folders.ranks(loaded.value, cluster, max(ranks, default=1))):
         execute.warm_up(launch_spec.imports(loaded.value))
     prepared = run_setup.validate(loaded, cluster, 1, problems)
@@ -84,7 +93,7 @@ def parity(
 
 
 def label(recipe: Recipe) -> str:
-    """The layout of a recipe in the form of --strategies: kind:key=value."""
+    """Return the layout of a recipe in the form of --strategies: kind:key=value."""
     keys = recipe.strategy.model_dump(mode="json", exclude_unset=True)
     parts = [f"{key}={value}" for key, value in keys.items() if key != "kind"]
     parts += ["train.compile=true"] if recipe.train.compile else []
@@ -94,7 +103,7 @@ def label(recipe: Recipe) -> str:
 
 
 def rank_counts(text: str) -> list[int]:
-    """Parse rank counts such as `2,4`. Raises UserError."""
+    """Return the numbers in a text such as `2,4`. Raises UserError for other texts."""
     words = text.split(",")
     if not all(word.strip().isdigit() and int(word) > 0 for word in words):
         raise UserError(f"--ranks {text}: numbers with commas between them, such as 2,4")
@@ -104,7 +113,7 @@ def rank_counts(text: str) -> list[int]:
 def report(
     loaded: Loaded[Recipe], strategies: str | None, ranks: Sequence[int], steps: int, cluster: Cluster, json: bool
 ) -> int:
-    """Run all layouts and print the table, or JSON. Returns the exit code: 1 where a layout differs."""
+    """Run all layouts and print the table, or JSON. Returns the exit code: 1 if a layout differs, else 0."""
     progress, rows = Console(stderr=True), list[Row]()
     with progress.status("one process"):
         for row in parity(loaded, strategies, ranks, steps, cluster):
@@ -142,14 +151,14 @@ def show(rows: Sequence[Row], precision: str, console: Console) -> None:
 
 
 def as_json(rows: Sequence[Row]) -> str:
-    """A JSON list of objects. NaN becomes null."""
+    """Return the results as a JSON list of objects. NaN becomes null."""
     plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(row).items()} for row in rows]
     return json.dumps(plain, indent=1)
 
 
 @dataclass(frozen=True)
 class _ShortRuns:
-    """Runs of `steps` steps, each in a folder of its own below `folder`."""
+    """Runs of `steps` steps, each in a separate folder below `folder`."""
 
     prepared: run_setup.PreparedRun
     file: str
@@ -158,7 +167,7 @@ class _ShortRuns:
     folder: Path
 
     def measure(self, recipe: Recipe, ranks: int) -> JsonObject:
-        """The records of rank 0, and its memory. Raises UserError."""
+        """Run a layout, and return the records of rank 0 and the peak memory. Raises UserError."""
         folder = RunDir(self.folder / str(len(list(self.folder.iterdir()))))
         planned = self._plan(recipe, ranks).model_copy(update={"folder": str(folder.path)})
         run_setup.create(
@@ -172,7 +181,7 @@ class _ShortRuns:
         return dict(outcome.result)
 
     def compare(self, recipe: Recipe, ranks: int, measured: JsonObject, single: JsonObject) -> Row:
-        """The result of a layout beside the single process."""
+        """Return the result of a layout, compared with the single process."""
         records = measured["records"]
         pairs = list(zip(records, single["records"], strict=True))
         differences = [max(_difference(a[key], b[key]) for key in ("loss", "grad_norm")) for a, b in pairs]
@@ -202,7 +211,8 @@ class _ShortRuns:
 def _layouts(
     prepared: run_setup.PreparedRun, loaded: Loaded[Recipe], strategies: str | None, ranks: int
 ) -> list[Recipe]:
-    """The named layouts; else all, and the first one also with activation checkpointing and compiled."""
+    """Return the named layouts; if none are named, all, and also the first one compiled and with activation
+    checkpointing."""
     recipe = prepared.recipe
     shape = model_spec.count(recipe, model_requirements.of(recipe, prepared.facts))
     every = list(layout.layouts(recipe, shape, ranks))
@@ -214,8 +224,10 @@ def _layouts(
 
 
 def _named(word: str, loaded: Loaded[Recipe], every: list[Recipe], ranks: int) -> list[Recipe]:
-    """`kind` names all layouts of that kind; `kind:key=value:...` one, with keys of the strategy or train.*. Raises
-    UserError for a layout that does not fit."""
+    """Return the layouts that a word names. Raises UserError for a layout that does not fit.
+
+    `kind` names all layouts of that kind. `kind:key=value:...` names one, with keys of the strategy or train.*.
+    """
     kind, *keys = word.split(":")
     if not keys and kind in kinds.available("strategies"):
         return [other for other in every if other.strategy.kind == kind]
@@ -227,17 +239,17 @@ def _named(word: str, loaded: Loaded[Recipe], every: list[Recipe], ranks: int) -
 
 
 def _with_train(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
-    """The recipe with other values below `train`."""
+    """Return the recipe with other values below `train`."""
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=changes)})
 
 
 def _difference(a: float, b: float) -> float:
-    """The relative difference; infinite where one value is not finite."""
+    """Return the relative difference; infinite if one value is not finite."""
     return abs(a - b) / max(abs(b), 1e-12) if math.isfinite(a) and math.isfinite(b) else math.inf
 
 
 def _speed(records: Sequence[Mapping[str, float]]) -> float:
-    """Tokens per second after the first step, which warms up."""
+    """Return the tokens per second without the first step, which is a warm-up."""
     first, last = records[0], records[-1]
     seconds = last["seconds"] - first["seconds"]
     return (last["tokens"] - first["tokens"]) / seconds if seconds > 0 else 0.0

@@ -1,4 +1,4 @@
-"""`launcher predict`: predictions of a trained model for new rows, as JSON lines or as a table."""
+"""`launcher predict`: write predictions of a trained model for new rows, as JSON lines or as a table."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -24,8 +24,8 @@ from launcher.tools.progress import progress
 from launcher.tools.trained_model import load_run, report_best
 
 _ROWS, _SIZE = 8192, 2**24
-"""Rows, and characters or bytes of them, to hold at once. Rows of similar length among them are computed together, as
-in an evaluation."""
+"""Maximum number of rows, and of their characters or bytes, in memory. Among them, rows of similar length are computed
+together, as in an evaluation."""
 
 
 def predict(
@@ -37,9 +37,12 @@ def predict(
     keep: str | None = None,
     top_k: int | None = None,
 ) -> None:
-    """Write predictions to a file, which appears complete or not at all (as a table if it ends in .csv or .tsv), or
-    print them. `keep`: the row's columns to put before its prediction (default: the model's inputs). `top_k`: number of
-    classes, or of tokens for a mask, to list with their probabilities. Raises UserError."""
+    """Write predictions to a file, or print them. Raises UserError.
+
+    The file appears complete or not at all. It is a table if its name ends in .csv or .tsv. `keep`: columns of a row to
+    put before its prediction (default: the model's inputs). `top_k`: number of classes, or of tokens for a mask, to
+    list with their probabilities.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     _check_target(to)
     kept = prediction_lines.kept_columns(keep)
@@ -64,7 +67,7 @@ def predict(
 
 
 def _check_target(to: Path | None) -> None:
-    """Raises UserError for a file that exists, or that cannot be written."""
+    """Raise UserError for a file that exists, or that cannot be written."""
     if to is None:
         return
     if to.exists() or not to.parent.is_dir():
@@ -77,7 +80,7 @@ def _check_target(to: Path | None) -> None:
 
 
 def _chunks(rows: Iterator[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
-    """Rows in lists that fit into memory."""
+    """Yield rows in lists that fit into memory."""
     chunk, size = list[Row | BadRow](), 0
     for row in rows:
         chunk.append(row)
@@ -95,8 +98,11 @@ def _size(row: Row | BadRow) -> int:
 
 @contextmanager
 def _line_writer(to: Path | None) -> Iterator[Callable[[str], object]]:
-    """A function that writes a line of JSON to a hidden file or, without `to`, to standard output. When the block ends
-    without an error, the file becomes a table where its name asks for one, and gets its name."""
+    """Yield a function that writes a line of JSON to a hidden file or, if `to` is None, to standard output.
+
+    When the block ends without an error, the file is converted to a table if its name requires one, and renamed to
+    `to`.
+    """
     if to is None:
         yield lambda line: print(output_streams.as_json(line))
         return

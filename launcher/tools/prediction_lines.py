@@ -1,4 +1,4 @@
-"""Lines of predictions: the columns of a row to keep, JSON, and CSV tables."""
+"""Lines of predictions: selection of a row's columns, JSON, and CSV tables."""
 
 import csv
 import json
@@ -15,15 +15,15 @@ Prediction = dict[str, object]
 """The prediction for a row or a sample, as a JSON object."""
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-"""Delimiters of the tables that can be written, by file suffix."""
+"""Delimiter of a table, by file suffix."""
 UNSUPPORTED = (".parquet", ".arrow", ".gz", ".zst", ".xlsx")
-"""File suffixes of formats that cannot be written."""
+"""File suffixes of formats that are not supported for output."""
 RESERVED = ("error", "truncated")
 """Keys that only some lines have."""
 
 
 def kept_columns(keep: str | None) -> tuple[KeptColumn, ...]:
-    """The columns of `--keep`: comma-separated names, or `all`. Raises UserError for an empty name."""
+    """Return the columns of `--keep`: names separated by commas, or `all`. Raises UserError for an empty name."""
     if keep is None:
         return ()
     if keep.strip() == "all":
@@ -35,11 +35,11 @@ def kept_columns(keep: str | None) -> tuple[KeptColumn, ...]:
 
 
 def selected(row: Row, keep: Sequence[KeptColumn]) -> Row:
-    """The columns of a row for its line: the kept ones, or without any the model's inputs. Images are left out. Raises
-    UserError for a kept column that the row lacks."""
+    """Return the columns of a row for its line: the `keep` columns or, if empty, the model's inputs. Images are left
+    out. Raises UserError for a column that the row lacks."""
     if not keep:
         return {name: value for name, value in row.items() if name not in ("image", KEPT)}
-    there = row.get(KEPT, row)  # some sources have no other columns than the canonical ones
+    there = row.get(KEPT, row)  # some sources have only the canonical columns
     names = [name for name in there if name not in ("image", KEPT)] if EVERY in keep else [one.name for one in keep]
     if missing := [name for name in names if name not in there]:
         raise UserError(f"--keep {missing[0]}: no such column ({hint(missing[0], there)})")
@@ -47,9 +47,12 @@ def selected(row: Row, keep: Sequence[KeptColumn]) -> Row:
 
 
 def joined(columns: Mapping[str, object], prediction: Mapping[str, object], names: Collection[str]) -> Prediction:
-    """A line: the row's columns, then its prediction. A column whose name a prediction uses (label, or
-    probabilities.few in a table) is renamed given_NAME, and so on while that exists too. `names`: the keys of any
-    prediction, so that a column has the same name in all lines."""
+    """Return a line: the row's columns, then its prediction.
+
+    A column whose name is a key of predictions (label, or probabilities.few in a table) is renamed given_NAME; the
+    prefix is repeated while that name exists too. `names`: keys of any prediction, so that a column has the same name
+    in all lines.
+    """
 
     def clashes(name: str) -> bool:
         return name in names or name.partition(".")[0] in names
@@ -64,13 +67,14 @@ def joined(columns: Mapping[str, object], prediction: Mapping[str, object], name
 
 
 def _holds_bytes(value: object) -> bool:
-    """Whether a value is or contains bytes, as images in parquet files do."""
+    """Return whether a value is or contains bytes, as images in parquet files do."""
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     return isinstance(value, bytes) or any(map(_holds_bytes, inner))
 
 
 def as_json(line: Mapping[str, object]) -> str:
-    """A line as JSON. Numbers that are not finite become null, and values that JSON lacks, such as dates, text."""
+    """Return a line as JSON. Numbers that are not finite become null. Values without a JSON type, such as dates, become
+    text."""
     return json.dumps(_finite(line), ensure_ascii=False, default=str, allow_nan=False)
 
 
@@ -84,7 +88,7 @@ def _finite(value: object) -> object:
 
 def write_table(lines: Path, table: Path, delimiter: str) -> None:
     """Write JSON lines as a table with a column for each key of any line. Maps become columns such as
-    probabilities.few, lists become JSON text."""
+    probabilities.few; lists become JSON text."""
     names = dict[str, None]()
     for row in _flat_rows(lines):
         names |= dict.fromkeys(row)
@@ -93,7 +97,7 @@ def write_table(lines: Path, table: Path, delimiter: str) -> None:
         quoted = csv.DictWriter(file, names, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
         out.writeheader()
         for row in _flat_rows(lines):
-            returns = any("\r" in value for value in row.values() if isinstance(value, str))  # csv does not quote it
+            returns = any("\r" in value for value in row.values() if isinstance(value, str))  # csv does not quote \r
             (quoted if returns else out).writerow(row)
 
 
@@ -104,7 +108,7 @@ def _flat_rows(lines: Path) -> Iterator[dict[str, object]]:
 
 
 def _flat(value: object, path: str) -> Iterator[tuple[str, object]]:
-    """The leaves of nested maps with their dotted keys."""
+    """Yield the leaves of nested maps with their dotted keys."""
     if isinstance(value, dict) and (value or not path):
         for key, inner in value.items():
             yield from _flat(inner, f"{path}.{key}" if path else key)

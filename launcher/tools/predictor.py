@@ -1,4 +1,4 @@
-"""A trained model that predicts for rows, in this process on its device."""
+"""Prediction of rows with a trained model, in this process."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from launcher.tasks import Batch
 
 _INPUTS_CUT = {"rows", "questions"}
-"""The counts of truncated inputs in launcher.tasks.Features."""
+"""Keys of launcher.tasks.Features.cut that concern inputs."""
 
 
 class _Encoded(NamedTuple):
-    """Rows as samples. `counts`: samples of each row; `cut`: whether each row is truncated."""
+    """Rows as samples. `counts`: number of samples of each row; `cut`: whether each row was truncated."""
 
     table: "pa.Table | None"
     counts: list[int]
@@ -34,9 +34,12 @@ class _Encoded(NamedTuple):
 
 
 class Predictor:
-    """`keep`: columns of a row to put into its line; `top_k`: answers to list with their probabilities. `truncated`:
-    number of rows so far that were cut to the model's length. Raises UserError for `top_k` with a task that does not
-    rank answers."""
+    """A trained model that predicts rows, on the device of this process.
+
+    `keep`: columns of a row to put into its line. `top_k`: number of answers to list with their probabilities.
+    `truncated`: number of rows so far that were cut to the model's length. Raises UserError for `top_k` with a task
+    that does not rank answers.
+    """
 
     def __init__(self, trained: TrainedModel, keep: Sequence[KeptColumn] = (), top_k: int | None = None):
         from launcher.distributed import process_group
@@ -54,12 +57,12 @@ class Predictor:
             kind = trained.recipe.inner_task.kind
             raise UserError(Problem("--top-k", f"task {kind} does not choose among classes or tokens (leave it out)"))
         self.truncated = 0
-        self._equal_lengths: bool | None = None  # known once the task is attached to the model
+        self._equal_lengths: bool | None = None  # known when the model has been prepared
         self._names = set(prediction_lines.RESERVED)  # keys of all predictions so far
-        self._samples_done = 0  # ids of samples continue over chunks
+        self._samples_done = 0  # ids of samples continue across chunks
 
     def _mask_filler(self) -> MaskFiller | None:
-        """For masked language models only."""
+        """Return the filler of masks; None: the model is not a masked language model."""
         tokenizer = self._tokenizer if self._task.auto_class == "AutoModelForMaskedLM" else None
         if tokenizer is None or tokenizer.mask_token is None:
             return None
@@ -71,12 +74,12 @@ class Predictor:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The required columns of a row, without targets."""
+        """The columns that a row needs, without targets."""
         return tuple(column for column in self._task.columns if column not in self._task.target_columns)
 
     def predict(self, chunk: Sequence[Row | BadRow]) -> list[Prediction]:
-        """A line for each row: the kept columns and the prediction, with `truncated` where the model did not see the
-        whole row; or the `error` of a bad row."""
+        """Return a line for each row: the kept columns and the prediction, or the `error` of a bad row. A line has
+        `truncated` if the model did not get the whole row."""
         good = [row for row in chunk if not isinstance(row, BadRow)]
         inputs = [{name: value for name, value in row.items() if name != KEPT} for row in good]
         predictions = self._predict_or_fill(inputs) if inputs else []
@@ -89,7 +92,7 @@ class Predictor:
         return [{"error": str(row)} if isinstance(row, BadRow) else next(lines) for row in chunk]
 
     def _predict_or_fill(self, rows: Sequence[Row]) -> list[Prediction]:
-        """Rows whose text has a mask are filled, all others predicted."""
+        """Return the fillings of rows whose text has a mask, and the predictions of all other rows, in their order."""
         if self._filler is None:
             return self._predict_rows(rows)
         masked = [self._filler.has_mask(row["text"]) for row in rows]
@@ -99,7 +102,7 @@ class Predictor:
         return [next(filled if one else predicted) for one in masked]
 
     def _predict_rows(self, rows: Sequence[Row]) -> list[Prediction]:
-        """One prediction per row, joined from those of its samples."""
+        """Return one prediction for each row, merged from those of its samples."""
         from launcher.prepare.prepared_samples import PreparedSamples
 
         encoded = self._encode(rows)
@@ -108,7 +111,7 @@ class Predictor:
         return [{**one, "truncated": True} if cut else one for one, cut in zip(joined, encoded.cut, strict=True)]
 
     def _encode(self, rows: Sequence[Row]) -> _Encoded:
-        """The samples of rows, in their order. Rows are encoded together where each gives one sample."""
+        """Return the samples of rows, in their order. Rows are encoded together if each gives one sample."""
         from launcher.prepare.row_batches import batch_of
 
         if not self._trained.recipe.inner_task.joins_documents:  # such a task would join the rows
@@ -120,7 +123,10 @@ class Predictor:
         return _Encoded(_concatenated([table for table, *_ in single]), counts, [any(cut) for *_, cut in single])
 
     def _encode_batch(self, batch: "pa.RecordBatch") -> "tuple[pa.Table | None, int, list[bool]]":
-        """The samples of a batch of rows as a table; how many rows have none; and which rows are truncated."""
+        """Return the samples of rows as a table, the number of rows without one, and whether each row is truncated.
+
+        The table is None if there are no samples.
+        """
         from launcher.prepare.feature_context import FeatureContext
 
         recipe, facts = self._trained.recipe, self._trained.facts
@@ -134,7 +140,7 @@ class Predictor:
         return _concatenated([one.table for one in features]), sum(one.empty for one in features), cut.tolist()
 
     def _predict_samples(self, samples: "PreparedSamples") -> list[Prediction]:
-        """One prediction per sample, with `scores` of the top answers where they were requested."""
+        """Return one prediction for each sample, with `scores` of the top answers if they were requested."""
         from launcher.train import evaluation
         from launcher.train.evaluation import Parts
 
@@ -156,7 +162,7 @@ class Predictor:
         return [{**one, "scores": scores} for one, scores in zip(predictions, ranked, strict=True)]
 
     def _attach(self, batch: "Batch") -> bool:
-        """Attach the task to the model. Returns whether the samples of a micro-batch need one length."""
+        """Prepare the model for the task. Returns whether all samples of a micro-batch need the same length."""
         from launcher.plan import model_requirements
         from launcher.tasks import _model_probes
         from launcher.train.data_loader import to
@@ -167,7 +173,7 @@ class Predictor:
         return not trained.recipe.packed and _model_probes.needs_equal_lengths(self._task, trained.model, needs)
 
     def _join(self, predictions: list[Prediction]) -> Prediction:
-        """The prediction of a row from those of its samples."""
+        """Return the prediction of a row from those of its samples; an `error` if there are none."""
         return self._task.merge_predictions(predictions) if predictions else {"error": "there is no token in it"}
 
 

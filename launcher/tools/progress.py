@@ -1,4 +1,4 @@
-"""Progress of a long command: a bar on a terminal, elsewhere a line at intervals."""
+"""Progress of a long command, as a bar on a terminal, otherwise as lines at intervals."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +13,11 @@ INTERVAL = 30.0
 
 @contextmanager
 def progress(console: Console, what: str, total: int, every: float = INTERVAL) -> Iterator[Callable[[int, int], None]]:
-    """A function to report progress with. Its arguments: work done since its last call, in units of `total` (0:
-    unknown), and the number of items done so far. `what`: a plural noun for the items."""
+    """Yield a function that reports progress.
+
+    Its arguments are the work done since its last call, in units of `total` (0: unknown), and the number of items done
+    so far. `what`: a plural noun for the items. `every`: seconds between lines.
+    """
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:

@@ -1,4 +1,4 @@
-"""The keys in which recipes differ; pure functions of plain values."""
+"""The keys in which recipes differ. Pure functions of plain values."""
 
 import json
 from collections import Counter
@@ -9,22 +9,24 @@ _IGNORED = ("name",)
 
 
 def differences(recipes: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, str]]:
-    """The differing values as text, by dotted key and name of the recipe. A key that only some kinds have, such as a
-    schedule's floor, is compared among the recipes that have it. Empty recipes are ignored."""
+    """Return the differing values as text, by dotted key and by name of the recipe. A key that only some kinds have,
+    such as a schedule's floor, is compared only among the recipes with this key. Empty recipes are ignored."""
     plain = {name: {k: v for k, v in recipe.items() if k not in _IGNORED} for name, recipe in recipes.items() if recipe}
     return {key: {name: text(value) for name, value in values.items()} for key, values in _differing(plain, "")}
 
 
 def short(keys: Sequence[str]) -> list[str]:
-    """The last part of each dotted key where it is unique, else the whole key."""
+    """Return for each dotted key the last part, if it is unique, else the whole key."""
     last = [key.rpartition(".")[2] for key in keys]
     unique = {word for word, times in Counter(last).items() if times == 1 and word != "kind"}
     return [word if word in unique else key for key, word in zip(keys, last, strict=True)]
 
 
 def text(value: object) -> str:
-    """A value for a table cell: the kind of a map that has one, nothing for null, a string without quotes, else
-    JSON."""
+    """Return a value for a table cell.
+
+    A map with a kind becomes the kind, null an empty text, a string stays without quotes, and other values become JSON.
+    """
     if isinstance(value, dict) and "kind" in value:
         return str(value["kind"])
     if value is None:

@@ -13,7 +13,7 @@ from launcher.config.errors import UserError
 
 
 def show(console: Console) -> None:
-    """Print one row per recipe with the first sentence of its comment."""
+    """Print one row for each recipe, with the first sentence of its comment."""
     table = Table("recipe", "what", box=None, pad_edge=False)
     for file in load.shipped("recipes"):
         table.add_row(escape(file.stem), escape(first_sentence(file.read_text(encoding="utf-8"))))
@@ -21,15 +21,15 @@ def show(console: Console) -> None:
 
 
 def first_sentence(recipe: str) -> str:
-    """The first sentence of the comment at the top of a recipe, which may take several lines."""
+    """Return the first sentence of the comment at the beginning of a recipe. It may span several lines."""
     comment = takewhile(lambda line: line.startswith("#"), recipe.splitlines())
     text = " ".join(line.lstrip("# ") for line in comment)
     return re.split(r"(?<=[.?!])\s", text, maxsplit=1)[0]
 
 
 def copy(name: str, to: Path) -> Path:
-    """Copy a shipped recipe to a file or into a folder. Returns the new file. Raises UserError for an unknown name, or
-    where the file exists."""
+    """Copy a shipped recipe to a file or into a folder, and return the new file. Raises UserError for an unknown name,
+    or if the file exists."""
     shipped = {file.stem: file for file in load.shipped("recipes")}
     if name not in shipped:
         raise UserError(f"{name}: no shipped recipe of this name (there are: {', '.join(shipped)})")

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_starts_here(recipe: str, overrides: Sequence[str], profile: Cluster) -> None:
-    """Raise UserError, with the command to submit, for a cluster with a queue. Log a note where the run uses one node
+    """Raise UserError, with the command to submit, for a cluster with a queue. Log a note if the run uses only one node
     of an allocation of several."""
     if plugins.is_queued(profile.scheduler):
         words = ["launcher", "submit", recipe, "--cluster", profile.reference, *overrides, *profile.overrides]
@@ -40,10 +40,10 @@ def check_starts_here(recipe: str, overrides: Sequence[str], profile: Cluster) -
 
 
 def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
-    """Train to the last step, or print that the run is finished. `resume`: refuse to start without a checkpoint. Raises
-    UserError."""
+    """Train to the last step, or print that the run is finished. Returns the outcome. `resume`: refuse to start without
+    a checkpoint. Raises UserError."""
     problems = writable_folders.temporary()
-    private_tmp.enter()  # the preparation uses it too
+    private_tmp.enter()  # the preparation uses this folder too
     with signals.interrupting(private_tmp.leave):
         run = _prepare(recipe, profile, ranks, resume, via, problems)
     if why := over(run.resume, run.plan.steps):
@@ -70,14 +70,14 @@ def _prepare(
     via: launch_spec.Via,
     problems: Sequence[str],
 ) -> run_setup.PreparedRun:
-    """Plan, prepare and write the run, unless nothing is left to train. `problems`: those found before. Raises
-    UserError."""
+    """Plan, prepare and write the run, and return it. If nothing is left to train, nothing is written. `problems`: user
+    errors found before. Raises UserError."""
     known = recipe.value
     if via != "elastic" and not profile.scheduler.on_this_machine:
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
     problems = [*problems, *writable_folders.run(RunDir(paths.RUNS / known.name))]
     if via == "elastic" and profile.scheduler.on_this_machine:
-        os.environ.update(launch_spec.environment(profile))  # before an import reads it
+        os.environ.update(launch_spec.environment(profile))  # must come before an import reads it
         if not (problems := [*problems, *writable_folders.ranks(known, profile, ranks)]):
             execute.warm_up(launch_spec.imports(known))
     run = run_setup.validate(recipe, profile, ranks, problems)

@@ -1,6 +1,6 @@
 """Events of one run, from three sources: the files of its ranks, the log of its jobs, and its job's scheduler.
 
-Sources only read. A damaged file ends the source that reads it with a `FileDamaged` event.
+Sources only read. If a file is damaged, its source ends with a `FileDamaged` event.
 """
 
 from collections.abc import Iterator
@@ -21,21 +21,21 @@ from launcher.storage.run_files import PlanSummary
 from launcher.tools import job_scheduler
 
 _TAIL = 1 << 16
-"""Bytes at the end of the metrics that are read."""
+"""Number of bytes to read at the end of the metrics."""
 _ERROR_LENGTH = 400
-"""Characters of an error that are kept."""
+"""Maximum characters of an error."""
 _PLAN_HINT = "launcher run writes it again"
 
 
 class Planned(NamedTuple):
-    """`steps`: optimiser steps of the whole run; None where the plan does not say."""
+    """The plan of the run. `steps`: number of optimiser steps of the whole run; None: the plan does not contain it."""
 
     steps: int | None
 
 
 class CheckpointSaved(NamedTuple):
     """The newest checkpoint. `finished`: nothing is left to train after it. `metric`, `value`: the watched metric of
-    the evaluation at this step; empty and None without one."""
+    the evaluation at this step; empty and None: there is none."""
 
     step: int
     finished: bool = False
@@ -51,7 +51,8 @@ class StepTrained(NamedTuple):
 
 
 class LastWrite(NamedTuple):
-    """`time`: last write to the metrics or the plan, in seconds since the epoch. `trained`: whether metrics exist."""
+    """The last write to the metrics or the plan. `time`: in seconds since the epoch. `trained`: whether metrics
+    exist."""
 
     time: float | None
     trained: bool
@@ -82,7 +83,7 @@ class SchedulerUnreachable(NamedTuple):
 
 
 class FileDamaged(NamedTuple):
-    """`problem`: a damaged file, its line and its damage."""
+    """A damaged file. `problem`: the file, the line and the damage."""
 
     problem: str
 
@@ -94,15 +95,19 @@ Event = (
 
 
 class JobSchedulers:
-    """The schedulers of jobs. `trouble`: why a scheduler did not answer, by kind, which is not asked again; `unusable`:
-    why the scheduler of a single run cannot be asked."""
+    """The schedulers of jobs.
+
+    `trouble`: by kind, why a scheduler did not answer; such a scheduler is not asked again. `unusable`: reasons why the
+    scheduler of a single run cannot be asked.
+    """
 
     def __init__(self) -> None:
         self.trouble: dict[str, str] = {}
         self.unusable: list[str] = []
 
     def events(self, job: job_log.Job | None, folder: RunDir) -> Iterator[Event]:
-        """What its scheduler knows of a run's job. Nothing is asked about a job without an id, or one that is done."""
+        """Yield what the scheduler reports about a run's job. It is not asked about a job without an id, or a job that
+        is done."""
         if job is None or not job.ids or not job.scheduler or (job.starts and job.starts[-1].why == "done"):
             return
         if job.scheduler in self.trouble:
@@ -125,7 +130,7 @@ class JobSchedulers:
 
 
 def collect(folder: RunDir, schedulers: JobSchedulers, writer: lease_file.Holder | None) -> list[Event]:
-    """The events of all sources. `writer`: the living holder of the run folder's lease."""
+    """Return the events of all sources. `writer`: the living holder of the run folder's lease."""
     plan, log = list(_until_damaged(_plan_events(folder))), list(_until_damaged(_job_log_events(folder, writer)))
     steps = next((event.steps for event in plan if isinstance(event, Planned)), None)
     job = next((event.job for event in log if isinstance(event, JobLogged)), None)
@@ -140,7 +145,7 @@ def collect(folder: RunDir, schedulers: JobSchedulers, writer: lease_file.Holder
 
 
 def _until_damaged(events: Iterator[Event]) -> Iterator[Event]:
-    """The events before the first damaged file, and one for its damage."""
+    """Yield the events before the first damaged file, then an event for the damage."""
     try:
         yield from events
     except DamagedFile as error:
@@ -191,20 +196,21 @@ def _last_write(folder: RunDir) -> float | None:
 
 
 def _job_log_events(folder: RunDir, writer: lease_file.Holder | None) -> Iterator[Event]:
-    """The newest job, unless the run was started outside of it since."""
+    """Yield the newest job, unless the run has been started outside of it since then."""
     job = newest_job(folder)
     if job is not None and (writer is None or writer.job == (job.name if job.scheduled else "")):
         yield JobLogged(job, _last_error(folder, job), _log_file(folder, job))
 
 
 def newest_job(folder: RunDir) -> job_log.Job | None:
-    """The job of the last event in the run's log. Raises DamagedFile."""
+    """Return the job of the last event in the run's log; None: the log is empty. Raises DamagedFile."""
     events = job_log.read(folder)
     return next((job for job in job_log.story(events) if job.name == events[-1]["job"]), None) if events else None
 
 
 def _last_error(folder: RunDir, job: job_log.Job) -> str:
-    """The first line of the error of the last start that failed or lost a node, after the number of that start."""
+    """Return the first line of the error of the last start that failed or lost a node, after the number of the start;
+    empty: no start failed."""
     for number, start in reversed(list(enumerate(job.starts))):
         if start.why not in ("failed", "node"):
             continue
@@ -223,7 +229,8 @@ def _node_error(file: Path) -> str:
 
 
 def _log_file(folder: RunDir, job: job_log.Job) -> str:
-    """The log of the newest id that has one. Of a start by hand: that of the rank that failed first, or of rank 0."""
+    """Return the log of the newest id that has a log; empty: there is none. For a start by hand, return the log of the
+    rank that failed first, or of rank 0."""
     files = [folder.job_output(id) for id in reversed(job.ids)]
     if not job.scheduled:
         files = [folder.logs / f"rank{job.starts[-1].rank or 0 if job.starts else 0}.log"]

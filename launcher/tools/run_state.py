@@ -1,6 +1,6 @@
 """The state of a run, and how each start of its job ended.
 
-Pure functions of what its scheduler, the job log and the run folder know; each of the three may be missing.
+Pure functions of the reports of the scheduler, the job log and the run folder. Each of the three may be missing.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,12 @@ Name = Literal[
     "ready", "pending", "running", "requeued", "done", "stopped", "made way", "time over", "preempted", "node lost",
     "cancelled", "failed", "replaced", "killed",
 ]  # fmt: skip
-"""ready: planned, not started. requeued: waits for its next start. stopped: on request. made way: saved and left, on
-USR1 or before its time limit; time over: ended by the scheduler at its time limit. Neither of the two starts again by
-itself. replaced: another start of the run took over. killed: a start by hand that did not log its end."""
+"""Name of a state.
+
+ready: planned, but not started. requeued: waits for its next start. stopped: on request. made way: saved and left, at
+USR1 or before its time limit. time over: ended by the scheduler at its time limit. After the last two, the run does not
+start again by itself. replaced: another start of the run took over. killed: a start by hand that did not log its end.
+"""
 
 _WHY: dict[str, Name] = {
     "done": "done", "failed": "failed", "time": "made way", "told": "stopped", "node": "node lost",
@@ -25,12 +28,12 @@ _ENDINGS = {
     "done": "done", "failed": "failed", "time": "made way", "told": "stopped on request", "node": "node failure",
     "replaced": "replaced by a later start",
 }  # fmt: skip
-"""How a start ended, in words."""
+"""Description of the end of a start."""
 
 
 @dataclass(frozen=True)
 class State:
-    """`reason`: a detail, such as why the job waits. `since`: seconds since the epoch."""
+    """State of a run. `reason`: a detail, such as why the job waits. `since`: seconds since the epoch."""
 
     name: Name
     reason: str = ""
@@ -38,9 +41,12 @@ class State:
 
 
 def derive(job: job_log.Job | None, known: JobState | None, *, reachable: bool, alive: bool, finished: bool) -> State:
-    """The state of a run. `job`: its newest job in the log; `known`: its scheduler's report of the same job;
-    `reachable`: whether the scheduler answered. `alive`: a rank holds the run's lease. `finished`: nothing is left to
-    train after the newest checkpoint."""
+    """Return the state of a run.
+
+    `job`: the newest job in its log. `known`: the scheduler's report of this job. `reachable`: whether the scheduler
+    answered. `alive`: whether a rank holds the run's lease. `finished`: whether nothing is left to train after the
+    newest checkpoint.
+    """
     if known is not None and known.alive:
         return _living(job, known)
     last = job.starts[-1] if job and job.starts else None
@@ -73,7 +79,8 @@ def _living(job: job_log.Job | None, known: JobState) -> State:
 
 
 def _phase(job: job_log.Job | None, last: job_log.Start | None, known: JobState) -> str:
-    """`starting` or `leaving` where a running job does not train. Starts are matched by number: clocks may differ."""
+    """Return `starting` or `leaving` if a running job does not train, else an empty text. Starts are compared by
+    number, because clocks may differ."""
     number = job_log.STARTS_PER_JOB * (len(job.ids) - 1) + known.restarts if job else 0
     if job is None or last is None or last.number != number:
         return "starting"
@@ -81,7 +88,7 @@ def _phase(job: job_log.Job | None, last: job_log.Start | None, known: JobState)
 
 
 def _ended(job: job_log.Job, known: JobState | None, reachable: bool) -> State:
-    """The state of a job that is not alive and not done."""
+    """Return the state of a job that is neither alive nor done."""
     last = job.starts[-1] if job.starts else None
     why = last.why if last is not None else ""
     since = (last.ended if last else None) or (known.end if known else None) or (last.begun if last else job.submitted)
@@ -101,7 +108,7 @@ def _ended(job: job_log.Job, known: JobState | None, reachable: bool) -> State:
 
 
 def _unexplained(job: job_log.Job, last: job_log.Start | None, reachable: bool, since: float | None) -> State:
-    """The state of a job whose end was not logged and that its scheduler no longer lists."""
+    """Return the state of a job whose end was not logged and that the scheduler no longer lists."""
     if not job.scheduled:
         return State("killed", "its end was not recorded: killed, or its machine went down", since)
     if last is not None:
@@ -111,8 +118,8 @@ def _unexplained(job: job_log.Job, last: job_log.Start | None, reachable: bool, 
 
 
 def describe_end(start: job_log.Start, later: job_log.Start | None, current: State, scheduled: bool = True) -> str:
-    """How a start ended, in words. `later`: the start after it; `current`: the state of the run. `scheduled`: whether
-    a scheduler starts the job again by itself."""
+    """Return a description of the end of a start. `later`: the next start; None: there is none. `current`: the state of
+    the run. `scheduled`: whether a scheduler starts the job again by itself."""
     if later is not None and not scheduled:
         return _ENDINGS.get(start.why, start.why) if start.why else "killed"
     if later is not None and start.why == "told":

@@ -1,4 +1,4 @@
-"""The status of a run: one reduction over its events, which come from its files, its job log and its scheduler."""
+"""The status of a run, derived from its events: from its files, its job log and its scheduler."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,11 +22,14 @@ E = TypeVar("E", bound=Event)
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run. `step`: the step that a running run has reached, or that another one resumes from; `steps`: optimiser
-    steps in all. `metric`, `value`: the watched metric at the newest checkpoint. `job`: name of the job; empty for
+    """Status of one run.
+
+    `step`: the step that a running run has reached, or from which another one resumes; `steps`: total number of
+    optimiser steps. `metric`, `value`: the watched metric at the newest checkpoint. `job`: name of the job; empty for
     starts by hand. `id`: the job's newest id. `limit`: end of a running job's time limit, in seconds since the epoch.
     `error`: the first line of the error of the last start that failed or lost a node. `log`: the job's log file.
-    `damaged`: problems with the run's files; the other fields hold what is known without them."""
+    `damaged`: problems with the run's files; the other fields are then what is known without these files.
+    """
 
     name: str
     folder: str
@@ -50,7 +53,7 @@ class RunStatus:
 
 
 def find_run(run: str) -> RunDir:
-    """A run by its folder, or by its name below runs/. Raises UserError where there is none."""
+    """Return a run by its folder, or by its name below runs/. Raises UserError if there is none."""
     folder = RunDir(Path(run))
     if not folder.path.is_dir() and RunDir(paths.RUNS / run).path.is_dir():
         folder = RunDir(paths.RUNS / run)
@@ -60,7 +63,7 @@ def find_run(run: str) -> RunDir:
 
 
 def list_runs() -> list[RunDir]:
-    """The run folders below runs/, sorted by name. Raises UserError where that cannot be read."""
+    """Return the run folders below runs/, sorted by name. Raises UserError if runs/ cannot be read."""
     if not is_dir(paths.RUNS):
         return []
     try:
@@ -71,22 +74,23 @@ def list_runs() -> list[RunDir]:
 
 
 def _is_run(folder: RunDir) -> bool:
-    """Whether a run was planned or submitted here, or cannot be ruled out since the folder is unreadable."""
+    """Return whether a run was planned or submitted in this folder. Also true for an unreadable folder, which may
+    contain one."""
     return strict_json.exists(folder.plan) or strict_json.exists(folder.job_log)
 
 
 def newest_scheduled_job(folder: RunDir) -> job_log.Job | None:
-    """The newest job that a scheduler knows. Raises DamagedFile."""
+    """Return the newest job that a scheduler knows; None: there is none. Raises DamagedFile."""
     return next((job for job in reversed(job_log.story(job_log.read(folder))) if job.ids and job.scheduler), None)
 
 
 def read_status(folder: RunDir, schedulers: JobSchedulers) -> RunStatus:
-    """The status of one run."""
+    """Return the status of one run."""
     return read_statuses([folder], schedulers)[0]
 
 
 def read_statuses(folders: Sequence[RunDir], schedulers: JobSchedulers) -> list[RunStatus]:
-    """The status of each run. A damaged file is part of the status, not an error."""
+    """Return the status of each run. A damaged file becomes part of the status, and raises no error."""
     writers = lease_holder.holders([folder.path for folder in folders], ".writer")
     return [
         reduce_events(folder, run_events.collect(folder, schedulers, writers.get(folder.path))) for folder in folders
@@ -94,7 +98,7 @@ def read_statuses(folders: Sequence[RunDir], schedulers: JobSchedulers) -> list[
 
 
 def reduce_events(folder: RunDir, events: Sequence[Event]) -> RunStatus:
-    """The status that follows from the events of a run; a pure function. `folder`: for its name only."""
+    """Return the status that follows from the events of a run. A pure function. `folder`: only its name is used."""
     saved, logged = _last(events, run_events.CheckpointSaved), _last(events, run_events.JobLogged)
     known, planned = _last(events, run_events.JobReported), _last(events, run_events.Planned)
     limit = known.job.end if known and known.job.phase == "running" else None
@@ -146,7 +150,7 @@ def _state(events: Sequence[Event]) -> State:
 
 
 def _nodes(events: Sequence[Event]) -> tuple[str, ...]:
-    """The nodes of a running job, else those of the last start, else the host of the writer."""
+    """Return the nodes of a running job, else those of the last start, else the host of the writer."""
     known, logged = _last(events, run_events.JobReported), _last(events, run_events.JobLogged)
     if known and known.job.phase == "running" and known.job.nodes:
         with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""The summary at the end of a run: checkpoints with their metrics, next commands, and a comparison with baselines."""
+"""The summary at the end of a run: checkpoints with metrics, next commands, and a comparison with baselines."""
 
 import math
 import shlex
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _METRICS = 5
-"""Metrics of a checkpoint to show."""
+"""Maximum number of metrics to show for a checkpoint."""
 _LANGUAGE = ("mlm", "causal_lm")
 _TABLES, _STEPS, _TAIL = 16, 20, 1 << 16
-"""Tables of training samples, last steps, and bytes at the end of the metrics to read."""
+"""Maximum number of tables of training samples, of last steps, and of bytes at the end of the metrics, to read."""
 _BASELINES = {
     "unigram_entropy": (
         "loss",
@@ -36,7 +36,7 @@ _BASELINES = {
     "majority_class": ("accuracy", -1, "the share of the most frequent class, which always naming it reaches"),
     "mse_of_the_mean": ("mse", 1, "the variance of the labels, which always their mean reaches"),
 }
-"""By baseline: its metric, whether a larger (1) or a smaller (-1) value is worse, and a description."""
+"""For each baseline: its metric, the sign of a worse value (1: larger; -1: smaller), and a description."""
 
 
 def summarize(run: PreparedRun, console: Console) -> None:
@@ -56,9 +56,11 @@ def show(
     console: Console,
     trained: Mapping[str, float] | None = None,
 ) -> None:
-    """Print the summary of the folder of a finished run. `baseline`: see launcher.plan.facts.Facts. `exports`: whether
-    `launcher export` can write it for transformers. `trained`: training metrics, for a run without evaluations. Damaged
-    files are ignored here."""
+    """Print the summary of the folder of a finished run. Damaged files are ignored.
+
+    `baseline`: see launcher.plan.facts.Facts. `exports`: whether `launcher export` can write the model for
+    transformers. `trained`: training metrics, for a run without evaluations.
+    """
     whole = folder.whole()
     if not whole:
         return
@@ -76,7 +78,7 @@ def show(
 
 
 def notes(metrics: Mapping[str, float], baseline: Mapping[str, float]) -> list[str]:
-    """A note for each metric that is no better than its baseline."""
+    """Return a note for each metric that is worse than its baseline."""
     worse_than = []
     for name, value in baseline.items():
         metric, worse, what = _BASELINES.get(name, ("", 1, ""))
@@ -91,7 +93,7 @@ def notes(metrics: Mapping[str, float], baseline: Mapping[str, float]) -> list[s
 
 
 def _training_loss(folder: RunDir) -> dict[str, float]:
-    """The mean loss of the last steps."""
+    """Return the mean loss of the last steps, by name; empty: there is none."""
     losses = list[float]()
     with suppress(DamagedFile):
         losses = [line["loss"] for line in folder.lines(last=_TAIL) if line.get("loss") is not None]
@@ -99,7 +101,7 @@ def _training_loss(folder: RunDir) -> dict[str, float]:
 
 
 def _tables(file: Path) -> "Iterator[pa.Table]":
-    """The samples of one side of a prepared folder, batch by batch."""
+    """Yield the samples of one side of a prepared folder, batch by batch."""
     import pyarrow as pa
 
     with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as stream:
@@ -114,7 +116,7 @@ def _describe(saved: SavedCheckpoint) -> str:
 
 
 def _metrics(saved: SavedCheckpoint) -> dict[str, float]:
-    """The finite metrics of the evaluation at a checkpoint, without those of single classes."""
+    """Return the finite metrics of the evaluation at a checkpoint, without those of single classes."""
     evaluation: dict[str, float] = {}
     with suppress(DamagedFile):
         evaluation = saved.state.get("evaluation", {})

@@ -1,6 +1,6 @@
-"""Train a recipe with several seeds, and report the mean and the deviation of its metrics.
+"""Training of a recipe with several seeds, and the mean and the deviation of its metrics.
 
-Each seed is a run with its own folder: it resumes, and a finished one is not trained again.
+Each seed is a run with a separate folder. So each one can resume, and a finished one is not trained again.
 """
 
 import json
@@ -24,8 +24,8 @@ from launcher.tools import run_command
 
 
 def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
-    """Train a recipe once for each seed, in order, until a run fails or is stopped. `resume`: refuse to start if the
-    run of the first seed has no checkpoint. Raises UserError."""
+    """Train a recipe once for each seed, in order, until a run fails or is stopped. Returns the outcome. `resume`:
+    refuse to start if the run of the first seed has no checkpoint. Raises UserError."""
     known = recipe.value
     names = {seed: f"{known.name}-seed{seed}" for seed in range(known.seed, known.seed + known.seeds)}
     for seed, name in names.items():
@@ -43,7 +43,8 @@ def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: b
 
 
 def _summarize(recipe: Recipe, names: dict[int, str]) -> JsonObject:
-    """Mean and standard deviation of each metric of the last evaluations. `names`: of the runs, by seed."""
+    """Return the mean and the standard deviation of each metric of the last evaluations. `names`: of the runs, by
+    seed."""
     last = [last_evaluation(RunDir(paths.RUNS / name)) for name in names.values()]
     metrics = {}
     for name in last[0]:
@@ -54,8 +55,10 @@ def _summarize(recipe: Recipe, names: dict[int, str]) -> JsonObject:
 
 
 def last_evaluation(folder: RunDir) -> dict[str, float | None]:
-    """The metrics at the last evaluated step, which runs of one recipe share, whichever checkpoint is the best. None: a
-    value that is not finite. Raises DamagedFile."""
+    """Return the metrics at the last evaluated step; None for a value that is not finite.
+
+    All runs of a recipe share this step, whichever checkpoint is best. Raises DamagedFile.
+    """
     evaluations = [line for line in folder.lines() if "loss" not in line]
     newest: JsonObject = max(reversed(evaluations), key=lambda line: line["step"], default={})
     return {name.removeprefix("eval/"): value for name, value in newest.items() if name.startswith("eval/")}

@@ -1,4 +1,4 @@
-"""`launcher status`: a table of runs; for one run also the history of its job."""
+"""`launcher status`: print a table of runs; for one run also the history of its job."""
 
 import json
 import time
@@ -16,7 +16,7 @@ from launcher.tools.run_state import State
 from launcher.tools.run_status import RunStatus
 
 _REASON_SHOWN = ("pending", "requeued", "running", "cancelled", "stopped")
-"""States whose reason is shown in the table: it says what the run waits for."""
+"""States whose reason is shown in the table."""
 _COLOURS = {
     "running": "green", "done": "bold green", "pending": "yellow", "requeued": "yellow", "failed": "bold red",
     "node lost": "red", "killed": "bold red", "time over": "red", "preempted": "red", "made way": "red",
@@ -24,7 +24,8 @@ _COLOURS = {
 
 
 def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
-    """Print the status of these runs; without any, of all below runs/. Raises UserError where a folder holds no run."""
+    """Print the status of these runs; if there are none, of all runs below runs/. Raises UserError for a folder without
+    a run."""
     folders = [run_status.find_run(run) for run in runs] if runs else run_status.list_runs()
     schedulers = JobSchedulers()
     statuses = run_status.read_statuses(folders, schedulers)
@@ -44,7 +45,7 @@ def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
 
 
 def table(statuses: Sequence[RunStatus]) -> Table:
-    """One row per run. Empty columns are left out."""
+    """Return a table with one row for each run. Empty columns are left out."""
     columns = {
         "run": [escape(one.name) for one in statuses],
         "state": [_state(one.state) + (", [bold red]damaged[/]" if one.damaged else "") for one in statuses],
@@ -72,7 +73,7 @@ def _state(state: State) -> str:
 
 
 def print_details(one: RunStatus, console: Console) -> None:
-    """Print what the table has no column for."""
+    """Print the details for which the table has no column."""
     if one.state.reason and one.state.name not in _REASON_SHOWN:
         console.print(one.state.reason, highlight=False, markup=False)
     if one.value is not None:
@@ -91,7 +92,7 @@ def print_details(one: RunStatus, console: Console) -> None:
 
 
 def _history(one: RunStatus) -> Table:
-    """One row per start of the job."""
+    """Return a table with one row for each start of the job."""
     history = Table(box=None, pad_edge=False)
     for name, right in (("start", True), ("begun", False), ("where", False), ("steps", True), ("ended", False)):
         history.add_column(name, justify="right" if right else "left", overflow="fold")
@@ -118,7 +119,7 @@ def _progress(step: int, steps: int | None) -> str:
 
 
 def _age(when: float | None) -> str:
-    """The time since then, in one unit."""
+    """Return the time that has passed since then, in one unit."""
     if not when:
         return ""
     seconds = max(0.0, time.time() - when)
@@ -129,7 +130,8 @@ def _age(when: float | None) -> str:
 
 
 def _clock(when: float | None, day: float | None = None) -> str:
-    """The time of day, with the date unless it is the date of `day` (default: now). Seconds since the epoch."""
+    """Return the time of day, with the date unless it is the date of `day` (default: now). Both arguments are in
+    seconds since the epoch."""
     if not when:
         return ""
     there, here = time.localtime(when), time.localtime(day or time.time())

@@ -1,7 +1,6 @@
-"""`launcher submit`: plan, prepare, write the run folder, and hand a job to the scheduler of a cluster profile.
+"""`launcher submit`: plan, prepare, write the run folder, and submit a job to the scheduler of a cluster profile.
 
-The scheduler validates the job first, before anything is prepared or written, so that a refused job leaves nothing
-behind.
+The scheduler validates the job before anything is prepared or written. So a refused job leaves nothing behind.
 """
 
 import json
@@ -33,12 +32,12 @@ _MAX_REQUEUES = "max_requeues"
 
 @dataclass(frozen=True)
 class _Sweep:
-    """The runs of one job. A single run is a sweep of one, and no array."""
+    """The runs of one job. A single run is a sweep of one run, which is no array."""
 
     profile: Cluster
     name: str
     points: list[Loaded[Recipe]]
-    """The recipe of each run."""
+    """Recipe of each run."""
     is_array: bool
 
     @property
@@ -47,11 +46,11 @@ class _Sweep:
 
     @property
     def folder(self) -> RunDir:
-        """The folder of the job's script."""
+        """Folder of the job's script."""
         return RunDir(paths.RUNS / self.name)
 
     def render(self, first: Plan, points: Sequence[int]) -> RenderedJob:
-        """The job of these points. `first`: the plan of a run."""
+        """Return the job of these points. `first`: the plan of the first run."""
         request = JobRequest(
             plan=first.model_copy(update={"name": self.name, "folder": str(self.folder.path)}),
             cluster=self.profile,
@@ -64,7 +63,7 @@ class _Sweep:
 
 
 def submit(recipe: Loaded[Recipe], profile: Cluster, grid: Path | None, dry_run: bool, console: Console) -> None:
-    """Submit a run, or with a `grid` file a run for each of its points as one job array. `dry_run`: only print the job.
+    """Submit a run or, with a `grid` file, one job array with a run for each point. `dry_run`: only print the job.
     Raises UserError."""
     sweep = _sweep(recipe, profile, grid)
     plans = sweep_grid.map_points(sweep.points, lambda point: run_setup.dry_run(point, profile, None))
@@ -88,7 +87,7 @@ def submit(recipe: Loaded[Recipe], profile: Cluster, grid: Path | None, dry_run:
 
 
 def _sweep(recipe: Loaded[Recipe], profile: Cluster, grid: Path | None) -> _Sweep:
-    """The runs to submit. Raises UserError for a profile or a recipe that cannot be submitted."""
+    """Return the runs to submit. Raises UserError for a profile or a recipe that cannot be submitted."""
     if grid is not None and not plugins.scheduler(profile.scheduler).supports_arrays:
         raise UserError(f"--grid: a cluster of kind {profile.kind} has no job arrays (submit each run by itself)")
     known = recipe.value
@@ -103,8 +102,11 @@ def _sweep(recipe: Loaded[Recipe], profile: Cluster, grid: Path | None) -> _Swee
 def load_profile(
     file: str | None, overrides: Sequence[str], max_requeues: int | None = None
 ) -> tuple[Cluster, list[str]]:
-    """Load the profile to submit to. Returns it with the overrides of the recipe. `max_requeues`: overrides the key of
-    this name, where the scheduler has it. Raises UserError, also for a profile without a queue."""
+    """Load the profile to submit to. Returns it with the overrides of the recipe.
+
+    `max_requeues`: overrides the scheduler's key of this name. Raises UserError, also for a profile without a queue,
+    and for a scheduler without this key.
+    """
     if file is None:
         raise missing_cluster()
     profile, of_recipe = load.profile(file, overrides)
@@ -125,12 +127,12 @@ def check_queue(profile: Cluster) -> None:
 
 
 def missing_cluster() -> UserError:
-    """The error of a call without --cluster."""
+    """Return the error for a call without --cluster."""
     return UserError(f"--cluster: missing ({_queues()})")
 
 
 def _queues() -> str:
-    """The profiles with a queue: those that come with the launcher, and those here and in ./cluster."""
+    """Return a text about the profiles with a queue: shipped ones, and those in the current folder or in ./cluster."""
     own = [file for folder in (Path(), Path("cluster")) for file in sorted(folder.glob("*.yaml"))]
     names = {file.resolve(): str(file) for file in own} | {file: file.stem for file in load.shipped("cluster")}
     kinds = {name: kind for file, name in names.items() if (kind := _queued_kind(file))}
@@ -138,23 +140,26 @@ def _queues() -> str:
 
 
 def _queued_kind(file: Path) -> str | None:
-    """The kind of a profile, if it has a queue."""
+    """Return the kind of a profile; None: it has no queue."""
     try:
         profile = load.cluster(file).value
-    except UserError:  # such as for a recipe
+    except UserError:  # it may be a recipe
         return None
     return profile.kind if plugins.is_queued(profile.scheduler) else None
 
 
 def _cache(profile: Cluster) -> Path:
-    """The folder in which nodes look for prepared data: $LAUNCHER_CACHE, else the profile's, else that of the home
-    folder."""
+    """Return the folder in which nodes look for prepared data.
+
+    It is $LAUNCHER_CACHE, else that of the profile, else that in the home folder.
+    """
     shared = profile.scratch.shared
     return (paths.cache() if shared is None or env_vars.CACHE in os.environ else Path(shared)).absolute()
 
 
 def _use_shared_cache(profile: Cluster) -> None:
-    """Prepare data in the folder in which nodes look for it. Raises UserError where it cannot be written from here."""
+    """Make this process prepare data in the folder in which nodes look for it. Raises UserError if this process cannot
+    create it."""
     folder = _cache(profile)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -165,17 +170,18 @@ def _use_shared_cache(profile: Cluster) -> None:
 
 
 def _working_directory() -> Path:
-    """The current folder by the name by which it was entered, which nodes know where disks are mounted on demand."""
+    """Return the current folder, by the name by which it was entered. Nodes that mount disks on demand know this
+    name."""
     named = Path(os.environ.get("PWD", ""))
     return named if named.is_absolute() and named.is_dir() and named.samefile(Path.cwd()) else Path.cwd()
 
 
 def _is_done(planned: Plan) -> bool:
-    """Whether all steps of a run are trained, which is printed."""
+    """Return whether all steps of a run are trained. If so, print it."""
     whole = RunDir(Path(planned.folder)).whole()
     try:
         why = over(whole[-1] if whole else None, planned.steps)
-    except DamagedFile:  # reported when it is verified
+    except DamagedFile:  # reported when the checkpoint is verified
         return False
     if why:
         print(f"{planned.folder}: {why}")
@@ -183,8 +189,8 @@ def _is_done(planned: Plan) -> bool:
 
 
 def _refuse_alive(folder: RunDir) -> None:
-    """Raise UserError if a job of this run is pending or running. Only the last two of its chained jobs are checked:
-    the earlier ones have ended."""
+    """Raise UserError if a job of this run is pending or running. Of its chained jobs only the last two are checked,
+    because earlier ones have ended."""
     job = run_status.newest_scheduled_job(folder)
     if job is None:
         return
@@ -197,7 +203,7 @@ def _refuse_alive(folder: RunDir) -> None:
 
 
 def _validated(sweep: _Sweep, job: RenderedJob) -> str:
-    """The scheduler's answer to a job. Raises UserError where it refuses the job."""
+    """Return the scheduler's answer to a job. Raises UserError if it refuses the job."""
     try:
         return sweep.scheduler.validate(job)
     except JobRefused as refused:
@@ -205,7 +211,7 @@ def _validated(sweep: _Sweep, job: RenderedJob) -> str:
 
 
 def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
-    """Prepare, write, submit and record the runs. `first`: the plan of a run."""
+    """Prepare, write, submit and record the runs. `first`: the plan of the first run."""
     runs, fresh = list[run_setup.PreparedRun](), list[Path]()
     try:
         for i in points:
@@ -238,7 +244,7 @@ def _submit(sweep: _Sweep, points: Sequence[int], first: Plan) -> None:
 
 
 def _write_index(sweep: _Sweep, points: Sequence[int], runs: Sequence[run_setup.PreparedRun]) -> None:
-    """Write sweep.json: the overrides of each run by its name."""
+    """Write sweep.json, which contains the overrides of each run by its name."""
     overrides = {
         run.folder.path.name: list(map(str, sweep.points[i].overrides)) for i, run in zip(points, runs, strict=True)
     }
@@ -247,13 +253,15 @@ def _write_index(sweep: _Sweep, points: Sequence[int], runs: Sequence[run_setup.
 
 
 def _prepare(sweep: _Sweep, point: int, fresh: list[Path]) -> run_setup.PreparedRun:
-    """Prepare a run and write its folder. Returns it with the right to start it, which is acquired before the check for
-    jobs that are alive: another submission may have started one meanwhile. The folder is added to `fresh` if it is new.
-    Raises UserError if a job of the run is pending or running."""
+    """Prepare a run, write its folder, and return it with the right to start it.
+
+    The right is acquired before the check for living jobs, because another submission may have started one in the
+    meantime. A new folder is added to `fresh`. Raises UserError if a job of the run is pending or running.
+    """
     checked = run_setup.validate(sweep.points[point], sweep.profile, None)
     exists = checked.folder.path.exists()
     with run_setup.hold(checked.folder, ".start"):
         if not exists and not checked.folder.plan.is_file():
             fresh.append(checked.folder.path)
         _refuse_alive(checked.folder)
-        return run_setup.create(checked)  # which takes the right over
+        return run_setup.create(checked)  # takes over the right

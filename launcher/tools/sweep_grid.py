@@ -1,4 +1,4 @@
-"""A sweep: a grid file lists values of the recipe's keys, and each point of the grid is a run of its own."""
+"""A sweep: a grid file lists values of recipe keys, and each point of the grid is a separate run."""
 
 import json
 import math
@@ -14,14 +14,16 @@ from launcher.config.errors import Problem, UserError
 P = TypeVar("P")
 T = TypeVar("T")
 MAX_POINTS = 500
-"""Maximum number of points. Each is planned before any is submitted."""
+"""Maximum number of points. All points are planned before any is submitted."""
 _RESERVED_KEYS = ("name", "seeds")
 
 
 def read(file: Path, name: str) -> list[list[str]]:
-    """The overrides of each point, among them the name of its run: `name` with -0, -1, ... A map of keys to lists of
-    values is their product, in which the last key changes fastest. A list of maps is a list of points. Raises UserError
-    with every mistake in the file."""
+    """Return the overrides of each point. They include the name of its run: `name` with -0, -1, ...
+
+    A map of keys to lists of values stands for their product, in which the last key changes fastest. A list of maps is
+    a list of points. Raises UserError with every mistake in the file.
+    """
     value, origins = document.plain(file)
     problems = list(_mistakes(value, origins))
     if problems:
@@ -34,7 +36,8 @@ def read(file: Path, name: str) -> list[list[str]]:
 
 
 def map_points(points: Sequence[P], function: Callable[[P], T]) -> list[T]:
-    """The result of a function for each point. Raises UserError with the mistakes of all points, each once."""
+    """Return the result of a function for each point. Raises UserError with the mistakes of all points, without
+    repetitions."""
     results, problems = list[T](), dict[str | Problem, None]()
     for point in points:
         try:
@@ -60,7 +63,7 @@ def _override(key: str, value: object, origin: str) -> str:
 
 
 def _mistakes(value: object, origins: dict[Key, str]) -> Iterator[str]:
-    """Mistakes in a grid."""
+    """Yield the mistakes in a grid."""
     if isinstance(value, dict):
         keys = [(key, origins[key,]) for key in value]
         for key, items in value.items():

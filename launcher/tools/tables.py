@@ -14,7 +14,7 @@ from launcher.plan.run_estimates import duration
 _PROCESS = "0.4 GiB"
 """Resident set of a rank before its model is built: the interpreter, torch and transformers."""
 _CLASSES, _WORST = 50, 10
-"""Classes that a report shows at most, and those that it shows where there are more."""
+"""Maximum number of classes in a report, and the number of classes to show if there are more."""
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -50,7 +50,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(table)
     console.print(
         f"[bold]start[/]         {escape(plan.command)}", soft_wrap=True, highlight=False
-    )  # whole, to be copied
+    )  # not wrapped, so that it can be copied
     for note in plan.notes:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
 
@@ -62,7 +62,7 @@ def _device_memory(plan: Plan) -> str:
 
 
 def _not_counted(plan: Plan) -> str:
-    """What the estimate leaves out on a CPU; an accelerator's memory is not shared with the process."""
+    """Return a text about memory on a CPU that the estimate does not include; empty for an accelerator."""
     if plan.device != "cpu":
         return ""
     return f", on top of the process itself: about {_PROCESS} a rank, and what the allocator keeps of freed memory"
@@ -77,7 +77,7 @@ def _ranks(plan: Plan) -> str:
 
 
 def _at_best(plan: Plan) -> str:
-    """Time and failures by the figures of the cluster's profile."""
+    """Return a text about time and node failures, by the figures of the cluster's profile; empty if there are none."""
     parts = []
     if plan.seconds_at_best:
         parts.append(f"{duration(plan.seconds_at_best)} of arithmetic at the devices' peak (without communication)")
@@ -91,7 +91,7 @@ def _tokens(plan: Plan) -> str:
 
 
 def _sources(plan: Plan) -> str:
-    """The fractions of a mixture, and the epochs of each source."""
+    """Return a text with the fractions of a mixture, and the epochs of each source."""
     passes = {name: "" if epochs is None else f" ({epochs:.2f} epochs)" for name, (_, epochs) in plan.sources.items()}
     return ", ".join(f"{name} {share:.1%}{passes[name]}" for name, (share, _) in plan.sources.items())
 
@@ -128,8 +128,8 @@ def print_facts(known: Facts, folder: object, console: Console) -> None:
 def print_metrics(
     values: Mapping[str, float], baseline: Mapping[str, float], console: Console, classes: bool = True
 ) -> None:
-    """Print the metrics of an evaluation beside the baseline. `classes`: also those of single classes, as a second
-    table."""
+    """Print the metrics of an evaluation next to the baseline. `classes`: also print those of single classes, as a
+    second table."""
     plain = {k: v for k, v in values.items() if k.startswith("eval/") and k.count("/") == 1}
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
@@ -144,7 +144,7 @@ def print_metrics(
 
 
 def print_classes(report: Mapping[str, Mapping[str, float]], console: Console) -> None:
-    """Print the metrics of each class; of very many classes, only the worst."""
+    """Print the metrics of each class. If there are very many classes, print only the worst."""
     worst = sorted(report, key=lambda label: (report[label].get("f1", 0.0), -report[label].get("support", 0.0)))
     shown = set(worst[:_WORST] if len(report) > _CLASSES else report)
     _by_class({label: values for label, values in report.items() if label in shown}, console)

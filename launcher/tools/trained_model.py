@@ -1,4 +1,4 @@
-"""The model of a checkpoint, loaded into this process."""
+"""Loading of the model of a checkpoint into this process."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """`model`: in eval mode, in the precision of its checkpoint, with adapters merged."""
+    """A run with the model of a checkpoint. `model`: in eval mode, in the precision of the checkpoint, with merged
+    adapters."""
 
     folder: RunDir
     saved: SavedCheckpoint
@@ -32,40 +33,41 @@ class TrainedModel:
 
     @property
     def auto_class(self) -> str:
-        """The transformers auto class of the task's models; empty: none."""
+        """The transformers auto class of the task's models; empty: there is none."""
         return plugins.task(self.recipe.inner_task).auto_class
 
     def task(self) -> "Task":
-        """A new instance of the run's task, not attached to a model, with the run's tokenizer where it uses one. Of a
-        distillation: the task of the student."""
+        """Return a new instance of the run's task, which is not prepared for a model yet. For a distillation, it is the
+        task of the student. It has the run's tokenizer if it uses one."""
         from launcher.prepare import tokenizer
 
         task = plugins.task(self.recipe.inner_task)(self.recipe.inner_task, self.facts)
-        if task.uses_tokenizer:  # otherwise it would load that of the prepared data
+        if task.uses_tokenizer:  # otherwise it would load the tokenizer of the prepared data
             task.tokenizer = tokenizer.load(str(self.folder.tokenizer), "tokenizer")
         return task
 
 
 def is_transformers(model: "torch.nn.Module") -> bool:
-    """Whether transformers can save and load the model."""
+    """Return whether transformers can save and load the model."""
     import transformers
 
     return isinstance(model, transformers.PreTrainedModel)
 
 
 def is_encoder_decoder(model: "torch.nn.Module") -> bool:
-    """Whether the model is of transformers and generates texts with a decoder beside its encoder."""
+    """Return whether the model is a transformers model with an encoder and a decoder."""
     return is_transformers(model) and bool(model.config.is_encoder_decoder)
 
 
 def report_best(folder: RunDir, saved: SavedCheckpoint, which: str | int, console: Console) -> None:
-    """Print a note where the best checkpoint was requested and a worse one is used."""
+    """Print a note if the best checkpoint was requested, but a better step has no checkpoint."""
     if note := best_note(folder, saved, which):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def best_note(folder: RunDir, saved: SavedCheckpoint, which: str | int) -> str | None:
-    """A note where the best checkpoint was requested, but the best evaluation was at a step without a checkpoint."""
+    """Return a note if the best checkpoint was requested, but the best evaluation was at a step without one; else
+    None."""
     from launcher.train import early_stopping
 
     recipe = load.stored(folder.recipe).value
@@ -85,7 +87,7 @@ def best_note(folder: RunDir, saved: SavedCheckpoint, which: str | int) -> str |
 
 
 def load_run(run: str, which: str | int) -> TrainedModel:
-    """Load the model of a checkpoint (best, latest, or a step), without the data that it was trained on. Raises
+    """Load the model of a checkpoint (best, latest, or a step), without the data on which it was trained. Raises
     UserError."""
     from launcher.models import run as run_model
     from launcher.train.precision import STORED
@@ -99,7 +101,7 @@ def load_run(run: str, which: str | int) -> TrainedModel:
     config = run_model.Config(
         run=str(folder.path), checkpoint=saved.step, attention=recipe.model.attention_kernel,
         trust_remote_code=recipe.model.trusted_source is not None,
-        batch_norm="frozen",  # nothing trains here: the statistics stay, whatever kept them in the run
+        batch_norm="frozen",  # nothing trains here, so that the statistics stay as in the run
     )  # fmt: skip
     model, notes = run_model.Model(config).build(model_requirements.of(recipe, facts))
     if missing := [note for note in notes if note.startswith("new weights")]:

@@ -1,5 +1,7 @@
-"""Measure the cost of attention dropout on the training device. The contract's dropout needs attention without torch's
-fused kernels, which only support their own dropout."""
+"""Measure the cost of attention dropout on the training device.
+
+The contract's dropout cannot use torch's fused attention kernels, because these only support their own dropout.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,12 +15,13 @@ from launcher.train import counter_dropout, random_interception
 from launcher.train.precision import COMPUTED, STORED
 
 _REPEATS, _SHORT, _TOKENS = 3, 64, 512
-"""Repetitions, the shortest samples that are measured (attention is cheap for shorter ones), and tokens."""
+"""Timed repetitions; minimum length of samples to measure (for shorter ones attention is cheap); maximum tokens."""
 _WORTH_A_NOTE = 0.05
 
 
 def note(model: torch.nn.Module, samples: int, length: int, precision: str, device: torch.device) -> list[str]:
-    """A note if the cost is high. `samples`, `length`: of a micro-batch of the longest samples."""
+    """Return a note for the user if attention dropout is expensive, else an empty list. `samples`, `length`: of a
+    micro-batch of the longest samples."""
     config = getattr(model, "config", None)
     rates, fused = attention_dropout(config), getattr(config, "_attn_implementation", None) == "sdpa"
     if length < _SHORT or not rates or not fused:
@@ -33,8 +36,10 @@ def note(model: torch.nn.Module, samples: int, length: int, precision: str, devi
 
 
 def cost(config: object, rate: float, samples: int, length: int, precision: str, device: torch.device) -> float:
-    """The extra time of attention with dropout compared with fused attention without, as a fraction of the time of a
-    layer (forward and backward). 0 where the configuration has no known widths."""
+    """Return the extra time of attention with dropout over fused attention without, as a fraction of a layer's time.
+
+    The times are those of the forward and the backward. Returns 0 if the configuration has no known widths.
+    """
     hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
     if not (isinstance(hidden, int) and isinstance(heads, int)):
         return 0.0
@@ -55,7 +60,7 @@ def cost(config: object, rate: float, samples: int, length: int, precision: str,
 
 
 class _ZeroKeyDraws:
-    """A source of dropout masks for timing. Every sample has key 0, which takes as long as real keys."""
+    """Source of dropout masks for timing. Every sample has key 0, which takes as long as real keys."""
 
     def keep(self, shape: Sequence[int], rate: float, device: torch.device) -> torch.Tensor:
         keys = torch.zeros(shape[0], dtype=torch.int64, device=device)
@@ -67,7 +72,7 @@ class _ZeroKeyDraws:
 
 
 def _seconds(forward: Callable[[], torch.Tensor], device: torch.device) -> float:
-    """The median time of a forward and its backward; the first is a warm-up."""
+    """Return the median seconds of a forward and its backward, after one warm-up."""
     taken = list[float]()
     for _ in range(_REPEATS + 1):
         begin = time.perf_counter()

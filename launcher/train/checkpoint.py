@@ -1,4 +1,4 @@
-"""Saving and loading checkpoints, all ranks together (launcher.storage.checkpoint_format has the format)."""
+"""Saving and loading of checkpoints by all ranks together (for the format see launcher.storage.checkpoint_format)."""
 
 import secrets
 import shutil
@@ -18,11 +18,11 @@ from launcher.storage.run_dir import RunDir
 
 StateDict = dict[str, torch.Tensor]
 _BESIDE_TENSORS = 2**16
-"""Bytes of a checkpoint besides its tensors, about."""
+"""Approximate bytes of a checkpoint besides its tensors."""
 
 
 class RunReplaced(RuntimeError):
-    """A newer start of the run has taken over, or the run's folder is gone: this start must not save any more."""
+    """A newer start of the run has taken over, or the run's folder is gone. This start must not save any more."""
 
     def __init__(self, folder: RunDir) -> None:
         what = "another start of this run has taken over: this one leaves, and saves nothing"
@@ -34,11 +34,11 @@ class RunReplaced(RuntimeError):
 def save(
     folder: RunDir, tensors: StateDict, state: JsonObject, keep: int, process: ProcessGroup, lease: Lease | None = None
 ) -> Path:
-    """Save a checkpoint of `state["step"]`, and remove all others but the `keep` newest and the best one. All ranks
-    call it. `lease`: the right of rank 0 to write.
+    """Save a checkpoint of `state["step"]`, and return its folder. All ranks call it.
 
-    Raises RunReplaced, on every rank, where another start holds the lease, and DiskFull. Nothing half-written is left
-    then, and earlier checkpoints are unchanged.
+    Afterwards, all checkpoints are removed except for the `keep` newest and the best one. `lease`: the right of rank 0
+    to write. Raises DiskFull; raises RunReplaced on every rank if another start holds the lease. In both cases nothing
+    half-written remains, and earlier checkpoints are unchanged.
     """
     step = state["step"]
     final = folder.checkpoints / checkpoint_format.folder_name(step)
@@ -68,8 +68,8 @@ def save(
 
 
 def _make_room(folder: RunDir, keep: int, needed: int) -> None:
-    """Remove half-written checkpoints and, where `needed` bytes are not free, those that this save would remove at its
-    end."""
+    """Remove half-written checkpoints. If `needed` bytes are still not free, also remove checkpoints that this save
+    will supersede."""
     for left in folder.half_written():
         shutil.rmtree(left)
     if free_bytes(folder.checkpoints) < needed:
@@ -78,7 +78,7 @@ def _make_room(folder: RunDir, keep: int, needed: int) -> None:
 
 
 def _remove_failed(partial: Path, final: Path, process: ProcessGroup, lease: Lease | None) -> None:
-    """Remove what a failed save has written. Every rank calls it: one may still write after another has removed its
+    """Remove the files of a failed save. Every rank calls it, because one may still write after another has removed
     files."""
     shutil.rmtree(partial, ignore_errors=True)
     if process.rank == 0 and not (final / COMPLETE).is_file() and _holds(lease):
@@ -86,7 +86,7 @@ def _remove_failed(partial: Path, final: Path, process: ProcessGroup, lease: Lea
 
 
 def _holds(lease: Lease | None) -> bool:
-    """Whether this start still has the right to write, as far as this rank knows."""
+    """Return whether this start still has the right to write, as far as this rank knows."""
     try:
         if lease is not None:
             lease.check()
@@ -96,14 +96,14 @@ def _holds(lease: Lease | None) -> bool:
 
 
 def _agree(folder: RunDir, process: ProcessGroup, ours: bool) -> None:
-    """Raises RunReplaced on every rank unless rank 0 passes True."""
+    """Raise RunReplaced on every rank unless rank 0 passes True."""
     if not process.broadcast(ours):
         raise RunReplaced(folder)
 
 
 def load(tensors: StateDict, saved: SavedCheckpoint, new: tuple[str, ...] = ()) -> None:
     """Read a checkpoint into these tensors, each rank its shards. All ranks call it. `new`: prefixes of names that may
-    be missing from the checkpoint; such tensors keep their values. Raises UserError where names or shapes differ."""
+    be missing from the checkpoint; such tensors keep their values. Raises UserError if names or shapes differ."""
     shapes = {name: entry.shape for name, entry in saved.tensors().items()}
     tensors = {name: t for name, t in tensors.items() if name in shapes or not name.startswith(new)}
     wrong = [
@@ -117,8 +117,9 @@ def load(tensors: StateDict, saved: SavedCheckpoint, new: tuple[str, ...] = ()) 
 
 
 def load_weights(model: torch.nn.Module, saved: SavedCheckpoint) -> list[str]:
-    """Read the weights and buffers whose names and shapes are those of the model. Returns the names of the weights that
-    were not read. A checkpoint in fp64 makes the model fp64, so that nothing is rounded."""
+    """Read all weights and buffers whose names and shapes match those of the model. Returns the names of the weights
+    that were not read. If the checkpoint has fp64 tensors, the model is converted to fp64, so that nothing is
+    rounded."""
     entries = saved.tensors()
     if any(entry.dtype == torch.float64 for entry in entries.values()):
         model.double()

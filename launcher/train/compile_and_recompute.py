@@ -1,5 +1,7 @@
-"""Compile the repeated layers of a model, and recompute their activations in the backward. Both replace only `forward`
-of a layer, so that parameter names do not change and the hooks of a strategy stay outside."""
+"""Compilation of the repeated layers of a model, and recomputation of their activations in the backward.
+
+Both replace only the `forward` of a layer. So parameter names do not change, and the hooks of a strategy stay outside.
+"""
 
 from collections.abc import Iterable
 from functools import partial
@@ -13,8 +15,8 @@ from launcher.train.sample_randomness import ModelRandomness
 
 
 def apply(layers: Iterable[nn.Module], train: Train, randomness: ModelRandomness) -> None:
-    """Compile each layer, and checkpoint the activations of every n-th one, as the recipe requires. Shapes are compiled
-    as variables, because lengths vary between micro-batches."""
+    """Compile each layer, and checkpoint the activations of every n-th layer, as the recipe requires. Shapes are
+    compiled as variables, because lengths vary between micro-batches."""
     every = train.checkpointed_every
     for number, layer in enumerate(layers):
         if train.compile:

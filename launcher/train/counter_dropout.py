@@ -1,8 +1,8 @@
 """The random draws of `launcher.contract.dropout` in torch: the same bits on every device, without a generator.
 
 torch shifts int32 arithmetically and cannot shift uint32, so the upper bits are masked after a shift. On a CPU, words
-are computed in blocks that fit into the cache. On an accelerator, the operations of a mask are compiled into one kernel
-where torch supports it.
+(of 32 random bits) are computed in blocks that fit into the cache. On an accelerator, the operations of a mask are
+compiled into one kernel if torch supports it.
 """
 
 import logging
@@ -20,15 +20,18 @@ from launcher.contract import dropout as definition
 State = tuple[torch.Tensor, torch.Tensor]
 
 _BLOCK = 2**16
-"""Words of a block for each thread: 256 KiB, and the same for a temporary."""
+"""Number of words in a block, for each thread: 256 KiB, and the same for a temporary tensor."""
 
 
 @dataclass(frozen=True)
 class SampleRows:
-    """The samples of the rows of a micro-batch. `keys`: the key of each row's sample, int64, shape (rows,). Where
-    samples share rows: the key of each token's sample, shape (rows, tokens), with the `positions` of the tokens in
-    their samples, int32. `step`: the key of the step, shape (1,), on the CPU: few models use it, and some on the
-    CPU."""
+    """The samples in the rows of a micro-batch.
+
+    `keys`: the key of each row's sample, int64, shape (rows,). If samples share rows: the key of each token's sample,
+    shape (rows, tokens). `positions`: of the tokens in their samples, int32, shape (rows, tokens); None unless samples
+    share rows. `step`: the key of the step, shape (1,). It stays on the CPU, because few models use it, and some of
+    them there.
+    """
 
     keys: torch.Tensor
     step: torch.Tensor
@@ -40,8 +43,8 @@ class SampleRows:
 
 
 class Axis(NamedTuple):
-    """An axis within a sample. `by_token`: its coordinates are the positions of the row's tokens. Otherwise they count
-    from `first`, which is above 0 where another rank has the part before."""
+    """An axis within a sample. `by_token`: its coordinates are the positions of the row's tokens. Otherwise they are
+    `first`, `first` + 1, ...; `first` is above 0 if another rank has the part before."""
 
     by_token: bool
     size: int
@@ -56,8 +59,11 @@ def keep_mask(
     positions: torch.Tensor | None,
     rate: float,
 ) -> torch.Tensor:
-    """The mask of kept values, bool, shape (keys, *sizes of the axes). `keys`: as in SampleRows; `place`: the key of
-    the module, an int64 scalar; `call`: as in launcher.contract.dropout; `axes`: at least one; `rate`: of dropout."""
+    """Return a dropout mask, bool, shape (keys, *sizes of the axes): True for kept values.
+
+    `keys`: as in SampleRows; `place`: the key of the module, an int64 scalar; `call`: as in launcher.contract.dropout;
+    `axes`: at least one; `rate`: the dropout rate.
+    """
     make = _keep_mask if _as_it_is(keys) else _fused(_keep_mask, keys.device.type)
     return make(keys, place, call, axes, positions, definition.threshold(rate))
 
@@ -65,13 +71,13 @@ def keep_mask(
 def uniform_numbers(
     keys: torch.Tensor, place: torch.Tensor, call: int, axes: tuple[Axis, ...], positions: torch.Tensor | None
 ) -> torch.Tensor:
-    """Uniform numbers in (0, 1), fp32, with the arguments and the shape of `keep_mask`."""
+    """Return uniform numbers in (0, 1), fp32. The arguments and the shape are those of `keep_mask`."""
     make = _uniform_numbers if _as_it_is(keys) else _fused(_uniform_numbers, keys.device.type)
     return make(keys, place, call, axes, positions)
 
 
 def _as_it_is(keys: torch.Tensor) -> bool:
-    """Whether a mask is computed without torch.compile: on a CPU, and in code that is compiled already."""
+    """Return whether to compute a mask without torch.compile: on a CPU, and inside code that is being compiled."""
     return bool(keys.device.type == "cpu" or torch.compiler.is_compiling())
 
 
@@ -102,9 +108,9 @@ def _uniform_numbers(
 def _states(
     keys: torch.Tensor, place: torch.Tensor, call: int, axes: tuple[Axis, ...], positions: torch.Tensor | None
 ) -> State:
-    """The states of all coordinates but the last one, with an axis for each coordinate (of size 1 where it has no
-    effect)."""
-    if keys.ndim == 2:  # keys of tokens: they belong to the first axis of tokens
+    """Return the states after all coordinates but the last. They have an axis for each coordinate, of size 1 if it has
+    no effect."""
+    if keys.ndim == 2:  # one key for each token, on the first axis of tokens
         tokens = next(number for number, axis in enumerate(axes) if axis.by_token)
         keys = keys.view(len(keys), *[1] * tokens, keys.shape[1], *[1] * (len(axes) - 1 - tokens))
     else:
@@ -118,7 +124,7 @@ def _states(
 def _coordinates(
     axes: tuple[Axis, ...], number: int, positions: torch.Tensor | None, device: torch.device
 ) -> torch.Tensor:
-    """The coordinates of an axis, int32, in a shape that broadcasts with the states."""
+    """Return the coordinates of an axis, int32, in a shape that broadcasts with the states."""
     axis, after = axes[number], [1] * (len(axes) - 1 - number)
     if axis.by_token:
         assert positions is not None
@@ -127,41 +133,42 @@ def _coordinates(
 
 
 def begin(keys: torch.Tensor, place: torch.Tensor, call: int) -> State:
-    """The states of keys at a place (both int64), with the coordinate of the call."""
+    """Return the states of keys at a place (both int64), with the coordinate of the call."""
     mixed = keys ^ place
     call_number = torch.full((1,) * keys.ndim, call, dtype=torch.int32, device=keys.device)
     return fold((_low(mixed), _low(mixed >> 32)), call_number)
 
 
 def fold(state: State, coordinate: torch.Tensor) -> State:
-    """Mix one more coordinate (int32) into the states; both are broadcast. Defined in launcher.contract.dropout."""
+    """Return the states with one more coordinate (int32) mixed in, as launcher.contract.dropout defines it; both are
+    broadcast."""
     low, high = state
     high = _mix(high ^ (coordinate * _signed(definition.GOLDEN)))
     return _mix(low + high), high
 
 
 def keep(state: State, last: torch.Tensor, least: int) -> torch.Tensor:
-    """Whether the draw of each state and last coordinate (int32), broadcast together, is at least the threshold."""
+    """Return whether the draw of each state and last coordinate (int32), broadcast together, is at least `least`."""
     words = word(state, last >> 1)
     return torch.where((last & 1).bool(), words, words << 16) >> 16 >= least
 
 
 def keep_run(state: State, count: int, least: int, first: int = 0) -> torch.Tensor:
-    """As `keep` for the last coordinates first, ..., first + count - 1, at half the cost: each word gives two draws.
-    States of shape (..., 1) give (..., count)."""
+    """Return the result of `keep` for the last coordinates first, ..., first + count - 1, at half the cost. Each word
+    gives two draws. States of shape (..., 1) give (..., count)."""
     make = _in_blocks if state[0].device.type == "cpu" else _at_once
     kept: torch.Tensor = make(*state, first, count, least)
     return kept
 
 
 def uniform(state: State, last: torch.Tensor) -> torch.Tensor:
-    """Numbers in (0, 1), fp32, for each state and last coordinate (int32), broadcast together."""
+    """Return numbers in (0, 1), fp32, for each state and last coordinate (int32), broadcast together."""
     return (_shifted(word(state, last), 9).float() + 0.5) * 2.0**-23
 
 
 def word(state: State, index: torch.Tensor) -> torch.Tensor:
-    """Hash each state and index (int32, broadcast together) to 32 random bits, as launcher.contract.dropout.word
-    does."""
+    """Return 32 random bits for each state and index (int32, broadcast together). See
+    launcher.contract.dropout.word."""
     low, high = state
     value = low + index * _signed(definition.GOLDEN)
     return _finish(_scramble(value, definition.SHIFTS[0], definition.FIRST) ^ high)
@@ -181,24 +188,24 @@ def _scramble(value: torch.Tensor, shift: int, factor: int) -> torch.Tensor:
 
 
 def _shifted(value: torch.Tensor, by: int) -> torch.Tensor:
-    """A logical shift to the right."""
+    """Return the values shifted to the right logically."""
     return (value >> by) & (2 ** (32 - by) - 1)
 
 
 def _signed(unsigned: int) -> int:
-    """A 32-bit word as the signed number of the same bits."""
+    """Return the signed number that has the bits of a 32-bit word."""
     return unsigned - 2**32 if unsigned >= 2**31 else unsigned
 
 
 def _low(wide: torch.Tensor) -> torch.Tensor:
-    """The low words of int64, int32."""
+    """Return the low 32 bits of int64 numbers, as int32."""
     return (((wide & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000).to(torch.int32)
 
 
 @torch.library.custom_op("launcher::keep_in_blocks", mutates_args=())  # type: ignore[untyped-decorator]
 def _in_blocks(low: torch.Tensor, high: torch.Tensor, first: int, count: int, least: int) -> torch.Tensor:
-    """Whether draws first, ..., first + count - 1 are kept: states of shape (..., 1) give (..., count). An operation of
-    its own, since it takes a compiler minutes to do worse."""
+    """Return whether draws first, ..., first + count - 1 are kept: states of shape (..., 1) give (..., count). It is a
+    custom operation, because torch.compile would take minutes and produce slower code."""
     shape = torch.broadcast_shapes(low.shape, high.shape)[:-1]
     lows, highs = (one.expand(*shape, 1).reshape(-1, 1) for one in (low, high))
     out = torch.empty((len(lows), count), dtype=torch.bool)
@@ -210,13 +217,14 @@ def _in_blocks(low: torch.Tensor, high: torch.Tensor, first: int, count: int, le
 
 @torch.library.custom_op("launcher::keep_by_rows_in_blocks", mutates_args=())  # type: ignore[untyped-decorator]
 def _by_rows_in_blocks(low: torch.Tensor, high: torch.Tensor, last: torch.Tensor, least: int) -> torch.Tensor:
-    """As `keep`: states of shape (rows, ..., 1) and last coordinates (rows, 1, ..., count) give (rows, ..., count)."""
+    """Return the result of `keep`, with separate last coordinates for each row. States of shape (rows, ..., 1) and last
+    coordinates of shape (rows, 1, ..., count) give (rows, ..., count)."""
     shape, count = torch.broadcast_shapes(low.shape, high.shape)[:-1], last.shape[-1]
     lows, highs = (one.expand(*shape, 1).reshape(shape[0], -1, 1) for one in (low, high))
     out = torch.empty((*lows.shape[:2], count), dtype=torch.bool)
     for row in range(shape[0]):
         index = last[row].reshape(count)
-        to_the_top = (1 - (index & 1)) * 16  # the low half of a word is that of even coordinates
+        to_the_top = (1 - (index & 1)) * 16  # even coordinates use the low half of a word
         for rows, words in _word_blocks(lows[row], highs[row], index >> 1):
             torch.ge(words.bitwise_left_shift_(to_the_top), least << 16, out=out[row, rows])
     return out.view(*shape, count)
@@ -225,7 +233,8 @@ def _by_rows_in_blocks(low: torch.Tensor, high: torch.Tensor, last: torch.Tensor
 def _word_blocks(
     lows: torch.Tensor, highs: torch.Tensor, indices: torch.Tensor
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """The words of states (n, 1) for indices (m,), some rows at a time: the operations of `word`, in place."""
+    """Yield the words of states (n, 1) and indices (m,) in blocks of rows, each with its slice of rows. The operations
+    are those of `word`, in place."""
     offsets = indices * _signed(definition.GOLDEN)
     step = max(1, _BLOCK * torch.get_num_threads() // max(1, len(offsets)))
     for start in range(0, len(lows), step):
@@ -254,32 +263,32 @@ def _(low: torch.Tensor, high: torch.Tensor, first: int, count: int, least: int)
 
 
 def _at_once(low: torch.Tensor, high: torch.Tensor, first: int, count: int, least: int) -> torch.Tensor:
-    """As `_in_blocks`, without a loop."""
+    """Return the result of `_in_blocks`, without a loop."""
     value = word((low, high), _indices(first, count, low.device))
     both = torch.stack((value << 16 >> 16, value >> 16), -1).flatten(-2)
     return both[..., first % 2 : first % 2 + count] >= least
 
 
 def _indices(first: int, count: int, device: torch.device) -> torch.Tensor:
-    """The indices of the words that hold draws first, ..., first + count - 1."""
+    """Return the indices of the words that contain draws first, ..., first + count - 1."""
     return torch.arange(first // 2, (first + count + 1) // 2, dtype=torch.int32, device=device)
 
 
 @cache
 def _fused(function: Callable[..., torch.Tensor], device: str) -> Callable[..., torch.Tensor]:
-    """The function for an accelerator: compiled where Triton is installed."""
+    """Return the function for an accelerator, compiled if Triton is installed."""
     return function if find_spec("triton") is None else _compiled(function, device)
 
 
 def _compiled(function: Callable[..., torch.Tensor], device: str) -> Callable[..., torch.Tensor]:
-    """The function in few kernels, or as it is where compiling it fails or changes a bit."""
+    """Return the function compiled into few kernels, or unchanged if compiling fails or changes a bit."""
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # axes are of many kinds
     compiled = torch.compile(function, dynamic=True)
     try:
         keys, place = torch.arange(3, device=device), torch.tensor(5, device=device)
         sample = (keys, place, 7, (Axis(False, 2), Axis(False, 4)), None, *([0] if function is _keep_mask else []))
         same = torch.equal(compiled(*sample), function(*sample))
-    except Exception as error:  # whatever a compiler raises that is not set up
+    except Exception as error:  # a compiler that is not set up may raise anything
         reason = first_line(error)
         logging.getLogger(__name__).warning("masks of dropout are not compiled: %s", reason)
         return function

@@ -1,7 +1,7 @@
 """A rank's share of the global batches, as a pure function of the step, read through torch's DataLoader.
 
-There is no state: step t is computed from t alone. So a resume needs no position, and loader workers may compute steps
-ahead in any order.
+There is no state, because step t is computed from t alone. So a resume needs no position, and loader workers may
+compute later steps in any order.
 """
 
 import signal
@@ -25,12 +25,12 @@ from launcher.train.counter_dropout import SampleRows
 T = TypeVar("T")
 Ids = NDArray[np.int64]
 _FIRST = np.zeros(1, dtype=np.int64)
-"""The row of the first sample alone, which stands in for a micro-batch without rows."""
+"""A row of the first sample only, which replaces the rows of a micro-batch that has none."""
 
 
 @dataclass(frozen=True)
 class ProbeBatch:
-    """A micro-batch, with the samples of its rows."""
+    """A micro-batch, with the samples in its rows."""
 
     batch: Batch
     rows: SampleRows
@@ -41,9 +41,12 @@ class ProbeBatch:
 
 @dataclass(frozen=True)
 class ProbeBatches:
-    """Micro-batches of few samples, to test a model with. `one`: a sample; `two`: two rows of that sample; `packed`:
-    one row of it twice, if samples share rows. `short` and `long`: two samples alone, as far apart in length as those
-    of a micro-batch may be; `together`: both in one micro-batch."""
+    """Micro-batches of few samples, for tests of a model.
+
+    `one`: one sample; `two`: two rows with this sample; `packed`: one row with the sample twice, if samples share rows.
+    `short`, `long`: one sample each, with the largest difference in length that a micro-batch may have; `together`:
+    both samples in one micro-batch.
+    """
 
     one: ProbeBatch
     two: ProbeBatch
@@ -60,14 +63,17 @@ class Order(Protocol):
     """The order of the samples over a run."""
 
     def step(self, step: int, global_batch: int) -> tuple[Ids, Ids]:
-        """The epochs and ids of the samples of a step, shape (global_batch,) each."""
+        """Return the epochs and the ids of the samples of a step, each of shape (global_batch,)."""
 
 
 @dataclass(frozen=True)
 class RankBatch:
-    """A rank's share of a global batch. `rows`: the samples of the rows of each micro-batch. `weight`, `digest`,
-    `tokens`: of the share; their sums over the ranks are those of the global batch. `padded`: the positions that the
-    model computes for it."""
+    """A rank's share of a global batch.
+
+    `rows`: the samples in the rows of each micro-batch. `weight`, `digest`, `tokens`: those of the share; their sums
+    over the ranks are those of the global batch. `padded`: the number of positions that the model computes, with
+    padding.
+    """
 
     micro_batches: list[Batch]
     rows: list[SampleRows]
@@ -79,9 +85,12 @@ class RankBatch:
 
 @dataclass(frozen=True)
 class Batches(Dataset[RankBatch]):  # type: ignore[misc]
-    """A rank's shares of the global batches, by step. `order`: selects the samples of a step; `task`: turns them into
-    model inputs. `row`: tokens of a row that samples share; None: each sample has its own row. `steps`: of the whole
-    run. `equal_lengths`: all samples of a micro-batch have the same length."""
+    """A rank's shares of the global batches, by step.
+
+    `order`: selects the samples of a step; `task`: converts them to model inputs. `row`: maximum tokens of a row that
+    samples share; None: each sample has its own row. `steps`: number of steps of the whole run. `equal_lengths`: all
+    samples of a micro-batch have the same length.
+    """
 
     samples: PreparedSamples
     order: Order
@@ -116,26 +125,26 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
         return _ChosenSamples(step, epochs, ids, self.samples.lengths(ids))
 
     def _share(self, chosen: "_ChosenSamples") -> list[list[Ids]]:
-        """The rows of each of this rank's micro-batches, the longest first: the places of their samples. A micro-batch
-        may have none."""
+        """Return the rows of each of this rank's micro-batches, the longest first. A row is an array of the places of
+        its samples. A micro-batch may have no rows."""
         rows = self._rows(chosen.lengths)
         row_lengths = np.array([chosen.lengths[row].sum() for row in rows], dtype=np.int64)
         pieces = split(row_lengths, self.world, self.max_tokens, self.equal_lengths)[self.rank]
         return [[rows[row] for row in piece] for piece in pieces]
 
     def _draw(self, share: list[list[Ids]], chosen: "_ChosenSamples") -> dict[int, Sample]:
-        """The samples of the share, by place."""
+        """Return the samples of the share, by place."""
         places = np.concatenate([*(row for rows in share for row in rows), np.empty(0, dtype=np.int64)])
         samples = self._samples(chosen.epochs[places], chosen.ids[places], chosen.step)
         return dict(zip(places.tolist(), samples, strict=True))
 
     def _group(self, rows: list[Ids], drawn: dict[int, Sample], chosen: "_ChosenSamples") -> list[Sample]:
-        """The samples that a micro-batch is collated from, one for each row: at least one, which may have no weight."""
+        """Return the samples to collate into a micro-batch, one for each row; for no rows, a sample without weight."""
         group = [self._join([drawn[place] for place in row.tolist()]) for row in rows]
         return group or [self._join([self._blank(chosen)])]
 
     def probe_batches(self) -> ProbeBatches:
-        """Small micro-batches to test a model with, the same on every rank."""
+        """Return small micro-batches for tests of a model, the same on every rank."""
         epochs, ids = self.order.step(0, max(2, self.global_batch))
         lengths = self.samples.lengths(ids)
         ends = self._pair(lengths)
@@ -159,26 +168,30 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
         )
 
     def _pair(self, lengths: Ids) -> Ids:
-        """The indices of two samples that may share a micro-batch: the shortest and the longest one, or two of the same
-        length (or one twice)."""
+        """Return the indices of two samples that may share a micro-batch.
+
+        They are the shortest and the longest sample; if all samples of a micro-batch need equal lengths, two of the
+        same length, or one twice.
+        """
         if not self.equal_lengths:
             return np.array([lengths.argmin(), len(lengths) - 1 - lengths[::-1].argmax()])
         values, counts = np.unique(lengths, return_counts=True)
         return np.resize(np.flatnonzero(lengths == values[counts.argmax()]), 2)
 
     def shown(self, step: int, count: int) -> list[Sample]:
-        """The first samples of a step, in the order of the batch, to be shown."""
+        """Return the first `count` samples of a step, in the order of the batch, for display."""
         epochs, ids = self.order.step(step, self.global_batch)
         return list(self._samples(epochs[:count], ids[:count], step))
 
     def _rows(self, lengths: Ids) -> list[Ids]:
-        """The indices of the samples of each row."""
+        """Return the indices of the samples of each row."""
         if self.row is None:
             return list(np.arange(len(lengths)).reshape(-1, 1))
         return pack(lengths, capacity(lengths, self.world, self.row))
 
     def _sample_rows(self, owners: list[Ids], keys: Ids, lengths: Ids, step: int) -> SampleRows:
-        """The samples of the rows of a micro-batch. `owners`: those of each row, as indices into keys and lengths."""
+        """Return the samples in the rows of a micro-batch. `owners`: for each row the indices of its samples in `keys`
+        and `lengths`."""
         of_step = torch.from_numpy(dropout.step_key(self.seed, step))
         if self.row is None:
             return SampleRows(torch.from_numpy(keys[np.concatenate(owners)]), of_step)
@@ -199,14 +212,14 @@ class Batches(Dataset[RankBatch]):  # type: ignore[misc]
         return self.task.samples(self.samples.rows(ids), epochs.tolist(), ids.tolist(), draw)
 
     def _blank(self, chosen: "_ChosenSamples") -> Sample:
-        """The first sample without weight, for a rank that has fewer micro-batches than others."""
+        """Return the first sample without weight, for a rank that has fewer micro-batches than others."""
         return self.task.zero_weight(self._samples(chosen.epochs[:1], chosen.ids[:1], chosen.step)[0])
 
 
 @dataclass(frozen=True)
 class _ChosenSamples:
-    """The samples of a step's global batch: their epochs, ids and lengths in tokens, shape (global_batch,) each. A
-    place is an index into these."""
+    """The samples of a step's global batch: epochs, ids, and lengths in tokens, each of shape (global_batch,). A
+    sample's place is its index in these arrays."""
 
     step: int
     epochs: Ids
@@ -215,7 +228,7 @@ class _ChosenSamples:
 
 
 def _digest(drawn: dict[int, Sample], chosen: _ChosenSamples) -> int:
-    """The digest of a share. `drawn`: its samples by place."""
+    """Return the digest of a share. `drawn`: the samples of the share, by place."""
     hashes = [
         digest.sample(place, int(chosen.epochs[place]), int(chosen.ids[place]), sample)
         for place, sample in drawn.items()
@@ -224,7 +237,8 @@ def _digest(drawn: dict[int, Sample], chosen: _ChosenSamples) -> int:
 
 
 def loader(batches: Batches, start: int, stop: int, workers: int, pin: bool) -> DataLoader[RankBatch]:
-    """Load the batches of steps [start, stop) in order. `workers`: processes that compute ahead; `pin`: pin memory."""
+    """Return a loader of the batches of steps [start, stop), in order. `workers`: number of processes that compute
+    ahead; `pin`: pin memory."""
     return DataLoader(
         batches,
         batch_size=None,
@@ -233,13 +247,13 @@ def loader(batches: Batches, start: int, stop: int, workers: int, pin: bool) -> 
         collate_fn=_as_is,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
-        multiprocessing_context="fork" if workers else None,  # the default of a rank is the launcher's fork server
+        multiprocessing_context="fork" if workers else None,  # a rank's default is the launcher's fork server
         worker_init_fn=_leave_signals_to_the_rank,
     )
 
 
 def to(batch: Batch, device: torch.device) -> Batch:
-    """Copy a micro-batch to a device."""
+    """Return a micro-batch copied to a device."""
 
     def copy(value: object) -> object:
         if isinstance(value, dict):
@@ -250,7 +264,7 @@ def to(batch: Batch, device: torch.device) -> Batch:
 
 
 def tensors(batch: Batch) -> Batch:
-    """Convert a micro-batch of numpy arrays to tensors, which share their memory."""
+    """Return a micro-batch of numpy arrays as tensors, which share the memory of the arrays."""
     return {k: tensors(v) if isinstance(v, dict) else torch.from_numpy(v) for k, v in batch.items()}
 
 

@@ -1,5 +1,7 @@
-"""The watched metric: pure functions of the evaluations so far, with the same result on every rank and after a
-resume."""
+"""The watched metric and early stopping.
+
+The functions are pure functions of the evaluations so far. So the result is the same on every rank and after a resume.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,8 +12,8 @@ from launcher.config.recipe import Evaluate
 
 
 def value(metrics: Mapping[str, float], evaluate: Evaluate, directions: Mapping[str, str]) -> float:
-    """The watched metric, with its sign such that lower is better; inf for nan. Raises UserError where no metric has
-    this name."""
+    """Return the watched metric, negated if higher is better; inf for nan. Raises UserError if no metric has this
+    name."""
     if evaluate.metric not in metrics:
         raise UserError(Problem("evaluate.metric", f"no metric {evaluate.metric!r} ({hint(evaluate.metric, metrics)})"))
     found = metrics[evaluate.metric]
@@ -20,7 +22,7 @@ def value(metrics: Mapping[str, float], evaluate: Evaluate, directions: Mapping[
 
 
 def enough(history: Sequence[tuple[int, float]], evaluate: Evaluate) -> bool:
-    """Whether none of the last `patience` evaluations was better than the best before them."""
+    """Return whether none of the last `patience` evaluations was better than the best before them."""
     if evaluate.patience is None:
         return False
     best, since = math.inf, 0
@@ -31,13 +33,13 @@ def enough(history: Sequence[tuple[int, float]], evaluate: Evaluate) -> bool:
 
 
 def best_so_far(history: Sequence[tuple[int, float]], step: int) -> bool:
-    """Whether the evaluation at this step, if any, is better than all before it."""
+    """Return whether the evaluation at this step is better than all before it; False if there is none."""
     before = [found for at, found in history if at < step]
     return any(found < min(before, default=math.inf) for at, found in history if at == step)
 
 
 def message(history: Sequence[tuple[int, float]], evaluate: Evaluate) -> str:
-    """The message about an early end of the run."""
+    """Return the message about an early end of the run."""
     step, _ = min(history, key=lambda entry: (entry[1], entry[0]))
     since = f"no better {evaluate.metric} in {evaluate.patience} evaluations"
     return f"stopped early at step {history[-1][0]}: {since} (the best was at step {step})"

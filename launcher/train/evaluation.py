@@ -1,7 +1,7 @@
-"""Evaluation: the predictions for every validation sample, gathered in the order of the samples.
+"""Evaluation: outputs for every validation sample, gathered in the order of the samples.
 
-Micro-batches depend on the lengths of the samples alone, and ranks share whole micro-batches. So the same samples are
-computed together on any number of ranks, and metrics do not depend on it.
+Micro-batches depend only on the lengths of the samples, and each is computed as a whole by one rank. So the same
+samples are computed together on any number of ranks, and the metrics do not depend on this number.
 """
 
 from collections.abc import Iterable
@@ -23,12 +23,12 @@ from launcher.train.data_loader import tensors, to
 from launcher.train.precision import autocast
 
 _LARGEST = 32
-"""The largest number of samples of a micro-batch: small, so that ranks share small sets too."""
+"""Maximum samples of a micro-batch. It is small, so that even a small validation set is spread over the ranks."""
 
 
 class Part(NamedTuple):
-    """A micro-batch and the ids of its samples. There are no ids where the rank has a batch only because all ranks need
-    the same number."""
+    """A micro-batch and the ids of its samples. `ids` is empty if the rank computes the batch only because all ranks
+    need the same number of batches."""
 
     ids: NDArray[np.int64]
     batch: Batch
@@ -36,9 +36,11 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts(Dataset[Part]):  # type: ignore[misc]
-    """This rank's micro-batches of the validation samples. `joined`: the task packs rows. `first`: the id of the first
-    sample, for random draws; above 0 for a later part of a set. `equal_lengths`: all samples of a micro-batch have the
-    same length."""
+    """This rank's micro-batches of the validation samples.
+
+    `joined`: the task packs rows. `first`: the id of the first sample, for random draws; above 0 for a later part of a
+    set. `equal_lengths`: all samples of a micro-batch have the same length.
+    """
 
     samples: PreparedSamples
     task: Task
@@ -75,15 +77,15 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
 
 
 class BatchPredictor(Protocol):
-    """A task, or what stands for one in an evaluation."""
+    """A task, or a replacement for one in an evaluation."""
 
     def predict(self, model: torch.nn.Module, batch: Batch) -> BatchOutputs:
-        """The predictions for a micro-batch (see launcher.tasks.Task.predict)."""
+        """Return the outputs for a micro-batch (see launcher.tasks.Task.predict)."""
 
 
 @dataclass(frozen=True)
 class Generating:
-    """A task whose predictions include generated token ids. `model`: the unwrapped model, whole on this rank."""
+    """A task whose outputs include generated token ids. `model`: the unwrapped model, whole on this rank."""
 
     task: Task
     model: torch.nn.Module
@@ -95,7 +97,7 @@ class Generating:
 def outputs(
     model: torch.nn.Module, task: BatchPredictor, parts: Iterable[Part], process: ProcessGroup, precision: str
 ) -> Outputs:
-    """The predictions for all samples, in the order of the samples, on every rank."""
+    """Return the outputs for all samples, in the order of the samples, on every rank."""
     ids, mine = list[int](), Outputs()
     training = model.training
     model.eval()
@@ -115,7 +117,7 @@ def outputs(
 
 
 def _rows(values: Any) -> list[Any]:
-    """Split predictions into one value or array for each sample."""
+    """Return outputs as a list of one value or array for each sample."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
@@ -124,7 +126,7 @@ def _rows(values: Any) -> list[Any]:
 
 
 def _in_order(ids: list[int], parts: list[Outputs]) -> Outputs:
-    """Join the predictions of the ranks, in the order of the sample ids."""
+    """Return the outputs of all ranks joined in the order of the sample ids. `ids`: those of the samples in `parts`."""
     order = np.argsort(np.array(ids, dtype=np.int64), kind="stable").tolist()
     joined = {name: [value for part in parts for value in part[name]] for name in parts[0]}
     return {name: [values[index] for index in order] for name, values in joined.items()}

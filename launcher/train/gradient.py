@@ -1,4 +1,4 @@
-"""The gradient of a global batch: accumulation over micro-batches, loss scale, gradients that are not finite."""
+"""The gradient of a global batch: accumulation over micro-batches, loss scale, non-finite gradients."""
 
 import math
 
@@ -14,20 +14,20 @@ from launcher.train.training_run import Run
 
 
 class NotFinite(RuntimeError):
-    """The gradient was infinite or not a number in too many steps in a row."""
+    """The gradient was infinite or NaN in too many steps in a row."""
 
 
 def compute(run: Run, batch: RankBatch, weight: float) -> tuple[float, float]:
-    """Compute the gradient of the global batch. Returns its loss and the norm of the gradient, both without the loss
-    scale, which the engine's gradients still contain. `weight`: that of the global batch.
+    """Compute the gradient of the global batch, and return its loss and the norm of the gradient.
 
-    If fp16 gradients overflow, the same batch is computed again with half the scale, so that the scale does not decide
-    which batches train the model.
+    Both numbers are without the loss scale, which the engine's gradients still contain. If fp16 gradients overflow, the
+    same batch is computed again with half the scale, so that the scale does not affect which batches train the model.
+    `weight`: that of the global batch.
     """
     scale = run.progress.scale
     before = scale.value
     while True:
-        # for draws outside the contract: a resume on as many ranks repeats them
+        # seeds draws outside the contract, so that a resume on the same number of ranks repeats them
         torch.manual_seed(seed_for(run.recipe.seed, Stream.STEP, run.progress.step, run.process.data_parallel_rank))
         loss = accumulate(run, batch, weight)
         norm = run.engine.norm() / scale.value
@@ -41,11 +41,11 @@ def compute(run: Run, batch: RankBatch, weight: float) -> tuple[float, float]:
 
 
 def accumulate(run: Run, batch: RankBatch, weight: float) -> float:
-    """Add up the gradients of (sum of losses) / weight over the micro-batches. Returns the loss of the global batch, on
-    every rank.
+    """Add up the gradients of (sum of losses) / weight over the micro-batches. Returns the global batch's loss on every
+    rank.
 
-    The engine averages gradients over the data-parallel ranks. So each loss is multiplied by their number / weight, and
-    by the loss scale, before its backward.
+    The engine averages gradients over the data-parallel ranks. Therefore each loss is multiplied by (number of these
+    ranks) / weight, and by the loss scale, before its backward.
     """
     process, total, beat, step = run.process, 0.0, run.heartbeat.beat, run.progress.step + 1
     scale = process.data_parallel_size / weight * run.progress.scale.value if weight else 0.0
@@ -65,12 +65,12 @@ def accumulate(run: Run, batch: RankBatch, weight: float) -> float:
 
 
 def clip_factor(norm: float, largest: float | None) -> float:
-    """The factor that brings a gradient of this norm to at most `largest` (Pascanu et al., 2013)."""
+    """Return the factor that reduces a gradient of this norm to at most `largest` (Pascanu et al., 2013)."""
     return 1.0 if largest is None else min(1.0, largest / (norm + 1e-6))
 
 
 def skip(run: Run) -> None:
-    """Drop a gradient that is not finite. Raises NotFinite after `abort_after` of them in a row."""
+    """Discard a gradient that is not finite. Raises NotFinite after `abort_after` of them in a row."""
     progress, nonfinite = run.progress, run.engine.nonfinite()
     run.engine.clear()
     ranks = run.process.all_gather(np.array(list(nonfinite.values())))
@@ -78,7 +78,7 @@ def skip(run: Run) -> None:
     bad = [name for name, is_bad in zip(nonfinite, any_rank, strict=True) if is_bad]
     progress.skipped += 1
     progress.skipped_in_a_row += 1
-    if progress.skipped_in_a_row == 1:  # a backward goes from the last parameter to the first
+    if progress.skipped_in_a_row == 1:  # a backward runs from the last parameter to the first
         progress.culprit = f"{bad[-1]} ({len(bad)} of {len(nonfinite)} parameters)" if bad else "the norm alone"
     if progress.skipped_in_a_row >= run.recipe.train.abort_after:
         first = progress.step + 2 - progress.skipped_in_a_row
@@ -89,7 +89,7 @@ def skip(run: Run) -> None:
 
 
 def _advice(recipe: Recipe) -> str:
-    """Suggest what to do about non-finite gradients: a new run, or a higher `train.abort_after`.
+    """Return advice about non-finite gradients: to start a new run, or to increase `train.abort_after`.
 
     A resume does not accept other values of keys that affect training, such as the learning rate.
     """

@@ -17,7 +17,8 @@ from launcher.train.training_run import Run
 
 
 def train(run: Run) -> int:
-    """Train to step `until`, or until any rank has to stop. Returns the exit code: DONE or STOPPED."""
+    """Train to step `until`, or until any rank has to stop. Returns the exit code: DONE or STOPPED. Raises RunReplaced
+    if another start has taken over."""
     recipe, progress = run.recipe, run.progress
     every = recipe.checkpoint.every
     saved_at = time.monotonic()
@@ -55,8 +56,11 @@ def train(run: Run) -> int:
 
 
 def step(run: Run, batch: RankBatch, info: StepInfo, begin: float) -> Record:
-    """Take one optimiser step. Returns its record in metrics.jsonl. `begin`: when its batch was requested, by
-    time.perf_counter. A gradient that is not finite updates nothing on any rank, and still counts as a step."""
+    """Take one optimiser step, and return its record for metrics.jsonl.
+
+    A gradient that is not finite updates nothing on any rank, but the step still counts. `begin`: the time.perf_counter
+    at which the batch was requested.
+    """
     recipe, progress = run.recipe, run.progress
     loss, norm = gradient.compute(run, batch, info.weight)
     lr = recipe.optimizer.lr * run.schedule.factor(progress.step, progress.history)
@@ -82,8 +86,7 @@ def step(run: Run, batch: RankBatch, info: StepInfo, begin: float) -> Record:
 
 
 def evaluate(run: Run) -> Record:
-    """Evaluate on the validation samples. Returns the record of the metrics, which do not depend on the number of
-    ranks."""
+    """Evaluate on the validation samples, and return the record. The metrics do not depend on the number of ranks."""
     progress = run.progress
     run.heartbeat.beat(Stage.EVALUATING, progress.step)
     metrics = run.task.metrics(outputs(run, run.task))
@@ -96,13 +99,13 @@ def evaluate(run: Run) -> Record:
 
 
 def outputs(run: Run, predictor: evaluation.BatchPredictor) -> Outputs:
-    """The predictions for all validation samples. `predictor`: the task of the run, or one that wraps it."""
+    """Return the outputs for all validation samples. `predictor`: the run's task, or a wrapper of it."""
     assert run.validation is not None
     return evaluation.outputs(run.engine.module, predictor, run.validation, run.process, run.recipe.train.precision)
 
 
 def save(run: Run) -> None:
-    """Save a checkpoint of this step, unless there is one."""
+    """Save a checkpoint of the current step, unless there is one."""
     progress, recipe = run.progress, run.recipe
     if progress.saved == progress.step:
         return

@@ -1,4 +1,4 @@
-"""Measure the peak memory of a rank."""
+"""Measurement of the peak memory of a rank."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ _PROC = Path("/proc/self")
 
 
 class Peak:
-    """The peak since its creation: of the memory that an accelerator allocates, or of the resident set on a CPU."""
+    """Peak memory since the creation of this object: allocated on an accelerator, or the resident set on a CPU."""
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -23,7 +23,7 @@ class Peak:
                 (_PROC / "clear_refs").write_text("5")  # resets the high-water mark (Linux)
 
     def bytes(self) -> int:
-        """The peak since then, minus the use at that time."""
+        """Return the peak since the creation of this object, minus the use at its creation."""
         if self._device.type != "cpu":
             return int(torch.accelerator.max_memory_allocated()) - self._before
         return _high_water() - self._before

@@ -1,4 +1,4 @@
-"""Find the layers of a model, and the parameters that train, from one forward. There is no table of architectures."""
+"""Detection of a model's layers and trained parameters by one forward, instead of a table of architectures."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +12,11 @@ from launcher.tasks import Batch, Task
 
 @dataclass(frozen=True)
 class ModelProbe:
-    """The result of a probe. `layers`: the repeated blocks that ran exactly once, by name. `linears`: the linear
-    modules of each layer in the order in which they ran. `unreached`: the parameters that the loss does not depend
-    on."""
+    """The result of a probe.
+
+    `layers`: the repeated blocks that ran exactly once, by name. `linears`: for each layer, the names of its linear
+    modules in the order in which they ran. `unreached`: names of the parameters that do not affect the loss.
+    """
 
     layers: dict[str, nn.Module]
     linears: dict[str, list[str]]
@@ -22,8 +24,8 @@ class ModelProbe:
 
 
 def run(model: nn.Module, task: Task, example: Batch) -> ModelProbe:
-    """Run one forward without dropout. The parameters that the loss depends on are read from its graph, without a
-    backward."""
+    """Run one forward without dropout, and return what it shows. The parameters that affect the loss are read from its
+    graph, without a backward."""
     names = {module: name for name, module in model.named_modules()}
     candidates = blocks(model)
     order: list[nn.Module] = []
@@ -51,7 +53,7 @@ def run(model: nn.Module, task: Task, example: Batch) -> ModelProbe:
 
 
 def loss(model: nn.Module, task: Task, example: Batch) -> float:
-    """The loss of one sample without dropout."""
+    """Return the loss of one sample without dropout."""
     training = model.training
     model.eval()
     with torch.no_grad():
@@ -61,13 +63,13 @@ def loss(model: nn.Module, task: Task, example: Batch) -> float:
 
 
 def _note(order: list[nn.Module], module: nn.Module, inputs: object) -> None:
-    """Note a call with gradients. A task may also call the model without them, for predictions."""
+    """Record a call with gradients. Calls without them are ignored, because a task may make some for predictions."""
     if torch.is_grad_enabled():
         order.append(module)
 
 
 def _leaves(loss: torch.Tensor) -> set[torch.Tensor]:
-    """The leaf tensors that a backward from this loss would reach."""
+    """Return the leaf tensors that a backward from this loss would reach."""
     seen, todo, found = set[object](), [loss.grad_fn], set[torch.Tensor]()
     while todo:
         node = todo.pop()

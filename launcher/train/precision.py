@@ -1,7 +1,7 @@
-"""Precision: the type of parameters, the type of computation, and the loss scale of fp16.
+"""Precision: the data type of parameters, the data type of computation, and the loss scale of fp16.
 
-It is the same under every strategy: parameters, gradients and moments are fp32 (fp64 for proofs), and bf16 and fp16 are
-used by autocast.
+It is the same under every strategy. Parameters, gradients and moments are fp32 (fp64 for proofs); autocast uses bf16
+and fp16.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ _FIRST, _GROW_AFTER, _LARGEST = 2.0**16, 2000, 2.0**24
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Autocast for bf16 and fp16; nothing for fp32 and fp64."""
+    """Return torch's autocast for bf16 and fp16, and a context without effect for fp32 and fp64."""
     if precision in COMPUTED:
         context: contextlib.AbstractContextManager[object] = torch.autocast(device.type, dtype=COMPUTED[precision])
         return context
@@ -25,9 +25,12 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
 
 @dataclass
 class LossScale:
-    """A dynamic loss scale (Micikevicius et al., 2018): halved when scaled gradients overflow, doubled after 2,000
-    steps without an overflow. It follows the norm of the whole gradient and so is the same on all ranks, unlike torch's
-    GradScaler. `value`: the scale, 1 for none; `good`: steps since the last change."""
+    """A dynamic loss scale (Micikevicius et al., 2018).
+
+    It is halved when scaled gradients overflow, and doubled after 2,000 steps without an overflow. It depends on the
+    norm of the whole gradient, so that it is the same on all ranks, unlike torch's GradScaler. `value`: the scale; 1:
+    none. `good`: steps since the last change.
+    """
 
     value: float = 1.0
     good: int = 0
@@ -37,14 +40,15 @@ class LossScale:
         return cls(_FIRST if precision == "fp16" else 1.0)
 
     def shrink(self) -> bool:
-        """Halve the scale after an overflow. Returns False at 1, where the scale is not the reason."""
+        """Halve the scale after an overflow. Returns False, without a change, if the scale is 1 and so is not the
+        reason."""
         if self.value <= 1.0:
             return False
         self.value, self.good = self.value / 2, 0
         return True
 
     def succeed(self, dynamic: bool) -> None:
-        """Count a step without an overflow; double the scale when it is due."""
+        """Count a step without an overflow, and double the scale when it is due. `dynamic`: False: never double it."""
         self.good += 1
         if dynamic and self.good >= _GROW_AFTER and self.value < _LARGEST:
             self.value, self.good = self.value * 2, 0

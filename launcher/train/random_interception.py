@@ -1,7 +1,7 @@
-"""The random functions of torch, computed from given draws.
+"""torch's random functions, computed from given draws.
 
-Inside `Interception`, functions such as `F.dropout` and `torch.rand` use its `Draws`. All other functions are
-unchanged, and so are calls with a generator or an output tensor.
+Inside `Interception`, functions such as `F.dropout` and `torch.rand` use its `Draws`. Other functions do not change,
+and neither do calls with a generator or an output tensor.
 """
 
 import math
@@ -17,22 +17,22 @@ from torch.overrides import TorchFunctionMode
 from launcher.contract.dropout import kept
 
 Options = dict[str, object]
-"""Keyword arguments of a function of torch, such as dtype and device."""
+"""Keyword arguments of a torch function, such as dtype and device."""
 
 
 class Draws(Protocol):
-    """A source of random numbers."""
+    """Source of random numbers."""
 
     def keep(self, shape: Sequence[int], rate: float, device: torch.device) -> torch.Tensor:
-        """A dropout mask of this rate: True for the values that are kept."""
+        """Return a dropout mask of this rate: True for kept values."""
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
-        """Uniform numbers in (0, 1), fp32."""
+        """Return uniform numbers in (0, 1), fp32."""
 
 
 class Interception(TorchFunctionMode):  # type: ignore[misc]
-    """A mode in which random functions take their numbers from `draws`. torch disables a mode while it handles a call,
-    so the functions below call torch's own."""
+    """Mode in which random functions take their numbers from `draws`. torch disables a mode while it handles a call, so
+    that the functions below can call torch's own functions."""
 
     def __init__(self, draws: Draws):
         super().__init__()
@@ -66,7 +66,8 @@ def torch_dropout(draws: Draws, input: torch.Tensor, p: float, train: bool) -> t
 
 
 def channel_dropout(dimensions: int) -> Callable[..., torch.Tensor]:
-    """Dropout of whole channels of so many dimensions, for a batch (samples, channels, ...) or one sample."""
+    """Return a function for dropout of whole channels, for a batch (samples, channels, ...) or one sample.
+    `dimensions`: of a channel."""
 
     def dropout(
         draws: Draws, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
@@ -88,8 +89,8 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """Scaled dot-product attention: by torch's fused kernels without dropout, else in single operations. A position
-    whose mask excludes all others gets zeros, as in torch."""
+    """Compute scaled dot-product attention: by torch's fused kernels if there is no dropout, else in single operations.
+    A position whose mask excludes all positions gets zeros, as in torch."""
     if not dropout_p or (is_causal and attn_mask is not None):  # torch raises an error for both together
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
@@ -143,7 +144,7 @@ def bernoulli_(draws: Draws, self: torch.Tensor, p: torch.Tensor | float = 0.5, 
 def uniform_(draws: Draws, self: torch.Tensor, begin: float = 0.0, end: float = 1.0, **options: float) -> torch.Tensor:
     low, high = options.get("from", begin), options.get("to", end)
     self.copy_(draws.uniform(self.shape, self.device) * (high - low) + low)
-    return self.masked_fill_(self >= high, low)  # values that rounding moved to the end
+    return self.masked_fill_(self >= high, low)  # rounding may have moved values to the upper limit
 
 
 def normal_(draws: Draws, self: torch.Tensor, mean: float = 0.0, std: float = 1.0, **options: object) -> torch.Tensor:
@@ -182,7 +183,7 @@ def _normal(
 
 
 def _gaussian(uniform: torch.Tensor) -> torch.Tensor:
-    """Transform uniform numbers in (0, 1) to a normal distribution, by its inverse distribution function."""
+    """Transform uniform numbers in (0, 1) to a normal distribution, by the inverse of its distribution function."""
     return math.sqrt(2) * torch.erfinv(2 * uniform - 1)
 
 
@@ -197,8 +198,7 @@ def _device(options: Options, default: torch.device) -> torch.device:
 
 @cache
 def _undispatched(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A copy of a Python function of torch without the check for modes at its begin, so that its body runs inside the
-    mode."""
+    """Return a copy of a Python function of torch without its check for modes. So its body runs inside the mode."""
     nothing = dict.fromkeys(("has_torch_function", "has_torch_function_unary"), lambda *arguments: False)
     body = FunctionType(function.__code__, {**function.__globals__, **nothing}, function.__name__)
     body.__defaults__, body.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
@@ -206,7 +206,7 @@ def _undispatched(function: Callable[..., torch.Tensor]) -> Callable[..., torch.
 
 
 COMPOSED = frozenset({F.multi_head_attention_forward, F.gumbel_softmax})
-"""Functions whose Python code calls those of REPLACEMENTS."""
+"""Functions whose Python code calls functions of REPLACEMENTS."""
 
 REPLACEMENTS: dict[object, Callable[..., torch.Tensor]] = {
     F.dropout: dropout,
@@ -226,4 +226,4 @@ REPLACEMENTS: dict[object, Callable[..., torch.Tensor]] = {
     torch.Tensor.normal_: normal_,
     torch.Tensor.exponential_: exponential_,
 }
-"""Random functions, with the functions that compute them from given draws."""
+"""Functions that compute torch's random functions from given draws, by the function of torch."""

@@ -1,7 +1,7 @@
-"""Find the random draws of a model in a training step by test forwards. There is no table of architectures.
+"""Detection of a model's random draws in a training step, by test forwards instead of a table of architectures.
 
 A sample is passed through the model in training mode, alone and twice in a micro-batch. The calls of random functions
-are recorded with their modules, and the growth of the shapes shows what each axis of a draw stands for. Then the result
+are recorded with their modules, and the growth of the shapes shows the meaning of each axis of a draw. Then the result
 is verified: the loss of a sample must depend neither on a generator nor on other samples.
 """
 
@@ -22,20 +22,21 @@ from launcher.train.random_interception import Interception
 from launcher.train.sample_randomness import DrawMismatch, DrawSite, Kind, ModelRandomness
 
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-5, "fp16": 2**-7}
-"""The largest relative difference between the loss of two samples together and the sum of their losses."""
+"""Maximum relative difference between the loss of two samples together and the sum of their losses."""
 
 Loss = Callable[[Batch], torch.Tensor]
 Shape = tuple[int, ...]
 Record = dict[str | None, list[list[Shape]]]
-"""The drawn shapes of each invocation, by module; None: outside the model."""
+"""Shapes of the draws of each invocation, by module name; None: outside the model."""
 
 _OWN = "draws random numbers of its own"
 
 
 def take_over(model: nn.Module, loss: Loss, batches: ProbeBatches, precision: str) -> ModelRandomness:
-    """Make the modules of a model draw by the contract. `unreproducible` of the result describes the draws that remain.
+    """Make the modules of a model draw by the contract, and return the model's draws.
 
-    `loss`: computes the loss of a micro-batch with the model. Raises UserError for a dropout rate outside [0, 1).
+    `unreproducible` of the result describes draws that the contract does not cover. `loss`: computes the loss of a
+    micro-batch with the model. Raises UserError for a dropout rate outside [0, 1).
     """
     randomness, training, device = ModelRandomness(), model.training, batches.one.rows.keys.device
     model.train()
@@ -52,8 +53,8 @@ def take_over(model: nn.Module, loss: Loss, batches: ProbeBatches, precision: st
 
 
 class _Recording:
-    """Record the shapes of draws by module. All values are kept, and numbers are near 1, so that no layer is
-    skipped."""
+    """Draws that record their shapes by module. All values are kept, and uniform numbers are near 1, so that no layer
+    is skipped."""
 
     def __init__(self, stack: list[str], found: Record):
         self.stack, self.found = stack, found
@@ -73,7 +74,7 @@ class _Recording:
 
 
 def _record(model: nn.Module, loss: Loss, batch: Batch) -> Record:
-    """The draws of one forward."""
+    """Return the draws of one forward."""
     stack, found = list[str](), Record({None: [[]]})
 
     def enter(name: str) -> Callable[..., None]:
@@ -100,7 +101,7 @@ def _record(model: nn.Module, loss: Loss, batch: Batch) -> Record:
 
 
 def _assign(model: nn.Module, randomness: ModelRandomness, records: list[Record]) -> None:
-    """Take over the modules whose draws belong to samples."""
+    """Take over the modules whose draws belong to samples, and describe the others in `unreproducible`."""
     for name in dict.fromkeys(name for record in records for name in record):
         if name is None:
             randomness.unreproducible.append(f"the task {_OWN}")
@@ -121,8 +122,11 @@ def _assign(model: nn.Module, randomness: ModelRandomness, records: list[Record]
 
 
 def _site(one: Shape, two: Shape, packed: Shape | None = None) -> DrawSite | None:
-    """The meaning of the axes of a draw, from its shapes for one row, two rows, and one row of two samples; None:
-    unclear. Where samples share rows, each draw has to belong to a token."""
+    """Return the meaning of the axes of a draw; None: unclear.
+
+    The arguments are the draw's shapes for one row, two rows, and one row of two samples (if samples share rows). If
+    samples share rows, each draw has to belong to a token.
+    """
     if len({len(shape) for shape in (one, two, one if packed is None else packed)}) > 1:
         return None
     sizes = zip(one, two, one if packed is None else packed, strict=True)
@@ -149,8 +153,11 @@ def _axis(one: int, two: int, packed: int) -> Kind | None:
 def _verify(
     model: nn.Module, randomness: ModelRandomness, loss: Loss, batches: ProbeBatches, precision: str
 ) -> DrawMismatch | None:
-    """Describe remaining randomness, and a loss that depends on the other samples of a micro-batch. Returns the module
-    whose draws differ from the recorded ones, if any."""
+    """Find remaining randomness, and a loss that depends on other samples of a micro-batch.
+
+    Both are described in `unreproducible`. Returns the mismatch of a module whose draws differ from the recorded ones;
+    None: there is none.
+    """
 
     def value(batch: ProbeBatch, kind: str = precision) -> float:
         with randomness.drawing(batch.rows), autocast(kind, batch.rows.keys.device):
@@ -175,8 +182,8 @@ def _verify(
 
 
 def _mixing(model: nn.Module, value: Callable[..., float], batches: ProbeBatches, precision: str) -> list[str]:
-    """Describe a loss that depends on the other sample of a micro-batch. The check runs in fp32 where the model can,
-    because rounding would hide a difference in half precision."""
+    """Return descriptions of a loss that depends on the other sample of a micro-batch; empty: it does not. The check
+    runs in fp32 if the model can, because rounding in half precision would hide a difference."""
     kind = "fp32" if precision in ("bf16", "fp16") else precision
     try:
         apart, together = value(batches.short, kind) + value(batches.long, kind), value(batches.together, kind)
@@ -192,14 +199,15 @@ def _mixing(model: nn.Module, value: Callable[..., float], batches: ProbeBatches
 
 
 def _near(one: float, other: float, tolerance: float) -> bool:
-    """Whether two losses are equal within a relative tolerance; True where one is not finite."""
+    """Return whether two losses are equal within a relative tolerance; True if one is not finite."""
     if not (np.isfinite(one) and np.isfinite(other)):
         return True
     return abs(one - other) <= tolerance * max(abs(one), abs(other), 1e-3)
 
 
 def _first_to_differ(model: nn.Module, run: Callable[[], float]) -> str:
-    """The first finished module whose output depends on the seed while its input does not, else the task."""
+    """Return the name of the first finished module whose output depends on the seed while its input does not; else the
+    task."""
     sums = list[list[tuple[str, float, float]]]()
 
     def note(name: str) -> Callable[..., None]:
@@ -219,7 +227,7 @@ def _first_to_differ(model: nn.Module, run: Callable[[], float]) -> str:
 
 
 def _sum(value: object) -> float:
-    """A weighted sum over all tensors of a value."""
+    """Return a weighted sum over all tensors of a value."""
     if isinstance(value, torch.Tensor):
         flat = value.detach().double().flatten().nan_to_num()
         return float((flat * torch.linspace(1, 2, len(flat), dtype=flat.dtype, device=flat.device)).sum())
@@ -229,7 +237,7 @@ def _sum(value: object) -> float:
 
 
 def _modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules that support hooks, by name."""
+    """Return the modules that support hooks, by name."""
     return [(n, m) for n, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
 
 

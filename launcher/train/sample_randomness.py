@@ -1,7 +1,7 @@
 """The random numbers of a model in a training step, as functions of the sample instead of a generator.
 
 `launcher.train.randomness_probe` finds the modules that draw. The class of each is replaced by a subclass of the same
-name. Its forward computes the draws of the micro-batch (`launcher.train.counter_dropout`) wherever it calls a random
+name, whose forward computes the draws of the micro-batch (`launcher.train.counter_dropout`) wherever it calls a random
 function of torch. Module names, parameters and state dicts do not change.
 """
 
@@ -20,14 +20,17 @@ from launcher.train.counter_dropout import Axis, SampleRows
 from launcher.train.random_interception import Interception
 
 Kind = Literal["sample", "position", "other", "sample x position", "sample x other"]
-"""The meaning of an axis of a drawn tensor: rows of the micro-batch, tokens of a row, anything else (features, heads),
-or rows and one of the others flattened into one axis, rows first."""
+"""Meaning of an axis of a drawn tensor.
+
+sample: rows of the micro-batch; position: tokens of a row; other: anything else, such as features or heads. "sample x
+..." is both flattened into one axis, rows first.
+"""
 
 
 @dataclass
 class DrawSite:
-    """One draw of a module. `axes`: the meaning of the axes; `shape`: for a micro-batch of one row; `sharded`: the axes
-    of which each tensor-parallel rank has an equal part."""
+    """One draw of a module. `axes`: the meaning of each axis; `shape`: for a micro-batch of one row; `sharded`: the
+    axes of which each tensor-parallel rank has an equal part."""
 
     axes: tuple[Kind, ...]
     shape: tuple[int, ...]
@@ -39,7 +42,7 @@ class DrawSite:
 
 
 class DrawMismatch(RuntimeError):
-    """A module draws other numbers than it was recorded to. `name`: of the module."""
+    """The draws of a module differ from its recorded draws. `name`: of the module."""
 
     def __init__(self, name: str, what: str):
         super().__init__(f"{name} {what}")
@@ -48,9 +51,12 @@ class DrawMismatch(RuntimeError):
 
 @dataclass
 class ModelRandomness:
-    """The random draws of a model. `unreproducible`: descriptions of draws that depend on ranks and micro-batches.
-    `rows`: of the current micro-batch; None outside training steps, where modules use torch's generator.
-    `finding_shards`: True in the forward in which each draw finds its sharded axes."""
+    """The random draws of a model.
+
+    `unreproducible`: descriptions of draws that depend on ranks and micro-batches. `rows`: those of the current
+    micro-batch; None outside training steps, so that modules use torch's generator. `finding_shards`: True during the
+    forward in which each draw detects its sharded axes.
+    """
 
     tensor_parallel_rank: int = 0
     tensor_parallel: int = 1
@@ -60,7 +66,7 @@ class ModelRandomness:
     finding_shards: bool = False
 
     def take_over(self, name: str, module: nn.Module, sites: list[list[DrawSite]]) -> None:
-        """Make a module draw by the contract. `sites`: its draws in each invocation of a forward."""
+        """Make a module draw by the contract. `sites`: the module's draws in each invocation of a forward."""
         key = definition.place_key(name)
         if any(key == other.key for other in self.modules.values()):
             raise RuntimeError(f"two modules with the same place key: {name}")
@@ -75,8 +81,8 @@ class ModelRandomness:
 
     @contextlib.contextmanager
     def drawing(self, rows: SampleRows | None, invocations: Mapping[str, int] | None = None) -> Iterator[None]:
-        """The context of the forward and the backward of a micro-batch. `invocations`: how often each module has run in
-        the forward already (default: 0)."""
+        """Make modules draw for `rows` inside the context: the forward and the backward of a micro-batch.
+        `invocations`: number of times that each module has already run in the forward (default: 0)."""
         before, self.rows = self.rows, rows
         for name, module in self.modules.items():
             module.invocation = (invocations or {}).get(name, 0)
@@ -95,8 +101,11 @@ class ModelRandomness:
 
 
 class ModuleDraws:
-    """The draws of one module. `sites`: the draws of each invocation in a forward, in order; further invocations draw
-    as the last one. `place`: its key, as a scalar on the CPU, which works with tensors of any device."""
+    """The draws of one module.
+
+    `sites`: the draws of each invocation in a forward, in order; further invocations draw as the last one. `place`: the
+    key of the module, as a scalar on the CPU, which can be combined with tensors of any device.
+    """
 
     def __init__(self, randomness: ModelRandomness, name: str, key: int, sites: list[list[DrawSite]]):
         self.randomness, self.name, self.key, self.sites = randomness, name, key, sites
@@ -104,11 +113,11 @@ class ModuleDraws:
         self.place = torch.tensor(key - 2**64 if key >= 2**63 else key)
 
     def __deepcopy__(self, memo: dict[int, object]) -> "ModuleDraws":
-        """Share it: a copy of a model draws the same numbers."""
+        """Return the same object, so that a copy of a model draws the same numbers."""
         return self
 
     def begin(self, rows: SampleRows) -> "CounterDraws":
-        """The draws of the next invocation."""
+        """Return the draws of the next invocation."""
         made = CounterDraws(self, rows, self.invocation)
         self.invocation += 1
         return made
@@ -147,12 +156,12 @@ class CounterDraws:
         return site, definition.call(self.invocation, number)
 
     def _keys(self, site: DrawSite, device: torch.device) -> torch.Tensor:
-        """The keys on the device of the draw. A model on an accelerator may draw on the CPU, such as for skipped
+        """Return the keys on the draw's device. A model on an accelerator may draw on the CPU, such as for skipped
         layers."""
         return (self.rows.keys if site.of_samples else self.rows.step).to(device, non_blocking=True)
 
     def _axes(self, site: DrawSite, shape: Sequence[int]) -> tuple[tuple[Axis, ...], torch.Tensor | None]:
-        """The axes within a sample, at least one, and the positions of tokens where rows are shared."""
+        """Return the axes within a sample, at least one, and the positions of tokens; None: rows are not shared."""
         rows, found = len(self.rows.keys), []  # not list[...](), which torch.compile cannot trace
         positions = self.rows.positions if site.of_samples else None
         for number, (kind, size) in enumerate(zip(site.axes, shape, strict=True)):
@@ -166,7 +175,7 @@ class CounterDraws:
 
 
 class _DrawingForward:
-    """The forward of a module that draws, for subclasses."""
+    """Mixin for a module that draws by sample: its forward."""
 
     draws_of_samples: ModuleDraws
 
@@ -180,13 +189,14 @@ class _DrawingForward:
 
 @cache
 def _drawing(kind: type[nn.Module]) -> type[nn.Module]:
-    """Return the subclass, of the same name, of a module class that draws by sample. Cached, so that all layers of a
+    """Return the subclass, of the same name, of a module class that draws by sample. The cache makes all layers of a
     class share one subclass and its compiled code."""
     return type(kind.__name__, (_DrawingForward, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
 def _arranged(draws: torch.Tensor, site: DrawSite, shape: Sequence[int]) -> torch.Tensor:
-    """Move the axis of samples from the front to its place. Draws without samples have an axis of size 1 there."""
+    """Return draws with the axis of samples moved from the front to its place. Draws without samples lose their first
+    axis, which has size 1."""
     at = next((n for n, axis in enumerate(site.axes) if axis.startswith("sample")), None)
     if at is None:
         return draws.reshape(tuple(shape))

@@ -1,4 +1,4 @@
-"""What all ranks know about a global batch before they compute its gradient: weight, digest, requests to stop."""
+"""What all ranks learn about a global batch before they compute its gradient: weight, digest, requests to stop."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,11 @@ _RANK_INFO = np.dtype(
 
 @dataclass(frozen=True)
 class StepInfo:
-    """A global batch over all ranks. `padded`: the positions computed for its tokens. `wait`: seconds that the slowest
-    rank waited for its share. `stop`: the strongest reason to stop that any rank has. `due`: whether a checkpoint is
-    due on any rank."""
+    """A global batch over all ranks.
+
+    `padded`: the number of positions computed, with padding. `wait`: seconds that the slowest rank waited for its
+    share. `stop`: the strongest reason to stop of any rank. `due`: whether a checkpoint is due on any rank.
+    """
 
     weight: float
     digest: int
@@ -40,7 +42,7 @@ class StepInfo:
 def sync_step_info(
     process: ProcessGroup, batch: RankBatch, wait: float = 0.0, stop: StopReason = StopReason.NONE, due: bool = False
 ) -> StepInfo:
-    """Gather the ranks' shares of a global batch in one exchange; all ranks call it. `wait`: seconds that this rank
+    """Gather the ranks' shares of a global batch in one exchange. All ranks call it. `wait`: seconds that this rank
     waited for its share. `stop`, `due`: as in StepInfo, of this rank."""
     counts = (batch.weight, batch.digest, batch.tokens, batch.padded) if process.leads else (0.0, 0, 0, 0)
     ranks = process.all_gather(np.array((*counts, wait, stop, due), dtype=_RANK_INFO))

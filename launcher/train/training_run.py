@@ -1,4 +1,4 @@
-"""What a rank trains with, and how far the run is."""
+"""The objects that a rank trains with, and the progress of the run."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -29,13 +29,13 @@ _COUNTERS = (
 
 @dataclass
 class Progress:
-    """How far a run is, over all its starts; a checkpoint holds it.
+    """Progress of a run over all its starts. A checkpoint contains it.
 
-    `seconds`: training time; `waited`: the part of it spent waiting for data. `evaluation`: the metrics of the last
-    evaluation and its step. `history`: the steps of all evaluations, each with the watched metric, with its sign such
-    that lower is better. `saved`: the step of the last checkpoint. `skipped`: steps without an update, since the
-    gradient was not finite; `culprit`: the first parameter of the last series of these. `overflows`: steps that were
-    repeated with a smaller loss scale.
+    `seconds`: training time; `waited`: the part of it spent waiting for data. `evaluation`: the last evaluation's
+    metrics and step. `history`: each evaluation's step and watched metric, which is negated if higher is better.
+    `saved`: the step of the last checkpoint. `skipped`: number of steps without an update, because the gradient was not
+    finite; `culprit`: the first parameter that was not finite in the last series of such steps. `overflows`: number of
+    steps that were repeated with a smaller loss scale.
     """
 
     step: int = 0
@@ -53,12 +53,12 @@ class Progress:
     scale: LossScale = field(default_factory=LossScale)
 
     def state(self) -> JsonObject:
-        """The part of it that a checkpoint holds."""
+        """Return the part of the progress that a checkpoint contains."""
         return {**{name: getattr(self, name) for name in _COUNTERS}, "scale": [self.scale.value, self.scale.good]}
 
     @classmethod
     def of(cls, state: JsonObject, precision: str) -> "Progress":
-        """The progress in the state of a checkpoint, of this or an earlier launcher."""
+        """Return the progress stored in the state of a checkpoint, which an earlier launcher may have written."""
         progress = cls(saved=state["step"], scale=LossScale.of(precision))
         for name in state.keys() & set(_COUNTERS):
             setattr(progress, name, state[name])
@@ -71,8 +71,8 @@ class Progress:
 class Run:
     """A rank's part of a run.
 
-    `batches` yields this rank's share of the global batches from `progress.step` on, up to step `until`: the last of
-    all `steps`, or the one at which other parameters begin to train. `data`: the digest of the prepared data.
+    `batches` yields this rank's share of the global batches from `progress.step` to step `until`. This is the last of
+    all `steps`, or the step at which frozen parameters begin to train. `data`: the digest of the prepared data.
     """
 
     recipe: Recipe
