@@ -33,7 +33,7 @@ from launcher.train import (
     model_probe,
     randomness_probe,
 )
-from launcher.train.data_loader import Batches, ProbeBatch, ProbeBatches, loader
+from launcher.train.data_loader import ProbeBatch, ProbeBatches, RankBatches, loader
 from launcher.train.evaluation import Parts
 from launcher.train.precision import STORED, LossScale, autocast
 from launcher.train.sample_randomness import ModelRandomness
@@ -92,11 +92,11 @@ def build(
     return built, notes + engine_notes
 
 
-def _batches(run: run_setup.PreparedRun, task: Task, process: ProcessGroup) -> tuple[Batches, Parts | None]:
+def _batches(run: run_setup.PreparedRun, task: Task, process: ProcessGroup) -> tuple[RankBatches, Parts | None]:
     """Return this rank's part of the training batches, and of the validation samples (None: there are none)."""
     recipe, facts = run.recipe, run.facts
     rank, world = process.data_parallel_rank, process.data_parallel_size
-    training = Batches(
+    training = RankBatches(
         PreparedSamples(run.prepared, "train"), sample_order.order(recipe, facts), task, recipe.train.global_batch,
         recipe.seed, Stream.MASK, rank, world, recipe.train.max_tokens,
         recipe.data.max_length if recipe.packed else None, total_steps(recipe, facts),

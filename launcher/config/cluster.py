@@ -250,7 +250,6 @@ def _scheduler(kind: str, section: object, context: object) -> SchedulerConfig:
     `section`: None if the profile has none. Raises kinds.KindError, or ValidationError for mistakes in the section.
     """
     config = kinds.config_class("schedulers", kind, SchedulerConfig)
-    kinds.check_class("schedulers", kind, "Scheduler")
     name = kind.rpartition(".")[2]
     if name in Cluster.model_fields:
         raise kinds.KindError(f"kind {kind!r}: {name} is another key of a profile (rename the module)")

@@ -148,13 +148,6 @@ def config_class(folder: str, kind: str, base: type[P]) -> type[P]:
     return config
 
 
-def check_class(folder: str, kind: str, name: str) -> None:
-    """Raise KindError unless the module of a kind has a class `name` that extends the folder's class of that name."""
-    found, base = vars(module(folder, kind)).get(name), vars(importlib.import_module(f"launcher.{folder}"))[name]
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise KindError(f"kind {kind!r}: its module has no class {name} that extends launcher.{folder}.{name}")
-
-
 def plugin(folder: str, base: type[Plugin] = Plugin) -> BeforeValidator:
     """Return a pydantic annotation that validates a value as the Config of its kind, a subclass of `base`.
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from launcher.config.columns import Column as Column
+from launcher.config.requested_columns import Column as Column
 from launcher.config.types import Plugin
 
 Row = dict[str, Any]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from launcher.config.columns import Column
+from launcher.config.requested_columns import Column
 from launcher.data import TEXTS
 from launcher.data._images import as_pixels
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from launcher.config.columns import EVERY, KEPT, KeptColumn
 from launcher.config.errors import Problem, UserError
+from launcher.config.requested_columns import EVERY, KEPT, KeptColumn
 from launcher.data import BadRow, Row, _columns
 from launcher.data import SourceConfig as SourceConfig
 

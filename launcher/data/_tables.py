@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from launcher.config.columns import Column, resolved
+from launcher.config.requested_columns import Column, resolved
 from launcher.data import BadRow, Part, Row, SourceConfig
 from launcher.data._files import row_ranges
 from launcher.data._source import canonical_row, check_columns, source_columns

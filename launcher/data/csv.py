@@ -17,9 +17,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from launcher.config.columns import KeptColumn, resolved
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import plural
+from launcher.config.requested_columns import KeptColumn, resolved
 from launcher.data import TEXTS, BadRow, Part, Row, _columns
 from launcher.data._files import FilesSource, files
 from launcher.data._lines import LONE_RETURNS, UTF_16, file_parts, read_lines

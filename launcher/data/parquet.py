@@ -7,8 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from launcher.config.columns import resolved
 from launcher.config.errors import UserError, first_line
+from launcher.config.requested_columns import resolved
 from launcher.data import BadRow, Part, Row, _files
 from launcher.data._files import FilesSource, files, group_files
 from launcher.data._source import FilesConfig, check_columns, source_columns

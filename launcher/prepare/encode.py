@@ -19,7 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from launcher.prepare.token_arrays import Frame, TokenArrays, concatenate, interleave, join, no_texts, prefixed, take
+from launcher.prepare.token_arrays import (
+    PairTemplate,
+    TokenArrays,
+    concatenate,
+    interleave,
+    join,
+    no_texts,
+    prefixed,
+    take,
+)
 
 _MOST_PIECES, _MOST_CHARACTERS = 2**19, 2**24
 """Limits of the cache: pieces, of some 150 bytes each, and their characters. A text without a space is one piece."""
@@ -111,14 +120,14 @@ class Encoder:
             found += [np.array(one.offsets, dtype=np.int64).reshape(-1, 2) for one in encodings]
         return made, np.concatenate(found)
 
-    def frame(self) -> Frame:
+    def frame(self) -> PairTemplate:
         """Return the special tokens around a pair of texts."""
         made = self.backend.encode("a", "a")
         sides = np.array([-1 if side is None else side for side in made.sequence_ids])
         first, second = np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)
         cuts = [0, first[0], first[-1] + 1, second[0], second[-1] + 1, len(sides)]
         ids, types = np.array(made.ids, dtype=np.uint32), np.array(made.type_ids, dtype=np.uint8)
-        return Frame(
+        return PairTemplate(
             special=tuple(ids[cuts[n] : cuts[n + 1]] for n in (0, 2, 4)),
             types=tuple(types[a:b] for a, b in pairwise(cuts)) if "token_type_ids" in self._inputs else None,
         )

@@ -90,7 +90,7 @@ class TokenArrays:
 
 
 @dataclass(frozen=True)
-class Frame:
+class PairTemplate:
     """The special tokens around a pair of texts in a sample.
 
     `special`: tokens before, between and after the texts. `types`: token type ids of these three groups and of the two

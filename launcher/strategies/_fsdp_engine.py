@@ -25,7 +25,7 @@ class FsdpEngine(TorchEngine):
     launcher.strategies._tensor_parallel)."""
 
     def __init__(
-        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, fused: dict[str, _tensor_parallel.FusedLinear]
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, fused: dict[str, _tensor_parallel.FusedRowOrder]
     ):
         super().__init__(model, model, optimizer)
         self._fused = fused

@@ -19,7 +19,7 @@ from launcher.strategies import EngineParts
 
 
 @dataclass(frozen=True)
-class FusedLinear:
+class FusedRowOrder:
     """A linear module with several outputs in one matrix, such as queries, keys and values.
 
     Its rows are stored in the order (rank, part, row), so that a rank's equal share of each part is one contiguous
@@ -56,10 +56,10 @@ class FusedLinear:
             held.copy_(pieces[place.get("shard", 0)])
 
 
-def parallelise(unwrapped: EngineParts, mesh: DeviceMesh) -> dict[str, FusedLinear]:
+def parallelise(unwrapped: EngineParts, mesh: DeviceMesh) -> dict[str, FusedRowOrder]:
     """Shard the heads and units of each layer over a mesh of one axis. Returns the permuted parameters by name. Raises
     UserError for layers of another form."""
-    fused, ranks = dict[str, FusedLinear](), mesh.size()
+    fused, ranks = dict[str, FusedRowOrder](), mesh.size()
     for name, layer in unwrapped.probe.layers.items():
         linears = {n: layer.get_submodule(n) for n in unwrapped.probe.linears[name]}
         columns, rows = _roles(name, linears)
@@ -69,8 +69,8 @@ def parallelise(unwrapped: EngineParts, mesh: DeviceMesh) -> dict[str, FusedLine
                 raise UserError(Problem("strategy.tensor_parallel", what))
             if parts > 1:
                 for kind, parameter in linears[inner].named_parameters():
-                    fused[f"{name}.{inner}.{kind}"] = FusedLinear(parts, ranks)
-                    parameter.data = FusedLinear(parts, ranks).permute(parameter.data).contiguous()
+                    fused[f"{name}.{inner}.{kind}"] = FusedRowOrder(parts, ranks)
+                    parameter.data = FusedRowOrder(parts, ranks).permute(parameter.data).contiguous()
         plan: dict[str, object] = {n: ColwiseParallel() for n in columns} | {n: RowwiseParallel() for n in rows}
         parallelize_module(layer, mesh, plan)
     if not unwrapped.probe.layers:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from launcher.config.errors import Problem, UserError
 from launcher.tasks import IGNORE, Array, Directions, JsonObject, Outputs, _labels, _metrics
-from launcher.tasks._heads import Head
 from launcher.tasks._single_label import SCORES, SCORES_AND_SUPPORT, by_class, class_report
 from launcher.tasks._single_label import count_labels as count_single_labels
+from launcher.tasks._target_kinds import TargetKind
 
 if TYPE_CHECKING:
     import torch
@@ -46,9 +46,11 @@ def baseline(validation: Iterable[pa.Table]) -> dict[str, float]:
     return {"majority_set": max(counts.values()) / counts.total()}
 
 
-class MultiLabelHead(Head):
-    """Head for any number of labels. A target has shape (classes,): 1 for each label of the sample, else 0. A target of
-    IGNORE only has no weight."""
+class MultiLabelTarget(TargetKind):
+    """Any number of labels. A target has shape (classes,): 1 for each label of the sample, else 0.
+
+    A target of IGNORE only has no weight.
+    """
 
     def __init__(self, labels: Sequence[str]):
         self.labels, self.output_size = labels, len(labels)

@@ -13,7 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from launcher.config.errors import Problem, UserError
-from launcher.prepare.token_arrays import Frame
+from launcher.prepare.token_arrays import PairTemplate
 from launcher.tasks import IGNORE, Features, _token_batches
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def features(batch: pa.RecordBatch, first: int, encoder: "Encoder", length: int,
 
 
 def _windows(
-    frame: Frame,
+    frame: PairTemplate,
     question: NDArray[np.uint32],
     tokens: NDArray[np.uint32],
     spans: NDArray[np.int64],

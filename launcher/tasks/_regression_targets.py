@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from launcher.tasks import Array, Directions, JsonObject, Outputs, _metrics
-from launcher.tasks._heads import Head
+from launcher.tasks._target_kinds import TargetKind
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +28,8 @@ def baseline(validation: Iterable[pa.Table]) -> dict[str, float]:
     return {"mse_of_the_mean": float(labels.var()) if len(labels) else 0.0}
 
 
-class RegressionHead(Head):
-    """Head for one number. A target is the sample's number, float64, shape (1,); NaN has no weight."""
+class RegressionTarget(TargetKind):
+    """One number. A target is the sample's number, float64, shape (1,); NaN has no weight."""
 
     output_size = 1
 

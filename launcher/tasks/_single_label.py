@@ -16,7 +16,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.types import TaskConfig
 from launcher.plan.facts import label_counts
 from launcher.tasks import IGNORE, Array, Directions, JsonObject, Outputs, _labels, _metrics
-from launcher.tasks._heads import Head
+from launcher.tasks._target_kinds import TargetKind
 
 if TYPE_CHECKING:
     import torch
@@ -93,8 +93,8 @@ def describe_labels(facts: "Facts") -> str:
     return f"{label_counts(facts)} (training samples)" if facts.counts else ""
 
 
-class SingleLabelHead(Head):
-    """Head for one class. A target is the number of the sample's class, or IGNORE, shape (1,)."""
+class SingleLabelTarget(TargetKind):
+    """One class. A target is the number of the sample's class, or IGNORE, shape (1,)."""
 
     def __init__(self, config: SingleLabelConfig, facts: "Facts"):
         self.config, self.facts, self.output_size = config, facts, len(facts.labels)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 class WrappingTask(Task[ConfigT]):
     """A task that delegates to its `inner` task (`config.held`), except for the loss, which a kind defines. Preparation
-    calls the inner task directly (see Recipe.inner_task), except for `check`."""
+    calls the inner task directly (see Recipe.inner_task), except for its check of the recipe."""
 
     def __init__(self, config: ConfigT, facts: "Facts"):
         super().__init__(config, facts)

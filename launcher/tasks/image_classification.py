@@ -20,10 +20,10 @@ from launcher.tasks import (
     Row,
     Sample,
     _array_inputs,
-    _heads,
     _image_augmentation,
     _images,
     _single_label,
+    _target_kinds,
 )
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Config(_single_label.SingleLabelConfig):
         return self.mean, self.std
 
 
-class Task(_heads.HeadTask[Config]):
+class Task(_target_kinds.SingleTargetTask[Config]):
     columns = ("image", "label")
     survey_columns = ("image", "label")
     tokenized = False
@@ -119,7 +119,7 @@ class Task(_heads.HeadTask[Config]):
 
     def __init__(self, config: Config, facts: "Facts"):
         super().__init__(config, facts)
-        self.head = _single_label.SingleLabelHead(config, facts)
+        self.target_kind = _single_label.SingleLabelTarget(config, facts)
 
     @property
     def _scale(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -133,11 +133,11 @@ class Task(_heads.HeadTask[Config]):
         if draw.stream != Stream.EVALUATE:
             images = _image_augmentation.augment(images, self.config.augment, epochs, ids, draw)
         values = _images.normalize(images, *self._scale)
-        labels = [self.head.target(row["label"]) for row in rows]
+        labels = [self.target_kind.target(row["label"]) for row in rows]
         return [{"pixel_values": one, "labels": label} for one, label in zip(values, labels, strict=True)]
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        labels = self.head.collate([sample["labels"] for sample in samples])
+        labels = self.target_kind.collate([sample["labels"] for sample in samples])
         return {**_array_inputs.inputs("pixel_values", [s["pixel_values"] for s in samples]), "labels": labels}
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
@@ -145,4 +145,5 @@ class Task(_heads.HeadTask[Config]):
         return _array_inputs.logits(model, batch)
 
     def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
-        return f"{_images.render(sample['pixel_values'], *self._scale)}\n{self.head.markup(sample['labels']).strip()}"
+        label = self.target_kind.markup(sample["labels"]).strip()
+        return f"{_images.render(sample['pixel_values'], *self._scale)}\n{label}"

@@ -5,14 +5,14 @@ from typing import Literal
 
 import pyarrow as pa
 
-from launcher.config.columns import Column
+from launcher.config.requested_columns import Column
 from launcher.config.types import TaskConfig
 from launcher.tasks import (
     FeatureContext,
     Features,
     JsonObject,
-    _heads,
     _regression_targets,
+    _target_kinds,
     _token_batches,
 )
 
@@ -23,10 +23,10 @@ class Config(TaskConfig):
     kind: Literal["regression"] = "regression"
 
 
-class Task(_heads.HeadTask[Config]):
+class Task(_target_kinds.SingleTargetTask[Config]):
     columns = ("text", "text_pair", Column("label", "number"))
     auto_class = "AutoModelForSequenceClassification"
-    head = _regression_targets.RegressionHead()
+    target_kind = _regression_targets.RegressionTarget()
 
     @staticmethod
     def preparation_key(config: Config) -> JsonObject:

@@ -8,14 +8,14 @@ import pyarrow as pa
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from launcher.config.columns import Column
+from launcher.config.requested_columns import Column
 from launcher.tasks import (
     FeatureContext,
     Features,
     JsonObject,
-    _heads,
     _multi_label,
     _single_label,
+    _target_kinds,
     _token_batches,
 )
 
@@ -41,7 +41,7 @@ class Config(_single_label.SingleLabelConfig):
         return self
 
 
-class Task(_heads.HeadTask[Config]):
+class Task(_target_kinds.SingleTargetTask[Config]):
     columns = ("text", "text_pair", "label")
     survey_columns = ("label",)
     auto_class = "AutoModelForSequenceClassification"
@@ -87,8 +87,8 @@ class Task(_heads.HeadTask[Config]):
 
     def __init__(self, config: Config, facts: "Facts"):
         super().__init__(config, facts)
-        self.head = (
-            _multi_label.MultiLabelHead(facts.labels)
+        self.target_kind = (
+            _multi_label.MultiLabelTarget(facts.labels)
             if config.multi_label
-            else _single_label.SingleLabelHead(config, facts)
+            else _single_label.SingleLabelTarget(config, facts)
         )

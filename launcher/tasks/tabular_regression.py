@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pyarrow as pa
 
-from launcher.config.columns import Column
 from launcher.config.errors import Problem, UserError
+from launcher.config.requested_columns import Column
 from launcher.config.types import TaskConfig
 from launcher.contract.random import Draw
 from launcher.tasks import (
@@ -18,8 +18,8 @@ from launcher.tasks import (
     Row,
     Sample,
     _array_inputs,
-    _heads,
     _regression_targets,
+    _target_kinds,
 )
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ class Config(TaskConfig):
     kind: Literal["tabular_regression"] = "tabular_regression"
 
 
-class Task(_heads.HeadTask[Config]):
+class Task(_target_kinds.SingleTargetTask[Config]):
     columns = ("features", Column("label", "number"))
     survey_columns = ("features",)
     tokenized = False
-    head = _regression_targets.RegressionHead()
+    target_kind = _regression_targets.RegressionTarget()
 
     @staticmethod
     def preparation_key(config: Config) -> JsonObject:
@@ -75,12 +75,12 @@ class Task(_heads.HeadTask[Config]):
 
     def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: Draw) -> list[Sample]:
         return [
-            {"features": row["features"].astype(np.float32), "labels": self.head.target(float(row["label"]))}
+            {"features": row["features"].astype(np.float32), "labels": self.target_kind.target(float(row["label"]))}
             for row in rows
         ]
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        labels = self.head.collate([sample["labels"] for sample in samples])
+        labels = self.target_kind.collate([sample["labels"] for sample in samples])
         return {**_array_inputs.inputs("features", [sample["features"] for sample in samples]), "labels": labels}
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
@@ -88,4 +88,4 @@ class Task(_heads.HeadTask[Config]):
         return _array_inputs.logits(model, batch)
 
     def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
-        return " ".join(f"{value:g}" for value in sample["features"]) + self.head.markup(sample["labels"])
+        return " ".join(f"{value:g}" for value in sample["features"]) + self.target_kind.markup(sample["labels"])

@@ -30,7 +30,7 @@ _PREFIX = "model."
 """Prefix of the names of the model's tensors in a checkpoint."""
 
 
-class ModelTensors(ABC):
+class TensorSource(ABC):
     """The tensors of a model by name. `empty`: a meta tensor of the same shape and type for each name."""
 
     empty: "Tensors"
@@ -71,7 +71,7 @@ class _Slice(NamedTuple):
     into: "torch.Tensor"
 
 
-class StoredTensors(ModelTensors):
+class StoredTensors(TensorSource):
     """The tensors of a checkpoint. They stay on disk until they are read."""
 
     def __init__(self, saved: SavedCheckpoint):
@@ -118,7 +118,7 @@ class StoredTensors(ModelTensors):
                 yield _Slice(file, key, (slice(first, first + step),), into[first : first + step])
 
 
-class InMemoryTensors(ModelTensors):
+class InMemoryTensors(TensorSource):
     """The tensors of a model in memory, such as a model with a merged adapter."""
 
     def __init__(self, model: "torch.nn.Module"):
@@ -132,7 +132,7 @@ class InMemoryTensors(ModelTensors):
         return {name: self._tensors[name] for name in names}
 
 
-def write_shards(tensors: ModelTensors, folder: Path, shard_bytes: int, console: Console) -> None:
+def write_shards(tensors: TensorSource, folder: Path, shard_bytes: int, console: Console) -> None:
     """Write the safetensors files that from_pretrained reads, and an index if there are several."""
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file

@@ -13,7 +13,7 @@ from launcher.plan import writable_folders
 from launcher.prepare import run_setup
 from launcher.storage import disk_full
 from launcher.storage.run_dir import RunDir
-from launcher.tools import confusion, tables
+from launcher.tools import confusion_display, tables
 
 
 def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, console: Console) -> Outcome:
@@ -52,7 +52,7 @@ def _show(
     if "classes" in report:
         tables.print_classes(report["classes"], console)
     if report.get("confusion"):
-        confusion.show(report["confusion"], report["labels"], console)
+        confusion_display.show(report["confusion"], report["labels"], console)
 
 
 def _write(folder: RunDir, step: int, evaluation: JsonObject) -> list[Path]:
@@ -64,5 +64,5 @@ def _write(folder: RunDir, step: int, evaluation: JsonObject) -> list[Path]:
     if not report.get("confusion"):
         return [file]
     picture = folder.report / f"confusion-{step}.png"
-    confusion.draw(report["confusion"], report["labels"], f"{folder.path.name}, step {step}", picture)
+    confusion_display.draw(report["confusion"], report["labels"], f"{folder.path.name}, step {step}", picture)
     return [file, picture]

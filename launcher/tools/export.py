@@ -20,7 +20,7 @@ from launcher.prepare import remote_code
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
 from launcher.tools import export_folder, model_card
-from launcher.tools.checkpoint_tensors import InMemoryTensors, ModelTensors, StoredTensors, write_shards
+from launcher.tools.checkpoint_tensors import InMemoryTensors, StoredTensors, TensorSource, write_shards
 from launcher.tools.compression import CompressedExporter, CompressionOptions
 from launcher.tools.export_inputs import add_inputs
 from launcher.tools.exporter import Exporter, check_norms
@@ -128,7 +128,7 @@ def _architecture(folder: RunDir, recipe: Recipe, device: str = "meta") -> "torc
     return _transformers.complete(model, needs)
 
 
-def _tensors(folder: RunDir, recipe: Recipe, saved: SavedCheckpoint) -> ModelTensors:
+def _tensors(folder: RunDir, recipe: Recipe, saved: SavedCheckpoint) -> TensorSource:
     stored = StoredTensors(saved)
     if recipe.model.adapter is None:
         return stored

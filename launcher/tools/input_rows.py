@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from launcher.config import document as documents
 from launcher.config import kinds, messages, plugins
-from launcher.config.columns import KeptColumn
 from launcher.config.errors import UserError
+from launcher.config.requested_columns import KeptColumn
 from launcher.config.types import JsonObject, Plugin
 from launcher.data import BadRow, Part, Row, Source, csv
 from launcher.data._source import SourceConfig

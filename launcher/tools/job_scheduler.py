@@ -40,7 +40,6 @@ def _recorded(folder: RunDir, job: job_log.Job) -> SchedulerConfig:
     try:
         with trust.loading(folder.job_log):
             config = kinds.config_class("schedulers", job.scheduler, SchedulerConfig)
-            kinds.check_class("schedulers", job.scheduler, "Scheduler")
             return config.model_validate(keys, context={STORED: True})
     except ValidationError:
         raise UserError(

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from launcher.config.base_model import hint
-from launcher.config.columns import EVERY, KEPT, KeptColumn
 from launcher.config.errors import UserError
+from launcher.config.requested_columns import EVERY, KEPT, KeptColumn
 from launcher.data import Row
 
 Prediction = dict[str, object]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from launcher.config.columns import KEPT, KeptColumn
 from launcher.config.errors import Problem, UserError
+from launcher.config.requested_columns import KEPT, KeptColumn
 from launcher.data import BadRow, Row
 from launcher.tools import prediction_lines
 from launcher.tools.input_rows import KEY

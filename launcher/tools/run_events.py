@@ -50,7 +50,7 @@ class StepTrained(NamedTuple):
     loss: float | None
 
 
-class LastWrite(NamedTuple):
+class LastFileWrite(NamedTuple):
     """The last write to the metrics or the plan. `time`: in seconds since the epoch. `trained`: whether metrics
     exist."""
 
@@ -89,7 +89,7 @@ class FileDamaged(NamedTuple):
 
 
 Event = (
-    Planned | CheckpointSaved | StepTrained | LastWrite | WriterAlive | JobLogged | JobReported
+    Planned | CheckpointSaved | StepTrained | LastFileWrite | WriterAlive | JobLogged | JobReported
     | SchedulerUnreachable | FileDamaged
 )  # fmt: skip
 
@@ -182,7 +182,7 @@ def _watched(saved: SavedCheckpoint) -> tuple[str, float | None]:
 
 
 def _metrics_events(folder: RunDir) -> Iterator[Event]:
-    yield LastWrite(_last_write(folder), strict_json.exists(folder.metrics))
+    yield LastFileWrite(_last_write(folder), strict_json.exists(folder.metrics))
     for record in folder.lines(last=_TAIL):
         if "loss" in record:
             yield StepTrained(record["step"], record["loss"])

@@ -136,7 +136,7 @@ def _last(events: Sequence[Event], kind: type[E]) -> E | None:
 
 def _state(events: Sequence[Event]) -> State:
     logged, known = _last(events, run_events.JobLogged), _last(events, run_events.JobReported)
-    saved, files = _last(events, run_events.CheckpointSaved), _last(events, run_events.LastWrite)
+    saved, files = _last(events, run_events.CheckpointSaved), _last(events, run_events.LastFileWrite)
     state = run_state.derive(
         logged.job if logged else None,
         known.job if known else None,

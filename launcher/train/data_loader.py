@@ -84,7 +84,7 @@ class RankBatch:
 
 
 @dataclass(frozen=True)
-class Batches(Dataset[RankBatch]):  # type: ignore[misc]
+class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
     """A rank's shares of the global batches, by step.
 
     `order`: selects the samples of a step; `task`: converts them to model inputs. `row`: maximum tokens of a row that
@@ -236,7 +236,7 @@ def _digest(drawn: dict[int, Sample], chosen: _ChosenSamples) -> int:
     return digest.total(hashes)
 
 
-def loader(batches: Batches, start: int, stop: int, workers: int, pin: bool) -> DataLoader[RankBatch]:
+def loader(batches: RankBatches, start: int, stop: int, workers: int, pin: bool) -> DataLoader[RankBatch]:
     """Return a loader of the batches of steps [start, stop), in order. `workers`: number of processes that compute
     ahead; `pin`: pin memory."""
     return DataLoader(

@@ -13,7 +13,7 @@ from launcher.train.precision import autocast
 from launcher.train.training_run import Run
 
 
-class NotFinite(RuntimeError):
+class StaysNonFinite(RuntimeError):
     """The gradient was infinite or NaN in too many steps in a row."""
 
 
@@ -70,7 +70,7 @@ def clip_factor(norm: float, largest: float | None) -> float:
 
 
 def skip(run: Run) -> None:
-    """Discard a gradient that is not finite. Raises NotFinite after `abort_after` of them in a row."""
+    """Discard a gradient that is not finite. Raises StaysNonFinite after `abort_after` of them in a row."""
     progress, nonfinite = run.progress, run.engine.nonfinite()
     run.engine.clear()
     ranks = run.process.all_gather(np.array(list(nonfinite.values())))
@@ -82,7 +82,7 @@ def skip(run: Run) -> None:
         progress.culprit = f"{bad[-1]} ({len(bad)} of {len(nonfinite)} parameters)" if bad else "the norm alone"
     if progress.skipped_in_a_row >= run.recipe.train.abort_after:
         first = progress.step + 2 - progress.skipped_in_a_row
-        raise NotFinite(
+        raise StaysNonFinite(
             f"the gradient was not finite in {progress.skipped_in_a_row} steps in a row, from step {first} on, where "
             f"{progress.culprit} went first ({_advice(run.recipe)})"
         )

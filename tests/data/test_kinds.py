@@ -14,8 +14,8 @@ from support import image_files
 
 from launcher import data
 from launcher.config import kinds
-from launcher.config.columns import Column
 from launcher.config.errors import UserError
+from launcher.config.requested_columns import Column
 from launcher.data import BadRow, Part, _columns, _files
 from launcher.data._source import SourceConfig
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from data.reading import read, told
 
-from launcher.config.columns import Column
+from launcher.config.requested_columns import Column
 from launcher.data import csv, jsonl, linear
 
 COLUMNS = ("features", Column("label", "number"))

@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from launcher.config.columns import Column
+from launcher.config.requested_columns import Column
 from launcher.data import BadRow, _tables, hub
 
 FEATURES = {

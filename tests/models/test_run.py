@@ -187,7 +187,7 @@ def test_what_only_transformers_models_can_use_is_refused_for_others(images, ran
     folder, _ = ran(images((5,)), kind="small", type="mlp")
     for keys, told in (
         ({"head": "new"}, r"^model\.head: ConvMlp is no transformers model"),
-        ({"reinit_layers": 1}, r"^model\.reinit_layers: Small is no transformers model"),
+        ({"reinit_layers": 1}, r"^model\.reinit_layers: ConvMlp is no transformers model"),
         ({"dropout": 0.1}, r"^model\.dropout: the model of .* is a small one: only transformers models"),
     ):
         with pytest.raises(UserError, match=told):

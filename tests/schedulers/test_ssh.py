@@ -131,7 +131,9 @@ def test_a_failing_rank_fails_the_run_and_is_reported(here, monkeypatch):
     Path("mine/burning.py").write_text(
         "from launcher.config.types import Plugin\nfrom typing import Literal\n"
         "class Config(Plugin):\n    kind: Literal['mine.burning'] = 'mine.burning'\n"
-        "class Sink:\n    def __init__(self, config, about):\n        raise OSError('the disk is on fire')\n"
+        "from launcher import sinks\nclass Sink(sinks.Sink):\n"
+        "    def __init__(self, config, about):\n        raise OSError('the disk is on fire')\n"
+        "    write = close = print\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     sinks = "sinks=[{kind: mine.burning}]"

@@ -11,7 +11,7 @@ from support import ranks, strategy_steps
 
 from launcher.config.errors import UserError
 from launcher.strategies import _tensor_parallel
-from launcher.strategies._tensor_parallel import FusedLinear
+from launcher.strategies._tensor_parallel import FusedRowOrder
 
 TENSOR = {"kind": "fsdp", "tensor_parallel": 2}
 
@@ -22,10 +22,10 @@ TENSOR = {"kind": "fsdp", "tensor_parallel": 2}
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), st.integers(0, 3))
 def test_a_share_holds_as_much_of_each_part_and_the_order_comes_back(parts, count, rows, width):
     whole = torch.arange(parts * count * rows * max(1, width)).view((parts * count * rows, width) if width else (-1,))
-    dealt = FusedLinear(parts, count).permute(whole)
+    dealt = FusedRowOrder(parts, count).permute(whole)
     for rank, share in enumerate(dealt.chunk(count)):
         assert torch.equal(share, torch.cat([part.chunk(count)[rank] for part in whole.chunk(parts)]))
-    assert torch.equal(FusedLinear(count, parts).permute(dealt), whole)
+    assert torch.equal(FusedRowOrder(count, parts).permute(dealt), whole)
 
 
 def there_and_back(process, shapes):
@@ -38,7 +38,7 @@ def there_and_back(process, shapes):
     mesh = init_device_mesh("cpu", (process.world // 2, 2), mesh_dim_names=("shard", "tensor"))
     told = []
     for parts, rows, width in shapes:
-        fused, layer = FusedLinear(parts, 2), torch.nn.Linear(width, rows)
+        fused, layer = FusedRowOrder(parts, 2), torch.nn.Linear(width, rows)
         torch.manual_seed(1)
         canonical = torch.randn(rows, width)
         layer.weight.data = fused.permute(canonical)

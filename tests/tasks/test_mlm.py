@@ -236,7 +236,7 @@ def test_a_rate_that_is_no_share_is_refused(rate):
         mlm.Config(mask_rate=rate)
 
 
-# Batches
+# RankBatches
 
 
 def sample(tokens, labels):

@@ -8,7 +8,7 @@ import pytest
 import support
 from PIL import Image
 
-from launcher.tools import confusion, tables
+from launcher.tools import confusion_display, tables
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def counted(classes, seed=0):
 
 @pytest.mark.parametrize("classes", [2, 5, 12, 50, 300])
 def test_the_table_fits_whatever_the_number_of_classes(printed, classes):
-    lines = printed(lambda console: confusion.show(*counted(classes), console))
+    lines = printed(lambda console: confusion_display.show(*counted(classes), console))
     assert all(len(line) <= 80 for line in lines)
     assert not any("…" in line for line in lines)
     assert ("confusions" in lines[-1]) == (classes > 12)
@@ -73,7 +73,7 @@ def test_the_table_fits_whatever_the_number_of_classes(printed, classes):
 def test_of_many_classes_the_most_frequent_confusions_are_printed(printed):
     counts, labels = counted(50)
     counts[7][3], counts[2][9] = 70, 60
-    lines = printed(lambda console: confusion.show(counts, labels, console))
+    lines = printed(lambda console: confusion_display.show(counts, labels, console))
     assert lines[1].split()[:3] == [labels[7], labels[3], "70"]
     assert lines[2].split()[:3] == [labels[2], labels[9], "60"]
     assert lines[1].split()[3] == f"{70 / sum(counts[7]):.1%}"
@@ -88,12 +88,12 @@ def test_of_very_many_classes_the_worst_are_printed(printed):
 
 @pytest.mark.parametrize("classes", [2, 60, 300])
 def test_a_picture_has_a_size_for_a_screen(tmp_path, classes):
-    confusion.draw(*counted(classes), "title", tmp_path / "a.png")
+    confusion_display.draw(*counted(classes), "title", tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         assert 300 < min(picture.size) <= max(picture.size) < 3200
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_a_label_that_looks_like_mathematics_is_a_label(tmp_path):
-    confusion.draw([[3, 1], [0, 4]], ["$a_$", r"$\frac$"], "a $_$ title", tmp_path / "a.png")
+    confusion_display.draw([[3, 1], [0, 4]], ["$a_$", r"$\frac$"], "a $_$ title", tmp_path / "a.png")
     assert (tmp_path / "a.png").is_file()

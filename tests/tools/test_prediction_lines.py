@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.config.columns import EVERY, KEPT, KeptColumn
 from launcher.config.errors import UserError
+from launcher.config.requested_columns import EVERY, KEPT, KeptColumn
 from launcher.tools import prediction_lines
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)

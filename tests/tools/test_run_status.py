@@ -12,7 +12,7 @@ from launcher.tools.run_events import (
     FileDamaged,
     JobLogged,
     JobReported,
-    LastWrite,
+    LastFileWrite,
     Planned,
     SchedulerUnreachable,
     StepTrained,
@@ -21,7 +21,7 @@ from launcher.tools.run_events import (
 from launcher.tools.run_status import reduce_events
 
 FOLDER = RunDir(Path("runs/one"))
-WRITTEN = LastWrite(5.0, trained=True)
+WRITTEN = LastFileWrite(5.0, trained=True)
 STEPS = [StepTrained(39, 3.0), StepTrained(40, 2.0), StepTrained(43, 1.0)]
 SAVED = CheckpointSaved(40, metric="f1", value=0.9)
 LOGGED = JobLogged(

@@ -13,7 +13,7 @@ from launcher.contract.order import Order
 from launcher.contract.random import Stream
 from launcher.plan.facts import Facts
 from launcher.tasks import IGNORE, causal_lm, mlm
-from launcher.train.data_loader import Batches, loader
+from launcher.train.data_loader import RankBatches, loader
 
 LONGEST, COUNT = 40, 300
 FACTS = Facts(
@@ -46,7 +46,7 @@ TASKS = {kind: module.Task(module.Config(samples="packed"), FACTS) for kind, mod
 
 
 def made(kind="mlm", packed=True, world=1, global_batch=24, max_tokens=None, **more):
-    known = Batches(
+    known = RankBatches(
         MEMORY, Order(COUNT, 3), TASKS[kind], global_batch, 3, Stream.MASK, 0, world, max_tokens,
         LONGEST if packed else None,
     )  # fmt: skip

@@ -124,7 +124,7 @@ def again(process, folder, strategy):
     poison(run, lambda step: step >= 1 and process.rank == process.world - 1)
     try:
         strategy_steps.take(run, 6)
-    except gradient.NotFinite as error:
+    except gradient.StaysNonFinite as error:
         return str(error), run.progress.step
     return "", run.progress.step
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from launcher.contract.random import Draw
 
 
-class Head(ABC):
+class TargetKind(ABC):
     """Kind of target: a class, a set of labels or a number. A method without a docstring does the same as the method of
     this name in Task. Logits have shape (samples, output_size)."""
 
@@ -83,59 +83,61 @@ class Head(ABC):
         return f" → [bold reverse]{escape(self.text(target))}[/]"
 
 
-class HeadTask(Task[ConfigT]):
-    """A task whose `head` defines everything that depends on the target. Inputs are token sequences, unless a kind
-    overrides samples, collate, logits and render."""
+class SingleTargetTask(Task[ConfigT]):
+    """A task whose `target_kind` defines everything that depends on the target.
 
-    head: Head
+    Inputs are token sequences, unless a kind overrides samples, collate, logits and render.
+    """
+
+    target_kind: TargetKind
     target_columns = ("label",)
 
     def model_options(self) -> JsonObject:
-        return self.head.model_options()
+        return self.target_kind.model_options()
 
     def output_size(self, length: int) -> float:
-        return float(self.head.output_size)
+        return float(self.target_kind.output_size)
 
     def samples(self, rows: Sequence[Row], epochs: Sequence[int], ids: Sequence[int], draw: "Draw") -> list[Sample]:
-        return [{**_token_batches.row_inputs(row), "labels": self.head.target(row["label"])} for row in rows]
+        return [{**_token_batches.row_inputs(row), "labels": self.target_kind.target(row["label"])} for row in rows]
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        labels = self.head.collate([sample["labels"] for sample in samples])
+        labels = self.target_kind.collate([sample["labels"] for sample in samples])
         return {**_token_batches.inputs(samples, self.facts.pad_token_id), "labels": labels}
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
-        """Return logits of shape (samples, head.output_size)."""
+        """Return logits of shape (samples, target_kind.output_size)."""
         return _token_batches.model_logits(model, batch["inputs"])
 
     def render(self, sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
-        return _token_batches.render(sample["input_ids"], tokenizer) + self.head.markup(sample["labels"])
+        return _token_batches.render(sample["input_ids"], tokenizer) + self.target_kind.markup(sample["labels"])
 
     def weight(self, sample: Sample) -> float:
-        return self.head.weight(sample["labels"])
+        return self.target_kind.weight(sample["labels"])
 
     def zero_weight(self, sample: Sample) -> Sample:
-        return {**sample, "labels": self.head.zero_weight(sample["labels"])}
+        return {**sample, "labels": self.target_kind.zero_weight(sample["labels"])}
 
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
         return self.loss_from_logits(self.logits(model, batch), batch)
 
     def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
-        return self.head.loss(logits, batch["labels"])
+        return self.target_kind.loss(logits, batch["labels"])
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
-        return self.head.predict(self.logits(model, batch), batch["labels"])
+        return self.target_kind.predict(self.logits(model, batch), batch["labels"])
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
-        return self.head.metrics(outputs)
+        return self.target_kind.metrics(outputs)
 
     def directions(self) -> Directions:
-        return self.head.directions()
+        return self.target_kind.directions()
 
     def report(self, outputs: Outputs) -> JsonObject:
-        return self.head.report(outputs)
+        return self.target_kind.report(outputs)
 
     def predictions(self, outputs: Outputs, tokenizer: "PreTrainedTokenizerBase") -> list[JsonObject]:
-        return self.head.predictions(outputs)
+        return self.target_kind.predictions(outputs)
 
     def top_predictions(self, outputs: Outputs, count: int) -> list[list[JsonObject]]:
-        return self.head.top_predictions(outputs, count)
+        return self.target_kind.top_predictions(outputs, count)
