@@ -47,8 +47,8 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[
 
 
 def _receive(rank: int, pipe: Any, child: Any, folder: Path) -> Any:
-    if not pipe.poll(240):
-        raise AssertionError(f"rank {rank} said nothing within 240 s")
+    if not pipe.poll(600):
+        raise AssertionError(f"rank {rank} said nothing within 600 s")
     try:
         error, value = pipe.recv()
     except EOFError:

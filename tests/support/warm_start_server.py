@@ -123,8 +123,8 @@ def _become(request: dict[str, Any], streams: list[int]) -> NoReturn:
     warm_start.fork_code()
     warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
     if "code" in request:
-        _end(lambda: exec(request["code"], {"__name__": "__main__"}))
-    _end(lambda: runpy.run_module(request["module"], run_name="__main__", alter_sys=True))
+        _end(lambda: exec(request["code"], {"__name__": "__main__"}), at_exit=False)
+    _end(lambda: runpy.run_module(request["module"], run_name="__main__", alter_sys=True), at_exit=True)
 
 
 def _fork_instead(path: bytes, arguments: list[str], passfds: list[int]) -> int:
@@ -145,12 +145,16 @@ def _become_instead(arguments: list[str], passfds: list[int]) -> NoReturn:
     _inherited.append(sys.stdin)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.argv = ["-c", *arguments[arguments.index("-c") + 2 :]]
-    _end(lambda: exec(command, {"__name__": "__main__"}))
+    _end(lambda: exec(command, {"__name__": "__main__"}), at_exit=False)
 
 
-def _end(program: Callable[[], object]) -> NoReturn:
+def _end(program: Callable[[], object], at_exit: bool) -> NoReturn:
     """Run a program, and leave as an interpreter does, but for clearing the imported modules: that takes a second, and
-    copies the memory that is shared with the server."""
+    copies the memory that is shared with the server.
+
+    `at_exit`: whether to wait for threads and run what is registered for the exit. A child of multiprocessing does not:
+    it would end the other children of the process that it was forked from.
+    """
     code = 1
     try:
         program()
@@ -164,8 +168,9 @@ def _end(program: Callable[[], object]) -> NoReturn:
         if isinstance(error, KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
+    if at_exit:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
