@@ -2,8 +2,7 @@
 
 A text is split where its tokenizer provably treats the two sides separately, mostly at whitespace. Each distinct piece
 is encoded once; all others are lookups in arrays. Natural text repeats its words so often that this is several times
-faster than encoding every text. A tokenizer or text without this guarantee is encoded whole. The ids are the same
-either way.
+faster than encoding every text. Without this guarantee, texts are encoded whole. The ids are the same either way.
 """
 
 import json
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from launcher.config.types import JsonObject
 from launcher.prepare.token_arrays import (
     PairTemplate,
     TokenArrays,
@@ -36,9 +36,6 @@ _MOST_PIECES, _MOST_CHARACTERS = 2**19, 2**24
 TRAINING_SUFFIX = "training_suffix"
 """Key of tokenizer_config.json in an export: the token that training adds after a text. The exported tokenizer itself
 adds none, since a model that continues texts must not see it."""
-
-_Spec = dict[str, Any]
-"""A part of tokenizer.json."""
 
 _AT_ONCE = 2**19
 """Characters that the tokenizer encodes at a time, and the length of the longest text that it encodes whole."""
@@ -267,7 +264,7 @@ def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _rule(spec: _Spec) -> _Rule | None:
+def _rule(spec: JsonObject) -> _Rule | None:
     """Determine where texts may be split for a tokenizer; None: nowhere. `spec`: the content of tokenizer.json.
 
     BERT's pre-tokenizer drops whitespace and isolates punctuation marks; its normalizer isolates ideographs. GPT-2's
@@ -292,14 +289,13 @@ def _rule(spec: _Spec) -> _Rule | None:
     return None
 
 
-def _parts(component: _Spec | None) -> list[_Spec]:
-    """Return the parts of a normalizer or pre-tokenizer: those of a sequence, else the component itself; empty for
-    None."""
+def _parts(component: JsonObject | None) -> list[JsonObject]:
+    """Return the parts of a normalizer or pre-tokenizer that is a sequence, else the component; empty for None."""
     if component is None:
         return []
     inner = component.get("normalizers", component.get("pretokenizers"))
     return [component] if inner is None else [part for one in inner for part in _parts(one)]
 
 
-def _types(component: _Spec | None) -> list[str]:
+def _types(component: JsonObject | None) -> list[str]:
     return [part["type"] for part in _parts(component)]
