@@ -214,8 +214,7 @@ class Encoder:
 @dataclass(frozen=True)
 class _Rule:
     """Pairs of neighbouring bytes at which a text may be split. `space`: before the first byte; `between`: between the
-    bytes; tables of shape (256, 256). `blank`: whether whitespace only separates words, and can be removed from
-    pieces."""
+    bytes; tables of shape (256, 256). `blank`: whether whitespace only separates words, and is removed from pieces."""
 
     space: NDArray[np.bool_]
     between: NDArray[np.bool_]
