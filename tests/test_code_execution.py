@@ -13,6 +13,7 @@ import pytest
 import support
 import torch
 from safetensors.torch import load_file
+from support import warm_start
 
 from launcher.config import code_origin, kinds, load, trust
 from launcher.config.errors import UserError
@@ -342,16 +343,17 @@ def test_code_that_the_recipe_trusts_is_run_and_the_plan_shouts_it(remote):
     model = {"kind": "pretrained", "name": "./m", "trust_remote_code": True}
     words = {"kind": "pretrained", "name": "./tk", "trust_remote_code": True}
     file = support.write(support.mlm("trusted", model=model, tokenizer=words, train__steps=2))
-    done = support.launcher("run", file, "--ranks", 2)
-    assert "REMOTE CODE: model.trust_remote_code: the code that ./m brings runs as you" in done.stderr
-    assert ran() and support.steps("runs/trusted").keys() == {1, 2}
-    Path("PWNED").unlink()
-    assert "(--trust ./m runs it)" in support.launcher("evaluate", "runs/trusted", code=2).stderr
-    assert "auto_map" not in Path("runs/trusted/tokenizer/tokenizer_config.json").read_text()
-    assert not ran()
-    support.launcher("evaluate", "runs/trusted", "--trust", "./m", "--trust", "./tk")
-    support.launcher("export", "runs/trusted", "--trust", "./m", "--trust", "./tk")
-    assert Path("runs/trusted/export/modeling.py").is_file()
+    with warm_start.in_this_environment():
+        done = support.launcher("run", file, "--ranks", 2)
+        assert "REMOTE CODE: model.trust_remote_code: the code that ./m brings runs as you" in done.stderr
+        assert ran() and support.steps("runs/trusted").keys() == {1, 2}
+        Path("PWNED").unlink()
+        assert "(--trust ./m runs it)" in support.launcher("evaluate", "runs/trusted", code=2).stderr
+        assert "auto_map" not in Path("runs/trusted/tokenizer/tokenizer_config.json").read_text()
+        assert not ran()
+        support.launcher("evaluate", "runs/trusted", "--trust", "./m", "--trust", "./tk")
+        support.launcher("export", "runs/trusted", "--trust", "./m", "--trust", "./tk")
+        assert Path("runs/trusted/export/modeling.py").is_file()
 
 
 def test_a_model_that_transformers_knows_is_loaded_without_its_code(remote):
