@@ -56,8 +56,10 @@ def save(
             ours = process.rank != 0 or checkpoint_format.publish(
                 partial, final, state, folder.recipe, lambda: _holds(lease)
             )
-        except BaseException:
+        except BaseException as error:
             _remove_failed(partial, final, process, lease)
+            if isinstance(error, Exception) and process.rank == 0 and not _holds(lease):
+                raise RunReplaced(folder) from error  # the other start has removed the half-written folder
             raise
     _agree(folder, process, ours)
     if process.rank == 0:

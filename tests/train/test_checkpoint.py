@@ -105,6 +105,32 @@ def test_a_ghost_does_not_take_away_what_the_newer_start_is_writing(folder):
     saved.verify()
 
 
+def save_while_another_takes_over(process, folder):
+    """A save whose half-written folder a newer start removes, as after a long sleep. Returns the message."""
+    from launcher.storage import checkpoint_format, lease
+    from launcher.train import checkpoint
+
+    run = RunDir(Path(folder))
+    old, write = lease.claim(run.path, ".writer"), checkpoint_format.write_tensors
+
+    def overtaken(values, partial):
+        write(values, partial)
+        lease.claim(run.path, ".writer")
+        shutil.rmtree(partial)
+
+    checkpoint_format.write_tensors = overtaken
+    try:
+        checkpoint.save(run, tensors(), state(3), 2, process, old)
+    except checkpoint.RunReplaced as error:
+        return str(error)
+
+
+def test_a_save_that_another_start_has_cleared_away_ends_as_replaced(folder):
+    (message,) = ranks.on_ranks(1, save_while_another_takes_over, folder)
+    assert message == "another start of this run has taken over: this one leaves, and saves nothing"
+    assert list(Path(folder, "checkpoints").iterdir()) == []
+
+
 def test_what_a_kill_left_behind_is_replaced(folder):
     half = Path(folder, "checkpoints", "step-00000002")
     half.mkdir(parents=True)
