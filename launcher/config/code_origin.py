@@ -42,7 +42,7 @@ def files(name: str) -> list[Path]:
 def _spec(name: str, part: str, search_path: Sequence[str] | None) -> ModuleSpec | None:
     """Return the spec of a module; None: not found.
 
-    `search_path`: that of its package; None for a module at the top level.
+    `search_path`: the search path of the module's package; None for a module at the top level.
     """
     if (loaded := sys.modules.get(name)) is not None:
         return loaded.__spec__

@@ -4,7 +4,7 @@ Epoch e visits every sample once, in the order of a keyed pseudo-random permutat
 gap: a batch may hold the end of one epoch and the beginning of the next. The permutation is a Feistel network over
 pairs of digits in base b = ceil(sqrt(size)). Cycle walking (Black and Rogaway, 2002) replaces the few pairs that are no
 sample. Four rounds make a strong pseudo-random permutation (Luby and Rackoff, 1988) of a large set. On sets of a few
-hundred samples, six rounds are needed until the spread over epochs cannot be distinguished from that of a shuffle.
+hundred samples, six rounds are needed before positions spread over the epochs as in a shuffle.
 """
 
 import math

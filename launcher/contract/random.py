@@ -93,7 +93,7 @@ def uniform(words: UInt) -> NDArray[np.float64]:
 def below(words: UInt, bound: int) -> NDArray[np.int64]:
     """Convert 32-bit words to integers in [0, bound), for a bound from 1 to 2^32.
 
-    The method is that of Lemire (2019) without rejection: the bias is below bound / 2^32.
+    Method: Lemire (2019), without rejection; the bias is below bound / 2^32.
     """
     return ((words * np.uint64(bound)) >> _SHIFT).astype(np.int64)
 

@@ -68,8 +68,8 @@ def lost_a_peer(message: str) -> bool:
 def first(failures: Mapping[int, "ProcessFailure"]) -> Failure:
     """Return the failure that caused the others.
 
-    It is the earliest failure of a rank that was killed or raised an error itself. Without such a rank, it is that of
-    a rank that lost another one. Ranks that the agent ended with SIGTERM, after a failure, come last.
+    Failures of ranks that were killed or raised an error themselves come first, then failures of ranks that lost
+    another rank, then ranks that the agent ended with SIGTERM. Among equals, the earliest is returned.
     """
     read = [_read(rank, failure) for rank, failure in failures.items()]
     return min(read, key=lambda f: (f.code == -signal.SIGTERM, f.echo, f.time, f.rank))

@@ -122,7 +122,7 @@ def _with_time(handler: logging.Handler, rank: int) -> logging.Handler:
 def _open_log(folder: Path, rank: int) -> int:
     """Open the log of a rank for appending, and return its descriptor.
 
-    If a full disk has no room for the file, the descriptor is that of the null device, so that training goes on. Raises
+    If a full disk has no room for the file, the null device is opened instead, so that training goes on. Raises
     OSError.
     """
     try:

@@ -174,7 +174,7 @@ class _Rank:
     def find_store(self, messages: MessageFolder, key: str) -> dist.Store:
         """Return the store that rank 0 serves.
 
-        The first message may be that of a dead start. Then nothing answers at its address, or another process does, and
+        The first message may come from a dead start. Then nothing answers at its address, or another process does, and
         the message is read again.
         """
         end, first_tried = time.monotonic() + _MESSAGE_SECONDS, dict[str, float]()

@@ -31,8 +31,8 @@ class Schedule(lr_schedules.Schedule[Config]):
 def _progress_in_period(step: float, length: float, growth: float) -> float:
     """Return the fraction of the current period that precedes a step.
 
-    `step`: number of steps after the warmup. `length`: steps of the first period. `growth`: ratio of a period's length
-    to that of the previous one.
+    `step`: number of steps after the warmup. `length`: steps of the first period. `growth`: factor by which
+    each period is longer than the previous one.
     """
     if growth == 1:
         return step % length / length

@@ -147,8 +147,8 @@ def _fit_image(
 
 
 def _embedded(hf: "PretrainedConfig", config: TransformersConfig, requirements: ModelRequirements) -> int:
-    """Return the size of the embedding: that of the tokenizer, or a larger one of the recipe, such as a multiple of 64.
-    Raises UserError for a smaller one."""
+    """Return the number of rows of the embedding: the tokenizer's size, or a larger one from the recipe, such as a
+    multiple of 64. Raises UserError for a smaller one."""
     if not requirements.vocab_size:  # the hub's tokenizer is not downloaded yet: the architecture's default
         return int(hf.vocab_size)
     if "vocab_size" not in (config.model_extra or {}):
@@ -224,7 +224,7 @@ def take_generation(model: "PreTrainedModel", folder: Path, requirements: ModelR
 
 
 def decoder_start(model: "PreTrainedModel", requirements: ModelRequirements) -> int:
-    """Return the id of a decoder's first token: the model's own, else that of padding, as in T5."""
+    """Return the id of a decoder's first token: the model's own, else the padding token, as in T5."""
     configs = model.config, getattr(model, "generation_config", None)
     starts = [getattr(one, "decoder_start_token_id", None) for one in configs]
     known = [start for start in starts if start is not None and start < requirements.vocab_size]

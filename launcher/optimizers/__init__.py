@@ -21,8 +21,8 @@ C_co = TypeVar("C_co", bound=OptimizerConfig, covariant=True)
 
 
 class ParameterGroup(TypedDict):
-    """Parameters that are updated alike. `scale`: ratio of their learning rate to that of the run; `separate`: whether
-    they are in `Optimizer.separate`."""
+    """Parameters that are updated alike. `scale`: factor of the run's learning rate; `separate`: whether they are in
+    `Optimizer.separate`."""
 
     params: "list[torch.Tensor]"
     weight_decay: float

@@ -18,7 +18,7 @@ def model_tokenizer(recipe: Recipe) -> PretrainedTokenizer | None:
 def size(recipe: Recipe) -> int:
     """Return the number of tokens, added tokens included; 0: not known before `launcher prepare`.
 
-    The number is that of the recipe, or is counted in a folder's tokenizer.json.
+    The recipe states the number, or it is counted in a folder's tokenizer.json.
     """
     where = recipe.tokenizer or model_tokenizer(recipe)
     if where is None or isinstance(where, TrainTokenizer):

@@ -49,7 +49,7 @@ class JobRequest:
     number: int = 1
     """Number of this submission of the run."""
     points: Sequence[int] | None = None
-    """Indices of an array's runs, whose folders are that of the plan with -0, -1, ... added. None: a single run."""
+    """Indices of an array's runs. Their folders are the plan's folder with -0, -1, ... added. None: a single run."""
     via: "Via" = "elastic"
     """Program that starts the ranks of this machine."""
     token: str = field(default_factory=lambda: f"{int(time.time())}-{os.getpid()}")

@@ -22,7 +22,7 @@ def compute(run: Run, batch: RankBatch, weight: float) -> tuple[float, float]:
 
     Both numbers are without the loss scale, which the engine's gradients still contain. If fp16 gradients overflow, the
     same batch is computed again with half the scale, so that the scale does not affect which batches train the model.
-    `weight`: that of the global batch.
+    `weight`: weight of the global batch.
     """
     scale = run.progress.scale
     before = scale.value
