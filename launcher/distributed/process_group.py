@@ -75,7 +75,7 @@ class ProcessGroup:
         if self.world == 1:
             return scalar[None]
         every = scalar.new_empty(self.world)
-        dist.all_gather_into_tensor(every, scalar[None])
+        dist.all_gather(list(every.split(1)), scalar[None])
         return every
 
     def broadcast(self, value: T | None) -> T:

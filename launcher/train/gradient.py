@@ -15,7 +15,9 @@ import torch
 from launcher.config.recipe import Recipe
 from launcher.contract.random import Stream, seed_for
 from launcher.distributed.heartbeat import Stage
-from launcher.train.data_loader import RankBatch, to
+from launcher.train.copy_ahead import on_device
+from launcher.train.data_loader import RankBatch
+from launcher.train.padding_masks import padding_is_known
 from launcher.train.precision import autocast
 from launcher.train.training_run import Run
 
@@ -42,7 +44,7 @@ class Gradient:
 
     def results(self) -> tuple[float, float]:
         """Return the loss of the global batch and the norm. The host waits for the device, once."""
-        *losses, norm = torch.cat([self.losses, self.norm[None].to(self.losses.device)]).tolist()
+        *losses, norm = torch.cat([self.losses, self.norm[None].to(self.losses.device)]).cpu().tolist()
         return float(np.array(losses).sum()) / self.weight if self.weight else 0.0, norm
 
 
@@ -82,13 +84,13 @@ def accumulate(run: Run, batch: RankBatch, weight: float) -> torch.Tensor:
     process, beat, step = run.process, run.heartbeat.beat, run.progress.step + 1
     total = torch.zeros((), dtype=torch.float64, device=process.device)
     scale = process.data_parallel_size / weight * run.progress.scale.value if weight else 0.0
-    for number, (micro, rows) in enumerate(zip(batch.micro_batches, batch.rows, strict=True), start=1):
+    micro_batches = on_device(zip(batch.micro_batches, batch.rows, strict=True), process.device)
+    for number, (micro, rows) in enumerate(micro_batches, start=1):
         left = len(batch.micro_batches) - number
-        drawing = run.randomness.drawing(rows.to(process.device))
-        with drawing, run.engine.accumulating(last=left == 0) as model:
+        with run.randomness.drawing(rows), run.engine.accumulating(last=left == 0) as model:
             beat(Stage.FORWARD, step, left)
-            with autocast(run.recipe.train.precision, process.device):
-                loss, _ = run.task.loss(model, to(micro, process.device))
+            with autocast(run.recipe.train.precision, process.device), padding_is_known(micro):
+                loss, _ = run.task.loss(model, micro)
             beat(Stage.BACKWARD, step, left)
             run.engine.backward(loss * scale)
         total += loss.detach()
