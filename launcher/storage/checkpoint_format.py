@@ -8,10 +8,11 @@ incomplete and never read, so that a process may be killed at any time.
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import xxhash
@@ -131,18 +132,36 @@ def write_tensors(tensors: "dict[str, torch.Tensor]", partial: Path) -> None:
     _run(lambda: dcp.save(tensors, storage_writer=writer))
 
 
-def publish(partial: Path, final: Path, state: JsonObject, recipe: Path, still_ours: Callable[[], bool]) -> bool:
+def flush_own(partial: Path, rank: int) -> dict[str, str]:
+    """Flush the files that this rank has written into the folder of a new checkpoint. Returns their checksums by
+    name."""
+    own = sorted(partial.glob(f"shard-{rank + 1:05d}-*"))  # as HuggingFaceStorageWriter names them
+    for file in own:
+        flush(file)
+    return {file.name: checksum(file) for file in own}
+
+
+def publish(
+    partial: Path,
+    final: Path,
+    state: JsonObject,
+    recipe: Path,
+    still_ours: Callable[[], bool],
+    flushed: Mapping[str, str] = MappingProxyType({}),
+) -> bool:
     """Complete the folder `partial` and rename it to `final`. Returns whether the checkpoint exists.
 
     The state and the recipe are written, everything is flushed, the folder is renamed, and COMPLETE is written, in this
-    order. If `still_ours` returns False before the rename, `partial` is removed and the result is False.
+    order. If `still_ours` returns False before the rename, `partial` is removed and the result is False. `flushed`: the
+    checksums of files that other ranks have flushed, by name.
     """
     (partial / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
     shutil.copyfile(recipe, partial / RECIPE)
     files = {}
     for file in sorted(partial.iterdir()):
-        flush(file)
-        files[file.name] = [file.stat().st_size, checksum(file)]
+        if file.name not in flushed:
+            flush(file)
+        files[file.name] = [file.stat().st_size, flushed.get(file.name) or checksum(file)]
     flush(partial)
     if not still_ours():
         shutil.rmtree(partial, ignore_errors=True)

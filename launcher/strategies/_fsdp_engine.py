@@ -106,7 +106,8 @@ def wrap(
     }
     for layer in layers.values():
         fully_shard(layer, **options)
-    fully_shard(unwrapped.model, **options)
+    # what is outside of the layers is needed again as soon as the backward begins
+    fully_shard(unwrapped.model, **{**options, "reshard_after_forward": False})
     _prefetch(list(layers.values()), prefetch)
     return FsdpEngine(unwrapped.model, unwrapped.optimizer.for_model(unwrapped.model), fused)
 

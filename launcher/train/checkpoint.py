@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+from collections import ChainMap
 from pathlib import Path
 
 import torch
@@ -52,9 +53,9 @@ def save(
                 partial.mkdir(parents=True)
             process.barrier()
             checkpoint_format.write_tensors(tensors, partial)
-            process.barrier()
+            flushed = process.all_gather_objects(checkpoint_format.flush_own(partial, process.rank))
             ours = process.rank != 0 or checkpoint_format.publish(
-                partial, final, state, folder.recipe, lambda: _holds(lease)
+                partial, final, state, folder.recipe, lambda: _holds(lease), dict(ChainMap(*flushed))
             )
         except BaseException as error:
             _remove_failed(partial, final, process, lease)

@@ -22,8 +22,10 @@ from launcher.tasks import Batch, BatchOutputs, Outputs, Task
 from launcher.train.data_loader import tensors, to
 from launcher.train.precision import autocast
 
-_LARGEST = 32
-"""Maximum samples of a micro-batch. It is small, so that even a small validation set is spread over the ranks."""
+_SAMPLES = 32
+"""Maximum samples of a micro-batch of a small validation set. It is small, so that the set is spread over the ranks."""
+_PIECES = 512
+"""Number of micro-batches from which on a larger validation set has more samples in each, up to the token budget."""
 
 
 class Part(NamedTuple):
@@ -54,11 +56,12 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
 
     @cached_property
     def pieces(self) -> list[NDArray[np.int64]]:
-        """The samples of each micro-batch of all ranks, the longest first."""
+        """The samples of each micro-batch of all ranks, the longest first. Without `max_tokens`, the budget is that of
+        `_SAMPLES` samples of the longest."""
         lengths = self.samples.lengths(np.arange(len(self.samples)))
-        return micro_batches(
-            np.argsort(-lengths, kind="stable"), lengths, self.max_tokens, self.equal_lengths, most=_LARGEST
-        )
+        budget = self.max_tokens or _SAMPLES * max(1, int(lengths.max(initial=1)))
+        most = max(_SAMPLES, len(lengths) // _PIECES)
+        return micro_batches(np.argsort(-lengths, kind="stable"), lengths, budget, self.equal_lengths, most=most)
 
     def __len__(self) -> int:
         return -(-len(self.pieces) // self.world)
@@ -97,8 +100,11 @@ class Generating:
 def outputs(
     model: torch.nn.Module, task: BatchPredictor, parts: Iterable[Part], process: ProcessGroup, precision: str
 ) -> Outputs:
-    """Return the outputs for all samples, in the order of the samples, on every rank."""
-    ids, mine = list[int](), Outputs()
+    """Return the outputs for all samples, in the order of the samples, on every rank.
+
+    Tensors are copied to the host while the next micro-batch computes. The host waits for the device once, at the end.
+    """
+    ids, copied, mine = list[int](), list[BatchOutputs](), Outputs()
     training = model.training
     model.eval()
     with torch.no_grad(), autocast(precision, process.device):
@@ -106,9 +112,13 @@ def outputs(
             predictions = task.predict(model, to(part.batch, process.device))
             if len(part.ids):
                 ids += part.ids.tolist()
-                for name, values in predictions.items():
-                    mine.setdefault(name, []).extend(_rows(values))
+                copied.append({name: _begin_copy(values) for name, values in predictions.items()})
     model.train(training)
+    if process.device.type != "cpu":
+        torch.accelerator.synchronize(process.device)
+    for predictions in copied:
+        for name, values in predictions.items():
+            mine.setdefault(name, []).extend(_rows(values))
     gathered = process.all_gather_objects((ids, mine) if process.leads else None)
     parts_of_ranks = [part for part in gathered if part is not None and part[0]]
     return _in_order(
@@ -116,12 +126,20 @@ def outputs(
     )
 
 
+def _begin_copy(values: Any) -> Any:
+    """Begin to copy outputs to pinned memory of the host, half precision as fp32. Others than tensors are there."""
+    if not isinstance(values, torch.Tensor):
+        return values
+    values = values.detach()
+    values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+    return values.to("cpu", non_blocking=True)
+
+
 def _rows(values: Any) -> list[Any]:
-    """Return outputs as a list of one value or array for each sample."""
+    """Return outputs on the host as a list of one value or array for each sample."""
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
-        return values.tolist() if values.ndim == 1 else list(values)
+        array = values.numpy()
+        return array.tolist() if array.ndim == 1 else list(array)
     return list(values)
 
 

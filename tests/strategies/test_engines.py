@@ -36,3 +36,25 @@ def test_every_engine_hands_out_the_model_under_its_canonical_names(workspace):
     folder = ranks.ready(support.write(support.small("named")), ranks=2).absolute()
     for every in ranks.on_ranks(2, unwrapped, folder, kinds):
         assert all(names and names == state for names, state in every)
+
+
+def kept(process, folder, strategies):
+    """Under each strategy whether the root keeps its gathered parameters after the forward, and the layers theirs."""
+    from launcher.strategies import _fsdp_engine
+
+    shard, found = _fsdp_engine.fully_shard, []
+    for strategy in strategies:
+        calls = []
+        _fsdp_engine.fully_shard = lambda module, calls=calls, **options: (
+            calls.append(options) or shard(module, **options)
+        )
+        strategy_steps.build(process, folder, strategy)
+        *layers, root = (not options["reshard_after_forward"] for options in calls)
+        found.append((root, set(layers)))
+    return found
+
+
+def test_fsdp_keeps_what_is_outside_of_the_layers_until_the_backward(workspace):
+    folder = ranks.ready(support.write(support.mlm()))
+    strategies = [{"kind": "fsdp"}, {"kind": "fsdp", "shard": "grad_op"}]
+    assert ranks.on_ranks(2, kept, folder, strategies) == [[(True, {False}), (True, {True})]] * 2

@@ -64,6 +64,24 @@ def test_what_some_ranks_save_others_load(folder, writers, readers):
     assert {p.suffix for p in saved.path.iterdir()} == {".safetensors", ".yaml", ".json", ""}  # no pickle
 
 
+def hashed(process, folder):
+    """The files that this rank computes a checksum of in a save."""
+    from launcher.storage import checkpoint_format
+
+    names, compute = [], checkpoint_format.checksum
+    checkpoint_format.checksum = lambda file: names.append(file.name) or compute(file)
+    save(process, folder, [3], 2)
+    return names
+
+
+def test_each_rank_computes_the_checksums_of_what_it_has_written(folder):
+    first, second = ranks.on_ranks(2, hashed, folder)
+    (saved,) = RunDir(Path(folder)).whole()
+    saved.verify()
+    assert [name[:11] for name in second] == ["shard-00002"]
+    assert sorted([*first, *second]) == sorted({p.name for p in saved.path.iterdir()} - {"COMPLETE"})
+
+
 def test_the_newest_and_the_best_are_kept(folder):
     ranks.on_ranks(1, save, folder, [1, 2, 3, 4, 5], 2, [3.0, 1.0, 2.0, 2.5, 4.0])
     assert [saved.step for saved in RunDir(Path(folder)).whole()] == [2, 4, 5]

@@ -100,6 +100,29 @@ def test_a_micro_batch_keeps_to_the_budget_and_to_its_size(lengths, max_tokens):
         assert len(piece) <= 32
 
 
+def test_many_samples_fill_the_token_budget():
+    """The longest decide on the budget, and short samples are many in a micro-batch."""
+    pieces = parts([64] * 32 + [2] * (512 * 128)).pieces
+    assert [len(pieces[0]), len(pieces[1])] == [32, 128]
+    assert all(len(piece) * (64 if number == 0 else 2) <= 32 * 64 for number, piece in enumerate(pieces))
+
+
+def test_outputs_are_copied_without_waiting_until_all_are_computed(monkeypatch):
+    """The device takes part as an accelerator does: copies are begun for each micro-batch, and awaited once."""
+    events, copy = [], torch.Tensor.to
+
+    def to(tensor, *target, **how):
+        events.append(("copy", how["non_blocking"])) if target == ("cpu",) else None
+        return copy(tensor, "cpu", **how)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: events.append(("wait", device.type)))
+    process = SimpleNamespace(**{**vars(PROCESS), "device": torch.device("cuda", 0)})
+    made = evaluation.outputs(torch.nn.Linear(1, 1), Task(), parts([9] * 40), process, "fp32")
+    assert made["twice"] == [2 * n for n in range(40)]
+    assert events == [("copy", True)] * 4 + [("wait", "cuda")]
+
+
 def test_a_rank_without_samples_computes_a_muted_one():
     idle = parts([3, 4], rank=1, world=2)[0]
     assert len(idle.ids) == 0
