@@ -33,14 +33,19 @@ CHECKS = (
 NOT_SHOWN = ("NCCL between ranks", "NVLink and peer-to-peer copies", "several nodes")
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--rehearse", action="store_true", help="run on the CPU what a CPU can")
     parser.add_argument("--only", metavar="NAMES", help=f"of {', '.join(check.name for check in CHECKS)}")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the lines of JSON to a file")
     parser.add_argument("--folder", type=Path, help="a working directory to keep (default: a temporary one)")
     parser.add_argument("--here", metavar="NAME", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    options = parser().parse_args()
     chosen = selected(options.only)
     kind = "cpu" if options.rehearse else accelerator()
     if kind is None:
