@@ -1,12 +1,17 @@
-"""A stand-in for pynvml: the functions of launcher.plan.nvml, answered from a description of the machine."""
+"""Stand-ins for pynvml (the functions of launcher.plan.nvml) and for a machine, answered from a description."""
 
-import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pynvml
 
+from launcher.plan import gpu_report
+from launcher.plan.machine import TorchBuild
+from launcher.plan.torch_report import TorchReport
+
 GIB = 2**30
+CUDA_BUILD = TorchBuild("2.13.0+cu130", cuda="13.0")
+NO_ANSWER = TorchReport()
 
 
 @dataclass
@@ -35,16 +40,14 @@ def mig(uuid: str, memory: int, name: str = "NVIDIA A100-SXM4-40GB MIG 1g.5gb") 
 
 @dataclass
 class FakeNvml:
-    """`fails`: error code of nvmlInit. `hangs`: seconds that the first query takes."""
+    """`fails`: error code of nvmlInit. A GPU may be an error code instead, of its handle."""
 
-    gpus: list[Gpu] = field(default_factory=list)
+    gpus: list[Gpu | int] = field(default_factory=list)
     cuda: int = 13000
     driver: str = "580.65.06"
     fails: int | None = None
-    hangs: float = 0
 
     def nvmlInit(self):
-        time.sleep(self.hangs)
         if self.fails is not None:
             raise pynvml.NVMLError(self.fails)
 
@@ -58,7 +61,8 @@ class FakeNvml:
         return len(self.gpus)
 
     def nvmlDeviceGetHandleByIndex(self, index):
-        return self.gpus[index]
+        gpu = self.gpus[index]
+        return gpu if isinstance(gpu, Gpu) else _known(None, gpu)
 
     def nvmlDeviceGetHandleByUUID(self, uuid):
         slices = [part for gpu in self.gpus for part in gpu.slices or [] if part is not None]
@@ -106,3 +110,31 @@ def _known(value, error=pynvml.NVML_ERROR_NOT_SUPPORTED):
     if value is None:
         raise pynvml.NVMLError(error)
     return value
+
+
+@dataclass
+class FakeMachine:
+    """A machine with NVML, and what torch would answer. It is one with an NVIDIA driver and a torch for CUDA."""
+
+    nvml: FakeNvml = field(default_factory=FakeNvml)
+    environment: dict[str, str] = field(default_factory=dict)
+    build: TorchBuild = CUDA_BUILD
+    shown: frozenset[str] = frozenset({"nvidia"})
+    answer: TorchReport = NO_ANSWER
+    own: frozenset[int] = frozenset()
+    report: gpu_report.GpuReport | None = None
+
+    def vendors(self):
+        return self.shown
+
+    def torch_build(self):
+        return self.build
+
+    def gpus(self):
+        return self.report or gpu_report.make(self.nvml)
+
+    def torch(self):
+        return self.answer
+
+    def is_foreign(self, pid):
+        return pid not in self.own
