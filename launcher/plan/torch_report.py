@@ -30,11 +30,12 @@ def make() -> TorchReport:
     found = torch.accelerator.current_accelerator(check_available=True)
     if found is None:
         return TorchReport(error=_cuda_error())
-    devices = tuple(_device(found.type, index) for index in range(torch.accelerator.device_count()))
+    devices = tuple(device(found.type, index) for index in range(torch.accelerator.device_count()))
     return TorchReport(found.type, devices)
 
 
-def _device(kind: str, index: int) -> TorchDevice:
+def device(kind: str, index: int) -> TorchDevice:
+    """Return an accelerator of this process's torch. `kind`: its type."""
     import torch
 
     if kind == "mps":
