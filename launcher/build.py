@@ -12,6 +12,7 @@ from launcher.config.model import ModelConfig
 from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
+from launcher.distributed import rank_device
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.models._adaptation import frozen
@@ -52,6 +53,7 @@ def build(
     UserError."""
     recipe, facts = run.recipe, run.facts
     process = dataclasses.replace(process, tensor_parallel=recipe.tensor_parallel)
+    rank_device.require_precision(process, recipe.train.precision)
     task = plugins.task(recipe.task)(recipe.task, facts)
     batches, validation = _batches(run, task, process)
     start, weights = resume.step if resume else 0, resume is None or not checkpoint_references.replaced(recipe)

@@ -27,6 +27,7 @@ from launcher.distributed import (
     output_streams,
     private_tmp,
     process_group,
+    rank_device,
     rank_end,
     rank_rendezvous,
     signals,
@@ -123,15 +124,15 @@ def _join(recipe: str, stop: StopMonitor, launcher: LauncherInfo | None) -> Proc
     """
     if problems := launch_env.contradictions():
         raise UserError(problems)
-    info = launch_env.rank_info()
+    info, device = launch_env.rank_info(), launcher.device if launcher else None
     if info.world == 1:
-        return process_group.connect(info)
+        return process_group.connect(info, device)
     if Path(recipe).suffix and not Path(recipe).exists():
         what = f"rank {info.rank} on {launch_env.host_name()} sees no such file in {Path.cwd()}"
         raise UserError(f"{recipe}: {what} (of several nodes each needs to see this folder)")
     if launcher is not None:
         timeout = timedelta(minutes=launcher.timeout)
-        return process_group.connect(info, store=file_store(launcher.folder, info.world), timeout=timeout)
+        return process_group.connect(info, device, file_store(launcher.folder, info.world), timeout)
     return rank_rendezvous.connect(info, lambda: bool(stop.requested()))
 
 
@@ -161,10 +162,11 @@ def _prepare(arguments: list[str], group: ProcessGroup) -> tuple[str, list[str]]
     nodes = 1 if group.world % local_world else group.world // local_world  # 1 if the ranks are not spread evenly
     try:
         cluster = load.local_cluster()
-        spread = cluster.model_copy(update={"nodes": (nodes, nodes)})
+        spread = cluster.model_copy(update={"nodes": (nodes, nodes), "device": group.device.type})
+        devices = rank_device.node_devices(spread, group, group.world // nodes)
         recipe = load.recipe(arguments[0], arguments[1:])
         wrong = writable_folders.run(RunDir(paths.RUNS / recipe.value.name))
-        validated = run_setup.validate(recipe, spread, group.world // nodes, wrong)
+        validated = run_setup.validate(recipe, spread, group.world // nodes, wrong, devices)
         run = run_setup.create(dataclasses.replace(validated, cluster=cluster))
     except UserError as error:
         return "", [str(problem) for problem in error.problems]

@@ -17,6 +17,8 @@ LAUNCHER_PID = "LAUNCHER_PID"
 """Process id of the launcher behind torchrun or accelerate."""
 TIMEOUT = "LAUNCHER_TIMEOUT"
 """Minutes for which ranks behind torchrun or accelerate wait for each other."""
+DEVICE = "LAUNCHER_DEVICE"
+"""Type of the devices of ranks behind torchrun or accelerate."""
 LOG_LEVEL = "LAUNCHER_LOG_LEVEL"
 """Log level: DEBUG, or INFO for any other value. Set by --verbose, and inherited by the ranks."""
 

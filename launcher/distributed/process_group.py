@@ -1,8 +1,7 @@
 """The process group of a rank: its number and device, and the collectives by which ranks exchange values."""
 
 import os
-import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -14,9 +13,10 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from launcher.config.env_vars import GLOO_INTERFACE
-from launcher.config.errors import UserError, first_line
+from launcher.config.errors import first_line
 from launcher.distributed.launch_env import RankInfo as RankInfo
 from launcher.distributed.launch_env import UnreachablePeer
+from launcher.distributed.rank_device import check_distinct, own_device
 from launcher.distributed.stop_requests import interruptible
 from launcher.plan.topology import cores
 
@@ -115,17 +115,6 @@ class ProcessGroup:
             dist.destroy_process_group()
 
 
-def require(device: str) -> None:
-    """Check that this host has a device: a run that was planned for a GPU does not train on the CPU.
-
-    Raises RuntimeError. It does not raise UserError, after which the ranks of other hosts would wait for this one.
-    """
-    found = None if device == "cpu" else torch.accelerator.current_accelerator(check_available=True)
-    if device != "cpu" and (found is None or found.type != device):
-        what = f"{socket.gethostname()} has no {device} device that torch can use"
-        raise RuntimeError(f"{what} (cluster.device=cpu trains on the CPU)")
-
-
 def connect(
     info: RankInfo,
     device: str | None = None,
@@ -135,15 +124,17 @@ def connect(
 ) -> ProcessGroup:
     """Connect the process group. The host's cores are divided among its ranks, unless OMP_NUM_THREADS is set.
 
-    `device`: `cpu` to use no accelerator. `store`: store of the rendezvous; without one, MASTER_ADDR and MASTER_PORT
-    name it. `timeout`: how long a rank waits for the others. Raises UnreachablePeer, UserError if there are more ranks
-    than devices, and StoppedBeforeTraining if `should_stop` becomes true before the group is connected.
+    `device`: type of the rank's device; None: decided here. `store`: store of the rendezvous; without one, MASTER_ADDR
+    and MASTER_PORT name it. `timeout`: how long a rank waits for the others. Raises UnreachablePeer, UserError if there
+    is no device for this rank, and StoppedBeforeTraining if `should_stop` becomes true before the group is connected.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() // info.local_world))
-    own = _own_device(info, device)
+    own = own_device(info, device)
     if own.type != "cpu":
         torch.accelerator.set_device_index(own.index)
+        if store is not None:
+            check_distinct(info, own, store)
     if info.world > 1:
         if info.local_world == info.world:
             os.environ.setdefault(GLOO_INTERFACE, "lo")
@@ -157,31 +148,6 @@ def connect(
             what = f"rank {info.rank} could not connect to the others: {first_line(error)} {_ADVICE}"
             raise UnreachablePeer(what) from error
     return ProcessGroup(info.rank, info.world, own, store=store)
-
-
-def _own_device(info: RankInfo, device: str | None) -> torch.device:
-    """Return the device of this rank. Raises UserError."""
-    accelerator = None if device == "cpu" else torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return torch.device("cpu")
-    index = device_index(info, torch.accelerator.device_count(), accelerator.type)
-    return torch.device(accelerator.type, index)
-
-
-def device_index(info: RankInfo, count: int, kind: str, environment: Mapping[str, str] = os.environ) -> int:
-    """Return the index of this rank's device, among those that it sees.
-
-    It is the rank's local number, or 0 if each rank sees only its own device. Raises UserError if there are more ranks
-    than devices.
-    """
-    if info.local_rank < count and info.local_world <= count:
-        return info.local_rank
-    on_node = environment.get("SLURM_GPUS_ON_NODE", "")
-    enough = on_node.isdecimal() and int(on_node) >= info.local_world
-    if count == 1 and (enough or ("CUDA_VISIBLE_DEVICES" in environment and "OMPI_COMM_WORLD_RANK" in environment)):
-        return 0
-    what = f"{info.local_world} ranks on this host for {count} {kind} device(s)"
-    raise UserError(f"{what} (one rank a device at the most; CUDA_VISIBLE_DEVICES= for the CPU)")
 
 
 def exchange(process: ProcessGroup, hosts: Sequence[str], timeout: timedelta = _EXCHANGE_TIMEOUT) -> None:

@@ -92,7 +92,7 @@ def _exit(code: int) -> NoReturn:
 def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     os.environ.update(launch.env)
     from launcher import worker
-    from launcher.distributed import process_group
+    from launcher.distributed import process_group, rank_device
     from launcher.distributed.heartbeat import Heartbeat
     from launcher.distributed.launch_env import rank_info
     from launcher.distributed.stop_requests import StopMonitor
@@ -108,7 +108,7 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     group = None
     try:
         if launch.job == "train":
-            process_group.require(launch.device)
+            rank_device.require(launch.device)
         store = _store(spec, info.world)
         group = process_group.connect(info, launch.device, store, timedelta(minutes=launch.timeout))
         if spec.port:

@@ -40,7 +40,7 @@ ranks again.
 def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     """Start the command, and wait for it and its ranks. Returns how the ranks ended. Raises ForcedStop."""
     own = {
-        **LauncherInfo(spec.folder, spec.launcher, launch.timeout).variables(),
+        **LauncherInfo(spec.folder, spec.launcher, launch.timeout, launch.device).variables(),
         "OMP_NUM_THREADS": str(launch.threads), "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT",
         "PET_RDZV_ENDPOINT": str(spec.folder / "rendezvous"),
     }  # fmt: skip

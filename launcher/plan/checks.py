@@ -29,10 +29,9 @@ def check(
     `known`: facts of prepared data. `folder`: folder to train in; None: an evaluation. `wrong`: mistakes that were
     found before. Raises UserError with all mistakes.
     """
-    ranks = world.misfit()
     problems = [
-        *wrong, *([ranks] if ranks else []), *_batch(recipe, world), *_evaluation(recipe, known), *_text(recipe),
-        *_training(recipe, known), *world.cluster.scheduler.problems(recipe, world.cluster),
+        *wrong, *world.problems(), *_precision(recipe, world), *_batch(recipe, world), *_evaluation(recipe, known),
+        *_text(recipe), *_training(recipe, known), *world.cluster.scheduler.problems(recipe, world.cluster),
         *next(filter(None, (layout.misfits(recipe, size) for size in world.sizes)), []),
     ]  # fmt: skip
     shape, assumed = None, known or facts.guess(recipe)
@@ -109,6 +108,12 @@ def _training(recipe: Recipe, known: Facts | None) -> Found:
     if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
         out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
     return out
+
+
+def _precision(recipe: Recipe, world: World) -> Found:
+    """Return a mistake if a device cannot compute in the recipe's precision."""
+    what = world.precision_problem(recipe.train.precision)
+    return [Problem("train.precision", what)] if what else []
 
 
 def _evaluation(recipe: Recipe, known: Facts | None) -> Found:

@@ -56,7 +56,8 @@ def _session(prepared: run_setup.PreparedRun, steps: int, overfit: bool, shown: 
     from launcher.train import loop
     from launcher.train.step_sync import sync_step_info
 
-    run, notes = build.build(prepared, process_group.connect(process_group.RankInfo()), StopMonitor(), None, workers=0)
+    group = process_group.connect(process_group.RankInfo(), prepared.plan.device)
+    run, notes = build.build(prepared, group, StopMonitor(), None, workers=0)
     for note in [*prepared.notes, *notes]:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     _show(prepared, run, shown, console)
