@@ -23,7 +23,6 @@ from launcher.launch import Launch, RankResult, RendezvousSpec
 if TYPE_CHECKING:
     import torch.distributed as dist
 
-    from launcher.distributed.launch_env import RankInfo
     from launcher.distributed.stop_requests import StopMonitor
 
 _log = logging.getLogger(__name__)
@@ -109,10 +108,12 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     try:
         if launch.job == "train":
             process_group.require(launch.device)
-        store = _store(spec, info.world)
-        group = process_group.connect(info, launch.device, store, timedelta(minutes=launch.timeout))
+        store, host = _store(spec, info.world), spec.name if spec.port else ""
+        timeout = timedelta(minutes=launch.timeout)
+        group = process_group.connect(info, launch.device, store, timeout, host=host)
         if spec.port:
-            process_group.exchange(group, _hosts(store, info, spec.name))
+            process_group.exchange(group)
+        process_group.first_all_reduce(group)
         if launch.job == "evaluate":
             return RankReport(DONE, result=rank_jobs.evaluate(launch.folder, group, launch.checkpoint))
         if launch.job == "measure":
@@ -147,12 +148,6 @@ def _store(spec: RendezvousSpec, world: int) -> "dist.Store":
         return file_store(spec.folder, world)
     served = dist.TCPStore(spec.host, spec.port, is_master=False, timeout=timedelta(minutes=5))
     return dist.PrefixStore(f"ranks-{os.environ['MASTER_PORT']}-{world}", served)
-
-
-def _hosts(store: "dist.Store", info: "RankInfo", name: str) -> list[str]:
-    """Return the host of each rank, by rank."""
-    store.set(f"host-{info.rank}", name)
-    return [store.get(f"host-{rank}").decode() for rank in range(info.world)]
 
 
 def _let_the_cause_fail_first(stop: "StopMonitor", spec: RendezvousSpec) -> None:
