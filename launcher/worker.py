@@ -15,8 +15,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
+from launcher.config import env_vars
+
+if __name__ == "__main__":
+    env_vars.set_rank_defaults(os.environ)  # before torch is imported, which reads some of them at once
+
 from launcher.build import build
-from launcher.config import env_vars, load, paths, plugins, trust
+from launcher.config import load, paths, plugins, trust
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
 from launcher.distributed import (
@@ -59,7 +64,6 @@ _log = logging.getLogger(__name__)
 def main(arguments: list[str]) -> int:
     """Run a rank that the launcher's agent did not start, and return the exit code. `arguments`: `[--trust KIND ...]
     RECIPE [key=value ...]`. The environment has the rank's number."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     arguments = [word for word in arguments if not _LOCAL_RANK.fullmatch(word)]
     while arguments[:1] == ["--trust"]:
         trust.trust(arguments[1:2])
@@ -131,7 +135,9 @@ def _join(recipe: str, stop: StopMonitor, launcher: LauncherInfo | None) -> Proc
         raise UserError(f"{recipe}: {what} (of several nodes each needs to see this folder)")
     if launcher is not None:
         timeout = timedelta(minutes=launcher.timeout)
-        return process_group.connect(info, store=file_store(launcher.folder, info.world), timeout=timeout)
+        group = process_group.connect(info, store=file_store(launcher.folder, info.world), timeout=timeout)
+        process_group.first_all_reduce(group)
+        return group
     return rank_rendezvous.connect(info, lambda: bool(stop.requested()))
 
 

@@ -48,7 +48,8 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     logs = launch.folder / paths.LOGS
     logs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "launcher.launch.starter", *launch.argv]
-    environment = {**os.environ, **env_vars.RANK_DEFAULTS, **own, **launch.env}
+    environment = {**os.environ, **env_vars.RANK_VARIABLES, **own, **launch.env}
+    env_vars.set_rank_defaults(environment)
     with (logs / _LOG).open("wb") as log:  # the starter's own traceback adds nothing to that of a rank
         child = subprocess.Popen(command, env=environment, stderr=log, process_group=0)
     code = _wait(child, spec)
