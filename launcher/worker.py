@@ -13,7 +13,6 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
 
 from launcher.config import env_vars
 
@@ -49,7 +48,7 @@ from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
 from launcher.storage import disk_full, lease
 from launcher.storage.run_dir import RunDir
-from launcher.train import early_stopping, loop
+from launcher.train import early_stopping, loop, rank_errors
 from launcher.train.checkpoint import RunReplaced
 from launcher.train.training_run import Run
 
@@ -208,8 +207,10 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
             stop.agree(reason)
             raise UserError(problems)
         run = dataclasses.replace(run, resume=run.folder.saved(steps[-1]) if steps else None)
+        heartbeat = heartbeat or Heartbeat()
         while True:
-            step, code = _train_part(run, group, stop, heartbeat or Heartbeat())
+            with rank_errors.explained(run, group, heartbeat):
+                step, code = _train_part(run, group, stop, heartbeat)
             if step is None:
                 return code
             run = dataclasses.replace(run, resume=run.folder.saved(step))  # frozen parameters train from here on
@@ -286,15 +287,9 @@ def _report(error: BaseException, rank: str, stop: StopMonitor) -> None:
         _log.error("%s ended because it lost another rank (see the log of that rank)", rank)
 
 
-def _exit(code: int) -> NoReturn:
-    """End this process, even if a thread of the user's code is still running."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    private_tmp.leave()
-    os._exit(code)
-
-
 if __name__ == "__main__":
     output_streams.set_up(lasting=True)
     logs.set_up()
-    _exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    private_tmp.leave()
+    output_streams.exit_now(code)

@@ -15,7 +15,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -89,6 +89,17 @@ def as_json(text: str) -> str:
     """Replace characters of JSON text that standard output cannot encode with escapes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, _JSON).decode(encoding)
+
+
+def exit_now(code: int) -> NoReturn:
+    """Write what is buffered, and end this process without waiting for its threads or its process group.
+
+    After an error, the end of a group could wait for other ranks: NCCL completes its collectives first.
+    """
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def drop_output() -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.config import env_vars
+from launcher.config import env_vars, paths
 from launcher.distributed import failure, heartbeat, logs, private_tmp, rank_end, signals
 from launcher.distributed.exit_codes import DONE, FAILED
 from launcher.distributed.signals import StopReason
@@ -97,7 +97,7 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     if result is None:  # torch's result for a reserve that was never needed
         return RanksEnded(DONE, closed=True)
     if result.is_failed():
-        return RanksEnded(FAILED, failed=_cause(result.failures, spec))
+        return RanksEnded(FAILED, failed=_cause(result.failures, spec, agent.logs))
     return _combine(result.return_values)
 
 
@@ -117,10 +117,10 @@ def _combine(reports: Mapping[int, "RankReport"]) -> RanksEnded:
     return RanksEnded(code, reason, reports[0].result if 0 in reports else {})
 
 
-def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec) -> failure.Failure:
+def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec, logs: failure.RankLogs) -> failure.Failure:
     """Return the failure of the rank that failed first. If the failed ranks only waited for a stalled one, return that
     one."""
-    first = failure.first(failures)
+    first = failure.first(failures, logs)
     positions = heartbeat.read(spec.heartbeats)
     behind = heartbeat.behind(positions)
     stalled = min((time.monotonic() - position.time for position in behind), default=0.0)
@@ -178,7 +178,7 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
         exit_barrier_timeout=1,  # nodes read in the run folder how others ended, and wait for no dead one
         shutdown_timeout=_SECONDS_TO_LEAVE,
     )
-    agent.rendezvous = spec
+    agent.rendezvous, agent.logs = spec, failure.RankLogs.now(launch.folder / paths.LOGS)
     return agent
 
 

@@ -70,7 +70,7 @@ def _exit_failed(error: BaseException) -> NoReturn:
             raise error  # torch's handler formats the current exception
         except BaseException:
             get_error_handler().record_exception(error)
-    _exit(FAILED)
+    output_streams.exit_now(FAILED)
 
 
 def _exit_refused(
@@ -78,14 +78,7 @@ def _exit_refused(
 ) -> NoReturn:
     """Report user errors and end the process, because other ranks, which may have none, could wait for this one."""
     rank_end.write(spec.folder, rank, code, reason, problems)
-    _exit(code)
-
-
-def _exit(code: int) -> NoReturn:
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+    output_streams.exit_now(code)
 
 
 def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
@@ -93,7 +86,7 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     from launcher import worker
     from launcher.distributed import process_group
     from launcher.distributed.heartbeat import Heartbeat
-    from launcher.distributed.launch_env import rank_info
+    from launcher.distributed.launch_env import UnreachablePeer, rank_info
     from launcher.distributed.stop_requests import StopMonitor
     from launcher.launch import rank_jobs
     from launcher.train.checkpoint import RunReplaced
@@ -126,7 +119,7 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     except RunReplaced as error:
         _exit_refused(spec, info.rank, FAILED, StopReason.REPLACED, [error])
     except Exception as error:
-        if failure.lost_a_peer(str(error)):
+        if isinstance(error, UnreachablePeer) or failure.lost_a_peer(str(error)):
             _let_the_cause_fail_first(stop, spec)
         raise
     finally:
