@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -52,7 +53,8 @@ def build(
     from; its step decides which parameters train. `workers`: loader processes; None: as in the recipe. Raises
     UserError."""
     recipe, facts = run.recipe, run.facts
-    process = dataclasses.replace(process, tensor_parallel=recipe.tensor_parallel)
+    timeout = timedelta(minutes=run.cluster.timeout)
+    process = dataclasses.replace(process, tensor_parallel=recipe.tensor_parallel, timeout=timeout)
     rank_device.require_precision(process, recipe.train.precision)
     task = plugins.task(recipe.task)(recipe.task, facts)
     batches, validation = _batches(run, task, process)
@@ -68,6 +70,7 @@ def build(
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
         probes = batches.probe_batches().to(process.device)
     engine, randomness, engine_notes = _engine(recipe, facts, process, task, model, probes)
+    process.set_timeouts()  # the engine has made groups of its own
     progress, other_dropout = _progress(recipe, engine, resume, names)
     if other_dropout and randomness.modules:
         what = f"dropout is drawn by sample from step {start + 1} on, not as in the launcher that began the run"

@@ -13,10 +13,14 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
+
+from launcher.config import env_vars
+
+if __name__ == "__main__":
+    env_vars.set_rank_defaults(os.environ)  # before torch is imported, which reads some of them at once
 
 from launcher.build import build
-from launcher.config import env_vars, load, paths, plugins, trust
+from launcher.config import load, paths, plugins, trust
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
 from launcher.distributed import (
@@ -45,7 +49,7 @@ from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
 from launcher.storage import disk_full, lease
 from launcher.storage.run_dir import RunDir
-from launcher.train import early_stopping, loop
+from launcher.train import early_stopping, loop, rank_errors
 from launcher.train.checkpoint import RunReplaced
 from launcher.train.training_run import Run
 
@@ -60,7 +64,6 @@ _log = logging.getLogger(__name__)
 def main(arguments: list[str]) -> int:
     """Run a rank that the launcher's agent did not start, and return the exit code. `arguments`: `[--trust KIND ...]
     RECIPE [key=value ...]`. The environment has the rank's number."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     arguments = [word for word in arguments if not _LOCAL_RANK.fullmatch(word)]
     while arguments[:1] == ["--trust"]:
         trust.trust(arguments[1:2])
@@ -132,7 +135,9 @@ def _join(recipe: str, stop: StopMonitor, launcher: LauncherInfo | None) -> Proc
         raise UserError(f"{recipe}: {what} (of several nodes each needs to see this folder)")
     if launcher is not None:
         timeout = timedelta(minutes=launcher.timeout)
-        return process_group.connect(info, device, file_store(launcher.folder, info.world), timeout)
+        group = process_group.connect(info, device, file_store(launcher.folder, info.world), timeout)
+        process_group.first_all_reduce(group)
+        return group
     return rank_rendezvous.connect(info, lambda: bool(stop.requested()))
 
 
@@ -204,8 +209,10 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
             stop.agree(reason)
             raise UserError(problems)
         run = dataclasses.replace(run, resume=run.folder.saved(steps[-1]) if steps else None)
+        heartbeat = heartbeat or Heartbeat()
         while True:
-            step, code = _train_part(run, group, stop, heartbeat or Heartbeat())
+            with rank_errors.explained(run, group, heartbeat):
+                step, code = _train_part(run, group, stop, heartbeat)
             if step is None:
                 return code
             run = dataclasses.replace(run, resume=run.folder.saved(step))  # frozen parameters train from here on
@@ -282,15 +289,9 @@ def _report(error: BaseException, rank: str, stop: StopMonitor) -> None:
         _log.error("%s ended because it lost another rank (see the log of that rank)", rank)
 
 
-def _exit(code: int) -> NoReturn:
-    """End this process, even if a thread of the user's code is still running."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    private_tmp.leave()
-    os._exit(code)
-
-
 if __name__ == "__main__":
     output_streams.set_up(lasting=True)
     logs.set_up()
-    _exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    private_tmp.leave()
+    output_streams.exit_now(code)

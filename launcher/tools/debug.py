@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.config import load
+from launcher.config import env_vars, load
 from launcher.config.format import human
 from launcher.config.types import JsonObject
 from launcher.distributed import private_tmp
@@ -37,7 +37,7 @@ _LEARNT = 0.1
 def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown: int, console: Console) -> int:
     """Show the first batch, then train some steps. Returns the exit code. `overfit`: train only on that batch. `shown`:
     number of samples to show. Raises UserError."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    env_vars.set_rank_defaults(os.environ)
     problems = writable_folders.temporary()  # must come before private_tmp replaces the folder
     private_tmp.enter()
     ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # a name that the user's runs do not have

@@ -76,6 +76,7 @@ def parity(
     starts.
     """
     if not (problems := writable_folders.ranks(loaded.value, cluster, max(ranks, default=1))):
+        os.environ.update(launch_spec.environment(cluster))  # must come before an import reads it
         execute.warm_up(launch_spec.imports(loaded.value))
     prepared = run_setup.validate(loaded, cluster, 1, problems)
     todo = [(recipe, count) for count in ranks for recipe in _layouts(prepared, loaded, strategies, count)]
