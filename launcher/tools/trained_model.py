@@ -90,6 +90,7 @@ def load_run(run: str, which: str | int) -> TrainedModel:
     """Load the model of a checkpoint (best, latest, or a step), without the data on which it was trained. Raises
     UserError."""
     from launcher.models import run as run_model
+    from launcher.train import kernel_settings
     from launcher.train.precision import STORED
 
     folder = RunDir(Path(run))
@@ -98,6 +99,7 @@ def load_run(run: str, which: str | int) -> TrainedModel:
             raise UserError(f"{run}: no run is there (it has no {needed.name})")
     saved = folder.saved(which)
     recipe, facts = load.stored(folder.recipe).value, of_run(folder.path)
+    kernel_settings.apply(recipe.train)
     config = run_model.Config(
         run=str(folder.path), checkpoint=saved.step, attention=recipe.model.attention_kernel,
         trust_remote_code=recipe.model.trusted_source is not None,
