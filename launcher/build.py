@@ -62,7 +62,7 @@ def build(
     names = [name for name, _ in model.named_parameters()]
     probes = batches.probe_batches().to(process.device)
     with model_probe.reported(model, recipe.task.kind):
-        notes += _prepared(task, model, probes.one.batch, recipe.train.precision, process)
+        notes += model_probe.prepare(task, model, probes.one.batch, recipe.train.precision, process.device)
     requirements = model_requirements.of(recipe, facts)
     if not recipe.packed and process.broadcast(_model_probes.needs_equal_lengths(task, model, requirements)):
         notes.append(padding_probe.note(type(model).__name__))
@@ -144,12 +144,6 @@ def _has_configuration(folder: RunDir) -> bool:
     except strict_json.DamagedFile:
         return False
     return True
-
-
-def _prepared(task: Task, model: torch.nn.Module, example: Batch, precision: str, process: ProcessGroup) -> list[str]:
-    """Let the task prepare the model, and return its notes. Its tests run in full precision if the model can compute
-    so."""
-    return model_probe.exact(model, precision, process.device, lambda kind: task.prepare_model(model, example))
 
 
 def _engine(

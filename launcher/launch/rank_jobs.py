@@ -13,7 +13,7 @@ from launcher.config import plugins
 from launcher.config.errors import UserError
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
-from launcher.plan import layout, model_requirements
+from launcher.plan import attention_kernels, layout, model_requirements
 from launcher.prepare import run_setup, tokenizer
 from launcher.train import evaluation, loop
 from launcher.train.memory_meter import Peak
@@ -41,7 +41,8 @@ def evaluate(folder: Path, group: ProcessGroup, which: str | int) -> Evaluation:
     or a step. Raises UserError."""
     run = run_setup.load(folder)
     generates = run.recipe.inner_task.generates
-    run = dataclasses.replace(run, recipe=layout.runnable(run.recipe, group.world, whole=generates))
+    recipe = layout.runnable(run.recipe, group.world, whole=generates)
+    run = dataclasses.replace(run, recipe=attention_kernels.runnable(recipe, group.device.type))
     built, _ = build(run, group, StopMonitor(), run.folder.saved(which))
     if built.validation is None:
         raise UserError(f"{run.folder.recipe}: data.validation: there is nothing to evaluate on (add it to the recipe)")

@@ -9,7 +9,7 @@ from rich.console import Console
 from launcher.config import load, plugins
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.plan import model_requirements
+from launcher.plan import attention_kernels, model_requirements
 from launcher.plan.facts import Facts, of_run
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
@@ -101,7 +101,8 @@ def load_run(run: str, which: str | int) -> TrainedModel:
     recipe, facts = load.stored(folder.recipe).value, of_run(folder.path)
     kernel_settings.apply(recipe.train)
     config = run_model.Config(
-        run=str(folder.path), checkpoint=saved.step, attention=recipe.model.attention_kernel,
+        run=str(folder.path), checkpoint=saved.step,
+        attention=attention_kernels.portable(recipe.model.attention_kernel),  # exports run on the CPU
         trust_remote_code=recipe.model.trusted_source is not None,
         batch_norm="frozen",  # nothing trains here, so that the statistics stay as in the run
     )  # fmt: skip

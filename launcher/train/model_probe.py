@@ -82,6 +82,12 @@ def exact_loss(model: nn.Module, task: Task, example: Batch, precision: str, pro
     return exact(model, precision, process.device, lambda kind: ExactLoss(loss(model, task, example), kind))
 
 
+def prepare(task: Task, model: nn.Module, example: Batch, precision: str, device: torch.device) -> list[str]:
+    """Let a task prepare the model, and return its notes. Its tests run in full precision if the model can compute
+    so."""
+    return exact(model, precision, device, lambda kind: task.prepare_model(model, example))
+
+
 def exact(model: nn.Module, precision: str, device: torch.device, test: Callable[[str], T]) -> T:
     """Return the result of a test of a model, in full precision if the model can compute it so, else in the precision
     of the run. `test`: is called with the precision."""
