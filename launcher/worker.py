@@ -49,7 +49,7 @@ from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
 from launcher.storage import disk_full, lease
 from launcher.storage.run_dir import RunDir
-from launcher.train import early_stopping, loop, rank_errors
+from launcher.train import early_stopping, kernel_settings, loop, rank_errors
 from launcher.train.checkpoint import RunReplaced
 from launcher.train.training_run import Run
 
@@ -253,8 +253,9 @@ def _train_part(
             print(early_stopping.message(built.progress.history, run.recipe.evaluate), flush=True)
         return (built.progress.step if more else None), code
     except BaseException as error:
-        error.add_note(f"at step {built.progress.step + 1}")
-        raise
+        explained = kernel_settings.explain(error)
+        explained.add_note(f"at step {built.progress.step + 1}")
+        raise explained from error.__cause__
     finally:
         close_all(built.sinks, finished, failing=sys.exc_info()[0] is not None)
 

@@ -127,8 +127,9 @@ class Train(Strict):
     """Optimiser steps of the run. Exactly one of `steps` and `epochs` is needed."""
     epochs: float | None = Field(None, gt=0, le=1e9)
     """Passes over the training samples. Exactly one of `steps` and `epochs` is needed."""
-    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
-    """Number format of the computation. bf16 and fp16 use autocast."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "fp64"] = "fp32"
+    """Number format of the computation. bf16 and fp16 use autocast. tf32 is fp32 whose matrix products and convolutions
+    use TF32 on GPUs that have it; fp32 never does."""
     loss_scale: Literal["auto", "none"] = "auto"
     """`auto`: dynamic loss scale for fp16; `none`: no loss scale."""
     max_tokens: int | None = Field(None, gt=0)
@@ -142,6 +143,8 @@ class Train(Strict):
     """Number of consecutive steps with a gradient that is not finite after which the run fails."""
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Processes of a rank that load data, or `auto`."""
+    deterministic: bool = False
+    """Use deterministic kernels only, so that a resume on the same GPUs and layout is exact to the last bit. Slower."""
     strict_contract: bool = False
     """Refuse a model whose training would depend on the number of ranks or on micro-batches."""
 
@@ -246,7 +249,7 @@ class Recipe(Strict):
 # Keys that may change between a start and a resume: they affect speed and output, never what is learnt.
 PERFORMANCE = (
     "seeds", "strategy", "checkpoint", "evaluate", "sinks", "train.max_tokens", "train.workers", "train.compile",
-    "train.activation_checkpointing", "train.abort_after", "train.strict_contract",
+    "train.activation_checkpointing", "train.abort_after", "train.deterministic", "train.strict_contract",
 )  # fmt: skip
 
 

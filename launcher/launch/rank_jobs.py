@@ -14,7 +14,7 @@ from launcher.config.errors import UserError
 from launcher.distributed.heartbeat import Heartbeat, Stage
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
-from launcher.plan import layout, model_requirements
+from launcher.plan import attention_kernels, layout, model_requirements
 from launcher.prepare import run_setup, tokenizer
 from launcher.train import evaluation, loop, rank_errors
 from launcher.train.memory_meter import Peak
@@ -42,7 +42,8 @@ def evaluate(folder: Path, group: ProcessGroup, which: str | int) -> Evaluation:
     or a step. Raises UserError."""
     run = run_setup.load(folder)
     generates = run.recipe.inner_task.generates
-    run = dataclasses.replace(run, recipe=layout.runnable(run.recipe, group.world, whole=generates))
+    recipe = layout.runnable(run.recipe, group.world, whole=generates)
+    run = dataclasses.replace(run, recipe=attention_kernels.runnable(recipe, group.device.type))
     with rank_errors.explained(run, group, heartbeat := Heartbeat()):
         built, _ = build(run, group, StopMonitor(), run.folder.saved(which))
         heartbeat.beat(Stage.EVALUATING)

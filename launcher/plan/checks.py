@@ -10,7 +10,7 @@ from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import human
 from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
-from launcher.plan import facts, layout, memory, model_requirements, model_spec
+from launcher.plan import attention_kernels, facts, layout, memory, model_requirements, model_spec
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
 from launcher.plan.topology import World
@@ -32,6 +32,7 @@ def check(
     problems = [
         *wrong, *world.problems(), *_precision(recipe, world), *_batch(recipe, world), *_evaluation(recipe, known),
         *_text(recipe), *_training(recipe, known), *world.cluster.scheduler.problems(recipe, world.cluster),
+        *attention_kernels.problems(recipe, world, trains=folder is not None),
         *next(filter(None, (layout.misfits(recipe, size) for size in world.sizes)), []),
     ]  # fmt: skip
     shape, assumed = None, known or facts.guess(recipe)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.tasks import Batch, Sample, _token_batches
+from launcher.tasks import Batch, Sample, _model_probes, _token_batches
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +109,7 @@ def packing_error(
         except Exception as error:  # a model without support for packed rows may raise anything
             return f"{name} takes no packed rows: {first_line(error)[:160]}"
     off = float((together - alone).abs().max() / alone.abs().max())
-    if not off <= TOLERANCE:
+    if not off <= _model_probes.rounding(documents[0].device, TOLERANCE):
         return f"{name} does not keep the documents of a packed row apart: its logits are {off:.1g} off"
     return None
 

@@ -28,12 +28,15 @@ from launcher.plan import layout, model_requirements, model_spec, plan, writable
 from launcher.prepare import run_setup
 from launcher.storage.run_dir import RunDir
 
-TOLERANCE = {"fp64": (1e-10, 1e-8), "fp32": (1e-5, 1e-4), "fp16": (2**-11, 2**-9), "bf16": (2**-8, 2**-6)}
+TOLERANCE = {
+    "fp64": (1e-10, 1e-8), "fp32": (1e-5, 1e-4), "tf32": (2**-11, 2**-9), "fp16": (2**-11, 2**-9),
+    "bf16": (2**-8, 2**-6),
+}  # fmt: skip
 """Allowed relative differences at the first step, and at any step, by precision.
 
 Layouts add up the same numbers in another order, so that they differ by rounding. fp16 and bf16 keep 11 and 8 bits of
-an activation, and different padding already changes the last one. One unit of the last bit is allowed at the first
-step, and four at any step.
+an activation, and different padding already changes the last one; TF32 keeps 11 bits of the factors of a product. One
+unit of the last bit is allowed at the first step, and four at any step.
 """
 
 

@@ -17,12 +17,9 @@ from launcher.config.errors import Problem, UserError
 from launcher.contract.dropout import threshold
 from launcher.tasks import Batch
 from launcher.train.data_loader import ProbeBatch, ProbeBatches
-from launcher.train.precision import autocast
+from launcher.train.precision import TOLERANCE, autocast, exact_first
 from launcher.train.random_interception import Interception
 from launcher.train.sample_randomness import DrawMismatch, DrawSite, Kind, ModelRandomness
-
-TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-5, "fp16": 2**-7}
-"""Maximum relative difference between the loss of two samples together and the sum of their losses."""
 
 Loss = Callable[[Batch], torch.Tensor]
 Shape = tuple[int, ...]
@@ -182,16 +179,16 @@ def _verify(
 
 
 def _mixing(model: nn.Module, value: Callable[..., float], batches: ProbeBatches, precision: str) -> list[str]:
-    """Return descriptions of a loss that depends on the other sample of a micro-batch; empty: it does not. The check
-    runs in fp32 if the model can, because rounding in half precision would hide a difference."""
-    kind = "fp32" if precision in ("bf16", "fp16") else precision
-    try:
-        apart, together = value(batches.short, kind) + value(batches.long, kind), value(batches.together, kind)
-    except RuntimeError as error:
-        if isinstance(error, DrawMismatch):
+    """Return descriptions of a loss that depends on the other sample of a micro-batch; empty: it does not."""
+    for kind in exact_first(precision):
+        try:
+            apart, together = value(batches.short, kind) + value(batches.long, kind), value(batches.together, kind)
+            break
+        except (DrawMismatch, UserError):
             raise
-        kind = precision  # a kernel without fp32 support
-        apart, together = value(batches.short) + value(batches.long), value(batches.together)
+        except Exception:  # a kernel without fp32 support
+            if kind == precision:
+                raise
     if _near(apart, together, TOLERANCE[kind]):
         return []
     what = f"{type(model).__name__} gives a sample another loss beside another sample"
