@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 _TRANSFERS = frozenset({"c10d", "_c10d_functional", "_dtensor", "fsdp"})
 """Namespaces of the operations that gather, reduce, or copy into their buffers."""
+_PASSING = ("activations", "temporaries")
+"""Purposes of storages that nothing else is known of: created in a forward, or in a backward."""
 _SCALAR, _EQUAL = torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default
 _WAIT = torch.ops._c10d_functional.wait_tensor.default
 
@@ -52,7 +54,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
     ) -> object:
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # DTensor first replaces the operation by operations on shards
-        if func is _SCALAR:
+        if func is _SCALAR and args[0].constant is None:
             return _one(args[0].dtype)
         if func is _EQUAL:
             return True
@@ -74,13 +76,13 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
         for leaf in tensors:
             for tensor in _parts(leaf):
                 number = self._number(tensor.untyped_storage())
-                if anew or self.purposes.get(number, "") in ("", "activations", "temporaries"):
+                if anew or self.purposes[number] in _PASSING:
                     self.purposes[number] = purpose
 
-    def name_new(self, purpose: str, since: int) -> None:
-        """Set the purpose of the live storages that were created after `since` storages."""
+    def name_kept(self, purpose: str, since: int = 0) -> None:
+        """Set the purpose of the live storages that have none yet. `since`: number of storages created before these."""
         for storage in self._live.values():
-            if storage.number >= since:
+            if storage.number >= since and self.purposes[storage.number] in _PASSING:
                 self.purposes[storage.number] = purpose
 
     @property
@@ -135,7 +137,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
         if size != live.size:
             self._event(number, size - live.size)
             live.size = size
-            if self.purposes[number] in ("activations", "temporaries"):
+            if self.purposes[number] in _PASSING:
                 self.purposes[number] = "buffers"
 
     def _freed(self, key: int, reference: object) -> None:

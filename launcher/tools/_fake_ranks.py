@@ -7,7 +7,7 @@ and its reducer, which broadcasts the order of its buckets in C++.
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar, cast
 from unittest import mock
 
@@ -21,13 +21,10 @@ from torch.nn import parallel
 from torch.utils._python_dispatch import _disable_current_modes
 
 from launcher.distributed.process_group import ProcessGroup
-from launcher.strategies import _fsdp_engine
+from launcher.strategies import _fsdp_engine, _zero_engine
 
 T = TypeVar("T")
 Record = TypeVar("Record", bound=np.generic)
-
-_INFERENCE = "_propagate_tensor_meta_non_cached"
-"""Inference of a DTensor's whole shape, on fake tensors that no rank allocates."""
 
 
 class FakeGroup(ProcessGroup):
@@ -53,21 +50,30 @@ def connected(ranks: int, tensor_parallel: int) -> Iterator[FakeGroup]:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
-    try:
-        with (
-            mock.patch.object(parallel, "DistributedDataParallel", _Replicated),
-            mock.patch.object(parallel.distributed, "_verify_param_shape_across_processes", lambda *arguments: None),
-            mock.patch.object(_fsdp_engine, "init_device_mesh", _with_data(_fsdp_engine.init_device_mesh)),
-            mock.patch.object(DeviceMesh, "__getitem__", _with_data(DeviceMesh.__getitem__)),
-            mock.patch.object(ShardingPropagator, _INFERENCE, _with_data(getattr(ShardingPropagator, _INFERENCE))),
-        ):
-            yield FakeGroup(0, ranks, torch.device("cpu"), tensor_parallel)
-    finally:
-        dist.destroy_process_group()
+    with ExitStack() as replaced:
+        for owner, name, other in _replacements():
+            replaced.enter_context(mock.patch.object(owner, name, other))
+        yield FakeGroup(0, ranks, torch.device("cpu"), tensor_parallel)
+    dist.destroy_process_group()
 
 
-def _with_data(function: Callable[..., T]) -> Callable[..., T]:
-    """Return the function, called without modes, so that its tensors have data."""
+def _replacements() -> Iterator[tuple[object, str, object]]:
+    """Yield an object, the name of its attribute, and the replacement of the attribute."""
+    yield torch.nn.Module, "_apply", _apply
+    yield parallel, "DistributedDataParallel", _Replicated
+    yield parallel.distributed, "_verify_param_shape_across_processes", lambda *arguments: None
+    outside = [
+        (_fsdp_engine, "init_device_mesh"), (_zero_engine, "init_device_mesh"), (DeviceMesh, "__init__"),
+        (DeviceMesh, "__getitem__"), (DeviceMesh, "_concatenate"),
+        (ShardingPropagator, "_propagate_tensor_meta_non_cached"),
+    ]  # fmt: skip
+    for owner, name in outside:
+        if hasattr(owner, name):  # torch 2.9 has no _concatenate
+            yield owner, name, _without_modes(getattr(owner, name))
+
+
+def _without_modes(function: Callable[..., T]) -> Callable[..., T]:
+    """Return the function, called without modes, so that its tensors have data or are not recorded."""
 
     @functools.wraps(function)
     def call(*args: object, **kwargs: object) -> T:
@@ -106,3 +112,23 @@ def _unreduced(state: object, bucket: dist.GradBucket) -> torch.futures.Future[t
     future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     future.set_result(bucket.buffer())
     return future
+
+
+def _apply(module: torch.nn.Module, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.nn.Module:
+    """Replace the parameters and buffers of a module, as `Module.to` does. torch would exchange the tensors, but a fake
+    tensor with a weak reference cannot be exchanged."""
+    converted = dict[torch.Tensor, torch.Tensor]()
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = converted.setdefault(tensor, _converted(tensor, function))
+    return module
+
+
+def _converted(tensor: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        other = function(tensor)
+    if other is tensor or not isinstance(tensor, torch.nn.Parameter):
+        return other
+    return torch.nn.Parameter(other, tensor.requires_grad)

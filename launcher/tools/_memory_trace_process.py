@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -33,6 +34,7 @@ from launcher.storage.run_dir import RunDir
 from launcher.strategies._torch_engine import local
 from launcher.tasks import Task
 from launcher.tools import _fake_ranks
+from launcher.tools._cuda_autocast import CudaAutocast
 from launcher.tools._allocations import Allocations
 from launcher.train import loop
 from launcher.train.data_loader import Ids, ProbeBatches, RankBatch, RankBatches
@@ -64,6 +66,7 @@ class _Stages(Heartbeat):
         if stage is Stage.UPDATING:
             gradients = [local(p.grad) for p in self._model.parameters() if p.grad is not None]
             self._allocations.name("gradients", gradients, anew=True)
+            self._allocations.name_kept("gradients")
             self.created = self._allocations.count
 
 
@@ -97,7 +100,8 @@ def trace(question: JsonObject) -> JsonObject:
     allocations = Allocations(fake, _QUANTUM.get(device, 1))
     with _fake_ranks.connected(question["ranks"], recipe.tensor_parallel) as group:
         rank = _Rank(recipe, data_facts.read(prepared), group, allocations, fake)
-        shape = rank.run(prepared)
+        with CudaAutocast() if device == "cuda" else nullcontext():
+            shape = rank.run(prepared)
     stage, found = allocations.peak(lambda stage: stage != "start")
     return {
         "purposes": found,
@@ -142,10 +146,10 @@ class _Rank:
         """Build the rank's run as `launcher.build` does."""
         recipe, facts = self._recipe, self._facts
         model, _ = plugins.model(recipe.model).build(model_requirements.of(recipe, facts), False)
-        _store(model, STORED[recipe.train.precision])
-        model.train()
+        model = model.to(dtype=STORED[recipe.train.precision]).train()
         self._task.prepare_model(model, probes.one.batch)
         engine, randomness, _ = build.build_engine(recipe, facts, self._group, self._task, model, probes)
+        self._allocations.name_kept("optimizer")
         self._allocations.name("weights", (*engine.module.parameters(), *engine.module.buffers()), anew=True)
         return Run(
             recipe=recipe, folder=RunDir(Path(os.devnull)), process=self._group, task=self._task, engine=engine,
@@ -158,7 +162,7 @@ class _Rank:
         """Take a step. What the first update creates and keeps is the optimiser's state."""
         info = StepInfo(1.0, 0, batch.tokens, batch.padded, 0.0, StopReason.NONE, False)
         loop.step(run, batch, info, time.perf_counter())
-        self._allocations.name_new("optimizer", stages.created)
+        self._allocations.name_kept("optimizer", stages.created)
 
 
 def _first(batch: RankBatch) -> RankBatch:
@@ -178,21 +182,6 @@ def _fake(value: T, fake: FakeTensorMode) -> T:
     if isinstance(value, dict):
         return cast(T, {name: _fake(one, fake) for name, one in value.items()})
     return cast(T, [_fake(one, fake) for one in value]) if isinstance(value, list) else value
-
-
-def _store(model: torch.nn.Module, kind: torch.dtype) -> None:
-    """Convert parameters and buffers, as `model.to(kind)` does for tensors that are not fake."""
-    converted = dict[int, torch.Tensor]()
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is None or tensor.dtype == kind or not tensor.is_floating_point():
-                    continue
-                if id(tensor) not in converted:
-                    other = tensor.detach().to(kind)
-                    is_parameter = isinstance(tensor, torch.nn.Parameter)
-                    converted[id(tensor)] = torch.nn.Parameter(other, tensor.requires_grad) if is_parameter else other
-                tensors[name] = converted[id(tensor)]
 
 
 if __name__ == "__main__":
