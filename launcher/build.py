@@ -73,7 +73,7 @@ def build(
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
         probes = batches.probe_batches().to(process.device)
-    engine, randomness, engine_notes = _engine(recipe, facts, process, task, model, probes)
+    engine, randomness, engine_notes = build_engine(recipe, facts, process, task, model, probes)
     process.set_timeouts()  # the engine has made groups of its own
     progress, other_dropout = _progress(recipe, engine, resume, names)
     if other_dropout and randomness.modules:
@@ -151,7 +151,7 @@ def _has_configuration(folder: RunDir) -> bool:
     return True
 
 
-def _engine(
+def build_engine(
     recipe: Recipe, facts: Facts, process: ProcessGroup, task: Task, model: torch.nn.Module, probes: ProbeBatches
 ) -> tuple[Engine, ModelRandomness, list[str]]:
     """Probe the model, make it draw by the contract, compile it and wrap it. Returns engine, randomness and notes.
