@@ -22,10 +22,11 @@ def gradients(process, folder, max_tokens, step):
     run = ranks.built(process, folder, max_tokens)
     batch = run.batches.dataset[step]
     whole = step_sync.sync_step_info(process, batch)
-    loss = gradient.accumulate(run, batch, whole.weight)
+    losses = gradient.accumulate(run, batch, whole.weight)
     named = run.engine.unwrapped.named_parameters()
     found = {n: p.grad.double().numpy() for n, p in named if p.grad is not None}
     shape = [len(m["inputs"]["input_ids"]) for m in batch.micro_batches]
+    loss = float(losses.sum()) / whole.weight if whole.weight else 0.0
     return {"gradients": found, "loss": loss, "weight": batch.weight, "shape": shape, "digest": whole.digest}
 
 

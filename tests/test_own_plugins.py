@@ -93,12 +93,14 @@ class Strategy(strategies.Strategy[Config]):
         return MemoryShare()
 
     def wrap(self, unwrapped: EngineParts) -> Engine:
+        import torch
+
         from launcher.strategies._torch_engine import TorchEngine
 
         class CountingEngine(TorchEngine):
             updates = 0
 
-            def update(self, lr: float, factor: float) -> None:
+            def update(self, lr: float, factor: torch.Tensor) -> None:
                 super().update(lr, factor)
                 CountingEngine.updates += 1
                 print(f"update {CountingEngine.updates} at {lr:.6f}")

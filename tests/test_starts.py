@@ -189,11 +189,11 @@ def test_an_environment_that_contradicts_itself_is_told_at_once(runs):
 
 def test_a_rank_that_fails_is_heard_before_those_that_lost_it(runs):
     Path("bad.py").write_text(
-        "from launcher.train import loop\nfrom launcher import worker\nimport os, sys\nstep = loop.step\n"
+        "from launcher.train import loop\nfrom launcher import worker\nimport os, sys\nstep = loop.begin_step\n"
         "def bad(run, batch, *more):\n"
         "    if run.process.rank == 1 and run.progress.step == 2:\n        raise OSError('the disk is on fire')\n"
         "    return step(run, batch, *more)\n"
-        "loop.step = bad\nsys.exit(worker.main(sys.argv[1:]))\n"
+        "loop.begin_step = bad\nsys.exit(worker.main(sys.argv[1:]))\n"
     )
     codes, said = ended(
         [[tool("mpirun.openmpi"), *open_mpi()[0][1:5], sys.executable, "bad.py", "recipe.yaml"]], "name=bad"

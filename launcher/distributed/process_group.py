@@ -79,6 +79,15 @@ class ProcessGroup:
         joined = torch.cat(every).numpy().tobytes()
         return np.frombuffer(joined, dtype=record.dtype).reshape(self.world, *record.shape)
 
+    def all_gather_scalar(self, scalar: torch.Tensor) -> torch.Tensor:
+        """Return every rank's scalar in the order of ranks, shape (world,), on its device. The host does not wait for
+        an accelerator."""
+        if self.world == 1:
+            return scalar[None]
+        every = scalar.new_empty(self.world)
+        dist.all_gather(list(every.split(1)), scalar[None])
+        return every
+
     def broadcast(self, value: T | None) -> T:
         """Broadcast the value of rank 0 to all ranks, and return it. `value`: ignored on other ranks."""
         values = [value]

@@ -6,15 +6,15 @@ because a plan imports the module on a login node.
 
 A strategy wraps a model into an Engine. A micro-batch runs inside `accumulating`, because DDP decides before the
 forward whether to reduce gradients in the backward. The engine returns the norm of the gradient before it updates
-anything. Then the training loop decides, for all strategies, whether to take the step, and with which factor for
-clipping and the loss scale.
+anything. Then the training loop computes, for all strategies, the factor for clipping and the loss scale, and whether
+to take the step. All of these are tensors on the device: the host does not wait for them.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from launcher.config.types import OptimizerConfig, StrategyConfig
 
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from launcher.train.model_probe import ModelProbe
 
 C_co = TypeVar("C_co", bound=StrategyConfig, covariant=True)
+
+
+class NonfiniteGradients(NamedTuple):
+    """Trained parameters whose gradient contains inf or nan on this rank, which has a shard of it, or the whole.
+
+    `names`: of all trained parameters with a gradient; `flags`: whether it is such a parameter, bool, shape (names,).
+    """
+
+    names: Sequence[str]
+    flags: "torch.Tensor"
 
 
 class Engine(ABC):
@@ -51,19 +61,18 @@ class Engine(ABC):
         """Add the gradients of a loss to those of the step."""
 
     @abstractmethod
-    def norm(self) -> float:
-        """Return the norm of the whole gradient, the same on every rank. All ranks call it."""
+    def norm(self) -> "torch.Tensor":
+        """Return the norm of the whole gradient, a scalar on the device, the same on every rank. All ranks call it."""
 
     @abstractmethod
-    def nonfinite(self) -> dict[str, bool]:
-        """Return for each trained parameter, in the model's order, whether its gradient contains inf or nan.
-
-        Only this rank's gradient counts: a shard, or the whole. All ranks call it.
-        """
+    def nonfinite(self) -> NonfiniteGradients:
+        """Return which gradients had a norm that is inf or nan at the last call of `norm`. All ranks call it, before
+        `update`."""
 
     @abstractmethod
-    def update(self, lr: float, factor: float) -> None:
-        """Multiply the gradients by `factor`, take an optimiser step with the rate `lr`, and clear the gradients."""
+    def update(self, lr: float, factor: "torch.Tensor") -> None:
+        """Multiply the gradients by `factor`, take an optimiser step with the rate `lr`, and clear the gradients.
+        `factor`: a scalar on the device, fp64. If it is NaN, no weight, moment or count of steps changes."""
 
     @abstractmethod
     def clear(self) -> None:

@@ -29,21 +29,29 @@ class FsdpEngine(TorchEngine):
     ):
         super().__init__(model, model, optimizer)
         self._fused = fused
+        self._copies: torch.Tensor | None = None
+        self._copied = list[str]()
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[torch.nn.Module]:
         self.module.set_requires_all_reduce(last)
         yield self.module
 
-    def norm(self) -> float:
+    def norm(self) -> torch.Tensor:
         """Return the norm of the whole gradient. Each rank's sum of squares is divided by the number of ranks with the
         same part."""
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm([local(p.grad) for p in parameters])) if parameters else torch.zeros(1)
-        copies = torch.tensor([_copies(p.grad) for p in parameters], dtype=norms.dtype, device=norms.device)
-        total = (norms.square() / copies).sum()
+        norms = self._norms_of_parts()
+        total = (norms.square() / self._copies_of_parts(norms)).sum()
         dist.all_reduce(total)
-        return float(total.sqrt())
+        return total.sqrt()
+
+    def _copies_of_parts(self, norms: torch.Tensor) -> torch.Tensor:
+        """Return the number of ranks that hold the same part of each gradient, computed once for the same gradients."""
+        if self._copies is None or self._copied != self._measured:
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
+            self._copied = self._measured
+            self._copies = torch.tensor([_copies(one) for one in gradients], dtype=norms.dtype).to(norms.device)
+        return self._copies
 
     def partial(self, process: ProcessGroup) -> list[str]:
         """Return the names of parameters that the tensor axis does not shard, but whose gradients differ on it.

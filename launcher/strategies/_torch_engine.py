@@ -1,19 +1,31 @@
 """Engines with torch parameters and a torch optimiser."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
-from launcher.strategies import Engine
+from launcher.strategies import Engine, NonfiniteGradients
 
 
 class TorchEngine(Engine):
-    """Engine with a torch optimiser. In this base class, each rank holds the whole model and the same gradients."""
+    """Engine with a torch optimiser. In this base class, each rank holds the whole model and the same gradients.
+
+    A fused optimiser of torch scales the gradients and skips a step by numbers on the device, so that the host reads
+    nothing (the interface of torch.amp.GradScaler). Other optimisers count their steps on the host, which must know
+    whether there is one: `update` reads the factor.
+    """
 
     def __init__(self, module: torch.nn.Module, unwrapped: torch.nn.Module, optimizer: torch.optim.Optimizer):
         self.module, self.unwrapped, self._optimizer = module, unwrapped, optimizer
+        names = {p: name for name, p in unwrapped.named_parameters()}
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._names = [names[p] for p in self._parameters]
+        self._norms, self._measured = torch.zeros(0), list[str]()
+        self._on_device = bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+        self._scales = all(p.dtype == torch.float32 for p in self._parameters)  # the scale of a fused optimiser is fp32
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[torch.nn.Module]:
@@ -22,23 +34,33 @@ class TorchEngine(Engine):
     def backward(self, loss: torch.Tensor) -> None:
         loss.backward()
 
-    def norm(self) -> float:
-        return float(torch.nn.utils.get_total_norm(self._gradients()))
+    def norm(self) -> torch.Tensor:
+        return torch.linalg.vector_norm(self._norms_of_parts())
 
-    def nonfinite(self) -> dict[str, bool]:
-        return {
-            name: p.grad is not None and not bool(torch.isfinite(local(p.grad)).all())
-            for name, p in self.unwrapped.named_parameters()
-            if p.requires_grad
-        }
+    def nonfinite(self) -> NonfiniteGradients:
+        return NonfiniteGradients(self._measured, ~torch.isfinite(self._norms))
 
-    def update(self, lr: float, factor: float) -> None:
-        if factor != 1.0:
-            torch._foreach_mul_(self._gradients(), factor)
+    def update(self, lr: float, factor: torch.Tensor) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["scale"]
-        self._optimizer.step()
+        if self._on_device:
+            self._step_on_device(factor)
+        elif math.isfinite(known := float(factor)):
+            if known != 1.0:
+                torch._foreach_mul_(self._gradients(), known)
+            self._optimizer.step()
         self.clear()
+
+    def _step_on_device(self, factor: torch.Tensor) -> None:
+        """Take a step of a fused optimiser, which divides the gradients by a scale, and changes nothing where
+        `found_inf` is 1."""
+        optimizer, finite = self._optimizer, torch.isfinite(factor)
+        optimizer.found_inf = (~finite).float()
+        optimizer.grad_scale = factor.reciprocal().float() if self._scales else None
+        if not self._scales:
+            torch._foreach_mul_(self._gradients(), factor)
+        optimizer.step()
+        optimizer.found_inf = optimizer.grad_scale = None
 
     def clear(self) -> None:
         self._optimizer.zero_grad(set_to_none=True)
@@ -56,10 +78,20 @@ class TorchEngine(Engine):
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Do nothing, because the tensors of `state_dict` are those of the model and the optimiser."""
 
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def _norms_of_parts(self) -> torch.Tensor:
+        """Return the norm of this rank's part of each gradient, shape (gradients,); one zero without a gradient. Keep
+        them for `nonfinite`."""
+        self._measured, parts = self._names, self._gradients()
+        if len(parts) < len(self._names):
+            self._measured = [n for n, p in zip(self._names, self._parameters, strict=True) if p.grad is not None]
+        self._norms = torch.stack(torch._foreach_norm(parts)) if parts else torch.zeros(0)
+        return self._norms
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def _gradients(self) -> list[torch.Tensor]:
         """Return this rank's parts of the gradients."""
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        return [local(p.grad) for p in parameters if p.grad is not None]
+        return [local(p.grad) for p in self._parameters if p.grad is not None]
 
     def _prime(self) -> None:
         """Create the optimiser's state by a step with zero gradients and a zero learning rate, which changes no weight.

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from launcher.config.errors import Problem, UserError
-from launcher.strategies import Engine, EngineParts
+from launcher.strategies import Engine, EngineParts, NonfiniteGradients
 from launcher.strategies._deepspeed_settings import Settings
 from launcher.strategies._torch_engine import TorchEngine
 
@@ -84,6 +84,7 @@ class _Partitioned(_Boundary):
         self._mesh = init_device_mesh(unwrapped.process.device.type, (unwrapped.process.world,))
         self._trained = {name: p for name, p in unwrapped.model.named_parameters() if p.requires_grad}
         names = unwrapped.optimizer.state_names()
+        self._last_norm = 0.0
         self._counts, self._moments = "step" in names, [name for name in names if name != "step"]
         self._prime()
 
@@ -111,15 +112,31 @@ class _Partitioned(_Boundary):
     def _link(self) -> None:
         """Let DeepSpeed find the moments of each parameter in those of the parameter's partition."""
 
-    def nonfinite(self) -> dict[str, bool]:
+    @abstractmethod
+    def _norm(self) -> float:
+        """Return the norm of the whole gradient, which DeepSpeed computes on the host."""
+
+    def norm(self) -> torch.Tensor:
+        self._last_norm = self._norm()
+        return torch.tensor(self._last_norm, dtype=torch.float64)
+
+    def nonfinite(self) -> NonfiniteGradients:
+        """Return the flags of the whole gradients. They are computed only if the norm is not finite, because each
+        gradient is gathered for it."""
         from deepspeed.utils import safe_get_full_grad
 
-        return {name: not bool(torch.isfinite(safe_get_full_grad(p)).all()) for name, p in self._trained.items()}
+        if math.isfinite(self._last_norm):
+            return NonfiniteGradients([], torch.zeros(0, dtype=torch.bool))
+        flags = [not bool(torch.isfinite(safe_get_full_grad(p)).all()) for p in self._trained.values()]
+        return NonfiniteGradients(list(self._trained), torch.tensor(flags))
 
-    def update(self, lr: float, factor: float) -> None:
+    def update(self, lr: float, factor: torch.Tensor) -> None:
+        if not math.isfinite(known := float(factor)):
+            self.clear()
+            return
         for group in self._zero.param_groups:
             group["lr"] = lr * group["scale"]
-        self._zero.external_loss_scale = 1.0 / factor  # DeepSpeed divides the gradients by this scale
+        self._zero.external_loss_scale = 1.0 / known  # DeepSpeed divides the gradients by this scale
         self.module.step()
         self._zero.external_loss_scale = 1.0
 
@@ -178,7 +195,7 @@ class _Partitioned(_Boundary):
 class Zero12(_Partitioned):
     """ZeRO 1 and 2: each rank has all parameters and updates its partition of them."""
 
-    def norm(self) -> float:
+    def _norm(self) -> float:
         return float(self._zero.scaled_global_norm())
 
     def _weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -212,7 +229,7 @@ class Zero12(_Partitioned):
 class Zero3(_Partitioned):
     """ZeRO 3: parameters are partitioned too, padded to the same length on each rank."""
 
-    def norm(self) -> float:
+    def _norm(self) -> float:
         from deepspeed.runtime.utils import combine_grad_norm_groups
 
         norm = float(combine_grad_norm_groups(self._zero._get_norm_groups()))

@@ -216,15 +216,20 @@ class Task(ABC, Generic[ConfigT]):
         return []
 
     @abstractmethod
-    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
-        """Return the summed loss of a micro-batch, a scalar tensor, and the weight of the micro-batch."""
+    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor | float]":
+        """Return the summed loss of a micro-batch, a scalar tensor, and the weight of the micro-batch.
+
+        Training calls it while the device computes what came before. Reading a value of a tensor here (`float`,
+        `.item()`, an index by a mask) makes the host wait. So `collate` prepares indices, and the weight may stay a
+        tensor.
+        """
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         """Return the model outputs from which the loss is computed. For a distillable task: shape (n, classes), for the
         n entries of `batch["labels"]` (IGNORE: no label)."""
         raise NotImplementedError
 
-    def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
+    def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor | float]":
         """Return the result of `loss`, given that of `logits`."""
         raise NotImplementedError
 

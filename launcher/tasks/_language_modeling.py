@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from launcher.prepare.token_arrays import TokenArrays
 
 
-def summed_loss(logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, float]":
+def summed_loss(logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
     """Return the summed cross entropy and the number of labels without IGNORE. logits: shape (n, classes); labels:
     (n,)."""
     from torch.nn.functional import cross_entropy
 
     loss = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-    return loss, float((labels != IGNORE).sum())
+    return loss, (labels != IGNORE).sum()
 
 
 def unigram_baseline(columns: Iterable[pa.ChunkedArray], special_ids: Sequence[int]) -> dict[str, float]:
@@ -72,10 +72,10 @@ class LanguageModelingTask(Task[ConfigT]):
     def zero_weight(self, sample: Sample) -> Sample:
         return _token_batches.zero_weight(sample)
 
-    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
+    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
         return self.loss_from_logits(self.logits(model, batch), batch)
 
-    def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
+    def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
         return summed_loss(logits, batch["labels"])
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:

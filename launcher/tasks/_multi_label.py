@@ -75,8 +75,8 @@ class MultiLabelTarget(TargetKind):
     def zero_weight(self, target: Array) -> Array:
         return np.full_like(target, IGNORE)
 
-    def loss(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, float]":
-        return _cross_entropies(logits, labels).sum(), float((labels[:, 0] != IGNORE).sum())
+    def loss(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        return _cross_entropies(logits, labels).sum(), (labels[:, 0] != IGNORE).sum()
 
     def predict(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "dict[str, torch.Tensor]":
         weight = (labels[:, 0] != IGNORE).double()

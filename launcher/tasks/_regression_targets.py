@@ -43,9 +43,9 @@ class RegressionTarget(TargetKind):
     def zero_weight(self, target: Array) -> Array:
         return np.full_like(target, np.nan)
 
-    def loss(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, float]":
+    def loss(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
         """Return the sum of squared errors and the number of labels."""
-        return _squared_errors(logits[:, 0], labels).sum(), float((~labels.isnan()).sum())
+        return _squared_errors(logits[:, 0], labels).sum(), (~labels.isnan()).sum()
 
     def predict(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "dict[str, torch.Tensor]":
         values = logits[:, 0]

@@ -98,6 +98,7 @@ class SingleLabelTarget(TargetKind):
 
     def __init__(self, config: SingleLabelConfig, facts: "Facts"):
         self.config, self.facts, self.output_size = config, facts, len(facts.labels)
+        self._on_devices = dict[object, "torch.Tensor"]()
 
     def model_options(self) -> JsonObject:
         return {**_labels.model_options(self.facts.labels), "problem_type": "single_label_classification"}
@@ -122,23 +123,29 @@ class SingleLabelTarget(TargetKind):
         """Return the weight of each sample, fp64."""
         import torch
 
-        weights = torch.as_tensor(self._class_weights, device=labels.device)
+        weights = self._weights_on(labels.device, torch.float64)
         return torch.where(labels == IGNORE, 0.0, weights[labels.clamp(min=0)])
 
-    def _cross_entropy(self, logits: "torch.Tensor", labels: "torch.Tensor", reduction: str) -> "torch.Tensor":
+    def _weights_on(self, device: "torch.device", dtype: "torch.dtype") -> "torch.Tensor":
+        """Return the weight of each class, copied to a device only once."""
         import torch
+
+        if (device, dtype) not in self._on_devices:
+            self._on_devices[device, dtype] = torch.as_tensor(self._class_weights, dtype=dtype, device=device)
+        return self._on_devices[device, dtype]
+
+    def _cross_entropy(self, logits: "torch.Tensor", labels: "torch.Tensor", reduction: str) -> "torch.Tensor":
         from torch.nn.functional import cross_entropy
 
-        weight = None
-        if self.config.class_weights is not None:
-            weight = torch.as_tensor(self._class_weights, dtype=logits.dtype, device=logits.device)
+        given = self.config.class_weights is not None
+        weight = self._weights_on(logits.device, logits.dtype) if given else None
         smoothing = self.config.label_smoothing
         return cross_entropy(
             logits, labels, weight, ignore_index=IGNORE, label_smoothing=smoothing, reduction=reduction
         )
 
-    def loss(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, float]":
-        return self._cross_entropy(logits, labels, "sum"), float(self._weights(labels).sum())
+    def loss(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        return self._cross_entropy(logits, labels, "sum"), self._weights(labels).sum()
 
     def predict(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "dict[str, torch.Tensor]":
         loss = self._cross_entropy(logits, labels, "none")

@@ -51,7 +51,7 @@ class TargetKind(ABC):
     def zero_weight(self, target: Array) -> Array: ...
 
     @abstractmethod
-    def loss(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, float]":
+    def loss(self, logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
         """Return the summed loss of a micro-batch and its weight."""
 
     @abstractmethod
@@ -118,10 +118,10 @@ class SingleTargetTask(Task[ConfigT]):
     def zero_weight(self, sample: Sample) -> Sample:
         return {**sample, "labels": self.target_kind.zero_weight(sample["labels"])}
 
-    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
+    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
         return self.loss_from_logits(self.logits(model, batch), batch)
 
-    def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
+    def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
         return self.target_kind.loss(logits, batch["labels"])
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:

@@ -4,9 +4,11 @@ Samples, metrics and predictions are those of the inner task. So a student can b
 a teacher.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
@@ -15,7 +17,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.model import ModelConfig
 from launcher.config.types import TaskConfig
 from launcher.plan.model_requirements import ModelRequirements
-from launcher.tasks import IGNORE, Batch, _teacher_model
+from launcher.tasks import IGNORE, Batch, Sample, _teacher_model
 from launcher.tasks._wrapping_task import WrappingTask
 
 if TYPE_CHECKING:
@@ -72,6 +74,11 @@ class Task(WrappingTask[Config]):
         self._teacher_task = self.inner
         """A second instance of the inner task, prepared for the teacher."""
 
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Return the micro-batch of the inner task. `labelled`: the indices of the entries with a label."""
+        batch = self.inner.collate(samples)
+        return {**batch, "labelled": np.flatnonzero(batch["labels"] != IGNORE)}
+
     def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         """Prepare the student with the inner task, and the teacher with a second instance of it."""
         notes = self.inner.prepare_model(model, batch)
@@ -85,14 +92,14 @@ class Task(WrappingTask[Config]):
         self._check_classes(model, batch)
         return notes
 
-    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
+    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor | float]":
         """Return alpha * L + (1 - alpha) * D and the weight of L. L: the loss of the inner task; D: the `divergence` of
         the labelled entries."""
         student = self.inner.logits(model, batch)
         teacher = self._teacher_logits(batch)
         loss, weight = self.inner.loss_from_logits(student, batch)
-        labelled = batch["labels"] != IGNORE
-        distance = divergence(teacher[labelled], student[labelled], self.config.temperature)
+        teacher, student = (logits.index_select(0, batch["labelled"]) for logits in (teacher, student))
+        distance = divergence(teacher, student, self.config.temperature)
         return self.config.alpha * loss + (1 - self.config.alpha) * distance, weight
 
     def frozen_models(self) -> list["torch.nn.Module"]:

@@ -125,9 +125,9 @@ class Task(tasks.Task[Config]):
             "example": np.concatenate([s["example"] for s in samples]),
         }
 
-    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
+    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
         losses = _losses(_scores(model, batch), batch["labels"])
-        return losses.sum(), float((batch["labels"][:, 0] != IGNORE).sum())
+        return losses.sum(), (batch["labels"][:, 0] != IGNORE).sum()
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
         """Return the best answer of each window with its score, and the score of no answer."""

@@ -167,8 +167,8 @@ class Task(tasks.Task[Config]):
         )
         return notes
 
-    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
-        return self._rollout(model, batch)["loss"].sum(), float(batch["counts"].sum())
+    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
+        return self._rollout(model, batch)["loss"].sum(), batch["counts"].sum()
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
         prompts = zip(batch["inputs"]["input_ids"].cpu().numpy(), batch["lengths"].tolist(), strict=True)

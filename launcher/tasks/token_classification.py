@@ -135,10 +135,10 @@ class Task(tasks.Task[Config]):
         """Return logits of shape (tokens of all samples, labels)."""
         return _token_batches.model_logits(model, batch["inputs"]).flatten(0, 1)
 
-    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, float]":
+    def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
         return self.loss_from_logits(self.logits(model, batch), batch)
 
-    def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, float]":
+    def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
         return _language_modeling.summed_loss(logits, batch["labels"])
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:

@@ -41,6 +41,10 @@ class SampleRows:
         positions = None if self.positions is None else self.positions.to(device, non_blocking=True)
         return SampleRows(self.keys.to(device, non_blocking=True), self.step, positions)
 
+    def pin_memory(self) -> "SampleRows":
+        positions = None if self.positions is None else self.positions.pin_memory()
+        return SampleRows(self.keys.pin_memory(), self.step, positions)
+
 
 class Axis(NamedTuple):
     """An axis within a sample. `by_token`: its coordinates are the positions of the row's tokens. Otherwise they are

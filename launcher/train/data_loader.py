@@ -5,7 +5,7 @@ compute later steps in any order.
 """
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -81,6 +81,15 @@ class RankBatch:
     digest: int
     tokens: int
     padded: int
+
+    def pin_memory(self) -> "RankBatch":
+        """Return the share in pinned memory, from which an accelerator copies while the host goes on. torch's
+        DataLoader calls it."""
+        return replace(
+            self,
+            micro_batches=[_pinned(batch) for batch in self.micro_batches],
+            rows=[rows.pin_memory() for rows in self.rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -261,6 +270,10 @@ def to(batch: Batch, device: torch.device) -> Batch:
         return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
 
     return {name: copy(value) for name, value in batch.items()}
+
+
+def _pinned(batch: Batch) -> Batch:
+    return {k: _pinned(v) if isinstance(v, dict) else v.pin_memory() for k, v in batch.items()}
 
 
 def tensors(batch: Batch) -> Batch:

@@ -1,6 +1,13 @@
-"""The gradient of a global batch: accumulation over micro-batches, loss scale, non-finite gradients."""
+"""The gradient of a global batch: accumulation over micro-batches, loss scale, non-finite gradients.
+
+Loss, norm and factor stay on the device, and `results` reads them later, so that the host computes the next steps'
+batches and launches their kernels meanwhile. Only fp16 reads the norm of each step at once, because a batch whose
+gradient overflows is computed again before anything else.
+"""
 
 import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -8,80 +15,112 @@ import torch
 from launcher.config.recipe import Recipe
 from launcher.contract.random import Stream, seed_for
 from launcher.distributed.heartbeat import Stage
-from launcher.train.data_loader import RankBatch, to
+from launcher.train.copy_ahead import on_device
+from launcher.train.data_loader import RankBatch
+from launcher.train.padding_masks import padding_is_known
 from launcher.train.precision import autocast
 from launcher.train.training_run import Run
+
+if TYPE_CHECKING:
+    from launcher.strategies import NonfiniteGradients
 
 
 class StaysNonFinite(RuntimeError):
     """The gradient was infinite or NaN in too many steps in a row."""
 
 
-def compute(run: Run, batch: RankBatch, weight: float) -> tuple[float, float]:
-    """Compute the gradient of the global batch, and return its loss and the norm of the gradient.
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of a global batch, on the device; the engine has its values.
 
-    Both numbers are without the loss scale, which the engine's gradients still contain. If fp16 gradients overflow, the
-    same batch is computed again with half the scale, so that the scale does not affect which batches train the model.
-    `weight`: weight of the global batch.
+    `losses`: the summed losses of all ranks, fp64, shape (ranks,); `weight`: of the global batch. `norm`: fp64, a
+    scalar, without the loss scale, which the engine's gradients contain. `nonfinite`: those of this rank.
+    """
+
+    losses: torch.Tensor
+    weight: float
+    norm: torch.Tensor
+    nonfinite: "NonfiniteGradients"
+
+    def results(self) -> tuple[float, float]:
+        """Return the loss of the global batch and the norm. The host waits for the device, once."""
+        *losses, norm = torch.cat([self.losses, self.norm[None].to(self.losses.device)]).cpu().tolist()
+        return float(np.array(losses).sum()) / self.weight if self.weight else 0.0, norm
+
+
+def compute(run: Run, batch: RankBatch, weight: float) -> Gradient:
+    """Compute the gradient of the global batch. `weight`: of the global batch.
+
+    If fp16 gradients overflow, the same batch is computed again with half the scale, so that the scale does not affect
+    which batches train the model.
     """
     scale = run.progress.scale
     before = scale.value
     while True:
         # seeds draws outside the contract, so that a resume on the same number of ranks repeats them
         torch.manual_seed(seed_for(run.recipe.seed, Stream.STEP, run.progress.step, run.process.data_parallel_rank))
-        loss = accumulate(run, batch, weight)
-        norm = run.engine.norm() / scale.value
-        if math.isfinite(norm):
-            return loss, norm
+        losses = accumulate(run, batch, weight)
+        norm = run.engine.norm().double() / scale.value
+        gradient = Gradient(losses, weight, norm, run.engine.nonfinite())
+        if before <= 1.0:
+            return gradient  # there is no scale that could be the reason of an overflow
+        loss, norm_of_step = gradient.results()
+        if math.isfinite(norm_of_step):
+            return gradient
         if not math.isfinite(loss) or not scale.shrink():
             scale.value = before  # the scale was not the reason
-            return loss, norm
+            return gradient
         run.engine.clear()
         run.progress.overflows += 1
 
 
-def accumulate(run: Run, batch: RankBatch, weight: float) -> float:
-    """Add up the gradients of (sum of losses) / weight over the micro-batches. Returns the global batch's loss on every
-    rank.
+def accumulate(run: Run, batch: RankBatch, weight: float) -> torch.Tensor:
+    """Add up the gradients of (sum of losses) / weight over the micro-batches. Returns the sums of losses of all ranks,
+    on the device, fp64, shape (ranks,).
 
     The engine averages gradients over the data-parallel ranks. Therefore each loss is multiplied by (number of these
     ranks) / weight, and by the loss scale, before its backward.
     """
-    process, total, beat, step = run.process, 0.0, run.heartbeat.beat, run.progress.step + 1
+    process, beat, step = run.process, run.heartbeat.beat, run.progress.step + 1
+    total = torch.zeros((), dtype=torch.float64, device=process.device)
     scale = process.data_parallel_size / weight * run.progress.scale.value if weight else 0.0
-    for number, (micro, rows) in enumerate(zip(batch.micro_batches, batch.rows, strict=True), start=1):
+    micro_batches = on_device(zip(batch.micro_batches, batch.rows, strict=True), process.device)
+    for number, (micro, rows) in enumerate(micro_batches, start=1):
         left = len(batch.micro_batches) - number
-        drawing = run.randomness.drawing(rows.to(process.device))
-        with drawing, run.engine.accumulating(last=left == 0) as model:
+        with run.randomness.drawing(rows), run.engine.accumulating(last=left == 0) as model:
             beat(Stage.FORWARD, step, left)
-            with autocast(run.recipe.train.precision, process.device):
-                loss, _ = run.task.loss(model, to(micro, process.device))
+            with autocast(run.recipe.train.precision, process.device), padding_is_known(micro):
+                loss, _ = run.task.loss(model, micro)
             beat(Stage.BACKWARD, step, left)
             run.engine.backward(loss * scale)
-        total += float(loss.detach())
+        total += loss.detach()
     beat(Stage.REDUCING, step)
-    counted = total if process.leads else 0.0
-    return float(process.all_gather(np.array(counted)).sum()) / weight if weight else 0.0
+    return process.all_gather_scalar(total if process.leads else torch.zeros_like(total))
 
 
-def clip_factor(norm: float, largest: float | None) -> float:
-    """Return the factor that reduces a gradient of this norm to at most `largest` (Pascanu et al., 2013)."""
-    return 1.0 if largest is None else min(1.0, largest / (norm + 1e-6))
+def factor(norm: torch.Tensor, largest: float | None, scale: float) -> torch.Tensor:
+    """Return the factor of the engine's gradients: it reduces the norm to at most `largest` (Pascanu et al., 2013), and
+    removes the loss scale. NaN if the norm is not finite. `norm`: a scalar, fp64; `largest`: None: do not clip."""
+    clip = torch.ones_like(norm) if largest is None else (largest / (norm + 1e-6)).clamp(max=1.0)
+    return torch.where(torch.isfinite(norm), clip / scale, math.nan)
 
 
-def skip(run: Run) -> None:
-    """Discard a gradient that is not finite. Raises StaysNonFinite after `abort_after` of them in a row."""
-    progress, nonfinite = run.progress, run.engine.nonfinite()
-    run.engine.clear()
-    ranks = run.process.all_gather(np.array(list(nonfinite.values())))
+def skipped(run: Run, step: int, nonfinite: "NonfiniteGradients") -> None:
+    """Count a step whose gradient was not finite. Raises StaysNonFinite after `abort_after` of them in a row. All ranks
+    call it. `step`: its number, from 1."""
+    progress = run.progress
+    ranks = run.process.all_gather(nonfinite.flags.cpu().numpy())
     any_rank: list[bool] = np.asarray(ranks.any(axis=0)).tolist()
-    bad = [name for name, is_bad in zip(nonfinite, any_rank, strict=True) if is_bad]
+    bad = {name for name, is_bad in zip(nonfinite.names, any_rank, strict=True) if is_bad}
     progress.skipped += 1
     progress.skipped_in_a_row += 1
     if progress.skipped_in_a_row == 1:  # a backward runs from the last parameter to the first
-        progress.culprit = f"{bad[-1]} ({len(bad)} of {len(nonfinite)} parameters)" if bad else "the norm alone"
+        trained = [name for name, p in run.engine.unwrapped.named_parameters() if p.requires_grad]
+        last = next((name for name in reversed(trained) if name in bad), None)
+        progress.culprit = f"{last} ({len(bad)} of {len(trained)} parameters)" if last else "the norm alone"
     if progress.skipped_in_a_row >= run.recipe.train.abort_after:
-        first = progress.step + 2 - progress.skipped_in_a_row
+        first = step + 1 - progress.skipped_in_a_row
+        progress.step = step - 1  # the step that failed, not those begun since
         raise StaysNonFinite(
             f"the gradient was not finite in {progress.skipped_in_a_row} steps in a row, from step {first} on, where "
             f"{progress.culprit} went first ({_advice(run.recipe)})"

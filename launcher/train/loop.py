@@ -1,7 +1,13 @@
-"""The training loop, from top to bottom: load a batch, synchronise, step, evaluate, save, stop."""
+"""The training loop, from top to bottom: load a batch, synchronise, step, evaluate, save, stop.
+
+A step is begun without waiting for the device. Its results are read, and its record written, after the next step has
+been begun, or before an evaluation, a checkpoint or the end. So the host loads and exchanges batches while the device
+computes.
+"""
 
 import math
 import time
+from dataclasses import dataclass
 
 from launcher.config.recipe import seconds
 from launcher.contract import digest, dropout
@@ -12,6 +18,7 @@ from launcher.sinks import Record
 from launcher.tasks import Outputs
 from launcher.train import checkpoint, early_stopping, evaluation, gradient
 from launcher.train.data_loader import RankBatch
+from launcher.train.gradient import Gradient
 from launcher.train.step_sync import StepInfo, sync_step_info
 from launcher.train.training_run import Run
 
@@ -25,7 +32,7 @@ def train(run: Run) -> int:
     if recipe.evaluate.at_start and progress.step == 0:
         _log(run, evaluate(run))
 
-    batches, beat = iter(run.batches), run.heartbeat.beat
+    batches, beat, begun = iter(run.batches), run.heartbeat.beat, list[BegunStep]()
     while progress.step < run.until and not early_stopping.enough(progress.history, recipe.evaluate):
         begin = time.perf_counter()
         beat(Stage.LOADING, progress.step + 1)
@@ -38,51 +45,92 @@ def train(run: Run) -> int:
         if info.stop is StopReason.REPLACED:
             raise checkpoint.RunReplaced(run.folder)
         if info.stop or info.due:
+            _finish(run, begun)
             save(run)
             saved_at = time.monotonic()
         if info.stop:
             return STOPPED
 
-        _log(run, step(run, batch, info, begin))
+        begun.append(begin_step(run, batch, info, begin))
+        _finish(run, begun, left=0 if recipe.train.precision == "fp16" else 1)
 
         at_end = progress.step == run.steps
         if run.validation is not None and (at_end or _divides(recipe.evaluate.every, progress.step)):
+            _finish(run, begun)
             _log(run, evaluate(run))
         best = recipe.evaluate.save_best and early_stopping.best_so_far(progress.history, progress.step)
         if best or (isinstance(every, int) and _divides(every, progress.step)):
+            _finish(run, begun)
             save(run)
+    _finish(run, begun)
     save(run)
     return DONE
 
 
+@dataclass(frozen=True)
+class BegunStep:
+    """An optimiser step whose results are still on the device. `step`: its number, from 1. `record`: the part of its
+    record that is known without them."""
+
+    step: int
+    gradient: Gradient
+    record: Record
+
+
 def step(run: Run, batch: RankBatch, info: StepInfo, begin: float) -> Record:
-    """Take one optimiser step, and return its record for metrics.jsonl.
+    """Take one optimiser step, wait for it, and return its record. `begin`: as for `begin_step`."""
+    return finish_step(run, begin_step(run, batch, info, begin))
+
+
+def begin_step(run: Run, batch: RankBatch, info: StepInfo, begin: float) -> BegunStep:
+    """Take one optimiser step, without waiting for the device.
 
     A gradient that is not finite updates nothing on any rank, but the step still counts. `begin`: the time.perf_counter
     at which the batch was requested.
     """
     recipe, progress = run.recipe, run.progress
-    loss, norm = gradient.compute(run, batch, info.weight)
+    computed = gradient.compute(run, batch, info.weight)
     lr = recipe.optimizer.lr * run.schedule.factor(progress.step, progress.history)
     run.heartbeat.beat(Stage.UPDATING, progress.step + 1)
-    if math.isfinite(norm):
-        run.engine.update(lr, gradient.clip_factor(norm, recipe.optimizer.clip) / progress.scale.value)
-        progress.scale.succeed(dynamic=recipe.train.precision == "fp16")
-        progress.skipped_in_a_row = 0
-    else:
-        gradient.skip(run)
+    run.engine.update(lr, gradient.factor(computed.norm, recipe.optimizer.clip, progress.scale.value))
     progress.step += 1
     progress.samples += recipe.train.global_batch
     progress.tokens += info.tokens
-    progress.seconds += time.perf_counter() - begin
     progress.waited += info.wait
-    scale = {"scale": progress.scale.value, "overflows": progress.overflows} if recipe.train.precision == "fp16" else {}
-    return {
-        "step": progress.step, "loss": loss, "grad_norm": norm, "lr": lr, "samples": progress.samples,
-        "tokens": progress.tokens, "seconds": round(progress.seconds, 4), "data": digest.text(info.digest),
-        "skipped": progress.skipped, "waited": round(progress.waited, 4),
-        "fill": round(info.tokens / max(1, info.padded), 4), **scale,
+    progress.seconds += time.perf_counter() - begin
+    record = {
+        "lr": lr, "samples": progress.samples, "tokens": progress.tokens, "data": digest.text(info.digest),
+        "seconds": progress.seconds, "waited": round(progress.waited, 4),
+        "fill": round(info.tokens / max(1, info.padded), 4),
     }  # fmt: skip
+    return BegunStep(progress.step, computed, record)
+
+
+def finish_step(run: Run, begun: BegunStep) -> Record:
+    """Wait for the results of a step, count it as taken or skipped, and return its record. All ranks call it, in the
+    order of the steps."""
+    progress, fp16, known = run.progress, run.recipe.train.precision == "fp16", begun.record
+    begin = time.perf_counter()
+    loss, norm = begun.gradient.results()
+    progress.seconds += time.perf_counter() - begin
+    elapsed = progress.seconds if progress.step == begun.step else known["seconds"]
+    if math.isfinite(norm):
+        progress.scale.succeed(dynamic=fp16)
+        progress.skipped_in_a_row = 0
+    else:
+        gradient.skipped(run, begun.step, begun.gradient.nonfinite)
+    scale = {"scale": progress.scale.value, "overflows": progress.overflows} if fp16 else {}
+    return {
+        "step": begun.step, "loss": loss, "grad_norm": norm, "lr": known["lr"], "samples": known["samples"],
+        "tokens": known["tokens"], "seconds": round(elapsed, 4), "data": known["data"],
+        "skipped": progress.skipped, "waited": known["waited"], "fill": known["fill"], **scale,
+    }  # fmt: skip
+
+
+def _finish(run: Run, begun: list[BegunStep], left: int = 0) -> None:
+    """Finish and log the begun steps, except for the last `left` of them."""
+    while len(begun) > left:
+        _log(run, finish_step(run, begun.pop(0)))
 
 
 def evaluate(run: Run) -> Record:

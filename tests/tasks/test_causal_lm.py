@@ -65,7 +65,7 @@ def test_the_loss_is_that_of_transformers_for_a_single_document(task, decoder):
     ids = torch.tensor([TOKENS[0]])
     theirs = float(decoder(input_ids=ids, labels=ids).loss.detach())
     loss, weight = task.loss(decoder, tensors(task.collate(samples_of(task, TOKENS[0]))))
-    assert float(loss.detach()) / weight == pytest.approx(theirs, rel=1e-6)
+    assert float(loss.detach()) / float(weight) == pytest.approx(theirs, rel=1e-6)
 
 
 def test_labels_are_the_next_tokens_and_none_at_the_end(task):

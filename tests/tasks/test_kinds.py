@@ -288,7 +288,7 @@ def test_the_metric_called_loss_is_the_loss_over_the_weight(made, model):
     inner = getattr(made.task, "inner", made.task)  # a student is measured as one that learns alone
     loss, weight = inner.loss(model, made.batch(made.samples))
     loss = float(loss.detach())
-    assert metrics(made, model, [made.samples])["loss"] == pytest.approx(loss / weight, rel=1e-6)
+    assert metrics(made, model, [made.samples])["loss"] == pytest.approx(loss / float(weight), rel=1e-6)
 
 
 def test_metrics_are_numbers_without_labels(made, model):

@@ -54,7 +54,7 @@ def test_the_loss_is_that_of_transformers_for_the_same_labels(encoder, task, tin
     loss, weight = task.loss(model, batch)
     with torch.no_grad():
         known = model(**batch["inputs"], labels=batch["labels"].view(2, -1)).loss
-    assert float(loss.detach()) / weight == pytest.approx(float(known), rel=1e-9)
+    assert float(loss.detach()) / float(weight) == pytest.approx(float(known), rel=1e-9)
 
 
 def test_targets_that_are_all_empty_weigh_nothing(task, tiny):

@@ -57,7 +57,7 @@ def test_loss_over_weight_is_the_mean_that_torch_takes(facts_of, weights, known,
     given = {"weight": tensor, "label_smoothing": smoothing, "ignore_index": IGNORE}
     expected = float(cross_entropy(logits, labels, reduction="mean", **given))
     loss, weight = task.loss(model, batch)
-    assert float(loss.detach()) / weight == pytest.approx(expected, rel=1e-12)
+    assert float(loss.detach()) / float(weight) == pytest.approx(expected, rel=1e-12)
     assert weight == pytest.approx(sum(map(task.weight, SINGLE)), rel=1e-15)
     assert measured(task, model, [SINGLE[:1], SINGLE[1:]])["loss"] == pytest.approx(expected, rel=1e-12)
 

@@ -247,7 +247,13 @@ def test_what_is_advised_is_not_what_a_resume_refuses(precision, other):
 
 
 def test_a_gradient_is_clipped_to_the_largest_norm():
+    import torch
+
     from launcher.train import gradient
 
-    assert [gradient.clip_factor(norm, 1.0) for norm in (0.5, 4.0)] == [1.0, pytest.approx(0.25)]
-    assert gradient.clip_factor(4.0, None) == 1.0
+    def factor(norm, largest, scale=1.0):
+        return float(gradient.factor(torch.tensor(norm, dtype=torch.float64), largest, scale))
+
+    assert [factor(norm, 1.0) for norm in (0.5, 4.0)] == [1.0, pytest.approx(0.25)]
+    assert factor(4.0, None) == 1.0 and factor(4.0, None, 8.0) == 0.125
+    assert all(math.isnan(factor(norm, largest)) for norm in (math.inf, math.nan) for largest in (None, 1.0))

@@ -1,0 +1,56 @@
+"""Copies of micro-batches to an accelerator, ahead of the computation and beside it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from launcher.tasks import Batch
+from launcher.train.counter_dropout import SampleRows
+from launcher.train.data_loader import to
+
+MicroBatch = tuple[Batch, SampleRows]
+
+
+def on_device(micro_batches: Iterable[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:
+    """Yield micro-batches on the device, in order.
+
+    On an accelerator, each is copied on a stream of its own while the one before computes. The computation waits for
+    the copy, the host for neither, if the memory is pinned.
+    """
+    if device.type == "cpu":
+        yield from ((to(batch, device), rows.to(device)) for batch, rows in micro_batches)
+        return
+    copies, earlier = torch.Stream(device), list[_Copied]()
+    for batch, rows in micro_batches:
+        with copies:
+            copied = to(batch, device), rows.to(device)
+        earlier.append(_Copied(copied, copies.record_event()))
+        if len(earlier) > 1:
+            yield earlier.pop(0).received(device)
+    for one in earlier:
+        yield one.received(device)
+
+
+@dataclass(frozen=True)
+class _Copied:
+    """A micro-batch whose copy has been begun. `event`: the end of the copy."""
+
+    copies: MicroBatch
+    event: torch.Event
+
+    def received(self, device: torch.device) -> MicroBatch:
+        """Return the copies, for use on the current stream, which waits for them."""
+        stream, (batch, rows) = torch.accelerator.current_stream(device), self.copies
+        stream.wait_event(self.event)
+        for tensor in (*_tensors(batch), rows.keys, *([] if rows.positions is None else [rows.positions])):
+            tensor.record_stream(stream)  # its memory is not reused before the computation has ended
+        return self.copies
+
+
+def _tensors(batch: Batch) -> Iterator[torch.Tensor]:
+    for value in batch.values():
+        if isinstance(value, dict):
+            yield from _tensors(value)
+        elif isinstance(value, torch.Tensor):
+            yield value

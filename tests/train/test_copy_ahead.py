@@ -1,0 +1,82 @@
+"""Micro-batches on their way to an accelerator: pinned, copied on a stream of their own, one ahead."""
+
+import numpy as np
+import pytest
+import torch
+from support import probe_batches
+
+from launcher.train import copy_ahead
+from launcher.train.data_loader import RankBatch
+
+META = torch.device("meta")
+"""Takes copies as an accelerator does, and has neither streams nor values."""
+
+
+def micro_batch(number):
+    inputs = {"input_ids": torch.full((2, 3), number)}
+    return {"inputs": inputs, "labels": torch.tensor([number])}, probe_batches.rows(np.array([number, number + 1]))
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What is called on streams and tensors, in order."""
+    found = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name, self.count = name, 0
+
+        def __enter__(self):
+            found.append("copy")
+
+        def __exit__(self, *error):
+            pass
+
+        def record_event(self):
+            self.count += 1
+            return f"end of {self.count}"
+
+        def wait_event(self, event):
+            found.append(f"{self.name} waits for {event}")
+
+    computation = Stream("computation")
+    monkeypatch.setattr(torch, "Stream", lambda device: Stream("copies"))
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: computation)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: found.append(f"kept for {stream.name}"))
+    return found
+
+
+def test_a_micro_batch_is_copied_while_the_one_before_computes(events):
+    kept = ["kept for computation"] * 3
+    for number, (batch, rows) in enumerate(copy_ahead.on_device(map(micro_batch, range(3)), META), start=1):
+        assert {batch["inputs"]["input_ids"].device, batch["labels"].device, rows.keys.device} == {META}
+        events.append(f"compute {number}")
+    assert events == [
+        "copy", "copy", "computation waits for end of 1", *kept, "compute 1",
+        "copy", "computation waits for end of 2", *kept, "compute 2",
+        "computation waits for end of 3", *kept, "compute 3",
+    ]  # fmt: skip
+
+
+def test_on_a_cpu_nothing_is_copied(events):
+    given = [micro_batch(number) for number in range(2)]
+    for (batch, rows), (expected, its_rows) in zip(
+        copy_ahead.on_device(given, torch.device("cpu")), given, strict=True
+    ):
+        assert batch["inputs"]["input_ids"] is expected["inputs"]["input_ids"] and rows.keys is its_rows.keys
+    assert events == []
+
+
+def test_a_loader_pins_every_tensor_of_a_share_that_is_copied(monkeypatch):
+    """But the key of the step, which stays on the host."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    batches, rows = zip(*map(micro_batch, range(2)), strict=True)
+    share = RankBatch(list(batches), list(rows), weight=2.0, digest=7, tokens=6, padded=6)
+    found = pin_memory(share)
+    assert len(pinned) == 2 * 3
+    assert (found.weight, found.digest, found.tokens, found.padded) == (2.0, 7, 6, 6)
+    assert found.rows[1].keys is not rows[1].keys and found.rows[1].step is rows[1].step
+    assert torch.equal(found.micro_batches[1]["inputs"]["input_ids"], batches[1]["inputs"]["input_ids"])
