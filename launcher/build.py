@@ -31,6 +31,7 @@ from launcher.train import (
     checkpoint,
     compile_and_recompute,
     model_probe,
+    padding_free,
     randomness_probe,
 )
 from launcher.train.data_loader import ProbeBatch, ProbeBatches, RankBatches, loader
@@ -64,7 +65,9 @@ def build(
         notes.append(padding_probe.note(type(model).__name__))
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
-        probes = batches.probe_batches().to(process.device)
+    batches, padded = padding_free.adapt(model, task, batches, recipe.train, process)
+    notes += padded
+    probes = batches.probe_batches().to(process.device)
     engine, randomness, engine_notes = _engine(recipe, facts, process, task, model, probes)
     progress, other_dropout = _progress(recipe, engine, resume, names)
     if other_dropout and randomness.modules:
