@@ -34,6 +34,7 @@ from launcher.train import (
     compile_and_recompute,
     kernel_settings,
     model_probe,
+    padding_free,
     randomness_probe,
 )
 from launcher.train.data_loader import ProbeBatch, ProbeBatches, RankBatches, loader
@@ -72,7 +73,9 @@ def build(
         notes.append(padding_probe.note(type(model).__name__))
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
-        probes = batches.probe_batches().to(process.device)
+    batches, padded = padding_free.adapt(model, task, batches, recipe.train, process)
+    notes += padded
+    probes = batches.probe_batches().to(process.device)
     engine, randomness, engine_notes = build_engine(recipe, facts, process, task, model, probes)
     process.set_timeouts()  # the engine has made groups of its own
     progress, other_dropout = _progress(recipe, engine, resume, names)

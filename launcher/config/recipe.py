@@ -133,8 +133,11 @@ class Train(Strict):
     loss_scale: Literal["auto", "none"] = "auto"
     """`auto`: dynamic loss scale for fp16; `none`: no loss scale."""
     max_tokens: int | None = Field(None, gt=0)
-    """Maximum number of padded tokens of a rank's micro-batch. It affects memory and speed only. Default: by the length
-    of the samples."""
+    """Maximum number of tokens of a rank's micro-batch, padding included. It affects memory and speed only. Default: by
+    the length of the samples."""
+    padding_free: Literal["auto"] | bool = "auto"
+    """Compute samples of different lengths side by side in one row, without padding. It affects memory and speed only.
+    `auto`: if the model's outputs stay the same; `true`: refuse a model or task for which they do not."""
     compile: bool = False
     """Compile the model layer by layer with torch.compile."""
     activation_checkpointing: Annotated[str, BeforeValidator(_checkpointing)] = "none"
@@ -248,8 +251,9 @@ class Recipe(Strict):
 
 # Keys that may change between a start and a resume: they affect speed and output, never what is learnt.
 PERFORMANCE = (
-    "seeds", "strategy", "checkpoint", "evaluate", "sinks", "train.max_tokens", "train.workers", "train.compile",
-    "train.activation_checkpointing", "train.abort_after", "train.deterministic", "train.strict_contract",
+    "seeds", "strategy", "checkpoint", "evaluate", "sinks", "train.max_tokens", "train.padding_free", "train.workers",
+    "train.compile", "train.activation_checkpointing", "train.abort_after", "train.deterministic",
+    "train.strict_contract",
 )  # fmt: skip
 
 

@@ -90,7 +90,9 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
         """Number of storages created so far."""
         return self._count
 
-    def peak(self, counted: Callable[[str], bool], excluded: frozenset[str] = frozenset()) -> tuple[str, dict[str, int]]:
+    def peak(
+        self, counted: Callable[[str], bool], excluded: frozenset[str] = frozenset()
+    ) -> tuple[str, dict[str, int]]:
         """Return the stage of the highest memory, and the bytes at that moment by purpose.
 
         `counted`: selects the stages to search. `excluded`: purposes of storages that are not on the device.

@@ -116,8 +116,9 @@ def trace(question: JsonObject) -> JsonObject:
 class _Rank:
     """One rank of a run on fake tensors."""
 
-    def __init__(self, recipe: Recipe, facts: Facts, group: _fake_ranks.FakeGroup, allocations: Allocations,
-                 fake: FakeTensorMode):
+    def __init__(
+        self, recipe: Recipe, facts: Facts, group: _fake_ranks.FakeGroup, allocations: Allocations, fake: FakeTensorMode
+    ):
         self._fake = fake
         self._recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"compile": False})})
         self._facts, self._group, self._allocations = facts, group, allocations
