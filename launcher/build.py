@@ -2,16 +2,18 @@
 
 import dataclasses
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 
 from launcher.config import plugins, strict_json
-from launcher.config.errors import Problem, UserError, first_line
+from launcher.config.errors import Problem, UserError
 from launcher.config.model import ModelConfig
 from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
+from launcher.distributed import rank_device
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.models._adaptation import frozen
@@ -24,13 +26,15 @@ from launcher.storage import cache_root
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.partial_folder import filling
 from launcher.storage.run_dir import RunDir
-from launcher.strategies import Engine, EngineParts
+from launcher.strategies import Engine, EngineParts, _split_model_check
 from launcher.tasks import Batch, Task, _model_probes
 from launcher.train import (
     attention_dropout_cost,
     checkpoint,
     compile_and_recompute,
+    kernel_settings,
     model_probe,
+    padding_free,
     randomness_probe,
 )
 from launcher.train.data_loader import ProbeBatch, ProbeBatches, RankBatches, loader
@@ -51,21 +55,29 @@ def build(
     from; its step decides which parameters train. `workers`: loader processes; None: as in the recipe. Raises
     UserError."""
     recipe, facts = run.recipe, run.facts
-    process = dataclasses.replace(process, tensor_parallel=recipe.tensor_parallel)
+    timeout = timedelta(minutes=run.cluster.timeout)
+    process = dataclasses.replace(process, tensor_parallel=recipe.tensor_parallel, timeout=timeout)
+    rank_device.require_precision(process, recipe.train.precision)
+    kernel_settings.apply(recipe.train)
     task = plugins.task(recipe.task)(recipe.task, facts)
     batches, validation = _batches(run, task, process)
     start, weights = resume.step if resume else 0, resume is None or not checkpoint_references.replaced(recipe)
     model, notes = _model(run, process, start, weights)
+    notes += kernel_settings.notes(recipe.train.precision, process.device)
     names = [name for name, _ in model.named_parameters()]
     probes = batches.probe_batches().to(process.device)
-    notes += task.prepare_model(model, probes.one.batch)
+    with model_probe.reported(model, recipe.task.kind):
+        notes += model_probe.prepare(task, model, probes.one.batch, recipe.train.precision, process.device)
     requirements = model_requirements.of(recipe, facts)
     if not recipe.packed and process.broadcast(_model_probes.needs_equal_lengths(task, model, requirements)):
         notes.append(padding_probe.note(type(model).__name__))
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
-        probes = batches.probe_batches().to(process.device)
-    engine, randomness, engine_notes = _engine(recipe, facts, process, task, model, probes)
+    batches, padded = padding_free.adapt(model, task, batches, recipe.train, process)
+    notes += padded
+    probes = batches.probe_batches().to(process.device)
+    engine, randomness, engine_notes = build_engine(recipe, facts, process, task, model, probes)
+    process.set_timeouts()  # the engine has made groups of its own
     progress, other_dropout = _progress(recipe, engine, resume, names)
     if other_dropout and randomness.modules:
         what = f"dropout is drawn by sample from step {start + 1} on, not as in the launcher that began the run"
@@ -142,17 +154,20 @@ def _has_configuration(folder: RunDir) -> bool:
     return True
 
 
-def _engine(
+def build_engine(
     recipe: Recipe, facts: Facts, process: ProcessGroup, task: Task, model: torch.nn.Module, probes: ProbeBatches
 ) -> tuple[Engine, ModelRandomness, list[str]]:
     """Probe the model, make it draw by the contract, compile it and wrap it. Returns engine, randomness and notes.
     Raises UserError."""
     example, precision = probes.one.batch, recipe.train.precision
-    with autocast(precision, process.device):
-        probe = model_probe.run(model, task, example)
-    expected = model_probe.loss(model, task, example) if process.tensor_parallel > 1 else 0.0
-    notes = _freeze(model, probe.unreached)
-    randomness, more = _randomness(model, task, probes, recipe, process)
+    with model_probe.reported(model, recipe.task.kind):
+        with autocast(precision, process.device):
+            probe = model_probe.run(model, task, example)
+        whole = model_probe.exact_loss(model, task, example, precision, process)
+        notes = _freeze(model, probe.unreached)
+        randomness, more = _randomness(model, task, probes, recipe, process)
+        if recipe.train.deterministic:
+            _try_backward(model, task, probes.one, randomness, precision)
     notes += more
     if process.rank == 0:
         samples = layout.micro(recipe, process.world, facts.longest)[1]
@@ -163,9 +178,9 @@ def _engine(
     optimizer = plugins.optimizer(recipe.optimizer)
     engine = plugins.strategy(recipe.strategy).wrap(EngineParts(model, probe, optimizer, precision, process))
     _rehearse(engine, task, example, process, precision)
-    if process.tensor_parallel > 1:
-        _check_tensor_parallel(engine, task, example, process, expected)
-        _find_shards(randomness, engine, task, probes.one)
+    if whole is not None:
+        _split_model_check.check(engine, task, example, process, whole)
+        _split_model_check.find_shards(randomness, engine, task, probes.one, precision)
     return engine, randomness, notes
 
 
@@ -205,6 +220,18 @@ def _randomness(
     return randomness, [f"{what}: {advice}"]
 
 
+def _try_backward(
+    model: torch.nn.Module, task: Task, one: ProbeBatch, randomness: ModelRandomness, precision: str
+) -> None:
+    """Run a forward and a backward of a sample, and discard the gradients. An operation without a deterministic
+    algorithm raises here, and not in the middle of the run."""
+    with randomness.drawing(one.rows):
+        with autocast(precision, one.rows.keys.device):
+            loss, _ = task.loss(model, one.batch)
+        loss.backward()
+    model.zero_grad(set_to_none=True)
+
+
 def _rehearse(engine: Engine, task: Task, example: Batch, process: ProcessGroup, precision: str) -> None:
     """Run backwards and discard their gradients. DDP orders its buckets by the first backward. After the rehearsals, a
     resumed run reduces gradients in the same order as an uninterrupted one, to the last bit."""
@@ -216,36 +243,6 @@ def _rehearse(engine: Engine, task: Task, example: Batch, process: ProcessGroup,
             engine.backward(loss)
         engine.clear()
     engine.module.train()
-
-
-def _check_tensor_parallel(engine: Engine, task: Task, example: Batch, process: ProcessGroup, expected: float) -> None:
-    """Compare loss and gradients with those of the whole model, in the precision of the parameters. Raises UserError if
-    they differ. `expected`: the loss of the whole model."""
-    engine.module.eval()
-    try:
-        with engine.accumulating(last=True) as model:
-            loss, _ = task.loss(model, example)
-            engine.backward(loss)
-    except (RuntimeError, ValueError, TypeError) as error:
-        what = f"{type(engine.module).__name__} cannot be split over ranks: {first_line(error)[:200]} (take 1)"
-        raise UserError(Problem("strategy.tensor_parallel", what)) from None
-    partial = engine.partial(process)
-    engine.clear()
-    engine.module.train()
-    if partial:
-        what = f"{', '.join(partial[:3])} would get a part of its gradient on each rank (take 1)"
-        raise UserError(Problem("strategy.tensor_parallel", what))
-    if not abs(float(loss.detach()) - expected) <= 1e-4 * max(1.0, abs(expected)):
-        what = f"the loss of a sample is {float(loss.detach()):.6f} split over ranks and {expected:.6f} whole (take 1)"
-        raise UserError(Problem("strategy.tensor_parallel", what))
-
-
-def _find_shards(randomness: ModelRandomness, engine: Engine, task: Task, one: ProbeBatch) -> None:
-    """Run a forward in which each random draw detects the axes of which a tensor-parallel rank has a part."""
-    randomness.finding_shards = True
-    with torch.no_grad(), randomness.drawing(one.rows), engine.accumulating(last=True) as model:
-        task.loss(model, one.batch)
-    randomness.finding_shards = False
 
 
 def _progress(

@@ -13,10 +13,14 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
+
+from launcher.config import env_vars
+
+if __name__ == "__main__":
+    env_vars.set_rank_defaults(os.environ)  # before torch is imported, which reads some of them at once
 
 from launcher.build import build
-from launcher.config import env_vars, load, paths, plugins, trust
+from launcher.config import load, paths, plugins, trust
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
 from launcher.distributed import (
@@ -27,6 +31,7 @@ from launcher.distributed import (
     output_streams,
     private_tmp,
     process_group,
+    rank_device,
     rank_end,
     rank_rendezvous,
     signals,
@@ -44,7 +49,7 @@ from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
 from launcher.storage import disk_full, lease
 from launcher.storage.run_dir import RunDir
-from launcher.train import early_stopping, loop
+from launcher.train import early_stopping, kernel_settings, loop, rank_errors
 from launcher.train.checkpoint import RunReplaced
 from launcher.train.training_run import Run
 
@@ -59,7 +64,6 @@ _log = logging.getLogger(__name__)
 def main(arguments: list[str]) -> int:
     """Run a rank that the launcher's agent did not start, and return the exit code. `arguments`: `[--trust KIND ...]
     RECIPE [key=value ...]`. The environment has the rank's number."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     arguments = [word for word in arguments if not _LOCAL_RANK.fullmatch(word)]
     while arguments[:1] == ["--trust"]:
         trust.trust(arguments[1:2])
@@ -123,15 +127,17 @@ def _join(recipe: str, stop: StopMonitor, launcher: LauncherInfo | None) -> Proc
     """
     if problems := launch_env.contradictions():
         raise UserError(problems)
-    info = launch_env.rank_info()
+    info, device = launch_env.rank_info(), launcher.device if launcher else None
     if info.world == 1:
-        return process_group.connect(info)
+        return process_group.connect(info, device)
     if Path(recipe).suffix and not Path(recipe).exists():
         what = f"rank {info.rank} on {launch_env.host_name()} sees no such file in {Path.cwd()}"
         raise UserError(f"{recipe}: {what} (of several nodes each needs to see this folder)")
     if launcher is not None:
         timeout = timedelta(minutes=launcher.timeout)
-        return process_group.connect(info, store=file_store(launcher.folder, info.world), timeout=timeout)
+        group = process_group.connect(info, device, file_store(launcher.folder, info.world), timeout)
+        process_group.first_all_reduce(group)
+        return group
     return rank_rendezvous.connect(info, lambda: bool(stop.requested()))
 
 
@@ -161,10 +167,11 @@ def _prepare(arguments: list[str], group: ProcessGroup) -> tuple[str, list[str]]
     nodes = 1 if group.world % local_world else group.world // local_world  # 1 if the ranks are not spread evenly
     try:
         cluster = load.local_cluster()
-        spread = cluster.model_copy(update={"nodes": (nodes, nodes)})
+        spread = cluster.model_copy(update={"nodes": (nodes, nodes), "device": group.device.type})
+        devices = rank_device.node_devices(spread, group, group.world // nodes)
         recipe = load.recipe(arguments[0], arguments[1:])
         wrong = writable_folders.run(RunDir(paths.RUNS / recipe.value.name))
-        validated = run_setup.validate(recipe, spread, group.world // nodes, wrong)
+        validated = run_setup.validate(recipe, spread, group.world // nodes, wrong, devices)
         run = run_setup.create(dataclasses.replace(validated, cluster=cluster))
     except UserError as error:
         return "", [str(problem) for problem in error.problems]
@@ -202,8 +209,10 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
             stop.agree(reason)
             raise UserError(problems)
         run = dataclasses.replace(run, resume=run.folder.saved(steps[-1]) if steps else None)
+        heartbeat = heartbeat or Heartbeat()
         while True:
-            step, code = _train_part(run, group, stop, heartbeat or Heartbeat())
+            with rank_errors.explained(run, group, heartbeat):
+                step, code = _train_part(run, group, stop, heartbeat)
             if step is None:
                 return code
             run = dataclasses.replace(run, resume=run.folder.saved(step))  # frozen parameters train from here on
@@ -244,8 +253,9 @@ def _train_part(
             print(early_stopping.message(built.progress.history, run.recipe.evaluate), flush=True)
         return (built.progress.step if more else None), code
     except BaseException as error:
-        error.add_note(f"at step {built.progress.step + 1}")
-        raise
+        explained = kernel_settings.explain(error)
+        explained.add_note(f"at step {built.progress.step + 1}")
+        raise explained from error.__cause__
     finally:
         close_all(built.sinks, finished, failing=sys.exc_info()[0] is not None)
 
@@ -280,15 +290,9 @@ def _report(error: BaseException, rank: str, stop: StopMonitor) -> None:
         _log.error("%s ended because it lost another rank (see the log of that rank)", rank)
 
 
-def _exit(code: int) -> NoReturn:
-    """End this process, even if a thread of the user's code is still running."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    private_tmp.leave()
-    os._exit(code)
-
-
 if __name__ == "__main__":
     output_streams.set_up(lasting=True)
     logs.set_up()
-    _exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    private_tmp.leave()
+    output_streams.exit_now(code)

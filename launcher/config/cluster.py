@@ -146,8 +146,8 @@ class Cluster(Strict):
     """GiB of memory of a device; for cpu, of the whole machine. `auto`: measured on this machine, not checked on
     others."""
     peak_tflops: Auto | Number = "auto"
-    """Peak TFLOP/s of one device in the recipe's precision, from which the plan estimates the training time. `auto`: no
-    estimate."""
+    """Peak TFLOP/s of one device in the recipe's precision, from which the plan estimates the training time. `auto`:
+    the figure of the data sheet for a known device of this machine, else no estimate."""
     interface: Line = "auto"
     """Network interface for gloo and NCCL, or `auto`."""
     env: dict[Variable, Filled | Literal[""]] = {}

@@ -1,7 +1,7 @@
 """Environment variables that the launcher defines, and the library variables that it sets for nodes and ranks."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 CACHE = "LAUNCHER_CACHE"
 """Folder of prepared data and downloaded models. Set by users, profiles (scratch.shared) and bundles."""
@@ -17,18 +17,38 @@ LAUNCHER_PID = "LAUNCHER_PID"
 """Process id of the launcher behind torchrun or accelerate."""
 TIMEOUT = "LAUNCHER_TIMEOUT"
 """Minutes for which ranks behind torchrun or accelerate wait for each other."""
+DEVICE = "LAUNCHER_DEVICE"
+"""Type of the devices of ranks behind torchrun or accelerate."""
 LOG_LEVEL = "LAUNCHER_LOG_LEVEL"
 """Log level: DEBUG, or INFO for any other value. Set by --verbose, and inherited by the ranks."""
 
 OF_JOB = (JOB, START, DEADLINE)
 """Variables that are set for the nodes of a job."""
 
-RANK_DEFAULTS: Mapping[str, str] = {
+RANK_VARIABLES: Mapping[str, str] = {
     "TOKENIZERS_PARALLELISM": "false",  # ranks fork loader workers
-    "TRANSFORMERS_VERBOSITY": "error",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # a shared store keeps the addresses of dead ranks
 }
-"""Variables that are set for every rank and its agent."""
+"""Variables that are set for every rank and its agent, whatever the user has set."""
+RANK_DEFAULTS: Mapping[str, str] = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    # cuDNN builds a plan of about a second for each shape of a batch; torch prefers it on Hopper and newer
+    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # batches of many shapes fragment the memory of a device
+    "NCCL_DEBUG": "WARN",
+    "TORCH_FR_BUFFER_SIZE": "2000",  # the flight recorder keeps this many of the last collectives
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+}
+"""Variables that are set for every rank, of every start, unless the user or the profile has set them. torch reads some
+of them when it is imported."""
+COLLECTIVES_DUMP = "TORCH_FR_DUMP_TEMP_FILE"
+"""Prefix of the files into which the flight recorder writes the last collectives of each rank after a timeout."""
+_OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "PYTORCH_ALLOC_CONF": ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"),
+    "TORCH_FR_BUFFER_SIZE": ("TORCH_NCCL_TRACE_BUFFER_SIZE",),
+    COLLECTIVES_DUMP: ("TORCH_NCCL_DEBUG_INFO_TEMP_FILE",),
+}
+"""Other names of a variable, which its library reads too."""
 OFFLINE: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 """Variables that are set for ranks: preparation has downloaded everything, and a node may have no internet access."""
 
@@ -43,6 +63,18 @@ def is_secret(name: str) -> bool:
     A secret is neither copied to other files nor put on a command line, which every user of a machine can read.
     """
     return _SECRET.search(name) is not None
+
+
+def set_default(name: str, value: str, environment: MutableMapping[str, str]) -> None:
+    """Set a variable, unless it is set under this or another name that its library reads."""
+    if not any(known in environment for known in (name, *_OTHER_NAMES.get(name, ()))):
+        environment[name] = value
+
+
+def set_rank_defaults(environment: MutableMapping[str, str]) -> None:
+    """Set the defaults of a rank. A rank that no agent of the launcher starts calls it before it imports torch."""
+    for name, value in RANK_DEFAULTS.items():
+        set_default(name, value, environment)
 
 
 def of_interface(interface: str) -> dict[str, str]:

@@ -127,13 +127,17 @@ class Train(Strict):
     """Optimiser steps of the run. Exactly one of `steps` and `epochs` is needed."""
     epochs: float | None = Field(None, gt=0, le=1e9)
     """Passes over the training samples. Exactly one of `steps` and `epochs` is needed."""
-    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
-    """Number format of the computation. bf16 and fp16 use autocast."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "fp64"] = "fp32"
+    """Number format of the computation. bf16 and fp16 use autocast. tf32 is fp32 whose matrix products and convolutions
+    use TF32 on GPUs that have it; fp32 never does."""
     loss_scale: Literal["auto", "none"] = "auto"
     """`auto`: dynamic loss scale for fp16; `none`: no loss scale."""
     max_tokens: int | None = Field(None, gt=0)
-    """Maximum number of padded tokens of a rank's micro-batch. It affects memory and speed only. Default: by the length
-    of the samples."""
+    """Maximum number of tokens of a rank's micro-batch, padding included. It affects memory and speed only. Default: by
+    the length of the samples."""
+    padding_free: Literal["auto"] | bool = "auto"
+    """Compute samples of different lengths side by side in one row, without padding. It affects memory and speed only.
+    `auto`: if the model's outputs stay the same; `true`: refuse a model or task for which they do not."""
     compile: bool = False
     """Compile the model layer by layer with torch.compile."""
     activation_checkpointing: Annotated[str, BeforeValidator(_checkpointing)] = "none"
@@ -142,6 +146,8 @@ class Train(Strict):
     """Number of consecutive steps with a gradient that is not finite after which the run fails."""
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Processes of a rank that load data, or `auto`."""
+    deterministic: bool = False
+    """Use deterministic kernels only, so that a resume on the same GPUs and layout is exact to the last bit. Slower."""
     strict_contract: bool = False
     """Refuse a model whose training would depend on the number of ranks or on micro-batches."""
 
@@ -245,8 +251,9 @@ class Recipe(Strict):
 
 # Keys that may change between a start and a resume: they affect speed and output, never what is learnt.
 PERFORMANCE = (
-    "seeds", "strategy", "checkpoint", "evaluate", "sinks", "train.max_tokens", "train.workers", "train.compile",
-    "train.activation_checkpointing", "train.abort_after", "train.strict_contract",
+    "seeds", "strategy", "checkpoint", "evaluate", "sinks", "train.max_tokens", "train.padding_free", "train.workers",
+    "train.compile", "train.activation_checkpointing", "train.abort_after", "train.deterministic",
+    "train.strict_contract",
 )  # fmt: skip
 
 

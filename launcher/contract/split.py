@@ -2,8 +2,8 @@
 
 Every rank computes the whole split from the sample lengths. Samples are assigned in descending length to the rank with
 the fewest tokens (LPT; Graham, 1969), so that ranks finish together. Each rank's share is cut into micro-batches of
-similar lengths under a budget of padded tokens. All ranks have the same number of micro-batches, because some
-strategies communicate in the forward pass. If a rank has too few samples, its last micro-batches are empty.
+similar lengths under a budget of tokens, which counts padding. All ranks have the same number of micro-batches, because
+some strategies communicate in the forward pass. If a rank has too few samples, its last micro-batches are empty.
 """
 
 import heapq
@@ -20,11 +20,13 @@ def split(
     ranks: int,
     max_tokens: int | None = None,
     equal_lengths: bool = False,
+    padding_free: bool = False,
 ) -> list[list[Places]]:
     """Return the micro-batches of each rank: arrays of places (indices into `lengths`) in descending length.
 
     lengths: tokens of each sample of the global batch. max_tokens: budget of a micro-batch, samples x longest sample.
     equal_lengths: whether the samples of a micro-batch have one length, for models whose outputs change with padding.
+    padding_free: whether a micro-batch costs the sum of its lengths, without padding.
     Raises ValueError if there is no rank, or if a sample exceeds the budget.
     """
     if ranks < 1:
@@ -32,9 +34,13 @@ def split(
     tokens = np.asarray(lengths, dtype=np.int64)
     if max_tokens is not None and len(tokens) and tokens.max() > max_tokens:
         raise ValueError(f"a sample of {tokens.max()} tokens does not fit into max_tokens {max_tokens}")
-    shares = [micro_batches(share, tokens, max_tokens, equal_lengths) for share in _deal(tokens, ranks)]
+    dealt = _deal(tokens, ranks)
+    if padding_free:
+        shares = [rows_without_padding(share, tokens, max_tokens) for share in dealt]
+    else:
+        shares = [micro_batches(share, tokens, max_tokens, equal_lengths) for share in dealt]
     count = max((len(share) for share in shares), default=0)
-    return [_pad(share, tokens, count) for share in shares]
+    return [_pad(share, tokens, count, padding_free) for share in shares]
 
 
 def _deal(tokens: Places, ranks: int) -> list[Places]:
@@ -73,14 +79,33 @@ def micro_batches(
     return pieces
 
 
-def _pad(pieces: list[Places], tokens: Places, count: int) -> list[Places]:
-    """Return exactly `count` pieces: halve the piece with the most padded tokens repeatedly, then add empty pieces."""
+def rows_without_padding(share: Places, tokens: Places, max_tokens: int | None) -> list[Places]:
+    """Cut a rank's share, places in descending length, into micro-batches of at most `max_tokens` tokens in total, but
+    at least one sample."""
+    if max_tokens is None:
+        return [share] if len(share) else []
+    pieces, start, ends = [], 0, np.cumsum(tokens[share])
+    while start < len(share):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + max_tokens, side="right")))
+        pieces.append(share[start:stop])
+        start = stop
+    return pieces
+
+
+def _pad(pieces: list[Places], tokens: Places, count: int, padding_free: bool) -> list[Places]:
+    """Return exactly `count` pieces: halve the piece with the most tokens repeatedly, then add empty pieces."""
     pieces = list(pieces)
     while len(pieces) < count:
-        costs = [len(p) * int(tokens[p[0]]) if len(p) > 1 else -1 for p in pieces]
+        costs = [_cost(piece, tokens, padding_free) if len(piece) > 1 else -1 for piece in pieces]
         at = int(np.argmax(costs)) if costs else -1
         if at < 0 or costs[at] < 0:
             return pieces + [np.empty(0, dtype=np.int64)] * (count - len(pieces))
         half = (len(pieces[at]) + 1) // 2
         pieces[at : at + 1] = [pieces[at][:half], pieces[at][half:]]
     return pieces
+
+
+def _cost(piece: Places, tokens: Places, padding_free: bool) -> int:
+    """Return the tokens that a micro-batch computes."""
+    return int(tokens[piece].sum()) if padding_free else len(piece) * int(tokens[piece[0]])

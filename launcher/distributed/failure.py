@@ -1,10 +1,14 @@
 """Find the rank that failed first, and report it: one sentence, what to do, then the details."""
 
+import os
+import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from launcher.config import paths
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import ProcessFailure
@@ -17,6 +21,9 @@ _LOST_PEER_WORDS = (
     # NCCL (ncclGetErrorString, and its last error) and ProcessGroupNCCL
     "ncclremoteerror", "remote process exited or there was a network error", "closed by remote peer",
     "got completion from peer", "watchdog caught collective operation timeout", "nccl communicator was aborted",
+    "timed out in blocking wait", "some nccl operations have failed or timed out", "software caused connection abort",
+    # launcher.distributed.launch_env
+    "unreachablepeer",
     # torch's stores
     "socket timeout", "wait timeout", "connection was likely closed", "remote peer closed the connection",
 )  # fmt: skip
@@ -24,20 +31,32 @@ _LOST_PEER_WORDS = (
 _NO_ERROR_FILE = "To enable traceback see"
 """Beginning of torch's message for a rank that died before it could write an error file."""
 
+_WATCHDOG = re.compile(r"Watchdog caught collective operation timeout: WorkNCCL\((.*?)\) ran for (\d+) milliseconds")
+_OPERATION = re.compile(r"OpType=(\w+)")
+_CUDA_ERROR = re.compile(r"CUDA error: [^\n]+")
+_LAST_BYTES = 1 << 16
+"""Bytes at the end of a log in which an aborted rank's libraries say why: their messages and C++ stacks."""
+
 _NO_ERROR = "before it could say why (look at what was printed before)"
 _EXPLANATIONS = {
     0: "it left with exit code 0 before the others had finished (does its code call exit?)",
     255: "the server that it was forked from is gone (killed, for want of memory?)",
 }
 """Explanations of exit codes with which a rank ends without an error file."""
+_SIGNALS = {
+    signal.SIGKILL: "often the system's out-of-memory killer: lower train.max_tokens",
+    signal.SIGABRT: "under CUDA often NCCL's watchdog after cluster.timeout: its log says why",
+    signal.SIGBUS: "often a full /dev/shm: lower train.workers",
+}
+"""Causes of the signals that end a rank, and what to do."""
 
 
 @dataclass(frozen=True)
 class Failure:
     """A rank that failed.
 
-    `code`: exit code, negative for a signal. `message`, `traceback`: empty if the rank wrote no error file. `time`:
-    seconds since the epoch.
+    `code`: exit code, negative for a signal. `message`, `traceback`: empty if the rank wrote no error file, and nothing
+    is known from its log. `time`: seconds since the epoch.
     """
 
     rank: int
@@ -49,7 +68,7 @@ class Failure:
     @property
     def echo(self) -> bool:
         """Whether this rank failed only because it lost another rank."""
-        return self.code >= 0 and lost_a_peer(self.message)
+        return (self.code >= 0 or self.code == -signal.SIGABRT) and lost_a_peer(self.message)
 
     @property
     def gave_up(self) -> bool:
@@ -57,7 +76,39 @@ class Failure:
 
         NCCL's watchdog then aborts the process.
         """
-        return self.echo or self.code == -signal.SIGABRT
+        return self.echo or (self.code == -signal.SIGABRT and not self.message)
+
+
+@dataclass(frozen=True)
+class RankLogs:
+    """The logs of ranks. `sizes`: bytes of each log that were written before the ranks started, by file name."""
+
+    folder: Path
+    sizes: Mapping[str, int]
+
+    @classmethod
+    def now(cls, folder: Path) -> "RankLogs":
+        """Return the logs in a folder, as they are before ranks start."""
+        return cls(folder, {file.name: file.stat().st_size for file in folder.glob("rank*.log")})
+
+    def cause(self, rank: int) -> str:
+        """Return why the libraries of a rank have aborted it, from its log; empty: they wrote nothing that is known.
+
+        NCCL's watchdog aborts the process after a timeout, and when a kernel has failed.
+        """
+        name = f"rank{rank}.log"
+        try:
+            with (self.folder / name).open("rb") as file:
+                file.seek(max(self.sizes.get(name, 0), file.seek(0, os.SEEK_END) - _LAST_BYTES))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return ""
+        if found := list(_WATCHDOG.finditer(text)):
+            operation, seconds = _OPERATION.search(found[-1][1]), int(found[-1][2]) / 1000
+            what = f"its {operation[1] if operation else 'collective'} waited {seconds:.0f} s for another rank"
+            return f"NCCL's watchdog caught collective operation timeout: {what} (cluster.timeout)"
+        errors = _CUDA_ERROR.findall(text)
+        return str(errors[-1]) if errors else ""
 
 
 def lost_a_peer(message: str) -> bool:
@@ -65,13 +116,13 @@ def lost_a_peer(message: str) -> bool:
     return any(word in message.lower() for word in _LOST_PEER_WORDS)
 
 
-def first(failures: Mapping[int, "ProcessFailure"]) -> Failure:
-    """Return the failure that caused the others.
+def first(failures: Mapping[int, "ProcessFailure"], logs: RankLogs | None = None) -> Failure:
+    """Return the failure that caused the others. `logs`: they may say why a rank was aborted.
 
     Failures of ranks that were killed or raised an error themselves come first, then failures of ranks that lost
     another rank, then ranks that the agent ended with SIGTERM. Among equals, the earliest is returned.
     """
-    read = [_read(rank, failure) for rank, failure in failures.items()]
+    read = [_read(rank, failure, logs) for rank, failure in failures.items()]
     return min(read, key=lambda f: (f.code == -signal.SIGTERM, f.echo, f.time, f.rank))
 
 
@@ -82,11 +133,15 @@ def report(failure: Failure, logs: Path, resume: int | None) -> str:
     """
     again = f"start it again and it goes on from step {resume}" if resume else "no checkpoint had been made yet"
     details = "".join(f"\n  {line}" for line in failure.traceback.strip().splitlines())
-    return f"{sentence(failure)}; {again}\n  its log: {logs / f'rank{failure.rank}.log'}{details}"
+    dump = logs.parent / f"{paths.COLLECTIVES}{failure.rank}"
+    last = f"\n  its last collectives: {dump} (torchfrtrace reads them)" if failure.echo and dump.is_file() else ""
+    return f"{sentence(failure)}; {again}\n  its log: {logs / f'rank{failure.rank}.log'}{last}{details}"
 
 
 def sentence(failure: Failure) -> str:
     """Describe in one line what happened to the rank."""
+    if failure.code == -signal.SIGABRT and failure.message:
+        return f"rank {failure.rank} was aborted: {failure.message}"
     if failure.code < 0:
         return f"rank {failure.rank} was killed by {_signal(-failure.code)}"
     step = next((line for line in failure.traceback.splitlines() if line.startswith("at step ")), "")
@@ -117,14 +172,15 @@ def stalled(rank: int, where: str, seconds: float) -> Failure:
 
 
 def _signal(number: int) -> str:
-    name = signal.Signals(number).name
-    memory = " (often the system's out-of-memory killer: lower train.max_tokens)"
-    return name + (memory if number == signal.SIGKILL else "")
+    known = signal.Signals(number)
+    return f"{known.name} ({_SIGNALS[known]})" if known in _SIGNALS else known.name
 
 
-def _read(rank: int, failure: "ProcessFailure") -> Failure:
+def _read(rank: int, failure: "ProcessFailure", logs: RankLogs | None) -> Failure:
     message, traceback = "" if str(failure.message).startswith(_NO_ERROR_FILE) else failure.message, ""
     data = failure.error_file_data.get("message") if isinstance(failure.error_file_data, dict) else None
     if isinstance(data, dict):
         message, traceback = data.get("message", ""), data.get("extraInfo", {}).get("py_callstack", "")
+    if failure.exitcode == -signal.SIGABRT:
+        message = logs.cause(rank) if logs is not None else ""
     return Failure(rank, failure.exitcode, str(message), traceback, int(failure.timestamp))

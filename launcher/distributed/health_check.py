@@ -17,10 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from launcher.distributed.launch_env import LOOPBACK
 from launcher.distributed.signals import SIGNALS
+from launcher.plan.devices import Requested, decide
+from launcher.plan.machine import ThisMachine
 
 ANSWER_SECONDS = 5.0
 """Seconds in which a node has to answer another."""
@@ -211,7 +213,17 @@ def device_problem(device: str, count: int) -> str | None:
     ended_with_this_process = -done.returncode in (*SIGNALS, signal.SIGKILL)  # the stop is reported later
     if problem is None and done.returncode and not ended_with_this_process:
         return f"its {device} devices could not be tried (exit code {done.returncode})"
-    return problem
+    return problem if problem != _none(device) else f"{problem}{_reason(device)}"
+
+
+def _none(device: str) -> str:
+    return f"has no {device} device that torch can use"
+
+
+def _reason(device: str) -> str:
+    """Return why torch cannot use the devices that this host has, as the end of a sentence; empty: it has none."""
+    reason = decide(cast(Requested, device), ThisMachine()).reason
+    return f": {reason.with_advice()}" if reason is not None and reason.advice else ""
 
 
 _TRY_DEVICES = """

@@ -38,6 +38,11 @@ class Stage(IntEnum):
     SAVING = 8
     LEAVING = 9
 
+    @property
+    def description(self) -> str:
+        """The stage in words: `in the forward pass`."""
+        return _DESCRIPTIONS[self]
+
 
 _DESCRIPTIONS = {
     Stage.STARTING: "starting", Stage.LOADING: "waiting for data", Stage.AGREEING: "waiting for the other ranks",
@@ -67,7 +72,7 @@ class Position:
         return self.step, self.left, self.stage
 
     def __str__(self) -> str:
-        return f"at step {self.step} ({_DESCRIPTIONS[self.stage]})" if self.step else _DESCRIPTIONS[self.stage]
+        return f"at step {self.step} ({self.stage.description})" if self.step else self.stage.description
 
 
 class Heartbeat:
@@ -87,6 +92,11 @@ class Heartbeat:
         self._row[:3] = step, -left, stage
         self._row[4] = time.monotonic_ns()
 
+    @property
+    def position(self) -> Position:
+        """The position of this rank."""
+        return _position(self._row.tolist())
+
 
 def create(file: Path, ranks: int) -> None:
     """Create the file for this many ranks."""
@@ -95,8 +105,7 @@ def create(file: Path, ranks: int) -> None:
 
 def read(file: Path) -> list[Position]:
     """Return the position of each rank of this machine that has started."""
-    rows = _map(file, "r").tolist()
-    return [Position(row[0], row[1], Stage(row[2]), row[3], row[4] / 1e9) for row in rows if row[4]]
+    return [_position(row) for row in _map(file, "r").tolist() if row[4]]
 
 
 def behind(positions: Sequence[Position]) -> list[Position]:
@@ -133,6 +142,10 @@ def describe_stall(positions: list[Position], seconds: float) -> str:
     who = f"rank {names} is" if len(slowest) == 1 else f"ranks {names} are"
     waiting = "; the others wait" if len(slowest) < len(positions) else ""
     return f"no rank has moved on for {seconds:.0f} s: {who} {slowest[0]}{waiting}"
+
+
+def _position(row: Sequence[int]) -> Position:
+    return Position(row[0], row[1], Stage(row[2]), row[3], row[4] / 1e9)
 
 
 def _map(file: Path, mode: Literal["r", "r+"]) -> NDArray[np.int64]:

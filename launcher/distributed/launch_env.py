@@ -126,12 +126,13 @@ class LauncherInfo:
     """The launcher that has called torchrun or accelerate, as its ranks know it from their environment.
 
     `folder`: folder of the start. `pid`: process id of the launcher. `timeout`: minutes for which ranks wait for each
-    other.
+    other. `device`: their type of device by the plan; None: not known.
     """
 
     folder: Path
     pid: int
     timeout: float
+    device: str | None = None
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "LauncherInfo | None":
@@ -139,7 +140,8 @@ class LauncherInfo:
         if env_vars.START_FOLDER not in environment:
             return None
         folder = Path(environment[env_vars.START_FOLDER])
-        return cls(folder, int(environment[env_vars.LAUNCHER_PID]), float(environment[env_vars.TIMEOUT]))
+        pid, timeout = int(environment[env_vars.LAUNCHER_PID]), float(environment[env_vars.TIMEOUT])
+        return cls(folder, pid, timeout, environment.get(env_vars.DEVICE))
 
     def variables(self) -> dict[str, str]:
         """Return the variables that `of` reads."""
@@ -147,6 +149,7 @@ class LauncherInfo:
             env_vars.START_FOLDER: str(self.folder),
             env_vars.LAUNCHER_PID: str(self.pid),
             env_vars.TIMEOUT: str(self.timeout),
+            **({env_vars.DEVICE: self.device} if self.device else {}),
         }
 
 

@@ -78,7 +78,7 @@ def silence_elastic_agent() -> None:
 def redirect_rank(folder: Path, rank: int) -> None:
     """Send all output of this process to its rank's log in a run folder.
 
-    Rank 0 keeps standard output, because its console sink draws there. The log gets a copy of it.
+    Rank 0 keeps Python's standard output, because its console sink draws there. The log gets a copy of it.
     """
     file = _open_log(folder, rank)
     os.dup2(file, 2)
@@ -86,7 +86,7 @@ def redirect_rank(folder: Path, rank: int) -> None:
         os.dup2(file, 1)
         os.close(file)
     else:
-        output_streams.copy_to(file, 1)
+        output_streams.separate(file)
     _attach(_with_time(_Console(), rank))
 
 
@@ -120,11 +120,12 @@ def _with_time(handler: logging.Handler, rank: int) -> logging.Handler:
 
 
 def _open_log(folder: Path, rank: int) -> int:
-    """Open the log of a rank for appending, and return its descriptor.
+    """Open the log of a rank for appending, and return its descriptor. torch's flight recorder will write beside it.
 
     If a full disk has no room for the file, the null device is opened instead, so that training goes on. Raises
     OSError.
     """
+    env_vars.set_default(env_vars.COLLECTIVES_DUMP, str(folder.absolute() / paths.COLLECTIVES), os.environ)
     try:
         folder.joinpath(paths.LOGS).mkdir(parents=True, exist_ok=True)
         return os.open(folder / paths.LOGS / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

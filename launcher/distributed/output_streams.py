@@ -5,6 +5,7 @@ The log reports the loss once. This module imports the standard library only.
 """
 
 import codecs
+import ctypes
 import errno
 import io
 import os
@@ -14,7 +15,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -27,12 +28,15 @@ _PLAIN = {
 }  # fmt: skip
 _CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 _LONGEST_LINE = 1 << 16
+_LINE_BUFFERED = 1
+"""_IOLBF of C's stdio.h on Linux."""
 
 
 def set_up(lasting: bool) -> None:
     """Make both streams accept any text, and open descriptors that are closed.
 
     Standard error becomes lasting in any case, because it has no results. `lasting`: whether standard output does, too.
+    What libraries print is then written line by line, since a process that is killed writes no buffer.
     """
     for number in (0, 1, 2):
         try:
@@ -42,8 +46,23 @@ def set_up(lasting: bool) -> None:
     sys.stderr = _lasting(sys.stderr, 2)
     if lasting or sys.stdout is None:
         sys.stdout = _lasting(sys.stdout, 1)
+        _buffer_lines_of_libraries()
     elif isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=_TEXT)
+
+
+def separate(log: int) -> None:
+    """Keep Python's standard output where it is, copy its lines to a log, and send there what libraries write to
+    descriptor 1, such as NCCL's warnings.
+
+    `log`: a descriptor, which the caller has to keep open.
+    """
+    copy_to(log, 1)
+    descriptor = _descriptor(sys.stdout)
+    if descriptor is not None:
+        sys.stdout.flush()
+        descriptor.move()
+        os.dup2(log, 1)
 
 
 def copy_to(log: int, *numbers: int) -> None:
@@ -72,6 +91,17 @@ def as_json(text: str) -> str:
     return text.encode(encoding, _JSON).decode(encoding)
 
 
+def exit_now(code: int) -> NoReturn:
+    """Write what is buffered, and end this process without waiting for its threads or its process group.
+
+    After an error, the end of a group could wait for other ranks: NCCL completes its collectives first.
+    """
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 def drop_output() -> None:
     """Discard the buffered standard output, because its reader is gone or its disk is full."""
     _to_nowhere(1)
@@ -90,6 +120,10 @@ class _Descriptor(io.RawIOBase):
     def copy_to(self, log: int) -> None:
         self._log = log
         self._report()
+
+    def move(self) -> None:
+        """Write to a duplicate of the descriptor from here on, so that the descriptor itself can be replaced."""
+        self._number = os.dup(self._number)
 
     @contextmanager
     def not_copied(self) -> Iterator[None]:
@@ -169,6 +203,13 @@ def _is_file(number: int) -> bool:
     with suppress(OSError):
         return stat.S_ISREG(os.fstat(number).st_mode)
     return False
+
+
+def _buffer_lines_of_libraries() -> None:
+    """Make the C library's standard output line-buffered; on a system that names it otherwise, do nothing."""
+    with suppress(OSError, ValueError):
+        library = ctypes.CDLL(None)
+        library.setvbuf(ctypes.c_void_p.in_dll(library, "stdout"), None, _LINE_BUFFERED, 0)
 
 
 def _to_nowhere(number: int) -> None:

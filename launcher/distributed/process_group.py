@@ -1,8 +1,8 @@
 """The process group of a rank: its number and device, and the collectives by which ranks exchange values."""
 
 import os
-import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -13,10 +13,13 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from launcher.config.env_vars import GLOO_INTERFACE
-from launcher.config.errors import UserError, first_line
+from launcher.config.env_vars import GLOO_INTERFACE, NCCL_INTERFACE
+from launcher.config.errors import first_line
+from launcher.distributed import launch_env
 from launcher.distributed.launch_env import RankInfo as RankInfo
 from launcher.distributed.launch_env import UnreachablePeer
+from launcher.distributed.peers import Peers, never
+from launcher.distributed.rank_device import check_distinct, own_device
 from launcher.distributed.stop_requests import interruptible
 from launcher.plan.topology import cores
 
@@ -24,6 +27,12 @@ T = TypeVar("T")
 Record = TypeVar("Record", bound=np.generic)
 TIMEOUT = timedelta(minutes=30)
 _EXCHANGE_TIMEOUT = timedelta(seconds=20)
+_ALL_REDUCE_SECONDS = 120.0
+"""Seconds for the first all-reduce. NCCL makes its connections in it, on many hosts for tens of seconds."""
+_MARGIN_SECONDS = 5.0
+"""Seconds after the timeout of a group for its library to report the timeout itself."""
+_CLOSE_SECONDS = 30.0
+_FIRST_ALL_REDUCE = "complete the first all-reduce"
 _ADVICE = f"(set {GLOO_INTERFACE} to the network interface by which the hosts reach each other)"
 
 
@@ -32,7 +41,7 @@ class ProcessGroup:
     """The connected process group, as one rank sees it. A world of 1 has no group of torch.
 
     `tensor_parallel`: number of neighbouring ranks that split each sample's computation. `store`: store of the ranks'
-    rendezvous.
+    rendezvous. `timeout`: how long a collective waits for the other ranks.
     """
 
     rank: int
@@ -40,6 +49,7 @@ class ProcessGroup:
     device: torch.device
     tensor_parallel: int = 1
     store: dist.Store | None = field(default=None, compare=False, repr=False)
+    timeout: timedelta = field(default=TIMEOUT, compare=False, repr=False)
 
     @property
     def data_parallel_size(self) -> int:
@@ -118,21 +128,28 @@ class ProcessGroup:
                 _backend(self.device), store=dist.HashStore(), rank=0, world_size=1, device_id=_device_id(self.device)
             )
 
+    def set_timeouts(self) -> None:
+        """Set the timeout of all groups that exist.
+
+        torch gives the groups of a device mesh, and those that DeepSpeed makes, a default of its own.
+        """
+        for group in list(dist.distributed_c10d._world.pg_map):
+            dist.distributed_c10d._set_pg_timeout(self.timeout, group)
+
+    @property
+    def peers(self) -> Peers:
+        """The ranks of this group, of which there is more than one, and their hosts."""
+        assert self.store is not None
+        return Peers(self.store, self.rank, self.world)
+
     def close(self) -> None:
-        """Destroy the group, if there is one."""
+        """Destroy the group, if there is one, after success only: NCCL waits for what the other ranks still owe it.
+
+        If it waits too long, as for a rank that has died meanwhile, the group ends with this process.
+        """
         if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-def require(device: str) -> None:
-    """Check that this host has a device: a run that was planned for a GPU does not train on the CPU.
-
-    Raises RuntimeError. It does not raise UserError, after which the ranks of other hosts would wait for this one.
-    """
-    found = None if device == "cpu" else torch.accelerator.current_accelerator(check_available=True)
-    if device != "cpu" and (found is None or found.type != device):
-        what = f"{socket.gethostname()} has no {device} device that torch can use"
-        raise RuntimeError(f"{what} (cluster.device=cpu trains on the CPU)")
+            with suppress(TimeoutError):
+                interruptible(dist.destroy_process_group, never, seconds=_CLOSE_SECONDS)
 
 
 def connect(
@@ -140,63 +157,46 @@ def connect(
     device: str | None = None,
     store: dist.Store | None = None,
     timeout: timedelta = TIMEOUT,
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: Callable[[], bool] = never,
+    host: str = "",
 ) -> ProcessGroup:
     """Connect the process group. The host's cores are divided among its ranks, unless OMP_NUM_THREADS is set.
 
-    `device`: `cpu` to use no accelerator. `store`: store of the rendezvous; without one, MASTER_ADDR and MASTER_PORT
-    name it. `timeout`: how long a rank waits for the others. Raises UnreachablePeer, UserError if there are more ranks
-    than devices, and StoppedBeforeTraining if `should_stop` becomes true before the group is connected.
+    `device`: type of the rank's device; None: decided here. `store`: store of the rendezvous, for this attempt only;
+    not needed by a rank that is alone. `timeout`: how long a rank waits for the others. `host`: name of this host;
+    empty: as it calls itself. Raises UnreachablePeer, UserError if there is no device for this rank, and
+    StoppedBeforeTraining if `should_stop` becomes true before the group is connected.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() // info.local_world))
-    own = _own_device(info, device)
+    own = own_device(info, device)
     if own.type != "cpu":
         torch.accelerator.set_device_index(own.index)
-    if info.world > 1:
-        if info.local_world == info.world:
-            os.environ.setdefault(GLOO_INTERFACE, "lo")
-        initialize = partial(
-            dist.init_process_group, _backend(own), init_method="env://" if store is None else None,
-            store=store, rank=info.rank, world_size=info.world, timeout=timeout, device_id=_device_id(own),
-        )  # fmt: skip
-        try:
-            initialize() if should_stop is None else interruptible(initialize, should_stop)
-        except RuntimeError as error:
-            what = f"rank {info.rank} could not connect to the others: {first_line(error)} {_ADVICE}"
-            raise UnreachablePeer(what) from error
-    return ProcessGroup(info.rank, info.world, own, store=store)
+        if store is not None:
+            check_distinct(info, own, store)
+    process = ProcessGroup(info.rank, info.world, own, store=store, timeout=timeout)
+    if info.world == 1:
+        return process
+    process.peers.register(host or launch_env.host_name())
+    if info.local_world == info.world:
+        for name in (GLOO_INTERFACE, NCCL_INTERFACE):
+            os.environ.setdefault(name, "lo")
+    initialize = partial(
+        dist.init_process_group, _backend(own),
+        store=store, rank=info.rank, world_size=info.world, timeout=timeout, device_id=_device_id(own),
+    )  # fmt: skip
+    try:
+        process.peers.call("connect", initialize, timeout.total_seconds() + _MARGIN_SECONDS, should_stop)
+    except RuntimeError as error:
+        what = f"rank {info.rank} could not connect to the others: {first_line(error)} {_ADVICE}"
+        raise UnreachablePeer(what) from error
+    return process
 
 
-def _own_device(info: RankInfo, device: str | None) -> torch.device:
-    """Return the device of this rank. Raises UserError."""
-    accelerator = None if device == "cpu" else torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return torch.device("cpu")
-    index = device_index(info, torch.accelerator.device_count(), accelerator.type)
-    return torch.device(accelerator.type, index)
-
-
-def device_index(info: RankInfo, count: int, kind: str, environment: Mapping[str, str] = os.environ) -> int:
-    """Return the index of this rank's device, among those that it sees.
-
-    It is the rank's local number, or 0 if each rank sees only its own device. Raises UserError if there are more ranks
-    than devices.
-    """
-    if info.local_rank < count and info.local_world <= count:
-        return info.local_rank
-    on_node = environment.get("SLURM_GPUS_ON_NODE", "")
-    enough = on_node.isdecimal() and int(on_node) >= info.local_world
-    if count == 1 and (enough or ("CUDA_VISIBLE_DEVICES" in environment and "OMPI_COMM_WORLD_RANK" in environment)):
-        return 0
-    what = f"{info.local_world} ranks on this host for {count} {kind} device(s)"
-    raise UserError(f"{what} (one rank a device at the most; CUDA_VISIBLE_DEVICES= for the CPU)")
-
-
-def exchange(process: ProcessGroup, hosts: Sequence[str], timeout: timedelta = _EXCHANGE_TIMEOUT) -> None:
+def exchange(process: ProcessGroup, timeout: timedelta = _EXCHANGE_TIMEOUT) -> None:
     """Exchange a message between every pair of ranks, so that a blocked connection is found now and not in an hour.
 
-    `hosts`: the host of each rank. Raises UnreachablePeer that names both ranks.
+    Raises UnreachablePeer that names both ranks.
     """
     mine, theirs = torch.tensor([process.rank]), torch.zeros(1, dtype=torch.long)
     for apart in range(1, process.world):
@@ -209,8 +209,35 @@ def exchange(process: ProcessGroup, hosts: Sequence[str], timeout: timedelta = _
             peer = to
             sent.wait(timeout)
         except RuntimeError as error:
-            pair = f"rank {process.rank} on {hosts[process.rank]} and rank {peer} on {hosts[peer]}"
+            pair = f"{process.peers.describe(process.rank)} and {process.peers.describe(peer)}"
             raise UnreachablePeer(f"{pair} cannot exchange a message: {first_line(error)} {_ADVICE}") from error
+
+
+def first_all_reduce(
+    process: ProcessGroup, seconds: float = _ALL_REDUCE_SECONDS, should_stop: Callable[[], bool] = never
+) -> None:
+    """Add up a number over all ranks on their devices, so that devices which pass no data are found before training.
+
+    Raises UnreachablePeer, which names the ranks that did not take part and their hosts, RuntimeError if the sum is
+    wrong, and StoppedBeforeTraining.
+    """
+    if process.world == 1:
+        return
+    try:
+        total = process.peers.call(_FIRST_ALL_REDUCE, partial(_sum_of_ones, process), seconds, should_stop)
+    except RuntimeError as error:
+        what = f"{process.peers.describe(process.rank)} could not {_FIRST_ALL_REDUCE} on {process.device}"
+        raise UnreachablePeer(f"{what}: {first_line(error)}") from error
+    if total != process.world:
+        what = f"the first all-reduce over {process.world} ranks gave {total:g} for a sum of ones"
+        where = f"{process.device} of {process.peers.describe(process.rank)}"
+        raise RuntimeError(f"{what} on {where}: the devices exchange wrong data (try NCCL_P2P_DISABLE=1)")
+
+
+def _sum_of_ones(process: ProcessGroup) -> float:
+    ones = torch.ones(1, device=process.device)
+    dist.all_reduce(ones)
+    return float(ones)
 
 
 def _device_id(device: torch.device) -> torch.device | None:

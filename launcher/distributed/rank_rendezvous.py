@@ -59,8 +59,10 @@ class JoinedRanks:
 def connect(info: RankInfo, should_stop: Callable[[], bool]) -> ProcessGroup:
     """Join the other ranks and connect the process group. Raises as `join` does."""
     found = join(info, should_stop)
-    group = process_group.connect(found.with_local_ranks(info), store=found.store, should_stop=should_stop)
-    interruptible(lambda: process_group.exchange(group, found.hosts), should_stop)
+    host = found.hosts[info.rank]
+    group = process_group.connect(found.with_local_ranks(info), store=found.store, should_stop=should_stop, host=host)
+    interruptible(lambda: process_group.exchange(group), should_stop)
+    process_group.first_all_reduce(group, should_stop=should_stop)
     return group
 
 

@@ -7,6 +7,7 @@ For the ranks' side see launcher.distributed.stop_requests.
 import signal
 
 from launcher.distributed.signals import SIGNALS, signal_on_parent_death
+from launcher.launch import numa_binding
 
 
 def _leave_to_ranks(number: int, frame: object) -> None:
@@ -14,6 +15,7 @@ def _leave_to_ranks(number: int, frame: object) -> None:
     ranks would inherit it."""
 
 
+numa_binding.silence()
 signal_on_parent_death(signal.SIGKILL)
 for _number in SIGNALS:
     if signal.getsignal(_number) is not signal.SIG_IGN:

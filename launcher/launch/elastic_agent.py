@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.config.env_vars import OFFLINE, RANK_DEFAULTS
+from launcher.config import env_vars, paths
 from launcher.distributed import failure, heartbeat, logs, private_tmp, rank_end, signals
 from launcher.distributed.exit_codes import DONE, FAILED
 from launcher.distributed.signals import StopReason
@@ -49,7 +49,8 @@ def warm_up(imports: Sequence[str] = ()) -> None:
     from multiprocessing import forkserver
 
     private_tmp.enter()
-    os.environ.update(RANK_DEFAULTS)
+    os.environ.update(env_vars.RANK_VARIABLES)
+    env_vars.set_rank_defaults(os.environ)
     multiprocessing.set_forkserver_preload([*IMPORTS, *imports])
     with signals.blocked_in_children(), _offline():
         forkserver.ensure_running()
@@ -59,8 +60,8 @@ def warm_up(imports: Sequence[str] = ()) -> None:
 def _offline() -> Iterator[None]:
     """Set the offline variables inside the context, for the server and its ranks only. The launcher may still have to
     download."""
-    before = {name: os.environ.get(name) for name in OFFLINE}
-    os.environ.update(OFFLINE)
+    before = {name: os.environ.get(name) for name in env_vars.OFFLINE}
+    os.environ.update(env_vars.OFFLINE)
     try:
         yield
     finally:
@@ -96,7 +97,7 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     if result is None:  # torch's result for a reserve that was never needed
         return RanksEnded(DONE, closed=True)
     if result.is_failed():
-        return RanksEnded(FAILED, failed=_cause(result.failures, spec))
+        return RanksEnded(FAILED, failed=_cause(result.failures, spec, agent.logs))
     return _combine(result.return_values)
 
 
@@ -116,10 +117,10 @@ def _combine(reports: Mapping[int, "RankReport"]) -> RanksEnded:
     return RanksEnded(code, reason, reports[0].result if 0 in reports else {})
 
 
-def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec) -> failure.Failure:
+def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec, logs: failure.RankLogs) -> failure.Failure:
     """Return the failure of the rank that failed first. If the failed ranks only waited for a stalled one, return that
     one."""
-    first = failure.first(failures)
+    first = failure.first(failures, logs)
     positions = heartbeat.read(spec.heartbeats)
     behind = heartbeat.behind(positions)
     stalled = min((time.monotonic() - position.time for position in behind), default=0.0)
@@ -138,7 +139,7 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.rendezvous import RendezvousParameters, dynamic_rendezvous, registry
 
-    from launcher.launch import rank_entry
+    from launcher.launch import numa_binding, rank_entry
     from launcher.launch.local_agent import LocalAgent
     from launcher.launch.node_agent import NodeAgent
 
@@ -157,6 +158,7 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
         local_addr=address,
         **spec.options,
     )
+    numa = numa_binding.options(launch.device)
     workers = WorkerSpec(
         role="default",
         local_world_size=launch.ranks,
@@ -166,6 +168,7 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
         max_restarts=launch.max_restarts,
         monitor_interval=0.1,
         local_addr=address,
+        **({"numa_options": numa} if numa else {}),
     )
     kind = NodeAgent if several else LocalAgent
     agent = kind(
@@ -175,7 +178,7 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
         exit_barrier_timeout=1,  # nodes read in the run folder how others ended, and wait for no dead one
         shutdown_timeout=_SECONDS_TO_LEAVE,
     )
-    agent.rendezvous = spec
+    agent.rendezvous, agent.logs = spec, failure.RankLogs.now(launch.folder / paths.LOGS)
     return agent
 
 

@@ -27,9 +27,10 @@ _log = logging.getLogger(__name__)
 
 class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
     """Elastic agent of one machine. `rendezvous`: contains the folder in which its ranks record their positions and
-    their end."""
+    their end. `logs`: of its ranks."""
 
     rendezvous: RendezvousSpec
+    logs: failure.RankLogs
     _stalls: StallReport
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -49,7 +50,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         failures = {worker_group.workers[row].global_rank: self._failure(row) for row in dead}
         if self._remaining_restarts > 0 and not self._refused():
             most = worker_group.spec.max_restarts
-            attempt, what = most - self._remaining_restarts + 1, failure.sentence(failure.first(failures))
+            attempt, what = most - self._remaining_restarts + 1, failure.sentence(failure.first(failures, self.logs))
             _log.warning("%s; starting the ranks again (%d of %d)", what, attempt, most)
         self._end_the_others()
         return RunResult(state=WorkerState.FAILED, failures=failures)
@@ -59,7 +60,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, str]:
         heartbeat.create(self.rendezvous.heartbeats, worker_group.spec.local_world_size)
-        self._stalls = StallReport()
+        self._stalls, self.logs = StallReport(), failure.RankLogs.now(self.logs.folder)
         started: dict[int, str] = super()._start_workers(worker_group)
         return started
 

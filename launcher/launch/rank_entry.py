@@ -23,7 +23,6 @@ from launcher.launch import Launch, RankResult, RendezvousSpec
 if TYPE_CHECKING:
     import torch.distributed as dist
 
-    from launcher.distributed.launch_env import RankInfo
     from launcher.distributed.stop_requests import StopMonitor
 
 _log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ def _exit_failed(error: BaseException) -> NoReturn:
             raise error  # torch's handler formats the current exception
         except BaseException:
             get_error_handler().record_exception(error)
-    _exit(FAILED)
+    output_streams.exit_now(FAILED)
 
 
 def _exit_refused(
@@ -79,22 +78,15 @@ def _exit_refused(
 ) -> NoReturn:
     """Report user errors and end the process, because other ranks, which may have none, could wait for this one."""
     rank_end.write(spec.folder, rank, code, reason, problems)
-    _exit(code)
-
-
-def _exit(code: int) -> NoReturn:
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+    output_streams.exit_now(code)
 
 
 def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     os.environ.update(launch.env)
     from launcher import worker
-    from launcher.distributed import process_group
+    from launcher.distributed import process_group, rank_device
     from launcher.distributed.heartbeat import Heartbeat
-    from launcher.distributed.launch_env import rank_info
+    from launcher.distributed.launch_env import UnreachablePeer, rank_info
     from launcher.distributed.stop_requests import StopMonitor
     from launcher.launch import rank_jobs
     from launcher.train.checkpoint import RunReplaced
@@ -108,11 +100,13 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     group = None
     try:
         if launch.job == "train":
-            process_group.require(launch.device)
-        store = _store(spec, info.world)
-        group = process_group.connect(info, launch.device, store, timedelta(minutes=launch.timeout))
+            rank_device.require(launch.device)
+        store, host = _store(spec, info.world), spec.name if spec.port else ""
+        timeout = timedelta(minutes=launch.timeout)
+        group = process_group.connect(info, launch.device, store, timeout, host=host)
         if spec.port:
-            process_group.exchange(group, _hosts(store, info, spec.name))
+            process_group.exchange(group)
+        process_group.first_all_reduce(group)
         if launch.job == "evaluate":
             return RankReport(DONE, result=rank_jobs.evaluate(launch.folder, group, launch.checkpoint))
         if launch.job == "measure":
@@ -125,7 +119,7 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     except RunReplaced as error:
         _exit_refused(spec, info.rank, FAILED, StopReason.REPLACED, [error])
     except Exception as error:
-        if failure.lost_a_peer(str(error)):
+        if isinstance(error, UnreachablePeer) or failure.lost_a_peer(str(error)):
             _let_the_cause_fail_first(stop, spec)
         raise
     finally:
@@ -147,12 +141,6 @@ def _store(spec: RendezvousSpec, world: int) -> "dist.Store":
         return file_store(spec.folder, world)
     served = dist.TCPStore(spec.host, spec.port, is_master=False, timeout=timedelta(minutes=5))
     return dist.PrefixStore(f"ranks-{os.environ['MASTER_PORT']}-{world}", served)
-
-
-def _hosts(store: "dist.Store", info: "RankInfo", name: str) -> list[str]:
-    """Return the host of each rank, by rank."""
-    store.set(f"host-{info.rank}", name)
-    return [store.get(f"host-{rank}").decode() for rank in range(info.world)]
 
 
 def _let_the_cause_fail_first(stop: "StopMonitor", spec: RendezvousSpec) -> None:

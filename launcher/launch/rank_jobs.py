@@ -11,11 +11,12 @@ import torch
 from launcher.build import build
 from launcher.config import plugins
 from launcher.config.errors import UserError
+from launcher.distributed.heartbeat import Heartbeat, Stage
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
-from launcher.plan import layout, model_requirements
+from launcher.plan import attention_kernels, layout, model_requirements
 from launcher.prepare import run_setup, tokenizer
-from launcher.train import evaluation, loop
+from launcher.train import evaluation, loop, rank_errors
 from launcher.train.memory_meter import Peak
 from launcher.train.step_sync import sync_step_info
 
@@ -41,12 +42,16 @@ def evaluate(folder: Path, group: ProcessGroup, which: str | int) -> Evaluation:
     or a step. Raises UserError."""
     run = run_setup.load(folder)
     generates = run.recipe.inner_task.generates
-    run = dataclasses.replace(run, recipe=layout.runnable(run.recipe, group.world, whole=generates))
-    built, _ = build(run, group, StopMonitor(), run.folder.saved(which))
-    if built.validation is None:
-        raise UserError(f"{run.folder.recipe}: data.validation: there is nothing to evaluate on (add it to the recipe)")
-    task = built.task
-    outputs = loop.outputs(built, evaluation.Generating(task, built.engine.unwrapped) if generates else task)
+    recipe = layout.runnable(run.recipe, group.world, whole=generates)
+    run = dataclasses.replace(run, recipe=attention_kernels.runnable(recipe, group.device.type))
+    with rank_errors.explained(run, group, heartbeat := Heartbeat()):
+        built, _ = build(run, group, StopMonitor(), run.folder.saved(which))
+        heartbeat.beat(Stage.EVALUATING)
+        if built.validation is None:
+            where = f"{run.folder.recipe}: data.validation"
+            raise UserError(f"{where}: there is nothing to evaluate on (add it to the recipe)")
+        task = built.task
+        outputs = loop.outputs(built, evaluation.Generating(task, built.engine.unwrapped) if generates else task)
     metrics = task.metrics(outputs)
     if generates:
         metrics |= task.generation_metrics(outputs, tokenizer.load(str(run.folder.tokenizer), "tokenizer"))

@@ -19,7 +19,7 @@ from launcher.config import env_vars, paths
 from launcher.distributed import heartbeat, rank_end
 from launcher.distributed.descendants import kill_descendants
 from launcher.distributed.exit_codes import FAILED
-from launcher.distributed.failure import Failure
+from launcher.distributed.failure import Failure, RankLogs
 from launcher.distributed.heartbeat import StallReport
 from launcher.distributed.launch_env import LauncherInfo
 from launcher.distributed.rank_end import RankEnd
@@ -40,19 +40,21 @@ ranks again.
 def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     """Start the command, and wait for it and its ranks. Returns how the ranks ended. Raises ForcedStop."""
     own = {
-        **LauncherInfo(spec.folder, spec.launcher, launch.timeout).variables(),
+        **LauncherInfo(spec.folder, spec.launcher, launch.timeout, launch.device).variables(),
         "OMP_NUM_THREADS": str(launch.threads), "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGQUIT",
         "PET_RDZV_ENDPOINT": str(spec.folder / "rendezvous"),
     }  # fmt: skip
     heartbeat.create(spec.heartbeats, launch.ranks)
     logs = launch.folder / paths.LOGS
     logs.mkdir(parents=True, exist_ok=True)
+    before = RankLogs.now(logs)
     command = [sys.executable, "-m", "launcher.launch.starter", *launch.argv]
-    environment = {**os.environ, **env_vars.RANK_DEFAULTS, **own, **launch.env}
+    environment = {**os.environ, **env_vars.RANK_VARIABLES, **own, **launch.env}
+    env_vars.set_rank_defaults(environment)
     with (logs / _LOG).open("wb") as log:  # the starter's own traceback adds nothing to that of a rank
         child = subprocess.Popen(command, env=environment, stderr=log, process_group=0)
     code = _wait(child, spec)
-    return _combine(code, rank_end.read(spec.folder), launch.ranks)
+    return _combine(code, rank_end.read(spec.folder), launch.ranks, before)
 
 
 def _wait(child: "subprocess.Popen[bytes]", spec: RendezvousSpec) -> int:
@@ -73,7 +75,7 @@ def _wait(child: "subprocess.Popen[bytes]", spec: RendezvousSpec) -> int:
         raise
 
 
-def _combine(code: int, ends: Mapping[int, RankEnd], ranks: int) -> RanksEnded:
+def _combine(code: int, ends: Mapping[int, RankEnd], ranks: int, logs: RankLogs) -> RanksEnded:
     """Return how the ranks ended, from the reports of all ranks. Missing reports, or a failure of the starter, are
     failures."""
     if (refused := RanksEnded.refused(ends)) is not None:
@@ -82,7 +84,8 @@ def _combine(code: int, ends: Mapping[int, RankEnd], ranks: int) -> RanksEnded:
     if code == 0 and len(ends) == ranks:
         return RanksEnded(max(end["code"] for end in ends.values()), reason)
     failures = [Failure(rank, 1, end["error"], end["traceback"], 0) for rank, end in ends.items() if end["error"]]
-    silent = [Failure(rank, 1, _NO_REPORT, "", 0) for rank in range(ranks) if rank not in ends]
+    missing = [rank for rank in range(ranks) if rank not in ends]
+    silent = [Failure(rank, 1, logs.cause(rank) or _NO_REPORT, "", 0) for rank in missing]
     causes = sorted(failures, key=lambda failed: failed.echo)
     if causes and (not causes[0].echo or not silent):
         return RanksEnded(FAILED, reason, failed=causes[0])

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from launcher.config import trust
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.model import ModelConfig
+from launcher.plan import attention_kernels
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.prepare import remote_code
 
@@ -33,7 +34,8 @@ class TransformersConfig(ModelConfig):
     attention_dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout rate of attention weights. Default: the model's own."""
     attention: str | None = None
-    """Attention implementation: sdpa, eager, flash_attention_2 and so on."""
+    """Attention implementation: sdpa, eager, flash_attention_2 and so on. Flash attention needs a GPU, bf16 or fp16, and
+    the package flash-attn or kernels."""
     head: Literal["new"] | None = None
     """`new`: new weights outside of the encoder, even if the checkpoint has weights there."""
     reinit_layers: int = Field(0, ge=0)
@@ -166,19 +168,32 @@ def make(
     """Build the module of a configuration, with new weights, on the current device. `trusted`: code that the
     configuration names may run; otherwise transformers refuses it with a ValueError, which is not caught. Raises
     UserError."""
+    import torch
     import transformers
 
-    auto = getattr(transformers, requirements.auto_class)
-    options = {"attn_implementation": config.attention} if config.attention else {}
+    auto, kernel = getattr(transformers, requirements.auto_class), config.attention
+    if torch.get_default_device().type == "meta":  # a plan, perhaps on a machine without a GPU
+        kernel = attention_kernels.portable(kernel)
+    options = {"attn_implementation": kernel} if kernel else {}
     try:
         model = auto.from_config(hf, trust_remote_code=trusted, **options)
     except (ValueError, ImportError) as error:
         if remote_code.is_refusal(error):
             raise
-        raise UserError(Problem("model", first_line(error)[:300])) from None
+        of_kernel = kernel and any(word in str(error).lower() for word in ("attn", "attention", "kernels"))
+        raise UserError(Problem("model.attention" if of_kernel else "model", first_line(error)[:300])) from None
+    _check_kernel(model, config.attention)
     check_length(model, requirements)
     check_shape(model, requirements)
     return complete(model, requirements)
+
+
+def _check_kernel(model: "PreTrainedModel", kernel: str | None) -> None:
+    """Raise UserError if flash attention is requested of a model that has none."""
+    own = getattr(model, "_compatible_flash_implementations", None) or ()
+    if attention_kernels.needs_gpu(kernel) and not model._supports_flash_attn and kernel not in own:
+        what = f"transformers has no flash attention for {type(model).__name__}, so no {kernel} (sdpa or eager)"
+        raise UserError(Problem("model.attention", what))
 
 
 def complete(model: "PreTrainedModel", requirements: ModelRequirements) -> "PreTrainedModel":

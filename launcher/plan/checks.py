@@ -10,7 +10,7 @@ from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import human
 from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
-from launcher.plan import facts, layout, memory, model_requirements, model_spec
+from launcher.plan import attention_kernels, facts, layout, memory, model_requirements, model_spec
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
 from launcher.plan.topology import World
@@ -29,10 +29,10 @@ def check(
     `known`: facts of prepared data. `folder`: folder to train in; None: an evaluation. `wrong`: mistakes that were
     found before. Raises UserError with all mistakes.
     """
-    ranks = world.misfit()
     problems = [
-        *wrong, *([ranks] if ranks else []), *_batch(recipe, world), *_evaluation(recipe, known), *_text(recipe),
-        *_training(recipe, known), *world.cluster.scheduler.problems(recipe, world.cluster),
+        *wrong, *world.problems(), *_precision(recipe, world), *_batch(recipe, world), *_evaluation(recipe, known),
+        *_text(recipe), *_training(recipe, known), *world.cluster.scheduler.problems(recipe, world.cluster),
+        *attention_kernels.problems(recipe, world, trains=folder is not None),
         *next(filter(None, (layout.misfits(recipe, size) for size in world.sizes)), []),
     ]  # fmt: skip
     shape, assumed = None, known or facts.guess(recipe)
@@ -109,6 +109,12 @@ def _training(recipe: Recipe, known: Facts | None) -> Found:
     if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
         out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
     return out
+
+
+def _precision(recipe: Recipe, world: World) -> Found:
+    """Return a mistake if a device cannot compute in the recipe's precision."""
+    what = world.precision_problem(recipe.train.precision)
+    return [Problem("train.precision", what)] if what else []
 
 
 def _evaluation(recipe: Recipe, known: Facts | None) -> Found:

@@ -5,8 +5,9 @@ from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
 
-_WIDTH = {"fp32": 4, "bf16": 4, "fp16": 4, "fp64": 8}  # bytes of a stored parameter; bf16 and fp16 use autocast
-_ACTIVATION = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
+# bytes of a stored parameter; bf16 and fp16 use autocast
+_WIDTH = {"fp32": 4, "tf32": 4, "bf16": 4, "fp16": 4, "fp64": 8}
+_ACTIVATION = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
 
 
 def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples: int, device: str) -> dict[str, int]:

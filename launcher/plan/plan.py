@@ -13,8 +13,10 @@ from launcher.config.errors import Problem
 from launcher.config.format import plural
 from launcher.config.recipe import Recipe
 from launcher.plan import checks, layout, memory, notes, padding_estimate, run_estimates, sample_order, topology
+from launcher.plan.device_facts import Devices
 from launcher.plan.facts import Facts, guess, steps_of
 from launcher.plan.model_spec import Architecture
+from launcher.plan.peak_flops import peak_flops
 from launcher.storage.run_dir import RunDir
 
 
@@ -150,13 +152,15 @@ def make(
     wrong: Sequence[str | Problem] = (),
     folder: RunDir | None = None,
     trains: bool = True,
+    devices: Devices | None = None,
 ) -> Plan:
     """Plan a run. Raises UserError with every mistake that can be found without starting anything.
 
     `wrong`: mistakes that were found before. `folder`: the run folder; None: the one that the recipe names. `trains`:
-    whether the run continues in its folder; False: it is only evaluated.
+    whether the run continues in its folder; False: it is only evaluated. `devices`: of a node, if they are decided
+    already.
     """
-    world = topology.world(cluster, ranks)
+    world = topology.world(cluster, ranks, devices)
     folder = folder or RunDir(paths.RUNS / recipe.name)
     if ranks and not cluster.scheduler.on_this_machine:
         wrong = [*wrong, "--ranks: is of one machine (nodes and devices_per_node of the cluster say how many)"]
@@ -165,7 +169,7 @@ def make(
     total = _Totals.of(recipe, shape, facts)
     count, device = world.max_ranks, world.device
     micro_batches, micro_samples = layout.micro(recipe, count, known.longest)
-    checkpoints = folder.whole()
+    checkpoints, published = folder.whole(), peak_flops(world.devices.name, recipe.train.precision)
     return Plan(
         name=recipe.name, folder=str(folder.path), prepared=str(prepared) if prepared else None, model=shape.name,
         # where
@@ -182,12 +186,12 @@ def make(
         parameters=shape.parameters, memory=layout.needed(recipe, shape, known, count, device),
         memory_per_device=world.memory, checkpoint_bytes=memory.checkpoint(recipe, shape),
         checkpoints_kept=recipe.checkpoint.keep, free_disk=free_bytes(folder.path),
-        seconds_at_best=run_estimates.run_seconds(cluster, total.operations, count),
+        seconds_at_best=run_estimates.run_seconds(cluster, total.operations, count, published),
         hours_between_failures=run_estimates.hours_between_failures(cluster),
         # what to do
         resume_from=checkpoints[-1].step if checkpoints else None,
         command=shlex.join(_command(cluster, file, world.per_node, overrides)),
-        notes=notes.of(recipe, shape, folder, facts, total.steps),
+        notes=[*world.notes(), *notes.of(recipe, shape, folder, facts, total.steps)],
     )  # fmt: skip
 
 

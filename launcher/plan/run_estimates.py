@@ -27,14 +27,14 @@ def sample_operations(recipe: Recipe, shape: Architecture, facts: Facts) -> floa
     return float(layers * (3 + (1 / every if every else 0)) + 3 * head)
 
 
-def run_seconds(cluster: Cluster, operations: float | None, ranks: int) -> float | None:
+def run_seconds(cluster: Cluster, operations: float | None, ranks: int, published: float | None = None) -> float | None:
     """Return the seconds that all ranks compute `operations` at the devices' peak; None: a number is not known.
 
-    Communication is left out, since its visible part depends on strategy, links and overlap.
+    `published`: FLOP/s of a device by its data sheet, for a profile that gives none. Communication is left out, since
+    its visible part depends on strategy, links and overlap.
     """
-    if operations is None or cluster.peak_tflops == "auto":
-        return None
-    return operations / (ranks * cluster.peak_tflops * 1e12)
+    peak = published if cluster.peak_tflops == "auto" else cluster.peak_tflops * 1e12
+    return None if operations is None or peak is None else operations / (ranks * peak)
 
 
 def hours_between_failures(cluster: Cluster) -> float | None:

@@ -1,24 +1,17 @@
-"""Devices and ranks, detected without importing torch."""
+"""Devices and ranks of a profile, without an import of torch."""
 
 import os
-import shutil
-import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
 from launcher.config.cluster import Cluster
+from launcher.config.format import plural
+from launcher.plan.device_facts import Device, Devices
+from launcher.plan.devices import decide
+from launcher.plan.machine import Machine, ThisMachine
 
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Devices:
-    """Devices of a node. `memory`: bytes of a device, or of the whole machine for cpu; None: not known."""
-
-    kind: str
-    count: int
-    memory: int | None
 
 
 @dataclass(frozen=True)
@@ -58,39 +51,58 @@ class World:
         node_cores = cores_of_a_node(self.cluster)
         return max(1, node_cores // self.per_node) if node_cores else None
 
-    def misfit(self) -> str | None:
-        """Return why a node cannot have this number of ranks; None: it can."""
+    @property
+    def own_devices(self) -> tuple[Device, ...]:
+        """The devices of a node's ranks, where they are known."""
+        return self.devices.each[: self.per_node]
+
+    def problems(self) -> list[str]:
+        """Return why a node cannot have these ranks; empty: it can."""
         cluster, devices = self.cluster, self.devices
-        if devices.kind != "cuda" or self.per_node <= devices.count:
+        if devices.reason is not None:
+            what = f"--cluster {cluster.reference}: device: {cluster.device}: "
+            return [what + devices.reason.with_advice("cluster.device=cpu trains on the CPU")]
+        if devices.sliced and self.per_node > 1:
+            what = f"--ranks: {self.per_node} ranks on MIG slices, and CUDA shows a process only one"
+            return [f"{what} (one rank, or turn MIG off)"]
+        if devices.kind != "cpu" and self.per_node > devices.count:
+            available = plural(devices.count, "GPU")
+            advice = "one each at the most, or --cluster with device: cpu"
+            return [f"--ranks: {self.per_node} ranks for {available} ({advice})"]
+        return [device.problem for device in self.own_devices if device.problem]
+
+    def precision_problem(self, precision: str) -> str | None:
+        """Return why a device cannot compute in a precision; None: each can, or it is not known yet."""
+        without = next((device for device in self.own_devices if not device.bf16), None)
+        if precision != "bf16" or without is None:
             return None
-        if cluster.scheduler.on_this_machine and not devices.count:
-            what = f"--cluster {cluster.reference}: device: cuda, and nvidia-smi finds no GPU on this machine"
-            return f"{what} (look at CUDA_VISIBLE_DEVICES, or cluster.device=cpu trains on the CPU)"
-        available = f"{devices.count} GPU{'' if devices.count == 1 else 's'}"
-        return f"--ranks: {self.per_node} ranks for {available} (one each at the most, or --cluster with device: cpu)"
+        return f"{without.name} has no bf16 (take fp16, or fp32)"
+
+    def notes(self) -> list[str]:
+        """Return remarks about the devices."""
+        return [*self.devices.notes, *(device.warning for device in self.own_devices if device.warning)]
 
 
-def world(cluster: Cluster, ranks: int | None) -> World:
-    """Return the ranks of a profile. `ranks`: number on each node, in place of the profile's."""
-    devices = find(cluster)
+def world(cluster: Cluster, ranks: int | None, devices: Devices | None = None) -> World:
+    """Return the ranks of a profile. `ranks`: number on each node, in place of the profile's. `devices`: of a node, if
+    they are decided already."""
+    devices = devices or find(cluster)
     return World(cluster, devices, ranks or _each(cluster, devices))
 
 
-def find(cluster: Cluster) -> Devices:
+def find(cluster: Cluster, machine: Machine | None = None) -> Devices:
     """Return the devices of this machine that the profile allows; for other machines, the devices in the profile.
 
-    Without an accelerator, the CPU is one device; if the profile requires GPUs, there is no device.
+    Without an accelerator, the CPU is one device; if the profile requires one, there is none, with the reason.
+    `machine`: where they are looked for, by default this one.
     """
+    configured = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
     if not cluster.scheduler.on_this_machine:
         assert cluster.devices_per_node != "auto"
-        size = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
-        return Devices(cluster.device, cluster.devices_per_node, size)
-    gpus = [] if cluster.device == "cpu" else _nvidia()
-    configured = None if cluster.memory_per_device == "auto" else int(cluster.memory_per_device * GIB)
-    if gpus and cluster.device in ("auto", "cuda"):
-        return Devices("cuda", len(gpus), configured or min(gpus))
-    kind = "cpu" if cluster.device == "auto" else cluster.device
-    return Devices(kind, 0 if kind == "cuda" else 1, configured or int(psutil.virtual_memory().total))
+        return Devices(cluster.device, cluster.devices_per_node, configured)
+    devices = decide(cluster.device, machine or ThisMachine())
+    memory = int(psutil.virtual_memory().total) if devices.kind == "cpu" else devices.memory
+    return replace(devices, memory=configured or memory)
 
 
 def count(cluster: Cluster) -> int:
@@ -99,7 +111,9 @@ def count(cluster: Cluster) -> int:
 
 
 def _each(cluster: Cluster, devices: Devices) -> int:
-    return max(1, devices.count) if cluster.devices_per_node == "auto" else cluster.devices_per_node
+    if cluster.devices_per_node != "auto":
+        return cluster.devices_per_node
+    return 1 if devices.sliced else max(1, devices.count)
 
 
 def cores() -> int:
@@ -110,14 +124,3 @@ def cores() -> int:
 def cores_of_a_node(cluster: Cluster) -> int | None:
     """Return the CPU cores that the ranks of a node share; None: not known on this machine."""
     return cores() if cluster.scheduler.on_this_machine else cluster.scheduler.cores_per_node
-
-
-def _nvidia() -> list[int]:
-    """Return the bytes of memory of each visible NVIDIA GPU; empty: none."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible == "" or not (tool := shutil.which("nvidia-smi")):
-        return []
-    query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    sizes = [int(line) * 2**20 for line in answer.stdout.split() if line.isdigit()] if answer.returncode == 0 else []
-    return sizes if visible is None else sizes[: len(visible.split(","))]

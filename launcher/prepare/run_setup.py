@@ -19,6 +19,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
 from launcher.plan import facts, layout, plan, topology, writable_folders
+from launcher.plan.device_facts import Devices
 from launcher.prepare import bundle, checkpoint_references, hub, prepared_data, run_folder, source_shards
 from launcher.storage import cache_root, disk_full, lease
 from launcher.storage.checkpoint_format import SavedCheckpoint
@@ -52,18 +53,22 @@ class PreparedRun:
 @dataclass(frozen=True)
 class _Request:
     """A run to plan. `ranks`: requested number on this machine; `folder`: run folder; `trains`: whether the run
-    continues in the folder, whose checkpoint, recipe and free disk then matter; False: it is only evaluated."""
+    continues in the folder, whose checkpoint, recipe and free disk then matter; False: it is only evaluated. `devices`:
+    of a node, if they are decided already."""
 
     loaded: Loaded[Recipe]
     cluster: Cluster
     ranks: int | None
     folder: RunDir
     trains: bool = True
+    devices: Devices | None = None
 
     @classmethod
-    def training(cls, loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> "_Request":
+    def training(
+        cls, loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, devices: Devices | None = None
+    ) -> "_Request":
         """Return the request to train in the folder that the recipe names."""
-        return cls(loaded, cluster, ranks, _folder(loaded.value))
+        return cls(loaded, cluster, ranks, _folder(loaded.value), devices=devices)
 
     def pinned(self, strict: bool = True) -> Recipe:
         """Return the recipe with pinned commits of the hub and steps of other runs, which a resume must not change."""
@@ -101,12 +106,18 @@ def prepare(loaded: Loaded[Recipe], processes: int | None = None, to: Path | Non
         raise loaded.located(error) from None
 
 
-def validate(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None, wrong: Sequence[str] = ()) -> PreparedRun:
+def validate(
+    loaded: Loaded[Recipe],
+    cluster: Cluster,
+    ranks: int | None,
+    wrong: Sequence[str] = (),
+    devices: Devices | None = None,
+) -> PreparedRun:
     """Plan the run, prepare its data and check its folder, without writing into the folder. `wrong`: mistakes that are
-    known already, to report with the others. Raises UserError."""
+    known already, to report with the others. `devices`: of a node, if they are decided already. Raises UserError."""
     try:
         with _readable(wrong):
-            return _validate(_Request.training(loaded, cluster, ranks), wrong)
+            return _validate(_Request.training(loaded, cluster, ranks, devices), wrong)
     except UserError as error:
         raise loaded.located(error) from None
 
@@ -175,6 +186,7 @@ def _make_plan(
     return plan.make(
         recipe, request.cluster, file=request.loaded.file, ranks=request.ranks, facts=known, prepared=prepared,
         overrides=request.loaded.overrides, wrong=wrong, folder=request.folder, trains=request.trains,
+        devices=request.devices,
     )  # fmt: skip
 
 

@@ -97,6 +97,8 @@ class Task(ABC, Generic[ConfigT]):
     """Whether `logits` and `loss_from_logits` work, and each entry of `batch["labels"]` is one of several classes."""
     has_top_predictions: bool = False
     """Whether `top_predictions` is implemented."""
+    padding_free: bool = False
+    """Whether `concatenate` is implemented."""
     uses_tokenizer: bool = False
     """Whether training decodes tokens, with the attribute `tokenizer`."""
     tokenizer: "PreTrainedTokenizerBase | None" = None
@@ -205,6 +207,10 @@ class Task(ABC, Generic[ConfigT]):
     @abstractmethod
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Pad samples into a micro-batch of numpy arrays of shape (samples, longest)."""
+
+    def concatenate(self, samples: Sequence[Sample]) -> Batch:
+        """Put samples side by side into one row without padding, as numpy arrays (see launcher.tasks._sequences)."""
+        raise NotImplementedError
 
     def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         """Adapt the unwrapped model to the task, in place, and return notes for the user. batch: a micro-batch for a

@@ -25,6 +25,7 @@ from launcher.tasks import (
     Task,
     _metrics,
     _packed_rows,
+    _sequences,
     _token_batches,
 )
 
@@ -89,7 +90,7 @@ class LanguageModelingTask(Task[ConfigT]):
             "weight": labels != IGNORE,
             "correct": logits.argmax(-1) == labels,
         }
-        zeros = torch.zeros(len(batch["inputs"]["input_ids"]), dtype=torch.float64, device=labels.device)
+        zeros = torch.zeros(_sequences.count(batch), dtype=torch.float64, device=labels.device)
         return {name: zeros.index_add(0, batch["rows"], values.double()) for name, values in by_label.items()}
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
@@ -146,6 +147,7 @@ class PretrainingTask(LanguageModelingTask[PretrainingConfigT]):
     """A language model trained on plain text, in chunks, documents or packed rows."""
 
     columns = ("text",)
+    padding_free = True
     causal = False
     """Whether a token attends only to earlier tokens."""
     _packing: _packed_rows.Packing | None = None

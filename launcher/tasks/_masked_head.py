@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from launcher.tasks import _token_batches
+from launcher.tasks import _model_probes, _token_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,7 +63,8 @@ def attach(model: "PreTrainedModel", inputs: dict[str, Any], places: torch.Tenso
     try:
         head.places = places
         sparse = model(**inputs).logits
-        exact = sparse.shape == (1, *expected.shape) and torch.allclose(sparse[0], expected, rtol=1e-4, atol=1e-4)
+        off = _model_probes.rounding(expected.device, 1e-4)
+        exact = sparse.shape == (1, *expected.shape) and torch.allclose(sparse[0], expected, rtol=off, atol=off)
     except (RuntimeError, IndexError, TypeError, ValueError, AttributeError):
         exact = False
     head.places = None

@@ -17,6 +17,16 @@ _PROBE_TOKENS = 64
 detect."""
 
 
+def rounding(device: "torch.device", exact: float) -> float:
+    """Return the relative difference that rounding can make between two computations of logits on a device. `exact`:
+    the one of fp32; autocast and TF32, if they are in effect, allow more."""
+    import torch
+
+    if torch.is_autocast_enabled(device.type):
+        return max(exact, {torch.bfloat16: 2**-5, torch.float16: 2**-8}[torch.get_autocast_dtype(device.type)])
+    return max(exact, 2**-8) if device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32 else exact
+
+
 def check_causal(model: "torch.nn.Module", tokens: "torch.Tensor") -> None:
     """Check that later tokens do not influence earlier logits. Raises UserError if they do. tokens: shape (samples,
     length)."""
@@ -41,7 +51,7 @@ def looks_ahead(model: "torch.nn.Module", tokens: "torch.Tensor") -> bool:
     with torch.no_grad():
         difference = (model(input_ids=probe).logits - model(input_ids=changed).logits).abs()
     model.train(training)
-    return bool(difference[:, :-1].max() > 1e-5 * difference[:, -1].max())
+    return bool(difference[:, :-1].max() > rounding(tokens.device, 1e-5) * difference[:, -1].max())
 
 
 def needs_equal_lengths(task: "Task", model: "torch.nn.Module", requirements: ModelRequirements) -> bool:

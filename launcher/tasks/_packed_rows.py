@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.tasks import Batch, Sample, _token_batches
+from launcher.tasks import Batch, Sample, _model_probes, _token_batches
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ class Packing:
 
     def __init__(self, model: "PreTrainedModel", causal: bool):
         self._config, self._dtype, self._causal = model.config, next(model.parameters()).dtype, causal
-        self._first = _first_position(model)
+        self._first = first_position(model)
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Return the keyword arguments of the model's forward; for a batch without packed rows its unchanged
@@ -50,9 +50,7 @@ class Packing:
         if "documents" not in batch:
             return dict(batch["inputs"])
         inputs = batch["inputs"]
-        positions = (
-            inputs["position_ids"] if self._first == 0 else _roberta_positions(**inputs, padding=self._first - 1)
-        )
+        positions = positions_of(inputs["input_ids"], inputs["position_ids"], self._first)
         return {**inputs, "position_ids": positions, "attention_mask": self._mask(batch["documents"])}
 
     def _mask(self, documents: "torch.Tensor") -> "torch.Tensor | dict[str, torch.Tensor]":
@@ -109,7 +107,7 @@ def packing_error(
         except Exception as error:  # a model without support for packed rows may raise anything
             return f"{name} takes no packed rows: {first_line(error)[:160]}"
     off = float((together - alone).abs().max() / alone.abs().max())
-    if not off <= TOLERANCE:
+    if not off <= _model_probes.rounding(documents[0].device, TOLERANCE):
         return f"{name} does not keep the documents of a packed row apart: its logits are {off:.1g} off"
     return None
 
@@ -120,6 +118,12 @@ def _tensors(value: Any, device: "torch.device") -> Any:
     if isinstance(value, dict):
         return {name: _tensors(inner, device) for name, inner in value.items()}
     return torch.from_numpy(value).to(device)
+
+
+def positions_of(input_ids: "torch.Tensor", position_ids: "torch.Tensor", first: int) -> "torch.Tensor":
+    """Return the positions as a model counts them, shape (rows, length). position_ids: positions within each document,
+    from 0; first: the model's `first_position`."""
+    return position_ids if first == 0 else _roberta_positions(input_ids, position_ids, padding=first - 1)
 
 
 def _roberta_positions(input_ids: "torch.Tensor", position_ids: "torch.Tensor", padding: int) -> "torch.Tensor":
@@ -136,7 +140,7 @@ def _roberta_positions(input_ids: "torch.Tensor", position_ids: "torch.Tensor", 
     return (total - (total - counted).gather(1, first)) * counted + padding
 
 
-def _first_position(model: "PreTrainedModel") -> int:
+def first_position(model: "PreTrainedModel") -> int:
     """Return the number of the first position: the padding index plus 1 for RoBERTa-like models, else 0."""
     import torch
 

@@ -17,6 +17,7 @@ from launcher.tasks import (
     Row,
     Sample,
     Task,
+    _sequences,
     _token_batches,
 )
 
@@ -104,6 +105,10 @@ class SingleTargetTask(Task[ConfigT]):
     def collate(self, samples: Sequence[Sample]) -> Batch:
         labels = self.target_kind.collate([sample["labels"] for sample in samples])
         return {**_token_batches.inputs(samples, self.facts.pad_token_id), "labels": labels}
+
+    def concatenate(self, samples: Sequence[Sample]) -> Batch:
+        labels = self.target_kind.collate([sample["labels"] for sample in samples])
+        return {**_sequences.inputs(samples), "labels": labels}
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         """Return logits of shape (samples, target_kind.output_size)."""

@@ -17,6 +17,7 @@ from launcher.tasks import (
     _generation,
     _language_modeling,
     _model_probes,
+    _sequences,
     _token_batches,
 )
 
@@ -59,6 +60,10 @@ class Task(_language_modeling.PretrainingTask[Config]):
         labels = _token_batches.pad([s["labels"] for s in samples], IGNORE)
         rows = np.repeat(np.arange(len(labels)), labels.shape[1])
         return {**self._padded_inputs(samples), "rows": rows, "labels": labels.ravel()}
+
+    def concatenate(self, samples: Sequence[Sample]) -> Batch:
+        labels = np.concatenate([sample["labels"] for sample in samples])
+        return {**_sequences.inputs(samples), "rows": _sequences.sample_numbers(samples), "labels": labels}
 
     def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         _model_probes.check_causal(model, batch["inputs"]["input_ids"])

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from launcher.config.base_model import Strict
 from launcher.config.errors import Problem, UserError
 from launcher.contract import random
-from launcher.tasks import IGNORE, Batch, Row, Sample, _language_modeling, _mask_selection, _token_batches
+from launcher.tasks import IGNORE, Batch, Row, Sample, _language_modeling, _mask_selection, _sequences, _token_batches
 
 if TYPE_CHECKING:
     import torch
@@ -165,10 +165,15 @@ class Task(_language_modeling.PretrainingTask[Config]):
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Pad samples into a micro-batch. `places`: flat indices of the labels into (samples, longest)."""
         labels = _token_batches.pad([s["labels"] for s in samples], IGNORE).ravel()
-        places = np.flatnonzero(labels != IGNORE)
-        places = places if len(places) else np.zeros(1, dtype=np.int64)  # the head needs at least one position
+        places = _masked_places(labels)
         rows = places // (len(labels) // len(samples))
         return {**self._padded_inputs(samples), "places": places, "rows": rows, "labels": labels[places]}
+
+    def concatenate(self, samples: Sequence[Sample]) -> Batch:
+        labels = np.concatenate([sample["labels"] for sample in samples])
+        places = _masked_places(labels)
+        rows = _sequences.sample_numbers(samples)[places]
+        return {**_sequences.inputs(samples), "places": places, "rows": rows, "labels": labels[places]}
 
     def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         from launcher.tasks import _masked_head
@@ -197,3 +202,9 @@ class Task(_language_modeling.PretrainingTask[Config]):
                 text = f"[bold reverse]{escape(tokenizer.convert_ids_to_tokens(label))}→{text}[/]"
             out.append(text)
         return " ".join(out)
+
+
+def _masked_places(labels: _mask_selection.Ints) -> _mask_selection.Ints:
+    """Return the indices of the labels; if there are none, the first place, because the head needs at least one."""
+    places = np.flatnonzero(labels != IGNORE)
+    return places if len(places) else np.zeros(1, dtype=np.int64)

@@ -29,6 +29,7 @@ from launcher.tasks import (
     Sample,
     _metrics,
     _question_windows,
+    _sequences,
     _token_batches,
 )
 
@@ -70,6 +71,7 @@ class Task(tasks.Task[Config]):
     columns = ("question", "context", "answers")
     target_columns = ("answers",)
     auto_class = "AutoModelForQuestionAnswering"
+    padding_free = True
 
     @staticmethod
     def preparation_key(config: Config) -> JsonObject:
@@ -124,6 +126,9 @@ class Task(tasks.Task[Config]):
             "answers": _token_batches.pad([s["answers"] for s in samples], -2),
             "example": np.concatenate([s["example"] for s in samples]),
         }
+
+    def concatenate(self, samples: Sequence[Sample]) -> Batch:
+        return self.collate(samples) | _sequences.inputs(samples)
 
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
         losses = _losses(_scores(model, batch), batch["labels"])
@@ -213,11 +218,9 @@ def _scores(model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torc
 
     output = model(**batch["inputs"])
     lengths = batch["lengths"][:, None]
-    padding = torch.arange(batch["inputs"]["input_ids"].shape[1], device=lengths.device) >= lengths
-    first, last = (
-        _token_batches.full_precision(one).masked_fill(padding, _NO_SCORE)
-        for one in (output.start_logits, output.end_logits)
-    )
+    first, last = (_sequences.padded(one, batch) for one in (output.start_logits, output.end_logits))
+    padding = torch.arange(first.shape[1], device=lengths.device) >= lengths
+    first, last = (_token_batches.full_precision(one).masked_fill(padding, _NO_SCORE) for one in (first, last))
     return first, last
 
 

@@ -26,6 +26,7 @@ class Config(TaskConfig):
 class Task(_target_kinds.SingleTargetTask[Config]):
     columns = ("text", "text_pair", Column("label", "number"))
     auto_class = "AutoModelForSequenceClassification"
+    padding_free = True
     target_kind = _regression_targets.RegressionTarget()
 
     @staticmethod

@@ -45,6 +45,7 @@ class Task(_target_kinds.SingleTargetTask[Config]):
     columns = ("text", "text_pair", "label")
     survey_columns = ("label",)
     auto_class = "AutoModelForSequenceClassification"
+    padding_free = True
     distillable = True
     has_top_predictions = True
 

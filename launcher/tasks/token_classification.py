@@ -30,6 +30,7 @@ from launcher.tasks import (
     _labels,
     _language_modeling,
     _metrics,
+    _sequences,
     _tag_metrics,
     _token_batches,
     _word_labels,
@@ -66,6 +67,7 @@ class Task(tasks.Task[Config]):
     survey_columns = ("labels",)
     auto_class = "AutoModelForTokenClassification"
     distillable = True
+    padding_free = True
 
     @staticmethod
     def preparation_key(config: Config) -> JsonObject:
@@ -131,9 +133,12 @@ class Task(tasks.Task[Config]):
         batch["words"] = _token_batches.pad([s["words"] for s in samples], -1)
         return batch
 
+    def concatenate(self, samples: Sequence[Sample]) -> Batch:
+        return self.collate(samples) | _sequences.inputs(samples)
+
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
-        """Return logits of shape (tokens of all samples, labels)."""
-        return _token_batches.model_logits(model, batch["inputs"]).flatten(0, 1)
+        """Return logits of shape (samples * longest, labels)."""
+        return _sequences.padded(_token_batches.model_logits(model, batch["inputs"]), batch).flatten(0, 1)
 
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
         return self.loss_from_logits(self.logits(model, batch), batch)

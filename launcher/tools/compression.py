@@ -15,6 +15,7 @@ from rich.console import Console
 from launcher.config.errors import UserError
 from launcher.config.format import human
 from launcher.models._transformers import save_configuration
+from launcher.plan import attention_kernels
 from launcher.tools import card_snippets, export_benchmark, model_card
 from launcher.tools.export_benchmark import Benchmark, MeasuredModel
 from launcher.tools.exporter import Exporter, check_norms
@@ -85,7 +86,8 @@ class CompressedExporter(Exporter):
             if self._options.int8:
                 onnx_export.quantize(to / "model.onnx")
             return onnx_export.Session(to / "model.onnx")
-        auto_class, attention = self._trained.auto_class, self.recipe.model.attention_kernel
+        auto_class = self._trained.auto_class
+        attention = attention_kernels.portable(self.recipe.model.attention_kernel)
         if self._options.int8:
             from launcher.tools import int8
 

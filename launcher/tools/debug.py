@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.config import load
+from launcher.config import env_vars, load
 from launcher.config.format import human
 from launcher.config.types import JsonObject
 from launcher.distributed import private_tmp
@@ -37,7 +37,7 @@ _LEARNT = 0.1
 def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown: int, console: Console) -> int:
     """Show the first batch, then train some steps. Returns the exit code. `overfit`: train only on that batch. `shown`:
     number of samples to show. Raises UserError."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    env_vars.set_rank_defaults(os.environ)
     problems = writable_folders.temporary()  # must come before private_tmp replaces the folder
     private_tmp.enter()
     ours = [f"name=debug-{os.getpid()}", "strategy=single"]  # a name that the user's runs do not have
@@ -56,7 +56,8 @@ def _session(prepared: run_setup.PreparedRun, steps: int, overfit: bool, shown: 
     from launcher.train import loop
     from launcher.train.step_sync import sync_step_info
 
-    run, notes = build.build(prepared, process_group.connect(process_group.RankInfo()), StopMonitor(), None, workers=0)
+    group = process_group.connect(process_group.RankInfo(), prepared.plan.device)
+    run, notes = build.build(prepared, group, StopMonitor(), None, workers=0)
     for note in [*prepared.notes, *notes]:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     _show(prepared, run, shown, console)

@@ -28,12 +28,15 @@ from launcher.plan import layout, model_requirements, model_spec, plan, writable
 from launcher.prepare import run_setup
 from launcher.storage.run_dir import RunDir
 
-TOLERANCE = {"fp64": (1e-10, 1e-8), "fp32": (1e-5, 1e-4), "fp16": (2**-11, 2**-9), "bf16": (2**-8, 2**-6)}
+TOLERANCE = {
+    "fp64": (1e-10, 1e-8), "fp32": (1e-5, 1e-4), "tf32": (2**-11, 2**-9), "fp16": (2**-11, 2**-9),
+    "bf16": (2**-8, 2**-6),
+}  # fmt: skip
 """Allowed relative differences at the first step, and at any step, by precision.
 
 Layouts add up the same numbers in another order, so that they differ by rounding. fp16 and bf16 keep 11 and 8 bits of
-an activation, and different padding already changes the last one. One unit of the last bit is allowed at the first
-step, and four at any step.
+an activation, and different padding already changes the last one; TF32 keeps 11 bits of the factors of a product. One
+unit of the last bit is allowed at the first step, and four at any step.
 """
 
 
@@ -76,6 +79,7 @@ def parity(
     starts.
     """
     if not (problems := writable_folders.ranks(loaded.value, cluster, max(ranks, default=1))):
+        os.environ.update(launch_spec.environment(cluster))  # must come before an import reads it
         execute.warm_up(launch_spec.imports(loaded.value))
     prepared = run_setup.validate(loaded, cluster, 1, problems)
     todo = [(recipe, count) for count in ranks for recipe in _layouts(prepared, loaded, strategies, count)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launcher.config import plugins
+from launcher.config import env_vars, plugins
 from launcher.config.atomic_files import write_aside
 from launcher.config.errors import UserError
 from launcher.config.format import plural
@@ -43,7 +43,7 @@ def predict(
     put before its prediction (default: the model's inputs). `top_k`: number of classes, or of tokens for a mask, to
     list with their probabilities.
     """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    env_vars.set_rank_defaults(os.environ)
     _check_target(to)
     kept = prediction_lines.kept_columns(keep)
     trained = load_run(run, which)

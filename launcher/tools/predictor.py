@@ -165,10 +165,13 @@ class Predictor:
         """Prepare the model for the task. Returns whether all samples of a micro-batch need the same length."""
         from launcher.plan import model_requirements
         from launcher.tasks import _model_probes
+        from launcher.train import model_probe
         from launcher.train.data_loader import to
 
-        trained = self._trained
-        self._task.prepare_model(trained.model, to(batch, self._process.device))
+        trained, device = self._trained, self._process.device
+        example, precision = to(batch, device), trained.recipe.train.precision
+        with model_probe.reported(trained.model, trained.recipe.task.kind):
+            model_probe.prepare(self._task, trained.model, example, precision, device)
         needs = model_requirements.of(trained.recipe, trained.facts)
         return not trained.recipe.packed and _model_probes.needs_equal_lengths(self._task, trained.model, needs)
 

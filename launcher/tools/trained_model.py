@@ -9,7 +9,7 @@ from rich.console import Console
 from launcher.config import load, plugins
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.plan import model_requirements
+from launcher.plan import attention_kernels, model_requirements
 from launcher.plan.facts import Facts, of_run
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
@@ -90,6 +90,7 @@ def load_run(run: str, which: str | int) -> TrainedModel:
     """Load the model of a checkpoint (best, latest, or a step), without the data on which it was trained. Raises
     UserError."""
     from launcher.models import run as run_model
+    from launcher.train import kernel_settings
     from launcher.train.precision import STORED
 
     folder = RunDir(Path(run))
@@ -98,8 +99,10 @@ def load_run(run: str, which: str | int) -> TrainedModel:
             raise UserError(f"{run}: no run is there (it has no {needed.name})")
     saved = folder.saved(which)
     recipe, facts = load.stored(folder.recipe).value, of_run(folder.path)
+    kernel_settings.apply(recipe.train)
     config = run_model.Config(
-        run=str(folder.path), checkpoint=saved.step, attention=recipe.model.attention_kernel,
+        run=str(folder.path), checkpoint=saved.step,
+        attention=attention_kernels.portable(recipe.model.attention_kernel),  # exports run on the CPU
         trust_remote_code=recipe.model.trusted_source is not None,
         batch_norm="frozen",  # nothing trains here, so that the statistics stay as in the run
     )  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from launcher.plan.model_spec import attention_dropout
+from launcher.tasks._sequences import Sequences
 from launcher.train import counter_dropout, random_interception
 from launcher.train.precision import COMPUTED, STORED
 
@@ -68,6 +69,9 @@ class _ZeroKeyDraws:
         return counter_dropout.keep_mask(keys, keys[0], 0, axes, None, rate)
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
+        raise NotImplementedError
+
+    def keep_by_run(self, sequences: Sequences, heads: int, rate: float, device: torch.device) -> list[torch.Tensor]:
         raise NotImplementedError
 
 

@@ -30,16 +30,21 @@ class SampleRows:
     `keys`: the key of each row's sample, int64, shape (rows,). If samples share rows: the key of each token's sample,
     shape (rows, tokens). `positions`: of the tokens in their samples, int32, shape (rows, tokens); None unless samples
     share rows. `step`: the key of the step, shape (1,). It stays on the CPU, because few models use it, and some of
-    them there.
+    them there. `sequences`: the key of each sample of a row without padding, shape (samples,); else None.
     """
 
     keys: torch.Tensor
     step: torch.Tensor
     positions: torch.Tensor | None = None
+    sequences: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "SampleRows":
-        positions = None if self.positions is None else self.positions.to(device, non_blocking=True)
-        return SampleRows(self.keys.to(device, non_blocking=True), self.step, positions)
+        def copy(keys: torch.Tensor | None) -> torch.Tensor | None:
+            return None if keys is None else keys.to(device, non_blocking=True)
+
+        return SampleRows(
+            self.keys.to(device, non_blocking=True), self.step, copy(self.positions), copy(self.sequences)
+        )
 
     def pin_memory(self) -> "SampleRows":
         positions = None if self.positions is None else self.positions.pin_memory()

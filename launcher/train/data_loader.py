@@ -20,6 +20,7 @@ from launcher.contract.split import split
 from launcher.distributed.signals import SIGNALS
 from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.tasks import Batch, Sample, Task
+from launcher.train import sample_rows
 from launcher.train.counter_dropout import SampleRows
 
 T = TypeVar("T")
@@ -98,7 +99,8 @@ class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
 
     `order`: selects the samples of a step; `task`: converts them to model inputs. `row`: maximum tokens of a row that
     samples share; None: each sample has its own row. `steps`: number of steps of the whole run. `equal_lengths`: all
-    samples of a micro-batch have the same length.
+    samples of a micro-batch have the same length. `padding_free`: samples of different lengths are put side by side in
+    one row instead of padded.
     """
 
     samples: PreparedSamples
@@ -113,6 +115,7 @@ class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
     row: int | None = None
     steps: int | None = None
     equal_lengths: bool = False
+    padding_free: bool = False
 
     def __getitem__(self, step: int) -> RankBatch:
         chosen = self._choose(step)
@@ -121,12 +124,12 @@ class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
         keys, lengths = dropout.sample_keys(self.seed, chosen.epochs, chosen.ids), chosen.lengths
         filled = [rows or [_FIRST] for rows in share]
         return RankBatch(
-            micro_batches=[tensors(self.task.collate(self._group(rows, drawn, chosen))) for rows in share],
+            micro_batches=[self._collate(rows, drawn, chosen) for rows in share],
             rows=[self._sample_rows(rows, keys, lengths, step) for rows in filled],
             weight=float(sum(self.task.weight(sample) for sample in drawn.values())),
             digest=_digest(drawn, chosen),
             tokens=int(lengths[np.array([*drawn], dtype=np.int64)].sum()),
-            padded=int(sum(len(rows) * lengths[rows[0]].sum() for rows in filled)),
+            padded=sum(self._positions(rows, lengths) for rows in filled),
         )
 
     def _choose(self, step: int) -> "_ChosenSamples":
@@ -138,7 +141,7 @@ class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
         its samples. A micro-batch may have no rows."""
         rows = self._rows(chosen.lengths)
         row_lengths = np.array([chosen.lengths[row].sum() for row in rows], dtype=np.int64)
-        pieces = split(row_lengths, self.world, self.max_tokens, self.equal_lengths)[self.rank]
+        pieces = split(row_lengths, self.world, self.max_tokens, self.equal_lengths, self.padding_free)[self.rank]
         return [[rows[row] for row in piece] for piece in pieces]
 
     def _draw(self, share: list[list[Ids]], chosen: "_ChosenSamples") -> dict[int, Sample]:
@@ -147,10 +150,22 @@ class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
         samples = self._samples(chosen.epochs[places], chosen.ids[places], chosen.step)
         return dict(zip(places.tolist(), samples, strict=True))
 
-    def _group(self, rows: list[Ids], drawn: dict[int, Sample], chosen: "_ChosenSamples") -> list[Sample]:
-        """Return the samples to collate into a micro-batch, one for each row; for no rows, a sample without weight."""
+    def _collate(self, rows: list[Ids], drawn: dict[int, Sample], chosen: "_ChosenSamples") -> Batch:
+        """Return a micro-batch with these rows; for no rows, with a sample without weight."""
         group = [self._join([drawn[place] for place in row.tolist()]) for row in rows]
-        return group or [self._join([self._blank(chosen)])]
+        if self._side_by_side(rows, chosen.lengths):
+            return tensors(self.task.concatenate(group))
+        return tensors(self.task.collate(group or [self._join([self._blank(chosen)])]))
+
+    def _side_by_side(self, rows: list[Ids], lengths: Ids) -> bool:
+        """Return whether to put the samples of a micro-batch into one row. Samples of equal length need no padding, and
+        keep a row each."""
+        return self.padding_free and len({lengths[row].sum() for row in rows}) > 1
+
+    def _positions(self, rows: list[Ids], lengths: Ids) -> int:
+        """Return the number of positions that the model computes for a micro-batch."""
+        of_rows = [int(lengths[row].sum()) for row in rows]
+        return sum(of_rows) if self._side_by_side(rows, lengths) else len(rows) * of_rows[0]
 
     def probe_batches(self) -> ProbeBatches:
         """Return small micro-batches for tests of a model, the same on every rank."""
@@ -163,14 +178,18 @@ class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
         copy_keys, copy_lengths = dropout.sample_keys(self.seed, 0, np.arange(2)), np.repeat(lengths[:1], 2)
 
         def batch_of(rows: list[list[int]], samples: list[Sample], keys: Ids, lengths: Ids) -> ProbeBatch:
+            if self.padding_free and len(rows[0]) > 1:
+                batch, owners = self.task.concatenate(samples), [np.array([place]) for place in rows[0]]
+                return ProbeBatch(tensors(batch), sample_rows.side_by_side(owners, keys, lengths, self._step_key(0)))
             batch = self.task.collate([self._join([samples[n] for n in row]) for row in rows])
             return ProbeBatch(tensors(batch), self._sample_rows([np.array(row) for row in rows], keys, lengths, 0))
 
-        together = [[0], [1]] if self.row is None else [[0, 1]]
+        shared = self.row is not None or self.padding_free
+        together = [[0, 1]] if shared else [[0], [1]]
         return ProbeBatches(
             one=batch_of([[0]], copies, copy_keys, copy_lengths),
             two=batch_of([[0], [1]], copies, copy_keys, copy_lengths),
-            packed=None if self.row is None else batch_of([[0, 1]], copies, copy_keys, copy_lengths),
+            packed=batch_of([[0, 1]], copies, copy_keys, copy_lengths) if shared else None,
             short=batch_of([[0]], pair, pair_keys, pair_lengths),
             long=batch_of([[1]], pair, pair_keys, pair_lengths),
             together=batch_of(together, pair, pair_keys, pair_lengths),
@@ -201,16 +220,15 @@ class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
     def _sample_rows(self, owners: list[Ids], keys: Ids, lengths: Ids, step: int) -> SampleRows:
         """Return the samples in the rows of a micro-batch. `owners`: for each row the indices of its samples in `keys`
         and `lengths`."""
-        of_step = torch.from_numpy(dropout.step_key(self.seed, step))
+        of_step = self._step_key(step)
+        if self._side_by_side(owners, lengths):
+            return sample_rows.side_by_side(owners, keys, lengths, of_step)
         if self.row is None:
-            return SampleRows(torch.from_numpy(keys[np.concatenate(owners)]), of_step)
-        tokens = [(np.repeat(keys[row], lengths[row]), [np.arange(n) for n in lengths[row]]) for row in owners]
-        longest = max(len(of_tokens) for of_tokens, _ in tokens)
-        padded = np.zeros((2, len(owners), longest), dtype=np.int64)
-        for number, (of_tokens, positions) in enumerate(tokens):
-            padded[0, number, : len(of_tokens)] = of_tokens
-            padded[1, number, : len(of_tokens)] = np.concatenate(positions)
-        return SampleRows(torch.from_numpy(padded[0]), of_step, torch.from_numpy(padded[1].astype(np.int32)))
+            return sample_rows.by_row(owners, keys, of_step)
+        return sample_rows.by_token(owners, keys, lengths, of_step)
+
+    def _step_key(self, step: int) -> torch.Tensor:
+        return torch.from_numpy(dropout.step_key(self.seed, step))
 
     def _join(self, samples: list[Sample]) -> Sample:
         return samples[0] if self.row is None else self.task.pack(samples)
@@ -277,8 +295,14 @@ def _pinned(batch: Batch) -> Batch:
 
 
 def tensors(batch: Batch) -> Batch:
-    """Return a micro-batch of numpy arrays as tensors, which share the memory of the arrays."""
-    return {k: tensors(v) if isinstance(v, dict) else torch.from_numpy(v) for k, v in batch.items()}
+    """Return a micro-batch of numpy arrays as tensors, which share the memory of the arrays. Other values stay."""
+
+    def convert(value: object) -> object:
+        if isinstance(value, dict):
+            return tensors(value)
+        return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+    return {name: convert(value) for name, value in batch.items()}
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:

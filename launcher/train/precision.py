@@ -1,7 +1,7 @@
 """Precision: the data type of parameters, the data type of computation, and the loss scale of fp16.
 
 It is the same under every strategy. Parameters, gradients and moments are fp32 (fp64 for proofs); autocast uses bf16
-and fp16.
+and fp16. TF32 is a setting of kernels (`launcher.train.kernel_settings`).
 """
 
 import contextlib
@@ -9,18 +9,29 @@ from dataclasses import dataclass
 
 import torch
 
-STORED = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "fp64": torch.float64}
+STORED = {
+    "fp32": torch.float32, "tf32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "fp64": torch.float64,
+}  # fmt: skip
 COMPUTED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "tf32": 2**-8, "fp16": 2**-7, "bf16": 2**-5}
+"""Maximum relative difference between two losses that are equal except for rounding, in a test of a model."""
 
 _FIRST, _GROW_AFTER, _LARGEST = 2.0**16, 2000, 2.0**24
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return torch's autocast for bf16 and fp16, and a context without effect for fp32 and fp64."""
+    """Return torch's autocast for bf16 and fp16, and a context without effect for the others."""
     if precision in COMPUTED:
         context: contextlib.AbstractContextManager[object] = torch.autocast(device.type, dtype=COMPUTED[precision])
         return context
     return contextlib.nullcontext()
+
+
+def exact_first(precision: str) -> tuple[str, ...]:
+    """Return the precisions in which to test a model, in order: fp32, because rounding in half precision would hide a
+    difference, then that of the run, because some kernels refuse fp32."""
+    return ("fp32", precision) if precision in COMPUTED else (precision,)
 
 
 @dataclass

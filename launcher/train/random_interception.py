@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from launcher.contract.dropout import kept
+from launcher.tasks import _sequence_attention
+from launcher.tasks._sequences import Sequences
 
 Options = dict[str, object]
 """Keyword arguments of a torch function, such as dtype and device."""
@@ -28,6 +30,10 @@ class Draws(Protocol):
 
     def uniform(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
         """Return uniform numbers in (0, 1), fp32."""
+
+    def keep_by_run(self, sequences: Sequences, heads: int, rate: float, device: torch.device) -> list[torch.Tensor]:
+        """Return the dropout masks of the attention in a row of sequences, for each run of shape (sequences, heads,
+        length, length)."""
 
 
 class Interception(TorchFunctionMode):  # type: ignore[misc]
@@ -97,6 +103,42 @@ def attention(
         )
     if enable_gqa:
         key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
+    batch = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+    keep_mask = draws.keep((*batch, query.shape[-2], key.shape[-2]), dropout_p, query.device)
+    return _attention(query, key, value, attn_mask, dropout_p, is_causal, scale, keep_mask)
+
+
+def sequence_attention(
+    draws: Draws,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    row: _sequence_attention.Row,
+    dropout: float,
+    window: _sequence_attention.Window,
+    scale: float | None,
+) -> torch.Tensor:
+    """Compute `launcher.tasks._sequence_attention.by_length` with given draws."""
+    masks = draws.keep_by_run(row.sequences, query.shape[1], dropout, query.device)
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, number: int) -> torch.Tensor:
+        mask, causal = _sequence_attention.limits(query.shape[2], window, query.device)
+        return _attention(query, key, value, mask, dropout, causal, scale, masks[number])
+
+    return _sequence_attention.over_runs(query, key, value, row.sequences, attend)
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    keep_mask: torch.Tensor,
+) -> torch.Tensor:
+    """Compute attention in single operations, with a given dropout mask."""
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = torch.matmul(query * scale, key.transpose(-2, -1))
     least = torch.finfo(scores.dtype).min
@@ -111,7 +153,6 @@ def attention(
         blind = (attn_mask == least).all(-1, keepdim=True)
         scores = scores + attn_mask
     shares = torch.softmax(scores, -1)
-    keep_mask = draws.keep(shares.shape, dropout_p, shares.device)
     mixed = torch.matmul((shares * keep_mask).to(value.dtype), value) * (1 / kept(dropout_p))
     return mixed if blind is None else mixed.masked_fill(blind, 0.0)
 
@@ -215,6 +256,7 @@ REPLACEMENTS: dict[object, Callable[..., torch.Tensor]] = {
     F.dropout2d: channel_dropout(2),
     F.dropout3d: channel_dropout(3),
     F.scaled_dot_product_attention: attention,
+    _sequence_attention.by_length: sequence_attention,
     torch.rand: rand,
     torch.randn: randn,
     torch.rand_like: rand_like,

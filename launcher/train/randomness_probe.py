@@ -16,13 +16,11 @@ from torch import nn
 from launcher.config.errors import Problem, UserError
 from launcher.contract.dropout import threshold
 from launcher.tasks import Batch
+from launcher.tasks._sequences import Sequences
 from launcher.train.data_loader import ProbeBatch, ProbeBatches
-from launcher.train.precision import autocast
+from launcher.train.precision import TOLERANCE, autocast, exact_first
 from launcher.train.random_interception import Interception
 from launcher.train.sample_randomness import DrawMismatch, DrawSite, Kind, ModelRandomness
-
-TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-5, "fp16": 2**-7}
-"""Maximum relative difference between the loss of two samples together and the sum of their losses."""
 
 Loss = Callable[[Batch], torch.Tensor]
 Shape = tuple[int, ...]
@@ -44,7 +42,8 @@ def take_over(model: nn.Module, loss: Loss, batches: ProbeBatches, precision: st
         with autocast(precision, device):
             tried = (batches.one, batches.two, batches.packed)
             records = [_record(model, loss, batch.batch) for batch in tried if batch is not None]
-        _assign(model, randomness, records)
+        in_row = batches.packed is not None and batches.packed.rows.sequences is not None
+        _assign(model, randomness, records, in_row)
         while (mismatch := _verify(model, randomness, loss, batches, precision)) is not None:
             randomness.release(mismatch.name, model.get_submodule(mismatch.name))
             randomness.unreproducible.append(str(mismatch))
@@ -58,6 +57,12 @@ class _Recording:
 
     def __init__(self, stack: list[str], found: Record):
         self.stack, self.found = stack, found
+
+    def keep_by_run(self, sequences: Sequences, heads: int, rate: float, device: torch.device) -> list[torch.Tensor]:
+        self.keep((1, heads, 1, 1), rate, device)
+        self.found[self.stack[-1] if self.stack else None][-1][-1] = (1, heads, sequences.tokens, sequences.tokens)
+        shapes = ((run.sequences, heads, run.length, run.length) for run in sequences.runs)
+        return [torch.ones(shape, dtype=torch.bool, device=device) for shape in shapes]
 
     def keep(self, shape: Sequence[int], rate: float, device: torch.device) -> torch.Tensor:
         name = self.stack[-1] if self.stack else None
@@ -100,8 +105,9 @@ def _record(model: nn.Module, loss: Loss, batch: Batch) -> Record:
     return {name: calls for name, calls in found.items() if any(calls)}
 
 
-def _assign(model: nn.Module, randomness: ModelRandomness, records: list[Record]) -> None:
-    """Take over the modules whose draws belong to samples, and describe the others in `unreproducible`."""
+def _assign(model: nn.Module, randomness: ModelRandomness, records: list[Record], in_row: bool) -> None:
+    """Take over the modules whose draws belong to samples, and describe the others in `unreproducible`. `in_row`: as in
+    `_site`."""
     for name in dict.fromkeys(name for record in records for name in record):
         if name is None:
             randomness.unreproducible.append(f"the task {_OWN}")
@@ -112,7 +118,8 @@ def _assign(model: nn.Module, randomness: ModelRandomness, records: list[Record]
             randomness.unreproducible.append(f"{where} draws another number of times in another micro-batch")
             continue
         sites = [
-            [_site(*shapes) for shapes in zip(*invocation, strict=True)] for invocation in zip(*calls, strict=True)
+            [_site(in_row, *shapes) for shapes in zip(*invocation, strict=True)]
+            for invocation in zip(*calls, strict=True)
         ]
         known = [[site for site in invocation if site is not None] for invocation in sites]
         if known != sites:
@@ -121,22 +128,23 @@ def _assign(model: nn.Module, randomness: ModelRandomness, records: list[Record]
         randomness.take_over(name, model.get_submodule(name), known)
 
 
-def _site(one: Shape, two: Shape, packed: Shape | None = None) -> DrawSite | None:
+def _site(in_row: bool, one: Shape, two: Shape, packed: Shape | None = None) -> DrawSite | None:
     """Return the meaning of the axes of a draw; None: unclear.
 
-    The arguments are the draw's shapes for one row, two rows, and one row of two samples (if samples share rows). If
-    samples share rows, each draw has to belong to a token.
+    The shapes are those of the draw for one row, two rows, and one row of two samples (if samples share rows). If
+    samples share rows, each draw has to belong to a token. `in_row`: this row has no padding, and a head computes one
+    output for each of its samples, so that a draw may belong to a sample.
     """
     if len({len(shape) for shape in (one, two, one if packed is None else packed)}) > 1:
         return None
     sizes = zip(one, two, one if packed is None else packed, strict=True)
-    axes = [_axis(*each) for each in sizes]
+    axes = ["sample" if in_row and each == (1, 2, 2) else _axis(*each) for each in sizes]
     known = tuple(axis for axis in axes if axis is not None)
     if len(known) < len(axes) or sum(axis.startswith("sample") for axis in known) > 1:
         return None
     site = DrawSite(known, one)
     by_token = any(axis.endswith("position") for axis in known)
-    return site if packed is None or by_token or not site.of_samples else None
+    return site if packed is None or in_row or by_token or not site.of_samples else None
 
 
 def _axis(one: int, two: int, packed: int) -> Kind | None:
@@ -182,16 +190,16 @@ def _verify(
 
 
 def _mixing(model: nn.Module, value: Callable[..., float], batches: ProbeBatches, precision: str) -> list[str]:
-    """Return descriptions of a loss that depends on the other sample of a micro-batch; empty: it does not. The check
-    runs in fp32 if the model can, because rounding in half precision would hide a difference."""
-    kind = "fp32" if precision in ("bf16", "fp16") else precision
-    try:
-        apart, together = value(batches.short, kind) + value(batches.long, kind), value(batches.together, kind)
-    except RuntimeError as error:
-        if isinstance(error, DrawMismatch):
+    """Return descriptions of a loss that depends on the other sample of a micro-batch; empty: it does not."""
+    for kind in exact_first(precision):
+        try:
+            apart, together = value(batches.short, kind) + value(batches.long, kind), value(batches.together, kind)
+            break
+        except (DrawMismatch, UserError):
             raise
-        kind = precision  # a kernel without fp32 support
-        apart, together = value(batches.short) + value(batches.long), value(batches.together)
+        except Exception:  # a kernel without fp32 support
+            if kind == precision:
+                raise
     if _near(apart, together, TOLERANCE[kind]):
         return []
     what = f"{type(model).__name__} gives a sample another loss beside another sample"

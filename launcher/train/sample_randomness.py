@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from launcher.contract import dropout as definition
+from launcher.tasks._sequences import Sequences
 from launcher.train import counter_dropout
 from launcher.train.counter_dropout import Axis, SampleRows
 from launcher.train.random_interception import Interception
@@ -39,6 +40,10 @@ class DrawSite:
     @property
     def of_samples(self) -> bool:
         return any(axis.startswith("sample") for axis in self.axes)
+
+    @property
+    def by_token(self) -> bool:
+        return any(axis.endswith("position") for axis in self.axes)
 
 
 class DrawMismatch(RuntimeError):
@@ -143,6 +148,17 @@ class CounterDraws:
         )
         return _arranged(numbers, site, shape)
 
+    def keep_by_run(self, sequences: Sequences, heads: int, rate: float, device: torch.device) -> list[torch.Tensor]:
+        site, call = self._next((1, heads, sequences.tokens, sequences.tokens))
+        if site.axes[0] != "sample" or self.rows.sequences is None:
+            raise DrawMismatch(self.module.name, "draws for a row of sequences other numbers than for one sample")
+        keys, masks = self.rows.sequences.to(device, non_blocking=True), []
+        for run in sequences.runs:
+            axes = (self._axis(site, 1, heads), Axis(False, run.length), Axis(False, run.length))
+            of_run = keys[run.first : run.first + run.sequences]
+            masks.append(counter_dropout.keep_mask(of_run, self.module.place, call, axes, None, rate))
+        return masks
+
     def _next(self, shape: Sequence[int]) -> tuple[DrawSite, int]:
         module, number = self.module, self.number
         sites = module.sites[min(self.invocation, len(module.sites) - 1)]
@@ -158,20 +174,30 @@ class CounterDraws:
     def _keys(self, site: DrawSite, device: torch.device) -> torch.Tensor:
         """Return the keys on the draw's device. A model on an accelerator may draw on the CPU, such as for skipped
         layers."""
-        return (self.rows.keys if site.of_samples else self.rows.step).to(device, non_blocking=True)
+        keys = self._sample_keys(site) if site.of_samples else self.rows.step
+        return keys.to(device, non_blocking=True)
+
+    def _sample_keys(self, site: DrawSite) -> torch.Tensor:
+        """Return the keys of the rows; for a draw without tokens in a row of sequences, those of the sequences."""
+        sequences = self.rows.sequences
+        return self.rows.keys if sequences is None or site.by_token else sequences
 
     def _axes(self, site: DrawSite, shape: Sequence[int]) -> tuple[tuple[Axis, ...], torch.Tensor | None]:
         """Return the axes within a sample, at least one, and the positions of tokens; None: rows are not shared."""
-        rows, found = len(self.rows.keys), []  # not list[...](), which torch.compile cannot trace
-        positions = self.rows.positions if site.of_samples else None
+        rows, found = len(self._sample_keys(site)), []  # not list[...](), which torch.compile cannot trace
+        positions = self.rows.positions if site.by_token else None
         for number, (kind, size) in enumerate(zip(site.axes, shape, strict=True)):
             if kind.startswith("sample") and (size % rows or (kind == "sample" and size != rows)):
                 raise DrawMismatch(self.module.name, f"draws for {size} rows of a micro-batch of {rows}")
             if kind != "sample":
                 size = size // rows if kind.startswith("sample") else size
-                first = self.module.randomness.tensor_parallel_rank * size if number in site.sharded else 0
-                found.append(Axis(positions is not None and kind.endswith("position"), size, first))
+                by_token = positions is not None and kind.endswith("position")
+                found.append(self._axis(site, number, size)._replace(by_token=by_token))
         return tuple(found) or (Axis(False, 1),), positions
+
+    def _axis(self, site: DrawSite, number: int, size: int) -> Axis:
+        first = self.module.randomness.tensor_parallel_rank * size if number in site.sharded else 0
+        return Axis(False, size, first)
 
 
 class _DrawingForward:

@@ -66,6 +66,8 @@ def test_a_rank_that_died_without_an_error_file_is_reported_without_torchs_advic
         "DistBackendError: [Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, OpType=ALLREDUCE, "
         "Timeout(ms)=600000) ran for 600081 milliseconds before timing out.",
         "DistBackendError: NCCL communicator was aborted on rank 0.",
+        "DistBackendError: [Rank 1] Work WorkNCCL(SeqNum=1, OpType=ALLREDUCE) timed out in blocking wait.",
+        "UnreachablePeer: rank 0 on a has waited 120 s for rank 1 on b to complete the first all-reduce",
     ],
 )
 def test_the_errors_of_gloo_and_nccl_in_a_rank_that_another_has_left_are_echoes(message):
@@ -93,4 +95,52 @@ def test_a_rank_that_nccls_watchdog_has_aborted_waited_for_the_stalled_one(tmp_p
         heartbeat.Heartbeat(spec.heartbeats, rank, rank).beat(heartbeat.Stage.FORWARD, step)
     rows = heartbeat._map(spec.heartbeats, "r+")
     rows[:, 4] -= 3600 * 10**9
-    assert elastic_agent._cause({0: told(code=code)}, spec).rank == named
+    assert elastic_agent._cause({0: told(code=code)}, spec, failure.RankLogs.now(tmp_path)).rank == named
+
+
+WATCHDOG = (
+    "[rank1]:[E1218 20:27:21.433063423 ProcessGroupNCCL.cpp:629] [Rank 1] Watchdog caught collective operation "
+    "timeout: WorkNCCL(SeqNum=7, OpType=ALLREDUCE, NumelIn=1, NumelOut=1, Timeout(ms)=600000) ran for 600088 "
+    "milliseconds before timing out.\nterminate called after throwing an instance of 'c10::DistBackendError'\n"
+)
+
+
+@pytest.fixture
+def logs(tmp_path):
+    """The logs of a run in which an earlier start has timed out."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "rank1.log").write_text(WATCHDOG.replace("ALLREDUCE", "BROADCAST"))
+    return failure.RankLogs.now(tmp_path / "logs")
+
+
+def append(logs, text):
+    with (logs.folder / "rank1.log").open("a") as file:
+        file.write(text)
+
+
+def test_a_rank_that_nccls_watchdog_has_aborted_is_reported_as_a_timeout_and_never_as_the_first_cause(logs):
+    append(logs, f"before\n{WATCHDOG}frame #0\n")
+    aborted = told(code=-signal.SIGABRT, time=1)
+    (logs.folder.parent / "logs" / "nccl_trace_rank_1").touch()
+    found = failure.first({1: aborted}, logs)
+    assert found.echo and found.gave_up
+    assert failure.report(found, logs.folder, None).splitlines() == [
+        "rank 1 was aborted: NCCL's watchdog caught collective operation timeout: its ALLREDUCE waited 600 s for "
+        "another rank (cluster.timeout); no checkpoint had been made yet",
+        f"  its log: {logs.folder / 'rank1.log'}",
+        f"  its last collectives: {logs.folder / 'nccl_trace_rank_1'} (torchfrtrace reads them)",
+    ]
+    assert failure.first({1: aborted, 2: told(message="ValueError: mine", time=9)}, logs).rank == 2
+
+
+def test_a_rank_that_was_aborted_because_of_its_device_is_the_cause(logs):
+    append(logs, "terminate called\n  what():  CUDA error: uncorrectable ECC error encountered\nSearch for\n")
+    found = failure.first({1: told(code=-signal.SIGABRT)}, logs)
+    assert failure.sentence(found) == "rank 1 was aborted: CUDA error: uncorrectable ECC error encountered"
+    assert not found.echo and not found.gave_up
+
+
+def test_what_an_earlier_start_has_logged_explains_nothing(logs):
+    found = failure.first({1: told(code=-signal.SIGABRT)}, logs)
+    assert failure.sentence(found).startswith("rank 1 was killed by SIGABRT (under CUDA often NCCL's watchdog after")
+    assert failure.RankLogs.now(logs.folder / "nowhere").cause(1) == ""

@@ -3,9 +3,11 @@
 import socket
 import sys
 
+import pynvml
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fake_nvml import FakeMachine, FakeNvml
 
 from launcher.distributed import health_check
 from launcher.distributed.health_check import Node
@@ -69,6 +71,15 @@ def test_the_cpu_is_not_tried(monkeypatch):
 def test_a_node_without_a_usable_device_has_a_problem():
     """With torch itself, which takes some seconds to import."""
     assert health_check.device_problem("mps", 1) == "has no mps device that torch can use"
+
+
+def test_a_node_whose_driver_does_not_work_says_why(monkeypatch):
+    broken = FakeMachine(FakeNvml(fails=pynvml.NVML_ERROR_DRIVER_NOT_LOADED))
+    monkeypatch.setattr(health_check, "ThisMachine", lambda: broken)
+    child = "import sys; print(f'{sys.argv[3]}has no cuda device that torch can use')"
+    monkeypatch.setattr(health_check, "_TRY_DEVICES", child)
+    said = "has no cuda device that torch can use: the NVIDIA driver is not loaded (load it with modprobe nvidia)"
+    assert health_check.device_problem("cuda", 2) == said
 
 
 @pytest.mark.parametrize(

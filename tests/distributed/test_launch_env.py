@@ -1,11 +1,9 @@
 import re
 
 import pytest
-import torch
 
 from launcher.config.errors import UserError
 from launcher.distributed.launch_env import LauncherInfo, RankInfo, contradictions, rank_info
-from launcher.distributed.process_group import device_index, require
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 DEEPSPEED = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", "CROSS_SIZE": "4"}
@@ -111,40 +109,7 @@ def test_valid_environments_have_no_contradictions(told):
     assert contradictions(told) == []
 
 
-@pytest.mark.parametrize(
-    ("at", "count", "told", "index"),
-    [
-        (RankInfo(5, 8, 1, 4), 4, {}, 1),
-        (RankInfo(1, 2, 1, 2), 4, {}, 1),
-        (RankInfo(0, 1, 0, 1), 1, {}, 0),
-        (RankInfo(1, 2, 1, 2), 1, {"SLURM_GPUS_ON_NODE": "2"}, 0),  # srun --gpus-per-task=1
-        (RankInfo(1, 2, 1, 2), 1, {"OMPI_COMM_WORLD_RANK": "1", "CUDA_VISIBLE_DEVICES": "1"}, 0),
-    ],
-)
-def test_a_rank_takes_the_device_of_its_own(at, count, told, index):
-    assert device_index(at, count, "cuda", told) == index
-
-
-@pytest.mark.parametrize(
-    ("count", "told"), [(2, {}), (1, {"SLURM_GPUS_ON_NODE": "1"}), (1, {"CUDA_VISIBLE_DEVICES": "0"})]
-)
-def test_ranks_that_outnumber_devices_are_refused(count, told):
-    with pytest.raises(UserError, match=rf"4 ranks on this host for {count} cuda device\(s\) \("):
-        device_index(RankInfo(0, 4, 0, 4), count, "cuda", told)
-
-
-def test_what_was_planned_for_a_gpu_does_not_train_on_the_cpu(monkeypatch):
-    require("cpu")
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
-    with pytest.raises(RuntimeError, match=r"has no cuda device that torch can use \(cluster.device=cpu trains"):
-        require("cuda")
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
-    require("cuda")
-    with pytest.raises(RuntimeError, match="has no xpu device"):
-        require("xpu")
-
-
 def test_a_rank_behind_another_starter_knows_its_launcher(tmp_path):
-    info = LauncherInfo(tmp_path, 7, 0.5)
-    assert LauncherInfo.of(info.variables()) == info
+    for info in (LauncherInfo(tmp_path, 7, 0.5), LauncherInfo(tmp_path, 7, 0.5, "cuda")):
+        assert LauncherInfo.of(info.variables()) == info
     assert LauncherInfo.of({}) is None

@@ -23,6 +23,9 @@ print("printed", file=sys.stderr)
 """
 
 
+OLD_NAME = "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"
+
+
 def run(set_up="", **environment):
     command = [sys.executable, "-c", PROCESS.format(set_up=set_up)]
     return subprocess.run(
@@ -72,6 +75,29 @@ def test_the_log_of_a_redirected_rank_has_time_and_rank():
     assert run('logs.redirect_rank(Path("run"), 3)').stderr == ""
     log = Path("run/logs/rank3.log").read_text()
     assert without_times(log) == ["TIME rank 3 INFO note: 100% of it", "printed"]
+
+
+LIBRARY = """
+import ctypes, os
+from launcher.distributed import logs
+logs.redirect_rank(Path("run"), {rank})
+print("of Python")
+ctypes.CDLL(None).printf(b"of a library\\n")
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(("rank", "shown"), [(0, "of Python\n"), (1, "")])
+def test_what_a_library_prints_goes_to_the_log_of_the_rank_even_if_the_process_is_killed_then(rank, shown):
+    assert run(LIBRARY.format(rank=rank)).stdout == shown
+    assert Path(f"run/logs/rank{rank}.log").read_text() == "of Python\nof a library\n"
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "run/logs/nccl_trace_rank_"), ({OLD_NAME: "mine"}, None)])
+def test_the_flight_recorder_writes_beside_the_logs_unless_it_has_a_file(given, expected):
+    printed = "import os; print(os.environ.get('TORCH_FR_DUMP_TEMP_FILE'))"
+    said = run(f'logs.copy_rank(Path("run"), 0)\n{printed}', **given).stdout.strip()
+    assert said == (str(Path(expected).absolute()) if expected else "None")
 
 
 def test_a_rank_that_is_copied_shows_the_message_and_logs_it_with_time_and_rank():

@@ -34,6 +34,11 @@ class Task(_base.Task):
     def exits_with_words(self): sys.exit("no more")
     def leaves(self): os._exit(0)
     def raises(self): raise BaseException("the base of all")
+    def fills_the_memory(self): __import__("torch").empty(1 << 60)
+    def is_aborted(self):
+        what = "Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7, OpType=ALLREDUCE) ran for 60000"
+        os.write(2, (what + " milliseconds before timing out.\\n").encode())
+        os.abort()
     def stands(self): time.sleep(600)
     def meets_a_mistake(self): raise UserError(Problem("task.own", "no number"))
     def raises_beside_a_thread(self):
@@ -45,6 +50,8 @@ SAID = {
     "exits_with_words": "rank 1 failed at step {step}: RuntimeError: its code called exit('no more'); no checkpoint",
     "leaves": "rank 1 failed: it left with exit code 0 before the others had finished (does its code call exit?); no",
     "raises": "rank 1 failed at step {step}: BaseException: the base of all; no checkpoint",
+    "fills_the_memory": "rank 1 failed at step {step}: OutOfMemory: cpu on ",
+    "is_aborted": "rank 1 was aborted: NCCL's watchdog caught collective operation timeout: its ALLREDUCE waited 60 s",
     "raises_beside_a_thread": "rank 1 failed at step {step}: RuntimeError: with a thread; no checkpoint",
 }
 

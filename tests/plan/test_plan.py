@@ -18,6 +18,7 @@ from launcher.config.recipe import Recipe
 from launcher.contract.split import split
 from launcher.plan import layout, plan
 from launcher.plan.facts import Facts
+from launcher.plan.machine import ThisMachine
 from launcher.plan.plan import Plan
 from launcher.plan.topology import Devices
 from launcher.tools import tables
@@ -212,9 +213,9 @@ def test_more_ranks_than_gpus_are_refused(workspace, monkeypatch):
 
 @pytest.mark.parametrize("count", ["auto", 2])
 def test_a_machine_without_the_gpus_that_its_profile_asks_for_is_reported(workspace, monkeypatch, count):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    told = "--cluster local: device: cuda, and nvidia-smi finds no GPU on this machine "
-    advice = "(look at CUDA_VISIBLE_DEVICES, or cluster.device=cpu trains on the CPU)"
+    monkeypatch.setattr(ThisMachine, "vendors", lambda machine: frozenset())
+    told = "--cluster local: device: cuda: this machine has no such device: neither /dev/nvidia* nor /dev/kfd "
+    advice = "is there (cluster.device=cpu trains on the CPU)"
     assert mistakes(cluster=Cluster(device="cuda", devices_per_node=count)) == [told + advice]
     assert made(cluster=Cluster(devices_per_node=count)).device == "cpu"
 

@@ -1,0 +1,58 @@
+"""NVML, the library of the NVIDIA driver, by the functions of `pynvml` that are used here."""
+
+from typing import Protocol, cast
+
+import pynvml
+
+NvmlError = cast(type[Exception], pynvml.NVMLError)
+
+
+class Handle(Protocol):
+    """A device of NVML: a GPU or a MIG slice. It has no members."""
+
+
+class MemoryInfo(Protocol):
+    """Memory of a device in bytes."""
+
+    total: int
+    used: int
+
+
+class ProcessInfo(Protocol):
+    """A process on a device. `usedGpuMemory`: bytes; None: not known."""
+
+    pid: int
+    usedGpuMemory: int | None
+
+
+class UtilizationRates(Protocol):
+    """Share of the last sample period in which a kernel ran, in percent."""
+
+    gpu: int
+
+
+class Nvml(Protocol):
+    """Functions of pynvml. Each raises NvmlError."""
+
+    def nvmlInit(self) -> None: ...
+    def nvmlSystemGetDriverVersion(self) -> str: ...
+    def nvmlSystemGetCudaDriverVersion(self) -> int: ...
+    def nvmlDeviceGetCount(self) -> int: ...
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Handle: ...
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Handle: ...
+    def nvmlDeviceGetName(self, handle: Handle) -> str: ...
+    def nvmlDeviceGetUUID(self, handle: Handle) -> str: ...
+    def nvmlDeviceGetMemoryInfo(self, handle: Handle) -> MemoryInfo: ...
+    def nvmlDeviceGetCudaComputeCapability(self, handle: Handle) -> tuple[int, int]: ...
+    def nvmlDeviceGetComputeMode(self, handle: Handle) -> int: ...
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: Handle) -> list[ProcessInfo]: ...
+    def nvmlDeviceGetMigMode(self, handle: Handle) -> tuple[int, int]: ...
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: Handle) -> int: ...
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: Handle, index: int) -> Handle: ...
+    def nvmlDeviceGetUtilizationRates(self, handle: Handle) -> UtilizationRates: ...
+    def nvmlDeviceGetPowerUsage(self, handle: Handle) -> int: ...
+
+
+def installed() -> Nvml:
+    """Return the functions of the driver of this machine. It may have none, and then each of them raises NvmlError."""
+    return cast(Nvml, pynvml)

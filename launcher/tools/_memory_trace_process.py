@@ -1,0 +1,189 @@
+"""A child process that builds and steps one rank of many on fake tensors, and reports its memory as JSON.
+
+The question is on standard input, and the answer on standard output. Output of libraries goes to standard error. There
+are no other ranks, no GPU and no data: torch's fake process group completes every collective at once.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from launcher import build
+from launcher.config import plugins
+from launcher.config.errors import UserError
+from launcher.config.recipe import Recipe
+from launcher.config.types import JsonObject
+from launcher.contract.random import Stream
+from launcher.distributed.heartbeat import Heartbeat, Stage
+from launcher.distributed.signals import StopReason
+from launcher.distributed.stop_requests import StopMonitor
+from launcher.plan import facts as data_facts
+from launcher.plan import model_requirements
+from launcher.plan.facts import Facts
+from launcher.prepare.prepared_samples import PreparedSamples
+from launcher.storage.run_dir import RunDir
+from launcher.strategies._torch_engine import local
+from launcher.tasks import Task
+from launcher.tools import _fake_ranks
+from launcher.tools._cuda_autocast import CudaAutocast
+from launcher.tools._allocations import Allocations
+from launcher.train import loop
+from launcher.train.data_loader import Ids, ProbeBatches, RankBatch, RankBatches
+from launcher.train.precision import STORED, LossScale
+from launcher.train.step_sync import StepInfo
+from launcher.train.training_run import Progress, Run
+
+T = TypeVar("T")
+_SEARCHED = 1_000_000
+"""Number of samples among which the longest are searched."""
+_MICRO_BATCHES, _STEPS = 2, 2
+"""Gradients are added up from the second micro-batch on, and the optimiser's state exists from the second step on."""
+_QUANTUM = {"cuda": 512}
+"""Bytes to which a device's allocator rounds up."""
+
+
+class _Stages(Heartbeat):
+    """Beats that name the stage of the recorded allocations, and the gradients when they are complete.
+
+    `created`: number of storages before the last update of the parameters.
+    """
+
+    def __init__(self, allocations: Allocations, model: torch.nn.Module):
+        self._allocations, self._model, self.created = allocations, model, 0
+
+    def beat(self, stage: Stage, step: int = 0, left: int = 0) -> None:
+        names = {Stage.FORWARD: "forward", Stage.BACKWARD: "backward", Stage.UPDATING: "update"}
+        self._allocations.stage = f"{names.get(stage, 'end of gradient')} of step {step}"
+        if stage is Stage.UPDATING:
+            gradients = [local(p.grad) for p in self._model.parameters() if p.grad is not None]
+            self._allocations.name("gradients", gradients, anew=True)
+            self._allocations.name_kept("gradients")
+            self.created = self._allocations.count
+
+
+@dataclasses.dataclass(frozen=True)
+class _LongestFirst:
+    """An order in which every step has the longest samples. `ids`: of these."""
+
+    ids: Ids
+
+    def step(self, step: int, global_batch: int) -> tuple[Ids, Ids]:
+        return np.zeros(global_batch, dtype=np.int64), np.resize(self.ids, global_batch)
+
+
+def main() -> None:
+    question, answer = json.loads(sys.stdin.read()), os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    with open(answer, "w", encoding="utf-8") as out:  # noqa: PTH123
+        json.dump(trace(question), out)
+
+
+def trace(question: JsonObject) -> JsonObject:
+    """Return the memory of rank 0 by purpose, or the reason why there is none.
+
+    `question`: `recipe`, `prepared` (folder of the data), `ranks`, and `device`, whose rules of autocast apply.
+    """
+    begin = time.monotonic()
+    recipe = Recipe.model_validate(question["recipe"])
+    prepared, device = Path(question["prepared"]), question["device"]
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    allocations = Allocations(fake, _QUANTUM.get(device, 1))
+    with _fake_ranks.connected(question["ranks"], recipe.tensor_parallel) as group:
+        rank = _Rank(recipe, data_facts.read(prepared), group, allocations, fake)
+        with CudaAutocast() if device == "cuda" else nullcontext():
+            shape = rank.run(prepared)
+    stage, found = allocations.peak(lambda stage: stage != "start")
+    return {
+        "purposes": found,
+        "stage": stage,
+        "start": sum(allocations.peak(lambda stage: stage == "start")[1].values()),
+        "rows": shape[0],
+        "tokens": shape[1],
+        "seconds": time.monotonic() - begin,
+    }
+
+
+class _Rank:
+    """One rank of a run on fake tensors."""
+
+    def __init__(
+        self, recipe: Recipe, facts: Facts, group: _fake_ranks.FakeGroup, allocations: Allocations, fake: FakeTensorMode
+    ):
+        self._fake = fake
+        self._recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"compile": False})})
+        self._facts, self._group, self._allocations = facts, group, allocations
+        self._task: Task = plugins.task(recipe.task)(recipe.task, facts)
+
+    def run(self, prepared: Path) -> tuple[int, int]:
+        """Build the rank and take steps. Returns the rows of a micro-batch and the tokens of a row."""
+        samples, recipe = PreparedSamples(prepared, "train"), self._recipe
+        lengths = samples.lengths(range(min(len(samples), _SEARCHED)))
+        longest = np.flatnonzero(lengths == lengths.max())[: recipe.train.global_batch]
+        batches = RankBatches(
+            samples, _LongestFirst(longest), self._task, recipe.train.global_batch, recipe.seed, Stream.MASK,
+            self._group.data_parallel_rank, self._group.data_parallel_size, recipe.train.max_tokens,
+            recipe.data.max_length if recipe.packed else None,
+        )  # fmt: skip
+        probes, batch = batches.probe_batches(), batches[0]
+        with self._allocations.recording():
+            run = self._build(_fake(probes, self._fake))
+            stages = _Stages(self._allocations, run.engine.module)
+            run = dataclasses.replace(run, heartbeat=stages)
+            for _ in range(_STEPS):
+                self._step(run, stages, _fake(_first(batch), self._fake))
+        return len(batch.rows[0].keys), int(lengths.max())
+
+    def _build(self, probes: ProbeBatches) -> Run:
+        """Build the rank's run as `launcher.build` does."""
+        recipe, facts = self._recipe, self._facts
+        model, _ = plugins.model(recipe.model).build(model_requirements.of(recipe, facts), False)
+        model = model.to(dtype=STORED[recipe.train.precision]).train()
+        self._task.prepare_model(model, probes.one.batch)
+        engine, randomness, _ = build.build_engine(recipe, facts, self._group, self._task, model, probes)
+        self._allocations.name_kept("optimizer")
+        self._allocations.name("weights", (*engine.module.parameters(), *engine.module.buffers()), anew=True)
+        return Run(
+            recipe=recipe, folder=RunDir(Path(os.devnull)), process=self._group, task=self._task, engine=engine,
+            randomness=randomness, batches=[], validation=None, schedule=plugins.schedule(recipe.schedule, _STEPS),
+            steps=_STEPS, until=_STEPS, data="", progress=Progress(scale=LossScale.of(recipe.train.precision)),
+            sinks=[], stop=StopMonitor(),
+        )  # fmt: skip
+
+    def _step(self, run: Run, stages: _Stages, batch: RankBatch) -> None:
+        """Take a step. What the first update creates and keeps is the optimiser's state."""
+        info = StepInfo(1.0, 0, batch.tokens, batch.padded, 0.0, StopReason.NONE, False)
+        loop.step(run, batch, info, time.perf_counter())
+        self._allocations.name_kept("optimizer", stages.created)
+
+
+def _first(batch: RankBatch) -> RankBatch:
+    """Return a batch with its first micro-batches."""
+    return dataclasses.replace(
+        batch, micro_batches=batch.micro_batches[:_MICRO_BATCHES], rows=batch.rows[:_MICRO_BATCHES]
+    )
+
+
+def _fake(value: T, fake: FakeTensorMode) -> T:
+    """Return a copy of a value in which all tensors are fake."""
+    if isinstance(value, torch.Tensor):
+        return cast(T, fake.from_tensor(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: _fake(getattr(value, field.name), fake) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **parts)
+    if isinstance(value, dict):
+        return cast(T, {name: _fake(one, fake) for name, one in value.items()})
+    return cast(T, [_fake(one, fake) for one in value]) if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    main()

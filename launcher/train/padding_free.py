@@ -1,0 +1,204 @@
+"""Rows without padding: a model is made to compute sequences side by side, after a test that its outputs stay the same.
+
+A hook gives the model its positions and the lengths of the sequences whenever the inputs have them, and lets it use the
+attention of `launcher.tasks._sequence_attention`. For other inputs the model is as before.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from launcher.config.errors import Problem, UserError, first_line
+from launcher.config.recipe import Train
+from launcher.distributed.process_group import ProcessGroup
+from launcher.tasks import Batch, Task, _packed_rows, _sequence_attention, _sequences
+from launcher.train import randomness_probe
+from launcher.train.data_loader import RankBatches
+from launcher.train.precision import COMPUTED, autocast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-5, "fp16": 2**-7}
+"""Maximum difference between the logits of padded rows and of a row without padding, relative to the largest logit."""
+_POOLS = "computes one output for a row of several samples"
+_ENCODERS = ("encoder", "transformer", "layer", "layers")
+"""Names of a base model's module that returns the last hidden state, before a pooler."""
+
+
+def adapt(
+    model: torch.nn.Module, task: Task, batches: RankBatches, train: Train, process: ProcessGroup
+) -> tuple[RankBatches, list[str]]:
+    """Make a model compute rows without padding if the recipe wants it and its outputs stay the same.
+
+    Returns the batches, and a note if they stay padded. The decision is the same on all ranks. Raises UserError if the
+    recipe requires such rows in vain.
+    """
+    required = train.padding_free is True
+    if train.padding_free is False or not (task.padding_free or required) or _never_pads(batches):
+        return batches, []
+    free, hooks, reason = replace(batches, padding_free=True), None, _unsupported(task, train)
+    try:
+        if not reason:
+            hooks = attach(model, *_examples(batches, free, process), train.precision)
+            reason = _other_draws(model, task, free, train, process)
+    except Inexact as inexact:
+        reason = str(inexact)
+    reason = next(filter(None, process.all_gather_objects(reason)), "")
+    if not reason:
+        return free, []
+    if hooks is not None:
+        hooks.remove()
+    if required:
+        raise UserError(Problem("train.padding_free", f"{reason} (take auto)"))
+    return batches, [f"samples of different lengths are padded: {reason}"]
+
+
+def _never_pads(batches: RankBatches) -> bool:
+    """Return whether samples share rows, or all samples of a micro-batch have one length."""
+    return batches.row is not None or batches.equal_lengths
+
+
+def _unsupported(task: Task, train: Train) -> str:
+    if not task.padding_free:
+        return f"{task.config.kind} takes no rows without padding"
+    return "train.compile would compile the layers again for other lengths" if train.compile else ""
+
+
+def _examples(batches: RankBatches, free: RankBatches, process: ProcessGroup) -> tuple[Batch, Batch]:
+    padded, row = (one.probe_batches().to(process.device).together.batch for one in (batches, free))
+    return padded, row
+
+
+def _other_draws(model: torch.nn.Module, task: Task, free: RankBatches, train: Train, process: ProcessGroup) -> str:
+    """Return how the random draws of a sample in a row differ from those of the sample alone; empty: they do not."""
+    probes = free.probe_batches().to(process.device)
+    randomness = randomness_probe.take_over(model, lambda batch: task.loss(model, batch)[0], probes, train.precision)
+    for name in [*randomness.modules]:
+        randomness.release(name, model.get_submodule(name))
+    return "; ".join(randomness.unreproducible)
+
+
+class Inexact(Exception):
+    """The outputs of a model in a row without padding differ from those in padded rows. The message says why."""
+
+
+class PaddingFree:
+    """The hooks on a model. `pooled`: the module whose output is reduced to the first token of each sequence, shape
+    (sequences, 1, width); None: the head computes each token."""
+
+    def __init__(self, model: "PreTrainedModel", pooled: torch.nn.Module | None):
+        self._config, self._plain = model.config, model.config._attn_implementation
+        self._first = _packed_rows.first_position(model)
+        self._row: _sequence_attention.Row | None = None
+        self._handles = [model.register_forward_pre_hook(self._enter, with_kwargs=True)]
+        if pooled is not None:
+            self._handles.append(pooled.register_forward_hook(self._take_first_tokens))
+
+    def remove(self) -> None:
+        self._config._attn_implementation = self._plain
+        for handle in self._handles:
+            handle.remove()
+
+    def _enter(self, module: "PreTrainedModel", arguments: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Prepare the model for its inputs. The choice lasts until the next forward, because a backward may compute a
+        layer again."""
+        given = inputs.get(_sequences.KEY)
+        self._row = None if given is None else _sequence_attention.Row(given["lengths"], given["offsets"])
+        self._config._attn_implementation = self._plain if given is None else _sequence_attention.NAME
+        if given is None:
+            return arguments, inputs
+        positions = _packed_rows.positions_of(inputs["input_ids"], inputs["position_ids"], self._first)
+        return arguments, {**inputs, "position_ids": positions, _sequences.KEY: self._row}
+
+    def _take_first_tokens(self, module: torch.nn.Module, arguments: object, output: Any) -> object:
+        if self._row is None:
+            return output
+        hidden = output if isinstance(output, torch.Tensor) else output[0]
+        first = hidden[0].index_select(0, self._row.offsets[:-1]).unsqueeze(1)
+        if isinstance(output, torch.Tensor):
+            return first
+        if isinstance(output, tuple):
+            return (first, *output[1:])
+        output[next(iter(output.keys()))] = first
+        return output
+
+
+def attach(model: torch.nn.Module, padded: Batch, row: Batch, precision: str) -> PaddingFree:
+    """Attach the hooks to a model and return them. Raises Inexact, and attaches nothing, if no way of doing so keeps
+    its outputs.
+
+    `padded`, `row`: micro-batches of the same samples, on the model's device.
+    """
+    from transformers import PreTrainedModel
+
+    name = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise Inexact(f"{name} is no model of transformers")
+    if model.config._attn_implementation not in ("eager", "sdpa"):
+        raise Inexact(f"{name} uses the attention {model.config._attn_implementation}")
+    _sequence_attention.register()
+    training = model.training
+    model.eval()
+    try:
+        return _first_exact(model, padded, row, precision)
+    finally:
+        model.train(training)
+
+
+def _first_exact(model: "PreTrainedModel", padded: Batch, row: Batch, precision: str) -> PaddingFree:
+    reason = ""
+    for pooled in _places(model):
+        hooks = PaddingFree(model, pooled)
+        found = _difference(model, padded, row, precision)
+        if not found:
+            return hooks
+        hooks.remove()
+        reason = found if reason in ("", _POOLS) else reason
+    raise Inexact(f"{type(model).__name__} {reason}")
+
+
+def _places(model: "PreTrainedModel") -> Iterator[torch.nn.Module | None]:
+    """Yield the modules whose output may be reduced to first tokens, so that the head works: none, an encoder inside
+    the base model, the base model."""
+    yield None
+    base = model.base_model
+    yield from (child for name, child in base.named_children() if name in _ENCODERS)
+    if base is not model:
+        yield base
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def _difference(model: "PreTrainedModel", padded: Batch, row: Batch, precision: str) -> str:
+    """Return how the outputs for a row differ from those for padded rows; empty: not beyond rounding. Half precision is
+    tested after the precision of the parameters, because its rounding would hide a difference."""
+    device = padded["inputs"]["input_ids"].device
+    full = "fp64" if next(model.parameters()).dtype == torch.float64 else "fp32"
+    for kind in (full, precision) if precision in COMPUTED else (full,):
+        try:
+            with autocast(kind, device):
+                expected = _logits(model, padded)
+                found = [_in_shape(one, like, row) for one, like in zip(_logits(model, row), expected, strict=True)]
+        except Exception as error:  # a model without support for sequences in a row may raise anything
+            return f"takes no rows without padding: {first_line(error)[:160]}"
+        mask = padded["inputs"].get("attention_mask")
+        for one, like in zip(found, expected, strict=True):
+            if one.shape != like.shape:
+                return _POOLS
+            kept = mask.bool() if mask is not None and like.shape[:2] == mask.shape else ...
+            off = float((one[kept] - like[kept]).abs().max() / like[kept].abs().max())
+            if not off <= TOLERANCE[kind]:
+                return f"has other logits in a row without padding ({off:.1g} off in {kind})"
+    return ""
+
+
+def _logits(model: "PreTrainedModel", batch: Batch) -> list[torch.Tensor]:
+    return [value.double() for name, value in model(**batch["inputs"]).items() if name.endswith("logits")]
+
+
+def _in_shape(found: torch.Tensor, like: torch.Tensor, row: Batch) -> torch.Tensor:
+    """Return outputs for the tokens of a row in the shape of padded rows; others unchanged."""
+    tokens = row["inputs"]["input_ids"].shape
+    return _sequences.padded(found, row) if found.shape[:2] == tokens and found.shape != like.shape else found

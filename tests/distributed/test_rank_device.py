@@ -1,0 +1,148 @@
+import re
+import threading
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+import torch
+import torch.distributed as dist
+from support.fake_nvml import FakeMachine, FakeNvml, gpus
+
+from launcher.config.cluster import Cluster
+from launcher.config.errors import UserError
+from launcher.distributed import rank_device
+from launcher.distributed.launch_env import RankInfo
+from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.rank_device import check_distinct, device_index, own_device, require, require_precision
+from launcher.plan.torch_report import TorchReport
+
+BROKEN = FakeMachine(FakeNvml(fails=pynvml.NVML_ERROR_DRIVER_NOT_LOADED))
+WORKS = FakeMachine(FakeNvml(gpus(4)))
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Torch with devices of a type, or without one."""
+
+    def of(kind, count=1):
+        found = None if kind is None else torch.device(kind)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("at", "count", "index"),
+    [
+        (RankInfo(5, 8, 1, 4), 4, 1),
+        (RankInfo(1, 2, 1, 2), 4, 1),
+        (RankInfo(0, 1, 0, 1), 1, 0),
+        (RankInfo(3, 4, 3, 4), 1, 0),  # srun --gpus-per-task=1, or a rank of mpirun with its own CUDA_VISIBLE_DEVICES
+    ],
+)
+def test_a_rank_takes_the_device_of_its_own(at, count, index):
+    assert device_index(at, count, "cuda") == index
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_ranks_that_outnumber_devices_are_refused(count, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    said = rf"4 ranks on this host for {count} cuda device\(s\) \(CUDA_VISIBLE_DEVICES=0,1\) \(one rank a device"
+    for rank in range(4):
+        with pytest.raises(UserError, match=said):
+            device_index(RankInfo(rank, 4, rank, 4), count, "cuda")
+
+
+def test_ranks_that_each_see_one_device_must_not_share_it(accelerator, monkeypatch):
+    """As threads with a store. Ranks with a device each pass; those that all see the same one are refused."""
+    accelerator("cuda")
+
+    def outcomes(uuids):
+        store, found = dist.HashStore(), dict[int, str]()
+
+        def check(rank):
+            monkeypatch.setattr(rank_device, "device_identity", lambda device: uuids[device.index])
+            try:
+                check_distinct(RankInfo(rank, 4, rank, 4), torch.device("cuda", rank), store)
+                found[rank] = ""
+            except UserError as error:
+                found[rank] = str(error)
+
+        ranks = [threading.Thread(target=check, args=(rank,)) for rank in range(4)]
+        for thread in ranks:
+            thread.start()
+        for thread in ranks:
+            thread.join()
+        return found
+
+    assert outcomes("abcd") == dict.fromkeys(range(4), "")
+    assert all(re.match(r"4 ranks on this host for 1 cuda device\(s\) ", said) for said in outcomes("aaaa").values())
+
+
+def test_ranks_that_see_all_devices_ask_nobody(accelerator):
+    accelerator("cuda", 4)
+    check_distinct(RankInfo(1, 4, 1, 4), torch.device("cuda", 1), dist.HashStore())
+
+
+def test_devices_are_told_apart_by_their_uuid(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="u"))
+    assert rank_device.device_identity(torch.device("cuda", 0)) == "u"
+    assert rank_device.device_identity(torch.device("mps", 0)) == "mps:0"
+
+
+def test_what_was_planned_for_a_gpu_does_not_train_on_the_cpu(accelerator):
+    accelerator(None)
+    require("cpu")
+    what = r"\S+ has no cuda device that torch can use: the NVIDIA driver is not loaded \(load it with modprobe nvidia"
+    with pytest.raises(RuntimeError, match=what + ", or cluster.device=cpu trains on the CPU"):
+        require("cuda", BROKEN)
+    with pytest.raises(UserError, match=what):
+        own_device(RankInfo(), "cuda", BROKEN)
+    answer = TorchReport(error="CUDA error 802: system not yet initialized")
+    said = r"has no cuda device that torch can use: CUDA error 802: system not yet initialized \(cluster"
+    with pytest.raises(RuntimeError, match=said):
+        require("cuda", FakeMachine(FakeNvml(gpus(1)), answer=answer))
+    accelerator("cuda")
+    require("cuda")
+    with pytest.raises(RuntimeError, match="has no xpu device"):
+        require("xpu", WORKS)
+
+
+def test_a_rank_that_is_started_by_hand_decides_as_the_plan_does(accelerator, caplog):
+    accelerator("cuda", 4)
+    assert own_device(RankInfo(2, 4, 2, 4), None, WORKS) == torch.device("cuda", 2)
+    assert own_device(RankInfo(2, 4, 2, 4), "cpu", WORKS) == torch.device("cpu")
+    assert own_device(RankInfo(), None, FakeMachine(shown=frozenset())) == torch.device("cpu")
+    assert not caplog.records
+    assert own_device(RankInfo(), None, BROKEN) == torch.device("cpu")
+    (record,) = caplog.records
+    assert "TRAINS ON THE CPU: the NVIDIA driver is not loaded" in record.getMessage()
+    assert own_device(RankInfo(1, 2, 1, 2), None, BROKEN) == torch.device("cpu")
+    assert len(caplog.records) == 1  # once a host
+
+
+def test_mig_without_slices_is_a_mistake_by_hand_too():
+    nvml = FakeNvml(gpus(1, slices=[]))
+    with pytest.raises(UserError, match="MIG is on at NVIDIA A100-SXM4-40GB, and it has no slices"):
+        own_device(RankInfo(), None, FakeMachine(nvml))
+
+
+def test_the_plan_of_ranks_that_each_see_one_device_counts_them_all(monkeypatch):
+    monkeypatch.setattr(rank_device.topology, "ThisMachine", lambda: FakeMachine(FakeNvml(gpus(1))))
+    group = ProcessGroup(0, 4, torch.device("cuda", 0))
+    assert rank_device.node_devices(Cluster(), group, 4).count == 4
+    assert rank_device.node_devices(Cluster(device="cpu"), ProcessGroup(0, 4, torch.device("cpu")), 4).kind == "cpu"
+
+
+def test_a_device_without_bf16_is_found_at_the_start_of_its_rank(monkeypatch):
+    """Where the plan was made on another machine."""
+    old = SimpleNamespace(name="Tesla T4", total_memory=2**34, major=7, minor=5)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: old)
+    group = ProcessGroup(0, 1, torch.device("cuda", 0))
+    with pytest.raises(UserError, match=r"train.precision: rank 0 on \S+: Tesla T4 has no bf16 \(take fp16, or fp32\)"):
+        require_precision(group, "bf16")
+    require_precision(group, "fp16")
+    old.major = 8
+    require_precision(group, "bf16")
+    require_precision(ProcessGroup(0, 1, torch.device("cpu")), "bf16")
