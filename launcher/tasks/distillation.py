@@ -75,9 +75,10 @@ class Task(WrappingTask[Config]):
         """A second instance of the inner task, prepared for the teacher."""
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Return the micro-batch of the inner task. `labelled`: the indices of the entries with a label."""
-        batch = self.inner.collate(samples)
-        return {**batch, "labelled": np.flatnonzero(batch["labels"] != IGNORE)}
+        return _with_labelled(self.inner.collate(samples))
+
+    def concatenate(self, samples: Sequence[Sample]) -> Batch:
+        return _with_labelled(self.inner.concatenate(samples))
 
     def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         """Prepare the student with the inner task, and the teacher with a second instance of it."""
@@ -122,6 +123,12 @@ class Task(WrappingTask[Config]):
         if student != teacher:
             what = f"has {teacher} classes, and the student {student}"
             raise UserError(Problem("task.teacher", f"{what} (for texts: model.vocab_size)"))
+
+
+def _with_labelled(batch: Batch) -> Batch:
+    """Return the micro-batch of an inner task with `labelled`, the indices of the entries with a label, so that the
+    device does not have to find them."""
+    return {**batch, "labelled": np.flatnonzero(batch["labels"] != IGNORE)}
 
 
 def divergence(teacher: "torch.Tensor", student: "torch.Tensor", temperature: float) -> "torch.Tensor":

@@ -19,7 +19,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from launcher import build
 from launcher.config import plugins
-from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.config.types import JsonObject
 from launcher.contract.random import Stream
@@ -34,11 +33,12 @@ from launcher.storage.run_dir import RunDir
 from launcher.strategies._torch_engine import local
 from launcher.tasks import Task
 from launcher.tools import _fake_ranks
-from launcher.tools._cuda_autocast import CudaAutocast
 from launcher.tools._allocations import Allocations
+from launcher.tools._cuda_autocast import CudaAutocast
 from launcher.train import loop
-from launcher.train.data_loader import Ids, ProbeBatches, RankBatch, RankBatches
+from launcher.train.data_loader import Ids, ProbeBatches, RankBatches
 from launcher.train.precision import STORED, LossScale
+from launcher.train.rank_batch import RankBatch
 from launcher.train.step_sync import StepInfo
 from launcher.train.training_run import Progress, Run
 

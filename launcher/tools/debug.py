@@ -27,7 +27,7 @@ from launcher.storage.run_dir import RunDir
 if TYPE_CHECKING:
     import torch
 
-    from launcher.train.data_loader import RankBatch
+    from launcher.train.rank_batch import RankBatch
     from launcher.train.training_run import Run
 
 _LEARNT = 0.1

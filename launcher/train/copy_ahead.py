@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from launcher.tasks import Batch
-from launcher.train.counter_dropout import SampleRows
 from launcher.train.data_loader import to
+from launcher.train.sample_rows import SampleRows
 
 MicroBatch = tuple[Batch, SampleRows]
 
@@ -43,7 +43,7 @@ class _Copied:
         """Return the copies, for use on the current stream, which waits for them."""
         stream, (batch, rows) = torch.accelerator.current_stream(device), self.copies
         stream.wait_event(self.event)
-        for tensor in (*_tensors(batch), rows.keys, *([] if rows.positions is None else [rows.positions])):
+        for tensor in (*_tensors(batch), *rows.on_device()):
             tensor.record_stream(stream)  # its memory is not reused before the computation has ended
         return self.copies
 

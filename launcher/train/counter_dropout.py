@@ -7,7 +7,6 @@ compiled into one kernel if torch supports it.
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -21,34 +20,6 @@ State = tuple[torch.Tensor, torch.Tensor]
 
 _BLOCK = 2**16
 """Number of words in a block, for each thread: 256 KiB, and the same for a temporary tensor."""
-
-
-@dataclass(frozen=True)
-class SampleRows:
-    """The samples in the rows of a micro-batch.
-
-    `keys`: the key of each row's sample, int64, shape (rows,). If samples share rows: the key of each token's sample,
-    shape (rows, tokens). `positions`: of the tokens in their samples, int32, shape (rows, tokens); None unless samples
-    share rows. `step`: the key of the step, shape (1,). It stays on the CPU, because few models use it, and some of
-    them there. `sequences`: the key of each sample of a row without padding, shape (samples,); else None.
-    """
-
-    keys: torch.Tensor
-    step: torch.Tensor
-    positions: torch.Tensor | None = None
-    sequences: torch.Tensor | None = None
-
-    def to(self, device: torch.device) -> "SampleRows":
-        def copy(keys: torch.Tensor | None) -> torch.Tensor | None:
-            return None if keys is None else keys.to(device, non_blocking=True)
-
-        return SampleRows(
-            self.keys.to(device, non_blocking=True), self.step, copy(self.positions), copy(self.sequences)
-        )
-
-    def pin_memory(self) -> "SampleRows":
-        positions = None if self.positions is None else self.positions.pin_memory()
-        return SampleRows(self.keys.pin_memory(), self.step, positions)
 
 
 class Axis(NamedTuple):
@@ -70,8 +41,8 @@ def keep_mask(
 ) -> torch.Tensor:
     """Return a dropout mask, bool, shape (keys, *sizes of the axes): True for kept values.
 
-    `keys`: as in SampleRows; `place`: the key of the module, an int64 scalar; `call`: as in launcher.contract.dropout;
-    `axes`: at least one; `rate`: the dropout rate.
+    `keys`: as in SampleRows of launcher.train.sample_rows; `place`: the key of the module, an int64 scalar; `call`: as
+    in launcher.contract.dropout; `axes`: at least one; `rate`: the dropout rate.
     """
     make = _keep_mask if _as_it_is(keys) else _fused(_keep_mask, keys.device.type)
     return make(keys, place, call, axes, positions, definition.threshold(rate))

@@ -5,7 +5,7 @@ compute later steps in any order.
 """
 
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -21,7 +21,8 @@ from launcher.distributed.signals import SIGNALS
 from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.tasks import Batch, Sample, Task
 from launcher.train import sample_rows
-from launcher.train.counter_dropout import SampleRows
+from launcher.train.rank_batch import RankBatch
+from launcher.train.sample_rows import SampleRows
 
 T = TypeVar("T")
 Ids = NDArray[np.int64]
@@ -68,32 +69,6 @@ class Order(Protocol):
 
 
 @dataclass(frozen=True)
-class RankBatch:
-    """A rank's share of a global batch.
-
-    `rows`: the samples in the rows of each micro-batch. `weight`, `digest`, `tokens`: those of the share; their sums
-    over the ranks are those of the global batch. `padded`: the number of positions that the model computes, with
-    padding.
-    """
-
-    micro_batches: list[Batch]
-    rows: list[SampleRows]
-    weight: float
-    digest: int
-    tokens: int
-    padded: int
-
-    def pin_memory(self) -> "RankBatch":
-        """Return the share in pinned memory, from which an accelerator copies while the host goes on. torch's
-        DataLoader calls it."""
-        return replace(
-            self,
-            micro_batches=[_pinned(batch) for batch in self.micro_batches],
-            rows=[rows.pin_memory() for rows in self.rows],
-        )
-
-
-@dataclass(frozen=True)
 class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
     """A rank's shares of the global batches, by step.
 
@@ -122,13 +97,15 @@ class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
         share = self._share(chosen)
         drawn = self._draw(share, chosen)
         keys, lengths = dropout.sample_keys(self.seed, chosen.epochs, chosen.ids), chosen.lengths
+        own = lengths[np.array([*drawn], dtype=np.int64)]
         filled = [rows or [_FIRST] for rows in share]
         return RankBatch(
             micro_batches=[self._collate(rows, drawn, chosen) for rows in share],
             rows=[self._sample_rows(rows, keys, lengths, step) for rows in filled],
             weight=float(sum(self.task.weight(sample) for sample in drawn.values())),
             digest=_digest(drawn, chosen),
-            tokens=int(lengths[np.array([*drawn], dtype=np.int64)].sum()),
+            tokens=int(own.sum()),
+            squares=int(np.square(own).sum()),
             padded=sum(self._positions(rows, lengths) for rows in filled),
         )
 
@@ -288,10 +265,6 @@ def to(batch: Batch, device: torch.device) -> Batch:
         return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
 
     return {name: copy(value) for name, value in batch.items()}
-
-
-def _pinned(batch: Batch) -> Batch:
-    return {k: _pinned(v) if isinstance(v, dict) else v.pin_memory() for k, v in batch.items()}
 
 
 def tensors(batch: Batch) -> Batch:

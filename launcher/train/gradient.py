@@ -16,9 +16,9 @@ from launcher.config.recipe import Recipe
 from launcher.contract.random import Stream, seed_for
 from launcher.distributed.heartbeat import Stage
 from launcher.train.copy_ahead import on_device
-from launcher.train.data_loader import RankBatch
 from launcher.train.padding_masks import padding_is_known
 from launcher.train.precision import autocast
+from launcher.train.rank_batch import RankBatch
 from launcher.train.training_run import Run
 
 if TYPE_CHECKING:

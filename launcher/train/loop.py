@@ -17,8 +17,8 @@ from launcher.distributed.signals import StopReason
 from launcher.sinks import Record
 from launcher.tasks import Outputs
 from launcher.train import checkpoint, early_stopping, evaluation, gradient
-from launcher.train.data_loader import RankBatch
 from launcher.train.gradient import Gradient
+from launcher.train.rank_batch import RankBatch
 from launcher.train.step_sync import StepInfo, sync_step_info
 from launcher.train.training_run import Run
 

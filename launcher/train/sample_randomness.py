@@ -17,8 +17,9 @@ from torch import nn
 from launcher.contract import dropout as definition
 from launcher.tasks._sequences import Sequences
 from launcher.train import counter_dropout
-from launcher.train.counter_dropout import Axis, SampleRows
+from launcher.train.counter_dropout import Axis
 from launcher.train.random_interception import Interception
+from launcher.train.sample_rows import SampleRows
 
 Kind = Literal["sample", "position", "other", "sample x position", "sample x other"]
 """Meaning of an axis of a drawn tensor.

@@ -7,7 +7,7 @@ import numpy as np
 from launcher.contract import digest
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.signals import StopReason
-from launcher.train.data_loader import RankBatch
+from launcher.train.rank_batch import RankBatch
 
 _RANK_INFO = np.dtype(
     [

@@ -10,9 +10,9 @@ from launcher.distributed.heartbeat import Heartbeat
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.storage.run_dir import RunDir
-from launcher.train.data_loader import RankBatch
 from launcher.train.evaluation import Part
 from launcher.train.precision import LossScale
+from launcher.train.rank_batch import RankBatch
 from launcher.train.sample_randomness import ModelRandomness
 
 if TYPE_CHECKING:

@@ -108,14 +108,14 @@ def _under(run: Any, process: Any, probe: Any, strategy: dict[str, Any]) -> Any:
 def _fake_batch(batch: Any, mode: Any) -> Any:
     import torch
 
-    from launcher.train.counter_dropout import SampleRows
+    from launcher.train.sample_rows import SampleRows
 
     def fake(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: fake(one) for name, one in value.items()}
         return mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
 
-    rows = [SampleRows(fake(one.keys), fake(one.step), fake(one.positions)) for one in batch.rows]
+    rows = [SampleRows(*map(fake, (one.keys, one.step, one.positions, one.sequences))) for one in batch.rows]
     return replace(batch, micro_batches=[fake(one) for one in batch.micro_batches], rows=rows)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from launcher.contract.dropout import sample_keys, step_key
-from launcher.train.counter_dropout import SampleRows
 from launcher.train.data_loader import ProbeBatch, ProbeBatches, tensors
+from launcher.train.sample_rows import SampleRows
 
 
 def rows(numbers, seed=0):

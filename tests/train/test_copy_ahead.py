@@ -6,7 +6,7 @@ import torch
 from support import probe_batches
 
 from launcher.train import copy_ahead
-from launcher.train.data_loader import RankBatch
+from launcher.train.rank_batch import RankBatch
 
 META = torch.device("meta")
 """Takes copies as an accelerator does, and has neither streams nor values."""

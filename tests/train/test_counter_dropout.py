@@ -11,7 +11,7 @@ from torch._subclasses import FakeTensorMode
 
 from launcher.contract import dropout as definition
 from launcher.train import counter_dropout
-from launcher.train.counter_dropout import SampleRows
+from launcher.train.sample_rows import SampleRows
 
 properties = settings(deadline=None, max_examples=60)
 keys = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, -1, 2**31, 2**32, -(2**31), 2**63 - 1, -(2**63)])
