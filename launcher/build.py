@@ -36,6 +36,7 @@ from launcher.train import (
     model_probe,
     padding_free,
     randomness_probe,
+    step_metrics,
 )
 from launcher.train.data_loader import ProbeBatch, ProbeBatches, RankBatches, loader
 from launcher.train.evaluation import Parts
@@ -100,6 +101,7 @@ def build(
         progress=progress,
         sinks=[],
         stop=stop,
+        meter=step_metrics.meter(run, task, process, progress.tokens, progress.seconds),
     )
     return built, notes + engine_notes
 

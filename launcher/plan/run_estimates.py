@@ -17,14 +17,36 @@ def sample_operations(recipe: Recipe, shape: Architecture, facts: Facts) -> floa
     products of attention in each layer (Kaplan et al., 2020, table 1). Each output of the head needs a product with the
     hidden state. Embedding lookups are free. A layer with checkpointed activations runs forward once more.
     """
-    if not (shape.in_layers and shape.layers and shape.hidden) or shape.trained < shape.parameters:
+    if not _has_layers(shape):
         return None
     tokens = facts.tokens["train"] / facts.samples["train"]
     task = plugins.task(recipe.task)(recipe.task, facts)
-    layers = tokens * (2 * shape.in_layers + 4 * shape.hidden * tokens * shape.layers)
-    head = 2 * task.output_size(round(tokens)) * shape.hidden
+    layers, head = forward_operations(shape, tokens, tokens**2, task.output_size(round(tokens)))
     every = recipe.train.checkpointed_every
     return float(layers * (3 + (1 / every if every else 0)) + 3 * head)
+
+
+def forward_operations(shape: Architecture, tokens: float, squares: float, outputs: float) -> tuple[float, float]:
+    """Return the floating-point operations of a forward pass of all layers, and those of the head.
+
+    `tokens`: of all samples; `squares`: the sum of their squared lengths; `outputs`: number of values that the head
+    returns.
+    """
+    layers = 2 * shape.in_layers * tokens + 4 * shape.hidden * shape.layers * squares
+    return float(layers), float(2 * shape.hidden * outputs)
+
+
+def training_operations(shape: Architecture, tokens: float, squares: float, outputs: float) -> float | None:
+    """Return the floating-point operations of a training step, without recomputation; None: not known (see
+    `sample_operations`). The arguments are those of `forward_operations`."""
+    if not _has_layers(shape):
+        return None
+    return 3 * sum(forward_operations(shape, tokens, squares, outputs))
+
+
+def _has_layers(shape: Architecture) -> bool:
+    """Return whether the architecture names layers, and is trained as a whole."""
+    return bool(shape.in_layers and shape.layers and shape.hidden) and shape.trained >= shape.parameters
 
 
 def run_seconds(cluster: Cluster, operations: float | None, ranks: int, published: float | None = None) -> float | None:

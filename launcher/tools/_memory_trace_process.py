@@ -161,7 +161,7 @@ class _Rank:
 
     def _step(self, run: Run, stages: _Stages, batch: RankBatch) -> None:
         """Take a step. What the first update creates and keeps is the optimiser's state."""
-        info = StepInfo(1.0, 0, batch.tokens, batch.padded, 0.0, StopReason.NONE, False)
+        info = StepInfo(1.0, 0, batch.tokens, batch.padded, batch.squares, 0.0, StopReason.NONE, False)
         loop.step(run, batch, info, time.perf_counter())
         self._allocations.name_kept("optimizer", stages.created)
 

@@ -1,8 +1,8 @@
 """The training loop, from top to bottom: load a batch, synchronise, step, evaluate, save, stop.
 
-A step is begun without waiting for the device. Its results are read, and its record written, after the next step has
-been begun, or before an evaluation, a checkpoint or the end. So the host loads and exchanges batches while the device
-computes.
+A step is begun without waiting for an accelerator. Its results are read, and its record written, after the next step
+has been begun, or before an evaluation, a checkpoint or the end. So the host loads and exchanges batches while the
+device computes.
 """
 
 import math
@@ -52,7 +52,7 @@ def train(run: Run) -> int:
             return STOPPED
 
         begun.append(begin_step(run, batch, info, begin))
-        _finish(run, begun, left=0 if recipe.train.precision == "fp16" else 1)
+        _finish(run, begun, left=_unread(run))
 
         at_end = progress.step == run.steps
         if run.validation is not None and (at_end or _divides(recipe.evaluate.every, progress.step)):
@@ -73,6 +73,7 @@ class BegunStep:
     record that is known without them."""
 
     step: int
+    info: StepInfo
     gradient: Gradient
     record: Record
 
@@ -103,7 +104,7 @@ def begin_step(run: Run, batch: RankBatch, info: StepInfo, begin: float) -> Begu
         "seconds": progress.seconds, "waited": round(progress.waited, 4),
         "fill": round(info.tokens / max(1, info.padded), 4),
     }  # fmt: skip
-    return BegunStep(progress.step, computed, record)
+    return BegunStep(progress.step, info, computed, record)
 
 
 def finish_step(run: Run, begun: BegunStep) -> Record:
@@ -127,10 +128,19 @@ def finish_step(run: Run, begun: BegunStep) -> Record:
     }  # fmt: skip
 
 
+def _unread(run: Run) -> int:
+    """Return the number of steps whose results may stay on the device while the next one begins. On a CPU they are
+    there at once, and fp16 has read them."""
+    return 0 if run.process.device.type == "cpu" or run.recipe.train.precision == "fp16" else 1
+
+
 def _finish(run: Run, begun: list[BegunStep], left: int = 0) -> None:
     """Finish and log the begun steps, except for the last `left` of them."""
     while len(begun) > left:
-        _log(run, finish_step(run, begun.pop(0)))
+        one = begun.pop(0)
+        record = finish_step(run, one)
+        measured = run.meter.measure(one.info, record["tokens"], record["seconds"]) if run.meter else {}
+        _log(run, {**record, **measured})
 
 
 def evaluate(run: Run) -> Record:

@@ -15,6 +15,7 @@ _RANK_INFO = np.dtype(
         ("digest", "u8"),
         ("tokens", "i8"),
         ("padded", "i8"),
+        ("squares", "i8"),
         ("wait", "f8"),
         ("stop", "i8"),
         ("due", "i8"),
@@ -26,7 +27,8 @@ _RANK_INFO = np.dtype(
 class StepInfo:
     """A global batch over all ranks.
 
-    `padded`: the number of positions computed, with padding. `wait`: seconds that the slowest rank waited for its
+    `padded`: the number of positions computed, with padding. `squares`: the sum of the squared lengths of samples.
+    `wait`: seconds that the slowest rank waited for its
     share. `stop`: the strongest reason to stop of any rank. `due`: whether a checkpoint is due on any rank.
     """
 
@@ -34,6 +36,7 @@ class StepInfo:
     digest: int
     tokens: int
     padded: int
+    squares: int
     wait: float
     stop: StopReason
     due: bool
@@ -44,13 +47,15 @@ def sync_step_info(
 ) -> StepInfo:
     """Gather the ranks' shares of a global batch in one exchange. All ranks call it. `wait`: seconds that this rank
     waited for its share. `stop`, `due`: as in StepInfo, of this rank."""
-    counts = (batch.weight, batch.digest, batch.tokens, batch.padded) if process.leads else (0.0, 0, 0, 0)
+    counts = (batch.weight, batch.digest, batch.tokens, batch.padded, batch.squares)
+    counts = counts if process.leads else (0.0, 0, 0, 0, 0)
     ranks = process.all_gather(np.array((*counts, wait, stop, due), dtype=_RANK_INFO))
     return StepInfo(
         weight=float(ranks["weight"].sum()),
         digest=digest.total(ranks["digest"].tolist()),
         tokens=int(ranks["tokens"].sum()),
         padded=int(ranks["padded"].sum()),
+        squares=int(ranks["squares"].sum()),
         wait=float(ranks["wait"].max()),
         stop=StopReason(int(ranks["stop"].max())),
         due=bool(ranks["due"].any()),

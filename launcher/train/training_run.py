@@ -14,6 +14,7 @@ from launcher.train.evaluation import Part
 from launcher.train.precision import LossScale
 from launcher.train.rank_batch import RankBatch
 from launcher.train.sample_randomness import ModelRandomness
+from launcher.train.step_metrics import StepMeter
 
 if TYPE_CHECKING:
     from launcher.config.types import Plugin, ScheduleConfig
@@ -73,6 +74,7 @@ class Run:
 
     `batches` yields this rank's share of the global batches from `progress.step` to step `until`. This is the last of
     all `steps`, or the step at which frozen parameters begin to train. `data`: the digest of the prepared data.
+    `meter`: of rank 0; None: speed and device are not measured.
     """
 
     recipe: Recipe
@@ -90,4 +92,5 @@ class Run:
     progress: Progress
     sinks: "Sequence[Sink[Plugin]]"
     stop: StopMonitor
+    meter: StepMeter | None = None
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
