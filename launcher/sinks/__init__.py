@@ -2,8 +2,8 @@
 
 A kind is a module of this package with a `Config` (a subclass of `launcher.config.types.Plugin`) and a class `Sink`
 that extends the one below. The file is the registration. A record is an object of metrics.jsonl: a training step
-(`step, loss, grad_norm, lr, samples, tokens, seconds, data, skipped` and others) or an evaluation (`step` and `eval/<metric>`).
-After a resume, a step may be written twice; the later record is valid.
+(`step, loss, grad_norm, lr, samples, tokens, seconds, data, skipped` and others) or an evaluation (`step` and
+`eval/<metric>`). After a resume, a step may be written twice; the later record is valid.
 """
 
 from abc import ABC, abstractmethod

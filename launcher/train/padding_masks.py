@@ -3,7 +3,6 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from unittest import mock
 
 from launcher.tasks import Batch
 
@@ -22,12 +21,15 @@ def padding_is_known(batch: Batch) -> Iterator[None]:
     transformers, or in a version that does not have these functions, nothing changes.
     """
     module, positions = sys.modules.get(_MODULE), "position_ids" in batch.get("inputs", {})
-    with contextlib.ExitStack() as stack:
-        for name in _LEAVE_OUT if positions else (*_LEAVE_OUT, _FIND_PACKED):
-            if module is not None and (function := getattr(module, name, None)) is not None:
-                known = _nothing_packed if name == _FIND_PACKED else _unless_padded(function)
-                stack.enter_context(mock.patch.object(module, name, known))
+    names = _LEAVE_OUT if positions else (*_LEAVE_OUT, _FIND_PACKED)
+    functions = {name: vars(module)[name] for name in names if module is not None and name in vars(module)}
+    for name, function in functions.items():
+        setattr(module, name, _nothing_packed if name == _FIND_PACKED else _unless_padded(function))
+    try:
         yield
+    finally:
+        for name, function in functions.items():
+            setattr(module, name, function)
 
 
 def _unless_padded(leave_out: Callable[..., bool]) -> Callable[..., bool]:
