@@ -2,10 +2,13 @@
 
 import pynvml
 import pytest
+import support
 from support.fake_nvml import GIB, FakeMachine, FakeNvml, Gpu, gpus, mig
 
 from launcher.config.cluster import Cluster
-from launcher.plan import topology
+from launcher.config.errors import UserError
+from launcher.config.recipe import Recipe
+from launcher.plan import plan, topology
 from launcher.plan.devices import decide
 from launcher.plan.gpu_report import GpuReport
 from launcher.plan.machine import TorchBuild
@@ -248,3 +251,32 @@ def test_ranks_that_each_see_their_own_device_are_not_refused():
     devices = topology.find(cluster, FakeMachine(FakeNvml(gpus(1))))
     assert topology.world(cluster, 4, devices).problems() != []
     assert topology.world(cluster, 4, devices.of_each_rank(4)).problems() == []
+
+
+# In the plan
+
+
+def made(machine, **train):
+    recipe = Recipe.model_validate(support.mlm(**{f"train__{key}": value for key, value in train.items()}))
+    cluster = Cluster()
+    return plan.make(recipe, cluster, file="recipe.yaml", devices=topology.find(cluster, machine))
+
+
+def test_a_plan_shows_what_disturbs_its_devices(workspace):
+    """The only plan here that is made to its end, which imports torch in a child."""
+    nvml = FakeNvml(gpus(1))
+    nvml.gpus[0].used = 39 * GIB
+    found = made(FakeMachine(nvml))
+    assert (found.device, found.memory_per_device) == ("cuda", 40 * GIB)
+    assert [note.partition(" (a rank")[0] for note in found.notes] == [
+        "GPU 0 (NVIDIA A100-SXM4-40GB): 39.0 GiB of 40.0 GiB are in use by processes that are not visible here"
+    ]
+
+
+def test_all_mistakes_of_devices_are_reported_with_the_others(workspace):
+    nvml = FakeNvml([Gpu("Tesla T4", capability=(7, 5), mode=pynvml.NVML_COMPUTEMODE_PROHIBITED)])
+    with pytest.raises(UserError) as error:
+        made(FakeMachine(nvml), precision="bf16")
+    first, second = map(str, error.value.problems)
+    assert first.startswith("GPU 0 (Tesla T4) is in compute mode prohibited")
+    assert second == "train.precision: Tesla T4 has no bf16 (take fp16, or fp32)"
