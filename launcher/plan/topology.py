@@ -79,8 +79,9 @@ class World:
         return f"{without.name} has no bf16 (take fp16, or fp32)"
 
     def notes(self) -> list[str]:
-        """Return remarks about the devices."""
-        return [*self.devices.notes, *(device.warning for device in self.own_devices if device.warning)]
+        """Return remarks about the devices, and about what a scheduler gives to their ranks."""
+        warnings = [device.warning for device in self.own_devices if device.warning]
+        return [*self.devices.notes, *warnings, *self.cluster.scheduler.notes(self.cluster)]
 
 
 def world(cluster: Cluster, ranks: int | None, devices: Devices | None = None) -> World:
