@@ -37,11 +37,12 @@ def plan(
     trust: options.Trust = None,
 ) -> None:
     """Show every number and every mistake of a run, and start nothing."""
-    from launcher.config import load
+    from launcher.config import load, plugins
     from launcher.prepare import run_setup
     from launcher.tools import tables
 
     profile, overrides = load.profile(cluster, overrides or [])
+    profile = plugins.scheduler(profile.scheduler).complete(profile)
     decided = run_setup.dry_run(load.recipe(recipe, overrides), profile, ranks)
     if json:
         print(output_streams.as_json(decided.model_dump_json(indent=1)))
