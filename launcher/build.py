@@ -52,10 +52,10 @@ def build(
     from; its step decides which parameters train. `workers`: loader processes; None: as in the recipe. Raises
     UserError."""
     recipe, facts = run.recipe, run.facts
+    kernel_settings.apply(recipe.train)
     process = dataclasses.replace(process, tensor_parallel=recipe.tensor_parallel)
     task = plugins.task(recipe.task)(recipe.task, facts)
     batches, validation = _batches(run, task, process)
-    kernel_settings.apply(recipe.train)
     start, weights = resume.step if resume else 0, resume is None or not checkpoint_references.replaced(recipe)
     model, notes = _model(run, process, start, weights)
     notes += kernel_settings.notes(recipe.train.precision, process.device)

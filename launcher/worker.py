@@ -44,9 +44,8 @@ from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
 from launcher.storage import disk_full, lease
 from launcher.storage.run_dir import RunDir
-from launcher.train import early_stopping, loop
+from launcher.train import early_stopping, kernel_settings, loop
 from launcher.train.checkpoint import RunReplaced
-from launcher.train.kernel_settings import explain
 from launcher.train.training_run import Run
 
 _LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
@@ -245,7 +244,7 @@ def _train_part(
             print(early_stopping.message(built.progress.history, run.recipe.evaluate), flush=True)
         return (built.progress.step if more else None), code
     except BaseException as error:
-        explained = explain(error)
+        explained = kernel_settings.explain(error)
         explained.add_note(f"at step {built.progress.step + 1}")
         raise explained from error.__cause__
     finally:

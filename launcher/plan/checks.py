@@ -33,10 +33,10 @@ def check(
     problems = [
         *wrong, *([ranks] if ranks else []), *_batch(recipe, world), *_evaluation(recipe, known), *_text(recipe),
         *_training(recipe, known), *world.cluster.scheduler.problems(recipe, world.cluster),
+        *attention_kernels.problems(recipe, world, trains=folder is not None),
         *next(filter(None, (layout.misfits(recipe, size) for size in world.sizes)), []),
     ]  # fmt: skip
     shape, assumed = None, known or facts.guess(recipe)
-    problems += attention_kernels.problems(recipe, world, trains=folder is not None)
     try:
         shape = model_spec.count(recipe, model_requirements.of(recipe, assumed))
         problems += _model(recipe, shape)
