@@ -79,6 +79,8 @@ class Plan(Strict):
     """Number of parameters."""
     memory: dict[str, int]
     """Device memory by purpose."""
+    trace: memory.MemoryTrace | None = None
+    """Memory of a rank, traced on fake tensors; None: not requested."""
     memory_per_device: int | None
     """Memory of a device; None: not known."""
     checkpoint_bytes: int

@@ -21,7 +21,8 @@ _TRANSFERS = frozenset({"c10d", "_c10d_functional", "_dtensor", "fsdp"})
 """Namespaces of the operations that gather, reduce, or copy into their buffers."""
 _PASSING = ("activations", "temporaries")
 """Purposes of storages that nothing else is known of: created in a forward, or in a backward."""
-_SCALAR, _EQUAL = torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default
+_SCALAR = torch.ops.aten._local_scalar_dense.default
+_COMPARISONS = frozenset({torch.ops.aten.equal.default, torch.ops.aten.allclose.default})
 _WAIT = torch.ops._c10d_functional.wait_tensor.default
 
 
@@ -56,7 +57,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
             return NotImplemented  # DTensor first replaces the operation by operations on shards
         if func is _SCALAR and args[0].constant is None:
             return _one(args[0].dtype)
-        if func is _EQUAL:
+        if func in _COMPARISONS:
             return True
         result = args[0] if func is _WAIT else func(*args, **(kwargs or {}))
         if torch._guards.active_fake_mode() is self._fake:  # DTensor infers shapes in another mode

@@ -102,11 +102,14 @@ def trace(question: JsonObject) -> JsonObject:
         rank = _Rank(recipe, data_facts.read(prepared), group, allocations, fake)
         with CudaAutocast() if device == "cuda" else nullcontext():
             shape = rank.run(prepared)
-    stage, found = allocations.peak(lambda stage: stage != "start")
+    on_host = frozenset(question["on_host"])
+    stage, found = allocations.peak(lambda stage: stage != "start", on_host)
+    start = allocations.peak(lambda stage: stage == "start", on_host)[1]
+    order = ("weights", "gradients", "optimizer", "activations", "temporaries", "buffers")
     return {
-        "purposes": found,
+        "purposes": {purpose: found[purpose] for purpose in order if purpose in found},
         "stage": stage,
-        "start": sum(allocations.peak(lambda stage: stage == "start")[1].values()),
+        "start": sum(start.values()),
         "rows": shape[0],
         "tokens": shape[1],
         "seconds": time.monotonic() - begin,
