@@ -14,6 +14,7 @@ from launcher.config.format import plural
 from launcher.config.recipe import Recipe
 from launcher.plan import checks, layout, memory, notes, padding_estimate, run_estimates, sample_order, topology
 from launcher.plan.facts import Facts, guess, steps_of
+from launcher.plan.memory import MemoryTrace
 from launcher.plan.model_spec import Architecture
 from launcher.storage.run_dir import RunDir
 
@@ -79,7 +80,7 @@ class Plan(Strict):
     """Number of parameters."""
     memory: dict[str, int]
     """Device memory by purpose."""
-    trace: memory.MemoryTrace | None = None
+    trace: MemoryTrace | None = None
     """Memory of a rank, traced on fake tensors; None: not requested."""
     memory_per_device: int | None
     """Memory of a device; None: not known."""

@@ -23,6 +23,9 @@ def traced(plan: Plan, recipe: Recipe) -> Plan:
     """Return the plan with the memory of rank 0. `recipe`: with pinned commits."""
     if plan.prepared is None:
         return plan.model_copy(update={"trace": MemoryTrace(problem="known after `launcher prepare`")})
+    if recipe.strategy.kind == "deepspeed" and recipe.strategy.model_dump()["zero"] == 3:
+        what = "ZeRO 3 of DeepSpeed compares values of the ranks while it runs, and fake tensors have none"
+        return plan.model_copy(update={"trace": MemoryTrace(problem=what)})
     on_host = [name for name in _HELD if plan.device == "cuda" and not plan.memory[name]]
     question = {
         "recipe": recipe.model_dump(mode="json"), "prepared": plan.prepared, "ranks": plan.ranks,
