@@ -34,7 +34,8 @@ from launcher.train import (
     padding_free,
     randomness_probe,
 )
-from launcher.train.data_loader import ProbeBatch, ProbeBatches, RankBatches, loader
+from launcher.train.batch_loader import loader
+from launcher.train.data_loader import ProbeBatch, ProbeBatches, RankBatches
 from launcher.train.evaluation import Parts
 from launcher.train.precision import STORED, LossScale, autocast
 from launcher.train.sample_randomness import ModelRandomness
