@@ -38,7 +38,8 @@ from launcher.train import (
     randomness_probe,
     step_metrics,
 )
-from launcher.train.data_loader import ProbeBatch, ProbeBatches, RankBatches, loader
+from launcher.train.batch_loader import loader
+from launcher.train.data_loader import ProbeBatch, ProbeBatches, RankBatches
 from launcher.train.evaluation import Parts
 from launcher.train.precision import STORED, LossScale, autocast
 from launcher.train.sample_randomness import ModelRandomness

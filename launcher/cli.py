@@ -33,16 +33,21 @@ def plan(
     overrides: options.Overrides = None,
     cluster: options.ClusterFile = "local",
     ranks: options.Ranks = None,
+    trace: options.Traced = False,
     json: options.Json = False,
     trust: options.Trust = None,
 ) -> None:
     """Show every number and every mistake of a run, and start nothing."""
-    from launcher.config import load
+    from launcher.config import load, plugins
     from launcher.prepare import run_setup
-    from launcher.tools import tables
+    from launcher.tools import memory_trace, tables
 
     profile, overrides = load.profile(cluster, overrides or [])
-    decided = run_setup.dry_run(load.recipe(recipe, overrides), profile, ranks)
+    profile = plugins.scheduler(profile.scheduler).complete(profile)
+    loaded = load.recipe(recipe, overrides)
+    decided = run_setup.dry_run(loaded, profile, ranks)
+    if trace:
+        decided = memory_trace.traced(decided, run_setup.pinned(loaded))
     if json:
         print(output_streams.as_json(decided.model_dump_json(indent=1)))
     else:

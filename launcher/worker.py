@@ -25,6 +25,7 @@ from launcher.config.errors import UserError
 from launcher.config.types import Plugin
 from launcher.distributed import (
     failure,
+    failure_notice,
     launch_env,
     local_run_record,
     logs,
@@ -53,8 +54,7 @@ from launcher.train import early_stopping, kernel_settings, loop, rank_errors
 from launcher.train.checkpoint import RunReplaced
 from launcher.train.training_run import Run
 
-_LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")
-"""Option that DeepSpeed's launcher inserts before the arguments."""
+_LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")  # which DeepSpeed's launcher inserts before the arguments
 _BROADCAST_SECONDS = 1.0
 """Seconds for rank 0 to inform the others that it leaves."""
 
@@ -76,6 +76,8 @@ def main(arguments: list[str]) -> int:
     stop.listen(launcher.pid if launcher else None)
     end = _run(arguments, stop, launcher)
     if launcher is None:
+        if end.group is not None and end.code in (FAILED, INVALID_INPUT):
+            failure_notice.post(end.group)
         return end.code
     rank_end.write(launcher.folder, end.rank, end.code, stop.agreed, end.problems, end.error)
     return int(end.code == FAILED)  # a starter only knows success and failure; its launcher reads the report
@@ -89,6 +91,7 @@ class _RankEnd:
     code: int
     problems: list[str] = dataclasses.field(default_factory=list)
     error: BaseException | None = None
+    group: ProcessGroup | None = None
 
 
 def _run(arguments: list[str], stop: StopMonitor, launcher: LauncherInfo | None) -> _RankEnd:
@@ -110,14 +113,14 @@ def _run(arguments: list[str], stop: StopMonitor, launcher: LauncherInfo | None)
     except UserError as error:
         if launcher is not None or (_reports_for_host() if group is None else group.first_to_claim("user-error")):
             _log.error(error)  # with a launcher, it goes to the log of the rank or the starter
-        return _RankEnd(rank, INVALID_INPUT, [str(problem) for problem in error.problems])
+        return _RankEnd(rank, INVALID_INPUT, [str(problem) for problem in error.problems], group=group)
     except (UnreachablePeer, RunReplaced) as error:
         _log.error(error)
-        return _RankEnd(rank, FAILED, error=error)
+        return _RankEnd(rank, FAILED, error=error, group=group)
     except BaseException as error:
         cause = failure.explain_exit(error)
         _report(cause, "a rank" if group is None else f"rank {rank}", stop)
-        return _RankEnd(rank, FAILED, error=cause)
+        return _RankEnd(rank, FAILED, error=cause, group=group)
 
 
 def _join(recipe: str, stop: StopMonitor, launcher: LauncherInfo | None) -> ProcessGroup:
@@ -133,12 +136,14 @@ def _join(recipe: str, stop: StopMonitor, launcher: LauncherInfo | None) -> Proc
     if Path(recipe).suffix and not Path(recipe).exists():
         what = f"rank {info.rank} on {launch_env.host_name()} sees no such file in {Path.cwd()}"
         raise UserError(f"{recipe}: {what} (of several nodes each needs to see this folder)")
-    if launcher is not None:
+    if launcher is None:
+        group = rank_rendezvous.connect(info, lambda: bool(stop.requested()))
+        failure_notice.watch(group)
+    else:
         timeout = timedelta(minutes=launcher.timeout)
         group = process_group.connect(info, device, file_store(launcher.folder, info.world), timeout)
         process_group.first_all_reduce(group)
-        return group
-    return rank_rendezvous.connect(info, lambda: bool(stop.requested()))
+    return group
 
 
 def _wait_for_preparation(arguments: list[str], group: ProcessGroup, stop: StopMonitor) -> Path:

@@ -203,6 +203,31 @@ def test_a_rank_that_fails_is_heard_before_those_that_lost_it(runs):
     assert said.count("failed at step") == 1
 
 
+def test_a_failed_rank_ends_one_that_notices_nothing(runs):
+    """What NCCL and srun do: nobody ends the other rank, which waits where it handles no signal and no closed socket.
+    Without a notice it would wait until the timeout of the group."""
+    Path("stuck.py").write_text(
+        "from launcher.distributed import failure_notice\nfrom launcher.train import loop\n"
+        "from launcher import worker\nimport sys, time\nfailure_notice._GRACE_SECONDS = 1\n"
+        "def step(run, batch, *more):\n"
+        "    if run.process.rank == 0:\n        raise OSError('the disk is on fire')\n"
+        "    time.sleep(600)\n"
+        "loop.step = step\nsys.exit(worker.main(sys.argv[1:]))\n"
+    )
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "stuck.py", "recipe.yaml", "name=stuck"], stderr=subprocess.PIPE, text=True,
+            env={**clean(), **address, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    said = [one.communicate(timeout=100)[1] for one in started]
+    assert [one.returncode for one in started] == [1, 1]
+    assert "rank 0 failed at step 1: OSError: the disk is on fire" in said[0]
+    assert "rank 1 ended because rank 0 has failed (see the log of that rank)" in said[1]
+
+
 def test_a_launcher_without_its_shipped_profile_is_reported_to_the_ranks_that_wait(monkeypatch):
     monkeypatch.setattr(load, "shipped", lambda folder: [])
     folder, problems = worker._prepare(["recipe.yaml"], ProcessGroup(0, 1, torch.device("cpu")))

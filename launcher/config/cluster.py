@@ -171,6 +171,12 @@ class Cluster(Strict):
         """Config of the scheduler: the section with the name of the kind, such as `slurm`."""
         return self._scheduler
 
+    def with_scheduler(self, config: SchedulerConfig) -> "Cluster":
+        """Return this profile with another Config of its scheduler."""
+        changed = self.model_copy()
+        changed._scheduler = config
+        return changed
+
     @property
     def section(self) -> str:
         """Name of the section with the scheduler's options."""

@@ -111,6 +111,10 @@ class SchedulerConfig(Plugin):
         """Return the conflicts between the recipe, the profile and the scheduler's own limits."""
         return []
 
+    def notes(self, cluster: "Cluster") -> list[str]:
+        """Return remarks about the profile, to be shown with the plan."""
+        return []
+
 
 class TaskConfig(Plugin):
     """Configuration of a task. Other modules read its properties. A kind overrides the defaults that do not fit it."""

@@ -34,8 +34,8 @@ class TransformersConfig(ModelConfig):
     attention_dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout rate of attention weights. Default: the model's own."""
     attention: str | None = None
-    """Attention implementation: sdpa, eager, flash_attention_2 and so on. Flash attention needs a GPU, bf16 or fp16, and
-    the package flash-attn or kernels."""
+    """Attention implementation: sdpa, eager, flash_attention_2 and so on. Flash attention needs a GPU, bf16 or fp16,
+    and the package flash-attn or kernels."""
     head: Literal["new"] | None = None
     """`new`: new weights outside of the encoder, even if the checkpoint has weights there."""
     reinit_layers: int = Field(0, ge=0)

@@ -106,6 +106,8 @@ def _training(recipe: Recipe, known: Facts | None) -> Found:
     if unfreeze_at is not None and steps is not None and unfreeze_at >= steps:
         what = f"{unfreeze_at}, but the run ends after {steps} steps (earlier, or leave it out)"
         out.append(Problem("model.unfreeze_at", what))
+    if train.padding_free is True and (reason := _padding_free_error(recipe)):
+        out.append(Problem("train.padding_free", f"{reason} (take auto)"))
     if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
         out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
     return out
@@ -115,6 +117,13 @@ def _precision(recipe: Recipe, world: World) -> Found:
     """Return a mistake if a device cannot compute in the recipe's precision."""
     what = world.precision_problem(recipe.train.precision)
     return [Problem("train.precision", what)] if what else []
+
+
+def _padding_free_error(recipe: Recipe) -> str:
+    """Return why rows of a recipe need padding, whatever its model; empty: they may not."""
+    if not plugins.task(recipe.task).padding_free:
+        return f"{recipe.task.kind} takes no rows without padding"
+    return "train.compile would compile the layers again for other lengths" if recipe.train.compile else ""
 
 
 def _evaluation(recipe: Recipe, known: Facts | None) -> Found:

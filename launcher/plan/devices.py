@@ -21,9 +21,7 @@ def decide(requested: Requested, machine: Machine) -> Devices:
     """
     if requested == "cpu":
         return _cpu()
-    shown, reasons = machine.vendors(), list[Reason]()
-    if requested == "auto" and machine.torch_build().xpu is None:
-        shown -= {"intel"}  # most processors of laptops have one
+    shown, reasons = machine.vendors() - _unremarkable(requested, machine), list[Reason]()
     for vendor, find in _VENDORS[requested].items():
         if vendor not in shown:
             continue
@@ -34,9 +32,19 @@ def decide(requested: Requested, machine: Machine) -> Devices:
             return Devices("cuda", 0, None, reason=found)
         reasons.append(found)
     if requested == "auto":
-        return _cpu(tuple(f"TRAINS ON THE CPU: {reason.with_advice()}" for reason in reasons))
+        return _cpu(tuple(f"USES THE CPU: {reason.with_advice()}" for reason in reasons))
     missing = Reason(f"this machine has no such device: {_SIGNS[requested]}")
     return Devices(requested, 0, None, reason=reasons[0] if reasons else missing)
+
+
+def _unremarkable(requested: Requested, machine: Machine) -> set[Vendor]:
+    """Return the vendors whose devices `auto` passes over without a note: the GPU in the processor of most laptops, and
+    those of the host of a container, if torch is not built for them."""
+    if requested != "auto":
+        return set()
+    build = machine.torch_build()
+    built: dict[Vendor, str | None] = {"intel": build.xpu, "hidden nvidia": build.cuda}
+    return {vendor for vendor, version in built.items() if version is None}
 
 
 def _cpu(notes: tuple[str, ...] = ()) -> Devices:

@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 import pynvml
 
-from launcher.plan.nvml import Handle, Nvml, NvmlError
+from launcher.plan.nvml import MEMORY_VERSION, Handle, Nvml, NvmlError
 
 T = TypeVar("T")
 ComputeMode = Literal["default", "exclusive", "prohibited"]
@@ -122,10 +122,12 @@ def _gpu(nvml: Nvml, handle: Handle) -> GpuFacts:
 
 
 def _memory(nvml: Nvml, handle: Handle) -> GpuFacts:
-    """Return the name, the identifier and the memory of a GPU or a slice."""
-    info = _known(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    """Return the name, the identifier and the memory of a GPU or a slice, without what the driver reserves."""
     name, uuid = nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetUUID(handle)
-    return GpuFacts(name, uuid, info.total if info else None, info.used if info else None)
+    if info := _known(lambda: nvml.nvmlDeviceGetMemoryInfo(handle, MEMORY_VERSION)):
+        return GpuFacts(name, uuid, info.total - info.reserved, info.used)
+    older = _known(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))  # a driver before 510
+    return GpuFacts(name, uuid, older.total if older else None, older.used if older else None)
 
 
 def _slices(nvml: Nvml, handle: Handle) -> tuple[GpuFacts, ...]:

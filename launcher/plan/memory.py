@@ -1,6 +1,7 @@
 """Estimates in bytes: peak memory of a device, and size of a checkpoint."""
 
 from launcher.config import plugins
+from launcher.config.base_model import Strict
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
@@ -8,13 +9,39 @@ from launcher.plan.model_spec import Architecture
 # bytes of a stored parameter; bf16 and fp16 use autocast
 _WIDTH = {"fp32": 4, "tf32": 4, "bf16": 4, "fp16": 4, "fp64": 8}
 _ACTIVATION = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
+_HALF = ("bf16", "fp16")
+_CONTEXT, _NCCL = 2**29, 3 * 2**29
+"""Bytes of a CUDA context with the kernels of torch's libraries, and of the buffers of NCCL. Both are typical values,
+which were not measured here."""
+_FRAGMENTATION = 0.05
+"""Share of the tensors' bytes that CUDA's caching allocator cannot use. A typical value, which was not measured."""
+
+
+class MemoryTrace(Strict):
+    """Memory of rank 0, from a build and two steps on fake tensors (see launcher.tools.memory_trace). In bytes."""
+
+    purposes: dict[str, int] = {}
+    """Device memory by purpose, when it is highest; empty: it could not be traced."""
+    stage: str = ""
+    """Part of the step in which memory is highest."""
+    start: int = 0
+    """Highest device memory before the first step."""
+    rows: int = 0
+    """Rows of the traced micro-batch."""
+    tokens: int = 0
+    """Tokens of a row."""
+    seconds: float = 0.0
+    """Seconds that the trace took."""
+    problem: str = ""
+    """Why the rank could not be traced; empty: it was."""
 
 
 def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples: int, device: str) -> dict[str, int]:
     """Return the bytes by purpose, for a micro-batch of `samples` of maximum length.
 
     Purposes are weights, gradients, optimiser state, activations and buffers. Buffers hold what a strategy gathers and
-    reduces, and the gradients of tied embeddings.
+    reduces, and the gradients of tied embeddings. On CUDA, they are also autocast's copies of weights, the device
+    context and fragmentation.
     """
     share = plugins.strategy(recipe.strategy).memory_share(shape, ranks)
     width = _WIDTH[recipe.train.precision]
@@ -23,33 +50,68 @@ def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples
     moments = recipe.optimizer.moments(shape.in_layers / shape.parameters) * trained
     # The sum of tied embeddings' gradients needs two. `gathered` has one, except with DTensors (benchmarks/memory.py).
     tied = shape.largest_parameter * (1 if share.gathered and recipe.tensor_parallel == 1 else 2)
-    return {
+    tensors = {
         "weights": round(share.weights * size),
         "gradients": round(share.gradients * trained * size),
         "optimizer": round(share.optimizer * moments * size),
-        "activations": activations(recipe, shape, samples, facts.longest) + outputs(recipe, facts, samples),
+        "activations": activations(recipe, shape, samples, facts.longest, device) + outputs(recipe, facts, samples),
         "buffers": round((share.gathered + tied) * width + share.flat),
+    }
+    if device == "cuda":
+        return on_cuda(tensors | _copies(recipe, shape), ranks)
+    return {
+        **tensors,
         **({"offloaded": round((share.host + share.moved * moments) * size)} if device == "cpu" and share.host else {}),
     }
 
 
-def activations(recipe: Recipe, shape: Architecture, samples: int, longest: int) -> int:
+def on_cuda(tensors: dict[str, int], ranks: int) -> dict[str, int]:
+    """Return the bytes of tensors by purpose, with what a GPU holds besides: the CUDA context with NCCL, and the
+    allocator's fragmentation."""
+    context = _CONTEXT + (_NCCL if ranks > 1 else 0)
+    return {**tensors, "device context": context, "fragmentation": round(_FRAGMENTATION * sum(tensors.values()))}
+
+
+def _copies(recipe: Recipe, shape: Architecture) -> dict[str, int]:
+    """Return the bytes of autocast's copies of the layers' weights in half precision; empty in full precision.
+
+    A linear map keeps its copy for the backward, also if the weights themselves are gathered and freed (FSDP).
+    """
+    if recipe.train.precision not in _HALF:
+        return {}
+    return {"autocast copies": round(shape.in_layers / recipe.tensor_parallel * _ACTIVATION[recipe.train.precision])}
+
+
+def activations(recipe: Recipe, shape: Architecture, samples: int, longest: int, device: str) -> int:
     """Return the bytes of the activations that layers store for the backward pass.
 
-    A layer stores 17 hidden widths per token. If attention is not fused, as with attention dropout, it also stores 2.5
-    attention maps of heads x length (Korthikanti et al., 2022, give 34 s b h + 5 a s^2 b bytes in 16 bits). A
-    checkpointed layer stores its input (Chen et al., 2016), and one such layer at a time is recomputed. Tensor
-    parallelism splits the inside of a layer.
+    A layer stores what `_of_token` returns for each token, and attention maps of heads x length. A checkpointed layer
+    stores its input (Chen et al., 2016), and one such layer at a time is recomputed. Tensor parallelism splits the
+    inside of a layer.
     """
     tokens, width = samples * longest, _ACTIVATION[recipe.train.precision]
-    written_out = recipe.model.attention_kernel == "eager" or shape.attention_dropout > 0
-    maps = 2.5 * shape.heads * longest if written_out else 0
-    layer = tokens * (17 * shape.hidden + maps) * width / recipe.tensor_parallel
+    layer = tokens * _of_token(recipe, shape, longest, device) / recipe.tensor_parallel
     every = recipe.train.checkpointed_every
     if not every:
         return round(shape.layers * layer)
     again = -(-shape.layers // every)
     return round((shape.layers - again + 1) * layer + again * tokens * shape.hidden * width)
+
+
+def _of_token(recipe: Recipe, shape: Architecture, longest: int, device: str) -> float:
+    """Return the bytes that a layer stores for a token.
+
+    They are 17 hidden widths. If attention is not fused, as with attention dropout, 2.5 attention maps are added
+    (Korthikanti et al., 2022, give 34 s b h + 5 a s^2 b bytes in 16 bits). Autocast on CUDA stores 42 bytes for each
+    hidden unit, since it normalises in fp32 and copies the input of each linear map; a map takes 6 bytes, and 7 with
+    dropout. Fused attention stores a mask of 16 bits for each pair of tokens there.
+    """
+    width = _ACTIVATION[recipe.train.precision]
+    written_out = recipe.model.attention_kernel == "eager" or shape.attention_dropout > 0
+    if device != "cuda" or recipe.train.precision not in _HALF:
+        return (17 * shape.hidden + (2.5 * shape.heads * longest if written_out else 0)) * width
+    of_map = 7 if shape.attention_dropout > 0 else 6
+    return 42 * shape.hidden + longest * (of_map * shape.heads if written_out else width)
 
 
 def outputs(recipe: Recipe, facts: Facts, samples: int) -> int:

@@ -14,6 +14,7 @@ BF16_SINCE = (8, 0)
 _ORDER = "CUDA_DEVICE_ORDER"
 _OLDEST_OF_CUDA = {13: (7, 5)}
 """Compute capability of the oldest GPUs that a major version of CUDA supports (its release notes)."""
+_LEAVE_OUT = f"leave it out of {visible_devices.VARIABLE}"
 _MOSTLY = 0.5
 """Share of a device's memory in use from which the plan warns."""
 
@@ -27,13 +28,13 @@ def find(machine: Machine) -> Devices | Reason:
     if build.cuda is None:
         return other_build(build, "NVIDIA GPUs", "CUDA")
     report = machine.gpus()
-    if not report.error:
-        return _driver_problem(report, build) or _visible_gpus(report, machine, build)
-    if not report.stuck:  # a container may have the driver without NVML
-        answer = machine.torch()
-        if answer.kind == "cuda":
-            return of_torch(answer)
-    return Reason(report.error, report.advice)
+    if report.stuck:
+        return Reason(report.error, report.advice)
+    problem = Reason(report.error, report.advice) if report.error else _driver_problem(report, build)
+    if problem is None:
+        return _visible_gpus(report, machine, build)
+    answer = machine.torch()  # a container may have CUDA without NVML, or a library that makes up for an old driver
+    return of_torch(answer) if answer.kind == "cuda" else problem
 
 
 def _driver_problem(report: GpuReport, build: TorchBuild) -> Reason | None:
@@ -67,6 +68,9 @@ def _visible_gpus(report: GpuReport, machine: Machine, build: TorchBuild) -> Dev
     usable = [gpu for gpu in whole if not gpu.mig] or parts
     if not usable:
         return _without_slices(whole[0])
+    old = [_too_old(index, facts, build) for index, facts in enumerate(usable)]
+    if old[0] is not None and None not in old:
+        return old[0]
     each = tuple(_device(index, facts, machine, build) for index, facts in enumerate(usable))
     ambiguous = _ambiguous_order(report.gpus, machine)
     memory = smallest([gpu.memory for gpu in report.gpus] if ambiguous else [device.memory for device in each])
@@ -91,20 +95,26 @@ def _unused_slices(usable: Sequence[GpuFacts], whole: Sequence[GpuFacts]) -> str
 
 def _device(index: int, facts: GpuFacts, machine: Machine, build: TorchBuild) -> Device:
     bf16 = facts.capability is None or facts.capability >= BF16_SINCE
-    label = f"GPU {index} ({facts.name})"
-    problem = _too_old(facts, label, build) or _taken(facts, label, machine)
+    label, old = _label(index, facts), _too_old(index, facts, build)
+    problem = old.with_advice(_LEAVE_OUT) if old else _taken(facts, label, machine)
     return Device(facts.name, facts.memory, bf16, problem, "" if problem else _crowded(facts, label, machine))
 
 
-def _too_old(facts: GpuFacts, label: str, build: TorchBuild) -> str:
-    """Return a message if the CUDA of torch has no code for a GPU; empty: it has."""
+def _label(index: int, facts: GpuFacts) -> str:
+    return f"GPU {index} ({facts.name})"
+
+
+def _too_old(index: int, facts: GpuFacts, build: TorchBuild) -> Reason | None:
+    """Return a reason if the CUDA of torch has no code for a GPU; None: it has."""
     major = int((build.cuda or "0").partition(".")[0])
     oldest = _OLDEST_OF_CUDA.get(major, (0, 0))
     if facts.capability is None or facts.capability >= oldest:
-        return ""
+        return None
     have, need = (".".join(map(str, version)) for version in (facts.capability, oldest))
-    what = f"{label} has compute capability {have}, and CUDA {major} of torch {build.version} needs {need}"
-    return f"{what} (install a torch that is built for CUDA {major - 1})"
+    what = (
+        f"{_label(index, facts)} has compute capability {have}, and CUDA {major} of torch {build.version} needs {need}"
+    )
+    return Reason(what, f"install a torch that is built for CUDA {major - 1}")
 
 
 def _taken(facts: GpuFacts, label: str, machine: Machine) -> str:
@@ -114,7 +124,7 @@ def _taken(facts: GpuFacts, label: str, machine: Machine) -> str:
     others = [process.pid for process in facts.processes if machine.is_foreign(process.pid)]
     if facts.mode == "exclusive" and others:
         what = f"{label} is in exclusive compute mode, and process {others[0]} has it"
-        return f"{what} (wait for that process, or leave the GPU out of CUDA_VISIBLE_DEVICES)"
+        return f"{what} (wait for that process, or {_LEAVE_OUT})"
     return ""
 
 

@@ -9,9 +9,14 @@ from launcher.plan.facts import Facts
 
 
 def expected(recipe: Recipe, facts: Facts, ranks: int) -> float | None:
-    """Return the fraction for a step whose lengths are distributed as in the corpus; None: not known yet."""
+    """Return the fraction for a step whose lengths are distributed as in the corpus; None: not known yet.
+
+    With `train.padding_free: auto` it is that of padded rows, because the model is tested when the run starts.
+    """
     if not facts.lengths:
         return None
+    if recipe.train.padding_free is True:
+        return 1.0
     lengths = _typical(facts.lengths, recipe.train.global_batch)
     shares = max(1, ranks // recipe.tensor_parallel)
     if recipe.packed:

@@ -15,6 +15,7 @@ from launcher.config.recipe import Recipe
 from launcher.plan import checks, layout, memory, notes, padding_estimate, run_estimates, sample_order, topology
 from launcher.plan.device_facts import Devices
 from launcher.plan.facts import Facts, guess, steps_of
+from launcher.plan.memory import MemoryTrace
 from launcher.plan.model_spec import Architecture
 from launcher.plan.peak_flops import peak_flops
 from launcher.storage.run_dir import RunDir
@@ -81,6 +82,8 @@ class Plan(Strict):
     """Number of parameters."""
     memory: dict[str, int]
     """Device memory by purpose."""
+    trace: MemoryTrace | None = None
+    """Memory of a rank, traced on fake tensors; None: not requested."""
     memory_per_device: int | None
     """Memory of a device; None: not known."""
     checkpoint_bytes: int

@@ -1,5 +1,6 @@
 """Devices and ranks of a profile, without an import of torch."""
 
+import logging
 import os
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,8 @@ from launcher.plan.devices import decide
 from launcher.plan.machine import Machine, ThisMachine
 
 GIB = 2**30
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,9 @@ class World:
         return f"{without.name} has no bf16 (take fp16, or fp32)"
 
     def notes(self) -> list[str]:
-        """Return remarks about the devices."""
-        return [*self.devices.notes, *(device.warning for device in self.own_devices if device.warning)]
+        """Return remarks about the devices, and about what a scheduler gives to their ranks."""
+        warnings = [device.warning for device in self.own_devices if device.warning]
+        return [*self.devices.notes, *warnings, *self.cluster.scheduler.notes(self.cluster)]
 
 
 def world(cluster: Cluster, ranks: int | None, devices: Devices | None = None) -> World:
@@ -103,6 +107,12 @@ def find(cluster: Cluster, machine: Machine | None = None) -> Devices:
     devices = decide(cluster.device, machine or ThisMachine())
     memory = int(psutil.virtual_memory().total) if devices.kind == "cpu" else devices.memory
     return replace(devices, memory=configured or memory)
+
+
+def log_notes(cluster: Cluster) -> None:
+    """Log the remarks about the devices that a profile selects, for a command that shows no plan."""
+    for note in find(cluster).notes:
+        _log.warning("%s", note)
 
 
 def count(cluster: Cluster) -> int:

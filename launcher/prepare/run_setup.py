@@ -86,6 +86,11 @@ def dry_run(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> plan
         raise loaded.located(error) from None
 
 
+def pinned(loaded: Loaded[Recipe]) -> Recipe:
+    """Return the recipe as a plan resolves it: with pinned commits of the hub and steps of other runs."""
+    return _pin(loaded.value, _folder(loaded.value), strict=False)
+
+
 def prepare(loaded: Loaded[Recipe], processes: int | None = None, to: Path | None = None) -> tuple[Path, facts.Facts]:
     """Prepare the data of a recipe. Returns the prepared folder and its facts. `processes`: maximum number of
     processes; `to`: a bundle to write. Raises UserError."""

@@ -178,6 +178,11 @@ class Scheduler(ABC, Generic[J]):
         the user; empty: no answer. Raises JobRefused."""
         return ""
 
+    def complete(self, cluster: "Cluster") -> "Cluster":
+        """Return the profile with what only the scheduler knows, such as the cores of a node. It asks the scheduler
+        once, and leaves out what it does not answer."""
+        return cluster
+
     def task_id(self, id: str, point: int | Literal["*"]) -> str:
         """Return the id of one run of an array; for `*` a pattern of all. `id`: of the array."""
         raise NotImplementedError(f"{type(self).__name__} supports no arrays")

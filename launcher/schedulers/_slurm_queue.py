@@ -123,6 +123,23 @@ def cancel(ids: Sequence[str]) -> None:
         raise SlurmRefusal(_message(done))
 
 
+def nodes() -> str:
+    """Return the output of `scontrol show node --oneliner`. Raises SlurmMissing or SlurmTimeout."""
+    return _answer(["scontrol", "show", "node", "--oneliner"])
+
+
+def partitions() -> str:
+    """Return the names of the partitions, the default one with a star. Raises SlurmMissing or SlurmTimeout."""
+    return _answer(["sinfo", "--noheader", "--format=%P"])
+
+
+def _answer(argv: Sequence[str]) -> str:
+    done = _run(argv, "the nodes are asked with it", QUERY_TIMEOUT, _query_environment())
+    if done.returncode:
+        raise SlurmTimeout(f"Slurm does not answer: {_message(done)}")
+    return done.stdout
+
+
 def parse(text: str) -> list[Job]:
     """Return the jobs in the output of `scontrol show job`."""
     records, lines = list[list[str]](), list[str]()

@@ -205,7 +205,7 @@ def _devices(request: JobRequest, config: "Config") -> dict[str, str | None]:
     """Return the option that requests the devices of a node."""
     count = str(request.plan.devices_per_node)
     if config.gres == "auto":
-        return {"gres": f"gpu:{count}" if request.plan.device == "cuda" else None}
+        return {"gres": f"gpu:{count}" if request.plan.device != "cpu" else None}
     if config.gres == "gpus_per_node":
         return {"gpus-per-node": count}
     return {"gres": None if config.gres == "none" else config.gres}

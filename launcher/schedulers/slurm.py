@@ -13,16 +13,16 @@ from launcher.config.cluster import Line, PositiveInt, Where, refuse_variables
 from launcher.config.errors import Problem
 from launcher.config.types import SchedulerConfig
 from launcher.schedulers import (
-    EndReason,
     JobRefused,
     JobRequest,
     JobState,
-    Phase,
     SubmittedJob,
+    _slurm_nodes,
     _slurm_queue,
     _slurm_script,
 )
 from launcher.schedulers import Scheduler as SchedulerBase
+from launcher.schedulers._slurm_job_state import is_of_run, job_state
 from launcher.schedulers._slurm_script import BatchScript
 
 if TYPE_CHECKING:
@@ -36,13 +36,6 @@ _SCRIPT_OPTIONS = (
     "wrap", "a", "D", "N", "n", "o",
 )  # fmt: skip
 """Options of sbatch that the batch script itself needs."""
-_END_REASONS: dict[str, EndReason] = {
-    "CANCELLED": "cancelled", "TIMEOUT": "time over", "DEADLINE": "time over", "PREEMPTED": "preempted",
-    "NODE_FAIL": "node lost", "BOOT_FAIL": "node lost", "OUT_OF_MEMORY": "failed", "REVOKED": "cancelled",
-}  # fmt: skip
-_END_DETAILS = {"OUT_OF_MEMORY": "out of memory", "BOOT_FAIL": "a node did not start"}
-_SCRIPT_NOT_STARTED = 53
-"""Signal number that Slurm reports for a job whose script could not be started."""
 
 
 def time_limit(text: str) -> int:
@@ -109,12 +102,13 @@ class Config(SchedulerConfig):
     constraint: Option | None = None
     """Node features, as in `sbatch --constraint`."""
     gres: Option = "auto"
-    """Generic resources of a node, such as gpu:a100:8. `auto`: gpu:<devices_per_node> for cuda devices;
+    """Generic resources of a node, such as gpu:a100:8. `auto`: gpu:<devices_per_node>, except on a CPU;
     `gpus_per_node`: request them with --gpus-per-node; `none`: no request."""
     exclusive: bool = False
     """Allocate whole nodes."""
     cpus_per_node: PositiveInt | None = None
-    """CPU cores of a node. Default: that of the partition."""
+    """CPU cores of a node. Default: for GPUs their share of a node's cores, if Slurm reports it; on a CPU one for each
+    rank; else that of the partition."""
     memory_per_node: Option | None = None
     """Host memory of a node, as in `sbatch --mem`."""
     mail: Mail | None = None
@@ -159,6 +153,20 @@ class Config(SchedulerConfig):
     def problems(self, recipe: "Recipe", cluster: "Cluster") -> list[str | Problem]:
         found = [*self._time_problems(recipe), *self._device_problems(cluster), *self._option_problems()]
         return [one if isinstance(one, Problem) else f"--cluster {cluster.reference}: {one}" for one in found]
+
+    def notes(self, cluster: "Cluster") -> list[str]:
+        if cluster.device == "cpu" or self.cpus_per_node is not None or self.exclusive:
+            return []
+        what = (
+            f"Slurm gives the {cluster.devices_per_node} ranks of a node one core, unless the site sets another number"
+        )
+        return [f"slurm.cpus_per_node: not set: {what} (sinfo -o '%c %G' shows cores and GPUs of the nodes)"]
+
+    def requested_gpus(self, cluster: "Cluster") -> dict[str, int]:
+        """Return the number of GPUs of a node by type that a job requests; empty: it requests none, or not by gres."""
+        if self.gres in ("auto", "gpus_per_node"):
+            return {"": int(cluster.devices_per_node)} if cluster.device != "cpu" else {}
+        return _slurm_nodes.gpus_of(self.gres)
 
     def _time_problems(self, recipe: "Recipe") -> list[str | Problem]:
         from launcher.config.recipe import seconds
@@ -223,9 +231,17 @@ class Scheduler(SchedulerBase[BatchScript]):
         # sbatch prints the id of a trial job; the real one gets another id
         return f"Slurm: {re.sub(r'^Job [0-9]+ to start', 'the job is to start', answer)}"
 
+    def complete(self, cluster: "Cluster") -> "Cluster":
+        config = self.config
+        requested = config.requested_gpus(cluster)
+        if config.cpus_per_node is not None or config.exclusive or not requested:
+            return cluster
+        cores = _slurm_nodes.cores_of(config.partition, requested)
+        return cluster.with_scheduler(config.model_copy(update={"cpus_per_node": cores}))
+
     def state(self, id: str, run: Path) -> JobState | None:
         job = _slurm_queue.job(id)
-        return job_state(job) if job is not None and _is_of_run(job, run) else None
+        return job_state(job) if job is not None and is_of_run(job, run) else None
 
     def cancel(self, ids: Sequence[str]) -> None:
         _slurm_queue.cancel(ids)
@@ -242,44 +258,3 @@ class Scheduler(SchedulerBase[BatchScript]):
         starts, limit = 1 + self.config.max_requeues, self.config.seconds
         most = "as long as their time limits allow" if limit is None else f"{duration(starts * limit)} of running time"
         return [f"until all steps are done the job may start {starts} times, {most} (--max-requeues)"]
-
-
-def _is_of_run(job: _slurm_queue.Job, run: Path) -> bool:
-    """Return whether a job belongs to this run folder, by its output paths, its script or its name.
-
-    The id is not enough, because a reinstalled Slurm uses the same ids again.
-    """
-    folder = f"{run.absolute()}/"
-    paths = [job.fields.get(name, "") for name in ("StdOut", "StdErr", "Command")]
-    in_run = any(path.startswith(folder) or f"/{run.name}/" in path for path in paths)
-    return in_run or job.name == run.name
-
-
-def job_state(job: _slurm_queue.Job) -> JobState:
-    """Return a job of Slurm as the JobState of all schedulers."""
-    ended: EndReason = _END_REASONS.get(job.state, "")
-    if not ended and job.preempted is not None:
-        ended = "preempted"
-    return JobState(
-        id=job.id, phase=_phase(job.state), state=job.state, reason=_reason(job, ended), ended=ended, nodes=job.nodes,
-        restarts=job.restarts, code=job.code, submitted=job.submitted, start=job.start, end=job.end,
-    )  # fmt: skip
-
-
-def _phase(state: str) -> Phase:
-    if state in _slurm_queue.WAITING:
-        return "waiting"
-    if state in _slurm_queue.RUNNING:
-        return "running"
-    return "leaving" if state in _slurm_queue.LEAVING else "ended"
-
-
-def _reason(job: _slurm_queue.Job, ended: EndReason) -> str:
-    """Return the reason why a job waits, or a text about its end; empty: not known."""
-    if job.alive:
-        return job.reason
-    if ended:
-        return _END_DETAILS.get(job.state, "")
-    if job.reason == "JobLaunchFailure" and job.signal == _SCRIPT_NOT_STARTED:
-        return "Slurm could not start its script: look for its log's folder on the nodes"
-    return f"killed by signal {job.signal}" if job.signal else ""

@@ -38,9 +38,15 @@ _SSH_OPTIONS = (
     "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4",
 )  # fmt: skip
 _FORWARDED_VARIABLES = (
-    "LAUNCHER_", "OMP_", "MKL_", "GLOO_", "NCCL_", "TORCH_", "PYTHON", "LD_LIBRARY_PATH", "CUDA_", "HF_HUB_OFFLINE",
+    "LAUNCHER_", "OMP_", "KMP_", "MKL_", "GLOO_", "NCCL_", "RCCL_", "UCX_", "FI_", "TORCH_", "TORCHINDUCTOR_",
+    "TRITON_", "PYTORCH_", "PYTHON", "LD_LIBRARY_PATH", "CUDA_", "CUBLAS_", "HF_HUB_OFFLINE",
 )  # fmt: skip
 """Prefixes of the environment variables that are forwarded to the hosts."""
+_OF_THIS_HOST = {
+    "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_MPS_PIPE_DIRECTORY",
+    "CUDA_MPS_LOG_DIRECTORY", "NCCL_HOSTID",
+}  # fmt: skip
+"""Variables that name devices or services of this host, which another host does not have."""
 _EXIT_CODES = (INVALID_INPUT, FAILED, NODE_FAILURE, STOPPED, DONE)
 """Exit codes of agents, by decreasing severity."""
 _UNREACHABLE = 255
@@ -113,9 +119,10 @@ def forwarded(request: JobRequest, environment: Mapping[str, str]) -> dict[str, 
     """Return the environment variables of the agents: of the profile, the job, and this process (for libraries).
 
     Secrets are left out, because every user of a machine sees its command lines. The agents read the profile's secrets
-    in the run folder.
+    in the run folder. What names devices of this host is left out too; the profile may set it.
     """
-    here = {name: value for name, value in environment.items() if name.startswith(_FORWARDED_VARIABLES)}
+    shared = {name: value for name, value in environment.items() if name not in _OF_THIS_HOST}
+    here = {name: value for name, value in shared.items() if name.startswith(_FORWARDED_VARIABLES)}
     variables = here | request.variables(f"ssh-{request.token}")
     return {name: value for name, value in variables.items() if not env_vars.is_secret(name)}
 

@@ -9,14 +9,17 @@ Settings = dict[str, Any]
 """Keys and values of DeepSpeed's JSON configuration."""
 
 
-def settings(config: "Config", precision: str) -> Settings:
-    """Return DeepSpeed's configuration for a strategy and a precision."""
+def settings(config: "Config", precision: str, device: str) -> Settings:
+    """Return DeepSpeed's configuration for a strategy, a precision and a type of device.
+
+    On GPUs the reduction of gradients overlaps with the backward, on a stream of its own. A CPU has no streams.
+    """
     numbers = int(config.bucket_mb * 2**18)  # each of 4 bytes
     zero: Settings = {
         "stage": config.zero,
         "reduce_bucket_size": numbers,
         "allgather_bucket_size": numbers,
-        "overlap_comm": False,
+        "overlap_comm": device == "cuda" and config.zero > 0,
     }
     if config.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -46,3 +49,8 @@ def _merged(ours: Settings, extra: Settings) -> Settings:
     for key, value in extra.items():
         out[key] = _merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
     return out
+
+
+def offloads(settings: Settings) -> bool:
+    """Return whether the optimiser state is in host memory."""
+    return "offload_optimizer" in settings["zero_optimization"]

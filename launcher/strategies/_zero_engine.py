@@ -4,14 +4,10 @@ The flat partitions of ZeRO are converted to tensors with canonical names and sh
 rank keeps only its rows (DTensor). So no host ever has the whole state, and any other layout can load it.
 """
 
-import logging
 import math
-import os
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 
 import torch
 import torch.distributed as dist
@@ -19,30 +15,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from launcher.config.errors import Problem, UserError
-from launcher.strategies import Engine, EngineParts, NonfiniteGradients
-from launcher.strategies._deepspeed_settings import Settings
+from launcher.strategies import Engine, EngineParts, NonfiniteGradients, _deepspeed_process
+from launcher.strategies._deepspeed_settings import Settings, offloads
 from launcher.strategies._torch_engine import TorchEngine
-
-_SHM = "deepspeed_shm_comm"
-"""DeepSpeed operation for inference on CPUs. DeepSpeed would compile it with g++ at the first start."""
-
-
-def load(device: str) -> ModuleType:
-    """Return DeepSpeed, imported for this type of device and without its log messages."""
-    os.environ.setdefault("DS_ACCELERATOR", device)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    deepspeed.ops.__compatible_ops__[_SHM] = False
-    module: ModuleType = deepspeed
-    return module
 
 
 def wrap(stage: int, settings: Settings, unwrapped: EngineParts) -> Engine:
     """Wrap a model with ZeRO of this stage. `settings`: DeepSpeed's configuration."""
-    deepspeed = load(unwrapped.process.device.type)
-    os.environ.setdefault("LOCAL_RANK", str(unwrapped.process.device.index or 0))
+    deepspeed = _deepspeed_process.load(unwrapped.process.device.type)
+    _deepspeed_process.set_local_rank(unwrapped.process.device)
     unwrapped.process.ensure_initialized()
     engine, *_ = deepspeed.initialize(
         model=unwrapped.model,
@@ -53,7 +34,7 @@ def wrap(stage: int, settings: Settings, unwrapped: EngineParts) -> Engine:
     if stage == 0:
         engine.torch_autocast_z0_gradscaler = None  # the loss scale is the launcher's
         return Zero0(engine, unwrapped.model, engine.optimizer)
-    return (Zero3 if stage == 3 else Zero12)(engine, unwrapped)
+    return (Zero3 if stage == 3 else Zero12)(engine, unwrapped, offloads(settings))
 
 
 class _Boundary(Engine):
@@ -75,13 +56,19 @@ class Zero0(_Boundary, TorchEngine):
 
 
 class _Partitioned(_Boundary):
-    """ZeRO 1 to 3: the tensors of the optimiser are flat partitions of all parameters of a group."""
+    """ZeRO 1 to 3: the tensors of the optimiser are flat partitions of all parameters of a group.
 
-    def __init__(self, engine: torch.nn.Module, unwrapped: EngineParts):
+    `offloaded`: the optimiser state is in host memory. Then the state of a checkpoint is gathered and kept there too,
+    since the device may have no room for it.
+    """
+
+    def __init__(self, engine: torch.nn.Module, unwrapped: EngineParts, offloaded: bool):
         self.module, self.unwrapped, self._zero = engine, unwrapped.model, engine.optimizer
         self._zero.torch_autocast_gradscaler = None  # the loss scale is the launcher's
         self._zero.custom_loss_scaler, self._zero.external_loss_scale = True, 1.0
-        self._mesh = init_device_mesh(unwrapped.process.device.type, (unwrapped.process.world,))
+        self._offloaded = offloaded
+        device = "cpu" if offloaded else unwrapped.process.device.type
+        self._mesh = init_device_mesh(device, (unwrapped.process.world,))
         self._trained = {name: p for name, p in unwrapped.model.named_parameters() if p.requires_grad}
         names = unwrapped.optimizer.state_names()
         self._last_norm = 0.0
@@ -172,7 +159,7 @@ class _Partitioned(_Boundary):
             entry["step"].fill_(steps[0])
 
     def _rows(self, whole: torch.Tensor, parameter: torch.nn.Parameter) -> DTensor:
-        """Return this rank's rows of a tensor that is whole on every rank."""
+        """Return this rank's rows of a tensor that is whole on every rank, on the device of the mesh."""
         pieces = whole.chunk(self._mesh.size()) if whole.ndim else (whole,)
         mine = self._mesh.get_local_rank()
         held = pieces[mine].clone() if mine < len(pieces) else whole[:0].clone()
@@ -210,7 +197,14 @@ class Zero12(_Partitioned):
     def _moment(self, parameter: torch.nn.Parameter, moment: str) -> torch.Tensor:
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        return safe_get_full_optimizer_state(parameter, moment)
+        if not self._offloaded:
+            return safe_get_full_optimizer_state(parameter, moment)
+        whole, mapping = torch.zeros(parameter.numel()), parameter._hp_mapping
+        if mapping is not None:  # a part of the parameter is in this rank's partition
+            held = mapping.lp_fragment_address
+            whole[held.start :][: held.numel].copy_(mapping.get_hp_fragment(moment))
+        dist.all_reduce(whole)
+        return whole.view_as(parameter)
 
     def _set_moment(self, parameter: torch.nn.Parameter, moment: str, whole: torch.Tensor) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
@@ -237,7 +231,11 @@ class Zero3(_Partitioned):
         return math.inf if overflows or math.isnan(norm) else norm
 
     def _weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
-        held = parameter.ds_tensor.detach().flatten()
+        return self._gathered(parameter, parameter.ds_tensor.detach())
+
+    def _gathered(self, parameter: torch.nn.Parameter, partition: torch.Tensor) -> torch.Tensor:
+        """Return a whole tensor of the shape of a parameter from the partitions of all ranks."""
+        held = partition.flatten()
         every = held.new_empty(held.numel() * self._mesh.size())
         dist.all_gather_into_tensor(every, held)
         return every[: parameter.ds_numel].view(parameter.ds_shape)
@@ -250,9 +248,11 @@ class Zero3(_Partitioned):
         safe_set_local_fp32_param(parameter, mine)
 
     def _moment(self, parameter: torch.nn.Parameter, moment: str) -> torch.Tensor:
-        from deepspeed.utils import safe_get_full_optimizer_state
+        from deepspeed.utils import safe_get_full_optimizer_state, safe_get_local_optimizer_state
 
-        return safe_get_full_optimizer_state(parameter, moment)
+        if not self._offloaded:
+            return safe_get_full_optimizer_state(parameter, moment)
+        return self._gathered(parameter, safe_get_local_optimizer_state(parameter, moment).cpu())
 
     def _set_moment(self, parameter: torch.nn.Parameter, moment: str, whole: torch.Tensor) -> None:
         from deepspeed.utils import safe_set_local_optimizer_state

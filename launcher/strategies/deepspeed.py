@@ -124,14 +124,15 @@ class Strategy(strategies.Strategy[Config]):
         )
 
     def load(self, device: str) -> None:
-        from launcher.strategies import _zero_engine
+        from launcher.strategies import _deepspeed_process
 
-        _zero_engine.load(device)
+        _deepspeed_process.load(device)
 
     def wrap(self, unwrapped: EngineParts) -> Engine:
         from launcher.strategies import _deepspeed_settings, _zero_engine
 
-        settings = _deepspeed_settings.settings(self.config, unwrapped.precision)
+        device = unwrapped.process.device.type
+        settings = _deepspeed_settings.settings(self.config, unwrapped.precision, device)
         return _zero_engine.wrap(self.config.zero, settings, unwrapped)
 
 

@@ -61,8 +61,8 @@ class Sequences:
 def inputs(samples: Many[Sample]) -> Batch:
     """Return a batch with the `inputs` of one row, in the order of the samples.
 
-    `position_ids` begin at 0 in each sequence. `sequences`: their lengths, and `offsets`, the place of the first token
-    of each and the end of the row, int32, shape (sequences + 1,).
+    `position_ids` begin at 0 in each sequence. The value of KEY holds their `lengths`, and `offsets`: the place of the
+    first token of each and the end of the row, int32, shape (sequences + 1,).
     """
     lengths = tuple(len(sample["input_ids"]) for sample in samples)
     names = [name for name in ("input_ids", "token_type_ids") if name in samples[0]]

@@ -19,9 +19,11 @@ from torch.utils._pytree import tree_leaves
 
 _TRANSFERS = frozenset({"c10d", "_c10d_functional", "_dtensor", "fsdp"})
 """Namespaces of the operations that gather, reduce, or copy into their buffers."""
-_PASSING = ("activations", "temporaries")
-"""Purposes of storages that nothing else is known of: created in a forward, or in a backward."""
-_SCALAR, _EQUAL = torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default
+_PASSING = ("activations", "temporaries", "autocast copies")
+"""Purposes of storages that nothing else is known of: created in a forward, in a backward, or by a cast of weights."""
+_SCALAR = torch.ops.aten._local_scalar_dense.default
+_COMPARISONS = frozenset({torch.ops.aten.equal.default, torch.ops.aten.allclose.default})
+_CAST = torch.ops.aten._to_copy.default
 _WAIT = torch.ops._c10d_functional.wait_tensor.default
 
 
@@ -45,7 +47,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
         super().__init__()
         self.stage = "start"
         self.purposes: dict[int, str] = {}
-        self._fake, self._quantum, self._count = fake, quantum, 0
+        self.fake, self._quantum, self._count = fake, quantum, 0
         self._live: dict[int, _Storage] = {}
         self._events: list[tuple[int, int, str]] = []
 
@@ -56,11 +58,13 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
             return NotImplemented  # DTensor first replaces the operation by operations on shards
         if func is _SCALAR and args[0].constant is None:
             return _one(args[0].dtype)
-        if func is _EQUAL:
+        if func in _COMPARISONS:
             return True
         result = args[0] if func is _WAIT else func(*args, **(kwargs or {}))
-        if torch._guards.active_fake_mode() is self._fake:  # DTensor infers shapes in another mode
+        if torch._guards.active_fake_mode() is self.fake:  # DTensor infers shapes in another mode
             self.note(result)
+            if func is _CAST and self.stage != "start" and self._purpose(args[0]) in ("weights", "buffers"):
+                self.name("autocast copies", [result])
             if func.namespace in _TRANSFERS:
                 self.name("buffers", tree_leaves((args, kwargs, result)))
         return result
@@ -79,10 +83,11 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
                 if anew or self.purposes[number] in _PASSING:
                     self.purposes[number] = purpose
 
-    def name_kept(self, purpose: str, since: int = 0) -> None:
-        """Set the purpose of the live storages that have none yet. `since`: number of storages created before these."""
+    def name_kept(self, purpose: str, since: int = 0, instead_of: tuple[str, ...] = _PASSING) -> None:
+        """Set the purpose of the live storages that were only passing until now. `since`: number of storages that were
+        created before these."""
         for storage in self._live.values():
-            if storage.number >= since and self.purposes[storage.number] in _PASSING:
+            if storage.number >= since and self.purposes[storage.number] in instead_of:
                 self.purposes[storage.number] = purpose
 
     @property
@@ -101,9 +106,9 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
         totals = list(accumulate(sizes))
         moments = [index for index, event in enumerate(self._events) if counted(event[2])]
         highest = max(moments, key=lambda index: totals[index])
-        found = dict[str, int]()
-        for number, change, _ in self._events[: highest + 1]:
-            found[self.purposes[number]] = found.get(self.purposes[number], 0) + change
+        found = dict.fromkeys(self.purposes.values(), 0)
+        for (number, _, _), change in zip(self._events[: highest + 1], sizes, strict=False):
+            found[self.purposes[number]] += change
         return self._events[highest][2], {purpose: size for purpose, size in found.items() if size}
 
     @contextmanager
@@ -118,10 +123,13 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
 
         torch.UntypedStorage.resize_ = resize
         try:
-            with self._fake, self:
+            with self.fake, self:
                 yield
         finally:
             torch.UntypedStorage.resize_ = original
+
+    def _purpose(self, tensor: torch.Tensor) -> str:
+        return self.purposes[self._number(tensor.untyped_storage())]
 
     def _number(self, storage: torch.UntypedStorage) -> int:
         key = id(storage)

@@ -12,9 +12,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 _FP32_INPUTS = frozenset({
-    F.layer_norm, torch.layer_norm, torch.native_layer_norm, F.group_norm, torch.group_norm, torch.exp, torch.Tensor.exp,
-    torch.log, torch.Tensor.log, torch.pow, torch.Tensor.pow, torch.Tensor.__pow__, torch.norm, torch.Tensor.norm,
-    F.cosine_similarity, F.mse_loss, F.l1_loss, F.kl_div, F.nll_loss, F.softplus, torch.rsqrt, torch.Tensor.rsqrt,
+    F.layer_norm, torch.layer_norm, torch.native_layer_norm, F.group_norm, torch.group_norm, torch.exp,
+    torch.Tensor.exp, torch.log, torch.Tensor.log, torch.pow, torch.Tensor.pow, torch.Tensor.__pow__, torch.norm,
+    torch.Tensor.norm, torch.rsqrt, torch.Tensor.rsqrt, F.cosine_similarity, F.mse_loss, F.l1_loss, F.kl_div,
+    F.nll_loss, F.softplus,
 })  # fmt: skip
 _FP32_OUTPUT = frozenset({
     F.softmax, torch.softmax, torch.Tensor.softmax, F.log_softmax, torch.log_softmax, torch.Tensor.log_softmax,

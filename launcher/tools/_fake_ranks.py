@@ -1,8 +1,8 @@
 """One rank of many without the others: torch's fake process group, and those parts of torch.distributed that read data.
 
-A fake process group completes every collective at once. On fake tensors, which have no data, three parts of torch need
-a replacement: device meshes, which compute with tensors; DistributedDataParallel's comparison of shapes between ranks,
-and its reducer, which broadcasts the order of its buckets in C++.
+A fake process group completes every collective at once. On fake tensors, which have no data, some parts of torch need
+a replacement: `Module.to`, device meshes, which compute with tensors, and DistributedDataParallel, which compares
+shapes between ranks and broadcasts the order of its buckets in C++.
 """
 
 import functools
@@ -89,7 +89,7 @@ class _Replicated(parallel.DistributedDataParallel):  # type: ignore[misc]
     def __init__(self, *args: object, **kwargs: object):
         super().__init__(*args, **kwargs)
         super().register_comm_hook(None, _unreduced)
-        self.reducer = _Reducer(self.reducer)
+        self.reducer: object = _Reducer(self.reducer)
 
     def register_comm_hook(self, state: object, hook: object) -> None:
         """Do nothing: a hook of the strategy would communicate."""

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from launcher import build
 from launcher.config import plugins
+from launcher.config.errors import first_line
 from launcher.config.recipe import Recipe
 from launcher.config.types import JsonObject
 from launcher.contract.random import Stream
@@ -35,6 +36,7 @@ from launcher.tasks import Task
 from launcher.tools import _fake_ranks
 from launcher.tools._allocations import Allocations
 from launcher.tools._cuda_autocast import CudaAutocast
+from launcher.tools._fake_ranks import FakeGroup
 from launcher.train import loop
 from launcher.train.data_loader import Ids, ProbeBatches, RankBatches
 from launcher.train.precision import STORED, LossScale
@@ -66,7 +68,7 @@ class _Stages(Heartbeat):
         if stage is Stage.UPDATING:
             gradients = [local(p.grad) for p in self._model.parameters() if p.grad is not None]
             self._allocations.name("gradients", gradients, anew=True)
-            self._allocations.name_kept("gradients")
+            self._allocations.name_kept("gradients", instead_of=("temporaries",))
             self.created = self._allocations.count
 
 
@@ -81,17 +83,22 @@ class _LongestFirst:
 
 
 def main() -> None:
-    question, answer = json.loads(sys.stdin.read()), os.dup(1)
+    question, stdout = json.loads(sys.stdin.read()), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    with open(answer, "w", encoding="utf-8") as out:  # noqa: PTH123
-        json.dump(trace(question), out)
+    with open(stdout, "w", encoding="utf-8") as out:  # noqa: PTH123
+        try:
+            answer = trace(question)
+        except Exception as error:  # a model or a strategy may need values, which fake tensors do not have
+            answer = {"problem": f"the rank cannot run on fake tensors: {first_line(error)[:200]}"}
+        json.dump(answer, out)
 
 
 def trace(question: JsonObject) -> JsonObject:
-    """Return the memory of rank 0 by purpose, or the reason why there is none.
+    """Return the fields of launcher.plan.memory.MemoryTrace for rank 0.
 
-    `question`: `recipe`, `prepared` (folder of the data), `ranks`, and `device`, whose rules of autocast apply.
+    `question`: `recipe`, `prepared` (folder of the data), `ranks`, `device`, whose rules of autocast apply, and
+    `on_host`, the purposes that do not count because they are in host memory.
     """
     begin = time.monotonic()
     recipe = Recipe.model_validate(question["recipe"])
@@ -99,14 +106,17 @@ def trace(question: JsonObject) -> JsonObject:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     allocations = Allocations(fake, _QUANTUM.get(device, 1))
     with _fake_ranks.connected(question["ranks"], recipe.tensor_parallel) as group:
-        rank = _Rank(recipe, data_facts.read(prepared), group, allocations, fake)
+        rank = _Rank(recipe, data_facts.read(prepared), group, allocations)
         with CudaAutocast() if device == "cuda" else nullcontext():
             shape = rank.run(prepared)
-    stage, found = allocations.peak(lambda stage: stage != "start")
+    on_host = frozenset(question["on_host"])
+    stage, found = allocations.peak(lambda stage: stage != "start", on_host)
+    start = allocations.peak(lambda stage: stage == "start", on_host)[1]
+    order = ("weights", "gradients", "optimizer", "activations", "temporaries", "buffers", "autocast copies")
     return {
-        "purposes": found,
+        "purposes": {purpose: found[purpose] for purpose in order if purpose in found},
         "stage": stage,
-        "start": sum(allocations.peak(lambda stage: stage == "start")[1].values()),
+        "start": sum(start.values()),
         "rows": shape[0],
         "tokens": shape[1],
         "seconds": time.monotonic() - begin,
@@ -116,10 +126,7 @@ def trace(question: JsonObject) -> JsonObject:
 class _Rank:
     """One rank of a run on fake tensors."""
 
-    def __init__(
-        self, recipe: Recipe, facts: Facts, group: _fake_ranks.FakeGroup, allocations: Allocations, fake: FakeTensorMode
-    ):
-        self._fake = fake
+    def __init__(self, recipe: Recipe, facts: Facts, group: FakeGroup, allocations: Allocations):
         self._recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"compile": False})})
         self._facts, self._group, self._allocations = facts, group, allocations
         self._task: Task = plugins.task(recipe.task)(recipe.task, facts)
@@ -136,11 +143,11 @@ class _Rank:
         )  # fmt: skip
         probes, batch = batches.probe_batches(), batches[0]
         with self._allocations.recording():
-            run = self._build(_fake(probes, self._fake))
+            run = self._build(_fake(probes, self._allocations.fake))
             stages = _Stages(self._allocations, run.engine.module)
             run = dataclasses.replace(run, heartbeat=stages)
             for _ in range(_STEPS):
-                self._step(run, stages, _fake(_first(batch), self._fake))
+                self._step(run, stages, _fake(_first_micro_batches(batch), self._allocations.fake))
         return len(batch.rows[0].keys), int(lengths.max())
 
     def _build(self, probes: ProbeBatches) -> Run:
@@ -163,10 +170,10 @@ class _Rank:
         """Take a step. What the first update creates and keeps is the optimiser's state."""
         info = StepInfo(1.0, 0, batch.tokens, batch.padded, batch.squares, 0.0, StopReason.NONE, False)
         loop.step(run, batch, info, time.perf_counter())
-        self._allocations.name_kept("optimizer", stages.created)
+        self._allocations.name_kept("optimizer", since=stages.created)
 
 
-def _first(batch: RankBatch) -> RankBatch:
+def _first_micro_batches(batch: RankBatch) -> RankBatch:
     """Return a batch with its first micro-batches."""
     return dataclasses.replace(
         batch, micro_batches=batch.micro_batches[:_MICRO_BATCHES], rows=batch.rows[:_MICRO_BATCHES]

@@ -97,6 +97,9 @@ Trust = Annotated[
         help="Run this kind, function or model's code, which a run or a bundle names (repeatable).",
     ),
 ]  # fmt: skip
+Traced = Annotated[
+    bool, typer.Option("--trace", help="Build and step one rank on fake tensors, and show its memory by purpose.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", help="latest, best, or a step.")]
 

@@ -121,7 +121,10 @@ def _show(prepared: run_setup.PreparedRun, run: "Run", shown: int, console: Cons
 
 def _flat(batch: "Mapping[str, torch.Tensor | Mapping[str, torch.Tensor]]") -> "list[tuple[str, torch.Tensor]]":
     """Return the tensors of a nested batch with their names."""
-    return [pair for k, v in batch.items() for pair in (_flat(v) if isinstance(v, Mapping) else [(k, v)])]
+    import torch
+
+    pairs = [pair for k, v in batch.items() for pair in (_flat(v) if isinstance(v, Mapping) else [(k, v)])]
+    return [(name, value) for name, value in pairs if isinstance(value, torch.Tensor)]
 
 
 def _resident() -> int:

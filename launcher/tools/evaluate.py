@@ -9,7 +9,7 @@ from launcher.config.atomic_files import write
 from launcher.config.types import JsonObject
 from launcher.launch import execute, launch_spec
 from launcher.launch.execute import Outcome
-from launcher.plan import writable_folders
+from launcher.plan import topology, writable_folders
 from launcher.prepare import run_setup
 from launcher.storage import disk_full
 from launcher.storage.run_dir import RunDir
@@ -26,6 +26,7 @@ def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, conso
     prepared = run_setup.reopen(Path(run), ranks, problems)
     saved, baseline = prepared.folder.saved(which), prepared.facts.baseline
     saved.verify()
+    topology.log_notes(prepared.cluster)
     execute.warm_up(launch_spec.imports(prepared.recipe))
     outcome = execute.execute(launch_spec.evaluate(prepared.plan, {}, saved.step))
     if outcome.code:

@@ -24,7 +24,7 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import JsonObject
 from launcher.distributed import output_streams
 from launcher.launch import execute, launch_spec
-from launcher.plan import layout, model_requirements, model_spec, plan, writable_folders
+from launcher.plan import layout, model_requirements, model_spec, plan, topology, writable_folders
 from launcher.prepare import run_setup
 from launcher.storage.run_dir import RunDir
 
@@ -82,6 +82,7 @@ def parity(
         os.environ.update(launch_spec.environment(cluster))  # must come before an import reads it
         execute.warm_up(launch_spec.imports(loaded.value))
     prepared = run_setup.validate(loaded, cluster, 1, problems)
+    topology.log_notes(cluster)
     todo = [(recipe, count) for count in ranks for recipe in _layouts(prepared, loaded, strategies, count)]
     if not todo:
         raise UserError(f"--strategies: no layout of {strategies} runs on {', '.join(map(str, ranks))} ranks")

@@ -112,11 +112,12 @@ def load_profile(
     profile, of_recipe = load.profile(file, overrides)
     check_queue(profile)
     if max_requeues is None:
-        return profile, of_recipe
+        return plugins.scheduler(profile.scheduler).complete(profile), of_recipe
     if _MAX_REQUEUES not in type(profile.scheduler).model_fields:
         what = f"a cluster of kind {profile.kind} has no key {profile.section}.{_MAX_REQUEUES}"
         raise UserError(f"--max-requeues: {what} (leave it out)")
-    return load.profile(file, [*overrides, f"cluster.{profile.section}.{_MAX_REQUEUES}={max_requeues}"])
+    profile, of_recipe = load.profile(file, [*overrides, f"cluster.{profile.section}.{_MAX_REQUEUES}={max_requeues}"])
+    return plugins.scheduler(profile.scheduler).complete(profile), of_recipe
 
 
 def check_queue(profile: Cluster) -> None:

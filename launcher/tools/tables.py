@@ -8,6 +8,7 @@ from rich.table import Table
 
 from launcher.config.format import human, plural
 from launcher.plan.facts import Facts, cut_notes, label_counts
+from launcher.plan.memory import MemoryTrace
 from launcher.plan.plan import Plan
 from launcher.plan.run_estimates import duration
 
@@ -53,6 +54,32 @@ def print_plan(plan: Plan, console: Console) -> None:
     )  # not wrapped, so that it can be copied
     for note in plan.notes:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
+    if plan.trace is not None:
+        _print_trace(plan, plan.trace, console)
+
+
+def _print_trace(plan: Plan, trace: MemoryTrace, console: Console) -> None:
+    """Print the traced memory of a rank by purpose, beside the estimate and the memory of a device."""
+    if trace.problem:
+        console.print(f"[yellow]trace[/]: {escape(trace.problem)}; the estimate above holds", soft_wrap=True)
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"memory of one of {plural(plan.ranks, 'rank')}")
+    for name in ("trace", "estimate"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for purpose in dict.fromkeys([*plan.memory, *trace.purposes]):
+        sizes = (found.get(purpose) for found in (trace.purposes, plan.memory))
+        table.add_row(purpose, *("" if size is None else human(size) for size in sizes))
+    table.add_row("[bold]together[/]", *(human(sum(found.values())) for found in (trace.purposes, plan.memory)))
+    if plan.memory_per_device is not None:
+        table.add_row("[bold]of the device[/]", *[human(plan.memory_per_device)] * 2)
+    console.print()
+    console.print(table)
+    start = f"before the first step at most {human(trace.start)}"
+    micro_batch = f"micro-batches of {trace.rows} x {trace.tokens}"
+    console.print(
+        f"the trace is highest in the {trace.stage}; {start}; {micro_batch}; {trace.seconds:.0f} s", highlight=False
+    )
 
 
 def _device_memory(plan: Plan) -> str:

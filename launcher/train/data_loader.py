@@ -1,30 +1,27 @@
-"""A rank's share of the global batches, as a pure function of the step, read through torch's DataLoader.
+"""A rank's share of the global batches, as a pure function of the step.
 
 There is no state, because step t is computed from t alone. So a resume needs no position, and loader workers may
 compute later steps in any order.
 """
 
-import signal
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from launcher.contract import digest, dropout
 from launcher.contract.packing import capacity, pack
 from launcher.contract.random import Draw, Stream
 from launcher.contract.split import split
-from launcher.distributed.signals import SIGNALS
 from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.tasks import Batch, Sample, Task
 from launcher.train import sample_rows
 from launcher.train.rank_batch import RankBatch
 from launcher.train.sample_rows import SampleRows
 
-T = TypeVar("T")
 Ids = NDArray[np.int64]
 _FIRST = np.zeros(1, dtype=np.int64)
 """A row of the first sample only, which replaces the rows of a micro-batch that has none."""
@@ -240,22 +237,6 @@ def _digest(drawn: dict[int, Sample], chosen: _ChosenSamples) -> int:
     return digest.total(hashes)
 
 
-def loader(batches: RankBatches, start: int, stop: int, workers: int, pin: bool) -> DataLoader[RankBatch]:
-    """Return a loader of the batches of steps [start, stop), in order. `workers`: number of processes that compute
-    ahead; `pin`: pin memory."""
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        collate_fn=_as_is,
-        pin_memory=pin,
-        prefetch_factor=4 if workers else None,
-        multiprocessing_context="fork" if workers else None,  # a rank's default is the launcher's fork server
-        worker_init_fn=_leave_signals_to_the_rank,
-    )
-
-
 def to(batch: Batch, device: torch.device) -> Batch:
     """Return a micro-batch copied to a device."""
 
@@ -276,12 +257,3 @@ def tensors(batch: Batch) -> Batch:
         return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
     return {name: convert(value) for name, value in batch.items()}
-
-
-def _leave_signals_to_the_rank(worker: int) -> None:
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _as_is(item: T) -> T:
-    return item

@@ -20,6 +20,9 @@ from launcher.train import kernel_settings
 from launcher.train.precision import autocast, exact_first
 
 T = TypeVar("T")
+_OF_DEVICE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
+_DEVICE_WORDS = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL", "out of memory")
+"""Types and messages of errors that are no mistake of the model's code."""
 _TORCH = str(Path(torch.__file__).parent)
 _log = logging.getLogger(__name__)
 
@@ -109,12 +112,14 @@ def exact(model: nn.Module, precision: str, device: torch.device, test: Callable
 @contextmanager
 def reported(model: nn.Module, task: str) -> Iterator[None]:
     """Raise any error of the block as a UserError of one line, with the place in the code. The traceback is logged for
-    --verbose. Errors of memory are raised unchanged. `task`: its kind."""
+    --verbose. Errors of memory, of a device and of other ranks are raised unchanged. `task`: its kind."""
     try:
         yield
-    except (UserError, torch.OutOfMemoryError):
+    except (UserError, *_OF_DEVICE):
         raise
     except Exception as error:  # a user's code may raise anything
+        if any(word in str(error) for word in _DEVICE_WORDS):
+            raise
         _log.debug("%s cannot compute a sample", type(model).__name__, exc_info=error)
         if kernel_settings.nondeterministic(error):
             what = str(kernel_settings.explain(error)).replace(", which train.deterministic requires", "")

@@ -33,17 +33,17 @@ def adapt(
 ) -> tuple[RankBatches, list[str]]:
     """Make a model compute rows without padding if the recipe wants it and its outputs stay the same.
 
-    Returns the batches, and a note if they stay padded. The decision is the same on all ranks. Raises UserError if the
-    recipe requires such rows in vain.
+    Returns the batches, and a note if they stay padded because of the model. They also do if layers are compiled, which
+    would be done again for other lengths. The decision is the same on all ranks. Raises UserError if the recipe
+    requires such rows in vain.
     """
-    required = train.padding_free is True
-    if train.padding_free is False or not (task.padding_free or required) or _never_pads(batches):
+    never_pads = batches.row is not None or batches.equal_lengths
+    if never_pads or train.padding_free is False or train.compile or not task.padding_free:
         return batches, []
-    free, hooks, reason = replace(batches, padding_free=True), None, _unsupported(task, train)
+    free, hooks = replace(batches, padding_free=True), None
     try:
-        if not reason:
-            hooks = attach(model, *_examples(batches, free, process), train.precision)
-            reason = _other_draws(model, task, free, train, process)
+        hooks = attach(model, *_examples(batches, free, process), train.precision)
+        reason = _other_draws(model, task, free, train, process)
     except Inexact as inexact:
         reason = str(inexact)
     reason = next(filter(None, process.all_gather_objects(reason)), "")
@@ -51,20 +51,9 @@ def adapt(
         return free, []
     if hooks is not None:
         hooks.remove()
-    if required:
+    if train.padding_free is True:
         raise UserError(Problem("train.padding_free", f"{reason} (take auto)"))
     return batches, [f"samples of different lengths are padded: {reason}"]
-
-
-def _never_pads(batches: RankBatches) -> bool:
-    """Return whether samples share rows, or all samples of a micro-batch have one length."""
-    return batches.row is not None or batches.equal_lengths
-
-
-def _unsupported(task: Task, train: Train) -> str:
-    if not task.padding_free:
-        return f"{task.config.kind} takes no rows without padding"
-    return "train.compile would compile the layers again for other lengths" if train.compile else ""
 
 
 def _examples(batches: RankBatches, free: RankBatches, process: ProcessGroup) -> tuple[Batch, Batch]:

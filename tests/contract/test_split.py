@@ -232,3 +232,32 @@ def test_the_rank_with_fewer_micro_batches_halves_its_largest_to_keep_step():
 def test_no_samples_make_no_micro_batches():
     assert split([], 3) == [[], [], []]
     assert split([], 3, 10) == [[], [], []]
+
+
+# Rows without padding: a micro-batch costs the sum of its lengths
+
+
+@properties
+@given(st.one_of(cases(), cases(all_lengths), cases(odd_lengths)))
+def test_without_padding_every_place_falls_on_one_micro_batch_within_the_budget(case):
+    lengths, ranks, budget = case
+    shares = split(lengths, ranks, budget, padding_free=True)
+    assert len({len(rank) for rank in shares}) == 1
+    assert sorted(place for rank in shares for place in share(rank)) == list(range(len(lengths)))
+    sums = [sum(lengths[place] for place in batch) for rank in shares for batch in rank]
+    assert all(budget is None or total <= budget for total in sums)
+    for rank in shares:
+        ordered = [lengths[place] for batch in rank for place in batch]
+        assert ordered == sorted(ordered, reverse=True), "equal lengths are neighbours"
+
+
+@properties
+@given(cases(), st.integers(1, 512))
+def test_without_padding_ranks_have_the_same_samples_and_equal_lengths_the_same_micro_batches(case, length):
+    lengths, ranks, budget = case
+    padded, free = (split(lengths, ranks, budget, padding_free=free) for free in (False, True))
+    assert [sorted(share(rank)) for rank in padded] == [sorted(share(rank)) for rank in free]
+    assert all(len(a) >= len(b) for a, b in zip(padded, free, strict=True))
+    equal = [length] * len(lengths)
+    budget = None if budget is None else max(budget, length)
+    assert shape(split(equal, ranks, budget)) == shape(split(equal, ranks, budget, padding_free=True))

@@ -89,7 +89,7 @@ os._exit(0)
 
 @pytest.mark.parametrize(("rank", "shown"), [(0, "of Python\n"), (1, "")])
 def test_what_a_library_prints_goes_to_the_log_of_the_rank_even_if_the_process_is_killed_then(rank, shown):
-    assert run(LIBRARY.format(rank=rank)).stdout == shown
+    assert run(LIBRARY.format(rank=rank), PYTHONUNBUFFERED="").stdout == shown
     assert Path(f"run/logs/rank{rank}.log").read_text() == "of Python\nof a library\n"
 
 

@@ -117,7 +117,7 @@ def test_a_rank_that_is_started_by_hand_decides_as_the_plan_does(accelerator, ca
     assert not caplog.records
     assert own_device(RankInfo(), None, BROKEN) == torch.device("cpu")
     (record,) = caplog.records
-    assert "TRAINS ON THE CPU: the NVIDIA driver is not loaded" in record.getMessage()
+    assert "USES THE CPU: the NVIDIA driver is not loaded" in record.getMessage()
     assert own_device(RankInfo(1, 2, 1, 2), None, BROKEN) == torch.device("cpu")
     assert len(caplog.records) == 1  # once a host
 

@@ -2,10 +2,13 @@
 
 import pynvml
 import pytest
+import support
 from support.fake_nvml import GIB, FakeMachine, FakeNvml, Gpu, gpus, mig
 
 from launcher.config.cluster import Cluster
-from launcher.plan import topology
+from launcher.config.errors import UserError
+from launcher.config.recipe import Recipe
+from launcher.plan import plan, topology
 from launcher.plan.devices import decide
 from launcher.plan.gpu_report import GpuReport
 from launcher.plan.machine import TorchBuild
@@ -118,7 +121,7 @@ def test_slices_beside_whole_gpus_are_noted():
 
 
 OLD = FakeNvml(gpus(1), cuda=12040, driver="550.54")
-BROKEN = FakeNvml(fails=pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+BROKEN_NVML = FakeNvml(fails=pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
 UNUSABLE = [
     (FakeMachine(FakeNvml(gpus(1)), build=CPU_BUILD), "torch 2.13.0+cpu is built for the CPU (install a torch"),
     (FakeMachine(FakeNvml(gpus(1)), build=ROCM), "torch 2.13.0+rocm6.4 is built for ROCm"),
@@ -126,13 +129,14 @@ UNUSABLE = [
         FakeMachine(OLD),
         "the NVIDIA driver 550.54 is too old: it supports CUDA 12.4, torch 2.13.0+cu130 needs 13.0 (upd",
     ),
-    (FakeMachine(BROKEN), "the NVIDIA driver is not loaded (load it"),
+    (FakeMachine(BROKEN_NVML), "the NVIDIA driver is not loaded (load it"),
     (FakeMachine(FakeNvml()), "the NVIDIA driver lists no GPU that this process may use (Slurm: request them with"),
     (FakeMachine(FakeNvml(gpus(2)), {"CUDA_VISIBLE_DEVICES": ""}), "CUDA_VISIBLE_DEVICES hides all GPUs (unset"),
     (
         FakeMachine(FakeNvml(gpus(2)), {"CUDA_VISIBLE_DEVICES": "5"}),
         "CUDA_VISIBLE_DEVICES=5 names no GPU of this machine",
     ),
+    (FakeMachine(FakeNvml([Gpu(capability=(6, 0))])), "GPU 0 (NVIDIA A100-SXM4-40GB) has compute capability 6.0, and"),
     (FakeMachine(shown=frozenset({"hidden nvidia"})), "the container has no device file of them (start it with"),
     (FakeMachine(report=GpuReport(error="the driver did not answer", stuck=True)), "the driver did not answer"),
     (FakeMachine(shown=frozenset({"amd"}), build=CPU_BUILD), "AMD GPUs, and torch 2.13.0+cpu is built for the CPU"),
@@ -156,7 +160,7 @@ def test_auto_does_not_fall_to_the_cpu_in_silence(machine, what):
     found = world(machine)
     assert (found.device, found.problems()) == ("cpu", [])
     (note,) = found.notes()
-    assert note.startswith("TRAINS ON THE CPU: ")
+    assert note.startswith("USES THE CPU: ")
     assert what in note
 
 
@@ -166,6 +170,13 @@ def test_a_driver_without_nvml_is_queried_by_torch():
     nvml = FakeNvml(fails=pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
     found = world(FakeMachine(nvml, answer=answer))
     assert (found.device, found.per_node, found.memory, found.notes()) == ("cuda", 2, 22 * GIB, [])
+
+
+def test_an_old_driver_may_have_a_library_that_makes_up_for_it():
+    """NVIDIA's cuda-compat: torch decides."""
+    answer = TorchReport("cuda", (TorchDevice("NVIDIA A100-SXM4-40GB", 39 * GIB),))
+    found = world(FakeMachine(OLD, answer=answer))
+    assert (found.device, found.per_node, found.notes()) == ("cuda", 1, [])
 
 
 def test_torch_is_not_queried_if_the_driver_is_stuck():
@@ -192,8 +203,9 @@ def test_other_vendors_are_queried_by_torch(vendor, device, build, kind):
         assert (found.device, found.per_node, found.memory, found.problems()) == (kind, 2, 48 * GIB, [])
 
 
-def test_an_intel_gpu_is_no_reason_for_a_warning():
-    """Most processors of laptops have one."""
+def test_devices_that_nobody_expects_to_be_used_are_no_reason_for_a_warning():
+    """The GPU of a laptop's processor, and those of the host of a container with a torch for the CPU."""
+    assert world(FakeMachine(shown=frozenset({"hidden nvidia"}), build=CPU_BUILD)).notes() == []
     machine = FakeMachine(shown=frozenset({"intel"}), build=CPU_BUILD)
     assert world(machine).notes() == []
     assert "built for XPU" in problems(machine, device="xpu")[0]
@@ -229,9 +241,11 @@ def test_an_exclusive_gpu_with_a_process_is_a_mistake():
 
 
 def test_a_gpu_that_is_too_old_for_the_cuda_of_torch():
-    nvml = FakeNvml([Gpu("Tesla V100-SXM2-16GB", capability=(7, 0))])
+    nvml = FakeNvml([Gpu("Tesla V100-SXM2-16GB", "GPU-v", capability=(7, 0)), *gpus(1)])
     (told,) = problems(FakeMachine(nvml))
     assert "has compute capability 7.0, and CUDA 13 of torch 2.13.0+cu130 needs 7.5 (install a torch" in told
+    assert told.endswith("or leave it out of CUDA_VISIBLE_DEVICES)")
+    assert problems(FakeMachine(nvml, {"CUDA_VISIBLE_DEVICES": "GPU-0000"})) == []
     assert problems(FakeMachine(nvml, build=TorchBuild("2.13.0+cu126", cuda="12.6"))) == []
 
 
@@ -248,3 +262,39 @@ def test_ranks_that_each_see_their_own_device_are_not_refused():
     devices = topology.find(cluster, FakeMachine(FakeNvml(gpus(1))))
     assert topology.world(cluster, 4, devices).problems() != []
     assert topology.world(cluster, 4, devices.of_each_rank(4)).problems() == []
+
+
+# In the plan
+
+
+def made(machine, **train):
+    recipe = Recipe.model_validate(support.mlm(**{f"train__{key}": value for key, value in train.items()}))
+    cluster = Cluster()
+    return plan.make(recipe, cluster, file="recipe.yaml", devices=topology.find(cluster, machine))
+
+
+def test_a_plan_shows_what_disturbs_its_devices(workspace):
+    """The only plan here that is made to its end, which imports torch in a child."""
+    nvml = FakeNvml(gpus(1))
+    nvml.gpus[0].used = 39 * GIB
+    found = made(FakeMachine(nvml))
+    assert (found.device, found.memory_per_device) == ("cuda", 40 * GIB)
+    assert [note.partition(" (a rank")[0] for note in found.notes] == [
+        "GPU 0 (NVIDIA A100-SXM4-40GB): 39.0 GiB of 40.0 GiB are in use by processes that are not visible here"
+    ]
+
+
+def test_all_mistakes_of_devices_are_reported_with_the_others(workspace):
+    nvml = FakeNvml([Gpu("Tesla T4", capability=(7, 5), mode=pynvml.NVML_COMPUTEMODE_PROHIBITED)])
+    with pytest.raises(UserError) as error:
+        made(FakeMachine(nvml), precision="bf16")
+    first, second = map(str, error.value.problems)
+    assert first.startswith("GPU 0 (Tesla T4) is in compute mode prohibited")
+    assert second == "train.precision: Tesla T4 has no bf16 (take fp16, or fp32)"
+
+
+def test_commands_without_a_plan_log_why_the_cpu_is_used(monkeypatch, caplog):
+    monkeypatch.setattr(topology, "ThisMachine", lambda: FakeMachine(BROKEN_NVML))
+    topology.log_notes(Cluster())
+    (record,) = caplog.records
+    assert record.getMessage().startswith("USES THE CPU: the NVIDIA driver is not loaded")

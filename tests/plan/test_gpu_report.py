@@ -14,6 +14,17 @@ def test_a_gpu_with_its_processes():
     assert made.gpus == (GpuFacts("Tesla V100-SXM2-16GB", "GPU-a", 16 * GIB, GIB, (7, 0), processes=processes),)
 
 
+@pytest.mark.parametrize(("reserved", "memory"), [(GIB // 2, 40 * GIB - GIB // 2), (None, 40 * GIB)])
+def test_memory_that_the_driver_reserves_is_left_out(reserved, memory):
+    """An old driver does not report it."""
+    assert gpu_report.make(FakeNvml([Gpu(reserved=reserved)])).gpus[0].memory == memory
+
+
+def test_a_gpu_that_shares_the_memory_of_the_host_reports_none():
+    found = gpu_report.make(FakeNvml([Gpu(memory=None)])).gpus[0]
+    assert (found.memory, found.used, found.capability) == (None, None, (8, 0))
+
+
 def test_mig_slices_have_their_own_memory_and_free_places_are_left_out():
     slices = [mig("MIG-a", 5 * GIB), None, mig("MIG-b", 20 * GIB)]
     (gpu,) = gpu_report.make(FakeNvml([Gpu(slices=slices)])).gpus

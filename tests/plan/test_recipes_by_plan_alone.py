@@ -87,6 +87,14 @@ WRONG = {
     "fp8": (mlm(train__precision="fp8"), "train.precision: "),
     "fp16-no-scale": (mlm(train__precision="fp16", train__loss_scale="none"), "train.loss_scale: "),
     "max_tokens": (mlm(train__max_tokens=16), "train.max_tokens: 16 is below one sample "),
+    "padding_free": (
+        mlm(train__padding_free=True, train__compile=True),
+        "train.padding_free: train.compile would compile the layers again for other lengths (take auto)",
+    ),
+    "padding_free_task": (
+        support.small(train__padding_free=True),
+        "train.padding_free: tabular_regression takes no rows without padding ",
+    ),
     "unknown-key": (mlm(train__warmup=3), "train.warmup: unknown key "),
     "optimizer": (mlm(optimizer={"kind": "adamx", "lr": 1e-3}), "optimizer: unknown kind 'adamx' "),
     "lr-missing": (mlm(optimizer={"kind": "sgd"}), "optimizer.lr: field required"),

@@ -40,6 +40,8 @@ def test_nothing_is_promised_without_figures():
 
 def test_arithmetic_at_the_peak():
     assert run_estimates.run_seconds(cluster(peak_tflops=300), 6e14, 32) == pytest.approx(6e14 / (32 * 3e14))
+    assert run_estimates.run_seconds(cluster(peak_tflops=300), 6e14, 32, 1e12) == pytest.approx(6e14 / (32 * 3e14))
+    assert run_estimates.run_seconds(cluster(), 6e14, 32, 1e14) == pytest.approx(6e14 / (32 * 1e14))
 
 
 @pytest.mark.parametrize("length", [128, 512])

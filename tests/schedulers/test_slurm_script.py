@@ -130,7 +130,7 @@ def options(**changes):
 
 
 def test_the_option_that_requests_devices():
-    assert options()["gres"] == "gpu:4"
+    assert options()["gres"] == options(device="xpu")["gres"] == "gpu:4"
     assert options(slurm={"gres": "gpu:a100:4"})["gres"] == "gpu:a100:4"
     assert options(slurm={"gres": "gpus_per_node"})["gpus-per-node"] == "4"
     assert not {"gres", "gpus-per-node"} & {*options(slurm={"gres": "none"}), *options(device="cpu")}

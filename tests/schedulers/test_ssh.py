@@ -219,3 +219,17 @@ def test_the_command_is_quoted_and_holds_no_secrets(tmp_path, monkeypatch):
     assert {"OMP_NUM_THREADS=2", "A=it's $(b)\\", "/opt/a b/python", f"{tmp_path}/runs/x y"} <= set(words)
     assert words[-5:] == ["--node", "1", "--hosts", "a,b", "--lifeline"]
     assert not {"HOME=/root"} & set(words)
+
+
+def test_variables_of_libraries_are_shared_and_those_that_name_devices_are_not(tmp_path):
+    given = Cluster.model_validate(
+        {"kind": "ssh", "nodes": 2, "devices_per_node": 1, "device": "cuda", "memory_per_device": 1,
+         "env": {"ROCR_VISIBLE_DEVICES": "1"}, "ssh": {"hosts": ["a", "b"]}}
+    )  # fmt: skip
+    request = JobRequest(Plan.model_construct(folder="runs/x"), given, tmp_path, tmp_path / "cache")
+    shared = {"PYTORCH_ALLOC_CONF": "backend:native", "UCX_TLS": "rc", "FI_PROVIDER": "efa", "NCCL_DEBUG": "INFO"}
+    own = {"CUDA_VISIBLE_DEVICES": "GPU-8b1d", "HIP_VISIBLE_DEVICES": "0", "ROCR_VISIBLE_DEVICES": "0"}
+    found = ssh.forwarded(request, shared | own | {"NCCL_HOSTID": "a"})
+    assert shared.items() <= found.items()
+    assert not {"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "NCCL_HOSTID"} & found.keys()
+    assert found["ROCR_VISIBLE_DEVICES"] == "1", "the profile may set it for all hosts"

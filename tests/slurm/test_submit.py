@@ -45,6 +45,13 @@ def test_what_slurm_refuses_is_told_in_its_words_and_leaves_nothing(submit, work
     assert lab.run("squeue", "--noheader") == ""
 
 
+def test_ranks_on_gpus_share_the_cores_that_belong_to_them(submit):
+    """Of 4 cores and 4 GPUs of a node of the lab, by its own answer."""
+    done = submit("cluster.device=cuda", "--dry-run")
+    assert "#SBATCH --gres=gpu:2\n" in done.stdout
+    assert "#SBATCH --cpus-per-task=2\n" in done.stdout
+
+
 def test_a_run_that_waits_is_not_submitted_again_and_one_that_is_done_is_not_either(submit, lab, workspace):
     first = submit("cluster.slurm.options=[--begin=now+1hour]")
     assert "to start at" in first.stderr

@@ -1,12 +1,17 @@
 """DeepSpeed's configuration is derived from the recipe, and nothing of the recipe can be said twice."""
 
+import os
+import subprocess
+import sys
+import types
+
 import pytest
 import support
 import torch
 
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.strategies import _deepspeed_settings, _zero_engine, deepspeed
+from launcher.strategies import _deepspeed_process, _deepspeed_settings, _zero_engine, deepspeed
 
 OURS = {
     "train_micro_batch_size_per_gpu": 1,
@@ -46,13 +51,92 @@ def refusals(strategy, **changes):
 
 @pytest.mark.parametrize(("keys", "zero"), GOLDEN)
 def test_settings_follow_from_the_recipe(keys, zero):
-    assert _deepspeed_settings.settings(config(**keys), "fp32") == {**OURS, "zero_optimization": zero}
+    assert _deepspeed_settings.settings(config(**keys), "fp32", "cpu") == {**OURS, "zero_optimization": zero}
+
+
+@pytest.mark.parametrize(("zero", "overlapped"), [(0, False), (1, True), (2, True), (3, True)])
+def test_on_gpus_the_reduction_overlaps_with_the_backward(zero, overlapped):
+    """`extra` decides it all the same."""
+    known = _deepspeed_settings.settings(config(zero=zero), "fp32", "cuda")
+    assert known["zero_optimization"]["overlap_comm"] is overlapped
+    extra = {"zero_optimization": {"overlap_comm": False}}
+    known = _deepspeed_settings.settings(config(zero=zero, extra=extra), "fp32", "cuda")
+    assert known["zero_optimization"]["overlap_comm"] is False
+
+
+def test_tf32_is_stored_and_reduced_as_fp32():
+    tf32, fp32 = (_deepspeed_settings.settings(config(), precision, "cuda") for precision in ("tf32", "fp32"))
+    assert tf32 == fp32 and "torch_autocast" not in tf32
+
+
+MPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"}
+COMPILERS = """
+import sys
+run = []
+sys.addaudithook(lambda event, values: run.append(values[0]) if event in ("subprocess.Popen", "os.system") else None)
+from launcher.strategies import _deepspeed_process
+_deepspeed_process.load("cpu")
+assert sys.modules["deepspeed.comm.torch"].build_shm_op() is None
+print(run)
+"""
+
+
+def test_no_compiler_is_tried_for_operations_that_are_not_used():
+    """In a process of its own, since DeepSpeed would try them once a process."""
+    done = subprocess.run([sys.executable, "-c", COMPILERS], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("device", "environment", "local"),
+    [
+        # a rank that sees its own device only
+        (torch.device("cuda", 0), {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "5"}, "0"),
+        (torch.device("cuda", 0), {**MPI, "OMPI_COMM_WORLD_LOCAL_RANK": "1"}, "0"),
+        (torch.device("cuda", 3), {}, "3"),
+        (torch.device("cpu"), {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, "1"),
+        (torch.device("cpu"), {**MPI, "OMPI_COMM_WORLD_LOCAL_RANK": "1"}, "1"),
+        (torch.device("cpu"), {}, "0"),
+    ],
+)
+def test_deepspeed_finds_the_device_of_a_rank(monkeypatch, device, environment, local):
+    of_mpi = "OMPI_COMM_WORLD_LOCAL_RANK"
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", of_mpi):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    _deepspeed_process.set_local_rank(device)
+    assert os.environ["LOCAL_RANK"] == local
+    assert os.environ.get(of_mpi, local) == local  # DeepSpeed requires that they are equal
+
+
+@pytest.mark.parametrize(("offload", "mesh"), [("none", "cuda"), ("optimizer", "cpu"), ("all", "cpu")])
+def test_the_state_of_an_offloaded_run_is_on_the_host(monkeypatch, offload, mesh):
+    """By the device of the mesh, which is that of every tensor of the state."""
+    asked = []
+
+    class Named(Exception):
+        pass
+
+    def init(device, shape):
+        asked.append((device, shape))
+        raise Named
+
+    monkeypatch.setattr(_zero_engine, "init_device_mesh", init)
+    known = _deepspeed_settings.settings(config(zero=3, offload=offload), "fp32", "cuda")
+    process = types.SimpleNamespace(device=torch.device("cuda", 0), world=4)
+    unwrapped = types.SimpleNamespace(model=None, process=process)
+    engine = types.SimpleNamespace(optimizer=types.SimpleNamespace())
+    with pytest.raises(Named):
+        _zero_engine.Zero3(engine, unwrapped, _deepspeed_settings.offloads(known))
+    assert asked == [(mesh, (4,))]
 
 
 @pytest.mark.parametrize(("precision", "half"), [("bf16", "bfloat16"), ("fp16", "float16")])
 def test_half_precision_is_its_autocast(precision, half):
     """As everywhere: parameters, gradients and moments stay in fp32."""
-    assert _deepspeed_settings.settings(config(zero=1), precision) == {
+    assert _deepspeed_settings.settings(config(zero=1), precision, "cpu") == {
         **OURS,
         "zero_optimization": {"stage": 1, **PLAIN},
         "torch_autocast": {"enabled": True, "dtype": half, "lower_precision_safe_modules": []},
@@ -60,14 +144,14 @@ def test_half_precision_is_its_autocast(precision, half):
 
 
 def test_a_bucket_is_told_in_numbers_of_four_bytes():
-    zero = _deepspeed_settings.settings(config(zero=3, bucket_mb=0.5), "fp32")["zero_optimization"]
+    zero = _deepspeed_settings.settings(config(zero=3, bucket_mb=0.5), "fp32", "cpu")["zero_optimization"]
     assert {zero[key] for key in zero if key.endswith("bucket_size")} == {0.5 * 2**20 / 4}
 
 
 def test_what_is_extra_is_merged_and_beside_ours():
     extra = {"wall_clock_breakdown": True, "zero_optimization": {"round_robin_gradients": True, "overlap_comm": True}}
     assert refusals({"extra": extra}) == []
-    assert _deepspeed_settings.settings(config(extra=extra), "fp32") == {
+    assert _deepspeed_settings.settings(config(extra=extra), "fp32", "cpu") == {
         **OURS,
         "wall_clock_breakdown": True,
         "zero_optimization": {"stage": 1, **PLAIN, "round_robin_gradients": True, "overlap_comm": True},

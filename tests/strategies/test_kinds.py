@@ -28,6 +28,7 @@ def proposed(world):
 
 LAYERS, EVERY_2 = {"activation_checkpointing": "layers"}, {"activation_checkpointing": "every 2"}
 FSDP, DDP, ZERO = {"kind": "fsdp"}, {"kind": "ddp"}, {"kind": "deepspeed"}
+OVERLAPPED = {"zero_optimization": {"overlap_comm": True}}  # as on GPUs
 OTHERS = {
     2: [
         (DDP, LAYERS),
@@ -47,6 +48,9 @@ OF_BERT_ALONE = {
         ({**FSDP, "tensor_parallel": 2}, LAYERS),
         ({**ZERO, "zero": 3}, LAYERS),
         ({**ZERO, "zero": 2, "offload": "optimizer"}, {}),
+        ({**ZERO, "zero": 3, "offload": "optimizer"}, {}),
+        ({**ZERO, "zero": 1, "extra": OVERLAPPED}, {}),
+        ({**ZERO, "zero": 2, "extra": OVERLAPPED}, {}),
     ],
     4: [
         ({**FSDP, "shard": "hybrid", "replicas": 2, "tensor_parallel": 2}, {}),

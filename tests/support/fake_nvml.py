@@ -16,11 +16,12 @@ NO_ANSWER = TorchReport()
 
 @dataclass
 class Gpu:
-    """A GPU, or a MIG slice, as NVML describes it. `processes`: bytes by process id. `slices`: None: MIG is off."""
+    """A GPU, or a MIG slice, as NVML describes it. `processes`: bytes by process id. `slices`: None: MIG is off.
+    `memory`: None: not reported. `reserved`: None: the driver is an old one."""
 
     name: str = "NVIDIA A100-SXM4-40GB"
     uuid: str = "GPU-00000000-1111-2222-3333-444444444444"
-    memory: int = 40 * GIB
+    memory: int | None = 40 * GIB
     used: int = GIB // 2
     capability: tuple[int, int] = (8, 0)
     mode: int = pynvml.NVML_COMPUTEMODE_DEFAULT
@@ -28,6 +29,7 @@ class Gpu:
     slices: "list[Gpu | None] | None" = None
     utilization: int | None = 87
     milliwatts: int | None = 312_500
+    reserved: int | None = 0
 
 
 def gpus(count: int, **more) -> list[Gpu]:
@@ -75,8 +77,10 @@ class FakeNvml:
     def nvmlDeviceGetUUID(self, gpu):
         return gpu.uuid
 
-    def nvmlDeviceGetMemoryInfo(self, gpu):
-        return SimpleNamespace(total=gpu.memory, used=gpu.used)
+    def nvmlDeviceGetMemoryInfo(self, gpu, version=None):
+        if version is None:
+            return SimpleNamespace(total=_known(gpu.memory), used=gpu.used)
+        return SimpleNamespace(total=_known(gpu.memory), used=gpu.used, reserved=_known(gpu.reserved))
 
     def nvmlDeviceGetCudaComputeCapability(self, gpu):
         return gpu.capability

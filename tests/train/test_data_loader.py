@@ -13,7 +13,8 @@ from launcher.contract.order import Order
 from launcher.contract.random import Stream
 from launcher.plan.facts import Facts
 from launcher.tasks import IGNORE, causal_lm, mlm
-from launcher.train.data_loader import RankBatches, loader
+from launcher.train.batch_loader import loader
+from launcher.train.data_loader import RankBatches
 
 LONGEST, COUNT = 40, 300
 FACTS = Facts(

@@ -1,9 +1,12 @@
 """What a model does with a sample is found by trying, whatever its architecture."""
 
+import re
+
 import pytest
 import torch
 import transformers
 
+from launcher.config.errors import UserError
 from launcher.train import model_probe
 
 SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
@@ -118,3 +121,26 @@ def test_a_frozen_parameter_is_not_called_unreached():
     model.embeddings.word_embeddings.weight.requires_grad_(False)
     sample = {"input_ids": torch.tensor([[5, 6]])}
     assert model_probe.run(model, Task(), sample).unreached == ["pooler.dense.weight"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        torch.distributed.DistError("a peer is gone"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_the_device_is_no_mistake_of_the_model(error):
+    with pytest.raises(type(error)) as raised, model_probe.reported(torch.nn.Linear(1, 1), "mlm"):
+        raise error
+    assert raised.value is error
+
+
+def test_an_error_of_the_model_is_one_line_with_the_place():
+    with pytest.raises(UserError) as raised, model_probe.reported(torch.nn.Linear(1, 1), "mlm"):
+        raise KeyError("a\nb")
+    assert re.fullmatch(r"model: Linear cannot compute a sample of mlm: KeyError: .* \(.*:\d+\)", str(raised.value))

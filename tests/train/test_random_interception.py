@@ -14,6 +14,8 @@ from torch import nn
 from torch.overrides import resolve_name
 
 from launcher.contract.dropout import kept
+from launcher.tasks import _sequence_attention
+from launcher.tasks._sequences import Sequences
 from launcher.train.random_interception import COMPOSED, REPLACEMENTS, Interception
 
 P_VALUE = 1e-6
@@ -32,6 +34,10 @@ class RegressionTargets:
     def keep(self, shape, rate, device):
         made = torch.from_numpy(np.asarray(self.all_kept | (self.generator.random(tuple(shape)) >= rate)))
         return self._note(("keep", tuple(shape), rate), made, device)
+
+    def keep_by_run(self, sequences, heads, rate, device):
+        shapes = [(run.sequences, heads, run.length, run.length) for run in sequences.runs]
+        return [self.keep(shape, rate, device) for shape in shapes]
 
     def uniform(self, shape, device):
         made = (self.generator.integers(0, 2**23, tuple(shape)) + 0.5) * 2.0**-23
@@ -104,6 +110,15 @@ def attention_of_torch(there: torch.Tensor, *tensors: torch.Tensor, attn_mask=No
     return torch.ops.aten._scaled_dot_product_attention_math(*tensors, attn_mask, RATE, is_causal, there, **how)[0]
 
 
+def in_runs(there, **how):
+    """torch's own attention of two sequences of 4 tokens and of one of 2, one after another."""
+    parts = ROW[0, :, :8].unflatten(1, (2, 4)).transpose(0, 1), ROW[:, :, 8:]
+    mixed = [attention_of_torch(kept, part, part, part, **how) for kept, part in zip(there, parts, strict=True)]
+    return torch.cat([one.transpose(1, 2).flatten(0, 1) for one in mixed])[None]
+
+
+ROW = torch.randn(1, 3, 10, 8, generator=torch.Generator().manual_seed(3))
+LENGTHS = _sequence_attention.Row(Sequences((4, 4, 2)), torch.tensor([0, 4, 8, 10]))
 SOME = torch.tensor([[True, False, True, True], [True] * 4, [False, False, False, True], [True, True, False, False]])
 CASES: dict[Any, dict[str, Case]] = {
     F.dropout: {
@@ -227,6 +242,23 @@ CASES: dict[Any, dict[str, Case]] = {
             lambda given: normal(given).double(),
         ),
     },
+    _sequence_attention.by_length: {
+        "two runs": Case(
+            lambda: _sequence_attention.by_length(ROW, ROW, ROW, LENGTHS, RATE, (-1, -1), None),
+            [("keep", (2, 3, 4, 4), RATE), ("keep", (1, 3, 2, 2), RATE)],
+            lambda *there: in_runs(there),
+        ),
+        "causal": Case(
+            lambda: _sequence_attention.by_length(ROW, ROW, ROW, LENGTHS, RATE, (-1, 0), 0.7),
+            [("keep", (2, 3, 4, 4), RATE), ("keep", (1, 3, 2, 2), RATE)],
+            lambda *there: in_runs(there, is_causal=True, scale=0.7),
+        ),
+        "no dropout": Case(
+            lambda: _sequence_attention.by_length(ROW, ROW, ROW, LENGTHS, 0.0, (-1, -1), None),
+            [],
+            lambda: _sequence_attention.by_length(ROW, ROW, ROW, LENGTHS, 0.0, (-1, -1), None),
+        ),
+    },
     torch.rand_like: {
         "alike": Case(lambda: torch.rand_like(X), [WHOLE], lambda given: given),
         "alike in precision": Case(lambda: torch.rand_like(X.double()), [WHOLE], lambda given: given.double()),
@@ -335,7 +367,9 @@ def test_a_function_makes_of_its_numbers_what_torch_makes_of_them(case):
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(next(iter(cases.values())), id=resolve_name(function).removeprefix("torch."))
+        pytest.param(
+            next(iter(cases.values())), id=(resolve_name(function) or function.__name__).removeprefix("torch.")
+        )
         for function, cases in CASES.items()
     ],
 )

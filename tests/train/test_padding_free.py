@@ -1,0 +1,217 @@
+"""Rows without padding: the same losses, gradients and digests as padded ones, or a reason why not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from launcher.config.errors import UserError
+from launcher.config.recipe import Train
+from launcher.contract.order import Order
+from launcher.contract.random import Stream
+from launcher.distributed import process_group
+from launcher.plan.facts import Facts
+from launcher.tasks import (
+    causal_lm,
+    mlm,
+    question_answering,
+    regression,
+    sequence_classification,
+    token_classification,
+)
+from launcher.train import padding_free, randomness_probe
+from launcher.train.data_loader import RankBatches
+
+COUNT = 60
+FACTS = Facts(
+    digest="", vocab_size=90, pad_token_id=1, mask_token_id=4, special_ids=[0, 1, 2, 3, 4], labels=["a", "b", "c"],
+    longest=24, samples={}, tokens={}, baseline={},
+)  # fmt: skip
+MODULES = {
+    "mlm": mlm,
+    "causal_lm": causal_lm,
+    "sequence_classification": sequence_classification,
+    "regression": regression,
+    "token_classification": token_classification,
+    "question_answering": question_answering,
+}
+ALONE = process_group.connect(process_group.RankInfo(), "cpu")
+WIDTHS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SIZES = {
+    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
+    "modernbert": {**WIDTHS, "local_attention": 4, "global_attn_every_n_layers": 2},
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2},
+}
+RATES = {
+    "distilbert": ("dropout", "attention_dropout", "seq_classif_dropout", "qa_dropout"),
+    "modernbert": ("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"),
+    "gpt2": ("embd_pdrop", "resid_pdrop", "attn_pdrop"),
+}
+BERT_RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+
+
+class Memory:
+    """Prepared samples of 4 to 24 tokens, for any task."""
+
+    def __init__(self):
+        draw = np.random.default_rng(0)
+        self.tokens = [draw.integers(5, 90, size) for size in np.minimum(24, 4 + draw.geometric(0.15, COUNT))]
+
+    def lengths(self, ids):
+        return np.array([len(self.tokens[i]) for i in ids], dtype=np.int64)
+
+    def rows(self, ids):
+        return [self._row(int(number), self.tokens[number]) for number in ids]
+
+    def _row(self, number, tokens):
+        size = len(tokens)
+        return {
+            "input_ids": tokens, "begins": np.ones(size, bool), "length": size, "label": number % 3,
+            "labels": tokens % 3, "words": np.arange(size), "start": number % size, "end": size - 1,
+            "spans": np.stack([np.arange(size), np.arange(size) + 1], 1).ravel(), "text": "x" * size, "answers": ["x"],
+            "example": number,
+        }  # fmt: skip
+
+
+def batches(kind):
+    task = MODULES[kind].Task(MODULES[kind].Config(), FACTS)
+    return task, RankBatches(Memory(), Order(COUNT, 3), task, 12, 3, Stream.MASK, 0, 1, 100)
+
+
+def model(task, type_, rate=0.1, dtype=torch.float64):
+    """A tiny model whose attention and positions matter."""
+    import transformers
+
+    torch.manual_seed(0)
+    options = {"vocab_size": 90, "pad_token_id": 1, **SIZES.get(type_, WIDTHS)}
+    options |= dict.fromkeys(RATES.get(type_, BERT_RATES), rate)
+    config = transformers.AutoConfig.for_model(type_, **options | task.model_options())
+    made = getattr(transformers, task.auto_class).from_config(config)
+    for parameter in made.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return made.to(dtype).train()
+
+
+def train(**keys):
+    return Train.model_validate({"global_batch": 12, "steps": 1, "precision": "fp64", **keys})
+
+
+def walk(model, task, batches, precision="fp64"):
+    """The loss, the gradient and the digest of the first step, and whether rows had no padding."""
+    probes = batches.probe_batches()
+    randomness = randomness_probe.take_over(model, lambda batch: task.loss(model, batch)[0], probes, precision)
+    assert randomness.unreproducible == []
+    batch, total = batches[0], 0.0
+    model.zero_grad()
+    for micro, rows in zip(batch.micro_batches, batch.rows, strict=True):
+        with randomness.drawing(rows):
+            loss = task.loss(model, micro)[0]
+            loss.backward()
+        total += float(loss.detach())
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    for name in [*randomness.modules]:
+        randomness.release(name, model.get_submodule(name))
+    return total, gradient, batch
+
+
+CASES = [
+    *(
+        ("sequence_classification", type_)
+        for type_ in ("bert", "roberta", "modernbert", "distilbert", "electra", "albert")
+    ),
+    *(("mlm", type_) for type_ in ("bert", "roberta", "modernbert", "distilbert")),
+    ("causal_lm", "gpt2"),
+    *((kind, "bert") for kind in ("regression", "token_classification", "question_answering")),
+    ("question_answering", "distilbert"),
+]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+@pytest.mark.parametrize(("kind", "type_"), CASES)
+def test_losses_and_gradients_are_those_of_padded_rows(kind, type_, rate):
+    task, padded = batches(kind)
+    made = model(task, type_, rate)
+    task.prepare_model(made, padded.probe_batches().one.batch)
+    loss, gradient, before = walk(made, task, padded)
+    free, notes = padding_free.adapt(made, task, padded, train(), ALONE)
+    assert notes == [] and free.padding_free
+    found, other, after = walk(made, task, free)
+    assert any("sequences" in micro["inputs"] for micro in after.micro_batches)
+    assert after.digest == before.digest and after.weight == before.weight
+    assert after.padded == after.tokens < before.padded
+    assert found == pytest.approx(loss, rel=1e-9)
+    torch.testing.assert_close(other, gradient, rtol=1e-8, atol=1e-9)
+    assert walk(made, task, padded)[0] == loss, "padded rows are computed as before"
+
+
+@pytest.mark.parametrize("type_", ["bert", "roberta", "modernbert", "distilbert"])
+def test_in_fp32_losses_agree_within_1e_5(type_):
+    task, padded = batches("sequence_classification")
+    made = model(task, type_, dtype=torch.float32)
+    loss = walk(made, task, padded, "fp32")[0]
+    free, _ = padding_free.adapt(made, task, padded, train(precision="fp32"), ALONE)
+    assert walk(made, task, free, "fp32")[0] == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_recomputed_layer_attends_to_the_same_sequences():
+    from launcher.train import compile_and_recompute
+    from launcher.train.sample_randomness import ModelRandomness
+
+    task, padded = batches("sequence_classification")
+    made = model(task, "bert", 0.0)
+    free, _ = padding_free.adapt(made, task, padded, train(), ALONE)
+    gradient = walk(made, task, free)[1]
+    keys = train(activation_checkpointing="layers")
+    compile_and_recompute.apply(made.bert.encoder.layer, keys, ModelRandomness())
+    assert torch.equal(walk(made, task, free)[1], gradient)
+
+
+@pytest.mark.parametrize(
+    ("kind", "type_", "what"),
+    [
+        ("mlm", "fnet", "has other logits in a row without padding"),
+        ("mlm", "deberta-v2", "has other logits in a row without padding"),
+        ("sequence_classification", "gpt2", "takes no rows without padding: index"),
+    ],
+)
+def test_a_model_that_does_not_keep_samples_apart_stays_padded(kind, type_, what):
+    task, padded = batches(kind)
+    made = model(task, type_)
+    free, notes = padding_free.adapt(made, task, padded, train(), ALONE)
+    assert free == padded and len(notes) == 1 and what in notes[0]
+    assert made.config._attn_implementation in ("sdpa", "eager")
+    assert not made._forward_pre_hooks
+    with pytest.raises(UserError, match=r"train.padding_free: .*\(take auto\)"):
+        padding_free.adapt(made, task, padded, train(padding_free=True), ALONE)
+
+
+def test_a_model_that_is_none_of_transformers_stays_padded():
+    task, padded = batches("sequence_classification")
+    _, notes = padding_free.adapt(torch.nn.Linear(1, 1), task, padded, train(), ALONE)
+    assert notes == ["samples of different lengths are padded: Linear is no model of transformers"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "more"),
+    [({"padding_free": False}, {}), ({"compile": True}, {}), ({}, {"row": 24}), ({}, {"equal_lengths": True})],
+)
+def test_without_a_need_nothing_is_tried(keys, more):
+    task, padded = batches("mlm")
+    padded = replace(padded, **more)
+    assert padding_free.adapt(torch.nn.Linear(1, 1), task, padded, train(**keys), ALONE) == (padded, [])
+
+
+def test_samples_of_one_length_are_passed_as_before():
+    _, padded = batches("mlm")
+    longest = max(len(tokens) for tokens in padded.samples.tokens)
+    memory = Memory()
+    memory.tokens = [np.resize(tokens, longest) for tokens in memory.tokens]
+    padded = replace(padded, samples=memory)
+    before, after = padded[0], replace(padded, padding_free=True)[0]
+    assert after.padded == before.padded
+    for one, other in zip(before.micro_batches, after.micro_batches, strict=True):
+        assert one["inputs"].keys() == other["inputs"].keys() == {"input_ids"}
+        assert torch.equal(one["inputs"]["input_ids"], other["inputs"]["input_ids"])
+    assert all(rows.sequences is None and rows.positions is None for rows in after.rows)
