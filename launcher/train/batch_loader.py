@@ -6,7 +6,8 @@ from typing import TypeVar
 from torch.utils.data import DataLoader
 
 from launcher.distributed.signals import SIGNALS
-from launcher.train.data_loader import RankBatch, RankBatches
+from launcher.train.data_loader import RankBatches
+from launcher.train.rank_batch import RankBatch
 
 T = TypeVar("T")
 
