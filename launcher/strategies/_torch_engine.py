@@ -13,9 +13,10 @@ from launcher.strategies import Engine, NonfiniteGradients
 class TorchEngine(Engine):
     """Engine with a torch optimiser. In this base class, each rank holds the whole model and the same gradients.
 
-    A fused optimiser of torch scales the gradients and skips a step by numbers on the device, so that the host reads
-    nothing (the interface of torch.amp.GradScaler). Other optimisers count their steps on the host, which must know
-    whether there is one: `update` reads the factor.
+    torch's fused Adam and AdamW scale the gradients and skip a step by numbers on the device, so that the host reads
+    nothing (the interface of torch.amp.GradScaler). Other optimisers may count their steps on the host, which must know
+    whether there is one: `update` reads the factor. So it does for torch's fused SGD, which after a skipped first step
+    would begin with a momentum that nothing has written, and for subclasses, whose `step` may look at gradients.
     """
 
     def __init__(self, module: torch.nn.Module, unwrapped: torch.nn.Module, optimizer: torch.optim.Optimizer):
@@ -24,7 +25,8 @@ class TorchEngine(Engine):
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._names = [names[p] for p in self._parameters]
         self._norms, self._measured = torch.zeros(0), list[str]()
-        self._on_device = bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+        of_torch = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
+        self._on_device = of_torch and getattr(optimizer, "_step_supports_amp_scaling", False)
         self._scales = all(p.dtype == torch.float32 for p in self._parameters)  # the scale of a fused optimiser is fp32
 
     @contextmanager

@@ -243,6 +243,11 @@ class Task(ABC, Generic[ConfigT]):
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
         """Return the outputs for each sample of a micro-batch."""
 
+    def host_outputs(self, outputs: BatchOutputs) -> BatchOutputs:
+        """Return the outputs of `predict` in their final form, given those with tensors on the host; by default as they
+        are. What needs values of tensors belongs here, so that `predict` does not wait for the device."""
+        return outputs
+
     @abstractmethod
     def metrics(self, outputs: Outputs) -> dict[str, float]:
         """Return the metrics of all samples by name, `loss` among them. Every rank calls it with the same outputs."""

@@ -85,6 +85,9 @@ class WrappingTask(Task[ConfigT]):
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
         return self.inner.predict(model, batch)
 
+    def host_outputs(self, outputs: BatchOutputs) -> BatchOutputs:
+        return self.inner.host_outputs(outputs)
+
     def metrics(self, outputs: Outputs) -> dict[str, float]:
         return self.inner.metrics(outputs)
 

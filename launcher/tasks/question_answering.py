@@ -135,15 +135,23 @@ class Task(tasks.Task[Config]):
         return losses.sum(), (batch["labels"][:, 0] != IGNORE).sum()
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
-        """Return the best answer of each window with its score, and the score of no answer."""
+        """Return the scores of each token as first and as last of the answer, and what is needed to read answers."""
         scores = _scores(model, batch)
-        first, last = (side.double().cpu().numpy() for side in scores)
-        spans, text, answers = (batch[name].cpu().numpy() for name in ("spans", "text", "answers"))
-        best = [self._best_answer(*window) for window in zip(first, last, spans, text, strict=True)]
         return {
             "loss": _losses(scores, batch["labels"]),
             "weight": (batch["labels"][:, 0] != IGNORE).double(),
-            "example": batch["example"],
+            "first": scores[0].double(),
+            "last": scores[1].double(),
+            **{name: batch[name] for name in ("example", "spans", "text", "answers")},
+        }
+
+    def host_outputs(self, outputs: BatchOutputs) -> BatchOutputs:
+        """Return the best answer of each window with its score, and the score of no answer."""
+        names = ("first", "last", "spans", "text", "answers")
+        first, last, spans, text, answers = (outputs[name].numpy() for name in names)
+        best = [self._best_answer(*window) for window in zip(first, last, spans, text, strict=True)]
+        return {
+            **{name: outputs[name] for name in ("loss", "weight", "example")},
             "answer": [answer for answer, _ in best],
             "score": [score for _, score in best],
             "none": (first[:, 0] + last[:, 0]).tolist(),

@@ -126,8 +126,11 @@ class Task(_language_modeling.LanguageModelingTask[Config]):
         return _token_batches.full_precision(output.logits.flatten(0, 1))
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
-        labels = batch["labels"].view(len(batch["inputs"]["input_ids"]), -1).cpu().numpy()
-        return {**super().predict(model, batch), "target": [row[row != IGNORE] for row in labels]}
+        labels = batch["labels"].view(len(batch["inputs"]["input_ids"]), -1)
+        return {**super().predict(model, batch), "target": labels}
+
+    def host_outputs(self, outputs: BatchOutputs) -> BatchOutputs:
+        return {**outputs, "target": [row[row != IGNORE] for row in outputs["target"].numpy()]}
 
     def generate(self, model: "PreTrainedModel", batch: Batch) -> list[NDArray[np.int64]]:
         import torch

@@ -147,24 +147,32 @@ class Task(tasks.Task[Config]):
         return _language_modeling.summed_loss(logits, batch["labels"])
 
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
-        """Return outputs for each sample. `word`: the numbers of the words with a token, in order; `label`, `found`:
-        the true and the predicted label of each; `row_label`: the sample's `row_labels`."""
+        """Return outputs for each token: `word`, the number of the word that begins there, `label` and `found`, the
+        true and the predicted label; and for each sample its `row_label`, padded."""
         from torch.nn.functional import cross_entropy
 
         logits, shape = self.logits(model, batch), batch["words"].shape
         labels = batch["labels"].view(shape)
         loss = cross_entropy(logits, batch["labels"], ignore_index=IGNORE, reduction="none")
-        by_token = {"word": batch["words"], "label": labels, "found": logits.argmax(-1).view(shape)}
-        arrays = {name: value.cpu().numpy() for name, value in by_token.items()}
-        first = arrays["word"] >= 0
-        padded = batch.get("row_labels")
-        row_labels = np.empty((shape[0], 0), np.int64) if padded is None else padded.cpu().numpy()
         return {
-            "row_label": [row[row != _NO_WORD] for row in row_labels],
+            "row_label": batch.get("row_labels", labels.new_empty((shape[0], 0))),
             "loss": loss.double().view(shape).sum(1),
             "weight": (labels != IGNORE).double().sum(1),
-            **{name: [row[mask] for row, mask in zip(rows, first, strict=True)] for name, rows in arrays.items()},
+            "word": batch["words"],
+            "label": labels,
+            "found": logits.argmax(-1).view(shape),
         }
+
+    def host_outputs(self, outputs: BatchOutputs) -> BatchOutputs:
+        """Return outputs for each sample. `word`: the numbers of the words with a token, in order; `label`, `found`:
+        the true and the predicted label of each; `row_label`: the sample's `row_labels`."""
+        first = outputs["word"].numpy() >= 0
+        by_word = {
+            name: [row[mask] for row, mask in zip(outputs[name].numpy(), first, strict=True)]
+            for name in ("word", "label", "found")
+        }
+        row_labels = [row[row != _NO_WORD] for row in outputs["row_label"].numpy()]
+        return {**outputs, **by_word, "row_label": row_labels}
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
         """Return loss, accuracy, scores over entities, and scores by type (`f1/PER`). Without an entity scheme, the

@@ -26,6 +26,8 @@ _SAMPLES = 32
 """Maximum samples of a micro-batch of a small validation set. It is small, so that the set is spread over the ranks."""
 _PIECES = 512
 """Number of micro-batches from which on a larger validation set has more samples in each, up to the token budget."""
+_AHEAD = 2
+"""Number of micro-batches whose outputs may be on their way to the host."""
 
 
 class Part(NamedTuple):
@@ -85,6 +87,9 @@ class BatchPredictor(Protocol):
     def predict(self, model: torch.nn.Module, batch: Batch) -> BatchOutputs:
         """Return the outputs for a micro-batch (see launcher.tasks.Task.predict)."""
 
+    def host_outputs(self, outputs: BatchOutputs) -> BatchOutputs:
+        """Return outputs in their final form, given those with tensors on the host."""
+
 
 @dataclass(frozen=True)
 class Generating:
@@ -96,15 +101,24 @@ class Generating:
     def predict(self, model: torch.nn.Module, batch: Batch) -> BatchOutputs:
         return {**self.task.predict(model, batch), "generated": self.task.generate(self.model, batch)}
 
+    def host_outputs(self, outputs: BatchOutputs) -> BatchOutputs:
+        return self.task.host_outputs(outputs)
+
 
 def outputs(
     model: torch.nn.Module, task: BatchPredictor, parts: Iterable[Part], process: ProcessGroup, precision: str
 ) -> Outputs:
     """Return the outputs for all samples, in the order of the samples, on every rank.
 
-    Tensors are copied to the host while the next micro-batch computes. The host waits for the device once, at the end.
+    Outputs are copied to the host while the next micro-batches compute. The host waits only for a copy that was begun
+    `_AHEAD` micro-batches before.
     """
-    ids, copied, mine = list[int](), list[BatchOutputs](), Outputs()
+    ids, begun, mine = list[int](), list[_Copies](), Outputs()
+
+    def collect(copies: _Copies) -> None:
+        for name, values in task.host_outputs(copies.received()).items():
+            mine.setdefault(name, []).extend(_rows(values))
+
     training = model.training
     model.eval()
     with torch.no_grad(), autocast(precision, process.device):
@@ -112,13 +126,12 @@ def outputs(
             predictions = task.predict(model, to(part.batch, process.device))
             if len(part.ids):
                 ids += part.ids.tolist()
-                copied.append({name: _begin_copy(values) for name, values in predictions.items()})
+                begun.append(_Copies.begin(predictions, process.device))
+            if len(begun) > _AHEAD:
+                collect(begun.pop(0))
+    for copies in begun:
+        collect(copies)
     model.train(training)
-    if process.device.type != "cpu":
-        torch.accelerator.synchronize(process.device)
-    for predictions in copied:
-        for name, values in predictions.items():
-            mine.setdefault(name, []).extend(_rows(values))
     gathered = process.all_gather_objects((ids, mine) if process.leads else None)
     parts_of_ranks = [part for part in gathered if part is not None and part[0]]
     return _in_order(
@@ -126,10 +139,27 @@ def outputs(
     )
 
 
-def _begin_copy(values: Any) -> Any:
-    """Begin to copy outputs to pinned memory of the host, half precision as fp32. Others than tensors are there."""
-    if not isinstance(values, torch.Tensor):
-        return values
+@dataclass(frozen=True)
+class _Copies:
+    """Outputs on their way to the host. `event`: the end of the copies; None: they are there."""
+
+    outputs: BatchOutputs
+    event: torch.Event | None
+
+    @classmethod
+    def begin(cls, outputs: BatchOutputs, device: torch.device) -> "_Copies":
+        """Begin to copy tensors to pinned memory of the host, half precision as fp32."""
+        copies = {name: _copy(value) if isinstance(value, torch.Tensor) else value for name, value in outputs.items()}
+        return cls(copies, None if device.type == "cpu" else torch.accelerator.current_stream(device).record_event())
+
+    def received(self) -> BatchOutputs:
+        """Wait for the copies, and return them."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.outputs
+
+
+def _copy(values: torch.Tensor) -> torch.Tensor:
     values = values.detach()
     values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
     return values.to("cpu", non_blocking=True)

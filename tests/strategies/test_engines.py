@@ -38,6 +38,43 @@ def test_every_engine_hands_out_the_model_under_its_canonical_names(workspace):
         assert all(names and names == state for names, state in every)
 
 
+def test_the_factor_is_read_only_for_optimisers_that_have_to_know(monkeypatch):
+    """And in either way a factor that is no number changes nothing, and another one scales the gradient."""
+    read = []
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda tensor: read.append(tensor) or tensor.item())
+
+    def engine(make):
+        model = torch.nn.Linear(2, 1, bias=False)
+        torch.nn.init.ones_(model.weight)
+        optimizer = make([{"params": [model.weight], "scale": 1.0}])
+        return model, TorchEngine(model, model, optimizer)
+
+    class Own(torch.optim.AdamW):
+        pass
+
+    makes = {
+        "adamw": (lambda groups: torch.optim.AdamW(groups, fused=True), 0),
+        "adam": (lambda groups: torch.optim.Adam(groups, fused=True), 0),
+        "own": (lambda groups: Own(groups, fused=True), 2),
+        "loop": (lambda groups: torch.optim.AdamW(groups, foreach=False), 2),
+        "sgd": (lambda groups: torch.optim.SGD(groups, momentum=0.9), 2),
+    }
+    for name, (make, reads) in makes.items():
+        model, made = engine(make)
+        read.clear()
+        for factor, moved in ((torch.nan, False), (0.5, True)):
+            before = model.weight.detach().clone()
+            made.backward(model(torch.ones(1, 2)).sum())
+            made.update(0.1, torch.tensor(factor, dtype=torch.float64))
+            assert torch.equal(before, model.weight.detach()) is not moved, name
+            assert model.weight.grad is None
+        assert len(read) == reads, name
+        moments = made._optimizer.state[model.weight]
+        expected = 0.5 if name == "sgd" else 0.1 * 0.5
+        assert torch.allclose(moments["momentum_buffer" if name == "sgd" else "exp_avg"], torch.tensor(expected)), name
+        assert name == "sgd" or moments["step"] == 1, name
+
+
 def kept(process, folder, strategies):
     """Under each strategy whether the root keeps its gathered parameters after the forward, and the layers theirs."""
     from launcher.strategies import _fsdp_engine

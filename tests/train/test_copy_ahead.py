@@ -7,6 +7,7 @@ from support import probe_batches
 
 from launcher.train import copy_ahead
 from launcher.train.rank_batch import RankBatch
+from launcher.train.sample_rows import SampleRows
 
 META = torch.device("meta")
 """Takes copies as an accelerator does, and has neither streams nor values."""
@@ -65,6 +66,19 @@ def test_on_a_cpu_nothing_is_copied(events):
     ):
         assert batch["inputs"]["input_ids"] is expected["inputs"]["input_ids"] and rows.keys is its_rows.keys
     assert events == []
+
+
+def test_the_samples_of_a_row_without_padding_go_along(events, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
+    two = torch.tensor([[1, 1, 2]])
+    rows = SampleRows(two, torch.tensor([3]), positions=two.int(), sequences=torch.tensor([1, 2]))
+    pinned = rows.pin_memory()
+    for name in ("keys", "positions", "sequences"):
+        assert torch.equal(getattr(pinned, name), getattr(rows, name))
+        assert getattr(pinned, name) is not getattr(rows, name)
+    ((_, copied),) = copy_ahead.on_device([({}, pinned)], META)
+    assert {one.device for one in copied.on_device()} == {META} and len(copied.on_device()) == 3
+    assert events.count("kept for computation") == 3
 
 
 def test_a_loader_pins_every_tensor_of_a_share_that_is_copied(monkeypatch):

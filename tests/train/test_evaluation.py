@@ -50,7 +50,10 @@ class Task:
 
     def predict(self, model, batch):
         ids = batch["id"]
-        return {"twice": 2 * ids, "row": torch.stack([ids, ids], 1), "list": [[int(one)] * int(one % 3) for one in ids]}
+        return {"twice": 2 * ids, "row": torch.stack([ids, ids], 1), "list": ids}
+
+    def host_outputs(self, outputs):
+        return {**outputs, "list": [[int(one)] * int(one % 3) for one in outputs["list"]]}
 
 
 def parts(lengths, rank=0, world=1, max_tokens=None, **more):
@@ -107,20 +110,30 @@ def test_many_samples_fill_the_token_budget():
     assert all(len(piece) * (64 if number == 0 else 2) <= 32 * 64 for number, piece in enumerate(pieces))
 
 
-def test_outputs_are_copied_without_waiting_until_all_are_computed(monkeypatch):
-    """The device takes part as an accelerator does: copies are begun for each micro-batch, and awaited once."""
-    events, copy = [], torch.Tensor.to
+def test_outputs_are_copied_while_the_next_micro_batches_compute(monkeypatch):
+    """The device takes part as an accelerator does: copies are awaited two micro-batches later."""
+    events, copy, predict = [], torch.Tensor.to, Task.predict
+
+    class Stream:
+        ends = 0
+
+        def record_event(self):
+            Stream.ends += 1
+            return SimpleNamespace(synchronize=lambda number=Stream.ends: events.append(f"wait {number}"))
 
     def to(tensor, *target, **how):
-        events.append(("copy", how["non_blocking"])) if target == ("cpu",) else None
+        if target == ("cpu",):
+            events.append("copy" if how == {"non_blocking": True} else "blocking copy")
         return copy(tensor, "cpu", **how)
 
     monkeypatch.setattr(torch.Tensor, "to", to)
-    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: events.append(("wait", device.type)))
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(Task, "predict", lambda *given: events.append("predict") or predict(*given))
     process = SimpleNamespace(**{**vars(PROCESS), "device": torch.device("cuda", 0)})
-    made = evaluation.outputs(torch.nn.Linear(1, 1), Task(), parts([9] * 40), process, "fp32")
-    assert made["twice"] == [2 * n for n in range(40)]
-    assert events == [("copy", True)] * 4 + [("wait", "cuda")]
+    made = evaluation.outputs(torch.nn.Linear(1, 1), Task(), parts([9] * 128), process, "fp32")
+    assert made["twice"] == [2 * n for n in range(128)]
+    step = ["predict", "copy", "copy", "copy"]
+    assert events == [*step, *step, *step, "wait 1", *step, "wait 2", "wait 3", "wait 4"]
 
 
 def test_a_rank_without_samples_computes_a_muted_one():
