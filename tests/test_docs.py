@@ -94,6 +94,12 @@ def accelerate(words: Sequence[str]) -> None:
     plan_worker(words)
 
 
+def check_gpu(words: Sequence[str]) -> None:
+    """The options and checks exist."""
+    gpu = importlib.import_module("benchmarks.gpu.__main__")
+    gpu.selected(gpu.parser().parse_args(words[3:]).only)
+
+
 def make(words: Sequence[str]) -> None:
     """The recipes of the targets, not executed."""
     subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
@@ -131,6 +137,7 @@ SUBSTITUTES: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
     ("launcher run R name=[ab]", plan, "trains: tests/test_trajectory.py compares the digests of layouts"),
     ("launcher (run|compare) .*seed", parse, "trains two runs: tests/tools/test_seeds.py does"),
     ("launcher run bert-text-classification", parse, "needs a model of the hub"),
+    ("python -m benchmarks.gpu", check_gpu, "needs a GPU, or minutes: tests/test_gpu.py runs parts of it"),
     ("launcher parity", parse, "starts every layout: tests/tools/test_parity.py compares them"),
     ("launcher debug .*--overfit", parse, "200 steps: tests/tools/test_debug.py learns a batch"),
 ]  # fmt: skip
