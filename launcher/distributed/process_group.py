@@ -16,7 +16,7 @@ from launcher.config.env_vars import GLOO_INTERFACE
 from launcher.config.errors import first_line
 from launcher.distributed.launch_env import RankInfo as RankInfo
 from launcher.distributed.launch_env import UnreachablePeer
-from launcher.distributed.rank_device import check_distinct, own_device
+from launcher.distributed.rank_device import check_distinct, check_same_type, own_device
 from launcher.distributed.stop_requests import interruptible
 from launcher.plan.topology import cores
 
@@ -133,8 +133,10 @@ def connect(
     own = own_device(info, device)
     if own.type != "cpu":
         torch.accelerator.set_device_index(own.index)
-        if store is not None:
-            check_distinct(info, own, store)
+    if store is not None:
+        check_distinct(info, own, store, should_stop)
+        if device is None:
+            check_same_type(info, own, store, should_stop)
     if info.world > 1:
         if info.local_world == info.world:
             os.environ.setdefault(GLOO_INTERFACE, "lo")
