@@ -13,7 +13,7 @@ import torch.distributed as dist
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.format import plural
-from launcher.distributed.launch_env import RankInfo, UnreachablePeer, host_name
+from launcher.distributed.launch_env import RankInfo, UnreachablePeer, host_name, rank_info
 from launcher.distributed.stop_requests import StoppedBeforeTraining
 from launcher.plan import topology, torch_report
 from launcher.plan.device_facts import Devices
@@ -163,10 +163,15 @@ def _too_many(info: RankInfo, count: int, kind: str) -> str:
     return f"{what} (one rank a device at the most; CUDA_VISIBLE_DEVICES= for the CPU)"
 
 
-def node_devices(cluster: Cluster, process: "ProcessGroup", per_node: int) -> Devices:
-    """Return the devices of this node's ranks, which have connected, for their plan."""
-    found = topology.find(cluster)
-    return found if process.device.type == "cpu" or per_node <= found.count else found.of_each_rank(per_node)
+def node_of(cluster: Cluster, process: "ProcessGroup") -> tuple[Cluster, int, Devices]:
+    """Return what the connected ranks are planned for: the profile of this machine on their nodes, the ranks of a node,
+    and its devices."""
+    local_world = rank_info().local_world
+    nodes = 1 if process.world % local_world else process.world // local_world  # 1 if they are not spread evenly
+    spread = cluster.model_copy(update={"nodes": (nodes, nodes), "device": process.device.type})
+    found, per_node = topology.find(spread), process.world // nodes
+    sees_all = process.device.type == "cpu" or per_node <= found.count
+    return spread, per_node, found if sees_all else found.of_each_rank(per_node)
 
 
 def require_precision(process: "ProcessGroup", precision: str) -> None:

@@ -163,9 +163,11 @@ def test_mig_without_slices_is_a_mistake_by_hand_too():
 
 def test_the_plan_of_ranks_that_each_see_one_device_counts_them_all(monkeypatch):
     monkeypatch.setattr(rank_device.topology, "ThisMachine", lambda: FakeMachine(FakeNvml(gpus(1))))
-    group = ProcessGroup(0, 4, torch.device("cuda", 0))
-    assert rank_device.node_devices(Cluster(), group, 4).count == 4
-    assert rank_device.node_devices(Cluster(device="cpu"), ProcessGroup(0, 4, torch.device("cpu")), 4).kind == "cpu"
+    monkeypatch.setattr(rank_device, "rank_info", lambda: RankInfo(0, 8, 0, 4))
+    spread, per_node, devices = rank_device.node_of(Cluster(), ProcessGroup(0, 8, torch.device("cuda", 0)))
+    assert (spread.nodes, spread.device, per_node, devices.kind, devices.count) == ((2, 2), "cuda", 4, "cuda", 4)
+    spread, per_node, devices = rank_device.node_of(Cluster(), ProcessGroup(0, 8, torch.device("cpu")))
+    assert (spread.nodes, spread.device, per_node, devices.kind, devices.count) == ((2, 2), "cpu", 4, "cpu", 1)
 
 
 def test_a_device_without_bf16_is_found_at_the_start_of_its_rank(monkeypatch):
