@@ -19,7 +19,7 @@ from launcher.distributed import launch_env
 from launcher.distributed.launch_env import RankInfo as RankInfo
 from launcher.distributed.launch_env import UnreachablePeer
 from launcher.distributed.peers import Peers, never
-from launcher.distributed.rank_device import check_distinct, own_device
+from launcher.distributed.rank_device import check_distinct, check_same_type, own_device
 from launcher.distributed.stop_requests import interruptible
 from launcher.plan.topology import cores
 
@@ -172,8 +172,10 @@ def connect(
     own = own_device(info, device)
     if own.type != "cpu":
         torch.accelerator.set_device_index(own.index)
-        if store is not None:
-            check_distinct(info, own, store)
+    if store is not None:
+        check_distinct(info, own, store, should_stop)
+        if device is None:
+            check_same_type(info, own, store, should_stop)
     process = ProcessGroup(info.rank, info.world, own, store=store, timeout=timeout)
     if info.world == 1:
         return process

@@ -150,7 +150,7 @@ def test_a_group_is_bound_to_the_device_of_its_rank_which_is_set_before(monkeypa
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
     monkeypatch.setattr(torch.accelerator, "set_device_index", lambda index: calls.append(("set", index)))
     monkeypatch.setattr(dist, "init_process_group", lambda *args, **kw: calls.append((*args, kw["device_id"])))
-    monkeypatch.setattr(process_group, "check_distinct", lambda info, device, store: calls.append(("distinct", device)))
+    monkeypatch.setattr(process_group, "check_distinct", lambda info, device, *more: calls.append(("distinct", device)))
     group = process_group.connect(RankInfo(5, 8, 1, 4), "cuda", store=dist.HashStore())
     assert calls == [("set", 1), ("distinct", torch.device("cuda", 1)), ("cpu:gloo,cuda:nccl", torch.device("cuda", 1))]
     assert group.device == torch.device("cuda", 1)
