@@ -248,16 +248,16 @@ def _train_part(
         built = dataclasses.replace(built, sinks=_open_sinks(run, built, notes))
     finished = False
     try:
-        code = loop.train(built)
+        with kernel_settings.explained():
+            code = loop.train(built)
         more = code == DONE and built.progress.step == built.until < built.steps
         finished = code == DONE and not more
         if group.rank == 0 and finished and built.progress.step < built.steps:
             print(early_stopping.message(built.progress.history, run.recipe.evaluate), flush=True)
         return (built.progress.step if more else None), code
     except BaseException as error:
-        explained = kernel_settings.explain(error)
-        explained.add_note(f"at step {built.progress.step + 1}")
-        raise explained from error.__cause__
+        error.add_note(f"at step {built.progress.step + 1}")
+        raise
     finally:
         close_all(built.sinks, finished, failing=sys.exc_info()[0] is not None)
 
