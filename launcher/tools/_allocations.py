@@ -39,8 +39,8 @@ class _Storage:
 class Allocations(TorchDispatchMode):  # type: ignore[misc]
     """Mode that records every change of a storage's size.
 
-    Values that the program reads from a tensor are 0.0, 1 or True, because there is no data. `quantum`: bytes to which the
-    allocator rounds up. `stage`: name of the current part of the program, to be set by the caller.
+    Values that the program reads from a tensor are 0.0, 1 or True, because there is no data. `quantum`: bytes to which
+    the allocator rounds up. `stage`: name of the current part of the program, to be set by the caller.
     """
 
     def __init__(self, fake: FakeTensorMode, quantum: int = 1):

@@ -22,8 +22,11 @@ def layouts():
     kind = [kinds.module("strategies", name).Strategy for name in kinds.available("strategies")]
     found = [(config, world) for world in (1, WORLD) for one in kind for config in one.layouts(world)]
     named = [(config.model_dump(mode="json", exclude_unset=True) | {"kind": config.kind}, n) for config, n in found]
-    return [*named, ({"kind": "ddp", "static_graph": True}, WORLD), ({"kind": "ddp", "compress": "bf16"}, WORLD),
-            ({"kind": "fsdp", "offload": True, "prefetch": 1}, WORLD), ({"kind": "fsdp", "gather": "bf16"}, 1024)]  # fmt: skip
+    others = [
+        ({"kind": "ddp", "static_graph": True}, WORLD), ({"kind": "ddp", "compress": "bf16"}, WORLD),
+        ({"kind": "fsdp", "offload": True, "prefetch": 1}, WORLD), ({"kind": "fsdp", "gather": "bf16"}, 1024),
+    ]  # fmt: skip
+    return [*named, *others]
 
 
 def traces(process, folder, cases):
