@@ -39,8 +39,8 @@ class _Storage:
 class Allocations(TorchDispatchMode):  # type: ignore[misc]
     """Mode that records every change of a storage's size.
 
-    Values that the program reads from a tensor are 1 or True, because there is no data. `quantum`: bytes to which the
-    allocator rounds up. `stage`: name of the current part of the program, to be set by the caller.
+    Values that the program reads from a tensor are 0.0, 1 or True, because there is no data. `quantum`: bytes to which
+    the allocator rounds up. `stage`: name of the current part of the program, to be set by the caller.
     """
 
     def __init__(self, fake: FakeTensorMode, quantum: int = 1):
@@ -57,7 +57,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # DTensor first replaces the operation by operations on shards
         if func is _SCALAR and args[0].constant is None:
-            return _one(args[0].dtype)
+            return _value(args[0].dtype)
         if func in _COMPARISONS:
             return True
         result = args[0] if func is _WAIT else func(*args, **(kwargs or {}))
@@ -173,5 +173,6 @@ def _parts(value: object) -> Iterator[torch.Tensor]:
         yield value
 
 
-def _one(kind: torch.dtype) -> float | int | bool:
-    return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
+def _value(kind: torch.dtype) -> float | int | bool:
+    """Return a value that a program may read. A loss of 0 is the sum of such losses, as checks of models require."""
+    return True if kind == torch.bool else 0.0 if kind.is_floating_point else 1
