@@ -34,15 +34,15 @@ def adapt(
     """Make a model compute rows without padding if the recipe wants it and its outputs stay the same.
 
     Returns the batches, and a note if they stay padded because of the model. They also do if layers are compiled, which
-    would be done again for other lengths. The decision is the same on all ranks. Raises UserError if the recipe
-    requires such rows in vain.
+    would be done again for other lengths. Samples that share packed rows need no mask then. The decision is the same on
+    all ranks. Raises UserError if the recipe requires such rows in vain.
     """
-    never_pads = batches.row is not None or batches.equal_lengths
-    if never_pads or train.padding_free is False or train.compile or not task.padding_free:
+    if batches.equal_lengths or train.padding_free is False or train.compile or not task.padding_free:
         return batches, []
-    free, hooks = replace(batches, padding_free=True), None
+    padded = replace(batches, row=None)
+    free, hooks = replace(padded, padding_free=True), None
     try:
-        hooks = attach(model, *_examples(batches, free, process), train.precision)
+        hooks = attach(model, *_examples(padded, free, process), train.precision)
         reason = _other_draws(model, task, free, train, process)
     except Inexact as inexact:
         reason = str(inexact)
@@ -53,7 +53,7 @@ def adapt(
         hooks.remove()
     if train.padding_free is True:
         raise UserError(Problem("train.padding_free", f"{reason} (take auto)"))
-    return batches, [f"samples of different lengths are padded: {reason}"]
+    return batches, [f"samples of different lengths are padded: {reason}"] if batches.row is None else []
 
 
 def _examples(batches: RankBatches, free: RankBatches, process: ProcessGroup) -> tuple[Batch, Batch]:
