@@ -42,6 +42,7 @@ def adapt(
     padded = replace(batches, row=None)
     free, hooks = replace(padded, padding_free=True), None
     try:
+        _check_task(task)
         hooks = attach(model, *_examples(padded, free, process), train.precision)
         reason = _other_draws(model, task, free, train, process)
     except Inexact as inexact:
@@ -54,6 +55,16 @@ def adapt(
     if train.padding_free is True:
         raise UserError(Problem("train.padding_free", f"{reason} (take auto)"))
     return batches, [f"samples of different lengths are padded: {reason}"] if batches.row is None else []
+
+
+def _check_task(task: Task) -> None:
+    """Raise Inexact if a task collates micro-batches in a way of its own, but inherits `concatenate`."""
+    kinds = type(task).__mro__
+    collate, concatenate = (
+        next(n for n, kind in enumerate(kinds) if name in vars(kind)) for name in ("collate", "concatenate")
+    )
+    if collate < concatenate:
+        raise Inexact(f"{kinds[collate].__module__} has a collate, but no concatenate")
 
 
 def _examples(batches: RankBatches, free: RankBatches, process: ProcessGroup) -> tuple[Batch, Batch]:

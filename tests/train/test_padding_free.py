@@ -193,6 +193,16 @@ def test_a_model_that_is_none_of_transformers_stays_padded():
     assert notes == ["samples of different lengths are padded: Linear is no model of transformers"]
 
 
+def test_a_task_with_a_collate_of_its_own_needs_its_own_concatenate():
+    class Own(sequence_classification.Task):
+        def collate(self, samples):
+            return super().collate(samples) | {"extra": np.zeros(len(samples))}
+
+    own, padded = Own(sequence_classification.Config(), FACTS), batches("sequence_classification")[1]
+    free, notes = padding_free.adapt(model(own, "bert"), own, replace(padded, task=own), train(), ALONE)
+    assert not free.padding_free and "has a collate, but no concatenate" in notes[0]
+
+
 @pytest.mark.parametrize(
     ("keys", "more"),
     [({"padding_free": False}, {}), ({"compile": True}, {"row": 24}), ({}, {"equal_lengths": True})],
