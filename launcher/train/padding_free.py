@@ -21,8 +21,9 @@ from launcher.train.precision import COMPUTED, autocast
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-5, "fp16": 2**-7}
-"""Maximum difference between the logits of padded rows and of a row without padding, relative to the largest logit."""
+TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-3, "fp16": 2**-5}
+"""Maximum difference between the logits of padded rows and of a row without padding, relative to the largest logit. In
+half precision the logits of a new head are mostly rounding: there, only a wrong use of a kernel is to be found."""
 _POOLS = "computes one output for a row of several samples"
 _ENCODERS = ("encoder", "transformer", "layer", "layers")
 """Names of a base model's module that returns the last hidden state, before a pooler."""
@@ -172,11 +173,11 @@ def _places(model: "PreTrainedModel") -> Iterator[torch.nn.Module | None]:
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def _difference(model: "PreTrainedModel", padded: Batch, row: Batch, precision: str) -> str:
-    """Return how the outputs for a row differ from those for padded rows; empty: not beyond rounding. Half precision is
-    tested after the precision of the parameters, because its rounding would hide a difference."""
+    """Return how the outputs for a row differ from those for padded rows; empty: not beyond rounding. The test runs in
+    the precision of the parameters, and also in half precision on a device that has other kernels for it."""
     device = padded["inputs"]["input_ids"].device
     full = "fp64" if next(model.parameters()).dtype == torch.float64 else "fp32"
-    for kind in (full, precision) if precision in COMPUTED else (full,):
+    for kind in (full, precision) if precision in COMPUTED and device.type == "cuda" else (full,):
         try:
             with autocast(kind, device):
                 expected = _logits(model, padded)
