@@ -200,7 +200,7 @@ def waiting(process, folder):
 
     from launcher.train import loop, step_sync
 
-    run = strategy_steps.build(process, folder, {"kind": "ddp"})
+    run = strategy_steps.build(process, folder, {"kind": "ddp"}, {"padding_free": False})
     told = []
     for step in range(4):
         batch = run.batches.dataset[step]
