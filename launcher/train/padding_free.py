@@ -13,9 +13,9 @@ import torch
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.recipe import Train
 from launcher.distributed.process_group import ProcessGroup
-from launcher.tasks import Batch, Task, _packed_rows, _sequence_attention, _sequences
+from launcher.tasks import Batch, Task, _packed_rows, _sequence_attention, _sequences, _token_batches
 from launcher.train import randomness_probe
-from launcher.train.data_loader import RankBatches
+from launcher.train.data_loader import RankBatches, tensors, to
 from launcher.train.precision import COMPUTED, autocast
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-3, "fp16": 2**-5}
 """Maximum difference between the logits of padded rows and of a row without padding, relative to the largest logit. In
 half precision the logits of a new head are mostly rounding: there, only a wrong use of a kernel is to be found."""
+_LONGEST = 256
+"""Tokens of the longest sample of the test."""
 _POOLS = "computes one output for a row of several samples"
 _ENCODERS = ("encoder", "transformer", "layer", "layers")
 """Names of a base model's module that returns the last hidden state, before a pooler."""
@@ -44,7 +46,7 @@ def adapt(
     free, hooks = replace(padded, padding_free=True), None
     try:
         _check_task(task)
-        hooks = attach(model, *_examples(padded, free, process), train.precision)
+        hooks = attach(model, *_examples(padded, task, process), train.precision)
         reason = _other_draws(model, task, free, train, process)
     except Inexact as inexact:
         reason = str(inexact)
@@ -68,8 +70,19 @@ def _check_task(task: Task) -> None:
         raise Inexact(f"{kinds[collate].__module__} has a collate, but no concatenate")
 
 
-def _examples(batches: RankBatches, free: RankBatches, process: ProcessGroup) -> tuple[Batch, Batch]:
-    padded, row = (one.probe_batches().to(process.device).together.batch for one in (batches, free))
+def _examples(batches: RankBatches, task: Task, process: ProcessGroup) -> tuple[Batch, Batch]:
+    """Return two samples of different lengths as padded rows and as a row without padding. They are cut to _LONGEST
+    tokens, because a head may compute a vocabulary for each token."""
+    inputs = batches.probe_batches().together.batch["inputs"]
+    mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+    short, long = sorted(mask.sum(1).clamp(max=_LONGEST).tolist())
+    short = short if short < long else (short + 1) // 2
+    names = [name for name in ("input_ids", "token_type_ids") if name in inputs]
+    fullest = int(mask.sum(1).argmax())
+    starts = (0, long - short)  # the shorter is the end of the longer
+    samples = [{name: inputs[name][fullest, start:long].numpy() for name in names} for start in starts]
+    both = _token_batches.inputs(samples, task.facts.pad_token_id), _sequences.inputs(samples)
+    padded, row = (to(tensors(batch), process.device) for batch in both)
     return padded, row
 
 
@@ -196,7 +209,11 @@ def _difference(model: "PreTrainedModel", padded: Batch, row: Batch, precision: 
 
 
 def _logits(model: "PreTrainedModel", batch: Batch) -> list[torch.Tensor]:
-    return [value.double() for name, value in model(**batch["inputs"]).items() if name.endswith("logits")]
+    return [
+        value.float() if value.dtype.itemsize < 4 else value
+        for name, value in model(**batch["inputs"]).items()
+        if name.endswith("logits")
+    ]
 
 
 def _in_shape(found: torch.Tensor, like: torch.Tensor, row: Batch) -> torch.Tensor:
