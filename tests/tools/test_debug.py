@@ -78,7 +78,9 @@ def test_some_steps_are_trained_and_printed():
 
 
 def test_overrides_apply():
-    output = debug("--steps", 1, "--show", 0, "train.global_batch=5", "train.max_tokens=null")
+    output = debug(
+        "--steps", 1, "--show", 0, "train.global_batch=5", "train.max_tokens=null", "train.padding_free=false"
+    )
     assert re.search(r"^input_ids +\(5, \d+\)", output, re.MULTILINE)
     assert "sample 0" not in output
 
