@@ -120,7 +120,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record inside the context, sizes that a storage is given later included (`fully_shard` frees so)."""
+        """Record inside the context, sizes that a storage is given later included (FSDP frees so)."""
         original = torch.UntypedStorage.resize_
 
         def resize(storage: torch.UntypedStorage, size: int) -> object:
