@@ -64,7 +64,7 @@ class _Stages(Heartbeat):
 
     def beat(self, stage: Stage, step: int = 0, left: int = 0) -> None:
         names = {Stage.FORWARD: "forward", Stage.BACKWARD: "backward", Stage.UPDATING: "update"}
-        self._allocations.stage = f"{names.get(stage, 'end of gradient')} of step {step}"
+        self._allocations.enter(f"{names.get(stage, 'end of gradient')} of step {step}")
         if stage is Stage.UPDATING:
             gradients = [local(p.grad) for p in self._model.parameters() if p.grad is not None]
             self._allocations.name("gradients", gradients, anew=True)

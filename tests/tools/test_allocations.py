@@ -21,12 +21,13 @@ def test_the_peak_has_what_lives_then_by_purpose(allocations):
     with allocations.recording():
         weights = torch.zeros(100)
         allocations.name("weights", [weights])
-        allocations.stage = "forward"
+        allocations.enter("forward")
         freed = torch.ones(50)
         del freed
         kept = torch.ones(30) + weights[:30]
-        allocations.stage = "backward"
+        allocations.enter("backward")
         del kept
+    assert allocations.peak(lambda stage: stage == "backward") == ("backward", {"weights": 400, "activations": 120})
     assert allocations.peak(everything) == ("forward", {"weights": 400, "activations": 240})
     assert allocations.peak(lambda stage: stage == "start") == ("start", {"weights": 400})
 
