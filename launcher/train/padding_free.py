@@ -87,7 +87,7 @@ def _examples(batches: RankBatches, task: Task, process: ProcessGroup) -> tuple[
 
 
 def _other_draws(model: torch.nn.Module, task: Task, free: RankBatches, train: Train, process: ProcessGroup) -> str:
-    """Return how the loss or the draws of a sample in a row differ from those of the sample alone; empty: they do not."""
+    """Return how the loss or draws of a sample in a row differ from those of the sample alone; empty: they do not."""
     training = model.training
     model.eval()
     try:
