@@ -87,8 +87,17 @@ def _examples(batches: RankBatches, task: Task, process: ProcessGroup) -> tuple[
 
 
 def _other_draws(model: torch.nn.Module, task: Task, free: RankBatches, train: Train, process: ProcessGroup) -> str:
-    """Return how the random draws of a sample in a row differ from those of the sample alone; empty: they do not."""
-    probes = free.probe_batches().to(process.device)
+    """Return how the loss or draws of a sample in a row differ from those of the sample alone; empty: they do not."""
+    training = model.training
+    model.eval()
+    try:
+        probes = free.probe_batches().to(process.device)
+        with torch.no_grad():
+            task.loss(model, probes.together.batch)
+    except Exception as error:  # a task of the user's own may raise anything
+        return f"{type(task).__module__} takes no rows without padding: {first_line(error)[:160]}"
+    finally:
+        model.train(training)
     randomness = randomness_probe.take_over(model, lambda batch: task.loss(model, batch)[0], probes, train.precision)
     for name in [*randomness.modules]:
         randomness.release(name, model.get_submodule(name))

@@ -203,6 +203,17 @@ def test_a_task_with_a_collate_of_its_own_needs_its_own_concatenate():
     assert not free.padding_free and "has a collate, but no concatenate" in notes[0]
 
 
+def test_a_task_whose_loss_reads_a_padding_mask_stays_padded():
+    class Own(sequence_classification.Task):
+        def loss(self, model, batch):
+            padded = batch["inputs"]["input_ids"].shape[1] > FACTS.longest and batch["inputs"]["attention_mask"]
+            return super().loss(model, batch)[0] * (1 if padded is False else padded.sum()), 1.0
+
+    own, padded = Own(sequence_classification.Config(), FACTS), batches("sequence_classification")[1]
+    free, notes = padding_free.adapt(model(own, "bert"), own, replace(padded, task=own), train(), ALONE)
+    assert not free.padding_free and "takes no rows without padding: 'attention_mask'" in notes[0]
+
+
 @pytest.mark.parametrize(
     ("keys", "more"),
     [({"padding_free": False}, {}), ({"compile": True}, {"row": 24}), ({}, {"equal_lengths": True})],
