@@ -6,21 +6,20 @@ Every way to start a run goes through this module, so that each reports the same
 import atexit
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from launcher.config import env_vars, paths, plugins, strict_json
+from launcher.config import env_vars, paths, strict_json
 from launcher.config import load as config_files
-from launcher.config.base_model import hint
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
 from launcher.plan import facts, layout, plan, topology, writable_folders
 from launcher.plan.device_facts import Devices
-from launcher.prepare import bundle, checkpoint_references, hub, prepared_data, run_folder, source_shards
+from launcher.prepare import bundle, checkpoint_references, hub, prepared_data, run_folder, source_shards, token_ids
 from launcher.storage import cache_root, disk_full, lease
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
@@ -106,7 +105,7 @@ def prepare(loaded: Loaded[Recipe], processes: int | None = None, to: Path | Non
         prepared = prepared_data.prepare(recipe, processes=processes)
         if to is not None:
             bundle.make(recipe, prepared, to)
-        return prepared, _facts_with_token_ids(recipe, prepared)
+        return prepared, token_ids.complete(recipe, prepared)
     except UserError as error:
         raise loaded.located(error) from None
 
@@ -176,7 +175,7 @@ def _plan(request: _Request, recipe: Recipe, found: Sequence[str]) -> tuple[str,
         wrong += source_shards.preview_problems(recipe)
     if request.cluster.scratch.shared is None or env_vars.CACHE in os.environ:  # else created at submission
         wrong += _cache_problems(recipe, prepared)
-    known = _facts_with_token_ids(recipe, prepared) if prepared else None
+    known = token_ids.complete(recipe, prepared) if prepared else None
     return identity, _make_plan(request, recipe, known, prepared, wrong)
 
 
@@ -195,34 +194,6 @@ def _make_plan(
     )  # fmt: skip
 
 
-def _facts_with_token_ids(recipe: Recipe, prepared: Path) -> facts.Facts:
-    """Read the facts of a prepared folder, and add the ids of the tokens that the recipe names. Raises UserError."""
-    known = facts.read(prepared)
-    task = plugins.task(recipe.task)
-    task.check(recipe.task, known, prepared)
-    inner = plugins.task(recipe.inner_task)
-    named = inner.named_tokens(recipe.inner_task)
-    if not named:
-        return known
-    from tokenizers import Tokenizer
-
-    backend = Tokenizer.from_file(str(prepared / "tokenizer" / "tokenizer.json"))
-    ids = {token: backend.token_to_id(token) for token in named}
-    problems = [
-        Problem("task.never", f"{token!r} is not in the vocabulary ({_suggestion(token, backend.get_vocab())})")
-        for token, number in ids.items()
-        if number is None
-    ]
-    if problems:
-        raise UserError(problems)
-    return known.model_copy(update={"token_ids": ids})
-
-
-def _suggestion(token: str, known: Iterable[str]) -> str:
-    found = hint(token, known)
-    return found if found.startswith("did") else "its tokens stand in tokenizer.json"
-
-
 def _folder(recipe: Recipe) -> RunDir:
     return RunDir(paths.RUNS / recipe.name)
 
@@ -237,7 +208,7 @@ def _validate(request: _Request, wrong: Sequence[str]) -> PreparedRun:
     identity, made = _plan(request, recipe, wrong)  # reports mistakes before data is prepared
     hub.fetch(recipe)
     prepared = prepared_data.prepare(recipe, identity)
-    known = _facts_with_token_ids(recipe, prepared)
+    known = token_ids.complete(recipe, prepared)
     if made.prepared is None:
         made = _make_plan(request, recipe, known, prepared)
     folder = request.folder
