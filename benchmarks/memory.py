@@ -71,6 +71,8 @@ def trace(loaded: "Loaded[Recipe]", layout: str, ranks: int, cluster: "Cluster")
     changed = loaded.override(f"strategy={{kind: {kind}}}", *(f"strategy.{key}" for key in keys))
     plan = memory_trace.traced(run_setup.dry_run(changed, cluster, ranks), run_setup.pinned(changed))
     assert plan.trace is not None
+    if plan.trace.problem:
+        print(f"{layout}: {plan.trace.problem}")
     return max(sum(plan.trace.purposes.values()), plan.trace.start)
 
 

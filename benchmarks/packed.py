@@ -3,7 +3,7 @@
 Texts of lengths as they are in the wild: of a batch of 32 a quarter of the padded positions is filled. The same recipe
 runs with `samples: documents` and `samples: packed`, in turn, in fp32 and bf16; digests and losses are compared, and
 what is told is the median of the runs' tokens/s without their first steps. `max_tokens` cuts padded micro-batches by
-length, which is a remedy of its own: it is told too.
+length, which is a remedy of its own: it is told too. Rows without padding are measured by padding_free.py.
 """
 
 import argparse
@@ -24,7 +24,7 @@ model: {{kind: config, type: bert, hidden_size: 256, num_hidden_layers: 4, num_a
 tokenizer: {{kind: train, vocab_size: 8192}}
 data: {{train: {{kind: text, path: texts.txt, document: line}}, max_length: 512}}
 task: {{kind: mlm, samples: {samples}}}
-train: {{global_batch: 32, steps: {steps}, precision: {precision}{more}}}
+train: {{global_batch: 32, steps: {steps}, precision: {precision}, padding_free: false{more}}}
 optimizer: {{kind: adamw, lr: 1.0e-4}}
 sinks: [jsonl]
 """

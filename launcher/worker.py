@@ -168,15 +168,12 @@ def _wait_for_preparation(arguments: list[str], group: ProcessGroup, stop: StopM
 def _prepare(arguments: list[str], group: ProcessGroup) -> tuple[str, list[str]]:
     """Plan and prepare, as rank 0. Returns the run folder (empty: it failed), and the problems, which all ranks then
     raise."""
-    local_world = launch_env.rank_info().local_world
-    nodes = 1 if group.world % local_world else group.world // local_world  # 1 if the ranks are not spread evenly
     try:
         cluster = load.local_cluster()
-        spread = cluster.model_copy(update={"nodes": (nodes, nodes), "device": group.device.type})
-        devices = rank_device.node_devices(spread, group, group.world // nodes)
+        spread, per_node, devices = rank_device.node_of(cluster, group)
         recipe = load.recipe(arguments[0], arguments[1:])
         wrong = writable_folders.run(RunDir(paths.RUNS / recipe.value.name))
-        validated = run_setup.validate(recipe, spread, group.world // nodes, wrong, devices)
+        validated = run_setup.validate(recipe, spread, per_node, wrong, devices)
         run = run_setup.create(dataclasses.replace(validated, cluster=cluster))
     except UserError as error:
         return "", [str(problem) for problem in error.problems]
@@ -251,16 +248,16 @@ def _train_part(
         built = dataclasses.replace(built, sinks=_open_sinks(run, built, notes))
     finished = False
     try:
-        code = loop.train(built)
+        with kernel_settings.explained():
+            code = loop.train(built)
         more = code == DONE and built.progress.step == built.until < built.steps
         finished = code == DONE and not more
         if group.rank == 0 and finished and built.progress.step < built.steps:
             print(early_stopping.message(built.progress.history, run.recipe.evaluate), flush=True)
         return (built.progress.step if more else None), code
     except BaseException as error:
-        explained = kernel_settings.explain(error)
-        explained.add_note(f"at step {built.progress.step + 1}")
-        raise explained from error.__cause__
+        error.add_note(f"at step {built.progress.step + 1}")
+        raise
     finally:
         close_all(built.sinks, finished, failing=sys.exc_info()[0] is not None)
 

@@ -11,7 +11,7 @@ from launcher import build, worker
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
-from launcher.distributed.launch_env import LauncherInfo
+from launcher.distributed.launch_env import LauncherInfo, RankInfo
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
 
@@ -31,7 +31,7 @@ def test_the_plan_is_for_the_devices_of_the_connected_ranks(monkeypatch):
         raise UserError("enough")
 
     monkeypatch.setattr(worker.run_setup, "validate", validate)
-    monkeypatch.setattr(worker.launch_env, "rank_info", lambda: worker.launch_env.RankInfo(0, 4, 0, 2))
+    monkeypatch.setattr(worker.rank_device, "rank_info", lambda: RankInfo(0, 4, 0, 2))
     monkeypatch.setattr(worker.rank_device.topology, "ThisMachine", lambda: FakeMachine(FakeNvml(gpus(1))))
     for device in (torch.device("cuda", 0), torch.device("cpu")):
         assert worker._prepare(["quickstart-pretrain"], ProcessGroup(0, 4, device)) == ("", ["enough"])

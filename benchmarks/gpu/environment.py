@@ -15,7 +15,7 @@ def describe(machine: Machine) -> Figures:
     """Return versions, the device, the chosen attention kernels, and the plan's memory of bert-base."""
     from launcher.config import env_vars
 
-    os.environ.update(env_vars.RANK_DEFAULTS | dict(os.environ))  # before torch reads them
+    env_vars.set_rank_defaults(os.environ)  # before torch reads them
     import torch
 
     figures: Figures = {"python": platform.python_version(), "versions": _versions(), "cuda": torch.version.cuda}

@@ -126,27 +126,28 @@ def first(failures: Mapping[int, "ProcessFailure"], logs: RankLogs | None = None
     return min(read, key=lambda f: (f.code == -signal.SIGTERM, f.echo, f.time, f.rank))
 
 
-def report(failure: Failure, logs: Path, resume: int | None) -> str:
+def report(failure: Failure, logs: Path, resume: int | None, host: str = "") -> str:
     """Return the sentence, what to do, the log file and the rank's own traceback.
 
-    `resume`: step of the newest checkpoint.
+    `resume`: step of the newest checkpoint. `host`: of the rank, if there are several.
     """
     again = f"start it again and it goes on from step {resume}" if resume else "no checkpoint had been made yet"
     details = "".join(f"\n  {line}" for line in failure.traceback.strip().splitlines())
     dump = logs.parent / f"{paths.COLLECTIVES}{failure.rank}"
     last = f"\n  its last collectives: {dump} (torchfrtrace reads them)" if failure.echo and dump.is_file() else ""
-    return f"{sentence(failure)}; {again}\n  its log: {logs / f'rank{failure.rank}.log'}{last}{details}"
+    return f"{sentence(failure, host)}; {again}\n  its log: {logs / f'rank{failure.rank}.log'}{last}{details}"
 
 
-def sentence(failure: Failure) -> str:
-    """Describe in one line what happened to the rank."""
+def sentence(failure: Failure, host: str = "") -> str:
+    """Describe in one line what happened to the rank. `host`: of the rank, if there are several."""
+    who = f"rank {failure.rank}" + (f" on {host}" if host else "")
     if failure.code == -signal.SIGABRT and failure.message:
-        return f"rank {failure.rank} was aborted: {failure.message}"
+        return f"{who} was aborted: {failure.message}"
     if failure.code < 0:
-        return f"rank {failure.rank} was killed by {_signal(-failure.code)}"
+        return f"{who} was killed by {_signal(-failure.code)}"
     step = next((line for line in failure.traceback.splitlines() if line.startswith("at step ")), "")
     what = failure.message or _EXPLANATIONS.get(failure.code, f"exit code {failure.code} {_NO_ERROR}")
-    return f"rank {failure.rank} failed{' ' + step if step else ''}: {' '.join(what.split())}"
+    return f"{who} failed{' ' + step if step else ''}: {' '.join(what.split())}"
 
 
 def describe(error: BaseException) -> str:

@@ -1,17 +1,21 @@
 """The ranks of a start as their store shows them: the host of each, and which of them have come to a call."""
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch.distributed as dist
 
 from launcher.config.env_vars import NCCL_INTERFACE
 from launcher.distributed.launch_env import UnreachablePeer
-from launcher.distributed.stop_requests import interruptible
+from launcher.distributed.stop_requests import after, interruptible
 
 T = TypeVar("T")
 _ADVICE = f"(NCCL_DEBUG=INFO shows where; {NCCL_INTERFACE} names the interface, NCCL_IB_DISABLE=1 avoids InfiniBand)"
+_PATIENCE_SECONDS = 150.0
+"""Seconds for a call to end after all ranks have come to it, and between two looks whether they have. NCCL connects
+thousands of ranks in less, and waits without a limit."""
 
 
 def never() -> bool:
@@ -43,19 +47,40 @@ class Peers:
     def call(self, what: str, function: Callable[[], T], seconds: float, should_stop: Callable[[], bool] = never) -> T:
         """Return the result of a function in which this rank waits for the others.
 
-        `what`: a verb that names the call. Raises UnreachablePeer if the call lasts longer than `seconds`: it names the
-        ranks that have not come to it. Raises StoppedBeforeTraining if `should_stop` becomes true.
+        `what`: a verb that names the call. Raises UnreachablePeer if the call lasts longer than `seconds`, or does not
+        end after all ranks have come to it; it names the ranks that have not come. Raises StoppedBeforeTraining if
+        `should_stop` becomes true.
         """
-        self.store.set(f"{what}/{self.rank}", "")
+        others = replace(self, store=self.store.clone())  # the call may block the connection of the other one
+        others.store.set(f"{what}/{self.rank}", "")
+        begin = time.monotonic()
         try:
-            return interruptible(function, should_stop, seconds=seconds)
+            return interruptible(function, should_stop, overdue=others._overdue(what, seconds))
         except TimeoutError:
-            late = [rank for rank in range(self.world) if not self.store.check([f"{what}/{rank}"])]
-        waited = f"{self.describe(self.rank)} has waited {seconds:.0f} s"
+            late = others._late(what)
+        waited = f"{others.describe(self.rank)} has waited {time.monotonic() - begin:.0f} s"
         if late:
-            raise UnreachablePeer(f"{waited} for {', '.join(map(self.describe, late))} to {what}")
-        hosts = ", ".join(dict.fromkeys(self.hosts()))
+            raise UnreachablePeer(f"{waited} for {', '.join(map(others.describe, late))} to {what}")
+        hosts = ", ".join(dict.fromkeys(others.hosts()))
         raise UnreachablePeer(f"{waited} to {what}, and all ranks have come: no data passes on {hosts} {_ADVICE}")
+
+    def _late(self, what: str) -> list[int]:
+        """Return the ranks that have not come to a call."""
+        return [rank for rank in range(self.world) if not self.store.check([f"{what}/{rank}"])]
+
+    def _overdue(self, what: str, seconds: float) -> Callable[[], bool]:
+        """Return a function for whether the call lasts too long. It looks for the other ranks now and then."""
+        expired, patient, all_came = after(seconds), after(_PATIENCE_SECONDS), False
+
+        def overdue() -> bool:
+            nonlocal patient, all_came
+            if patient():
+                if all_came:
+                    return True
+                patient, all_came = after(_PATIENCE_SECONDS), not self._late(what)
+            return expired()
+
+        return overdue
 
 
 def _host_key(rank: int) -> str:

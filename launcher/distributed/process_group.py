@@ -19,8 +19,8 @@ from launcher.distributed import launch_env
 from launcher.distributed.launch_env import RankInfo as RankInfo
 from launcher.distributed.launch_env import UnreachablePeer
 from launcher.distributed.peers import Peers, never
-from launcher.distributed.rank_device import check_distinct, own_device
-from launcher.distributed.stop_requests import interruptible
+from launcher.distributed.rank_device import check_distinct, check_same_type, own_device
+from launcher.distributed.stop_requests import after, interruptible
 from launcher.plan.topology import cores
 
 T = TypeVar("T")
@@ -149,7 +149,7 @@ class ProcessGroup:
         """
         if dist.is_initialized():
             with suppress(TimeoutError):
-                interruptible(dist.destroy_process_group, never, seconds=_CLOSE_SECONDS)
+                interruptible(dist.destroy_process_group, never, overdue=after(_CLOSE_SECONDS))
 
 
 def connect(
@@ -172,8 +172,10 @@ def connect(
     own = own_device(info, device)
     if own.type != "cpu":
         torch.accelerator.set_device_index(own.index)
-        if store is not None:
-            check_distinct(info, own, store)
+    if store is not None:
+        check_distinct(info, own, store, should_stop)
+        if device is None:
+            check_same_type(info, own, store, should_stop)
     process = ProcessGroup(info.rank, info.world, own, store=store, timeout=timeout)
     if info.world == 1:
         return process
@@ -188,7 +190,7 @@ def connect(
     try:
         process.peers.call("connect", initialize, timeout.total_seconds() + _MARGIN_SECONDS, should_stop)
     except RuntimeError as error:
-        what = f"rank {info.rank} could not connect to the others: {first_line(error)} {_ADVICE}"
+        what = f"rank {info.rank} could not connect to the others: {_reason(error)} {_ADVICE}"
         raise UnreachablePeer(what) from error
     return process
 
@@ -227,11 +229,17 @@ def first_all_reduce(
         total = process.peers.call(_FIRST_ALL_REDUCE, partial(_sum_of_ones, process), seconds, should_stop)
     except RuntimeError as error:
         what = f"{process.peers.describe(process.rank)} could not {_FIRST_ALL_REDUCE} on {process.device}"
-        raise UnreachablePeer(f"{what}: {first_line(error)}") from error
+        raise UnreachablePeer(f"{what}: {_reason(error)}") from error
     if total != process.world:
         what = f"the first all-reduce over {process.world} ranks gave {total:g} for a sum of ones"
         where = f"{process.device} of {process.peers.describe(process.rank)}"
         raise RuntimeError(f"{what} on {where}: the devices exchange wrong data (try NCCL_P2P_DISABLE=1)")
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return the first line of a library's error, and what NCCL reports as its last error, which names the address."""
+    last = str(error).partition("Last error:")[2].strip().splitlines()
+    return ": ".join([first_line(error), *last[:1]])
 
 
 def _sum_of_ones(process: ProcessGroup) -> float:

@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -11,7 +12,9 @@ import torch.distributed as dist
 
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
-from launcher.distributed.launch_env import RankInfo, UnreachablePeer, host_name
+from launcher.config.format import plural
+from launcher.distributed.launch_env import RankInfo, UnreachablePeer, host_name, rank_info
+from launcher.distributed.stop_requests import StoppedBeforeTraining
 from launcher.plan import topology, torch_report
 from launcher.plan.device_facts import Devices
 from launcher.plan.devices import Requested, decide
@@ -22,8 +25,9 @@ if TYPE_CHECKING:
     from launcher.distributed.process_group import ProcessGroup
 
 _ON_CPU = "cluster.device=cpu trains on the CPU"
+_TYPES = ("cpu", "cuda", "xpu", "mps")
 _REPORT_SECONDS = 120.0
-"""Seconds for the other ranks of a host to report their devices."""
+"""Seconds for other ranks to report their devices."""
 
 _log = logging.getLogger(__name__)
 
@@ -91,24 +95,56 @@ def device_index(info: RankInfo, count: int, kind: str) -> int:
     raise UserError(_too_many(info, count, kind))
 
 
-def check_distinct(info: RankInfo, device: torch.device, store: dist.Store) -> None:
+def check_distinct(
+    info: RankInfo, device: torch.device, store: dist.Store, should_stop: Callable[[], bool] | None = None
+) -> None:
     """Check that no other rank of this host has this rank's device, if it sees fewer devices than the host has ranks.
 
-    Slurm and mpirun may show each rank only its own. Raises UserError if ranks share a device, and UnreachablePeer.
+    Slurm and mpirun may show each rank only its own. Raises UserError if ranks share a device, UnreachablePeer, and
+    StoppedBeforeTraining.
     """
-    if info.local_world <= torch.accelerator.device_count():
+    if device.type == "cpu" or info.local_world <= torch.accelerator.device_count():
         return
     names = [f"device/{host_name()}/{local_rank}" for local_rank in range(info.local_world)]
     own = device_identity(device)
     store.set(names[info.local_rank], own)
-    deadline = time.monotonic() + _REPORT_SECONDS
-    while not store.check(names):
-        if time.monotonic() > deadline:
-            what = f"rank {info.rank} on {host_name()}: the other ranks of this host did not report their devices"
-            raise UnreachablePeer(f"{what} in {_REPORT_SECONDS:.0f} s")
-        time.sleep(0.05)
+    _wait_for_reports(lambda: bool(store.check(names)), info, should_stop)
     if [store.get(name).decode() for name in names].count(own) > 1:
         raise UserError(_too_many(info, torch.accelerator.device_count(), device.type))
+
+
+def check_same_type(
+    info: RankInfo, device: torch.device, store: dist.Store, should_stop: Callable[[], bool] | None = None
+) -> None:
+    """Check that the ranks of all hosts have the same type of device, which each host has decided by itself.
+
+    Raises UserError on all ranks, UnreachablePeer, and StoppedBeforeTraining.
+    """
+    if info.local_world == info.world:
+        return
+
+    def counts() -> dict[str, int]:
+        return {kind: store.add(f"device-type/{kind}", 0) for kind in _TYPES}
+
+    store.add(f"device-type/{device.type}", 1)
+    _wait_for_reports(lambda: sum(counts().values()) >= info.world, info, should_stop)
+    found = {kind: count for kind, count in counts().items() if count}
+    if len(found) > 1:
+        shares = ", ".join(f"{plural(count, 'rank')} a {kind} device" for kind, count in found.items())
+        advice = "a host without a device that torch can use has logged why; CUDA_VISIBLE_DEVICES= for the CPU"
+        raise UserError(f"the hosts have different devices: {shares} ({advice})")
+
+
+def _wait_for_reports(arrived: Callable[[], bool], info: RankInfo, should_stop: Callable[[], bool] | None) -> None:
+    """Wait until the other ranks have reported their devices. Raises UnreachablePeer and StoppedBeforeTraining."""
+    deadline = time.monotonic() + _REPORT_SECONDS
+    while not arrived():
+        if should_stop is not None and should_stop():
+            raise StoppedBeforeTraining
+        if time.monotonic() > deadline:
+            what = f"rank {info.rank} on {host_name()}: other ranks did not report their devices"
+            raise UnreachablePeer(f"{what} in {_REPORT_SECONDS:.0f} s")
+        time.sleep(0.05)
 
 
 def device_identity(device: torch.device) -> str:
@@ -127,10 +163,15 @@ def _too_many(info: RankInfo, count: int, kind: str) -> str:
     return f"{what} (one rank a device at the most; CUDA_VISIBLE_DEVICES= for the CPU)"
 
 
-def node_devices(cluster: Cluster, process: "ProcessGroup", per_node: int) -> Devices:
-    """Return the devices of this node's ranks, which have connected, for their plan."""
-    found = topology.find(cluster)
-    return found if process.device.type == "cpu" or per_node <= found.count else found.of_each_rank(per_node)
+def node_of(cluster: Cluster, process: "ProcessGroup") -> tuple[Cluster, int, Devices]:
+    """Return what the connected ranks are planned for: the profile of this machine on their nodes, the ranks of a node,
+    and its devices."""
+    local_world = rank_info().local_world
+    nodes = 1 if process.world % local_world else process.world // local_world  # 1 if they are not spread evenly
+    spread = cluster.model_copy(update={"nodes": (nodes, nodes), "device": process.device.type})
+    found, per_node = topology.find(spread), process.world // nodes
+    sees_all = process.device.type == "cpu" or per_node <= found.count
+    return spread, per_node, found if sees_all else found.of_each_rank(per_node)
 
 
 def require_precision(process: "ProcessGroup", precision: str) -> None:

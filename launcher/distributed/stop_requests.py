@@ -5,7 +5,6 @@ at the end of a step and leave together. USR1, the deadline and the death of the
 again if that is possible (MAKE_WAY). TERM and INT ask to save, leave, and not start again (STOP).
 """
 
-import math
 import os
 import signal
 import threading
@@ -105,14 +104,23 @@ class StopMonitor:
         self.received = max(self.received, SIGNALS.get(signal.Signals(number), StopReason.MAKE_WAY))
 
 
+def after(seconds: float) -> Callable[[], bool]:
+    """Return a function that returns whether this many seconds have passed since now."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
+
+
 def interruptible(
-    call: Callable[[], T], should_stop: Callable[[], bool], grace: float = 0.0, seconds: float = math.inf
+    call: Callable[[], T],
+    should_stop: Callable[[], bool],
+    grace: float = 0.0,
+    overdue: Callable[[], bool] = lambda: False,
 ) -> T:
     """Run `call` on another thread, and return its result or raise its error.
 
     The call may block outside of Python, where no signal is handled. Raises StoppedBeforeTraining if `should_stop`
-    becomes true before it ends, and TimeoutError if it lasts longer than `seconds`. `grace`: seconds in which the call
-    may end after a stop request. If it does not end, its thread ends with the process.
+    becomes true before it ends, and TimeoutError if `overdue` does. `grace`: seconds in which the call may end after a
+    stop request. If it does not end, its thread ends with the process.
     """
     results, errors = list[T](), list[BaseException]()
 
@@ -124,11 +132,10 @@ def interruptible(
 
     thread = threading.Thread(target=run, name="interruptible", daemon=True)
     thread.start()
-    deadline = time.monotonic() + seconds
     leave_at: float | None = None
     while thread.is_alive():
         thread.join(_POLL_SECONDS)
-        if time.monotonic() >= deadline and thread.is_alive():
+        if thread.is_alive() and overdue():
             raise TimeoutError
         if leave_at is None and should_stop():
             leave_at = time.monotonic() + grace

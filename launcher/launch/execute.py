@@ -102,10 +102,11 @@ def describe_checkpoint(run: RunDir) -> str:
     )
 
 
-def describe_failure(failed: failure.Failure, run: RunDir) -> str:
-    """Return a text about a failed rank, and about the step from which the run resumes."""
+def describe_failure(failed: failure.Failure, run: RunDir, host: str = "") -> str:
+    """Return a text about a failed rank, and about the step from which the run resumes. `host`: of the rank, if there
+    are several."""
     complete = run.whole()
-    return failure.report(failed, run.logs, complete[-1].step if complete else None)
+    return failure.report(failed, run.logs, complete[-1].step if complete else None, host)
 
 
 def _has_loopback() -> bool:

@@ -187,7 +187,7 @@ def _run_ranks(launch: Launch, spec: RendezvousSpec, run: RunDir) -> NodeOutcome
         else:
             failed = _no_rank(_FORCED, echo=False)
     if (rank := ended.failed) is not None:
-        text = execute.describe_failure(rank, run).replace(" failed", f" on {spec.name} failed", 1)
+        text = execute.describe_failure(rank, run, spec.name)
         failed = NodeFailure(rank=rank.rank, code=rank.code, echo=rank.echo, time=rank.time, text=text)
     return NodeOutcome(
         code=ended.code, reason=int(ended.reason), problems=ended.problems, failed=failed, closed=ended.closed

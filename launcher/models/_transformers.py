@@ -177,11 +177,13 @@ def make(
     options = {"attn_implementation": kernel} if kernel else {}
     try:
         model = auto.from_config(hf, trust_remote_code=trusted, **options)
-    except (ValueError, ImportError) as error:
-        if remote_code.is_refusal(error):
-            raise
-        of_kernel = kernel and any(word in str(error).lower() for word in ("attn", "attention", "kernels"))
-        raise UserError(Problem("model.attention" if of_kernel else "model", first_line(error)[:300])) from None
+    except Exception as error:
+        refused = isinstance(error, ValueError | ImportError)
+        if remote_code.is_refusal(error) or not (refused or attention_kernels.needs_gpu(kernel)):
+            raise  # a kernel of the hub may raise anything when it is loaded
+        named = any(word in str(error).lower() for word in ("attn", "attention", "kernels"))
+        key = "model.attention" if kernel and (named or not refused) else "model"
+        raise UserError(Problem(key, first_line(error)[:300])) from None
     _check_kernel(model, config.attention)
     check_length(model, requirements)
     check_shape(model, requirements)

@@ -37,12 +37,23 @@ def runnable(recipe: Recipe, device: str) -> Recipe:
 
 
 def problems(recipe: Recipe, world: World, trains: bool) -> list[Problem]:
-    """Return why the kernel of a recipe cannot run. Packages of other machines are not known here. `trains`: False: an
-    evaluation, which takes the default attention on a CPU."""
-    kernel, precision, instead = recipe.model.attention_kernel, recipe.train.precision, "or attention: sdpa"
-    if kernel is None or not needs_gpu(kernel) or (world.device == "cpu" and not trains):
+    """Return why the kernels of a recipe's model and teacher cannot run. `trains`: False: an evaluation, in which the
+    model takes the default attention on a CPU."""
+    models = {"model": recipe.model} if trains or world.device != "cpu" else {}
+    if recipe.task.teacher_model is not None:
+        models[f"task.{recipe.task.teacher_key}"] = recipe.task.teacher_model
+    return [
+        Problem(f"{key}.attention", what)
+        for key, model in models.items()
+        for what in _obstacles(model.attention_kernel, recipe.train.precision, world)
+    ]
+
+
+def _obstacles(kernel: str | None, precision: str, world: World) -> list[str]:
+    """Return why a kernel cannot run. The packages of other machines are not known here."""
+    if kernel is None or not needs_gpu(kernel):
         return []
-    out = []
+    out, instead = [], "or attention: sdpa"
     if precision not in _HALF:
         out.append(f"{kernel} computes in bf16 and fp16 only, and train.precision is {precision} (bf16, {instead})")
     if world.device == "cpu":
@@ -50,7 +61,7 @@ def problems(recipe: Recipe, world: World, trains: bool) -> list[Problem]:
     elif world.cluster.scheduler.on_this_machine and (packages := _missing(kernel)):
         what = " or ".join(packages)
         out.append(f"{kernel} needs the package {what}, which is not installed (pip install it, {instead})")
-    return [Problem("model.attention", what) for what in out]
+    return out
 
 
 def _missing(kernel: str) -> list[str]:

@@ -24,6 +24,8 @@ class MemoryTrace(Strict):
     """Device memory by purpose, when it is highest; empty: it could not be traced."""
     stage: str = ""
     """Part of the step in which memory is highest."""
+    update: dict[str, int] = {}
+    """Device memory by purpose, when it is highest in the second update: all gradients and the optimiser's state."""
     start: int = 0
     """Highest device memory before the first step."""
     rows: int = 0

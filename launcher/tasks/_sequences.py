@@ -49,6 +49,10 @@ class Sequences:
             yield Run(first, count, length)
             first += count
 
+    def pin_memory(self) -> "Sequences":
+        """Return the same object: it has no memory that a device copies from. torch's DataLoader calls it."""
+        return self
+
     @property
     def longest(self) -> int:
         return max(self.lengths)

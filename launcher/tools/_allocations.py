@@ -21,6 +21,8 @@ _TRANSFERS = frozenset({"c10d", "_c10d_functional", "_dtensor", "fsdp"})
 """Namespaces of the operations that gather, reduce, or copy into their buffers."""
 _PASSING = ("activations", "temporaries", "autocast copies")
 """Purposes of storages that nothing else is known of: created in a forward, in a backward, or by a cast of weights."""
+_NONE = -1
+"""Number of no storage."""
 _SCALAR = torch.ops.aten._local_scalar_dense.default
 _COMPARISONS = frozenset({torch.ops.aten.equal.default, torch.ops.aten.allclose.default})
 _CAST = torch.ops.aten._to_copy.default
@@ -39,14 +41,14 @@ class _Storage:
 class Allocations(TorchDispatchMode):  # type: ignore[misc]
     """Mode that records every change of a storage's size.
 
-    Values that the program reads from a tensor are 1 or True, because there is no data. `quantum`: bytes to which the
-    allocator rounds up. `stage`: name of the current part of the program, to be set by the caller.
+    Values that the program reads from a tensor are 0.0, 1 or True, because there is no data. `quantum`: bytes to which
+    the allocator rounds up. `stage`: name of the current part of the program.
     """
 
     def __init__(self, fake: FakeTensorMode, quantum: int = 1):
         super().__init__()
         self.stage = "start"
-        self.purposes: dict[int, str] = {}
+        self.purposes: dict[int, str] = {_NONE: "activations"}
         self.fake, self._quantum, self._count = fake, quantum, 0
         self._live: dict[int, _Storage] = {}
         self._events: list[tuple[int, int, str]] = []
@@ -57,7 +59,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # DTensor first replaces the operation by operations on shards
         if func is _SCALAR and args[0].constant is None:
-            return _one(args[0].dtype)
+            return _value(args[0].dtype)
         if func in _COMPARISONS:
             return True
         result = args[0] if func is _WAIT else func(*args, **(kwargs or {}))
@@ -68,6 +70,11 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
             if func.namespace in _TRANSFERS:
                 self.name("buffers", tree_leaves((args, kwargs, result)))
         return result
+
+    def enter(self, stage: str) -> None:
+        """Begin a part of the program. What lives then belongs to it, even if it allocates nothing."""
+        self.stage = stage
+        self._events.append((_NONE, 0, stage))
 
     def note(self, value: object) -> None:
         """Record the storages of all tensors in a value."""
@@ -113,7 +120,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record inside the context, sizes that a storage is given later included (`fully_shard` frees so)."""
+        """Record inside the context, sizes that a storage is given later included (FSDP frees so)."""
         original = torch.UntypedStorage.resize_
 
         def resize(storage: torch.UntypedStorage, size: int) -> object:
@@ -173,5 +180,6 @@ def _parts(value: object) -> Iterator[torch.Tensor]:
         yield value
 
 
-def _one(kind: torch.dtype) -> float | int | bool:
-    return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
+def _value(kind: torch.dtype) -> float | int | bool:
+    """Return a value that a program may read. A loss of 0 is the sum of such losses, as checks of models require."""
+    return True if kind == torch.bool else 0.0 if kind.is_floating_point else 1

@@ -31,7 +31,7 @@ from launcher.plan import model_requirements
 from launcher.plan.facts import Facts
 from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.storage.run_dir import RunDir
-from launcher.strategies._torch_engine import local
+from launcher.strategies._torch_engine import TorchEngine, local
 from launcher.tasks import Task
 from launcher.tools import _fake_ranks
 from launcher.tools._allocations import Allocations
@@ -64,7 +64,7 @@ class _Stages(Heartbeat):
 
     def beat(self, stage: Stage, step: int = 0, left: int = 0) -> None:
         names = {Stage.FORWARD: "forward", Stage.BACKWARD: "backward", Stage.UPDATING: "update"}
-        self._allocations.stage = f"{names.get(stage, 'end of gradient')} of step {step}"
+        self._allocations.enter(f"{names.get(stage, 'end of gradient')} of step {step}")
         if stage is Stage.UPDATING:
             gradients = [local(p.grad) for p in self._model.parameters() if p.grad is not None]
             self._allocations.name("gradients", gradients, anew=True)
@@ -112,10 +112,12 @@ def trace(question: JsonObject) -> JsonObject:
     on_host = frozenset(question["on_host"])
     stage, found = allocations.peak(lambda stage: stage != "start", on_host)
     start = allocations.peak(lambda stage: stage == "start", on_host)[1]
+    update = allocations.peak(lambda stage: stage == f"update of step {_STEPS}", on_host)[1]
     order = ("weights", "gradients", "optimizer", "activations", "temporaries", "buffers", "autocast copies")
     return {
         "purposes": {purpose: found[purpose] for purpose in order if purpose in found},
         "stage": stage,
+        "update": update,
         "start": sum(start.values()),
         "rows": shape[0],
         "tokens": shape[1],
@@ -157,7 +159,7 @@ class _Rank:
         model = model.to(dtype=STORED[recipe.train.precision]).train()
         self._task.prepare_model(model, probes.one.batch)
         engine, randomness, _ = build.build_engine(recipe, facts, self._group, self._task, model, probes)
-        self._allocations.name_kept("optimizer")
+        self._allocations.name_kept("buffers" if isinstance(engine, TorchEngine) else "optimizer")
         self._allocations.name("weights", (*engine.module.parameters(), *engine.module.buffers()), anew=True)
         return Run(
             recipe=recipe, folder=RunDir(Path(os.devnull)), process=self._group, task=self._task, engine=engine,

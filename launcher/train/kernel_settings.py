@@ -7,6 +7,8 @@ TORCH_ALLOW_TF32_CUBLAS_OVERRIDE or NVIDIA_TF32_OVERRIDE.
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,9 +85,13 @@ def nondeterministic(error: BaseException) -> str | None:
     return (name.split() or ["an operation"])[-1] if found else None
 
 
-def explain(error: BaseException) -> BaseException:
-    """Return the error, or, for an operation without a deterministic algorithm, one that names the recipe's key."""
-    if (name := nondeterministic(error)) is None:
-        return error
-    what = f"{name} has no deterministic algorithm, which train.deterministic requires (false trains without)"
-    return RuntimeError(what).with_traceback(error.__traceback__)
+@contextmanager
+def explained() -> Iterator[None]:
+    """Replace torch's error about an operation without a deterministic algorithm by one that names the recipe's key."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (name := nondeterministic(error)) is None:
+            raise
+        what = f"{name} has no deterministic algorithm, which train.deterministic requires (false trains without)"
+        raise RuntimeError(what) from error

@@ -121,8 +121,8 @@ def reported(model: nn.Module, task: str) -> Iterator[None]:
         if any(word in str(error) for word in _DEVICE_WORDS):
             raise
         _log.debug("%s cannot compute a sample", type(model).__name__, exc_info=error)
-        if kernel_settings.nondeterministic(error):
-            what = str(kernel_settings.explain(error)).replace(", which train.deterministic requires", "")
+        if name := kernel_settings.nondeterministic(error):
+            what = f"{name} has no deterministic algorithm (false trains without)"
             raise UserError(Problem("train.deterministic", what)) from None
         what = f"{type(error).__name__}: {first_line(error)[:200]}{_place(error)}"
         raise UserError(Problem("model", f"{type(model).__name__} cannot compute a sample of {task}: {what}")) from None

@@ -33,6 +33,12 @@ def test_a_killed_rank_is_reported_with_what_to_do():
     )
 
 
+def test_among_several_hosts_that_of_the_rank_is_named_however_it_ended():
+    assert failure.sentence(failure.first({2: told(code=-11)}), "n7") == "rank 2 on n7 was killed by SIGSEGV"
+    error = failure.first({2: told(message="ValueError: it failed")})
+    assert failure.sentence(error, "n7") == "rank 2 on n7 failed: ValueError: it failed"
+
+
 def test_an_error_comes_first_and_its_traceback_after():
     found = failure.first({0: told(message="ValueError: no", traceback="Traceback\nValueError: no\nat step 7\n")})
     lines = failure.report(found, Path("logs"), None).splitlines()

@@ -44,3 +44,19 @@ def test_hosts_between_which_no_data_passes_are_named():
 def test_a_waiting_rank_heeds_a_stop():
     with pytest.raises(StoppedBeforeTraining):
         peers().call("connect", wait, 10, lambda: True)
+
+
+def test_a_call_that_all_have_come_to_is_not_waited_for_until_the_timeout(monkeypatch):
+    monkeypatch.setattr("launcher.distributed.peers._PATIENCE_SECONDS", 0.2)
+    found = peers(world=1)
+    with pytest.raises(UnreachablePeer, match="and all ranks have come: no data passes on a "):
+        found.call("connect", wait, 3600)
+
+
+def test_a_call_that_blocks_the_store_is_given_up_too():
+    """As the rendezvous of gloo and NCCL do, which wait for a key of a rank that never comes."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    found = Peers(store, 0, 2)
+    found.register("a")
+    with pytest.raises(UnreachablePeer, match=r"^rank 0 on a has waited 1 s for rank 1 to connect$"):
+        found.call("connect", lambda: store.get("never"), 1)

@@ -7,14 +7,18 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+import support
 import torch
 import torch.distributed as dist
 from support import ranks
 from torch.distributed.device_mesh import init_device_mesh
 
+from launcher.build import build
 from launcher.distributed import process_group
 from launcher.distributed.launch_env import RankInfo, UnreachablePeer
 from launcher.distributed.process_group import exchange, first_all_reduce
+from launcher.distributed.stop_requests import StopMonitor
+from launcher.prepare import run_setup
 
 
 def gathered(process):
@@ -77,6 +81,20 @@ def test_a_rank_that_never_joins_the_first_all_reduce_is_named_with_its_host():
     )
 
 
+def test_an_error_of_nccl_has_the_address_that_it_could_not_reach(monkeypatch):
+    def fail(*args, **kw):
+        raise RuntimeError(
+            "NCCL error in: NCCLUtils.cpp:94, unhandled system error, NCCL version 2.27.5\nncclSystemError: System "
+            "call failed\nLast error:\nsocketStartConnect: Connect to 10.0.0.2<40123> failed : No route to host"
+        )
+
+    monkeypatch.setattr(dist, "init_process_group", fail)
+    with pytest.raises(
+        UnreachablePeer, match=r"unhandled system error, .*: socketStartConnect: Connect to 10\.0\.0\.2"
+    ):
+        process_group.connect(RankInfo(0, 2, 0, 1), "cpu", dist.HashStore())
+
+
 def test_devices_that_pass_wrong_data_are_refused(monkeypatch):
     monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.fill_(3))
     process = process_group.ProcessGroup(1, 2, torch.device("cpu"), store=dist.HashStore())
@@ -102,6 +120,14 @@ def timed_out(process, kind):
 @pytest.mark.parametrize("kind", ["mesh", "new"])
 def test_all_groups_get_the_timeout_of_the_run(kind):
     assert "Timed out waiting 1000ms" in ranks.on_ranks(4, timed_out, kind)[0]
+
+
+def test_a_rank_sets_the_timeout_of_its_run_when_the_engine_has_made_its_groups(workspace, monkeypatch):
+    prepared, set_to = run_setup.load(ranks.ready(support.write(support.small("x")))), []
+    prepared = replace(prepared, cluster=prepared.cluster.model_copy(update={"timeout": 7}))
+    monkeypatch.setattr(process_group.ProcessGroup, "set_timeouts", lambda self: set_to.append(self.timeout))
+    build(prepared, process_group.connect(RankInfo(), "cpu"), StopMonitor(), None, workers=0)
+    assert set_to == [timedelta(minutes=7)]
 
 
 def test_a_group_that_does_not_end_is_left_to_the_end_of_the_process(monkeypatch):
@@ -150,7 +176,7 @@ def test_a_group_is_bound_to_the_device_of_its_rank_which_is_set_before(monkeypa
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
     monkeypatch.setattr(torch.accelerator, "set_device_index", lambda index: calls.append(("set", index)))
     monkeypatch.setattr(dist, "init_process_group", lambda *args, **kw: calls.append((*args, kw["device_id"])))
-    monkeypatch.setattr(process_group, "check_distinct", lambda info, device, store: calls.append(("distinct", device)))
+    monkeypatch.setattr(process_group, "check_distinct", lambda info, device, *more: calls.append(("distinct", device)))
     group = process_group.connect(RankInfo(5, 8, 1, 4), "cuda", store=dist.HashStore())
     assert calls == [("set", 1), ("distinct", torch.device("cuda", 1)), ("cpu:gloo,cuda:nccl", torch.device("cuda", 1))]
     assert group.device == torch.device("cuda", 1)

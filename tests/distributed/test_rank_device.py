@@ -13,7 +13,15 @@ from launcher.config.errors import UserError
 from launcher.distributed import rank_device
 from launcher.distributed.launch_env import RankInfo
 from launcher.distributed.process_group import ProcessGroup
-from launcher.distributed.rank_device import check_distinct, device_index, own_device, require, require_precision
+from launcher.distributed.rank_device import (
+    check_distinct,
+    check_same_type,
+    device_index,
+    own_device,
+    require,
+    require_precision,
+)
+from launcher.distributed.stop_requests import StoppedBeforeTraining
 from launcher.plan.torch_report import TorchReport
 
 BROKEN = FakeMachine(FakeNvml(fails=pynvml.NVML_ERROR_DRIVER_NOT_LOADED))
@@ -54,30 +62,55 @@ def test_ranks_that_outnumber_devices_are_refused(count, monkeypatch):
             device_index(RankInfo(rank, 4, rank, 4), count, "cuda")
 
 
-def test_ranks_that_each_see_one_device_must_not_share_it(accelerator, monkeypatch):
-    """As threads with a store. Ranks with a device each pass; those that all see the same one are refused."""
+def on_threads(count, check):
+    """What each rank's check says, with a store that they share; empty: nothing."""
+    store, found = dist.HashStore(), dict[int, str]()
+
+    def run(rank):
+        try:
+            check(rank, store)
+            found[rank] = ""
+        except UserError as error:
+            found[rank] = str(error)
+
+    ranks = [threading.Thread(target=run, args=(rank,)) for rank in range(count)]
+    for thread in ranks:
+        thread.start()
+    for thread in ranks:
+        thread.join()
+    return found
+
+
+@pytest.mark.parametrize(("uuids", "said"), [("abcd", ""), ("aaaa", r"4 ranks on this host for 1 cuda device\(s\) ")])
+def test_ranks_that_each_see_one_device_must_not_share_it(accelerator, monkeypatch, uuids, said):
     accelerator("cuda")
+    monkeypatch.setattr(rank_device, "device_identity", lambda device: uuids[device.index])
 
-    def outcomes(uuids):
-        store, found = dist.HashStore(), dict[int, str]()
+    def check(rank, store):
+        check_distinct(RankInfo(rank, 4, rank, 4), torch.device("cuda", rank), store)
 
-        def check(rank):
-            monkeypatch.setattr(rank_device, "device_identity", lambda device: uuids[device.index])
-            try:
-                check_distinct(RankInfo(rank, 4, rank, 4), torch.device("cuda", rank), store)
-                found[rank] = ""
-            except UserError as error:
-                found[rank] = str(error)
+    found = on_threads(4, check)
+    assert len(found) == 4
+    assert all(re.match(said, text) if said else text == "" for text in found.values())
 
-        ranks = [threading.Thread(target=check, args=(rank,)) for rank in range(4)]
-        for thread in ranks:
-            thread.start()
-        for thread in ranks:
-            thread.join()
-        return found
 
-    assert outcomes("abcd") == dict.fromkeys(range(4), "")
-    assert all(re.match(r"4 ranks on this host for 1 cuda device\(s\) ", said) for said in outcomes("aaaa").values())
+@pytest.mark.parametrize(
+    ("types", "said"), [(["cuda", "cuda"], ""), (["cuda", "cpu"], "2 ranks a cpu device, 2 ranks a cu")]
+)
+def test_hosts_that_decide_differently_are_refused_on_all_ranks(types, said):
+    """Two hosts with two ranks each; one of them may have a driver that does not work."""
+
+    def check(rank, store):
+        check_same_type(RankInfo(rank, 4, rank % 2, 2), torch.device(types[rank // 2]), store)
+
+    found = on_threads(4, check)
+    assert len(found) == 4
+    assert all(said in text if said else text == "" for text in found.values())
+
+
+def test_a_rank_that_waits_for_reports_heeds_a_stop():
+    with pytest.raises(StoppedBeforeTraining):
+        check_same_type(RankInfo(0, 2, 0, 1), torch.device("cpu"), dist.HashStore(), lambda: True)
 
 
 def test_ranks_that_see_all_devices_ask_nobody(accelerator):
@@ -130,9 +163,11 @@ def test_mig_without_slices_is_a_mistake_by_hand_too():
 
 def test_the_plan_of_ranks_that_each_see_one_device_counts_them_all(monkeypatch):
     monkeypatch.setattr(rank_device.topology, "ThisMachine", lambda: FakeMachine(FakeNvml(gpus(1))))
-    group = ProcessGroup(0, 4, torch.device("cuda", 0))
-    assert rank_device.node_devices(Cluster(), group, 4).count == 4
-    assert rank_device.node_devices(Cluster(device="cpu"), ProcessGroup(0, 4, torch.device("cpu")), 4).kind == "cpu"
+    monkeypatch.setattr(rank_device, "rank_info", lambda: RankInfo(0, 8, 0, 4))
+    spread, per_node, devices = rank_device.node_of(Cluster(), ProcessGroup(0, 8, torch.device("cuda", 0)))
+    assert (spread.nodes, spread.device, per_node, devices.kind, devices.count) == ((2, 2), "cuda", 4, "cuda", 4)
+    spread, per_node, devices = rank_device.node_of(Cluster(), ProcessGroup(0, 8, torch.device("cpu")))
+    assert (spread.nodes, spread.device, per_node, devices.kind, devices.count) == ((2, 2), "cpu", 4, "cpu", 1)
 
 
 def test_a_device_without_bf16_is_found_at_the_start_of_its_rank(monkeypatch):

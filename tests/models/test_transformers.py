@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+import transformers
 
 from launcher.config.errors import UserError
 from launcher.models import _transformers, config
@@ -164,3 +165,38 @@ def test_the_kind_of_problem_of_a_start_model_is_not_kept():
     with torch.device("meta"):
         model, _ = config.Model(config.Config(type="bert", problem_type="regression", **LAYERS)).build(need())
     assert model.config.problem_type is None
+
+
+@pytest.mark.parametrize(
+    ("attention", "told"),
+    [
+        (
+            "flash_attention_2",
+            r"model\.attention: FlashAttention2 has been toggled on, but it cannot be used .* installed",
+        ),
+        ("nonsense", r"model\.attention: Specified `attn_implementation=\"nonsense\"` is not supported"),
+    ],
+)
+def test_an_attention_that_this_machine_lacks_is_one_line(attention, told):
+    with pytest.raises(UserError, match=told):
+        config.Model(config.Config(type="bert", attention=attention, **LAYERS)).build(need())
+
+
+def test_a_kernel_that_cannot_be_loaded_is_one_line(monkeypatch):
+    def fail(*given, **options):
+        raise OSError("no connection to the hub\nand more")
+
+    monkeypatch.setattr(transformers.AutoModelForMaskedLM, "from_config", fail)
+    with pytest.raises(UserError) as refused:
+        config.Model(config.Config(type="bert", attention="flash_attention_2", **LAYERS)).build(need())
+    assert [str(problem) for problem in refused.value.problems] == ["model.attention: no connection to the hub"]
+    with pytest.raises(OSError):
+        config.Model(config.Config(type="bert", **LAYERS)).build(need())
+
+
+def test_a_plan_builds_flash_attention_as_another_and_refuses_it_of_an_architecture_without():
+    with torch.device("meta"):
+        model, _ = config.Model(config.Config(type="bert", attention="flash_attention_2", **LAYERS)).build(need())
+        assert model.config._attn_implementation == "sdpa"
+        with pytest.raises(UserError, match="no flash attention for FNetForMaskedLM, so no flash_attention_3"):
+            config.Model(config.Config(type="fnet", attention="flash_attention_3", **LAYERS)).build(need())

@@ -68,6 +68,16 @@ def test_a_cpu_cannot_train_with_it_and_evaluates_without():
     assert attention_kernels.runnable(eager, "cpu") == eager
 
 
+def test_a_teacher_has_a_kernel_of_its_own():
+    task = {
+        "kind": "distillation",
+        "task": {"kind": "mlm"},
+        "teacher": {"name": "./t", "attention": "flash_attention_2"},
+    }
+    told = "flash_attention_2 runs on GPUs only, and these ranks run on the CPU (attention: sdpa)"
+    assert found(None, device="cpu", task=task) == [f"task.teacher.attention: {told}"]
+
+
 def test_a_plan_counts_and_tries_such_a_model_on_a_machine_without_a_gpu(workspace):
     flash, plain = (recipe(model__attention=kernel) for kernel in ("flash_attention_2", None))
     shapes = [model_spec.count(one, model_requirements.of(one, guess(one))) for one in (flash, plain)]

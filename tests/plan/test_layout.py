@@ -75,10 +75,15 @@ def test_nothing_that_shards_less_would_fit(there, ranks):
     assert size(proposed, count) == max(needed for needed in sizes if needed <= limit)
 
 
+CONTEXT = 2 * GIB
+"""Bytes of a CUDA context with NCCL, which no layout changes."""
+
+
 def test_first_another_layout_then_a_smaller_micro_batch_then_more_ranks():
     of = recipe(train__max_tokens=2048)
     whole = size(of, 2)
-    told = [layout.nearest(of, BASE, FACTS, 2, round(whole * share), "cuda") for share in (0.98, 0.5, 0.25)]
+    limits = [round(CONTEXT + (whole - CONTEXT) * share) for share in (0.98, 0.5, 0.25)]
+    told = [layout.nearest(of, BASE, FACTS, 2, limit, "cuda") for limit in limits]
     first, second, third = (taken(one, of, 2) for one in told)
     assert (first[0].train, first[1]) == (of.train, 2)
     assert (second[0].train.max_tokens, second[0].train.activation_checkpointing, second[1]) == (512, "layers", 2)
@@ -91,7 +96,7 @@ def test_ranks_are_no_more_than_samples_and_sixty_four():
     nothing = "nothing known fits on up to 64 ranks: a smaller model, or devices with more memory"
     assert layout.nearest(of, BASE, FACTS, 2, 2**20, "cuda") == nothing
     assert layout.nearest(recipe(), BASE, FACTS, 2, 2**20, "cuda") == nothing
-    tight = round(0.9 * GIB)
+    tight = CONTEXT + round(0.9 * GIB)
     many, few = (
         layout.nearest(recipe(), BASE, FACTS, 1, tight, "cuda"),
         layout.nearest(of, BASE, FACTS, 1, tight, "cuda"),

@@ -51,3 +51,43 @@ def test_moments_that_are_moved_are_counted_on_the_host(optimizer, kept, strateg
     """Beside its half of the weights, of the gradients, and of a copy of the weights that is updated."""
     assert parts(optimizer, **strategy)[1]["optimizer"] == 0
     assert parts(optimizer, "cpu", **strategy)[1]["offloaded"] == 4000 * (others + kept) / 2
+
+
+BERT = Architecture(
+    name="BertForMaskedLM", parameters=1000, trained=1000, buffers=10, in_layers=750, largest_layer=250, hidden=64,
+    layers=3, heads=4, largest_parameter=100,
+)  # fmt: skip
+LONG = FACTS.model_copy(update={"longest": 128})
+
+
+def on_cuda(shape, ranks=2, **changes):
+    recipe = Recipe.model_validate(support.mlm(strategy={"kind": "ddp"}, **changes))
+    return memory.parts(recipe, shape, LONG, ranks, 2, "cuda"), memory.outputs(recipe, LONG, 2)
+
+
+def test_half_precision_on_cuda_stores_42_bytes_a_hidden_unit_and_masks_and_copies_weights():
+    found, outputs = on_cuda(BERT, train__precision="bf16")
+    assert found["activations"] - outputs == 3 * 2 * 128 * (42 * 64 + 2 * 128)
+    assert found["autocast copies"] == 2 * 750
+
+
+@pytest.mark.parametrize(("rate", "bytes_of_map"), [(0.1, 7), (0.0, 6)])
+def test_attention_that_is_written_out_stores_its_maps_on_cuda(rate, bytes_of_map):
+    shape = BERT.model_copy(update={"attention_dropout": rate})
+    found, outputs = on_cuda(shape, train__precision="fp16", model__attention="eager")
+    assert found["activations"] - outputs == 3 * 2 * 128 * (42 * 64 + bytes_of_map * 4 * 128)
+
+
+def test_full_precision_is_estimated_alike_on_both_devices():
+    found, outputs = on_cuda(BERT)
+    assert found["activations"] - outputs == 3 * 2 * 128 * 17 * 64 * 4
+    assert "autocast copies" not in found
+
+
+def test_a_gpu_also_holds_a_context_nccl_and_fragments():
+    alone, several = on_cuda(BERT, ranks=1)[0], on_cuda(BERT)[0]
+    assert (alone["device context"], several["device context"]) == (2**29, 2**31)
+    tensors = sum(size for name, size in several.items() if name not in ("device context", "fragmentation"))
+    assert several["fragmentation"] == round(0.05 * tensors)
+    cpu = memory.parts(Recipe.model_validate(support.mlm()), BERT, LONG, 2, 2, "cpu")
+    assert not cpu.keys() & {"device context", "fragmentation", "autocast copies"}

@@ -84,6 +84,7 @@ def test_a_plan_decides_every_number(workspace):
             "activations": 208896 + 27648,
             "buffers": 2 * 512 * 16 * 4,
         },
+        "trace": None,
         "memory_per_device": 8 * 2**30,
         "checkpoint_bytes": 184672,
         "checkpoints_kept": 2,

@@ -84,6 +84,11 @@ def test_runs_are_neighbours_of_one_length():
     assert [tuple(run) for run in runs] == [(0, 2, 9), (2, 1, 7), (3, 3, 4), (6, 1, 1)]
 
 
+def test_lengths_are_no_memory_to_pin():
+    lengths = Sequences(LENGTHS)
+    assert lengths.pin_memory() is lengths
+
+
 def test_a_row_of_samples():
     samples = [{"input_ids": np.arange(n) + 5, "token_type_ids": np.full(n, n)} for n in (3, 2)]
     inputs = _sequences.inputs(samples)["inputs"]

@@ -78,7 +78,9 @@ def test_some_steps_are_trained_and_printed():
 
 
 def test_overrides_apply():
-    output = debug("--steps", 1, "--show", 0, "train.global_batch=5", "train.max_tokens=null")
+    output = debug(
+        "--steps", 1, "--show", 0, "train.global_batch=5", "train.max_tokens=null", "train.padding_free=false"
+    )
     assert re.search(r"^input_ids +\(5, \d+\)", output, re.MULTILINE)
     assert "sample 0" not in output
 
@@ -156,7 +158,7 @@ def test_a_breakpoint_in_a_task_of_ones_own_stops_there_and_goes_on(workspace):
     (workspace / "mine" / "paused.py").write_text(PAUSED, encoding="utf-8")
     task = {"kind": "mine.paused", "samples": "documents"}
     support.write(support.mlm(task=task, train__max_tokens=None))
-    command = ["-m", "launcher", "debug", "recipe.yaml", "--steps", "2"]
+    command = ["-m", "launcher", "debug", "recipe.yaml", "--steps", "2", "train.padding_free=false"]
     child = pexpect.spawn(sys.executable, command, encoding="utf-8", timeout=240, dimensions=(40, 120))
     for step in (1, 2):
         child.expect_exact("return super().loss(model, batch)")

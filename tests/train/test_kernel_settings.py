@@ -137,10 +137,9 @@ def test_an_operation_without_a_deterministic_algorithm_is_named_with_the_key(wo
 
 
 def test_such_an_operation_in_a_later_step_is_named_too():
+    told = r"put_ has no deterministic algorithm, which train.deterministic requires \(false trains without\)"
     torch.use_deterministic_algorithms(True)
-    with pytest.raises(RuntimeError) as failed:
+    with pytest.raises(RuntimeError, match=told), kernel_settings.explained():
         torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
-    told = "put_ has no deterministic algorithm, which train.deterministic requires (false trains without)"
-    assert str(kernel_settings.explain(failed.value)) == told
-    other = ValueError("another")
-    assert kernel_settings.explain(other) is other
+    with pytest.raises(RuntimeError, match=r"^another$"), kernel_settings.explained():
+        raise RuntimeError("another")

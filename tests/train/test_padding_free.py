@@ -74,8 +74,8 @@ class Memory:
         }  # fmt: skip
 
 
-def batches(kind):
-    task = MODULES[kind].Task(MODULES[kind].Config(), FACTS)
+def batches(kind, **keys):
+    task = MODULES[kind].Task(MODULES[kind].Config(**keys), FACTS)
     return task, RankBatches(Memory(), Order(COUNT, 3), task, 12, 3, Stream.MASK, 0, 1, 100)
 
 
@@ -193,14 +193,70 @@ def test_a_model_that_is_none_of_transformers_stays_padded():
     assert notes == ["samples of different lengths are padded: Linear is no model of transformers"]
 
 
+def test_a_task_with_a_collate_of_its_own_needs_its_own_concatenate():
+    class Own(sequence_classification.Task):
+        def collate(self, samples):
+            return super().collate(samples) | {"extra": np.zeros(len(samples))}
+
+    own, padded = Own(sequence_classification.Config(), FACTS), batches("sequence_classification")[1]
+    free, notes = padding_free.adapt(model(own, "bert"), own, replace(padded, task=own), train(), ALONE)
+    assert not free.padding_free and "has a collate, but no concatenate" in notes[0]
+
+
+def test_a_task_whose_loss_reads_a_padding_mask_stays_padded():
+    class Own(sequence_classification.Task):
+        def loss(self, model, batch):
+            padded = batch["inputs"]["input_ids"].shape[1] > FACTS.longest and batch["inputs"]["attention_mask"]
+            return super().loss(model, batch)[0] * (1 if padded is False else padded.sum()), 1.0
+
+    own, padded = Own(sequence_classification.Config(), FACTS), batches("sequence_classification")[1]
+    free, notes = padding_free.adapt(model(own, "bert"), own, replace(padded, task=own), train(), ALONE)
+    assert not free.padding_free and "takes no rows without padding: 'attention_mask'" in notes[0]
+
+
 @pytest.mark.parametrize(
     ("keys", "more"),
-    [({"padding_free": False}, {}), ({"compile": True}, {}), ({}, {"row": 24}), ({}, {"equal_lengths": True})],
+    [({"padding_free": False}, {}), ({"compile": True}, {"row": 24}), ({}, {"equal_lengths": True})],
 )
 def test_without_a_need_nothing_is_tried(keys, more):
     task, padded = batches("mlm")
     padded = replace(padded, **more)
     assert padding_free.adapt(torch.nn.Linear(1, 1), task, padded, train(**keys), ALONE) == (padded, [])
+
+
+@pytest.mark.parametrize("kind", ["mlm", "causal_lm"])
+def test_packed_rows_need_no_mask_then(kind):
+    type_ = "gpt2" if kind == "causal_lm" else "modernbert"
+    task, padded = batches(kind, samples="packed")
+    packed, made = replace(padded, row=24), model(task, type_)
+    task.prepare_model(made, packed.probe_batches().one.batch)
+    loss, gradient, before = walk(made, task, packed)
+    assert "documents" in before.micro_batches[0]
+    free, notes = padding_free.adapt(made, task, packed, train(), ALONE)
+    found, other, after = walk(made, task, free)
+    assert notes == [] and not any("documents" in micro for micro in after.micro_batches)
+    assert after.digest == before.digest and after.padded == after.tokens
+    assert found == pytest.approx(loss, rel=1e-9)
+    torch.testing.assert_close(other, gradient, rtol=1e-8, atol=1e-9)
+
+
+def test_packed_rows_keep_their_masks_where_a_model_needs_them():
+    task, padded = batches("mlm", samples="packed")
+    packed = replace(padded, row=24)
+    assert padding_free.adapt(model(task, "deberta-v2"), task, packed, train(), ALONE) == (packed, [])
+
+
+@pytest.mark.parametrize(("kind", "type_"), CASES)
+def test_predictions_are_those_of_padded_rows(kind, type_):
+    task, padded = batches(kind)
+    made = model(task, type_)
+    free, _ = padding_free.adapt(made, task, padded, train(), ALONE)
+    made.eval()
+    with torch.no_grad():
+        one, other = (task.predict(made, each.probe_batches().together.batch) for each in (padded, free))
+    assert one.keys() == other.keys()
+    for name in ("loss", "weight"):
+        torch.testing.assert_close(other[name], one[name], rtol=1e-9, atol=1e-12)
 
 
 def test_samples_of_one_length_are_passed_as_before():
