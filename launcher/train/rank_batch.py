@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from launcher.tasks import Batch
 from launcher.train.sample_rows import SampleRows
 
@@ -34,4 +36,9 @@ class RankBatch:
 
 
 def _pinned(batch: Batch) -> Batch:
-    return {k: _pinned(v) if isinstance(v, dict) else v.pin_memory() for k, v in batch.items()}
+    def pin(value: object) -> object:
+        if isinstance(value, dict):
+            return _pinned(value)
+        return value.pin_memory() if isinstance(value, torch.Tensor) else value
+
+    return {name: pin(value) for name, value in batch.items()}

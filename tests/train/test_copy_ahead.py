@@ -88,9 +88,11 @@ def test_a_loader_pins_every_tensor_of_a_share_that_is_copied(monkeypatch):
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
     batches, rows = zip(*map(micro_batch, range(2)), strict=True)
+    batches[0]["names"] = ("a", "b")  # what is no tensor stays
     share = RankBatch(list(batches), list(rows), weight=2.0, digest=7, tokens=6, padded=6)
     found = pin_memory(share)
     assert len(pinned) == 2 * 3
+    assert found.micro_batches[0]["names"] == ("a", "b")
     assert (found.weight, found.digest, found.tokens, found.padded) == (2.0, 7, 6, 6)
     assert found.rows[1].keys is not rows[1].keys and found.rows[1].step is rows[1].step
     assert torch.equal(found.micro_batches[1]["inputs"]["input_ids"], batches[1]["inputs"]["input_ids"])
