@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import harness
+from benchmarks.gpu import harness, results
 from benchmarks.gpu.harness import Check, Machine, Mismatch, Unavailable
 
 _EIGHT_MINUTES = 480
@@ -56,6 +56,12 @@ def test_a_check_ends_at_its_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "_REHEARSAL_FACTOR", 0)
     result = harness.run(gpu.selected("devices")[0], Machine("cpu", tmp_path))
     assert (result.status, result.reason.partition(":")[0]) == ("failed", "not done after 0 s")
+
+
+def test_the_failure_of_a_run_stands_after_its_plan():
+    sentence = "rank 0 failed at step 1: OutOfMemory: cuda:0 on a ran out of memory: lower train.max_tokens (now 9)"
+    assert results.failure_of(f"run  x in runs/x\nnote: one\n{sentence}\n  its log: x\n") == sentence
+    assert results.failure_of("run  x in runs/x\n") == ""
 
 
 def test_unknown_checks_are_named(capsys):

@@ -212,7 +212,7 @@ def test_a_failed_rank_ends_one_that_notices_nothing(runs):
         "def step(run, batch, *more):\n"
         "    if run.process.rank == 0:\n        raise OSError('the disk is on fire')\n"
         "    time.sleep(600)\n"
-        "loop.step = step\nsys.exit(worker.main(sys.argv[1:]))\n"
+        "loop.begin_step = step\nsys.exit(worker.main(sys.argv[1:]))\n"
     )
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     started = [

@@ -30,6 +30,10 @@ _KINDS = (
     ("misaligned address", "has crashed in a kernel", _CRASH),
     ("invalid program counter", "has crashed in a kernel", _CRASH),
     ("hardware stack error", "has crashed in a kernel", _CRASH),
+    (
+        "no kernel image", "is not supported by the installed torch",
+        "torch.cuda.get_arch_list() shows what it is built for: install one that is built for this device",
+    ),
     ("busy or unavailable", "cannot be used", "another process may hold it; " + _UNUSABLE),
     ("no cuda-capable device", "cannot be used", _UNUSABLE),
     ("system not yet initialized", "cannot be used", "the fabric manager may not run; " + _UNUSABLE),

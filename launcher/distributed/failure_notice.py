@@ -19,6 +19,8 @@ _KEY = "failed"
 _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 10.0
 """Seconds for a rank to end by itself, because it has failed too, or has lost the other one."""
+_GRACE_AFTER_RANK_0 = 60.0
+"""Seconds for a rank to end by itself after rank 0 has ended, which may have succeeded: longer than a group closes."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,19 +35,19 @@ def post(group: ProcessGroup) -> None:
 
 
 def watch(group: ProcessGroup) -> None:
-    """End this process some seconds after another rank has posted that it failed, whatever this one waits for."""
+    """End this process some seconds after another rank has posted that it failed, or after the store has ended with
+    rank 0, whatever this one waits for: a rank that was killed posts nothing."""
     if group.store is not None:  # a connection of its own: the group may block the other one
         threading.Thread(target=_watch, args=(group.store.clone(), group.rank), name="failures", daemon=True).start()
 
 
 def _watch(store: dist.Store, rank: int) -> None:
-    try:
+    what, grace = "rank 0 has ended", _GRACE_AFTER_RANK_0
+    with suppress(dist.DistError):  # rank 0 has ended, as it does after success
         while not store.check([_KEY]):
             time.sleep(_POLL_SECONDS)
-        failed = int(store.get(_KEY))
-    except dist.DistError:  # rank 0 has ended, as it does after success
-        return
-    time.sleep(_GRACE_SECONDS)
-    _log.error("rank %d ended because rank %d has failed (see the log of that rank)", rank, failed)
+        what, grace = f"rank {int(store.get(_KEY))} has failed", _GRACE_SECONDS
+    time.sleep(grace)
+    _log.error("rank %d ended because %s (see the log of that rank)", rank, what)
     private_tmp.leave()
     output_streams.exit_now(FAILED)

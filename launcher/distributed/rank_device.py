@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -165,11 +166,16 @@ def _too_many(info: RankInfo, count: int, kind: str) -> str:
 
 def node_of(cluster: Cluster, process: "ProcessGroup") -> tuple[Cluster, int, Devices]:
     """Return what the connected ranks are planned for: the profile of this machine on their nodes, the ranks of a node,
-    and its devices."""
+    and its devices.
+
+    The ranks hold their devices already. So a device has no problem, such as a process of another rank on an exclusive
+    one: a process that a shell or a container started cannot be recognised as a rank.
+    """
     local_world = rank_info().local_world
     nodes = 1 if process.world % local_world else process.world // local_world  # 1 if they are not spread evenly
     spread = cluster.model_copy(update={"nodes": (nodes, nodes), "device": process.device.type})
     found, per_node = topology.find(spread), process.world // nodes
+    found = replace(found, each=tuple(replace(device, problem="") for device in found.each))
     sees_all = process.device.type == "cpu" or per_node <= found.count
     return spread, per_node, found if sees_all else found.of_each_rank(per_node)
 

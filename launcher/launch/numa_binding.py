@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch.numa.binding import NumaOptions
 
-_NODES = Path("/sys/devices/system/node")
+_SYSTEM = Path("/sys")
+_GPU_VENDORS, _GPU_CLASSES = ("0x10de", "0x1002"), ("0x03", "0x12")
+"""PCI vendors NVIDIA and AMD; PCI classes of display controllers and of processing accelerators."""
 _LOGGER = "torch.numa.binding"
 
 
-def options(device: str, nodes: Path = _NODES) -> "NumaOptions | None":
+def options(device: str, system: Path = _SYSTEM) -> "NumaOptions | None":
     """Return the options for ranks on this type of device; None: there is nothing to bind, or torch cannot bind.
 
-    torch finds a GPU's node itself, and requires numactl. A rank that it cannot bind runs unbound. `nodes`: folder in
-    which the kernel lists the NUMA nodes.
+    torch finds a GPU's node itself, and requires numactl. A rank that it cannot bind runs unbound. `system`: folder in
+    which the kernel lists the NUMA nodes and the PCI devices.
     """
-    if device != "cuda" or shutil.which("numactl") is None or len(_with_cores(nodes)) < 2:
+    nodes = _with_cores(system / "devices/system/node")
+    if device != "cuda" or shutil.which("numactl") is None or len(nodes) < 2:
+        return None
+    if not _nodes_are_known(system / "bus/pci/devices"):
         return None
     try:  # an older torch binds commands, and no ranks that are forked from a server
         from torch.numa.binding import AffinityMode, NumaOptions, _maybe_wrap_with_numa_binding  # noqa: F401
@@ -31,6 +36,17 @@ def options(device: str, nodes: Path = _NODES) -> "NumaOptions | None":
 def silence() -> None:
     """Suppress torch's traceback in a rank that runs unbound. The server from which ranks are forked calls it."""
     logging.getLogger(_LOGGER).setLevel(logging.CRITICAL + 1)
+
+
+def _nodes_are_known(devices: Path) -> bool:
+    """Return whether the kernel knows the NUMA node of each GPU.
+
+    A virtual machine may have several nodes, and GPUs of none (-1). torch takes node 0 then, so that all ranks would
+    run on its cores.
+    """
+    gpus = [file.parent for file in devices.glob("*/vendor") if file.read_text().strip() in _GPU_VENDORS]
+    gpus = [gpu for gpu in gpus if (gpu / "class").read_text().startswith(_GPU_CLASSES)]
+    return bool(gpus) and all(int((gpu / "numa_node").read_text()) >= 0 for gpu in gpus)
 
 
 def _with_cores(nodes: Path) -> list[Path]:

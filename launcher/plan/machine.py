@@ -24,8 +24,9 @@ from launcher.plan.gpu_report import GpuReport
 from launcher.plan.torch_report import TorchReport
 
 Vendor = Literal["nvidia", "hidden nvidia", "amd", "intel", "apple"]
-NVML_SECONDS, TORCH_SECONDS = 20.0, 90.0
-"""Maximum seconds of a query. A driver that initialises many GPUs may take some; an import of torch takes the most."""
+NVML_SECONDS, TORCH_SECONDS = 60.0, 90.0
+"""Maximum seconds of a query. Without persistence mode, the driver initialises each GPU anew, for some seconds each,
+and a host may have 16; an import of torch takes the most."""
 _WSL_DRIVER = "usr/lib/wsl/lib/libcuda.so.1"
 """Library of the NVIDIA driver in the Windows Subsystem for Linux, which has no device files."""
 

@@ -54,6 +54,7 @@ def test_a_full_device_is_named_with_who_else_holds_it():
         ("unspecified launch failure", ("has crashed in a kernel", "dmesg on node7")),
         ("an illegal memory access was encountered", ("has crashed in a kernel", "CUDA_LAUNCH_BLOCKING=1")),
         ("device-side assert triggered", ("an index out of range", "no fault of the device")),
+        ("no kernel image is available for execution on the device", ("is not supported by", "install one")),
         ("all CUDA-capable devices are busy or unavailable", ("cannot be used", "nvidia-smi")),
     ],
 )

@@ -170,6 +170,16 @@ def test_the_plan_of_ranks_that_each_see_one_device_counts_them_all(monkeypatch)
     assert (spread.nodes, spread.device, per_node, devices.kind, devices.count) == ((2, 2), "cpu", 4, "cpu", 1)
 
 
+def test_a_rank_that_a_shell_has_started_does_not_keep_the_others_out_of_an_exclusive_device(monkeypatch):
+    """Its process is no sibling of rank 0, which plans after all ranks have connected."""
+    exclusive = gpus(2, mode=pynvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS, processes={4711: 2**30})
+    monkeypatch.setattr(rank_device.topology, "ThisMachine", lambda: FakeMachine(FakeNvml(exclusive)))
+    monkeypatch.setattr(rank_device, "rank_info", lambda: RankInfo(0, 2, 0, 2))
+    cluster, per_node, devices = rank_device.node_of(Cluster(), ProcessGroup(0, 2, torch.device("cuda", 0)))
+    assert rank_device.topology.world(cluster, per_node).problems() != []
+    assert rank_device.topology.world(cluster, per_node, devices).problems() == []
+
+
 def test_a_device_without_bf16_is_found_at_the_start_of_its_rank(monkeypatch):
     """Where the plan was made on another machine."""
     old = SimpleNamespace(name="Tesla T4", total_memory=2**34, major=7, minor=5)

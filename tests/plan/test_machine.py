@@ -70,7 +70,7 @@ def test_a_query_that_hangs_is_left_behind(monkeypatch, tmp_path):
     assert machine.query("gpus", 0.1) == Answer(stuck=True)
     monkeypatch.setattr(machine, "query", lambda topic, seconds: Answer(stuck=True))
     stuck = machine._gpus.__wrapped__()
-    assert (stuck.error, stuck.stuck) == ("the NVIDIA driver did not answer in 20 s", True)
+    assert (stuck.error, stuck.stuck) == ("the NVIDIA driver did not answer in 60 s", True)
     assert machine._torch.__wrapped__().stuck
 
 
