@@ -67,14 +67,15 @@ def measure(folder: Path, group: ProcessGroup, stop: StopMonitor, steps: int) ->
         plugins.model(prepared.recipe.model).build(
             model_requirements.of(prepared.recipe, prepared.facts), weights=False
         )
-    peak = Peak(group.device)
-    run, _ = build(prepared, group, stop, None, workers=0)
-    begin, records, stopped = time.perf_counter(), list[dict[str, Any]](), False
-    for _, batch in zip(range(steps), run.batches, strict=False):
-        info = sync_step_info(run.process, batch, time.perf_counter() - begin, stop=stop.requested())
-        if stopped := bool(info.stop):
-            break
-        records.append(loop.step(run, batch, info, begin))
-        begin = time.perf_counter()
+    peak, records, stopped = Peak(group.device), list[dict[str, Any]](), False
+    with rank_errors.explained(prepared, group, heartbeat := Heartbeat()):
+        run, _ = build(prepared, group, stop, None, workers=0)
+        run, begin = dataclasses.replace(run, heartbeat=heartbeat), time.perf_counter()
+        for _, batch in zip(range(steps), run.batches, strict=False):
+            info = sync_step_info(run.process, batch, time.perf_counter() - begin, stop=stop.requested())
+            if stopped := bool(info.stop):
+                break
+            records.append(loop.step(run, batch, info, begin))
+            begin = time.perf_counter()
     memory = int(group.all_gather(np.array(peak.bytes())).max())
     return {"records": records, "memory": memory, "stopped": stopped}
