@@ -187,6 +187,31 @@ def test_a_model_that_does_not_keep_samples_apart_stays_padded(kind, type_, what
         padding_free.adapt(made, task, padded, train(padding_free=True), ALONE)
 
 
+@pytest.mark.parametrize(
+    ("precision", "rate", "what"),
+    [
+        ("bf16", 0.1, "attention with dropout (attention_probs_dropout_prob 0.1) has no kernel for sequences on cuda"),
+        ("fp32", 0.0, "attention has no kernel for sequences in fp32 on cuda here"),
+        ("bf16", 0.0, ""),
+    ],
+)
+def test_on_a_gpu_attention_needs_a_kernel_for_all_lengths(monkeypatch, precision, rate, what):
+    """Length by length it would be thousands of kernels, which take longer than padding."""
+    in_half = {torch.bfloat16: abs}.get
+    monkeypatch.setattr(padding_free._sequence_attention, "fused", lambda device, dtype, width: in_half(dtype))
+    task, padded = batches("sequence_classification")
+    made, gpu = model(task, "bert", rate), torch.device("cuda", 0)
+    assert padding_free._without_kernel(made, precision, torch.device("cpu")) == ""
+    assert padding_free._without_kernel(made, precision, gpu) == what
+    if what:
+        on_gpu = replace(ALONE, device=gpu)
+        free, notes = padding_free.adapt(made, task, padded, train(precision=precision), on_gpu)
+        assert free is padded and notes == [f"samples of different lengths are padded: {what}"]
+        assert not made._forward_pre_hooks
+        packed = replace(padded, row=24)
+        assert padding_free.adapt(made, task, packed, train(precision=precision), on_gpu) == (packed, [])
+
+
 def test_a_model_that_is_none_of_transformers_stays_padded():
     task, padded = batches("sequence_classification")
     _, notes = padding_free.adapt(torch.nn.Linear(1, 1), task, padded, train(), ALONE)
