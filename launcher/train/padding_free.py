@@ -22,7 +22,7 @@ from launcher.train.precision import COMPUTED, STORED, autocast
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-3, "fp16": 2**-5}
+TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "tf32": 2**-5, "bf16": 2**-3, "fp16": 2**-5}
 """Maximum difference between the logits of padded rows and of a row without padding, relative to the largest logit. In
 half precision the logits of a new head are mostly rounding: there, only a wrong use of a kernel is to be found."""
 _LONGEST = 256
@@ -226,6 +226,7 @@ def _difference(model: "PreTrainedModel", padded: Batch, row: Batch, precision: 
     the precision of the parameters, and also in half precision on a device that has other kernels for it."""
     device = padded["inputs"]["input_ids"].device
     full = "fp64" if next(model.parameters()).dtype == torch.float64 else "fp32"
+    full = "tf32" if precision == "tf32" and device.type == "cuda" else full
     for kind in (full, precision) if precision in COMPUTED and device.type == "cuda" else (full,):
         try:
             with autocast(kind, device):

@@ -1,6 +1,7 @@
 """Rows without padding: the same losses, gradients and digests as padded ones, or a reason why not."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -210,6 +211,16 @@ def test_on_a_gpu_attention_needs_a_kernel_for_all_lengths(monkeypatch, precisio
         assert not made._forward_pre_hooks
         packed = replace(padded, row=24)
         assert padding_free.adapt(made, task, packed, train(precision=precision), on_gpu) == (packed, [])
+
+
+def test_tf32_may_round_more_than_fp32(monkeypatch):
+    kinds = []
+    monkeypatch.setattr(padding_free, "autocast", lambda kind, device: kinds.append(kind) or torch.autocast("cpu"))
+    ids = SimpleNamespace(device=torch.device("cuda", 0))
+    for precision in ("tf32", "fp32"):
+        padding_free._difference(torch.nn.Linear(1, 1), {"inputs": {"input_ids": ids}}, {}, precision)
+    assert kinds == ["tf32", "fp32"]
+    assert padding_free.TOLERANCE["tf32"] > 2**-10 > padding_free.TOLERANCE["fp32"]
 
 
 def test_a_model_that_is_none_of_transformers_stays_padded():
