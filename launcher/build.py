@@ -27,7 +27,7 @@ from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.partial_folder import filling
 from launcher.storage.run_dir import RunDir
 from launcher.strategies import Engine, EngineParts, _split_model_check
-from launcher.tasks import Batch, Task, _model_probes
+from launcher.tasks import Batch, Task, _model_probes, _token_batches
 from launcher.train import (
     attention_dropout_cost,
     checkpoint,
@@ -62,6 +62,7 @@ def build(
     rank_device.require_precision(process, recipe.train.precision)
     kernel_settings.apply(recipe.train)
     task = plugins.task(recipe.task)(recipe.task, facts)
+    task.length_multiple = _token_batches.LENGTH_MULTIPLES.get(process.device.type, 1)
     batches, validation = _batches(run, task, process)
     start, weights = resume.step if resume else 0, resume is None or not checkpoint_references.replaced(recipe)
     model, notes = _model(run, process, start, weights)

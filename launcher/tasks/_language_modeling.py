@@ -200,8 +200,18 @@ class PretrainingTask(LanguageModelingTask[PretrainingConfigT]):
 
     def _padded_inputs(self, samples: Sequence[Sample]) -> Batch:
         """Return the padded inputs of a micro-batch of single samples or of packed rows."""
-        pad = _packed_rows.inputs if "document" in samples[0] else _token_batches.inputs
-        return pad(samples, self.facts.pad_token_id)
+        if "document" in samples[0]:
+            return _packed_rows.inputs(samples, self.facts.pad_token_id)
+        return _token_batches.inputs(samples, self.facts.pad_token_id, self._padded_length(samples))
+
+    def _padded_length(self, samples: Sequence[Sample]) -> int:
+        """Return the length of a micro-batch of single samples, or of packed rows, whose attention has its own mask."""
+        lengths = _token_batches.lengths_of(samples)
+        return (
+            int(lengths.max())
+            if "document" in samples[0]
+            else _token_batches.padded_length(lengths, self.length_multiple, self.facts.longest)
+        )
 
     def _prepare_packing(self, model: "torch.nn.Module", batch: Batch) -> None:
         """Prepare the model for packed rows if the configuration uses them. Raises UserError if the model cannot take

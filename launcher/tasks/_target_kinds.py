@@ -104,7 +104,10 @@ class SingleTargetTask(Task[ConfigT]):
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         labels = self.target_kind.collate([sample["labels"] for sample in samples])
-        return {**_token_batches.inputs(samples, self.facts.pad_token_id), "labels": labels}
+        least = _token_batches.padded_length(
+            _token_batches.lengths_of(samples), self.length_multiple, self.facts.longest
+        )
+        return {**_token_batches.inputs(samples, self.facts.pad_token_id, least), "labels": labels}
 
     def concatenate(self, samples: Sequence[Sample]) -> Batch:
         labels = self.target_kind.collate([sample["labels"] for sample in samples])

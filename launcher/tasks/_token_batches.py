@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from launcher.prepare.token_arrays import TokenArrays
 
+LENGTH_MULTIPLES = {"cuda": 64}
+"""`Task.length_multiple` by type of device. Fewer lengths mean fewer plans of kernels and less fragmented memory. On a
+CPU there would only be more padding to compute."""
+
 
 def integer_type(vocab_size: int) -> pa.DataType:
     """Return the smallest integer type for the token ids of a vocabulary."""
@@ -69,16 +73,36 @@ def pad(arrays: Sequence[NDArray[np.integer]], value: int, least: int = 0) -> ND
     return out
 
 
-def inputs(samples: Sequence[Sample], pad_token_id: int) -> Batch:
+def padded_length(lengths: NDArray[np.int64], multiple: int, most: int) -> int:
+    """Return the length of a micro-batch of samples of these lengths. Equal lengths need no padding, and are kept.
+    multiple, most: as for `padded_lengths`."""
+    longest = lengths.max()
+    return int(longest if lengths.min() == longest else padded_lengths(longest, multiple, most))
+
+
+def padded_lengths(lengths: NDArray[np.int64], multiple: int, most: int) -> NDArray[np.int64]:
+    """Return lengths rounded up to a multiple (`Task.length_multiple`), for kernels that depend on the length.
+
+    most: the longest sample of the data, which none exceeds, since a model may have no more positions.
+    """
+    return np.maximum(lengths, np.minimum(-(-lengths // multiple) * multiple, most))
+
+
+def inputs(samples: Sequence[Sample], pad_token_id: int, least: int = 0) -> Batch:
     """Return a batch with the model's `inputs`. It has an attention mask only if something is padded, because attention
-    is faster without one."""
-    batch: Batch = {"input_ids": pad([s["input_ids"] for s in samples], pad_token_id)}
+    is faster without one. least: the minimum length of the rows."""
+    batch: Batch = {"input_ids": pad([s["input_ids"] for s in samples], pad_token_id, least)}
     if "token_type_ids" in samples[0]:
-        batch["token_type_ids"] = pad([s["token_type_ids"] for s in samples], 0)
-    lengths = np.array([len(s["input_ids"]) for s in samples])
-    if lengths.min() != lengths.max():
-        batch["attention_mask"] = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+        batch["token_type_ids"] = pad([s["token_type_ids"] for s in samples], 0, least)
+    lengths, width = lengths_of(samples), batch["input_ids"].shape[1]
+    if lengths.min() != width:
+        batch["attention_mask"] = (np.arange(width) < lengths[:, None]).astype(np.int64)
     return {"inputs": batch}
+
+
+def lengths_of(samples: Sequence[Sample]) -> NDArray[np.int64]:
+    """Return the number of tokens of each sample."""
+    return np.array([len(sample["input_ids"]) for sample in samples], dtype=np.int64)
 
 
 def weight(sample: Sample) -> float:

@@ -73,6 +73,14 @@ class WrappingTask(Task[ConfigT]):
     def zero_weight(self, sample: Sample) -> Sample:
         return self.inner.zero_weight(sample)
 
+    @property
+    def length_multiple(self) -> int:
+        return self.inner.length_multiple
+
+    @length_multiple.setter
+    def length_multiple(self, multiple: int) -> None:
+        self.inner.length_multiple = multiple
+
     def pack(self, samples: Sequence[Sample]) -> Sample:
         return self.inner.pack(samples)
 

@@ -57,7 +57,7 @@ class Task(_language_modeling.PretrainingTask[Config]):
         return [{"input_ids": one, "labels": np.append(one[1:], IGNORE)} for one in tokens]
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        labels = _token_batches.pad([s["labels"] for s in samples], IGNORE)
+        labels = _token_batches.pad([s["labels"] for s in samples], IGNORE, self._padded_length(samples))
         rows = np.repeat(np.arange(len(labels)), labels.shape[1])
         return {**self._padded_inputs(samples), "rows": rows, "labels": labels.ravel()}
 

@@ -164,7 +164,7 @@ class Task(_language_modeling.PretrainingTask[Config]):
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Pad samples into a micro-batch. `places`: flat indices of the labels into (samples, longest)."""
-        labels = _token_batches.pad([s["labels"] for s in samples], IGNORE).ravel()
+        labels = _token_batches.pad([s["labels"] for s in samples], IGNORE, self._padded_length(samples)).ravel()
         places = _masked_places(labels)
         rows = places // (len(labels) // len(samples))
         return {**self._padded_inputs(samples), "places": places, "rows": rows, "labels": labels[places]}

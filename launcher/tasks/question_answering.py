@@ -116,11 +116,13 @@ class Task(tasks.Task[Config]):
         return _token_batches.zero_weight(sample)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
+        lengths = _token_batches.lengths_of(samples)
+        least = _token_batches.padded_length(lengths, self.length_multiple, self.facts.longest)
         spans = [_token_batches.pad([s["spans"][:, side] for s in samples], -1) for side in (0, 1)]
         return {
-            **_token_batches.inputs(samples, self.facts.pad_token_id),
+            **_token_batches.inputs(samples, self.facts.pad_token_id, least),
             "labels": np.stack([s["labels"] for s in samples]),
-            "lengths": np.array([len(s["input_ids"]) for s in samples]),
+            "lengths": lengths,
             "spans": np.stack(spans, axis=2),
             "text": _token_batches.pad([s["text"] for s in samples], -1),
             "answers": _token_batches.pad([s["answers"] for s in samples], -2),

@@ -126,15 +126,21 @@ class Task(tasks.Task[Config]):
         return _token_batches.zero_weight(sample)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        batch = _token_batches.inputs(samples, self.facts.pad_token_id)
+        least = _token_batches.padded_length(
+            _token_batches.lengths_of(samples), self.length_multiple, self.facts.longest
+        )
+        return self._collate(samples, _token_batches.inputs(samples, self.facts.pad_token_id, least), least)
+
+    def _collate(self, samples: Sequence[Sample], batch: Batch, least: int) -> Batch:
+        """Return the batch with the labels and words of each token, padded to at least this length."""
         if "row_labels" in samples[0]:
             batch["row_labels"] = _token_batches.pad([s["row_labels"] for s in samples], _NO_WORD)
-        batch["labels"] = _token_batches.pad([s["labels"] for s in samples], IGNORE).ravel()
-        batch["words"] = _token_batches.pad([s["words"] for s in samples], -1)
+        batch["labels"] = _token_batches.pad([s["labels"] for s in samples], IGNORE, least).ravel()
+        batch["words"] = _token_batches.pad([s["words"] for s in samples], -1, least)
         return batch
 
     def concatenate(self, samples: Sequence[Sample]) -> Batch:
-        return self.collate(samples) | _sequences.inputs(samples)
+        return self._collate(samples, _sequences.inputs(samples), 0)
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         """Return logits of shape (samples * longest, labels)."""

@@ -59,7 +59,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # DTensor first replaces the operation by operations on shards
         if func is _SCALAR and args[0].constant is None:
-            return _value(args[0].dtype)
+            return _value(args[0].dtype, in_step=self.stage != "start")
         if func in _COMPARISONS:
             return True
         result = args[0] if func is _WAIT else func(*args, **(kwargs or {}))
@@ -180,6 +180,10 @@ def _parts(value: object) -> Iterator[torch.Tensor]:
         yield value
 
 
-def _value(kind: torch.dtype) -> float | int | bool:
-    """Return a value that a program may read. A loss of 0 is the sum of such losses, as checks of models require."""
-    return True if kind == torch.bool else 0.0 if kind.is_floating_point else 1
+def _value(kind: torch.dtype, in_step: bool) -> float | int | bool:
+    """Return a value that a program may read.
+
+    Checks of models before the first step need a loss that is the sum of such losses: 0. In a step the value is 1,
+    because DeepSpeed divides by the factor of clipping.
+    """
+    return True if kind == torch.bool else float(in_step) if kind.is_floating_point else 1

@@ -17,7 +17,7 @@ from launcher.contract.packing import capacity, pack
 from launcher.contract.random import Draw, Stream
 from launcher.contract.split import split
 from launcher.prepare.prepared_samples import PreparedSamples
-from launcher.tasks import Batch, Sample, Task
+from launcher.tasks import Batch, Sample, Task, _token_batches
 from launcher.train import sample_rows
 from launcher.train.rank_batch import RankBatch
 from launcher.train.sample_rows import SampleRows
@@ -115,6 +115,10 @@ class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
         its samples. A micro-batch may have no rows."""
         rows = self._rows(chosen.lengths)
         row_lengths = np.array([chosen.lengths[row].sum() for row in rows], dtype=np.int64)
+        if self.row is None and not self.equal_lengths and not self.padding_free:
+            row_lengths = _token_batches.padded_lengths(
+                row_lengths, self.task.length_multiple, self.task.facts.longest
+            )  # the budget counts padding
         pieces = split(row_lengths, self.world, self.max_tokens, self.equal_lengths, self.padding_free)[self.rank]
         return [[rows[row] for row in piece] for piece in pieces]
 
@@ -138,8 +142,15 @@ class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
 
     def _positions(self, rows: list[Ids], lengths: Ids) -> int:
         """Return the number of positions that the model computes for a micro-batch."""
-        of_rows = [int(lengths[row].sum()) for row in rows]
-        return sum(of_rows) if self._side_by_side(rows, lengths) else len(rows) * of_rows[0]
+        of_rows = np.array([lengths[row].sum() for row in rows])
+        if self._side_by_side(rows, lengths):
+            return int(of_rows.sum())
+        alone = self.row is None
+        return len(rows) * (
+            _token_batches.padded_length(of_rows, self.task.length_multiple, self.task.facts.longest)
+            if alone
+            else int(of_rows.max())
+        )
 
     def probe_batches(self) -> ProbeBatches:
         """Return small micro-batches for tests of a model, the same on every rank."""

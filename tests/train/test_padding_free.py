@@ -14,6 +14,7 @@ from launcher.contract.random import Stream
 from launcher.distributed import process_group
 from launcher.plan.facts import Facts
 from launcher.tasks import (
+    _token_batches,
     causal_lm,
     mlm,
     question_answering,
@@ -307,3 +308,27 @@ def test_samples_of_one_length_are_passed_as_before():
         assert one["inputs"].keys() == other["inputs"].keys() == {"input_ids"}
         assert torch.equal(one["inputs"]["input_ids"], other["inputs"]["input_ids"])
     assert all(rows.sequences is None and rows.positions is None for rows in after.rows)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MODULES if kind != "regression"])
+def test_padded_lengths_are_multiples_and_change_no_loss(kind):
+    """Of 8 here, with the longest sample (24) as the most; the budget counts the padding."""
+    task, padded = batches(kind)
+    expected, gradient, before = walk(model(task, "bert" if kind != "causal_lm" else "gpt2"), task, padded)
+    task.length_multiple = 8
+    found, other, after = walk(model(task, "bert" if kind != "causal_lm" else "gpt2"), task, padded)
+    assert after.digest == before.digest
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert torch.allclose(other, gradient, rtol=1e-9, atol=1e-12)
+    shapes = [tuple(batch["inputs"]["input_ids"].shape) for batch in after.micro_batches]
+    masked = ["attention_mask" in batch["inputs"] for batch in after.micro_batches]
+    assert any(masked) and all(width % 8 == 0 for (_, width), mask in zip(shapes, masked, strict=True) if mask)
+    assert all(rows * width <= 100 for rows, width in shapes)
+    assert after.padded == sum(rows * width for rows, width in shapes)
+
+
+def test_lengths_are_rounded_up_to_the_longest_sample_at_most():
+    lengths = np.array([3, 8, 9, 21, 24])
+    assert _token_batches.padded_lengths(lengths, 8, 22).tolist() == [8, 8, 16, 22, 24]
+    assert _token_batches.padded_length(lengths[:3], 8, 24) == 16
+    assert _token_batches.padded_length(lengths[2:3], 8, 24) == 9
