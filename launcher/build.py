@@ -171,7 +171,7 @@ def build_engine(
         notes = _freeze(model, probe.unreached)
         randomness, more = _randomness(model, task, probes, recipe, process)
         if recipe.train.deterministic:
-            _try_backward(model, task, probes.one, randomness, precision)
+            _try_backward(model, task, probes.together, randomness, precision)
     notes += more
     if process.rank == 0:
         samples = layout.micro(recipe, process.world, facts.longest)[1]
@@ -225,13 +225,13 @@ def _randomness(
 
 
 def _try_backward(
-    model: torch.nn.Module, task: Task, one: ProbeBatch, randomness: ModelRandomness, precision: str
+    model: torch.nn.Module, task: Task, two: ProbeBatch, randomness: ModelRandomness, precision: str
 ) -> None:
-    """Run a forward and a backward of a sample, and discard the gradients. An operation without a deterministic
-    algorithm raises here, and not in the middle of the run."""
-    with randomness.drawing(one.rows):
-        with autocast(precision, one.rows.keys.device):
-            loss, _ = task.loss(model, one.batch)
+    """Run a forward and a backward of two samples of different lengths, and discard the gradients. An operation without
+    a deterministic algorithm raises here, and not in the middle of the run."""
+    with randomness.drawing(two.rows):
+        with autocast(precision, two.rows.keys.device):
+            loss, _ = task.loss(model, two.batch)
         loss.backward()
     model.zero_grad(set_to_none=True)
 

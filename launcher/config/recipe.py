@@ -137,7 +137,8 @@ class Train(Strict):
     the length of the samples."""
     padding_free: Literal["auto"] | bool = "auto"
     """Compute samples of different lengths side by side in one row, without padding. It affects memory and speed only.
-    `auto`: if the model's outputs stay the same; `true`: refuse a model or task for which they do not."""
+    `auto`: if the model's outputs stay the same and, on a GPU, its attention has a kernel for such rows; `true`: refuse
+    a model or task whose outputs do not."""
     compile: bool = False
     """Compile the model layer by layer with torch.compile."""
     activation_checkpointing: Annotated[str, BeforeValidator(_checkpointing)] = "none"

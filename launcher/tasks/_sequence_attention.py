@@ -154,7 +154,7 @@ def _flash_kernel(
     longest, tokens = row.sequences.longest, (one[0].transpose(0, 1) for one in (query, key, value))
     mixed: Any = flash_attn_varlen_func(
         *tokens, row.offsets, row.offsets, longest, longest, softmax_scale=scale, causal=window[1] == 0,
-        window_size=window,
+        window_size=window, deterministic=torch.are_deterministic_algorithms_enabled(),
     )  # fmt: skip
     return mixed.unsqueeze(0)
 

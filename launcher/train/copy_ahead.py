@@ -1,7 +1,8 @@
-"""Copies of micro-batches to an accelerator, ahead of the computation and beside it."""
+"""Copies between host and accelerator beside the computation: micro-batches ahead of it, results after it."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -21,7 +22,7 @@ def on_device(micro_batches: Iterable[MicroBatch], device: torch.device) -> Iter
     if device.type == "cpu":
         yield from ((to(batch, device), rows.to(device)) for batch, rows in micro_batches)
         return
-    copies, earlier = torch.Stream(device), list[_Copied]()
+    copies, earlier = _copy_stream(device), list[_Copied]()
     for batch, rows in micro_batches:
         with copies:
             copied = to(batch, device), rows.to(device)
@@ -30,6 +31,33 @@ def on_device(micro_batches: Iterable[MicroBatch], device: torch.device) -> Iter
             yield earlier.pop(0).received(device)
     for one in earlier:
         yield one.received(device)
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.Stream:
+    """Return the stream of copies to a device. It is the same in every step: torch gives out 32 streams in turn, which
+    collectives use too, and keeps free memory for each of them apart."""
+    return torch.Stream(device)
+
+
+@dataclass(frozen=True)
+class HostCopies:
+    """Tensors on their way to the host. `event`: the end of the copies; None: they are there."""
+
+    tensors: list[torch.Tensor]
+    event: torch.Event | None
+
+    @classmethod
+    def begin(cls, tensors: Iterable[torch.Tensor], device: torch.device) -> "HostCopies":
+        """Begin to copy tensors to pinned memory of the host, on the current stream of their device."""
+        copies = [tensor.detach().to("cpu", non_blocking=True) for tensor in tensors]
+        return cls(copies, None if device.type == "cpu" else torch.accelerator.current_stream(device).record_event())
+
+    def received(self) -> list[torch.Tensor]:
+        """Wait for the copies, but not for what the device computes after them, and return them."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.tensors
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from launcher.distributed.process_group import ProcessGroup
 from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.tasks import Batch, BatchOutputs, Outputs, Task
 from launcher.train.data_loader import tensors, to
+from launcher.train.padding_masks import padding_is_known
 from launcher.train.precision import autocast
 
 _SAMPLES = 32
@@ -123,7 +124,8 @@ def outputs(
     model.eval()
     with torch.no_grad(), autocast(precision, process.device):
         for part in parts:
-            predictions = task.predict(model, to(part.batch, process.device))
+            with padding_is_known(part.batch):
+                predictions = task.predict(model, to(part.batch, process.device))
             if len(part.ids):
                 ids += part.ids.tolist()
                 begun.append(_Copies.begin(predictions, process.device))
@@ -169,7 +171,7 @@ def _rows(values: Any) -> list[Any]:
     """Return outputs on the host as a list of one value or array for each sample."""
     if isinstance(values, torch.Tensor):
         array = values.numpy()
-        return array.tolist() if array.ndim == 1 else list(array)
+        return array.tolist() if array.ndim == 1 else list(array.copy())  # pinned memory is for the next outputs
     return list(values)
 
 

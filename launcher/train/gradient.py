@@ -1,8 +1,8 @@
 """The gradient of a global batch: accumulation over micro-batches, loss scale, non-finite gradients.
 
-Loss, norm and factor stay on the device, and `results` reads them later, so that the host computes the next steps'
-batches and launches their kernels meanwhile. Only fp16 reads the norm of each step at once, because a batch whose
-gradient overflows is computed again before anything else.
+Loss and norm are copied to the host as soon as the device has computed them, beside what follows. `results` waits for
+this copy alone: a copy begun later would also wait for the next step, whose kernels are queued by then. Only fp16 reads
+the norm of each step at once, because a batch whose gradient overflows is computed again before anything else.
 """
 
 import math
@@ -15,14 +15,14 @@ import torch
 from launcher.config.recipe import Recipe
 from launcher.contract.random import Stream, seed_for
 from launcher.distributed.heartbeat import Stage
-from launcher.train.copy_ahead import on_device
+from launcher.train.copy_ahead import HostCopies, on_device
 from launcher.train.padding_masks import padding_is_known
 from launcher.train.precision import autocast
 from launcher.train.rank_batch import RankBatch
 from launcher.train.training_run import Run
 
 if TYPE_CHECKING:
-    from launcher.strategies import NonfiniteGradients
+    from launcher.strategies import Engine, NonfiniteGradients
 
 
 class StaysNonFinite(RuntimeError):
@@ -33,18 +33,25 @@ class StaysNonFinite(RuntimeError):
 class Gradient:
     """The gradient of a global batch, on the device; the engine has its values.
 
-    `losses`: the summed losses of all ranks, fp64, shape (ranks,); `weight`: of the global batch. `norm`: fp64, a
-    scalar, without the loss scale, which the engine's gradients contain. `nonfinite`: those of this rank.
+    `on_host`: copies of the summed losses of all ranks, fp64, shape (ranks,), and of the norm; `weight`: of the global
+    batch. `norm`: fp64, a scalar, without the loss scale, which the engine's gradients contain. `nonfinite`: those of
+    this rank.
     """
 
-    losses: torch.Tensor
+    on_host: HostCopies
     weight: float
     norm: torch.Tensor
     nonfinite: "NonfiniteGradients"
 
+    @classmethod
+    def measured(cls, losses: torch.Tensor, weight: float, engine: "Engine", scale: float) -> "Gradient":
+        """Return the gradient that an engine has, and begin the copy of losses and norm. `scale`: the loss scale."""
+        norm = engine.norm().double() / scale
+        return cls(HostCopies.begin([losses, norm[None]], losses.device), weight, norm, engine.nonfinite())
+
     def results(self) -> tuple[float, float]:
-        """Return the loss of the global batch and the norm. The host waits for the device, once."""
-        *losses, norm = torch.cat([self.losses, self.norm[None].to(self.losses.device)]).cpu().tolist()
+        """Return the loss of the global batch and the norm. The host waits until the device has computed them."""
+        *losses, norm = torch.cat(self.on_host.received()).tolist()
         return float(np.array(losses).sum()) / self.weight if self.weight else 0.0, norm
 
 
@@ -60,8 +67,7 @@ def compute(run: Run, batch: RankBatch, weight: float) -> Gradient:
         # seeds draws outside the contract, so that a resume on the same number of ranks repeats them
         torch.manual_seed(seed_for(run.recipe.seed, Stream.STEP, run.progress.step, run.process.data_parallel_rank))
         losses = accumulate(run, batch, weight)
-        norm = run.engine.norm().double() / scale.value
-        gradient = Gradient(losses, weight, norm, run.engine.nonfinite())
+        gradient = Gradient.measured(losses, weight, run.engine, scale.value)
         if before <= 1.0:
             return gradient  # there is no scale that could be the reason of an overflow
         loss, norm_of_step = gradient.results()

@@ -13,20 +13,23 @@ import torch
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.recipe import Train
 from launcher.distributed.process_group import ProcessGroup
+from launcher.plan.model_spec import attention_dropout
 from launcher.tasks import Batch, Task, _packed_rows, _sequence_attention, _sequences, _token_batches
 from launcher.train import randomness_probe
 from launcher.train.data_loader import RankBatches, tensors, to
-from launcher.train.precision import COMPUTED, autocast
+from launcher.train.precision import COMPUTED, STORED, autocast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 2**-3, "fp16": 2**-5}
+TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "tf32": 2**-5, "bf16": 2**-3, "fp16": 2**-5}
 """Maximum difference between the logits of padded rows and of a row without padding, relative to the largest logit. In
 half precision the logits of a new head are mostly rounding: there, only a wrong use of a kernel is to be found."""
 _LONGEST = 256
 """Tokens of the longest sample of the test."""
 _POOLS = "computes one output for a row of several samples"
+_ANY_WIDTH = 64
+"""Width of a head for which a kernel exists if one does."""
 _ENCODERS = ("encoder", "transformer", "layer", "layers")
 """Names of a base model's module that returns the last hidden state, before a pooler."""
 
@@ -37,11 +40,14 @@ def adapt(
     """Make a model compute rows without padding if the recipe wants it and its outputs stay the same.
 
     Returns the batches, and a note if they stay padded because of the model. They also do if layers are compiled, which
-    would be done again for other lengths. Samples that share packed rows need no mask then. The decision is the same on
-    all ranks. Raises UserError if the recipe requires such rows in vain.
+    would be done again for other lengths, and on an accelerator without a kernel for them. Samples that share packed
+    rows need no mask then. The decision is the same on all ranks. Raises UserError if the recipe requires such rows in
+    vain.
     """
     if batches.equal_lengths or train.padding_free is False or train.compile or not task.padding_free:
         return batches, []
+    if train.padding_free == "auto" and (slow := _without_kernel(model, train.precision, process.device)):
+        return batches, _padded_note(slow, batches)
     padded = replace(batches, row=None)
     free, hooks = replace(padded, padding_free=True), None
     try:
@@ -57,7 +63,28 @@ def adapt(
         hooks.remove()
     if train.padding_free is True:
         raise UserError(Problem("train.padding_free", f"{reason} (take auto)"))
-    return batches, [f"samples of different lengths are padded: {reason}"] if batches.row is None else []
+    return batches, _padded_note(reason, batches)
+
+
+def _padded_note(reason: str, batches: RankBatches) -> list[str]:
+    return [f"samples of different lengths are padded: {reason}"] if batches.row is None else []
+
+
+def _without_kernel(model: torch.nn.Module, precision: str, device: torch.device) -> str:
+    """Return why attention would be computed length by length on an accelerator; empty: it would not.
+
+    For a micro-batch of many lengths that is some 15 kernels for each length and layer, more than a device saves by
+    computing no padding. A CPU has no cost for the start of a kernel.
+    """
+    if device.type == "cpu":
+        return ""
+    if rates := attention_dropout(getattr(model, "config", None)):
+        key, rate = next(iter(rates.items()))
+        return f"attention with dropout ({key} {rate:g}) has no kernel for sequences on {device.type}"
+    dtype = COMPUTED.get(precision, STORED[precision])
+    if _sequence_attention.fused(device.type, dtype, _ANY_WIDTH) is None:
+        return f"attention has no kernel for sequences in {precision} on {device.type} here"
+    return ""
 
 
 def _check_task(task: Task) -> None:
@@ -199,6 +226,7 @@ def _difference(model: "PreTrainedModel", padded: Batch, row: Batch, precision: 
     the precision of the parameters, and also in half precision on a device that has other kernels for it."""
     device = padded["inputs"]["input_ids"].device
     full = "fp64" if next(model.parameters()).dtype == torch.float64 else "fp32"
+    full = "tf32" if precision == "tf32" and device.type == "cuda" else full
     for kind in (full, precision) if precision in COMPUTED and device.type == "cuda" else (full,):
         try:
             with autocast(kind, device):

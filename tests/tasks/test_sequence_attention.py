@@ -115,8 +115,9 @@ def kernels(monkeypatch):
         calls.append(("torch", query.shape, cu_seq_q.tolist(), cu_seq_k.tolist(), max_q, max_k, scale, window_size))
         return query
 
-    def flash_attn_varlen_func(q, k, v, cu_q, cu_k, max_q, max_k, softmax_scale, causal, window_size):
+    def flash_attn_varlen_func(q, k, v, cu_q, cu_k, max_q, max_k, softmax_scale, causal, window_size, deterministic):
         calls.append(("flash", q.shape, cu_q.tolist(), cu_k.tolist(), max_q, max_k, softmax_scale, causal, window_size))
+        calls.append(deterministic)
         return q
 
     flash = types.ModuleType("flash_attn")
@@ -155,7 +156,10 @@ def test_flash_attn_is_taken_where_torch_has_no_window(kernels, monkeypatch):
     chosen = attention.fused("cuda", torch.float16, 8)
     assert chosen is not None
     chosen(*[states()] * 3, row(), 0.0, (2, 0), 0.5)
-    assert kernels == [("flash", (38, 2, 8), OFFSETS, OFFSETS, 9, 9, 0.5, True, (2, 0))]
+    assert kernels == [("flash", (38, 2, 8), OFFSETS, OFFSETS, 9, 9, 0.5, True, (2, 0)), False]
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)  # by train.deterministic
+    chosen(*[states()] * 3, row(), 0.0, (2, 0), 0.5)
+    assert kernels[-1] is True
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,20 @@ def micro_batch(number):
     return {"inputs": inputs, "labels": torch.tensor([number])}, probe_batches.rows(np.array([number, number + 1]))
 
 
+class Event(str):
+    def __new__(cls, name, found):
+        event = super().__new__(cls, name)
+        event.found = found
+        return event
+
+    def synchronize(self):
+        self.found.append(f"the host waits for {self}")
+
+
 @pytest.fixture
 def events(monkeypatch):
     """What is called on streams and tensors, in order."""
-    found = []
+    found, made = [], []
 
     class Stream:
         def __init__(self, name):
@@ -35,16 +45,19 @@ def events(monkeypatch):
 
         def record_event(self):
             self.count += 1
-            return f"end of {self.count}"
+            return Event(f"end of {self.count}", found)
 
         def wait_event(self, event):
             found.append(f"{self.name} waits for {event}")
 
     computation = Stream("computation")
-    monkeypatch.setattr(torch, "Stream", lambda device: Stream("copies"))
+    monkeypatch.setattr(torch, "Stream", lambda device: made.append(device) or Stream("copies"))
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: computation)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: found.append(f"kept for {stream.name}"))
-    return found
+    copy_ahead._copy_stream.cache_clear()
+    yield found
+    copy_ahead._copy_stream.cache_clear()
+    assert len(made) <= 1
 
 
 def test_a_micro_batch_is_copied_while_the_one_before_computes(events):
@@ -57,6 +70,32 @@ def test_a_micro_batch_is_copied_while_the_one_before_computes(events):
         "copy", "computation waits for end of 2", *kept, "compute 2",
         "computation waits for end of 3", *kept, "compute 3",
     ]  # fmt: skip
+
+
+def test_all_steps_copy_on_one_stream(events):
+    """torch gives out 32 streams in turn, each with free memory of its own."""
+    for _ in range(3):
+        list(copy_ahead.on_device([micro_batch(1)], META))
+    assert [one for one in events if "waits" in one] == [f"computation waits for end of {n}" for n in (1, 2, 3)]
+
+
+def test_results_are_copied_in_their_step_and_the_host_waits_for_no_later_one(events, monkeypatch):
+    """A copy that is begun when it is read would wait for the next step, which is on the same stream by then."""
+    to = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda one, *given, **more: events.append((*given, more)) or to(one, *given)
+    )
+    values = [torch.tensor([1.0, 2.0]), torch.tensor([3.0])]
+    copies = copy_ahead.HostCopies.begin(values, META)
+    assert events == [("cpu", {"non_blocking": True})] * 2
+    events.append("the next step is begun")
+    assert [one.tolist() for one in copies.received()] == [[1.0, 2.0], [3.0]]
+    assert events[2:] == ["the next step is begun", "the host waits for end of 1"]
+
+
+def test_results_of_a_cpu_are_there(events):
+    assert torch.equal(copy_ahead.HostCopies.begin([torch.ones(2)], torch.device("cpu")).received()[0], torch.ones(2))
+    assert events == []
 
 
 def test_on_a_cpu_nothing_is_copied(events):

@@ -136,6 +136,28 @@ def test_outputs_are_copied_while_the_next_micro_batches_compute(monkeypatch):
     assert events == [*step, *step, *step, "wait 1", *step, "wait 2", "wait 3", "wait 4"]
 
 
+def test_masks_are_built_without_a_look_at_the_device(monkeypatch):
+    """As in training: transformers reads whether a padding mask masks anything."""
+    from transformers import masking_utils
+
+    found, predict = [], Task.predict
+    monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda mask, *more: found.append(mask))
+
+    def masked(*given):
+        masking_utils._ignore_bidirectional_mask_sdpa(torch.ones(1, 2), 2)
+        return predict(*given)
+
+    monkeypatch.setattr(Task, "predict", masked)
+    evaluation.outputs(torch.nn.Linear(1, 1), Task(), parts([9]), PROCESS, "fp32")
+    assert found == []
+
+
+def test_outputs_keep_no_pinned_memory():
+    """They are kept until the end, and another micro-batch shall have its memory."""
+    pinned = torch.ones(2, 3)
+    assert not any(np.shares_memory(row, pinned.numpy()) for row in evaluation._rows(pinned))
+
+
 def test_a_rank_without_samples_computes_a_muted_one():
     idle = parts([3, 4], rank=1, world=2)[0]
     assert len(idle.ids) == 0

@@ -11,6 +11,7 @@ import support
 import torch
 from support import ranks
 
+from launcher import build
 from launcher.config.recipe import Recipe, Train, trajectory
 from launcher.distributed import process_group
 from launcher.plan import memory
@@ -134,6 +135,18 @@ def test_an_operation_without_a_deterministic_algorithm_is_named_with_the_key(wo
     done = support.launcher("run", support.write(support.small(model=model, train__deterministic=True)), code=2)
     told = "train.deterministic: put_ has no deterministic algorithm (false trains without)"
     assert told in done.stderr and "Traceback" not in done.stderr + done.stdout
+
+
+def test_two_samples_of_different_lengths_are_tried(workspace, monkeypatch):
+    """One alone would not reach what computes a mask, or several samples in a row."""
+    tried = []
+    monkeypatch.setattr(build, "_try_backward", lambda model, task, samples, *more: tried.append(samples.batch))
+    for name, free in (("padded", False), ("free", True)):
+        recipe = support.mlm(name, train__deterministic=True, train__padding_free=free)
+        ranks.built(process_group.connect(process_group.RankInfo()), ranks.ready(support.write(recipe, f"{name}.yaml")))
+    torch.use_deterministic_algorithms(False)
+    assert "attention_mask" in tried[0]["inputs"]
+    assert len({*tried[1]["inputs"]["sequences"]["lengths"].lengths}) == 2
 
 
 def test_such_an_operation_in_a_later_step_is_named_too():

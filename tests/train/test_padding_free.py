@@ -1,6 +1,7 @@
 """Rows without padding: the same losses, gradients and digests as padded ones, or a reason why not."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -186,6 +187,41 @@ def test_a_model_that_does_not_keep_samples_apart_stays_padded(kind, type_, what
     assert not made._forward_pre_hooks
     with pytest.raises(UserError, match=r"train.padding_free: .*\(take auto\)"):
         padding_free.adapt(made, task, padded, train(padding_free=True), ALONE)
+
+
+@pytest.mark.parametrize(
+    ("precision", "rate", "what"),
+    [
+        ("bf16", 0.1, "attention with dropout (attention_probs_dropout_prob 0.1) has no kernel for sequences on cuda"),
+        ("fp32", 0.0, "attention has no kernel for sequences in fp32 on cuda here"),
+        ("bf16", 0.0, ""),
+    ],
+)
+def test_on_a_gpu_attention_needs_a_kernel_for_all_lengths(monkeypatch, precision, rate, what):
+    """Length by length it would be thousands of kernels, which take longer than padding."""
+    in_half = {torch.bfloat16: abs}.get
+    monkeypatch.setattr(padding_free._sequence_attention, "fused", lambda device, dtype, width: in_half(dtype))
+    task, padded = batches("sequence_classification")
+    made, gpu = model(task, "bert", rate), torch.device("cuda", 0)
+    assert padding_free._without_kernel(made, precision, torch.device("cpu")) == ""
+    assert padding_free._without_kernel(made, precision, gpu) == what
+    if what:
+        on_gpu = replace(ALONE, device=gpu)
+        free, notes = padding_free.adapt(made, task, padded, train(precision=precision), on_gpu)
+        assert free is padded and notes == [f"samples of different lengths are padded: {what}"]
+        assert not made._forward_pre_hooks
+        packed = replace(padded, row=24)
+        assert padding_free.adapt(made, task, packed, train(precision=precision), on_gpu) == (packed, [])
+
+
+def test_tf32_may_round_more_than_fp32(monkeypatch):
+    kinds = []
+    monkeypatch.setattr(padding_free, "autocast", lambda kind, device: kinds.append(kind) or torch.autocast("cpu"))
+    ids = SimpleNamespace(device=torch.device("cuda", 0))
+    for precision in ("tf32", "fp32"):
+        padding_free._difference(torch.nn.Linear(1, 1), {"inputs": {"input_ids": ids}}, {}, precision)
+    assert kinds == ["tf32", "fp32"]
+    assert padding_free.TOLERANCE["tf32"] > 2**-10 > padding_free.TOLERANCE["fp32"]
 
 
 def test_a_model_that_is_none_of_transformers_stays_padded():
