@@ -141,7 +141,7 @@ class Cluster(Strict):
     devices_per_node: Auto | PositiveInt = "auto"
     """Ranks of a node. `auto`: one for each device found on this machine."""
     device: Auto | Literal["cpu", "cuda", "xpu", "mps"] = "auto"
-    """Device type. `auto`: the one found on this machine."""
+    """Device type. `auto`: the one found on this machine. `mps` is refused, since it has no float64."""
     memory_per_device: Auto | Number = "auto"
     """GiB of memory of a device; for cpu, of the whole machine. `auto`: measured on this machine, not checked on
     others."""

@@ -1,4 +1,4 @@
-"""AMD, Intel and Apple GPUs, as torch reports them."""
+"""AMD and Intel GPUs, as torch reports them, and Apple's, which cannot be used."""
 
 from launcher.plan.device_facts import Device, Devices, Reason, smallest
 from launcher.plan.machine import Machine, TorchBuild
@@ -21,9 +21,9 @@ def intel(machine: Machine) -> Devices | Reason:
     return _ask_torch(machine, "xpu", "torch finds no Intel GPU that it can use")
 
 
-def apple(machine: Machine) -> Devices | Reason:
-    """Return the GPU of a Mac that torch can use, or why it can use none."""
-    return _ask_torch(machine, "mps", "torch finds no Apple GPU that it can use")
+def apple(machine: Machine) -> Reason:
+    """Return why the GPU of a Mac is not used."""
+    return Reason("an Apple GPU has no float64, in which losses and metrics are summed")
 
 
 def _ask_torch(machine: Machine, kind: str, what: str) -> Devices | Reason:

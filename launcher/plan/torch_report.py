@@ -1,4 +1,4 @@
-"""Accelerators as torch reports them: those of AMD, Intel and Apple, and NVIDIA's where NVML cannot answer."""
+"""Accelerators as torch reports them: those of AMD and Intel, and NVIDIA's where NVML cannot answer."""
 
 from dataclasses import dataclass
 
@@ -38,10 +38,6 @@ def device(kind: str, index: int) -> TorchDevice:
     """Return an accelerator of this process's torch. `kind`: its type."""
     import torch
 
-    if kind == "mps":
-        return TorchDevice(
-            "Apple", int(torch.mps.recommended_max_memory()), torch.backends.mps.is_macos_or_newer(14, 0)
-        )
     if kind == "cuda":
         cuda = torch.cuda.get_device_properties(index)
         bf16 = bool(torch.version.hip) or (cuda.major, cuda.minor) >= (8, 0)

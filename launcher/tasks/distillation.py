@@ -77,9 +77,6 @@ class Task(WrappingTask[Config]):
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return _with_labelled(self.inner.collate(samples))
 
-    def concatenate(self, samples: Sequence[Sample]) -> Batch:
-        return _with_labelled(self.inner.concatenate(samples))
-
     def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         """Prepare the student with the inner task, and the teacher with a second instance of it."""
         notes = self.inner.prepare_model(model, batch)

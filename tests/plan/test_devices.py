@@ -192,7 +192,6 @@ def test_torch_is_not_queried_if_the_driver_is_stuck():
     [
         ("amd", "cuda", ROCM, "cuda"),
         ("intel", "xpu", TorchBuild("2.13.0+xpu", xpu="20250101"), "xpu"),
-        ("apple", "mps", TorchBuild("2.13.0"), "mps"),
     ],
 )
 def test_other_vendors_are_queried_by_torch(vendor, device, build, kind):
@@ -201,6 +200,13 @@ def test_other_vendors_are_queried_by_torch(vendor, device, build, kind):
     for requested in ("auto", device):
         found = world(machine, device=requested)
         assert (found.device, found.per_node, found.memory, found.problems()) == (kind, 2, 48 * GIB, [])
+
+
+def test_an_apple_gpu_is_not_used_because_it_has_no_float64():
+    machine = FakeMachine(shown=frozenset({"apple"}), build=TorchBuild("2.13.0"))
+    assert (world(machine).device, world(machine).per_node) == ("cpu", 1)
+    assert "an Apple GPU has no float64" in world(machine).notes()[0]
+    assert "an Apple GPU has no float64" in problems(machine, device="mps")[0]
 
 
 def test_devices_that_nobody_expects_to_be_used_are_no_reason_for_a_warning():

@@ -34,13 +34,6 @@ def test_xpu(accelerator, monkeypatch):
     assert torch_report.make() == TorchReport("xpu", (TorchDevice("Max", 2**36, bf16=False),))
 
 
-def test_mps(accelerator, monkeypatch):
-    accelerator("mps")
-    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 2**35)
-    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, minor: True)
-    assert torch_report.make() == TorchReport("mps", (TorchDevice("Apple", 2**35),))
-
-
 def test_a_build_for_cuda_says_why_it_finds_no_device(monkeypatch):
     def fail():
         raise RuntimeError("Found no NVIDIA driver on your system.\nPlease check ...")
