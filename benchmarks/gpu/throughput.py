@@ -38,9 +38,8 @@ def beside_the_trainer(machine: Machine) -> Figures:
 
 
 def padding_free(machine: Machine) -> Figures:
-    """Compare padding-free rows with padded ones: equal digests, losses to rounding, and the rates. Without attention
-    dropout, with which no kernel for sequences would run."""
-    small = (*(training.SMALL if machine.rehearses else ()), "model.attention_dropout=0")
+    """Compare padding-free rows with padded ones: equal digests, losses to rounding, and the rates."""
+    small = training.SMALL if machine.rehearses else ()
     _, padded = training.train_here(machine, "fine-tune", *small, "train.padding_free=false", "name=padded")
     _, free = training.train_here(machine, "fine-tune", *small, "train.padding_free=true", "name=padding-free")
     difference = training.compare(free, padded, 2.0**-6, "padding-free")

@@ -47,10 +47,11 @@ train: {global_batch: 32, steps: 20, max_tokens: 1024}
 optimizer: {kind: adamw, lr: 5.0e-4, weight_decay: 0.01, clip: 1.0}
 sinks: [jsonl]
 """
+# without attention dropout, with which no fused kernel of attention would run
 _PRETRAIN = """
 name: pretrain
 seed: 17
-model: {{kind: config, type: {type}, max_position_embeddings: 512}}
+model: {{kind: config, type: {type}, max_position_embeddings: 512, attention_dropout: 0.0}}
 tokenizer: {{kind: train, vocab_size: 30528}}
 data: {{train: {{kind: python_docs, packages: {packages}}}, max_length: 512}}
 task: {{kind: mlm}}
@@ -62,7 +63,7 @@ sinks: [jsonl]
 _FINE_TUNE = """
 name: fine-tune
 seed: 17
-model: {{kind: config, type: bert, max_position_embeddings: 512}}
+model: {{kind: config, type: bert, max_position_embeddings: 512, attention_dropout: 0.0}}
 tokenizer: {{kind: train, vocab_size: 30528}}
 data: {{train: {{kind: python_docs, packages: {packages}}}, max_length: 512}}
 task: {{kind: sequence_classification}}
