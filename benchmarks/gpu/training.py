@@ -47,7 +47,8 @@ train: {global_batch: 32, steps: 20, max_tokens: 1024}
 optimizer: {kind: adamw, lr: 5.0e-4, weight_decay: 0.01, clip: 1.0}
 sinks: [jsonl]
 """
-# without attention dropout, with which no fused kernel of attention would run
+# Without attention dropout, with which no fused kernel of attention would run. A global batch is one micro-batch of the
+# Trainer too, because its loss and gradient of BERT grow with gradient accumulation.
 _PRETRAIN = """
 name: pretrain
 seed: 17
@@ -67,7 +68,7 @@ model: {{kind: config, type: bert, max_position_embeddings: 512, attention_dropo
 tokenizer: {{kind: train, vocab_size: 30528}}
 data: {{train: {{kind: python_docs, packages: {packages}}}, max_length: 512}}
 task: {{kind: sequence_classification}}
-train: {{global_batch: 64, steps: 40, precision: bf16, max_tokens: 16384}}
+train: {{global_batch: 64, steps: 40, precision: bf16, max_tokens: 32768}}
 optimizer: {{kind: adamw, lr: 5.0e-5, weight_decay: 0.01, clip: 1.0}}
 schedule: constant
 sinks: [jsonl]
@@ -81,7 +82,7 @@ _RECIPES = {
 }
 SMALL = (
     "model.hidden_size=128", "model.num_hidden_layers=3", "model.num_attention_heads=4", "model.intermediate_size=512",
-    "train.global_batch=8", "train.steps=8", "train.max_tokens=2048",
+    "train.global_batch=8", "train.steps=8", "train.max_tokens=4096",
 )  # fmt: skip
 """Overrides that make a large recipe small enough for a rehearsal."""
 
