@@ -114,7 +114,10 @@ def _at_best(plan: Plan) -> str:
 
 
 def _tokens(plan: Plan) -> str:
-    return f"{plan.tokens:,}" + (f", {plan.fill:.0%} of the computed positions" if plan.fill else "")
+    if not plan.fill:
+        return f"{plan.tokens:,}"
+    padded = " if samples are padded" if plan.fill < 0.995 else ""  # the ranks decide about rows without padding
+    return f"{plan.tokens:,}, {plan.fill:.0%} of the computed positions{padded}"
 
 
 def _sources(plan: Plan) -> str:
