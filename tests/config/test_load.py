@@ -183,7 +183,7 @@ def kinds_of(folder: str) -> str:
         (10, "train: {global_batch: 12, steps: 6, activation_checkpointing: every 0}",
          "train.activation_checkpointing: should be none, layers, or every N (such as every 2)"),
         (10, "train: {global_batch: 12, steps: 6, precision: bf17}",
-         "train.precision: should be 'fp32', 'bf16', 'fp16' or 'fp64'"),
+         "train.precision: should be 'fp32', 'tf32', 'bf16', 'fp16' or 'fp64'"),
         (11, "optimizer: {kind: adamw, lr: .nan}", "optimizer.lr: should be a finite number"),
         (11, "optimizer: {kind: adamw, lr: fast}", "optimizer.lr: should be a valid number"),
         (11, "optimizer: 3", "optimizer: needs a kind (there are: adafactor, adam, adamw, muon, sgd)"),
@@ -454,8 +454,8 @@ def test_a_mistake_points_at_the_file_it_was_written_in():
     assert mistakes("base: sub/base.yaml\nname: child\ntrain:\n  stps: 9\n", "optimizer.lr=x") == [
         "sub/base.yaml:2: seed: should be a valid integer",
         "sub/base.yaml:10: train.globl: unknown key "
-        "(there are: abort_after, activation_checkpointing, compile, epochs, global_batch, loss_scale, max_tokens, "
-        "precision, steps, strict_contract, workers)",
+        "(there are: abort_after, activation_checkpointing, compile, deterministic, epochs, global_batch, loss_scale, "
+        "max_tokens, padding_free, precision, steps, strict_contract, workers)",
         "recipe.yaml:4: train.stps: unknown key (did you mean steps?)",
         "sub/base.yaml:10: train.global_batch: field required",
         "'optimizer.lr=x': optimizer.lr: should be a valid number",
