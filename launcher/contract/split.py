@@ -34,11 +34,11 @@ def split(
     tokens = np.asarray(lengths, dtype=np.int64)
     if max_tokens is not None and len(tokens) and tokens.max() > max_tokens:
         raise ValueError(f"a sample of {tokens.max()} tokens does not fit into max_tokens {max_tokens}")
-    dealt = _deal(tokens, ranks)
+    uncut = _deal(tokens, ranks)
     if padding_free:
-        shares = [rows_without_padding(share, tokens, max_tokens) for share in dealt]
+        shares = [rows_without_padding(share, tokens, max_tokens) for share in uncut]
     else:
-        shares = [micro_batches(share, tokens, max_tokens, equal_lengths) for share in dealt]
+        shares = [micro_batches(share, tokens, max_tokens, equal_lengths) for share in uncut]
     count = max((len(share) for share in shares), default=0)
     return [_pad(share, tokens, count, padding_free) for share in shares]
 

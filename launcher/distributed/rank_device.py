@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from launcher.distributed.process_group import ProcessGroup
 
 _ON_CPU = "cluster.device=cpu trains on the CPU"
-_TYPES = ("cpu", "cuda", "xpu", "mps")
+_TYPES = ("cpu", "cuda", "xpu")
 _REPORT_SECONDS = 120.0
 """Seconds for other ranks to report their devices."""
 

@@ -11,7 +11,7 @@ from launcher.plan.facts import Facts
 def expected(recipe: Recipe, facts: Facts, ranks: int) -> float | None:
     """Return the fraction for a step whose lengths are distributed as in the corpus; None: not known yet.
 
-    With `train.padding_free: auto` it is that of padded rows, because the model is tested when the run starts.
+    With `train.padding_free: auto`, rows are assumed to be padded, because the model is tested when the run starts.
     """
     if not facts.lengths:
         return None

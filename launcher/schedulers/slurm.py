@@ -108,7 +108,7 @@ class Config(SchedulerConfig):
     """Allocate whole nodes."""
     cpus_per_node: PositiveInt | None = None
     """CPU cores of a node. Default: for GPUs their share of a node's cores, if Slurm reports it; on a CPU one for each
-    rank; else that of the partition."""
+    rank; else the partition's default."""
     memory_per_node: Option | None = None
     """Host memory of a node, as in `sbatch --mem`."""
     mail: Mail | None = None

@@ -29,7 +29,7 @@ def load(device: str) -> ModuleType:
 
 
 def set_local_rank(device: torch.device) -> None:
-    """Set the variable from which DeepSpeed takes a rank's device, and that of Open MPI, which must not differ.
+    """Set the variables of a rank's device: LOCAL_RANK, which DeepSpeed reads, and Open MPI's, which must be equal.
 
     It is the index of an accelerator, also if each rank sees only its own. On a CPU it is the rank's number on its
     host.

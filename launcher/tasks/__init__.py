@@ -100,7 +100,7 @@ class Task(ABC, Generic[ConfigT]):
     padding_free: bool = False
     """Whether `concatenate` is implemented."""
     length_multiple: int = 1
-    """The length of padded micro-batches is a multiple of it, or that of the longest sample of all. A rank sets it."""
+    """Padded micro-batches have a multiple of this length, or the length of the longest sample. A rank sets it."""
     uses_tokenizer: bool = False
     """Whether training decodes tokens, with the attribute `tokenizer`."""
     tokenizer: "PreTrainedTokenizerBase | None" = None

@@ -1,7 +1,7 @@
 """Attention within each sequence of a row without padding, as an attention function of transformers.
 
 A model calls it under the name NAME (transformers' AttentionInterface). On CUDA in half precision it is a kernel for
-sequences of any length: torch's, or that of flash-attn. Elsewhere, and wherever attention has dropout, sequences of
+sequences of any length, of torch or of flash-attn. Elsewhere, and wherever attention has dropout, sequences of
 equal length are computed together by torch's scaled dot-product attention.
 """
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from launcher.tasks import Batch, Sample
+from launcher.tasks import Batch, Sample, _token_batches
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ def inputs(samples: Many[Sample]) -> Batch:
     `position_ids` begin at 0 in each sequence. The value of KEY holds their `lengths`, and `offsets`: the place of the
     first token of each and the end of the row, int32, shape (sequences + 1,).
     """
-    lengths = tuple(len(sample["input_ids"]) for sample in samples)
+    lengths = tuple(_token_batches.lengths_of(samples).tolist())
     names = [name for name in ("input_ids", "token_type_ids") if name in samples[0]]
     row: Batch = {name: np.concatenate([sample[name] for sample in samples])[None] for name in names}
     row["position_ids"] = np.concatenate([np.arange(length) for length in lengths])[None]
@@ -79,7 +79,7 @@ def inputs(samples: Many[Sample]) -> Batch:
 
 def sample_numbers(samples: Many[Sample]) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     """Return the number of each token's sample, shape (tokens,)."""
-    return np.repeat(np.arange(len(samples)), [len(sample["input_ids"]) for sample in samples])
+    return np.repeat(np.arange(len(samples)), _token_batches.lengths_of(samples))
 
 
 def count(batch: Batch) -> int:

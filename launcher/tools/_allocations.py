@@ -83,7 +83,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[misc]
                 self._number(tensor.untyped_storage())
 
     def name(self, purpose: str, tensors: Iterable[object], *, anew: bool = False) -> None:
-        """Set the purpose of the storages of tensors. `anew`: also of those that have another one."""
+        """Set the purpose of the storages of tensors. `anew`: replace a purpose that a storage already has."""
         for leaf in tensors:
             for tensor in _parts(leaf):
                 number = self._number(tensor.untyped_storage())

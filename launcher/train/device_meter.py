@@ -79,8 +79,6 @@ class DeviceMeter:
 
 def _memory(device: torch.device) -> tuple[int | None, int | None]:
     """Return the bytes that torch has allocated and reserved on an accelerator."""
-    if device.type == "mps":
-        return int(torch.mps.current_allocated_memory()), int(torch.mps.driver_allocated_memory())
     return int(torch.accelerator.memory_allocated(device)), int(torch.accelerator.memory_reserved(device))
 
 

@@ -19,6 +19,7 @@ from launcher.contract.split import micro_batches
 from launcher.distributed.process_group import ProcessGroup
 from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.tasks import Batch, BatchOutputs, Outputs, Task
+from launcher.train.copy_ahead import HostCopies
 from launcher.train.data_loader import tensors, to
 from launcher.train.padding_masks import padding_is_known
 from launcher.train.precision import autocast
@@ -59,8 +60,8 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
 
     @cached_property
     def pieces(self) -> list[NDArray[np.int64]]:
-        """The samples of each micro-batch of all ranks, the longest first. Without `max_tokens`, the budget is that of
-        `_SAMPLES` samples of the longest."""
+        """The samples of each micro-batch of all ranks, the longest first. The budget is `max_tokens`; without it,
+        the tokens of `_SAMPLES` samples of maximum length."""
         lengths = self.samples.lengths(np.arange(len(self.samples)))
         budget = self.max_tokens or _SAMPLES * max(1, int(lengths.max(initial=1)))
         most = max(_SAMPLES, len(lengths) // _PIECES)
@@ -114,9 +115,9 @@ def outputs(
     Outputs are copied to the host while the next micro-batches compute. The host waits only for a copy that was begun
     `_AHEAD` micro-batches before.
     """
-    ids, begun, mine = list[int](), list[_Copies](), Outputs()
+    ids, begun, mine = list[int](), list[_OutputCopies](), Outputs()
 
-    def collect(copies: _Copies) -> None:
+    def collect(copies: _OutputCopies) -> None:
         for name, values in task.host_outputs(copies.received()).items():
             mine.setdefault(name, []).extend(_rows(values))
 
@@ -128,7 +129,7 @@ def outputs(
                 predictions = task.predict(model, to(part.batch, process.device))
             if len(part.ids):
                 ids += part.ids.tolist()
-                begun.append(_Copies.begin(predictions, process.device))
+                begun.append(_OutputCopies.begin(predictions, process.device))
             if len(begun) > _AHEAD:
                 collect(begun.pop(0))
     for copies in begun:
@@ -142,29 +143,28 @@ def outputs(
 
 
 @dataclass(frozen=True)
-class _Copies:
-    """Outputs on their way to the host. `event`: the end of the copies; None: they are there."""
+class _OutputCopies:
+    """Outputs on their way to the host. `others`: those that are no tensors; `names`: of the tensors."""
 
-    outputs: BatchOutputs
-    event: torch.Event | None
+    others: BatchOutputs
+    names: list[str]
+    copies: HostCopies
 
     @classmethod
-    def begin(cls, outputs: BatchOutputs, device: torch.device) -> "_Copies":
-        """Begin to copy tensors to pinned memory of the host, half precision as fp32."""
-        copies = {name: _copy(value) if isinstance(value, torch.Tensor) else value for name, value in outputs.items()}
-        return cls(copies, None if device.type == "cpu" else torch.accelerator.current_stream(device).record_event())
+    def begin(cls, outputs: BatchOutputs, device: torch.device) -> "_OutputCopies":
+        """Begin to copy the tensors, half precision as fp32."""
+        tensors = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+        others = {name: value for name, value in outputs.items() if name not in tensors}
+        copies = HostCopies.begin(map(_without_half_precision, tensors.values()), device)
+        return cls(others, [*tensors], copies)
 
     def received(self) -> BatchOutputs:
-        """Wait for the copies, and return them."""
-        if self.event is not None:
-            self.event.synchronize()
-        return self.outputs
+        """Wait for the copies, and return all outputs."""
+        return {**self.others, **dict(zip(self.names, self.copies.received(), strict=True))}
 
 
-def _copy(values: torch.Tensor) -> torch.Tensor:
-    values = values.detach()
-    values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-    return values.to("cpu", non_blocking=True)
+def _without_half_precision(values: torch.Tensor) -> torch.Tensor:
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values  # numpy has no bf16
 
 
 def _rows(values: Any) -> list[Any]:

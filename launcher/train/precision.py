@@ -29,8 +29,11 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
 
 
 def exact_first(precision: str) -> tuple[str, ...]:
-    """Return the precisions in which to test a model, in order: fp32, because rounding in half precision would hide a
-    difference, then that of the run, because some kernels refuse fp32."""
+    """Return the precisions in which to test a model, in order.
+
+    The first is fp32, because rounding in half precision would hide a difference. The second is the precision of the
+    run, because some kernels refuse fp32.
+    """
     return ("fp32", precision) if precision in COMPUTED else (precision,)
 
 

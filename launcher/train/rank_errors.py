@@ -11,7 +11,7 @@ from launcher.plan import layout
 from launcher.prepare.run_setup import PreparedRun
 
 _FIXED = (Stage.STARTING, Stage.UPDATING, Stage.SAVING)
-"""Stages whose memory is mostly that of weights and optimiser state, which does not depend on the micro-batch."""
+"""Stages in which most memory holds weights and optimiser state, and so does not depend on the micro-batch."""
 
 
 @contextmanager
