@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from launcher.config import load
-from launcher.config.recipe import TrainTokenizer
+from launcher.config.tokenizer import TrainTokenizer
 from launcher.plan.facts import Facts
 from launcher.storage.run_dir import RunDir
 

@@ -286,7 +286,7 @@ class Words(PreTrainedTokenizerFast):
 @pytest.fixture
 def remote(here, monkeypatch):
     """A model `m` and a tokenizer `tk` that bring code of their own."""
-    from launcher.config.recipe import TrainTokenizer
+    from launcher.config.tokenizer import TrainTokenizer
     from launcher.prepare import tokenizer
 
     monkeypatch.setenv("HF_MODULES_CACHE", str(here / "modules"))

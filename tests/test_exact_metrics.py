@@ -15,7 +15,7 @@ from sklearn import metrics as known
 from support import ranks
 
 from launcher.config import kinds
-from launcher.config.recipe import TrainTokenizer
+from launcher.config.tokenizer import TrainTokenizer
 from launcher.plan.facts import Facts
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.prepare import tokenizer

@@ -52,6 +52,11 @@ _DESCRIPTIONS = {
 }  # fmt: skip
 
 
+_POSITION = 5
+"""Number of columns of a position. After them stand the nanoseconds spent in each stage."""
+_COLUMNS = _POSITION + len(Stage)
+
+
 @dataclass(frozen=True, order=True)
 class Position:
     """The position of a rank in training. Of two positions, the smaller one is further behind.
@@ -82,15 +87,23 @@ class Heartbeat:
     """
 
     def __init__(self, file: Path | None = None, row: int = 0, rank: int = 0):
-        rows = np.zeros((1, 5), dtype=np.int64) if file is None else _map(file, "r+")
+        rows = np.zeros((1, _COLUMNS), dtype=np.int64) if file is None else _map(file, "r+")
         self._row = rows[0 if file is None else row]
-        self._row[3] = rank
+        self._row[3:5] = rank, time.monotonic_ns()
         self.beat(Stage.STARTING)
 
     def beat(self, stage: Stage, step: int = 0, left: int = 0) -> None:
-        """Record the position. `left`: number of micro-batches that remain in this step."""
+        """Record the position, and add the time since the last beat to that of its stage. `left`: number of
+        micro-batches that remain in this step."""
+        now = time.monotonic_ns()
+        self._row[_POSITION + self._row[2]] += now - self._row[4]
         self._row[:3] = step, -left, stage
-        self._row[4] = time.monotonic_ns()
+        self._row[4] = now
+
+    @property
+    def seconds(self) -> dict[Stage, float]:
+        """Seconds that this rank has spent in each stage, up to the last beat."""
+        return {stage: float(self._row[_POSITION + stage]) / 1e9 for stage in Stage}
 
     @property
     def position(self) -> Position:
@@ -100,7 +113,7 @@ class Heartbeat:
 
 def create(file: Path, ranks: int) -> None:
     """Create the file for this many ranks."""
-    np.zeros((ranks, 5), dtype=np.int64).tofile(file)
+    np.zeros((ranks, _COLUMNS), dtype=np.int64).tofile(file)
 
 
 def read(file: Path) -> list[Position]:
@@ -149,5 +162,5 @@ def _position(row: Sequence[int]) -> Position:
 
 
 def _map(file: Path, mode: Literal["r", "r+"]) -> NDArray[np.int64]:
-    mapped: NDArray[np.int64] = np.memmap(file, dtype=np.int64, mode=mode).reshape(-1, 5)
+    mapped: NDArray[np.int64] = np.memmap(file, dtype=np.int64, mode=mode).reshape(-1, _COLUMNS)
     return mapped

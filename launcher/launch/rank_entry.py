@@ -83,7 +83,7 @@ def _exit_refused(
 
 def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     os.environ.update(launch.env)
-    from launcher import worker
+    from launcher import rank_training
     from launcher.distributed import process_group, rank_device
     from launcher.distributed.heartbeat import Heartbeat
     from launcher.distributed.launch_env import UnreachablePeer, rank_info
@@ -111,7 +111,7 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
             return RankReport(DONE, result=rank_jobs.evaluate(launch.folder, group, launch.checkpoint))
         if launch.job == "measure":
             return RankReport(DONE, result=rank_jobs.measure(launch.folder, group, stop, launch.steps))
-        code = worker.train(launch.folder, group, stop, heartbeat)
+        code = rank_training.train(launch.folder, group, stop, heartbeat)
         return RankReport(code, stop.agreed)
     except UserError as error:
         _log.error(error)  # the launcher reports it to the user

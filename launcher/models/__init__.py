@@ -15,7 +15,7 @@ from launcher.models._adaptation import adapted
 if TYPE_CHECKING:
     import torch
 
-    from launcher.config.recipe import PretrainedTokenizer
+    from launcher.config.tokenizer import PretrainedTokenizer
     from launcher.plan.model_requirements import ModelRequirements
 
 __all__ = ["Model", "adapted"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from launcher import models
 from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.recipe import PretrainedTokenizer
+from launcher.config.tokenizer import PretrainedTokenizer
 from launcher.config.trust import TrustRemoteCode
 from launcher.config.types import HubRepository
 from launcher.models._adaptation import adapted

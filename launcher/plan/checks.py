@@ -9,7 +9,8 @@ from launcher.config.atomic_files import expanded, free_bytes, is_dir
 from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import human
-from launcher.config.recipe import Fraction, PretrainedTokenizer, Recipe
+from launcher.config.recipe import Fraction, Recipe
+from launcher.config.tokenizer import PretrainedTokenizer
 from launcher.plan import attention_kernels, facts, layout, memory, model_requirements, model_spec
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from launcher.config import plugins
-from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
+from launcher.config.recipe import Recipe
+from launcher.config.tokenizer import PretrainedTokenizer, TrainTokenizer
 from launcher.config.types import JsonObject
 from launcher.storage import cache_root
 

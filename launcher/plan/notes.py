@@ -3,7 +3,8 @@
 from launcher.config import plugins
 from launcher.config.atomic_files import allocated_bytes, free_bytes
 from launcher.config.format import human
-from launcher.config.recipe import PretrainedTokenizer, Recipe
+from launcher.config.recipe import Recipe
+from launcher.config.tokenizer import PretrainedTokenizer
 from launcher.plan import memory, padding_probe
 from launcher.plan.facts import Facts, cut_notes
 from launcher.plan.model_spec import Architecture

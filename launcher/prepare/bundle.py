@@ -14,8 +14,9 @@ from pathlib import Path
 from launcher.config import load, paths, plugins, strict_json
 from launcher.config.atomic_files import expanded, is_dir, is_file
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.recipe import PretrainedTokenizer, Recipe
+from launcher.config.recipe import Recipe
 from launcher.config.strict_json import PlainName, Stored
+from launcher.config.tokenizer import PretrainedTokenizer
 from launcher.prepare import tokenizer
 from launcher.storage import cache_root
 from launcher.storage.partial_folder import filling

@@ -18,7 +18,8 @@ from launcher.config import paths
 from launcher.config.atomic_files import expanded, is_dir, write
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.model import ModelConfig
-from launcher.config.recipe import PretrainedTokenizer, Recipe
+from launcher.config.recipe import Recipe
+from launcher.config.tokenizer import PretrainedTokenizer
 from launcher.config.types import HubRepository
 from launcher.prepare import checkpoint_references, remote_code, source_shards
 from launcher.storage import cache_root, lease

@@ -13,8 +13,9 @@ import pyarrow as pa
 from launcher.config import paths, plugins, strict_json
 from launcher.config.atomic_files import flush_tree, write
 from launcher.config.errors import Problem, UserError
-from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
+from launcher.config.recipe import Fraction, Recipe
 from launcher.config.strict_json import DamagedFile, Stored
+from launcher.config.tokenizer import TrainTokenizer
 from launcher.plan.facts import Facts
 from launcher.prepare import duplicates, process_pool, shard_stats, shards, source_shards, strata, tokenizer
 from launcher.prepare.encode import pieces

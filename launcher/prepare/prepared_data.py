@@ -15,7 +15,8 @@ from launcher.config import paths, plugins
 from launcher.config.atomic_files import free_bytes
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import human, plural
-from launcher.config.recipe import Fraction, Recipe, TrainTokenizer
+from launcher.config.recipe import Fraction, Recipe
+from launcher.config.tokenizer import TrainTokenizer
 from launcher.prepare import bundle, source_shards, strata, tokenizer
 from launcher.prepare.preparation import Preparation
 from launcher.prepare.source_shards import SIDES

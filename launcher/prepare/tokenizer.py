@@ -9,7 +9,8 @@ import xxhash
 
 from launcher.config.atomic_files import expanded, is_dir
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
+from launcher.config.recipe import Recipe
+from launcher.config.tokenizer import PretrainedTokenizer, TrainTokenizer
 from launcher.plan import expected_vocabulary
 from launcher.prepare import remote_code, unigram
 from launcher.storage import cache_root

@@ -169,7 +169,7 @@ class Config(SchedulerConfig):
         return _slurm_nodes.gpus_of(self.gres)
 
     def _time_problems(self, recipe: "Recipe") -> list[str | Problem]:
-        from launcher.config.recipe import seconds
+        from launcher.config.training import seconds
 
         limit, every = self.seconds, recipe.checkpoint.every
         if limit is None:

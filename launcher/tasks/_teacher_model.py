@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from launcher.config import kinds, load, plugins, strict_json
 from launcher.config.errors import Problem, UserError
 from launcher.config.model import ModelConfig
-from launcher.config.recipe import PretrainedTokenizer
+from launcher.config.tokenizer import PretrainedTokenizer
 from launcher.config.types import Plugin
 from launcher.plan import facts as run_facts
 from launcher.storage import cache_root

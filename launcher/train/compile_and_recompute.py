@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from launcher.config.recipe import Train
+from launcher.config.training import Train
 from launcher.train.sample_randomness import ModelRandomness
 
 _VARIANTS = 64

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
-from launcher.config.recipe import Evaluate
+from launcher.config.training import Evaluate
 
 
 def value(metrics: Mapping[str, float], evaluate: Evaluate, directions: Mapping[str, str]) -> float:

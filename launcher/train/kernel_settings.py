@@ -15,7 +15,7 @@ import torch
 from torch.utils import deterministic
 
 if TYPE_CHECKING:
-    from launcher.config.recipe import Train
+    from launcher.config.training import Train
 
 _TF32 = "NVIDIA_TF32_OVERRIDE"
 """Variable of NVIDIA's libraries: 0 switches TF32 off, whatever torch asks for."""

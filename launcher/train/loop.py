@@ -9,7 +9,7 @@ import math
 import time
 from dataclasses import dataclass
 
-from launcher.config.recipe import seconds
+from launcher.config.training import seconds
 from launcher.contract import digest, dropout
 from launcher.distributed.exit_codes import DONE, STOPPED
 from launcher.distributed.heartbeat import Stage

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from launcher.config.errors import Problem, UserError, first_line
-from launcher.config.recipe import Train
+from launcher.config.training import Train
 from launcher.distributed.process_group import ProcessGroup
 from launcher.plan.model_spec import attention_dropout
 from launcher.tasks import Batch, Task, _packed_rows, _sequence_attention, _sequences, _token_batches

@@ -5,7 +5,8 @@ import support
 from pydantic import ValidationError
 
 from launcher.config.base_model import hint
-from launcher.config.recipe import Fraction, Recipe, seconds, trajectory
+from launcher.config.recipe import Fraction, Recipe, trajectory
+from launcher.config.training import seconds
 
 
 def recipe(**changes) -> Recipe:

@@ -142,3 +142,13 @@ def test_who_is_behind_is_named():
 def test_all_of_them_may_stand_still():
     both = [beat_at(0, 3, Stage.SAVING, rank) for rank in (0, 1)]
     assert describe_stall(both, 120) == "no rank has moved on for 120 s: ranks 0, 1 are at step 3 (saving a checkpoint)"
+
+
+def test_the_time_between_beats_belongs_to_the_stage_that_ends(monkeypatch):
+    now = iter([0, 5_000_000_000, 7_000_000_000, 8_000_000_000, 11_000_000_000])
+    monkeypatch.setattr(heartbeat.time, "monotonic_ns", lambda: next(now))
+    beats = Heartbeat()
+    for stage in (Stage.LOADING, Stage.FORWARD, Stage.LOADING):
+        beats.beat(stage)
+    spent = {stage: seconds for stage, seconds in beats.seconds.items() if seconds}
+    assert spent == {Stage.STARTING: 7.0, Stage.LOADING: 1.0, Stage.FORWARD: 3.0}

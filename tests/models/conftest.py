@@ -5,7 +5,7 @@ import support
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from launcher.config.recipe import TrainTokenizer
+from launcher.config.tokenizer import TrainTokenizer
 from launcher.distributed.process_group import ProcessGroup
 from launcher.models import config
 from launcher.plan.model_requirements import ModelRequirements

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from launcher.config import kinds
 from launcher.config.errors import UserError
 from launcher.config.model import ModelConfig
-from launcher.config.recipe import PretrainedTokenizer
+from launcher.config.tokenizer import PretrainedTokenizer
 from launcher.models._transformers import TransformersConfig
 
 

@@ -9,7 +9,8 @@ import support
 
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
-from launcher.config.recipe import Recipe, TrainTokenizer
+from launcher.config.recipe import Recipe
+from launcher.config.tokenizer import TrainTokenizer
 from launcher.plan import expected_vocabulary, plan
 from launcher.prepare import tokenizer
 

@@ -9,7 +9,8 @@ import pytest
 import support
 
 from launcher.config.errors import UserError
-from launcher.config.recipe import Recipe, TrainTokenizer
+from launcher.config.recipe import Recipe
+from launcher.config.tokenizer import TrainTokenizer
 from launcher.prepare import bundle, tokenizer
 
 

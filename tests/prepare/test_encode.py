@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from launcher.config.recipe import TrainTokenizer
+from launcher.config.tokenizer import TrainTokenizer
 from launcher.prepare import encode, tokenizer
 from launcher.prepare.encode import Encoder
 

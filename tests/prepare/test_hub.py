@@ -48,7 +48,7 @@ def hub(workspace, monkeypatch, tmp_path):
     """A hub with a model and a dataset, and an own cache and home."""
     from transformers import BertConfig, BertForMaskedLM
 
-    from launcher.config.recipe import TrainTokenizer
+    from launcher.config.tokenizer import TrainTokenizer
     from launcher.prepare import tokenizer
 
     model = tmp_path / "hub-model"

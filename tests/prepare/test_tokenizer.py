@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.config.errors import UserError
-from launcher.config.recipe import PretrainedTokenizer, Recipe, TrainTokenizer
+from launcher.config.recipe import Recipe
+from launcher.config.tokenizer import PretrainedTokenizer, TrainTokenizer
 from launcher.prepare import tokenizer
 
 SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
@@ -23,7 +24,7 @@ ALGORITHMS = ["wordpiece", "bpe", "unigram"]
 TRAINED = """
 import hashlib, json, sys, tempfile
 from pathlib import Path
-from launcher.config.recipe import TrainTokenizer
+from launcher.config.tokenizer import TrainTokenizer
 from launcher.prepare import tokenizer
 
 texts, found = json.loads(sys.stdin.read()), {}

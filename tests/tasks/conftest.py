@@ -3,7 +3,7 @@ import random
 import pytest
 import support
 
-from launcher.config.recipe import TrainTokenizer
+from launcher.config.tokenizer import TrainTokenizer
 from launcher.models import config, small
 from launcher.plan.facts import Facts
 from launcher.plan.model_requirements import ModelRequirements

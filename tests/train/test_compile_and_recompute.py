@@ -10,7 +10,7 @@ import torch.utils.checkpoint as checkpoint_module
 import transformers
 from support import probe_batches
 
-from launcher.config.recipe import Train
+from launcher.config.training import Train
 from launcher.plan.layer_blocks import blocks
 from launcher.train import compile_and_recompute, randomness_probe
 from launcher.train.data_loader import ProbeBatch, ProbeBatches

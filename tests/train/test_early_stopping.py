@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.config.recipe import Evaluate
+from launcher.config.training import Evaluate
 from launcher.train import early_stopping
 
 values = st.lists(st.floats(-5, 5), max_size=12).map(lambda found: [(10 * n, v) for n, v in enumerate(found, 1)])

@@ -12,7 +12,8 @@ import torch
 from support import ranks
 
 from launcher import build
-from launcher.config.recipe import Recipe, Train, trajectory
+from launcher.config.recipe import Recipe, trajectory
+from launcher.config.training import Train
 from launcher.distributed import process_group
 from launcher.plan import memory
 from launcher.tools import parity
@@ -22,7 +23,7 @@ READ = """
 import json, os, sys, warnings
 warnings.simplefilter("error")
 import torch
-from launcher.config.recipe import Train
+from launcher.config.training import Train
 from launcher.train import kernel_settings
 kernel_settings.apply(Train(global_batch=1, steps=1, **json.loads(sys.argv[1])))
 backends = torch.backends

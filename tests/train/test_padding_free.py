@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from launcher.config.errors import UserError
-from launcher.config.recipe import Train
+from launcher.config.training import Train
 from launcher.contract.order import Order
 from launcher.contract.random import Stream
 from launcher.distributed import process_group

@@ -1,0 +1,111 @@
+"""The sections of a recipe on the steps of a run, its checkpoints and its evaluations."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from launcher.config.base_model import Strict
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(duration: str) -> int:
+    """Convert '90s', '10m', '2h' or '1d' to seconds. Raises ValueError."""
+    match = re.fullmatch(r"([1-9]\d*)([smhd])", duration)
+    if not match:
+        raise ValueError(f"{duration!r} is no duration (such as 90s, 10m, 2h, 1d)")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _interval(value: object) -> object:
+    if isinstance(value, str):
+        seconds(value)
+    elif type(value) is not int or value < 1:
+        raise PydanticCustomError("interval", "should be steps, or a time (such as 90s, 10m, 2h, 1d)")
+    return value
+
+
+StepsOrTime = Annotated[Annotated[int, Field(gt=0)] | str, BeforeValidator(_interval)]
+
+
+def _checkpointing(value: object) -> object:
+    if not (isinstance(value, str) and re.fullmatch(r"none|layers|every [1-9]\d*", value)):
+        raise PydanticCustomError("activation_checkpointing", "should be none, layers, or every N (such as every 2)")
+    return value
+
+
+class Train(Strict):
+    """The global batch, the length of the run, and how a step is computed."""
+
+    global_batch: int = Field(gt=0, le=2**20)
+    """Samples of an optimiser step, over all ranks."""
+    steps: int | None = Field(None, gt=0)
+    """Optimiser steps of the run. Exactly one of `steps` and `epochs` is needed."""
+    epochs: float | None = Field(None, gt=0, le=1e9)
+    """Passes over the training samples. Exactly one of `steps` and `epochs` is needed."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "fp64"] = "fp32"
+    """Number format of the computation. bf16 and fp16 use autocast. tf32 is fp32 whose matrix products and convolutions
+    use TF32 on GPUs that have it; fp32 never does."""
+    loss_scale: Literal["auto", "none"] = "auto"
+    """`auto`: dynamic loss scale for fp16; `none`: no loss scale."""
+    max_tokens: int | None = Field(None, gt=0)
+    """Maximum number of tokens of a rank's micro-batch, padding included. It affects memory and speed only. Default: by
+    the length of the samples."""
+    padding_free: Literal["auto"] | bool = "auto"
+    """Compute samples of different lengths side by side in one row, without padding. It affects memory and speed only.
+    `auto`: if the model's outputs stay the same and, on a GPU, its attention has a kernel for such rows; `true`: refuse
+    a model or task whose outputs do not."""
+    compile: bool = False
+    """Compile the model layer by layer with torch.compile."""
+    activation_checkpointing: Annotated[str, BeforeValidator(_checkpointing)] = "none"
+    """Layers that recompute their activations in the backward pass: `none`, `layers` (all) or `every N`."""
+    abort_after: int = Field(10, gt=0)
+    """Number of consecutive steps with a gradient that is not finite after which the run fails."""
+    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """Processes of a rank that load data, or `auto`."""
+    deterministic: bool = False
+    """Use deterministic kernels only, so that a resume on the same GPUs and layout is exact to the last bit. Slower."""
+    strict_contract: bool = False
+    """Refuse a model whose training would depend on the number of ranks or on micro-batches."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Train":
+        if (self.steps is None) == (self.epochs is None):
+            raise PydanticCustomError("length", "needs either steps or epochs, and not both")
+        return self
+
+    @property
+    def checkpointed_every(self) -> int:
+        """Distance between layers that recompute their activations: 1 means every layer, 0 means none."""
+        words = self.activation_checkpointing
+        return {"none": 0, "layers": 1}[words] if " " not in words else int(words.split()[1])
+
+
+class Checkpoint(Strict):
+    """When checkpoints are saved, and how many are kept. One is also saved at the end and at a requested stop."""
+
+    every: StepsOrTime | None = None
+    """Interval between checkpoints: steps, or a time such as 10m. Default: no interval."""
+    keep: int = Field(2, ge=1)
+    """Number of newest checkpoints to keep. The best checkpoint is kept in addition."""
+
+
+class Evaluate(Strict):
+    """When evaluations run, and how their results are used. An evaluation also runs at the end."""
+
+    every: int | None = Field(None, gt=0)
+    """Steps between evaluations. Default: at the end only."""
+    at_start: bool = False
+    """Evaluate before the first step too."""
+    metric: str = "loss"
+    """Metric that ranks checkpoints, and that early stopping and a plateau schedule monitor."""
+    direction: Literal["min", "max"] | None = None
+    """Whether a smaller (min) or larger (max) metric is better. Default: as the task defines it."""
+    patience: int | None = Field(None, gt=0)
+    """Consecutive evaluations without improvement after which the run ends. Default: no early stopping."""
+    min_delta: float = Field(0.0, ge=0)
+    """Minimum change of the metric that counts as an improvement."""
+    save_best: bool = False
+    """Save a checkpoint after each evaluation that is the best so far."""
