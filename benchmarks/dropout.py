@@ -66,7 +66,7 @@ def _compare(precision: str, rounds: int) -> None:
 
 def _run(precision: str, dropout: float, attention: float) -> Any:
     """A run of one rank, built."""
-    from launcher import worker
+    from launcher import rank_training
     from launcher.config import load
     from launcher.distributed import process_group
     from launcher.distributed.stop_requests import StopMonitor
@@ -78,7 +78,8 @@ def _run(precision: str, dropout: float, attention: float) -> Any:
     made = run_setup.create(
         run_setup.validate(load.recipe(f"{name}.yaml", ["strategy=single"]), load.cluster("local").value, 1)
     )
-    return worker.build(made, process_group.connect(process_group.RankInfo(), "cpu"), StopMonitor(), None, workers=0)[0]
+    group = process_group.connect(process_group.RankInfo(), "cpu")
+    return rank_training.build(made, group, StopMonitor(), None, workers=0)[0]
 
 
 class _Generator:

@@ -92,7 +92,7 @@ def _ratio(padded: list[Step], steps: list[Step]) -> float:
 
 def _run(kind: str, options: argparse.Namespace) -> Any:
     """A run of one rank, built."""
-    from launcher import worker
+    from launcher import rank_training
     from launcher.config import load
     from launcher.distributed import process_group
     from launcher.distributed.stop_requests import StopMonitor
@@ -104,7 +104,8 @@ def _run(kind: str, options: argparse.Namespace) -> Any:
     made = run_setup.create(
         run_setup.validate(load.recipe(f"{kind}.yaml", ["strategy=single"]), load.cluster("local").value, 1)
     )
-    return worker.build(made, process_group.connect(process_group.RankInfo(), "cpu"), StopMonitor(), None, workers=0)[0]
+    group = process_group.connect(process_group.RankInfo(), "cpu")
+    return rank_training.build(made, group, StopMonitor(), None, workers=0)[0]
 
 
 def _step(run: Any, budget: int, number: int) -> Step:

@@ -170,7 +170,7 @@ def without(process, folder, changes):
     """The loss of the first step with other keys of the recipe, and with the same."""
     from dataclasses import replace
 
-    from launcher import worker
+    from launcher import rank_training
     from launcher.config.recipe import Recipe
     from launcher.distributed.stop_requests import StopMonitor
     from launcher.prepare import run_setup
@@ -179,7 +179,7 @@ def without(process, folder, changes):
     told = []
     for change in ({}, *changes):
         recipe = Recipe.model_validate(support.changed(made.recipe.model_dump(mode="json"), **change))
-        run = worker.build(replace(made, recipe=recipe), process, StopMonitor(), None, workers=0)[0]
+        run = rank_training.build(replace(made, recipe=recipe), process, StopMonitor(), None, workers=0)[0]
         told.append(strategy_steps.take(run, 1)[0]["loss"])
     return told
 

@@ -161,19 +161,19 @@ def trained(place):
 
 
 def _train(process, folders):
-    from launcher import worker
+    from launcher import rank_training
     from launcher.distributed.stop_requests import StopMonitor
 
-    drawn, build = [], worker.build
+    drawn, build = [], rank_training.build
 
     def counting(*given):
         run, notes = build(*given)
         drawn.append(len(run.randomness.modules))
         return run, notes
 
-    worker.build = counting
+    rank_training.build = counting
     for folder in map(Path, folders):
-        assert worker.train(folder, process, StopMonitor()) == 0
+        assert rank_training.train(folder, process, StopMonitor()) == 0
     assert len(drawn) == len(folders)
     return drawn
 
@@ -233,12 +233,12 @@ EXTRA = {"bert-large-mlm-zero2", "bert-large-mlm-zero3-offload"}
 TRAIN = """
 import sys
 from pathlib import Path
-from launcher import worker
+from launcher import rank_training
 from launcher.distributed import process_group
 from launcher.distributed.stop_requests import StopMonitor
 
 process = process_group.connect(process_group.RankInfo(0, 1, 0, 1), "cpu", None)
-assert [worker.train(Path(folder), process, StopMonitor()) for folder in sys.argv[1:]] == [0] * len(sys.argv[1:])
+assert [rank_training.train(Path(folder), process, StopMonitor()) for folder in sys.argv[1:]] == [0] * len(sys.argv[1:])
 """
 
 

@@ -98,11 +98,11 @@ def built(process: Any, folder: Path, max_tokens: int | None = None) -> Any:
     """A rank's Run of a folder, with another budget where given."""
     from dataclasses import replace
 
-    from launcher import worker
+    from launcher import rank_training
     from launcher.distributed.stop_requests import StopMonitor
     from launcher.prepare import run_setup
 
     made = run_setup.load(folder)
     train = made.recipe.train.model_copy(update={"max_tokens": max_tokens})
     made = replace(made, recipe=made.recipe.model_copy(update={"train": train}))
-    return worker.build(made, process, StopMonitor(), made.resume, workers=0)[0]
+    return rank_training.build(made, process, StopMonitor(), made.resume, workers=0)[0]

@@ -11,7 +11,7 @@ import numpy as np
 def build(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, Any] | None = None, **more: Any) -> Any:
     """A rank's Run of a prepared folder under another strategy. `train`: keys of the recipe that are others, and so is
     `task` in `more`."""
-    from launcher import worker
+    from launcher import rank_training
     from launcher.config import kinds
     from launcher.distributed.stop_requests import StopMonitor
     from launcher.prepare import run_setup
@@ -21,7 +21,7 @@ def build(process: Any, folder: Any, strategy: dict[str, Any], train: dict[str, 
     kept = made.recipe.train.model_copy(update=train or {})
     task = made.recipe.task.model_copy(update=more.get("task", {}))
     recipe = made.recipe.model_copy(update={"strategy": chosen, "train": kept, "task": task})
-    return worker.build(replace(made, recipe=recipe), process, StopMonitor(), more.get("resume"), workers=0)[0]
+    return rank_training.build(replace(made, recipe=recipe), process, StopMonitor(), more.get("resume"), workers=0)[0]
 
 
 def refusal(process: Any, folder: Any, strategy: dict[str, Any]) -> str:

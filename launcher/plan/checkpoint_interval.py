@@ -1,0 +1,24 @@
+"""The interval between checkpoints that loses the least time, and the mean time between failures of a job."""
+
+from math import sqrt
+
+
+def optimal(cost: float, between_failures: float) -> float:
+    """Return the seconds of training between two checkpoints that minimise the time lost to saves and failures.
+
+    `cost`: seconds that a save takes from the training; `between_failures`: mean seconds between failures of the job.
+    The formula is that of Daly, "A higher order estimate of the optimum checkpoint interval for restart dumps", Future
+    Generation Computer Systems 22 (2006); its first term, sqrt(2 cost between_failures), is Young's (1974).
+    """
+    if cost >= 2 * between_failures:
+        return between_failures
+    part = cost / (2 * between_failures)
+    return sqrt(2 * cost * between_failures) * (1 + sqrt(part) / 3 + part / 9) - cost
+
+
+def of_job(hours_of_node: float, nodes: int) -> float:
+    """Return the mean seconds between failures of a job: one of its nodes fails as often as all of them together.
+
+    `hours_of_node`: mean hours between failures of one node.
+    """
+    return hours_of_node * 3600 / nodes
