@@ -18,7 +18,7 @@ from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.models._adaptation import frozen
 from launcher.models._transformers import save_configuration
-from launcher.plan import layout, model_requirements, padding_probe, sample_order
+from launcher.plan import checkpoint_interval, layout, model_requirements, padding_probe, sample_order
 from launcher.plan.facts import Facts, total_steps
 from launcher.prepare import checkpoint_references, remote_code, run_setup
 from launcher.prepare.prepared_samples import PreparedSamples
@@ -39,6 +39,7 @@ from launcher.train import (
     step_metrics,
 )
 from launcher.train.batch_loader import loader
+from launcher.train.checkpoint_saver import CheckpointSaver
 from launcher.train.data_loader import ProbeBatch, ProbeBatches, RankBatches
 from launcher.train.evaluation import Parts
 from launcher.train.precision import STORED, LossScale, autocast
@@ -103,6 +104,16 @@ def build(
         progress=progress,
         sinks=[],
         stop=stop,
+        saver=CheckpointSaver(
+            run.folder,
+            recipe.checkpoint,
+            process,
+            stop,
+            checkpoint_interval.of_job(
+                run.cluster.hours_between_failures or checkpoint_interval.HOURS_OF_NODE, run.cluster.nodes[1]
+            ),
+            step=resume.step if resume else -1,
+        ),
         meter=step_metrics.meter(run, task, process, progress.tokens, progress.seconds),
     )
     return built, notes + engine_notes

@@ -83,6 +83,7 @@ def _train_part(
         error.add_note(f"at step {built.progress.step + 1}")
         raise
     finally:
+        built.saver.close()
         close_all(built.sinks, finished, failing=sys.exc_info()[0] is not None)
 
 

@@ -19,11 +19,17 @@ def seconds(duration: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
+AUTO, CONTINUOUS = "auto", "continuous"
+"""Intervals between checkpoints that are no duration."""
+
+
 def _interval(value: object) -> object:
     if isinstance(value, str):
-        seconds(value)
+        if value not in (AUTO, CONTINUOUS):
+            seconds(value)
     elif type(value) is not int or value < 1:
-        raise PydanticCustomError("interval", "should be steps, or a time (such as 90s, 10m, 2h, 1d)")
+        what = "should be steps, a time (such as 90s, 10m, 2h, 1d), auto or continuous"
+        raise PydanticCustomError("interval", "{what}", {"what": what})
     return value
 
 
@@ -87,9 +93,27 @@ class Checkpoint(Strict):
     """When checkpoints are saved, and how many are kept. One is also saved at the end and at a requested stop."""
 
     every: StepsOrTime | None = None
-    """Interval between checkpoints: steps, or a time such as 10m. Default: no interval."""
+    """Interval between checkpoints: steps, or a time such as 10m. `auto`: the interval that loses the least time to
+    saves and failures, from the measured cost of a save and the cluster's hours_between_failures. `continuous`: the
+    next save begins as soon as the last one is complete. Default: no interval."""
+    mode: Literal["async", "sync"] = "async"
+    """`async`: training waits only while the state is copied to host memory, and a thread writes it. `sync`: training
+    waits until the checkpoint is complete."""
     keep: int = Field(2, ge=1)
     """Number of newest checkpoints to keep. The best checkpoint is kept in addition."""
+    keep_every: int | None = Field(None, gt=0)
+    """Keep every checkpoint whose step is a multiple of this, in addition. Default: none."""
+
+    @property
+    def interval(self) -> int | None:
+        """Seconds between checkpoints; None: the interval is no duration."""
+        fixed = isinstance(self.every, str) and self.every not in (AUTO, CONTINUOUS)
+        return seconds(str(self.every)) if fixed else None
+
+    @property
+    def periodic(self) -> bool:
+        """Whether checkpoints are saved before the end."""
+        return self.every is not None
 
 
 class Evaluate(Strict):

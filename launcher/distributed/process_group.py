@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import TypeVar, cast
@@ -41,7 +41,8 @@ class ProcessGroup:
     """The connected process group, as one rank sees it. A world of 1 has no group of torch.
 
     `tensor_parallel`: number of neighbouring ranks that split each sample's computation. `store`: store of the ranks'
-    rendezvous. `timeout`: how long a collective waits for the other ranks.
+    rendezvous. `timeout`: how long a collective waits for the other ranks. `group`: the connections; None: those of
+    torch's default group.
     """
 
     rank: int
@@ -50,6 +51,14 @@ class ProcessGroup:
     tensor_parallel: int = 1
     store: dist.Store | None = field(default=None, compare=False, repr=False)
     timeout: timedelta = field(default=TIMEOUT, compare=False, repr=False)
+    group: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
+
+    def apart(self, timeout: timedelta) -> "ProcessGroup":
+        """Return the same ranks with gloo connections of their own, for collectives of another thread. All ranks call
+        it."""
+        if self.world == 1:
+            return self
+        return replace(self, group=dist.new_group(backend="gloo", timeout=timeout), timeout=timeout)
 
     @property
     def data_parallel_size(self) -> int:
@@ -75,7 +84,7 @@ class ProcessGroup:
             return record[None]
         mine = torch.frombuffer(bytearray(record.tobytes()), dtype=torch.uint8)
         every = [torch.empty_like(mine) for _ in range(self.world)]
-        dist.all_gather(every, mine)
+        dist.all_gather(every, mine, group=self.group)
         joined = torch.cat(every).numpy().tobytes()
         return np.frombuffer(joined, dtype=record.dtype).reshape(self.world, *record.shape)
 
@@ -85,14 +94,14 @@ class ProcessGroup:
         if self.world == 1:
             return scalar[None]
         every = scalar.new_empty(self.world)
-        dist.all_gather(list(every.split(1)), scalar[None])
+        dist.all_gather(list(every.split(1)), scalar[None], group=self.group)
         return every
 
     def broadcast(self, value: T | None) -> T:
         """Broadcast the value of rank 0 to all ranks, and return it. `value`: ignored on other ranks."""
         values = [value]
         if self.world > 1:
-            dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+            dist.broadcast_object_list(values, src=0, group=self.group, device=torch.device("cpu"))
         return cast(T, values[0])
 
     def all_gather_objects(self, value: T) -> list[T]:
@@ -100,8 +109,25 @@ class ProcessGroup:
         if self.world == 1:
             return [value]
         values: list[T | None] = [None] * self.world
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return cast(list[T], values)
+
+    def gather_objects(self, value: T) -> list[T] | None:
+        """Return every rank's value to rank 0, in the order of ranks; None on other ranks."""
+        if self.world == 1:
+            return [value]
+        values: list[T | None] | None = [None] * self.world if self.rank == 0 else None
+        dist.gather_object(value, values, dst=0, group=self.group)
+        return cast(list[T] | None, values)
+
+    def scatter_objects(self, values: list[T] | None) -> T:
+        """Return this rank's value of those that rank 0 passes. `values`: ignored on other ranks."""
+        if self.world == 1:
+            assert values is not None
+            return values[0]
+        own: list[T | None] = [None]
+        dist.scatter_object_list(own, values, src=0, group=self.group)
+        return cast(T, own[0])
 
     def first_to_claim(self, name: str) -> bool:
         """Return whether no rank has claimed this name before.

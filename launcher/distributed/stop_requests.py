@@ -87,6 +87,10 @@ class StopMonitor:
             StopReason.REPLACED if lease_lost else StopReason.NONE,
         )
 
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the deadline, 0 after it; None: there is no deadline."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.time())
+
     def agree(self, reason: StopReason) -> None:
         """Record that all ranks leave for this reason."""
         self.agreed = reason

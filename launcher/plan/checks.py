@@ -174,7 +174,7 @@ def _memory(recipe: Recipe, shape: Architecture, assumed: Facts, world: World) -
 def _disk(recipe: Recipe, shape: Architecture, folder: RunDir) -> Found:
     """Return a mistake if there is no space for a checkpoint; empty: there is."""
     size = memory.checkpoint(recipe, shape)
-    free = free_bytes(folder.path) + folder.reclaimable_bytes(recipe.checkpoint.keep)
+    free = free_bytes(folder.path) + folder.reclaimable_bytes(recipe.checkpoint)
     if size <= free:
         return []
     what = f"a checkpoint takes {human(size)}, {human(free)} are free at {folder.checkpoints}"

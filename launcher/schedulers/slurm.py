@@ -169,16 +169,15 @@ class Config(SchedulerConfig):
         return _slurm_nodes.gpus_of(self.gres)
 
     def _time_problems(self, recipe: "Recipe") -> list[str | Problem]:
-        from launcher.config.training import seconds
-
-        limit, every = self.seconds, recipe.checkpoint.every
+        limit, every = self.seconds, recipe.checkpoint.interval
         if limit is None:
             return []
         if self.leave >= limit:
             what = f"the run would leave {self.leave} s before the end of {limit} s: no time is left to train"
             return [f"slurm.leave: {what} (cluster.slurm.leave={limit // 3}, or a longer slurm.time)"]
-        if isinstance(every, str) and seconds(every) > limit - self.leave:
-            what = f"{every} is more than the {limit - self.leave} s that a job trains for ({self.time} of slurm.time"
+        if every is not None and every > limit - self.leave:
+            what = f"{recipe.checkpoint.every} is more than the {limit - self.leave} s that a job trains for"
+            what += f" ({self.time} of slurm.time"
             return [Problem("checkpoint.every", f"{what}, less slurm.leave): a job that dies would have saved nothing")]
         return []
 

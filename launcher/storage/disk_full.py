@@ -1,4 +1,5 @@
-"""Recognise full disks, exhausted quotas and file size limits in errors of any library, and report them."""
+"""Recognise full disks, exhausted quotas, file size limits and failing disks in errors of any library, and report
+them."""
 
 import errno
 import os
@@ -14,20 +15,30 @@ from launcher.config.format import human
 _SHARED_MEMORY = Path("/dev/shm")
 """Shared memory on Linux. Its errors name no path in this folder."""
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FAILING = (errno.EIO, errno.EROFS, errno.ESTALE, errno.EREMOTEIO)
 
 
-class DiskFull(RuntimeError):
-    """Error: there is no room for the files of a run. The message is a complete sentence."""
+class DiskFailed(RuntimeError):
+    """Error: the files of a run cannot be written. The message is a complete sentence."""
 
 
-def number(error: BaseException) -> int | None:
-    """Return the number of `error` if it is ENOSPC, EDQUOT or EFBIG, else None.
+class DiskFull(DiskFailed):
+    """Error: there is no room for the files of a run."""
+
+
+def number(error: BaseException, numbers: tuple[int, ...] = _NUMBERS) -> int | None:
+    """Return the number of `error` if it is one of `numbers` (by default ENOSPC, EDQUOT and EFBIG), else None.
 
     Errors of a library's own type are recognised by the system's message in their text.
     """
-    if isinstance(error, OSError) and error.errno in _NUMBERS:
+    if isinstance(error, OSError) and error.errno in numbers:
         return error.errno
-    return next((each for each in _NUMBERS if os.strerror(each) in str(error)), None)
+    return next((each for each in numbers if os.strerror(each) in str(error)), None)
+
+
+def cause_of(error: BaseException) -> int | None:
+    """Return the number of an error that a full or failing disk caused, else None."""
+    return number(error, _NUMBERS + _FAILING)
 
 
 def cause(folder: Path, number: int) -> str:
@@ -102,3 +113,16 @@ def reported(
         for note in getattr(error, "__notes__", ()):
             full.add_note(note)
         raise full from error
+
+
+@contextmanager
+def failing_reported(folder: Path) -> Iterator[None]:
+    """Replace an error of a failing or read-only disk in the block by DiskFailed. `folder`: where the block writes."""
+    try:
+        yield
+    except Exception as error:
+        found = number(error, _FAILING)
+        if found is None or isinstance(error, DiskFailed | UserError):
+            raise
+        what = "is read-only" if found == errno.EROFS else f"fails ({os.strerror(found)})"
+        raise DiskFailed(f"the disk of {folder} {what}: nothing can be written there (repair or remount it)") from error

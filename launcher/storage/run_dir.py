@@ -19,6 +19,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.paths import COMPLETE
 from launcher.config.recipe import Recipe, trajectory
 from launcher.config.strict_json import DamagedFile, Wrong
+from launcher.config.training import Checkpoint
 from launcher.config.types import JsonObject
 from launcher.storage import checkpoint_format
 from launcher.storage.checkpoint_format import SavedCheckpoint
@@ -116,17 +117,21 @@ class RunDir:
         except OSError:
             return []
 
-    def superseded(self, keep: int) -> list[SavedCheckpoint]:
-        """Return the complete checkpoints that are neither among the `keep` newest nor the best one."""
-        whole = self.whole()
-        kept = [*whole[-keep:], best(whole)]
-        return [saved for saved in whole if saved not in kept]
+    def superseded(self, keep: Checkpoint) -> list[SavedCheckpoint]:
+        """Return the complete checkpoints that are neither among the newest that are kept, nor the best one, nor of a
+        step that is kept."""
+        return self._superseded(keep.keep, keep.keep_every)
 
-    def spare(self, keep: int) -> list[SavedCheckpoint]:
+    def spare(self, keep: Checkpoint) -> list[SavedCheckpoint]:
         """Return the checkpoints that a save may remove before it writes, if the disk is full; never the newest."""
-        return self.superseded(max(1, keep - 1))
+        return self._superseded(max(1, keep.keep - 1), keep.keep_every)
 
-    def reclaimable_bytes(self, keep: int) -> int:
+    def _superseded(self, newest: int, every: int | None) -> list[SavedCheckpoint]:
+        whole = self.whole()
+        kept = [*whole[-newest:], best(whole)]
+        return [saved for saved in whole if saved not in kept and not (every and saved.step % every == 0)]
+
+    def reclaimable_bytes(self, keep: Checkpoint) -> int:
         """Return the bytes that a save can free before it writes."""
         return sum(map(allocated_bytes, [*self.half_written(), *(saved.path for saved in self.spare(keep))]))
 

@@ -6,6 +6,7 @@ are no other ranks, no GPU and no data: torch's fake process group completes eve
 
 import dataclasses
 import json
+import math
 import os
 import sys
 import time
@@ -38,6 +39,7 @@ from launcher.tools._allocations import Allocations
 from launcher.tools._cuda_autocast import CudaAutocast
 from launcher.tools._fake_ranks import FakeGroup
 from launcher.train import loop
+from launcher.train.checkpoint_saver import CheckpointSaver
 from launcher.train.data_loader import Ids, ProbeBatches, RankBatches
 from launcher.train.precision import STORED, LossScale
 from launcher.train.rank_batch import RankBatch
@@ -161,11 +163,12 @@ class _Rank:
         engine, randomness, _ = build.build_engine(recipe, facts, self._group, self._task, model, probes)
         self._allocations.name_kept("buffers" if isinstance(engine, TorchEngine) else "optimizer")
         self._allocations.name("weights", (*engine.module.parameters(), *engine.module.buffers()), anew=True)
+        stop, folder = StopMonitor(), RunDir(Path(os.devnull))
         return Run(
-            recipe=recipe, folder=RunDir(Path(os.devnull)), process=self._group, task=self._task, engine=engine,
+            recipe=recipe, folder=folder, process=self._group, task=self._task, engine=engine,
             randomness=randomness, batches=[], validation=None, schedule=plugins.schedule(recipe.schedule, _STEPS),
             steps=_STEPS, until=_STEPS, data="", progress=Progress(scale=LossScale.of(recipe.train.precision)),
-            sinks=[], stop=StopMonitor(),
+            sinks=[], stop=stop, saver=CheckpointSaver(folder, recipe.checkpoint, self._group, stop, math.inf),
         )  # fmt: skip
 
     def _step(self, run: Run, stages: _Stages, batch: RankBatch) -> None:

@@ -1,107 +1,29 @@
 """Saving and loading of checkpoints by all ranks together (for the format see launcher.storage.checkpoint_format)."""
 
-import secrets
-import shutil
-from collections import ChainMap
 from pathlib import Path
 
 import torch
 
-from launcher.config.atomic_files import free_bytes
 from launcher.config.errors import UserError
-from launcher.config.paths import COMPLETE
+from launcher.config.training import Checkpoint
 from launcher.config.types import JsonObject
 from launcher.distributed.process_group import ProcessGroup
-from launcher.storage import checkpoint_format, disk_full
 from launcher.storage.checkpoint_format import SavedCheckpoint
-from launcher.storage.lease import Lease, LeaseLost
+from launcher.storage.lease import Lease
 from launcher.storage.run_dir import RunDir
-
-StateDict = dict[str, torch.Tensor]
-_BESIDE_TENSORS = 2**16
-"""Approximate bytes of a checkpoint besides its tensors."""
-
-
-class RunReplaced(RuntimeError):
-    """A newer start of the run has taken over, or the run's folder is gone. This start must not save any more."""
-
-    def __init__(self, folder: RunDir) -> None:
-        what = "another start of this run has taken over: this one leaves, and saves nothing"
-        if not folder.path.is_dir():
-            what = f"{folder.path} is gone, deleted or moved away while it was trained: the run ends, and saves nothing"
-        super().__init__(what)
+from launcher.train import saved_parts
+from launcher.train.checkpoint_writer import CheckpointWriter
+from launcher.train.checkpoint_writer import RunReplaced as RunReplaced
+from launcher.train.saved_parts import OwnParts, StateDict
 
 
 def save(
     folder: RunDir, tensors: StateDict, state: JsonObject, keep: int, process: ProcessGroup, lease: Lease | None = None
 ) -> Path:
-    """Save a checkpoint of `state["step"]`, and return its folder. All ranks call it.
-
-    Afterwards, all checkpoints are removed except for the `keep` newest and the best one. `lease`: the right of rank 0
-    to write. Raises DiskFull; raises RunReplaced on every rank if another start holds the lease. In both cases nothing
-    half-written remains, and earlier checkpoints are unchanged.
-    """
-    step = state["step"]
-    final = folder.checkpoints / checkpoint_format.folder_name(step)
-    partial = final.with_name(process.broadcast(checkpoint_format.partial_name(step, secrets.token_hex(4))))
-    _agree(folder, process, _holds(lease))
-    needed = sum(tensor.nbytes for tensor in tensors.values()) + _BESIDE_TENSORS
-    with disk_full.reported(folder.checkpoints, needed):
-        try:
-            if process.rank == 0:
-                _make_room(folder, keep, needed)
-                partial.mkdir(parents=True)
-            process.barrier()
-            checkpoint_format.write_tensors(tensors, partial)
-            flushed = process.all_gather_objects(checkpoint_format.flush_own(partial, process.rank))
-            ours = process.rank != 0 or checkpoint_format.publish(
-                partial, final, state, folder.recipe, lambda: _holds(lease), dict(ChainMap(*flushed))
-            )
-        except BaseException as error:
-            _remove_failed(partial, final, process, lease)
-            if isinstance(error, Exception) and process.rank == 0 and not _holds(lease):
-                raise RunReplaced(folder) from error  # the other start has removed the half-written folder
-            raise
-    _agree(folder, process, ours)
-    if process.rank == 0:
-        for saved in folder.superseded(keep):
-            saved.remove()
-    process.barrier()
-    return final
-
-
-def _make_room(folder: RunDir, keep: int, needed: int) -> None:
-    """Remove half-written checkpoints. If `needed` bytes are still not free, also remove checkpoints that this save
-    will supersede."""
-    for left in folder.half_written():
-        shutil.rmtree(left)
-    if free_bytes(folder.checkpoints) < needed:
-        for saved in folder.spare(keep):
-            saved.remove()
-
-
-def _remove_failed(partial: Path, final: Path, process: ProcessGroup, lease: Lease | None) -> None:
-    """Remove the files of a failed save. Every rank calls it, because one may still write after another has removed
-    files."""
-    shutil.rmtree(partial, ignore_errors=True)
-    if process.rank == 0 and not (final / COMPLETE).is_file() and _holds(lease):
-        shutil.rmtree(final, ignore_errors=True)
-
-
-def _holds(lease: Lease | None) -> bool:
-    """Return whether this start still has the right to write, as far as this rank knows."""
-    try:
-        if lease is not None:
-            lease.check()
-    except LeaseLost:
-        return False
-    return True
-
-
-def _agree(folder: RunDir, process: ProcessGroup, ours: bool) -> None:
-    """Raise RunReplaced on every rank unless rank 0 passes True."""
-    if not process.broadcast(ours):
-        raise RunReplaced(folder)
+    """Save a checkpoint of `state["step"]` at once, and return its folder (see CheckpointWriter). All ranks call it."""
+    writer = CheckpointWriter(folder, process, Checkpoint(keep=keep), lease)
+    parts = saved_parts.on_host(OwnParts().of(tensors, process))
+    return writer.write(parts, state, sum(tensor.nbytes for tensor in tensors.values()))
 
 
 def load(tensors: StateDict, saved: SavedCheckpoint, new: tuple[str, ...] = ()) -> None:

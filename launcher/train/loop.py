@@ -9,7 +9,7 @@ import math
 import time
 from dataclasses import dataclass
 
-from launcher.config.training import seconds
+from launcher.config.types import JsonObject
 from launcher.contract import digest, dropout
 from launcher.distributed.exit_codes import DONE, STOPPED
 from launcher.distributed.heartbeat import Stage
@@ -28,7 +28,6 @@ def train(run: Run) -> int:
     if another start has taken over."""
     recipe, progress = run.recipe, run.progress
     every = recipe.checkpoint.every
-    saved_at = time.monotonic()
     if recipe.evaluate.at_start and progress.step == 0:
         _log(run, evaluate(run))
 
@@ -38,18 +37,19 @@ def train(run: Run) -> int:
         beat(Stage.LOADING, progress.step + 1)
         batch = next(batches)
         beat(Stage.AGREEING, progress.step + 1)
-        due = isinstance(every, str) and time.monotonic() - saved_at >= seconds(every)
-        wait = time.perf_counter() - begin
-        info = sync_step_info(run.process, batch, wait, stop=run.stop.requested(), due=due)
+        wait, stop = time.perf_counter() - begin, run.stop.requested()
+        info = sync_step_info(run.process, batch, wait, stop, due=run.saver.due(), writing=run.saver.writing)
         run.stop.agree(info.stop)
         if info.stop is StopReason.REPLACED:
             raise checkpoint.RunReplaced(run.folder)
-        if info.stop or info.due:
+        run.saver.collect(info.writing)
+        if info.stop:
             _finish(run, begun)
             save(run)
-            saved_at = time.monotonic()
-        if info.stop:
             return STOPPED
+        if info.due:
+            _finish(run, begun)
+            begin_save(run)
 
         begun.append(begin_step(run, batch, info, begin))
         _finish(run, begun, left=_unread(run))
@@ -61,7 +61,7 @@ def train(run: Run) -> int:
         best = recipe.evaluate.save_best and early_stopping.best_so_far(progress.history, progress.step)
         if best or (isinstance(every, int) and _divides(every, progress.step)):
             _finish(run, begun)
-            save(run)
+            begin_save(run)
     _finish(run, begun)
     save(run)
     return DONE
@@ -162,22 +162,33 @@ def outputs(run: Run, predictor: evaluation.BatchPredictor) -> Outputs:
     return evaluation.outputs(run.engine.module, predictor, run.validation, run.process, run.recipe.train.precision)
 
 
+def begin_save(run: Run) -> None:
+    """Begin to save a checkpoint of the current step, unless there is one. Training waits for a copy of the state
+    only."""
+    run.heartbeat.beat(Stage.SAVING, run.progress.step)
+    if run.saver.step != run.progress.step:
+        run.saver.save(run.engine.state_dict(), checkpoint_state(run))
+
+
 def save(run: Run) -> None:
-    """Save a checkpoint of the current step, unless there is one."""
+    """Save a checkpoint of the current step, unless there is one, and wait until it is complete."""
+    run.heartbeat.beat(Stage.SAVING, run.progress.step)
+    run.saver.finish()
+    if run.saver.step != run.progress.step:
+        run.saver.save_last(run.engine.state_dict(), checkpoint_state(run))
+
+
+def checkpoint_state(run: Run) -> JsonObject:
+    """Return what a checkpoint holds besides tensors (see launcher.storage.run_files.CheckpointState)."""
     progress, recipe = run.progress, run.recipe
-    if progress.saved == progress.step:
-        return
-    run.heartbeat.beat(Stage.SAVING, progress.step)
     evaluated = progress.evaluation.get("step") == progress.step
     watched = {"metric": f"eval/{recipe.evaluate.metric}", "value": progress.history[-1][1]} if evaluated else {}
-    state = {
+    return {
         **progress.state(), "data": run.data, "ranks": run.process.world, "strategy": recipe.strategy.kind,
         "evaluation": progress.evaluation if evaluated else {}, "watched": watched,
         "metric": recipe.evaluate.metric, "enough": early_stopping.enough(progress.history, recipe.evaluate),
         "draws": dropout.VERSION,
     }  # fmt: skip
-    checkpoint.save(run.folder, run.engine.state_dict(), state, recipe.checkpoint.keep, run.process, run.stop.lease)
-    progress.saved = progress.step
 
 
 def _divides(every: int | None, step: int) -> bool:

@@ -10,6 +10,7 @@ from launcher.distributed.heartbeat import Heartbeat
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.storage.run_dir import RunDir
+from launcher.train.checkpoint_saver import CheckpointSaver
 from launcher.train.evaluation import Part
 from launcher.train.precision import LossScale
 from launcher.train.rank_batch import RankBatch
@@ -34,7 +35,7 @@ class Progress:
 
     `seconds`: training time; `waited`: the part of it spent waiting for data. `evaluation`: the last evaluation's
     metrics and step. `history`: each evaluation's step and watched metric, which is negated if higher is better.
-    `saved`: the step of the last checkpoint. `skipped`: number of steps without an update, because the gradient was not
+    `skipped`: number of steps without an update, because the gradient was not
     finite; `culprit`: the first parameter that was not finite in the last series of such steps. `overflows`: number of
     steps that were repeated with a smaller loss scale.
     """
@@ -46,7 +47,6 @@ class Progress:
     waited: float = 0.0
     evaluation: dict[str, float] = field(default_factory=dict)
     history: "list[Evaluation]" = field(default_factory=list)
-    saved: int = -1
     skipped: int = 0
     skipped_in_a_row: int = 0
     culprit: str = ""
@@ -60,7 +60,7 @@ class Progress:
     @classmethod
     def of(cls, state: JsonObject, precision: str) -> "Progress":
         """Return the progress stored in the state of a checkpoint, which an earlier launcher may have written."""
-        progress = cls(saved=state["step"], scale=LossScale.of(precision))
+        progress = cls(scale=LossScale.of(precision))
         for name in state.keys() & set(_COUNTERS):
             setattr(progress, name, state[name])
         if "scale" in state and precision == "fp16":
@@ -92,5 +92,6 @@ class Run:
     progress: Progress
     sinks: "Sequence[Sink[Plugin]]"
     stop: StopMonitor
+    saver: CheckpointSaver
     meter: StepMeter | None = None
     heartbeat: Heartbeat = field(default_factory=Heartbeat)

@@ -24,7 +24,7 @@ def test_anything_else_is_no_duration(text):
         seconds(text)
 
 
-@pytest.mark.parametrize("every", [1, 200, "10m"])
+@pytest.mark.parametrize("every", [1, 200, "10m", "auto", "continuous"])
 def test_checkpoints_are_made_by_steps_or_by_time(every):
     assert recipe(checkpoint={"every": every}).checkpoint.every == every
 

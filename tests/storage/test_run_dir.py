@@ -13,6 +13,7 @@ from launcher.config.atomic_files import allocated_bytes
 from launcher.config.errors import UserError
 from launcher.config.paths import COMPLETE
 from launcher.config.recipe import Recipe
+from launcher.config.training import Checkpoint
 from launcher.storage.checkpoint_format import SavedCheckpoint, checksum
 from launcher.storage.run_dir import RunDir, best
 
@@ -90,11 +91,18 @@ def test_folders_of_the_users_own_beside_the_checkpoints_are_neither(run, name):
 def test_what_a_save_may_remove_is_never_the_newest_or_the_best(run, losses, keep, superseded, spare):
     for step, loss in zip((2, 4, 6, 8), losses, strict=True):
         checkpoint(run, step, loss)
+    keep = Checkpoint(keep=keep)
     assert [saved.step for saved in run.superseded(keep)] == superseded
     assert [saved.step for saved in run.spare(keep)] == spare
     half = checkpoint(run, 10, whole=False)
     sizes = [allocated_bytes(path) for path in (half, *(saved.path for saved in run.spare(keep)))]
     assert run.reclaimable_bytes(keep) == sum(sizes) > 0
+
+
+def test_steps_that_are_multiples_are_kept_too(run):
+    for step in range(1, 9):
+        checkpoint(run, step)
+    assert [saved.step for saved in run.superseded(Checkpoint(keep=1, keep_every=3))] == [1, 2, 4, 5, 7]
 
 
 # Which checkpoint

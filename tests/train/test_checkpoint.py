@@ -90,25 +90,29 @@ def test_the_newest_and_the_best_are_kept(folder):
 
 def save_beside_a_ghost(process, folder):
     """A start that was replaced is about to publish the same step, while the newer one writes it."""
+    from launcher.config.training import Checkpoint
     from launcher.storage import checkpoint_format, lease
     from launcher.train import checkpoint
+    from launcher.train.checkpoint_writer import CheckpointWriter
 
-    run, write = RunDir(Path(folder)), checkpoint_format.write_tensors
+    run, write = RunDir(Path(folder)), checkpoint_format.write_parts
     old = lease.claim(run.path, ".writer")
     aside = run.checkpoints / ".step-00000001.partial"
 
     def ghost(*arguments):
         nonlocal aside
-        write(*arguments)
+        written = write(*arguments)
         here = next(run.checkpoints.glob(".step-*"))
         if new is None:
             aside = here
         else:
             aside.mkdir(exist_ok=True)
             final = run.checkpoints / "step-00000001"
-            assert not checkpoint_format.publish(aside, final, {}, run.recipe, lambda: checkpoint._holds(old))
+            ghostly = CheckpointWriter(run, process, Checkpoint(), old)
+            assert not checkpoint_format.publish(aside, final, {}, run.recipe, ghostly.holds)
+        return written
 
-    checkpoint_format.write_tensors = ghost
+    checkpoint_format.write_parts = ghost
     new = None
     save(process, folder, [1], 2)
     shutil.rmtree(run.checkpoints / "step-00000001")
@@ -129,14 +133,14 @@ def save_while_another_takes_over(process, folder):
     from launcher.train import checkpoint
 
     run = RunDir(Path(folder))
-    old, write = lease.claim(run.path, ".writer"), checkpoint_format.write_tensors
+    old, write = lease.claim(run.path, ".writer"), checkpoint_format.write_parts
 
-    def overtaken(values, partial):
-        write(values, partial)
+    def overtaken(parts, partial, rank):
+        write(parts, partial, rank)
         lease.claim(run.path, ".writer")
         shutil.rmtree(partial)
 
-    checkpoint_format.write_tensors = overtaken
+    checkpoint_format.write_parts = overtaken
     try:
         checkpoint.save(run, tensors(), state(3), 2, process, old)
     except checkpoint.RunReplaced as error:

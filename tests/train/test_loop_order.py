@@ -46,6 +46,7 @@ def train(process, folder, unread, bad=(), stop=None):
         patch.object(loop, "_unread", lambda run: unread),
         patch.object(run.stop, "requested", requested),
         noted(loop, "begin_step", lambda: f"begin {run.progress.step + 1}"),
+        noted(loop, "begin_save", lambda: f"save {run.progress.step}"),
         noted(loop, "save", lambda: f"save {run.progress.step}"),
         noted(loop, "evaluate", lambda: f"evaluate {run.progress.step}"),
         noted(Gradient, "results", lambda: "read"),

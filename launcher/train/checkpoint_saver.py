@@ -1,0 +1,210 @@
+"""Saves of checkpoints beside training: the state is copied to host memory, and a thread writes the copy.
+
+At most one save is being written. Every decision is the same on all ranks: a save begins and is collected at the same
+step everywhere, and its outcome is agreed on by the threads of all ranks, over connections of their own. Only the
+signals' handlers and this module's waits run in the main thread meanwhile, so that a stop request is never held up. The
+last complete checkpoint stays until the next is complete.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import cached_property
+
+from launcher.config.training import Checkpoint
+from launcher.config.types import JsonObject
+from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.stop_requests import StopMonitor, after
+from launcher.plan.run_estimates import duration
+from launcher.sinks import warn
+from launcher.storage.checkpoint_format import Part
+from launcher.storage.disk_full import DiskFailed
+from launcher.storage.run_dir import RunDir
+from launcher.train.checkpoint_pace import CheckpointPace
+from launcher.train.checkpoint_writer import CheckpointWriter
+from launcher.train.saved_parts import HostCopy, OwnParts, StateDict, on_host
+
+PATIENCE_SECONDS = 300.0
+"""Seconds for which the last save of a start is tried again, if the job has no deadline."""
+STALL_SECONDS = 60.0
+"""Seconds that a save is written before a warning says so."""
+LAST_RETRY_SECONDS = 10.0
+"""Seconds between two attempts at the last save of a start."""
+_APART_TIMEOUT = timedelta(days=1)
+"""How long the threads wait for each other: for the slowest disk. If a rank dies, they notice at once."""
+_CLOSE_SECONDS = 30.0
+_POLL_SECONDS = 0.1
+
+_log = logging.getLogger(__name__)
+
+
+class _Write(threading.Thread):
+    """A checkpoint being written. It ends with the process at any instant: nothing waits for its thread."""
+
+    def __init__(self, writer: CheckpointWriter, parts: Mapping[str, Part], state: JsonObject, needed: int) -> None:
+        super().__init__(name="checkpoint", daemon=True)
+        self._writer, self._parts, self._state, self._needed = writer, parts, state, needed
+        self.step: int = state["step"]
+        self.begun = time.monotonic()
+        self.blocked = self.seconds = 0.0
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._writer.write(self._parts, self._state, self._needed)
+        except BaseException as error:
+            self.error = error
+        self.seconds = time.monotonic() - self.begun
+
+
+class CheckpointSaver:
+    """The saves of a run, as one rank sees them. `step`: of the newest checkpoint, complete or being written."""
+
+    def __init__(
+        self, folder: RunDir, config: Checkpoint, process: ProcessGroup, stop: StopMonitor, between_failures: float,
+        step: int = -1,
+    ) -> None:  # fmt: skip
+        self._folder, self._config, self._process, self._stop = folder, config, process, stop
+        self.pace = CheckpointPace(config, between_failures)
+        self.step = self._complete = step
+        self._parts, self._copy = OwnParts(), HostCopy(process.device)
+        self._write: _Write | None = None
+        self._warn_at = STALL_SECONDS
+
+    @property
+    def writing(self) -> bool:
+        """Whether this rank's thread is writing a checkpoint."""
+        return self._write is not None and self._write.is_alive()
+
+    def due(self) -> bool:
+        """Return whether a save is due by this rank's clock. None is while one is being written: the newest state is
+        saved after it."""
+        return self._write is None and self.pace.due()
+
+    def save(self, tensors: StateDict, state: JsonObject) -> None:
+        """Begin to save the state of a step. All ranks call it. It waits for the save before, if that is not over.
+
+        Raises RunReplaced, and any other error of the save before except for DiskFailed, which is a warning.
+        """
+        begin = time.monotonic()
+        if self._write is not None:
+            self._wait_in_step(self._write)
+        if self._write is not None:  # the disk does not respond: the newest state is saved when it does
+            self.pace.postponed()
+            return
+        if self._config.mode == "sync":
+            self._begin(on_host(self._parts.of(tensors, self._apart)), tensors, state, begin)
+            self._wait()
+            self._over(time.monotonic() - begin)
+        else:
+            self._begin(self._copy.update(self._parts.of(tensors, self._apart)), tensors, state, begin)
+
+    def collect(self, writing: bool) -> None:
+        """Take the outcome of the save that is being written, if it is over. All ranks call it after each exchange.
+
+        `writing`: whether any rank is still writing. Raises as `save` does.
+        """
+        if self._write is None:
+            return
+        if writing:
+            self._warn_of_stall(self._write)
+        else:
+            self._over(self._write.blocked)
+
+    def finish(self) -> None:
+        """Wait for the save that is being written, if there is one. All ranks call it. Raises as `save` does."""
+        if self._write is not None:
+            self._wait()
+            self._over(self._write.blocked)
+
+    def save_last(self, tensors: StateDict, state: JsonObject) -> None:
+        """Save the state of a step, after `finish`, and wait until its checkpoint is complete. All ranks call it before
+        they leave.
+
+        A save that fails is tried again until the job's deadline, else for PATIENCE_SECONDS. Raises DiskFailed if the
+        last attempt fails too, and RunReplaced.
+        """
+        left = self._stop.seconds_left()
+        out_of_time = after(PATIENCE_SECONDS if left is None else left)
+        while self.step != state["step"]:
+            begin = time.monotonic()
+            write = self._begin(on_host(self._parts.of(tensors, self._apart)), tensors, state, begin)
+            self._wait()
+            if isinstance(write.error, DiskFailed) and self._process.broadcast(out_of_time()):
+                raise write.error
+            self._over(time.monotonic() - begin, "it is tried again")
+            if self.step != state["step"]:
+                time.sleep(LAST_RETRY_SECONDS)
+
+    def close(self) -> None:
+        """Wait a while for the checkpoint that is being written, after an error elsewhere."""
+        if self._write is not None:
+            self._write.join(_CLOSE_SECONDS)
+
+    @cached_property
+    def _apart(self) -> ProcessGroup:
+        """The ranks, by the connections of the threads."""
+        return self._process.apart(_APART_TIMEOUT)
+
+    def _begin(self, parts: Mapping[str, Part], tensors: StateDict, state: JsonObject, begin: float) -> _Write:
+        writer = CheckpointWriter(self._folder, self._apart, self._config, self._stop.lease)
+        self._write = _Write(writer, parts, state, sum(tensor.nbytes for tensor in tensors.values()))
+        self.step, self._warn_at = self._write.step, STALL_SECONDS
+        self.pace.begun()
+        self._write.start()
+        self._write.blocked = time.monotonic() - begin
+        return self._write
+
+    def _over(self, blocked: float, then: str = "training goes on, and the next state is saved later") -> None:
+        """Take the outcome of a save that is over on all ranks. A disk that failed is a warning, else errors are
+        raised. `then`: what happens after a warning."""
+        assert self._write is not None
+        write, self._write = self._write, None
+        if write.error is None:
+            self._complete = write.step
+            _log.info(
+                "checkpoint of step %d: training waited %.2f s, it took %.1f s", write.step, blocked, write.seconds
+            )
+            note = self.pace.complete(blocked, write.seconds)
+            if note and self._process.rank == 0:
+                warn(f"note: {note}")
+            return
+        self.step = self._complete
+        if not isinstance(write.error, DiskFailed):
+            raise write.error
+        self.pace.failed()
+        self._warn(f"the checkpoint of step {write.step} could not be saved: {write.error}", then)
+
+    def _wait_in_step(self, write: _Write) -> None:
+        """Wait for the save before, as all ranks do, but not for ever: training can go on without it."""
+        write.join(STALL_SECONDS)
+        if any(self._process.all_gather_objects(write.is_alive())):
+            self._warn_of_stall(write)
+        else:
+            self._over(write.blocked)
+
+    def _wait(self) -> None:
+        """Wait until the save is over on all ranks. Raises DiskFailed on all of them if it takes longer than the ranks
+        wait for each other."""
+        assert self._write is not None
+        write, late = self._write, after(self._process.timeout.total_seconds())
+        while write.is_alive() and not late():
+            write.join(_POLL_SECONDS)
+            self._warn_of_stall(write)
+        if any(self._process.all_gather_objects(write.is_alive())):
+            what = f"{self._folder.checkpoints} does not respond: the checkpoint of step {write.step} has been written"
+            raise DiskFailed(f"{what} for {duration(time.monotonic() - write.begun)} (see to that disk)")
+
+    def _warn_of_stall(self, write: _Write) -> None:
+        seconds = time.monotonic() - write.begun
+        if seconds > self._warn_at:
+            self._warn_at = 2 * seconds
+            what = f"the checkpoint of step {write.step} has been written into {self._folder.checkpoints} for"
+            self._warn(f"{what} {duration(seconds)} and is not complete", "training goes on meanwhile")
+
+    def _warn(self, what: str, then: str) -> None:
+        if self._process.rank == 0:
+            good = "there is none before it" if self._complete < 0 else f"the last good one is of step {self._complete}"
+            warn(f"warning: {what}; {good}; {then}")
