@@ -21,6 +21,7 @@ from launcher.distributed.exit_codes import DONE, FAILED
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import StopMonitor, write_stop_file
 from launcher.launch import Launch, RanksEnded, RendezvousSpec
+from launcher.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import ProcessFailure
@@ -97,7 +98,7 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     if result is None:  # torch's result for a reserve that was never needed
         return RanksEnded(DONE, closed=True)
     if result.is_failed():
-        return RanksEnded(FAILED, failed=_cause(result.failures, spec, agent.logs))
+        return RanksEnded(FAILED, failed=_cause(result.failures, spec, agent))
     return _combine(result.return_values)
 
 
@@ -117,10 +118,10 @@ def _combine(reports: Mapping[int, "RankReport"]) -> RanksEnded:
     return RanksEnded(code, reason, reports[0].result if 0 in reports else {})
 
 
-def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec, logs: failure.RankLogs) -> failure.Failure:
+def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec, agent: "LocalAgent") -> failure.Failure:
     """Return the failure of the rank that failed first. If the failed ranks only waited for a stalled one, return that
     one."""
-    first = failure.first(failures, logs)
+    first = agent.failed or failure.first(failures, agent.logs)
     positions = heartbeat.read(spec.heartbeats)
     behind = heartbeat.behind(positions)
     stalled = min((time.monotonic() - position.time for position in behind), default=0.0)
@@ -142,6 +143,7 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
     from launcher.launch import numa_binding, rank_entry
     from launcher.launch.local_agent import LocalAgent
     from launcher.launch.node_agent import NodeAgent
+    from launcher.launch.restarts import RestartLog
 
     several = spec.port > 0
     if not several:
@@ -179,6 +181,8 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
         shutdown_timeout=_SECONDS_TO_LEAVE,
     )
     agent.rendezvous, agent.logs = spec, failure.RankLogs.now(launch.folder / paths.LOGS)
+    agent.restarts, agent.window = RestartLog(RunDir(launch.folder), spec), launch.restart_window
+    agent.leave_seconds = 60 * launch.timeout
     return agent
 
 

@@ -123,6 +123,8 @@ class JobEvent(Stored):
     error: Word = ""
     rank: Count | None = None
     how: Word = ""
+    attempt: Count = 0  # of `restarted`
+    seconds: Seconds = 0.0  # of `resumed`
     next: Annotated[Word, AfterValidator(_no_option)] = ""
 
 
