@@ -1,6 +1,7 @@
 """Stop requests to a rank, and blocking calls that they can interrupt.
 
-A signal, a file that the launcher writes, the deadline, or the loss of its lease asks a rank to stop. All ranks agree
+A signal, a file that the launcher writes, the file STOP of the run folder, the deadline, or the loss of its lease asks
+a rank to stop. All ranks agree
 at the end of a step and leave together. USR1, the deadline and the death of the parent ask to save, leave, and start
 again if that is possible (MAKE_WAY). TERM and INT ask to save, leave, and not start again (STOP).
 """
@@ -21,12 +22,16 @@ from launcher.config.atomic_files import write
 from launcher.distributed import signals
 from launcher.distributed.exit_codes import STOPPED
 from launcher.distributed.signals import PARENT_DIED, SIGNALS, StopReason
+from launcher.storage import stop_file
 from launcher.storage.lease import Lease
+from launcher.storage.run_dir import RunDir
 
 T = TypeVar("T")
 STOP_FILE = "stop"
 """Name of the stop file in the folder that a launcher shares with its ranks."""
 _POLL_SECONDS = 0.1
+_LOOK_SECONDS = 1.0
+"""Seconds between two looks at the run folder, which may be on a disk that many nodes share."""
 
 
 class StoppedBeforeTraining(Exception):
@@ -55,6 +60,9 @@ class StopMonitor:
         """Whether all ranks have joined, and will agree on when to leave."""
         self.lease: Lease | None = None
         """The right to write into the run folder, of the rank that writes."""
+        self.run: RunDir | None = None
+        """The run folder, of the rank that looks for the file STOP."""
+        self._looked = -_LOOK_SECONDS
 
     @classmethod
     def of(cls, file: Path | None = None, environment: Mapping[str, str] = os.environ) -> "StopMonitor":
@@ -83,6 +91,7 @@ class StopMonitor:
         return max(
             self.received,
             self._from_file(),
+            self._from_run_folder(),
             StopReason.MAKE_WAY if past_deadline else StopReason.NONE,
             StopReason.REPLACED if lease_lost else StopReason.NONE,
         )
@@ -97,6 +106,15 @@ class StopMonitor:
         with suppress(OSError, KeyError):
             return StopReason[self._file.read_text()]
         return StopReason.NONE
+
+    def _from_run_folder(self) -> StopReason:
+        """Return STOP if the run folder has the file STOP. It is looked at once a second at the most."""
+        now = time.monotonic()
+        if self.run is not None and now - self._looked >= _LOOK_SECONDS:
+            self._looked = now
+            if stop_file.exists(self.run):
+                self.received, self.run = max(self.received, StopReason.STOP), None
+        return self.received
 
     def _receive(self, number: int, frame: object) -> None:
         if number == PARENT_DIED and not self.training:  # the other ranks may never join, and there is nothing to save
