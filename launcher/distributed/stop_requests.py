@@ -47,11 +47,12 @@ class StopMonitor:
     """The stop requests that reach one rank, and the stop that all ranks have agreed on.
 
     `file`: the stop file, read at each step, since a launcher cannot know whether a rank can handle a signal yet.
-    `deadline`: seconds since the epoch.
+    `deadline`: seconds since the epoch. The clock is read only here, so that a later change of it moves no deadline.
     """
 
     def __init__(self, file: Path | None = None, deadline: float | None = None):
-        self._file, self._deadline = file, deadline
+        self._file = file
+        self._past_deadline = _never if deadline is None else after(deadline - time.time())
         self.received = StopReason.NONE
         """What signals have asked of this rank."""
         self.agreed = StopReason.NONE
@@ -86,13 +87,12 @@ class StopMonitor:
 
     def requested(self) -> StopReason:
         """Return the stop that this rank has been asked for so far."""
-        past_deadline = self._deadline is not None and time.time() >= self._deadline
         lease_lost = self.lease is not None and self.lease.lost
         return max(
             self.received,
             self._from_file(),
             self._from_run_folder(),
-            StopReason.MAKE_WAY if past_deadline else StopReason.NONE,
+            StopReason.MAKE_WAY if self._past_deadline() else StopReason.NONE,
             StopReason.REPLACED if lease_lost else StopReason.NONE,
         )
 
@@ -120,6 +120,10 @@ class StopMonitor:
         if number == PARENT_DIED and not self.training:  # the other ranks may never join, and there is nothing to save
             os._exit(STOPPED)
         self.received = max(self.received, SIGNALS.get(signal.Signals(number), StopReason.MAKE_WAY))
+
+
+def _never() -> bool:
+    return False
 
 
 def after(seconds: float) -> Callable[[], bool]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,6 +112,20 @@ def _calling_method(depth: int = 2) -> str:
     return sys._getframe(depth).f_code.co_name
 
 
+class SteadyClock:
+    """The part of `datetime` with which torch's rendezvous tells live nodes from dead ones.
+
+    If the machine's clock were set an hour ahead during a run, all other nodes would count as dead.
+    """
+
+    def __init__(self) -> None:
+        self._begin, self._monotonic = datetime.now(UTC), time.monotonic()
+
+    def now(self, zone: tzinfo | None = None) -> datetime:
+        """Return the time by the clock as it was set when this object was created."""
+        return (self._begin + timedelta(seconds=time.monotonic() - self._monotonic)).astimezone(zone)
+
+
 def _combine(reports: Mapping[int, "RankReport"]) -> RanksEnded:
     """Return how the ranks ended, from the reports of all ranks."""
     reason = max((report.reason for report in reports.values()), default=StopReason.NONE)
@@ -149,7 +164,7 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
     if not several:
         logs.silence_elastic_agent()
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
-    dynamic_rendezvous.get_method_name = _calling_method
+    dynamic_rendezvous.get_method_name, dynamic_rendezvous.datetime = _calling_method, SteadyClock()
     address = f"{spec.index:05}.{spec.name}" if several else spec.name  # torch orders ranks by it
     parameters = RendezvousParameters(
         backend="c10d",

@@ -66,6 +66,7 @@ class CheckpointState(Stored):
     ranks: Count = 0
     strategy: str = ""
     evaluation: RegressionTargets = {}
+    evaluation_due: bool = False
     watched: WatchedMetric = WatchedMetric()
     metric: str = ""
     enough: bool = False
