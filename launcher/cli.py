@@ -219,6 +219,14 @@ def status(runs: options.AnyRunFolders = None, json: options.Json = False, trust
 
 
 @app.command()
+def stop(run: options.RunningRun, wait: options.Wait = True, trust: options.Trust = None) -> None:
+    """Let a run save and leave, wherever it trains, and wait until it has. A job that waits in a queue is cancelled."""
+    from launcher.tools import stop as tool
+
+    raise typer.Exit(tool.stop(run, wait, Console()))
+
+
+@app.command()
 def cancel(run: options.SubmittedRun, trust: options.Trust = None) -> None:
     """Cancel a run's job, waiting or running. A running one saves a checkpoint first."""
     from launcher.tools import cancel as tool

@@ -35,6 +35,7 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
             stop.agree(reason)
             raise UserError(problems)
         run = dataclasses.replace(run, resume=run.folder.saved(steps[-1]) if steps else None)
+        stop.run = run.folder if group.rank == 0 else None
         heartbeat = heartbeat or Heartbeat()
         while True:
             with rank_errors.explained(run, group, heartbeat):

@@ -21,6 +21,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from launcher.config import env_vars, kinds
 from launcher.config.atomic_files import expanded
 from launcher.config.base_model import Strict, error_details, hint, matching
+from launcher.config.training import seconds
 from launcher.config.types import SchedulerConfig
 
 Auto = Literal["auto"]
@@ -88,6 +89,11 @@ def _expand_home(value: str) -> str:
     return str(expanded(value)) if value.startswith("~") else value
 
 
+def _duration(value: str) -> str:
+    seconds(value)
+    return value
+
+
 Line = Annotated[str, AfterValidator(_one_line)]
 """A value in one line. Scripts quote it."""
 Filled = Annotated[Line, AfterValidator(_expand_variables)]
@@ -98,6 +104,8 @@ Variable = Annotated[
     str,
     matching(r"[A-Za-z_][A-Za-z0-9_]*", "should be the name of a variable: letters, digits and _, no digit first"),
 ]
+Duration = Annotated[str, AfterValidator(_duration)]
+"""A time such as 90s, 10m, 2h or 1d."""
 Nodes = Annotated[tuple[int, int], BeforeValidator(_node_range)]
 
 
@@ -153,7 +161,11 @@ class Cluster(Strict):
     env: dict[Variable, Filled | Literal[""]] = {}
     """Environment variables of the ranks."""
     max_restarts: int = Field(0, ge=0)
-    """Maximum number of restarts after a failed rank."""
+    """Maximum number of restarts of a start after a failed rank. A failure that returns at the same step ends the run
+    earlier."""
+    restart_window: Duration | None = None
+    """Time without a failure, such as 1h, after which restarts count from 0 again. Default: `max_restarts` holds for
+    the whole start."""
     timeout: Number = 30
     """Minutes that ranks wait for each other before they fail."""
     hours_between_failures: Number | None = None

@@ -14,6 +14,8 @@ RECIPE, CLUSTER, PLAN, FACTS, ENVIRONMENT = "recipe.yaml", "cluster.yaml", "plan
 METRICS, JOB_LOG, WANDB_ID = "metrics.jsonl", "jobs.jsonl", "wandb.id"
 CHECKPOINTS, TOKENIZER, MODEL, JOBS, LOGS, REPORT = "checkpoints", "tokenizer", "model", "jobs", "logs", "report"
 """Files and folders of a run."""
+STOP = "STOP"
+"""File of a run that asks it to save and leave (see launcher.storage.stop_file)."""
 COLLECTIVES = "logs/nccl_trace_rank_"
 """Prefix of the files of a run, followed by the rank, with the last collectives before a timeout of NCCL."""
 COMPLETE, STATE = "COMPLETE", "state.json"

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from launcher.config import paths
 
@@ -49,6 +49,12 @@ _SIGNALS = {
     signal.SIGBUS: "often a full /dev/shm: lower train.workers",
 }
 """Causes of the signals that end a rank, and what to do."""
+_RECURS = {
+    "": "",
+    "same error": "; it will not pass by itself",
+    "no step": ", and two restarts in a row made no step; it will not pass by itself",
+}
+"""Ends of the sentence about a failure for which no restart helps."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,8 @@ class Failure:
     """A rank that failed.
 
     `code`: exit code, negative for a signal. `message`, `traceback`: empty if the rank wrote no error file, and nothing
-    is known from its log. `time`: seconds since the epoch.
+    is known from its log. `time`: seconds since the epoch. `recurs`: why a restart would not help: the same error came
+    back at the same step, or restarts made no step; empty: it may help.
     """
 
     rank: int
@@ -64,6 +71,7 @@ class Failure:
     message: str
     traceback: str
     time: int
+    recurs: Literal["", "same error", "no step"] = ""
 
     @property
     def echo(self) -> bool:
@@ -141,13 +149,16 @@ def report(failure: Failure, logs: Path, resume: int | None, host: str = "") -> 
 def sentence(failure: Failure, host: str = "") -> str:
     """Describe in one line what happened to the rank. `host`: of the rank, if there are several."""
     who = f"rank {failure.rank}" + (f" on {host}" if host else "")
+    again, after = ("again ", " after a restart, with the same error") if failure.recurs == "same error" else ("", "")
+    end = _RECURS[failure.recurs]
     if failure.code == -signal.SIGABRT and failure.message:
-        return f"{who} was aborted: {failure.message}"
+        return f"{who} was {again}aborted{after}: {failure.message}{end}"
     if failure.code < 0:
-        return f"{who} was killed by {_signal(-failure.code)}"
+        return f"{who} was {again}killed{' after a restart' if again else ''} by {_signal(-failure.code)}{end}"
     step = next((line for line in failure.traceback.splitlines() if line.startswith("at step ")), "")
     what = failure.message or _EXPLANATIONS.get(failure.code, f"exit code {failure.code} {_NO_ERROR}")
-    return f"{who} failed{' ' + step if step else ''}: {' '.join(what.split())}"
+    at = " ".join(filter(None, ("failed", again.strip(), step)))
+    return f"{who} {at}{after}: {' '.join(what.split())}{end}"
 
 
 def describe(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Stop requests to a rank, and blocking calls that they can interrupt.
 
-A signal, a file that the launcher writes, the deadline, or the loss of its lease asks a rank to stop. All ranks agree
+A signal, a file that the launcher writes, the file STOP of the run folder, the deadline, or the loss of its lease asks
+a rank to stop. All ranks agree
 at the end of a step and leave together. USR1, the deadline and the death of the parent ask to save, leave, and start
 again if that is possible (MAKE_WAY). TERM and INT ask to save, leave, and not start again (STOP).
 """
@@ -21,12 +22,16 @@ from launcher.config.atomic_files import write
 from launcher.distributed import signals
 from launcher.distributed.exit_codes import STOPPED
 from launcher.distributed.signals import PARENT_DIED, SIGNALS, StopReason
+from launcher.storage import stop_file
 from launcher.storage.lease import Lease
+from launcher.storage.run_dir import RunDir
 
 T = TypeVar("T")
 STOP_FILE = "stop"
 """Name of the stop file in the folder that a launcher shares with its ranks."""
 _POLL_SECONDS = 0.1
+_LOOK_SECONDS = 1.0
+"""Seconds between two looks at the run folder, which may be on a disk that many nodes share."""
 
 
 class StoppedBeforeTraining(Exception):
@@ -42,11 +47,12 @@ class StopMonitor:
     """The stop requests that reach one rank, and the stop that all ranks have agreed on.
 
     `file`: the stop file, read at each step, since a launcher cannot know whether a rank can handle a signal yet.
-    `deadline`: seconds since the epoch.
+    `deadline`: seconds since the epoch. The clock is read only here, so that a later change of it moves no deadline.
     """
 
     def __init__(self, file: Path | None = None, deadline: float | None = None):
-        self._file, self._deadline = file, deadline
+        self._file = file
+        self._past_deadline = _never if deadline is None else after(deadline - time.time())
         self.received = StopReason.NONE
         """What signals have asked of this rank."""
         self.agreed = StopReason.NONE
@@ -55,6 +61,9 @@ class StopMonitor:
         """Whether all ranks have joined, and will agree on when to leave."""
         self.lease: Lease | None = None
         """The right to write into the run folder, of the rank that writes."""
+        self.run: RunDir | None = None
+        """The run folder, of the rank that looks for the file STOP."""
+        self._looked = -_LOOK_SECONDS
 
     @classmethod
     def of(cls, file: Path | None = None, environment: Mapping[str, str] = os.environ) -> "StopMonitor":
@@ -78,12 +87,12 @@ class StopMonitor:
 
     def requested(self) -> StopReason:
         """Return the stop that this rank has been asked for so far."""
-        past_deadline = self._deadline is not None and time.time() >= self._deadline
         lease_lost = self.lease is not None and self.lease.lost
         return max(
             self.received,
             self._from_file(),
-            StopReason.MAKE_WAY if past_deadline else StopReason.NONE,
+            self._from_run_folder(),
+            StopReason.MAKE_WAY if self._past_deadline() else StopReason.NONE,
             StopReason.REPLACED if lease_lost else StopReason.NONE,
         )
 
@@ -102,10 +111,23 @@ class StopMonitor:
             return StopReason[self._file.read_text()]
         return StopReason.NONE
 
+    def _from_run_folder(self) -> StopReason:
+        """Return STOP if the run folder has the file STOP. It is looked at once a second at the most."""
+        now = time.monotonic()
+        if self.run is not None and now - self._looked >= _LOOK_SECONDS:
+            self._looked = now
+            if stop_file.exists(self.run):
+                self.received, self.run = max(self.received, StopReason.STOP), None
+        return self.received
+
     def _receive(self, number: int, frame: object) -> None:
         if number == PARENT_DIED and not self.training:  # the other ranks may never join, and there is nothing to save
             os._exit(STOPPED)
         self.received = max(self.received, SIGNALS.get(signal.Signals(number), StopReason.MAKE_WAY))
+
+
+def _never() -> bool:
+    return False
 
 
 def after(seconds: float) -> Callable[[], bool]:

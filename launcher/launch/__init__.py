@@ -29,10 +29,11 @@ _JOIN_SECONDS = 120
 class Launch:
     """The ranks of one machine and their job.
 
-    `ranks`: number of ranks. `threads`: CPU threads of each rank. `timeout`: minutes for which ranks wait for each
-    other. `checkpoint`: which one to evaluate. `steps`: number of steps of the run (0: not known yet), or to measure.
-    `argv`: module that starts the ranks (torchrun, accelerate), and its arguments; empty: an elastic agent in this
-    process starts them.
+    `ranks`: number of ranks. `threads`: CPU threads of each rank. `restart_window`: seconds without a failure after
+    which restarts count from 0 again; None: never. `timeout`: minutes for which ranks wait for each other.
+    `checkpoint`: which one to evaluate. `steps`: number of steps of the run (0: not known yet), or to measure. `argv`:
+    module that starts the ranks (torchrun, accelerate), and its arguments; empty: an elastic agent in this process
+    starts them.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Launch:
     device: str
     threads: int
     max_restarts: int = 0
+    restart_window: float | None = None
     timeout: float = 30
     job: Literal["train", "evaluate", "measure"] = "train"
     checkpoint: str | int = "latest"

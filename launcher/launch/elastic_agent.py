@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from launcher.distributed.exit_codes import DONE, FAILED
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import StopMonitor, write_stop_file
 from launcher.launch import Launch, RanksEnded, RendezvousSpec
+from launcher.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import ProcessFailure
@@ -97,7 +99,7 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     if result is None:  # torch's result for a reserve that was never needed
         return RanksEnded(DONE, closed=True)
     if result.is_failed():
-        return RanksEnded(FAILED, failed=_cause(result.failures, spec, agent.logs))
+        return RanksEnded(FAILED, failed=_cause(result.failures, spec, agent))
     return _combine(result.return_values)
 
 
@@ -110,6 +112,20 @@ def _calling_method(depth: int = 2) -> str:
     return sys._getframe(depth).f_code.co_name
 
 
+class SteadyClock:
+    """The part of `datetime` with which torch's rendezvous tells live nodes from dead ones.
+
+    If the machine's clock were set an hour ahead during a run, all other nodes would count as dead.
+    """
+
+    def __init__(self) -> None:
+        self._begin, self._monotonic = datetime.now(UTC), time.monotonic()
+
+    def now(self, zone: tzinfo | None = None) -> datetime:
+        """Return the time by the clock as it was set when this object was created."""
+        return (self._begin + timedelta(seconds=time.monotonic() - self._monotonic)).astimezone(zone)
+
+
 def _combine(reports: Mapping[int, "RankReport"]) -> RanksEnded:
     """Return how the ranks ended, from the reports of all ranks."""
     reason = max((report.reason for report in reports.values()), default=StopReason.NONE)
@@ -117,10 +133,10 @@ def _combine(reports: Mapping[int, "RankReport"]) -> RanksEnded:
     return RanksEnded(code, reason, reports[0].result if 0 in reports else {})
 
 
-def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec, logs: failure.RankLogs) -> failure.Failure:
+def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec, agent: "LocalAgent") -> failure.Failure:
     """Return the failure of the rank that failed first. If the failed ranks only waited for a stalled one, return that
     one."""
-    first = failure.first(failures, logs)
+    first = agent.failed or failure.first(failures, agent.logs)
     positions = heartbeat.read(spec.heartbeats)
     behind = heartbeat.behind(positions)
     stalled = min((time.monotonic() - position.time for position in behind), default=0.0)
@@ -142,12 +158,13 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
     from launcher.launch import numa_binding, rank_entry
     from launcher.launch.local_agent import LocalAgent
     from launcher.launch.node_agent import NodeAgent
+    from launcher.launch.restarts import RestartLog
 
     several = spec.port > 0
     if not several:
         logs.silence_elastic_agent()
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
-    dynamic_rendezvous.get_method_name = _calling_method
+    dynamic_rendezvous.get_method_name, dynamic_rendezvous.datetime = _calling_method, SteadyClock()
     address = f"{spec.index:05}.{spec.name}" if several else spec.name  # torch orders ranks by it
     parameters = RendezvousParameters(
         backend="c10d",
@@ -179,6 +196,8 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
         shutdown_timeout=_SECONDS_TO_LEAVE,
     )
     agent.rendezvous, agent.logs = spec, failure.RankLogs.now(launch.folder / paths.LOGS)
+    agent.restarts, agent.window = RestartLog(RunDir(launch.folder), spec), launch.restart_window
+    agent.leave_seconds = 60 * launch.timeout
     return agent
 
 

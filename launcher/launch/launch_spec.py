@@ -7,6 +7,7 @@ from typing import Literal
 from launcher.config import env_vars, paths, plugins, trust
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
+from launcher.config.training import seconds
 from launcher.launch import Launch
 from launcher.plan.plan import Plan
 
@@ -26,6 +27,7 @@ def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:
         device=plan.device,
         threads=plan.threads or 1,
         max_restarts=plan.max_restarts,
+        restart_window=None if cluster.restart_window is None else seconds(cluster.restart_window),
         timeout=cluster.timeout,
         steps=plan.steps or 0,
         env=environment(cluster),

@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Mapping
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -18,6 +19,7 @@ from launcher.distributed.descendants import kill_descendants
 from launcher.distributed.heartbeat import StallReport
 from launcher.distributed.signals import ForcedStop
 from launcher.launch import RendezvousSpec
+from launcher.launch.restarts import Recurrence, RestartLog, Why
 
 _SECONDS_TO_FOLLOW = 5.0
 """Seconds for the other ranks to end by themselves after one has failed."""
@@ -26,34 +28,84 @@ _log = logging.getLogger(__name__)
 
 
 class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
-    """Elastic agent of one machine. `rendezvous`: contains the folder in which its ranks record their positions and
-    their end. `logs`: of its ranks."""
+    """Elastic agent of one machine.
+
+    `rendezvous`: contains the folder in which its ranks record their positions and their end. `logs`: of its ranks.
+    `window`: seconds without a failure after which restarts count from 0 again; None: they count for the whole start.
+    `leave_seconds`: time for healthy ranks to save and leave when they are started again with another node.
+    """
 
     rendezvous: RendezvousSpec
     logs: failure.RankLogs
-    _stalls: StallReport
+    restarts: RestartLog
+    window: float | None = None
+    leave_seconds: float = 30.0
+    failed: failure.Failure | None = None
+    """The failure for which the ranks have just been ended."""
+    _failed_step = 0
+    _failed_at: float | None = None
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options)
+        self._recurrence = Recurrence()
+        self._stalls = StallReport()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Return the state of this machine's ranks: failed as soon as one has ended before all have finished.
 
-        If a rank had a user error, the ranks are not started again.
+        If a rank had a user error, or fails as it did before, the ranks are not started again.
         """
-        self._stalls.update(heartbeat.read(self.rendezvous.heartbeats))
+        positions = heartbeat.read(self.rendezvous.heartbeats)
+        self._stalls.update(positions)
+        self.restarts.observe(positions)
         dead = self._dead()
-        result = self._fail(worker_group, dead) if dead else super()._monitor_workers(worker_group)
-        if result.is_failed() and self._refused():
-            self._remaining_restarts = 0
-        return result
-
-    def _fail(self, worker_group: WorkerGroup, dead: list[int]) -> RunResult:
-        """End all ranks after the death of some, and return their failures. `dead`: local numbers of the dead ranks."""
+        if not dead:
+            result: RunResult = super()._monitor_workers(worker_group)
+            if result.is_failed():
+                self._judge(result.failures)
+            return result
         failures = {worker_group.workers[row].global_rank: self._failure(row) for row in dead}
-        if self._remaining_restarts > 0 and not self._refused():
-            most = worker_group.spec.max_restarts
-            attempt, what = most - self._remaining_restarts + 1, failure.sentence(failure.first(failures, self.logs))
-            _log.warning("%s; starting the ranks again (%d of %d)", what, attempt, most)
+        self._judge(failures)
         self._end_the_others()
+        self._refuse_if_mistaken()  # another rank may have reported it while it ended
         return RunResult(state=WorkerState.FAILED, failures=failures)
+
+    def _judge(self, failures: Mapping[int, ProcessFailure]) -> None:
+        """Decide whether the ranks are started again after these failures, and log it."""
+        first, now = failure.first(failures, self.logs), time.monotonic()
+        positions = heartbeat.read(self.rendezvous.heartbeats)
+        self._failed_step = next((position.step for position in positions if position.rank == first.rank), 0)
+        self.failed = self._recurrence.judge(first, self._failed_step, self.restarts.stepped)
+        most = self._worker_group.spec.max_restarts
+        if self.window is not None and self._failed_at is not None and now - self._failed_at > self.window:
+            self._remaining_restarts = most
+        self._failed_at = now
+        if self.failed.recurs:
+            self._remaining_restarts = 0
+        self._refuse_if_mistaken()
+        if self._remaining_restarts > 0:
+            what = failure.sentence(self.failed)
+            _log.warning("%s; starting the ranks again (%d of %d)", what, self._attempt, most)
+
+    @property
+    def _attempt(self) -> int:
+        """Number of the next restart."""
+        return int(self._worker_group.spec.max_restarts - self._remaining_restarts + 1)
+
+    def _refuse_if_mistaken(self) -> None:
+        """Leave no restart if a rank had a user error."""
+        if self._refused():
+            self._remaining_restarts = 0
+
+    def _restart_workers(self, worker_group: WorkerGroup) -> None:
+        """Start the ranks again, after a failure or the loss of a node, or because another node has joined."""
+        why: Why = "failed" if self.failed is not None else "joined"
+        if self.failed is None and worker_group.state is WorkerState.UNHEALTHY:
+            why = "node"
+        positions = heartbeat.read(self.rendezvous.heartbeats)
+        step = self._failed_step if self.failed else max((position.step for position in positions), default=0)
+        self.restarts.restart(why, self.failed, step, self._attempt - (why != "joined"))
+        super()._restart_workers(worker_group)
 
     def _refused(self) -> bool:
         return bool(rank_end.problems(rank_end.read(self.rendezvous.folder)))
@@ -61,6 +113,8 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, str]:
         heartbeat.create(self.rendezvous.heartbeats, worker_group.spec.local_world_size)
         self._stalls, self.logs = StallReport(), failure.RankLogs.now(self.logs.folder)
+        self.failed = None
+        self.restarts.begin()
         started: dict[int, str] = super()._start_workers(worker_group)
         return started
 
@@ -69,6 +123,10 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         if isinstance(sys.exception(), (ForcedStop, KeyboardInterrupt)):
             kill_descendants()
         super()._shutdown(death_sig, timeout)
+
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+        """End the ranks before they are started again. Healthy ranks save first, however long that takes."""
+        self._shutdown(timeout=int(self.leave_seconds))
 
     def _dead(self) -> list[int]:
         """Return the local numbers of ranks whose process has ended. A rank that has finished waits for all others."""

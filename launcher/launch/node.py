@@ -158,12 +158,13 @@ def _train(start: Start, launch: Launch, run: run_setup.PreparedRun, found: Rend
     spare = len(hosts) - plan.least_nodes
     launch = replace(launch, max_restarts=plan.max_restarts + spare)  # one more restart for each node that may be lost
     spec = RendezvousSpec(own, nodes, node.index, found.host, found.port, node.name, start.folder, reserve)
+    deadline = StopMonitor.of()
     outcome = _run_ranks(launch, spec, start.run)
     node_rendezvous.post_outcome(start.folder, node, outcome)
     if node.index > 0:
         return node_rendezvous.wait_for_conclusion(start.folder, found, NODE_FAILURE)
     outcomes = node_rendezvous.wait_for_outcomes(start.folder, node, hosts, outcome["failed"] is not None)
-    past_deadline = StopMonitor.of().requested() is StopReason.MAKE_WAY
+    past_deadline = deadline.requested() is StopReason.MAKE_WAY
     after, advice = _newest_step(start.run), run.cluster.scheduler.deadline_advice
     ended = job_outcome.of(hosts, outcomes, plan.least_nodes, start.before, after, past_deadline, advice)
     return _leave(start, ended, batch)

@@ -20,7 +20,7 @@ from launcher.config.recipe import Recipe
 from launcher.plan import facts, layout, plan, topology, writable_folders
 from launcher.plan.device_facts import Devices
 from launcher.prepare import bundle, checkpoint_references, hub, prepared_data, run_folder, source_shards, token_ids
-from launcher.storage import cache_root, disk_full, lease
+from launcher.storage import cache_root, disk_full, lease, stop_file
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
 
@@ -30,7 +30,8 @@ class PreparedRun:
     """A run that may start.
 
     `folder`: the run folder. `prepared`: folder of its data. `resume`: verified checkpoint to resume from; None: there
-    is none. `start`: lease for the right to start the run; None: it is not held.
+    is none. `start`: lease for the right to start the run; None: it is not held. `left_stop`: the file STOP that was
+    there before this start.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class PreparedRun:
     resume: SavedCheckpoint | None
     notes: list[str]
     start: lease.Lease | None = None
+    left_stop: stop_file.Identity | None = None
 
     def release(self) -> None:
         """Give up the right to start this run."""
@@ -137,11 +139,12 @@ def create(validated: PreparedRun) -> PreparedRun:
 
 
 def _write(run: PreparedRun) -> PreparedRun:
-    """Write the files of a run folder, and remove what a killed save left there."""
+    """Write the files of a run folder, and remove what a killed save or an earlier stop left there."""
     for left in run.folder.half_written():
         shutil.rmtree(left)
-    if mended := run.folder.mend_metrics():
-        notes = [*run.notes, mended]
+    found = [run.folder.mend_metrics(), stop_file.remove(run.folder, run.left_stop)]
+    if more := [note for note in found if note]:
+        notes = [*run.notes, *more]
         run = replace(run, notes=notes, plan=run.plan.model_copy(update={"notes": notes}))
     run_folder.write(run.folder, run.recipe, run.cluster, run.plan, run.facts, run.prepared)
     return run
@@ -204,6 +207,7 @@ def _pin(recipe: Recipe, folder: RunDir, strict: bool = True) -> Recipe:
 
 
 def _validate(request: _Request, wrong: Sequence[str]) -> PreparedRun:
+    left_stop = stop_file.left_before(request.folder)  # a later one is meant for this start
     recipe = request.pinned()
     identity, made = _plan(request, recipe, wrong)  # reports mistakes before data is prepared
     hub.fetch(recipe)
@@ -213,7 +217,7 @@ def _validate(request: _Request, wrong: Sequence[str]) -> PreparedRun:
         made = _make_plan(request, recipe, known, prepared)
     folder = request.folder
     resume = _resume(folder, known) if request.trains else None
-    return PreparedRun(recipe, request.cluster, known, made, folder, prepared, resume, made.notes)
+    return PreparedRun(recipe, request.cluster, known, made, folder, prepared, resume, made.notes, left_stop=left_stop)
 
 
 def load(folder: Path) -> PreparedRun:

@@ -228,6 +228,8 @@ def over(newest: SavedCheckpoint | None, steps: int | None) -> str | None:
 
     `steps`: steps of the whole run, if known.
     """
+    if newest is not None and newest.state.get("evaluation_due"):
+        return None
     if newest is not None and newest.state.get("enough"):
         return f"stopped early at step {newest.step} (another name starts another run)"
     if newest is not None and steps is not None and newest.step >= steps:

@@ -66,6 +66,7 @@ class CheckpointState(Stored):
     ranks: Count = 0
     strategy: str = ""
     evaluation: RegressionTargets = {}
+    evaluation_due: bool = False
     watched: WatchedMetric = WatchedMetric()
     metric: str = ""
     enough: bool = False
@@ -123,6 +124,8 @@ class JobEvent(Stored):
     error: Word = ""
     rank: Count | None = None
     how: Word = ""
+    attempt: Count = 0  # of `restarted`
+    seconds: Seconds = 0.0  # of `resumed`
     next: Annotated[Word, AfterValidator(_no_option)] = ""
 
 

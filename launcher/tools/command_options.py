@@ -159,5 +159,7 @@ Benchmark = Annotated[bool, typer.Option(help="Measure speed and metrics of a pr
 SubmittedRun = Annotated[
     str, typer.Argument(metavar="RUN", help="A run that was submitted, such as runs/quickstart-pretrain.")
 ]
+RunningRun = Annotated[str, typer.Argument(metavar="RUN", help="A run that trains, such as runs/quickstart-pretrain.")]
+Wait = Annotated[bool, typer.Option(help="Wait until the run has left, and say which step is saved.")]
 CopiedRecipe = Annotated[str | None, typer.Option("--copy", metavar="NAME", help="Copy this one here.")]
 CopyTarget = Annotated[Path, typer.Option("--to", help="The file or folder to copy to.")]

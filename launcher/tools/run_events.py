@@ -14,7 +14,7 @@ from launcher.config.errors import UserError
 from launcher.config.paths import ERROR
 from launcher.config.strict_json import DamagedFile, shown
 from launcher.schedulers import JobState
-from launcher.storage import job_log, lease_file
+from launcher.storage import job_log, lease_file, stop_file
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir, over
 from launcher.storage.run_files import PlanSummary
@@ -82,6 +82,10 @@ class SchedulerUnreachable(NamedTuple):
     """The scheduler of the newest job did not answer, or is not installed."""
 
 
+class StopRequested(NamedTuple):
+    """The run folder has the file STOP."""
+
+
 class FileDamaged(NamedTuple):
     """A damaged file. `problem`: the file, the line and the damage."""
 
@@ -90,7 +94,7 @@ class FileDamaged(NamedTuple):
 
 Event = (
     Planned | CheckpointSaved | StepTrained | LastFileWrite | WriterAlive | JobLogged | JobReported
-    | SchedulerUnreachable | FileDamaged
+    | SchedulerUnreachable | StopRequested | FileDamaged
 )  # fmt: skip
 
 
@@ -140,6 +144,7 @@ def collect(folder: RunDir, schedulers: JobSchedulers, writer: lease_file.Holder
         *_checkpoint_events(folder, steps),
         *_until_damaged(_metrics_events(folder)),
         *([WriterAlive(writer.host)] if writer is not None else []),
+        *([StopRequested()] if stop_file.exists(folder) else []),
         *schedulers.events(job, folder),
     ]
 

@@ -146,6 +146,8 @@ def _state(events: Sequence[Event]) -> State:
     )
     if state.name == "stopped" and logged is None and not (files and files.trained):
         state = State("ready")
+    if state.name == "running" and _last(events, run_events.StopRequested) is not None:
+        state = State("running", "stopping", state.since)
     return State(state.name, state.reason, files.time) if state.since is None and files else state
 
 

@@ -17,6 +17,7 @@ from launcher.distributed.signals import StopReason
 from launcher.sinks import Record
 from launcher.tasks import Outputs
 from launcher.train import checkpoint, early_stopping, evaluation, gradient
+from launcher.train.evaluation_stop import EvaluationStopped, until_stop
 from launcher.train.gradient import Gradient
 from launcher.train.rank_batch import RankBatch
 from launcher.train.step_sync import StepInfo, sync_step_info
@@ -28,8 +29,9 @@ def train(run: Run) -> int:
     if another start has taken over."""
     recipe, progress = run.recipe, run.progress
     every = recipe.checkpoint.every
-    if recipe.evaluate.at_start and progress.step == 0:
-        _log(run, evaluate(run))
+    first = recipe.evaluate.at_start and progress.step == 0
+    if (first or progress.evaluation_due) and not _evaluate_and_save(run):
+        return _leave(run)
 
     batches, beat, begun = iter(run.batches), run.heartbeat.beat, list[BegunStep]()
     while progress.step < run.until and not early_stopping.enough(progress.history, recipe.evaluate):
@@ -40,13 +42,10 @@ def train(run: Run) -> int:
         wait, stop = time.perf_counter() - begin, run.stop.requested()
         info = sync_step_info(run.process, batch, wait, stop, due=run.saver.due(), writing=run.saver.writing)
         run.stop.agree(info.stop)
-        if info.stop is StopReason.REPLACED:
-            raise checkpoint.RunReplaced(run.folder)
-        run.saver.collect(info.writing)
         if info.stop:
             _finish(run, begun)
-            save(run)
-            return STOPPED
+            return _leave(run)
+        run.saver.collect(info.writing)
         if info.due:
             _finish(run, begun)
             begin_save(run)
@@ -57,14 +56,37 @@ def train(run: Run) -> int:
         at_end = progress.step == run.steps
         if run.validation is not None and (at_end or _divides(recipe.evaluate.every, progress.step)):
             _finish(run, begun)
-            _log(run, evaluate(run))
-        best = recipe.evaluate.save_best and early_stopping.best_so_far(progress.history, progress.step)
-        if best or (isinstance(every, int) and _divides(every, progress.step)):
+            if not _evaluate_and_save(run):
+                return _leave(run)
+        if isinstance(every, int) and _divides(every, progress.step):
             _finish(run, begun)
             begin_save(run)
     _finish(run, begun)
     save(run)
     return DONE
+
+
+def _evaluate_and_save(run: Run) -> bool:
+    """Evaluate, log the metrics, and save if they are the best. Returns False if all ranks have agreed to leave
+    meanwhile; the evaluation is then due after the resume."""
+    progress = run.progress
+    progress.evaluation_due = True
+    try:
+        _log(run, evaluate(run))
+    except EvaluationStopped:
+        return False
+    progress.evaluation_due = False
+    if run.recipe.evaluate.save_best and early_stopping.best_so_far(progress.history, progress.step):
+        begin_save(run)
+    return True
+
+
+def _leave(run: Run) -> int:
+    """Save, and return the exit code. Raises RunReplaced if another start has taken over."""
+    if run.stop.agreed is StopReason.REPLACED:
+        raise checkpoint.RunReplaced(run.folder)
+    save(run)
+    return STOPPED
 
 
 @dataclass(frozen=True)
@@ -157,9 +179,11 @@ def evaluate(run: Run) -> Record:
 
 
 def outputs(run: Run, predictor: evaluation.BatchPredictor) -> Outputs:
-    """Return the outputs for all validation samples. `predictor`: the run's task, or a wrapper of it."""
+    """Return the outputs for all validation samples. `predictor`: the run's task, or a wrapper of it. Raises
+    EvaluationStopped on all ranks."""
     assert run.validation is not None
-    return evaluation.outputs(run.engine.module, predictor, run.validation, run.process, run.recipe.train.precision)
+    parts = until_stop(run.validation, run.process, run.stop)
+    return evaluation.outputs(run.engine.module, predictor, parts, run.process, run.recipe.train.precision)
 
 
 def begin_save(run: Run) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _COUNTERS = (
     "step", "samples", "tokens", "seconds", "waited", "skipped", "skipped_in_a_row", "culprit", "overflows", "history",
+    "evaluation_due",
 )  # fmt: skip
 
 
@@ -37,7 +38,7 @@ class Progress:
     metrics and step. `history`: each evaluation's step and watched metric, which is negated if higher is better.
     `skipped`: number of steps without an update, because the gradient was not
     finite; `culprit`: the first parameter that was not finite in the last series of such steps. `overflows`: number of
-    steps that were repeated with a smaller loss scale.
+    steps that were repeated with a smaller loss scale. `evaluation_due`: a stop has ended the evaluation of this step.
     """
 
     step: int = 0
@@ -51,6 +52,7 @@ class Progress:
     skipped_in_a_row: int = 0
     culprit: str = ""
     overflows: int = 0
+    evaluation_due: bool = False
     scale: LossScale = field(default_factory=LossScale)
 
     def state(self) -> JsonObject:
@@ -63,6 +65,8 @@ class Progress:
         progress = cls(scale=LossScale.of(precision))
         for name in state.keys() & set(_COUNTERS):
             setattr(progress, name, state[name])
+        if progress.evaluation_due:
+            progress.saved = -1  # the checkpoint lacks the evaluation
         if "scale" in state and precision == "fp16":
             progress.scale = LossScale(*state["scale"])
         return progress

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import threading
+import time
 
 import psutil
 import pytest
 
-from launcher.distributed.stop_requests import StoppedBeforeTraining, interruptible
+from launcher.distributed.signals import StopReason
+from launcher.distributed.stop_requests import StopMonitor, StoppedBeforeTraining, interruptible
 
 RANK = """
 import os, signal, sys
@@ -97,3 +99,13 @@ def test_an_immediate_error_after_a_stop_request_counts_as_stopped():
     for _ in range(100):
         with pytest.raises(StoppedBeforeTraining):
             interruptible(lost, lambda: True)
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_moves_no_deadline(monkeypatch, jump):
+    stop = StopMonitor(deadline=time.time() + 100)
+    now, monotonic = time.time(), time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: now + jump)
+    assert stop.requested() is StopReason.NONE
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic + 101)
+    assert stop.requested() is StopReason.MAKE_WAY

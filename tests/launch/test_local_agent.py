@@ -1,12 +1,16 @@
 """Ranks that end without a word, or stand still: the right one is named, in seconds, with its own error."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import support
+
+from launcher.storage import job_log
+from launcher.storage.run_dir import RunDir
 
 # Rank 1 misbehaves at its third loss in the training loop, as WHAT says.
 MISBEHAVING = """
@@ -34,6 +38,8 @@ class Task(_base.Task):
     def exits_with_words(self): sys.exit("no more")
     def leaves(self): os._exit(0)
     def raises(self): raise BaseException("the base of all")
+    def raises_another(self): raise ValueError("once" if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" else "twice")
+    def raises_once(self): os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and self.raises()
     def fills_the_memory(self): __import__("torch").empty(1 << 60)
     def is_aborted(self):
         what = "Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7, OpType=ALLREDUCE) ran for 60000"
@@ -133,11 +139,33 @@ def test_the_stalled_rank_is_named_and_not_the_one_that_gave_up(workspace, monke
     assert "until the others gave up waiting (cluster.timeout)" in first
 
 
-def test_each_failure_before_a_restart_is_reported(workspace, monkeypatch):
-    failed = misbehave("raises", monkeypatch, "--max-restarts", 2)
+def test_each_failure_before_a_restart_is_reported_and_one_that_returns_ends_the_run(workspace, monkeypatch):
+    failed = misbehave("raises_another", monkeypatch, "--max-restarts", 5)
     again = [line for line in failed.stderr.splitlines() if "; starting the ranks again (" in line]
-    assert [line.rpartition("again ")[2] for line in again] == ["(1 of 2)", "(2 of 2)"]
-    assert all("BaseException: the base of all" in line for line in again)
+    assert [line.rpartition("again ")[2] for line in again] == ["(1 of 5)", "(2 of 5)"]
+    assert "ValueError: once" in again[0] and "ValueError: twice" in again[1]
+    last = next(line for line in failed.stderr.splitlines() if line.startswith("rank 1 failed again at step "))
+    assert " after a restart, with the same error: ValueError: twice; it will not pass by itself; no checkpoint" in last
+    events = [event for event in job_log.read(RunDir(Path("runs/x"))) if event["event"] != "resumed"]
+    assert [event["event"] for event in events] == ["started", "restarted", "restarted", "ended"]
+    assert [(event["rank"], event["why"], event["attempt"]) for event in events[1:3]] == [
+        (1, "failed", 1), (1, "failed", 2),
+    ]  # fmt: skip
+    assert events[1]["error"].endswith("ValueError: once") and events[1]["step"] in (2, 3)
+    assert "it will not pass by itself" in events[3]["error"]
+
+
+def test_the_time_from_a_death_to_the_next_step_is_reported(workspace, monkeypatch):
+    support.plugin("misbehaving", MISBEHAVING)
+    recipe = support.write(support.small("x", train__steps=20, task__kind="own.misbehaving"))
+    monkeypatch.setenv("WHAT", "raises_once")
+    done = support.launcher("run", recipe, "--ranks", 2, "--max-restarts", 1)
+    line = next(line for line in done.stderr.splitlines() if line.startswith("rank 1 died at "))
+    found = re.fullmatch(r"rank 1 died at \d\d:\d\d:\d\d; step (\d+) after (\d+\.\d) s", line)
+    events = job_log.read(RunDir(Path("runs/x")))
+    assert [event["event"] for event in events] == ["started", "restarted", "resumed", "ended"]
+    assert found and events[2]["step"] == int(found[1]) and abs(events[2]["seconds"] - float(found[2])) <= 0.051
+    assert max(support.steps("runs/x")) == 20
 
 
 def test_a_fork_server_that_is_killed_while_it_starts_is_reported(workspace):

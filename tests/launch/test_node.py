@@ -121,6 +121,20 @@ def test_a_signal_to_one_node_is_agreed_on_by_all(job, number, why, back):
     assert whole == max(support.steps(run.path)) and story(run)[-1] == ("ended", why, 75) and came_back(run) == back
 
 
+def test_the_file_stop_is_agreed_on_by_all_and_heeded_by_the_next_start(job):
+    """10 s: a scheduler that requeues the job all the same makes a second start, which trains no step."""
+    run = folder("file")
+    agents = job(run, 2)
+    agents.at_step(6)
+    (run.path / "STOP").touch()
+    assert agents.ended()[0] == [75, 75]
+    whole = run.whole()[-1].step
+    assert job(run, 2, start=1).ended()[0] == [75, 75]
+    assert whole == run.whole()[-1].step == max(support.steps(run.path))
+    assert [why for event, why, _ in story(run) if event == "ended"] == ["told", "told"]
+    assert came_back(run) is None and came_back(run, 1) is None
+
+
 def test_the_deadline_is_kept_by_the_clock(job):
     support.plugin("slow", support.SLOW)
     run = folder("late", sinks=["jsonl", {"kind": "own.slow"}])

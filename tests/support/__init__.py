@@ -209,6 +209,15 @@ def same_run(one: str | Path, other: str | Path, relative: float) -> None:
     assert [r["loss"] for r in there.values()] == pytest.approx([r["loss"] for r in here.values()], rel=relative)
 
 
+def tensors(checkpoint: str | Path) -> dict[str, bytes]:
+    """The bytes of each tensor of a checkpoint, parameters and moments, by the file and the name. The files themselves
+    differ in the order of their headers."""
+    from safetensors.numpy import load_file
+
+    files = sorted(Path(checkpoint).glob("*.safetensors"))
+    return {f"{file.name}/{name}": array.tobytes() for file in files for name, array in load_file(file).items()}
+
+
 def needs(missing: str | None) -> None:
     """Skip a test where something is missing on this machine; in CI it fails, since nothing is left out there."""
     if missing and os.environ.get("CI"):
