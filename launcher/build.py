@@ -22,7 +22,7 @@ from launcher.plan import layout, model_requirements, padding_probe, sample_orde
 from launcher.plan.facts import Facts, total_steps
 from launcher.prepare import checkpoint_references, remote_code, run_setup
 from launcher.prepare.prepared_samples import PreparedSamples
-from launcher.storage import cache_root
+from launcher.storage import cache_root, roll_backs
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.partial_folder import filling
 from launcher.storage.run_dir import RunDir
@@ -85,6 +85,8 @@ def build(
     if other_dropout and randomness.modules:
         what = f"dropout is drawn by sample from step {start + 1} on, not as in the launcher that began the run"
         engine_notes.append(what)
+    left_out = process.broadcast(roll_backs.left_out(run.folder) if process.rank == 0 else None)
+    progress.left_out = sorted({*progress.left_out, *left_out})
     steps, pin = total_steps(recipe, facts), process.device.type != "cpu"
     count = _workers(recipe, process) if workers is None else workers
     built = Run(
@@ -103,6 +105,7 @@ def build(
         progress=progress,
         sinks=[],
         stop=stop,
+        order=batches.order,
         meter=step_metrics.meter(run, task, process, progress.tokens, progress.seconds),
     )
     return built, notes + engine_notes

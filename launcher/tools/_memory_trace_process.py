@@ -27,7 +27,7 @@ from launcher.distributed.heartbeat import Heartbeat, Stage
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.plan import facts as data_facts
-from launcher.plan import model_requirements
+from launcher.plan import model_requirements, sample_order
 from launcher.plan.facts import Facts
 from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.storage.run_dir import RunDir
@@ -165,7 +165,7 @@ class _Rank:
             recipe=recipe, folder=RunDir(Path(os.devnull)), process=self._group, task=self._task, engine=engine,
             randomness=randomness, batches=[], validation=None, schedule=plugins.schedule(recipe.schedule, _STEPS),
             steps=_STEPS, until=_STEPS, data="", progress=Progress(scale=LossScale.of(recipe.train.precision)),
-            sinks=[], stop=StopMonitor(),
+            sinks=[], stop=StopMonitor(), order=sample_order.order(recipe, facts),
         )  # fmt: skip
 
     def _step(self, run: Run, stages: _Stages, batch: RankBatch) -> None:

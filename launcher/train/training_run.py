@@ -10,6 +10,7 @@ from launcher.distributed.heartbeat import Heartbeat
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.storage.run_dir import RunDir
+from launcher.train.data_loader import Order
 from launcher.train.evaluation import Part
 from launcher.train.precision import LossScale
 from launcher.train.rank_batch import RankBatch
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 
 _COUNTERS = (
     "step", "samples", "tokens", "seconds", "waited", "skipped", "skipped_in_a_row", "culprit", "overflows", "history",
+    "spikes", "spikes_in_a_row", "recent", "left_out",
 )  # fmt: skip
+
+Result = tuple[int, float, float]
+"""Number of a step, its loss and its gradient norm."""
 
 
 @dataclass
@@ -36,7 +41,9 @@ class Progress:
     metrics and step. `history`: each evaluation's step and watched metric, which is negated if higher is better.
     `saved`: the step of the last checkpoint. `skipped`: number of steps without an update, because the gradient was not
     finite; `culprit`: the first parameter that was not finite in the last series of such steps. `overflows`: number of
-    steps that were repeated with a smaller loss scale.
+    steps that were repeated with a smaller loss scale. `spikes`: number of steps whose loss or gradient norm was far
+    above its usual range; `recent`: the steps that this range is computed from. `left_out`: the steps without an update
+    after training went back, in ascending order, of the whole run.
     """
 
     step: int = 0
@@ -51,6 +58,10 @@ class Progress:
     skipped_in_a_row: int = 0
     culprit: str = ""
     overflows: int = 0
+    spikes: int = 0
+    spikes_in_a_row: int = 0
+    recent: list[Result] = field(default_factory=list)
+    left_out: list[int] = field(default_factory=list)
     scale: LossScale = field(default_factory=LossScale)
 
     def state(self) -> JsonObject:
@@ -74,7 +85,7 @@ class Run:
 
     `batches` yields this rank's share of the global batches from `progress.step` to step `until`. This is the last of
     all `steps`, or the step at which frozen parameters begin to train. `data`: the digest of the prepared data.
-    `meter`: of rank 0; None: speed and device are not measured.
+    `order`: selects the samples of a step. `meter`: of rank 0; None: speed and device are not measured.
     """
 
     recipe: Recipe
@@ -92,5 +103,6 @@ class Run:
     progress: Progress
     sinks: "Sequence[Sink[Plugin]]"
     stop: StopMonitor
+    order: Order
     meter: StepMeter | None = None
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
