@@ -22,7 +22,7 @@ from launcher.plan import checkpoint_interval, layout, model_requirements, paddi
 from launcher.plan.facts import Facts, total_steps
 from launcher.prepare import checkpoint_references, remote_code, run_setup
 from launcher.prepare.prepared_samples import PreparedSamples
-from launcher.storage import cache_root
+from launcher.storage import cache_root, roll_backs
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.partial_folder import filling
 from launcher.storage.run_dir import RunDir
@@ -86,6 +86,8 @@ def build(
     if other_dropout and randomness.modules:
         what = f"dropout is drawn by sample from step {start + 1} on, not as in the launcher that began the run"
         engine_notes.append(what)
+    left_out = process.broadcast(roll_backs.left_out(run.folder) if process.rank == 0 else None)
+    progress.left_out = sorted({*progress.left_out, *left_out})
     steps, pin = total_steps(recipe, facts), process.device.type != "cpu"
     count = _workers(recipe, process) if workers is None else workers
     built = Run(
@@ -112,8 +114,9 @@ def build(
             checkpoint_interval.of_job(
                 run.cluster.hours_between_failures or checkpoint_interval.HOURS_OF_NODE, run.cluster.nodes[1]
             ),
-            step=resume.step if resume else -1,
+            step=resume.step if resume and not progress.evaluation_due else -1,  # else it lacks the evaluation
         ),
+        order=batches.order,
         meter=step_metrics.meter(run, task, process, progress.tokens, progress.seconds),
     )
     return built, notes + engine_notes

@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+from launcher import sinks
 from launcher.build import build
 from launcher.config import plugins
 from launcher.config.errors import UserError
@@ -17,8 +19,9 @@ from launcher.distributed.stop_requests import StopMonitor
 from launcher.prepare import run_setup
 from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
-from launcher.storage import disk_full, lease
-from launcher.train import early_stopping, kernel_settings, loop, rank_errors
+from launcher.storage import disk_full, lease, roll_backs
+from launcher.storage.run_files import RollBack
+from launcher.train import checkpoint, early_stopping, kernel_settings, loop, rank_errors, spikes
 from launcher.train.training_run import Run
 
 
@@ -39,10 +42,23 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
         heartbeat = heartbeat or Heartbeat()
         while True:
             with rank_errors.explained(run, group, heartbeat):
-                step, code = _train_part(run, group, stop, heartbeat)
-            if step is None:
-                return code
-            run = dataclasses.replace(run, resume=run.folder.saved(step))  # frozen parameters train from here on
+                end = _train_part(run, group, stop, heartbeat)
+            if end.spike is not None:
+                step = _roll_back(run, group, stop, end.spike)
+            elif end.step is not None:
+                step = end.step  # frozen parameters train from here on
+            else:
+                return end.code
+            run = dataclasses.replace(run, resume=run.folder.saved(step) if step else None)
+
+
+class _PartEnd(NamedTuple):
+    """How a part of a training ended. `step`: where training continues; None: it does not. `spike`: training goes back
+    because of it."""
+
+    code: int
+    step: int | None = None
+    spike: RollBack | None = None
 
 
 def _take_lease(
@@ -52,6 +68,7 @@ def _take_lease(
     are problems, the reason why all ranks leave."""
     try:
         stop.lease = held.enter_context(run_setup.hold(run.folder))
+        roll_backs.remove_abandoned(run.folder)  # a killed start may have left some
         run.folder.mend_metrics()  # a killed start may have left half a line, if a scheduler began this one
     except lease.LeaseLost as error:
         return [str(error)], [], StopReason.REPLACED
@@ -60,11 +77,43 @@ def _take_lease(
     return [], [saved.step for saved in run.folder.whole()], StopReason.NONE
 
 
-def _train_part(
-    run: PreparedRun, group: ProcessGroup, stop: StopMonitor, heartbeat: Heartbeat
-) -> tuple[int | None, int]:
-    """Train until the run ends, or until frozen parameters begin to train. Returns the step at which training continues
-    (None: it does not), and the exit code."""
+def _roll_back(run: PreparedRun, group: ProcessGroup, stop: StopMonitor, spike: RollBack) -> int:
+    """Record that steps are left out, remove the checkpoints that have trained them, and return the step at which
+    training continues. All ranks call it.
+
+    It is the newest checkpoint before these steps; 0, the beginning: there is none. Raises SpikesStay, and RunReplaced
+    if another start has taken over.
+    """
+    abort_after = run.recipe.train.abort_after
+    count, step = group.broadcast(_go_back(run, stop, spike) if group.rank == 0 else None)
+    if count < 0:
+        raise checkpoint.RunReplaced(run.folder)
+    if count >= abort_after:
+        raise spikes.SpikesStay(spikes.stay_message(count, spike.step, abort_after))
+    return step
+
+
+def _go_back(run: PreparedRun, stop: StopMonitor, spike: RollBack) -> tuple[int, int]:
+    """Write and remove files, as rank 0. Returns the number of spikes in a row (-1: another start has taken over), and
+    the step at which training continues."""
+    try:
+        if stop.lease is not None:
+            stop.lease.check()
+    except lease.LeaseLost:
+        return -1, 0
+    whole = [saved.step for saved in run.folder.whole()]
+    step = max((step for step in whole if step < spike.first), default=0)
+    known = [*roll_backs.read(run.folder), spike]
+    if (count := roll_backs.in_a_row(known)) < run.recipe.train.abort_after:
+        roll_backs.add(run.folder, spike)
+        roll_backs.remove_abandoned(run.folder)
+        sinks.warn(f"steps {spike.first} to {spike.step} are left out; training goes on from step {step}")
+    return count, step
+
+
+def _train_part(run: PreparedRun, group: ProcessGroup, stop: StopMonitor, heartbeat: Heartbeat) -> _PartEnd:
+    """Train until the run ends, until frozen parameters begin to train, or until a spike after which training goes
+    back."""
     built, notes = build(run, group, stop, run.resume)
     built = dataclasses.replace(built, heartbeat=heartbeat)
     if built.progress.step == run.recipe.model.unfreeze_at:
@@ -79,7 +128,9 @@ def _train_part(
         finished = code == DONE and not more
         if group.rank == 0 and finished and built.progress.step < built.steps:
             print(early_stopping.message(built.progress.history, run.recipe.evaluate), flush=True)
-        return (built.progress.step if more else None), code
+        return _PartEnd(code, built.progress.step if more else None)
+    except spikes.RollBackNeeded as found:
+        return _PartEnd(DONE, spike=found.spike)
     except BaseException as error:
         error.add_note(f"at step {built.progress.step + 1}")
         raise

@@ -109,12 +109,15 @@ PERFORMANCE = (
     "train.strict_contract",
 )  # fmt: skip
 
+_UNUSED_SPIKE = {"tell": ("train.spike",), "skip": ("train.spike.leave_out",), "roll_back": ()}
+"""Keys of spikes that affect nothing, by `train.on_spike`."""
+
 
 def trajectory(recipe: Recipe) -> JsonObject:
     """Return the keys of a recipe that decide its training trajectory, in the resolved form.
 
     The result maps dotted keys to values. It leaves out the keys of PERFORMANCE; `evaluate` stays if evaluations affect
-    training.
+    training, and `train.spike` if a spike does.
     """
 
     def flatten(value: object, path: str) -> JsonObject:
@@ -125,7 +128,7 @@ def trajectory(recipe: Recipe) -> JsonObject:
     flat = flatten(recipe.model_dump(mode="json"), "")
     steered = recipe.schedule.uses_evaluations or recipe.evaluate.patience is not None
     free = [key for key in PERFORMANCE if not (steered and key == "evaluate")]  # evaluations affect training
-    free += ["evaluate.save_best"]
+    free += ["evaluate.save_best", *_UNUSED_SPIKE[recipe.train.on_spike]]
     for key in ("task.samples", "task.task.samples"):
         if flat.get(key) == "packed":  # packing affects speed only
             flat[key] = "documents"

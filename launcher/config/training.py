@@ -42,6 +42,18 @@ def _checkpointing(value: object) -> object:
     return value
 
 
+class Spike(Strict):
+    """Which steps are spikes: their loss or gradient norm exceeds median + factor x (95th percentile - median) of the
+    steps before."""
+
+    history: int = Field(128, ge=16, le=4096)
+    """Steps from which the usual range is computed. No step is a spike before a quarter of them is known."""
+    factor: float = Field(6.0, gt=0, le=1e6)
+    """Distance of the limit from the median, relative to that of the 95th percentile."""
+    leave_out: int = Field(10, ge=1)
+    """Steps that `on_spike: roll_back` leaves out: the spike, and those before it."""
+
+
 class Train(Strict):
     """The global batch, the length of the run, and how a step is computed."""
 
@@ -68,7 +80,13 @@ class Train(Strict):
     activation_checkpointing: Annotated[str, BeforeValidator(_checkpointing)] = "none"
     """Layers that recompute their activations in the backward pass: `none`, `layers` (all) or `every N`."""
     abort_after: int = Field(10, gt=0)
-    """Number of consecutive steps with a gradient that is not finite after which the run fails."""
+    """Number of consecutive steps with a gradient that is not finite, or of consecutive spikes under `skip` or
+    `roll_back`, after which the run fails."""
+    on_spike: Literal["tell", "skip", "roll_back"] = "tell"
+    """What follows when loss or gradient norm is far above its usual range. `tell`: a warning; `skip`: the step updates
+    nothing; `roll_back`: training goes on from a checkpoint, and leaves out the spike and the steps before it."""
+    spike: Spike = Spike()
+    """Which steps are spikes, and which are left out."""
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Processes of a rank that load data, or `auto`."""
     deterministic: bool = False

@@ -52,7 +52,7 @@ class StopMonitor:
 
     def __init__(self, file: Path | None = None, deadline: float | None = None):
         self._file = file
-        self._past_deadline = _never if deadline is None else after(deadline - time.time())
+        self._deadline = None if deadline is None else time.monotonic() + deadline - time.time()
         self.received = StopReason.NONE
         """What signals have asked of this rank."""
         self.agreed = StopReason.NONE
@@ -92,13 +92,13 @@ class StopMonitor:
             self.received,
             self._from_file(),
             self._from_run_folder(),
-            StopReason.MAKE_WAY if self._past_deadline() else StopReason.NONE,
+            StopReason.MAKE_WAY if self.seconds_left() == 0 else StopReason.NONE,
             StopReason.REPLACED if lease_lost else StopReason.NONE,
         )
 
     def seconds_left(self) -> float | None:
         """Return the seconds until the deadline, 0 after it; None: there is no deadline."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.time())
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def agree(self, reason: StopReason) -> None:
         """Record that all ranks leave for this reason."""
@@ -124,10 +124,6 @@ class StopMonitor:
         if number == PARENT_DIED and not self.training:  # the other ranks may never join, and there is nothing to save
             os._exit(STOPPED)
         self.received = max(self.received, SIGNALS.get(signal.Signals(number), StopReason.MAKE_WAY))
-
-
-def _never() -> bool:
-    return False
 
 
 def after(seconds: float) -> Callable[[], bool]:

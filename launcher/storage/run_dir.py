@@ -67,6 +67,11 @@ class RunDir:
         return self.path / paths.JOB_LOG
 
     @property
+    def roll_backs(self) -> Path:
+        """The spikes after which training went back (see launcher.storage.roll_backs)."""
+        return self.path / paths.ROLL_BACKS
+
+    @property
     def environment(self) -> Path:
         """The versions of Python and of the libraries."""
         return self.path / paths.ENVIRONMENT

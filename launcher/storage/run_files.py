@@ -27,6 +27,14 @@ def _entry(value: list[object]) -> list[object]:
     raise ValueError("should be a step and a number")
 
 
+def _result(value: list[object]) -> list[object]:
+    match value:
+        case [int() as step, int() | float() as loss, int() | float() as norm] if step >= 0:
+            if math.isfinite(loss) and math.isfinite(norm) and not any(isinstance(part, bool) for part in value):
+                return value
+    raise ValueError("should be a step and two finite numbers")
+
+
 def _sized(value: list[object]) -> list[object]:
     match value:
         case [int() as size, str()] if size >= 0 and not isinstance(size, bool):
@@ -48,7 +56,8 @@ class CheckpointState(Stored):
     """Content of a checkpoint's state.json: the progress of the run.
 
     `history`: step and watched value of each evaluation. `scale`: loss scale, and number of steps since it changed.
-    `draws`: version of the dropout algorithm.
+    `draws`: version of the dropout algorithm. `recent`: step, loss and gradient norm of the last steps. `left_out`: the
+    steps without an update after a spike.
     """
 
     step: Count
@@ -71,12 +80,31 @@ class CheckpointState(Stored):
     metric: str = ""
     enough: bool = False
     draws: int = 0
+    spikes: Count = 0
+    spikes_in_a_row: Count = 0
+    recent: list[Annotated[list[object], AfterValidator(_result)]] = []
+    left_out: list[Count] = []
 
 
 class CheckpointFiles(Stored):
     """Content of a checkpoint's COMPLETE: the size in bytes and the checksum of each file."""
 
     files: Annotated[dict[PlainName, Annotated[list[object], AfterValidator(_sized)]], Field(min_length=1)]
+
+
+class RollBack(Stored):
+    """A spike after which training went back. Steps `first` to `step`, the spike, are left out from then on."""
+
+    step: Annotated[Count, Field(ge=1)]
+    first: Annotated[Count, Field(ge=1)]
+    loss: float
+    grad_norm: float
+
+
+class RollBacks(Stored):
+    """Content of roll_backs.json: the spikes after which training went back, in their order."""
+
+    spikes: list[RollBack] = []
 
 
 class PlanSummary(Stored):

@@ -6,7 +6,7 @@ rank keeps only its rows (DTensor). So no host ever has the whole state, and any
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -103,6 +103,11 @@ class _Partitioned(_Boundary):
     def _norm(self) -> float:
         """Return the norm of the whole gradient, which DeepSpeed computes on the host."""
 
+    @abstractmethod
+    def _infinite_norm(self) -> tuple[str, Callable[..., object]]:
+        """Return the name of the method by which a step of DeepSpeed computes the norm, and one that returns an
+        infinite norm."""
+
     def norm(self) -> torch.Tensor:
         self._last_norm = self._norm()
         return torch.tensor(self._last_norm, dtype=torch.float64)
@@ -128,9 +133,14 @@ class _Partitioned(_Boundary):
         self._zero.external_loss_scale = 1.0
 
     def clear(self) -> None:
-        """Discard the gradients by a step of DeepSpeed. It updates nothing, because `clear` is only called if gradients
-        are not finite."""
-        self.module.step()
+        """Discard the gradients by a step of DeepSpeed. It updates nothing, because the norm that it reads is
+        infinite."""
+        name, infinite = self._infinite_norm()
+        setattr(self._zero, name, infinite)
+        try:
+            self.module.step()
+        finally:
+            delattr(self._zero, name)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         state = dict[str, torch.Tensor]()
@@ -185,6 +195,9 @@ class Zero12(_Partitioned):
     def _norm(self) -> float:
         return float(self._zero.scaled_global_norm())
 
+    def _infinite_norm(self) -> tuple[str, Callable[..., object]]:
+        return "scaled_global_norm", lambda: torch.tensor(math.inf)
+
     def _weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
         return parameter.detach()
 
@@ -229,6 +242,9 @@ class Zero3(_Partitioned):
         norm = float(combine_grad_norm_groups(self._zero._get_norm_groups()))
         overflows = norm**2 > torch.finfo(torch.float32).max  # in fp32, in which the other engines sum squares
         return math.inf if overflows or math.isnan(norm) else norm
+
+    def _infinite_norm(self) -> tuple[str, Callable[..., object]]:
+        return "_get_norm_groups", lambda: [torch.tensor(math.inf)]
 
     def _weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
         return self._gathered(parameter, parameter.ds_tensor.detach())

@@ -28,7 +28,7 @@ from launcher.distributed.heartbeat import Heartbeat, Stage
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.plan import facts as data_facts
-from launcher.plan import model_requirements
+from launcher.plan import model_requirements, sample_order
 from launcher.plan.facts import Facts
 from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.storage.run_dir import RunDir
@@ -169,6 +169,7 @@ class _Rank:
             randomness=randomness, batches=[], validation=None, schedule=plugins.schedule(recipe.schedule, _STEPS),
             steps=_STEPS, until=_STEPS, data="", progress=Progress(scale=LossScale.of(recipe.train.precision)),
             sinks=[], stop=stop, saver=CheckpointSaver(folder, recipe.checkpoint, self._group, stop, math.inf),
+            order=sample_order.order(recipe, facts),
         )  # fmt: skip
 
     def _step(self, run: Run, stages: _Stages, batch: RankBatch) -> None:

@@ -83,10 +83,11 @@ class CheckpointSaver:
         saved after it."""
         return self._write is None and self.pace.due()
 
-    def save(self, tensors: StateDict, state: JsonObject) -> None:
+    def save(self, tensors: StateDict, state: JsonObject, keep: int) -> None:
         """Begin to save the state of a step. All ranks call it. It waits for the save before, if that is not over.
 
-        Raises RunReplaced, and any other error of the save before except for DiskFailed, which is a warning.
+        `keep`: number of newest checkpoints to keep. Raises RunReplaced, and any other error of the save before except
+        for DiskFailed, which is a warning.
         """
         begin = time.monotonic()
         if self._write is not None:
@@ -95,11 +96,11 @@ class CheckpointSaver:
             self.pace.postponed()
             return
         if self._config.mode == "sync":
-            self._begin(on_host(self._parts.of(tensors, self._apart)), tensors, state, begin)
+            self._begin(on_host(self._parts.of(tensors, self._apart)), tensors, state, keep, begin)
             self._wait()
             self._over(time.monotonic() - begin)
         else:
-            self._begin(self._copy.update(self._parts.of(tensors, self._apart)), tensors, state, begin)
+            self._begin(self._copy.update(self._parts.of(tensors, self._apart)), tensors, state, keep, begin)
 
     def collect(self, writing: bool) -> None:
         """Take the outcome of the save that is being written, if it is over. All ranks call it after each exchange.
@@ -119,7 +120,7 @@ class CheckpointSaver:
             self._wait()
             self._over(self._write.blocked)
 
-    def save_last(self, tensors: StateDict, state: JsonObject) -> None:
+    def save_last(self, tensors: StateDict, state: JsonObject, keep: int) -> None:
         """Save the state of a step, after `finish`, and wait until its checkpoint is complete. All ranks call it before
         they leave.
 
@@ -130,7 +131,7 @@ class CheckpointSaver:
         out_of_time = after(PATIENCE_SECONDS if left is None else left)
         while self.step != state["step"]:
             begin = time.monotonic()
-            write = self._begin(on_host(self._parts.of(tensors, self._apart)), tensors, state, begin)
+            write = self._begin(on_host(self._parts.of(tensors, self._apart)), tensors, state, keep, begin)
             self._wait()
             if isinstance(write.error, DiskFailed) and self._process.broadcast(out_of_time()):
                 raise write.error
@@ -148,8 +149,11 @@ class CheckpointSaver:
         """The ranks, by the connections of the threads."""
         return self._process.apart(_APART_TIMEOUT)
 
-    def _begin(self, parts: Mapping[str, Part], tensors: StateDict, state: JsonObject, begin: float) -> _Write:
-        writer = CheckpointWriter(self._folder, self._apart, self._config, self._stop.lease)
+    def _begin(
+        self, parts: Mapping[str, Part], tensors: StateDict, state: JsonObject, keep: int, begin: float
+    ) -> _Write:
+        config = self._config.model_copy(update={"keep": keep})
+        writer = CheckpointWriter(self._folder, self._apart, config, self._stop.lease)
         self._write = _Write(writer, parts, state, sum(tensor.nbytes for tensor in tensors.values()))
         self.step, self._warn_at = self._write.step, STALL_SECONDS
         self.pace.begun()

@@ -7,7 +7,7 @@ the norm of each step at once, because a batch whose gradient overflows is compu
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from launcher.train.copy_ahead import HostCopies, on_device
 from launcher.train.padding_masks import padding_is_known
 from launcher.train.precision import autocast
 from launcher.train.rank_batch import RankBatch
+from launcher.train.spikes import UNLIMITED, Limits
 from launcher.train.training_run import Run
 
 if TYPE_CHECKING:
@@ -29,34 +30,48 @@ class StaysNonFinite(RuntimeError):
     """The gradient was infinite or NaN in too many steps in a row."""
 
 
+class Results(NamedTuple):
+    """The loss of a global batch, the norm of its gradient, and whether one of them exceeds its usual range."""
+
+    loss: float
+    norm: float
+    spike: bool
+
+
 @dataclass(frozen=True)
 class Gradient:
     """The gradient of a global batch, on the device; the engine has its values.
 
     `on_host`: copies of the summed losses of all ranks, fp64, shape (ranks,), and of the norm; `weight`: of the global
-    batch. `norm`: fp64, a scalar, without the loss scale, which the engine's gradients contain. `nonfinite`: those of
-    this rank.
+    batch. `norm`: fp64, a scalar, without the loss scale, which the engine's gradients contain. `spike`: a scalar:
+    whether loss or norm exceeds its usual range. `nonfinite`: those of this rank.
     """
 
     on_host: HostCopies
     weight: float
     norm: torch.Tensor
+    spike: torch.Tensor
     nonfinite: "NonfiniteGradients"
 
     @classmethod
-    def measured(cls, losses: torch.Tensor, weight: float, engine: "Engine", scale: float) -> "Gradient":
-        """Return the gradient that an engine has, and begin the copy of losses and norm. `scale`: the loss scale."""
+    def measured(
+        cls, losses: torch.Tensor, weight: float, engine: "Engine", scale: float, usual: Limits = UNLIMITED
+    ) -> "Gradient":
+        """Return the gradient that an engine has, and begin the copy of its results. `scale`: the loss scale. `usual`:
+        the limits of loss and norm."""
         norm = engine.norm().double() / scale
-        return cls(HostCopies.begin([losses, norm[None]], losses.device), weight, norm, engine.nonfinite())
+        spike = usual.exceeded(losses.sum() / (weight or 1.0), norm)
+        on_host = HostCopies.begin([losses, norm[None], spike.double()[None]], losses.device)
+        return cls(on_host, weight, norm, spike, engine.nonfinite())
 
-    def results(self) -> tuple[float, float]:
-        """Return the loss of the global batch and the norm. The host waits until the device has computed them."""
-        *losses, norm = torch.cat(self.on_host.received()).tolist()
-        return float(np.array(losses).sum()) / self.weight if self.weight else 0.0, norm
+    def results(self) -> Results:
+        """Return the results. The host waits until the device has computed them."""
+        *losses, norm, spike = torch.cat(self.on_host.received()).tolist()
+        return Results(float(np.array(losses).sum()) / self.weight if self.weight else 0.0, norm, bool(spike))
 
 
-def compute(run: Run, batch: RankBatch, weight: float) -> Gradient:
-    """Compute the gradient of the global batch. `weight`: of the global batch.
+def compute(run: Run, batch: RankBatch, weight: float, usual: Limits = UNLIMITED) -> Gradient:
+    """Compute the gradient of the global batch. `weight`: of the global batch. `usual`: the limits of loss and norm.
 
     If fp16 gradients overflow, the same batch is computed again with half the scale, so that the scale does not affect
     which batches train the model.
@@ -67,10 +82,10 @@ def compute(run: Run, batch: RankBatch, weight: float) -> Gradient:
         # seeds draws outside the contract, so that a resume on the same number of ranks repeats them
         torch.manual_seed(seed_for(run.recipe.seed, Stream.STEP, run.progress.step, run.process.data_parallel_rank))
         losses = accumulate(run, batch, weight)
-        gradient = Gradient.measured(losses, weight, run.engine, scale.value)
+        gradient = Gradient.measured(losses, weight, run.engine, scale.value, usual)
         if before <= 1.0:
             return gradient  # there is no scale that could be the reason of an overflow
-        loss, norm_of_step = gradient.results()
+        loss, norm_of_step, _ = gradient.results()
         if math.isfinite(norm_of_step):
             return gradient
         if not math.isfinite(loss) or not scale.shrink():
@@ -109,6 +124,15 @@ def factor(norm: torch.Tensor, largest: float | None, scale: float) -> torch.Ten
     removes the loss scale. NaN if the norm is not finite. `norm`: a scalar, fp64; `largest`: None: do not clip."""
     clip = torch.ones_like(norm) if largest is None else (largest / (norm + 1e-6)).clamp(max=1.0)
     return torch.where(torch.isfinite(norm), clip / scale, math.nan)
+
+
+def factor_of_step(gradient: Gradient, recipe: Recipe, scale: float) -> torch.Tensor:
+    """Return the factor of the engine's gradients for the update of a step. NaN for a step that updates nothing: the
+    norm is not finite, or the step is a spike and the recipe does not only tell. `scale`: the loss scale."""
+    clipped = factor(gradient.norm, recipe.optimizer.clip, scale)
+    if recipe.train.on_spike == "tell":
+        return clipped
+    return torch.where(gradient.spike.to(clipped.device), math.nan, clipped)
 
 
 def skipped(run: Run, step: int, nonfinite: "NonfiniteGradients") -> None:

@@ -16,17 +16,18 @@ from launcher.distributed.heartbeat import Stage
 from launcher.distributed.signals import StopReason
 from launcher.sinks import Record
 from launcher.tasks import Outputs
-from launcher.train import checkpoint, early_stopping, evaluation, gradient
+from launcher.train import checkpoint, early_stopping, evaluation, gradient, spikes
 from launcher.train.evaluation_stop import EvaluationStopped, until_stop
 from launcher.train.gradient import Gradient
 from launcher.train.rank_batch import RankBatch
+from launcher.train.spikes import Limits
 from launcher.train.step_sync import StepInfo, sync_step_info
 from launcher.train.training_run import Run
 
 
 def train(run: Run) -> int:
     """Train to step `until`, or until any rank has to stop. Returns the exit code: DONE or STOPPED. Raises RunReplaced
-    if another start has taken over."""
+    if another start has taken over, and RollBackNeeded after a spike."""
     recipe, progress = run.recipe, run.progress
     every = recipe.checkpoint.every
     first = recipe.evaluate.at_start and progress.step == 0
@@ -92,12 +93,13 @@ def _leave(run: Run) -> int:
 @dataclass(frozen=True)
 class BegunStep:
     """An optimiser step whose results are still on the device. `step`: its number, from 1. `record`: the part of its
-    record that is known without them."""
+    record that is known without them. `gradient`: None: the step is left out. `usual`: the limits of loss and norm."""
 
     step: int
     info: StepInfo
-    gradient: Gradient
+    gradient: Gradient | None
     record: Record
+    usual: Limits
 
 
 def step(run: Run, batch: RankBatch, info: StepInfo, begin: float) -> Record:
@@ -108,14 +110,17 @@ def step(run: Run, batch: RankBatch, info: StepInfo, begin: float) -> Record:
 def begin_step(run: Run, batch: RankBatch, info: StepInfo, begin: float) -> BegunStep:
     """Take one optimiser step, without waiting for the device.
 
-    A gradient that is not finite updates nothing on any rank, but the step still counts. `begin`: the time.perf_counter
-    at which the batch was requested.
+    A gradient that is not finite updates nothing on any rank, but the step still counts; so do a spike, unless the
+    recipe only tells, and a step that is left out. `begin`: the time.perf_counter at which the batch was requested.
     """
     recipe, progress = run.recipe, run.progress
-    computed = gradient.compute(run, batch, info.weight)
+    usual = spikes.limits(progress.recent, progress.step + 1, recipe.train.spike)
     lr = recipe.optimizer.lr * run.schedule.factor(progress.step, progress.history)
-    run.heartbeat.beat(Stage.UPDATING, progress.step + 1)
-    run.engine.update(lr, gradient.factor(computed.norm, recipe.optimizer.clip, progress.scale.value))
+    computed = None
+    if progress.step + 1 not in progress.left_out:
+        computed = gradient.compute(run, batch, info.weight, usual)
+        run.heartbeat.beat(Stage.UPDATING, progress.step + 1)
+        run.engine.update(lr, gradient.factor_of_step(computed, recipe, progress.scale.value))
     progress.step += 1
     progress.samples += recipe.train.global_batch
     progress.tokens += info.tokens
@@ -126,7 +131,7 @@ def begin_step(run: Run, batch: RankBatch, info: StepInfo, begin: float) -> Begu
         "seconds": progress.seconds, "waited": round(progress.waited, 4),
         "fill": round(info.tokens / max(1, info.padded), 4),
     }  # fmt: skip
-    return BegunStep(progress.step, info, computed, record)
+    return BegunStep(progress.step, info, computed, record, usual)
 
 
 def finish_step(run: Run, begun: BegunStep) -> Record:
@@ -134,19 +139,23 @@ def finish_step(run: Run, begun: BegunStep) -> Record:
     order of the steps."""
     progress, fp16, known = run.progress, run.recipe.train.precision == "fp16", begun.record
     begin = time.perf_counter()
-    loss, norm = begun.gradient.results()
+    loss, norm, spike = begun.gradient.results() if begun.gradient else (math.nan, math.nan, False)
     progress.seconds += time.perf_counter() - begin
     elapsed = progress.seconds if progress.step == begun.step else known["seconds"]
     if math.isfinite(norm):
         progress.scale.succeed(dynamic=fp16)
         progress.skipped_in_a_row = 0
-    else:
+        if math.isfinite(loss) and begun.info.weight:
+            spikes.observe(progress, run.recipe, (begun.step, loss, norm), spike)
+    elif begun.gradient is not None:
         gradient.skipped(run, begun.step, begun.gradient.nonfinite)
-    scale = {"scale": progress.scale.value, "overflows": progress.overflows} if fp16 else {}
+    more = {"scale": progress.scale.value, "overflows": progress.overflows} if fp16 else {}
+    more |= {"spike": 1} if spike else {}
+    more |= {"left_out": 1} if begun.gradient is None else {}
     return {
         "step": begun.step, "loss": loss, "grad_norm": norm, "lr": known["lr"], "samples": known["samples"],
         "tokens": known["tokens"], "seconds": round(elapsed, 4), "data": known["data"],
-        "skipped": progress.skipped, "waited": known["waited"], "fill": known["fill"], **scale,
+        "skipped": progress.skipped, "waited": known["waited"], "fill": known["fill"], **more,
     }  # fmt: skip
 
 
@@ -163,6 +172,8 @@ def _finish(run: Run, begun: list[BegunStep], left: int = 0) -> None:
         record = finish_step(run, one)
         measured = run.meter.measure(one.info, record["tokens"], record["seconds"]) if run.meter else {}
         _log(run, {**record, **measured})
+        if "spike" in record:
+            spikes.act(run, (one.step, record["loss"], record["grad_norm"]), one.usual)
 
 
 def evaluate(run: Run) -> Record:
@@ -191,7 +202,7 @@ def begin_save(run: Run) -> None:
     only."""
     run.heartbeat.beat(Stage.SAVING, run.progress.step)
     if run.saver.step != run.progress.step:
-        run.saver.save(run.engine.state_dict(), checkpoint_state(run))
+        run.saver.save(run.engine.state_dict(), checkpoint_state(run), spikes.kept(run))
 
 
 def save(run: Run) -> None:
@@ -199,7 +210,7 @@ def save(run: Run) -> None:
     run.heartbeat.beat(Stage.SAVING, run.progress.step)
     run.saver.finish()
     if run.saver.step != run.progress.step:
-        run.saver.save_last(run.engine.state_dict(), checkpoint_state(run))
+        run.saver.save_last(run.engine.state_dict(), checkpoint_state(run), spikes.kept(run))
 
 
 def checkpoint_state(run: Run) -> JsonObject:

@@ -11,6 +11,7 @@ from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.storage.run_dir import RunDir
 from launcher.train.checkpoint_saver import CheckpointSaver
+from launcher.train.data_loader import Order
 from launcher.train.evaluation import Part
 from launcher.train.precision import LossScale
 from launcher.train.rank_batch import RankBatch
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 _COUNTERS = (
     "step", "samples", "tokens", "seconds", "waited", "skipped", "skipped_in_a_row", "culprit", "overflows", "history",
     "evaluation_due",
+    "spikes", "spikes_in_a_row", "recent", "left_out",
 )  # fmt: skip
+
+Result = tuple[int, float, float]
+"""Number of a step, its loss and its gradient norm."""
 
 
 @dataclass
@@ -38,7 +43,10 @@ class Progress:
     metrics and step. `history`: each evaluation's step and watched metric, which is negated if higher is better.
     `skipped`: number of steps without an update, because the gradient was not
     finite; `culprit`: the first parameter that was not finite in the last series of such steps. `overflows`: number of
-    steps that were repeated with a smaller loss scale. `evaluation_due`: a stop has ended the evaluation of this step.
+    steps that were repeated with a smaller loss scale. `spikes`: number of steps whose loss or gradient norm was far
+    above its usual range; `recent`: the steps that this range is computed from. `left_out`: the steps without an update
+    after training went back, in ascending order, of the whole run. `evaluation_due`: a stop has ended the evaluation of
+    this step.
     """
 
     step: int = 0
@@ -53,6 +61,10 @@ class Progress:
     culprit: str = ""
     overflows: int = 0
     evaluation_due: bool = False
+    spikes: int = 0
+    spikes_in_a_row: int = 0
+    recent: list[Result] = field(default_factory=list)
+    left_out: list[int] = field(default_factory=list)
     scale: LossScale = field(default_factory=LossScale)
 
     def state(self) -> JsonObject:
@@ -65,8 +77,6 @@ class Progress:
         progress = cls(scale=LossScale.of(precision))
         for name in state.keys() & set(_COUNTERS):
             setattr(progress, name, state[name])
-        if progress.evaluation_due:
-            progress.saved = -1  # the checkpoint lacks the evaluation
         if "scale" in state and precision == "fp16":
             progress.scale = LossScale(*state["scale"])
         return progress
@@ -78,7 +88,7 @@ class Run:
 
     `batches` yields this rank's share of the global batches from `progress.step` to step `until`. This is the last of
     all `steps`, or the step at which frozen parameters begin to train. `data`: the digest of the prepared data.
-    `meter`: of rank 0; None: speed and device are not measured.
+    `order`: selects the samples of a step. `meter`: of rank 0; None: speed and device are not measured.
     """
 
     recipe: Recipe
@@ -97,5 +107,6 @@ class Run:
     sinks: "Sequence[Sink[Plugin]]"
     stop: StopMonitor
     saver: CheckpointSaver
+    order: Order
     meter: StepMeter | None = None
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
