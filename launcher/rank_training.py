@@ -10,8 +10,9 @@ from launcher.config import plugins
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
 from launcher.distributed.exit_codes import DONE
-from launcher.distributed.heartbeat import Heartbeat
+from launcher.distributed.heartbeat import Heartbeat, Stage
 from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.run_ledger import RankLedger
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.prepare import run_setup
@@ -36,9 +37,13 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
             raise UserError(problems)
         run = dataclasses.replace(run, resume=run.folder.saved(steps[-1]) if steps else None)
         heartbeat = heartbeat or Heartbeat()
+        ledger: RankLedger | None = None
+        if group.rank == 0:
+            ledger = RankLedger(run.folder, heartbeat, run.recipe.train.compile, stop.lease)
+            held.enter_context(ledger.kept())
         while True:
             with rank_errors.explained(run, group, heartbeat):
-                step, code = _train_part(run, group, stop, heartbeat)
+                step, code = _train_part(run, group, stop, heartbeat, ledger)
             if step is None:
                 return code
             run = dataclasses.replace(run, resume=run.folder.saved(step))  # frozen parameters train from here on
@@ -60,12 +65,15 @@ def _take_lease(
 
 
 def _train_part(
-    run: PreparedRun, group: ProcessGroup, stop: StopMonitor, heartbeat: Heartbeat
+    run: PreparedRun, group: ProcessGroup, stop: StopMonitor, heartbeat: Heartbeat, ledger: RankLedger | None
 ) -> tuple[int | None, int]:
     """Train until the run ends, or until frozen parameters begin to train. Returns the step at which training continues
-    (None: it does not), and the exit code."""
+    (None: it does not), and the exit code. `ledger`: of rank 0."""
+    heartbeat.beat(Stage.STARTING)
     built, notes = build(run, group, stop, run.resume)
-    built = dataclasses.replace(built, heartbeat=heartbeat)
+    built = dataclasses.replace(built, heartbeat=heartbeat, ledger=ledger)
+    if ledger is not None:
+        ledger.resume(built.progress.step)
     if built.progress.step == run.recipe.model.unfreeze_at:
         notes = ["what was frozen trains from here on"]
     if group.rank == 0:

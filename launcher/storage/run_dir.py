@@ -66,6 +66,11 @@ class RunDir:
         return self.path / paths.JOB_LOG
 
     @property
+    def ledger(self) -> Path:
+        """The seconds of the run by purpose (see launcher.storage.ledger)."""
+        return self.path / paths.LEDGER
+
+    @property
     def environment(self) -> Path:
         """The versions of Python and of the libraries."""
         return self.path / paths.ENVIRONMENT

@@ -140,7 +140,8 @@ def _finish(run: Run, begun: list[BegunStep], left: int = 0) -> None:
         one = begun.pop(0)
         record = finish_step(run, one)
         measured = run.meter.measure(one.info, record["tokens"], record["seconds"]) if run.meter else {}
-        _log(run, {**record, **measured})
+        goodput = {"goodput": round(run.ledger.goodput(), 4)} if run.ledger else {}
+        _log(run, {**record, **measured, **goodput})
 
 
 def evaluate(run: Run) -> Record:
@@ -178,6 +179,8 @@ def save(run: Run) -> None:
     }  # fmt: skip
     checkpoint.save(run.folder, run.engine.state_dict(), state, recipe.checkpoint.keep, run.process, run.stop.lease)
     progress.saved = progress.step
+    if run.ledger is not None:
+        run.ledger.saved()
 
 
 def _divides(every: int | None, step: int) -> bool:
