@@ -18,7 +18,7 @@ from launcher.storage.lease import Lease
 from launcher.storage.ledger import OF_STEPS, LedgerLine, Purpose
 from launcher.storage.run_dir import RunDir
 
-SHORTEST, LONGEST = 1.0, 60.0
+SHORTEST, LONGEST = 0.5, 60.0
 """Seconds between two lines. They become longer in a long start: a thousandth of its age."""
 _PURPOSES: dict[Stage, Purpose] = {
     Stage.STARTING: "start", Stage.LOADING: "data", Stage.AGREEING: "communicate", Stage.REDUCING: "communicate",
