@@ -182,6 +182,29 @@ def parity(
 
 
 @app.command()
+def simulate(
+    recipe: options.RecipeFile,
+    overrides: options.Overrides = None,
+    cluster: options.ClusterFile = "local",
+    nodes: options.Nodes = None,
+    mtbf: options.BetweenFailures = None,
+    checkpoint_every: options.SimulatedInterval = None,
+    spares: options.Spares = 0,
+    assume: options.Assumed = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+    trust: options.Trust = None,
+) -> None:
+    """Simulate the run on many nodes that fail: goodput, the best checkpoint interval, where time goes."""
+    from launcher.config import load
+    from launcher.tools import simulate as tool
+
+    profile, overrides = load.profile(cluster, overrides or [])
+    asked = tool.question(profile, nodes, mtbf, checkpoint_every, spares, seed, assume or [])
+    tool.simulate(load.recipe(recipe, overrides), profile, asked, json, Console())
+
+
+@app.command()
 def compare(runs: options.RunFolders, sort: options.SortMetric = None, csv: options.Csv = False) -> None:
     """Compare runs: keys in which they differ, first, last and best evaluation, and the baseline."""
     from launcher.tools import compare as tool

@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from launcher import sinks
 from launcher.build import build
 from launcher.config import plugins
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
 from launcher.distributed.exit_codes import DONE
-from launcher.distributed.heartbeat import Heartbeat
+from launcher.distributed.heartbeat import Heartbeat, Stage
 from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.run_ledger import RankLedger
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.prepare import run_setup
@@ -21,7 +21,7 @@ from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
 from launcher.storage import disk_full, lease, roll_backs
 from launcher.storage.run_files import RollBack
-from launcher.train import checkpoint, early_stopping, kernel_settings, loop, rank_errors, spikes
+from launcher.train import early_stopping, kernel_settings, loop, rank_errors, roll_back, spikes
 from launcher.train.training_run import Run
 
 
@@ -40,11 +40,15 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
         run = dataclasses.replace(run, resume=run.folder.saved(steps[-1]) if steps else None)
         stop.run = run.folder if group.rank == 0 else None
         heartbeat = heartbeat or Heartbeat()
+        ledger: RankLedger | None = None
+        if group.rank == 0:
+            ledger = RankLedger(run.folder, heartbeat, run.recipe.train.compile, stop.lease)
+            held.enter_context(ledger.kept())
         while True:
             with rank_errors.explained(run, group, heartbeat):
-                end = _train_part(run, group, stop, heartbeat)
+                end = _train_part(run, group, stop, heartbeat, ledger)
             if end.spike is not None:
-                step = _roll_back(run, group, stop, end.spike)
+                step = roll_back.go_back(run.folder, group, stop, end.spike, run.recipe.train.abort_after)
             elif end.step is not None:
                 step = end.step  # frozen parameters train from here on
             else:
@@ -77,45 +81,16 @@ def _take_lease(
     return [], [saved.step for saved in run.folder.whole()], StopReason.NONE
 
 
-def _roll_back(run: PreparedRun, group: ProcessGroup, stop: StopMonitor, spike: RollBack) -> int:
-    """Record that steps are left out, remove the checkpoints that have trained them, and return the step at which
-    training continues. All ranks call it.
-
-    It is the newest checkpoint before these steps; 0, the beginning: there is none. Raises SpikesStay, and RunReplaced
-    if another start has taken over.
-    """
-    abort_after = run.recipe.train.abort_after
-    count, step = group.broadcast(_go_back(run, stop, spike) if group.rank == 0 else None)
-    if count < 0:
-        raise checkpoint.RunReplaced(run.folder)
-    if count >= abort_after:
-        raise spikes.SpikesStay(spikes.stay_message(count, spike.step, abort_after))
-    return step
-
-
-def _go_back(run: PreparedRun, stop: StopMonitor, spike: RollBack) -> tuple[int, int]:
-    """Write and remove files, as rank 0. Returns the number of spikes in a row (-1: another start has taken over), and
-    the step at which training continues."""
-    try:
-        if stop.lease is not None:
-            stop.lease.check()
-    except lease.LeaseLost:
-        return -1, 0
-    whole = [saved.step for saved in run.folder.whole()]
-    step = max((step for step in whole if step < spike.first), default=0)
-    known = [*roll_backs.read(run.folder), spike]
-    if (count := roll_backs.in_a_row(known)) < run.recipe.train.abort_after:
-        roll_backs.add(run.folder, spike)
-        roll_backs.remove_abandoned(run.folder)
-        sinks.warn(f"steps {spike.first} to {spike.step} are left out; training goes on from step {step}")
-    return count, step
-
-
-def _train_part(run: PreparedRun, group: ProcessGroup, stop: StopMonitor, heartbeat: Heartbeat) -> _PartEnd:
+def _train_part(
+    run: PreparedRun, group: ProcessGroup, stop: StopMonitor, heartbeat: Heartbeat, ledger: RankLedger | None
+) -> _PartEnd:
     """Train until the run ends, until frozen parameters begin to train, or until a spike after which training goes
-    back."""
+    back. `ledger`: of rank 0."""
+    heartbeat.beat(Stage.STARTING)
     built, notes = build(run, group, stop, run.resume)
-    built = dataclasses.replace(built, heartbeat=heartbeat)
+    built = dataclasses.replace(built, heartbeat=heartbeat, ledger=ledger)
+    if ledger is not None:
+        ledger.resume(built.progress.step)
     if built.progress.step == run.recipe.model.unfreeze_at:
         notes = ["what was frozen trains from here on"]
     if group.rank == 0:
@@ -130,6 +105,7 @@ def _train_part(run: PreparedRun, group: ProcessGroup, stop: StopMonitor, heartb
             print(early_stopping.message(built.progress.history, run.recipe.evaluate), flush=True)
         return _PartEnd(code, built.progress.step if more else None)
     except spikes.RollBackNeeded as found:
+        built.saver.finish()
         return _PartEnd(DONE, spike=found.spike)
     except BaseException as error:
         error.add_note(f"at step {built.progress.step + 1}")

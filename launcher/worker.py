@@ -32,6 +32,7 @@ from launcher.distributed import (
     rank_device,
     rank_end,
     rank_rendezvous,
+    run_ledger,
     signals,
 )
 from launcher.distributed.exit_codes import FAILED, INVALID_INPUT, STOPPED
@@ -166,8 +167,10 @@ def _prepare(arguments: list[str], group: ProcessGroup) -> tuple[str, list[str]]
         spread, per_node, devices = rank_device.node_of(cluster, group)
         recipe = load.recipe(arguments[0], arguments[1:])
         wrong = writable_folders.run(RunDir(paths.RUNS / recipe.value.name))
+        begin = time.monotonic()
         validated = run_setup.validate(recipe, spread, per_node, wrong, devices)
         run = run_setup.create(dataclasses.replace(validated, cluster=cluster))
+        run_ledger.record_command(run.folder, prepare=time.monotonic() - begin)
     except UserError as error:
         return "", [str(problem) for problem in error.problems]
     for note in run.notes:

@@ -38,6 +38,21 @@ def write_aside(file: Path, flushed: bool = True) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def append_line(file: Path, line: str) -> None:
+    """Append a line to a file that several processes may append to. If the last line there was cut, as of a writer that
+    was killed, the new line still begins on its own. Raises OSError if the line cannot be written completely."""
+    data = f"{line}\n".encode()
+    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            data = b"\n" + data
+        if os.write(handle, data) != len(data):
+            raise OSError(f"{file}: a line could not be written whole")
+    finally:
+        os.close(handle)
+
+
 def partial_name(file: Path) -> Path:
     """Return a hidden name in the folder of `file` that is unique over all processes and machines."""
     return file.with_name(f".{file.name}.{uuid.uuid4().hex[:16]}.partial")

@@ -89,7 +89,8 @@ class Heartbeat:
     def __init__(self, file: Path | None = None, row: int = 0, rank: int = 0):
         rows = np.zeros((1, _COLUMNS), dtype=np.int64) if file is None else _map(file, "r+")
         self._row = rows[0 if file is None else row]
-        self._row[3:5] = rank, time.monotonic_ns()
+        self._begun = time.monotonic_ns()
+        self._row[3:5] = rank, self._begun
         self.beat(Stage.STARTING)
 
     def beat(self, stage: Stage, step: int = 0, left: int = 0) -> None:
@@ -104,6 +105,16 @@ class Heartbeat:
     def seconds(self) -> dict[Stage, float]:
         """Seconds that this rank has spent in each stage, up to the last beat."""
         return {stage: float(self._row[_POSITION + stage]) / 1e9 for stage in Stage}
+
+    @property
+    def seconds_so_far(self) -> dict[Stage, float]:
+        """Seconds that this rank has spent in each stage, up to now, whatever its thread is doing. Their sum is the age
+        of this object, even if a beat comes while they are read."""
+        row = self._row.tolist()
+        passed, stage = time.monotonic_ns() - self._begun, row[2]
+        spent = dict(zip(Stage, row[_POSITION:], strict=True))
+        spent[Stage(stage)] = passed - sum(spent.values()) + spent[Stage(stage)]
+        return {stage: max(0, of_stage) / 1e9 for stage, of_stage in spent.items()}
 
     @property
     def position(self) -> Position:

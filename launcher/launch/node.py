@@ -21,7 +21,16 @@ from launcher.config import env_vars, paths
 from launcher.config.atomic_files import write
 from launcher.config.errors import UserError, first_line
 from launcher.config.types import SchedulerConfig
-from launcher.distributed import health_check, hostlist, logs, node_rendezvous, output_streams, private_tmp, signals
+from launcher.distributed import (
+    health_check,
+    hostlist,
+    logs,
+    node_rendezvous,
+    output_streams,
+    private_tmp,
+    run_ledger,
+    signals,
+)
 from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT, NODE_FAILURE, STOPPED
 from launcher.distributed.node_rendezvous import Node, NodeFailure, NodeOutcome, Rendezvous
 from launcher.distributed.signals import ForcedStop, StopReason
@@ -209,6 +218,7 @@ def _record_start(
     id = scheduler.job_id(os.environ)
     known = {"id": id, "scheduler": scheduler.kind} if id else {}
     ranks = plan.devices_per_node * min(len(nodes), plan.nodes)  # the others are a reserve
+    run_ledger.record_command(start.run)
     start.record("started", **known, nodes=list(nodes), ranks=ranks, step=start.before)
 
 

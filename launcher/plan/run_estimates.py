@@ -3,8 +3,12 @@
 from launcher.config import plugins
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
+from launcher.plan import checkpoint_interval
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
+
+BYTES_PER_SECOND = 2e9
+"""Assumed speed of all ranks together when they write or read a checkpoint."""
 
 
 def sample_operations(recipe: Recipe, shape: Architecture, facts: Facts) -> float | None:
@@ -62,6 +66,23 @@ def run_seconds(cluster: Cluster, operations: float | None, ranks: int, publishe
 def hours_between_failures(cluster: Cluster) -> float | None:
     """Return the mean hours until one of the nodes fails; None: not known."""
     return cluster.hours_between_failures / cluster.nodes[1] if cluster.hours_between_failures else None
+
+
+def save_seconds(checkpoint_bytes: int) -> float:
+    """Return the assumed seconds of a save: one, and the time to write at `BYTES_PER_SECOND`."""
+    return 1 + checkpoint_bytes / BYTES_PER_SECOND
+
+
+def failures(between: float, seconds: float | None, checkpoint_bytes: int) -> str:
+    """Return a text about the failures of a job and the checkpoints that they call for.
+
+    `between`: hours between its failures; `seconds`: minimum duration of the run; None: not known.
+    """
+    count = "" if seconds is None else f", at least {seconds / between / 3600:.1f} times in this run"
+    cost = save_seconds(checkpoint_bytes)
+    best = duration(checkpoint_interval.optimal(cost, between * 3600))
+    advice = f"best is a checkpoint every {best}, if one takes {duration(cost)}"
+    return f"a node is lost every {duration(between * 3600)}{count}; {advice}"
 
 
 def duration(seconds: float) -> str:

@@ -12,12 +12,12 @@ since the epoch. `submitted` and `started` have an `id`: the scheduler's id of t
 """
 
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from launcher.config import strict_json
+from launcher.config.atomic_files import append_line
 from launcher.config.strict_json import Wrong
 from launcher.config.types import JsonObject
 from launcher.storage.run_dir import RunDir
@@ -100,16 +100,7 @@ def append(folder: RunDir, event: Mapping[str, object]) -> None:
 
     Raises OSError if the line cannot be written completely.
     """
-    line = (json.dumps({**event, "time": event.get("time", time.time())}) + "\n").encode()
-    handle = os.open(folder.job_log, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        size = os.fstat(handle).st_size
-        if size and os.pread(handle, 1, size - 1) != b"\n":  # the last writer was killed while it wrote
-            line = b"\n" + line
-        if os.write(handle, line) != len(line):
-            raise OSError(f"{folder.job_log}: an event could not be written whole")
-    finally:
-        os.close(handle)
+    append_line(folder.job_log, json.dumps({**event, "time": event.get("time", time.time())}))
 
 
 def read(folder: RunDir) -> list[Event]:

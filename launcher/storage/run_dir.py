@@ -72,6 +72,11 @@ class RunDir:
         return self.path / paths.ROLL_BACKS
 
     @property
+    def ledger(self) -> Path:
+        """The seconds of the run by purpose (see launcher.storage.ledger)."""
+        return self.path / paths.LEDGER
+
+    @property
     def environment(self) -> Path:
         """The versions of Python and of the libraries."""
         return self.path / paths.ENVIRONMENT

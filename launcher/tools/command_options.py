@@ -156,6 +156,22 @@ Quantize = Annotated[Quantization | None, typer.Option("--quantize", help="int8:
 Format = Annotated[ExportFormat, typer.Option("--format", help="What the folder is for.")]
 Benchmark = Annotated[bool, typer.Option(help="Measure speed and metrics of a pruned, quantised or ONNX export.")]
 
+Nodes = Annotated[int | None, typer.Option("--nodes", min=1, help="Nodes of the job (default: those of the profile).")]
+BetweenFailures = Annotated[
+    str | None,
+    typer.Option("--mtbf", metavar="DURATION", help="Mean time between failures of one node, such as 5000h."),
+]
+SimulatedInterval = Annotated[
+    str | None,
+    typer.Option("--checkpoint-every", metavar="INTERVAL", help="Steps, or a duration (default: the recipe's)."),
+]
+Spares = Annotated[int, typer.Option("--spares", min=0, max=10_000, help="Nodes in reserve.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the simulated failures.")]
+Assumed = Annotated[
+    list[str] | None,
+    typer.Option("--assume", metavar="NAME=DURATION", help="A cost, such as start=3m or save=1.5s (repeatable)."),
+]
+
 SubmittedRun = Annotated[
     str, typer.Argument(metavar="RUN", help="A run that was submitted, such as runs/quickstart-pretrain.")
 ]

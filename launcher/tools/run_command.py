@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
-from launcher.distributed import launch_env, private_tmp, signals
+from launcher.distributed import launch_env, private_tmp, run_ledger, signals
 from launcher.distributed.exit_codes import DONE, STOPPED
 from launcher.launch import execute, launch_spec
 from launcher.launch.execute import Outcome
@@ -80,6 +81,7 @@ def _prepare(
         os.environ.update(launch_spec.environment(profile))  # must come before an import reads it
         if not (problems := [*problems, *writable_folders.ranks(known, profile, ranks)]):
             execute.warm_up(launch_spec.imports(known))
+    begin = time.monotonic()
     run = run_setup.validate(recipe, profile, ranks, problems)
     if resume and run.resume is None:
         what = f"{run.folder.checkpoints}: no whole checkpoint to go on from (leave --resume out to start)"
@@ -87,6 +89,7 @@ def _prepare(
     if over(run.resume, run.plan.steps):
         return run
     run = run_setup.create(run)
+    run_ledger.record_command(run.folder, prepare=time.monotonic() - begin)
     if via != "elastic":
         run.release()  # rank 0 of another starter acquires the lease itself
     tables.print_plan(run.plan, Console(stderr=True))

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.config import paths
-from launcher.tools import run_state, run_status
+from launcher.tools import run_state, run_status, run_time
 from launcher.tools.run_events import JobSchedulers
 from launcher.tools.run_state import State
 from launcher.tools.run_status import RunStatus
@@ -30,7 +30,9 @@ def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
     schedulers = JobSchedulers()
     statuses = run_status.read_statuses(folders, schedulers)
     if as_json:
-        print(json.dumps([asdict(one) for one in statuses], indent=1))
+        seconds = [run_time.as_json(*pair) for pair in zip(folders, statuses, strict=True)]
+        known = [{**asdict(one), "time": parts} for one, parts in zip(statuses, seconds, strict=True)]
+        print(json.dumps(known, indent=1))
         return
     if not statuses:
         console.print(f"no run is in {paths.RUNS}/ (launcher run, or launcher submit, begins one)", highlight=False)
@@ -40,6 +42,7 @@ def status(runs: Sequence[str], as_json: bool, console: Console) -> None:
         console.print(f"[red]{escape(problem)}[/]", soft_wrap=True, highlight=False)
     if len(runs) == 1:
         print_details(statuses[0], console)
+        run_time.print_seconds(folders[0], statuses[0], console)
     for trouble in (*schedulers.trouble.values(), *schedulers.unusable):
         console.print(f"[yellow]note[/]: {escape(trouble)}", soft_wrap=True, highlight=False)
 

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.config.format import human, plural
+from launcher.plan import run_estimates
 from launcher.plan.facts import Facts, cut_notes, label_counts
 from launcher.plan.memory import MemoryTrace
 from launcher.plan.plan import Plan
@@ -44,7 +45,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         "memory": f"about {estimate}{_device_memory(plan)} a device (estimate: {parts}){_not_counted(plan)}",
         "checkpoint": f"{human(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept; {human(plan.free_disk)} free",
         "data": plan.prepared or "not prepared yet",
-        **({"at best": _at_best(plan)} if plan.seconds_at_best or plan.hours_between_failures else {}),
+        **({"at best": _at_best(plan.seconds_at_best)} if plan.seconds_at_best else {}),
+        **({"failures": _failures(plan, plan.hours_between_failures)} if plan.hours_between_failures else {}),
     }
     for name, value in rows.items():
         table.add_row(name, escape(value))
@@ -103,14 +105,13 @@ def _ranks(plan: Plan) -> str:
     return f"{plural(plan.ranks, 'rank')} ({nodes} x {plan.devices_per_node})"
 
 
-def _at_best(plan: Plan) -> str:
-    """Return a text about time and node failures, by the figures of the cluster's profile; empty if there are none."""
-    parts = []
-    if plan.seconds_at_best:
-        parts.append(f"{duration(plan.seconds_at_best)} of arithmetic at the devices' peak (without communication)")
-    if plan.hours_between_failures:
-        parts.append(f"a node is lost every {duration(plan.hours_between_failures * 3600)}")
-    return "; ".join(parts)
+def _at_best(seconds: float) -> str:
+    """Return a text about the minimum duration, by the figures of the cluster's profile."""
+    return f"{duration(seconds)} of arithmetic at the devices' peak (without communication)"
+
+
+def _failures(plan: Plan, hours: float) -> str:
+    return run_estimates.failures(hours, plan.seconds_at_best, plan.checkpoint_bytes)
 
 
 def _tokens(plan: Plan) -> str:

@@ -171,7 +171,8 @@ def _finish(run: Run, begun: list[BegunStep], left: int = 0) -> None:
         one = begun.pop(0)
         record = finish_step(run, one)
         measured = run.meter.measure(one.info, record["tokens"], record["seconds"]) if run.meter else {}
-        _log(run, {**record, **measured})
+        goodput = {"goodput": round(run.ledger.goodput(), 4)} if run.ledger else {}
+        _log(run, {**record, **measured, **goodput})
         if "spike" in record:
             spikes.act(run, (one.step, record["loss"], record["grad_norm"]), one.usual)
 
@@ -203,6 +204,7 @@ def begin_save(run: Run) -> None:
     run.heartbeat.beat(Stage.SAVING, run.progress.step)
     if run.saver.step != run.progress.step:
         run.saver.save(run.engine.state_dict(), checkpoint_state(run), spikes.kept(run))
+        _account_save(run)
 
 
 def save(run: Run) -> None:
@@ -211,6 +213,12 @@ def save(run: Run) -> None:
     run.saver.finish()
     if run.saver.step != run.progress.step:
         run.saver.save_last(run.engine.state_dict(), checkpoint_state(run), spikes.kept(run))
+        _account_save(run)
+
+
+def _account_save(run: Run) -> None:
+    if run.ledger is not None:
+        run.ledger.saved()
 
 
 def checkpoint_state(run: Run) -> JsonObject:

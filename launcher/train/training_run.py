@@ -8,6 +8,7 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import JsonObject
 from launcher.distributed.heartbeat import Heartbeat
 from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.run_ledger import RankLedger
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.storage.run_dir import RunDir
 from launcher.train.checkpoint_saver import CheckpointSaver
@@ -88,7 +89,8 @@ class Run:
 
     `batches` yields this rank's share of the global batches from `progress.step` to step `until`. This is the last of
     all `steps`, or the step at which frozen parameters begin to train. `data`: the digest of the prepared data.
-    `order`: selects the samples of a step. `meter`: of rank 0; None: speed and device are not measured.
+    `order`: selects the samples of a step. `meter`, `ledger`: of rank 0; None: speed and device are not measured,
+    seconds are not recorded.
     """
 
     recipe: Recipe
@@ -110,3 +112,4 @@ class Run:
     order: Order
     meter: StepMeter | None = None
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    ledger: RankLedger | None = None

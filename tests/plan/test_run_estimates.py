@@ -85,6 +85,13 @@ def test_more_nodes_are_lost_more_often():
     assert run_estimates.hours_between_failures(cluster(hours_between_failures=1000)) == 250
 
 
+def test_failures_of_a_job_and_the_checkpoints_that_they_call_for():
+    lost, best = run_estimates.failures(2.5, 25 * 3600, 18_000_000_000).split("; ")
+    assert lost == "a node is lost every 2.5 h, at least 10.0 times in this run"
+    assert best == "best is a checkpoint every 7.0 min, if one takes 10 s"
+    assert run_estimates.failures(2.5, None, 0).startswith("a node is lost every 2.5 h; best is a checkpoint every 2")
+
+
 @pytest.mark.parametrize(
     "seconds, text",
     [(0.25, "0.2 s"), (40, "40 s"), (150, "2.5 min"), (7100, "118 min"), (9000, "2.5 h"), (2e5, "2.3 days")],
