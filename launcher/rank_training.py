@@ -21,7 +21,7 @@ from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
 from launcher.storage import disk_full, lease, roll_backs
 from launcher.storage.run_files import RollBack
-from launcher.train import early_stopping, kernel_settings, loop, rank_errors, roll_back, spikes
+from launcher.train import early_stopping, kernel_settings, loop, rank_errors, resume_checkpoint, roll_back, spikes
 from launcher.train.training_run import Run
 
 
@@ -33,11 +33,11 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
     stop.training = True
     run = run_setup.load(folder)
     with disk_full.reported(folder), contextlib.ExitStack() as held:
-        problems, steps, reason = group.broadcast(_take_lease(run, held, stop) if group.rank == 0 else None)
+        problems, names, reason = group.broadcast(_take_lease(run, held, stop) if group.rank == 0 else None)
         if problems:
             stop.agree(reason)
             raise UserError(problems)
-        run = dataclasses.replace(run, resume=run.folder.saved(steps[-1]) if steps else None)
+        run = dataclasses.replace(run, resume=resume_checkpoint.newest(run.folder, names, group))
         stop.run = run.folder if group.rank == 0 else None
         heartbeat = heartbeat or Heartbeat()
         ledger: RankLedger | None = None
@@ -67,8 +67,8 @@ class _PartEnd(NamedTuple):
 
 def _take_lease(
     run: PreparedRun, held: contextlib.ExitStack, stop: StopMonitor
-) -> tuple[list[str], list[int], StopReason]:
-    """Take the right to write, as rank 0. Returns the problems, the steps of the complete checkpoints, and, if there
+) -> tuple[list[str], list[str], StopReason]:
+    """Take the right to write, as rank 0. Returns the problems, the names of the complete checkpoints, and, if there
     are problems, the reason why all ranks leave."""
     try:
         stop.lease = held.enter_context(run_setup.hold(run.folder))
@@ -78,7 +78,7 @@ def _take_lease(
         return [str(error)], [], StopReason.REPLACED
     except UserError as error:
         return [str(problem) for problem in error.problems], [], StopReason.NONE
-    return [], [saved.step for saved in run.folder.whole()], StopReason.NONE
+    return [], [saved.path.name for saved in run.folder.whole()], StopReason.NONE
 
 
 def _train_part(

@@ -5,6 +5,7 @@ Survived: the run goes on, says what it found, and what had been saved stays as 
 """
 
 import contextlib
+import json
 import re
 import shutil
 import subprocess
@@ -269,26 +270,30 @@ def test_data_that_changed_since_is_refused(trained):
     assert told_by_check() == [f"recipe.yaml:{line_of('data:')}: data: {RUN} {told}"]
 
 
-def test_a_byte_that_flipped_in_a_checkpoint_is_refused(trained):
-    file = next(FOURTH.glob("*.safetensors"))
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    advice = f"move {FOURTH} away to go on from the checkpoint before it"
-    refused("run", f"{file}: damaged: its content is not what was written ({advice})")
+def test_a_file_missing_from_a_checkpoint_is_passed_over(trained):
+    next(FOURTH.glob("*.safetensors")).unlink()
+    before = support.tree(RUN)
+    assert run_setup.validate(load.recipe("recipe.yaml"), load.cluster("local").value, 1).resume.path == SECOND
+    assert support.tree(RUN) == before
 
 
-def test_a_file_missing_from_a_checkpoint_is_refused(trained):
+def test_checkpoints_that_are_all_damaged_are_refused(trained):
+    advice = "a resume uses the checkpoint before it"
     file = next(FOURTH.glob("*.safetensors"))
     file.unlink()
-    advice = f"move {FOURTH} away to go on from the checkpoint before it"
-    assert told_by_check() == [f"{file}: missing from the checkpoint ({advice})"]
+    (SECOND / "state.json").write_text("{")
+    size = json.loads((SECOND / "COMPLETE").read_text())["files"]["state.json"][0]
+    assert told_by_check() == [
+        f"{file}: missing from the checkpoint ({advice})",
+        f"{SECOND}/state.json: damaged: its content is not what was written: 1 bytes instead of {size} ({advice})",
+        f"{RUN}/checkpoints: every checkpoint is damaged (restore one of them, or choose another name)",
+    ]
 
 
-def test_the_advice_for_a_damaged_checkpoint_helps(trained):
-    (FOURTH / "state.json").write_text("{")
-    FOURTH.rename(FOURTH.with_name("damaged"))
-    assert run_setup.validate(load.recipe("recipe.yaml"), load.cluster("local").value, 1).resume.path == SECOND
+def test_a_checkpoint_of_a_newer_launcher_is_refused(trained):
+    (FOURTH / "COMPLETE").write_text('{"format": 2}')
+    what = "a newer version of the launcher wrote it, in format 2, and this one reads up to 1"
+    refused("run", f"{FOURTH}: {what} (install that version, or move the folder away)")
 
 
 def test_metrics_damaged_in_the_middle_are_refused(trained):

@@ -11,7 +11,7 @@ from launcher.config import load, plugins
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.config.types import Plugin, RunReference
-from launcher.storage import cache_root
+from launcher.storage import cache_root, sound_checkpoints
 from launcher.storage.run_dir import RunDir
 
 C = TypeVar("C", bound=Plugin)
@@ -82,7 +82,7 @@ def _pinned(config: C, earlier: Plugin | None) -> C:
     if before is not None and before.run == reference.run:
         return config.model_copy(update={"checkpoint": before.checkpoint})
     try:
-        step = RunDir(Path(cache_root.found(reference.run))).saved(reference.checkpoint).step
+        step = sound_checkpoints.verified(RunDir(Path(cache_root.found(reference.run))), reference.checkpoint).step
     except UserError:
         return config
     return config.model_copy(update={"checkpoint": step})

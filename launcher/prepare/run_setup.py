@@ -20,7 +20,7 @@ from launcher.config.recipe import Recipe
 from launcher.plan import facts, layout, plan, topology, writable_folders
 from launcher.plan.device_facts import Devices
 from launcher.prepare import bundle, checkpoint_references, hub, prepared_data, run_folder, source_shards, token_ids
-from launcher.storage import cache_root, disk_full, lease, stop_file
+from launcher.storage import cache_root, disk_full, lease, sound_checkpoints, stop_file
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
 
@@ -29,9 +29,9 @@ from launcher.storage.run_dir import RunDir
 class PreparedRun:
     """A run that may start.
 
-    `folder`: the run folder. `prepared`: folder of its data. `resume`: verified checkpoint to resume from; None: there
-    is none. `start`: lease for the right to start the run; None: it is not held. `left_stop`: the file STOP that was
-    there before this start.
+    `folder`: the run folder. `prepared`: folder of its data. `resume`: checkpoint to resume from; None: there is none.
+    `start`: lease for the right to start the run; None: it is not held. `left_stop`: the file STOP that was there
+    before this start.
     """
 
     recipe: Recipe
@@ -216,7 +216,7 @@ def _validate(request: _Request, wrong: Sequence[str]) -> PreparedRun:
     if made.prepared is None:
         made = _make_plan(request, recipe, known, prepared)
     folder = request.folder
-    resume = _resume(folder, known) if request.trains else None
+    resume = _resume(folder, known, made.steps) if request.trains else None
     return PreparedRun(recipe, request.cluster, known, made, folder, prepared, resume, made.notes, left_stop=left_stop)
 
 
@@ -260,14 +260,13 @@ def hold(folder: RunDir, name: str = ".writer") -> lease.Lease:
         raise UserError(f"{what} (wait for it, or choose another name)") from None
 
 
-def _resume(folder: RunDir, known: facts.Facts) -> SavedCheckpoint | None:
-    """Return the newest complete checkpoint, verified; None: there is none. Raises UserError for other data."""
-    whole = folder.whole()
-    if not whole:
-        return None
-    whole[-1].verify()
-    _check_data(folder, whole[-1].state.get("data"), known)
-    return whole[-1]
+def _resume(folder: RunDir, known: facts.Facts, steps: int | None) -> SavedCheckpoint | None:
+    """Return the checkpoint to resume from; None: there is none. `steps`: of the whole run. Raises UserError for other
+    data."""
+    saved = sound_checkpoints.resumable(folder, steps)
+    if saved is not None:
+        _check_data(folder, saved.state.get("data"), known)
+    return saved
 
 
 def _check_data(folder: RunDir, digest: object, known: facts.Facts) -> None:

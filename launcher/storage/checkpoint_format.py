@@ -18,17 +18,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import xxhash
 
 from launcher.config import strict_json
-from launcher.config.atomic_files import flush, is_file, write
+from launcher.config.atomic_files import exists, flush, is_file, write
+from launcher.config.errors import UserError
 from launcher.config.paths import COMPLETE, RECIPE, STATE
 from launcher.config.strict_json import DamagedFile, Wrong
 from launcher.config.types import JsonObject
-from launcher.storage.run_files import CheckpointFiles, CheckpointState
+from launcher.storage.run_files import CheckpointFiles, CheckpointFormat, CheckpointState
 
 if TYPE_CHECKING:
     import torch
 
 NAME = r"step-[0-9]+"
 HALF_WRITTEN = rf"{NAME}|\.{NAME}(\.[0-9a-f]+)?\.partial"
+FORMAT = 1
+"""Number of this format. COMPLETE of a later format has a higher number; without a number it is 1."""
 
 
 def folder_name(step: int) -> str:
@@ -48,6 +51,14 @@ def checksum(file: Path) -> str:
         while block := data.read(1 << 22):
             state.update(block)
     return str(state.hexdigest())
+
+
+class NewerFormat(UserError):
+    """Error: a newer version of the launcher has written a checkpoint."""
+
+    def __init__(self, checkpoint: Path, number: int) -> None:
+        what = f"a newer version of the launcher wrote it, in format {number}, and this one reads up to {FORMAT}"
+        super().__init__(f"{checkpoint}: {what} (install that version, or move the folder away)")
 
 
 class TensorEntry(NamedTuple):
@@ -70,11 +81,14 @@ class SavedCheckpoint:
     @property
     def advice(self) -> str:
         """Advice for a damaged checkpoint: how to continue without it."""
-        return f"move {self.path} away to go on from the checkpoint before it"
+        return "a resume uses the checkpoint before it"
 
     @cached_property
     def state(self) -> JsonObject:
         """The content of state.json (see CheckpointState). Raises DamagedFile."""
+        return self._read_state()
+
+    def _read_state(self) -> JsonObject:
         file = self.path / STATE
         value = strict_json.read_object(file, self.advice)
         try:
@@ -84,22 +98,56 @@ class SavedCheckpoint:
         return value
 
     def verify(self) -> None:
-        """Compare every file with its size and checksum in COMPLETE. Raises DamagedFile for the first wrong file."""
-        mark = self.path / COMPLETE
-        try:
-            files = strict_json.read(mark, CheckpointFiles, self.advice).files
-        except DamagedFile:
-            raise strict_json.damage(mark, "not what was written", self.advice) from None
-        for name, (size, digest) in files.items():
+        """Compare every file with its size and checksum in COMPLETE. Raises DamagedFile for the first wrong file, and
+        NewerFormat."""
+        self.verify_share(0, 1)
+
+    def verify_share(self, index: int, shares: int) -> None:
+        """Verify one of several shares of the files, which have about equal sizes. Raises DamagedFile and
+        NewerFormat."""
+        files = self._files()
+        for name in _share(files, index, shares):
+            size, digest = files[name]
+            self._check_size(name, size)
             file = self.path / name
-            if not is_file(file):
-                raise DamagedFile(f"{file}: missing from the checkpoint ({self.advice})")
             try:
-                same = file.stat().st_size == size and checksum(file) == digest
+                same = checksum(file) == digest
             except OSError as error:
                 raise strict_json.damage(file, f"cannot be read: {error.strerror}", self.advice) from None
             if not same:
                 raise strict_json.damage(file, "its content is not what was written", self.advice)
+            if name == STATE:
+                self._read_state()
+
+    def verify_sizes(self) -> None:
+        """Compare the sizes of the files with COMPLETE, and check the state, without reading the tensors. Raises
+        DamagedFile and NewerFormat."""
+        for name, (size, _) in self._files().items():
+            self._check_size(name, size)
+        self._read_state()
+
+    def _files(self) -> dict[str, tuple[int, str]]:
+        """Return the size and checksum of each file, as COMPLETE has them. Raises DamagedFile and NewerFormat."""
+        mark = self.path / COMPLETE
+        try:
+            value = strict_json.read_object(mark, self.advice)
+            number = strict_json.check(value, CheckpointFormat).format
+            if number > FORMAT:
+                raise NewerFormat(self.path, number)
+            files = strict_json.check(value, CheckpointFiles).files
+        except (DamagedFile, Wrong):
+            raise strict_json.damage(mark, "not what was written", self.advice) from None
+        if unknown := sorted({file.name for file in self.path.glob("*.safetensors")} - files.keys()):
+            raise strict_json.damage(self.path / unknown[0], f"not one of the files in {COMPLETE}", self.advice)
+        return files
+
+    def _check_size(self, name: str, size: int) -> None:
+        file = self.path / name
+        if not is_file(file):
+            raise DamagedFile(f"{file}: missing from the checkpoint ({self.advice})")
+        if (found := file.stat().st_size) != size:
+            what = f"its content is not what was written: {found:,} bytes instead of {size:,}"
+            raise strict_json.damage(file, what, self.advice)
 
     def tensors(self) -> dict[str, TensorEntry]:
         """Return the shapes and types of the tensors by name: `model.<name>` and `optimizer.<name>.<moment>`."""
@@ -118,10 +166,29 @@ class SavedCheckpoint:
         reader = dcp.HuggingFaceStorageReader(str(self.path))
         _run(lambda: dcp.load(tensors, storage_reader=reader, no_dist=not all_ranks))
 
+    def set_aside(self) -> Path:
+        """Rename a damaged checkpoint, so that it is neither loaded nor counted nor removed. Returns its new path."""
+        names = (f"{self.path.name}.damaged{number}" for number in ("", *(f"-{i}" for i in range(2, 1000))))
+        aside = next(path for path in map(self.path.with_name, names) if not exists(path))
+        self.path.rename(aside)
+        flush(aside.parent)
+        return aside
+
     def remove(self) -> None:
         """Remove the checkpoint, COMPLETE first, so that a killed removal leaves an incomplete checkpoint."""
         (self.path / COMPLETE).unlink(missing_ok=True)
         shutil.rmtree(self.path)
+
+
+def _share(files: Mapping[str, tuple[int, str]], index: int, shares: int) -> list[str]:
+    """Return the names of one of several shares of the files. Shares have about equal sizes: each file goes to the
+    smallest share, the largest files first."""
+    sizes, names = [0] * shares, [list[str]() for _ in range(shares)]
+    for name in sorted(files, key=lambda name: (-files[name][0], name)):
+        smallest = sizes.index(min(sizes))
+        sizes[smallest] += files[name][0]
+        names[smallest].append(name)
+    return names[index]
 
 
 class Part(NamedTuple):

@@ -6,7 +6,7 @@ The names of the files are in launcher.config.paths.
 import math
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from launcher.config.strict_json import Count, PlainName, Seconds, Stored, Time, Word, Wrong, shown
 from launcher.config.types import JsonObject
@@ -35,11 +35,8 @@ def _result(value: list[object]) -> list[object]:
     raise ValueError("should be a step and two finite numbers")
 
 
-def _sized(value: list[object]) -> list[object]:
-    match value:
-        case [int() as size, str()] if size >= 0 and not isinstance(size, bool):
-            return value
-    raise ValueError("should be a size and a checksum")
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 RegressionTargets = Annotated[JsonObject, AfterValidator(_numbers)]
@@ -86,10 +83,16 @@ class CheckpointState(Stored):
     left_out: list[Count] = []
 
 
+class CheckpointFormat(Stored):
+    """The part of a checkpoint's COMPLETE that every version of the launcher reads: the number of the format."""
+
+    format: Count = 1
+
+
 class CheckpointFiles(Stored):
     """Content of a checkpoint's COMPLETE: the size in bytes and the checksum of each file."""
 
-    files: Annotated[dict[PlainName, Annotated[list[object], AfterValidator(_sized)]], Field(min_length=1)]
+    files: Annotated[dict[PlainName, Annotated[tuple[Count, str], BeforeValidator(_tuple)]], Field(min_length=1)]
 
 
 class RollBack(Stored):

@@ -11,7 +11,7 @@ from launcher.launch import execute, launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import topology, writable_folders
 from launcher.prepare import run_setup
-from launcher.storage import disk_full
+from launcher.storage import disk_full, sound_checkpoints
 from launcher.storage.run_dir import RunDir
 from launcher.tools import confusion_display, tables
 
@@ -24,8 +24,7 @@ def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, conso
     folder = RunDir(Path(run)).report
     problems = writable_folders.unusable(folder, f"the folder {folder}", "make it writable, or copy the run")
     prepared = run_setup.reopen(Path(run), ranks, problems)
-    saved, baseline = prepared.folder.saved(which), prepared.facts.baseline
-    saved.verify()
+    saved, baseline = sound_checkpoints.verified(prepared.folder, which), prepared.facts.baseline
     topology.log_notes(prepared.cluster)
     execute.warm_up(launch_spec.imports(prepared.recipe))
     outcome = execute.execute(launch_spec.evaluate(prepared.plan, {}, saved.step))

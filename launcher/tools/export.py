@@ -17,6 +17,7 @@ from launcher.models import _transformers
 from launcher.plan import model_requirements
 from launcher.plan.facts import of_run
 from launcher.prepare import remote_code
+from launcher.storage import sound_checkpoints
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
 from launcher.tools import export_folder, model_card
@@ -70,8 +71,7 @@ class CheckpointExporter(Exporter):
     def __init__(self, run: str, which: str | int):
         self.folder = RunDir(Path(run))
         _check_run(self.folder)
-        self.saved = self.folder.saved(which)
-        self.saved.verify()
+        self.saved = sound_checkpoints.verified(self.folder, which)
         self.recipe = load.stored(self.folder.recipe).value
         self.model = _architecture(self.folder, self.recipe)
         self._tensors = _tensors(self.folder, self.recipe, self.saved)

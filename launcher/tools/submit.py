@@ -23,7 +23,7 @@ from launcher.config.strict_json import DamagedFile
 from launcher.plan.plan import Plan
 from launcher.prepare import run_setup
 from launcher.schedulers import JobRefused, JobRequest, RenderedJob, Scheduler
-from launcher.storage import job_log
+from launcher.storage import job_log, sound_checkpoints
 from launcher.storage.run_dir import RunDir, over
 from launcher.tools import job_scheduler, run_status, sweep_grid, tables
 
@@ -179,9 +179,8 @@ def _working_directory() -> Path:
 
 def _is_done(planned: Plan) -> bool:
     """Return whether all steps of a run are trained. If so, print it."""
-    whole = RunDir(Path(planned.folder)).whole()
     try:
-        why = over(whole[-1] if whole else None, planned.steps)
+        why = over(sound_checkpoints.resumable(RunDir(Path(planned.folder)), planned.steps), planned.steps)
     except DamagedFile:  # reported when the checkpoint is verified
         return False
     if why:

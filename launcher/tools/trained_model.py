@@ -11,6 +11,7 @@ from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.plan import attention_kernels, model_requirements
 from launcher.plan.facts import Facts, of_run
+from launcher.storage import sound_checkpoints
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
 
@@ -97,7 +98,7 @@ def load_run(run: str, which: str | int) -> TrainedModel:
     for needed in (folder.recipe, folder.facts):
         if not needed.is_file():
             raise UserError(f"{run}: no run is there (it has no {needed.name})")
-    saved = folder.saved(which)
+    saved = sound_checkpoints.verified(folder, which)
     recipe, facts = load.stored(folder.recipe).value, of_run(folder.path)
     kernel_settings.apply(recipe.train)
     config = run_model.Config(

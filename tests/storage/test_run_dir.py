@@ -158,7 +158,7 @@ def test_a_whole_checkpoint_is_verified(run):
 
 
 def advice(folder: Path) -> str:
-    return f"(move {folder} away to go on from the checkpoint before it)"
+    return "(a resume uses the checkpoint before it)"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json"])

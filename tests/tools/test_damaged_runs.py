@@ -19,7 +19,7 @@ from launcher.tools.compare import compare
 from launcher.tools.trained_model import best_note
 
 LINE = "take this line out, or move the file away"
-STATE = "move runs/bad/checkpoints/step-00000040 away to go on from the checkpoint before it"
+STATE = "a resume uses the checkpoint before it"
 
 
 @pytest.fixture
