@@ -18,7 +18,8 @@ from launcher.prepare import run_setup
 from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
 from launcher.storage import disk_full, lease
-from launcher.train import early_stopping, kernel_settings, loop, rank_errors
+from launcher.train import early_stopping, kernel_settings, loop, memory_restore, rank_errors
+from launcher.train.memory_copy import MemoryCopies
 from launcher.train.training_run import Run
 
 
@@ -35,11 +36,14 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
             stop.agree(reason)
             raise UserError(problems)
         run = dataclasses.replace(run, resume=run.folder.saved(steps[-1]) if steps else None)
-        heartbeat = heartbeat or Heartbeat()
+        copies, resume = memory_restore.begin(run, group)
+        run, heartbeat = dataclasses.replace(run, resume=resume), heartbeat or Heartbeat()
         while True:
             with rank_errors.explained(run, group, heartbeat):
-                step, code = _train_part(run, group, stop, heartbeat)
+                step, code = _train_part(run, group, stop, heartbeat, copies)
             if step is None:
+                if copies is not None:
+                    copies.remove()  # a checkpoint of the same step is saved
                 return code
             run = dataclasses.replace(run, resume=run.folder.saved(step))  # frozen parameters train from here on
 
@@ -60,12 +64,14 @@ def _take_lease(
 
 
 def _train_part(
-    run: PreparedRun, group: ProcessGroup, stop: StopMonitor, heartbeat: Heartbeat
+    run: PreparedRun, group: ProcessGroup, stop: StopMonitor, heartbeat: Heartbeat, copies: MemoryCopies | None
 ) -> tuple[int | None, int]:
     """Train until the run ends, or until frozen parameters begin to train. Returns the step at which training continues
     (None: it does not), and the exit code."""
     built, notes = build(run, group, stop, run.resume)
-    built = dataclasses.replace(built, heartbeat=heartbeat)
+    built = dataclasses.replace(built, heartbeat=heartbeat, copies=copies)
+    if copies is not None:
+        copies.begin(built.progress.step)
     if built.progress.step == run.recipe.model.unfreeze_at:
         notes = ["what was frozen trains from here on"]
     if group.rank == 0:

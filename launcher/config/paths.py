@@ -11,7 +11,7 @@ RUNS = Path("runs")
 """Folder of run folders, in the current folder."""
 
 RECIPE, CLUSTER, PLAN, FACTS, ENVIRONMENT = "recipe.yaml", "cluster.yaml", "plan.json", "facts.json", "environment.json"
-METRICS, JOB_LOG, WANDB_ID = "metrics.jsonl", "jobs.jsonl", "wandb.id"
+METRICS, JOB_LOG, WANDB_ID, MEMORY_ID = "metrics.jsonl", "jobs.jsonl", "wandb.id", "memory.id"
 CHECKPOINTS, TOKENIZER, MODEL, JOBS, LOGS, REPORT = "checkpoints", "tokenizer", "model", "jobs", "logs", "report"
 """Files and folders of a run."""
 COLLECTIVES = "logs/nccl_trace_rank_"

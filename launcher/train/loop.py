@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 from launcher.config.training import seconds
+from launcher.config.types import JsonObject
 from launcher.contract import digest, dropout
 from launcher.distributed.exit_codes import DONE, STOPPED
 from launcher.distributed.heartbeat import Stage
@@ -62,6 +63,9 @@ def train(run: Run) -> int:
         if best or (isinstance(every, int) and _divides(every, progress.step)):
             _finish(run, begun)
             save(run)
+        if run.copies is not None and run.copies.due(progress.step):
+            _finish(run, begun)
+            run.copies.copy(run.engine.state_dict(), state(run))
     _finish(run, begun)
     save(run)
     return DONE
@@ -164,20 +168,26 @@ def outputs(run: Run, predictor: evaluation.BatchPredictor) -> Outputs:
 
 def save(run: Run) -> None:
     """Save a checkpoint of the current step, unless there is one."""
-    progress, recipe = run.progress, run.recipe
+    progress = run.progress
     if progress.saved == progress.step:
         return
     run.heartbeat.beat(Stage.SAVING, progress.step)
+    tensors, keep = run.engine.state_dict(), run.recipe.checkpoint.keep
+    checkpoint.save(run.folder, tensors, state(run), keep, run.process, run.stop.lease)
+    progress.saved = progress.step
+
+
+def state(run: Run) -> JsonObject:
+    """Return the state of a run besides its tensors, as a checkpoint or a copy in memory contains it."""
+    progress, recipe = run.progress, run.recipe
     evaluated = progress.evaluation.get("step") == progress.step
     watched = {"metric": f"eval/{recipe.evaluate.metric}", "value": progress.history[-1][1]} if evaluated else {}
-    state = {
+    return {
         **progress.state(), "data": run.data, "ranks": run.process.world, "strategy": recipe.strategy.kind,
         "evaluation": progress.evaluation if evaluated else {}, "watched": watched,
         "metric": recipe.evaluate.metric, "enough": early_stopping.enough(progress.history, recipe.evaluate),
         "draws": dropout.VERSION,
     }  # fmt: skip
-    checkpoint.save(run.folder, run.engine.state_dict(), state, recipe.checkpoint.keep, run.process, run.stop.lease)
-    progress.saved = progress.step
 
 
 def _divides(every: int | None, step: int) -> bool:

@@ -11,6 +11,7 @@ from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.storage.run_dir import RunDir
 from launcher.train.evaluation import Part
+from launcher.train.memory_copy import MemoryCopies
 from launcher.train.precision import LossScale
 from launcher.train.rank_batch import RankBatch
 from launcher.train.sample_randomness import ModelRandomness
@@ -74,7 +75,7 @@ class Run:
 
     `batches` yields this rank's share of the global batches from `progress.step` to step `until`. This is the last of
     all `steps`, or the step at which frozen parameters begin to train. `data`: the digest of the prepared data.
-    `meter`: of rank 0; None: speed and device are not measured.
+    `meter`: of rank 0; None: speed and device are not measured. `copies`: copies in memory; None: none are made.
     """
 
     recipe: Recipe
@@ -93,4 +94,5 @@ class Run:
     sinks: "Sequence[Sink[Plugin]]"
     stop: StopMonitor
     meter: StepMeter | None = None
+    copies: MemoryCopies | None = None
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
