@@ -79,3 +79,58 @@ def round_trips(process: Any, folder: Any, memory: Any, cases: Any, nodes: int) 
             error.add_note(f"under {strategy}")
             raise
     return told
+
+
+def damages(process: Any, folder: Any, memory: Any, damage: str) -> int | None:
+    """The step of the copy that a start finds after copies of steps 2 and 3, and some damage."""
+    from launcher.train import loop, memory_restore
+
+    node = on_node(process, memory, 1)
+    made = prepared(folder, {"kind": "ddp"})
+    copies, _ = memory_restore.begin(made, process)
+    assert copies is not None
+    run = strategy_steps.build(process, folder, {"kind": "ddp"})
+    strategy_steps.take(run, 1)
+    for _ in range(2):
+        strategy_steps.take(run, 1)
+        copies.copy(run.engine.state_dict(), loop.state(run))
+    process.barrier()
+    newest = copies.folder.slot_but(1, 2)
+    if process.rank == 0:
+        if damage.startswith("a bit"):
+            _flip(newest.file)
+        if damage == "a bit of each":
+            _flip(copies.folder.slot_but(0, 3).file)
+        if damage == "no mark":
+            newest.invalidate()
+        if damage == "half a mark":
+            newest.mark.write_text(newest.mark.read_text()[:-9])
+        if damage == "no file":
+            newest.file.unlink()
+        if damage == "the run made anew":
+            Path(folder, "memory.id").unlink()
+    if damage == "another strategy":
+        made = prepared(folder, {"kind": "fsdp"})
+    if damage == "other data":
+        made = replace(made, facts=made.facts.model_copy(update={"digest": "f" * 32}))
+    process.barrier()
+    again, found = memory_restore.begin(made, process)
+    left = sorted(file.name for file in node.rglob("*.json") if file.name != "owner.json")
+    process.barrier()
+    if again is not None:
+        assert left == ([] if found is None else [f"rank-0000{rank}.{_slot(found)}.json" for rank in (0, 1)])
+        again.remove()
+        assert process.rank == 0 or not copies.folder.path.exists()
+    return found and found.step
+
+
+def _slot(found: Any) -> str:
+    return found.files[0].name.split(".")[1]
+
+
+def _flip(file: Path) -> None:
+    with file.open("r+b") as content:
+        content.seek(-1, os.SEEK_END)
+        last = content.read(1)[0]
+        content.seek(-1, os.SEEK_END)
+        content.write(bytes([last ^ 1]))

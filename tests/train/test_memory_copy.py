@@ -50,3 +50,14 @@ def test_every_strategy_goes_on_to_the_last_bit_from_its_copy_also_where_a_node_
     for case, told in zip(cases(world), zip(*found, strict=True), strict=True):
         for rank in told:
             assert rank == {"same": [True, True], "steps": [3, 3]}, case
+
+
+FALLS_BACK = {
+    "nothing": 3, "a bit of one": 2, "a bit of each": None, "no mark": 2, "half a mark": 2, "no file": 2,
+    "another strategy": None, "other data": None, "the run made anew": None,
+}  # fmt: skip
+
+
+def test_a_copy_that_is_torn_damaged_or_of_another_layout_gives_way_to_the_one_before_it(prepared, memory):
+    for damage, step in FALLS_BACK.items():
+        assert ranks.on_ranks(2, memory_steps.damages, prepared, memory, damage) == [step, step], damage
