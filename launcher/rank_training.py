@@ -20,8 +20,18 @@ from launcher.prepare import run_setup
 from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
 from launcher.storage import disk_full, lease, roll_backs
-from launcher.storage.run_files import RollBack
-from launcher.train import early_stopping, kernel_settings, loop, rank_errors, resume_checkpoint, roll_back, spikes
+from launcher.storage.checkpoint_format import SavedCheckpoint
+from launcher.train import (
+    early_stopping,
+    kernel_settings,
+    loop,
+    memory_restore,
+    rank_errors,
+    resume_checkpoint,
+    roll_back,
+    spikes,
+)
+from launcher.train.memory_copy import MemoryCopies
 from launcher.train.training_run import Run
 
 
@@ -37,32 +47,39 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
         if problems:
             stop.agree(reason)
             raise UserError(problems)
-        run = dataclasses.replace(run, resume=resume_checkpoint.newest(run.folder, names, group))
+        newest = SavedCheckpoint(run.folder.checkpoints / names[-1]).step if names else 0
+        copies, copy = memory_restore.begin(run, group, newest)
+        run = dataclasses.replace(run, resume=copy or resume_checkpoint.newest(run.folder, names, group))
         stop.run = run.folder if group.rank == 0 else None
-        heartbeat = heartbeat or Heartbeat()
-        ledger: RankLedger | None = None
+        heartbeat, ledger = heartbeat or Heartbeat(), None
         if group.rank == 0:
-            ledger = RankLedger(run.folder, heartbeat, run.recipe.train.compile, stop.lease)
-            held.enter_context(ledger.kept())
+            ledger = held.enter_context(RankLedger(run.folder, heartbeat, run.recipe.train.compile, stop.lease).kept())
+        rank = _Rank(group, stop, heartbeat, ledger, copies)
         while True:
             with rank_errors.explained(run, group, heartbeat):
-                end = _train_part(run, group, stop, heartbeat, ledger)
-            if end.spike is not None:
-                step = roll_back.go_back(run.folder, group, stop, end.spike, run.recipe.train.abort_after)
-            elif end.step is not None:
-                step = end.step  # frozen parameters train from here on
-            else:
+                end = _train_part(run, rank)
+            if end.step is None:
+                if copies is not None:
+                    copies.remove()  # a checkpoint of the same step is saved
                 return end.code
-            run = dataclasses.replace(run, resume=run.folder.saved(step) if step else None)
+            run = dataclasses.replace(run, resume=run.folder.saved(end.step) if end.step else None)
+
+
+class _Rank(NamedTuple):
+    """The parts of a rank that outlive its model. `ledger`: of rank 0. `copies`: in memory; None: none are made."""
+
+    group: ProcessGroup
+    stop: StopMonitor
+    heartbeat: Heartbeat
+    ledger: RankLedger | None
+    copies: MemoryCopies | None
 
 
 class _PartEnd(NamedTuple):
-    """How a part of a training ended. `step`: where training continues; None: it does not. `spike`: training goes back
-    because of it."""
+    """How a part of a training ended. `step`: where training continues; None: it does not."""
 
     code: int
     step: int | None = None
-    spike: RollBack | None = None
 
 
 def _take_lease(
@@ -81,19 +98,19 @@ def _take_lease(
     return [], [saved.path.name for saved in run.folder.whole()], StopReason.NONE
 
 
-def _train_part(
-    run: PreparedRun, group: ProcessGroup, stop: StopMonitor, heartbeat: Heartbeat, ledger: RankLedger | None
-) -> _PartEnd:
+def _train_part(run: PreparedRun, rank: _Rank) -> _PartEnd:
     """Train until the run ends, until frozen parameters begin to train, or until a spike after which training goes
-    back. `ledger`: of rank 0."""
-    heartbeat.beat(Stage.STARTING)
-    built, notes = build(run, group, stop, run.resume)
-    built = dataclasses.replace(built, heartbeat=heartbeat, ledger=ledger)
-    if ledger is not None:
-        ledger.resume(built.progress.step)
+    back."""
+    rank.heartbeat.beat(Stage.STARTING)
+    built, notes = build(run, rank.group, rank.stop, run.resume)
+    built = dataclasses.replace(built, heartbeat=rank.heartbeat, ledger=rank.ledger, copies=rank.copies)
+    if rank.ledger is not None:
+        rank.ledger.resume(built.progress.step)
+    if rank.copies is not None:
+        rank.copies.begin(built.progress.step)
     if built.progress.step == run.recipe.model.unfreeze_at:
         notes = ["what was frozen trains from here on"]
-    if group.rank == 0:
+    if rank.group.rank == 0:
         built = dataclasses.replace(built, sinks=_open_sinks(run, built, notes))
     finished = False
     try:
@@ -101,12 +118,16 @@ def _train_part(
             code = loop.train(built)
         more = code == DONE and built.progress.step == built.until < built.steps
         finished = code == DONE and not more
-        if group.rank == 0 and finished and built.progress.step < built.steps:
+        if rank.group.rank == 0 and finished and built.progress.step < built.steps:
             print(early_stopping.message(built.progress.history, run.recipe.evaluate), flush=True)
         return _PartEnd(code, built.progress.step if more else None)
     except spikes.RollBackNeeded as found:
         built.saver.finish()
-        return _PartEnd(DONE, spike=found.spike)
+        if rank.copies is not None:
+            rank.copies.begin(found.spike.first - 1)  # a killed start must not resume from a later one
+        return _PartEnd(
+            DONE, roll_back.go_back(run.folder, rank.group, rank.stop, found.spike, run.recipe.train.abort_after)
+        )
     except BaseException as error:
         error.add_note(f"at step {built.progress.step + 1}")
         raise

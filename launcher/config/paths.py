@@ -12,7 +12,7 @@ RUNS = Path("runs")
 
 RECIPE, CLUSTER, PLAN, FACTS, ENVIRONMENT = "recipe.yaml", "cluster.yaml", "plan.json", "facts.json", "environment.json"
 METRICS, JOB_LOG, LEDGER, WANDB_ID = "metrics.jsonl", "jobs.jsonl", "ledger.jsonl", "wandb.id"
-ROLL_BACKS, TOKEN_LIMIT = "roll_backs.json", "max_tokens.json"
+ROLL_BACKS, TOKEN_LIMIT, MEMORY_ID = "roll_backs.json", "max_tokens.json", "memory.id"
 CHECKPOINTS, TOKENIZER, MODEL, JOBS, LOGS, REPORT = "checkpoints", "tokenizer", "model", "jobs", "logs", "report"
 """Files and folders of a run."""
 STOP = "STOP"

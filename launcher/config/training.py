@@ -33,6 +33,16 @@ def _interval(value: object) -> object:
     return value
 
 
+def _every_steps(value: object) -> object:
+    """Return the number in `every N` or `every N steps`, or the value itself."""
+    match = re.fullmatch(r"every ([1-9]\d*)( steps?)?", value) if isinstance(value, str) else None
+    if match:
+        return int(match[1])
+    if type(value) is not int or value < 1:
+        raise PydanticCustomError("steps", "should be a number of steps (such as 10, or every 10 steps)")
+    return value
+
+
 StepsOrTime = Annotated[Annotated[int, Field(gt=0)] | str, BeforeValidator(_interval)]
 
 
@@ -121,6 +131,9 @@ class Checkpoint(Strict):
     """Number of newest checkpoints to keep. The best checkpoint is kept in addition."""
     keep_every: int | None = Field(None, gt=0)
     """Keep every checkpoint whose step is a multiple of this, in addition. Default: none."""
+    memory: Annotated[int, Field(gt=0), BeforeValidator(_every_steps)] | None = None
+    """Steps between copies of the state in the memory of the nodes, from which a restart resumes when a rank has died.
+    Default: no copies."""
 
     @property
     def interval(self) -> int | None:

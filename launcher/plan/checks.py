@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from launcher.config import plugins
+import psutil
+
+from launcher.config import env_vars, plugins
 from launcher.config.atomic_files import expanded, free_bytes, is_dir
 from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
@@ -15,7 +17,7 @@ from launcher.plan import attention_kernels, facts, layout, memory, model_requir
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
 from launcher.plan.topology import World
-from launcher.storage import cache_root
+from launcher.storage import cache_root, memory_copy_format
 from launcher.storage.run_dir import RunDir
 
 _BY_CLASS = ("precision", "recall", "f1")
@@ -43,7 +45,7 @@ def check(
         if not problems:
             problems += _memory(recipe, shape, assumed, world)
         if folder is not None:
-            problems += _disk(recipe, shape, folder)
+            problems += [*_disk(recipe, shape, folder), *_memory_copies(recipe, shape, world, folder)]
     except UserError as error:
         problems += error.problems
     if folder is not None:
@@ -181,6 +183,20 @@ def _disk(recipe: Recipe, shape: Architecture, folder: RunDir) -> Found:
     older = folder.whole()[:-1]
     advice = f"make room there, or move {older[0].path.name} elsewhere" if older else "make room there"
     return [Problem("checkpoint", f"{what} ({advice})")]
+
+
+def _memory_copies(recipe: Recipe, shape: Architecture, world: World, folder: RunDir) -> Found:
+    """Return a mistake if the copies in memory do not fit into this machine; empty: they fit, or run elsewhere."""
+    if recipe.checkpoint.memory is None or not world.cluster.scheduler.on_this_machine:
+        return []
+    root = memory_copy_format.root()
+    if not root.is_dir():
+        advice = f"{env_vars.MEMORY} names a folder of a tmpfs, or leave it out"
+        return [Problem("checkpoint.memory", f"{root}: no such folder for copies in memory ({advice})")]
+    needed = memory.copies(recipe, shape, world.per_node, 1)
+    free = free_bytes(root) + memory_copy_format.used_by(folder)
+    what = memory_copy_format.misfit(needed, free, psutil.virtual_memory().total)
+    return [Problem("checkpoint.memory", what)] if what else []
 
 
 def _tokenized(recipe: Recipe) -> bool:

@@ -5,6 +5,7 @@ from launcher.config.base_model import Strict
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
+from launcher.storage.memory_copy_format import SLOTS
 
 # bytes of a stored parameter; bf16 and fp16 use autocast
 _WIDTH = {"fp32": 4, "tf32": 4, "bf16": 4, "fp16": 4, "fp64": 8}
@@ -127,3 +128,13 @@ def checkpoint(recipe: Recipe, shape: Architecture) -> int:
     """Return the bytes of a checkpoint: weights, buffers and optimiser state."""
     moments = recipe.optimizer.moments(shape.in_layers / shape.parameters)
     return round((shape.parameters + moments * shape.trained + shape.buffers) * _WIDTH[recipe.train.precision])
+
+
+def copies(recipe: Recipe, shape: Architecture, of_node: int, nodes: int) -> int:
+    """Return the bytes of each node's memory for copies of the state (see launcher.storage.memory_copy_format); 0: none
+    are made. `of_node`: ranks of a node."""
+    if recipe.checkpoint.memory is None:
+        return 0
+    share = plugins.strategy(recipe.strategy).state_share(of_node * nodes, of_node)
+    only_here = nodes > 1 and share * nodes < 1.5  # a neighbour node then has another copy
+    return round(len(SLOTS) * share * checkpoint(recipe, shape) * (2 if only_here else 1))

@@ -88,6 +88,8 @@ class Plan(Strict):
     """Memory of a device; None: not known."""
     checkpoint_bytes: int
     """Size of a checkpoint."""
+    copy_bytes: int = 0
+    """Memory of each node for copies of the state."""
     checkpoints_kept: int
     """Number of checkpoints to keep."""
     free_disk: int
@@ -188,6 +190,7 @@ def make(
         # what it takes
         parameters=shape.parameters, memory=layout.needed(recipe, shape, known, count, device),
         memory_per_device=world.memory, checkpoint_bytes=memory.checkpoint(recipe, shape),
+        copy_bytes=max(memory.copies(recipe, shape, world.per_node, size // world.per_node) for size in world.sizes),
         checkpoints_kept=recipe.checkpoint.keep, free_disk=free_bytes(folder.path),
         seconds_at_best=run_estimates.run_seconds(cluster, total.operations, count, published),
         hours_between_failures=run_estimates.hours_between_failures(cluster),

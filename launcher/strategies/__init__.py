@@ -158,6 +158,11 @@ class Strategy(ABC, Generic[C_co]):
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
         """Return the part of a model of this shape that a device holds."""
 
+    def state_share(self, ranks: int, of_node: int) -> float:
+        """Return the fraction of a checkpoint's tensors that `of_node` neighbouring ranks hold together, from 0 to
+        1."""
+        return 1.0
+
     def load(self, device: str) -> None:
         """Import the optional packages, for a type of device."""
 

@@ -104,6 +104,9 @@ class Strategy(strategies.Strategy[Config]):
     def layouts(ranks: int) -> list[Config]:
         return [Config(zero=stage) for stage in (0, 1, 2, 3)] if ranks > 1 else []
 
+    def state_share(self, ranks: int, of_node: int) -> float:
+        return of_node / ranks if self.config.zero else 1.0
+
     def memory_share(self, shape: "Architecture", ranks: int) -> MemoryShare:
         share, bucket = 1 / ranks, int(self.config.bucket_mb * 2**20)
         if self.config.zero == 0:

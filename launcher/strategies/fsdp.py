@@ -97,6 +97,9 @@ class Strategy(strategies.Strategy[Config]):
             self.config.offload,
         )
 
+    def state_share(self, ranks: int, of_node: int) -> float:
+        return min(1.0, of_node * (self.config.replicas or 1) / ranks)
+
     def wrap(self, unwrapped: EngineParts) -> Engine:
         import torch
         from torch.distributed.fsdp import MixedPrecisionPolicy

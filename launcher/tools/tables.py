@@ -44,6 +44,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         "model": f"{plan.model}, {plan.parameters:,} parameters",
         "memory": f"about {estimate}{_device_memory(plan)} a device (estimate: {parts}){_not_counted(plan)}",
         "checkpoint": f"{human(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept; {human(plan.free_disk)} free",
+        **({"copies": f"{human(plan.copy_bytes)} of each node's memory"} if plan.copy_bytes else {}),
         "data": plan.prepared or "not prepared yet",
         **({"at best": _at_best(plan.seconds_at_best)} if plan.seconds_at_best else {}),
         **({"failures": _failures(plan, plan.hours_between_failures)} if plan.hours_between_failures else {}),

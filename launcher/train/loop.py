@@ -62,6 +62,9 @@ def train(run: Run) -> int:
         if isinstance(every, int) and _divides(every, progress.step):
             _finish(run, begun)
             begin_save(run)
+        if run.copies is not None and run.copies.due(progress.step):
+            _finish(run, begun)
+            run.copies.copy(run.engine.state_dict(), checkpoint_state(run))
     _finish(run, begun)
     save(run)
     return DONE
@@ -222,7 +225,8 @@ def _account_save(run: Run) -> None:
 
 
 def checkpoint_state(run: Run) -> JsonObject:
-    """Return what a checkpoint holds besides tensors (see launcher.storage.run_files.CheckpointState)."""
+    """Return what a checkpoint, or a copy in memory, holds besides tensors (see CheckpointState in
+    launcher.storage.run_files)."""
     progress, recipe = run.progress, run.recipe
     evaluated = progress.evaluation.get("step") == progress.step
     watched = {"metric": f"eval/{recipe.evaluate.metric}", "value": progress.history[-1][1]} if evaluated else {}

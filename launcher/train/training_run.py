@@ -14,6 +14,7 @@ from launcher.storage.run_dir import RunDir
 from launcher.train.checkpoint_saver import CheckpointSaver
 from launcher.train.data_loader import Order
 from launcher.train.evaluation import Part
+from launcher.train.memory_copy import MemoryCopies
 from launcher.train.precision import LossScale
 from launcher.train.rank_batch import RankBatch
 from launcher.train.sample_randomness import ModelRandomness
@@ -90,7 +91,7 @@ class Run:
     `batches` yields this rank's share of the global batches from `progress.step` to step `until`. This is the last of
     all `steps`, or the step at which frozen parameters begin to train. `data`: the digest of the prepared data.
     `order`: selects the samples of a step. `meter`, `ledger`: of rank 0; None: speed and device are not measured,
-    seconds are not recorded.
+    seconds are not recorded. `copies`: copies in memory; None: none are made.
     """
 
     recipe: Recipe
@@ -111,5 +112,6 @@ class Run:
     saver: CheckpointSaver
     order: Order
     meter: StepMeter | None = None
+    copies: MemoryCopies | None = None
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     ledger: RankLedger | None = None

@@ -91,3 +91,22 @@ def test_a_gpu_also_holds_a_context_nccl_and_fragments():
     assert several["fragmentation"] == round(0.05 * tensors)
     cpu = memory.parts(Recipe.model_validate(support.mlm()), BERT, LONG, 2, 2, "cpu")
     assert not cpu.keys() & {"device context", "fragmentation", "autocast copies"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "of_node", "nodes", "checkpoints"),
+    [
+        ({"kind": "ddp"}, 2, 1, 2),
+        ({"kind": "ddp"}, 2, 2, 2),  # the other node has the same
+        ({"kind": "fsdp"}, 2, 1, 2),
+        ({"kind": "fsdp"}, 2, 4, 1),  # a quarter, and that of the neighbour
+        ({"kind": "fsdp", "shard": "hybrid", "replicas": 2}, 2, 4, 1),  # a half, which another node has too
+        ({"kind": "deepspeed", "zero": 0}, 2, 4, 2),
+        ({"kind": "deepspeed", "zero": 2}, 2, 4, 1),
+    ],
+)
+def test_a_node_has_two_copies_of_what_its_ranks_hold_and_of_its_neighbours(strategy, of_node, nodes, checkpoints):
+    recipe = Recipe.model_validate(support.mlm(strategy=strategy, checkpoint={"memory": 3}))
+    assert memory.copies(recipe, SHAPE, of_node, nodes) == checkpoints * memory.checkpoint(recipe, SHAPE)
+    off = Recipe.model_validate(support.mlm(strategy=strategy))
+    assert memory.copies(off, SHAPE, of_node, nodes) == 0

@@ -87,6 +87,7 @@ def test_a_plan_decides_every_number(workspace):
         "trace": None,
         "memory_per_device": 8 * 2**30,
         "checkpoint_bytes": 184672,
+        "copy_bytes": 0,
         "checkpoints_kept": 2,
         "seconds_at_best": None,
         "hours_between_failures": None,
@@ -119,6 +120,21 @@ def test_a_plan_is_shown_as_a_table(workspace):
         "data          not prepared yet",
         "start         launcher run recipe.yaml --ranks 2",
     ]
+
+
+def test_a_plan_counts_the_copies_in_memory_and_refuses_those_that_do_not_fit(workspace, monkeypatch):
+    memory = workspace / "memory"
+    monkeypatch.setenv("LAUNCHER_MEMORY", str(memory))
+    told = f"checkpoint.memory: {memory}: no such folder for copies in memory"
+    assert [line[: len(told)] for line in mistakes(checkpoint={"memory": 2})] == [told]
+    with support.tmpfs(memory, "360k") as resize:
+        told = f"checkpoint.memory: copies take 360.7 KiB of each node, 360.0 KiB are free at {memory} (a larger one"
+        assert [line[: len(told)] for line in mistakes(checkpoint={"memory": 2})] == [told]
+        resize("1m")
+        found, out = made(checkpoint={"memory": "every 5 steps"}), io.StringIO()
+        assert found.copy_bytes == 2 * found.checkpoint_bytes
+        tables.print_plan(found, Console(file=out, width=120))
+        assert "copies        360.7 KiB of each node's memory" in out.getvalue()
 
 
 def test_a_plan_survives_its_file(workspace):
