@@ -10,7 +10,7 @@ from launcher.config import plugins
 from launcher.config.errors import UserError
 from launcher.config.types import Plugin
 from launcher.distributed.exit_codes import DONE
-from launcher.distributed.heartbeat import Heartbeat
+from launcher.distributed.heartbeat import Heartbeat, Stage
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import StopMonitor
@@ -64,6 +64,7 @@ def _train_part(
 ) -> tuple[int | None, int]:
     """Train until the run ends, or until frozen parameters begin to train. Returns the step at which training continues
     (None: it does not), and the exit code."""
+    heartbeat.beat(Stage.STARTING)
     built, notes = build(run, group, stop, run.resume)
     built = dataclasses.replace(built, heartbeat=heartbeat)
     if built.progress.step == run.recipe.model.unfreeze_at:
@@ -76,6 +77,7 @@ def _train_part(
             code = loop.train(built)
         more = code == DONE and built.progress.step == built.until < built.steps
         finished = code == DONE and not more
+        heartbeat.beat(Stage.STARTING if more else Stage.LEAVING, built.progress.step)
         if group.rank == 0 and finished and built.progress.step < built.steps:
             print(early_stopping.message(built.progress.history, run.recipe.evaluate), flush=True)
         return (built.progress.step if more else None), code

@@ -22,6 +22,7 @@ from launcher.config import env_vars, kinds
 from launcher.config.atomic_files import expanded
 from launcher.config.base_model import Strict, error_details, hint, matching
 from launcher.config.types import SchedulerConfig
+from launcher.config.watchdog import Watchdog
 
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -156,6 +157,8 @@ class Cluster(Strict):
     """Maximum number of restarts after a failed rank."""
     timeout: Number = 30
     """Minutes that ranks wait for each other before they fail."""
+    watchdog: Watchdog = Watchdog()
+    """Detection of ranks that hang."""
     hours_between_failures: Number | None = None
     """Mean hours between failures of one node."""
     links: Links = Links()

@@ -19,6 +19,8 @@ TIMEOUT = "LAUNCHER_TIMEOUT"
 """Minutes for which ranks behind torchrun or accelerate wait for each other."""
 DEVICE = "LAUNCHER_DEVICE"
 """Type of the devices of ranks behind torchrun or accelerate."""
+WATCHDOG = "LAUNCHER_WATCHDOG_SECONDS"
+"""`watchdog.seconds` of ranks that are started without the launcher, by torchrun or srun."""
 LOG_LEVEL = "LAUNCHER_LOG_LEVEL"
 """Log level: DEBUG, or INFO for any other value. Set by --verbose, and inherited by the ranks."""
 

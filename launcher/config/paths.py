@@ -16,6 +16,8 @@ CHECKPOINTS, TOKENIZER, MODEL, JOBS, LOGS, REPORT = "checkpoints", "tokenizer", 
 """Files and folders of a run."""
 COLLECTIVES = "logs/nccl_trace_rank_"
 """Prefix of the files of a run, followed by the rank, with the last collectives before a timeout of NCCL."""
+STACKS = "stacks-rank"
+"""Prefix of the files in the logs of a run, followed by the rank, with the Python stacks of a rank that hung."""
 COMPLETE, STATE = "COMPLETE", "state.json"
 """Files of each checkpoint beside its tensors and its recipe."""
 EXIT_CODE, ERROR, RESTART = "code", "error", "again"

@@ -3,12 +3,14 @@
 import os
 import re
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.config import paths
+from launcher.distributed.hangs import Hang
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import ProcessFailure
@@ -56,7 +58,7 @@ class Failure:
     """A rank that failed.
 
     `code`: exit code, negative for a signal. `message`, `traceback`: empty if the rank wrote no error file, and nothing
-    is known from its log. `time`: seconds since the epoch.
+    is known from its log. `time`: seconds since the epoch. `hung`: it made no progress, and the message says so.
     """
 
     rank: int
@@ -64,6 +66,7 @@ class Failure:
     message: str
     traceback: str
     time: int
+    hung: bool = False
 
     @property
     def echo(self) -> bool:
@@ -135,11 +138,15 @@ def report(failure: Failure, logs: Path, resume: int | None, host: str = "") -> 
     details = "".join(f"\n  {line}" for line in failure.traceback.strip().splitlines())
     dump = logs.parent / f"{paths.COLLECTIVES}{failure.rank}"
     last = f"\n  its last collectives: {dump} (torchfrtrace reads them)" if failure.echo and dump.is_file() else ""
+    if failure.hung:
+        last = f"\n  the stacks of all ranks: {logs}/{paths.STACKS}*.txt"
     return f"{sentence(failure, host)}; {again}\n  its log: {logs / f'rank{failure.rank}.log'}{last}{details}"
 
 
 def sentence(failure: Failure, host: str = "") -> str:
     """Describe in one line what happened to the rank. `host`: of the rank, if there are several."""
+    if failure.hung:
+        return failure.message
     who = f"rank {failure.rank}" + (f" on {host}" if host else "")
     if failure.code == -signal.SIGABRT and failure.message:
         return f"{who} was aborted: {failure.message}"
@@ -164,6 +171,11 @@ def explain_exit(error: BaseException) -> BaseException:
     for note in getattr(error, "__notes__", ()):
         called.add_note(note)
     return called.with_traceback(error.__traceback__)
+
+
+def hung(hang: Hang) -> Failure:
+    """Return the failure of a rank that the watchdog has found."""
+    return Failure(hang.rank, 1, hang.sentence, "", int(time.time()), hung=True)
 
 
 def stalled(rank: int, where: str, seconds: float) -> Failure:

@@ -97,7 +97,8 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     if result is None:  # torch's result for a reserve that was never needed
         return RanksEnded(DONE, closed=True)
     if result.is_failed():
-        return RanksEnded(FAILED, failed=_cause(result.failures, spec, agent.logs))
+        hung = agent.hang and failure.hung(agent.hang)
+        return RanksEnded(FAILED, failed=hung or _cause(result.failures, spec, agent.logs))
     return _combine(result.return_values)
 
 
@@ -121,7 +122,7 @@ def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec, logs:
     """Return the failure of the rank that failed first. If the failed ranks only waited for a stalled one, return that
     one."""
     first = failure.first(failures, logs)
-    positions = heartbeat.read(spec.heartbeats)
+    positions = heartbeat.positions(spec.heartbeats)
     behind = heartbeat.behind(positions)
     stalled = min((time.monotonic() - position.time for position in behind), default=0.0)
     if (
@@ -178,7 +179,8 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
         exit_barrier_timeout=1,  # nodes read in the run folder how others ended, and wait for no dead one
         shutdown_timeout=_SECONDS_TO_LEAVE,
     )
-    agent.rendezvous, agent.logs = spec, failure.RankLogs.now(launch.folder / paths.LOGS)
+    agent.rendezvous, agent.launch = spec, launch
+    agent.logs = failure.RankLogs.now(launch.folder / paths.LOGS)
     return agent
 
 

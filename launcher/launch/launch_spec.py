@@ -27,6 +27,7 @@ def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:
         threads=plan.threads or 1,
         max_restarts=plan.max_restarts,
         timeout=cluster.timeout,
+        watchdog=cluster.watchdog,
         steps=plan.steps or 0,
         env=environment(cluster),
         argv=() if via == "elastic" else _argv(plan, via),

@@ -1,9 +1,9 @@
 """The log of a run's jobs: RUN/jobs.jsonl, a line for each event. Every process that observes an event appends it.
 
-Events are `submitted`, `started`, `ended`, `requeued` and `cancelled`. Each has a `job` and a `time`: the name of the
-job, which is LAUNCHER_JOB on its nodes and stays the same when the job is requeued, and seconds since the epoch.
-`submitted` and `started` have an `id`: the scheduler's id of the job at that time. If a start has no `ended` event, it
-was killed, or its node was lost.
+Events are `submitted`, `started`, `hang`, `ended`, `requeued` and `cancelled`. Each has a `job` and a `time`: the name
+of the job, which is LAUNCHER_JOB on its nodes and stays the same when the job is requeued, and seconds since the epoch.
+`submitted` and `started` have an `id`: the scheduler's id of the job at that time. `hang` has the rank that hung, its
+stage and step, and the seconds without progress. If a start has no `ended` event, it was killed, or its node was lost.
 """
 
 import json

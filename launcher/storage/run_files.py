@@ -124,6 +124,9 @@ class JobEvent(Stored):
     rank: Count | None = None
     how: Word = ""
     next: Annotated[Word, AfterValidator(_no_option)] = ""
+    stage: Word = ""
+    seconds: Time = 0.0
+    action: Word = ""
 
 
 def check_metrics(record: JsonObject) -> None:

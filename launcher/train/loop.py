@@ -7,6 +7,7 @@ device computes.
 
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from launcher.config.training import seconds
@@ -147,7 +148,9 @@ def evaluate(run: Run) -> Record:
     """Evaluate on the validation samples, and return the record. The metrics do not depend on the number of ranks."""
     progress = run.progress
     run.heartbeat.beat(Stage.EVALUATING, progress.step)
-    metrics = run.task.metrics(outputs(run, run.task))
+    predicted = outputs(run, run.task)
+    run.heartbeat.beat(Stage.SCORING, progress.step)
+    metrics = run.task.metrics(predicted)
     watched = early_stopping.value(metrics, run.recipe.evaluate, run.task.directions())
     record = {f"eval/{name}": value for name, value in metrics.items()}
     progress.evaluation = {**record, "step": progress.step}
@@ -159,7 +162,15 @@ def evaluate(run: Run) -> Record:
 def outputs(run: Run, predictor: evaluation.BatchPredictor) -> Outputs:
     """Return the outputs for all validation samples. `predictor`: the run's task, or a wrapper of it."""
     assert run.validation is not None
-    return evaluation.outputs(run.engine.module, predictor, run.validation, run.process, run.recipe.train.precision)
+    parts = _with_beats(run, run.validation)
+    return evaluation.outputs(run.engine.module, predictor, parts, run.process, run.recipe.train.precision)
+
+
+def _with_beats(run: Run, parts: Iterable[evaluation.Part]) -> Iterator[evaluation.Part]:
+    """Yield the parts, with a beat for each, so that a long evaluation does not count as a hang."""
+    for part in parts:
+        run.heartbeat.beat(Stage.EVALUATING, run.progress.step)
+        yield part
 
 
 def save(run: Run) -> None:
